@@ -8,7 +8,7 @@ From one DiT outwards, one quantity is changed at a time. The time is the least 
 every size in turn; the memory is what XLA reserves for the compiled step: arguments and temporaries. An exponent p is
 the slope of the least squares line through (log size, log cost): cost ~ size^p. Beside each stands the slope of the
 formula at the same sizes: time by the operations of `diffusion.models.budget.flops`, memory by the estimate of
-`experiments.plan`. They are no pure powers (width D costs D and D^2, tokens N cost N and N^2), so a formula's slope
+`diffusion plan`. They are no pure powers (width D costs D and D^2, tokens N cost N and N^2), so a formula's slope
 depends on the sizes too.
 """
 
@@ -164,7 +164,7 @@ def exponents(name: str, sizes: list[Size], costs: dict[Size, Cost]) -> list[row
             "",
             False,
             ours=(slope(x, [cost.bytes for cost in found]),),
-            note=f"expected {slope(x, [cost.estimate for cost in found]):.2f} (estimate of experiments.plan)",
+            note=f"expected {slope(x, [cost.estimate for cost in found]):.2f} (estimate of diffusion plan)",
         ),
     ]
 

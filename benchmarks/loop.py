@@ -1,4 +1,4 @@
-"""The loop of experiments.train (data, metrics, checkpoints) beside its bare step, in turn in one process.
+"""The loop of diffusion train (data, metrics, checkpoints) beside its bare step, in turn in one process.
 
     python -m benchmarks.loop
     python -m benchmarks.loop --cases=digits --rounds=6 --out=runs/loop.json

@@ -13,7 +13,7 @@ from absl import flags
 from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as experiments.evaluate takes them")
+    flags.DEFINE_string("samples", "cifar10@test[:5000]", "images, as diffusion evaluate takes them")
     flags.DEFINE_string("reference", "cifar10@train[:5000]", "images likewise")
     flags.DEFINE_string("inception", None, "file of FID's Inception-v3")
     flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")

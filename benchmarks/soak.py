@@ -150,7 +150,7 @@ def soak(minutes: float, workdir: pathlib.Path, flags: tuple[str, ...] = ()) -> 
     Returns:
         The report and the samples.
     """
-    command = [sys.executable, "-m", "experiments.train", "--config=configs/digits.py", f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "diffusion", "train", "--config=digits", f"--workdir={workdir}"]
     samples = watch([*command, *[f"--{flag}" for flag in (*FLAGS, *flags)]], 60 * minutes)
     return summary(samples, workdir), samples
 

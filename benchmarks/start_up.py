@@ -6,7 +6,7 @@ warm cache.
 
 The train step of configs/imagenet256_dit.py, in float32, is traced and compiled without being run, each time in a
 process of its own: its blocks in one scan, or written out one after the other; with an empty compilation cache, and
-once more with the cache of the time before. Then `experiments.train` starts the digits recipe twice, in new run
+once more with the cache of the time before. Then `diffusion train` starts the digits recipe twice, in new run
 folders, with one cache: the seconds are those that it prints with its first step.
 """
 
@@ -91,7 +91,7 @@ def compiled(depth: int, unroll: int, cache: pathlib.Path) -> float:
 def first_step(file: str, folder: pathlib.Path, cache: pathlib.Path) -> float:
     """Seconds to the first step that a run of that recipe prints; it ends after two."""
     steps = ["--config.train.steps=2", "--config.checkpoint.every=1000", "--config.optimizer.decay=constant"]
-    told = output(["experiments.train", f"--config={file}", f"--workdir={folder}", *steps], cache)
+    told = output(["diffusion", "train", f"--config={file}", f"--workdir={folder}", *steps], cache)
     return float(TOLD.search(told).group(1))
 
 

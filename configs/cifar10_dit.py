@@ -1,11 +1,11 @@
 """Class-conditional flow matching on CIFAR-10 with a DiT on pixels, 32x32x3 in patches of 2.
 
-    python -m experiments.train --config=configs/cifar10_dit.py --workdir=runs/cifar10 --config.data.dir=DIR
+    diffusion train --config=cifar10_dit --workdir=runs/cifar10 --config.data.dir=DIR
 
 DIR holds the dataset as TFDS prepares it (`tfds.load("cifar10")`, array_record).
 Time and score: not measured yet.
 
-Presets: `cifar10_dit.py:tiny` (under a minute on two CPU cores; to see that everything works).
+Presets: `cifar10_dit:tiny` (under a minute on two CPU cores; to see that everything works).
 """
 
 from ml_collections import ConfigDict

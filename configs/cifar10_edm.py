@@ -1,8 +1,8 @@
 """Class-conditional EDM on CIFAR-10, sized for half an hour of one H200: a smaller DDPM++, augmentation, post-hoc EMA.
 
-    python -m experiments.train --config=configs/cifar10_edm.py --workdir=runs/cifar10_edm --config.data.dir=DIR
-    python -m experiments.sample --workdir=runs/cifar10_edm --average=0.1
-    python -m experiments.evaluate --samples=runs/cifar10_edm/samples.npz --reference=cifar10@train --protocol=edm \\
+    diffusion train --config=cifar10_edm --workdir=runs/cifar10_edm --config.data.dir=DIR
+    diffusion sample --workdir=runs/cifar10_edm --average=0.1
+    diffusion evaluate --samples=runs/cifar10_edm/samples.npz --reference=cifar10@train --protocol=edm \\
         --inception=inception.safetensors --out=fid.json
 
 DIR holds the dataset as TFDS prepares it (`tfds.load("cifar10")`, array_record).
@@ -23,7 +23,7 @@ measured rate (`python -m benchmarks.gpu.recipe`; 24 thousand steps here), and w
 As in the paper: preconditioning, noise (ln sigma of -1.2 and 1.2), weights, augmentation (0.12), Heun's 18 steps. Not
 as there: size, batch (256 for 512), no dropout in the network (100 to 160 epochs, where there are 4,000), the cosine.
 
-Presets: `cifar10_edm.py:tiny` (to see that everything works), `cifar10_edm.py:cpu` (about two hours of one CPU
+Presets: `cifar10_edm:tiny` (to see that everything works), `cifar10_edm:cpu` (about two hours of one CPU
 core, as docs/results.md measured it).
 """
 

@@ -1,12 +1,12 @@
 """Class-conditional EDM on CIFAR-10 with the U-Net DDPM++, 32x32x3 (Karras et al., 2022, table 7, configuration F).
 
-    python -m experiments.train --config=configs/cifar10_unet.py --workdir=runs/cifar10_unet --config.data.dir=DIR
+    diffusion train --config=cifar10_unet --workdir=runs/cifar10_unet --config.data.dir=DIR
 
 DIR holds the dataset as TFDS prepares it (`tfds.load("cifar10")`, array_record). Not as in the paper: no dropout
 (there 0.13), and pictures are mirrored in place of the augmentation that the network is told of.
 Time and score: not measured yet.
 
-Presets: `cifar10_unet.py:tiny` (under a minute on two CPU cores; to see that everything works).
+Presets: `cifar10_unet:tiny` (under a minute on two CPU cores; to see that everything works).
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
 """Class-conditional flow matching on scikit-learn's 8x8 handwritten digits: the run of `make demo`.
 
-    python -m experiments.train --config=configs/digits.py --workdir=runs/digits
+    diffusion train --config=digits --workdir=runs/digits
 
 Time: 4 to 5 minutes on two CPU cores. Score (docs/results.md): 99.1 % of samples recognised as the class asked for;
 Frechet distance to the test digits 1.18 times the floor in pixels and 1.37 times in classifier features.
 
-Presets: `digits.py:tiny` (seconds; to see that everything works).
+Presets: `digits:tiny` (seconds; to see that everything works).
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
 """DiT-XL/2 on latents of ImageNet 256x256, as published: Peebles and Xie 2023, "Scalable Diffusion Models with
 Transformers", section 4.
 
-    python -m experiments.encode --autoencoder=VAE --data=imagenet2012@train --size=256 --flip --out=latents/imagenet256
-    python -m experiments.train --config=configs/imagenet256_dit.py --workdir=runs/dit \\
+    diffusion encode --autoencoder=VAE --data=imagenet2012@train --size=256 --flip --out=latents/imagenet256
+    diffusion train --config=imagenet256_dit --workdir=runs/dit \\
         --config.data.latents.autoencoder=VAE
-    python -m experiments.sample --workdir=runs/dit
-    python -m experiments.evaluate --samples=runs/dit/samples.npz --reference=imagenet2012@train --size=256 \\
+    diffusion sample --workdir=runs/dit
+    diffusion evaluate --samples=runs/dit/samples.npz --reference=imagenet2012@train --size=256 \\
         --protocol=adm --metrics=fid,sfid,is --inception=INCEPTION --out=runs/dit/fid.json
 
 Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), VAE, the folder of Stable
@@ -24,13 +24,13 @@ Score: FID-50K under ADM's protocol, 250 steps of DDPM; not measured here yet. P
 | 400k (`:400k`) | none | 19.5 | the same paper, table 4 (19.47); Ma et al. 2024, "SiT", table 1 |
 | 400k, DiT-B/2 (`:b2`) | none | 43.5 | the same tables (43.47) |
 
-Time: not measured. 7M steps of 256 are 1.8e9 examples; `python -m experiments.plan --config=configs/imagenet256_dit.py
+Time: not measured. 7M steps of 256 are 1.8e9 examples; `diffusion plan --config=imagenet256_dit
 --devices=64` estimates a step. The paper's code guides the first three channels of a latent's four (its issue 41), and
 so does this recipe; --config.sample.guidance.channels=4 guides all.
 
-Presets: `imagenet256_dit.py:400k` and `imagenet256_dit.py:b2` (the rows above, without guidance),
-`imagenet256_dit.py:7b` (the same recipe with 7.3e9 parameters over 64 devices; not of the paper, not trained),
-`imagenet256_dit.py:tiny` (the same recipe with a small network and few steps, for a laptop's cores).
+Presets: `imagenet256_dit:400k` and `imagenet256_dit:b2` (the rows above, without guidance),
+`imagenet256_dit:7b` (the same recipe with 7.3e9 parameters over 64 devices; not of the paper, not trained),
+`imagenet256_dit:tiny` (the same recipe with a small network and few steps, for a laptop's cores).
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,11 @@
 """SiT-XL/2 on latents of ImageNet 256x256, as published: Ma et al. 2024, "SiT: Exploring Flow and Diffusion-based
 Generative Models with Scalable Interpolant Transformers", section 3, linear interpolant and velocity prediction.
 
-    python -m experiments.encode --autoencoder=VAE --data=imagenet2012@train --size=256 --flip --out=latents/imagenet256
-    python -m experiments.train --config=configs/imagenet256_sit.py --workdir=runs/sit \\
+    diffusion encode --autoencoder=VAE --data=imagenet2012@train --size=256 --flip --out=latents/imagenet256
+    diffusion train --config=imagenet256_sit --workdir=runs/sit \\
         --config.data.latents.autoencoder=VAE
-    python -m experiments.sample --workdir=runs/sit
-    python -m experiments.evaluate --samples=runs/sit/samples.npz --reference=imagenet2012@train --size=256 \\
+    diffusion sample --workdir=runs/sit
+    diffusion evaluate --samples=runs/sit/samples.npz --reference=imagenet2012@train --size=256 \\
         --protocol=adm --metrics=fid,sfid,is --inception=INCEPTION --out=runs/sit/fid.json
 
 Needed are imagenet2012 as TFDS prepares it in array_record (TFDS_DATA_DIR says where), VAE, the folder of Stable
@@ -24,12 +24,12 @@ Score: FID-50K under ADM's protocol, 250 evaluations of the network; not measure
 | SiT-XL/2, 400k (`:400k`) | none | SDE | 17.2 | the same paper, table 1; Yu et al. 2024, "REPA", table 2 |
 | SiT-B/2, 400k (`:b2`) | none | SDE | 33.0 | the same tables |
 
-Time: not measured. 7M steps of 256 are 1.8e9 examples; `python -m experiments.plan --config=configs/imagenet256_sit.py
+Time: not measured. 7M steps of 256 are 1.8e9 examples; `diffusion plan --config=imagenet256_sit
 --devices=64` estimates a step. The paper's code guides the first three channels of a latent's four, as DiT's does, and
 so does this recipe; --config.sample.guidance.channels=4 guides all.
 
-Presets: `imagenet256_sit.py:400k`, `imagenet256_sit.py:b2` and `imagenet256_sit.py:ode` (the rows above),
-`imagenet256_sit.py:tiny` (the same recipe with a small network and few steps, for a laptop's cores).
+Presets: `imagenet256_sit:400k`, `imagenet256_sit:b2` and `imagenet256_sit:ode` (the rows above),
+`imagenet256_sit:tiny` (the same recipe with a small network and few steps, for a laptop's cores).
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Commands in processes of their own, without the seconds that each would spend on reading the libraries.
 
-    done = commands.run("-m", "experiments.train", "--help")
+    done = commands.run("diffusion", "train", "--help")
     assert done.returncode == 0
 
 A server, one for each process that runs tests, has imported the libraries (nothing of ours) and forks itself for every
@@ -32,7 +32,7 @@ def run(*command: str, env=None, cwd=ROOT, timeout: int = 120) -> subprocess.Com
     """What `subprocess.run([sys.executable, *command], capture_output=True, text=True)` returns, sooner.
 
     Args:
-        command: "-m" and a module's name, "-c" and a program, or a program's path; then its arguments.
+        command: "diffusion", "-m" and a module's name, "-c" and a program, or a program's path; then its arguments.
         env: the command's environment; this process's if None.
         cwd: the folder that it runs in.
         timeout: seconds after which it is killed.
@@ -43,6 +43,8 @@ def run(*command: str, env=None, cwd=ROOT, timeout: int = 120) -> subprocess.Com
     Raises:
         subprocess.TimeoutExpired: where it took longer.
     """
+    if command[0] == "diffusion":
+        command = ("-m", *command)
     with tempfile.TemporaryDirectory() as folder:
         out, err = (pathlib.Path(folder) / name for name in ("out", "err"))
         request = {

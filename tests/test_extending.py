@@ -284,7 +284,7 @@ def test_a_sweep_knows_the_names_of_its_commands_files(tmp_path):
         "from diffusion import schedules\nfrom diffusion.experiments.config import names\n"
         "names.add(names.SCHEDULES, schedules.rectified_flow, 'swept')\n"
     )
-    assert sweep_commands.settings([("python", "-m", "experiments.train", f"--extend={path}")], {}, set()) == []
+    assert sweep_commands.settings([("diffusion", "train", f"--extend={path}")], {}, set()) == []
     assert names.SCHEDULES["swept"] is schedules.rectified_flow
 
 

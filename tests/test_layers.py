@@ -12,7 +12,7 @@ import pathlib
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (  # from the bottom to the top
     ("diffusion.public",),
-    ("diffusion.arguments", "diffusion.io"),
+    ("diffusion.arguments", "diffusion.commands", "diffusion.io"),
     ("diffusion.schedules", "diffusion.text"),
     ("diffusion.parameterizations", "diffusion.ode"),
     ("diffusion.timesteps", "diffusion.weightings", "diffusion.couplings", "diffusion.conversions",
@@ -31,11 +31,12 @@ LAYERS = (  # from the bottom to the top
      "diffusion.experiments.sampling.trained_run"),
     ("diffusion.experiments.planning", "diffusion.experiments.playground", "diffusion.experiments.sweeps",
      "diffusion.experiments.text"),
-    ("diffusion.experiments", "diffusion.launch"),  # the commands
+    ("diffusion.experiments", "diffusion.launch", "diffusion.__main__"),  # the commands
 )  # fmt: skip
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 MATHEMATICS = LAYERS[: LAYERS.index(("diffusion.data", "diffusion.models"))]
 SAME_CONCEPT = {  # files of one name, and why
+    "commands": "the commands of an installation; and those of a run of a sweep",
     "frames": "a noise level for each frame: its grids, and the sampler that takes them",
     "image_folder": "datasets of a folder of pictures; and the command that shows one",
     "model": "a text-to-image model in memory; and the command that writes a run's as a folder",

@@ -20,8 +20,10 @@ import diffusion
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-COMMANDS = "diffusion.experiments"  # with requirements of their own, and no names for other programs
-FOUND = [found for found in pkgutil.walk_packages(diffusion.__path__, "diffusion.") if COMMANDS not in found.name]
+COMMANDS = ("diffusion.experiments", "diffusion.configs")  # with requirements of their own, and no names for others
+FOUND = [
+    found for found in pkgutil.walk_packages(diffusion.__path__, "diffusion.") if not found.name.startswith(COMMANDS)
+]
 MODULES = [found.name for found in FOUND]
 PACKAGES = ["diffusion", *(found.name for found in FOUND if found.ispkg)]
 # Where the library reads datasets and writes runs: these need the extras "eval" or "train".

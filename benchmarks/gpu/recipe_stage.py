@@ -40,7 +40,8 @@ def train_words(workdir: pathlib.Path, steps: int, every: int) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "experiments.train",
+        "diffusion",
+        "train",
         f"--config={CONFIG}{preset}",
         f"--workdir={workdir}",
         f"--config.data.dir={DATA.value}",

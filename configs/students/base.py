@@ -38,7 +38,7 @@ def student(arg: str) -> ConfigDict:
     except OSError as error:
         raise ConfigError(
             f"{folder!r} holds no run to learn from ({error.strerror}). Valid: the folder of a trained "
-            f"run, after the colon, e.g. configs/students/turbo.py:{DEFAULT}."
+            f"run, after the colon, e.g. students/turbo:{DEFAULT}."
         ) from error
     config.init_from.update({"path": folder, "include": ".*"})
     scale = config.sample.guidance.scale

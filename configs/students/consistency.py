@@ -1,18 +1,20 @@
 """Consistency distillation (Song et al. 2023): a network that jumps to the end of the teacher's flow from any time.
 
-    python -m experiments.train --config=configs/students/consistency.py:runs/digits --workdir=runs/consistency
-    python -m experiments.sample --workdir=runs/consistency --config.sample.steps=2
+    diffusion train --config=students/consistency:runs/digits --workdir=runs/consistency
+    diffusion sample --workdir=runs/consistency --config.sample.steps=2
 
 Between two of 18 times lies one step of Heun's method with the teacher. Where the teacher's prediction is x_t itself at
 t = 0 (velocity, v, epsilon), the student's boundary is right as it is; a network of x0 gets that of latent consistency
 models.
 
-Presets: `consistency.py:runs/digits,tiny` (seconds; to see that everything works).
+Presets: `consistency:runs/digits,tiny` (seconds; to see that everything works).
 """
 
 from ml_collections import ConfigDict
 
-from configs.students import base
+from diffusion.experiments.config import recipes
+
+base = recipes.module("students/base")
 
 
 def get_config(arg: str = "") -> ConfigDict:

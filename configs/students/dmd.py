@@ -1,17 +1,20 @@
 """Distribution matching distillation (DMD; Yin et al. 2024): a generator of one step, by the scores of two networks.
 
-    python -m experiments.train --config=configs/students/dmd.py:runs/digits --workdir=runs/dmd
-    python -m experiments.sample --workdir=runs/dmd
+    diffusion train --config=students/dmd:runs/digits --workdir=runs/dmd
+    diffusion sample --workdir=runs/dmd
 
 A second network follows the generator's own distribution; as in DMD2 it is updated five times for one update of the
 generator, and takes the place of the regression on the teacher's samples.
 
-Presets: `dmd.py:runs/digits,tiny` (seconds; to see that everything works).
+Presets: `dmd:runs/digits,tiny` (seconds; to see that everything works).
 """
 
 from ml_collections import ConfigDict
 
-from configs.students import base
+from diffusion.experiments.config import recipes
+
+base = recipes.module("students/base")
+
 
 TIMES = {"name": "uniform_density", "strata": 32}
 

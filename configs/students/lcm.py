@@ -1,7 +1,7 @@
 """Latent consistency distillation (LCM; Luo et al. 2023): guidance is built in, and its scale is told to the network.
 
-    python -m experiments.train --config=configs/students/lcm.py:runs/digits --workdir=runs/lcm
-    python -m experiments.sample --workdir=runs/lcm --config.sample.steps=2 --config.sample.guidance.scale=1.5
+    diffusion train --config=students/lcm:runs/digits --workdir=runs/lcm
+    diffusion sample --workdir=runs/lcm --config.sample.steps=2 --config.sample.guidance.scale=1.5
 
 A sample costs one evaluation a step at any scale from 1 (none) to twice the teacher's own. The teacher may be one of
 latents or of pictures.
@@ -9,12 +9,14 @@ latents or of pictures.
 Score (docs/students.md): in 4 steps 1.15 times the Frechet distance of the digits teacher's 20 in pixels, 1.26 times
 in classifier features, after 800 steps of training.
 
-Presets: `lcm.py:runs/digits,tiny` (seconds; to see that everything works).
+Presets: `lcm:runs/digits,tiny` (seconds; to see that everything works).
 """
 
 from ml_collections import ConfigDict
 
-from configs.students import base
+from diffusion.experiments.config import recipes
+
+base = recipes.module("students/base")
 
 
 def get_config(arg: str = "") -> ConfigDict:

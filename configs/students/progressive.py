@@ -1,18 +1,21 @@
 """Progressive distillation (Salimans and Ho 2022): students of 16, 8, 4, 2 steps and 1, each the teacher of the next.
 
-    python -m experiments.train --config=configs/students/progressive.py:runs/digits --workdir=runs/progressive
-    python -m experiments.sample --workdir=runs/progressive
-    python -m experiments.sample --workdir=runs/progressive --step=600 --config.sample.steps=4 --out=runs/progressive/4
+    diffusion train --config=students/progressive:runs/digits --workdir=runs/progressive
+    diffusion sample --workdir=runs/progressive
+    diffusion sample --workdir=runs/progressive --step=600 --config.sample.steps=4 --out=runs/progressive/4
 
 One run: every 200 steps the student becomes the teacher and its number of steps halves; the checkpoints at these steps
 are kept, and are the students of 16, 8, 4 and 2 steps. The last is that of one.
 
-Presets: `progressive.py:runs/digits,tiny` (seconds; to see that everything works).
+Presets: `progressive:runs/digits,tiny` (seconds; to see that everything works).
 """
 
 from ml_collections import ConfigDict
 
-from configs.students import base
+from diffusion.experiments.config import recipes
+
+base = recipes.module("students/base")
+
 
 FIRST, STAGE = 16, 200
 

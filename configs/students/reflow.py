@@ -1,16 +1,18 @@
 """Reflow (Liu et al. 2023): a flow trained on pairs of noise and the teacher's sample of it: straighter paths.
 
-    python -m experiments.train --config=configs/students/reflow.py:runs/digits --workdir=runs/reflow
-    python -m experiments.sample --workdir=runs/reflow --config.sample.steps=2
+    diffusion train --config=students/reflow:runs/digits --workdir=runs/reflow
+    diffusion sample --workdir=runs/reflow --config.sample.steps=2
 
 The run begins by making the pairs, with the teacher's own sampler and guidance, and keeps them in its folder.
 
-Presets: `reflow.py:runs/digits,tiny` (seconds; to see that everything works).
+Presets: `reflow:runs/digits,tiny` (seconds; to see that everything works).
 """
 
 from ml_collections import ConfigDict
 
-from configs.students import base
+from diffusion.experiments.config import recipes
+
+base = recipes.module("students/base")
 
 
 def get_config(arg: str = "") -> ConfigDict:

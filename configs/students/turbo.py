@@ -1,7 +1,7 @@
 """Adversarial diffusion distillation (ADD, the Turbo models; Sauer et al. 2023): one to four steps against a critic.
 
-    python -m experiments.train --config=configs/students/turbo.py:runs/digits --workdir=runs/turbo
-    python -m experiments.sample --workdir=runs/turbo --config.sample.steps=1
+    diffusion train --config=students/turbo:runs/digits --workdir=runs/turbo
+    diffusion sample --workdir=runs/turbo --config.sample.steps=1
 
 The student is trained at the four times at which it is sampled. It is to fool a discriminator and to stay where the
 teacher would denoise to. The discriminator is the teacher's network, from its weights, with the mean of its output as
@@ -9,12 +9,14 @@ the logit: the paper's reads the features of an image encoder (DINO), for which 
 
 The settings are the digits'; a text-to-image teacher wanted a stronger discriminator (docs/students.md).
 
-Presets: `turbo.py:runs/digits,tiny` (seconds; to see that everything works).
+Presets: `turbo:runs/digits,tiny` (seconds; to see that everything works).
 """
 
 from ml_collections import ConfigDict
 
-from configs.students import base
+from diffusion.experiments.config import recipes
+
+base = recipes.module("students/base")
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -1,1 +1,1 @@
-"""Sweeps, run by `python -m experiments.sweep --sweep=FILE`."""
+"""Sweeps, run by `diffusion sweep --sweep=FILE`."""

@@ -1,7 +1,7 @@
 """Flow matching against diffusion at equal compute on CIFAR-10: three methods, three seeds each, 9 runs.
 
-    python -m experiments.sweep --sweep=configs/sweeps/cifar10_flow_or_diffusion.py --workdir=runs/methods --jobs=2
-    python -m experiments.sweep --workdir=runs/methods --table
+    diffusion sweep --sweep=cifar10_flow_or_diffusion --workdir=runs/methods --jobs=2
+    diffusion sweep --workdir=runs/methods --table
 
 TFDS_DATA_DIR holds CIFAR-10 as TFDS prepares it. The methods have the same network (a DiT of 1.3 M parameters in
 patches of 4), the same batches, steps and optimizer, and 35 evaluations of the network for a sample, by Heun's method:
@@ -12,11 +12,11 @@ patches of 4), the same batches, steps and optimizer, and 35 evaluations of the 
 
 A tiny network and hours on two cores give no pictures to print: what is compared is how far each gets. Distances are of
 2,000 samples to the test images, in pixels and in features of a classifier; with a file of FID's Inception network,
-`cifar10_flow_or_diffusion.py:FILE` adds the FID by EDM's protocol.
+`cifar10_flow_or_diffusion:FILE` adds the FID by EDM's protocol.
 
 Time: a step is 0.31 s of one core, 2,000 of them with the samples and their evaluation a quarter of an hour; 9 runs,
 one on each of two cores, some 70 minutes. Figures: docs/results.md.
-Presets: `cifar10_flow_or_diffusion.py:tiny` (3 runs of 20 steps, to see that everything works).
+Presets: `cifar10_flow_or_diffusion:tiny` (3 runs of 20 steps, to see that everything works).
 """
 
 from diffusion.experiments.config import ConfigError
@@ -94,11 +94,11 @@ def get_sweep(arg: str = "") -> Sweep:
     """The sweep, its preset "tiny", or with the FID by the network in the file `arg`."""
     tiny = arg == "tiny"
     if arg and not tiny and not arg.endswith((".safetensors", ".pth", ".pt")):
-        raise ConfigError(f"cifar10_flow_or_diffusion.py:{arg}: valid: tiny, or a file of FID's Inception network.")
+        raise ConfigError(f"cifar10_flow_or_diffusion:{arg}: valid: tiny, or a file of FID's Inception network.")
     runs = product(
         [COMMON | TINY if tiny else COMMON],
         zip(each("method", METHODS), list(METHODS.values())),
         each("seed", range(1 if tiny else 3)),
     )
     fid = ("--protocol=edm", f"--inception={arg}") if arg and not tiny else ()
-    return Sweep(runs, [train("configs/cifar10_dit.py"), sample(), evaluate(*fid)], titles=("method",))
+    return Sweep(runs, [train("cifar10_dit"), sample(), evaluate(*fid)], titles=("method",))

@@ -1,12 +1,12 @@
 """The models of `digits_samplers.py`: a teacher on handwritten digits and its students, three seeds each, 3 runs.
 
-    python -m experiments.sweep --sweep=configs/sweeps/digits_models.py --workdir=runs/digits_models --jobs=2
+    diffusion sweep --sweep=digits_models --workdir=runs/digits_models --jobs=2
 
 A run trains a teacher (cosine schedule, v) in DIR/seed=S/teacher, then distils it by halves into students of 16, 8, 4,
 2 steps and 1 (Salimans and Ho 2022), each the teacher of the next: DIR/seed=S/student_N.
 
 Time: about 17 minutes on two CPU cores (measured: a run 8 minutes of one core of 2.6 GHz).
-Presets: `digits_models.py:tiny` (one seed, 20 steps of each, to see that everything works).
+Presets: `digits_models:tiny` (one seed, 20 steps of each, to see that everything works).
 """
 
 from diffusion.experiments.sweeps.combinators import each
@@ -29,7 +29,7 @@ TEACHER = f'{{"name": "denoising", "density": {TIMES}, "weighting": {{"name": "m
 def get_sweep(arg: str = "") -> Sweep:
     """The sweep, or a preset of it; see the module's docstring."""
     tiny = arg == "tiny"
-    config = "configs/digits.py:tiny" if tiny else "configs/digits.py"
+    config = "digits:tiny" if tiny else "digits"
     objective = TEACHER % (32 if tiny else 64)
     steps, halving = (20, 20) if tiny else (1800, 400)
     every = ("--config.checkpoint.every=10",) if tiny else ("--config.checkpoint.every=400",)

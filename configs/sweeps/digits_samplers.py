@@ -1,8 +1,8 @@
 """Samplers by their steps on handwritten digits, down to one: 4 samplers of a teacher, and its students; 108 runs.
 
-    python -m experiments.sweep --sweep=configs/sweeps/digits_models.py --workdir=runs/digits_models --jobs=2
-    python -m experiments.sweep --sweep=configs/sweeps/digits_samplers.py --workdir=runs/samplers --jobs=2
-    python -m experiments.sweep --workdir=runs/samplers --table
+    diffusion sweep --sweep=digits_models --workdir=runs/digits_models --jobs=2
+    diffusion sweep --sweep=digits_samplers --workdir=runs/samplers --jobs=2
+    diffusion sweep --workdir=runs/samplers --table
 
 A run samples one of the models of `digits_models.py` (which comes first), from the same noise as all others, and
 evaluates the samples; nothing is trained. The ladder is 1000, 100, 50, 20, 8, 4, 2, 1 steps. Heun evaluates the network
@@ -11,13 +11,15 @@ The students take the steps that they were distilled for. Seeds are those of the
 
 Time: about half an hour on two CPU cores (measured: 63 minutes of one core of 2.6 GHz; a run of 1,000 evaluations takes
 3 minutes, the others 16 to 40 s). Figures and conclusion: docs/results.md.
-Presets: `digits_samplers.py:tiny` (of the tiny models in runs/digits_models_tiny, to see that everything works).
+Presets: `digits_samplers:tiny` (of the tiny models in runs/digits_models_tiny, to see that everything works).
 """
 
-from configs.sweeps.digits_models import STUDENTS
+from diffusion.experiments.config import recipes
 from diffusion.experiments.sweeps.combinators import chain, each, product
 from diffusion.experiments.sweeps.commands import evaluate, sample
 from diffusion.experiments.sweeps.definition import Sweep
+
+STUDENTS = recipes.module("digits_models", recipes.SWEEPS).STUDENTS
 
 LADDER = (1000, 100, 50, 20, 8, 4, 2, 1)
 ONE_A_STEP = ("ddpm", "ddim", "dpmpp_2m")  # evaluations of the network

@@ -1,11 +1,11 @@
 """Samplers by their steps on the run of `make demo`, from the same noise: 12 runs that train nothing.
 
     make demo
-    python -m experiments.sweep --sweep=configs/sweeps/digits_steps.py --workdir=runs/digits_steps
-    python -m experiments.sweep --workdir=runs/digits_steps --table
+    diffusion sweep --sweep=digits_steps --workdir=runs/digits_steps
+    diffusion sweep --workdir=runs/digits_steps --table
 
 Time: about 4 minutes on two CPU cores (20 s a run, most of it start and evaluation).
-Presets: `digits_steps.py:tiny` (of a run in runs/digits_tiny, to see that everything works).
+Presets: `digits_steps:tiny` (of a run in runs/digits_tiny, to see that everything works).
 """
 
 from diffusion.experiments.sweeps.combinators import each, product

@@ -1,11 +1,11 @@
 """The few-step students of the run of `make demo`, and MeanFlow from scratch beside them: 7 runs.
 
     make demo
-    python -m experiments.sweep --sweep=configs/sweeps/digits_students.py --workdir=runs/digits_students
-    python -m experiments.few_steps --teacher=runs/digits --students="runs/digits_students/*" --out=runs/few_steps
+    diffusion sweep --sweep=digits_students --workdir=runs/digits_students
+    diffusion few_steps --teacher=runs/digits --students="runs/digits_students/*" --out=runs/few_steps
 
 Each run is one command, that of its recipe in configs/students; the last command compares them (docs/students.md).
-Presets: `digits_students.py:tiny` (of a run in runs/digits_tiny, to see that everything works).
+Presets: `digits_students:tiny` (of a run in runs/digits_tiny, to see that everything works).
 """
 
 from diffusion.experiments.sweeps.combinators import each, zip
@@ -19,7 +19,7 @@ FROM_SCRATCH = "mean_flow"
 def get_sweep(arg: str = "") -> Sweep:
     """The sweep, or a preset of it; see the module's docstring."""
     teacher, tiny = ("runs/digits_tiny,tiny", ":tiny") if arg == "tiny" else ("runs/digits", "")
-    recipes = [f"configs/students/{name}.py:{teacher}" for name in STUDENTS]
-    recipes.append(f"configs/digits_mean_flow.py{tiny}")
+    recipes = [f"students/{name}:{teacher}" for name in STUDENTS]
+    recipes.append(f"digits_mean_flow{tiny}")
     runs = zip(each("student", (*STUDENTS, FROM_SCRATCH)), each("recipe", recipes))
     return Sweep(runs, [train("{recipe}")], titles=("student",))

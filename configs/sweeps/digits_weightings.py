@@ -1,7 +1,7 @@
 """What a network predicts, and how its loss is weighted: 3 x 5 on handwritten digits, three seeds each, 45 runs.
 
-    python -m experiments.sweep --sweep=configs/sweeps/digits_weightings.py --workdir=runs/weightings --jobs=2
-    python -m experiments.sweep --workdir=runs/weightings --table
+    diffusion sweep --sweep=digits_weightings --workdir=runs/weightings --jobs=2
+    diffusion sweep --workdir=runs/weightings --table
 
 A weighting is on the squared error of x0, so that one of them is one and the same loss whatever the network predicts
 (diffusion/weightings.py): what is left between epsilon, x0 and v is how well the network learns each. The training is
@@ -10,7 +10,7 @@ beta), its times (uniform), the network, the noise of the samples, and DPM-Solve
 
 Time: about 45 minutes on two CPU cores (measured: a run with its samples and their evaluation 2 minutes of one core of
 2.6 GHz; 45 runs, two at a time). Figures and conclusion: docs/results.md.
-Presets: `digits_weightings.py:tiny` (4 runs of a tiny network, to see that everything works).
+Presets: `digits_weightings:tiny` (4 runs of a tiny network, to see that everything works).
 """
 
 from diffusion.experiments.sweeps.combinators import each, product, zip
@@ -51,5 +51,5 @@ def get_sweep(arg: str = "") -> Sweep:
         zip(each("weighting", list(WEIGHTINGS)[:few]), each("objective.weighting", list(WEIGHTINGS.values())[:few])),
         each("seed", range(1 if arg == "tiny" else 3)),
     )
-    config = "configs/digits.py:tiny" if arg == "tiny" else "configs/digits.py"
+    config = "digits:tiny" if arg == "tiny" else "digits"
     return Sweep(runs, [train(config), sample(), evaluate()], titles=("weighting",))

@@ -1,20 +1,22 @@
 """Text to image on 3,786 captioned emoji: `configs/text/shapes.py` on real drawings.
 
-    python -m experiments.text_demo --config=configs/text/emoji.py --workdir=runs/emoji --config.data.dir=DIR
-    python -m experiments.sample --model=runs/emoji/model --prompt="smiling face with sunglasses" -n 4
+    diffusion text_demo --config=text/emoji --workdir=runs/emoji --config.data.dir=DIR
+    diffusion sample --model=runs/emoji/model --prompt="smiling face with sunglasses" -n 4
 
 DIR holds `noto_emoji` as TFDS prepares it: pictures of 64x64 pixels, each with a caption. Captions like "woman pilot,
 medium-dark skin tone" have more words, and rarer ones, than those of the shapes; the pictures repeat more often.
 
 Time and score: docs/text_demo.md.
 
-Presets: `emoji.py:tiny`.
+Presets: `emoji:tiny`.
 """
 
 from ml_collections import ConfigDict
 
-from configs.text import shapes
+from diffusion.experiments.config import recipes
 from diffusion.experiments.config.recipes import preset
+
+shapes = recipes.module("text/shapes")
 
 PRESETS = {"tiny": shapes.TINY}
 

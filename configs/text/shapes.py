@@ -1,7 +1,7 @@
 """Text to image on the bundled pictures of coloured shapes: the run of `make demo-text`.
 
-    python -m experiments.text_demo --config=configs/text/shapes.py --workdir=runs/text
-    python -m experiments.sample --model=runs/text/model --prompt="a red circle above a blue square" -n 4
+    diffusion text_demo --config=text/shapes --workdir=runs/text
+    diffusion sample --model=runs/text/model --prompt="a red circle above a blue square" -n 4
 
 Three trainings, each a run of its own in the folder: a text encoder that learns which caption belongs to which picture
 (CLIP's contrastive loss), an autoencoder from 64x64 pixels to 16x16 latents of 4 channels, and a transformer on these
@@ -9,7 +9,7 @@ latents that reads the captions by cross-attention (PixArt's), trained by flow m
 
 Time and score: docs/text_demo.md.
 
-Presets: `shapes.py:tiny` (minutes; to see that everything works).
+Presets: `shapes:tiny` (minutes; to see that everything works).
 """
 
 from ml_collections import ConfigDict

@@ -178,7 +178,7 @@ def description_of(folder: str | pathlib.Path) -> dict[str, Any]:
     path = pathlib.Path(folder) / INDEX
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} holds no captions. They are written by: python -m experiments.encode_text "
+            f"{folder} holds no captions. They are written by: diffusion encode_text "
             f"--text_encoder=FOLDER --tokenizer=FOLDER --data=NAME@SPLIT " + shlex.quote(f"--out={folder}")
         )
     note = limits.read_json(path)
@@ -248,6 +248,6 @@ def require(folder: str | pathlib.Path, name: str, split: str, size: int) -> Non
         if present.get(key) != value
     ]:
         raise CacheError(
-            f"{folder} holds other captions: {'; '.join(differs)}. Write them by experiments.encode_text "
+            f"{folder} holds other captions: {'; '.join(differs)}. Write them by diffusion encode_text "
             "into another folder."
         )

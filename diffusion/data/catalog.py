@@ -206,7 +206,7 @@ def _not_found(name: str, root: Path, origin: str) -> str:
         return (
             f"dataset {name!r} is not in {root} ({origin}), and nothing is written there. Leave data_dir empty for the "
             f"bundled dataset, which is kept in {cache('tfds')}; to train on the pictures of a folder, make them a "
-            f"dataset of its own first: python -m experiments.image_folder --folder={shlex.quote(str(root))} "
+            f"dataset of its own first: diffusion image_folder --folder={shlex.quote(str(root))} "
             "--name=mine --data_dir=DIR, then name it as data.name and DIR as data.dir."
         )
     there = available(root)

@@ -214,7 +214,7 @@ class Latents:
     def _unusable(self, row: int, reason: Any) -> DamagedRecord:
         return DamagedRecord(
             f"latents of {self._spec.name} ({self._spec.split}): record {row} cannot be used: "
-            f"{reason}. The cache on disk is damaged: write it again (experiments.encode), or leave "
+            f"{reason}. The cache on disk is damaged: write it again (diffusion encode), or leave "
             "such records out by --config.data.damaged=skip."
         )
 
@@ -263,7 +263,7 @@ def require(
     if differs:
         listed = "; ".join(f"{field} is {old!r} there, but the run needs {new!r}" for field, old, new in differs)
         raise CacheError(
-            f"{where} holds other latents than the run needs: {listed}. Write them by experiments.encode "
+            f"{where} holds other latents than the run needs: {listed}. Write them by diffusion encode "
             "into another folder."
         )
 
@@ -275,7 +275,7 @@ def _index(folder: str | pathlib.Path) -> pathlib.Path:
         what = "its writing was never finished; the command that began it goes on" if begun else "there is none"
         raise FileNotFoundError(
             f"{folder} holds no cache of latents: {what}. It is made by: python -m "
-            f"experiments.encode --autoencoder=FOLDER --data=NAME@SPLIT " + shlex.quote(f"--out={folder}")
+            f"diffusion encode --autoencoder=FOLDER --data=NAME@SPLIT " + shlex.quote(f"--out={folder}")
         )
     return path
 

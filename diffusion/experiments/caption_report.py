@@ -1,6 +1,6 @@
 """Measures a text-to-image model on real captioned pictures, such as emoji, by retrieval: report.json and pictures.
 
-    python -m experiments.caption_report --model=runs/emoji/model --data="noto_emoji@train[:90%]" \\
+    diffusion caption_report --model=runs/emoji/model --data="noto_emoji@train[:90%]" \\
         --held_out="noto_emoji@train[90%:]" --out=runs/emoji/report
 
 Two small towers, trained on the pictures of --data apart from the model, say which caption a picture is nearest to:

@@ -1,11 +1,11 @@
 """Converts networks between the files of other libraries and ours.
 
-    python -m experiments.convert --source=stable-diffusion/unet --out=unet_half --dtype=float16
-    python -m experiments.convert --source=v1-5-pruned.safetensors --out=sd15
-    python -m experiments.convert --source=flux1-dev.safetensors --out=flux --dtype=bfloat16
-    python -m experiments.convert --source=runs/imagenet --out=exported
-    python -m experiments.convert --source=finetuned.safetensors --base=stable-diffusion --out=finetuned
-    python -m experiments.convert --source=style.safetensors --base=stable-diffusion --out=style.peft.safetensors
+    diffusion convert --source=stable-diffusion/unet --out=unet_half --dtype=float16
+    diffusion convert --source=v1-5-pruned.safetensors --out=sd15
+    diffusion convert --source=flux1-dev.safetensors --out=flux --dtype=bfloat16
+    diffusion convert --source=runs/imagenet --out=exported
+    diffusion convert --source=finetuned.safetensors --base=stable-diffusion --out=finetuned
+    diffusion convert --source=style.safetensors --base=stable-diffusion --out=style.peft.safetensors
 
 --source is a folder as diffusers and transformers save them (config.json beside safetensors, in one file or with an
 index), a single file of an original repository, which is recognised by the names and shapes of its tensors, or a run of
@@ -14,7 +14,7 @@ ours, whose moving average is taken. --out is a folder that the library of that 
 original repository does, or as our own parameters ("ours": a run's config.init_from.path can name that file).
 
 With --base, the folder of a pipeline of the same architecture, --out is the folder of a pipeline: the file's networks
-with the tokenizers, the scheduler and the rest of the base, which experiments.sample --model takes. Of a LoRA file, of
+with the tokenizers, the scheduler and the rest of the base, which diffusion sample --model takes. Of a LoRA file, of
 kohya's or peft's layout, --base is the pipeline that it is for, and --out a file of the layout "peft" (the default) or
 "kohya".
 

@@ -1,8 +1,8 @@
 """Writes the latents of a dataset, which training then reads in place of its pictures.
 
-    python -m experiments.encode --autoencoder=sd-vae --data=cifar10@train --out=latents/cifar10
-    python -m experiments.encode --autoencoder=sd-vae --data=imagenet2012@train --size=256 --flip --out=latents/in256
-    python -m experiments.train --config=FILE --workdir=DIR --config.data.latents.dir=latents/in256
+    diffusion encode --autoencoder=sd-vae --data=cifar10@train --out=latents/cifar10
+    diffusion encode --autoencoder=sd-vae --data=imagenet2012@train --size=256 --flip --out=latents/in256
+    diffusion train --config=FILE --workdir=DIR --config.data.latents.dir=latents/in256
 
 The autoencoder is a folder as its library publishes it, or a single file; the dataset is named as TFDS names it, with
 its split. Each picture gives the mean and the log variance of its posterior, so that every epoch draws new latents of

@@ -1,7 +1,7 @@
 """What networks are told of a dataset's captions: a vocabulary of their words, and what a text encoder makes of each.
 
-    python -m experiments.encode_text --data=shapes@train --vocabulary=1024 --length=24 --out=runs/text/tokenizer
-    python -m experiments.encode_text --data=shapes@train --tokenizer=runs/text/tokenizer \\
+    diffusion encode_text --data=shapes@train --vocabulary=1024 --length=24 --out=runs/text/tokenizer
+    diffusion encode_text --data=shapes@train --tokenizer=runs/text/tokenizer \\
         --text_encoder=runs/text/text_encoder --out=runs/text/captions
 
 The first learns byte pairs from the captions, and writes them as CLIP's are published. The second runs a text encoder

@@ -1,15 +1,15 @@
 """Measures the samples of a run, or any images, against real images.
 
-    python -m experiments.evaluate --workdir=runs/digits
-    python -m experiments.evaluate --workdir=runs/digits --samples=runs/digits/guided --config.evaluate.split=validation
-    python -m experiments.evaluate --workdir=runs/digits --metrics=cas,copying,bpd
-    python -m experiments.evaluate --samples=a.npz --reference=b.npz --protocol=pytorch-fid \\
+    diffusion evaluate --workdir=runs/digits
+    diffusion evaluate --workdir=runs/digits --samples=runs/digits/guided --config.evaluate.split=validation
+    diffusion evaluate --workdir=runs/digits --metrics=cas,copying,bpd
+    diffusion evaluate --samples=a.npz --reference=b.npz --protocol=pytorch-fid \\
         --inception=inception.safetensors --out=result.json
-    python -m experiments.evaluate --autoencoder=sd-vae --reference=cifar10@test --protocol=adm \\
+    diffusion evaluate --autoencoder=sd-vae --reference=cifar10@test --protocol=adm \\
         --inception=inception.safetensors --out=result.json
-    python -m experiments.evaluate --verify=result.json
+    diffusion evaluate --verify=result.json
 
-With --workdir: reads config.json, and samples.npz (from experiments.sample, whose --out is our --samples). Measures
+With --workdir: reads config.json, and samples.npz (from diffusion sample, whose --out is our --samples). Measures
 the share of samples that a classifier of real images takes for the requested class, the Frechet distance to the real
 images of config.evaluate.split in each feature space of config.evaluate.features, beside real images and noise, and
 nearest neighbours in the training set. Also draws curves.png from the metrics of the training, and writes report.md
@@ -254,7 +254,7 @@ def evaluate_run() -> None:
     config = CONFIG.value
     folder = pathlib.Path(flags.FLAGS.samples or flags.FLAGS.workdir)
     of_images, of_model = split_metrics(flags.FLAGS.metrics or ())
-    content = run(config, folder, workdir.command("experiments.evaluate"))
+    content = run(config, folder, workdir.command("diffusion evaluate"))
     if of_model:
         add_model_metrics(content, config, pathlib.Path(flags.FLAGS.workdir), folder, of_model)
     if flags.FLAGS.protocol or flags.FLAGS.inception:

@@ -1,8 +1,8 @@
 """Compares few-step students with their teacher: figures by the number of network evaluations, from the same noise.
 
-    python -m experiments.few_steps --teacher=runs/digits --out=runs/few_steps \\
+    diffusion few_steps --teacher=runs/digits --out=runs/few_steps \\
         --students=runs/digits_students/student=lcm,runs/digits_students/student=turbo
-    python -m experiments.few_steps --teacher=runs/digits --students="runs/digits_students/*" --out=runs/few_steps
+    diffusion few_steps --teacher=runs/digits --students="runs/digits_students/*" --out=runs/few_steps
 
 Each run samples as its own config says, but for the number of steps: students 1, 2, 4 and 8 (--steps), the teacher 8,
 20 and 50 (--teacher_steps); a generator of one step takes one, and a progressive student of K steps is the checkpoint
@@ -223,7 +223,7 @@ def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> N
     plots.mosaic([images], beside, [[textwrap.fill(str(label), WRAPPED) for label in shown[0]["labels"]]], path)
 
 
-def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, str], command: str, *judges: str) -> None:
+def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, str], program: str, *judges: str) -> None:
     """Measures the runs that the flags name, prints, and writes.
 
     Args:
@@ -231,7 +231,7 @@ def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, st
             "floor_FEATURE" of features.
         inception: file of FID's Inception-v3, or "".
         share: as in `table`.
-        command: the module that is run, for the record.
+        program: the words that start it, for the record.
         *judges: as in `kept`.
     """
     values = flags.FLAGS
@@ -251,7 +251,7 @@ def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, st
     own = workdir.read_config(values.teacher).sample.steps
     reference = next((row for row in rows if row["name"] == "teacher" and row["steps"] == own), None)
     text = table(rows, features, reference, share)
-    record = {"command": workdir.command(command), "number": values.number, "rows": rows}
+    record = {"command": workdir.command(program), "number": values.number, "rows": rows}
     workdir.write_text(out / "few_steps.json", json.dumps(record, indent=1) + "\n")
     workdir.write_text(out / "table.md", text)
     draw(rows, features, out / "plot.png")
@@ -261,7 +261,7 @@ def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, st
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    compare(measured, flags.FLAGS.inception, SHARE, "experiments.few_steps")
+    compare(measured, flags.FLAGS.inception, SHARE, "diffusion few_steps")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Prepares a folder of pictures with captions as a dataset, which training then reads by its name.
 
-    python -m experiments.image_folder --folder=photos --name=photos --side=64 --data_dir=data
-    python -m experiments.train --config=FILE --workdir=DIR --config.data.name=photos --config.data.dir=data
+    diffusion image_folder --folder=photos --name=photos --side=64 --data_dir=data
+    diffusion train --config=FILE --workdir=DIR --config.data.name=photos --config.data.dir=data
 
 FOLDER/metadata.csv has the columns file_name, caption and, by choice, category.
 """

@@ -1,11 +1,11 @@
 """Says what a run would need of its devices and how fast it could be, without any of them.
 
-    python -m experiments.plan --config=configs/imagenet256_dit.py
-    python -m experiments.plan --config=configs/imagenet256_dit.py --devices=64 --config.mesh.fsdp=64
-    python -m experiments.plan --config=configs/imagenet256_dit.py:7b --devices=64 --machine=v5p --out=plan.json
-    tpu/bin/python -m experiments.plan --config=configs/imagenet256_dit.py --devices=64 --machine=v5p --compile
+    diffusion plan --config=imagenet256_dit
+    diffusion plan --config=imagenet256_dit --devices=64 --config.mesh.fsdp=64
+    diffusion plan --config=imagenet256_dit:7b --devices=64 --machine=v5p --out=plan.json
+    tpu/bin/diffusion plan --config=imagenet256_dit --devices=64 --machine=v5p --compile
 
-Takes the config of a run as experiments.train does, and any mesh of --devices devices, by default of those that JAX
+Takes the config of a run as diffusion train does, and any mesh of --devices devices, by default of those that JAX
 finds on this machine. Bytes of the state are exact;
 every other figure is an estimate by formulas, and times are those of the makers' data sheets, which no program reaches.
 --compile compiles the step itself for a TPU, and says what XLA says

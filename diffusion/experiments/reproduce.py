@@ -1,8 +1,8 @@
 """Repeats one step of a run from a checkpoint, and says what in it is not finite.
 
-    python -m experiments.reproduce --workdir=runs/digits
-    python -m experiments.reproduce --workdir=runs/digits --config.optimizer.clip=1.0
-    python -m experiments.reproduce --workdir=runs/digits --step=1200
+    diffusion reproduce --workdir=runs/digits
+    diffusion reproduce --workdir=runs/digits --config.optimizer.clip=1.0
+    diffusion reproduce --workdir=runs/digits --step=1200
 
 A run that fails keeps the state before the step that failed in WORKDIR/failed. From it, the same program with the same
 batch and draws computes the same step on the same devices, bit for bit; a change of the config shows whether it would

@@ -1,8 +1,8 @@
 """Samples from a trained run, with the pictures that show them; or pictures of prompts by a published model.
 
-    python -m experiments.sample --workdir=runs/digits
-    python -m experiments.sample --workdir=runs/digits --config.sample.steps=8 --config.sample.guidance.scale=2.0
-    python -m experiments.sample --workdir=runs/digits --labels=3,8 --out=runs/digits/threes_and_eights
+    diffusion sample --workdir=runs/digits
+    diffusion sample --workdir=runs/digits --config.sample.steps=8 --config.sample.guidance.scale=2.0
+    diffusion sample --workdir=runs/digits --labels=3,8 --out=runs/digits/threes_and_eights
 
 Reads the run's config and the EMA weights of its latest checkpoint. Writes samples.npz (images uint8 [N, H, W, C],
 labels, seeds), samples.json (how they were made), samples.png and trajectory.png into the run folder, or into --out.
@@ -10,7 +10,7 @@ Each device of a process makes a part of every batch, and each of several proces
 a folder that all see. The same command goes on with samples that were interrupted. `--model` and `--again` are in
 from_prompt.py:
 
-    python -m experiments.sample --model=stable-diffusion-v1-5 --prompt="a cat on a mat" -n 4
+    diffusion sample --model=stable-diffusion-v1-5 --prompt="a cat on a mat" -n 4
 """
 
 from absl import flags

@@ -1,15 +1,15 @@
 """Runs many trainings, or many samplings of one, by a file that names what varies; goes on where it was stopped.
 
-    python -m experiments.sweep --sweep=configs/sweeps/digits_weightings.py --dry-run
-    python -m experiments.sweep --sweep=configs/sweeps/digits_weightings.py --workdir=runs/weightings --jobs=2
-    python -m experiments.sweep --workdir=runs/weightings --table --figures=fd_pixels,asked_class
+    diffusion sweep --sweep=digits_weightings --dry-run
+    diffusion sweep --sweep=digits_weightings --workdir=runs/weightings --jobs=2
+    diffusion sweep --workdir=runs/weightings --table --figures=fd_pixels,asked_class
 
 Each run has a folder DIR/NAME, named by what differs, and its commands (train, sample, evaluate by default) are
 ordinary ones, which --dry-run shows. A run that fails is left, and the others go on; --retry=1 tries failed runs once
 more, also those of an earlier time. At Ctrl-C or SIGTERM the running ones save, and the sweep ends; the same
 command goes on with all of them. --table works while the sweep runs, and writes table.md, table.csv and runs.csv.
 
-On a cluster each task runs one: --run=INDEX (launch.slurm_array, launch.kubernetes_array). See docs/sweeps.md.
+On a cluster each task runs one: --run=INDEX (diffusion launch slurm_array, or kubernetes_array). See docs/sweeps.md.
 
 Exit status: 0 all runs are done; 1 some failed, or were stopped by someone else; 2 a mistake, before anything started;
 130 after Ctrl-C, 143 after SIGTERM. With --run that of the run's command.
@@ -158,7 +158,7 @@ def _say_how_to_go_on(statuses: Sequence[str], directory: pathlib.Path, single: 
     if FAILED in statuses:
         print(f"Failed runs are tried again with --retry=1; their output is in {directory}/NAME/output.log")
     if not set(statuses) <= {DONE, FAILED}:
-        print(f"To go on:\n  {shlex.join(['python', '-m', 'experiments.sweep', *sys.argv[1:]])}")
+        print(f"To go on:\n  {workdir.command('diffusion sweep')}")
     if DONE in statuses and not single:
         print(f"The figures: {printed('sweep', f'--workdir={directory}', '--table')}")
 
@@ -178,7 +178,7 @@ def _main() -> None:
     if not settings.sweep:
         if not settings.workdir:
             raise ConfigError(
-                "--sweep is missing: the sweep to run, e.g. --sweep=configs/sweeps/digits_weightings.py; "
+                "--sweep is missing: the sweep to run, e.g. --sweep=digits_weightings; "
                 "or --workdir, with --table, of one that was begun."
             )
         if not settings.table:

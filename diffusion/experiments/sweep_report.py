@@ -1,7 +1,7 @@
 """Writes the report of a sweep, finished or not: one HTML file with its table, charts, pictures and commands.
 
-    python -m experiments.sweep_report --workdir=runs/weightings
-    python -m experiments.sweep_report --workdir=runs/weightings --watch=10
+    diffusion sweep_report --workdir=runs/weightings
+    diffusion sweep_report --workdir=runs/weightings --watch=10
 
 The file is DIR/report.html: open it from the disk, or send it round. With --watch it is written anew whenever something
 has changed, until the sweep is finished; a page that is open follows.

@@ -1,11 +1,11 @@
 """Trains a text-to-image model from captioned pictures: text encoder, autoencoder, denoiser, and one folder of all.
 
-    python -m experiments.text_demo --config=configs/text/shapes.py --workdir=runs/text
-    python -m experiments.text_demo --config=configs/text/shapes.py:tiny --workdir=runs/text_tiny
-    python -m experiments.sample --model=runs/text/model --prompt="a red circle above a blue square"
+    diffusion text_demo --config=text/shapes --workdir=runs/text
+    diffusion text_demo --config=text/shapes:tiny --workdir=runs/text_tiny
+    diffusion sample --model=runs/text/model --prompt="a red circle above a blue square"
 
     WORKDIR/tokenizer                         byte pairs of the captions' words
-    WORKDIR/encoder, autoencoder, denoiser    runs of experiments.train, with their checkpoints, metrics and curves
+    WORKDIR/encoder, autoencoder, denoiser    runs of diffusion train, with their checkpoints, metrics and curves
     WORKDIR/text_encoder, vae                 of the first two, as other programs read them
     WORKDIR/captions, latents                 what these make of the pictures and captions, for the third
     WORKDIR/model                             the model, with model_index.json
@@ -93,15 +93,15 @@ def run(
     tokenizer = folder / "tokenizer"
     if not tokenizer.is_dir():
         encode_text.vocabulary(data, tokenizer, config.vocabulary.size, config.vocabulary.length, place)
-    say(2, f"the text encoder, experiments.train -> {here}/encoder")
+    say(2, f"the text encoder, diffusion train -> {here}/encoder")
     if (status := _train(stage["encoder"], folder / "encoder", command)) or until == "encoder":
         return status
-    say(3, f"the autoencoder, experiments.train -> {here}/autoencoder")
+    say(3, f"the autoencoder, diffusion train -> {here}/autoencoder")
     if (status := _train(stage["autoencoder"], folder / "autoencoder", command)) or until == "autoencoder":
         return status
     say(4, f"captions and pictures, encoded once -> {here}/captions, {here}/latents")
     _encode(config, folder, data, place)
-    say(5, f"the denoiser, experiments.train -> {here}/denoiser")
+    say(5, f"the denoiser, diffusion train -> {here}/denoiser")
     if status := _train(stage["denoiser"], folder / "denoiser", command):
         return status
     model.pipeline(
@@ -211,7 +211,7 @@ def _encode(config: ConfigDict, folder: pathlib.Path, data: str, place: str) -> 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     given = flags.FLAGS
-    sys.exit(run(given.config, given.workdir, workdir.command("experiments.text_demo"), given.until))
+    sys.exit(run(given.config, given.workdir, workdir.command("diffusion text_demo"), given.until))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Compares few-step students of a text-to-image run with it: prompt adherence and distances, by network evaluations.
 
-    python -m experiments.train --config=configs/students/lcm.py:runs/text/denoiser --workdir=runs/text_students/lcm
-    python -m experiments.text_few_steps --teacher=runs/text/denoiser --students="runs/text_students/*" \\
+    diffusion train --config=students/lcm:runs/text/denoiser --workdir=runs/text_students/lcm
+    diffusion text_few_steps --teacher=runs/text/denoiser --students="runs/text_students/*" \\
         --out=runs/text_few_steps
 
-As `experiments.few_steps`, for runs on the captioned shapes: the prompts are the captions of the first training
-pictures, the judge of `experiments.text_report` reads the attributes that they request, and the Frechet distance, in
+As `diffusion few_steps`, for runs on the captioned shapes: the prompts are the captions of the first training
+pictures, the judge of `diffusion text_report` reads the attributes that they request, and the Frechet distance, in
 the judge's features, is to new pictures that are drawn as the training pictures are. Each run samples as its own config
 says, but for the number of steps. Writes table.md, few_steps.json, plot.png and samples.png (the same prompts and
 seeds, one below the other) into --out, and goes on where it was interrupted.
@@ -60,7 +60,7 @@ def prompts(config, number: int) -> Prompts:
     if config.model.name != "pixart" or config.data.name != "shapes":
         raise ConfigError(
             f"this run trains {config.model.name!r} on {config.data.name!r}; the judge reads pictures of "
-            "shapes alone. Valid: the denoiser of experiments.text_demo --config=configs/text/shapes.py, "
+            "shapes alone. Valid: the denoiser of diffusion text_demo --config=text/shapes, "
             "and its students. Runs of classes are compared by experiments.few_steps."
         )
     table = captions.read(config.data.text.dir)
@@ -104,7 +104,7 @@ def _new() -> tuple[np.ndarray, np.ndarray]:
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     reader = functools.cache(judge.reader)
-    few_steps.compare(lambda row: measured(row, reader), "", SHARE, "experiments.text_few_steps", judge.name())
+    few_steps.compare(lambda row: measured(row, reader), "", SHARE, "diffusion text_few_steps", judge.name())
 
 
 if __name__ == "__main__":

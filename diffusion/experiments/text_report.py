@@ -1,7 +1,7 @@
 """Measures a text-to-image model on the captioned shapes that it was trained on: report.json, report.md and pictures.
 
-    python -m experiments.text_report --model=runs/text/model --out=runs/text/report
-    python -m experiments.text_report --model=runs/text/model --out=runs/text/report --number=50 --parts=sweep,prompts
+    diffusion text_report --model=runs/text/model --out=runs/text/report
+    diffusion text_report --model=runs/text/model --out=runs/text/report --number=50 --parts=sweep,prompts
 
 A judge reads the attributes of the pictures: a network that was trained apart from the model, on pictures of its own.
 Its accuracy on real pictures stands beside every figure. The guidance is chosen on validation captions, all else is
@@ -95,7 +95,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     if model.side != 64:
         raise ConfigError(
             f"{folder} makes pictures of {model.side} pixels, and the shapes have 64: the judge does not "
-            "read others. Train on shapes: experiments.text_demo --config=configs/text/shapes.py."
+            "read others. Train on shapes: diffusion text_demo --config=text/shapes."
         )
     out.mkdir(parents=True, exist_ok=True)
     reader = judge.reader()

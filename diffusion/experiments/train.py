@@ -1,8 +1,8 @@
 """Trains a model as a config describes it; the same command goes on with a run that was stopped.
 
-    python -m experiments.train --config=configs/digits.py --workdir=runs/digits
-    python -m experiments.train --config=configs/digits.py --workdir=runs/digits --config.train.steps=4000
-    python -m experiments.train --config=configs/cifar10_dit.py:tiny --workdir=runs/c10 --config.data.dir=DIR
+    diffusion train --config=digits --workdir=runs/digits
+    diffusion train --config=digits --workdir=runs/digits --config.train.steps=4000
+    diffusion train --config=cifar10_dit:tiny --workdir=runs/c10 --config.data.dir=DIR
 
 Ctrl-C or SIGTERM (also to one process of several) finishes the step, saves, and says how to go on; once more, it ends
 at once. SIGUSR1 and SIGHUP stand for SIGTERM. A run that goes on computes what it would have computed undisturbed, bit
@@ -147,7 +147,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     try:
-        status = run(flags.FLAGS.config, flags.FLAGS.workdir, workdir.command("experiments.train"), flags.FLAGS.wandb)
+        status = run(flags.FLAGS.config, flags.FLAGS.workdir, workdir.command("diffusion train"), flags.FLAGS.wandb)
     except KeyboardInterrupt:
         print("ended at once; the same command goes on from the last checkpoint", file=sys.stderr)
         preemption.leave(128 + signal.SIGINT)

@@ -41,7 +41,7 @@ def parser(name: str, description: str, example: str, allow_abbrev: bool = False
         allow_abbrev: whether its options may be cut short.
     """
     return argparse.ArgumentParser(
-        prog=f"python -m launch.{name}",
+        prog=f"diffusion launch {name}",
         usage="%(prog)s [options] -- COMMAND ...",
         description=description,
         epilog=example,

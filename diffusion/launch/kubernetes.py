@@ -1,6 +1,6 @@
 r"""Writes the JobSet manifest of a `jax.distributed` job for Kubernetes, as JSON, and creates it.
 
-Each pod gets the command unchanged and the three variables from which experiments.train joins the job: the coordinator
+Each pod gets the command unchanged and the three variables from which diffusion train joins the job: the coordinator
 is pod 0 by its name in the JobSet's headless service, DIFFUSION_PROCESS_INDEX the pod's index in its job. When a pod
 fails, JobSet restarts all; a preemption does not count towards the limit of restarts, and a mistake in the command or
 the config is not tried again (JobSet 0.10 or later). No secret is written.
@@ -16,15 +16,15 @@ from collections.abc import Callable
 from diffusion.launch import command as launcher
 
 EXAMPLE = """example:
-  python -m launch.kubernetes --name=xl2 --image=registry.example.com/diffusion:1 --pods=4 --gpus=8 \\
+  diffusion launch kubernetes --name=xl2 --image=registry.example.com/diffusion:1 --pods=4 --gpus=8 \\
     --volume=runs:/runs --secret-env=WANDB_API_KEY=wandb:key -- \\
-    python -m experiments.train --config=configs/imagenet256_dit.py --workdir=/runs/xl2"""
+    diffusion train --config=imagenet256_dit --workdir=/runs/xl2"""
 SECRET_NAME = re.compile("TOKEN|KEY|SECRET|PASSWORD")
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 PORT = 8476  # where pod 0 coordinates, in its own network
 WORKER = "worker"  # the one replicated job, whose pods are the processes
 INDEX = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
-SAVED = 143  # the exit status of experiments.train when it has saved after SIGTERM
+SAVED = 143  # the exit status of diffusion train when it has saved after SIGTERM
 MISTAKES = (2, 126, 127)  # a mistake in the config or the command line; a shell that cannot run it, or finds none
 
 
@@ -249,7 +249,7 @@ def main(argv: list[str]) -> int:
     options, command = parse(argv)
     text = json.dumps(manifest(options, command), indent=2) + "\n"
     return launcher.hand_over(
-        "launch.kubernetes",
+        "diffusion launch kubernetes",
         text,
         options,
         ["kubectl", "create", "-f", "-"],

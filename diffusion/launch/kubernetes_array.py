@@ -1,6 +1,6 @@
 r"""Writes the manifest of a sweep as an indexed Job for Kubernetes, as JSON, and creates it: one pod for each run.
 
-Pod i runs COMMAND with --run=i at its end, as experiments.sweep takes it. A run that fails is tried again --retries
+Pod i runs COMMAND with --run=i at its end, as diffusion sweep takes it. A run that fails is tried again --retries
 times and ends no other; a mistake in its config is final; a preempted pod is replaced free of charge, and its run goes
 on from what it saved (Kubernetes 1.33 or later, or 1.29 with JobBackoffLimitPerIndex). No secret is written.
 """
@@ -14,9 +14,9 @@ from diffusion.launch import command as launcher
 from diffusion.launch import kubernetes
 
 EXAMPLE = """example:
-  python -m launch.kubernetes_array --name=weightings --image=registry.example.com/diffusion:1 --runs=45 --at-once=8 \\
+  diffusion launch kubernetes_array --name=weightings --image=registry.example.com/diffusion:1 --runs=45 --at-once=8 \\
     --gpus=1 --volume=runs:/runs -- \\
-    python -m experiments.sweep --sweep=configs/sweeps/digits_weightings.py --workdir=/runs/weightings"""
+    diffusion sweep --sweep=digits_weightings --workdir=/runs/weightings"""
 VARIABLE = "DIFFUSION_RUN"  # the index of a pod, in its command
 
 
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
     options, command = parse(argv)
     text = json.dumps(manifest(options, command), indent=2) + "\n"
     return launcher.hand_over(
-        "launch.kubernetes_array",
+        "diffusion launch kubernetes_array",
         text,
         options,
         ["kubectl", "create", "-f", "-"],

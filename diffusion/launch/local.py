@@ -1,6 +1,6 @@
 """Runs one command as several processes of one `jax.distributed` job on this machine.
 
-Each process gets the command unchanged and three environment variables, from which experiments.train joins the job:
+Each process gets the command unchanged and three environment variables, from which diffusion train joins the job:
 DIFFUSION_COORDINATOR (127.0.0.1:port), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX. Lines of output carry the
 index of their process. DIFFUSION_LAUNCHER holds the words before the command, for what a run says of how to go on.
 Signals are passed on (Ctrl-C, SIGTERM, SIGUSR1, SIGHUP). When a process fails, the others are ended; where the launcher
@@ -21,14 +21,15 @@ import threading
 import time
 from typing import NamedTuple
 
+from diffusion import commands
 from diffusion.launch import command as launcher
 from diffusion.launch.guard import Guard
 
 NOTICES = (signal.SIGUSR1, signal.SIGHUP)  # SLURM's warning and a lost terminal: passed on, however often they come
 LINES_KEPT = 30  # of a process's errors, shown again when it fails: what the others say meanwhile would bury them
 EXAMPLE = """example:
-  python -m launch.local --processes=2 -- \\
-    python -m experiments.train --config=configs/digits.py --workdir=runs/two"""
+  diffusion launch local --processes=2 -- \\
+    diffusion train --config=digits --workdir=runs/two"""
 
 
 class Process(NamedTuple):
@@ -51,7 +52,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = launcher.parser(
         "local",
         "Run COMMAND as several processes of one jax.distributed job on this machine. The word `python` "
-        "at its start means the interpreter that runs the launcher.",
+        "or `diffusion` at its start means the interpreter that runs the launcher.",
         EXAMPLE,
         allow_abbrev=True,
     )
@@ -218,7 +219,7 @@ def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Gu
 
 
 def _say(text: str) -> None:
-    print(f"launch.local: {text}", file=sys.stderr, flush=True)
+    print(f"diffusion launch local: {text}", file=sys.stderr, flush=True)
 
 
 def main(argv: list[str]) -> int:
@@ -231,8 +232,7 @@ def main(argv: list[str]) -> int:
         The exit status.
     """
     options, command = parse(argv)
-    if command[0] == "python":
-        command = [sys.executable, *command[1:]]
+    command = commands.as_process(command)
     port = free_port()
     added = [
         variables(i, options.processes, port, options.devices_per_process, dict(os.environ))
@@ -247,7 +247,7 @@ def main(argv: list[str]) -> int:
     heard = [number for number in NOTICES if signal.getsignal(number) != signal.SIG_IGN]  # SIGHUP under nohup
     for number in (signal.SIGINT, signal.SIGTERM, *heard):
         signal.signal(number, lambda got, frame: signals.put(got))
-    launcher = {"DIFFUSION_LAUNCHER": shlex.join(["python", "-m", "launch.local", *argv[: argv.index("--")], "--"])}
+    launcher = {"DIFFUSION_LAUNCHER": commands.line("launch local", *argv[: argv.index("--")], "--")}
     processes = []
     guard = Guard()
     try:
@@ -255,10 +255,7 @@ def main(argv: list[str]) -> int:
             processes.append(start(command, i, names | launcher, guard))
         return wait(processes, signals, options.grace, guard)
     except OSError as error:
-        _say(
-            f"cannot run {command[0]!r}: {error.strerror}. Write the command after --, e.g. python -m "
-            "experiments.train ..."
-        )
+        _say(f"cannot run {command[0]!r}: {error.strerror}. Write the command after --, e.g. diffusion train ...")
         return 127 if isinstance(error, FileNotFoundError) else 126
     finally:
         signal_all(processes, signal.SIGKILL)  # none outlives the launcher

@@ -1,6 +1,6 @@
 r"""Writes the sbatch file of a `jax.distributed` job for SLURM, and submits it.
 
-Each task gets the command unchanged and the three variables from which experiments.train joins the job:
+Each task gets the command unchanged and the three variables from which diffusion train joins the job:
 DIFFUSION_COORDINATOR (the first host of the job, a port made of its id), DIFFUSION_PROCESS_COUNT and
 DIFFUSION_PROCESS_INDEX; with GPUs also JAX_LOCAL_DEVICE_IDS, without which JAX takes one GPU a process inside SLURM.
 SLURM sends the tasks SIGTERM before the time limit and on preemption; a run that then saves and exits with 143 is put
@@ -18,9 +18,9 @@ from collections.abc import Callable
 from diffusion.launch import command as launcher
 
 EXAMPLE = """example:
-  python -m launch.slurm --nodes=2 --gpus-per-node=8 --partition=gpu --time=12:00:00 --cpus-per-task=32 -- \\
-    python -m experiments.train --config=configs/imagenet256_dit.py --workdir=/shared/runs/xl2"""
-SAVED = 143  # the exit status of experiments.train when it has saved after SIGTERM
+  diffusion launch slurm --nodes=2 --gpus-per-node=8 --partition=gpu --time=12:00:00 --cpus-per-task=32 -- \\
+    diffusion train --config=imagenet256_dit --workdir=/shared/runs/xl2"""
+SAVED = 143  # the exit status of diffusion train when it has saved after SIGTERM
 OWN = re.compile(  # options of sbatch that this launcher writes, or that would change what the tasks see
     r"--(nodes|n?tasks.*|gpu.*|gres.*|cpus-per-(task|gpu)|signal|requeue|no-requeue|open-mode|job-name|partition|time|"
     r"output|array|account|distribution|wrap)([= ].*)?"
@@ -252,7 +252,7 @@ def main(argv: list[str]) -> int:
     """Runs the launcher on arguments without the program's name; returns the exit status."""
     options, command = parse(argv)
     return launcher.hand_over(
-        "launch.slurm",
+        "diffusion launch slurm",
         script(options, command),
         options,
         ["sbatch"],

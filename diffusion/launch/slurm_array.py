@@ -1,8 +1,8 @@
 r"""Writes the sbatch file of a sweep as a SLURM array, one task for each run, and submits it.
 
-Task i runs COMMAND with --run=i at its end, as experiments.sweep takes it. A task that saves at the time limit or
-before a preemption goes back into the queue, as those of launch.slurm do; one that fails ends no other. To try the
-failed runs once more submit the same again: tasks whose run is done end at once.
+Task i runs COMMAND with --run=i at its end, as diffusion sweep takes it. A task that saves at the time limit or
+before a preemption goes back into the queue, as those of diffusion launch slurm do; one that fails ends no other. To
+try the failed runs once more submit the same again: tasks whose run is done end at once.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from diffusion.launch import command as launcher
 from diffusion.launch import slurm
 
 EXAMPLE = """example:
-  python -m launch.slurm_array --runs=45 --at-once=8 --gpus-per-task=1 --time=2:00:00 -- \\
-    python -m experiments.sweep --sweep=configs/sweeps/digits_weightings.py --workdir=/shared/runs/weightings"""
+  diffusion launch slurm_array --runs=45 --at-once=8 --gpus-per-task=1 --time=2:00:00 -- \\
+    diffusion sweep --sweep=digits_weightings --workdir=/shared/runs/weightings"""
 # To squeue and scontrol the SLURM_JOB_ID of an array's last task is the id of the array, and means all of its tasks.
 TASK = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 SCRIPT = (
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int:
     """Runs the launcher on arguments without the program's name; returns the exit status."""
     options, command = parse(argv)
     return launcher.hand_over(
-        "launch.slurm_array",
+        "diffusion launch slurm_array",
         script(options, command),
         options,
         ["sbatch"],

@@ -16,8 +16,8 @@ import sys
 from diffusion.launch import command as launcher
 
 EXAMPLE = """example:
-  python -m launch.tpu --name=my-pod --zone=us-east5-a --directory=diffusion -- \\
-    .venv/bin/python -m experiments.train --config=configs/imagenet256_dit.py --workdir=/mnt/filestore/runs/xl2"""
+  diffusion launch tpu --name=my-pod --zone=us-east5-a --directory=diffusion -- \\
+    .venv/bin/diffusion train --config=imagenet256_dit --workdir=/mnt/filestore/runs/xl2"""
 OWN = re.compile(r"--(command|worker|zone|project|dry-run)([= ].*)?")  # flags of gcloud that this launcher writes
 
 
@@ -124,8 +124,8 @@ def main(argv: list[str]) -> int:
         return 0
     if shutil.which("gcloud") is None:
         print(
-            "launch.tpu: there is no gcloud on PATH. Install the Google Cloud SDK, or use --dry-run to see the "
-            "command line.",
+            "diffusion launch tpu: there is no gcloud on PATH. Install the Google Cloud SDK, or use --dry-run to "
+            "see the command line.",
             file=sys.stderr,
         )
         return 127

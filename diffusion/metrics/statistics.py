@@ -130,12 +130,12 @@ def _read_own(path: pathlib.Path) -> Statistics:
     except limits.Refused as refused:
         raise StatisticsError(
             f"{refused} It holds no statistics of features as they are made by python -m "
-            "experiments.evaluate --reference=NAME@SPLIT --out=FILE.safetensors."
+            "diffusion evaluate --reference=NAME@SPLIT --out=FILE.safetensors."
         ) from refused
     except (KeyError, TypeError, AttributeError) as error:
         raise StatisticsError(
             f"{path} holds no statistics of features: they are made by python -m "
-            "experiments.evaluate --reference=NAME@SPLIT --out=FILE.safetensors."
+            "diffusion evaluate --reference=NAME@SPLIT --out=FILE.safetensors."
         ) from error
     return Statistics(moments, count, about)
 

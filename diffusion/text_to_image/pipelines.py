@@ -220,7 +220,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         single = folder.suffix == ".safetensors" and folder.is_file()
         raise FileNotFoundError(
-            f"{folder} is a single file; experiments.convert makes a folder of each network in it."
+            f"{folder} is a single file; diffusion convert makes a folder of each network in it."
             if single
             else f"{path}: there is no such file; a text-to-image model is a folder with model_index.json and one for "
             "each of its networks, as diffusers' save_pretrained writes it."

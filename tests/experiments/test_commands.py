@@ -1,11 +1,14 @@
 """Every command explains itself, with an example, and keeps the arguments that it was started with."""
 
+import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
+from diffusion.commands import as_process, current, line, name_of, purposes
+from diffusion.experiments.config import recipes
 from diffusion.experiments.evaluation import comparison, image_metrics, model_metrics
 from diffusion.metrics import protocols
 from tests import commands
@@ -13,20 +16,72 @@ from tests.conformance import slow_but
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 MAINS = (
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__").removeprefix("diffusion.")
-    for folder in ("diffusion/experiments", "diffusion/launch", "benchmarks")
-    for path in (ROOT / folder).rglob("*.py")
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+    for path in (ROOT / "benchmarks").rglob("*.py")
     if '__name__ == "__main__"' in path.read_text()
 )
 # What a benchmark starts, in another environment, is no command of a user.
-COMMANDS = sorted(name for name in MAINS if not (name.startswith("benchmarks.peers.") or name.endswith("worker")))
-FAST = ("experiments.train", "experiments.sample", "experiments.evaluate", "launch.local", "benchmarks.train_step")
+BENCHMARKS = [name for name in MAINS if not (name.startswith("benchmarks.peers.") or name.endswith("worker"))]
+NAMES = sorted(purposes())
+COMMANDS = [f"diffusion {name}" for name in NAMES] + [f"python -m {name}" for name in BENCHMARKS]
+FAST = (
+    "diffusion train", "diffusion sample", "diffusion evaluate", "diffusion launch local",
+    "python -m benchmarks.train_step",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("command", slow_but([(name,) for name in FAST], [(name,) for name in COMMANDS]))
 def test_help_holds_an_example(command):
-    found = commands.run("-m", command, "--help")
-    assert f"python -m {command} " in found.stdout, found.stderr
+    found = commands.run(*command.removeprefix("python ").split(), "--help")
+    playground = command == "diffusion playground"  # it has an environment of its own
+    assert f"{'python -m ' * playground}{command} " in found.stdout, found.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], []])
+def test_the_programs_help_lists_every_command_in_a_line_and_imports_no_library(words):
+    code = "import runpy, sys\ntry: runpy.run_module('diffusion', run_name='__main__', alter_sys=True)\n"
+    code += "finally: print(sorted({'jax', 'numpy', 'absl'} & sys.modules.keys()), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stderr == "[]\n"
+    lines = [line.split("  ")[1] for line in done.stdout.splitlines() if line.startswith("  ") and "--" not in line]
+    assert sorted(lines) == NAMES
+    assert {"train", "playground", "text_model", "launch slurm"} <= set(NAMES) and "launch guard" not in NAMES
+
+
+@pytest.mark.parametrize(
+    "words, nearest",
+    [(["trian", "--config=digits"], "'train'"), (["launch", "locl"], "'launch local'"), (["sample-text"], "'sample'")],
+)
+def test_an_unknown_command_is_answered_with_the_nearest(words, nearest):
+    done = commands.run("diffusion", *words)
+    assert done.returncode == 2 and f"Did you mean {nearest}?" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_command_line_is_known_in_every_spelling():
+    words = ["--workdir=runs/a b"]
+    for spelling in (
+        ["diffusion", "train"],
+        ["python", "-m", "diffusion", "train"],
+        ["python", "-m", "experiments.train"],
+    ):
+        assert current([*spelling, *words]) == ["diffusion", "train", *words]
+        assert name_of([*spelling, *words]) == "train"
+    assert line("launch local", *words) == "diffusion launch local '--workdir=runs/a b'"
+    for other in (["python", "-m", "mypaper.train"], ["python", "experiments.py"], ["./diffusion.sh", "train"]):
+        assert current(other) == other and name_of(other) == ""
+
+
+def test_a_folder_of_the_same_name_is_not_started(tmp_path, monkeypatch):
+    """The process that a command starts in a user's folder has the package of the command."""
+    for name in ("diffusion", "experiments", "configs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise SystemExit('the user's {name}')")
+        (tmp_path / name / "digits.py").write_text(f"raise SystemExit('the user's {name}/digits')")
+    monkeypatch.chdir(tmp_path)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(as_process(["diffusion", "--version"]), env=env, capture_output=True, text=True)
+    assert done.stdout.startswith("diffusion "), done.stderr
+    assert recipes.load("digits").data.name == "digits"
 
 
 LIBRARIES = ("jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "matplotlib", "scipy", "PIL")
@@ -45,8 +100,9 @@ for words in COMMANDS:
     print("==", *words, file=sys.stderr, flush=True)
     if os.fork() == 0:
         sys.meta_path.insert(0, Named())
-        sys.argv = ["-m", *words[1:]]
-        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        module, *arguments = words[2:] if words[0] == "python" else words
+        sys.argv = ["-m", *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
         sys.exit()
     os.wait()
 """
@@ -62,27 +118,27 @@ def started(*lines: tuple[str, ...]) -> dict[str, str]:
 
 def test_help_is_answered_without_the_libraries():
     """They take seconds to import."""
-    names = [name for name in COMMANDS if not name.startswith("benchmarks.gpu.")]  # stages, which a benchmark starts
-    found = started(*((name, "--help") for name in names))
+    names = [name for name in COMMANDS if "benchmarks.gpu." not in name]  # stages, which a benchmark starts
+    found = started(*((*name.split(), "--help") for name in names))
     assert found == {f"{name} --help": "" for name in names}
-    assert {"experiments.sample --help", "experiments.playground --help"} <= found.keys()
+    assert {"diffusion sample --help", "diffusion playground --help"} <= found.keys()
 
 
 def test_a_command_says_that_it_begins_and_what_is_wrong_before_it_imports_the_libraries(tmp_path):
     found = started(
-        ("experiments.train", "--config=configs/digits.py", f"--workdir={tmp_path}"),
-        ("experiments.train", "--config=configs/digitz.py", f"--workdir={tmp_path}"),
-        ("experiments.evaluate", f"--workdir={tmp_path}/none"),
+        ("diffusion", "train", "--config=digits", f"--workdir={tmp_path}"),
+        ("diffusion", "train", "--config=configs/digitz.py", f"--workdir={tmp_path}"),
+        ("diffusion", "evaluate", f"--workdir={tmp_path}/none"),
     )
     begun, unknown, none = found.values()
-    assert begun == "experiments.train: loading the libraries\nimports jax\n"
-    assert "there is no config file 'configs/digitz.py'" in unknown and "imports" not in unknown
+    assert begun == "diffusion train: loading the libraries\nimports jax\n"
+    assert "there is no recipe file 'configs/digitz.py'" in unknown and "imports" not in unknown
     assert "none: there is no run" in none and "imports" not in none
 
 
 def test_the_help_of_evaluate_names_what_there_is():
     """It is written out: the modules that hold these tables take seconds to import."""
-    said = " ".join(commands.run("-m", "experiments.evaluate", "--help").stdout.split())
+    said = " ".join(commands.run("diffusion", "evaluate", "--help").stdout.split())
     assert f"prepared: {', '.join(protocols.PROTOCOLS)}" in said
     assert f"without --workdir: {', '.join(comparison.FEATURES)}" in said
     assert f"figures, of {','.join(image_metrics.METRICS)}; {','.join(comparison.DEFAULT)} by default" in said

@@ -141,10 +141,10 @@ def test_report(folder, config):
         "nfe": 39,
         "checkpoint": {"step": 7, "weights": "ema"},
         "config": "abc",
-        "command": "python -m experiments.sample --workdir=x",
+        "command": "diffusion sample --workdir=x",
     }
     (folder / "samples.json").write_text(json.dumps(sampling))
-    content = evaluate.run(config, folder, "python -m experiments.evaluate --workdir=x", QUICK)
+    content = evaluate.run(config, folder, "diffusion evaluate --workdir=x", QUICK)
     assert json.loads((folder / "report.json").read_text()) == content
     protocol = content["protocol"]
     assert protocol["dataset"] | {"split": "test", "split_size": 359, "train_size": 1258} == protocol["dataset"]
@@ -159,8 +159,8 @@ def test_report(folder, config):
         "39 network evaluations",
         "ema of step 7",
         "scale 1.05",
-        "python -m experiments.sample --workdir=x",
-        "python -m experiments.evaluate --workdir=x",
+        "diffusion sample --workdir=x",
+        "diffusion evaluate --workdir=x",
         "1,258",
         "359",
     ):
@@ -169,7 +169,7 @@ def test_report(folder, config):
     console = Console(file=io.StringIO(), width=100)
     run_report.show(content, folder, console, run="runs/of")
     shown = console.file.getvalue()
-    assert "experiments.sample --workdir=runs/of --config.sample.steps" in shown  # and not the samples' folder
+    assert "diffusion sample --workdir=runs/of --config.sample.steps" in shown  # and not the samples' folder
     assert f"{ratio:.2f}" in shown and "Look at:" in shown and "Try next:" in shown and "report.md" in shown
     left = {path.name for path in folder.iterdir()}
     assert not {name for name in left if name.endswith((".tmp", ".new"))}
@@ -182,7 +182,7 @@ def test_without_samples_json_the_report_says_so(folder, config):
 
 def test_missing_samples_name_the_command(folder):
     (folder / "samples.npz").unlink()
-    with pytest.raises(WorkdirError, match=r"python -m experiments\.sample --workdir="):
+    with pytest.raises(WorkdirError, match=r"diffusion sample --workdir="):
         read_samples(folder)
 
 
@@ -251,8 +251,8 @@ def test_command_line(folder):
         return commands.run("-m", "experiments.evaluate", *args)
 
     shown = call("--help")
-    assert "python -m experiments.evaluate --workdir=runs/digits" in shown.stdout
+    assert "diffusion evaluate --workdir=runs/digits" in shown.stdout
     (folder / "samples.npz").unlink()
     missing = call(f"--workdir={folder}")
-    assert missing.returncode == 1 and "python -m experiments.sample" in missing.stderr
+    assert missing.returncode == 1 and "diffusion sample" in missing.stderr
     assert "Traceback" not in missing.stderr

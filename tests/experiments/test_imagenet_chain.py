@@ -54,9 +54,9 @@ def imagenet(tmp_path_factory):
 
 
 def of_docstring(recipe: str) -> list[list[str]]:
-    """The words after "python" of each command in a recipe's docstring."""
+    """The words of each command in a recipe's docstring."""
     text = ast.get_docstring(ast.parse((ROOT / f"configs/{recipe}.py").read_text())).replace("\\\n", " ")
-    return [shlex.split(line)[1:] for line in re.findall(r"^ *(python -m experiments\..*)$", text, re.MULTILINE)]
+    return [shlex.split(line) for line in re.findall(r"^ *(diffusion \w+ --.*)$", text, re.MULTILINE)]
 
 
 def test_squares_of_a_dataset_of_any_sizes(imagenet):
@@ -75,14 +75,14 @@ def test_the_commands_of_the_docstring_run_from_pictures_to_fid(recipe, imagenet
     """Encode, train, sample and evaluate as the docstring says, with the tiny preset and a made autoencoder."""
     inception = os.environ.get("DIFFUSION_INCEPTION", "")
     written = of_docstring(recipe)
-    assert [words[1].removeprefix("experiments.") for words in written] == ["encode", "train", "sample", "evaluate"]
+    assert [words[1] for words in written] == ["encode", "train", "sample", "evaluate"]
     vae = made(tmp_path / "vae", levels=4, channels=3)
     env = {**os.environ, "TFDS_DATA_DIR": imagenet}
     ours = {
         "=VAE": f"={vae}",
         "=latents/": f"={tmp_path}/latents/",
         "=runs/": f"={tmp_path}/runs/",
-        f"{recipe}.py": f"{recipe}.py:tiny",
+        f"--config={recipe}": f"--config={recipe}:tiny",
         "=INCEPTION": f"={inception}",
     }
     run = tmp_path / "runs" / recipe.removeprefix("imagenet256_")
@@ -90,7 +90,7 @@ def test_the_commands_of_the_docstring_run_from_pictures_to_fid(recipe, imagenet
     def execute(words):
         for old, new in ours.items():
             words = [word.replace(old, new) for word in words]
-        if words[1] == "experiments.train":
+        if words[1] == "train":
             words.append(f"--config.data.latents.dir={tmp_path}/latents/imagenet256")
         done = commands.run(*words, env=env, timeout=900)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"

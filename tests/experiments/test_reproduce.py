@@ -6,13 +6,13 @@ import pathlib
 import re
 import shlex
 import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from configs import digits
+from diffusion.commands import as_process
 from diffusion.experiments import reproduce, train
 from diffusion.experiments.run import failure
 from diffusion.training import state
@@ -35,9 +35,7 @@ def tiny(**changes):
 
 def command(words):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(
-        [sys.executable, *words[1:]], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180
-    )
+    return subprocess.run(as_process(words), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
 
 
 def files(folder):
@@ -67,7 +65,7 @@ def test_the_printed_command_repeats_the_failure_and_names_it(tmp_path, exploded
     assert f"kept in {exploded}/failed/checkpoints/1." in told
     before = files(exploded)
     words = shlex.split(told.split("what is not finite:\n")[1].splitlines()[0])
-    assert words == ["python", "-m", "experiments.reproduce", f"--workdir={exploded}"]
+    assert words == ["diffusion", "reproduce", f"--workdir={exploded}"]
     done = command(words)
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
@@ -142,7 +140,7 @@ def test_a_later_failure_takes_the_place_of_an_earlier_one(tmp_path):
 def test_on_a_mesh_of_devices_and_processes(tmp_path, flags):
     """The same launcher starts both commands; the step that fails and the healthy one are those of the run."""
     processes = [] if any("processes=2" in flag for flag in flags) else ["--processes=1"]
-    launch = ["python", "-m", "launch.local", *processes, *flags, "--", "python", "-m"]
+    launch = ["diffusion", "launch", "local", *processes, *flags, "--", "diffusion"]
     values = {
         **TINY,
         **STEPS,
@@ -152,8 +150,8 @@ def test_on_a_mesh_of_devices_and_processes(tmp_path, flags):
         "train.batch_size": 8,
     }
     words = [f"--config.{name}={value}" for name, value in values.items() if not isinstance(value, tuple)]
-    done = command([*launch, "experiments.train", "--config=configs/digits.py", f"--workdir={tmp_path}", *words])
+    done = command([*launch, "train", "--config=digits", f"--workdir={tmp_path}", *words])
     assert "not finite in step 1 " in done.stdout, done.stderr
-    done = command([*launch, "experiments.reproduce", f"--workdir={tmp_path}"])
+    done = command([*launch, "reproduce", f"--workdir={tmp_path}"])
     assert "step 1 (counted from 0), examples 8 to 15: NOT FINITE" in done.stdout, done.stderr
     assert ("the first" in done.stdout) == bool(processes)  # the operation is sought in one process alone

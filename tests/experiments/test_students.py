@@ -341,7 +341,7 @@ def test_one_command_compares(teacher, tmp_path):
 
 
 def test_a_recipe_without_a_teacher_says_so():
-    with pytest.raises(ConfigError, match=r"'no/such' holds no run .* configs/students/turbo.py:runs/digits"):
+    with pytest.raises(ConfigError, match=r"'no/such' holds no run .* students/turbo:runs/digits"):
         recipes.load(f"{ROOT}/configs/students/turbo.py:no/such")
 
 

@@ -412,7 +412,7 @@ def test_folder_in_use(tmp_path):
 
 def command_line(*arguments, **options):
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-u", "-m", "experiments.train", *arguments]
+    command = [sys.executable, "-u", "-m", "diffusion", "train", *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -431,8 +431,8 @@ def test_ctrl_c_on_the_command_line(tmp_path):
     stopped = checkpoints.latest(tmp_path / "run")
     assert f"stopped at step {stopped} of 99999" in told and stopped >= 1
     words = shlex.split(told.split("To go on:\n")[1])
-    assert words[:3] == ["python", "-m", "experiments.train"]
-    second = command_line(*words[3:], f"--config.train.steps={stopped + 1}")
+    assert words[:2] == ["diffusion", "train"]
+    second = command_line(*words[2:], f"--config.train.steps={stopped + 1}")
     told, errors = second.communicate(timeout=60)
     assert second.returncode == 0, errors
     assert f"from step {stopped} of {stopped + 1}" in told
@@ -443,8 +443,8 @@ def test_ctrl_c_on_the_command_line(tmp_path):
 def test_two_processes_equal_one(straight, tmp_path):
     """Each reads its half of every batch; the losses agree with those of one process up to the order of sums."""
     flags = [f"--config.{name}={value}" for name, value in TINY.items() if not isinstance(value, tuple)]
-    train_command = ["python", "-m", "experiments.train", "--config=configs/digits.py", f"--workdir={tmp_path}", *flags]
-    command = [sys.executable, "-m", "launch.local", "--processes=2", "--", *train_command]
+    train_command = ["diffusion", "train", "--config=digits", f"--workdir={tmp_path}", *flags]
+    command = [sys.executable, "-m", "diffusion", "launch", "local", "--processes=2", "--", *train_command]
     command += ["--config.evaluate.every=10"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -460,6 +460,6 @@ def test_two_processes_equal_one(straight, tmp_path):
 
 
 def test_help_shows_an_example():
-    told = commands.run("-m", "experiments.train", "--help").stdout
-    assert "python -m experiments.train --config=configs/digits.py --workdir=runs/digits" in told
+    told = commands.run("diffusion", "train", "--help").stdout
+    assert "diffusion train --config=digits --workdir=runs/digits" in told
     assert "--workdir" in told and "--config" in told and "143" in told

@@ -77,7 +77,7 @@ def test_each_process_is_told_its_place(tmp_path):
 
 def test_a_process_is_told_how_it_was_launched(tmp_path):
     done = launch(tmp_path, "import os; print(os.environ['DIFFUSION_LAUNCHER'])", "--processes=1", "--grace=7")
-    assert done.stdout.strip() == "[0] python -m launch.local --processes=1 --grace=7 --"
+    assert done.stdout.strip() == "[0] diffusion launch local --processes=1 --grace=7 --"
 
 
 def test_output_keeps_its_stream_and_its_lines(tmp_path):

@@ -44,7 +44,7 @@ def test_a_signal_saves_and_says_how_to_go_on(driver, tmp_path, number):
     assert time.monotonic() - began < GRACE
     step = int(re.search(r"stopped at step (\d+) of", result.out)[1])
     assert checkpoints.steps(tmp_path) == [step]
-    assert f"python -m experiments.train --config=configs/digits.py --workdir={tmp_path}" in result.out
+    assert f"diffusion train --config=configs/digits.py --workdir={tmp_path}" in result.out
     again = driver.train(tmp_path, {"train.steps": step + 1})
     assert again.status == 0 and f"from step {step} of {step + 1}" in again.out
 

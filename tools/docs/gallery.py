@@ -13,7 +13,6 @@ import json
 import pathlib
 import shutil
 import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from jax import Array
 from matplotlib.figure import Figure
 
 from diffusion import editing, samplers, timesteps
+from diffusion.commands import as_process
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.config import ConfigError, command_line, names, resolve, unknown
 from diffusion.experiments.config.extensions import printed
@@ -51,7 +51,7 @@ LEGEND = {
     "handlelength": 1.2,
     "handletextpad": 0.5,
 }
-SWEEP = "configs/sweeps/digits_steps.py"
+SWEEP = "digits_steps"
 
 
 # ==== What is shown of editing: these functions are printed on the page ====
@@ -342,8 +342,8 @@ def sweep(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     from tests import browser
 
     where = folder.parent / f"{folder.name}_steps"
-    command = ["python", "-m", "experiments.sweep", f"--sweep={SWEEP}", f"--workdir={where}"]
-    subprocess.run([sys.executable, *command[1:]], check=True)  # what is done already is not done again
+    words = (f"--sweep={SWEEP}", f"--workdir={where}")
+    subprocess.run(as_process(["diffusion", "sweep", *words]), check=True)  # what is done already is not done again
     if browser.installed():
         with browser.open(size=(1180, 1330)) as page:
             page.visit((where / "report.html").resolve().as_uri())
@@ -351,8 +351,8 @@ def sweep(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     else:
         print(f"{place / 'sweep.png'} stays as it is: {browser.MISSING}")
     return Shown(
-        _shell(" ".join(command)),
-        f"[Samplers by their steps](../../{SWEEP}) of the run above: the report "
+        _shell("sweep", *words),
+        f"[Samplers by their steps](../../configs/sweeps/{SWEEP}.py) of the run above: the report "
         "that a sweep writes while it runs, one file that works offline: [sweeps](../sweeps.md).",
     )
 
@@ -393,7 +393,7 @@ Every picture is of one run, the digits of `make demo` (8x8 pixels, 1,258 traini
 cores), and was made by one command:
 
 ```sh
-{printed("gallery", f"--workdir={folder}")}
+python -m tools.docs.gallery --workdir={folder}
 ```
 
 Text to image and its edits, of the model of `make demo-text`: [its report](text/report.md).
@@ -401,8 +401,8 @@ Text to image and its edits, of the model of `make demo-text`: [its report](text
     return "\n".join([head, *(part.rstrip("\n") + "\n" for part in sections)])
 
 
-def _shell(module: str, *words: str) -> str:
-    return f"```sh\n{printed(module, *words)}\n```"
+def _shell(name: str, *words: str) -> str:
+    return f"```sh\n{printed(name, *words)}\n```"
 
 
 def _python(*functions: Callable) -> str:
@@ -414,7 +414,7 @@ def _python(*functions: Callable) -> str:
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
     if not source.is_file():
         raise ConfigError(
-            f"{source} is not there: sample and evaluate the run first (experiments.sample, experiments.evaluate)."
+            f"{source} is not there: sample and evaluate the run first (diffusion sample, diffusion evaluate)."
         )
     with files.whole(target) as file, open(source, "rb") as original:
         shutil.copyfileobj(original, file)

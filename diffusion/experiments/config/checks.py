@@ -264,7 +264,7 @@ def _check_latents(config: Mapping) -> None:
         raise ConfigError(
             f"config.data.augment = {plain(data['augment'])!r} changes pictures, and "
             f"config.data.latents.dir = {data['latents']['dir']!r} holds latents. Valid: (); "
-            "experiments.encode --flip keeps those of mirrored pictures."
+            "diffusion encode --flip keeps those of mirrored pictures."
         )
     if config["evaluate"]["every"] and not data["latents"]["autoencoder"]:
         raise ConfigError(

@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
+from diffusion import commands
 from diffusion.experiments.config import ConfigError, recipes, versions
 from diffusion.experiments.config.extensions import extend, printed
 from diffusion.io import file_systems, limits
@@ -26,7 +27,7 @@ def _define_extend() -> None:
 
 
 def flag() -> flags.FlagHolder:
-    """Defines `--config=FILE[:PRESET]` with `--config.a.b=value` for any value of it; the command starts by `run`.
+    """Defines `--config=RECIPE[:PRESET]` with `--config.a.b=value` for any value of it; the command starts by `run`.
 
     Unknown fields are accepted here and refused by `checks.validate`, which knows what each name takes: that lets
     `--config.schedule.name=cosine --config.schedule.s=0.01` add an argument, and words the error for all of them.
@@ -35,11 +36,11 @@ def flag() -> flags.FlagHolder:
         The flag's holder; `.value` is the ConfigDict after parsing.
     """
     _define_extend()
-    _checks.append(_check_config_file)
+    _checks.append(_check_recipe)
     return config_flags.DEFINE_config_file(
         "config",
         None,
-        "config file and preset, e.g. configs/digits.py or configs/cifar10_dit.py:tiny; "
+        "recipe and preset, or a file of your own: digits, cifar10_dit:tiny, mine.py; "
         "change a value by --config.train.steps=100",
         lock_config=False,
         accept_new_attributes=True,
@@ -81,12 +82,27 @@ def _asks_for_help(argv: list[str]) -> bool:
     return any(arg.lstrip("-") in ("help", "helpfull", "helpshort", "helpxml", "?") for arg in argv[1:])
 
 
-def _check_config_file(argv: list[str]) -> None:
-    file = _named(argv, "config")
-    if file is None and not _asks_for_help(argv):
-        raise ConfigError("--config is missing: the recipe to run, e.g. --config=configs/digits.py.")
-    if file is not None:
-        recipes.check_is_file(file.partition(":")[0])
+def _check_recipe(argv: list[str]) -> None:
+    recipe = _named(argv, "config")
+    if recipe is None and not _asks_for_help(argv):
+        raise ConfigError("--config is missing: the recipe to run, e.g. --config=digits.")
+    if recipe is not None:
+        recipes.path_of(recipe.partition(":")[0])
+
+
+def _with_paths(argv: list[str]) -> list[str]:
+    """The arguments with the file of the recipe that --config names, which the flag then reads."""
+    recipe = _named(argv, "config")
+    if recipe is None:
+        return argv
+    name, colon, preset = recipe.partition(":")
+    file = f"{recipes.path_of(name)}{colon}{preset}"
+    whole = (f"--config={recipe}", f"-config={recipe}")
+    after = lambda i: i > 0 and argv[i - 1] in ("--config", "-config")
+    return [
+        f"--config={file}" if word in whole else file if word == recipe and after(i) else word
+        for i, word in enumerate(argv)
+    ]
 
 
 def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
@@ -105,7 +121,7 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
     if not file.is_file():
         raise ConfigError(
             f"--workdir={workdir}: there is no run, for it holds no config.json. Train one by "
-            f"{printed('train', '--config=configs/digits.py', f'--workdir={workdir}')}"
+            f"{printed('train', '--config=digits', f'--workdir={workdir}')}"
         )
     try:
         limits.no_links(file.parent)
@@ -146,7 +162,13 @@ def begin() -> None:
     app.define_help_flags()
     _in_one_sentence(_parse, ())(sys.argv)
     huge_pages.start_anew()
-    print(f"{sys.modules['__main__'].__spec__.name}: loading the libraries", file=sys.stderr, flush=True)
+    print(f"{program()}: loading the libraries", file=sys.stderr, flush=True)
+
+
+def program() -> str:
+    """The words that started this process, without its arguments: `diffusion train`, `python -m benchmarks.loop`."""
+    module = sys.modules["__main__"].__spec__.name.removesuffix(".__main__")
+    return " ".join(commands.current(["python", "-m", module]))
 
 
 def run(main: Callable, failures: tuple[type[Exception], ...] = ()) -> None:
@@ -205,7 +227,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         for check in _checks:
             check(argv)
-        remaining = flags.FLAGS(argv)
+        remaining = flags.FLAGS(_with_paths(argv) if _check_recipe in _checks else argv)
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)  # Orbax and TFDS tell of every file; their errors become ours
             python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's too

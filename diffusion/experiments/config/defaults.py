@@ -50,12 +50,12 @@ def defaults() -> ConfigDict:
                     "widest": 4.0,  # the most that a side is of the other
                 },
                 "latents": {
-                    "dir": "",  # a cache of the latents of name at split (experiments.encode), in place of pictures
+                    "dir": "",  # a cache of the latents of name at split (diffusion encode), in place of pictures
                     "autoencoder": "",  # the one that must have made them, and decodes samples; "": whichever it was
                 },
                 "text": {  # the captions of name at split, for networks that receive text
-                    "tokenizer": "",  # a vocabulary (experiments.encode_text), for text encoders, which read tokens
-                    "dir": "",  # what a text encoder made of the captions (experiments.encode_text), for a denoiser
+                    "tokenizer": "",  # a vocabulary (diffusion encode_text), for text encoders, which read tokens
+                    "dir": "",  # what a text encoder made of the captions (diffusion encode_text), for a denoiser
                 },
             },
             "schedule": {"name": "rectified_flow"},

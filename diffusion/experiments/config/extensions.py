@@ -3,10 +3,10 @@
 import functools
 import importlib.util
 import pathlib
-import shlex
 import sys
 import traceback
 
+from diffusion import commands
 from diffusion.experiments.config import ConfigError
 
 extended: list[str] = []  # the files that `extend` has run
@@ -40,12 +40,12 @@ def extend(file: str) -> None:
     extended.append(file)
 
 
-def printed(module: str, *words: str) -> str:
+def printed(name: str, *words: str) -> str:
     """A command line for a user to paste: quoted for a shell, with the files that extend this process.
 
     Args:
-        module: of the command, e.g. "sample".
+        name: of the command, e.g. "sample".
         words: its arguments, e.g. "--workdir=runs/my digits".
     """
     files = [f"--extend={','.join(extended)}"] if extended else []
-    return shlex.join(["python", "-m", f"experiments.{module}", *words, *files])
+    return commands.line(name, *words, *files)

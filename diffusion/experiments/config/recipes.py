@@ -1,7 +1,14 @@
-"""Config files in Python: a function `get_config(arg)`, whose argument names a preset of the recipe."""
+"""Config files in Python: a function `get_config(arg)`, whose argument names a preset of the recipe.
+
+A file of your own is named by its path, a recipe of this library by its name: `mine.py:tiny`, `digits:tiny`. One can be
+built on another:
+
+    config = recipes.load("digits")
+"""
 
 import importlib.util
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,41 +16,88 @@ from ml_collections import ConfigDict
 
 from diffusion.experiments.config import ConfigError, unknown
 
+FOLDER = pathlib.Path(__file__).parents[2] / "configs"  # of this library: configs/ in a clone
+SWEEPS = FOLDER / "sweeps"
 
-def load(file: str) -> ConfigDict:
-    """The config of a Python file with `get_config(arg)`.
+
+def load(recipe: str) -> ConfigDict:
+    """The config of a recipe of this library, or of a Python file with `get_config(arg)`.
 
     Args:
-        file: path, with an optional preset after a colon: `configs/cifar10_dit.py:tiny`.
+        recipe: name or path, with an optional preset after a colon: `cifar10_dit:tiny`, `mine.py`.
 
     Returns:
-        The ConfigDict that the file returns.
+        The ConfigDict that its `get_config` returns.
 
     Raises:
-        ConfigError: where there is no such file or it defines no `get_config`.
+        ConfigError: where there is no such recipe or file, or it defines no `get_config`.
     """
-    path, _, preset = file.partition(":")
-    check_is_file(path)
-    spec = importlib.util.spec_from_file_location("loaded_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f'{path!r} defines no get_config(arg=""), which has to return the config.')
-    return module.get_config(preset)
+    name, _, preset = recipe.partition(":")
+    found = module(name)
+    if not hasattr(found, "get_config"):
+        raise ConfigError(f'{name!r} defines no get_config(arg=""), which has to return the config.')
+    return found.get_config(preset)
 
 
-def check_is_file(path: str) -> None:
-    """Refuses a config file that is not there.
+def module(name: str, folder: pathlib.Path = FOLDER) -> types.ModuleType:
+    """The module of a recipe, for one that is built on another: `module("digits").PRESETS`.
+
+    Args:
+        name: or path, as in `path_of`.
+        folder: FOLDER or SWEEPS.
+    """
+    spec = importlib.util.spec_from_file_location("loaded_config", path_of(name, folder))
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def names(folder: pathlib.Path = FOLDER) -> list[str]:
+    """The recipes of this library, e.g. "digits" and "students/lcm"; in SWEEPS its sweeps."""
+    function = "def get_sweep(" if folder == SWEEPS else "def get_config("
+    paths = sorted([*folder.glob("*.py"), *folder.glob("*/*.py")])
+    return [str(path.relative_to(folder).with_suffix("")) for path in paths if function in path.read_text()]
+
+
+def path_of(name: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
+    """The file of a recipe, or of a sweep.
+
+    Args:
+        name: of one of this library, or the path of a Python file, which ends in ".py".
+        folder: FOLDER or SWEEPS.
 
     Raises:
-        ConfigError: naming the path, and where recipes lie.
+        ConfigError: where there is none, with the nearest name.
     """
-    if not pathlib.Path(path).is_file():
-        raise ConfigError(f"there is no config file {path!r}. Recipes lie in configs/, e.g. configs/digits.py.")
+    ours = folder / f"{name}.py"
+    path = pathlib.Path(name) if name.endswith(".py") else ours
+    if path.is_file():
+        return path
+    kind = "sweep" if folder == SWEEPS else "recipe"
+    flag = "--sweep" if folder == SWEEPS else "--config"
+    if name.endswith(".py"):
+        named = pathlib.Path(*pathlib.Path(name).with_suffix("").parts[-2:])  # as in the clone: configs/digits.py
+        known = [each for each in (str(named), named.name) if each in names(folder)]
+        hint = f" The {kind} of this library is {flag}={known[0]}." if known else ""
+        raise ConfigError(
+            f"there is no {kind} file {name!r}.{hint} Valid: a Python file, or {', '.join(names(folder))}."
+        )
+    if pathlib.Path(f"{name}.py").is_file():
+        raise ConfigError(f"{flag}={name}: there is no such {kind} in this library; your file is {flag}={name}.py.")
+    raise unknown(flag, name, names(folder), kind)
+
+
+def short(recipe: str, folder: pathlib.Path = FOLDER) -> str:
+    """A recipe as this library names it: of `configs/digits.py:tiny` in a clone `digits:tiny`; another as it is."""
+    name, colon, preset = recipe.partition(":")
+    path = pathlib.Path(name)
+    if path.suffix == ".py" and path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+        name = str(path.resolve().relative_to(folder.resolve()).with_suffix(""))
+    return f"{name}{colon}{preset}"
 
 
 def preset(config: ConfigDict, arg: str, presets: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
-    """Applies the preset that a command names after the colon, as in `configs/cifar10_dit.py:tiny`.
+    """Applies the preset that a command names after the colon, as in `cifar10_dit:tiny`.
 
     Args:
         config: the recipe, changed in place.

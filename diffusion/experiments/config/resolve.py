@@ -479,7 +479,7 @@ class Resolver:
         if not place:
             raise ConfigError(
                 f"config.data.text.{field} = '', but config.model.name = {self.config['model']['name']!r} receives "
-                "text. Valid: a folder that experiments.encode_text wrote."
+                "text. Valid: a folder that diffusion encode_text wrote."
             )
         try:
             return texts.null(place) if text.of == "embeddings" else texts.tokens([""], place).null

@@ -83,7 +83,7 @@ def from_json(text: str) -> ConfigDict:
         value = limits.parse_json(text, "it")
     except limits.Refused as refused:
         raise ConfigError(
-            f"config.json is not JSON: {refused} It is written by experiments.train; restore it from "
+            f"config.json is not JSON: {refused} It is written by diffusion train; restore it from "
             "there or start the run again."
         ) from refused
     if not isinstance(value, dict):

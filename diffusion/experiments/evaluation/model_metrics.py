@@ -61,7 +61,7 @@ def accuracy(subject: Subject) -> dict:
     if len(missing := np.setdiff1d(subject.real.labels, subject.labels[:count])):
         raise ConfigError(
             f"--metrics=cas: no sample of the classes {missing.tolist()} among {count}. "
-            "Make more: experiments.sample --config.sample.number=N."
+            "Make more: diffusion sample --config.sample.number=N."
         )
     some = np.random.default_rng(SEED).permutation(len(subject.train.images))[:count]
     sets = {

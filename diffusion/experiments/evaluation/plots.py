@@ -143,7 +143,7 @@ def curves(metrics: str | os.PathLike, path: str | os.PathLike) -> None:
     """
     path_of_metrics = pathlib.Path(metrics)
     if not path_of_metrics.is_file():
-        raise FileNotFoundError(f"{metrics} is not there; experiments.train writes it into the run folder")
+        raise FileNotFoundError(f"{metrics} is not there; diffusion train writes it into the run folder")
     rows = [row for row in workdir.rows(path_of_metrics) if "step" in row and row.get("loss") is not None]
     if not rows:
         raise ValueError(f"{metrics} has no row with a step and a loss")

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import pathlib
-import shlex
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from diffusion import commands
 from diffusion.experiments.evaluation import comparison, reconstructions, report
 from diffusion.experiments.evaluation.comparison import Request
 from diffusion.experiments.evaluation.image_metrics import ELSEWHERE
@@ -64,7 +64,7 @@ def measure(request: Request, fresh: bool = False) -> dict:
     measured = (reconstructions if request.autoencoder else comparison).run(request, fresh)
     samples = pathlib.Path(request.samples)
     sampling = None
-    if request.samples and (samples.is_dir() or samples.name == "samples.npz"):  # as experiments.sample writes them
+    if request.samples and (samples.is_dir() or samples.name == "samples.npz"):  # as diffusion sample writes them
         sampling = sample_files.read_record(samples if samples.is_dir() else samples.parent)
     content = {
         "format": FORMAT,
@@ -98,11 +98,11 @@ def command(request: Request) -> str:
     Returns:
         Text for people to copy; nothing here executes it.
     """
-    words = ["python", "-m", "experiments.evaluate"]
+    words = []
     for name, value in request._asdict().items():
         if value != Request._field_defaults.get(name):
             words.append(f"--{name}={','.join(value) if name == 'metrics' else value}")
-    return shlex.join(words)
+    return commands.line("evaluate", *words)
 
 
 def _finite(value: Any) -> Any:

@@ -251,4 +251,4 @@ def show(
     if steps := (content["protocol"]["sampling"].get("sample") or {}).get("steps"):
         fast = f"--config.sample.steps={max(1, steps // 4)}", f"--out={run / 'fast'}"
         say(f"  {printed('sample', f'--workdir={run}', *fast)}   (fewer steps)")
-    say("  python -m experiments.train --help   (other recipes: configs/)")
+    say("  diffusion train --help")

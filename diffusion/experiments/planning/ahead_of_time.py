@@ -3,7 +3,7 @@
 XLA's compiler for TPUs comes with the package libtpu, which belongs in an environment of its own:
 
     python3 -m venv tpu && tpu/bin/pip install -r requirements.txt && tpu/bin/pip install libtpu
-    tpu/bin/python -m experiments.plan --config=FILE --devices=64 --machine=v5p --compile
+    tpu/bin/diffusion plan --config=FILE --devices=64 --machine=v5p --compile
 """
 
 import importlib.util

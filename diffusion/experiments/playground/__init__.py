@@ -1,4 +1,4 @@
-"""A page to try a model on: `python -m experiments.playground`, see docs/playground.md.
+"""A page to try a model on: `diffusion playground`, see docs/playground.md.
 
 page_request.py is the request of a visitor, and uploads.py keeps the pictures that come with it. source.py makes the
 pictures and writes them; published.py is a text-to-image model and trained.py a trained run. page.py is the page,

@@ -1,8 +1,8 @@
 """Opens a page to try a model on, on this machine alone unless --host says otherwise.
 
     make playground-env
-    .venv-playground/bin/python -m experiments.playground --model=stable-diffusion-v1-5
-    .venv-playground/bin/python -m experiments.playground --workdir=runs/digits
+    .venv-playground/bin/python -m diffusion playground --model=stable-diffusion-v1-5
+    .venv-playground/bin/python -m diffusion playground --workdir=runs/digits
 
 A text-to-image model is a folder with model_index.json; of a trained run the class takes the prompt's place. Pictures
 are written to --out, each with the settings that it was made with. See docs/playground.md.
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
 
 
 def opened(model: str | None, run: str | None) -> Source:
-    """What the flags name: a text-to-image model, one that experiments.text_demo left in its folder, or a trained run.
+    """What the flags name: a text-to-image model, one that diffusion text_demo left in its folder, or a trained run.
 
     Raises:
         ConfigError, FAILURES: for a folder that makes no pictures.

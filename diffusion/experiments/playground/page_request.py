@@ -75,7 +75,7 @@ def of_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path) 
     """The request that a picture was made by.
 
     Args:
-        path: of a file that this page, or `experiments.sample --model`, wrote.
+        path: of a file that this page, or `diffusion sample --model`, wrote.
         usual: for the settings that it does not carry.
         inputs: the folder of the pictures that were started from. Others are not read, since a file from elsewhere may
             name any picture of this machine; the request then has none.

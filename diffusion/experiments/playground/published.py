@@ -36,5 +36,5 @@ class Published:
         return text_to_image.frames(self.model, request)
 
     def record(self, request: PageRequest) -> Mapping[str, Any]:
-        """So that `experiments.sample --again` makes the picture anew."""
+        """So that `diffusion sample --again` makes the picture anew."""
         return self._record

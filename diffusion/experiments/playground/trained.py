@@ -217,7 +217,7 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
     if made.text_inputs == conditions.EMBEDDINGS:
         raise ConfigError(
             f"--workdir={folder} holds no text model: it trains a denoiser that receives text. Make one "
-            f"of it: {printed('text.model', f'--workdir={folder}')}"
+            f"of it: {printed('text_model', f'--workdir={folder}')}"
         )
     if made.objective.reads is None:
         raise ConfigError(

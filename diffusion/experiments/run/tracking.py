@@ -3,7 +3,7 @@
 TensorBoard reads the folder of runs; Weights & Biases also keeps a run offline:
 
     tensorboard --logdir=runs
-    WANDB_MODE=offline python -m experiments.train ... --wandb=PROJECT  # pip install wandb; then wandb sync RUN/wandb/*
+    WANDB_MODE=offline diffusion train ... --wandb=PROJECT  # pip install wandb; then wandb sync RUN/wandb/*
 """
 
 import contextlib

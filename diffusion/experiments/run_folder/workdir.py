@@ -171,7 +171,7 @@ def example_shape(config: Mapping) -> tuple[int, ...]:
 
 
 def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
-    """Returns the folder of the text-to-image model that experiments.text_demo has put together in a folder.
+    """Returns the folder of the text-to-image model that diffusion text_demo has put together in a folder.
 
     Raises:
         ConfigError: if there is none.
@@ -180,10 +180,10 @@ def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
     if not (folder / "model_index.json").is_file():
         here = f"--workdir={workdir}"
         what = (
-            f"is made of a run that learns from captions by: {printed('text.model', here)}; one of "
+            f"is made of a run that learns from captions by: {printed('text_model', here)}; one of "
             "classes is sampled without --prompt"
             if (folder.parent / "config.json").is_file()
-            else f"is put together at the end of: {printed('text_demo', '--config=configs/text/shapes.py', here)}"
+            else f"is put together at the end of: {printed('text_demo', '--config=text/shapes', here)}"
             if folder.parent.is_dir()
             else "is no folder"
         )
@@ -191,14 +191,14 @@ def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def command(module: str) -> str:
+def command(program: str) -> str:
     """Returns the command line that this process was started by, its launcher included, for messages and records.
 
     Args:
-        module: what was run, e.g. "experiments.train".
+        program: the words before the arguments, e.g. "diffusion train" or "python -m benchmarks.loop".
     """
     launcher = os.environ.get("DIFFUSION_LAUNCHER", "")
-    return f"{launcher} python -m {module} {shlex.join(sys.argv[1:])}".strip()
+    return f"{launcher} {program} {shlex.join(sys.argv[1:])}".strip()
 
 
 def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:

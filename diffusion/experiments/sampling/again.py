@@ -1,4 +1,4 @@
-"""Makes a picture anew from the settings in its file, and says whether it is the same: experiments.sample --again."""
+"""Makes a picture anew from the settings in its file, and says whether it is the same: diffusion sample --again."""
 
 import importlib.metadata
 import os

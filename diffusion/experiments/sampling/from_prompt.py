@@ -1,9 +1,9 @@
-"""Pictures of prompts by a published model, for experiments.sample: `--model`, and `--again` for one more time.
+"""Pictures of prompts by a published model, for diffusion sample: `--model`, and `--again` for one more time.
 
-    python -m experiments.sample --model=FOLDER --prompt="a cat" --negative=blurry --steps=30 --guidance=7.5 -n 4
-    python -m experiments.sample --model=FOLDER --prompt="a dog" --image=cat.png --strength=0.6 --mask=head.png
-    python -m experiments.sample --workdir=runs/text --prompt="a red circle"
-    python -m experiments.sample --again=pictures/42.png
+    diffusion sample --model=FOLDER --prompt="a cat" --negative=blurry --steps=30 --guidance=7.5 -n 4
+    diffusion sample --model=FOLDER --prompt="a dog" --image=cat.png --strength=0.6 --mask=head.png
+    diffusion sample --workdir=runs/text --prompt="a red circle"
+    diffusion sample --again=pictures/42.png
 
 --workdir is a folder of experiments.text_demo. Writes OUT/<seed>.png. Each file carries all that it was made from:
 settings, checksums of the model and of what was edited, versions, and the kind of the device. `--again` makes it anew
@@ -31,7 +31,7 @@ def main(out: str | None, work: str | None = None) -> None:
 
     Args:
         out: the folder to write to; "pictures", or that of the picture that is made again, by default.
-        work: the folder of experiments.text_demo whose model is taken, in place of --model.
+        work: the folder of diffusion text_demo whose model is taken, in place of --model.
 
     Raises:
         ConfigError: for a mistake in the flags.

@@ -130,8 +130,8 @@ def generator(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
     if not recipe.makes_samples:
         raise ConfigError(
             f"config.model.name = {recipe.config.model.name!r} makes no samples of classes. Pictures of "
-            "prompts are made by the model that experiments.text_demo puts together: python -m "
-            "experiments.sample --model=FOLDER --prompt=..."
+            "prompts are made by the model that diffusion text_demo puts together: "
+            "diffusion sample --model=FOLDER --prompt=..."
         )
     return of_conditions(recipe, mesh)
 

@@ -1,4 +1,4 @@
-"""The flags that choose a text-to-image model, for experiments.sample and experiments.playground."""
+"""The flags that choose a text-to-image model, for diffusion sample and diffusion playground."""
 
 from absl import flags
 

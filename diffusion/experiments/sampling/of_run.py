@@ -126,7 +126,7 @@ def _write(
         "config": config_hash(recipe.config),
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
         "device": jax.devices()[0].device_kind,
-        "command": workdir.command("experiments.sample"),
+        "command": workdir.command("diffusion sample"),
     }
     workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
     batches_on_disk.clear(out)

@@ -1,4 +1,4 @@
-"""The flags of experiments.sample for prompts: each setting of `text_to_image.requests.Request` is one."""
+"""The flags of diffusion sample for prompts: each setting of `text_to_image.requests.Request` is one."""
 
 from absl import flags
 

@@ -1,4 +1,4 @@
-"""The samples of a run, as experiments.sample writes them: read, and checked against a dataset."""
+"""The samples of a run, as diffusion sample writes them: read, and checked against a dataset."""
 
 import pathlib
 

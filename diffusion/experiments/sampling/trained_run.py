@@ -70,7 +70,7 @@ class Trained(NamedTuple):
         return generate.denoiser(self.recipe)(self.params, jnp.asarray(labels, jnp.int32))
 
     def noise(self, number: int) -> tuple[Array, Array]:
-        """What `samplers.sample` starts from, of as many seeds as experiments.sample has them: (x `[B, ...]`, keys)."""
+        """What `samplers.sample` starts from, of as many seeds as diffusion sample has them: (x `[B, ...]`, keys)."""
         seeds = generate.seeds(self.config, number)
         first, rest = generate.keys(seeds)
         return samplers.prior(self.schedule, first, self.shape), rest

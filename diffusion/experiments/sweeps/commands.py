@@ -9,17 +9,16 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from diffusion import commands as command_lines
 from diffusion.experiments.config import ConfigError, checks, command_line, extensions, recipes, versions
 from diffusion.experiments.config.values import config_hash, from_json, plain, to_json
-
-PYTHON = ("python", "-m")
 
 
 class Setting(NamedTuple):
     """The config of one command.
 
     Attributes:
-        base: the config file that it names, with its preset; "" where it takes the config of a run.
+        base: the recipe or config file that it names, with its preset; "" where it takes the config of a run.
         digest: of the config.
     """
 
@@ -28,28 +27,28 @@ class Setting(NamedTuple):
 
 
 def train(config: str, folder: str = "{folder}", *words: str) -> tuple[str, ...]:
-    """The words of a training: `experiments.train` of a config file, with the run's overrides.
+    """The words of a training: `diffusion train` of a recipe, with the run's overrides.
 
     Args:
-        config: file and preset, e.g. "configs/digits.py:tiny".
+        config: recipe and preset, or a file of your own: "digits:tiny", "mine.py".
         folder: where to.
         *words: more of them.
     """
-    return (*PYTHON, "experiments.train", f"--config={config}", f"--workdir={folder}", "{overrides}", *words)
+    return ("diffusion", "train", f"--config={config}", f"--workdir={folder}", "{overrides}", *words)
 
 
 def sample(*words: str, folder: str = "{folder}") -> tuple[str, ...]:
-    """The words of `experiments.sample`, of the run in a folder."""
-    return (*PYTHON, "experiments.sample", f"--workdir={folder}", *words)
+    """The words of `diffusion sample`, of the run in a folder."""
+    return ("diffusion", "sample", f"--workdir={folder}", *words)
 
 
 def evaluate(*words: str, folder: str = "{folder}") -> tuple[str, ...]:
-    """The words of `experiments.evaluate`, of the run in a folder."""
-    return (*PYTHON, "experiments.evaluate", f"--workdir={folder}", *words)
+    """The words of `diffusion evaluate`, of the run in a folder."""
+    return ("diffusion", "evaluate", f"--workdir={folder}", *words)
 
 
 def overrides_as_words(overrides: Mapping[str, Any]) -> list[str]:
-    """--config.FIELD=VALUE for each override, as `experiments.train` takes it.
+    """--config.FIELD=VALUE for each override, as `diffusion train` takes it.
 
     Args:
         overrides: {dotted field: value}, plain.
@@ -91,7 +90,7 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
     made: dict[str, str] = {}  # config.json of the runs that these commands train, by their folders
     checked = []
     for words in commands:
-        if not any(word.startswith("experiments.") for word in words):
+        if not command_lines.name_of(words):
             continue
         for file in filter(None, (_value(words, "extend") or "").split(",")):
             extensions.extend(file)

@@ -1,6 +1,5 @@
 """What a sweep file returns, and the runs that come of it, each checked before anything starts."""
 
-import importlib.util
 import pathlib
 import re
 from collections.abc import Sequence
@@ -44,10 +43,10 @@ class Sweep(NamedTuple):
 
 
 def load(file: str) -> Sweep:
-    """The sweep of a Python file with `get_sweep(arg)`.
+    """A sweep of this library, or of a Python file with `get_sweep(arg)`.
 
     Args:
-        file: path, with an optional preset after a colon: `configs/sweeps/digits_weightings.py:tiny`.
+        file: name or path, with an optional preset after a colon: `digits_weightings:tiny`, `mine.py`.
 
     Returns:
         What it returns.
@@ -55,17 +54,13 @@ def load(file: str) -> Sweep:
     Raises:
         ConfigError: where there is no such file, or it defines no `get_sweep` that returns a Sweep.
     """
-    path, _, preset = file.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise SweepError(f"there is no sweep file {path!r}. Sweeps lie in configs/sweeps/.")
-    spec = importlib.util.spec_from_file_location("loaded_sweep", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    name, _, preset = file.partition(":")
+    module = recipes.module(name, recipes.SWEEPS)
     if not hasattr(module, "get_sweep"):
-        raise SweepError(f'{path!r} defines no get_sweep(arg=""), which has to return the sweep.')
+        raise SweepError(f'{name!r} defines no get_sweep(arg=""), which has to return the sweep.')
     sweep = module.get_sweep(preset)
     if not isinstance(sweep, Sweep):
-        raise SweepError(f"{path!r}: get_sweep returns a {type(sweep).__name__}. Valid: a Sweep.")
+        raise SweepError(f"{name!r}: get_sweep returns a {type(sweep).__name__}. Valid: a Sweep.")
     return sweep
 
 
@@ -140,7 +135,7 @@ def _commands(sweep: Sweep, run: dict[str, Any], name: str, named: set[str]) -> 
         filled.append([])
         for word in words:
             filled[-1] += overrides_as_words(rest) if word == OVERRIDES else [PLACE.sub(put, word)]
-    return filled
+    return [sweep_folder.current(words) for words in filled]
 
 
 def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:

@@ -12,13 +12,13 @@ import html
 import json
 import math
 import pathlib
-import shlex
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from diffusion import commands
 from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.embedded_pictures import embedded
@@ -86,7 +86,7 @@ def content(results: Results) -> dict[str, Any]:
         "seeds": [seeds[field] for field in results.seeds],
         "note": NOTES[bool(results.seeds)].format(seeds=" and ".join(results.seeds)),
         "command": results.command,
-        "page_command": shlex.join(["python", "-m", "experiments.sweep_report", f"--workdir={results.directory}"]),
+        "page_command": commands.line("sweep_report", f"--workdir={results.directory}"),
         "figures": [{"name": name, "better": better(name), "usual": name in usual} for name in known],
         "groups": [
             {

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from diffusion import commands
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import sample_files
 from diffusion.experiments.sweeps import naming, sweep_folder
@@ -127,7 +128,7 @@ def collect(directory: str | pathlib.Path) -> Results:
     record = sweep_folder.read(directory)
     runs = [_run(directory, plan) for plan in record.runs]
     fields = [field for field in record.varies if field not in record.seeds]
-    command = shlex.join(["python", "-m", "experiments.sweep", f"--sweep={record.file}", f"--workdir={directory}"])
+    command = commands.line("sweep", f"--sweep={record.file}", f"--workdir={directory}")
     return Results(record.name, record.file, fields, record.seeds, runs, directory, command)
 
 
@@ -164,9 +165,9 @@ def command(directory: pathlib.Path, plan: Plan) -> str:
 
 
 def _kind(words: list[str]) -> str:
-    """What a command is called in figures: the last part of the module that it runs, e.g. "train"."""
+    """What a command is called in figures: its name, e.g. "train", or the last part of the module that it runs."""
     module = words[words.index("-m") + 1] if "-m" in words[:-1] else pathlib.Path(words[0]).name
-    return module.rpartition(".")[2]
+    return commands.name_of(words) or module.rpartition(".")[2]
 
 
 def curves(rows: Iterable[Mapping]) -> dict[str, list[tuple[int, float]]]:

@@ -13,11 +13,11 @@ import queue
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from diffusion import commands
 from diffusion.experiments.sweeps import sweep_folder
 from diffusion.experiments.sweeps.devices import Slot
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, RUNNING, STOPPED, Plan
@@ -177,7 +177,7 @@ def _start(directory: pathlib.Path, job: Job) -> None:
         log.write(f"--- attempt {job.attempt}: {shlex.join(words)}\n".encode())
         log.flush()
         job.offset = log.tell()
-        program = [sys.executable, *words[1:]] if words[0] == "python" else words
+        program = commands.as_process(words)
         before = os.sched_getaffinity(0) if job.slot.cores else None
         try:
             if before:

@@ -12,9 +12,11 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from diffusion import commands as command_lines
+from diffusion.experiments.config import recipes
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.run_folder.workdir import WorkdirError, append, rows, write_text
 from diffusion.io import file_systems, limits
@@ -96,8 +98,10 @@ def read(directory: pathlib.Path) -> Record:
         content = limits.read_json(path)
         if content["format"] != FORMAT:
             raise WorkdirError(f"{path} has format {content['format']!r}; this version reads {FORMAT}.")
-        runs = [Plan(**run) for run in content["runs"]]
-        return Record(**{name: content[name] for name in Record._fields if name != "runs"}, runs=runs)
+        content["runs"] = [Plan(**run) for run in content["runs"]]
+        record = Record(**{name: content[name] for name in Record._fields})
+        runs = [run._replace(commands=[current(words) for words in run.commands]) for run in record.runs]
+        return record._replace(runs=runs, bases={recipes.short(base): record.bases[base] for base in record.bases})
     except FileNotFoundError as error:
         raise WorkdirError(
             f"--workdir={directory} holds no sweep: there is no sweep.json. Start one by "
@@ -105,6 +109,16 @@ def read(directory: pathlib.Path) -> Record:
         ) from error
     except (OSError, limits.Refused, ValueError, KeyError, TypeError) as error:
         raise WorkdirError(f"{path} cannot be read: {error}") from error
+
+
+def current(words: Sequence[str]) -> list[str]:
+    """The words of a command as they are written today: `diffusion train --config=digits`.
+
+    Sweeps of before hold `python -m experiments.train --config=configs/digits.py`.
+    """
+    base = "--config="
+    short = lambda word: base + recipes.short(word.removeprefix(base)) if word.startswith(base) else word
+    return [short(word) for word in command_lines.current(words)]
 
 
 def commands(directory: pathlib.Path, plan: Plan) -> list[list[str]]:

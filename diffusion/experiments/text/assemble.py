@@ -1,7 +1,7 @@
 """A single file, with the folder of a pipeline of its architecture, becomes a pipeline: for experiments.convert.
 
-    python -m experiments.convert --source=finetuned.safetensors --base=stable-diffusion-v1-5 --out=finetuned
-    python -m experiments.sample --model=finetuned --prompt="a cat"
+    diffusion convert --source=finetuned.safetensors --base=stable-diffusion-v1-5 --out=finetuned
+    diffusion sample --model=finetuned --prompt="a cat"
 
 The networks are the file's; the tokenizers, the scheduler, and what the file lacks are the folder's.
 """

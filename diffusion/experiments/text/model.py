@@ -1,11 +1,5 @@
 """Trained parts as a text-to-image model: one folder with model_index.json.
 
-    python -m diffusion.experiments.text.model --workdir=runs/text_students/turbo
-    python -m experiments.sample --workdir=runs/text_students/turbo --prompt="a red circle above a blue square"
-
-makes WORKDIR/model of a run on captions: a few-step student, or a denoiser by another recipe. Its other parts
-lie beside the captions that it learned from, where experiments.text_demo put them.
-
     FOLDER/model_index.json     PixArtSigmaPipeline
     FOLDER/tokenizer            CLIP's kind of vocabulary
     FOLDER/text_encoder         CLIP's text tower
@@ -18,15 +12,6 @@ lie beside the captions that it learned from, where experiments.text_demo put th
 diffusers opens it too, but for the last kind of student, whose scheduler is our own.
 """
 
-from absl import flags
-
-from diffusion.experiments.config import command_line
-
-if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("workdir", None, "the run, e.g. runs/text_students/turbo")
-    flags.mark_flag_as_required("workdir")
-    command_line.begin()
-
 import json
 import pathlib
 import shutil
@@ -38,7 +23,6 @@ import numpy as np
 
 from diffusion.data import captions, sources
 from diffusion.experiments.config import ConfigError, resolve
-from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.run.networks import network_of
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
@@ -259,13 +243,3 @@ def of_run(run: str | pathlib.Path) -> pathlib.Path:
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     with files.whole(path) as file:
         file.write((json.dumps(content, indent=2) + "\n").encode())
-
-
-def main(argv: list[str]) -> None:
-    """Runs the command line."""
-    run = flags.FLAGS.workdir
-    print(f'{of_run(run)}. Next: {printed("sample", f"--workdir={run}")} --prompt="..."')
-
-
-if __name__ == "__main__":
-    command_line.run(main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError))

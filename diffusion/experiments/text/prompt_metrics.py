@@ -1,4 +1,4 @@
-"""Figures of a text-to-image model on the captioned shapes; `experiments.text_report` writes them.
+"""Figures of a text-to-image model on the captioned shapes; `diffusion text_report` writes them.
 
 Each is a function of a `Subject`, whose `make` is all that is known of the model: the real pictures themselves, or
 pictures of other captions, can stand in its place, which is how the figures are tested.

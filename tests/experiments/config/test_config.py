@@ -123,7 +123,7 @@ def test_load(tmp_path):
     file.write_text("def get_config(arg=''):\n    return {'arg': arg}\n")
     assert recipes.load(str(file)) == {"arg": ""}
     assert recipes.load(f"{file}:tiny") == {"arg": "tiny"}
-    with pytest.raises(ConfigError, match="no config file"):
+    with pytest.raises(ConfigError, match="no recipe file"):
         recipes.load(str(tmp_path / "other.py"))
     file.write_text("x = 1\n")
     with pytest.raises(ConfigError, match="get_config"):
@@ -200,7 +200,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, arguments, word
 def test_help_shows_the_flag_and_the_example(tmp_path):
     done = command(tmp_path, "--help")
     assert "Example: python -m command" in done.stdout
-    assert "configs/cifar10_dit.py:tiny" in done.stdout
+    assert "cifar10_dit:tiny" in done.stdout
 
 
 SAVED = PROGRAM.replace("command_line.flag()", "command_line.saved_flag()").replace(

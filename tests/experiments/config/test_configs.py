@@ -133,10 +133,10 @@ def test_published_sizes_and_settings():
 def test_recipes_start_from_the_defaults_and_say_how_to_run(recipe):
     assert plain(load(recipe)).keys() == plain(defaults()).keys()
     text = ast.get_docstring(ast.parse((FOLDER / f"{recipe}.py").read_text()))
-    assert f"python -m experiments.train --config=configs/{recipe}.py --workdir=" in text
+    assert f"diffusion train --config={recipe} --workdir=" in text
     assert "core" in text.lower() and "Time" in text
     for preset in presets(recipe):
-        assert f"{recipe}.py:{preset}" in text
+        assert f"{recipe}:{preset}" in text
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -47,11 +47,11 @@ def extended(monkeypatch):
 
 
 def test_a_printed_command_is_quoted_and_has_the_files_that_extend_this_process(extended):
-    assert printed("sample", "--workdir=runs/digits") == "python -m experiments.sample --workdir=runs/digits"
+    assert printed("sample", "--workdir=runs/digits") == "diffusion sample --workdir=runs/digits"
     extended += ["my ideas.py", "b.py"]
     words = ["--workdir=runs/my digits; rm -r x", "--extend=my ideas.py,b.py"]
     line = printed("sample", words[0])
-    assert shlex.split(line) == ["python", "-m", "experiments.sample", *words]
+    assert shlex.split(line) == ["diffusion", "sample", *words]
 
 
 @pytest.mark.parametrize("name", ["mine.py", "sub/mine.py", "../here/mine.py"])
@@ -194,7 +194,7 @@ def test_the_printed_command_repeats_a_failure_of_ones_own_function_and_names_it
     assert done.returncode == 1, done.stderr
     assert "not finite in step 0" in done.stdout and "No step has changed the weights yet" in done.stdout
     words = shlex.split(done.stdout.split("what is not finite:\n")[1].splitlines()[0])
-    assert words[1:] == ["-m", "experiments.reproduce", "--workdir=a run", "--extend=my ideas.py"]
-    done = commands.run(*words[1:], cwd=tmp_path, env=env)
+    assert words == ["diffusion", "reproduce", "--workdir=a run", "--extend=my ideas.py"]
+    done = commands.run(*words, cwd=tmp_path, env=env)
     assert done.returncode == 1, done.stderr
     assert f"in objective ({tmp_path}/my ideas.py:13)" in done.stdout, done.stdout

@@ -289,7 +289,7 @@ def test_a_record_with_hostile_fields_executes_nothing(files):
 def test_the_command_is_rebuilt_from_fields(files):
     wanted = request("/tmp/a b", metrics=("fid", "is"), seed=3)
     assert records.command(wanted) == (
-        "python -m experiments.evaluate '--samples=/tmp/a b/a.npz' '--reference=/tmp/a b/b.npz' "
+        "diffusion evaluate '--samples=/tmp/a b/a.npz' '--reference=/tmp/a b/b.npz' "
         "--features=pixels --metrics=fid,is --seed=3"
     )
     assert comparison.parse(json.loads(json.dumps(wanted._asdict()))) == wanted

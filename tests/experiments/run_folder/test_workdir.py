@@ -158,7 +158,7 @@ def test_rewind_drops_later_and_torn_lines(tmp_path):
 
 def test_command_can_be_pasted(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--workdir=a b", "--config.x=('flip',)"])
-    assert shlex.split(workdir.command("experiments.train"))[3:] == ["--workdir=a b", "--config.x=('flip',)"]
+    assert shlex.split(workdir.command("diffusion train"))[2:] == ["--workdir=a b", "--config.x=('flip',)"]
 
 
 def test_shape_of_an_example():
@@ -169,10 +169,10 @@ def test_shape_of_an_example():
 
 def test_the_command_of_a_launched_process_has_its_launcher(monkeypatch):
     monkeypatch.setattr(workdir.sys, "argv", ["train.py", "--workdir=a b"])
-    assert workdir.command("experiments.train") == "python -m experiments.train '--workdir=a b'"
-    monkeypatch.setenv("DIFFUSION_LAUNCHER", "python -m launch.local --processes=2 --")
-    launched = "python -m launch.local --processes=2 -- python -m experiments.train '--workdir=a b'"
-    assert workdir.command("experiments.train") == launched
+    assert workdir.command("diffusion train") == "diffusion train '--workdir=a b'"
+    monkeypatch.setenv("DIFFUSION_LAUNCHER", "diffusion launch local --processes=2 --")
+    launched = "diffusion launch local --processes=2 -- diffusion train '--workdir=a b'"
+    assert workdir.command("diffusion train") == launched
 
 
 def test_paths_mean_the_same_from_any_folder(tmp_path, monkeypatch):

@@ -58,14 +58,14 @@ def run(
     seed = overrides.get("sample.seed", 0)
     shown = {"samples": picture(folder / f"{index}.png", seed, 8 * level)} if images else {}
     words = " ".join(f"--config.{field}={value}" for field, value in overrides.items())
-    command = f"python -m experiments.train --config=configs/digits.py --workdir={folder / name} {words}"
+    command = f"diffusion train --config=digits --workdir={folder / name} {words}"
     curves = {
         "loss": curve(rng, 0.2 + value / 100, points),
         "grad_norm": curve(rng, 0.4, points),
         "evaluate/fd_pixels": curve(rng, value, 6),
     }
     for module in ("sample", "evaluate"):
-        command += f" && python -m experiments.{module} --workdir={folder / name}"
+        command += f" && diffusion {module} --workdir={folder / name}"
     return Run(name, overrides, folder / name, "done", measured, curves, command, 260.0 + index, shown, "", 1)
 
 
@@ -117,8 +117,8 @@ def large(folder: pathlib.Path) -> Results:
 
 
 def results(name: str, fields: list[str], seeds: list[str], runs: list[Run], folder: pathlib.Path) -> Results:
-    file = f"configs/sweeps/{name}.py"
-    command = f"python -m experiments.sweep --sweep={file} --workdir={folder}"
+    file = name
+    command = f"diffusion sweep --sweep={file} --workdir={folder}"
     return Results(name, file, fields, seeds, runs, folder, command)
 
 

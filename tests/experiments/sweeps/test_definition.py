@@ -13,7 +13,7 @@ from diffusion.experiments.sweeps.combinators import zip as together
 from diffusion.experiments.sweeps.commands import evaluate, overrides_as_words, parsed, sample, train
 from diffusion.experiments.sweeps.definition import Sweep
 
-TINY = "configs/digits.py:tiny"
+TINY = "digits:tiny"
 USUAL = (train(TINY), sample(), evaluate())
 DIR = pathlib.Path("runs/x")
 
@@ -31,13 +31,9 @@ def test_runs_have_names_and_commands_of_their_own():
     first, second, third = (shlex.join(words) for words in sweep_folder.commands(DIR, made.runs[1]))
     folder = "runs/x/learning_rate=0.001,seed=1"
     assert first == (
-        f"python -m experiments.train --config={TINY} --workdir={folder} "
-        "--config.optimizer.learning_rate=0.001 --config.seed=1"
+        f"diffusion train --config={TINY} --workdir={folder} --config.optimizer.learning_rate=0.001 --config.seed=1"
     )
-    assert (second, third) == (
-        f"python -m experiments.sample --workdir={folder}",
-        f"python -m experiments.evaluate --workdir={folder}",
-    )
+    assert (second, third) == (f"diffusion sample --workdir={folder}", f"diffusion evaluate --workdir={folder}")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +72,7 @@ def test_a_value_comes_through_a_command_line_as_it_is(field, value):
         ([], USUAL, "0 runs"),
         ([{"seed": 1}], (), "of 0 commands"),
         ([{"sed": 1}], (sample("--out={folder}", folder="{folder}/a"),), "sed, which no command takes"),
-        ([{"seed": 1}], (train("configs/no_such.py"),), "no config file"),
+        ([{"seed": 1}], (train("configs/no_such.py"),), "no recipe file"),
         ([{"seed": 1}], (sample("{overrides}", folder="runs/no-such-run"),), "there is no run in runs/no-such-run"),
         ([{"seed": 1}], (("echo", "{seeds}"),), "Did you mean 'seed'"),
         ([{"seed": 1}, {"x": 2}], (("echo", "{seed}", "{x}"),), "does not set x"),
@@ -142,15 +138,9 @@ def test_files_that_are_no_sweeps(tmp_path, text, words):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "file, runs",
-    [
-        ("digits_weightings.py", 45),
-        ("digits_weightings.py:tiny", 4),
-        ("digits_models.py", 3),
-        ("cifar10_flow_or_diffusion.py", 9),
-    ],
+    [("digits_weightings", 45), ("digits_weightings:tiny", 4), ("digits_models", 3), ("cifar10_flow_or_diffusion", 9)],
 )
 def test_the_sweeps_of_the_project_are_sound(file, runs):
-    file = f"configs/sweeps/{file}"
     made = definition.record(definition.load(file), file, DIR)
     assert len(made.runs) == runs
     assert max(len(plan.name) for plan in made.runs) < 60

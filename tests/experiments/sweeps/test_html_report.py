@@ -101,10 +101,7 @@ def test_large_pictures_shrink_into_their_share(tmp_path, monkeypatch):
 
 def sweep_of(folder, commands=1):
     """A sweep's folder with two runs, of which nothing is known yet."""
-    plans = [
-        Plan(f"width={width}", {"model.width": width}, [["python", "-m", "experiments.train"]] * commands)
-        for width in (8, 16)
-    ]
+    plans = [Plan(f"width={width}", {"model.width": width}, [["diffusion", "train"]] * commands) for width in (8, 16)]
     sweep_folder.write(folder, Record("widths", "widths.py", ["model.width"], [], {}, plans))
     for plan in plans:
         (folder / plan.name).mkdir(parents=True)

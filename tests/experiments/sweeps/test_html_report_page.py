@@ -104,10 +104,10 @@ def test_lines_are_switched_off_in_the_legend_and_in_the_table(samplers):
 def test_every_figure_leads_to_its_command(samplers, folder):
     samplers.click(f'{FIRST} a[data-figure="fd_pixels"]')
     found = samplers.texts("#table-body .detail .command code")
-    assert len(found) == 3 and all("experiments.train" in text and "experiments.evaluate" in text for text in found)
+    assert len(found) == 3 and all("diffusion train" in text and "diffusion evaluate" in text for text in found)
     samplers.click("#against-part .card .tools button")
     told = samplers.texts("#dialog")[0]
-    assert told.count("python -m experiments.train") == 84 and "python -m experiments.sweep --sweep" in told
+    assert told.count("diffusion train") == 84 and "diffusion sweep --sweep" in told
     samplers.click("#dialog .close")
     assert samplers.count("#pictures-body figcaption .copy") == 28
     samplers.run("navigator.clipboard.writeText = text => { window.copied = text; return Promise.resolve(); }")

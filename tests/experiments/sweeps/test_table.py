@@ -12,7 +12,7 @@ from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sweeps import results, sweep_folder, table
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, RUNNING, Plan, Record
 
-COMMANDS = [["python", "-m", "experiments.train", "--workdir={folder}"], ["python", "-m", "experiments.evaluate"]]
+COMMANDS = [["diffusion", "train", "--workdir={folder}"], ["diffusion", "evaluate"]]
 DISTANCES = {("v", 0): 1.0, ("v", 1): 2.0, ("v", 2): 6.0, ("x0", 0): 3.0}  # the rest is not done
 
 
@@ -64,7 +64,7 @@ def test_a_run_has_its_figures_curves_and_pictures(tmp_path):
     assert len(loss) == results.POINTS and loss[0] == (1, 1.0) and loss[-1] == (2000, 1 / 2000)
     assert run.curves["evaluate/fd_pixels"] == [(1000, 9.0)] and "evaluate/asked_class" not in run.curves
     assert run.images == {"samples": run.workdir / "samples.png"}
-    assert run.command == f"python -m experiments.train --workdir={run.workdir} && python -m experiments.evaluate"
+    assert run.command == f"diffusion train --workdir={run.workdir} && diffusion evaluate"
     assert [run.status for run in found.runs] == ["done"] * 4 + ["failed", "stopped"]
     assert found.runs[4].reason == "error: no" and found.fields == ["parameterization.name"]
 

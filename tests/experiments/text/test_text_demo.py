@@ -330,10 +330,10 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_read(tmp_path)
 def test_a_folder_without_a_model_is_told_in_a_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no text-to-image model .* is no folder"):
         workdir.text_model(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"put together at the end of: python -m experiments\.text_demo"):
+    with pytest.raises(ConfigError, match=r"put together at the end of: diffusion text_demo"):
         workdir.text_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({}))
-    with pytest.raises(ConfigError, match=r"experiments\.text\.model --workdir=.*; one of classes is"):
+    with pytest.raises(ConfigError, match=r"diffusion text_model --workdir=.*; one of classes is"):
         workdir.text_model(tmp_path)
 
 

@@ -1,0 +1,60 @@
+"""The program `diffusion`: starts a command by its name, and lists them."""
+
+import difflib
+import runpy
+import shutil
+import sys
+import textwrap
+
+import diffusion
+from diffusion import commands
+
+EXAMPLE = """\
+  diffusion train --config=digits --workdir=runs/digits
+  diffusion sample --workdir=runs/digits
+  diffusion launch local --processes=2 -- diffusion train --config=digits --workdir=runs/two
+"""
+
+
+def main() -> int | None:
+    """Runs the command that the first word names, as `python -m` runs a module; lists the commands where none is named.
+
+    Returns:
+        The exit status, where no command was run.
+    """
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(f"diffusion {diffusion.__version__}")
+        return 0
+    purposes = commands.purposes()
+    name = " ".join(words[:2]) if words[0] == "launch" else words[0]
+    if name not in purposes:
+        close = difflib.get_close_matches(name, purposes, n=1, cutoff=0.5)
+        hint = f"Did you mean {close[0]!r}? " if close else ""
+        print(f"error: there is no command {name!r}. {hint}`diffusion --help` lists them.", file=sys.stderr)
+        return 2
+    sys.argv[1:] = words[len(name.split()) :]
+    runpy.run_module(commands.module(name), run_name="__main__", alter_sys=True)
+    return None
+
+
+def overview() -> str:
+    """All commands with what each is for, a line each as far as the terminal is wide."""
+    purposes = commands.purposes()
+    indent = max(map(len, purposes)) + 4
+    width = max(shutil.get_terminal_size((120, 24)).columns, indent + 40)
+    lines = [f"  {name:{indent - 2}}{textwrap.shorten(what, width - indent, placeholder=' ...')}"
+             for name, what in purposes.items()]  # fmt: skip
+    listed = "\n".join(lines)
+    return (
+        f"diffusion {diffusion.__version__}: diffusion and flow matching in pure JAX\n\n"
+        f"usage: diffusion COMMAND [--name=value ...]\n\n{listed}\n\nexamples:\n{EXAMPLE}\n"
+        "`diffusion COMMAND --help` explains one. --config names a recipe of this library or a file of your own."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

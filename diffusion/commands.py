@@ -1,0 +1,78 @@
+"""The commands of an installation: their names, what each is for, and the words that start one.
+
+A command is a module of `diffusion.experiments` with `main(argv)` that runs as a program, and a launcher one of
+`diffusion.launch`. Both are read from the files, so that a new one needs no entry here, and none is imported.
+"""
+
+import pathlib
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+
+PACKAGE = pathlib.Path(__file__).parent
+FOLDERS = {"": PACKAGE / "experiments", "launch ": PACKAGE / "launch"}  # by what stands before the command's name
+PURPOSE = re.compile(r'r?"""(.*?)(?:\.?"""|\.?\n\n)', re.DOTALL)  # the first sentence of a docstring
+PROGRAM = "diffusion"
+
+
+def purposes() -> dict[str, str]:
+    """What each command is for, the first sentence of its module, by its name: "train", "launch local"."""
+    found = {}
+    for before, folder in FOLDERS.items():
+        for path in sorted([*folder.glob("*.py"), *folder.glob("*/__main__.py")]):
+            text = path.read_text()
+            if "\ndef main(argv" in text:
+                name = path.parent.name if path.name == "__main__.py" else path.stem
+                found[before + name] = " ".join(PURPOSE.match(text)[1].split())
+    return found
+
+
+def module(name: str) -> str:
+    """The module of a command: of "train" `diffusion.experiments.train`."""
+    launcher = name.removeprefix("launch ")
+    return f"diffusion.launch.{launcher}" if launcher != name else f"diffusion.experiments.{name}"
+
+
+def line(name: str, *words: str) -> str:
+    """A command line for a user to paste, quoted for a shell.
+
+    Args:
+        name: of the command, e.g. "sample".
+        *words: its arguments, e.g. "--workdir=runs/my digits".
+    """
+    return shlex.join([PROGRAM, *name.split(), *words])
+
+
+def name_of(words: Sequence[str]) -> str:
+    """The name of the command of ours that a command line starts, in either spelling; "" where it starts another.
+
+    Args:
+        words: e.g. ["diffusion", "train", "--workdir=..."], or ["python", "-m", "experiments.train", "--workdir=..."].
+    """
+    words = current(words)
+    return words[1] if words[0] == PROGRAM and len(words) > 1 else ""
+
+
+def current(words: Sequence[str]) -> list[str]:
+    """A command line as it is written today; sweeps of before hold `python -m experiments.train`."""
+    if list(words[:2]) == ["python", "-m"] and len(words) > 2:
+        if words[2] == PROGRAM:
+            return [PROGRAM, *words[3:]]
+        if match := re.fullmatch(r"(?:diffusion\.)?experiments\.(\w+)", words[2]):
+            return [PROGRAM, match[1], *words[3:]]
+    return list(words)
+
+
+def as_process(words: Sequence[str]) -> list[str]:
+    """The words by which a process is started, from those of a user's shell.
+
+    `python` and `diffusion` become the interpreter of this process, with the package that this process has imported: a
+    folder named `diffusion` in the current one is not taken for it.
+    """
+    if words[0] == "python":
+        return [sys.executable, *words[1:]]
+    if words[0] == PROGRAM:
+        here = pathlib.Path.cwd() == PACKAGE.parent
+        return [sys.executable, *([] if here else ["-P"]), "-m", PROGRAM, *words[1:]]
+    return list(words)

@@ -1,0 +1,33 @@
+"""Makes a text-to-image model of a run on captions: one folder, WORKDIR/model, with model_index.json.
+
+    diffusion text_model --workdir=runs/text_students/turbo
+    diffusion sample --workdir=runs/text_students/turbo --prompt="a red circle above a blue square"
+
+The run is a few-step student, or a denoiser by another recipe. The folder's other parts lie beside the captions that
+it learned from, where diffusion text_demo put them; `diffusion.experiments.text.model` lists them.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("workdir", None, "the run, e.g. runs/text_students/turbo")
+    flags.mark_flag_as_required("workdir")
+    command_line.begin()
+
+from diffusion.data import captions
+from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.experiments.text import model
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    run = flags.FLAGS.workdir
+    print(f'{model.of_run(run)}. Next: {printed("sample", f"--workdir={run}")} --prompt="..."')
+
+
+if __name__ == "__main__":
+    command_line.run(main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError))
