@@ -94,8 +94,9 @@ bench: setup
 # gradio asks for an older Pillow than the rest, so the page has an environment of its own.
 playground-env: $(PLAYGROUND)/.complete
 $(PLAYGROUND)/.complete: requirements-playground.txt
+	@echo "The environment of the page, $(PLAYGROUND): $$(grep -c == $<) packages"
 	$(PYTHON) -m venv $(PLAYGROUND)
-	$(PLAYGROUND)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(PLAYGROUND)/bin/python -m pip install --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 lint: setup

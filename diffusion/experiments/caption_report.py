@@ -48,7 +48,7 @@ from diffusion.training.runtime import progress
 STEPS = 1_500  # of the towers' training
 SEED = 0
 PICTURES = {
-    "asked.png": "Requested, and made; orange: the towers prefer another caption of all",
+    "requested.png": "Requested, and made; orange: the towers prefer another caption of all",
     "real.png": "The real pictures of the same captions",
 }
 
@@ -143,7 +143,7 @@ def run(
     captions = [texts[row] for row in some]
     nearest = similar(images[some], texts).argmax(1)
     right = [texts[best] == caption for best, caption in zip(nearest, captions)]
-    report_pictures.gallery(images[some], captions, right, out / "asked.png")
+    report_pictures.gallery(images[some], captions, right, out / "requested.png")
     report_pictures.gallery(real.images[rows[some]], captions, [True] * len(some), out / "real.png")
     report.write(out, content, markdown(content, out))
     return content

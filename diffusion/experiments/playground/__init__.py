@@ -2,6 +2,5 @@
 
 page_request.py is the request of a visitor, and uploads.py keeps the pictures that come with it. source.py makes the
 pictures and writes them; published.py is a text-to-image model and trained.py a trained run. page.py is the page,
-live_view.py its HTML of a trajectory, api.py its HTTP interface, log.py its lines in the terminal; gate.py decides who
-is answered.
+form.py its inputs, live_view.py its HTML of a trajectory, api.py its HTTP interface; gate.py decides who is answered.
 """

@@ -4,8 +4,9 @@
     .venv-playground/bin/python -m diffusion playground --model=stable-diffusion-v1-5
     .venv-playground/bin/python -m diffusion playground --workdir=runs/digits
 
-A text-to-image model is a folder with model_index.json; of a trained run the class takes the prompt's place. Pictures
-are written to --out, each with the settings that it was made with. See docs/playground.md.
+A text-to-image model is a folder with model_index.json. A trained run of classes makes the one that is chosen from its
+list; it reads no prompt. Pictures are written to --out, each with the settings that it was made with. See
+docs/playground.md.
 """
 
 from absl import flags

@@ -9,8 +9,7 @@ from typing import Any
 import gradio as gr
 import jax
 
-from diffusion.experiments.playground import log
-from diffusion.experiments.playground.page_request import INPUTS, received, values
+from diffusion.experiments.playground.page_request import INPUTS, log, received, values
 from diffusion.experiments.playground.source import Source, make
 
 REFUSALS = (ValueError, OSError, jax.errors.JaxRuntimeError)  # the last: a device without memory
@@ -35,9 +34,9 @@ def endpoint(source: Source, out: pathlib.Path) -> Callable[..., Iterator[list[s
         except REFUSALS as error:
             raise gr.Error(str(error), print_exception=False) from None
         except GeneratorExit:
-            log.line(request, "by the API: stopped, the client has left")
+            log(request, "by the API: stopped, the client has left")
             raise
-        log.line(request, "by the API")
+        log(request, "by the API")
         yield [encoded(path) for path in made.paths]
 
     types = {name: list[int] if one.type is tuple else one.type for name, one in INPUTS.items()}

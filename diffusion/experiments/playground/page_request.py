@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,11 @@ class PageRequest(Request):
     def __str__(self):
         what = repr(self.prompts[0]) if self.prompts[0] else f"class {self.label}"
         return f"{what}, seed {self.seeds[0]}, {self.number} at once"
+
+
+def log(request: PageRequest, what: str) -> None:
+    """Writes a line to the terminal of the page: the time, a request, and what became of it."""
+    print(f"{time.strftime('%H:%M:%S')} {request}: {what}", flush=True)
 
 
 ONE_PROMPT = {

@@ -1,4 +1,4 @@
-"""A trained run on the page: the class takes the prompt's place."""
+"""A trained run on the page, which makes pictures of a class that is chosen from its list."""
 
 import dataclasses
 import functools

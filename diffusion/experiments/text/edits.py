@@ -1,10 +1,12 @@
 """Editing by a text-to-image model, measured on the captioned shapes: what stays, whether the seam shows, what changed.
 
-Each function returns {"figures": ..., "rows": [(words, uint8 [C, H, W, 3]), ..]}, the rows for a picture.
+Each function of `EDITS` takes (model, the judge, the number of pictures, **settings of `text_to_image.generate`), and
+returns {"figures": ..., "rows": [(words, uint8 [C, H, W, 3]), ..]}, the rows for a picture.
 """
 
 import functools
 import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -20,16 +22,17 @@ from diffusion.metrics import bootstrap
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.models.autoencoders import latent_space
 from diffusion.models.interchange import schedulers
+from diffusion.text_to_image import TextToImage
 
 STREAM = 50  # of the pictures that are edited
 SHOWN = 6  # edits in a picture
 HALF = drawing.SIDE // 2
-WAY = 7  # pictures from one prompt to another
-RESAMPLINGS = 2  # of walks that keep a part of a picture
+ALONG = 7  # pictures from one prompt to another
+RESAMPLINGS = 2  # of trajectories that keep a part of a picture
 
 
-def starts(number: int, **fixed: str) -> list[tuple[np.ndarray, Scene]]:
-    """Real pictures of one object to edit, and what they show; new ones, that are in no split.
+def starts(number: int, **fixed: str) -> tuple[np.ndarray, list[Scene]]:
+    """Real pictures of one object to edit, uint8 [N, 64, 64, 3], and what they show; new ones, that are in no split.
 
     Args:
         number: of pictures.
@@ -38,156 +41,97 @@ def starts(number: int, **fixed: str) -> list[tuple[np.ndarray, Scene]]:
     stated = Scene("one", "plain", NONE)._replace(**fixed)
     every = ((scenes.completed(stated, lot), lot) for lot in (Lot(1, STREAM, place) for place in itertools.count()))
     trained = ((drawing.draw(scene, lot), scene) for scene, lot in every if not scenes.withheld(scene))
-    return list(itertools.islice(trained, number))
+    images, shown = zip(*itertools.islice(trained, number))
+    return np.stack(images), list(shown)
 
 
-def image_to_image(model: text_to_image.TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
-    """A picture of one shape is made one of another colour: how often the new colour is there, and the shape stays.
-
-    Args:
-        model: that edits.
-        reader: the judge.
-        number: of pictures.
-        **settings: of `text_to_image.generate`.
-    """
-    metrics, rows = {}, []
+def image_to_image(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
+    """A picture of one shape is made one of another colour: how often the new colour is there, and the shape stays."""
+    images, shown = starts(number)
+    requested = [_recoloured(scene) for scene in shown]
+    figures = {}
+    rows = [("before", images[:SHOWN])]
     for strength in (0.4, 0.6, 0.8, 0.95):
-        requested, made, begun = [], [], []
-        for seed, (image, scene) in enumerate(starts(number)):
-            requested.append(_recoloured(scene))
-            made.append(
-                text_to_image.generate(
-                    model, scenes.phrase(requested[-1]), image=image, strength=strength, seeds=seed, **settings
-                )[0]
-            )
-            begun.append(image)
-        shown = judge.seen(reader, np.stack(made))
-        share = lambda name, requested=requested, shown=shown: bootstrap.share(
-            [getattr(a, name) == getattr(b, name) for a, b in zip(requested, shown)]
-        )
-        metrics[f"{strength:g}"] = {name: share(name) for name in ("colour", "shape", "size", "position")}
-        if not rows:
-            rows.append(("before", np.stack(begun[:SHOWN])))
-        rows.append((f"strength {strength:g}", np.stack(made[:SHOWN])))
-    return {"figures": metrics, "rows": rows}
+        made = _edited(model, images, requested, strength=strength, **settings)
+        figures[f"{strength:g}"] = _agreement(reader, made, requested, "colour", "shape", "size", "position")
+        rows.append((f"strength {strength:g}", made[:SHOWN]))
+    return {"figures": figures, "rows": rows}
 
 
-def style(model: text_to_image.TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
-    """A plain picture and a style word, by SDEdit: how often the style is there, and what is shown stays.
-
-    Arguments as those of `image_to_image`.
-    """
-    metrics, rows = {}, []
-    begun = starts(number, size="large")
-    rows.append(("before", np.stack([image for image, _ in begun[:SHOWN]])))
+def style(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
+    """A plain picture and a style word, by SDEdit: how often the style is there, and what is shown stays."""
+    images, shown = starts(number, size="large")
+    figures = {}
+    rows = [("before", images[:SHOWN])]
     for word in ("outlined", "neon"):
-        requested = [scene._replace(style=word) for _, scene in begun]
-        made = np.stack(
-            [
-                text_to_image.generate(model, scenes.phrase(scene), image=image, strength=0.9, seeds=seed, **settings)[
-                    0
-                ]
-                for seed, ((image, _), scene) in enumerate(zip(begun, requested))
-            ]
-        )
-        shown = judge.seen(reader, made)
-        metrics[word] = {
-            name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in zip(requested, shown)])
-            for name in ("style", "colour", "shape", "position")
-        }
+        requested = [scene._replace(style=word) for scene in shown]
+        made = _edited(model, images, requested, strength=0.9, **settings)
+        figures[word] = _agreement(reader, made, requested, "style", "colour", "shape", "position")
         rows.append((word, made[:SHOWN]))
-    return {"figures": metrics, "rows": rows}
+    return {"figures": figures, "rows": rows}
 
 
-def inpainting(model: text_to_image.TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
+def inpainting(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
     """The empty right half of a picture is painted with a second object.
 
-    What is kept is compared byte by byte; the seam by `seam`; the object by the judge, who reads the relation, too.
-    Arguments as those of `image_to_image`.
+    The half that is kept is compared byte by byte, the seam by `seam`, and the judge reads the object and its relation.
     """
+    images, shown = starts(number, position="left", size="medium")
+    requested = []
+    for scene in shown:
+        # The second object has the third colour after the first's, and another shape.
+        other = _recoloured(scene._replace(shape=SHAPES[(SHAPES.index(scene.shape) + 5) % 8]), 3)
+        pair = Scene("pair", "plain", scene.colour, scene.shape, count=2, relation="left of")
+        requested.append(pair._replace(second_colour=other.colour, second_shape=other.shape))
     mask = np.zeros((drawing.SIDE, drawing.SIDE), bool)
     mask[:, HALF:] = True
-    begun = _left_objects(number)
-    # The second object has the third colour after the first's; its shape is another one, too.
-    other = lambda scene: _recoloured(scene._replace(shape=SHAPES[(SHAPES.index(scene.shape) + 5) % 8]), 3)
-    requested = [
-        Scene(
-            "pair",
-            "plain",
-            scene.colour,
-            scene.shape,
-            count=2,
-            relation="left of",
-            second_colour=other(scene).colour,
-            second_shape=other(scene).shape,
-        )
-        for _, scene in begun
-    ]
-    made = np.stack(
-        [
-            text_to_image.generate(
-                model, scenes.phrase(scene), image=image, mask=mask, seeds=seed, resamplings=RESAMPLINGS, **settings
-            )[0]
-            for seed, ((image, _), scene) in enumerate(zip(begun, requested))
-        ]
-    )
-    before = np.stack([image for image, _ in begun])
-    verdicts = [judge.verdict(one, shown) for one, shown in zip(requested, judge.seen(reader, made))]
-    figures = {
-        "kept_to_the_bit": bootstrap.share([np.array_equal(a[~mask], b[~mask]) for a, b in zip(before, made)]),
-        "seam": seam(made, through_autoencoder(model, before), before),
-        "asked": judge.score(verdicts),
-    }
-    painted = before.copy()
-    painted[:, mask] = 200
-    return {
-        "figures": figures,
-        "rows": [("before", before[:SHOWN]), ("to paint", painted[:SHOWN]), ("after", made[:SHOWN])],
-    }
+    made = _edited(model, images, requested, mask=mask, resamplings=RESAMPLINGS, **settings)
+    to_paint = np.where(mask[..., None], np.uint8(200), images)
+    rows = [("before", images[:SHOWN]), ("to paint", to_paint[:SHOWN]), ("after", made[:SHOWN])]
+    return {"figures": _half_kept(model, reader, images, made, requested), "rows": rows}
 
 
-def outpainting(model: text_to_image.TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
+def outpainting(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
     """The right half of a picture is cut off, and painted anew beyond the edge of what is left.
 
-    Arguments as those of `image_to_image`; figures as those of `inpainting`, with the attributes of the object that is
-    kept.
+    The figures are those of `inpainting`, with the attributes of the object that is kept.
     """
-    begun = _left_objects(number)
-    whole = np.stack([image for image, _ in begun])
-    before = whole[:, :, :HALF]
-    made = np.stack(
-        [
-            text_to_image.generate(
-                model,
-                scenes.phrase(scene),
-                image=half,
-                margins=(0, 0, 0, HALF),
-                seeds=seed,
-                resamplings=RESAMPLINGS,
-                **settings,
-            )[0]
-            for seed, (half, (_, scene)) in enumerate(zip(before, begun))
-        ]
-    )
-    verdicts = [judge.verdict(scene, shown) for (_, scene), shown in zip(begun, judge.seen(reader, made))]
-    figures = {
-        "kept_to_the_bit": bootstrap.share([np.array_equal(a, b[:, :HALF]) for a, b in zip(before, made)]),
-        "seam": seam(made, through_autoencoder(model, whole), whole),
-        "asked": judge.score(verdicts),
+    images, shown = starts(number, position="left", size="medium")
+    halves = images[:, :, :HALF]
+    made = _edited(model, halves, shown, margins=(0, 0, 0, HALF), resamplings=RESAMPLINGS, **settings)
+    before = np.pad(halves, ((0, 0), (0, 0), (0, HALF), (0, 0)), constant_values=200)
+    rows = [("before", before[:SHOWN]), ("after", made[:SHOWN])]
+    return {"figures": _half_kept(model, reader, images, made, shown), "rows": rows}
+
+
+def _edited(model: TextToImage, images: Iterable[np.ndarray], requested: Sequence[Scene], **settings) -> np.ndarray:
+    """Each picture changed to what is requested of it, each with a seed of its own."""
+    change = functools.partial(text_to_image.generate, model, **settings)
+    pairs = enumerate(zip(images, requested))
+    return np.stack([change(scenes.phrase(scene), image=image, seeds=seed)[0] for seed, (image, scene) in pairs])
+
+
+def _agreement(reader: Reader, made: np.ndarray, requested: Sequence[Scene], *names: str) -> dict[str, Any]:
+    """How often the judge reads the requested value of each of some attributes."""
+    pairs = list(zip(requested, judge.seen(reader, made)))
+    return {name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in pairs]) for name in names}
+
+
+def _half_kept(model: TextToImage, reader: Reader, images: np.ndarray, made: np.ndarray, requested: Sequence[Scene]):
+    """The figures of edits that keep the left half of a picture."""
+    verdicts = [judge.verdict(scene, shown) for scene, shown in zip(requested, judge.seen(reader, made))]
+    kept = [np.array_equal(a, b) for a, b in zip(images[:, :, :HALF], made[:, :, :HALF])]
+    return {
+        "kept_to_the_bit": bootstrap.share(kept),
+        "seam": seam(made, through_autoencoder(model, images), images),
+        "requested": judge.score(verdicts),
     }
-    shown = np.pad(before, ((0, 0), (0, 0), (0, HALF), (0, 0)), constant_values=200)
-    return {"figures": figures, "rows": [("before", shown[:SHOWN]), ("after", made[:SHOWN])]}
 
 
 def _recoloured(scene: Scene, turns: int = 1) -> Scene:
     """The object in another colour, the first from `turns` colours on that it has in training."""
     later = [COLOURS[(COLOURS.index(scene.colour) + i) % 8] for i in range(turns, 8)]
     return scene._replace(colour=next(one for one in later if (one, scene.shape) not in WITHHELD))
-
-
-def _left_objects(number: int) -> list[tuple[np.ndarray, Scene]]:
-    """Pictures of an object that lies in the left half."""
-    return starts(number, position="left", size="medium")
 
 
 def seam(made: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, float]:
@@ -211,7 +155,7 @@ def seam(made: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, flo
     return differences
 
 
-def through_autoencoder(model: text_to_image.TextToImage, images: np.ndarray) -> np.ndarray:
+def through_autoencoder(model: TextToImage, images: np.ndarray) -> np.ndarray:
     """Pictures uint8 [N, H, W, 3] as the autoencoder gives them back."""
     return np.asarray(_coded(model, {"params": model.params["vae"]}, images))
 
@@ -222,15 +166,15 @@ def _coded(model, params, images):
     return to_uint8(vae.apply(params, vae.apply(params, to_model(images), method="encode").mean, method="decode"))
 
 
-def interpolation(model: text_to_image.TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
+def interpolation(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
     """From one prompt to another at one seed, and from one seed to another with one prompt.
 
-    Along the way between prompts each picture is compared with both: the share that shows the one or the other. Along
-    the way between seeds every picture is to show what is requested. Arguments as those of `image_to_image`, with
-    guidance and steps among the settings.
+    Between prompts each picture is compared with both: the share that shows the one or the other. Between seeds every
+    picture is to show what is requested. The settings are guidance and steps.
     """
-    ends = [(scene, _recoloured(scene, 4)) for _, scene in starts(number, size="large", position="middle")]
-    weights = np.linspace(0, 1, WAY)
+    _, shown = starts(number, size="large", position="middle")
+    ends = [(scene, _recoloured(scene, 4)) for scene in shown]
+    weights = np.linspace(0, 1, ALONG)
     prompts = [
         between(model, [scenes.phrase(a), scenes.phrase(b)], (seed, seed), weights, **settings)
         for seed, (a, b) in enumerate(ends)
@@ -239,9 +183,7 @@ def interpolation(model: text_to_image.TextToImage, reader: Reader, number: int,
         between(model, [scenes.phrase(a)] * 2, (seed, seed + number), weights, **settings)
         for seed, (a, _) in enumerate(ends)
     ]
-    right = lambda requested, images: [
-        all(judge.verdict(requested, shown).values()) for shown in judge.seen(reader, images)
-    ]
+    right = lambda scene, images: [all(judge.verdict(scene, seen).values()) for seen in judge.seen(reader, images)]
     first = np.array([right(a, images) for (a, _), images in zip(ends, prompts)])
     last = np.array([right(b, images) for (_, b), images in zip(ends, prompts)])
     kept = [right(a, images) for (a, _), images in zip(ends, seeds)]
@@ -256,13 +198,7 @@ def interpolation(model: text_to_image.TextToImage, reader: Reader, number: int,
 
 
 def between(
-    model: text_to_image.TextToImage,
-    prompts: list[str],
-    seeds: tuple[int, int],
-    weights: np.ndarray,
-    *,
-    guidance: float,
-    steps: int,
+    model: TextToImage, prompts: list[str], seeds: tuple[int, int], weights: np.ndarray, *, guidance: float, steps: int
 ) -> np.ndarray:
     """Pictures on the way between two prompts and two seeds: embeddings on a line, noises on a sphere (`slerp`).
 

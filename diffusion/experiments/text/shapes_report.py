@@ -86,7 +86,7 @@ def copies_row(others: str, copies: Mapping) -> Row:
 
 def _leaves(metrics: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[Row]:
     """Shares and seams anywhere in nested metrics: (where, figure, reference)."""
-    where = " ".join(path).replace("_", " ").replace("asked", "requested")
+    where = " ".join(path).replace("_", " ")
     if "share" in metrics:
         yield where, percent(metrics), f"of {metrics['count']}"
     elif "real_mean" in metrics:

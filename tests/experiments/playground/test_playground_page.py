@@ -306,12 +306,28 @@ def test_stop_stops_and_the_page_goes_on(page, digits):
     assert len(made(page)) == 1
 
 
+SCROLLED = """
+  const scrolls = (way, whole, shown) => /auto|scroll/.test(way) && whole > shown;
+  return [...document.querySelectorAll('.gradio-container *')].filter(e => {
+    const style = getComputedStyle(e);
+    return e.offsetParent && (scrolls(style.overflowX, e.scrollWidth, e.clientWidth)
+      || scrolls(style.overflowY, e.scrollHeight, e.clientHeight));
+  }).map(e => e.outerHTML.slice(0, 100));
+"""
+
+
+@pytest.mark.parametrize("width", [400, 1300])
 @pytest.mark.parametrize("dark", [False, True])
-def test_narrow_windows_do_not_scroll_sideways(page, digits, dark):
+def test_the_page_fills_the_window_and_nothing_in_it_scrolls(page, digits, dark, width):
     try:
-        page.resize(400, 850, dark)
+        page.resize(width, 850, dark)
         visit(page, digits)
-        assert page.run("return document.documentElement.scrollWidth") == 400
+        assert page.run("return document.documentElement.scrollWidth") == width
+        assert page.run("return document.querySelector('.gradio-container').offsetWidth") == width
+        assert page.run(SCROLLED) == []
+        page.run("for (const b of document.querySelectorAll('#start button, #reload button')) b.click()")
+        page.until("return document.querySelector('#brush .stage')?.offsetParent", 30)
+        assert page.run(SCROLLED) == []
         ground = page.run("return getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) == dark
     finally:

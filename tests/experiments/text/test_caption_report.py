@@ -60,7 +60,7 @@ def test_real_pictures_score_as_real_and_exchanged_ones_as_chance(made, tmp_path
         agree = np.mean([texts[a] == texts[b] for a, b in zip(rows, np.roll(rows, turn))])
         assert abs(found["pictures"]["share"] - agree) < 0.15  # right where the other picture has the same caption
     assert json.loads((tmp_path / "report.json").read_text()) == content
-    assert "chance 16.7%" in (tmp_path / "report.md").read_text() and (tmp_path / "asked.png").is_file()
+    assert "chance 16.7%" in (tmp_path / "report.md").read_text() and (tmp_path / "requested.png").is_file()
 
 
 def test_data_that_are_not_there_are_named(made):

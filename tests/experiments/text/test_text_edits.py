@@ -49,7 +49,7 @@ def test_edits_that_do_as_asked(editor):
 def test_what_is_kept_is_compared_to_the_bit(editor, edit):
     good, careless = (edit(model, NOBODY, 4)["figures"] for model in ("good", "careless"))
     assert good["kept_to_the_bit"]["share"] == 1 and careless["kept_to_the_bit"]["share"] == 0
-    assert good["asked"]["attributes"]["share"] == 1
+    assert good["requested"]["attributes"]["share"] == 1
 
 
 def test_an_edit_to_another_thing_is_seen(editor, monkeypatch):
@@ -61,9 +61,9 @@ def test_an_edit_to_another_thing_is_seen(editor, monkeypatch):
 
 
 def test_pictures_to_edit_are_what_they_say():
-    begun = edits.starts(5, position="left", size="medium")
-    assert len(begun) == 5
-    for image, scene in begun:
+    images, shown = edits.starts(5, position="left", size="medium")
+    assert len(images) == len(shown) == 5
+    for image, scene in zip(images, shown):
         assert (scene.kind, scene.style, scene.position, scene.size) == ("one", "plain", "left", "medium")
         assert not scenes.withheld(scene)
         assert np.ptp(image[:, 40:].reshape(-1, 3), axis=0).max() == 0  # the right half is paper

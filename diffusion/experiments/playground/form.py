@@ -1,0 +1,122 @@
+"""The form of the page: a component for each input of a request."""
+
+import json
+import pathlib
+import random
+from typing import Any
+
+import gradio as gr
+
+from diffusion.experiments.playground.api import encoded
+from diffusion.experiments.playground.page_request import EDITS, INPUTS, PageRequest, received, values
+from diffusion.experiments.playground.source import Source
+
+STATIC = pathlib.Path(__file__).parent / "static"
+QUICK = {"api_visibility": "private", "queue": False}  # events that are answered at once, beside the line
+MOST = 16  # pictures at once that the slider offers; the API takes what fits
+SIDES = ("top", "bottom", "left", "right")
+SLIDER = 190  # pixels that a slider, its name and its number need side by side
+
+
+class Form:
+    """The inputs of a request, each with the model's usual value; the page calls what makes their components.
+
+    Args:
+        source: the model of the page.
+    """
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._usual = values(source.usual)
+        self._fields: dict[str, gr.components.Component] = {}
+        self._brush: gr.HTML | None = None
+
+    def condition(self) -> list[gr.Textbox]:
+        """Makes what a picture is to show: prompts or a class; returns the fields in which Enter starts the work."""
+        prompts, classes = self._source.prompts, self._source.classes
+        texts = [
+            self._add(gr.Textbox, "prompt", lines=2, visible=prompts),
+            self._add(gr.Textbox, "negative", label="Negative prompt", visible=prompts),
+        ]
+        choices = [(str(i), i) for i in range(classes)]
+        unset = {} if classes else {"value": None}
+        self._add(gr.Dropdown, "label", choices=choices, label="Class", visible=classes > 0, **unset)
+        return texts
+
+    def sampling(self) -> None:
+        """Makes how pictures are sampled: steps, guidance, seed, sampler, how many, and how large."""
+        height, width = self._source.size
+        with gr.Row():
+            self._add(gr.Slider, "steps", minimum=1, maximum=250, min_width=SLIDER)
+            self._add(gr.Slider, "guidance", minimum=0, maximum=15, step=0.05, min_width=SLIDER)
+        with gr.Row():
+            seed = self._add(gr.Number, "seed", min_width=110)
+            other = gr.Button("Another seed", elem_id="other", min_width=110)
+        other.click(lambda: random.randrange(2**31), outputs=seed, **QUICK)
+        with gr.Row():
+            self._add(gr.Dropdown, "sampler", choices=list(self._source.samplers), min_width=SLIDER)
+            self._add(gr.Slider, "batch", minimum=1, maximum=MOST, label="Pictures", min_width=SLIDER)
+        with gr.Row(visible=self._source.free):
+            self._add(gr.Number, "height", value=height, min_width=90)
+            self._add(gr.Number, "width", value=width, min_width=90)
+
+    def editing(self) -> None:
+        """Makes the picture to start from, its mask and its margins, and how it is changed."""
+        self._brush = gr.HTML(
+            value="",
+            html_template=(STATIC / "brush.html").read_text(),
+            picture="",
+            mask="",
+            css_template=(STATIC / "brush.css").read_text(),
+            js_on_load=(STATIC / "brush.js").read_text(),
+            elem_id="brush",
+        )
+        gr.Markdown(
+            "Paint over what is to be made anew; the rest stays as it is, pixel for pixel. Without paint, the whole "
+            "picture is changed."
+        )
+        strength = "Strength: how much is changed (0: as usual)"
+        self._add(gr.Slider, "strength", minimum=0, maximum=1, step=0.05, label=strength)
+        with gr.Row():
+            for side in SIDES:
+                self._add(gr.Number, side, value=0, min_width=60)
+        gr.Markdown("Pixels to put on at each side, and paint.")
+        agreement = "Agreement: how often each part is sampled"
+        self._add(gr.Slider, "resamplings", minimum=1, maximum=10, label=agreement)
+
+    def _add(self, kind: Any, name: str, **how: Any) -> Any:
+        """The component of an input, or of a side of the margins; whole numbers are written without a point."""
+        if kind is gr.Number:
+            how["precision"] = 0
+        elif kind is gr.Slider and INPUTS[name].type is int:
+            how["step"] = 1
+        how = {"value": self._usual.get(name), "label": name.capitalize(), "elem_id": name} | how
+        self._fields[name] = kind(**how)
+        return self._fields[name]
+
+    def components(self) -> list[gr.components.Component]:
+        """All of them, in the order of `read` and `written`."""
+        return [*self._fields.values(), self._brush]
+
+    def read(self, shown: list[Any], inputs: pathlib.Path) -> PageRequest:
+        """The request that the components show.
+
+        Args:
+            shown: their values.
+            inputs: the folder that pictures to start from are kept in.
+        """
+        *shown, brush = shown
+        sent = dict(zip(self._fields, shown, strict=True))
+        drawn = json.loads(brush) if brush else {"picture": "", "mask": ""}
+        sent |= {"margins": [sent.pop(side) for side in SIDES], "image": drawn["picture"], "mask": drawn["mask"]}
+        ignored = {*(("height", "width") if drawn["picture"] else EDITS)}
+        ignored |= set() if self._source.prompts else {"prompt", "negative"}
+        ignored |= set() if self._source.classes else {"label"}
+        return received({name: value for name, value in sent.items() if name not in ignored}, inputs)
+
+    def written(self, request: PageRequest) -> list[Any]:
+        """The values with which the components show a request."""
+        said = values(request)
+        said |= dict(zip(SIDES, request.margins)) | {"label": said["label"] if said["label"] >= 0 else None}
+        url = lambda path: f"data:image/png;base64,{encoded(path)}" if path else ""
+        return [*(said[name] for name in self._fields), gr.HTML(picture=url(said["image"]), mask=url(said["mask"]))]
