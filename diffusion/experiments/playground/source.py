@@ -95,10 +95,11 @@ def check(source: Source, request: PageRequest) -> None:
         ValueError: says what the model reads.
     """
     if not source.prompts and (request.prompts[0] or request.negative):
+        reads = "a class" if source.classes else "no condition"
+        instead = "Choose the class by label" if source.classes else "Leave the prompts out"
         raise ValueError(
-            f"{source.name} receives {'a class' if source.classes else 'no condition'}, and no prompt: it has "
-            f"no text model. {'Choose the class by label' if source.classes else 'Leave the prompts out'}, or start the "
-            "page with a text-to-image model."
+            f"{source.name} receives {reads}, and no prompt: it has no text model. {instead}, or start the page with a "
+            "text-to-image model."
         )
     if source.classes and not 0 <= request.label < source.classes:
         raise ValueError(f"label = {request.label} is no class of this model; valid: 0 .. {source.classes - 1}")
