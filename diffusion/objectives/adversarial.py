@@ -65,7 +65,7 @@ def adversarial_generator(
         reads=to_the_end(student),
         density=student_density,
         teacher=Teacher(),
-        second=Second("discriminator", logit=True),
+        second=Second("discriminator", logit=True, by=adversarial_discriminator),
     )
 
 

@@ -84,7 +84,11 @@ def distribution_matching(
         return importance * mean_square(x - jax.lax.stop_gradient(x - g)) / 2, {"t": t}
 
     return Objective(
-        loss, reads=to_the_end(generator, one_step=True), density=density, teacher=Teacher(), second=Second("fake")
+        loss,
+        reads=to_the_end(generator, one_step=True),
+        density=density,
+        teacher=Teacher(),
+        second=Second("fake", by=fake_score),
     )
 
 

@@ -89,6 +89,22 @@ class Teacher(NamedTuple):
     scale: float | None = None
     stages: Stages | None = None
 
+    def check(self, scale: float, pairs: int) -> None:
+        """Refuses a run that guides the teacher otherwise than the objective does, or makes other pairs than it needs.
+
+        Args:
+            scale: of the classifier-free guidance that the run gives the teacher; 1 is none.
+            pairs: how many it makes.
+
+        Raises:
+            ValueError: naming the value and what is valid.
+        """
+        if self.scale not in (None, scale):
+            raise ValueError(f"the objective guides its teacher itself. Valid: {self.scale:g}, not {scale}")
+        if self.pairs != (pairs > 0):
+            needs = "learns from pairs. Valid: e.g. 10000" if self.pairs else "learns from none. Valid: 0"
+            raise ValueError(f"the run makes {pairs} pairs, and the objective {needs}")
+
 
 class Second(NamedTuple):
     """The player that trains in turn with the model, by an objective of its own.
@@ -96,10 +112,12 @@ class Second(NamedTuple):
     Attributes:
         network: its name among the networks.
         logit: whether objectives read one logit an example in its output.
+        by: the function that makes its objective; None: one of the user's.
     """
 
     network: str
     logit: bool = False
+    by: Callable[..., "Objective"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +180,64 @@ class Objective:
             raise ValueError(
                 f"block = {self.block} does not divide the {rows} examples of a micro-batch. Valid: a divisor, e.g. "
                 f"{math.gcd(rows, self.block or 1)}"
+            )
+
+    def check_players(self, teacher: bool, second: str | None) -> None:
+        """Refuses a run without the players that the objective needs, and one with others.
+
+        Args:
+            teacher: whether the run has a teacher.
+            second: name of the network that its second player trains; None without one.
+
+        Raises:
+            ValueError: naming the player.
+        """
+        if teacher != (self.teacher is not None):
+            raise ValueError(
+                "the objective has no use for a teacher. Valid: none; weights to start from are those of init_from"
+                if teacher
+                else "the objective learns from a teacher. Valid: the folder of a run; its moving average is distilled"
+            )
+        if self.second is None and second is not None:
+            raise ValueError(f"the objective has no second player, and one trains {second!r}. Valid: none")
+        if self.second is not None and second != self.second.network:
+            example = f", e.g. {self.second.by.__name__}" if self.second.by else ""
+            raise ValueError(
+                f"the objective plays with one that trains the network {self.second.network!r}, not {second!r}. Valid: "
+                f"a second player that does{example}"
+            )
+
+    def check_network(self, network: Any) -> None:
+        """Refuses a network that does not receive what the loss passes to it.
+
+        Args:
+            network: with its `kind`, and the `times`, `strength` and `augmentations` that it receives; one without such
+                an attribute is a backbone that receives one time and nothing else.
+
+        Raises:
+            ValueError: naming what it receives.
+        """
+        kind = getattr(network, "kind", "backbone")
+        times = getattr(network, "times", 1)
+        if kind != self.kind:
+            raise ValueError(
+                f"the objective trains a network of the kind {self.kind!r}, and this is one of the kind {kind!r}. "
+                "Valid: a network of that kind, or another objective"
+            )
+        if times != self.times:
+            raise ValueError(
+                f"the network has times = {times}, and the objective passes {self.times}. Valid: a network with "
+                f"times = {self.times}, e.g. dit"
+            )
+        if self.strength and not getattr(network, "strength", False):
+            raise ValueError(
+                "the network receives no strength of guidance, which the objective passes. Valid: a network with "
+                "strength = True, e.g. dit or pixart"
+            )
+        if self.augmentations and getattr(network, "augmentations", 0) != self.augmentations:
+            raise ValueError(
+                "the network does not receive the augmentation that the objective passes. Valid: a network with "
+                f"augmentations = {self.augmentations}, e.g. song_unet; or an augmentation of the data alone"
             )
 
     def check_parameterization(self, parameterization: Parameterization) -> None:

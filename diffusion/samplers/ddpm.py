@@ -74,7 +74,7 @@ def ddpm(variance: str = "small", error: Callable[[Array], Array] | None = None)
         x = mean + jnp.where(schedule.sigma(s) > 0, std, 0) * noise[0]
         return State(x, prediction.x0)
 
-    return Sampler(start, step, draws=1, nfe=lambda steps: steps)
+    return Sampler(start, step, draws=1, nfe=lambda steps: steps, reads_variance=variance == "learned")
 
 
 def ddim(eta: float = 0.0) -> Sampler:

@@ -43,6 +43,7 @@ class Sampler(NamedTuple):
             `guidance.Memory` for a denoiser whose memory `sample` carries. A sampler takes `guidance.Unpaired` if its
             step puts x0 and eps, as they are, into x_s = alpha_s x0 + c eps + ... A sampler of flow maps takes
             `flow_maps.FlowMap` alone, and calls it as (x_t, t, s) -> x_s.
+        reads_variance: whether a step reads `Prediction.variance`, which a network with learned variance predicts.
     """
 
     init: Callable[[Array, NoiseSchedule, Plan], Any]
@@ -50,6 +51,7 @@ class Sampler(NamedTuple):
     draws: int
     nfe: Callable[[int], int]
     takes: tuple[Any, ...] = (Denoiser, Memory)
+    reads_variance: bool = False
 
 
 class Trajectory(NamedTuple):

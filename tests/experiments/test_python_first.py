@@ -8,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import objectives, parameterizations, samplers, schedules, timesteps
+from diffusion import objectives, parameterizations, samplers, schedules, timesteps, weightings
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.recipe import Recipe, Teacher
+from diffusion.experiments.config.recipe import Recipe, SecondPlayer, Teacher
 from diffusion.experiments.evaluate import evaluate
 from diffusion.experiments.evaluation.sample_metrics import Effort
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.of_run import sample
 from diffusion.experiments.train import train
 from diffusion.objectives.inputs import mean_square, noised
+from diffusion.training import optimizers
 from diffusion.training.checkpointing import checkpoints
+from tests import commands
 
 LINE = schedules.rectified_flow()
 DENSITY = timesteps.uniform_density(LINE)
@@ -87,6 +89,8 @@ def test_points_train_go_on_and_are_sampled(tmp_path, monkeypatch):
     plan = timesteps.plan(timesteps.uniform(LINE, steps=2))
     by_hand = samplers.sample(samplers.heun(), denoise, LINE, samplers.prior(LINE, keys[0], (2,)), plan, keys[1])
     np.testing.assert_allclose(made, by_hand, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"evaluate measures pictures, .* arrays of shape \(2,\)\. Valid: .*frechet"):
+        evaluate(recipe(held_out=points()), run)
 
 
 def test_pictures_are_sampled_and_measured(tmp_path, monkeypatch):
@@ -122,12 +126,13 @@ def test_a_run_does_not_go_on_with_other_parts(tmp_path, parts, field):
         ({"settings": {"train.stpes": 3}}, ConfigError, "stpes"),
         ({"settings": {"train.steps": 0}}, ConfigError, r"config\.train\.steps = 0"),
         ({"settings": {"schedule": {"name": "cosine"}}}, ConfigError, "names a part that Recipe takes as an argument"),
-        ({"settings": {"sample.guidance.scale": 2.0}}, ValueError, "never trained on the null condition"),
+        ({"settings": {"sample.guidance.scale": 2.0}}, ValueError, "the network has no classes"),
+        ({"settings": {"sample.guidance.scale": 2.0}, "null": 1}, ValueError, "never trained on the null condition"),
         ({"sampler": samplers.flow_map()}, ValueError, "trains a denoiser, which samplers of flow maps do not take"),
         ({"objective": objectives.mean_flow(DENSITY), "sampler": samplers.heun()}, ValueError, "trains a flow map"),
         ({"objective": objectives.distribution_matching(VELOCITY, VELOCITY, VELOCITY, DENSITY)}, ValueError,
          "learns from a teacher"),
-        ({"teacher": Teacher(VELOCITY, 1.0, 0, samplers.heun(), 2)}, ValueError, "has no teacher"),
+        ({"teacher": Teacher("runs/teacher", VELOCITY)}, ValueError, "has no use for a teacher"),
         ({"data": []}, ValueError, "no records"),
         ({"data": [{"picture": 1}]}, ValueError, 'holds picture. Valid: "image" or "x"'),
     ],
@@ -135,3 +140,70 @@ def test_a_run_does_not_go_on_with_other_parts(tmp_path, parts, field):
 def test_parts_that_do_not_fit_are_refused_by_their_values(change, error, words):
     with pytest.raises(error, match=words):
         recipe(**change)
+
+
+@pytest.fixture
+def teacher(tmp_path, monkeypatch):
+    """The folder of a run on points that was built in Python."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    assert train(recipe(), tmp_path / "teacher") == 0
+    return tmp_path / "teacher"
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_student_learns_from_the_pairs_of_its_teacher(teacher, tmp_path):
+    student = recipe(
+        objective=objectives.reflow(DENSITY), teacher=Teacher(str(teacher), VELOCITY, pairs=4, pair_steps=2)
+    )
+    assert train(student, tmp_path / "student") == 0
+    assert all(np.isfinite(line["loss"]) for line in metrics(tmp_path / "student"))
+    (file,) = (tmp_path / "student" / "pairs").glob("*.npy")
+    x, noise = np.moveaxis(np.load(file), 1, 0)
+    params, _ = checkpoints.load_ema(teacher)
+    denoise = parameterizations.denoiser(lambda *inputs: Perceptron().apply(params, *inputs), LINE, VELOCITY)
+    plan = timesteps.plan(timesteps.uniform(LINE, steps=2))
+    by_hand = samplers.sample(samplers.heun(), denoise, LINE, noise, plan, jax.random.split(jax.random.key(0), 4))
+    np.testing.assert_allclose(x, by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_trains_beside_a_second_player(teacher, tmp_path):
+    """Distribution matching of points: teacher, student and second player begin as the earlier run ended."""
+    score = objectives.fake_score(VELOCITY, VELOCITY, weightings.constant(VELOCITY), DENSITY)
+    student = recipe(
+        objective=objectives.distribution_matching(VELOCITY, VELOCITY, VELOCITY, DENSITY),
+        parameterization=None,
+        teacher=Teacher(str(teacher), VELOCITY),
+        second=SecondPlayer(score, optimizers.adamw(steps=2)),
+        settings={"sample.steps": 1},
+    )
+    assert train(student, tmp_path / "student") == 0
+    assert all(np.isfinite([line["loss"], line["fake/loss"]]).all() for line in metrics(tmp_path / "student"))
+    assert sample(student, tmp_path / "student").shape == (6, 2)
+
+
+def test_a_teacher_of_another_network_is_refused(teacher, tmp_path):
+    student = recipe(
+        network=Perceptron(9), objective=objectives.reflow(DENSITY), teacher=Teacher(str(teacher), VELOCITY, pairs=4)
+    )
+    with pytest.raises(ConfigError, match=r"the teacher's config\.model is .*'width': 8.* this run has .*'width': 9"):
+        train(student, tmp_path / "student")
+
+
+def test_a_step_that_cannot_be_built_keeps_its_own_words(tmp_path):
+    def loss(networks, schedule, keys, batch, step):
+        raise ValueError("c = -1 is below 0")
+
+    with pytest.raises(ValueError, match=r"^c = -1 is below 0"):
+        train(recipe(objective=objectives.Objective(loss, density=DENSITY)), tmp_path)
+
+
+def test_a_command_on_the_folder_says_what_to_do(tmp_path):
+    workdir.settle_config(tmp_path, recipe().config)
+    with pytest.raises(ConfigError, match=r"built in Python.* Go on from Python.* sample\(recipe, folder\)"):
+        workdir.read_config(tmp_path)
+    done = commands.run("-m", "experiments.sample", f"--workdir={tmp_path}")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "this run was built in Python" in done.stderr

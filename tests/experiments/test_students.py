@@ -268,14 +268,15 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
 
 
 @pytest.mark.parametrize("name, changes, words", [
-    ("dmd", {"second_player.objective": {"name": ""}}, "the network 'fake'. Valid: one such out of .*, fake_score"),
-    ("dmd", {"train.log_every": 7}, "log_every = 7, but the model acts at every 5-th step"),
-    ("consistency", {"second_player.updates": 2}, "config.second_player.updates = 2, but .* has no second player"),
+    ("dmd", {"second_player.objective": {"name": ""}}, "the network 'fake', not None. Valid: .*, e.g. fake_score.$"),
+    ("dmd", {"train.log_every": 7}, "config.train.log_every = 7, .* the model acts at every 5-th step"),
+    ("consistency", {"second_player.updates": 2}, "config.second_player.updates = 2, but there is no second player"),
     ("progressive", {"train.steps": 7}, "7 training steps are more than the 2 stages of 3 steps have, which are 6"),
     ("progressive", {"objective.N": 6}, "N must be a power of 2"),
-    ("lcm", {"teacher.scale": 2.0}, "guides its teacher itself. Valid: 1"),
+    ("lcm", {"teacher.scale": 2.0}, "config.teacher.scale = 2.0.* guides its teacher itself. Valid: 1"),
     ("lcm", {"sample.guidance.scale": 7.0}, "trains the network for scales of 1 to 3"),
-    ("lcm", {"model.name": "unet", "model.width": 16}, "receives no strength of guidance"),
+    ("lcm", {"model": {"name": "unet", "num_classes": 10, "widths": (8,), "blocks": 1, "groups": 4}},
+     "receives no strength of guidance"),
     ("reflow", {"teacher.pairs.number": 0}, "learns from pairs. Valid: e.g. 10000"),
     ("consistency", {"teacher.pairs.number": 5}, "learns from none. Valid: 0"),
     ("reflow", {"teacher.pairs.sampler": {"name": "ddpm"}}, "makes no pairs"),

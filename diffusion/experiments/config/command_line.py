@@ -15,6 +15,7 @@ from ml_collections.config_dict import placeholder
 from diffusion import commands
 from diffusion.experiments.config import ConfigError, recipes, versions
 from diffusion.experiments.config.extensions import extend, printed
+from diffusion.experiments.config.values import require_names
 from diffusion.io import file_systems, limits
 from diffusion.training.runtime import huge_pages
 
@@ -128,6 +129,7 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
         saved = versions.read(limits.read_text(file))
     except limits.Refused as error:
         raise ConfigError(f"--workdir={workdir}: {error}") from error
+    require_names(saved, workdir)
     config_flags.DEFINE_config_dict(
         "config", settable(saved), sys_argv=argv, lock_config=False, accept_new_attributes=True
     )

@@ -1,4 +1,4 @@
-"""The parts of a recipe that is built in Python: what it leaves out, what must fit, and how each is recorded."""
+"""The parts of a recipe that is built in Python: what it leaves out, and how each is recorded."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion import guidance, parameterizations, samplers, timesteps
+from diffusion import guidance, samplers, timesteps
 from diffusion.data import own_records
 from diffusion.experiments.config import ConfigError, fields
 from diffusion.experiments.config.defaults import defaults
@@ -23,6 +23,7 @@ RECORDED = {  # the fields of a config that stand for the parts
     "optimizer": "optimizer",
     "sampler": "sample.sampler",
 }
+PARTS = {*RECORDED.values(), "second_player", "teacher"}  # fields, and sections, that are no settings
 
 
 def completed(recipe: Any) -> dict[str, Any]:
@@ -60,6 +61,16 @@ def completed(recipe: Any) -> dict[str, Any]:
         part = parts.get(name, getattr(recipe, name))
         (config[section] if section else config)[last] = described(part)
     config.model.num_classes = classes
+    if teacher := recipe.teacher:
+        pairs = {"number": teacher.pairs, "sampler": described(teacher.pair_sampler), "steps": teacher.pair_steps}
+        config.teacher.update({"path": str(teacher.path), "scale": teacher.scale, "pairs": pairs})
+        config.teacher.parameterization = described(teacher.parameterization)
+    if second := recipe.second:
+        config.second_player = {
+            "objective": described(second.objective),
+            "optimizer": described(second.optimizer),
+            "updates": second.updates,
+        }
     if recipe.data is not None:
         config.data.name = f"{type(recipe.data).__module__}.{type(recipe.data).__qualname__}"
     return parts | {"config": config}
@@ -73,7 +84,7 @@ def settings(changes: Mapping[str, Any]) -> ConfigDict:
     """
     config = defaults()
     for field in changes:
-        if field.partition(".")[0] in {*RECORDED.values(), "second_player"} or field == "sample.sampler":
+        if PARTS & {field, field.partition(".")[0]}:
             raise ConfigError(f"config.{field} names a part that Recipe takes as an argument. Valid: settings alone.")
     try:
         config.update_from_flattened_dict(dict(changes))
@@ -81,33 +92,6 @@ def settings(changes: Mapping[str, Any]) -> ConfigDict:
         raise ConfigError(f"config = {dict(changes)!r} holds a setting that is none: {error}.") from error
     fields.check(config)
     return config
-
-
-def check(recipe: Any) -> None:
-    """Refuses parts that do not fit each other.
-
-    Raises:
-        ValueError: naming the parts.
-    """
-    objective = recipe.objective
-    if recipe.parameterization is not None:
-        objective.check_parameterization(recipe.parameterization)
-        ends = np.append(recipe.plan.t, recipe.schedule.t_max)
-        parameterizations.check(recipe.parameterization, recipe.schedule, ends)
-    if objective.reads is not None:
-        objective.check_sampler(recipe.sampler)
-    objective.check_scale(recipe.config.sample.guidance.scale)
-    times = getattr(recipe.network, "times", 1)
-    if isinstance(times, int) and hasattr(recipe.network, "times") and times != objective.times:
-        raise ValueError(f"the objective trains a network of {objective.times} times, and network.times = {times}")
-    if (objective.teacher is None) != (recipe.teacher is None):
-        needs = "learns from a teacher: Recipe(teacher=Teacher(...))" if objective.teacher else "has no teacher"
-        raise ValueError(f"the objective {needs}, and recipe.teacher = {recipe.teacher!r}")
-    trains = recipe.second and recipe.second.objective.trains
-    if trains != (objective.second and objective.second.network):
-        wanted = f"plays with the network {objective.second.network!r}" if objective.second else "has no second player"
-        raise ValueError(f"the objective {wanted}, and recipe.second trains {trains!r}")
-    objective.check_rows(recipe.config.train.batch_size // max(recipe.config.train.accumulate, 1))
 
 
 def described(part: Any) -> Any:

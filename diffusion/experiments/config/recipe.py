@@ -10,12 +10,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import parts
+from diffusion.experiments.config import fits, parts
+from diffusion.flow_maps import FlowMap
 from diffusion.guidance import Branches
 from diffusion.models import facts
 from diffusion.objectives import Objective
 from diffusion.parameterizations import Parameterization
-from diffusion.samplers import Sampler
+from diffusion.samplers import Sampler, heun
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan
 from diffusion.training import micro_batches as rule
@@ -36,9 +37,10 @@ class SecondPlayer(NamedTuple):
 
 
 class Teacher(NamedTuple):
-    """How the teacher of a run is read.
+    """The trained run that a run learns from.
 
     Attributes:
+        path: its folder; the moving average of its latest checkpoint is read when the run begins.
         parameterization: what it predicts.
         scale: of the classifier-free guidance with which it teaches; 1 is none.
         pairs: how many pairs of noise and sample it makes before the training.
@@ -46,11 +48,28 @@ class Teacher(NamedTuple):
         pair_steps: of that sampler.
     """
 
+    path: str
     parameterization: Parameterization
-    scale: float
-    pairs: int
-    pair_sampler: Sampler
-    pair_steps: int
+    scale: float = 1.0
+    pairs: int = 0
+    pair_sampler: Sampler = heun()
+    pair_steps: int = 20
+
+    def check(self) -> None:
+        """Refuses a teacher that cannot be guided so, or a sampler that makes no pairs.
+
+        Raises:
+            ValueError: naming what is valid.
+        """
+        if self.scale != 1 and self.parameterization.channels > 1:
+            raise ValueError(
+                "the scale guides what the teacher puts out, of which a learned variance is a part. Valid: a scale of 1"
+            )
+        if self.pair_sampler.draws or FlowMap in self.pair_sampler.takes:
+            raise ValueError(
+                "this sampler makes no pairs: a sample has to follow from the noise that it started from. Valid: a "
+                "deterministic sampler of denoisers, e.g. heun or dpmpp_2m"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +134,7 @@ class Recipe:
         if not isinstance(self.config, ConfigDict):
             for name, value in parts.completed(self).items():
                 object.__setattr__(self, name, value)
-            parts.check(self)
+            fits.check(self)
 
     def at(self, shape: tuple[int, ...]) -> "Recipe":
         """The recipe for examples of a shape."""

@@ -48,24 +48,21 @@ class Resolver:
 
     def recipe(self, shape: tuple[int, ...] | None = None) -> Recipe:
         """All entries as one value; see the function of that name."""
-        trains = self.objective
-        second = None
-        if trains.second is not None:
-            every = self.config["second_player"]["updates"]
-            second = SecondPlayer(self.second_player, self.second_optimizer, every)
-        teacher = None
-        if trains.teacher is not None:
-            scale, pairs = self.config["teacher"]["scale"], self.config["teacher"]["pairs"]
-            teacher = Teacher(self.teacher_parameterization, scale, pairs["number"], self.pair_sampler, pairs["steps"])
+        second = self.config["second_player"]
+        teacher = self.config["teacher"]
+        pairs = teacher["pairs"]
+        teaches = (teacher["scale"], pairs["number"], self.pair_sampler, pairs["steps"])
         return Recipe(
             schedule=self.schedule,
-            objective=trains,
+            objective=self.objective,
             network=self.model(shape),
             parameterization=self.parameterization,
             optimizer=self.optimizer,
             average=self.average,
-            second=second,
-            teacher=teacher,
+            second=SecondPlayer(self.second_player, self.second_optimizer, second["updates"])
+            if second["objective"].get("name")
+            else None,
+            teacher=Teacher(teacher["path"], self.teacher_parameterization, *teaches) if teacher["path"] else None,
             sampler=self.sampler,
             plan=self.plan,
             guidance=self.guidance,
@@ -124,28 +121,12 @@ class Resolver:
 
         What the network predicts and the clock that it receives come from `config.parameterization`, so that sampling
         reads the network as it was trained.
-
-        Raises:
-            ConfigError: also where the objective cannot train a network of that parameterization.
         """
-        made = self._objective(self.config["objective"], "config.objective", names.OBJECTIVES)
-        predicts = plain(self.config["parameterization"]).get("name")
-        try:
-            made.check_parameterization(self.parameterization)
-        except ValueError as error:
-            raise ConfigError(
-                f"config.parameterization.name = {predicts!r}, config.objective.name = "
-                f"{self.config['objective']['name']!r}: {error}."
-            ) from error
-        return made
+        return self._objective(self.config["objective"], "config.objective", names.OBJECTIVES)
 
     @property
     def second_player(self) -> objectives.Objective:
-        """The objective of the second player, `config.second_player.objective`.
-
-        Raises:
-            ConfigError: as `objective`.
-        """
+        """The objective of the second player, `config.second_player.objective`."""
         return self._objective(
             self.config["second_player"]["objective"], "config.second_player.objective", names.SECOND_PLAYERS
         )
@@ -160,7 +141,7 @@ class Resolver:
         if rate == 0:
             return made
         try:
-            return objectives.with_condition_dropout(made, self.required_null, rate)
+            return objectives.with_condition_dropout(made, self.null_class if self.null is None else self.null, rate)
         except ValueError as error:
             raise ConfigError(f"{path}.condition_dropout: {error}") from error
 
@@ -176,10 +157,11 @@ class Resolver:
         return objectives.with_augmentation(made, augmentation)
 
     def _bare(self, spec: dict, path: str, table: Mapping[str, Callable]) -> objectives.Objective:
-        predicts = plain(self.config["parameterization"])
-        learned = predicts.get("name") == "learned_variance"  # then of the first half of the channels
-        inner = predicts.get("parameterization", predicts) if learned else predicts
-        inner_path = "config.parameterization" + (".parameterization" if inner is not predicts else "")
+        inner = plain(self.config["parameterization"])
+        inner_path = "config.parameterization"
+        if self.parameterization.channels > 1 and "parameterization" in inner:  # of the first half of the channels
+            inner = inner["parameterization"]
+            inner_path += ".parameterization"
         read = self._parameterization(inner, inner_path)
         clock = self._clock(inner["clock"], f"{inner_path}.clock") if "clock" in inner else None
         teacher = self.teacher_parameterization
@@ -245,7 +227,6 @@ class Resolver:
         if shape is not None:
             check_shape(self.config, tuple(shape))
         name = plain(self.config["model"]).get("name")
-        self._check_network(name)
         # Before the data are known only the other fields are looked at, of images of some size.
         module = self._sized(name, tuple(shape or (64, 64, 3)))
         trains = self._trains
@@ -263,38 +244,17 @@ class Resolver:
         of_any_shape = types.NoneType in typing.get_args(annotation(names.MODELS.get(name), "shape"))
         return module.clone(shape=None) if shape is None and of_any_shape else module
 
-    def _check_network(self, name: str) -> None:
-        """Refuses a network that does not receive what the objective passes it, or puts out too little."""
-        network = names.MODELS.get(name)
-        trains = self._trains
-        by = f"config.objective.name = {self.config['objective'].get('name')!r}"
-        if trains.times > 1 and not takes(network, "times"):
-            raise ConfigError(
-                f"config.model.name = {name!r} receives one time, and {by} trains networks of {trains.times}. Valid: "
-                "dit."
-            )
-        if self._learns_variance and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
-            raise ConfigError(
-                f"config.model.name = {name!r} puts out as many channels as it takes, and "
-                'config.parameterization.name = "learned_variance" needs as many again. Valid: dit, unet.'
-            )
-        if trains.strength and not takes(network, "strength"):
-            raise ConfigError(
-                f"config.model.name = {name!r} receives no strength of guidance, and {by} trains networks that do. "
-                "Valid: dit or pixart."
-            )
-        if trains.augmentations and not takes(network, "augmentations"):
-            raise ConfigError(
-                f"config.model.name = {name!r} receives nothing of an augmentation, and config.objective.augment "
-                "passes it on. Valid: song_unet; or config.data.augment, of which no network receives anything."
-            )
-
     def _sized(self, name: str, size: tuple[int, ...]) -> Any:
         """The module for images of a size; one that was built for another size is copied with the new one."""
         network = names.MODELS.get(name)
         trains = self._trains
         towers = facts.kind(network) == "towers"
-        learned = self._learns_variance
+        outputs = self.parameterization.channels
+        if outputs > 1 and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
+            raise ConfigError(
+                f"config.model.name = {name!r} puts out as many channels as it takes, and config.parameterization "
+                "(learned_variance) needs as many again. Valid: dit, unet."
+            )
         height = size[0]
         channels = size[-1]
         sized = {
@@ -303,7 +263,7 @@ class Resolver:
             "channels": channels,
             "in_channels": channels,
             "picture_channels": channels,
-            "out_channels": channels * (2 if learned else 1),
+            "out_channels": channels * outputs,
         }
         if isinstance(network, type) and not towers and "config.model" in self._built:
             return self._built["config.model"].clone(
@@ -323,14 +283,10 @@ class Resolver:
             nested=dict.fromkeys(names.TOWERS, tower) if towers else {},
             times=trains.times,
             strength=trains.strength is not None,
-            learn_sigma=learned,
+            learn_sigma=outputs > 1,
             dtype=dtype,
             **sized,
         )
-
-    @property
-    def _learns_variance(self) -> bool:
-        return plain(self.config["parameterization"]).get("name") == "learned_variance"
 
     @property
     def _trains(self) -> objectives.Objective:
@@ -390,20 +346,8 @@ class Resolver:
 
     @property
     def pair_sampler(self) -> samplers.Sampler:
-        """The sampler by which the teacher makes pairs, `config.teacher.pairs.sampler`.
-
-        Raises:
-            ConfigError: also if it draws noise: then a sample is no function of the noise that it started from.
-        """
-        spec = self.config["teacher"]["pairs"]["sampler"]
-        path = "config.teacher.pairs.sampler"
-        made = self._sampler(spec, path)
-        if made.draws or flow_maps.FlowMap in made.takes:
-            raise ConfigError(
-                f"{path} = {plain(spec)!r} makes no pairs: a sample has to follow from the noise that it "
-                "started from. Valid: a deterministic sampler of denoisers, e.g. heun or dpmpp_2m."
-            )
-        return made
+        """The sampler by which the teacher makes pairs, `config.teacher.pairs.sampler`."""
+        return self._sampler(self.config["teacher"]["pairs"]["sampler"], "config.teacher.pairs.sampler")
 
     @property
     def plan(self) -> timesteps.Plan:
@@ -485,15 +429,6 @@ class Resolver:
             return texts.null(place) if text.of == "embeddings" else texts.tokens([""], place).null
         except (FileNotFoundError, ValueError) as error:
             raise ConfigError(f"config.data.text.{field} = {place!r}: {error}") from error
-
-    @property
-    def required_null(self) -> Any:
-        """`null`, where something is trained or guided that needs one.
-
-        Raises:
-            ConfigError: as `null`, and for an unconditional network.
-        """
-        return self.null_class if self.null is None else self.null
 
 
 def sizes(config: Mapping) -> tuple[buckets.Size, ...]:

@@ -96,6 +96,25 @@ def from_json(text: str) -> ConfigDict:
         raise ConfigError(f"config.json holds a field that none may have: {error}.") from error
 
 
+def built_in_python(config: Mapping) -> bool:
+    """Whether Python built the run: then its config describes the parts, and a command finds no names there."""
+    return "." in str(config["schedule"].get("name"))
+
+
+def require_names(config: Mapping, workdir: Any) -> None:
+    """Refuses, for a command, the run of a recipe that was built in Python.
+
+    Raises:
+        ConfigError: saying how to go on.
+    """
+    if built_in_python(config):
+        raise ConfigError(
+            f"--workdir={workdir}: this run was built in Python, from objects that a command cannot name. Go on from "
+            "Python, with the Recipe that made it: train(recipe, folder), sample(recipe, folder) or "
+            "evaluate(recipe, folder); docs/extend.md shows them."
+        )
+
+
 def config_hash(config: ConfigDict | Mapping) -> str:
     """A hash of a config's content that is the same on every machine and for every order of keys.
 

@@ -64,7 +64,8 @@ def of(recipe: Recipe) -> Players:
 def teacher(model: Any) -> Any:
     """The module of a student's teacher: it receives one time, and no strength of guidance."""
     plain = {"times": 1, "strength": False}
-    return model.clone(**{field: value for field, value in plain.items() if hasattr(model, field)})
+    others = {field: value for field, value in plain.items() if getattr(model, field, value) != value}
+    return model.clone(**others) if others else model
 
 
 def guided_teacher(recipe: Recipe, module: Any) -> Apply:
@@ -95,4 +96,4 @@ def with_strength(apply: Apply) -> Apply:
 
 def mean_logit(apply: Apply) -> Apply:
     """A backbone as a judge, whose logit `[B]` is the mean of its output."""
-    return lambda *inputs: jnp.mean(apply(*inputs), axis=(1, 2, 3))
+    return lambda *inputs: jax.vmap(jnp.mean)(apply(*inputs))

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.values import built_in_python
 from diffusion.experiments.run import players
 from diffusion.experiments.run.networks import network_of
 from diffusion.models.layers import conditions
@@ -75,8 +76,9 @@ def build(recipe: Recipe, mesh: Mesh) -> Program:
         Program.
 
     Raises:
-        ConfigError: if the model does not divide over the mesh, or functions of the recipe refuse to be combined so;
-            the message is that function's own.
+        ConfigError: if the model does not divide over the mesh, or functions of a config refuse to be combined so; the
+            message is that function's own.
+        ValueError: that function's own, of a recipe that was built in Python.
     """
     try:
         return _built(recipe, mesh)
@@ -85,6 +87,8 @@ def build(recipe: Recipe, mesh: Mesh) -> Program:
     except ConfigError:
         raise
     except ValueError as error:
+        if built_in_python(recipe.config):
+            raise
         raise ConfigError(f"a step of this config cannot be built: {error}") from error
 
 

@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from diffusion.experiments.config import ConfigError, versions
-from diffusion.experiments.config.values import plain
+from diffusion.experiments.config.values import built_in_python, plain
 from diffusion.experiments.run import examples, training_means
 from diffusion.experiments.run.program import Program
 from diffusion.training import sharding, state, warm_start
@@ -88,15 +88,12 @@ def _with_teacher(config: ConfigDict, train_state: state.TrainState) -> state.Tr
     """
     path = pathlib.Path(config.teacher.path).expanduser()
     theirs = versions.read((path / "config.json").read_text())
-    for ours, field in (
-        (config.schedule, "schedule"),
-        (config.teacher.parameterization, "parameterization"),
-        (config.model, "model"),
-    ):
-        if plain(ours) != plain(theirs[field]):
+    ours = {"schedule": config.schedule, "parameterization": config.teacher.parameterization, "model": config.model}
+    for field, part in ours.items() if built_in_python(config) == built_in_python(theirs) else ():
+        if plain(part) != plain(theirs[field]):
             raise ConfigError(
                 f"config.teacher.path = {config.teacher.path!r}: the teacher's config.{field} is "
-                f"{plain(theirs[field])}, and this run has {plain(ours)} for it."
+                f"{plain(theirs[field])}, and this run has {plain(part)} for it."
             )
     source = warm_start.read(path)
 

@@ -24,6 +24,7 @@ from diffusion.data import latent_cache, sources
 from diffusion.experiments.config import ConfigError, fields, versions
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.config.values import require_names
 from diffusion.io import file_systems as places
 from diffusion.io import limits
 from diffusion.io.files import whole
@@ -148,9 +149,16 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
     """Returns the config of the run in a folder; nothing is executed.
 
     Raises:
+        ConfigError: if Python built the run, so that its config has no names.
         WorkdirError: if the folder holds no run.
         OSError: if it cannot be read.
     """
+    config = _saved_config(workdir)
+    require_names(config, workdir)
+    return config
+
+
+def _saved_config(workdir: str | pathlib.Path) -> ConfigDict:
     path = pathlib.Path(workdir) / "config.json"
     try:
         return versions.read(limits.read_text(path))
@@ -221,7 +229,7 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
     if not there and checkpoints.steps(workdir):
         raise WorkdirError(f"{workdir} holds checkpoints but no config.json: choose another --workdir.")
     if there:
-        saved = read_config(workdir)
+        saved = _saved_config(workdir)
         changed = differences(fields.absolute(saved), config)
         fixed = [change for change in changed if not _may_change(change.field)]
         if fixed:

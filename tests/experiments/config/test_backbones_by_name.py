@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion.experiments import train
-from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config import ConfigError, checks, resolve
 from tests.experiments.config.test_resolve import HYBRID, LEARNED, LINEAR, NO_GUIDANCE, changed
 
 MODELS = {
@@ -48,8 +48,8 @@ def test_a_learned_variance_doubles_the_output():
 
 def test_what_does_not_fit_is_refused():
     two_times = ("objective", {"name": "mean_flow", "density": {"name": "uniform_density"}})
-    with pytest.raises(ConfigError, match=r"'unet' receives one time.*'mean_flow' trains networks of 2"):
-        resolve.Resolver(config("unet", two_times)).model()
+    with pytest.raises(ConfigError, match=r"'unet', .* 'mean_flow': the network has times = 1, .* passes 2"):
+        checks.validate(config("unet", two_times, NO_GUIDANCE, ("sample.sampler", {"name": "flow_map"})))
     with pytest.raises(ConfigError, match=r"config\.model\.dropout = 0\.1: this loop draws none"):
         resolve.Resolver(config("song_unet", dropout=0.1)).model()
     with pytest.raises(ConfigError, match=r"config\.model.*'width'.*mean 'widths'"):

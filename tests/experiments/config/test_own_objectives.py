@@ -1,5 +1,6 @@
 """Objectives of a user's own, added by --extend: copies of the library's under names that nothing else knows."""
 
+import json
 import pathlib
 import re
 
@@ -15,6 +16,7 @@ from diffusion.experiments.run import program
 from diffusion.experiments.sampling import generate
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
+from tests import commands
 
 DENSITY = {"name": "uniform_density"}
 VELOCITY = {"name": "velocity", "clock": {"name": "steps"}}  # what the teacher predicts
@@ -29,7 +31,12 @@ COPIES = (  # the module that is copied, and what is called otherwise in the cop
     ),
     (
         "distribution_matching",
-        {"def distribution_matching(": "def own_dmd(", "def fake_score(": "def own_score(", '"fake"': '"shadow"'},
+        {
+            "def distribution_matching(": "def own_dmd(",
+            "def fake_score(": "def own_score(",
+            "by=fake_score": "by=own_score",
+            '"fake"': '"shadow"',
+        },
         "names.add(names.OBJECTIVES, own_dmd)\nnames.add(names.SECOND_PLAYERS, own_score)",
     ),
 )
@@ -120,7 +127,7 @@ BAD = {  # the objective, what is changed, and the error: the path, the value, w
     "a network of one time": (
         "own_flow",
         {"model": {"name": "u_vit", "patch": 2, "width": 16, "depth": 2, "heads": 2, "num_classes": 10}},
-        r"config\.model\.name = 'u_vit' receives one time, and config\.objective\.name = 'own_flow'",
+        r"config\.model\.name = 'u_vit', config\.objective\.name = 'own_flow': the network has times = 1, .* passes 2",
     ),
     "guidance of a flow map": (
         "own_flow",
@@ -133,11 +140,15 @@ BAD = {  # the objective, what is changed, and the error: the path, the value, w
         r"config\.model\.attention = 'cudnn'.* 'own_flow' differentiates .* Valid: auto, matmul, xla",
     ),
     "a teacher of nobody": ("own_flow", {"teacher__path": "/"}, r"config\.teacher\.path = '/'.* no use for a teacher"),
-    "no teacher": ("own_lcm", {"teacher__path": ""}, r"'own_lcm' learns from a teacher: --config\.teacher\.path=RUN"),
+    "no teacher": (
+        "own_lcm",
+        {"teacher__path": ""},
+        r"config\.teacher\.path = '', .* 'own_lcm': the objective learns from a teacher\. Valid: the folder of a run",
+    ),
     "guided twice": (
         "own_lcm",
         {"teacher__scale": 2.0},
-        r"config\.teacher\.scale = 2\.0.* 'own_lcm' guides its teacher itself\. Valid: 1\.",
+        r"config\.teacher\.scale = 2\.0.* 'own_lcm': the objective guides its teacher itself\. Valid: 1, not 2",
     ),
     "a strength beyond the training": (
         "own_lcm",
@@ -147,27 +158,27 @@ BAD = {  # the objective, what is changed, and the error: the path, the value, w
     "a network without strength": (
         "own_lcm",
         {"model": {"name": "u_vit", "patch": 2, "width": 16, "depth": 2, "heads": 2, "num_classes": 10}},
-        r"config\.model\.name = 'u_vit' receives no strength of guidance",
+        r"config\.model\.name = 'u_vit', .* 'own_lcm': the network receives no strength.* Valid: .*dit or pixart",
     ),
     "no second player": (
         "own_dmd",
         {"second_player__objective": {"name": ""}},
-        r"config\.second_player\.objective\.name = ''.* the network 'shadow'\. Valid: one such out of .*own_score",
+        r"config\.second_player\.objective\.name = ''.* 'shadow', not None\. Valid: .* does, e\.g\. own_score\.$",
     ),
     "another second player": (
         "own_dmd",
         {"second_player__objective": {"name": "fake_score", "density": DENSITY, "weighting": CONSTANT}},
-        r"config\.second_player\.objective\.name = 'fake_score'.* 'own_dmd' plays with .* 'shadow'",
+        r"config\.second_player\.objective\.name = 'fake_score'.* 'own_dmd': .* plays with .* 'shadow', not 'fake'",
     ),
     "a second player of one": (
         "own_flow",
         {"second_player__objective": {"name": "own_score", "density": DENSITY, "weighting": CONSTANT}},
-        r"config\.second_player\.objective\.name = 'own_score'.* 'own_flow' has no second player",
+        r"config\.second_player\.objective\.name = 'own_score'.* 'own_flow': the objective has no second player",
     ),
     "an autoencoder": (
         "own_flow",
         {"model": {"name": "autoencoder_kl"}, "objective__condition_dropout": 0.0},
-        r"config\.model\.name = 'autoencoder_kl' receives one time",
+        r"config\.model\.name = 'autoencoder_kl', .* of the kind 'backbone', and this is one of the kind 'autoencoder'",
     ),
 }
 
@@ -197,13 +208,13 @@ def test_every_fact_of_a_copy_is_that_of_its_original(config_of):
         for fact in ("times", "forward_mode", "trains", "kind", "teacher", "second", "strength", "block", "score"):
             assert getattr(facts[0], fact) == getattr(facts[1], fact), fact
     own = resolve.Resolver(config_of("own_dmd")).objective
-    assert own.second == objectives.Second("shadow") and own.reads.one_step
+    assert own.second[:2] == ("shadow", False) and own.second.by.__name__ == "own_score" and own.reads.one_step
     assert resolve.Resolver(config_of("own_dmd")).second_player.trains == "shadow"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["own_flow", "own_lcm", "own_dmd"])
-def test_a_copy_trains_goes_on_samples_and_is_evaluated(config_of, name, tmp_path, compilation_cache):
+def test_a_copy_trains_goes_on_samples_and_is_evaluated(files, config_of, name, tmp_path, compilation_cache):
     if name != "own_flow":
         teacher = config_of("denoising")
         teacher.train.steps = teacher.checkpoint.every = 1
@@ -216,3 +227,12 @@ def test_a_copy_trains_goes_on_samples_and_is_evaluated(config_of, name, tmp_pat
     make = generate.generator(resolve.recipe(config, (8, 8, 1)))
     images = make.images(params, generate.balanced_labels(20, 10), generate.seeds(config, 20))
     assert step == 4 and make.nfe == 1 and images.shape == (20, 8, 8, 1) and np.ptp(images) > 0
+
+    module = {"own_flow": "mean_flow", "own_lcm": "latent_consistency", "own_dmd": "distribution_matching"}[name]
+    words = f"--workdir={tmp_path}/run", f"--extend={files}/own_{module}.py"
+    done = commands.run("-m", "experiments.sample", *words, "--config.sample.number=20")
+    assert done.returncode == 0, done.stderr
+    done = commands.run("-m", "experiments.evaluate", *words, "--config.evaluate.features=('pixels',)")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["protocol"]["samples"]["number"] == 20 and report["figures"]["frechet"]["pixels"]["distance"] > 0

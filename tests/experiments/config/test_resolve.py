@@ -171,7 +171,7 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
     ),
     "variance not learned": (
         [("sample.sampler", {"name": "ddpm", "variance": "learned"})],
-        ["config.sample.sampler.variance", "small"],
+        ["config.sample.sampler", "'variance': 'learned'", "small"],
     ),
     "grid beyond the process": (
         [

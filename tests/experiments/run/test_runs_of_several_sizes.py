@@ -142,7 +142,7 @@ REFUSED = {
     ),
     "devices": ({"mesh.data": 3}, r"config\.train\.batch_size = 4 does not divide into .* on 3 devices"),
     "latents": ({"data.latents.dir": "/cache", "data.augment": ()}, r"latents of one size"),
-    "skip": ({"data.damaged": "skip"}, r"config\.data\.damaged = \"skip\""),
+    "skip": ({"data.damaged": "skip"}, r"config\.data\.damaged = 'skip', but .*Valid: \"stop\""),
 }
 
 

@@ -318,10 +318,13 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_read(tmp_path)
         ({"model.text.vocabulary": 300}, r"vocabulary = 300 and positions = 48, but .* has 516 ids and texts of 48"),
         (
             {"objective": {"name": "kl_autoencoder"}},
-            r"'kl_autoencoder' trains a network of the kind 'autoencoder', and config\.model\.name = 'clip'",
+            r"'clip', .* 'kl_autoencoder': .* a network of the kind 'autoencoder', .* of the kind 'towers'\. Valid",
         ),
         ({"evaluate.every": 5}, r"config\.evaluate\.every = 5, but config\.model\.name = 'clip' makes no samples"),
-        ({"data.text.dir": "x"}, r"config\.data\.text\.dir = 'x', which config\.model\.name = 'clip' does not receive"),
+        (
+            {"data.text.dir": "x"},
+            r"config\.data\.text\.dir = 'x', but config\.model\.name = 'clip' does not receive it\. Valid: ''",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             checks.validate(stage("encoder", tmp_path, **changes))

@@ -1,0 +1,121 @@
+"""Which parts of a recipe fit each other: the checks are the parts' own, and errors name the fields of the config."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from diffusion import parameterizations
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.values import built_in_python, plain
+from diffusion.flow_maps import FlowMap
+from diffusion.guidance import Unpaired
+
+
+@contextlib.contextmanager
+def blamed_on(config: Mapping, *fields: str) -> Iterator[None]:
+    """Turns a ValueError within into a ConfigError that begins with fields of the config and their values.
+
+    The parts of a recipe that Python built stand in no field: their errors stay as they are.
+
+    Args:
+        config: of the recipe.
+        *fields: dotted; those that the config does not have are left out.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        if built_in_python(config):
+            raise
+        named = []
+        for field in fields:
+            *sections, last = field.split(".")
+            entry = plain(config)
+            for section in sections:
+                entry = entry.get(section, {})
+            if last in entry:
+                named.append(f"config.{field} = {entry[last]!r}")
+        raise ConfigError(f"{', '.join(named)}: {error}.") from error
+
+
+def check(recipe: Any) -> None:
+    """Refuses parts that do not fit each other.
+
+    Args:
+        recipe: a `Recipe`, of a config or built in Python.
+
+    Raises:
+        ConfigError: naming the fields of the config, their values and what is valid.
+        ValueError: likewise without fields, for a recipe that was built in Python.
+    """
+    config = recipe.config
+    objective = recipe.objective
+    sampler = recipe.sampler
+    blamed = lambda *fields: blamed_on(config, *fields)
+    _check_players(recipe)
+    if objective.reads is not None:
+        with blamed("sample.sampler", "objective.coupling"):
+            objective.check_sampler(sampler)
+    with blamed("model.name", "objective.name"):
+        objective.check_network(recipe.network)
+    with blamed("objective.coupling.block", "objective.name", "train.batch_size", "train.accumulate"):
+        objective.check_rows(config.train.batch_size // max(config.train.accumulate, 1))
+    if recipe.parameterization is not None:
+        with blamed("parameterization.name", "objective.name"):
+            objective.check_parameterization(recipe.parameterization)
+        with blamed("parameterization", "sample.grid"):
+            parameterizations.check(
+                recipe.parameterization, recipe.schedule, np.append(recipe.plan.t, recipe.schedule.t_max)
+            )
+        with blamed("sample.sampler", "parameterization.name"):
+            if sampler.reads_variance and recipe.parameterization.channels == 1:
+                raise ValueError(
+                    'the sampler reads a variance, and the network predicts none. Valid: variance = "small" or "large"'
+                )
+    scale = config.sample.guidance.scale
+    guided = scale != 1 and FlowMap not in sampler.takes
+    with blamed("model.num_classes"):
+        if recipe.null is None and (guided or objective.strength or (recipe.teacher and recipe.teacher.scale != 1)):
+            raise ValueError("guidance needs a null class, and the network has no classes. Valid: a scale of 1")
+    with blamed("sample.guidance.scale", "objective.name"):
+        objective.check_scale(scale)
+    kind = recipe.guidance(lambda x, t: None)  # which also checks its arguments
+    with blamed("sample.guidance.name"):
+        if scale != 1 and isinstance(kind, Unpaired) and Unpaired not in sampler.takes:
+            raise ValueError("the guidance needs a sampler that takes x0 and eps as they are. Valid: ddim")
+
+
+def _check_players(recipe: Any) -> None:
+    """Refuses a teacher or a second player that does not fit the objective, or its settings."""
+    config = recipe.config
+    teacher = recipe.teacher
+    learns = recipe.objective.teacher
+    second = recipe.second
+    blamed = lambda *fields: blamed_on(config, *fields, "objective.name")
+    with blamed("teacher.path", "second_player.objective.name"):
+        recipe.objective.check_players(teacher is not None, second and second.objective.trains)
+    if learns is not None:
+        with blamed("teacher.scale", "teacher.pairs.number", "teacher.pairs.sampler"):
+            learns.check(teacher.scale, teacher.pairs)
+            teacher.check()
+            if teacher.pairs and (recipe.augmentations or config.data.buckets.area):
+                raise ValueError(
+                    "pairs are neither augmented nor of several sizes. Valid: data.augment = (), data.buckets.area = 0"
+                )
+    if learns is not None and learns.stages is not None:
+        with blamed("train.steps", "ema.sigma_rel"):
+            learns.stages.check(config.train.steps)
+            if config.ema.sigma_rel:
+                raise ValueError(
+                    "ema.sigma_rel averages a run as a whole, and the objective begins anew after every "
+                    f"{learns.stages.length} steps. Valid: 0"
+                )
+    if second is not None:
+        with blamed("train.log_every", "second_player.updates"):
+            if config.train.log_every % second.updates:
+                raise ValueError(
+                    f"the model acts at every {second.updates}-th step alone. Valid: a log_every that it divides"
+                )
