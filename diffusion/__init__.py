@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from diffusion import public
+from diffusion import namesake, public
 
 if TYPE_CHECKING:
     from diffusion import (
@@ -61,3 +61,4 @@ __all__ = [
 ]
 
 public.lazily(__name__)
+namesake.warn(__path__[0])

@@ -1,13 +1,12 @@
 """The program `diffusion`: starts a command by its name, and lists them."""
 
-import difflib
 import runpy
 import shutil
 import sys
 import textwrap
 
 import diffusion
-from diffusion import commands
+from diffusion import commands, public
 
 EXAMPLE = """\
   diffusion train --config=digits --workdir=runs/digits
@@ -32,8 +31,8 @@ def main() -> int | None:
     purposes = commands.purposes()
     name = " ".join(words[:2]) if words[0] == "launch" else words[0]
     if name not in purposes:
-        close = difflib.get_close_matches(name, purposes, n=1, cutoff=0.5)
-        hint = f"Did you mean {close[0]!r}? " if close else ""
+        near = public.nearest(name, purposes)
+        hint = f"Did you mean {near!r}? " if near else ""
         print(f"error: there is no command {name!r}. {hint}`diffusion --help` lists them.", file=sys.stderr)
         return 2
     sys.argv[1:] = words[len(name.split()) :]

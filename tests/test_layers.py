@@ -11,7 +11,7 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (  # from the bottom to the top
-    ("diffusion.public",),
+    ("diffusion.namesake", "diffusion.public"),
     ("diffusion.arguments", "diffusion.commands", "diffusion.io"),
     ("diffusion.schedules", "diffusion.text"),
     ("diffusion.parameterizations", "diffusion.ode"),

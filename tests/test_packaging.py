@@ -15,8 +15,11 @@ import zipfile
 from importlib import metadata
 
 import pytest
+import setuptools
+from setuptools.config.pyprojecttoml import apply_configuration
 
 import diffusion
+from diffusion import commands
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -54,7 +57,7 @@ def required(*extras):
     lines = list(PROJECT["dependencies"])
     for extra in extras:
         for line in PROJECT["optional-dependencies"][extra]:
-            inner = re.fullmatch(r"diffusion\[(.*)\]", line)
+            inner = re.fullmatch(r"jax-diffusion\[(.*)\]", line)
             lines += required(*inner[1].split(",")) if inner else [line]
     return {re.match(r"[\w-]+", line)[0] for line in lines}
 
@@ -119,11 +122,12 @@ def test_public_names_are_listed_once_exist_and_say_what_they_are(name):
         if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{name}.")
         for alias in node.names
     }
+    brought -= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     assert brought <= set(listed), f"{name}: {sorted(brought - set(listed))} are not in __all__"
 
 
 def test_the_version_is_that_of_the_package_and_has_its_entry_in_the_changelog():
-    assert diffusion.__version__ == PROJECT["version"]
+    assert "version" in PROJECT["dynamic"] and re.fullmatch(r"\d+\.\d+\.\d+", diffusion.__version__)
     assert f"## {diffusion.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -140,28 +144,43 @@ def test_pyright_finds_nothing():
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """The Python of a new environment that holds our wheel, and beside it nothing but the requirements of the base.
-
-    The distributions come from the environment of the tests, as links, for a test must not need a network: those of
-    the base, and what they require in turn, and no others.
-    """
+def wheel(tmp_path_factory):
+    """Our wheel, built from a copy, for a build leaves files behind, and takes what an earlier one left."""
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # a copy, for a build leaves files behind, and takes what an earlier one left
+    source = folder / "source"
     shutil.copytree(ROOT / "diffusion", source / "diffusion", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     subprocess.run(build, check=True, capture_output=True, text=True)
-    (wheel,) = folder.glob("*.whl")
-    subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
-    python = folder / "env/bin/python"
-    site = next((folder / "env/lib").glob("python*/site-packages"))
-    for name in closure(required()):
+    return next(folder.glob("*.whl"))
+
+
+def environment_of(folder, wheel, *extras):
+    """The programs of a new environment that holds our wheel, and beside it nothing but what these extras require.
+
+    The distributions come from the environment of the tests, as links, for a test must not need a network: those that
+    are required, and what they require in turn, and no others.
+    """
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    site = next((folder / "lib").glob("python*/site-packages"))
+    for name in closure(required(*extras)):
         link(name, site)
-    install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", str(wheel)]
+    install = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", str(wheel)]
     subprocess.run(install, check=True, capture_output=True, text=True)
-    return wheel, python
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """The Python of an environment with the base requirements alone."""
+    return environment_of(tmp_path_factory.mktemp("base") / "env", wheel) / "python"
+
+
+@pytest.fixture(scope="module")
+def programs(wheel, tmp_path_factory):
+    """The programs of an environment with what commands require."""
+    return environment_of(tmp_path_factory.mktemp("train") / "env", wheel, "train")
 
 
 def closure(names):
@@ -189,18 +208,98 @@ def link(name, site):
             (site / top).symlink_to(distribution.locate_file(top))
 
 
+def files_of_the_package():
+    """Each file below diffusion/, as the wheel names it; diffusion/configs is a link to configs/."""
+    paths = [*(ROOT / "diffusion").rglob("*"), *(ROOT / "diffusion/configs").rglob("*")]
+    return {str(path.relative_to(ROOT)) for path in paths if path.is_file() and "__pycache__" not in path.parts}
+
+
+def test_the_wheel_is_to_hold_every_file_of_the_package_and_no_other(monkeypatch):
+    """What pyproject.toml says to setuptools; the slow test below looks into the wheel."""
+    monkeypatch.chdir(ROOT)
+    distribution = apply_configuration(setuptools.Distribution({"script_name": "setup.py"}), "pyproject.toml")
+    command = distribution.get_command_obj("build_py")
+    command.ensure_finalized()
+    outputs = {os.path.relpath(path, command.build_lib) for path in command.get_outputs(include_bytecode=False)}
+    assert outputs == files_of_the_package()
+    assert {"diffusion/configs/digits.py", "diffusion/configs/students/lcm.py", "diffusion/py.typed"} <= outputs
+
+
 @pytest.mark.slow
-def test_the_wheel_holds_the_library_alone(installed):
-    names = zipfile.ZipFile(installed[0]).namelist()
-    assert "diffusion/py.typed" in names
-    assert {name.partition("/")[0] for name in names} == {"diffusion", f"diffusion-{diffusion.__version__}.dist-info"}
-    files = {str(path.relative_to(ROOT)) for path in (ROOT / "diffusion").rglob("*.py")}
-    assert files <= set(names)
+def test_the_wheel_holds_the_package_alone(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    about = f"jax_diffusion-{diffusion.__version__}.dist-info"
+    assert {name.partition("/")[0] for name in names} == {"diffusion", about}
+    assert {name for name in names if not name.startswith(about)} == files_of_the_package()
+
+
+EMPTY = "an empty folder"
+TINY_SWEEP = """
+from diffusion.experiments.sweeps.combinators import each
+from diffusion.experiments.sweeps.commands import evaluate, sample, train
+from diffusion.experiments.sweeps.definition import Sweep
+
+
+def get_sweep(arg=""):
+    return Sweep(each("seed", range(2)), [train("digits:tiny"), sample(), evaluate()])
+"""
+
+
+@pytest.mark.slow
+def test_the_installed_commands_run_from_an_empty_folder(programs, tmp_path):
+    """Every --help, a run from training to its figures, and a sweep, beside a user's folders of our names."""
+    kept = ("HOME", "LANG", "JAX_PLATFORMS", "TF_CPP_MIN_LOG_LEVEL")
+    env = {name: os.environ[name] for name in kept if name in os.environ}
+    env |= {"PATH": f"{programs}:/usr/bin:/bin", "DIFFUSION_CACHE": str(tmp_path / "cache")}
+    folder = tmp_path / EMPTY
+    folder.mkdir()
+
+    def run(*words):
+        done = subprocess.run(["diffusion", *words], cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+        status = "--help" in words and done.returncode == 1  # absl's own for its help
+        assert done.returncode == 0 or status, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    for name in commands.purposes():
+        assert f"diffusion {name} " in run(*name.split(), "--help")
+    assert not list(folder.iterdir())
+    for name in ("diffusion", "experiments", "configs"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise SystemExit('a user's')")
+        (folder / name / "digits.py").write_text("raise SystemExit('a user's')")
+    said = run("train", "--config=digits:tiny", "--workdir=runs/digits")
+    assert "Next: diffusion sample --workdir=runs/digits" in said
+    for line in ("sample --workdir=runs/digits", "evaluate --workdir=runs/digits", "plan --config=digits --devices=1"):
+        run(*line.split())
+    run("train", "--config=students/lcm:runs/digits,tiny", "--workdir=runs/lcm")
+    two = "launch local --processes=2 -- diffusion train --config=digits:tiny --workdir=runs/two"
+    run(*two.split())
+    (folder / "seeds.py").write_text(TINY_SWEEP)
+    run("sweep", "--sweep=seeds.py", "--workdir=runs/seeds", "--jobs=2")
+    run("sweep", "--sweep=digits_weightings:tiny", "--dry-run")
+    assert "fd_pixels" in run("sweep", "--workdir=runs/seeds", "--table")
+    run("sweep_report", "--workdir=runs/seeds")
+    assert (folder / "runs/seeds/report.html").stat().st_size > 10_000
+
+
+def test_another_project_of_the_same_import_name_is_told_of(tmp_path):
+    (tmp_path / "diffusion").symlink_to(ROOT / "diffusion")
+
+    def said():
+        env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-P", "-c", "import diffusion; print(diffusion.__file__)"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{tmp_path}/diffusion/__init__.py\n"
+        return done.stderr
+
+    (tmp_path / f"jax_diffusion-{diffusion.__version__}.dist-info").mkdir()
+    assert said() == ""
+    (tmp_path / "diffusion-6.12.2.dist-info").mkdir()
+    assert "the distribution diffusion 6.12.2, another project" in said()
 
 
 @pytest.mark.slow
 def test_the_wheel_alone_runs_the_readmes_example_and_imports_all_but_what_is_of_runs(installed, tmp_path):
-    _, python = installed
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     example = next(text for text in examples if "2000" in text)
     few = example.replace("2000", "20")  # it learns its distribution in a test of its own
@@ -221,5 +320,5 @@ for name in ("grain", "tensorflow_datasets", "ml_collections", "matplotlib", "sk
 print(x_0.shape)
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run([python, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run([installed, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout == "(1000, 2)\n", done.stderr[-3000:]

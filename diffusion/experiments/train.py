@@ -34,13 +34,13 @@ import jax
 from ml_collections import ConfigDict
 
 from diffusion.data import sources
-from diffusion.experiments.config import checks, fields
+from diffusion.experiments.config import checks, extensions, fields
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import bookkeeping, examples, noise_pairs, tracking
 from diffusion.experiments.run import program as programs
 from diffusion.experiments.run.failure import RunFailed
 from diffusion.experiments.run.start import first_state
-from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.run_folder import user_code, workdir
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, compilation_cache, preemption
@@ -98,6 +98,9 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         saver = checkpoints.Checkpoints(folder, config.checkpoint.keep, config.checkpoint.keep_every)
         stack.callback(saver.close)
         train_state, start = first_state(config, folder, program, fingerprint)
+        if jax.process_index() == 0:
+            for change in user_code.note(folder, start.step, extensions.loaded.values()):
+                print(change, file=sys.stderr)
         books = bookkeeping.Bookkeeping(recipe, folder, data, program, mesh, saver, start, project, begun, stack)
         if books.finished():
             return 0

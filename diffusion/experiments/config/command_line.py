@@ -14,7 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from diffusion import commands
 from diffusion.experiments.config import ConfigError, recipes, versions
-from diffusion.experiments.config.extensions import extend, printed
+from diffusion.experiments.config.extensions import extend, extend_by_project, printed
 from diffusion.experiments.config.values import require_names
 from diffusion.io import file_systems, limits
 from diffusion.training.runtime import huge_pages
@@ -24,7 +24,7 @@ flags.disclaim_key_flags()  # `--help` then lists the flag under the command tha
 
 def _define_extend() -> None:
     if "extend" not in flags.FLAGS:  # another command's module may have been imported
-        flags.DEFINE_list("extend", [], "Python files of your own, whose functions configs can name: docs/extend.md")
+        flags.DEFINE_list("extend", [], "code of your own, which configs can name: FILE.py, a module, plugin:NAME")
 
 
 def flag() -> flags.FlagHolder:
@@ -208,14 +208,15 @@ def _leave(status: int) -> NoReturn:
 
 
 def _parse_and_extend(argv: list[str]) -> list[str]:
-    """Does what `begin` does, if it has not been called, and runs the user's files."""
+    """Does what `begin` does, if it has not been called, and runs the user's own code."""
     if flags.FLAGS.is_parsed():
         remaining = [argv[0]]
     else:
         remaining = _parse(argv)
         huge_pages.start_anew()
-    for file in flags.FLAGS["extend"].value if "extend" in flags.FLAGS else ():
-        extend(file)
+    extend_by_project()
+    for name in flags.FLAGS["extend"].value if "extend" in flags.FLAGS else ():
+        extend(name)
     return remaining
 
 

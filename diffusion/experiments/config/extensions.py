@@ -1,51 +1,166 @@
-"""Files of a user's own that extend a command, and the command lines that name them again."""
+"""Code of a user's own that extends a command, and the command lines that name it again.
 
-import functools
+It is named on the command line, `--extend=my_ideas.py,mypaper.register,plugin:NAME`, or in the project file of the
+current folder:
+
+    [tool.diffusion]
+    extend = ["mypaper.register"]
+
+A run's own config brings no code.
+"""
+
+import importlib
+import importlib.metadata
 import importlib.util
+import os
 import pathlib
+import re
 import sys
+import tomllib
 import traceback
+import types
+from typing import NamedTuple
 
 from diffusion import commands
-from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config import ConfigError, unknown
 
-extended: list[str] = []  # the files that `extend` has run
+GROUP = "diffusion.plugins"  # of entry points
+PLUGIN = "plugin:"
+PROJECT = "pyproject.toml"
+VALID = (
+    "Valid: a Python file, my_ideas.py; a module that is installed or lies in the current folder, mypaper.register; an "
+    f"entry point of the group {GROUP}, {PLUGIN}NAME. It calls names.add, as docs/extend.md shows."
+)
 
 
-@functools.cache
-def extend(file: str) -> None:
-    """Runs a Python file of the user's own once; it adds functions to `diffusion.experiments.config.names`.
+class Extension(NamedTuple):
+    """Code that was run.
+
+    Attributes:
+        name: as the user named it.
+        path: of the file that was run.
+        home: of all files that belong to it: the folder of its package, or the file itself.
+    """
+
+    name: str
+    path: pathlib.Path
+    home: pathlib.Path
+
+
+loaded: dict[str, Extension] = {}  # by name, in the order in which they were run
+extended: list[str] = []  # those of them that command lines named
+
+
+def extend(name: str) -> None:
+    """Runs code of the user's own once; it adds functions to `diffusion.experiments.config.names`.
 
     Args:
-        file: its path, as the flag --extend names it.
+        name: a Python file, a module, or plugin:NAME, as the flag --extend has it.
 
     Raises:
-        ConfigError: where there is no such file, or it fails: with its line and the error.
+        ConfigError: where there is no such code, or it fails: with its line and the error.
     """
-    if not file.endswith(".py") or not pathlib.Path(file).is_file():
-        raise ConfigError(
-            f"--extend={file}: there is no such Python file. Valid: one that calls names.add, as docs/extend.md shows."
-        )
-    name = f"extension_{pathlib.Path(file).stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)  # where classes look for their annotations
+    _load(name, f"--extend={name}")
+    if name not in extended:
+        extended.append(name)
+
+
+def extend_by_project() -> None:
+    """Runs what the project file of the current folder lists, if there is one that does.
+
+    Raises:
+        ConfigError: as `extend`; and where the file cannot be read.
+    """
+    path = pathlib.Path(PROJECT)
+    if not path.is_file():
+        return
     try:
-        spec.loader.exec_module(module)
+        listed = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("diffusion", {}).get("extend", [])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path.absolute()} cannot be read: {error}") from error
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise ConfigError(f"{path.absolute()}: tool.diffusion.extend = {listed!r}. Valid: a list of names. {VALID}")
+    for name in listed:
+        _load(name, f"{PROJECT}, tool.diffusion.extend, {name}")
+
+
+def _load(name: str, where: str) -> None:
+    if name in loaded:
+        return
+    if name.endswith(".py"):
+        called, home = _file(name, where)
+    elif name.startswith(PLUGIN):
+        point = _plugin(name.removeprefix(PLUGIN), where)
+        called, home = point.module, _home(point.module, where)
+    else:
+        called, home = name, _home(name, where)
+    try:
+        module = _run_file(called, home) if name.endswith(".py") else importlib.import_module(called)
+        if name.startswith(PLUGIN) and callable(function := point.load()):
+            function()
     except Exception as error:
-        whole = str(pathlib.Path(file).absolute())  # as Python names it in its frames
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == whole]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
-        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
-        raise ConfigError(f"--extend={file}, line {line}: {kind}{error}") from error
-    extended.append(file)
+        raise _failed(where, home, error) from error
+    loaded[name] = Extension(name, pathlib.Path(module.__file__).absolute(), home)
+
+
+def _file(name: str, where: str) -> tuple[str, pathlib.Path]:
+    if not pathlib.Path(name).is_file():
+        raise ConfigError(f"{where}: there is no such Python file. {VALID}")
+    return f"extension_{pathlib.Path(name).stem}", pathlib.Path(name).absolute()
+
+
+def _run_file(called: str, path: pathlib.Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(called, path)
+    sys.modules[called] = module = importlib.util.module_from_spec(spec)  # where classes look for their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+def _home(module: str, where: str) -> pathlib.Path:
+    """The folder of a module's package, or its file; nothing is run."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module):
+        raise ConfigError(f"{where}: this names no code. {VALID}")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)  # last: nothing in the current folder replaces what is installed
+    top = importlib.util.find_spec(module.partition(".")[0])
+    folders = top.submodule_search_locations if top else None
+    parts = module.split(".")[1:]
+    if folders is not None and _is_in(pathlib.Path(folders[0]), parts):
+        return pathlib.Path(folders[0]).absolute()
+    if top is not None and folders is None and not parts and top.origin:
+        return pathlib.Path(top.origin).absolute()
+    raise ConfigError(f"{where}: there is no module {module!r}, installed or in {here}. {VALID}")
+
+
+def _is_in(folder: pathlib.Path, parts: list[str]) -> bool:
+    path = folder.joinpath(*parts)
+    return (path / "__init__.py").is_file() or path.with_suffix(".py").is_file()
+
+
+def _plugin(name: str, where: str) -> importlib.metadata.EntryPoint:
+    points = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    if name not in points:
+        raise unknown(where, name, points, f"entry point of {GROUP}")
+    return points[name]
+
+
+def _failed(where: str, home: pathlib.Path, error: Exception) -> ConfigError:
+    """The error of a user's own code in a sentence, with the last of its lines that the error passed through."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(str(home))]
+    file, line = (frames[-1].filename, frames[-1].lineno) if frames else (str(home), 1)
+    if isinstance(error, SyntaxError):
+        file, line = error.filename or file, error.lineno
+    kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+    return ConfigError(f"{where}{'' if home.is_file() else f', {file}'}, line {line}: {kind}{error}")
 
 
 def printed(name: str, *words: str) -> str:
-    """A command line for a user to paste: quoted for a shell, with the files that extend this process.
+    """A command line for a user to paste: quoted for a shell, with the code that extends this process.
 
     Args:
         name: of the command, e.g. "sample".
         words: its arguments, e.g. "--workdir=runs/my digits".
     """
-    files = [f"--extend={','.join(extended)}"] if extended else []
-    return commands.line(name, *words, *files)
+    named = [f"--extend={','.join(extended)}"] if extended else []
+    return commands.line(name, *words, *named)

@@ -1,0 +1,94 @@
+"""Which code of a user's own a run has used: its path, SHA-256 and commit, in WORKDIR/extensions.jsonl.
+
+A line is added where a start of the run finds other code than the line before says.
+"""
+
+import hashlib
+import pathlib
+import subprocess
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from diffusion.experiments.config.extensions import Extension
+from diffusion.experiments.run_folder import workdir
+
+FILE = "extensions.jsonl"
+
+
+def note(folder: pathlib.Path, step: int, extensions: Iterable[Extension]) -> list[str]:
+    """Writes down the code with which a run starts or goes on, where it is not as before.
+
+    Args:
+        folder: of the run, which this process holds.
+        step: from which it goes on.
+        extensions: that were run.
+
+    Returns:
+        A sentence for each change since the run's last start; none at its first.
+
+    Raises:
+        WorkdirError: if the file cannot be written.
+    """
+    now = [described(extension) for extension in extensions]
+    path = folder / FILE
+    lines = workdir.rows(path)
+    before = lines[-1] if lines else {"step": 0, "extensions": []}
+    if now == before["extensions"]:
+        return []
+    workdir.append(path, {"step": step, "extensions": now})
+    return changes(before["extensions"], now, before["step"]) if lines or step else []
+
+
+def described(extension: Extension) -> dict[str, Any]:
+    """An extension as the file has it: "name", "path", "sha256" of all its files, "commit" or None."""
+    files = [extension.home] if extension.home.is_file() else sorted(extension.home.rglob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(extension.home.parent)}\n{file.stat().st_size}\n".encode())
+        digest.update(file.read_bytes())
+    if extension.home.is_file():
+        digest = hashlib.sha256(extension.home.read_bytes())  # as sha256sum prints it
+    return {
+        "name": extension.name,
+        "path": str(extension.path),
+        "sha256": digest.hexdigest(),
+        "commit": commit(extension.path),
+    }
+
+
+def commit(path: pathlib.Path) -> str | None:
+    """The commit of the repository that a file is tracked in, with "+changes" where its folder differs from it."""
+    try:
+        if _git(path, "ls-files", "--error-unmatch", path.name) is None:
+            return None
+        head = _git(path, "rev-parse", "HEAD")
+        changed = _git(path, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    except (OSError, subprocess.TimeoutExpired):  # no git here, or on a file system that does not answer
+        return None
+    return head and f"{head}{'+changes' if changed else ''}"
+
+
+def _git(path: pathlib.Path, *words: str) -> str | None:
+    command = ["git", "--no-optional-locks", "-C", str(path.parent), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def changes(before: Iterable[Mapping], now: Iterable[Mapping], step: int) -> list[str]:
+    """How the code of a run differs from that of its start at a step, a sentence for each extension."""
+    old = {each["name"]: each for each in before}
+    new = {each["name"]: each for each in now}
+    sentences = []
+    for name in old.keys() | new.keys():
+        if name not in new:
+            sentences.append(f"extension {name}, which the run used from step {step} on, is not loaded now")
+        elif name not in old:
+            sentences.append(f"extension {name} is new: the run did not use it before")
+        elif differs := [field for field in ("path", "sha256", "commit") if old[name][field] != new[name][field]]:
+            shown = "; ".join(f"{field} {_short(old[name][field])} -> {_short(new[name][field])}" for field in differs)
+            sentences.append(f"extension {name} has changed since the run started at step {step}: {shown}")
+    return sorted(sentences)
+
+
+def _short(value: str | None) -> str:
+    return "none" if value is None else value if "/" in value else value[:12] + ("+changes" if "+" in value else "")
