@@ -190,23 +190,3 @@ OPTIMIZERS = optimizers.OPTIMIZERS
 AUGMENTATIONS = transforms.AUGMENTATIONS
 CONDITIONING_AUGMENTATIONS = _table(augmentation.edm_augmentation)  # which the network receives as numbers
 FEATURES = features.FEATURES
-
-__all__ = [
-    "AUGMENTATIONS",
-    "CLOCKS",
-    "CONDITIONING_AUGMENTATIONS",
-    "COUPLINGS",
-    "DENSITIES",
-    "FEATURES",
-    "GRIDS",
-    "GUIDANCES",
-    "MODELS",
-    "OBJECTIVES",
-    "OPTIMIZERS",
-    "PARAMETERIZATIONS",
-    "SAMPLERS",
-    "SCHEDULES",
-    "SECOND_PLAYERS",
-    "TOWERS",
-    "WEIGHTINGS",
-]

@@ -1,15 +1,17 @@
 """From the names in a config to one `Recipe`, by the tables of `diffusion.experiments.config.names`."""
 
+import functools
 import math
-import types
+import operator
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import MappingProxyType, NoneType
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion import flow_maps, objectives, parameterizations, samplers, schedules, timesteps, weightings
+from diffusion import flow_maps, objectives, parameterizations, samplers, schedules, timesteps
 from diffusion.data import buckets, transforms
 from diffusion.data import captions as texts
 from diffusion.experiments.config import ConfigError, fields, names
@@ -24,6 +26,33 @@ from diffusion.training import ema, optimizers, power_ema
 
 TEXT_FOLDERS = {"tokens": "tokenizer", "embeddings": "dir"}  # of config.data.text, by what the network receives
 MOST_MULTIPLES = 128  # that a side of a bucket is
+OBJECTIVE_PATHS = {"objective": "config.objective", "second player": "config.second_player.objective"}
+
+
+class Kind(NamedTuple):
+    """The functions that entries of one kind name, and the kinds of those of their arguments that are entries too."""
+
+    table: Mapping[str, Callable]
+    entries: Mapping[str, str] = MappingProxyType({})
+
+
+OF_OBJECTIVES = {"density": "density", "student_density": "density", "coupling": "coupling", "weighting": "weighting"}
+KINDS = {
+    "schedule": Kind(names.SCHEDULES, {"schedule": "schedule"}),
+    "parameterization": Kind(names.PARAMETERIZATIONS, {"clock": "clock", "parameterization": "parameterization"}),
+    "clock": Kind(names.CLOCKS),
+    "objective": Kind(names.OBJECTIVES, OF_OBJECTIVES),
+    "second player": Kind(names.SECOND_PLAYERS, OF_OBJECTIVES),
+    "density": Kind(names.DENSITIES),
+    "coupling": Kind(names.COUPLINGS),
+    "weighting": Kind(names.WEIGHTINGS, {"parameterization": "parameterization", "weighting": "weighting"}),
+    "conditioning augmentation": Kind(names.CONDITIONING_AUGMENTATIONS),
+    "model": Kind(names.MODELS),
+    "optimizer": Kind(names.OPTIMIZERS),
+    "augmentation": Kind(names.AUGMENTATIONS),
+    "sampler": Kind(names.SAMPLERS, {"predictor": "sampler"}),
+    "grid": Kind(names.GRIDS),
+}
 
 
 def recipe(config: ConfigDict, shape: tuple[int, ...] | None = None) -> Recipe:
@@ -74,9 +103,22 @@ class Resolver:
             network_of=self.model,
         )
 
-    def _call(self, table: Mapping[str, Callable], spec: Mapping, path: str, kind: str, **supplied: Any) -> Any:
-        """What the entry at a path names, called once."""
-        return self._once(path, lambda: call(table, spec, path, kind, **supplied))
+    def _field(self, kind: str, field: str, **supplied: Any) -> Any:
+        """What the entry in a dotted field of the config names."""
+        entry = functools.reduce(operator.getitem, field.split("."), self.config)
+        return self._made(kind, entry, f"config.{field}", **supplied)
+
+    def _made(
+        self, kind: str, entry: Mapping, path: str, nested: Mapping = MappingProxyType({}), **supplied: Any
+    ) -> Any:
+        """What an entry names, called once; the entries among its arguments are made likewise."""
+        if kind == "density":
+            supplied["schedule"] = self.schedule
+        elif kind == "weighting":
+            supplied["parameterization"] = self._mean
+        table, arguments = KINDS[kind]
+        nested = {argument: functools.partial(self._made, of) for argument, of in arguments.items()} | (nested or {})
+        return self._once(path, lambda: call(table, entry, path, kind, nested=nested, **supplied))
 
     def _once(self, what: str, build: Callable[[], Any]) -> Any:
         if what not in self._built:
@@ -88,30 +130,29 @@ class Resolver:
     @property
     def schedule(self) -> schedules.NoiseSchedule:
         """The noise schedule `config.schedule`."""
-        return self._schedule(self.config["schedule"], "config.schedule")
-
-    def _schedule(self, spec: Mapping, path: str) -> schedules.NoiseSchedule:
-        return self._call(names.SCHEDULES, spec, path, "schedule", nested={"schedule": self._schedule})
+        return self._field("schedule", "schedule")
 
     @property
     def parameterization(self) -> parameterizations.Parameterization:
         """What the network predicts, `config.parameterization`."""
-        return self._parameterization(self.config["parameterization"], "config.parameterization")
+        return self._field("parameterization", "parameterization")
 
-    def _parameterization(self, spec: Mapping, path: str) -> parameterizations.Parameterization:
-        nested = {"clock": self._clock, "parameterization": self._parameterization}
-        return self._call(names.PARAMETERIZATIONS, spec, path, "parameterization", nested=nested)
+    @property
+    def _mean_field(self) -> str:
+        """The field of what the first half of the channels predicts, where the second half is a variance."""
+        both = self.parameterization.channels > 1 and "parameterization" in self.config["parameterization"]
+        return "parameterization.parameterization" if both else "parameterization"
 
-    def _clock(self, spec: Mapping, path: str) -> parameterizations.Clock:
-        """The time that a network receives, from an entry such as {"name": "steps"}."""
-        return self._call(names.CLOCKS, spec, path, "clock")
+    @property
+    def _mean(self) -> parameterizations.Parameterization:
+        return self._field("parameterization", self._mean_field)
 
     @property
     def teacher_parameterization(self) -> parameterizations.Parameterization | None:
         """What the network "teacher" predicts: as `config.teacher.parameterization` says; None without a teacher."""
         if not self.config["teacher"]["path"]:
             return None
-        return self._parameterization(self.config["teacher"]["parameterization"], "config.teacher.parameterization")
+        return self._field("parameterization", "teacher.parameterization")
 
     # ==== The objectives ====
 
@@ -122,70 +163,49 @@ class Resolver:
         What the network predicts and the clock that it receives come from `config.parameterization`, so that sampling
         reads the network as it was trained.
         """
-        return self._objective(self.config["objective"], "config.objective", names.OBJECTIVES)
+        return self._once("objective", lambda: self._with_dropout("objective", self.config["objective"]))
 
     @property
     def second_player(self) -> objectives.Objective:
         """The objective of the second player, `config.second_player.objective`."""
-        return self._objective(
-            self.config["second_player"]["objective"], "config.second_player.objective", names.SECOND_PLAYERS
-        )
+        return self._with_dropout("second player", self.config["second_player"]["objective"])
 
-    def _objective(self, spec: Mapping, path: str, table: Mapping[str, Callable]) -> objectives.Objective:
-        return self._once(f"{path} with dropout", lambda: self._with_dropout(spec, path, table))
-
-    def _with_dropout(self, spec: Mapping, path: str, table: Mapping[str, Callable]) -> objectives.Objective:
-        made = self._without_dropout(spec, path, table)
-        rate = spec.get("condition_dropout", 0.0)
-        fields.check_type(f"{path}.condition_dropout", rate, float)
+    def _with_dropout(self, kind: str, entry: Mapping) -> objectives.Objective:
+        made = self._without_dropout(kind, entry)
+        rate = entry.get("condition_dropout", 0.0)
+        path = f"{OBJECTIVE_PATHS[kind]}.condition_dropout"
+        fields.check_type(path, rate, float)
         if rate == 0:
             return made
         try:
             return objectives.with_condition_dropout(made, self.null_class if self.null is None else self.null, rate)
         except ValueError as error:
-            raise ConfigError(f"{path}.condition_dropout: {error}") from error
+            raise ConfigError(f"{path}: {error}") from error
 
-    def _without_dropout(self, spec: Mapping, path: str, table: Mapping[str, Callable]) -> objectives.Objective:
-        """The objective on all conditions: what its network receives can be told before the null condition is known."""
-        spec = plain(spec, path)
-        spec.pop("condition_dropout", None)
-        augment = spec.pop("augment", None)
-        made = self._bare(spec, path, table)
-        if augment is None:
-            return made
-        augmentation = self._call(names.CONDITIONING_AUGMENTATIONS, augment, f"{path}.augment", "augmentation")
-        return objectives.with_augmentation(made, augmentation)
-
-    def _bare(self, spec: dict, path: str, table: Mapping[str, Callable]) -> objectives.Objective:
-        inner = plain(self.config["parameterization"])
-        inner_path = "config.parameterization"
-        if self.parameterization.channels > 1 and "parameterization" in inner:  # of the first half of the channels
-            inner = inner["parameterization"]
-            inner_path += ".parameterization"
-        read = self._parameterization(inner, inner_path)
-        clock = self._clock(inner["clock"], f"{inner_path}.clock") if "clock" in inner else None
-        teacher = self.teacher_parameterization
-        guidances = tuples_of(annotation(table.get(spec.get("name")), "guidance"))
-        guidance = {"guidance": lambda s, p: self._training_guidance(guidances[0], s, p)} if guidances else {}
-        made = self._call(
-            table,
-            spec,
+    def _without_dropout(self, kind: str, entry: Mapping) -> objectives.Objective:
+        """The objective on all conditions, which says what its network receives before the null condition is known."""
+        path = OBJECTIVE_PATHS[kind]
+        entry = plain(entry, path)
+        entry.pop("condition_dropout", None)
+        augment = entry.pop("augment", None)
+        function = KINDS[kind].table.get(entry.get("name"))
+        clock = None
+        if "clock" in functools.reduce(operator.getitem, self._mean_field.split("."), self.config):
+            clock = self._field("clock", f"{self._mean_field}.clock")
+        guidances = tuples_of(annotation(function, "guidance"))
+        guidance = lambda e, p: call({"": guidances[0]}, {"name": "", **e}, p, "guidance", null=self.null_class)
+        made = self._made(
+            kind,
+            entry,
             path,
-            "objective",
-            nested={
-                "density": self._density,
-                "student_density": self._density,
-                "coupling": lambda s, p: self._call(names.COUPLINGS, s, p, "coupling"),
-                "weighting": lambda s, p: self._weighting(s, p, read),
-                **guidance,
-            },
+            {"guidance": guidance} if guidances else {},
             schedule=self.schedule,
-            parameterization=read,
-            generator=read,
-            student=read,
-            teacher=teacher,
-            fake=teacher,
-            null=self.null if takes(table.get(spec.get("name")), "null") else None,
+            parameterization=self._mean,
+            generator=self._mean,
+            student=self._mean,
+            teacher=self.teacher_parameterization,
+            fake=self.teacher_parameterization,
+            null=self.null if takes(function, "null") else None,
             clock=clock,
             clocks=flow_maps.start_and_duration(clock),
             total=self.config["train"]["steps"],
@@ -193,21 +213,12 @@ class Resolver:
         )
         if not isinstance(made, objectives.Objective):
             raise ConfigError(
-                f"{path}.name = {spec['name']!r} returns a {type(made).__name__}. Valid: a function that returns an "
+                f"{path}.name = {entry['name']!r} returns a {type(made).__name__}. Valid: a function that returns an "
                 "objectives.Objective, which holds the loss; see docs/extend.md."
             )
-        return made
-
-    def _density(self, spec: Mapping, path: str) -> timesteps.Density:
-        return self._call(names.DENSITIES, spec, path, "density", schedule=self.schedule)
-
-    def _training_guidance(self, kind: type, spec: Mapping, path: str) -> Any:
-        entry = {"name": "guidance", **spec}
-        return self._call({"guidance": kind}, entry, path, "guidance", null=self.null_class)
-
-    def _weighting(self, spec: Mapping, path: str, read: parameterizations.Parameterization) -> weightings.Weighting:
-        nested = {"parameterization": self._parameterization, "weighting": lambda s, p: self._weighting(s, p, read)}
-        return self._call(names.WEIGHTINGS, spec, path, "weighting", nested=nested, parameterization=read)
+        if augment is None:
+            return made
+        return objectives.with_augmentation(made, self._made("conditioning augmentation", augment, f"{path}.augment"))
 
     # ==== The network ====
 
@@ -241,7 +252,7 @@ class Resolver:
             )
         if trains.forward_mode and attention == "auto":
             module = module.clone(attention="matmul")  # what "auto" is on a CPU; on a GPU it could be cuDNN's
-        of_any_shape = types.NoneType in typing.get_args(annotation(names.MODELS.get(name), "shape"))
+        of_any_shape = NoneType in typing.get_args(annotation(names.MODELS.get(name), "shape"))
         return module.clone(shape=None) if shape is None and of_any_shape else module
 
     def _sized(self, name: str, size: tuple[int, ...]) -> Any:
@@ -274,10 +285,8 @@ class Resolver:
             names.TOWERS, {"name": p.rpartition(".")[2], **s}, p, "tower", size=height, dtype=dtype
         )
         self._built.pop("config.model", None)
-        return self._call(
-            names.MODELS,
-            self.config["model"],
-            "config.model",
+        return self._field(
+            "model",
             "model",
             **({"augmentations": trains.augmentations} if trains.augmentations else {}),
             nested=dict.fromkeys(names.TOWERS, tower) if towers else {},
@@ -290,7 +299,7 @@ class Resolver:
 
     @property
     def _trains(self) -> objectives.Objective:
-        return self._without_dropout(self.config["objective"], "config.objective", names.OBJECTIVES)
+        return self._without_dropout("objective", self.config["objective"])
 
     # ==== The training ====
 
@@ -306,7 +315,7 @@ class Resolver:
         stages = self._trains.teacher and self._trains.teacher.stages
         length = stages.length if stages else None
         updates = length or math.ceil(total / every)
-        made = self._call(names.OPTIMIZERS, self.config["optimizer"], "config.optimizer", "optimizer", steps=updates)
+        made = self._field("optimizer", "optimizer", steps=updates)
         if length is None and every == 1:
             return made
         return made._replace(learning_rate=lambda step: made.learning_rate(step % length if length else step // every))
@@ -314,9 +323,7 @@ class Resolver:
     @property
     def second_optimizer(self) -> optimizers.Optimizer:
         """The optimizer of the second player, `config.second_player.optimizer`, for a run of `config.train.steps`."""
-        steps = self.config["train"]["steps"]
-        spec = self.config["second_player"]["optimizer"]
-        return self._call(names.OPTIMIZERS, spec, "config.second_player.optimizer", "optimizer", steps=steps)
+        return self._field("optimizer", "second_player.optimizer", steps=self.config["train"]["steps"])
 
     @property
     def average(self) -> ema.ExponentialMovingAverage:
@@ -330,8 +337,8 @@ class Resolver:
     def augmentations(self) -> tuple[transforms.Augmentation, ...]:
         """The augmentations `config.data.augment`, in their order."""
         return tuple(
-            self._call(names.AUGMENTATIONS, spec, f"config.data.augment[{i}]", "augmentation")
-            for i, spec in enumerate(self.config["data"]["augment"])
+            self._made("augmentation", entry, f"config.data.augment[{i}]")
+            for i, entry in enumerate(self.config["data"]["augment"])
         )
 
     # ==== The sampling ====
@@ -339,23 +346,18 @@ class Resolver:
     @property
     def sampler(self) -> samplers.Sampler:
         """The sampler `config.sample.sampler`."""
-        return self._sampler(self.config["sample"]["sampler"], "config.sample.sampler")
-
-    def _sampler(self, spec: Mapping, path: str) -> samplers.Sampler:
-        return self._call(names.SAMPLERS, spec, path, "sampler", nested={"predictor": self._sampler})
+        return self._field("sampler", "sample.sampler")
 
     @property
     def pair_sampler(self) -> samplers.Sampler:
         """The sampler by which the teacher makes pairs, `config.teacher.pairs.sampler`."""
-        return self._sampler(self.config["teacher"]["pairs"]["sampler"], "config.teacher.pairs.sampler")
+        return self._field("sampler", "teacher.pairs.sampler")
 
     @property
     def plan(self) -> timesteps.Plan:
         """The steps of sampling: `config.sample.grid` with `config.sample.steps` steps, moved by `sample.shift`."""
         settings = self.config["sample"]
-        grid = self._call(
-            names.GRIDS, settings["grid"], "config.sample.grid", "grid", schedule=self.schedule, steps=settings["steps"]
-        )
+        grid = self._field("grid", "sample.grid", schedule=self.schedule, steps=settings["steps"])
         try:
             return timesteps.plan(timesteps.shift(self.schedule, grid, settings["shift"]))
         except ValueError as error:
@@ -437,20 +439,22 @@ def sizes(config: Mapping) -> tuple[buckets.Size, ...]:
     Raises:
         ConfigError: if no size fits.
     """
-    asked = config["data"]["buckets"]
-    if not asked["area"]:
+    settings = plain(config["data"]["buckets"])
+    area = settings["area"]
+    multiple = settings["multiple"]
+    if not area:
         return ()
-    if asked["area"] * asked["widest"] > (MOST_MULTIPLES * asked["multiple"]) ** 2:
+    if area * settings["widest"] > (MOST_MULTIPLES * multiple) ** 2:
         raise ConfigError(
-            f"config.data.buckets = {plain(asked)!r} has too many sizes, for each of which a step is "
+            f"config.data.buckets = {settings!r} has too many sizes, for each of which a step is "
             f"compiled. Valid: a larger multiple, so that no side is more than {MOST_MULTIPLES} of it."
         )
-    least, most = (math.sqrt(asked["area"] * ratio) for ratio in (1 / asked["widest"], asked["widest"]))
+    least, most = (math.sqrt(area * ratio) for ratio in (1 / settings["widest"], settings["widest"]))
     try:
-        return buckets.within(asked["area"], asked["multiple"], math.ceil(least), math.floor(most))
+        return buckets.within(area, multiple, math.ceil(least), math.floor(most))
     except ValueError as error:
         raise ConfigError(
-            f"config.data.buckets = {plain(asked)!r}: {error}. Valid: e.g. an area of {(4 * asked['multiple']) ** 2}."
+            f"config.data.buckets = {settings!r}: {error}. Valid: e.g. an area of {(4 * multiple) ** 2}."
         ) from error
 
 

@@ -43,34 +43,14 @@ def read(text: str) -> ConfigDict:
     return ConfigDict(fields)
 
 
-def _add(fields: Fields, section: str, name: str, value: Any) -> None:
-    """Adds a field to a section that lacks it."""
-    if isinstance(fields.get(section), dict):
-        fields[section].setdefault(name, value)
+def _adds(section: str, name: str, value: Any) -> Callable[[Fields], None]:
+    """The migration that adds a field to a section that lacks it."""
 
+    def migrate(fields: Fields) -> None:
+        if isinstance(fields.get(section), dict):
+            fields[section].setdefault(name, value)
 
-def _latents(fields: Fields) -> None:
-    _add(fields, "data", "latents", {"dir": "", "autoencoder": ""})
-
-
-def _changed_data(fields: Fields) -> None:
-    _add(fields, "data", "changed", "stop")
-
-
-def _buckets(fields: Fields) -> None:
-    _add(fields, "data", "buckets", {"area": 0, "multiple": 64, "widest": 4.0})
-
-
-def _captions(fields: Fields) -> None:
-    _add(fields, "data", "text", {"tokenizer": "", "dir": ""})
-
-
-def _failed_evaluations(fields: Fields) -> None:
-    _add(fields, "evaluate", "failed", "skip")
-
-
-def _power_function_average(fields: Fields) -> None:
-    _add(fields, "ema", "sigma_rel", 0.0)
+    return migrate
 
 
 def _students_of_pairs_and_two_players(fields: Fields) -> None:
@@ -88,12 +68,12 @@ def _second_player(fields: Fields) -> None:
 
 
 MIGRATIONS: list[Callable[[Fields], None]] = [
-    _latents,
-    _changed_data,
-    _buckets,
-    _captions,
-    _failed_evaluations,
-    _power_function_average,
+    _adds("data", "latents", {"dir": "", "autoencoder": ""}),
+    _adds("data", "changed", "stop"),
+    _adds("data", "buckets", {"area": 0, "multiple": 64, "widest": 4.0}),
+    _adds("data", "text", {"tokenizer": "", "dir": ""}),
+    _adds("evaluate", "failed", "skip"),
+    _adds("ema", "sigma_rel", 0.0),
     _students_of_pairs_and_two_players,
     _second_player,
 ]
