@@ -203,6 +203,20 @@ def rows_of(folder):
 EVALUATED = {"train.steps": 6, "evaluate.every": 3, "checkpoint.every": 6}
 
 
+def test_a_step_is_saved_once_where_its_evaluation_is_due_too(tmp_path, monkeypatch):
+    saved = []
+    save = checkpoints.Checkpoints.save
+
+    def counted(self, state, about):
+        saved.append(int(state.step))
+        save(self, state, about)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", counted)
+    scripted(monkeypatch, lambda params, step, stop: {"fd_pixels": 1.0})
+    assert train.run(tiny(**EVALUATED), tmp_path) == 0
+    assert saved == [3, 6]
+
+
 @pytest.mark.parametrize("failed", ["skip", "stop"])
 def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch, capsys, failed):
     """The step is saved before it; the failure is recorded, and the run goes on at once or with the next command."""

@@ -11,11 +11,10 @@ import safetensors.numpy
 from diffusion.data import buckets, captions, sources
 from diffusion.data.sources import DamagedRecord
 from diffusion.experiments.run import noise_pairs
-from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import batches_on_disk
 from diffusion.experiments.sweeps import sweep_folder
 from diffusion.experiments.sweeps.sweep_folder import DONE
-from diffusion.io import failures, files
+from diffusion.io import failures, files, json_lines
 from diffusion.metrics import attribute_reader, classifier, statistics
 from tests import rights
 
@@ -103,7 +102,7 @@ def sweep_of(path):
 
 def rows_of(path):
     (path / "metrics.jsonl").write_text('{"step": 1}\n')
-    return path / "metrics.jsonl", lambda: workdir.rows(path / "metrics.jsonl")
+    return path / "metrics.jsonl", lambda: json_lines.rows(path / "metrics.jsonl")
 
 
 KEPT = [classifier_of, reader_of, captions_of, no_condition_of, statistics_of, pairs_of, pieces_of, sweep_of, rows_of]

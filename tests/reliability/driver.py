@@ -142,9 +142,9 @@ def serve() -> None:
 
     from diffusion.experiments.config import resolve  # noqa: F401
     from diffusion.experiments.evaluation import plots  # noqa: F401
-    from diffusion.experiments.run import training_means  # noqa: F401
     from diffusion.experiments.run_folder import workdir  # noqa: F401
     from diffusion.experiments.sampling import generate  # noqa: F401
+    from diffusion.training import training_means  # noqa: F401
     from diffusion.training.runtime import progress  # noqa: F401
 
     warnings.filterwarnings("ignore", message=r".*os\.fork\(\)")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion.experiments.run_folder import workdir
+from diffusion.io import json_lines
 from diffusion.training.checkpointing import checkpoints
 from tests.reliability.driver import ROOT, train_command, until
 
@@ -81,15 +81,15 @@ def test_a_checkpoint_that_may_not_be_read(driver, straight, tmp_path, file):
 def test_full_disk_in_the_middle_of_a_line(tmp_path):
     """The torn line is told at once, and gone when the run goes on."""
     path = tmp_path / "metrics.jsonl"
-    workdir.append(path, {"step": 1, "loss": 0.5})
+    json_lines.append(path, {"step": 1, "loss": 0.5})
     before = path.read_bytes()
     with file_size_limit(len(before) + 10):
-        with pytest.raises(workdir.WorkdirError, match=r"written in part: the disk is full"):
-            workdir.append(path, {"step": 2, "loss": 0.25})
-        with pytest.raises(workdir.WorkdirError, match=r"metrics.jsonl cannot be written: File too large"):
-            workdir.append(path, {"step": 2, "loss": 0.25})
+        with pytest.raises(OSError, match=r"written in part: the disk is full"):
+            json_lines.append(path, {"step": 2, "loss": 0.25})
+        with pytest.raises(OSError, match=r"metrics.jsonl cannot be written: File too large"):
+            json_lines.append(path, {"step": 2, "loss": 0.25})
     assert path.read_bytes()[:-10] == before
-    workdir.rewind(path, 2)
+    json_lines.rewind(path, 2)
     assert path.read_bytes() == before
 
 
@@ -97,10 +97,10 @@ def test_full_disk_while_lines_are_dropped(tmp_path):
     """Rewinding writes a new file and puts it in place of the old one: a full disk leaves the old one."""
     path = tmp_path / "metrics.jsonl"
     for step in (1, 2, 3):
-        workdir.append(path, {"step": step})
+        json_lines.append(path, {"step": step})
     before = path.read_bytes()
     with file_size_limit(5), pytest.raises(OSError):
-        workdir.rewind(path, 2)
+        json_lines.rewind(path, 2)
     assert path.read_bytes() == before
 
 
@@ -196,7 +196,7 @@ def test_rewound_lines_are_the_undisturbed_prefix(tmp_path, rows, cut, at, again
     path.unlink(missing_ok=True)
     for further, loss, text in rows:
         step += further
-        workdir.append(path, {"step": step, "loss": loss, "text": text})
+        json_lines.append(path, {"step": step, "loss": loss, "text": text})
         lines.append((step, path.read_bytes()[sum(len(line) for _, line in lines) :]))
     whole = b"".join(line for _, line in lines)
     end = round(cut * len(whole))
@@ -207,15 +207,15 @@ def test_rewound_lines_are_the_undisturbed_prefix(tmp_path, rows, cut, at, again
         if used <= end and step <= at:
             expected += line
     for _ in range(1 + again):
-        workdir.rewind(path, at)
+        json_lines.rewind(path, at)
         assert path.read_bytes() == expected
 
 
 @pytest.mark.parametrize("rest", [b"\xff\xfe\x00", b"12\n", b"[]\n", b"null\n", b'{"loss": 1}\n', b"\n"])
 def test_rewinding_drops_what_is_no_line_of_a_run(tmp_path, rest):
     path = tmp_path / "metrics.jsonl"
-    workdir.append(path, {"step": 1})
+    json_lines.append(path, {"step": 1})
     before = path.read_bytes()
     path.write_bytes(before + rest)
-    workdir.rewind(path, 5)
+    json_lines.rewind(path, 5)
     assert path.read_bytes() == before

@@ -98,7 +98,8 @@ def from_json(text: str) -> ConfigDict:
 
 def built_in_python(config: Mapping) -> bool:
     """Whether Python built the run: then its config describes the parts, and a command finds no names there."""
-    return "." in str(config["schedule"].get("name"))
+    schedule = config.get("schedule")
+    return isinstance(schedule, (Mapping, ConfigDict)) and "." in str(schedule.get("name"))
 
 
 def require_names(config: Mapping, workdir: Any) -> None:

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diffusion.data.transforms import to_uint8
-from diffusion.experiments.run_folder import workdir
+from diffusion.io import json_lines
 from diffusion.io.files import whole
 
 DPI = 100  # of the figures' layout: with it, one unit below is one pixel of the picture
@@ -144,7 +144,7 @@ def curves(metrics: str | os.PathLike, path: str | os.PathLike) -> None:
     path_of_metrics = pathlib.Path(metrics)
     if not path_of_metrics.is_file():
         raise FileNotFoundError(f"{metrics} is not there; diffusion train writes it into the run folder")
-    rows = [row for row in workdir.rows(path_of_metrics) if "step" in row and row.get("loss") is not None]
+    rows = [row for row in json_lines.rows(path_of_metrics) if "step" in row and row.get("loss") is not None]
     if not rows:
         raise ValueError(f"{metrics} has no row with a step and a loss")
     rows.sort(key=lambda row: row["step"])

@@ -14,12 +14,13 @@ from jax.sharding import Mesh
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash
-from diffusion.experiments.run import failure, hooks, tracking, training_means
+from diffusion.experiments.run import failure, hooks, tracking
 from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.run.program import Program
 from diffusion.experiments.run.start import Start
 from diffusion.experiments.run_folder import workdir
-from diffusion.training import gradient_norms, sharding
+from diffusion.io import json_lines
+from diffusion.training import gradient_norms, sharding, training_means
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, preemption, process_memory, progress, recompilation
 from diffusion.training.state import HEALTHY, TrainState
@@ -82,15 +83,16 @@ class Bookkeeping:
         self._blocks = gradient_norms.names(program.target.params)
         self._sizes: set[str] = set()  # of pictures so far, as kinds of a step
         self._best = start.best if start.best and start.best["figure"] == config.checkpoint.best else None
+        self._saved = start.step if start.resumed else None  # the last step whose checkpoint is begun
         saver.best = self._best and self._best["step"]
         self._metrics_file = folder / "metrics.jsonl"
         self._timing_file = folder / "timing.jsonl"
         if self._speaks:
-            workdir.rewind(self._metrics_file, start.step)
-            workdir.rewind(self._timing_file, start.step)
+            json_lines.rewind(self._metrics_file, start.step)
+            json_lines.rewind(self._timing_file, start.step)
         # The evaluation of a step comes after its save.
-        figures = json.dumps(workdir.evaluation(self._metrics_file, start.step))
-        figures = json.loads(agreement.gather("evaluated", figures)[0])
+        figures = agreement.gather("evaluated", json.dumps(_evaluation(self._metrics_file, start.step)))
+        figures = json.loads(figures[0])
         self._evaluated = 0 if figures is None else start.step
         if self._speaks:
             self._tracker = stack.enter_context(tracking.tracker(folder, start.step, config, project))
@@ -174,10 +176,10 @@ class Bookkeeping:
         if not self._speaks:
             return
         workdir.require_there(self._folder)
-        workdir.append(self._metrics_file, row)
+        json_lines.append(self._metrics_file, row)
         clock = {"steps_per_second": rate, "memory": process_memory.used()[0]}
         timing = {"step": row["step"], "time": time.time(), **clock, "recompilations": self._watch.count}
-        workdir.append(self._timing_file, timing)
+        json_lines.append(self._timing_file, timing)
         self._tracker.numbers(row["step"], tracking.flat(row | clock))
 
     # ==== Checkpoints ====
@@ -187,10 +189,13 @@ class Bookkeeping:
         return step % self._config.checkpoint.every == 0 or step == self._total
 
     def save(self, step: int, train_state: TrainState) -> None:
-        """Starts a checkpoint; the lines that it relies on are on the disk first."""
+        """Starts a checkpoint, unless this step has one; the lines that it relies on are on the disk first."""
+        if step == self._saved:
+            return
+        self._saved = step
         self._take_in(0)
         began = time.perf_counter()
-        workdir.sync(self._metrics_file)
+        json_lines.sync(self._metrics_file)
         about = {"examples": step * self._config.train.batch_size, "config_hash": config_hash(self._config)}
         about |= {"data": self._start.fingerprint, "interval": self._sums, "best": self._best}
         with self._watch.work("a save", step):
@@ -246,7 +251,7 @@ class Bookkeeping:
         self._evaluated = step
         if self._speaks:
             row = {"evaluate": figures} if failed is None else {"evaluation_failed": failed}
-            workdir.append(self._metrics_file, {"step": step, **row})
+            json_lines.append(self._metrics_file, {"step": step, **row})
             self._tracker.numbers(step, tracking.flat({"evaluate": figures}))
             self._tracker.pictures(step, hooks.previews(self._folder, step))
             shown = "  ".join(f"{name} {x:.4g}" for name, x in figures.items() if x is not None)
@@ -290,3 +295,11 @@ class Bookkeeping:
 
     def _sampling(self) -> str:
         return printed("sample", f"--workdir={self._folder}")
+
+
+def _evaluation(metrics: pathlib.Path, step: int) -> dict | None:
+    """The figures of the evaluation after a step, {} for one that failed; None where there was none."""
+    for row in json_lines.rows(metrics):
+        if row.get("step") == step and ("evaluate" in row or "evaluation_failed" in row):
+            return row.get("evaluate", {})
+    return None

@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 
 from diffusion.experiments.config import ConfigError, versions
 from diffusion.experiments.config.values import built_in_python, plain
-from diffusion.experiments.run import examples, training_means
+from diffusion.experiments.run import examples
 from diffusion.experiments.run.program import Program
-from diffusion.training import sharding, state, warm_start
+from diffusion.training import sharding, state, training_means, warm_start
 from diffusion.training.checkpointing import checkpoints
 
 

@@ -11,11 +11,10 @@ import numpy as np
 from scipy import stats
 
 from diffusion import commands
-from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import sample_files
 from diffusion.experiments.sweeps import naming, sweep_folder
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, Plan
-from diffusion.io import limits
+from diffusion.io import json_lines, limits
 
 POINTS = 500  # of a curve, at most
 LEVEL = 0.95  # of intervals over seeds
@@ -232,7 +231,7 @@ def _metric(part: Mapping) -> Figure:
 
 def _steps(path: pathlib.Path) -> list[dict]:
     """The lines of a .jsonl file that have a step."""
-    return [row for row in workdir.rows(path) if isinstance(row.get("step"), int)]
+    return [row for row in json_lines.rows(path) if isinstance(row.get("step"), int)]
 
 
 def over_seeds(results: Results) -> list[Group]:

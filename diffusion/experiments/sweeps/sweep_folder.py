@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from diffusion import commands as command_lines
 from diffusion.experiments.config import recipes
 from diffusion.experiments.config.extensions import printed
-from diffusion.experiments.run_folder.workdir import WorkdirError, append, rows, write_text
+from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
 from diffusion.io import file_systems, limits
+from diffusion.io.json_lines import append, rows
 
 FORMAT = 1  # raised when a change makes older readers wrong
 QUEUED, RUNNING, DONE, FAILED, STOPPED = STATUSES = ("queued", "running", "done", "failed", "stopped")

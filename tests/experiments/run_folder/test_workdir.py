@@ -3,7 +3,6 @@ import os
 import shlex
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -119,41 +118,6 @@ def test_two_runs_on_one_folder(tmp_path):
         first.wait()
     with workdir.lock(tmp_path):
         pass
-
-
-def test_lines_are_whole_when_many_write(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    row = {"step": 1, "text": "x" * 3000}
-    writers = [threading.Thread(target=lambda: [workdir.append(path, row) for _ in range(50)]) for _ in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    lines = path.read_text().splitlines()
-    assert len(lines) == 200 and all(json.loads(line) == row for line in lines)
-
-
-def test_values_that_are_not_json_are_refused(tmp_path):
-    with pytest.raises(ValueError):
-        workdir.append(tmp_path / "metrics.jsonl", {"loss": float("nan")})
-    assert not (tmp_path / "metrics.jsonl").exists()
-
-
-def test_rewind_drops_later_and_torn_lines(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    workdir.rewind(path, 5)  # nothing there yet
-    assert not path.exists()
-    for step in (2, 4, 6):
-        workdir.append(path, {"step": step})
-    first = path.read_text()[: len('{"step": 2}\n{"step": 4}\n')]
-    workdir.rewind(path, 5)
-    assert path.read_text() == first
-    path.write_text(first + '{"step": 5, "lo')
-    workdir.rewind(path, 5)
-    assert path.read_text() == first
-    path.write_text(first + '{"step": 5}')  # whole, but for its end of line: the next would stick to it
-    workdir.rewind(path, 5)
-    assert path.read_text() == first
 
 
 def test_command_can_be_pasted(monkeypatch):

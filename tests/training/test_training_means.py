@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 
-from diffusion.experiments.run import training_means
+from diffusion.training import training_means
 
 
 def metrics(k):

@@ -1,0 +1,69 @@
+"""Files of one JSON object a line, which a crash or a second writer leaves whole up to a torn last line."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+from diffusion.io import files, limits
+
+
+def append(path: pathlib.Path, row: Mapping) -> None:
+    """Adds one line of JSON by a single write, so that a run that is killed leaves it whole or not at all."""
+    line = (json.dumps(row, allow_nan=False) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        written = os.write(descriptor, line)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}.") from error
+    finally:
+        os.close(descriptor)
+    if written != len(line):
+        raise OSError(f"{path}: a line could only be written in part: the disk is full.")
+
+
+def rows(path: pathlib.Path) -> list[dict]:
+    """The lines of a .jsonl file that a run is perhaps writing; a torn one is left out.
+
+    Args:
+        path: metrics.jsonl or its like; may be missing.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    whole_lines = []
+    for line in lines:
+        with contextlib.suppress(limits.Refused):
+            whole_lines.append(limits.parse_json(line, str(path)))
+    return [row for row in whole_lines if isinstance(row, dict)]
+
+
+def rewind(path: pathlib.Path, step: int) -> None:
+    """Drops the lines that a run wrote after the step at which it goes on, and a torn last one.
+
+    Args:
+        path: metrics.jsonl or timing.jsonl; may be missing.
+        step: the largest step whose lines stay.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = []
+    for line in lines:
+        try:
+            if limits.parse_json(line, str(path))["step"] <= step and line.endswith(b"\n"):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            break  # torn by a crash of the machine; so nothing after it is of this run's making
+    if kept != lines:
+        with files.whole(path) as file:
+            file.write(b"".join(kept))
+
+
+def sync(path: pathlib.Path) -> None:
+    """Sees a file to the disk, before a checkpoint that relies on its lines is written."""
+    if path.exists():
+        with open(path) as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,43 @@
+"""Lines of JSON: whole when several write, and cut back to a step."""
+
+import json
+import threading
+
+import pytest
+
+from diffusion.io import json_lines
+
+
+def test_lines_are_whole_when_many_write(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    row = {"step": 1, "text": "x" * 3000}
+    writers = [threading.Thread(target=lambda: [json_lines.append(path, row) for _ in range(50)]) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    lines = path.read_text().splitlines()
+    assert len(lines) == 200 and all(json.loads(line) == row for line in lines)
+
+
+def test_values_that_are_not_json_are_refused(tmp_path):
+    with pytest.raises(ValueError):
+        json_lines.append(tmp_path / "metrics.jsonl", {"loss": float("nan")})
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_rewind_drops_later_and_torn_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    json_lines.rewind(path, 5)  # nothing there yet
+    assert not path.exists()
+    for step in (2, 4, 6):
+        json_lines.append(path, {"step": step})
+    first = path.read_text()[: len('{"step": 2}\n{"step": 4}\n')]
+    json_lines.rewind(path, 5)
+    assert path.read_text() == first
+    path.write_text(first + '{"step": 5, "lo')
+    json_lines.rewind(path, 5)
+    assert path.read_text() == first
+    path.write_text(first + '{"step": 5}')  # whole, but for its end of line: the next would stick to it
+    json_lines.rewind(path, 5)
+    assert path.read_text() == first
