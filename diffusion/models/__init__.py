@@ -7,7 +7,10 @@ from diffusion.models.dit import DiT, check_labels, dit_preset
 from diffusion.models.edm2_unet import EDM2UNet
 from diffusion.models.flux import Flux
 from diffusion.models.layers import attention, embeddings, layer_masks
+from diffusion.models.mlp import MLP
 from diffusion.models.mmdit import MMDiT
+from diffusion.models.sequence_transformer import SequenceTransformer
+from diffusion.models.set_transformer import SetTransformer
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.text_encoders import clip, t5
 from diffusion.models.u_vit import UViT
@@ -18,7 +21,10 @@ MODELS = {
     "dit": DiT,
     "edm2_unet": EDM2UNet,
     "flux": Flux,
+    "mlp": MLP,
     "mmdit": MMDiT,
+    "sequence_transformer": SequenceTransformer,
+    "set_transformer": SetTransformer,
     "song_unet": SongUNet,
     "u_vit": UViT,
     "unet": UNet,
@@ -26,12 +32,15 @@ MODELS = {
 """The backbones by the names that a config has for them."""
 
 __all__ = [
+    "MLP",
     "MODELS",
     "ConditionalUNet",
     "DiT",
     "EDM2UNet",
     "Flux",
     "MMDiT",
+    "SequenceTransformer",
+    "SetTransformer",
     "SongUNet",
     "UNet",
     "UViT",

@@ -99,6 +99,7 @@ class ConditionalUNet(nn.Module):
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
+    ranks = (3,)
 
     def __post_init__(self):
         if not len(self.widths) == len(self.depths) == len(self.heads) > 0:

@@ -129,6 +129,7 @@ class DiT(nn.Module):
     frequency_shift: int = 0
     own_embeddings: bool = False
     shape: tuple[int, int, int] | None = None
+    ranks = (3,)
 
     def __post_init__(self):
         for field in ("patch", "width", "depth", "heads", "mlp_ratio", "times"):

@@ -150,6 +150,7 @@ class EDM2UNet(nn.Module):
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
+    ranks = (3,)
 
     def __post_init__(self):
         for field in ("multipliers", "attention_resolutions", "taps"):

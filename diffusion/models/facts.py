@@ -5,6 +5,7 @@
 | `kind`        | "backbone" | how objectives call it; or "autoencoder", or "towers" of images and texts   |
 | `text_inputs` | None       | what it receives of a text, e.g. `conditions.TOKENS`                        |
 | `one_size`    | False      | whether it takes pictures of one size alone                                 |
+| `ranks`       | None       | of one example that it takes, 3 for pictures (H, W, C); None: any           |
 """
 
 from typing import Any
@@ -25,3 +26,9 @@ def text_inputs(network: Any) -> TextInputs | None:
 def one_size(network: Any) -> bool:
     """Whether a module, or one of its class, takes pictures of one size alone."""
     return getattr(network, "one_size", False)
+
+
+def takes_rank(network: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a module, or one of its class, takes examples of as many axes as `shape` has."""
+    ranks = getattr(network, "ranks", None)
+    return ranks is None or len(shape) in ranks

@@ -81,6 +81,7 @@ class Flux(nn.Module):
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
+    ranks = (3,)
 
     def __post_init__(self):
         for field in ("channels", "out_channels", "width", "depth", "singles", "heads", "text_width", "pooled_width"):

@@ -79,6 +79,7 @@ class MMDiT(nn.Module):
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
+    ranks = (3,)
 
     def __post_init__(self):
         for field in (

@@ -122,6 +122,7 @@ class PixArt(nn.Module):
     remat: str = "none"
     dtype: str = "float32"
     text_inputs = EMBEDDINGS
+    ranks = (3,)
 
     def __post_init__(self):
         for field in ("patch", "width", "depth", "heads", "text_width", "mlp_ratio", "span"):

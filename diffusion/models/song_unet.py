@@ -100,6 +100,7 @@ class SongUNet(nn.Module):
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
+    ranks = (3,)
 
     def __post_init__(self):
         for field in ("multipliers", "attention_resolutions", "taps"):

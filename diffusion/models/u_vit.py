@@ -127,6 +127,7 @@ class UViT(nn.Module):
     remat: str = "none"
     dtype: str = "float32"
     one_size = True  # a position is learned for each patch
+    ranks = (3,)
 
     def __post_init__(self):
         for field in ("patch", "width", "depth", "heads", "text_tokens", "mlp_ratio"):

@@ -17,6 +17,8 @@
 | sides change   | in a convolution                 | in a ResnetBlock, by means and repetition   |
 | heads          | one                              | of 64 channels                              |
 | output         | C                                | 2 C, the last C for the variance            |
+
+Pictures have two axes. With one it is the U-Net of series, with three that of volumes or of short video: `axes`.
 """
 
 import functools
@@ -67,6 +69,8 @@ class UNet(nn.Module):
         epsilon: of the norms.
         dropout: rate in the blocks, drawn from the rng collection "dropout" when `train`.
         resolution: side of the pictures that it is for, where that is known; changes nothing in the network.
+        axes: of x between batch and channels: 1 for series [B, L, C], 2 for images, 3 for volumes [B, D, H, W, C].
+        vector_width: numbers of the condition's "vector", which is added to the embedding; 0 for none.
         qkv_per_head: in files of ADM's layout the queries, keys and values of a head stand together (all of the
             authors' but ImageNet 64); changes nothing in the network.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
@@ -98,10 +102,13 @@ class UNet(nn.Module):
     epsilon: float = 1e-5
     dropout: float = 0.0
     resolution: int | None = None
+    axes: int = 2
+    vector_width: int = 0
     qkv_per_head: bool = False
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
+    ranks = (2, 3, 4)
 
     def __post_init__(self):
         for field in ("widths", "attention_levels"):
@@ -111,6 +118,10 @@ class UNet(nn.Module):
                 raise ValueError(f"{field}={getattr(self, field)} must be positive")
         for field, names in CHOICES.items():
             look_up(dict.fromkeys(names), getattr(self, field), field)
+        if self.axes not in unet_inputs.KINDS:
+            raise ValueError(f"axes={self.axes} must be 1 (series), 2 (images) or 3 (volumes, video)")
+        if self.vector_width < 0:
+            raise ValueError(f"vector_width={self.vector_width} must be 0 (none) or the numbers of the vector")
         if self.num_classes < 0:
             raise ValueError(f"num_classes={self.num_classes} must be 0 (unconditional) or the number of classes")
         if (self.heads is None) == (self.head_size is None):
@@ -149,22 +160,30 @@ class UNet(nn.Module):
         """One evaluation of the network.
 
         Args:
-            x: images [B, H, W, in_channels]; 2^(levels - 1) divides H and W.
+            x: images [B, H, W, in_channels], or with `axes` sides; 2^(levels - 1) divides all sides.
             t: the network's clock, [B] or [], float32 or wider; 0 .. 999 for the published networks.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
-                "label", and of "residuals" for the skips, in order, and the middle, see `models.layers.conditions`.
+                "label", of "vector" [B, vector_width], and of "residuals" for the skips, in order, and the middle, see
+                `models.layers.conditions`.
             train: draw dropout.
 
         Returns:
-            [B, H, W, out_channels], float32.
+            [B, H, W, out_channels], float32, with the sides of x.
 
         Raises:
             ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
         """
         inputs = unet_inputs.checked(
-            condition, x, t, channels=self.in_channels, halvings=len(self.widths) - 1, num_classes=self.num_classes
+            condition,
+            x,
+            t,
+            channels=self.in_channels,
+            halvings=len(self.widths) - 1,
+            num_classes=self.num_classes,
+            axes=self.axes,
+            vector_width=self.vector_width,
         )
-        embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs["label"])
+        embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs["label"], inputs["vector"])
         again = lambda module, *static: (
             nn.remat(module, policy=REMAT[self.remat], static_argnums=static) if REMAT[self.remat] else module
         )
@@ -197,7 +216,7 @@ class UNet(nn.Module):
             h = block(h, level, name)
             return attend(h, f"{name}_attention") if level in self.attention_levels else h
 
-        h = conv(self.widths[0], dtype=self.dtype, name="conv_in")(x)
+        h = conv(self.widths[0], axes=self.axes, dtype=self.dtype, name="conv_in")(x)
         skips = [h]
         for i in range(len(self.widths)):
             for j in range(self.blocks):
@@ -217,16 +236,17 @@ class UNet(nn.Module):
             for j in range(self.blocks + 1):
                 h = row(jnp.concatenate([h, skips.pop()], axis=-1), i, f"up_{i}_block_{j}")
             if i and self.resample == "conv":
-                h = conv(self.widths[i], dtype=self.dtype, name=f"up_{i}_resample")(upsample(h))
+                h = conv(self.widths[i], axes=self.axes, dtype=self.dtype, name=f"up_{i}_resample")(upsample(h))
             elif i:
                 h = block(h, i, f"up_{i}_resample", "up")
 
         h = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
         # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
-        return conv(self.out_channels, zero=True, dtype="float32", name="conv_out")(h.astype(jnp.float32))
+        last = conv(self.out_channels, axes=self.axes, zero=True, dtype="float32", name="conv_out")
+        return last(h.astype(jnp.float32))
 
-    def _embedding(self, t: jax.Array, label: jax.Array | None) -> jax.Array:
-        """The embedding of clock and class, [B, 4 features]."""
+    def _embedding(self, t: jax.Array, label: jax.Array | None, vector: jax.Array | None) -> jax.Array:
+        """The embedding of clock, class and vector, [B, 4 features]."""
         features = sinusoid(t, self.time_features, shift=self.frequency_shift)
         width = 4 * self.time_features
         if self.sines_first:
@@ -237,12 +257,16 @@ class UNet(nn.Module):
             init = nn.initializers.normal(1.0)
             table = self.param("classes", init, (self.num_classes, width))
             h = h + unet_inputs.class_rows(table, label).astype(h.dtype)
+        if self.vector_width:
+            h = h + nn.Dense(width, dtype=self.dtype, name="vector")(vector)
         return h
 
     def _convolve_down(self, h: jax.Array, level: int, name: str) -> jax.Array:
         """A convolution of stride 2, with the zeros of `padding`."""
         border = {"both": (1, 1), "end": (0, 1)}[self.padding]
-        return nn.Conv(self.widths[level], (3, 3), (2, 2), [border] * 2, dtype=self.dtype, name=name)(h)
+        return nn.Conv(
+            self.widths[level], (3,) * self.axes, (2,) * self.axes, [border] * self.axes, dtype=self.dtype, name=name
+        )(h)
 
 
 DDPM = {"padding": "end", "frequency_shift": 1, "sines_first": True, "epsilon": 1e-6}

@@ -12,13 +12,16 @@ from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.dit import DiT
 from diffusion.models.edm2_unet import EDM2UNet
 from diffusion.models.flux import Flux
+from diffusion.models.mlp import MLP
 from diffusion.models.mmdit import MMDiT
 from diffusion.models.pixart import PixArt
+from diffusion.models.sequence_transformer import SequenceTransformer
+from diffusion.models.set_transformer import SetTransformer
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.u_vit import UViT
 from diffusion.models.unet import UNet
 
-CLASSES, TEXT, POOLED = 3, 12, 10
+CLASSES, TEXT, POOLED, VECTOR = 3, 12, 10, 6
 
 
 class Backbone(NamedTuple):
@@ -26,20 +29,22 @@ class Backbone(NamedTuple):
 
     Attributes:
         module: the network, float32.
-        shape: (H, W, C) of its images.
+        shape: of one example, (H, W, C) of its images.
         condition: batch -> its condition, as numpy arrays, no two examples alike.
         adapter_entries: (batch, scale) -> entries of the condition for adapters; at scale 0 they change nothing.
         untrained: regular expression of the parameters that have no gradient, or one of rounding alone: the bias of
             keys moves all scores of a query alike.
         tensor: devices that its heads are divided over in test_sharded_backbones.py; 1 for one that has but one.
+        divides: what the sides are multiples of; 1 where they may be any.
     """
 
     module: nn.Module
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     condition: Callable[[int], Any]
     adapter_entries: Callable[[int, float], dict] | None = None
     untrained: str = "(?!)"
     tensor: int = 2
+    divides: int = 2
 
 
 def drawn(*shape):
@@ -60,6 +65,14 @@ def words(*entries, length=5):
         "strength": lambda batch: 3 + np.arange(batch, dtype=np.float32),
     }
     return lambda batch: {"text": drawn(batch, length, TEXT), **{name: made[name](batch) for name in entries}}
+
+
+def labels_and_vectors(batch):
+    return {"label": labels(batch), "vector": drawn(batch, VECTOR)}
+
+
+def vectors(batch):
+    return {"vector": drawn(batch, VECTOR)}
 
 
 def residuals(layers, *tokens):
@@ -142,6 +155,31 @@ BACKBONES = {
         ),
         (8, 8, 4),
         words("text_mask", "pooled", "size"),
+    ),
+    "unet, series": Backbone(
+        UNet((8, 16), 1, (1,), CLASSES, 4, 4, heads=2, groups=4, axes=1, vector_width=VECTOR),
+        (16, 4),
+        labels_and_vectors,
+    ),
+    "unet, volumes": Backbone(
+        UNet((8, 16), 1, (1,), CLASSES, 1, 1, heads=2, groups=4, axes=3, resample="block"), (8, 8, 8, 1), labels
+    ),
+    "mlp": Backbone(MLP(32, 2, CLASSES, VECTOR, shape=(2,)), (2,), labels_and_vectors, tensor=1, divides=1),
+    "mlp, volumes": Backbone(MLP(32, 2, mlp="swiglu", norm="rmsnorm"), (4, 4, 4, 1), lambda batch: None, divides=1),
+    "sequence_transformer": Backbone(
+        SequenceTransformer(24, 2, 2, 2, CLASSES, VECTOR, shape=(16, 4)), (16, 4), labels_and_vectors
+    ),
+    "sequence_transformer, vector": Backbone(
+        SequenceTransformer(24, 2, 2, vector_width=VECTOR, norm="rmsnorm", mlp="swiglu", qk_norm=True),
+        (16, 4),
+        vectors,
+        divides=1,
+    ),
+    "set_transformer": Backbone(
+        SetTransformer(24, 2, 2, 0, CLASSES, VECTOR, shape=(10, 3)), (10, 3), labels_and_vectors, divides=1
+    ),
+    "set_transformer, summaries": Backbone(
+        SetTransformer(24, 2, 2, 4, CLASSES, shape=(10, 3)), (10, 3), labels, divides=1
     ),
 }
 

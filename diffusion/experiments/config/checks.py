@@ -56,6 +56,9 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
     name = config["data"]["name"]
     if config["data"]["shape"] is not None and tuple(config["data"]["shape"]) != tuple(spec.shape):
         raise _refused(config, "data.shape", f"{name} holds examples of {tuple(spec.shape)}", "that, or None")
+    if not facts.takes_rank(recipe.network, spec.shape):
+        valid = ", ".join(n for n, other in sorted(names.MODELS.items()) if facts.takes_rank(other, spec.shape))
+        raise _refused(config, "model.name", f"{name} holds examples of {tuple(spec.shape)}", valid)
     classes = spec.num_classes
     if recipe.num_classes not in (0, classes):
         valid = f"{classes}, or 0 for an unconditional model"

@@ -270,6 +270,7 @@ class Resolver:
         channels = size[-1]
         sized = {
             "shape": size,
+            "axes": len(size) - 1,
             "resolution": height,
             "channels": channels,
             "in_channels": channels,

@@ -67,6 +67,7 @@ class AutoencoderKL(nn.Module):
     attention: str = "auto"
     dtype: str = "float32"
     kind = "autoencoder"
+    ranks = (3,)
 
     def __post_init__(self):
         encoder_decoder.check_options(self.options, self.input_range)

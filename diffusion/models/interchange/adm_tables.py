@@ -7,7 +7,7 @@ from diffusion.io import schema
 from diffusion.models.interchange.attention_layouts import fused, point_out
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, Family, Fields, Refusal
 from diffusion.models.interchange.rows import Row, linear
-from diffusion.models.interchange.unet_boxes import boxes, conv_rows, example, norm_rows, only
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, conv_rows, example, norm_rows, only
 from diffusion.models.unet import UNet
 
 NAME = "ADMUNet"
@@ -112,6 +112,7 @@ def _build(config: Mapping[str, Any]) -> UNet:
 
 def _describe(module: UNet) -> dict[str, Any]:
     only(NAME, module, groups=(32,), epsilon=(1e-5,), padding=("both",), frequency_shift=(0,), sines_first=(False,))
+    only(NAME, module, **OF_IMAGES)
     features = module.time_features
     if module.resolution is None:
         raise Refusal(f"{NAME}: the module needs the side of the pictures: module.clone(resolution=64).")

@@ -13,7 +13,7 @@ import numpy as np
 from diffusion.models.interchange.attention_layouts import fused, point_out
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, Computed, Family, Fields, Refusal
 from diffusion.models.interchange.rows import DENSE, Row, linear
-from diffusion.models.interchange.unet_boxes import Box, boxes, conv_rows, example, norm_rows, only
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, conv_rows, example, norm_rows, only
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.unet import UNet
 
@@ -248,6 +248,7 @@ def _describe_dhariwal(module: UNet) -> dict[str, Any]:
         resample=("block",),
         frequency_shift=(0,),
         sines_first=(False,),
+        **OF_IMAGES,
     )
     features = module.time_features
     if module.resolution is None or min(module.widths) < 128 or any(width % features for width in module.widths):

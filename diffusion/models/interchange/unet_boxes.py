@@ -71,6 +71,10 @@ def norm_rows(theirs: str, ours: str) -> list[Row]:
     return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
 
 
+OF_IMAGES = {"axes": (2,), "vector_width": (0,)}
+"""The fields of `UNet` that no other library's files have a word for."""
+
+
 def only(name: str, module: nn.Module, **valid: tuple) -> None:
     """Refuses a module with a field that an architecture has no word for.
 

@@ -3,6 +3,7 @@
 | entry          | shape          | what it is                                                                         |
 |----------------|----------------|------------------------------------------------------------------------------------|
 | "label"        | int [B]        | the class, or a number that is embedded instead of one (ConditionalUNet)           |
+| "vector"       | [B, P]         | numbers that describe the example: a measurement, parameters, an embedding         |
 | "text"         | [B, M, E]      | embeddings of the prompt's tokens                                                  |
 | "text_mask"    | Bool [B, M]    | which of these tokens exist; without it all do                                     |
 | "pooled"       | [B, P]         | one embedding of the whole prompt                                                  |
@@ -18,6 +19,9 @@ that guidance concatenates conditions with one `jax.tree.map`; a network refuses
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 
 class TextInputs(NamedTuple):
@@ -73,3 +77,40 @@ def entries(condition: Any, required: tuple[str, ...], optional: tuple[str, ...]
                 f"{', '.join(map(repr, required + optional)) or 'none'}"
             )
     return {name: present.get(name) for name in required + optional}
+
+
+def check_label(label: jax.Array | None, batch: int, num_classes: int) -> None:
+    """Refuses a class where the network has none, a missing one, and labels that are not one integer an example.
+
+    Raises:
+        ValueError: naming what is there and what is valid.
+    """
+    if num_classes == 0 and label is not None:
+        raise ValueError("num_classes=0 makes an unconditional network, but there is a class; pass None")
+    if num_classes and label is None:
+        raise ValueError(
+            f"num_classes={num_classes} makes a class-conditional network, but there is no class; pass "
+            f"labels [B], with the null class {num_classes} for no class"
+        )
+    if label is not None and (jnp.shape(label) != (batch,) or not jnp.issubdtype(label.dtype, jnp.integer)):
+        raise ValueError(
+            f"one integer label for each example, [B] = ({batch},); got shape {jnp.shape(label)}, dtype {label.dtype}"
+        )
+
+
+def check_vector(vector: jax.Array | None, batch: int, vector_width: int) -> None:
+    """Refuses a vector where the network receives none, a missing one, and one of another shape.
+
+    Raises:
+        ValueError: naming what is there and what is valid.
+    """
+    if (vector is None) != (vector_width == 0):
+        present = "there is none" if vector is None else "there is one"
+        raise ValueError(
+            f"vector_width={vector_width}, but {present}: the condition's 'vector' is [B, vector_width], and a network "
+            "of vector_width=0 receives none"
+        )
+    if vector is not None and jnp.shape(vector) != (batch, vector_width):
+        raise ValueError(
+            f"the condition's 'vector' is [B, vector_width] = ({batch}, {vector_width}); got {jnp.shape(vector)}"
+        )

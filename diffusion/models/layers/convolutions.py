@@ -55,7 +55,14 @@ def _group_mean(h: jax.Array, groups: int) -> jax.Array:
 
 
 def conv(
-    features: int, size: int = 3, stride: int = 1, *, zero: bool = False, dtype: str = "float32", name: str
+    features: int,
+    size: int = 3,
+    stride: int = 1,
+    *,
+    axes: int = 2,
+    zero: bool = False,
+    dtype: str = "float32",
+    name: str,
 ) -> nn.Conv:
     """A convolution that keeps the size of the image, or divides it by its stride: [B, H, W, C] -> [B, H/s, W/s, D].
 
@@ -63,13 +70,14 @@ def conv(
         features: D.
         size: side of the kernel, odd; the image is padded with zeros by its half on all sides.
         stride: s.
+        axes: of the input between batch and channels: 1 for series, 2 for images, 3 for volumes.
         zero: start with a kernel of zeros.
         dtype: compute type.
         name: of its parameters.
     """
     start = nn.initializers.zeros_init() if zero else nn.initializers.lecun_normal()
-    padding = [(size // 2, size // 2)] * 2
-    return nn.Conv(features, (size, size), (stride, stride), padding, dtype=dtype, kernel_init=start, name=name)
+    padding = [(size // 2, size // 2)] * axes
+    return nn.Conv(features, (size,) * axes, (stride,) * axes, padding, dtype=dtype, kernel_init=start, name=name)
 
 
 class ResnetBlock(nn.Module):
@@ -110,7 +118,7 @@ class ResnetBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array | None = None, train: bool = False) -> jax.Array:
         """Args:
-        x: [B, H, W, C].
+        x: [B, H, W, C], or with another number of axes, such as [B, L, C].
         embedding: of the time, [B, E], before its activation; None for a network without time.
         train: draw dropout.
         """
@@ -119,26 +127,30 @@ class ResnetBlock(nn.Module):
             side = {"down": halve, "up": double}[self.resample]
             x = side(x, self.taps)
             h = side(h, self.taps)
-        h = conv(self.features, dtype=self.dtype, name="conv_1")(h)
+        axes = x.ndim - 2
+        h = conv(self.features, axes=axes, dtype=self.dtype, name="conv_1")(h)
         norm = GroupNorm(self.groups, self.epsilon, self.least, name="norm_2")
         if embedding is None:
             h = norm(h)
         else:
             width = self.features * (2 if self.scale_shift else 1)
-            time = nn.Dense(width, dtype=self.dtype, name="time")(nn.silu(embedding))[:, None, None]
+            time = nn.Dense(width, dtype=self.dtype, name="time")(nn.silu(embedding))
+            time = jnp.expand_dims(time, tuple(range(1, axes + 1)))
             if self.scale_shift:
                 scale, shift = jnp.split(time, 2, axis=-1)
                 h = norm(h) * (1 + scale) + shift
             else:
                 h = norm(h + time)
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
-        h = conv(self.features, dtype=self.dtype, zero=True, name="conv_2")(h)
+        h = conv(self.features, axes=axes, dtype=self.dtype, zero=True, name="conv_2")(h)
         if self.project or x.shape[-1] != self.features:
-            x = conv(self.features, 1, dtype=self.dtype, name="shortcut")(x)
+            x = conv(self.features, 1, axes=axes, dtype=self.dtype, name="shortcut")(x)
         h = x + h
-        return layout.split(h if self.gain == 1 else self.gain * h, "batch", None, None, None)
+        return layout.split(h if self.gain == 1 else self.gain * h, "batch", *(None,) * (axes + 1))
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Each pixel four times: [B, H, W, C] -> [B, 2H, 2W, C], the nearest neighbour."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)
+    """Each pixel four times: [B, H, W, C] -> [B, 2H, 2W, C], the nearest neighbour; along every axis that there is."""
+    for axis in range(1, x.ndim - 1):
+        x = x.repeat(2, axis=axis)
+    return x

@@ -11,6 +11,8 @@ from diffusion.models.layers.convolutions import GroupNorm
 class ImageAttention(nn.Module):
     """gain (x + out(attention(qkv(norm(x))))), over all pixels of an image: [B, H, W, C] -> [B, H, W, C].
 
+    Pixels may lie along any number of axes.
+
     Attributes:
         heads: number of heads, a divisor of C.
         groups: of the norm.
@@ -34,8 +36,8 @@ class ImageAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        batch, height, width, channels = x.shape
-        h = GroupNorm(self.groups, self.epsilon, self.least, name="norm")(x).reshape(batch, height * width, channels)
+        channels = x.shape[-1]
+        h = GroupNorm(self.groups, self.epsilon, self.least, name="norm")(x).reshape(x.shape[0], -1, channels)
         heads = (3, self.heads, channels // self.heads)
         qkv = nn.DenseGeneral(heads, dtype=self.dtype, name="qkv")(h)
         qkv = layout.split(qkv, "batch", None, None, "heads", None)
@@ -44,4 +46,4 @@ class ImageAttention(nn.Module):
         zeros = nn.initializers.zeros_init()
         h = nn.DenseGeneral(channels, axis=(-2, -1), dtype=self.dtype, kernel_init=zeros, name="out")(h)
         h = x + h.reshape(x.shape)
-        return layout.split(h if self.gain == 1 else self.gain * h, "batch", None, None, None)
+        return layout.split(h if self.gain == 1 else self.gain * h, "batch", *(None,) * (x.ndim - 1))

@@ -15,16 +15,16 @@ def halve(x: jax.Array, taps: tuple[int, ...] = (1, 1), padded: bool = True) -> 
     """Filters and keeps every second pixel: [B, H, W, C] -> [B, H / 2, W / 2, C].
 
     Args:
-        x: H and W even.
+        x: H and W even; with the taps (1, 1) of any number of axes.
         taps: of the filter along each axis, an even number; scaled to the sum 1.
         padded: with zeros, len(taps) / 2 - 1 on each side; False where the image has that border already.
 
     Returns:
         Half the side, of the dtype of x; less the border if not `padded`.
     """
-    batch, height, width, channels = x.shape
     if _flat(taps):  # much faster than a convolution channel by channel
-        return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+        pairs = [part for side in x.shape[1:-1] for part in (side // 2, 2)]
+        return x.reshape(x.shape[0], *pairs, x.shape[-1]).mean(tuple(range(2, 2 * x.ndim - 2, 2)))
     border = len(taps) // 2 - 1 if padded else 0
     return _convolve(x, _filter(taps), border, strides=(2, 2))
 
@@ -33,14 +33,16 @@ def double(x: jax.Array, taps: tuple[int, ...] = (1, 1)) -> jax.Array:
     """Puts zeros between the pixels and filters, times four: [B, H, W, C] -> [B, 2 H, 2 W, C].
 
     Args:
-        x: any height and width.
+        x: any height and width; with the taps (1, 1) of any number of axes.
         taps: of the filter along each axis, an even number; scaled to the sum 1.
 
     Returns:
         Twice the side, of the dtype of x.
     """
     if _flat(taps):
-        return x.repeat(2, axis=1).repeat(2, axis=2)
+        for axis in range(1, x.ndim - 1):
+            x = x.repeat(2, axis=axis)
+        return x
     return _convolve(x, 4 * _filter(taps)[::-1, ::-1], len(taps) // 2, lhs_dilation=(2, 2))
 
 

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import conditions
 
+KINDS = {1: "series", 2: "images", 3: "volumes"}
+SIDES = {1: "L", 2: "H, W", 3: "D, H, W"}
+
 
 def checked(
     condition: Any,
@@ -21,50 +24,45 @@ def checked(
     channels: int,
     halvings: int,
     num_classes: int,
+    axes: int = 2,
+    vector_width: int = 0,
     optional: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """The entries of a condition, once all shapes are checked.
 
     Args:
-        condition: labels int [B], None, or a dict with "label", "residuals" and those that are `optional`.
-        x: the network's images.
+        condition: labels int [B], None, or a dict with "label", "vector", "residuals" and those that are `optional`.
+        x: the network's input.
         t: the network's clock.
         channels: that the network takes.
         halvings: how often it halves the side.
         num_classes: of the network; 0 for an unconditional one.
+        axes: of the input between batch and channels.
+        vector_width: of the network; 0 for one that receives no vector.
         optional: names of further entries.
 
     Returns:
-        One value, or None, for each of "label", "residuals" and `optional`.
+        One value, or None, for each of "label", "vector", "residuals" and `optional`.
 
     Raises:
         ValueError: naming the value that does not fit, and the valid ones.
     """
-    if x.ndim != 4 or x.shape[-1] != channels:
-        raise ValueError(f"this U-Net takes images [B, H, W, {channels}]; got an array of shape {x.shape}")
-    factor = 2**halvings
-    if x.shape[1] % factor or x.shape[2] % factor:
+    if x.ndim != axes + 2 or x.shape[-1] != channels:
         raise ValueError(
-            f"height {x.shape[1]} and width {x.shape[2]} must be multiples of {factor}: the U-Net halves "
-            f"them {halvings} times"
+            f"this U-Net takes {KINDS[axes]} [B, {SIDES[axes]}, {channels}]; got an array of shape {x.shape}"
+        )
+    factor = 2**halvings
+    if any(side % factor for side in x.shape[1:-1]):
+        raise ValueError(
+            f"the sides {x.shape[1:-1]} must be multiples of {factor}: the U-Net halves them {halvings} times"
         )
     if jnp.shape(t) not in ((), x.shape[:1]):
-        raise ValueError(f"one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
+        raise ValueError(f"one time for each example, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
     if condition is not None and not isinstance(condition, Mapping):
         condition = {"label": condition}
-    inputs = conditions.entries(condition, (), ("label", "residuals", *optional))
-    label = inputs["label"]
-    if num_classes == 0 and label is not None:
-        raise ValueError("num_classes=0 makes an unconditional network, but there is a class; pass None")
-    if num_classes and label is None:
-        raise ValueError(
-            f"num_classes={num_classes} makes a class-conditional network, but there is no class; pass "
-            f"labels [B], with the null class {num_classes} for no class"
-        )
-    if label is not None and (jnp.shape(label) != x.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer)):
-        raise ValueError(
-            f"one integer label for each image, [B] = {x.shape[:1]}; got shape {jnp.shape(label)}, dtype {label.dtype}"
-        )
+    inputs = conditions.entries(condition, (), ("label", "vector", "residuals", *optional))
+    conditions.check_label(inputs["label"], x.shape[0], num_classes)
+    conditions.check_vector(inputs["vector"], x.shape[0], vector_width)
     return inputs
 
 

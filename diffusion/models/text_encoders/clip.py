@@ -258,6 +258,7 @@ class CLIP(nn.Module):
     features: int
     scale: float = 2.6592
     kind = "towers"
+    ranks = (3,)
     text_inputs = TOKENS
 
     def setup(self):

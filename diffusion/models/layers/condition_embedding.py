@@ -1,0 +1,108 @@
+"""The condition of the networks of points, series and sets: times, a class and a vector, as one embedding."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers import conditions
+from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding
+
+
+class ConditionEmbedding(nn.Module):
+    """silu of the sum of what is learned of each time, of the class and of the vector: [B, width].
+
+    Attributes:
+        width: features.
+        num_classes: number of classes, whose null class is label `num_classes`; 0 for a network without classes.
+        vector_width: P, numbers of the condition's "vector"; 0 for a network that receives none.
+        times: numbers that the network receives as its clock.
+        dtype: compute type.
+    """
+
+    width: int
+    num_classes: int
+    vector_width: int
+    times: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: Any, condition: Any) -> jax.Array:
+        """Checks the network's inputs and embeds them.
+
+        Args:
+            x: the network's examples [B, ...].
+            t: its clock, [B] or []; a tuple of `times` such if `times` is more than 1.
+            condition: None, labels int [B], or a dict of "label" [B] and "vector" [B, P].
+
+        Raises:
+            ValueError: naming the value that does not fit, and what is valid.
+        """
+        batch = x.shape[0]
+        clocks = t if isinstance(t, tuple) else (t,)
+        if len(clocks) != self.times:
+            raise ValueError(
+                f"times={self.times}: this network receives {self.times} times, as a tuple if more than one; got "
+                f"{len(clocks)}"
+            )
+        for clock in clocks:
+            if jnp.shape(clock) not in ((), (batch,)):
+                raise ValueError(
+                    f"one time for each example, t [B] = ({batch},) for x of shape {x.shape}; got shape "
+                    f"{jnp.shape(clock)}"
+                )
+        if condition is not None and not isinstance(condition, Mapping):
+            condition = {"label": condition}
+        inputs = conditions.entries(condition, (), ("label", "vector"))
+        conditions.check_label(inputs["label"], batch, self.num_classes)
+        conditions.check_vector(inputs["vector"], batch, self.vector_width)
+
+        c = jnp.zeros((batch, self.width), self.dtype)
+        for i, clock in enumerate(clocks):
+            name = "timestep_embedding" + (f"_{i + 1}" if i else "")
+            c = c + TimestepEmbedding(self.width, self.dtype, name=name)(jnp.broadcast_to(clock, (batch,)))
+        if self.num_classes:
+            label = LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")
+            c = c + label(inputs["label"])
+        if self.vector_width:
+            c = c + nn.Dense(self.width, dtype=self.dtype, name="vector_embedding")(inputs["vector"])
+        return nn.silu(c)
+
+
+def check_fields(network: Any, positive: tuple[str, ...]) -> None:
+    """Refuses fields of such a network that are out of range.
+
+    Args:
+        network: with the fields `num_classes` and `vector_width`.
+        positive: the names of the fields that have to be positive.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for field in positive:
+        if getattr(network, field) <= 0:
+            raise ValueError(f"{field}={getattr(network, field)} must be positive")
+    for field, what in (("num_classes", "unconditional"), ("vector_width", "no vector")):
+        if getattr(network, field) < 0:
+            raise ValueError(f"{field}={getattr(network, field)} must be 0 ({what}) or positive")
+
+
+def check_example(network: Any, x: jax.Array, form: str, rank: int | None = None) -> None:
+    """Refuses an input of another rank, or of examples of another shape, than the network's.
+
+    Args:
+        network: with the field `shape`: of one example, or None where any will do.
+        x: the network's input.
+        form: what it takes, in words.
+        rank: of x; None: any from 2.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    name = type(network).__name__
+    if x.ndim < 2 or rank not in (None, x.ndim):
+        raise ValueError(f"{name} takes {form}; got an array of shape {x.shape}")
+    if network.shape is not None and tuple(network.shape)[-1] != x.shape[-1]:
+        raise ValueError(f"shape={network.shape}: this {name} takes so many channels; got an array of shape {x.shape}")

@@ -1,0 +1,112 @@
+"""A residual MLP for points and other small vectors: what one wants for two-dimensional examples and tables.
+
+     class   vector   t               x [B, D]
+       |       |      |                  |
+    embedding dense sinusoid, MLP      dense
+       +-------+------+                  |
+         silu: c --> [ norm, shift, scale, MLP, gate ]  x depth
+           |                             |
+           +------> shift, scale -- norm, dense --> [B, D]
+
+It is DiT without attention, on one token.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers.blocks import MLPS, Modulation, xavier, zeros
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
+from diffusion.models.layers.norms import NORMS
+from diffusion.models.layers.scan import scanned
+
+CHOICES = {"norm": NORMS, "mlp": MLPS, "dtype": ("float32", "bfloat16")}
+
+
+class MLPBlock(nn.Module):
+    """x + gate * mlp((1 + scale) * norm(x) + shift) on [B, 1, D]; the gate starts at zero (adaLN-Zero)."""
+
+    mlp_ratio: float
+    norm: str
+    mlp: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, c: jax.Array) -> tuple[jax.Array, None]:
+        shift, scale, gate = Modulation(3, self.dtype, name="modulation")(c)
+        mlp = MLPS[self.mlp](self.mlp_ratio, self.dtype, name="mlp")
+        return x + gate * mlp(NORMS[self.norm](x) * (1 + scale) + shift), None
+
+
+class MLP(nn.Module):
+    """The MLP: `apply(variables, x, t, condition)` is a `Network`. It takes an example of any shape as one vector.
+
+    Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT.
+
+    Attributes:
+        width: features.
+        depth: number of blocks.
+        num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
+        vector_width: numbers of the condition's "vector"; 0 for a network that receives none.
+        mlp_ratio: hidden features of a block over `width`.
+        norm: "layernorm" or "rmsnorm".
+        mlp: "gelu" or "swiglu".
+        unroll: blocks in one turn of the scan; 0: as DiT.
+        dtype: compute type, "float32" or "bfloat16".
+        times: numbers that the network receives as its clock, as DiT.
+        shape: of one example; None: that of the first.
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+    """
+
+    width: int = 128
+    depth: int = 3
+    num_classes: int = 0
+    vector_width: int = 0
+    mlp_ratio: float = 4.0
+    norm: str = "layernorm"
+    mlp: str = "gelu"
+    unroll: int = 0
+    dtype: str = "float32"
+    times: int = 1
+    shape: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        check_fields(self, ("width", "depth", "mlp_ratio", "times"))
+        for field, names in CHOICES.items():
+            look_up(dict.fromkeys(names), getattr(self, field), field)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array | tuple, condition: jax.Array | dict | None = None) -> jax.Array:
+        """One evaluation of the network.
+
+        Args:
+            x: examples [B, ...], for example points [B, D].
+            t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
+            condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width].
+
+        Returns:
+            float32, of the shape of x.
+
+        Raises:
+            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+        """
+        check_example(self, x, "examples [B, ...]")
+        c = ConditionEmbedding(
+            self.width, self.num_classes, self.vector_width, self.times, self.dtype, name="condition"
+        )(x, t, condition)
+        h = x.reshape(x.shape[0], 1, -1)
+        h = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="embedding")(h)
+        blocks = scanned(MLPBlock, self.depth, "none", (nn.broadcast,), self.unroll)
+        h, _ = blocks(self.mlp_ratio, self.norm, self.mlp, self.dtype, name="blocks")(h, c)
+        shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
+        h = NORMS[self.norm](h) * (1 + scale) + shift
+        outputs = math.prod(x.shape[1:])
+        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        out = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(h)
+        return out.reshape(x.shape)

@@ -1,0 +1,148 @@
+"""A transformer of sequences: series, sound in patches, latents of a line; DiT's layers with positions on one axis.
+
+ class   vector   t               x [B, L, C]
+   |       |      |                    |
+embedding dense sinusoid, MLP     patches, dense
+   +-------+------+                    |
+     silu: c --> [ norm, shift, scale, attention, gate ]
+       |         [ norm, shift, scale, MLP, gate       ]  x depth
+       |                               |
+       +------> shift, scale -- norm, dense, patches put back --> [B, L, C]
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.layers import layout
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.blocks import MLPS, Block, Modulation, xavier, zeros
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
+from diffusion.models.layers.norms import NORMS
+from diffusion.models.layers.scan import REMAT, scanned
+
+CHOICES = {
+    "norm": NORMS,
+    "mlp": MLPS,
+    "attention": ("auto", *IMPLEMENTATIONS),
+    "remat": REMAT,
+    "dtype": ("float32", "bfloat16"),
+}
+
+
+def line_angles(length: int, head_size: int, theta: float = 10_000.0) -> np.ndarray:
+    """Angles of the rotary embedding of positions 0 .. length - 1, in the layout that `embeddings.rotate` reads.
+
+        out[n, j, i] = n w[2 i + j],   w[k] = theta^(-k / (head_size / 2)),   k = 0 .. head_size / 2 - 1
+
+    Args:
+        length: number of tokens.
+        head_size: features of a head; 4 divides it.
+        theta: base of the frequencies.
+
+    Returns:
+        [length, 2, head_size / 4] in radians, float32 (computed in float64).
+
+    Reference: Su et al., "RoFormer", 2021, equation 15.
+    """
+    frequencies = theta ** (-np.arange(head_size // 2) / (head_size // 2))
+    return np.multiply.outer(np.arange(length), frequencies.reshape(-1, 2).T).astype(np.float32)
+
+
+class SequenceTransformer(nn.Module):
+    """The transformer of sequences: `apply(variables, x, t, condition)` is a `Network`. Lengths may differ by call.
+
+    Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT. Positions are
+    rotary, so that attention depends on distances alone.
+
+    Attributes:
+        width: features of a token; 4 `heads` divides it.
+        depth: number of blocks.
+        heads: attention heads.
+        patch: steps of a token; it divides the length.
+        num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
+        vector_width: numbers of the condition's "vector"; 0 for a network that receives none.
+        mlp_ratio: hidden features of the MLP over `width`.
+        norm: "layernorm" or "rmsnorm".
+        mlp: "gelu" or "swiglu".
+        qk_norm: RMS-normalise queries and keys, with a learned scale.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
+        remat: what to compute again in the backward pass, as DiT.
+        unroll: blocks in one turn of the scan; 0: as DiT.
+        dtype: compute type, "float32" or "bfloat16".
+        times: numbers that the network receives as its clock, as DiT.
+        shape: (L, C) of the sequences that it is made for; it takes other L too. None: that of the first.
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023; Su et al., "RoFormer", 2021.
+    """
+
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    patch: int = 1
+    num_classes: int = 0
+    vector_width: int = 0
+    mlp_ratio: float = 4.0
+    norm: str = "layernorm"
+    mlp: str = "gelu"
+    qk_norm: bool = False
+    attention: str = "auto"
+    remat: str = "none"
+    unroll: int = 0
+    dtype: str = "float32"
+    times: int = 1
+    shape: tuple[int, int] | None = None
+    ranks = (2,)
+
+    def __post_init__(self):
+        check_fields(self, ("width", "depth", "heads", "patch", "mlp_ratio", "times"))
+        for field, names in CHOICES.items():
+            look_up(dict.fromkeys(names), getattr(self, field), field)
+        if self.width % (4 * self.heads):
+            raise ValueError(
+                f"width={self.width}: rotary positions need a width that 4 heads = {4 * self.heads} divides"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array | tuple, condition: jax.Array | dict | None = None) -> jax.Array:
+        """One evaluation of the network.
+
+        Args:
+            x: sequences [B, L, C].
+            t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
+            condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width].
+
+        Returns:
+            [B, L, C], float32.
+
+        Raises:
+            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+        """
+        check_example(self, x, "sequences [B, L, C]", rank=3)
+        batch, length, channels = x.shape
+        if length % self.patch:
+            raise ValueError(f"patch={self.patch} does not divide the length {length}; choose a patch that does")
+        c = ConditionEmbedding(
+            self.width, self.num_classes, self.vector_width, self.times, self.dtype, name="condition"
+        )(x, t, condition)
+
+        tokens = x.reshape(batch, length // self.patch, self.patch * channels)
+        tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(tokens)
+        tokens = layout.split(tokens, "batch", "tokens", None)
+        angles = jnp.asarray(line_angles(length // self.patch, self.width // self.heads))
+        blocks = scanned(Block, self.depth, self.remat, unroll=self.unroll)
+        tokens, _ = blocks(
+            self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
+        )(tokens, c, angles, {})
+        shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
+        tokens = NORMS[self.norm](tokens) * (1 + scale) + shift
+        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        outputs = self.patch * channels
+        out = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+        return out.reshape(x.shape)

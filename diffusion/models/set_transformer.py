@@ -1,0 +1,157 @@
+"""A transformer of sets: point clouds, particles, tables of objects. Their order does not matter.
+
+     class   vector   t               x [B, N, C]
+       |       |      |                    |
+    embedding dense sinusoid, MLP        dense
+       +-------+------+                    |
+         silu: c --> [ norm, shift, scale, attention, gate ]
+           |         [ norm, shift, scale, MLP, gate       ]  x depth
+           |                               |
+           +------> shift, scale -- norm, dense --> [B, N, C]
+
+No element has a position: a permutation of the elements permutes the output. With `summaries` M, elements attend to M
+summaries of the set, which attend to the elements, so that a layer costs N M in place of N^2.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers import layout
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.blocks import MLPS, Block, Modulation, xavier, zeros
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
+from diffusion.models.layers.cross_attention import CrossAttention
+from diffusion.models.layers.norms import NORMS
+from diffusion.models.layers.scan import REMAT, scanned
+
+CHOICES = {
+    "norm": NORMS,
+    "mlp": MLPS,
+    "attention": ("auto", *IMPLEMENTATIONS),
+    "remat": REMAT,
+    "dtype": ("float32", "bfloat16"),
+}
+
+
+class SummaryBlock(nn.Module):
+    """`Block` with attention by way of M learned seeds S, [B, N, D] -> [B, N, D]: f(x) = attend(x, attend(S, x)).
+
+    Reference: Lee et al., "Set Transformer", 2019, equations 9 and 10, with DiT's norms, shifts, scales and gates.
+    """
+
+    summaries: int
+    heads: int
+    mlp_ratio: float
+    norm: str
+    mlp: str
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, c: jax.Array) -> tuple[jax.Array, None]:
+        norm = NORMS[self.norm]
+        width = x.shape[-1]
+        attend = lambda name: CrossAttention(
+            self.heads, width // self.heads, attention=self.attention, dtype=self.dtype, name=name
+        )
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = Modulation(6, self.dtype, name="modulation")(c)
+        h = norm(x) * (1 + scale_a) + shift_a
+        seeds = self.param("seeds", nn.initializers.normal(1.0), (self.summaries, width)).astype(h.dtype)
+        seeds = jnp.broadcast_to(seeds, (x.shape[0], *seeds.shape))
+        summaries = norm(seeds + attend("summary_attention")(seeds, h))
+        x = x + gate_a * attend("attention")(h, summaries)
+        mlp = MLPS[self.mlp](self.mlp_ratio, self.dtype, name="mlp")
+        x = x + gate_m * mlp(norm(x) * (1 + scale_m) + shift_m)
+        return layout.split(x, "batch", "tokens", None), None
+
+
+class SetTransformer(nn.Module):
+    """The transformer of sets: `apply(variables, x, t, condition)` is a `Network`. Sizes of sets may differ by call.
+
+    Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT.
+
+    Attributes:
+        width: features of an element; `heads` divides it.
+        depth: number of blocks.
+        heads: attention heads.
+        summaries: M, see above; 0: every element attends to every other.
+        num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
+        vector_width: numbers of the condition's "vector"; 0 for a network that receives none.
+        mlp_ratio: hidden features of the MLP over `width`.
+        norm: "layernorm" or "rmsnorm".
+        mlp: "gelu" or "swiglu".
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
+        remat: what to compute again in the backward pass, as DiT.
+        unroll: blocks in one turn of the scan; 0: as DiT.
+        dtype: compute type, "float32" or "bfloat16".
+        times: numbers that the network receives as its clock, as DiT.
+        shape: (N, C) of the sets that it is made for; it takes other N too. None: that of the first.
+
+    Raises:
+        ValueError: where it is built, for a field out of range or an unknown name.
+
+    Reference: Lee et al., "Set Transformer", 2019; Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023.
+    """
+
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    summaries: int = 0
+    num_classes: int = 0
+    vector_width: int = 0
+    mlp_ratio: float = 4.0
+    norm: str = "layernorm"
+    mlp: str = "gelu"
+    attention: str = "auto"
+    remat: str = "none"
+    unroll: int = 0
+    dtype: str = "float32"
+    times: int = 1
+    shape: tuple[int, int] | None = None
+    ranks = (2,)
+
+    def __post_init__(self):
+        check_fields(self, ("width", "depth", "heads", "mlp_ratio", "times"))
+        for field, names in CHOICES.items():
+            look_up(dict.fromkeys(names), getattr(self, field), field)
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        if self.summaries < 0:
+            raise ValueError(f"summaries={self.summaries} must be 0 (none) or the number of summaries")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array | tuple, condition: jax.Array | dict | None = None) -> jax.Array:
+        """One evaluation of the network.
+
+        Args:
+            x: sets [B, N, C].
+            t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
+            condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width].
+
+        Returns:
+            [B, N, C], float32.
+
+        Raises:
+            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+        """
+        check_example(self, x, "sets [B, N, C]", rank=3)
+        c = ConditionEmbedding(
+            self.width, self.num_classes, self.vector_width, self.times, self.dtype, name="condition"
+        )(x, t, condition)
+        tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="embedding")(x)
+        tokens = layout.split(tokens, "batch", "tokens", None)
+        if self.summaries:
+            blocks = scanned(SummaryBlock, self.depth, self.remat, (nn.broadcast,), self.unroll)
+            fields = (self.summaries, self.heads, self.mlp_ratio, self.norm, self.mlp, self.attention, self.dtype)
+            tokens, _ = blocks(*fields, name="blocks")(tokens, c)
+        else:
+            blocks = scanned(Block, self.depth, self.remat, unroll=self.unroll)
+            fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, False, self.attention, self.dtype)
+            tokens, _ = blocks(*fields, name="blocks")(tokens, c, None, {})
+        shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
+        tokens = NORMS[self.norm](tokens) * (1 + scale) + shift
+        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        return nn.Dense(x.shape[-1], dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
