@@ -1,0 +1,51 @@
+"""The count of operations in a trace: by hand, and against the formula of a DiT."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from diffusion.models.budget.counted_flops import counted_flops
+from diffusion.models.budget.flops import flops
+from diffusion.models.dit import DiT
+from diffusion.models.mlp import MLP
+
+
+def struct(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def of(module, *shape):
+    x, t = struct(1, *shape), struct(1)
+    variables = jax.eval_shape(module.init, jax.random.key(0), x, t)
+    return counted_flops(module.apply, variables, x, t)
+
+
+def test_products_and_convolutions_by_hand():
+    assert counted_flops(jnp.matmul, struct(3, 4), struct(4, 5)) == 2 * 3 * 4 * 5
+    convolve = lambda x, k: jax.lax.conv_general_dilated(
+        x, k, (1, 1), "SAME", feature_group_count=2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    assert counted_flops(convolve, struct(2, 6, 6, 8), struct(3, 3, 4, 6)) == 2 * (2 * 6 * 6 * 6) * (3 * 3 * 4)
+
+
+def test_loops_count_their_turns_and_branches_the_dearest():
+    def looped(x):
+        body = lambda carry, _: (jnp.where(True, carry @ carry, carry), None)
+        x, _ = jax.lax.scan(jax.checkpoint(body), x, None, length=5)
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x, x)
+
+    assert counted_flops(looped, struct(4, 4)) == (5 + 2) * 2 * 4**3
+
+
+@pytest.mark.parametrize("fields", [{}, {"remat": "full", "unroll": 1}, {"mlp": "swiglu", "positions": "rope"}])
+def test_a_dit_has_as_many_as_its_formula(fields, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # on CPU, means are matrix products too
+    module = DiT(patch=2, width=48, depth=3, heads=4, num_classes=0, attention="matmul", **fields)
+    assert of(module, 8, 8, 4) == flops(module, (8, 8, 4))
+
+
+def test_an_mlp_has_as_many_as_one_counts(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    d, hidden, layers = 32, 128, 2
+    ends = 2 * 2 * d + 256 * d + d * d + 2 * d * d  # x in and out, the time, the last scale and shift
+    assert of(MLP(d, layers), 2) == 2 * (ends + layers * (2 * d * hidden + 3 * d * d))
