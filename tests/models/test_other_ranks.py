@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import optax
 import pytest
 
 from diffusion import objectives, parameterizations, schedules, timesteps
-from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.models import MLP, SequenceTransformer, SetTransformer, UNet
 from diffusion.models.layers.convolutions import ResnetBlock
 from diffusion.models.layers.embeddings import rotate
@@ -175,9 +176,10 @@ def test_a_config_sizes_them_by_the_data(shape, model, field):
 @pytest.mark.parametrize("shape", [(16, 4), (8, 8, 8, 1), (2,)])
 def test_a_network_of_pictures_refuses_other_ranks_and_names_those_that_do_not(shape):
     of_rank = {1: "mlp", 2: "mlp, sequence_transformer, set_transformer, unet", 4: "mlp, unet"}[len(shape)]
-    message = rf"config\.model\.name = 'dit' takes no examples of shape .*Valid: {of_rank}\.$"
-    with pytest.raises(ConfigError, match=message):
-        resolve.Resolver(changed()).model(shape)
+    config = changed()
+    recipe = checks.validate(config)
+    with pytest.raises(ConfigError, match=rf"config\.model\.name = 'dit', but digits holds .*Valid: {of_rank}\.$"):
+        checks.with_data(recipe, types.SimpleNamespace(shape=shape, num_classes=10))
 
 
 def wave(length, channels):
