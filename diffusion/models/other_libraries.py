@@ -4,7 +4,7 @@
     Recipe(network=Equinox(lambda key: MyNetwork(64, key=key)), ...)
     Recipe(network=Functions(init, apply), ...)
 
-A run keeps parameters, their average and the optimizer's state, and no other state: a network with running statistics or
+A run keeps parameters, their average and the optimizer's state, and no other: a network with running statistics or
 with dropout is refused. Parameters are dicts, named by the attributes that lead to them, as sharding rules and
 checkpoints read them.
 """
