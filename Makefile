@@ -1,5 +1,6 @@
 # make demo    train, sample and evaluate on handwritten digits   make test        the fast tests
 # make setup   the environment alone                              make test-all    with the slow ones
+#              (ACCELERATOR=cuda12, cuda13, tpu)
 #                                                                 make test-quick  the mathematics alone
 # make demo-text   a text-to-image model, trained from nothing: three quarters of an hour
 # make bench   timings                                            make lint      ruff   make types   pyright
@@ -16,18 +17,26 @@ DEMO := runs/digits
 TEXT := runs/text
 PEERS := .venv-peers
 PLAYGROUND := .venv-playground
+# jax for an accelerator: make setup ACCELERATOR=cuda12; docs/install.md
+ACCELERATORS := cuda12 cuda13 tpu
+ACCELERATOR :=
+LOCK := requirements$(addprefix -,$(ACCELERATOR)).txt
+COMPLETE := $(VENV)/.complete$(addprefix -,$(ACCELERATOR))
+ifneq ($(filter-out $(ACCELERATORS),$(ACCELERATOR)),)
+$(error ACCELERATOR=$(ACCELERATOR) is not known. Valid: $(ACCELERATORS), or none for the CPU)
+endif
 
 .PHONY: setup demo gallery demo-text test test-all test-quick test-cluster test-peers fixtures bench playground-env lint types mutate
 .PHONY: site lock clean
-setup: $(VENV)/.complete
+setup: $(COMPLETE)
 
-$(VENV)/.complete: requirements.txt pyproject.toml
+$(COMPLETE): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; choose one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+	@touch $(VENV)/.complete $@
 
 demo: setup
 	$(RUN) -m experiments.train --config=configs/digits.py --workdir=$(DEMO)
@@ -117,6 +126,11 @@ site: setup
 lock:
 	uv pip compile --quiet --universal --generate-hashes --extra dev --python-version 3.11 --no-emit-index-url \
 	  --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements.txt
+	for accelerator in $(ACCELERATORS); do \
+	  uv pip compile --quiet --universal --generate-hashes --extra dev --extra $$accelerator --python-version 3.11 \
+	    --no-emit-index-url --no-emit-find-links --no-annotate --no-header --constraints requirements.txt \
+	    pyproject.toml -o requirements-$$accelerator.txt; \
+	done
 	uv pip compile --quiet --universal --generate-hashes --extra playground --python-version 3.11 --no-emit-index-url \
 	  --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements-playground.txt
 

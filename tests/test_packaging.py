@@ -87,7 +87,25 @@ def test_experiments_import_what_the_extras_have():
         assert imported(path) - {"wandb", "libtpu"} <= required("train", *more), path
 
 
-@pytest.mark.parametrize("lock, extra", [("requirements.txt", "dev"), ("requirements-playground.txt", "playground")])
+ACCELERATORS = ("cuda12", "cuda13", "tpu")
+LOCKS = [("requirements.txt", "dev"), ("requirements-playground.txt", "playground")]
+LOCKS += [(f"requirements-{name}.txt", extra) for name in ACCELERATORS for extra in ("dev", name)]
+
+
+@pytest.mark.parametrize("accelerator", ACCELERATORS)
+def test_an_accelerators_lock_adds_to_the_others_and_names_no_host(accelerator):
+    locked = lambda name: set(re.findall(r"^[\w.-]+==[^\\]*", (ROOT / name).read_text(), re.MULTILINE))
+    mine = locked(f"requirements-{accelerator}.txt")
+    assert locked("requirements.txt") < mine
+    jax = {line.split("==")[1] for line in mine if line.startswith("jax==")}
+    own = [line for line in mine if line.startswith(("libtpu==", f"jax-{accelerator}-plugin=="))]
+    assert len(own) == len(jax) == 2  # for each supported Python
+    assert accelerator == "tpu" or {line.split("==")[1] for line in own} == jax
+    text = (ROOT / f"requirements-{accelerator}.txt").read_text()
+    assert "://" not in text and text.count("--hash=sha256:") >= len(mine)
+
+
+@pytest.mark.parametrize("lock, extra", LOCKS)
 def test_the_locks_hold_every_requirement(lock, extra):
     locked = {
         re.match(r"[\w.-]+", line)[0].replace("_", "-")

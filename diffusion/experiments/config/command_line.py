@@ -17,7 +17,7 @@ from diffusion.experiments.config import ConfigError, recipes, versions
 from diffusion.experiments.config.extensions import extend, extend_by_project, printed
 from diffusion.experiments.config.values import require_names
 from diffusion.io import file_systems, limits
-from diffusion.training.runtime import huge_pages
+from diffusion.training.runtime import accelerators, huge_pages
 
 flags.disclaim_key_flags()  # `--help` then lists the flag under the command that defines it, not under this module
 
@@ -164,6 +164,8 @@ def begin() -> None:
     app.define_help_flags()
     _in_one_sentence(_parse, ())(sys.argv)
     huge_pages.start_anew()
+    if advice := accelerators.advice():
+        print(f"{program()}: {advice}", file=sys.stderr)
     print(f"{program()}: loading the libraries", file=sys.stderr, flush=True)
 
 

@@ -1,0 +1,23 @@
+"""An accelerator of this machine that JAX cannot use as it is installed; nothing here imports JAX."""
+
+import importlib.util
+import os
+import pathlib
+
+NVIDIA = ("/dev/nvidia0", "/proc/driver/nvidia/version")  # there where the driver is
+PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+
+
+def advice() -> str | None:
+    """How to use an NVIDIA device that JAX lacks a plugin for; None without one, or if JAX_PLATFORMS excludes it."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    device = next((path for path in NVIDIA if pathlib.Path(path).exists()), None)
+    if device is None or (platforms and not {"cuda", "gpu"} & set(platforms.split(","))):
+        return None
+    if any(importlib.util.find_spec(name) for name in PLUGINS):
+        return None
+    return (
+        f"this machine has an NVIDIA device ({device}), but jax is installed without its CUDA plugin and computes on "
+        "the CPU: pip install 'jax-diffusion[cuda12]', or in a clone make setup ACCELERATOR=cuda12; JAX_PLATFORMS=cpu "
+        "says that the CPU is meant"
+    )
