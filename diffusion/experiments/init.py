@@ -1,0 +1,83 @@
+"""Writes a paper's own project that runs at once: config, objective, data, a test against an exact solution, a sweep.
+
+    diffusion init my_paper
+    cd my_paper && diffusion train --config=config.py:tiny --workdir=runs/tiny
+
+The README of the folder has the commands. Its Python package is named as the folder; pyproject.toml lists the module
+that registers what configs name, so that every command in the folder knows it.
+"""
+
+import argparse
+import importlib.util
+import keyword
+import pathlib
+import re
+import sys
+
+TEMPLATE = pathlib.Path(__file__).parent / "project_template"
+SUFFIX = ".template"  # of every file of it, so that no tool takes them for modules of this library
+NAME = "PACKAGE"
+
+
+class InitError(ValueError):
+    """A folder that cannot become a project; the message says why."""
+
+
+def package_of(folder: pathlib.Path) -> str:
+    """The name of a project's Python package, from that of its folder: "my-paper" is my_paper.
+
+    Raises:
+        InitError: if it is no name of a package, or that of a module which is installed.
+    """
+    package = re.sub(r"[-. ]", "_", folder.absolute().name)
+    if not package.isidentifier() or keyword.iskeyword(package):
+        raise InitError(f"{folder}: {package!r} is no name of a Python package. Valid: letters, digits, _; my_paper.")
+    installed = importlib.util.find_spec(package)
+    if package in sys.stdlib_module_names or (installed and installed.origin):  # a folder alone has no origin
+        raise InitError(f"{folder}: a module {package!r} is there already, and would be imported. Choose another name.")
+    return package
+
+
+def write(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes the project.
+
+    Args:
+        folder: made if missing; holds nothing.
+
+    Returns:
+        The files, relative to it.
+
+    Raises:
+        InitError: as `package_of`; also if the folder holds something.
+        OSError: if it cannot be written.
+    """
+    package = package_of(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InitError(f"{folder} is there already and is not empty: choose another folder. Nothing was written.")
+    written = []
+    for source in sorted(TEMPLATE.rglob(f"*{SUFFIX}")):
+        file = pathlib.Path(str(source.relative_to(TEMPLATE)).removesuffix(SUFFIX).replace(NAME, package))
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(source.read_text("utf-8").replace(NAME, package), "utf-8")
+        written.append(file)
+    return written
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="diffusion init", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=pathlib.Path, metavar="FOLDER", help="of the project, new or empty")
+    folder = parser.parse_args(argv).folder
+    try:
+        files = write(folder)
+    except (InitError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InitError) else 1
+    print(f"wrote {', '.join(map(str, files))}. Next: cd {folder} && less README.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
