@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diffusion.experiments.config.extensions import Extension
-from diffusion.experiments.run_folder import workdir
+from diffusion.io import json_lines
 
 FILE = "extensions.jsonl"
 
@@ -27,15 +27,15 @@ def note(folder: pathlib.Path, step: int, extensions: Iterable[Extension]) -> li
         A sentence for each change since the run's last start; none at its first.
 
     Raises:
-        WorkdirError: if the file cannot be written.
+        OSError: if the file cannot be written.
     """
     now = [described(extension) for extension in extensions]
     path = folder / FILE
-    lines = workdir.rows(path)
+    lines = json_lines.rows(path)
     before = lines[-1] if lines else {"step": 0, "extensions": []}
     if now == before["extensions"]:
         return []
-    workdir.append(path, {"step": step, "extensions": now})
+    json_lines.append(path, {"step": step, "extensions": now})
     return changes(before["extensions"], now, before["step"]) if lines or step else []
 
 
