@@ -7,7 +7,7 @@
 # make gallery   docs/gallery, of the run of make demo
 # make mutate  which small mistakes in the mathematics no test would see
 # make site    these pages and every public name, into site/index.html
-# make playground-env   the environment of experiments.playground, a page to try a model on
+# make playground-env   the environment of diffusion playground, a page to try a model on
 # make test-cluster   the SLURM launchers on a real slurmctld and two slurmd, which it starts here and ends
 # make fixtures   other libraries' values, from an environment of their own   make test-peers   compared live
 PYTHON ?= python3
@@ -39,19 +39,19 @@ $(COMPLETE): $(LOCK) pyproject.toml
 	@touch $(VENV)/.complete $@
 
 demo: setup
-	$(RUN) -m experiments.train --config=configs/digits.py --workdir=$(DEMO)
-	$(RUN) -m experiments.sample --workdir=$(DEMO)
-	$(RUN) -m experiments.evaluate --workdir=$(DEMO)
+	$(RUN) -m diffusion train --config=digits --workdir=$(DEMO)
+	$(RUN) -m diffusion sample --workdir=$(DEMO)
+	$(RUN) -m diffusion evaluate --workdir=$(DEMO)
 
 # The autoencoder has two simulated devices with a core each: convolutions use a single one of all cores badly. The text
 # encoder, whose loss gathers twice, has not: there XLA's CPU backend has been seen to wait for ever, with two threads.
 demo-text: setup
-	$(RUN) -m experiments.text_demo --config=configs/text/shapes.py --workdir=$(TEXT) --until=encoder
+	$(RUN) -m diffusion text_demo --config=text/shapes --workdir=$(TEXT) --until=encoder
 	XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=2" \
-	  $(RUN) -m experiments.text_demo --config=configs/text/shapes.py --workdir=$(TEXT) --until=autoencoder
-	$(RUN) -m experiments.text_demo --config=configs/text/shapes.py --workdir=$(TEXT)
-	$(RUN) -m experiments.sample --workdir=$(TEXT) --prompt="a red circle above a blue square" -n 4 --out=$(TEXT)
-	$(RUN) -m experiments.text_report --model=$(TEXT)/model --out=$(TEXT)/report
+	  $(RUN) -m diffusion text_demo --config=text/shapes --workdir=$(TEXT) --until=autoencoder
+	$(RUN) -m diffusion text_demo --config=text/shapes --workdir=$(TEXT)
+	$(RUN) -m diffusion sample --workdir=$(TEXT) --prompt="a red circle above a blue square" -n 4 --out=$(TEXT)
+	$(RUN) -m diffusion text_report --model=$(TEXT)/model --out=$(TEXT)/report
 
 gallery: setup
 	$(RUN) -m tools.docs.gallery --workdir=$(DEMO)

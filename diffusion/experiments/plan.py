@@ -3,7 +3,7 @@
     diffusion plan --config=imagenet256_dit
     diffusion plan --config=imagenet256_dit --devices=64 --config.mesh.fsdp=64
     diffusion plan --config=imagenet256_dit:7b --devices=64 --machine=v5p --out=plan.json
-    tpu/bin/diffusion plan --config=imagenet256_dit --devices=64 --machine=v5p --compile
+    tpu/bin/python -m diffusion plan --config=imagenet256_dit --devices=64 --machine=v5p --compile
 
 Takes the config of a run as diffusion train does, and any mesh of --devices devices, by default of those that JAX
 finds on this machine. Bytes of the state are exact;

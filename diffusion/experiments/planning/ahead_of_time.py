@@ -2,8 +2,8 @@
 
 XLA's compiler for TPUs comes with the package libtpu, which belongs in an environment of its own:
 
-    python3 -m venv tpu && tpu/bin/pip install -r requirements.txt && tpu/bin/pip install libtpu
-    tpu/bin/diffusion plan --config=FILE --devices=64 --machine=v5p --compile
+    python3 -m venv tpu && tpu/bin/pip install -r requirements-tpu.txt
+    tpu/bin/python -m diffusion plan --config=FILE --devices=64 --machine=v5p --compile
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ def devices(topology: str) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise AheadError(
             "--compile needs the package libtpu, which belongs in an environment of its own: python3 -m venv tpu && "
-            "tpu/bin/pip install -r requirements.txt && tpu/bin/pip install libtpu, and then this command with "
+            "tpu/bin/pip install -r requirements-tpu.txt, and then this command with "
             "tpu/bin/python."
         )
     kind, _, sides = topology.partition(":")
