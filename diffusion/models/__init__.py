@@ -1,5 +1,8 @@
 """Linen backbones. Each is a `Network` once applied: (x_t, t, condition) -> output."""
 
+from typing import TYPE_CHECKING
+
+from diffusion import public
 from diffusion.models import dit
 from diffusion.models.budget import flops
 from diffusion.models.conditional_unet import ConditionalUNet
@@ -15,6 +18,9 @@ from diffusion.models.song_unet import SongUNet
 from diffusion.models.text_encoders import clip, t5
 from diffusion.models.u_vit import UViT
 from diffusion.models.unet import UNet
+
+if TYPE_CHECKING:
+    from diffusion.models.other_libraries import NNX, Equinox, Functions
 
 MODELS = {
     "conditional_unet": ConditionalUNet,
@@ -34,10 +40,13 @@ MODELS = {
 __all__ = [
     "MLP",
     "MODELS",
+    "NNX",
     "ConditionalUNet",
     "DiT",
     "EDM2UNet",
+    "Equinox",
     "Flux",
+    "Functions",
     "MMDiT",
     "SequenceTransformer",
     "SetTransformer",
@@ -53,4 +62,6 @@ __all__ = [
     "flops",
     "layer_masks",
     "t5",
-]  # fmt: skip
+]
+
+public.lazily(__name__, {"other_libraries": ("Equinox", "Functions", "NNX")})

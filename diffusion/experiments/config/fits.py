@@ -60,6 +60,7 @@ def check(recipe: Any) -> None:
         with blamed("sample.sampler", "objective.coupling"):
             objective.check_sampler(sampler)
     with blamed("model.name", "objective.name"):
+        _check_form(recipe.network)
         objective.check_network(recipe.network)
     with blamed("objective.coupling.block", "objective.name", "train.batch_size", "train.accumulate"):
         objective.check_rows(config.train.batch_size // max(config.train.accumulate, 1))
@@ -86,6 +87,20 @@ def check(recipe: Any) -> None:
     with blamed("sample.guidance.name"):
         if scale != 1 and isinstance(kind, Unpaired) and Unpaired not in sampler.takes:
             raise ValueError("the guidance needs a sampler that takes x0 and eps as they are. Valid: ddim")
+
+
+def _check_form(network: Any) -> None:
+    """Refuses a network without `init` and `apply`.
+
+    Raises:
+        ValueError: naming how networks of other libraries get them.
+    """
+    if not (callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None))):
+        raise ValueError(
+            f"the network is a {type(network).__module__}.{type(network).__qualname__}, which has no init(key, x, "
+            "clock, condition) and apply(params, x, clock, condition). Valid: a Linen module, or of diffusion.models "
+            "NNX(lambda rngs: ...), Equinox(lambda key: ...) or Functions(init, apply)"
+        )
 
 
 def _check_players(recipe: Any) -> None:

@@ -86,7 +86,8 @@ class Recipe:
         schedule: the process.
         objective: what the model is trained by, with its facts.
         network: the model's module, not initialised: anything with `init(key, x, clock, condition)` and
-            `apply(params, x, clock, condition)`, as Linen's modules have.
+            `apply(params, x, clock, condition)`, as Linen's modules have; networks of other libraries by
+            `diffusion.models.NNX`, `Equinox` and `Functions`.
         data: records {"image": uint8 [H, W, C], "label": int}, or float32 "x" of any shape; None: those of config.data.
         held_out: such records that samples are compared with; None: those of config.evaluate.split.
         parameterization: what the network predicts; None: as the objective says.
