@@ -60,5 +60,5 @@ __all__ = [
     "weightings",
 ]
 
-public.lazily(__name__)
+public.declare(__name__)
 namesake.warn(__path__[0])

@@ -4,11 +4,15 @@ The checks read types, dtypes and shapes alone, which are known while JAX traces
 program.
 """
 
+__all__ = ["described", "require", "require_floats", "require_function", "require_keys", "require_shape"]
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from diffusion import public
 
 
 def require(value: Any, kind: type, argument: str, valid: str) -> None:
@@ -91,3 +95,6 @@ def require_shape(value: Array, shape: tuple[int, ...], what: str) -> None:
     """
     if jnp.shape(value) != tuple(shape):
         raise ValueError(f"{what} must have the shape {tuple(shape)}, and has {jnp.shape(value)}")
+
+
+public.declare(__name__)

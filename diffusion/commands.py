@@ -4,6 +4,8 @@ A command is a module of `diffusion.experiments` with `main(argv)` that runs as 
 `diffusion.launch`. Both are read from the files, so that a new one needs no entry here, and none is imported.
 """
 
+__all__ = ["as_process", "current", "line", "module", "name_of", "purposes"]
+
 import pathlib
 import re
 import shlex

@@ -1,9 +1,12 @@
 """A denoiser that was trained under one schedule, used under another."""
 
+__all__ = ["denoiser_under"]
+
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion import public
 from diffusion.parameterizations import Denoiser, Prediction
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
@@ -48,3 +51,6 @@ def denoiser_under(denoise: Denoiser, trained: NoiseSchedule, sampled: NoiseSche
         )
 
     return converted
+
+
+public.declare(__name__)

@@ -9,6 +9,16 @@ depend on the number of devices or of micro-batches, as long as each holds whole
 with its condition.
 """
 
+__all__ = [
+    "Coupling",
+    "entropic_plan",
+    "independent",
+    "marginal_error",
+    "optimal_transport",
+    "schroedinger_bridge",
+    "sinkhorn",
+]
+
 import dataclasses
 from collections.abc import Callable
 
@@ -16,6 +26,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
+
+from diffusion import public
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,3 +213,6 @@ def _in_blocks(
         return paired.reshape(eps.shape), errors.max()
 
     return couple
+
+
+public.declare(__name__)

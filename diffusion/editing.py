@@ -13,6 +13,8 @@
 | prompt-to-prompt          | prompt_to_prompt(...); the layers have the mask "borrow" (`layer_masks`)      |
 """
 
+__all__ = ["borrowing", "extended", "noised", "prompt_to_prompt", "repaint", "replacement", "sdedit", "slerp"]
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +24,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import timesteps
+from diffusion import public, timesteps
 from diffusion.guidance.memory import Memory, Unpaired
 from diffusion.guidance.prediction_changes import inner
 from diffusion.parameterizations import Denoiser, Network
@@ -249,3 +251,6 @@ def prompt_to_prompt(make: Callable[[Network], Callable], network: Network, unti
         return make(at_t)(x_t, t)
 
     return evaluate
+
+
+public.declare(__name__)

@@ -4,6 +4,21 @@ The exact one is the solution of the probability flow dx / dt = alpha' E[x_0 | x
 a denoiser: the samplers of flow maps take maps, all others take denoisers.
 """
 
+__all__ = [
+    "Clocks",
+    "FlowMap",
+    "consistency",
+    "consistency_boundary",
+    "from_denoiser",
+    "heun",
+    "latent_consistency",
+    "mean_flow",
+    "mean_velocity",
+    "shortcut",
+    "start_and_duration",
+    "start_and_end",
+]
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +26,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion import public
 from diffusion.arguments import require_floats, require_function
 from diffusion.parameterizations import (
     Clock,
@@ -302,3 +318,6 @@ def _one_each(t, x_t) -> Array:
     t = jnp.asarray(t)
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
     return jnp.broadcast_to(t, x_t.shape[:1]) if t.ndim == 0 and x_t.ndim > 0 else t
+
+
+public.declare(__name__)

@@ -4,6 +4,21 @@ The flow dx/dt = alpha' x0(x, t) + sigma' eps(x, t) is integrated in the angle a
 `probability_flow`.
 """
 
+__all__ = [
+    "Divergence",
+    "Field",
+    "Likelihood",
+    "bits_per_dim",
+    "dequantise",
+    "exact",
+    "hutchinson",
+    "log_likelihood",
+    "normal",
+    "normal_density",
+    "rademacher",
+    "times",
+]
+
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +29,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import probability_flow
+from diffusion import probability_flow, public
 from diffusion.arguments import require_floats
 from diffusion.ode import Solver
 from diffusion.parameterizations import Denoiser
@@ -235,3 +250,6 @@ def _log_prior(schedule: NoiseSchedule) -> Callable[[Array], Array]:
     radius = probability_flow.radius(schedule, jnp.asarray(schedule.t_max))
     sigma = schedule.sigma(schedule.t_max)
     return normal_density(jnp.where(jnp.abs(radius - 1) < 1e-5, 1.0, sigma))
+
+
+public.declare(__name__)

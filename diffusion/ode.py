@@ -6,6 +6,8 @@ depend on the batch: a general solver controls the error of the batch as a whole
 denoiser that carries the batch's condition does not allow.
 """
 
+__all__ = ["Flow", "Solver", "dormand_prince", "dormand_prince_between", "runge_kutta"]
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion import public
 from diffusion.schedules import left_broadcast
 
 Flow = Callable[[Array, Any], Any]
@@ -162,3 +165,6 @@ def _relative(error, old, new, rtol, atol) -> Array:
     sizes = jnp.stack(jax.tree.leaves(jax.tree.map(size, error, old, new)))
     largest = sizes.max(axis=0)
     return jnp.where(jnp.isnan(largest), jnp.inf, largest)
+
+
+public.declare(__name__)

@@ -4,6 +4,33 @@ Each parameterization is a tuple of functions of (schedule, t). Samplers, guidan
 predictions, in which alpha(t) x0 + sigma(t) eps = x_t holds.
 """
 
+__all__ = [
+    "Clock",
+    "Denoiser",
+    "Network",
+    "Parameterization",
+    "Prediction",
+    "check",
+    "check_network",
+    "checked",
+    "denoiser",
+    "derivatives",
+    "edm",
+    "epsilon",
+    "evaluate",
+    "learned_variance",
+    "log_sigma",
+    "predict",
+    "read_output",
+    "reversed_time",
+    "score",
+    "steps",
+    "time",
+    "v",
+    "velocity",
+    "x0",
+]
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +41,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from diffusion import public
 from diffusion.arguments import described, require, require_floats, require_function
 from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
@@ -468,3 +496,6 @@ def _unscaled(schedule: NoiseSchedule, t: ArrayLike) -> Array:
 
 def _always(schedule: NoiseSchedule, t: ArrayLike) -> Array:
     return jnp.ones(jnp.shape(t), bool)
+
+
+public.declare(__name__)

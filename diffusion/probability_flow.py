@@ -8,12 +8,15 @@ in which no coefficient is infinite at either end (in t, sigma' is, at t = 0, wh
 derivative of the schedule appears, so that one solver serves every schedule at its full order.
 """
 
+__all__ = ["angle", "radius", "time", "velocity"]
+
 from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
@@ -46,3 +49,6 @@ def velocity(denoise: Denoiser, schedule: NoiseSchedule) -> Callable[[Array, Arr
         return cos * prediction.eps - sin * prediction.x0
 
     return slope
+
+
+public.declare(__name__)

@@ -1,5 +1,7 @@
 """The public names of a module: imported when first used, shown by `dir()`, and the nearest one to a misspelt name."""
 
+__all__ = ["declare", "nearest"]
+
 import difflib
 import importlib
 import sys
@@ -25,11 +27,11 @@ def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | Non
     return close[0] if close else None
 
 
-def lazily(module: str, origins: Mapping[str, tuple[str, ...]] = NONE) -> None:
-    """Gives a module its public names: those of its `__all__`, each imported when it is first used.
+def declare(module: str, origins: Mapping[str, tuple[str, ...]] = NONE) -> None:
+    """Makes the names of a module's `__all__` its public ones: `dir()` shows them; a misspelt one gives the nearest.
 
-    The module lists the same imports under `TYPE_CHECKING`, for editors and type checkers. What it defines or imports
-    itself stays as it is.
+    Those that the module neither defines nor imports are imported when they are first used; the module lists these
+    imports under `TYPE_CHECKING`, for editors and type checkers.
 
     Args:
         module: its `__name__`; `__all__` stands above the call.
@@ -55,3 +57,6 @@ def lazily(module: str, origins: Mapping[str, tuple[str, ...]] = NONE) -> None:
 
     namespace["__getattr__"] = __getattr__
     namespace["__dir__"] = __dir__
+
+
+declare(__name__)

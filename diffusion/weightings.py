@@ -5,6 +5,20 @@ that one weighting means the same loss under every parameterization (the mistake
 A weight w on x0 is the weight w / SNR on epsilon, and w / (SNR + 1) on v where the variance is preserved.
 """
 
+__all__ = [
+    "Weighting",
+    "constant",
+    "edm",
+    "error_scale",
+    "min_snr",
+    "p2",
+    "per_log_snr",
+    "sigmoid",
+    "snr",
+    "soft_min_snr",
+    "truncated_snr",
+]
+
 import math
 from collections.abc import Callable
 
@@ -13,6 +27,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion import public
 from diffusion.parameterizations import Parameterization
 from diffusion.schedules import NoiseSchedule
 
@@ -191,3 +206,6 @@ def edm(sigma_data: float = 0.5) -> Weighting:
 
 def _snr(schedule: NoiseSchedule, t: ArrayLike) -> Array:
     return jnp.exp(schedule.log_snr(t))
+
+
+public.declare(__name__)

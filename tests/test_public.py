@@ -11,9 +11,13 @@ import pytest
 
 import diffusion
 from diffusion import public
-from tests.test_packaging import PACKAGES
+from tests.test_packaging import MODULES, PACKAGES
+from tools.docs import public_names
 
 ROOT = pathlib.Path(__file__).parents[1]
+OF_COMMANDS = ("diffusion.experiments", "diffusion.launch", "diffusion.configs", "diffusion.__main__")
+LIBRARY = [name for name in MODULES if not name.startswith(OF_COMMANDS)]
+OPENED = [name for name in LIBRARY if name in PACKAGES]
 
 
 def run(code):
@@ -45,8 +49,26 @@ def test_what_type_checkers_read_is_what_is_imported(name):
                     assert getattr(package, alias.name) is getattr(module, alias.name)
 
 
-def test_dir_shows_what_is_public():
-    assert {name for name in dir(diffusion) if not name.startswith("__")} == set(diffusion.__all__)
+@pytest.mark.parametrize("name", LIBRARY)
+def test_every_module_lists_its_public_names(name):
+    """Functions, classes and types without an underscore, and constants with a docstring; a package's parts."""
+    path = ROOT / name.replace(".", "/")
+    if path.is_dir():
+        assert importlib.import_module(name).__all__
+        return
+    module = public_names._read(path.with_suffix(".py"), path.with_suffix(".py").relative_to(ROOT))
+    defined = {each for each, what in module.defined.items() if what.kind != "constant" or what.sentence}
+    assert {each for each in defined if not each.startswith("_")} == set(module.listed or ()), "write them into __all__"
+    assert module.listed is not None
+
+
+@pytest.mark.parametrize("name", sorted({"diffusion", *OPENED, *(f"diffusion.{name}" for name in diffusion.__all__)}))
+def test_dir_shows_what_is_public_and_a_misspelt_name_gives_the_nearest(name):
+    module = importlib.import_module(name)
+    assert {each for each in dir(module) if not each.startswith("__")} == set(module.__all__)
+    longest = max(module.__all__, key=len)
+    with pytest.raises(AttributeError, match=rf"^module '{name}' has no attribute '_{longest}'; did you mean '"):
+        getattr(module, f"_{longest}")
 
 
 def test_a_misspelt_name_gives_the_nearest_one():

@@ -22,6 +22,8 @@ With D = down up the merged kernel is W + scale D. Files have two more kinds:
 Reference: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", for the magnitudes.
 """
 
+__all__ = ["Scale", "adapted", "init", "merge", "nested", "parsed", "places_of", "replaced", "unmerge", "written"]
+
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence

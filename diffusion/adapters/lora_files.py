@@ -17,6 +17,8 @@ repositories' layers (input_blocks_1_1_..) are known as well where the tables ha
 (`lora_kinds`) are known by the ends of the names in any of these. `save` writes plain LoRA alone.
 """
 
+__all__ = ["Lora", "load", "save"]
+
 import collections
 import functools
 import json

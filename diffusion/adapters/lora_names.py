@@ -1,5 +1,7 @@
 """The names in LoRA files of every tool that writes them, and their alpha."""
 
+__all__ = ["configs", "is_lora", "parsed", "prefix_of", "scale", "shown", "underscored"]
+
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -5,6 +5,8 @@ theirs becomes one of our inputs, and every output one of our outputs. Two array
 layout show which.
 """
 
+__all__ = ["Separation", "separation"]
+
 import functools
 import math
 from typing import NamedTuple

@@ -10,3 +10,46 @@
 - `latent_cache`, `latent_writer`: a cache of what an autoencoder makes of a split, read by the same pipeline.
 - `buckets`: batches of several sizes and aspect ratios in one run.
 """
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.data import (
+        augmentation,
+        buckets,
+        builders,
+        captions,
+        catalog,
+        digits,
+        fingerprints,
+        image_folder,
+        latent_cache,
+        latent_writer,
+        own_records,
+        pipeline,
+        shapes,
+        sources,
+        transforms,
+    )
+
+__all__ = [
+    "augmentation",
+    "buckets",
+    "builders",
+    "captions",
+    "catalog",
+    "digits",
+    "fingerprints",
+    "image_folder",
+    "latent_cache",
+    "latent_writer",
+    "own_records",
+    "pipeline",
+    "shapes",
+    "sources",
+    "transforms",
+]
+
+public.declare(__name__)

@@ -9,6 +9,8 @@ rows of a batch as they like. Each bucket has an endless sequence of its picture
 does not fill a batch at the end of an epoch begins the bucket's first one of the next, so that none is left out.
 """
 
+__all__ = ["Order", "Size", "batches", "fit", "measured", "measured_once", "nearest", "widest", "within"]
+
 import contextlib
 import functools
 import itertools

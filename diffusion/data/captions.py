@@ -7,6 +7,22 @@ The first row is that of the empty caption, which stands for no condition (class
 run once for each distinct caption of a dataset, and not in training.
 """
 
+__all__ = [
+    "Captioned",
+    "Entries",
+    "Table",
+    "describe",
+    "description_of",
+    "encoder_fingerprint",
+    "null",
+    "read",
+    "require",
+    "table",
+    "texts_of",
+    "tokens",
+    "write",
+]
+
 import json
 import pathlib
 import shlex

@@ -1,5 +1,7 @@
 """Which datasets there are, where they lie on disk, and whether their folders are safe to open."""
 
+__all__ = ["available", "check_folder", "find"]
+
 import contextlib
 import io
 import json

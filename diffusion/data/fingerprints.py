@@ -1,5 +1,7 @@
 """What examples a source holds, in a few words that change with them and are the same on every host."""
 
+__all__ = ["digest", "rows"]
+
 import hashlib
 from collections.abc import Iterable
 

@@ -9,6 +9,8 @@ posterior. Moments, not draws, so that training draws another latent of a pictur
 the encoder itself; `scale` and `shift` are applied when a record is read, and stored beside it.
 """
 
+__all__ = ["CacheError", "Description", "Latents", "describe", "differences", "open_cache", "parse", "require"]
+
 import json
 import pathlib
 import shlex

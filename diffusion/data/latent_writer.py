@@ -1,5 +1,7 @@
 """Writes a cache of latents (`diffusion.data.latent_cache`): resumable after a kill, never taken half-finished."""
 
+__all__ = ["write"]
+
 import fcntl
 import json
 import math

@@ -1,5 +1,7 @@
 """A sequence of records of one's own as a source: {"image": uint8 [H, W, C], "label": int}, or "x" of any shape."""
 
+__all__ = ["Records", "describe"]
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

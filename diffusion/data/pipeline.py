@@ -5,6 +5,22 @@ e, r = divmod(i, size), augmented by draws that depend on (seed, i) alone. Batch
 sequence into parts, so a position in it is a single number that holds for any batch size and number of processes.
 """
 
+__all__ = [
+    "Batch",
+    "Source",
+    "batches",
+    "conditions",
+    "epoch",
+    "fetch",
+    "iterate",
+    "permutation",
+    "positions_of",
+    "rng_of",
+    "rows",
+    "shuffled",
+    "sound",
+]
+
 import functools
 import sys
 import warnings

@@ -1,5 +1,7 @@
 """Random access to the records of a dataset, by its TFDS name."""
 
+__all__ = ["DamagedRecord", "DataSpec", "Records", "column", "describe", "open_source", "shape"]
+
 import functools
 import hashlib
 import json

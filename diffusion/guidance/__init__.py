@@ -5,6 +5,7 @@ predictions, so any of them combines with any way of evaluating. Negative condit
 negative condition as second branch, or `composed` with a negative weight beside the null one.
 """
 
+from diffusion import public
 from diffusion.guidance import measurements
 from diffusion.guidance.branches import Branches, separately, together
 from diffusion.guidance.classifier_free import autoguidance, classifier_free
@@ -52,3 +53,5 @@ __all__ = [
     "windows",
     "zero_star",
 ]
+
+public.declare(__name__)

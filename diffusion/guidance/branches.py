@@ -1,5 +1,7 @@
 """Branches: the predictions that a guidance combines, and ways to evaluate them."""
 
+__all__ = ["Branches", "evaluate", "separately", "together"]
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Extrapolation away from a second prediction: of no condition, of another condition, or of a worse network."""
 
+__all__ = ["autoguidance", "classifier_free"]
+
 import jax.numpy as jnp
 
 from diffusion.guidance.branches import Branches, evaluate, separately

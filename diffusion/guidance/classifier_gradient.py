@@ -1,5 +1,7 @@
 """Guidance by the gradient of a classifier of noisy samples."""
 
+__all__ = ["classifier", "shift_score"]
+
 from collections.abc import Callable
 
 import jax

@@ -1,5 +1,7 @@
 """Several conditions at once."""
 
+__all__ = ["composed"]
+
 from collections.abc import Sequence
 
 from diffusion.guidance.branches import Branches, evaluate

@@ -1,5 +1,7 @@
 """Reconstruction guidance: samples that agree with a measurement y = A(x_0) + noise, from an unconditional network."""
 
+__all__ = ["gaussian_likelihood", "negative_distance", "posterior_sampling", "pseudoinverse"]
+
 from collections.abc import Callable
 
 import jax

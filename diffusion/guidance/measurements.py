@@ -1,5 +1,7 @@
 """What is measured of a picture in a linear inverse problem: y = A x_0 + sigma_y z."""
 
+__all__ = ["Measurement", "masked", "matrix", "pooled"]
+
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,5 +1,7 @@
 """Denoisers that are more than a function of (x_t, t): only `samplers.sample` can call them."""
 
+__all__ = ["Memory", "Unpaired", "within_step"]
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

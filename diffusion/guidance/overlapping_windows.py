@@ -1,5 +1,7 @@
 """A canvas larger than the network's pictures, by overlapping windows."""
 
+__all__ = ["windows"]
+
 from collections.abc import Sequence
 
 import jax

@@ -1,5 +1,7 @@
 """Guidance away from the same network with some of its layers impaired (`models.layers.layer_masks`)."""
 
+__all__ = ["perturbed_attention", "skip_layer"]
+
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength

@@ -1,5 +1,7 @@
 """Changes of a prediction that keep alpha x0 + sigma eps = x_t."""
 
+__all__ = ["extrapolate", "inner", "replace_x0", "slide"]
+
 from collections.abc import Sequence
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Adaptive projected guidance."""
 
+__all__ = ["adaptive_projected"]
+
 import jax.numpy as jnp
 
 from diffusion.guidance.branches import Branches, evaluate

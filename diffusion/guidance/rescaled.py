@@ -1,5 +1,7 @@
 """Classifier-free guidance that keeps the contrast of the conditional prediction."""
 
+__all__ = ["rescaled"]
+
 import jax.numpy as jnp
 
 from diffusion.guidance.branches import Branches, evaluate

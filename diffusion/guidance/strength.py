@@ -1,5 +1,7 @@
 """How strongly a guidance acts: a number, one a sample, or a schedule over t; for all times or within an interval."""
 
+__all__ = ["Interval", "Scale", "check_interval", "strength"]
+
 from collections.abc import Callable
 
 import jax.numpy as jnp

@@ -5,6 +5,8 @@ or server that does not answer, and full memory show nothing about the file: it 
 written again or left out.
 """
 
+__all__ = ["Unreadable", "of_machine"]
+
 import errno
 import os
 import re

@@ -1,5 +1,7 @@
 """The files that the library keeps: their folder, and how to write them whole."""
 
+__all__ = ["array", "cache", "require_readable", "whole", "whole_folder"]
+
 import contextlib
 import os
 import pathlib

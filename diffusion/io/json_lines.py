@@ -1,5 +1,7 @@
 """Files of one JSON object a line, which a crash or a second writer leaves whole up to a torn last line."""
 
+__all__ = ["append", "rewind", "rows", "sync"]
+
 import contextlib
 import json
 import os

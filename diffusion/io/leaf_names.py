@@ -1,5 +1,7 @@
 """The leaves of a pytree by name: the one spelling that checkpoints, shardings, tables and adapters share."""
 
+__all__ = ["leaf_name", "leaves_of"]
+
 from typing import Any
 
 import jax

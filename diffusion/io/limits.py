@@ -5,6 +5,23 @@ is (a shape of 10^15, an archive that unpacks without end), or lead elsewhere (a
 calls these functions before it allocates or opens. The limits are those of the machine, not of a usual model.
 """
 
+__all__ = [
+    "Refused",
+    "array_bytes",
+    "fits",
+    "inside",
+    "memory",
+    "no_links",
+    "parse_json",
+    "plain_files",
+    "read_json",
+    "read_table",
+    "read_text",
+    "reason",
+    "short",
+    "size",
+]
+
 import json
 import math
 import os

@@ -1,5 +1,7 @@
 """Arrays out of .npz files from elsewhere: without pickle, no larger than they are, row by row where they are large."""
 
+__all__ = ["Header", "header", "headers", "load", "rows"]
+
 import contextlib
 import errno
 import lzma

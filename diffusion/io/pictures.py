@@ -1,5 +1,7 @@
 """Picture files: read as what the models take, and written with the settings that made them."""
 
+__all__ = ["opened", "read", "read_mask", "settings_of", "unused", "write"]
+
 import io
 import json
 import os

@@ -6,6 +6,8 @@
 A field that a schema does not name is not checked here; the reader decides whether it may be there.
 """
 
+__all__ = ["Valid", "check", "either", "like", "number", "objection", "optional", "several", "table", "text", "whole"]
+
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

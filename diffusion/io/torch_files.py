@@ -6,6 +6,8 @@ its own that knows lists, tuples, dictionaries, strings, numbers and tensors, ca
 refuses every other name.
 """
 
+__all__ = ["Tensor", "is_torch", "read"]
+
 import io
 import pathlib
 import pickle

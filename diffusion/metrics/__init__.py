@@ -1,1 +1,64 @@
 """Measures of generated samples, a file each; most are functions of features `[N, D]` in any space."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.metrics import (
+        attribute_reader,
+        bootstrap,
+        caption_retrieval,
+        chunks,
+        classifier,
+        classifier_accuracy,
+        clip_score,
+        extrapolation,
+        features,
+        frechet,
+        frechet_error,
+        image_sets,
+        inception,
+        inception_score,
+        inception_weights,
+        kernel_distance,
+        manifold,
+        memorisation,
+        neighbours,
+        pairwise,
+        protocols,
+        reconstruction_error,
+        references,
+        resizing,
+        statistics,
+    )
+
+__all__ = [
+    "attribute_reader",
+    "bootstrap",
+    "caption_retrieval",
+    "chunks",
+    "classifier",
+    "classifier_accuracy",
+    "clip_score",
+    "extrapolation",
+    "features",
+    "frechet",
+    "frechet_error",
+    "image_sets",
+    "inception",
+    "inception_score",
+    "inception_weights",
+    "kernel_distance",
+    "manifold",
+    "memorisation",
+    "neighbours",
+    "pairwise",
+    "protocols",
+    "reconstruction_error",
+    "references",
+    "resizing",
+    "statistics",
+]
+
+public.declare(__name__)

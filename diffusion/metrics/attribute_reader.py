@@ -4,6 +4,8 @@ It is trained on real pictures and their attributes alone, and never with the pr
 hidden layer serves as features. It is written without a network library, as `classifier` is.
 """
 
+__all__ = ["Reader", "cached", "changed", "check", "features", "he_normal", "hidden", "init_hidden", "read", "train"]
+
 import functools
 import hashlib
 import pathlib

@@ -1,5 +1,7 @@
 """Intervals: how far a statistic would move if other rows had been drawn (bootstrap), and Wilson's for a share."""
 
+__all__ = ["percentile_interval", "replicates", "share", "wilson_interval"]
+
 from collections.abc import Callable, Sequence
 from typing import Any
 

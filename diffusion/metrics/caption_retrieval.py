@@ -4,6 +4,8 @@ The tower of pictures is that of `attribute_reader`; a caption is the sum of a v
 are taught by CLIP's loss: a picture is to be nearer to its own caption than to the others of its batch.
 """
 
+__all__ = ["Retriever", "bags", "features", "retrieved", "similarities", "split", "train"]
+
 import functools
 import hashlib
 import re

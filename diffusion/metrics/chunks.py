@@ -1,5 +1,7 @@
 """A network applied to any number of pictures, in calls of one size: what the small networks of the metrics share."""
 
+__all__ = ["applied"]
+
 from collections.abc import Callable
 
 import jax

@@ -1,5 +1,7 @@
 """Classifier accuracy score: what a classifier learns from samples alone, tested on real images."""
 
+__all__ = ["Accuracy", "classifier_accuracy"]
+
 import pathlib
 from typing import NamedTuple
 

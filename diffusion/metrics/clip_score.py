@@ -5,6 +5,8 @@ one of captions -> [B, D]; `features.rows` gathers the first over all images. Sa
 ViT-L/14 in most reports of text-to-image models) and which preprocessing beside the figure.
 """
 
+__all__ = ["ClipScore", "clip_score"]
+
 from typing import NamedTuple
 
 import numpy as np

@@ -1,5 +1,17 @@
 """Frechet distance between two sets of features, from moments that are gathered batch by batch in float64."""
 
+__all__ = [
+    "Moments",
+    "cholesky",
+    "covariance",
+    "distance_to",
+    "frechet_distance",
+    "init",
+    "merge",
+    "one_thread",
+    "update",
+]
+
 import contextlib
 import functools
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """How far a Frechet distance would move if other samples had been drawn."""
 
+__all__ = ["standard_error"]
+
 import numpy as np
 
 from diffusion.metrics import frechet, pairwise

@@ -4,6 +4,8 @@
 pictures, or a prepared dataset as NAME@SPLIT.
 """
 
+__all__ = ["ImageSet", "ImageSetError", "from_array", "open_set"]
+
 import hashlib
 import json
 import os

@@ -9,6 +9,8 @@ Speed on a CPU: the convolutions of one pixel that enter a block are one matrix 
 convolution (both are linear), and no convolution is without padding: see `_conv`.
 """
 
+__all__ = ["Inception", "Params", "extract", "features", "fold", "load", "record", "require_known"]
+
 import functools
 import pathlib
 from collections.abc import Callable, Sequence

@@ -7,6 +7,8 @@ norm without a scale; `output.weight` [1008, 2048] and `output.bias` [1008] wher
 digest of these tensors, not of the file, identifies the network.
 """
 
+__all__ = ["Rows", "Weights", "WeightsError", "describe", "digest", "read", "save"]
+
 import hashlib
 import pathlib
 import re

@@ -1,5 +1,16 @@
 """Copying from the training set, seen in a space of features. (For exact copies in pixels: `neighbours`.)"""
 
+__all__ = [
+    "DataCopying",
+    "Share",
+    "authenticity",
+    "copied_by_ratio",
+    "copied_by_similarity",
+    "data_copying",
+    "most_similar",
+    "nearest",
+]
+
 from typing import NamedTuple
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Nearest neighbours in the training set, so that copying would show."""
 
+__all__ = ["copying", "nearest"]
+
 import numpy as np
 
 from diffusion.metrics import pairwise

@@ -1,5 +1,7 @@
 """Pairs of rows of two sets of features, block by block: never all N^2 distances at once."""
 
+__all__ = ["blocks", "centre", "checked", "nearest", "same_dim", "smallest", "squared_distances", "unit"]
+
 from collections.abc import Callable, Iterator
 
 import ml_dtypes

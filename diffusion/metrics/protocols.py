@@ -4,6 +4,8 @@ A figure compares with another only if all of it is the same. The network of all
 (`inception`); what differs is before and after it. To add a protocol: a line in PROTOCOLS.
 """
 
+__all__ = ["Protocol", "get", "preprocess", "record", "to_bytes"]
+
 from collections.abc import Callable
 from typing import NamedTuple
 

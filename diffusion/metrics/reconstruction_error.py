@@ -3,6 +3,8 @@
 Both take bytes, as pictures are stored and published figures are of: a model's floats are rounded first.
 """
 
+__all__ = ["psnr", "ssim"]
+
 import functools
 
 import jax

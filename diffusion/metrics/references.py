@@ -4,6 +4,18 @@ What is kept is named by a hash of the images, of how they are prepared and of t
 found again only for the same.
 """
 
+__all__ = [
+    "Gathered",
+    "Reference",
+    "Space",
+    "cache_folder",
+    "function_space",
+    "gather",
+    "inception_space",
+    "open_reference",
+    "versions",
+]
+
 import contextlib
 import fcntl
 import functools

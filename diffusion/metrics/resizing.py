@@ -4,6 +4,8 @@ Each is separable and linear, so that it is a matrix [out, in] for the rows and 
 out[i, j] = sum_kl rows[i, k] columns[j, l] image[k, l]. To add one: a function (in, out) -> matrix, a line in RESIZES.
 """
 
+__all__ = ["bicubic_pil", "bilinear_tf1", "bilinear_torch", "none", "resize"]
+
 import functools
 from collections.abc import Callable
 

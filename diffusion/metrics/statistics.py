@@ -4,6 +4,8 @@ Ours is safetensors: TAP.mean and TAP.m2 in float64 of each tap of the network, 
 made. ADM's, EDM's and pytorch-fid's are .npz with mu and sigma, which do not record it. Pickles are not read.
 """
 
+__all__ = ["Statistics", "StatisticsError", "differences", "read", "require_same", "write"]
+
 import hashlib
 import json
 import pathlib

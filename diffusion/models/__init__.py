@@ -20,6 +20,7 @@ from diffusion.models.u_vit import UViT
 from diffusion.models.unet import UNet
 
 if TYPE_CHECKING:
+    from diffusion.models import autoencoders, budget, control_net, facts, interchange, layers, pixart, text_encoders
     from diffusion.models.other_libraries import NNX, Equinox, Functions
 
 MODELS = {
@@ -54,14 +55,22 @@ __all__ = [
     "UNet",
     "UViT",
     "attention",
+    "autoencoders",
+    "budget",
     "check_labels",
     "clip",
+    "control_net",
     "dit",
     "dit_preset",
     "embeddings",
+    "facts",
     "flops",
+    "interchange",
     "layer_masks",
+    "layers",
+    "pixart",
     "t5",
+    "text_encoders",
 ]
 
-public.lazily(__name__, {"other_libraries": ("Equinox", "Functions", "NNX")})
+public.declare(__name__, {"other_libraries": ("Equinox", "Functions", "NNX")})

@@ -14,6 +14,8 @@
 Pictures and features are channels last.
 """
 
+__all__ = ["ConditionalUNet", "Layers", "extra_widths", "residual_shapes", "strength_features"]
+
 from collections.abc import Iterator
 
 import flax.linen as nn

@@ -8,6 +8,8 @@
 Pictures and features are channels last.
 """
 
+__all__ = ["ControlNet"]
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -14,6 +14,8 @@
 Pictures and features are channels last.
 """
 
+__all__ = ["DiT", "check_labels", "dit_preset", "patchify", "unpatchify"]
+
 import functools
 from collections.abc import Mapping
 from typing import Any, cast

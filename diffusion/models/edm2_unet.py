@@ -16,6 +16,8 @@
 Pictures and features are channels last.
 """
 
+__all__ = ["ClassWeights", "EDM2Block", "EDM2UNet", "edm2_preset"]
+
 from typing import Any
 
 import flax.linen as nn

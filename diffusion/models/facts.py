@@ -8,6 +8,8 @@
 | `ranks`       | None       | of one example that it takes, 3 for pictures (H, W, C); None: any           |
 """
 
+__all__ = ["kind", "one_size", "takes_rank", "text_inputs"]
+
 from typing import Any
 
 from diffusion.models.layers.conditions import TextInputs

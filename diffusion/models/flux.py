@@ -17,6 +17,8 @@
 Pictures and features are channels last.
 """
 
+__all__ = ["Flux"]
+
 import math
 from collections.abc import Mapping
 from typing import Any

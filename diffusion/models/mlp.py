@@ -11,6 +11,8 @@
 It is DiT without attention, on one token.
 """
 
+__all__ = ["MLP", "MLPBlock"]
+
 import math
 
 import flax.linen as nn

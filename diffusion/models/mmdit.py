@@ -15,6 +15,8 @@
 Pictures and features are channels last.
 """
 
+__all__ = ["MMDiT"]
+
 from collections.abc import Mapping
 from typing import Any
 

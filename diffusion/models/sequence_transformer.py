@@ -10,6 +10,8 @@ embedding dense sinusoid, MLP     patches, dense
        +------> shift, scale -- norm, dense, patches put back --> [B, L, C]
 """
 
+__all__ = ["SequenceTransformer", "line_angles"]
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -13,6 +13,8 @@ No element has a position: a permutation of the elements permutes the output. Wi
 summaries of the set, which attend to the elements, so that a layer costs N M in place of N^2.
 """
 
+__all__ = ["SetTransformer", "SummaryBlock"]
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

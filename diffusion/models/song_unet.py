@@ -20,6 +20,8 @@
 | taps                 | (1, 1)     | (1, 3, 3, 1)   | (1, 3, 3, 1)                     |
 """
 
+__all__ = ["SongUNet", "song_unet_preset"]
+
 import math
 from typing import Any
 

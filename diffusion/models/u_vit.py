@@ -18,6 +18,8 @@
 Pictures and features are channels last.
 """
 
+__all__ = ["UViT", "UViTBlock"]
+
 from typing import Any
 
 import flax.linen as nn

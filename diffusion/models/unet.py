@@ -21,6 +21,8 @@
 Pictures have two axes. With one it is the U-Net of series, with three that of volumes or of short video: `axes`.
 """
 
+__all__ = ["UNet", "unet_preset"]
+
 import functools
 from typing import Any
 

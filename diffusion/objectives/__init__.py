@@ -1,5 +1,6 @@
 """Training objectives: pure functions (networks, schedule, keys, batch, step) -> (losses `[B]`, metrics)."""
 
+from diffusion import public
 from diffusion.objectives import autoencoding, decoders, image_text, interpolants, recipes
 from diffusion.objectives.adversarial import adversarial_discriminator, adversarial_generator
 from diffusion.objectives.augmented import Augmentation, with_augmentation
@@ -71,3 +72,5 @@ __all__ = [
     "with_condition_dropout",
     "with_uncertainty",
 ]
+
+public.declare(__name__)

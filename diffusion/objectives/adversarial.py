@@ -1,5 +1,7 @@
 """Adversarial diffusion distillation: a student of one or few steps between a teacher and a discriminator."""
 
+__all__ = ["adversarial_discriminator", "adversarial_generator"]
+
 import jax
 import jax.numpy as jnp
 from jax import Array

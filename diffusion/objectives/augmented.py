@@ -1,5 +1,7 @@
 """Training on changed examples, of whose change the network is told."""
 
+__all__ = ["Augmentation", "with_augmentation"]
+
 import dataclasses
 from collections.abc import Callable, Mapping
 

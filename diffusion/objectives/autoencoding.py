@@ -10,6 +10,18 @@ logits `[B, h, w, 1]`, one for each patch, and networks["features"], where there
 `[B, h, w, C]` of a frozen network. Pictures are in [-1, 1].
 """
 
+__all__ = [
+    "Coded",
+    "adaptive_weight",
+    "gaussian_kl",
+    "hinge",
+    "kl_autoencoder",
+    "patch_critic",
+    "perceptual_distance",
+    "vanilla",
+    "vq_autoencoder",
+]
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """Dropping the condition of some examples, so that one network learns both terms of classifier-free guidance."""
 
+__all__ = ["drop_condition", "null_of", "with_condition_dropout"]
+
 import dataclasses
 from typing import Any
 

@@ -5,6 +5,16 @@
 takes a time from any density and the training step, and returns the pair that is trained on.
 """
 
+__all__ = [
+    "Curriculum",
+    "Pairs",
+    "discretised",
+    "doubling_curriculum",
+    "ramp_density",
+    "shrinking",
+    "square_root_curriculum",
+]
+
 import math
 from collections.abc import Callable
 

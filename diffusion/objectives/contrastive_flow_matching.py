@@ -1,5 +1,7 @@
 """Contrastive flow matching: towards the example's own velocity, and away from another example's."""
 
+__all__ = ["contrastive_flow_matching"]
+
 import dataclasses
 import math
 

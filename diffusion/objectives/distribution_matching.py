@@ -5,6 +5,8 @@ the teacher's samples. DMD2 leaves the regression out and lets the fake score ac
 Player(fake, "fake", ...) at every step and Player(generator, "model", ..., every=5).
 """
 
+__all__ = ["distribution_matching", "fake_score", "generate", "regression"]
+
 import jax
 import jax.numpy as jnp
 from jax import Array

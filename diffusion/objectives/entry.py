@@ -1,5 +1,7 @@
 """Where an objective is entered: what it is called with and what it returns, checked once for all of them."""
 
+__all__ = ["entry"]
+
 import functools
 from collections.abc import Callable, Mapping
 

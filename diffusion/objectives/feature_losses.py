@@ -4,6 +4,8 @@ A term is a function (features, networks, batch) -> `[B]`; `features` is the sec
 returns, (output, features), where an objective alone would take the output.
 """
 
+__all__ = ["Term", "added", "alignment", "dispersive"]
+
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,5 +1,18 @@
 """What the objectives of few-step networks share: named networks, exact derivatives through them, distances."""
 
+__all__ = [
+    "Distance",
+    "derivative",
+    "frozen",
+    "mix",
+    "per_example",
+    "player",
+    "pseudo_huber",
+    "squared",
+    "sum_square",
+    "to_the_end",
+]
+
 import functools
 from collections.abc import Callable, Mapping
 

@@ -1,5 +1,7 @@
 """Conditional flow matching, with any coupling of data and noise."""
 
+__all__ = ["flow_matching"]
+
 from diffusion.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player

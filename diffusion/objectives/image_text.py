@@ -6,6 +6,8 @@ objective for the train step: networks["model"](x, clock, condition) -> (texts [
 pictures x in [-1, 1] and the tokens of their captions, the condition.
 """
 
+__all__ = ["contrastive", "contrastive_pretraining", "sigmoid"]
+
 import jax
 import jax.numpy as jnp
 from jax import Array

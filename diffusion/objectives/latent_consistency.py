@@ -1,5 +1,7 @@
 """Latent consistency distillation: a consistency function of the guided flow, which is told the guidance scale."""
 
+__all__ = ["latent_consistency_distillation"]
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """MeanFlow: the mean velocity between two times, by the identity that its derivative along the flow fulfils."""
 
+__all__ = ["Guidance", "improved_mean_flow", "mean_flow"]
+
 import functools
 from typing import Any, NamedTuple
 

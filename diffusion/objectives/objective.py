@@ -1,5 +1,7 @@
 """An objective as a value: its loss, and what a training, a sampler and a network have to know of it."""
 
+__all__ = ["Batch", "Denoises", "Jumps", "Loss", "Metrics", "Objective", "Second", "Stages", "Teacher"]
+
 import dataclasses
 import math
 from collections.abc import Callable, Mapping

@@ -1,5 +1,7 @@
 """Progressive distillation: a student that does in one step of DDIM what its teacher does in two."""
 
+__all__ = ["progressive_distillation"]
+
 from typing import Any
 
 import jax

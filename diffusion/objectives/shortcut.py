@@ -1,5 +1,7 @@
 """Shortcut models: one network for every step size, each size taught by two steps of half of it."""
 
+__all__ = ["shortcut"]
+
 import functools
 import math
 

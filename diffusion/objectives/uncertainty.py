@@ -1,5 +1,7 @@
 """Learned uncertainty weighting: every noise level contributes alike, whatever the size of its loss."""
 
+__all__ = ["Uncertainty", "uncertainty", "with_uncertainty"]
+
 import dataclasses
 import math
 from collections.abc import Callable, Mapping

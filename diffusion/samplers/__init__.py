@@ -1,5 +1,6 @@
 """Samplers: named pairs of pure functions, scanned over a plan by `sample`."""
 
+from diffusion import public
 from diffusion.samplers.adaptive import AdaptiveStats, adaptive
 from diffusion.samplers.ancestral import dpm_2_ancestral, euler_ancestral
 from diffusion.samplers.ddpm import ddim, ddpm
@@ -73,3 +74,5 @@ __all__ = [
     "tcd",
     "unipc",
 ]
+
+public.declare(__name__)

@@ -1,5 +1,7 @@
 """A driver beside `sample` that chooses its own steps."""
 
+__all__ = ["AdaptiveStats", "adaptive"]
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

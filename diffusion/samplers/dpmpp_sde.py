@@ -9,6 +9,8 @@ and the multistep methods take D as a polynomial in l through the last estimates
 is infinite: the step from alpha(t) = 0 uses its own D alone, and so does the step onto sigma(s) = 0, which returns it.
 """
 
+__all__ = ["dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde"]
+
 import math
 from typing import NamedTuple
 

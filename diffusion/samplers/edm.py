@@ -1,5 +1,7 @@
 """The stochastic sampler of EDM."""
 
+__all__ = ["edm"]
+
 import math
 
 import jax

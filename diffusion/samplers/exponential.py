@@ -9,6 +9,8 @@ is not finite at a singular end (alpha_t = 0, sigma_s = 0) is left out there. Lu
 3.1, and "DPM-Solver++", proposition 4.1.
 """
 
+__all__ = ["between", "data_gain", "ddim_step", "log_ratio", "noise_gain"]
+
 import jax.numpy as jnp
 from jax import Array
 

@@ -4,6 +4,8 @@ They take a `FlowMap` where other samplers take a denoiser. With the exact map e
 `flow_map` stays on its trajectory, the others keep every marginal.
 """
 
+__all__ = ["consistency", "flow_map", "tcd"]
+
 import jax.numpy as jnp
 
 from diffusion.flow_maps import FlowMap

@@ -1,5 +1,7 @@
 """Sampling of sequences whose frames are at different times."""
 
+__all__ = ["per_frame"]
+
 import jax
 import jax.numpy as jnp
 

@@ -5,6 +5,8 @@ integral (sigma / alpha for eps, alpha / sigma for x0; see `exponential`). A nod
 for nothing: so the first steps have the order that their history allows, and a start from alpha(t) = 0 leaves no trace.
 """
 
+__all__ = ["History", "correction", "deis", "integrate_polynomials", "latest", "lms", "no_history", "prepend"]
+
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """A driver beside `sample` that computes many steps of a trajectory at once and repeats them until they agree."""
 
+__all__ = ["PicardStats", "picard"]
+
 from typing import NamedTuple
 
 import jax

@@ -10,6 +10,8 @@ there no step that samples them is of more than order 1 once the error is some t
 integrators read alpha and sigma alone and keep their orders.
 """
 
+__all__ = ["euler", "heun", "midpoint", "rk4"]
+
 import jax
 import jax.numpy as jnp
 

@@ -5,6 +5,7 @@ process through them alone. The end at t = 0 is the data, in every schedule: alp
 log_snr(0) = +inf, so that a sampling plan can end at the clean sample whatever `t_min` is.
 """
 
+from diffusion import public
 from diffusion.schedules.coefficients import from_alpha_sigma
 from diffusion.schedules.cosine import cosine, sigmoid
 from diffusion.schedules.derived import shifted, zero_terminal_snr
@@ -38,3 +39,5 @@ __all__ = [
     "variance_preserving",
     "zero_terminal_snr",
 ]
+
+public.declare(__name__)

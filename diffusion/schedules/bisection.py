@@ -1,5 +1,7 @@
 """The inverse of a decreasing function of time."""
 
+__all__ = ["bisect"]
+
 from collections.abc import Callable
 
 import jax

@@ -1,5 +1,7 @@
 """Variance-preserving schedules defined by the shape of alpha: cosine and sigmoid."""
 
+__all__ = ["cosine", "sigmoid"]
+
 import math
 
 import jax

@@ -1,5 +1,7 @@
 """Functions from schedule to schedule: a shift of the log-SNR, and zero signal at the end."""
 
+__all__ = ["shifted", "zero_terminal_snr"]
+
 import math
 
 import jax

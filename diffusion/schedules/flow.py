@@ -1,5 +1,7 @@
 """Interpolations of flow matching: straight lines, and quarter circles."""
 
+__all__ = ["rectified_flow", "trigonometric"]
+
 import math
 
 import jax

@@ -1,5 +1,15 @@
 """What a noise schedule is: the type that every factory of this package returns, and what they all need."""
 
+__all__ = [
+    "NoiseSchedule",
+    "as_float",
+    "check_schedule",
+    "left_broadcast",
+    "normal",
+    "preserves_variance",
+    "variance_preserving_from",
+]
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -30,7 +30,7 @@ __all__ = [
     "stable_diffusion_xl", "tokenizer", "weighting",
 ]  # fmt: skip
 
-public.lazily(
+public.declare(
     __name__,
     {
         "cache": ("cached", "fingerprint"),

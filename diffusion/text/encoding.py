@@ -1,5 +1,7 @@
 """Prompts as embeddings: by one text encoder, or by several whose embeddings are joined."""
 
+__all__ = ["Embeddings", "Encoder", "Network", "encode", "one_after_other", "side_by_side"]
+
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

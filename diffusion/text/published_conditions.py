@@ -13,6 +13,8 @@ Encode prompts and negative prompts in one call, so that they have as many token
 was published to receive zeros where there is no negative prompt: `jax.tree.map(jnp.zeros_like, condition)`.)
 """
 
+__all__ = ["flux", "pixart", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl"]
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -9,6 +9,8 @@ A folder holds `tokenizer.json`, or `vocab.json` and `merges.txt` (CLIP's byte-p
 in SD 1 and in the first encoder of SDXL, and with "!", id 0, in SD 2 and in SDXL's second.
 """
 
+__all__ = ["Tokenizer", "Tokens", "checked"]
+
 import contextlib
 import math
 import pathlib

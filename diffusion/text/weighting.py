@@ -11,6 +11,8 @@ Brackets nest, and their factors multiply. A bracket that is left open closes at
 closes nothing is text. Syntax and corner cases are those of AUTOMATIC1111's "stable-diffusion-webui".
 """
 
+__all__ = ["parse"]
+
 import re
 
 EMPHASIS = ("none", "scale", "restore_mean", "from_empty")  # what a weight does, see `text.encode`

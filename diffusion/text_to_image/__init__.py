@@ -16,7 +16,7 @@ __all__ = [
     "pipelines", "png", "requests", "watch", "with_loras",
 ]  # fmt: skip
 
-public.lazily(
+public.declare(
     __name__,
     {
         "jobs": ("Frame", "frames", "generate", "make", "watch"),

@@ -1,5 +1,7 @@
 """What a picture starts from: an image with its margins, and the mask of what is painted anew."""
 
+__all__ = ["Canvas"]
+
 from typing import NamedTuple, Self
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """A text-to-image model: its networks and its process, LoRA files merged into it, and the conditions of prompts."""
 
+__all__ = ["TextToImage", "conditions", "load", "with_loras"]
+
 import dataclasses
 import functools
 import pathlib

@@ -13,6 +13,19 @@
 Each is one line of KINDS.
 """
 
+__all__ = [
+    "Kind",
+    "Reader",
+    "Usual",
+    "distilled",
+    "fingerprint",
+    "has_part",
+    "kind_of",
+    "published",
+    "read_index",
+    "read_usual",
+]
+
 import hashlib
 import json
 import pathlib

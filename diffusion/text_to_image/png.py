@@ -4,6 +4,8 @@
 `read` checks each setting.
 """
 
+__all__ = ["checksum", "is_complete", "model", "read", "records", "request"]
+
 import dataclasses
 import hashlib
 import importlib.metadata

@@ -3,6 +3,19 @@
 `model` is a `text_to_image.TextToImage`.
 """
 
+__all__ = [
+    "Course",
+    "begin",
+    "check_memory",
+    "compiled",
+    "decoded",
+    "denoise",
+    "noised",
+    "pictures",
+    "repeated",
+    "stepwise",
+]
+
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

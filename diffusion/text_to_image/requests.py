@@ -8,6 +8,8 @@ A request checks itself where it is made: first each setting on its own, then wh
 check what depends on the model. `model` is a `text_to_image.TextToImage`.
 """
 
+__all__ = ["Request", "Setting", "one_of", "setting", "settings", "text", "valid_as"]
+
 import dataclasses
 import functools
 import os

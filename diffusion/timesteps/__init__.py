@@ -1,5 +1,6 @@
 """Times: densities to train on, grids and plans to sample on."""
 
+from diffusion import public
 from diffusion.timesteps.align_your_steps import align_your_steps
 from diffusion.timesteps.densities import (
     Density,
@@ -63,3 +64,5 @@ __all__ = [
     "uniform_density",
     "uniform_log_snr",
 ]
+
+public.declare(__name__)

@@ -1,5 +1,7 @@
 """Plans with a time for each frame of a sequence."""
 
+__all__ = ["staggered"]
+
 import numpy as np
 from jax.typing import ArrayLike
 

@@ -1,5 +1,7 @@
 """The best grid for a number of steps, found on a network of one's own."""
 
+__all__ = ["optimal"]
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,5 +1,7 @@
 """Shifts: a grid moved to noisier or cleaner times."""
 
+__all__ = ["flux_shift", "shift"]
+
 import math
 
 import jax

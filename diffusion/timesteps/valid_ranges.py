@@ -1,5 +1,7 @@
 """What grids and densities refuse, in words."""
 
+__all__ = ["at_least_one", "check_positive", "check_sigmas"]
+
 import math
 
 import jax

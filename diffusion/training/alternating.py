@@ -10,6 +10,8 @@ A student and its score, the student acting at every fifth step:
     state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
 """
 
+__all__ = ["Alternating", "AlternatingState", "Average", "Player", "alternating", "as_train_step"]
+
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 

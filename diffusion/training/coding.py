@@ -7,6 +7,8 @@ They take their place among the networks of `alternating`:
     state = init({"model": coding.parameters(params), "critic": ..., "features": ...})
 """
 
+__all__ = ["kl_network", "parameters", "vq_network"]
+
 from collections.abc import Callable
 from typing import Any
 

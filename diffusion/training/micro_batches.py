@@ -1,5 +1,7 @@
 """Into how many micro-batches a step is best cut."""
 
+__all__ = ["convolves", "number"]
+
 from collections.abc import Callable
 from typing import Any
 

@@ -5,6 +5,8 @@ are those of `make_train_step` that depend on the engine), and return it ready t
 state as in `target`, the batch from `sharding.to_devices`. Both donate the state, and compute the same.
 """
 
+__all__ = ["jit", "pmap"]
+
 from collections.abc import Callable
 from typing import Any
 

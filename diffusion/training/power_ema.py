@@ -10,6 +10,8 @@ width of p is a share sigma_rel of the training so far; gamma and sigma_rel stan
     params = reconstruct(averages, weights)
 """
 
+__all__ = ["gamma", "power_function", "reconstruct", "reconstruction_weights", "tracked"]
+
 import functools
 from collections.abc import Sequence
 from typing import Any

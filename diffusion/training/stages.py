@@ -1,5 +1,7 @@
 """Training in stages: after each the student becomes the teacher, and everything else starts anew."""
 
+__all__ = ["staged"]
+
 from collections.abc import Callable
 from typing import Any
 

@@ -7,9 +7,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from diffusion import public
 from diffusion.data.shapes import drawing, scenes
 
 __all__ = ["SEED", "SIZES", "TRAIN_SHARES", "Shapes", "drawing", "example", "scenes"]
+
+public.declare(__name__)
 
 SEED = 2026
 """Seed of all pictures."""

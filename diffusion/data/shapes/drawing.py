@@ -3,6 +3,8 @@
 A signed distance is negative inside a shape; a pixel is covered by clip(1/2 - distance, 0, 1) of it.
 """
 
+__all__ = ["Distance", "draw"]
+
 import math
 from collections.abc import Callable
 

@@ -8,6 +8,8 @@ colour and a shape are withheld from training: one for each colour and one for e
 trained with.
 """
 
+__all__ = ["Lot", "Scene", "Shares", "caption", "completed", "draw", "parsed", "phrase", "withheld"]
+
 from typing import NamedTuple
 
 import numpy as np

@@ -1,1 +1,34 @@
 """Autoencoders: between pictures and the latents that diffusion models see."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.models.autoencoders import (
+        autoencoder_dc,
+        autoencoder_kl,
+        autoencoder_tiny,
+        autoencoder_vq,
+        deep_compression,
+        encoder_decoder,
+        latent_space,
+        patch_discriminator,
+        quantizers,
+        tiles,
+    )
+
+__all__ = [
+    "autoencoder_dc",
+    "autoencoder_kl",
+    "autoencoder_tiny",
+    "autoencoder_vq",
+    "deep_compression",
+    "encoder_decoder",
+    "latent_space",
+    "patch_discriminator",
+    "quantizers",
+    "tiles",
+]
+
+public.declare(__name__)

@@ -9,6 +9,8 @@
 Level i has side H / 2^i. Where level 0 has no layers, the first and the last convolution halve and double at once.
 """
 
+__all__ = ["AutoencoderDC", "Decoder", "Encoder", "Level", "Levels"]
+
 import itertools
 from typing import NamedTuple
 

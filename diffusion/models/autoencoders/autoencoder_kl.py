@@ -11,6 +11,8 @@
 | FLUX.1                       | 8 | 16 | no        | 0.3611  | 0.1159 |
 """
 
+__all__ = ["AutoencoderKL"]
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -8,6 +8,8 @@
 It has no norms and no attention, and is some fifty times smaller than what it imitates: 2.4 M parameters for SD's.
 """
 
+__all__ = ["AutoencoderTiny", "TinyBlock", "TinyDecoder", "TinyEncoder"]
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -9,6 +9,20 @@ Reference: Esser et al., "Taming Transformers for High-Resolution Image Synthesi
 "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, appendix G.
 """
 
+__all__ = [
+    "Blocks",
+    "Decoder",
+    "Encoder",
+    "Options",
+    "PixelAttention",
+    "check_latents",
+    "check_options",
+    "check_pictures",
+    "last",
+    "level",
+    "middle",
+]
+
 from typing import NamedTuple
 
 import flax.linen as nn

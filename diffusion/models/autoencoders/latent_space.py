@@ -7,6 +7,18 @@ From an image to latents and back:
     x = vae.apply({"params": params}, from_diffusion(z, vae.scale, vae.shift), method="decode")
 """
 
+__all__ = [
+    "Factor",
+    "Moments",
+    "Scaling",
+    "draw",
+    "estimate",
+    "from_diffusion",
+    "from_range",
+    "to_diffusion",
+    "to_range",
+]
+
 from collections.abc import Iterable
 from typing import NamedTuple
 

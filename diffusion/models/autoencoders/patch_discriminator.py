@@ -1,5 +1,7 @@
 """PatchGAN: a convolutional network that judges each patch of a picture by itself."""
 
+__all__ = ["PatchDiscriminator"]
+
 import flax.linen as nn
 import jax
 

@@ -10,6 +10,21 @@
 Sums over a batch are sums over the whole of it under `jit`, however the batch is split over devices.
 """
 
+__all__ = [
+    "Codebook",
+    "FiniteScalar",
+    "Quantized",
+    "codebook_init",
+    "codebook_update",
+    "histogram",
+    "nearest",
+    "perplexity",
+    "quantize",
+    "restart_dead",
+    "straight_through",
+    "usage",
+]
+
 import dataclasses
 import math
 from typing import NamedTuple

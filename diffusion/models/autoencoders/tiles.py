@@ -9,6 +9,8 @@ tiles differ in the statistics, which shows as slow changes of colour from tile 
 the blending hides. A tile of the size that the autoencoder was trained on is a sound choice.
 """
 
+__all__ = ["Cut", "cut", "tiled", "weights"]
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -19,6 +19,8 @@ compute type and 2 N D of float32. These are what JAX's linearisation of the cod
 them with it, term by term); XLA may keep less where it finds two equal, and does not on a TPU.
 """
 
+__all__ = ["kept_bytes", "layer_bytes"]
+
 from diffusion.models.budget.flops import hidden, tokens
 from diffusion.models.dit import DiT
 

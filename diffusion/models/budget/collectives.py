@@ -19,6 +19,8 @@ once a step, in float32, after the update. XLA may find a cheaper way for small 
 this counts an all-gather, as on a TPU for an axis over all of a torus.
 """
 
+__all__ = ["Collective", "collectives", "sent"]
+
 import math
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """How much memory a program needs, from its trace: before anything is compiled or allocated."""
 
+__all__ = ["available", "check", "held", "peak"]
+
 import math
 from typing import Any
 

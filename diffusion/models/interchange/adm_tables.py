@@ -1,5 +1,7 @@
 """ADM's U-Net as its authors' repository (guided-diffusion) names it; a config is the arguments of its UNetModel."""
 
+__all__ = []
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """How others lay out attention whose queries, keys and values come from one layer; ours is [C, 3, heads, size]."""
 
+__all__ = ["fused", "interleaved", "point_out"]
+
 import numpy as np
 
 from diffusion.models.interchange.rows import Layout

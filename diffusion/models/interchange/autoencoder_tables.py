@@ -1,5 +1,26 @@
 """AutoencoderKL and VQModel as diffusers (of today and before 0.14) and the original repositories name them."""
 
+__all__ = [
+    "Autoencoder",
+    "Names",
+    "block_rows",
+    "body_config",
+    "body_fields",
+    "body_rows",
+    "build_kl",
+    "build_vq",
+    "describe_kl",
+    "describe_vq",
+    "kl_rows",
+    "mixing_rows",
+    "norm_rows",
+    "picture",
+    "side_rows",
+    "sizes",
+    "tables",
+    "vq_rows",
+]
+
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple

@@ -3,6 +3,8 @@
 All layers stand in one list, and are counted through it: convolutions, activations, blocks and what doubles the side.
 """
 
+__all__ = []
+
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """CLIP's towers: transformers' classes, and OpenCLIP's names as the single files of SD 2 and SDXL have them."""
 
+__all__ = ["original_text_rows", "original_vision_rows", "text_rows", "vision_rows"]
+
 from collections.abc import Mapping
 from typing import Any
 

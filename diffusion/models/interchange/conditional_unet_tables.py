@@ -4,6 +4,8 @@ The original names are those of latent diffusion's code (and of XL's, which adde
 `middle_block`, `output_blocks`, counted through all levels, where diffusers counts blocks level by level.
 """
 
+__all__ = ["Place", "build", "describe", "example", "places", "table"]
+
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """ControlNets of Stable Diffusion 1.x, 2.x and XL, as diffusers names their parameters: a U-Net's, and a hint's."""
 
+__all__ = ["build", "describe", "example", "table"]
+
 from collections.abc import Mapping
 from typing import Any
 

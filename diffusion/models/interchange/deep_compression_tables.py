@@ -1,5 +1,7 @@
 """AutoencoderDC as diffusers and the original repository (efficientvit) name it."""
 
+__all__ = ["Table", "build", "describe", "imagenet", "picture"]
+
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -10,6 +10,8 @@ one that was converted has copies of the same.
 SiT's velocity is the first half of the channels that this network puts out; its other half is not trained.
 """
 
+__all__ = []
+
 from collections.abc import Mapping
 from typing import Any
 

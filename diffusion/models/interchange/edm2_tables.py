@@ -5,6 +5,8 @@ their program beside it. In the file of a whole Precond "unet." stands before th
 is left out: it serves training alone, where `objectives.uncertainty` has its own.
 """
 
+__all__ = []
+
 from collections.abc import Mapping
 from typing import Any
 

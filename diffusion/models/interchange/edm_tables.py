@@ -5,6 +5,8 @@ to safetensors where you trust it, with their program beside it. In the file of 
 before the names; its clock is ln(sigma) / 4 (`parameterizations.edm`).
 """
 
+__all__ = ["Named"]
+
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """The architectures whose files are read and written, by the name that their library gives them. One line each."""
 
+__all__ = ["FAMILIES", "find", "of"]
+
 import flax.linen as nn
 
 from diffusion.models.interchange import (

@@ -1,5 +1,7 @@
 """What is known of one architecture that others publish: their config, their names, and our module for it."""
 
+__all__ = ["Computed", "Family", "Fields", "Refusal"]
+
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 

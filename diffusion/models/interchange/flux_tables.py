@@ -1,5 +1,7 @@
 """Flux's transformer as diffusers' FluxTransformer2DModel, and as the single files of Black Forest Labs name it."""
 
+__all__ = ["build", "describe", "example"]
+
 from collections.abc import Mapping
 from typing import Any
 

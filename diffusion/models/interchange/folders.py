@@ -7,6 +7,25 @@
 Nothing in a file is executed. Every tensor is accounted for: a missing, a superfluous or a misshapen one is an error.
 """
 
+__all__ = [
+    "Found",
+    "built",
+    "computed_of",
+    "expected_of",
+    "family_of",
+    "find",
+    "layouts",
+    "load",
+    "names_of",
+    "read",
+    "read_config",
+    "recognise",
+    "rows_of",
+    "save",
+    "shapes_of",
+    "write",
+]
+
 import contextlib
 import dataclasses
 import functools

@@ -1,5 +1,7 @@
 """Rows of the layers of `models.layers.joint_blocks`, by whatever names: what SD3's and Flux's tables share."""
 
+__all__ = ["StreamNames", "projection_rows", "shift_and_scale", "stream_rows"]
+
 from typing import NamedTuple
 
 from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, within

@@ -1,5 +1,7 @@
 """SD3's transformer as diffusers' SD3Transformer2DModel, and as the single files of Stability AI name it."""
 
+__all__ = ["build", "describe", "example", "table"]
+
 from collections.abc import Callable, Mapping
 from typing import Any
 

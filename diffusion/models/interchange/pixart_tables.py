@@ -7,6 +7,8 @@ A file of theirs does not record the size of its training pictures, and the posi
 only at 256 pixels (interpolation_scale): a single file without a config is read as one of 512 pixels and more.
 """
 
+__all__ = []
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,6 +7,21 @@ A family's table is a list of rows, written once and used in both directions:
 means that their tensor, transposed, is layer 3, query, of our stacked and fused kernel [L, D, 3, heads, size].
 """
 
+__all__ = [
+    "Layout",
+    "Mismatch",
+    "Row",
+    "check_cover",
+    "compare",
+    "linear",
+    "names",
+    "part_shape",
+    "patches",
+    "stacked",
+    "their_shapes",
+    "within",
+]
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 

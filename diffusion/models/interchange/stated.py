@@ -8,6 +8,8 @@
 A folder has it in its scheduler_config.json. Most single files state nothing.
 """
 
+__all__ = ["prediction"]
+
 import pathlib
 
 import safetensors

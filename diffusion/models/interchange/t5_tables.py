@@ -1,5 +1,7 @@
 """T5's encoder: transformers' T5EncoderModel, also out of a whole T5, and out of the single file of SD 3."""
 
+__all__ = ["build", "describe", "rows"]
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,6 +3,8 @@
 A tensor is read when it is requested, and nothing in a file is executed.
 """
 
+__all__ = ["Tensors", "open_tensors", "write_tensors"]
+
 import json
 import pathlib
 import re

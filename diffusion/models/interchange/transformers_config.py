@@ -1,5 +1,7 @@
 """Fields of a config.json of transformers that do not change what an encoder computes."""
 
+__all__ = []
+
 # Written into every config by some version of the library: how it is trained, and how text would be generated.
 WITHOUT_EFFECT = (
     "architectures", "attention_dropout", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",

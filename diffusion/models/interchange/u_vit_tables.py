@@ -4,6 +4,8 @@ Its config is the arguments of its class there. The last row of its classes is t
 trained for guidance (1001 rows); those of ImageNet at 64 x 64 pixels have none, and `num_classes` of 999 here.
 """
 
+__all__ = []
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,6 +5,8 @@ caller: `unet_2d(x, sigma) = song_unet(x, ln(sigma)) / sigma`, the score. A `Son
 in these names, any other in EDM's; `interchange.save(..., family="SongUNet")` writes this one in EDM's too.
 """
 
+__all__ = ["attention_rows", "block_rows"]
+
 import math
 from collections.abc import Mapping
 from typing import Any

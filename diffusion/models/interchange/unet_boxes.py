@@ -1,5 +1,7 @@
 """The blocks of a U-Net, in the order of its computation, for the tables of its names."""
 
+__all__ = ["OF_IMAGES", "Box", "boxes", "conv_rows", "example", "norm_rows", "only"]
+
 from collections.abc import Iterator
 from typing import NamedTuple
 

@@ -1,1 +1,58 @@
 """The layers that backbones are built of."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.models.layers import (
+        attention,
+        blocks,
+        choices,
+        clip_layers,
+        condition_embedding,
+        conditions,
+        convolutions,
+        cross_attention,
+        embeddings,
+        image_attention,
+        joint_blocks,
+        joint_conditions,
+        layer_masks,
+        layout,
+        magnitude,
+        norms,
+        products,
+        resampling,
+        rotary,
+        scan,
+        spatial_transformer,
+        unet_inputs,
+    )
+
+__all__ = [
+    "attention",
+    "blocks",
+    "choices",
+    "clip_layers",
+    "condition_embedding",
+    "conditions",
+    "convolutions",
+    "cross_attention",
+    "embeddings",
+    "image_attention",
+    "joint_blocks",
+    "joint_conditions",
+    "layer_masks",
+    "layout",
+    "magnitude",
+    "norms",
+    "products",
+    "resampling",
+    "rotary",
+    "scan",
+    "spatial_transformer",
+    "unet_inputs",
+]
+
+public.declare(__name__)

@@ -14,6 +14,8 @@ Objectives that push a tangent through the network (`jax.jvp`: MeanFlow, continu
 "can't apply forward-mode autodiff (jvp) to a custom_vjp function".
 """
 
+__all__ = ["attention", "choice", "cudnn", "mask_bias", "matmul", "xla"]
+
 import jax
 import jax.numpy as jnp
 

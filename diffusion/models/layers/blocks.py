@@ -1,5 +1,7 @@
 """Transformer layers conditioned by adaptive layer norm: what DiT is stacked from."""
 
+__all__ = ["Attention", "Block", "Gelu", "Modulation", "SwiGlu"]
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

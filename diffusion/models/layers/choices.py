@@ -1,5 +1,7 @@
 """The look-up of a name in a table of choices, with one error message for every misspelling."""
 
+__all__ = ["look_up"]
+
 from collections.abc import Mapping
 from typing import TypeVar
 

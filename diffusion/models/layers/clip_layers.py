@@ -5,6 +5,8 @@ One layer is
     x = x + attention(norm(x));  x = x + out(act(hidden(norm(x))))
 """
 
+__all__ = ["Layer", "Layers", "Mlp", "check", "layer_norm"]
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """The condition of the networks of points, series and sets: times, a class and a vector, as one embedding."""
 
+__all__ = ["ConditionEmbedding", "check_example", "check_fields"]
+
 from collections.abc import Mapping
 from typing import Any
 

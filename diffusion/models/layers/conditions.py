@@ -17,6 +17,8 @@ Layer masks (`models.layers.layer_masks`) stand in the same dict. The example is
 that guidance concatenates conditions with one `jax.tree.map`; a network refuses an entry that it does not know.
 """
 
+__all__ = ["TextInputs", "check_label", "check_vector", "entries", "with_strength"]
+
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """Convolutional layers that the U-Nets and autoencoders of the field share: channels last, as everything here."""
 
+__all__ = ["GroupNorm", "ResnetBlock", "conv", "upsample"]
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

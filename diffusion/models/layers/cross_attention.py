@@ -1,5 +1,7 @@
 """Attention of tokens to themselves or to a context, with projections as most published checkpoints have them."""
 
+__all__ = ["CrossAttention"]
+
 import flax.linen as nn
 import jax
 

@@ -1,5 +1,7 @@
 """Embeddings of a transformer's other inputs: the time, the class label, the position of a token."""
 
+__all__ = ["LabelEmbedding", "TimestepEmbedding", "rope_angles", "rotate", "sincos_positions", "sinusoid"]
+
 import math
 
 import flax.linen as nn

@@ -1,5 +1,7 @@
 """Self-attention of the pixels of an image, as the U-Nets have it beside their residual blocks."""
 
+__all__ = ["ImageAttention"]
+
 import flax.linen as nn
 import jax
 

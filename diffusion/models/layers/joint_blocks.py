@@ -1,5 +1,7 @@
 """Transformer layers in which picture and text are streams of their own that meet in attention: SD3's and Flux's."""
 
+__all__ = ["Conditioning", "JointBlock", "Projections", "SingleBlock", "Stream", "VectorEmbedding", "modulated"]
+
 from typing import Any
 
 import flax.linen as nn

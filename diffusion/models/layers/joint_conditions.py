@@ -1,5 +1,7 @@
 """Checks of the conditions of SD3's and Flux's transformers, and their layout for the scan over layers."""
 
+__all__ = ["check_extra", "check_residuals", "check_text", "stacked_pairs"]
+
 from typing import Any
 
 import jax

@@ -15,6 +15,8 @@ do nothing: `{"label": labels, "skip": layer_masks.mask(B, L, ())}`. Without mas
 without them.
 """
 
+__all__ = ["mask", "parted"]
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

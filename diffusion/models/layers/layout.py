@@ -15,6 +15,8 @@ The axis tensor is that of Shoeybi et al. 2019, "Megatron-LM", section 3; sequen
 "DeepSpeed Ulysses": an all-to-all before attention and one after.
 """
 
+__all__ = ["MeshError", "is_split", "over", "split"]
+
 import contextlib
 import contextvars
 import math

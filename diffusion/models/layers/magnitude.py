@@ -5,6 +5,8 @@ with learned scales. Equation numbers are those of Karras et al. 2024, "Analyzin
 of Diffusion Models".
 """
 
+__all__ = ["MPConv", "MPFourier", "forced", "forcing", "mp_cat", "mp_silu", "mp_sum", "unit"]
+
 import math
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Stacks of equal layers as one scan, compiled once whatever their number, and what their backward pass keeps."""
 
+__all__ = ["scanned", "turn"]
+
 from typing import Any
 
 import flax.linen as nn

@@ -4,6 +4,8 @@ The class is one of `num_classes`, or label `num_classes`, the null class, which
 time, as in EDM, so that label dropout and classifier-free guidance need no row in a published table.
 """
 
+__all__ = ["checked", "class_rows", "with_residuals"]
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

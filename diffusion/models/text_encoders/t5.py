@@ -9,6 +9,8 @@
 Tokens are the second axis, features the last.
 """
 
+__all__ = ["Attention", "Layer", "Mlp", "RmsNorm", "T5Encoder", "buckets"]
+
 import math
 
 import flax.linen as nn

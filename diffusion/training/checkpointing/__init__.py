@@ -1,1 +1,12 @@
 """Checkpoints: atomic, asynchronous, verified by checksums, validated before they are read."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.training.checkpointing import checkpoints, checksums, validation
+
+__all__ = ["checkpoints", "checksums", "validation"]
+
+public.declare(__name__)

@@ -4,6 +4,23 @@ A checkpoint has four Orbax items, so that sampling needs no optimizer: `params`
 of the state) and `about` (JSON: the step, the data position, shape, type and checksum of every leaf).
 """
 
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "DamagedCheckpoint",
+    "MismatchedCheckpoint",
+    "UnreadableCheckpoint",
+    "folder",
+    "latest",
+    "load_ema",
+    "load_params",
+    "loud",
+    "read_about",
+    "restore",
+    "restore_latest",
+    "steps",
+]
+
 import contextlib
 import hashlib
 import json

@@ -4,6 +4,8 @@ Orbax restores a file with a flipped bit without a word, so a checkpoint carries
 of hashes of (position, value): every process adds up those of its own shards, and no array is ever gathered.
 """
 
+__all__ = ["checksum", "checksums", "mix"]
+
 from typing import Any
 
 import jax

@@ -1,1 +1,30 @@
 """What keeps a run alive: its processes, its signals, its compilations."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.training.runtime import (
+        accelerators,
+        agreement,
+        compilation_cache,
+        huge_pages,
+        preemption,
+        process_memory,
+        progress,
+        recompilation,
+    )
+
+__all__ = [
+    "accelerators",
+    "agreement",
+    "compilation_cache",
+    "huge_pages",
+    "preemption",
+    "process_memory",
+    "progress",
+    "recompilation",
+]
+
+public.declare(__name__)

@@ -1,5 +1,7 @@
 """An accelerator of this machine that JAX cannot use as it is installed; nothing here imports JAX."""
 
+__all__ = ["advice"]
+
 import importlib.util
 import os
 import pathlib

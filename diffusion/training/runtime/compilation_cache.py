@@ -1,5 +1,7 @@
 """JAX's persistent compilation cache, where no one else can write to it."""
 
+__all__ = ["enable"]
+
 import contextlib
 import grp
 import os

@@ -1,5 +1,7 @@
 """The memory that a run holds: how much it is, and how to give back what is no longer used."""
 
+__all__ = ["of_machine", "release", "used"]
+
 import ctypes
 import gc
 import os

@@ -4,6 +4,8 @@ Work of one kind (a step, an evaluation, a save) may compile the first time that
 is a recompilation: a shape, a type or a sharding has changed, or a function is made anew at each call.
 """
 
+__all__ = ["RecompilationWarning", "Watch"]
+
 import contextlib
 import warnings
 from collections.abc import Iterator

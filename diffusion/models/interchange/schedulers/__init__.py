@@ -25,6 +25,7 @@ One scheduler is ours, with no counterpart in diffusers: OURS, of few-step stude
 `diffusion.experiments.text.model`.
 """
 
+from diffusion import public
 from diffusion.models.interchange.schedulers.process import (
     ONLY,
     OPTIONS,
@@ -39,3 +40,5 @@ from diffusion.models.interchange.schedulers.trajectories import Trajectory, tra
 
 __all__ = ["ONLY", "OPTIONS", "OURS", "PREDICTIONS", "SOLVERS", "WITHOUT_EFFECT", "Process", "Trajectory", "read",
            "trajectory"]  # fmt: skip
+
+public.declare(__name__)

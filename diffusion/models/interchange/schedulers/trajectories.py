@@ -1,5 +1,7 @@
 """A solver by name for a process, and its steps."""
 
+__all__ = ["Trajectory", "trajectory"]
+
 import math
 from typing import Any, NamedTuple
 
