@@ -21,7 +21,8 @@ IMPURE = (
 def _names():
     """The library's modules; the commands are programs, some with requirements of their own."""
     names = [module.name for module in pkgutil.walk_packages(diffusion.__path__, "diffusion.")]
-    return [name for name in names if not name.startswith(("diffusion.experiments", "diffusion.launch"))]
+    commands = ("diffusion.experiments", "diffusion.launch", "diffusion.configs")
+    return [name for name in names if not name.startswith(commands)]
 
 
 MATHEMATICS = ["diffusion", *(name for name in _names() if not name.startswith(IMPURE))]
