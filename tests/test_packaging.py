@@ -147,6 +147,7 @@ def test_public_names_are_listed_once_exist_and_say_what_they_are(name):
 def test_the_version_is_that_of_the_package_and_has_its_entry_in_the_changelog():
     assert "version" in PROJECT["dynamic"] and re.fullmatch(r"\d+\.\d+\.\d+", diffusion.__version__)
     assert f"## {diffusion.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {diffusion.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.slow
@@ -161,13 +162,16 @@ def test_pyright_finds_nothing():
     assert done.returncode == 0, done.stdout
 
 
+SOURCES = ("pyproject.toml", "README.md", "LICENSE")  # of the wheel, beside the package
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """Our wheel, built from a copy, for a build leaves files behind, and takes what an earlier one left."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     shutil.copytree(ROOT / "diffusion", source / "diffusion", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in SOURCES:
         shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     subprocess.run(build, check=True, capture_output=True, text=True)
