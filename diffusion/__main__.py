@@ -36,7 +36,18 @@ def main() -> int | None:
         print(f"error: there is no command {name!r}. {hint}`diffusion --help` lists them.", file=sys.stderr)
         return 2
     sys.argv[1:] = words[len(name.split()) :]
-    runpy.run_module(commands.module(name), run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(commands.module(name), run_name="__main__", alter_sys=True)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == commands.PROGRAM:
+            raise
+        extra = "playground" if name == "playground" else "train"
+        print(
+            f"error: diffusion {name} needs {error.name}, which is not installed here: "
+            f"pip install 'jax-diffusion[{extra}]'",
+            file=sys.stderr,
+        )
+        return 1
     return None
 
 

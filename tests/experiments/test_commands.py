@@ -57,6 +57,14 @@ def test_an_unknown_command_is_answered_with_the_nearest(words, nearest):
     assert done.returncode == 2 and f"Did you mean {nearest}?" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_without_the_extra_that_commands_need_its_installation_is_the_answer():
+    code = "import runpy, sys\nsys.modules['absl'] = None\nsys.argv = ['diffusion', 'train', '--help']\n"
+    code += "runpy.run_module('diffusion', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    said = "error: diffusion train needs absl, which is not installed here: pip install 'jax-diffusion[train]'\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
 def test_a_command_line_is_known_in_every_spelling():
     words = ["--workdir=runs/a b"]
     for spelling in (

@@ -216,7 +216,8 @@ def _parse_and_extend(argv: list[str]) -> list[str]:
     else:
         remaining = _parse(argv)
         huge_pages.start_anew()
-    extend_by_project()
+    if listed := extend_by_project():
+        print(f"extended by {', '.join(listed)}, which pyproject.toml lists", file=sys.stderr)
     for name in flags.FLAGS["extend"].value if "extend" in flags.FLAGS else ():
         extend(name)
     return remaining

@@ -65,15 +65,18 @@ def extend(name: str) -> None:
         extended.append(name)
 
 
-def extend_by_project() -> None:
+def extend_by_project() -> list[str]:
     """Runs what the project file of the current folder lists, if there is one that does.
+
+    Returns:
+        What it lists.
 
     Raises:
         ConfigError: as `extend`; and where the file cannot be read.
     """
     path = pathlib.Path(PROJECT)
     if not path.is_file():
-        return
+        return []
     try:
         listed = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("diffusion", {}).get("extend", [])
     except (OSError, ValueError) as error:
@@ -82,6 +85,7 @@ def extend_by_project() -> None:
         raise ConfigError(f"{path.absolute()}: tool.diffusion.extend = {listed!r}. Valid: a list of names. {VALID}")
     for name in listed:
         _load(name, f"{PROJECT}, tool.diffusion.extend, {name}")
+    return listed
 
 
 def _load(name: str, where: str) -> None:

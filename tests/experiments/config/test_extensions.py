@@ -84,7 +84,7 @@ def test_an_installed_plugin_that_nobody_lists_is_not_run():
 def test_the_project_file_of_the_current_folder_lists_code_that_printed_commands_need_not_name():
     package("paper_d")
     pathlib.Path("pyproject.toml").write_text('[tool.diffusion]\nextend = ["paper_d.register"]\n')
-    extensions.extend_by_project()
+    assert extensions.extend_by_project() == ["paper_d.register"]
     assert "paper_d_schedule" in names.SCHEDULES
     assert extensions.printed("sample") == "diffusion sample"
 
@@ -93,8 +93,7 @@ def test_the_project_file_of_the_current_folder_lists_code_that_printed_commands
 def test_a_project_file_that_lists_nothing_runs_nothing(text):
     before = {*extensions.loaded}
     pathlib.Path("pyproject.toml").write_text(text)
-    extensions.extend_by_project()
-    assert {*extensions.loaded} == before
+    assert extensions.extend_by_project() == [] and {*extensions.loaded} == before
 
 
 @pytest.mark.parametrize(
