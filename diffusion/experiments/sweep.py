@@ -20,7 +20,7 @@ from absl import flags
 from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("sweep", None, "file of the sweep, with its preset, e.g. configs/sweeps/digits_weightings.py")
+    flags.DEFINE_string("sweep", None, "sweep with its preset, or a file of your own: digits_weightings, mine.py")
     flags.DEFINE_string("workdir", None, "folder of the sweep, made if missing; runs/NAME by default")
     flags.DEFINE_integer("jobs", None, "runs side by side; by default one for each GPU, or one")
     flags.DEFINE_list("devices", None, "GPUs to deal out to them, e.g. 0,1,2,3; by default all; 0,0 shares one")

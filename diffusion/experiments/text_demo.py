@@ -65,7 +65,7 @@ def run(
     """Runs all stages that are not finished.
 
     Args:
-        config: of `configs/text/shapes.py` and its like.
+        config: of the recipe `text/shapes` and its like.
         folder: of all that is made.
         command: how a user goes on, for messages.
         until: the last training, in `STAGES`.
@@ -141,7 +141,7 @@ def check(config: Mapping) -> None:
             raise unknown("config", name, FIELDS, "field")
     for name in FIELDS:
         if name not in config:
-            raise ConfigError(f"config.{name} is missing. Start from configs/text/shapes.py.")
+            raise ConfigError(f"config.{name} is missing. Start from the recipe text/shapes.")
     if config["measured"] < 1:
         raise ConfigError(f"config.measured = {config['measured']}. Valid: at least 1 picture.")
     with tempfile.TemporaryDirectory() as folder:  # what is misspelt shows before an hour of training

@@ -78,7 +78,7 @@ class Results(NamedTuple):
 
     Attributes:
         name: of the sweep.
-        file: the sweep file, with its preset, e.g. "configs/sweeps/digits_weightings.py:tiny".
+        file: the sweep file, with its preset, e.g. "digits_weightings:tiny".
         fields: that vary, dotted, in the order in which the runs set them; without the seeds.
         seeds: the fields that vary and that are averaged over, e.g. ["seed"].
         runs: in the sweep's order.
