@@ -1,4 +1,4 @@
-"""Pages of the documentation site that no file in docs/ holds: README.md as the front page, and the API.
+"""Pages of the documentation site that no .md file in docs/ holds: the front page, the course's notebooks, and the API.
 
     make site
 
@@ -7,6 +7,7 @@ module (`tools.docs.public_names`) from their docstrings; pages are grouped as t
 them, and the first lists all names, each with its sentence.
 """
 
+import json
 import pathlib
 import posixpath
 import re
@@ -18,7 +19,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from tools.docs import public_names
+from tools.docs import course, public_names
 from tools.docs.public_names import Name
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -27,6 +28,7 @@ ROW = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \|", re.MULTILINE)  # of the module t
 SECTION = re.compile("(Args|Attributes|Returns|Raises|Yields):")
 CALL = re.compile(r"(\])(?=[(\[])")
 REST = "further modules"  # that the README does not name
+COURSE = "Learn"  # the heading in the navigation
 
 
 class Group(NamedTuple):
@@ -127,6 +129,8 @@ def inward(markdown: str, path: str) -> str:
     def moved(target):
         address, mark, anchor = target.partition("#")
         place = posixpath.normpath(posixpath.join("docs", folder, address))
+        if place.startswith("docs/learn/") and place.endswith(".ipynb"):
+            return target.replace(".ipynb", ".md")
         if place == "README.md":
             return posixpath.relpath("index.md", folder or ".") + mark + anchor
         return target if place.startswith("docs/") else None
@@ -147,8 +151,19 @@ def _relinked(markdown: str, moved: Callable[[str], str | None]) -> str:
     return "".join(part if part.startswith("```") else LINK.sub(mended, part) for part in parts)
 
 
+def notebooks() -> dict[str, dict]:
+    """The executed notebooks of the course, by the paths of their pages."""
+    return {
+        f"learn/{path.stem}.md": json.loads(path.read_text()) for path in sorted((ROOT / "docs/learn").glob("*.ipynb"))
+    }
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Adds the pages of the API to the navigation."""
+    """Adds the notebooks of the course and the pages of the API to the navigation."""
+    lessons: list = [{course.title(notebook): path} for path, notebook in notebooks().items()]
+    for entry in config.nav or []:
+        if COURSE in entry:
+            entry[COURSE] = [*entry[COURSE], *lessons]
     public = public_names.public_names()
     entries: list[dict] = [{"Public names": "api/index.md"}]
     for group in groups((ROOT / "README.md").read_text(), public):
@@ -159,12 +174,19 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the front page and the pages of the API."""
+    """Adds the front page, the notebooks of the course and the pages of the API."""
     readme = (ROOT / "README.md").read_text()
     public = public_names.public_names()
     grouped = groups(readme, public)
-    made = {"index.md": front(readme), "api/index.md": index(grouped, public, public_names.module_sentences())}
+    made: dict[str, str | bytes] = {
+        "index.md": front(readme),
+        "api/index.md": index(grouped, public, public_names.module_sentences()),
+    }
     made |= {place(module): page(module, public[module]) for group in grouped for module in group.modules}
+    for path, notebook in notebooks().items():
+        shown = course.page(notebook, pathlib.PurePath(path).stem)
+        made[path] = shown.markdown
+        made |= {f"learn/{name}": png for name, png in shown.pictures.items()}
     for path, content in made.items():
         files.append(File.generated(config, path, content=content))
     return files

@@ -1,0 +1,163 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+# ---
+
+# %% [markdown]
+# # 1. The forward process
+#
+# A diffusion model learns to undo noise. So we first say how noise is added. There is one line for it, and every
+# Gaussian process of the field is that line with its own two functions of time:
+#
+# ```
+# x_t = alpha(t) x_0 + sigma(t) eps,    eps ~ N(0, I),    t from 0 (data) to 1 (noise)
+# ```
+#
+# In this notebook you see what alpha and sigma do to a distribution, why only their ratio matters, and where the
+# familiar chain of many small steps has gone.
+
+# %%
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from exact_mixture import TWO_MODES
+
+from diffusion import schedules
+
+plt.style.use("course.mplstyle")
+
+# %% [markdown]
+# ## Three schedules
+#
+# A schedule is a value that holds alpha and sigma:
+# [`schedules.NoiseSchedule`](../../diffusion/schedules/noise_schedule.py). Here are three that papers use.
+#
+# - [`schedules.cosine`](../../diffusion/schedules/cosine.py): alpha^2 + sigma^2 = 1, so that data of variance one keeps it.
+# - [`schedules.rectified_flow`](../../diffusion/schedules/flow.py): a straight line, alpha = 1 - t and sigma = t.
+# - [`schedules.edm`](../../diffusion/schedules/variance_exploding.py): alpha = 1, and sigma grows to 80.
+
+# %%
+named = {"cosine": schedules.cosine(), "rectified_flow": schedules.rectified_flow(), "edm": schedules.edm()}
+t = jnp.linspace(0.001, 0.999, 400)
+figure, panels = plt.subplots(1, 3)
+for name, schedule in named.items():
+    panels[0].plot(t, schedule.alpha(t), label=name)
+    panels[1].plot(t, schedule.sigma(t), label=name)
+    panels[2].plot(t, schedule.log_snr(t), label=name)
+panels[0].set(xlabel="t", ylabel="alpha", title="what is left of the data")
+panels[1].set(xlabel="t", ylabel="sigma", yscale="log", ylim=(3e-3, 100), title="how much noise there is")
+panels[2].set(xlabel="t", ylabel="log(alpha² / sigma²)", ylim=(-12, 12), title="log signal-to-noise ratio")
+panels[0].legend()
+plt.show()
+
+# %% [markdown]
+# ## The distribution at time t
+#
+# Take data whose distribution we know: two bumps on a line. Given which bump x_0 comes from, x_0 is Gaussian, and a sum
+# of independent Gaussians is Gaussian. Means add, and variances add:
+#
+# ```
+# x_0 ~ N(mu, s^2)    =>    x_t ~ N(alpha mu, alpha^2 s^2 + sigma^2)
+# ```
+#
+# So p_t is again a mixture of two Gaussians: the means move towards 0 by alpha, the bumps grow by sigma. (The class
+# `Mixture` in `exact_mixture.py`, beside this notebook, is those two lines.) We draw x_t by the line above and compare.
+
+# %% tags=["picture"]
+schedule = schedules.rectified_flow()
+keys = jax.random.split(jax.random.key(0), 2)
+x_0 = TWO_MODES.sample(keys[0], 50_000)
+eps = jax.random.normal(keys[1], x_0.shape)
+line = jnp.linspace(-3.5, 3.5, 300)[:, None]
+figure, panels = plt.subplots(1, 4, sharey=True)
+for panel, time in zip(panels, (0.0, 0.3, 0.6, 1.0)):
+    x_t = schedule.alpha(time) * x_0 + schedule.sigma(time) * eps
+    exact = jnp.exp(TWO_MODES.log_density(line, schedule.alpha(time), schedule.sigma(time)))
+    panel.hist(x_t[:, 0], 80, density=True, alpha=0.35, label="drawn")
+    panel.plot(line, exact, color="C1", label="exact p_t")
+    panel.set(title=f"t = {time}", xlabel="x_t", xlim=(-3.5, 3.5))
+panels[0].set_ylabel("density")
+panels[3].legend(loc="upper right")
+plt.show()
+
+# %%
+for time in (0.0, 0.3, 0.6, 1.0):
+    alpha = schedule.alpha(time)
+    sigma = schedule.sigma(time)
+    drawn = (alpha * x_0 + sigma * eps).var()
+    exact = alpha**2 * x_0.var() + sigma**2
+    print(f"t = {time}: variance drawn {drawn:.3f}, alpha² Var(x_0) + sigma² = {exact:.3f}")
+    assert abs(drawn - exact) < 0.02
+
+# %% [markdown]
+# At t = 1 nothing is left of the data under rectified flow: alpha = 0, and p_1 is N(0, 1) exactly. That is where sampling
+# starts, since we can draw from N(0, 1) without knowing the data.
+#
+# ## Where is the Markov chain?
+#
+# DDPM writes the process as a thousand small steps, x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) eps_i. Put one step
+# into the next. The factors of x_0 multiply. Each step also shrinks the noise that is there and adds its own:
+#
+# ```
+# alpha_i   = alpha_{i-1} sqrt(1 - beta_i)                 =>    alpha_i^2 = prod_j (1 - beta_j)
+# sigma_i^2 = (1 - beta_i) sigma_{i-1}^2 + beta_i          =>    sigma_i^2 = 1 - alpha_i^2
+# ```
+#
+# The second follows by induction: if sigma_{i-1}^2 = 1 - alpha_{i-1}^2, then (1 - beta)(1 - alpha^2) + beta = 1 - (1 - beta)
+# alpha^2. The chain of a thousand steps is thus one jump of the line at the top, which
+# [`schedules.from_betas`](../../diffusion/schedules/discrete.py) makes of the betas. We walk the chain and jump.
+
+# %%
+betas = np.linspace(1e-4, 0.02, 1000)
+ddpm = schedules.from_betas(betas)
+
+
+def one_step(x, step):
+    beta, key = step
+    return jnp.sqrt(1 - beta) * x + jnp.sqrt(beta) * jax.random.normal(key, x.shape), None
+
+
+steps = 400
+x_chain, _ = jax.lax.scan(one_step, x_0, (jnp.asarray(betas[:steps]), jax.random.split(jax.random.key(1), steps)))
+time = steps / 1000  # step i of T is at t = i / T
+x_jump = ddpm.alpha(time) * x_0 + ddpm.sigma(time) * eps
+levels = jnp.linspace(0.01, 0.99, 99)
+gap = jnp.abs(jnp.quantile(x_chain, levels) - jnp.quantile(x_jump, levels)).max()
+print(f"400 steps against one jump: the 1 % to 99 % quantiles differ by at most {gap:.3f}")
+assert gap < 0.04
+
+# %% [markdown]
+# ## Only the ratio matters
+#
+# Two schedules with the same alpha / sigma at some times show the network the same picture up to a factor:
+#
+# ```
+# x_t / alpha = x_0 + (sigma / alpha) eps
+# ```
+#
+# So a schedule is a clock: it says when which noise level comes. At each t of `cosine` we look up the t at which `edm`
+# has the same log-SNR, by [`schedules.NoiseSchedule`](../../diffusion/schedules/noise_schedule.py)'s `inverse_log_snr`, and
+# compare x_t / alpha.
+
+# %%
+cosine, edm = named["cosine"], named["edm"]
+for time in (0.2, 0.5, 0.8):
+    same = edm.inverse_log_snr(cosine.log_snr(jnp.asarray(time)))
+    a = (cosine.alpha(time) * x_0 + cosine.sigma(time) * eps) / cosine.alpha(time)
+    b = (edm.alpha(same) * x_0 + edm.sigma(same) * eps) / edm.alpha(same)
+    print(f"cosine at t = {time} is edm at t = {float(same):.4f}; largest difference {float(jnp.abs(a - b).max()):.1e}")
+    assert jnp.allclose(a, b, atol=1e-3)
+
+# %% [markdown]
+# ## What you take with you
+#
+# - A Gaussian process is alpha(t) and sigma(t). To train, one draws x_t in one line, at any t.
+# - p_t goes from the data to a Gaussian that we can draw from.
+# - Different names for processes (VP, VE, flow matching) are different clocks on the same noise levels, and a factor.
+#
+# **Try it**: write a schedule of your own by [`schedules.from_alpha_sigma`](../../diffusion/schedules/coefficients.py) and repeat
+# the histogram. All schedules of the library are in [schedules](../schedules.md).
+#
+# Next: [2. What the network predicts](02_predictions.ipynb)

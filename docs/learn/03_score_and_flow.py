@@ -1,0 +1,157 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+# ---
+
+
+# %% [markdown]
+# # 3. Score and flow
+#
+# The denoiser of the last notebook answers: which noise is in x_t? Here it turns out to be the gradient of log p_t, the
+# score. The score gives an ordinary differential equation that carries noise to data, and a family of stochastic ones.
+# All of them have the same distribution at each time. We check each statement against the exact mixture.
+
+# %%
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+from exact_mixture import THREE_CLUSTERS as DATA
+
+from diffusion import likelihood, ode, samplers, schedules, timesteps
+
+plt.style.use("course.mplstyle")
+schedule = schedules.rectified_flow()
+denoise = DATA.denoiser(schedule)
+
+# %% [markdown]
+# ## The score is the noise, up to a factor
+#
+# Given x_0, x_t is Gaussian with mean alpha x_0, so that grad log p(x_t | x_0) = -(x_t - alpha x_0) / sigma^2 = -eps / sigma.
+# The density of x_t is the mean over x_0. Differentiate under the integral and divide by p_t:
+#
+# ```
+# grad p_t(x) = E_{x_0}[ p(x | x_0) grad log p(x | x_0) ]
+# grad log p_t(x) = E[ grad log p(x | x_0) | x_t = x ] = -E[eps | x_t = x] / sigma
+# ```
+#
+# This is Tweedie's formula. So a network that was trained to find noise knows the score:
+# [`parameterizations.score`](../../diffusion/parameterizations.py). We compare -E[eps | x] / sigma with the gradient of
+# the log-density, by automatic differentiation.
+
+# %%
+x = 1.5 * jax.random.normal(jax.random.key(0), (500, 2))
+for time in (0.2, 0.5, 0.8):
+    alpha, sigma = schedule.alpha(time), schedule.sigma(time)
+    differentiated = jax.grad(lambda x, a=alpha, s=sigma: DATA.log_density(x, a, s).sum())(x)
+    from_noise = -denoise(x, time).eps / sigma
+    gap = float(jnp.abs(differentiated - from_noise).max())
+    print(f"t = {time}: largest difference {gap:.1e}")
+    assert gap < 1e-3
+
+# %% [markdown]
+# ## The flow
+#
+# Hold (x_0, eps) fixed and let t run: x_t moves with velocity alpha' x_0 + sigma' eps. At a point x many such lines cross.
+# Their mean velocity,
+#
+# ```
+# u(x, t) = alpha' E[x_0 | x] + sigma' E[eps | x],
+# ```
+#
+# carries the same amount of mass across every surface as the lines do, and so dx/dt = u has the same p_t (the continuity
+# equation holds for the mean because it is linear in the flux). This is the **probability flow**,
+# [`probability_flow.velocity`](../../diffusion/probability_flow.py) (in another clock). In the language of stochastic
+# equations, with drift f and diffusion g of the process, it reads u = f x - g^2/2 grad log p_t. We check that the two are
+# one.
+
+# %%
+derivative = lambda coefficient, time: jax.grad(coefficient)(jnp.asarray(time))
+for time in (0.2, 0.5, 0.8):
+    x0, eps = denoise(x, time)[:2]
+    u = derivative(schedule.alpha, time) * x0 + derivative(schedule.sigma, time) * eps
+    score = -eps / schedule.sigma(time)
+    other = schedule.drift(time) * x - schedule.diffusion(time) ** 2 / 2 * score
+    print(f"t = {time}: largest difference {float(jnp.abs(u - other).max()):.1e}")
+    assert jnp.allclose(u, other, atol=1e-3)
+
+# %% [markdown]
+# ## Many roads, one distribution
+#
+# Noise may be added along the way if the score pushes back: for every h >= 0,
+#
+# ```
+# dx = (f x - (g^2 + h^2)/2 grad log p_t) dt + h dw      (backwards in time)
+# ```
+#
+# has the same p_t, since the Laplacian that the noise adds is what the extra score takes away. h = 0 is the flow
+# ([`samplers.heun`](../../diffusion/samplers/runge_kutta.py) solves it), h = g the reverse process of Anderson (1982)
+# ([`samplers.euler_maruyama`](../../diffusion/samplers/stochastic_interpolant.py)). We follow both from the same noise.
+
+# %% tags=["picture"]
+keys = jax.random.split(jax.random.key(1), 3000)
+noise = samplers.prior(schedule, keys, (2,))
+plan = timesteps.plan(timesteps.uniform(schedule, steps=200))
+ways = {
+    "the flow": samplers.sample_trajectory(samplers.heun(), denoise, schedule, noise, plan, keys),
+    "with noise": samplers.sample_trajectory(samplers.euler_maruyama(), denoise, schedule, noise, plan, keys),
+}
+SHOWN = 4
+figure, panels = plt.subplots(1, 3, figsize=(7.5, 3.0))
+grid = jnp.stack(jnp.meshgrid(jnp.linspace(-3, 3, 80), jnp.linspace(-2.5, 3, 80)), axis=-1)
+density = jnp.exp(DATA.log_density(grid.reshape(-1, 2))).reshape(80, 80)
+for panel, (name, (end, trajectory)) in zip(panels, ways.items()):
+    panel.contour(grid[..., 0], grid[..., 1], density, levels=5, colors="C5", linewidths=0.6)
+    panel.plot(*trajectory.x[:, :SHOWN].transpose(2, 0, 1), linewidth=0.7)
+    panel.scatter(*noise[:SHOWN].T, s=14, color="white", edgecolors="k", zorder=3)
+    panel.scatter(*end[:SHOWN].T, s=14, color="C3", zorder=3)
+    panel.set(title=f"{name}: {SHOWN} of 3,000", xlabel="first axis", ylabel="second axis")
+fresh = DATA.sample(jax.random.key(2), 3000)
+bins = jnp.linspace(-2.5, 2.5, 50)
+panels[2].hist(fresh[:, 0], bins, density=True, alpha=0.3, color="C5", label="data")
+for name, (end, _) in ways.items():
+    panels[2].hist(end[:, 0], bins, density=True, histtype="step", label=name)
+panels[2].set(title="where they end", xlabel="first axis", ylabel="density")
+panels[2].legend(loc="upper left")
+plt.show()
+
+# %%
+levels = jnp.linspace(0.02, 0.98, 49)
+gap = lambda a, b: float(jnp.abs(jnp.quantile(a, levels, axis=0) - jnp.quantile(b, levels, axis=0)).mean())
+floor = gap(fresh, DATA.sample(jax.random.key(3), 3000))
+print(f"mean distance of quantiles: two sets of data {floor:.3f}")
+for name, (end, _) in ways.items():
+    print(f"{name}: {gap(end, fresh):.3f}")
+    assert gap(end, fresh) < 4 * floor + 0.01
+
+# %% [markdown]
+# ## The flow knows the density
+#
+# A flow that carries p_1 to p_0 changes the density by how much it squeezes:
+#
+# ```
+# d/dt log p_t(x(t)) = -div u     =>     log p_0(x(0)) = log p_1(x(1)) + integral_0^1 div u dt
+# ```
+#
+# (Write the continuity equation dp/dt + div(p u) = 0 and follow a moving point.) So a trained diffusion model has a
+# likelihood, [`likelihood.log_likelihood`](../../diffusion/likelihood.py). Here the answer is known.
+
+# %%
+points = DATA.sample(jax.random.key(4), 200)
+solver = ode.runge_kutta(likelihood.times(schedule, 60, t_start=1e-4))
+found = likelihood.log_likelihood(denoise, schedule, points, solver, likelihood.exact()).log_density
+right = DATA.log_density(points)
+print(f"mean log-density: by the flow {found.mean():.4f}, exact {right.mean():.4f}")
+print(f"largest difference over 200 points: {float(jnp.abs(found - right).max()):.4f}")
+assert jnp.abs(found - right).max() < 0.02
+
+# %% [markdown]
+# ## What you take with you
+#
+# - Denoiser, score and velocity are one function with different factors.
+# - To sample is to solve an equation from t = 1 to t = 0. The next notebook does it with as few steps as possible.
+# - `probability_flow` integrates in the angle atan2(sigma, alpha), where neither end is singular.
+#
+# **Try it**: replace `rectified_flow` by `cosine`. The paths change, the histogram does not.
+#
+# Next: [4. Samplers as solvers](04_samplers_as_solvers.ipynb)

@@ -1,0 +1,158 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+# ---
+
+
+# %% [markdown]
+# # 5. Guidance, and how it fries
+#
+# A conditional model samples p(x | c). Guidance asks for more of c than the data have: samples look clearer and more
+# alike, and at high scales they burn. On an exact mixture you see what guidance promises, what it does instead, and what
+# the repairs repair.
+
+# %%
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+from exact_mixture import mixture
+
+from diffusion import guidance, samplers, schedules, timesteps
+
+plt.style.use("course.mplstyle")
+schedule = schedules.rectified_flow()
+
+# %% [markdown]
+# ## The formula
+#
+# By Bayes, log p(c | x) = log p(x | c) - log p(x) + const. To weigh the classifier w - 1 times more than the data do, take
+#
+# ```
+# p_w(x)  ~  p(x | c) p(c | x)^(w - 1)
+# score_w =  score(x | c) + (w - 1) (score(x | c) - score(x))
+# ```
+#
+# The score is -eps / sigma ([notebook 3](03_score_and_flow.ipynb)), so the same line holds for eps and for x0. It needs no
+# classifier: [`guidance.classifier_free`](../../diffusion/guidance/classifier_free.py). In the library a guidance turns two
+# denoisers into one, and no sampler knows of it. At w = 1 it is exactly the conditional denoiser.
+#
+# Our data: two classes on a line. Class c has its bumps at 0.6 and 1.6; the other one is at -0.4 and -1.4.
+
+# %%
+ours = mixture([0.5, 0.5], [[0.6], [1.6]], [0.35, 0.35])
+both = mixture([0.25] * 4, [[0.6], [1.6], [-0.4], [-1.4]], [0.35] * 4)
+branches = guidance.separately(ours.denoiser(schedule), both.denoiser(schedule))
+keys = jax.random.split(jax.random.key(0), 8000)
+noise = samplers.prior(schedule, keys, (1,))
+plan = timesteps.plan(timesteps.uniform(schedule, steps=60))
+draw = lambda denoise: samplers.sample(samplers.heun(), denoise, schedule, noise, plan, keys)
+line = jnp.linspace(-2.5, 6, 400)[:, None]
+
+# %% tags=["picture"]
+scales = (1.0, 2.0, 4.0, 8.0)
+samples = {w: draw(guidance.classifier_free(branches, w)) for w in scales}
+figure, panels = plt.subplots(1, 4, sharey=True)
+step = float(line[1, 0] - line[0, 0])
+for panel, w in zip(panels, scales):
+    tilted = jnp.exp(w * ours.log_density(line) + (1 - w) * both.log_density(line))
+    tilted /= tilted.sum() * step
+    panel.fill_between(line[:, 0], jnp.exp(both.log_density(line)), color="C5", alpha=0.2, label="all data")
+    panel.hist(samples[w][:, 0], jnp.linspace(-2.5, 6, 90), density=True, alpha=0.5, color="C0", label="guided samples")
+    panel.plot(line[:, 0], tilted, color="C1", label="what p_w promises")
+    panel.set(title=f"w = {w:g}", xlabel="x", xlim=(-2.2, 5))
+panels[0].set_ylabel("density")
+panels[3].legend(loc="upper right", fontsize=7.5)
+plt.show()
+
+# %%
+for w in scales:
+    x = samples[w]
+    print(
+        f"w = {w:g}: mean {float(x.mean()):.2f}, standard deviation {float(x.std()):.2f}, beyond all data (x > 2.8): {float((x > 2.8).mean()):.1%}"
+    )
+assert abs(samples[1.0].mean() - 1.1) < 0.05
+assert samples[8.0].mean() > samples[1.0].mean() + 0.5 and samples[8.0].std() < samples[1.0].std()
+
+# %% [markdown]
+# Three things to see.
+#
+# 1. At w = 1 blue is the class itself.
+# 2. p_w, in orange, keeps both bumps of the class and only cuts the side towards the other class. The samples do not: the
+#    bump at 0.6, which is nearer to the other class, is empty at w = 4. That is the loss of diversity.
+# 3. The rest becomes narrow and moves outwards. At w = 8 it sits where there are hardly any data. In pictures that is
+#    saturated colour and hard contrast: burned.
+#
+# ## Why p_w is not what comes out
+#
+# The score of p_w at t = 0 is the formula. But at t > 0 the formula uses the scores of p_t(x | c) and p_t(x), each noised
+# on its own, and noising does not commute with taking powers: (p_t)^w is not (p^w)_t. So the guided flow is not the flow of
+# any noised p_w. Where the two noised densities hardly overlap with where x_t is, their difference is large, and it is
+# multiplied by w - 1. We measure the push (w - 1) |x0_c - x0_u| along the guided paths.
+
+# %%
+figure, panels = plt.subplots(1, 2)
+for w in (2.0, 4.0, 8.0):
+    guided = guidance.classifier_free(branches, w)
+    _, way = samplers.sample_trajectory(samplers.heun(), guided, schedule, noise[:500], plan, keys[:500])
+    push = []
+    for i in range(len(plan.t)):
+        conditional, unconditional = branches(way.x[i], plan.t[i])
+        push.append((w - 1) * jnp.abs(conditional.x0 - unconditional.x0).mean())
+    panels[0].plot(plan.t, jnp.array(push), label=f"w = {w:g}")
+    panels[1].plot(plan.t, jnp.abs(way.x0[..., 0]).max(axis=1), label=f"w = {w:g}")
+panels[0].set(xlabel="t  (sampling goes from 1 to 0)", ylabel="mean push on x0", title="how hard guidance pushes")
+panels[1].set(xlabel="t  (sampling goes from 1 to 0)", ylabel="largest |x0|", title="how far the estimate goes")
+panels[0].legend()
+plt.show()
+
+# %% [markdown]
+# The push is hardest at high noise, where the class means already differ and nothing else is known, and the estimate of x0
+# lies far outside the data ([-2.5, 2.7]) from the first steps on. Whoever starts at 0.6 is pushed away before it is decided
+# which bump it belongs to.
+#
+# ## Repairs
+#
+# - **An interval**: guide at middle noise levels alone (Kynkaanniemi et al. 2024), by `interval=` of
+#   [`guidance.classifier_free`](../../diffusion/guidance/classifier_free.py).
+# - **Project**: take from the push the part along the prediction, which only makes it larger:
+#   [`guidance.adaptive_projected`](../../diffusion/guidance/projected.py).
+# - **A bad version of the model** in place of the unconditional one pushes towards what the good model does better, and
+#   keeps all modes: [`guidance.autoguidance`](../../diffusion/guidance/classifier_free.py) (Karras et al. 2024).
+
+# %%
+blurred = mixture([0.5, 0.5], [[0.6], [1.6]], [0.6, 0.6])  # the same class, learned badly
+repairs = {
+    "none, w = 1": ours.denoiser(schedule),
+    "plain, w = 4": guidance.classifier_free(branches, 4.0),
+    "interval (0.1, 0.5), w = 4": guidance.classifier_free(branches, 4.0, interval=(0.1, 0.5)),
+    "autoguidance, w = 2": guidance.autoguidance(ours.denoiser(schedule), blurred.denoiser(schedule), 2.0),
+}
+figure, panels = plt.subplots(1, 4, sharey=True)
+lower = {}
+for panel, (name, denoise) in zip(panels, repairs.items()):
+    x = draw(denoise)
+    lower[name] = float((x < 1.1).mean())
+    panel.fill_between(line[:, 0], jnp.exp(ours.log_density(line)), color="C5", alpha=0.3)
+    panel.hist(x[:, 0], jnp.linspace(-1, 4, 80), density=True, alpha=0.6)
+    panel.set(title=name, xlabel="x", xlim=(-1, 4))
+    print(
+        f"{name:28} share on the side of the lower bump {lower[name]:.0%}, beyond all data {float((x > 2.8).mean()):.1%}"
+    )
+panels[0].set_ylabel("density")
+plt.show()
+assert lower["plain, w = 4"] < lower["interval (0.1, 0.5), w = 4"]
+assert lower["autoguidance, w = 2"] > 0.4
+
+# %% [markdown]
+# ## What you take with you
+#
+# - Guidance is a formula on predictions. It changes the distribution even when the network is perfect, and w = 1 is the only
+#   scale at which samples are those of the model.
+# - So a figure with guidance measures two things at once. Say the scale, and show more than one.
+# - Sixteen guidances with their papers are in [guidance](../guidance.md).
+#
+# **Try it**: let `scale` be a function of t in `classifier_free`, and find one that keeps both bumps at w = 4 in the middle.
+#
+# Next: [9. Evaluation, and how FID lies](09_evaluation.ipynb), which needs no training either, or
+# [6. Latents](06_latents.ipynb).

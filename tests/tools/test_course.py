@@ -1,0 +1,94 @@
+"""The course: sources and notebooks agree, formulas link to their functions, and every notebook runs as it stands."""
+
+import inspect
+import json
+import operator
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+import diffusion
+from tools.docs import course
+
+SOURCES = course.sources()
+BYTES = 300_000
+
+
+def text_of(notebook, kind):
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
+
+
+def notebook_of(source):
+    return json.loads(source.with_suffix(".ipynb").read_text())
+
+
+def test_the_index_shows_every_notebook_with_its_picture():
+    index = (course.FOLDER / "README.md").read_text()
+    shown = re.findall(r"\((\d\d_\w+)\.ipynb\) \| !\[[^\]]+\]\(images/(\d\d)\.png\)", index)
+    assert shown == [(source.stem, source.stem[:2]) for source in SOURCES]
+    assert {path.name for path in (course.FOLDER / "images").iterdir()} == {f"{number}.png" for _, number in shown}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_is_its_source_executed(source):
+    notebook = notebook_of(source)
+    assert source.with_suffix(".ipynb").stat().st_size < BYTES
+    code = text_of(notebook, "code")
+    blocks = re.split(r"^# %%.*\n", source.read_text(), flags=re.MULTILINE)[1:]
+    text = [re.sub(r"^# ?", "", block, flags=re.MULTILINE).strip() for block in blocks if block.startswith("# ")]
+    assert [block.strip() for block in blocks if not block.startswith("# ")] == code
+    assert text == text_of(notebook, "markdown")
+    for cell in notebook["cells"]:
+        assert all(output["output_type"] != "error" for output in cell.get("outputs", []))
+    assert course.picture(notebook) == (course.FOLDER / "images" / f"{source.name[:2]}.png").read_bytes()
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_every_formula_leads_to_the_file_of_its_function_and_every_page_is_there(source):
+    text = "\n".join(text_of(notebook_of(source), "markdown"))
+    functions = course.LINK.findall(text)
+    assert functions
+    for name, target in functions:
+        found = operator.attrgetter(name)(diffusion)
+        if not inspect.ismodule(found):
+            found = inspect.getmodule(inspect.unwrap(found))
+        assert pathlib.Path(found.__file__) == (course.FOLDER / target).resolve(), name
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert "://" in target or (course.FOLDER / target).exists(), target
+
+
+def test_a_page_of_the_site_has_the_text_the_code_the_prints_and_the_pictures():
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": "# T\n[`ode.a`](../../diffusion/ode.py)"},
+        {"cell_type": "code", "metadata": {}, "source": ["print(1)"], "outputs": [
+            {"output_type": "stream", "text": ["1\n"]},
+            {"output_type": "display_data", "data": {"image/png": "AAEC", "text/plain": "<Figure>"}}]},
+    ]  # fmt: skip
+    shown = course.page({"cells": cells}, "09_x")
+    assert shown.markdown == (
+        "# T\n[`ode.a`][diffusion.ode.a]\n\n```python\nprint(1)\n```\n\n```text\n1\n```\n\n![](09_x_0.png)\n"
+    )
+    assert shown.pictures == {"09_x_0.png": b"\0\1\2"}
+    assert course.title({"cells": cells}) == "T"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom_in_five_minutes(source, tmp_path):
+    env = {**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(course.FOLDER.parents[1])}
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, source.name],
+        cwd=course.FOLDER,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=2 * course.SECONDS,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert time.monotonic() - begin < course.SECONDS
