@@ -4,7 +4,6 @@
 #     formats: py:percent,ipynb
 # ---
 
-
 # %% [markdown]
 # # 2. What the network predicts: epsilon, x0 or v
 #

@@ -4,7 +4,6 @@
 #     formats: py:percent,ipynb
 # ---
 
-
 # %% [markdown]
 # # 3. Score and flow
 #

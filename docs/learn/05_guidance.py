@@ -4,7 +4,6 @@
 #     formats: py:percent,ipynb
 # ---
 
-
 # %% [markdown]
 # # 5. Guidance, and how it fries
 #

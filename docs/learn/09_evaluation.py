@@ -4,7 +4,6 @@
 #     formats: py:percent,ipynb
 # ---
 
-
 # %% [markdown]
 # # 9. Evaluation, and how FID lies
 #

@@ -2,9 +2,9 @@
 
 import inspect
 import json
-import operator
 import os
 import pathlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -12,11 +12,17 @@ import time
 
 import pytest
 
-import diffusion
-from tools.docs import course
+from tools.docs import course, public_names
 
 SOURCES = course.sources()
 BYTES = 300_000
+
+
+@pytest.fixture(scope="module")
+def entries():
+    """What the site's API has an entry of."""
+    public = public_names.public_names()
+    return {*public, *(name.path for names in public.values() for name in names)}
 
 
 def text_of(notebook, kind):
@@ -49,29 +55,31 @@ def test_a_notebook_is_its_source_executed(source):
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_every_formula_leads_to_the_file_of_its_function_and_every_page_is_there(source):
+def test_every_formula_leads_to_its_function_in_the_code_and_on_the_site_and_every_page_is_there(source, entries):
     text = "\n".join(text_of(notebook_of(source), "markdown"))
     functions = course.LINK.findall(text)
     assert functions
     for name, target in functions:
-        found = operator.attrgetter(name)(diffusion)
+        found = pkgutil.resolve_name(f"diffusion.{name}")
         if not inspect.ismodule(found):
             found = inspect.getmodule(inspect.unwrap(found))
         assert pathlib.Path(found.__file__) == (course.FOLDER / target).resolve(), name
+        assert course.reference(name, target) in entries
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert "://" in target or (course.FOLDER / target).exists(), target
 
 
 def test_a_page_of_the_site_has_the_text_the_code_the_prints_and_the_pictures():
     cells = [
-        {"cell_type": "markdown", "metadata": {}, "source": "# T\n[`ode.a`](../../diffusion/ode.py)"},
+        {"cell_type": "markdown", "metadata": {}, "source": "# T\n[`ode.runge_kutta`](../../diffusion/ode.py)"},
         {"cell_type": "code", "metadata": {}, "source": ["print(1)"], "outputs": [
             {"output_type": "stream", "text": ["1\n"]},
             {"output_type": "display_data", "data": {"image/png": "AAEC", "text/plain": "<Figure>"}}]},
     ]  # fmt: skip
     shown = course.page({"cells": cells}, "09_x")
     assert shown.markdown == (
-        "# T\n[`ode.a`][diffusion.ode.a]\n\n```python\nprint(1)\n```\n\n```text\n1\n```\n\n![](09_x_0.png)\n"
+        "# T\n[`ode.runge_kutta`][diffusion.ode.runge_kutta]\n\n```python\nprint(1)\n```\n\n"
+        "```text\n1\n```\n\n![](09_x_0.png)\n"
     )
     assert shown.pictures == {"09_x_0.png": b"\0\1\2"}
     assert course.title({"cells": cells}) == "T"

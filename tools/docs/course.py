@@ -74,6 +74,19 @@ def picture(notebook: dict) -> bytes:
     return base64.b64decode(png)
 
 
+def reference(name: str, target: str) -> str:
+    """Where the API has a function, by its own module wherever it is imported from; or a module.
+
+    Args:
+        name: as the text has it, from `diffusion` on.
+        target: its file, from docs/learn.
+    """
+    module = target.removeprefix("../../").removesuffix(".py").replace("/", ".")
+    last = name.rpartition(".")[2]
+    defined = re.search(rf"^(def|class) {last}\b", (FOLDER / target).read_text(), re.MULTILINE)
+    return f"{module}.{last}" if defined else module
+
+
 def page(notebook: dict, name: str) -> Page:
     """A notebook as Markdown; formulas link to the page of the public name instead of the file.
 
@@ -86,7 +99,7 @@ def page(notebook: dict, name: str) -> Page:
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(LINK.sub(lambda link: f"[`{link[1]}`][diffusion.{link[1]}]", text))
+            parts.append(LINK.sub(lambda link: f"[`{link[1]}`][{reference(link[1], link[2])}]", text))
             continue
         parts.append(f"```python\n{text}\n```")
         for output in cell["outputs"]:

@@ -1,0 +1,190 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+# ---
+
+# %% [markdown]
+# # 4. Samplers as solvers
+#
+# To sample is to solve the probability flow. A network evaluation is dear, so the question is how near the exact end one
+# comes with few of them. Here the denoiser is exact, so that every error you see is the solver's own. You measure the
+# order of each, see what a good variable and a good grid do, and why no solver helps below some four steps.
+
+# %%
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from exact_mixture import THREE_CLUSTERS as DATA
+
+from diffusion import samplers, schedules, timesteps
+from diffusion.parameterizations import Prediction
+from diffusion.schedules import left_broadcast
+
+jax.config.update("jax_enable_x64", True)  # so that errors below 1e-7 are seen
+plt.style.use("course.mplstyle")
+schedule = schedules.cosine()
+denoise = DATA.denoiser(schedule)
+
+# %% [markdown]
+# ## Why DDIM is Euler's method in the right variable
+#
+# Divide x_t = alpha x_0 + sigma eps by alpha, and call r = sigma / alpha the noise level. Hold (x_0, eps) fixed: the line
+# is x_t / alpha = x_0 + r eps, whose slope in r is eps. So in y = x_t / alpha the probability flow is
+#
+# ```
+# dy / dr = E[eps | x_t]
+# ```
+#
+# with no other term. Euler's method in r takes eps as constant during a step:
+#
+# ```
+# y_s = y_t + (r_s - r_t) eps     <=>     x_s = alpha_s x0 + sigma_s eps,    x0 = (x_t - sigma_t eps) / alpha_t
+# ```
+#
+# which is [`samplers.ddim`](../../diffusion/samplers/ddpm.py). If the data are one point, eps is constant and one step is
+# exact, whatever its length. Euler's method in t, [`samplers.euler`](../../diffusion/samplers/runge_kutta.py), is not.
+
+# %%
+POINT = 0.7
+
+
+def one_point(x, t):
+    """The denoiser of data that are one point."""
+    alpha, sigma = (left_broadcast(coefficient(jnp.asarray(t)), x) for coefficient in (schedule.alpha, schedule.sigma))
+    return Prediction(jnp.full_like(x, POINT), (x - alpha * POINT) / sigma)
+
+
+keys = jax.random.split(jax.random.key(0), 256)
+x = jax.random.normal(jax.random.key(1), (256, 2))
+one_step = timesteps.plan(np.array([0.9, 0.1]))
+for name, sampler in {"ddim": samplers.ddim(), "euler in t": samplers.euler()}.items():
+    end = samplers.sample(sampler, one_point, schedule, x, one_step, keys)
+    exact = schedule.alpha(0.1) * POINT + schedule.sigma(0.1) * one_point(x, 0.9).eps
+    print(f"{name:10} one step from t = 0.9 to 0.1: largest error {float(jnp.abs(end - exact).max()):.1e}")
+    if name == "ddim":
+        assert jnp.allclose(end, exact, atol=1e-6)
+
+# %% [markdown]
+# ## Orders, measured
+#
+# A method of order p has an error of c h^p, where h is the length of a step: twice the steps, 2^p times less error. On
+# logarithmic axes that is a straight line of slope -p. We go from t = 0.8 to 0.15 on the mixture and compare with 4,000
+# steps of the classical method of order four.
+#
+# - one slope a step: [`samplers.ddim`](../../diffusion/samplers/ddpm.py), order 1;
+# - two slopes a step: [`samplers.heun`](../../diffusion/samplers/runge_kutta.py), order 2;
+# - one new slope and the last one: [`samplers.dpmpp_2m`](../../diffusion/samplers/dpmpp.py), order 2;
+# - one new slope, the last one and a corrector: [`samplers.unipc`](../../diffusion/samplers/unipc.py), order 3;
+# - four slopes a step: [`samplers.rk4`](../../diffusion/samplers/runge_kutta.py), order 4.
+
+# %%
+start, stop = 0.8, 0.15
+begin = schedule.alpha(start) * DATA.sample(jax.random.key(2), 256) + schedule.sigma(start) * x
+
+
+def solve(sampler, grid):
+    run = jax.jit(lambda x: samplers.sample(sampler, denoise, schedule, x, timesteps.plan(grid), keys))
+    return run(begin)
+
+
+reference = solve(samplers.rk4(), np.linspace(start, stop, 4001))
+error = lambda end: float(jnp.sqrt(((end - reference) ** 2).sum(1).mean()))
+
+# %% tags=["picture"]
+solvers = {
+    "ddim": (samplers.ddim(), 1),
+    "heun": (samplers.heun(), 2),
+    "dpmpp_2m": (samplers.dpmpp_2m(), 2),
+    "unipc": (samplers.unipc(), 3),
+    "rk4": (samplers.rk4(), 4),
+}
+counts = np.array([4, 8, 16, 32, 64, 128])
+figure, panels = plt.subplots(1, 2, figsize=(7.5, 3.2))
+measured = {}
+for name, (sampler, _) in solvers.items():
+    errors = np.array([error(solve(sampler, np.linspace(start, stop, n + 1))) for n in counts])
+    measured[name] = errors
+    panels[0].loglog(counts, errors, marker=".", label=name)
+    panels[1].loglog([sampler.nfe(int(n)) for n in counts], errors, marker=".", label=name)
+panels[0].set(xlabel="steps", ylabel="distance from the exact end", title="by steps: the slope is the order")
+panels[1].set(xlabel="network evaluations", ylabel="distance from the exact end", title="by what it costs")
+panels[0].legend()
+plt.show()
+
+# %%
+for name, (sampler, order) in solvers.items():
+    slope = -np.polyfit(np.log(counts[-3:]), np.log(measured[name][-3:]), 1)[0]
+    print(f"{name:9} measured order {slope:.2f}, by its paper {order}; evaluations for 8 steps: {sampler.nfe(8)}")
+    assert abs(slope - order) < 0.2, name
+
+# %% [markdown]
+# The left picture is a fact about equations. The right one is a fact about money: `rk4` pays four evaluations a step, `heun`
+# two, and the multistep methods one. So `dpmpp_2m` and `heun` have the same order, and the first is ahead by cost. On this
+# smooth middle stretch `rk4` is ahead of all from 13 evaluations on. On the whole way, with its ends, eight evaluations are
+# not even three of its steps, and at 16 the best multistep methods are level with it or ahead: [samplers](../samplers.md) has the
+# measurement for every sampler and grid.
+#
+# A multistep method has no history at its first step, which is therefore of order one. The same page says for each what it
+# loses at the ends.
+#
+# ## The grid is half of the solver
+#
+# The same solver with the same ten steps, from pure noise to data, on two grids. EDM's schedule has sigma = 80 t. On a grid
+# that is uniform in t, all steps but the last are spent where there is nothing but noise. Karras' grid
+# ([`timesteps.karras`](../../diffusion/timesteps/grids.py)) is uniform in sigma^(1/7), and spends them where the path turns.
+# [`timesteps.optimal`](../../diffusion/timesteps/optimal.py) finds a grid for your own denoiser.
+
+# %%
+edm = schedules.edm()
+edm_denoise = DATA.denoiser(edm)
+far = samplers.prior(edm, keys, (2,)).astype(jnp.float64)
+
+
+def solve_from_noise(sampler, grid):
+    run = jax.jit(lambda x: samplers.sample(sampler, edm_denoise, edm, x, timesteps.plan(grid), keys))
+    return run(far)
+
+
+true_end = solve_from_noise(samplers.heun(), timesteps.karras(edm, 1000))
+found = {}
+for grid in ("uniform", "karras"):
+    for name in ("ddim", "dpmpp_2m"):
+        end = solve_from_noise(solvers[name][0], getattr(timesteps, grid)(edm, 10))
+        found[grid, name] = float(jnp.sqrt(((end - true_end) ** 2).sum(1).mean()))
+        print(f"{grid:8} {name:9} 10 steps: distance from the exact end {found[grid, name]:.3f}")
+assert found["karras", "dpmpp_2m"] < found["uniform", "dpmpp_2m"] / 3
+
+# %% [markdown]
+# ## What noise is good for
+#
+# A stochastic sampler needs more steps for the same accuracy, as it also has to get the noise right. But it forgets: the
+# noise, with the score that answers it, pulls x_t back towards p_t. So an error that was made early, by the network or by
+# a coarse step, is partly washed out. We start both kinds at t = 0.8, once in the right place and once moved by 0.5, and
+# look at how far apart the means end.
+
+# %%
+plan = timesteps.plan(np.linspace(start, 0.01, 401))
+many = jax.random.split(jax.random.key(5), 4000)
+right = schedule.alpha(start) * DATA.sample(jax.random.key(6), 4000)
+right += schedule.sigma(start) * jax.random.normal(jax.random.key(7), right.shape)
+left_over = {}
+for name, sampler in {"heun (the flow)": samplers.heun(), "euler_maruyama (noise)": samplers.euler_maruyama()}.items():
+    run = jax.jit(lambda x, s=sampler: samplers.sample(s, denoise, schedule, x, plan, many))
+    left_over[name] = float(jnp.linalg.norm(run(right + 0.5).mean(0) - run(right).mean(0)))
+    print(f"{name:24} of a move by {0.5 * 2**0.5:.2f} at t = {start}, {left_over[name]:.2f} is left at the end")
+assert left_over["euler_maruyama (noise)"] < 0.8 * left_over["heun (the flow)"]
+
+# %% [markdown]
+# ## What you take with you
+#
+# - Order is seen as a slope. Every solver's docstring says its order and its variable, and a test measures them all:
+#   `tests/samplers/test_sampler_orders.py`.
+# - Count evaluations, not steps: `sampler.nfe(steps)`.
+# - Below four evaluations, do not look for a better solver. Train a network that jumps
+#   ([notebook 8](08_few_step_students.ipynb)).
+#
+# **Try it**: write Ralston's method as a sampler of your own; [extend](../extend.md#a-sampler) has the ten lines.
+#
+# Next: [5. Guidance](05_guidance.ipynb)

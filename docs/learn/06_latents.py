@@ -1,0 +1,166 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+# ---
+
+# %% [markdown]
+# # 6. Latents
+#
+# Large image models do not diffuse pixels. An autoencoder makes a smaller array of each picture, the latent, and the
+# diffusion model learns those. Here the autoencoder is linear, so that what it loses is a formula. You see why
+# latents must be scaled, and where the ceiling of the quality is.
+
+# %%
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import small_training
+from sklearn.datasets import load_digits
+
+from diffusion import objectives, parameterizations, samplers, schedules, timesteps
+from diffusion.metrics import frechet
+from diffusion.models.autoencoders import autoencoder_kl, latent_space
+
+plt.style.use("course.mplstyle")
+schedule = schedules.rectified_flow()
+
+# %% [markdown]
+# ## The best linear autoencoder
+#
+# Encode by z = V^T (x - mean), decode by mean + V z, with k orthonormal columns V. The squared error is what V leaves out:
+#
+# ```
+# E|x - (mean + V z)|^2 = Tr C - Tr V^T C V,      least for the k largest eigenvectors of the covariance C:
+#                       = sum of the other eigenvalues
+# ```
+#
+# (Principal components.) Digits of 64 pixels keep most of their variance in 16 numbers.
+
+# %%
+digits = load_digits().data / 8 - 1  # in [-1, 1]
+order = np.random.default_rng(0).permutation(len(digits))
+train, held_out = digits[order[:1300]], digits[order[1300:]]
+mean = train.mean(0)
+values, vectors = np.linalg.eigh(np.cov(train.T, bias=True))
+values, vectors = values[::-1], vectors[:, ::-1]
+K = 16
+V = vectors[:, :K]
+encode = lambda x: (x - mean) @ V
+decode = lambda z: mean + z @ V.T
+lost = ((train - decode(encode(train))) ** 2).sum(1).mean()
+print(f"lost by {K} of 64 numbers: {lost:.3f}, sum of the other eigenvalues: {values[K:].sum():.3f}")
+print(f"that is {lost / values.sum():.0%} of the variance")
+assert abs(lost - values[K:].sum()) < 1e-6
+
+# %% [markdown]
+# ## Why latents are scaled
+#
+# A schedule supposes data of about variance one. Let the latents have standard deviation s and divide the line of
+# [notebook 1](01_forward_process.ipynb) by s:
+#
+# ```
+# x_t = alpha z + sigma eps = s (alpha z/s + (sigma/s) eps)
+# ```
+#
+# So unscaled latents are unit latents under a schedule with sigma / s in place of sigma: the log-SNR is moved by 2 ln s. With
+# s = 0.1 nearly all times are noise, with s = 10 nearly all are clean, and the network learns little in either. For Gaussian
+# latents the share of the variance that x_t does not tell is sigma^2 / (alpha^2 s^2 + sigma^2).
+# [`schedules.shifted`](../../diffusion/schedules/derived.py) makes the moved schedule, and
+# [`models.autoencoders.latent_space.to_diffusion`](../../diffusion/models/autoencoders/latent_space.py) scales latents, which
+# is the simpler cure. (0.18215 in Stable Diffusion's config is this number.)
+
+# %%
+t = jnp.linspace(0.001, 0.999, 200)
+figure, panel = plt.subplots(figsize=(4.6, 2.7))
+for s in (0.1, 1.0, 10.0):
+    moved = schedules.shifted(schedule, 1 / s)
+    unknown = schedule.sigma(t) ** 2 / (schedule.alpha(t) ** 2 * s**2 + schedule.sigma(t) ** 2)
+    same = moved.sigma(t) ** 2 / (moved.alpha(t) ** 2 + moved.sigma(t) ** 2)
+    assert jnp.allclose(unknown, same, atol=1e-5)
+    panel.plot(t, unknown, label=f"latents of deviation {s:g}")
+panel.set(
+    xlabel="t  (0 data, 1 noise)", ylabel="variance that x_t does not tell", title="where there is something to learn"
+)
+panel.legend()
+plt.show()
+
+# %% [markdown]
+# ## Diffusion in pixels and in latents
+#
+# The same perceptron, the same steps, once on 64 pixels and once on 16 scaled latents. We sample both, decode, and measure
+# the Fréchet distance to held-out digits. The reconstructions of real digits say what the decoder allows: a diffusion model
+# on latents can be no better than its autoencoder.
+
+# %%
+deviation = encode(train).std(0)  # one scale a channel
+latents = np.asarray(latent_space.to_diffusion(jnp.asarray(encode(train)), tuple((1 / deviation).tolist()), 0.0))
+spaces = {"pixels": jnp.asarray(train, jnp.float32), "latents": jnp.asarray(latents, jnp.float32)}
+objective = objectives.flow_matching(timesteps.uniform_density(schedule))
+keys = jax.random.split(jax.random.key(3), 1000)
+plan = timesteps.plan(timesteps.uniform(schedule, steps=40))
+drawn = {}
+for name, data in spaces.items():
+    params, losses = small_training.train(
+        objective,
+        schedule,
+        small_training.init(jax.random.key(1), data.shape[1], width=192),
+        lambda key, number, data=data: data[jax.random.randint(key, (number,), 0, len(data))],
+        steps=4000,
+    )
+    network = lambda x, t, condition, params=params: small_training.perceptron(params, x, t)
+    denoise = parameterizations.denoiser(network, schedule, parameterizations.velocity())
+    noise = samplers.prior(schedule, keys, (data.shape[1],))
+    drawn[name] = np.asarray(samplers.sample(samplers.heun(), denoise, schedule, noise, plan, keys))
+pictures = {
+    "pixels": drawn["pixels"],
+    "latents": decode(np.asarray(latent_space.from_diffusion(drawn["latents"], tuple((1 / deviation).tolist()), 0.0))),
+    "reconstructed": decode(encode(train)),
+}
+
+# %% tags=["picture"]
+moments = lambda rows: frechet.update(frechet.init(64), rows)
+reference = moments(held_out)
+floor = frechet.frechet_distance(moments(train[:497]), reference)
+figure, panels = plt.subplots(3, 10, figsize=(7.5, 2.6))
+for row, (name, rows) in zip(panels, pictures.items()):
+    ratio = frechet.frechet_distance(moments(np.clip(rows[:497], -1, 1)), reference) / floor
+    print(f"{name:14} Fréchet distance {ratio:.1f} times the floor")
+    for panel, image in zip(row, rows):
+        panel.imshow(image.reshape(8, 8), cmap="gray_r", vmin=-1, vmax=1)
+        panel.set(xticks=[], yticks=[])
+    row[0].set_ylabel(f"{name}\n{ratio:.1f}", fontsize=8)
+plt.show()
+
+# %% [markdown]
+# The model of latents is nearly at its ceiling: almost all of its distance is the autoencoder's, and little its own. In this
+# figure pixels win, since 64 numbers are few and a linear code is a poor one. At 256x256 pixels there are 196,608 numbers, a
+# trained autoencoder makes 4,096 of them with losses that are hardly seen, and the network that diffuses them costs a small
+# part of what pixels would.
+#
+# ## A real autoencoder
+#
+# Real ones are convolutional, keep the plane of the picture, and give a Gaussian for each latent instead of a point:
+# [`models.autoencoders.autoencoder_kl.AutoencoderKL`](../../diffusion/models/autoencoders/autoencoder_kl.py), trained with a
+# perceptual and an adversarial loss so that what it loses is not seen ([latents](../latents.md)). Its use has the same three
+# lines. This one is not trained; look at the shapes.
+
+# %%
+vae = autoencoder_kl.AutoencoderKL(widths=(8, 16), layers=1, latent_channels=2, picture_channels=1, groups=4, scale=1.0)
+images = jnp.asarray(train[:4].reshape(4, 8, 8, 1), jnp.float32)
+params = jax.jit(vae.init)(jax.random.key(0), images)["params"]
+posterior = vae.apply({"params": params}, images, method="encode")
+z = latent_space.to_diffusion(latent_space.draw(posterior, keys[:4]), vae.scale, vae.shift)
+back = vae.apply({"params": params}, latent_space.from_diffusion(z, vae.scale, vae.shift), method="decode")
+print("picture", images.shape, "-> latent", z.shape, "-> picture", back.shape)
+
+# %% [markdown]
+# ## What you take with you
+#
+# - A latent model is two models. Measure the reconstructions first; they are the ceiling.
+# - Scale latents to unit variance, or move the schedule. It is the same thing.
+#
+# **Try it**: change K to 4 and to 40, and read both figures again: the ceiling, and how far the model is below it.
+#
+# Next: [7. Text](07_text.ipynb)

@@ -1,0 +1,211 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+# ---
+
+# %% [markdown]
+# # 11. Your own data
+#
+# Most data are not pictures of a known dataset. Here you bring time series, whose exact denoiser is known because they come
+# from a Gaussian process, and then a folder of files that are read when they are needed. A run on your data goes on after a
+# stop with the same bits, and you check that too.
+
+# %%
+import pathlib
+import tempfile
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from diffusion import objectives, parameterizations, schedules, timesteps
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.sampling.of_run import sample
+from diffusion.experiments.train import train
+from diffusion.training.checkpointing import checkpoints
+
+plt.style.use("course.mplstyle")
+schedule = schedules.rectified_flow()
+density = timesteps.uniform_density(schedule)
+folder = pathlib.Path(tempfile.mkdtemp())
+
+# %% [markdown]
+# ## A record
+#
+# Data are a sequence of records: `{"x": float32 array of any shape}`, or `{"image": uint8 [H, W, C], "label": int}` for
+# pictures. A list is a sequence, and so is anything with `len` and `[i]`. Our series are 24 values of a damped oscillation
+# with noise, a Gaussian process with covariance
+#
+# ```
+# K[i, j] = exp(-|i - j| / 8) cos(|i - j| pi / 5)
+# ```
+#
+# The scale matters: schedules suppose data of about variance one. Divide yours by their standard deviation, and multiply the
+# samples by it.
+
+# %%
+lag = np.abs(np.subtract.outer(np.arange(24), np.arange(24)))
+K = np.exp(-lag / 8) * np.cos(lag * np.pi / 5)
+root = np.linalg.cholesky(K)
+series = (np.random.default_rng(0).standard_normal((20_000, 24)) @ root.T).astype(np.float32)
+records = [{"x": row} for row in series]
+
+# %% [markdown]
+# ## A network for them
+#
+# Anything with `init` and `apply`. Ours is a perceptron; for long series take a sequence model.
+
+
+# %%
+class Perceptron(nn.Module):
+    """Two hidden layers, with the time by waves."""
+
+    width: int = 256
+
+    @nn.compact
+    def __call__(self, x, t, condition=None):
+        waves = [f(2.0**k * jnp.pi * t[:, None]) for k in range(-2, 4) for f in (jnp.sin, jnp.cos)]
+        hidden = jnp.concatenate([x, *waves], axis=1)
+        for _ in range(2):
+            hidden = nn.silu(nn.Dense(self.width)(hidden))
+        return nn.Dense(x.shape[1])(hidden)
+
+
+def recipe(data, network, steps, optimizer=None):
+    return Recipe(
+        schedule=schedule,
+        objective=objectives.flow_matching(density),
+        network=network,
+        data=data,
+        optimizer=optimizer,
+        config={
+            "train.steps": steps,
+            "train.batch_size": 256,
+            "train.log_every": steps,
+            "checkpoint.every": max(steps // 2, 1),
+            "ema.decay": 0.995,
+            "sample.steps": 30,
+            "sample.number": 4000,
+            "sample.batch_size": 4000,
+        },
+    )
+
+
+network = Perceptron()
+own = recipe(records, network, 2500, optax.adam(optax.cosine_decay_schedule(2e-3, 2500)))
+assert train(own, folder / "series") == 0
+made = sample(own, folder / "series")
+
+# %% tags=["picture"]
+figure, panels = plt.subplots(1, 3, figsize=(7.5, 2.6))
+for panel, rows, title in zip(panels, (series, made), ("data", "samples of the model")):
+    panel.plot(rows[:5].T, linewidth=1.2)
+    panel.set(title=title, xlabel="step of the series", ylim=(-3.2, 3.2))
+panels[0].set_ylabel("value")
+covariance = lambda rows: [np.mean([np.mean(rows[:, i] * rows[:, i + d]) for i in range(24 - d)]) for d in range(16)]
+panels[2].plot(K[0, :16], color="C5", linestyle="--", label="exact")
+panels[2].plot(covariance(made), marker=".", label="samples")
+panels[2].set(title="covariance by distance", xlabel="distance in steps")
+panels[2].legend()
+plt.show()
+assert np.abs(covariance(made) - K[0, :16]).max() < 0.12
+
+# %% [markdown]
+# ## Is the network right, and not only its samples?
+#
+# x_0 and x_t are jointly Gaussian, so the best denoiser is linear. With Cov(x_0, x_t) = alpha K and
+# Cov(x_t) = alpha^2 K + sigma^2 I,
+#
+# ```
+# E[x_0 | x_t] = alpha K (alpha^2 K + sigma^2 I)^-1 x_t
+# ```
+#
+# We load the moving average of the run's parameters, read the network by
+# [`parameterizations.denoiser`](../../diffusion/parameterizations.py), and compare.
+
+# %%
+params, _ = checkpoints.load_ema(folder / "series")
+denoise = parameterizations.denoiser(
+    lambda *inputs: network.apply(params, *inputs), schedule, parameterizations.velocity()
+)
+random = np.random.default_rng(1)
+for time in (0.2, 0.5, 0.8):
+    alpha, sigma = 1 - time, time
+    x_0 = random.standard_normal((2000, 24)) @ root.T
+    x_t = alpha * x_0 + sigma * random.standard_normal(x_0.shape)
+    exact = x_t @ (alpha * K @ np.linalg.inv(alpha**2 * K + sigma**2 * np.eye(24))).T
+    found = denoise(jnp.asarray(x_t, jnp.float32), time).x0
+    error = float(np.sqrt(np.mean((found - exact) ** 2)))
+    best = float(np.sqrt(np.mean((exact - x_0) ** 2)))
+    print(f"t = {time}: error of the best denoiser {best:.3f}, distance of ours from it {error:.3f}")
+    assert error < 0.5 * best
+
+# %% [markdown]
+# ## A folder that is read as needed
+#
+# Data that do not fit into memory are a class of two methods. The order of a run is a function of its seed and the step, so a
+# source needs no state, and may be read by several threads (`data.threads`). We write the digits as PNGs and read them back.
+
+
+# %%
+class Folder:
+    """Pictures of a folder; the label is the name of the folder inside."""
+
+    def __init__(self, path):
+        self.files = sorted(path.glob("*/*.png"))
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, i):
+        file = self.files[i]
+        return {"image": np.array(Image.open(file))[..., None], "label": int(file.parent.name)}
+
+
+pictures, labels = load_digits(return_X_y=True)
+for i in range(200):
+    place = folder / "pictures" / str(labels[i])
+    place.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((pictures[i] * (255 / 16)).astype(np.uint8).reshape(8, 8)).save(place / f"{i:04}.png")
+source = Folder(folder / "pictures")
+print(len(source), "pictures;", source[0]["image"].shape, source[0]["label"])
+
+# %% [markdown]
+# ## Stopped and gone on with
+#
+# A run of 20 steps, gone on with to 40, against a run of 40 without a stop: the same parameters, to the bit. The example that
+# comes next is part of the checkpoint, and so is everything random.
+
+
+# %%
+class Tiny(nn.Module):
+    """One hidden layer on the pixels."""
+
+    @nn.compact
+    def __call__(self, x, t, condition=None):
+        rows = jnp.concatenate([x.reshape(len(x), -1), t[:, None]], axis=1)
+        return nn.Dense(64)(nn.silu(nn.Dense(64)(rows))).reshape(x.shape)
+
+
+for steps in (20, 40):
+    assert train(recipe(source, Tiny(), steps), folder / "stopped") == 0
+assert train(recipe(source, Tiny(), 40), folder / "straight") == 0
+a, b = (checkpoints.load_ema(folder / name, 40)[0] for name in ("stopped", "straight"))
+same = jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), a, b)
+print("the same bits:", all(jax.tree.leaves(same)))
+assert all(jax.tree.leaves(same))
+
+# %% [markdown]
+# ## What you take with you
+#
+# - Records of any shape, from any sequence. Scale them to variance one.
+# - Make up data like yours whose answer is known (a Gaussian process, a mixture), train on them first, and compare.
+# - For pictures in folders, captions, and datasets by name there are ready sources: [extend](../extend.md#a-dataset).
+#
+# Next: [12. A paper's experiment, end to end](12_a_papers_experiment.ipynb)
