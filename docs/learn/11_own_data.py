@@ -59,7 +59,8 @@ records = [{"x": row} for row in series]
 # %% [markdown]
 # ## A network for them
 #
-# Anything with `init` and `apply`. Ours is a perceptron; for long series take a sequence model.
+# Anything with `init` and `apply`, or a plain function. Ours is a perceptron, written out. There are ready ones for points,
+# series, sets and volumes, among them a transformer of sequences: [models](../models.md#points-series-sets-volumes-and-video).
 
 
 # %%
