@@ -51,7 +51,7 @@ def executed(source: pathlib.Path) -> dict:
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
     """
-    import jupytext
+    import jupytext  # here: the site, which only reads what was executed, is built without them
     import nbclient
     import nbformat
 
