@@ -1,11 +1,13 @@
 """What the launchers do alike: read their options and the command after `--`, and hand a text over to a tool."""
 
 import argparse
+import pathlib
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 SECRET_OPTION = re.compile(r"(?i)(^|[._-])(api[_-]?key|(access|private)[_-]?key|token|secret|password)$")
 HARMLESS = re.compile(r"(?i)true|false|none|[0-9.]*")  # --config.model.class_token=True
@@ -15,14 +17,41 @@ SECRET_VALUE = re.compile(
 )
 
 
-def refuse_secrets(parser: argparse.ArgumentParser, command: list[str], advice: str) -> None:
-    """Ends a launcher with an error if a word of the command looks like a secret; the error does not repeat it.
+def argument(pattern: str, words: str, repeat: bool = True) -> Callable[[str], str]:
+    """A type of argparse: text that a pattern matches whole.
 
     Args:
-        parser: of the launcher's options.
-        command: the words after `--`.
-        advice: what to do instead, after "looks like a secret, which".
+        pattern: of the whole text, ASCII alone.
+        words: what the text must be, after "must be".
+        repeat: whether the error repeats the text; not where it may be a secret.
     """
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise argparse.ArgumentTypeError(f"{text!r}: must be {words}" if repeat else f"must be {words}")
+        return text
+
+    return check
+
+
+def natural(text: str) -> int:
+    """An argument that counts something: a whole number, 0 or more."""
+    return int(argument("[0-9]{1,9}", "a whole number")(text))
+
+
+def positive(text: str) -> int:
+    """An argument that counts something: a whole number, 1 or more."""
+    return int(argument("0*[1-9][0-9]{0,8}", "a whole number, 1 or more")(text))
+
+
+def no_run(parser: argparse.ArgumentParser, command: list[str]) -> None:
+    """Ends the launcher of a sweep's runs with an error if the command names a run itself."""
+    if any(re.fullmatch("--run(=.*)?", word) for word in command):
+        parser.error("the command has --run, which the launcher adds itself")
+
+
+def refuse_secrets(parser: argparse.ArgumentParser, command: list[str], advice: str) -> None:
+    """Ends a launcher with an error, which repeats no secret, if a word of the command looks like one."""
     for i, (word, following) in enumerate(zip(command, [*command[1:], "-"]), start=1):
         option, equals, value = word.partition("=")
         if not equals and word.startswith("-") and not following.startswith("-"):
@@ -32,14 +61,7 @@ def refuse_secrets(parser: argparse.ArgumentParser, command: list[str], advice: 
 
 
 def parser(name: str, description: str, example: str, allow_abbrev: bool = False) -> argparse.ArgumentParser:
-    """Returns a launcher's parser, without its options.
-
-    Args:
-        name: of the module in `launch`.
-        description: what it does.
-        example: shown at the end of its help.
-        allow_abbrev: whether its options may be cut short.
-    """
+    """A launcher's parser without its options; `allow_abbrev`: whether these may be cut short."""
     return argparse.ArgumentParser(
         prog=f"diffusion launch {name}",
         usage="%(prog)s [options] -- COMMAND ...",
@@ -68,21 +90,23 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
     return options, command
 
 
-def hand_over(
-    launcher: str, text: str, options: argparse.Namespace, tool: list[str], written: str, missing: str
-) -> int:
+def add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds the options of a launcher that writes a text for a tool; see `hand_over`."""
+    add = parser.add_argument
+    add("--output", type=pathlib.Path, metavar="FILE", help=f"write the {what} here and do not submit it")
+    add("--dry-run", action="store_true", help=f"print the {what} and do nothing")
+
+
+def hand_over(launcher: str, text: str, options: argparse.Namespace, tool: list[str], written: str, what: str) -> int:
     """Prints a text (--dry-run), writes it (--output=FILE), or gives it to a tool on its standard input.
 
     Args:
-        launcher: its name, for messages.
+        launcher: its name after `diffusion launch`, for messages.
         text: with a newline at its end.
-        options: with `dry_run` and `output`.
+        options: with those of `add_output`.
         tool: the words of the command that takes the text.
         written: what to do with a written file, up to its name.
-        missing: what to say after "there is no TOOL on PATH. ".
-
-    Returns:
-        The exit status.
+        what: the text is.
     """
     if options.dry_run:
         print(text, end="")
@@ -91,11 +115,15 @@ def hand_over(
         try:
             options.output.write_text(text)
         except OSError as error:
-            print(f"{launcher}: cannot write {options.output}: {error.strerror}", file=sys.stderr)
+            print(f"diffusion launch {launcher}: cannot write {options.output}: {error.strerror}", file=sys.stderr)
             return 1
         print(f"wrote {options.output}; {written} {shlex.quote(str(options.output))}")
         return 0
     if shutil.which(tool[0]) is None:
-        print(f"{launcher}: there is no {tool[0]} on PATH. {missing}", file=sys.stderr)
+        print(
+            f"diffusion launch {launcher}: there is no {tool[0]} on PATH. Run this where the cluster's tools are, or use "
+            f"--dry-run to see the {what} or --output=FILE to write it.",
+            file=sys.stderr,
+        )
         return 127
     return subprocess.run(tool, input=text, text=True).returncode

@@ -8,12 +8,11 @@ the config is not tried again (JobSet 0.10 or later). No secret is written.
 
 import argparse
 import json
-import pathlib
 import re
 import sys
-from collections.abc import Callable
 
 from diffusion.launch import command as launcher
+from diffusion.launch.command import argument, natural, positive
 
 EXAMPLE = """example:
   diffusion launch kubernetes --name=xl2 --image=registry.example.com/diffusion:1 --pods=4 --gpus=8 \\
@@ -28,39 +27,20 @@ SAVED = 143  # the exit status of diffusion train when it has saved after SIGTER
 MISTAKES = (2, 126, 127)  # a mistake in the config or the command line; a shell that cannot run it, or finds none
 
 
-def _argument(pattern: str, words: str, repeat: bool = True):
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text, re.ASCII):
-            raise argparse.ArgumentTypeError(f"{text!r}: must be {words}" if repeat else f"must be {words}")
-        return text
-
-    return check
-
-
-label = _argument(LABEL, "a DNS-1123 label: at most 63 small letters, digits and -, a letter or digit at both ends")
-job_name = _argument(
+label = argument(LABEL, "a DNS-1123 label: at most 63 small letters, digits and -, a letter or digit at both ends")
+job_name = argument(
     f"(?=[a-z]){LABEL}",
     "a DNS-1123 label that starts with a letter: at most 63 small letters, digits and -, a letter or digit at its end",
 )
-image = _argument(r"[\w][\w.:/@-]*", "the name of a container image")
-quantity = _argument(r"[0-9]+(\.[0-9]+)?(m|[kMGTP]i?)?", "a Kubernetes quantity, e.g. 16, 500m or 200Gi")
-selector = _argument(rf"({LABEL}(\.{LABEL})*/)?[A-Za-z0-9][\w.-]*=[A-Za-z0-9][\w.-]*", "KEY=VALUE of a node's label")
-volume = _argument(rf"{LABEL}:/[\w./-]*", "CLAIM:/PATH, the name of a PersistentVolumeClaim and where it shall appear")
-secret = _argument(
+image = argument(r"[\w][\w.:/@-]*", "the name of a container image")
+quantity = argument(r"[0-9]+(\.[0-9]+)?(m|[kMGTP]i?)?", "a Kubernetes quantity, e.g. 16, 500m or 200Gi")
+selector = argument(rf"({LABEL}(\.{LABEL})*/)?[A-Za-z0-9][\w.-]*=[A-Za-z0-9][\w.-]*", "KEY=VALUE of a node's label")
+volume = argument(rf"{LABEL}:/[\w./-]*", "CLAIM:/PATH, the name of a PersistentVolumeClaim and where it shall appear")
+secret = argument(
     rf"[A-Za-z_]\w*={LABEL}(\.{LABEL})*:[\w.-]+",
     "NAME=SECRET:KEY, where SECRET is a Secret of the cluster and KEY one of its keys; never the value itself",
     repeat=False,
 )
-
-
-def natural(text: str) -> int:
-    """An argument that counts something: a whole number, 0 or more."""
-    return int(_argument("[0-9]{1,9}", "a whole number")(text))
-
-
-def positive(text: str) -> int:
-    """An argument that counts something: a whole number, 1 or more."""
-    return int(_argument("0*[1-9][0-9]{0,8}", "a whole number, 1 or more")(text))
 
 
 def variable(text: str) -> str:
@@ -76,8 +56,9 @@ def variable(text: str) -> str:
     return text
 
 
-def add_pod(add: Callable) -> None:
-    """Adds the options that say what a pod is; `add` is the parser's `add_argument`."""
+def add_pod(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say what a pod is, and what becomes of the manifest."""
+    add = parser.add_argument
     add("--gpus", type=positive, metavar="G", help="nvidia.com/gpu of each pod")
     add("--tpus", type=positive, metavar="T", help="google.com/tpu of each pod; needs --node-selector on GKE")
     add("--cpu", type=quantity, metavar="C", help="CPU cores of each pod")
@@ -115,12 +96,11 @@ def add_pod(add: Callable) -> None:
         metavar="SECONDS",
         help="time between SIGTERM and SIGKILL, for the run to save (default: 120)",
     )
-    add("--output", type=pathlib.Path, metavar="FILE", help="write the manifest here and create nothing")
-    add("--dry-run", action="store_true", help="print the manifest and do nothing")
+    launcher.add_output(parser, "manifest")
 
 
 def check_pod(parser: argparse.ArgumentParser, options: argparse.Namespace, command: list[str]) -> None:
-    """Ends a launcher with an error for a secret, a variable that is given twice, or GPUs and TPUs in one pod."""
+    """Ends a launcher with an error for a secret, a variable that comes twice, or GPUs and TPUs in one pod."""
     launcher.refuse_secrets(
         parser,
         command,
@@ -129,7 +109,7 @@ def check_pod(parser: argparse.ArgumentParser, options: argparse.Namespace, comm
     names = [text.partition("=")[0] for text in options.env + options.secret_env]
     for name in names:
         if names.count(name) > 1 or re.fullmatch("DIFFUSION_(COORDINATOR|PROCESS_.*)", name):
-            parser.error(f"variable {name}: given twice, or one that the launcher sets")
+            parser.error(f"variable {name}: it comes twice, or is one that the launcher sets")
     if options.gpus and options.tpus:
         parser.error("--gpus and --tpus: a pod has the one or the other")
 
@@ -143,14 +123,19 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--name", type=job_name, required=True, metavar="NAME", help="name of the JobSet")
     add("--image", type=image, required=True, metavar="IMAGE", help="container image that holds the library")
     add("--pods", type=positive, default=1, metavar="N", help="number of pods, one process each (default: 1)")
-    add_pod(add)
+    add_pod(parser)
     add("--max-restarts", type=natural, default=3, metavar="R", help="restarts after failures (default: 3)")
     options, command = launcher.parse(parser, argv)
     check_pod(parser, options, command)
-    longest = len(f"{options.name}-{WORKER}-0-{options.pods - 1}-12345")  # Kubernetes ends a pod's name in 5 letters
-    if longest > 63:
-        parser.error(f"--name={options.name} is {longest - 63} letters too long: the pods' names must fit in 63")
+    check_names(parser, options.name, f"-{WORKER}-0-{options.pods - 1}")
     return options, command
+
+
+def check_names(parser: argparse.ArgumentParser, name: str, end: str) -> None:
+    """Ends a launcher with an error where a pod's name is too long: NAME, `end`, and 5 letters of Kubernetes' own."""
+    beyond = len(f"{name}{end}-12345") - 63
+    if beyond > 0:
+        parser.error(f"--name={name} is {beyond} letters too long: the pods' names must fit in 63")
 
 
 def _literal(text: str) -> str:
@@ -170,13 +155,13 @@ def environment(options: argparse.Namespace) -> list[dict]:
 
 def variables(plain: dict[str, str], secret_env: list[str], index: dict) -> list[dict]:
     """The variables of a container: plain ones, the index of its pod, and those that a Secret holds."""
-    found = [{"name": name, "value": _literal(value)} for name, value in plain.items()]
-    found.append(index)
+    named = [{"name": name, "value": _literal(value)} for name, value in plain.items()]
+    named.append(index)
     for text in secret_env:
         name, _, where = text.partition("=")
         key = dict(zip(("name", "key"), where.split(":")))
-        found.append({"name": name, "valueFrom": {"secretKeyRef": key}})
-    return found
+        named.append({"name": name, "valueFrom": {"secretKeyRef": key}})
+    return named
 
 
 def pod(options: argparse.Namespace, command: list[str], env: list[dict]) -> dict:
@@ -223,7 +208,7 @@ def manifest(options: argparse.Namespace, command: list[str]) -> dict:
         "podFailurePolicy": {"rules": ends},
         "template": {"spec": template},
     }
-    matched = {"onJobFailureReasons": ["PodFailurePolicy"]}  # which of the rules, only the message tells
+    matched = {"onJobFailureReasons": ["PodFailurePolicy"]}  # which of the rules it was, only the message says
     mistake = {
         "name": "mistake",
         "action": "FailJobSet",
@@ -244,18 +229,17 @@ def manifest(options: argparse.Namespace, command: list[str]) -> dict:
     }
 
 
+def create(module: str, made: dict, options: argparse.Namespace) -> int:
+    """Creates the object of a manifest, or does with it what the options say; returns the exit status."""
+    text = json.dumps(made, indent=2) + "\n"
+    kubectl = ["kubectl", "create", "-f", "-"]
+    return launcher.hand_over(module, text, options, kubectl, "create the job with: kubectl create -f", "manifest")
+
+
 def main(argv: list[str]) -> int:
     """Runs the launcher on arguments without the program's name; returns the exit status."""
     options, command = parse(argv)
-    text = json.dumps(manifest(options, command), indent=2) + "\n"
-    return launcher.hand_over(
-        "diffusion launch kubernetes",
-        text,
-        options,
-        ["kubectl", "create", "-f", "-"],
-        "create the job with: kubectl create -f",
-        "Use --dry-run to see the manifest or --output=FILE to write it.",
-    )
+    return create("kubernetes", manifest(options, command), options)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ on from what it saved (Kubernetes 1.33 or later, or 1.29 with JobBackoffLimitPer
 """
 
 import argparse
-import json
-import re
 import sys
 
 from diffusion.launch import command as launcher
 from diffusion.launch import kubernetes
+from diffusion.launch.command import natural, positive
 
 EXAMPLE = """example:
   diffusion launch kubernetes_array --name=weightings --image=registry.example.com/diffusion:1 --runs=45 --at-once=8 \\
@@ -28,31 +27,16 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     add("--name", type=kubernetes.job_name, required=True, metavar="NAME", help="name of the Job")
     add("--image", type=kubernetes.image, required=True, metavar="IMAGE", help="container image that holds the library")
-    add(
-        "--runs",
-        type=kubernetes.positive,
-        required=True,
-        metavar="N",
-        help="runs of the sweep, as its --dry-run counts them",
-    )
-    add("--at-once", type=kubernetes.positive, metavar="N", help="pods at the same time, at most (default: all)")
-    add(
-        "--retries",
-        type=kubernetes.natural,
-        default=0,
-        metavar="R",
-        help="attempts more for a run that fails (default: 0)",
-    )
-    kubernetes.add_pod(add)
+    add("--runs", type=positive, required=True, metavar="N", help="runs of the sweep, as its --dry-run counts them")
+    add("--at-once", type=positive, metavar="N", help="pods at the same time, at most (default: all)")
+    add("--retries", type=natural, default=0, metavar="R", help="attempts more for a run that fails (default: 0)")
+    kubernetes.add_pod(parser)
     options, command = launcher.parse(parser, argv)
     kubernetes.check_pod(parser, options, command)
-    if any(re.fullmatch("--run(=.*)?", word) for word in command):
-        parser.error("the command has --run, which the launcher adds itself")
+    launcher.no_run(parser, command)
     if any(text.partition("=")[0] == VARIABLE for text in options.env + options.secret_env):
         parser.error(f"variable {VARIABLE}: one that the launcher sets")
-    longest = len(f"{options.name}-{options.runs - 1}-12345")  # Kubernetes ends a pod's name in 5 letters
-    if longest > 63:
-        parser.error(f"--name={options.name} is {longest - 63} letters too long: the pods' names must fit in 63")
+    kubernetes.check_names(parser, options.name, f"-{options.runs - 1}")
     return options, command
 
 
@@ -83,15 +67,7 @@ def manifest(options: argparse.Namespace, command: list[str]) -> dict:
 def main(argv: list[str]) -> int:
     """Runs the launcher on arguments without the program's name; returns the exit status."""
     options, command = parse(argv)
-    text = json.dumps(manifest(options, command), indent=2) + "\n"
-    return launcher.hand_over(
-        "diffusion launch kubernetes_array",
-        text,
-        options,
-        ["kubectl", "create", "-f", "-"],
-        "create the job with: kubectl create -f",
-        "Use --dry-run to see the manifest or --output=FILE to write it.",
-    )
+    return kubernetes.create("kubernetes_array", manifest(options, command), options)
 
 
 if __name__ == "__main__":

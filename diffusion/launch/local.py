@@ -41,14 +41,7 @@ class Process(NamedTuple):
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits the launcher's own arguments from the command after `--`.
-
-    Args:
-        argv: arguments without the program's name.
-
-    Returns:
-        The options and the command as a list of words.
-    """
+    """Splits the launcher's own arguments (`argv` up to `--`) from the command after it, a list of words."""
     parser = launcher.parser(
         "local",
         "Run COMMAND as several processes of one jax.distributed job on this machine. The word `python` "
@@ -89,18 +82,7 @@ def free_port() -> int:
 
 
 def variables(index: int, count: int, port: int, devices: int | None, environment: dict[str, str]) -> dict[str, str]:
-    """The environment variables that process `index` gets beside the launcher's own.
-
-    Args:
-        index: 0 to count - 1.
-        count: number of processes.
-        port: where process 0 coordinates.
-        devices: CPU devices to simulate in each process, or None to leave the platform alone.
-        environment: the launcher's own variables, to whose XLA_FLAGS the device count is added.
-
-    Returns:
-        Names and values to add.
-    """
+    """The variables that process `index` gets beside the launcher's own, some for simulated CPU devices."""
     added = {
         "DIFFUSION_COORDINATOR": f"127.0.0.1:{port}",
         "DIFFUSION_PROCESS_COUNT": str(count),
@@ -161,33 +143,24 @@ def exit_status(returncode: int) -> int:
 
 
 def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Guard) -> int:
-    """Waits for all processes; when one fails, ends the others.
+    """Waits for all processes; when one fails, ends the others, after `grace` seconds by SIGKILL.
 
-    Args:
-        processes: the processes, in the order of their indices.
-        signals: numbers of the signals that the launcher got, to pass on. The second kills, but for `NOTICES`.
-        grace: seconds between SIGTERM and SIGKILL after a failure.
-        guard: of the processes.
-
-    Returns:
-        The exit status of the process that failed first, or 0.
+    `signals` are those that the launcher got, to pass on; the second kills, but for `NOTICES`. Returns the exit status
+    of the process that failed first, or 0.
     """
     running = dict(enumerate(processes))
     failed = None
     kill_at = float("inf")
-    asked = 0
+    requests = 0
     warned = False
     while running:
         try:
             number = signals.get(timeout=0.05)
             warned |= number in NOTICES
-            asked += number not in NOTICES
-            signal_all(processes, signal.SIGKILL if asked > 1 else number)
-            _say(
-                "killed the processes"
-                if asked > 1
-                else "passed on " + signal.Signals(number).name + ("; once more kills the processes" if asked else "")
-            )
+            requests += number not in NOTICES
+            signal_all(processes, signal.SIGKILL if requests > 1 else number)
+            warning = "; once more kills the processes" if requests else ""
+            _say("killed the processes" if requests > 1 else f"passed on {signal.Signals(number).name}{warning}")
         except queue.Empty:
             pass
         ended = {i: process for i, process in running.items() if process.popen.poll() is not None}
@@ -197,7 +170,7 @@ def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Gu
             if process.popen.returncode != 0 and failed is None:
                 failed = i
                 kill_at = time.monotonic() + grace
-                if running and not asked and not warned:  # else they are on their way out, perhaps saving: let them
+                if running and not requests and not warned:  # else they are on their way out, perhaps saving: let them
                     _say(
                         f"process {i} failed with exit status {exit_status(process.popen.returncode)}; "
                         f"ending the other {len(running)}"
@@ -212,7 +185,7 @@ def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Gu
             reader.join(timeout=1)  # a grandchild may hold the pipe open for ever
     if failed is None:
         return 0
-    if len(processes) > 1 and not asked and not warned and processes[failed].errors:
+    if len(processes) > 1 and not requests and not warned and processes[failed].errors:
         _say(f"the last lines that process {failed}, the first to fail, wrote to standard error:")
         print("\n".join(f"[{failed}] {line}" for line in processes[failed].errors), file=sys.stderr, flush=True)
     return exit_status(processes[failed].popen.returncode)
@@ -223,14 +196,7 @@ def _say(text: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the launcher.
-
-    Args:
-        argv: arguments without the program's name.
-
-    Returns:
-        The exit status.
-    """
+    """Runs the launcher on arguments without the program's name; returns the exit status."""
     options, command = parse(argv)
     command = commands.as_process(command)
     port = free_port()
@@ -244,9 +210,9 @@ def main(argv: list[str]) -> int:
             print(f"[{i}]", " ".join([*words, shlex.join(command)]))
         return 0
     signals = queue.SimpleQueue()
-    heard = [number for number in NOTICES if signal.getsignal(number) != signal.SIG_IGN]  # SIGHUP under nohup
-    for number in (signal.SIGINT, signal.SIGTERM, *heard):
-        signal.signal(number, lambda got, frame: signals.put(got))
+    notices = [number for number in NOTICES if signal.getsignal(number) != signal.SIG_IGN]  # SIGHUP under nohup
+    for number in (signal.SIGINT, signal.SIGTERM, *notices):
+        signal.signal(number, lambda received, frame: signals.put(received))
     launcher = {"DIFFUSION_LAUNCHER": commands.line("launch local", *argv[: argv.index("--")], "--")}
     processes = []
     guard = Guard()

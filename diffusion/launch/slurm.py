@@ -9,13 +9,12 @@ config, a non-finite loss) is final.
 """
 
 import argparse
-import pathlib
 import re
 import shlex
 import sys
-from collections.abc import Callable
 
 from diffusion.launch import command as launcher
+from diffusion.launch.command import argument, positive
 
 EXAMPLE = """example:
   diffusion launch slurm --nodes=2 --gpus-per-node=8 --partition=gpu --time=12:00:00 --cpus-per-task=32 -- \\
@@ -63,27 +62,9 @@ srun {options} bash -c "$task" task "$coordinator" {command} || status=$?
 )
 
 
-def count(text: str) -> int:
-    """An argument that counts something: a whole number, 1 or more."""
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, 1 or more")
-    return int(text)
-
-
-def name(text: str) -> str:
-    """An argument that names a job, a partition (or several, with commas) or an account."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+@,-]*", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be of letters, digits and _ . + @ , - and not start with -")
-    return text
-
-
-def duration(text: str) -> str:
-    """An argument that is a time as SLURM writes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
-    if not TIME.fullmatch(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: must be minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S, for example 12:00:00"
-        )
-    return text
+duration = argument(TIME.pattern, "minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S, for example 12:00:00")
+name = argument("[A-Za-z0-9_][A-Za-z0-9_.+@,-]*", "of letters, digits and _ . + @ , - and not start with -")
+log_pattern = argument(r"[\w./%+=@-]+", "a file name without spaces and quotes, for example logs/%j.out")
 
 
 def seconds(text: str) -> int:
@@ -96,43 +77,29 @@ def seconds(text: str) -> int:
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest
 
 
-def log_pattern(text: str) -> str:
-    """An argument that names the log, in which SLURM replaces %j by the job's id."""
-    if not re.fullmatch(r"[\w./%+=@-]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: a file name without spaces and quotes, for example logs/%j.out")
-    return text
-
-
 def directive(text: str) -> str:
     """An argument that is one more option of sbatch; those that this launcher writes itself are refused."""
-    if not re.fullmatch(r"--[a-z][^\n\r]*", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: an option of sbatch in its long form, for example --mem=200G")
     if OWN.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r}: the launcher sees to this itself; --help lists its options")
-    return text
+    return argument(r"--[a-z][^\n\r]*", "an option of sbatch in its long form, for example --mem=200G")(text)
 
 
-def add_usual(add: Callable, log: str, words: str) -> None:
-    """Adds the options that every sbatch file of ours has.
-
-    Args:
-        add: the parser's `add_argument`.
-        log: default of --log.
-        words: what stands in it for what, for the help.
-    """
+def add_usual(parser: argparse.ArgumentParser, log: str, words: str) -> None:
+    """Adds the options that every sbatch file of ours has; `words` say what stands for what in the name of the log."""
+    add = parser.add_argument
     add("--partition", type=name, metavar="NAME", help="partition, or several with commas between")
     add("--account", type=name, metavar="NAME", help="account to charge")
     add("--time", type=duration, metavar="TIME", help="time limit of one turn, e.g. 90 (minutes), 12:00:00 or 2-00")
     add(
         "--grace",
-        type=count,
+        type=positive,
         default=120,
         metavar="SECONDS",
         help="SIGTERM comes so long before the end, for the run to save (default: 120)",
     )
     add(
         "--max-requeues",
-        type=count,
+        type=positive,
         default=1000,
         metavar="N",
         help="turns after the first, so that a run that never gets further ends at last (default: 1000)",
@@ -147,8 +114,7 @@ def add_usual(add: Callable, log: str, words: str) -> None:
         metavar="OPTION",
         help="any other option of sbatch, e.g. --sbatch=--mem=200G; may be repeated",
     )
-    add("--output", type=pathlib.Path, metavar="FILE", help="write the sbatch file here and do not submit it")
-    add("--dry-run", action="store_true", help="print the sbatch file and do nothing")
+    launcher.add_output(parser, "sbatch file")
 
 
 def check_usual(parser: argparse.ArgumentParser, options: argparse.Namespace, command: list[str]) -> None:
@@ -163,13 +129,8 @@ def check_usual(parser: argparse.ArgumentParser, options: argparse.Namespace, co
         parser.error(f"--time={options.time} is {seconds(options.time)} s, which --grace={options.grace} uses up")
 
 
-def directives(options: argparse.Namespace, **given: object) -> str:
-    """The lines that tell sbatch what a job needs.
-
-    Args:
-        options: with those of `add_usual`.
-        **given: further options of sbatch, "_" for "-"; those that are None are left out.
-    """
+def directives(options: argparse.Namespace, **others: object) -> str:
+    """The lines that tell sbatch what a job needs: `add_usual`, and others, "_" for "-", that are not None."""
     usual = {
         "job_name": options.job_name,
         "partition": options.partition,
@@ -179,19 +140,12 @@ def directives(options: argparse.Namespace, **given: object) -> str:
         "open_mode": "append",
         "signal": f"TERM@{options.grace}",
     }
-    lines = [f"--{key.replace('_', '-')}={value}" for key, value in (given | usual).items() if value is not None]
+    lines = [f"--{key.replace('_', '-')}={value}" for key, value in (others | usual).items() if value is not None]
     return "\n".join(f"#SBATCH {line}" for line in [*lines, "--requeue", *options.sbatch])
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits the launcher's own arguments from the command after `--`.
-
-    Args:
-        argv: arguments without the program's name.
-
-    Returns:
-        The options and the command as a list of words.
-    """
+    """Splits the launcher's own arguments (`argv` up to `--`) from the command after it, a list of words."""
     parser = launcher.parser(
         "slurm",
         "Run COMMAND in every task of a SLURM job, as one jax.distributed job. The tasks have this\n"
@@ -199,11 +153,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         EXAMPLE,
     )
     add = parser.add_argument
-    add("--nodes", type=count, default=1, metavar="N", help="number of nodes (default: 1)")
-    add("--tasks-per-node", type=count, default=1, metavar="T", help="processes on each node (default: 1)")
-    add("--gpus-per-node", type=count, metavar="G", help="GPUs on each node, dealt out to its tasks (default: none)")
-    add("--cpus-per-task", type=count, metavar="C", help="CPU cores for each task")
-    add_usual(add, "slurm-%j.out", "%%j = job id")
+    add("--nodes", type=positive, default=1, metavar="N", help="number of nodes (default: 1)")
+    add("--tasks-per-node", type=positive, default=1, metavar="T", help="processes on each node (default: 1)")
+    add("--gpus-per-node", type=positive, metavar="G", help="GPUs on each node, dealt out to its tasks (default: none)")
+    add("--cpus-per-task", type=positive, metavar="C", help="CPU cores for each task")
+    add_usual(parser, "slurm-%j.out", "%%j = job id")
     options, command = launcher.parse(parser, argv)
     check_usual(parser, options, command)
     if options.gpus_per_node is not None and options.gpus_per_node % options.tasks_per_node:
@@ -214,15 +168,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def script(options: argparse.Namespace, command: list[str]) -> str:
-    """The text of the sbatch file.
-
-    Args:
-        options: from `parse`.
-        command: words, which every task gets as they are.
-
-    Returns:
-        A bash script whose comments tell sbatch what the job needs.
-    """
+    """The sbatch file of what `parse` returns: a bash script whose comments say what the job needs."""
     devices = ""
     if options.gpus_per_node is not None:
         each = options.gpus_per_node // options.tasks_per_node
@@ -248,18 +194,15 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
     )
 
 
+def submit(module: str, text: str, options: argparse.Namespace) -> int:
+    """Submits an sbatch file, or does with it what the options say; returns the exit status."""
+    return launcher.hand_over(module, text, options, ["sbatch"], "submit it with: sbatch", "sbatch file")
+
+
 def main(argv: list[str]) -> int:
     """Runs the launcher on arguments without the program's name; returns the exit status."""
     options, command = parse(argv)
-    return launcher.hand_over(
-        "diffusion launch slurm",
-        script(options, command),
-        options,
-        ["sbatch"],
-        "submit it with: sbatch",
-        "Run this on a login node of the cluster, or use --dry-run to see the sbatch file or --output=FILE to write "
-        "it.",
-    )
+    return submit("slurm", script(options, command), options)
 
 
 if __name__ == "__main__":

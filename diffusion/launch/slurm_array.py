@@ -12,6 +12,7 @@ import sys
 
 from diffusion.launch import command as launcher
 from diffusion.launch import slurm
+from diffusion.launch.command import argument, positive
 
 EXAMPLE = """example:
   diffusion launch slurm_array --runs=45 --at-once=8 --gpus-per-task=1 --time=2:00:00 -- \\
@@ -30,22 +31,12 @@ srun {options} {command} --run="$SLURM_ARRAY_TASK_ID" || status=$?
 )
 
 
-def indices(text: str) -> str:
-    """An argument that names tasks as SLURM does: numbers and ranges with commas between, e.g. 3,7,10-12."""
-    if not re.fullmatch(r"[0-9]{1,6}(-[0-9]{1,6})?(,[0-9]{1,6}(-[0-9]{1,6})?)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be numbers and ranges, for example 3,7,10-12")
-    return text
+# Tasks as SLURM names them.
+indices = argument("[0-9]{1,6}(-[0-9]{1,6})?(,[0-9]{1,6}(-[0-9]{1,6})?)*", "numbers and ranges, e.g. 3,7,10-12")
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits the launcher's own arguments from the command after `--`.
-
-    Args:
-        argv: arguments without the program's name.
-
-    Returns:
-        The options and the command as a list of words.
-    """
+    """Splits the launcher's own arguments (`argv` up to `--`) from the command after it, a list of words."""
     parser = launcher.parser(
         "slurm_array",
         "Run COMMAND --run=I for each run of a sweep, as a SLURM array. The tasks have this folder and\n"
@@ -53,16 +44,15 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         EXAMPLE,
     )
     add = parser.add_argument
-    add("--runs", type=slurm.count, required=True, metavar="N", help="runs of the sweep, as its --dry-run counts them")
+    add("--runs", type=positive, required=True, metavar="N", help="runs of the sweep, as its --dry-run counts them")
     add("--only", type=indices, metavar="I,J-K", help="some of them alone, e.g. 3,7,10-12")
-    add("--at-once", type=slurm.count, metavar="N", help="tasks that run at the same time, at most (default: all)")
-    add("--gpus-per-task", type=slurm.count, metavar="G", help="GPUs of each run (default: none)")
-    add("--cpus-per-task", type=slurm.count, metavar="C", help="CPU cores of each run")
-    slurm.add_usual(add, "slurm-%A_%a.out", "%%A = job id, %%a = index of the run")
+    add("--at-once", type=positive, metavar="N", help="tasks that run at the same time, at most (default: all)")
+    add("--gpus-per-task", type=positive, metavar="G", help="GPUs of each run (default: none)")
+    add("--cpus-per-task", type=positive, metavar="C", help="CPU cores of each run")
+    slurm.add_usual(parser, "slurm-%A_%a.out", "%%A = job id, %%a = index of the run")
     options, command = launcher.parse(parser, argv)
     slurm.check_usual(parser, options, command)
-    if any(re.fullmatch("--run(=.*)?", word) for word in command):
-        parser.error("the command has --run, which the launcher adds itself")
+    launcher.no_run(parser, command)
     beyond = [index for index in re.findall("[0-9]+", options.only or "") if int(index) >= options.runs]
     if beyond:
         parser.error(
@@ -72,15 +62,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def script(options: argparse.Namespace, command: list[str]) -> str:
-    """The text of the sbatch file.
-
-    Args:
-        options: from `parse`.
-        command: words; each task gets them and --run=INDEX.
-
-    Returns:
-        A bash script whose comments tell sbatch what the tasks need.
-    """
+    """The sbatch file of what `parse` returns: a bash script whose comments say what the tasks need."""
     tasks = options.only or f"0-{options.runs - 1}"
     limit = f"%{options.at_once}" if options.at_once else ""
     srun = ["--ntasks=1", *([f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else [])]
@@ -104,15 +86,7 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
 def main(argv: list[str]) -> int:
     """Runs the launcher on arguments without the program's name; returns the exit status."""
     options, command = parse(argv)
-    return launcher.hand_over(
-        "diffusion launch slurm_array",
-        script(options, command),
-        options,
-        ["sbatch"],
-        "submit it with: sbatch",
-        "Run this on a login node of the cluster, or use --dry-run to see the sbatch file or --output=FILE to write "
-        "it.",
-    )
+    return slurm.submit("slurm_array", script(options, command), options)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 r"""Runs one command on every host of a Cloud TPU pod.
 
-The command goes through `gcloud compute tpus tpu-vm ssh --worker=all`. DIFFUSION_COORDINATOR=auto tells each process
-that there are others, which jax.distributed finds by itself on a pod. The limits that DIFFUSION_HEARTBEAT_SECONDS and
-DIFFUSION_SHUTDOWN_SECONDS set here hold on the hosts too, where ssh would leave them out.
+The command goes through `gcloud compute tpus tpu-vm ssh --worker=all`. DIFFUSION_COORDINATOR=auto says to each process
+that there are others, which jax.distributed finds by itself on a pod. DIFFUSION_HEARTBEAT_SECONDS and
+DIFFUSION_SHUTDOWN_SECONDS are passed on to the hosts where they are set here; ssh would leave them out.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 from diffusion.launch import command as launcher
+from diffusion.launch.command import argument
 
 EXAMPLE = """example:
   diffusion launch tpu --name=my-pod --zone=us-east5-a --directory=diffusion -- \\
@@ -24,28 +25,12 @@ OWN = re.compile(r"--(command|worker|zone|project|dry-run)([= ].*)?")  # flags o
 PASSED_ON = ("DIFFUSION_HEARTBEAT_SECONDS", "DIFFUSION_SHUTDOWN_SECONDS")  # see docs/scale.md
 
 
-def pod(text: str) -> str:
-    """An argument that names a TPU VM, or USER@ and its name."""
-    if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_.-]*@)?[a-z]([a-z0-9-]{0,61}[a-z0-9])?", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: must be small letters, digits and -, from a letter to a letter or digit, at most 63; "
-            "a user's name and @ may stand before it"
-        )
-    return text
-
-
-def zone(text: str) -> str:
-    """An argument that names a zone of Google Cloud."""
-    if not re.fullmatch(r"[a-z]+(-[a-z]+)+[0-9]+-[a-z]", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a zone, which a region and a letter make, as us-east5-a")
-    return text
-
-
-def project(text: str) -> str:
-    """An argument that names a project of Google Cloud."""
-    if not re.fullmatch(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a project's id: 6 to 30 small letters, digits and -")
-    return text
+pod = argument(
+    "([A-Za-z_][A-Za-z0-9_.-]*@)?[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
+    "small letters, digits and -, from a letter to a letter or digit, at most 63; a user's name and @ may stand before",
+)
+zone = argument("[a-z]+(-[a-z]+)+[0-9]+-[a-z]", "a zone, which a region and a letter make, as us-east5-a")
+project = argument("([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", "a project's id: 6 to 30 small letters, digits and -")
 
 
 def flag(text: str) -> str:
@@ -59,17 +44,10 @@ def flag(text: str) -> str:
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits the launcher's own arguments from the command after `--`.
-
-    Args:
-        argv: arguments without the program's name.
-
-    Returns:
-        The options and the command as a list of words.
-    """
+    """Splits the launcher's own arguments (`argv` up to `--`) from the command after it, a list of words."""
     parser = launcher.parser(
         "tpu",
-        "Run COMMAND on every host of a TPU pod. The library, and COMMAND's files, must be there already;\n"
+        "Run COMMAND on every host of a TPU pod. The library, and COMMAND's files, must lie there already;\n"
         "the workdir must be on a file system that all hosts share, not in a bucket.",
         EXAMPLE,
     )
@@ -90,16 +68,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return launcher.parse(parser, argv)
 
 
-def remote(directory: str | None, command: list[str]) -> str:
-    """The line that the shell of each host runs.
-
-    Args:
-        directory: where, or None for the home directory, from which relative ones count; "~/" at its start is that too.
-        command: words, which the host gets as they are.
-
-    Returns:
-        One line for bash.
-    """
+def _remote(directory: str | None, command: list[str]) -> str:
+    """The line that the shell of each host runs, in a directory that counts from the home directory."""
     limits = [f"{name}={os.environ[name]}" for name in PASSED_ON if os.environ.get(name)]
     variables = shlex.join(["DIFFUSION_COORDINATOR=auto", "PYTHONUNBUFFERED=1", *limits])
     steps = ["export " + variables, "exec " + shlex.join(command)]
@@ -108,17 +78,17 @@ def remote(directory: str | None, command: list[str]) -> str:
     return " && ".join(steps)
 
 
-def command_line(options: argparse.Namespace, command: list[str]) -> list[str]:
+def _command_line(options: argparse.Namespace, command: list[str]) -> list[str]:
     """The words of the gcloud command that runs `command` on all hosts."""
     words = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", options.name, f"--zone={options.zone}", "--worker=all"]
     words += [f"--project={options.project}"] if options.project else []
-    return [*words, *options.gcloud, f"--command={remote(options.directory, command)}"]
+    return [*words, *options.gcloud, f"--command={_remote(options.directory, command)}"]
 
 
 def main(argv: list[str]) -> int:
     """Runs the launcher on arguments without the program's name; returns the exit status."""
     options, command = parse(argv)
-    words = command_line(options, command)
+    words = _command_line(options, command)
     if options.dry_run:
         print(shlex.join(words))
         return 0

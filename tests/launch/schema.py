@@ -15,11 +15,11 @@ def errors(manifest: dict) -> list[str]:
     if manifest["kind"] == "Job":
         return _of_job(manifest, "")
     faults = jsonschema.Draft202012Validator(JOBSET).iter_errors(manifest)
-    found = [f"{_path(fault)}: {fault.message}" for fault in faults]
+    result = [f"{_path(fault)}: {fault.message}" for fault in faults]
     for i, replicated in enumerate(manifest["spec"]["replicatedJobs"]):
         job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": manifest["metadata"], **replicated["template"]}
-        found += _of_job(job, f".spec.replicatedJobs[{i}].template")
-    return found
+        result += _of_job(job, f".spec.replicatedJobs[{i}].template")
+    return result
 
 
 def _of_job(job: dict, where: str) -> list[str]:

@@ -29,7 +29,7 @@ def execute(tmp_path, *argv: str, index=7, state="RUNNING", restarts=None) -> su
     file = tmp_path / "job.sbatch"
     file.write_text(sbatch(*argv))
     again = {} if restarts is None else {"SLURM_RESTART_COUNT": str(restarts)}
-    told = {
+    message = {
         "SLURM_JOB_ID": "99",
         "SLURM_ARRAY_JOB_ID": "99",
         "SLURM_ARRAY_TASK_ID": str(index),
@@ -37,7 +37,7 @@ def execute(tmp_path, *argv: str, index=7, state="RUNNING", restarts=None) -> su
         "FAKE_TASKS": "1",
     }
     return subprocess.run(
-        ["bash", str(file)], capture_output=True, text=True, timeout=60, env={"PATH": path} | told | again
+        ["bash", str(file)], capture_output=True, text=True, timeout=60, env={"PATH": path} | message | again
     )
 
 
@@ -49,8 +49,8 @@ def job(*argv: str) -> dict:
 def test_a_task_of_slurm_runs_the_run_of_its_index(tmp_path):
     done = execute(tmp_path, "--cpus-per-task=3", "--", sys.executable, "-c", TASK, *HARD)
     assert done.returncode == 0, done.stderr
-    words, told = json.loads(done.stdout.splitlines()[-1])
-    assert words == [*HARD, "--run=7"] and told == {}  # a process by itself, that joins no job
+    words, message = json.loads(done.stdout.splitlines()[-1])
+    assert words == [*HARD, "--run=7"] and message == {}  # a process by itself, that joins no job
     assert "option --cpus-per-task=3" in done.stdout
 
 
@@ -106,8 +106,8 @@ def test_a_run_that_saved_goes_back_into_the_queue_and_no_other(tmp_path, status
 def test_mistakes_are_refused(parse, argv, words, capsys):
     with pytest.raises(SystemExit) as end:
         parse(argv)
-    told = capsys.readouterr().err
-    assert end.value.code == 2 and words in told and "abc" not in told
+    message = capsys.readouterr().err
+    assert end.value.code == 2 and words in message and "abc" not in message
 
 
 def test_a_pod_runs_the_run_of_its_index():
@@ -212,8 +212,8 @@ def test_the_job_fits_the_schema_of_kubernetes(argv):
     made = job(*argv, "--", *WORDS_OF_PODS)
     assert schema.errors(made) == []
     made["spec"]["backoffLimitPerIndexes"] = made["spec"].pop("backoffLimitPerIndex")
-    (found,) = schema.errors(made)
-    assert "'backoffLimitPerIndexes' was unexpected" in found
+    (result,) = schema.errors(made)
+    assert "'backoffLimitPerIndexes' was unexpected" in result
 
 
 @pytest.mark.parametrize("module, first", [("slurm_array", "#!/bin/bash"), ("kubernetes_array", "{")])

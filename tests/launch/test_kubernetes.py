@@ -1,4 +1,4 @@
-"""The Kubernetes launcher: the manifest's structure, what a pod is told, and that no secret is written."""
+"""The Kubernetes launcher: the manifest's structure, what a pod gets, and that no secret is written."""
 
 import json
 import os
@@ -136,8 +136,8 @@ def test_structure(argv):
 def test_the_schemas_find_mistakes(change, error):
     jobset = made("--", "prog")
     change(jobset["spec"])
-    (found,) = schema.errors(jobset)
-    assert error in found
+    (result,) = schema.errors(jobset)
+    assert error in result
 
 
 def test_each_pod_is_told_its_place_and_gets_the_command_unchanged():
@@ -279,7 +279,7 @@ def test_words_that_are_no_secrets(word):
         (["--volume=runs", "--", "x"], "CLAIM:/PATH"),
         (["--node-selector=a", "--", "x"], "KEY=VALUE"),
         (["--env=1A=x", "--", "x"], "NAME=VALUE"),
-        (["--env=A=1", "--env=A=2", "--", "x"], "given twice"),
+        (["--env=A=1", "--env=A=2", "--", "x"], "comes twice"),
         (["--env=DIFFUSION_PROCESS_INDEX=0", "--", "x"], "launcher sets"),
         (["python", "x.py"], "python"),
     ],

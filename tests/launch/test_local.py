@@ -1,4 +1,4 @@
-"""The local launcher: what each process is told, what is shown, and that none outlives a failure."""
+"""The local launcher: what each process gets, what is shown, and that none outlives a failure."""
 
 import json
 import os
@@ -64,13 +64,13 @@ def test_each_process_is_told_its_place(tmp_path):
         XLA_FLAGS="--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=8",
     )
     assert done.returncode == 0, done.stderr
-    told = [json.loads(re.sub(r"^\[\d\] ", "", line)) for line in sorted(done.stdout.splitlines())]
+    message = [json.loads(re.sub(r"^\[\d\] ", "", line)) for line in sorted(done.stdout.splitlines())]
     assert [line[:3] for line in sorted(done.stdout.splitlines())] == ["[0]", "[1]", "[2]"]
-    assert [t["DIFFUSION_PROCESS_INDEX"] for t in told] == ["0", "1", "2"]
-    assert {t["DIFFUSION_PROCESS_COUNT"] for t in told} == {"3"}
-    assert len({t["DIFFUSION_COORDINATOR"] for t in told}) == 1
-    assert re.fullmatch(r"127\.0\.0\.1:\d+", told[0]["DIFFUSION_COORDINATOR"])
-    assert {t["XLA_FLAGS"] for t in told} == {
+    assert [t["DIFFUSION_PROCESS_INDEX"] for t in message] == ["0", "1", "2"]
+    assert {t["DIFFUSION_PROCESS_COUNT"] for t in message} == {"3"}
+    assert len({t["DIFFUSION_COORDINATOR"] for t in message}) == 1
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", message[0]["DIFFUSION_COORDINATOR"])
+    assert {t["XLA_FLAGS"] for t in message} == {
         "--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=4"
     }
 
@@ -250,7 +250,7 @@ def test_none_outlives_a_launcher_that_is_killed(tmp_path):
 
 
 def test_a_launcher_killed_while_it_starts_a_process_leaves_none(tmp_path):
-    """Here in the moment between the child's start and its command; the guard is told by the child itself."""
+    """Here in the moment between the child's start and its command; the child itself adds itself to the guard."""
     program = f"""
         import os, signal, subprocess, sys
         sys.path.insert(0, {str(ROOT)!r})

@@ -21,10 +21,10 @@ while words[0].startswith("-"):
 nodes, tasks = int(os.environ["FAKE_NODES"]), int(os.environ["FAKE_TASKS"])
 status = 0
 for rank in range(nodes * tasks):
-    told = {{"PATH": os.environ["PATH"], "SLURM_NTASKS": str(nodes * tasks), "SLURM_PROCID": str(rank),
+    variables = {{"PATH": os.environ["PATH"], "SLURM_NTASKS": str(nodes * tasks), "SLURM_PROCID": str(rank),
             "SLURM_LOCALID": str(rank % tasks), "SRUN_PID": str(os.getpid())}}
     sys.stdout.flush()
-    status = max(status, subprocess.run(words, env=told).returncode)
+    status = max(status, subprocess.run(words, env=variables).returncode)
 sys.exit(status)
 """
 SCONTROL = """#!/bin/bash
@@ -69,7 +69,7 @@ def execute(tmp_path, *argv: str, nodes=1, tasks=1, state="RUNNING", restarts=No
     )
 
 
-def told(done: subprocess.CompletedProcess) -> list:
+def message(done: subprocess.CompletedProcess) -> list:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
 
 
@@ -89,7 +89,7 @@ def test_each_task_is_told_its_place_and_gets_the_command_unchanged(tmp_path):
         tasks=2,
     )
     assert done.returncode == 0, done.stderr
-    tasks = told(done)
+    tasks = message(done)
     assert [words for words, _ in tasks] == [HARD] * 4
     assert [names.pop("DIFFUSION_PROCESS_INDEX") for _, names in tasks] == ["0", "1", "2", "3"]
     assert [names.pop("JAX_LOCAL_DEVICE_IDS") for _, names in tasks] == ["0,1,2,3", "4,5,6,7"] * 2
@@ -103,13 +103,13 @@ def test_each_task_is_told_its_place_and_gets_the_command_unchanged(tmp_path):
 def test_a_task_keeps_all_its_gpus(tmp_path):
     # Else JAX, which recognises SLURM, would take one GPU for a process, whatever the coordinator's variables say.
     done = execute(tmp_path, "--gpus-per-node=8", "--", sys.executable, "-c", TASK)
-    assert told(done)[0][1]["JAX_LOCAL_DEVICE_IDS"] == "0,1,2,3,4,5,6,7"
+    assert message(done)[0][1]["JAX_LOCAL_DEVICE_IDS"] == "0,1,2,3,4,5,6,7"
 
 
 def test_without_gpus_jax_is_left_alone(tmp_path):
     done = execute(tmp_path, "--", sys.executable, "-c", TASK)
     assert done.returncode == 0, done.stderr
-    assert not any(name.startswith("JAX_") for name in told(done)[0][1])
+    assert not any(name.startswith("JAX_") for name in message(done)[0][1])
     assert "--label" not in done.stdout
 
 
@@ -195,8 +195,8 @@ def test_the_file_is_bash_and_asks_for_what_was_asked(tmp_path):
     assert checked.returncode == 0 and not checked.stderr
     lines = text.splitlines()
     assert lines[0] == "#!/bin/bash"
-    asked = [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")]
-    assert set(asked) == {
+    wanted = [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")]
+    assert set(wanted) == {
         "--job-name=xl2",
         "--nodes=4",
         "--ntasks-per-node=1",
@@ -210,8 +210,8 @@ def test_the_file_is_bash_and_asks_for_what_was_asked(tmp_path):
         "--requeue",
         "--mem=200G",
     }
-    assert lines[1 : 1 + len(asked)] == [
-        f"#SBATCH {line}" for line in asked
+    assert lines[1 : 1 + len(wanted)] == [
+        f"#SBATCH {line}" for line in wanted
     ]  # sbatch stops reading at the first command
 
 
