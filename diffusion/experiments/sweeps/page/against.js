@@ -167,10 +167,7 @@ function drawAgainst(which) {
     }
     of.plot.append(group);
   }
-  const emphasise = key =>
-    of.plot.querySelectorAll("[data-line]").forEach(line => {
-      line.style.opacity = key === null || line.dataset.line === key ? 1 : 0.15;
-    });
+  const emphasise = brighten(of.plot);
   const every = everything.map((line, i) => ({
     key: line.key,
     label: line.label,

@@ -81,51 +81,38 @@ function frame(box, x, y, label, height = 330) {
     "svg",
     {width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label},
     el("clipPath", {id: clip}, el("rect", {x: left, y: 6, width: right - left + 6, height: bottom - 6})),
-    yTicks.map(tick =>
-      el(
-        "g",
-        {class: "grid"},
-        el("line", {x1: left, x2: right, y1: Y.scale(tick), y2: Y.scale(tick)}),
-        el("text", {x: left - 8, y: Y.scale(tick) + 4, "text-anchor": "end"}, Y.format(tick)),
-      ),
-    ),
-    xTicks.map(tick =>
-      el(
-        "g",
-        {class: "grid"},
-        names ? null : el("line", {x1: X.scale(tick), x2: X.scale(tick), y1: 12, y2: bottom}),
-        long
-          ? el(
-              "text",
-              {
-                x: 0,
-                y: 0,
-                "text-anchor": "end",
-                transform: `translate(${X.scale(tick) + 4} ${bottom + 14}) rotate(-32)`,
-              },
-              shorten(X.format(tick), 22),
-            )
-          : el("text", {x: X.scale(tick), y: bottom + 18, "text-anchor": "middle"}, X.format(tick)),
-      ),
-    ),
-    el("line", {class: "axis", x1: left, x2: right, y1: bottom, y2: bottom}),
-    el("text", {class: "label", x: (left + right) / 2, y: height - 6, "text-anchor": "middle"}, x.label),
-    el(
-      "text",
-      {
-        class: "label",
-        x: 0,
-        y: 0,
-        "text-anchor": "middle",
-        transform: `translate(12 ${(bottom + 12) / 2}) rotate(-90)`,
-      },
-      y.label,
-    ),
+    yTicks.map(tick => {
+      const at = Y.scale(tick);
+      return el("g", {class: "grid"}, rule(left, right, at, at), text(left - 8, at + 4, "end", Y.format(tick)));
+    }),
+    xTicks.map(tick => {
+      const at = X.scale(tick);
+      const name = long
+        ? text(at + 4, bottom + 14, "end", shorten(X.format(tick), 22), {turn: -32})
+        : text(at, bottom + 18, "middle", X.format(tick));
+      return el("g", {class: "grid"}, names ? null : rule(at, at, 12, bottom), name);
+    }),
+    rule(left, right, bottom, bottom, {class: "axis"}),
+    text((left + right) / 2, height - 6, "middle", x.label, {class: "label"}),
+    text(12, (bottom + 12) / 2, "middle", y.label, {class: "label", turn: -90}),
     plot,
   );
   box.replaceChildren(svg);
   return {svg, plot, x: X, y: Y, left, right, bottom};
 }
+
+const rule = (x1, x2, y1, y2, attributes = {}) => el("line", {x1, x2, y1, y2, ...attributes});
+
+const text = (x, y, anchor, words, {turn = 0, ...attributes} = {}) => {
+  const transform = `translate(${x} ${y}) rotate(${turn})`;
+  return el("text", {"text-anchor": anchor, transform, ...attributes}, words);
+};
+
+// Brings out the lines of one key; null brings out all.
+const brighten = plot => key =>
+  plot.querySelectorAll("[data-line]").forEach(line => {
+    line.style.opacity = key === null || line.dataset.line === key ? 1 : 0.15;
+  });
 
 const shorten = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
 
@@ -133,29 +120,12 @@ const path = points => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)
 
 // The button line of a card, by what it draws.
 function tools(name, what) {
-  const rows = () => what().rows;
   return el(
     "span",
     {class: "tools"},
-    el("button", {type: "button", class: "copy", onclick: () => showCommands(name, rows())}, "Commands"),
-    el(
-      "button",
-      {
-        type: "button",
-        class: "copy",
-        onclick: () => download(`${data.name}-${name}.svg`, "image/svg+xml", standalone(what().box)),
-      },
-      "SVG",
-    ),
-    el(
-      "button",
-      {
-        type: "button",
-        class: "copy",
-        onclick: () => download(`${data.name}-${name}.csv`, "text/csv", csv(what().lines())),
-      },
-      "CSV",
-    ),
+    button("Commands", () => showCommands(name, what().rows)),
+    button("SVG", () => download(`${data.name}-${name}.svg`, "image/svg+xml", standalone(what().box))),
+    button("CSV", () => download(`${data.name}-${name}.csv`, "text/csv", csv(what().lines()))),
   );
 }
 
@@ -193,40 +163,25 @@ function legend(entries, emphasise) {
     {class: "legend"},
     entries.map(entry => {
       const off = entry.groups.every(group => hidden.has(String(group)));
-      const line = el(
-        "svg",
-        {width: 26, height: 12, "aria-hidden": "true"},
-        el("line", {
-          x1: 1,
-          x2: 25,
-          y1: 6,
-          y2: 6,
-          stroke: entry.stroke,
-          "stroke-width": 2.5,
-          "stroke-dasharray": entry.dash,
-        }),
-      );
-      const button = el(
-        "button",
-        {
-          type: "button",
-          "aria-pressed": String(!off),
-          class: off ? "off" : null,
-          "data-legend": entry.key,
-          onclick: () => {
-            const now = listed("hidden");
-            entry.groups.forEach(group => (off ? now.delete(String(group)) : now.add(String(group))));
-            choose({hidden: [...now].join("|")});
-          },
-          onpointerenter: () => emphasise(entry.key),
-          onpointerleave: () => emphasise(null),
-          onfocus: () => emphasise(entry.key),
-          onblur: () => emphasise(null),
-        },
-        line,
-        entry.label,
-      );
-      return el("li", {}, button);
+      const look = {stroke: entry.stroke, "stroke-width": 2.5, "stroke-dasharray": entry.dash};
+      const stroke = el("line", {x1: 1, x2: 25, y1: 6, y2: 6, ...look});
+      const line = el("svg", {width: 26, height: 12, "aria-hidden": "true"}, stroke);
+      const press = () => {
+        const now = listed("hidden");
+        entry.groups.forEach(group => (off ? now.delete(String(group)) : now.add(String(group))));
+        choose({hidden: [...now].join("|")});
+      };
+      const made = button(entry.label, press, {
+        "aria-pressed": String(!off),
+        class: off ? "off" : null,
+        "data-legend": entry.key,
+        onpointerenter: () => emphasise(entry.key),
+        onpointerleave: () => emphasise(null),
+        onfocus: () => emphasise(entry.key),
+        onblur: () => emphasise(null),
+      });
+      made.prepend(line);
+      return el("li", {}, made);
     }),
   );
 }
@@ -253,12 +208,12 @@ function responsive(box, draw) {
 function series(rows, without) {
   const kept = data.fields.map((label, i) => i).filter(i => !without.includes(data.fields[i]));
   const varying = kept.filter(i => new Set(rows.map(row => row.values[i])).size > 1);
-  const found = new Map();
+  const lines = new Map();
   for (const row of rows) {
     const key = kept.map(i => row.values[i]).join("|");
-    if (!found.has(key))
-      found.set(key, {key, label: varying.map(i => row.values[i] || "—").join(", ") || data.name, rows: []});
-    found.get(key).rows.push(row);
+    if (!lines.has(key))
+      lines.set(key, {key, label: varying.map(i => row.values[i] || "—").join(", ") || data.name, rows: []});
+    lines.get(key).rows.push(row);
   }
-  return [...found.values()];
+  return [...lines.values()];
 }

@@ -126,16 +126,13 @@ function drawCurves() {
       group.append(el("circle", {cx: of.x.scale(line.steps[0]), cy: of.y.scale(line.shown[0]), r: 3, fill: stroke}));
     of.plot.append(group);
   }
-  const emphasise = key =>
-    of.plot.querySelectorAll("[data-line]").forEach(line => {
-      line.style.opacity = key === null || line.dataset.line === key ? 1 : 0.12;
-    });
+  const emphasise = brighten(of.plot);
   const marker = el("circle", {r: 4, fill: "var(--ink)", visibility: "hidden"});
   of.plot.append(marker);
   const nearest = event => {
     const {left, top} = of.svg.getBoundingClientRect(),
       [px, py] = [event.clientX - left, event.clientY - top];
-    let found = null;
+    let best = null;
     for (const line of lines) {
       let [low, high] = [0, line.steps.length - 1];
       while (high - low > 1) {
@@ -145,9 +142,9 @@ function drawCurves() {
       const k = Math.abs(of.x.scale(line.steps[low]) - px) < Math.abs(of.x.scale(line.steps[high]) - px) ? low : high;
       const [x, y] = [of.x.scale(line.steps[k]), of.y.scale(line.shown[k])],
         away = Math.hypot(2 * (x - px), y - py);
-      if (!found || away < found.away) found = {line, k, x, y, away};
+      if (!best || away < best.away) best = {line, k, x, y, away};
     }
-    return found;
+    return best;
   };
   of.svg.addEventListener("pointermove", event => {
     const {line, k, x, y, away} = nearest(event);

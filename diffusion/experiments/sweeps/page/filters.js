@@ -71,18 +71,13 @@ function drawFilters() {
   if (opened) box.querySelector(`[data-menu="${CSS.escape(opened)}"]`)?.setAttribute("open", "");
   const some = state.q || state.without || state.hidden;
   box.append(
-    el(
-      "button",
-      {
-        type: "button",
-        class: "clear",
-        hidden: !some,
-        onclick: () => {
-          document.getElementById("filter").value = "";
-          choose({q: "", without: "", hidden: ""});
-        },
-      },
+    button(
       "Clear",
+      () => {
+        document.getElementById("filter").value = "";
+        choose({q: "", without: "", hidden: ""});
+      },
+      {class: "clear", hidden: !some},
     ),
   );
 }

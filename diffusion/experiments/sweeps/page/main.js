@@ -7,17 +7,7 @@ function drawHead() {
     seconds = data.runs.reduce((sum, run) => sum + run.seconds, 0);
   const words = {"": "auto", light: "light", dark: "dark"},
     next = {"": "dark", dark: "light", light: ""};
-  const theme = el(
-    "button",
-    {
-      type: "button",
-      class: "copy",
-      id: "theme",
-      "aria-label": `Colours: ${words[state.theme]}`,
-      onclick: () => choose({theme: next[state.theme]}),
-    },
-    `Colours: ${words[state.theme]}`,
-  );
+  const theme = button(`Colours: ${words[state.theme]}`, () => choose({theme: next[state.theme]}), {id: "theme"});
   const live = counts.some(([status]) => status === "running" || status === "queued");
   document.getElementById("head").replaceChildren(
     el("div", {class: "title"}, el("h1", {}, data.name), theme),

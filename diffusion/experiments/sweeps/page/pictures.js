@@ -1,11 +1,13 @@
 // What the runs made, side by side: the same seeds of the noise at the same places.
+function picture(run, kind, at, attributes, ...below) {
+  const image = el("img", {src: pictures[at], alt: `${kind} of ${run.name}`, decoding: "async"});
+  const made = button("", () => enlarge(run, kind, at), attributes);
+  made.replaceChildren(image, ...below);
+  return made;
+}
+
 function thumb(run, kind, at) {
-  return el(
-    "button",
-    {type: "button", class: "thumb", title: `${kind} of ${run.name}`, onclick: () => enlarge(run, kind, at)},
-    el("img", {src: pictures[at], alt: `${kind} of ${run.name}`, decoding: "async"}),
-    el("span", {}, kind),
-  );
+  return picture(run, kind, at, {class: "thumb", title: `${kind} of ${run.name}`}, el("span", {}, kind));
 }
 
 function enlarge(run, kind, at) {
@@ -24,9 +26,9 @@ function enlarge(run, kind, at) {
       : el(
           "p",
           {class: "turn"},
-          el("button", {type: "button", onclick: () => go(-1)}, "← before"),
+          button("← before", () => go(-1), {class: null}),
           ` ${here + 1} of ${all.length} `,
-          el("button", {type: "button", onclick: () => go(1)}, "next →"),
+          button("next →", () => go(1), {class: null}),
         ),
     command(run.command),
   );
@@ -67,11 +69,7 @@ function drawPictures() {
         el(
           "figure",
           {},
-          el(
-            "button",
-            {type: "button", class: "picture", title: "enlarge", onclick: () => enlarge(run, kind, at)},
-            el("img", {src: pictures[at], alt: `${kind} of ${run.name}`, decoding: "async"}),
-          ),
+          picture(run, kind, at, {class: "picture", title: "enlarge"}),
           el(
             "figcaption",
             {},
@@ -100,7 +98,7 @@ function startPictures() {
   const tabs = el(
     "span",
     {class: "tabs", role: "group", "aria-label": "Kind of picture"},
-    kinds.map(kind => el("button", {type: "button", "data-kind": kind, onclick: () => choose({kind})}, kind)),
+    kinds.map(kind => button(kind, () => choose({kind}), {class: null, "data-kind": kind})),
   );
   const seeds = [...new Set(data.runs.map(run => run.seeds.join(", ")))].filter(Boolean);
   part.append(

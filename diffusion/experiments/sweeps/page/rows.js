@@ -63,9 +63,9 @@ function fits(row) {
       const [, name, sign, wanted] = parts;
       const field = labels.findIndex(label => label.toLowerCase() === name);
       const figure = Object.keys(row.figures).find(known => known.toLowerCase() === name);
-      const found = field >= 0 ? row.values[field] : figure ? String(row.figures[figure][0]) : "";
-      const [a, b] = [asNumber(found), asNumber(wanted)];
-      if (a === null || b === null) return sign === "=" ? found.toLowerCase() === wanted : text.includes(word);
+      const own = field >= 0 ? row.values[field] : figure ? String(row.figures[figure][0]) : "";
+      const [a, b] = [asNumber(own), asNumber(wanted)];
+      if (a === null || b === null) return sign === "=" ? own.toLowerCase() === wanted : text.includes(word);
       return {"<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b, "=": a === b}[sign];
     });
 }

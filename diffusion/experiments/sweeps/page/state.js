@@ -64,7 +64,7 @@ function toggle(name, item, on) {
   choose({[name]: [...now].join("|")});
 }
 
-const SVG = new Set(["svg", "g", "path", "line", "rect", "circle", "text", "clipPath", "polygon", "title"]);
+const SVG = new Set(["svg", "g", "path", "line", "rect", "circle", "text", "clipPath"]);
 
 // An element: attributes, "on..." listeners, children as nodes or text. Nothing is ever parsed as HTML.
 function el(tag, attributes = {}, ...children) {
@@ -77,6 +77,9 @@ function el(tag, attributes = {}, ...children) {
   made.append(...children.flat().filter(child => child !== null && child !== undefined));
   return made;
 }
+
+const button = (label, press, attributes = {}) =>
+  el("button", {type: "button", class: "copy", onclick: press, ...attributes}, label);
 
 function number(value, digits = 4) {
   if (value === null || value === undefined) return "—";
@@ -102,13 +105,13 @@ function duration(seconds) {
 }
 
 // A drop-down: options are [value, text].
-function select(name, label, options, {plain = false} = {}) {
+function select(name, label, options) {
   const made = el(
     "select",
     {id: "choose-" + name, onchange: event => choose({[name]: event.target.value})},
     options.map(([value, text]) => el("option", {value, selected: state[name] === value}, text)),
   );
-  return el("label", {class: plain ? "choice plain" : "choice"}, el("span", {}, label), made);
+  return el("label", {class: "choice"}, el("span", {}, label), made);
 }
 
 // Whether an axis is logarithmic: as chosen, or where its values span more than so many times the least.
@@ -126,8 +129,7 @@ const axis = (name, label) =>
 
 // A button that copies; where the browser forbids that (an old one, from a file), it selects the text instead.
 function copier(text, label = "Copy", title = "Copy the command") {
-  const made = el("button", {type: "button", class: "copy", title}, label);
-  made.addEventListener("click", async event => {
+  const press = async event => {
     event.stopPropagation();
     try {
       await navigator.clipboard.writeText(text);
@@ -143,7 +145,8 @@ function copier(text, label = "Copy", title = "Copy the command") {
     setTimeout(() => {
       made.textContent = label;
     }, 1200);
-  });
+  };
+  const made = button(label, press, {title});
   return made;
 }
 
@@ -175,7 +178,7 @@ const csv = lines =>
 
 function showDialog(title, ...content) {
   const box = document.getElementById("dialog");
-  const close = el("button", {type: "button", class: "close", "aria-label": "Close", onclick: () => box.close()}, "×");
+  const close = button("×", () => box.close(), {class: "close", "aria-label": "Close"});
   box.setAttribute("aria-label", title);
   box.replaceChildren(el("div", {class: "dialog-head"}, el("h2", {}, title), close), ...content);
   if (!box.open) box.showModal();

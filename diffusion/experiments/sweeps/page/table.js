@@ -59,22 +59,12 @@ function head(all) {
     const mark = better
       ? el("span", {class: "better", title: better + " is better"}, better === "lower" ? "↓" : "↑")
       : null;
-    const button = el(
-      "button",
-      {type: "button", "data-sort": column.key, onclick: () => choose({sort: on && !down ? "-" + key : column.key})},
-      column.label,
-      mark,
-      el("span", {class: "arrow", "aria-hidden": "true"}, on ? (down ? "▾" : "▴") : ""),
-    );
-    return el(
-      "th",
-      {
-        scope: "col",
-        class: column.figure || column.right ? "right" : null,
-        "aria-sort": on ? (down ? "descending" : "ascending") : null,
-      },
-      button,
-    );
+    const sort = () => choose({sort: on && !down ? "-" + key : column.key});
+    const name = button(column.label, sort, {class: null, "data-sort": column.key});
+    const arrow = el("span", {class: "arrow", "aria-hidden": "true"}, on ? (down ? "▾" : "▴") : "");
+    name.append(...[mark, arrow].filter(Boolean));
+    const order = on ? (down ? "descending" : "ascending") : null;
+    return el("th", {scope: "col", class: column.figure || column.right ? "right" : null, "aria-sort": order}, name);
   });
   return el("tr", {}, el("th", {scope: "col", class: "narrow"}, el("span", {class: "aside"}, "drawn")), cells);
 }
@@ -185,17 +175,11 @@ function drawTable() {
       "aria-label": `draw ${row.name}`,
       onchange: event => toggle("hidden", String(row.group), !event.target.checked),
     });
-    const opener = el(
-      "button",
-      {
-        type: "button",
-        class: "opener",
-        "aria-expanded": String(open),
-        "aria-label": `details of ${row.name}`,
-        onclick: () => openRow(row.key),
-      },
-      open ? "▾" : "▸",
-    );
+    const opener = button(open ? "▾" : "▸", () => openRow(row.key), {
+      class: "opener",
+      "aria-expanded": String(open),
+      "aria-label": `details of ${row.name}`,
+    });
     const line = el(
       "tr",
       {class: (drawn ? "" : "off ") + (open ? "open" : ""), "data-key": row.key},
@@ -256,11 +240,7 @@ function startTable() {
       {class: "title"},
       el("h2", {id: "table-title"}, "Results"),
       el("span", {id: "count", class: "quiet", role: "status"}),
-      el(
-        "button",
-        {type: "button", class: "copy", onclick: () => download(data.name + ".csv", "text/csv", tableCsv())},
-        "CSV",
-      ),
+      button("CSV", () => download(data.name + ".csv", "text/csv", tableCsv())),
     ),
     el(
       "div",
