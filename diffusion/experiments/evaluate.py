@@ -171,50 +171,6 @@ def _train_classifier(images: np.ndarray, labels: np.ndarray, seed: int) -> clas
         return classifier.train(images, labels, seed, advance=advance)
 
 
-def add_model_metrics(
-    content: dict, config: Mapping, run_folder: pathlib.Path, folder: pathlib.Path, names: Sequence[str]
-) -> None:
-    """Measures metrics of `model_metrics` and adds them to the report, as {"model": {metric: dict}}.
-
-    Args:
-        content: from `run`.
-        config: the run's config.
-        run_folder: the run folder.
-        folder: of the samples and of the report.
-        names: of `model_metrics.METRICS`.
-    """
-    images, labels = read_samples(folder)
-    train, real = (
-        real_images.split_of(config, split) for split in (config["data"]["split"], config["evaluate"]["split"])
-    )
-    subject = model_metrics.Subject(config, run_folder, images, labels, train, real)
-    content["model"] = {}
-    for name in names:
-        content["model"] |= report.plain(model_metrics.METRICS[name](subject))
-    run_report.write(content, folder)
-
-
-def add_inception_metrics(content: dict, folder: pathlib.Path, request: comparison.Request, out: pathlib.Path) -> None:
-    """Measures the same samples in Inception features, writes the record, and adds the metrics to the report.
-
-    Args:
-        content: from `run`; it gets {"inception": {"figures", "warnings", "protocol": name, "record": file}}.
-        folder: of the report.
-        request: what to measure.
-        out: file of the record.
-    """
-    record = records.measure(request)
-    records.write(out, record)
-    content["inception"] = {
-        "figures": record["figures"],
-        "warnings": record["warnings"],
-        "protocol": request.protocol,
-        "reference": request.reference,
-        "record": str(out),
-    }
-    run_report.write(content, folder)
-
-
 def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """The names of --metrics with --workdir: those of `image_metrics.METRICS`, and those of `model_metrics.METRICS`.
 
@@ -250,13 +206,19 @@ def requested(**changes) -> comparison.Request:
 
 
 def evaluate_run() -> None:
-    """Evaluates the samples of the run that --workdir names."""
+    """Evaluates the samples of the run that --workdir names, adding to the report what other flags name."""
     config = CONFIG.value
-    folder = pathlib.Path(flags.FLAGS.samples or flags.FLAGS.workdir)
+    run_folder = pathlib.Path(flags.FLAGS.workdir)
+    folder = pathlib.Path(flags.FLAGS.samples or run_folder)
     of_images, of_model = split_metrics(flags.FLAGS.metrics or ())
     content = run(config, folder, workdir.command("diffusion evaluate"))
     if of_model:
-        add_model_metrics(content, config, pathlib.Path(flags.FLAGS.workdir), folder, of_model)
+        splits = [real_images.split_of(config, split) for split in (config.data.split, config.evaluate.split)]
+        subject = model_metrics.Subject(config, run_folder, *read_samples(folder), *splits)
+        content["model"] = {}
+        for name in of_model:
+            content["model"] |= report.plain(model_metrics.METRICS[name](subject))
+        run_report.write(content, folder)
     if flags.FLAGS.protocol or flags.FLAGS.inception:
         protocol = protocols.PROTOCOLS.get(flags.FLAGS.protocol)
         request = requested(
@@ -265,8 +227,18 @@ def evaluate_run() -> None:
             metrics=of_images or None,
             data_dir=flags.FLAGS.data_dir or config.data.dir,
         )
-        add_inception_metrics(content, folder, request, pathlib.Path(flags.FLAGS.out or folder / "inception.json"))
-    run_report.show(content, folder, run=flags.FLAGS.workdir)
+        out = pathlib.Path(flags.FLAGS.out or folder / "inception.json")
+        record = records.measure(request)
+        records.write(out, record)
+        content["inception"] = {
+            "figures": record["figures"],
+            "warnings": record["warnings"],
+            "protocol": request.protocol,
+            "reference": request.reference,
+            "record": str(out),
+        }
+        run_report.write(content, folder)
+    run_report.show(content, folder, run=run_folder)
 
 
 def main(argv: list[str]) -> None:

@@ -163,8 +163,8 @@ def _remedies(config: ConfigDict, work: Work) -> Iterator[ConfigDict]:
             yield changed(model__remat="full", train__accumulate=parts, **split)
 
 
-def found_devices() -> dict[str, int]:
-    """The devices that JAX finds on this machine, {kind: number}, asked of another process, which lets go of them."""
+def devices_here() -> dict[str, int]:
+    """The devices that JAX finds on this machine, {kind: number}, by another process, which lets go of them."""
     listing = "import json, jax; print(json.dumps([device.device_kind for device in jax.local_devices()]))"
     listed = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True)
     if listed.returncode:
@@ -189,7 +189,7 @@ def described(devices: int | None, machine: str) -> tuple[int, tuple[str, ...]]:
         if devices < 1:
             raise ConfigError(f"--devices = {devices}. Valid: at least 1.")
         return devices, tuple(MACHINES) if machine == "all" else (machine,)
-    kinds = found_devices()
+    kinds = devices_here()
     for kind, number in kinds.items():
         if (name := machine_of(kind)) and machine in ("all", name):
             return number, (name,)

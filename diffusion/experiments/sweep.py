@@ -41,11 +41,10 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import jax
-from rich.console import Console
-from rich.table import Table
 
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sweeps import definition, devices, naming, results, runner, sweep_folder, table
 from diffusion.experiments.sweeps.html_report import following
@@ -54,30 +53,22 @@ from diffusion.experiments.sweeps.terminal import Display
 from diffusion.training.runtime import preemption
 
 
-def dry_run(record: Record, directory: pathlib.Path, console: Console) -> None:
+def dry_run(record: Record, directory: pathlib.Path) -> None:
     """Prints the runs, what each sets, and the commands of the first."""
     called = naming.labels(record.varies)
-    shown = Table(title=f"{record.name}: {len(record.runs)} runs in {directory}", title_justify="left")
-    shown.add_column("", justify="right", style="dim")
-    for name in called.values():
-        shown.add_column(name)
-    shown.add_column("status", style="dim")
     statuses = sweep_folder.statuses(directory, record.runs)
-    for index, plan in enumerate(record.runs):
-        shown.add_row(str(index), *naming.texts(plan.overrides, called), statuses[plan.name])
-    console.print(shown)
+    rows = [
+        [index, *naming.texts(plan.overrides, called), statuses[plan.name]] for index, plan in enumerate(record.runs)
+    ]
+    report.show(f"{record.name}: {len(rows)} runs in {directory}", ["", *called.values(), "status"], rows)
     first = record.runs[0]
-    console.print(f"Commands of run 0, {first.name}:", markup=False)
+    print(f"Commands of run 0, {first.name}:")
     for words in sweep_folder.commands(directory, first):
-        console.print(f"  {shlex.join(words)}", markup=False)
+        print(f"  {shlex.join(words)}")
 
 
 def chosen(record: Record, run: str) -> list[Plan]:
-    """The runs that --run names: all of them, or one by its index or name.
-
-    Raises:
-        ConfigError: if there is no such run.
-    """
+    """The runs that --run names: all of them, or one by its index or name."""
     if not run:
         return record.runs
     names = [plan.name for plan in record.runs]
@@ -89,14 +80,7 @@ def chosen(record: Record, run: str) -> list[Plan]:
 
 
 def tries(plans: Sequence[Plan], directory: pathlib.Path, retry: int, requested: bool) -> dict[str, int]:
-    """How often each run may be begun: not if it is done, and a failed one only by --retry, or where --run names it.
-
-    Args:
-        plans: the runs.
-        directory: of the sweep.
-        retry: attempts after a failure.
-        requested: whether --run names the run.
-    """
+    """How often each run may be begun: not if it is done, and a failed one only by --retry, or where --run names it."""
     statuses = sweep_folder.statuses(directory, plans)
     return {name: 0 if now == DONE else retry + (now != FAILED or requested) for name, now in statuses.items()}
 
@@ -127,9 +111,9 @@ def run(record: Record, directory: pathlib.Path, settings: flags.FlagValues) -> 
     """Runs what is not done; returns the exit status."""
     plans = chosen(record, settings.run)
     single = bool(settings.run)
-    gpus = settings.devices if settings.devices is not None else devices.found_gpus()
+    gpus = settings.devices if settings.devices is not None else devices.visible_gpus()
     jobs = 1 if single else settings.jobs or len(gpus) or 1
-    cores = devices.found_cores() if jobs > 1 else ()
+    cores = devices.usable_cores() if jobs > 1 else ()
     slots = [devices.Slot({}, frozenset())] if single else devices.slots(jobs, gpus, cores)
     definition.settle(directory, record)
     allowed = tries(plans, directory, settings.retry, single)
@@ -137,7 +121,7 @@ def run(record: Record, directory: pathlib.Path, settings: flags.FlagValues) -> 
     before = [QUEUED if allowed[plan.name] else logged(plan) for plan in plans]
     signals = queue.SimpleQueue()
     reporting = contextlib.nullcontext() if single else following(directory)  # a task is one of many
-    with receiving(signals) as received, Display(collections.Counter(before), jobs) as display, reporting:
+    with receiving(signals) as received, Display(collections.Counter(before)) as display, reporting:
         display.say(f"{record.name}: {len(plans)} runs in {directory}, {jobs} at a time")
         if not single:
             display.say(f"To see how they do, open {directory / 'report.html'}: it follows them")
@@ -174,7 +158,6 @@ def main(argv: list[str]) -> None:
 def _main() -> None:
     jax.config.update("jax_platforms", "cpu")  # what is checked here needs no GPU, and must not take its memory
     settings = flags.FLAGS
-    console = Console(highlight=False, soft_wrap=True)
     if not settings.sweep:
         if not settings.workdir:
             raise ConfigError(
@@ -192,7 +175,7 @@ def _main() -> None:
         return
     record = definition.record(definition.load(settings.sweep), settings.sweep, directory)
     if settings["dry-run"].value:
-        return dry_run(record, directory, console)
+        return dry_run(record, directory)
     with contextlib.ExitStack() as stack:
         if not settings.run and stack.enter_context(sweep_folder.hold(directory / ".lock")) is None:
             raise workdir.WorkdirError(

@@ -121,8 +121,8 @@ def hand_over(launcher: str, text: str, options: argparse.Namespace, tool: list[
         return 0
     if shutil.which(tool[0]) is None:
         print(
-            f"diffusion launch {launcher}: there is no {tool[0]} on PATH. Run this where the cluster's tools are, or use "
-            f"--dry-run to see the {what} or --output=FILE to write it.",
+            f"diffusion launch {launcher}: there is no {tool[0]} on PATH. Run this where the cluster's tools are, or "
+            f"use --dry-run to see the {what} or --output=FILE to write it.",
             file=sys.stderr,
         )
         return 127

@@ -1,12 +1,10 @@
 """The evaluation of a run folder: figures that order good and bad samples, the report, and what bad input gets."""
 
 import functools
-import io
 import json
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from configs import digits as recipe
 from diffusion.data.digits import digits
@@ -133,7 +131,7 @@ def test_balanced_order_takes_turns():
     assert order.tolist() == [2, 3, 0, 5, 6, 1, 7, 4]
 
 
-def test_report(folder, config):
+def test_report(folder, config, capsys):
     (folder / "samples.png").write_bytes(b"")
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     sampling = {
@@ -166,9 +164,8 @@ def test_report(folder, config):
     ):
         assert part in text, part
     assert "(trajectory.png)" not in text  # which is not there
-    console = Console(file=io.StringIO(), width=100)
-    run_report.show(content, folder, console, run="runs/of")
-    shown = console.file.getvalue()
+    run_report.show(content, folder, run="runs/of")
+    shown = capsys.readouterr().out
     assert "diffusion sample --workdir=runs/of --config.sample.steps" in shown  # and not the samples' folder
     assert f"{ratio:.2f}" in shown and "Look at:" in shown and "Try next:" in shown and "report.md" in shown
     left = {path.name for path in folder.iterdir()}

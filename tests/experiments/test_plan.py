@@ -141,14 +141,14 @@ def test_devices_are_known_by_what_jax_calls_them(kind, name):
 
 
 def test_without_devices_the_plan_is_of_those_that_jax_finds(monkeypatch):
-    monkeypatch.setattr(plan, "found_devices", lambda: {"NVIDIA A100-SXM4-80GB": 4})
+    monkeypatch.setattr(plan, "devices_here", lambda: {"NVIDIA A100-SXM4-80GB": 4})
     assert plan.described(None, "all") == plan.described(None, "a100-80gb") == (4, ("a100-80gb",))
     assert plan.described(8, "all") == (8, tuple(MACHINES))
     with pytest.raises(ConfigError, match=r"JAX finds here \(4 x NVIDIA A100-SXM4-80GB\) none is h100"):
         plan.described(None, "h100")
     monkeypatch.undo()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert list(plan.found_devices()) == ["cpu"]
+    assert list(plan.devices_here()) == ["cpu"]
 
 
 def test_slices():
@@ -167,21 +167,21 @@ def test_slices():
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_memory_against_xla(remat):
     """What XLA says of the real train step on a CPU, at two depths: the whole, and what a layer adds."""
-    found, ours = [], []
+    result, ours = [], []
     for depth in (2, 5):
         config = digits.get_config()
         config.model.update(width=64, depth=depth, unroll=1, remat=remat)
         config.train.update({"batch_size": 256, "accumulate": 1})  # as on an accelerator; a CPU's rule is four parts
         mesh = program.mesh_of(config, jax.devices()[:1])
         run = program.build(resolve.recipe(config, (8, 8, 1)), mesh)
-        told = run.step.lower(run.target, run.batch, run.seed).compile().memory_analysis()
+        output = run.step.lower(run.target, run.batch, run.seed).compile().memory_analysis()
         parts = estimate.memory_by_part(plan.work_of(config, (8, 8, 1), mesh), "cpu")
         state = sum(parts[part] for part in estimate.EXACT)
-        assert told.argument_size_in_bytes == pytest.approx(state, abs=100_000)  # and a batch
-        found.append(told.temp_size_in_bytes)
+        assert output.argument_size_in_bytes == pytest.approx(state, abs=100_000)  # and a batch
+        result.append(output.temp_size_in_bytes)
         ours.append(sum(parts.values()) - state)
-    assert ours[1] == pytest.approx(found[1], rel=0.15)
-    of_a_layer = (found[1] - found[0]) / 3
+    assert ours[1] == pytest.approx(result[1], rel=0.15)
+    of_a_layer = (result[1] - result[0]) / 3
     assert (ours[1] - ours[0]) / 3 == pytest.approx(of_a_layer, rel=0.05 if remat == "none" else 0.2)
 
 
@@ -206,14 +206,14 @@ print(peak, sum(parts.values()))
 @pytest.mark.slow
 def test_memory_of_a_real_run(tmp_path):
     """Peak memory of two training processes: what 15 times the images take more, 2.7 GB, beside the plan's answer."""
-    found = []
+    result = []
     for rows in (64, 1024):
         command = [sys.executable, "-c", REAL_RUN, str(tmp_path / str(rows)), str(rows)]
         env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=env, cwd=ROOT, text=True, capture_output=True, timeout=900)
         assert done.returncode == 0, done.stderr[-2000:]
-        found.append(tuple(map(float, done.stdout.splitlines()[-1].split())))
-    (small, planned_small), (large, planned_large) = found
+        result.append(tuple(map(float, done.stdout.splitlines()[-1].split())))
+    (small, planned_small), (large, planned_large) = result
     assert large - small == pytest.approx(planned_large - planned_small, rel=0.1)
 
 
@@ -224,8 +224,8 @@ def test_remedies():
     run = plan.work_of(config, LATENTS, program.mesh_of(config, jax.devices()[:1]))
     needed = sum(estimate.memory_by_part(run, "tpu").values())
     machine = MACHINES["v5p"]._replace(memory=needed / 2)
-    told = plan.change(config, LATENTS, run, machine)
-    assert told.startswith("--config.model.remat=dots brings it to ")
+    output = plan.change(config, LATENTS, run, machine)
+    assert output.startswith("--config.model.remat=dots brings it to ")
     config.model.remat = "dots"
     assert estimate.fits(estimate.memory_by_part(work(config), "tpu"), machine)
     assert "--config.train.accumulate=" in plan.change(config, LATENTS, run, machine._replace(memory=40e9))
@@ -242,13 +242,13 @@ def test_command(tmp_path):
     done = run(seven, "--devices=64", "--config.train.batch_size=512", f"--out={out}")
     assert done.returncode == 0, done.stderr
     assert "estimate" in done.stdout and "exact" in done.stdout and "does not fit" not in done.stdout
-    found = json.loads(out.read_text())
-    assert found["mesh"]["fsdp"] == math.prod(found["mesh"].values()) == 64
-    assert found["images"] == {"step": 512, "device": 8, "micro_batches": 1}
-    assert found["machines"].keys() == MACHINES.keys()
-    assert found["machines"]["h100"]["attention"] == "cudnn" and found["machines"]["v5p"]["attention"] == "xla"
-    parts = found["machines"]["v6e"]["memory"]
-    assert sum(parts[part] for part in estimate.EXACT) == pytest.approx(16 * found["parameters"] / 64, rel=0.01)
+    result = json.loads(out.read_text())
+    assert result["mesh"]["fsdp"] == math.prod(result["mesh"].values()) == 64
+    assert result["images"] == {"step": 512, "device": 8, "micro_batches": 1}
+    assert result["machines"].keys() == MACHINES.keys()
+    assert result["machines"]["h100"]["attention"] == "cudnn" and result["machines"]["v5p"]["attention"] == "xla"
+    parts = result["machines"]["v6e"]["memory"]
+    assert sum(parts[part] for part in estimate.EXACT) == pytest.approx(16 * result["parameters"] / 64, rel=0.01)
 
 
 def test_a_run_that_does_not_fit_is_told_what_to_change():
@@ -291,8 +291,8 @@ def test_a_step_that_xla_finds_no_room_for():
     error = jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {said}\nmore lines")
     step = mock.Mock()
     step.lower.return_value.compile.side_effect = error
-    found = ahead_of_time.compile_step(lambda mesh: mock.Mock(step=step), described())
-    assert (found["fits"], found["error"]) == (False, said)
+    result = ahead_of_time.compile_step(lambda mesh: mock.Mock(step=step), described())
+    assert (result["fits"], result["error"]) == (False, said)
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError("INTERNAL: a fault")
     with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
         ahead_of_time.compile_step(lambda mesh: mock.Mock(step=step), described())
@@ -304,9 +304,9 @@ def compile_tiny(python, out):
     command = [python, "-m", "experiments.plan", *tiny, *wide, "--compile", f"--out={out}"]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())["machines"]["v5p"]
-    said = found["compiled"]
-    parts = found["memory"]
+    result = json.loads(out.read_text())["machines"]["v5p"]
+    said = result["compiled"]
+    parts = result["memory"]
     assert said["topology"] == "v5p:2x2x2" and said["fits"]
     state = sum(parts[part] for part in estimate.EXACT)
     assert said["aliased"] == pytest.approx(state, rel=0.1)

@@ -1,6 +1,7 @@
 """How a command starts: its flags, the config that they name, and errors in one sentence."""
 
 import argparse
+import functools
 import logging as python_logging
 import pathlib
 import sys
@@ -155,14 +156,21 @@ def help_is_requested() -> bool:
     return _asks_for_help(sys.argv)
 
 
-def begin() -> None:
+_words: list[str] = []  # of the command line besides its flags, of a command that takes some
+
+
+def begin(takes_words: bool = False) -> None:
     """Parses the command line, starts the process anew with huge pages, and says that the command begins.
 
     A command calls it once its flags are defined, before it imports the libraries, which takes seconds: then `--help`
     and a mistake in the command line are answered at once.
+
+    Args:
+        takes_words: whether `main` takes words besides flags, such as folders.
     """
     app.define_help_flags()
-    _in_one_sentence(_parse, ())(sys.argv)
+    parse = functools.partial(_parse, takes_words=takes_words)
+    _words[:] = _in_one_sentence(parse, ())(sys.argv)[1:]
     huge_pages.start_anew()
     if advice := accelerators.advice():
         print(f"{program()}: {advice}", file=sys.stderr)
@@ -212,7 +220,7 @@ def _leave(status: int) -> NoReturn:
 def _parse_and_extend(argv: list[str]) -> list[str]:
     """Does what `begin` does, if it has not been called, and runs the user's own code."""
     if flags.FLAGS.is_parsed():
-        remaining = [argv[0]]
+        remaining = [argv[0], *_words]
     else:
         remaining = _parse(argv)
         huge_pages.start_anew()
@@ -223,7 +231,7 @@ def _parse_and_extend(argv: list[str]) -> list[str]:
     return remaining
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
     """Parses the flags; absl's and ml_collections' errors become ours."""
     if _named(argv, "workdir") == "":
         raise ConfigError("--workdir is empty. Name the folder of the run, e.g. runs/digits; this one is --workdir=.")
@@ -237,7 +245,7 @@ def _parse(argv: list[str]) -> list[str]:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)  # Orbax and TFDS tell of every file; their errors become ours
             python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's too
-        if len(remaining) > 1:
+        if len(remaining) > 1 and not takes_words:
             raise ConfigError(f"unexpected argument {remaining[1]!r}: flags are written as --name=value.")
         return remaining
     except flags.Error as error:  # wraps what get_config raised, with its traceback: show our own sentence alone

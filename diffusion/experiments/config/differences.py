@@ -31,8 +31,8 @@ def differences(old: ConfigDict | Mapping, new: ConfigDict | Mapping) -> list[Di
     Returns:
         A list of `Difference(field, old, new)`, e.g. `("train.steps", 2000, 4000)`; sequences are compared whole.
     """
-    old = _flat(plain(old))
-    new = _flat(plain(new))
+    old = flattened(plain(old))
+    new = flattened(plain(new))
     text = lambda values, field: canonical(values[field]) if field in values else None
     return [
         Difference(field, old.get(field, MISSING), new.get(field, MISSING))
@@ -41,12 +41,12 @@ def differences(old: ConfigDict | Mapping, new: ConfigDict | Mapping) -> list[Di
     ]
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+def flattened(tree: dict, prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one dict of dotted names; an empty dict stays, so that its absence shows."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flattened(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

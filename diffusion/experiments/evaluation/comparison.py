@@ -196,13 +196,7 @@ def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list
 
 
 def space_of(request: Request) -> tuple[Space, dict]:
-    """The features of a request, and what a record says of them.
-
-    Args:
-        request: from the command line.
-
-    Returns:
-        The space, and {"features", "protocol": every field or None, "weights": dict or None}.
+    """The features of a request, and what a record says of them: {"features", "protocol" or None, "weights" or None}.
 
     Raises:
         ConfigError: for a name that is not known, or one that is missing.
@@ -275,14 +269,7 @@ def run(request: Request, fresh: bool = False) -> dict:
 
 
 def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics:
-    """Computes the statistics of a reference and writes them.
-
-    Args:
-        request: its reference, protocol and network; without samples.
-        out: the file, .safetensors.
-
-    Returns:
-        The statistics.
+    """Computes the statistics of the reference of a request without samples, and writes them as .safetensors.
 
     Raises:
         ConfigError, WeightsError, ImageSetError: as in `run`.
@@ -298,12 +285,6 @@ def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics
 
 def parse(fields: Mapping[str, Any]) -> Request:
     """The request of a record, each field checked; nothing in it is executed.
-
-    Args:
-        fields: as in a record's "request".
-
-    Returns:
-        The request.
 
     Raises:
         ValueError: naming the first field that is missing, unknown or of another type.

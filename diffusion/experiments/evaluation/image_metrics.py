@@ -178,15 +178,13 @@ def score(sets: FeatureSets) -> dict:
 
 def authenticity(sets: FeatureSets) -> dict:
     """Share of samples that are no near copies of a reference image: name the training set as the reference."""
-    share = memorisation.authenticity(*_rows(sets, sets.space.main))
-    return {
-        "authenticity": {
-            "value": share.value,
-            "interval": list(share.interval),
-            "samples": share.samples,
-            "reference": share.train,
-        }
-    }
+    return {"authenticity": of_share(memorisation.authenticity(*_rows(sets, sets.space.main)))}
+
+
+def of_share(share: memorisation.Share) -> dict:
+    """A share of samples that are no near copies, as a figure."""
+    interval = list(share.interval)
+    return {"value": share.value, "interval": interval, "samples": share.samples, "reference": share.train}
 
 
 METRICS: dict[str, Callable[[FeatureSets], dict]] = {

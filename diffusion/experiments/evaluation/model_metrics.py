@@ -14,6 +14,7 @@ import numpy as np
 from diffusion import likelihood, ode
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.config.values import from_json, to_json
+from diffusion.experiments.evaluation import image_metrics
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.evaluation.sample_metrics import SEED
 from diffusion.experiments.sampling import generate
@@ -84,7 +85,8 @@ def accuracy(subject: Subject) -> dict:
 
 def copying(subject: Subject) -> dict:
     """Whether samples lie nearer to the training images than held-out images do: C_T, below -3 where they do; and
-    the share of samples that are no near copies, beside that of the held-out images."""
+    the share of samples that are no near copies, beside that of the held-out images.
+    """
     if subject.train.spec.num_classes:
         extractor = features.classifier_features(subject.train.images, subject.train.labels)
     else:
@@ -103,13 +105,7 @@ def copying(subject: Subject) -> dict:
         }
     }
     for name, rows in (("authenticity", made), ("authenticity_of_held_out", held_out)):
-        share = memorisation.authenticity(rows, train)
-        metrics[name] = {
-            "value": share.value,
-            "interval": list(share.interval),
-            "samples": share.samples,
-            "reference": share.train,
-        }
+        metrics[name] = image_metrics.of_share(memorisation.authenticity(rows, train))
     return metrics
 
 

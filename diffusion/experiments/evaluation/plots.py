@@ -1,8 +1,9 @@
 """The pictures of a run: a grid of samples, the way from noise to image, and the training curves."""
 
+import itertools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -109,8 +110,8 @@ def mosaic(
         if titles:
             picture.text(picture.left(block, 0), 16, titles[block], size=12, align="left")
         for column, text in enumerate(texts):
-            place = picture.left(block, column) + picture.width / 2
-            picture.text(place, picture.top - 10 - 8 * more, text, size=9)
+            middle = picture.left(block, column) + picture.width / 2
+            picture.text(middle, picture.top - 10 - 8 * more, text, size=9)
     picture.save(path)
 
 
@@ -129,52 +130,44 @@ def paper(images: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
     return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 
-def curves(metrics: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Draws the loss by step (each logged value, and smoothed) and the loss by training time t, early and late.
+def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], path: str | os.PathLike) -> None:
+    """Draws the loss by step, and by training time t: of one run, early and late; of several, a colour for each.
 
     Args:
-        metrics: metrics.jsonl of a run: rows with "step", "loss" and, where known, "loss_by_t", means over ten equal
-            bins of t in [0, 1] (null for an empty bin).
+        runs: metrics.jsonl of a run: rows with "step", "loss" and, where known, "loss_by_t", means over ten equal bins
+            of t in [0, 1] (null for an empty bin). Of several runs {name: their files}, the files under one name in
+            one colour.
         path: the PNG to write.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if no row has a step and a loss.
     """
-    path_of_metrics = pathlib.Path(metrics)
-    if not path_of_metrics.is_file():
-        raise FileNotFoundError(f"{metrics} is not there; diffusion train writes it into the run folder")
-    rows = [row for row in json_lines.rows(path_of_metrics) if "step" in row and row.get("loss") is not None]
-    if not rows:
-        raise ValueError(f"{metrics} has no row with a step and a loss")
-    rows.sort(key=lambda row: row["step"])
-    steps = np.array([row["step"] for row in rows], float)
-    loss = np.array([row["loss"] for row in rows], float)
     figure = Figure(figsize=(9.0, 3.2), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(steps, loss, color=FAINT, linewidth=0.8, label="logged")
-    left.plot(steps, _smooth(loss), color=BLUE, linewidth=1.8, label="smoothed")
     left.set(xlabel="step", ylabel="loss", title="Loss by step")
-    positive = loss[np.isfinite(loss) & (loss > 0)]
-    if len(positive) == len(loss) and positive.max() > 20 * positive.min():
-        left.set_yscale("log")
-    else:  # the first steps are far above the rest, and would flatten it
-        low = np.nanmin(loss)
-        high = np.nanquantile(loss, 0.99)
-        if high > low:
-            left.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
-    by_time = [row["loss_by_t"] for row in rows if row.get("loss_by_t")]
     right.set(xlabel="t  (0 data, 1 noise)", ylabel="loss", title="Loss by t", xlim=(0, 1))
-    if by_time:
-        table = np.array(by_time, float)  # null becomes NaN
-        part = max(1, len(table) // 10)
-        for values, color, name in (
-            (table[:part], ORANGE, f"first {_share(part, table)}"),
-            (table[-part:], BLUE, f"last {_share(part, table)}"),
-        ):
-            mean = _mean_of_known(values)
-            centers = (np.arange(len(mean)) + 0.5) / len(mean)
-            right.plot(centers, mean, color=color, marker="o", markersize=3.5, linewidth=1.6, label=name)
+    if isinstance(runs, Mapping):
+        lines = {name: [_losses(pathlib.Path(file)) for file in files] for name, files in runs.items()}
+        for colour, (name, of_name) in zip(itertools.cycle(COLOURS), lines.items()):
+            for number, (steps, loss, by_t) in enumerate(of_name):
+                left.plot(steps, _smooth(loss), color=colour, linewidth=1.6, label=None if number else name)
+                if len(by_t):
+                    _by_t(right, by_t[-max(1, len(by_t) // 10) :], colour, None)
+        right.set_title("Loss by t, last tenth of training")
+        every = [loss for of_name in lines.values() for _, loss, _ in of_name]
+    else:
+        steps, loss, by_t = _losses(pathlib.Path(runs))
+        left.plot(steps, loss, color=FAINT, linewidth=0.8, label="logged")
+        left.plot(steps, _smooth(loss), color=BLUE, linewidth=1.8, label="smoothed")
+        part = max(1, len(by_t) // 10)
+        share = "tenth of training" if len(by_t) >= 10 else f"{part} of {len(by_t)} logged"
+        if len(by_t):
+            _by_t(right, by_t[:part], ORANGE, f"first {share}")
+            _by_t(right, by_t[-part:], BLUE, f"last {share}")
+        every = [loss]
+    _hold(left, np.concatenate(every))
+    if right.lines:
         right.set_ylim(bottom=0)
     else:
         right.text(0.5, 0.5, "not recorded in this run", ha="center", va="center", color=INK, transform=right.transAxes)
@@ -184,6 +177,37 @@ def curves(metrics: str | os.PathLike, path: str | os.PathLike) -> None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
     save(figure, path)
+
+
+def _losses(metrics: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps `[N]`, losses `[N]` and losses by t `[M, bins]` of metrics.jsonl; what is not known is NaN."""
+    if not metrics.is_file():
+        raise FileNotFoundError(f"{metrics} is not there; diffusion train writes it into the run folder")
+    rows = [row for row in json_lines.rows(metrics) if "step" in row and row.get("loss") is not None]
+    if not rows:
+        raise ValueError(f"{metrics} has no row with a step and a loss")
+    rows.sort(key=lambda row: row["step"])
+    steps = np.array([row["step"] for row in rows], float)
+    loss = np.array([row["loss"] for row in rows], float)
+    return steps, loss, np.array([row["loss_by_t"] for row in rows if row.get("loss_by_t")], float)
+
+
+def _by_t(axes: Axes, by_t: np.ndarray, colour: str, name: str | None) -> None:
+    known = np.isfinite(by_t)
+    mean = np.where(known.any(0), np.where(known, by_t, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
+    centers = (np.arange(len(mean)) + 0.5) / len(mean)
+    axes.plot(centers, mean, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=name)
+
+
+def _hold(axes: Axes, loss: np.ndarray) -> None:
+    """Shows losses of very different sizes on a logarithmic axis; else cuts off the first steps, far above the rest."""
+    positive = loss[np.isfinite(loss) & (loss > 0)]
+    low = np.nanmin(loss)
+    high = np.nanquantile(loss, 0.99)
+    if len(positive) == len(loss) and positive.max() > 20 * positive.min():
+        axes.set_yscale("log")
+    elif high > low:
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
 
 
 def style(axes: Axes) -> None:
@@ -234,7 +258,7 @@ class _Picture:
         return self.top + row * (self.height + GAP)
 
     def text(self, x: float, y: float, text: str, size: int, align: str = "center") -> None:
-        """Writes at a place in pixels from the upper left."""
+        """Writes at a point in pixels from the upper left."""
         self.texts.append((x, y, text, size, align))
 
     def save(self, path: str | os.PathLike) -> None:
@@ -261,23 +285,10 @@ def _time(t, first):
     return f"t = {text}" if first else text
 
 
-def _share(part, table):
-    return "tenth of training" if len(table) >= 10 else f"{part} of {len(table)} logged"
-
-
 def _smooth(values):
-    """Mean over a centred window of a twentieth of the run, cut at its ends."""
-    half = max(1, len(values) // 40)
+    """Mean over a centred window of a twentieth of the run, cut at its ends; NaN where nothing is known."""
+    window = np.ones(2 * max(1, len(values) // 40) + 1)
     known = np.isfinite(values)
-    total = np.concatenate([[0], np.cumsum(np.where(known, values, 0))])
-    count = np.concatenate([[0], np.cumsum(known)])
-    low = np.clip(np.arange(len(values)) - half, 0, None)
-    high = np.clip(np.arange(len(values)) + half + 1, None, len(values))
-    number = count[high] - count[low]
-    return np.where(number > 0, (total[high] - total[low]) / np.maximum(number, 1), np.nan)
-
-
-def _mean_of_known(table):
-    known = np.isfinite(table)
-    number = known.sum(0)
-    return np.where(number > 0, np.where(known, table, 0).sum(0) / np.maximum(number, 1), np.nan)
+    at_ends = lambda of: np.convolve(of, window)[len(window) // 2 :][: len(values)]
+    number = at_ends(known.astype(float)).round()
+    return np.where(number > 0, at_ends(np.where(known, values, 0)) / np.maximum(number, 1), np.nan)

@@ -38,14 +38,7 @@ class Reconstructions(NamedTuple):
 
 
 def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Reconstructions:
-    """The reconstructions of a set of pictures.
-
-    Args:
-        autoencoder: that makes them.
-        originals: bytes [N, H, W, C], of a size that it takes.
-
-    Returns:
-        Reconstructions.
+    """The reconstructions of a set of pictures, bytes [N, H, W, C] of a size that the autoencoder takes.
 
     Raises:
         ImageSetError: if the pictures are no bytes.
@@ -87,11 +80,7 @@ def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Rec
 
 
 def run(request: comparison.Request, fresh: bool = False) -> dict:
-    """Measures the autoencoder that a request names.
-
-    Args:
-        request: its autoencoder, reference and, for rFID, protocol and network (or features="pixels").
-        fresh: as in `comparison.measure`.
+    """Measures the autoencoder that a request names, with rFID where it names a protocol and network, or pixels.
 
     Returns:
         What `comparison.run` does; the figures are "psnr", "ssim" (of pictures of at least 11 pixels) and "rfid".
@@ -130,7 +119,7 @@ UNMEASURED = {"features": {"features": "none: picture by picture", "dimensions":
 
 
 def _complete(own: Reconstructions) -> None:
-    """Measures the pictures that were not read, since their features were found on disk."""
+    """Measures the pictures that were not read, since their features were on disk."""
     count = own.images.count
     with progress.bar("reconstructing", count, "pictures") as advance:
         for first in range(0, count, BATCH):

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from rich.console import Console
-from rich.table import Table
 
 from diffusion import commands
 from diffusion.experiments.evaluation import comparison, reconstructions, report
@@ -90,14 +88,7 @@ def measure(request: Request, fresh: bool = False) -> dict:
 
 
 def command(request: Request) -> str:
-    """The command line of a request, from its fields.
-
-    Args:
-        request: what is measured.
-
-    Returns:
-        Text for people to copy; nothing here executes it.
-    """
+    """The command line of a request, for people to copy; nothing here executes it."""
     words = []
     for name, value in request._asdict().items():
         if value != Request._field_defaults.get(name):
@@ -119,27 +110,13 @@ def _digest(content: Mapping) -> str:
 
 
 def write(path: pathlib.Path, content: Mapping) -> None:
-    """Writes a record, whole or not at all.
-
-    Args:
-        path: of the file.
-        content: from `measure`.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Writes a record, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read(path: pathlib.Path) -> dict:
     """Reads a record; nothing in it is executed.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        Its content.
 
     Raises:
         ResultError: if it is not there, is damaged, or is no record.
@@ -158,16 +135,10 @@ def read(path: pathlib.Path) -> dict:
 
 
 def verify(path: pathlib.Path) -> list[str]:
-    """Measures again what a record says, and compares.
+    """Measures again what a record says, and compares; returns what differs, a sentence each.
 
     The request is rebuilt from its parsed fields; no text of the file is executed. The samples' features are computed
     anew; those of the reference are taken from the cache, where their hash is checked.
-
-    Args:
-        path: of the record.
-
-    Returns:
-        What differs, a sentence each; empty if nothing does.
 
     Raises:
         ResultError: if it is no sound record.
@@ -182,15 +153,7 @@ def verify(path: pathlib.Path) -> list[str]:
 
 
 def compare(before: Mapping, after: Mapping) -> list[str]:
-    """The fields in which two records of one request differ.
-
-    Args:
-        before: a record.
-        after: of a later measurement.
-
-    Returns:
-        A sentence for each: other samples, reference, weights or protocol; a value out of `TOLERANCES`.
-    """
+    """The fields in which two records of one request differ, a sentence each; values may be off by `TOLERANCES`."""
     differences = []
     inputs = (("samples", "sha256"), ("samples", "count"), ("reference", "sha256"), ("reference", "count"),
               ("reference", "fingerprint"), ("weights", "sha256"), ("protocol", "resize"), ("protocol", "scaling"),
@@ -222,26 +185,14 @@ def _called_as_now(content: Mapping) -> dict:
     return {name if inception else ELSEWHERE.get(name, name): figure for name, figure in content["figures"].items()}
 
 
-def show(content: Mapping, console: Console | None = None) -> None:
-    """Prints the figures and the warnings.
-
-    Args:
-        content: from `measure`.
-        console: where to; standard output by default.
-    """
-    console = console or Console(highlight=False)
+def show(content: Mapping) -> None:
+    """Prints the figures and the warnings of a record."""
     request = content["request"]
     protocol = content["protocol"]
     under = f", protocol {protocol['name']}" if protocol else f", {content['features']['features']}"
     title = f"{request['samples'] or request['autoencoder']} against {request['reference']}{under}"
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("")
-    shown.add_column("± standard error", style="bold")
-    shown.add_column("of")
-    for line in report.metric_rows(content["figures"]):
-        shown.add_row(*line)
-    console.print(shown)
+    report.show(title, ("", "± standard error", "of"), report.metric_rows(content["figures"]))
     for text in content["warnings"]:
-        console.print(f"note: {text}", markup=False, soft_wrap=True)
+        print(f"note: {text}")
     rate = content["seconds"].get("images_per_second")
-    console.print(f"{content['seconds']['total']:.1f} s" + (f", {rate:.1f} images/s" if rate else ""), markup=False)
+    print(f"{content['seconds']['total']:.1f} s" + (f", {rate:.1f} images/s" if rate else ""))

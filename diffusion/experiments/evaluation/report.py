@@ -5,14 +5,19 @@ import json
 import pathlib
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
+from diffusion.experiments.evaluation.figures import Figure
 from diffusion.experiments.run_folder.workdir import write_text
 
+WIDE = 200  # letters in a line of a log, where nothing is cut off
 PACKAGES = ("jax", "flax", "optax", "grain", "numpy")
 IN_FULL = "Every number in full: [report.json](report.json)."
 
@@ -69,6 +74,35 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(map(line, [header, ["---"] * len(header), *rows]))
 
 
+def show(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], console: Console | None = None) -> None:
+    """Prints what `table` writes; a log of no terminal gets lines that are not cut.
+
+    Args:
+        title: above the table.
+        header: names of the columns.
+        rows: of cells.
+        console: where to; standard output by default.
+    """
+    shown = Table(*map(str, header), title=title, title_justify="left")
+    for row in rows:
+        shown.add_row(*map(str, row))
+    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    console.print(shown, markup=False)
+
+
+def number(value: float | None) -> str:
+    """A number of two digits; a dash for none."""
+    return "—" if value is None else f"{value:.2g}"
+
+
+def cell(figure: Figure | None) -> str:
+    """A figure for people: "1.23 ± 0.04" over several runs, "1.23 (1.1 to 1.3)" of one with its interval."""
+    if figure is None:
+        return "—"
+    around = f" ± {figure.std:.2g}" if figure.std is not None else ""
+    return f"{figure.value:.4g}{around or span(None if figure.low is None else (figure.low, figure.high))}"
+
+
 def pictures(folder: pathlib.Path, captions: Mapping[str, str]) -> list[str]:
     """Markdown paragraphs that embed those of the named files that are in the folder, each above its caption."""
     return [f"![{text}]({name})\n*{text}.*" for name, text in captions.items() if (folder / name).is_file()]
@@ -80,7 +114,7 @@ def percent(share: Mapping) -> str:
     return f"{share['share']:.1%} ({low:.1%} to {high:.1%})"
 
 
-def span(interval: Sequence[float], form: str = ".3g") -> str:
+def span(interval: Sequence[float] | None, form: str = ".3g") -> str:
     """An interval in brackets after a space: " (1.2 to 1.4)"; "" where there is none."""
     return f" ({interval[0]:{form}} to {interval[1]:{form}})" if interval else ""
 

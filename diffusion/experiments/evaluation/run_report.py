@@ -1,10 +1,7 @@
 """The report of a run's evaluation: its rows, as Markdown for report.md and as a summary on the terminal."""
 
 import pathlib
-from collections.abc import Mapping
-
-from rich.console import Console
-from rich.table import Table
+from collections.abc import Iterator, Mapping
 
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.values import config_hash, plain
@@ -27,16 +24,7 @@ MODEL_METRICS = {  # how they were measured, for the table; see diffusion/experi
 
 
 def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
-    """What made the samples and this report.
-
-    Args:
-        config: the run's config.
-        folder: of the samples; its samples.json says how they were made.
-        command: how the evaluation was started.
-
-    Returns:
-        {"sampling", "config_hash", "git_commit", "versions", "device", "commands"}; values that are not known are None.
-    """
+    """What made the samples in a folder, and this report by `command`; values that are not known are None."""
     sampling = sample_files.read_record(folder) or {  # samples from elsewhere: config.json is the best there is
         "sample": plain(config["sample"]),
         "nfe": None,
@@ -56,77 +44,56 @@ def write(content: dict, folder: pathlib.Path) -> None:
     report.write(folder, content, markdown(content, folder))
 
 
-def rows(content: dict) -> list[tuple[str, str, str, str]]:
+def rows(content: dict) -> Iterator[tuple[str, str, str, str]]:
     """The figures as text: (what, of the samples, the reference beside it, how it was measured)."""
     measured = content["figures"]
     data = content["protocol"]["dataset"]
-    number = content["protocol"]["distance"]["N"]
     split = data["split"]
-    made = []
     if accuracy := measured["asked_class"]:
-        made.append(
-            (
-                "requested class recognised",
-                report.percent(accuracy),
-                f"{accuracy['real']['share']:.1%} of real {split} images",
-                f"{accuracy['count']:,} samples; classifier trained on the {data['train_size']:,} real "
-                f"{data['train_split']} images alone (sha256 {accuracy['classifier_sha256'][:12]}); "
-                "Wilson's 95 % interval",
-            )
+        beside = f"{accuracy['real']['share']:.1%} of real {split} images"
+        how = (
+            f"{accuracy['count']:,} samples; classifier trained on the {data['train_size']:,} real "
+            f"{data['train_split']} images alone (sha256 {accuracy['classifier_sha256'][:12]}); Wilson's 95 % interval"
         )
+        yield "requested class recognised", report.percent(accuracy), beside, how
     for name, distance in measured["frechet"].items():
         floor = distance["floor"]
         every = distance["all_samples"]
         effort = distance["effort"]
         weights = distance["extractor"]["sha256"]
-        made.append(
-            (
-                f"Frechet distance ({name})",
-                f"{distance['distance']:.3g}{report.span(distance['interval'])}",
-                f"floor {floor['mean']:.3g} ± {floor['std']:.2g}; noise {distance['noise']:.3g}",
-                f"N = {number:,} against all {data['split_size']:,} {split} images; {distance['dimensions']}"
-                f" features{f' (sha256 {weights[:12]})' if weights else ''}; {effort['draws']} resamples, "
-                f"{effort['subsets']} subsets",
-            )
+        value = f"{distance['distance']:.3g}{report.span(distance['interval'])}"
+        beside = f"floor {floor['mean']:.3g} ± {floor['std']:.2g}; noise {distance['noise']:.3g}"
+        how = (
+            f"N = {content['protocol']['distance']['N']:,} against all {data['split_size']:,} {split} images; "
+            f"{distance['dimensions']} features{f' (sha256 {weights[:12]})' if weights else ''}; {effort['draws']} "
+            f"resamples, {effort['subsets']} subsets"
         )
-        made.append(
-            (
-                "… times the floor",
-                f"{distance['ratio']:.2f}{report.span(distance['ratio_interval'], '.2f')}",
-                f"1; noise {distance['noise'] / floor['mean']:.0f}",
-                f"mean over {effort['subsets']} random subsets of all samples: {every['ratio']:.2f} ± "
-                f"{every['std'] / floor['mean']:.2f}",
-            )
+        yield f"Frechet distance ({name})", value, beside, how
+        value = f"{distance['ratio']:.2f}{report.span(distance['ratio_interval'], '.2f')}"
+        how = (
+            f"mean over {effort['subsets']} random subsets of all samples: {every['ratio']:.2f} ± "
+            f"{every['std'] / floor['mean']:.2f}"
         )
+        yield "… times the floor", value, f"1; noise {distance['noise'] / floor['mean']:.0f}", how
     near = measured["neighbours"]
     samples = near["samples"]
     held_out = near["held_out"]
+    beside = f"{held_out['quantiles']['0.5']:.3g} from real {split} images"
+    how = f"Euclidean, pixels in [0, 1]; {samples['count']:,} samples, {held_out['count']:,} held out"
+    yield "nearest training image, median", f"{samples['quantiles']['0.5']:.3g}", beside, how
     share = near["share_below_held_out_percentile"]
-    made += [
-        (
-            "nearest training image, median",
-            f"{samples['quantiles']['0.5']:.3g}",
-            f"{held_out['quantiles']['0.5']:.3g} from real {split} images",
-            f"Euclidean, pixels in [0, 1]; {samples['count']:,} samples, {held_out['count']:,} held out",
-        ),
-        (
-            "… nearer than 1 % / 5 % of held-out images",
-            f"{share['1']:.1%} / {share['5']:.1%}",
-            "1 % / 5 % without copying",
-            "share of samples below those quantiles of the held-out distances",
-        ),
-        (
-            "… exact copies",
-            f"{samples['exact_duplicates']}",
-            f"{held_out['exact_duplicates']} of the held-out images",
-            f"the same bytes as one of the {data['train_size']:,} training images",
-        ),
-    ]
-    made += [(*row, MODEL_METRICS.get(row[0], "")) for row in report.metric_rows(content.get("model", {}))]
+    value = f"{share['1']:.1%} / {share['5']:.1%}"
+    how = "share of samples below those quantiles of the held-out distances"
+    yield "… nearer than 1 % / 5 % of held-out images", value, "1 % / 5 % without copying", how
+    beside = f"{held_out['exact_duplicates']} of the held-out images"
+    how = f"the same bytes as one of the {data['train_size']:,} training images"
+    yield "… exact copies", f"{samples['exact_duplicates']}", beside, how
+    for row in report.metric_rows(content.get("model", {})):
+        yield (*row, MODEL_METRICS.get(row[0], ""))
     if inception := content.get("inception"):
         how = f"Inception, protocol {inception['protocol']}, against {inception['reference']}; {inception['record']}"
-        made += [(*row, how) for row in report.metric_rows(inception["figures"])]
-    return made
+        for row in report.metric_rows(inception["figures"]):
+            yield (*row, how)
 
 
 def markdown(content: dict, folder: pathlib.Path) -> str:
@@ -136,22 +103,14 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
     data = protocol["dataset"]
     distance = protocol["distance"]
     shown = [(what, f"**{value}**", beside, how) for what, value, beside, how in rows(content)]
-    unbalanced = {
-        name: distances["floor"]["unbalanced_mean"]
-        for name, distances in frechet.items()
-        if distances["floor"]["unbalanced_mean"] is not None
-    }
+    unbalanced = {name: of["floor"]["unbalanced_mean"] for name, of in frechet.items()}
+    unbalanced = ", ".join(f"{value:.3g} ({name})" for name, value in unbalanced.items() if value is not None)
+    balanced = ", with every class as often as any other, as the samples have them. Without that balance it is higher: "
     how_to_read = [
         f"- **Distance**: squared Frechet distance between Gaussian fits, in float64 with unbiased covariances; "
         f"N = {distance['N']:,}: {distance['selection']}. Lower is better, and never 0: it depends on N.",
         "- **Floor**: the same distance for N real training images; mean and standard deviation over random subsets"
-        + (
-            ", with every class as often as any other, as the samples have them. Without that balance it is higher: "
-            + ", ".join(f"{value:.3g} ({name})" for name, value in unbalanced.items())
-            if unbalanced
-            else ""
-        )
-        + ".",
+        f"{balanced + unbalanced if unbalanced else ''}.",
         "- **Noise**: the same distance for N images of uniform random bytes.",
         "- **Intervals** (95 %) of distances are percentile bootstrap intervals over the samples, class by class, the "
         "real images held fixed, shifted by the bias of resampling with replacement. They do not hold the variation "
@@ -213,42 +172,24 @@ def _entry(spec) -> str:
     return f"{spec.get('name')}({arguments})"
 
 
-def show(
-    content: dict, folder: str | pathlib.Path, console: Console | None = None, run: str | pathlib.Path = ""
-) -> None:
-    """Prints the figures, where to look, and what to try next.
-
-    Args:
-        content: as in `write`.
-        folder: of the report.
-        console: where to; standard output by default.
-        run: the run folder, where it is another.
-    """
-    console = console or Console(highlight=False)
+def show(content: dict, folder: str | pathlib.Path, run: str | pathlib.Path = "") -> None:
+    """Prints the figures of a report, where to look, and what to try next in the run folder `run`."""
     folder = pathlib.Path(folder)
     run = pathlib.Path(run or folder)
-    data = content["protocol"]["dataset"]
-    shown = Table(title=f"{folder}: {data['name']}, samples against real images", title_justify="left")
-    shown.add_column("")
-    shown.add_column("samples", style="bold")
-    shown.add_column("reference")
-    for what, value, beside, _ in rows(content):
-        shown.add_row(what, value, beside)
-    console.print(shown)
-    say = lambda text: console.print(text, markup=False, soft_wrap=True)
+    title = f"{folder}: {content['protocol']['dataset']['name']}, samples against real images"
+    report.show(title, ("", "samples", "reference"), (row[:3] for row in rows(content)))
     for text in content.get("inception", {}).get("warnings", ()):
-        say(f"note: {text}")
-    say("Look at:")
-    say(f"  {folder / 'report.md'}  (figures and how they were measured)")
+        print(f"note: {text}")
+    print(f"Look at:\n  {folder / 'report.md'}  (figures and how they were measured)")
     for name in PICTURES:
         if (folder / name).is_file():
-            say(f"  {folder / name}")
-    say("Try next:")
+            print(f"  {folder / name}")
+    print("Try next:")
     if accuracy := content["figures"]["asked_class"]:
         labels = ",".join(list(accuracy["by_class"])[3:9:5])
-        guided = "--config.sample.guidance.scale=3", f"--out={run / 'guided'}"
-        say(f"  {printed('sample', f'--workdir={run}', f'--labels={labels}', *guided)}")
+        guided = ("--config.sample.guidance.scale=3", f"--out={run / 'guided'}")
+        print(f"  {printed('sample', f'--workdir={run}', f'--labels={labels}', *guided)}")
     if steps := (content["protocol"]["sampling"].get("sample") or {}).get("steps"):
-        fast = f"--config.sample.steps={max(1, steps // 4)}", f"--out={run / 'fast'}"
-        say(f"  {printed('sample', f'--workdir={run}', *fast)}   (fewer steps)")
-    say("  diffusion train --help")
+        fast = (f"--config.sample.steps={max(1, steps // 4)}", f"--out={run / 'fast'}")
+        print(f"  {printed('sample', f'--workdir={run}', *fast)}   (fewer steps)")
+    print("  diffusion train --help")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.evaluation import figures
 from diffusion.experiments.evaluation.real_images import Split, balanced_order, split_of
 from diffusion.experiments.sampling.sample_files import check_samples
 from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
@@ -51,11 +52,7 @@ def evaluate_samples(images: np.ndarray, labels: np.ndarray, config: Mapping, sp
         ConfigError, WorkdirError, ValueError: as in `measure`.
     """
     measured = measure(images, labels, config, split, effort=IN_LOOP)
-    flat = {} if measured["asked_class"] is None else {"asked_class": measured["asked_class"]["share"]}
-    for name, figure in measured["frechet"].items():
-        flat |= {f"fd_{name}": figure["distance"], f"fd_{name}_over_floor": figure["ratio"]}
-    median = {name: measured["neighbours"][name]["quantiles"]["0.5"] for name in ("samples", "held_out")}
-    return flat | {"nearest_over_held_out": median["samples"] / median["held_out"]}
+    return {name: figure.value for name, figure in figures.of_samples(measured).items()}
 
 
 def measure(
@@ -107,10 +104,7 @@ def measure(
     count = min(len(images), len(real.images), len(train.images))
     distances = {}
     for done, name in enumerate(names):
-        if name == "inception":
-            extractor = inception_features(config["evaluate"]["inception"], config["evaluate"]["protocol"])
-        else:
-            extractor = FEATURES[name](train.images, train.labels)
+        extractor = extractor_of(name, config, train)
         distances[name] = distance(extractor, images, labels, train, real, count, bool(classes), effort)
         advance(done + 2)
     rng = np.random.default_rng(SEED)
@@ -120,19 +114,15 @@ def measure(
     return {"asked_class": recognised, "frechet": distances, "neighbours": copies, "count": count}
 
 
+def extractor_of(name: str, config: Mapping, train: Split) -> Extractor:
+    """The extractor of a name in config.evaluate.features; some learn from the training images."""
+    if name == "inception":
+        return inception_features(config["evaluate"]["inception"], config["evaluate"]["protocol"])
+    return FEATURES[name](train.images, train.labels)
+
+
 def class_accuracy(images: np.ndarray, labels: np.ndarray, train: Split, real: Split) -> dict:
-    """Share of samples that a classifier, trained on the real training images alone, takes for the requested class.
-
-    Args:
-        images: uint8 `[N, H, W, C]`, samples.
-        labels: int `[N]`, the requested classes.
-        train: real images that the classifier learns from.
-        real: real images that it is tested on, for reference.
-
-    Returns:
-        {"share", "interval", "count", "by_class", "real": {...}, "classifier_sha256"}, shares in [0, 1], intervals
-        Wilson's of 95 %.
-    """
+    """Share of samples that a classifier of the training images takes for the requested class, beside real images."""
     net = classifier.cached(train.images, train.labels)
 
     def share(of, wanted):
@@ -171,19 +161,9 @@ def distance(
         the distance of the first N, and under "all_samples" the mean over random subsets of N of all samples.
     """
     rng = np.random.default_rng(SEED)
-    if extractor.keep:  # features of real images, which are the same at every evaluation
-        kept = lambda of: references.gather(
-            image_sets.from_array(of), references.function_space(extractor), ("features",), references.cache_folder()
-        )
-        reference = kept(real.images).statistics.moments["features"]
-        real_rows = kept(train.images).rows["features"]
-    else:
-        reference = moments(extractor.extract, real.images)
-        real_rows = rows(extractor.extract, train.images)
-    distance_to_real = frechet.distance_to(reference)
-    to_reference = lambda features: distance_to_real(frechet.update(frechet.init(features.shape[1]), features))
-    most = next(most for dim, most in AFFORDABLE if len(reference.mean) <= dim)
-    effort = Effort(min(effort.draws, most.draws), min(effort.subsets, most.subsets))
+    distance_to_real, effort = distance_to(extractor, real, effort)
+    to_reference = lambda features: distance_to_real(moments_of(features))
+    real_rows = _kept(extractor, train).rows["features"] if extractor.keep else rows(extractor.extract, train.images)
     as_they_are = lambda wanted: np.arange(len(wanted))
     order = balanced_order if balanced else as_they_are
 
@@ -220,7 +200,27 @@ def distance(
         "floor": floor,
         "all_samples": every | {"ratio": every["mean"] / floor["mean"]},
         "noise": distance_to_real(moments(extractor.extract, noise)),
-        "dimensions": len(reference.mean),
+        "dimensions": real_rows.shape[1],
         "extractor": extractor.record,
         "effort": effort._asdict(),
     }
+
+
+def moments_of(features: np.ndarray) -> frechet.Moments:
+    """The moments of feature rows `[N, D]`."""
+    return frechet.update(frechet.init(features.shape[1]), features)
+
+
+def distance_to(extractor: Extractor, real: Split, effort: Effort) -> tuple[Callable[[frechet.Moments], float], Effort]:
+    """The Frechet distance of moments to all images of a split, and the effort that the features allow."""
+    kept = _kept(extractor, real).statistics.moments["features"] if extractor.keep else None
+    reference = moments(extractor.extract, real.images) if kept is None else kept
+    most = next(most for dim, most in AFFORDABLE if len(reference.mean) <= dim)
+    effort = Effort(min(effort.draws, most.draws), min(effort.subsets, most.subsets))
+    return frechet.distance_to(reference), effort
+
+
+def _kept(extractor: Extractor, split: Split) -> references.Gathered:
+    """Features of real images, which are the same at every evaluation, from the cache on disk."""
+    space = references.function_space(extractor)
+    return references.gather(image_sets.from_array(split.images), space, ("features",), references.cache_folder())

@@ -34,12 +34,7 @@ def in_seconds(seconds: float) -> str:
 
 
 def show(plan: Mapping[str, Any], console: Console) -> None:
-    """Prints a plan.
-
-    Args:
-        plan: from `plan.plan`.
-        console: where to.
-    """
+    """Prints a plan, as `plan.plan` returns it."""
     images = plan["images"]
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan["mesh"].items() if size > 1)
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)

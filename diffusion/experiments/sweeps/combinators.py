@@ -61,10 +61,10 @@ def product(*factors: Sequence[Overrides]) -> list[Overrides]:
     Raises:
         SweepError: if a factor is empty, or two of them set the same field.
     """
-    for place, factor in enumerate(factors, start=1):
+    for number, factor in enumerate(factors, start=1):
         if not _listed(factor, "product"):
             raise SweepError(
-                f"product: factor {place} of {len(factors)} is empty, and so would the product be. "
+                f"product: factor {number} of {len(factors)} is empty, and so would the product be. "
                 "Valid: at least one run in each; [{}] changes nothing."
             )
     return _checked([_merged(parts, "product") for parts in itertools.product(*factors)], "product")
@@ -137,11 +137,7 @@ def identity(run: Overrides) -> str:
 
 
 def require_distinct(runs: Sequence[Overrides], what: str) -> None:
-    """Refuses a run that comes twice.
-
-    Raises:
-        SweepError: naming such runs.
-    """
+    """Refuses a run that comes twice, by a SweepError that names such runs."""
     counts = collections.Counter(identity(run) for run in runs)
     first = {identity(run): run for run in reversed(runs)}
     twice = [f"{dict(first[key])} ({count} times)" for key, count in counts.items() if count > 1]

@@ -48,14 +48,7 @@ def evaluate(*words: str, folder: str = "{folder}") -> tuple[str, ...]:
 
 
 def overrides_as_words(overrides: Mapping[str, Any]) -> list[str]:
-    """--config.FIELD=VALUE for each override, as `diffusion train` takes it.
-
-    Args:
-        overrides: {dotted field: value}, plain.
-
-    Returns:
-        A word for each field, in their order.
-    """
+    """--config.FIELD=VALUE, as `diffusion train` takes it, for each {dotted field: plain value}."""
     word = lambda value: value if isinstance(value, str) else _literal(value)
     return [f"--config.{field}={word(value)}" for field, value in overrides.items()]
 
@@ -115,14 +108,7 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
 
 
 def parsed(config: ConfigDict, words: Sequence[str]) -> ConfigDict:
-    """The config that a command makes of --config.FIELD=VALUE.
-
-    Args:
-        config: it is changed.
-        words: of that form.
-
-    Returns:
-        The config.
+    """The config, changed as a command changes it by words --config.FIELD=VALUE.
 
     Raises:
         ConfigError: for words that cannot be read.
@@ -145,8 +131,8 @@ def _as_if_made(config: ConfigDict, made: Mapping[str, str]) -> ConfigDict:
     if not changes:
         return config
     config = from_json(to_json(config))
-    for name, there in changes.items():
-        config[name].path = there
+    for name, existing in changes.items():
+        config[name].path = existing
     return config
 
 

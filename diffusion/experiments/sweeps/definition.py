@@ -15,10 +15,10 @@ from diffusion.experiments.sweeps.sweep_folder import Plan, Record
 from diffusion.io import file_systems
 
 FIELD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-PLACE = re.compile(r"\{([A-Za-z_][\w.]*)\}")  # in a word of a command
-GIVEN = ("folder", "directory")  # what a place can hold besides a field of the run
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.]*)\}")  # in a word of a command: a field of the run, or one of FOLDERS
+FOLDERS = ("folder", "directory")  # of the run, and of the sweep
 SHOWN = 12  # differences that an error names
-OVERRIDES = "{overrides}"  # a word for all --config.FIELD=VALUE that no place names
+OVERRIDES = "{overrides}"  # a word for all --config.FIELD=VALUE that no placeholder names
 
 
 class Sweep(NamedTuple):
@@ -43,13 +43,7 @@ class Sweep(NamedTuple):
 
 
 def load(file: str) -> Sweep:
-    """A sweep of this library, or of a Python file with `get_sweep(arg)`.
-
-    Args:
-        file: name or path, with an optional preset after a colon: `digits_weightings:tiny`, `mine.py`.
-
-    Returns:
-        What it returns.
+    """A sweep of this library, or of `get_sweep(arg)` in a Python file, by name or path, and preset: `mine.py:tiny`.
 
     Raises:
         ConfigError: where there is no such file, or it defines no `get_sweep` that returns a Sweep.
@@ -93,11 +87,11 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path) -> Record:
     require_distinct(runs, file)
     names = naming.names(runs, sweep.titles)
     varies = naming.varying(runs, sweep.titles)
-    places_named = {place for words in sweep.commands for word in words for place in PLACE.findall(word)}
-    valid = {*GIVEN, "overrides", *(field for run in runs for field in run)}
-    for place in sorted(places_named - valid):
-        raise unknown(f"{file}: a command has {{{place}}}", place, valid, "place")
-    plans = [Plan(name, run, _commands(sweep, run, name, places_named)) for name, run in zip(names, runs)]
+    named = {field for words in sweep.commands for word in words for field in PLACEHOLDER.findall(word)}
+    valid = {*FOLDERS, "overrides", *(field for run in runs for field in run)}
+    for field in sorted(named - valid):
+        raise unknown(f"{file}: a command has {{{field}}}", field, valid, "placeholder")
+    plans = [Plan(name, run, _commands(sweep, run, name, named)) for name, run in zip(names, runs)]
     checked = _checked(plans, directory)
     bases = {setting.base: plain(recipes.load(setting.base)) for setting in checked if setting.base}
     seeds = [field for field in sweep.seeds if field in varies]
@@ -121,29 +115,25 @@ def _commands(sweep: Sweep, run: dict[str, Any], name: str, named: set[str]) -> 
         )
 
     def put(match):
-        place = match[1]
-        if place in GIVEN:
+        field = match[1]
+        if field in FOLDERS:
             return match[0]
-        if place not in run:
-            raise SweepError(f"run {name} does not set {place}, which a command names. Valid: a value in every run.")
-        if isinstance(run[place], (dict, tuple)) or run[place] is None:
-            raise SweepError(f"run {name}: {place} = {run[place]!r} cannot stand in a word. Valid: text or a number.")
-        return str(run[place])
+        if field not in run:
+            raise SweepError(f"run {name} does not set {field}, which a command names. Valid: a value in every run.")
+        if isinstance(run[field], (dict, tuple)) or run[field] is None:
+            raise SweepError(f"run {name}: {field} = {run[field]!r} cannot stand in a word. Valid: text or a number.")
+        return str(run[field])
 
     filled = []
     for words in sweep.commands:
         filled.append([])
         for word in words:
-            filled[-1] += overrides_as_words(rest) if word == OVERRIDES else [PLACE.sub(put, word)]
+            filled[-1] += overrides_as_words(rest) if word == OVERRIDES else [PLACEHOLDER.sub(put, word)]
     return [sweep_folder.current(words) for words in filled]
 
 
 def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
-    """Checks the config of every command of every run; refuses two runs that come to the same.
-
-    Returns:
-        The settings of all commands that have a config.
-    """
+    """The settings of all commands that have a config, each checked; two runs that come to the same are refused."""
     seen: dict[tuple, str] = {}
     every = []
     valid = set()
@@ -166,11 +156,7 @@ def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
 
 
 def settle(directory: pathlib.Path, new: Record) -> None:
-    """Writes sweep.json, or compares the sweep with the one that is there.
-
-    Args:
-        directory: of the sweep.
-        new: what is to run.
+    """Writes sweep.json, or compares the new sweep with the one that is there.
 
     Raises:
         SweepError: if the folder holds another sweep, with the differences.

@@ -25,15 +25,9 @@ class Slot(NamedTuple):
 
 
 def slots(jobs: int, gpus: Sequence[str], cores: Sequence[int]) -> list[Slot]:
-    """Deals out GPUs and cores.
+    """Deals out GPUs, as CUDA_VISIBLE_DEVICES names them, and the numbers of cores to jobs that run side by side.
 
-    Args:
-        jobs: how many run side by side.
-        gpus: as CUDA_VISIBLE_DEVICES names them; one that is named twice is shared by two jobs. None for CPU.
-        cores: numbers of the cores to deal out; none to leave them to the system.
-
-    Returns:
-        [jobs] slots.
+    A GPU that is named twice is shared by two jobs; without cores the system deals them out.
 
     Raises:
         SweepError: if there is no job, or the GPUs do not divide over them.
@@ -65,7 +59,7 @@ def _share(cores: Sequence[int], job: int, jobs: int) -> Sequence[int]:
     return cores[job * len(cores) // jobs : (job + 1) * len(cores) // jobs]
 
 
-def found_gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The GPUs of this machine that the sweep may use, without waking any of them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -78,6 +72,6 @@ def found_gpus() -> list[str]:
     return listed.stdout.split() if listed.returncode == 0 else []
 
 
-def found_cores() -> list[int]:
+def usable_cores() -> list[int]:
     """The cores that this process may use; none where the system does not let a process choose."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

@@ -17,15 +17,9 @@ QUALITY = 82
 
 
 def embedded(paths: Sequence[pathlib.Path]) -> dict[str, str | None]:
-    """The pictures as "data:" addresses.
+    """PNG files as "data:" addresses; None for a file that is gone or is no picture, as a run may just be writing it.
 
     One that fits into its share of the room goes as it is; a larger one as WebP, smaller if it must be.
-
-    Args:
-        paths: of PNG files.
-
-    Returns:
-        {path: address}; None for a file that is gone or that is no picture (a run may just be writing it).
     """
     share = min(LARGEST, ROOM // max(len(paths), 1))
     return {str(path): _address(path, share) for path in paths}

@@ -19,10 +19,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from diffusion import commands
+from diffusion.experiments.evaluation.figures import Figure
 from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.embedded_pictures import embedded
-from diffusion.experiments.sweeps.results import Figure, Results, Run, collect, over_seeds
+from diffusion.experiments.sweeps.results import Results, Run, collect, over_seeds
 from diffusion.experiments.sweeps.sweep_folder import QUEUED, RUNNING
 
 PAGE = pathlib.Path(__file__).parent / "page"
@@ -31,25 +32,10 @@ NEWS = "news.js"
 POLL = 2000  # milliseconds between two looks at the news
 SHARE = 50  # times as long as one look takes is the least wait until the next: 2 % of a core
 LOWER, HIGHER = "lower", "higher"  # is better
-BETTER = {
-    "fd_": LOWER,
-    "fid": LOWER,
-    "sfid": LOWER,
-    "kid": LOWER,
-    "cmmd": LOWER,
-    "bits_per_dim": LOWER,
-    "seconds/": LOWER,
-    "rfid": LOWER,
-    "is": HIGHER,
-    "precision": HIGHER,
-    "recall": HIGHER,
-    "density": HIGHER,
-    "coverage": HIGHER,
-    "asked_class": HIGHER,
-    "steps_per_second": HIGHER,
-    "psnr": HIGHER,
-    "ssim": HIGHER,
-}  # not the loss: those of different objectives do not compare
+BETTER = {  # not the loss: those of different objectives do not compare
+    LOWER: ("fd_", "fid", "sfid", "kid", "cmmd", "bits_per_dim", "seconds/", "rfid"),
+    HIGHER: ("is", "precision", "recall", "density", "coverage", "asked_class", "steps_per_second", "psnr", "ssim"),
+}
 USUAL = ("fid", "fd_inception", "fd_classifier", "fd_pixels", "asked_class", "nfe", "loss")  # columns at first
 NOTES = {
     True: "A line is a setting; a figure is the mean over its finished runs, which differ in {seeds} alone. ± is half "
@@ -63,14 +49,7 @@ NOTES = {
 
 
 def content(results: Results) -> dict[str, Any]:
-    """The data of the page, as JSON holds it; see page/rows.js for what becomes of it.
-
-    Args:
-        results: from `results.collect`.
-
-    Returns:
-        {"name", "fields", "seeds", "runs", "groups", "figures", ...}; the pictures are in it as paths.
-    """
+    """The data of the page, as JSON holds it, its pictures as paths; see page/rows.js for what becomes of it."""
     runs = [_with_total(run) for run in results.runs]
     groups = over_seeds(results._replace(runs=runs))
     seeds = naming.labels([*results.fields, *results.seeds])
@@ -108,8 +87,8 @@ def better(name: str) -> str | None:
     """Whether less or more of a figure is better; None where that is not known."""
     if name.endswith("_of_real_images") or name.startswith("nearest"):
         return None
-    known = (way for start, way in BETTER.items() if name == start or (start[-1] in "_/" and name.startswith(start)))
-    return next(known, None)
+    fits = lambda start: name == start or (start[-1] in "_/" and name.startswith(start))
+    return next((way for way, starts in BETTER.items() if any(map(fits, starts))), None)
 
 
 def _with_total(run: Run) -> Run:
@@ -142,14 +121,7 @@ def _run(run: Run, group: int, results: Results) -> dict[str, Any]:
 
 
 def page(data: Mapping[str, Any], pictures: Sequence[str], version: str, written: str) -> str:
-    """The page as one text.
-
-    Args:
-        data: from `content`, with the numbers of pictures in place of their paths.
-        pictures: "data:" addresses.
-        version: of the content, that the news will compare.
-        written: the time, for people.
-    """
+    """The page as one text: `data` of `content` with the numbers of `pictures` ("data:" addresses) as paths."""
     parts = {
         "title": html.escape(f"{data['name']}: sweep"),
         "style": (PAGE / "page.css").read_text("utf-8"),
@@ -167,11 +139,7 @@ def _embed(value: Any) -> str:
 
 
 def write(results: Results, before: str = "") -> str:
-    """Writes DIR/report.html and then DIR/news.js, each whole or not at all, if anything changed.
-
-    Args:
-        results: from `results.collect`.
-        before: the version that was written last; "" writes in any case.
+    """Writes DIR/report.html and then DIR/news.js, each whole or not at all, where they differ from version `before`.
 
     Returns:
         The version that is there now.
@@ -179,10 +147,10 @@ def write(results: Results, before: str = "") -> str:
     data = content(results)
     paths = list(dict.fromkeys(path for run in data["runs"] for path in run["images"].values()))
     pictures = embedded([pathlib.Path(path) for path in paths])
-    place = {path: index for index, path in enumerate(path for path in paths if pictures[path])}
+    numbers = {path: index for index, path in enumerate(path for path in paths if pictures[path])}
     for run in data["runs"]:
-        run["images"] = {kind: place[path] for kind, path in run["images"].items() if path in place}
-    shown = [pictures[path] for path in place]
+        run["images"] = {kind: numbers[path] for kind, path in run["images"].items() if path in numbers}
+    shown = [pictures[path] for path in numbers]
     version = hashlib.sha256(json.dumps([data, shown], sort_keys=True).encode()).hexdigest()[:16]
     if version != before:
         written = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -193,13 +161,9 @@ def write(results: Results, before: str = "") -> str:
 
 @contextlib.contextmanager
 def following(directory: pathlib.Path, every: float = 10.0) -> Iterator[None]:
-    """Keeps DIR/report.html up to date during a `with` block, from a thread, and once more at its end.
+    """Keeps DIR/report.html up to date during a `with` block, from a thread every so many seconds, and once at its end.
 
     A report that cannot be written stops no run: each reason is printed once.
-
-    Args:
-        directory: of the sweep.
-        every: seconds between two looks, at least.
     """
     over = threading.Event()
     version = ""

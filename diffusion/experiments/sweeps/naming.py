@@ -12,11 +12,9 @@ SAME = "base"  # the name of a run that changes nothing
 
 
 def varying(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
-    """The fields that are not the same in all runs, in the order in which the runs set them.
+    """The fields that are not the same in all runs, or that one lacks, in the order in which the runs set them.
 
-    Args:
-        runs: overrides; a field that one of them lacks differs.
-        titles: fields that stand for others: those whose values follow from theirs are left out.
+    A field whose values follow from those of `titles`, which stand for it, is left out.
     """
     fields = dict.fromkeys(field for run in runs for field in run)
     value = lambda run, *some: identity({field: run[field] for field in some if field in run})
@@ -47,12 +45,7 @@ def labels(fields: Sequence[str]) -> dict[str, str]:
 
 
 def label(run: Overrides, called: Mapping[str, str]) -> str:
-    """A name for a run, or for a group of them: "parameterization=v,weighting=min_snr".
-
-    Args:
-        run: overrides.
-        called: the fields to name and their labels; those that the run lacks are left out.
-    """
+    """A name of the fields in `called`, field -> label, that a run sets: "parameterization=v,weighting=min_snr"."""
     return ",".join(f"{called[field]}={text(run[field])}" for field in called if field in run) or SAME
 
 

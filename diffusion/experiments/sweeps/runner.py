@@ -54,7 +54,7 @@ def run(
     signals: queue.SimpleQueue,
     stop: int = signal.SIGTERM,
 ) -> dict[str, int]:
-    """Runs what is not done yet.
+    """Runs what is not done yet, one run in each slot at a time.
 
     Args:
         directory: of the sweep.
@@ -62,8 +62,8 @@ def run(
         slots: one for each job that may run at a time.
         tries: how often each run may be begun before it counts as failed, by name; 0 leaves it as it is.
         display: shows what happens.
-        signals: numbers of signals that this process got. At the first the runs save and stop; the second ends
-            them at once, as they end by their own rules; the third kills them.
+        signals: numbers of signals that this process got: the first saves and stops the runs, the second ends them at
+            once, as they end by their own rules, the third kills them.
         stop: the signal that they get. SLURM sends SIGTERM to all processes of a task, so that one of ours would be
             their second: there it is SIGINT, which they count apart.
 
@@ -219,22 +219,16 @@ def _finish(directory: pathlib.Path, job: Job, code: int, requests: int) -> str:
 
 
 def reason(log: pathlib.Path, offset: int, code: int) -> str:
-    """The last lines of what a command wrote: its "error:", or the exception and where it was raised, if there is one.
-
-    Args:
-        log: of the run.
-        offset: where the command's output begins.
-        code: its exit status.
-    """
+    """The last lines that a command wrote to a log, from `offset` on: its "error:", or the exception and its line."""
     with open(log, "rb") as file:
         file.seek(max(offset, file.seek(0, os.SEEK_END) - 20_000))
         lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    said = [place for place, line in enumerate(lines) if line.startswith("error:")]
-    places = [place for place, line in enumerate(lines) if line.startswith("  File ")]  # of a traceback
-    if said:
-        lines = lines[said[-1] :][:LINES]
-    elif places:
-        lines = [lines[places[-1]].strip(), *(line for line in lines[places[-1] + 1 :] if line[0] != " ")][:LINES]
+    errors = [number for number, line in enumerate(lines) if line.startswith("error:")]
+    calls = [number for number, line in enumerate(lines) if line.startswith("  File ")]  # of a traceback
+    if errors:
+        lines = lines[errors[-1] :][:LINES]
+    elif calls:
+        lines = [lines[calls[-1]].strip(), *(line for line in lines[calls[-1] + 1 :] if line[0] != " ")][:LINES]
     lines = lines[-LINES:]
     if not lines or code > 128:  # as the kernel ends what has no memory left
         lines.append(f"ended by signal {code - 128}" if code > 128 else f"exit status {code}, without a word")

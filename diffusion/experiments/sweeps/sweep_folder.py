@@ -68,7 +68,6 @@ class Status(NamedTuple):
         status: one of STATUSES.
         done: how many of its commands are.
         attempts: how often it was begun.
-        failures: how many of them failed.
         seconds: of all its commands so far, by {index: seconds}; those of attempts that were stopped count too.
         reason: of the last failure, or "".
     """
@@ -76,7 +75,6 @@ class Status(NamedTuple):
     status: str = QUEUED
     done: int = 0
     attempts: int = 0
-    failures: int = 0
     seconds: Mapping[int, float] = {}
     reason: str = ""
 
@@ -123,19 +121,13 @@ def current(words: Sequence[str]) -> list[str]:
 
 
 def commands(directory: pathlib.Path, plan: Plan) -> list[list[str]]:
-    """The words of a run's commands, with its folder and the sweep's in their places."""
+    """The words of a run's commands, with its folder and the sweep's filled in."""
     put = lambda word: word.replace("{folder}", str(directory / plan.name)).replace("{directory}", str(directory))
     return [[put(word) for word in words] for words in plan.commands]
 
 
 def log_event(folder: pathlib.Path, status: str, **about: Any) -> None:
-    """Adds a line to a run's sweep.jsonl.
-
-    Args:
-        folder: of the run.
-        status: one of STATUSES.
-        **about: JSON-able: attempt, command (its index), exit, seconds, reason, process.
-    """
+    """Adds a line to a run's sweep.jsonl, with what JSON holds: attempt, command (its index), exit, seconds, reason."""
     append(folder / "sweep.jsonl", {"time": time.time(), "status": status, **about})
 
 
@@ -145,15 +137,9 @@ def events(folder: pathlib.Path) -> list[dict]:
 
 
 def logged_status(folder: pathlib.Path, commands: int) -> Status:
-    """What became of a run by its events.
-
-    Args:
-        folder: of the run.
-        commands: how many it has.
-    """
+    """What became of a run of so many commands by its events."""
     last = QUEUED
     done = set()
-    failures = 0
     attempts = 0
     reason = ""
     seconds = {}
@@ -165,10 +151,9 @@ def logged_status(folder: pathlib.Path, commands: int) -> Status:
         if last == DONE:
             done.add(index)
         if last == FAILED:
-            failures += 1
             reason = event.get("reason", "")
     last = DONE if len(done) == commands else RUNNING if last == DONE else last
-    return Status(last, len(done), attempts, failures, seconds, reason)
+    return Status(last, len(done), attempts, seconds, reason)
 
 
 def status(folder: pathlib.Path, commands: int) -> Status:

@@ -4,23 +4,19 @@ import csv
 import io
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.table import Table as RichTable
-
 from diffusion.experiments.config import unknown
 from diffusion.experiments.evaluation import report
+from diffusion.experiments.evaluation.figures import Figure
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.experiments.sweeps import naming
-from diffusion.experiments.sweeps.results import Figure, Results, over_seeds
+from diffusion.experiments.sweeps.results import Results, over_seeds
 from diffusion.experiments.sweeps.sweep_folder import DONE
 
 USUAL = ("asked_class", "fid", "nfe")  # shown where no figures are requested, and every fd_ besides
 LEFT_OUT = ("over_floor",)  # of these
-WIDE = 200  # letters in a line of a log, where nothing is cut off
 
 
 class Table(NamedTuple):
@@ -40,27 +36,20 @@ class Table(NamedTuple):
 
 
 def table(results: Results, figures: Sequence[str] = ()) -> Table:
-    """The figures of a sweep, averaged over its seeds.
-
-    Args:
-        results: from `collect`.
-        figures: names, in the order of the columns; ("all",) for all that there are; none for the usual ones.
-
-    Returns:
-        Table.
+    """The figures of a sweep, averaged over its seeds; ("all",) for all that there are, none for the usual ones.
 
     Raises:
         ConfigError: for a figure that no run has.
     """
     groups = over_seeds(results)
-    there = list(dict.fromkeys(name for group in groups for name in group.figures))
+    known = list(dict.fromkeys(name for group in groups for name in group.figures))
     columns = naming.labels(results.fields)
     rows = []
     for group in groups:
         values = naming.texts(group.overrides, columns)
         done = sum(run.status == DONE for run in group.runs)
         rows.append((values, f"{done} of {len(group.runs)}", group.figures))
-    return Table(list(columns.values()), _chosen(there, figures), rows, results.seeds)
+    return Table(list(columns.values()), _chosen(known, figures), rows, results.seeds)
 
 
 def _chosen(known: Sequence[str], requested: Sequence[str]) -> list[str]:
@@ -73,18 +62,9 @@ def _chosen(known: Sequence[str], requested: Sequence[str]) -> list[str]:
     return list(requested) or [name for name in (*distances, *USUAL) if name in known] or list(known)
 
 
-def cell(figure: Figure | None) -> str:
-    """A figure for people: "1.23 ± 0.04" with the standard deviation over the runs, where there are several."""
-    if figure is None:
-        return "—"
-    spread = f" ± {figure.std:.2g}" if figure.std is not None else ""
-    return f"{figure.value:.4g}{spread}"
-
-
 def markdown(of: Table) -> str:
     """The table as Markdown, with a line on how to read it."""
-    rows = ([*values, done, *(cell(figures.get(name)) for name in of.figures)] for values, done, figures in of.rows)
-    return f"{report.table([*of.columns, 'runs done', *of.figures], rows)}\n\n{note(of)}\n"
+    return f"{report.table(*_text(of))}\n\n{note(of)}\n"
 
 
 def note(of: Table) -> str:
@@ -128,27 +108,22 @@ def _csv(lines) -> str:
 
 
 def write(results: Results, of: Table) -> list[pathlib.Path]:
-    """Writes table.csv, table.md and runs.csv into the sweep's folder, each whole or not at all.
-
-    Returns:
-        Their paths.
-    """
+    """Writes table.md, table.csv and runs.csv into the sweep's folder, each whole or not at all; returns the paths."""
     texts = {"table.md": markdown(of), "table.csv": averages_csv(of), "runs.csv": runs_csv(results)}
     for name, text in texts.items():
         write_text(results.directory / name, text)
     return [results.directory / name for name in texts]
 
 
-def show(of: Table, title: str, console: Console | None = None) -> None:
+def show(of: Table, title: str) -> None:
     """Prints the table."""
-    shown = RichTable(title=title, title_justify="left")
-    for column in of.columns:
-        shown.add_column(column)
-    shown.add_column("done", style="dim")
-    for name in of.figures:
-        shown.add_column(name, justify="right")
-    for values, done, figures in of.rows:
-        shown.add_row(*values, done, *(cell(figures.get(name)) for name in of.figures))
-    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-    console.print(shown)
-    console.print(note(of), markup=False)
+    report.show(title, *_text(of))
+    print(note(of))
+
+
+def _text(of: Table) -> tuple[list[str], list[list[str]]]:
+    """The header, and the rows of cells."""
+    rows = [
+        [*values, done, *(report.cell(figures.get(name)) for name in of.figures)] for values, done, figures in of.rows
+    ]
+    return [*of.columns, "runs done", *of.figures], rows

@@ -4,7 +4,6 @@ import pathlib
 import signal
 import sys
 import time
-from typing import NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,31 +19,21 @@ from diffusion.training.runtime.progress import duration, held, line
 REFRESH = 0.5  # seconds
 
 
-class Shown(NamedTuple):
-    """A run that is running: when it began, its log and what it runs on."""
-
-    began: float
-    log: pathlib.Path
-    where: str
-
-
 class Display:
     """Shows how a sweep gets on; use it in a `with` block."""
 
-    def __init__(self, counts: dict[str, int], jobs: int, console: Console | None = None):
+    def __init__(self, counts: dict[str, int], console: Console | None = None):
         """Starts the clock.
 
         Args:
             counts: how many runs have each status, of all in the sweep.
-            jobs: how many run at a time, for the time to go.
             console: where to; standard output by default.
         """
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.total = sum(counts.values())
-        self.jobs = jobs
         self.done = counts.get(DONE, 0)
         self.failed = counts.get(FAILED, 0)
-        self.running: dict[str, Shown] = {}
+        self.running: dict[str, tuple[float, pathlib.Path]] = {}  # when each began, and its log
         self._begun = time.monotonic()
         self._finished = 0
         self._shown = 0.0
@@ -70,21 +59,13 @@ class Display:
         gpus = slot.variables.get("CUDA_VISIBLE_DEVICES")
         cores = ",".join(map(str, sorted(slot.cores)))
         where = f"GPU {gpus}" if gpus else f"cores {cores}" if cores else ""
-        self.running[name] = Shown(time.monotonic(), log, where)
+        self.running[name] = (time.monotonic(), log)
         again = f", attempt {attempt}" if attempt > 1 else ""
         if not self._live:
             self.say(f"begun   {name}{again}{f' ({where})' if where else ''}")
 
     def end(self, name: str, status: str, seconds: float, reason: str, again: bool = False) -> None:
-        """Shows that a run ended.
-
-        Args:
-            name: of the run.
-            status: "done", "failed" or "stopped".
-            seconds: that all its commands took.
-            reason: of the failure.
-            again: whether it is tried again.
-        """
+        """Shows that a run ended after so many seconds, why if it failed, and whether it is tried again."""
         self.running.pop(name, None)
         self._finished += 1
         self.done += status == DONE
@@ -103,13 +84,8 @@ class Display:
 
     def stopping(self, number: int, running: int, requests: int) -> None:
         """Shows that a signal came and what it does."""
-        what = (
-            "saving and stopping; once more ends them at once"
-            if requests == 1
-            else "ended at once; what they had saved stays"
-            if requests == 2
-            else "killed"
-        )
+        first = "saving and stopping; once more ends them at once"
+        what = {1: first, 2: "ended at once; what they had saved stays"}.get(requests, "killed")
         self.say(f"{signal.Signals(number).name}: {running} running runs are {what}")
 
     def show(self) -> None:
@@ -163,8 +139,8 @@ class Display:
         rows.add_column(style="cyan", no_wrap=True, min_width=longest, overflow="ellipsis")
         rows.add_column(no_wrap=True, min_width=6)
         rows.add_column(style="dim", no_wrap=True, ratio=1, overflow="ellipsis")
-        for name, shown in self.running.items():
-            rows.add_row(name, duration(time.monotonic() - shown.began), Text(_last_line(shown.log)))
+        for name, (began, log) in self.running.items():
+            rows.add_row(name, duration(time.monotonic() - began), Text(_last_line(log)))
         return Group(bar, rows)
 
 

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from rich.console import Console
 
 from configs import digits
 from diffusion.experiments.config import ConfigError
@@ -44,8 +43,8 @@ def files(tmp_path, monkeypatch):
 
 
 def request(folder, **fields):
-    given = {"samples": f"{folder}/a.npz", "reference": f"{folder}/b.npz", "features": "pixels"}
-    return comparison.Request(**given | fields)
+    passed = {"samples": f"{folder}/a.npz", "reference": f"{folder}/b.npz", "features": "pixels"}
+    return comparison.Request(**passed | fields)
 
 
 def flat(images):
@@ -54,8 +53,8 @@ def flat(images):
 
 def test_figures_are_those_of_the_features(files):
     folder, a, b = files
-    found = comparison.run(request(folder, metrics=tuple(image_metrics.METRICS)))
-    figures = found["figures"]
+    result = comparison.run(request(folder, metrics=tuple(image_metrics.METRICS)))
+    figures = result["figures"]
     x = flat(a).astype(np.float64)
     y = flat(b).astype(np.float64)
     cov = lambda rows: np.cov(rows, rowvar=False)
@@ -79,11 +78,11 @@ def test_subsets_of_equal_numbers(files):
     folder, _, b = files
     more = np.concatenate([b, np.random.default_rng(3).integers(0, 256, (500, 2, 3, 3), dtype=np.uint8)])
     np.savez(folder / "b.npz", more)
-    found = [comparison.run(request(folder, metrics=("pr", "kid", "fid")))["figures"] for _ in range(2)]
-    assert found[0] == found[1]
-    assert found[0]["recall"]["reference"] == 300 and found[0]["fd"]["reference"] == 800
+    result = [comparison.run(request(folder, metrics=("pr", "kid", "fid")))["figures"] for _ in range(2)]
+    assert result[0] == result[1]
+    assert result[0]["recall"]["reference"] == 300 and result[0]["fd"]["reference"] == 800
     other = comparison.run(request(folder, metrics=("pr",), seed=1))["figures"]
-    assert other["recall"]["value"] != found[0]["recall"]["value"]
+    assert other["recall"]["value"] != result[0]["recall"]["value"]
 
 
 def test_too_few_samples_are_said(files):
@@ -100,17 +99,17 @@ def test_statistics_alone_give_the_distance_alone(files):
     whole = comparison.run(request(folder))["figures"]["fd"]
     y = flat(b).astype(np.float64)
     np.savez(folder / "b.npz", mu=y.mean(0), sigma=np.cov(y, rowvar=False))
-    found = comparison.measure(
+    result = comparison.measure(
         image_sets.open_set(f"{folder}/a.npz"),
         references.open_reference(f"{folder}/b.npz"),
         named("18"),
         ("fid", "kid", "pr"),
     )
-    assert found["figures"]["fd"]["value"] == pytest.approx(whole["value"], rel=1e-6)
-    assert found["figures"]["fd"]["reference"] is None
+    assert result["figures"]["fd"]["value"] == pytest.approx(whole["value"], rel=1e-6)
+    assert result["figures"]["fd"]["reference"] is None
     for name in ("kd", "pr"):
-        assert "statistics alone" in found["figures"][name]["why"]
-    assert any("does not say how it was made" in text for text in found["warnings"])
+        assert "statistics alone" in result["figures"][name]["why"]
+    assert any("does not say how it was made" in text for text in result["warnings"])
 
 
 def named(tap):
@@ -120,19 +119,19 @@ def named(tap):
 
 
 def test_clip_mmd_is_of_clip_features(files):
-    """In a space given as a function it is the published estimate; of Inception's features it is not taken.
+    """In a space that is a function it is the published estimate; of Inception's features it is not taken.
 
     Jayasumana et al. 2024: all pairs, k(x, y) = exp(-|x - y|^2 / (2 10^2)) of embeddings of length 1, times 1,000.
     """
     folder, a, b = files
     sets = image_sets.open_set(f"{folder}/a.npz"), references.open_reference(f"{folder}/b.npz")
-    found = comparison.measure(*sets, references.function_space(features.pixels(None, None)), ("cmmd",))["figures"][
+    result = comparison.measure(*sets, references.function_space(features.pixels(None, None)), ("cmmd",))["figures"][
         "cmmd"
     ]
     x, y = (flat(images).astype(np.float64) for images in (a, b))
     x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, y))
     mean = lambda p, q: np.exp(-np.square(p[:, None] - q).sum(-1) / 200).mean()
-    assert found["value"] == pytest.approx(1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y)), rel=1e-6)
+    assert result["value"] == pytest.approx(1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y)), rel=1e-6)
     assert "CLIP's embeddings" in comparison.measure(*sets, named("2048"), ("cmmd",))["figures"]["cmmd"]["why"]
 
 
@@ -190,7 +189,7 @@ def measured(folder, **fields):
     return records.measure(wanted)
 
 
-def test_a_record_says_it_all(files):
+def test_a_record_says_it_all(files, capsys):
     folder, _, _ = files
     content = measured(folder)
     assert {"figures", "samples", "reference", "request", "git_commit", "seconds", "command"} <= content.keys()
@@ -198,9 +197,8 @@ def test_a_record_says_it_all(files):
     assert content["samples"]["count"] == 300 and len(content["samples"]["sha256"]) == 64
     records.write(folder / "r.json", content)
     assert records.read(folder / "r.json") == content
-    out = Console(record=True, width=160, file=open(os.devnull, "w"))
-    records.show(content, out)
-    text = out.export_text()
+    records.show(content)
+    text = capsys.readouterr().out
     assert "fd" in text and "fid" not in text and "300 samples against 300, pixels" in text
 
 
@@ -220,8 +218,8 @@ def test_verify(files):
     assert records.verify(folder / "r.json") == []
     a[:100] = 255 - a[:100] // 2
     np.savez(folder / "a.npz", a)
-    found = records.verify(folder / "r.json")
-    assert found[0].startswith("samples.sha256: ") and any(line.startswith("figures.fd.value") for line in found)
+    result = records.verify(folder / "r.json")
+    assert result[0].startswith("samples.sha256: ") and any(line.startswith("figures.fd.value") for line in result)
 
 
 def test_a_record_of_an_earlier_version_is_measured_again(files):
@@ -229,8 +227,8 @@ def test_a_record_of_an_earlier_version_is_measured_again(files):
     content = measured(files[0])
     old = dict(content) | {
         "figures": {
-            {"fd": "fid", "kd": "kid"}.get(name, name): {key: part for key, part in found.items() if key != "space"}
-            for name, found in content["figures"].items()
+            {"fd": "fid", "kd": "kid"}.get(name, name): {key: part for key, part in result.items() if key != "space"}
+            for name, result in content["figures"].items()
         }
     }
     assert old["figures"].keys() != content["figures"].keys()
@@ -242,8 +240,8 @@ def test_tolerances(files, name, off, differs):
     before = measured(files[0])
     after = json.loads(json.dumps(before))
     after["figures"][name]["value"] += off
-    found = records.compare(before, after)
-    assert [line.split(":")[0] for line in found] == ([f"figures.{name}.value"] if differs else [])
+    result = records.compare(before, after)
+    assert [line.split(":")[0] for line in result] == ([f"figures.{name}.value"] if differs else [])
     after["figures"][name]["value"] = None
     assert records.compare(before, after)[0].endswith("None now")
 
@@ -319,14 +317,14 @@ def test_inception_features_in_the_loop(tmp_path, monkeypatch):
     config = digits.get_config()
     config.evaluate.features, config.model.num_classes = ("inception",), 0
     images = np.random.default_rng(0).integers(0, 17, (50, 8, 8, 1), dtype=np.uint8) * 15
-    found = [sample_metrics.evaluate_samples(images, np.zeros(50, int), config, "test") for _ in range(2)]
-    assert found[0] == found[1] and found[0]["fd_inception"] > 0
+    result = [sample_metrics.evaluate_samples(images, np.zeros(50, int), config, "test") for _ in range(2)]
+    assert result[0] == result[1] and result[0]["fd_inception"] > 0
     train, real = (real_images.split_of(config, name).images for name in ("train", "test"))
     assert sum(calls) == len(train) + len(real) + 2 * (50 + 50)  # of the samples and of noise, every time
     x = images.reshape(50, -1)[:, 20:30]
     whole = frechet.update(frechet.init(10), real.reshape(len(real), -1)[:, 20:30])
     expected = frechet.frechet_distance(frechet.update(frechet.init(10), x), whole)
-    assert found[0]["fd_inception"] == pytest.approx(expected, rel=1e-9)
+    assert result[0]["fd_inception"] == pytest.approx(expected, rel=1e-9)
 
 
 # ==== The command line ====
@@ -340,18 +338,18 @@ def command(*arguments, cache):
 def test_the_command_measures_and_verifies(files):
     folder, a, _ = files
     cache = folder / "cache"
-    found = command(
+    result = command(
         f"--samples={folder}/a.npz",
         f"--reference={folder}/b.npz",
         "--features=pixels",
         f"--out={folder}/r.json",
         cache=cache,
     )
-    assert found.returncode == 0 and "fd" in found.stdout and "fid" not in found.stdout, found.stderr
+    assert result.returncode == 0 and "fd" in result.stdout and "fid" not in result.stdout, result.stderr
     a[0] ^= 1
     np.savez(folder / "a.npz", a)
-    found = command(f"--verify={folder}/r.json", cache=cache)
-    assert found.returncode == 1 and "differs: samples.sha256" in found.stdout
+    result = command(f"--verify={folder}/r.json", cache=cache)
+    assert result.returncode == 1 and "differs: samples.sha256" in result.stdout
 
 
 @pytest.mark.slow
@@ -380,18 +378,18 @@ def test_inception_end_to_end(files):
         comparison.run(wanted._replace(inception_sha256="0" * 64))
     net = inception.load(path)
     wanted = wanted._replace(inception_sha256=net.digest)
-    found = comparison.run(wanted)
-    assert any("not those of the published figures" in text for text in found["warnings"])
+    result = comparison.run(wanted)
+    assert any("not those of the published figures" in text for text in result["warnings"])
     x = np.repeat(a[:20], 4, 1)
     prepared = protocols.preprocess(protocols.PROTOCOLS["pytorch-fid"], x)
     rows = np.asarray(inception.features(net.params, prepared)["2048"])
-    mean = found["figures"]["fid"]
+    mean = result["figures"]["fid"]
     assert mean["space"] == "Inception-v3" and (mean["samples"], mean["reference"]) == (20, 20)
     moments = frechet.update(frechet.init(2048), rows)
     other = protocols.preprocess(protocols.PROTOCOLS["pytorch-fid"], np.repeat(b[:20], 4, 1))
     real = frechet.update(frechet.init(2048), np.asarray(inception.features(net.params, other)["2048"]))
     assert mean["value"] == pytest.approx(frechet.frechet_distance(moments, real), rel=1e-4)
-    assert found["figures"]["is"]["value"] > 1
+    assert result["figures"]["is"]["value"] > 1
     comparison.make_reference(wanted, folder / "b.safetensors")
     with pytest.raises(StatisticsError, match="resize: made with 'bilinear_torch', but needed with 'bicubic_pil'"):
         comparison.run(wanted._replace(protocol="clean-fid", reference=str(folder / "b.safetensors")))

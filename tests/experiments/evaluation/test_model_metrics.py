@@ -41,11 +41,11 @@ def real_digits():
 @pytest.mark.slow
 def test_accuracy_of_shuffled_labels_is_chance_beside_the_ceiling_of_real_images():
     images, labels = real_digits()
-    found = model_metrics.accuracy(subject(images, np.random.default_rng(0).permutation(labels)))
-    assert found["cas"]["value"] < 0.3 < 0.85 < found["cas_of_real_images"]["value"]
-    assert found["cas"]["samples"] == found["cas_of_real_images"]["samples"] == len(images)
-    low, high = found["cas"]["interval"]
-    assert low < found["cas"]["value"] < high
+    result = model_metrics.accuracy(subject(images, np.random.default_rng(0).permutation(labels)))
+    assert result["cas"]["value"] < 0.3 < 0.85 < result["cas_of_real_images"]["value"]
+    assert result["cas"]["samples"] == result["cas_of_real_images"]["samples"] == len(images)
+    low, high = result["cas"]["interval"]
+    assert low < result["cas"]["value"] < high
 
 
 def test_accuracy_needs_classes():
@@ -90,16 +90,16 @@ def test_bits_per_dim_of_a_known_model(monkeypatch):
     monkeypatch.setattr(model_metrics.generate, "denoiser", lambda recipe: lambda params, labels: denoise)
     monkeypatch.setattr(model_metrics.checkpoints, "load_ema", lambda folder: ((), 7))
     images, labels = real_digits()
-    asked = subject(images, labels, **{"evaluate.number": 100, "schedule": {"name": "rectified_flow"}})
-    found = model_metrics.bits_per_dim(asked)["bits_per_dim"]
-    chosen = np.sort(np.random.default_rng(0).permutation(len(asked.real.images))[:100])
+    wanted = subject(images, labels, **{"evaluate.number": 100, "schedule": {"name": "rectified_flow"}})
+    result = model_metrics.bits_per_dim(wanted)["bits_per_dim"]
+    chosen = np.sort(np.random.default_rng(0).permutation(len(wanted.real.images))[:100])
     cell = (np.arange(1000) + 0.5) / 1000
     x = (np.arange(256)[:, None] + cell) / 128 - 1
     nats = ((x - MEAN) ** 2 / (2 * STD**2) + 0.5 * np.log(2 * np.pi * STD**2)).mean(1)
-    exact = nats[asked.real.images[chosen]].mean() / np.log(2) + 7
-    assert found["value"] == pytest.approx(exact, abs=2e-3)
-    assert found["samples"] == 100 and 0 < found["standard_error"] < 0.1
-    assert found["protocol"]["step"] == 7 and found["protocol"]["evaluations"] > 5
+    exact = nats[wanted.real.images[chosen]].mean() / np.log(2) + 7
+    assert result["value"] == pytest.approx(exact, abs=2e-3)
+    assert result["samples"] == 100 and 0 < result["standard_error"] < 0.1
+    assert result["protocol"]["step"] == 7 and result["protocol"]["evaluations"] > 5
 
 
 @pytest.mark.parametrize(

@@ -41,16 +41,16 @@ def test_figures_are_those_of_the_reconstructions(files, monkeypatch):
     folder, images, expected = files
     monkeypatch.setenv("DIFFUSION_CACHE", str(folder / "cache"))
     request = comparison.Request(autoencoder=f"{folder}/vae", reference=f"{folder}/a.npz", features="pixels")
-    found = reconstructions.run(request)["figures"]
+    result = reconstructions.run(request)["figures"]
     for name, function in (("psnr", psnr), ("ssim", ssim)):
         values = np.asarray(function(expected, images))
-        assert found[name]["value"] == pytest.approx(values.mean(), rel=1e-3) and found[name]["samples"] == 19
-        assert found[name]["standard_error"] == pytest.approx(values.std(ddof=1) / 19**0.5, rel=2e-2)
+        assert result[name]["value"] == pytest.approx(values.mean(), rel=1e-3) and result[name]["samples"] == 19
+        assert result[name]["standard_error"] == pytest.approx(values.std(ddof=1) / 19**0.5, rel=2e-2)
     flat = lambda x: frechet.update(frechet.init(432), x.reshape(19, -1) / 255)
-    assert found["rfd"]["value"] == pytest.approx(frechet.frechet_distance(flat(expected), flat(images)), rel=1e-3)
+    assert result["rfd"]["value"] == pytest.approx(frechet.frechet_distance(flat(expected), flat(images)), rel=1e-3)
     # The features are on disk now, and the pictures are compared all the same.
     again = reconstructions.run(request)["figures"]
-    assert again["psnr"] == found["psnr"] and again["rfd"]["value"] == found["rfd"]["value"]
+    assert again["psnr"] == result["psnr"] and again["rfd"]["value"] == result["rfd"]["value"]
 
 
 @pytest.mark.slow

@@ -50,8 +50,8 @@ print(json.dumps(collective_bytes(step.lower(x).compile().as_text(), 8)))
 
 
 def test_by_hand():
-    found = collective_bytes(TEXT, 8)
-    assert found == {
+    result = collective_bytes(TEXT, 8)
+    assert result == {
         "all-gather": pytest.approx(24 * 3 / 4 * 64 * 16 * 2),
         "all-reduce": pytest.approx(24 * 2 * 1 / 2 * (16 * 4 + 4 * 2)),
         "reduce-scatter": pytest.approx(2 * 7 / 8 * 64 * 4),  # in a fusion, and by itself
@@ -64,6 +64,6 @@ def test_a_loop_that_xla_compiled_counts_each_turn():
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, text=True, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     # 5 turns, in each either the whole [16, 8] gathered, or its sum reduced: XLA chooses.
-    assert found in ({"all-gather": 5 * 7 / 8 * 512.0}, {"all-reduce": 5 * 2 * 7 / 8 * 4.0})
+    assert result in ({"all-gather": 5 * 7 / 8 * 512.0}, {"all-reduce": 5 * 2 * 7 / 8 * 4.0})

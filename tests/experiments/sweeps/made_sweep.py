@@ -11,8 +11,9 @@ import sys
 import numpy as np
 
 from diffusion.experiments.evaluation import plots
+from diffusion.experiments.evaluation.figures import Figure
 from diffusion.experiments.sweeps import html_report, naming
-from diffusion.experiments.sweeps.results import Figure, Results, Run
+from diffusion.experiments.sweeps.results import Results, Run
 
 STEPS = (1, 2, 4, 8, 20, 50, 100)
 

@@ -1,4 +1,4 @@
-"""Devices are dealt out so that no two jobs have the same, unless they are asked to share."""
+"""Devices are dealt out so that no two jobs have the same, unless they are to share."""
 
 import pytest
 from hypothesis import given
@@ -33,6 +33,6 @@ def test_what_does_not_divide_is_an_error(jobs, gpus):
 
 def test_gpus_are_those_that_the_environment_shows(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert devices.found_gpus() == ["3", "5"]
+    assert devices.visible_gpus() == ["3", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert devices.found_gpus() == []
+    assert devices.visible_gpus() == []

@@ -35,26 +35,26 @@ def test_page_holds_everything_and_asks_for_nothing(small):
     assert text.count("<script") == text.count("</script>") == 3 and "{{" not in text
     assert set(re.findall(r"https?://[^\"'\s]+", text)) == {"http://www.w3.org/2000/svg"}  # a name, never fetched
     assert "default-src 'none'" in text and not re.search(r"<link[^>]+href=\"(?!data:)|src=\"", text)
-    told = embedded(small)
-    assert told["runs"][3]["name"] == small.runs[3].name and told["runs"][3]["reason"] == "<b>&\u2028"
-    assert [run["command"] for run in told["runs"]] == [run.command for run in small.runs]
-    assert told["command"] == small.command and f"--workdir={small.directory}" in told["page_command"]
+    data = embedded(small)
+    assert data["runs"][3]["name"] == small.runs[3].name and data["runs"][3]["reason"] == "<b>&\u2028"
+    assert [run["command"] for run in data["runs"]] == [run.command for run in small.runs]
+    assert data["command"] == small.command and f"--workdir={small.directory}" in data["page_command"]
 
 
 def test_figures_are_those_of_the_runs(small):
     html_report.write(small)
-    told = embedded(small)
-    assert told["fields"] == ["sampler", "steps"] and told["seeds"] == ["seed"]
-    assert [group["values"] for group in told["groups"]] == [["euler", "1"], ["euler", "2"]]
-    for group, runs in zip(told["groups"], (small.runs[:3], small.runs[4:6])):  # the failed run is left out
+    data = embedded(small)
+    assert data["fields"] == ["sampler", "steps"] and data["seeds"] == ["seed"]
+    assert [group["values"] for group in data["groups"]] == [["euler", "1"], ["euler", "2"]]
+    for group, runs in zip(data["groups"], (small.runs[:3], small.runs[4:6])):  # the failed run is left out
         values = [run.figures["fd_pixels"].value for run in runs]
         mean, low, high, n, std = group["figures"]["fd_pixels"]
         np.testing.assert_allclose([mean, std], [np.mean(values), np.std(values, ddof=1)], rtol=1e-12)
         assert n == len(values) and low < mean < high
-    steps, values = told["runs"][0]["curves"]["loss"]
+    steps, values = data["runs"][0]["curves"]["loss"]
     np.testing.assert_allclose(list(zip(steps, values)), small.runs[0].curves["loss"], rtol=1e-4)
     of = small.runs[0].figures
-    assert told["runs"][0]["figures"]["seconds/total"][0] == sum(of[f"seconds/{x}"].value for x in ("train", "sample"))
+    assert data["runs"][0]["figures"]["seconds/total"][0] == sum(of[f"seconds/{x}"].value for x in ("train", "sample"))
 
 
 @pytest.mark.parametrize(("name", "way"), [
@@ -113,9 +113,9 @@ def test_command_writes_the_report_of_a_folder(tmp_path):
     sweep_folder.log_event(tmp_path / first.name, DONE, attempt=1, command=0, seconds=2.5)
     (tmp_path / first.name / "metrics.jsonl").write_text('{"step": 5, "loss": 0.5}\n{"step": 10, "loss": 0.25}\n{"st')
     sweep_folder.log_event(tmp_path / second.name, FAILED, attempt=1, command=0, seconds=1.0, reason="error: no space")
-    found = commands.run("-m", "experiments.sweep_report", f"--workdir={tmp_path}", "--watch=0.5")  # ends: nothing runs
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.split(": ")[1] == "1 done, 1 failed\n"
+    done = commands.run("-m", "experiments.sweep_report", f"--workdir={tmp_path}", "--watch=0.5")  # ends: nothing runs
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split(": ")[1] == "1 done, 1 failed\n"
     runs = embedded(collect(tmp_path))["runs"]
     assert runs[0]["curves"]["loss"] == [[5, 10], [0.5, 0.25]] and runs[0]["figures"]["loss"][0] == 0.25
     assert runs[1]["reason"] == "error: no space"

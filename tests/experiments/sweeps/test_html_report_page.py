@@ -54,8 +54,8 @@ def column(page, number):
 def test_a_finished_report_is_one_file_that_asks_for_nothing(samplers):
     samplers.until("return document.querySelectorAll('#curves path').length > 0")
     time.sleep(3)  # longer than between two looks at the news
-    asked = [address for address in samplers.requests() if not address.startswith("data:")]
-    assert len(asked) == 1 and asked[0].endswith("/samplers/report.html")
+    wanted = [address for address in samplers.requests() if not address.startswith("data:")]
+    assert len(wanted) == 1 and wanted[0].endswith("/samplers/report.html")
     loaded = samplers.run("return [...document.images].every(image => image.complete && image.naturalWidth > 0)")
     assert loaded and samplers.run("return document.images.length") == 28
 
@@ -103,11 +103,11 @@ def test_lines_are_switched_off_in_the_legend_and_in_the_table(samplers):
 
 def test_every_figure_leads_to_its_command(samplers, folder):
     samplers.click(f'{FIRST} a[data-figure="fd_pixels"]')
-    found = samplers.texts("#table-body .detail .command code")
-    assert len(found) == 3 and all("diffusion train" in text and "diffusion evaluate" in text for text in found)
+    result = samplers.texts("#table-body .detail .command code")
+    assert len(result) == 3 and all("diffusion train" in text and "diffusion evaluate" in text for text in result)
     samplers.click("#against-part .card .tools button")
-    told = samplers.texts("#dialog")[0]
-    assert told.count("diffusion train") == 84 and "diffusion sweep --sweep" in told
+    message = samplers.texts("#dialog")[0]
+    assert message.count("diffusion train") == 84 and "diffusion sweep --sweep" in message
     samplers.click("#dialog .close")
     assert samplers.count("#pictures-body figcaption .copy") == 28
     samplers.run("navigator.clipboard.writeText = text => { window.copied = text; return Promise.resolve(); }")
@@ -118,15 +118,15 @@ def test_every_figure_leads_to_its_command(samplers, folder):
 def test_points_lie_where_their_figures_are(samplers):
     """On a linear axis, the heights of three points are as far apart as their figures; so are the ends of the bars."""
     samplers.run("choose({logy: '0', q: 'euler', y: 'fd_pixels'})")
-    found = samplers.run("""
+    result = samplers.run("""
       return [...document.querySelectorAll('#against-x1 [data-line]')].map(line => ({
         y: [...line.querySelectorAll('.point')].map(point => Number(point.getAttribute('cy'))),
         bars: [...line.querySelectorAll('.bar')].map(bar => bar.getBBox().height)}))[0]""")
-    told = json.loads(samplers.run("return document.getElementById('data').textContent"))
-    figures = [group["figures"]["fd_pixels"] for group in told["groups"][:7]]
-    scale = (found["y"][0] - found["y"][3]) / (figures[0][0] - figures[3][0])
-    for point, figure, bar in zip(found["y"], figures, found["bars"]):
-        assert point - found["y"][0] == pytest.approx(scale * (figure[0] - figures[0][0]), abs=0.2)
+    message = json.loads(samplers.run("return document.getElementById('data').textContent"))
+    figures = [group["figures"]["fd_pixels"] for group in message["groups"][:7]]
+    scale = (result["y"][0] - result["y"][3]) / (figures[0][0] - figures[3][0])
+    for point, figure, bar in zip(result["y"], figures, result["bars"]):
+        assert point - result["y"][0] == pytest.approx(scale * (figure[0] - figures[0][0]), abs=0.2)
         assert bar == pytest.approx(-scale * (figure[2] - figure[1]), abs=0.3)
 
 

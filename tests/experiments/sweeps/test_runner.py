@@ -35,7 +35,7 @@ def go(folder, plans, jobs=1, tries=1, signals=None, slots=None):
         plans,
         slots or [ANY] * jobs,
         left,
-        Display({QUEUED: len(plans)}, jobs, console),
+        Display({QUEUED: len(plans)}, console),
         signals or queue.SimpleQueue(),
     )
     now = {p.name: sweep_folder.status(folder / p.name, len(p.commands)).status for p in plans}
@@ -61,8 +61,8 @@ def test_a_failure_stops_no_other_run_and_its_reason_is_kept(tmp_path):
     ended, now, shown = go(tmp_path, plans, jobs=2)
     assert now == {"a": "done", "b": "failed", "c": "failed", "d": "failed", "e": "done"}
     assert ended == {"a": 0, "b": 3, "c": 127, "d": 137, "e": 0}
-    told = {name: sweep_folder.status(tmp_path / name, 1).reason for name in "bcd"}
-    assert told["b"] == "error: the disk is full" and "no-such-program" in told["c"] and "signal 9" in told["d"]
+    text = {name: sweep_folder.status(tmp_path / name, 1).reason for name in "bcd"}
+    assert text["b"] == "error: the disk is full" and "no-such-program" in text["c"] and "signal 9" in text["d"]
     assert "error: the disk is full" in shown and "starting" in (tmp_path / "b" / "output.log").read_text()
 
 

@@ -61,13 +61,13 @@ def test_a_signal_lets_the_runs_save_and_the_same_command_goes_on(tmp_path, stub
     process = started(*argv)
     until(lambda: all((there / f"x={i}" / "up").exists() for i in (0, 1)))
     process.send_signal(number)
-    told = process.communicate(timeout=60)[0]
-    assert process.returncode == status and "2 stopped" in told and "To go on:" in told
+    message = process.communicate(timeout=60)[0]
+    assert process.returncode == status and "2 stopped" in message and "To go on:" in message
     assert all((there / f"x={i}" / "saved").exists() for i in (0, 1)) and not (there / "x=2").exists()
     (there / "x=2").mkdir()
     (there / "x=2" / "saved").touch()
-    process, told = finished(*argv)
-    assert process.returncode == 0 and "3 done" in told
+    process, message = finished(*argv)
+    assert process.returncode == 0 and "3 done" in message
 
 
 def test_a_sweep_that_is_killed_loses_nothing(tmp_path, stubs):
@@ -79,8 +79,8 @@ def test_a_sweep_that_is_killed_loses_nothing(tmp_path, stubs):
     process.wait()
     second = started(*argv)
     until((there / "x=1" / "up").exists)  # x=0 is held by what the first sweep had started
-    third, told = finished(*argv)
-    assert third.returncode == 1 and "is in use" in told
+    third, message = finished(*argv)
+    assert third.returncode == 1 and "is in use" in message
     (there / "x=0" / "saved").touch()
     orphan = int(subprocess.run(["pgrep", "-f", f"{there}/x=0"], capture_output=True, text=True).stdout.split()[0])
     os.kill(orphan, signal.SIGTERM)
@@ -88,10 +88,10 @@ def test_a_sweep_that_is_killed_loses_nothing(tmp_path, stubs):
         until((there / f"x={i}" / "up").exists)
         for pid in subprocess.run(["pgrep", "-f", f"{there}/x={i}"], capture_output=True, text=True).stdout.split():
             os.kill(int(pid), signal.SIGTERM)
-    told = second.communicate(timeout=120)[0]
-    assert second.returncode == 1 and "waiting x=0" in told and "1 done, 2 stopped" in told
-    process, told = finished(*argv)
-    assert process.returncode == 0 and "3 done" in told
+    message = second.communicate(timeout=120)[0]
+    assert second.returncode == 1 and "waiting x=0" in message and "1 done, 2 stopped" in message
+    process, message = finished(*argv)
+    assert process.returncode == 0 and "3 done" in message
 
 
 def test_a_task_runs_one_run_and_has_its_exit_status(tmp_path, stubs):
@@ -100,10 +100,10 @@ def test_a_task_runs_one_run_and_has_its_exit_status(tmp_path, stubs):
     argv = [f"{stubs}:{script}", f"--workdir={there}"]
     assert finished(*argv, "--run=1")[0].returncode == 0
     assert finished(*argv, "--run=x=2")[0].returncode == 5 and not (there / "x=0").exists()
-    process, told = finished(*argv)
-    assert process.returncode == 1 and "1 done, 2 failed" in told and "x=2" not in told  # that one had failed before
-    process, told = finished(*argv, "--retry=1")
-    assert process.returncode == 1 and told.count("attempt 2") == 2
+    process, message = finished(*argv)
+    assert process.returncode == 1 and "1 done, 2 failed" in message and "x=2" not in message  # it had failed
+    process, message = finished(*argv, "--retry=1")
+    assert process.returncode == 1 and message.count("attempt 2") == 2
     assert finished(*argv, "--run=3")[0].returncode == 2
 
 
@@ -111,17 +111,17 @@ def test_a_sweep_of_trainings_ends_in_a_table_and_resumes_bit_for_bit(tmp_path):
     (tmp_path / "real.py").write_text(REAL)
     there = tmp_path / "there"
     sweep = f"--sweep={tmp_path / 'real.py'}"
-    process, told = finished(sweep, f"--workdir={there}", "--dry-run")
-    assert process.returncode == 0 and "4 runs" in told and not there.exists(), told
+    process, message = finished(sweep, f"--workdir={there}", "--dry-run")
+    assert process.returncode == 0 and "4 runs" in message and not there.exists(), message
     names = [f"density={name}-strata-32,seed={seed}" for name in ("uniform_density", "logit_normal") for seed in (0, 1)]
 
     process = started(sweep, f"--workdir={there}", "--jobs=2")
     until((there / names[0] / "checkpoints" / "20").exists)
     process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=300)[0]
-    assert process.returncode == 130, told
-    process, told = finished(sweep, f"--workdir={there}", "--jobs=2")
-    assert process.returncode == 0 and "4 done" in told, told
+    message = process.communicate(timeout=300)[0]
+    assert process.returncode == 130, message
+    process, message = finished(sweep, f"--workdir={there}", "--jobs=2")
+    assert process.returncode == 0 and "4 done" in message, message
     alone = tmp_path / "alone"
     words = json.loads((there / "sweep.json").read_text())["runs"][0]["commands"][0]
     command = [sys.executable, *(word.replace("{folder}", str(alone)) for word in words[1:])]
@@ -134,9 +134,9 @@ def test_a_sweep_of_trainings_ends_in_a_table_and_resumes_bit_for_bit(tmp_path):
     for file in ("config.json", "metrics.jsonl"):
         assert (alone / file).read_bytes() == (there / names[0] / file).read_bytes()
 
-    process, told = finished(f"--workdir={there}", "--table", "--figures=fd_pixels,loss,nfe")
-    assert process.returncode == 0 and "2 of 2" in told
+    process, message = finished(f"--workdir={there}", "--table", "--figures=fd_pixels,loss,nfe")
+    assert process.returncode == 0 and "2 of 2" in message
     assert json.loads((there / names[3] / "report.json").read_text())["figures"]["frechet"]["pixels"]["distance"] > 0
     assert len((there / "table.md").read_text().splitlines()) == 6
-    process, told = finished(f"--sweep={tmp_path / 'real.py'}:50", f"--workdir={there}")
-    assert process.returncode == 2 and "--config.train.steps=40 -> --config.train.steps=50" in told
+    process, message = finished(f"--sweep={tmp_path / 'real.py'}:50", f"--workdir={there}")
+    assert process.returncode == 2 and "--config.train.steps=40 -> --config.train.steps=50" in message

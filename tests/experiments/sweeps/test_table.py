@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import figures
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sweeps import results, sweep_folder, table
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, RUNNING, Plan, Record
@@ -37,9 +38,9 @@ def made(directory):
         for command in (0, 1):
             sweep_folder.log_event(folder, DONE, attempt=1, command=command, seconds=10.0 + command)
         part = {"distance": distance, "interval": [distance - 1, distance + 1], "ratio": 2.0, "ratio_interval": None}
-        asked = {"share": 0.9, "interval": [0.8, 0.95], "count": 100}
+        wanted = {"share": 0.9, "interval": [0.8, 0.95], "count": 100}
         near = {name: {"quantiles": {"0.5": half}, "count": 10} for name, half in (("samples", 3.0), ("held_out", 2.0))}
-        figures = {"frechet": {"pixels": part}, "asked_class": asked, "neighbours": near}
+        figures = {"frechet": {"pixels": part}, "asked_class": wanted, "neighbours": near}
         scores = {"fid": {"value": 5.0, "standard_error": 0.1, "samples": 50}, "kid": {"value": None, "why": "few"}}
         (folder / "report.json").write_text(
             json.dumps({"figures": figures, "protocol": {"distance": {"N": 7}}, "inception": {"figures": scores}})
@@ -51,22 +52,22 @@ def made(directory):
 
 
 def test_a_run_has_its_figures_curves_and_pictures(tmp_path):
-    found = made(tmp_path)
-    run = found.runs[1]
+    result = made(tmp_path)
+    run = result.runs[1]
     assert (run.status, run.overrides, run.seconds) == ("done", {"parameterization.name": "v", "seed": 1}, 21.0)
-    assert run.figures["fd_pixels"] == results.Figure(2.0, 1.0, 3.0, n=7)
-    assert run.figures["asked_class"] == results.Figure(0.9, 0.8, 0.95, n=100)
+    assert run.figures["fd_pixels"] == figures.Figure(2.0, 1.0, 3.0, n=7)
+    assert run.figures["asked_class"] == figures.Figure(0.9, 0.8, 0.95, n=100)
     assert run.figures["fid"].value == 5.0 and run.figures["fid"].low == pytest.approx(5 - 0.196)
     assert run.figures["nfe"].value == 19 and run.figures["nearest_over_held_out"].value == 1.5
     assert (run.figures["seconds/train"].value, run.figures["seconds/evaluate"].value) == (10, 11)
     assert run.figures["loss"].value == 1 / 2000 and "kid" not in run.figures
     loss = run.curves["loss"]
-    assert len(loss) == results.POINTS and loss[0] == (1, 1.0) and loss[-1] == (2000, 1 / 2000)
+    assert len(loss) == figures.POINTS and loss[0] == (1, 1.0) and loss[-1] == (2000, 1 / 2000)
     assert run.curves["evaluate/fd_pixels"] == [(1000, 9.0)] and "evaluate/asked_class" not in run.curves
     assert run.images == {"samples": run.workdir / "samples.png"}
     assert run.command == f"diffusion train --workdir={run.workdir} && diffusion evaluate"
-    assert [run.status for run in found.runs] == ["done"] * 4 + ["failed", "stopped"]
-    assert found.runs[4].reason == "error: no" and found.fields == ["parameterization.name"]
+    assert [run.status for run in result.runs] == ["done"] * 4 + ["failed", "stopped"]
+    assert result.runs[4].reason == "error: no" and result.fields == ["parameterization.name"]
 
 
 def test_means_over_seeds_have_students_interval(tmp_path):
@@ -76,19 +77,19 @@ def test_means_over_seeds_have_students_interval(tmp_path):
     figure = first.figures["fd_pixels"]
     assert (first.name, first.overrides, figure.n) == ("parameterization=v", {"parameterization.name": "v"}, 3)
     assert (figure.low, figure.high) == pytest.approx(interval) and figure.std == pytest.approx(values.std(ddof=1))
-    assert second.figures["fd_pixels"] == results.Figure(3.0, n=1)  # one run alone has no interval
+    assert second.figures["fd_pixels"] == figures.Figure(3.0, n=1)  # one run alone has no interval
     assert second.figures["loss"].n == 1  # the others have one too, but are not done
     assert [run.overrides["seed"] for run in second.runs] == [0, 1, 2]
 
 
 def test_tables_say_how_many_runs_they_are_of(tmp_path):
-    found = made(tmp_path)
-    of = table.table(found, ["fd_pixels", "asked_class"])
+    result = made(tmp_path)
+    of = table.table(result, ["fd_pixels", "asked_class"])
     lines = table.markdown(of).splitlines()
     assert lines[0] == "| parameterization | runs done | fd_pixels | asked_class |"
     assert lines[2] == "| v | 3 of 3 | 3 ± 2.6 | 0.9 ± 0 |" and lines[3] == "| x0 | 1 of 3 | 3 | 0.9 |"
     assert "differ in seed alone" in lines[-1]
-    paths = table.write(found, of)
+    paths = table.write(result, of)
     assert [path.name for path in paths] == ["table.md", "table.csv", "runs.csv"]
     (v, x0) = csv.DictReader((tmp_path / "table.csv").open())
     assert (float(v["fd_pixels"]), v["fd_pixels_n"], x0["fd_pixels_std"]) == (3.0, "3", "")
@@ -100,11 +101,11 @@ def test_tables_say_how_many_runs_they_are_of(tmp_path):
 
 
 def test_figures_are_chosen(tmp_path):
-    found = made(tmp_path)
-    assert table.table(found).figures == ["fd_pixels", "asked_class", "fid", "nfe"]
-    assert {"step", "seconds/train", "fd_pixels_over_floor"} <= set(table.table(found, ["all"]).figures)
+    result = made(tmp_path)
+    assert table.table(result).figures == ["fd_pixels", "asked_class", "fid", "nfe"]
+    assert {"step", "seconds/train", "fd_pixels_over_floor"} <= set(table.table(result, ["all"]).figures)
     with pytest.raises(ConfigError, match="Did you mean 'fd_pixels'"):
-        table.table(found, ["fd_pixel"])
+        table.table(result, ["fd_pixel"])
 
 
 def test_a_folder_without_a_sweep(tmp_path):

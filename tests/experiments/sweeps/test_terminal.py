@@ -16,7 +16,7 @@ def test_a_log_has_a_line_for_each_event(tmp_path, monkeypatch):
     monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(terminal.process_memory, "of_machine", lambda: (5_250_000_000, 8_000_000_000))
     out = io.StringIO()
-    with terminal.Display({DONE: 2, QUEUED: 4}, 1, Console(file=out, width=200, soft_wrap=True)) as shown:
+    with terminal.Display({DONE: 2, QUEUED: 4}, Console(file=out, width=200, soft_wrap=True)) as shown:
         shown.begin("x=1[red]", 2, tmp_path / "log", SLOT)
         shown.end("x=1[red]", DONE, 60.0, "")
         shown.end("x=2", FAILED, 20.0, "error: no\nreally", again=True)
@@ -40,12 +40,12 @@ def test_a_terminal_shows_what_each_run_says(tmp_path, monkeypatch):
     (tmp_path / "log").write_text("step=100 loss=0.5\nstep=200 loss=0.25\n\n")
     out = io.StringIO()
     name = "sampler=dpmpp_2m_sde,steps=100"
-    shown = terminal.Display({QUEUED: 3}, 1, Console(file=out, width=80, force_terminal=True, highlight=False))
+    shown = terminal.Display({QUEUED: 3}, Console(file=out, width=80, force_terminal=True, highlight=False))
     for run in ("x=1", "x=2", name):
         shown.begin(run, 1, tmp_path / ("none" if run == "x=2" else "log"), SLOT)
     shown._begun -= 90
     shown.end("x=1", DONE, 90.0, "")
     shown.console.print(shown._drawn())
-    told = out.getvalue()
-    assert "1 of 3 done, 0.667 runs/min, ETA 3m00s, memory 5.2 of 8.0 GB" in told
-    assert name in told and "0s" in told and "step=200 loss=0.25" in told and "step=100" not in told
+    text = out.getvalue()
+    assert "1 of 3 done, 0.667 runs/min, ETA 3m00s, memory 5.2 of 8.0 GB" in text
+    assert name in text and "0s" in text and "step=200 loss=0.25" in text and "step=100" not in text

@@ -1,0 +1,262 @@
+"""Compares runs: the config fields that differ, their training curves on one plot, their figures, and what differs.
+
+    diffusion compare runs/digits runs/other
+    diffusion compare runs/v_0 runs/v_1 runs/x0_0 runs/x0_1 --figures=fd_pixels,asked_class --out=runs/v_x0
+    diffusion compare runs/digits runs/digits/guided        # two sets of samples of one run
+
+Runs whose configs differ in their seeds alone stand for one setting: their figures are averaged. Runs of one config and
+seed stand each for itself. Each setting is compared with the first. Over several seeds a difference is tested by
+Student's t, in pairs of equal seeds where there are such; of single runs by exchanging their samples, in pairs where
+sample i of both begins with the same noise; else by the intervals of both. Figures that were measured under different
+protocols are refused.
+
+Writes comparison.md and comparison.png into --out.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("out", "comparison", "folder for comparison.md and comparison.png")
+    flags.DEFINE_list("figures", None, "which figures, e.g. fd_pixels,loss; all by default")
+    command_line.begin(takes_words=True)
+
+import itertools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.config.differences import MISSING, differences, flattened
+from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.config.values import plain
+from diffusion.experiments.evaluation import figures, plots, real_images, report, significance
+from diffusion.experiments.evaluation.significance import Difference, Samples
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import sample_files
+from diffusion.experiments.sweeps import naming
+from diffusion.experiments.sweeps.results import Group, Results, Run, over_seeds
+from diffusion.experiments.sweeps.sweep_folder import DONE
+from diffusion.training.runtime import progress
+
+SEEDS = ("seed", "sample.seed")
+UNTESTED = ("loss", "step", "nfe", "steps_per_second")  # losses of two objectives do not compare; the others are exact
+SCALED = "_over_floor"  # the end of a figure that is another one divided by a constant of the protocol
+CURVES = "Training: the loss by step, and by t. Losses of different objectives or weightings do not compare"
+
+
+class Compared(NamedTuple):
+    """A comparison.
+
+    Attributes:
+        fields: config fields that differ between settings, {field: values in the order of the settings}.
+        groups: the settings, each of one run or of several that differ in their seeds; the first is what the others
+            are compared with.
+        tests: {name of a setting: {figure: its difference from the first setting}}.
+        notes: on what could not be compared.
+    """
+
+    fields: dict[str, list[Any]]
+    groups: list[Group]
+    tests: dict[str, dict[str, Difference]]
+    notes: list[str]
+
+
+def compare(folders: Sequence[str | pathlib.Path], wanted: Sequence[str] = ()) -> Compared:
+    """Compares the runs in some folders.
+
+    Args:
+        folders: at least two run folders, or folders with other samples of a run inside its own.
+        wanted: names of figures; all that there are by default.
+
+    Returns:
+        Compared.
+
+    Raises:
+        ConfigError: for fewer than two folders, one that comes twice, an unknown figure, or figures of two protocols.
+        WorkdirError: if a folder holds no run.
+    """
+    paths = [pathlib.Path(folder) for folder in folders]
+    if len({path.resolve() for path in paths}) < max(2, len(paths)):
+        raise ConfigError(
+            f"compare takes at least two different run folders, e.g. runs/a runs/b; here: {', '.join(map(str, paths))}."
+        )
+    configs = [_config_of(path) for path in paths]
+    reports = {path: figures.read_report(path) for path in paths}
+    _require_one_protocol({path: _protocol(content) for path, content in reports.items() if content})
+    fields = sorted({change.field for config in configs for change in differences(configs[0], config)})
+    runs = [_run(path, config, fields) for path, config in zip(paths, configs)]
+    known = list(dict.fromkeys(name for run in runs for name in run.figures))
+    for name in wanted:
+        if name not in known:
+            raise unknown("--figures", name, known, "figure")
+    if any(run.overrides == other.overrides for run, other in itertools.combinations(runs, 2)):
+        fields.append("folder")  # one config, twice: by another commit, or on another machine
+        runs = [run._replace(overrides={**run.overrides, "folder": run.name}) for run in runs]
+    settings = [field for field in fields if field not in SEEDS]
+    seeds = [field for field in fields if field in SEEDS]
+    groups = over_seeds(Results("comparison", "", settings, seeds, runs, pathlib.Path(), ""))
+    groups = [_named(group, paths, wanted or known) for group in groups]
+    notes = [
+        f"{path} has no report.json: {printed('evaluate', f'--workdir={path}')}"
+        for path, content in reports.items()
+        if not content
+    ]
+    if len(groups) == 1:
+        notes.append("These runs differ in their seeds alone, so that there is one setting and no difference to test.")
+    return Compared(
+        {field: [group.runs[0].overrides[field] for group in groups] for field in settings},
+        groups,
+        {group.name: _tests(groups[0], group, configs[0]) for group in groups[1:]},
+        notes,
+    )
+
+
+def _config_of(folder: pathlib.Path) -> dict[str, Any]:
+    """The config of a run, or of the run that a folder of other samples lies in, with the sampling that was used."""
+    inside = not (folder / "config.json").is_file() and (folder / "samples.npz").is_file()
+    config = plain(workdir.read_config(folder.parent if inside else folder))
+    return {**config, "sample": _sampling(folder) or config["sample"]}
+
+
+def _sampling(folder: pathlib.Path) -> dict[str, Any]:
+    """The settings that samples.json says; {} where there is none."""
+    return (sample_files.read_record(folder) or {}).get("sample") or {}
+
+
+def _require_one_protocol(protocols: Mapping[pathlib.Path, Mapping]) -> None:
+    for folder, protocol in protocols.items():
+        first = next(iter(protocols))
+        changes = differences(protocols[first], protocol)
+        if changes := [change for change in changes if MISSING not in (change.old, change.new)]:  # figures of both
+            raise ConfigError(
+                f"the figures of {first} and {folder} were measured under different protocols and do not compare: "
+                f"{'; '.join(map(str, changes))}. Evaluate both alike: with the same --config.evaluate, --protocol and "
+                "number of samples."
+            )
+
+
+def _protocol(content: Mapping) -> dict[str, Any]:
+    """What two contents of report.json must share for their figures to compare."""
+    inception = content.get("inception") or {}
+    named = {**content.get("model", {}), **inception.get("figures", {})}
+    facts = ("samples", "reference", "space", "k", "size", "protocol")
+    return {
+        "dataset": content["protocol"]["dataset"],
+        "distance": content["protocol"]["distance"],
+        "features": {name: part["extractor"] for name, part in content["figures"]["frechet"].items()},
+        "inception": {name: inception[name] for name in ("protocol", "reference") if name in inception},
+        "of": {name: {fact: part[fact] for fact in facts if fact in part} for name, part in named.items()},
+    }
+
+
+def _run(folder: pathlib.Path, config: dict[str, Any], fields: Sequence[str]) -> Run:
+    """A run as a sweep has it; what varies are those fields of its config."""
+    measured = figures.of_run(folder)
+    flat = flattened(config)
+    overrides = {field: flat.get(field, MISSING) for field in fields}
+    return Run(str(folder), overrides, folder, DONE, measured.figures, measured.curves, "", 0.0, {}, "", 1)
+
+
+def _named(group: Group, paths: Sequence[pathlib.Path], wanted: Sequence[str]) -> Group:
+    """The group by the folders of its runs; a single run has its own figures, with intervals over its samples."""
+    common = os.path.commonpath([path.absolute() for path in paths])
+    below = [os.path.relpath(run.workdir.absolute(), common) for run in group.runs]
+    names = [run.workdir.name if name == "." else name for name, run in zip(below, group.runs)]
+    own = group.runs[0].figures if len(group.runs) == 1 else group.figures
+    shown = {name: own[name] for name in wanted if name in own}
+    return group._replace(name=", ".join(names), figures=shown)
+
+
+def _tests(first: Group, second: Group, config: Mapping) -> dict[str, Difference]:
+    """The difference of each figure that both settings have, by the best test that their runs allow."""
+    single = len(first.runs) == len(second.runs) == 1
+    by_samples = _of_samples(first.runs[0].workdir, second.runs[0].workdir, config) if single else {}
+    seed = lambda run: tuple(run.overrides.get(field) for field in SEEDS)
+    tests = {}
+    for name in first.figures:
+        if name in UNTESTED or name.endswith(SCALED) or name not in second.figures:
+            continue
+        by_seed = [
+            {seed(run): run.figures[name].value for run in group.runs if name in run.figures}
+            for group in (first, second)
+        ]
+        tests[name] = (
+            by_samples.get(name)
+            or significance.of_seeds(*by_seed)
+            or significance.of_intervals(first.figures[name], second.figures[name])
+        )
+    return {name: test for name, test in tests.items() if test}
+
+
+def _of_samples(first: pathlib.Path, second: pathlib.Path, config: Mapping) -> dict[str, Difference]:
+    """The tests of `significance.of_samples`, where both runs were evaluated and still have their samples."""
+    if not all((folder / file).is_file() for folder in (first, second) for file in ("samples.npz", "report.json")):
+        return {}
+    sets = [Samples(*sample_files.read_samples(folder), _sampling(folder).get("seed")) for folder in (first, second)]
+    dataset = figures.read_report(first)["protocol"]["dataset"]
+    splits = tuple(real_images.split_of(config, dataset[name]) for name in ("train_split", "split"))
+    with progress.bar("exchanging samples", len(config["evaluate"]["features"]) + 1, "figures") as advance:
+        return significance.of_samples(*sets, config, splits, advance)
+
+
+def tables(compared: Compared) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The comparison as (title, header, rows of cells): the fields that differ, the figures, the differences."""
+    names = [group.name for group in compared.groups]
+    known = dict.fromkeys(name for group in compared.groups for name in group.figures)
+    fields = [[field, *map(naming.text, values)] for field, values in compared.fields.items()]
+    values = [[name, *(report.cell(group.figures.get(name)) for group in compared.groups)] for name in known]
+    header = ["", "setting", "difference", "95 % interval", "p", "tested by"]
+    tests = [
+        [name, setting, f"{test.value:+.4g}", f"{test.low:+.3g} to {test.high:+.3g}", report.number(test.p), test.how]
+        for setting, of_setting in compared.tests.items()
+        for name, test in of_setting.items()
+    ]
+    made = [
+        ("Config fields that differ", ["field", *names], fields),
+        ("Figures", ["", *names], values),
+        (f"Differences from {names[0]}", header, tests),
+    ]
+    return [table for table in made if table[2]]
+
+
+def write(compared: Compared, out: pathlib.Path) -> list[pathlib.Path]:
+    """Writes comparison.md and, where a run has losses, comparison.png; returns their paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / "comparison.md"]
+    losses = {
+        group.name: [run.workdir / "metrics.jsonl" for run in group.runs if "loss" in run.curves]
+        for group in compared.groups
+    }
+    if losses := {name: files for name, files in losses.items() if files}:
+        paths.append(out / "comparison.png")
+        plots.curves(losses, paths[1])
+    parts = [f"# Comparison of {'; '.join(group.name for group in compared.groups)}"]
+    for title, header, rows in tables(compared):
+        parts += [f"## {title}", report.table(header, rows)]
+    parts += [*report.pictures(out, {path.name: CURVES for path in paths[1:]}), *compared.notes, HOW_TO_READ]
+    workdir.write_text(paths[0], "\n\n".join(parts) + "\n")
+    return paths
+
+
+HOW_TO_READ = (
+    "± is the standard deviation over runs that differ in their seeds; brackets hold 95 % intervals over the samples "
+    "of one run, which do not hold the variation between trainings. Only a test over several seeds says that one "
+    "setting is better than another; a test over samples says that these two trained models differ. p is not corrected "
+    "for the number of figures."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    compared = compare(argv[1:], flags.FLAGS.figures or ())
+    paths = write(compared, pathlib.Path(flags.FLAGS.out))
+    for title, header, rows in tables(compared):
+        report.show(title, header, rows)
+    print("\n".join([*compared.notes, "wrote " + ", ".join(map(str, paths))]))
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)

@@ -1,0 +1,141 @@
+"""Figures of a run as every table takes them: a number with its uncertainty, read from what the run's folder holds."""
+
+import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from diffusion.experiments.sampling import sample_files
+from diffusion.io import json_lines, limits
+
+POINTS = 500  # of a curve, at most
+LEVEL = 0.95  # of intervals
+Z = 1.96  # the normal quantile of that level
+PICTURES = ("samples", "trajectory", "curves")  # NAME.png in a run's folder
+
+
+class Figure(NamedTuple):
+    """A number with its uncertainty.
+
+    Attributes:
+        value: finite.
+        low, high: ends of the 95 % interval, or None. Of a run: over its samples, from its report (not over trainings).
+            Of a group: Student's interval of the mean over the runs.
+        n: of how many it is: samples of a run's figure (None where it does not apply), runs of a group's.
+        std: over the runs of a group (n - 1 in the denominator); None for a run, and for a group of one.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    std: float | None = None
+
+
+class Measured(NamedTuple):
+    """What a run's folder holds so far.
+
+    Attributes:
+        figures: by name. Of training: "loss" (of the last line), "step", "steps_per_second". Of samples: "nfe",
+            "asked_class", "fd_FEATURES", "fd_FEATURES_over_floor", "nearest_over_held_out"; "fid", "kid", ... where
+            they were measured.
+        curves: by name ("loss", "grad_norm", "evaluate/FIGURE"), (step, value) with growing steps, at most POINTS.
+        images: PNG files by what they show: PICTURES, and "preview" (of the last evaluation in the loop); those that
+            are there.
+    """
+
+    figures: dict[str, Figure]
+    curves: dict[str, list[tuple[int, float]]]
+    images: dict[str, pathlib.Path]
+
+
+def of_run(folder: pathlib.Path) -> Measured:
+    """Reads what a run's folder holds; works while the run goes on, and changes nothing."""
+    lines = _steps(folder / "metrics.jsonl")
+    losses = [line for line in lines if _number(line.get("loss"))]
+    figures = {}
+    if losses:
+        figures = {"loss": Figure(losses[-1]["loss"]), "step": Figure(losses[-1]["step"])}
+        rates = [line.get("steps_per_second") for line in _steps(folder / "timing.jsonl")]
+        if rates := [rate for rate in rates if _number(rate)]:
+            figures["steps_per_second"] = Figure(float(np.median(rates)))
+    if _number(nfe := (sample_files.read_record(folder) or {}).get("nfe")):
+        figures["nfe"] = Figure(nfe)
+    images = {name: folder / f"{name}.png" for name in PICTURES}
+    if previews := sorted(folder.glob("previews/*.png"), key=lambda path: (len(path.name), path.name)):
+        images["preview"] = previews[-1]
+    images = {name: path for name, path in images.items() if path.is_file()}
+    return Measured(figures | of_report(read_report(folder)), curves(lines), images)
+
+
+def read_report(folder: pathlib.Path) -> dict[str, Any]:
+    """The content of report.json in a folder; {} where there is none that can be read."""
+    try:
+        return limits.read_json(folder / "report.json")
+    except (FileNotFoundError, NotADirectoryError, limits.Refused):
+        return {}
+
+
+def of_report(report: Mapping[str, Any]) -> dict[str, Figure]:
+    """The figures in the content of report.json, with the samples' intervals where it has them."""
+    count = report.get("protocol", {}).get("distance", {}).get("N")
+    figures = of_samples(report.get("figures", {}), count)
+    for name, part in {**report.get("model", {}), **report.get("inception", {}).get("figures", {})}.items():
+        value = part.get("value")
+        low, high = part.get("interval") or (None, None)
+        if low is None and _number(value) and _number(error := part.get("standard_error")):
+            low = value - Z * error
+            high = value + Z * error
+        figures[name] = Figure(value, low, high, part.get("samples"))
+    return {name: figure for name, figure in figures.items() if _number(figure.value)}
+
+
+def of_samples(measured: Mapping[str, Any], count: int | None = None) -> dict[str, Figure]:
+    """The figures of `sample_metrics.measure` that tables and training loops show; distances are of `count` samples."""
+    figures = {}
+    if accuracy := measured.get("asked_class"):
+        figures["asked_class"] = Figure(accuracy["share"], *accuracy["interval"], n=accuracy["count"])
+    for name, part in measured.get("frechet", {}).items():
+        figures[f"fd_{name}"] = Figure(part["distance"], *(part["interval"] or (None, None)), n=count)
+        figures[f"fd_{name}_over_floor"] = Figure(part["ratio"], *(part["ratio_interval"] or (None, None)), n=count)
+    if near := measured.get("neighbours"):
+        samples, held_out = (near[name]["quantiles"]["0.5"] for name in ("samples", "held_out"))
+        figures["nearest_over_held_out"] = Figure(samples / held_out, n=near["samples"]["count"])
+    return figures
+
+
+def curves(lines: Iterable[Mapping]) -> dict[str, list[tuple[int, float]]]:
+    """The numbers of metrics.jsonl by name, each as (step, value); at most POINTS, the last of them always."""
+    points: dict[str, dict[int, float]] = {}
+    for line in lines:
+        flat = {**line, **{f"evaluate/{name}": value for name, value in line.get("evaluate", {}).items()}}
+        for name, value in flat.items():
+            if name != "step" and _number(value):
+                points.setdefault(name, {})[line["step"]] = value
+    thinned = lambda curve: [
+        curve[i] for i in np.linspace(0, len(curve) - 1, min(len(curve), POINTS)).round().astype(int)
+    ]
+    return {name: thinned(sorted(curve.items())) for name, curve in points.items()}
+
+
+def mean(values: Sequence[float]) -> Figure:
+    """The mean over at least one run, with Student's interval of it, mean +- t s / sqrt(n), where there are several."""
+    n = len(values)
+    middle = float(np.mean(values))
+    if n == 1:
+        return Figure(middle, n=1)
+    std = float(np.std(values, ddof=1))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * std / math.sqrt(n)
+    return Figure(middle, middle - half, middle + half, n, std)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _steps(path: pathlib.Path) -> list[dict]:
+    """The lines of a .jsonl file that have a step."""
+    return [line for line in json_lines.rows(path) if isinstance(line.get("step"), int)]

@@ -1,0 +1,157 @@
+"""Whether two runs differ in a figure: over their seeds where there are several, else over the samples of the two."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from diffusion.experiments.evaluation.figures import LEVEL, Figure, Z
+from diffusion.experiments.evaluation.real_images import Split, balanced_order
+from diffusion.experiments.evaluation.sample_metrics import FULL, SEED, distance_to, extractor_of, moments_of
+from diffusion.metrics import bootstrap, classifier, permutation
+from diffusion.metrics.features import rows
+
+
+class Difference(NamedTuple):
+    """The second value minus the first.
+
+    Attributes:
+        value: of the difference.
+        low, high: ends of its 95 % interval.
+        p: two-sided p-value of no difference, or None.
+        how: it was tested.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float | None
+    how: str
+
+
+class Samples(NamedTuple):
+    """Samples of a run: uint8 `[N, H, W, C]`, the requested classes int `[N]`, and the seed of the first."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    seed: int | None
+
+
+def of_seeds(first: Mapping[object, float], second: Mapping[object, float]) -> Difference | None:
+    """The difference of two means over training runs, by Student's t: of the pairs of equal seeds, else Welch's.
+
+    Args:
+        first: value by seed.
+        second: value by seed.
+
+    Returns:
+        None where there are not two runs on either side.
+    """
+    shared = [seed for seed in first if seed in second]
+    if len(shared) > 1:
+        gaps = [second[seed] - first[seed] for seed in shared]
+        test = stats.ttest_1samp(gaps, 0.0) if np.ptp(gaps) else None
+        return _of_test(float(np.mean(gaps)), test, f"{len(shared)} pairs of equal seeds, Student's t")
+    if min(len(first), len(second)) < 2:
+        return None
+    values = [list(first.values()), list(second.values())]
+    test = stats.ttest_ind(values[1], values[0], equal_var=False) if any(map(np.ptp, values)) else None
+    gap = float(np.mean(values[1]) - np.mean(values[0]))
+    return _of_test(gap, test, f"{len(first)} and {len(second)} seeds, Welch's t")
+
+
+def _of_test(gap: float, test, how: str) -> Difference:
+    if test is None:  # every run has the same value, and there is no scatter to compare the difference with
+        return Difference(gap, gap, gap, None if gap else 1.0, how)
+    low, high = test.confidence_interval(LEVEL)
+    return Difference(gap, float(low), float(high), float(test.pvalue), how)
+
+
+def of_intervals(first: Figure, second: Figure) -> Difference | None:
+    """The difference of two figures by their own 95 % intervals, as if both were normal and independent.
+
+    Returns:
+        None where one of them has no interval.
+    """
+    if first.low is None or second.low is None:
+        return None
+    gap = second.value - first.value
+    half = float(np.hypot(first.high - first.low, second.high - second.low)) / 2
+    p = float(2 * stats.norm.sf(Z * abs(gap) / half)) if half else None
+    return Difference(gap, gap - half, gap + half, p, "the intervals of both, as if independent")
+
+
+def of_samples(
+    first: Samples,
+    second: Samples,
+    config: Mapping,
+    splits: tuple[Split, Split],
+    advance: Callable[[int], None] = lambda done: None,
+) -> dict[str, Difference]:
+    """The differences of two sets of samples, by exchanging samples (p) and by resampling them (interval).
+
+    Sample i of both begins with the same noise where the sets have one seed and the same classes: such samples are
+    exchanged and resampled as pairs.
+
+    Args:
+        first: samples of a run.
+        second: samples of another, measured under the same protocol.
+        config: of either run: its evaluation, and whether the model has classes.
+        splits: the training images, and those that the samples are compared with.
+        advance: receives the number of figures done.
+
+    Returns:
+        Of "asked_class" and "fd_FEATURE", for features in which a distance is cheap enough to repeat a thousand times.
+    """
+    train, real = splits
+    conditional = bool(config["model"].get("num_classes", 0)) and bool(real.spec.num_classes)
+    count = min(len(first.images), len(second.images), len(real.images), len(train.images))
+    pairs = first.seed is not None and first.seed == second.seed and np.array_equal(first.labels, second.labels)
+    order = balanced_order if conditional else lambda labels: np.arange(len(labels))
+    chosen = [order(samples.labels)[:count] for samples in (first, second)]
+    strata = np.concatenate([first.labels[chosen[0]], second.labels[chosen[1]]]) if conditional else None
+    made = {}
+    if conditional and "classifier" in config["evaluate"]["features"]:
+        net = classifier.cached(train.images, train.labels)
+        right = [classifier.predict(net, samples.images) == samples.labels for samples in (first, second)]
+        every = np.concatenate([first.labels, second.labels])
+        made["asked_class"] = _tested(np.concatenate(right), tuple(map(len, right)), np.mean, pairs, every)
+        advance(1)
+    for done, name in enumerate(config["evaluate"]["features"], start=2):
+        extractor = extractor_of(name, config, train)
+        distance, effort = distance_to(extractor, real, FULL)
+        if effort.draws == FULL.draws:
+            features = [rows(extractor.extract, samples.images[some]) for samples, some in zip((first, second), chosen)]
+            to_real = lambda rows_, distance=distance: distance(moments_of(rows_))
+            made[f"fd_{name}"] = _tested(np.concatenate(features), (count, count), to_real, pairs, strata)
+        advance(done)
+    return made
+
+
+def _tested(
+    pooled: np.ndarray,
+    sizes: tuple[int, int],
+    statistic: Callable[[np.ndarray], float],
+    pairs: bool,
+    strata: np.ndarray | None,
+) -> Difference:
+    """The difference of a statistic between the first and the last rows of `pooled`."""
+    first, second = sizes
+    gap = lambda a, b: float(statistic(pooled[b])) - float(statistic(pooled[a]))
+    p = permutation.p_value(gap, first, second, FULL.draws, np.random.default_rng(SEED), pairs, strata)
+    ends = (slice(0, first), slice(first, first + second))
+    resampled = [
+        bootstrap.replicates(
+            lambda chosen, part=part: float(statistic(pooled[part][chosen])),
+            part.stop - part.start,
+            FULL.draws,
+            np.random.default_rng(SEED if pairs else SEED + which),  # the same rows of both, where they are pairs
+            None if strata is None else strata[part],
+        )
+        for which, part in enumerate(ends)
+    ]
+    value = gap(np.arange(first), np.arange(first, first + second))
+    low, high = bootstrap.percentile_interval(resampled[1] - resampled[0], LEVEL, estimate=value)
+    how = f"{first:,} pairs of samples of equal noise" if pairs else f"{first:,} and {second:,} samples"
+    return Difference(value, low, high, p, f"{how}, exchanged")

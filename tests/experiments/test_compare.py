@@ -1,0 +1,160 @@
+"""Comparisons of runs: what differs, by which test, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from configs import digits as recipe
+from diffusion.data.digits import digits
+from diffusion.experiments import compare
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.values import plain, to_json
+from diffusion.experiments.evaluation import real_images, significance
+from diffusion.experiments.evaluation.figures import Figure
+from diffusion.experiments.evaluation.significance import Samples
+from diffusion.experiments.run_folder.workdir import WorkdirError
+from tests import commands
+
+DATASET = {"name": "digits", "version": "1", "train_split": "train", "train_size": 9, "split": "test", "split_size": 4}
+
+
+def made(folder, distance, seed=0, number=359, **changes):
+    """A run folder with metrics and a report of made figures."""
+    config = recipe.get_config()
+    config.update_from_flattened_dict({"seed": seed, **changes})
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(to_json(config))
+    lines = [{"step": step, "loss": 1 / step, "loss_by_t": [0.5, None, 0.1]} for step in range(1, 40)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    part = {"distance": distance, "interval": [distance - 1, distance + 1], "ratio": 2.0, "ratio_interval": None}
+    near = {name: {"quantiles": {"0.5": 1.0}, "count": 10} for name in ("samples", "held_out")}
+    figures = {"frechet": {"pixels": {**part, "extractor": {"sha256": "a"}}}, "asked_class": None, "neighbours": near}
+    protocol = {"dataset": DATASET, "distance": {"N": number, "seed": 0}}
+    (folder / "report.json").write_text(json.dumps({"figures": figures, "protocol": protocol}))
+    return folder
+
+
+def test_settings_are_compared_in_pairs_of_equal_seeds(tmp_path):
+    values = {("v", 0): 1.0, ("v", 1): 2.0, ("v", 2): 6.0, ("x0", 0): 1.5, ("x0", 1): 2.75, ("x0", 2): 6.25}
+    names = {"v": {"parameterization.name": "v"}, "x0": {"parameterization.name": "x0"}}
+    folders = [made(tmp_path / f"{name}_{seed}", value, seed, **names[name]) for (name, seed), value in values.items()]
+    result = compare.compare(folders)
+    assert result.fields == {"parameterization.name": ["v", "x0"]}
+    assert [group.name for group in result.groups] == ["v_0, v_1, v_2", "x0_0, x0_1, x0_2"]
+    test = result.tests["x0_0, x0_1, x0_2"]["fd_pixels"]
+    by_hand = stats.ttest_rel([1.5, 2.75, 6.25], [1.0, 2.0, 6.0])
+    assert (test.value, test.p) == pytest.approx((0.5, by_hand.pvalue)) and "3 pairs of equal seeds" in test.how
+    assert (test.low, test.high) == pytest.approx(tuple(by_hand.confidence_interval(0.95)))
+    assert "loss" not in result.tests["x0_0, x0_1, x0_2"]  # those of two predictions do not compare
+    # Without equal seeds the scatter between them counts: Welch's test.
+    other = [made(tmp_path / f"far_{seed}", value, seed, **names["x0"]) for seed, value in ((7, 1.5), (8, 2.75))]
+    test = compare.compare([*folders[:3], *other]).tests["far_7, far_8"]["fd_pixels"]
+    assert test.p == pytest.approx(stats.ttest_ind([1.5, 2.75], [1.0, 2.0, 6.0], equal_var=False).pvalue)
+    assert "Welch" in test.how
+
+
+def test_single_runs_without_samples_are_compared_by_their_intervals(tmp_path):
+    result = compare.compare([made(tmp_path / "a", 4.0), made(tmp_path / "b", 6.0, **{"train.batch_size": 32})])
+    test = result.tests["b"]["fd_pixels"]
+    assert (test.value, test.low, test.high) == pytest.approx((2.0, 2 - np.sqrt(2), 2 + np.sqrt(2)))
+    assert test.p == pytest.approx(2 * stats.norm.sf(1.96 * np.sqrt(2)))
+    assert "nearest_over_held_out" not in result.tests["b"]  # it has no interval
+
+
+SAID = ("train.batch_size", "4 (3 to 5)", "6 (5 to 7)", "+2", "as if independent")
+
+
+def test_a_comparison_is_written_with_its_curves(tmp_path):
+    folders = [made(tmp_path / "a", 4.0), made(tmp_path / "b", 6.0, **{"train.batch_size": 32})]
+    paths = compare.write(compare.compare(folders, ["fd_pixels"]), tmp_path / "out")
+    assert [path.name for path in paths] == ["comparison.md", "comparison.png"]
+    text = paths[0].read_text()
+    assert [part for part in (*SAID, "(comparison.png)") if part not in text] == []
+    assert "steps_per_second" not in text and "nearest" not in text  # one figure was chosen
+    assert paths[1].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_command_takes_folders(tmp_path):
+    folders = [str(made(tmp_path / "a", 4.0)), str(made(tmp_path / "b", 6.0, **{"train.batch_size": 32}))]
+    done = commands.run("-m", "experiments.compare", *folders, f"--out={tmp_path}/out", "--figures=fd_pixels")
+    assert done.returncode == 0, done.stderr
+    assert [part for part in (*SAID, "comparison.png") if part not in done.stdout] == []
+    done = commands.run("-m", "experiments.compare", folders[0])
+    assert done.returncode == 2 and "at least two different run folders" in done.stderr
+
+
+def test_figures_of_different_protocols_are_refused(tmp_path):
+    folders = [made(tmp_path / "a", 4.0), made(tmp_path / "b", 6.0, number=1000)]
+    with pytest.raises(ConfigError, match=r"different protocols.*distance.N: 359 -> 1000.*Evaluate both alike"):
+        compare.compare(folders)
+
+
+def test_other_samples_of_a_run_have_the_settings_that_made_them(tmp_path):
+    run = made(tmp_path / "run", 4.0)
+    guided = run / "guided"
+    guided.mkdir()
+    (guided / "report.json").write_text((run / "report.json").read_text())
+    (guided / "samples.npz").touch()
+    config = recipe.get_config()
+    for folder, scale in ((run, 1.0), (guided, 3.0)):
+        config.sample.guidance.scale = scale
+        (folder / "samples.json").write_text(json.dumps({"sample": plain(config.sample), "nfe": 9}))
+    result = compare.compare([run, guided])
+    assert result.fields == {"sample.guidance.scale": [1.0, 3.0]}
+    assert [group.name for group in result.groups] == ["run", "guided"]
+
+
+def test_bad_input(tmp_path):
+    run = made(tmp_path / "a", 4.0)
+    with pytest.raises(ConfigError, match="at least two different run folders"):
+        compare.compare([run])
+    with pytest.raises(ConfigError, match="at least two different run folders"):
+        compare.compare([run, tmp_path / "." / "a"])
+    with pytest.raises(WorkdirError, match="holds no run"):
+        compare.compare([run, tmp_path])
+    other = made(tmp_path / "b", 5.0)
+    with pytest.raises(ConfigError, match="Did you mean 'fd_pixels'"):
+        compare.compare([run, other], ["fd_pixel"])
+    (other / "report.json").unlink()
+    result = compare.compare([run, other])
+    assert result.tests["b"] == {} and "b has no report.json" in result.notes[0]
+    assert list(result.fields) == ["folder"]  # one config, trained twice, is compared too
+    assert "differ in their seeds alone" in compare.compare([run, made(tmp_path / "c", 5.0, seed=1)]).notes[0]
+
+
+def test_differences_without_scatter():
+    assert significance.of_seeds({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).p == 1.0
+    assert significance.of_seeds({0: 1.0, 1: 1.0}, {0: 2.0, 1: 2.0})[:4] == (1.0, 1.0, 1.0, None)
+    assert significance.of_seeds({0: 1.0}, {0: 2.0}) is None
+    assert significance.of_intervals(Figure(1.0), Figure(2.0, 1.0, 3.0)) is None
+
+
+def test_samples_of_equal_noise_are_exchanged_in_pairs(monkeypatch):
+    """The same digits, a little blurred in one set: pairs see it, and sets of which nothing is known do not."""
+    config = recipe.get_config()
+    config.evaluate.features = ("pixels",)
+    monkeypatch.setattr(significance, "FULL", significance.FULL._replace(draws=99))
+    monkeypatch.setattr(significance, "distance_to", few_draws(significance.distance_to))
+    images, labels, splits = digits()
+    rows = np.flatnonzero(splits == "train")[:200]
+    noisier = np.clip(images[rows] + np.random.default_rng(0).integers(0, 25, images[rows].shape), 0, 255)
+    sets = [Samples(images[rows], labels[rows], 0), Samples(noisier.astype(np.uint8), labels[rows], 0)]
+    splits_of_run = tuple(real_images.split_of(config, split) for split in ("train", "test"))
+    pairs = significance.of_samples(*sets, config, splits_of_run)["fd_pixels"]
+    assert pairs.p == 0.01 and pairs.low < pairs.value < pairs.high and "200 pairs" in pairs.how
+    apart = significance.of_samples(sets[0], sets[1]._replace(seed=1), config, splits_of_run)["fd_pixels"]
+    assert apart.value == pytest.approx(pairs.value) and "pairs" not in apart.how
+    assert apart.high - apart.low > 1.5 * (pairs.high - pairs.low)
+    same = significance.of_samples(sets[0], sets[0], config, splits_of_run)["fd_pixels"]
+    assert same[:4] == (0.0, 0.0, 0.0, 1.0)
+
+
+def few_draws(distance_to):
+    def changed(*arguments):
+        distance, effort = distance_to(*arguments)
+        return distance, effort._replace(draws=99)
+
+    return changed
