@@ -1,12 +1,12 @@
 """Couplings: which noise goes with which data.
 
-A coupling is called as a function (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired, where the keys are for
-pairs that are drawn at random, and have no other use. With any but `independent`, E[eps | x_t] is no longer -sigma
-times the score, so samplers that read a score do not apply to what is trained with it.
+A coupling is a function (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired. The keys serve pairs that are
+drawn at random, and nothing else. With any coupling but `independent`, E[eps | x_t] is no longer -sigma times the
+score, so samplers that read a score do not apply to a network that is trained with it.
 
-Plans of transport are solved in fixed blocks of consecutive examples of the global batch, so that the pairs do not
-depend on the number of devices or of micro-batches, as long as each holds whole blocks. Every x0 stays where it is,
-with its condition.
+Transport plans are solved in fixed blocks of consecutive examples of the global batch, so that the pairs do not
+depend on the number of devices or of micro-batches, as long as each holds whole blocks. Every x0 keeps its position
+and its condition.
 """
 
 __all__ = [
@@ -37,7 +37,7 @@ class Coupling:
     Attributes:
         pair: (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired.
         block: examples are paired within the same so many consecutive ones, which divide the batch.
-        independent: whether the noise does not depend on the data, so that what is trained knows the score.
+        independent: whether the noise is independent of the data, so that a trained network determines the score.
     """
 
     pair: Callable[[Array, Array, Array], Array]
@@ -71,7 +71,7 @@ def optimal_transport(block: int = 64) -> Coupling:
         ValueError: if block < 2, or, when called, if block does not divide the batch.
     """
 
-    import optax  # here, for nothing else of the mathematics needs it
+    import optax  # imported here: nothing else in the mathematics needs it
 
     def match(keys, x, e):
         # |x - e|^2 = |x|^2 + |e|^2 - 2 x.e, of which only the last term depends on the pairing.
@@ -89,8 +89,8 @@ def sinkhorn(reg: float, block: int = 64, tolerance: float = 1e-3, iterations: i
         eps_i = e_j with probability n pi_ij,    pi = argmin sum_ij pi_ij |x_i - e_j|^2 + reg KL(pi, 1 / n^2)
 
     in blocks of n examples, with every row and column of pi summing to 1 / n. A noise may be drawn twice, or not at
-    all, as in the authors' code; that draws the x_i with replacement too, where here each x_i is used once. As reg
-    tends to 0 this is `optimal_transport`, as it grows `independent` pairs.
+    all, as in the authors' code. That code also draws the x_i with replacement; here each x_i is used once. The limit
+    for reg -> 0 is `optimal_transport`, that for reg -> infinity `independent` pairs.
 
     Facts:
         paper: Cuturi 2013, "Sinkhorn Distances"; Pooladian et al. 2023, "Multisample Flow Matching", section 3; Tong et

@@ -8,7 +8,7 @@
 | MCG                       | DPS and replacement together (Chung et al. 2022, "Manifold Constraints")      |
 | outpainting               | extended(images, pad), a denoiser by guidance.windows, and replacement        |
 | SDEdit                    | sdedit(...)                                                                   |
-| style transfer            | sdedit(...) with a denoiser conditioned on the style; t_0 is how much goes    |
+| style transfer            | sdedit(...) with a denoiser conditioned on the style; t_0 sets the strength   |
 | latent interpolation      | ddim() along a plan that goes up, slerp of the ends, ddim() down again        |
 | prompt-to-prompt          | prompt_to_prompt(...); the layers have the mask "borrow" (`layer_masks`)      |
 """
@@ -53,9 +53,9 @@ def replacement(
 
         x_s <- mask (alpha_s known + sigma_s z) + (1 - mask) x_s
 
-    The known part has its exact law at every s, and is exact at s = 0; the rest does not quite follow its conditional
-    law, since each step has known values of another draw; RePaint's resampling corrects that. Steps that renoise
-    are left alone, as in RePaint's algorithm 1.
+    The known part has its exact law at every s, and is exact at s = 0. The rest does not quite follow its conditional
+    law, since each step draws the known values anew; RePaint's resampling corrects that. Steps that renoise do not
+    change, as in RePaint's algorithm 1.
 
     Facts:
         paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix
@@ -65,7 +65,7 @@ def replacement(
         schedule: the process.
         plan: the plan that is sampled along.
         known: x_0 `[B, ...]`; any values where it is not known.
-        mask: Bool that broadcasts against it, True where it is.
+        mask: Bool that broadcasts against `known`, True where x_0 is known.
 
     Returns:
         A hook for `samplers.sample(..., after_step=)`.
@@ -82,10 +82,10 @@ def replacement(
 def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
     """RePaint's plan: from every jump-th level it goes back up by `jump` levels, resamplings - 1 times.
 
-    As the resamplings grow, the values that are not known come to agree with those that are, and with short steps the
-    samples follow the exact conditional law. A way up is one step here, q(x_s | x_t) of the whole jump, where the
-    authors' code takes single ones: the law is the same. The plan has N + (resamplings - 1) (jump + 1) J steps, and
-    ddpm() evaluates the network in all but the (resamplings - 1) J that go up; J = ceil((N - jump) / jump).
+    As the resamplings grow, the unknown values come to agree with the known ones, and with short steps the samples
+    follow the exact conditional law. Here one step goes up the whole jump, a draw of q(x_s | x_t); the authors' code
+    goes up level by level. The law is the same. The plan has N + (resamplings - 1) (jump + 1) J steps, and ddpm()
+    evaluates the network in all but the (resamplings - 1) J that go up; J = ceil((N - jump) / jump).
 
     Facts:
         paper: Lugmayr et al. 2022, "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", algorithm 1
@@ -155,7 +155,7 @@ def sdedit(
         sampler: any.
         denoise: any denoiser, guided or not.
         schedule: the process.
-        images: `[B, ...]` what is edited.
+        images: `[B, ...]` to edit.
         grid: `[N + 1]` decreasing times, of which those below t_0 are taken.
         t_0: where to start; above the grid's last time and at most the schedule's t_max.
         keys: `[B]` random keys.
@@ -180,8 +180,8 @@ def sdedit(
 def slerp(a: Array, b: Array, weight: ArrayLike) -> Array:
     """Spherical interpolation: sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b.
 
-    theta is the angle between a and b. Between two of one norm, all have that norm, as typical noise has, where the
-    straight line would be too short. Parallel ones are interpolated linearly.
+    theta is the angle between a and b. Between two latents of equal norm every point has that norm, as typical noise
+    does; the points of the straight line are shorter. Parallel latents are interpolated linearly.
 
     Facts:
         paper: Shoemake 1985, "Animating Rotation with Quaternion Curves", section 3; for latents White 2016, "Sampling

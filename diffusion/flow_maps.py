@@ -47,9 +47,9 @@ Clocks = Callable[[NoiseSchedule, ArrayLike, ArrayLike], tuple[Array, Array]]
 
 
 class FlowMap(NamedTuple):
-    """A function that carries a sample from time t to time s; only the samplers that state so take it.
+    """A function that carries a sample from time t to time s; the samplers whose `takes` has this type accept it.
 
-    `FlowMap(f)` makes one of your own function f(x_t, t, s).
+    `FlowMap(f)` wraps a function f(x_t, t, s) of your own.
 
     Attributes:
         carry: (x_t, t, s) -> x_s.
@@ -69,8 +69,8 @@ def consistency(
 
         x_s = alpha_s f + sigma_s (x_t - alpha_t f) / sigma_t
 
-    At s = 0 this is f itself, all that a consistency model is trained for; a time s between lies on the line through
-    it (TCD), which is exact only where the flow is straight.
+    At s = 0 this is f itself, the only time for which a consistency model is trained. At 0 < s < t it is the point on
+    the line from x_t to f (TCD), which is exact only where the flow is straight.
 
     Facts:
         map: to s = 0 exact at the optimum of consistency objectives; to s > 0 along the line to f
@@ -208,14 +208,15 @@ def start_and_duration(clock: Clock | None = None) -> Clocks:
 def consistency_boundary(
     sigma_data: float = 0.5, sigma_min: float = 0.002, clock: Clock | None = None
 ) -> Parameterization:
-    """The preconditioning of consistency models, which makes f(x, sigma_min) = x whatever the network: with y = x_t /
-    alpha and r = sigma / alpha,
+    """The preconditioning of consistency models, which makes f(x, sigma_min) = x whatever the network.
+
+    With y = x_t / alpha and r = sigma / alpha,
 
         f = c_skip(r) y + c_out(r) F(c_in(r) y, ln(r) / 4),
         c_skip = sigma_data^2 / ((r - sigma_min)^2 + sigma_data^2),
         c_out = sigma_data (r - sigma_min) / sqrt(r^2 + sigma_data^2),    c_in = 1 / sqrt(r^2 + sigma_data^2).
 
-    Written out in alpha and sigma nothing divides by alpha. At sigma_min = 0 it is `edm`, whose boundary is at r = 0.
+    Written in alpha and sigma, no term divides by alpha. At sigma_min = 0 it is `edm`, whose boundary is at r = 0.
 
     Facts:
         boundary: f(x, t) = x at sigma / alpha = sigma_min
@@ -275,12 +276,15 @@ def consistency_boundary(
 def latent_consistency(
     parameterization: Parameterization, sigma_data: float = 0.5, scaling: float = 10.0, T: int = 1000
 ) -> Parameterization:
-    """The boundary of latent consistency models around a pretrained parameterization: with n = scaling T t,
+    """The boundary of latent consistency models around a pretrained parameterization.
+
+    With n = scaling T t,
 
         f = c_skip x_t + c_out x0,
         c_skip = sigma_data^2 / (n^2 + sigma_data^2),    c_out = n / sqrt(n^2 + sigma_data^2)
 
-    so that a network for epsilon or v can be tuned as it is; f differs from its x0 at the first few of T steps alone.
+    so that a network for epsilon or v can be fine-tuned as it is; f differs from its x0 in the first few of T steps
+    alone.
 
     Facts:
         boundary: f(x, 0) = x

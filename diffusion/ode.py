@@ -1,9 +1,9 @@
-"""Solvers of du/ds = f(s, u) for a batch whose examples do not know of each other.
+"""Solvers of du/ds = f(s, u) for a batch of independent examples.
 
-A solver holds the two times between which it goes; the caller passes how a time becomes the variable s in which it
-integrates. The adaptive one chooses the steps of every example by that example's own error, so that a result does not
-depend on the batch: a general solver controls the error of the batch as a whole, or is mapped over examples, which a
-denoiser that carries the batch's condition does not allow.
+A solver holds its first and its last time; the caller passes the function from a time to the variable s of the
+integration. The adaptive solver chooses the steps of every example by that example's own error, so that a result does
+not depend on the batch. A general solver would control the error of the batch as a whole, or would have to be mapped
+over examples, which a denoiser that carries the batch's condition does not allow.
 """
 
 __all__ = ["Flow", "Solver", "dormand_prince", "dormand_prince_between", "runge_kutta"]
@@ -25,7 +25,7 @@ Flow = Callable[[Array, Any], Any]
 
 
 class Solver(NamedTuple):
-    """A way from one time to another.
+    """A method of integration between two times.
 
     Attributes:
         start: first time.

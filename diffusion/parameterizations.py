@@ -1,4 +1,4 @@
-"""What a network's output means, and how it becomes `Prediction(x0, eps)`: the one boundary between the two.
+"""What a network's output means, and the one place where it becomes a `Prediction(x0, eps)`.
 
 Each parameterization is a tuple of functions of (schedule, t). Samplers, guidance, likelihood and editing see only
 predictions, in which alpha(t) x0 + sigma(t) eps = x_t holds.
@@ -57,8 +57,8 @@ class Prediction(NamedTuple):
     Attributes:
         x0: `[B, ...]` estimate of E[x_0 | x_t].
         eps: `[B, ...]` estimate of E[eps | x_t]; alpha(t) x0 + sigma(t) eps = x_t.
-        variance: `[B, ...]` in [0, 1], or None: where between the smallest and the largest posterior variance, on a
-            logarithmic scale, a network with learned variance puts it (Nichol and Dhariwal 2021, eq. 15).
+        variance: `[B, ...]` in [0, 1], or None: the position of a learned variance between the smallest and the largest
+            posterior variance, on a logarithmic scale (Nichol and Dhariwal 2021, eq. 15).
     """
 
     x0: Array
@@ -148,7 +148,7 @@ def evaluate(
 
     Raises:
         TypeError: if x_t does not hold floating-point numbers.
-        ValueError: if the network's output has not the shape of x_t, or that with `parameterization.channels` times the
+        ValueError: if the network's output does not have the shape of x_t, with `parameterization.channels` times its
             channels; outside of `jit`, if a time lies outside of [0, schedule.t_max].
     """
     require_floats(x_t, "x_t")
@@ -169,7 +169,7 @@ def evaluate(
 
 
 def read_output(output: Any, x: Array, channels: int = 1) -> Array:
-    """What a network returned for x, in float32 or wider; nothing of another shape, for it would be broadcast.
+    """A network's output for x, in float32 or wider; refuses another shape, which would be broadcast.
 
     Args:
         output: `[B, ..., channels C]`.
@@ -205,7 +205,7 @@ def checked(denoise: Denoiser) -> Denoiser:
             prediction = denoise(x_t, t)
         except TypeError as error:
             if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-                raise  # from inside the denoiser; else its arguments are others
+                raise  # from inside the denoiser; otherwise it takes other arguments
             raise TypeError(
                 f"a denoiser is called as denoise(x_t, t), and this one refused: {error}; {advice}"
             ) from None
@@ -221,7 +221,7 @@ def checked(denoise: Denoiser) -> Denoiser:
 
 
 def check_network(network: Network, schedule: NoiseSchedule, parameterization: Parameterization) -> None:
-    """Refuses what a denoiser cannot be made of; arguments and errors are those of `denoiser`."""
+    """Checks the arguments of `denoiser`, with the errors that it raises."""
     require_function(network, "network", "a function (x, clock, condition) -> output")
     check(parameterization, schedule)
 
@@ -333,7 +333,7 @@ def x0(clock: Clock | None = None) -> Parameterization:
 
 
 def v(clock: Clock | None = None) -> Parameterization:
-    """The network predicts v = alpha eps - sigma x0, and neither end is divided by.
+    """The network predicts v = alpha eps - sigma x0, whose conversion divides by neither alpha nor sigma.
 
         x0 = (alpha x_t - sigma v) / (alpha^2 + sigma^2),    eps = (sigma x_t + alpha v) / (alpha^2 + sigma^2)
 
@@ -422,13 +422,15 @@ def velocity(clock: Clock | None = None) -> Parameterization:
 
 
 def edm(sigma_data: float = 0.5, clock: Clock | None = None) -> Parameterization:
-    """EDM's preconditioning, for any schedule: with y = x_t / alpha and s = sigma / alpha,
+    """EDM's preconditioning, for any schedule.
+
+    With y = x_t / alpha and s = sigma / alpha,
 
         x0 = c_skip(s) y + c_out(s) F(c_in(s) y, c_noise(s)),
         c_skip = sigma_data^2 / (s^2 + sigma_data^2),    c_out = s sigma_data / sqrt(s^2 + sigma_data^2),
         c_in = 1 / sqrt(s^2 + sigma_data^2),             c_noise = ln(s) / 4.
 
-    Written out in alpha and sigma nothing divides by either. Karras et al. 2022, eq. 7 and table 1.
+    Written in alpha and sigma, no term divides by either. Karras et al. 2022, eq. 7 and table 1.
 
     Args:
         sigma_data: standard deviation of the data, > 0.

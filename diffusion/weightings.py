@@ -1,8 +1,8 @@
 """Loss weights, all stated as one thing: the weight on the squared error of x0.
 
 Multiplying by `error_scale` turns such a weight into the weight on the squared error of a network's own output, so
-that one weighting means the same loss under every parameterization (the mistake that min-SNR implementations make).
-A weight w on x0 is the weight w / SNR on epsilon, and w / (SNR + 1) on v where the variance is preserved.
+that one weighting means the same loss under every parameterization. (Implementations of min-SNR often miss this.) A
+weight w on x0 is the weight w / SNR on epsilon, and w / (SNR + 1) on v where the variance is preserved.
 """
 
 __all__ = [

@@ -130,7 +130,7 @@ def save(
         layout: "peft" or "kohya".
 
     Raises:
-        ValueError: for a part of a parameter that is no layer of theirs; names it.
+        ValueError: for a part of a parameter that is not a layer of theirs; names it.
     """
     look_up(dict.fromkeys(LAYOUTS), layout, "layout")
     tensors: dict[str, np.ndarray] = {}
@@ -328,7 +328,7 @@ def _their_layers(module: nn.Module, one: Lora, layout: str) -> dict[str, tuple[
                     )
                 found.setdefault(layer, []).append((*how.to_theirs(*selected), scale))
         if not covered:
-            raise ValueError(f"{name} is no layer of {family.name}, and cannot be written.")
+            raise ValueError(f"{name} is not a layer of {family.name}, and cannot be written.")
     layers = {}
     for layer, updates in found.items():
         down, up, scale = _joined(updates)

@@ -52,7 +52,7 @@ def update(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
         Its pairs and its rank.
 
     Raises:
-        Mismatch: for tensors that are no kind of update, or of more than one, and for shapes that do not fit.
+        Mismatch: for tensors of no kind of update, or of more than one, and for shapes that do not fit.
     """
     names = parts.keys() - {"alpha", "dora_scale", "magnitude"}
     for tensors, read, cores in KINDS:

@@ -171,7 +171,7 @@ def _number(config: Mapping[str, Any], field: str, exceptions: str, default: int
     value = config.get(field, default)
     for name, other in (config.get(exceptions) or {}).items():
         if not re.fullmatch(r"\^?[\w.-]+", name):
-            raise Mismatch(f"{what}: its config's {exceptions} has {name!r}, which is no layer's name.")
+            raise Mismatch(f"{what}: its config's {exceptions} has {name!r}, which is not a layer's name.")
         if layer == name.removeprefix("^") or layer.endswith(f".{name}"):
             value = other
     if not isinstance(value, (int, float)):

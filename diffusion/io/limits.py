@@ -2,7 +2,8 @@
 
 Checkpoints, datasets and samples are read without executing anything. A hostile one can still declare more than there
 is (a shape of 10^15, an archive that unpacks without end), or lead elsewhere (a link, a name with ".."). Each reader
-calls these functions before it allocates or opens. The limits are those of the machine, not of a usual model.
+calls these functions before it allocates or opens. The limits are those of the machine, whatever the
+usual size of a model is.
 """
 
 __all__ = [
@@ -54,15 +55,15 @@ def array_bytes(what: str, shape: Sequence[Any], itemsize: int) -> int:
     """Returns the bytes of an array of a declared shape.
 
     Args:
-        what: declares it, for the message.
+        what: name of the file or the field that declares it, for the message.
         shape: as it was read.
         itemsize: bytes of an element.
 
     Raises:
-        Refused: if the shape is no sequence of whole numbers >= 0.
+        Refused: if the shape is not a sequence of whole numbers >= 0.
     """
     if not isinstance(shape, (list, tuple)) or any(type(side) is not int or side < 0 for side in shape):
-        raise Refused(f"{what} declares the shape {shape!r}, which is no sequence of whole numbers.")
+        raise Refused(f"{what} declares the shape {shape!r}, which is not a sequence of whole numbers.")
     return math.prod(shape) * itemsize
 
 
@@ -70,11 +71,11 @@ def fits(what: str, declared: int) -> None:
     """Refuses what cannot be held in the memory of this machine.
 
     Args:
-        what: declares it, for the message.
+        what: name of the file or the field that declares it, for the message.
         declared: bytes.
 
     Raises:
-        Refused: if they are more than there is.
+        Refused: if the machine has less memory.
     """
     if declared > memory():
         raise Refused(
@@ -87,7 +88,7 @@ def inside(what: str, names: Iterable[str]) -> None:
     """Refuses names that would lead out of a folder when they are used as paths.
 
     Args:
-        what: holds the names, for the message.
+        what: name of the file that holds them, for the message.
         names: with "/" between parts.
 
     Raises:
@@ -153,17 +154,17 @@ def read_text(path: pathlib.Path) -> str:
 
     Raises:
         OSError: if it cannot be read.
-        Refused: if it is larger, is no file, or no text.
+        Refused: if it is larger, is not a file, or not text.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise Refused(f"{path} is no file.")
+        raise Refused(f"{path} is not a file.")
     if found.st_size > TEXT:
         raise Refused(f"{path} has {size(found.st_size)}; at most {size(TEXT)} are read.")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise Refused(f"{path} is no text: {error}.") from error
+        raise Refused(f"{path} is not text: {error}.") from error
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -171,7 +172,7 @@ def read_json(path: pathlib.Path) -> Any:
 
     Raises:
         OSError: if it cannot be read.
-        Refused: if it is larger, is no file, or is not JSON.
+        Refused: if it is larger, is not a file, or is not JSON.
     """
     return parse_json(read_text(path), str(path))
 
@@ -194,7 +195,7 @@ def parse_json(text: str | bytes, what: str) -> Any:
 
     Args:
         text: the JSON.
-        what: holds it, for the message.
+        what: name of the file that holds it, for the message.
 
     Raises:
         Refused: if it is no JSON, has a number that Python does not read, or is nested deeper than `NESTED`.

@@ -51,7 +51,7 @@ def headers(path: pathlib.Path | str) -> dict[str, Header]:
         Refused: if the file is damaged, holds objects, or an array declares another size than it has.
         OSError: if it cannot be read.
     """
-    with _refusing(f"{path} is no sound .npz file"), zipfile.ZipFile(path) as archive:
+    with _refusing(f"{path} is not a valid .npz file"), zipfile.ZipFile(path) as archive:
         return {name.removesuffix(".npy"): header(archive, name) for name in archive.namelist()}
 
 
@@ -65,7 +65,7 @@ def _refusing(what: str) -> Iterator[None]:
     except DAMAGED as error:
         raise limits.Refused(f"{what} ({limits.reason(error)}).") from error
     except OSError as error:
-        if error.errno != errno.EINVAL:  # of a place before the file, where its table of contents leads
+        if error.errno != errno.EINVAL:  # raised where the table of contents points before the file's beginning
             raise
         raise limits.Refused(f"{what} ({limits.reason(error)}).") from error
 
@@ -81,11 +81,11 @@ def header(archive: zipfile.ZipFile, name: str) -> Header:
         The header.
 
     Raises:
-        Refused: says what is declared and what there is.
+        Refused: if the two differ, or the array is of a kind that is not read.
     """
     what = f"{name} in {archive.filename}"
     with archive.open(name) as file:  # NumPy would allocate what the header declares before it reads
-        with _refusing(f"{what} is no array"):
+        with _refusing(f"{what} is not an array"):
             version = np.lib.format.read_magic(file)
             if version not in _READERS:
                 raise limits.Refused(f"{what} is of NumPy's format {version}, not 1.0 or 2.0.")
@@ -107,7 +107,7 @@ def load(path: pathlib.Path | str, names: Iterable[str]) -> dict[str, np.ndarray
 
     Args:
         path: of the .npz.
-        names: of the arrays wanted; those that are not there are left out.
+        names: of the arrays to read; the result lacks those that the file does not have.
 
     Returns:
         name -> array.
@@ -125,7 +125,7 @@ def load(path: pathlib.Path | str, names: Iterable[str]) -> dict[str, np.ndarray
 
 
 def rows(path: pathlib.Path | str, name: str) -> Callable[[int, int], np.ndarray]:
-    """A function that reads some rows of an array, so that it need not fit into memory; forwards it is fast.
+    """A function that reads some rows of an array, which need not fit into memory; it is fast in ascending order.
 
     Args:
         path: of the .npz.

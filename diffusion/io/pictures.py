@@ -38,7 +38,7 @@ def opened(source: str | pathlib.Path | bytes, name: str = "") -> Image.Image:
 
     Raises:
         FileNotFoundError: if there is no file.
-        ValueError: if it is no sound picture of these formats, or has more than `PIXELS` pixels.
+        ValueError: if it is not a valid picture in one of these formats, or has more than `PIXELS` pixels.
     """
     if isinstance(source, (str, pathlib.Path)):
         name = name or str(source)
@@ -48,9 +48,9 @@ def opened(source: str | pathlib.Path | bytes, name: str = "") -> Image.Image:
     try:
         picture = Image.open(source if isinstance(source, pathlib.Path) else io.BytesIO(source), formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError(f"{name} is no sound picture of these formats: {', '.join(FORMATS)}") from None
+        raise ValueError(f"{name} is not a valid picture in one of these formats: {', '.join(FORMATS)}") from None
     except DAMAGED as error:
-        raise ValueError(f"{name} is no sound picture: {error!r}") from error
+        raise ValueError(f"{name} is not a valid picture: {error!r}") from error
     if picture.width * picture.height > PIXELS:
         picture.close()
         raise ValueError(
@@ -70,7 +70,7 @@ def read(path: str | pathlib.Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is no sound picture, or has too many pixels.
+        ValueError: if it is not a valid picture, or has too many pixels.
     """
     picture = _loaded(opened(path), path)
     if picture.mode in DEEP:
@@ -94,7 +94,7 @@ def read_mask(path: str | pathlib.Path, size: tuple[int, int]) -> np.ndarray:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it has another size, or is no sound picture.
+        ValueError: if it has another size, or is not a valid picture.
     """
     picture = opened(path)
     if picture.size[::-1] != tuple(size):
@@ -155,7 +155,7 @@ def _loaded(picture: Image.Image, path: str | pathlib.Path) -> Image.Image:
     try:
         picture.load()
     except DAMAGED as error:
-        raise ValueError(f"{path} is no sound picture: {error!r}") from error
+        raise ValueError(f"{path} is not a valid picture: {error!r}") from error
     return picture
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from diffusion.io import limits
 
-LARGEST = 2**20  # of whole numbers where nothing else is said: vocabularies have 2^18 ids
+LARGEST = 2**20  # of whole numbers, by default: vocabularies have 2^18 ids
 FARTHEST = 1e12  # of other numbers
 LONGEST = 1000  # of texts, in letters, and of lists
 
@@ -23,7 +23,7 @@ class Valid(NamedTuple):
     """What a field may hold.
 
     Attributes:
-        words: that say so: "a whole number from 1 to 512".
+        words: the description for messages: "a whole number from 1 to 512".
         holds: whether a value is of this kind.
     """
 

@@ -1,9 +1,9 @@
 """Tensors out of the files of PyTorch, read without PyTorch and without executing anything that is in them.
 
-Three layouts: the zip archive of torch.save, the zip archive of torch.jit.save (TorchScript), and the stream of
-torch.save before 1.6. In each a pickle describes the tensors. A pickle is a program; it is run here by a machine of
-its own that knows lists, tuples, dictionaries, strings, numbers and tensors, calls nothing, imports nothing, and
-refuses every other name.
+There are three layouts: the zip archive of torch.save, the zip archive of torch.jit.save (TorchScript), and the stream
+of torch.save before 1.6. In each a pickle describes the tensors. A pickle is a program. The interpreter below runs it:
+it knows lists, tuples, dictionaries, strings, numbers and tensors, calls nothing, imports nothing, and refuses every
+other name.
 """
 
 __all__ = ["Tensor", "is_torch", "read"]
@@ -60,7 +60,7 @@ class Tensor(NamedTuple):
 
 
 class _Name(NamedTuple):
-    """A name that a pickle imports. It stays a name."""
+    """A name that a pickle imports; nothing is imported."""
 
     module: str
     name: str
@@ -92,7 +92,7 @@ def read(path: pathlib.Path | str) -> dict[str, np.ndarray]:
     path = pathlib.Path(path)
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise limits.Refused(f"{path} is no file.")
+        raise limits.Refused(f"{path} is not a file.")
     if found.st_size > LIMIT:
         raise limits.Refused(f"{path} has {limits.size(found.st_size)}; at most {limits.size(LIMIT)} are read.")
     limits.fits(str(path), found.st_size)
@@ -146,7 +146,7 @@ def _archive(content: bytes) -> tuple[Any, Callable[[str], bytes]]:
 def _stream(content: bytes) -> tuple[Any, Callable[[str], bytes]]:
     """The old stream: a magic number, a version, facts of the machine, the object, the keys, then their storages."""
     if not content.startswith(MAGIC):
-        raise limits.Refused("it is no file of PyTorch: neither a zip archive nor its older stream.")
+        raise limits.Refused("it is not a file of PyTorch: neither a zip archive nor its older stream.")
     file = io.BytesIO(content)
     _, version, about, tree, keys = (_run(file) for _ in range(5))
     if version != 1001 or not _only(dict, about).get("little_endian", True) or not isinstance(keys, list):
@@ -184,9 +184,9 @@ def _tensors(tree: Any) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of each tensor in dictionaries of dictionaries; each step down adds ".key" to the name."""
     seen = set()
     letters = 0
-    open_ = [("", tree, 0)]
-    while open_:
-        prefix, node, depth = open_.pop()
+    pending = [("", tree, 0)]
+    while pending:
+        prefix, node, depth = pending.pop()
         if depth > DEPTH:
             raise limits.Refused(f"it holds containers in containers without end, more than {DEPTH} deep.")
         if isinstance(node, Tensor):
@@ -198,10 +198,10 @@ def _tensors(tree: Any) -> Iterator[tuple[str, Tensor]]:
             letters += sum(len(prefix) + 1 + (len(key) if isinstance(key, str) else 20) for key in node)
             if letters > NAMES:
                 raise limits.Refused(f"its names have more than {NAMES} letters together.")
-            open_ += [(f"{prefix}.{key}" if prefix else str(key), value, depth + 1) for key, value in node.items()]
+            pending += [(f"{prefix}.{key}" if prefix else str(key), value, depth + 1) for key, value in node.items()]
 
 
-# ==== The machine ====
+# ==== The interpreter of pickles ====
 
 
 def _run(file: BinaryIO) -> Any:
@@ -327,13 +327,13 @@ def _allowed(module: str, name: str) -> _Name:
 
 
 def _made(function: _Name, arguments: tuple[Any, ...]) -> Any:
-    """What a call would describe."""
+    """The value that a call of a pickle stands for; nothing is called."""
     if function.name == "_rebuild_tensor_v2":
         storage, offset, shape, strides = arguments[:4]
         if not len(_only(tuple, shape)) == len(_only(tuple, strides)) <= 8:
             raise TypeError(f"it describes a tensor by {len(shape)} sides and {len(strides)} strides; valid: up to 8")
         if any(type(number) is not int or number < 0 for number in (offset, *shape, *strides)):
-            raise TypeError("it describes a tensor by what are no whole numbers")
+            raise TypeError("it describes a tensor by values that are not whole numbers")
         return Tensor(**_only(_Storage, storage)._asdict(), offset=offset, shape=shape, strides=strides)
     if function.name == "OrderedDict" and not arguments:
         return {}

@@ -179,7 +179,7 @@ def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
         count = len(records)
         head = records[0] if count else b""
     except Exception as error:  # what a damaged file raises depends on where in it the damage is
-        raise ImageSetError(f"{spec} is no sound array_record file ({str(error).splitlines()[0]}).") from error
+        raise ImageSetError(f"{spec} is not a valid array_record file ({str(error).splitlines()[0]}).") from error
     if not head.startswith((b"\x89PNG", b"\xff\xd8", b"BM", b"RIFF")):
         raise ImageSetError(
             f"{spec}: its records are not encoded pictures. A prepared dataset is named NAME@SPLIT, with --data_dir."
@@ -215,7 +215,7 @@ def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray
     except ImageSetError:
         raise
     except pictures.DAMAGED as error:
-        raise ImageSetError(f"{name} is no sound picture ({error}).") from error
+        raise ImageSetError(f"{name} is not a valid picture ({error}).") from error
     image = image[..., None] if image.ndim == 2 else image
     if shape is not None and image.shape != shape:
         raise ImageSetError(

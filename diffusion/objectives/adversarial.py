@@ -24,7 +24,7 @@ def adversarial_generator(
     weight: float = 2.5,
     weighting: Weighting | None = None,
 ) -> Objective:
-    """The student's loss: fool the discriminator, and stay where the teacher would denoise to.
+    """The student's loss: to fool the discriminator, and to agree with the teacher's denoising.
 
         x = x0_student(alpha_s x_0 + sigma_s eps, s),    x_t = alpha_t x + sigma_t eps'
         loss = -D(x) + weight c(t) mean |x - stop x0_teacher(stop x_t, t)|^2
@@ -76,13 +76,13 @@ def adversarial_discriminator(student: Parameterization, student_density: Densit
 
         loss = max(0, 1 - D(x_0)) + max(0, 1 + D(stop x)) + r1 |grad D(x_0)|^2
 
-    The gradient is taken in the features where there are some (a frozen network "features", as DINO in the paper,
-    whose output "discriminator" reads), else in x_0.
+    The gradient is taken with respect to the features where a frozen network "features" makes the discriminator's
+    input, as DINO does in the paper; otherwise with respect to x_0.
 
     Facts:
         loss: max(0, 1 - D(x_0)) + max(0, 1 + D(x)) + r1 |grad D(x_0)|^2; with heads, the mean over them
         networks: discriminator, model (the student), features (optional)
-        optimum: D in [-1, 1], by which of p(x_0) and p(x) is larger
+        optimum: D = 1 where p(x_0) > p(x), -1 where it is smaller
         paper: Sauer et al. 2023, "Adversarial Diffusion Distillation", eq. 3; Mescheder et al. 2018 for R1
 
     Args:
@@ -121,13 +121,13 @@ def adversarial_discriminator(student: Parameterization, student_density: Densit
 
 
 def _student(networks, schedule: NoiseSchedule, student, density, keys, batch) -> tuple[Array, Array, Array]:
-    """The student's samples from noised data, their times and importance."""
+    """The student's samples from noised data, with their times and importance."""
     _, _, x_s, s, importance = noised(schedule, density, keys, batch)
     return predict(player(networks, "model"), schedule, student, x_s, s, batch.get("condition")).x0, s, importance
 
 
 def _features(networks, x, condition):
-    """What the discriminator reads of clean data: x itself if there is no network "features"."""
+    """The discriminator's input for clean data: its features, or x itself if there is no network "features"."""
     return networks["features"](x, jnp.zeros(x.shape[0]), condition) if "features" in networks else x
 
 

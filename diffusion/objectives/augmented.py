@@ -1,4 +1,4 @@
-"""Training on changed examples, of whose change the network is told."""
+"""Training on augmented examples, with a description of the augmentation in the network's condition."""
 
 __all__ = ["Augmentation", "with_augmentation"]
 
@@ -15,10 +15,10 @@ from diffusion.objectives.objective import Objective
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """A random change of an example, and numbers on what was done, which the network receives.
+    """A random change of an example, and numbers that describe the change, which the network receives.
 
     Attributes:
-        change: (key, x [...]) -> (x [...], numbers [A]), zeros where nothing was done.
+        change: (key, x [...]) -> (x [...], numbers [A]); the numbers are zero where x did not change.
         numbers: A.
     """
 
@@ -30,7 +30,7 @@ class Augmentation:
 
 
 def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
-    """An objective on augmented examples, with numbers on what was done to each in its condition, as "augment".
+    """An objective on augmented examples, whose condition has the numbers of the change as "augment".
 
     Facts:
         loss: that of the objective it wraps
@@ -39,8 +39,7 @@ def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
         paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", appendix F.2
 
     Args:
-        objective: the objective to wrap; those that drop the condition are wrapped around this one, so that what is
-            said of the augmentation stays.
+        objective: the objective to wrap. Wrap condition dropout around this one, so that it does not drop "augment".
         augment: for images `data.augmentation.edm_augmentation`.
     """
 

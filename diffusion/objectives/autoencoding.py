@@ -4,10 +4,10 @@ Two players, for `training.alternating`:
 
     players = {"autoencoder": Player(kl_autoencoder(), "model", adam), "critic": Player(patch_critic(), "critic", adam)}
 
-Here networks["model"](x, keys, condition) -> `Coded`: the examples' keys, for draws from the posterior, stand where a
-denoiser has its clock (`diffusion.training.coding` makes such networks). networks["critic"](x, clock, condition) gives
-logits `[B, h, w, 1]`, one for each patch, and networks["features"], where there is one, a sequence of features
-`[B, h, w, C]` of a frozen network. Pictures are in [-1, 1].
+Here networks["model"](x, keys, condition) -> `Coded`: the second argument is the examples' keys, for draws from the
+posterior, in place of a denoiser's clock (`diffusion.training.coding` makes such networks). networks["critic"](x,
+clock, condition) returns logits `[B, h, w, 1]`, one for each patch. networks["features"], which is optional, returns a
+sequence of features `[B, h, w, C]` of a frozen network. Pictures are in [-1, 1].
 """
 
 __all__ = [
@@ -35,13 +35,13 @@ from diffusion.objectives.objective import Objective
 
 
 class Coded(NamedTuple):
-    """What an autoencoder makes of pictures.
+    """The output of an autoencoder for pictures.
 
     Attributes:
         x: `[B, H, W, C]` the reconstructions.
         penalties: {name: `[B]`}: "kl", or "codebook" and "commitment".
         last: the kernel of the decoder's last layer, at which gradients are compared.
-        redo: kernel -> x, with another kernel in the place of the last one.
+        redo: kernel -> x, with this kernel in place of the last one.
         log_variance: `[]` learned log-variance of the pixels; 0 where none is learned.
     """
 
@@ -72,11 +72,11 @@ def perceptual_distance(
 ) -> Array:
     """`[B]` distance of features, each normalised over its channels, as LPIPS takes it.
 
-        sum over layers of mean over places of sum_c w_c (f_c / |f| - g_c / |g|)^2
+        sum over layers of mean over positions of sum_c w_c (f_c / |f| - g_c / |g|)^2
 
     Args:
-        features: of pictures, a layer each: `[B, h, w, C]`.
-        others: of the pictures to compare with, likewise.
+        features: of pictures, `[B, h, w, C]` for each layer.
+        others: of the pictures to compare with, of the same shapes.
         weights: for each layer w `[C]`, >= 0, learned from people's judgements in the paper; ones if None.
 
     Raises:
@@ -102,8 +102,8 @@ def adaptive_weight(reconstruction: Array, adversarial: Array, limit: float = 1e
     """lambda = |grad reconstruction loss| / (|grad adversarial loss| + delta), at the decoder's last layer.
 
     Args:
-        reconstruction: the gradient of one loss, any shape.
-        adversarial: of the other.
+        reconstruction: the gradient of the reconstruction loss, of any shape.
+        adversarial: the gradient of the adversarial loss.
         limit: lambda is at most this.
         delta: against division by zero, 1e-4 in the authors' code (1e-6 in the paper).
 
@@ -151,7 +151,7 @@ def kl_autoencoder(
     start: int = 50_001,
     channel_weights: Sequence[Array] | None = None,
 ) -> Objective:
-    """The loss of latent diffusion's KL autoencoder: a likelihood with learned variance, and what makes it sharp.
+    """The loss of latent diffusion's KL autoencoder: a likelihood with learned variance, KL and adversarial terms.
 
         error = sum over pixels of (|x - y| + perceptual P(x, y)),   N numbers a picture
         loss = error / exp(s) + N s + kl KL(q(z | x) || N(0, 1)) + adversarial lambda mean -D(y)
@@ -171,7 +171,7 @@ def kl_autoencoder(
         kl: weight of the KL, >= 0.
         perceptual: weight of the distance of features, used where there is a network "features".
         adversarial: weight beside lambda, used where there is a network "critic".
-        start: step from which the critic is heard.
+        start: step from which the adversarial term counts.
         channel_weights: see `perceptual_distance`.
 
     Returns:
@@ -254,7 +254,7 @@ def _autoencoder(losses_of, weights: Mapping[str, float], adversarial: float, st
                 metrics[name] = coded.penalties[name]
         if "critic" in networks:
             fooled = lambda pictures: -_mean(networks["critic"](pictures, jnp.zeros(x.shape[0]), condition))
-            # With the last kernel as the only variable: all before it is the forward pass that is there already.
+            # Only the last kernel varies: the layers before it are those of the forward pass above.
             mine = jax.grad(lambda kernel: jnp.mean(losses_of(networks, x, coded, coded.redo(kernel))[0]))(coded.last)
             theirs = jax.grad(lambda kernel: jnp.mean(fooled(coded.redo(kernel))))(coded.last)
             weight = adaptive_weight(mine, theirs)
@@ -267,7 +267,7 @@ def _autoencoder(losses_of, weights: Mapping[str, float], adversarial: float, st
 
 
 def patch_critic(loss: str = "hinge", start: int = 0) -> Objective:
-    """The discriminator's loss: to tell patches of pictures from those of reconstructions.
+    """The discriminator's loss: to distinguish patches of pictures from patches of reconstructions.
 
         loss = 1/2 mean max(0, 1 - D(x)) + 1/2 mean max(0, 1 + D(stop y))          "hinge"
         loss = 1/2 mean softplus(-D(x)) + 1/2 mean softplus(D(stop y))            "vanilla"
@@ -275,12 +275,12 @@ def patch_critic(loss: str = "hinge", start: int = 0) -> Objective:
     Facts:
         loss: see above; 0 before step `start`
         networks: critic, model (the autoencoder)
-        optimum: D in [-1, 1] by which of the two is likelier ("hinge"); D = log p(x) - log p(y) ("vanilla")
+        optimum: D = 1 where p(x) > p(y), -1 where it is smaller ("hinge"); D = log p(x) - log p(y) ("vanilla")
         paper: Esser, Rombach and Ommer 2021, equation 5 ("vanilla"), and the authors' code ("hinge")
 
     Args:
         loss: "hinge" or "vanilla".
-        start: step from which it learns; that of the autoencoder's objective.
+        start: step from which the critic learns; the same as in the autoencoder's objective.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros), "real" and "fake" (mean logits) `[B]`.

@@ -42,7 +42,7 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float) -> Obje
     Facts:
         loss: that of the objective it wraps
         networks: those of the objective it wraps
-        optimum: that of the objective it wraps, given the condition and given none
+        optimum: that of the objective it wraps, with the condition and without it
         paper: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", algorithm 1
 
     Args:
@@ -60,7 +60,7 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float) -> Obje
     def dropped(networks, schedule, keys, batch, step):
         drop_keys, keys = split(keys, 2)
         if batch.get("condition") is None:
-            raise ValueError('condition dropout needs a condition, and the batch has none; labels are its "condition"')
+            raise ValueError('condition dropout needs a condition, and the batch has none; labels are a "condition"')
         condition = drop_condition(drop_keys, batch["condition"], null, rate)
         return objective.loss(networks, schedule, keys, {**batch, "condition": condition}, step)
 

@@ -96,14 +96,14 @@ def consistency_distillation(
     weighting: PairWeighting | None = None,
     solver: Solver = flow_maps.heun,
 ) -> Objective:
-    """Consistency distillation: x_s is where one step of an ODE solver with the teacher leads from x_t.
+    """Consistency distillation: one step of an ODE solver with the teacher leads from x_t to x_s.
 
         loss = w(t, s) d(f(x_t, t), stop f_target(x_s, s)),    x_s = solver(teacher, x_t, t, s)
 
     Facts:
         loss: w(t, s) d(f(x_t, t), f_target(solver(x_t), s))
         networks: model, target (EMA of the model), teacher
-        optimum: the end of the teacher's flow, up to the solver's error: order 2 in t - s over all with Heun, 1 with
+        optimum: the end of the teacher's flow, up to the solver's global error: of order 2 in t - s with Heun, 1 with
             DDIM
         paper: Song et al. 2023, "Consistency Models", algorithm 2
 
@@ -138,9 +138,9 @@ def consistency_distillation(
 
 
 def ct(schedule: NoiseSchedule, parameterization: Parameterization, total: int, strata: int | None = None) -> Objective:
-    """Consistency training as first published: N(k) times, all pairs alike, an EMA target.
+    """Consistency training as first published: N(k) times, equally likely pairs, an EMA target.
 
-    The EMA rate that belongs to it is mu(k) = exp(2 ln(0.9) / N(k)) (the paper's s_0 = 2, mu_0 = 0.9).
+    Use it with the EMA rate mu(k) = exp(2 ln(0.9) / N(k)) (the paper's s_0 = 2, mu_0 = 0.9).
 
     Facts:
         loss: mean |f(x_t, t) - f_target(x_s, s)|^2

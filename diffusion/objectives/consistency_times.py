@@ -1,4 +1,4 @@
-"""Pairs of neighbouring times s < t for consistency objectives, and how they close up during training.
+"""Pairs of neighbouring times s < t for consistency objectives, whose gap shrinks during training.
 
     pairs(schedule, t, step) -> (t, s)
 
@@ -68,10 +68,10 @@ def doubling_curriculum(total: int, first: int = 10, last: int = 1280) -> Curric
 
 
 def discretised(curriculum: Curriculum, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Pairs:
-    """The two of Karras's N(k) values of sigma / alpha that t lies between.
+    """The two neighbours of t among Karras's N(k) values of sigma / alpha.
 
     A density of t gives each pair the mass between its times: with `log_normal` the weights of iCT, with
-    `ramp_density` the same weight for all, as in CT.
+    `ramp_density` equal weights, as in CT.
 
     Facts:
         paper: Song et al. 2023, "Consistency Models", appendix C; Song and Dhariwal 2023, eq. 10
@@ -120,7 +120,7 @@ def ramp_density(
 def shrinking(stage: int, q: float = 4.0, k: float = 8.0, b: float = 1.0) -> Pairs:
     """r_s = r_t (1 - n(r_t) / q^a), n(r) = 1 + k sigmoid(-b r), in r = sigma / alpha; a = 1 + floor(step / stage).
 
-    Where this is not positive, s = 0, the data itself: training starts as that of a diffusion model.
+    Where this is not positive, s = 0, the data itself: training starts with the loss of a diffusion model.
 
     Facts:
         paper: Geng et al. 2024, "Consistency Models Made Easy", eq. 16 and 18, with the values of the authors' code
@@ -129,7 +129,7 @@ def shrinking(stage: int, q: float = 4.0, k: float = 8.0, b: float = 1.0) -> Pai
         stage: training steps of one stage.
         q: factor by which a stage brings the times closer, > 1; 4 for ImageNet and 256 for CIFAR-10 in the paper.
         k: how much wider the gap is near the data.
-        b: how soon that ends.
+        b: how fast that falls off with r.
 
     Raises:
         ValueError: if stage < 1 or q <= 1.

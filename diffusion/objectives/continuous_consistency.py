@@ -29,14 +29,14 @@ def continuous_consistency(
         g = -cos^2(a) (sigma_data F - x') - r cos(a) sin(a) (x + sigma_data dF/da),    r = min(1, step / warmup)
         loss = |F - stop(F + g / (|g| + c))|^2 / D
 
-    g is cos(a) df/da at r = 1. Any schedule is a TrigFlow by scaling x and renaming t, so that the network is one of
-    parameterization `edm(sigma_data, clock)`, whose output is -F, and is sampled as such. The paper's adaptive
+    g is cos(a) df/da at r = 1. Scaling x and renaming t turn any schedule into a TrigFlow, so that the network has the
+    parameterization `edm(sigma_data, clock)`, whose output is -F, and is sampled with it. The paper's adaptive
     weighting e^w loss - w is `with_uncertainty` of this objective, with u = -w.
 
     Facts:
         loss: |F - stop(F + g / (|g| + c))|^2 / D
         networks: model; teacher for distillation
-        optimum: the end of the probability flow from x_t, exactly if c is large or g symmetric given x_t; for
+        optimum: the end of the probability flow from x_t, exactly if c is large or g symmetric at fixed x_t; for
             distillation the end of the teacher's flow, exactly
         paper: Lu and Song 2024, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", algorithm 1
 
@@ -45,7 +45,8 @@ def continuous_consistency(
         sigma_data: standard deviation of the data, > 0.
         warmup: steps over which the unstable part of the tangent fades in; 10 000 in the paper, 0 for none.
         c: of the tangent's normalisation; 0.1 in the paper. Normalising biases sCT in few dimensions, where |g| varies.
-        clock: the network's time; `log_sigma()` if None. The paper tells the angle, which varies less at the ends.
+        clock: the network's time; `log_sigma()` if None. The paper's network receives the angle, which varies less at
+            the ends.
         teacher: what the network "teacher" predicts; None trains without one.
 
     Returns:

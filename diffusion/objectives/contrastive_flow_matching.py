@@ -19,13 +19,13 @@ from diffusion.timesteps import Density
 def contrastive_flow_matching(
     density: Density, weight: float = 0.05, block: int = 2, coupling: Coupling | None = None, clock: Clock | None = None
 ) -> Objective:
-    """Flow matching minus a share of the error to the target of another example of the batch.
+    """Flow matching minus a share of the error towards the target of another example of the batch.
 
         loss = mean |u - (alpha' x_0 + sigma' eps)|^2 - weight mean |u - (alpha' x_0~ + sigma' eps~)|^2
 
-    with u at (x_t, t) and (x_0~, eps~) the next example of the same block of consecutive ones, where the authors' code
-    draws any other of the batch. Where the condition tells nothing of x_0 the minimiser is off by weight / (1 - weight)
-    times the distance to the mean target: the method is for conditional training.
+    with u at (x_t, t) and (x_0~, eps~) the next example of the same block of consecutive ones; the authors' code draws
+    any other example of the batch. Where the condition says nothing about x_0, the minimiser is off by
+    weight / (1 - weight) times the distance to the mean target: the method is for conditional training.
 
     Facts:
         loss: |u - target|^2 - weight |u - another target|^2
@@ -36,9 +36,9 @@ def contrastive_flow_matching(
     Args:
         density: distribution of t.
         weight: lambda of the paper, in [0, 1).
-        block: number of examples among which each finds its other; it divides the batch.
+        block: number of consecutive examples that are contrasted with each other; it divides the batch.
         coupling: (keys, x0, eps) -> eps re-paired.
-        clock: the time that the network "model" is told; t itself if None.
+        clock: the time that the network "model" receives; t itself if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "positive" and "negative", each `[B]`.
@@ -49,7 +49,7 @@ def contrastive_flow_matching(
     if not 0 <= weight < 1:
         raise ValueError(f"contrastive_flow_matching: weight = {weight} must be in [0, 1); 0.05 in the paper")
     if block < 2:
-        raise ValueError(f"contrastive_flow_matching: block = {block} must be at least 2, or nobody has another")
+        raise ValueError(f"contrastive_flow_matching: block = {block} must be at least 2 examples to contrast")
     parameterization = velocity(clock)
     another = lambda x: jnp.roll(in_blocks(x, block), -1, axis=1).reshape(x.shape)
 
@@ -57,7 +57,7 @@ def contrastive_flow_matching(
     def loss(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch, coupling)
         u, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
-        # The other pair at this example's own time: on the rectified flow, the authors' shuffled targets.
+        # The other pair at this example's own time; on the rectified flow these are the authors' shuffled targets.
         target = parameterization.target(schedule, t, x_0, eps)
         other = parameterization.target(schedule, t, another(x_0), another(eps))
         positive, negative = (weighted_mean_square(importance, u - goal) for goal in (target, other))

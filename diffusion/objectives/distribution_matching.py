@@ -1,7 +1,7 @@
-"""Distribution matching distillation: a one-step generator whose samples a teacher cannot tell from its own.
+"""Distribution matching distillation: a one-step generator whose samples follow the teacher's distribution.
 
-Three objectives: the generator's, that of the score of its samples ("fake"), and DMD's regression on a fixed set of
-the teacher's samples. DMD2 leaves the regression out and lets the fake score act more often: `alternating` with
+There are three objectives: the generator's, that of the score of its samples ("fake"), and DMD's regression on a fixed
+set of the teacher's samples. DMD2 has no regression and more updates of the fake score: `alternating` with
 Player(fake, "fake", ...) at every step and Player(generator, "model", ..., every=5).
 """
 
@@ -25,12 +25,12 @@ from diffusion.weightings import Weighting
 def generate(
     network: Network, schedule: NoiseSchedule, parameterization: Parameterization, noise: Array, condition=None
 ) -> Array:
-    """One-step samples: the x0 that the generator reads in pure noise, x = x0(z, t_max).
+    """One-step samples: the generator's x0 at pure noise, x = x0(z, t_max).
 
     Args:
         network: the generator.
         schedule: the process.
-        parameterization: what it predicts, defined at t_max.
+        parameterization: what the generator predicts, defined at t_max.
         noise: `[B, ...]` z from the schedule's prior.
         condition: passed to the network as it is.
     """
@@ -44,7 +44,7 @@ def distribution_matching(
     density: Density,
     normalise: bool = True,
 ) -> Objective:
-    """The generator's step down the divergence of its samples' distribution from the teacher's.
+    """The generator's loss, whose gradient lowers the KL divergence of its samples from the teacher's.
 
         x = G(z),    x_t = alpha_t x + sigma_t eps
         loss = mean |x - stop(x - g)|^2 / 2,    g = (x0_fake(x_t) - x0_teacher(x_t)) / mean |x - x0_teacher(x_t)|
@@ -124,7 +124,7 @@ def fake_score(
         z = _prior(schedule, prior_keys, batch)
         x = generate(frozen(networks, "model"), schedule, generator, z, batch.get("condition"))
         samples = {**batch, "x": jax.lax.stop_gradient(x)}
-        samples.pop("noise", None)  # what the batch's own x is paired with
+        samples.pop("noise", None)  # it is paired with the batch's own x
         return denoise({"model": player(networks, "fake")}, schedule, denoise_keys, samples, step)
 
     return Objective(loss, reads=Denoises(fake), density=density, trains="fake")

@@ -1,4 +1,4 @@
-"""Where an objective is entered: what it is called with and what it returns, checked once for all of them."""
+"""Checks of the arguments and the result of an objective, the same for all of them."""
 
 __all__ = ["entry"]
 
@@ -11,7 +11,7 @@ from diffusion.objectives.objective import Loss
 from diffusion.parameterizations import Parameterization, check
 from diffusion.schedules import check_schedule
 
-# What the objectives of this library read of a batch, all of them together: two players share one batch.
+# All entries of a batch that some objective of this library reads: two players share one batch.
 ENTRIES = ("x", "condition", "index", "noise", "start", "density")
 
 
@@ -22,13 +22,13 @@ def entry(*read: Parameterization | None, entries: tuple[str, ...] | None = ENTR
         def loss(networks, schedule, keys, batch, step): ...
 
     Args:
-        *read: the parameterizations by which its networks are read; None stands for no network.
-        entries: what the batch may hold; None for a wrapper, which leaves that to the objective that it wraps.
+        *read: the parameterizations of its networks; None stands for no network.
+        entries: names that the batch may hold; None for a wrapper, whose wrapped objective checks them.
 
     Returns:
         loss -> the loss, which raises
 
-        TypeError: for networks that are no mapping, a schedule or a batch that is none, or an x of integers.
+        TypeError: for networks, a schedule or a batch of another type, or an x of integers.
         ValueError: for keys that are not one an example, an entry of the batch that no objective reads, noise of
         another shape than x's, losses that are not one an example, and, as `parameterizations.denoiser`, a
         parameterization that is not defined at schedule.t_max: what is trained there could not be sampled.
@@ -45,7 +45,7 @@ def entry(*read: Parameterization | None, entries: tuple[str, ...] | None = ENTR
             if unknown:
                 raise ValueError(
                     f"no objective reads the batch's {', '.join(unknown)}; valid entries are "
-                    f"{', '.join(ENTRIES)}. What the network is to see belongs in the condition"
+                    f"{', '.join(ENTRIES)}. Pass further inputs of the network in the condition"
                 )
             x = batch["x"]
             require_floats(x, 'batch["x"]')

@@ -1,7 +1,7 @@
 """Added terms on a network's features, from the same forward pass as the objective that they are added to.
 
-A term is a function (features, networks, batch) -> `[B]`; `features` is the second part of what the network "model"
-returns, (output, features), where an objective alone would take the output.
+A term is a function (features, networks, batch) -> `[B]`. The network "model" returns (output, features); the objective
+reads the output, and the term the features.
 """
 
 __all__ = ["Term", "added", "alignment", "dispersive"]
@@ -65,8 +65,8 @@ def added(objective: Objective, term: Term, weight: float) -> Objective:
         losses, metrics = objective({**networks, "model": model}, schedule, keys, batch, step)
         if len(seen) != 1:
             raise ValueError(
-                f'added: the objective called the network "model" {len(seen)} times; which features the '
-                "term is to read is only clear for one"
+                f'added: the objective called the network "model" {len(seen)} times; a term on features needs an '
+                "objective that calls it once"
             )
         extra = term(seen[0], networks, batch)
         require_shape(extra, losses.shape, "added: the losses of the term, one an example,")
@@ -83,7 +83,7 @@ def alignment() -> Term:
     Facts:
         loss: -cos(features, y), averaged over tokens
         networks: model, which returns (output, projected features); features, the encoder
-        optimum: features along E[y / |y| given what the network sees]
+        optimum: features along E[y / |y| | x_t, condition]
         paper: Yu et al. 2025, "Representation Alignment for Generation: Training Diffusion Transformers Is Easier Than
             You Think" (weight 0.5)
 
@@ -136,7 +136,7 @@ def dispersive(block: int, temperature: float = 1.0) -> Term:
         ValueError: if block or temperature is out of range; when called, if block does not divide the batch.
     """
     if block < 2:
-        raise ValueError(f"dispersive: block = {block} must be at least 2, or there is nobody to repel")
+        raise ValueError(f"dispersive: block = {block} must be at least 2 examples that repel each other")
     if not temperature > 0:
         raise ValueError(f"dispersive: temperature = {temperature} must be positive")
 

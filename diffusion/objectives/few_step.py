@@ -1,4 +1,4 @@
-"""What the objectives of few-step networks share: named networks, exact derivatives through them, distances."""
+"""The parts that objectives of few-step networks share: named networks, derivatives through them, distances."""
 
 __all__ = [
     "Distance",
@@ -37,12 +37,12 @@ def player(networks: Mapping[str, Network], name: str) -> Network:
     """The network of that name.
 
     Raises:
-        TypeError: if networks is no mapping, or what it holds no function.
+        TypeError: if networks is not a mapping of functions.
         ValueError: if there is none.
     """
     require(networks, Mapping, "networks", NETWORKS)
     if name not in networks:
-        raise ValueError(f"this objective needs a network named {name!r}; it was given {sorted(networks)}")
+        raise ValueError(f"this objective needs a network named {name!r}; it received {sorted(networks)}")
     require_function(networks[name], f"the network {name!r}", "a function (x, clock, condition) -> output")
     return networks[name]
 
@@ -62,9 +62,9 @@ def derivative(f: Callable[..., Array], primals: tuple, tangents: tuple) -> tupl
     """f and its derivative along the tangents, in one forward pass (`jax.jvp`).
 
     Raises:
-        TypeError: in words, if something in f has no forward-mode derivative.
+        TypeError: if a part of f has no forward-mode derivative.
     """
-    # Within a compilation JAX notices only later, and then speaks of a primitive "custom_lin" that has no rule.
+    # Under jit JAX raises only later, and its message names a primitive "custom_lin" without a rule.
     program = jax.make_jaxpr(lambda primals, tangents: jax.jvp(f, primals, tangents))(primals, tangents)
     if "custom_lin" in str(program):
         raise TypeError(
@@ -76,14 +76,14 @@ def derivative(f: Callable[..., Array], primals: tuple, tangents: tuple) -> tupl
 
 
 def to_the_end(parameterization: Parameterization, one_step: bool = False) -> Jumps:
-    """How the network of a consistency function is read: see `flow_maps.consistency` and `Jumps`."""
+    """The fact that a network is read as a consistency function; see `flow_maps.consistency` and `Jumps`."""
     return Jumps(
         functools.partial(flow_maps.consistency, parameterization=parameterization), parameterization, one_step
     )
 
 
 def per_example(distance: Distance) -> Distance:
-    """The distance, refused where it is not one number an example."""
+    """The distance, with an error where it does not return one number an example."""
 
     def read(a, b):
         value = distance(a, b)
@@ -118,7 +118,7 @@ def pseudo_huber(c: float | None = None) -> Distance:
     def distance(a, b):
         offset = 0.00054 * (a.size / a.shape[0]) ** 0.5 if c is None else c
         squared = sum_square(a - b) + offset**2
-        # The root has no derivative at 0, where there is nothing to learn either.
+        # The root has no derivative at 0; the error is zero there, so that nothing is lost.
         return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0) - offset
 
     return distance

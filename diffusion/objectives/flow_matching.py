@@ -27,8 +27,8 @@ def flow_matching(density: Density, coupling: Coupling | None = None, clock: Clo
 
     Args:
         density: distribution of t, for each example or (`timesteps.per_frame`) each frame.
-        coupling: (keys, x0, eps) -> eps re-paired; the pairs as given or drawn if None.
-        clock: the time that the network "model" is told; t itself if None.
+        coupling: (keys, x0, eps) -> eps re-paired; if None, the pairs stay as the batch has them or as they are drawn.
+        clock: the time that the network "model" receives; t itself if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.

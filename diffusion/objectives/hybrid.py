@@ -24,9 +24,9 @@ def hybrid(parameterization: Parameterization, density: Density, T: int = 1000, 
         loss = mean |output - target|^2 + vlb_weight L_t
         L_t = KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for s = t - 1/T > 0,    -log p(x_0 | x_1) at the first step,
 
-    in bits per dimension, with the mean's gradient stopped in L_t. In the paper lambda is vlb_weight / T; the weight 1
-    without 1/T is that of the code that DiT trains with, where L_t is one term of the T. The decoder term discretises
-    a Gaussian over the 256 levels of data in [-1, 1]; Ho et al. 2020, eq. 13.
+    in bits per dimension, with the mean's gradient stopped in L_t. In the paper lambda is vlb_weight / T; DiT's code
+    has the weight 1 without 1/T, where L_t is one of the T terms. The decoder term discretises a Gaussian over the 256
+    levels of data in [-1, 1]; Ho et al. 2020, eq. 13.
 
     Facts:
         loss: |output - target|^2 + vlb_weight L_t
@@ -95,7 +95,7 @@ def discretized_gaussian_log_likelihood(x, mean, log_std):
         log_std: of the same shape.
     """
     inv_std = jnp.exp(-log_std)
-    # By symmetry the level is seen from the side of its far tail, where the difference of tails is exact.
+    # By symmetry the probability is a difference of the tails on the far side, which is exact.
     distance = jnp.abs(x - mean)
     log_near = log_ndtr((1 / 255 - distance) * inv_std)
     log_far = log_ndtr((-1 / 255 - distance) * inv_std)

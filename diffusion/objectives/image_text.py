@@ -1,9 +1,9 @@
-"""Losses that put a picture and its caption at the same place, and all other pairs of the batch apart.
+"""Losses that bring the embeddings of a picture and its caption together, and move all other pairs of the batch apart.
 
-Two pure functions of two rows of embeddings: of `models.clip.CLIP`, or of any two networks. All of the global batch is
-contrasted: under `jit` on a mesh B is the global batch, and the compiler gathers the other side's embeddings. And an
-objective for the train step: networks["model"](x, clock, condition) -> (texts [B, D], images [B, D], scale []) for
-pictures x in [-1, 1] and the tokens of their captions, the condition.
+Two of them are pure functions of two rows of embeddings, of `models.clip.CLIP` or of any two networks. They contrast
+the whole global batch: under `jit` on a mesh B is the global batch, and the compiler gathers the embeddings. The third
+is an objective for the train step, with networks["model"](x, clock, condition) -> (texts [B, D], images [B, D], scale
+[]) for pictures x in [-1, 1] and, as the condition, the tokens of their captions.
 """
 
 __all__ = ["contrastive", "contrastive_pretraining", "sigmoid"]
@@ -19,7 +19,7 @@ MOST_SCALE = 100.0  # Radford et al., 2021, section 2.5
 
 
 def contrastive(images: Array, texts: Array, scale: Array | float) -> Array:
-    """CLIP's loss: each picture is to find its caption among those of the batch, and each caption its picture.
+    """CLIP's loss: cross-entropy of each picture's own caption among the batch's, and of each caption's own picture.
 
         z_ij = scale x_i . y_j
         loss_i = -1/2 (log softmax_j(z_ij)[j = i] + log softmax_j(z_ji)[j = i])
@@ -33,7 +33,7 @@ def contrastive(images: Array, texts: Array, scale: Array | float) -> Array:
         losses [B], float32 or wider.
 
     Raises:
-        ValueError: for shapes that do not belong together.
+        ValueError: if the shapes are not [B, D] twice.
 
     Reference: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, figure 3.
     """
@@ -43,7 +43,7 @@ def contrastive(images: Array, texts: Array, scale: Array | float) -> Array:
 
 
 def sigmoid(images: Array, texts: Array, scale: Array | float, bias: Array | float) -> Array:
-    """SigLIP's loss: each of the B^2 pairs is told apart on its own, whether it belongs together.
+    """SigLIP's loss: binary cross-entropy of each of the B^2 pairs, whether picture and caption belong together.
 
         z_ij = scale x_i . y_j + bias
         loss_i = -sum_j log sigmoid(z_ij if i = j else -z_ij)
@@ -52,13 +52,13 @@ def sigmoid(images: Array, texts: Array, scale: Array | float, bias: Array | flo
         images: embeddings x [B, D], of length one.
         texts: embeddings y [B, D] of their captions, of length one.
         scale: [], > 0, learned: exp of a parameter that starts at ln(10).
-        bias: [], learned, from -10: most pairs do not belong together.
+        bias: [], learned, starting at -10: most pairs do not belong together.
 
     Returns:
         losses [B], float32 or wider; their mean is the paper's loss.
 
     Raises:
-        ValueError: for shapes that do not belong together.
+        ValueError: if the shapes are not [B, D] twice.
 
     Reference: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023, algorithm 1.
     """
@@ -72,13 +72,13 @@ def contrastive_pretraining() -> Objective:
 
     Facts:
         loss: -1/2 (log softmax over texts + log softmax over images) at the pairs that belong together
-        networks: model (both towers), told the captions' tokens
+        networks: model (both towers), conditioned on the captions' tokens
         optimum: scale x . y = log p(x, y) / (p(x) p(y)) up to a constant, for B to infinity
         paper: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros: there is no time), and "found", whether a
-        picture's own caption is the nearest of the batch's (or of no more distance than the nearest), each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros: there is no time), and "found", whether no
+        caption of the batch is nearer to a picture than its own, each `[B]`.
     """
 
     def loss(networks, schedule, keys, batch, step):
@@ -99,5 +99,5 @@ def _products(images: Array, texts: Array) -> Array:
             f"embeddings of images and texts are [B, D] each, row by row; got {images.shape} and {texts.shape}"
         )
     wide = jnp.promote_types(images.dtype, jnp.float32)
-    # At a scale of 100 the 8 bits that accelerators would give the products are 0.4 of a logit.
+    # With the 8 bits that accelerators keep by default, a product would be off by 0.4 of a logit at a scale of 100.
     return jnp.matmul(images.astype(wide), texts.astype(wide).T, precision=jax.lax.Precision.HIGHEST)

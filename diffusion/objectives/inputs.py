@@ -1,4 +1,4 @@
-"""What every objective starts from: a time and a noise for each example, each from a key of its own.
+"""The arguments of an objective, and its first step: a time and a noise for each example, from that example's key.
 
     objective(networks, schedule, keys, batch, step) -> (losses [B], metrics)
 
@@ -7,12 +7,12 @@
   keys: `[B]` random keys, one an example.
   batch: mapping with "x" `[B, ...]` clean data in float32, "condition" (a pytree with leading axis B, or None),
     optionally "index" `[B]`, the examples' global indices (0 .. B - 1 if absent; stratified densities use them),
-    "noise" `[B, ...]`, what each example is paired with at t_max (drawn from N(0, I) if absent), and "density", the
-    state of an adaptive density of times.
+    "noise" `[B, ...]`, the other end of each example's path at t_max (drawn from N(0, I) if absent), and "density",
+    the state of an adaptive density of times.
   step: the training step, for objectives that follow a curriculum.
 
   losses: `[B]` float32, one an example; the training step takes their mean.
-  metrics: mapping from names to `[B]` arrays; "t" is always there, `[B, F]` where each frame has a time of its own.
+  metrics: mapping from names to `[B]` arrays; "t" is always among them, `[B, F]` where each frame has its own time.
 
 Losses that compare examples do so within fixed blocks of consecutive ones, so that they do not depend on the number
 of devices or of micro-batches, as long as each holds whole blocks.
@@ -52,7 +52,7 @@ class Noised(NamedTuple):
         eps: `[B, ...]` noise.
         x_t: `[B, ...]` noised data.
         t: `[B]` times, or `[B, F]`.
-        importance: weight that a loss at t gets, where the density stands in for another; of t's shape.
+        importance: weight of a loss at t, which corrects for a density drawn from in place of another; of t's shape.
     """
 
     x_0: Array
@@ -74,13 +74,13 @@ def noised(
 
 
 def pairs(keys: Array, batch: Batch, coupling: Coupling | None = None) -> tuple[Array, Array]:
-    """The two ends of each path, `[B, ...]` each: data, and what the batch gives or the keys draw."""
+    """The two ends of each path, `[B, ...]` each: data, and the batch's "noise" or a draw from the keys."""
     noise_keys, pair_keys = (keys, keys) if coupling is None else split(keys, 2)
     x_0 = batch["x"]
     x_1 = batch["noise"] if "noise" in batch else normal(noise_keys, x_0)
     if coupling is not None:
         x_1 = coupling(pair_keys, x_0, x_1)
-    require_shape(x_1, x_0.shape, "what each x is paired with")
+    require_shape(x_1, x_0.shape, "the noise that each x is paired with")
     return x_0, x_1
 
 

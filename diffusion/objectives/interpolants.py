@@ -50,7 +50,7 @@ def smooth_bridge() -> Interpolant:
 
 
 def encoding_decoding() -> Interpolant:
-    """cos^2(pi t) x_0 up to t = 1/2, and x_1 from there, + sin^2(pi t) z: halfway there is noise alone.
+    """cos^2(pi t) x_0 up to t = 1/2, then cos^2(pi t) x_1, + sin^2(pi t) z: at t = 1/2 there is noise alone.
 
     Albergo et al. 2023, section 4.
     """

@@ -1,4 +1,4 @@
-"""Latent consistency distillation: a consistency function of the guided flow, which is told the guidance scale."""
+"""Latent consistency distillation: a consistency function of the guided flow, conditioned on the guidance scale."""
 
 __all__ = ["latent_consistency_distillation"]
 
@@ -50,8 +50,7 @@ def latent_consistency_distillation(
         solver_steps: T / k for the paper's skipping interval k = 20.
         T: number of steps of the discrete process; no time lies below 1 / T.
         c: of the Huber distance.
-        shift: moves t and s to noisier times, see `timesteps.shift`; 1 in the paper. For a student that samples at
-            times so shifted.
+        shift: moves t and s to noisier times, see `timesteps.shift`; 1 in the paper. Use the student's sampling shift.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "s" and "guidance", each `[B]`.
@@ -70,7 +69,7 @@ def latent_consistency_distillation(
     def loss(networks, schedule, keys, batch, step):
         condition = batch.get("condition")
         if condition is None:
-            raise ValueError("latent consistency distils guidance, and the batch has no condition")
+            raise ValueError("latent consistency distils guidance, which needs a condition; the batch has none")
         time_keys, noise_keys, guidance_keys = split(keys, 3)
         n = jax.vmap(lambda key: jax.random.randint(key, (), 1, solver_steps + 1))(time_keys)
         times = timesteps.shift(schedule, np.linspace(0, 1, solver_steps + 1, dtype=np.float32), shift)

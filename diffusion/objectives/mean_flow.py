@@ -1,4 +1,4 @@
-"""MeanFlow: the mean velocity between two times, by the identity that its derivative along the flow fulfils."""
+"""MeanFlow: the mean velocity between two times, learned from an identity for its derivative along the flow."""
 
 __all__ = ["Guidance", "improved_mean_flow", "mean_flow"]
 
@@ -58,7 +58,7 @@ def mean_flow(
     Facts:
         loss: |u - stop(v - (t - s) du/dt)|^2 / stop(|..|^2 + c)^p
         networks: model, of two times
-        optimum: the mean velocity of the flow from s to t; exactly for p = 0, or where v given x_t is symmetric
+        optimum: the mean velocity of the flow from s to t; exactly for p = 0, or where v is symmetric at fixed x_t
         paper: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", algorithm 1 and eq. 19-22
 
     Args:
@@ -69,7 +69,7 @@ def mean_flow(
             a large bias in few dimensions.
         c: of the adaptive weight; 0.01 in the authors' code.
         guidance: None for none; the condition of a share `guidance.dropout` is then dropped here.
-        clocks: what the network is told of t and s; `start_and_duration()` if None.
+        clocks: the two times that the network receives for t and s; `start_and_duration()` if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
@@ -111,19 +111,19 @@ def mean_flow(
 def improved_mean_flow(
     density: Density, equal: float = 0.5, p: float = 1.0, c: float = 0.01, clocks: Clocks | None = None
 ) -> Objective:
-    """MeanFlow as a regression on v whose input is x_t alone: the derivative follows the network's own velocity.
+    """MeanFlow as a regression on v whose input is x_t alone, with the derivative along the network's own velocity.
 
         V = u(x_t, t, s) + (t - s) stop(du/dt),    du/dt = (u(x_t, t, t) . grad_x + d/dt) u(x_t, t, s)
         loss = |V - v|^2 / stop(|V - v|^2 + c)^p,    v = alpha' x_0 + sigma' eps
 
-    The tangent of the original, v itself, holds the noise of one pair; here it does not. This is the paper's variant
-    without further parameters, the velocity being u(x_t, t, t); its auxiliary velocity head and its conditioning on
-    guidance scale and interval are choices of backbone.
+    The tangent of `mean_flow` is v, which holds the noise of one pair; this tangent does not. This is the paper's
+    variant without further parameters, whose velocity is u(x_t, t, t). The paper's auxiliary velocity head and its
+    conditioning on guidance scale and interval belong to the backbone.
 
     Facts:
         loss: |u + (t - s) stop(du/dt) - v|^2 / stop(|..|^2 + c)^p
         networks: model, of two times
-        optimum: the mean velocity of the flow from s to t; exactly for p = 0, or where v given x_t is symmetric
+        optimum: the mean velocity of the flow from s to t; exactly for p = 0, or where v is symmetric at fixed x_t
         paper: Geng et al. 2025, "Improved Mean Flows: On the Challenges of Fastforward Generative Models", eq. 12
 
     Args:
@@ -131,7 +131,7 @@ def improved_mean_flow(
         equal: share of examples with s = t, in [0, 1]; 0.5 in the authors' code.
         p: power of the adaptive weight; 1 in the authors' code, 0 for the plain squared error; see `mean_flow`.
         c: of the adaptive weight.
-        clocks: what the network is told of t and s; `start_and_duration()` if None.
+        clocks: the two times that the network receives for t and s; `start_and_duration()` if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
@@ -168,11 +168,11 @@ def improved_mean_flow(
 def _two_times(density, equal, keys, batch) -> tuple[Array, Array, Array]:
     """The larger and the smaller of two draws, or the larger twice for a share of the examples, and their importance.
 
-    Each decision has a key of its own, where the authors' code takes the first rows of the batch for s = t.
+    Here each decision has a key of its own; the authors' code takes the first rows of the batch for s = t.
     """
     first_keys, second_keys, equal_keys, stratum_keys = split(keys, 4)
     first, weight = times(density, first_keys, batch)
-    # Under the same index a stratified density would draw both times from one stratum.
+    # With the same index a stratified density would draw both times from one stratum.
     elsewhere = jax.vmap(lambda key: jax.random.randint(key, (), 0, 2**30))(stratum_keys)
     second, other_weight = times(density, second_keys, {**batch, "index": elsewhere})
     same = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(equal_keys) < equal

@@ -1,4 +1,4 @@
-"""An objective as a value: its loss, and what a training, a sampler and a network have to know of it."""
+"""An objective as a value: its loss, and the facts that training, sampling and the network need."""
 
 __all__ = ["Batch", "Denoises", "Jumps", "Loss", "Metrics", "Objective", "Second", "Stages", "Teacher"]
 
@@ -28,7 +28,7 @@ class Denoises(NamedTuple):
     """The trained network is read as a denoiser.
 
     Attributes:
-        parameterization: what it predicts; None: what the run says that it predicts.
+        parameterization: what it predicts; None: the run's parameterization.
     """
 
     parameterization: Parameterization | None = None
@@ -42,7 +42,7 @@ class Jumps(NamedTuple):
 
     Attributes:
         flow_map: (network, schedule, condition=condition) -> the map (x_t, t, s) -> x_s.
-        parameterization: what it predicts; None: what the run says that it predicts.
+        parameterization: what it predicts; None: the run's parameterization.
         one_step: whether it is trained at t_max alone, and makes its samples in one step.
     """
 
@@ -80,11 +80,11 @@ class Teacher(NamedTuple):
     """How an objective learns from the frozen network "teacher".
 
     Attributes:
-        pairs: whether it learns from pairs of a noise and the teacher's sample of it, the batch's "noise" and "x"; they
-            are made before the training, in which the teacher then takes no part.
-        scale: of the classifier-free guidance that the objective itself gives the teacher; None: it takes the teacher
-            as the run guides it.
-        stages: those of the training; None: it has one teacher throughout.
+        pairs: whether it learns from pairs of a noise and the teacher's sample of it, the batch's "noise" and "x". The
+            run makes them before the training, which then needs no teacher.
+        scale: of the classifier-free guidance that the objective itself applies to the teacher; None: the run guides
+            the teacher.
+        stages: those of the training; None: there is one teacher throughout.
     """
 
     pairs: bool = False
@@ -126,14 +126,14 @@ class Second(NamedTuple):
 class Objective:
     """A training objective: called as its loss, `objective(networks, schedule, keys, batch, step)`.
 
-    Everything that depends on the kind of objective reads these facts. Those of a plain denoising objective are the
-    defaults.
+    All code that depends on the kind of objective reads these facts. The defaults are those of a plain denoising
+    objective.
 
     Attributes:
         loss: (networks, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics); see `objectives.inputs`.
         reads: how the trained network is read when it makes samples; None: it makes none.
         density: of the training times, whose state the training carries; None: it carries none.
-        times: that the network receives: 1, or 2 of networks that jump from one to the other.
+        times: how many times the network receives: 1, or 2 for networks that jump from one to the other.
         forward_mode: whether the loss differentiates the network in forward mode (`jax.jvp`), which fused attention
             does not have.
         trains: name of the network that the gradient goes to.
@@ -142,11 +142,11 @@ class Objective:
         second: the second player; None: the model trains alone.
         strength: least and largest guidance scale that the network is trained for and receives in its condition; the
             loss calls it with (condition, scale - 1 `[B]`). None: it receives none.
-        augmentations: how many numbers on the augmentation of an example it adds to the condition, as "augment".
+        augmentations: how many numbers that describe an example's augmentation it adds to the condition, as "augment".
         condition_dropout: share of the examples that are trained on the null condition.
-        block: examples are compared with others of the same so many consecutive ones; 1: each stands alone. None: all
+        block: number of consecutive examples that are compared with each other; 1: each stands alone. None: all
             examples of the batch are compared.
-        score: whether a denoiser so trained knows the score, as it does where x and its noise are drawn independently.
+        score: whether the trained denoiser determines the score, as it does where x and its noise are independent.
     """
 
     loss: Loss
@@ -170,10 +170,10 @@ class Objective:
         return self.loss(networks, schedule, keys, batch, step)
 
     def check_rows(self, rows: int) -> None:
-        """Refuses a micro-batch that the blocks of examples that are compared do not divide.
+        """Refuses a micro-batch that is not a whole number of blocks.
 
         Args:
-            rows: of the micro-batch.
+            rows: number of examples of the micro-batch.
 
         Raises:
             ValueError: naming both.
@@ -259,7 +259,7 @@ class Objective:
         )
 
     def check_sampler(self, sampler: Sampler) -> None:
-        """Refuses a sampler that does not take what is trained.
+        """Refuses a sampler that does not take the trained network.
 
         Raises:
             ValueError: naming which samplers do.
@@ -273,8 +273,8 @@ class Objective:
             )
         if sampler.draws and not self.score:
             raise ValueError(
-                "the sampler adds noise by the score, which a network trained with dependent pairs (a coupling) does "
-                "not know. Valid: a deterministic sampler, e.g. euler, heun or dpmpp_2m"
+                "the sampler adds noise and needs the score, which a network trained with dependent pairs (a coupling) "
+                "does not determine. Valid: a deterministic sampler, e.g. euler, heun or dpmpp_2m"
             )
 
     def check_scale(self, scale: float) -> None:

@@ -35,8 +35,7 @@ def progressive_distillation(
         loss = w(t) mean |x0(x_t, t) - x_target|^2
 
     The student starts as the teacher, becomes the teacher of the next halving (`diffusion.training.stages`), and is
-    sampled with `ddim()` on N uniform steps. Classifier-free guidance is that of the first teacher alone: a student
-    has it built in.
+    sampled with `ddim()` on N uniform steps. Only the first teacher is guided; the students have the guidance built in.
 
     Facts:
         loss: w(t) mean |x0 - x_target|^2
@@ -48,18 +47,18 @@ def progressive_distillation(
     Args:
         parameterization: what the student predicts; defined at every t = i / N (v or x0 in the paper).
         teacher: what the network "teacher" predicts.
-        N: number of the student's steps, >= 1, in units of t_max; of the first halving.
+        N: number of the student's steps after the first halving, >= 1.
         weighting: (schedule, t) -> weight on the squared error of x0; `truncated_snr()`, max(SNR, 1), if None.
-        stage: training steps after which N halves; N is then a power of 2. None: it stays.
-        teacher_scale: of the first teacher's guidance; 1 is none.
-        null: the null condition of one example, where that is not 1.
+        stage: training steps after which N halves; N is then a power of 2. None: N stays.
+        teacher_scale: scale of the first teacher's guidance; 1 is none.
+        null: the null condition of one example, where the scale is not 1.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: if N < 1, or does not halve down to 1 where it is to; from the objective, for a guided teacher
-            without a condition.
+        ValueError: if N < 1, or, with `stage`, N is not a power of 2; from the objective, for a guided teacher without
+            a condition.
     """
     if N < 1:
         raise ValueError(f"progressive_distillation: N = {N}; a student takes at least one step")
@@ -76,7 +75,7 @@ def progressive_distillation(
         time_keys, noise_keys = split(keys, 2)
         condition = batch.get("condition")
         if teacher_scale != 1 and condition is None:
-            raise ValueError("progressive_distillation: the teacher is guided, and the batch has no condition")
+            raise ValueError("progressive_distillation: a guided teacher needs a condition; the batch has none")
         steps = N if stage is None else jnp.maximum(N // 2 ** (step // stage), 1)
         i = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(time_keys)
         t, middle, s = (schedule.t_max * at / steps for at in (i, i - 0.5, i - 1.0))

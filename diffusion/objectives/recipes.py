@@ -1,4 +1,4 @@
-"""Recipes: the argument sets with which `denoising` is a published method.
+"""Recipes: the arguments with which `denoising` is a published method.
 
     recipe = recipes.edm()
     objective = objectives.denoising(recipe.parameterization, recipe.weighting, recipe.density)
@@ -33,7 +33,7 @@ class Recipe(NamedTuple):
 
     Attributes:
         schedule: the process.
-        parameterization: what the network predicts, and the time that it is told.
+        parameterization: what the network predicts, and the time that it receives.
         weighting: weight on the error of x0.
         density: distribution of t.
     """

@@ -25,7 +25,7 @@ def reflow(density: Density, parameterization: Parameterization | None = None) -
     where u is the velocity, whatever the network predicts.
 
     Facts:
-        loss: |u - (alpha' x_0 + sigma' z)|^2 on given pairs
+        loss: |u - (alpha' x_0 + sigma' z)|^2 on pairs of a trained flow
         networks: model
         optimum: E[alpha' x_0 + sigma' z | x_t]; loss 0 where the pairs' paths do not cross
         paper: Liu et al. 2023, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
@@ -33,7 +33,7 @@ def reflow(density: Density, parameterization: Parameterization | None = None) -
 
     Args:
         density: distribution of t.
-        parameterization: what the network "model" predicts; the velocity, told t itself, if None.
+        parameterization: what the network "model" predicts; if None, the velocity, with the clock t.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
@@ -47,8 +47,8 @@ def reflow(density: Density, parameterization: Parameterization | None = None) -
     def loss(networks, schedule, keys, batch, step):
         if "noise" not in batch:
             raise ValueError(
-                'reflow learns from pairs: the batch needs the "noise" that each "x" was made of; '
-                "make such batches with objectives.reflow_pairs"
+                'reflow learns from pairs: the batch needs the "noise" of which each "x" was made. '
+                "Make such batches with objectives.reflow_pairs"
             )
         return matching(networks, schedule, keys, batch, step)
 
@@ -74,16 +74,16 @@ def reflow_pairs(
         sampler: a deterministic one; Heun's method if None.
 
     Returns:
-        {"x": `[B, *shape]`, "noise": `[B, *shape]`}, to be updated with conditions and indices where there are any.
+        {"x": `[B, *shape]`, "noise": `[B, *shape]`}; add conditions and indices where there are any.
 
     Raises:
-        ValueError: if the sampler is stochastic, and a sample no function of its noise.
+        ValueError: if the sampler is stochastic, so that its noise does not determine the sample.
     """
     sampler = samplers.heun() if sampler is None else sampler
     if sampler.draws:
         raise ValueError(
-            "reflow_pairs needs a deterministic sampler, such as heun(): the pair of a sample is the "
-            "noise that it was made of"
+            "reflow_pairs needs a deterministic sampler, such as heun(), so that the noise of a pair determines "
+            "its sample"
         )
     start_keys, keys = split(keys, 2)
     noise = samplers.prior(schedule, start_keys, shape)

@@ -1,4 +1,4 @@
-"""Shortcut models: one network for every step size, each size taught by two steps of half of it."""
+"""Shortcut models: one network for every step size, which learns each size from two steps of half that size."""
 
 __all__ = ["shortcut"]
 
@@ -25,15 +25,15 @@ def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: C
         d > 1 / M:   loss = mean |u(x_t, t, d) - stop(u_1 + u_2) / 2|^2,
                      u_1 = u_target(x_t, t, d / 2),    u_2 = u_target(x_t - d / 2 u_1, t - d / 2, d / 2)
 
-    d is one of 2 / M, 4 / M .. 1, t a multiple of d (all in units of t_max), and each case has a fixed share of the
-    examples by chance, where the authors' code takes fixed rows of the batch.
+    d is one of 2 / M, 4 / M .. 1 and t a multiple of d, in units of t_max. Here each example draws its case; the
+    authors' code takes fixed rows of the batch.
 
     Facts:
         loss: mean |u - v|^2 or mean |u - stop(u_1 + u_2) / 2|^2
         networks: model and target (EMA of the model), of two times
         optimum: M Euler steps of the probability flow, joined in twos; the flow itself as M grows
-        paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", algorithm 1; the authors' code tells 1 / M
-            where the paper writes d = 0
+        paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", algorithm 1; the network receives 1 / M
+            where the paper writes d = 0, as in the authors' code
 
     Args:
         M: steps at the smallest step size, a power of two; 128 in the paper.

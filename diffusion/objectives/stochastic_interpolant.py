@@ -33,36 +33,36 @@ def stochastic_interpolant(
     coupling: Coupling | None = None,
     clock: Clock | None = None,
 ) -> Objective:
-    """Regression on what moves x_t = I(t, x_0, x_1) + gamma(t) z.
+    """Regression on the velocity and the noise of x_t = I(t, x_0, x_1) + gamma(t) z.
 
         velocity        b   = E[dI/dt + gamma' z | x_t]    of the flow dx = b dt
         mean_velocity   v   = E[dI/dt | x_t],              b = v + gamma' eta
         denoiser        eta = E[z | x_t],                  score = -eta / gamma
 
-        loss = sum over what is predicted of mean |output - target|^2
+        loss = sum over the predicted quantities of mean |output - target|^2
 
     The flow's samples are those of the SDE dx = (b - e score) dt + sqrt(2 e) dw run from t = 1 to 0, for any e >= 0.
     x_1 is the batch's "noise", which may be data of another kind, or N(0, I). Where gamma' is infinite at the ends
     (Brownian bridges) the velocity's loss is not integrable: keep the density away from them, or learn mean_velocity.
 
     Facts:
-        loss: sum of |b - (dI/dt + gamma' z)|^2, |v - dI/dt|^2 and |eta - z|^2, those that are asked for
-        networks: model, with C channels for each part
-        optimum: (b, v, eta), those that are asked for
+        loss: sum of |b - (dI/dt + gamma' z)|^2, |v - dI/dt|^2 and |eta - z|^2 over the quantities in `predicts`
+        networks: model, with C channels for each quantity
+        optimum: those of b, v and eta that `predicts` names
         paper: Albergo et al. 2023, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions"
 
     Args:
         interpolant: I and gamma; see `objectives.interpolants`.
         density: distribution of t in (0, 1).
-        predicts: names of what the channels of the network "model" are, in order.
-        coupling: (keys, x_0, x_1) -> x_1 re-paired; the pairs as given or drawn if None.
-        clock: the time that the network is told; t itself if None. The schedule plays no other part.
+        predicts: names of the quantities in the channels of the network "model", in order.
+        coupling: (keys, x_0, x_1) -> x_1 re-paired; if None, the pairs stay as the batch has them or as they are drawn.
+        clock: the time that the network receives; t itself if None. The schedule has no other use here.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. Metrics: "t" and each part's loss by its name, `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" and the loss of each quantity by its name, `[B]`.
 
     Raises:
-        ValueError: if a name is unknown; when called, if the network has other than C channels for each part.
+        ValueError: if a name is unknown; when called, if the network does not have C channels for each quantity.
     """
     unknown = [name for name in predicts if name not in TARGETS]
     if unknown or not predicts:
@@ -112,7 +112,7 @@ def schroedinger_bridge(
         sigma: the bridge's diffusion, > 0.
         density: distribution of t in (0, 1), best kept away from the ends, where the target is infinite.
         coupling: (keys, x_0, x_1) -> x_1 re-paired; `couplings.schroedinger_bridge(sigma)` if None.
-        clock: the time that the network "model" is told; t itself if None.
+        clock: the time that the network "model" receives; t itself if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "velocity" and "denoiser", each `[B]`.

@@ -1,4 +1,4 @@
-"""Learned uncertainty weighting: every noise level contributes alike, whatever the size of its loss."""
+"""Learned uncertainty weighting: every noise level contributes equally, whatever the size of its loss."""
 
 __all__ = ["Uncertainty", "uncertainty", "with_uncertainty"]
 
@@ -19,7 +19,7 @@ from diffusion.parameterizations import log_sigma
 
 
 class Uncertainty(NamedTuple):
-    """A network of the noise level alone, that predicts the logarithm of the loss there.
+    """A network of the noise level alone, which predicts the logarithm of the loss at that level.
 
     Attributes:
         init: () -> parameters.
@@ -59,7 +59,7 @@ def uncertainty(channels: int = 128, seed: int = 0) -> Uncertainty:
 
 
 def with_uncertainty(objective: Objective) -> Objective:
-    """Divides each loss by what a second network expects it to be, and trains that network too.
+    """Divides each loss by a second network's prediction of it, and trains that network too.
 
         loss' = loss / exp(u) + u,    u = uncertainty(ln(sigma / alpha) / 4)
 

@@ -30,20 +30,20 @@ def variational_bound(
         reconstruction  -log p(x_0 | x_{t_start})
         diffusion       -(t_max - t_start) / 2  SNR'(t) |x_0 - x0_hat(x_t, t)|^2,    t uniform in (t_start, t_max)
 
-    Every term is differentiable in the schedule: with one that is made of parameters inside the loss,
-    `variational_bound(...)(networks, learned(parameters), ...)`, its gradient is the bound's. Between fixed ends a
-    schedule changes the variance of the estimate alone, not its mean.
+    Every term is differentiable in the schedule. A schedule that is built from parameters inside the loss,
+    `variational_bound(...)(networks, learned(parameters), ...)`, therefore receives the bound's gradient. Between fixed
+    ends a schedule changes the variance of the estimate alone, not its mean.
 
     Facts:
         loss: prior + reconstruction + diffusion, in bits per dimension
         networks: model
-        optimum: E[target | x_t], with the schedule's ends where the sum of the other two terms is least
+        optimum: E[target | x_t], and schedule ends that minimise the sum of the other two terms
         paper: Kingma et al. 2021, "Variational Diffusion Models", eq. 11 and 17
 
     Args:
         parameterization: what the network "model" predicts.
         density: of t, uniform in (t_start, t_max), as timesteps.uniform_density(schedule._replace(t_min=t_start)) is,
-            or with an importance that makes up for another one.
+            or another density with an importance that corrects for it.
         t_start: first time, where sigma > 0; the schedule's t_min if None.
         decoder: (x_0, noise, sigma / alpha) -> log p(x_0 | x_{t_start}) entry by entry, of
             `objectives.decoders`; `decoders.levels()` if None, for bytes.
@@ -61,8 +61,8 @@ def variational_bound(
         start = schedule.t_min if t_start is None else t_start
         if start <= 0:
             raise ValueError(
-                f"variational_bound: at t_start = {start:g} there is no noise, and x_0 has no finite "
-                "density given x_{t_start}; give a t_start > 0, such as 1e-3"
+                f"variational_bound: at t_start = {start:g} there is no noise, and p(x_0 | x_t) has no finite "
+                "density; pass a t_start > 0, such as 1e-3"
             )
         diffusion_keys, decoder_keys = split(keys, 2)
         x_0, eps, x_t, t, importance = noised(schedule, density, diffusion_keys, batch)

@@ -51,8 +51,8 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
 
         alpha(t_i)^2 = prod_{j <= i} (1 - beta_j)
 
-    tabulated in float64 and looked up by integer index at the grid's times; between them, and down to alpha(0) = 1,
-    log alpha is interpolated linearly.
+    A float64 table holds these values, which are read by integer index at the grid's times. Between them, and down to
+    alpha(0) = 1, log alpha is linear in t.
 
     Facts:
         alpha: sqrt(prod_{j <= i} (1 - beta_j)) at t = (i + 1) / T
@@ -91,7 +91,7 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
         values = jnp.asarray(table, t.dtype)
         return values[i] + (u - i) * (values[jnp.minimum(i + 1, T)] - values[i])
 
-    # The look-up on the grid is flat to the eye of a derivative; the process is not.
+    # The derivative of the look-up on the grid is zero; that of the process is not.
     log_alpha.defjvp(lambda t, t_dot: (log_alpha(*t), slope(*t) * t_dot[0]))
 
     def alpha(t):

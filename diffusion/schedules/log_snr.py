@@ -30,7 +30,7 @@ def from_log_snr(log_snr: np.ndarray, times: np.ndarray | None = None) -> NoiseS
         times: `[N + 1]` strictly increasing times from 0 to 1 at which they hold; uniform if None.
 
     Raises:
-        ValueError: if they are not.
+        ValueError: if the values or the times are not of this form.
     """
     values = np.asarray(log_snr, np.float64)
     times = np.linspace(0, 1, values.size) if times is None else np.asarray(times, np.float64)

@@ -1,4 +1,4 @@
-"""What a noise schedule is: the type that every factory of this package returns, and what they all need."""
+"""The type that every factory of this package returns, and the functions that they share."""
 
 __all__ = [
     "NoiseSchedule",
@@ -79,7 +79,7 @@ def left_broadcast(t: ArrayLike, x: Array) -> Array:
 
 
 def check_schedule(schedule: Any) -> None:
-    """Refuses what is no schedule, such as a function of `schedules` that was not called.
+    """Refuses a value that is not a schedule, such as a function of `schedules` that was not called.
 
     Raises:
         TypeError: naming the value.

@@ -34,7 +34,8 @@ class Density(NamedTuple):
     Attributes:
         init: () -> state; a pytree, empty unless the density adapts.
         sample: (state, keys `[B]`, index `[B]`) -> (t `[B]`, importance `[B]`): a time for each example, from its own
-            key and its global index alone, and the weight that its loss gets where the density stands in for another.
+            key and its global index alone, and the weight of its loss, which corrects for a density that is drawn from
+            in place of another.
         update: (state, t `[B]`, losses `[B]`) -> state.
     """
 
@@ -198,9 +199,9 @@ def beta_density(schedule: NoiseSchedule, a: float, b: float, strata: int | None
     """
     check_positive("beta_density", "a", a)
     check_positive("beta_density", "b", b)
-    import scipy.special  # here, for it would take a third of the library's import
+    import scipy.special  # imported here: it takes as long as a third of the library
 
-    # The quantile function at 4001 points that crowd at both ends, of which each is exact; straight lines between them.
+    # The quantile function is exact at 4001 points, which are dense at both ends, and linear between them.
     knots = np.unique(scipy.special.expit(np.linspace(-17, 17, 4001)).astype(np.float32))
     quantiles = scipy.special.betaincinv(a, b, knots.astype(np.float64)).astype(np.float32)
     return _of_fraction(schedule, lambda u: jnp.interp(u, knots, quantiles), strata)
@@ -260,7 +261,7 @@ def laplace(schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, stra
     below = tail((mean - low) / scale)
 
     def quantile(u):
-        # The share of log-SNRs above the drawn one and below it, each small where it is small.
+        # The shares of log-SNRs above and below the drawn one; the smaller of the two keeps its digits.
         more = above + (1 - above - below) * u
         less = below + (1 - above - below) * (1 - u)
         z = jnp.where(more < 0.5, -jnp.log(2 * more), jnp.log(2 * less))
@@ -302,7 +303,7 @@ def per_frame(density: Density, frames: int) -> Density:
 
 
 def _of_fraction(schedule: NoiseSchedule, fraction: Callable[[Array], Array], strata: int | None) -> Density:
-    """The density of t_min + (t_max - t_min) fraction(u), kept off the ends, where a schedule may be singular."""
+    """The density of t_min + (t_max - t_min) fraction(u), kept away from the ends, where a schedule may be singular."""
     span = schedule.t_max - schedule.t_min
     return from_quantile(lambda u: schedule.t_min + span * jnp.clip(fraction(u), 2.0**-24, 1 - 2.0**-24), strata)
 

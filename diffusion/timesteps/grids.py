@@ -29,8 +29,8 @@ def uniform(schedule: NoiseSchedule, steps: int, last: float | None = None) -> n
     Args:
         schedule: gives t_max.
         steps: number of solver steps, >= 1.
-        last: length of the last step, in (0, t_max), the others being alike; None: as long as they are. SiT's
-            stochastic sampler has 0.04.
+        last: length of the last step, in (0, t_max), 0.04 in SiT's stochastic sampler; the other steps are equal. If
+            None, all steps are equal.
 
     Raises:
         ValueError: if the last step is out of range.
@@ -75,7 +75,7 @@ def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) ->
     """
     check_positive("beta", "a", a)
     check_positive("beta", "b", b)
-    import scipy.special  # here, for it would take a third of the library's import
+    import scipy.special  # imported here: it takes as long as a third of the library
 
     return schedule.t_max * scipy.special.betaincinv(a, b, np.linspace(1.0, 0.0, at_least_one(steps) + 1))
 

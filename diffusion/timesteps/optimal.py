@@ -1,4 +1,4 @@
-"""The best grid for a number of steps, found on a network of one's own."""
+"""The best grid for a trained network and a number of steps."""
 
 __all__ = ["optimal"]
 
@@ -26,8 +26,8 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
     of the network on the whole batch for each time of the fine grid. It is made for solvers of order 1 (ddim; euler,
     where the paths are straight); one of a higher order may do better on another grid.
 
-        _, way = samplers.sample_trajectory(samplers.heun(), denoise, schedule, x, timesteps.plan(fine), keys)
-        grid = timesteps.optimal(denoise, schedule, fine, way.x, steps=8)
+        _, trajectory = samplers.sample_trajectory(samplers.heun(), denoise, schedule, x, timesteps.plan(fine), keys)
+        grid = timesteps.optimal(denoise, schedule, fine, trajectory.x, steps=8)
 
     Facts:
         paper: Chen et al. 2024, "On the Trajectory Regularity of ODE-based Diffusion Sampling" (GITS), section 4;
@@ -37,7 +37,7 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
     Args:
         denoise: (x_t, t) -> Prediction; called with every time of the grid but the last.
         schedule: the process.
-        grid: `[M + 1]` decreasing times, the choice that there is; some 50 to 100.
+        grid: `[M + 1]` decreasing times to choose from; 50 to 100 are usual.
         x: `[M + 1, B, ...]` the trajectories on this grid, by any solver of the flow; B of a few dozen.
         steps: number of steps N of the new grid, in [1, M].
 

@@ -1,4 +1,4 @@
-"""What grids and densities refuse, in words."""
+"""Checks of the arguments of grids and densities."""
 
 __all__ = ["at_least_one", "check_positive", "check_sigmas"]
 
@@ -17,7 +17,7 @@ def at_least_one(steps: int) -> int:
 
 
 def check_positive(function: str, name: str, value: float) -> None:
-    """Refuses an argument that is not positive, by the name of its function and its own."""
+    """Refuses an argument that is not positive; the message names the function and the argument."""
     if not value > 0:
         raise ValueError(f"{function}: {name} = {value} must be positive")
 

@@ -72,7 +72,7 @@ def limits() -> dict[str, Any]:
         Seconds by the names of `jax.distributed.initialize`.
 
     Raises:
-        ValueError: if a variable of `LIMITS` is no whole number of seconds, 1 or more.
+        ValueError: if a variable of `LIMITS` is not a whole number of seconds, 1 or more.
     """
     seconds_by_name = {}
     for name, (variable, seconds) in LIMITS.items():
@@ -94,7 +94,7 @@ def initialize_distributed() -> bool:
         Whether the run has several processes.
 
     Raises:
-        ValueError: if only some of the variables are set, the index is out of range, or a limit is no number.
+        ValueError: if only some of the variables are set, the index is out of range, or a limit is not a number.
     """
     names = ("DIFFUSION_COORDINATOR", "DIFFUSION_PROCESS_COUNT", "DIFFUSION_PROCESS_INDEX")
     values = [os.environ.get(name, "") for name in names]

@@ -214,7 +214,7 @@ def test_what_is_wrong_with_a_file_is_said_by_name(tmp_path):
     refused({f"{layer}.lora_B.weight": made("x", (16, 4, 1, 1))}, r"do not fit the weight \[16, 16, 1, 1\]")
     metadata = lambda **fields: {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in fields.items()})}
     refused({}, "sets use_dora", metadata(use_dora=True))
-    refused({}, "is no layer's name", metadata(lora_alpha=1, alpha_pattern={"(a+)+$": 2}))
+    refused({}, "is not a layer's name", metadata(lora_alpha=1, alpha_pattern={"(a+)+$": 2}))
     save_file(good, path, metadata={"lora_adapter_metadata": "[" * 10_000})
     with pytest.raises(ValueError, match="not valid JSON"):
         lora_files.load(path, modules())
@@ -224,7 +224,7 @@ def test_what_their_layers_cannot_say_is_not_written(tmp_path):
     unet = {"unet": modules()["unet"]}
     place = "conv_in/kernel[:, :, :, 0:4]"
     adapter = lora.nested({place: {"down": made("d", (3, 3, 4, 2)), "up": made("u", (2, 4))}})
-    with pytest.raises(ValueError, match=r"conv_in/kernel.* is no layer of UNet2DConditionModel"):
+    with pytest.raises(ValueError, match=r"conv_in/kernel.* is not a layer of UNet2DConditionModel"):
         lora_files.save(tmp_path / "a.safetensors", {"unet": Lora(adapter, 1.0)}, unet)
     with pytest.raises(ValueError, match=r"layout='kohia' is not known.*'kohya'"):
         lora_files.save(tmp_path / "a.safetensors", {}, unet, "kohia")

@@ -101,7 +101,7 @@ def test_each_damaged_record_gives_one_warning(tmp_path):
             next(batches)
         batches.close()
     (one,) = [str(each.message) for each in warned if "left out" in str(each.message)]
-    assert "made (train): record 4 cannot be used: its image is no sound picture of these formats: PNG" in one
+    assert "made (train): record 4 cannot be used: its image is not a valid picture in one of these formats: PNG" in one
 
 
 @pytest.mark.parametrize("how", ["truncated", "flipped", "empty", "no image", "another size"])

@@ -46,10 +46,10 @@ def test_damage_is_refused(file):
     path, _ = file
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(limits.Refused, match="no sound"):
+    with pytest.raises(limits.Refused, match="not a valid"):
         npz.headers(path)
     damaged(path, lambda data: data.clear())
-    with pytest.raises(limits.Refused, match="no sound"):
+    with pytest.raises(limits.Refused, match="not a valid"):
         npz.headers(path)
 
 
@@ -71,14 +71,14 @@ def test_a_flipped_byte_shows_while_rows_are_read(tmp_path):
 def test_a_header_that_python_cannot_read_is_refused(tmp_path, header):
     with zipfile.ZipFile(tmp_path / "e.npz", "w") as archive:
         archive.writestr("arr_0.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"01234")
-    with pytest.raises(limits.Refused, match=r"is no array|holds Python objects"):
+    with pytest.raises(limits.Refused, match=r"is not an array|holds Python objects"):
         npz.headers(tmp_path / "e.npz")
 
 
 def test_a_damaged_compressed_array_is_refused(tmp_path):
     np.savez_compressed(tmp_path / "f.npz", np.random.default_rng(2).integers(0, 256, (200, 400), dtype=np.uint8))
     damaged(tmp_path / "f.npz", lambda data: data.__setitem__(slice(300, 320), bytes(20)))
-    with pytest.raises(limits.Refused, match=r"no sound|no array|cannot be read"):
+    with pytest.raises(limits.Refused, match=r"not a valid|not an array|cannot be read"):
         npz.load(tmp_path / "f.npz", ["arr_0"])
 
 

@@ -74,11 +74,11 @@ def test_what_is_no_picture_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         pictures.read(tmp_path / "none.png")
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="is no sound picture"):
+    with pytest.raises(ValueError, match="is not a valid picture"):
         pictures.read(tmp_path / "a.png")
     whole = saved(tmp_path / "b.png", PIXELS).read_bytes()
     (tmp_path / "b.png").write_bytes(whole[:-30])
-    with pytest.raises(ValueError, match="is no sound picture"):
+    with pytest.raises(ValueError, match="is not a valid picture"):
         pictures.read(tmp_path / "b.png")
     saved(tmp_path / "c.tiff", np.full((2, 2), 0.5, np.float32))
     with pytest.raises(ValueError, match=r"numbers 0\.5 \.\. 0\.5 for pixels"), pytest.warns(UserWarning):

@@ -104,7 +104,7 @@ def test_pictures_that_do_not_fit(tmp_path, images):
     with pytest.raises(ImageSetError, match=r"04\.png has shape \[4, 5, 3\]"):
         image_sets.open_set(str(path)).read(0, 7)
     (path / "1" / "04.png").write_bytes(png(images[0])[:60])
-    with pytest.raises(ImageSetError, match=r"04\.png is no sound picture"):
+    with pytest.raises(ImageSetError, match=r"04\.png is not a valid picture"):
         image_sets.open_set(str(path)).read(0, 7)
     (path / "0" / "00.png").write_bytes(png(np.dstack([images[0], images[0, :, :, :1]])))
     with pytest.raises(ImageSetError, match="mode RGBA"):
@@ -127,7 +127,7 @@ def test_what_is_not_there(tmp_path):
         (f"{tmp_path}/a.txt", "are read from"),
         ("digits@tset", "no split 'tset'"),
         ("no_such_dataset@test", "is not in"),
-        (str(broken), "no sound array_record"),
+        (str(broken), "not a valid array_record"),
         (f"{tmp_path}/c.array_record", "not encoded pictures"),
     ]:
         with pytest.raises(ImageSetError, match=match):

@@ -169,7 +169,7 @@ def test_a_pipe_in_a_checkpoint_does_not_hang(run):
         path = run / "checkpoints/3" / where
         path.unlink(missing_ok=True)
         os.mkfifo(path)
-        with pytest.raises(checkpoints.DamagedCheckpoint, match="is no file"):
+        with pytest.raises(checkpoints.DamagedCheckpoint, match="is not a file"):
             checkpoints.load_ema(run)
 
 
@@ -272,7 +272,7 @@ def test_a_config_that_is_endless_or_a_pipe_is_not_read(tmp_path):
         workdir.read_config(tmp_path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(WorkdirError, match="is no file"):
+    with pytest.raises(WorkdirError, match="is not a file"):
         workdir.read_config(tmp_path)
 
 

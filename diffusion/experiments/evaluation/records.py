@@ -141,7 +141,7 @@ def verify(path: pathlib.Path) -> list[str]:
     anew; those of the reference are taken from the cache, where their hash is checked.
 
     Raises:
-        ResultError: if it is no sound record.
+        ResultError: if it is not a valid record.
         ConfigError, WeightsError, ImageSetError, StatisticsError: if it cannot be measured again.
     """
     before = read(path)

@@ -23,7 +23,7 @@ def keep(content: str, inputs: pathlib.Path) -> str:
         inputs: the folder.
 
     Raises:
-        ValueError: if it is no sound picture, or too large.
+        ValueError: if it is not a valid picture, or too large.
     """
     if not isinstance(content, str):
         raise ValueError("a picture is a file in base64, or a data URL")

@@ -298,7 +298,7 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
         return _varied(_distinguished(exact, tensors))
     if nearest:
         _, expected, shapes, what = nearest
-        rows.compare(expected, shapes, f"{tensors.path} is no known network; the nearest is {what}")
+        rows.compare(expected, shapes, f"{tensors.path} is not a known network; the nearest is {what}")
     raise AssertionError("a difference was counted")
 
 

@@ -87,7 +87,7 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
         ["config.objective.weighting.name", "'min_snr'"],
     ),
     "no density": ([("objective", {"name": "flow_matching"})], ["config.objective", "density"]),
-    "a name is no schedule": ([("schedule", "cosine")], ["config.schedule", "'cosine'", "a mapping"]),
+    "a name is not a schedule": ([("schedule", "cosine")], ["config.schedule", "'cosine'", "a mapping"]),
     "zero steps": ([("train.steps", 0)], ["config.train.steps = 0", "at least 1"]),
     "negative steps": ([("train.steps", -5)], ["config.train.steps = -5"]),
     "zero batch": ([("train.batch_size", 0)], ["config.train.batch_size = 0"]),

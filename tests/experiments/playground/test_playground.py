@@ -232,7 +232,7 @@ def test_a_picture_arrives_in_base64_or_not_at_all(tmp_path):
     path = uploads.keep("data:image/png;base64," + base64.b64encode(encoded(array)).decode(), tmp_path)
     np.testing.assert_array_equal(pictures.read(path), array)
     for wrong in ("/etc/hostname", "data:image/png;base64,####", base64.b64encode(b"no picture").decode()):
-        with pytest.raises(ValueError, match=r"did not arrive whole|the file that was sent is no sound picture"):
+        with pytest.raises(ValueError, match=r"did not arrive whole|the file that was sent is not a valid picture"):
             uploads.keep(wrong, tmp_path)
 
 

@@ -101,7 +101,7 @@ def test_requests_out_of_range_take_no_memory_and_no_time(page):
         ({"steps": 1_000_000}, "steps = 1000000; valid: "),
         ({"batch": 10**9}, "batch = 1000000000; valid: "),
         ({"image": large}, "declares 13000 x 13000 pixels"),
-        ({"image": base64.b64encode(EPS).decode()}, "is no sound picture of these formats"),
+        ({"image": base64.b64encode(EPS).decode()}, "is not a valid picture in one of these formats"),
     ):
         began = time.monotonic()
         found, error = page.ask(label=1, **wrong)

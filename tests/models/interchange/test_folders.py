@@ -326,7 +326,7 @@ def test_the_nearest_known_architecture_is_named(tmp_path):
     with pytest.raises(
         interchange.Mismatch,
         match=(
-            r"is no known network; the nearest is ToyModel, the toy of five \(diffusers names\): "
+            r"is not a known network; the nearest is ToyModel, the toy of five \(diffusers names\): "
             r"layers\.1\.bias \[5\] is missing"
         ),
     ):

@@ -192,7 +192,7 @@ def spaced_indices(spacing: str, steps: int, T: int, offset: int, beyond: bool) 
 def lcm_indices(steps: int, original: int, T: int) -> np.ndarray:
     """`[steps]` of the `original` ones that the student learned from, evenly."""
     if not 1 <= original <= T:
-        raise ValueError(f"original_inference_steps = {original!r} is no number of the process's {T} steps")
+        raise ValueError(f"original_inference_steps = {original!r} must be in 1 .. {T}, the steps of the process")
     if steps > original:
         raise ValueError(f"steps = {steps} must be in 1 .. {original}, the steps that the model was distilled with")
     return (original - np.arange(steps) * original // steps) * (T // original) - 1
