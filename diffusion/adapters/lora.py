@@ -17,7 +17,7 @@ With D = down up the merged kernel is W + scale D. Files have two more kinds:
 
     {"down", "up", "down_2", "up_2"}    LoHa and LoKr: D = (down up) * (down_2 up_2), element by element
     + "magnitude" [*layers, *outputs]   DoRA: m (W + scale D) / |W + scale D|, the norm over the inputs of each output
-    + "input_magnitude" [*layers, *inputs], of 1 along axes of pixels: the norm over the rest, for each input
+    + "input_magnitude" [*layers, *inputs], 1 along axes of pixels: the norm over the rest, for each input
 
 Reference: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", for the magnitudes.
 """
@@ -42,8 +42,8 @@ Scale = float | Array | Mapping[str, float]
 # The factors that a part of a kernel may have, and the magnitudes beside them.
 FACTORS = (frozenset({"down", "up"}), frozenset({"down", "up", "down_2", "up_2"}))
 MAGNITUDES = ("magnitude", "input_magnitude")
-# Where the networks of `diffusion.models` have layers of a scan, and which of their kernels are [in, *out]; others are
-# [*in, out].
+# The leaves of `diffusion.models` that stack the layers of a scan, and those whose kernels are [in, *out]; the other
+# kernels are [*in, out].
 LAYERS = r"(^|/)([a-z]+_)?(blocks|layers)/"
 FAN_OUT = r"(^|/)(qkv|query|key|value|hidden|dense|modulation)/kernel$"
 
@@ -51,14 +51,14 @@ FAN_OUT = r"(^|/)(qkv|query|key|value|hidden|dense|modulation)/kernel$"
 def init(
     key: Array, params: Any, rank: int, pattern: str, *, layers: str = LAYERS, fan_out: str = FAN_OUT
 ) -> dict[str, Any]:
-    """An adapter that changes nothing yet: down uniform with variance 1 / (3 inputs), up zero.
+    """A new adapter, whose update is zero: down uniform with variance 1 / (3 inputs), up zero.
 
     Args:
         key: random key; the draw of a kernel depends on it and on the kernel's path alone.
         params: the network's parameters, or their shapes.
         rank: r, >= 1.
-        pattern: regular expression, searched in the paths of the leaves ("blocks/attention/qkv/kernel"); among those
-            that it finds, leaves with less than two axes (biases, scales) are left out.
+        pattern: regular expression, searched in the paths of the leaves ("blocks/attention/qkv/kernel"); leaves with
+            less than two axes (biases, scales) never match.
         layers: regular expression for the leaves whose first axis counts the layers of a scan.
         fan_out: regular expression for the leaves with one axis of inputs and any number of outputs; the others have
             one axis of outputs.
@@ -159,8 +159,8 @@ def unmerge(merged: Any, kept: Mapping[str, Array]) -> Any:
         kept = lora.replaced(params, adapter)    # may be in the host's memory
         lora.unmerge(lora.merge(params, adapter), kept)
 
-    W + D is rounded, and many W round to the same sum: no arithmetic on the sum gives W again, and subtracting D leaves
-    errors that grow with each change of adapters. So keep the leaves that are replaced, and put them back.
+    W + D is rounded, and many W round to the same sum. No arithmetic on the sum gives W again, and subtracting D leaves
+    errors that grow with each change of adapters. So this function puts the original leaves back.
 
     Args:
         merged: from `merge`.
@@ -191,7 +191,7 @@ def places_of(adapter: Any) -> dict[str, dict[str, Array]]:
     """The factors, {"down", "up"} or those of another kind, by the kernel (or the part of one) that they belong to.
 
     Raises:
-        ValueError: for a pytree that is no adapter.
+        ValueError: for a pytree that is not an adapter.
     """
     places: dict[str, dict[str, Array]] = {}
     for path, leaf in leaves_of(adapter).items():
@@ -281,7 +281,7 @@ def _decomposed(place: str, kernel: Array, magnitude: Array, shape: tuple[int, .
 
 
 def _axes(down: Array, up: Array, ndim: int) -> tuple[int, int]:
-    """Of a kernel with so many axes, how many count layers, and where the axes of outputs begin."""
+    """(number of axes of layers, index of the first axis of outputs) of a kernel with `ndim` axes."""
     layers = down.ndim + up.ndim - ndim - 2
     return layers, down.ndim - 1
 

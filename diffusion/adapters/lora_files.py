@@ -1,10 +1,10 @@
-"""LoRA files as people share them, in every spelling that is known, to adapters of our networks and back.
+"""LoRA files as people share them, in every known spelling: into adapters of our networks, and back.
 
     loras = lora_files.load("style.safetensors", {"unet": unet, "text_encoder": text_encoder})
     merged = lora.merge(params, loras["unet"].adapter, loras["unet"].scale)
 
-A file names a layer of the network as its library does; the tables of `diffusion.models.interchange` state which part
-of which parameter of ours that layer's weight is. The names in a file, for the layer down_blocks.0.proj_in:
+A file names a layer of the network as its own library does; the tables of `diffusion.models.interchange` map that
+layer's weight to a part of a parameter of ours. The names in a file, for the layer down_blocks.0.proj_in:
 
     peft          unet.down_blocks.0.proj_in.lora_A.weight, .lora_B.weight; older .lora.down.weight, .lora.up.weight
     kohya         lora_unet_down_blocks_0_proj_in.lora_down.weight, .lora_up.weight, .alpha
@@ -12,9 +12,9 @@ of which parameter of ours that layer's weight is. The names in a file, for the 
     processors    unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight
     XLabs         double_blocks.0.processor.qkv_lora1.down.weight
 
-A is down, B is up, and the update is alpha / r B A; without an alpha in the file, alpha = r. Names of the original
-repositories' layers (input_blocks_1_1_..) are known as well where the tables have them. DoRA, LoHa and LoKr
-(`lora_kinds`) are known by the ends of the names in any of these. `save` writes plain LoRA alone.
+A is down, B is up, and the update is alpha / r B A; without an alpha in the file, alpha = r. `load` also reads the
+names of the original repositories' layers (input_blocks_1_1_..) where the tables have them. In any of these spellings
+the ends of the names mark DoRA, LoHa and LoKr (`lora_kinds`). `save` writes plain LoRA alone.
 """
 
 __all__ = ["Lora", "load", "save"]
@@ -52,7 +52,7 @@ class Lora(NamedTuple):
     scale: dict[str, float]
 
     def weighted(self, weight: float) -> dict[str, float]:
-        """The scales times the weight that the adapter is to have."""
+        """The scales times the weight of the adapter."""
         return {place: weight * scale for place, scale in self.scale.items()}
 
 
@@ -70,9 +70,9 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
         them with one rank and one alpha. A DoRA's scale counts inside its norm, as in peft.
 
     Raises:
-        FileNotFoundError: if nothing is there.
+        FileNotFoundError: if there is no such file or folder.
         Mismatch: for a tensor that names nothing in these networks, one factor of two, a network's layers in two
-            spellings, or shapes that do not fit; names them.
+            spellings, or shapes that do not fit; the message names them.
         limits.Refused: for a file that is damaged or hostile.
     """
     tensors = tensor_files.open_tensors(path)
@@ -153,7 +153,7 @@ def save(
                 }
             else:
                 tensors |= {f"{component}.{shown}.lora_A.weight": down, f"{component}.{shown}.lora_B.weight": up}
-        # peft takes the end of a name, which CLIP's layers have with and without what may stand before it.
+        # peft matches the end of a name, which a layer of CLIP has with and without its prefix.
         ranks, alphas = (
             {layer.removeprefix(lora_names.CLIP): value for layer, value in found.items()} for found in (ranks, alphas)
         )
@@ -174,7 +174,7 @@ def save(
 
 
 class _Place(NamedTuple):
-    """Where a layer's weight, or some rows of it, is among our parameters."""
+    """The part of our parameters that a layer's weight, or some rows of it, is."""
 
     row: Row
     theirs: tuple[int, ...]  # shape of the whole weight
@@ -187,7 +187,7 @@ class _Place(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Factors of ours and the part of a leaf that they stand for."""
+    """Our factors, and the part of a leaf that they update."""
 
     path: str
     at: tuple
@@ -198,7 +198,7 @@ class _Part(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def _layers(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, list[_Place]]:
-    """The layers of a network that have a matrix, by their names; in these layouts, or in all that there are."""
+    """The layers of a network that have a matrix, by their names; in these layouts, or in all of them."""
     own = [family for family in families.FAMILIES.values() if type(module) is family.module]
     found: dict[str, list[_Place]] = {}
     leaves = folders.leaves_of(folders.shapes_of(own[0], module)) if own else {}
@@ -252,10 +252,10 @@ def _parts(
 
 
 def _check_once(parts: Sequence[tuple[str, _Part]], what: str) -> None:
-    """Refuses parts that two layers have in common, such as a fused layer of one spelling and its part of another.
+    """Refuses parts that two layers share, such as a fused layer in one spelling and a part of it in another.
 
     Args:
-        parts: each with a tensor's name of the layer that it comes from.
+        parts: each with the name of a tensor of its layer.
         what: the file and the network, for the message.
     """
     axes: dict[str, int] = {}
@@ -272,7 +272,7 @@ def _check_once(parts: Sequence[tuple[str, _Part]], what: str) -> None:
 
 
 def _stacked(parts: Sequence[_Part]) -> Lora:
-    """The adapter of these parts; those that differ in the layer of a scan alone, and leave none out, as one."""
+    """The adapter of these parts, with all layers of a scan as one where the parts hold each of them."""
     groups: dict[tuple, list[_Part]] = {}
     for part in parts:
         layer = bool(part.at) and isinstance(part.at[0], int)  # the first axis of a kernel's inputs is never indexed so
@@ -333,7 +333,7 @@ def _their_layers(module: nn.Module, one: Lora, layout: str) -> dict[str, tuple[
     for layer, updates in found.items():
         down, up, scale = _joined(updates)
         theirs = table[layer][0].theirs
-        # Of a convolution, B is one of one pixel.
+        # B of a convolution is a convolution of one pixel.
         layers[layer] = down.reshape(-1, *theirs[1:]), up.reshape(*up.shape, *[1] * (len(theirs) - 2)), scale
     return layers
 
@@ -354,9 +354,9 @@ def _joined(updates: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> tuple[np
 def _selected(
     factors: Mapping[str, Any], at: tuple, place: _Place, fused: bool
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """The factors of a place's part, out of those that stand for the part `at` of its leaf; None if they miss it.
+    """The factors of a place's part, out of those of the part `at` of its leaf; None if they do not touch it.
 
-    With `fused` they may stand for some of the part's outputs, and are zero for the others.
+    With `fused` they may cover some of the part's outputs, and are zero for the others.
     """
     whole = lambda index: [*index, *[slice(None)] * (len(place.leaf) - len(index))]
     mine = whole(at)
@@ -382,7 +382,7 @@ def _selected(
 def _filled(
     mine: list, theirs: list, leaf: tuple[int, ...], down: np.ndarray, up: np.ndarray
 ) -> tuple[list, np.ndarray]:
-    """The index and the up of factors, with zeros for the outputs that they leave out and the part has."""
+    """The index and the up of factors, with zeros for outputs of the part that the factors do not cover."""
     kept = [axis for axis, index in enumerate(mine) if not isinstance(index, int)]
     outputs = range(kept[down.ndim - 2] + 1, len(leaf))
     added = [axis for axis in outputs if theirs[axis] == slice(None) != mine[axis]]

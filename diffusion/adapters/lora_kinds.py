@@ -109,7 +109,7 @@ def lokr(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
     return Update(pairs, large_rank or small_rank)
 
 
-# The tensors that a layer has, what reads them, and the cores of a Tucker decomposition that it may have as well.
+# The tensors of a layer, the function that reads them, and the optional cores of a Tucker decomposition.
 KINDS = (
     ((("down", "up"),), lora, ()),
     ((("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),), loha, ("hada_t1", "hada_t2")),
@@ -158,7 +158,7 @@ def first_rows(up: np.ndarray, theirs: tuple[int, ...], what: str) -> np.ndarray
 
 
 def _factors(parts: Parts, i: int, what: str) -> tuple[Pair, int | None]:
-    """w_i of a LoKr as a pair, and its rank where the file has it as one."""
+    """w_i of a LoKr as a pair, and its rank where the file has w_i in two factors."""
     whole = parts.get(f"lokr_w{i}")
     if whole is not None:
         whole = whole.reshape(len(whole), -1) if whole.ndim > 1 else np.empty((0, 0), np.float32)

@@ -69,7 +69,7 @@ PROCESSORS = {
 
 
 def underscored(layers: Iterable[str]) -> dict[str, str]:
-    """The layers by their names with "_" for ".", as kohya has them, without those that would share a name."""
+    """The layers by their names with "_" for ".", as kohya writes them, without those that would share a name."""
     found: dict[str, list[str]] = {}
     for layer in layers:
         found.setdefault(layer.replace(".", "_"), []).append(layer)
@@ -77,7 +77,7 @@ def underscored(layers: Iterable[str]) -> dict[str, str]:
 
 
 def is_lora(names: Iterable[str]) -> bool:
-    """Whether tensors of these names are a LoRA, of any kind: whether one has factors."""
+    """Whether tensors of these names are a LoRA of any kind, that is, whether one is a factor."""
     return any(_ended(name)[1] not in ("", "alpha") for name in names)
 
 
@@ -193,5 +193,5 @@ def prefix_of(component: str, components: Collection[str], original: bool) -> st
 
 
 def shown(component: str, layer: str) -> str:
-    """A layer's name in the files that we write; CLIP's has the prefix that other readers of LoRA files expect."""
+    """A layer's name in the files that `save` writes; CLIP's has the prefix that other readers of LoRA files expect."""
     return CLIP + layer if component.startswith("text_encoder") and layer.startswith("encoder.layers.") else layer

@@ -2,7 +2,7 @@
 
 A layout permutes the numbers of a matrix [out, in, ..]. An update of low rank, B A, can follow it when every input of
 theirs becomes one of our inputs, and every output one of our outputs. Two arrays of indices that pass through the
-layout show which.
+layout show the mapping.
 """
 
 __all__ = ["Separation", "separation"]
@@ -65,7 +65,7 @@ class Separation(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def separation(layout: Layout, theirs: tuple[int, ...], ours: tuple[int, ...]) -> Separation | None:
-    """What a layout does to inputs and outputs; None where it mixes them.
+    """The mapping of inputs and outputs by a layout; None where it mixes them.
 
     Args:
         layout: of a row.

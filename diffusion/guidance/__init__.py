@@ -1,8 +1,8 @@
 """Guidance turns denoisers into a denoiser.
 
-`together` and `separately` evaluate the branches that a guidance combines; the guidance itself is a function of their
-predictions, so any of them combines with any way of evaluating. Negative conditioning is `classifier_free` with the
-negative condition as second branch, or `composed` with a negative weight beside the null one.
+`together` and `separately` evaluate the branches that a guidance combines. The guidance is a function of their
+predictions, so that any guidance combines with either way of evaluating. Negative conditioning is `classifier_free`
+with the negative condition as second branch, or `composed` with a negative weight beside the null one.
 """
 
 from diffusion import public

@@ -1,4 +1,4 @@
-"""Extrapolation away from a second prediction: of no condition, of another condition, or of a worse network."""
+"""Extrapolation away from a second prediction: without the condition, for another condition, or of a worse network."""
 
 __all__ = ["autoguidance", "classifier_free"]
 
@@ -15,9 +15,8 @@ def classifier_free(
 ) -> Denoiser:
     """Classifier-free guidance: cond + (w - 1) (cond - uncond), for x0 and eps alike.
 
-    w = 0 is the second branch. With a negative condition in place of the null one (negative prompting), the sample is
-    pushed away from it. Where the two scores belong to densities p_c and p_u, the guided one is that of
-    p_c^w p_u^(1 - w).
+    w = 0 is the second branch. A negative condition in place of the null one (negative prompting) pushes the sample
+    away from it. Where the two scores belong to densities p_c and p_u, the guided score is that of p_c^w p_u^(1 - w).
 
     Facts:
         nfe: 2 branches a call

@@ -11,10 +11,10 @@ from diffusion.parameterizations import Denoiser
 
 
 def composed(branches: Branches, scales: Sequence[Scale]) -> Denoiser:
-    """Conditions that all hold, or with a negative weight do not: uncond + sum_k w_k (cond_k - uncond).
+    """Several conditions, each with a weight that may be negative: uncond + sum_k w_k (cond_k - uncond).
 
-    Where the scores belong to densities, the guided one is that of p_u prod_k (p_k / p_u)^(w_k). A condition beside a
-    negative one is composed((cond, negative, null), (w, -v)).
+    Where the scores belong to densities, the guided score is that of p_u prod_k (p_k / p_u)^(w_k). A condition and a
+    negative one are composed((cond, negative, null), (w, -v)).
 
     Facts:
         nfe: 1 + the number of conditions, branches a call

@@ -25,10 +25,10 @@ def posterior_sampling(
 ) -> Denoiser:
     """DPS: classifier guidance with p(y | x_t) ~ p(y | x0(x_t)), score + w grad_{x_t} log p(y | x0(x_t)).
 
-    The paper has log p = -|y - A(x0)|^2 / (2 sigma_y^2), `gaussian_likelihood`; its algorithm and code take the
-    gradient of -|y - A(x0)|, `negative_distance`, with a constant step that they subtract from x_s after the sampler's
-    step, where here it is the score that moves: w is a rate, not a step. Any log-likelihood or negative loss of x0 will
-    do (Bansal et al. 2023, "Universal Guidance"). At alpha = 0 the denoiser is left as it is.
+    The paper has log p = -|y - A(x0)|^2 / (2 sigma_y^2), `gaussian_likelihood`. Its algorithm and code take the
+    gradient of -|y - A(x0)|, `negative_distance`, and subtract a constant step from x_s after the sampler's step. Here
+    the score changes instead: w is a rate, not a step. Any log-likelihood or negative loss of x0 will do (Bansal et al.
+    2023, "Universal Guidance"). At alpha = 0 the denoiser does not change.
 
     Facts:
         nfe: 1 call of the denoiser and 1 of its transposed derivative
@@ -61,7 +61,7 @@ def gaussian_likelihood(operator: Callable[[Array], Array], y: Array, noise_std:
 
     Args:
         operator: A, x0 `[B, ...]` -> `[B, ...]`; it may be nonlinear.
-        y: what A gave.
+        y: the measurement, of the shape of A's result.
         noise_std: sigma_y > 0.
     """
     if not noise_std > 0:
@@ -91,13 +91,13 @@ def pseudoinverse(
     data_std: float = 1.0,
     scale: Scale = 1.0,
 ) -> Denoiser:
-    """PiGDM: p(x_0 | x_t) ~ N(x0, r^2 I), and then exactly p(y | x_t) = N(A x0, r^2 A A^T + sigma_y^2 I),
+    """PiGDM: with p(x_0 | x_t) ~ N(x0, r^2 I), p(y | x_t) is exactly N(A x0, r^2 A A^T + sigma_y^2 I):
 
         score + (dx0 / dx_t)^T A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x0),    1 / r^2 = 1 / s^2 + alpha^2 / sigma^2.
 
-    r^2 is the posterior variance of data N(mu, s^2 I), for which all is exact; s = 1 is the paper's. (The paper's
-    algorithm weighs the shift of x_s by alpha_t, which is alpha^2 times Bayes' rule for small steps.) At alpha = 0 the
-    denoiser is left as it is.
+    r^2 is the posterior variance of data N(mu, s^2 I), for which the guidance is exact; the paper has s = 1. (The
+    paper's algorithm weighs the shift of x_s by alpha_t, which is alpha^2 times Bayes' rule for small steps.) At
+    alpha = 0 the denoiser does not change.
 
     Facts:
         nfe: 1 call of the denoiser and 1 of its transposed derivative
@@ -108,7 +108,7 @@ def pseudoinverse(
         denoise: the denoiser, differentiable.
         schedule: the process.
         measurement: A, such as `measurements.masked(mask)`.
-        y: `[B, ...]` what was measured.
+        y: `[B, ...]` the measurement.
         noise_std: sigma_y >= 0.
         data_std: s > 0.
         scale: w, a number, `[B]`, or a function of t.

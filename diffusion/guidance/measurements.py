@@ -1,4 +1,4 @@
-"""What is measured of a picture in a linear inverse problem: y = A x_0 + sigma_y z."""
+"""Measurements of a picture in a linear inverse problem: y = A x_0 + sigma_y z."""
 
 __all__ = ["Measurement", "masked", "matrix", "pooled"]
 

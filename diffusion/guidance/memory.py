@@ -1,4 +1,4 @@
-"""Denoisers that are more than a function of (x_t, t): only `samplers.sample` can call them."""
+"""Guidances that are not plain functions (x_t, t) -> Prediction; only `samplers.sample` can call them."""
 
 __all__ = ["Memory", "Unpaired", "within_step"]
 
@@ -16,7 +16,7 @@ class Memory(NamedTuple):
     """A denoiser that remembers, such as guidance with momentum.
 
     `samplers.sample` carries the memory from step to step. All evaluations of one step read the same memory, and the
-    first of them writes the next; a step that renoises starts it afresh.
+    first of them writes the next one; a step that renoises resets it.
 
     Attributes:
         init: x `[B, ...]` -> memory, a pytree whose shapes and dtypes never change.
@@ -38,8 +38,8 @@ class Memory(NamedTuple):
 class Unpaired(NamedTuple):
     """A denoiser whose alpha x0 + sigma eps is not x_t, by design, such as CFG++.
 
-    A sampler that takes `Unpaired` uses x0 and eps as the paper means them: it puts both, as they are, into
-    x_s = alpha_s x0 + sigma_s eps. `samplers.sample` refuses the other samplers.
+    A sampler that takes `Unpaired` puts x0 and eps unchanged into x_s = alpha_s x0 + sigma_s eps, as the paper does.
+    `samplers.sample` refuses the other samplers.
 
     Attributes:
         denoise: (x_t, t) -> Prediction.
@@ -50,8 +50,8 @@ class Unpaired(NamedTuple):
     def __call__(self, x_t, t):
         """Refuses: a caller of a plain denoiser relies on alpha x0 + sigma eps = x_t."""
         raise TypeError(
-            "alpha x0 + sigma eps of this guidance (CFG++) is not x_t, by design; it goes into "
-            "samplers.sample with a sampler that takes Unpaired, such as ddim()"
+            "alpha x0 + sigma eps of this guidance (CFG++) is not x_t, by design; use samplers.sample with a sampler "
+            "that takes Unpaired, such as ddim()"
         )
 
 
@@ -75,9 +75,9 @@ def within_step(denoise: Any, memory: Any) -> tuple[Callable, Callable[[], Any]]
         if not written:
             if get_opaque_trace_state() != level:
                 raise ValueError(
-                    "a guidance with memory writes it at the first evaluation of a step, and this sampler "
-                    "makes it inside lax.cond, lax.scan or a derivative, from where nothing can be "
-                    "carried on; use a sampler whose step begins with a plain evaluation"
+                    "a guidance with memory writes it at the first evaluation of a step. This sampler's first "
+                    "evaluation is inside lax.cond, lax.scan or a derivative, from which the memory cannot be returned;
+                    " "use a sampler whose step begins with a plain evaluation"
                 )
             written.append(new)
         return prediction

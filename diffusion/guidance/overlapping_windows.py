@@ -17,8 +17,9 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
         x0[p] = sum_w x0_w[p] / #{w : p in w},    eps likewise
 
     This is the least-squares agreement of all windows. (The paper averages the samples after a step, which is the same
-    for steps that are linear in the prediction.) They start at multiples of the stride, and the last one at the
-    canvas's edge, so that each value has one at least. One copy of the network, whatever their number.
+    for steps that are linear in the prediction.) The windows start at multiples of the stride, and the last one ends at
+    the canvas's edge, so that each value is in at least one. The program holds one copy of the network, whatever their
+    number.
 
     Facts:
         nfe: the number of windows, one after the other
@@ -28,7 +29,7 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
     Args:
         denoise: takes windows `[B, *size, ...]`.
         size: of a window, along the axes of x that follow the batch: (h, w) for images, (n,) for sequences.
-        stride: from one window to the next, in [1, size], as many numbers.
+        stride: from one window to the next, a number in [1, size] for each axis.
 
     Returns:
         A denoiser of canvases `[B, H, W, ...]`, H >= h, W >= w; t is `[]` or `[B]`.

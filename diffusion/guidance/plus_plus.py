@@ -9,7 +9,7 @@ from diffusion.parameterizations import Prediction
 
 
 def classifier_free_plus_plus(branches: Branches, scale: Scale, interval: Interval = None) -> Unpaired:
-    """CFG++: x0 = x0_u + lambda (x0_c - x0_u), but eps = eps_u, with which the sample is noised again.
+    """CFG++: x0 = x0_u + lambda (x0_c - x0_u), with the unconditional eps = eps_u to renoise the sample.
 
         x_s = alpha_s x0 + sigma_s eps_u
 
@@ -25,7 +25,7 @@ def classifier_free_plus_plus(branches: Branches, scale: Scale, interval: Interv
         interval: (t_low, t_high) outside which lambda = 0; None for all times.
 
     Returns:
-        An `Unpaired` denoiser, since alpha x0 + sigma eps = x_t is broken by design: `samplers.sample` takes it with
+        An `Unpaired` denoiser, since it breaks alpha x0 + sigma eps = x_t by design: `samplers.sample` takes it with
         samplers that read both fields, such as ddim, and refuses the others.
 
     Raises:

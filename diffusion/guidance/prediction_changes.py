@@ -22,7 +22,7 @@ def extrapolate(prediction: Prediction, others: Sequence[Prediction], strengths:
 
 
 def slide(prediction: Prediction, schedule: NoiseSchedule, t: ArrayLike, c: Array) -> Prediction:
-    """x0 - sigma c and eps + alpha c: every prediction with the same x_t has this form, and nothing is divided by.
+    """x0 - sigma c and eps + alpha c, the form of every prediction with the same x_t; it needs no division.
 
     c changes v = alpha eps - sigma x0 by (alpha^2 + sigma^2) c, the velocity by (alpha sigma' - sigma alpha') c and the
     score by -alpha / sigma c.

@@ -21,13 +21,13 @@ def adaptive_projected(
     momentum: float = -0.5,
     interval: Interval = None,
 ) -> Denoiser | Memory:
-    """APG: classifier-free guidance of x0 without the part of its step that saturates.
+    """APG: classifier-free guidance of x0 without the part of its step that oversaturates.
 
         d = x0_c - x0_u + beta (last d),    d <- d min(1, r / |d|),
         x0 = x0_c + (w - 1) (d_orthogonal + eta d_parallel),
 
-    parallel to x0_c and orthogonal to it, of the whole of an example; eps follows from x0. The d that is remembered is
-    that before the norm is limited, as in the authors' code.
+    with the parts parallel and orthogonal to x0_c, over the whole of an example; eps follows from x0. The memory holds
+    d before its norm is limited, as in the authors' code.
 
     Facts:
         nfe: 2 branches a call
@@ -39,7 +39,7 @@ def adaptive_projected(
         branches: evaluates (condition, null or negative condition).
         schedule: the process.
         scale: w, a number, `[B]`, or a function of t.
-        eta: how much of the parallel part is kept; 0 in the paper.
+        eta: share of the parallel part that is kept; 0 in the paper.
         norm_threshold: r > 0, the largest norm of d (2.5 to 15 in the paper); None for no limit.
         momentum: beta, negative in the paper (-0.75 to 0); 0 for none.
         interval: (t_low, t_high) outside which w = 1; None for all times.
@@ -73,5 +73,5 @@ def adaptive_projected(
 
 
 def _positive(a):
-    """a, or 1 where it is 0: what it divides is then 0 too."""
+    """a, or 1 where it is 0: the dividend is then 0 too."""
     return jnp.where(a > 0, a, 1)

@@ -14,12 +14,12 @@ from diffusion.schedules import NoiseSchedule, left_broadcast
 def rescaled(
     branches: Branches, schedule: NoiseSchedule, scale: Scale, rescale: float = 0.7, interval: Interval = None
 ) -> Denoiser:
-    """Classifier-free guidance whose output is drawn back to the standard deviation of the conditional one.
+    """Classifier-free guidance whose output is rescaled towards the standard deviation of the conditional one.
 
         v_cfg = v_c + (w - 1) (v_c - v_u),    v = v_cfg (phi std(v_c) / std(v_cfg) + 1 - phi)
 
-    The standard deviation is that of one example's values. The paper scales the output of its network, v; so is v
-    scaled here, whatever the network puts out (scaling eps, as is often done with such networks, is another thing).
+    The standard deviation is that of one example's values. The paper scales the output of its network, v. This function
+    scales v whatever the network predicts; scaling eps, which is common for networks that predict it, differs.
 
     Facts:
         nfe: 2 branches a call

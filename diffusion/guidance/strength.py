@@ -1,4 +1,4 @@
-"""How strongly a guidance acts: a number, one a sample, or a schedule over t; for all times or within an interval."""
+"""The strength of a guidance: a number, one for each sample, or a schedule over t; always or within an interval."""
 
 __all__ = ["Interval", "Scale", "check_interval", "strength"]
 

@@ -14,12 +14,13 @@ from diffusion.schedules import NoiseSchedule, left_broadcast
 def dynamic_threshold(
     denoise: Denoiser, schedule: NoiseSchedule, percentile: float = 0.995, maximum: float = math.inf
 ) -> Denoiser:
-    """Pulls an estimate that leaves [-1, 1] back into it: with s = max(1, the percentile of |x0| of an example), and at
-    most `maximum`,
+    """Pulls an estimate that leaves [-1, 1] back into that range.
+
+    With s = max(1, the percentile of |x0| of an example), at most `maximum`,
 
         x0 <- clip(x0, -s, s) / s,    eps <- (x_t - alpha x0) / sigma.
 
-    eps is computed again, so that samplers that read eps are guided too; at sigma = 0 it stays.
+    The new eps guides samplers that read eps too; at sigma = 0 it does not change.
 
     Facts:
         nfe: 1 call of the denoiser

@@ -23,7 +23,7 @@ def zero_star(
 
         s = <u_c, u_u> / |u_u|^2,    u = s u_u + w (u_c - s u_u),    u = 0 at the first steps.
 
-    The authors' code puts the first step to zero; with zero_above = plan.s[k - 1] the first k steps of a plan are.
+    The authors' code sets the first step to zero; with zero_above = plan.s[k - 1] the first k steps of a plan are zero.
 
     Facts:
         nfe: 2 branches a call

@@ -17,11 +17,11 @@ from diffusion.schedules import NoiseSchedule, check_schedule
 
 
 class AdaptiveStats(NamedTuple):
-    """What an adaptive solve cost.
+    """The cost of an adaptive solve.
 
     Attributes:
         nfe: `[B]` network evaluations that each sample needed, those of refused steps included.
-        evaluations: `[]` calls of the network with the whole batch, which the slowest sample decides.
+        evaluations: `[]` calls of the network with the whole batch, as many as the slowest sample needs.
     """
 
     nfe: Array
@@ -39,7 +39,7 @@ def adaptive(
     t_end: float | None = None,
     most: int = 1000,
 ) -> tuple[Array, AdaptiveStats]:
-    """Solves the probability flow with steps that each sample chooses by its own error, so that it depends on no other.
+    """Solves the probability flow with steps that each sample chooses by its own error, whatever the other samples.
 
         du/dtheta = cos(theta) eps(x, t) - sin(theta) x0(x, t),    theta = atan2(sigma, alpha),
         u = x / sqrt(alpha^2 + sigma^2),

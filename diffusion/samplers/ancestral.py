@@ -15,8 +15,8 @@ from diffusion.samplers.sample import Sampler, State, start
 def euler_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
     """x_s = alpha_s x0 + down eps + s_noise up z,    up^2 = eta^2 Var q(x_s | x_t, x_0),    down^2 = sigma_s^2 - up^2.
 
-    In sigma / alpha it is k-diffusion's step; it is `ddim(eta)` under another name, and `ddpm` at eta = 1. The
-    variants for flows in some user interfaces, which define eta through another time to go down to, are not this.
+    In sigma / alpha it is k-diffusion's step; it is `ddim(eta)` under another name, and `ddpm` at eta = 1. Some user
+    interfaces have other variants for flows, whose eta sets the time to which a step goes down.
 
     Facts:
         kind: stochastic, single step; deterministic at eta = 0

@@ -51,7 +51,7 @@ def ddpm(variance: str = "small", error: Callable[[Array], Array] | None = None)
     if (variance == "analytic") != (error is not None):
         raise ValueError(
             f"ddpm: variance={variance!r} and error={error!r}; 'analytic' needs an error as a function of "
-            "the log-SNR, such as samplers.denoising_error(...), and no other variance has one"
+            "the log-SNR, such as samplers.denoising_error(...); the other variances take none"
         )
 
     def step(state, denoise, schedule, plan, i, noise):

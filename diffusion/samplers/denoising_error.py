@@ -18,8 +18,8 @@ def denoising_error(
 ) -> Callable[[Array], Array]:
     """Estimates E |x_0 - x0_hat(alpha_t x_0 + sigma_t eps, t)|^2 / D at some times, for `ddpm("analytic")`.
 
-    For a perfect denoiser this is (sigma / alpha)^2 (1 - E |eps_hat|^2 / D), the statistic of Analytic-DPM; taken as
-    the error itself it also accounts for an imperfect one and is finite where alpha = 0.
+    For a perfect denoiser this is (sigma / alpha)^2 (1 - E |eps_hat|^2 / D), the statistic of Analytic-DPM. The error
+    itself also holds for an imperfect denoiser, and is finite where alpha = 0.
 
     Facts:
         paper: Bao et al. 2022, "Analytic-DPM", section 3.1; Bao et al. 2022, "Estimating the Optimal Covariance with

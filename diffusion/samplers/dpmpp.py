@@ -28,8 +28,8 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
 
     From alpha(t) = 0 the middle is that of alpha / sigma.
 
-    With middle = "grid" m is the plan's own time between: two steps of the plan are one of the method, each with one
-    evaluation, as in the authors' code. With r = (lambda_m - lambda_t) / h the first is DDIM's from t to m, the second
+    With middle = "grid" m is a time of the plan: two steps of the plan, each with one evaluation, make one step of the
+    method, as in the authors' code. With r = (lambda_m - lambda_t) / h the first is DDIM's from t to m, the second
 
         x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) (x0(x_t, t) + (x0(x_m, m) - x0(x_t, t)) / (2 r)).
 
@@ -42,8 +42,8 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
 
     Args:
         middle: "log-SNR", half way in lambda, or "grid", at the plan's odd times.
-        lower_order_final: with the middle on the grid, whether the last step of the plan is DDIM's in any case, as in
-            the authors' code; it is so onto sigma(s) = 0.
+        lower_order_final: with the middle on the grid, whether the last step of the plan is DDIM's wherever it ends, as
+            in the authors' code; the step onto sigma(s) = 0 always is.
 
     Raises:
         ValueError: if the middle is another, or `lower_order_final` has no use.
@@ -53,7 +53,7 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
     if middle == "grid":
         return _on_the_grid(lower_order_final)
     if lower_order_final:
-        raise ValueError("dpmpp_2s: lower_order_final is of middle='grid'; with 'log-SNR' each step is whole")
+        raise ValueError("dpmpp_2s: lower_order_final needs middle='grid'; with 'log-SNR' every step is whole")
 
     def step(state, denoise, schedule, plan, i, noise):
         t = plan.t[i]
@@ -151,15 +151,15 @@ def dpmpp_3m(lower_order_final: bool = False) -> Sampler:
         x_s = (sigma_s / sigma_t) x_t + alpha_s ((1 - e^-h) x0_t + phi_2 D_1 - 2 phi_3 D_2),
         phi_2 = (e^-h - 1) / h + 1,    phi_3 = phi_2 / h - 1/2.
 
-    The authors' multistep code, k-diffusion and diffusers leave out the 2, which makes their method one of order 2; the
-    same authors' single-step third order, and UniPC's, have it.
+    The authors' multistep code, k-diffusion and diffusers lack the factor 2, so that their method is of order 2; the
+    same authors' single-step method of order 3, and UniPC, have it.
 
     Facts:
         kind: deterministic, multistep
-        order: 3 in log(alpha / sigma); 2 as shipped, its first step and the one onto sigma(s) = 0 being of order 1
+        order: 3 in log(alpha / sigma); 2 as shipped, since the first step and the step onto sigma(s) = 0 are of order 1
         nfe: steps
         accepts: any schedule; plans that go up invert
-        paper: Lu et al. 2022, "DPM-Solver++", section 4.2 and the authors' code, with the coefficient above put right
+        paper: Lu et al. 2022, "DPM-Solver++", section 4.2 and the authors' code, with the coefficient above corrected
 
     Args:
         lower_order_final: whether the order falls to 1 over the last steps, see `latest`.

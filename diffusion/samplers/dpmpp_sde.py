@@ -1,12 +1,13 @@
 """The stochastic DPM-Solver++ family: exponential integrators of the reverse equation in l = log(alpha / sigma).
 
-With the estimate of x_0 held at D, the reverse equation, its noise at eta times the rate, has over a step of length h
-the solution
+With the estimate of x_0 held at D and the noise at eta times its rate, the solution of the reverse equation over a step
+of length h is
 
     x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 - e^(-(1 + eta) h)) D + sigma_s sqrt(1 - e^(-2 eta h)) z,
 
-and the multistep methods take D as a polynomial in l through the last estimates. All is finite at both ends, where h
-is infinite: the step from alpha(t) = 0 uses its own D alone, and so does the step onto sigma(s) = 0, which returns it.
+and the multistep methods take D as a polynomial in l through the last estimates. The solution is finite at both ends,
+where h is infinite: the step from alpha(t) = 0 uses its own D alone, and so does the step onto sigma(s) = 0, which
+returns D.
 """
 
 __all__ = ["dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde"]
@@ -31,9 +32,9 @@ def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Sampler
         D = (1 - 1 / (2 r)) x0(x_t, t) + 1 / (2 r) x0(x_m, m),
         x_s = (down / sigma_t) x_t + (alpha_s - alpha_t down / sigma_t) D + s_noise up z,
 
-    down and up as in `euler_ancestral`. The noises of the two are increments of one Brownian motion, of which the share
-    (SNR_m - SNR_t) / (SNR_s - SNR_t) is seen by m: exactly that of the equation at eta = 1, where independent draws
-    would cost the second order. (k-diffusion's motion runs in sigma, the same to first order.)
+    with down and up as in `euler_ancestral`. The noises of the two stages are increments of one Brownian motion, whose
+    share up to m is (SNR_m - SNR_t) / (SNR_s - SNR_t): exactly that of the equation at eta = 1, where independent draws
+    would lose the second order. (k-diffusion's motion runs in sigma, which is the same to first order.)
 
     Facts:
         kind: stochastic, single step; deterministic at eta = 0
@@ -45,7 +46,7 @@ def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Sampler
     Args:
         eta: share of the posterior's noise, in [0, 1]; 1 is the reverse equation, 0 the probability flow.
         s_noise: factor of the noise; other values than 1 leave the process.
-        r: where the step is interrupted, in (0, 1].
+        r: position of the intermediate time m within the step, in (0, 1].
 
     Raises:
         ValueError: if eta is not in [0, 1] or r not in (0, 1].
@@ -185,7 +186,7 @@ def dpmpp_3m_sde(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         both = jnp.isfinite(h) & jnp.isfinite(state.h)
         h_now = jnp.where(both, h, 0)
         h_last = jnp.where(both, state.h, 1)
-        # A step that was not there has an infinite length, which leaves the second derivative out.
+        # The length of a step before the first is infinite, which makes the second derivative zero.
         u = (x0 - state.x0) / h_last
         u_before = (state.x0 - state.x0_before) / state.h_before
         d2 = (u - u_before) / (h_last + state.h_before)

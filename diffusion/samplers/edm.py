@@ -31,10 +31,10 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
         paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 2
 
     Args:
-        s_churn: noise added in all, in steps of `sqrt(2) - 1` at most; 0 for none, 40 to 80 in the paper.
+        s_churn: amount of noise over all steps, at most gamma = sqrt(2) - 1 in one; 0 for none, 40 to 80 in the paper.
         s_tmin: smallest sigma / alpha at which noise is added.
         s_tmax: largest such.
-        s_noise: factor of the noise; 1.003 to 1.007 in the paper, against the loss of detail.
+        s_noise: factor of the noise; 1.003 to 1.007 in the paper, where it counters a loss of detail.
 
     Raises:
         ValueError: if s_churn is negative or the range is empty.

@@ -1,12 +1,12 @@
-"""The two exact forms of the probability flow, and what the methods that integrate them share.
+"""The two exact forms of the probability flow, and the functions that their integrators share.
 
     x_s = (alpha_s / alpha_t) x_t + alpha_s int eps d(sigma / alpha)
         = (sigma_s / sigma_t) x_t + sigma_s int x0 d(alpha / sigma)
 
-With eps, or x0, held at its value at t both are the step of DDIM, alpha_s x0 + sigma_s eps, which is finite wherever t
-and s are. Every method here is this step plus differences of network outputs times coefficients, and a coefficient that
-is not finite at a singular end (alpha_t = 0, sigma_s = 0) is left out there. Lu et al. 2022, "DPM-Solver", proposition
-3.1, and "DPM-Solver++", proposition 4.1.
+With eps, or x0, held at its value at t, both are the step of DDIM, alpha_s x0 + sigma_s eps, which is finite for all t
+and s. Every method here is this step plus differences of network outputs times coefficients. At a singular end
+(alpha_t = 0, sigma_s = 0) the method leaves out a coefficient that is not finite. Lu et al. 2022, "DPM-Solver",
+proposition 3.1, and "DPM-Solver++", proposition 4.1.
 """
 
 __all__ = ["between", "data_gain", "ddim_step", "log_ratio", "noise_gain"]
@@ -43,9 +43,9 @@ def log_ratio(schedule: NoiseSchedule, t: Array) -> Array:
 
 
 def between(schedule: NoiseSchedule, t: Array, s: Array, fraction: float) -> Array:
-    """The time at which lambda has gone this fraction of its way from t to s.
+    """The time at which lambda has covered this fraction of its change from t to s.
 
-    Where it starts at an infinite value, the time at which e^lambda (from noise) or e^-lambda (from data) has.
+    Where lambda starts at an infinite value, e^lambda (from noise) or e^-lambda (from data) stands in for it.
     """
     start = log_ratio(schedule, t)
     end = log_ratio(schedule, s)

@@ -1,7 +1,7 @@
 """Samplers of flow maps: networks x_s = F(x_t, t, s) that jump along the probability flow from one time to another.
 
 They take a `FlowMap` where other samplers take a denoiser. With the exact map each is exact in any number of steps:
-`flow_map` stays on its trajectory, the others keep every marginal.
+`flow_map` follows the trajectory of the flow, the others keep every marginal.
 """
 
 __all__ = ["consistency", "flow_map", "tcd"]
@@ -14,7 +14,7 @@ from diffusion.samplers.sample import Sampler, State, start
 
 
 def flow_map() -> Sampler:
-    """x_s = F(x_t, t, s): the jumps of the map and nothing else, in one step or a few.
+    """x_s = F(x_t, t, s): the jumps of the map alone, in one step or a few.
 
     The `x0` of the trajectory are the samples themselves, since a map to s makes no estimate of x_0.
 
@@ -37,8 +37,8 @@ def flow_map() -> Sampler:
 def consistency() -> Sampler:
     """Multistep consistency sampling: x0 = F(x_t, t, 0), then x_s = alpha_s x0 + sigma_s z.
 
-    In the literature of latent consistency models its name is LCM. The authors' data end at their smallest time and
-    the noise is of variance s^2 - t_min^2; here they end at 0.
+    The literature of latent consistency models calls it LCM. The authors' data are at their smallest time t_min, so
+    that their noise has the variance s^2 - t_min^2; here the data are at 0.
 
     Facts:
         kind: stochastic, flow map

@@ -20,7 +20,7 @@ def per_frame(sampler: Sampler) -> Sampler:
 
     Facts:
         kind: as the sampler's
-        order: as the sampler's where the frames do not depend on each other; those that wait are still noise
+        order: as the sampler's where the frames do not depend on each other; frames that wait are still noise
         nfe: steps of the plan
         accepts: as the sampler does
         paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 2
@@ -41,7 +41,7 @@ def per_frame(sampler: Sampler) -> Sampler:
         if not isinstance(sampler.init(x, schedule, plan), State):
             raise ValueError(
                 "per_frame takes samplers without a history, such as ddim(), because a frame that rests "
-                "makes no history"
+                "adds nothing to a history"
             )
         return start(x, schedule, plan)
 

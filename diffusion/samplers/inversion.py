@@ -1,4 +1,4 @@
-"""From data to the noise that makes it: DDIM's inversion, and two samplers whose inverse is exact whatever the step.
+"""From data to the noise that generates it: DDIM's inversion, and two samplers whose inverse is exact at any step size.
 
 A plan that goes up already inverts with `ddim`, `heun` and other deterministic samplers, to their accuracy.
 """
@@ -35,8 +35,8 @@ def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
 
     Args:
         iterations: evaluations a step, >= 1.
-        clip: the largest number in an estimate of the data, x_s = alpha_s clip(x0, -clip, clip) + sigma_s eps, as where
-            `ddim` clips too; None for no bound.
+        clip: bound of the estimate of the data, x_s = alpha_s clip(x0, -clip, clip) + sigma_s eps, for a `ddim` that
+            clips too; None for no bound.
 
     Raises:
         ValueError: if iterations < 1 or clip is not positive; when sampling, if the plan goes down or reaches alpha =
@@ -82,14 +82,14 @@ def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
 def edict(
     denoise: Denoiser, schedule: NoiseSchedule, pair: tuple[Array, Array], plan: Plan, mix: float = 0.93
 ) -> tuple[Array, Array]:
-    """Two coupled DDIM chains x and y, each moved by the noise that the network predicts in the other.
+    """Two coupled DDIM chains x and y, each of which moves by the noise that the network predicts in the other.
 
         x' = a x_t + b eps(y_t, t),    y' = a y_t + b eps(x', t),    a = alpha_s / alpha_t,    b = sigma_s - a sigma_t,
         x_s = p x' + (1 - p) y',       y_s = p y' + (1 - p) x_s
 
-    Each line can be solved for what it changes, so that a plan that goes up undoes the plan that goes down, to
-    rounding; the rounding grows by p^-2 a step at most. Starts from (x, x). As in the authors' code, in every
-    second step from the noise it is y that is moved first.
+    Each line can be solved for the chain that it changes, so that a plan that goes up undoes the plan that goes down,
+    to rounding; the rounding grows by p^-2 a step at most. The start is (x, x). As in the authors' code, y moves first
+    in every second step from the noise.
 
     Facts:
         kind: deterministic, invertible
@@ -155,7 +155,8 @@ def bdia(
         Phi(x; t -> s) = alpha_s x0(x, t) + sigma_s eps(x, t)
 
     Solved for x_{i-1} it is the same formula with 1 / gamma, so that the grid in reverse undoes it to rounding,
-    whatever the network. Nothing is divided by alpha or sigma. The second of the two first samples comes from `ddim`:
+    whatever the network. The formula does not divide by alpha or sigma. `ddim` makes the second of the two first
+    samples:
 
         second = samplers.sample(samplers.ddim(), denoise, schedule, x, timesteps.plan(grid[:2]), keys)
         last = samplers.bdia(denoise, schedule, (x, second), grid)         # the samples at grid[-2] and grid[-1]
@@ -173,7 +174,7 @@ def bdia(
         schedule: the process.
         pair: (x `[B, ...]` at grid[0], x `[B, ...]` at grid[1]).
         grid: `[N + 1]` times, N >= 2, strictly decreasing or increasing; increasing inverts.
-        gamma: in (0, 1]; how much of the step before is taken back. The same for both directions.
+        gamma: in (0, 1]; the share of the last step that is taken back. The same for both directions.
 
     Returns:
         (x at grid[-2], x at grid[-1]).

@@ -46,9 +46,10 @@ def predictor_corrector(
         x <- x + e score(x, s) + sqrt(2 e) z,    e = 2 (snr |z| / |score|)^2 ("norms") or 2 (snr sigma_s)^2 ("sigma").
 
     The norms are those of each sample, so that samples stay independent of one another; the authors average them over
-    the batch. There are no corrections at sigma(s) = 0. Predictor first, as in the paper's algorithms; the authors'
-    code begins with the corrector. The paper's factor alpha_i in e for variance-preserving processes (its symbol is
-    the product of 1 - beta, the authors' code has one 1 - beta, about 1) is left out: e is right in any scaling of x.
+    the batch. There are no corrections at sigma(s) = 0. The predictor acts first, as in the paper's algorithms; the
+    authors' code begins with the corrector. This e is right in any scaling of x, so that it lacks the paper's factor
+    alpha_i for variance-preserving processes. (Its symbol is the product of 1 - beta; the authors' code has one
+    1 - beta, about 1.)
 
     Facts:
         kind: stochastic

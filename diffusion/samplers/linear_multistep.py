@@ -1,8 +1,8 @@
 """Linear multistep methods: a polynomial through the latest network outputs, integrated exactly over the step.
 
 Each method is a choice of three things: the output (eps or x0), the variable of the polynomial, and the variable of the
-integral (sigma / alpha for eps, alpha / sigma for x0; see `exponential`). A node of the polynomial at infinity counts
-for nothing: so the first steps have the order that their history allows, and a start from alpha(t) = 0 leaves no trace.
+integral (sigma / alpha for eps, alpha / sigma for x0; see `exponential`). A node of the polynomial at infinity has no
+effect. So the first steps have the order that their history allows, and a start from alpha(t) = 0 drops out.
 """
 
 __all__ = ["History", "correction", "deis", "integrate_polynomials", "latest", "lms", "no_history", "prepend"]
@@ -29,7 +29,7 @@ class History(NamedTuple):
         x: `[B, ...]` current sample.
         x0: `[B, ...]` the latest estimate of the clean sample.
         outputs: `[K, B, ...]` the network's outputs at the latest K points, the newest first.
-        nodes: `[K]` where those points lie in the variable of the polynomial; infinite where there has been none.
+        nodes: `[K]` values of the polynomial's variable at those points; infinite where there is no point yet.
     """
 
     x: Array
@@ -39,7 +39,7 @@ class History(NamedTuple):
 
 
 def no_history(points: int) -> Callable[[Array, NoiseSchedule, object], History]:
-    """The `init` of a sampler that remembers so many points."""
+    """The `init` of a sampler that remembers this number of points."""
 
     def init(x, schedule, plan):
         return History(x, jnp.zeros_like(x), jnp.zeros((points, *x.shape), x.dtype), jnp.full(points, jnp.inf, x.dtype))
@@ -61,7 +61,7 @@ def latest(nodes: Array, plan: Plan, i: Array, order: int, lower_order_final: bo
         i: the step.
         order: of the method, the number of its nodes.
         lower_order_final: whether the last steps have the orders .. 3, 2, 1, as in the code of DPM-Solver's authors;
-            they all use `order` nodes if not.
+            otherwise they all use `order` nodes.
     """
     count = jnp.minimum(order, plan.t.shape[0] - i) if lower_order_final else order
     return jnp.where(jnp.arange(nodes.size) < count, nodes, jnp.inf)
@@ -75,11 +75,11 @@ def integrate_polynomials(
     By Gauss-Legendre quadrature with 12 points, exact for polynomials in r up to degree 23.
 
     Args:
-        nodes: `[K]`, those that are infinite counting for nothing: l_k = 0, and no factor in the others.
+        nodes: `[K]`; an infinite one has l_k = 0, and no factor in the other polynomials.
         start: lower limit.
         end: upper limit.
         variable: r -> the variable that the nodes are in, elementwise.
-        regular: Bool, whether the limits can be used; the integrals are 0 where not.
+        regular: Bool, whether the limits are finite; the integrals are 0 where they are not.
     """
     start = jnp.where(regular, start, 1)
     end = jnp.where(regular, end, 1)
@@ -109,7 +109,7 @@ def lms(order: int = 4) -> Sampler:
 
     Facts:
         kind: deterministic, multistep
-        order: `order` in sigma / alpha; 2 as shipped, its first step being of order 1
+        order: `order` in sigma / alpha; 2 as shipped, since the first step is of order 1
         nfe: steps
         accepts: any schedule; plans that go up invert
         paper: Zhang and Chen 2023, "Fast Sampling of Diffusion Models with Exponential Integrator", rho AB-DEIS
@@ -118,7 +118,7 @@ def lms(order: int = 4) -> Sampler:
         order: in 1 .. 4; 1 is ddim.
 
     Raises:
-        ValueError: if the order is another.
+        ValueError: for another order.
     """
     _check_order("lms", order, (1, 2, 3, 4))
     ratio = lambda schedule, t: schedule.sigma(t) / schedule.alpha(t)
@@ -135,7 +135,7 @@ def deis(order: int = 3, variable: str = "t", lower_order_final: bool = False) -
     Facts:
         kind: deterministic, multistep
         order: `order` in the variable, t by default (3 and 4 in t fall to 2 on tabulated processes, below an error of
-            about 1e-7); 2 as shipped, its first step being of order 1
+            about 1e-7); 2 as shipped, since the first step is of order 1
         nfe: steps
         accepts: any schedule; plans that go up invert
         paper: Zhang and Chen 2023, "Fast Sampling of Diffusion Models with Exponential Integrator", eq. 15, tAB-DEIS
@@ -146,7 +146,7 @@ def deis(order: int = 3, variable: str = "t", lower_order_final: bool = False) -
         lower_order_final: whether the order falls to 1 over the last steps, see `latest`.
 
     Raises:
-        ValueError: if the order or the variable is another.
+        ValueError: for another order or variable.
     """
     _check_order("deis", order, (1, 2, 3, 4))
     if variable not in ("t", "log-SNR"):

@@ -1,4 +1,4 @@
-"""A driver beside `sample` that computes many steps of a trajectory at once and repeats them until they agree."""
+"""A driver beside `sample` that computes many steps of a trajectory in parallel and repeats them until they agree."""
 
 __all__ = ["PicardStats", "picard"]
 
@@ -23,8 +23,8 @@ class PicardStats(NamedTuple):
     """The cost of a parallel trajectory.
 
     Attributes:
-        sweeps: `[]` number of sweeps, one after the other, each of a whole window of steps at once; `sample` needs as
-            many evaluations one after the other as there are steps.
+        sweeps: `[]` number of consecutive sweeps, each of a whole window of steps in parallel; `sample` needs as many
+            consecutive evaluations as there are steps.
         steps: `[]` steps computed in all, sweeps * window.
     """
 
@@ -43,17 +43,18 @@ def picard(
     window: int | None = None,
     tolerance: ArrayLike = 1e-3,
 ) -> tuple[Array, PicardStats]:
-    """Carries x along a plan as `sample` does, with the same noise, but a window of steps at a time in parallel.
+    """Carries x along a plan as `sample` does, with the same noise, but with a window of steps in parallel.
 
-    From a guess of all samples in the window, x_0 being final, one sweep takes every step at once and sums what they
-    changed,
+    It starts from a guess of all samples in the window, of which x_0 is final. One sweep takes every step in parallel
+    and sums the changes,
 
         x_{j+1} <- x_0 + sum_{i <= j} (step_i(x_i) - x_i),
 
     while the rest of a sampler's state (the history of a multistep method) is that of the step before. Every sweep
-    makes at least one more sample final, so that N sweeps give the result of `sample` to rounding; the window moves on
-    over those that a sweep changes by no more than the tolerance. The batch moves together, at the pace of its slowest
-    sample: the others are then closer than required, and depend on the rest of the batch by less than the tolerance.
+    makes at least one more sample final, so that N sweeps give the result of `sample` to rounding. The window moves on
+    over the samples that a sweep changes by no more than the tolerance. The whole batch moves at the pace of its
+    slowest sample; the other samples are then closer than required, and depend on the rest of the batch by less than
+    the tolerance.
 
     Facts:
         kind: as the sampler, with the same noise
@@ -69,9 +70,10 @@ def picard(
         x: `[B, ...]` sample at plan.t[0].
         plan: the steps, none of which renoises.
         keys: `[B]` random keys, one a sample.
-        window: number of steps that are computed at once; all of them if None. The memory of so many evaluations.
-        tolerance: the largest change of a sample by a sweep, root mean square in units of sqrt(alpha^2 + sigma^2), at
-            which it counts as final, >= 0; 0 goes on until nothing changes, N sweeps at most.
+        window: number of steps that are computed in parallel; all of them if None. The memory is that of as many
+            evaluations.
+        tolerance: a sample is final when a sweep changes it by no more than this, root mean square in units of
+            sqrt(alpha^2 + sigma^2), >= 0. With 0 the sweeps end when nothing changes, after N at most.
 
     Returns:
         (x at plan.s[-1] `[B, ...]`, `PicardStats`).

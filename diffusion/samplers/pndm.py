@@ -32,7 +32,7 @@ def plms() -> Sampler:
         x_s = phi(x_t, e', t, s),    e' = (55 e_i - 59 e_{i-1} + 37 e_{i-2} - 9 e_{i-3}) / 24,
 
     with the shorter Adams-Bashforth formulas where there are fewer points, and a first step by the pseudo improved
-    Euler method, e' = (e_0 + eps(phi(x_t, e_0, t, s), s)) / 2: the sampler of Stable Diffusion.
+    Euler method, e' = (e_0 + eps(phi(x_t, e_0, t, s), s)) / 2. It is the sampler of Stable Diffusion.
 
     Facts:
         kind: deterministic, multistep
@@ -41,7 +41,7 @@ def plms() -> Sampler:
         nfe: steps + 1 (1 for one step)
         accepts: any schedule; plans that go up invert
         paper: Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models on Manifolds", eq. 12; the start as in
-            CompVis' plms.py, which is their S-PNDM's
+            CompVis' plms.py, which is that of the paper's S-PNDM
     """
 
     def improved_euler(schedule, denoise, t, s, first):
@@ -77,7 +77,7 @@ def pndm() -> Sampler:
 
 
 def _pseudo(warm_up, started_steps, extra) -> Sampler:
-    """`warm_up` returns e' - e_0 for the first steps, except onto sigma(s) = 0, where nothing is evaluated."""
+    """`warm_up` returns e' - e_0 for the first steps, except for a step onto sigma(s) = 0, which evaluates nothing."""
 
     def init(x, schedule, plan):
         return _History(x, jnp.zeros_like(x), jnp.zeros((3, *x.shape), x.dtype), jnp.asarray(0))

@@ -33,7 +33,7 @@ def posterior_variance(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike) -> A
 
 
 def posterior_weight(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike) -> Array:
-    """What x_0 weighs in the mean of q(x_s | x_t, x_0): alpha_s (1 - SNR_t / SNR_s)."""
+    """The weight of x_0 in the mean of q(x_s | x_t, x_0): alpha_s (1 - SNR_t / SNR_s)."""
     return schedule.alpha(s) * _lost(schedule, t, s)
 
 
@@ -52,14 +52,14 @@ def forward(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike, x_t: Array, noi
 def root(x: ArrayLike) -> Array:
     """sqrt(x) for x >= 0, whose derivative at 0 is 0 and not infinite.
 
-    So a step that adds no noise passes gradients on, where infinity times nothing would be NaN.
+    So a step that adds no noise passes gradients on, where infinity times zero would be NaN.
     """
     positive = jnp.asarray(x) > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), jnp.where(jnp.isnan(x), x, 0))
 
 
 def split_noise(sigma_s: ArrayLike, h: ArrayLike, eta: float) -> tuple[Array, Array]:
-    """(down, up): how much of sigma_s a step of length h in log(alpha / sigma) keeps of the old noise, and what is new.
+    """(down, up): the old and the new noise in sigma_s after a step of length h in log(alpha / sigma).
 
         up^2 = eta^2 Var q(x_s | x_t, x_0) = eta^2 sigma_s^2 (1 - e^-2h),    down^2 = sigma_s^2 - up^2
 

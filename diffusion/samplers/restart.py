@@ -17,10 +17,10 @@ class Restart(NamedTuple):
     """Where to restart.
 
     Attributes:
-        steps: solver steps from sigma_max back down, >= 1; the authors' N_Restart counts times, and is one more.
-        repeats: how often, >= 1 (K).
-        sigma_min: sigma / alpha from which noise is added; the nearest one on the main grid is taken.
-        sigma_max: sigma / alpha to which it is added.
+        steps: solver steps from sigma_max back down, >= 1; the authors' N_Restart counts times, which are one more.
+        repeats: number of repetitions, >= 1 (K).
+        sigma_min: sigma / alpha at which the noise is added; the nearest value on the main grid is taken.
+        sigma_max: sigma / alpha after the noise.
     """
 
     steps: int
@@ -34,8 +34,8 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
 
         x at sigma_max ~ q(x | x at sigma_min), then `steps` steps back, with sigma / alpha spaced as in `karras`.
 
-    For any sampler of the probability flow; `edm()` gives the published method. The steps up cost no evaluation: with
-    N steps that go down it takes `sampler.nfe(N)`, and more where a sampler's warm-up costs some.
+    It serves any sampler of the probability flow; `edm()` gives the published method. The steps up cost no evaluation:
+    with N steps that go down it takes `sampler.nfe(N)`, and more where a sampler has a warm-up.
 
     Facts:
         paper: Xu et al. 2023, "Restart Sampling for Improving Generative Processes", section 3, as in the authors' code
@@ -43,7 +43,7 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
     Args:
         schedule: turns sigma / alpha into t.
         grid: `[N + 1]` decreasing times of the main trajectory.
-        restarts: in any order; tuples (steps, repeats, sigma_min, sigma_max) serve as well.
+        restarts: in any order; tuples (steps, repeats, sigma_min, sigma_max) are valid too.
         rho: spacing of the steps within a restart.
 
     Returns:
@@ -51,7 +51,7 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
 
     Raises:
         ValueError: if a restart is not 0 < sigma_min < sigma_max within the schedule, has no steps or repeats, falls on
-            another's time, or the grid has no time between its ends.
+            the time of another, or the grid has no time between its ends.
     """
     grid = np.asarray(grid)
     with jax.ensure_compile_time_eval():

@@ -1,13 +1,13 @@
 """Runge-Kutta methods for the probability flow dx / dt = alpha' x0(x, t) + sigma' eps(x, t), in the variable t.
 
-Where sigma is 0 at one end of a step, its slope in t may be infinite, and the step is DDIM's, alpha_s x0 + sigma_s eps:
-Euler's itself where the path is straight (rectified flow, EDM), and on its way down it leaves no noise where it is not.
-So it is where the slope of alpha is infinite (`schedules.sigmoid` at t_max). It evaluates the network once, at the
-start.
+Where sigma is 0 at one end of a step, its slope in t may be infinite. There the step is DDIM's, alpha_s x0 + sigma_s
+eps, which evaluates the network once, at the start. It is Euler's where the path is straight (rectified flow, EDM); on
+other paths it leaves no noise on its way down. The same holds where the slope of alpha is infinite
+(`schedules.sigmoid` at t_max).
 
-The slopes of a tabulated process (`schedules.from_betas`) jump at its T times, since log alpha is linear between them:
-there no step that samples them is of more than order 1 once the error is some tenth of 1 / T. The exponential
-integrators read alpha and sigma alone and keep their orders.
+The slopes of a tabulated process (`schedules.from_betas`) jump at its T times, since log alpha is linear between them.
+A method that reads these slopes falls to order 1 once the error is about a tenth of 1 / T. The exponential integrators
+read alpha and sigma alone and keep their orders.
 """
 
 __all__ = ["euler", "heun", "midpoint", "rk4"]

@@ -42,7 +42,7 @@ from diffusion.timesteps import Plan
 
 
 class State(NamedTuple):
-    """The least that a sampler carries.
+    """The fields that the state of every sampler has.
 
     Attributes:
         x: `[B, ...]` current sample.
@@ -57,10 +57,10 @@ class Sampler(NamedTuple):
     """A sampler.
 
     Attributes:
-        init: (x, schedule, plan) -> state, a NamedTuple with at least the fields of `State`; history lives in it.
+        init: (x, schedule, plan) -> state, a NamedTuple with at least the fields of `State`; it also holds a history.
         step: (state, denoise, schedule, plan, i, noise) -> state, from plan.t[i] to plan.s[i].
         draws: number of noise arrays of x's shape that a step uses, `noise` `[draws, B, ...]`; 0 if deterministic.
-        nfe: steps -> number of network evaluations of a plan of so many steps that ends at t = 0.
+        nfe: steps -> number of network evaluations of a plan of this many steps that ends at t = 0.
         takes: the types of what `denoise` may be. `Denoiser` stands for any function (x_t, t) -> Prediction, and
             `guidance.Memory` for a denoiser whose memory `sample` carries. A sampler takes `guidance.Unpaired` if its
             step puts x0 and eps, as they are, into x_s = alpha_s x0 + c eps + ... A sampler of flow maps takes
@@ -111,7 +111,7 @@ def prior(schedule: NoiseSchedule, keys: Array, shape: tuple[int, ...]) -> Array
 
 
 AfterStep = Callable[[Array, Array, Array, Array], Array]
-"""(x, s, i, keys `[B]`) -> x, what is done to the sample after each step."""
+"""(x, s, i, keys `[B]`) -> x, a function of the sample that is applied after each step."""
 
 
 class Loop(NamedTuple):
@@ -249,17 +249,17 @@ def sample_trajectory(
 def held_at_ends(schedule: NoiseSchedule, times: ArrayLike) -> Array:
     """The times, of which those at a singular end of the process (alpha = 0 or sigma = 0) have no gradient.
 
-    There the coefficients may have infinite slopes, and a grid that is learned keeps its ends.
+    There the coefficients may have infinite slopes; a learned grid keeps its ends.
     """
     inside = (schedule.alpha(times) > 0) & (schedule.sigma(times) > 0)
     return jnp.where(inside, times, jax.lax.stop_gradient(times))
 
 
 def stepwise(make: Callable[..., Loop]) -> Callable[..., Iterator[State]]:
-    """A trajectory whose steps are compiled one by one, so that it can be watched and stopped.
+    """A trajectory whose step is a compiled program of its own, so that one can watch it and stop it.
 
-    A step is computed when the generator is advanced; closing the generator ends the trajectory. The samples are those
-    of `sample` up to the rounding of another program.
+    Advancing the generator computes a step; closing it ends the trajectory. The samples are those of `sample` up to
+    the rounding of another program.
 
         run = samplers.stepwise(lambda params, keys: samplers.loop(sampler, denoiser(params), schedule, plan, keys))
         for state in run(x, 20, params, keys): show(state.x0)
@@ -292,13 +292,13 @@ def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, pla
 
 
 def check_start(x: Array, keys: Array) -> None:
-    """Refuses samples of integers, and keys that are not one a sample."""
+    """Refuses samples of integers, and keys that are not one for each sample."""
     require_floats(x, "x")
     require_keys(keys, x.shape[0], f"sampling needs one key for each of the {x.shape[0]} samples")
 
 
 def checker(denoise: Any) -> Callable[[Callable], Callable]:
-    """Which check the outputs of `denoise` pass: those of a flow map `checked_map`, all others `checked`."""
+    """The check of the outputs of `denoise`: `checked_map` for a flow map, `checked` otherwise."""
     return checked_map if isinstance(denoise, FlowMap) else checked
 
 
@@ -307,14 +307,14 @@ def checked_map(flow_map: Callable[..., Any]) -> Callable[..., Array]:
 
     def read(x_t, t, s):
         x_s = flow_map(x_t, t, s)
-        require_shape(x_s, x_t.shape, "what a flow map makes of x_t")
+        require_shape(x_s, x_t.shape, "the output of a flow map")
         return x_s
 
     return read
 
 
 def check_taken(sampler: Sampler, denoise: Any) -> None:
-    """Refuses what the sampler does not take (`Sampler.takes`).
+    """Refuses a `denoise` that the sampler does not take (`Sampler.takes`).
 
     Raises:
         TypeError: naming the types that it takes, and the value.

@@ -32,7 +32,7 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0, last: str 
         x_s = x_t - (t - s) (alpha' x0 + (sigma' + w / (2 sigma)) eps) + sqrt(w (t - s)) z.
 
     Every w has the process's marginals; w = 0 is `euler`, and w = g^2 ("sbdm") is `euler_maruyama`. The step onto
-    sigma(s) = 0 draws no noise. Where w is infinite, which g^2 is at alpha(t) = 0, or a slope of the process, the step
+    sigma(s) = 0 draws no noise. Where w or a slope of the process is infinite, as g^2 is at alpha(t) = 0, the step
     draws q(x_s | x_t, x0) instead.
 
     Facts:

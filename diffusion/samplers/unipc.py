@@ -19,13 +19,13 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False)
 
         x_s = (sigma_s / sigma_t) x_t^c + alpha_s (1 - e^-h) m_0 + sum_k w_k (m_k - m_0)        (predictor, p nodes)
 
-    and, once the next step has evaluated m at x_s, the same with this node too is x_s^c (corrector, p + 1 nodes). The
-    weights integrate the polynomial in lambda through the nodes exactly, w_k = sigma_s int l_k d(alpha / sigma), except
-    where there are two nodes: there the authors take B(h) / 2 times the slope, with B(h) = h or 1 - e^-h. That is all
-    in which the variants differ, since their linear system cancels B(h) elsewhere.
+    Once the next step has evaluated m at x_s, the same formula with this node too gives x_s^c (corrector, p + 1 nodes).
+    The weights integrate the polynomial in lambda through the nodes exactly, w_k = sigma_s int l_k d(alpha / sigma).
+    With two nodes the authors take B(h) / 2 times the slope instead, where B(h) = h or 1 - e^-h. The variants differ
+    in this alone, since their linear system cancels B(h) elsewhere.
 
-    A corrected sample is used within the next step alone: what `sample` returns, and its trajectory holds, are the
-    predicted samples, at which the network was evaluated.
+    Only the next step uses a corrected sample. `sample` and its trajectory return the predicted samples, at which the
+    network was evaluated.
 
     Facts:
         kind: deterministic, multistep, predictor-corrector
@@ -41,7 +41,7 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False)
         lower_order_final: whether p falls to 1 over the last steps, as in the authors' code, see `latest`.
 
     Raises:
-        ValueError: if the order or the variant is another.
+        ValueError: for another order or variant.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"unipc: order = {order} must be 1, 2 or 3")
@@ -49,7 +49,7 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False)
         raise ValueError(f"unipc: unknown variant {variant!r}; valid are {', '.join(VARIANTS)}")
 
     def weights(schedule: NoiseSchedule, s: Array, nodes: Array) -> Array:
-        """`[K]` of the outputs at these nodes for the step from the first of them to s."""
+        """`[K]` weights of the outputs at these nodes for the step from the first of them to s."""
         h = log_ratio(schedule, s) - nodes[0]
         regular = jnp.isfinite(h)
         h = jnp.where(regular, h, 1)
@@ -67,7 +67,7 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False)
         outputs = prepend(prediction.x0, state.outputs)
         nodes = prepend(log_ratio(schedule, t), state.nodes)
 
-        # The last step again with the new node, as a change of where it led; its first node must stay the first.
+        # The last step again with the new node, as a change of its result; its first node must stay the first.
         swap = jnp.array([1, 0, *range(2, order + 1)])
         used = latest(state.nodes, plan, i - 1, order, lower_order_final)
         corrected = correction(weights(schedule, t, prepend(nodes[0], used)[swap]), outputs[swap])
