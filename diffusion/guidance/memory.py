@@ -76,8 +76,8 @@ def within_step(denoise: Any, memory: Any) -> tuple[Callable, Callable[[], Any]]
             if get_opaque_trace_state() != level:
                 raise ValueError(
                     "a guidance with memory writes it at the first evaluation of a step. This sampler's first "
-                    "evaluation is inside lax.cond, lax.scan or a derivative, from which the memory cannot be returned;
-                    " "use a sampler whose step begins with a plain evaluation"
+                    "evaluation is inside lax.cond, lax.scan or a derivative, from which no memory can be returned; "
+                    "use a sampler whose step begins with a plain evaluation"
                 )
             written.append(new)
         return prediction
