@@ -1,4 +1,4 @@
-"""Training: one state, one pure step, and what keeps a run alive: shardings, checkpoints, compilation cache."""
+"""Training: one state and one pure step, with shardings, checkpoints and a compilation cache."""
 
 from typing import TYPE_CHECKING
 

@@ -1,6 +1,6 @@
-"""Training of several networks that play against or with each other: a generator and a critic, a student and a score.
+"""Training of several networks in turn, such as a generator and a critic, or a student and a score.
 
-A student and its score, the student acting at every fifth step:
+In this example the score acts at every step and the student at every fifth:
 
     init, step = alternating({
         "score": Player(score_objective, "fake", optimizer),
@@ -31,7 +31,7 @@ class Player(NamedTuple):
     Attributes:
         objective: (networks, schedule, keys, batch, step) -> (losses [B], metrics); it may read every network, and its
             gradient goes to `trained` alone.
-        trained: name of the network; each network has one player, or none (a teacher: it stays as it is).
+        trained: name of the network; each network has one player, or none (a teacher, which does not change).
         optimizer: an optax transformation.
         every: the player acts at steps 0, every, 2 every, ...
         density: the density of training times that the objective samples; None where its state is not carried.
@@ -48,7 +48,7 @@ class Average(NamedTuple):
     """A network whose parameters are a moving average of another's.
 
     Attributes:
-        of: name of the network that is averaged; it has a player, and the average moves at the steps where that acts.
+        of: name of the network that is averaged; the average moves at the steps at which that network's player acts.
         ema: (init, update), see `ema.exponential_moving_average`; its update counts the player's own steps.
     """
 
@@ -76,14 +76,14 @@ class AlternatingState(NamedTuple):
 
 
 class Alternating(NamedTuple):
-    """A named pair of pure functions.
+    """The two pure functions of a training.
 
     Attributes:
         init: {name: parameters} of every network but the averages -> AlternatingState.
         step: (AlternatingState, batch, key) -> (AlternatingState, metrics).
     """
 
-    init: Callable[[Mapping[str, Any]], Any]  # the state of one that wraps another holds more
+    init: Callable[[Mapping[str, Any]], Any]  # a training that wraps another has a larger state
     step: Callable[[Any, dict, jax.Array], tuple[Any, dict]]
 
 
@@ -96,21 +96,21 @@ def alternating(
     shards: int = 1,
     axis: str | None = None,
 ) -> Alternating:
-    """Returns the train step in which players act one after the other, each on the networks as the last one left them.
+    """Returns the train step in which players act one after the other, each on the networks that the last one updated.
 
-    Each player's update is that of `make_train_step`, so that with one player and the average of its network the
-    two are equal. Averages move after the last player. The first player draws from the run's key, each other one
-    from a key of its own. If a loss or a gradient is not finite, nothing of the state changes but `failed_at`.
+    Each player's update is that of `make_train_step`: with one player and the average of its network, the two steps are
+    equal. Averages move after the last player. The first player draws from the run's key, each other player from a key
+    of its own. If a loss or a gradient is not finite, nothing of the state changes but `failed_at`.
 
     Args:
         players: {name: Player}, in the order in which they act.
-        apply: {network: (params, x_t, clock, condition) -> output}, for every network but the averages, which are
-            applied as the networks that they average.
+        apply: {network: (params, x_t, clock, condition) -> output}, for every network but the averages, which use the
+            function of the network that they average.
         schedule: NoiseSchedule.
         averages: {network: Average}; objectives receive them under these names ("target" is usual).
-        accumulate: see `make_train_step`, as the next two.
-        shards: number of devices that the batch is split over.
-        axis: under `pmap`, the name of the axis.
+        accumulate: see `make_train_step`.
+        shards: see `make_train_step`.
+        axis: see `make_train_step`.
 
     Returns:
         Alternating. Metrics are those of `make_train_step` as "player/name", NaN (counts 0) where the player rested,
@@ -203,9 +203,9 @@ def alternating(
 
 
 def as_train_step(step: Callable[..., tuple[AlternatingState, dict]]) -> Callable:
-    """Returns the step of `alternating` as one of `TrainState`, so that a run of several players is a run like any.
+    """Returns the step of `alternating` as a step of `TrainState`, so that a run may have several players.
 
-    The network "model" is the run's own: its player has that name, "target" is its average, and its metrics bear their
+    The network "model" is the run's own: its player has that name, "target" is its average, and its metrics have their
     plain names ("loss"). Every other player has the name of the network that it trains, and is a second player of the
     run.
 
@@ -225,7 +225,7 @@ def as_train_step(step: Callable[..., tuple[AlternatingState, dict]]) -> Callabl
         after, metrics = step(AlternatingState(state.step, networks, opt_state, density, state.failed_at), batch, key)
         counted = [metrics.pop(name) for name in list(metrics) if name.endswith("/skipped")]  # of one batch
         if counted:
-            metrics["skipped"] = jnp.max(jnp.stack(counted))  # a player that rested has counted none
+            metrics["skipped"] = jnp.max(jnp.stack(counted))  # a player that rests counts none
         return TrainState(
             step=after.step,
             params=after.networks["model"],
@@ -251,8 +251,8 @@ def _check(players, apply, averages) -> None:
     for network in trained:
         if trained.count(network) > 1:
             raise ValueError(
-                f"alternating: {network!r} has {trained.count(network)} players; add up the objectives of "
-                "one network (objectives.added), or give each player a network of its own."
+                f"alternating: {network!r} has {trained.count(network)} players; join the objectives of one network "
+                "(objectives.added), or give each player its own network."
             )
         if network not in apply:
             raise ValueError(f"alternating: no function to apply {network!r}; there are those of {sorted(apply)}.")

@@ -39,11 +39,11 @@ class FollowingState(NamedTuple):
 def following(
     training: Alternating, module: nn.Module, decay: float = 0.99, threshold: float = 1.0, network: str = "model"
 ) -> Alternating:
-    """The same training, after each step of which the codes follow their vectors and dead codes are restarted.
+    """The same training; after each step the codes follow their vectors, and dead codes start again.
 
-    The vectors are those of the step's batch under the new encoder, one more forward pass of it; of the whole batch
-    under `jit`, however it is split over devices, but not under `pmap`. Give the codebook's loss the weight 0: the
-    codes are moved by `quantizers.codebook_update` and `quantizers.restart_dead` alone.
+    The vectors are those of the step's batch under the new encoder, which takes one more forward pass. Under `jit` they
+    are those of the whole batch, however it is split over devices; under `pmap` they are not. Give the codebook's loss
+    the weight 0: only `quantizers.codebook_update` and `quantizers.restart_dead` move the codes.
 
     Args:
         training: from `alternating`, with a network of `coding.vq_network` and `coding.parameters`.
@@ -70,7 +70,7 @@ def following(
 
     def init(networks: Any) -> FollowingState:
         begun = quantizers.codebook_init(networks[network]["autoencoder"]["codebook"])
-        # The sums begin as the codes: a copy, so that a step may overwrite both.
+        # The sums begin as a copy of the codes, so that a step may overwrite both.
         return FollowingState(training.init(networks), begun.counts, jnp.array(begun.sums, copy=True))
 
     def step(state: FollowingState, batch: Any, key: jax.Array) -> tuple[FollowingState, dict]:
@@ -82,7 +82,7 @@ def following(
         z = cast(jax.Array, module.apply({"params": weights}, prepare(batch)["x"], method="encode"))
         indices, _ = quantizers.nearest(z, codebook.codes)
         moved = quantizers.codebook_update(codebook, z, indices, decay)
-        # Neither a step nor a player folds in this number.
+        # No step and no player folds in this number.
         drawn = jax.random.fold_in(jax.random.fold_in(key, 2**31), state.training.step)
         moved, restarted = quantizers.restart_dead(moved, z, drawn, threshold)
         healthy = after.failed_at == HEALTHY

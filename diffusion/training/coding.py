@@ -1,6 +1,6 @@
 """Autoencoders as the networks that `diffusion.objectives.autoencoding` trains: (params, x, keys, condition) -> Coded.
 
-They take their place among the networks of `alternating`:
+They go into the networks of `alternating`:
 
     apply = {"model": coding.kl_network(vae), "critic": critic.apply, "features": lambda params, x, *_: vgg(params, x)}
     init, step = alternating(players, apply, schedule=None)
@@ -23,11 +23,11 @@ LAST = ("decoder", "conv_out", "kernel")  # of the networks in `diffusion.models
 
 
 def parameters(params: Any, log_variance: float = 0.0) -> dict[str, Any]:
-    """What is trained: an autoencoder's parameters, and the log-variance of its pixels.
+    """The trained parameters: those of an autoencoder, and the log-variance of its pixels.
 
     Args:
         params: of the autoencoder.
-        log_variance: where it starts.
+        log_variance: initial value.
     """
     return {"autoencoder": params, "log_variance": jnp.asarray(log_variance, jnp.float32)}
 
@@ -36,11 +36,11 @@ def kl_network(module: nn.Module, last: tuple[str, ...] = LAST) -> Callable[...,
     """Encodes, draws from the posterior, and decodes.
 
     Args:
-        module: an autoencoder whose `encode` gives `latents.Moments`.
+        module: an autoencoder whose `encode` returns `latents.Moments`.
         last: path of the kernel of its last layer.
 
     Returns:
-        (what `parameters` gives, x [B, H, W, C], keys [B], condition, which is not used) -> Coded.
+        (the result of `parameters`, x [B, H, W, C], keys [B], condition, which is not used) -> Coded.
     """
 
     def network(params, x, keys, condition=None):
@@ -63,7 +63,7 @@ def vq_network(module: nn.Module, last: tuple[str, ...] = LAST) -> Callable[...,
         last: path of the kernel of its last layer.
 
     Returns:
-        (what `parameters` gives, x [B, H, W, C], keys and condition, which are not used) -> Coded.
+        (the result of `parameters`, x [B, H, W, C], keys and condition, which are not used) -> Coded.
     """
 
     def network(params, x, keys=None, condition=None):

@@ -22,7 +22,7 @@ class ExponentialMovingAverage(NamedTuple):
 
 
 def _wide(leaf):
-    """float32 or wider: in bfloat16 an update of (1 - decay) times a difference is rounded away."""
+    """float32 or wider, because bfloat16 would round an update of (1 - decay) times a difference away."""
     leaf = jnp.asarray(leaf)
     return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
@@ -47,11 +47,11 @@ def exponential_moving_average(decay: float = 0.9999, warmup: bool = True) -> Ex
 
     Args:
         decay: in [0, 1). The average looks back over about 1 / (1 - decay) steps.
-        warmup: shorten that at the start of a run (see `rate`).
+        warmup: whether it looks back over fewer steps at the start of a run (see `rate`).
 
     Returns:
-        ExponentialMovingAverage; its state is float32 whatever the type of the parameters. Leaves that are not
-        floating point are copied.
+        ExponentialMovingAverage; its state is float32 whatever the type of the parameters. It copies leaves that are
+        not floating point.
 
     Raises:
         ValueError: if `decay` is outside [0, 1).

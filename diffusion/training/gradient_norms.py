@@ -1,4 +1,4 @@
-"""The norm of the gradient in each block of a network, to see which of them learns, starves or explodes.
+"""The norm of the gradient in each block of a network, which shows vanishing and exploding gradients.
 
 Names and norms come in the same order:
 
@@ -20,7 +20,7 @@ STACKS = ("blocks", "layers")  # how the names of scanned layers end: the first 
 
 
 def _blocks(params: Any) -> Iterator[tuple[str, list, int]]:
-    """(block, its leaves, layers that are stacked in it or 0), sorted by name."""
+    """(block, its leaves, number of layers that are stacked in it or 0), sorted by name."""
     blocks: dict[str, list] = {}
     for name, leaf in leaves_of(params).items():
         blocks.setdefault(name.removeprefix("params/").partition("/")[0], []).append(leaf)

@@ -1,4 +1,4 @@
-"""Into how many micro-batches a step is best cut."""
+"""The best number of micro-batches of a step."""
 
 __all__ = ["convolves", "number"]
 
@@ -9,20 +9,20 @@ import jax
 import jax.extend
 from jax.sharding import Mesh
 
-NUMBER = 4  # on one CPU device; docs/speed.md has what was measured
+NUMBER = 4  # on one CPU device; docs/speed.md has the measurements
 
 
 def number(batch_size: int, mesh: Mesh, block: int = 1) -> int:
     """The number of micro-batches of the fastest step, by a rule: four on one CPU device, one anywhere else.
 
-    On a CPU the activations of a part stay nearer to its cores, and take a quarter of the memory; the sums of the
-    gradients cost little beside that. An accelerator needs large products. A network that `convolves` should
-    take its batch whole, too.
+    On a CPU the activations of a part stay nearer to the cores and take a quarter of the memory; the sums of the
+    gradients cost little. An accelerator needs large products. A network that `convolves` should also take its batch
+    whole.
 
     Args:
         batch_size: examples in a step, >= 1.
         mesh: of the devices that the step runs on.
-        block: examples that have to stay in one part, >= 1 (see `objectives`' couplings).
+        block: number of consecutive examples that stay in one part, >= 1 (see `Objective.block`).
 
     Returns:
         The number; it divides the batch, and each part divides into blocks.
@@ -32,12 +32,12 @@ def number(batch_size: int, mesh: Mesh, block: int = 1) -> int:
 
 
 def convolves(function: Callable, *args: Any) -> bool:
-    """Whether a function convolves, whose derivative takes XLA 25 times as long inside of a loop on a CPU.
+    """Whether a function convolves; XLA's derivative of a convolution takes 25 times as long inside a loop on a CPU.
 
     Cutting a picture into patches does not count.
 
     Args:
-        function: what is traced, e.g. a network's forward pass.
+        function: to trace, e.g. a network's forward pass.
         args: its arguments, arrays or their shapes.
     """
     return _convolves(jax.make_jaxpr(function)(*args).jaxpr)

@@ -30,7 +30,7 @@ class Optimizer(NamedTuple):
 def learning_rate_schedule(peak: float, warmup: int, decay: str, steps: int | None) -> optax.Schedule:
     """Returns the learning rate by step: linear from 0 during `warmup` steps, then constant or half a cosine to 0.
 
-    Step k of the warm-up uses `peak (k + 1) / warmup`, so that no step is spent at rate 0.
+    Step k of the warm-up uses `peak (k + 1) / warmup`, so that no step has rate 0.
 
     Args:
         peak: the rate after the warm-up, > 0.
@@ -109,10 +109,10 @@ def muon(
 
         M <- momentum M + G;   W <- W - rate (0.2 sqrt(max(rows, columns)) orthogonal(G + momentum M) + weight_decay W)
 
-    orthogonal(U S V^T) is nearly U V^T, by five Newton-Schulz iterations (Jordan et al., 2024); M and G are corrected
-    for their start as Adam's moments are. The factor gives the step the size of AdamW's, so that one rate serves both
-    (Liu et al., 2025, equation 4). Embeddings, the layers on pixels and outputs, biases and scales are moved by Adam
-    with Nesterov's momentum (Dozat, 2016), without weight decay.
+    orthogonal(U S V^T) is nearly U V^T, by five Newton-Schulz iterations (Jordan et al., 2024); M and G have the bias
+    correction of Adam's moments. The factor gives the step the size of AdamW's, so that one rate serves both (Liu et
+    al., 2025, equation 4). Adam with Nesterov's momentum (Dozat, 2016), without weight decay, trains embeddings, the
+    layers on pixels and outputs, biases and scales.
 
     Args:
         learning_rate: rate after the warm-up, > 0; two to three times AdamW's is a good first try.
@@ -146,20 +146,20 @@ def muon(
 
 
 def hidden_matrices(params: Any) -> Any:
-    """How the kernels of stacked layers are matrices: which of their axes are rows (inputs) and columns (outputs).
+    """The axes by which kernels of stacked layers are matrices: rows (inputs) and columns (outputs).
 
-    The first axis counts the layers. A layer called "out" joins all axes but the last, as attention's [L, heads, size,
-    width]; of any other the first axis is the input, as of [L, width, 3, heads, size], one matrix of queries, keys and
-    values.
+    The first axis counts the layers. In a layer called "out" all further axes but the last are inputs, as in
+    attention's [L, heads, size, width]. In any other layer the next axis is the input, as in [L, width, 3, heads,
+    size], one matrix of queries, keys and values.
 
     Args:
         params: pytree of arrays, named as `diffusion.models` names them: stacks end in "blocks" or "layers".
 
     Returns:
-        The same pytree of `optax.contrib.MuonDimensionNumbers`, None for what is no hidden matrix.
+        The same pytree of `optax.contrib.MuonDimensionNumbers`, None for leaves that are not hidden matrices.
 
     Raises:
-        ValueError: where there is none at all, as in U-Nets.
+        ValueError: if there is no hidden matrix, as in U-Nets.
     """
 
     def axes(path: tuple, leaf: jax.Array) -> contrib.MuonDimensionNumbers | None:
@@ -171,7 +171,7 @@ def hidden_matrices(params: Any) -> Any:
 
     dimensions = jax.tree_util.tree_map_with_path(axes, params)
     if not jax.tree.leaves(dimensions, is_leaf=lambda x: isinstance(x, contrib.MuonDimensionNumbers)):
-        raise ValueError("muon finds no stacked layers in this network, and moves nothing else but by Adam. Use adamw.")
+        raise ValueError("muon finds no stacked layers in this network, and would train all of it by Adam. Use adamw.")
     return dimensions
 
 

@@ -1,8 +1,8 @@
 """One train step on many devices, by two of JAX's engines: `jit` over a mesh, and `pmap`.
 
-Both take `make`, which returns the pure step `(state, batch, seed) -> (state, metrics)` (the arguments of `make`
-are those of `make_train_step` that depend on the engine), and return it ready to be called with global arrays: the
-state as in `target`, the batch from `sharding.to_devices`. Both donate the state, and compute the same.
+Both take `make`, a function that returns the pure step `(state, batch, seed) -> (state, metrics)`; its arguments are
+those of `make_train_step` that depend on the engine. Both return a step on global arrays: the state as in `target`, the
+batch from `sharding.to_devices`. Both donate the state, and compute the same.
 """
 
 __all__ = ["jit", "pmap"]
@@ -46,7 +46,7 @@ def jit(make: Callable[..., Callable], target: Any, mesh: Mesh) -> Callable:
 def pmap(make: Callable[..., Callable], target: Any, mesh: Mesh) -> Callable:
     """Returns the step under `pmap`: every device holds all of the state, and computes its own rows of the batch.
 
-    For those who know their program as one per device; `jit` does the same and more.
+    It is for those who think of their program as one for each device; `jit` does the same and more.
 
     Args:
         make: (axis) -> step.

@@ -1,11 +1,11 @@
-"""Moving averages with power-function profiles, and averages of any such profile made after training.
+"""Moving averages with power-function profiles, and the reconstruction of any such profile after training.
 
     average at step t = integral_0^t p_t(tau) params(tau) dtau,    p_t(tau) = (gamma + 1) tau^gamma / t^(gamma + 1)
 
 Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", section 3 and appendix C. The
-width of p is a share sigma_rel of the training so far; gamma and sigma_rel stand for each other.
+width of p is a share sigma_rel of the training so far; gamma and sigma_rel determine each other.
 
-    ema = tracked(power_function(0.05), power_function(0.10))            # in training; store its state now and then
+    ema = tracked(power_function(0.05), power_function(0.10))            # in training; store its state at times
     weights = reconstruction_weights(steps, sigma_rels, step, 0.07)      # afterwards, one for each stored average
     params = reconstruct(averages, weights)
 """
@@ -34,10 +34,10 @@ def gamma(sigma_rel: float) -> float:
     Karras et al. 2024, eq. 123 and algorithm 2.
 
     Args:
-        sigma_rel: in (0, 12^-1/2]; 0.05 and 0.10 are tracked in the paper.
+        sigma_rel: in (0, 12^-1/2]; the paper tracks 0.05 and 0.10.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if sigma_rel is out of range.
     """
     if not 0 < sigma_rel <= WIDEST * (1 + 1e-9):
         raise ValueError(
@@ -93,20 +93,20 @@ def tracked(*averages: ExponentialMovingAverage) -> ExponentialMovingAverage:
 def reconstruction_weights(steps: ArrayLike, sigma_rels: ArrayLike, step: float, sigma_rel: float) -> np.ndarray:
     """Returns the weights of stored averages whose sum comes closest to another average.
 
-    The weights are those whose combined profile has the least squared distance to the wanted one, scaled to sum to
-    one as in the authors' code. Karras et al. 2024, algorithm 3.
+    They minimise the squared distance of their combined profile to the target profile, and are scaled to sum to one as
+    in the authors' code. Karras et al. 2024, algorithm 3.
 
     Args:
         steps: [K] updates made when each average was stored, >= 1.
         sigma_rels: [K] or [], its width.
-        step: updates at which the wanted average ends; at most the largest of `steps`.
-        sigma_rel: its width, not below the narrowest stored by much.
+        step: updates at which the target average ends; at most the largest of `steps`.
+        sigma_rel: its width, not much below the narrowest stored one.
 
     Returns:
         float64 [K].
 
     Raises:
-        ValueError: if a step is not positive, two averages are the same, or the wanted one ends after all of them.
+        ValueError: if a step is not positive, two averages are the same, or the target ends after all of them.
     """
     steps, sigma_rels = np.broadcast_arrays(np.asarray(steps, np.float64), np.asarray(sigma_rels, np.float64))
     if steps.ndim != 1 or np.any(steps < 1) or not step >= 1:
@@ -125,7 +125,7 @@ def reconstruction_weights(steps: ArrayLike, sigma_rels: ArrayLike, step: float,
 
 
 def reconstruct(averages: Sequence[Any], weights: ArrayLike) -> Any:
-    """Returns the weighted sum of pytrees, added up in float64 on the host; other than floating leaves are the last's.
+    """Returns the weighted sum of pytrees, in float64 on the host; leaves that are not floating are the last one's.
 
     Args:
         averages: K pytrees of one structure.

@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh, rules from names to axes, and the way of a batch onto the devices.
+"""The layout of arrays on devices: the mesh, rules from names to axes, and the transfer of a batch.
 
 | axis     | splits                                   | what it costs in a step                                    |
 |----------|------------------------------------------|------------------------------------------------------------|
@@ -7,12 +7,12 @@
 | sequence | the tokens of an example (models.layout) | two all-to-alls an attention                               |
 | tensor   | heads, hidden features, their parameters | two all-reduces of the tokens a layer                      |
 
-With fsdp = 1 every device holds all of the state (parameters, optimizer, moving average), else a part (Rajbhandari et
-al. 2020, "ZeRO": stage 3; stage 1 where the parameters stay whole).
+With fsdp = 1 every device holds all of the state (parameters, optimizer, moving average). Otherwise it holds a part
+(Rajbhandari et al. 2020, "ZeRO": stage 3; stage 1 where the parameters stay whole).
 
-A rule is a pair (pattern, axes): the first pattern found in a leaf's path ("params/blocks/mlp/hidden/kernel") gives the
-mesh axes over which the leaf's *last* dimensions are split, () those of none. Then fsdp splits the largest dimension
-that is still whole and that it divides.
+A rule is a pair (pattern, axes). The first pattern found in a leaf's path ("params/blocks/mlp/hidden/kernel") names the
+mesh axes over which the leaf's *last* dimensions are split; () splits none. Then fsdp splits the largest dimension that
+is still whole and that it divides.
 """
 
 __all__ = [
@@ -44,7 +44,7 @@ from diffusion.io.leaf_names import leaf_name
 from diffusion.models.layers import layout
 from diffusion.models.layers.layout import MeshError
 
-AXES = ("data", "fsdp", "sequence", "tensor")  # those that talk most are the nearest neighbours
+AXES = ("data", "fsdp", "sequence", "tensor")  # axes with more communication have nearer neighbours
 BATCH_AXES = layout.RULES["batch"]
 RULES = (
     (r"attention/(qkv|query|key|value)/(kernel|bias)$", ("tensor", None)),  # heads
@@ -55,18 +55,18 @@ RULES = (
     (r".*", ()),
 )
 WHOLE = {"all": "(?!)", "optimizer": "^params/"}  # what fsdp splits: the leaves whose paths it leaves whole
-SMALLEST_SPLIT = 1024  # elements of a leaf that is worth a collective
+SMALLEST_SPLIT = 1024  # least number of elements of a leaf for which a collective pays
 LIMITS = {  # JAX's limits on a run of several processes: the variable that sets it, and the seconds without it
-    "heartbeat_timeout_seconds": ("DIFFUSION_HEARTBEAT_SECONDS", 100),  # a process silent for so long has died or hangs
-    "shutdown_timeout_seconds": ("DIFFUSION_SHUTDOWN_SECONDS", 300),  # one that leaves waits so long for the others
+    "heartbeat_timeout_seconds": ("DIFFUSION_HEARTBEAT_SECONDS", 100),  # of silence, before a process counts as dead
+    "shutdown_timeout_seconds": ("DIFFUSION_SHUTDOWN_SECONDS", 300),  # for which a process that ends waits for others
 }
 
 
 def limits() -> dict[str, Any]:
     """Returns JAX's limits on a run of several processes, from the environment.
 
-    A shorter heartbeat ends a run sooner where a machine hangs; a longer one bears machines that are paused for so long
-    (moved live, suspended) or whose network is away. All processes are to have the same.
+    A shorter heartbeat ends a run sooner when a machine hangs; a longer one tolerates longer pauses of a machine (live
+    migration, suspension) or of its network. All processes need the same limits.
 
     Returns:
         Seconds by the names of `jax.distributed.initialize`.
@@ -86,9 +86,9 @@ def limits() -> dict[str, Any]:
 def initialize_distributed() -> bool:
     """Joins this process to the others of its run, where the environment names any.
 
-    Reads DIFFUSION_COORDINATOR ("host:port"), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX, which launchers
-    set; a coordinator "auto", alone, leaves all three to JAX, which knows them on a TPU pod. `LIMITS` are set too.
-    Must come before the first use of a device.
+    It reads DIFFUSION_COORDINATOR ("host:port"), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX, which launchers
+    set. A coordinator "auto", alone, leaves all three to JAX, which knows them on a TPU pod. It sets `LIMITS` too. Call
+    it before the first use of a device.
 
     Returns:
         Whether the run has several processes.
@@ -128,7 +128,7 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
 
     Raises:
         MeshError: if an axis is unknown, the sizes do not multiply to the number of devices, or JAX finds no layout for
-            them on the torus of a TPU (an axis is to be a product of its sides).
+            them on the torus of a TPU (an axis must be a product of its sides).
     """
     devices = jax.devices() if devices is None else list(devices)
     unknown = [name for name in axes if name not in AXES]
@@ -198,14 +198,14 @@ def _split_largest(spec: list[str | None], shape: tuple[int, ...], mesh: Mesh) -
 def abstract(
     init: Callable[..., Any], mesh: Mesh, rules: Sequence[tuple[str, tuple]], *args: Any, whole: str = WHOLE["all"]
 ) -> Any:
-    """Returns what `init(*args)` will be, as jax.ShapeDtypeStruct with shardings; computes nothing."""
+    """Returns the shapes of `init(*args)`, as jax.ShapeDtypeStruct with shardings; computes nothing."""
     shapes = jax.eval_shape(init, *args)
     struct = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
     return jax.tree.map(struct, shapes, shardings(shapes, mesh, rules, whole))
 
 
 def create(init: Callable[..., Any], target: Any, *args: Any) -> Any:
-    """Returns `init(*args)` computed where it will live, so that nothing is ever built unsharded.
+    """Returns `init(*args)`, computed in its final sharding, so that nothing is ever built unsharded.
 
     Args:
         init: function of `args`.
@@ -243,7 +243,7 @@ def positions(batch_size: int, mesh: Mesh) -> np.ndarray:
 
 
 def to_devices(batch: Any, mesh: Mesh, batch_size: int) -> Any:
-    """Returns the global batch as arrays over the mesh, each process giving the rows that its devices hold.
+    """Returns the global batch as arrays over the mesh; each process passes the rows of its devices.
 
     Args:
         batch: pytree of host arrays [b, ...]: the rows at this process's `positions`.
@@ -251,8 +251,8 @@ def to_devices(batch: Any, mesh: Mesh, batch_size: int) -> Any:
         batch_size: size B of the global batch.
 
     Returns:
-        pytree of jax.Array [B, ...]. 64-bit integers become int32, taken modulo 2^31 (the global example index of a
-        run of more than two thousand million examples), which any power of two of strata survives.
+        pytree of jax.Array [B, ...]. 64-bit integers become int32, modulo 2^31: the global example index of a run of
+        more than 2^31 examples, for which strata stay right if their number is a power of two.
     """
     where = batch_sharding(mesh)
     held = positions(batch_size, mesh)
@@ -270,7 +270,7 @@ def to_devices(batch: Any, mesh: Mesh, batch_size: int) -> Any:
 def one_step_in_flight(mesh: Mesh) -> bool:
     """Returns whether each step must end before the next is dispatched.
 
-    On simulated or multi-process CPU devices, two programs with collectives in flight at once can take each
+    On simulated or multi-process CPU devices, two programs with collectives that run at the same time can take each
     other's threads and hang for good.
     """
     return mesh.size > 1 and next(iter(mesh.devices.flat)).platform == "cpu"

@@ -23,7 +23,7 @@ class SecondPlayer(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """The whole state of a run: what is saved, restored, sharded and donated as one.
+    """The whole state of a run, which is saved, restored, sharded and donated as one.
 
     Steps are counted from 0: step k turns the state with `step == k` into the one with `step == k + 1`.
 
@@ -35,9 +35,9 @@ class TrainState(NamedTuple):
         density: pytree; the state of the density of training times (empty if it does not adapt).
         failed_at: int32 []; -1 while healthy, else the first step whose loss or gradient was not finite. A failed
             state is frozen: the step leaves it as it is.
-        frozen: {name: parameters} of networks that objectives read and no step changes, such as a teacher; None where
-            there are none.
-        rivals: {name: SecondPlayer} of the second players, named as in checkpoints; None where there are none.
+        frozen: {name: parameters} of networks that objectives read and no step changes, such as a teacher; None without
+            any.
+        rivals: {name: SecondPlayer} of the second players; None without any. Checkpoints have this field's name.
     """
 
     step: jax.Array
@@ -60,7 +60,7 @@ def create(
         optimizer: an optax transformation (`init`, `update`).
         ema: an `ema.ExponentialMovingAverage` (`init`, `update`).
         density: a `timesteps.Density` whose state is carried, or None where there is none to carry.
-        frozen: {name: parameters} of networks that are read alone; None for none.
+        frozen: {name: parameters} of networks that no step changes; None without any.
         rivals: {name: (parameters, optimizer)} of the second players; None without any.
 
     Returns:

@@ -21,7 +21,7 @@ BINS = 10  # equal bins of t in [0, 1] for the curve of the loss by t
 def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Array:
     """Returns one key for each example: `fold_in(fold_in(key, step), position in the global batch)`.
 
-    So draws depend on the run's seed, the step and the example alone, never on devices, processes or micro-batches.
+    So draws depend on the run's seed, the step and the example alone, not on devices, processes or micro-batches.
 
     Args:
         key: the run's key.
@@ -35,7 +35,7 @@ def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Ar
 
 
 def training_key(seed: jax.typing.ArrayLike) -> jax.Array:
-    """Returns the key of all draws in training, by a run's seed; the other half of its split draws the parameters."""
+    """Returns the key of all draws in training: one half of the seed's split; the other half draws the parameters."""
     return jax.random.split(jax.random.key(seed))[1]
 
 
@@ -50,7 +50,7 @@ def prepare(batch: dict) -> dict:
     Args:
         batch: {"image": uint8 [B, H, W, C], "label": int [B] (optional), "index": int [B]}; or, for data of any other
             kind, "x": float [B, ...] in place of the image, and "condition", a pytree, in place of the label. Other
-            entries ("noise") are passed on.
+            entries ("noise") stay as they are.
 
     Returns:
         {"x": float32 [B, ...], images in [-1, 1]; "condition": labels or None; "index": int [B]}.
@@ -97,7 +97,7 @@ def loss_by_t(t: jax.Array, losses: jax.Array) -> dict[str, jax.Array]:
     """Returns the sum and the count of losses in ten equal bins of t in [0, 1].
 
     Args:
-        t: float [B] or [B, F] (then the first noise level stands for the example).
+        t: float [B] or [B, F]; with [B, F] the example counts at its first noise level.
         losses: float [B].
 
     Returns:
@@ -105,7 +105,7 @@ def loss_by_t(t: jax.Array, losses: jax.Array) -> dict[str, jax.Array]:
     """
     t = t.reshape(t.shape[0], -1)[:, 0]
     member = jax.nn.one_hot(jnp.clip(jnp.floor(t * BINS), 0, BINS - 1).astype(jnp.int32), BINS)  # [B, 10]
-    # where, not a product: a bin without a bad example stays finite.
+    # `where`, not a product, so that a bin without a bad example stays finite.
     total = jnp.where(member > 0, losses[:, None], 0.0).sum(0)
     return {"sum": total.astype(jnp.float32), "count": member.sum(0).astype(jnp.int32)}
 
@@ -124,27 +124,27 @@ def make_train_step(
 ) -> Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]:
     """Returns the pure function `(state, batch, key) -> (state, metrics)` of one update.
 
-    The loss is the mean of the objective's per-example losses; its gradient goes through the optimizer; the moving
-    average follows the new parameters. If the loss or the gradient's norm is not finite, nothing of the state
-    changes but `failed_at`, which records the step, and every later call returns the state as it is.
+    The loss is the mean of the objective's per-example losses, its gradient goes through the optimizer, and the moving
+    average follows the new parameters. If the loss or the gradient's norm is not finite, the state does not change
+    except for `failed_at`, which records the step; every later call returns the same state.
 
-    The objective receives the networks "model", "target" (the moving average, as it is before the update) and those of
-    `frozen`; gradients go to "model" alone.
+    The objective receives the networks "model", "target" (the moving average before the update) and those of `frozen`;
+    gradients go to "model" alone.
 
-    Put it under `jax.jit(step, donate_argnums=0)`.
+    Compile it by `jax.jit(step, donate_argnums=0)`.
 
     Args:
         objective: (networks, schedule, keys [B], batch, step) -> (losses [B], metrics with "t").
         apply: (params, x_t, clock, condition) -> output; the network.
         schedule: NoiseSchedule.
-        optimizer: an optax transformation; one with `learning_rate` (see `optimizers`) has it among the metrics.
+        optimizer: an optax transformation; if it has a `learning_rate` (see `optimizers`), that is among the metrics.
         ema: see `ema.exponential_moving_average`.
         density: the density of training times that the objective samples; None where its state is not carried.
-        accumulate: number of micro-batches whose gradients are summed before the update; equal to the large batch up
-            to the order of the sum, with its very draws.
+        accumulate: number of micro-batches whose gradients are summed before the update. The draws are those of the
+            whole batch, and the result is equal up to the order of the sum.
         shards: number of devices that the batch is split over.
-        axis: under `pmap`, the name of the axis over which the batch is split: each device then gets its own rows,
-            and sums of gradients are taken here; None under `jit`, where every function has the whole batch.
+        axis: under `pmap`, the name of the axis over which the batch is split: each device has its own rows, and this
+            step sums the gradients over devices. None under `jit`, where every function has the whole batch.
         frozen: {name: (params, x_t, clock, condition) -> output} of the networks whose parameters are `state.frozen`.
 
     Returns:
@@ -168,7 +168,7 @@ def make_train_step(
     gradient = jax.value_and_grad(summed_loss, has_aux=True)
 
     def loss_and_gradient(state, batch, key):
-        rows = batch["index"].shape[0]  # of all devices, but under pmap of one
+        rows = batch["index"].shape[0]  # of all devices; under pmap, of one
         if rows % (accumulate * shards):
             raise ValueError(
                 f"train.batch_size = {rows} does not divide into accumulate = {accumulate} micro-batches on "
@@ -226,7 +226,7 @@ def make_train_step(
             "failed_at": state_after.failed_at,
             **{name: values.mean() for name, values in details.items()},
         }
-        if "skipped" in batch:  # one for each record that another stands in for, see data.pipeline
+        if "skipped" in batch:  # one for each record that another replaces, see data.pipeline
             skipped = batch["skipped"].sum()
             metrics["skipped"] = skipped if axis is None else jax.lax.psum(skipped, axis)
         if hasattr(optimizer, "learning_rate"):

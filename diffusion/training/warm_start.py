@@ -24,7 +24,7 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if there is nothing at `path`.
         ValueError: if it is a file that is not in the safetensors format, or larger than this machine's memory.
-        CheckpointError: if a folder has no sound checkpoint.
+        CheckpointError: if a folder has no intact checkpoint.
     """
     path = pathlib.Path(path).expanduser().absolute()
     if not path.exists():
@@ -48,19 +48,19 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tuple[Any, list[str], list[str]]:
-    """Returns the parameters with those leaves taken from `source` that have the pattern, the name and the shape.
+    """Returns the parameters, with the leaves of `source` that match in name and shape and have the pattern.
 
     Args:
         params: pytree of arrays (freshly initialised); keeps its types and shardings.
         source: arrays by name; see `read`.
-        pattern: regular expression, searched in the leaf's name ("blocks/mlp/kernel"); "^(?!.*final)" leaves out.
+        pattern: regular expression, searched in the leaf's name ("blocks/mlp/kernel"); "^(?!.*final)" excludes.
 
     Returns:
-        (params, taken, skipped): the names that were taken, and for each one that was not, on either side, a line
-        that has the reason.
+        (params, taken, skipped): the names that were taken, and a line with the reason for each other name on either
+        side.
 
     Raises:
-        ValueError: if not one leaf could be taken, or `pattern` is not a regular expression.
+        ValueError: if no leaf matches, or `pattern` is not a regular expression.
     """
     try:
         fits = re.compile(pattern).search
@@ -72,7 +72,7 @@ def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tupl
         name = leaf_name(path)
         theirs = source.get(name)
         if not fits(name):
-            skipped.append(f"{name}: the pattern {pattern!r} leaves it out")
+            skipped.append(f"{name}: the pattern {pattern!r} excludes it")
         elif theirs is None:
             skipped.append(f"{name}: not in the source")
         elif theirs.shape != ours.shape:
@@ -86,5 +86,5 @@ def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tupl
     ours = {leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     skipped += [f"{name}: only in the source" for name in source if name not in ours]
     if not taken:
-        raise ValueError(f"init_from took not one leaf; the first reasons: {'; '.join(skipped[:3])}.")
+        raise ValueError(f"init_from found no leaf to take; the first reasons: {'; '.join(skipped[:3])}.")
     return result, taken, skipped

@@ -45,7 +45,7 @@ from diffusion.training.sharding import leaf_name
 from diffusion.training.state import HEALTHY, TrainState
 
 STEP = re.compile("[0-9]{1,18}")  # the name of a finished checkpoint
-FORMAT = 1  # raised when a change makes older readers wrong
+FORMAT = 1  # raised by a change that older readers would misread
 PATIENCE = 10**9  # seconds for a save: Orbax's 600 are too few for a slow disk, and end when the clock is set forward
 
 
@@ -58,15 +58,15 @@ class DamagedCheckpoint(CheckpointError):
 
 
 class UnreadableCheckpoint(CheckpointError):
-    """A checkpoint could not be read now, for a reason outside it: it may be sound."""
+    """A checkpoint could not be read now, for a reason outside it; it may be intact."""
 
 
 class MismatchedCheckpoint(CheckpointError):
-    """A checkpoint is sound but belongs to another architecture, optimizer or version."""
+    """A checkpoint is intact but belongs to another architecture, optimizer or version."""
 
 
 def loud(message: str) -> None:
-    """Prints a warning that is not overlooked, on standard error."""
+    """Prints a conspicuous warning on standard error."""
     print(f"\n{'!' * 100}\nWARNING: {message}\n{'!' * 100}\n", file=sys.stderr, flush=True)
 
 
@@ -123,7 +123,7 @@ def _barrier(name: str) -> None:
 
 
 class Checkpoints:
-    """The writing side of a run's checkpoints. Every process of a run opens one; process 0 keeps the folder."""
+    """The writer of a run's checkpoints. Every process of a run opens one; process 0 manages the folder."""
 
     def __init__(self, workdir: str | pathlib.Path, keep: int = 3, keep_every: int = 0):
         """Opens WORKDIR/checkpoints, and removes what an interrupted save left there.
@@ -131,7 +131,7 @@ class Checkpoints:
         Args:
             workdir: the run folder.
             keep: number of latest checkpoints to keep, >= 1.
-            keep_every: keep, besides, those whose step is a multiple of this; 0 for none.
+            keep_every: also keep those whose step is a multiple of this; 0 for none.
 
         Raises:
             ValueError: if `keep` < 1.
@@ -142,7 +142,7 @@ class Checkpoints:
         self.workdir = pathlib.Path(workdir).absolute()
         self.keep = keep
         self.keep_every = keep_every
-        self.best: int | None = None  # a step whose checkpoint is kept besides
+        self.best: int | None = None  # the step of the best checkpoint, which is kept too
         path = folder(workdir)
         if jax.process_index() == 0:
             try:
@@ -153,13 +153,13 @@ class Checkpoints:
                 raise CheckpointError(f"Cannot write checkpoints in {path}: {error}.") from error
         _barrier("checkpoints opened")
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), timeout_secs=PATIENCE)
-        self._writing = None  # the step that is being written
+        self._writing = None  # the step of the current save
 
     def save(self, state: TrainState, about: dict | None = None) -> None:
         """Starts to write a checkpoint of the state's step; returns once the state may be donated.
 
         Args:
-            state: the state to save; one that is saved already is not written again.
+            state: the state to save; nothing is written if its step is saved already.
             about: JSON-able facts to keep with it, for example {"examples": 1280, "config_hash": "..."}.
 
         Raises:
@@ -198,13 +198,13 @@ class Checkpoints:
         self._prune()
 
     def keep_best(self, best: dict) -> None:
-        """Keeps a finished checkpoint for good, as the best so far, and records that in it.
+        """Keeps a finished checkpoint for good, as the best so far, and records that in the checkpoint.
 
         Args:
             best: JSON-able: {"step": of the checkpoint, ...}; its `about` then has this under "best".
 
         Raises:
-            CheckpointError: if it is not there, or cannot be written.
+            CheckpointError: if it does not exist, or cannot be written.
         """
         step: int = best["step"]
         self.best = step
@@ -223,7 +223,7 @@ class Checkpoints:
         for step in steps(self.workdir)[: -self.keep]:
             if step != self.best and not (self.keep_every and step % self.keep_every == 0):
                 path = folder(self.workdir) / str(step)
-                removed = path.with_name(f"{step}.removed.orbax-checkpoint-tmp")  # no half of it has a bare number
+                removed = path.with_name(f"{step}.removed.orbax-checkpoint-tmp")  # a bare number marks whole ones alone
                 path.rename(removed)
                 shutil.rmtree(removed, ignore_errors=True)
 
@@ -263,7 +263,7 @@ def read_about(workdir: str | pathlib.Path, step: int) -> dict:
     """Returns a checkpoint's description of itself: step, examples, leaves and the facts passed to `save`.
 
     Raises:
-        DamagedCheckpoint: if that part is missing or altered.
+        DamagedCheckpoint: if the description is missing or altered.
         UnreadableCheckpoint: if this process could not read it.
         MismatchedCheckpoint: if a newer version of this library wrote it.
     """
@@ -285,17 +285,17 @@ def read_about(workdir: str | pathlib.Path, step: int) -> dict:
 
 @contextlib.contextmanager
 def _reading(path: pathlib.Path):
-    """Turns the errors of a read into ours: only the content of the files can be damage."""
+    """Turns the errors of a read into ours; only an error of the files' content means damage."""
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise many types here
         if failures.of_machine(error):
             raise UnreadableCheckpoint(
-                f"{path} could not be read: {_first_line(error)}. The checkpoint may be sound: nothing was renamed or "
-                "removed. See that this user may read it, that the disk answers and that there is memory, "
+                f"{path} could not be read: {_first_line(error)}. The checkpoint may be intact: nothing was renamed or "
+                "removed. Check that this user may read it, that the disk answers and that there is enough memory, "
                 "then run the same command again."
             ) from error
-        if isinstance(error, limits.Refused):  # a declaration that is refused is damage
+        if isinstance(error, limits.Refused):  # an invalid declaration is damage
             raise DamagedCheckpoint(str(error)) from error
         raise DamagedCheckpoint(f"{path} cannot be read: {_first_line(error)}.") from error
 
@@ -309,7 +309,7 @@ def _read(workdir: str | pathlib.Path, step: int, about: dict, target: dict[str,
         for item in target:
             validation.check_item(path / item, declared.get(item, 0))
     args = {name: ocp.args.StandardRestore(tree) for name, tree in target.items()}
-    # Each process reads alone, without Orbax's barrier: where one cannot, `_together` reports it to all.
+    # Each process reads alone, without Orbax's barrier; `_together` reports an error of one to all.
     alone = ocp.options.MultiprocessingOptions(primary_host=None, active_processes={jax.process_index()})
     handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
     with contextlib.closing(ocp.Checkpointer(handler, multiprocessing_options=alone)) as reader, _reading(path):
@@ -326,8 +326,8 @@ def _verify(path: pathlib.Path, about: dict, restored: dict[str, Any]) -> None:
 
 
 def _together(path: pathlib.Path, read: Callable[[], Any]) -> Any:
-    """Returns what `read` does, on each process of a run; an error of one is an error of the same kind on all."""
-    kinds = (MismatchedCheckpoint, DamagedCheckpoint, UnreadableCheckpoint)  # the last weighs most
+    """Returns the result of `read` on each process of a run; an error on one raises an error of its kind on all."""
+    kinds = (MismatchedCheckpoint, DamagedCheckpoint, UnreadableCheckpoint)  # the last takes precedence
     result, error = None, None
     try:
         result = read()
@@ -358,7 +358,7 @@ def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple
         (state, about).
 
     Raises:
-        MismatchedCheckpoint: if shapes, types or names differ; the message names the first leaf that does.
+        MismatchedCheckpoint: if shapes, types or names differ; the message names the first leaf that differs.
         DamagedCheckpoint: if files are missing, cut short or altered; the message names the file or the leaf.
         UnreadableCheckpoint: if a process could not read them, or has no memory for them.
     """
@@ -394,10 +394,10 @@ def _describe(leaf: dict | None) -> str:
 def restore_latest(
     workdir: str | pathlib.Path, target: TrainState, warn: Callable[[str], None] = loud
 ) -> tuple[TrainState, dict] | None:
-    """Returns the latest checkpoint that is sound, or None if there has been none.
+    """Returns the latest intact checkpoint, or None if there is none at all.
 
-    Damaged ones after it are renamed to <step>.damaged, with a loud line each, once it has been read: a step is never
-    set aside for one that may not be there.
+    Once it has been read, the damaged ones after it are renamed to <step>.damaged, with a loud line each; before that
+    no checkpoint is renamed.
 
     Args:
         workdir: the run folder.
@@ -406,10 +406,10 @@ def restore_latest(
 
     Raises:
         MismatchedCheckpoint: if the latest belongs to another architecture (an older one would as well).
-        DamagedCheckpoint: if there are checkpoints and none is sound; all of them stay as they are.
-        UnreadableCheckpoint: if one could not be read, which may be sound; all of them stay as they are.
+        DamagedCheckpoint: if there are checkpoints and none is intact; none of them is renamed.
+        UnreadableCheckpoint: if one could not be read, which may be intact; none of them is renamed.
     """
-    damaged: dict[int, str] = {}  # words alone: an error would hold the arrays of the step in memory
+    damaged: dict[int, str] = {}  # messages alone: an error would hold the arrays of the step in memory
     listed = _together(folder(workdir), lambda: steps(workdir))
     for step in reversed(json.loads(agreement.gather("steps", json.dumps(listed))[0])):
         try:
@@ -423,14 +423,14 @@ def restore_latest(
         return restored
     if damaged:
         raise DamagedCheckpoint(
-            f"{' '.join(damaged.values())} No sound checkpoint is left in {folder(workdir)}: start again in another "
+            f"{' '.join(damaged.values())} No intact checkpoint is left in {folder(workdir)}: start again in another "
             "--workdir."
         )
     return None
 
 
 def _set_aside(workdir: str | pathlib.Path, damaged: list[int]) -> None:
-    """Renames checkpoints to <step>.damaged; process 0 does, and the others wait for it."""
+    """Renames checkpoints to <step>.damaged, on process 0 alone; the others wait for it."""
     why = ""
     if jax.process_index() == 0:
         try:

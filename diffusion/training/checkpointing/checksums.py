@@ -1,7 +1,7 @@
 """Checksums of arrays that do not depend on how the arrays are split over devices and processes.
 
-Orbax restores a file with a flipped bit without a word, so a checkpoint carries checksums of its own. They are sums
-of hashes of (position, value): every process adds up those of its own shards, and no array is ever gathered.
+Orbax restores a file with a flipped bit without an error, so a checkpoint has checksums of its own. They are sums of
+hashes of (position, value): every process adds up those of its own shards, and no array is ever gathered.
 """
 
 __all__ = ["checksum", "checksums", "mix"]
@@ -18,7 +18,7 @@ CHUNK = 2**18  # words hashed at a time: they stay in the processor's cache
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """The finalizer of MurmurHash3 (Appleby, 2011): a bijection of uint32 in which every bit moves every other."""
+    """The finalizer of MurmurHash3 (Appleby, 2011): a bijection of uint32 in which every input bit affects all others."""
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
     return x ^ (x >> np.uint32(16))
@@ -32,12 +32,12 @@ def _words(values: np.ndarray) -> np.ndarray:
 
 
 def checksum(values: np.ndarray, start: tuple[int, ...] = (), shape: tuple[int, ...] | None = None) -> int:
-    """Returns the checksum of an array, or of a part of one: the parts' add up to the whole's modulo 2^32.
+    """Returns the checksum of an array, or of a part of it; those of the parts add up to that of the whole modulo 2^32.
 
         sum_i h(h(i + c) ^ bits_i)  mod 2^32
 
-    with i the row-major position in the whole array, h the bijection `mix` and c a constant: a change of a single
-    element, of any number of its bits, always changes the sum.
+    with i the row-major position in the whole array, h the bijection `mix` and c a constant. A change of any bits of a
+    single element always changes the sum.
 
     Args:
         values: the part, of a type of 1, 2, 4 or 8 bytes.
@@ -71,7 +71,7 @@ def checksum(values: np.ndarray, start: tuple[int, ...] = (), shape: tuple[int, 
 
 
 def _own_part(leaf: Any) -> int:
-    """The part of a leaf's checksum that lies on this process; of copies, one alone counts."""
+    """This process's part of a leaf's checksum; of several copies only one counts."""
     if not isinstance(leaf, jax.Array):
         return checksum(np.asarray(leaf)) if jax.process_index() == 0 else 0
     if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -88,8 +88,8 @@ def checksums(tree: Any) -> dict[str, str]:
     """Returns the checksum of every leaf by its path, as 8 hexadecimal digits. Waits for the arrays.
 
     Args:
-        tree: pytree of arrays, sharded in any way; in a run of several processes each must ask. What lies on devices of
-            one process alone is that process's own, of which it gets its own checksum.
+        tree: pytree of arrays, sharded in any way; in a run of several processes each must call this. An array on the
+            devices of one process alone is that process's own, and so is its checksum.
 
     Returns:
         {"params/blocks/kernel": "0123abcd", ...}.

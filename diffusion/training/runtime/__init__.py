@@ -1,4 +1,4 @@
-"""What keeps a run alive: its processes, its signals, its compilations."""
+"""The surroundings of a run: its processes, signals, compilations and memory pages."""
 
 from typing import TYPE_CHECKING
 

@@ -21,16 +21,16 @@ def gather(about: str, text: str = "", seconds: float = float("inf")) -> list[st
     """Returns the texts of all processes, by their indices. Each must call it, as often as the others.
 
     Args:
-        about: what is agreed on.
+        about: subject of the message, the same on all processes.
         text: of this process.
         seconds: how long to wait for the others.
 
     Raises:
-        TimeoutError: if one of them has sent nothing by then; the message names it.
+        TimeoutError: if a process has sent nothing by then; the message names it.
     """
     if jax.process_count() == 1:
         return [text]
-    from orbax.checkpoint import multihost  # of the extra "train": a single process, which needs none, may lack it
+    from orbax.checkpoint import multihost  # imported here: it belongs to the extra "train"
 
     _calls[about] += 1
     client = multihost.get_jax_distributed_client()
@@ -41,14 +41,14 @@ def gather(about: str, text: str = "", seconds: float = float("inf")) -> list[st
 
 
 class Abandoned(RuntimeError):
-    """Process 0 has failed in work that all were waiting for; its own output has the reason."""
+    """Process 0 has failed in work for which the others waited; its own output has the reason."""
 
 
 def first(work: Callable[[], None]) -> None:
-    """Does something on process 0 alone; the others wait until it is done, and fail where it fails.
+    """Runs a function on process 0 alone; the others wait for it, and fail if it fails.
 
     Args:
-        work: what process 0 does.
+        work: the function.
 
     Raises:
         Abandoned: on the other processes, if `work` raised on process 0.
@@ -67,10 +67,10 @@ def first(work: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Ends its block on no process before all have come to its end; an error leaves it at once.
+    """Ends its block on no process before all have reached its end; an error leaves it at once.
 
-    What one process still has to write then takes as long as it takes. Where the others went on to their end, JAX would
-    wait for it some minutes there (`sharding.LIMITS`) and abort them all.
+    So a process may take any time to finish writing. If the others went on to their end, JAX would wait only some
+    minutes for it (`sharding.LIMITS`) and abort them all.
     """
     yield
     gather("end")

@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache, where no one else can write to it."""
+"""JAX's persistent compilation cache, in a folder that no one else can write."""
 
 __all__ = ["enable"]
 
@@ -16,7 +16,7 @@ from diffusion.io import files
 
 
 def _private(group: int) -> bool:
-    """Whether a group is the one that many systems give to each user, of the user's name: its only member."""
+    """Whether a group has the user's name and the user as its only member, as many systems set it up."""
     try:
         return grp.getgrgid(group).gr_name == pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -31,11 +31,11 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
     Programs are kept that took half a second to compile, or `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS`.
 
     Args:
-        directory: created with mode 700 if missing; by default "jax" in the library's cache (`files.cache`). A link is
-            followed: what counts is where the programs lie.
+        directory: created with mode 700 if missing; by default "jax" in the library's cache (`files.cache`). If it is a
+            link, the folder at its end counts.
 
     Returns:
-        The folder in use, or None, with a warning, where none can be made.
+        The folder in use, or None, with a warning, if none can be made.
 
     Raises:
         PermissionError: if the folder is another user's, or others may write to it or to one above it.
@@ -48,7 +48,7 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
         path = path.resolve()
         stats = {part: part.stat() for part in (path, *path.parents)}
     except OSError as error:
-        warnings.warn(f"no compilation cache, every run compiles anew: {error}", stacklevel=2)
+        warnings.warn(f"no compilation cache; every run compiles again: {error}", stacklevel=2)
         return None
     for part, what in stats.items():
         others = stat.S_IWOTH if part != path and _private(what.st_gid) else stat.S_IWGRP | stat.S_IWOTH
@@ -56,7 +56,7 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
         foreign = part == path and what.st_uid != os.geteuid()
         if foreign or (what.st_mode & others and (part == path or replaceable)):
             raise PermissionError(
-                f"The compilation cache {path} can be changed by others, and what lies there is executed: {part} "
+                f"Others can change the compilation cache {path}, whose programs this process would run: {part} "
                 f"(owner {what.st_uid}, mode {stat.S_IMODE(what.st_mode):o}). Run `chmod go-w {part}`, remove it, or "
                 "set JAX_COMPILATION_CACHE_DIR to a folder of your own."
             )

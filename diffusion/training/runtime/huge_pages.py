@@ -8,16 +8,16 @@ import sys
 
 from diffusion import commands
 
-# XLA takes and returns its large buffers with every step; the kernel then hands them out page by page, which was 40 %
-# of the demo's step. Two arenas, shared by all threads: with one for each of many threads, what evaluations free stays
-# in small parts, and a run seems to grow for hours.
+# XLA allocates and frees its large buffers with every step. The kernel then hands them out page by page, which took
+# 40 % of the demo's step. All threads share two arenas: with an arena for each of many threads, the memory that
+# evaluations free stays in small parts, and a run seems to grow for hours.
 TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2"
 
 
 def start_anew() -> None:
     """Starts this process once more with TUNABLES, if it is a command on Linux that sets none.
 
-    The arguments and the process id stay. It takes as long as the imports before it: a command calls it early.
+    The arguments and the process id stay. It repeats all imports before it, so that a command calls it early.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None or sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:

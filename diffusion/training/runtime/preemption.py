@@ -18,32 +18,32 @@ from jax.experimental import multihost_utils
 from diffusion.training.runtime import agreement
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-NOTICES = (signal.SIGUSR1, signal.SIGHUP)  # SLURM's warning and a lost terminal: as SIGTERM, however often they come
+NOTICES = (signal.SIGUSR1, signal.SIGHUP)  # SLURM's warning, a lost terminal: a request to stop, however often
 BEAT = 0.5  # seconds between two checks while one process works alone
 
 
 class Interrupted(BaseException):
-    """Work that can be repeated was left, because the run must stop (no `Exception`, so that no handler catches it)."""
+    """Repeatable work was interrupted, because the run must stop (not an `Exception`, so that no handler catches it)."""
 
 
 class StopRequest:
     """Within its `with` block, a first SIGINT or SIGTERM only requests a stop; a second one ends the process at once.
 
-    SIGUSR1 and SIGHUP stand for SIGTERM, but for those that the process was started to ignore (`nohup`).
+    SIGUSR1 and SIGHUP act as SIGTERM, unless the process ignores them from its start (`nohup`).
 
-    In a run of several processes all must stop at the same step: there JAX's own service spreads the notice that one
-    process got as SIGTERM and chooses a step that none has passed.
+    In a run of several processes all must stop at the same step: JAX's own service spreads the notice that one process
+    received as SIGTERM, and chooses a step that none has passed.
     """
 
     def __init__(self):
         self._signal = None
-        self._checks = 0  # so far, as many on every process
+        self._checks = 0  # number of checks so far, the same on every process
         self._reached = False  # whether a check has found the request
         self._previous: dict[int, Any] = {}
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def __enter__(self) -> "StopRequest":
-        # jax.distributed listens to SIGTERM itself: a handler of ours would take it away.
+        # jax.distributed handles SIGTERM itself: a handler of ours would replace its own.
         ours = SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
         received = [number for number in NOTICES if signal.getsignal(number) != signal.SIG_IGN]
         self._previous = {number: signal.signal(number, self._note) for number in (*ours, *received)}
@@ -58,7 +58,7 @@ class StopRequest:
         if number in NOTICES:
             self._leave_lost_terminals()
         else:
-            signal.signal(number, signal.SIG_DFL)  # the kernel then ends it, even where Python waits for a hanging disk
+            signal.signal(number, signal.SIG_DFL)  # the kernel ends it, even while Python waits for a hanging disk
         if first or number not in NOTICES:
             self._signal = int(signal.SIGTERM) if number in NOTICES else number
         if first and jax.process_count() > 1:
@@ -87,9 +87,9 @@ class StopRequest:
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Within it, the main thread is ended by `Interrupted`, wherever it is in Python, soon after a request to stop.
+        """Within its block, a request to stop soon raises `Interrupted` in the main thread, wherever that is in Python.
 
-        For what one process does alone while the others wait for it. All of them must enter it, and leave it.
+        It is for work that one process does alone while the others wait. All of them must enter and leave the block.
         """
         began = time.monotonic()
         first = self._checks
@@ -105,7 +105,7 @@ class StopRequest:
 
         def watch():
             while not over.wait(BEAT):
-                if jax.process_count() > 1:  # by the clock, so that all are at about the same check
+                if jax.process_count() > 1:  # follows the clock, so that all are at about the same check
                     self._check_up_to(first + int((time.monotonic() - began) / BEAT))
                 if self._reached or (jax.process_count() == 1 and self._signal):
                     return signal.pthread_kill(main, signal.SIGUSR2)  # wakes it from a wait
@@ -123,7 +123,7 @@ class StopRequest:
             self.align()
 
     def align(self) -> None:
-        """Brings the processes to the same number of checks, where they may have checked differently often."""
+        """Brings the processes to the same number of checks, after work in which their numbers may differ."""
         self._check_up_to(max(map(int, agreement.gather("checks", str(self._checks)))))
 
     def _check_up_to(self, number: int) -> None:
@@ -134,11 +134,11 @@ class StopRequest:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends a process at once that has failed and has printed why.
+    """Ends a process at once, after it has failed and has printed the reason.
 
-    In a run of several processes JAX would let it wait for the others, which wait for it in the next step; and writes
-    of Orbax that are not finished would print pages of errors. Process 0 stays a second longer: the coordinator ends
-    with it, and the messages of the others would be lost in JAX's errors.
+    In a run of several processes JAX would let it wait for the others, which wait for it in the next step, and
+    unfinished writes of Orbax would print pages of errors. Process 0 stays a second longer: the coordinator ends with
+    it, and the messages of the others would be lost in JAX's errors.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,7 +1,7 @@
 """Counts compilations where there should be none: a step that compiles anew at each call is a hundred times slower.
 
-Work of one kind (a step, an evaluation, a save) may compile the first time that it is done. What is compiled later
-is a recompilation: a shape, a type or a sharding has changed, or a function is made anew at each call.
+Work of one kind (a step, an evaluation, a save) may compile at its first time. Any later compilation is a
+recompilation: a shape, a type or a sharding has changed, or a function is made anew at each call.
 """
 
 __all__ = ["RecompilationWarning", "Watch"]
@@ -17,7 +17,7 @@ EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class RecompilationWarning(UserWarning):
-    """A program was compiled after the first time that its kind of work was done."""
+    """Work compiled a program again after its first time."""
 
 
 class Watch:
@@ -44,8 +44,8 @@ class Watch:
         """Encloses work that compiles the first time and never again; warns with the functions' names if it does.
 
         Args:
-            kind: what is done, for example "a step".
-            step: when, for the message.
+            kind: of the work, for example "a step".
+            step: of the run, for the message.
         """
         before = len(self.compiled)
         yield
