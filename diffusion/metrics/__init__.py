@@ -1,4 +1,4 @@
-"""Measures of generated samples, a file each; most are functions of features `[N, D]` in any space."""
+"""Metrics of generated samples, one in each file; most are functions of features `[N, D]` in any space."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""A small network that reads the attributes of a picture, one class of each: the judge of prompts.
+"""A small network that predicts the class of each attribute of a picture, to judge whether pictures fit their prompts.
 
-It is trained on real pictures and their attributes alone, and never with the prompt of a picture. Its last
-hidden layer serves as features. It is written without a network library, as `classifier` is.
+It trains on real pictures and their attributes alone, never with the prompt of a picture. Its last hidden layer serves
+as features. Like `classifier`, it needs no network library.
 """
 
 __all__ = ["Reader", "cached", "changed", "check", "features", "he_normal", "hidden", "init_hidden", "read", "train"]
@@ -120,11 +120,11 @@ def features(reader: Reader, images: np.ndarray) -> np.ndarray:
 
 
 def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = None) -> Reader:
-    """The reader of a file, or one that is made now and kept there.
+    """The reader of a file, or a new one that is then kept in that file.
 
     Args:
-        name: of the file, with all that the reader depends on.
-        made: trains it.
+        name: of the file, which encodes all that the reader depends on.
+        made: trains a new one.
         folder: of the file; "readers" in the library's cache by default.
     """
     path = (folder or files.cache("readers")) / f"{name}.safetensors"
@@ -145,7 +145,7 @@ def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = 
 
 
 def _init(key: Array, shape: tuple[int, ...], classes: Mapping[str, int]) -> dict[str, Array]:
-    """The weights of the hidden layers and of a line for each attribute."""
+    """The weights of the hidden layers, and of a linear layer for each attribute."""
     params = init_hidden(key, shape)
     for i, (name, number) in enumerate(sorted(classes.items())):
         params[f"{name}/out"] = 0.1 * he_normal(jax.random.fold_in(key, 200 + i), (DIM, number))
@@ -180,10 +180,10 @@ def hidden(params: Mapping[str, Array], images: Array) -> Array:
     x = x.reshape(batch, height // PATCH, PATCH, width // PATCH, PATCH, channels).swapaxes(2, 3)
     x = x.reshape(batch, height // PATCH, width // PATCH, -1)
     for i, stride in enumerate((0, 2, 1)):
-        # Convolutions as products of neighbourhoods: XLA's own take many times as long on a CPU.
+        # Convolutions as matrix products of neighbourhoods: XLA's own take many times as long on a CPU.
         x = _neighbourhoods(x, stride) if stride else x
         x = jax.nn.gelu(x @ params[f"layer{i}"] + params[f"bias{i}"])
-    # The mean over positions, and each position: a shape need not be learned anew at every position.
+    # The mean over positions, so that a shape need not be learned at every position, and each position too.
     anywhere = x.max((1, 2)) @ params["anywhere"]
     return jax.nn.gelu(x.reshape(len(x), -1) @ params["hidden"] + anywhere + params["hidden_bias"])
 
@@ -219,7 +219,7 @@ def changed(key: Array, images: Array) -> Array:
 
 
 def check(images: np.ndarray) -> None:
-    """Refuses pictures that the layers do not take."""
+    """Refuses pictures of another type or shape."""
     if images.dtype != np.uint8:
         raise TypeError(f"the reader takes uint8 pictures, got {images.dtype}")
     if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] % 8 or images.shape[2] % 8:

@@ -1,4 +1,4 @@
-"""Intervals: how far a statistic would move if other rows had been drawn (bootstrap), and Wilson's for a share."""
+"""Confidence intervals: bootstrap intervals of a statistic over draws of the rows, and Wilson's interval of a share."""
 
 __all__ = ["percentile_interval", "replicates", "share", "wilson_interval"]
 
@@ -50,14 +50,14 @@ def replicates(
 def percentile_interval(values: np.ndarray, level: float = 0.95, estimate: float | None = None) -> tuple[float, float]:
     """Percentile interval of bootstrap replicates (Efron and Tibshirani 1993, section 13.3).
 
-    A resample with replacement repeats rows, and so a statistic with a finite-sample bias (a Frechet distance grows as
-    N shrinks) carries that bias once more in every replicate. Given the `estimate`, the replicates are first shifted
-    until their mean is the estimate, which removes this second helping.
+    A resample with replacement repeats rows. A statistic with a finite-sample bias (a Frechet distance grows as N
+    shrinks) therefore has that bias twice in every replicate. With an `estimate`, the replicates are first shifted so
+    that their mean is the estimate, which removes the second bias.
 
     Args:
         values: [draws], finite.
         level: probability inside the interval, in (0, 1).
-        estimate: the statistic of the rows themselves, for a biased statistic; None leaves the replicates in place.
+        estimate: the statistic of the rows themselves, for a biased statistic; None does not shift.
 
     Returns:
         (low, high).
@@ -77,7 +77,7 @@ def percentile_interval(values: np.ndarray, level: float = 0.95, estimate: float
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval for a share, which stays sensible where every trial succeeds and a bootstrap would not move.
+    """Wilson's interval for a share, which is sound even where every trial succeeds and a bootstrap has no spread.
 
     (p + z^2/2n +- z sqrt(p(1 - p)/n + z^2/4n^2)) / (1 + z^2/n)  (Wilson 1927).
 
@@ -103,10 +103,10 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
 
 
 def share(right: Sequence[bool]) -> dict[str, Any]:
-    """How many are right: {"share", "interval" (Wilson's, 95 %), "count": of all}.
+    """The share of True: {"share", "interval" (Wilson's, 95 %), "count": of all}.
 
     Args:
-        right: at least one verdict.
+        right: one value for each trial, at least one.
     """
     count = int(np.sum(right))
     number = len(right)

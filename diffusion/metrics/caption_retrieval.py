@@ -1,7 +1,7 @@
-"""Which of many captions a picture shows: two small towers, trained apart from every text encoder.
+"""Retrieval of a picture's caption among many, by two small towers that depend on no text encoder.
 
-The tower of pictures is that of `attribute_reader`; a caption is the sum of a vector for each of its words. Both
-are taught by CLIP's loss: a picture is to be nearer to its own caption than to the others of its batch.
+The tower of pictures is that of `attribute_reader`; a caption is the sum of a vector for each of its words. Both train
+by CLIP's loss, which moves a picture nearer to its own caption than to the others of its batch.
 """
 
 __all__ = ["Retriever", "bags", "features", "retrieved", "similarities", "split", "train"]
@@ -63,7 +63,7 @@ def train(
     """
     attribute_reader.check(images)
     if len(captions) != len(images):
-        raise ValueError(f"{len(images)} pictures and {len(captions)} captions: give as many of both")
+        raise ValueError(f"{len(images)} pictures and {len(captions)} captions; each picture needs one caption")
     counts = Counter(word for text in captions for word in split(text))
     words = {word: i for i, word in enumerate(sorted(counts))}
     caption_bags = bags(captions, words)
@@ -113,18 +113,18 @@ def similarities(retriever: Retriever, images: np.ndarray, captions: Sequence[st
 
 
 def features(retriever: Retriever, images: np.ndarray) -> np.ndarray:
-    """Where pictures lie in the space of both towers, float32 [N, DIM] of length 1."""
+    """The embeddings of pictures in the space of both towers, float32 [N, DIM] of length 1."""
     attribute_reader.check(images)
     return chunks.applied(functools.partial(_compiled, retriever.params), images, attribute_reader.CHUNK)
 
 
 def retrieved(scores: np.ndarray, captions: Sequence[str], among: int = 50, seed: int = 0) -> dict:
-    """How often a picture's own caption is the nearest of `among`; the others are drawn from those of other pictures.
+    """The share of pictures whose own caption is the nearest of `among`; the others are captions of other pictures.
 
     Args:
-        scores: [N, N], of each picture with the caption of each; from `similarities`.
+        scores: [N, N], of each picture with the caption of every picture; from `similarities`.
         captions: N texts; equal ones are never drawn as others.
-        among: candidates, with the picture's own caption.
+        among: number of candidates, the picture's own caption included.
         seed: of the draws.
 
     Returns:
@@ -146,12 +146,12 @@ def retrieved(scores: np.ndarray, captions: Sequence[str], among: int = 50, seed
 
 
 def split(text: str) -> list[str]:
-    """The words of a caption, in small letters."""
+    """The words of a caption, in lower case."""
     return re.findall(r"[^\W_]+", text.lower())
 
 
 def bags(captions: Sequence[str], words: dict[str, int]) -> np.ndarray:
-    """How often each known word is in each caption, float32 [N, words]."""
+    """The count of each known word in each caption, float32 [N, words]."""
     counts = np.zeros((len(captions), len(words)), np.float32)
     for i, text in enumerate(captions):
         for word in split(text):

@@ -1,4 +1,4 @@
-"""A network applied to any number of pictures, in calls of one size: what the small networks of the metrics share."""
+"""A network applied to any number of pictures, in calls of one size, as the small networks of the metrics need it."""
 
 __all__ = ["applied"]
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def applied(network: Callable[[np.ndarray], jax.Array], images: np.ndarray, size: int) -> np.ndarray:
-    """The network's output for all pictures; the last call is filled with zeros, so that all have one shape.
+    """The network's output for all pictures; zeros fill the last call, so that all calls have one shape.
 
     Args:
         network: [size, ...] -> [size, ...], each row from that row alone; jitted, it is compiled once.

@@ -40,7 +40,7 @@ _in_memory: dict[pathlib.Path, "Classifier"] = {}  # so that one process trains 
 
 
 class Classifier(NamedTuple):
-    """A trained classifier: its parameters, and where they come from.
+    """A trained classifier: its parameters, and a hash that identifies them.
 
     Attributes:
         params: name -> float32 array.
@@ -96,10 +96,10 @@ def cached(
     folder: pathlib.Path | str | None = None,
     training: Callable[[np.ndarray, np.ndarray, int], Classifier] | None = None,
 ) -> Classifier:
-    """The classifier of these images, from a file where it was trained before, else trained now and stored.
+    """The classifier of these images, from its file if there is one; otherwise it is trained and stored.
 
-    The file is named by the hash of the data, the seed and this module's source, so that a change of any of them trains
-    anew. A damaged file is trained over; a folder that cannot be written costs the next run its time, nothing else.
+    The file's name is a hash of the data, the seed and this module's source, so that a change of any of them trains a
+    new one. A damaged file is replaced. If the folder cannot be written, the next run trains again.
 
     Args:
         images: uint8 [N, H, W, C].
@@ -127,7 +127,7 @@ def cached(
         except (SafetensorError, OSError) as error:
             if failures.of_machine(error):
                 raise
-            warnings.warn(f"{path} cannot be read ({error}); training the classifier anew", stacklevel=2)
+            warnings.warn(f"{path} cannot be read ({error}); training the classifier again", stacklevel=2)
     classifier = _in_memory[path] = (training or train)(images, labels, seed)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,7 +247,7 @@ _compiled = {function: jax.jit(function) for function in (_features, _logits)}
 
 
 def _batched(function, classifier, images):
-    """The function over chunks of one size, of images that the classifier takes."""
+    """The function over chunks of one size; refuses images that the classifier does not take."""
     images = np.asarray(images)
     if images.dtype != np.uint8:
         raise TypeError(f"the classifier takes uint8 images, got {images.dtype}")

@@ -1,4 +1,4 @@
-"""Classifier accuracy score: what a classifier learns from samples alone, tested on real images."""
+"""Classifier accuracy score: the accuracy on real images of a classifier that is trained on samples alone."""
 
 __all__ = ["Accuracy", "classifier_accuracy"]
 
@@ -42,10 +42,10 @@ def classifier_accuracy(
 ) -> Accuracy:
     """Trains a classifier on samples with their requested labels, and tests it on real held-out images.
 
-    Ravuri and Vinyals 2019, "Classification Accuracy Score for Conditional Generative Models", there with a ResNet-50
-    on ImageNet; here with the small network of `classifier`, so that only figures of this network compare. Report the
-    same figure of as many real training images beside it: that is the ceiling. It punishes a model that drops modes or
-    ignores its condition, and does not see whether it copies.
+    Ravuri and Vinyals 2019, "Classification Accuracy Score for Conditional Generative Models". The paper has a
+    ResNet-50 on ImageNet. Here it is the small network of `classifier`, so that only figures of this network compare.
+    Report the figure of as many real training images beside it, which is the ceiling. The score punishes a model that
+    drops modes or ignores its condition; it does not detect copies.
 
     Args:
         samples: uint8 [N, H, W, C], generated images.

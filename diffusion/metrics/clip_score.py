@@ -1,8 +1,8 @@
 """CLIP score: how well images fit their captions, from the embeddings of both.
 
-There are no weights here. An extractor is a function of one's own: images uint8 [B, H, W, C] -> embeddings [B, D], and
-one of captions -> [B, D]; `features.rows` gathers the first over all images. Say which network (ViT-B/32 in the paper,
-ViT-L/14 in most reports of text-to-image models) and which preprocessing beside the figure.
+This module has no weights. Bring two extractors of your own: images uint8 [B, H, W, C] -> embeddings [B, D], and
+captions -> [B, D]; `features.rows` gathers the first over all images. Report the network (ViT-B/32 in the paper,
+ViT-L/14 in most reports of text-to-image models) and the preprocessing beside the figure.
 """
 
 __all__ = ["ClipScore", "clip_score"]
@@ -32,8 +32,8 @@ def clip_score(images: np.ndarray, texts: np.ndarray, weight: float = 100.0) -> 
     """The mean of weight max(cos(image, text), 0) over pairs.
 
     Hessel et al. 2021, "CLIPScore: A Reference-free Evaluation Metric for Image Captioning", eq. 1, where the weight
-    is 2.5. Reports of generative models, and torchmetrics, use 100: that is the default, and clip_score(..., 2.5) is
-    the paper's. (torchmetrics cuts the mean at 0, not each pair.)
+    is 2.5. The default is 100, as in reports of generative models and in torchmetrics (which cuts the mean at 0, not
+    each pair).
 
     Args:
         images: [N, D] image embeddings, of any length but zero.

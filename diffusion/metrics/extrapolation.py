@@ -17,7 +17,7 @@ class Extrapolation(NamedTuple):
 
     Attributes:
         value: intercept of the line, the distance at 1/N = 0; can be negative by noise.
-        standard_error: of the intercept, from the residuals; too small by as much as the subsets overlap.
+        standard_error: of the intercept, from the residuals; too small where the subsets overlap.
         slope: of the line in 1/N, so that slope / N is the bias at N samples.
         sizes: int64 [P] numbers of samples N.
         distances: float64 [P], the distance at each.
@@ -38,12 +38,12 @@ def extrapolate(
     """FID-infinity: the intercept of the line FID_N = FID_inf + slope / N, by least squares over subset sizes.
 
     Chong and Forsyth 2020, "Effectively Unbiased FID and Inception Score and Where to Find Them", section 4: 15 sizes
-    evenly from 5,000 to the number of samples, each subset drawn anew without replacement, as in the authors' code
-    (which also draws the generator's noise from a Sobol sequence; ours are the samples as they are). The bias of the
-    covariance falls as 1/N only where N is large beside the number of features: with 2,048 of them do not start below
-    5,000. The reference is taken as it is. The standard error is that of ordinary least squares,
+    evenly from 5,000 to the number of samples, each subset drawn without replacement, as in the authors' code. (That
+    code also draws the generator's noise from a Sobol sequence; this function takes any samples.) The bias of the
+    covariance falls as 1/N only where N is large beside the number of features: with 2,048 features, start at 5,000 or
+    more. The reference keeps its own bias. The standard error is that of ordinary least squares,
 
-    SE^2 = s^2 (1/P + m^2 / sum_i (1/N_i - m)^2),    m = mean_i 1/N_i,    s^2 = sum_i residual_i^2 / (P - 2).
+        SE^2 = s^2 (1/P + m^2 / sum_i (1/N_i - m)^2),    m = mean_i 1/N_i,    s^2 = sum_i residual_i^2 / (P - 2).
 
     Args:
         samples: [N, D] features of generated images.
@@ -52,7 +52,7 @@ def extrapolate(
         seed: of the subsets.
 
     Returns:
-        The line and the points that it goes through: distances against sizes are the curve of the bias.
+        The line and its points: distances against sizes are the curve of the bias.
 
     Raises:
         ValueError: if shapes do not fit, a feature is not finite, or there are too few samples or sizes.
@@ -62,8 +62,8 @@ def extrapolate(
     if sizes is None:
         if len(samples) < 2 * SMALLEST:
             raise ValueError(
-                f"the paper's sizes start at {SMALLEST}, and {len(samples)} samples give no line from "
-                f"there; make at least {2 * SMALLEST}, or name sizes of your own"
+                f"the paper's sizes start at {SMALLEST}, which is too many for a line through {len(samples)} samples; "
+                f"make at least {2 * SMALLEST}, or pass sizes of your own"
             )
         sizes = np.linspace(SMALLEST, len(samples), POINTS).astype(np.int64)
     sizes = np.asarray(sizes)

@@ -44,7 +44,7 @@ def pixels(images: np.ndarray, labels: np.ndarray) -> Extractor:
 
 
 def classifier_features(images: np.ndarray, labels: np.ndarray) -> Extractor:
-    """The last hidden layer of the small classifier, trained on (or found for) these real images.
+    """The last hidden layer of the small classifier of these real images (`classifier.cached`).
 
     Args:
         images: uint8 [N, H, W, C], real training images.
@@ -102,7 +102,7 @@ def names() -> tuple[str, ...]:
 
 
 def moments(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int = 500) -> frechet.Moments:
-    """Moments of the features of all images, gathered batch by batch; the last, smaller batch counts too.
+    """Moments of the features of all images, batch by batch; a smaller last batch counts too.
 
     Args:
         extract: images -> features [B, D].
@@ -116,7 +116,7 @@ def moments(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, bat
         ValueError: if there is no image, or a feature is not finite.
     """
     if len(images) == 0:
-        raise ValueError("there is no image to take features of")
+        raise ValueError("features need at least one image")
     batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
     first = extract(batches[0])
     total = frechet.update(frechet.init(first.shape[1]), first)
@@ -126,7 +126,7 @@ def moments(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, bat
 
 
 def rows(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int = 500) -> np.ndarray:
-    """Features of all images, where they have to be kept one by one.
+    """Features of all images, one row each.
 
     Args:
         extract: images -> features [B, D].

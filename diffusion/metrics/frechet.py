@@ -1,4 +1,4 @@
-"""Frechet distance between two sets of features, from moments that are gathered batch by batch in float64."""
+"""Frechet distance between two sets of features, from float64 moments that batches update one by one."""
 
 __all__ = [
     "Moments",
@@ -25,7 +25,7 @@ SMALL_PRODUCT = 10**8  # multiply-adds that one thread does sooner than several 
 
 
 class Moments(NamedTuple):
-    """Count, mean and sum of outer products of deviations: all that a Gaussian fit needs.
+    """The sufficient statistics of a Gaussian fit: count, mean and sum of outer products of deviations.
 
     Attributes:
         count: number of rows seen.
@@ -87,8 +87,10 @@ def update(moments: Moments, features: np.ndarray) -> Moments:
 def merge(a: Moments, b: Moments) -> Moments:
     """Moments of the union of two sets of rows, without the cancellation of E[x^2] - E[x]^2.
 
-    With delta = mean_b - mean_a and n = n_a + n_b:
-    mean = mean_a + delta n_b / n and m2 = m2_a + m2_b + delta delta^T n_a n_b / n
+    With delta = mean_b - mean_a and n = n_a + n_b,
+
+        mean = mean_a + delta n_b / n,    m2 = m2_a + m2_b + delta delta^T n_a n_b / n
+
     (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances",
     eq. 2.1).
 
@@ -135,12 +137,13 @@ def covariance(moments: Moments) -> np.ndarray:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Squared Frechet (2-Wasserstein) distance between the two Gaussian fits.
 
-    d^2 = |mu_a - mu_b|^2 + Tr(S_a) + Tr(S_b) - 2 Tr((L^T S_b L)^1/2)    with S_a = L L^T
-    (Dowson and Landau 1982, eq. 4, with L = S_a^1/2; as a score of generators, Heusel et al. 2017, eq. 6, there as
-    Tr((S_a S_b)^1/2), which has the same eigenvalues with every such L). A Cholesky factor takes a fraction of the time
-    of S_a^1/2, and with pivoting it exists for every rank. The matrix under the root is symmetric and positive
-    semi-definite, so that only real eigenvalues are computed and a rank-deficient covariance is no special case;
-    general matrix roots (`scipy.linalg.sqrtm`) fail there. Eigenvalues below zero are rounding and count as zero.
+        d^2 = |mu_a - mu_b|^2 + Tr(S_a) + Tr(S_b) - 2 Tr((L^T S_b L)^1/2)    with S_a = L L^T
+
+    Dowson and Landau 1982, eq. 4, have L = S_a^1/2. Heusel et al. 2017, eq. 6, who use the distance as a score of
+    generators, write Tr((S_a S_b)^1/2), whose eigenvalues are the same for every such L. A Cholesky factor takes a
+    fraction of the time of S_a^1/2, and with pivoting it exists for every rank. The matrix under the root is symmetric
+    and positive semi-definite: its eigenvalues are real, and a rank-deficient covariance is no special case, where
+    general matrix roots (`scipy.linalg.sqrtm`) fail. Eigenvalues below zero are rounding errors and count as zero.
 
     Args:
         a: moments of the first set, at least two rows.
@@ -156,7 +159,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def distance_to(reference: Moments) -> Callable[[Moments], float]:
-    """`frechet_distance` to one reference, whose root is taken once for all the sets that are compared with it.
+    """`frechet_distance` to one reference, whose root is computed once for all other sets.
 
     Args:
         reference: moments of at least two rows.
@@ -175,7 +178,7 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
         _require_same_dim(reference, other)
         other_cov = covariance(other)
         with one_thread():
-            # L^T S L, lower triangle (a function that the stubs leave out, as the next one)
+            # L^T S L, lower triangle (the stubs lack this function and the next one)
             product, _ = lapack.dsygst(other_cov[order][:, order], factor, itype=2, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
             overlap = np.sqrt(np.clip(np.linalg.eigvalsh(product, UPLO="L"), 0, None)).sum()
         shift = reference.mean - other.mean
@@ -185,7 +188,7 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
 
 
 def cholesky(cov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An order of the features, and L with L L^T = cov in this order, by Cholesky's method with pivoting.
+    """(order of the features, L with L L^T = cov in this order), by Cholesky's method with pivoting.
 
     Args:
         cov: float64 [D, D], symmetric and positive semi-definite, of any rank.
@@ -193,7 +196,7 @@ def cholesky(cov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (order int [D], L float64 [D, D], lower triangular).
     """
-    # It stops where what is left is rounding.
+    # The factorisation stops where the rest is rounding.
     factor, order, rank, _ = lapack.dpstrf(cov, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
     factor = np.tril(factor)
     factor[:, rank:] = 0
@@ -201,7 +204,7 @@ def cholesky(cov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def one_thread():
-    """One BLAS thread: of 2,048 dimensions a second one saves little, and waits for seconds where cores are busy."""
+    """One BLAS thread: at 2,048 dimensions a second one saves little, and waits for seconds while cores are busy."""
     return _libraries().limit(limits=1, user_api="blas")
 
 

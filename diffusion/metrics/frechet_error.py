@@ -1,4 +1,4 @@
-"""How far a Frechet distance would move if other samples had been drawn."""
+"""The standard error of a Frechet distance over draws of the samples."""
 
 __all__ = ["standard_error"]
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from diffusion.metrics import frechet, pairwise
 
-_SMALLEST = 1e-12  # of the largest eigenvalue: what is less is rounding
+_SMALLEST = 1e-12  # share of the largest eigenvalue below which an eigenvalue is rounding
 
 
 def standard_error(samples: np.ndarray, reference: frechet.Moments) -> float:
@@ -15,10 +15,10 @@ def standard_error(samples: np.ndarray, reference: frechet.Moments) -> float:
     By the delta method: with m, S the mean and covariance of N samples and mu, R those of the reference, one sample x
     moves the distance by its influence over N,
 
-    influence(x) = 2 (m - mu).(x - m) + (x - m)^T (I - A) (x - m) - mean,    SE = std(influence) / sqrt(N),
+        influence(x) = 2 (m - mu).(x - m) + (x - m)^T (I - A) (x - m) - mean,    SE = std(influence) / sqrt(N),
 
     where A = L (L^T S L)^-1/2 L^T with R = L L^T is the derivative of 2 Tr((L^T S L)^1/2) with respect to S. It costs
-    one more eigenvalue problem, where a bootstrap costs hundreds. The bias by N is another matter (`extrapolation`).
+    one more eigenvalue problem; a bootstrap costs hundreds. It does not include the bias at finite N (`extrapolation`).
 
     Args:
         samples: [N, D] features, N >= 2.

@@ -1,4 +1,4 @@
-"""Sets of images to measure, wherever they lie: read batch by batch in a fixed order, and with a fingerprint.
+"""Sets of images to measure, from any place: read batch by batch in a fixed order, with a fingerprint.
 
 `open_set` takes the value of a command line: a file of arrays, a folder of pictures, an array_record file of encoded
 pictures, or a prepared dataset as NAME@SPLIT.
@@ -37,8 +37,8 @@ class ImageSet(NamedTuple):
         count: N.
         shape: (H, W, C) of each, C = 1 or 3.
         read: (start, stop) -> [stop - start, H, W, C] as they are stored: uint8, or floating.
-        fingerprint: sha256 that is another if an image is.
-        record: for a report: "images" (as it was named), "kind", "dtype", and for a dataset "version".
+        fingerprint: sha256 that changes with any image.
+        record: for a report: "images" (the name that was passed), "kind", "dtype", and for a dataset "version".
     """
 
     count: int
@@ -56,13 +56,14 @@ def open_set(spec: str, data_dir: str = "", side: int = 0) -> ImageSet:
             depths, in the order of their names; an .array_record file of encoded pictures; or a dataset as TFDS names
             it with its split, "cifar10@test" or "cifar10:3.0.2@train[:5000]".
         data_dir: folder of prepared datasets; "" for TFDS's default.
-        side: of the squares that a dataset's images are made of any size, as ADM's code does; 0 for images of one size.
+        side: of the squares to which a dataset's images of any size are cropped and resized, as ADM's code does; 0 for
+            images of one size.
 
     Returns:
         The set.
 
     Raises:
-        ImageSetError: if there is no such thing, or it is damaged, or holds no images that can be measured.
+        ImageSetError: if it does not exist, is damaged, or holds no images that can be measured.
     """
     path = pathlib.Path(spec)
     try:
@@ -80,7 +81,7 @@ def open_set(spec: str, data_dir: str = "", side: int = 0) -> ImageSet:
     except OSError as error:
         raise ImageSetError(f"{spec} cannot be read: {error}.") from error
     raise ImageSetError(
-        f"{spec} is not there. Name a .npz file, a folder of pictures, an .array_record file, or a "
+        f"{spec} does not exist. Name a .npz file, a folder of pictures, an .array_record file, or a "
         "dataset as NAME@SPLIT, e.g. cifar10@train."
     )
 
@@ -178,7 +179,7 @@ def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
         records = ArrayRecordDataSource(str(path))
         count = len(records)
         head = records[0] if count else b""
-    except Exception as error:  # what a damaged file raises depends on where in it the damage is
+    except Exception as error:  # the error of a damaged file depends on where the damage is
         raise ImageSetError(f"{spec} is not a valid array_record file ({str(error).splitlines()[0]}).") from error
     if not head.startswith((b"\x89PNG", b"\xff\xd8", b"BM", b"RIFF")):
         raise ImageSetError(
@@ -236,12 +237,12 @@ def _dataset(spec: str, data_dir: str, side: int) -> ImageSet:
         raise ImageSetError(f"{spec}: {error}") from error
     _check(spec, (about.size, *about.shape), np.dtype(np.uint8))
 
-    def read(start, stop):  # decoding leaves Python's lock: a million photographs are an hour of one core
+    def read(start, stop):  # threads decode without Python's lock: a million photographs are an hour of one core
         parts = [range(first, min(first + PART, stop)) for first in range(start, stop, PART)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return np.stack([record["image"] for part in pool.map(records.__getitems__, parts) for record in part])
 
-    # A dataset may be too large to be read for a fingerprint: its description and the sizes of its files stand for it.
+    # A dataset may be too large to read for a fingerprint: that of its description and its files' sizes replaces it.
     files = sorted((file.name, file.stat().st_size) for file in folder.iterdir() if file.is_file())
     described = [json.dumps([name.partition(":")[0], about.version, split, about.size, list(about.shape), files])]
     described += [(folder / file).read_text() for file in ("dataset_info.json", "features.json")]

@@ -1,12 +1,12 @@
-"""FID's Inception-v3 (2015-12-05), whose features the published Frechet distances are taken in.
+"""FID's Inception-v3 (2015-12-05), in whose features the published Frechet distances are measured.
 
-It is the network of TensorFlow's `classify_image_graph_def.pb`, which is not torchvision's: average pools leave the
-padding out of their count, the last block's pool is a maximum, batch norms have no scale, and there are 1008 outputs.
+It is the network of TensorFlow's `classify_image_graph_def.pb`, which is not torchvision's: average pools do not count
+the padding, the last block's pool is a maximum, batch norms have no scale, and there are 1008 outputs.
 Names are those of the graph: mixed .. mixed_2 are pytorch-fid's Mixed_5b .. 5d, mixed_3 .. mixed_7 are Mixed_6a .. 6e,
 mixed_8 .. mixed_10 are Mixed_7a .. 7c.
 
-Speed on a CPU: the convolutions of one pixel that enter a block are one matrix product, average pools come after their
-convolution (both are linear), and no convolution is without padding: see `_conv`.
+For speed on a CPU, the convolutions of one pixel that enter a block are one matrix product, average pools come after
+their convolution (both are linear), and every convolution has padding (see `_conv`).
 """
 
 __all__ = ["Inception", "Params", "extract", "features", "fold", "load", "record", "require_known"]
@@ -28,8 +28,8 @@ Params = dict[str, Array]
 """Arrays by their names."""
 
 TAPS = ("64", "192", "768", "2048", "spatial", "logits")
-SIZE = 299  # of the images that the published numbers are made with
-SMALLEST = 75  # of the images that leave a pixel at the end
+SIZE = 299  # pixels of a side of the images in the published protocols
+SMALLEST = 75  # least number of pixels of a side for which the last layer has a pixel
 EPSILON = 1e-3  # of the batch norms
 BATCH = 16  # images in one call of the compiled network
 _SPATIAL_CHANNELS = 7  # of mixed_6/conv, so that 17 x 17 of them are about 2048 numbers
@@ -42,7 +42,7 @@ class Inception(NamedTuple):
         params: `NAME.kernel` float32 [height, width, in, out] and `NAME.bias` [out] of each of 94 convolutions with its
             batch norm folded in, and `output.kernel` [2048, 1008] where the file has it.
         digest: sha256 of the tensors of the convolutions, whatever file they came in.
-        logits: whether the last layer is there.
+        logits: whether the file had the last layer.
         logits_digest: sha256 of the last layer's tensors, or None.
     """
 
@@ -59,7 +59,7 @@ def load(path: pathlib.Path | str) -> Inception:
         path: of the file.
 
     Returns:
-        The network. If it is not the one of 2015-12-05, its `record` has that.
+        The network. Its `record` says whether it is the one of 2015-12-05.
 
     Raises:
         WeightsError: if there is no such file, or it does not hold a network of this form.
@@ -116,7 +116,7 @@ def features(params: Params, x: Array, taps: tuple[str, ...] = ("2048",)) -> dic
 
     Args:
         params: of `load` or `fold`.
-        x: float32 [B, H, W, 3] in [-1, 1], H and W at least 75; 299 for numbers to compare.
+        x: float32 [B, H, W, 3] in [-1, 1], H and W at least 75; 299 for comparable figures.
         taps: of "64", "192", "768", "2048": averages over the pixels after the first pool, the second pool, mixed_7
             (before the auxiliary classifier), and the last block; "spatial": the first 7 channels of mixed_6/conv,
             pixel by pixel, for sFID; "logits": of the Inception Score, without their bias as in its first code.
@@ -165,11 +165,11 @@ def extract(
     prepare: Callable[[np.ndarray], np.ndarray] = lambda batch: batch,
     batch_size: int = BATCH,
 ) -> dict[str, np.ndarray]:
-    """The features of any number of images, in batches of one size; the last is filled up and cut, none is dropped.
+    """The features of any number of images, in batches of one size; the last batch is padded and then cut.
 
     Args:
         params: of `load` or `fold`.
-        images: [N, ...], whatever `prepare` takes.
+        images: [N, ...], as `prepare` takes them.
         taps: as in `features`.
         prepare: images [b, ...] -> float32 [b, H, W, 3] in [-1, 1], such as a protocol's resize.
         batch_size: images in one call of the compiled network.
@@ -182,7 +182,7 @@ def extract(
     """
     taps = tuple(taps)
     if len(images) == 0:
-        raise ValueError("there is no image to take features of")
+        raise ValueError("features need at least one image")
     parts = []
     for start in range(0, len(images), batch_size):
         x = np.asarray(prepare(images[start : start + batch_size]))
@@ -190,7 +190,7 @@ def extract(
         _check_range(x)
         filled = np.concatenate([x, np.zeros((batch_size - len(x), *x.shape[1:]), np.float32)])
         parts.append({tap: (array, len(x)) for tap, array in features(params, filled, taps).items()})
-        if len(parts) > 1:  # the next batch is prepared while this one runs, and no more wait
+        if len(parts) > 1:  # the host prepares one batch while the last one runs
             parts[-2] = _fetched(parts[-2])
     parts[-1] = _fetched(parts[-1])
     return {tap: np.concatenate([part[tap] for part in parts]) for tap in taps}
@@ -252,8 +252,8 @@ def _block_e(params, name, x, last):
 def _conv(params, name, x, stride=1, pad=True):
     """Convolution, batch norm, ReLU.
 
-    Where there is no padding, a row and a column of it are put behind the image and what they yield is cut off again:
-    XLA's convolution on CPUs is up to four times slower when none of its sides is padded.
+    A convolution without padding is computed with a row and a column of padding, whose outputs are then cut off: on
+    CPUs XLA's convolution is up to four times slower when no side is padded.
     """
     kernel = params[f"{name}.kernel"]
     padding = "SAME" if pad else [(0, 1), (0, 1)]
@@ -272,7 +272,7 @@ def _chain(params, tower, names, x):
 
 
 def _pixel_convs(params, block, x, names, pool=None):
-    """Several 1 x 1 convolutions of one input as one matrix product; that of index `pool` is one of averages."""
+    """Several 1 x 1 convolutions of one input as one matrix product; an average pool follows that of index `pool`."""
     kernels = [params[f"{block}.{name}.kernel"][0, 0] for name in names]
     y = jnp.dot(x, jnp.concatenate(kernels, axis=1), precision="highest")
     branches = jnp.split(y, np.cumsum([kernel.shape[1] for kernel in kernels])[:-1], axis=-1)
@@ -282,13 +282,13 @@ def _pixel_convs(params, block, x, names, pool=None):
 
 
 def _average_pool(x):
-    """Averages of 3 x 3 pixels; at the border, of those that are there."""
+    """Averages of 3 x 3 pixels; at the border, of those inside the image."""
     total = lambda y: lax.reduce_window(y, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
     return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 
 
 def _max_pool(x, stride):
-    """Maxima of 3 x 3 pixels; at stride 1 as many as pixels. Rows and then columns: six maxima of slices, not nine."""
+    """Maxima of 3 x 3 pixels, padded at stride 1; by rows and then columns, which takes six slices instead of nine."""
     if stride == 1:
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     for axis in (1, 2):

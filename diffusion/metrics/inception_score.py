@@ -11,7 +11,7 @@ from diffusion.metrics import pairwise
 
 
 class InceptionScore(NamedTuple):
-    """A score and how far it scatters.
+    """A score and its spread.
 
     Attributes:
         value: mean over the splits, in [1, K].
@@ -30,14 +30,13 @@ class InceptionScore(NamedTuple):
 def inception_score(logits: np.ndarray, splits: int = 10, seed: int | None = 0) -> InceptionScore:
     """exp(E_x KL(p(y | x) || p(y))), the mean over splits of the images (Salimans et al. 2016, section 4).
 
-    KL is taken as the entropy of the mean less the mean of the entropies, both from log-softmax in float64, so that
-    a certain prediction (a probability that underflows) costs nothing. Split i has the rows i N // splits to
-    (i + 1) N // splits, so that none is dropped. Rows are shuffled first, because samples sorted by class would give
-    every split few classes and a low score: torch-fidelity shuffles too, with its own generator; the authors' code,
-    TF-GAN and ADM's evaluator take the order as it comes (seed=None), the last in splits of 5,000. The score grows
-    with the images in a split: report N and splits beside it (50,000 in 10 splits is usual). Which logits: the
-    2015-12-05 network has 1,008; the authors' code, ADM and torch-fidelity take them without the bias of the last
-    layer, TF-GAN with it.
+    KL is the entropy of the mean minus the mean of the entropies, both from log-softmax in float64, so that a
+    probability that underflows contributes 0. Split i has the rows i N // splits to (i + 1) N // splits, so that every
+    row counts. The rows are shuffled first: samples sorted by class would give every split few classes and a low score.
+    torch-fidelity also shuffles, with its own generator; the authors' code, TF-GAN and ADM's evaluator keep the order
+    (seed=None), the last in splits of 5,000. The score grows with the images in a split, so report N and splits beside
+    it (50,000 in 10 splits is usual). The 2015-12-05 network has 1,008 logits; the authors' code, ADM and
+    torch-fidelity take them without the bias of the last layer, TF-GAN with it.
 
     Args:
         logits: [N, K], N >= splits, K >= 2.

@@ -1,10 +1,10 @@
-"""The weights of FID's Inception-v3 (2015-12-05), out of the files that people have.
+"""The weights of FID's Inception-v3 (2015-12-05), from any of the published files.
 
-Read, without executing anything in them: pytorch-fid's .pth, the TorchScript network of StyleGAN2-ADA and its copies,
-and safetensors with the names of either. All become one set of tensors with the names of the TensorFlow graph that
-they were taken from: per convolution its `weight` [out, in, height, width], and `beta`, `mean`, `var` [out] of a batch
-norm without a scale; `output.weight` [1008, 2048] and `output.bias` [1008] where the file has the last layer. The
-digest of these tensors, not of the file, identifies the network.
+The files are pytorch-fid's .pth, the TorchScript network of StyleGAN2-ADA and its copies, and safetensors with the
+names of either; nothing in them is executed. All become one set of tensors with the names of the original TensorFlow
+graph: for each convolution its `weight` [out, in, height, width], and `beta`, `mean`, `var` [out] of a batch norm
+without a scale; `output.weight` [1008, 2048] and `output.bias` [1008] where the file has the last layer. The digest of
+these tensors, not of the file, identifies the network.
 """
 
 __all__ = ["Rows", "Weights", "WeightsError", "describe", "digest", "read", "save"]
@@ -148,7 +148,7 @@ def read(path: pathlib.Path | str) -> Weights:
         WeightsError: if there is no such file, or it does not hold a network of this form.
     """
     path = pathlib.Path(path)
-    if not path.is_file():  # a pipe would be waited for without end
+    if not path.is_file():  # a read of a pipe might never end
         raise WeightsError(f"There is no file of Inception weights at {path}. {HOW_TO_GET}")
     if (size := path.stat().st_size) > LIMIT:
         raise WeightsError(f"{path} has {limits.size(size)}; at most {limits.size(LIMIT)} are read. {HOW_TO_GET}")
@@ -165,7 +165,7 @@ def read(path: pathlib.Path | str) -> Weights:
 
 
 def save(path: pathlib.Path | str, weights: Weights) -> None:
-    """Writes the network as safetensors, which any program can read; `read` gives the same tensors and digest.
+    """Writes the network as safetensors, which any program can read; `read` returns the same tensors and digest.
 
     Args:
         path: of the new file.
@@ -193,7 +193,7 @@ def digest(tensors: dict[str, np.ndarray]) -> str:
 
 
 def _weights(arrays: dict[str, np.ndarray]) -> Weights:
-    """The tensors under their canonical names, once their shapes and values are known to be those of the network."""
+    """The tensors under their canonical names, after checks of their shapes and values."""
     # TorchScript puts the layers below an object of any name.
     arrays = {re.sub(r"^(.*\.)?layers\.", "", name): array for name, array in arrays.items()}
     peer = _ROWS[0][1] + ".conv.weight" in arrays
@@ -218,7 +218,7 @@ def _weights(arrays: dict[str, np.ndarray]) -> Weights:
 
 
 def _no_scale(arrays: dict[str, np.ndarray]) -> None:
-    """FID's network has no scale in its batch norms; that of torchvision, with which it is confused, has."""
+    """Refuses scales of batch norms, which torchvision's network has and FID's has not."""
     for name, array in arrays.items():
         if name.endswith(".bn.weight") and not (array == 1).all():
             raise ValueError(

@@ -35,8 +35,8 @@ class SubsetMean(NamedTuple):
     Attributes:
         value: mean over the subsets.
         standard_deviation: over the subsets, with divisor subsets - 1: how far one subset's estimate scatters.
-        standard_error: standard_deviation / sqrt(subsets); too small where subsets share many rows, as they do once
-            subsets times size is more than there are rows.
+        standard_error: standard_deviation / sqrt(subsets); too small where subsets share many rows, as they do when
+            subsets times size exceeds the number of rows.
         subsets: number of subsets.
         size: rows of a subset.
         samples: number of generated rows to draw from.
@@ -87,18 +87,19 @@ def mmd2(
 ) -> Discrepancy:
     """Squared maximum mean discrepancy of all rows.
 
-    mean k(x_i, x_j) + mean k(y_i, y_j) - 2 mean k(x_i, y_j)    (Gretton et al. 2012, "A Kernel Two-Sample Test")
+        mean k(x_i, x_j) + mean k(y_i, y_j) - 2 mean k(x_i, y_j)
 
-    where the first two means leave out i = j if `unbiased` (their eq. 3) and count all pairs if not (eq. 5, never
-    negative). The standard error is the first-order term of the variance (their section 5, Hoeffding's projection):
+    (Gretton et al. 2012, "A Kernel Two-Sample Test"). The first two means leave out i = j if `unbiased` (their eq. 3)
+    and count all pairs if not (eq. 5, never negative). The standard error is the first-order term of the variance
+    (their section 5, Hoeffding's projection):
 
-    SE^2 = 4 Var_i(mean_j k(x_i, x_j) - mean_j k(x_i, y_j)) / N + the same with x and y exchanged.
+        SE^2 = 4 Var_i(mean_j k(x_i, x_j) - mean_j k(x_i, y_j)) / N + the same with x and y exchanged.
 
     Args:
         kernel: (x float64 [A, D], y float64 [B, D]) -> float64 [A, B], symmetric.
         samples: [N, D] features of generated images, N >= 2.
         reference: [M, D] features of real images, M >= 2.
-        unbiased: which of the two estimates.
+        unbiased: whether to take the unbiased estimate.
         block: rows in one matrix product; bounds the memory and changes the result by rounding only.
 
     Returns:

@@ -12,7 +12,7 @@ _TIE = 1e-9  # squared distances that differ relatively by less are equal, so th
 
 
 class Overlap(NamedTuple):
-    """What `overlap` finds.
+    """The four figures of `overlap`.
 
     Attributes:
         precision: share of samples inside the real manifold, in [0, 1].
@@ -45,17 +45,20 @@ def overlap(
 
     Let r_k(x) be the distance from x to the k-th nearest other row of its own set. With k = 3,
 
-    precision = mean over samples s of [|s - x| <= r_k(x) for some real x],
-    recall    = mean over real x of [|x - s| <= r_k(s) for some sample s]
+        precision = mean over samples s of [|s - x| <= r_k(x) for some real x],
+        recall    = mean over real x of [|x - s| <= r_k(s) for some sample s]
+
     ("Improved Precision and Recall Metric for Assessing Generative Models", eq. 1 and 2), and with k = 5,
-    density   = mean over samples s of (number of real x with |s - x| < r_k(x)) / k,
-    coverage  = mean over real x of [|s - x| < r_k(x) for some sample s]
+
+        density   = mean over samples s of (number of real x with |s - x| < r_k(x)) / k,
+        coverage  = mean over real x of [|s - x| < r_k(x) for some sample s]
+
     ("Reliable Fidelity and Diversity Metrics for Generative Models", section 3).
 
-    A row on the edge of a ball counts in the first two, as in that paper's eq. 1, and not in the last two, as in the
-    authors' code (prdc, which leaves it out of all four); torch-fidelity and ADM's evaluator count it. Distances are
-    float64, and those that agree within rounding are equal. All four depend on the numbers of rows: compare figures
-    of equal numbers only (50,000 samples against as many real images, or 10,000 against 10,000).
+    A row on the edge of a ball counts in the first two, as in the first paper's eq. 1, and does not count in the last
+    two, as in the second paper's code (prdc, which never counts it); torch-fidelity and ADM's evaluator count it.
+    Distances are float64, and those that agree within rounding are equal. All four depend on the numbers of rows, so
+    compare only figures of equal numbers (50,000 samples against as many real images, or 10,000 against 10,000).
 
     Args:
         samples: [N, D] features of generated images, N > manifold_k.

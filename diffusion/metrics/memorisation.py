@@ -1,4 +1,4 @@
-"""Copying from the training set, seen in a space of features. (For exact copies in pixels: `neighbours`.)"""
+"""Metrics of copying from the training set, in a space of features; `neighbours` finds exact copies in pixels."""
 
 __all__ = [
     "DataCopying",
@@ -40,7 +40,7 @@ class DataCopying(NamedTuple):
     Attributes:
         value: C_T; below 0 where samples lie nearer to the training set than held-out rows do. In one cell it is about
             N(0, 1) for a perfect model: far below (such as -3) indicates copying, far above underfitting.
-        cells: float64 [K], the statistic of each cell; NaN for one that was left out.
+        cells: float64 [K], the statistic of each cell; NaN for a cell with too few samples.
         samples: number of generated rows.
         held_out: number of held-out rows.
         train: number of training rows.
@@ -56,8 +56,8 @@ class DataCopying(NamedTuple):
 def nearest(queries: np.ndarray, references: np.ndarray, block: int = pairwise.BLOCK) -> tuple[np.ndarray, np.ndarray]:
     """Euclidean distance from every row to its nearest reference row.
 
-    The nearest one is found by matrix products; its distance is then taken from the difference itself, so that an
-    exact copy is at 0.
+    Matrix products find the nearest row; its distance is then computed from the difference itself, so that an exact
+    copy has distance 0.
 
     Args:
         queries: [N, D].
@@ -108,10 +108,11 @@ def most_similar(
 def authenticity(samples: np.ndarray, train: np.ndarray, block: int = pairwise.BLOCK) -> Share:
     """Share of samples that are farther from their nearest training row than that row is from its own nearest.
 
-    mean over s of [|s - x| > min_{x' != x} |x' - x|],    x = the training row nearest to s
-    (Alaa et al. 2022, "How Faithful is your Synthetic Data?", section 3.3; computed as by Stein et al. 2023, "Exposing
-    flaws of generative model evaluation metrics", whose AuthPct is 100 times this; the first paper's code takes the
-    nearest sample of a training row instead). An exact copy is never authentic. Real data does not score 1 either:
+        mean over s of [|s - x| > min_{x' != x} |x' - x|],    x = the training row nearest to s
+
+    Alaa et al. 2022, "How Faithful is your Synthetic Data?", section 3.3, in the form of Stein et al. 2023, "Exposing
+    flaws of generative model evaluation metrics", whose AuthPct is 100 times this. (The first paper's code takes the
+    nearest sample of a training row instead.) An exact copy is never authentic. Real data does not score 1 either:
     compare with the score of held-out rows in place of the samples.
 
     Args:
@@ -192,22 +193,23 @@ def data_copying(
     least: int = 20,
     block: int = pairwise.BLOCK,
 ) -> DataCopying:
-    """C_T: whether samples lie nearer to the training set than held-out rows do, by ranks, cell by cell.
+    """C_T: a rank test, in each cell, of whether samples lie nearer to the training set than held-out rows do.
 
     With L the distance to the nearest training row of the same cell, U = #{(s, h): L(s) > L(h)} + ties / 2 and
 
-    Z = (U - n m / 2) / sqrt(n m (n + m + 1) / 12),    C_T = sum_cells share of held-out rows Z / sum of these shares
+        Z = (U - n m / 2) / sqrt(n m (n + m + 1) / 12),
+        C_T = sum_cells share of held-out rows Z / sum of these shares
 
     over n samples and m held-out rows of a cell (Meehan et al. 2020, "A Non-Parametric Test to Detect Data-Copying in
-    Generative Models", section 4; the authors' code adds a continuity correction of 1/2 to U, which is left out).
+    Generative Models", section 4, without the authors' code's continuity correction of 1/2 in U).
 
     Args:
         samples: [N, D] features of generated images.
         held_out: [H, D] features of real images that the model was not trained on.
         train: [M, D] features of the training images.
-        centres: [K, D], a row belongs to the cell of its nearest centre (k-means of the training set in the paper);
+        centres: [K, D]; a row belongs to the cell of its nearest centre (k-means of the training set in the paper).
             None for one cell.
-        least: samples that a cell must have to be counted, at least 1 (20 as in Stein et al. 2023).
+        least: samples that a cell needs to count, at least 1 (20 as in Stein et al. 2023).
         block: rows in one matrix product.
 
     Returns:
@@ -229,7 +231,7 @@ def data_copying(
         drawn, real, seen = (sets[name][cells[name] == cell] for name in ("samples", "held_out", "train"))
         if len(real) == 0 or len(seen) == 0:
             raise ValueError(
-                f"cell {cell} has {len(seen)} training and {len(real)} held-out rows and needs both; give fewer centres"
+                f"cell {cell} has {len(seen)} training and {len(real)} held-out rows and needs both; pass fewer centres"
             )
         if len(drawn) >= least:
             scores[cell] = _rank_score(nearest(drawn, seen, block)[0], nearest(real, seen, block)[0])
@@ -242,7 +244,7 @@ def data_copying(
 
 
 def _rank_score(a, b):
-    """Mann and Whitney's U of a against b, less its mean and over its standard deviation if both are alike."""
+    """Mann and Whitney's U of a against b, minus its mean and over its standard deviation for equal distributions."""
     b = np.sort(b)
     u = (np.searchsorted(b, a, "left") + np.searchsorted(b, a, "right")).sum() / 2
     return (u - len(a) * len(b) / 2) / np.sqrt(len(a) * len(b) * (len(a) + len(b) + 1) / 12)

@@ -1,4 +1,4 @@
-"""Nearest neighbours in the training set, so that copying would show."""
+"""Exact nearest neighbours in the training set, which show copies."""
 
 __all__ = ["copying", "nearest"]
 
@@ -15,9 +15,10 @@ QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 def nearest(queries: np.ndarray, references: np.ndarray, block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
     """Exact Euclidean distance of every query image to its nearest reference image.
 
-    |q - r|^2 = |q|^2 + |r|^2 - 2 q.r, over bytes centred at 128, where no term is rounded: the inner products are
-    float32 matrix products over at most 1,024 dimensions at a time and are added in float64. Exact copies therefore
-    have distance 0, not almost 0.
+        |q - r|^2 = |q|^2 + |r|^2 - 2 q.r
+
+    over bytes centred at 128, without rounding: the inner products are float32 matrix products over at most 1,024
+    dimensions at a time, added in float64. Exact copies therefore have distance 0, not almost 0.
 
     Args:
         queries: uint8 [N, ...], images.
@@ -37,7 +38,7 @@ def nearest(queries: np.ndarray, references: np.ndarray, block: int = 1024) -> t
     if queries.shape[1:] != references.shape[1:]:
         raise ValueError(f"image shapes differ: {list(queries.shape[1:])} against {list(references.shape[1:])}")
     if len(references) == 0:
-        raise ValueError("there is no reference image to be near to")
+        raise ValueError("nearest needs at least one reference image")
     squared = lambda query, reference: _squared_distances(_centred(query), _centred(reference))
     distances, index = pairwise.nearest(queries, references, squared, block)
     return np.sqrt(distances) / 255, index
@@ -56,10 +57,10 @@ def _squared_distances(a, b):
 
 
 def copying(samples: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> dict:
-    """Compares how near samples lie to the training set with how near held-out images lie to it.
+    """Compares the distances of samples to the training set with those of held-out images.
 
-    A model that draws from the data's distribution is as far from its training images as new data is: about 1 % of its
-    samples fall below the held-out images' first percentile. A model that copies puts many more there.
+    Samples of the data's distribution are as far from the training images as new data is: about 1 % of them fall below
+    the first percentile of the held-out images. Of a model that copies, many more do.
 
     Args:
         samples: uint8 [N, ...], generated images.

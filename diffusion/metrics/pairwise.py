@@ -1,4 +1,4 @@
-"""Pairs of rows of two sets of features, block by block: never all N^2 distances at once."""
+"""Pairs of rows of two sets of features, block by block, so that no array holds all N^2 distances."""
 
 __all__ = ["blocks", "centre", "checked", "nearest", "same_dim", "smallest", "squared_distances", "unit"]
 
@@ -8,11 +8,11 @@ import ml_dtypes
 import numpy as np
 
 BLOCK = 2048  # rows in one matrix product: 32 MiB of distances
-_ROUNDING = 1e-13  # of |a|^2 + |b|^2: what float64 leaves of a squared distance of zero
+_ROUNDING = 1e-13  # share of |a|^2 + |b|^2 that rounding in float64 makes of a squared distance of zero
 
 
 def checked(name: str, features: np.ndarray, least: int = 1) -> np.ndarray:
-    """The features as an array [N, D], after the checks that every measure of them needs.
+    """The features as an array [N, D], after the checks that every metric needs.
 
     Args:
         name: of the set, for the message.
@@ -38,7 +38,7 @@ def checked(name: str, features: np.ndarray, least: int = 1) -> np.ndarray:
         if not finite.all():
             raise ValueError(
                 f"{name} must be finite, but row {rows.start + int(np.argmin(finite))} holds NaN or "
-                "infinity; remove such images, or look for what made them"
+                "infinity; remove such images, or find their cause"
             )
     return features
 
@@ -58,7 +58,7 @@ def same_dim(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def blocks(count: int, size: int) -> Iterator[slice]:
-    """Consecutive slices that cover `count` rows, the last one shorter where it must be.
+    """Consecutive slices that cover `count` rows; the last one may be shorter.
 
     Args:
         count: number of rows.
@@ -97,7 +97,7 @@ def unit(name: str, features: np.ndarray) -> np.ndarray:
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """|a - b|^2 = |a|^2 + |b|^2 - 2 a.b in float64; what is below its rounding is zero, as for equal rows.
+    """|a - b|^2 = |a|^2 + |b|^2 - 2 a.b in float64; values below the rounding error become zero, as for equal rows.
 
     Args:
         a: [A, D]; subtracting a common vector from a and b first keeps more digits.

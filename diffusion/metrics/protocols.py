@@ -1,7 +1,7 @@
-"""How published Frechet distances were taken, as data: resize, scaling, rounding, reference.
+"""The protocols of published Frechet distances, as data: resize, scaling, rounding, reference.
 
-A figure compares with another only if all of it is the same. The network of all of these is Inception-v3 of 2015-12-05
-(`inception`); what differs is before and after it. To add a protocol: a line in PROTOCOLS.
+Two figures compare only if their whole protocol is the same. All of these protocols have the network Inception-v3 of
+2015-12-05 (`inception`); they differ before and after it. To add a protocol: a line in PROTOCOLS.
 """
 
 __all__ = ["Protocol", "get", "preprocess", "record", "to_bytes"]
@@ -15,19 +15,19 @@ from diffusion.metrics import inception, resizing
 
 
 class Protocol(NamedTuple):
-    """A way to take an Inception figure.
+    """The protocol of an Inception figure.
 
     Attributes:
         name: as in PROTOCOLS.
         resize: to 299 pixels, a name of `resizing.RESIZES`.
         scaling: of bytes to the network's range, a name of SCALINGS.
-        rounding: of a model's floats in [-1, 1] to bytes, a name of ROUNDINGS; images that are bytes already stay.
-        taps: of the network that its own code measures.
-        split: of the dataset that its published references hold.
+        rounding: of a model's floats in [-1, 1] to bytes, a name of ROUNDINGS; images of bytes do not change.
+        taps: the network's taps that the protocol's own code measures.
+        split: of the dataset in its published references.
         reports: figures that its own code prints.
         score_splits: of the Inception Score: "ten, shuffled", "every 5,000", or "one".
-        notes: what else differs between its code and ours.
-        source: where it is defined.
+        notes: other differences between its code and ours.
+        source: of its definition.
     """
 
     name: str
@@ -57,7 +57,7 @@ ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "(b - 128) / 128": lambda b: (b - 128) / 128,  # what the graph of 2015-12-05 does inside
+    "(b - 128) / 128": lambda b: (b - 128) / 128,  # as inside the graph of 2015-12-05
     "(b - 127.5) / 127.5": lambda b: b / 127.5 - 1,
 }
 
@@ -160,7 +160,7 @@ def get(name: str) -> Protocol:
         The protocol.
 
     Raises:
-        ValueError: if there is none of that name; lists those there are.
+        ValueError: if there is none of that name; the message lists the valid names.
     """
     if name not in PROTOCOLS:
         raise ValueError(f"unknown protocol {name!r}. Valid: {', '.join(sorted(PROTOCOLS))}.")
@@ -172,7 +172,7 @@ def to_bytes(rounding: str, images: np.ndarray) -> np.ndarray:
 
     Args:
         rounding: of floats, a name of ROUNDINGS.
-        images: uint8, returned as they are, or floating in [-1, 1]; what a model puts out beyond is clipped.
+        images: uint8, returned unchanged, or floating in [-1, 1]; values beyond this range are clipped.
 
     Returns:
         uint8, of the same shape.
@@ -196,7 +196,7 @@ def preprocess(protocol: Protocol, images: np.ndarray) -> np.ndarray:
     """The network's input: colours, 299 x 299 pixels, in about [-1, 1].
 
     Args:
-        protocol: which resize and scaling.
+        protocol: its resize and scaling are applied.
         images: uint8 [B, H, W, C] with C = 3, or C = 1, which is repeated.
 
     Returns:
@@ -212,7 +212,7 @@ def preprocess(protocol: Protocol, images: np.ndarray) -> np.ndarray:
         raise ValueError(f"images have shape {list(images.shape)}. Valid: [B, H, W, 3], or [B, H, W, 1] for grey.")
     x = resizing.resize(images, protocol.resize, inception.SIZE)
     if protocol.resize == "bicubic_pil":
-        x = np.clip(x, 0, 255)  # clean-fid cuts the overshoot of the filter off
+        x = np.clip(x, 0, 255)  # clean-fid clips the overshoot of the filter
     x = SCALINGS[protocol.scaling](x).astype(np.float32, copy=False)
     return np.repeat(x, 3, axis=3) if images.shape[3] == 1 else x
 

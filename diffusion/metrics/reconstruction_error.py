@@ -1,6 +1,6 @@
-"""How near pictures are to their originals, pixel by pixel and window by window: PSNR and SSIM, one number an example.
+"""PSNR and SSIM: errors of pictures against their originals, by pixels and by windows, one number an example.
 
-Both take bytes, as pictures are stored and published figures are of: a model's floats are rounded first.
+Both take bytes, since published figures are of bytes; round a model's floats first.
 """
 
 __all__ = ["psnr", "ssim"]
@@ -39,13 +39,13 @@ def psnr(pictures: Array, originals: Array) -> Array:
 
 
 def ssim(pictures: Array, originals: Array) -> Array:
-    """Structural similarity, the mean over windows and channels of
+    """Structural similarity.
 
         (2 mx my + (K1 L)^2) (2 sxy + (K2 L)^2) / ((mx^2 + my^2 + (K1 L)^2) (sx^2 + sy^2 + (K2 L)^2))
 
-    with means m, variances s^2 and covariances sxy weighted by a Gaussian of deviation 1.5 in each window of 11 x 11
-    that lies wholly within the picture; L = 255, K1 = 0.01, K2 = 0.03. As the authors' code, except that theirs takes
-    grey pictures: here each channel is one, and the result their mean. (scikit-image gives the same with
+    is averaged over windows and channels. The means m, variances s^2 and covariances sxy are weighted by a Gaussian of
+    deviation 1.5 in each window of 11 x 11 that lies wholly within the picture; L = 255, K1 = 0.01, K2 = 0.03. It
+    equals the authors' code, which takes grey pictures; here each channel counts as one. (scikit-image agrees with
     gaussian_weights=True, sigma=1.5, use_sample_covariance=False.)
 
     Args:
@@ -64,7 +64,7 @@ def ssim(pictures: Array, originals: Array) -> Array:
     x, y = _floats(pictures, originals)
     if min(x.shape[1:3]) < WINDOW:
         raise ValueError(f"ssim needs pictures of at least {WINDOW} x {WINDOW} pixels, got {x.shape[1]} x {x.shape[2]}")
-    # About the middle of the range: the variances are differences of squares, in which bytes would lose digits.
+    # Bytes are centred, since the variances are differences of squares, which would lose digits otherwise.
     x = x - PEAK / 2
     y = y - PEAK / 2
     mx, my, xx, yy, xy = _windows(jnp.stack([x, y, x * x, y * y, x * y]))

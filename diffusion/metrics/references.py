@@ -1,7 +1,6 @@
-"""Features of sets of images: their moments batch by batch, kept on disk, and going on where a killed process was.
+"""Features of sets of images: their moments, batch by batch, in files from which a killed process goes on.
 
-What is kept is named by a hash of the images, of how they are prepared and of the network's weights, so that it is
-found again only for the same.
+A file's name is a hash of the images, their preparation and the network's weights, so that only the same three find it.
 """
 
 __all__ = [
@@ -36,8 +35,8 @@ from diffusion.metrics import features, frechet, image_sets, inception, protocol
 from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.statistics import Statistics, StatisticsError
 
-CHUNK = 512  # images between two merges of moments: always alike, so that an interruption changes no bit
-SAVE_SECONDS = 15  # between two writes of what is done so far
+CHUNK = 512  # images between two merges of moments: constant, so that an interruption changes no bit
+SAVE_SECONDS = 15  # between two writes of the moments so far
 VERSIONS = ("jax", "numpy", "pillow")
 
 
@@ -69,9 +68,9 @@ class Gathered(NamedTuple):
 
     Attributes:
         statistics: their moments, tap by tap.
-        rows: tap -> float32 [N, D] of those that were to be kept, possibly on disk.
-        seconds: that it took; 0 if it was found.
-        found: images whose features were on disk already.
+        rows: tap -> float32 [N, D] of the taps in `keep`, possibly on disk.
+        seconds: of computation; 0 if all features were on disk.
+        found: number of images whose features were on disk already.
     """
 
     statistics: Statistics
@@ -81,12 +80,12 @@ class Gathered(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """What samples are compared with.
+    """The reference with which samples are compared.
 
     Attributes:
-        spec: as it was named.
-        statistics: where it is, or holds, a file of statistics.
-        images: where it has images; ADM's files have both.
+        spec: the name that was passed.
+        statistics: of its file, or None.
+        images: its images, or None; ADM's files have both.
     """
 
     spec: str
@@ -126,7 +125,7 @@ def function_space(extractor: features.Extractor, rounding: str = protocols.PROT
 
 
 def open_reference(spec: str, data_dir: str = "", side: int = 0) -> Reference:
-    """Opens what samples are compared with.
+    """Opens the reference with which samples are compared.
 
     Args:
         spec: a statistics file (.safetensors of ours; .npz with mu and sigma, as ADM, EDM and pytorch-fid publish), or
@@ -138,7 +137,7 @@ def open_reference(spec: str, data_dir: str = "", side: int = 0) -> Reference:
         The reference.
 
     Raises:
-        StatisticsError, ImageSetError: if it is not there, is damaged, or holds neither.
+        StatisticsError, ImageSetError: if it does not exist, is damaged, or holds neither.
     """
     path = pathlib.Path(spec)
     if path.suffix == ".npz" and path.is_file():
@@ -157,7 +156,7 @@ def open_reference(spec: str, data_dir: str = "", side: int = 0) -> Reference:
 
 
 def cache_folder() -> pathlib.Path:
-    """Where features are kept: DIFFUSION_CACHE or else ~/.cache/diffusion, there "features"."""
+    """The folder of features: "features" in DIFFUSION_CACHE, or else in ~/.cache/diffusion."""
     return files.cache("features")
 
 
@@ -176,11 +175,11 @@ def gather(
         images: the set, N >= 2.
         space: the features.
         keep: taps whose rows are kept.
-        folder: where they are looked for and kept, and an interrupted gathering goes on; None for neither.
+        folder: for finding and keeping features, so that an interrupted gathering can go on; None keeps nothing.
         advance: called with the number of images done.
 
     Returns:
-        What was gathered; the same numbers, bit for bit, however often it was interrupted.
+        The features; bit for bit the same, however often the gathering was interrupted.
 
     Raises:
         ImageSetError: if an image cannot be measured.
@@ -202,7 +201,7 @@ def gather(
 
 
 def _go_on(images, space, keep, path, before, advance, began) -> Gathered:
-    """Gathers what is not yet in `before`; writes it to `path` every now and then, and at the end."""
+    """Gathers the images that `before` lacks; writes the result to `path` from time to time, and at the end."""
     done = before.count if before else 0
     moments = dict(before.moments) if before else {}
     rows_sha = dict(before.about["rows"]) if before else dict.fromkeys(keep, "")
@@ -259,7 +258,7 @@ def _go_on(images, space, keep, path, before, advance, began) -> Gathered:
 
 
 def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[str]) -> Statistics | None:
-    """The result of an earlier gathering, if it is sound and has all that is needed now."""
+    """The result of an earlier gathering, if it is intact and has all taps that are needed now."""
     try:
         earlier = statistics.read(path)
         kept = earlier.about["rows"]
@@ -268,7 +267,7 @@ def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[s
             return None
         for tap in keep:
             size = count * len(earlier.moments[tap].mean) * 4
-            os.truncate(_rows_path(path, tap), max(size, 0))  # what was written after the moments were
+            os.truncate(_rows_path(path, tap), max(size, 0))  # drops rows that were written after the moments
             if _rows_digest(path, tap, earlier) != kept[tap]:
                 return None
     except (StatisticsError, OSError, KeyError, TypeError) as error:
@@ -298,7 +297,7 @@ def _mapped(path: pathlib.Path, tap: str, count: int, dim: int) -> np.ndarray:
 
 
 def _bytes(images: ImageSet, space: Space, start: int, stop: int) -> np.ndarray:
-    """A chunk of the images as bytes, after the checks of what a number can mean."""
+    """A chunk of the images as bytes, after checks of their range."""
     name = images.record["images"]
     try:
         chunk = images.read(start, stop)
@@ -333,13 +332,13 @@ def _check_range(name: str, chunk: np.ndarray, start: int) -> None:
 
 @contextlib.contextmanager
 def _alone(path: pathlib.Path) -> Iterator[None]:
-    """Holds a file's lock, so that two processes do not write the same features; the second finds them done."""
+    """Holds a file's lock, so that of two processes one writes the features and the other finds them."""
     with open(path, "w") as file:
-        with contextlib.suppress(OSError):  # a file system without locks: then nobody else is waited for
+        with contextlib.suppress(OSError):  # on a file system without locks, no process waits
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
+    """Versions of the software that determines the figures."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in VERSIONS}}

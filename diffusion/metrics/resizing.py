@@ -1,7 +1,10 @@
-"""The resizes that published Frechet distances were taken after: the same images, resized otherwise, score otherwise.
+"""The resizes of published Frechet distances, each of which gives the same images another score.
 
 Each is separable and linear, so that it is a matrix [out, in] for the rows and one for the columns:
-out[i, j] = sum_kl rows[i, k] columns[j, l] image[k, l]. To add one: a function (in, out) -> matrix, a line in RESIZES.
+
+    out[i, j] = sum_kl rows[i, k] columns[j, l] image[k, l]
+
+To add one: a function (in, out) -> matrix, and a line in RESIZES.
 """
 
 __all__ = ["bicubic_pil", "bilinear_tf1", "bilinear_torch", "none", "resize"]
@@ -15,7 +18,7 @@ _CUBIC = -0.5  # the slope that Pillow's bicubic filter has at distance 1 (Keys 
 
 
 def bilinear_tf1(size: int, to: int) -> np.ndarray:
-    """TensorFlow 1's `resize_bilinear`: output i is at i size / to, no antialiasing, the last pixel repeated.
+    """TensorFlow 1's `resize_bilinear`: output i is at i size / to, without antialiasing, with a repeated last pixel.
 
     Pixels lie at their corners (align_corners=False, half_pixel_centers=False), so that the image moves by half a pixel
     towards the origin. It is inside the graph of 2015-12-05, and so in ADM's evaluator and TF-GAN; torch-fidelity and
@@ -73,7 +76,7 @@ def bicubic_pil(size: int, to: int) -> np.ndarray:
 
 
 def none(size: int, to: int) -> np.ndarray:
-    """No resize: images of that size already.
+    """No resize: the images must have the target size.
 
     Args:
         size: pixels of a side before.

@@ -1,7 +1,7 @@
-"""Statistics of the features of a set of images, as a file: ours, and those that others publish.
+"""Files of statistics of the features of a set of images: ours, and those that others publish.
 
-Ours is safetensors: TAP.mean and TAP.m2 in float64 of each tap of the network, and beside them, as JSON, how they were
-made. ADM's, EDM's and pytorch-fid's are .npz with mu and sigma, which do not record it. Pickles are not read.
+Ours is safetensors: TAP.mean and TAP.m2 in float64 for each tap of the network, and a description of their making as
+JSON. ADM's, EDM's and pytorch-fid's are .npz with mu and sigma and without a description. Pickles are not read.
 """
 
 __all__ = ["Statistics", "StatisticsError", "differences", "read", "require_same", "write"]
@@ -19,7 +19,7 @@ from diffusion.io import files, limits, npz, schema
 from diffusion.metrics import frechet
 from diffusion.metrics.inception_weights import digest
 
-FORMAT = 1  # raised when a change makes older readers wrong
+FORMAT = 1  # raised by a change that older readers would misread
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth")
 _FOREIGN = {"mu": "sigma", "mu_s": "sigma_s"}  # mean -> covariance in .npz files
 _TABLE = schema.Valid("a table", lambda value: isinstance(value, dict))
@@ -40,12 +40,12 @@ class StatisticsError(ValueError):
 
 
 class Statistics(NamedTuple):
-    """Moments of features, and how they were made.
+    """Moments of features, with a description of their making.
 
     Attributes:
         moments: tap -> Moments. Where a file does not record the number of rows, count is 2 and m2 the covariance.
         count: number of images, or None if the file does not record it.
-        about: "space" (what the features are; None if the file does not record it), "images" (which they are of),
+        about: "space" (of the features; None if the file does not record it), "images" (of which the features are),
             "rows" (tap -> sha256 of kept rows), "versions"; of a foreign file "file" and "sha256".
     """
 
@@ -131,13 +131,13 @@ def _read_own(path: pathlib.Path) -> Statistics:
         raise
     except limits.Refused as refused:
         raise StatisticsError(
-            f"{refused} It holds no statistics of features as they are made by python -m "
-            "diffusion evaluate --reference=NAME@SPLIT --out=FILE.safetensors."
+            f"{refused} It holds no statistics of features, which diffusion evaluate "
+            "--reference=NAME@SPLIT --out=FILE.safetensors makes."
         ) from refused
     except (KeyError, TypeError, AttributeError) as error:
         raise StatisticsError(
-            f"{path} holds no statistics of features: they are made by python -m "
-            "diffusion evaluate --reference=NAME@SPLIT --out=FILE.safetensors."
+            f"{path} holds no statistics of features, which diffusion evaluate "
+            "--reference=NAME@SPLIT --out=FILE.safetensors makes."
         ) from error
     return Statistics(moments, count, about)
 
@@ -165,7 +165,7 @@ def _read_npz(path: pathlib.Path) -> Statistics:
 
 
 def _check(name: str, moments: frechet.Moments) -> None:
-    """Refuses what is no mean and covariance: then a distance would be a number all the same."""
+    """Refuses values that are not a mean and a covariance, of which a distance would be a meaningless number."""
     mean, m2 = moments.mean, moments.m2
     _check_shapes(name, mean.shape, m2.shape)
     if not (np.isfinite(mean).all() and np.isfinite(m2).all()):
@@ -175,7 +175,7 @@ def _check(name: str, moments: frechet.Moments) -> None:
         difference = np.abs(m2 - m2.T).max(initial=0)
     if difference > 1e-4 * scale or m2.diagonal().min(initial=0) < -1e-6 * scale:
         raise StatisticsError(
-            f"{name}: its covariance is not symmetric with a diagonal of at least 0. It is damaged, or no covariance."
+            f"{name}: its covariance is not symmetric with a diagonal of at least 0. The file is damaged, or holds something else."
         )
 
 
@@ -192,7 +192,7 @@ def differences(made: dict, required: dict) -> list[str]:
         required: that of the space to compare in.
 
     Returns:
-        "field: old, not new" of each, sorted.
+        "field: made with OLD, but needed with NEW" for each, sorted.
     """
     return [
         f"{field}: made with {made.get(field)!r}, but needed with {required.get(field)!r}"
@@ -206,7 +206,7 @@ def require_same(name: str, statistics: Statistics, space: dict) -> None:
 
     Args:
         name: of the reference, for the message.
-        statistics: of it; a foreign file that does not record how it was made passes.
+        statistics: of the reference; a foreign file without a description passes.
         space: of the samples' features.
 
     Raises:

@@ -18,7 +18,7 @@ CHUNK = 2**18  # words hashed at a time: they stay in the processor's cache
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """The finalizer of MurmurHash3 (Appleby, 2011): a bijection of uint32 in which every input bit affects all others."""
+    """The finalizer of MurmurHash3 (Appleby, 2011): a bijection of uint32 in which every bit affects every other."""
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
     return x ^ (x >> np.uint32(16))

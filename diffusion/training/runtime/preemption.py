@@ -23,7 +23,7 @@ BEAT = 0.5  # seconds between two checks while one process works alone
 
 
 class Interrupted(BaseException):
-    """Repeatable work was interrupted, because the run must stop (not an `Exception`, so that no handler catches it)."""
+    """Repeatable work is interrupted, because the run must stop (not an `Exception`, so that no handler catches it)."""
 
 
 class StopRequest:

@@ -393,5 +393,5 @@ def test_inception_end_to_end(files):
     comparison.make_reference(wanted, folder / "b.safetensors")
     with pytest.raises(StatisticsError, match="resize: made with 'bilinear_torch', but needed with 'bicubic_pil'"):
         comparison.run(wanted._replace(protocol="clean-fid", reference=str(folder / "b.safetensors")))
-    with pytest.raises(ImageSetError, match="is not there"):
+    with pytest.raises(ImageSetError, match="does not exist"):
         comparison.run(wanted._replace(samples="none.npz"))

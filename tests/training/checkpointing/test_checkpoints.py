@@ -301,7 +301,7 @@ def test_nothing_is_renamed_before_a_sound_one_is_known(run_folder, monkeypatch,
     if others == "unreadable":
         fail(monkeypatch, "restore", MACHINE["EIO"], [4])
     before = sorted((workdir / "checkpoints").rglob("*"))
-    with pytest.raises(CheckpointError, match="No sound" if others == "damaged" else "could not be read"):
+    with pytest.raises(CheckpointError, match="No intact" if others == "damaged" else "could not be read"):
         checkpoints.restore_latest(workdir, toys.make_state(), warn=pytest.fail)
     assert sorted((workdir / "checkpoints").rglob("*")) == before
 
