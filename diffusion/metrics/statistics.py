@@ -175,7 +175,8 @@ def _check(name: str, moments: frechet.Moments) -> None:
         difference = np.abs(m2 - m2.T).max(initial=0)
     if difference > 1e-4 * scale or m2.diagonal().min(initial=0) < -1e-6 * scale:
         raise StatisticsError(
-            f"{name}: its covariance is not symmetric with a diagonal of at least 0. The file is damaged, or holds something else."
+            f"{name}: its covariance is not symmetric with a diagonal of at least 0. The file is damaged, or holds "
+            "something else."
         )
 
 
