@@ -62,7 +62,7 @@ def said(x0):
 SLIPS = {
     "bare network": (lambda: train(network), TypeError, "networks must be a mapping .* got the function network"),
     "parameters for a network": (lambda: train({"model": {"w": 1.0}}), TypeError, "'model' must be a function"),
-    "misspelt network": (lambda: train({"modle": network}), ValueError, "'model'; it was given .'modle'"),
+    "misspelt network": (lambda: train({"modle": network}), ValueError, "'model'; it received .'modle'"),
     "array for the batch": (lambda: train(batch=X), TypeError, r"batch must be a mapping .* shape \(4, 2\)"),
     "batch without x": (lambda: train(batch={"image": X}), ValueError, "as \"x\"; its entries are .'image'"),
     "mask": (lambda: train(batch={"x": X, "mask": X}), ValueError, "no objective reads the batch's mask; valid .* x"),

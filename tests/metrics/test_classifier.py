@@ -113,7 +113,7 @@ def test_a_damaged_file_is_trained_over(bars, quick, tmp_path):
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:100])
     classifier._in_memory.clear()
-    with pytest.warns(UserWarning, match="training the classifier anew"):
+    with pytest.warns(UserWarning, match="training the classifier again"):
         again = classifier.cached(*bars, folder=tmp_path)
     assert again.digest == first.digest and quick == [0, 0]
     classifier._in_memory.clear()

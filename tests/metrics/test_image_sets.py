@@ -121,7 +121,7 @@ def test_what_is_not_there(tmp_path):
     writer.write(b"no picture")
     writer.close()
     for spec, match in [
-        ("nowhere.npz", "is not there"),
+        ("nowhere.npz", "does not exist"),
         (f"{tmp_path}/empty", "holds no pictures"),
         (f"{tmp_path}/other.npz", "no images named"),
         (f"{tmp_path}/a.txt", "are read from"),

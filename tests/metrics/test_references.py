@@ -255,7 +255,7 @@ def test_files_that_are_no_statistics(images, tmp_path):
         ("x.safetensors", "no statistics"),
         ("new.safetensors", "format 99"),
         ("mu.npz", "holds mu"),
-        ("no.npz", "is not there|cannot be"),
+        ("no.npz", "does not exist|cannot be"),
         ("no.safetensors", "cannot be read"),
     ]:
         with pytest.raises((StatisticsError, ImageSetError), match=match):

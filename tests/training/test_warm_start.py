@@ -57,7 +57,7 @@ def test_reads_a_safetensors_file(tmp_path):
 
 
 def test_nothing_taken_is_an_error():
-    with pytest.raises(ValueError, match=r"not one leaf.*pattern 'nothing'"):
+    with pytest.raises(ValueError, match=r"no leaf.*pattern 'nothing'"):
         warm_start(toys.make_state().params, {"out/kernel": np.zeros((8, 2))}, "nothing")
     with pytest.raises(ValueError, match="regular expression"):
         warm_start({}, {}, "(")
