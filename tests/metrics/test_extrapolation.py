@@ -63,7 +63,7 @@ def test_the_papers_sizes():
 def test_bad_input(rng):
     samples = rng.normal(size=(40, 3))
     reference = population([0, 0, 0], [1, 1, 1])
-    with pytest.raises(ValueError, match="start at 5000, and 40 samples"):
+    with pytest.raises(ValueError, match="start at 5000, which is too many for a line through 40 samples"):
         extrapolation.extrapolate(samples, reference)
     with pytest.raises(ValueError, match="at least 3 different whole numbers"):
         extrapolation.extrapolate(samples, reference, [10, 10, 20])
