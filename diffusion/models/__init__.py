@@ -36,7 +36,7 @@ MODELS = {
     "u_vit": UViT,
     "unet": UNet,
 }
-"""The backbones by the names that a config has for them."""
+"""The backbones, by their names in configs."""
 
 __all__ = [
     "MLP",

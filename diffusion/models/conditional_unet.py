@@ -31,7 +31,7 @@ from diffusion.models.layers.scan import REMAT
 from diffusion.models.layers.spatial_transformer import SpatialTransformer
 
 EPSILON = 1e-5  # of the norms of the residual blocks
-# What of the condition is embedded like a class, and added to the time.
+# The entry of the condition that is embedded like a class, and added to the time's embedding.
 CLASS_EMBEDDINGS = {"": (), "timestep": ("label",), "projection": ("pooled",), "table": ("label",)}
 
 
@@ -49,14 +49,14 @@ class ConditionalUNet(nn.Module):
         widths: channels of each level, the finest first.
         depths: transformer blocks after each residual block of a level; 0 where it has no attention; a tuple, one for
             each residual block, where they differ.
-        up_depths: the same on the way up, in the order of `widths`, a tuple in the order of computation; () for those
-            of the way down, which are then no tuples.
+        up_depths: the same on the way up, in the order of `widths`, with tuples in the order of computation; () for
+            `depths` again, which then has no tuples.
         heads: attention heads of each level.
         text_width: features of a token of the prompt.
         layers: residual blocks of a level on the way down; one more on the way up.
         middle: transformer blocks in the middle; 0 for a network that has no middle (BK-SDM's small ones).
-        bare_middle: the middle is one residual block alone (SSD-1B), beside `middle=0`.
-        in_channels: C of the input: 4, or 9 with a mask and a masked image beside (inpainting).
+        bare_middle: the middle is a single residual block (SSD-1B); needs `middle=0`.
+        in_channels: C of the input: 4, or 9 with the channels of a mask and a masked image (inpainting).
         out_channels: of the output.
         groups: of the group norms; it divides the widths.
         linear: the transformers' projections are dense, see `SpatialTransformer`.
@@ -65,17 +65,17 @@ class ConditionalUNet(nn.Module):
         size_width: sinusoids of each number in "size".
         strength_width: sinusoids of "strength", the scale of the guidance (1: none) that a distilled network imitates;
             0 for a network that does not receive it.
-        class_embedding: what is added to the embedding of the time: "" nothing more; "timestep" two layers on the
-            sinusoids of "label" [B], any number; "projection" two layers on "pooled" [B, class_width] (unCLIP);
-            "table" a row for "label" int [B] in 0 .. class_width - 1 (the level of noise of the x4 upscaler).
-        class_width: see there; 0 for "" and "timestep".
+        class_embedding: an addition to the embedding of the time: "" none; "timestep" two layers on the sinusoids of
+            "label" [B], any number; "projection" two layers on "pooled" [B, class_width] (unCLIP); "table" a row for
+            "label" int [B] in 0 .. class_width - 1 (the level of noise of the x4 upscaler).
+        class_width: see `class_embedding`; 0 for "" and "timestep".
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, of residual and transformer blocks alike: "none", "full", or
             "dots" (all but matmuls).
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022; Podell et al.,
     "SDXL", 2023, sections 2.1 and 2.2; Meng et al., "On Distillation of Guided Diffusion Models", 2023, section 3.
@@ -160,7 +160,7 @@ class ConditionalUNet(nn.Module):
                     )
 
     def transformers(self, level: int, up: bool) -> tuple[int, ...]:
-        """Transformer blocks after each residual block of a level, on one of the ways; () where it has no attention."""
+        """Transformer blocks after each residual block of a level, down or up; () where it has no attention."""
         depth = self.up_depths[level] if up and self.up_depths else self.depths[level]
         if isinstance(depth, tuple):
             return depth
@@ -191,11 +191,11 @@ class ConditionalUNet(nn.Module):
             h = h + inputs["residuals"][-1].astype(h.dtype)
         h = layers.up(h, skips)
         h = nn.silu(GroupNorm(self.groups, EPSILON, name="norm_out")(h))
-        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        # In float32, since bfloat16 would round the output to 8 bits.
         return conv(self.out_channels, zero=True, dtype="float32", name="conv_out")(h.astype(jnp.float32))
 
     def checked(self, x: jax.Array, t: jax.Array, condition: dict) -> dict:
-        """The entries of a condition, after a look at all shapes; arguments and errors as the call."""
+        """The entries of a condition, after checks of all shapes; arguments and errors are those of the call."""
         required = (
             "text",
             *("pooled", "size") * (self.added_width > 0),
@@ -252,7 +252,7 @@ class ConditionalUNet(nn.Module):
 
 
 class Layers:
-    """The three parts of a U-Net, made inside the module that is being called: a U-Net, or a ControlNet of its fields.
+    """The three parts of a U-Net, built inside the current module: a U-Net, or a ControlNet with its fields.
 
     Attributes:
         unet: whose fields describe the layers.
@@ -268,7 +268,7 @@ class Layers:
         self.embedding = self._embedding(t)
 
     def down(self, x: jax.Array, hint: jax.Array | None = None) -> tuple[jax.Array, list[jax.Array]]:
-        """The way down, (its end, all skips); a hint [B, H, W, widths[0]] is added behind the first convolution."""
+        """The way down, (its end, all skips); a hint [B, H, W, widths[0]] is added after the first convolution."""
         unet = self.unet
         h = conv(unet.widths[0], dtype=unet.dtype, name="conv_in")(x)
         h = h if hint is None else h + hint
@@ -284,7 +284,7 @@ class Layers:
         return h, skips
 
     def middle(self, h: jax.Array) -> jax.Array:
-        """The middle, which a network may lack."""
+        """The middle; h itself in a network without one."""
         last = len(self.unet.widths) - 1
         if self.unet.bare_middle:
             return self._resnet(h, last, "middle_resnet_0")
@@ -295,7 +295,7 @@ class Layers:
         return self._resnet(h, last, "middle_resnet_1")
 
     def up(self, h: jax.Array, skips: list[jax.Array]) -> jax.Array:
-        """The way up, which takes the skips last first."""
+        """The way up, which takes the skips in reverse order."""
         unet = self.unet
         skips = list(skips)
         for i, width in reversed(list(enumerate(unet.widths))):
@@ -381,7 +381,7 @@ def residual_shapes(module: ConditionalUNet, height: int, width: int) -> tuple[t
 def extra_widths(module: ConditionalUNet) -> tuple[int, ...]:
     """Features D of the pairs [B, K, D] of the condition's "extra": a pair for each cross-attention.
 
-    They stand in the order of the network: down, middle, up; within a transformer block by block.
+    They have the order of the network: down, middle, up; block by block within a transformer.
 
     Args:
         module: the U-Net.

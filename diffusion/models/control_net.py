@@ -1,4 +1,4 @@
-"""ControlNet: a copy of a U-Net's way down that reads a picture, and adds what it finds to the U-Net's skips.
+"""ControlNet: a copy of a U-Net's way down that reads a picture and computes additions to the U-Net's skips.
 
     hint -- convolutions, / 8 -- + -- the way down and the middle, as the U-Net's
                                  |        |  one convolution of one pixel a skip, all zero at the start
@@ -19,13 +19,13 @@ from diffusion.models.layers.convolutions import conv
 
 
 class ControlNet(nn.Module):
-    """What a U-Net is to add to its skips, for a picture to follow: edges, depth, a pose.
+    """The additions to a U-Net's skips that make its samples follow a picture: edges, depth, a pose.
 
         residuals = control_net.apply(variables, x, t, condition, hint)
         output = unet.apply(unet_variables, x, t, {**condition, "residuals": residuals})
 
-    A weaker control is residuals that are scaled, several are residuals that are summed. Parameters of the way down and
-    the middle are named as the U-Net's, from which training begins.
+    Scaled residuals are a weaker control, summed residuals several controls. The parameters of the way down and the
+    middle have the names of the U-Net's, from which training begins.
 
     Attributes:
         unet: the fields of the U-Net; it is not called, and has no parameters here.

@@ -86,7 +86,7 @@ class DiT(nn.Module):
         heads: attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         mlp_ratio: hidden features of the MLP over `width`.
-        learn_sigma: put out 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
+        learn_sigma: the output has 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
         norm: "layernorm" (the paper) or "rmsnorm".
         mlp: "gelu" (the paper) or "swiglu".
         positions: "sincos" (the paper: fixed, added to the tokens) or "rope" (rotary, in every attention).
@@ -95,18 +95,18 @@ class DiT(nn.Module):
         remat: what to compute again in the backward pass to save memory: "none", "full", or "dots" (all but matmuls).
         unroll: blocks in one turn of the scan; 0: on CPU all of up to 12 (faster; compiles more slowly), elsewhere 1.
         dtype: compute type, "float32" or "bfloat16".
-        times: numbers that the network receives as its clock: 1, or 2 for a network of two times (MeanFlow, shortcut
-            models), each with an embedding of its own, which are added.
+        times: how many times the network receives as its clock: 1, or 2 for a network of two times (MeanFlow, shortcut
+            models); the sum of their embeddings conditions it.
         strength: the network receives, as "strength" [B] of its condition, the scale of the guidance (1: none) that it
-            imitates, see `objectives.latent_consistency_distillation`.
+            imitates; see `objectives.latent_consistency_distillation`.
         frequency_shift: of the time's features, 0 (the paper) or 1, see `sinusoid`.
-        own_embeddings: every block has embeddings of its own of the time and the class, and the end those of the first,
-            as diffusers trains a DiT; the paper has one for all.
-        shape: (H, W, C) of the images that it is made for, as in the files of other libraries; it takes other H and
-            W too. None: that of the first images.
+        own_embeddings: every block has its own embeddings of the time and the class, and the last layers have those of
+            the first block, as diffusers trains a DiT; in the paper all share one.
+        shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
+            too. None: that of the first images.
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023.
     """
@@ -159,15 +159,15 @@ class DiT(nn.Module):
 
         Args:
             x: images [B, H, W, C].
-            t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
-            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
-                "label", of layer masks, see `diffusion.models.layers.layer_masks`, and of "strength", if it takes one.
+            t: the network's clock, [B] or [], float32 or wider; a tuple of `times` clocks if `times` is more than 1.
+            condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of "label", the
+                layer masks (`diffusion.models.layers.layer_masks`), and "strength" if the network receives it.
 
         Returns:
             [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32.
 
         Raises:
-            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+            ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
         """
         strength = None
         if self.strength:
@@ -220,7 +220,7 @@ class DiT(nn.Module):
         c = c[0] if self.own_embeddings else c
         shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
         tokens = NORMS[self.norm](tokens) * (1 + scale) + shift
-        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        # In float32, since bfloat16 would round the output to 8 bits.
         outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
         tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
         return unpatchify(tokens, self.patch, height, width)
@@ -254,7 +254,7 @@ class DiT(nn.Module):
         if self.num_classes and condition is None:
             raise ValueError(
                 f"num_classes={self.num_classes} makes a class-conditional network, but the condition is None; "
-                f"pass labels [B], with the null class {self.num_classes} where no class is meant"
+                f"pass labels [B], with the null class {self.num_classes} for examples without a class"
             )
         if condition is not None and (
             condition.shape != x.shape[:1] or not jnp.issubdtype(condition.dtype, jnp.integer)
@@ -285,14 +285,14 @@ def dit_preset(size: str, num_classes: int, **options: Any) -> DiT:
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
-    """Refuses class labels that a DiT has no embedding for; for concrete labels, before anything is compiled.
+    """Refuses class labels for which a DiT has no embedding; call it with concrete labels, before anything is compiled.
 
     Args:
         labels: integers of any shape.
         num_classes: number of classes of the network; label `num_classes` is the null class.
 
     Raises:
-        ValueError: if a label lies outside 0 .. num_classes, or is no integer.
+        ValueError: if a label lies outside 0 .. num_classes, or is not an integer.
     """
     labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):

@@ -39,7 +39,7 @@ class EDM2Block(nn.Module):
 
     Attributes:
         features: channels of the output.
-        decoder: of the decoder; else of the encoder.
+        decoder: whether it is a box of the decoder, or of the encoder.
         resample: "keep", or "down" or "up" to halve or double the side of the input.
         heads: of the attention behind it; 0 for none.
         taps: of the filter that resamples.
@@ -100,21 +100,21 @@ class EDM2UNet(nn.Module):
     """EDM2's magnitude-preserving U-Net: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is ln(sigma) / 4, and its images have magnitude 1, both by `parameterizations.edm`. The output is 0 at
-    the start. After each update in training, `magnitude.forced` brings its weights back to magnitude 1; its loss is
-    weighed by `objectives.with_uncertainty`, and its average kept by `training.power_ema`. Parameters are float32
+    the start. In training, `magnitude.forced` brings its weights back to magnitude 1 after each update,
+    `objectives.with_uncertainty` weights its loss, and `training.power_ema` averages its parameters. These are float32
     whatever the compute type, and so is the output.
 
     Attributes:
-        resolution: side of the images (or latents) that it is for; attention is where the side would be one of
-            `attention_resolutions`, whatever the side in a call.
-        width: channels that those of the levels are multiples of.
+        resolution: side of the images (or latents) for which it is made. The levels whose side is then in
+            `attention_resolutions` have attention, whatever the side in a call.
+        width: base number of channels.
         multipliers: channels of each level over `width`, the finest first.
         blocks: boxes of a level on the way down; one more on the way up.
         attention_resolutions: sides with attention.
         channels: of input and output.
         num_classes: number of classes, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
-        noise_multiplier: Fourier features of the clock over `width`; None: as many as the first level has channels.
-        embedding_multiplier: features of the embedding over `width`; None: as many as the widest level.
+        noise_multiplier: Fourier features of the clock over `width`; None: those of the first level.
+        embedding_multiplier: features of the embedding over `width`; None: those of the widest level.
         label_balance: share of the class in the embedding.
         concat_balance: share of the skip in the decoder's input.
         residual_balance, attention_balance: see `EDM2Block`.
@@ -123,11 +123,11 @@ class EDM2UNet(nn.Module):
         dropout: rate in the boxes, drawn from the rng collection "dropout" when `train`.
         clip: bound of the activations after each box; None for none.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what of the boxes to compute again in the backward pass: "none", "full", or "dots" (all but matmuls).
+        remat: what to compute again in the backward pass of the boxes: "none", "full", or "dots" (all but matmuls).
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", 2024, config G.
     """
@@ -209,7 +209,7 @@ class EDM2UNet(nn.Module):
             [B, H, W, channels], float32.
 
         Raises:
-            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+            ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
         """
         inputs = unet_inputs.checked(
             condition, x, t, channels=self.channels, halvings=len(self.widths) - 1, num_classes=self.num_classes
@@ -235,7 +235,7 @@ class EDM2UNet(nn.Module):
             )
             return block(h, embedding, train)
 
-        # The channel of ones stands for the biases that no layer has.
+        # The channel of ones replaces biases, which no layer has.
         h = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
         h = MPConv(self.widths[0], 3, self.dtype, name="conv_in")(h)
         skips = [h]
@@ -258,7 +258,7 @@ class EDM2UNet(nn.Module):
                 h = mp_cat(h, skips.pop(), self.concat_balance)
                 h = box(h, features, f"up_{i}_block_{j}", self.attends(i), decoder=True)
         gain = self.param("gain", nn.initializers.zeros_init(), ())
-        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        # In float32, since bfloat16 would round the output to 8 bits.
         return MPConv(self.channels, 3, "float32", name="conv_out")(h.astype(jnp.float32), gain)
 
     def _embedding(self, t: jax.Array, label: jax.Array | None) -> jax.Array:

@@ -1,9 +1,9 @@
-"""What a run has to know of a network, as attributes of its class; a class that lacks one has the default.
+"""The facts of a network that a run needs, as attributes of its class; a class without one has the default.
 
-| attribute     | default    | what it says                                                                |
+| attribute     | default    | meaning                                                                     |
 |---------------|------------|-----------------------------------------------------------------------------|
 | `kind`        | "backbone" | how objectives call it; or "autoencoder", or "towers" of images and texts   |
-| `text_inputs` | None       | what it receives of a text, e.g. `conditions.TOKENS`                        |
+| `text_inputs` | None       | its inputs from a text, e.g. `conditions.TOKENS`                            |
 | `one_size`    | False      | whether it takes pictures of one size alone                                 |
 | `ranks`       | None       | of one example that it takes, 3 for pictures (H, W, C); None: any           |
 """
@@ -21,12 +21,12 @@ def kind(network: Any) -> str:
 
 
 def text_inputs(network: Any) -> TextInputs | None:
-    """What a module, or one of its class, receives of a text; None for one that receives no text."""
+    """The inputs of a module or of its class from a text; None without text."""
     return getattr(network, "text_inputs", None)
 
 
 def one_size(network: Any) -> bool:
-    """Whether a module, or one of its class, takes pictures of one size alone."""
+    """Whether a module or its class takes pictures of one size alone."""
     return getattr(network, "one_size", False)
 
 

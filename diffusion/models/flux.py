@@ -46,11 +46,11 @@ PATCH = 2
 class Flux(nn.Module):
     """The transformer of FLUX.1: `apply(variables, x, t, condition)` is a `Network`.
 
-    Its clock is t in [0, 1] itself, and the strength is the guidance's itself, 3.5 or so: both are multiplied by 1000
-    inside. The position of a text token is (0, 0, 0), that of a patch (0, row, column).
+    Its clock is t itself, in [0, 1], and its strength is the scale of the guidance itself, 3.5 for example; the network
+    multiplies both by 1000. The position of a text token is (0, 0, 0), that of a patch (0, row, column).
 
     Attributes:
-        channels: C of the input: 16 of the latents, and further ones for what is concatenated to them (fill, depth).
+        channels: C of the input: the 16 of the latents, and those of inputs concatenated to them (fill, depth).
         out_channels: C of the output, the velocity.
         width: features of a token; `heads` divides it.
         depth: number of joint layers.
@@ -58,14 +58,14 @@ class Flux(nn.Module):
         heads: attention heads.
         text_width: E, features of the text's tokens.
         pooled_width: P, features of the pooled text.
-        axes: features of a head that turn with each of the three coordinates; they sum to width / heads.
+        axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         strength: the network receives the guidance strength that it imitates (Flux-dev).
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: the code of FLUX.1 (Black Forest Labs, 2024); Esser et al., 2024, for the joint layers.
     """
@@ -147,7 +147,7 @@ class Flux(nn.Module):
         tokens, _ = blocks(jnp.concatenate([text, image], axis=1), c, angles, per_layer)
 
         tokens = modulated(tokens[:, text.shape[1] :], *Modulation(2, self.dtype, name="final_modulation")(c))
-        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        # In float32, since bfloat16 would round the output to 8 bits.
         outputs = PATCH**2 * self.out_channels
         tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
         return unpatchify(tokens, PATCH, height, width)

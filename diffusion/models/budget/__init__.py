@@ -1,4 +1,4 @@
-"""What a network costs: operations, memory and communication, by formula or from its trace."""
+"""The cost of a network: operations, memory and communication, by formula or from its trace."""
 
 from typing import TYPE_CHECKING
 

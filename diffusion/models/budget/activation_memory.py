@@ -11,12 +11,12 @@ What a layer keeps for one image, in elements, with N tokens of D features, hidd
 |        | MLP                   | 6 N M                          |                                | sequence, tensor |
 |        | normalised q, k       |                                | 6 N D + 4 H N                  | sequence, tensor |
 |        | attention "xla"       | 4 N D + H N^2                  | H N^2 + 2 H N                  | sequence, tensor |
-|        | attention "matmul"    | 5 N D + H N^2 (none in float32) | H N^2                         | sequence, tensor |
+|        | attention "matmul"    | 5 N D + H N^2 (0 in float32)   | H N^2                          | sequence, tensor |
 |        | attention "cudnn"     | 4 N D                          | H N                            | sequence, tensor |
 
-A SwiGLU's M is two thirds (see `flops.hidden`). The rest of the network keeps, once, N (D + p^2 C) and 8 D of the
-compute type and 2 N D of float32. These are what JAX's linearisation of the code in `blocks` keeps (a test compares
-them with it, term by term); XLA may keep less where it finds two equal, and does not on a TPU.
+The M of a SwiGLU is two thirds (see `flops.hidden`). The rest of the network keeps, once, N (D + p^2 C) and 8 D of the
+compute type and 2 N D of float32. JAX's linearisation of the code in `blocks` keeps these arrays, which a test compares
+term by term. XLA may keep fewer where two are equal, but does not on a TPU.
 """
 
 __all__ = ["kept_bytes", "layer_bytes"]
@@ -30,7 +30,7 @@ BYTES = {"float32": 4, "bfloat16": 2}
 def kept_bytes(
     model: DiT, image_shape: tuple[int, int, int], attention: str, sequence: int = 1, tensor: int = 1
 ) -> float:
-    """Returns the bytes that one image leaves behind for the backward pass; the table stands above.
+    """Returns the bytes that the forward pass keeps for the backward pass of one image; see the table above.
 
     Args:
         model: the network.

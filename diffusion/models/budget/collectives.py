@@ -7,15 +7,15 @@ operations in MPICH", section 4), from each device:
     all-reduce of X                       2 (n - 1) / n X
     all-to-all of X on each device          (n - 1) / n X
 
-| axis     | what is sent, for each micro-batch                                                                     |
-|----------|--------------------------------------------------------------------------------------------------------|
-| fsdp     | split parameters are gathered in the forward and again in the backward pass, gradients reduce-scattered |
-| data     | gradients (the part that fsdp left) are all-reduced; so are they over sequence                         |
-| tensor   | a layer's two sums over heads and hidden features are all-reduced, as their gradients are               |
-| sequence | q, k, v and the output of attention go from tokens to heads and back, as their gradients do             |
+| axis     | collectives of each micro-batch                                                                          |
+|----------|----------------------------------------------------------------------------------------------------------|
+| fsdp     | all-gathers of the split parameters, forward and again backward; reduce-scatter of their gradients       |
+| data     | all-reduce of the gradients (the part that fsdp leaves); over sequence too                               |
+| tensor   | all-reduce of a layer's two sums over heads and hidden features, and of their gradients                  |
+| sequence | all-to-all of q, k, v and the output of attention, from tokens to heads and back, and of their gradients |
 
-Parameters and gradients travel in the compute type. With `mesh.split = "optimizer"`, whole parameters are gathered
-once a step, in float32, after the update. XLA may find a cheaper way for small arrays, or choose an all-reduce where
+Parameters and gradients have the compute type. With `mesh.split = "optimizer"`, whole parameters are gathered once a
+step, in float32, after the update. XLA may find a cheaper collective for small arrays, or choose an all-reduce where
 this counts an all-gather, as on a TPU for an axis over all of a torus.
 """
 
@@ -35,7 +35,7 @@ FACTORS = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "all-to-all": 
 
 
 class Collective(NamedTuple):
-    """What each device sends in a step, by one kind of collective over one group of axes.
+    """The communication of each device in a step, by one kind of collective over one group of axes.
 
     Attributes:
         kind: a key of `FACTORS`.
@@ -60,7 +60,7 @@ def collectives(
 
     Args:
         params: pytree of the parameters' jax.ShapeDtypeStruct with shardings.
-        average: likewise, of the moving average, which is split as the optimizer is.
+        average: the same of the moving average, which is split like the optimizer's state.
         mesh: the mesh.
         model: the network.
         image_shape: height, width and channels of one image.

@@ -14,7 +14,7 @@ from diffusion.models.dit import DiT
 
 
 def flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
-    """Counts the operations of one forward pass of a DiT over one image; the equation stands above.
+    """Counts the operations of one forward pass of a DiT over one image, by the equation above.
 
     Args:
         model: the network.
@@ -36,8 +36,8 @@ def flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
 def train_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
     """Counts the operations that training on one image takes: three times the forward pass.
 
-    The backward pass of a product Y = X W is two products of its size, dY W^T and X^T dY. This is what a model's
-    utilisation counts (Chowdhery et al., "PaLM", 2022, appendix B): not what rematerialisation computes again.
+    The backward pass of a product Y = X W is two products of its size, dY W^T and X^T dY. Model utilisation counts
+    these operations (Chowdhery et al., "PaLM", 2022, appendix B), without those of rematerialisation.
 
     Args:
         model: the network.
@@ -50,10 +50,10 @@ def train_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
 
 
 def recomputed_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
-    """Counts what the backward pass computes once more for one image, by the model's `remat`.
+    """Counts the operations that the backward pass repeats for one image, by the model's `remat`.
 
-    "full" computes every layer again, "dots" the two products of attention alone (they have batch dimensions, so that
-    its policy does not keep them), "none" nothing.
+    "full" repeats every layer, "dots" the two products of attention alone (its policy does not keep products with batch
+    dimensions), "none" nothing.
 
     Args:
         model: the network.

@@ -1,4 +1,4 @@
-"""How much memory a program needs, from its trace: before anything is compiled or allocated."""
+"""The memory that a program needs, from its trace, before it is compiled or allocates anything."""
 
 __all__ = ["available", "check", "held", "peak"]
 
@@ -11,15 +11,15 @@ from jax.extend.core import Literal
 
 from diffusion.io import limits
 
-# XLA computes these where they are read, and never holds them.
+# XLA computes these operations where their results are read, and never stores them.
 FREE = ("broadcast_in_dim", "iota", "convert_element_type", "reshape", "squeeze", "expand_dims", "transpose", "rev")
 
 
 def peak(jaxpr: Any) -> int:
-    """The most bytes that the arrays of a program take at once.
+    """The largest number of bytes that the arrays of a program take at the same time.
 
-    Each array lives from the operation that makes it to the last that reads it, inputs to the end; what is only
-    another view of an array costs nothing. XLA fuses operations, and then needs less.
+    Each array lives from the operation that makes it to the last that reads it, an input to the end; another view of an
+    array costs nothing. XLA fuses operations, and then needs less.
 
     Args:
         jaxpr: of `jax.make_jaxpr(...)(...).jaxpr`, or of a traced `jax.jit`.
@@ -56,15 +56,15 @@ def available() -> int:
 
 
 def check(what: str, needed: int, instead: str) -> None:
-    """Refuses what does not fit.
+    """Refuses a request that does not fit into memory.
 
     Args:
         what: the request, e.g. "4 pictures of 64 x 64".
         needed: bytes.
-        instead: what to do, e.g. "ask for fewer".
+        instead: advice, e.g. "ask for fewer".
 
     Raises:
-        Refused: if it needs more memory than there is; the message has the estimate.
+        Refused: if it needs more memory than the device has; the message has the estimate.
     """
     if needed > available():
         raise limits.Refused(

@@ -1,4 +1,4 @@
-"""The layers that backbones are built of."""
+"""The layers of the backbones."""
 
 from typing import TYPE_CHECKING
 

@@ -2,16 +2,16 @@
 
     attention(q, k, v) = softmax(q k^T / sqrt(D)) v          for each example and head
 
-| name     | runs on | forward mode (jvp) | what it is                                                          |
+| name     | runs on | forward mode (jvp) | computation                                                         |
 |----------|---------|--------------------|---------------------------------------------------------------------|
 | "matmul" | all     | yes                | batched matmuls, heads first, with a hand-written derivative        |
 | "xla"    | all     | yes                | the einsum over [B, N, H, D], differentiated by JAX                 |
 | "cudnn"  | NVIDIA  | no                 | the fused kernel: never holds the [N, M] scores; bfloat16, float16  |
 | "auto"   | all     | see the choice     | "matmul" on CPU, "cudnn" on GPU where it can, else "xla"            |
 
-Objectives that push a tangent through the network (`jax.jvp`: MeanFlow, continuous consistency) need "matmul" or
-"xla". cuDNN's kernel defines only its reverse-mode derivative, so that with "cudnn" they end in JAX's
-"can't apply forward-mode autodiff (jvp) to a custom_vjp function".
+Objectives that differentiate the network in forward mode (`jax.jvp`: MeanFlow, continuous consistency) need "matmul"
+or "xla". cuDNN's kernel defines only its reverse-mode derivative, so that with "cudnn" JAX raises "can't apply
+forward-mode autodiff (jvp) to a custom_vjp function".
 """
 
 __all__ = ["attention", "choice", "cudnn", "mask_bias", "matmul", "xla"]
@@ -25,7 +25,7 @@ from diffusion.models.layers.choices import look_up
 def attention(
     q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "auto", bias: jax.Array | None = None
 ) -> jax.Array:
-    """Softmax attention of queries over keys, for each example and head on its own.
+    """Softmax attention of queries over keys, for each example and head separately.
 
         out[b, n, h] = sum_m softmax_m(q[b, n, h] . k[b, m, h] / sqrt(D) + bias[b, h, n, m]) v[b, m, h]
 
@@ -36,14 +36,14 @@ def attention(
         k: keys [B, M, H, D], of the dtype of q.
         v: values [B, M, H, D], of the dtype of q.
         implementation: "auto" or a name in `IMPLEMENTATIONS`.
-        bias: added to the scores, [B or 1, H or 1, N or 1, M], floating point; -inf, or a number that is large beside
-            the scores, where a query must not see a key (see `mask_bias`). None adds nothing.
+        bias: added to the scores, [B or 1, H or 1, N or 1, M], floating point; -inf, or a large negative number, where
+            a query must not see a key (see `mask_bias`). None adds nothing.
 
     Returns:
         [B, N, H, D], of the dtype of q.
 
     Raises:
-        ValueError: for shapes or dtypes that do not belong together, an unknown name, or "cudnn" where it cannot run.
+        ValueError: for shapes or dtypes that do not match, an unknown name, or "cudnn" where it cannot run.
         TypeError: from JAX, when "cudnn" is differentiated in forward mode (see the table above).
 
     Reference: Vaswani et al., "Attention Is All You Need", 2017, equation 1.
@@ -65,9 +65,9 @@ def attention(
 
 
 def mask_bias(mask: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    """The bias that hides keys: 0 where the mask is True, else a number that no score outweighs.
+    """The bias that hides keys: 0 where the mask is True, else a negative number that outweighs every score.
 
-    A query that may attend to no key attends to all keys alike, and nothing is NaN.
+    A query that may attend to no key attends equally to all keys, without NaN.
 
     Args:
         mask: Bool [B, M] over keys, or [B or 1, N, M] over queries and keys.
@@ -118,7 +118,7 @@ IMPLEMENTATIONS = {"matmul": matmul, "xla": xla, "cudnn": cudnn}
 
 
 def choice(q: jax.Array | jax.ShapeDtypeStruct) -> str:
-    """Returns the implementation that "auto" stands for on this process's default backend.
+    """Returns the implementation that "auto" selects on this process's default backend.
 
     Args:
         q: queries [B, N, H, D].
@@ -133,8 +133,8 @@ def _cudnn_refuses(q: jax.Array | jax.ShapeDtypeStruct) -> str:
     """Returns why cuDNN cannot take arguments like q [B, N, H, D], or an empty string where it can."""
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         return f"takes bfloat16 or float16, not {q.dtype}"
-    # 128 is the limit of every generation since Ampere; Hopper's 256 is left alone, so that a choice does not depend
-    # on the card.
+    # 128 is the limit of every generation since Ampere. Hopper's 256 is not used, so that the choice does not depend on
+    # the card.
     if q.shape[-1] % 8 or q.shape[-1] > 128:
         return f"takes head widths up to 128 that 8 divides, not {q.shape[-1]}"
     return ""
@@ -148,8 +148,8 @@ def _probabilities(q: jax.Array, k: jax.Array) -> jax.Array:
     return jax.nn.softmax(jnp.matmul(q, k.mT, preferred_element_type=_wide(q)))
 
 
-# The derivative is a tangent rule, not a cotangent rule (custom_vjp): it is linear in the tangents, and JAX transposes
-# it into the very matmuls that one writes by hand. Reverse mode is as fast (measured: equal within the noise), and
+# The derivative is a tangent rule, not a cotangent rule (custom_vjp). It is linear in the tangents, and JAX transposes
+# it into the matmuls of a hand-written cotangent rule. Reverse mode is equally fast (measured, within the noise), and
 # forward mode works too.
 @jax.custom_jvp
 def _heads_first(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Transformer layers conditioned by adaptive layer norm: what DiT is stacked from."""
+"""The transformer layers of DiT, conditioned by adaptive layer norm."""
 
 __all__ = ["Attention", "Block", "Gelu", "Modulation", "SwiGlu"]
 
@@ -19,7 +19,7 @@ zeros = nn.initializers.zeros_init()
 class Attention(nn.Module):
     """Multi-head self-attention, [B, N, D] -> [B, N, D]; rotary positions and normalised q and k by choice.
 
-    Doors "identity" and "borrow" are `[B]`, see `diffusion.models.layers.layer_masks`.
+    The layer masks "identity" and "borrow" are `[B]`, see `diffusion.models.layers.layer_masks`.
     """
 
     heads: int
@@ -57,7 +57,7 @@ class Attention(nn.Module):
 
 
 class Gelu(nn.Module):
-    """out(gelu(hidden(x))), with the tanh form of GELU, as DiT's code, or its exact form."""
+    """out(gelu(hidden(x))), with the tanh form of GELU, as in DiT's code, or its exact form."""
 
     ratio: float
     dtype: str
@@ -73,7 +73,7 @@ class Gelu(nn.Module):
 
 
 class SwiGlu(nn.Module):
-    """out(silu(a) * b), [a, b] = hidden(x); two thirds of the hidden width, so that the size stays (Shazeer, 2020)."""
+    """out(silu(a) * b), [a, b] = hidden(x); two thirds of the hidden width keep the size equal (Shazeer, 2020)."""
 
     ratio: float
     dtype: str
@@ -91,7 +91,7 @@ MLPS = {"gelu": Gelu, "swiglu": SwiGlu}
 
 
 class Modulation(nn.Module):
-    """`count` vectors that a layer takes from the condition, [B, D] -> count x [B, 1, D]; all zero at the start."""
+    """`count` vectors of a layer, computed from the condition, [B, D] -> count x [B, 1, D]; all zero at the start."""
 
     count: int
     dtype: str
@@ -107,7 +107,7 @@ class Modulation(nn.Module):
             name="dense",
         )(c)
         out = layout.split(out, "batch", None, "hidden")
-        out = layout.split(out, "batch", None, None)  # few numbers: every device needs all features of its tokens
+        out = layout.split(out, "batch", None, None)  # small; every device needs all features of its tokens
         return [out[:, i, None] for i in range(self.count)]
 
 
@@ -116,7 +116,7 @@ class Block(nn.Module):
 
         x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
 
-    The gates start at zero, and the layer with them as the identity. Arguments of the call: tokens x [B, N, D], the
+    The gates start at zero, so that the layer starts as the identity. Arguments of the call: tokens x [B, N, D], the
     condition c [B, D] (time and class, after SiLU), rotary angles or None, this layer's masks, each [B]
     (`diffusion.models.layers.layer_masks`). Returns (x, None), as a scan expects.
 

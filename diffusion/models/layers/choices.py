@@ -18,7 +18,7 @@ def look_up(table: Mapping[str, Choice], name: str, field: str, alike: float = 0
         table: the choices by name.
         name: the requested name.
         field: the name of the choice, for the error ("attention", "norm", ...).
-        alike: share of letters that the nearest name has in common with `name` to be suggested, in [0, 1].
+        alike: least similarity to `name`, in [0, 1], at which the nearest name is suggested.
 
     Returns:
         `table[name]`.

@@ -1,4 +1,4 @@
-"""The transformer that CLIP's two towers are: pre-norm layers, scanned.
+"""The transformer of CLIP's two towers: pre-norm layers, scanned.
 
 One layer is
 
@@ -44,7 +44,7 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """x = x + attention(norm(x)); x = x + mlp(norm(x)); and the state is kept where `here`."""
+    """x = x + attention(norm(x)); x = x + mlp(norm(x)); the carry keeps the state of the layer where `here`."""
 
     heads: int
     hidden: int
@@ -70,7 +70,7 @@ class Layer(nn.Module):
 
 
 class Layers(nn.Module):
-    """A stack of scanned layers: [B, N, D] -> its output, and that of `skip` layers before, [B, N, D] each."""
+    """A stack of scanned layers: [B, N, D] -> (output, state before the last `skip` layers), each [B, N, D]."""
 
     depth: int
     heads: int
@@ -94,7 +94,7 @@ class Layers(nn.Module):
 
 def layer_norm(epsilon: float, dtype: str, name: str) -> nn.LayerNorm:
     """scale (x - mean) / sqrt(var + epsilon) + bias over the last axis, with statistics in float32."""
-    # From the centred values: the mean of squares less the square of the mean loses the digits of a comparison.
+    # From the centred values: the mean of squares minus the square of the mean would lose digits.
     return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 

@@ -1,20 +1,20 @@
-"""The condition of a network, beside x_t and the time: one dict, with the same names for all networks.
+"""The condition of a network, its input beside x_t and the time: one dict, with the same names for all networks.
 
-| entry          | shape          | what it is                                                                         |
+| entry          | shape          | meaning                                                                            |
 |----------------|----------------|------------------------------------------------------------------------------------|
 | "label"        | int [B]        | the class, or a number that is embedded instead of one (ConditionalUNet)           |
 | "vector"       | [B, P]         | numbers that describe the example: a measurement, parameters, an embedding         |
 | "text"         | [B, M, E]      | embeddings of the prompt's tokens                                                  |
-| "text_mask"    | Bool [B, M]    | which of these tokens exist; without it all do                                     |
+| "text_mask"    | Bool [B, M]    | which of these tokens are valid; without it all are                                |
 | "pooled"       | [B, P]         | one embedding of the whole prompt                                                  |
 | "size"         | [B, 6]         | original height and width, top and left of the crop, requested height and width    |
 | "strength"     | [B]            | guidance strength that the network was distilled with                              |
-| "augment"      | [B, A]         | what an augmentation did to the example, as numbers (EDM); without it nothing      |
+| "augment"      | [B, A]         | numbers that describe the example's augmentation (EDM); without it, no change      |
 | "residuals"    | tuple, [B, ..] | ControlNet's additions to the residual stream, in the order of the layers          |
 | "extra"        | tuple of pairs | IP-Adapter's keys and values, [B, K, D] each, a pair for each cross-attention      |
 
-Layer masks (`models.layers.layer_masks`) stand in the same dict. The example is the first axis of every leaf, so
-that guidance concatenates conditions with one `jax.tree.map`; a network refuses an entry that it does not know.
+The layer masks (`models.layers.layer_masks`) are entries of the same dict. The first axis of every leaf is the example,
+so that guidance concatenates conditions with one `jax.tree.map`. A network refuses an unknown entry.
 """
 
 __all__ = ["TextInputs", "check_label", "check_vector", "entries", "with_strength"]
@@ -27,10 +27,10 @@ import jax.numpy as jnp
 
 
 class TextInputs(NamedTuple):
-    """What a network that receives text receives of it; such a module has it as its `text_inputs`.
+    """The inputs of a network from a text, as its attribute `text_inputs`.
 
     Attributes:
-        of: "tokens" of the text, or the "embeddings" that a text encoder made of them.
+        of: "tokens" of the text, or the "embeddings" of a text encoder.
         entries: names in the condition.
     """
 
@@ -49,7 +49,7 @@ def with_strength(condition: Any, strength: Any) -> dict[str, Any]:
 
 
 def entries(condition: Any, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The entries of a condition, with None for those that it does not have.
+    """The entries of a condition, with None for missing ones.
 
     Args:
         condition: a mapping, or None for one without entries.

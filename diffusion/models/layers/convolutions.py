@@ -1,4 +1,4 @@
-"""Convolutional layers that the U-Nets and autoencoders of the field share: channels last, as everything here."""
+"""Convolutional layers that the U-Nets and autoencoders of the field share, channels last."""
 
 __all__ = ["GroupNorm", "ResnetBlock", "conv", "upsample"]
 
@@ -15,13 +15,13 @@ class GroupNorm(nn.Module):
 
         out = scale * (x - mean) / sqrt(var + epsilon) + bias
 
-    The statistics are float32 or wider whatever the compute type, and from the centred values: the mean of squares
-    less the square of the mean loses the digits that a checkpoint is compared in.
+    The statistics are float32 or wider whatever the compute type. They come from the centred values, since the mean of
+    squares minus the square of the mean would lose digits.
 
     Attributes:
         groups: number of groups, a divisor of the channels.
-        epsilon: as the checkpoint's family has it, 1e-5 or 1e-6.
-        least: channels in a group; where they would be fewer, there are fewer groups.
+        epsilon: that of the checkpoint's family, 1e-5 or 1e-6.
+        least: least number of channels in a group; if there are too few channels, there are fewer groups.
 
     Reference: Wu & He, "Group Normalization", 2018, equation 7.
     """
@@ -48,8 +48,8 @@ class GroupNorm(nn.Module):
 def _group_mean(h: jax.Array, groups: int) -> jax.Array:
     """The mean over all pixels of each group of channels, at each of its channels: [B, N, C] -> [B, 1, C].
 
-    Over the pixels first: XLA compiles a reduction over pixels and channels at once to a scalar loop on CPU (a sixth of
-    a U-Net's call).
+    The mean over the pixels comes first: on CPU XLA compiles a reduction over pixels and channels to a scalar loop, a
+    sixth of a U-Net's time.
     """
     batch, _, channels = h.shape
     means = h.mean(1).reshape(batch, groups, -1).mean(-1)
@@ -97,7 +97,7 @@ class ResnetBlock(nn.Module):
         dtype: compute type.
         resample: "keep", or "down" or "up" to halve or double the side.
         taps: of the filter that resamples, see `diffusion.models.layers.resampling`.
-        project: a convolution of one pixel on x also where the channels stay.
+        project: a convolution of one pixel on x even if the number of channels does not change.
         gain: factor of the sum; sqrt(1/2) keeps its variance (Song et al., 2021).
         least: of the norms, see `GroupNorm`.
 

@@ -1,4 +1,4 @@
-"""Attention of tokens to themselves or to a context, with projections as most published checkpoints have them."""
+"""Attention of tokens to themselves or to a context, with the projections of most published checkpoints."""
 
 __all__ = ["CrossAttention"]
 
@@ -12,13 +12,13 @@ xavier = nn.initializers.xavier_uniform()
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of tokens [B, N, D] to a context [B, M, E]; to themselves where there is none.
+    """Multi-head attention of tokens [B, N, D] to a context [B, M, E], or to themselves without one.
 
     Attributes:
         heads: number of heads.
         head_size: features of a head.
-        bias: of the projections to queries, keys and values; the output has one always.
-        zero: start with an output of zeros.
+        bias: of the projections to queries, keys and values; the output always has one.
+        zero: whether the output starts at zero.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.
     """
@@ -42,8 +42,8 @@ class CrossAttention(nn.Module):
             x: tokens [B, N, D].
             context: [B, M, E]; None: x.
             bias: added to the scores, see `attention` and `mask_bias`.
-            extra: keys and values [B, K, heads * head_size] of further tokens, attended to on their own and added
-                (Ye et al., "IP-Adapter", 2023, equation 5); their projections and their scale are the adapter's.
+            extra: keys and values [B, K, heads * head_size] of further tokens, with an attention of their own that is
+                added (Ye et al., "IP-Adapter", 2023, equation 5). The adapter has projected and scaled them.
 
         Returns:
             [B, N, D].

@@ -20,8 +20,8 @@ def sinusoid(t: jax.Array, size: int = 256, max_period: float = 10_000.0, shift:
         t: the network's clock [B]; computed in float32 or wider (bfloat16 would round 999 to 1000).
         size: number of features, even.
         max_period: the longest period over 2 pi.
-        shift: 1 where the last period is `max_period` itself, as Ho et al. (2020) have it and some libraries after
-            them; 0 where it is the next that would be, as in most networks since.
+        shift: 1 if the last period is `max_period`, as in Ho et al. (2020) and some later libraries; 0 if the next
+            period would be, as in most networks since.
 
     Returns:
         [B, size], float32 or wider.
@@ -62,7 +62,7 @@ class LabelEmbedding(nn.Module):
     Row `num_classes` is the null class, which label dropout and classifier-free guidance use.
 
     Attributes:
-        num_classes: number of real classes; labels are 0 .. num_classes. Any other label gives NaN, never a wrong row.
+        num_classes: number of real classes; labels are 0 .. num_classes. Any other label gives NaN, not a wrong row.
         width: features of the output.
         dtype: type of the output.
 
@@ -89,8 +89,8 @@ def sincos_positions(height: int, width: int, size: int, span: float | None = No
     Args:
         height, width: the grid, in tokens.
         size: number of features; 4 divides it.
-        span: what height and width are stretched or shrunk to, so that pictures of any size have the same range of
-            positions; None leaves the positions whole numbers.
+        span: rescales positions so that height and width span this range, the same for pictures of any size; None keeps
+            whole numbers.
 
     Returns:
         [height * width, size], float32 (computed in float64).
@@ -111,7 +111,7 @@ def sincos_positions(height: int, width: int, size: int, span: float | None = No
 
 
 def rope_angles(height: int, width: int, head_size: int, theta: float = 10_000.0) -> np.ndarray:
-    """Angles of the axial rotary embedding: half of a head's features turn with the row, half with the column.
+    """Angles of the axial rotary embedding: half of a head's features rotate with the row, half with the column.
 
         out[row * width + column] = [row w, column w],   w_i = theta^(-i / (head_size / 4)),   i < head_size / 4
 
@@ -136,7 +136,7 @@ def rope_angles(height: int, width: int, head_size: int, theta: float = 10_000.0
 
 
 def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Turns pairs of features by the angles of their token, so that q . k depends on differences of positions alone.
+    """Rotates pairs of features by the angles of their token, so that q . k depends on differences of positions alone.
 
         [a', b'] = [a cos - b sin, a sin + b cos]
 
@@ -147,7 +147,7 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
         angles: [N, 2, D / 4] from `rope_angles`.
 
     Returns:
-        [B, N, H, D], of the dtype of x (turned in float32).
+        [B, N, H, D], of the dtype of x (computed in float32).
     """
     cos = jnp.cos(angles)[:, None]
     sin = jnp.sin(angles)[:, None]

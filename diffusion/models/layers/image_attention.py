@@ -1,4 +1,4 @@
-"""Self-attention of the pixels of an image, as the U-Nets have it beside their residual blocks."""
+"""Self-attention of the pixels of an image, between the residual blocks of U-Nets."""
 
 __all__ = ["ImageAttention"]
 

@@ -1,4 +1,4 @@
-"""Transformer layers in which picture and text are streams of their own that meet in attention: SD3's and Flux's."""
+"""The transformer layers of SD3 and Flux, in which picture and text are two streams with a joint attention."""
 
 __all__ = ["Conditioning", "JointBlock", "Projections", "SingleBlock", "Stream", "VectorEmbedding", "modulated"]
 
@@ -52,8 +52,8 @@ class Projections(nn.Module):
         enter: [B, N, D] -> q, k, v, each [B, N, H, D / H], q and k RMS-normalised by choice with a learned scale
         leave: [B, N, H, D / H] -> [B, N, D]
 
-    With `beside`, the same two matrices carry an MLP of beside * D hidden features that runs beside the attention:
-    `enter` gives [B, N, beside, H, D / H] too, and `leave` takes [B, N, 1 + beside, H, D / H].
+    With `beside`, the same two matrices also hold an MLP of beside * D hidden features, parallel to the attention:
+    `enter` also returns [B, N, beside, H, D / H], and `leave` takes [B, N, 1 + beside, H, D / H].
     """
 
     width: int
@@ -86,7 +86,7 @@ class Projections(nn.Module):
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, angles: jax.Array | None, implementation: str) -> jax.Array:
-    """Attention with rotary positions, [B, N, H, D]; tokens are split over devices again, where they are."""
+    """Attention with rotary positions, [B, N, H, D]; afterwards tokens are split over devices again."""
     if angles is not None:
         q = turn(q, angles)
         k = turn(k, angles)
@@ -100,8 +100,8 @@ def _to_tokens(x: jax.Array) -> jax.Array:
 class Stream(nn.Module):
     """One stream's part of a joint layer: adaLN, projections to and from the joint attention, and an MLP.
 
-    The layer runs what is between; see `JointBlock`. A stream that ends in this layer has `vectors` = 2, its shift and
-    scale before attention, and no more; one with a second attention has 9.
+    The attention between the two parts belongs to `JointBlock`. A stream that ends in this layer has `vectors` = 2, the
+    shift and scale before attention; a stream with a second attention has 9.
     """
 
     width: int
@@ -121,7 +121,7 @@ class Stream(nn.Module):
         return self.attention.enter(modulated(x, *vectors[:2])), vectors
 
     def leave(self, x: jax.Array, mixed: jax.Array, vectors: list[jax.Array]) -> jax.Array:
-        """x [B, N, D] and what attention made of it [B, N, H, D / H] -> x after the layer."""
+        """x [B, N, D] and the output of attention [B, N, H, D / H] -> x after the layer."""
         x = x + vectors[2] * self.attention.leave(_to_tokens(mixed))
         return layout.split(x + vectors[5] * self.mlp(modulated(x, *vectors[3:5])), "batch", "tokens", None)
 
@@ -143,8 +143,8 @@ class JointBlock(nn.Module):
 
         "skip"      Bool [B]: the layer does nothing
         "residual"  [B, N, D]: added to the picture after the layer, skipped or not
-        "extra"     (keys, values) [B, K, D]: attended to by the picture's queries, before they are turned, and added
-                    to the picture after the layer
+        "extra"     (keys, values) [B, K, D]: an attention of the picture's queries, before their rotation, whose
+                    output is added to the picture after the layer
 
     Returns (streams, None), as a scan expects.
 
@@ -152,7 +152,7 @@ class JointBlock(nn.Module):
         heads: attention heads.
         qk_norm: RMS-normalise queries and keys.
         dual: the picture has a second attention, to itself alone (SD3.5-medium).
-        last: nothing after this layer needs the text, which is only attended to.
+        last: no later layer needs the text; this one only attends to it.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.
 
@@ -199,7 +199,7 @@ class JointBlock(nn.Module):
 
 
 class SingleBlock(nn.Module):
-    """A layer of one stream that holds text and picture, with attention and MLP side by side between two matrices.
+    """A layer of one stream of text and picture, with attention and MLP in parallel between two matrices.
 
         q, k, v, h = enter(norm(x) (1 + scale) + shift)
         x <- x + gate * leave([attention(q, k, v), gelu(h)])

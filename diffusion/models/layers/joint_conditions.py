@@ -52,7 +52,7 @@ def check_extra(extra: Any, batch: int, width: int, depth: int) -> None:
     """Refuses extra keys and values that are not `depth` pairs of one shape [B, K, width].
 
     Raises:
-        ValueError: naming what is wrong.
+        ValueError: naming the number of pairs or the shapes.
     """
     if extra is None:
         return

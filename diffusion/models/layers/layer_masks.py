@@ -1,18 +1,18 @@
 """Layer masks: the entries of a condition that change single layers for single examples.
 
-A condition is the labels `[B]` alone, or a dict with them under "label" and any of these beside, in which row b is
-about example b and column l about layer l:
+A condition is the labels `[B]` alone, or a dict of the entry "label" and any of these masks. Row b is for example b,
+column l for layer l:
 
-| mask       | `[B, L]` | what the layer does where it is True, or not 0                                              |
+| mask       | `[B, L]` | effect on the layer where the mask is True, or not 0                                        |
 |------------|----------|---------------------------------------------------------------------------------------------|
 | "skip"     | Bool     | nothing: its output is its input (skip-layer guidance)                                      |
 | "identity" | Bool     | every token attends to itself alone (perturbed-attention guidance)                          |
 | "borrow"   | int      | example b attends with the maps of example b + borrow, 0 its own (prompt-to-prompt editing) |
 
-A mask belongs to the example, so that `guidance.together` runs guided and impaired branches in one call; an offset
-stays right when conditions are concatenated. Conditions that are concatenated have the same masks, False where they
-do nothing: `{"label": labels, "skip": layer_masks.mask(B, L, ())}`. Without masks the program is that of a network
-without them.
+A mask belongs to the example, so that `guidance.together` runs guided and impaired branches in one call; "borrow" is an
+offset, which stays right when conditions are concatenated. Concatenated conditions need the same masks, False where
+they have no effect: `{"label": labels, "skip": layer_masks.mask(B, L, ())}`. Without masks the program has no trace of
+them.
 """
 
 __all__ = ["mask", "parted"]

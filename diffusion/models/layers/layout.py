@@ -1,12 +1,12 @@
-"""How activations are split over a mesh: models name the dimensions, and do not depend on the mesh.
+"""The split of activations over a mesh: models name the dimensions, and do not depend on the mesh.
 
-A model calls `layout.split(tokens, "batch", "tokens", None)`. Outside `over` that does nothing; inside, the array is
-split over the axes that RULES give to the names:
+A model calls `layout.split(tokens, "batch", "tokens", None)`. Outside `over` this has no effect. Inside, it splits the
+array over the axes that RULES give to the names:
 
 | name             | axes             |                                                                          |
 |------------------|------------------|--------------------------------------------------------------------------|
 | "batch"          | data, fsdp       | every device has its own examples                                        |
-| "tokens"         | sequence         | outside attention, each token is worked on by itself                     |
+| "tokens"         | sequence         | outside attention, which computes each token on its own                  |
 | "heads"          | tensor           | of the projections of attention, with their parameters                   |
 | "attended heads" | tensor, sequence | inside attention, each head with all tokens: "sequence" changes its side |
 | "hidden"         | tensor           | the inner features of an MLP, with their parameters                      |
@@ -37,10 +37,10 @@ _mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", defa
 
 @contextlib.contextmanager
 def over(mesh: Mesh) -> Iterator[None]:
-    """Splits what models `split` over this mesh; to be entered inside the function that `jit` traces.
+    """Splits activations over this mesh wherever a model calls `split`; enter it inside the function that `jit` traces.
 
     Args:
-        mesh: with any of the axes that RULES name; those it lacks split nothing.
+        mesh: with any of the axes that RULES name; missing axes split nothing.
     """
     token = _mesh.set(mesh)
     try:
@@ -50,12 +50,12 @@ def over(mesh: Mesh) -> Iterator[None]:
 
 
 def is_split() -> bool:
-    """Whether activations are split here, over the devices of a mesh."""
+    """Whether activations are split over the devices of a mesh at present."""
     return _devices() is not None
 
 
 def _devices() -> Mesh | None:
-    """The mesh that activations are split over; None outside `over`, and where it has one device."""
+    """The mesh over which activations are split; None outside `over`, and for a mesh of one device."""
     mesh = _mesh.get()
     return mesh if mesh is not None and mesh.size > 1 else None
 

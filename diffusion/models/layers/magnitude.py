@@ -1,8 +1,7 @@
-"""Layers that keep the magnitude (the root mean square) of what goes through them: EDM2's parts.
+"""EDM2's layers, which keep the magnitude (the root mean square) of their input.
 
-For inputs of magnitude 1 and independent of each other each of these puts out magnitude 1, so that nothing needs a norm
-with learned scales. Equation numbers are those of Karras et al. 2024, "Analyzing and Improving the Training Dynamics
-of Diffusion Models".
+For independent inputs of magnitude 1 each output has magnitude 1, so that no layer needs a norm with learned scales.
+Equation numbers are those of Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models".
 """
 
 __all__ = ["MPConv", "MPFourier", "forced", "forcing", "mp_cat", "mp_silu", "mp_sum", "unit"]
@@ -22,7 +21,7 @@ def unit(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """x over its magnitude along these axes: x / (rms(x) + 1e-4); over channels, "pixel norm" (eq. 30)."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     square = jnp.square(wide).mean(axes, keepdims=True)
-    # The square root has no derivative at 0, where activations may be.
+    # The square root has no derivative at 0, and activations may be 0.
     magnitude = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
     return (wide / (magnitude + SMALLEST)).astype(x.dtype)
 
@@ -92,13 +91,13 @@ class MPConv(nn.Module):
 def forced(params: Any) -> Any:
     """The parameters with all weights at magnitude 1 for each output: forced weight normalisation (eq. 66).
 
-    The network divides by the magnitude itself, so that this changes what it computes by no more than 1e-4 of it; it
-    keeps the updates from shrinking beside weights that grow. Apply it to the parameters after each update::
+    The network divides by the magnitude itself, so that this changes its output by no more than 1e-4 of it. It keeps
+    the weights from growing, relative to which updates would shrink. Apply it to the parameters after each update:
 
         updates, state = optimizer.update(gradients, state, params)
         params = magnitude.forced(optax.apply_updates(params, updates))
 
-    or write `magnitude.forcing(optimizer)` for the optimizer.
+    or use the optimizer `magnitude.forcing(optimizer)`.
 
     Args:
         params: pytree of a network of these layers, as dicts; leaves named "kernel" are its weights, all others
@@ -116,8 +115,8 @@ def forcing(optimizer: Any) -> Any:
     """The optimizer, with updates that lead to weights of magnitude 1, see `forced`.
 
     Args:
-        optimizer: a pair (init, update) as optax has them, such as one of `training.optimizers`; named tuples keep
-            their other fields.
+        optimizer: a pair (init, update) as in optax, such as one of `training.optimizers`; a named tuple keeps its
+            other fields.
 
     Returns:
         One of the same type, whose `update` needs the parameters.

@@ -1,4 +1,4 @@
-"""Images of half and of twice the side, through a separable low-pass filter: what the U-Nets of the field resample by.
+"""The resampling of the field's U-Nets: images of half and of twice the side, through a separable low-pass filter.
 
 With the taps (1, 1) it is the mean of four pixels, and each pixel four times.
 
@@ -19,10 +19,10 @@ def halve(x: jax.Array, taps: tuple[int, ...] = (1, 1), padded: bool = True) -> 
     Args:
         x: H and W even; with the taps (1, 1) of any number of axes.
         taps: of the filter along each axis, an even number; scaled to the sum 1.
-        padded: with zeros, len(taps) / 2 - 1 on each side; False where the image has that border already.
+        padded: whether to pad with zeros, len(taps) / 2 - 1 on each side; False for an image that has this border.
 
     Returns:
-        Half the side, of the dtype of x; less the border if not `padded`.
+        Half the side, of the dtype of x; without the border if not `padded`.
     """
     if _flat(taps):  # much faster than a convolution channel by channel
         pairs = [part for side in x.shape[1:-1] for part in (side // 2, 2)]
@@ -49,7 +49,7 @@ def double(x: jax.Array, taps: tuple[int, ...] = (1, 1)) -> jax.Array:
 
 
 def check_taps(taps: tuple[int, ...]) -> None:
-    """Refuses filters that do not lie between the pixels.
+    """Refuses filters whose centre does not lie between two pixels.
 
     Raises:
         ValueError: for an odd number of taps, or a sum of 0.

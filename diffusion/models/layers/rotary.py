@@ -1,4 +1,4 @@
-"""Rotary positions over any number of axes, in neighbouring pairs of features, as Flux has them.
+"""Rotary positions over any number of axes, in neighbouring pairs of features, as in Flux.
 
 (DiT's `embeddings.rope_angles` and `rotate` are for two axes, with the pairs half a head apart.)
 """
@@ -13,13 +13,13 @@ import numpy as np
 
 
 def axis_angles(positions: np.ndarray, sizes: Sequence[int], theta: float = 10_000.0) -> np.ndarray:
-    """Angles of the pairs of a head's features: the first pairs turn with the first coordinate, and so on.
+    """Angles of the pairs of a head's features: the first pairs rotate with the first coordinate, and so on.
 
         out[n] = [positions[n, 0] w_0, positions[n, 1] w_1, ...],   w_a[i] = theta^(-2 i / sizes[a]),   i < sizes[a] / 2
 
     Args:
         positions: coordinates of the tokens, [N, A].
-        sizes: features of a head that turn with each coordinate, A even numbers; their sum is the head's width D.
+        sizes: features of a head that rotate with each coordinate, A even numbers; their sum is the head's width D.
         theta: base of the frequencies.
 
     Returns:
@@ -32,7 +32,7 @@ def axis_angles(positions: np.ndarray, sizes: Sequence[int], theta: float = 10_0
 
 
 def turn(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Turns each pair of neighbouring features by the angle of its token.
+    """Rotates each pair of neighbouring features by the angle of its token.
 
         [a', b'] = [a cos - b sin, a sin + b cos],   a, b = features 2 i and 2 i + 1
 
@@ -41,7 +41,7 @@ def turn(x: jax.Array, angles: jax.Array) -> jax.Array:
         angles: [N, D / 2] from `axis_angles`.
 
     Returns:
-        [B, N, H, D], of the dtype of x (turned in float32).
+        [B, N, H, D], of the dtype of x (computed in float32).
     """
     cos = jnp.cos(angles)[:, None]
     sin = jnp.sin(angles)[:, None]

@@ -1,4 +1,4 @@
-"""Stacks of equal layers as one scan, compiled once whatever their number, and what their backward pass keeps."""
+"""Stacks of equal layers as one scan, which compiles once whatever their number, and their rematerialisation."""
 
 __all__ = ["scanned", "turn"]
 
@@ -18,14 +18,14 @@ REMAT = {  # what the forward pass keeps for the backward pass, layer by layer; 
 def scanned(
     block: type[nn.Module], length: int, remat: str, in_axes: Any = (nn.broadcast, nn.broadcast, 0), unroll: int = 0
 ) -> Any:
-    """The stack of `length` such layers, as a scan: the parameters of all are stacked along a first axis.
+    """The stack of `length` layers, as a scan; the parameters of all layers are stacked along a first axis.
 
     Args:
-        block: a layer, called with what it changes and further arguments; returns (what it changed, None or an output).
+        block: a layer, called with the carry and further arguments; it returns (carry, None or an output).
         length: number of layers.
         remat: a name in `REMAT`.
-        in_axes: of each further argument: `nn.broadcast` where all layers have the same, 0 where its first axis counts
-            the layers. By default (c, angles, the layer's entries of the condition).
+        in_axes: for each further argument: `nn.broadcast` if all layers share it, 0 if its first axis counts the
+            layers. The default is for (c, angles, the layer's entries of the condition).
         unroll: layers in one turn of the scan; 0: the number of `turn`.
 
     Returns:
@@ -43,10 +43,10 @@ def scanned(
 
 
 def turn(length: int) -> int:
-    """Returns the default number of layers in one turn of the scan: 1, but on CPU all of up to UNROLLED.
+    """Returns the default number of layers in one turn of the scan: all of up to UNROLLED on CPU, otherwise 1.
 
-    On CPU a scan copies what the backward pass needs of each layer into one array of all layers and out again, which
+    On CPU a scan copies each layer's residuals of the backward pass into one array of all layers and out again, which
     takes a third of the step of DiT-S/2; its compilation takes 17 s scanned and 20 s unrolled. Deeper stacks are
-    scanned there too, since DiT-XL, which is not trained on a CPU, compiles for minutes when it is unrolled.
+    scanned on CPU too: DiT-XL, which nobody trains on a CPU, would compile for minutes unrolled.
     """
     return length if jax.default_backend() == "cpu" and length <= UNROLLED else 1

@@ -31,8 +31,8 @@ class GatedMlp(nn.Module):
 class TransformerBlock(nn.Module):
     """x <- x + f(norm(x)), with f = attention to itself, attention to the text, and the MLP, one after the other.
 
-    Arguments of the call: tokens x [B, N, D], the text [B, M, E], what is added to the scores of its keys (or None),
-    further keys and values (or None), see `CrossAttention`. Returns (x, None), as a scan expects.
+    Arguments of the call: tokens x [B, N, D], the text [B, M, E], the bias of its keys' scores (or None), further keys
+    and values (or None), see `CrossAttention`. Returns (x, None), as a scan expects.
     """
 
     heads: int
@@ -43,7 +43,7 @@ class TransformerBlock(nn.Module):
     def __call__(
         self, x: jax.Array, text: jax.Array, bias: jax.Array | None, extra: tuple[jax.Array, jax.Array] | None
     ) -> tuple[jax.Array, None]:
-        # From the centred values, not the difference of two means: a checkpoint is compared in the last digits.
+        # From the centred values: the difference of two means would lose digits.
         norm = lambda i: nn.LayerNorm(1e-5, self.dtype, use_fast_variance=False, name=f"norm_{i}")
         attend = lambda name: CrossAttention(
             self.heads, x.shape[-1] // self.heads, attention=self.attention, dtype=self.dtype, name=name
@@ -63,8 +63,8 @@ class SpatialTransformer(nn.Module):
         depth: number of blocks; they are scanned, their parameters stacked along a first axis.
         heads: attention heads; they divide C.
         groups: of the norm.
-        linear: `in` and `out` are dense layers (SD 2, XL); else convolutions of one pixel (SD 1): the same function,
-            with kernels of other shapes.
+        linear: `in` and `out` are dense layers (SD 2, XL), or convolutions of one pixel (SD 1), which are the same
+            function with kernels of other shapes.
         attention: implementation, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, see `DiT`.
         dtype: compute type.

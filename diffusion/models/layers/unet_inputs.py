@@ -1,6 +1,6 @@
-"""The inputs of the U-Nets without text beside x_t, checked before anything is computed.
+"""Checks of the inputs of U-Nets without text, before anything is computed.
 
-The class is one of `num_classes`, or label `num_classes`, the null class, which adds nothing to the embedding of the
+The label is one of `num_classes` classes, or `num_classes`, the null class. This adds nothing to the embedding of the
 time, as in EDM, so that label dropout and classifier-free guidance need no row in a published table.
 """
 
@@ -30,14 +30,14 @@ def checked(
     vector_width: int = 0,
     optional: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """The entries of a condition, once all shapes are checked.
+    """The entries of a condition, after checks of all shapes.
 
     Args:
         condition: labels int [B], None, or a dict with "label", "vector", "residuals" and those that are `optional`.
         x: the network's input.
         t: the network's clock.
-        channels: that the network takes.
-        halvings: how often it halves the side.
+        channels: of the network's input.
+        halvings: how often the network halves the side.
         num_classes: of the network; 0 for an unconditional one.
         axes: of the input between batch and channels.
         vector_width: of the network; 0 for one that receives no vector.
