@@ -1,4 +1,4 @@
-"""A headless browser for tests: Chromium, asked through its driver by the W3C's protocol, which is JSON over HTTP.
+"""A headless browser for tests: Chromium, controlled through its driver by the W3C's protocol, JSON over HTTP.
 
     with browser.open(size=(1280, 900)) as page:
         page.visit("file:///tmp/report.html")
@@ -86,7 +86,7 @@ class Page:
             time.sleep(0.05)
 
     def resize(self, width: int, height: int, dark: bool = False) -> None:
-        """Makes the window so large, with light or dark colours asked for."""
+        """Sets the size of the window, and whether the page sees a preference for light or dark colours."""
         self._tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._tell("Emulation.setEmulatedMedia", features=[scheme])
@@ -99,7 +99,7 @@ class Page:
         path.write_bytes(base64.b64decode(found["data"]))
 
     def requests(self) -> list[str]:
-        """The addresses that were asked for since the last call."""
+        """The addresses that the page has requested since the last call."""
         lines = [json.loads(entry["message"])["message"] for entry in self._ask("POST", "/se/log", type="performance")]
         return [line["params"]["request"]["url"] for line in lines if line["method"] == "Network.requestWillBeSent"]
 
@@ -116,19 +116,19 @@ def open(size: tuple[int, int] = (1280, 900)) -> Iterator[Page]:
     """Starts a browser without a window of its own, and ends it."""
     driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        told = (re.search(r"started successfully on port (\d+)", line) for line in driver.stdout)
-        port = next(found[1] for found in told if found)
+        starts = (re.search(r"started successfully on port (\d+)", line) for line in driver.stdout)
+        port = next(found[1] for found in starts if found)
 
         def request(method: str, path: str, body: dict | None) -> Any:
             content = None if body is None else json.dumps(body).encode()
-            asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", content, method=method)
+            query = urllib.request.Request(f"http://127.0.0.1:{port}{path}", content, method=method)
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             try:
-                with opener.open(asked, timeout=120) as answer:
+                with opener.open(query, timeout=120) as answer:
                     return json.load(answer)["value"]
             except urllib.error.HTTPError as error:
-                told = json.load(error)["value"]
-                raise RuntimeError(f"{told['error']}: {told['message'].splitlines()[0]}") from None
+                failure = json.load(error)["value"]
+                raise RuntimeError(f"{failure['error']}: {failure['message'].splitlines()[0]}") from None
 
         arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
                      f"--window-size={size[0]},{size[1]}"]  # fmt: skip

@@ -59,7 +59,7 @@ def _authors_times(steps, jump, resamplings):
 
 
 @pytest.mark.parametrize("steps, jump, resamplings", [(20, 5, 3), (23, 4, 2), (7, 1, 4), (6, 10, 5), (1, 1, 2)])
-def test_repaint_walks_as_the_authors_do(steps, jump, resamplings):
+def test_the_plan_of_repaint_is_the_authors(steps, jump, resamplings):
     grid = np.linspace(1.0, 0.0, steps + 1)
     plan = editing.repaint(grid, jump, resamplings)
     levels = [steps - 1]
@@ -205,7 +205,7 @@ def test_outpainting_keeps_the_picture_in_its_place():
     assert np.isfinite(out).all() and sizes == {(2, 4, 4, 1)}
 
 
-def test_prompt_to_prompt_opens_the_door_while_it_is_early():
+def test_prompt_to_prompt_borrows_maps_at_early_steps_alone():
     """Edits borrow from their own source, in the layers that are named, alone or with a null condition in one call."""
     seen = []
 

@@ -171,7 +171,7 @@ def test_the_guidance_moves_no_farther_than_it_says(ideas):
     np.testing.assert_allclose(moved, [2.0, 2.5, 3.0, 3.0])  # half of a length of 2
 
 
-def test_the_backbone_is_told_time_and_class(ideas):
+def test_the_backbone_depends_on_time_and_class(ideas):
     module = resolve.Resolver(changed(model={"name": "conv_net", "width": 16, "depth": 1, "num_classes": 10})).model()
     assert isinstance(module, ideas.ConvNet) and module.width == 16
     backbone = backbones.Backbone(module, (8, 8, 1), lambda batch: np.arange(batch, dtype=np.int32))
@@ -268,7 +268,7 @@ def test_a_name_that_is_taken_or_no_function_is_refused(ideas):
         (None, "no such Python file"),
     ],
 )
-def test_a_file_that_fails_is_told_in_a_sentence(tmp_path, text, words):
+def test_an_error_in_an_extension_names_the_file_in_one_sentence(tmp_path, text, words):
     path = tmp_path / "mine.py"
     if text:
         path.write_text(text)

@@ -229,7 +229,7 @@ def test_the_clock_of_steps_counts_from_zero():
 
 
 @every_parameterization
-def test_a_scalar_time_is_told_to_every_example(name):
+def test_a_scalar_time_reaches_every_example(name):
     """The network always gets one clock an example, float32 even from a bfloat16 time."""
     schedule = schedules.linear_beta()
     seen = []

@@ -113,7 +113,7 @@ def test_what_is_written_is_what_was_read(layout, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, again[component].adapter, loras[component].adapter)
 
 
-def test_layers_of_a_scan_are_stacked_and_alphas_are_told(tmp_path):
+def test_layers_of_a_scan_are_stacked_with_their_alphas(tmp_path):
     loras = lora_files.load(file("peft", tmp_path / "peft.safetensors"), modules())
     places = lora.places_of(loras["unet"].adapter)
     place = "down_0_transformer_0/blocks/self_attention/query/kernel"

@@ -137,16 +137,16 @@ def wait_until_ready(folder: pathlib.Path, daemons: list[subprocess.Popen], seco
         ended = [daemon.args[0] for daemon in daemons if daemon.poll() is not None]
         if ended:
             return f"{', '.join(ended)} ended"
-        asked = subprocess.run(
+        listing = subprocess.run(
             [find("sinfo"), "--noheader", "--Node", "--partition=low", "--format=%t"],
             capture_output=True,
             text=True,
             env=variables(folder),
         )
-        if asked.stdout.split() == ["idle"] * NODES:
+        if listing.stdout.split() == ["idle"] * NODES:
             return ""
         time.sleep(0.2)
-    return f"no {NODES} idle nodes after {seconds:g} s: {asked.stdout or asked.stderr}"
+    return f"no {NODES} idle nodes after {seconds:g} s: {listing.stdout or listing.stderr}"
 
 
 def stop(folder: pathlib.Path, daemons: list[subprocess.Popen]) -> None:

@@ -44,7 +44,7 @@ def description(**changes):
         "num_classes": 5,
         "shape": [4, 6, 3],
     }
-    given = Description(
+    description = Description(
         dataset,
         {"family": "AutoencoderKL", "config": {"act_fn": "silu"}, "sha256": "ab" * 32},
         SHAPE,
@@ -54,7 +54,7 @@ def description(**changes):
         0.5,
         2.0,
     )
-    return given._replace(**changes)
+    return description._replace(**changes)
 
 
 def write(folder, function=encode, of=None, source=None, **options):

@@ -278,7 +278,7 @@ def test_half_of_the_channels_of_a_network_with_variance_is_guided(name):
     np.testing.assert_array_equal(both.variance, (jnp.sin(case.base + x) + 1) / 2)
 
 
-def test_leading_channels_alone_are_guided_where_that_is_asked_for():
+def test_channels_guides_the_leading_channels_alone():
     """As the code of DiT and SiT does: the rest is the conditional branch's."""
     schedule = SCHEDULES["cosine"]
     x = jnp.asarray(X, jnp.float32)

@@ -89,7 +89,7 @@ def pairs_of(path):
     return path / "00000000.npy", lambda: noise_pairs._read(path, range(2), (4, 4, 1))
 
 
-def pieces_of(path):
+def batches_of(path):
     np.save(path / "00000000.npy", IMAGES)
     none = lambda *_: pytest.fail("made")
     return path / "00000000.npy", lambda: batches_on_disk.images(none, None, np.zeros(8), np.zeros(8), 8, path, none)
@@ -105,7 +105,7 @@ def rows_of(path):
     return path / "metrics.jsonl", lambda: json_lines.rows(path / "metrics.jsonl")
 
 
-KEPT = [classifier_of, reader_of, captions_of, no_condition_of, statistics_of, pairs_of, pieces_of, sweep_of, rows_of]
+KEPT = [classifier_of, reader_of, captions_of, no_condition_of, statistics_of, pairs_of, batches_of, sweep_of, rows_of]
 
 
 @pytest.mark.parametrize("kept", KEPT, ids=lambda kept: kept.__name__)

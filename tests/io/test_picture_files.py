@@ -58,8 +58,8 @@ def report(path):
 
 
 def tensorboard(path):
-    with tracking.tracker(path.parent, 0, {}) as told:
-        told.pictures(1, {"samples": path})
+    with tracking.tracker(path.parent, 0, {}) as track:
+        track.pictures(1, {"samples": path})
 
 
 OPENED = {

@@ -32,7 +32,7 @@ def pool(x, reduce, stride=1, pad=0):
 
 
 def layer(state, name, x, outputs, kernel, stride=1, pad=(0, 0), weight=None):
-    """Convolution, batch norm, ReLU. Where `weight` is given, it makes the tensors, and they are kept in `state`."""
+    """Convolution, batch norm, ReLU. A `weight` makes the tensors, which `state` then keeps."""
     shapes = {"conv.weight": (outputs, x.shape[1], *kernel)}
     shapes |= {f"bn.{part}": (outputs,) for part in ("weight", "bias", "running_mean", "running_var")}
     if weight is not None:

@@ -30,7 +30,7 @@ def test_any_function_of_images_is_an_extractor(images):
 
 def test_bad_input(images):
     extract = features.pixels(images, None).extract
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match="at least one image"):
         features.moments(extract, images[:0])
     with pytest.raises(ValueError, match="finite"):
         features.moments(lambda batch: extract(batch) * np.nan, images)

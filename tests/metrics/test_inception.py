@@ -162,7 +162,7 @@ def test_images_are_prepared_batch_by_batch(params):
     (np.full((2, 75, 75, 3), 255, np.float32), ValueError, r"in \[-1, 1\], got numbers from 255 to 255"),
     (np.full((2, 75, 75, 3), np.nan, np.float32), ValueError, "got numbers from nan to nan"),
     (np.full((2, 75, 75, 3), -np.inf, np.float32), ValueError, "got numbers from -inf"),
-    (np.zeros((0, 75, 75, 3), np.float32), ValueError, "no image"),
+    (np.zeros((0, 75, 75, 3), np.float32), ValueError, "at least one image"),
 ])  # fmt: skip
 def test_what_is_no_image_is_refused(params, x, error, words):
     with pytest.raises(error, match=words):

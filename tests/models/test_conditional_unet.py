@@ -313,7 +313,7 @@ def test_remat_changes_nothing():
 
 
 @slow
-def test_a_control_net_fits_the_door():
+def test_the_residuals_of_a_control_net_fit_the_unet():
     """Its residuals go where the U-Net takes them, and add nothing at the start; a hint of another size is refused."""
     x, t, condition = inputs()
     control = ControlNet(TINY, (4, 6))

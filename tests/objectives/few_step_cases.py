@@ -78,9 +78,11 @@ every_member = pytest.mark.parametrize("name", list(MEMBERS))
 
 def network(parameters, x, clock, condition):
     """Any smooth network of one or two times."""
-    told = sum(jax.tree.leaves(clock)) + (0 if condition is None else sum(map(jnp.float32, jax.tree.leaves(condition))))
-    told = jnp.reshape(told, told.shape + (1,) * (x.ndim - 1))
-    return jnp.tanh(parameters[0] * x + parameters[1] * jnp.sin(told) + parameters[2])
+    inputs = sum(jax.tree.leaves(clock)) + (
+        0 if condition is None else sum(map(jnp.float32, jax.tree.leaves(condition)))
+    )
+    inputs = jnp.reshape(inputs, inputs.shape + (1,) * (x.ndim - 1))
+    return jnp.tanh(parameters[0] * x + parameters[1] * jnp.sin(inputs) + parameters[2])
 
 
 def networks(member, parameters, dtype=jnp.float32):
@@ -144,7 +146,7 @@ def exact_denoiser(schedule, data=DATA):
 
 
 def exact_trigflow(schedule, sigma_data):
-    """-F of TrigFlow, f = cos(a) x - sin(a) sigma_data F, for a network that is told t."""
+    """-F of TrigFlow, f = cos(a) x - sin(a) sigma_data F, for a network whose clock is t."""
 
     def network(x, t, condition):
         a = jnp.arctan2(schedule.sigma(t), sigma_data * schedule.alpha(t))

@@ -90,7 +90,7 @@ def _bridge(t, sigma=0.7):
 
 
 _velocity = _target("velocity")
-_given = lambda x: {"noise": jnp.asarray(np.random.default_rng(1).standard_normal(x.shape), x.dtype)}
+_with_noise = lambda x: {"noise": jnp.asarray(np.random.default_rng(1).standard_normal(x.shape), x.dtype)}
 _flow = Case(objectives.flow_matching, _velocity, lambda *_: 1.0)
 
 OBJECTIVES = {
@@ -110,7 +110,7 @@ OBJECTIVES = {
         _of_output("v", lambda a, s, a_dot, s_dot: -0.998 * a / s * (a_dot * s - a * s_dot) / s**2 / np.log(2)),
         part="diffusion",
     ),
-    "reflow": _flow._replace(make=objectives.reflow, batch=_given),
+    "reflow": _flow._replace(make=objectives.reflow, batch=_with_noise),
     "stochastic_interpolant": Case(
         lambda density: objectives.stochastic_interpolant(
             objectives.interpolants.smooth_bridge(), density, ("mean_velocity", "velocity", "denoiser")
@@ -119,7 +119,7 @@ OBJECTIVES = {
         lambda *_: 1.0,
         draws=("data", "noise", "noise"),
         state=lambda a, s, a_dot, s_dot, t: [1 - t, t, np.sin(np.pi * t) ** 2],
-        batch=_given,
+        batch=_with_noise,
     ),
     "schroedinger_bridge": Case(
         lambda density: objectives.schroedinger_bridge(0.7, density, couplings.independent()),
@@ -127,7 +127,7 @@ OBJECTIVES = {
         lambda *_: 1.0,
         draws=("data", "noise", "noise"),
         state=lambda a, s, a_dot, s_dot, t: _bridge(t)[0],
-        batch=_given,
+        batch=_with_noise,
     ),
     # |u - p|^2 - 0.05 |u - n|^2 = 0.95 |u - (p - 0.05 n) / 0.95|^2 - 0.05 / 0.95 |p - n|^2, with p and n alike.
     "contrastive_flow_matching": Case(

@@ -100,7 +100,7 @@ def train(players, params, schedule, steps=2000, size=256, averages=None, apply=
 
 
 def generate(model, schedule, parameterization=None, sampler=None, steps=32, grid=None):
-    """`[SAMPLES, 2]` samples of a network that is read as a denoiser; by velocity and Heun's method if not told."""
+    """`[SAMPLES, 2]` samples of a network that is read as a denoiser; by velocity and Heun's method by default."""
     parameterization = parameterization or parameterizations.velocity()
     grid = timesteps.uniform(schedule, steps) if grid is None else grid
     keys = jax.random.split(jax.random.key(7), (2, SAMPLES))

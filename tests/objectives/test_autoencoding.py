@@ -167,7 +167,7 @@ def test_the_critic_is_heard_from_its_start_on(make, start):
 
 
 @pytest.mark.slow
-def test_the_gradient_takes_the_weight_as_given_and_learns_the_variance():
+def test_the_gradient_treats_the_adaptive_weight_as_constant_and_learns_the_variance():
     objective = autoencoding.kl_autoencoder(kl=0.0, perceptual=0.0, adversarial=1.0, start=0)
     total = lambda params: jnp.mean(losses(objective, networks(params))[0])
     weight = losses(objective)[1]["adaptive_weight"][0]

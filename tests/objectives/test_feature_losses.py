@@ -25,10 +25,10 @@ def plain():
 
 
 def test_alignment_is_minus_the_mean_cosine_to_the_encoder_of_clean_data():
-    told = []
+    calls = []
 
     def encoder(x, clock, condition):
-        told.append((x, clock))
+        calls.append((x, clock))
         return jnp.asarray(TARGETS)
 
     losses, metrics = run(objectives.added(BASE, objectives.alignment(), 0.5), jnp.asarray(FEATURES), features=encoder)
@@ -36,8 +36,8 @@ def test_alignment_is_minus_the_mean_cosine_to_the_encoder_of_clean_data():
     cosines = (FEATURES * TARGETS).sum(-1) / norms
     np.testing.assert_allclose(metrics["term"], -cosines.mean(1), rtol=1e-5)
     np.testing.assert_allclose(losses, plain() - 0.5 * cosines.mean(1), rtol=1e-5)
-    np.testing.assert_array_equal(told[0][0], X)
-    np.testing.assert_array_equal(told[0][1], np.zeros(6))
+    np.testing.assert_array_equal(calls[0][0], X)
+    np.testing.assert_array_equal(calls[0][1], np.zeros(6))
 
 
 def test_alignment_is_least_along_the_targets_and_moves_features_alone():

@@ -58,7 +58,7 @@ def expected_gradient(make, schedule, exact, others):
     batch = {**symmetric(schedule, t), "condition": labels}
 
     def loss(parameters, argument):
-        model = lambda x, *told: exact(x, *told) + x @ parameters["A"] + parameters["b"]
+        model = lambda x, *inputs: exact(x, *inputs) + x @ parameters["A"] + parameters["b"]
         return run(model, batch, argument)[0].mean()
 
     @jax.jit
@@ -248,7 +248,7 @@ def test_progressive_student_does_in_one_step_what_its_teacher_does_in_two(N, x6
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_latent_consistency_follows_the_guided_flow(x64, shift):
-    """The target sees x_s of DDIM with (1 + w) cond - w uncond, and both see w; from what the networks were told."""
+    """The target receives x_s of DDIM with (1 + w) cond - w uncond, and both networks receive w."""
     seen = {}
 
     def spy(name, output):
@@ -280,8 +280,8 @@ def test_latent_consistency_follows_the_guided_flow(x64, shift):
     expected = ddim(FLOW, lambda *_: x_0, x_t, t, s)
     np.testing.assert_allclose(x_s, expected, rtol=1e-5, atol=1e-8)
     f = [
-        parameterizations.predict(network, FLOW, V, *told).x0
-        for network, told in ((players["model"], (x_t, t)), (players["target"], (x_s, s)))
+        parameterizations.predict(network, FLOW, V, *inputs).x0
+        for network, inputs in ((players["model"], (x_t, t)), (players["target"], (x_s, s)))
     ]
     np.testing.assert_allclose(losses, (np.sqrt((f[0] - f[1]) ** 2 + 1e-6) - 1e-3).mean(1), rtol=1e-5)
 

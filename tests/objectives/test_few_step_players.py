@@ -93,7 +93,7 @@ def test_fake_score_is_denoising_of_the_generators_samples(x64):
     np.testing.assert_array_equal(alone, beside)  # the batch's noise belongs to its own x
 
 
-def test_regression_is_the_distance_to_the_given_samples():
+def test_regression_is_the_distance_to_the_samples_of_the_batch():
     keys, batch = keys_and_data()
     batch["start"] = 2 * batch["x"]
     model = lambda z, t, c: -(0.25 * z + t[:, None])

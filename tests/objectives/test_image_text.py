@@ -39,7 +39,7 @@ def test_losses_are_the_papers_term_by_term():
 
 
 def test_closed_forms():
-    same = np.repeat(unit(2, 1), 5, axis=0)  # nothing can be told apart: ln B; B - 1 pairs wrong, one right
+    same = np.repeat(unit(2, 1), 5, axis=0)  # all pairs are equal: ln B; B - 1 pairs wrong, one right
     contrastive, sigmoid = losses(same, same)
     np.testing.assert_allclose(contrastive, np.log(5), rtol=1e-5)
     np.testing.assert_allclose(sigmoid, 4 * np.log1p(np.exp(7)) + np.log1p(np.exp(-7)), rtol=1e-5)

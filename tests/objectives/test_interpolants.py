@@ -1,4 +1,4 @@
-"""Stochastic interpolants, Schroedinger bridges and reflow, from what their networks are given."""
+"""Stochastic interpolants, Schroedinger bridges and reflow, by the inputs of their networks."""
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ def test_interpolants_begin_and_end_at_their_data():
 
 @pytest.mark.slow
 def test_schroedinger_bridge_pairs_by_the_entropic_plan():
-    """Unless it is told otherwise; the plan itself is proven with the couplings."""
+    """It is the default; the tests of the couplings prove the plan itself."""
     keys = jax.random.split(jax.random.key(2), 64)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(64, 2)))
     network = lambda x, t, c: jnp.concatenate([x, x], axis=-1)

@@ -13,7 +13,7 @@ from tests.objectives.objective_cases import OBJECTIVES, SCHEDULES, at, every_ob
 MANY = 4096
 
 
-# The noise of reflow is given; those that share their draws with another one are slow.
+# Reflow's batch has its noise; objectives that share their draws with another one are slow.
 SHARING = ("ddpm", "v, min-snr", "score", "edm", "velocity", "alignment", "dispersive")
 drawing = pytest.mark.parametrize(
     "name",

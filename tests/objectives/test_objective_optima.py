@@ -2,7 +2,7 @@
 
 Expectations are exact, without Monte Carlo: on Gaussian data with a linear network a loss is a quadratic in (x_0, eps),
 so a weighted mean over a few examples whose weighted first and second moments are the true ones is its expectation.
-The noise that an objective draws for its keys is read off from what its network is given.
+The inputs of the network show the noise that an objective draws for its keys.
 """
 
 import jax
@@ -54,7 +54,7 @@ def _moment_weights(draws, mean, covariance):
 
 
 def _read_draws(case, state, x0, x_t, batch):
-    """What the keys of each example have drawn, from what the network was given: `[B, draws D]`."""
+    """The draws of each example's keys, from the inputs of the network: `[B, draws D]`."""
     known = [x0, *([np.asarray(batch["noise"])] if "noise" in batch else [])][: len(case.draws) - 1]
     known = known + [(x_t - sum(c * u for c, u in zip(state, known))) / state[len(known)]]
     if len(case.draws) > len(known):  # the next example of each pair

@@ -91,7 +91,7 @@ def _to_ring(key, batch):
     return {**batch, "noise": _ring(key, batch["x"].shape[0])}
 
 
-def _walk(slope, noise, steps=200):
+def _trajectory(slope, noise, steps=200):
     """From the ring at t = 1 to t = 0 by x_s = x_t + (s - t) slope(x_t, t) + noise sqrt(t - s) w."""
     keys = jax.random.split(jax.random.key(5), steps + 1)
     grid = jnp.linspace(1 - 1e-3, 1e-3, steps + 1)
@@ -108,7 +108,7 @@ def _walk(slope, noise, steps=200):
 def _interpolant_flow():
     objective = objectives.stochastic_interpolant(interpolants.smooth_bridge(), UNIFORM, ("velocity",))
     model = _train(objective, extend=_to_ring)
-    return _walk(lambda x, t: model(x, t, None), 0.0)
+    return _trajectory(lambda x, t: model(x, t, None), 0.0)
 
 
 def _interpolant_in_parts():
@@ -123,7 +123,7 @@ def _interpolant_in_parts():
         gamma_dot = jax.jvp(path.gamma, (t,), (jnp.ones_like(t),))[1]
         return v + gamma_dot[:, None] * eta
 
-    return _walk(slope, 0.0)
+    return _trajectory(slope, 0.0)
 
 
 def _schroedinger_bridge():
@@ -136,7 +136,7 @@ def _schroedinger_bridge():
         score = -eta / (sigma * jnp.sqrt(t * (1 - t)))[:, None]
         return b - sigma**2 / 2 * score
 
-    return _walk(slope, sigma)
+    return _trajectory(slope, sigma)
 
 
 def _with_features(term, weight):

@@ -17,7 +17,7 @@ MANY = 2**17
 
 
 def exact(x, clock, condition):
-    """v of the exact denoiser of the Gaussian, told ln(sigma / alpha) / 4 of a variance-preserving schedule."""
+    """v of the exact denoiser of the Gaussian, with ln(sigma / alpha) / 4 as its clock, variance preserving."""
     alpha, sigma = (jnp.sqrt(jax.nn.sigmoid(sign * 8 * clock)) for sign in (-1, 1))
     x0 = oracles.mean_x0(GAUSSIAN, alpha, sigma, x)
     eps = oracles.mean_eps(GAUSSIAN, alpha, sigma, x)

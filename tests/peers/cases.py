@@ -84,7 +84,7 @@ def write(name: str, case: Case, folder: pathlib.Path) -> None:
                     if key in case.kept:
                         kept[f"kept/{key}"] = file.get_tensor(key)
                     elif not np.array_equal(file.get_tensor(key), made(case.same.get(key, key), tuple(shapes[key]))):
-                        raise ValueError(f"{name}: {key} was saved with other numbers than it was given")
+                        raise ValueError(f"{name}: {key} was saved with numbers other than its input")
     with torch.no_grad():
         outputs = case.run(module, {key: torch.from_numpy(np.array(value)) for key, value in case.inputs.items()})
     arrays = {f"in/{key}": np.ascontiguousarray(value) for key, value in case.inputs.items()}

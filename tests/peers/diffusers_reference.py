@@ -5,10 +5,10 @@ It runs in an environment of its own (tests/peers/requirements.txt), without thi
     python -m tests.peers.diffusers_reference tests/fixtures/diffusers.safetensors
 
 `make fixtures` does that; `make test-peers` writes the file anew and runs the comparison on it, test_diffusers.py. The
-tables of sigmas and alphas are made float64 before a walk, as the samples are, so that a formula is compared and not a
-rounding (EulerDiscreteScheduler casts its samples to float32 all the same). Two things are known to be different
-conventions, and are left out of the walks by their settings: the lowering of a solver's order over the last steps
-(`lower_order_final`), and the step onto sigma = 0 after it (`final_sigmas_type`).
+tables of sigmas and alphas are made float64 before sampling, as the samples are, so that a formula is compared and not
+a rounding (EulerDiscreteScheduler casts its samples to float32 all the same). Two things are known to be different
+conventions, and are left out of the trajectories by their settings: the lowering of a solver's order over the last
+steps (`lower_order_final`), and the step onto sigma = 0 after it (`final_sigmas_type`).
 """
 
 import inspect
@@ -30,7 +30,7 @@ INTERIOR = {"lower_order_final": False, "final_sigmas_type": "sigma_min"}
 GEOMETRIC = {"use_exponential_sigmas": True, "final_sigmas_type": "sigma_min"}
 
 
-class Walk(NamedTuple):
+class Trajectory(NamedTuple):
     """One scheduler with its settings.
 
     Attributes:
@@ -39,7 +39,7 @@ class Walk(NamedTuple):
         space: of its samples: "preserving" (alpha^2 + sigma^2 = 1), "exploding" (alpha = 1), "flow" (alpha = 1 -
             sigma).
         calls: network evaluations of each step, the last entry repeated.
-        steps: asked for.
+        steps: requested number of steps.
         kept: how many of them are written, from the start.
         step: arguments of `scheduler.step`.
         solvers: the setting `solver_type` at each call of a step, where it is not one for all.
@@ -61,28 +61,30 @@ class Walk(NamedTuple):
 
 _leading = {"timestep_spacing": "leading", "set_alpha_to_one": True}
 _plus = {"algorithm_type": "dpmsolver++", **INTERIOR}
-WALKS = {
-    "ddim": Walk("DDIMScheduler", {**_leading, "clip_sample": False}),
-    "ddim, eta 0.5": Walk("DDIMScheduler", {**_leading, "clip_sample": False}, step={"eta": 0.5}),
-    "plms": Walk("PNDMScheduler", {**_leading, "skip_prk_steps": True}, calls=(2, 1)),
-    "pndm": Walk("PNDMScheduler", {**_leading, "skip_prk_steps": False}, calls=(4, 4, 4, 1)),
-    "euler": Walk("EulerDiscreteScheduler", {}, "exploding"),
-    "euler, Karras": Walk("EulerDiscreteScheduler", {"use_karras_sigmas": True}, "exploding"),
-    "heun": Walk("HeunDiscreteScheduler", {}, "exploding", calls=(2,)),
-    "dpm_2": Walk("KDPM2DiscreteScheduler", {}, "exploding", calls=(2,)),
-    "lms": Walk("LMSDiscreteScheduler", {}, "exploding"),
-    "dpmpp_2m": Walk("DPMSolverMultistepScheduler", {**_plus, "solver_order": 2}),
-    "dpmpp_2m, to zero": Walk("DPMSolverMultistepScheduler", {"solver_order": 2, "final_sigmas_type": "zero"}),
-    "dpmpp_3m": Walk("DPMSolverMultistepScheduler", {**_plus, "solver_order": 3, "solver_type": "heun"}),
-    "dpmpp_2s": Walk("DPMSolverSinglestepScheduler", {**GEOMETRIC, "solver_order": 2}, calls=(2,), steps=12, kept=5),
-    "dpm_solver_2": Walk(
+TRAJECTORIES = {
+    "ddim": Trajectory("DDIMScheduler", {**_leading, "clip_sample": False}),
+    "ddim, eta 0.5": Trajectory("DDIMScheduler", {**_leading, "clip_sample": False}, step={"eta": 0.5}),
+    "plms": Trajectory("PNDMScheduler", {**_leading, "skip_prk_steps": True}, calls=(2, 1)),
+    "pndm": Trajectory("PNDMScheduler", {**_leading, "skip_prk_steps": False}, calls=(4, 4, 4, 1)),
+    "euler": Trajectory("EulerDiscreteScheduler", {}, "exploding"),
+    "euler, Karras": Trajectory("EulerDiscreteScheduler", {"use_karras_sigmas": True}, "exploding"),
+    "heun": Trajectory("HeunDiscreteScheduler", {}, "exploding", calls=(2,)),
+    "dpm_2": Trajectory("KDPM2DiscreteScheduler", {}, "exploding", calls=(2,)),
+    "lms": Trajectory("LMSDiscreteScheduler", {}, "exploding"),
+    "dpmpp_2m": Trajectory("DPMSolverMultistepScheduler", {**_plus, "solver_order": 2}),
+    "dpmpp_2m, to zero": Trajectory("DPMSolverMultistepScheduler", {"solver_order": 2, "final_sigmas_type": "zero"}),
+    "dpmpp_3m": Trajectory("DPMSolverMultistepScheduler", {**_plus, "solver_order": 3, "solver_type": "heun"}),
+    "dpmpp_2s": Trajectory(
+        "DPMSolverSinglestepScheduler", {**GEOMETRIC, "solver_order": 2}, calls=(2,), steps=12, kept=5
+    ),
+    "dpm_solver_2": Trajectory(
         "DPMSolverSinglestepScheduler",
         {**GEOMETRIC, "algorithm_type": "dpmsolver", "solver_order": 2},
         calls=(2,),
         steps=12,
         kept=5,
     ),
-    "dpm_solver_3": Walk(
+    "dpm_solver_3": Trajectory(
         "DPMSolverSinglestepScheduler",
         {**GEOMETRIC, "algorithm_type": "dpmsolver", "solver_order": 3},
         calls=(3,),
@@ -91,45 +93,45 @@ WALKS = {
         solvers=("midpoint", "heun", "midpoint"),
     ),  # the paper's inner step is what is called "heun" here
     **{
-        f"deis {order}": Walk("DEISMultistepScheduler", {"solver_order": order, "lower_order_final": False})
+        f"deis {order}": Trajectory("DEISMultistepScheduler", {"solver_order": order, "lower_order_final": False})
         for order in (2, 3)
     },
     **{
-        f"unipc {order}, {solver}": Walk(
+        f"unipc {order}, {solver}": Trajectory(
             "UniPCMultistepScheduler", {**INTERIOR, "solver_order": order, "solver_type": solver}
         )
         for order in (1, 2, 3)
         for solver in ("bh1", "bh2")
     },
-    "flow, euler": Walk("FlowMatchEulerDiscreteScheduler", {}, "flow"),
-    "flow, euler, shift 3": Walk("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow"),
-    "flow, heun": Walk("FlowMatchHeunDiscreteScheduler", {}, "flow", calls=(2,)),
+    "flow, euler": Trajectory("FlowMatchEulerDiscreteScheduler", {}, "flow"),
+    "flow, euler, shift 3": Trajectory("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow"),
+    "flow, heun": Trajectory("FlowMatchHeunDiscreteScheduler", {}, "flow", calls=(2,)),
     **{
-        f"ddpm, {variance}": Walk("DDPMScheduler", {"variance_type": variance, "clip_sample": False})
+        f"ddpm, {variance}": Trajectory("DDPMScheduler", {"variance_type": variance, "clip_sample": False})
         for variance in ("fixed_small", "fixed_large", "learned_range")
     },
-    "euler_ancestral": Walk("EulerAncestralDiscreteScheduler", {}, "exploding"),
-    "dpm_2_ancestral": Walk("KDPM2AncestralDiscreteScheduler", {}, "exploding", calls=(2,)),
-    "dpmpp_2m_sde": Walk(
+    "euler_ancestral": Trajectory("EulerAncestralDiscreteScheduler", {}, "exploding"),
+    "dpm_2_ancestral": Trajectory("KDPM2AncestralDiscreteScheduler", {}, "exploding", calls=(2,)),
+    "dpmpp_2m_sde": Trajectory(
         "DPMSolverMultistepScheduler", {**INTERIOR, "algorithm_type": "sde-dpmsolver++", "solver_order": 2}
     ),
 }
 
-# The walks of diffusers' own tests (tests/schedulers of the repository), on their dummy model: only the settings are
-# here, the published sums are in test_diffusers.py.
+# The trajectories of diffusers' own tests (tests/schedulers of the repository), on their dummy model: only the settings
+# are here, the published sums are in test_diffusers.py.
 _long = {**TABLE, "num_train_timesteps": 1100}
 PUBLISHED = {
-    "ddim": Walk("DDIMScheduler", {"clip_sample": True}),
-    "euler": Walk("EulerDiscreteScheduler", _long, "exploding"),
-    "euler, Karras": Walk("EulerDiscreteScheduler", {**_long, "use_karras_sigmas": True}, "exploding"),
-    "heun": Walk("HeunDiscreteScheduler", _long, "exploding", calls=(2,)),
-    "dpm_2": Walk("KDPM2DiscreteScheduler", _long, "exploding", calls=(2,)),
-    "pndm": Walk("PNDMScheduler", {}, calls=(4, 4, 4, 1)),
-    "lms": Walk("LMSDiscreteScheduler", _long, "exploding"),
-    "lms, Karras": Walk("LMSDiscreteScheduler", {**_long, "use_karras_sigmas": True}, "exploding"),
-    "dpmpp_2m": Walk("DPMSolverMultistepScheduler", {"solver_order": 2, **INTERIOR}),
-    "unipc": Walk("UniPCMultistepScheduler", {"solver_order": 2, "final_sigmas_type": "sigma_min"}),
-    "deis": Walk("DEISMultistepScheduler", {"solver_order": 2}),
+    "ddim": Trajectory("DDIMScheduler", {"clip_sample": True}),
+    "euler": Trajectory("EulerDiscreteScheduler", _long, "exploding"),
+    "euler, Karras": Trajectory("EulerDiscreteScheduler", {**_long, "use_karras_sigmas": True}, "exploding"),
+    "heun": Trajectory("HeunDiscreteScheduler", _long, "exploding", calls=(2,)),
+    "dpm_2": Trajectory("KDPM2DiscreteScheduler", _long, "exploding", calls=(2,)),
+    "pndm": Trajectory("PNDMScheduler", {}, calls=(4, 4, 4, 1)),
+    "lms": Trajectory("LMSDiscreteScheduler", _long, "exploding"),
+    "lms, Karras": Trajectory("LMSDiscreteScheduler", {**_long, "use_karras_sigmas": True}, "exploding"),
+    "dpmpp_2m": Trajectory("DPMSolverMultistepScheduler", {"solver_order": 2, **INTERIOR}),
+    "unipc": Trajectory("UniPCMultistepScheduler", {"solver_order": 2, "final_sigmas_type": "sigma_min"}),
+    "deis": Trajectory("DEISMultistepScheduler", {"solver_order": 2}),
 }
 
 # What a config alone must make: our process, sampler and plan are read from the settings, with nothing set by hand.
@@ -137,59 +139,63 @@ _least, _karras = {"final_sigmas_type": "sigma_min"}, {"use_karras_sigmas": True
 _playground = {"sigma_max": 80.0, "sigma_min": 0.002, "sigma_data": 0.5}
 _dynamic = {"shift": 3.0, "use_dynamic_shifting": True}
 READ = {
-    "unipc": Walk("UniPCMultistepScheduler", {}),
-    "unipc, sigma_min": Walk("UniPCMultistepScheduler", _least),
-    "unipc 3, bh1, sigma_min": Walk("UniPCMultistepScheduler", {**_least, "solver_order": 3, "solver_type": "bh1"}),
-    "unipc, never lowered": Walk("UniPCMultistepScheduler", {**_least, "lower_order_final": False}),
-    "unipc, karras, sigma_min": Walk("UniPCMultistepScheduler", {**_least, **_karras}, steps=6),
-    "deis": Walk("DEISMultistepScheduler", {}),
-    "deis 3": Walk("DEISMultistepScheduler", {"solver_order": 3}),
-    "deis, karras": Walk("DEISMultistepScheduler", _karras, steps=6),
-    "deis, 20 steps": Walk("DEISMultistepScheduler", {}, steps=20),
-    "tcd": Walk("TCDScheduler", {}, steps=4, step={"eta": 0.0}),
-    "ddim, clipped": Walk("DDIMScheduler", {"clip_sample_range": 0.7}),
-    "ddpm, large": Walk("DDPMScheduler", {"variance_type": "fixed_large", "clip_sample": False}),
-    "heun, clipped": Walk(
+    "unipc": Trajectory("UniPCMultistepScheduler", {}),
+    "unipc, sigma_min": Trajectory("UniPCMultistepScheduler", _least),
+    "unipc 3, bh1, sigma_min": Trajectory(
+        "UniPCMultistepScheduler", {**_least, "solver_order": 3, "solver_type": "bh1"}
+    ),
+    "unipc, never lowered": Trajectory("UniPCMultistepScheduler", {**_least, "lower_order_final": False}),
+    "unipc, karras, sigma_min": Trajectory("UniPCMultistepScheduler", {**_least, **_karras}, steps=6),
+    "deis": Trajectory("DEISMultistepScheduler", {}),
+    "deis 3": Trajectory("DEISMultistepScheduler", {"solver_order": 3}),
+    "deis, karras": Trajectory("DEISMultistepScheduler", _karras, steps=6),
+    "deis, 20 steps": Trajectory("DEISMultistepScheduler", {}, steps=20),
+    "tcd": Trajectory("TCDScheduler", {}, steps=4, step={"eta": 0.0}),
+    "ddim, clipped": Trajectory("DDIMScheduler", {"clip_sample_range": 0.7}),
+    "ddpm, large": Trajectory("DDPMScheduler", {"variance_type": "fixed_large", "clip_sample": False}),
+    "heun, clipped": Trajectory(
         "HeunDiscreteScheduler", {"clip_sample": True, "clip_sample_range": 0.7}, "exploding", calls=(2,)
     ),
-    "heun": Walk("HeunDiscreteScheduler", _karras, "exploding", calls=(2,)),
-    "euler, exponential": Walk("EulerDiscreteScheduler", {"use_exponential_sigmas": True}, "exploding"),
-    "lms, beta": Walk("LMSDiscreteScheduler", {"use_beta_sigmas": True}, "exploding"),
-    "dpmpp_2m, sigma_min": Walk("DPMSolverMultistepScheduler", _least),
-    "dpmpp_2m, heun": Walk(
+    "heun": Trajectory("HeunDiscreteScheduler", _karras, "exploding", calls=(2,)),
+    "euler, exponential": Trajectory("EulerDiscreteScheduler", {"use_exponential_sigmas": True}, "exploding"),
+    "lms, beta": Trajectory("LMSDiscreteScheduler", {"use_beta_sigmas": True}, "exploding"),
+    "dpmpp_2m, sigma_min": Trajectory("DPMSolverMultistepScheduler", _least),
+    "dpmpp_2m, heun": Trajectory(
         "DPMSolverMultistepScheduler", {"solver_type": "heun", "lower_order_final": False, **_least}
     ),
-    "dpmpp_2m, Euler at last": Walk("DPMSolverMultistepScheduler", {"euler_at_final": True, **_least}, steps=20),
-    "dpmpp_2m, lu": Walk("DPMSolverMultistepScheduler", {"use_lu_lambdas": True}),
-    "dpmpp_2m, first order": Walk("DPMSolverMultistepScheduler", {"solver_order": 1}),
-    "dpmpp_2m_sde": Walk("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}),
-    "dpmpp_2s": Walk("DPMSolverSinglestepScheduler", {}),
-    "dpmpp_2s, 9 steps": Walk("DPMSolverSinglestepScheduler", _least, steps=9),
-    "dpmpp_2s, sigma_min": Walk("DPMSolverSinglestepScheduler", {**_least, "timestep_spacing": "trailing"}),
-    "edm, euler": Walk("EDMEulerScheduler", _playground, "exploding"),
-    "edm, dpmpp_2m": Walk("EDMDPMSolverMultistepScheduler", {**_playground, "rho": 5.0}, "exploding"),
-    "edm, v": Walk(
+    "dpmpp_2m, Euler at last": Trajectory("DPMSolverMultistepScheduler", {"euler_at_final": True, **_least}, steps=20),
+    "dpmpp_2m, lu": Trajectory("DPMSolverMultistepScheduler", {"use_lu_lambdas": True}),
+    "dpmpp_2m, first order": Trajectory("DPMSolverMultistepScheduler", {"solver_order": 1}),
+    "dpmpp_2m_sde": Trajectory(
+        "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"}
+    ),
+    "dpmpp_2s": Trajectory("DPMSolverSinglestepScheduler", {}),
+    "dpmpp_2s, 9 steps": Trajectory("DPMSolverSinglestepScheduler", _least, steps=9),
+    "dpmpp_2s, sigma_min": Trajectory("DPMSolverSinglestepScheduler", {**_least, "timestep_spacing": "trailing"}),
+    "edm, euler": Trajectory("EDMEulerScheduler", _playground, "exploding"),
+    "edm, dpmpp_2m": Trajectory("EDMDPMSolverMultistepScheduler", {**_playground, "rho": 5.0}, "exploding"),
+    "edm, v": Trajectory(
         "EDMDPMSolverMultistepScheduler",
         {**_playground, **_least, "sigma_schedule": "exponential", "prediction_type": "v_prediction"},
         "exploding",
     ),
-    "flow": Walk("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow", steps=4),
-    "flow, even": Walk("FlowMatchEulerDiscreteScheduler", {}, "flow", steps=4, even=True),
-    "flow, even, shift 3": Walk("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow", steps=4, even=True),
-    "flow, dynamic": Walk("FlowMatchEulerDiscreteScheduler", _dynamic, "flow", steps=4, mu=0.5),
-    "flow, dynamic, even": Walk("FlowMatchEulerDiscreteScheduler", _dynamic, "flow", steps=4, even=True, mu=0.5),
+    "flow": Trajectory("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow", steps=4),
+    "flow, even": Trajectory("FlowMatchEulerDiscreteScheduler", {}, "flow", steps=4, even=True),
+    "flow, even, shift 3": Trajectory("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow", steps=4, even=True),
+    "flow, dynamic": Trajectory("FlowMatchEulerDiscreteScheduler", _dynamic, "flow", steps=4, mu=0.5),
+    "flow, dynamic, even": Trajectory("FlowMatchEulerDiscreteScheduler", _dynamic, "flow", steps=4, even=True, mu=0.5),
 }
 
 
-def prepared(walk: Walk, table: dict = TABLE):
+def prepared(trajectory: Trajectory, table: dict = TABLE):
     """The scheduler, with its steps set and its tables in float64."""
-    settings = table | walk.settings if walk.space != "flow" else walk.settings
-    scheduler = getattr(diffusers, walk.scheduler).from_config(settings)
-    more = {} if walk.mu is None else {"mu": walk.mu}
-    if walk.even:
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / walk.steps, walk.steps), **more)
+    settings = table | trajectory.settings if trajectory.space != "flow" else trajectory.settings
+    scheduler = getattr(diffusers, trajectory.scheduler).from_config(settings)
+    more = {} if trajectory.mu is None else {"mu": trajectory.mu}
+    if trajectory.even:
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / trajectory.steps, trajectory.steps), **more)
     else:
-        scheduler.set_timesteps(walk.steps, **more)
+        scheduler.set_timesteps(trajectory.steps, **more)
     scheduler.is_scale_input_called = True  # the model here takes the sample as it is
     for table in (
         "sigmas",
@@ -246,29 +252,29 @@ def output_of(scheduler, space: str, x: np.ndarray, x0: np.ndarray, eps: np.ndar
     return torch.from_numpy(eps)
 
 
-def follow(walk: Walk, table: dict = TABLE) -> dict[str, np.ndarray]:
+def follow(trajectory: Trajectory, table: dict = TABLE) -> dict[str, np.ndarray]:
     """x `[N + 1, B, D]` at the ends of the steps, level `[N + 1]`, and the noise `[N, B, D]` where there is some."""
-    scheduler = prepared(walk, table)
+    scheduler = prepared(trajectory, table)
     levels = [level(scheduler, scheduler.timesteps[0])]
-    x = torch.from_numpy(starts(*coefficients(walk.space, levels[0])))
-    arguments = dict(walk.step)
+    x = torch.from_numpy(starts(*coefficients(trajectory.space, levels[0])))
+    arguments = dict(trajectory.step)
     if "generator" in inspect.signature(scheduler.step).parameters:
         arguments["generator"] = torch.Generator().manual_seed(0)
     ways = [x.numpy()]
     noises = []
     times = list(scheduler.timesteps)
-    for i in range(walk.kept or walk.steps):
+    for i in range(trajectory.kept or trajectory.steps):
         before = arguments["generator"].get_state() if "generator" in arguments else None
-        for call in range(walk.calls[min(i, len(walk.calls) - 1)]):
+        for call in range(trajectory.calls[min(i, len(trajectory.calls) - 1)]):
             if not times:
                 break  # the step onto sigma = 0 is a single call
-            if walk.solvers:
-                scheduler.register_to_config(solver_type=walk.solvers[call])
+            if trajectory.solvers:
+                scheduler.register_to_config(solver_type=trajectory.solvers[call])
             t = times.pop(0)
-            alpha, sigma = coefficients(walk.space, level(scheduler, t))
+            alpha, sigma = coefficients(trajectory.space, level(scheduler, t))
             x0, eps = exact(x.numpy(), alpha, sigma)
-            output = output_of(scheduler, walk.space, x.numpy(), x0, eps, sigma)
-            if walk.settings.get("variance_type") == "learned_range":
+            output = output_of(scheduler, trajectory.space, x.numpy(), x0, eps, sigma)
+            if trajectory.settings.get("variance_type") == "learned_range":
                 output = torch.cat([output, torch.full_like(output, -0.4)], dim=1)  # the fraction (1 - 0.4) / 2
             x = scheduler.step(output, t, x, **arguments).prev_sample.double()
         ways.append(x.numpy())
@@ -299,23 +305,23 @@ def inverted(clip: float) -> dict[str, np.ndarray]:
     return {"x": np.stack(ways), "level": np.array(levels)}
 
 
-def times_of(walk: Walk) -> dict[str, np.ndarray]:
-    """What the published walks need.
+def times_of(trajectory: Trajectory) -> dict[str, np.ndarray]:
+    """The times of the published trajectories.
 
     level `[N + 1]` where the steps start and end (a last step that goes nowhere left out), seen `[calls, 2]` the level
     and the scheduler's time of each call of the network, first the factor of the initial sample, found the sum and mean
     at the end.
     """
-    scheduler = prepared(walk)
+    scheduler = prepared(trajectory)
     first = float(scheduler.init_noise_sigma)
     seen = []
     x = torch.from_numpy(ramp()) * first
     for t in scheduler.timesteps:
         seen.append((level(scheduler, t), float(t)))
-        if walk.space == "exploding":
+        if trajectory.space == "exploding":
             x = scheduler.scale_model_input(x, t)
         x = scheduler.step(dummy(x, float(t)), t, x).prev_sample.double()
-    calls = [*walk.calls, *[walk.calls[-1]] * len(seen)]
+    calls = [*trajectory.calls, *[trajectory.calls[-1]] * len(seen)]
     starts = [sum(calls[:i]) for i in range(len(seen)) if sum(calls[:i]) < len(seen)]
     levels = [*(seen[i][0] for i in starts), ends_at(scheduler)]
     return {
@@ -346,32 +352,43 @@ def main(path: str) -> None:
     """Writes the file, and schedulers.safetensors beside it: what a config alone makes."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FutureWarning)  # of the algorithm "dpmsolver", which is wanted here
-    made = {f"{name}/{part}": value for name, walk in WALKS.items() for part, value in follow(walk).items()}
+    made = {
+        f"{name}/{part}": value
+        for name, trajectory in TRAJECTORIES.items()
+        for part, value in follow(trajectory).items()
+    }
     made |= {
-        f"published/{name}/{part}": value for name, walk in PUBLISHED.items() for part, value in times_of(walk).items()
+        f"published/{name}/{part}": value
+        for name, trajectory in PUBLISHED.items()
+        for part, value in times_of(trajectory).items()
     }
     found = {"inverted": inverted(0.7)}
-    for name, walk in READ.items():
-        first = getattr(prepared(walk, {}), "init_noise_sigma", 1.0)
-        found[name] = follow(walk, {}) | {"first": np.array(float(first))}
+    for name, trajectory in READ.items():
+        first = getattr(prepared(trajectory, {}), "init_noise_sigma", 1.0)
+        found[name] = follow(trajectory, {}) | {"first": np.array(float(first))}
     read = {
         name: {
-            "config": {"_class_name": walk.scheduler, **walk.settings},
-            "steps": walk.steps,
-            "even": walk.even,
-            "space": walk.space,
+            "config": {"_class_name": trajectory.scheduler, **trajectory.settings},
+            "steps": trajectory.steps,
+            "even": trajectory.even,
+            "space": trajectory.space,
         }
-        for name, walk in READ.items()
+        for name, trajectory in READ.items()
     }
     about = {
-        name: {"scheduler": walk.scheduler, "settings": walk.settings, "space": walk.space, "steps": walk.steps}
-        for name, walk in WALKS.items()
+        name: {
+            "scheduler": trajectory.scheduler,
+            "settings": trajectory.settings,
+            "space": trajectory.space,
+            "steps": trajectory.steps,
+        }
+        for name, trajectory in TRAJECTORIES.items()
     }
     write(path, made, "walks", about)
     made = {f"{name}/{part}": value for name, parts in found.items() for part, value in parts.items()}
     write(str(pathlib.Path(path).with_name("schedulers.safetensors")), made, "read", read)
     print(
-        f"{len(WALKS)} walks, {len(PUBLISHED)} published ones and {len(READ)} of configs of diffusers "
+        f"{len(TRAJECTORIES)} trajectories, {len(PUBLISHED)} published ones and {len(READ)} of configs of diffusers "
         f"{diffusers.__version__} in {path}"
     )
 

@@ -232,7 +232,7 @@ def fixture(path, out):
 
 
 def features(path, images, out, which="all"):
-    """Features of images of any size, made 299 x 299 by `enlarge`; of "torchscript" alone, if told so."""
+    """Features of images of any size, made 299 x 299 by `enlarge`; of "torchscript" alone on request."""
     script = torch.jit.load(path, map_location="cpu").eval()
     network, shapes = pytorch_fid(real(script))
     state = real(script)(shapes)

@@ -32,9 +32,9 @@ def main(place: str) -> None:
         inputs = {key: torch.from_numpy(np.array(value)) for key, value in case.inputs.items()}
         with torch.no_grad():
             outputs = case.run(network.eval(), inputs)
-        told = {key: json.dumps(sorted(map(str, found.get(key) or ()))) for key in WHAT}
+        loading = {key: json.dumps(sorted(map(str, found.get(key) or ()))) for key in WHAT}
         arrays = {key: value.contiguous().numpy() for key, value in outputs.items()}
-        save_file(arrays, folder.with_name(folder.name + ".safetensors"), metadata=told)
+        save_file(arrays, folder.with_name(folder.name + ".safetensors"), metadata=loading)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ It runs in the peers' environment, without this library:
     python -m tests.peers.pipelines tests/fixtures/text_to_image sd       # those whose names begin so
 
 A fixture holds the text files of the folder (configs, vocabulary), the names and shapes of the weights, which are those
-of made_weights.py, and for each sampler the latents after 30 steps with guidance 7.5 and a negative prompt; of a
-latent consistency model after the steps and with the guidance that its `__call__` has by default. The initial
-noise and that of the stochastic steps are made from names. The last layer of a denoiser is made small, so that the walk
-follows the noise and not the rounding.
+of made_weights.py, and for each sampler the latents after 30 steps with guidance 7.5 and a negative prompt; of a latent
+consistency model after the steps and with the guidance that its `__call__` has by default. The initial noise and that
+of the stochastic steps are made from names. The last layer of a denoiser is made small, so that the trajectory follows
+the noise and not the rounding.
 """
 
 import functools
@@ -239,7 +239,7 @@ def stable_diffusion_3_t5(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
 
 
 def pixart_alpha(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    """Of 1024 pixels, which is told the size of the picture."""
+    """Of 1024 pixels, which receives the size of the picture."""
     transformer = diffusers.PixArtTransformer2DModel(
         sample_size=128,
         in_channels=4,
@@ -322,7 +322,7 @@ KARRAS = {"use_karras_sigmas": True}
 LEADING, TRAILING = {"timestep_spacing": "leading"}, {"timestep_spacing": "trailing"}
 SDE = {"algorithm_type": "sde-dpmsolver++"}
 V, ZERO = {"prediction_type": "v_prediction"}, {"rescale_betas_zero_snr": True}
-WALKS = {
+TRAJECTORIES = {
     "sd": (
         SD_1,
         {
@@ -382,7 +382,7 @@ WALKS = {
 
 
 PICTURES = ("playground", "lcm")  # whose pictures are those of the pipeline itself, before they are clipped
-EDITED, STRENGTH = ("ddim", "euler", "dpmpp_2m"), 0.6  # walks of "sd" that start from a picture, and how late
+EDITED, STRENGTH = ("ddim", "euler", "dpmpp_2m"), 0.6  # trajectories of "sd" that start from a picture, and how late
 
 
 def fill(pipe) -> None:
@@ -450,29 +450,29 @@ def write(name: str, folder: pathlib.Path) -> None:
     print(name, "kept:", ", ".join(arrays) or "none")
     channels = pipe.vae.config.latent_channels
     x = torch.from_numpy(drawn("latents", 2, 8, 8, channels)).movedim(-1, 1)
-    about["walks"], about["steps"], (base, walks) = {}, {}, WALKS[name]
-    for walk, (scheduler, settings) in walks.items():
+    about["walks"], about["steps"], (base, trajectories) = {}, {}, TRAJECTORIES[name]
+    for trajectory, (scheduler, settings) in trajectories.items():
         pipe.scheduler = getattr(diffusers, scheduler).from_config(base | settings)
-        about["walks"][walk] = {"_class_name": scheduler, **base, **settings}
-        steps = about["steps"][walk] = STEPS_OF.get(walk, STEPS)
+        about["walks"][trajectory] = {"_class_name": scheduler, **base, **settings}
+        steps = about["steps"][trajectory] = STEPS_OF.get(trajectory, STEPS)
         with made_noise(pipe.scheduler), torch.no_grad():
-            told = {"negative_prompt": [NEGATIVE] * 2, "num_inference_steps": steps, "guidance_scale": GUIDANCE}
+            arguments = {"negative_prompt": [NEGATIVE] * 2, "num_inference_steps": steps, "guidance_scale": GUIDANCE}
             latents = x.clone()
             if name == "flux":  # has its guidance distilled in, and takes patches
-                del told["negative_prompt"]
+                del arguments["negative_prompt"]
                 latents = pipe._pack_latents(latents, 2, channels, 8, 8)
             if name == "inpaint":
-                told |= {
+                arguments |= {
                     "image": torch.zeros(1, 3, 16, 16),
                     "mask_image": mask(),
                     "strength": 1.0,
                     "masked_image_latents": torch.from_numpy(drawn("masked", 1, 8, 8, 4)).movedim(-1, 1),
                 }
             if name in ("pixart", "alpha"):
-                told |= {"clean_caption": False, "use_resolution_binning": False}
+                arguments |= {"clean_caption": False, "use_resolution_binning": False}
             if name == "lcm":
-                told = {}
-            draw = functools.partial(pipe, PROMPTS, latents=latents, height=16, width=16, **told)
+                arguments = {}
+            draw = functools.partial(pipe, PROMPTS, latents=latents, height=16, width=16, **arguments)
             found = draw(output_type="latent").images
             if name == "flux":
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
@@ -483,16 +483,18 @@ def write(name: str, folder: pathlib.Path) -> None:
             unclipped = mock.patch.object(pipe.image_processor, "postprocess", lambda image, **_: image)
             with made_noise(pipe.scheduler), torch.no_grad(), unclipped:
                 picture = draw(output_type="pt").images
-        print(name, walk, f"latents up to {found.abs().max():.2f}, picture up to {picture.abs().max():.2f}")
-        arrays[f"latents/{walk}"] = last(found).contiguous()
+        print(name, trajectory, f"latents up to {found.abs().max():.2f}, picture up to {picture.abs().max():.2f}")
+        arrays[f"latents/{trajectory}"] = last(found).contiguous()
         if "picture" not in arrays:
             arrays["picture"] = last(picture).contiguous()
     if name == "sd":
         edit = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
         edit.set_progress_bar_config(disable=True)
         image = torch.from_numpy(drawn("image", 2, 8, 8, channels)).movedim(-1, 1)  # its latents
-        for walk in EDITED:
-            edit.scheduler = getattr(diffusers, walks[walk][0]).from_config(base | walks[walk][1])
+        for trajectory in EDITED:
+            edit.scheduler = getattr(diffusers, trajectories[trajectory][0]).from_config(
+                base | trajectories[trajectory][1]
+            )
             with made_noise(edit), torch.no_grad():
                 found = edit(
                     PROMPTS,
@@ -503,7 +505,7 @@ def write(name: str, folder: pathlib.Path) -> None:
                     guidance_scale=GUIDANCE,
                     negative_prompt=[NEGATIVE] * 2,
                 ).images
-            arrays[f"edited/{walk}"] = last(found).contiguous()
+            arrays[f"edited/{trajectory}"] = last(found).contiguous()
     arrays["about"] = torch.tensor(list(gzip.compress(json.dumps(about).encode(), mtime=0)), dtype=torch.uint8)
     versions = {library.__name__: library.__version__ for library in (diffusers, transformers, torch)}
     command = f"python -m tests.peers.pipelines {folder}"

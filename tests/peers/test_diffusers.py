@@ -5,13 +5,14 @@ library itself, and runs this file on them. Conventions that differ, and how the
 
 - diffusers counts integer timesteps and tabulates; the levels sigma / alpha of its steps are read from its tables and
   given to our samplers as a plan, so that beta tables, spacings and Karras' formula play no part.
-- EulerDiscrete, Heun, KDPM2, LMS and their kin walk y = x / alpha, a variance-exploding process: ours run on `edm`.
+- EulerDiscrete, Heun, KDPM2, LMS and their kin sample y = x / alpha, a variance-exploding process: ours run on `edm`.
 - Multistep solvers lower their order over the last steps there (`lower_order_final`) and end at the smallest tabulated
-  sigma or at zero (`final_sigmas_type`); ours lower it only onto sigma = 0. The walks are taken without the lowering.
+  sigma or at zero (`final_sigmas_type`); ours lower it only onto sigma = 0. The trajectories are sampled without the
+  lowering.
 - Singlestep solvers' inner times are grid points there; ours are midpoints in log-SNR (thirds for order 3). They are
   the same on a geometric grid, where a step of ours spans two (three) of theirs.
 - DEIS is a polynomial in log(sigma / alpha) there, in t here (tAB, the paper's): the same where t is that logarithm, so
-  ours walks x / alpha on `variance_exploding`.
+  ours samples x / alpha on `variance_exploding`.
 - DPM-Solver++(3M) has half the paper's weight on the second difference there, as in its authors' code: that much is
   added to ours.
 - In the loops of diffusers' own tests the *scaled* sample is carried on, x <- x / sqrt(1 + sigma^2) before each step;
@@ -39,7 +40,7 @@ EXPLODING = schedules.edm(sigma_max=300.0)
 FLOW = schedules.rectified_flow()
 LOGARITHMIC = schedules.variance_exploding(1e-3, 300.0)  # t is the logarithm of sigma
 
-WALKS = {  # (the schedule to run on, our sampler, its arguments)
+TRAJECTORIES = {  # (the schedule to run on, our sampler, its arguments)
     "ddim": (PRESERVING, samplers.ddim, ()),
     "ddim, eta 0.5": (PRESERVING, samplers.ddim, (0.5,)),
     "plms": (PRESERVING, samplers.plms, ()),
@@ -75,7 +76,7 @@ WALKS = {  # (the schedule to run on, our sampler, its arguments)
 
 FAST = [
     (name,)
-    for name in WALKS
+    for name in TRAJECTORIES
     if name
     not in (
         "euler, Karras",
@@ -147,11 +148,11 @@ def _model(schedule):
     return denoise
 
 
-def test_every_walk_of_the_fixture_has_a_partner():
-    assert {key.split("/")[0] for key in FOUND} - {"published"} == WALKS.keys()
+def test_every_trajectory_of_the_fixture_has_a_sampler():
+    assert {key.split("/")[0] for key in FOUND} - {"published"} == TRAJECTORIES.keys()
 
 
-def _walk(sampler, denoise, schedule, plan, x, noise):
+def _trajectory(sampler, denoise, schedule, plan, x, noise):
     """The sample after each step, with the noise of each given."""
     state = sampler.init(x, schedule, plan)
     way = []
@@ -161,10 +162,10 @@ def _walk(sampler, denoise, schedule, plan, x, noise):
     return np.stack(way)
 
 
-@pytest.mark.parametrize("name", slow_but(FAST, [(name,) for name in WALKS]))
+@pytest.mark.parametrize("name", slow_but(FAST, [(name,) for name in TRAJECTORIES]))
 def test_trajectory_is_that_of_diffusers(name):
     """Every sample on the way, to the rounding of its float32 tables; stochastic ones with the noise that it drew."""
-    schedule, make, arguments = WALKS[name]
+    schedule, make, arguments = TRAJECTORIES[name]
     sampler = make(*arguments)
     way = FOUND[f"{name}/x"]
     level = FOUND[f"{name}/level"]
@@ -174,7 +175,7 @@ def test_trajectory_is_that_of_diffusers(name):
     assert sampler.draws == (f"{name}/noise" in FOUND)
     if name == "dpmpp_3m":
         sampler = _with_half_the_second_difference(sampler, level)
-    found = _walk(sampler, _model(schedule), schedule, _plan(schedule, level), jnp.asarray(way[0]), noise)
+    found = _trajectory(sampler, _model(schedule), schedule, _plan(schedule, level), jnp.asarray(way[0]), noise)
     scale = np.abs(way[1:]).max(axis=(1, 2), keepdims=True)
     tolerance = min(LARGEST, 10 * MEASURED.get(name, ROUNDING))
     np.testing.assert_allclose(found / scale, way[1:] / scale, rtol=0, atol=tolerance)

@@ -66,11 +66,11 @@ def place(tmp_path_factory):
 def test_the_library_opens_what_we_write(place, name):
     ours = np.load(place / f"{name}.npz")
     with safetensors.safe_open(place / "ours" / f"{name}.safetensors", framework="numpy") as file:
-        told = file.metadata()
+        loading = file.metadata()
         theirs = {key: file.get_tensor(key) for key in file.keys()}
     config = json.loads((place / "ours" / name / "config.json").read_text())
     ignored = interchange.FAMILIES[config.get("_class_name") or config["architectures"][0]].ignored
-    for kind, names in told.items():
+    for kind, names in loading.items():
         counted = [one for one in json.loads(names) if not any(re.fullmatch(pattern, one) for pattern in ignored)]
         assert not counted, f"{kind}: {counted}"
     assert theirs.keys() == set(ours.files)

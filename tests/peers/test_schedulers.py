@@ -82,7 +82,7 @@ def _trajectory(name):
 
 
 def _alphas(name):
-    """alpha at the levels of the reference in the space that it walks, over ours."""
+    """alpha at the levels of the reference in the space in which it samples, over ours."""
     level = FOUND[f"{name}/level"]
     space = READ[name]["space"]
     if space == "exploding" and "sigma_max" not in READ[name]["config"]:

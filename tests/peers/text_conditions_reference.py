@@ -1,4 +1,4 @@
-"""What diffusers' pipelines are told of prompts: tiny encoders with made weights, over the vocabularies of tests/text.
+"""The conditions of diffusers' pipelines for prompts: tiny made encoders over the vocabularies of tests/text.
 
     python -m tests.peers.text_conditions_reference tests/fixtures/text
 
@@ -51,7 +51,7 @@ def main(folder: str) -> None:
     """Writes the fixture."""
     fixtures = pathlib.Path(folder)
     torch.set_num_threads(1)
-    told: dict[str, torch.Tensor] = {}
+    conditions: dict[str, torch.Tensor] = {}
     about: dict[str, dict] = {}
     encoders = {}
     for name, (kind, config) in ENCODERS.items():
@@ -79,7 +79,7 @@ def main(folder: str) -> None:
             feature_extractor=None,
             requires_safety_checker=False,
         )
-        told["sd/text"] = sd.encode_prompt(PROMPTS, **one)[0]
+        conditions["sd/text"] = sd.encode_prompt(PROMPTS, **one)[0]
         xl = diffusers.StableDiffusionXLPipeline(
             **none,
             text_encoder=encoders["clip"],
@@ -88,7 +88,7 @@ def main(folder: str) -> None:
             tokenizer_2=padded,
             unet=None,
         )
-        told["sdxl/text"], _, told["sdxl/pooled"], _ = xl.encode_prompt(PROMPTS, **one)
+        conditions["sdxl/text"], _, conditions["sdxl/pooled"], _ = xl.encode_prompt(PROMPTS, **one)
         sd3 = diffusers.StableDiffusion3Pipeline(
             **none,
             text_encoder=encoders["clip_l"],
@@ -99,7 +99,7 @@ def main(folder: str) -> None:
             tokenizer_3=t5,
             transformer=None,
         )
-        told["sd3/text"], _, told["sd3/pooled"], _ = sd3.encode_prompt(
+        conditions["sd3/text"], _, conditions["sd3/pooled"], _ = sd3.encode_prompt(
             PROMPTS, None, None, max_sequence_length=32, **one
         )
         flux = diffusers.FluxPipeline(
@@ -110,14 +110,14 @@ def main(folder: str) -> None:
             tokenizer_2=t5,
             transformer=None,
         )
-        told["flux/text"], told["flux/pooled"], _ = flux.encode_prompt(
+        conditions["flux/text"], conditions["flux/pooled"], _ = flux.encode_prompt(
             PROMPTS, None, device="cpu", max_sequence_length=32
         )
         pixart = diffusers.PixArtSigmaPipeline(**none, text_encoder=encoders["t5"], tokenizer=t5, transformer=None)
-        told["pixart/text"], told["pixart/text_mask"], _, _ = pixart.encode_prompt(
+        conditions["pixart/text"], conditions["pixart/text_mask"], _, _ = pixart.encode_prompt(
             ["A Cat ", *PROMPTS[1:]], do_classifier_free_guidance=False, device="cpu", max_sequence_length=32
         )
-    arrays = {name: value.contiguous().numpy() for name, value in told.items()}
+    arrays = {name: value.contiguous().numpy() for name, value in conditions.items()}
     save_file(arrays, fixtures / "conditions.safetensors", {"encoders": json.dumps(about)})
 
 

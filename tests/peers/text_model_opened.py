@@ -13,14 +13,14 @@ from diffusers import PixArtSigmaPipeline
 def main(folder: str, noise: str, out: str) -> None:
     """Makes a picture of each prompt."""
     torch.set_num_threads(1)
-    given = np.load(noise)
+    arrays = np.load(noise)
     pipeline = PixArtSigmaPipeline.from_pretrained(folder)
     pictures = pipeline(
-        given["prompts"].tolist(),
-        negative_prompt=str(given["negative"]),
-        num_inference_steps=int(given["steps"]),
-        guidance_scale=float(given["guidance"]),
-        latents=torch.from_numpy(given["noise"]).permute(0, 3, 1, 2),
+        arrays["prompts"].tolist(),
+        negative_prompt=str(arrays["negative"]),
+        num_inference_steps=int(arrays["steps"]),
+        guidance_scale=float(arrays["guidance"]),
+        latents=torch.from_numpy(arrays["noise"]).permute(0, 3, 1, 2),
         max_sequence_length=pipeline.text_encoder.config.max_position_embeddings,
         use_resolution_binning=False,
         output_type="np",

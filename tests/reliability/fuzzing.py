@@ -228,8 +228,8 @@ def header_altered(content: bytes, rng: random.Random) -> bytes:
 
 
 def scheduler_configs(folder: pathlib.Path) -> Reader:
-    told = json.loads((FIXTURES / "text_to_image/schedulers.json").read_text())
-    known = sorted(json.dumps(each) for each in told.values())
+    examples = json.loads((FIXTURES / "text_to_image/schedulers.json").read_text())
+    known = sorted(json.dumps(each) for each in examples.values())
     path = folder / "scheduler_config.json"
 
     def read(rng: random.Random | None) -> Any:

@@ -79,7 +79,7 @@ def test_a_checkpoint_that_may_not_be_read(driver, straight, tmp_path, file):
 
 
 def test_full_disk_in_the_middle_of_a_line(tmp_path):
-    """The torn line is told at once, and gone when the run goes on."""
+    """The torn line is reported at once, and gone when the run goes on."""
     path = tmp_path / "metrics.jsonl"
     json_lines.append(path, {"step": 1, "loss": 0.5})
     before = path.read_bytes()

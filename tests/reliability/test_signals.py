@@ -1,4 +1,4 @@
-"""Being told to stop: by Ctrl-C, a scheduler or a machine that goes away; once, twice, and one of two processes."""
+"""Requests to stop: by Ctrl-C, a scheduler or a preempted machine; once, twice, and in one of two processes."""
 
 import json
 import os

@@ -125,7 +125,7 @@ def test_ddim_inversion_counts_its_evaluations(iterations):
 
 
 @pytest.mark.parametrize("grid, words", [([0.5, 0.1], "goes up"), ([0.5, 1.0], "alpha, which is 0 at t = 1")])
-def test_ddim_inversion_refuses_what_it_cannot_walk(grid, words):
+def test_ddim_inversion_refuses_plans_that_it_cannot_follow(grid, words):
     schedule = SCHEDULES["rectified_flow"]
     with pytest.raises(ValueError, match=words):
         samplers.sample(

@@ -28,7 +28,7 @@ def _both(name, schedule, plan, **more):
 @pytest.mark.parametrize(
     "name, schedule_name", slow_but(FAST, [(name, schedule) for name in SAMPLERS for schedule in ("cosine", "edm")])
 )
-def test_at_tolerance_0_it_is_the_sequential_walk_within_n_sweeps(name, schedule_name, x64):
+def test_at_tolerance_0_it_equals_sequential_sampling_within_n_sweeps(name, schedule_name, x64):
     """From t_max to 0, to rounding; a window of three of five steps moves at least one step a sweep."""
     schedule = SCHEDULES[schedule_name]
     x, keys = start(schedule)

@@ -165,7 +165,7 @@ def test_the_reverse_equation_is_taken_if_nothing_is_said(make):
     "name, schedule_name",
     slow_but([(name, "cosine") for name in LOOPS], [(name, at) for name in LOOPS for at in ("cosine", "edm")]),
 )
-def test_walk_is_the_published_loop(name, schedule_name):
+def test_sampling_equals_the_published_loop(name, schedule_name):
     """Five steps down to sigma = 0, at unequal distances: in x / alpha it is one loop, whatever the schedule."""
     sampler, loop = LOOPS[name]
     schedule = SCHEDULES[schedule_name]

@@ -101,7 +101,7 @@ def _interior(schedule, variable, steps):
 
 
 @functools.cache
-def _walk(name):
+def _trajectory(name):
     """A compiled trajectory of any number of steps along a padded grid, through the sampler's own `init` and `step`.
 
     After each of the first `known` steps the sample is replaced by the true one, in `truth`: with true evaluations
@@ -132,7 +132,7 @@ def _arrive(name, schedule_name, kind, grid, x, truth=None):
     whole = np.zeros((LATEST, *x.shape))
     whole[:known] = truth if known else 0
     which = list(SCHEDULES).index(schedule_name)
-    arrived = _walk(name)(which, oracles.padded(DATA[kind], 3), padded, grid.size - 1, x, whole, known)
+    arrived = _trajectory(name)(which, oracles.padded(DATA[kind], 3), padded, grid.size - 1, x, whole, known)
     return np.asarray(arrived)
 
 
@@ -222,7 +222,7 @@ def test_a_plan_that_goes_up_inverts(name):
 
 
 @pytest.mark.parametrize("name", slow_but([("dpmpp_2m",)], [(name,) for name in SOLVERS]))
-def test_sample_walks_as_its_steps_do(name):
+def test_sample_equals_its_steps_one_by_one(name):
     """`sample` adds nothing to a sampler's own steps."""
     schedule = SCHEDULES["cosine"]
     grid = _interior(schedule, "t", 16)[0]

@@ -63,7 +63,7 @@ def test_memory_hooks_and_steps_that_renoise_are_carried_too():
     np.testing.assert_array_equal(last[:, 0], np.float32(0.7))
 
 
-def test_one_program_serves_all_steps_and_nothing_runs_unasked():
+def test_one_program_serves_all_steps_and_runs_only_on_request():
     x, keys = start(SCHEDULE)
     plan = timesteps.plan(timesteps.uniform(SCHEDULE, 1000))
     traced, ran = [], []

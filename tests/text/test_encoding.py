@@ -1,6 +1,6 @@
 """Prompts to embeddings with an encoder whose outputs are known: cut, windows, weights, several encoders, the cache.
 
-The encoder embeds a token by its id and its place alone, so that each number of a result can be told.
+The encoder embeds a token by its id and its position alone, so that each number of a result is known.
 """
 
 import numpy as np
@@ -147,10 +147,10 @@ def test_encoders_stand_side_by_side_and_one_after_other():
 
 
 @pytest.mark.slow
-def test_sd3_without_t5_is_told_zeros(encoder):
-    told = text.stable_diffusion_3(["a cat"], encoder, encoder, width=6, length=5)
-    assert told["text"].shape == (1, 17, 6) and told["pooled"].shape == (1, 2)
-    np.testing.assert_array_equal(told["text"][:, 12:], 0)
+def test_sd3_without_t5_receives_zeros(encoder):
+    conditions = text.stable_diffusion_3(["a cat"], encoder, encoder, width=6, length=5)
+    assert conditions["text"].shape == (1, 17, 6) and conditions["pooled"].shape == (1, 2)
+    np.testing.assert_array_equal(conditions["text"][:, 12:], 0)
 
 
 def test_what_was_read_once_is_not_read_again(encoder, tokenizer, tmp_path):

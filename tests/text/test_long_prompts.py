@@ -29,13 +29,13 @@ def test_the_last_of_several_commas_counts_and_one_that_does_not_fit_opens_the_n
 
 @pytest.mark.parametrize("length", [0, 29, 30])
 def test_what_fits_is_one_window_with_nothing_cut(length):
-    pieces = [("x" * length, 2.0)]
-    for windows in (all_windows(pieces, LETTERS), first_window(pieces, LETTERS)):
+    parts = [("x" * length, 2.0)]
+    for windows in (all_windows(parts, LETTERS), first_window(parts, LETTERS)):
         assert windows == ([[(ord("x"), 2.0)] * length], "")
 
 
 def test_the_first_window_is_cut_within_a_piece_or_between_two():
-    pieces = [("a" * 10, 1.0), ("b" * 20, 2.0), ("c" * 3, 3.0)]
-    windows = first_window(pieces, LETTERS)
+    parts = [("a" * 10, 1.0), ("b" * 20, 2.0), ("c" * 3, 3.0)]
+    windows = first_window(parts, LETTERS)
     assert windows == ([[(ord("a"), 1.0)] * 10 + [(ord("b"), 2.0)] * 20], "ccc")
     assert first_window([("a" * 32, 1.0), ("b", 1.0)], LETTERS) == ([[(ord("a"), 1.0)] * 30], "aab")

@@ -1,4 +1,4 @@
-"""What the published models are told of prompts, beside diffusers' pipelines with the same made encoders."""
+"""The conditions of published models for some prompts, beside diffusers' pipelines with the same made encoders."""
 
 import json
 import warnings
@@ -46,9 +46,9 @@ def test_the_condition_is_that_of_the_published_pipeline(name, tmp_path):
     prompts = [" A Cat" if name == "pixart" else PROMPTS[0], *PROMPTS[1:]]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        told = call(prompts, *encoders)
+        conditions = call(prompts, *encoders)
     assert any("long long" in str(one.message) for one in said)
-    assert told.keys() == expected.keys()
+    assert conditions.keys() == expected.keys()
     for key, value in expected.items():
-        assert told[key].shape == value.shape
-        np.testing.assert_allclose(told[key], value, rtol=0, atol=within * np.abs(value).max(), err_msg=key)
+        assert conditions[key].shape == value.shape
+        np.testing.assert_allclose(conditions[key], value, rtol=0, atol=within * np.abs(value).max(), err_msg=key)

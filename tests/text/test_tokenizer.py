@@ -28,7 +28,7 @@ def test_ids_are_those_of_transformers(kind, whole, tmp_path):
     compare(kind, whole, tmp_path / "folder")
 
 
-def test_the_length_is_asked_for_where_no_config_says_it(tmp_path):
+def test_a_tokenizer_without_a_config_requires_the_length(tmp_path):
     folder = folder_of(tmp_path / "folder", "t5")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 10**30}))

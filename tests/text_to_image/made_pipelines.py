@@ -17,7 +17,7 @@ SMALL = 0.1
 
 @functools.cache
 def fixture(name):
-    """(what is told of the folder and the walks, arrays)."""
+    """(description of the folder and the trajectories, arrays)."""
     arrays = load_file(FIXTURES / f"{name}.safetensors")
     return json.loads(gzip.decompress(arrays.pop("about").tobytes())), arrays
 

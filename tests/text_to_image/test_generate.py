@@ -294,7 +294,7 @@ def _through_the_autoencoder(model, image, seed):
 
 
 class Pixels:
-    """An autoencoder of single pixels, twice as many a side, which keeps the sides that it was asked for."""
+    """An autoencoder of single pixels that doubles each side, and records the requested sides."""
 
     factor, latent_channels, scale, shift = 2, 4, 1.0, 0.0
 
@@ -311,7 +311,7 @@ class Pixels:
 
 @pytest.mark.slow
 def test_a_large_picture_is_encoded_and_decoded_in_tiles():
-    """Of a function of single pixels the tiles make the whole; none is larger than asked for."""
+    """The tiles of a function of single pixels make the whole; none is larger than requested."""
     image = np.tile(picture(), (2, 2, 1))  # 32 x 48
     found = {}
     seen = {}

@@ -58,7 +58,7 @@ def test_a_solver_steps_where_the_scheduler_of_its_name_would(sampler, settings,
 
 
 @pytest.mark.slow
-def test_the_start_is_the_noise_of_the_process_where_x_over_alpha_is_walked():
+def test_sampling_of_x_over_alpha_starts_at_the_noise_of_the_process():
     process = schedulers.read(SD_1)
     assert schedulers.trajectory(process, "euler", 50).start == pytest.approx(float(process.schedule.sigma(1.0)))
     assert schedulers.trajectory(process, "dpmpp_2m", 50).start == 1
@@ -278,7 +278,7 @@ def test_unknown_names_are_answered_with_the_nearest():
 
 
 @pytest.mark.slow
-def test_a_network_that_needs_all_of_alpha_is_not_told_where_there_is_none():
+def test_epsilon_prediction_is_refused_where_alpha_is_zero():
     process = schedulers.read(SD_1 | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"})
     with pytest.raises(ValueError, match=r"epsilon prediction is not defined at t = 1"):
         parameterizations.check(process.parameterization, process.schedule, 1.0)

@@ -95,7 +95,7 @@ def test_frames_that_go_together_are_the_plain_sampler_with_its_noise():
     np.testing.assert_allclose(together, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_the_network_is_told_the_time_of_every_frame_and_resting_frames_stay():
+def test_the_network_receives_the_time_of_every_frame_and_resting_frames_stay():
     seen = []
 
     def spy(x, t):

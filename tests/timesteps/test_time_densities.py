@@ -38,7 +38,7 @@ def _mode_cdf(scale):
 
 
 def _laplace_cdf(mean, scale):
-    """Of the log-SNR, given that t is in [t_min, t_max]; it falls with t."""
+    """Of the log-SNR, conditional on t in [t_min, t_max]; it falls with t."""
 
     def cdf(schedule):
         above = lambda t: scipy.stats.laplace.sf(np.asarray(schedule.log_snr(np.float32(t)), np.float64), mean, scale)
@@ -49,7 +49,7 @@ def _laplace_cdf(mean, scale):
 
 
 def _log_normal_cdf(mean, std):
-    """Of ln(sigma / alpha), given that t is in [t_min, t_max]."""
+    """Of ln(sigma / alpha), conditional on t in [t_min, t_max]."""
 
     def cdf(schedule):
         log_ratio = lambda t: -np.asarray(schedule.log_snr(np.float32(t)), np.float64) / 2

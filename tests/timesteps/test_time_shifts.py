@@ -124,7 +124,7 @@ def test_bad_shifts_are_refused(factor):
         [1.0, -0.1],
     ],
 )
-def test_plan_refuses_what_cannot_be_walked(grid):
+def test_plan_refuses_grids_that_no_sampler_can_follow(grid):
     with pytest.raises(ValueError):
         timesteps.plan(np.asarray(grid))
 
@@ -135,7 +135,7 @@ def test_plan_may_go_up_to_invert():
     np.testing.assert_array_equal(plan.s, [0.5, 1.0])
 
 
-def test_plan_renoises_where_it_is_told():
+def test_plan_renoises_at_the_marked_steps():
     renoise = np.array([False, True, False])
     plan = timesteps.plan(np.array([1.0, 0.4, 0.8, 0.0]), renoise)
     np.testing.assert_array_equal(plan.renoise, renoise)

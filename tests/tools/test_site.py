@@ -163,15 +163,15 @@ class Sources(html.parser.HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        given = dict(attributes)
-        if "id" in given:
-            self.ids.add(given["id"])
-        if tag in ("script", "img", "iframe", "source") and given.get("src"):
-            self.loads.append(given["src"])
+        values = dict(attributes)
+        if "id" in values:
+            self.ids.add(values["id"])
+        if tag in ("script", "img", "iframe", "source") and values.get("src"):
+            self.loads.append(values["src"])
         if tag == "link":
-            self.loads.append(given["href"])
-        if tag == "a" and "href" in given:
-            self.leads.append(given["href"])
+            self.loads.append(values["href"])
+        if tag == "a" and "href" in values:
+            self.leads.append(values["href"])
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +228,6 @@ def test_a_browser_finds_names_without_a_network_in_light_and_dark(site):
             page.type("input[name=query]", "zero_terminal_snr")
             page.until("return document.querySelectorAll('.md-search-result__link').length > 0", 60)
             assert any("zero_terminal_snr" in text for text in page.texts(".md-search-result__link"))
-            asked = [address for address in page.requests() if not address.startswith(("file:", "data:", "blob:"))]
-            assert (asked, page.errors()) == ([], [])
+            requested = [address for address in page.requests() if not address.startswith(("file:", "data:", "blob:"))]
+            assert (requested, page.errors()) == ([], [])
     assert seen[0] != seen[1]

@@ -56,7 +56,7 @@ def test_a_convolution_is_found_wherever_it_stands_and_patches_are_none(side, st
     assert micro_batches.convolves(convolution(side, stride), jax.ShapeDtypeStruct((1, 8, 8, 1), "float32")) == expected
 
 
-def test_networks_that_convolve_are_told_from_transformers():
+def test_networks_that_convolve_are_distinguished_from_transformers():
     shape = jax.ShapeDtypeStruct((1, 16, 16, 3), "float32")
     transformer = DiT(patch=2, width=8, depth=1, heads=2, num_classes=0)
     for network, expected in ((transformer, False), (SongUNet(16, width=8, multipliers=(1,), blocks=1), True)):

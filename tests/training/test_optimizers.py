@@ -71,7 +71,7 @@ def test_constant_rate_stays():
     np.testing.assert_allclose([rate(k) for k in (0, 1, 1000)], 3.0)
 
 
-def test_the_rate_told_is_the_rate_used():
+def test_the_reported_learning_rate_is_the_one_in_use():
     """With b1 = b2 = 0 an update is -rate * sign of the gradient."""
     optimizer = adamw(learning_rate=0.5, warmup=3, decay="cosine", steps=9, b1=0.0, b2=0.0)
     params = jnp.asarray([0.0])
@@ -140,8 +140,8 @@ def test_two_steps_of_muon_by_hand():
         for name, (rows, columns) in matrices.items():
             now = g["blocks"][name]["kernel"].reshape(2, rows, columns)
             moment[name] = 0.95 * moment[name] + 0.05 * now
-            ahead = 0.95 * moment[name] / (1 - 0.95 ** (k + 1)) + 0.05 * now / (1 - 0.95**k)
-            step = np.stack([orthogonalized(layer) for layer in ahead]) * 0.2 * np.sqrt(max(rows, columns))
+            nesterov = 0.95 * moment[name] / (1 - 0.95 ** (k + 1)) + 0.05 * now / (1 - 0.95**k)
+            step = np.stack([orthogonalized(layer) for layer in nesterov]) * 0.2 * np.sqrt(max(rows, columns))
             expected[name] = expected[name] - 0.1 * (step + 0.01 * expected[name])
     for name, shape in matrices.items():
         found = moved["blocks"][name]["kernel"].reshape(2, *shape)
@@ -157,8 +157,8 @@ def test_hidden_matrices_of_a_transformer():
         lambda key: network.init(key, jnp.zeros((1, 4, 4, 1)), jnp.zeros(1), {"label": jnp.zeros(1, int)}),
         jax.random.key(0),
     )
-    told = lambda x: isinstance(x, contrib.MuonDimensionNumbers)
-    found = jax.tree_util.tree_leaves_with_path(hidden_matrices(shapes), is_leaf=told)
+    is_dimensions = lambda x: isinstance(x, contrib.MuonDimensionNumbers)
+    found = jax.tree_util.tree_leaves_with_path(hidden_matrices(shapes), is_leaf=is_dimensions)
     assert {leaf_names.leaf_name(path): axes.reduction_axis for path, axes in found} == {
         "params/blocks/attention/out/kernel": (1, 2),
         "params/blocks/attention/qkv/kernel": (1,),

@@ -19,7 +19,7 @@ def make(axis=None, shards=1):
 
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_a_step_by_hand_on_one_device(kind):
-    """Twice, with the state where the target says; what it was is given up."""
+    """Twice, with the state in the target's sharding; the old state is donated."""
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
     whole = NamedSharding(mesh, PartitionSpec())
     state = {"w": jnp.asarray([1.0, 2.0]), "step": jnp.int32(0)}

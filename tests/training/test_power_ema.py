@@ -99,7 +99,7 @@ def test_weights_are_the_least_squares_fit_of_the_profile(step, sigma_rel):
 
 @pytest.mark.parametrize("step, sigma_rel", [(64, 0.07), (64, 0.15), (40, 0.08)])
 def test_reconstruction_is_the_average_that_was_not_tracked(step, sigma_rel):
-    """From snapshots of two averages, every eight updates, of a random walk: ten times closer than either of them."""
+    """From snapshots of two averages of a random walk, one in eight updates: ten times closer than either of them."""
     states = averages(tracked(power_function(0.05), power_function(0.1)))
     stored = [{"w": states[t][[0.05, 0.1].index(s)]} for t, s in zip(STEPS, WIDTHS)]
     found = reconstruct(stored, reconstruction_weights(STEPS, WIDTHS, step, sigma_rel))["w"]

@@ -71,7 +71,7 @@ def test_local_functions_come_out_exactly():
     assert np.abs(error).max() > 0.1  # without a margin the zeros at the edge of a tile are seen
 
 
-def test_a_picture_that_fits_one_tile_is_given_as_it_is():
+def test_a_picture_that_fits_one_tile_is_computed_in_one_call():
     seen = []
     whole = tiles.tiled(lambda x: seen.append(x) or enlarged(x), tile=16, overlap=4)
     x = jax.ShapeDtypeStruct((1, 16, 9, 1), jnp.float32)

@@ -300,7 +300,7 @@ def test_a_class_that_was_divided_is_what_its_norm_says(monkeypatch, tmp_path, n
         interchange.load(folder(tmp_path / "other", config=config | {"norm_type": "layer_norm"}))
 
 
-def test_a_config_may_be_given(tmp_path):
+def test_a_config_may_be_passed_as_an_argument(tmp_path):
     place = folder(tmp_path)
     (place / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json: there is no such file; it describes the weights"):
@@ -426,7 +426,7 @@ def test_a_published_file_is_recognised_among_all_families(tmp_path, monkeypatch
         folders.find(tmp_path / "dit.safetensors")
 
 
-def test_dit_for_which_library_depends_on_how_it_is_told_the_time():
+def test_a_dit_is_written_for_the_library_that_fits_its_clock():
     paper = DiT(2, 32, 1, 2, 3, shape=(8, 8, 4))
     assert families.of(paper).name == "DiT"
     assert families.of(paper.clone(frequency_shift=1)).name == "DiTTransformer2DModel"

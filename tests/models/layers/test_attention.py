@@ -61,7 +61,7 @@ def test_bias_and_its_gradient(name, arrays):
 
 
 @pytest.mark.parametrize("name", PORTABLE)
-def test_a_masked_key_is_not_there(name, arrays):
+def test_a_masked_key_has_no_effect(name, arrays):
     q, k, v = single(arrays[0])
     mask = jnp.arange(7) < jnp.array([[3], [7]])
     out = attention(q, k, v, name, mask_bias(mask))

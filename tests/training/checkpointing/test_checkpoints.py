@@ -338,7 +338,7 @@ def test_folder_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.parametrize("fails", ["wait_until_finished", "close"])
-def test_a_save_that_fails_at_the_end_is_told_in_words(tmp_path, monkeypatch, fails):
+def test_a_save_that_fails_at_the_end_raises_a_readable_error(tmp_path, monkeypatch, fails):
     """Orbax writes in the background: what went wrong there shows when it is waited for, or when it is closed."""
     saver = Checkpoints(tmp_path, keep=1)
 
