@@ -60,7 +60,7 @@ def test_bad_input(rng):
         neighbours.nearest(images, images.astype(np.int64))
     with pytest.raises(ValueError, match=r"\[4, 4, 1\] against \[5, 4, 1\]"):
         neighbours.nearest(images, np.zeros((3, 5, 4, 1), np.uint8))
-    with pytest.raises(ValueError, match="no reference"):
+    with pytest.raises(ValueError, match="at least one reference"):
         neighbours.nearest(images, images[:0])
     with pytest.raises(ValueError, match="got 0 and 3"):
         neighbours.copying(images[:0], images, images)
