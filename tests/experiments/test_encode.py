@@ -139,12 +139,12 @@ def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
         "num_classes": 10,
         "shape": [8, 8, 1],
     }
-    told = latent_cache.Description(about, describe("ab"), (4, 4, 4), "mean", ("plain",), "float32", 0.5, 0.0)
+    description = latent_cache.Description(about, describe("ab"), (4, 4, 4), "mean", ("plain",), "float32", 0.5, 0.0)
     from diffusion.data import latent_writer
 
     source = [{"image": np.zeros((8, 8, 1), np.uint8), "label": 0}] * 2
     latent_writer.write(
-        tmp_path, source, spec._replace(size=2), told, lambda x: np.zeros((len(x), 1, 4, 4, 4)), threads=0
+        tmp_path, source, spec._replace(size=2), description, lambda x: np.zeros((len(x), 1, 4, 4, 4)), threads=0
     )
     config = config_of(tmp_path)
     with pytest.raises(ConfigError, match=r"dataset.split is 'validation' there, but the run needs 'train'"):

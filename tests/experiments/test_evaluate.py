@@ -84,7 +84,7 @@ def test_real_digits_reach_the_floor_and_noise_does_not(config):
     assert bad["neighbours"]["samples"]["exact_duplicates"] == 0
 
 
-def test_a_wrong_class_is_not_the_asked_one(config):
+def test_a_wrong_class_is_not_the_requested_one(config):
     images, labels = samples("test", 10)
     assert sample_metrics.measure(images, (labels + 1) % 10, config, "test", QUICK)["asked_class"]["share"] < 0.05
 
@@ -118,7 +118,7 @@ def test_in_loop_figures_are_plain_numbers(config):
     assert all(type(value) is float for value in flat.values())
 
 
-def test_an_unconditional_model_has_no_asked_class(config):
+def test_an_unconditional_model_has_no_requested_class(config):
     config.model.num_classes = 0
     images, _ = samples("validation", 10)
     flat = sample_metrics.evaluate_samples(images, np.zeros(len(images), int), config)

@@ -37,9 +37,9 @@ def test_ranking_says_what_the_figures_say(multistep, verdict):
     grid = few_steps_report.THEIR_GRID
     figures = {"ddim": 0.3, "dpmpp_2m": multistep, "unipc(1)": 9.0}  # the last is not of order 2 or 3
     rows = [row for name, error in figures.items() for row in _rows(name, grid, {8: error})]
-    told = few_steps_report.ranking({"mixture, cosine": rows})
-    assert len(told) == 2  # on that grid, and each on its best one
-    assert all(verdict in line for line in told)
+    ranking = few_steps_report.ranking({"mixture, cosine": rows})
+    assert len(ranking) == 2  # on that grid, and each on its best one
+    assert all(verdict in line for line in ranking)
 
 
 def test_ranking_of_grids_is_for_exploding_variance():
@@ -57,7 +57,7 @@ def test_a_sampler_is_shown_on_the_grid_that_is_best_for_it():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["rectified_flow", "edm"])
-def test_a_fine_walk_ends_where_the_exact_flow_is_said_to_lead(schedule, x64):
+def test_a_fine_trajectory_ends_at_the_end_of_the_exact_flow(schedule, x64):
     """From t_max, alpha = 0 there in one case, by another method; and there the data's moments are found again."""
     problem = few_steps.mixture(SCHEDULES[schedule], 512)
     grid = few_steps.grids(problem.schedule)["uniform_log_snr" if schedule == "edm" else "uniform"](steps=400)

@@ -96,9 +96,9 @@ def test_the_commands_of_the_docstring_run_from_pictures_to_fid(recipe, imagenet
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    told = [execute(words) for words in written[:3]]
-    assert f"encoding done={NUMBER} total={NUMBER} unit=pictures" in told[0]
-    assert f"moments (32, 32, 4) of {NUMBER} pictures of imagenet2012@train, plainxflipped" in told[0]
+    outputs = [execute(words) for words in written[:3]]
+    assert f"encoding done={NUMBER} total={NUMBER} unit=pictures" in outputs[0]
+    assert f"moments (32, 32, 4) of {NUMBER} pictures of imagenet2012@train, plainxflipped" in outputs[0]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 20 and all(np.isfinite(row["loss"]) for row in rows)
     assert npz.headers(run / "samples.npz")["images"].shape == (4, 256, 256, 3)

@@ -60,11 +60,11 @@ def exploded(tmp_path_factory):
 @pytest.mark.slow
 def test_the_printed_command_repeats_the_failure_and_names_it(tmp_path, exploded, capsys):
     assert train.run(tiny(**EXPLODES), exploded) == 1  # once more, the same
-    told = capsys.readouterr().out
-    assert "not finite in step 1 " in told
-    assert f"kept in {exploded}/failed/checkpoints/1." in told
+    output = capsys.readouterr().out
+    assert "not finite in step 1 " in output
+    assert f"kept in {exploded}/failed/checkpoints/1." in output
     before = files(exploded)
-    words = shlex.split(told.split("what is not finite:\n")[1].splitlines()[0])
+    words = shlex.split(output.split("what is not finite:\n")[1].splitlines()[0])
     assert words == ["diffusion", "reproduce", f"--workdir={exploded}"]
     done = command(words)
     assert done.returncode == 1, done.stderr
@@ -116,8 +116,8 @@ def test_a_healthy_step_has_the_loss_of_the_metrics_and_of_its_examples(healthy,
     np.testing.assert_allclose(found.losses.mean(), repeated.metrics["loss"], rtol=1e-5)
     assert np.histogram(found.t, 10, (0, 1))[0].tolist() == rows[4]["count_by_t"]
     assert not any(found.gradient.values()) and not any(found.before.values())
-    told = reproduce.report(repeated)
-    assert told.startswith("step 3 (counted from 0), examples 24 to 31: finite\n") and "NOT" not in told
+    report = reproduce.report(repeated)
+    assert report.startswith("step 3 (counted from 0), examples 24 to 31: finite\n") and "NOT" not in report
 
 
 def test_where_no_step_has_failed(healthy):

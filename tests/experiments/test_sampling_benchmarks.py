@@ -49,13 +49,13 @@ def test_the_limit_of_a_loop_is_its_calls_at_the_rate_of_the_product():
 )
 def test_a_case_is_measured_without_a_peer(case, monkeypatch):
     monkeypatch.setattr(sampling, "SIDE", 8)
-    told = sampling.measured(case, batch_size=2, rounds=1, torch_python=None)
-    assert [row.unit for row in told] == ["s"] * len(case.steps)
-    assert all(len(row.ours) == len(row.limit) == 1 and min(*row.ours, *row.limit) > 0 for row in told)
+    rows = sampling.measured(case, batch_size=2, rounds=1, torch_python=None)
+    assert [row.unit for row in rows] == ["s"] * len(case.steps)
+    assert all(len(row.ours) == len(row.limit) == 1 and min(*row.ours, *row.limit) > 0 for row in rows)
 
 
 @pytest.mark.slow
 def test_samplers_are_measured():
-    told = samplers.measured(["euler", "heun"], steps=3, batch_size=1, width=16, depth=1, rounds=1)
-    assert [row.what for row in told] == ["euler, 3 calls", "heun, 5 calls"]
-    assert all(row.ours[0] > 0 and row.limit[0] > 0 for row in told)
+    rows = samplers.measured(["euler", "heun"], steps=3, batch_size=1, width=16, depth=1, rounds=1)
+    assert [row.what for row in rows] == ["euler, 3 calls", "heun, 5 calls"]
+    assert all(row.ours[0] > 0 and row.limit[0] > 0 for row in rows)

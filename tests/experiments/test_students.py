@@ -126,13 +126,13 @@ def test_a_student_is_one_command_that_goes_on_bit_for_bit(name, teacher, tmp_pa
     assert checkpoints.latest(tmp_path / "broken") < STEPS
     assert train.run(config, tmp_path / "broken") == 0
     folders = [tmp_path / folder for folder in ("straight", "broken")]
-    leaves, lines = ([told(folder) for folder in folders] for told in (of_checkpoint, of_metrics))
+    leaves, lines = ([read(folder) for folder in folders] for read in (of_checkpoint, of_metrics))
     assert leaves[0] == leaves[1]
     assert lines[0] == lines[1]
     items = {leaf.partition("/")[0] for leaf in leaves[0]}
     assert ("rivals" in items) == (name in ("dmd", "turbo")) and ("frozen" in items) == (name != "reflow")
-    rivals = {name for line in lines[0] for name in line if "/" in name}
-    assert bool(rivals) == (name in ("dmd", "turbo")) and all(np.isfinite(line["loss"]) for line in lines[0])
+    second_players = {name for line in lines[0] for name in line if "/" in name}
+    assert bool(second_players) == (name in ("dmd", "turbo")) and all(np.isfinite(line["loss"]) for line in lines[0])
 
     params, _ = checkpoints.load_ema(tmp_path / "broken")
     make = generate.generator(resolve.recipe(config, (8, 8, 1)))
@@ -141,7 +141,7 @@ def test_a_student_is_one_command_that_goes_on_bit_for_bit(name, teacher, tmp_pa
 
 
 def interrupt(monkeypatch, number):
-    """Ctrl-C when the batch of step `number` (counted from 0) is asked for."""
+    """Ctrl-C at the request of the batch of step `number` (counted from 0)."""
     batches = pipeline.batches
 
     def watched(*args, **options):
@@ -207,16 +207,16 @@ def test_two_devices_train_the_same_student(name, mesh, teacher, tmp_path):
 @pytest.mark.slow
 def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teacher, tmp_path):
     config = student("reflow", teacher)
-    given = examples.open_examples(resolve.recipe(config))
+    opened = examples.open_examples(resolve.recipe(config))
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
-    noise_pairs.paired(resolve.recipe(config, (8, 8, 1)), tmp_path, given, mesh)
+    noise_pairs.paired(resolve.recipe(config, (8, 8, 1)), tmp_path, opened, mesh)
     files = sorted((tmp_path / "pairs").glob("*.npy"))
     content = {file.name: file.read_bytes() for file in files}
     assert list(content) == ["00000000.npy", "00000512.npy"]
 
     files[0].write_bytes(content[files[0].name][:1000])  # a torn file, and one that was not yet there
     files[1].unlink()
-    made = noise_pairs.paired(resolve.recipe(config, (8, 8, 1)), tmp_path, given, mesh)
+    made = noise_pairs.paired(resolve.recipe(config, (8, 8, 1)), tmp_path, opened, mesh)
     assert {file.name: file.read_bytes() for file in files} == content
 
     # As experiments.sample would: the guided teacher, from the same noise.
@@ -239,7 +239,7 @@ def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teach
     assert train.run(other, tmp_path / "other") == 0
     config.teacher.path = str(tmp_path / "other")
     with pytest.raises(ConfigError, match="holds another run than the one by which the first pairs"):
-        noise_pairs.paired(resolve.recipe(config, (8, 8, 1)), tmp_path, given, mesh)
+        noise_pairs.paired(resolve.recipe(config, (8, 8, 1)), tmp_path, opened, mesh)
 
 
 @pytest.mark.slow

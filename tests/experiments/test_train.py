@@ -56,7 +56,7 @@ def tiny(**changes):
 
 
 def at_batch(monkeypatch, number, action):
-    """Does something when the batch of step `number` (counted from 0) is asked for."""
+    """Calls a function at the request of the batch of step `number` (counted from 0)."""
     batches = pipeline.batches
 
     def watched(*args, start, batch_size, **options):
@@ -146,8 +146,8 @@ def test_damaged_checkpoint_is_skipped_loudly(tmp_path, capsys):
     assert train.run(config, tmp_path) == 0
     (tmp_path / "checkpoints/10/about/metadata").write_text("{")
     assert train.run(config, tmp_path) == 0
-    told = capsys.readouterr()
-    assert "FALLING BACK to step 5" in told.err and "from step 5 of 10" in told.out
+    output = capsys.readouterr()
+    assert "FALLING BACK to step 5" in output.err and "from step 5 of 10" in output.out
     assert checkpoints.steps(tmp_path) == [5, 10]
 
 
@@ -167,9 +167,9 @@ def test_failure_stops_names_the_step_and_saves_nothing_bad(tmp_path, monkeypatc
     monkeypatch.setattr(checkpoints, "restore_latest", restore_beyond_reason)
     for _ in range(2):
         assert train.run(config, tmp_path) == 1
-        told = capsys.readouterr().out
-        assert "not finite in step 5 " in told and "The last good checkpoint is step 5." in told
-        assert f"--config.init_from.path={tmp_path}/checkpoints/5" in told
+        output = capsys.readouterr().out
+        assert "not finite in step 5 " in output and "The last good checkpoint is step 5." in output
+        assert f"--config.init_from.path={tmp_path}/checkpoints/5" in output
         assert checkpoints.steps(tmp_path) == [5]
         assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
@@ -369,8 +369,8 @@ def test_starts_from_another_run(straight, tmp_path, capsys):
     pairs = jax.tree.leaves(same, is_leaf=lambda x: isinstance(x, tuple))
     assert all(equal for inside, equal in pairs if not inside)
     assert not all(equal for inside, equal in pairs if inside)
-    told = capsys.readouterr().out
-    assert "skipped" in told and "blocks" in told
+    output = capsys.readouterr().out
+    assert "skipped" in output and "blocks" in output
 
 
 @pytest.mark.slow
@@ -406,7 +406,7 @@ def test_unconditional_with_accumulation(tmp_path):
         ({"data.split": "no_such_split"}, "config.data.*no_such_split"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_made(tmp_path, changes, words):
+def test_mistakes_are_reported_before_anything_is_made(tmp_path, changes, words):
     with pytest.raises(ConfigError, match=words):
         train.run(tiny(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -440,16 +440,16 @@ def test_ctrl_c_on_the_command_line(tmp_path):
         if line.startswith("first step"):
             break
     first.send_signal(signal.SIGINT)
-    told, errors = first.communicate(timeout=60)
+    output, errors = first.communicate(timeout=60)
     assert first.returncode == 130, errors
     stopped = checkpoints.latest(tmp_path / "run")
-    assert f"stopped at step {stopped} of 99999" in told and stopped >= 1
-    words = shlex.split(told.split("To go on:\n")[1])
+    assert f"stopped at step {stopped} of 99999" in output and stopped >= 1
+    words = shlex.split(output.split("To go on:\n")[1])
     assert words[:2] == ["diffusion", "train"]
     second = command_line(*words[2:], f"--config.train.steps={stopped + 1}")
-    told, errors = second.communicate(timeout=60)
+    output, errors = second.communicate(timeout=60)
     assert second.returncode == 0, errors
-    assert f"from step {stopped} of {stopped + 1}" in told
+    assert f"from step {stopped} of {stopped + 1}" in output
     assert checkpoints.latest(tmp_path / "run") == stopped + 1
 
 
@@ -474,6 +474,6 @@ def test_two_processes_equal_one(straight, tmp_path):
 
 
 def test_help_shows_an_example():
-    told = commands.run("diffusion", "train", "--help").stdout
-    assert "diffusion train --config=digits --workdir=runs/digits" in told
-    assert "--workdir" in told and "--config" in told and "143" in told
+    output = commands.run("diffusion", "train", "--help").stdout
+    assert "diffusion train --config=digits --workdir=runs/digits" in output
+    assert "--workdir" in output and "--config" in output and "143" in output

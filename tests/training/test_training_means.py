@@ -30,7 +30,7 @@ def test_means_over_the_interval():
 
 
 def test_a_player_that_rests_counts_in_no_mean():
-    """The model acts at every third step, its rival at each: both have the mean over their own steps."""
+    """The model acts at every third step, the second player at each: both have the mean over their own steps."""
     resting = {
         "loss": np.float32(np.nan),
         "learning_rate": np.float32(np.nan),
@@ -39,8 +39,8 @@ def test_a_player_that_rests_counts_in_no_mean():
     }
     sums = training_means.empty()
     for k in range(4):
-        rival = {f"fake/{name}": value for name, value in metrics(2 * k).items()}
-        sums = json.loads(json.dumps(training_means.add(sums, (metrics(k) if k % 3 == 0 else resting) | rival)))
+        second = {f"fake/{name}": value for name, value in metrics(2 * k).items()}
+        sums = json.loads(json.dumps(training_means.add(sums, (metrics(k) if k % 3 == 0 else resting) | second)))
     row = training_means.row(4, sums, ["blocks/0", "final"])
     np.testing.assert_allclose([row["loss"], row["fake/loss"]], [1.6, 3.1], rtol=1e-6)
     assert row["learning_rate"] == 0.125 and row["fake/learning_rate"] == 0.5**6

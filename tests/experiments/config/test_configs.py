@@ -38,7 +38,7 @@ def load(recipe: str, preset: str = ""):
 
 
 def clock_of(network, batch: int):
-    """What a network of that many times is told."""
+    """The clock of a network of this number of times."""
     times = getattr(network, "times", 1)
     return jnp.zeros(batch) if times == 1 else (jnp.zeros(batch),) * times
 

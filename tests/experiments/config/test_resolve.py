@@ -316,7 +316,7 @@ def test_arguments_arrive():
     assert not np.array_equal(resolve.Resolver(config).schedule.alpha(t), schedules.cosine().alpha(t))
 
 
-def test_the_plan_is_shifted_once_and_has_as_many_steps_as_asked_for():
+def test_the_plan_is_shifted_once_and_has_the_requested_number_of_steps():
     config = changed(("sample.steps", 5), ("sample.shift", 3.0))
     grid = np.linspace(1, 0, 6)
     expected = 3 * grid / (1 + 2 * grid)  # Esser et al. 2024, eq. 23
@@ -325,10 +325,10 @@ def test_the_plan_is_shifted_once_and_has_as_many_steps_as_asked_for():
 
 
 def test_the_objective_tells_the_network_the_clock_that_sampling_uses():
-    told = []
+    clocks = []
 
     def network(x, clock, condition):
-        told.append(clock)
+        clocks.append(clock)
         return jnp.zeros_like(x)
 
     config = changed(("parameterization.clock", {"name": "reversed_time"}), ("objective.density.strata", 4))
@@ -337,7 +337,7 @@ def test_the_objective_tells_the_network_the_clock_that_sampling_uses():
     _, metrics = resolve.Resolver(config).objective(
         {"model": network}, resolve.Resolver(config).schedule, keys, batch, 0
     )
-    np.testing.assert_allclose(told[0], 1 - metrics["t"], rtol=1e-6)
+    np.testing.assert_allclose(clocks[0], 1 - metrics["t"], rtol=1e-6)
 
 
 def test_dropped_conditions_are_the_null_class():
@@ -426,8 +426,8 @@ def test_forward_mode_never_meets_fused_attention():
     assert resolve.Resolver(changed()).model((8, 8, 1)).attention == "auto"
     mean_flow = ("objective", {"name": "mean_flow", "density": {"name": "uniform_density"}})
     assert resolve.Resolver(changed(mean_flow)).model((8, 8, 1)).attention == "matmul"
-    asked = changed(mean_flow, ("model.attention", "xla"))
-    assert resolve.Resolver(asked).model((8, 8, 1)).attention == "xla"
+    config = changed(mean_flow, ("model.attention", "xla"))
+    assert resolve.Resolver(config).model((8, 8, 1)).attention == "xla"
 
 
 class Started(Exception):

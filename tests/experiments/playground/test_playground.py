@@ -171,7 +171,7 @@ def test_numbers_of_json_are_taken_and_empty_inputs_say_nothing():
     (False, 0, {"negative": "a cat"}, "made receives no condition, and no prompt"),
     (False, 2, {"label": -1}, r"label = -1 is no class of this model; valid: 0 \.\. 1"),
 ])  # fmt: skip
-def test_a_model_is_asked_for_what_it_reads_alone(prompts, classes, wrong, message):
+def test_a_request_has_only_inputs_that_the_model_reads(prompts, classes, wrong, message):
     kind = types.SimpleNamespace(name="made", prompts=prompts, classes=classes)
     with pytest.raises(ValueError, match=message):
         source.check(kind, PageRequest(**wrong))

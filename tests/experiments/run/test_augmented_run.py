@@ -49,9 +49,9 @@ def test_it_resumes_bit_for_bit_and_is_sampled_at_any_width(tmp_path):
     for flag in ("", "--average=0.05", "--average=0.2"):
         subprocess.run([*words, f"--out={tmp_path / 'out'}", *filter(None, [flag])], check=True)
         images[flag] = np.load(tmp_path / "out" / "samples.npz")["images"]
-        told = json.loads((tmp_path / "out" / "samples.json").read_text())["checkpoint"]
-        assert told.get("average") == (float(flag[10:]) if flag else None)
-        assert told.get("of_steps", [4, 8, 12]) == [4, 8, 12]
+        checkpoint = json.loads((tmp_path / "out" / "samples.json").read_text())["checkpoint"]
+        assert checkpoint.get("average") == (float(flag[10:]) if flag else None)
+        assert checkpoint.get("of_steps", [4, 8, 12]) == [4, 8, 12]
     assert np.array_equal(images[""], images["--average=0.05"])  # the tracked width is the stored average
     assert not np.array_equal(images[""], images["--average=0.2"])
     refused = subprocess.run([*words, f"--out={tmp_path / 'out'}", "--average=2"], capture_output=True, text=True)

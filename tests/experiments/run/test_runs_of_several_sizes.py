@@ -82,23 +82,23 @@ def config_of(folder, **changes):
 def test_batches_are_of_one_size_and_every_picture_comes_once_an_epoch(pictures):
     config = config_of(pictures)
     checks.validate(config)
-    given = examples.open_examples(resolve.recipe(config))
-    checks.validate(config, given.spec)
-    assert given.spec.shape == (8, 8, 3) and given.sizes == ((16, 4), (8, 8), (4, 16))
+    opened = examples.open_examples(resolve.recipe(config))
+    checks.validate(config, opened.spec)
+    assert opened.spec.shape == (8, 8, 3) and opened.sizes == ((16, 4), (8, 8), (4, 16))
     steps = NUMBER // BATCH  # of an epoch
-    data = given.batches(config, 0, range(BATCH), threads=1)
+    data = opened.batches(config, 0, range(BATCH), threads=1)
     batches = [next(data) for _ in range(2 * steps)]
     data.close()
     for epoch in (batches[:steps], batches[steps:]):
         seen = [(k // 6, b["image"].shape[1:3]) for b in epoch for k in b["image"][:, 0, 0, 0].tolist()]
         assert sorted(k for k, _ in seen) == list(range(NUMBER))
-        sizes = [given.source.sizes([k])[0] for k, _ in seen]
+        sizes = [opened.source.sizes([k])[0] for k, _ in seen]
         assert all(BUCKETS[tuple(size.tolist())] == bucket for size, (_, bucket) in zip(sizes, seen))
     assert all(b.keys() == {"image", "label", "index"} for b in batches)
     assert [b["image"].tobytes() for b in batches[:steps]] != [b["image"].tobytes() for b in batches[steps:]]
     # From the middle on, by two processes that share the rows, with other threads: the same.
     for rows in ((0, 2), (1, 3)):
-        part = given.batches(config, 5 * BATCH, rows, threads=0)
+        part = opened.batches(config, 5 * BATCH, rows, threads=0)
         for step in range(5, 9):
             for name, leaf in next(part).items():
                 np.testing.assert_array_equal(leaf, batches[step][name][list(rows)])
@@ -191,8 +191,8 @@ def test_a_run_that_goes_on_is_the_undisturbed_one_bit_for_bit(pictures, straigh
     config = config_of(pictures, **{"evaluate.every": 10})
     endless = buckets.batches
 
-    def interrupted(*given, **options):
-        for step, batch in enumerate(endless(*given, **options)):
+    def interrupted(*arguments, **options):
+        for step, batch in enumerate(endless(*arguments, **options)):
             if step == 3:
                 signal.raise_signal(signal.SIGTERM)
             yield batch
@@ -206,8 +206,8 @@ def test_a_run_that_goes_on_is_the_undisturbed_one_bit_for_bit(pictures, straigh
     assert leaves[0] == leaves[1]
     assert (tmp_path / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
     assert "fd_pixels" in rows_of(straight)[-1]["evaluate"]
-    told = capsys.readouterr().out
-    assert "from step 4 of 10" in told and "(3 of 3 sizes)" in told and "(4 of 3 sizes)" not in told
+    output = capsys.readouterr().out
+    assert "from step 4 of 10" in output and "(3 of 3 sizes)" in output and "(4 of 3 sizes)" not in output
 
 
 @pytest.mark.slow

@@ -50,9 +50,9 @@ def test_numbers_of_a_line_of_metrics():
 
 
 def test_events_hold_numbers_and_pictures(tmp_path, picture):
-    with tracking.tracker(tmp_path, 40, {}) as told:
-        told.numbers(50, NUMBERS)
-        told.pictures(50, {"samples": picture})
+    with tracking.tracker(tmp_path, 40, {}) as track:
+        track.numbers(50, NUMBERS)
+        track.pictures(50, {"samples": picture})
     _, begun, numbers, pictures = events(*tmp_path.glob("events*"))
     assert begun.step == 41 and begun.session_log.status == SessionLog.START  # what lies beyond is void
     assert numbers.step == 50 and {value.tag: value.simple_value for value in numbers.summary.value} == NUMBERS
@@ -67,14 +67,14 @@ def test_starts_in_the_same_second_have_files_of_their_own(tmp_path, monkeypatch
 
     monkeypatch.setattr(event_file_writer.time, "time", lambda: 1_700_000_000.5)
     for start in range(11):
-        with tracking.tracker(tmp_path, start, {}) as told:
-            told.numbers(start + 1, {"loss": float(start)})
+        with tracking.tracker(tmp_path, start, {}) as track:
+            track.numbers(start + 1, {"loss": float(start)})
     found = [events(path)[-1] for path in sorted(tmp_path.glob("events*"))]  # TensorBoard reads them in this order
     assert [(event.step, event.summary.value[0].simple_value) for event in found] == [(i + 1, i) for i in range(11)]
 
 
 class Stub(types.ModuleType):
-    """Stands in for the module wandb, and notes what it is asked to do."""
+    """Replaces the module wandb, and records its calls."""
 
     def __init__(self):
         super().__init__("wandb")
@@ -102,9 +102,9 @@ def test_weights_and_biases_gets_the_same_over_the_training_step(tmp_path, pictu
     monkeypatch.setitem(sys.modules, "wandb", stub := Stub())
     for ends in (RuntimeError, None):
         try:
-            with tracking.tracker(tmp_path, 0, {"seed": 3}, "digits") as told:
-                told.numbers(50, NUMBERS)
-                told.pictures(50, {"samples": picture})
+            with tracking.tracker(tmp_path, 0, {"seed": 3}, "digits") as track:
+                track.numbers(50, NUMBERS)
+                track.pictures(50, {"samples": picture})
                 if ends:
                     raise ends
         except RuntimeError:
@@ -143,14 +143,14 @@ def logged(content):
 
 @pytest.mark.slow
 def test_weights_and_biases_offline(tmp_path, picture, monkeypatch):
-    """The package itself, where it is installed, without a network: its file holds what was told."""
+    """The package itself, where it is installed, without a network: its file holds the numbers and pictures."""
     pytest.importorskip("wandb", reason="wandb is not installed")
     from wandb.proto import wandb_internal_pb2
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    with tracking.tracker(tmp_path, 0, {"seed": 3}, "digits") as told:
-        told.numbers(50, NUMBERS)
-        told.pictures(50, {"samples": picture})
+    with tracking.tracker(tmp_path, 0, {"seed": 3}, "digits") as track:
+        track.numbers(50, NUMBERS)
+        track.pictures(50, {"samples": picture})
     (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     found = {}
     for data in logged(path.read_bytes()):

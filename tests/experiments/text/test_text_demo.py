@@ -107,15 +107,15 @@ def test_the_folder_holds_the_networks_that_were_trained(made):
     rng = np.random.default_rng(0)
     module, params, _ = text_model.trained(made / "denoiser")
     table = captions.read(made / "captions")
-    told = {name: jnp.asarray(rows[:2]) for name, rows in table.entries.items()}
+    condition = {name: jnp.asarray(rows[:2]) for name, rows in table.entries.items()}
     x = jnp.asarray(rng.normal(size=(2, 4, 4, 4)), jnp.float32)
     t = jnp.array([100.0, 900.0])
-    ours = module.apply({"params": params}, x, t, told)
-    theirs = model.denoiser.apply({"params": model.params["transformer"]}, x, t, told)
+    ours = module.apply({"params": params}, x, t, condition)
+    theirs = model.denoiser.apply({"params": model.params["transformer"]}, x, t, condition)
     assert np.abs(ours).max() > 0
     np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
 
-    # What the denoiser was told of the captions is what the command tells it: once a caption, and the empty one first.
+    # The denoiser's condition in training is that of the command: each caption once, and the empty one first.
     said, unsaid = text_to_image.conditions(model, ["a red square"], None, 1.0, 16, 16)
     np.testing.assert_allclose(said["text"][0], table.entries["text"][1], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(said["text_mask"][0], table.entries["text_mask"][1])
@@ -164,7 +164,7 @@ STUDENTS = {"lcm": lcm, "turbo": turbo, "progressive": progressive}
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDENTS)
 def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
-    """It is asked by a prompt, and its network and its steps are those that the run samples with."""
+    """It takes a prompt, and its network and its steps are those with which the run samples."""
     config = STUDENTS[name].get_config(f"{made / 'denoiser'},tiny")
     config.train.update({"steps": 2, "batch_size": 6})
     config.data.threads = 0
@@ -185,17 +185,17 @@ def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
     assert len(plan.t) == model.usual.steps
     prompts = ["a red square", "a blue square"]
     keys = jax.random.split(jax.random.key(1), 2)
-    scale = 1.5 if name == "lcm" else 1.0  # LCM alone is told it
+    scale = 1.5 if name == "lcm" else 1.0  # LCM alone receives it
     shape = workdir.example_shape(config)
     config.sample.guidance.scale = scale
-    told, _ = text_to_image.conditions(model, prompts, None, scale, 16, 16)
+    condition, _ = text_to_image.conditions(model, prompts, None, scale, 16, 16)
     network = generate.of_kind(resolve.recipe(config, shape))
     params = checkpoints.load_ema(tmp_path)[0]
     x = jax.random.normal(keys[0], (2, *shape))
-    theirs = text_to_image.denoise(model, model.params["transformer"], told, None, 1.0)
+    theirs = text_to_image.denoise(model, model.params["transformer"], condition, None, 1.0)
     table = captions.read(made / "captions").entries
     rows = {key: jnp.asarray(table[key][np.array([1, 3])]) for key in table}  # of these captions
-    np.testing.assert_allclose(told["text"], rows["text"], atol=1e-5)
+    np.testing.assert_allclose(condition["text"], rows["text"], atol=1e-5)
     if flow_maps.FlowMap in trajectory.sampler.takes:
         own = network(params, rows)
         theirs = flow_maps.from_denoiser(theirs, model.process.schedule)
@@ -330,7 +330,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_read(tmp_path)
             checks.validate(stage("encoder", tmp_path, **changes))
 
 
-def test_a_folder_without_a_model_is_told_in_a_sentence(tmp_path):
+def test_a_folder_without_a_model_raises_an_error_of_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no text-to-image model .* is no folder"):
         workdir.text_model(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"put together at the end of: diffusion text_demo"):

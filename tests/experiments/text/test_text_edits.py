@@ -1,4 +1,4 @@
-"""Measures of editing: exact figures of made edits, and the walk between prompts at its ends."""
+"""Metrics of editing: exact figures of made edits, and the ends of the interpolation between prompts."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ NOBODY = Reader({}, {}, "")
 
 @pytest.fixture
 def editor(monkeypatch):
-    """A model that draws what it is asked for, keeps what it promises to, and a judge who knows its pictures."""
+    """A model that draws what a prompt requests and keeps the rest, and a judge who knows its pictures."""
     table = {}
 
     def generate(model, prompt, *, image, seeds, mask=None, margins=(0, 0, 0, 0), strength=None, resamplings=1):
@@ -37,7 +37,7 @@ def editor(monkeypatch):
     monkeypatch.setattr(judge, "seen", lambda _, images: [table[image.tobytes()] for image in images])
 
 
-def test_edits_that_do_as_asked(editor):
+def test_edits_that_follow_the_request(editor):
     found = edits.image_to_image("good", NOBODY, 4)
     assert all(each[name]["share"] == 1 for each in found["figures"].values() for name in ("colour", "shape", "size"))
     assert [len(images) for _, images in found["rows"]] == [4] * 5

@@ -1,4 +1,4 @@
-"""Few-step students of a text-to-image run: their recipe, what they are asked for, and their figures."""
+"""Few-step students of a text-to-image run: their recipe, their prompts, and their figures."""
 
 import jax
 import jax.numpy as jnp
@@ -43,29 +43,31 @@ def runs(tmp_path_factory):
 def test_a_picture_depends_on_its_own_caption_and_seed_alone(runs, compilation_cache):
     config = workdir.read_config(runs[0])
     config.sample.update({"number": 4, "batch_size": 4, "steps": 2})
-    asked = text_few_steps.prompts(config, 4)
-    assert asked.texts == [data.example("train", row)[1] for row in range(4)]
+    prompts = text_few_steps.prompts(config, 4)
+    assert prompts.texts == [data.example("train", row)[1] for row in range(4)]
     rng = np.random.default_rng(0)  # weights that make every layer matter, which a few steps of training do not
     params = jax.tree.map(
         lambda leaf: leaf + rng.normal(0, 0.2, leaf.shape).astype(np.float32), checkpoints.load_ema(runs[0])[0]
     )
     seeds = generate.seeds(config, 4)
     of = lambda number, rows: _made(
-        config, params, number, {k: v[rows] for k, v in asked.conditions.items()}, seeds[rows]
+        config, params, number, {k: v[rows] for k, v in prompts.conditions.items()}, seeds[rows]
     )
     together = of(4, [0, 1, 2, 3])
     reversed_ = of(4, [3, 2, 1, 0])
     alone = of(1, [2])
     np.testing.assert_array_equal(together, reversed_[::-1])
     assert np.abs(together[2:3].astype(int) - alone).max() <= 1
-    other = _made(config, params, 4, {name: rows[[1, 0, 2, 3]] for name, rows in asked.conditions.items()}, seeds)
+    other = _made(config, params, 4, {name: rows[[1, 0, 2, 3]] for name, rows in prompts.conditions.items()}, seeds)
     assert (other != together).any(axis=(1, 2, 3)).tolist() == [True, True, False, False]
 
 
-def _made(config, params, batch_size, told, seeds):
+def _made(config, params, batch_size, condition, seeds):
     config = config.copy_and_resolve_references()
     config.sample.batch_size = batch_size
-    return generate.of_conditions(resolve.recipe(config, workdir.example_shape(config))).images(params, told, seeds)
+    return generate.of_conditions(resolve.recipe(config, workdir.example_shape(config))).images(
+        params, condition, seeds
+    )
 
 
 @pytest.mark.slow
@@ -83,8 +85,8 @@ def test_pairs_of_latents_are_those_of_the_guided_teacher_at_its_own_times(runs,
     sampling = workdir.read_config(runs[0])
     sampling.sample.update({"steps": 3, "guidance": {"name": "classifier_free", "scale": config.teacher.scale}})
     assert sampling.sample.shift == 3 and config.teacher.scale > 1
-    told = jax.tree.map(jnp.asarray, batch["condition"])
-    denoise = generate.denoiser(resolve.recipe(sampling, shape))(checkpoints.load_ema(runs[0])[0], told)
+    condition = jax.tree.map(jnp.asarray, batch["condition"])
+    denoise = generate.denoiser(resolve.recipe(sampling, shape))(checkpoints.load_ema(runs[0])[0], condition)
     schedule = resolve.Resolver(sampling).schedule
     plan = resolve.Resolver(sampling).plan
     keys = jax.random.split(jax.random.key(0), 4)
