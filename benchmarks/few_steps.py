@@ -66,7 +66,7 @@ class Problem(NamedTuple):
     Attributes:
         name: of the data.
         schedule: the process.
-        weights: what `denoise` is given first, so that it is no constant of the program.
+        weights: the first argument of `denoise`, so that the program does not hold them as a constant.
         denoise: (weights, x_t, t) -> Prediction.
         start: t -> x_t `[N, ...]`, the same noise at every t.
         exact: t -> where the exact flow leads from there, `[N, ...]`.
@@ -153,7 +153,7 @@ def follow(problem: Problem, sampler: Sampler) -> Callable[[np.ndarray], np.ndar
     """grid -> samples at its end; compiled once for each number of steps, whatever the grid."""
 
     @jax.jit
-    def walk(weights, x, t, s, keys):
+    def solve(weights, x, t, s, keys):
         denoise = functools.partial(problem.denoise, weights)
         return samplers.sample(sampler, denoise, problem.schedule, x, Plan(t, s, np.zeros(len(t), bool)), keys)
 
@@ -161,7 +161,7 @@ def follow(problem: Problem, sampler: Sampler) -> Callable[[np.ndarray], np.ndar
         x = jnp.asarray(problem.start(float(grid[0])))
         t, s, _ = timesteps.plan(grid)
         keys = jax.random.split(jax.random.key(1), len(x))
-        return np.asarray(walk(problem.weights, x, jnp.asarray(t, x.dtype), jnp.asarray(s, x.dtype), keys))
+        return np.asarray(solve(problem.weights, x, jnp.asarray(t, x.dtype), jnp.asarray(s, x.dtype), keys))
 
     return along
 
@@ -202,14 +202,14 @@ def measure(problem: Problem, names: list[str], wanted: list[int], say: Callable
     t_max = problem.schedule.t_max
     for name in names:
         sampler = SAMPLERS[name]
-        walk = follow(problem, sampler)
+        solve = follow(problem, sampler)
         for nfe, steps in counts(sampler, wanted).items():
             for spacing, grid in spacings.items():
                 try:
                     times = np.asarray(grid(steps=steps), np.float64)
                     if noise(problem.schedule, times[0]) < 0.5 * min(NOISIEST, noise(problem.schedule, t_max)):
-                        raise ValueError(f"it starts at t = {times[0]:g}, where part of the data is given away")
-                    x = walk(times)
+                        raise ValueError(f"it starts at t = {times[0]:g}, where x already holds a part of the data")
+                    x = solve(times)
                 except (ValueError, TypeError) as error:
                     refused[f"{name} on {spacing}"] = str(error).splitlines()[0]
                     continue
@@ -240,30 +240,30 @@ def floor(problem: Problem) -> float:
 
 def main(argv: list[str]) -> None:
     """Measures, prints and writes."""
-    asked = flags.FLAGS
+    args = flags.FLAGS
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
     console = Console()
     say = lambda line: console.print(line, style="dim", highlight=False)
-    names = asked.samplers or list(SAMPLERS)
-    unknown = set(names) - SAMPLERS.keys() | set(asked.schedules) - SCHEDULES.keys()
+    names = args.samplers or list(SAMPLERS)
+    unknown = set(names) - SAMPLERS.keys() | set(args.schedules) - SCHEDULES.keys()
     if unknown:
         raise app.UsageError(
             f"unknown: {', '.join(sorted(unknown))}. Samplers: {', '.join(SAMPLERS)}. Schedules: {', '.join(SCHEDULES)}"
         )
-    wanted = [int(count) for count in asked.counts]
-    out = pathlib.Path(asked.out)
+    wanted = [int(count) for count in args.counts]
+    out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    kept = json.loads(out.with_suffix(".json").read_text()) if asked.keep else {}
+    kept = json.loads(out.with_suffix(".json").read_text()) if args.keep else {}
     tables = kept.get("tables", {})
     floors = kept.get("floors", {})
-    for schedule in asked.schedules:
+    for schedule in args.schedules:
         with jax.enable_x64(True):
-            problem = mixture(SCHEDULES[schedule], asked.number)
+            problem = mixture(SCHEDULES[schedule], args.number)
             title = f"mixture, {schedule}"
             tables[title] = measure(problem, names, wanted, say)
             floors[title] = floor(problem)
-    if asked.workdir:
-        problem = digits(asked.workdir, asked.images)
+    if args.workdir:
+        problem = digits(args.workdir, args.images)
         tables["digits"] = measure(problem, names, wanted, say)
         floors["digits"] = floor(problem)
     record = {

@@ -115,7 +115,7 @@ def markdown(tables: dict[str, list[dict]], floors: dict[str, float]) -> str:
 
 def ranking(tables: dict[str, list[dict]]) -> list[str]:
     """Whether what the literature knows came out, a line for each claim."""
-    told = []
+    verdicts = []
     for title, rows in tables.items():
         names = list(dict.fromkeys(row["sampler"] for row in rows))
         higher = _of(rows, SECOND_AND_THIRD)
@@ -125,22 +125,22 @@ def ranking(tables: dict[str, list[dict]]) -> list[str]:
         ):
             for nfe in (8, 16, 32):
                 figure = {name: at(by_nfe(rows, name, grid_of(name)), nfe) for name in ("ddim", *higher)}
-                told += _ahead(
+                verdicts += _verdict(
                     f"{title}, NFE {nfe}, {what}: multistep of order 2 and 3 ahead of DDIM", figure.pop("ddim"), figure
                 )
         if "edm" in title or "exploding" in title:
             for nfe in (8, 16, 32):
                 pairs = {name: [at(by_nfe(rows, name, grid), nfe) for grid in ("uniform", "karras")] for name in names}
                 ratios = {name: uniform / karras for name, (uniform, karras) in pairs.items() if uniform and karras}
-                told += _ahead(
+                verdicts += _verdict(
                     f"{title}, NFE {nfe}: Karras' grid ahead of the uniform one",
                     1.0,
                     {name: 1 / ratio for name, ratio in ratios.items()},
                 )
-    return told
+    return verdicts
 
 
-def _ahead(claim: str, baseline: float | None, figures: dict[str, float | None]) -> list[str]:
+def _verdict(expected: str, baseline: float | None, figures: dict[str, float | None]) -> list[str]:
     known = {name: figure for name, figure in figures.items() if figure is not None}
     if baseline is None or not known:
         return []
@@ -148,7 +148,7 @@ def _ahead(claim: str, baseline: float | None, figures: dict[str, float | None])
     best = baseline / min(known.values())
     worst = baseline / max(known.values())
     return [
-        f"{claim}: "
+        f"{expected}: "
         + (
             f"NOT {', '.join(behind)} (of {len(known)}; best {best:.1f} times)"
             if behind

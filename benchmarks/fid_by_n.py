@@ -37,22 +37,22 @@ SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of th
 
 def main(argv: list[str]) -> None:
     """Gathers, fits and draws."""
-    asked = flags.FLAGS
-    net = inception.load(asked.inception)
-    protocol = protocols.get(asked.protocol)
+    args = flags.FLAGS
+    net = inception.load(args.inception)
+    protocol = protocols.get(args.protocol)
     space = references.inception_space(net, protocol)
     own, real = (
-        references.gather(image_sets.open_set(spec, asked.data_dir), space, ("2048",), references.cache_folder())
-        for spec in (asked.samples, asked.reference)
+        references.gather(image_sets.open_set(spec, args.data_dir), space, ("2048",), references.cache_folder())
+        for spec in (args.samples, args.reference)
     )
     rows = own.rows["2048"]
     against = real.rows["2048"]
     sizes = np.unique([int(share * len(rows)) for share in SHARES])
-    fit = lambda chosen: extrapolation.extrapolate(rows, real.statistics.moments["2048"], chosen, asked.seed)
+    fit = lambda chosen: extrapolation.extrapolate(rows, real.statistics.moments["2048"], chosen, args.seed)
     curve = fit(sizes)
     large = sizes[sizes > rows.shape[1]]  # the line holds where N is large beside the features
     line = fit(large) if len(large) > 2 else None
-    rng = np.random.default_rng(asked.seed)
+    rng = np.random.default_rng(args.seed)
     kid = [
         kernel_distance.mmd2(kernel_distance.cubic, rows[np.sort(rng.choice(len(rows), n, False))], against)
         for n in sizes
@@ -66,12 +66,12 @@ def main(argv: list[str]) -> None:
         "line": None
         if line is None
         else {"value": line.value, "standard_error": line.standard_error, "slope": line.slope, "sizes": large},
-        "samples": asked.samples,
-        "reference": asked.reference,
+        "samples": args.samples,
+        "reference": args.reference,
         "reference_count": len(against),
         "protocol": protocol.name,
         "weights": net.digest,
-        "seed": asked.seed,
+        "seed": args.seed,
         "commit": report.git_commit(),
         "versions": references.versions(),
     }
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
     )
     if line is not None:
         numbers["line"]["sizes"] = large.tolist()
-    out = pathlib.Path(asked.out)
+    out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out.with_suffix(".json"), json.dumps(numbers, indent=2) + "\n")
     draw(numbers, out)

@@ -77,13 +77,13 @@ HEAD, CHANNELS = 64, 4
 def main(argv: list[str]) -> None:
     """Measures in turn, prints one table, and draws."""
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
-    asked = flags.FLAGS
-    sweeps = {name: SWEEPS[name] for name in asked.sweeps}
-    costs = measured(sorted({size for sizes in sweeps.values() for size in sizes}), asked.rounds)
-    told = [row for name, sizes in sweeps.items() for row in exponents(name, sizes, costs)]
-    if asked.figure:
-        draw(sweeps, costs, pathlib.Path(asked.figure))
-    rows.report(told, f"growth of a train step, jax {jax.__version__}, {jax.devices()[0].device_kind}", asked.out)
+    args = flags.FLAGS
+    sweeps = {name: SWEEPS[name] for name in args.sweeps}
+    costs = measured(sorted({size for sizes in sweeps.values() for size in sizes}), args.rounds)
+    slopes = [row for name, sizes in sweeps.items() for row in exponents(name, sizes, costs)]
+    if args.figure:
+        draw(sweeps, costs, pathlib.Path(args.figure))
+    rows.report(slopes, f"growth of a train step, jax {jax.__version__}, {jax.devices()[0].device_kind}", args.out)
 
 
 def measured(sizes: list[Size], rounds: int) -> dict[Size, Cost]:
@@ -110,7 +110,7 @@ def prepared(size: Size) -> tuple[Callable[[], float], float, float, float]:
     work = plan.work_of(config, shape, mesh)
     made = program.build(resolve.recipe(config, shape), mesh)
     step = made.step.lower(made.target, made.batch, made.seed).compile()
-    told = step.memory_analysis()
+    memory = step.memory_analysis()
     rng = np.random.default_rng(0)
     # Small numbers in place of `made.init`, which would be compiled too.
     random = lambda leaf: jax.device_put(rng.normal(0, 0.02, leaf.shape).astype(leaf.dtype), leaf.sharding)
@@ -130,7 +130,7 @@ def prepared(size: Size) -> tuple[Callable[[], float], float, float, float]:
     if not np.isfinite(run()["loss"]):
         raise SystemExit(f"the loss of {size} is not finite: its time would mean nothing.")
     expected = sum(estimate.memory_by_part(work, "cpu").values())
-    bytes_ = told.argument_size_in_bytes + told.temp_size_in_bytes
+    bytes_ = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     return functools.partial(least, run), bytes_, estimate.operations(work)["model"], expected
 
 

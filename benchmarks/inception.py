@@ -35,20 +35,16 @@ REST = 0.5  # seconds between measurements, in which the threads of one program 
 def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
-    asked = flags.FLAGS
-    batch_size = asked.batch_size or inception.BATCH
-    cases = {"ours": ours(asked.inception, batch_size)}
+    args = flags.FLAGS
+    batch_size = args.batch_size or inception.BATCH
+    cases = {"ours": ours(args.inception, batch_size)}
     peer = None
-    if asked.torch_python:
+    if args.torch_python:
         peer = rows.Peer(
-            asked.torch_python,
-            "tests.peers.inception_reference",
-            "time",
-            asked.torchscript,
-            str(asked.torch_batch_size),
+            args.torch_python, "tests.peers.inception_reference", "time", args.torchscript, str(args.torch_batch_size)
         )
         cases |= {name: lambda name=name: float(peer.ask(name)) for name in ("plain", "best")}
-    seconds = rows.interleaved(cases, asked.rounds, REST)
+    seconds = rows.interleaved(cases, args.rounds, REST)
     rate = lambda name, count: tuple(count / taken for taken in seconds[name])
     what = f"Inception features, batch {batch_size}"
     mine = rate("ours", batch_size)
@@ -58,14 +54,14 @@ def main(argv: list[str]) -> None:
             "images/s",
             True,
             mine,
-            f"{peer.about} {name}, batch {asked.torch_batch_size}",
-            rate(name, asked.torch_batch_size),
+            f"{peer.about} {name}, batch {args.torch_batch_size}",
+            rate(name, args.torch_batch_size),
         )
         for name in cases
         if name != "ours"
     ]
     made = made or [rows.Row(what, "images/s", True, mine)]
-    rows.report(made, f"jax {jax.__version__}, {jax.devices()[0].device_kind}", asked.out)
+    rows.report(made, f"jax {jax.__version__}, {jax.devices()[0].device_kind}", args.out)
 
 
 def ours(file: str, batch_size: int):

@@ -38,26 +38,26 @@ AUGMENTATIONS = {"none": (), "flip": (flip(),), "flip and crop": (flip(), crop(4
 def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
     logging.set_verbosity(logging.FATAL)
-    asked = flags.FLAGS
+    args = flags.FLAGS
     try:
-        sources.describe(asked.dataset, "train", asked.data_dir)
+        sources.describe(args.dataset, "train", args.data_dir)
     except FileNotFoundError as error:
         print(f"left out: {error}")
-        return rows.report([], asked.dataset, asked.out)
-    steps = -(-asked.images // BATCH)
-    cases = {"limit": lambda: copied(asked.dataset, asked.data_dir, steps)}
+        return rows.report([], args.dataset, args.out)
+    steps = -(-args.images // BATCH)
+    cases = {"limit": lambda: copied(args.dataset, args.data_dir, steps)}
     for name, augment in AUGMENTATIONS.items():
         for epoch in ("first", "later"):
             cases[f"{name}, {epoch} epoch"] = lambda augment=augment, first=epoch == "first": read(
-                asked.dataset, asked.data_dir, augment, asked.threads, steps, first
+                args.dataset, args.data_dir, augment, args.threads, steps, first
             )
-    found = rows.interleaved(cases, asked.rounds)
+    found = rows.interleaved(cases, args.rounds)
     limit = found.pop("limit")
-    told = [
-        rows.Row(f"{asked.dataset}, augmentation: {name}", "images/s", True, rates, limit=limit)
+    made = [
+        rows.Row(f"{args.dataset}, augmentation: {name}", "images/s", True, rates, limit=limit)
         for name, rates in found.items()
     ]
-    rows.report(told, f"batches of {BATCH}, {asked.threads} threads; limit: copying the bytes", asked.out)
+    rows.report(made, f"batches of {BATCH}, {args.threads} threads; limit: copying the bytes", args.out)
 
 
 def read(name: str, folder: str, augment: Sequence[Augmentation], threads: int, steps: int, first: bool) -> float:

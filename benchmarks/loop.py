@@ -68,19 +68,20 @@ class Stretches(NamedTuple):
 def main(argv: list[str]) -> None:
     """Measures each case, and prints one table."""
     logging.set_verbosity(logging.FATAL)
-    asked, told = flags.FLAGS, []
-    for name in asked.cases:
+    args = flags.FLAGS
+    made = []
+    for name in args.cases:
         file, changes, steps = CASES[name]
         config = recipes.load(file)
-        config.update_from_flattened_dict(changes | ({"data.dir": asked.data_dir} if name == "S/2" else {}))
+        config.update_from_flattened_dict(changes | ({"data.dir": args.data_dir} if name == "S/2" else {}))
         try:
             sources.describe(config.data.name, config.data.split, config.data.dir)
         except FileNotFoundError as error:
             print(f"{name} is left out: {error}")
             continue
-        found = measured(config, asked.steps or steps, asked.rounds if name == "digits" else min(asked.rounds, 2))
-        told.append(row(f"loop of {file}, batch {config.train.batch_size}", found, asked.every))
-    rows.report(told, f"jax {jax.__version__}, {jax.devices()[0].device_kind}", asked.out)
+        found = measured(config, args.steps or steps, args.rounds if name == "digits" else min(args.rounds, 2))
+        made.append(row(f"loop of {file}, batch {config.train.batch_size}", found, args.every))
+    rows.report(made, f"jax {jax.__version__}, {jax.devices()[0].device_kind}", args.out)
 
 
 def row(what: str, found: Stretches, every: int) -> rows.Row:
@@ -115,8 +116,8 @@ def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
     batches = pipeline.batches
     last = {}
 
-    def building(*given):
-        program = build(*given)
+    def building(*arguments):
+        program = build(*arguments)
 
         def step(state, batch, seed):
             state, last["metrics"] = program.step(state, batch, seed)
@@ -124,11 +125,11 @@ def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
             return state, last["metrics"]
 
         last["bare"], last["state"], last["seed"] = program.step, None, program.seed
-        last["born"] = lambda: sharding.create(program.init, program.target, program.seed)
+        last["initial"] = lambda: sharding.create(program.init, program.target, program.seed)
         return program._replace(step=step)
 
     def bare():
-        state = last["state"] if last["state"] is not None else last["born"]()
+        state = last["state"] if last["state"] is not None else last["initial"]()
         for _ in range(2):  # of the caches' own
             state, metrics = last["bare"](state, last["batch"], last["seed"])
         jax.block_until_ready(metrics)

@@ -32,11 +32,11 @@ METRICS = ("fid", "kid")
 
 def main(argv: list[str]) -> None:
     """Measures under one protocol after another; what has been gathered is kept, so that it may be interrupted."""
-    asked = flags.FLAGS
+    args = flags.FLAGS
     lines = ["| protocol | resize to 299 | scaling of bytes b | FID | KID x 1,000 |", "|---|---|---|---|---|"]
     for name, protocol in protocols.PROTOCOLS.items():
         request = comparison.Request(
-            asked.samples, asked.reference, name, asked.inception, metrics=METRICS, data_dir=asked.data_dir
+            args.samples, args.reference, name, args.inception, metrics=METRICS, data_dir=args.data_dir
         )
         content = records.measure(request)
         figures = content["figures"]
@@ -46,29 +46,29 @@ def main(argv: list[str]) -> None:
             f"{1000 * kid['value']:.3f} ± {1000 * kid['standard_error']:.3f} |"
         )
         print(lines[-1], flush=True)
-    mixed = _mixed(asked, "pytorch-fid", "edm")
+    mixed = _mixed(args, "pytorch-fid", "edm")
     lines += [
         "",
         f"Samples under pytorch-fid against statistics under edm, which the evaluation refuses: FID {mixed:.2f}.",
         "",
-        f"Samples {asked.samples}, {figures['fid']['samples']:,} images; reference {asked.reference}, "
+        f"Samples {args.samples}, {figures['fid']['samples']:,} images; reference {args.reference}, "
         f"{figures['fid']['reference']:,} images; {report.git_commit()}.",
     ]
-    write_text(pathlib.Path(asked.out), "\n".join(lines) + "\n")
-    print(asked.out)
+    write_text(pathlib.Path(args.out), "\n".join(lines) + "\n")
+    print(args.out)
 
 
 def _figure(figure: dict) -> str:
     return f"{figure['value']:.3f} ± {figure['standard_error']:.3f}"
 
 
-def _mixed(asked, of_samples: str, of_reference: str) -> float:
+def _mixed(args, of_samples: str, of_reference: str) -> float:
     """The distance between features that do not compare."""
-    net = inception.load(asked.inception)
+    net = inception.load(args.inception)
     found = []
-    for spec, name in ((asked.samples, of_samples), (asked.reference, of_reference)):
+    for spec, name in ((args.samples, of_samples), (args.reference, of_reference)):
         space = references.inception_space(net, protocols.PROTOCOLS[name])
-        images = image_sets.open_set(spec, asked.data_dir)
+        images = image_sets.open_set(spec, args.data_dir)
         gathered = references.gather(images, space, ("2048",), references.cache_folder())
         found.append(gathered.statistics.moments["2048"])
     return frechet.frechet_distance(*found)

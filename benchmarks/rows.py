@@ -100,7 +100,7 @@ def second(case: Callable[[], float]) -> Callable[[], float]:
 
 
 class Peer:
-    """Another library's program, in the environment of `make fixtures`, that answers one line to each line it is asked.
+    """Another library's program, in the environment of `make fixtures`, that answers each line by one line.
 
     Args:
         python: of that environment.
@@ -166,10 +166,10 @@ def report(rows: list[Row], title: str, out: str | None) -> None:
 
 def read(path: pathlib.Path) -> tuple[str, list[Row]]:
     """(title, rows) of a file that `report` wrote."""
-    told = json.loads(path.read_text())
-    return told["title"], [
+    content = json.loads(path.read_text())
+    return content["title"], [
         Row(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
-        for row in told["rows"]
+        for row in content["rows"]
     ]
 
 

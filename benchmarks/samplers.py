@@ -36,10 +36,10 @@ SHAPE, CLASSES = (16, 16, 4), 10
 def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
-    asked = flags.FLAGS
-    told = measured(asked.samplers, asked.steps, asked.batch_size, asked.width, asked.depth, asked.rounds)
-    title = f"DiT of width {asked.width} and depth {asked.depth}, batch {asked.batch_size}, {asked.steps} steps"
-    rows.report(told, f"{title}, jax {jax.__version__}, {os.cpu_count()} cores", asked.out)
+    args = flags.FLAGS
+    made = measured(args.samplers, args.steps, args.batch_size, args.width, args.depth, args.rounds)
+    title = f"DiT of width {args.width} and depth {args.depth}, batch {args.batch_size}, {args.steps} steps"
+    rows.report(made, f"{title}, jax {jax.__version__}, {os.cpu_count()} cores", args.out)
 
 
 def measured(names: list[str], steps: int, batch_size: int, width: int, depth: int, rounds: int) -> list[rows.Row]:
@@ -71,12 +71,12 @@ def loop(sampler, model: DiT, plan):
     parameterization = parameterizations.epsilon(parameterizations.steps())
 
     @jax.jit
-    def walk(params, x, labels):
+    def sampled(params, x, labels):
         network = lambda x, clock, condition: model.apply(params, x, clock, condition)
         denoise = parameterizations.denoiser(network, schedule, parameterization, labels)
         return samplers.sample(sampler, denoise, schedule, x, plan, jax.random.split(jax.random.key(3), len(x)))
 
-    return walk
+    return sampled
 
 
 def calls(model: DiT, count: int):

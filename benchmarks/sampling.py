@@ -4,7 +4,7 @@
     python -m benchmarks.sampling --cases=unet --rounds=5 --out=runs/sampling.json
 
 The weights are made here, written as diffusers' folders (diffusion.models.interchange) and loaded there; both programs
-start from the same noise, walk the same DPM-Solver++(2M) grid, and have to end in the same samples before anything is
+start from the same noise, follow the same DPM-Solver++(2M) grid, and have to end in the same samples before anything is
 timed. The limit is the time that the network's matrix products and convolutions would take at the rate of a product of
 2048^3 of the same round.
 """
@@ -75,10 +75,11 @@ CASES = {
 def main(argv: list[str]) -> None:
     """Measures each case, and prints one table."""
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
-    asked, told = flags.FLAGS, []
-    for name in asked.cases:
-        told += measured(CASES[name], asked.batch_size, asked.rounds, asked.torch_python)
-    rows.report(told, f"sampling, batch {asked.batch_size}, jax {jax.__version__}, {os.cpu_count()} cores", asked.out)
+    args = flags.FLAGS
+    results = []
+    for name in args.cases:
+        results += measured(CASES[name], args.batch_size, args.rounds, args.torch_python)
+    rows.report(results, f"sampling, batch {args.batch_size}, jax {jax.__version__}, {os.cpu_count()} cores", args.out)
 
 
 def measured(case: Case, batch_size: int, rounds: int, torch_python: str | None) -> list[rows.Row]:
@@ -96,8 +97,8 @@ def measured(case: Case, batch_size: int, rounds: int, torch_python: str | None)
             peer = started(torch_python, case, start, pathlib.Path(folder))
             check(case, peer, runs[f"ours {case.steps[0]}"](), pathlib.Path(folder))
         peer.ask(f"compiled {case.steps[0]}")  # which compiles it
-        asked = (*(f"compiled {steps}" for steps in case.steps), f"eager {case.steps[0]}")
-        timed |= {line: functools.partial(_asked, peer, line) for line in asked}
+        lines = (*(f"compiled {steps}" for steps in case.steps), f"eager {case.steps[0]}")
+        timed |= {line: functools.partial(_answer, peer, line) for line in lines}
     found = rows.interleaved(timed, rounds)
     if peer:
         peer.close()
@@ -115,11 +116,11 @@ def table(case: Case, batch_size: int, found: dict[str, tuple[float, ...]], flop
         about: the peer's versions.
     """
     least = [flops / (2 * SIDE**3) * seconds for seconds in found["product"]]  # of one call, round by round
-    told = []
+    results = []
     for how, steps in (*(("compiled", steps) for steps in case.steps), ("eager", case.steps[0])):
         theirs = found.get(f"{how} {steps}", ())
         if theirs or how == "compiled":
-            told.append(
+            results.append(
                 rows.Row(
                     f"{case.what}, {steps} steps of {batch_size}",
                     "s",
@@ -130,7 +131,7 @@ def table(case: Case, batch_size: int, found: dict[str, tuple[float, ...]], flop
                     tuple(steps * seconds for seconds in least),
                 )
             )
-    return told
+    return results
 
 
 def made(case: Case, batch_size: int) -> tuple[Any, jax.Array, jax.Array | None]:
@@ -152,7 +153,7 @@ def ours(case: Case, steps: int):
     plan = timesteps.plan(np.append(grid[:-2], 0.0))
 
     @jax.jit
-    def walk(params, x, labels):
+    def sampled(params, x, labels):
         network = lambda x, clock, condition: case.network.apply({"params": params}, x, clock, condition)
         if labels is None:
             denoise = parameterizations.denoiser(network, schedule, parameterization)
@@ -163,7 +164,7 @@ def ours(case: Case, steps: int):
         keys = jax.random.split(jax.random.key(3), len(x))
         return samplers.sample(samplers.dpmpp_2m(), denoise, schedule, x, plan, keys)
 
-    return walk
+    return sampled
 
 
 def one_call(case: Case):
@@ -227,7 +228,7 @@ def _wait(run, *args) -> jax.Array:
     return jax.block_until_ready(run(*args))
 
 
-def _asked(peer: rows.Peer, line: str) -> float:
+def _answer(peer: rows.Peer, line: str) -> float:
     return float(peer.ask(line))
 
 

@@ -25,22 +25,23 @@ from benchmarks import rows
 from diffusion.training.runtime import huge_pages
 
 RECIPE, SHAPE, DEPTH = "configs/imagenet256_dit.py", (32, 32, 4), 28
-TOLD = re.compile(r"first step after ([0-9.]+) s")
+PRINTED = re.compile(r"first step after ([0-9.]+) s")
 
 
 def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
-    asked, found = flags.FLAGS, {}
-    for _ in range(asked.rounds):
+    args = flags.FLAGS
+    found = {}
+    for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
             caches = {name: pathlib.Path(folder) / name for name in ("scanned", "unrolled", "digits")}
-            for name, unroll in (("scanned", 1), ("unrolled", asked.depth)):
-                found.setdefault(name, []).append(compiled(asked.depth, unroll, caches[name]))
-            found.setdefault("scanned again", []).append(compiled(asked.depth, 1, caches["scanned"]))
+            for name, unroll in (("scanned", 1), ("unrolled", args.depth)):
+                found.setdefault(name, []).append(compiled(args.depth, unroll, caches[name]))
+            found.setdefault("scanned again", []).append(compiled(args.depth, 1, caches["scanned"]))
             for name in ("digits", "digits again"):
                 run = pathlib.Path(folder) / name.replace(" ", "_")
                 found.setdefault(name, []).append(first_step("configs/digits.py", run, caches["digits"]))
-    model = f"{RECIPE}" if asked.depth == DEPTH else f"{RECIPE}, depth {asked.depth}"
+    model = f"{RECIPE}" if args.depth == DEPTH else f"{RECIPE}, depth {args.depth}"
     rows.report(
         [
             rows.Row(
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> None:
             ),
         ],
         "from the start to the first step",
-        asked.out,
+        args.out,
     )
 
 
@@ -91,8 +92,8 @@ def compiled(depth: int, unroll: int, cache: pathlib.Path) -> float:
 def first_step(file: str, folder: pathlib.Path, cache: pathlib.Path) -> float:
     """Seconds to the first step that a run of that recipe prints; it ends after two."""
     steps = ["--config.train.steps=2", "--config.checkpoint.every=1000", "--config.optimizer.decay=constant"]
-    told = output(["diffusion", "train", f"--config={file}", f"--workdir={folder}", *steps], cache)
-    return float(TOLD.search(told).group(1))
+    printed = output(["diffusion", "train", f"--config={file}", f"--workdir={folder}", *steps], cache)
+    return float(PRINTED.search(printed).group(1))
 
 
 def output(words: list[str], cache: pathlib.Path) -> str:

@@ -35,9 +35,9 @@ COMPARED = ("text_to_image",)  # the other library makes what these measure
 
 def main(argv: list[str]) -> None:
     """Runs them, and prints one table."""
-    asked = flags.FLAGS
-    out = pathlib.Path(asked.out)
-    unknown = set(asked.only) - set(BENCHMARKS)
+    args = flags.FLAGS
+    out = pathlib.Path(args.out)
+    unknown = set(args.only) - set(BENCHMARKS)
     if unknown:
         names = ", ".join(sorted(unknown))
         raise app.UsageError(f"--only={names}: no such benchmark; there are {', '.join(BENCHMARKS)}")
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     if not peer:
         print("No environment with PyTorch and diffusers (`make fixtures` makes it): ours alone.")
     failed = []
-    for name in asked.only or BENCHMARKS:
+    for name in args.only or BENCHMARKS:
         if name in COMPARED and not peer:
             continue
         words = [word.format(out=out) for word in BENCHMARKS[name] if word != "PEER"]

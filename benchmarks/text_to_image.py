@@ -4,8 +4,8 @@
     python -m benchmarks.text_to_image --torch_python=.venv-peers/bin/python --kinds=transformer --rounds=5
 
 The peer makes a small pipeline of 256 x 256 pixels, saves it as diffusers does, and both read that folder, start from
-the same noise and walk the same DPM-Solver++(2M) grid; they have to end in the same picture before anything is timed. A
-time is that of the whole call, from the prompt's text to bytes. The limit is the time that all matrix products and
+the same noise and follow the same DPM-Solver++(2M) grid; they have to end in the same picture before anything is timed.
+A time is that of the whole call, from the prompt's text to bytes. The limit is the time that all matrix products and
 convolutions would take at the rate of a product of 2048^3 of the same round.
 """
 
@@ -42,10 +42,11 @@ AGREEMENT = 5  # of 255, between any two pixels: what float32 does in twenty ste
 def main(argv: list[str]) -> None:
     """Measures each kind, and prints one table."""
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
-    asked, told = flags.FLAGS, []
-    for kind in asked.kinds:
-        told += measured(kind, asked.steps, asked.rounds, asked.torch_python)
-    rows.report(told, f"text to image, jax {jax.__version__}, {os.cpu_count()} cores", asked.out)
+    args = flags.FLAGS
+    made = []
+    for kind in args.kinds:
+        made += measured(kind, args.steps, args.rounds, args.torch_python)
+    rows.report(made, f"text to image, jax {jax.__version__}, {os.cpu_count()} cores", args.out)
 
 
 def measured(kind: str, steps: int, rounds: int, torch_python: str) -> list[rows.Row]:
@@ -91,13 +92,13 @@ def measured(kind: str, steps: int, rounds: int, torch_python: str) -> list[rows
 
 
 def start(model: text_to_image.TextToImage, folder: pathlib.Path) -> None:
-    """Writes the noise that `generate` starts from, and what both are told."""
+    """Writes the initial noise of `generate`, and the settings of both."""
     own = jax.random.split(jax.random.key(SEED), 3)[0]
     side = model.side // model.modules["vae"].factor
     noise = np.asarray(jax.random.normal(own, (side, side, model.channels)))
     latents = np.ascontiguousarray(np.moveaxis(noise, -1, 0))[None]
-    told = {"prompt": PROMPT, "negative": NEGATIVE, "scale": str(SCALE)}
-    safetensors.numpy.save_file({"latents": latents}, folder / "start.safetensors", metadata=told)
+    settings = {"prompt": PROMPT, "negative": NEGATIVE, "scale": str(SCALE)}
+    safetensors.numpy.save_file({"latents": latents}, folder / "start.safetensors", metadata=settings)
 
 
 def check(kind: str, mine: np.ndarray, peer: rows.Peer, steps: int, folder: pathlib.Path) -> None:
@@ -111,11 +112,11 @@ def check(kind: str, mine: np.ndarray, peer: rows.Peer, steps: int, folder: path
 
 
 def operations(model: text_to_image.TextToImage, steps: int) -> int:
-    """FLOPs of the matrix products and convolutions of the walk and the decoder."""
-    told, untold = text_to_image.conditions(model, [PROMPT], NEGATIVE, SCALE, model.side, model.side)
+    """FLOPs of the matrix products and convolutions of the trajectory and the decoder."""
+    conditional, unconditional = text_to_image.conditions(model, [PROMPT], NEGATIVE, SCALE, model.side, model.side)
     side = model.side // model.modules["vae"].factor
     x = jnp.zeros((1, side, side, model.channels))
-    call = lambda params, x: text_to_image.denoise(model, params, told, untold, SCALE)(x, 0.5)
+    call = lambda params, x: text_to_image.denoise(model, params, conditional, unconditional, SCALE)(x, 0.5)
     decode = lambda params, z: model.modules["vae"].apply({"params": params}, z, method="decode")
     once = sampling.operations(call, model.params[model.kind.denoiser], x)
     return steps * once + sampling.operations(decode, model.params["vae"], x)

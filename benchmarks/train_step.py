@@ -36,26 +36,26 @@ THREADS = 2  # of PyTorch: the cores
 def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
-    asked = flags.FLAGS
+    args = flags.FLAGS
     small = dit_preset("S/2", num_classes=1000)
     demo = DiT(patch=2, width=128, depth=4, heads=4, num_classes=10)
     limit, limit_work = matmul(2048, 3)
-    parts = asked.accumulate or chosen(asked.batch_size)
-    run, work = train_step(small, (32, 32, 4), asked.batch_size, parts)
+    parts = args.accumulate or chosen(args.batch_size)
+    run, work = train_step(small, (32, 32, 4), args.batch_size, parts)
     demo_run, demo_work = train_step(demo, (8, 8, 1), 64, chosen(64))
     cases = {"limit": rows.seconds(limit), "ours": rows.seconds(run), "demo": rows.seconds(demo_run)}
     peer = None
-    if asked.torch_python:
-        peer = rows.Peer(asked.torch_python, "benchmarks.peers.train_step", str(small.width), str(small.depth),
-                         str(small.heads), str(asked.batch_size), str(THREADS))  # fmt: skip
+    if args.torch_python:
+        peer = rows.Peer(args.torch_python, "benchmarks.peers.train_step", str(small.width), str(small.depth),
+                         str(small.heads), str(args.batch_size), str(THREADS))  # fmt: skip
         for form in ("compiled", "eager"):
             cases[form] = lambda form=form: float(peer.ask(form))
             cases[form]()  # compiles
-    seconds = rows.interleaved({name: rows.second(case) for name, case in cases.items()}, asked.rounds)
+    seconds = rows.interleaved({name: rows.second(case) for name, case in cases.items()}, args.rounds)
     rate = lambda name, amount: tuple(amount / taken for taken in seconds[name])
     images = [name for name in ("compiled", "eager") if name in seconds]
     peak = rate("limit", limit_work / 1e9)
-    what = f"train step, DiT-S/2, 32x32x4, batch {asked.batch_size} in {parts} micro-batches"
+    what = f"train step, DiT-S/2, 32x32x4, batch {args.batch_size} in {parts} micro-batches"
     made = [
         rows.Row(what, "GFLOP/s", True, rate("ours", work / 1e9), limit=peak, note="limit: 2048^3 matrix product"),
         rows.Row("train step, digits DiT, 8x8x1, batch 64", "GFLOP/s", True, rate("demo", demo_work / 1e9), limit=peak),
@@ -66,12 +66,12 @@ def main(argv: list[str]) -> None:
                 what,
                 "images/s",
                 True,
-                rate("ours", asked.batch_size),
+                rate("ours", args.batch_size),
                 f"{peer.about} {form}",
-                rate(form, asked.batch_size),
+                rate(form, args.batch_size),
             )
         )
-    rows.report(made, f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {asked.rounds} rounds", asked.out)
+    rows.report(made, f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {args.rounds} rounds", args.out)
 
 
 def chosen(batch_size: int) -> int:

@@ -3,7 +3,7 @@
     diffusion train --config=cifar10_unet --workdir=runs/cifar10_unet --config.data.dir=DIR
 
 DIR holds the dataset as TFDS prepares it (`tfds.load("cifar10")`, array_record). Not as in the paper: no dropout
-(there 0.13), and pictures are mirrored in place of the augmentation that the network is told of.
+(there 0.13), and pictures are mirrored in place of the augmentation that is an input of the network.
 Time and score: not measured yet.
 
 Presets: `cifar10_unet:tiny` (under a minute on two CPU cores; to see that everything works).

@@ -2,7 +2,7 @@
 
     diffusion train --config=digits --workdir=runs/digits
 
-Time: 4 to 5 minutes on two CPU cores. Score (docs/results.md): 99.1 % of samples recognised as the class asked for;
+Time: 4 to 5 minutes on two CPU cores. Score (docs/results.md): 99.1 % of samples recognised as the requested class;
 Frechet distance to the test digits 1.18 times the floor in pixels and 1.37 times in classifier features.
 
 Presets: `digits:tiny` (seconds; to see that everything works).

@@ -2,8 +2,8 @@
 
     diffusion train --config=digits_mean_flow --workdir=runs/digits_mean_flow
 
-Samples are made by one evaluation of the network, `--config.sample.steps=1`; more steps refine them. The network is
-told two times.
+Samples are made by one evaluation of the network, `--config.sample.steps=1`; more steps refine them. The network
+receives two times.
 
 Time and score (docs/students.md): seven minutes of one CPU core; in one evaluation 1.35 times the Frechet distance of
 `configs/digits.py` in pixels, in four 1.15 times.

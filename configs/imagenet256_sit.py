@@ -71,7 +71,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.latents.dir = "latents/imagenet256"
     config.data.threads = 16
     config.schedule = {"name": "rectified_flow"}
-    # SiT counts time from noise to data, so that its networks are told 1 - t.
+    # SiT counts time from noise to data, so that its networks receive 1 - t.
     config.parameterization = {"name": "velocity", "clock": {"name": "reversed_time"}}
     config.objective = {"name": "flow_matching", "density": {"name": "uniform_density"}, "condition_dropout": 0.1}
     config.model = {"name": "dit", "patch": 2, "width": 1152, "depth": 28, "heads": 16, "num_classes": 1000}

@@ -51,7 +51,7 @@ def all_stages() -> list[stages.Stage]:
 
 
 def backend() -> str:
-    """What JAX computes on, asked in a process of its own, which gives the device's memory back."""
+    """The device of JAX, found in a process of its own, whose end frees the device's memory."""
     words = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[-1]
 

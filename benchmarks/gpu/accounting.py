@@ -31,12 +31,12 @@ class Worker:
         """Those of one time, or NaN once it has failed."""
         if "failed" not in self.about:
             try:
-                told = json.loads(self._peer.ask("again"))
+                answer = json.loads(self._peer.ask("again"))
             except SystemExit as ended:
-                told = {"failed": str(ended)[-200:]}
-            self.peak = max(self.peak, told.get("peak", 0))
-            self.about |= {name: value for name, value in told.items() if name == "failed"}
-        return math.nan if "failed" in self.about else told["seconds"]
+                answer = {"failed": str(ended)[-200:]}
+            self.peak = max(self.peak, answer.get("peak", 0))
+            self.about |= {name: value for name, value in answer.items() if name == "failed"}
+        return math.nan if "failed" in self.about else answer["seconds"]
 
     def close(self) -> None:
         """Ends its process."""
@@ -46,13 +46,13 @@ class Worker:
 
 def about(workers: dict[str, Worker]) -> str:
     """The device and the versions."""
-    told = [
+    notes = [
         f"{key} {worker.about[key]}"
         for key in ("device", "jax", "torch")
         for worker in workers.values()
         if key in worker.about
     ]
-    return ", ".join(dict.fromkeys(told))
+    return ", ".join(dict.fromkeys(notes))
 
 
 def data_sheet(kind: str) -> float:
@@ -95,14 +95,14 @@ def beside_base(title: str, workers: dict[str, Worker], found: dict[str, tuple[f
     base = workers["base"]
     if "failed" in base.about:
         return [rows.Row(title, "ms", False, (math.nan,), note=f"failed: {base.about['failed']}")]
-    told = f"base: attention {base.about['attention']}, {base.peak / 1e9:.1f} GB"
+    of_base = f"base: attention {base.about['attention']}, {base.peak / 1e9:.1f} GB"
     if base.spec["kind"] == "matmul":
         rate = tuple(base.about["flops"] / taken / 1e12 for taken in found["base"])
         peak = data_sheet(base.about["device"])
         limit = (peak / 1e12,) * len(rate) if math.isfinite(peak) else ()
         note = "limit: the data sheet's" if limit else ""
         made.append(rows.Row(f"{title}, bfloat16", "TFLOP/s", True, rate, limit=limit, note=note))
-        told = "base: bfloat16"
+        of_base = "base: bfloat16"
     milliseconds = lambda name: tuple(1e3 * taken for taken in found[name])
     for name, worker in workers.items():
         if name == "base":
@@ -120,7 +120,7 @@ def beside_base(title: str, workers: dict[str, Worker], found: dict[str, tuple[f
                 milliseconds(name),
                 "base",
                 milliseconds("base"),
-                note="; ".join(filter(None, (memory, told))),
+                note="; ".join(filter(None, (memory, of_base))),
             )
         )
     return made

@@ -122,14 +122,14 @@ def main(argv: Iterable[str] | None = None) -> int:
     putting.add_argument("piece", type=pathlib.Path)
     putting.add_argument("--store", type=pathlib.Path, required=True)
     putting.add_argument("--into", type=pathlib.Path, required=True)
-    told = parser.parse_args(argv)
-    if told.verb == "cut":
-        named = [word.split("=", 1) if "=" in word else (pathlib.Path(word).name, word) for word in told.paths]
-        pieces = cut({name: pathlib.Path(path) for name, path in named}, told.out, int(told.megabytes * MEGABYTE))
+    args = parser.parse_args(argv)
+    if args.verb == "cut":
+        named = [word.split("=", 1) if "=" in word else (pathlib.Path(word).name, word) for word in args.paths]
+        pieces = cut({name: pathlib.Path(path) for name, path in named}, args.out, int(args.megabytes * MEGABYTE))
         print("\n".join(f"{piece}: {piece.stat().st_size / MEGABYTE:.1f} MB" for piece in pieces))
         return 0
-    missing = put(told.piece, told.store, told.into)
-    print(f"missing: {', '.join(map(str, missing))}" if missing else f"all of it lies in {told.into}")
+    missing = put(args.piece, args.store, args.into)
+    print(f"missing: {', '.join(map(str, missing))}" if missing else f"all of it lies in {args.into}")
     return UNFINISHED if missing else 0
 
 

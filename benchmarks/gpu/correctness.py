@@ -81,7 +81,7 @@ def computed(check: Check, tiny: bool) -> tuple[np.ndarray, np.ndarray]:
         losses.append(float(metrics["loss"]))
 
     @jax.jit
-    def walk(params, keys):
+    def sample(params, keys):
         denoise = parameterizations.denoiser(
             lambda x, clock, condition: model.apply(params, x, clock, condition), schedule, parameterization, labels
         )
@@ -89,7 +89,7 @@ def computed(check: Check, tiny: bool) -> tuple[np.ndarray, np.ndarray]:
         plan = timesteps.plan(grid(schedule, steps=WALK))
         return samplers.sample(samplers.heun(), denoise, schedule, samplers.prior(schedule, keys, shape), plan, keys)
 
-    return np.array(losses), np.asarray(walk(carried.params, jax.random.split(jax.random.key(3), BATCH)), np.float64)
+    return np.array(losses), np.asarray(sample(carried.params, jax.random.split(jax.random.key(3), BATCH)), np.float64)
 
 
 def _network(check: Check, tiny: bool):

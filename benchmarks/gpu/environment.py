@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     import jax
 
     device = jax.devices()[0]
-    told = {
+    environment = {
         "python": sys.version.split()[0],
         "versions": {name: version(name) for name in NEEDED + USED},
         "device": device.device_kind,
@@ -40,11 +40,11 @@ def main(argv: list[str]) -> None:
         "cores": os.cpu_count(),
         "nvidia_smi": nvidia_smi(),
     }
-    missing = [name for name in NEEDED if told["versions"][name] is None]
+    missing = [name for name in NEEDED if environment["versions"][name] is None]
     if missing:
         raise SystemExit(f"missing: {', '.join(missing)}")
-    print(json.dumps(told, indent=1))
-    pathlib.Path(OUT.value).write_text(json.dumps({"title": "environment", "rows": [], "environment": told}))
+    print(json.dumps(environment, indent=1))
+    pathlib.Path(OUT.value).write_text(json.dumps({"title": "environment", "rows": [], "environment": environment}))
 
 
 def version(name: str) -> str | None:

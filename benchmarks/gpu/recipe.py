@@ -67,9 +67,9 @@ def main(argv: list[str]) -> None:
             elif (home / name).is_file():
                 shutil.copyfile(home / name, out / name)
     for name, result in results.items():
-        told = result.get("result", {})
-        print(name, {key: value for key, value in told.items() if key not in ("loss", "figures")})
-        for figure, value in told.get("figures", {}).items():
+        values = result.get("result", {})
+        print(name, {key: value for key, value in values.items() if key not in ("loss", "figures")})
+        for figure, value in values.get("figures", {}).items():
             print(f"    {figure}: FID {value['fid']:.3f}, {value['samples']} samples, {value['seconds']:.0f} s")
     sys.exit(stages.summary(chosen, results))
 

@@ -58,7 +58,7 @@ class Measured:
         compilation_cache.enable()
         self._home = home
         self._run = home / "run"
-        self._asked = {"protocol": "edm", "inception": inception, "data_dir": data_dir, "metrics": ("fid",)}
+        self._request = {"protocol": "edm", "inception": inception, "data_dir": data_dir, "metrics": ("fid",)}
         self._file = home / "measured.json"
         self.config = workdir.read_config(self._run)
         self.found = json.loads(self._file.read_text()) if self._file.is_file() else {"figures": {}}
@@ -83,7 +83,7 @@ class Measured:
             np.savez(file, images=images, labels=labels)
             result = comparison.run(
                 comparison.Request(
-                    samples=str(file), reference=str(self._home / "reference.safetensors"), **self._asked
+                    samples=str(file), reference=str(self._home / "reference.safetensors"), **self._request
                 )
             )
             self.found["figures"][name] = {

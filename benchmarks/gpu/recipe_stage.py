@@ -96,13 +96,13 @@ def train() -> dict[str, Any]:
     if status not in (0, 128 + signal.SIGTERM):
         raise SystemExit(f"training ended with status {status}")
     lines = [json.loads(line) for line in (home() / "run" / "timing.jsonl").read_text().splitlines()]
-    told = {"step": lines[-1]["step"], "of": steps, "seconds_of_this_stretch": time.monotonic() - began}
+    progress = {"step": lines[-1]["step"], "of": steps, "seconds_of_this_stretch": time.monotonic() - began}
     if status:
-        return told | {"finished": False}
+        return progress | {"finished": False}
     (home() / "trained").touch()
     losses = [json.loads(line) for line in (home() / "run" / "metrics.jsonl").read_text().splitlines()]
     every = max(1, len(losses) // 100)
-    return told | {"finished": True, "loss": [[line["step"], line["loss"]] for line in losses[::every]]}
+    return progress | {"finished": True, "loss": [[line["step"], line["loss"]] for line in losses[::every]]}
 
 
 def measure() -> dict[str, Any]:
@@ -118,15 +118,15 @@ def keep() -> dict[str, Any]:
 
     file = home() / "weights.safetensors"
     leaves = recipe_figures.Measured(home(), DATA.value, INCEPTION.value).write_best(file)
-    pieces = carry.cut({"weights.safetensors": file}, home() / "weights", int(SMALL * carry.MEGABYTE))
-    return {"leaves": leaves, "bytes": file.stat().st_size, "pieces": len(pieces)}
+    parts = carry.cut({"weights.safetensors": file}, home() / "weights", int(SMALL * carry.MEGABYTE))
+    return {"leaves": leaves, "bytes": file.stat().st_size, "pieces": len(parts)}
 
 
-def request(**given):
+def request(**fields):
     """What is requested of `diffusion.experiments.evaluation.comparison`."""
     from diffusion.experiments.evaluation import comparison
 
-    return comparison.Request(protocol="edm", inception=INCEPTION.value, data_dir=DATA.value, **given)
+    return comparison.Request(protocol="edm", inception=INCEPTION.value, data_dir=DATA.value, **fields)
 
 
 def batch_size() -> int:

@@ -2,7 +2,7 @@
 
 For a machine that is lent for minutes at a time: the results of all stages stand in one file, `results.json`, which is
 written anew, at once and whole, after each; a later call that finds it, in its own folder or in one that was carried
-back, leaves out what is done. A stage is told two things: `--out=FILE`, where it writes its result as JSON, and the
+back, leaves out what is done. A stage has two arguments: `--out=FILE`, where it writes its result as JSON, and the
 environment variable STAGE_SECONDS, after which it is ended. One that has more to do than fits ends with status 75
 (UNFINISHED), and is the first of the next call.
 """

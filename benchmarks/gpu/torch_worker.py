@@ -19,7 +19,7 @@ def main(spec: dict) -> None:
     """Answers until its input ends."""
     talk = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    say = lambda told: print(json.dumps(told), file=talk, flush=True)
+    say = lambda answer: print(json.dumps(answer), file=talk, flush=True)
     try:
         import torch
     except ImportError:

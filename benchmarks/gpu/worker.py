@@ -1,4 +1,4 @@
-"""Measures one case in a process of its own, with its own XLA flags, as often as it is asked.
+"""Measures one case in a process of its own, with its own XLA flags, once for each request.
 
     python -m benchmarks.gpu.worker '{"kind": "train", "model": "B/2", "batch": 128}'
 
@@ -21,8 +21,8 @@ def main(spec: dict) -> None:
     talk = os.fdopen(os.dup(1), "w")  # whatever else prints goes to the log
     os.dup2(2, 1)
 
-    def say(told: dict) -> None:
-        print(json.dumps(told), file=talk, flush=True)
+    def say(answer: dict) -> None:
+        print(json.dumps(answer), file=talk, flush=True)
 
     import jax
 

@@ -19,10 +19,10 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
-        self.told = nn.Linear(width, 6 * width)
+        self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.told(c)[:, None].chunk(6, dim=-1)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(c)[:, None].chunk(6, dim=-1)
         x = functional.layer_norm(h, (self.width,), eps=1e-6) * (1 + scale_1) + shift_1
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.width // self.heads)).permute(2, 0, 3, 1, 4)
         x = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -50,7 +50,7 @@ class DiT(nn.Module):
         self.time = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(CLASSES + 1, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.told = nn.Linear(width, 2 * width)
+        self.modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, values)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ class DiT(nn.Module):
         c = functional.silu(self.time(torch.cat([angles.cos(), angles.sin()], dim=-1)) + self.label(label))
         for block in self.blocks:
             h = block(h, c)
-        shift, scale = self.told(c)[:, None].chunk(2, dim=-1)
+        shift, scale = self.modulation(c)[:, None].chunk(2, dim=-1)
         h = self.out(functional.layer_norm(h, (self.width,), eps=1e-6) * (1 + scale) + shift)
         h = h.view(x.shape[0], self.side, self.side, PATCH, PATCH, self.channels).transpose(2, 3)
         return h.reshape(x.shape)

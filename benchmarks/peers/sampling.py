@@ -3,7 +3,7 @@
     PYTHON -m benchmarks.peers.sampling FOLDER THREADS
 
 The folder holds a network as diffusers saves it, and start.safetensors: noise "x" [B, C, H, W] and, for a network that
-is told classes, "labels" and "scale" of the guidance. Answers "HOW STEPS", HOW "eager" or "compiled" (torch.compile),
+has classes, "labels" and "scale" of the guidance. Answers "HOW STEPS", HOW "eager" or "compiled" (torch.compile),
 with the seconds of the whole loop; "write PATH STEPS" by writing the samples of the eager loop.
 """
 
@@ -59,8 +59,8 @@ def output(network, sample: torch.Tensor, t: torch.Tensor, start: dict) -> torch
         return network(sample, t.expand(len(sample))).sample
     labels = torch.cat([start["labels"], torch.full_like(start["labels"], network.config.num_embeds_ada_norm)])
     both = network(torch.cat([sample, sample]), timestep=t.expand(len(labels)), class_labels=labels).sample
-    given, null = both.chunk(2)
-    return null + start["scale"] * (given - null)
+    conditional, null = both.chunk(2)
+    return null + start["scale"] * (conditional - null)
 
 
 if __name__ == "__main__":

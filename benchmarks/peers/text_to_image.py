@@ -29,7 +29,7 @@ VAE = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
 }
-LAST = ("conv_out.", "proj_out.")  # small, so that the walk follows the noise
+LAST = ("conv_out.", "proj_out.")  # small, so that the trajectory follows the noise
 
 
 def transformer(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
@@ -122,16 +122,16 @@ def main(folder: str, kind: str, threads: str) -> None:
             setattr(pipe, name, module)
         pipe.vae.decode = decodes.get(how, decode)
         with safe_open(f"{folder}/start.safetensors", framework="pt") as file:
-            told = file.metadata()
+            settings = file.metadata()
             latents = file.get_tensor("latents")
         more = {"clean_caption": False, "use_resolution_binning": False} if kind == "transformer" else {}
         began = time.perf_counter()
         made = pipe(
-            told["prompt"],
-            negative_prompt=told["negative"],
+            settings["prompt"],
+            negative_prompt=settings["negative"],
             num_inference_steps=steps,
             output_type="pt",
-            guidance_scale=float(told["scale"]),
+            guidance_scale=float(settings["scale"]),
             latents=latents,
             height=256,
             width=256,

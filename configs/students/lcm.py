@@ -1,4 +1,4 @@
-"""Latent consistency distillation (LCM; Luo et al. 2023): guidance is built in, and its scale is told to the network.
+"""Latent consistency distillation (LCM; Luo et al. 2023): guidance is built in, and the network receives its scale.
 
     diffusion train --config=students/lcm:runs/digits --workdir=runs/lcm
     diffusion sample --workdir=runs/lcm --config.sample.steps=2 --config.sample.guidance.scale=1.5

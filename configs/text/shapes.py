@@ -61,7 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "data": {"name": "shapes", "dir": "", "split": "train"},  # of all three trainings
             "vocabulary": {"size": 1024, "length": 20},  # ids at most; ids of a text
-            "measured": 2000,  # training pictures by which the latents are given mean 0 and variance 1
+            "measured": 2000,  # training pictures by which the latents are normalised to mean 0 and variance 1
             "encoder": encoder(),
             "autoencoder": autoencoder(),
             "denoiser": denoiser(),
