@@ -183,14 +183,14 @@ SD2 = lambda: unet(
 )
 XL_SMALL = lambda: unet((32, 64), (0, 1), 24, layers_per_block=1, **SMALL_XL)
 PLACES = ((4, 4, 32), (4, 4, 32), (2, 2, 32), (2, 2, 64), (2, 2, 64))  # of the residuals, in the network with adapters
-TOLD_XL = {
+CONDITION_XL = {
     "pooled": drawn("unet xl pooled", 2, 24),
     "size": np.array([[512, 768, 0, 16, 1024, 1024], [8, 8, 0, 0, 8, 16]], np.float32),
 }
 CASES = {
     "conditional_unet_sd1": Case(SD1, inputs("unet sd1"), run),
     "conditional_unet_sd2": Case(SD2, inputs("unet sd2", 9, text_mask=np.arange(5) < np.array([[3], [5]])), run),
-    "conditional_unet_xl": Case(XL_SMALL, inputs("unet xl", **TOLD_XL), run),
+    "conditional_unet_xl": Case(XL_SMALL, inputs("unet xl", **CONDITION_XL), run),
     "conditional_unet_distilled": Case(  # LCM's strength, and the lists of blocks of small-sd: no middle
         lambda: unet(
             (32, 64),
@@ -216,7 +216,7 @@ CASES = {
             **{**SMALL_XL, "transformer_layers_per_block": [[1], [2]]},
             **FEW,
         ),
-        inputs("unet uneven", **TOLD_XL),
+        inputs("unet uneven", **CONDITION_XL),
         run,
     ),
     "conditional_unet_number": Case(
@@ -257,7 +257,7 @@ CASES = {
         with_adapters,
     ),
     "conditional_unet_original_sd1": Case(lambda: Original(SD1()), inputs("unet sd1"), run),
-    "conditional_unet_original_xl": Case(lambda: Original(XL_SMALL()), inputs("unet xl", **TOLD_XL), run),
+    "conditional_unet_original_xl": Case(lambda: Original(XL_SMALL()), inputs("unet xl", **CONDITION_XL), run),
 }
 FULL = {
     "sd15": lambda: unet((320, 640, 1280, 1280), (1, 1, 1, 0), 768),
