@@ -43,8 +43,8 @@ demo: setup
 	$(RUN) -m diffusion sample --workdir=$(DEMO)
 	$(RUN) -m diffusion evaluate --workdir=$(DEMO)
 
-# The autoencoder has two simulated devices with a core each: convolutions use a single one of all cores badly. The text
-# encoder, whose loss gathers twice, has not: there XLA's CPU backend has been seen to wait for ever, with two threads.
+# The autoencoder has two simulated devices with a core each, since XLA's convolutions hardly use a second core. The text
+# encoder has one: its loss gathers twice, for which XLA's CPU backend was seen to wait for ever with two threads.
 demo-text: setup
 	$(RUN) -m diffusion text_demo --config=text/shapes --workdir=$(TEXT) --until=encoder
 	XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=2" \
@@ -56,12 +56,12 @@ demo-text: setup
 gallery: setup
 	$(RUN) -m tools.docs.gallery --workdir=$(DEMO)
 
-# The first run compiles; what it compiled lies in .cache, for the next one, of every target that has fast tests alone.
+# The first run compiles; .cache keeps the programs for the next run of every target that has fast tests alone.
 test: setup
 	$(RUN) -m pytest -n 2 --dist worksteal
 
-# The mathematics by its formulas: without what runs every sampler or guidance through the conformance lists, learns, or
-# has two players.
+# The mathematics by its formulas: without tests that run every sampler or guidance of the conformance lists, that train,
+# or that have two players.
 MATHEMATICS := tests/schedules tests/timesteps tests/samplers tests/guidance tests/objectives $(addprefix tests/test_, \
   parameterizations.py weightings.py couplings.py conversions.py flow_maps.py ode.py likelihood.py editing.py)
 LONG := few_step_* samplers sampler_orders sampler_gradients sampler_moments guidance_conformance short_trainings
@@ -71,7 +71,7 @@ test-quick: setup
 test-all: setup
 	$(RUN) -m pytest -n 2 --dist loadfile -m ""
 
-# Where SLURM is not installed, says what is missing. Its daemons have ports and folders of their own, on loopback.
+# Without SLURM it names the missing programs. Its daemons have their own ports and folders, on loopback.
 test-cluster: setup
 	@$(RUN) -c 'import sys; from tests.cluster import daemons; sys.exit(daemons.missing() or 0)'
 	$(RUN) -m pytest -m cluster tests/cluster
@@ -100,7 +100,7 @@ test-peers: setup $(PEERS)/.complete
 bench: setup
 	$(RUN) -m benchmarks.suite
 
-# gradio asks for an older Pillow than the rest, so the page has an environment of its own.
+# gradio needs an older Pillow than the rest, so the page has its own environment.
 playground-env: $(PLAYGROUND)/.complete
 $(PLAYGROUND)/.complete: requirements-playground.txt
 	@echo "The environment of the page, $(PLAYGROUND): $$(grep -c == $<) packages"

@@ -28,7 +28,7 @@ from diffusion.training.step import make_train_step
 OUT = flags.DEFINE_string("out", None, "file to write", required=True)
 TINY = flags.DEFINE_bool("tiny", False, "smaller networks, to rehearse")
 STEPS = 5  # updates whose losses are compared
-WALK = 10  # steps of Heun's sampler
+SAMPLING_STEPS = 10  # steps of Heun's sampler
 BATCH = 16
 
 
@@ -86,7 +86,7 @@ def computed(check: Check, tiny: bool) -> tuple[np.ndarray, np.ndarray]:
             lambda x, clock, condition: model.apply(params, x, clock, condition), schedule, parameterization, labels
         )
         grid = timesteps.karras if check.network == "unet" else timesteps.uniform
-        plan = timesteps.plan(grid(schedule, steps=WALK))
+        plan = timesteps.plan(grid(schedule, steps=SAMPLING_STEPS))
         return samplers.sample(samplers.heun(), denoise, schedule, samplers.prior(schedule, keys, shape), plan, keys)
 
     return np.array(losses), np.asarray(sample(carried.params, jax.random.split(jax.random.key(3), BATCH)), np.float64)
