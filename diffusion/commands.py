@@ -24,7 +24,8 @@ def purposes() -> dict[str, str]:
     for before, folder in FOLDERS.items():
         for path in sorted([*folder.glob("*.py"), *folder.glob("*/__main__.py")]):
             text = path.read_text()
-            if (purpose := PURPOSE.match(text)) and "\ndef main(argv" in text:
+            purpose = PURPOSE.match(text)
+            if purpose is not None and "\ndef main(argv" in text:
                 name = path.parent.name if path.name == "__main__.py" else path.stem
                 found[before + name] = " ".join(purpose[1].split())
     return found

@@ -112,7 +112,7 @@ class Display:
         if self._bar:
             text = f"step {step}/{self.total}" + ("" if loss is None else f"  loss {loss:.4f}")
             text += f"  {skipped} records skipped" if skipped else ""
-            if rate:
+            if rate and left is not None:
                 text += f"  {rate:.3g} steps/s  {rate * self.batch_size:.4g} images/s  ETA {duration(left)}"
             self._bar.update(self._task, completed=step, description=f"{text}  {held()}")
         elif due(now - self._begun, now - self._line) or step == self.total:
@@ -151,7 +151,8 @@ def bar(
             task = shown.add_task(description, total=total, told="")
 
             def show(done: int) -> None:
-                eta = f"  ETA {duration(left(done))}" if 0 < done < total else ""
+                seconds = left(done)
+                eta = f"  ETA {duration(seconds)}" if seconds else ""
                 shown.update(task, completed=done, told=f"  {rate(done):.3g} {unit}/s{eta}  {held()}")
 
             yield show
