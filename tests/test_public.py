@@ -62,6 +62,13 @@ def test_every_module_lists_its_public_names(name):
     assert module.listed is not None
 
 
+@pytest.mark.parametrize("name", OPENED)
+def test_a_package_of_modules_lists_them_all(name):
+    listed = set(importlib.import_module(name).__all__)
+    inside = {each.rpartition(".")[2] for each in LIBRARY if each.rpartition(".")[0] == name}
+    assert not listed <= inside or listed == inside
+
+
 @pytest.mark.parametrize("name", sorted({"diffusion", *OPENED, *(f"diffusion.{name}" for name in diffusion.__all__)}))
 def test_dir_shows_what_is_public_and_a_misspelt_name_gives_the_nearest(name):
     module = importlib.import_module(name)
