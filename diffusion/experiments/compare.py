@@ -1,4 +1,4 @@
-"""Compares runs: the config fields that differ, their training curves on one plot, their figures, and what differs.
+"""Compares runs: the config fields that differ, their training curves, and their figures with tests.
 
     diffusion compare runs/digits runs/other
     diffusion compare runs/v_0 runs/v_1 runs/x0_0 runs/x0_1 --figures=fd_pixels,asked_class --out=runs/v_x0
@@ -32,7 +32,7 @@ from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.config.differences import MISSING, differences, flattened
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.values import plain
-from diffusion.experiments.evaluation import figures, plots, real_images, report, significance
+from diffusion.experiments.evaluation import figures, plots, real_images, report, sample_metrics, significance
 from diffusion.experiments.evaluation.significance import Difference, Samples
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import sample_files
@@ -173,7 +173,8 @@ def _named(group: Group, paths: Sequence[pathlib.Path], wanted: Sequence[str]) -
 def _tests(first: Group, second: Group, config: Mapping) -> dict[str, Difference]:
     """The difference of each figure that both settings have, by the best test that their runs allow."""
     single = len(first.runs) == len(second.runs) == 1
-    by_samples = _of_samples(first.runs[0].workdir, second.runs[0].workdir, config) if single else {}
+    of_samples = any(name.startswith(("asked_class", "fd_")) for name in first.figures)
+    by_samples = _of_samples(first.runs[0].workdir, second.runs[0].workdir, config) if single and of_samples else {}
     seed = lambda run: tuple(run.overrides.get(field) for field in SEEDS)
     tests = {}
     for name in first.figures:
@@ -198,6 +199,8 @@ def _of_samples(first: pathlib.Path, second: pathlib.Path, config: Mapping) -> d
     sets = [Samples(*sample_files.read_samples(folder), _sampling(folder).get("seed")) for folder in (first, second)]
     dataset = figures.read_report(first)["protocol"]["dataset"]
     splits = tuple(real_images.split_of(config, dataset[name]) for name in ("train_split", "split"))
+    if "classifier" in config["evaluate"]["features"] and splits[0].spec.num_classes:
+        sample_metrics.trained_classifier(splits[0])
     with progress.bar("exchanging samples", len(config["evaluate"]["features"]) + 1, "figures") as advance:
         return significance.of_samples(*sets, config, splits, advance)
 
@@ -210,7 +213,7 @@ def tables(compared: Compared) -> list[tuple[str, list[str], list[list[str]]]]:
     values = [[name, *(report.cell(group.figures.get(name)) for group in compared.groups)] for name in known]
     header = ["", "setting", "difference", "95 % interval", "p", "tested by"]
     tests = [
-        [name, setting, f"{test.value:+.4g}", f"{test.low:+.3g} to {test.high:+.3g}", report.number(test.p), test.how]
+        [name, setting, f"{test.value:+.4g}", f"{test.low:+.3g} to {test.high:+.3g}", f"{test.p:.2g}", test.how]
         for setting, of_setting in compared.tests.items()
         for name, test in of_setting.items()
     ]

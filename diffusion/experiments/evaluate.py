@@ -72,8 +72,6 @@ import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.recipe import Recipe
@@ -92,7 +90,7 @@ from diffusion.experiments.evaluation.sample_metrics import FULL, Effort
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.sampling.sample_files import read_samples
-from diffusion.metrics import classifier, protocols
+from diffusion.metrics import protocols
 from diffusion.training.runtime import progress
 
 SELECTION = "the first N samples in class order 0, 1, .., 0, 1, .. (every class as often as any other, up to one)"
@@ -136,7 +134,7 @@ def _evaluated(
     images, labels = read_samples(folder)
     train, real = splits()
     if "classifier" in config["evaluate"]["features"] and train.spec.num_classes:
-        classifier.cached(train.images, train.labels, training=_train_classifier)
+        sample_metrics.trained_classifier(train)
     with progress.bar("evaluating", len(config["evaluate"]["features"]) + 2, "parts") as advance:
         measured = sample_metrics.measure(images, labels, config, real.spec.split, effort, advance, (train, real))
     if (folder / "metrics.jsonl").is_file():
@@ -164,11 +162,6 @@ def _evaluated(
     content = report.plain({"figures": measured, "protocol": protocol})
     run_report.write(content, folder)
     return content
-
-
-def _train_classifier(images: np.ndarray, labels: np.ndarray, seed: int) -> classifier.Classifier:
-    with progress.bar("training the classifier of real images", classifier.STEPS, "steps") as advance:
-        return classifier.train(images, labels, seed, advance=advance)
 
 
 def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ the config is not tried again (JobSet 0.10 or later). No secret is written.
 """
 
 import argparse
+import functools
 import json
 import re
 import sys
@@ -64,31 +65,14 @@ def add_pod(parser: argparse.ArgumentParser) -> None:
     add("--cpu", type=quantity, metavar="C", help="CPU cores of each pod")
     add("--memory", type=quantity, metavar="M", help="memory of each pod, e.g. 200Gi")
     add("--namespace", type=label, metavar="NAME", help="default: kubectl's own")
-    add(
-        "--node-selector",
-        type=selector,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="e.g. cloud.google.com/gke-tpu-topology=2x4; may be repeated",
-    )
-    add(
-        "--volume",
-        type=volume,
-        action="append",
-        default=[],
-        metavar="CLAIM:/PATH",
-        help="PersistentVolumeClaim to mount, such as the workdir's; may be repeated",
-    )
-    add("--env", type=variable, action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
-    add(
-        "--secret-env",
-        type=secret,
-        action="append",
-        default=[],
-        metavar="NAME=SECRET:KEY",
-        help="a variable whose value the cluster's Secret holds; may be repeated",
-    )
+    several = functools.partial(add, action="append", default=[])
+    place = "e.g. cloud.google.com/gke-tpu-topology=2x4; may be repeated"
+    several("--node-selector", type=selector, metavar="KEY=VALUE", help=place)
+    claim = "PersistentVolumeClaim to mount, such as the workdir's; may be repeated"
+    several("--volume", type=volume, metavar="CLAIM:/PATH", help=claim)
+    several("--env", type=variable, metavar="NAME=VALUE", help="may be repeated")
+    held = "a variable whose value the cluster's Secret holds; may be repeated"
+    several("--secret-env", type=secret, metavar="NAME=SECRET:KEY", help=held)
     add(
         "--grace",
         type=positive,

@@ -127,7 +127,7 @@ def test_bad_input(tmp_path):
 
 def test_differences_without_scatter():
     assert significance.of_seeds({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).p == 1.0
-    assert significance.of_seeds({0: 1.0, 1: 1.0}, {0: 2.0, 1: 2.0})[:4] == (1.0, 1.0, 1.0, None)
+    assert significance.of_seeds({0: 1.0, 1: 1.0}, {0: 2.0, 1: 2.0})[:4] == (1.0, 1.0, 1.0, 0.0)
     assert significance.of_seeds({0: 1.0}, {0: 2.0}) is None
     assert significance.of_intervals(Figure(1.0), Figure(2.0, 1.0, 3.0)) is None
 

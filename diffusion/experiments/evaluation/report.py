@@ -90,11 +90,6 @@ def show(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], conso
     console.print(shown, markup=False)
 
 
-def number(value: float | None) -> str:
-    """A number of two digits; a dash for none."""
-    return "—" if value is None else f"{value:.2g}"
-
-
 def cell(figure: Figure | None) -> str:
     """A figure for people: "1.23 ± 0.04" over several runs, "1.23 (1.1 to 1.3)" of one with its interval."""
     if figure is None:

@@ -12,6 +12,7 @@ from diffusion.experiments.sampling.sample_files import check_samples
 from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
 from diffusion.metrics.features import FEATURES, Extractor, inception_features, moments, rows
 from diffusion.metrics.features import names as feature_names
+from diffusion.training.runtime import progress
 
 SEED = 0  # of the subsets, the resamples and the noise, so that the same samples give the same report
 NEIGHBOURS = 2000  # images whose nearest training image is sought, at most: drawn at random where there are more
@@ -119,6 +120,16 @@ def extractor_of(name: str, config: Mapping, train: Split) -> Extractor:
     if name == "inception":
         return inception_features(config["evaluate"]["inception"], config["evaluate"]["protocol"])
     return FEATURES[name](train.images, train.labels)
+
+
+def trained_classifier(train: Split) -> classifier.Classifier:
+    """The classifier of the training images, as it is kept, or trained now under a bar."""
+
+    def training(images, labels, seed):
+        with progress.bar("training the classifier of real images", classifier.STEPS, "steps") as advance:
+            return classifier.train(images, labels, seed, advance=advance)
+
+    return classifier.cached(train.images, train.labels, training=training)
 
 
 def class_accuracy(images: np.ndarray, labels: np.ndarray, train: Split, real: Split) -> dict:

@@ -19,14 +19,14 @@ class Difference(NamedTuple):
     Attributes:
         value: of the difference.
         low, high: ends of its 95 % interval.
-        p: two-sided p-value of no difference, or None.
+        p: two-sided p-value of no difference.
         how: it was tested.
     """
 
     value: float
     low: float
     high: float
-    p: float | None
+    p: float
     how: str
 
 
@@ -63,7 +63,7 @@ def of_seeds(first: Mapping[object, float], second: Mapping[object, float]) -> D
 
 def _of_test(gap: float, test, how: str) -> Difference:
     if test is None:  # every run has the same value, and there is no scatter to compare the difference with
-        return Difference(gap, gap, gap, None if gap else 1.0, how)
+        return Difference(gap, gap, gap, 0.0 if gap else 1.0, how)
     low, high = test.confidence_interval(LEVEL)
     return Difference(gap, float(low), float(high), float(test.pvalue), how)
 
@@ -78,7 +78,7 @@ def of_intervals(first: Figure, second: Figure) -> Difference | None:
         return None
     gap = second.value - first.value
     half = float(np.hypot(first.high - first.low, second.high - second.low)) / 2
-    p = float(2 * stats.norm.sf(Z * abs(gap) / half)) if half else None
+    p = float(2 * stats.norm.sf(Z * abs(gap) / half)) if half else float(not gap)
     return Difference(gap, gap - half, gap + half, p, "the intervals of both, as if independent")
 
 
