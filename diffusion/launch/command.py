@@ -18,7 +18,7 @@ SECRET_VALUE = re.compile(
 
 
 def argument(pattern: str, words: str, repeat: bool = True) -> Callable[[str], str]:
-    """A type of argparse: text that a pattern matches whole.
+    """A `type` for argparse: it accepts text that a pattern matches whole.
 
     Args:
         pattern: of the whole text, ASCII alone.

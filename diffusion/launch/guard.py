@@ -13,7 +13,7 @@ import sys
 
 
 class Guard:
-    """The launcher's side."""
+    """The guard, as its launcher holds it."""
 
     def __init__(self):
         # In a session of its own: no signal to the launcher's group reaches it.

@@ -82,7 +82,7 @@ def free_port() -> int:
 
 
 def variables(index: int, count: int, port: int, devices: int | None, environment: dict[str, str]) -> dict[str, str]:
-    """The variables that process `index` gets beside the launcher's own, some for simulated CPU devices."""
+    """The variables that process `index` gets beside the launcher's own; None of `devices` simulates no CPU devices."""
     added = {
         "DIFFUSION_COORDINATOR": f"127.0.0.1:{port}",
         "DIFFUSION_PROCESS_COUNT": str(count),

@@ -4,7 +4,7 @@ from absl import flags
 
 
 def define(teacher: str, students: str, out: str) -> None:
-    """Defines the flags that `compare` reads; the arguments are examples, and where it writes by default."""
+    """Defines the flags of `few_steps.compare`; the arguments are examples, and the folder that it writes to."""
     flags.DEFINE_string("teacher", None, f"the teacher's run folder, e.g. {teacher}")
     flags.DEFINE_list("students", None, f'their run folders, or patterns of such, e.g. "{students}/*"')
     flags.DEFINE_list("steps", ["1", "2", "4", "8"], "sampling steps of the students")

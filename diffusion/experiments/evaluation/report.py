@@ -44,7 +44,7 @@ def plain(value: Any) -> Any:
 
 
 def software() -> dict[str, Any]:
-    """What measures here: {"git_commit" (or None), "versions", "device"}."""
+    """The code and machine that measure: {"git_commit" (or None), "versions", "device"}."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     return {"git_commit": git_commit(), "versions": versions, "device": jax.devices()[0].device_kind}
 
@@ -75,7 +75,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def show(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], console: Console | None = None) -> None:
-    """Prints what `table` writes; a log of no terminal gets lines that are not cut.
+    """Prints a table; one that goes to a file is not cut at the width of a terminal.
 
     Args:
         title: above the table.

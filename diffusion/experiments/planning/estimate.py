@@ -48,7 +48,7 @@ class Work(NamedTuple):
 
 
 def as_on(platform: str):
-    """A context in which `jax.default_backend()` is that platform, on which what a network computes may depend."""
+    """A context in which `jax.default_backend()` names that platform: what a network computes may depend on it."""
     return mock.patch.object(jax, "default_backend", lambda: platform)
 
 

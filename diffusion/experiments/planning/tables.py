@@ -21,7 +21,7 @@ WORDS = {
 
 
 def in_bytes(size: float) -> str:
-    """Returns bytes as people say them, by powers of ten: "812 MB", "3.41 GB"."""
+    """Returns bytes in a unit that fits, by powers of ten: "812 MB", "3.41 GB"."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= scale:
             return f"{size / scale:.3g} {unit}"
@@ -29,7 +29,7 @@ def in_bytes(size: float) -> str:
 
 
 def in_seconds(seconds: float) -> str:
-    """Returns a time as people say it: "12.3 ms", "1.52 s"."""
+    """Returns a time in a unit that fits: "12.3 ms", "1.52 s"."""
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 

@@ -1,4 +1,4 @@
-"""The commands of a run, and the configs that they come to, as the commands themselves would read them."""
+"""The commands of a run, and the configs that they would read."""
 
 import json
 import pathlib
@@ -63,7 +63,7 @@ def _literal(value: Any) -> str:
 
 
 def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], valid: set[str]) -> list[Setting]:
-    """Checks the configs that the commands of a run come to, as far as they have any.
+    """Checks the configs that the commands of a run would read; some commands have none.
 
     A command has one if it names a config file, or the folder of a run: one that is there, or that a command before it
     trains.
@@ -151,7 +151,7 @@ def _value(words: Sequence[str], name: str) -> str | None:
 
 
 def _require_set(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
-    """Refuses a value that a command line cannot give: one that is another once it was read."""
+    """Refuses a value that a command line cannot express: one that is read back as another value."""
     for field, value in overrides.items():
         got = config
         for part in field.split("."):
@@ -166,7 +166,7 @@ def _require_set(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
 
 
 def _with(value: Any, parts: Mapping[str, Any]) -> Any:
-    """An entry of which some parts were set after it."""
+    """The value of an entry after some of its parts were set."""
     for field, part in parts.items():
         first, _, rest = field.partition(".")
         value = {**value, first: _with(value.get(first, {}), {rest: part}) if rest else part}

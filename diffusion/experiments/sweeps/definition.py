@@ -175,7 +175,7 @@ def settle(directory: pathlib.Path, new: Record) -> None:
 
 
 def difference(old: Record, new: Record) -> list[str]:
-    """In what two sweeps differ, a line each; none if they are the same."""
+    """The differences of two sweeps, a line each."""
     lines = []
     before, after = ({run.name: run for run in of.runs} for of in (old, new))
     for title, these, those in (("no longer a run", before, after), ("a new run", after, before)):
@@ -191,7 +191,7 @@ def difference(old: Record, new: Record) -> list[str]:
 
 
 def _first(old: list[list[str]], new: list[list[str]]) -> str:
-    """The first command that differs, as it was and as it is."""
+    """The first command that differs, before and after."""
     for before, after in zip(old, new):
         if before != after:
             gone = [word for word in before if word not in after]

@@ -11,7 +11,7 @@ DIGITS = 4  # of a number that is drawn, so that it can be read, named and typed
 
 
 def uniform(low: float, high: float) -> Distribution:
-    """Even between low and high, to four digits.
+    """Uniform between low and high, to four digits.
 
     Raises:
         ConfigError: unless low < high.
@@ -21,7 +21,7 @@ def uniform(low: float, high: float) -> Distribution:
 
 
 def log_uniform(low: float, high: float) -> Distribution:
-    """Its logarithm is even between those of low and high, as suits a learning rate; to four digits.
+    """Log-uniform between low and high, as suits a learning rate, to four digits.
 
     Raises:
         ConfigError: unless 0 < low < high.

@@ -134,7 +134,7 @@ def page(data: Mapping[str, Any], pictures: Sequence[str], version: str, written
 
 
 def _embed(value: Any) -> str:
-    """JSON that nothing in it can end early: "</script>" in a run's name stays a text."""
+    """JSON for a script element, which no text in it can close: "</script>" in a run's name stays text."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 

@@ -156,7 +156,7 @@ def _received(signals: queue.SimpleQueue) -> int | None:
 
 
 def _hold(directory: pathlib.Path, plan: Plan, slot: Slot) -> Job | None:
-    """Takes hold of a run, and finds its first command that is not done; None if another process holds it."""
+    """Locks a run, and finds its first command that is not done; None if another process holds it."""
     stack = contextlib.ExitStack()
     lock = stack.enter_context(sweep_folder.hold(directory / plan.name / ".sweep.lock"))
     if lock is None:
@@ -167,7 +167,7 @@ def _hold(directory: pathlib.Path, plan: Plan, slot: Slot) -> Job | None:
 
 
 def _start(directory: pathlib.Path, job: Job) -> None:
-    """Starts a job's command; where it cannot be, the reason is written to its log and `popen` is None."""
+    """Starts a job's command; where that fails, the reason is written to its log and `popen` is None."""
     folder = directory / job.plan.name
     words = sweep_folder.commands(directory, job.plan)[job.command]
     sweep_folder.log_event(folder, RUNNING, attempt=job.attempt, command=job.command)

@@ -132,7 +132,7 @@ def log_event(folder: pathlib.Path, status: str, **about: Any) -> None:
 
 
 def events(folder: pathlib.Path) -> list[dict]:
-    """The lines of a run's sweep.jsonl, but for a torn one."""
+    """The lines of a run's sweep.jsonl, without one that was cut off."""
     return [event for event in rows(folder / "sweep.jsonl") if event.get("status") in STATUSES]
 
 

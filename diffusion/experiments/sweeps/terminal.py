@@ -20,7 +20,7 @@ REFRESH = 0.5  # seconds
 
 
 class Display:
-    """Shows how a sweep gets on; use it in a `with` block."""
+    """Shows the progress of a sweep; use it in a `with` block."""
 
     def __init__(self, counts: dict[str, int], console: Console | None = None):
         """Starts the clock.
