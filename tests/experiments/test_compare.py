@@ -11,7 +11,7 @@ from diffusion.data.digits import digits
 from diffusion.experiments import compare
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.values import plain, to_json
-from diffusion.experiments.evaluation import real_images, significance
+from diffusion.experiments.evaluation import real_images, report, significance
 from diffusion.experiments.evaluation.figures import Figure
 from diffusion.experiments.evaluation.significance import Samples
 from diffusion.experiments.run_folder.workdir import WorkdirError
@@ -74,6 +74,12 @@ def test_a_comparison_is_written_with_its_curves(tmp_path):
     assert [part for part in (*SAID, "(comparison.png)") if part not in text] == []
     assert "steps_per_second" not in text and "nearest" not in text  # one figure was chosen
     assert paths[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_tables_show_names_as_they_are(capsys):
+    report.show("runs/[red]", ["run[/]", ""], [["a[b]", 1]])
+    shown = capsys.readouterr().out
+    assert [text for text in ("runs/[red]", "run[/]", "a[b]") if text not in shown] == []
 
 
 @pytest.mark.slow

@@ -74,20 +74,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(map(line, [header, ["---"] * len(header), *rows]))
 
 
-def show(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], console: Console | None = None) -> None:
-    """Prints a table; one that goes to a file is not cut at the width of a terminal.
-
-    Args:
-        title: above the table.
-        header: names of the columns.
-        rows: of cells.
-        console: where to; standard output by default.
-    """
-    shown = Table(*map(str, header), title=title, title_justify="left")
+def show(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Prints a table; one that goes to a file is not cut at the width of a terminal."""
+    shown = Table(*header, title=title, title_justify="left")
     for row in rows:
         shown.add_row(*map(str, row))
-    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-    console.print(shown, markup=False)
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDE).print(shown)
 
 
 def cell(figure: Figure | None) -> str:
