@@ -39,7 +39,7 @@ from diffusion.experiments.evaluation.real_images import captioned
 from diffusion.experiments.evaluation.sample_metrics import FULL, distance
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import prompt_metrics, report_pictures
-from diffusion.experiments.text.shapes_report import copies_row, frechet_row
+from diffusion.experiments.text.shapes_report import copies_row, frechet_row, table_of
 from diffusion.metrics import caption_retrieval, neighbours
 from diffusion.metrics.features import Extractor
 from diffusion.text_to_image import pipelines
@@ -68,22 +68,10 @@ def run(
     train_steps: int = STEPS,
     among: int = 50,
 ) -> dict:
-    """Measures a model, and writes the report.
+    """Measures a model, whose folder goes into the record, and writes the report; returns the content of report.json.
 
-    Args:
-        model: of `text_to_image.load`.
-        folder: of the model, for the record.
-        out: where to write.
-        data: NAME@SPLIT whose captions are requested, and whose pictures the towers learn from.
-        held_out: NAME@SPLIT of other pictures.
-        data_dir: folder of prepared datasets.
-        number: of pictures.
-        guidance, steps, batch_size: of `text_to_image.generate`.
-        train_steps: of the towers.
-        among: candidates of the retrieval.
-
-    Returns:
-        The content of report.json.
+    The other arguments are the command's flags, with the training steps of the towers, and how many candidates a
+    picture's caption is retrieved among.
 
     Raises:
         ConfigError: if the data are not there, or the model makes pictures of another size.
@@ -153,13 +141,14 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
     """The report as Markdown; pictures that are in the folder are embedded by relative links."""
     figures = content["figures"]
     protocol = content["protocol"]
-    shares = figures["retrieval"]
+    retrieval = figures["retrieval"]
+    made, real, held_out = (report.percent(retrieval[f"{which}pictures"]) for which in ("", "real_", "held_out_"))
+    chance = f"chance {retrieval['pictures']['chance']:.1%}"
     rows = [
         (
-            f"the requested caption is the nearest of {shares['pictures']['among']}",
-            report.percent(shares["pictures"]),
-            f"chance {shares['pictures']['chance']:.1%}; real pictures {report.percent(shares['real_pictures'])}, "
-            f"held-out ones {report.percent(shares['held_out_pictures'])}",
+            f"the requested caption is the nearest of {retrieval['pictures']['among']}",
+            made,
+            f"{chance}; real pictures {real}, held-out ones {held_out}",
         ),
         frechet_row("the towers' space", figures["frechet"], ".3g"),
         copies_row("held-out ones", figures["copies"]),
@@ -168,7 +157,7 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
         f"# Text to image: {protocol['model']}",
         f"{protocol['number']} pictures of captions of {protocol['data']}; guidance {protocol['guidance']:g}, "
         f"{protocol['steps']} steps.",
-        report.table(("", "pictures", "beside"), ((what, f"**{value}**", beside) for what, value, beside in rows)),
+        table_of(rows),
         *report.pictures(folder, PICTURES),
         report.table(("", ""), protocol.items()),
         report.IN_FULL,

@@ -62,16 +62,13 @@ FIELDS = (*STAGES, "data", "vocabulary", "measured")
 def run(
     config: ConfigDict, folder: str | pathlib.Path, command: str = "the same command", until: str = STAGES[-1]
 ) -> int:
-    """Runs all stages that are not finished.
+    """Runs all stages that are not finished; returns the exit status of the training that ended first, or 0.
 
     Args:
         config: of the recipe `text/shapes` and its like.
         folder: of all that is made.
         command: how a user goes on, for messages.
         until: the last training, in `STAGES`.
-
-    Returns:
-        The exit status of the training that ended first, or 0.
 
     Raises:
         ConfigError: for a mistake in the config, or an autoencoder that has trained on since its latents were used.
@@ -94,23 +91,18 @@ def run(
     if not tokenizer.is_dir():
         encode_text.vocabulary(data, tokenizer, config.vocabulary.size, config.vocabulary.length, place)
     say(2, f"the text encoder, diffusion train -> {here}/encoder")
-    if (status := _train(stage["encoder"], folder / "encoder", command)) or until == "encoder":
+    if (status := _train(stage, "encoder", folder, command)) or until == "encoder":
         return status
     say(3, f"the autoencoder, diffusion train -> {here}/autoencoder")
-    if (status := _train(stage["autoencoder"], folder / "autoencoder", command)) or until == "autoencoder":
+    if (status := _train(stage, "autoencoder", folder, command)) or until == "autoencoder":
         return status
     say(4, f"captions and pictures, encoded once -> {here}/captions, {here}/latents")
     _encode(config, folder, data, place)
     say(5, f"the denoiser, diffusion train -> {here}/denoiser")
-    if status := _train(stage["denoiser"], folder / "denoiser", command):
+    if status := _train(stage, "denoiser", folder, command):
         return status
-    model.pipeline(
-        folder / "denoiser",
-        folder / "model",
-        text_encoder=folder / "text_encoder",
-        tokenizer=tokenizer,
-        vae=folder / "vae",
-    )
+    parts = {name: folder / name for name in ("text_encoder", "tokenizer", "vae")}
+    model.pipeline(folder / "denoiser", folder / "model", parts)
     print(
         f"== done after {(time.monotonic() - began) / 60:.1f} min: {folder / 'model'}. Next: "
         f'{printed("sample", f"--model={folder}/model")} --prompt="..."',
@@ -150,16 +142,17 @@ def check(config: Mapping) -> None:
             fields.check(config[name])
             made = resolve.Resolver(stage[name])
             _ = made.model(), made.optimizer, made.schedule
-    widths = config["encoder"]["model"]["text"]["width"], config["denoiser"]["model"]["text_width"]
-    if widths[0] != widths[1]:
+    written = config["encoder"]["model"]["text"]["width"]
+    read = config["denoiser"]["model"]["text_width"]
+    if written != read:
         raise ConfigError(
-            f"config.denoiser.model.text_width = {widths[1]}, and config.encoder.model.text.width = "
-            f"{widths[0]}: the denoiser reads what the text encoder writes. Valid: the same number."
+            f"config.denoiser.model.text_width = {read}, and config.encoder.model.text.width = {written}: the denoiser "
+            "reads what the text encoder writes. Valid: the same number."
         )
 
 
 def _with_stand_ins(config: ConfigDict, folder: pathlib.Path) -> dict[str, ConfigDict]:
-    """The configs of `settled`, with a vocabulary and captions of one word in the places of those to come."""
+    """The configs of `settled`, with a vocabulary and captions of one word until the real ones are made."""
     width = config["encoder"]["model"]["text"]["width"]
     length = config["vocabulary"]["length"]
     entries = lambda texts: {
@@ -171,8 +164,10 @@ def _with_stand_ins(config: ConfigDict, folder: pathlib.Path) -> dict[str, Confi
     return settled(config, folder)
 
 
-def _train(config: ConfigDict, folder: pathlib.Path, command: str) -> int:
-    """The exit status of a training, which is left alone where it is finished."""
+def _train(stage: Mapping[str, ConfigDict], name: str, folder: pathlib.Path, command: str) -> int:
+    """The exit status of a stage's training, which is left alone where it is finished."""
+    config = stage[name]
+    folder = folder / name
     if (folder / "config.json").is_file() and checkpoints.latest(folder) == config.train.steps:
         if not differences(workdir.read_config(folder), fields.absolute(config)):
             print(f"{folder} is finished: step {config.train.steps}", flush=True)
@@ -196,11 +191,9 @@ def _encode(config: ConfigDict, folder: pathlib.Path, data: str, place: str) -> 
         if name == "encoder":
             model.text_encoder(folder / name, folder / out)
         else:
-            found = model.autoencoder(folder / name, folder / out, config.measured)
-            told = "; ".join(
-                f"{title} {', '.join(f'{x:.3g}' for x in each)}" for title, each in zip(("scale", "shift"), found)
-            )
-            print(f"latents by channel, before they are standardised: {told}", flush=True)
+            scaling = model.autoencoder(folder / name, folder / out, config.measured)._asdict()
+            numbers = "; ".join(f"{title} {', '.join(f'{x:.3g}' for x in each)}" for title, each in scaling.items())
+            print(f"latents by channel, before they are standardised: {numbers}", flush=True)
         workdir.write_text(note, str(trained[name]))
     if not (folder / "captions" / captions.INDEX).is_file():
         encode_text.run(folder / "text_encoder", folder / "tokenizer", data, folder / "captions", place)
@@ -210,8 +203,8 @@ def _encode(config: ConfigDict, folder: pathlib.Path, data: str, place: str) -> 
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    given = flags.FLAGS
-    sys.exit(run(given.config, given.workdir, workdir.command("diffusion text_demo"), given.until))
+    values = flags.FLAGS
+    sys.exit(run(values.config, values.workdir, workdir.command("diffusion text_demo"), values.until))
 
 
 if __name__ == "__main__":

@@ -48,11 +48,7 @@ class Prompts(NamedTuple):
 
 
 def prompts(config, number: int) -> Prompts:
-    """The captions of the first training pictures of a run.
-
-    Args:
-        config: of the run.
-        number: of captions, at most as many as there are pictures.
+    """The captions of the first training pictures of a run, at most as many as there are.
 
     Raises:
         ConfigError: for a run without captions, or of other pictures than the shapes.
@@ -69,22 +65,19 @@ def prompts(config, number: int) -> Prompts:
 
 
 def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made:
-    """({"nfe", "attributes", "fd_judge", "floor_judge", ..}, samples, captions) of a row.
-
-    Args:
-        row: a run at a number of steps.
-        reader: () -> the judge, called once there are pictures to read.
-    """
-    config, number = row.config, row.config.sample.number
+    """({"nfe", "attributes", "fd_judge", "floor_judge", ..}, samples, captions) of a row; the judge is made late."""
+    config = row.config
+    number = config.sample.number
     requested = prompts(config, number)
     params, _ = checkpoints.load_ema(row.folder, row.step)
     make = generate.of_conditions(resolve.recipe(config, workdir.example_shape(config)))
     images = make.images(params, requested.conditions, generate.seeds(config, number))
     subject = prompt_metrics.Subject(None, reader())
+    verdicts = prompt_metrics.verdicts(subject.judge, requested.texts, images)
     frechet = prompt_metrics.distance_to(subject, images, *_new(), EFFORT)
     figures = {
         "nfe": make.nfe,
-        "attributes": prompt_metrics.scores(subject.judge, requested.texts, images)["attributes"]["share"],
+        "attributes": judge.score(verdicts)["attributes"]["share"],
         f"fd_{FEATURE}": frechet["all_samples"]["mean"],
         f"floor_{FEATURE}": frechet["floor"]["mean"],
         "count": number,

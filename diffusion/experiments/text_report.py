@@ -7,7 +7,7 @@ A judge reads the attributes of the pictures: a network that was trained apart f
 Its accuracy on real pictures stands beside every figure. The guidance is chosen on validation captions, all else is
 measured on captions of the test split and of the withheld combinations. Parts, in this order:
 
-    sweep       fidelity and variety by guidance; chooses it where --guidance is not given
+    sweep       fidelity and variety by guidance; chooses it where --guidance is not set
     prompts     attributes that are right, on trained and on withheld combinations; counting, relations, words
     negative    how often a picture shows what the negative prompt names, before and after
     distances   Frechet distance beside the floor, and copies of training pictures
@@ -58,16 +58,7 @@ SHOWN = 6  # captions in a picture of the sweep
 
 
 class Settings(NamedTuple):
-    """How much is measured, and how pictures are made.
-
-    Attributes:
-        number: captions of the test split, and as many of the withheld combinations.
-        steps: of the sampler.
-        guidance: scale; 0 for the one that is best on validation captions.
-        scales: of the sweep.
-        batch_size: pictures at once.
-        parts: of `PARTS`.
-    """
+    """How much is measured, and how pictures are made; the flags of the command say what each is."""
 
     number: int = 400
     steps: int = 20
@@ -78,16 +69,7 @@ class Settings(NamedTuple):
 
 
 def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Path, settings: Settings) -> dict:
-    """Measures a model, and writes the report.
-
-    Args:
-        model: of `text_to_image.load`.
-        folder: of the model, for the record.
-        out: where to write.
-        settings: how much.
-
-    Returns:
-        The content of report.json.
+    """Measures a model, whose folder goes into the record, and writes the report; returns the content of report.json.
 
     Raises:
         ConfigError: if the model's pictures have another size than the shapes.
@@ -103,9 +85,8 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     real = lambda split, number=0: real_images.captioned(f"shapes@{split}", number=number)
     eighth = max(8, settings.number // 8)
     splits = {name: real(name, settings.number) for name in ("test", "withheld")}
-    figures: dict[str, Any] = {
-        "judge": {name: prompt_metrics.scores(reader, each.captions, each.images) for name, each in splits.items()}
-    }
+    verdicts = {name: prompt_metrics.verdicts(reader, each.captions, each.images) for name, each in splits.items()}
+    figures: dict[str, Any] = {"judge": {name: judge.score(each) for name, each in verdicts.items()}}
     guidance = settings.guidance or settings.scales[0]
     if "sweep" in settings.parts:
         captions = real("validation", eighth).captions
@@ -116,26 +97,28 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
         _draw_sweep(rows, captions, guidance, out)
         figures["sweep"] = [{key: value for key, value in row.items() if key != "images"} for row in rows]
     figures["guidance"] = guidance
-    made = {}
-    if {"prompts", "distances"} & set(settings.parts):
-        with _timed("pictures of the test captions"):
-            made["test"] = prompt_metrics.accuracy(subject, splits["test"].captions, guidance)
     if "prompts" in settings.parts:
-        with _timed("pictures of withheld combinations"):
-            made["withheld"] = prompt_metrics.accuracy(subject, splits["withheld"].captions, guidance, first_seed=5_000)
-        figures["prompts"] = {name: each["scores"] for name, each in made.items()}
-        for name, each in made.items():
-            captions = splits[name].captions
-            right = prompt_metrics.whole(reader, captions, each["images"])
-            report_pictures.gallery(each["images"], captions, right, out / f"{name}.png")
+        figures["prompts"] = {}
+    made = {}
+    for name, first_seed, parts in (("test", 0, {"prompts", "distances"}), ("withheld", 5_000, {"prompts"})):
+        if not parts & set(settings.parts):
+            continue
+        captions = splits[name].captions
+        with _timed(f"pictures of the {name} captions"):
+            made[name] = subject.make(captions, range(first_seed, first_seed + len(captions)), guidance, None)
+        if "prompts" in settings.parts:
+            verdicts = prompt_metrics.verdicts(reader, captions, made[name])
+            figures["prompts"][name] = judge.score(verdicts)
+            right = [all(each.values()) for each in verdicts]
+            report_pictures.gallery(made[name], captions, right, out / f"{name}.png")
     if "negative" in settings.parts:
         with _timed("negative prompts"):
             figures["negative"] = prompt_metrics.negatives(subject, guidance, eighth)
     if "distances" in settings.parts:
         with _timed("distances"):
             held_out, others, train = (real(split).images for split in ("test", "validation", "train"))
-            figures["frechet"] = prompt_metrics.distance_to(subject, made["test"]["images"], held_out, others)
-            figures["copies"] = neighbours.copying(made["test"]["images"], held_out, train)
+            figures["frechet"] = prompt_metrics.distance_to(subject, made["test"], held_out, others)
+            figures["copies"] = neighbours.copying(made["test"], held_out, train)
     if "edits" in settings.parts:
         figures["edits"] = {}
         for name, edit in edits.EDITS.items():
@@ -145,7 +128,15 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
             names, images = zip(*edited["rows"])
             blank = [""] * len(images[0])
             plots.mosaic([list(images)], list(names), [blank], out / f"{name.replace(' ', '_')}.png")
-    content = report.plain({"figures": figures, "protocol": _protocol(folder, settings)})
+    protocol = {
+        "model": str(folder),
+        "checkpoint": pipelines.fingerprint(folder),
+        "dataset": f"shapes {shapes.Shapes.VERSION}",
+        **settings._asdict(),
+        "seeds": "0.. of test captions, 5000.. of withheld ones, 0.. of the sweep",
+        **report.software(),
+    }
+    content = report.plain({"figures": figures, "protocol": protocol})
     report.write(out, content, shapes_report.markdown(content, out))
     return content
 
@@ -160,36 +151,11 @@ def _draw_sweep(rows: Sequence[dict], captions: Sequence[str], guidance: float, 
     plots.mosaic([by_seed], list(captions[: SHOWN + 2]), [seeds], out / "variety.png")
 
 
-def _make(
-    model: text_to_image.TextToImage,
-    settings: Settings,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    guidance: float,
-    negative: str | None,
-) -> np.ndarray:
+def _make(model: text_to_image.TextToImage, settings: Settings, prompts, seeds, guidance, negative) -> np.ndarray:
+    how = {"steps": settings.steps, "batch_size": settings.batch_size}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a negative prompt without guidance
-        return text_to_image.generate(
-            model,
-            list(prompts),
-            seeds=list(seeds),
-            guidance=guidance,
-            negative=negative,
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-        )
-
-
-def _protocol(folder: pathlib.Path, settings: Settings) -> dict[str, Any]:
-    return {
-        "model": str(folder),
-        "checkpoint": pipelines.fingerprint(folder),
-        "dataset": f"shapes {shapes.Shapes.VERSION}",
-        **settings._asdict(),
-        "seeds": "0.. of test captions, 5000.. of withheld ones, 0.. of the sweep",
-        **report.software(),
-    }
+        return text_to_image.generate(model, prompts, seeds=seeds, guidance=guidance, negative=negative, **how)
 
 
 @contextlib.contextmanager

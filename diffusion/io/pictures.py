@@ -60,19 +60,21 @@ def opened(source: str | pathlib.Path | bytes, name: str = "") -> Image.Image:
     return picture
 
 
-def read(path: str | pathlib.Path) -> np.ndarray:
+def read(source: str | pathlib.Path | bytes, name: str = "") -> np.ndarray:
     """A picture as uint8 [H, W, 3].
 
     Transparent parts become white, and 16 bits are rounded to 8, with a warning; grey becomes colour.
 
     Args:
-        path: a file, as `opened` takes it.
+        source: a file or its content, as `opened` takes it.
+        name: of it, for messages; the path by default.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if it is not a valid picture, or has too many pixels.
     """
-    picture = _loaded(opened(path), path)
+    path = name or str(source)
+    picture = _loaded(opened(source, name), path)
     if picture.mode in DEEP:
         warnings.warn(f"{path} has more than 8 bits a pixel ({picture.mode}): rounded to 8", stacklevel=2)
         return np.repeat(_eight_bits(path, np.asarray(picture))[..., None], 3, axis=-1)

@@ -25,12 +25,7 @@ LEAST = 2 * 256 + 2  # ids without any merge: the bytes, those that end a word, 
 
 
 class BytePairs(NamedTuple):
-    """What was learned.
-
-    Attributes:
-        ids: of the tokens, start and end among them.
-        merges: pairs of tokens that become one, the most frequent first.
-    """
+    """What was learned: the ids of the tokens, and pairs of tokens that become one, the most frequent first."""
 
     ids: dict[str, int]
     merges: Sequence[tuple[str, str]]

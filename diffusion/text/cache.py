@@ -54,8 +54,8 @@ def cached(encoder: Encoder, weights: str, folder: str | pathlib.Path | None = N
         ids = np.asarray(ids, np.int32)
         mask = np.asarray(mask, bool)
         paths = [place / f"{_name(*row)}.safetensors" for row in zip(ids, mask)]
-        found = {path: _read(path) for path in paths}
-        missing = [i for i, path in enumerate(paths) if found[path] is None and path not in paths[:i]]
+        known = {path: _read(path) for path in paths}
+        missing = [i for i, path in enumerate(paths) if known[path] is None and path not in paths[:i]]
         if missing:
             tokens, pooled = encoder.network(ids[missing], mask[missing])
             place.mkdir(parents=True, exist_ok=True)
@@ -66,8 +66,8 @@ def cached(encoder: Encoder, weights: str, folder: str | pathlib.Path | None = N
                 with files.whole(mine) as file:
                     file.write(save(made))
                 mine.replace(paths[i])
-                found[paths[i]] = made
-        rows = [row for path in paths if (row := found[path]) is not None]
+                known[paths[i]] = made
+        rows = [row for path in paths if (row := known[path]) is not None]
         stack = lambda name: jnp.stack([row[name] for row in rows])
         return stack("tokens"), stack("pooled") if "pooled" in rows[0] else None
 

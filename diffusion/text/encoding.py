@@ -86,18 +86,18 @@ def encode(prompts: Sequence[str], encoder: Encoder, *, emphasis: str = "none", 
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts = {prompts!r}; valid: a list of at least one text")
     tokenizer = encoder.tokenizer
-    found = []
+    read = []
     for prompt in map(checked, prompts):
-        pieces = [(prompt, 1.0)] if emphasis == "none" else weighting.parse(prompt)
-        found.append((all_windows if windows else first_window)(pieces, tokenizer))
-        if cut := found[-1].cut:
+        parts = [(prompt, 1.0)] if emphasis == "none" else weighting.parse(prompt)
+        read.append((all_windows if windows else first_window)(parts, tokenizer))
+        if cut := read[-1].cut:
             warnings.warn(
                 f"the prompt {prompt[:30]!r} is longer than the {tokenizer.length} tokens of its encoder; "
                 f"left out: {cut!r}. windows=True reads all of it",
                 stacklevel=2,
             )
-    count = max(len(one.rows) for one in found)
-    rows = [row for one in found for row in one.rows + [[]] * (count - len(one.rows))]
+    count = max(len(one.rows) for one in read)
+    rows = [row for one in read for row in one.rows + [[]] * (count - len(one.rows))]
     ids, mask = tokenizer.framed([[token for token, _ in row] for row in rows])
     tokens, pooled = encoder.network(ids, mask)
     weights = np.ones(ids.shape, np.float32)

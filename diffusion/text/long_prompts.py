@@ -28,36 +28,26 @@ class Windows(NamedTuple):
     cut: str
 
 
-def first_window(pieces: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> Windows:
-    """The beginning of a prompt, and the rest, which does not fit.
-
-    Args:
-        pieces: texts and weights, see `weighting.parse`.
-        tokenizer: to read them.
-    """
+def first_window(parts: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> Windows:
+    """The beginning of a prompt, of texts and weights (`weighting.parse`), and the rest, which does not fit."""
     row: list[tuple[int, float]] = []
-    for at, (text, weight) in enumerate(pieces):
+    for at, (text, weight) in enumerate(parts):
         ids, rest = tokenizer.split(text)
         space = tokenizer.room - len(row)
         row += [(token, weight) for token in ids[:space]]
         if len(ids) > space:
-            return Windows([row], rest(space) + "".join(text for text, _ in pieces[at + 1 :]))
+            return Windows([row], rest(space) + "".join(text for text, _ in parts[at + 1 :]))
     return Windows([row], "")
 
 
-def all_windows(pieces: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> Windows:
-    """All of a prompt.
-
-    Args:
-        pieces: texts and weights, see `weighting.parse`.
-        tokenizer: to read them.
-    """
+def all_windows(parts: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> Windows:
+    """All of a prompt, of texts and weights (`weighting.parse`)."""
     comma = tokenizer.ids(",")[-1]
     rows: list[list[tuple[int, float]]] = []
     row: list[tuple[int, float]] = []
-    for text, weight in pieces:
-        for part, phrase in enumerate(BREAK.split(text)):
-            if part:
+    for text, weight in parts:
+        for at, phrase in enumerate(BREAK.split(text)):
+            if at:
                 rows.append(row)
                 row = []
             for token in tokenizer.ids(phrase):

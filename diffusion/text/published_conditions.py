@@ -99,8 +99,8 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
         t5: T5's encoder, `masked=True`, with a tokenizer of 120 (alpha) or 300 (sigma) tokens.
         **how: further arguments of `encode`.
     """
-    found = encode([prompt.lower().strip() for prompt in prompts], t5, **how)
-    return {"text": found.tokens, "text_mask": found.mask}
+    embeddings = encode([prompt.lower().strip() for prompt in prompts], t5, **how)
+    return {"text": embeddings.tokens, "text_mask": embeddings.mask}
 
 
 def _pooled(embeddings: Embeddings) -> jax.Array:

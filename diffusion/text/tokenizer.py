@@ -100,10 +100,10 @@ class Tokenizer(NamedTuple):
             limits.Refused: for damaged files.
         """
         folder = pathlib.Path(folder).expanduser()
-        found = next((build for name, build in BUILDS.items() if (folder / name).is_file()), None)
-        if found is None:
-            there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
-            raise FileNotFoundError(f"{folder} holds no vocabulary ({', '.join(BUILDS)}), but {there or 'nothing'}.")
+        build = next((build for name, build in BUILDS.items() if (folder / name).is_file()), None)
+        if build is None:
+            holds = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+            raise FileNotFoundError(f"{folder} holds no vocabulary ({', '.join(BUILDS)}), but {holds or 'nothing'}.")
         config = _config(folder / "special_tokens_map.json") | _config(folder / "tokenizer_config.json")
         known = config.get("model_max_length") or 0
         length = length or (known if known < BOUNDLESS else 0)
@@ -112,7 +112,7 @@ class Tokenizer(NamedTuple):
                 f"{folder}: its tokenizer_config.json states no length; set it, for example length=77 for "
                 "CLIP, 256 or 512 for T5"
             )
-        tokenizer = found(folder, config, int(length))
+        tokenizer = build(folder, config, int(length))
         if tokenizer.room < 1:
             raise ValueError(f"length={length} leaves no room for text between its start and its end")
         return tokenizer
@@ -149,9 +149,9 @@ class Tokenizer(NamedTuple):
         """
         if isinstance(texts, str):
             raise ValueError("a tokenizer takes a list of texts, and this is one text: put it into a list")
-        found = [self.split(checked(text)) for text in texts]
-        cut = tuple(rest(self.room) if len(ids) > self.room else "" for ids, rest in found)
-        return Tokens(*self.framed([ids[: self.room] for ids, _ in found]), cut)
+        parts = [self.split(checked(text)) for text in texts]
+        cut = tuple(rest(self.room) if len(ids) > self.room else "" for ids, rest in parts)
+        return Tokens(*self.framed([ids[: self.room] for ids, _ in parts]), cut)
 
 
 def checked(text: str) -> str:
@@ -170,9 +170,9 @@ def checked(text: str) -> str:
 
 
 def _config(path: pathlib.Path) -> dict[str, Any]:
-    found = limits.read_table(path) if path.is_file() else {}
-    schema.check(KINDS, found, str(path))
-    return found
+    table = limits.read_table(path) if path.is_file() else {}
+    schema.check(KINDS, table, str(path))
+    return table
 
 
 @contextlib.contextmanager
@@ -182,10 +182,8 @@ def _refusing(what: str) -> Iterator[None]:
         yield
     except limits.Refused:
         raise
-    except Exception as error:
-        raise limits.Refused(f"{what}: {limits.reason(error)}.") from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # which no module exports
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # which no module exports
             raise
         raise limits.Refused(f"{what}: {limits.reason(error)}.") from error
 
@@ -197,13 +195,8 @@ def _special(config: Mapping[str, Any], defaults: Mapping[str, str]) -> dict[str
 
 
 def _from_library(
-    library: tokenizers.Tokenizer,
-    config: Mapping[str, Any],
-    length: int,
-    defaults: Mapping[str, str],
-    path: pathlib.Path,
+    library: tokenizers.Tokenizer, special: Mapping[str, str], length: int, path: pathlib.Path
 ) -> Tokenizer:
-    special = _special(config, defaults)
     with _refusing(f"{path} is not a vocabulary of the tokenizers library"):
         library.no_truncation()
         library.no_padding()
@@ -219,8 +212,8 @@ def _from_library(
 
     def split(text: str) -> tuple[list[int], Callable[[int], str]]:
         with _refusing(f"{path} cannot read the text {text[:40]!r}"):
-            found = library.encode(text, add_special_tokens=False)
-        return found.ids, lambda i: text[found.offsets[i][0] :]
+            encoded = library.encode(text, add_special_tokens=False)
+        return encoded.ids, lambda i: text[encoded.offsets[i][0] :]
 
     with _refusing(f"{path} cannot read the text 'a'"):
         bare, whole = (library.encode("a", add_special_tokens=special).ids for special in (False, True))
@@ -236,14 +229,14 @@ def _from_library(
 def _from_json(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
     path = folder / "tokenizer.json"
     content = limits.read_text(path)
-    found = limits.parse_json(content, str(path))
-    if not isinstance(found, dict):
-        raise limits.Refused(f"{path} holds {type(found).__name__}, not a table of fields.")
-    if (most := _growth(found.get("normalizer"))) > GROWTH:
+    table = limits.parse_json(content, str(path))
+    if not isinstance(table, dict):
+        raise limits.Refused(f"{path} holds {type(table).__name__}, not a table of fields.")
+    if (most := _growth(table.get("normalizer"))) > GROWTH:
         raise limits.Refused(f"{path}: its normalizer makes up to {most:g} letters of one; at most {GROWTH} are read.")
     with _refusing(f"{path} is not a vocabulary of the tokenizers library"):
         library = tokenizers.Tokenizer.from_str(content)
-    return _from_library(library, config, length, {}, path)
+    return _from_library(library, _special(config, {}), length, path)
 
 
 def _growth(rule: Any) -> float:
@@ -284,7 +277,7 @@ def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -
     if min(number for _, number in frame) < 0:
         raise limits.Refused(f"{path}: the vocabulary has no {min(frame, key=lambda f: f[1])[0]!r}, the start or end.")
     library.post_processor = tokenizers.processors.RobertaProcessing(*frame, False, False)
-    return _from_library(library, config, length, special, path)
+    return _from_library(library, special, length, path)
 
 
 def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:

@@ -38,31 +38,31 @@ def parse(prompt: str) -> list[tuple[str, float]]:
     Returns:
         At least one pair: [("", 1.0)] for an empty prompt.
     """
-    pieces: list[list] = []
-    opened: dict[str, list[int]] = {"(": [], "[": []}  # where in the pieces each open bracket began
+    parts: list[list] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # where in the parts each open bracket began
 
     def multiply(start: int, factor: float) -> None:
-        for piece in pieces[start:]:
-            piece[1] *= factor
+        for part in parts[start:]:
+            part[1] *= factor
 
-    for part in PARTS.finditer(prompt):
-        bracket = part["bracket"]
+    for token in PARTS.finditer(prompt):
+        bracket = token["bracket"]
         if bracket in opened:
-            opened[bracket].append(len(pieces))
-        elif part["weight"] and opened["("]:
-            multiply(opened["("].pop(), float(part["weight"]))
+            opened[bracket].append(len(parts))
+        elif token["weight"] and opened["("]:
+            multiply(opened["("].pop(), float(token["weight"]))
         elif bracket == ")" and opened["("]:
             multiply(opened["("].pop(), ROUND)
         elif bracket == "]" and opened["["]:
             multiply(opened["["].pop(), SQUARE)
         else:
-            pieces.append([part[0] if part["literal"] is None else part["literal"], 1.0])
+            parts.append([token[0] if token["literal"] is None else token["literal"], 1.0])
     for bracket, factor in (("(", ROUND), ("[", SQUARE)):
         for start in opened[bracket]:
             multiply(start, factor)
 
     merged: list[tuple[str, float]] = []
-    for text, weight in pieces:
+    for text, weight in parts:
         if merged and merged[-1][1] == weight:
             merged[-1] = (merged[-1][0] + text, weight)
         else:

@@ -53,7 +53,7 @@ class Canvas(NamedTuple):
     def size_with(self, margins: tuple[int, int, int, int]) -> tuple[int, int]:
         """(height, width) of an image with its margins (top, bottom, left, right) in pixels."""
         if self.image is None:
-            raise ValueError("margins belong to an image; give the image")
+            raise ValueError("margins belong to an image; name the image")
         top, bottom, left, right = margins
         return self.image.shape[0] + top + bottom, self.image.shape[1] + left + right
 

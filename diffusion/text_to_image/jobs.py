@@ -84,30 +84,24 @@ def watch(model: TextToImage, prompts: str | Sequence[str], **settings: Any) -> 
 
 
 def make(model: TextToImage, request: Request) -> np.ndarray:
-    """Makes the pictures of a request.
+    """Makes the pictures of a request, uint8 [N, H, W, 3]; refuses what `generate` refuses.
 
     Args:
         model: from `load`.
         request: for N pictures.
-
-    Returns:
-        uint8 [N, H, W, 3].
-
-    Raises:
-        ValueError, limits.Refused: as `generate`.
     """
     job = Job.of(model, request)
     batch = request.batch_size
     conditional, unconditional = job.conditions(model, batch)
-    program = _program(model, job.course, "pictures", compiled(programs.pictures))
+    pictures = program(model, job.course, "pictures", compiled(programs.pictures))
     params = {part: model.params[part] for part in (model.kind.denoiser, "vae")}
     made = []
     for begin in range(0, request.number, batch):
         rows = np.resize(np.arange(begin, min(begin + batch, request.number)), batch)
         pick = lambda tree, rows=rows: jax.tree.map(lambda leaf: leaf[rows], tree)
         guidance = job.usual.guidance
-        found = program(params, pick(conditional), pick(unconditional), guidance, job.keys(rows), *job.canvas.arrays())
-        made.append(np.asarray(found)[: request.number - begin])
+        few = pictures(params, pick(conditional), pick(unconditional), guidance, job.keys(rows), *job.canvas.arrays())
+        made.append(np.asarray(few)[: request.number - begin])
     return job.canvas.kept(np.concatenate(made))
 
 
@@ -123,9 +117,9 @@ def frames(model: TextToImage, request: Request) -> Iterator[Frame]:
 
 
 def _frames(model: TextToImage, job: "Job", conditional: dict, unconditional: dict) -> Iterator[Frame]:
-    begin = _program(model, job.course, "begin", compiled(programs.begin))
-    run = _program(model, job.course, "steps", programs.stepwise)
-    decoded = _program(model, job.course, "decoded", compiled(programs.decoded))
+    begin = program(model, job.course, "begin", compiled(programs.begin))
+    run = program(model, job.course, "steps", programs.stepwise)
+    decoded = program(model, job.course, "decoded", compiled(programs.decoded))
     params = model.params[model.kind.denoiser]
     vae = model.params["vae"]
     guidance = jnp.float32(job.usual.guidance)
@@ -163,7 +157,7 @@ class Job(NamedTuple):
             FileNotFoundError, ValueError: if the request does not fit the model.
         """
         request = request.resolved(model)
-        usual = model.usual.but(request.steps, request.guidance)
+        usual = model.usual.overridden(request.steps, request.guidance)
         request.check(model)
         canvas = Canvas.open(request.image, request.mask).extended(request.margins)
         size = request.size(model, canvas.image)
@@ -187,7 +181,7 @@ class Job(NamedTuple):
         how = {"windows": request.windows, "emphasis": request.emphasis}
         both = conditions(model, prompts, request.negative, self.usual.guidance, *self.course.size, **how)
         check = lambda *_: programs.check_memory(model, self.course, batch, *both)
-        _program(model, self.course, ("memory", batch), check)
+        program(model, self.course, ("memory", batch), check)
         return both
 
     def keys(self, rows: np.ndarray | slice = slice(None)) -> Array:
@@ -196,8 +190,8 @@ class Job(NamedTuple):
         return jax.vmap(jax.random.key)(jnp.asarray(np.asarray(seeds)[rows], jnp.uint32))
 
 
-def _program(model: TextToImage, course: Course, name: Any, make: Callable[[TextToImage, Course], Any]) -> Any:
-    """What `make` made of a model for the same course, now or before."""
+def program(model: TextToImage, course: Course, name: Any, make: Callable[[TextToImage, Course], Any]) -> Any:
+    """What `make` made, under this name, of a model for the same course, now or before."""
     key = (name, *course.key)
     if key not in model._programs:
         model._programs[key] = make(model, course)

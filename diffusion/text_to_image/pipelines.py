@@ -71,8 +71,8 @@ class Usual(NamedTuple):
     steps: int = 30
     guidance: float = 7.5
 
-    def but(self, steps: int | None, guidance: float | None) -> "Usual":
-        """The values of a request, with these in the place of None."""
+    def overridden(self, steps: int | None, guidance: float | None) -> "Usual":
+        """These values, overridden by those that a request names."""
         return Usual(self.steps if steps is None else steps, self.guidance if guidance is None else guidance)
 
 
@@ -167,11 +167,7 @@ KINDS = {
 
 
 def kind_of(name: str, folder: pathlib.Path) -> Kind:
-    """The kind of a pipeline's class.
-
-    Args:
-        name: of the class.
-        folder: for the message.
+    """The kind of a pipeline's class; the folder is for the message.
 
     Raises:
         Refusal: for another class; names its known relatives.
@@ -199,11 +195,6 @@ def published(kind: Kind, process: Process, denoiser: nn.Module) -> Usual:
     | LCMScheduler, another denoiser (LCM merged, PixArt-LCM)   | 4     | none      | cards of the LCM-LoRAs           |
     | a Flux without guidance_embeds                            | 4     | none      | card of FLUX.1-schnell           |
     | anything else                                             | `kind.usual`      | the pipeline's `__call__`        |
-
-    Args:
-        kind: of the pipeline.
-        process: of its scheduler.
-        denoiser: its module.
     """
     few = process.sampler in ("euler", "euler_ancestral") and process.fields.get("timestep_spacing") == "trailing"
     if few and process.prediction == "epsilon":
@@ -244,11 +235,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
-    """Steps and guidance that the folder's sampling.json states.
-
-    Args:
-        folder: of the pipeline.
-        otherwise: the values without such a file, and for fields that it leaves out.
+    """Steps and guidance that the folder's sampling.json states; `otherwise` for what it leaves out.
 
     Raises:
         Refusal: for a field that is not known, or a value out of range.
@@ -256,10 +243,10 @@ def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
     path = folder / SAMPLING
     if not path.is_file():
         return otherwise
-    found = limits.read_json(path)
-    if not isinstance(found, dict) or not found.keys() <= set(Usual._fields):
-        raise Refusal(f"{path} holds {json.dumps(found)[:200]}; valid fields: {', '.join(Usual._fields)}.")
-    usual = otherwise._replace(**found)
+    table = limits.read_json(path)
+    if not isinstance(table, dict) or not table.keys() <= set(Usual._fields):
+        raise Refusal(f"{path} holds {json.dumps(table)[:200]}; valid fields: {', '.join(Usual._fields)}.")
+    usual = otherwise._replace(**table)
     for field, valid in (("steps", schema.whole(1)), ("guidance", schema.number())):
         if why := schema.objection(field, getattr(usual, field), valid):
             raise Refusal(f"{path}: {why} A guidance of 1 is none.")
@@ -267,15 +254,10 @@ def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
 
 
 def has_part(index: Mapping[str, Any], part: str, optional: bool) -> bool:
-    """Whether model_index.json names a part.
-
-    Args:
-        index: its content.
-        part: the name of a folder.
-        optional: whether the pipeline works without it.
+    """Whether model_index.json names a part, the name of a folder.
 
     Raises:
-        Refusal: if a part is missing that the pipeline needs, or its entry is damaged.
+        Refusal: if a part is missing that is not optional, or its entry is damaged.
     """
     stated = index.get(part) or [None]
     if not isinstance(stated, list):

@@ -54,13 +54,7 @@ Kind = TypeVar("Kind", bound=Request)
 
 
 def model(folder: str, dtype: str, loras: Mapping[str, float]) -> dict[str, Any]:
-    """What the file of a picture says of the model that made it.
-
-    Args:
-        folder: of the pipeline, see `text_to_image.load`.
-        dtype: of the denoiser and the text encoders.
-        loras: LoRA files and the weight of each.
-    """
+    """What the file of a picture says of the model that made it; the arguments are those of `text_to_image.load`."""
     checkpoint = pipelines.fingerprint(folder)
     return {"format": FORMAT, "model": folder, "dtype": dtype, "loras": dict(loras), "checkpoint": checkpoint}
 
@@ -82,35 +76,32 @@ def records(request: Request, source: Mapping[str, Any]) -> list[dict[str, Any]]
         "device": jax.devices()[0].device_kind,
     }
     _, seeds = request.rows()
-    found = []
+    tables = []
     for i, seed in enumerate(seeds):
         begin = i // request.batch_size * request.batch_size
         batch = seeds[begin : begin + request.batch_size]
-        found.append({**common, "seed": seed, "seeds": batch, "at": i - begin})
-    return found
+        tables.append({**common, "seed": seed, "seeds": batch, "at": i - begin})
+    return tables
 
 
 def read(path: str | pathlib.Path) -> dict[str, Any]:
     """The settings in the file of a picture, each of its type and in its range; unknown fields are left out.
-
-    Args:
-        path: of the file.
 
     Raises:
         FileNotFoundError: if there is no file.
         ValueError: if it carries no settings, or one of another type or out of range.
     """
     valid = {**PICTURE, **MODEL, **RUN}
-    found = {}
+    about = {}
     try:
         for name, value in pictures.settings_of(path).items():
             if name in PLAIN:
-                found[name] = requests.settings(Request)[name].read(name, value)
+                about[name] = requests.settings(Request)[name].read(name, value)
             elif name in valid:
-                found[name] = requests.valid_as(valid[name], name, value)
+                about[name] = requests.valid_as(valid[name], name, value)
     except ValueError as error:
         raise ValueError(f"{path} carries settings that this program does not write: {error}") from None
-    return found
+    return about
 
 
 def is_complete(about: Mapping[str, Any]) -> bool:
@@ -120,11 +111,7 @@ def is_complete(about: Mapping[str, Any]) -> bool:
 
 
 def request(about: Mapping[str, Any], otherwise: Kind) -> Kind:
-    """The request of a picture's batch.
-
-    Args:
-        about: from `read`.
-        otherwise: for the settings that the file does not carry.
+    """The request of a picture's batch, by what `read` returns; `otherwise` for the settings that are not in the file.
 
     Raises:
         ValueError: if they do not fit together.

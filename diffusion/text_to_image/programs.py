@@ -26,13 +26,11 @@ from jax import Array
 
 from diffusion import editing, flow_maps, guidance, parameterizations, samplers, timesteps
 from diffusion.data.transforms import to_uint8
-from diffusion.models.autoencoders import latent_space as autoencoders
-from diffusion.models.autoencoders import tiles
+from diffusion.models.autoencoders import latent_space, tiles
 from diffusion.models.budget import peak_memory
 from diffusion.models.interchange.schedulers import Trajectory
 from diffusion.schedules import NoiseSchedule
 
-VAE = ("encode", "decode")  # methods of an autoencoder
 QUARTERS = 4  # parts of a trajectory that `resamplings` repeats
 
 
@@ -107,7 +105,8 @@ def check_memory(model: Any, course: Course, batch: int, conditional: dict, unco
         others = peak_memory.held(model.params) - peak_memory.held(params)
         peak_memory.check(what, others + peak, instead)
 
-    x = _latents(model, course, batch)
+    height, width = (side // model.modules["vae"].factor for side in course.size)
+    x = jax.ShapeDtypeStruct((batch, height, width, model.channels), jnp.float32)
     check(model.params["vae"], functools.partial(decoded, model, course), x)
     if model.sees_mask:  # its condition comes with the picture
         return True
@@ -116,11 +115,6 @@ def check_memory(model: Any, course: Course, batch: int, conditional: dict, unco
     other = rows(unconditional) if course.guided else None
     check(model.params[model.kind.denoiser], guided, x, rows(conditional), other)
     return True
-
-
-def _latents(model: Any, course: Course, batch: int) -> jax.ShapeDtypeStruct:
-    height, width = (side // model.modules["vae"].factor for side in course.size)
-    return jax.ShapeDtypeStruct((batch, height, width, model.channels), jnp.float32)
 
 
 def compiled(function: Callable) -> Callable[[Any, Course], Any]:
@@ -133,9 +127,8 @@ def stepwise(model: Any, course: Course) -> Callable:
 
     def loop(*arguments):
         evaluated, keys, hook = _guided(model, course, *arguments)
-        return samplers.loop(
-            course.trajectory.sampler, evaluated, model.process.schedule, course.trajectory.plan, keys, hook
-        )
+        trajectory = course.trajectory
+        return samplers.loop(trajectory.sampler, evaluated, model.process.schedule, trajectory.plan, keys, hook)
 
     return samplers.stepwise(loop)
 
@@ -143,12 +136,11 @@ def stepwise(model: Any, course: Course) -> Callable:
 def _autoencoder(model: Any, params: Any, tile: int) -> tuple[Callable, Callable]:
     """(encode, decode), in tiles if `tile` is not 0."""
     vae = model.modules["vae"]
-    factor = model.modules["vae"].factor
-    encode, decode = (functools.partial(vae.apply, {"params": params}, method=name) for name in VAE)
+    encode, decode = (functools.partial(vae.apply, {"params": params}, method=name) for name in ("encode", "decode"))
     if tile:
-        few = tile // factor
+        few = tile // vae.factor
         decode = tiles.tiled(decode, few, few // 4)
-        encode = tiles.tiled(encode, tile, few // 4 * factor, step=factor)
+        encode = tiles.tiled(encode, tile, few // 4 * vae.factor, step=vae.factor)
     return encode, decode
 
 
@@ -157,16 +149,16 @@ def begin(
 ) -> tuple[Array, Array, Array | None, Array | None, dict[str, Array]]:
     """(x at the first time, keys, latents of the image, where they are painted, further conditions)."""
     vae = model.modules["vae"]
-    factor = model.modules["vae"].factor
+    factor = vae.factor
     encode, _ = _autoencoder(model, vae_params, course.tile)
     own, keys, encoding = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
     shape = (course.size[0] // factor, course.size[1] // factor, model.channels)
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(own)
 
     def encoded(image: Array) -> Array:
-        found = jax.tree.map(lambda leaf: jnp.repeat(leaf, keys.size, axis=0), encode(image))
-        z = autoencoders.draw(found, encoding) if isinstance(found, autoencoders.Moments) else found
-        return autoencoders.to_diffusion(z, vae.scale, vae.shift)
+        z = jax.tree.map(lambda leaf: jnp.repeat(leaf, keys.size, axis=0), encode(image))
+        z = latent_space.draw(z, encoding) if isinstance(z, latent_space.Moments) else z
+        return latent_space.to_diffusion(z, vae.scale, vae.shift)
 
     x = course.trajectory.start * noise
     if image is None:
@@ -185,15 +177,7 @@ def begin(
 
 
 def _guided(
-    model: Any,
-    course: Course,
-    params: Any,
-    conditional: dict,
-    unconditional: dict,
-    scale: Array,
-    keys: Array,
-    known: Array | None,
-    painted: Array | None,
+    model: Any, course: Course, params: Any, conditional: dict, unconditional: dict, scale, keys, known, painted
 ) -> tuple[Any, Array, Callable | None]:
     """(denoiser or flow map, keys, the hook that puts back the known latents) of a trajectory."""
     schedule = model.process.schedule
@@ -207,25 +191,22 @@ def _guided(
 
 def decoded(model: Any, course: Course, vae_params: Any, x: Array) -> Array:
     """uint8 [B, H, W, 3] of latents."""
-    vae, (_, decode) = model.modules["vae"], _autoencoder(model, vae_params, course.tile)
-    return to_uint8(decode(autoencoders.from_diffusion(x, vae.scale, vae.shift)))
+    vae = model.modules["vae"]
+    _, decode = _autoencoder(model, vae_params, course.tile)
+    return to_uint8(decode(latent_space.from_diffusion(x, vae.scale, vae.shift)))
 
 
 def pictures(
-    model: Any,
-    course: Course,
-    params: Mapping[str, Any],
-    conditional: dict,
-    unconditional: dict,
-    scale: Array,
-    keys: Array,
-    image: Array | None,
-    mask: Array | None,
+    model: Any, course: Course, params: Mapping, conditional: dict, unconditional: dict, scale, keys, image, mask
 ) -> Array:
     """uint8 [B, H, W, 3]: the whole trajectory as one program."""
     x, keys, known, painted, beside = begin(model, course, params["vae"], keys, image, mask)
-    both = conditional | beside, unconditional | beside
-    evaluated, keys, hook = _guided(model, course, params[model.kind.denoiser], *both, scale, keys, known, painted)
-    schedule, plan = model.process.schedule, course.trajectory.plan
-    x = samplers.sample(course.trajectory.sampler, evaluated, schedule, x, plan, keys, after_step=hook)
+    return sampled(model, course, params, x, conditional | beside, unconditional | beside, scale, keys, known, painted)
+
+
+def sampled(model: Any, course: Course, params: Mapping[str, Any], x: Array, *rest: Any) -> Array:
+    """uint8 [B, H, W, 3] of x at the first time; the rest are the arguments of `_guided` from the conditions on."""
+    evaluated, keys, hook = _guided(model, course, params[model.kind.denoiser], *rest)
+    sampler, plan, _ = course.trajectory
+    x = samplers.sample(sampler, evaluated, model.process.schedule, x, plan, keys, after_step=hook)
     return decoded(model, course, params["vae"], x)

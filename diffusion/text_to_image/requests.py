@@ -88,24 +88,14 @@ class Setting(NamedTuple):
 
 
 def valid_as(valid: schema.Valid, name: str, value: Any) -> Any:
-    """The value itself.
-
-    Raises:
-        ValueError: if it is not valid.
-    """
+    """The value itself; a ValueError if it is not valid."""
     if why := schema.objection(name, value, valid):
         raise ValueError(why)
     return value
 
 
 def setting(default: Any, valid: schema.Valid, help: str) -> Any:
-    """A field of a dataclass of settings.
-
-    Args:
-        default: of the setting.
-        valid: what it may be, None aside.
-        help: what it does.
-    """
+    """A field of a dataclass of settings: its default, what it may be (None aside), and what it does."""
     return dataclasses.field(default=default, metadata={"valid": valid, "help": help})
 
 
@@ -113,14 +103,13 @@ def setting(default: Any, valid: schema.Valid, help: str) -> Any:
 def settings(record: type) -> Mapping[str, Setting]:
     """The settings of `Request`, or of a dataclass that adds some to it, by their names."""
     hints = typing.get_type_hints(record)
-    found = {}
+    table = {}
     for field in dataclasses.fields(record):
         hint = hints[field.name]
         kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         kind = typing.get_origin(kinds[0]) or kinds[0]
-        optional = types.NoneType in kinds
-        found[field.name] = Setting(kind, field.default, field.metadata["valid"], optional, field.metadata["help"])
-    return types.MappingProxyType(found)
+        table[field.name] = Setting(kind, field.default, optional=types.NoneType in kinds, **field.metadata)
+    return types.MappingProxyType(table)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,40 +177,28 @@ class Request:
         prompts = len(self.prompts)
         seeds = len(self.seeds)
         if 1 not in (prompts, seeds) and prompts != seeds:
-            raise ValueError(f"{prompts} prompts and {seeds} seeds: give as many of both, or one of either")
+            raise ValueError(f"{prompts} prompts and {seeds} seeds: name as many of both, or one of either")
         if self.image is None and (self.mask is not None or any(self.margins)):
-            raise ValueError("a mask and margins belong to an image; give the image")
+            raise ValueError("a mask and margins belong to an image; name the image")
         if self.image is None and self.strength not in (None, 1):
-            raise ValueError(f"strength = {self.strength}: it says how much of an image is changed; give the image")
+            raise ValueError(f"strength = {self.strength}: it says how much of an image is changed; name the image")
         if self.resamplings > 1 and not self.keeps:
             raise ValueError(
-                f"resamplings = {self.resamplings}: what is painted comes to agree with what is kept; give a mask or "
+                f"resamplings = {self.resamplings}: what is painted comes to agree with what is kept; name a mask or "
                 "margins"
             )
 
     @classmethod
     def of(cls, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0, **more: Any) -> Self:
-        """The request for N pictures.
-
-        Args:
-            prompts: one text, or N.
-            seeds: one number, or N.
-            **more: the other settings.
-        """
+        """The request for N pictures: one prompt or N, one seed or N, and the other settings by name."""
         return cls(prompts=prompts, seeds=seeds, **more)  # pyright: ignore[reportArgumentType]; read as tuples
 
     @classmethod
     def series(cls, prompt: str, seed: int, number: int, **more: Any) -> Self:
-        """The request for several pictures of one prompt, with seeds that follow one another.
-
-        Args:
-            prompt: of all pictures.
-            seed: of the first one.
-            number: of pictures.
-            **more: the other settings.
-        """
-        number = _whole("number", number, 1, NUMBER)
-        seed = _whole("seed", seed, 0, SEED - number + 1)  # so that the last one is in range, too
+        """The request for `number` pictures of one prompt, with seeds that follow one another from `seed` on."""
+        whole = lambda name, value, low, high: valid_as(schema.whole(low, high), name, _typed(int, value))
+        number = whole("number", number, 1, NUMBER)
+        seed = whole("seed", seed, 0, SEED - number + 1)  # so that the last one is in range, too
         return cls(prompts=(prompt,), seeds=tuple(range(seed, seed + number)), **more)
 
     @property
@@ -240,10 +217,7 @@ class Request:
         return self.mask is not None or any(self.margins)
 
     def first_step(self, steps: int) -> int:
-        """The step of the sampler at which the trajectory begins, later the less of an image is changed.
-
-        Args:
-            steps: of the whole trajectory.
+        """The step at which a trajectory of so many steps begins, later the less of an image is changed.
 
         Raises:
             ValueError: for a strength that leaves no step.
@@ -257,16 +231,12 @@ class Request:
         return steps - left
 
     def begins_at_image(self, first: int) -> bool:
-        """Whether the trajectory begins at the image with noise, in place of noise alone.
-
-        Args:
-            first: from `first_step`.
-        """
+        """Whether the trajectory from the step `first` on begins at the image with noise, in place of noise alone."""
         return self.image is not None and (not self.keeps or first > 0)
 
     def resolved(self, model: Any) -> Self:
         """The request with the model's own steps, guidance and sampler where it names none."""
-        steps, guidance = model.usual.but(self.steps, self.guidance)
+        steps, guidance = model.usual.overridden(self.steps, self.guidance)
         return dataclasses.replace(self, steps=steps, guidance=guidance, sampler=self.sampler or model.process.sampler)
 
     def check(self, model: Any) -> None:
@@ -282,7 +252,7 @@ class Request:
                 f"{max(self.tile // factor, 1) * factor}; 0 is no tiles"
             )
         if model.sees_mask and self.image is None:
-            raise ValueError("this model was trained to paint what is masked: give an image and a mask")
+            raise ValueError("this model was trained to paint what is masked: name an image and a mask")
         if model.sees_mask and self.resamplings > 1:
             raise ValueError(
                 f"resamplings = {self.resamplings}: this model sees what is kept, and repeats nothing; leave it at 1"
@@ -331,10 +301,6 @@ class Request:
                     f"{model.kind.multiple(model.denoiser)}); near it are {low} and {low + model.multiple}"
                 )
         return height, width
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    return valid_as(schema.whole(low, high), name, _typed(int, value))
 
 
 def _typed(kind: type, value: Any) -> Any:

@@ -44,7 +44,7 @@ def test_diffusers_makes_the_same_pictures(order, tmp_path):
     module = PixArt(shape=(16, 16, 4), width=24, depth=2, heads=2, text_width=16, span=8.0, learn_sigma=False)
     parts = {name: tmp_path / name for name in ("text_encoder", "tokenizer", "vae")}
     scheduler = {**text_model.PLUS, "solver_order": order, "flow_shift": 3.0}
-    text_model.write(tmp_path / "model", module, drawn(module, 2), scheduler, pipelines.Usual(STEPS, GUIDANCE), **parts)
+    text_model.write(tmp_path / "model", module, drawn(module, 2), scheduler, pipelines.Usual(STEPS, GUIDANCE), parts)
 
     model = text_to_image.load(tmp_path / "model")
     # It tells the network whole times, 799 for 799.2; ours would differ by that alone.

@@ -16,12 +16,7 @@ REFUSALS = (ValueError, OSError, jax.errors.JaxRuntimeError)  # the last: a devi
 
 
 def endpoint(source: Source, out: pathlib.Path) -> Callable[..., Iterator[list[str]]]:
-    """The function behind the interface; gradio reads its signature: the inputs with the model's usual values.
-
-    Args:
-        source: what makes the pictures.
-        out: the folder that they are written to.
-    """
+    """The function behind the interface; gradio reads its signature: the inputs with the model's usual values."""
     usual = values(source.usual)
 
     def generate(*sent: Any) -> Iterator[list[str]]:

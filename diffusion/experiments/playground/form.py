@@ -19,7 +19,7 @@ SLIDER = 190  # pixels that a slider, its name and its number need side by side
 
 
 class Form:
-    """The inputs of a request, each with the model's usual value; the page calls what makes their components.
+    """The fields of the page, one for each input of a request, with the model's usual values.
 
     Args:
         source: the model of the page.
@@ -32,8 +32,9 @@ class Form:
         self._brush: gr.HTML | None = None
 
     def condition(self) -> list[gr.Textbox]:
-        """Makes what a picture is to show: prompts or a class; returns the fields in which Enter starts the work."""
-        prompts, classes = self._source.prompts, self._source.classes
+        """Makes the fields of what a picture shows, prompts or a class; returns those in which Enter starts the work."""
+        prompts = self._source.prompts
+        classes = self._source.classes
         texts = [
             self._add(gr.Textbox, "prompt", lines=2, visible=prompts),
             self._add(gr.Textbox, "negative", label="Negative prompt", visible=prompts),
@@ -44,7 +45,7 @@ class Form:
         return texts
 
     def sampling(self) -> None:
-        """Makes how pictures are sampled: steps, guidance, seed, sampler, how many, and how large."""
+        """Makes the fields of how pictures are sampled: steps, guidance, seed, sampler, how many, and how large."""
         height, width = self._source.size
         with gr.Row():
             self._add(gr.Slider, "steps", minimum=1, maximum=250, min_width=SLIDER)
@@ -61,7 +62,7 @@ class Form:
             self._add(gr.Number, "width", value=width, min_width=90)
 
     def editing(self) -> None:
-        """Makes the picture to start from, its mask and its margins, and how it is changed."""
+        """Makes the fields of a picture to start from: its mask and margins, and how it is changed."""
         self._brush = gr.HTML(
             value="",
             html_template=(STATIC / "brush.html").read_text(),

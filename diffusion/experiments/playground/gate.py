@@ -47,12 +47,11 @@ class Gate:
 
     def _refusal(self, scope: Any) -> tuple[int, str] | None:
         """(status, why) of a request that is not answered; None for the others."""
-        found: dict[str, list[str]] = {}
-        for name, value in scope["headers"]:
-            found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-        if any(len(found.get(name, [])) > 1 for name in ("host", "origin", "content-length")):
+        pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+        names = [name for name, _ in pairs]
+        if any(names.count(name) > 1 for name in ("host", "origin", "content-length")):
             return 400, "a header is present twice"
-        headers = {name: values[0] for name, values in found.items()}
+        headers = dict(reversed(pairs))  # of any other header that stands twice, the first counts
         host = headers.get("host", "")
         if not self._ours(host):
             return 403, f"this page is not served under the name {host[:100]!r}; open it at the address in its terminal"

@@ -63,11 +63,9 @@ def values(request: PageRequest) -> dict[str, Any]:
 
 
 def received(sent: Mapping[str, Any], inputs: pathlib.Path) -> PageRequest:
-    """The request of inputs whose pictures come in base64; these are read once all else is found to be valid.
+    """The request of inputs whose pictures come in base64; these are read once all else is valid.
 
-    Args:
-        sent: the inputs' values.
-        inputs: the folder that the pictures are kept in.
+    They are kept in the folder `inputs`.
 
     Raises:
         ValueError: as `read` and `uploads.keep`.

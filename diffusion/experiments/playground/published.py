@@ -11,13 +11,7 @@ from diffusion.text_to_image import Frame, png
 
 
 class Published:
-    """The model of a folder with model_index.json, as a `Source`.
-
-    Args:
-        folder: see `text_to_image.load`.
-        dtype: of the denoiser and the text encoders.
-        loras: LoRA files and the weight of each.
-    """
+    """The model of a folder with model_index.json, as a `Source`; its arguments are those of `text_to_image.load`."""
 
     prompts, classes, free = True, 0, True
 

@@ -47,13 +47,7 @@ class Source(Protocol):
 
 
 class Made(NamedTuple):
-    """What has been made of a request until now.
-
-    Attributes:
-        frame: of the last step.
-        notes: warnings of the model about the request.
-        paths: files of the pictures, once they are done.
-    """
+    """What has been made of a request until now: a step, the model's warnings, and the files once they are done."""
 
     frame: Frame
     notes: tuple[str, ...]
@@ -62,11 +56,6 @@ class Made(NamedTuple):
 
 def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Made]:
     """Makes pictures, step by step, and at the end writes them to a folder with all that they were made from.
-
-    Args:
-        source: what makes them.
-        request: of a visitor.
-        out: the folder.
 
     Raises:
         ValueError: for a request that the model cannot do.

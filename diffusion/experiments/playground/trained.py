@@ -1,7 +1,6 @@
 """A trained run on the page, which makes pictures of a class that is chosen from its list."""
 
 import dataclasses
-import functools
 import inspect
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffusion import editing, flow_maps, samplers, text_to_image, timesteps
+from diffusion import editing, flow_maps, samplers, timesteps
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.config import ConfigError, checks, names, resolve
 from diffusion.experiments.config.extensions import printed
@@ -32,10 +31,8 @@ class Trained:
     """A network that was trained here, as a `Source`.
 
     Args:
-        folder: of the run.
-        config: its config.
-        params: the parameters.
-        step: the training step that they are of.
+        folder, config: of the run.
+        params, step: the parameters, and the training step that they are of.
         shape: (H, W, C) of one example.
     """
 
@@ -47,11 +44,10 @@ class Trained:
         self.name = pathlib.Path(folder).resolve().name
         self._folder = folder
         self.classes = config.model.get("num_classes", 0)
-        mine = resolve.Resolver(config).sampler
         sample = config.sample
-        self.samplers = tuple(
-            name for name, make in sorted(names.SAMPLERS.items()) if name == sample.sampler.name or _fits(make, mine)
-        )
+        own = resolve.Resolver(config).sampler
+        table = sorted(names.SAMPLERS.items())
+        self.samplers = tuple(name for name, make in table if name == sample.sampler.name or _fits(make, own))
         x0 = jax.eval_shape(self._decode, self._decoder, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
         self.size = x0.shape[1:3]
         self.usual = PageRequest(
@@ -83,12 +79,10 @@ class Trained:
     def watch(self, request: PageRequest) -> Iterator[Frame]:
         canvas = self._canvas(request)
         recipe = self._configured(request)
-        plan = recipe.plan
-        first = request.first_step(len(plan.t))
-        plan = programs.repeated(plan, first, request.resamplings)
-        begin, run, finish = self._compiled(request, recipe, plan, request.begins_at_image(first))
-        labels = jnp.full(request.number, max(request.label, 0), jnp.int32)
-        return self._frames(begin, run, finish, plan, labels, request.rows()[1], canvas)
+        first = request.first_step(len(recipe.plan.t))
+        plan = programs.repeated(recipe.plan, first, request.resamplings)
+        compiled = self._compiled(request, recipe, plan, request.begins_at_image(first))
+        return self._frames(request, compiled, plan, canvas)
 
     def record(self, request: PageRequest) -> Mapping[str, Any]:
         return {"workdir": str(self._folder), "step": self.step, "label": request.label}
@@ -120,7 +114,7 @@ class Trained:
                 f"{self.name} makes {self.size[0]} x {self.size[1]} alone: scale or cut it"
             )
         canvas = canvas.extended(request.margins)
-        if self.shape[-1] == 1 and canvas.image is not None:
+        if self.shape[-1] == 1:
             canvas = canvas._replace(image=np.round(canvas.image.mean(axis=-1, keepdims=True)).astype(np.uint8))
         return canvas
 
@@ -144,14 +138,13 @@ class Trained:
         """(begin, run, finish) for settings; what they need of memory is checked when they are new."""
         key = (request.sampler, request.steps, request.guidance, len(plan.t), request.resamplings, noised)
         if (key, request.number) not in self._programs:
-            programs = self._programs.get(key) or self._made(recipe, plan, noised)
-            self._check_memory(request, recipe, plan)
-            self._programs |= {key: programs, (key, request.number): programs}
+            compiled = self._programs.get(key) or self._made(recipe, plan, noised)
+            self._check_memory(request.number, recipe, plan)
+            self._programs |= {key: compiled, (key, request.number): compiled}
         return self._programs[key]
 
     def _made(self, recipe: Recipe, plan: timesteps.Plan, noised: bool) -> tuple[Callable, Callable, Callable]:
         schedule = recipe.schedule
-        sampler = recipe.sampler
         network = generate.of_kind(recipe)
 
         def begin(seeds: Array, known: Array | None) -> tuple[Array, Array]:
@@ -159,45 +152,35 @@ class Trained:
             x = samplers.prior(schedule, first, self.shape)
             if noised and known is not None:
                 noise = jax.vmap(lambda key: jax.random.normal(key, self.shape))(first)
-                x = text_to_image.noised(schedule, plan, known, noise)
+                x = programs.noised(schedule, plan, known, noise)
             return x, rest
 
         def loop(params: Any, labels: Array, keys: Array, known: Array | None, painted: Array | None) -> samplers.Loop:
             hook = None if painted is None else editing.replacement(schedule, plan, known, ~painted)
-            return samplers.loop(sampler, network(params, labels), schedule, plan, keys, hook)
+            return samplers.loop(recipe.sampler, network(params, labels), schedule, plan, keys, hook)
 
         finish = jax.jit(lambda decoder, x: to_uint8(self._decode(decoder, x)))
         return jax.jit(begin), samplers.stepwise(loop), finish
 
-    def _check_memory(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan) -> None:
-        schedule = recipe.schedule
-        sampler = recipe.sampler
+    def _check_memory(self, number: int, recipe: Recipe, plan: timesteps.Plan) -> None:
         network = generate.of_kind(recipe)
 
-        def all_of_it(params, decoder, labels, keys, x):
-            x = samplers.sample(sampler, network(params, labels), schedule, x, plan, keys)
+        def pictures(params, decoder, labels, keys, x):
+            x = samplers.sample(recipe.sampler, network(params, labels), recipe.schedule, x, plan, keys)
             return self._decode(decoder, x)
 
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), request.number))
-        shaped = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-        labels = jax.ShapeDtypeStruct((request.number,), jnp.int32)
-        program = jax.make_jaxpr(all_of_it)(
-            self.params, self._decoder, labels, keys, shaped((request.number, *self.shape))
-        )
-        what = f"{request.number} pictures of {self.size[0]} x {self.size[1]}"
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), number))
+        labels = jax.ShapeDtypeStruct((number,), jnp.int32)
+        x = jax.ShapeDtypeStruct((number, *self.shape), jnp.float32)
+        program = jax.make_jaxpr(pictures)(self.params, self._decoder, labels, keys, x)
+        what = f"{number} pictures of {self.size[0]} x {self.size[1]}"
         peak_memory.check(what, peak_memory.peak(program.jaxpr), "choose fewer at once")
 
-    def _frames(
-        self,
-        begin: Callable,
-        run: Callable,
-        finish: Callable,
-        plan: timesteps.Plan,
-        labels: Array,
-        seeds: list[int],
-        canvas: Canvas,
-    ) -> Iterator[Frame]:
+    def _frames(self, request: PageRequest, compiled: tuple, plan: timesteps.Plan, canvas: Canvas) -> Iterator[Frame]:
+        begin, run, finish = compiled
+        labels = jnp.full(request.number, max(request.label, 0), jnp.int32)
         known, painted = canvas.arrays()
+        _, seeds = request.rows()
         x, keys = begin(jnp.asarray(np.array(seeds, np.uint32)), known)
         s = np.asarray(plan.s)
         for i, state in enumerate(run(x, len(s), self.params, labels, keys, known, painted)):

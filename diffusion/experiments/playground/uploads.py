@@ -5,7 +5,6 @@ import binascii
 import hashlib
 import io
 import pathlib
-import tempfile
 
 from PIL import Image
 
@@ -16,11 +15,7 @@ NAME = "the file that was sent"
 
 
 def keep(content: str, inputs: pathlib.Path) -> str:
-    """Writes a picture to the folder of such pictures; returns its path.
-
-    Args:
-        content: a file in base64, or as a data URL.
-        inputs: the folder.
+    """Writes a picture, a file in base64 or as a data URL, to the folder of such pictures; returns its path.
 
     Raises:
         ValueError: if it is not a valid picture, or too large.
@@ -37,13 +32,7 @@ def keep(content: str, inputs: pathlib.Path) -> str:
                 f"the picture has {header.width} x {header.height} pixels, and at most {PIXELS:,} are "
                 "taken here (4096 x 4096): scale it"
             )
-    with tempfile.NamedTemporaryFile(suffix=".picture") as file:
-        file.write(sent)
-        file.flush()
-        try:
-            picture = pictures.read(file.name)
-        except ValueError as error:
-            raise ValueError(str(error).replace(file.name, NAME)) from error
+    picture = pictures.read(sent, NAME)
     encoded = io.BytesIO()
     Image.fromarray(picture).save(encoded, "PNG")
     inputs.mkdir(parents=True, exist_ok=True)

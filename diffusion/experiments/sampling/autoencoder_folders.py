@@ -40,13 +40,7 @@ class Autoencoder(NamedTuple):
 
 
 def load(path: str | pathlib.Path) -> Autoencoder:
-    """Loads an autoencoder.
-
-    Args:
-        path: a folder or file as `interchange.load` takes it.
-
-    Returns:
-        The autoencoder.
+    """Loads an autoencoder from a folder or a file, as `interchange.load` takes it.
 
     Raises:
         ConfigError: if nothing is there, or it is a network that does not encode.
@@ -86,14 +80,10 @@ def digest(params: Any) -> str:
 
 
 def channels(images: np.ndarray, autoencoder: Autoencoder) -> np.ndarray:
-    """Pictures with the channels that the autoencoder takes: grey ones are repeated.
-
-    Args:
-        images: [..., C].
-        autoencoder: of pictures with as many channels, or of 3 where C is 1.
+    """Pictures [..., C] with the channels that the autoencoder takes: one channel is repeated where it takes three.
 
     Raises:
-        ConfigError: for others.
+        ConfigError: for any other difference.
     """
     takes = autoencoder.module.picture_channels
     if images.shape[-1] == 1 and takes == 3:
@@ -104,14 +94,7 @@ def channels(images: np.ndarray, autoencoder: Autoencoder) -> np.ndarray:
 
 
 def latent(autoencoder: Autoencoder, shape: tuple[int, int, int]) -> tuple[str, tuple[int, int, int]]:
-    """What the encoder gives for a picture, without computing it.
-
-    Args:
-        autoencoder: see `load`.
-        shape: (H, W, C) of the picture.
-
-    Returns:
-        ("moments" or "mean", (h, w, D)).
+    """What the encoder makes of a picture (H, W, C), without computing it: ("moments" or "mean", (h, w, D)).
 
     Raises:
         ConfigError: if it does not take pictures of that size.
@@ -119,14 +102,16 @@ def latent(autoencoder: Autoencoder, shape: tuple[int, int, int]) -> tuple[str, 
     height, width, _ = shape
     x = jax.ShapeDtypeStruct((1, height, width, autoencoder.module.picture_channels), jnp.float32)
     try:
-        found = jax.eval_shape(lambda params, x: _encode(autoencoder.module, params, x), autoencoder.params, x)
+        latents = jax.eval_shape(lambda params, x: _encode(autoencoder.module, params, x), autoencoder.params, x)
     except ValueError as error:
         raise ConfigError(f"the pictures do not fit the autoencoder: {error}") from error
-    return ("moments", found.mean.shape[1:]) if isinstance(found, Moments) else ("mean", found.shape[1:])
+    return ("moments" if len(latents) == 2 else "mean"), latents[0].shape[1:]
 
 
-def _encode(module: nn.Module, params: Any, x: jax.Array) -> Moments | jax.Array:
-    return module.apply({"params": params}, x, method="encode")
+def _encode(module: nn.Module, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
+    """(mean, log variance) of the posterior, or (latents,) of an autoencoder that has none."""
+    latents = module.apply({"params": params}, x, method="encode")
+    return tuple(latents) if isinstance(latents, Moments) else (latents,)
 
 
 def encoder(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarray]:
@@ -137,8 +122,7 @@ def encoder(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarray]:
 
     @jax.jit
     def encode(params, images):
-        found = _encode(autoencoder.module, params, to_model(images))
-        return jnp.stack(found if isinstance(found, Moments) else (found,), axis=1).astype(jnp.float32)
+        return jnp.stack(_encode(autoencoder.module, params, to_model(images)), axis=1).astype(jnp.float32)
 
     return lambda images: np.asarray(encode(*_placed(autoencoder, images)))
 
@@ -159,18 +143,14 @@ def reconstruction(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarra
 
     @jax.jit
     def reconstruct(params, images):
-        found = _encode(autoencoder.module, params, to_model(images))
-        z = found.mean if isinstance(found, Moments) else found
+        z, *_ = _encode(autoencoder.module, params, to_model(images))
         return to_uint8(autoencoder.module.apply({"params": params}, z, method="decode"))
 
     return lambda images: np.asarray(reconstruct(*_placed(autoencoder, images)))
 
 
 def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array]]:
-    """How the samples of a run become pictures.
-
-    Args:
-        config: the run's config.
+    """How the samples of a run become pictures, by its config.
 
     Returns:
         (parameters, (parameters, x [B, ...]) -> pictures [B, H, W, C] in [-1, 1]); without latents it changes nothing.
@@ -179,27 +159,23 @@ def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array
         ConfigError: for a run on latents that names no autoencoder, or another than its latents are of.
         Refusal, Mismatch, limits.Refused: as in `load`.
     """
-    given = config["data"]["latents"]
-    if not given["dir"]:
+    latents = config["data"]["latents"]
+    if not latents["dir"]:
         return (), lambda params, x: x
-    if not given["autoencoder"]:
+    if not latents["autoencoder"]:
         raise ConfigError(
             "config.data.latents.autoencoder = '': this run makes latents. Name the autoencoder that "
             "decodes them: --config.data.latents.autoencoder=FOLDER."
         )
-    autoencoder = load(given["autoencoder"])
+    autoencoder = load(latents["autoencoder"])
     try:
-        latent_cache.require(
-            latent_cache.describe(given["dir"]),
-            config["data"]["name"],
-            config["data"]["split"],
-            autoencoder.record,
-            where=given["dir"],
-        )
+        cache = latent_cache.describe(latents["dir"])
+        data = config["data"]
+        latent_cache.require(cache, data["name"], data["split"], autoencoder.record, where=latents["dir"])
     except FileNotFoundError:
         pass  # the cache may have stayed where the run was
     except latent_cache.CacheError as error:
-        raise ConfigError(f"config.data.latents.autoencoder = {given['autoencoder']!r}: {error}") from error
+        raise ConfigError(f"config.data.latents.autoencoder = {latents['autoencoder']!r}: {error}") from error
     module = autoencoder.module
 
     def decode(params, x):
@@ -210,7 +186,7 @@ def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array
 
 
 def _placed(autoencoder: Autoencoder, images: np.ndarray) -> tuple[Any, jax.Array]:
-    """Parameters and pictures where they are used: on every device, and split over them."""
+    """The parameters on every device, and the pictures split over the devices."""
     devices = jax.local_devices()
     images = channels(images, autoencoder)
     if len(devices) == 1 or len(images) % len(devices):

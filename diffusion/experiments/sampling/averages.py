@@ -9,13 +9,7 @@ from diffusion.training.checkpointing import checkpoints
 
 
 class Average(NamedTuple):
-    """A moving average made after training.
-
-    Attributes:
-        params: the parameters.
-        step: at which it ends.
-        about: what it is made of, for a record.
-    """
+    """A moving average made after training: its parameters, the step at which it ends, and a record of its making."""
 
     params: Any
     step: int
@@ -30,9 +24,6 @@ def post_hoc(folder: str | pathlib.Path, tracked: float, width: float, step: int
         tracked: config.ema.sigma_rel of the run.
         width: of the wanted profile as a share of the run; not much below the tracked one.
         step: the checkpoint at which it ends; the latest by default.
-
-    Returns:
-        Average.
 
     Raises:
         ConfigError: if the run tracks no power function, or the width is out of range.

@@ -18,22 +18,9 @@ from diffusion.io import files
 
 
 def key(config: Mapping, leaves: Mapping, weights: str, labels: np.ndarray, seeds: np.ndarray) -> str:
-    """Returns what names the samples: equal for equal ones.
-
-    Args:
-        config: the run's config.
-        leaves: of the checkpoint, with their checksums (`checkpoints.read_about`).
-        weights: which of its items.
-        labels: int [N].
-        seeds: uint32 [N].
-    """
-    told = json.dumps([config_hash(config), weights, leaves], sort_keys=True).encode()
-    return hashlib.sha256(told + labels.tobytes() + seeds.tobytes()).hexdigest()[:16]
-
-
-def folder(out: pathlib.Path, name: str) -> pathlib.Path:
-    """Returns where the batches of the samples of that key lie."""
-    return out / f".samples-{name}"
+    """A name for samples: equal for an equal config, checkpoint, choice of its weights, labels and seeds."""
+    about = json.dumps([config_hash(config), weights, leaves], sort_keys=True).encode()
+    return hashlib.sha256(about + labels.tobytes() + seeds.tobytes()).hexdigest()[:16]
 
 
 def images(
@@ -54,8 +41,8 @@ def images(
         labels: int [N].
         seeds: uint32 [N].
         batch_size: images in a batch, as `make` takes them.
-        place: from `folder`; made if missing.
-        advance: told the number of images done.
+        place: the folder of the batches, OUT/.samples-KEY; made if missing.
+        advance: receives the number of images done.
         share: (p, P): every P-th batch from the p-th on; (0, 1) is all.
 
     Returns:
@@ -67,7 +54,7 @@ def images(
         rows = slice(first, min(first + batch_size, len(labels)))
         file = place / f"{first:08}.npy"
         batch = files.array(file)
-        if batch is None or batch.dtype != np.uint8 or batch.ndim != 4 or len(batch) != len(labels[rows]):
+        if batch is None or len(batch) != len(labels[rows]):
             batch = make(params, labels[rows], seeds[rows])
             with files.whole(file) as handle:
                 np.save(handle, batch)

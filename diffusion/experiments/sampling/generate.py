@@ -57,10 +57,7 @@ def keys(seeds: ArrayLike) -> tuple[Array, Array]:
 
 
 def denoiser(recipe: Recipe) -> Callable[[Any, Array], Any]:
-    """The guided denoiser of a run, (params, labels `[B]`) -> what `samplers.sample` takes.
-
-    Args:
-        recipe: of the run, for a shape of examples.
+    """The guided denoiser of a run for a shape of examples, (params, labels `[B]`) -> what `samplers.sample` takes.
 
     Raises:
         ConfigError: if the run trains a flow map, which has no denoiser.
@@ -86,11 +83,7 @@ def denoiser(recipe: Recipe) -> Callable[[Any, Array], Any]:
 
 
 def flow_map(recipe: Recipe) -> Callable[[Any, Array], flow_maps.FlowMap]:
-    """The flow map of a run whose objective trains one, (params, labels `[B]`) -> (x_t, t, s) -> x_s.
-
-    Args:
-        recipe: of the run, for a shape of examples.
-    """
+    """The flow map of a run whose objective trains one, (params, labels `[B]`) -> (x_t, t, s) -> x_s."""
     objective = recipe.objective
 
     def of(params: Any, labels: Array) -> flow_maps.FlowMap:
@@ -121,9 +114,6 @@ def generator(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
         mesh: where the parameters lie, split over it, and the samples are made, each device its share; every process
             then makes the same calls and gets the same images. None: the default device.
 
-    Returns:
-        A `Generator`.
-
     Raises:
         ConfigError: if the run makes no samples of classes.
     """
@@ -137,11 +127,7 @@ def generator(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
 
 
 def of_conditions(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
-    """`generator` of any run that makes pictures, those of prompts too, whose labels are what its network receives.
-
-    Args:
-        recipe, mesh: as `generator`.
-    """
+    """`generator` of any run that makes pictures, those of prompts too, whose labels are what its network receives."""
     config = recipe.config
     schedule = recipe.schedule
     sampler = recipe.sampler
@@ -155,19 +141,19 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
         held = sharding.positions(batch_size, mesh)
         decoder = jax.device_put(decoder, NamedSharding(mesh, PartitionSpec()))
 
-    def walk(sample, params, labels, seeds):
+    def sampled(sample, params, labels, seeds):
         first, rest = keys(seeds)
         x = samplers.prior(schedule, first, recipe.shape)
         return sample(sampler, network(params, labels), schedule, x, plan, rest)
 
     def finish(params, decoder, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
-            x = decode(decoder, walk(samplers.sample, params, labels, seeds))
+            x = decode(decoder, sampled(samplers.sample, params, labels, seeds))
             return to_uint8(x) if recipe.makes_pictures else x
 
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     finish = jax.jit(finish, out_shardings=everywhere)
-    watch = jax.jit(lambda *arguments: walk(samplers.sample_trajectory, *arguments)[1], out_shardings=everywhere)
+    watch = jax.jit(lambda *arguments: sampled(samplers.sample_trajectory, *arguments)[1], out_shardings=everywhere)
     show = jax.jit(lambda decoder, steps: jax.lax.map(lambda x: decode(decoder, x), steps), out_shardings=everywhere)
 
     def batch(rows):
@@ -180,13 +166,13 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
             rows = np.arange(first, min(first + batch_size, len(seeds)))
             filled = np.resize(rows, batch_size)  # a short last batch is filled up, and cut again
             few = jax.tree.map(lambda leaf, filled=filled: leaf[filled], (labels, seeds))
-            found = finish(params, decoder, *batch(few))
-            made.append(np.asarray(found.addressable_data(0))[: len(rows)])
+            samples = finish(params, decoder, *batch(few))
+            made.append(np.asarray(samples.addressable_data(0))[: len(rows)])
             progress(first + len(rows))
         return np.concatenate(made)
 
     def trajectory(params, labels, seeds):
-        way = watch(params, labels, seeds)
-        return np.asarray(show(decoder, way.x)), np.asarray(show(decoder, way.x0))
+        steps = watch(params, labels, seeds)
+        return np.asarray(show(decoder, steps.x)), np.asarray(show(decoder, steps.x0))
 
     return Generator(images, trajectory, sampler.nfe(len(plan.t)))

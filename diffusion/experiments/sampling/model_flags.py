@@ -5,7 +5,7 @@ from absl import flags
 from diffusion.experiments.config import ConfigError
 
 MODEL = flags.DEFINE_string("model", None, "a published text-to-image model: a folder with model_index.json")
-LORA = flags.DEFINE_multi_string("lora", [], "a LoRA file and its weight, FILE:0.8; may be given several times")
+LORA = flags.DEFINE_multi_string("lora", [], "a LoRA file and its weight, FILE:0.8; may be repeated")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the denoiser and the text encoders")
 
 

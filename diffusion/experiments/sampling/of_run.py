@@ -1,9 +1,9 @@
 """The samples of a run, in its folder: as many and as its recipe says, made anew or gone on with."""
 
+import functools
 import json
 import pathlib
 import time
-from typing import Any
 
 import jax
 import numpy as np
@@ -70,20 +70,16 @@ def sample(
     make = generate.generator(recipe, mesh)
     began = time.perf_counter()
     leaves = checkpoints.read_about(folder, step)["leaves"]
-    place = batches_on_disk.folder(out, batches_on_disk.key(config, leaves, json.dumps(about), labels, seeds))
+    place = out / f".samples-{batches_on_disk.key(config, leaves, json.dumps(about), labels, seeds)}"
     batch_size = min(config.sample.batch_size, number)
-    index = jax.process_index()
-    count = jax.process_count()
-    with progress.bar("sampling", number, "images", speaks=index == 0) as advance:
-        images = batches_on_disk.images(make.images, params, labels, seeds, batch_size, place, advance, (index, count))
+    share = (jax.process_index(), jax.process_count())
+    made = functools.partial(batches_on_disk.images, make.images, params, labels, seeds, batch_size, place)
+    with progress.bar("sampling", number, "images", speaks=share[0] == 0) as advance:
+        images = made(advance, share)
     agreement.gather("samples made")  # each process has made its share
 
     def finish():
-        whole = (
-            images
-            if count == 1
-            else batches_on_disk.images(make.images, params, labels, seeds, batch_size, place, lambda done: None)
-        )
+        whole = images if share[1] == 1 else made(lambda done: None)
         seconds = time.perf_counter() - began
         shown = _write(out, recipe, make, params, whole, labels, seeds, {"step": step, **about})
         print(
@@ -95,28 +91,8 @@ def sample(
     return images
 
 
-def _write(
-    out: pathlib.Path,
-    recipe: Recipe,
-    make: generate.Generator,
-    params: Any,
-    images: np.ndarray,
-    labels: np.ndarray,
-    seeds: np.ndarray,
-    checkpoint: dict,
-) -> list[pathlib.Path]:
-    """Writes samples.npz, its record and, of pictures, the figures; removes the batches; returns what people look at.
-
-    Args:
-        out: folder to write into.
-        recipe: of the run.
-        make: that has made the images.
-        params: by which.
-        images: uint8 `[N, H, W, C]`.
-        labels: int `[N]`.
-        seeds: uint32 `[N]`.
-        checkpoint: the step and the kind of the weights, for the record.
-    """
+def _write(out, recipe, make, params, images, labels, seeds, checkpoint) -> list[pathlib.Path]:
+    """Writes samples.npz, its record and, of pictures, the figures; removes the batches; returns what to look at."""
     with files.whole(out / "samples.npz") as file:
         np.savez(file, images=images, labels=labels, seeds=seeds)  # deflate is 20 times as slow, and gains 8 % or so
     record = {

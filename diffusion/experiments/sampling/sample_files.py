@@ -10,13 +10,7 @@ from diffusion.io import limits, npz
 
 
 def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads samples.npz; nothing in it is executed.
-
-    Args:
-        folder: the run folder.
-
-    Returns:
-        images uint8 `[N, H, W, C]` and labels int64 `[N]`.
+    """Reads samples.npz of a run folder: images uint8 `[N, H, W, C]`, labels int64 `[N]`; nothing in it is executed.
 
     Raises:
         WorkdirError: if it is missing, damaged, or lacks an array; says which command makes it.
@@ -27,10 +21,9 @@ def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         raise WorkdirError(f"{path} is not there. {again}")
     try:
         limits.no_links(path.parent)
-        there = npz.headers(path)
-        missing = {"images", "labels"} - there.keys()
-        if missing:
-            raise WorkdirError(f"{path} lacks {', '.join(sorted(missing))}; it holds {list(there)}. {again}")
+        names = npz.headers(path)
+        if missing := {"images", "labels"} - names.keys():
+            raise WorkdirError(f"{path} lacks {', '.join(sorted(missing))}; it holds {list(names)}. {again}")
         images, labels = npz.load(path, ("images", "labels")).values()
     except (ValueError, OSError) as error:
         raise WorkdirError(f"{path} cannot be read ({error}). {again}") from error
@@ -58,7 +51,7 @@ def check_samples(images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...]
         classes: of the dataset, or 0 where the model has none.
 
     Raises:
-        WorkdirError: says what was found and what is needed.
+        WorkdirError: says what the samples are and what is needed.
     """
     if images.dtype != np.uint8:
         raise WorkdirError(f"samples: images are {images.dtype}, not uint8 (bytes 0..255)")

@@ -34,8 +34,7 @@ class Trained(NamedTuple):
     Attributes:
         recipe: of the run, with the changes of `load`.
         params: of the moving average.
-        schedule: its process.
-        sampler: of config.sample.
+        schedule, sampler: of the recipe.
         grid: `[steps + 1]` decreasing times, of config.sample.
         shape: (H, W, C) of one example.
     """
@@ -86,9 +85,9 @@ class Trained(NamedTuple):
                 f"the run is on latents ({self.config.data.latents.dir}), and its network takes no "
                 "images: encode them by `diffusion.experiments.sampling.autoencoder_folders`."
             )
-        found = real_images.split_of(self.config, split)
-        rows = real_images.balanced_order(found.labels)[:number]
-        return to_model(jnp.asarray(found.images[rows])), found.labels[rows]
+        real = real_images.split_of(self.config, split)
+        rows = real_images.balanced_order(real.labels)[:number]
+        return to_model(jnp.asarray(real.images[rows])), real.labels[rows]
 
 
 def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, step: int | None = None) -> Trained:

@@ -13,7 +13,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from diffusion.io import limits
+from diffusion.io import files, limits
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders, schedulers, stated
 from diffusion.models.interchange.family import Refusal
@@ -27,18 +27,18 @@ def modules_of(base: pathlib.Path) -> dict[str, tuple[str, nn.Module]]:
     Raises:
         FileNotFoundError: if none lies there.
     """
-    found = {}
+    modules = {}
     for path in sorted(base.glob("*/config.json")):
         config = folders.read_config(path.parent)
         if (name := config.get("_class_name") or (config.get("architectures") or [""])[0]) in FAMILIES:
-            found[path.parent.name] = (name, folders.built(FAMILIES[name], config))
-    if not found:
+            modules[path.parent.name] = (name, folders.built(FAMILIES[name], config))
+    if not modules:
         raise FileNotFoundError(f"{base}: no folder of a known network lies in it; --base is a pipeline's folder.")
-    return found
+    return modules
 
 
 def check_prediction(source: pathlib.Path, base: pathlib.Path) -> str:
-    """What both say that the denoiser predicts.
+    """What a file and the folder of a pipeline say that the denoiser predicts.
 
     Raises:
         Refusal: if they contradict each other.
@@ -56,22 +56,19 @@ def check_prediction(source: pathlib.Path, base: pathlib.Path) -> str:
 
 def pipeline(
     source: pathlib.Path,
-    found: Iterable[tuple[str, nn.Module, Any]],
+    networks: Iterable[tuple[str, nn.Module, Any]],
     base: pathlib.Path,
     out: pathlib.Path,
     dtype: str = "float32",
 ) -> list[str]:
-    """Writes the folder of a pipeline.
+    """Writes the folder of a pipeline, with the file's numbers in a dtype; returns the names of the file's parts.
 
     Args:
-        source: of the single file, for what it says of itself and messages.
-        found: (name, module, params) of its networks, as `convert.networks` gives.
+        source: the single file, for what it says of itself and messages.
+        networks: (name, module, params) of those in it, from `convert.networks`.
         base: folder of a pipeline with networks of the same sizes.
         out: folder that is written; must not exist.
-        dtype: of the numbers of the file's networks.
-
-    Returns:
-        The names of the parts that are the file's.
+        dtype: of the numbers.
 
     Raises:
         FileExistsError: if `out` exists.
@@ -83,38 +80,27 @@ def pipeline(
     pipelines.read_index(base)
     check_prediction(source, base)
     parts = modules_of(base)
-    try:
-        return _write(source, found, base, out, dtype, parts)
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
-
-
-def _write(source, found, base, out, dtype, parts) -> list[str]:
+    shapes = {part: _shapes(folders.shapes_of(FAMILIES[name], module)) for part, (name, module) in parts.items()}
     replaced = []
-    for _, module, params in found:
-        family = interchange.families.of(module).name
-        leaves = {name: leaf.shape for name, leaf in folders.leaves_of(params).items()}
-        fits = [
-            part
-            for part, (name, known) in parts.items()
-            if part not in replaced
-            and leaves
-            == {leaf: like.shape for leaf, like in folders.leaves_of(folders.shapes_of(FAMILIES[name], known)).items()}
-        ]
-        if not fits:
-            has = ", ".join(f"{part} ({name})" for part, (name, _) in parts.items())
-            raise Mismatch(
-                f"{source} holds a {family} whose leaves are those of no part of {base}, which has {has}. "
-                "Choose a --base of the same architecture."
-            )
-        name, known = parts[fits[0]]
-        interchange.save(out / fits[0], known, params, dtype=dtype, family=name)
-        replaced.append(fits[0])
-    for path in sorted(base.iterdir()):
-        if path.is_dir() and path.name not in replaced:
-            shutil.copytree(path, out / path.name)
-    if (base / pipelines.SAMPLING).is_file():
-        shutil.copyfile(base / pipelines.SAMPLING, out / pipelines.SAMPLING)
-    shutil.copyfile(base / "model_index.json", out / "model_index.json")  # last: without it the folder is no model
+    with files.whole_folder(out) as place:
+        for _, module, params in networks:
+            part = next((part for part in parts if part not in replaced and shapes[part] == _shapes(params)), None)
+            if part is None:
+                has = ", ".join(f"{part} ({name})" for part, (name, _) in parts.items())
+                raise Mismatch(
+                    f"{source} holds a {interchange.families.of(module).name} whose leaves are those of no part of "
+                    f"{base}, which has {has}. Choose a --base of the same architecture."
+                )
+            name, known = parts[part]
+            interchange.save(place / part, known, params, dtype=dtype, family=name)
+            replaced.append(part)
+        for path in sorted(base.iterdir()):
+            if path.is_dir() and path.name not in replaced:
+                shutil.copytree(path, place / path.name)
+            elif path.name in ("model_index.json", pipelines.SAMPLING):
+                shutil.copyfile(path, place / path.name)
     return replaced
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in folders.leaves_of(params).items()}

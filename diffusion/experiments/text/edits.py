@@ -13,16 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import editing, samplers, text_to_image
+from diffusion import editing, text_to_image
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, WITHHELD, Lot, Scene
-from diffusion.data.transforms import to_model, to_uint8
+from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.text import judge
 from diffusion.metrics import bootstrap
 from diffusion.metrics.attribute_reader import Reader
-from diffusion.models.autoencoders import latent_space
-from diffusion.models.interchange import schedulers
-from diffusion.text_to_image import TextToImage
+from diffusion.text_to_image import Request, TextToImage, programs
+from diffusion.text_to_image.jobs import Job, program
 
 STREAM = 50  # of the pictures that are edited
 SHOWN = 6  # edits in a picture
@@ -137,11 +136,8 @@ def _recoloured(scene: Scene, turns: int = 1) -> Scene:
 def seam(made: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, float]:
     """How much pixels on both sides of the seam in the middle differ, of edits whose left half is that of `real`.
 
-    Args:
-        made: uint8 [N, H, W, 3], edits.
-        coded: uint8 [N, H, W, 3], the real pictures as the autoencoder gives them back: with their left halves put back
-            as in an edit, they have the seam of a model that would paint the very latents of the real picture.
-        real: uint8 [N, H, W, 3], real pictures.
+    Each is uint8 [N, H, W, 3]. `coded` are the real pictures as the autoencoder gives them back: with their left halves
+    put back as in an edit, they have the seam of a model that would paint the very latents of the real picture.
 
     Returns:
         {"mean", "worst"} of the edits, and of the others after "coded_" and "real_": mean absolute differences of 255,
@@ -157,13 +153,8 @@ def seam(made: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, flo
 
 def through_autoencoder(model: TextToImage, images: np.ndarray) -> np.ndarray:
     """Pictures uint8 [N, H, W, 3] as the autoencoder gives them back."""
-    return np.asarray(_coded(model, {"params": model.params["vae"]}, images))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _coded(model, params, images):
-    vae = model.modules["vae"]
-    return to_uint8(vae.apply(params, vae.apply(params, to_model(images), method="encode").mean, method="decode"))
+    autoencoder = autoencoder_folders.Autoencoder("", model.modules["vae"], model.params["vae"], {})
+    return autoencoder_folders.reconstruction(autoencoder)(images)
 
 
 def interpolation(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
@@ -200,45 +191,21 @@ def interpolation(model: TextToImage, reader: Reader, number: int, **settings: A
 def between(
     model: TextToImage, prompts: list[str], seeds: tuple[int, int], weights: np.ndarray, *, guidance: float, steps: int
 ) -> np.ndarray:
-    """Pictures on the way between two prompts and two seeds: embeddings on a line, noises on a sphere (`slerp`).
+    """Pictures on the way between two prompts and two seeds, uint8 [N, H, W, 3], by N weights in 0..1 of the second.
 
-    Args:
-        model: of `text_to_image.load`.
-        prompts: two.
-        seeds: two; equal ones for one noise.
-        weights: [N] in 0..1 of the second.
-        guidance, steps: as `text_to_image.generate`.
-
-    Returns:
-        uint8 [N, H, W, 3].
+    Embeddings lie on a line, noises on a sphere (`slerp`); equal seeds are one noise.
     """
-    factor = model.modules["vae"].factor
+    job = Job.of(model, Request.of(prompts, guidance=guidance, steps=steps))
     weight = jnp.asarray(weights, jnp.float32)
-    conditional, unconditional = text_to_image.conditions(model, prompts, None, guidance, model.side, model.side)
-    conditional, unconditional = (
-        jax.tree.map(lambda ends: _mixed(ends, weight), each) for each in (conditional, unconditional)
-    )
-    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-    shape = (model.side // factor, model.side // factor, model.channels)
-    noise = jax.vmap(lambda key: jax.random.normal(jax.random.split(key, 3)[0], shape))(keys)
+    conditions = [jax.tree.map(lambda ends: _mixed(ends, weight), each) for each in job.conditions(model, len(weights))]
+    begin = program(model, job.course, "begin", programs.compiled(programs.begin))
+    noise, *_ = begin(model.params["vae"], jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), None, None)
     one, other = (jnp.repeat(noise[i : i + 1], len(weights), axis=0) for i in (0, 1))
     x = one if seeds[0] == seeds[1] else editing.slerp(one, other, weight)
+    keys = jax.random.split(jax.random.key(seeds[0]), len(weights))
+    sampled = program(model, job.course, "sampled", programs.compiled(programs.sampled))
     params = {part: model.params[part] for part in (model.kind.denoiser, "vae")}
-    keys = jax.random.split(keys[0], len(weights))
-    return np.asarray(_sampled(model, steps, params, x, conditional, unconditional, guidance, keys))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _sampled(model, steps, params, x, conditional, unconditional, guidance, keys):
-    """uint8 [N, H, W, 3] of latents of the prior and of conditions."""
-    vae = model.modules["vae"]
-    trajectory = schedulers.trajectory(model.process, "", steps, (model.side // model.multiple) ** 2)
-    denoise = text_to_image.denoise(model, params[model.kind.denoiser], conditional, unconditional, guidance)
-    x = samplers.sample(
-        trajectory.sampler, denoise, model.process.schedule, trajectory.start * x, trajectory.plan, keys
-    )
-    scaled = latent_space.from_diffusion(x, vae.scale, vae.shift)
-    return to_uint8(vae.apply({"params": params["vae"]}, scaled, method="decode"))
+    return np.asarray(sampled(params, x, *conditions, guidance, keys, None, None))
 
 
 def _mixed(ends: jax.Array, weight: jax.Array) -> jax.Array:

@@ -46,9 +46,7 @@ def facing(scene: Scene) -> Scene:
 def pictures(seed: int = SEED, number: dict[str, int] | None = None) -> tuple[np.ndarray, list[Scene]]:
     """The pictures that the judge learns from, uint8 [N, 64, 64, 3], and what it is to say of them.
 
-    Args:
-        seed: of the pictures.
-        number: of each kind of scene; `PICTURES` by default.
+    `number` says how many of each kind of scene; `PICTURES` by default.
     """
     left = dict(number or PICTURES)
     examples: list[tuple[np.ndarray, Scene]] = []
@@ -68,18 +66,14 @@ def pictures(seed: int = SEED, number: dict[str, int] | None = None) -> tuple[np
 
 def name() -> str:
     """The name of the judge, by all that it is made of: its network, its pictures and what they are said to show."""
-    images, shown = pictures(number=dict.fromkeys(PICTURES, 20))  # stand for all
+    images, shown = pictures(number=dict.fromkeys(PICTURES, 20))  # which stand for all
     digest = hashlib.sha256(pathlib.Path(attribute_reader.__file__).read_bytes() + images.tobytes())
     digest.update(repr((shown, sorted(ATTRIBUTES.items()), SEED, PICTURES, STEPS)).encode())
     return f"shapes-{digest.hexdigest()[:32]}"
 
 
 def reader(folder: pathlib.Path | None = None) -> Reader:
-    """The judge, from the library's cache, or trained now (minutes).
-
-    Args:
-        folder: of its file; the library's cache by default.
-    """
+    """The judge, from a folder (by default the library's cache), or trained now (minutes)."""
 
     def made() -> Reader:
         images, shown = pictures()
@@ -122,32 +116,27 @@ def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:
     right = {"kind": requested.kind == shown.kind}
     if requested.style != "plain":
         right["style"] = requested.style == shown.style
-    if requested.kind == "pair":
-        turned = facing(requested)
-        one, other = ((turned.colour, turned.shape), (turned.second_colour, turned.second_shape))
-        first, second = (shown.colour, shown.shape), (shown.second_colour, shown.second_shape)
-        agree = lambda a, b: sum(x == y for x, y in zip(a, b))
-        straight = agree(one, first) + agree(other, second)
-        crossed = agree(one, second) + agree(other, first)
-        matched = (first, second) if straight >= crossed else (second, first)
-        for i, name in enumerate(("colour", "shape")):
-            right[name] = (one[i], other[i]) == (matched[0][i], matched[1][i])
-        if requested.relation != NONE:
-            right["relation"] = turned.relation == shown.relation and straight > crossed and straight >= 3
-        return right
-    for name in ("colour", "shape", "size", "position", "word"):
-        if getattr(requested, name) != NONE:
-            right[name] = getattr(requested, name) == getattr(shown, name)
-    if requested.kind == "several":
-        right["count"] = requested.count == shown.count
+    if requested.kind != "pair":
+        for name in ("colour", "shape", "size", "position", "word"):
+            if getattr(requested, name) != NONE:
+                right[name] = getattr(requested, name) == getattr(shown, name)
+        return right | ({"count": requested.count == shown.count} if requested.kind == "several" else {})
+    turned = facing(requested)
+    wanted = ((turned.colour, turned.shape), (turned.second_colour, turned.second_shape))
+    seen = ((shown.colour, shown.shape), (shown.second_colour, shown.second_shape))
+    agreeing = lambda objects: sum(x == y for a, b in zip(wanted, objects) for x, y in zip(a, b))
+    straight = agreeing(seen)
+    crossed = agreeing(seen[::-1])
+    matched = seen if straight >= crossed else seen[::-1]
+    for i, name in enumerate(("colour", "shape")):
+        right[name] = all(a[i] == b[i] for a, b in zip(wanted, matched))
+    if requested.relation != NONE:
+        right["relation"] = turned.relation == shown.relation and straight > crossed and straight >= 3
     return right
 
 
 def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, Any]:
-    """Shares of what is right, with Wilson's 95 % intervals.
-
-    Args:
-        verdicts: of each picture.
+    """Shares of what is right in pictures, by their verdicts, with Wilson's 95 % intervals.
 
     Returns:
         {"attributes": of all requested attributes of `EASY`, "pictures": of pictures of which all requested ones

@@ -35,6 +35,7 @@ from diffusion.models.layers import conditions
 from diffusion.models.pixart import PixArt
 from diffusion.objectives import Jumps
 from diffusion.text_to_image import pipelines
+from diffusion.text_to_image.pipelines import Usual
 from diffusion.training.checkpointing import checkpoints
 
 FLOW = {"num_train_timesteps": 1000, "prediction_type": "sample", "use_flow_sigmas": True}
@@ -79,13 +80,7 @@ def text_encoder(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
 def autoencoder(run: str | pathlib.Path, out: str | pathlib.Path, number: int) -> latent_space.Scaling:
     """Writes the autoencoder of a run, with latents of mean 0 and variance 1 in each channel.
 
-    Args:
-        run: that trained "autoencoder_kl".
-        out: folder.
-        number: of its training pictures by which mean and variance are measured.
-
-    Returns:
-        The scale and the shift of each channel before.
+    They are measured on `number` of its training pictures; returns the scale and the shift of each channel before.
     """
     module, params, config = trained(run)
     data = config["data"]
@@ -100,14 +95,9 @@ def autoencoder(run: str | pathlib.Path, out: str | pathlib.Path, number: int) -
 
 
 def standardised(module: AutoencoderKL, params: Any, measured: latent_space.Scaling) -> Any:
-    """Parameters of the same autoencoder with other latents, s (z - m), by its two convolutions of one pixel.
+    """Parameters of the same autoencoder with latents s (z - m), measured scale s and shift m, by two convolutions.
 
-    Pipelines of PixArt know one scale for all channels and no shift, so that both go into the network.
-
-    Args:
-        module: with these convolutions.
-        params: its parameters.
-        measured: scale s and shift m of each channel.
+    These are of one pixel. Pipelines of PixArt know one scale for all channels and no shift: both go into the network.
 
     Raises:
         ValueError: for an autoencoder without these convolutions.
@@ -118,29 +108,22 @@ def standardised(module: AutoencoderKL, params: Any, measured: latent_space.Scal
     into = params["moments_conv"]
     out = params["latents_conv"]
     scales = jnp.concatenate([s, jnp.ones_like(s)])
-    nothing = jnp.zeros_like(m)
+    shifts = jnp.pad(m, (0, m.size))  # of the means, not of the log variances
     moments = {
         "kernel": into["kernel"] * scales,
-        "bias": (into["bias"] - jnp.concatenate([m, nothing])) * scales + jnp.concatenate([nothing, 2 * jnp.log(s)]),
+        "bias": (into["bias"] - shifts) * scales + jnp.pad(2 * jnp.log(s), (s.size, 0)),
     }
     back = {"kernel": out["kernel"] / s[:, None], "bias": out["bias"] + m @ out["kernel"][0, 0]}
     return {**params, "moments_conv": moments, "latents_conv": back}
 
 
-def pipeline(
-    run: str | pathlib.Path,
-    out: str | pathlib.Path,
-    *,
-    text_encoder: pathlib.Path,
-    tokenizer: pathlib.Path,
-    vae: pathlib.Path,
-) -> None:
+def pipeline(run: str | pathlib.Path, out: str | pathlib.Path, parts: Mapping[str, pathlib.Path]) -> None:
     """Writes the folder of a text-to-image model.
 
     Args:
         run: that trained "pixart".
         out: folder; one that is there is replaced.
-        text_encoder, tokenizer, vae: folders of the other parts.
+        parts: the folders of the text_encoder, the tokenizer and the vae.
 
     Raises:
         ConfigError: if the run trained another network, or no flow that the scheduler samples.
@@ -151,8 +134,7 @@ def pipeline(
     except ConfigError as error:
         raise ConfigError(f"{run}: {error}") from error
     sample = config["sample"]
-    usual = pipelines.Usual(int(sample["steps"]), float(sample["guidance"]["scale"]))
-    write(out, module, params, scheduler, usual, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae)
+    write(out, module, params, scheduler, Usual(int(sample["steps"]), float(sample["guidance"]["scale"])), parts)
 
 
 def scheduler_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,9 +142,6 @@ def scheduler_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Students that jump to the data take the steps of multistep consistency sampling, runs of a method of first order
     those of Euler, and all others those of DPM-Solver++ of second order.
-
-    Args:
-        config: of the run.
 
     Raises:
         ConfigError: if the run trains another network, or no flow that a scheduler samples.
@@ -190,22 +169,23 @@ def write(
     module: PixArt,
     params: Any,
     scheduler: Mapping[str, Any],
-    usual: pipelines.Usual,
-    *,
-    text_encoder: pathlib.Path,
-    tokenizer: pathlib.Path,
-    vae: pathlib.Path,
+    usual: Usual,
+    parts: Mapping[str, pathlib.Path],
 ) -> None:
     """Writes the folder of a text-to-image model from its denoiser, how it is sampled, and its parts' folders."""
     library = "diffusion" if scheduler["_class_name"] == schedulers.OURS else "diffusers"
+    contents = {
+        "scheduler/scheduler_config.json": scheduler,
+        pipelines.SAMPLING: usual._asdict(),
+        "model_index.json": INDEX | {"scheduler": [library, scheduler["_class_name"]]},
+    }
     with files.whole_folder(out) as place:
         interchange.save(place / "transformer", module, params)
-        for name, folder in (("text_encoder", text_encoder), ("tokenizer", tokenizer), ("vae", vae)):
+        for name, folder in parts.items():
             shutil.copytree(folder, place / name)
         (place / "scheduler").mkdir()
-        _write_json(place / "scheduler" / "scheduler_config.json", scheduler)
-        _write_json(place / pipelines.SAMPLING, usual._asdict())
-        _write_json(place / "model_index.json", INDEX | {"scheduler": [library, scheduler["_class_name"]]})
+        for name, content in contents.items():
+            (place / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def of_run(run: str | pathlib.Path) -> pathlib.Path:
@@ -236,10 +216,5 @@ def of_run(run: str | pathlib.Path) -> pathlib.Path:
             f"{parts['text_encoder']} is not the text encoder that {read_by} was made with, from which "
             f"{run} learned: it has been trained on since."
         )
-    pipeline(run, run / "model", **parts)
+    pipeline(run, run / "model", parts)
     return run / "model"
-
-
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    with files.whole(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())

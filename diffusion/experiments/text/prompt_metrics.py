@@ -31,12 +31,7 @@ Make = Callable[[Sequence[str], Sequence[int], float, str | None], np.ndarray]
 
 
 class Subject(NamedTuple):
-    """What is measured, and by whom.
-
-    Attributes:
-        make: pictures of prompts.
-        judge: reads them.
-    """
+    """What makes pictures of prompts, and the judge that reads them."""
 
     make: Make
     judge: Reader
@@ -50,32 +45,10 @@ def load(folder: pathlib.Path) -> text_to_image.TextToImage:
         raise ConfigError(f"--model={folder}: {error}") from error
 
 
-def accuracy(subject: Subject, captions: Sequence[str], guidance: float, first_seed: int = 0) -> dict[str, Any]:
-    """Which of the attributes that captions request are in their pictures.
-
-    Args:
-        subject: what is measured.
-        captions: of N pictures.
-        guidance: scale.
-        first_seed: of the first picture; each further one has the next.
-
-    Returns:
-        {"scores": `judge.score`, "images": uint8 [N, 64, 64, 3]}.
-    """
-    images = subject.make(captions, range(first_seed, first_seed + len(captions)), guidance, None)
-    return {"scores": scores(subject.judge, captions, images), "images": images}
-
-
-def scores(reader: Reader, captions: Sequence[str], images: np.ndarray) -> dict[str, Any]:
-    """`judge.score` of pictures of captions."""
+def verdicts(reader: Reader, captions: Sequence[str], images: np.ndarray) -> list[dict[str, bool]]:
+    """`judge.verdict` of each picture: which of the attributes that its caption requests it shows."""
     shown = judge.seen(reader, images)
-    return judge.score([judge.verdict(scenes.parsed(text), scene) for text, scene in zip(captions, shown)])
-
-
-def whole(reader: Reader, captions: Sequence[str], images: np.ndarray) -> list[bool]:
-    """Whether all that its caption requests is in a picture, for each."""
-    pairs = zip(captions, judge.seen(reader, images))
-    return [all(judge.verdict(scenes.parsed(text), scene).values()) for text, scene in pairs]
+    return [judge.verdict(scenes.parsed(text), scene) for text, scene in zip(captions, shown)]
 
 
 def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) -> list[dict[str, Any]]:
@@ -84,27 +57,21 @@ def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) ->
     Fidelity is the share of requested attributes that are right. Variety is the mean distance, in the judge's features,
     between `SEEDS` pictures of one caption, as a share of the same of real pictures that the caption leaves open.
 
-    Args:
-        subject: what is measured.
-        captions: some, of the validation pictures.
-        scales: of the guidance.
-
     Returns:
         For each scale {"guidance", "scores", "variety", "saturation" (share of values at 0 or 255), "images" uint8
         [len(captions), SEEDS, 64, 64, 3]}.
     """
     prompts = [text for text in captions for _ in range(SEEDS)]
-    grouped = lambda images: attribute_reader.features(subject.judge, images).reshape(len(captions), SEEDS, -1)
-    spread = lambda images: variety(grouped(images))
-    real = spread(np.stack([real_picture(text, number) for number, text in enumerate(prompts)]))
+    features = lambda images: attribute_reader.features(subject.judge, images).reshape(len(captions), SEEDS, -1)
+    real = variety(features(np.stack([real_picture(text, number) for number, text in enumerate(prompts)])))
     rows = []
     for scale in scales:
         images = subject.make(prompts, range(len(prompts)), scale, None)
         rows.append(
             {
                 "guidance": scale,
-                "scores": scores(subject.judge, prompts, images),
-                "variety": spread(images) / real,
+                "scores": judge.score(verdicts(subject.judge, prompts, images)),
+                "variety": variety(features(images)) / real,
                 "saturation": float(np.isin(images, (0, 255)).mean()),
                 "images": images.reshape(len(captions), SEEDS, *images.shape[1:]),
             }
@@ -141,35 +108,30 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
     """How often a picture shows what a negative prompt names, before and after.
 
     A caption leaves the colour open ("a circle"), and each colour in turn is the negative prompt ("a red shape"); then
-    the shape likewise ("a red shape", against "a circle").
-
-    Args:
-        subject: what is measured.
-        guidance: scale.
-        each: pictures for each colour and each shape, before and after.
+    the shape likewise ("a red shape", against "a circle"); `each` says how many pictures for each of them.
 
     Returns:
-        {"colour": {"before", "after"}, "shape": likewise}, each as `bootstrap.share`.
+        {"colour": {"before", "after"}, "shape": likewise}, each from `bootstrap.share`.
     """
-    metrics, seed = {}, 10_000
-    for name, values, others in (("colour", COLOURS, SHAPES), ("shape", SHAPES, COLOURS)):
-        prompt = lambda other, name=name: scenes.phrase(
-            Scene("one", "plain", NONE, other) if name == "colour" else Scene("one", "plain", other)
-        )
-        named = lambda value, name=name: scenes.phrase(Scene("one", "plain", NONE)._replace(**{name: value}))
-        prompts = [prompt(others[i % len(others)]) for i in range(each)]
-        before = judge.seen(subject.judge, subject.make(prompts, range(seed, seed + each), guidance, None))
-        shown = {value: [getattr(scene, name) == value for scene in before] for value in values}
-        after = {}
+    figures = {}
+    open_colour = lambda shape: Scene("one", "plain", NONE, shape)
+    open_shape = lambda colour: Scene("one", "plain", colour)
+    cases = (("colour", COLOURS, SHAPES, open_colour), ("shape", SHAPES, COLOURS, open_shape))
+    for turn, (name, values, others, requested) in enumerate(cases):
+        prompts = [scenes.phrase(requested(others[i % len(others)])) for i in range(each)]
+        seeds = range(10_000 + turn * each, 10_000 + (turn + 1) * each)
+
+        def shows(negative: str | None, prompts=prompts, seeds=seeds, name=name) -> list[str]:
+            made = subject.make(prompts, seeds, guidance, negative)
+            return [getattr(scene, name) for scene in judge.seen(subject.judge, made)]
+
+        before = shows(None)
+        hits = {"before": [shown == value for value in values for shown in before], "after": []}
         for value in values:
-            images = subject.make(prompts, range(seed, seed + each), guidance, named(value))
-            after[value] = [getattr(scene, name) == value for scene in judge.seen(subject.judge, images)]
-        metrics[name] = {
-            when: bootstrap.share([hit for value in values for hit in hits[value]])
-            for when, hits in (("before", shown), ("after", after))
-        }
-        seed += each
-    return metrics
+            negative = scenes.phrase(Scene("one", "plain", NONE)._replace(**{name: value}))
+            hits["after"] += [shown == value for shown in shows(negative)]
+        figures[name] = {when: bootstrap.share(shares) for when, shares in hits.items()}
+    return figures
 
 
 def distance_to(
@@ -179,9 +141,9 @@ def distance_to(
 
     Args:
         subject: whose judge gives the features.
-        images: uint8 [N, 64, 64, 3], pictures of captions that are drawn as those of the real ones are.
+        images: uint8 [N, 64, 64, 3], of captions that are drawn as those of the real pictures are.
         real: uint8 [K, 64, 64, 3], real pictures that the model was not trained on.
-        others: uint8 [L, 64, 64, 3], pictures that are drawn as the real ones are: the floor is their distance.
+        others: uint8 [L, 64, 64, 3], more of them: the floor is their distance.
         effort: resamples and subsets.
     """
     record = {"features": "last hidden layer of the judge", "unit": "its activations", "sha256": subject.judge.digest}

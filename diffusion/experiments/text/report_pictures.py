@@ -15,13 +15,7 @@ COLUMNS = 8  # of a gallery
 
 
 def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Path) -> None:
-    """Fidelity against variety, a point for each scale, and both by scale.
-
-    Args:
-        rows: from `prompt_metrics.sweep`.
-        best: the scale that was chosen.
-        path: the PNG to write.
-    """
+    """Writes a PNG of fidelity against variety, a point for each scale of a sweep, and of both by scale."""
     scales = [row["guidance"] for row in rows]
     fidelity = [row["scores"]["attributes"]["share"] for row in rows]
     low, high = np.array([row["scores"]["attributes"]["interval"] for row in rows]).T
@@ -29,13 +23,9 @@ def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Pa
     figure = Figure(figsize=(9.6, 4.0), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(varied, fidelity, color=FAINT, linewidth=1.5, zorder=1)
-    left.scatter(
-        varied,
-        fidelity,
-        s=[60 if scale == best else 24 for scale in scales],
-        zorder=2,
-        color=[ORANGE if scale == best else BLUE for scale in scales],
-    )
+    sizes = [60 if scale == best else 24 for scale in scales]
+    colours = [ORANGE if scale == best else BLUE for scale in scales]
+    left.scatter(varied, fidelity, s=sizes, zorder=2, color=colours)
     for scale, x, y in zip(scales, varied, fidelity):
         left.annotate(f"{scale:g}", (x, y), textcoords="offset points", xytext=(6, -11), fontsize=9, color=INK)
     left.axvline(1, color=FAINT, linestyle=":", linewidth=1.2)
@@ -59,14 +49,7 @@ def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Pa
 
 
 def gallery(images: np.ndarray, captions: Sequence[str], right: Sequence[bool], path: pathlib.Path) -> None:
-    """The first pictures with their captions below, in another colour where something requested is missing.
-
-    Args:
-        images: uint8 `[N, H, W, 3]`.
-        captions: N, what was requested.
-        right: N, whether all of it is shown.
-        path: the PNG to write.
-    """
+    """Writes a PNG of the first pictures with their captions below, orange where something requested is missing."""
     count = min(len(images), 6 * COLUMNS)
     lines = -(-count // COLUMNS)
     figure = Figure(figsize=(1.3 * COLUMNS, 1.72 * lines), dpi=DPI, layout="constrained")

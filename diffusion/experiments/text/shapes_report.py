@@ -1,7 +1,7 @@
 """The report of a text-to-image model on the captioned shapes: its rows, each beside its reference, and as Markdown."""
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from diffusion.experiments.evaluation import report
@@ -43,7 +43,7 @@ Row = tuple[str, str, str]
 
 
 def rows(figures: Mapping[str, Any]) -> list[Row]:
-    """The figures of a report as text, from the first to the last that was measured."""
+    """The figures of a report as text, in the order in which they are measured."""
     made: list[Row] = []
     prompts = figures.get("prompts", {})
     for split, words in (("test", "trained combinations"), ("withheld", "withheld combinations")):
@@ -58,23 +58,18 @@ def rows(figures: Mapping[str, Any]) -> list[Row]:
     if frechet := figures.get("frechet"):
         made.append(frechet_row("judge's features", frechet, ".4g"))
     if copies := figures.get("copies"):
-        beside = f", of held-out pictures {copies['held_out']['exact_duplicates']}"
         what, value, exact = copies_row("real ones", copies)
-        made.append((what, value, exact + beside))
+        made.append((what, value, f"{exact}, of held-out pictures {copies['held_out']['exact_duplicates']}"))
     for edit, metrics in figures.get("edits", {}).items():
         made += [(f"{edit}: {what}", value, beside) for what, value, beside in _leaves(metrics)]
     return made
 
 
 def frechet_row(space: str, frechet: Mapping, form: str) -> Row:
-    """A Frechet distance from `sample_metrics.distance` beside its floor and noise, numbers in the given form."""
-    floor = frechet["floor"]
-    return (
-        f"Frechet distance ({space})",
-        f"{frechet['distance']:{form}}",
-        f"floor {floor['mean']:{form}} ± {floor['std']:.2g}, {frechet['ratio']:.2f} times; "
-        f"noise {frechet['noise']:{form}}",
-    )
+    """A Frechet distance from `sample_metrics.distance` beside its floor and noise, numbers in this form."""
+    floor = f"floor {frechet['floor']['mean']:{form}} ± {frechet['floor']['std']:.2g}, {frechet['ratio']:.2f} times"
+    beside = f"{floor}; noise {frechet['noise']:{form}}"
+    return f"Frechet distance ({space})", f"{frechet['distance']:{form}}", beside
 
 
 def copies_row(others: str, copies: Mapping) -> Row:
@@ -104,7 +99,6 @@ def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
     """The report as Markdown; pictures that are in the folder are embedded by relative links."""
     figures = content["figures"]
     protocol = content["protocol"]
-    shown = ((what, f"**{value}**", beside) for what, value, beside in rows(figures))
     by_guidance = [
         (
             f"{row['guidance']:g}",
@@ -119,7 +113,7 @@ def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
     parts = [
         f"# Text to image: {protocol['model']}",
         f"Guidance {figures['guidance']:g}, {protocol['steps']} steps.",
-        report.table(("", "model", "beside"), shown),
+        table_of(rows(figures)),
         *([report.table(header, by_guidance)] if by_guidance else ()),
         *report.pictures(folder, PICTURES),
         "## How to read the figures",
@@ -129,3 +123,8 @@ def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
         report.IN_FULL,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def table_of(rows: Iterable[Row]) -> str:
+    """Figures and their references as a Markdown table."""
+    return report.table(("", "model", "beside"), ((what, f"**{value}**", beside) for what, value, beside in rows))

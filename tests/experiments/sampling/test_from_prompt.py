@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.sampling import again, model_flags, prompt_flags
+from diffusion.experiments.sampling import from_prompt, model_flags, prompt_flags
 from diffusion.io import pictures
 from diffusion.text_to_image import png
 from diffusion.text_to_image.requests import Request, settings
@@ -135,7 +135,7 @@ def test_loras_are_files_and_weights(flags):
 def test_a_picture_without_all_its_settings_is_not_made_again(tmp_path, about):
     pictures.write(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8), about)
     with pytest.raises(ValueError, match=r"are of another format than this program writes \(1\)"):
-        again.again(tmp_path / "a.png", None)
+        from_prompt.again(tmp_path / "a.png", None)
 
 
 def test_what_differs_is_said_in_words(tmp_path):
@@ -144,9 +144,9 @@ def test_what_differs_is_said_in_words(tmp_path):
     second = np.full((2, 2, 3), 3, np.uint8)
     for name, picture in (("a", first), ("b", second), ("c", second * 20)):
         pictures.write(tmp_path / f"{name}.png", picture, {"name": name})
-    words = again.verdict(tmp_path / "a.png", tmp_path / "b.png", about, "cpu")
+    words = from_prompt.verdict(tmp_path / "a.png", tmp_path / "b.png", about, "cpu")
     assert "differ by up to 3 of 255 (device 'cpu' in place of 'TPU v9', jax" in words and "within the 8" in words
-    assert "MORE THAN the 8" in again.verdict(tmp_path / "a.png", tmp_path / "c.png", about, "cpu")
+    assert "MORE THAN the 8" in from_prompt.verdict(tmp_path / "a.png", tmp_path / "c.png", about, "cpu")
 
 
 def test_no_file_is_written_over(tmp_path):

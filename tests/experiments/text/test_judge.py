@@ -87,21 +87,21 @@ def perfect(monkeypatch, real):
 
 def test_real_pictures_score_as_the_judge_reads_them(real, perfect):
     images, captions, shown = real
-    scores = prompt_metrics.scores(NOBODY, captions, images)
+    scores = judge.score(prompt_metrics.verdicts(NOBODY, captions, images))
     assert all(found["share"] == 1 for found in scores.values())
     assert scores["kind"]["count"] == 160
     assert scores["count"]["count"] == sum(scene.kind == "several" for scene in shown)
     # A judge that takes every tenth picture for one of no scene at all is right about the others.
     for image in images[::10]:
         perfect[image.tobytes()] = Scene("nothing", "nothing", "nothing")
-    scores = prompt_metrics.scores(NOBODY, captions, images)
+    scores = judge.score(prompt_metrics.verdicts(NOBODY, captions, images))
     assert scores["kind"]["share"] == scores["pictures"]["share"] == 0.9
 
 
 def test_pictures_of_other_captions_score_as_chance(real, perfect):
     images, captions, shown = real
     rows = np.random.default_rng(0).permutation(160)
-    scores = prompt_metrics.scores(NOBODY, captions, images[rows])
+    scores = judge.score(prompt_metrics.verdicts(NOBODY, captions, images[rows]))
     ones = sum(scene.kind == "one" for scene in shown) / 160
     # A colour agrees one time in eight, where the other picture has one object too; two colours hardly ever do.
     assert abs(scores["colour"]["share"] - 1 / 8) < 4 * np.sqrt(1 / 8 * 7 / 8 / scores["colour"]["count"])

@@ -238,7 +238,7 @@ def test_a_student_of_another_encoder_is_refused(made, tmp_path):
     shutil.rmtree(tmp_path / "text/tokenizer")
     with pytest.raises(ConfigError, match=r"text.tokenizer, the model's tokenizer, is not there"):
         text_model.of_run(tmp_path / "text/denoiser")
-    with pytest.raises(ConfigError, match="trained 'clip', which is told no captions"):
+    with pytest.raises(ConfigError, match="trained 'clip', which receives no captions"):
         text_model.of_run(tmp_path / "text/encoder")
 
 
