@@ -32,7 +32,7 @@ class Form:
         self._brush: gr.HTML | None = None
 
     def condition(self) -> list[gr.Textbox]:
-        """Makes the fields of what a picture shows, prompts or a class; returns those in which Enter starts the work."""
+        """Makes the fields of prompts, or that of a class; returns those in which Enter starts the work."""
         prompts = self._source.prompts
         classes = self._source.classes
         texts = [
