@@ -20,7 +20,7 @@ from PIL import Image
 
 from diffusion import text_to_image
 from diffusion.experiments.playground.page_request import PageRequest, of_file
-from diffusion.experiments.sampling import again
+from diffusion.experiments.sampling import from_prompt
 from diffusion.io import pictures
 from diffusion.text_to_image import pipelines, png
 from diffusion.text_to_image.requests import Request
@@ -166,7 +166,7 @@ def folder(tmp_path_factory):
 def used(folder):
     """(bytes of a file) -> the error of each of its users, or None; `make` is what makes the picture again."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(again, "load", lambda folder, about: None)
+    patch.setattr(text_to_image, "load", lambda folder, **how: None)
     patch.setattr(png, "checksum", lambda name, real=png.checksum: real(name) and CHECKSUM)
     patch.setattr(pipelines, "fingerprint", lambda folder: CHECKSUM)
 
@@ -175,7 +175,7 @@ def used(folder):
         path = pathlib.Path("fuzzed.png")
         path.write_bytes(content)
         errors = []
-        for user, where in ((of_file, (PageRequest(), folder)), (again.again, (str(folder / "out"),))):
+        for user, where in ((of_file, (PageRequest(), folder)), (from_prompt.again, (str(folder / "out"),))):
             try:
                 user(path, *where)
             except (ValueError, FileNotFoundError) as error:
