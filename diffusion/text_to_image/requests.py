@@ -74,10 +74,6 @@ class Setting(NamedTuple):
     def read(self, name: str, value: Any) -> Any:
         """The value as its type: JSON has one type of numbers, NumPy has its own, and a tuple of one needs no brackets.
 
-        Args:
-            name: of the setting, for the message.
-            value: what a caller, a page or a file says.
-
         Raises:
             ValueError: for a value of another type, or out of range.
         """
@@ -272,11 +268,7 @@ class Request:
         return not model.distilled and self.guidance is not None and self.guidance > 1
 
     def size(self, model: Any, image: np.ndarray | None) -> tuple[int, int]:
-        """(height, width) of the pictures.
-
-        Args:
-            model: that makes them.
-            image: with its margins.
+        """(height, width) of the pictures that a model makes of the request, of an image with its margins if any.
 
         Raises:
             ValueError: for a size that is not the image's, or that the model cannot make.

@@ -1,6 +1,6 @@
 """A page to try a model on: `diffusion playground`, see docs/playground.md.
 
 page_request.py is the request of a visitor, and uploads.py keeps the pictures that come with it. source.py makes the
-pictures and writes them; published.py is a text-to-image model and trained.py a trained run. page.py is the page,
-form.py its inputs, live_view.py its HTML of a trajectory, api.py its HTTP interface; gate.py decides who is answered.
+pictures, by a text-to-image model, and writes them; trained.py is a trained run. page.py is the page, form.py its
+inputs, live_view.py its HTML of a trajectory, api.py its HTTP interface; gate.py decides who is answered.
 """

@@ -27,8 +27,7 @@ import pathlib
 
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.playground.gate import BODY, Gate
-from diffusion.experiments.playground.published import Published
-from diffusion.experiments.playground.source import Source
+from diffusion.experiments.playground.source import Published, Source
 from diffusion.experiments.playground.trained import Trained
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import limits

@@ -28,8 +28,7 @@ class Autoencoder(NamedTuple):
 
     Attributes:
         path: as it was named.
-        module: with the methods encode and decode, and the fields scale and shift of its latents.
-        params: its parameters, float32.
+        module, params: with the methods encode and decode, and the fields scale and shift of its latents; float32.
         record: {"family", "config", "sha256"}, by which it is known again.
     """
 

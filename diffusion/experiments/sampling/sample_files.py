@@ -42,13 +42,9 @@ def read_record(folder: str | pathlib.Path) -> dict | None:
 
 
 def check_samples(images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], classes: int) -> None:
-    """Refuses samples that cannot be compared with a dataset.
+    """Refuses samples that cannot be compared with a dataset of images of a shape and of so many classes, 0 for none.
 
-    Args:
-        images: to be uint8 `[N, *shape]`, N >= 2.
-        labels: to be int `[N]`; if the model has classes, all of them, in 0..classes - 1.
-        shape: of one image of the dataset.
-        classes: of the dataset, or 0 where the model has none.
+    They are to be uint8 `[N, *shape]`, N >= 2, with labels int `[N]`, all classes among them.
 
     Raises:
         WorkdirError: says what the samples are and what is needed.

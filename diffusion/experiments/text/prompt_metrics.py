@@ -139,12 +139,8 @@ def distance_to(
 ) -> dict[str, Any]:
     """Frechet distance to real pictures in the judge's features, beside the floor and noise: `sample_metrics.distance`.
 
-    Args:
-        subject: whose judge gives the features.
-        images: uint8 [N, 64, 64, 3], of captions that are drawn as those of the real pictures are.
-        real: uint8 [K, 64, 64, 3], real pictures that the model was not trained on.
-        others: uint8 [L, 64, 64, 3], more of them: the floor is their distance.
-        effort: resamples and subsets.
+    All are uint8 [N, 64, 64, 3]; the model was not trained on the real ones, and the floor is the distance of `others`,
+    more of them. The captions are drawn alike.
     """
     record = {"features": "last hidden layer of the judge", "unit": "its activations", "sha256": subject.judge.digest}
     extractor = Extractor(lambda batch: attribute_reader.features(subject.judge, batch), record)
