@@ -163,4 +163,4 @@ print("picture", images.shape, "-> latent", z.shape, "-> picture", back.shape)
 #
 # **Try it**: change K to 4 and to 40, and read both figures again: the ceiling, and how far the model is below it.
 #
-# Next: [8. Students that need few steps](08_few_step_students.ipynb)
+# Next: [7. Text](07_text.ipynb)
