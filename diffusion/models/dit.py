@@ -7,7 +7,7 @@
          silu: c --> [ norm, shift, scale, attention, gate ]
            |         [ norm, shift, scale, MLP, gate       ]  x depth
            |                              |
-           +------> shift, scale -- norm, dense, patches put back
+           +------> shift, scale -- norm, dense, unpatchify
                                           |
                                  [B, H, W, C or 2 C]
 

@@ -10,7 +10,7 @@
                                   |
               --> [ single layer: attention beside an MLP ]           x singles
                                   |  picture's tokens
-                   norm, shift, scale, dense, patches put back
+                   norm, shift, scale, dense, unpatchify
                                   |
                            [B, H, W, C]
 

@@ -62,7 +62,7 @@ class MLP(nn.Module):
         shape: of one example; None: that of the first.
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
     """
 
     width: int = 128
@@ -96,7 +96,7 @@ class MLP(nn.Module):
             float32, of the shape of x.
 
         Raises:
-            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+            ValueError: for shapes that do not fit, and a superfluous or a missing condition.
         """
         check_example(self, x, "examples [B, ...]")
         c = ConditionEmbedding(
@@ -109,6 +109,6 @@ class MLP(nn.Module):
         shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
         h = NORMS[self.norm](h) * (1 + scale) + shift
         outputs = math.prod(x.shape[1:])
-        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        # In float32: bfloat16 would round the output to 8 bits.
         out = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(h)
         return out.reshape(x.shape)

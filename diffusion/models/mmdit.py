@@ -1,4 +1,4 @@
-"""MM-DiT: the transformer of Stable Diffusion 3 and 3.5, in which picture and text are streams of their own.
+"""MM-DiT: the transformer of Stable Diffusion 3 and 3.5, in which picture and text are separate streams.
 
                  text [B, M, E]        x [B, H, W, C]
                       |                      |
@@ -8,7 +8,7 @@
          c            |                      |                        (the first `dual` with a second attention
                       +-- attended to only --|                         of the picture to itself)
                                              |
-                       norm, shift, scale, dense, patches put back
+                       norm, shift, scale, dense, unpatchify
                                              |
                                       [B, H, W, C]
 
@@ -41,19 +41,19 @@ class MMDiT(nn.Module):
     """The multimodal diffusion transformer: `apply(variables, x, t, condition)` is a `Network`.
 
     The table of positions is a leaf of the parameters, as in the published files, and is never trained: its gradient is
-    zero (an optimizer's weight decay should leave it out). Pictures of other sizes see its middle.
+    zero (exclude it from an optimizer's weight decay). Pictures of other sizes use its middle.
 
     Attributes:
         channels: C of the input.
         out_channels: C of the output, the velocity.
         patch: side of a patch in pixels of the latents.
         width: features of a token; `heads` divides it.
-        depth: number of joint layers. In the last the text is only attended to.
+        depth: number of joint layers. The last one does not update the text.
         heads: attention heads.
         text_width: E, features of the text's tokens.
         pooled_width: P, features of the pooled text.
         positions: side of the table of positions, in tokens.
-        sample_size: side of the latents whose neighbouring tokens are one apart in the table as it starts.
+        sample_size: side of the latents whose neighbouring tokens have positions one apart in the initial table.
         dual: number of layers, from the first, in which the picture has a second attention to itself (SD3.5-medium).
         qk_norm: RMS-normalise queries and keys, with a learned scale (SD3.5).
         attention: implementation of attention, see `diffusion.models.layers.attention`.
@@ -61,7 +61,7 @@ class MMDiT(nn.Module):
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024.
     """
@@ -106,8 +106,7 @@ class MMDiT(nn.Module):
             raise ValueError(f"width={self.width}: 2-D sin-cos positions need a width that 4 divides")
         if not 0 <= self.dual < self.depth:
             raise ValueError(
-                f"dual={self.dual}: the layers with a second attention are some of the first "
-                f"depth - 1 = {self.depth - 1}"
+                f"dual={self.dual}: the layers with a second attention are among the first depth - 1 = {self.depth - 1}"
             )
         super().__post_init__()
 
@@ -161,7 +160,7 @@ class MMDiT(nn.Module):
         (tokens, _), _ = final(streams, c, None, jax.tree.map(lambda entry: entry[last], per_layer))
 
         tokens = modulated(tokens, *Modulation(2, self.dtype, name="final_modulation")(c))
-        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        # In float32: bfloat16 would round the output to 8 bits.
         outputs = self.patch**2 * self.out_channels
         tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
         return unpatchify(tokens, self.patch, height, width)

@@ -74,7 +74,7 @@ def _parameters(module: nnx.Module) -> dict[tuple, Any]:
     """The variables of a module by their paths.
 
     Raises:
-        ValueError: for one that is no parameter.
+        ValueError: for one that is not a parameter.
     """
     variables = dict(nnx.to_flat_state(nnx.state(module)))
     for path, variable in variables.items():
@@ -137,7 +137,7 @@ def _is_parameter(path: tuple, leaf: Any) -> bool:
     """
     if isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise ValueError(
-            f"the network has an array of {leaf.dtype} at {'/'.join(_names(path))}, which is no parameter. Valid: "
+            f"the network has an array of {leaf.dtype} at {'/'.join(_names(path))}, which is not a parameter. Valid: "
             "arrays of floating-point numbers; a NumPy array, or a number, for a constant"
         )
     return isinstance(leaf, jax.Array)

@@ -1,4 +1,4 @@
-"""PixArt: a diffusion transformer that reads a prompt by cross-attention, and the time once for all layers.
+"""PixArt: a diffusion transformer with cross-attention to the prompt and one embedding of the time for all layers.
 
     text [B, M, E] -- dense, gelu, dense      x [B, H, W, C]
                               |                     |
@@ -8,7 +8,7 @@
         |              |    [ attention to the text                                            ]  x depth
     dense: c [6, D] ---+    [ MLP, shifted, scaled and gated by table + c                      ]
         |                                           |
-        +----- table + t: shift, scale ------ norm, dense, patches put back
+        +----- table + t: shift, scale ------ norm, dense, unpatchify
                                                     |
                                                [B, H, W, 2 C]
 
@@ -41,7 +41,7 @@ small = nn.initializers.normal(0.02)
 
 
 def _table(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Vectors of length one, as far as chance makes them so."""
+    """Gaussian vectors whose expected squared length is one."""
     return jax.random.normal(key, shape) / shape[-1] ** 0.5
 
 
@@ -86,23 +86,23 @@ class PixArt(nn.Module):
     """The transformer of PixArt-alpha and PixArt-Sigma: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
-        shape: (H, W, C) of the latents that it is made for; it takes other H and W too.
+        shape: (H, W, C) of the latents of its training; other H and W are valid too.
         patch: side of a patch in pixels of the latents.
         width: features of a token; 4, 3 with `sized`, and `heads` divide it.
         depth: number of layers.
         heads: attention heads.
         text_width: E, features of the text's tokens.
         mlp_ratio: hidden features of the MLP over `width`.
-        learn_sigma: put out 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
+        learn_sigma: return 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
         sized: the network receives the size of the picture (PixArt-alpha of 1024 pixels).
-        strength: the network receives the scale of the guidance (1: none) that it imitates, as DiT.
+        strength: the network receives the scale of the guidance (1: none) that it imitates, as in DiT.
         span: the positions of the patches of a picture of any size go from 0 to this along each side.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Chen et al., "PixArt-alpha: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image
     Synthesis", 2023; Chen et al., "PixArt-Sigma: Weak-to-Strong Training of Diffusion Transformer for 4K Text-to-Image
@@ -192,13 +192,13 @@ class PixArt(nn.Module):
 
         final = embedding[:, None] + self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
         tokens = layer_norm(tokens) * (1 + final[:, 1, None]) + final[:, 0, None]
-        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        # In float32: bfloat16 would round the output to 8 bits.
         outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
         tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
         return unpatchify(tokens, self.patch, height, width)
 
     def _size(self, size: jax.Array) -> jax.Array:
-        """[B, 6] -> [B, width]: a third each for the original height, the original width, and the requested ratio."""
+        """[B, 6] -> [B, width]: thirds for the original height, the original width, and the requested ratio."""
         third = lambda name: TimestepEmbedding(self.width // 3, self.dtype, name=name)
         original = third("original_embedding")(size[:, :2].reshape(-1)).reshape(size.shape[0], -1)
         return jnp.concatenate([original, third("ratio_embedding")(size[:, 4] / size[:, 5])], axis=-1)

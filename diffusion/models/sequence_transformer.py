@@ -7,7 +7,7 @@ embedding dense sinusoid, MLP     patches, dense
      silu: c --> [ norm, shift, scale, attention, gate ]
        |         [ norm, shift, scale, MLP, gate       ]  x depth
        |                               |
-       +------> shift, scale -- norm, dense, patches put back --> [B, L, C]
+       +------> shift, scale -- norm, dense, unpatchify --> [B, L, C]
 """
 
 __all__ = ["SequenceTransformer", "line_angles"]
@@ -78,7 +78,7 @@ class SequenceTransformer(nn.Module):
         shape: (L, C) of the sequences that it is made for; it takes other L too. None: that of the first.
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023; Su et al., "RoFormer", 2021.
     """
@@ -124,7 +124,7 @@ class SequenceTransformer(nn.Module):
             [B, L, C], float32.
 
         Raises:
-            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+            ValueError: for shapes that do not fit, and a superfluous or a missing condition.
         """
         check_example(self, x, "sequences [B, L, C]", rank=3)
         batch, length, channels = x.shape
@@ -144,7 +144,7 @@ class SequenceTransformer(nn.Module):
         )(tokens, c, angles, {})
         shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
         tokens = NORMS[self.norm](tokens) * (1 + scale) + shift
-        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        # In float32: bfloat16 would round the output to 8 bits.
         outputs = self.patch * channels
         out = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
         return out.reshape(x.shape)

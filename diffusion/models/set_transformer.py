@@ -92,7 +92,7 @@ class SetTransformer(nn.Module):
         shape: (N, C) of the sets that it is made for; it takes other N too. None: that of the first.
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Lee et al., "Set Transformer", 2019; Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023.
     """
@@ -137,7 +137,7 @@ class SetTransformer(nn.Module):
             [B, N, C], float32.
 
         Raises:
-            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+            ValueError: for shapes that do not fit, and a superfluous or a missing condition.
         """
         check_example(self, x, "sets [B, N, C]", rank=3)
         c = ConditionEmbedding(
@@ -155,5 +155,5 @@ class SetTransformer(nn.Module):
             tokens, _ = blocks(*fields, name="blocks")(tokens, c, None, {})
         shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
         tokens = NORMS[self.norm](tokens) * (1 + scale) + shift
-        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        # In float32: bfloat16 would round the output to 8 bits.
         return nn.Dense(x.shape[-1], dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)

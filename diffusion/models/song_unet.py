@@ -57,28 +57,28 @@ class SongUNet(nn.Module):
     compute type, and so is the output.
 
     Attributes:
-        resolution: side of the pictures that it is for; attention is where the side would be one of
-            `attention_resolutions`, whatever the side in a call.
-        width: channels that all others are multiples of.
+        resolution: side of the pictures of its training; the levels whose side is then one of
+            `attention_resolutions` have attention, for pictures of any side.
+        width: base number of channels; all others are multiples of it.
         multipliers: channels of each level over `width`, the finest first.
         blocks: residual blocks of a level on the way down; one more on the way up.
         attention_resolutions: sides with attention.
         num_classes: number of classes, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
         augmentations: numbers that describe the augmentation of an example (EDM: 9); 0 for none.
         in_channels, out_channels: of input and output.
-        clock: "positional" or "fourier" features of the time; the frequencies of the latter are drawn once, and kept.
+        clock: "positional" or "fourier" features of the time; the frequencies of the latter are random constants.
         clock_multiplier: number of these features over `width`.
-        encoder: "standard", or what is added of the image at each level: "skip" its filtered copy, "residual" a copy
-            that takes the sum along.
+        encoder: "standard", or the copy of the image that each level adds: "skip" a filtered one, "residual" the
+            filtered sum of the level before.
         decoder: "standard", or "skip": every level adds to the output.
-        taps: of the filter that resamples, see `diffusion.models.layers.resampling`.
+        taps: of the resampling filter, see `diffusion.models.layers.resampling`.
         dropout: rate in the blocks, drawn from the rng collection "dropout" when `train`.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what of the blocks to compute again in the backward pass: "none", "full", or "dots" (all but matmuls).
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", 2021, appendix
     H; Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, appendix F.
@@ -153,7 +153,7 @@ class SongUNet(nn.Module):
             [B, H, W, out_channels], float32.
 
         Raises:
-            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+            ValueError: for shapes that do not fit, and a superfluous or a missing condition.
         """
         optional = ("augment",) if self.augmentations else ()
         inputs = unet_inputs.checked(
@@ -215,7 +215,7 @@ class SongUNet(nn.Module):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = box(h, features, f"up_{i}_block_{j}", attend=j == self.blocks and self.attends(i))
             if self.decoder == "skip" or i == 0:
-                # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+                # In float32: bfloat16 would round the output to 8 bits.
                 part = nn.silu(GroupNorm(**NORM, name=f"norm_out_{i}")(h)).astype(jnp.float32)
                 part = conv(self.out_channels, zero=True, dtype="float32", name=f"conv_out_{i}")(part)
                 output = part if output is None else part + double(output, self.taps)
@@ -248,7 +248,7 @@ class SongUNet(nn.Module):
         return nn.Dense(4 * self.width, dtype=self.dtype, name="time_out")(h)
 
     def _add_image(self, h: jax.Array, side: jax.Array, level: int) -> tuple[jax.Array, jax.Array]:
-        """Adds the image of this level's side to h; what the next level halves stands second."""
+        """Adds the image at this level's side to h; returns (h, the image that the next level halves)."""
         features = h.shape[-1]
         name = f"down_{level}_image"
         if self.encoder == "skip":

@@ -1,4 +1,4 @@
-"""U-ViT: a transformer to which all is tokens (time, class or text, patches), with long skips as in a U-Net.
+"""U-ViT: a transformer whose tokens are time, class or text, and patches, with long skips as in a U-Net.
 
     class or text   time        x [B, H, W, C]
          |            |               |
@@ -11,7 +11,7 @@
                                       |                                |
                [ dense of tokens and skip, attention, MLP ] x depth / 2
                                       |
-                    norm, dense, patches put back, convolution
+                    norm, dense, unpatchify, convolution
                                       |
                                [B, H, W, C]
 
@@ -53,7 +53,7 @@ def _norm(dtype: str, name: str) -> nn.LayerNorm:
 
 
 class UViTBlock(nn.Module):
-    """x <- x + f(norm(x)), f = attention, then the MLP; before them, x <- dense([x, skip]) where there is a skip.
+    """x <- x + f(norm(x)), f = attention, then the MLP; before them, x <- dense([x, skip]) if there is a skip.
 
     Arguments of the call: tokens x [B, T, D]; the skip [B, T, D] or None; this layer's entries of the
     condition. Returns (x, x), as a scan expects that keeps the tokens of every layer.
@@ -88,7 +88,7 @@ class UViTBlock(nn.Module):
 
 
 class UViT(nn.Module):
-    """The U-ViT: `apply(variables, x, t, condition)` is a `Network`. It takes images of one size.
+    """The U-ViT: `apply(variables, x, t, condition)` is a `Network`. Its images have one size.
 
     Attributes:
         shape: (H, W, C) of the images.
@@ -98,17 +98,17 @@ class UViT(nn.Module):
         heads: attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for a network without classes.
         text_width: E, features of the text's tokens; 0 for a network without text.
-        text_tokens: M, how many of them there are.
+        text_tokens: M, the number of the text's tokens.
         mlp_ratio: hidden features of the MLP over `width`.
         qkv_bias: of the projections to queries, keys and values.
-        time_mlp: two layers on the sinusoids of the time before they are a token.
+        time_mlp: two layers between the sinusoids of the time and its token.
         last_conv: a convolution of 3 x 3 pixels on the output.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Bao et al., "All are Worth Words: A ViT Backbone for Diffusion Models", 2022.
     """
@@ -155,7 +155,7 @@ class UViT(nn.Module):
             x: images [B, H, W, C].
             t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
             condition: None, labels int [B] in 0 .. num_classes, or a dict, see `diffusion.models.layers.conditions`:
-                "label": int [B], or "text": [B, text_tokens, text_width], as the network has them.
+                "label": int [B], or "text": [B, text_tokens, text_width], whichever the network takes.
                 "skip": Bool [B, depth + 1], see `diffusion.models.layers.layer_masks`.
                 "residuals": tuple of depth + 1 arrays [B, T, width], added to the tokens after each layer; T counts
                 the class or text, the time, and the patches, in this order but for the time before a text.
@@ -193,7 +193,7 @@ class UViT(nn.Module):
         tokens, _ = self._stack(0)(*fields, name="out_blocks")(tokens, skips[::-1], part(half + 1, None))
 
         tokens = _norm(self.dtype, "norm")(tokens[:, -(height // self.patch) * (width // self.patch) :])
-        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        # In float32: bfloat16 would round the output to 8 bits.
         last = nn.Dense(self.patch**2 * channels, dtype=jnp.float32, kernel_init=small, name="final")
         out = unpatchify(last(tokens), self.patch, height, width)
         return conv(channels, name="final_conv")(out) if self.last_conv else out

@@ -1,4 +1,4 @@
-"""The U-Net of DDPM and that of ADM (guided diffusion): one network, with a few choices between them.
+"""The U-Net of DDPM and that of ADM (guided diffusion): one network with options for both.
 
     x_t -- conv_in ------------------------------------------------- conv_out(silu(norm_out)) -- output
               |            skips, one after each box                      |
@@ -18,7 +18,7 @@
 | heads          | one                              | of 64 channels                              |
 | output         | C                                | 2 C, the last C for the variance            |
 
-Pictures have two axes. With one it is the U-Net of series, with three that of volumes or of short video: `axes`.
+`axes` is 2 for pictures, 1 for series, and 3 for volumes or short video.
 """
 
 __all__ = ["UNet", "unet_preset"]
@@ -62,25 +62,25 @@ class UNet(nn.Module):
         heads: attention heads of every level; None where `head_size` decides.
         head_size: channels of a head; None where `heads` decides.
         scale_shift: the embedding scales and shifts the norm (ADM); else it is added (DDPM).
-        resample: "conv" or "block", what changes the side, see the table above.
+        resample: the operation that changes the side, "conv" or "block", see the table above.
         padding: of the convolutions that halve: zeros on "both" sides, or at the "end" alone (DDPM's code).
-        features: sinusoids of the time, of which the embedding has four times as many; None: as many as widths[0].
+        features: number of sinusoids of the time, a quarter of the embedding's width; None: widths[0].
         frequency_shift: of the sinusoids, 0 or 1 (DDPM), see `embeddings.sinusoid`.
         sines_first: order of the sinusoids; cosines first if False.
         groups: of the norms; it divides the widths.
         epsilon: of the norms.
         dropout: rate in the blocks, drawn from the rng collection "dropout" when `train`.
-        resolution: side of the pictures that it is for, where that is known; changes nothing in the network.
+        resolution: side of the pictures of its training, if known; does not change the network.
         axes: of x between batch and channels: 1 for series [B, L, C], 2 for images, 3 for volumes [B, D, H, W, C].
         vector_width: numbers of the condition's "vector", which is added to the embedding; 0 for none.
-        qkv_per_head: in files of ADM's layout the queries, keys and values of a head stand together (all of the
-            authors' but ImageNet 64); changes nothing in the network.
+        qkv_per_head: in files of ADM's layout the queries, keys and values of a head are adjacent (in all files of the
+            authors but ImageNet 64); does not change the network.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what of the blocks to compute again in the backward pass: "none", "full", or "dots" (all but matmuls).
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Ho et al., "Denoising Diffusion Probabilistic Models", 2020, appendix B; Dhariwal & Nichol, "Diffusion
     Models Beat GANs on Image Synthesis", 2021, section 3.
@@ -133,7 +133,7 @@ class UNet(nn.Module):
         for level in {*self.attention_levels, len(self.widths) - 1}:
             if not 0 <= level < len(self.widths):
                 raise ValueError(
-                    f"attention_levels={self.attention_levels}: level {level} is not there; valid are "
+                    f"attention_levels={self.attention_levels}: there is no level {level}; valid are "
                     f"0 .. {len(self.widths) - 1}"
                 )
             if self.widths[level] % (self.heads or self.head_size or 1):
@@ -173,7 +173,7 @@ class UNet(nn.Module):
             [B, H, W, out_channels], float32, with the sides of x.
 
         Raises:
-            ValueError: for shapes that do not fit, or a condition where there should be none and vice versa.
+            ValueError: for shapes that do not fit, and a superfluous or a missing condition.
         """
         inputs = unet_inputs.checked(
             condition,
@@ -243,7 +243,7 @@ class UNet(nn.Module):
                 h = block(h, i, f"up_{i}_resample", "up")
 
         h = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
-        # In float32, so that the output is not rounded to the 8 bits of a bfloat16.
+        # In float32: bfloat16 would round the output to 8 bits.
         last = conv(self.out_channels, axes=self.axes, zero=True, dtype="float32", name="conv_out")
         return last(h.astype(jnp.float32))
 
@@ -329,7 +329,7 @@ def unet_preset(name: str, num_classes: int = 0, **options: Any) -> UNet:
 
     Args:
         name: "ddpm-cifar10" and "ddpm-256" of Ho et al. (2020); "adm-64" to "adm-512" of Dhariwal & Nichol (2021),
-            which put out a learned variance.
+            with a learned variance.
         num_classes: of a class-conditional network; the ImageNet networks of the latter have 1000.
         **options: other fields of `UNet`.
 

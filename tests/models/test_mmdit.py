@@ -204,9 +204,9 @@ def test_bad_calls_are_refused(name, change, message):
         ("SD3Transformer2DModel", {"caption_projection_dim": 1152}, "caption_projection_dim = 1152 .* = 1536"),
         ("SD3Transformer2DModel", {"dual_attention_layers": [1, 2]}, r"dual_attention_layers = \(1, 2\) is not supp"),
         ("SD3Transformer2DModel", {"qk_norm": "layer_norm"}, "qk_norm = 'layer_norm' is not supported"),
-        ("SD3Transformer2DModel", {"force_zeros_for_pooled_projection": True}, "which is not known here"),
+        ("SD3Transformer2DModel", {"force_zeros_for_pooled_projection": True}, "which this version does not know"),
         ("FluxTransformer2DModel", {"patch_size": 2}, "patch_size = 2 is not supported"),
-        ("FluxTransformer2DModel", {"rope_theta": 2000}, "rope_theta = 2000, which is not known here"),
+        ("FluxTransformer2DModel", {"rope_theta": 2000}, "rope_theta = 2000, which this version does not know"),
     ],
 )
 def test_configs_that_ask_for_more_are_refused(family, change, message):

@@ -58,7 +58,7 @@ def test_a_config_of_no_network_is_refused_before_anything_of_its_size_is_made(t
     ({"steps_offset": float("nan")}, "steps_offset"), ({"original_inference_steps": []}, "original_inference_steps"),
     ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": "3"}, "shift = '3'"),
     ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 0}, "shift = 0"),
-    ({"x" * 10**6: 1}, "which is not known here"), ({"prediction_type": ["epsilon"]}, "prediction_type = "),
+    ({"x" * 10**6: 1}, "which this version does not know"), ({"prediction_type": ["epsilon"]}, "prediction_type = "),
 ])  # fmt: skip
 def test_a_scheduler_of_no_process_is_refused(change, words):
     with pytest.raises(interchange.Refusal, match=words) as refusal:

@@ -1,4 +1,4 @@
-"""The deep-compression autoencoder: pictures to a latent 32 or more times smaller, without a posterior, and back.
+"""The deep-compression autoencoder: pictures to latents of 1/32 the side or less, without a posterior.
 
     encoder: conv - [block x layers - (halve)] x levels - conv + mean of channels
     decoder: conv + repeated channels - [(double) - block x layers] x levels - norm - relu - conv
@@ -6,7 +6,7 @@
     block: a residual block of convolutions at the first levels, EfficientViT's at the last:
            linear attention on pixels and neighbourhoods, then a gated depthwise convolution
 
-Level i has side H / 2^i. Where level 0 has no layers, the first and the last convolution halve and double at once.
+Level i has side H / 2^i. If level 0 has no layers, the first convolution halves and the last one doubles.
 """
 
 __all__ = ["AutoencoderDC", "Decoder", "Encoder", "Level", "Levels"]
@@ -43,7 +43,7 @@ class Levels(NamedTuple):
 
     Attributes:
         widths: channels.
-        layers: blocks; 0 at level 0 alone.
+        layers: blocks; only level 0 may have 0.
         blocks: "ResBlock" or "EfficientViTBlock".
         scales: sides of the neighbourhoods that attention reads beside pixels; () for none.
         norms: "rms_norm" or "batch_norm" (with fixed statistics).
@@ -145,22 +145,22 @@ class AutoencoderDC(nn.Module):
 
     Attributes:
         encoder_levels: see `Levels`.
-        decoder_levels: as many.
+        decoder_levels: the same number of levels.
         latent_channels: D.
         picture_channels: C.
         head_size: of the linear attention.
         shuffle_down: how to halve, see `Halve`.
         shuffle_up: how to double, see `Double`.
         out_shortcut: add the mean of channels to the encoder's output.
-        in_shortcut: add the repeated channels of the latent behind the decoder's first convolution.
+        in_shortcut: add the repeated channels of the latent after the decoder's first convolution.
         last_activation: before the decoder's last convolution, "relu" or "silu".
         scale: of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`.
         shift: of the latents, likewise.
-        input_range: of the pixels that the network itself takes; ours are in [-1, 1], and are brought there.
+        input_range: of the pixels inside the network; ours are in [-1, 1], and `encode` and `decode` convert them.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Chen et al., "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models", 2024.
     """
@@ -252,7 +252,7 @@ class AutoencoderDC(nn.Module):
         """The picture of a latent.
 
         Args:
-            z: [B, h, w, D], as the encoder gives it: neither scaled nor shifted.
+            z: [B, h, w, D], as the encoder returns it, neither scaled nor shifted.
 
         Returns:
             [B, f h, f w, C], about in [-1, 1] and not clipped, float32.

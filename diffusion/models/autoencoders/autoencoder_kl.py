@@ -21,7 +21,7 @@ from diffusion.models.autoencoders import encoder_decoder, latent_space
 from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, Options
 from diffusion.models.autoencoders.latent_space import Factor, Moments
 
-LOG_VARIANCE = (-30.0, 20.0)  # where the published networks clip it
+LOG_VARIANCE = (-30.0, 20.0)  # the published networks clip it there
 
 
 class AutoencoderKL(nn.Module):
@@ -36,19 +36,19 @@ class AutoencoderKL(nn.Module):
         latent_channels: D.
         picture_channels: C.
         groups: of the norms.
-        attention_levels: levels, 0 at the picture's side, that have attention behind each block.
+        attention_levels: levels, 0 at the picture's side, that have attention after each block.
         middle_attention: attention between the two blocks of the smallest side.
-        quantization_convs: a convolution of one pixel behind the encoder, and one before the decoder.
-        decoder_conv: whether there is the one before the decoder; None: as `quantization_convs` for both.
+        quantization_convs: a 1x1 convolution after the encoder, and one before the decoder.
+        decoder_conv: whether the decoder's is present; None: as `quantization_convs`.
         decoded_channels: of the pictures that are decoded; None: C.
         scale: of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
         shift: of the latents, likewise.
-        input_range: of the pixels that the network itself takes; ours are in [-1, 1], and are brought there.
+        input_range: of the pixels inside the network; ours are in [-1, 1], and `encode` and `decode` convert them.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, section 3.1.
     """
@@ -77,7 +77,7 @@ class AutoencoderKL(nn.Module):
 
     @property
     def options(self) -> Options:
-        """Of the encoder and the decoder."""
+        """Options of the encoder and the decoder."""
         return Options(
             self.widths,
             self.layers,
@@ -99,7 +99,7 @@ class AutoencoderKL(nn.Module):
 
     @property
     def convs(self) -> tuple[bool, bool]:
-        """Whether there is a convolution of one pixel behind the encoder, and before the decoder."""
+        """Whether there is a 1x1 convolution after the encoder, and before the decoder."""
         return self.quantization_convs, self.quantization_convs if self.decoder_conv is None else self.decoder_conv
 
     @property
@@ -130,7 +130,7 @@ class AutoencoderKL(nn.Module):
         """The picture of a latent.
 
         Args:
-            z: [B, h, w, D], as the encoder gives it: neither scaled nor shifted.
+            z: [B, h, w, D], as the encoder returns it, neither scaled nor shifted.
 
         Returns:
             [B, f h, f w, decoded_channels or C], about in [-1, 1] and not clipped, float32.

@@ -1,11 +1,11 @@
-"""The tiny autoencoder that imitates another's: pictures to the latents of a diffusion model, and back (TAESD).
+"""TAESD, a tiny autoencoder that imitates a larger one: pictures to the latents of a diffusion model, and back.
 
     encoder: conv - [block x n_i - (halve)] x levels - conv
     decoder: 3 tanh(z / 3) - conv - relu - [block x n_i - (double, conv)] x levels - conv
 
     block: relu(x + conv(relu(conv(relu(conv(x))))))
 
-It has no norms and no attention, and is some fifty times smaller than what it imitates: 2.4 M parameters for SD's.
+It has no norms and no attention. For SD it has 2.4 M parameters, some fifty times fewer than the original.
 """
 
 __all__ = ["AutoencoderTiny", "TinyBlock", "TinyDecoder", "TinyEncoder"]
@@ -20,7 +20,7 @@ from diffusion.models.autoencoders.latent_space import Factor
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.convolutions import conv, upsample
 
-SPREAD = 3.0  # latents beyond it are bent, where the decoder was not trained
+SPREAD = 3.0  # tanh compresses latents beyond it, where the decoder was not trained
 
 
 class TinyBlock(nn.Module):
@@ -84,7 +84,7 @@ class AutoencoderTiny(nn.Module):
         z = module.apply({"params": params}, x, method="encode")
         x = module.apply({"params": params}, z, method="decode")
 
-    Its latents are those of a diffusion model already, so that its scale is 1.
+    Its latents are already those of the diffusion model, so its scale is 1.
 
     Attributes:
         width: channels inside, at every side.
@@ -97,7 +97,7 @@ class AutoencoderTiny(nn.Module):
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Bohan, "Tiny AutoEncoder for Stable Diffusion", 2023, its code.
     """

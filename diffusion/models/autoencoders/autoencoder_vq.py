@@ -28,28 +28,28 @@ class VQModel(nn.Module):
         values, indices = module.apply({"params": params}, z, method="quantize")
         x = module.apply({"params": params}, z, method="decode")        # quantizes first
 
-    The codebook is the parameter "codebook" [K, d]; where it follows the vectors as a moving average instead of a
-    gradient (`quantizers.codebook_update`), the codes of that state replace it.
+    The codebook is the parameter "codebook" [K, d]; if it is a moving average of the vectors, not trained by
+    a gradient (`quantizers.codebook_update`), the codes of that state replace it.
 
     Attributes:
         codes: K, of the codebook; 0 with `finite_levels`.
         widths: channels of each level, from the picture's side on.
         layers: residual blocks of a level of the encoder; the decoder has one more.
-        latent_channels: channels between the encoder or decoder and its convolution of one pixel.
+        latent_channels: channels between the encoder or decoder and its 1x1 convolution.
         code_channels: d.
         picture_channels: C.
         groups: of the norms.
-        attention_levels: levels, 0 at the picture's side, that have attention behind each block.
+        attention_levels: levels, 0 at the picture's side, that have attention after each block.
         middle_attention: attention between the two blocks of the smallest side.
         finite_levels: d numbers of levels for finite scalar quantization, in place of a codebook.
         scale: of the vectors for a diffusion model, see `diffusion.models.autoencoders.latent_space.to_diffusion`.
         shift: likewise.
-        input_range: of the pixels that the network itself takes; ours are in [-1, 1], and are brought there.
+        input_range: of the pixels inside the network; ours are in [-1, 1], and `encode` and `decode` convert them.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Esser et al., "Taming Transformers for High-Resolution Image Synthesis", 2021, section 3.1; Rombach et
     al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, section 3.1.
@@ -81,13 +81,13 @@ class VQModel(nn.Module):
         if self.finite_levels and len(self.finite_levels) != self.code_channels:
             raise ValueError(
                 f"finite_levels={self.finite_levels} are {len(self.finite_levels)} for "
-                f"code_channels={self.code_channels}; give one for each"
+                f"code_channels={self.code_channels}; there must be one for each"
             )
         super().__post_init__()
 
     @property
     def options(self) -> Options:
-        """Of the encoder and the decoder."""
+        """Options of the encoder and the decoder."""
         return Options(
             self.widths,
             self.layers,
@@ -109,7 +109,7 @@ class VQModel(nn.Module):
         self.before_codes = nn.Conv(self.code_channels, (1, 1))
         self.behind_codes = nn.Conv(self.latent_channels, (1, 1))
         if self.codes:
-            # Near zero, as VQGAN has it: the codes are drawn apart by the vectors that are assigned to them.
+            # Near zero, as in VQGAN: the vectors assigned to the codes draw them apart.
             start = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -1 / self.codes, 1 / self.codes)
             self.codebook = self.param("codebook", start, (self.codes, self.code_channels))
 
@@ -144,7 +144,7 @@ class VQModel(nn.Module):
         return quantizers.straight_through(z, values), indices
 
     def look_up(self, indices: jax.Array) -> jax.Array:
-        """The codes [B, h, w, d] of indices int [B, h, w], to be decoded with `quantize=False`."""
+        """The codes [B, h, w, d] of indices int [B, h, w], for `decode` with `quantize=False`."""
         if self.finite_levels:
             return quantizers.FiniteScalar(self.finite_levels).codes(indices)
         return self.codebook[indices]
@@ -154,7 +154,7 @@ class VQModel(nn.Module):
 
         Args:
             z: [B, h, w, d], neither scaled nor shifted.
-            quantize: replace each by its code first.
+            quantize: first replace each vector by its code.
 
         Returns:
             [B, f h, f w, C], about in [-1, 1] and not clipped, float32.

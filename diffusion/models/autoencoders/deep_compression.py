@@ -68,9 +68,9 @@ class RmsNorm(nn.Module):
 
 
 class FixedBatchNorm(nn.Module):
-    """(x - mean) / sqrt(variance + 1e-5), then scale and bias, with the statistics that training left.
+    """(x - mean) / sqrt(variance + 1e-5), then scale and bias, with the statistics of the end of training.
 
-    They are parameters without a gradient: some published decoders have such norms, and no new one should.
+    They are parameters without a gradient. Some published decoders have such norms; do not use them in new ones.
     """
 
     @nn.compact
@@ -103,12 +103,12 @@ class PlainBlock(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """x + norm(out(attention of ReLU features)), on the pixels and on neighbourhoods of them.
+    """x + norm(out(attention of ReLU features)), on pixels and on neighbourhoods.
 
         out_n = sum_m (relu(q_n) . relu(k_m)) v_m / sum_m relu(q_n) . relu(k_m)
 
-    Linear in the number of pixels: the sum over m is taken once for all n. The neighbourhoods are q, k and v after a
-    depthwise convolution, and are further heads.
+    The cost is linear in the number of pixels: the sum over m is computed once for all n. The neighbourhoods are q, k
+    and v after a depthwise convolution; they are additional heads.
 
     Attributes:
         head_size: d; it divides the channels C.
@@ -163,7 +163,7 @@ class GatedConv(nn.Module):
 
 
 class Halve(nn.Module):
-    """A convolution that halves the sides, beside the mean of channels after `space_to_channels`.
+    """A convolution that halves the sides, plus the mean of channels after `space_to_channels`.
 
     Attributes:
         features: D.
@@ -187,7 +187,7 @@ class Halve(nn.Module):
 
 
 class Double(nn.Module):
-    """A convolution that doubles the sides, beside `channels_to_space` of repeated channels.
+    """A convolution that doubles the sides, plus `channels_to_space` of repeated channels.
 
     Attributes:
         features: D.

@@ -58,13 +58,13 @@ class PixelAttention(nn.Module):
 
 
 class Options(NamedTuple):
-    """What the encoder and the decoder of one autoencoder have in common.
+    """Options that the encoder and the decoder of one autoencoder share.
 
     Attributes:
         widths: channels of each level, from the picture's side on.
         layers: residual blocks of a level of the encoder; the decoder has one more.
         groups: of the norms.
-        attention_levels: levels that have attention behind each of their blocks.
+        attention_levels: levels that have attention after each of their blocks.
         middle_attention: attention between the two blocks of the smallest side.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type; outputs are float32.
@@ -80,7 +80,7 @@ class Options(NamedTuple):
 
 
 class Blocks(nn.Module):
-    """Residual blocks of one side, each with attention behind it if `attends`."""
+    """Residual blocks of one side, each followed by attention if `attends`."""
 
     width: int
     attends: tuple[bool, ...]
@@ -107,7 +107,7 @@ def middle(options: Options) -> Blocks:
 
 
 def last(x: jax.Array, outputs: int, options: Options) -> jax.Array:
-    """The output, in float32 so that it is not rounded to the 8 bits of a bfloat16."""
+    """The output, in float32: bfloat16 would round it to 8 bits."""
     x = nn.silu(GroupNorm(options.groups, name="norm_out")(x))
     return conv(outputs, dtype="float32", name="conv_out")(x)
 
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
         for i, width in enumerate(widths):
             x = level(self.options, i, self.options.layers)(x)
             if i + 1 < len(widths):
-                # Zeros below and on the right alone, as the published networks have them.
+                # Zeros only below and on the right, as in the published networks.
                 x = nn.Conv(width, (3, 3), (2, 2), ((0, 1), (0, 1)), dtype=dtype, name=f"down_{i}")(x)
         return last(middle(self.options)(x), self.outputs, self.options)
 
@@ -148,7 +148,7 @@ class Decoder(nn.Module):
 
 
 def check_options(options: Options, input_range: tuple[float, float]) -> None:
-    """Refuses fields of an autoencoder that give no network.
+    """Refuses inconsistent fields of an autoencoder.
 
     Raises:
         ValueError: naming the field.
@@ -166,7 +166,7 @@ def check_options(options: Options, input_range: tuple[float, float]) -> None:
             raise ValueError(f"groups={groups} does not divide the width {width} of widths={widths}")
     for i in levels:
         if not 0 <= i < len(widths):
-            raise ValueError(f"attention_levels={levels}: level {i} is not there; valid are 0 .. {len(widths) - 1}")
+            raise ValueError(f"attention_levels={levels}: there is no level {i}; valid are 0 .. {len(widths) - 1}")
     if not input_range[0] < input_range[1]:
         raise ValueError(f"input_range={input_range}: the lower end comes first")
 
@@ -177,10 +177,10 @@ def check_pictures(x: jax.Array, channels: int, factor: int) -> None:
     Args:
         x: [B, H, W, channels], height and width multiples of `factor`.
         channels: of its pictures.
-        factor: by which it makes them smaller.
+        factor: by which it shrinks their sides.
 
     Raises:
-        ValueError: naming the size and the nearest that fits.
+        ValueError: naming the size and the nearest valid one.
     """
     if x.ndim != 4 or x.shape[-1] != channels:
         raise ValueError(f"this autoencoder takes pictures [B, H, W, {channels}]; got an array of shape {x.shape}")
@@ -189,7 +189,7 @@ def check_pictures(x: jax.Array, channels: int, factor: int) -> None:
         nearest = " x ".join(str(max(factor, round(side / factor) * factor)) for side in (height, width))
         raise ValueError(
             f"this autoencoder makes pictures {factor} times smaller, and {factor} does not divide "
-            f"{height} x {width}; the nearest size that it takes is {nearest}"
+            f"{height} x {width}; the nearest valid size is {nearest}"
         )
 
 

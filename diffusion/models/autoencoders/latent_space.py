@@ -3,7 +3,7 @@
 From an image to latents and back:
 
     moments = vae.apply({"params": params}, x, method="encode")
-    z = to_diffusion(draw(moments, keys), vae.scale, vae.shift)      # what a diffusion model is trained on
+    z = to_diffusion(draw(moments, keys), vae.scale, vae.shift)      # the data of a diffusion model
     x = vae.apply({"params": params}, from_diffusion(z, vae.scale, vae.shift), method="decode")
 """
 
@@ -85,7 +85,7 @@ def from_diffusion(z: jax.Array, scale: Factor, shift: Factor) -> jax.Array:
 
 
 class Scaling(NamedTuple):
-    """What `to_diffusion` takes: one number, or one for each channel."""
+    """The scale and shift of `to_diffusion`: one number each, or one for each channel."""
 
     scale: Factor
     shift: Factor
@@ -96,7 +96,7 @@ def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scalin
 
         shift = mean(z),    scale = 1 / sqrt(mean((z - shift)^2))
 
-    The moments are merged batch by batch in float64, from centred values, and nothing but them is kept. For a stream
+    The moments are merged batch by batch in float64, from centred values; no latents are kept. For a stream
     of images `estimate(encode(x) for x in batches)`, then `vae.clone(scale=..., shift=...)`.
 
     Args:
@@ -138,12 +138,12 @@ def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scalin
 
 
 def to_range(x: jax.Array, ends: tuple[float, float]) -> jax.Array:
-    """Pictures in [-1, 1] as a network takes them whose pixels lie between these ends."""
+    """Pictures in [-1, 1], mapped to the range between these ends."""
     low, high = ends
     return x if (low, high) == (-1, 1) else (x + 1) * ((high - low) / 2) + low
 
 
 def from_range(x: jax.Array, ends: tuple[float, float]) -> jax.Array:
-    """Pictures between these ends in [-1, 1]: the inverse of `to_range`."""
+    """Pictures of the range between these ends, mapped to [-1, 1]: the inverse of `to_range`."""
     low, high = ends
     return x if (low, high) == (-1, 1) else (x - low) * (2 / (high - low)) - 1

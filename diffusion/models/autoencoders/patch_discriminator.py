@@ -1,4 +1,4 @@
-"""PatchGAN: a convolutional network that judges each patch of a picture by itself."""
+"""PatchGAN: a convolutional network with one logit for each patch of a picture."""
 
 __all__ = ["PatchDiscriminator"]
 
@@ -15,13 +15,13 @@ class PatchDiscriminator(nn.Module):
         x [B, H, W, C] - conv 4x4 /2 - leaky - [conv 4x4 /2 - norm - leaky] x (layers - 1)
           - conv 4x4 - norm - leaky - conv 4x4 - logits [B, h, w, 1],  h = H / 2^layers - 2
 
-    The norm is a group norm where the papers have a batch norm: it needs no statistics over the batch, so that an
-    example's logits depend on that example alone, on any number of devices. With as many groups as channels it is the
+    The norm is a group norm, not the papers' batch norm: without statistics over the batch, an example's logits depend
+    on that example alone, on any number of devices. With as many groups as channels it is the
     instance norm that Isola et al. use at a batch of one.
 
     Attributes:
         width: channels of the first layer; they double up to eight times as many.
-        layers: of those that halve the sides, >= 1.
+        layers: number of layers that halve the sides, >= 1.
         groups: of the norms.
         dtype: compute type; the logits are float32.
 

@@ -1,4 +1,4 @@
-"""Discrete codes for continuous vectors: a learned codebook, and finite scalar quantization, which needs none.
+"""Discrete codes for continuous vectors: a learned codebook, and finite scalar quantization without one.
 
     quantized = quantize(z, codebook)                  # z [B, ..., D]: straight through, with its two losses
     state = codebook_init(codes)                       # or without a gradient: the codebook follows its vectors
@@ -7,7 +7,7 @@
     fsq = FiniteScalar((8, 5, 5, 5))                   # 1,000 codes of four numbers each
     values, indices = fsq.quantize(z)
 
-Sums over a batch are sums over the whole of it under `jit`, however the batch is split over devices.
+Under `jit` sums over a batch are sums over the whole batch, on any number of devices.
 """
 
 __all__ = [
@@ -39,9 +39,9 @@ class Quantized(NamedTuple):
     """Vectors, and the nearest codes that a decoder receives instead of them.
 
     Attributes:
-        values: [B, ..., D] the codes, exactly; their gradient goes to z as it is (straight through).
+        values: [B, ..., D] the codes, exactly; their gradient passes unchanged to z (straight through).
         indices: int32 [B, ...], of the codes.
-        codebook: [B] mean |stop z - code|^2, which moves the codes; left out where the codebook is a moving average.
+        codebook: [B] mean |stop z - code|^2, which moves the codes; omit it if the codebook is a moving average.
         commitment: [B] mean |z - stop code|^2, which keeps the encoder near its codes; weight 0.25 in the papers.
     """
 
@@ -52,7 +52,7 @@ class Quantized(NamedTuple):
 
 
 def nearest(z: Array, codebook: Array) -> tuple[Array, Array]:
-    """The codes that are nearest to vectors, argmin_k |z - e_k|; of equally near ones the first.
+    """The codes that are nearest to vectors, argmin_k |z - e_k|; ties go to the first.
 
     Args:
         z: [..., D] floating.
@@ -62,11 +62,11 @@ def nearest(z: Array, codebook: Array) -> tuple[Array, Array]:
         (indices int32 [...], codes [..., D] in the codebook's type).
 
     Raises:
-        ValueError: if the last axes differ, or the codebook is no matrix.
+        ValueError: if the last axes differ, or the codebook is not a matrix.
     """
     if codebook.ndim != 2 or z.shape[-1] != codebook.shape[-1]:
         raise ValueError(f"z {z.shape} and codebook {codebook.shape} do not fit: expected [..., D] and [K, D]")
-    # |z|^2 is the same for all codes. Accelerators multiply in few bits by default, which picks other codes.
+    # |z|^2 is the same for all codes. By default accelerators multiply with few bits, which would pick other codes.
     product = jnp.einsum("...d,kd->...k", z.astype(codebook.dtype), codebook, precision=jax.lax.Precision.HIGHEST)
     indices = jnp.argmin(jnp.sum(jnp.square(codebook), axis=-1) - 2 * product, axis=-1).astype(jnp.int32)
     return indices, codebook[indices]
@@ -119,10 +119,10 @@ class Codebook(NamedTuple):
 
 
 def codebook_init(codes: Array) -> Codebook:
-    """The state of a new codebook: each code counts as one vector that was assigned to it.
+    """The state of a new codebook: each code counts as one vector assigned to it.
 
-    The count starts at one, not at zero: the sum starts at the code, and the two have to agree, or a code that no
-    batch assigns anything to would be blown up by the smoothing.
+    The count starts at one, not at zero, to agree with the sum, which starts at the code. Otherwise the smoothing would
+    blow up a code without vectors.
 
     Args:
         codes: [K, D].
@@ -141,8 +141,8 @@ def codebook_update(
 
     Args:
         codebook: state.
-        z: [..., D] of a batch; no gradient goes through.
-        indices: int [...], as `nearest` gives.
+        z: [..., D] of a batch; without gradient.
+        indices: int [...], from `nearest`.
         decay: g, in [0, 1).
         epsilon: of the Laplace smoothing N', >= 0.
 
@@ -170,21 +170,21 @@ def codebook_update(
 
 
 def restart_dead(codebook: Codebook, z: Array, key: Array, threshold: float = 1.0) -> tuple[Codebook, Array]:
-    """Replaces each code that hardly any vector is assigned to by a random vector of the batch.
+    """Replaces each code with hardly any assigned vectors by a random vector of the batch.
 
-    A new code starts with the count `threshold`, so that it has a batch's time to find vectors of its own.
+    A new code starts with the count `threshold`, so that it has one batch to attract vectors.
 
     Args:
         codebook: state, after `codebook_update`.
-        z: [..., D] of the batch; different codes get different vectors where there are at least K.
+        z: [..., D] of the batch; different codes get different vectors if there are at least K.
         key: a new one for each step.
         threshold: codes of a smaller count are dead. Counts are per batch, so that it scales with the batch.
 
     Returns:
-        (the next state, int32 [] number of codes that were restarted).
+        (the next state, int32 [] number of restarted codes).
 
     Raises:
-        ValueError: for a threshold that is not positive, under which no code would ever be dead.
+        ValueError: for a threshold that is not positive, below which no code would ever be dead.
 
     Reference: Dhariwal et al., "Jukebox: A Generative Model for Music", 2020, section 3.
     """
@@ -205,10 +205,10 @@ def histogram(indices: Array, size: int) -> Array:
 
 
 def perplexity(counts: Array) -> Array:
-    """The number of codes that are used as if evenly: exp of the entropy of their frequencies, in 1..K.
+    """The effective number of codes: exp of the entropy of their frequencies, in 1..K.
 
     Args:
-        counts: [K], not all zero, as `histogram` gives.
+        counts: [K], not all zero, from `histogram`.
     """
     p = counts / jnp.sum(counts)
     return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0)))
@@ -221,7 +221,7 @@ def usage(counts: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class FiniteScalar:
-    """Finite scalar quantization: each of D numbers is rounded to one of a few levels; there is no codebook to learn.
+    """Finite scalar quantization: rounds each of D numbers to one of a few levels, without a learned codebook.
 
         h = tanh(z + shift) (L - 1) (1 - 0.001) / 2 - offset,   values = round(h) / floor(L / 2) in [-1, 1]
 

@@ -3,10 +3,11 @@
     decode = tiled(partial(vae.apply, {"params": params}, method="decode"), tile=64, overlap=16, margin=4)
     encode = tiled(partial(vae.apply, {"params": params}, method="encode"), tile=512, overlap=128, margin=32, step=8)
 
-The result is that of the whole picture where the function is local: where what an output depends on reaches no further
-than `margin`. Convolutions alone are local. Autoencoders with group norms or attention over all pixels are not: their
-tiles differ in the statistics, which shows as slow changes of colour from tile to tile, fainter for larger tiles, that
-the blending hides. A tile of the size that the autoencoder was trained on is a sound choice.
+The result equals that of the whole picture if the function is local: if an output depends on no input further away than
+`margin`. Convolutions alone are local. Autoencoders with group norms or attention over all pixels are not. The
+statistics of their tiles differ: the colour changes slowly from tile to tile, less so for larger tiles, and the
+blending hides it.
+The size of the autoencoder's training pictures is a good tile.
 """
 
 __all__ = ["Cut", "cut", "tiled", "weights"]
@@ -77,9 +78,9 @@ def weights(size: int, starts: np.ndarray, side: int, overlap: int, margin: int)
 def tiled(
     function: Callable[[jax.Array], Any], tile: int, overlap: int, margin: int = 0, step: int = 1
 ) -> Callable[[jax.Array], Any]:
-    """A function on pictures, applied tile by tile: the memory that it takes is that of one tile.
+    """Applies a function of pictures tile by tile, with the memory of one tile.
 
-    All sizes are counted in pixels of the input: those of the latent for a decoder.
+    All sizes are in pixels of the input: of the latent for a decoder.
 
     Args:
         function: pictures [B, h, w, C] -> a pytree of pictures [B, r h, r w, ...], the same r for all sizes, such as

@@ -1,4 +1,4 @@
-"""ADM's U-Net as its authors' repository (guided-diffusion) names it; a config is the arguments of its UNetModel."""
+"""ADM's U-Net by the names of guided-diffusion; a config holds the arguments of its UNetModel."""
 
 __all__ = []
 
@@ -34,7 +34,7 @@ def _rows(module: UNet) -> list[Row]:
             theirs = "middle_block"
             index = 2 * (box.index or 0)
         else:
-            if box.part == "up" and box.index is None:  # it stands behind the level's last block
+            if box.part == "up" and box.index is None:  # it follows the level's last block
                 index = 2 if attends[box.level] else 1
             else:
                 number[way] += 1

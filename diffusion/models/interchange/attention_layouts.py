@@ -1,4 +1,4 @@
-"""How others lay out attention whose queries, keys and values come from one layer; ours is [C, 3, heads, size]."""
+"""Layouts of attention with queries, keys and values from one layer; ours is [C, 3, heads, size]."""
 
 __all__ = ["fused", "interleaved", "point_out"]
 
@@ -13,9 +13,9 @@ def fused(order: str, ones: int = 0) -> tuple[Layout, Layout]:
     """Layouts of the kernel and the bias of such a layer.
 
     Args:
-        order: of their rows from the outermost to the innermost: "ihd" as ours, "hid" where each head has its queries,
-            keys and values together, "hdi" where each feature of a head has.
-        ones: axes of length 1 behind theirs [3 C, C], for a convolution of one pixel.
+        order: of their rows from the outermost to the innermost: "ihd" as ours, "hid" if the queries, keys and
+            values of a head are adjacent, "hdi" if those of a feature are.
+        ones: axes of length 1 after theirs [3 C, C], for a 1x1 convolution.
 
     Returns:
         (kernel: theirs [3 C, C, 1, ...], ours [C, 3, heads, size]; bias: theirs [3 C], ours [3, heads, size]).
@@ -37,10 +37,10 @@ def fused(order: str, ones: int = 0) -> tuple[Layout, Layout]:
 
 
 def interleaved(ones: int = 0) -> Layout:
-    """The layout of a kernel whose rows stand in the order "hdi", where ours is [C, 3 C] in the order "ihd".
+    """The layout of a kernel with rows in the order "hdi"; ours is [C, 3 C] in the order "ihd".
 
     Args:
-        ones: axes of length 1 behind theirs.
+        ones: axes of length 1 after theirs.
     """
     kernel, _ = fused("hdi", ones)
     return Layout(

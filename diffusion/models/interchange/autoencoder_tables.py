@@ -1,4 +1,4 @@
-"""AutoencoderKL and VQModel as diffusers (of today and before 0.14) and the original repositories name them."""
+"""AutoencoderKL and VQModel by the names of diffusers (current, and before 0.14) and of the original repositories."""
 
 __all__ = [
     "Autoencoder",
@@ -220,7 +220,7 @@ def build_kl(config: Mapping[str, Any]) -> AutoencoderKL:
     mean = fields.take("latents_mean", None, STATISTICS)
     deviation = fields.take("latents_std", None, STATISTICS)
     if (mean is None) != (deviation is None) or (mean is not None and shift):
-        raise Refusal("AutoencoderKL: latents_mean and latents_std come together, and without shift_factor.")
+        raise Refusal("AutoencoderKL: latents_mean and latents_std come together and exclude shift_factor.")
     if mean is not None:
         scale = tuple(scale / one for one in deviation)
         shift = mean
@@ -267,7 +267,7 @@ def picture(module: Autoencoder) -> tuple[jax.ShapeDtypeStruct]:
 
 def build_vq(config: Mapping[str, Any]) -> VQModel:
     """Their config.json -> our module."""
-    # lookup_from_codebook selects what the library's decode takes; ours has look_up for it.
+    # lookup_from_codebook selects the input of the library's decode; ours has look_up instead.
     fields = Fields("VQModel", config, without_effect=("sample_size", "force_upcast", "lookup_from_codebook"))
     fields.only("norm_type", "group")
     latent = fields.take("latent_channels", 3)
@@ -291,7 +291,7 @@ def build_vq(config: Mapping[str, Any]) -> VQModel:
 def describe_vq(module: VQModel) -> dict[str, Any]:
     """Our module -> their config.json."""
     if module.finite_levels:
-        raise Refusal("VQModel: diffusers has no finite scalar quantization, and cannot open this network.")
+        raise Refusal("VQModel: diffusers has no finite scalar quantization and cannot open this network.")
     if module.shift or isinstance(module.scale, tuple):
         raise Refusal(
             f"VQModel: diffusers has one scaling_factor and no shift here; this network has "
@@ -320,7 +320,7 @@ def sizes(levels: int, attention: tuple[int, ...] = (), widths: tuple[int, ...] 
 
 
 WITHOUT_CONVS = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
-TRAINING = (r"loss\..*", r"model_ema\..*")  # what training an autoencoder left in the file
+TRAINING = (r"loss\..*", r"model_ema\..*")  # leftovers of the autoencoder's training in the file
 KL = Family(
     name="AutoencoderKL",
     module=AutoencoderKL,
@@ -336,7 +336,7 @@ KL = Family(
         "FLUX.1": {**sizes(4), **WITHOUT_CONVS, "scaling_factor": 0.3611, "shift_factor": 0.1159},
     },
     prefixes=("", "first_stage_model.", "vae."),
-    # The scale of the latents is in no tensor: it follows from the network that was trained on them.
+    # No tensor holds the scale of the latents: the network trained on them determines it.
     beside={
         "Stable Diffusion": r"cond_stage_model\.",
         "Stable Diffusion XL": r"conditioner\.",

@@ -1,6 +1,6 @@
-"""AutoencoderTiny (TAESD) as diffusers names it.
+"""AutoencoderTiny (TAESD) by diffusers' names.
 
-All layers stand in one list, and are counted through it: convolutions, activations, blocks and what doubles the side.
+All layers are in one list with one count: convolutions, activations, blocks and upsampling.
 """
 
 __all__ = []
@@ -21,7 +21,7 @@ BLOCKS = schema.several(DEPTH, 1, 16)
 
 
 def _block(theirs: str, ours: str) -> list[Row]:
-    """Three convolutions with an activation behind each of the first two."""
+    """Three convolutions with an activation after each of the first two."""
     return [row for k in range(3) for row in linear(f"{theirs}.conv.{2 * k}", f"{ours}/conv_{k + 1}", CONV)]
 
 
@@ -53,8 +53,7 @@ def _rows(module: AutoencoderTiny) -> list[Row]:
 
 
 def _build(config: Mapping[str, Any]) -> AutoencoderTiny:
-    # The magnitude and its shift determine how latents become bytes, and block_out_channels repeats those of the
-    # decoder.
+    # The magnitude and its shift determine how latents become bytes; block_out_channels repeats the decoder's.
     fields = Fields(NAME, config, ("force_upcast", "latent_magnitude", "latent_shift", "block_out_channels"))
     sides = ("encoder", "decoder")
     widths = [fields.take(f"{side}_block_out_channels", (64,) * 4, SIZES) for side in sides]

@@ -1,4 +1,4 @@
-"""CLIP's towers: transformers' classes, and OpenCLIP's names as the single files of SD 2 and SDXL have them."""
+"""CLIP's towers: transformers' classes, and OpenCLIP's names in the single files of SD 2 and SDXL."""
 
 __all__ = ["original_text_rows", "original_vision_rows", "text_rows", "vision_rows"]
 
@@ -59,7 +59,7 @@ def _layers(layer: list[Row], depth: int, theirs: str) -> list[Row]:
 
 
 def text_rows(module: CLIPText) -> list[Row]:
-    """The text tower by transformers' names (since its version 5.6; before, "text_model." stands before them)."""
+    """The text tower by transformers' names (since its version 5.6; earlier ones have the prefix "text_model.")."""
     return [
         Row("embeddings.token_embedding.weight", "tokens/embedding"),
         Row("embeddings.position_embedding.weight", "positions"),
@@ -170,7 +170,7 @@ MAYBE_TABLE = schema.optional(schema.Valid("a table of fields", lambda value: is
 
 
 def _clip(config: Mapping[str, Any]) -> CLIP:
-    # Configs of old versions repeat the towers' under *_config_dict, and they win there.
+    # Configs of old versions repeat the towers' fields under *_config_dict, which take precedence.
     fields = Fields("CLIPModel", config, WITHOUT_EFFECT)
     part = lambda which: (
         (fields.take(f"{which}_config", None, MAYBE_TABLE) or {})
@@ -258,14 +258,14 @@ TEXT = Family(
     describe=_describe_text,
     example=lambda module: (_ids(module),),
     tables={
-        # What every version of the library opens, and what is published; versions since 5.6 write the second.
+        # Every version of the library opens the first, the published one; versions since 5.6 write the second.
         "transformers": lambda module: within(text_rows(module), "text_model."),
         "transformers 5": text_rows,
         "original": original_text_rows,
     },
     stem="model",
     library="transformers",
-    # The layer, and all that comes after it, that SD 2 has in its file and does not use.
+    # SD 2's file has this layer and the parts after it, but SD 2 does not use them.
     ignored=(POSITIONS, r"transformer\.resblocks\.23\..*", "text_projection", "logit_scale"),
     published={"ViT-L/14": LARGE, "ViT-H/14 of SD 2": HUGE},
     prefixes=("", *PREFIXES.values(), "cond_stage_model.model."),
@@ -304,7 +304,7 @@ VISION = Family(
     describe=_describe_vision,
     example=lambda module: (_images(module),),
     tables={
-        # As of the text tower: what every version opens, and what those since 5.6 write.
+        # As for the text tower: every version opens the first, those since 5.6 write the second.
         "transformers": lambda module: within(vision_rows(module), "vision_model."),
         "transformers 5": vision_rows,
     },

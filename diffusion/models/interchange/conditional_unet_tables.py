@@ -1,7 +1,7 @@
-"""Stable Diffusion's U-Nets (1.x, 2.x, XL), as diffusers names their parameters and as the original repositories do.
+"""Stable Diffusion's U-Nets (1.x, 2.x, XL), by the names of diffusers and of the original repositories.
 
 The original names are those of latent diffusion's code (and of XL's, which added "label_emb"): `input_blocks`,
-`middle_block`, `output_blocks`, counted through all levels, where diffusers counts blocks level by level.
+`middle_block`, `output_blocks`, with one count for all levels; diffusers counts blocks level by level.
 """
 
 __all__ = ["Place", "build", "describe", "example", "places", "table"]
@@ -29,7 +29,7 @@ RESNET = {  # ours: (diffusers', the original)
 ENDS = {
     "time_hidden": ("time_embedding.linear_1", "time_embed.0"),
     "time_out": ("time_embedding.linear_2", "time_embed.2"),
-    "strength": ("time_embedding.cond_proj", "time_embed.cond_proj"),  # no file with original names is known to have it
+    "strength": ("time_embedding.cond_proj", "time_embed.cond_proj"),  # no known file with original names has it
     "added_hidden": ("add_embedding.linear_1", "label_emb.0.0"),
     "added_out": ("add_embedding.linear_2", "label_emb.0.2"),
     "class_hidden": ("class_embedding.linear_1", "label_emb.0.0"),
@@ -42,7 +42,7 @@ LAYOUTS = ("diffusers", "original")
 
 
 class Place(NamedTuple):
-    """One module of the U-Net: what it is, and its path of ours, diffusers' name, the original name."""
+    """One module of the U-Net: its kind, our path, diffusers' name, the original name."""
 
     kind: str
     ours: str
@@ -158,7 +158,7 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
         without_effect=(
             "sample_size",
             "addition_embed_type_num_heads",
-            "upcast_attention",  # to float32, which our softmax always is
+            "upcast_attention",  # to float32, as our softmax always is
         ),
     )
     widths = fields.take("block_out_channels", (320, 640, 1280, 1280), SIZES)
@@ -175,8 +175,8 @@ def build(config: Mapping[str, Any]) -> ConditionalUNet:
     up_depths = _depths(fields, "reverse_transformer_layers_per_block", None, len(widths))[::-1]
     if any(isinstance(depth, tuple) for depth in depths) and not up_depths:
         raise Refusal(
-            f"UNet2DConditionModel: transformer_layers_per_block = {depths} has lists, and then "
-            "reverse_transformer_layers_per_block must list those of the way up."
+            f"UNet2DConditionModel: transformer_layers_per_block = {depths} has lists; "
+            "reverse_transformer_layers_per_block must then list those of the way up."
         )
     attended = lambda each: tuple(depth if ATTENDS[kind] else 0 for depth, kind in zip(each, down))
     added = fields.only("addition_embed_type", None, "text_time")
@@ -258,7 +258,7 @@ def _each(fields: Fields, field: str, default: int, levels: int) -> tuple[int, .
 
 
 def _depths(fields: Fields, field: str, default: int | None, levels: int) -> tuple[int | tuple[int, ...], ...]:
-    """A field of the transformers' depths at each level, in its own order; () where the config has none."""
+    """A field of the transformers' depths at each level, in its own order; () if the config has none."""
     value = fields.take(
         field,
         default,
@@ -287,10 +287,10 @@ def _listed(depth: int | tuple[int, ...]) -> int | list[int]:
 
 
 def describe(module: ConditionalUNet) -> dict[str, Any]:
-    """Their config.json of our module.
+    """Their config.json for our module.
 
     Raises:
-        Refusal: for a middle that is deeper than the last level, of which theirs knows one depth.
+        Refusal: if the depths of the middle and of the last level differ; theirs has one depth for both.
     """
     if module.depths[-1] and module.middle not in (0, _first(module.depths[-1])):
         raise Refusal(

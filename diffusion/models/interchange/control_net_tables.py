@@ -1,4 +1,4 @@
-"""ControlNets of Stable Diffusion 1.x, 2.x and XL, as diffusers names their parameters: a U-Net's, and a hint's."""
+"""ControlNets of Stable Diffusion 1.x, 2.x and XL, by diffusers' names: the parameters of a U-Net and of a hint."""
 
 __all__ = ["build", "describe", "example", "table"]
 
@@ -14,7 +14,7 @@ from diffusion.models.interchange import conditional_unet_tables
 from diffusion.models.interchange.family import Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, Row, linear
 
-UP = ("conv_out/", "norm_out/", "up_")  # what of a U-Net is no part of a ControlNet
+UP = ("conv_out/", "norm_out/", "up_")  # the parts of a U-Net that a ControlNet lacks
 OWN = {  # their default of each field that a U-Net does not have
     "conditioning_channels": 3,
     "conditioning_embedding_out_channels": (16, 32, 96, 256),
@@ -55,7 +55,7 @@ def build(config: Mapping[str, Any]) -> ControlNet:
 
 
 def describe(module: ControlNet) -> dict[str, Any]:
-    """Their config.json of our module."""
+    """Their config.json for our module."""
     unet = conditional_unet_tables.describe(module.unet)
     if unet.pop("time_cond_proj_dim"):
         raise Refusal(

@@ -1,4 +1,4 @@
-"""AutoencoderDC as diffusers and the original repository (efficientvit) name it."""
+"""AutoencoderDC by the names of diffusers and of the original repository (efficientvit)."""
 
 __all__ = ["Table", "build", "describe", "imagenet", "picture"]
 
@@ -62,10 +62,10 @@ def _original_vit(channels: int, scales: int, norm: str, j: int) -> Table:
 
 
 def _levels(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
-    """The levels of one side, with what halves behind them or doubles before them."""
+    """The levels of one side, each followed by halving or preceded by doubling."""
     levels = module.encoder_levels if encoder else module.decoder_levels
     block_name = "stages.{}.op_list.{}." if original else f"{'down' if encoder else 'up'}_blocks.{{}}.{{}}."
-    # A strided convolution stands alone in the original, the others within a module of their own.
+    # In the original a strided convolution stands alone; the others are inside a module.
     inner = "main.conv.conv" if not encoder or module.shuffle_down else "main.conv"
     rows = []
     for i in range(levels.first, len(levels.widths)):
@@ -89,7 +89,7 @@ def _levels(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
 def _ends(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
     """The first and the last convolution of one side."""
     levels = module.encoder_levels if encoder else module.decoder_levels
-    shuffled = module.shuffle_down if encoder else True  # the module of its own, see _levels
+    shuffled = module.shuffle_down if encoder else True  # it is inside a module, see _levels
     if original:
         into, out, norm = (
             ("project_in.conv", "project_out.{}op_list.0.conv", "")
@@ -102,7 +102,7 @@ def _ends(module: AutoencoderDC, encoder: bool, original: bool) -> Table:
         inner = ".conv" if shuffled else ""
     else:
         into, out, norm, inner = "conv_in", "conv_out", "norm_out", ".conv"
-    # Where level 0 has no layers, the end at the picture's side halves or doubles.
+    # If level 0 has no layers, the convolution at the picture's side halves or doubles.
     if encoder:
         first = _conv(into + inner, "in/conv") if levels.first else _conv(into, "conv_in")
         return first + _conv(out, "conv_out")

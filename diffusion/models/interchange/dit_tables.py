@@ -1,13 +1,13 @@
 """DiT and SiT: diffusers' DiTTransformer2DModel, and the networks of the papers' own repositories.
 
-They hold the same numbers under other names, and embed the time otherwise: diffusers' features have the frequencies
-10000^(-i / 127), where the papers' networks were trained with 10000^(-i / 128). What is loaded computes what the
-library computes that it was loaded from; `module.clone(frequency_shift=0)` turns the one network into the other.
+They hold the same numbers under different names, and embed the time differently: diffusers' features have the
+frequencies 10000^(-i / 127), the papers' networks 10000^(-i / 128). A loaded network gives the outputs of the library
+of its file; `module.clone(frequency_shift=0)` turns diffusers' network into the papers'.
 
-A DiT that diffusers itself trained has other embeddings of the time and the class in each block, `DiT.own_embeddings`;
-one that was converted has copies of the same.
+A DiT trained in diffusers has separate embeddings of the time and the class in each block (`DiT.own_embeddings`);
+a converted one has copies of one embedding.
 
-SiT's velocity is the first half of the channels that this network puts out; its other half is not trained.
+SiT's velocity is the first half of the channels of the network's output; the other half is not trained.
 """
 
 __all__ = []
@@ -27,7 +27,7 @@ from diffusion.models.layers.embeddings import sincos_positions
 
 
 def _diffusers_rows(module: DiT) -> list[Row]:
-    # Every block has its own tensors of what embeds the time and the class: copies in what was converted.
+    # Every block has its own embeddings of the time and the class; in converted files they are copies.
     block = "transformer_blocks.{}.norm1.emb.".format
     embeddings = [
         *linear("timestep_embedder.linear_1", "timestep_embedding/hidden"),
@@ -69,7 +69,7 @@ def _diffusers_rows(module: DiT) -> list[Row]:
 
 
 def _varied(module: DiT, tensors: Tensors) -> DiT:
-    """With own embeddings where those of the blocks differ, which no config states."""
+    """With own embeddings if those of the blocks differ; no config says so."""
     for row in _diffusers_rows(module):
         if row.copies and {row.theirs, *row.copies} <= tensors.shapes.keys():
             first = tensors.read(row.theirs)
@@ -192,7 +192,7 @@ def _describe_original(module: DiT) -> dict[str, Any]:
 
 
 def _refuse_others(name: str, module: DiT, **required: Any) -> None:
-    """Refuses a DiT with what the papers' networks do not have."""
+    """Refuses a DiT with options that the papers' networks lack."""
     required |= {"norm": "layernorm", "mlp": "gelu", "positions": "sincos", "qk_norm": False}
     required |= {"times": 1, "strength": False}
     for field, value in required.items():

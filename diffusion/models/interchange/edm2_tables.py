@@ -1,8 +1,8 @@
-"""EDM2's U-Net as its authors' repository names it; a config is the arguments of its UNet.
+"""EDM2's U-Net by the names of its authors' repository; a config holds the arguments of its UNet.
 
-The authors publish pickles, which are not read here: write the weights of one to safetensors where you trust it, with
-their program beside it. In the file of a whole Precond "unet." stands before the names, and its uncertainty ("logvar_")
-is left out: it serves training alone, where `objectives.uncertainty` has its own.
+The authors publish pickles, which this library does not read: if you trust one, write its weights to safetensors with
+their program. In the file of a whole Precond the names have the prefix "unet.". Its uncertainty ("logvar_") is skipped:
+only training uses it, and `objectives.uncertainty` has its own.
 """
 
 __all__ = []
@@ -39,7 +39,7 @@ def _rows(module: EDM2UNet) -> list[Row]:
         name = f"block{box.index}"
         if box.part == "middle":
             name = f"in{box.index}"
-        elif box.index is None:  # ours are named by the level that they lead to
+        elif box.index is None:  # our names have the level after it
             level += 1 if box.part == "down" else -1
             ours = f"{box.part}_{level}_resample"
             name = box.part

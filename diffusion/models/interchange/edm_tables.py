@@ -1,8 +1,8 @@
-"""EDM's U-Nets, SongUNet (DDPM++, NCSN++) and DhariwalUNet (ADM), as their authors' repository names them.
+"""EDM's U-Nets, SongUNet (DDPM++, NCSN++) and DhariwalUNet (ADM), by the names of their authors' repository.
 
-A config is the arguments of the class. The authors publish pickles, which are not read here: write the weights of one
-to safetensors where you trust it, with their program beside it. In the file of a whole EDMPrecond "model." stands
-before the names; its clock is ln(sigma) / 4 (`parameterizations.edm`).
+A config holds the arguments of the class. The authors publish pickles, which this library does not read: if you trust
+one, write its weights to safetensors with their program. In the file of a whole EDMPrecond the names have the prefix
+"model."; its clock is ln(sigma) / 4 (`parameterizations.edm`).
 """
 
 __all__ = ["Named"]
@@ -24,7 +24,7 @@ class Named(NamedTuple):
     """A box with its name in their files.
 
     Attributes:
-        box: with our path, and the level of the side that it puts out.
+        box: with our path, and the level of its output's side.
         theirs: "enc.32x32_block0".
     """
 
@@ -64,14 +64,14 @@ def _attention_rows(theirs: str, ours: str) -> list[Row]:
 
 
 def _song_named(module: SongUNet) -> Iterator[Named]:
-    """On the way up the last block of a level alone has attention."""
+    """On the way up only the last block of a level has attention."""
     for box, theirs in _named(module, module.width, tuple(map(module.attends, range(len(module.widths))))):
         last = box.part != "up" or box.index == module.blocks
         yield Named(box._replace(ours=_song_path(box), attends=box.attends and last), theirs)
 
 
 def _song_path(box: Box) -> str:
-    """Our path of a box of SongUNet, which names what changes the side by the level that it leads to."""
+    """Our path of a box of SongUNet, where a change of side has the number of the level after it."""
     return box.ours if box.index is not None else f"{box.part}_{box.level}_resample"
 
 
@@ -102,7 +102,7 @@ def _song_rows(module: SongUNet) -> list[Row]:
 
 
 def _song_computed(module: SongUNet) -> dict[str, Computed]:
-    """The filter, beside each convolution that resamples."""
+    """The filter beside each resampling convolution."""
     levels = range(len(module.widths))
     side = lambda level: f"{module.resolution >> level}x{module.resolution >> level}"
     resampled = [
@@ -216,7 +216,7 @@ def _build_dhariwal(config: Mapping[str, Any]) -> UNet:
     if min(widths) < 128:
         raise Refusal(
             f"DhariwalUNet: {min(widths)} channels are normalised in fewer than 32 groups there; this "
-            "network has 32 always."
+            "network always has 32."
         )
     module = UNet(
         widths=widths,

@@ -1,4 +1,4 @@
-"""The architectures whose files are read and written, by the name that their library gives them. One line each."""
+"""The architectures whose files this library reads and writes, by their library's name, one line each."""
 
 __all__ = ["FAMILIES", "find", "of"]
 
@@ -46,16 +46,16 @@ FAMILIES: dict[str, Family] = {
         edm2_tables.FAMILY,
     )
 }
-"""The kinds of networks whose checkpoints are read and written, by their names."""
+"""The families of networks whose checkpoints this library reads and writes, by name."""
 
 
 def find(name: str) -> Family:
     """The family of that name.
 
     Raises:
-        ValueError: for an unknown name; lists the valid ones, and the one that is meant where two letters are wrong.
+        ValueError: for an unknown name; lists the valid ones, and the intended one if two letters are wrong.
     """
-    # Names of classes have most letters in common, whatever they are: FluxTransformer2DModel, WanTransformer3DModel.
+    # Names of classes share most of their letters: FluxTransformer2DModel, WanTransformer3DModel.
     return look_up(FAMILIES, name, "architecture", alike=1 - 2 / max(len(name), 2))
 
 
@@ -64,7 +64,7 @@ def of(module: nn.Module) -> Family:
 
     Raises:
         ValueError: if none has its class.
-        Refusal: if those of its class cannot express what it computes; that of the first.
+        Refusal: if no family of its class can express it; the first family's refusal.
     """
     refusals = []
     for family in (family for family in FAMILIES.values() if type(module) in (family.module, family.other)):
@@ -76,4 +76,4 @@ def of(module: nn.Module) -> Family:
     if refusals:
         raise refusals[0]
     known = ", ".join(sorted({family.module.__name__ for family in FAMILIES.values()}))
-    raise ValueError(f"no family describes a {type(module).__name__}; those that can be written are {known}")
+    raise ValueError(f"no family describes a {type(module).__name__}; valid ones are {known}")

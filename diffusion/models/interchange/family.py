@@ -1,4 +1,4 @@
-"""What is known of one architecture that others publish: their config, their names, and our module for it."""
+"""One architecture that others publish: their config, their names of tensors, and our module for it."""
 
 __all__ = ["Computed", "Family", "Fields", "Refusal"]
 
@@ -26,10 +26,10 @@ class Refusal(ValueError):
 
 
 class Computed(NamedTuple):
-    """A tensor that a file holds though it is computed.
+    """A tensor in a file that is computed, not learned.
 
     Attributes:
-        shape: of it, known before it is made: a config may have any size.
+        shape: its shape, known before `make` is called: a hostile config may have any size.
         make: () -> the array.
     """
 
@@ -49,16 +49,16 @@ class Family(NamedTuple):
         tables: for each layout ("diffusers", "transformers", "original", ...) our module -> rows.
         stem: of the weights' file in a folder.
         library: that opens the folder: "diffusers" or "transformers".
-        ignored: regular expressions of whole names that files have and that carry nothing, such as position_ids.
+        ignored: regular expressions of whole names of tensors without information, such as position_ids.
         computed: our module -> their tensors that are computed, not learned; checked when read, written when written.
-        published: configs of published checkpoints by name, so that a single file is recognised by its shapes.
-        prefixes: what stands before the names in single files that hold several networks, "model.diffusion_model.".
-        beside: where published configs differ in nothing that a file shows, such as the scale of latents: by their
-            names, a regular expression of the beginning of a name that only files with this one have.
+        published: configs of published checkpoints by name, so that its shapes identify a single file.
+        prefixes: prefixes of the names in single files of several networks, "model.diffusion_model.".
+        beside: for published configs that names and shapes do not distinguish (the scale of latents): by config,
+            a regular expression of the beginning of a name that only files with this config have.
         also: other classes under whose names its networks are published, each with the fields of its config
             that identify this one.
-        varied: (our module, tensors of a file) -> our module, where the numbers determine what the config does not.
-        other: our class for some of its configs, where they are another network.
+        varied: (our module, tensors of a file) -> our module, if the numbers determine a field that the config lacks.
+        other: our class for those of its configs that describe another network.
         kohya: the layout of `tables` whose names kohya's programs have in LoRA files; "" is the first.
     """
 
@@ -81,15 +81,15 @@ class Family(NamedTuple):
     kohya: str = ""
 
 
-# Fields of every config.json that describe the file, beside those that begin with "_".
+# Fields of every config.json that describe the file; so do those that begin with "_".
 ABOUT = ("architectures", "model_type", "transformers_version", "torch_dtype", "dtype")
 
 
 class Fields:
     """Their config, read field by field, so that no field is ignored by mistake.
 
-    Every field is either taken, or known to have no effect on the network, or it is an error: a field that our module
-    ignored would give other pictures.
+    Every field is read, or known to have no effect on the network, or an error: ignoring a field would give other
+    pictures.
     """
 
     def __init__(
@@ -103,18 +103,18 @@ class Fields:
         name: of the architecture, for messages.
         config: their config.json.
         without_effect: fields that do not change what the network computes, such as "sample_size".
-        kinds: what fields may hold, where one table has it for all readers.
+        kinds: valid values of fields, if one table has them for all readers.
         """
         self.name, self.config, self.read = name, config, {*ABOUT, *without_effect}
         self.kinds = kinds or {}
 
     def take(self, field: str, default: Any = None, valid: schema.Valid | None = None) -> Any:
-        """The value, or their default where the config leaves it out. Lists become tuples.
+        """The value, or their default if the config lacks it. Lists become tuples.
 
         Args:
             field: its name.
             default: theirs.
-            valid: what it may hold; None: as in `kinds`, or a value of the default's type, see `schema.like`.
+            valid: its valid values; None: as in `kinds`, or a value of the default's type, see `schema.like`.
 
         Raises:
             Refusal: for a value of another type, or out of range.
@@ -128,7 +128,7 @@ class Fields:
         return _tuples(value)
 
     def only(self, field: str, *valid: Any) -> Any:
-        """The value of a field of which our module knows few values; the first is their default.
+        """The value of a field of which our module supports few values; the first is their default.
 
         Raises:
             Refusal: for any other value.
@@ -143,16 +143,16 @@ class Fields:
         return valid[valid.index(value)]
 
     def end(self) -> None:
-        """To be called when all is read.
+        """Checks that every field was read; call it last.
 
         Raises:
-            Refusal: for a field that was not read and is set to something.
+            Refusal: for a field that was not read and has a value.
         """
         for field, value in self.config.items():
             if field.startswith("_") or field in self.read or value in (None, False):
                 continue
             raise Refusal(
-                f"{self.name}: the config sets {field[:100]} = {limits.short(value)}, which is not known here."
+                f"{self.name}: the config sets {field[:100]} = {limits.short(value)}, which this version does not know."
             )
 
 

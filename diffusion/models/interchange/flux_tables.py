@@ -1,4 +1,4 @@
-"""Flux's transformer as diffusers' FluxTransformer2DModel, and as the single files of Black Forest Labs name it."""
+"""Flux's transformer by the names of diffusers' FluxTransformer2DModel and of Black Forest Labs' single files."""
 
 __all__ = ["build", "describe", "example"]
 
@@ -15,7 +15,7 @@ from diffusion.models.interchange.joint_rows import StreamNames, shift_and_scale
 from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, stacked, within
 
 NAME = "FluxTransformer2DModel"
-# Of a token they count the values channel by channel, we pixel by pixel.
+# They order the values of a token by channel, we by pixel.
 PACKED_IN = Layout(
     lambda a, shape: a.reshape(a.shape[0], -1, PATCH * PATCH).transpose(2, 1, 0).reshape(shape),
     lambda a: a.reshape(PATCH * PATCH, -1, a.shape[-1]).transpose(2, 1, 0).reshape(a.shape[-1], -1),

@@ -1,4 +1,4 @@
-"""Networks of other libraries from their folders and files, and ours written back as folders that they open.
+"""Reads networks from folders and files of other libraries, and writes ours as folders that they open.
 
     module, params = interchange.load("stable-diffusion/unet")
     output = module.apply({"params": params}, x_t, t, condition)
@@ -58,9 +58,9 @@ def shapes_of(family: Family, module: nn.Module) -> Any:
         return _shapes(family.example, module)
 
 
-@functools.lru_cache(64)  # a large network takes seconds to trace, and is traced to be found, and to be read
+@functools.lru_cache(64)  # a large network takes seconds to trace, once to be recognised and once to be read
 def _shapes(example: Callable[[nn.Module], tuple], module: nn.Module) -> Any:
-    # The sides of a picture in the config may be any: no array of them is made.
+    # A hostile config may have any side of pictures: no array of that size is made.
     return jax.eval_shape(lambda *arguments: module.init(jax.random.key(0), *arguments), *example(module))["params"]
 
 
@@ -83,16 +83,16 @@ def load(
         config: their config, in place of the folder's.
         dtype: of the parameters: "float32", "bfloat16" or "float16", whatever the file's.
         shardings: (pytree of shapes) -> pytree of shardings, e.g. `lambda shapes: sharding.shardings(shapes, mesh)`.
-            Each leaf is read and put where it belongs before the next is read. By default all is on the first device.
+            Each leaf is placed before the next is read. By default all are on the first device.
 
     Returns:
         (module, params): `module.apply({"params": params}, ...)` is the network.
 
     Raises:
-        FileNotFoundError: if nothing is there.
+        FileNotFoundError: if the path does not exist.
         Refusal: if the config has a value that is not supported.
-        Mismatch: if a tensor is missing, superfluous or misshapen, or nothing known has these names (the nearest known
-            architecture is named).
+        Mismatch: if a tensor is missing, superfluous or misshapen, or no known architecture has these names (with
+            the nearest one).
         limits.Refused: for files that are damaged or hostile.
     """
     look_up(dict.fromkeys(FLOATS), dtype, "dtype")
@@ -131,7 +131,7 @@ def find(path: str | pathlib.Path, family: str = "", config: Mapping[str, Any] |
         names = {layout: names_of(known, module, layout) for layout in layouts(known)}
     layout = max(names, key=lambda layout: len(names[layout] & set(tensors.shapes)))
     missing = sorted(names[layout] - set(tensors.shapes))
-    if len(missing) > len(tensors.shapes) + 64:  # to find out their shapes could take for ever
+    if len(missing) > len(tensors.shapes) + 64:  # computing all shapes could take for ever
         raise Mismatch(
             f"{tensors.path} has {len(tensors.shapes)} tensors, and {known.name} with this config has "
             f"{len(names[layout])}: {', '.join(missing[:3])} and others are missing."
@@ -140,12 +140,12 @@ def find(path: str | pathlib.Path, family: str = "", config: Mapping[str, Any] |
 
 
 def _varied(found: Found) -> Found:
-    """With the module that the numbers of the file determine, where its config does not."""
+    """The same with the module that the file's numbers determine, if its config leaves it open."""
     varied = found.family.varied
     return found if varied is None else found._replace(module=varied(found.module, found.tensors))
 
 
-# What a module, its table or its trace raises for sizes that do not fit one another.
+# The errors of a module, its table or its trace for inconsistent sizes.
 IMPOSSIBLE = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, AssertionError,
               flax.errors.FlaxError)  # fmt: skip
 
@@ -165,7 +165,7 @@ def built(family: Family, config: Mapping[str, Any]) -> nn.Module:
     """Our module for their config.
 
     Raises:
-        Refusal: if the config has a value that is not supported, or describes no network.
+        Refusal: if the config has a value that is not supported, or does not describe a network.
     """
     with _refusing(family):
         module = family.build(config)
@@ -187,7 +187,7 @@ def _check_sizes(name: str, value: Any) -> None:
 
 
 def layouts(family: Family) -> tuple[str, ...]:
-    """The names of the layouts that a family is read and written in; "ours" is the names of our own parameters."""
+    """The names of a family's layouts; "ours" is the names of our own parameters."""
     return (*family.tables, "ours")
 
 
@@ -199,7 +199,7 @@ def rows_of(family: Family, module: nn.Module, layout: str) -> list[Row]:
 
 
 def names_of(family: Family, module: nn.Module, layout: str) -> set[str]:
-    """The names of all tensors of a layout; ours are found in the table of another, which has all of them."""
+    """The names of all tensors of a layout; the table of any other layout has all of ours."""
     if layout == "ours":
         return {row.ours.replace("/", ".") for row in rows_of(family, module, next(iter(family.tables)))}
     return rows.names(rows_of(family, module, layout)) | set(computed_of(family, module, layout))
@@ -221,13 +221,13 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if it has none.
-        limits.Refused: if it is no JSON object.
+        limits.Refused: if it is not a JSON object.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: there is no such file; it describes the weights beside it. Copy it from "
-            "where the weights were published, or pass the config."
+            "the place of publication, or pass the config."
         )
     return limits.read_table(path)
 
@@ -260,7 +260,7 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
         prefix: before the names, if it is known; else any of the family's.
 
     Raises:
-        Mismatch: if none fits; names the nearest and what differs. If several fit that are not the same.
+        Mismatch: if no network fits (with the nearest one and its differences), or several different ones do.
     """
     name, _, one = name.partition(", ")
     if one:
@@ -303,7 +303,7 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
 
 
 def _distinguished(exact: Sequence[tuple[str, Found]], tensors: Tensors) -> Found:
-    """The one of several published networks with the same names and shapes to which the rest of the file belongs."""
+    """The one of several published networks with equal names and shapes that the file's other tensors indicate."""
     (_, first), family = exact[0], exact[0][1].family
     exact = [(published, found) for published, found in exact if found.family is family]
     if not family.beside or all(found.module == first.module for _, found in exact):
@@ -338,7 +338,7 @@ def read(found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] |
     rows.compare(expected_of(family, module, layout, leaves), tensors.shapes, f"{tensors.path} as {family.name}")
     for name, computed in computed_of(family, module, layout).items():
         theirs = tensors.read(name)
-        # A table of sines in half precision is off by 2^-9 at most, in 8 bits by half of their resolution.
+        # The error of a table of sines is at most 2^-9 in half precision, half of the resolution in 8 bits.
         eps = float(jnp.finfo(theirs.dtype).eps) if jnp.issubdtype(theirs.dtype, jnp.floating) else 0.0
         if not np.allclose(theirs.astype(np.float32), computed.make(), atol=max(4e-3, eps / 2)):
             raise Mismatch(f"{tensors.path}: {name} is not the table that {family.name} computes.")

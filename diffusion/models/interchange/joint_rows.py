@@ -1,4 +1,4 @@
-"""Rows of the layers of `models.layers.joint_blocks`, by whatever names: what SD3's and Flux's tables share."""
+"""Rows of the layers of `models.layers.joint_blocks`, with any names: the shared part of SD3's and Flux's tables."""
 
 __all__ = ["StreamNames", "projection_rows", "shift_and_scale", "stream_rows"]
 
@@ -46,7 +46,7 @@ def projection_rows(attention: tuple[str, ...], norms: tuple[str, ...], ours: st
 
     Args:
         attention: see `StreamNames`.
-        norms: see `StreamNames`; () where queries and keys are not normalised.
+        norms: see `StreamNames`; () if queries and keys are not normalised.
         ours: path of our module.
         out: whether it has a projection out.
     """
@@ -60,7 +60,7 @@ def projection_rows(attention: tuple[str, ...], norms: tuple[str, ...], ours: st
 
 
 def stream_rows(names: StreamNames, ours: str, qk_norm: bool) -> list[Row]:
-    """The rows of a `Stream` that goes on after its layer.
+    """The rows of a `Stream` that continues after its layer.
 
     Args:
         names: theirs.
@@ -75,7 +75,7 @@ def stream_rows(names: StreamNames, ours: str, qk_norm: bool) -> list[Row]:
 
 
 def shift_and_scale(theirs: str, ours: str, width: int, scale_first: bool) -> list[Row]:
-    """The rows of an adaLN of two vectors, which diffusers has in the other order than we and the original code.
+    """The rows of an adaLN of two vectors, whose order in diffusers is the reverse of ours and the original code's.
 
     Args:
         theirs: name of the dense layer.

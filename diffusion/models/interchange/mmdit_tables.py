@@ -1,4 +1,4 @@
-"""SD3's transformer as diffusers' SD3Transformer2DModel, and as the single files of Stability AI name it."""
+"""SD3's transformer by the names of diffusers' SD3Transformer2DModel and of Stability AI's single files."""
 
 __all__ = ["build", "describe", "example", "table"]
 
@@ -17,7 +17,7 @@ from diffusion.models.mmdit import MMDiT
 
 NAME = "SD3Transformer2DModel"
 # The table of positions is read, not computed: the original code leaves a buffer of zeros for the file to fill, and
-# does not reveal how the published numbers were made.
+# does not say how the published numbers were computed.
 TABLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, -1, a.shape[-1]))
 LAYERS = {  # by layout: of a layer the picture's stream, the text's, and the second attention
     "diffusers": (

@@ -1,10 +1,10 @@
 """PixArt-alpha and PixArt-Sigma: diffusers' PixArtTransformer2DModel, and the names of the authors' repositories.
 
-Of ours, a few-step student that receives the scale of its guidance has Flux's field for that, guidance_embeds, which no
-PixArt of diffusers has.
+Our few-step students that receive the scale of the guidance have Flux's field guidance_embeds, which diffusers' PixArt
+lacks.
 
 A file of theirs does not record the size of its training pictures, and the positions of its patches depend on it
-only at 256 pixels (interpolation_scale): a single file without a config is read as one of 512 pixels and more.
+only at 256 pixels (interpolation_scale): a single file without a config counts as one of 512 pixels or more.
 """
 
 __all__ = []
@@ -200,7 +200,7 @@ FAMILY = Family(
     _describe,
     _example,
     {"diffusers": _diffusers_rows, "original": _original_rows},
-    # Positions are computed, and the embedding of no text at all is T5's, which a pipeline computes.
+    # Positions are computed; a pipeline computes the embedding of the empty text with T5.
     ignored=(r"pos_embed", r"y_embedder\.y_embedding"),
     published={
         "PixArt-alpha, 512 x 512": _published(64, 1, False),

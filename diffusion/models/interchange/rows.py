@@ -1,4 +1,4 @@
-"""How a tensor of another library's file becomes a part of a parameter of ours, and back: rows of one table a family.
+"""Maps tensors of another library's file to parts of our parameters and back, by the rows of one table for each family.
 
 A family's table is a list of rows, written once and used in both directions:
 
@@ -46,11 +46,11 @@ SAME = Layout(lambda a, shape: a, lambda a: a)
 VECTOR = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1))
 # A dense layer: theirs [out, in], ours [in, *out].
 DENSE = Layout(lambda a, shape: a.T.reshape(shape), lambda a: a.reshape(a.shape[0], -1).T)
-# A dense layer that takes several axes (the heads of attention): theirs [out, in], ours [*in, out].
+# A dense layer over several axes (the heads of attention): theirs [out, in], ours [*in, out].
 DENSE_OUT = Layout(lambda a, shape: a.T.reshape(shape), lambda a: a.reshape(-1, a.shape[-1]).T)
 # A convolution: theirs [out, in, H, W], ours [H, W, in, out].
 CONV = Layout(lambda a, shape: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
-# A convolution of one pixel that is a dense layer of ours: theirs [out, in, 1, 1], ours [in, *out] or [*in, out].
+# A 1x1 convolution that is a dense layer of ours: theirs [out, in, 1, 1], ours [in, *out] or [*in, out].
 POINT = Layout(lambda a, shape: a[:, :, 0, 0].T.reshape(shape), lambda a: a.reshape(a.shape[0], -1).T[:, :, None, None])
 POINT_OUT = Layout(
     lambda a, shape: a[:, :, 0, 0].T.reshape(shape), lambda a: a.reshape(-1, a.shape[-1]).T[:, :, None, None]
@@ -61,7 +61,7 @@ def patches(side: int) -> Layout:
     """The layout of a patch embedding: theirs a strided convolution [out, C, p, p], ours a dense layer [p p C, out].
 
     Args:
-        side: p, of a patch in pixels; the values of our token lie row by row, channels last.
+        side: p, of a patch in pixels; the values of our token are row by row, channels last.
     """
     return Layout(
         lambda a, shape: a.transpose(2, 3, 1, 0).reshape(shape),
@@ -70,14 +70,14 @@ def patches(side: int) -> Layout:
 
 
 class Row(NamedTuple):
-    """One line of a table: a tensor of theirs, or some rows of it, and the part of a leaf of ours that it is.
+    """One line of a table: a tensor of theirs, or some rows of it, and the part of our leaf that it fills.
 
     Attributes:
         theirs: its name in the file.
         ours: the leaf's path among our parameters, "blocks/mlp/hidden/kernel".
-        layout: how the one becomes the other.
+        layout: the conversion between the two.
         at: index of the part in our leaf, such as `(3, slice(None), 0)`; () is the whole.
-        rows: (start, stop) along the first axis of theirs, where several rows of a table share one tensor; None: all.
+        rows: (start, stop) along the first axis of theirs, if several rows of a table share one tensor; None: all.
         copies: names of further tensors of theirs that hold the same numbers: checked when read, written when written.
     """
 
@@ -90,14 +90,14 @@ class Row(NamedTuple):
 
 
 class Mismatch(ValueError):
-    """A file's tensors are not those that a table names; the message says which, and which shapes they should have."""
+    """A file's tensors differ from a table's; the message names them and the expected shapes."""
 
 
 def stacked(rows: Iterable[Row], layer: int) -> list[Row]:
     """The same rows, for one layer of leaves whose first axis counts the layers of a scan.
 
     Args:
-        rows: of the layer, as if it stood alone.
+        rows: of the layer, as if it were alone.
         layer: its index along the first axis of our leaves.
     """
     return [row._replace(at=(layer, *row.at)) for row in rows]
@@ -122,7 +122,7 @@ def linear(theirs: str, ours: str, kernel: Layout = DENSE, at: tuple = (), bias:
         theirs: its name, "blocks.0.attn.proj".
         ours: its path, "blocks/attention/out".
         kernel: layout of the kernel, DENSE or DENSE_OUT.
-        at: index of the part in our kernel; the axis of inputs is not one of the bias, and is left out for it.
+        at: index of the part in our kernel; the bias omits the axis of inputs.
         bias: whether it has one.
     """
     rows = [Row(f"{theirs}.weight", f"{ours}/kernel", kernel, at)]
@@ -148,7 +148,7 @@ def check_cover(table: Sequence[Row], leaves: Mapping[str, Any]) -> None:
     filled = {path: np.zeros(_outer(table, path, leaf.shape), np.int32) for path, leaf in leaves.items()}
     for row in table:
         if row.ours not in leaves:
-            raise ValueError(f"the table names {row.ours!r}, and the network has no such parameter")
+            raise ValueError(f"the table names {row.ours!r}, but the network has no such parameter")
         filled[row.ours][row.at] += 1
     for path, counts in filled.items():
         if not (counts == 1).all():

@@ -17,15 +17,15 @@ import safetensors
 from diffusion.models.interchange import tensor_files
 from diffusion.models.interchange.family import Refusal
 
-MARKS = r"v_pred|ztsnr"  # tensors that are no network's
+MARKS = r"v_pred|ztsnr"  # tensors that belong to no network
 SPECIFIED = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction", "sample": "sample"}
 
 
 def prediction(path: str | pathlib.Path) -> str:
-    """The prediction type of a file's denoiser, a name in `schedulers.PREDICTIONS`; "" where the file states none.
+    """The prediction type of a file's denoiser, a name in `schedulers.PREDICTIONS`; "" if the file states none.
 
     Args:
-        path: of a safetensors file, or a folder of such.
+        path: of a safetensors file, or a folder of them.
 
     Raises:
         Refusal: if the file states two types, or an unknown one.

@@ -30,7 +30,7 @@ def _layer(module: T5Encoder) -> list[Row]:
 
 
 def rows(module: T5Encoder) -> list[Row]:
-    """The encoder by transformers' names; the table of positions stands in its first layer."""
+    """The encoder by transformers' names; its first layer has the table of positions."""
     table = [
         Row("shared.weight", "tokens/embedding"),
         Row("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "positions"),
@@ -86,7 +86,7 @@ FAMILY = Family(
     tables={"transformers": rows},
     stem="model",
     library="transformers",
-    # The table of tokens again, under its other name; the half of a whole T5 that is not the encoder.
+    # The table of tokens under its other name, and the decoder of a whole T5.
     ignored=(r"encoder\.embed_tokens\.weight", r"decoder\..*", r"lm_head\.weight"),
     published={"T5 v1.1 XXL": XXL},
     prefixes=("", "text_encoders.t5xxl.transformer."),

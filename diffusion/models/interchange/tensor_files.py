@@ -1,6 +1,6 @@
-"""Tensors by name in safetensors files: one file, or several with an index, as people download them.
+"""Tensors by name in safetensors files: one file, or several with an index.
 
-A tensor is read when it is requested, and nothing in a file is executed.
+A tensor is read on request, and nothing in a file is executed.
 """
 
 __all__ = ["Tensors", "open_tensors", "write_tensors"]
@@ -23,11 +23,11 @@ INDEX = ".safetensors.index.json"
 # Of a variant: model.safetensors.index.fp16.json, in older folders model.safetensors.fp16.index.json.
 VARIANT = re.compile(r"\.safetensors(\.[^.]+\.index|\.index\.[^.]+)\.json$")
 EIGHT_BITS = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
-SHARD = 5 * 10**9  # bytes of a file that is written, after which the next begins
+SHARD = 5 * 10**9  # bytes of a written file, after which the next begins
 
 
 class Tensors(NamedTuple):
-    """What a checkpoint holds, without its content.
+    """The tensors of a checkpoint: names, shapes and files.
 
     Attributes:
         path: of the file or folder, for messages.
@@ -42,10 +42,10 @@ class Tensors(NamedTuple):
     shapes: Mapping[str, tuple[int, ...]]
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor of that name, in the type in which it is stored (bfloat16 and float8 as ml_dtypes has them).
+        """The tensor of that name, in its stored type (bfloat16 and float8 from ml_dtypes).
 
         Raises:
-            limits.Refused: for a type that is not read.
+            limits.Refused: for an unsupported type.
         """
         path = self.places[name]
         stored = self.names[name]
@@ -62,13 +62,13 @@ class Tensors(NamedTuple):
         return _content(path, stored).view(EIGHT_BITS[kind]).reshape(self.shapes[name])
 
     def under(self, prefix: str) -> "Tensors":
-        """Those whose names begin with the prefix, which is taken from them."""
+        """The tensors whose names begin with the prefix, with the names cut by it."""
         mine = [name for name in self.places if name.startswith(prefix)]
         short = lambda table: {name[len(prefix) :]: table[name] for name in mine}
         return Tensors(self.path, short(self.places), short(self.names), short(self.shapes))
 
     def without(self, patterns: tuple[str, ...]) -> "Tensors":
-        """Those whose whole names fit none of the regular expressions."""
+        """The tensors whose whole names match none of the regular expressions."""
         mine = [name for name in self.places if not any(re.fullmatch(pattern, name) for pattern in patterns)]
         keep = lambda table: {name: table[name] for name in mine}
         return Tensors(self.path, keep(self.places), keep(self.names), keep(self.shapes))
@@ -77,18 +77,18 @@ class Tensors(NamedTuple):
 def open_tensors(path: str | pathlib.Path) -> Tensors:
     """Opens a .safetensors file, a .safetensors.index.json with its shards, or a folder that has one of them.
 
-    Of several in a folder (half-precision variants, `*.fp16.safetensors`), the index is taken before the file, the
-    shortest name before the others, and a variant in shards where there is nothing else.
+    Of several in a folder (half-precision variants, `*.fp16.safetensors`), an index comes before a file, the shortest
+    name first, and a variant in shards last.
 
     Args:
         path: of the file or folder.
 
     Returns:
-        Names and shapes; no content is read.
+        `Tensors`; reads no content.
 
     Raises:
-        FileNotFoundError: if there is nothing, or nothing in safetensors format, naming what is there.
-        limits.Refused: for a file that is not in the format, or an index that leads elsewhere.
+        FileNotFoundError: if the path or a safetensors file in it does not exist; names the files there.
+        limits.Refused: for a file that is not in the format, or an index that leads out of the folder.
     """
     path = pathlib.Path(path).expanduser()
     if not path.exists():
@@ -96,7 +96,7 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
     if path.is_dir():
         shortest = lambda paths: sorted(paths, key=lambda p: (len(p.name), p.name))
         candidates: list[pathlib.Path] = shortest(path.glob(f"*{INDEX}"))
-        # Shards are found through their index alone.
+        # Only the index leads to the shards.
         candidates += shortest(p for p in path.glob(f"*{SUFFIX}") if not re.search(r"-\d+-of-\d+\.", p.name))
         candidates += shortest(p for p in path.glob("*.json") if VARIANT.search(p.name))
         if not candidates:
@@ -143,7 +143,7 @@ def _shards(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
 
 def _header(path: pathlib.Path) -> dict[str, tuple[int, ...]]:
     if path.suffix != SUFFIX:
-        raise limits.Refused(f"{path}: weights are read from {SUFFIX} files alone.")
+        raise limits.Refused(f"{path}: weights are read only from {SUFFIX} files.")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
@@ -152,7 +152,7 @@ def _header(path: pathlib.Path) -> dict[str, tuple[int, ...]]:
 
 
 def _content(path: pathlib.Path, name: str) -> np.ndarray:
-    """The bytes of a tensor; safetensors has accepted the file's header before."""
+    """The bytes of a tensor; safetensors has accepted the file's header."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         begin, end = json.loads(file.read(size))[name]["data_offsets"]
@@ -161,14 +161,14 @@ def _content(path: pathlib.Path, name: str) -> np.ndarray:
 
 
 def write_tensors(folder: pathlib.Path, stem: str, tensors: Iterator[tuple[str, np.ndarray]]) -> None:
-    """Writes tensors as one file, or, where they are more than SHARD bytes, as numbered ones with an index.
+    """Writes tensors as one file, or, beyond SHARD bytes, as numbered ones with an index.
 
     Each file appears whole, and the index last: a reader finds all or nothing.
 
     Args:
         folder: exists.
         stem: of the file's name, "diffusion_pytorch_model".
-        tensors: (name, array) pairs, taken one by one, so that no more than one file's content is held.
+        tensors: (name, array) pairs, read one by one, so that memory holds only one file's content.
     """
     shard: dict[str, np.ndarray] = {}
     written: list[list[str]] = []
@@ -182,7 +182,7 @@ def write_tensors(folder: pathlib.Path, stem: str, tensors: Iterator[tuple[str, 
 
     part = lambda i: f".{stem}-{i}.part"
     for name, array in tensors:
-        array = np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
+        array = np.asarray(array, order="C")  # ascontiguousarray would add an axis to a scalar
         if shard and sum(held.nbytes for held in shard.values()) + array.nbytes > SHARD:
             put_away(part(len(written)))
         shard[name] = array

@@ -2,7 +2,7 @@
 
 __all__ = []
 
-# Written into every config by some version of the library: how it is trained, and how text would be generated.
+# Some version of the library writes these into every config: options of training and of text generation.
 WITHOUT_EFFECT = (
     "architectures", "attention_dropout", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
     "chunk_size_feed_forward", "classifier_dropout", "cross_attention_hidden_size", "decoder_start_token_id",

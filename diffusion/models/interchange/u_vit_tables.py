@@ -1,7 +1,7 @@
-"""U-ViT: the names of the authors' repository (libs/uvit.py, libs/uvit_t2i.py), which no library has taken up.
+"""U-ViT: the names of the authors' repository (libs/uvit.py, libs/uvit_t2i.py); no library has adopted it.
 
-Its config is the arguments of its class there. The last row of its classes is the null class in the networks that were
-trained for guidance (1001 rows); those of ImageNet at 64 x 64 pixels have none, and `num_classes` of 999 here.
+A config holds the arguments of its class there. In the networks trained for guidance (1001 rows) the last class is the
+null class. Those of ImageNet at 64 x 64 pixels have none, so that here their `num_classes` is 999.
 """
 
 __all__ = []

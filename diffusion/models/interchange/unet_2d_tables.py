@@ -1,8 +1,8 @@
-"""Diffusers' UNet2DModel: the U-Nets of DDPM and ADM, and NCSN++ as Song et al. (2021) have it at 256 x 256.
+"""Diffusers' UNet2DModel: the U-Nets of DDPM and ADM, and the NCSN++ of Song et al. (2021) for 256 x 256.
 
-The latter divides its output by sigma and takes the logarithm of sigma itself, which our `SongUNet` leaves to the
-caller: `unet_2d(x, sigma) = song_unet(x, ln(sigma)) / sigma`, the score. A `SongUNet` with these options is written
-in these names, any other in EDM's; `interchange.save(..., family="SongUNet")` writes this one in EDM's too.
+The latter divides its output by sigma and takes the logarithm of sigma itself, which `SongUNet` leaves to the
+caller: `unet_2d(x, sigma) = song_unet(x, ln(sigma)) / sigma`, the score. `interchange.save` writes a
+`SongUNet` with these options in these names, any other in EDM's; family="SongUNet" selects EDM's for this one too.
 """
 
 __all__ = ["attention_rows", "block_rows"]
@@ -93,7 +93,7 @@ def _song_rows(module: SongUNet) -> list[Row]:
             "middle": "mid_block",
             "up": f"up_blocks.{levels - 1 - box.level}",
         }[box.part]
-        if box.index is None:  # ours are named by the level that they lead to
+        if box.index is None:  # our names have the level after it
             level = box.level + (1 if box.part == "down" else -1)
             table += block_rows(f"{theirs}.resnet_{box.part}", f"{box.part}_{level}_resample", True)
             if box.part == "down":
@@ -170,7 +170,7 @@ def _build_unet(fields: Fields, widths: tuple[int, ...], down: tuple[str, ...], 
 
 
 def _levels(fields: Fields, down: tuple[str, ...], up: tuple[str, ...]) -> tuple[tuple[bool, ...], str]:
-    """Which levels have attention, and what changes the side."""
+    """The levels with attention, and the operation that changes the side."""
     ways = []
     for way, kinds in (("Down", down), ("Up", up[::-1])):
         change = {"conv": "conv", "resnet": "block"}[fields.only(f"{way.lower()}sample_type", "conv", "resnet")]

@@ -14,13 +14,13 @@ from diffusion.models.interchange.rows import CONV, Layout, Row, linear
 
 
 class Box(NamedTuple):
-    """A residual block of a U-Net, with the attention behind it.
+    """A residual block of a U-Net, with the attention after it.
 
     Attributes:
         ours: its path among our parameters.
         part: "down", "middle" or "up".
         level: counted from the finest.
-        index: in its level; None for the one that changes the side.
+        index: in its level; None for a change of side.
         shortcut: whether it has a convolution beside its branch.
         attends: whether attention follows, at `ours` + "_attention".
     """
@@ -64,7 +64,7 @@ def boxes(widths: tuple[int, ...], first: int, blocks: int, attends: tuple[bool,
 
 
 def conv_rows(theirs: str, ours: str, layout: Layout = CONV) -> list[Row]:
-    """A convolution, or with another layout a dense layer that they have as a convolution of one pixel."""
+    """A convolution, or with another layout a dense layer that is a 1x1 convolution of theirs."""
     return linear(theirs, ours, layout)
 
 
@@ -74,16 +74,16 @@ def norm_rows(theirs: str, ours: str) -> list[Row]:
 
 
 OF_IMAGES = {"axes": (2,), "vector_width": (0,)}
-"""The fields of `UNet` that no other library's files have a word for."""
+"""The fields of `UNet` that no other library's files can express."""
 
 
 def only(name: str, module: nn.Module, **valid: tuple) -> None:
-    """Refuses a module with a field that an architecture has no word for.
+    """Refuses a module with a field that an architecture cannot express.
 
     Args:
         name: of the architecture.
         module: ours.
-        **valid: the values of a field that can be written to it.
+        **valid: the valid values of a field.
 
     Raises:
         Refusal: naming the field.
@@ -97,7 +97,7 @@ def only(name: str, module: nn.Module, **valid: tuple) -> None:
 
 
 def example(module: nn.Module) -> tuple:
-    """Arguments of a call of any of these U-Nets, as small as it takes."""
+    """Arguments of a call of any of these U-Nets, as small as possible."""
     side = 2 ** (len(module.widths) - 1)
     channels = getattr(module, "in_channels", None) or module.channels
     image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)

@@ -30,16 +30,16 @@ from diffusion.models.layers.clip_layers import Layers, check, layer_norm
 from diffusion.models.layers.conditions import TOKENS
 from diffusion.models.layers.cross_attention import xavier
 
-LEGACY_EOS = 2  # the end of the text in old configs; then it is found as the largest id
+LEGACY_EOS = 2  # the end of the text in old configs; the end is then the largest id
 normal = nn.initializers.normal(0.02)
 
 
 class Encoded(NamedTuple):
-    """What a tower gives.
+    """The output of a tower.
 
     Attributes:
         tokens: [B, N, D] float32.
-        pooled: [B, P] float32; None for a network that pools nothing.
+        pooled: [B, P] float32; None for a network without a pooled vector.
     """
 
     tokens: jax.Array
@@ -47,7 +47,7 @@ class Encoded(NamedTuple):
 
 
 class CLIPText(nn.Module):
-    """CLIP's text tower: a transformer whose tokens see those before them.
+    """CLIP's text tower: a transformer with causal attention.
 
     Attributes:
         vocabulary: number of token ids.
@@ -57,8 +57,8 @@ class CLIPText(nn.Module):
         hidden: features inside the MLP.
         positions: the longest text in tokens, 77.
         activation: "quick_gelu" (OpenAI's) or "gelu" (OpenCLIP's).
-        eos: id of the token that ends the text, where the pooled vector is taken, the first one if several. 2, as
-            old configs have it, stands for the largest id of the text, which is where the published vocabulary ends.
+        eos: id of the token that ends the text; the pooled vector is that of the first one. 2, as in old configs,
+            stands for the largest id of the text, since the end is the last id of the published vocabulary.
         epsilon: of the norms.
         token_std: standard deviation of the tokens' embeddings at the start, 0.02 as published. With 1 the words stay
             apart in the tower's output, also those that its loss has not yet needed.
@@ -67,7 +67,7 @@ class CLIPText(nn.Module):
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, sec. 2.4.
     """
@@ -96,9 +96,9 @@ class CLIPText(nn.Module):
     def __call__(self, ids: jax.Array, mask: jax.Array | None = None, *, skip: int = 0, norm: bool = True) -> Encoded:
         """Args:
             ids: integers [B, N], 0 .. vocabulary - 1, N at most `positions`.
-            mask: Bool [B, N], True where a token may be seen; None, as text-to-image models have it: all may.
-            skip: how many layers before the last one the tokens are taken, 0 .. depth - 1.
-            norm: whether the final norm is applied to them; to the pooled vector it is always.
+            mask: Bool [B, N], True where other tokens may attend to a token; None, as in text-to-image models: to all.
+            skip: number of last layers that the tokens skip, 0 .. depth - 1.
+            norm: whether the final norm applies to the tokens; it always applies to the pooled vector.
 
         Returns:
             `Encoded`: tokens [B, N, width]; pooled [B, width], from the last layer, at the end of the text.
@@ -158,7 +158,7 @@ class CLIPTextProjection(nn.Module):
 
 
 class CLIPVision(nn.Module):
-    """CLIP's image tower: a vision transformer that is pooled at its class token.
+    """CLIP's image tower: a vision transformer whose pooled vector is its class token.
 
     Attributes:
         size: side of the images in pixels; the patch divides it.
@@ -166,7 +166,7 @@ class CLIPVision(nn.Module):
         width, depth, heads, hidden, activation, epsilon, attention, remat, dtype: as `CLIPText`.
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Radford et al., 2021, section 2.4; Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021.
     """
@@ -193,7 +193,7 @@ class CLIPVision(nn.Module):
     def __call__(self, images: jax.Array, *, skip: int = 0) -> Encoded:
         """Args:
             images: [B, size, size, C], normalised by `normalised`.
-            skip: how many layers before the last one the tokens are taken (IP-Adapter Plus: 1).
+            skip: number of last layers that the tokens skip (IP-Adapter Plus: 1).
 
         Returns:
             `Encoded`: tokens [B, 1 + (size / patch)^2, width], the class token first, without a final norm; pooled

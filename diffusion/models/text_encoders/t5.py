@@ -1,4 +1,4 @@
-"""T5's encoder: tokens that all attend to each other, with relative positions alone.
+"""T5's encoder: bidirectional attention with relative positions alone.
 
     ids [B, N] -> tokens -> depth x layer -> norm -> [B, N, D]
 
@@ -39,7 +39,7 @@ def buckets(length: int, count: int, farthest: int) -> np.ndarray:
     Args:
         length: N tokens.
         count: rows of the table, even.
-        farthest: distance from which on all are alike.
+        farthest: distance from which on all distances share a row.
 
     Reference: Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
     2020, section 2.1; the logarithm is their code's.
@@ -48,7 +48,7 @@ def buckets(length: int, count: int, farthest: int) -> np.ndarray:
     distance = np.abs(difference)
     half = count // 2
     exact = half // 2
-    # In float32, as there: at the edges of the buckets the rounding decides.
+    # In float32, as in their code: rounding decides at the edges of the buckets.
     wide = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
     ratio = wide / np.float32(math.log(farthest / exact))
     far = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int32), half - 1)
@@ -80,7 +80,7 @@ class Attention(nn.Module):
         qkv = nn.DenseGeneral(shape, use_bias=False, dtype=self.dtype, kernel_init=init, name="qkv")(x)
         qkv = layout.split(qkv, "batch", "tokens", None, "heads", None)
         q, k, v = jnp.moveaxis(layout.split(qkv, "batch", None, None, "attended heads", None), 2, 0)
-        out = attention(q * self.head_size**0.5, k, v, self.attention, bias)  # which divides by it
+        out = attention(q * self.head_size**0.5, k, v, self.attention, bias)  # `attention` divides by it
         out = layout.split(out, "batch", "tokens", "heads", None)
         return nn.DenseGeneral(
             x.shape[-1], axis=(-2, -1), use_bias=False, dtype=self.dtype, kernel_init=init, name="out"
@@ -111,7 +111,7 @@ class Mlp(nn.Module):
 class Layer(nn.Module):
     """x = x + attention(norm(x)); x = x + mlp(norm(x)).
 
-    The sum stays float32 whatever the compute type: T5's states grow so large that bfloat16 loses what is added.
+    The sum stays float32 whatever the compute type: T5's states grow so large that bfloat16 would lose the summands.
     """
 
     heads: int
@@ -141,13 +141,13 @@ class T5Encoder(nn.Module):
         hidden: features inside the MLP.
         mlp: "gated-gelu" (version 1.1) or "relu" (the first).
         buckets: rows of the table of positions.
-        farthest: distance of tokens from which on all are alike.
+        farthest: distance of tokens from which on all distances share a row.
         attention: implementation, see `diffusion.models.layers.attention`.
         remat: see `diffusion.models.dit.DiT`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
 
     Raises:
-        ValueError: where it is built, for a field out of range or an unknown name.
+        ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Raffel et al., 2020, section 2.1; Shazeer, "GLU Variants Improve Transformer", 2020, for version 1.1.
     """
@@ -179,7 +179,7 @@ class T5Encoder(nn.Module):
     def __call__(self, ids: jax.Array, mask: jax.Array | None = None) -> Encoded:
         """Args:
             ids: integers [B, N], 0 .. vocabulary - 1; any N.
-            mask: Bool [B, N], True where a token may be seen; None, as SD 3 and Flux have it: all may.
+            mask: Bool [B, N], True where other tokens may attend to a token; None, as in SD 3 and Flux: to all.
 
         Returns:
             `Encoded`: tokens [B, N, width]; pooled is None.

@@ -44,7 +44,7 @@ def test_sizes_and_bad_calls(module):
     assert z.shape[:3] == (2, 3, 2) and call(z, "decode").shape == PICTURE.shape
     assert module.factor == 2
     for x, method, message in (
-        (jnp.zeros((1, 6, 5, 3)), "encode", "2 does not divide 6 x 5; the nearest size that it takes is 6 x 4"),
+        (jnp.zeros((1, 6, 5, 3)), "encode", "2 does not divide 6 x 5; the nearest valid size is 6 x 4"),
         (jnp.zeros((1, 6, 4, 1)), "encode", r"takes pictures \[B, H, W, 3\]; got .*\(1, 6, 4, 1\)"),
         (jnp.zeros((6, 4, 3)), "encode", r"takes pictures .*\(6, 4, 3\)"),
         (jnp.zeros((1, 3, 2, 7)), "decode", rf"decodes latents \[B, h, w, {z.shape[-1]}\]; got .*\(1, 3, 2, 7\)"),
@@ -56,7 +56,7 @@ def test_sizes_and_bad_calls(module):
 def test_bad_fields_are_refused_where_they_are_written():
     for build, message in (
         (lambda: KL.clone(groups=3), r"groups=3 does not divide the width 8 of widths=\(8, 8\)"),
-        (lambda: KL.clone(attention_levels=(2,)), r"level 2 is not there; valid are 0 \.\. 1"),
+        (lambda: KL.clone(attention_levels=(2,)), r"there is no level 2; valid are 0 \.\. 1"),
         (lambda: KL.clone(widths=()), "at least one level"),
         (lambda: KL.clone(dtype="float16"), "dtype='float16'.*'float32', 'bfloat16'"),
         (lambda: KL.clone(attention="flash"), "attention='flash'"),
@@ -172,7 +172,7 @@ def test_configs_say_how_latents_are_scaled():
         ({"latents_mean": [0.0] * 4}, "latents_mean and latents_std come together"),
         ({"act_fn": "relu"}, "act_fn = 'relu' is not supported"),
         ({"up_block_types": ["UpBlock2D"]}, r"up_block_types = \('UpBlock2D',\) are not supported"),
-        ({"decoder_only": True}, "decoder_only = True, which is not known here"),
+        ({"decoder_only": True}, "decoder_only = True, which this version does not know"),
     ):
         with pytest.raises(interchange.Refusal, match=message):
             family.build(config)
