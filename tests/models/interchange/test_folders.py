@@ -233,7 +233,7 @@ def test_copies_and_computed_tensors_are_checked(tmp_path):
     ("config", "error", "message"),
     [
         ({**CONFIG, "act": "gelu"}, interchange.Refusal, "act = 'gelu' is not supported; supported: 'linear'"),
-        ({**CONFIG, "rope": True}, interchange.Refusal, "sets rope = True, which is not known"),
+        ({**CONFIG, "rope": True}, interchange.Refusal, "sets rope = True, which this version does not know"),
         ({**CONFIG, "rope": False, "more": None}, None, ""),
         ({**CONFIG, "_class_name": "ToyModle"}, ValueError, "'ToyModle' is not known; valid: .*mean 'ToyModel'"),
         ({"width": 3}, interchange.Mismatch, "names no architecture"),
