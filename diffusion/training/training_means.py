@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-LATEST = ("learning_rate",)  # told as it was in the last step, not as a mean
+LATEST = ("learning_rate",)  # the value of the last step, not a mean
 TOTALS = ("skipped",)  # counted from the beginning of the run
 
 

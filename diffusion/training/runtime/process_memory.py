@@ -13,13 +13,13 @@ import jax
 
 
 def used() -> tuple[int, int | None]:
-    """Returns the bytes in use, and how many there are or None where that is not known.
+    """Returns the bytes in use, and the available bytes or None if unknown.
 
-    Of the accelerator that this process holds, where it tells them: the fullest one. Else of the process in the
-    system's memory; where the system tells no current value (macOS), the most that it was.
+    They are those of this process's fullest accelerator, if it reports them. Otherwise they are the process's bytes of
+    the system's memory, or their maximum so far on a system without a current value (macOS).
     """
-    told = [device.memory_stats() for device in jax.local_devices()]
-    full = [(found["bytes_in_use"], found.get("bytes_limit")) for found in told if found and "bytes_in_use" in found]
+    statistics = [device.memory_stats() for device in jax.local_devices()]
+    full = [(of["bytes_in_use"], of.get("bytes_limit")) for of in statistics if of and "bytes_in_use" in of]
     if full:
         return max(full, key=lambda pair: pair[0])
     try:
@@ -30,20 +30,20 @@ def used() -> tuple[int, int | None]:
 
 
 def of_machine() -> tuple[int, int] | None:
-    """Returns the bytes of the system's memory in use by all processes, and how many there are; None where not told."""
+    """Returns the bytes of the system's memory in use by all processes, and all its bytes; None if unknown."""
     try:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
-        told = {name: 1024 * int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
-        return told["MemTotal"] - told["MemAvailable"], told["MemTotal"]
+        sizes = {name: 1024 * int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
+        return sizes["MemTotal"] - sizes["MemAvailable"], sizes["MemTotal"]
     except (OSError, KeyError, ValueError):
         return None
 
 
 def release() -> None:
-    """Frees what only cycles of objects hold, and hands free memory back to the system where it can (glibc).
+    """Frees cycles of objects, and returns free memory to the system if the C library can (glibc).
 
-    An evaluation in the loop allocates and frees arrays in many threads. The C library keeps what they free, in
-    pieces, so that a run that evaluates often would seem to grow for hours.
+    An evaluation in the loop allocates and frees arrays in many threads. The C library keeps the fragments, so that a
+    run with many evaluations would seem to grow for hours.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -41,7 +41,7 @@ class Display:
             start: updates made before.
             batch_size: images in a step, for the rate.
             speaks: whether this process shows anything.
-            console: where to; standard output by default.
+            console: of the output; standard output by default.
             begun: what time.perf_counter() said when the run began, for the time to its first step; now by default.
         """
         self.total, self.batch_size, self.speaks = total, batch_size, speaks
@@ -117,9 +117,9 @@ class Display:
             self._bar.update(self._task, completed=step, description=f"{text}  {held()}")
         elif due(now - self._begun, now - self._line) or step == self.total:
             self._line = now
-            told = {"step": step, "total": self.total, "loss": loss, "skipped": skipped or None}
+            values = {"step": step, "total": self.total, "loss": loss, "skipped": skipped or None}
             rates = {"steps_per_second": rate, "images_per_second": rate and rate * self.batch_size}
-            self.say(line(told | rates | {"eta_seconds": left}))
+            self.say(line(values | rates | {"eta_seconds": left}))
 
 
 @contextlib.contextmanager
@@ -129,14 +129,14 @@ def bar(
     """Shows the progress of a single job: a bar on a terminal, now and then a line in a log.
 
     Args:
-        description: what is done, e.g. "sampling".
-        total: how much of it there is.
+        description: of the job, e.g. "sampling".
+        total: the amount of work.
         unit: of the total, e.g. "images".
-        console: where to; standard output by default.
+        console: of the output; standard output by default.
         speaks: whether this process shows anything.
 
     Yields:
-        advance(done): tells how much is done.
+        advance(done): reports how much is done.
     """
     if not speaks:
         yield lambda done: None
@@ -146,14 +146,14 @@ def bar(
     rate = lambda done: done / max(time.perf_counter() - begun, 1e-9)
     left = lambda done: (total - done) / rate(done) if done else None
     if console.is_terminal:
-        text = f"{{task.description}} {{task.completed}}/{{task.total}} {unit}{{task.fields[told]}}"
+        text = f"{{task.description}} {{task.completed}}/{{task.total}} {unit}{{task.fields[rate]}}"
         with Progress(*_columns(text), console=console, expand=True) as shown:
-            task = shown.add_task(description, total=total, told="")
+            task = shown.add_task(description, total=total, rate="")
 
             def show(done: int) -> None:
                 seconds = left(done)
                 eta = f"  ETA {duration(seconds)}" if seconds else ""
-                shown.update(task, completed=done, told=f"  {rate(done):.3g} {unit}/s{eta}  {held()}")
+                shown.update(task, completed=done, rate=f"  {rate(done):.3g} {unit}/s{eta}  {held()}")
 
             yield show
         return
@@ -165,14 +165,14 @@ def bar(
         now = time.perf_counter()
         if due(now - begun, now - last) or done >= total:
             last = now
-            told = {"done": done, "total": total, "unit": unit, "per_second": rate(done), "eta_seconds": left(done)}
-            console.print(f"{description} {line(told)}", markup=False)
+            values = {"done": done, "total": total, "unit": unit, "per_second": rate(done), "eta_seconds": left(done)}
+            console.print(f"{description} {line(values)}", markup=False)
 
     yield advance
 
 
 def _columns(text: str) -> tuple[ProgressColumn, ...]:
-    """The words, whole where there is room for them, and the time since the start; the bar has the rest of the line."""
+    """The text, whole if it fits, the bar on the rest of the line, and the time since the start."""
     words = TextColumn(text, table_column=Column(no_wrap=True, overflow="ellipsis"))
     return SpinnerColumn(), words, BarColumn(bar_width=None, table_column=Column(ratio=1)), TimeElapsedColumn()
 
@@ -183,23 +183,23 @@ def due(elapsed: float, since: float) -> bool:
     return since >= min(max(shortest, GROWTH * elapsed), longest)
 
 
-def line(told: Mapping[str, float | str | None], used: int | None = None) -> str:
-    """A line for a log that people and programs read: "step=30 total=100 loss=0.25 memory_gb=1.2"; None is left out.
+def line(values: Mapping[str, float | str | None], used: int | None = None) -> str:
+    """A line of a log for people and programs: "step=30 total=100 loss=0.25 memory_gb=1.2"; None is left out.
 
     Args:
-        told: numbers and words by name.
-        used: bytes of memory; what this process has in use by default.
+        values: numbers and words by name.
+        used: bytes of memory; those in use by this process by default.
     """
     bytes_used = process_memory.used()[0] if used is None else used
-    known = {name: x for name, x in told.items() if x is not None} | {"memory_gb": bytes_used / 1e9}
+    known = {name: x for name, x in values.items() if x is not None} | {"memory_gb": bytes_used / 1e9}
     return " ".join(f"{name}={x:.4g}" if isinstance(x, float) else f"{name}={x}" for name, x in known.items())
 
 
 def held(of: tuple[int, int | None] | None = None) -> str:
-    """The memory in use as people say it, with what there is where that is known: "1.2 GB", "70.1 of 139.8 GB".
+    """The memory in use as people say it, with the available memory if known: "1.2 GB", "70.1 of 139.8 GB".
 
     Args:
-        of: (bytes in use, bytes there are or None); those of this process by default.
+        of: (bytes in use, available bytes or None); those of this process by default.
     """
     used, limit = of or process_memory.used()
     return f"{used / 1e9:.1f}{f' of {limit / 1e9:.1f}' if limit else ''} GB"

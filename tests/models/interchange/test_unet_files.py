@@ -68,7 +68,7 @@ def test_a_published_network_is_described_as_it_was_built(name):
         ("UNet2DModel", {**SMALL, "resnet_time_scale_shift": "scale_shift"}, "attn_norm_num_groups = None"),
         ("UNet2DModel", {**SMALL, "down_block_types": ["SkipDownBlock2D"] * 2}, r"\(Attn\)SkipUpBlock2D in the rev"),
         ("UNet2DModel", {**SMALL, "block_out_channels": [32]}, "has 1 levels, down_block_types 2"),
-        ("UNet2DConditionModel", {"transformer_layers_per_block": [[1, 2], 1, 1, 1]}, "must then list those of the way up"),
+        ("UNet2DConditionModel", {"transformer_layers_per_block": [[1, 2], 1, 1, 1]}, "must then list those"),
         ("UNet2DConditionModel", {"transformer_layers_per_block": [1, 1]}, "one number for each of 4 levels"),
         ("UNet2DConditionModel", {"class_embed_type": "identity"}, "class_embed_type = 'identity' is not supported"),
         ("UNet2DConditionModel", {"class_embed_type": "projection"}, "must be the width"),
