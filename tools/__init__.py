@@ -1,1 +1,1 @@
-"""Programs for those who work on this repository; nothing of the library needs them."""
+"""Programs for developers of this repository; the library does not need them."""

@@ -1,1 +1,1 @@
-"""What builds the documentation: catalogues, galleries and pages."""
+"""Builds the documentation: catalogues, galleries and pages."""

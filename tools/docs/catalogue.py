@@ -3,9 +3,9 @@
     python -m tools.docs.catalogue
     python -m tools.docs.catalogue --check
 
-writes the tables anew between their markers (the rest of a page is written by hand), or, with --check, names the pages
-that are out of date and ends with status 1. A new member of a family appears by itself: a public function of the
-family's module which returns the family's type, or whose docstring has its Facts.
+The first command rewrites the tables between their markers (people write the rest of a page). The second prints the
+outdated pages and ends with status 1. New members of a family need no entry here: they are the public functions of the
+family's module that return the family's type, or whose docstrings have its Facts.
 """
 
 import importlib
@@ -28,7 +28,7 @@ class Section(NamedTuple):
     Attributes:
         title: its heading.
         module: where its members are public.
-        facts: keys that every member's Facts have, which are the columns; the first tells a member whose type does not.
+        facts: the columns, keys of every member's Facts; the first also identifies members without the family's type.
         returns: names of the return types whose functions are members.
         summary: whether the first sentence of the docstring is a column.
     """
@@ -127,7 +127,7 @@ def facts(function: Callable) -> dict[str, str]:
     """The Facts of a docstring, by key, each in one line.
 
     Raises:
-        ValueError: if there is no such section, or a line of it is not "key: value" nor the continuation of one.
+        ValueError: if the section is missing, or a line of it is neither "key: value" nor the continuation of one.
     """
     lines = (inspect.getdoc(function) or "").splitlines()
     place = f"{function.__module__}.{function.__qualname__}"
@@ -156,7 +156,7 @@ def summary(function: Callable) -> str:
 
 
 def mistakes(section: Section) -> list[str]:
-    """What is missing or too much in the Facts of a section's members, in words."""
+    """Messages on missing and superfluous keys in the Facts of a section's members."""
     wrong = []
     for name, function in members(section).items():
         try:
@@ -206,10 +206,10 @@ def _escaped(text: str) -> str:
 
 
 def written(page: str, text: str) -> str:
-    """A page with its generated part made anew.
+    """A page with its generated part rewritten.
 
     Raises:
-        ValueError: if the page has not one pair of markers.
+        ValueError: if the page does not have exactly one pair of markers.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"docs/{page}.md must hold the lines {BEGIN!r} and {END!r} once, in this order")
@@ -221,7 +221,7 @@ def written(page: str, text: str) -> str:
 
 
 def stale(pages: Iterable[str] = (*PAGES, *DIAGRAMS), folder: pathlib.Path = DOCS) -> dict[str, str]:
-    """The pages that differ from what they would be if written now, and what they would be."""
+    """The outdated pages, each with its new text."""
     texts = {page: (folder / f"{page}.md").read_text() for page in pages}
     made = {page: written(page, text) for page, text in texts.items()}
     return {page: text for page, text in made.items() if text != texts[page]}

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from absl import app, flags, logging
 
 FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "learn"
-SECONDS = 300  # that a notebook may take on two cores
+SECONDS = 300  # the longest valid time of a notebook on two cores
 LINK = re.compile(r"\[`([\w.]+)`\]\((\.\./\.\./diffusion/[\w/]+\.py)\)")  # of a formula to its function
 
 
@@ -51,7 +51,7 @@ def executed(source: pathlib.Path) -> dict:
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
     """
-    import jupytext  # here: the site, which only reads what was executed, is built without them
+    import jupytext  # here: the site only reads executed notebooks, and is built without them
     import nbclient
     import nbformat
 
@@ -75,7 +75,7 @@ def picture(notebook: dict) -> bytes:
 
 
 def reference(name: str, target: str) -> str:
-    """Where the API has a function, by its own module wherever it is imported from; or a module.
+    """The API's path of a function, by the module that defines it; or of a module.
 
     Args:
         name: as the text has it, from `diffusion` on.

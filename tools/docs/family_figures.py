@@ -1,10 +1,10 @@
-"""A picture for each family, of what it does to data in the plane whose every denoiser is known.
+"""Draws a picture for each family, of its effect on data in the plane with known denoisers.
 
     python -m tools.docs.family_figures
     python -m tools.docs.family_figures --families=samplers,guidance --folder=/tmp/pictures
 
-writes docs/images/schedules.png, objectives.png, samplers.png and guidance.png. The data are mixtures of Gaussians, the
-denoisers exact (tests/oracles.py): nothing is trained, and the same pictures come out each time.
+The commands write docs/images/schedules.png, objectives.png, samplers.png and guidance.png. The data are mixtures of
+Gaussians and the denoisers exact (tests/oracles.py): without training, the pictures are the same each time.
 """
 
 import pathlib
@@ -81,7 +81,7 @@ def schedules_picture() -> Figure:
 
 
 def samplers_picture() -> Figure:
-    """The ways of six samplers in eight evaluations, the exact flow in grey."""
+    """The trajectories of six samplers in eight evaluations, the exact flow in grey."""
     names = {
         "ddim": samplers.ddim(),
         "heun": samplers.heun(),
@@ -114,7 +114,7 @@ def samplers_picture() -> Figure:
 
 
 def objectives_picture() -> Figure:
-    """What denoising, flow matching with two couplings, and flow maps are taught, exactly."""
+    """The exact targets of denoising, flow matching with two couplings, and flow maps."""
     near = oracles.three_gaussians()
     random = np.random.default_rng(1)
     data = near._replace(means=2 * near.means, variances=0.6 * near.variances)
@@ -223,7 +223,7 @@ def _trajectory(sampler: samplers.Sampler, denoise, x, grid: np.ndarray) -> np.n
 
 
 def _contours(panel: Axes, data: oracles.Mixture, color: str = GREY) -> None:
-    """Half of the data's mass, and nine tenths."""
+    """Draws the contours around half of the data's mass and nine tenths."""
     axis = np.linspace(-4, 4, 200)
     points = jnp.asarray(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2))
     density = np.exp(np.asarray(oracles.log_density(data, 1.0, 0.0, points)))
@@ -240,7 +240,7 @@ def _square(panel: Axes, half: float) -> None:
 
 def main(argv: list[str]) -> None:
     """Draws."""
-    logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
+    logging.set_verbosity(logging.ERROR)  # JAX reports missing backends
     folder = pathlib.Path(flags.FLAGS.folder)
     for family in flags.FLAGS.families:
         with jax.enable_x64(True):

@@ -1,11 +1,10 @@
-"""A page of pictures of what a trained run can do, each with the lines that make it.
+"""Writes a page of pictures of a trained run's abilities, each with the lines that make it.
 
     python -m tools.docs.gallery --workdir=runs/digits                            # of the run of `make demo`
     python -m tools.docs.gallery --workdir=runs/digits --only=editing,samplers --out=/tmp/gallery
 
 Writes docs/gallery/README.md and its PNG files from a run that was trained, sampled and evaluated. The picture of a
-sweep is a screenshot of its report, which needs chromium and chromedriver; where they are missing the picture that is
-there stays.
+sweep is a screenshot of its report, which needs chromium and chromedriver; without them the existing picture stays.
 """
 
 import inspect

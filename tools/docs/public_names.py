@@ -1,8 +1,8 @@
-"""The public names of the library, read from its source: where each is public, what kind it is, and its sentence.
+"""Reads the public names of the library from its source: the module of each, its kind, and its sentence.
 
-Public are the names of a package's `__all__`, and the functions, classes and types that any other module defines,
-unless their name or module begins with an underscore. A name that a package takes from a module inside it is public
-there, and not a second time in that module. Constants are public where `__all__` names them.
+The names of a package's `__all__` are public. So are the functions, classes and types that any other module defines,
+unless their name or module begins with an underscore. A name that a package imports from one of its modules is public
+only in the package. Constants are public where `__all__` names them.
 """
 
 import ast
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[2]
-COMMANDS = ("experiments", "launch")  # run by their names; their --help says what they do
+COMMANDS = ("experiments", "launch")  # run by their names; --help describes them
 TYPE = re.compile("[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*")  # Denoiser = Callable[...], not DENOISERS = {...}
 
 

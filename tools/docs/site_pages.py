@@ -1,10 +1,10 @@
-"""Pages of the documentation site that no .md file in docs/ holds: the front page, the course's notebooks, and the API.
+"""Pages of the documentation site without an .md file in docs/: the front page, the course's notebooks, and the API.
 
     make site
 
-builds it (mkdocs.yml), and mkdocs calls the functions `on_...` below. A page of the API shows the public names of one
-module (`tools.docs.public_names`) from their docstrings; pages are grouped as the module table of the README groups
-them, and the first lists all names, each with its sentence.
+builds the site (mkdocs.yml), and mkdocs calls the functions `on_...` below. A page of the API shows the public names of
+one module (`tools.docs.public_names`) from their docstrings. The groups of pages are those of the README's module
+table, and the first page lists all names, each with its sentence.
 """
 
 import json
@@ -27,7 +27,7 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 ROW = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \|", re.MULTILINE)  # of the module table
 SECTION = re.compile("(Args|Attributes|Returns|Raises|Yields):")
 CALL = re.compile(r"(\])(?=[(\[])")
-REST = "further modules"  # that the README does not name
+REST = "further modules"  # those that the README does not name
 COURSE = "Learn"  # the heading in the navigation
 
 
@@ -139,7 +139,7 @@ def inward(markdown: str, path: str) -> str:
 
 
 def _relinked(markdown: str, moved: Callable[[str], str | None]) -> str:
-    """A page whose links lead elsewhere; those to files that are no part of the site become the path of the file."""
+    """A page whose links lead elsewhere; those to files outside of the site become the path of the file."""
 
     def mended(link):
         if ":" in link[3] or link[3].startswith("#"):

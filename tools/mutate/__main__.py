@@ -1,13 +1,12 @@
-"""Mutation testing: makes one small wrong change at a time, runs the tests that reach it, and reports what none sees.
+"""Mutation testing: makes one small wrong change at a time, runs its tests, and reports the changes that none finds.
 
     python -m tools.mutate diffusion/guidance diffusion/weightings.py --per-file 5 --seed 0
     python -m tools.mutate --again runs/mutate/report.json          the survivors of a report, after new tests
     python -m tools.mutate diffusion/flow_maps.py --per-file 1000   every mutant of a file
 
-The first run does all fast tests once to learn which lines each runs (some minutes; kept in runs/mutate, and brought up
-to date where a file has changed). Each mutant is then made in a scratch copy, in a process forked from one that has
-imported JAX, and its tests run until the first that fails, the likeliest and fastest first. The working tree is read
-alone.
+The first run executes all fast tests once to record the lines that each runs (some minutes; the record in runs/mutate
+is updated for changed files). Each mutant is then made in a scratch copy, in a process forked from one that has
+imported JAX, and its tests run until the first failure, the likeliest and fastest first. The working tree is only read.
 
 A survivor is a missing test, or equivalent: then it gets an entry in tools/mutate/equivalent.toml with the reason, and
 counts as explained. The score is killed / (mutants - explained). Reports: OUT/report.txt and OUT/report.json.
@@ -35,11 +34,11 @@ EXPLAINED = pathlib.Path(__file__).with_name("equivalent.toml")
 SOURCES = ("schedules", "parameterizations.py", "timesteps", "weightings.py", "objectives", "samplers", "guidance",
            "flow_maps.py", "metrics", "training")  # fmt: skip
 TESTS = ("tests/*.py", "tests/training", "tests/metrics")
-START = 30.0  # seconds that a child may take beside its tests
+START = 30.0  # seconds of a child in addition to its tests
 
 
 def main(words: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
-    """Runs the command; 1 where a mutant survives unexplained."""
+    """Runs the command; returns 1 if a mutant survives without an explanation."""
     arguments = _arguments(words)
     out = pathlib.Path(arguments.out).absolute()
     out.mkdir(parents=True, exist_ok=True)
@@ -121,7 +120,7 @@ def _explained() -> dict[tuple[str, str, str], str]:
 def _outcomes(
     root: pathlib.Path, chosen: list[Mutant], cases: list[Case], out: pathlib.Path, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """What became of each mutant, in their order."""
+    """The outcome of each mutant, in their order."""
     explained = _explained()
     rows = {}
     work = []

@@ -30,7 +30,7 @@ def test_an_nvidia_device_without_its_plugin_is_a_sentence_with_the_command(mach
         (command_line.huge_pages, "start_anew", None),
         (command_line, "program", "diffusion train"),
     ):
-        machine.setattr(module, name, lambda *words, value=value: value)
+        machine.setattr(module, name, lambda *words, value=value, **options: value)
     command_line.begin()
     assert capsys.readouterr().err == f"diffusion train: {said}\ndiffusion train: loading the libraries\n"
 
