@@ -84,7 +84,7 @@ def test_captions_of_other_pictures_are_refused(wanted, message, tmp_path):
 
 
 def test_damaged_and_missing_folders_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no captions.*experiments\.encode_text"):
+    with pytest.raises(FileNotFoundError, match=r"holds no captions.*diffusion encode_text"):
         captions.read(tmp_path)
     captions.write(tmp_path, table(), captions.describe(SPEC, "e5"))
     whole = (tmp_path / captions.ARRAYS).read_bytes()

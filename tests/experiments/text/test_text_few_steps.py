@@ -23,7 +23,7 @@ from diffusion.training.checkpointing import checkpoints
 
 
 def test_other_runs_are_sent_to_the_other_command():
-    with pytest.raises(ConfigError, match=r"the judge reads pictures of shapes alone.*experiments\.few_steps"):
+    with pytest.raises(ConfigError, match=r"the judge reads pictures of shapes alone.*diffusion few_steps"):
         text_few_steps.prompts(digits.get_config("tiny"), 4)
 
 
