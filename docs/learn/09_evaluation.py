@@ -180,7 +180,7 @@ assert lit_pixels > 2 * blended_pixels and blended_features > 2 * lit_features
 #
 # ## What to report
 #
-# - The protocol: features, N, reference, resizing, guidance. [`metrics.protocols`](../../diffusion/metrics/protocols.py) holds
+# - The protocol: features, N, reference, resizing, guidance. [`metrics.protocols.get`](../../diffusion/metrics/protocols.py) has
 #   the published ones, and a figure of the library carries its own ([evaluation](../evaluation.md)).
 # - The floor beside it, an interval, and more than one seed.
 # - A second figure that sees something else: KID, precision and recall, and a test of copying.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from absl import app, flags, logging
 
 FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "learn"
-SECONDS = 300  # the longest valid time of a notebook on two cores
+SECONDS = 300  # that a notebook may take on two cores
 LINK = re.compile(r"\[`([\w.]+)`\]\((\.\./\.\./diffusion/[\w/]+\.py)\)")  # of a formula to its function
 
 
@@ -51,7 +51,7 @@ def executed(source: pathlib.Path) -> dict:
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
     """
-    import jupytext  # here: the site only reads executed notebooks, and is built without them
+    import jupytext  # here: the site, which only reads what was executed, is built without them
     import nbclient
     import nbformat
 
@@ -75,16 +75,14 @@ def picture(notebook: dict) -> bytes:
 
 
 def reference(name: str, target: str) -> str:
-    """The API's path of a function, by the module that defines it; or of a module.
+    """Where the API has a function or class: by its own module, wherever it is imported from.
 
     Args:
         name: as the text has it, from `diffusion` on.
         target: its file, from docs/learn.
     """
     module = target.removeprefix("../../").removesuffix(".py").replace("/", ".")
-    last = name.rpartition(".")[2]
-    defined = re.search(rf"^(def|class) {last}\b", (FOLDER / target).read_text(), re.MULTILINE)
-    return f"{module}.{last}" if defined else module
+    return f"{module}.{name.rpartition('.')[2]}"
 
 
 def page(notebook: dict, name: str) -> Page:
