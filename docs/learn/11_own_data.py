@@ -208,3 +208,5 @@ assert all(jax.tree.leaves(same))
 # - Records of any shape, from any sequence. Scale them to variance one.
 # - Make up data like yours whose answer is known (a Gaussian process, a mixture), train on them first, and compare.
 # - For pictures in folders, captions, and datasets by name there are ready sources: [extend](../extend.md#a-dataset).
+#
+# Next: [12. A paper's experiment, end to end](12_a_papers_experiment.ipynb)

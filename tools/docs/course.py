@@ -75,7 +75,7 @@ def picture(notebook: dict) -> bytes:
 
 
 def reference(name: str, target: str) -> str:
-    """Where the API has a function or class: by its own module, wherever it is imported from.
+    """The API's path of a function or class, by the module that defines it.
 
     Args:
         name: as the text has it, from `diffusion` on.
