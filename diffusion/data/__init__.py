@@ -1,10 +1,11 @@
-"""TFDS datasets through Grain, without TensorFlow.
+"""From sources of records to the batches of a run, through Grain and without TensorFlow.
 
 - `digits`: the bundled dataset, a TFDS builder over scikit-learn's digits.
 - `shapes`: captioned pictures for text to image, made of `shapes.scenes` (scenes and captions) by `shapes.drawing`.
 - `image_folder`: a folder of pictures with a metadata CSV as a dataset.
 - `catalog`: which datasets there are and where they lie; to bundle another, add its builder to `catalog.BUNDLED`.
-- `sources`: random access to the records of a dataset.
+- `sources`: random access to the records of a dataset, of files, or of one's own.
+- `packing`: examples that are pytrees, as one vector each.
 - `transforms`: decoding, augmentation and the change of range of one image.
 - `pipeline`: the batches of a run, as a function of (seed, global example index).
 - `latent_cache`, `latent_writer`: a cache of what an autoencoder makes of a split, read by the same pipeline.
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         image_folder,
         latent_cache,
         latent_writer,
-        own_records,
+        packing,
         pipeline,
         shapes,
         sources,
@@ -45,7 +46,7 @@ __all__ = [
     "image_folder",
     "latent_cache",
     "latent_writer",
-    "own_records",
+    "packing",
     "pipeline",
     "shapes",
     "sources",

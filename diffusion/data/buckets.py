@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from diffusion.data import pipeline
+from diffusion.data import pipeline, sources
 from diffusion.data.transforms import Augmentation
 from diffusion.io import files
 
@@ -267,7 +267,7 @@ def fit(image: np.ndarray, size: Size, rng: np.random.Generator | None = None) -
 
 
 def batches(
-    source: pipeline.Source,
+    source: sources.Source,
     order: Order,
     sizes: Sequence[Size],
     *,

@@ -68,7 +68,7 @@ class Table(NamedTuple):
 class Captioned:
     """A source whose records have a "condition" too, {name: [...]}."""
 
-    def __init__(self, source: pipeline.Source, table: Table):
+    def __init__(self, source: sources.Source, table: Table):
         """Raises CacheError if the table has another number of records."""
         if len(source) != len(table.row):
             raise CacheError(f"there are {len(source):,} records and the captions of {len(table.row):,}")

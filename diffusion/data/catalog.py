@@ -205,11 +205,11 @@ def _check_made_by(builder: type, folder: Path) -> None:
 def _not_found(name: str, root: Path, origin: str) -> str:
     """Says that a dataset is not there, and what to do."""
     if name in BUNDLED:
+        entry = json.dumps({"name": "picture_folder", "path": str(root)})
         return (
             f"dataset {name!r} is not in {root} ({origin}), and nothing is written there. Leave data_dir empty for the "
-            f"bundled dataset, which is kept in {cache('tfds')}; to train on the pictures of a folder, make them a "
-            f"dataset of its own first: diffusion image_folder --folder={shlex.quote(str(root))} "
-            "--name=mine --data_dir=DIR, then name it as data.name and DIR as data.dir."
+            f"bundled dataset, which is kept in {cache('tfds')}; to train on the pictures of this folder, name it as a "
+            f"source: --config.data.source={shlex.quote(entry)}, or class_folders where it has one for each class."
         )
     there = available(root)
     names = sorted({entry.split(":")[0] for entry in there} | set(BUNDLED))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from diffusion.data import pipeline
+from diffusion.data import pipeline, sources
 from diffusion.data.latent_cache import BEGUN, FORMAT, INDEX, LABEL, CacheError, Description, differences, parse
 from diffusion.data.sources import DataSpec
 from diffusion.io import limits
@@ -24,7 +24,7 @@ SHARD = 2**28  # bytes of a file, about: what a writing that is killed may lose
 
 def write(
     folder: str | pathlib.Path,
-    source: pipeline.Source,
+    source: sources.Source,
     spec: DataSpec,
     description: Description,
     encode: Callable[[np.ndarray], np.ndarray],

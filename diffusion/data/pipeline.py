@@ -7,7 +7,6 @@ sequence into parts, so a position in it is a single number that holds for any b
 
 __all__ = [
     "Batch",
-    "Source",
     "batches",
     "conditions",
     "epoch",
@@ -25,35 +24,24 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import grain
+import jax
 import numpy as np
 
-from diffusion.data.sources import DamagedRecord, DataSpec
+from diffusion.data import packing
+from diffusion.data.sources import DamagedRecord, DataSpec, Source
 from diffusion.data.transforms import Augmentation
 
 Batch = dict[str, Any]
-"""Arrays `[b, ...]` by their names; under "condition" a dictionary of such."""
+"""Arrays `[b, ...]` by their names; under "condition" a pytree of such."""
 
 DAMAGED = ("stop", "skip")  # what to do about a damaged record
 SKIPS = 100  # damaged records in a row that are passed over: more are a lost file, not a flaw
 
 # What the random words of a seed are used for: each use has a stream of its own.
 _ORDER, _AUGMENTATION, BUCKETS = 0, 1, 2
-
-
-class Source(Protocol):
-    """Random access to records {"image": uint8 [H, W, C], "label": int}; without classes there is no "label".
-
-    Data of any other kind, such as latents, stands under "x" in place of "image"; see `DataSpec.entry`.
-
-    A source that is faster at many rows at once has `__getitems__(rows)` too, as TFDS's own have.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, row: int) -> dict[str, Any]: ...
 
 
 def batches(
@@ -88,10 +76,10 @@ def batches(
             order of the source takes its place, under the same global example index and its draws.
 
     Returns:
-        Iterator of {"image": uint8 [b, H, W, C] (or "x": [b, ...]), "label": int32 [b] (zeros without classes),
-        "index": int64 [b] (global example index)}, with {"condition": {entry: [b, ...]}} where the records have one,
-        and under "skip" {"skipped": int32 [b], 1 where another record took the place of a damaged one}. Its `close()`
-        stops the threads.
+        Iterator of {"image": uint8 [b, ...] (or "x": float32 [b, ...], of examples that are pytrees [b, D]), "label":
+        int32 [b] (zeros without classes), "index": int64 [b] (global example index)}, with {"condition": pytree of
+        [b, ...]} where the records have one, and under "skip" {"skipped": int32 [b], 1 where another record took the
+        place of a damaged one}. Its `close()` stops the threads.
 
     Raises:
         ValueError: an argument out of range, or (from the iterator) a record that does not fit `spec`.
@@ -231,7 +219,7 @@ def conditions(source: Source, spec: DataSpec, rows: Sequence[int]) -> Batch:
         rows: numbers of records [b].
 
     Returns:
-        {"label": int32 [b]}, with {"condition": {entry: [b, ...]}} where the records have one, as in `batches`.
+        {"label": int32 [b]}, with {"condition": pytree of [b, ...]} where the records have one, as in `batches`.
     """
     records = fetch(source, np.asarray(rows))
     return {"label": _labels(records, spec), **_conditions(records)}
@@ -265,26 +253,38 @@ def _labels(records: list[dict[str, Any]], spec: DataSpec) -> np.ndarray:
     return np.array([record["label"] if spec.num_classes else 0 for record in records], np.int32)
 
 
-def _conditions(records: list[dict[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
-    """Returns {"condition": {entry: [b, ...]}} of records that have one, see `data.captions`, else nothing."""
+def _conditions(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns {"condition": pytree of [b, ...]} of records that have one, see `data.captions`, else nothing."""
     conditions = [record["condition"] for record in records if "condition" in record]
-    return (
-        {"condition": {name: np.stack([one[name] for one in conditions]) for name in conditions[0]}}
-        if conditions
-        else {}
-    )
+    if not conditions:
+        return {}
+    try:
+        return {"condition": jax.tree.map(lambda *leaves: np.stack(leaves), *conditions)}
+    except ValueError as error:
+        shapes = sorted({str(packing.shapes_of(condition)) for condition in conditions})
+        raise ValueError(f"conditions are to have one shape, and these are of {' and '.join(shapes[:2])}.") from error
 
 
-def _stack(examples: list[np.ndarray], spec: DataSpec) -> np.ndarray:
+def _stack(examples: list[Any], spec: DataSpec) -> np.ndarray:
     """Stacks examples, all of which must be of the dataset's type and shape, also after augmentation."""
-    for example in examples:
-        if example.shape != spec.shape or example.dtype != spec.dtype:
-            raise ValueError(
-                f"{spec.name} ({spec.split}): an {'image' if spec.entry == 'image' else 'example'} is {example.dtype} "
-                f"{example.shape}, expected {spec.dtype} {spec.shape}: sources and augmentations must keep the type "
-                "and shape of the dataset's images."
-            )
-    return np.stack(examples)
+    return np.stack([_packed(example, spec) for example in examples]).astype(spec.dtype, copy=False)
+
+
+def _packed(example: Any, spec: DataSpec) -> np.ndarray:
+    """One example as one array, checked."""
+    kind = "u" if spec.dtype == "uint8" else "f"
+    if isinstance(example, np.ndarray) and example.shape == spec.shape and example.dtype.kind == kind:
+        return example
+    found = f"{getattr(example, 'dtype', '')} {packing.shapes_of(example)}".strip()
+    try:
+        if not isinstance(example, np.ndarray):
+            return packing.pack(example, spec.shape)
+    except ValueError:
+        pass
+    raise ValueError(
+        f"{spec.name} ({spec.split}): an {'image' if spec.entry == 'image' else 'example'} is {found}, expected "
+        f"{spec.dtype} {spec.shape}: sources and augmentations must keep the type and shape of the dataset's images."
+    )
 
 
 def positions_of(batch_size: int, positions: Sequence[int] | None) -> np.ndarray:

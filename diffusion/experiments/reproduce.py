@@ -101,7 +101,7 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
         raise checkpoints.CheckpointError(f"{workdir}: {asked}; --step takes one of its checkpoints: {have}.")
     recipe = resolve.recipe(config)
     given = open_examples(recipe)
-    recipe = recipe.at(given.spec.shape)
+    recipe = recipe.on(given.spec)
     mesh = programs.mesh_of(config)
     program = programs.build(recipe, mesh)
     if recipe.teacher and recipe.teacher.pairs:

@@ -42,7 +42,7 @@ import numpy as np
 
 from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import generate, of_run
+from diffusion.experiments.sampling import of_run
 from diffusion.training import sharding
 
 
@@ -55,19 +55,17 @@ def main(argv: list[str]) -> None:
         return from_prompt.main(values.out, values.workdir)
     config = CONFIG.value
     sharding.initialize_distributed()
-    recipe = checks.validate(config).at(workdir.example_shape(config))
-    labels = requested_labels(values.labels, config.sample.number, recipe.num_classes)
+    recipe = checks.on_its_data(checks.validate(config))
+    labels = values.labels and requested_labels(values.labels, config.sample.number, recipe.num_classes)
     of_run.sample(recipe, values.workdir, values.out, labels, values.step, values.weights, values.average)
 
 
-def requested_labels(requested: list[str] | None, number: int, num_classes: int) -> np.ndarray:
-    """int32 `[number]` labels: the requested classes in turn, or all of them.
+def requested_labels(requested: list[str], number: int, num_classes: int) -> np.ndarray:
+    """int32 `[number]` labels: the requested classes in turn.
 
     Raises:
         ConfigError: if one is not a class of the model.
     """
-    if requested is None:
-        return generate.balanced_labels(number, num_classes)
     for label in requested:
         if not label.isdigit() or int(label) >= num_classes:
             valid = f"integers in 0 .. {num_classes - 1}" if num_classes else "none: the model has no classes"

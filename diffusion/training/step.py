@@ -1,6 +1,16 @@
 """The train step: one pure function, the same on one device and on a mesh."""
 
-__all__ = ["example_keys", "join", "loss_by_t", "make_train_step", "prepare", "seeded", "split", "training_key"]
+__all__ = [
+    "conditioned",
+    "example_keys",
+    "join",
+    "loss_by_t",
+    "make_train_step",
+    "prepare",
+    "seeded",
+    "split",
+    "training_key",
+]
 
 import functools
 import types
@@ -9,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from diffusion.training.ema import ExponentialMovingAverage
@@ -48,12 +59,13 @@ def prepare(batch: dict) -> dict:
     """Returns the batch that objectives take, from the batch that the host loads.
 
     Args:
-        batch: {"image": uint8 [B, H, W, C], "label": int [B] (optional), "index": int [B]}; or, for data of any other
+        batch: {"image": uint8 [B, ...], "label": int [B] (optional), "index": int [B]}; or, for data of any other
             kind, "x": float [B, ...] in place of the image, and "condition", a pytree, in place of the label. Other
             entries ("noise") stay as they are.
 
     Returns:
-        {"x": float32 [B, ...], images in [-1, 1]; "condition": labels or None; "index": int [B]}.
+        {"x": float32 [B, ...], images in [-1, 1]; "condition": labels, a pytree as `conditioned`, or None; "index":
+        int [B]}.
     """
     prepared = {"condition": batch.get("label")}
     prepared |= {name: leaf for name, leaf in batch.items() if name not in ("image", "label", "skipped")}
@@ -61,7 +73,16 @@ def prepare(batch: dict) -> dict:
         from diffusion.data.transforms import to_model
 
         prepared["x"] = to_model(batch["image"])
+    if "condition" in batch:
+        prepared["condition"] = conditioned(batch["condition"])
     return prepared
+
+
+def conditioned(condition: Any) -> Any:
+    """The condition that a network receives, from that of a record: bytes become numbers in [-1, 1], as those of x."""
+    from diffusion.data.transforms import to_model
+
+    return jax.tree.map(lambda leaf: to_model(leaf) if leaf.dtype == np.uint8 else leaf, condition)
 
 
 def split(tree: Any, number: int, shards: int) -> Any:

@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion.experiments.config import ConfigError, fields, fits, names, resolve, unknown
+from diffusion.data import latent_cache, packing, sources
+from diffusion.experiments.config import ConfigError, data, fields, fits, names, resolve, unknown
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import plain
 from diffusion.metrics import features
@@ -20,7 +21,7 @@ def validate(config: Mapping, spec: Any = None) -> Recipe:
 
     Args:
         config: the config.
-        spec: of the dataset, once it is known: `shape` (H, W, C) and `num_classes` (0 for none).
+        spec: of the dataset, once it is known: a `sources.DataSpec`.
 
     Returns:
         The recipe, for the dataset's shape where that is known.
@@ -34,7 +35,7 @@ def validate(config: Mapping, spec: Any = None) -> Recipe:
     fits.check(recipe)
     _check_training(config)
     if spec is not None:
-        resolve.check_shape(config, tuple(spec.shape))
+        resolve.check_shape(config, spec.shape)
     _check_evaluation(config)
     _check_text(recipe)
     _check_latents(config)
@@ -47,18 +48,18 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
 
     Args:
         recipe: of a config.
-        spec: of the dataset: `shape` (H, W, C) and `num_classes` (0 for none).
+        spec: of the dataset: a `sources.DataSpec`.
 
     Raises:
         ConfigError: if they do not fit.
     """
     config = recipe.config
-    name = config["data"]["name"]
-    if config["data"]["shape"] is not None and tuple(config["data"]["shape"]) != tuple(spec.shape):
-        raise _refused(config, "data.shape", f"{name} holds examples of {tuple(spec.shape)}", "that, or None")
-    if not facts.takes_rank(recipe.network, spec.shape):
+    name = spec.name
+    if config["data"]["shape"] is not None and tuple(config["data"]["shape"]) != spec.shape:
+        raise _refused(config, "data.shape", f"{name} holds examples of {spec.shape}", "that, or None")
+    if packing.is_shape(spec.shape) and not facts.takes_rank(recipe.network, spec.shape):
         valid = ", ".join(n for n, other in sorted(names.MODELS.items()) if facts.takes_rank(other, spec.shape))
-        raise _refused(config, "model.name", f"{name} holds examples of {tuple(spec.shape)}", valid)
+        raise _refused(config, "model.name", f"{name} holds examples of {spec.shape}", valid)
     classes = spec.num_classes
     if recipe.num_classes not in (0, classes):
         valid = f"{classes}, or 0 for an unconditional model"
@@ -66,7 +67,25 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
     if "classifier" in config["evaluate"]["features"] and not classes:
         valid = ", ".join(sorted(names.FEATURES.keys() - {"classifier"}))
         raise _refused(config, "evaluate.features", f"{name} has no classes to train a classifier on", valid)
-    return recipe.at(spec.shape)
+    return recipe.on(spec)
+
+
+def on_its_data(recipe: Recipe) -> Recipe:
+    """The recipe of a config for the examples of its data; of a dataset of TFDS and a cache nothing is opened.
+
+    Args:
+        recipe: of a config.
+
+    Raises:
+        ConfigError: if the data are not there.
+    """
+    config = recipe.config
+    settings = config["data"]
+    if settings["latents"]["dir"]:
+        return recipe.at(settings["shape"] or latent_cache.describe(settings["latents"]["dir"]).shape)
+    if data.is_tfds(config) and not plain(settings["source"]).get("side"):
+        return recipe.at(settings["shape"] or sources.shape(settings["name"], settings["split"], settings["dir"]))
+    return recipe.on(data.source(config, settings["split"]).spec)
 
 
 def _refused(config: Mapping, field: str, why: str, valid: str) -> ConfigError:

@@ -34,14 +34,15 @@ def defaults() -> ConfigDict:
                 "updates": 1,  # of it for one of the model, which acts at every so many-th step
             },
             "data": {
-                "name": "digits",  # as TFDS names it
-                "dir": "",  # where the prepared dataset lies; "" is TFDS's own default
+                "source": {"name": "tfds"},  # the format of the data, with its arguments: docs/data.md
+                "name": "digits",  # of tfds: as TFDS names it
+                "dir": "",  # of tfds: where the prepared dataset lies; "" is TFDS's own default
                 "split": "train",
                 "augment": (),  # e.g. ({"name": "flip"}, {"name": "crop", "padding": 4})
                 "threads": 2,  # that read and decode
                 "damaged": "stop",  # at a damaged record; or "skip": the next sound one takes its place and is counted
                 "changed": "stop",  # where a run that goes on finds other examples than before; or "accept" them
-                "shape": placeholder(tuple),  # of one example, (H, W, C); None: as the dataset says
+                "shape": placeholder(tuple),  # of one example, of any rank; None: as the data say
                 # Pictures of several sizes: each batch is of one, nearest in aspect ratio to its pictures. The shape
                 # above is then that of the samples, and one of the sizes.
                 "buckets": {

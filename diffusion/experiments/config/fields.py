@@ -28,6 +28,7 @@ NAMED = {
     "sample.sampler",
     "sample.grid",
     "sample.guidance",
+    "data.source",
     "teacher.parameterization",
     "teacher.pairs.sampler",
     "second_player.objective",
@@ -137,8 +138,24 @@ def absolute(config: ConfigDict) -> ConfigDict:
         *above, name = field.split(".")
         section = functools.reduce(lambda part, key: part.get(key, ConfigDict()), above, config)
         if section.get(name):
-            section[name] = str(pathlib.Path(section[name]).expanduser().absolute())
+            section[name] = _whole(section[name])
+    if "source" in config.get("data", {}):
+        config.data.source = _with_whole_paths(plain(config.data.source))
     return config
+
+
+def _whole(path: str) -> str:
+    return str(pathlib.Path(path).expanduser().absolute())
+
+
+def _with_whole_paths(entry: Any) -> Any:
+    """A source's entry, and those within it, with whole paths."""
+    if isinstance(entry, tuple):
+        return tuple(map(_with_whole_paths, entry))
+    if not isinstance(entry, dict):
+        return entry
+    named = lambda key, value: _whole(value) if key == "path" and isinstance(value, str) else _with_whole_paths(value)
+    return {key: named(key, value) for key, value in entry.items()}
 
 
 def check(config: Mapping) -> None:

@@ -17,7 +17,7 @@ from diffusion import (
     timesteps,
     weightings,
 )
-from diffusion.data import augmentation, transforms
+from diffusion.data import augmentation, sources, transforms
 from diffusion.experiments.config import ConfigError
 from diffusion.metrics import features
 from diffusion.models import MODELS as BACKBONES
@@ -187,6 +187,17 @@ GUIDANCES = _table(  # of two branches, the condition and the null one
     guidance.zero_star,
 )
 OPTIMIZERS = optimizers.OPTIMIZERS
+SOURCES = _table(
+    sources.tfds,
+    sources.class_folders,
+    sources.picture_folder,
+    sources.tar_shards,
+    sources.parquet,
+    sources.array_records,
+    sources.arrays,
+) | {"mixture": sources.Mixture, "filtered": sources.Filtered}
+FILTERS: dict[str, Callable] = {}  # of "filtered": functions that return record -> whether it is kept
+PARSERS: dict[str, Callable] = {}  # of "array_records": functions that return bytes -> {column: value}
 AUGMENTATIONS = transforms.AUGMENTATIONS
 CONDITIONING_AUGMENTATIONS = _table(augmentation.edm_augmentation)  # which the network receives as numbers
 FEATURES = features.FEATURES

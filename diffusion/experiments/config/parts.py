@@ -9,9 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion import guidance, samplers, timesteps
-from diffusion.data import own_records
+from diffusion.data import packing
+from diffusion.data.sources import sequences
 from diffusion.experiments.config import ConfigError, fields
 from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.packed import PackedNetwork
 from diffusion.objectives import Jumps
 from diffusion.training import ema, optimizers
 
@@ -55,10 +57,14 @@ def completed(recipe: Any) -> dict[str, Any]:
         "guidance": recipe.guidance or (lambda both: guidance.classifier_free(both, config.sample.guidance.scale)),
     }
     if recipe.data is not None and recipe.shape is None:
-        parts["shape"] = tuple(own_records.describe(recipe.data, classes).shape)
+        spec = sequences.describe(recipe.data, classes)
+        parts |= {"dtype": spec.dtype, "shape": packing.packed_shape(spec.shape)}
+        parts["null"] = spec.null if parts["null"] is None else parts["null"]
+        if not packing.is_shape(spec.shape):
+            parts |= {"structure": spec.shape, "network": PackedNetwork(recipe.network, spec.shape)}
     for name, field in RECORDED.items():
         section, _, last = field.rpartition(".")
-        part = parts.get(name, getattr(recipe, name))
+        part = getattr(recipe, name) if name == "network" else parts.get(name, getattr(recipe, name))
         (config[section] if section else config)[last] = described(part)
     config.model.num_classes = classes
     if teacher := recipe.teacher:

@@ -10,7 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from diffusion.data import packing
+from diffusion.data.sources import DataSpec, is_picture
 from diffusion.experiments.config import fits, parts
+from diffusion.experiments.config.packed import PackedNetwork
 from diffusion.flow_maps import FlowMap
 from diffusion.guidance import Branches
 from diffusion.models import facts
@@ -88,7 +91,9 @@ class Recipe:
         network: the model's module, not initialised: anything with `init(key, x, clock, condition)` and
             `apply(params, x, clock, condition)`, as Linen's modules have; networks of other libraries by
             `diffusion.models.NNX`, `Equinox` and `Functions`.
-        data: records {"image": uint8 [H, W, C], "label": int}, or float32 "x" of any shape; None: those of config.data.
+        data: a sequence of records {"image": uint8 of any shape, "label": int}, or of "x": floating-point of any shape,
+            or a pytree of arrays; "condition", a pytree of arrays, stands in place of the label. None: those of
+            config.data.
         held_out: such records that samples are compared with; None: those of config.evaluate.split.
         parameterization: what the network predicts; None: as the objective says.
         optimizer: of the model; None: AdamW.
@@ -98,10 +103,15 @@ class Recipe:
         sampler: that makes samples; None: Heun's method, or one jump of a flow map.
         plan: the times of its steps; None: config.sample.steps equal ones.
         guidance: branches -> the guided denoiser; None: classifier-free, of scale config.sample.guidance.scale.
-        null: the null condition of one example; None for an unconditional network.
+        null: the null condition of one example; None: the class `num_classes`, zeros in the form of the data's
+            "condition", or nothing for an unconditional network.
         num_classes: 0 for a network without classes; None: as the network's field of that name says.
         augmentations: of the training examples.
-        shape: of one example; None before the data are known.
+        shape: of one example, as schedules and samplers have it: (D,) where it is a pytree of D numbers; None before
+            the data are known.
+        dtype: of an example in a batch, "uint8" or "float32"; None before the data are known.
+        structure: the pytree of the shapes of an example that is a pytree, which the network receives and puts out;
+            None where an example is one array.
         config: the settings that are data (steps, batch size, seeds, folders, mesh ...): a whole ConfigDict, or a
             mapping of dotted fields that differ from their defaults.
         network_of: shape -> the network for examples of that shape; None: the network as it is.
@@ -128,6 +138,8 @@ class Recipe:
     num_classes: int = None  # type: ignore[assignment]
     augmentations: tuple = ()
     shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+    structure: Any = None
     config: ConfigDict | Mapping[str, Any] = dataclasses.field(default_factory=dict)
     network_of: Callable[[tuple[int, ...]], Any] | None = None
 
@@ -137,22 +149,39 @@ class Recipe:
                 object.__setattr__(self, name, value)
             fits.check(self)
 
-    def at(self, shape: tuple[int, ...]) -> "Recipe":
-        """The recipe for examples of a shape."""
-        network = self.network if self.network_of is None else self.network_of(tuple(shape))
-        return dataclasses.replace(self, network=network, shape=tuple(shape))
+    def at(self, shape: Any) -> "Recipe":
+        """The recipe for examples of a shape, or of a pytree of shapes."""
+        network = self.network if self.network_of is None else self.network_of(shape)
+        if packing.is_shape(tuple(shape)):
+            return dataclasses.replace(self, network=network, shape=tuple(shape))
+        network = network if isinstance(network, PackedNetwork) else PackedNetwork(network, shape)
+        return dataclasses.replace(self, network=network, shape=packing.packed_shape(shape), structure=shape)
+
+    def on(self, spec: DataSpec) -> "Recipe":
+        """The recipe for the examples of a source: of their shape, with a null condition where they have conditions."""
+        null = self.null
+        if null is None and spec.condition is not None:
+            null = spec.null
+        return dataclasses.replace(self.at(spec.shape), null=null, dtype=spec.dtype)
 
     @property
     def entry(self) -> str:
         """The name of an example in a record and in a batch: "image" for bytes, else "x"."""
+        if self.dtype is not None:
+            return "image" if self.dtype == "uint8" else "x"
         if self.data is not None:
             return "image" if "image" in self.data[0] else "x"
         return "x" if self.config.data.latents.dir else "image"
 
     @property
-    def makes_pictures(self) -> bool:
-        """Whether its samples are pictures: of bytes, or what an autoencoder makes of latents."""
+    def makes_bytes(self) -> bool:
+        """Whether its samples are bytes: of data that are, or what an autoencoder makes of latents."""
         return self.entry == "image" or bool(self.config.data.latents.dir)
+
+    @property
+    def makes_pictures(self) -> bool:
+        """Whether its samples are pictures, which can be drawn."""
+        return bool(self.config.data.latents.dir) or is_picture(self.shape, "uint8" if self.makes_bytes else "float32")
 
     @property
     def receives_text(self) -> bool:

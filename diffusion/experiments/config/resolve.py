@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion import flow_maps, objectives, parameterizations, samplers, schedules, timesteps
-from diffusion.data import buckets, transforms
+from diffusion.data import buckets, packing, transforms
 from diffusion.data import captions as texts
 from diffusion.experiments.config import ConfigError, fields, names
 from diffusion.experiments.config.entries import annotation, call, takes, tuples_of
@@ -98,7 +98,7 @@ class Resolver:
             null=self.null,
             num_classes=self.config["model"].get("num_classes", 0),
             augmentations=self.augmentations,
-            shape=shape if shape is None else tuple(shape),
+            shape=shape if shape is None else packing.packed_shape(tuple(shape)),
             config=self.config,
             network_of=self.model,
         )
@@ -222,24 +222,25 @@ class Resolver:
 
     # ==== The network ====
 
-    def model(self, shape: tuple[int, ...] | None = None) -> Any:
+    def model(self, shape: Any = None) -> Any:
         """The Linen module `config.model`, not initialised.
 
         The sizes of its images, the channels that it puts out and the times that it receives come from the rest of the
         config, under the names that the network has for them.
 
         Args:
-            shape: (H, W, C) of one example, where the caller knows it: then the patch size is checked against it.
+            shape: of one example, or a pytree of shapes, where the caller knows it: then the patch size is checked
+                against it.
 
         Raises:
             ConfigError: also for a network that the objective or the parameterization cannot be used with.
         """
         shape = shape or self.config["data"]["shape"]
         if shape is not None:
-            check_shape(self.config, tuple(shape))
+            check_shape(self.config, shape)
         name = plain(self.config["model"]).get("name")
         # Before the data are known only the other fields are looked at, of images of some size.
-        module = self._sized(name, tuple(shape or (64, 64, 3)))
+        module = self._sized(name, shape or (64, 64, 3))
         trains = self._trains
         if getattr(module, "dropout", 0):
             raise ConfigError(f"config.model.dropout = {module.dropout}: this loop draws none. Valid: 0.")
@@ -255,8 +256,8 @@ class Resolver:
         of_any_shape = NoneType in typing.get_args(annotation(names.MODELS.get(name), "shape"))
         return module.clone(shape=None) if shape is None and of_any_shape else module
 
-    def _sized(self, name: str, size: tuple[int, ...]) -> Any:
-        """The module for images of a size; one that was built for another size is copied with the new one."""
+    def _sized(self, name: str, size: Any) -> Any:
+        """The module for examples of a size; one that was built for another size is copied with the new one."""
         network = names.MODELS.get(name)
         trains = self._trains
         towers = facts.kind(network) == "towers"
@@ -266,17 +267,21 @@ class Resolver:
                 f"config.model.name = {name!r} puts out as many channels as it takes, and config.parameterization "
                 "(learned_variance) needs as many again. Valid: dit, unet."
             )
-        height = size[0]
-        channels = size[-1]
-        sized = {
-            "shape": size,
-            "axes": len(size) - 1,
-            "resolution": height,
-            "channels": channels,
-            "in_channels": channels,
-            "picture_channels": channels,
-            "out_channels": channels * outputs,
-        }
+        sized = {"shape": size}  # of a pytree, all that there is to say
+        height = 0
+        if packing.is_shape(tuple(size)):
+            size = tuple(size)
+            height = size[0] if size else 1
+            channels = size[-1] if size else 1
+            sized = {
+                "shape": size,
+                "axes": len(size) - 1,
+                "resolution": height,
+                "channels": channels,
+                "in_channels": channels,
+                "picture_channels": channels,
+                "out_channels": channels * outputs,
+            }
         if isinstance(network, type) and not towers and "config.model" in self._built:
             return self._built["config.model"].clone(
                 **{field: x for field, x in sized.items() if takes(network, field)}
@@ -464,8 +469,10 @@ def varied(config: Mapping) -> tuple[int, ...]:
     return tuple(config["data"]["shape"][:2]) if config["data"]["buckets"]["area"] else ()
 
 
-def check_shape(config: Mapping, shape: tuple[int, ...]) -> None:
+def check_shape(config: Mapping, shape: Any) -> None:
     """Refuses a patch that does not divide the sides of the data, and a U-Net that halves them too often."""
+    if not packing.is_shape(tuple(shape)):
+        return
     patch = config["model"].get("patch", 1)
     if any(side % patch for side in shape[:-1]):
         valid = [p for p in range(1, min(shape[:-1]) + 1) if all(side % p == 0 for side in shape[:-1])]

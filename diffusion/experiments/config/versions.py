@@ -76,4 +76,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("ema", "sigma_rel", 0.0),
     _students_of_pairs_and_two_players,
     _second_player,
+    _adds("data", "source", {"name": "tfds"}),
 ]

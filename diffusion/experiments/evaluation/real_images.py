@@ -6,14 +6,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.data import buckets, captions, own_records, pipeline, sources
-from diffusion.experiments.config import ConfigError
+from diffusion.data import buckets, captions, packing, pipeline, sources
+from diffusion.data.sources import sequences
+from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.resolve import varied
+from diffusion.experiments.config.values import from_json, to_json
 
 
 class Split(NamedTuple):
-    """Images uint8 `[N, H, W, C]`, labels int64 `[N]` (zeros without classes), the split's description, captions."""
+    """Real examples, for the metrics.
+
+    Attributes:
+        images: uint8 or float32 `[N, ...]`; those that are pytrees `[N, D]`.
+        labels: int64 `[N]`, zeros without classes.
+        spec: of the split.
+        captions: of each, where it was read with them.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -27,17 +35,17 @@ def split_of(config: Mapping, split: str) -> Split:
     Raises:
         ConfigError: if the dataset or the split is not there.
     """
-    data = config["data"]
+    settings = config["data"]
     try:
-        return _read_split(data["name"], split, data["dir"], data["damaged"], varied(config))
+        return _read_split(to_json({"data": settings}), split)
     except sources.DamagedRecord:
         raise  # no mistake in the config
     except ValueError as error:
         how = ""
-        if data["latents"]["dir"]:
+        if settings["latents"]["dir"]:
             how = (
                 f" The samples of a run on latents are measured by --samples=RUN/samples.npz --reference="
-                f"{data['name']}@{data['split']} --size=SIDE --protocol=adm, without --workdir."
+                f"{settings['name']}@{settings['split']} --size=SIDE --protocol=adm, without --workdir."
             )
         raise ConfigError(f"config.data, config.evaluate.split: {error}{how}") from error
 
@@ -47,7 +55,7 @@ def of_recipe(recipe: Recipe) -> tuple[Split, Split]:
 
     Raises:
         ConfigError: if they are not there.
-        ValueError: if the recipe has records of its own that are no pictures, or none that are held out.
+        ValueError: if the recipe has records of its own, and none that are held out.
     """
     if recipe.data is None:
         return split_of(recipe.config, recipe.config.data.split), split_of(recipe.config, recipe.config.evaluate.split)
@@ -62,22 +70,28 @@ def of_recipe(recipe: Recipe) -> tuple[Split, Split]:
 
 
 def _of_records(own: Sequence[Mapping], split: str, recipe: Recipe) -> Split:
-    spec = own_records.describe(own, recipe.num_classes, split)
-    labels = np.array([record.get("label", 0) for record in own], np.int64)
-    return Split(np.stack([record["image"] for record in own]), labels, spec)
+    return _read(sequences.Records(own, recipe.num_classes, split), "stop", ())
 
 
 @functools.lru_cache(maxsize=4)
-def _read_split(name: str, split: str, data_dir: str, damaged: str, sizes: tuple[int, ...]) -> Split:
-    source, spec = sources.open_source(name, split, data_dir, varied=sizes)
-    images = np.empty((spec.size, *spec.shape), np.uint8)
+def _read_split(text: str, split: str) -> Split:
+    """The split of a config's data; the text is that of its fields, by which it is kept."""
+    config = from_json(text)
+    return _read(data.source(config, split), config["data"]["damaged"], resolve.varied(config))
+
+
+def _read(source: sources.Source, damaged: str, sizes: tuple[int, ...]) -> Split:
+    spec = source.spec
+    images = np.empty((spec.size, *packing.packed_shape(spec.shape)), spec.dtype)
     labels = np.zeros(spec.size, np.int64)
     count = 0
     for start in range(0, spec.size, 1000):
         rows = range(start, min(start + 1000, spec.size))
-        for record in pipeline.sound(source, rows) if damaged == "skip" else source.__getitems__(rows):
+        for record in pipeline.sound(source, rows) if damaged == "skip" else pipeline.fetch(source, np.asarray(rows)):
             if record is not None:
-                images[count] = buckets.fit(record["image"], sizes)[0] if sizes else record["image"]  # the middle
+                example = record[spec.entry]
+                # Of pictures of several sizes, the middle.
+                images[count] = buckets.fit(example, sizes)[0] if sizes else packing.pack(example, spec.shape)
                 labels[count] = record.get("label", 0)
                 count += 1
     return Split(images[:count], labels[:count], spec)

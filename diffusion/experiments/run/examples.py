@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from diffusion.data import buckets, captions, catalog, latent_cache, own_records, pipeline, sources
+from diffusion.data import buckets, captions, latent_cache, packing, pipeline, sources
 from diffusion.data.transforms import Augmentation
-from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.models import facts
@@ -25,7 +25,7 @@ class Examples(NamedTuple):
         where: the folder that holds them.
     """
 
-    source: pipeline.Source
+    source: sources.Source
     spec: sources.DataSpec
     augment: tuple[Augmentation, ...]
     sizes: tuple[buckets.Size, ...] = ()
@@ -34,9 +34,10 @@ class Examples(NamedTuple):
 
     def __str__(self) -> str:
         """One line for the start of a run: what they are, how many, and where they lie."""
-        shape = " x ".join(map(str, self.spec.shape))
+        shape = " x ".join(map(str, self.spec.shape)) if packing.is_shape(self.spec.shape) else str(self.spec.shape)
         classes = self.spec.num_classes
-        kind = "pictures" if self.spec.entry == "image" else "examples" if self.where == "memory" else "latents"
+        latents = isinstance(self.source, latent_cache.Latents)
+        kind = "pictures" if self.spec.pictures else "latents" if latents else "examples"
         sizes = f"{len(self.sizes)} sizes near {shape}" if self.sizes else shape
         of_classes = f" of {classes} classes" if classes else ""
         named = " ".join(filter(None, (self.spec.name, self.spec.version)))
@@ -89,25 +90,25 @@ def open_examples(recipe: Recipe) -> Examples:
         ConfigError: if it is not there, or is a cache of other pictures or by another autoencoder than is asked for.
     """
     if recipe.data is not None:
-        spec = own_records.describe(recipe.data, recipe.num_classes)
-        return Examples(own_records.Records(recipe.data), spec, recipe.augmentations, where="memory")
+        own = data.of_recipe(recipe)
+        return Examples(own, own.spec, recipe.augmentations, where=own.where)
     config = recipe.config
-    data = config["data"]
-    place = data["latents"]["dir"]
+    settings = config["data"]
+    folder = settings["latents"]["dir"]
     try:
-        if not place:
+        if not folder:
             sizes = resolve.sizes(config)
-            source, spec = sources.open_source(data["name"], data["split"], data["dir"], varied=resolve.varied(config))
-            bucket = buckets.nearest(buckets.measured_once(source, data["threads"]), sizes) if sizes else ()
-            where = str(catalog.find(data["name"], data["dir"]))
-            return Examples(_with_texts(recipe, source), spec, recipe.augmentations, sizes, bucket, where)
-        cache, spec = latent_cache.open_cache(place)
-        asked = data["latents"]["autoencoder"]
-        autoencoder = autoencoder_folders.load(asked).record if asked else None
-        latent_cache.require(cache.description, data["name"], data["split"], autoencoder, where=place)
-        return Examples(_with_texts(recipe, cache), spec, (cache.draw,), where=place)
-    except sources.DamagedRecord:
-        raise  # no mistake in the config
+            source = data.source(config, settings["split"])
+            bucket = buckets.nearest(buckets.measured_once(source, settings["threads"]), sizes) if sizes else ()
+            texts = _with_texts(recipe, source)
+            return Examples(texts, source.spec, recipe.augmentations, sizes, bucket, source.where)
+        cache, spec = latent_cache.open_cache(folder)
+        required = settings["latents"]["autoencoder"]
+        autoencoder = autoencoder_folders.load(required).record if required else None
+        latent_cache.require(cache.description, settings["name"], settings["split"], autoencoder, where=folder)
+        return Examples(_with_texts(recipe, cache), spec, (cache.draw,), where=folder)
+    except (sources.DamagedRecord, ConfigError):
+        raise  # the first is no mistake in the config
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"config.data: {error}") from error
 
@@ -153,16 +154,16 @@ def _differing(before: Mapping, now: Mapping) -> str:
     )
 
 
-def _with_texts(recipe: Recipe, source: pipeline.Source) -> pipeline.Source:
+def _with_texts(recipe: Recipe, source: sources.Source) -> sources.Source:
     """The source, with what a network that receives text receives of each record's caption."""
     inputs = facts.text_inputs(recipe.network)
     if inputs is None:
         return source
-    data = recipe.config["data"]
-    place = data["text"][resolve.TEXT_FOLDERS[inputs.of]]
+    settings = recipe.config["data"]
+    place = settings["text"][resolve.TEXT_FOLDERS[inputs.of]]
     if inputs.of == "embeddings":
-        captions.require(place, data["name"], data["split"], len(source))
+        captions.require(place, settings["name"], settings["split"], len(source))
         table = captions.read(place)
     else:
-        table = captions.tokens(captions.texts_of(data["name"], data["split"], data["dir"]), place)
+        table = captions.tokens(captions.texts_of(settings["name"], settings["split"], settings["dir"]), place)
     return captions.Captioned(source, table._replace(entries={name: table.entries[name] for name in inputs.entries}))

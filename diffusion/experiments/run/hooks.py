@@ -10,8 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion.data import sources
-from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.evaluation.sample_metrics import evaluate_samples
@@ -54,8 +53,8 @@ def evaluation(
     config = recipe.config
     split = "validation"
     try:
-        sources.describe(config.data.name, split, config.data.dir, resolve.varied(config))
-    except ValueError:
+        data.source(config, split)
+    except ConfigError:
         split = config.evaluate.split
     make = generate.generator(recipe, mesh)
     labels = generate.balanced_labels(config.evaluate.number, recipe.num_classes)

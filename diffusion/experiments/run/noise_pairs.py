@@ -47,7 +47,7 @@ class Paired(NamedTuple):
         sizes: none: all are of one size.
     """
 
-    source: pipeline.Source
+    source: sources.Source
     spec: sources.DataSpec
     sizes: tuple = ()
 
@@ -70,7 +70,7 @@ class Paired(NamedTuple):
 class Pairs:
     """The data's records, over and over, each with its pair in place of its example."""
 
-    def __init__(self, source: pipeline.Source, parts: Sequence[np.ndarray]):
+    def __init__(self, source: sources.Source, parts: Sequence[np.ndarray]):
         self._source, self._parts = source, parts
 
     def __len__(self) -> int:
@@ -102,7 +102,7 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, given: Examples, mesh: M
     """
     place = pathlib.Path(workdir) / "pairs"
     number = recipe.teacher.pairs
-    shape = given.spec.shape
+    shape = recipe.shape
     runs = [range(first, min(first + FILE, number)) for first in range(0, number, FILE)]
     missing = [rows for rows in runs if _read(place, rows, shape) is None]
     if missing:

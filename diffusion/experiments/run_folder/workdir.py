@@ -16,15 +16,16 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from diffusion.data import latent_cache, sources
-from diffusion.experiments.config import ConfigError, fields, versions
+from diffusion.experiments.config import ConfigError, data, fields, versions
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.extensions import printed
-from diffusion.experiments.config.values import require_names
+from diffusion.experiments.config.values import plain, require_names
 from diffusion.io import file_systems as places
 from diffusion.io import limits
 from diffusion.io.files import whole
@@ -34,7 +35,7 @@ from diffusion.training.runtime import agreement
 # Fields that a run may change when it goes on: they do not alter what its past steps computed.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "checkpoint.*", "evaluate.*", "sample.*", "mesh.*", "data.dir", "data.threads",
-    "data.damaged", "data.changed", "data.latents.*", "data.text.*",
+    "data.source.path", "data.damaged", "data.changed", "data.latents.*", "data.text.*",
 )  # fmt: skip
 
 
@@ -168,14 +169,23 @@ def _saved_config(workdir: str | pathlib.Path) -> ConfigDict:
         raise WorkdirError(f"--workdir={workdir}: {error}") from error
 
 
-def example_shape(config: Mapping) -> tuple[int, ...]:
-    """Returns the shape (H, W, C) of one example: the config's own, or that of its dataset or cache of latents."""
-    data = config["data"]
-    if data["shape"] is not None:
-        return tuple(data["shape"])
-    if data["latents"]["dir"]:
-        return latent_cache.describe(data["latents"]["dir"]).shape
-    return sources.shape(data["name"], data["split"], data["dir"])
+def example_shape(config: Mapping) -> Any:
+    """Returns the shape of one example: the config's own, or that of its data; nothing is prepared.
+
+    Args:
+        config: the run's.
+
+    Returns:
+        A tuple of integers, or a pytree of such.
+    """
+    settings = config["data"]
+    if settings["shape"] is not None:
+        return tuple(settings["shape"])
+    if settings["latents"]["dir"]:
+        return latent_cache.describe(settings["latents"]["dir"]).shape
+    if data.is_tfds(config) and not plain(settings["source"]).get("side"):
+        return sources.shape(settings["name"], settings["split"], settings["dir"])
+    return data.source(config, settings["split"]).spec.shape
 
 
 def text_model(workdir: str | pathlib.Path) -> pathlib.Path:

@@ -11,22 +11,24 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from diffusion.experiments.config.values import config_hash
 from diffusion.io import files
 
 
-def key(config: Mapping, leaves: Mapping, weights: str, labels: np.ndarray, seeds: np.ndarray) -> str:
+def key(config: Mapping, leaves: Mapping, weights: str, labels: Any, seeds: np.ndarray) -> str:
     """A name for samples: equal for an equal config, checkpoint, choice of its weights, labels and seeds."""
     about = json.dumps([config_hash(config), weights, leaves], sort_keys=True).encode()
-    return hashlib.sha256(about + labels.tobytes() + seeds.tobytes()).hexdigest()[:16]
+    conditions = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(labels))
+    return hashlib.sha256(about + conditions + seeds.tobytes()).hexdigest()[:16]
 
 
 def images(
     make: Callable[..., np.ndarray],
     params: Any,
-    labels: np.ndarray,
+    labels: Any,
     seeds: np.ndarray,
     batch_size: int,
     place: pathlib.Path,
@@ -38,7 +40,7 @@ def images(
     Args:
         make: `generate.Generator.images`.
         params: the weights.
-        labels: int [N].
+        labels: int [N], or a pytree of arrays [N, ...].
         seeds: uint32 [N].
         batch_size: images in a batch, as `make` takes them.
         place: the folder of the batches, OUT/.samples-KEY; made if missing.
@@ -46,16 +48,16 @@ def images(
         share: (p, P): every P-th batch from the p-th on; (0, 1) is all.
 
     Returns:
-        uint8 [N, H, W, C], or the rows of the share, at least one.
+        [N, ...] as `make` makes them, or the rows of the share, at least one batch.
     """
     place.mkdir(exist_ok=True)
     made = []
-    for first in list(range(0, len(labels), batch_size))[share[0] :: share[1]] or [0]:
-        rows = slice(first, min(first + batch_size, len(labels)))
+    for first in list(range(0, len(seeds), batch_size))[share[0] :: share[1]] or [0]:
+        rows = slice(first, min(first + batch_size, len(seeds)))
         file = place / f"{first:08}.npy"
         batch = files.array(file)
-        if batch is None or len(batch) != len(labels[rows]):
-            batch = make(params, labels[rows], seeds[rows])
+        if batch is None or not batch.ndim or len(batch) != len(seeds[rows]):
+            batch = make(params, jax.tree.map(lambda leaf, rows=rows: leaf[rows], labels), seeds[rows])
             with files.whole(file) as handle:
                 np.save(handle, batch)
         made.append(batch)

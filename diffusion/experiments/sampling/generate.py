@@ -12,24 +12,26 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from diffusion import flow_maps, guidance, parameterizations, samplers
+from diffusion.data import pipeline
 from diffusion.data.transforms import to_uint8
-from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.models.layers import conditions, layout
 from diffusion.objectives import Jumps
 from diffusion.training import sharding
+from diffusion.training.step import conditioned
 
 SEEDS = 1_000_000  # samples that one config.sample.seed stands for
 
 
 class Generator(NamedTuple):
-    """Compiled functions of (params, labels, seeds); of a run of prompts, labels are {name: `[N, ...]`}.
+    """Compiled functions of (params, labels, seeds); where conditions are no classes, labels are a pytree `[N, ...]`.
 
     Attributes:
-        images: (params, labels `[N]`, seeds `[N]`, progress) -> uint8 `[N, H, W, C]`, or float32 `[N, ...]` for a run
-            on data that are no pictures; for any N, in batches of the config's size. Image i depends on labels[i] and
-            seeds[i] alone. `progress(done)` is called after each batch.
+        images: (params, labels `[N]`, seeds `[N]`, progress) -> uint8 `[N, ...]`, or float32 `[N, ...]` for a run on
+            data that are no bytes, `[N, D]` for one on pytrees; for any N, in batches of the config's size. Image i
+            depends on labels[i] and seeds[i] alone. `progress(done)` is called after each batch.
         trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), on the scale
             [-1, 1] of the network's world.
         nfe: network evaluations for each sample; one that guidance evaluates twice counts once.
@@ -43,6 +45,24 @@ class Generator(NamedTuple):
 def balanced_labels(number: int, num_classes: int) -> np.ndarray:
     """int32 `[number]` labels 0, 1, .., num_classes - 1, 0, 1, ..: every class as often as any other, up to one."""
     return (np.arange(number) % max(num_classes, 1)).astype(np.int32)
+
+
+def conditions_of(recipe: Recipe, number: int) -> Any:
+    """The conditions of so many samples: all classes in turn, or those of the data's first records.
+
+    Args:
+        recipe: of the run, for its data.
+        number: of samples.
+
+    Returns:
+        int32 `[number]`, zeros for an unconditional run; else a pytree of arrays `[number, ...]`, as networks receive.
+    """
+    if recipe.num_classes or recipe.null is None or recipe.receives_text:
+        return balanced_labels(number, recipe.num_classes)
+    source = data.of_recipe(recipe)
+    records = pipeline.fetch(source, np.arange(number) % len(source))
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(record["condition"] for record in records))
+    return jax.tree.map(np.asarray, conditioned(stacked))
 
 
 def seeds(config: Mapping, number: int) -> np.ndarray:
@@ -149,7 +169,7 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
     def finish(params, decoder, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
             x = decode(decoder, sampled(samplers.sample, params, labels, seeds))
-            return to_uint8(x) if recipe.makes_pictures else x
+            return to_uint8(x) if recipe.makes_bytes else x
 
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     finish = jax.jit(finish, out_shardings=everywhere)

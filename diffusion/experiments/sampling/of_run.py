@@ -4,11 +4,13 @@ import functools
 import json
 import pathlib
 import time
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from diffusion.data import packing
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
@@ -16,34 +18,37 @@ from diffusion.experiments.evaluation import plots
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import averages, batches_on_disk, generate
 from diffusion.io import files
+from diffusion.io.leaf_names import leaves_of
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, progress
+from diffusion.training.step import conditioned
 
 
 def sample(
     recipe: Recipe,
     folder: str | pathlib.Path,
     out: str | pathlib.Path | None = None,
-    labels: np.ndarray | None = None,
+    labels: Any = None,
     step: int | None = None,
     weights: str = "ema",
     average: float | None = None,
-) -> np.ndarray:
+) -> Any:
     """Makes config.sample.number samples of a run, and writes them with the pictures that show them.
 
     Args:
         recipe: of the run, for a shape of examples.
         folder: the run folder.
         out: where to write; the run folder if None.
-        labels: int `[number]`, the classes; all of them in turn if None.
+        labels: int `[number]`, the classes; or a pytree `[number, ...]` of conditions, as the records have them. None:
+            all classes in turn, or the conditions of the first records.
         step: of the checkpoint; the latest if None.
         weights: "ema", the moving average, or "params", the raw ones.
         average: width, as a share of the run, of a moving average made now from those of all kept checkpoints; for a
             run with config.ema.sigma_rel.
 
     Returns:
-        uint8 `[N, H, W, C]`, or float32 `[N, ...]` for a run on data that are no pictures.
+        uint8 `[N, ...]` for a run on bytes, else float32 `[N, ...]`; a pytree of such for one on pytrees.
 
     Raises:
         ConfigError: if the run makes no samples of classes.
@@ -61,7 +66,7 @@ def sample(
         load = checkpoints.load_ema if weights == "ema" else checkpoints.load_params
         params, step = load(folder, step)
     number = config.sample.number
-    labels = generate.balanced_labels(number, recipe.num_classes) if labels is None else labels
+    labels = generate.conditions_of(recipe, number) if labels is None else jax.tree.map(np.asarray, conditioned(labels))
     seeds = generate.seeds(config, number)
     devices = jax.local_devices()
     mesh = sharding.make_mesh({"data": -1}, devices) if len(devices) > 1 else None
@@ -88,13 +93,19 @@ def sample(
         )
 
     agreement.first(finish)
-    return images
+    return packing.unpack(images, recipe.structure) if recipe.structure is not None else images
 
 
 def _write(out, recipe, make, params, images, labels, seeds, checkpoint) -> list[pathlib.Path]:
     """Writes samples.npz, its record and, of pictures, the figures; removes the batches; returns what to look at."""
+    arrays = {"images": images, "labels": labels, "seeds": seeds}
+    if recipe.structure is not None:
+        arrays |= leaves_of({"images": packing.unpack(images, recipe.structure)})
+        del arrays["images"]
+    if recipe.null is not None and not recipe.num_classes:
+        arrays |= leaves_of({"condition": labels}) | {"labels": np.zeros(len(seeds), np.int32)}
     with files.whole(out / "samples.npz") as file:
-        np.savez(file, images=images, labels=labels, seeds=seeds)  # deflate is 20 times as slow, and gains 8 % or so
+        np.savez(file, **arrays)  # deflate is 20 times as slow, and gains 8 % or so
     record = {
         "checkpoint": checkpoint,
         "sample": plain(recipe.config.sample),
@@ -108,8 +119,9 @@ def _write(out, recipe, make, params, images, labels, seeds, checkpoint) -> list
     batches_on_disk.clear(out)
     if not recipe.makes_pictures:
         return [out / "samples.npz"]
-    plots.sample_grid(images, labels, out / "samples.png")
-    first = np.unique(labels, return_index=True)[1][:10]
-    x, x0 = make.trajectory(params, labels[first], seeds[first])
-    plots.trajectory(x, x0, recipe.plan.grid, labels[first], out / "trajectory.png")
+    classes = arrays["labels"]
+    plots.sample_grid(images, classes, out / "samples.png")
+    first = np.unique(classes, return_index=True)[1][:10]
+    x, x0 = make.trajectory(params, jax.tree.map(lambda leaf: leaf[first], labels), seeds[first])
+    plots.trajectory(x, x0, recipe.plan.grid, classes[first], out / "trajectory.png")
     return [out / "samples.npz", out / "samples.png", out / "trajectory.png"]

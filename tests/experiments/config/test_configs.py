@@ -2,7 +2,6 @@
 
 import ast
 import pathlib
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 import configs
+from diffusion.data.sources import DataSpec
 from diffusion.experiments.config import ConfigError, checks, recipes, resolve
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.values import from_json, plain, to_json
@@ -18,12 +18,14 @@ FOLDER = pathlib.Path(configs.__file__).parent
 RECIPES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "saved"))
 
 
-class Spec(NamedTuple):
-    shape: tuple
-    num_classes: int
-
-
-SPECS = {"digits": Spec((8, 8, 1), 10), "cifar10": Spec((32, 32, 3), 10), "imagenet2012": Spec((32, 32, 4), 1000)}
+SPECS = {
+    name: DataSpec(name, "train", shape, classes, 100)
+    for name, shape, classes in (
+        ("digits", (8, 8, 1), 10),
+        ("cifar10", (32, 32, 3), 10),
+        ("imagenet2012", (32, 32, 4), 1000),
+    )
+}
 
 
 def presets(recipe: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import collections
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +11,14 @@ from ml_collections import ConfigDict
 
 from configs import digits
 from diffusion import guidance, parameterizations, schedules, timesteps
+from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, entries, names, resolve
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import plain
 from diffusion.parameterizations import Prediction
 
-
-class Spec(NamedTuple):
-    shape: tuple
-    num_classes: int
-
-
-SPEC = Spec((8, 8, 1), 10)
+SPEC = DataSpec("digits", "train", (8, 8, 1), 10, 100)
 
 
 def changed(*changes, preset="tiny"):
@@ -258,7 +252,7 @@ def test_what_can_run_is_accepted(case):
 def test_a_classifier_needs_classes():
     config = changed(("model.num_classes", 0), NO_DROPOUT, NO_GUIDANCE)
     with pytest.raises(ConfigError, match=r"config\.evaluate\.features .* no classes"):
-        checks.validate(config, Spec((8, 8, 1), 0))
+        checks.validate(config, SPEC._replace(num_classes=0))
 
 
 def test_a_missing_field_is_named():
@@ -434,7 +428,7 @@ class Started(Exception):
     """The run has built everything that its first step needs."""
 
 
-def test_starting_the_digits_run_builds_each_of_its_eleven_entries_once(tmp_path, monkeypatch):
+def test_starting_the_digits_run_builds_each_of_its_twelve_entries_once(tmp_path, monkeypatch):
     calls = collections.Counter()
 
     def counted(name, function):
@@ -467,7 +461,7 @@ def test_starting_the_digits_run_builds_each_of_its_eleven_entries_once(tmp_path
     assert calls == dict.fromkeys(
         (
             "rectified_flow", "velocity", "steps", "flow_matching", "logit_normal", "dit", "adamw",
-            "dpmpp_2m", "uniform", "classifier_free", "heun",
+            "dpmpp_2m", "uniform", "classifier_free", "heun", "tfds",
         ),
         1,
     )  # fmt: skip

@@ -48,6 +48,7 @@ def test_the_config_of_an_earlier_commit_is_complete(before):
     assert "version" not in old and "version" not in config
     assert plain(config)["second_player"] == plain(old)["rival"]
     rest = plain(config)
+    assert rest["data"].pop("source") == {"name": "tfds"}
     del rest["second_player"], old["rival"]
     assert rest == plain(old)
 
@@ -58,7 +59,7 @@ def test_each_field_that_came_later_gets_the_value_that_changes_nothing():
     oldest = plain(config)
     del oldest["second_player"], oldest["ema"]["sigma_rel"], oldest["evaluate"]["failed"]
     del oldest["teacher"]["scale"], oldest["teacher"]["pairs"]
-    for name in ("latents", "changed", "buckets", "text"):
+    for name in ("latents", "changed", "buckets", "text", "source"):
         del oldest["data"][name]
     assert plain(versions.read(json.dumps(oldest))) == plain(config)
 

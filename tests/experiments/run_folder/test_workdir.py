@@ -126,7 +126,14 @@ def test_command_can_be_pasted(monkeypatch):
 
 
 def test_shape_of_an_example():
-    data = {"name": "digits", "split": "train", "dir": "", "shape": None, "latents": {"dir": ""}}
+    data = {
+        "source": {"name": "tfds"},
+        "name": "digits",
+        "split": "train",
+        "dir": "",
+        "shape": None,
+        "latents": {"dir": ""},
+    }
     assert workdir.example_shape({"data": data}) == (8, 8, 1)
     assert workdir.example_shape({"data": {**data, "shape": [32, 32, 4]}}) == (32, 32, 4)
 
@@ -161,7 +168,14 @@ def test_paths_mean_the_same_from_any_folder(tmp_path, monkeypatch):
 
 
 def test_a_dataset_that_is_not_there_is_not_prepared_for_its_shape(tmp_path):
-    data = {"name": "digits", "split": "train", "dir": str(tmp_path), "shape": None, "latents": {"dir": ""}}
+    data = {
+        "source": {"name": "tfds"},
+        "name": "digits",
+        "split": "train",
+        "dir": str(tmp_path),
+        "shape": None,
+        "latents": {"dir": ""},
+    }
     with pytest.raises(FileNotFoundError, match="nothing is written there"):
         workdir.example_shape({"data": data})
     assert not list(tmp_path.iterdir())

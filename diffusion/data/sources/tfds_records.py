@@ -1,6 +1,7 @@
-"""Random access to the records of a dataset, by its TFDS name."""
+"""A dataset that TFDS has prepared, by its name; TensorFlow is not needed, and nothing is downloaded."""
 
-__all__ = ["DamagedRecord", "DataSpec", "Records", "column", "describe", "open_source", "shape"]
+__all__ = ["Records", "column", "describe", "open_source", "shape", "tfds"]
+
 
 import functools
 import hashlib
@@ -8,38 +9,18 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
-import tensorflow_datasets as tfds
+import tensorflow_datasets
 
 from diffusion.data import catalog, fingerprints
+from diffusion.data.sources.spec import DamagedRecord, DataSpec
 from diffusion.data.transforms import decode, decode_any, decode_square
 from diffusion.io import failures, files, limits, pictures
 
 IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
 MEMORY_LIMIT = 2**30  # bytes of decoded images up to which a split is kept in memory
-
-
-class DamagedRecord(ValueError):
-    """A record cannot be read, or does not fit its dataset's description; the message names it and the reason."""
-
-
-class DataSpec(NamedTuple):
-    """What the records of one split of a dataset are."""
-
-    name: str  # as it was requested: "digits", "cifar10", "imagenet_resized/64x64"
-    split: str  # "train", "test", or a part of one such as "train[:90%]"
-    shape: tuple[int, int, int]  # of an image: height, width, channels
-    num_classes: int  # 0 where the dataset has no classes
-    size: int  # number of records
-    version: str = ""  # of the dataset, "1.0.0"
-    dtype: str = "uint8"  # of an example; "float32" for latents
-
-    @property
-    def entry(self) -> str:
-        """The name of an example in a record and in a batch: "image" for bytes, else "x"."""
-        return "image" if self.dtype == "uint8" else "x"
 
 
 def describe(name: str, split: str, data_dir: str = "", varied: tuple[int, ...] = ()) -> DataSpec:
@@ -108,8 +89,12 @@ def open_source(
             f"{name} ({split}) declares {spec.size:,} records, but its files have {held:,} bytes; prepare it again."
         )
     # Images stay encoded: other image features are not needed, and "image" is decoded where its errors can be named.
-    features = cast(tfds.features.FeaturesDict, builder.info.features).items()
-    skip = {key: tfds.decode.SkipDecoding() for key, feature in features if isinstance(feature, tfds.features.Image)}
+    features = cast(tensorflow_datasets.features.FeaturesDict, builder.info.features).items()
+    skip = {
+        key: tensorflow_datasets.decode.SkipDecoding()
+        for key, feature in features
+        if isinstance(feature, tensorflow_datasets.features.Image)
+    }
     if side:
         read = functools.partial(decode_square, side=side, channels=spec.shape[2], limit=IMAGE_LIMIT)
     elif varied:
@@ -118,7 +103,23 @@ def open_source(
         read = functools.partial(decode, shape=spec.shape)
     # (TFDS's decorator hides the parameters.)
     encoded = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
-    return Records(encoded, spec, read, keep=not varied), spec
+    where = str(catalog.find(name, data_dir))
+    return Records(encoded, spec, read, keep=not varied, where=where), spec
+
+
+def tfds(dataset: str, split: str, folder: str = "", side: int = 0, varied: tuple[int, ...] = ()) -> "Records":
+    """The source of a dataset that TFDS has prepared: `config.data.name` in `config.data.dir`.
+
+    Args:
+        dataset: its name.
+        split: of it, or a part in TFDS's notation.
+        folder: of prepared datasets.
+        side, varied: as in `open_source`.
+
+    Raises:
+        FileNotFoundError, ValueError: as in `describe`.
+    """
+    return open_source(dataset, split, folder, side, varied)[0]
 
 
 def column(name: str, split: str, feature: str, data_dir: str = "") -> list[Any]:
@@ -133,11 +134,20 @@ def column(name: str, split: str, feature: str, data_dir: str = "") -> list[Any]
     """
     builder = _builder(name, data_dir)
     spec = _spec(builder, name, split, (1, 1))
-    features = dict(cast(tfds.features.FeaturesDict, builder.info.features).items())
-    if not isinstance(features.get(feature), tfds.features.Text | tfds.features.Scalar | tfds.features.ClassLabel):
+    features = dict(cast(tensorflow_datasets.features.FeaturesDict, builder.info.features).items())
+    if not isinstance(
+        features.get(feature),
+        tensorflow_datasets.features.Text
+        | tensorflow_datasets.features.Scalar
+        | tensorflow_datasets.features.ClassLabel,
+    ):
         have = ", ".join(f"{key} ({type(value).__name__})" for key, value in sorted(features.items()))
         raise ValueError(f"{name} has no feature {feature!r} that is a text or a number; it has {have}.")
-    skip = {key: tfds.decode.SkipDecoding() for key, kind in features.items() if isinstance(kind, tfds.features.Image)}
+    skip = {
+        key: tensorflow_datasets.decode.SkipDecoding()
+        for key, kind in features.items()
+        if isinstance(kind, tensorflow_datasets.features.Image)
+    }
     encoded = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
     values = []
     for first in range(0, spec.size, 1000):
@@ -149,17 +159,20 @@ def column(name: str, split: str, feature: str, data_dir: str = "") -> list[Any]
 class Records:
     """The decoded records of a split; those of a small dataset stay in memory once they have been read."""
 
-    def __init__(self, encoded: Any, spec: DataSpec, read: Callable[[bytes], np.ndarray], keep: bool = True):
+    def __init__(
+        self, encoded: Any, spec: DataSpec, read: Callable[[bytes], np.ndarray], keep: bool = True, where: str = ""
+    ):
         """Wraps a TFDS data source whose images are left encoded, for `read` to decode."""
         self._encoded = encoded
-        self._spec = spec
+        self.spec = spec
+        self.where = where
         self._decode_image = read
         self._keep = keep and spec.size * int(np.prod(spec.shape)) <= MEMORY_LIMIT
         self._kept: dict[int, dict[str, Any]] = {}
         self._damaged: dict[int, DamagedRecord] = {}
 
     def __len__(self) -> int:
-        return self._spec.size
+        return self.spec.size
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Returns one record; see `__getitems__`."""
@@ -181,7 +194,7 @@ class Records:
         """
         for row in rows:
             if not 0 <= row < len(self):
-                raise IndexError(f"{self._spec.name} ({self._spec.split}): row {row} is not in 0..{len(self) - 1}.")
+                raise IndexError(f"{self.spec.name} ({self.spec.split}): row {row} is not in 0..{len(self) - 1}.")
             if row in self._damaged:  # not read anew in every epoch
                 raise self._damaged[row]
         new = [row for row in rows if row not in self._kept]
@@ -196,7 +209,7 @@ class Records:
         Returns:
             {"records", "bytes", "sha256"}, the same wherever the files lie and whenever they were written.
         """
-        paths = self._encoded.dataset_info.splits[self._spec.split].filepaths
+        paths = self._encoded.dataset_info.splits[self.spec.split].filepaths
         held = sum(Path(path).stat().st_size for path in paths)
         sampled = fingerprints.digest(map(self._stored, fingerprints.rows(len(self))))
         return {"records": len(self), "bytes": held, "sha256": sampled}
@@ -211,9 +224,9 @@ class Records:
 
     def stamp(self) -> str:
         """sha256 of what the split is and of its files' names, lengths and times of change; reads no record."""
-        paths = self._encoded.dataset_info.splits[self._spec.split].filepaths
+        paths = self._encoded.dataset_info.splits[self.spec.split].filepaths
         about = [(Path(path).name, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
-        known = [self._spec.name, self._spec.version, self._spec.split, self._spec.size, about]
+        known = [self.spec.name, self.spec.version, self.spec.split, self.spec.size, about]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def sizes(self, rows: Sequence[int]) -> np.ndarray:
@@ -251,42 +264,44 @@ class Records:
             self._require_read(row, error)
             raise self._unusable(row, error) from error
         image.flags.writeable = False  # it may be handed out again
-        if not self._spec.num_classes:
+        if not self.spec.num_classes:
             return {"image": image}
         label = int(encoded["label"])
-        if not 0 <= label < self._spec.num_classes:
-            raise self._unusable(row, f"its label is {label}, expected 0..{self._spec.num_classes - 1}")
+        if not 0 <= label < self.spec.num_classes:
+            raise self._unusable(row, f"its label is {label}, expected 0..{self.spec.num_classes - 1}")
         return {"image": image, "label": label}
 
     def _require_read(self, row: int, error: Exception) -> None:
         """Raises `failures.Unreadable` for an error of the machine, not of the record."""
         if failures.of_machine(error):
             raise failures.Unreadable(
-                f"{self._spec.name} ({self._spec.split}): record {row} could not be read: {error}. The dataset may be "
+                f"{self.spec.name} ({self.spec.split}): record {row} could not be read: {error}. The dataset may be "
                 "sound: see that this user may read it and that the disk answers."
             ) from error
 
     def _unusable(self, row: int, reason: Any) -> DamagedRecord:
         """Returns the error for a record that cannot be used, and remembers it."""
         self._damaged[row] = DamagedRecord(
-            f"{self._spec.name} ({self._spec.split}): record {row} cannot be used: {reason}. "
+            f"{self.spec.name} ({self.spec.split}): record {row} cannot be used: {reason}. "
             "The dataset on disk is damaged or does not fit its description: prepare it again, or leave such records "
             "out by --config.data.damaged=skip."
         )
         return self._damaged[row]
 
 
-def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str, size: tuple[int, ...] = ()) -> DataSpec:
+def _spec(
+    builder: tensorflow_datasets.core.DatasetBuilder, name: str, split: str, size: tuple[int, ...] = ()
+) -> DataSpec:
     """Checks that a dataset has what the pipeline needs, and describes it."""
     info = builder.info
     try:
         examples = info.splits[split].num_examples
     except (KeyError, ValueError) as error:
         raise ValueError(f"{name} has no split {split!r}; its splits are {', '.join(sorted(info.splits))}.") from error
-    features = dict(sorted(cast(tfds.features.FeaturesDict, info.features).items()))
+    features = dict(sorted(cast(tensorflow_datasets.features.FeaturesDict, info.features).items()))
     feature = features.get("image")
     have = ", ".join(f"{key} ({type(value).__name__})" for key, value in features.items())
-    if not isinstance(feature, tfds.features.Image):
+    if not isinstance(feature, tensorflow_datasets.features.Image):
         raise ValueError(f"{name} has no image feature named 'image'; it has {have}.")
     stored = cast(tuple[int | None, ...], feature.shape)
     dtype = np.dtype(cast(Any, feature.np_dtype))
@@ -304,16 +319,16 @@ def _spec(builder: tfds.core.DatasetBuilder, name: str, split: str, size: tuple[
             f"{limits.size(IMAGE_LIMIT)} are read. Prepare it with smaller images."
         )
     label = features.get("label")
-    num_classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else 0
+    num_classes = label.num_classes if isinstance(label, tensorflow_datasets.features.ClassLabel) else 0
     return DataSpec(name, split, sides, num_classes or 0, examples, str(info.version))
 
 
-def _builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+def _builder(name: str, data_dir: str) -> tensorflow_datasets.core.DatasetBuilder:
     """Opens the folder of a prepared dataset."""
     folder = catalog.find(name, data_dir)
     catalog.check_folder(folder)
-    builder = tfds.builder_from_directory(folder)
-    if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+    builder = tensorflow_datasets.builder_from_directory(folder)
+    if builder.info.file_format is not tensorflow_datasets.core.FileFormat.ARRAY_RECORD:
         stored = getattr(builder.info.file_format, "value", None)
         raise ValueError(
             f"{name} in {folder} is stored as {stored}, which has no random access; write it "

@@ -1,0 +1,88 @@
+"""Sources of records, one file for each format; each function returns a `Source`.
+
+- `tfds_records`: a dataset that TFDS has prepared, by its name.
+- `picture_files`: a folder of class folders; a folder of pictures with a table, or a text beside each.
+- `tar_files`: WebDataset's tar shards; `parquet_files`: Hugging Face's layout; `record_files`: ArrayRecord.
+- `array_files`: the arrays of a .npz or .npy file, or of a folder of .npy files, mapped into memory.
+- `sequences`: any Python sequence of records.
+- `combined`: mixtures by weight, and the records that a condition keeps.
+- `columns`: what all formats of files share: which column is the example, the label, the condition.
+- `splits`: the parts of a source of files; `spec`: what the records of a source are.
+
+A new format is a function that returns a `Source`, and a line in `diffusion.experiments.config.names.SOURCES`.
+"""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.data.sources import (
+        array_files,
+        columns,
+        combined,
+        parquet_files,
+        picture_files,
+        record_files,
+        sequences,
+        spec,
+        splits,
+        tar_files,
+        tfds_records,
+    )
+    from diffusion.data.sources.array_files import arrays
+    from diffusion.data.sources.combined import Filtered, Mixture
+    from diffusion.data.sources.parquet_files import parquet
+    from diffusion.data.sources.picture_files import class_folders, picture_folder
+    from diffusion.data.sources.record_files import array_records
+    from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, Source, is_picture
+    from diffusion.data.sources.tar_files import tar_shards
+    from diffusion.data.sources.tfds_records import IMAGE_LIMIT, Records, column, describe, open_source, shape, tfds
+
+__all__ = [
+    "IMAGE_LIMIT",
+    "DamagedRecord",
+    "DataSpec",
+    "Filtered",
+    "Leaf",
+    "Mixture",
+    "Records",
+    "Source",
+    "array_files",
+    "array_records",
+    "arrays",
+    "class_folders",
+    "column",
+    "columns",
+    "combined",
+    "describe",
+    "is_picture",
+    "open_source",
+    "parquet",
+    "parquet_files",
+    "picture_files",
+    "picture_folder",
+    "record_files",
+    "sequences",
+    "shape",
+    "spec",
+    "splits",
+    "tar_files",
+    "tar_shards",
+    "tfds",
+    "tfds_records",
+]
+
+public.declare(
+    __name__,
+    {
+        "array_files": ("arrays",),
+        "combined": ("Filtered", "Mixture"),
+        "parquet_files": ("parquet",),
+        "picture_files": ("class_folders", "picture_folder"),
+        "record_files": ("array_records",),
+        "spec": ("DamagedRecord", "DataSpec", "Leaf", "Source", "is_picture"),
+        "tar_files": ("tar_shards",),
+        "tfds_records": ("IMAGE_LIMIT", "Records", "column", "describe", "open_source", "shape", "tfds"),
+    },
+)

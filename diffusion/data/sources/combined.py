@@ -1,0 +1,124 @@
+"""Sources of other sources: mixtures by weight, and the records that a condition keeps; both with random access."""
+
+__all__ = ["Filtered", "Mixture"]
+
+
+import bisect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion.data import fingerprints
+from diffusion.data.sources.spec import DataSpec, Source
+
+LONGEST = 2**28  # records of an epoch of a mixture
+
+
+class Mixture:
+    """Several sources, so that each is a share of every epoch; a `Source`.
+
+    An epoch is as long as it has to be for every record to come once; those of a source that is too small for its
+    share come again, the first of them once more than the last.
+    """
+
+    def __init__(self, of: Sequence[Source], weights: Sequence[float] = ()):
+        """Mixes sources.
+
+        Args:
+            of: at least one, all of examples of one kind.
+            weights: of each, above 0; () in proportion to their lengths.
+
+        Raises:
+            ValueError: if they do not fit each other, or the epoch would be too long.
+        """
+        if not of or (weights and len(weights) != len(of)) or any(not weight > 0 for weight in weights):
+            raise ValueError(
+                f"a mixture of {len(of)} sources has the weights {tuple(weights)}. Valid: one above 0 for each."
+            )
+        kind = lambda spec: (spec.shape, spec.dtype, spec.num_classes, spec.condition)
+        for other in of[1:]:
+            if kind(other.spec) != kind(of[0].spec):
+                raise ValueError(
+                    "the sources of a mixture have examples of one shape, type, number of classes and condition, and "
+                    f"{other.spec.name} has {kind(other.spec)}, {of[0].spec.name} {kind(of[0].spec)}."
+                )
+        lengths = [len(source) for source in of]
+        shares = np.asarray(weights or lengths, float) / sum(weights or lengths)
+        total = max(length / share for length, share in zip(lengths, shares))
+        if total > LONGEST:
+            raise ValueError(
+                f"the mixture's epoch would have {total:.3g} records. Valid: at most {LONGEST:,}; less uneven weights."
+            )
+        self._of = of
+        self._ends = np.cumsum(
+            [max(length, math.floor(total * share + 0.5)) for length, share in zip(lengths, shares)]
+        ).tolist()
+        self.where = " and ".join(source.where for source in of)
+        name = " and ".join(f"{share:.0%} {source.spec.name}" for share, source in zip(shares, of))
+        self.spec: DataSpec = of[0].spec._replace(name=name, size=len(self))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        part = bisect.bisect_right(self._ends, row)
+        first = self._ends[part - 1] if part else 0
+        return self._of[part][(row - first) % len(self._of[part])]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Those of the sources, and where each ends."""
+        return {"records": len(self), "ends": self._ends, "of": [source.fingerprint() for source in self._of]}
+
+
+class Filtered:
+    """The records of a source that a condition keeps; a `Source`."""
+
+    def __init__(self, of: Source, by: Callable[[Mapping[str, Any]], bool]):
+        """Asks the condition of every record once.
+
+        Args:
+            of: the source.
+            by: record -> whether it is kept. Of a source of columns it sees all of them but the example, which is not
+                decoded for it: {"caption": ..., "label": ...}.
+
+        Raises:
+            ValueError: if no record is kept.
+        """
+        about = getattr(of, "about", of.__getitem__)
+        self._of = of
+        self._rows = np.array([row for row in range(len(of)) if by(about(row))], np.int64)
+        if not len(self._rows):
+            raise ValueError(f"the filter keeps none of the {len(of):,} records of {of.spec.name}.")
+        self.where = of.where
+        self.spec = of.spec._replace(size=len(self._rows))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the records of many rows; errors as the source's."""
+        theirs = [int(self._rows[row]) for row in rows]
+        at_once = getattr(self._of, "__getitems__", None)
+        return at_once(theirs) if at_once else [self._of[row] for row in theirs]
+
+    def column(self, name: str) -> list[Any]:
+        """A column of the records that are kept."""
+        values = self._of.column(name)  # type: ignore[attr-defined]
+        return [values[row] for row in self._rows]
+
+    def sizes(self, rows: Sequence[int]) -> np.ndarray:
+        """The heights and widths of pictures, as the source has them."""
+        return self._of.sizes(self._rows[list(rows)].tolist())  # type: ignore[attr-defined]
+
+    def stamp(self) -> str:
+        """That of the source, and of which rows are kept."""
+        return fingerprints.digest([self._of.stamp().encode(), self._rows.tobytes()])  # type: ignore[attr-defined]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the source, and a digest of which rows are kept."""
+        return self._of.fingerprint() | {"records": len(self), "kept": fingerprints.digest([self._rows.tobytes()])}

@@ -1,0 +1,152 @@
+"""Parquet files, as Hugging Face lays datasets out: data/train-00000-of-00002.parquet, pictures as {"bytes": ...}.
+
+Rows have random access once the columns that a run reads are in memory (up to `IN_MEMORY` bytes), or as an Arrow file
+in DIFFUSION_CACHE, which is mapped. pyarrow comes with tensorflow-datasets.
+"""
+
+__all__ = ["Parquet", "parquet"]
+
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion.data.sources import splits
+from diffusion.data.sources.columns import Records, stamp_of
+from diffusion.data.sources.tar_files import files_at
+from diffusion.io import files
+
+IN_MEMORY = 2**30
+
+
+def parquet(
+    path: str,
+    split: str = "train",
+    *,
+    x: str | tuple[str, ...] = "",
+    label: str | None = None,
+    classes: tuple[str, ...] = (),
+    condition: str | tuple[str, ...] = (),
+    side: int = 0,
+    varied: tuple[int, ...] = (),
+) -> Records:
+    """Opens the Parquet files of a folder, or those that a pattern names.
+
+    Args:
+        path: a folder, a file, or a pattern.
+        split: as `splits.parse` reads it; files are of the split that their names begin with.
+        x, label, classes, condition, side, varied: as in `columns.Records`; the names of classes that Hugging Face's
+            metadata has are those of `classes`, if it is ().
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a file is damaged or has other columns than the first, or a column is not there.
+    """
+    table = Parquet(path, split)
+    names = classes or table.classes(label)
+    return Records(table, split, x=x, label=label, classes=names, condition=condition, side=side, varied=varied)
+
+
+class Parquet:
+    """The rows of Parquet files as a table."""
+
+    def __init__(self, path: str, split: str):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._paths, self.where, self.name = files_at(path, (".parquet", ".parq"), splits.parse(split).base)
+        metadata = []
+        for file in self._paths:
+            try:
+                metadata.append(pq.read_metadata(file))
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"{file} is no sound Parquet file: {error}") from None
+        self._schema = metadata[0].schema.to_arrow_schema()
+        self.columns = tuple(self._schema.names)
+        for file, each in zip(self._paths, metadata):
+            names = each.schema.to_arrow_schema().names
+            if set(names) != set(self.columns):
+                raise ValueError(
+                    f"{file} has the columns {', '.join(names)}, and {self._paths[0].name} has "
+                    f"{', '.join(self.columns)}: all files have to have the same."
+                )
+        self._starts = np.cumsum([0, *(each.num_rows for each in metadata)])
+        self._tables: dict[str, Any] = {}  # by column
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def place(self, row: int) -> str:
+        file = int(np.searchsorted(self._starts, row, "right")) - 1
+        return f"{self._paths[file]}, row {row - int(self._starts[file])}"
+
+    def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        values = {name: self._column(name) for name in columns}
+        return [{name: values[name][row].as_py() for name in columns} for row in rows]
+
+    def column(self, name: str) -> Sequence[Any]:
+        return self._column(name).to_pylist()
+
+    def stamp(self) -> Any:
+        return stamp_of(self._paths)
+
+    def classes(self, label: str | None) -> tuple[str, ...]:
+        """The names of the classes of a column, from Hugging Face's metadata; () where it has none."""
+        try:
+            about = json.loads((self._schema.metadata or {})[b"huggingface"])
+            return tuple(about["info"]["features"][label or "label"]["names"])
+        except (KeyError, TypeError, ValueError):
+            return ()
+
+    def _column(self, name: str) -> Any:
+        """A column of all files with random access."""
+        if name not in self._tables:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            try:
+                size = sum(_bytes_of(pq.read_metadata(file), name) for file in self._paths)
+                read = self._mapped if size > IN_MEMORY else self._whole
+                self._tables[name] = read(name)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise ValueError(f"{self.where}: column {name!r} cannot be read: {error}") from error
+        return self._tables[name]
+
+    def _whole(self, name: str) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        return pa.chunked_array(
+            [chunk for file in self._paths for chunk in pq.read_table(file, columns=[name])[name].chunks]
+        )
+
+    def _mapped(self, name: str) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        text = json.dumps([[str(file) for file in self._paths], self.stamp(), name])
+        place = files.cache("parquet") / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.arrow"
+        if not place.is_file():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            print(f"{self.where}: column {name!r} is written once as {place}, for random access", flush=True)
+            schema = pa.schema([self._schema.field(name)])
+            with files.whole(place) as out, pa.ipc.new_file(out, schema) as writer:
+                for file in self._paths:
+                    for batch in pq.ParquetFile(file).iter_batches(1024, columns=[name]):
+                        writer.write_batch(batch.cast(schema) if batch.schema != schema else batch)
+        return pa.ipc.open_file(pa.memory_map(str(place))).read_all()[name]
+
+
+def _bytes_of(metadata: Any, name: str) -> int:
+    """Bytes of a column of a file, unpacked."""
+    total = 0
+    for group in range(metadata.num_row_groups):
+        for k in range(metadata.num_columns):
+            column = metadata.row_group(group).column(k)
+            if pathlib.PurePosixPath(column.path_in_schema.replace(".", "/")).parts[0] == name:
+                total += column.total_uncompressed_size
+    return total

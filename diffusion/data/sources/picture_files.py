@@ -1,0 +1,286 @@
+"""Folders of picture files: one folder for each class, or pictures with a table of captions and labels beside them.
+
+    FOLDER/CLASS/picture.png                  class_folders; FOLDER/train/CLASS/picture.png where there are splits
+    FOLDER/picture.png                        picture_folder, with, by choice, one of
+    FOLDER/metadata.csv                         file_name,caption,label,mask_file_name ...
+    FOLDER/metadata.jsonl                       {"file_name": "picture.png", "caption": "a cat"} a line
+    FOLDER/picture.txt                          its caption
+
+Nothing is ever written into them.
+"""
+
+__all__ = ["ClassFolders", "PictureFolder", "class_folders", "decoded", "picture_folder", "pictures_in", "read_table"]
+
+
+import csv
+import io
+import json
+import os
+import pathlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from diffusion.data.sources import splits
+from diffusion.data.sources.columns import Records, stamp_of
+from diffusion.io import limits
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+METADATA = ("metadata.csv", "metadata.jsonl")
+FILE = "file_name"  # the column that names the picture; one that ends in it names another picture of the record
+
+
+def class_folders(
+    path: str,
+    split: str = "train",
+    *,
+    side: int = 0,
+    label: str | None = None,
+    classes: tuple[str, ...] = (),
+    varied: tuple[int, ...] = (),
+) -> Records:
+    """Opens a folder with a folder of pictures for each class.
+
+    Args:
+        path: the folder, with FOLDER/CLASS/..., or FOLDER/train/CLASS/... and other splits.
+        split: as `splits.parse` reads it.
+        side: of the squares that pictures are made; 0 for pictures of one size.
+        label: "" for no labels.
+        classes: the names of the folders in the order of their numbers; () for all, sorted.
+        varied: as in `columns.Records`.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it holds no pictures in folders of classes.
+    """
+    return Records(ClassFolders(path, split), split, side=side, label=label, classes=classes, varied=varied)
+
+
+def picture_folder(
+    path: str,
+    split: str = "train",
+    *,
+    x: str = "image",
+    label: str | None = None,
+    classes: tuple[str, ...] = (),
+    condition: str | tuple[str, ...] = (),
+    side: int = 0,
+    varied: tuple[int, ...] = (),
+) -> Records:
+    """Opens a folder of pictures, with the columns of its metadata.csv, metadata.jsonl, or .txt files.
+
+    Args:
+        path: the folder; one with a folder for each split has a table in each.
+        split: as `splits.parse` reads it.
+        x, label, classes, condition, side, varied: as in `columns.Records`; "mask_file_name" is the column "mask".
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or pictures that its table names are missing.
+        ValueError: if it holds no pictures, or its table is none.
+    """
+    table = PictureFolder(path, split)
+    return Records(table, split, x=x, label=label, classes=classes, condition=condition, side=side, varied=varied)
+
+
+class _Files:
+    """A table of picture files."""
+
+    def __init__(self, path: str, split: str):
+        self._folder = pathlib.Path(path).expanduser()
+        if not self._folder.is_dir():
+            raise FileNotFoundError(f"{self._folder}: there is no such folder.")
+        self.where = str(self._folder)
+        self.name = self._folder.name
+        self._base = splits.parse(split).base
+
+    def _split_folder(self) -> pathlib.Path:
+        """The folder of the split: the one of its name, or the whole."""
+        named = sorted(child.name for child in self._folder.iterdir() if child.is_dir() and child.name in splits.NAMES)
+        if self._base in named:
+            return self._folder / self._base
+        if named:
+            raise ValueError(f"{self._folder} has no split {self._base!r}; its splits are {', '.join(named)}.")
+        if self._base != "train":
+            splits.files_of(self._base, ["a file"], str(self._folder))  # says so
+        return self._folder
+
+    def place(self, row: int) -> str:
+        return str(self._paths[row])
+
+    def stamp(self) -> Any:
+        return stamp_of(self._paths)
+
+    _paths: list[pathlib.Path]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+class ClassFolders(_Files):
+    """Pictures with the name of the folder that they lie in as their label."""
+
+    columns = ("image", "label")
+
+    def __init__(self, path: str, split: str):
+        super().__init__(path, split)
+        folder = self._split_folder()
+        names = pictures_in(folder)
+        loose = [name for name in names if "/" not in name]
+        if loose or not names:
+            found = f"{len(loose)} pictures that lie in no class's folder, e.g. {loose[0]}" if loose else "no pictures"
+            raise ValueError(
+                f"{folder} holds {found}. Valid: FOLDER/CLASS/picture.png; for pictures without classes, "
+                '{"name": "picture_folder"}.'
+            )
+        self._paths = [folder / name for name in names]
+        self._labels = [name.split("/")[0] for name in names]
+
+    def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        return [{name: self._paths[row] if name == "image" else self._labels[row] for name in columns} for row in rows]
+
+    def column(self, name: str) -> Sequence[Any]:
+        return self._labels
+
+
+class PictureFolder(_Files):
+    """Pictures with the columns of a table, or of the .txt file beside each."""
+
+    def __init__(self, path: str, split: str):
+        super().__init__(path, split)
+        folder = self._split_folder()
+        tables = [folder / name for name in METADATA if (folder / name).is_file()]
+        if len(tables) > 1:
+            raise ValueError(f"{folder} holds {' and '.join(METADATA)}. Valid: one of them.")
+        rows = read_table(tables[0]) if tables else _sidecars(folder)
+        if not rows:
+            raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)}), and no {' or '.join(METADATA)}.")
+        self._paths = [folder / row[FILE] for row in rows]
+        others = [name for name in rows[0] if name != FILE]
+        named = lambda name: name.removesuffix(f"_{FILE}")
+        self._values: dict[str, list[Any]] = {"image": list(self._paths)}
+        for name in others:
+            files = name.endswith(f"_{FILE}")
+            self._values[named(name)] = [folder / row[name] if files else row[name] for row in rows]
+        self.columns = tuple(self._values)
+        _require_there(
+            folder, [path for values in self._values.values() for path in values if isinstance(path, pathlib.Path)]
+        )
+
+    def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        return [{name: self._values[name][row] for name in columns} for row in rows]
+
+    def column(self, name: str) -> Sequence[Any]:
+        return self._values[name]
+
+
+def pictures_in(folder: pathlib.Path) -> list[str]:
+    """The picture files in a folder and below it, sorted by name, from the folder on; hidden ones are left out."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in files:
+            if file.lower().endswith(PICTURES) and not file.startswith("."):
+                found.append((pathlib.Path(place) / file).relative_to(folder).as_posix())
+    return sorted(found)
+
+
+def _sidecars(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The pictures of a folder, each with the content of its .txt file as "caption", where they have such."""
+    names = pictures_in(folder)
+    texts = [(folder / name).with_suffix(".txt") for name in names]
+    there = [text.is_file() for text in texts]
+    if not any(there):
+        return [{FILE: name} for name in names]
+    if missing := [name for name, has in zip(names, there) if not has]:
+        raise ValueError(
+            f"{folder}: {len(missing)} of {len(names)} pictures have no caption, e.g. {missing[0]} has no "
+            f"{pathlib.Path(missing[0]).with_suffix('.txt').name}. Write them, or take these pictures away."
+        )
+    return [{FILE: name, "caption": decoded(text).strip()} for name, text in zip(names, texts)]
+
+
+def decoded(path: pathlib.Path) -> str:
+    """The content of a text file.
+
+    Raises:
+        ValueError: if it is not in UTF-8: the line of the first byte that is not, and what to do.
+    """
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path} is not in UTF-8: line {line} has the byte 0x{content[error.start]:02x}. If it is in Latin-1, "
+            f"write it anew by: iconv -f LATIN1 -t UTF-8 {path.name} > new && mv new {path.name}"
+        ) from None
+
+
+def read_table(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a metadata.csv or metadata.jsonl; columns that hold numbers alone are numbers.
+
+    Raises:
+        ValueError: if it cannot be read, has no file_name, ragged lines, or names a file twice or outside the folder.
+    """
+    text = decoded(path)
+    rows = _jsonl(path, text) if path.suffix == ".jsonl" else _csv(path, text)
+    if not rows:
+        raise ValueError(f"{path} names no picture.")
+    names = [str(row[FILE]) for row in rows]
+    files = [value for row in rows for name, value in row.items() if name.endswith(FILE)]
+    limits.inside(str(path), map(str, files))
+    if twice := [name for name, number in Counter(names).items() if number > 1]:
+        raise ValueError(f"{path} names files more than once: {', '.join(twice[:10])}.")
+    return rows
+
+
+def _csv(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
+    try:
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        columns = table.fieldnames or []
+        numbered = [(table.line_num, row) for row in table]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV: {error}.") from None
+    if FILE not in columns:
+        raise ValueError(f"{path} has the columns {', '.join(map(str, columns)) or 'none'}, and no {FILE}.")
+    if ragged := [line for line, row in numbered if None in row or None in row.values()]:
+        raise ValueError(
+            f"{path}: line {ragged[0]} has another number of values than there are columns; a text with a comma stands "
+            "in quotes."
+        )
+    rows: list[dict[str, Any]] = [row for _, row in numbered]
+    for name in columns:
+        for kind in (int, float):
+            try:
+                values = [kind(row[name]) for row in rows]
+            except ValueError:
+                continue
+            for row, value in zip(rows, values):
+                row[name] = row[name] if name.endswith(FILE) else value
+            break
+    return rows
+
+
+def _jsonl(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
+    rows = []
+    for line, content in enumerate(text.splitlines(), 1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except ValueError as error:
+            raise ValueError(f"{path}: line {line} is no JSON: {error}.") from None
+        if not isinstance(row, dict) or FILE not in row:
+            raise ValueError(f"{path}: line {line} is no object with a {FILE!r}.")
+        if rows and row.keys() != rows[0].keys():
+            odd = ", ".join(sorted(row.keys() ^ rows[0].keys()))
+            raise ValueError(f"{path}: line {line} differs from the first in {odd}; each has the same columns.")
+        rows.append(row)
+    return rows
+
+
+def _require_there(folder: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
+    if missing := [path for path in paths if not path.is_file()]:
+        listed = "\n  ".join(str(path.relative_to(folder)) for path in missing[:20])
+        more = f"\n  and {len(missing) - 20} more" if len(missing) > 20 else ""
+        raise FileNotFoundError(f"{len(missing)} of {len(paths)} pictures are not in {folder}:\n  {listed}{more}")

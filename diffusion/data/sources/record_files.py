@@ -1,0 +1,123 @@
+"""ArrayRecord files, and what their records are: bytes, which a parser turns into named values.
+
+    array_records("shards", parse=my_parser)        # bytes -> {"x": array, "label": int}
+
+Without a parser a record is what its first bytes say: an encoded picture, a .npz, a .npy, or a JSON object. Datasets
+of TFDS, whose records are features, are read by `tfds_records`.
+"""
+
+__all__ = ["ArrayRecords", "Parser", "array_records", "by_its_first_bytes"]
+
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from diffusion.data.sources import splits
+from diffusion.data.sources.columns import Records, stamp_of
+from diffusion.data.sources.tar_files import files_at
+
+Parser = Callable[[bytes], Mapping[str, Any]]
+"""A function from a record as it is stored to its values by name."""
+
+
+def array_records(
+    path: str,
+    split: str = "train",
+    *,
+    parse: Parser | None = None,
+    x: str | tuple[str, ...] = "",
+    label: str | None = None,
+    classes: tuple[str, ...] = (),
+    condition: str | tuple[str, ...] = (),
+    side: int = 0,
+    varied: tuple[int, ...] = (),
+) -> Records:
+    """Opens the ArrayRecord files of a folder, or those that a pattern names.
+
+    Args:
+        path: a folder, a file, or a pattern.
+        split: as `splits.parse` reads it; files are of the split that their names begin with.
+        parse: bytes -> {column: value}; None: by the first bytes, see `by_its_first_bytes`. A config names one that a
+            file of --extend has added to `names.PARSERS`.
+        x, label, classes, condition, side, varied: as in `columns.Records`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a file is damaged, or its first record cannot be parsed.
+    """
+    table = ArrayRecords(path, split, parse or by_its_first_bytes)
+    return Records(table, split, x=x, label=label, classes=classes, condition=condition, side=side, varied=varied)
+
+
+class ArrayRecords:
+    """The records of ArrayRecord files as a table."""
+
+    def __init__(self, path: str, split: str, parse: Parser):
+        suffixes = (".array_record", ".arrayrecord")
+        self._paths, self.where, self.name = files_at(path, suffixes, splits.parse(split).base)
+        self._parse = parse
+        self._readers = []
+        for file in self._paths:
+            try:
+                self._readers.append(ArrayRecordReader(str(file)))
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"{file} is no sound ArrayRecord file: {error}") from None
+        self._starts = np.cumsum([0, *(reader.num_records() for reader in self._readers)])
+        if not len(self):
+            raise ValueError(f"{self.where} holds no records.")
+        self.columns = tuple(self._values(0))
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def _at(self, row: int) -> tuple[int, int]:
+        file = int(np.searchsorted(self._starts, row, "right")) - 1
+        return file, row - int(self._starts[file])
+
+    def place(self, row: int) -> str:
+        file, number = self._at(row)
+        return f"{self._paths[file]}, record {number}"
+
+    def _values(self, row: int) -> Mapping[str, Any]:
+        file, number = self._at(row)
+        return self._parse(self._readers[file].read([number])[0])
+
+    def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        found = []
+        for values in map(self._values, rows):
+            if missing := [name for name in columns if name not in values]:
+                raise ValueError(f"it has no {', '.join(missing)}, only {', '.join(values)}")
+            found.append({name: values[name] for name in columns})
+        return found
+
+    def column(self, name: str) -> Sequence[Any]:
+        return [self._values(row)[name] for row in range(len(self))]
+
+    def stamp(self) -> Any:
+        return stamp_of(self._paths)
+
+
+def by_its_first_bytes(record: bytes) -> Mapping[str, Any]:
+    """The values of a record that says what it is: a .npz, a .npy ("x"), a JSON object, or a picture ("image").
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    if record[:2] == b"PK":
+        with np.load(io.BytesIO(record), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays}
+    if record[:6] == b"\x93NUMPY":
+        return {"x": np.load(io.BytesIO(record), allow_pickle=False)}
+    if record[:1] == b"{":
+        return json.loads(record)
+    if record[:4] in (b"\x89PNG", b"RIFF") or record[:2] in (b"\xff\xd8", b"BM", b"II", b"MM"):
+        return {"image": record}
+    raise ValueError(
+        f"a record begins with {record[:8]!r}, which is no picture, .npz, .npy or JSON: say how it is read, by "
+        "parse=FUNCTION, bytes -> {column: value}"
+    )

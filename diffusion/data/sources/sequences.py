@@ -1,0 +1,112 @@
+"""Records of one's own as a source: any sequence of mappings, e.g. {"image": uint8 [H, W, C], "label": int}."""
+
+__all__ = ["Records", "describe", "of_record", "plain"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.data import fingerprints, packing
+from diffusion.data.sources.spec import DataSpec, Leaf, number_type
+
+
+class Records:
+    """Records that are in memory, or are read one by one; a `Source`."""
+
+    def __init__(
+        self, records: Sequence[Mapping[str, Any]], num_classes: int = 0, split: str = "train", where: str = "memory"
+    ):
+        """Wraps a sequence.
+
+        Args:
+            records: at least one, all with the entries, shapes and types of the first.
+            num_classes: of their labels; 0 where there are none.
+            split: what they are to a run.
+            where: they lie.
+
+        Raises:
+            ValueError: as `describe`.
+        """
+        self._records = records
+        self.spec = describe(records, num_classes, split)
+        self.where = where
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return plain(self._records[row])
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """How many records there are, and a digest of some of them."""
+        sampled = fingerprints.digest(map(self._stored, fingerprints.rows(len(self))))
+        return {"records": len(self), "sha256": sampled}
+
+    def _stored(self, row: int) -> bytes:
+        record = self[row]
+        leaves = (leaf for key in sorted(record) for leaf in jax.tree.leaves(record[key]))
+        return fingerprints.digest(np.asarray(leaf).tobytes() for leaf in leaves).encode()
+
+
+def plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record, its example and its condition arrays or pytrees of arrays: a list of numbers is an array."""
+    return {key: _arrays(value) if key in ("x", "condition") else value for key, value in record.items()}
+
+
+def _arrays(value: Any) -> Any:
+    return jax.tree.map(np.asarray, value, is_leaf=lambda node: not isinstance(node, (Mapping, tuple)))
+
+
+def describe(records: Sequence[Mapping[str, Any]], num_classes: int = 0, split: str = "train") -> DataSpec:
+    """What such records are, by the first of them.
+
+    Args:
+        records: at least one.
+        num_classes: of their labels; 0 where there are none.
+        split: what they are to a run.
+
+    Raises:
+        ValueError: if there is no record, or it holds neither "image" nor "x", of its type.
+    """
+    if not len(records):
+        raise ValueError("the data has no records: there is nothing to train on")
+    spec = of_record(records[0], type(records).__qualname__, num_classes, split)
+    return spec._replace(size=len(records))
+
+
+def of_record(record: Mapping[str, Any], name: str, num_classes: int = 0, split: str = "train") -> DataSpec:
+    """What records like this one are, of a source that does not know how many it has.
+
+    Args:
+        record: the first.
+        name: of the source.
+        num_classes, split: as in `describe`.
+
+    Raises:
+        ValueError: as `describe`.
+    """
+    if not isinstance(record, Mapping):
+        raise ValueError(f'a record of the data is a {type(record).__name__}. Valid: a mapping, e.g. {{"x": array}}')
+    entry = "image" if "image" in record else "x"
+    if entry not in record or (num_classes and "label" not in record):
+        needed = f'"image" or "x"{" and a label" if num_classes else ""}'
+        raise ValueError(f"a record of the data holds {', '.join(sorted(record))}. Valid: {needed}")
+    if num_classes and "condition" in record:
+        raise ValueError(
+            'a record of the data has both "label" and "condition", and a network receives one condition. Valid: '
+            '"condition" alone, with the label as one of its leaves, and a network of num_classes = 0'
+        )
+    example = plain(record)[entry] if entry == "x" else np.asarray(record[entry])
+    kinds = {f"{leaf.dtype}": number_type(leaf.dtype) for leaf in jax.tree.leaves(example)}
+    valid = {"uint8"} if entry == "image" else {"float32"}
+    if wrong := [dtype for dtype, kind in kinds.items() if {kind} != valid]:
+        raise ValueError(
+            f'the data\'s "{entry}" is {wrong[0]}. Valid: {"uint8" if entry == "image" else "floating-point numbers"}'
+        )
+    condition = None
+    if "condition" in record:
+        condition = jax.tree.map(lambda leaf: Leaf(leaf.shape, str(leaf.dtype)), plain(record)["condition"])
+    dtype = "uint8" if entry == "image" else "float32"
+    return DataSpec(name, split, packing.shapes_of(example), num_classes, -1, dtype=dtype, condition=condition)

@@ -1,0 +1,100 @@
+"""Splits of a source of files: "train", or a part of it such as "train[:90%]", a fair sample in a fixed order."""
+
+__all__ = ["Split", "files_of", "parse", "split_of"]
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+NAMES = ("train", "training", "test", "validation", "val", "valid", "dev", "eval")  # by which files and folders say it
+_FORM = re.compile(r"(?P<base>[\w.-]+)(\[(?P<first>\d+%?)?:(?P<last>\d+%?)?\])?")
+_ORDER = 2**63 + 1  # of the order that parts are cut from: every part holds something of everything
+
+
+class Split(NamedTuple):
+    """A split by its parts.
+
+    Attributes:
+        base: "train".
+        first, last: "10%" or "500", where a part begins and ends; "" for the ends of the split.
+    """
+
+    base: str
+    first: str = ""
+    last: str = ""
+
+    def rows(self, size: int) -> np.ndarray:
+        """The rows of the part, ascending, int64 [n]; of a split of `size` records.
+
+        Parts are cut from a fixed permutation, so that one of a folder of classes has all classes; those that touch,
+        "train[:90%]" and "train[90%:]", have no record in common and leave none out.
+
+        Raises:
+            ValueError: if the part holds no record.
+        """
+        if not (self.first or self.last):
+            return np.arange(size)
+        ends = [_number(end, size) if end else default for end, default in ((self.first, 0), (self.last, size))]
+        order = np.argsort(np.random.Philox(key=np.array([_ORDER, 0], np.uint64)).random_raw(size), kind="stable")
+        rows = np.sort(order[ends[0] : ends[1]])
+        if not len(rows):
+            raise ValueError(f"the part [{self.first}:{self.last}] of {size} records holds none.")
+        return rows
+
+
+def parse(split: str) -> Split:
+    """Reads "train", "train[:90%]" or "train[500:]".
+
+    Raises:
+        ValueError: for another form.
+    """
+    found = _FORM.fullmatch(split)
+    if not found:
+        raise ValueError(f'split {split!r} is not of the form "train", "train[:90%]" or "train[500:]".')
+    return Split(found["base"], found["first"] or "", found["last"] or "")
+
+
+def _number(end: str, size: int) -> int:
+    return round(size * int(end[:-1]) / 100) if end.endswith("%") else int(end)
+
+
+def files_of(base: str, names: Sequence[str], what: str) -> list[str]:
+    """The files of a split, out of those of a folder, by how their names begin: "train-00000-of-00002.parquet".
+
+    Args:
+        base: the split.
+        names: of all files, from the folder on.
+        what: the folder, for messages.
+
+    Returns:
+        The names whose file, or first folder that is a split's, is of that split; all of them for "train" where no name
+        is of a split.
+
+    Raises:
+        ValueError: if none is; the splits that there are stand in the message.
+    """
+    by_split: dict[str, list[str]] = {}
+    for name in names:
+        by_split.setdefault(split_of(name), []).append(name)
+    if set(by_split) <= {""}:
+        if base == "train":
+            return list(names)
+        raise ValueError(
+            f"{what} has no split {base!r}: all of it is 'train'. Valid: a part, e.g. 'train[:90%]' to train on and "
+            "'train[90%:]' to compare with."
+        )
+    if base not in by_split:
+        raise ValueError(f"{what} has no split {base!r}; its splits are {', '.join(sorted(filter(None, by_split)))}.")
+    return by_split[base]
+
+
+def split_of(name: str) -> str:
+    """The split that a file's name or one of its folders says; "" where none does."""
+    *folders, file = name.split("/")
+    for folder in folders:
+        if folder in NAMES:
+            return folder
+    word = re.split(r"[-_.]", file)[0]
+    return word if word in NAMES else ""

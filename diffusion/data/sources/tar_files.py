@@ -1,0 +1,200 @@
+"""WebDataset's tar shards with random access: members of one stem are one record, their suffixes its columns.
+
+    train-000000.tar: 0001.jpg 0001.cls 0001.txt 0002.jpg ...     columns jpg, cls, txt; of 0001.json, "json.KEY"
+
+The headers of a shard are read once, and where its members lie is kept in DIFFUSION_CACHE. A shard is read at the bytes
+that a record needs, so that the order of a run is the same as from any other source.
+"""
+
+__all__ = ["TarShards", "files_at", "tar_shards"]
+
+
+import functools
+import hashlib
+import io
+import json
+import os
+import pathlib
+import tarfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion.data.sources import splits
+from diffusion.data.sources.columns import Records, stamp_of
+from diffusion.io import files, limits
+
+TEXTS = ("txt", "text", "caption")
+END = 1024  # zero bytes that end an archive
+
+
+def tar_shards(
+    path: str,
+    split: str = "train",
+    *,
+    x: str | tuple[str, ...] = "",
+    label: str | None = None,
+    classes: tuple[str, ...] = (),
+    condition: str | tuple[str, ...] = (),
+    side: int = 0,
+    varied: tuple[int, ...] = (),
+) -> Records:
+    """Opens the tar files of a folder, or those that a pattern names.
+
+    Args:
+        path: a folder, a file, or a pattern such as "shards/train-*.tar".
+        split: as `splits.parse` reads it; files are of the split that their names begin with.
+        x, label, classes, condition, side, varied: as in `columns.Records`; columns are the suffixes of members.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a file is no whole tar archive, is compressed, or its records differ in their members.
+    """
+    return Records(
+        TarShards(path, split), split, x=x, label=label, classes=classes, condition=condition, side=side, varied=varied
+    )
+
+
+class TarShards:
+    """The records of tar files as a table."""
+
+    def __init__(self, path: str, split: str):
+        self._paths, self.where, self.name = files_at(path, (".tar",), splits.parse(split).base)
+        self._members: list[tuple[int, str, dict[str, tuple[int, int]]]] = []  # shard, key, {suffix: (offset, length)}
+        for shard, file in enumerate(self._paths):
+            for key, members in _index(file):
+                self._members.append((shard, key, members))
+        if not self._members:
+            raise ValueError(f"{self.where} holds no records: its archives are empty.")
+        suffixes = self._members[0][2]
+        for row, (_, _, members) in enumerate(self._members):
+            if members.keys() != suffixes.keys():
+                raise ValueError(
+                    f"{self.place(row)}: its members are {', '.join(sorted(members))}, and the first record "
+                    f"has {', '.join(sorted(suffixes))}: all have to have the same."
+                )
+        first = self._value(0, "json") if "json" in suffixes else {}
+        keys = [f"json.{key}" for key in first] if isinstance(first, dict) else []
+        self.columns = (*(name for name in suffixes if name != "json"), *keys)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def place(self, row: int) -> str:
+        shard, key, members = self._members[row]
+        return f"{self._paths[shard]}, record {key!r} at byte {min(start for start, _ in members.values())}"
+
+    def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        return [{name: self._value(row, name) for name in columns} for row in rows]
+
+    def column(self, name: str) -> Sequence[Any]:
+        return [self._value(row, name) for row in range(len(self))]
+
+    def stamp(self) -> Any:
+        return stamp_of(self._paths)
+
+    def _value(self, row: int, name: str) -> Any:
+        suffix, _, key = name.partition(".") if name.startswith("json.") else (name, "", "")
+        shard, _, members = self._members[row]
+        start, length = members[suffix]
+        content = os.pread(_opened(str(self._paths[shard])), length, start)
+        kind = suffix.rpartition(".")[2]
+        if kind == "npy":
+            return np.load(io.BytesIO(content), allow_pickle=False)
+        if kind == "json":
+            value = limits.parse_json(content, f"{self._paths[shard]}, {name}")
+            return value[key] if key else value
+        if kind == "cls":
+            return int(content)
+        return content.decode().strip() if kind in TEXTS else content
+
+
+def files_at(path: str, suffixes: tuple[str, ...], base: str) -> tuple[list[pathlib.Path], str, str]:
+    """The files of a split in a folder, of a pattern, or one file; where they are, and what to call them.
+
+    Args:
+        path: as the config names it.
+        suffixes: that the files of a folder have.
+        base: the split.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if the folder has no such split.
+    """
+    whole = pathlib.Path(path).expanduser()
+    if whole.is_dir():
+        found = sorted(p.relative_to(whole).as_posix() for p in whole.rglob("*") if p.name.endswith(suffixes))
+        if not found:
+            raise ValueError(f"{whole} holds no files that end in {' or '.join(suffixes)}.")
+        return [whole / name for name in splits.files_of(base, found, str(whole))], str(whole), whole.name
+    found = [whole] if whole.is_file() else sorted(whole.parent.glob(whole.name))
+    if not found:
+        raise FileNotFoundError(f"{whole}: there is no such file or folder.")
+    if base != "train":
+        splits.files_of(base, ["a file"], str(whole))  # says that all of it is "train"
+    return list(found), str(whole), whole.name
+
+
+@functools.lru_cache(maxsize=1024)
+def _opened(file: str) -> int:
+    """A descriptor of a file, which stays open; `os.pread` reads it from any thread."""
+    return os.open(file, os.O_RDONLY)
+
+
+def _index(file: pathlib.Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+    """Where the members of a shard lie, by record; from the cache where the file is as it was."""
+    stamp = hashlib.sha256(json.dumps([str(file.absolute()), stamp_of([file])]).encode()).hexdigest()[:32]
+    kept = files.cache("tar_index") / f"{stamp}.json"
+    if kept.is_file():
+        return [
+            (key, {name: tuple(at) for name, at in members.items()}) for key, members in json.loads(kept.read_bytes())
+        ]  # type: ignore
+    found = _scanned(file)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole(kept) as out:
+            out.write(json.dumps(found).encode())
+    except OSError:
+        pass  # a cache that cannot be written is done without
+    return found
+
+
+def _scanned(file: pathlib.Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+    records: dict[str, dict[str, tuple[int, int]]] = {}
+    size = file.stat().st_size
+    end = 0
+    last = "none"
+    try:
+        with tarfile.open(file, "r:") as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                end = member.offset_data + member.size
+                if end > size:
+                    break
+                last = member.name
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                records.setdefault(f"{folder}/{stem}" if folder else stem, {})[suffix.lower()] = (
+                    member.offset_data,
+                    member.size,
+                )
+    except tarfile.ReadError as error:
+        if not records:
+            compressed = "; it is compressed, and has no random access: unpack it" if _is_compressed(file) else ""
+            raise ValueError(f"{file} is no tar archive ({error}){compressed}.") from None
+        end = size + 1
+    with open(file, "rb") as content:
+        content.seek(max(size - END, 0))
+        ended = not any(content.read())
+    if end > size or not ended:
+        raise ValueError(
+            f"{file} is cut short at byte {size:,}: the last member that is whole is {last}. Copy the file again."
+        )
+    return list(records.items())
+
+
+def _is_compressed(file: pathlib.Path) -> bool:
+    with open(file, "rb") as content:
+        return content.read(4)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")

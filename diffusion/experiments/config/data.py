@@ -1,0 +1,65 @@
+"""The data of a config: the source that `config.data.source` names, at a split."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion.data import sources
+from diffusion.data.sources import sequences
+from diffusion.experiments.config import ConfigError, names, resolve
+from diffusion.experiments.config.entries import call
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.values import plain
+
+
+def source(config: Mapping, split: str) -> sources.Source:
+    """Opens the data of a config at a split.
+
+    Args:
+        config: the run's.
+        split: e.g. config.data.split or config.evaluate.split.
+
+    Raises:
+        ConfigError: for a mistake in config.data.source, or data that are not there.
+        DamagedRecord: if no record is sound.
+    """
+    data = config["data"]
+
+    def opened(spec: Any, path: str) -> Any:
+        if isinstance(spec, (tuple, list)):  # those of a mixture
+            return tuple(opened(each, f"{path}[{i}]") for i, each in enumerate(spec))
+        return call(
+            names.SOURCES,
+            spec,
+            path,
+            "source",
+            nested={
+                "of": opened,
+                "by": lambda entry, place: call(names.FILTERS, entry, place, "filter"),
+                "parse": lambda entry, place: call(names.PARSERS, entry, place, "parser"),
+            },
+            dataset=data["name"],
+            folder=data["dir"],
+            split=split,
+            varied=resolve.varied(config),
+        )
+
+    try:
+        return opened(data["source"], "config.data.source")
+    except FileNotFoundError as error:
+        raise ConfigError(f"config.data.source: {error}") from error
+
+
+def of_recipe(recipe: Recipe) -> sources.Source:
+    """The records of a recipe: its own, or those of its config at config.data.split.
+
+    Raises:
+        ConfigError, DamagedRecord: as `source`.
+    """
+    if recipe.data is not None:
+        return sequences.Records(recipe.data, recipe.num_classes)
+    return source(recipe.config, recipe.config["data"]["split"])
+
+
+def is_tfds(config: Mapping) -> bool:
+    """Whether the data are a dataset of TFDS, which `config.data.name` names."""
+    return plain(config["data"]["source"]).get("name") == "tfds"

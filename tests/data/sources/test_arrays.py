@@ -1,0 +1,91 @@
+"""Arrays in files as a source: what a record is, what is refused, and that a large file is mapped, not read."""
+
+import numpy as np
+import pytest
+
+from diffusion.data import pipeline
+from diffusion.data.sources import DataSpec, Leaf, arrays
+
+X = np.random.default_rng(0).normal(size=(10, 4, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_record_is_a_row_of_each_array(tmp_path, save):
+    save(tmp_path / "a.npz", x=X, label=np.arange(10) % 3, vector=X[:, :, 0])
+    source = arrays(str(tmp_path / "a.npz"), condition="vector", label="")
+    assert source.spec == DataSpec("a.npz", "train", (4, 2), 0, 10, "", "float32", Leaf((4,), "float32"))
+    np.testing.assert_array_equal(source[7]["x"], X[7])
+    np.testing.assert_array_equal(source[7]["condition"], X[7, :, 0])
+    assert "label" not in source[7]
+    source = arrays(str(tmp_path / "a.npz"))
+    assert source.spec.num_classes == 3 and [source[row]["label"] for row in range(4)] == [0, 1, 2, 0]
+
+
+def test_files_of_a_folder_and_a_single_file(tmp_path):
+    np.save(tmp_path / "positions.npy", X)
+    np.save(tmp_path / "charges.npy", X[:, :, 0].astype(np.float64))
+    source = arrays(str(tmp_path), x=("positions", "charges"))
+    assert source.spec.shape == {"positions": (4, 2), "charges": (4,)} and source.spec.entry == "x"
+    batch = next(pipeline.batches(source, source.spec, seed=0, batch_size=10, shuffle=False, threads=0))
+    assert batch["x"].shape == (10, 12) and batch["x"].dtype == np.float32
+    alone = arrays(str(tmp_path / "positions.npy"))
+    assert alone.spec.shape == (4, 2) and np.array_equal(alone[3]["x"], X[3])
+
+
+def test_bytes_of_any_rank_are_scaled_as_pictures_are(tmp_path):
+    np.save(tmp_path / "video.npy", np.zeros((3, 5, 4, 4, 3), np.uint8))
+    spec = arrays(str(tmp_path / "video.npy")).spec
+    assert (spec.shape, spec.dtype, spec.entry, spec.pictures) == ((5, 4, 4, 3), "uint8", "image", False)
+
+
+def test_parts_are_fair_and_have_nothing_in_common(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.arange(1000, dtype=np.float32)[:, None], label=np.arange(1000) // 500)
+    first = arrays(str(tmp_path / "a.npz"), "train[:90%]")
+    rest = arrays(str(tmp_path / "a.npz"), "train[90%:]")
+    rows = [[record["x"][0] for record in map(source.__getitem__, range(len(source)))] for source in (first, rest)]
+    assert len(rows[0]) == 900 and sorted(rows[0] + rows[1]) == list(range(1000))
+    assert 30 < sum(row < 500 for row in rows[1]) < 70  # of 100; the first tenth of the file has one class alone
+
+
+def test_a_large_file_is_mapped(tmp_path):
+    huge = np.lib.format.open_memmap(
+        tmp_path / "x.npy", "w+", np.float32, (10**4, 25 * 10**6)
+    )  # 1 TB, nearly all a hole
+    huge[10**4 - 1, 0] = 3
+    source = arrays(str(tmp_path / "x.npy"))
+    assert len(source) == 10**4 and source[10**4 - 1]["x"][0] == 3
+
+
+@pytest.mark.parametrize(
+    "content, arguments, words",
+    [
+        ({"x": X, "label": np.zeros(9, int)}, {}, r"one row for each record, and these have x \(10\), label \(9\)"),
+        ({"a": X, "b": X}, {}, r"has the columns a, b, none of which is called image, x.*: say which .* x = COLUMN"),
+        ({"x": X, "label": np.zeros(10, int)}, {"condition": "lable"}, r"no column 'lable' .*Did you mean 'label'"),
+        ({"x": X.astype(int)}, {}, r"examples are int64. Valid: uint8.* or floating-point"),
+        ({"x": X, "label": np.full(10, -1)}, {}, "row 0: its label is -1"),
+        ({"x": X, "label": np.zeros((10, 2))}, {}, r"labels in column 'label' are float64 .*numbers of another kind"),
+        ({"x": X}, {"split": "test"}, "has no split 'test': all of it is 'train'. Valid: a part"),
+        ({"x": X}, {"split": "train[100%:]"}, "holds none"),
+        ({"x": X[:0]}, {}, "holds no records"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_in_one_sentence(tmp_path, content, arguments, words):
+    np.savez(tmp_path / "a.npz", **content)
+    with pytest.raises(ValueError, match=words):
+        arrays(str(tmp_path / "a.npz"), **arguments)
+
+
+def test_damaged_and_missing_files_are_named(tmp_path):
+    np.save(tmp_path / "a.npy", X)
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content[:-8])
+    with pytest.raises(ValueError, match=r"a\.npy is no sound array"):
+        arrays(str(tmp_path / "a.npy"))
+    with pytest.raises(FileNotFoundError, match=r"b\.npz: there is no such file"):
+        arrays(str(tmp_path / "b.npz"))
+    np.savez(tmp_path / "c.npz", x=X)
+    content = (tmp_path / "c.npz").read_bytes()
+    (tmp_path / "c.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"c\.npz is (no sound|not a valid) \.npz file"):
+        arrays(str(tmp_path / "c.npz"))

@@ -1,0 +1,52 @@
+"""Mixtures and filters: shares, order, what does not fit; and the entries of a config that name them."""
+
+import numpy as np
+import pytest
+
+from diffusion.data import pipeline, sources
+from diffusion.data.sources.sequences import Records
+from tests.data.sources import stored
+
+
+def numbered(first, number, **more):
+    return Records([{"x": np.float32([first + k]), **more} for k in range(number)])
+
+
+@pytest.mark.parametrize("weights, length", [((), 40), ((1, 1), 60), ((0.9, 0.1), 100), ((1, 9), 300)])
+def test_an_epoch_of_a_mixture_has_every_record_and_the_shares(weights, length):
+    mixture = sources.Mixture([numbered(0, 30), numbered(100, 10)], weights)
+    values = [int(mixture[row]["x"][0]) for row in range(len(mixture))]
+    assert len(values) == length and set(values) == {*range(30), *range(100, 110)}
+    share = (weights or (30, 10))[0] / sum(weights or (30, 10))
+    assert abs(np.mean(np.less(values, 100)) - share) < 0.01
+    counts = np.unique(values, return_counts=True)[1]
+    assert set(np.diff(np.sort(counts))) <= {*range(length)}
+    batch = next(pipeline.batches(mixture, mixture.spec, seed=0, batch_size=length, threads=0))
+    assert sorted(batch["x"][:, 0].astype(int)) == sorted(values)
+    assert mixture.fingerprint() != sources.Mixture([numbered(0, 30), numbered(101, 10)], weights).fingerprint()
+
+
+@pytest.mark.parametrize(
+    "of, weights, words",
+    [
+        ((), (), "mixture of 0 sources"),
+        ((numbered(0, 3), numbered(0, 3)), (1, 0), "one above 0 for each"),
+        ((numbered(0, 3), numbered(0, 3)), (1,), "one above 0 for each"),
+        ((numbered(0, 3), Records([{"x": np.zeros(2, np.float32)}])), (), "examples of one shape"),
+        ((numbered(0, 10**4), numbered(0, 1)), (1e-7, 1), "epoch would have"),
+    ],
+)
+def test_mixtures_that_do_not_fit(of, weights, words):
+    with pytest.raises(ValueError, match=words):
+        sources.Mixture(of, weights)
+
+
+def test_a_filter_keeps_records_and_decodes_no_picture(tmp_path):
+    of = sources.picture_folder(stored.picture_folder(tmp_path / "data")["path"])
+    seen = []
+    kept = sources.Filtered(of, lambda record: seen.append(record.keys()) or record["caption"] == "a dog")
+    assert len(kept) == 3 == kept.spec.size and {kept[row]["label"] for row in range(3)} == {1}
+    assert all("image" not in keys for keys in seen) and kept.column("caption") == ["a dog"] * 3
+    assert kept.fingerprint() != of.fingerprint() and len(kept.sizes([0, 1])) == 2
+    with pytest.raises(ValueError, match="keeps none of the 6 records of data"):
+        sources.Filtered(of, lambda record: False)

@@ -1,0 +1,294 @@
+"""Every format of files holds the same records, in an order that a seed shuffles alike; what is damaged is named."""
+
+import io
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from diffusion.data import pipeline, sources
+from tests.data.made import png
+from tests.data.sources import stored
+
+OPEN = {name: getattr(sources, name) for name in stored.FORMATS}
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=stored.FORMATS)
+def entry(request, tmp_path):
+    return stored.FORMATS[request.param](tmp_path / "data")
+
+
+def opened(entry, split="train", **arguments):
+    return OPEN[entry["name"]](entry["path"], split, **arguments)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_format_holds_the_records(entry, tmp_path):
+    before = contents(tmp_path / "data")
+    source = opened(entry)
+    assert source.spec.shape == (4, 4, 3) and source.spec.num_classes == 2 and len(source) == stored.NUMBER
+    found = {source[row]["image"].tobytes(): source[row]["label"] for row in range(len(source))}
+    assert found == {picture.tobytes(): label for picture, label in zip(stored.PICTURES, stored.LABELS)}
+    assert contents(tmp_path / "data") == before  # nothing is written into a folder that was given
+    expected = stored.NAMES if entry["name"] in ("class_folders", "picture_folder", "parquet") else ("0", "1")
+    assert source.spec.classes == expected and source.where.startswith(str(tmp_path / "data"))
+
+
+def test_the_sequence_of_examples_is_exact_wherever_a_run_goes_on(entry):
+    source = opened(entry)
+    batches = lambda **how: pipeline.batches(source, source.spec, seed=3, batch_size=4, threads=0, **how)
+    whole = batches()
+    several = [next(whole) for _ in range(5)]
+    later = batches(start=12)
+    for expected in several[3:]:
+        found = next(later)
+        assert found.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name])
+    halves = [next(batches(start=8, positions=positions)) for positions in ([0, 2], [1, 3])]  # two processes
+    np.testing.assert_array_equal(halves[0]["image"], several[2]["image"][[0, 2]])
+    np.testing.assert_array_equal(halves[1]["image"], several[2]["image"][[1, 3]])
+
+
+def test_parts_and_fingerprints(entry):
+    first = opened(entry, "train[:50%]")
+    rest = opened(entry, "train[50%:]")
+    pictures = [source[row]["image"].tobytes() for source in (first, rest) for row in range(len(source))]
+    assert len(first) == len(rest) == 3 and len(set(pictures)) == 6
+    assert first.fingerprint() == opened(entry, "train[:50%]").fingerprint() != rest.fingerprint()
+    with pytest.raises(ValueError, match="no split 'test'"):
+        opened(entry, "test")
+
+
+def test_squares_are_made_of_pictures_of_several_sizes(tmp_path):
+    for name in ("class_folders", "tar_shards", "parquet"):
+        made = opened(stored.FORMATS[name](tmp_path / name), side=2)
+        assert made.spec.shape == (2, 2, 3) and made[5]["image"].shape == (2, 2, 3)
+
+
+def test_a_damaged_picture_is_named_by_its_file_and_place(tmp_path):
+    good = png(stored.PICTURES[3])
+    for name, place in (("class_folders", r"dog/3\.png"), ("tar_shards", r"train-0\.tar, record '0003' at byte \d+")):
+        entry = stored.FORMATS[name](tmp_path / name)
+        for path in (tmp_path / name).rglob("*"):
+            if path.is_file() and good in (content := path.read_bytes()):
+                path.write_bytes(content.replace(good, good[:40] + b"\0" * (len(good) - 40)))
+        source = opened(entry)
+        bad = [row for row in range(6) if _is_damaged(source, row)]
+        assert len(bad) == 1
+        with pytest.raises(sources.DamagedRecord, match=rf"{place} \(record {bad[0]}\) cannot be used"):
+            source[bad[0]]
+        with pytest.warns(UserWarning, match="left out"):
+            batch = next(pipeline.batches(source, source.spec, seed=0, batch_size=6, threads=0, damaged="skip"))
+        assert batch["skipped"].sum() == 1
+
+
+def _is_damaged(source, row):
+    try:
+        return not source[row]
+    except sources.DamagedRecord:
+        return True
+
+
+def test_a_damaged_array_record_is_named(tmp_path):
+    entry = stored.array_records(tmp_path / "data")
+    picture = stored.PICTURES[2].tobytes()
+    (path,) = (tmp_path / "data").iterdir()
+    content = path.read_bytes()
+    assert content.count(picture) == 1
+    path.write_bytes(content.replace(picture, picture[::-1]))
+    with pytest.raises(sources.DamagedRecord, match=r"train\.array_record, record 2 \(record 2\) cannot be used"):
+        opened(entry, label="")[2]
+
+
+def test_mixed_sizes_are_named(tmp_path):
+    entry = stored.class_folders(tmp_path / "data")
+    (tmp_path / "data/cat/2.png").write_bytes(png(np.zeros((5, 4, 3), np.uint8)))
+    with pytest.raises(sources.DamagedRecord, match=r"cat/2\.png .*of shape \(5, 4, 3\), and the first .*set side = N"):
+        source = opened(entry)
+        [source[row] for row in range(6)]
+
+
+@pytest.mark.parametrize("name", ["class_folders", "picture_folder", "tar_shards", "parquet", "array_records"])
+def test_an_empty_folder_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"holds no (pictures|files)"):
+        OPEN[name](str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="there is no such"):
+        OPEN[name](str(tmp_path / "none"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_splits_by_the_names_of_folders_and_files(tmp_path):
+    stored.class_folders(tmp_path / "a/train")
+    stored.class_folders(tmp_path / "a/val")
+    shutil.rmtree(tmp_path / "a/val/dog")
+    assert len(sources.class_folders(str(tmp_path / "a"))) == 6
+    assert len(sources.class_folders(str(tmp_path / "a"), "val", classes=stored.NAMES)) == 3
+    with pytest.raises(ValueError, match="its splits are train, val"):
+        sources.class_folders(str(tmp_path / "a"), "test")
+    stored.tar_shards(tmp_path / "b")
+    stored.tar(tmp_path / "b/test-0.tar", [5])
+    assert len(sources.tar_shards(str(tmp_path / "b"), "test")) == 1
+    assert len(sources.tar_shards(str(tmp_path / "b/train-*.tar"))) == 6
+
+
+def test_pictures_without_classes_are_no_class_folders(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(stored.PICTURES[0]))
+    with pytest.raises(ValueError, match=r"lie in no class's folder, e\.g\. a\.png\. Valid: .*picture_folder"):
+        sources.class_folders(str(tmp_path))
+    assert sources.picture_folder(str(tmp_path)).spec.num_classes == 0
+
+
+def test_labels_that_are_not_in_the_list(tmp_path):
+    entry = stored.picture_folder(tmp_path / "data")
+    table = tmp_path / "data/metadata.csv"
+    table.write_text(table.read_text().replace("4.png,dog", "4.png,dgo"))
+    with pytest.raises(
+        ValueError, match=r"4\.png: its label is 'dgo', which is none of .*cat, dog\. Did you mean 'dog'"
+    ):
+        opened(entry, classes=stored.NAMES)
+    with pytest.raises(ValueError, match="its label is 1, which is none of the 1 classes only"):
+        opened(stored.tar_shards(tmp_path / "tar"), classes=("only",))
+
+
+@pytest.mark.parametrize(
+    "name, text, words",
+    [
+        ("metadata.csv", "file_name,caption\n0.png,un ch\xe2t\n".encode("latin-1"),
+         r"is not in UTF-8: line 2 has the byte 0xe2\. If it is in Latin-1.*iconv -f LATIN1"),
+        ("metadata.csv", b"file,caption\n0.png,a\n", "has the columns file, caption, and no file_name"),
+        ("metadata.csv", b"file_name,caption\n0.png,a,b\n", "line 2 has another number of values"),
+        ("metadata.csv", b"file_name,caption\n0.png,a\n0.png,b\n", r"names files more than once: 0\.png"),
+        ("metadata.csv", b"file_name,caption\n../0.png,a\n", r"\.\./0\.png"),
+        ("metadata.csv", b"file_name,caption\n", "names no picture"),
+        ("metadata.jsonl", b'{"file_name": "0.png"\n', "line 1 is no JSON"),
+        ("metadata.jsonl", b'{"file_name": "0.png", "a": 1}\n{"file_name": "1.png"}\n', r"line 2 differs .* in a"),
+        ("metadata.jsonl", b'{"caption": "a"}\n', "line 1 is no object with a 'file_name'"),
+        ("0.txt", b"a cat", r"5 of 6 pictures have no caption, e\.g\. 1\.png has no 1\.txt"),
+    ],
+)  # fmt: skip
+def test_a_table_that_is_none_is_refused_in_one_sentence(tmp_path, name, text, words):
+    entry = stored.picture_folder(tmp_path / "data")
+    (tmp_path / "data/metadata.csv").unlink()
+    (tmp_path / "data" / name).write_bytes(text)
+    with pytest.raises(ValueError, match=words):
+        opened(entry)
+
+
+def test_pictures_that_are_missing_are_all_named(tmp_path):
+    entry = stored.picture_folder(tmp_path / "data")
+    (tmp_path / "data/1.png").unlink()
+    (tmp_path / "data/4.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"(?s)2 of 6 pictures are not in .*1\.png.*4\.png"):
+        opened(entry)
+
+
+def test_captions_masks_and_numbers_are_columns(tmp_path):
+    folder = tmp_path / "data"
+    stored.picture_folder(folder)
+    (folder / "masks").mkdir()
+    lines = ["file_name,caption,age,mask_file_name"]
+    for k in range(6):
+        (folder / "masks" / f"{k}.png").write_bytes(png(np.full((4, 4), 40 * k, np.uint8)))
+        lines.append(f'{k}.png,"a cat, a dog",{k / 2},masks/{k}.png')
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    source = sources.picture_folder(str(folder), condition=("mask", "age"))
+    record = source[3]
+    np.testing.assert_array_equal(record["condition"]["mask"], np.full((4, 4, 1), 120, np.uint8))
+    assert record["condition"]["age"] == 1.5 and source.column("caption") == ["a cat, a dog"] * 6
+    assert source.spec.num_classes == 0 and source.spec.condition["mask"].shape == (4, 4, 1)
+
+
+def test_captions_beside_the_pictures(tmp_path):
+    entry = stored.picture_folder(tmp_path / "data")
+    (tmp_path / "data/metadata.csv").unlink()
+    for k in range(6):
+        (tmp_path / "data" / f"{k}.txt").write_text(f"number {k}\n")
+    assert opened(entry).column("caption") == [f"number {k}" for k in range(6)]
+
+
+def test_a_parquet_without_the_column_lists_those_that_it_has(tmp_path):
+    entry = stored.parquet(tmp_path / "data")
+    with pytest.raises(
+        ValueError, match=r"no column 'img' for x; its columns are image, label, text\. Did you mean 'image'"
+    ):
+        opened(entry, x="img")
+    (tmp_path / "data/data/train-00001-of-00002.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(ValueError, match=r"train-00001-of-00002\.parquet is no sound Parquet file"):
+        opened(entry)
+
+
+def test_parquet_of_numbers_and_its_arrow_file(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    pq.write_table(pa.table({"x": list(x), "label": list("abababab")}), tmp_path / "a.parquet")
+    in_memory = sources.parquet(str(tmp_path / "a.parquet"))
+    assert in_memory.spec.shape == (3,) and in_memory.spec.classes == ("a", "b")
+    monkeypatch.setattr("diffusion.data.sources.parquet_files.IN_MEMORY", 0)
+    mapped = sources.parquet(str(tmp_path / "a.parquet"))
+    for row in range(8):
+        np.testing.assert_allclose(mapped[row]["x"], x[row])
+    assert list((tmp_path / "cache/parquet").glob("*.arrow"))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_tar_cut_short_is_refused(tmp_path, share):
+    entry = stored.tar_shards(tmp_path / "data")
+    path = tmp_path / "data/train-0.tar"
+    content = path.read_bytes()
+    length = int(len(content.rstrip(b"\0")) * share)
+    path.write_bytes(content[:length])
+    with pytest.raises(
+        ValueError, match=rf"train-0\.tar is (cut short at byte {length:,}: the last member .* is|no tar)"
+    ):
+        opened(entry)
+
+
+def test_a_tar_whose_records_differ_or_that_is_compressed_is_refused(tmp_path):
+    import gzip
+    import tarfile
+
+    entry = stored.tar_shards(tmp_path / "data")
+    with tarfile.open(tmp_path / "data/train-2.tar", "w") as archive:
+        info = tarfile.TarInfo("9.png")
+        info.size = 3
+        archive.addfile(info, io.BytesIO(b"abc"))
+    with pytest.raises(
+        ValueError, match=r"train-2\.tar, record '9' .*its members are png, and the first record has cls, png, txt"
+    ):
+        opened(entry)
+    (tmp_path / "data/train-2.tar").write_bytes(gzip.compress(b"abc" * 1000))
+    with pytest.raises(ValueError, match=r"train-2\.tar is no tar archive .*compressed, and has no random access"):
+        opened(entry)
+
+
+def test_a_parser_of_ones_own(tmp_path):
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(tmp_path / "a.array_record"), "group_size:1")
+    for k in range(4):
+        writer.write(np.float32([k, -k]).tobytes())
+    writer.close()
+    source = sources.array_records(str(tmp_path), parse=lambda record: {"x": np.frombuffer(record, np.float32)})
+    assert source.spec.shape == (2,) and source[3]["x"].tolist() == [3, -3]
+    with pytest.raises(ValueError, match=r"is no picture, .npz, .npy or JSON: say how it is read, by parse=FUNCTION"):
+        sources.array_records(str(tmp_path))
+
+
+def test_channels_are_those_of_the_first_picture(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for k, mode in enumerate(("L", "RGB")):
+        Image.fromarray(stored.PICTURES[k]).convert(mode).save(folder / f"{k}.png")
+    source = sources.picture_folder(str(tmp_path))
+    assert source.spec.shape == (4, 4, 1) and source[1]["image"].shape == (4, 4, 1)
