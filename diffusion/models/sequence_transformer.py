@@ -2,7 +2,7 @@
 
  class   vector   t               x [B, L, C]
    |       |      |                    |
-embedding dense sinusoid, MLP     patches, dense
+embedding dense sinusoid, MLP     patches, dense, + sin-cos
    +-------+------+                    |
      silu: c --> [ norm, shift, scale, attention, gate ]
        |         [ norm, shift, scale, MLP, gate       ]  x depth
@@ -10,7 +10,7 @@ embedding dense sinusoid, MLP     patches, dense
        +------> shift, scale -- norm, dense, unpatchify --> [B, L, C]
 """
 
-__all__ = ["SequenceTransformer", "line_angles"]
+__all__ = ["SequenceTransformer", "line_angles", "line_positions"]
 
 import flax.linen as nn
 import jax
@@ -28,10 +28,27 @@ from diffusion.models.layers.scan import REMAT, scanned
 CHOICES = {
     "norm": NORMS,
     "mlp": MLPS,
+    "positions": ("sincos", "rope"),
     "attention": ("auto", *IMPLEMENTATIONS),
     "remat": REMAT,
     "dtype": ("float32", "bfloat16"),
 }
+
+
+def line_positions(length: int, size: int) -> np.ndarray:
+    """Fixed sin-cos embedding of positions 0 .. length - 1: [sin(n w), cos(n w)], w[k] = 10000^(-k / (size / 2)).
+
+    Args:
+        length: number of tokens.
+        size: number of features, even.
+
+    Returns:
+        [length, size], float32 (computed in float64).
+
+    Reference: Vaswani et al., "Attention Is All You Need", 2017, section 3.5.
+    """
+    angles = np.multiply.outer(np.arange(length), 10_000.0 ** (-np.arange(size // 2) / (size // 2)))
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
 def line_angles(length: int, head_size: int, theta: float = 10_000.0) -> np.ndarray:
@@ -56,11 +73,10 @@ def line_angles(length: int, head_size: int, theta: float = 10_000.0) -> np.ndar
 class SequenceTransformer(nn.Module):
     """The transformer of sequences: `apply(variables, x, t, condition)` is a `Network`. Lengths may differ by call.
 
-    Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT. Positions are
-    rotary, so that attention depends on distances alone.
+    Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT.
 
     Attributes:
-        width: features of a token; 4 `heads` divides it.
+        width: features of a token, even; `heads` divides it.
         depth: number of blocks.
         heads: attention heads.
         patch: steps of a token; it divides the length.
@@ -69,6 +85,8 @@ class SequenceTransformer(nn.Module):
         mlp_ratio: hidden features of the MLP over `width`.
         norm: "layernorm" or "rmsnorm".
         mlp: "gelu" or "swiglu".
+        positions: "sincos" (fixed, added to the tokens: where a step is counts) or "rope" (rotary, in every attention:
+            distances alone count, for data that are alike along the line).
         qk_norm: RMS-normalise queries and keys, with a learned scale.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, as DiT.
@@ -92,6 +110,7 @@ class SequenceTransformer(nn.Module):
     mlp_ratio: float = 4.0
     norm: str = "layernorm"
     mlp: str = "gelu"
+    positions: str = "sincos"
     qk_norm: bool = False
     attention: str = "auto"
     remat: str = "none"
@@ -105,7 +124,9 @@ class SequenceTransformer(nn.Module):
         check_fields(self, ("width", "depth", "heads", "patch", "mlp_ratio", "times"))
         for field, names in CHOICES.items():
             look_up(dict.fromkeys(names), getattr(self, field), field)
-        if self.width % (4 * self.heads):
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(f"width={self.width} must be even, and heads={self.heads} divide it")
+        if self.positions == "rope" and self.width % (4 * self.heads):
             raise ValueError(
                 f"width={self.width}: rotary positions need a width that 4 heads = {4 * self.heads} divides"
             )
@@ -136,8 +157,12 @@ class SequenceTransformer(nn.Module):
 
         tokens = x.reshape(batch, length // self.patch, self.patch * channels)
         tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(tokens)
+        angles = None
+        if self.positions == "sincos":
+            tokens = tokens + jnp.asarray(line_positions(length // self.patch, self.width), tokens.dtype)
+        else:
+            angles = jnp.asarray(line_angles(length // self.patch, self.width // self.heads))
         tokens = layout.split(tokens, "batch", "tokens", None)
-        angles = jnp.asarray(line_angles(length // self.patch, self.width // self.heads))
         blocks = scanned(Block, self.depth, self.remat, unroll=self.unroll)
         tokens, _ = blocks(
             self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"

@@ -170,7 +170,9 @@ BACKBONES = {
         SequenceTransformer(24, 2, 2, 2, CLASSES, VECTOR, shape=(16, 4)), (16, 4), labels_and_vectors
     ),
     "sequence_transformer, vector": Backbone(
-        SequenceTransformer(24, 2, 2, vector_width=VECTOR, norm="rmsnorm", mlp="swiglu", qk_norm=True),
+        SequenceTransformer(
+            24, 2, 2, vector_width=VECTOR, norm="rmsnorm", mlp="swiglu", positions="rope", qk_norm=True
+        ),
         (16, 4),
         vectors,
         divides=1,

@@ -133,7 +133,9 @@ def test_attention_over_a_volume_is_attention_over_its_pixels():
         (lambda: MLP(width=0), "width=0"),
         (lambda: MLP(norm="batch"), "norm='batch'.*layernorm"),
         (lambda: MLP(vector_width=-1), "vector_width=-1"),
-        (lambda: SequenceTransformer(width=20, heads=2), "width=20.*8"),
+        (lambda: SequenceTransformer(width=20, heads=2, positions="rope"), "width=20.*8"),
+        (lambda: SequenceTransformer(width=20, heads=3), "width=20.*heads=3"),
+        (lambda: SequenceTransformer(positions="learned"), "positions='learned'.*sincos"),
         (lambda: SetTransformer(width=20, heads=3), "heads=3"),
         (lambda: SetTransformer(summaries=-1), "summaries=-1"),
         (lambda: UNet((8,), 1, axes=4, groups=4), "axes=4.*video"),
@@ -198,7 +200,7 @@ def balls(side):
 STEPS, BATCH = 400, 64
 LEARNERS = {  # the network, and the means of the mixture that it learns
     "mlp": (MLP(64, 2), 1.5 * np.array([[1, 0], [-0.5, 0.87], [-0.5, -0.87]])),
-    "sequence_transformer": (SequenceTransformer(32, 2, 2), wave(16, 2)),
+    "sequence_transformer": (SequenceTransformer(64, 2, 4), wave(16, 2)),
     "set_transformer": (SetTransformer(32, 2, 2), np.tile([[[1.0, 0]], [[-1, 1]], [[0, -1]]], (1, 8, 1))),
     "set_transformer, summaries": (
         SetTransformer(32, 2, 2, 4), np.tile([[[1.0, 0]], [[-1, 1]], [[0, -1]]], (1, 8, 1))
