@@ -162,6 +162,7 @@ for path, color in zip(paths, ("C0", "C1")):
 panels[0].axhline(1, color="C5", linestyle="--", label="real digits (floor)")
 panels[0].set(xlabel="network evaluations (Euler steps)", ylabel="Fréchet distance / floor", xscale="log", yscale="log")
 panels[0].set_xticks(counts, [str(n) for n in counts])
+panels[0].minorticks_off()
 panels[0].legend()
 rows = [np.concatenate([np.asarray(images[path, 0, 4][i, ..., 0]) for i in range(8)], axis=1) for path in paths]
 panels[1].imshow(np.concatenate(rows), cmap="gray_r", vmin=-1, vmax=1)
