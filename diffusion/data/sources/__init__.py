@@ -5,6 +5,7 @@
 - `tar_files`: WebDataset's tar shards; `parquet_files`: Hugging Face's layout; `record_files`: ArrayRecord.
 - `array_files`: the arrays of a .npz or .npy file, or of a folder of .npy files, mapped into memory.
 - `sequences`: any Python sequence of records.
+- `spiral_points`: points in the plane, made here.
 - `combined`: mixtures by weight, and the records that a condition keeps.
 - `columns`: what all formats of files share: which column is the example, the label, the condition.
 - `splits`: the parts of a source of files; `spec`: what the records of a source are.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         record_files,
         sequences,
         spec,
+        spiral_points,
         splits,
         tar_files,
         tfds_records,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from diffusion.data.sources.picture_files import class_folders, picture_folder
     from diffusion.data.sources.record_files import array_records
     from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, Source, is_picture
+    from diffusion.data.sources.spiral_points import spirals
     from diffusion.data.sources.tar_files import tar_shards
     from diffusion.data.sources.tfds_records import IMAGE_LIMIT, Records, column, describe, open_source, shape, tfds
 
@@ -66,6 +69,8 @@ __all__ = [
     "sequences",
     "shape",
     "spec",
+    "spiral_points",
+    "spirals",
     "splits",
     "tar_files",
     "tar_shards",
@@ -82,6 +87,7 @@ public.declare(
         "picture_files": ("class_folders", "picture_folder"),
         "record_files": ("array_records",),
         "spec": ("DamagedRecord", "DataSpec", "Leaf", "Source", "is_picture"),
+        "spiral_points": ("spirals",),
         "tar_files": ("tar_shards",),
         "tfds_records": ("IMAGE_LIMIT", "Records", "column", "describe", "open_source", "shape", "tfds"),
     },

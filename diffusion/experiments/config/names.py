@@ -195,6 +195,7 @@ SOURCES = _table(
     sources.parquet,
     sources.array_records,
     sources.arrays,
+    sources.spirals,
 ) | {"mixture": sources.Mixture, "filtered": sources.Filtered}
 FILTERS: dict[str, Callable] = {}  # of "filtered": functions that return record -> whether it is kept
 PARSERS: dict[str, Callable] = {}  # of "array_records": functions that return bytes -> {column: value}

@@ -54,6 +54,28 @@ def sample_grid(images: np.ndarray, labels: np.ndarray, path: str | os.PathLike,
     picture.save(path)
 
 
+def scatter(points: np.ndarray, labels: np.ndarray, path: str | os.PathLike) -> None:
+    """Draws points in the plane, a colour for each class.
+
+    Args:
+        points: `[N, 2]`.
+        labels: int `[N]`.
+        path: the PNG to write.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    points = np.asarray(points)
+    if points.ndim != 2 or points.shape[1] != 2 or np.shape(labels) != (len(points),):
+        raise ValueError(f"need points [N, 2] and labels [N], got {list(points.shape)} and {list(np.shape(labels))}")
+    figure = Figure(figsize=(4.8, 4.8), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter(*points.T, s=3, c=[COLOURS[label % len(COLOURS)] for label in labels], linewidths=0)
+    axes.set_aspect("equal")
+    style(axes)
+    save(figure, path)
+
+
 def trajectory(
     x: np.ndarray, x0: np.ndarray, ts: np.ndarray, labels: np.ndarray, path: str | os.PathLike, rows: int = 5
 ) -> None:

@@ -117,9 +117,12 @@ def _write(out, recipe, make, params, images, labels, seeds, checkpoint) -> list
     }
     workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
     batches_on_disk.clear(out)
+    classes = arrays["labels"]
+    if recipe.shape == (2,):
+        plots.scatter(images, classes, out / "samples.png")
+        return [out / "samples.npz", out / "samples.png"]
     if not recipe.makes_pictures:
         return [out / "samples.npz"]
-    classes = arrays["labels"]
     plots.sample_grid(images, classes, out / "samples.png")
     first = np.unique(classes, return_index=True)[1][:10]
     x, x0 = make.trajectory(params, jax.tree.map(lambda leaf: leaf[first], labels), seeds[first])

@@ -25,7 +25,7 @@ SPECS = {
         ("cifar10", (32, 32, 3), 10),
         ("imagenet2012", (32, 32, 4), 1000),
     )
-}
+} | {"spirals": DataSpec("Spirals", "train", (2,), 3, 100, dtype="float32")}
 
 
 def presets(recipe: str) -> list[str]:
@@ -59,7 +59,8 @@ def test_the_named_recipes_are_there():
 )
 def test_every_recipe_resolves_end_to_end(recipe, preset):
     config = load(recipe, preset)
-    spec = SPECS[config.data.name]
+    source = config.data.source.name
+    spec = SPECS[config.data.name if source == "tfds" else source]
     checks.validate(config)
     checks.validate(config, spec)
     assert plain(from_json(to_json(config))) == plain(config)

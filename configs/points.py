@@ -1,0 +1,69 @@
+"""Class-conditional flow matching on points in the plane, three arms of a spiral: the smallest run on one's own shape.
+
+    diffusion train --config=points --workdir=runs/points
+    diffusion sample --workdir=runs/points
+
+Time: under a minute on two CPU cores. `diffusion sample` draws the samples, a colour for each arm.
+
+Points of your own, `np.savez("mine.npz", x=points)` with float32 [N, D], need this in place of the source:
+`--config.data.source='{"name": "arrays", "path": "mine.npz"}' --config.model.num_classes=0
+--config.objective.condition_dropout=0`.
+
+Presets: `points:tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.recipes import preset
+
+PRESETS = {
+    "tiny": {
+        "data.source": {"name": "spirals", "number": 500},
+        "model.width": 16,
+        "model.depth": 1,
+        "train.steps": 20,
+        "train.batch_size": 32,
+        "train.log_every": 10,
+        "objective.density.strata": 32,
+        "optimizer.warmup": 5,
+        "checkpoint.every": 20,
+        "ema.decay": 0.9,
+        "sample.steps": 4,
+        "sample.number": 30,
+        "sample.batch_size": 30,
+    }
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe, or a preset of it; see the module's docstring."""
+    config = defaults()
+    config.data.source = {"name": "spirals"}
+    config.schedule = {"name": "rectified_flow"}
+    config.parameterization = {"name": "velocity", "clock": {"name": "steps"}}
+    config.objective = {
+        "name": "flow_matching",
+        "density": {"name": "uniform_density", "strata": 128},
+        "condition_dropout": 0.1,
+    }
+    config.model = {"name": "mlp", "width": 64, "depth": 3, "num_classes": 3}
+    config.optimizer = {
+        "name": "adamw",
+        "learning_rate": 2e-3,
+        "warmup": 100,
+        "decay": "cosine",
+        "weight_decay": 0.0,
+        "clip": 1.0,
+    }
+    config.ema.update({"decay": 0.999, "warmup": True})
+    config.train.steps = 3000
+    config.train.batch_size = 128
+    config.train.log_every = 500
+    config.checkpoint.every = 3000
+    config.sample.sampler = {"name": "dpmpp_2m"}
+    config.sample.steps = 20
+    config.sample.number = 3000
+    config.sample.batch_size = 3000
+    config.evaluate.update({"every": 0, "number": 3000, "split": "test"})
+    return preset(config, arg, PRESETS)

@@ -1,0 +1,56 @@
+"""Points on the arms of a spiral, made when they are asked for: a first run on data that are no pictures."""
+
+__all__ = ["Spirals", "spirals"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion.data.sources.sequences import Records
+
+SEEDS = {"train": 2026, "test": 2027}
+
+
+class Spirals(Sequence):
+    """Records {"x": float32 [2], "label": int}, the arm of each point.
+
+        x = r (cos a, sin a) + noise eps,     a = 2 pi (arm / arms + r / 2),     r^2 ~ U(0.04, 1)
+
+    Attributes:
+        x: float32 [N, 2].
+        label: int [N].
+    """
+
+    def __init__(self, split: str = "train", arms: int = 3, number: int = 20_000, noise: float = 0.03):
+        if split not in SEEDS:
+            raise ValueError(f"spirals have no split {split!r}. Valid: {', '.join(SEEDS)}")
+        if arms < 1 or number < 1 or noise < 0:
+            raise ValueError(f"arms = {arms} and number = {number} must be at least 1, and noise = {noise} at least 0")
+        rng = np.random.default_rng(SEEDS[split])
+        self.label = rng.integers(arms, size=number)
+        radius = np.sqrt(rng.uniform(0.04, 1, number))
+        angle = 2 * np.pi * (self.label / arms + radius / 2)
+        line = radius * np.stack([np.cos(angle), np.sin(angle)])
+        self.x = (line.T + noise * rng.normal(size=(number, 2))).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, row: Any) -> Any:
+        return {"x": self.x[row], "label": int(self.label[row])}
+
+
+def spirals(split: str = "train", *, arms: int = 3, number: int = 20_000, noise: float = 0.03) -> Records:
+    """Opens such points as a source.
+
+    Args:
+        split: "train" or "test".
+        arms: number of arms, which are the classes.
+        number: of points.
+        noise: standard deviation about the arms.
+
+    Raises:
+        ValueError: for another split, or a number out of range.
+    """
+    return Records(Spirals(split, arms, number, noise), arms, split)
