@@ -9,7 +9,7 @@ A picture depends on its own prompt, seed and settings alone. Pictures are edite
 in part by `mask`, and made larger by `margins`.
 """
 
-__all__ = ["Frame", "Job", "frames", "generate", "make", "watch"]
+__all__ = ["Frame", "Job", "frames", "generate", "make", "program", "watch"]
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple

@@ -13,6 +13,7 @@ __all__ = [
     "noised",
     "pictures",
     "repeated",
+    "sampled",
     "stepwise",
 ]
 
