@@ -4,7 +4,7 @@
 #                                                                 make test-quick  the mathematics alone
 # make demo-text   a text-to-image model, trained from nothing: three quarters of an hour
 # make bench   timings                                            make lint      ruff   make types   pyright
-# make gallery   docs/gallery, of the run of make demo
+# make gallery   docs/gallery, of the recipe digits, which it trains
 # make mutate  which small mistakes in the mathematics no test would see
 # make site    these pages and every public name, into site/index.html
 # make playground-env   the environment of diffusion playground, a page to try a model on
@@ -13,7 +13,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-DEMO := runs/digits
+DEMO := runs/demo
+DIGITS := runs/digits
 TEXT := runs/text
 PEERS := .venv-peers
 PLAYGROUND := .venv-playground
@@ -39,7 +40,7 @@ $(COMPLETE): $(LOCK) pyproject.toml
 	@touch $(VENV)/.complete $@
 
 demo: setup
-	$(RUN) -m diffusion train --config=digits --workdir=$(DEMO)
+	$(RUN) -m diffusion train --config=digits:demo --workdir=$(DEMO)
 	$(RUN) -m diffusion sample --workdir=$(DEMO)
 	$(RUN) -m diffusion evaluate --workdir=$(DEMO)
 
@@ -54,7 +55,10 @@ demo-text: setup
 	$(RUN) -m diffusion text_report --model=$(TEXT)/model --out=$(TEXT)/report
 
 gallery: setup
-	$(RUN) -m tools.docs.gallery --workdir=$(DEMO)
+	$(RUN) -m diffusion train --config=digits --workdir=$(DIGITS)
+	$(RUN) -m diffusion sample --workdir=$(DIGITS)
+	$(RUN) -m diffusion evaluate --workdir=$(DIGITS)
+	$(RUN) -m tools.docs.gallery --workdir=$(DIGITS)
 
 # The first run compiles; .cache keeps the programs for the next run of every target that has fast tests alone.
 test: setup

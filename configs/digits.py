@@ -1,11 +1,12 @@
-"""Class-conditional flow matching on scikit-learn's 8x8 handwritten digits: the run of `make demo`.
+"""Class-conditional flow matching on scikit-learn's 8x8 handwritten digits.
 
     diffusion train --config=digits --workdir=runs/digits
 
 Time: 4 to 5 minutes on two CPU cores. Score (docs/results.md): 99.1 % of samples recognised as the requested class;
 Frechet distance to the test digits 1.18 times the floor in pixels and 1.37 times in classifier features.
 
-Presets: `digits:tiny` (seconds; to see that everything works).
+Presets: `digits:demo` (a narrower network and Muon, in a third of the time: the run of `make demo`), `digits:tiny`
+(seconds; to see that everything works).
 """
 
 from ml_collections import ConfigDict
@@ -14,6 +15,14 @@ from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipes import preset
 
 PRESETS = {
+    "demo": {
+        "model.width": 64,
+        "optimizer.name": "muon",
+        "optimizer.learning_rate": 1e-2,
+        "ema.decay": 0.998,
+        "train.steps": 2300,
+        "sample.steps": 16,
+    },
     "tiny": {
         "model.width": 32,
         "model.depth": 2,
@@ -29,7 +38,7 @@ PRESETS = {
         "sample.number": 20,
         "sample.batch_size": 10,
         "evaluate.number": 20,
-    }
+    },
 }
 
 

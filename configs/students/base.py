@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from diffusion.experiments.config import ConfigError, recipes, versions
 
-DEFAULT = "runs/digits"  # the run of `make demo`
+DEFAULT = "runs/digits"  # a run of the recipe `digits`
 TINY = {
     "train.steps": 20,
     "train.batch_size": 32,

@@ -1,6 +1,6 @@
-"""Samplers by their steps on the run of `make demo`, from the same noise: 12 runs that train nothing.
+"""Samplers by their steps on a run of the recipe `digits`, from the same noise: 12 runs that train nothing.
 
-    make demo
+    diffusion train --config=digits --workdir=runs/digits
     diffusion sweep --sweep=digits_steps --workdir=runs/digits_steps
     diffusion sweep --workdir=runs/digits_steps --table
 

@@ -1,6 +1,6 @@
-"""The few-step students of the run of `make demo`, and MeanFlow from scratch beside them: 7 runs.
+"""The few-step students of a run of the recipe `digits`, and MeanFlow from scratch beside them: 7 runs.
 
-    make demo
+    diffusion train --config=digits --workdir=runs/digits
     diffusion sweep --sweep=digits_students --workdir=runs/digits_students
     diffusion few_steps --teacher=runs/digits --students="runs/digits_students/*" --out=runs/few_steps
 

@@ -80,10 +80,10 @@ def networks(path: pathlib.Path, architecture: str = "") -> Iterator[tuple[str, 
         return
     several = [] if path.is_dir() or architecture else _under_prefixes(path)
     if not several:
-        network = folders.find(path, architecture)
-        yield "", network.module, folders.read(network)
-    for network in several:
-        yield network.family.name, network.module, folders.read(network)
+        found = folders.find(path, architecture)
+        yield "", found.module, folders.read(found)
+    for found in several:
+        yield found.family.name, found.module, folders.read(found)
 
 
 def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
@@ -98,7 +98,7 @@ def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
             try:
                 several.append(folders.recognise(tensors, family.name, prefix))
             except interchange.Mismatch:
-                continue  # another architecture may have this prefix; a name that none takes is an error below
+                continue  # another architecture may have this prefix; what none takes is told below
             left -= {name for name in left if name.startswith(prefix)}
     if several and left:
         raise interchange.Mismatch(
@@ -134,21 +134,21 @@ def _is_lora(source: pathlib.Path) -> bool:
 
 def main(argv: list[str]) -> None:
     """Reads, and writes one folder a network; each file appears whole or not at all."""
-    values = flags.FLAGS
-    source = pathlib.Path(values.source)
-    out = pathlib.Path(values.out)
-    if values.base and _is_lora(source):
-        changed = convert_lora(source, pathlib.Path(values.base), out, values.layout)
+    given = flags.FLAGS
+    source = pathlib.Path(given.source)
+    out = pathlib.Path(given.out)
+    if given.base and _is_lora(source):
+        changed = convert_lora(source, pathlib.Path(given.base), out, given.layout)
         print(f"LoRA of {', '.join(changed)}: {out}")
         return
-    if values.base:
-        base = pathlib.Path(values.base)
-        parts = assemble.pipeline(source, networks(source, values.architecture), base, out, values.dtype)
+    if given.base:
+        base = pathlib.Path(given.base)
+        parts = assemble.pipeline(source, networks(source, given.architecture), base, out, given.dtype)
         print(f"{out}: {', '.join(parts)} of {source}, the rest of {base}")
         return
-    for name, module, params in networks(source, values.architecture):
+    for name, module, params in networks(source, given.architecture):
         folder = out / name if name else out
-        interchange.save(folder, module, params, layout=values.layout, dtype=values.dtype)
+        interchange.save(folder, module, params, layout=given.layout, dtype=given.dtype)
         count = sum(leaf.size for leaf in folders.leaves_of(params).values())
         print(f"{type(module).__name__}, {count:,} parameters: {folder}")
 

@@ -43,16 +43,60 @@ from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.training.runtime import progress
 
 
+def description_of(
+    autoencoder: autoencoder_folders.Autoencoder,
+    spec: sources.DataSpec,
+    mean: bool = False,
+    flip: bool = False,
+    dtype: str = "float32",
+) -> latent_cache.Description:
+    """What the cache of a dataset by an autoencoder holds.
+
+    Args:
+        autoencoder: the autoencoder.
+        spec: of the pictures.
+        mean: whether only means are kept.
+        flip: whether there are mirrored views.
+        dtype: of the numbers on disk.
+
+    Raises:
+        ConfigError: if it does not take such pictures.
+    """
+    kind, shape = autoencoder_folders.latent(autoencoder, spec.shape)
+    module = autoencoder.module
+    number = lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
+    dataset = {
+        "name": spec.name,
+        "version": spec.version,
+        "split": spec.split,
+        "size": spec.size,
+        "num_classes": spec.num_classes,
+        "shape": list(spec.shape),
+    }
+    return latent_cache.Description(
+        dataset,
+        autoencoder.record,
+        tuple(shape),
+        "mean" if mean else kind,
+        latent_cache.VIEWS if flip else ("plain",),
+        dtype,
+        number(module.scale),
+        number(getattr(module, "shift", 0.0)),
+    )
+
+
 def run(
     autoencoder: autoencoder_folders.Autoencoder,
     data: str,
     out: str,
     data_dir: str = "",
-    size: int = 0,
     mean: bool = False,
     flip: bool = False,
     dtype: str = "float32",
-    **writing: int,
+    batch_size: int = 64,
+    threads: int = 4,
+    shard_records: int = 0,
+    size: int = 0,
 ) -> latent_cache.Description:
     """Writes a cache, or goes on with it.
 
@@ -61,17 +105,17 @@ def run(
         data: NAME@SPLIT.
         out: folder of the cache.
         data_dir: folder of prepared datasets.
+        mean, flip, dtype: as in `description_of`.
+        batch_size: pictures encoded at once.
+        threads: that read pictures.
+        shard_records: records of a file; 0 for files of about 256 MiB.
         size: side of the squares that pictures of several sizes are made; 0 for pictures of one size.
-        mean: whether only means are kept.
-        flip: whether there are mirrored views.
-        dtype: of the numbers on disk.
-        **writing: `batch_size`, `threads` and `shard_records` of `latent_writer.write`.
 
     Returns:
         What the cache holds.
 
     Raises:
-        ConfigError: if the dataset is not there, or the autoencoder does not take its pictures.
+        ConfigError: if the dataset is not there or does not fit.
         CacheError: if the folder holds other latents.
     """
     name, at, split = data.rpartition("@")
@@ -81,19 +125,7 @@ def run(
         source, spec = sources.open_source(name, split, data_dir, size)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"--data={data}: {error}") from error
-    kind, shape = autoencoder_folders.latent(autoencoder, spec.shape)
-    number = lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
-    description = latent_cache.Description(
-        {field: getattr(spec, field) for field in ("name", "version", "split", "size", "num_classes")}
-        | {"shape": list(spec.shape)},
-        autoencoder.record,
-        tuple(shape),
-        "mean" if mean else kind,
-        latent_cache.VIEWS if flip else ("plain",),
-        dtype,
-        number(autoencoder.module.scale),
-        number(getattr(autoencoder.module, "shift", 0.0)),
-    )
+    description = description_of(autoencoder, spec, mean, flip, dtype)
     encode = autoencoder_folders.encoder(autoencoder)
     parts = (lambda images: encode(images)[:, :1]) if mean else encode
     with contextlib.ExitStack() as stack:
@@ -103,19 +135,40 @@ def run(
                 print(f"going on: {spec.size - records:,} of {spec.size:,} pictures are encoded already", flush=True)
             return stack.enter_context(progress.bar("encoding", records, "pictures"))
 
-        latent_writer.write(out, source, spec, description, parts, begin=begin, **writing)
+        latent_writer.write(
+            out,
+            source,
+            spec,
+            description,
+            parts,
+            batch_size=batch_size,
+            threads=threads,
+            shard_records=shard_records,
+            begin=begin,
+        )
     return description
 
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    names = ("data", "out", "data_dir", "size", "mean", "flip", "dtype", "batch_size", "threads")
-    values = {name: getattr(flags.FLAGS, name) for name in names}
-    cache = run(autoencoder_folders.load(flags.FLAGS.autoencoder), **values | {"data_dir": values["data_dir"] or ""})
+    given = flags.FLAGS
+    autoencoder = autoencoder_folders.load(given.autoencoder)
+    found = run(
+        autoencoder,
+        given.data,
+        given.out,
+        given.data_dir or "",
+        given.mean,
+        given.flip,
+        given.dtype,
+        given.batch_size,
+        given.threads,
+        size=given.size,
+    )
     print(
-        f"{values['out']}: {cache.kind} {cache.shape} of {cache.dataset['size']:,} pictures of {values['data']}, "
-        f"{'x'.join(map(str, cache.views))}, scale {cache.scale}, shift {cache.shift}. Train on them by "
-        + shlex.quote(f"--config.data.latents.dir={values['out']}")
+        f"{given.out}: {found.kind} {found.shape} of {found.dataset['size']:,} pictures of {given.data}, "
+        f"{'x'.join(map(str, found.views))}, scale {found.scale}, shift {found.shift}. Train on them by "
+        + shlex.quote(f"--config.data.latents.dir={given.out}")
     )
 
 

@@ -1,4 +1,4 @@
-"""What networks receive of a dataset's captions: ids of a vocabulary, or what a text encoder makes of each.
+"""What networks are told of a dataset's captions: a vocabulary of their words, and what a text encoder makes of each.
 
     diffusion encode_text --data=shapes@train --vocabulary=1024 --length=24 --out=runs/text/tokenizer
     diffusion encode_text --data=shapes@train --tokenizer=runs/text/tokenizer \\
@@ -53,14 +53,14 @@ def vocabulary(data: str, out: str | pathlib.Path, size: int, length: int, data_
         ConfigError: if the dataset is not there or has empty captions, a number is out of range, or a caption too
             long.
     """
-    texts = _texts(data, data_dir)
-    with files.whole_folder(out) as folder:
+    found = _texts(data, data_dir)
+    with files.whole_folder(out) as place:
         try:
-            learned = byte_pairs.learn(texts, size)
-            byte_pairs.write(folder, learned, length)
+            learned = byte_pairs.learn(found, size)
+            byte_pairs.write(place, learned, length)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        _check_lengths(texts, text.Tokenizer.open(folder), data)
+        _check_lengths(found, text.Tokenizer.open(place), data)
     return len(learned.ids)
 
 
@@ -86,20 +86,20 @@ def run(
     Raises:
         ConfigError: if the dataset is not there or has empty captions, or a text is longer than the vocabulary takes.
     """
-    texts = _texts(data, data_dir)
+    found = _texts(data, data_dir)
     module, params = interchange.load(text_encoder)
     vocabulary = text.Tokenizer.open(tokenizer)
-    _check_lengths(texts, vocabulary, data)
+    _check_lengths(found, vocabulary, data)
     encoder = text.Encoder.of(vocabulary, module, params, **captions.READING)
-    table = captions.table(texts, lambda few: text.pixart(few, encoder))
+    table = captions.table(found, lambda few: text.pixart(few, encoder))
     name, _, split = data.rpartition("@")
     spec = sources.describe(name, split, data_dir)
     captions.write(out, table, captions.describe(spec, captions.encoder_fingerprint(params)))
     return table
 
 
-def _check_lengths(texts: list[str], vocabulary: text.Tokenizer, data: str) -> None:
-    if cut := [(caption, rest) for caption, rest in zip(texts, vocabulary(texts).cut) if rest]:
+def _check_lengths(found: list[str], vocabulary: text.Tokenizer, data: str) -> None:
+    if cut := [(caption, rest) for caption, rest in zip(found, vocabulary(found).cut) if rest]:
         longest = max(len(vocabulary.ids(caption)) for caption, _ in cut) + vocabulary.length - vocabulary.room
         raise ConfigError(
             f"{len(cut)} captions of {data} are longer than the {vocabulary.length} ids that the "
@@ -120,21 +120,21 @@ def _texts(data: str, data_dir: str) -> list[str]:
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    values = flags.FLAGS
-    if bool(values.vocabulary) == bool(values.text_encoder):
+    given = flags.FLAGS
+    if bool(given.vocabulary) == bool(given.text_encoder):
         raise ConfigError("name one of --vocabulary (how many ids to learn) and --text_encoder (to run).")
-    if values.vocabulary:
-        number = vocabulary(values.data, values.out, values.vocabulary, values.length, values.data_dir or "")
-        print(f"{values.out}: a vocabulary of {number} ids, for texts of {values.length}")
+    if given.vocabulary:
+        number = vocabulary(given.data, given.out, given.vocabulary, given.length, given.data_dir or "")
+        print(f"{given.out}: a vocabulary of {number} ids, for texts of {given.length}")
         return
-    if not values.tokenizer:
+    if not given.tokenizer:
         raise ConfigError("--tokenizer is missing: the folder of the text encoder's vocabulary.")
-    table = run(values.text_encoder, values.tokenizer, values.data, values.out, values.data_dir or "")
+    table = run(given.text_encoder, given.tokenizer, given.data, given.out, given.data_dir or "")
     rows = next(iter(table.entries.values()))
     print(
-        f"{values.out}: {len(rows) - 1:,} captions of {len(table.row):,} pictures of {values.data}, "
+        f"{given.out}: {len(rows) - 1:,} captions of {len(table.row):,} pictures of {given.data}, "
         f"{'x'.join(map(str, rows.shape[1:]))} each. Train on them by "
-        + shlex.quote(f"--config.data.text.dir={values.out}")
+        + shlex.quote(f"--config.data.text.dir={given.out}")
     )
 
 

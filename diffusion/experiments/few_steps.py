@@ -138,11 +138,11 @@ def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) ->
     Returns:
         {"name", "steps", the figures, "checkpoint", "folder", "key"}; the images are in NAME-STEPS.npz.
     """
-    file = out / "rows" / f"{row.name}-{row.steps}.json"
+    place = out / "rows" / f"{row.name}-{row.steps}.json"
     leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
     identity = json.dumps([config_hash(row.config), leaves, *judges], sort_keys=True)
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    if file.exists() and (before := json.loads(file.read_text()))["key"] == key:
+    if place.exists() and (before := json.loads(place.read_text()))["key"] == key:
         return before
     figures, images, labels = make()
     content = {
@@ -153,10 +153,10 @@ def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) ->
         "folder": str(row.folder),
         "key": key,
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole(file.with_suffix(".npz")) as arrays:
-        np.savez_compressed(arrays, images=images[:SHOWN], labels=labels[:SHOWN])
-    workdir.write_text(file, json.dumps(content) + "\n")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with whole(place.with_suffix(".npz")) as file:
+        np.savez_compressed(file, images=images[:SHOWN], labels=labels[:SHOWN])
+    workdir.write_text(place, json.dumps(content) + "\n")
     return content
 
 

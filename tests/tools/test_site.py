@@ -70,8 +70,8 @@ def test_public_names_are_those_of_the_lists_and_of_the_modules(tmp_path):
     }
 
 
-def test_the_api_is_grouped_as_the_table_of_the_readme(public):
-    groups = site_pages.groups((ROOT / "README.md").read_text(), public)
+def test_the_api_is_grouped_as_the_table_of_modules(public):
+    groups = site_pages.groups(site_pages.MODULES.read_text(), public)
     counts = collections.Counter(module for group in groups for module in group.modules)
     assert counts == {module: 1 for module in public if module != "diffusion"}
     assert all(group.modules for group in groups)

@@ -1,6 +1,6 @@
 """Writes a page of pictures of a trained run's abilities, each with the lines that make it.
 
-    python -m tools.docs.gallery --workdir=runs/digits                            # of the run of `make demo`
+    python -m tools.docs.gallery --workdir=runs/digits                            # of a run of the recipe digits
     python -m tools.docs.gallery --workdir=runs/digits --only=editing,samplers --out=/tmp/gallery
 
 Writes docs/gallery/README.md and its PNG files from a run that was trained, sampled and evaluated. The picture of a
@@ -388,7 +388,7 @@ def page(folder: pathlib.Path, sections: Iterable[str]) -> str:
     """The whole page."""
     head = f"""# Gallery
 
-Every picture is of one run, the digits of `make demo` (8x8 pixels, 1,258 training images, four minutes on two CPU
+Every picture is of one run of the recipe `digits` (8x8 pixels, 1,258 training images, four minutes on two CPU
 cores), and was made by one command:
 
 ```sh

@@ -3,8 +3,8 @@
     make site
 
 builds the site (mkdocs.yml), and mkdocs calls the functions `on_...` below. A page of the API shows the public names of
-one module (`tools.docs.public_names`) from their docstrings. The groups of pages are those of the README's module
-table, and the first page lists all names, each with its sentence.
+one module (`tools.docs.public_names`) from their docstrings. The groups of pages are those of the table in
+docs/modules.md, and the first page lists all names, each with its sentence.
 """
 
 import json
@@ -24,10 +24,11 @@ from tools.docs.public_names import Name
 
 ROOT = pathlib.Path(__file__).parents[2]
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+MODULES = ROOT / "docs" / "modules.md"
 ROW = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \|", re.MULTILINE)  # of the module table
 SECTION = re.compile("(Args|Attributes|Returns|Raises|Yields):")
 CALL = re.compile(r"(\])(?=[(\[])")
-REST = "further modules"  # those that the README does not name
+REST = "further modules"  # those that docs/modules.md does not name
 COURSE = "Learn"  # the heading in the navigation
 
 
@@ -35,7 +36,7 @@ class Group(NamedTuple):
     """Pages of the API under one heading.
 
     Attributes:
-        title: its modules, as the README has them.
+        title: its modules, as docs/modules.md has them.
         modules: whose public names they show, in order.
     """
 
@@ -43,14 +44,14 @@ class Group(NamedTuple):
     modules: Sequence[str]
 
 
-def groups(readme: str, public: Mapping[str, Sequence[Name]]) -> list[Group]:
-    """The modules as the README's table groups them; those that it does not name come last.
+def groups(page: str, public: Mapping[str, Sequence[Name]]) -> list[Group]:
+    """The modules as the table of docs/modules.md groups them; those that it does not name come last.
 
     Args:
-        readme: its text.
+        page: its text.
         public: from `public_names.public_names`.
     """
-    rows = [re.findall(r"`(\w+)`", row) for row in ROW.findall(readme)]
+    rows = [re.findall(r"`(\w+)`", row) for row in ROW.findall(page)]
     inside = lambda module, names: module.split(".")[1] in names
     made = [
         Group(", ".join(row), [module for name in row for module in public if inside(module, [name])]) for row in rows
@@ -166,7 +167,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
             entry[COURSE] = [*entry[COURSE], *lessons]
     public = public_names.public_names()
     entries: list[dict] = [{"Public names": "api/index.md"}]
-    for group in groups((ROOT / "README.md").read_text(), public):
+    for group in groups(MODULES.read_text(), public):
         pages = [{module.removeprefix("diffusion."): place(module)} for module in group.modules]
         entries += pages if len(pages) == 1 else [{group.title: pages}]
     config.nav = [*(config.nav or []), {"API": entries}]
@@ -177,7 +178,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the front page, the notebooks of the course and the pages of the API."""
     readme = (ROOT / "README.md").read_text()
     public = public_names.public_names()
-    grouped = groups(readme, public)
+    grouped = groups(MODULES.read_text(), public)
     made: dict[str, str | bytes] = {
         "index.md": front(readme),
         "api/index.md": index(grouped, public, public_names.module_sentences()),

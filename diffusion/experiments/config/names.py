@@ -1,7 +1,7 @@
 """The names that a config can use, and their functions. To add one: a line in a table.
 
-Arguments are those of the function, checked against its signature by `entries.call`; what does not come from the entry
-(the schedule, what the network predicts, the steps of the run ...) is supplied by `resolve`.
+Arguments are those of the function, checked against its signature by `resolve.call`; what does not come from the entry
+(the schedule, what the network predicts, the steps of the run ...) is supplied there.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
     """
     if not callable(function):
         raise ConfigError(
-            f"names.add does not take {function!r}. Valid: a function, or a class, that returns one of the "
+            f"names.add was given {function!r}. Valid: a function, or a class, that returns one of the "
             "table's kind; not what it returns."
         )
     name = name or function.__name__

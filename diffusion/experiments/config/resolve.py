@@ -427,16 +427,16 @@ class Resolver:
         if text is None:
             return np.int32(self.null_class) if self.config["model"].get("num_classes", 0) else None
         field = TEXT_FOLDERS[text.of]
-        folder = self.config["data"]["text"][field]
-        if not folder:
+        place = self.config["data"]["text"][field]
+        if not place:
             raise ConfigError(
                 f"config.data.text.{field} = '', but config.model.name = {self.config['model']['name']!r} receives "
                 "text. Valid: a folder that diffusion encode_text wrote."
             )
         try:
-            return texts.null(folder) if text.of == "embeddings" else texts.tokens([""], folder).null
+            return texts.null(place) if text.of == "embeddings" else texts.tokens([""], place).null
         except (FileNotFoundError, ValueError) as error:
-            raise ConfigError(f"config.data.text.{field} = {folder!r}: {error}") from error
+            raise ConfigError(f"config.data.text.{field} = {place!r}: {error}") from error
 
 
 def sizes(config: Mapping) -> tuple[buckets.Size, ...]:

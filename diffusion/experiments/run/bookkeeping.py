@@ -25,7 +25,7 @@ from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, preemption, process_memory, progress, recompilation
 from diffusion.training.state import HEALTHY, TrainState
 
-STEPS_IN_FLIGHT = 2  # whose metrics may still be on their way when the next step is dispatched
+STEPS_AHEAD = 2  # whose metrics may still be on their way when the next step is dispatched
 
 
 class EvaluationStopped(RuntimeError):
@@ -78,7 +78,7 @@ class Bookkeeping:
         self._saver, self._start = saver, start
         self._total = config.train.steps
         self._pending: collections.deque = collections.deque()  # (step, metrics) that are still on the devices
-        self._in_flight = 0 if sharding.one_step_in_flight(mesh) else STEPS_IN_FLIGHT
+        self._ahead = 0 if sharding.one_step_in_flight(mesh) else STEPS_AHEAD
         self._sums = start.sums
         self._blocks = gradient_norms.names(program.target.params)
         self._sizes: set[str] = set()  # of pictures so far, as kinds of a step
@@ -155,11 +155,11 @@ class Bookkeeping:
         if step == self._start.step + 1:
             jax.block_until_ready(metrics)
             self.display.first_step()
-        self._take_in(self._in_flight)
+        self._take_in(self._ahead)
 
-    def _take_in(self, in_flight: int) -> None:
-        """Takes in the metrics of all but the last `in_flight` steps."""
-        while len(self._pending) > in_flight:
+    def _take_in(self, ahead: int) -> None:
+        """Takes in the metrics of all but the last `ahead` steps."""
+        while len(self._pending) > ahead:
             step, metrics = self._pending.popleft()
             metrics = jax.tree.map(np.asarray, metrics)  # on the host already, or as soon as the step is done
             failed_at = int(metrics.pop("failed_at"))
@@ -286,9 +286,9 @@ class Bookkeeping:
         """Keeps the state before a step that was not finite, and says so; returns the exit status."""
         self._saver.wait()
         self.display.say(failure.message(step, self._folder, self._config.optimizer.get("clip")))
-        kept = failure.keep(self._folder, frozen, {"examples": step * self._config.train.batch_size})
+        place = failure.keep(self._folder, frozen, {"examples": step * self._config.train.batch_size})
         self.display.say(
-            f"The state before that step is kept in {kept}. To repeat the step and see what is not finite:"
+            f"The state before that step is kept in {place}. To repeat the step and see what is not finite:"
             f"\n  {printed('reproduce', f'--workdir={self._folder}')}"
         )
         return 1

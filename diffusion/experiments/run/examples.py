@@ -54,7 +54,7 @@ class Examples(NamedTuple):
 
         Returns:
             Iterator as that of `pipeline.batches`; with buckets, the images [b, h, w, C] of a batch are of its bucket's
-            size. No network that a config names receives "size", so it is left out.
+            size. No network that a config names is told "size", so it is left out.
         """
         seed = config["seed"]
         batch_size = config["train"]["batch_size"]
@@ -87,7 +87,7 @@ def open_examples(recipe: Recipe) -> Examples:
     """Opens the recipe's records, or what its config.data names.
 
     Raises:
-        ConfigError: if it is not there, or a cache of other pictures, or by another autoencoder than the config names.
+        ConfigError: if it is not there, or is a cache of other pictures or by another autoencoder than is asked for.
     """
     if recipe.data is not None:
         own = data.of_recipe(recipe)
@@ -145,7 +145,7 @@ def _differing(before: Mapping, now: Mapping) -> str:
         "records": "number of records",
         "bytes": "bytes of the files",
         "sha256": "digest of sampled records",
-        "conditions": "digest of their conditions",
+        "conditions": "digest of what they are told",
     }
     return "; ".join(
         f"{words.get(key, key)} {before.get(key)} -> {now.get(key)}"

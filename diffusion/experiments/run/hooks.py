@@ -19,7 +19,7 @@ from diffusion.training.runtime import agreement
 from diffusion.training.runtime.preemption import StopRequest
 
 PATIENCE = 60.0  # seconds that a process whose samples failed waits for the others, which may wait for it
-FOLLOWED = 5  # samples, of different classes, whose trajectory from noise to image is shown
+FOLLOWED = 5  # samples, of different classes, whose way from noise to image is shown
 
 
 class EvaluationFailed(RuntimeError):
@@ -27,13 +27,13 @@ class EvaluationFailed(RuntimeError):
 
 
 def previews(folder: pathlib.Path, step: int) -> dict[str, pathlib.Path]:
-    """The pictures that the evaluation of a step has left: "samples", and "trajectory", that of some of them."""
-    return {name: path for name, path in _files(folder, step).items() if path.exists()}
+    """The pictures that the evaluation of a step has left: "samples", and "trajectory", the way of some of them."""
+    return {name: path for name, path in _places(folder, step).items() if path.exists()}
 
 
-def _files(folder, step):
-    previews = folder / "previews"
-    return {"samples": previews / f"{step}.png", "trajectory": previews / "trajectories" / f"{step}.png"}
+def _places(folder, step):
+    place = folder / "previews"
+    return {"samples": place / f"{step}.png", "trajectory": place / "trajectories" / f"{step}.png"}
 
 
 def evaluation(
@@ -67,11 +67,11 @@ def evaluation(
         return images, make.trajectory(params, labels[shown], seeds[shown])
 
     def compare(images, trajectory, step):
-        paths = _files(folder, step)
+        paths = _places(folder, step)
         plots.sample_grid(images, labels, paths["samples"])
         plots.trajectory(*trajectory, times, labels[shown], paths["trajectory"])
-        figures = evaluate_samples(images, labels, config, split)
-        return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in figures.items()}
+        found = evaluate_samples(images, labels, config, split)
+        return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in found.items()}
 
     def evaluate(params, step, stop):
         made, why = _attempt(lambda: samples(params, stop))
@@ -80,11 +80,11 @@ def evaluation(
             stop.align()
             raise EvaluationFailed(next(filter(None, whys)))
         with stop.interrupting():
-            figures, why = _attempt(lambda: compare(*made, step)) if jax.process_index() == 0 else ({}, "")
-            figures, why = json.loads(agreement.gather("figures", json.dumps([figures, why]))[0])
+            found, why = _attempt(lambda: compare(*made, step)) if jax.process_index() == 0 else ({}, "")
+            found, why = json.loads(agreement.gather("figures", json.dumps([found, why]))[0])
         if why:
             raise EvaluationFailed(why)
-        return figures
+        return found
 
     return evaluate
 

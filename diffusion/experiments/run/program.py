@@ -1,4 +1,4 @@
-"""What a run computes, from its recipe: its first state and one step, the same for a run and for its plan."""
+"""What a run computes, from its config: the birth of its state and one step, the same for a run and for its plan."""
 
 import functools
 from collections.abc import Callable
@@ -117,8 +117,8 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
             return network_of(network).init(init_key, jnp.zeros((1, *shape)), clock, condition)
 
         frozen = {name: initial(cast.modules[name]) for name in cast.frozen}
-        others = {cast.second: (initial(cast.modules[cast.second]), second.optimizer)} if cast.second else {}
-        return state.create(initial(cast.modules["model"]), optimizer, average, density, frozen, others)
+        rivals = {cast.second: (initial(cast.modules[cast.second]), second.optimizer)} if cast.second else {}
+        return state.create(initial(cast.modules["model"]), optimizer, average, density, frozen, rivals)
 
     def networks(state):
         params = {"model": state.params, "target": state.ema, **(state.frozen or {})}

@@ -1,4 +1,4 @@
-"""Where the numbers and pictures of a run go while it trains: TensorBoard's events, and Weights & Biases on request.
+"""Where the numbers and pictures of a run go while it trains: TensorBoard's events, and Weights & Biases if asked for.
 
 TensorBoard reads the folder of runs; Weights & Biases also keeps a run offline:
 
@@ -21,7 +21,7 @@ from diffusion.io import pictures as picture_files
 
 
 class Tracker(NamedTuple):
-    """What a run shows of itself.
+    """What is told of a run.
 
     Attributes:
         numbers: (step, {name: number}).
@@ -41,14 +41,14 @@ def flat(row: Mapping[str, Any]) -> dict[str, float]:
     Returns:
         {name: number}, without the step and without the counts of the bins.
     """
-    numbers: dict[str, float] = {}
+    found: dict[str, float] = {}
     for name, value in row.items():
         if name == "loss_by_t":
             bins = len(value)
             value = {f"{i / bins:.1f}-{(i + 1) / bins:.1f}": mean for i, mean in enumerate(value)}
         parts = {f"{name}/{part}": x for part, x in value.items()} if isinstance(value, Mapping) else {name: value}
-        numbers |= {part: x for part, x in parts.items() if isinstance(x, (int, float)) and part != "step"}
-    return numbers
+        found |= {part: x for part, x in parts.items() if isinstance(x, (int, float)) and part != "step"}
+    return found
 
 
 def check(project: str) -> None:

@@ -26,7 +26,8 @@ from diffusion.experiments.config import ConfigError, data, fields, versions
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.values import plain, require_names
-from diffusion.io import file_systems, limits
+from diffusion.io import file_systems as places
+from diffusion.io import limits
 from diffusion.io.files import whole
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement
@@ -62,7 +63,7 @@ def lock(workdir: str | pathlib.Path) -> Iterator[None]:
         WorkdirError: if another process holds it, it cannot be written, or its file system lacks what a run needs.
     """
     path = pathlib.Path(workdir)
-    if why := file_systems.objection(workdir):
+    if why := places.objection(workdir):
         raise WorkdirError(f"--workdir={workdir} is {why}")
     made = not path.exists()
     try:
@@ -75,21 +76,21 @@ def lock(workdir: str | pathlib.Path) -> Iterator[None]:
         raise WorkdirError(f"--workdir={workdir}: {error}") from error
     with handle:
         try:
-            with file_systems.trying("lock a file (flock)"):
+            with places.trying("lock a file (flock)"):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file_systems.probe(path)
+            places.probe(path)
         except BlockingIOError as error:
             raise WorkdirError(
                 f"--workdir={workdir} is in use: process {handle.read().strip() or '(unknown)'} trains there. "
                 "Wait until it has ended, stop it, or choose another folder."
             ) from error
-        except file_systems.Lacking as error:
+        except places.Lacking as error:
             if made:
                 (path / ".lock").unlink()
                 path.rmdir()
             raise WorkdirError(
-                f"--workdir={workdir} lies on a file system that cannot hold a run: {error}. {file_systems.WHERE}; a "
-                "bucket that is mounted as a folder is none. Choose another folder."
+                f"--workdir={workdir} lies on a file system that cannot hold a run: {error}. {places.WHERE}; a bucket "
+                "that is mounted as a folder is none. Choose another folder."
             ) from error
         except OSError as error:
             raise WorkdirError(f"--workdir={workdir} cannot be written ({error.strerror}): choose another.") from error
@@ -120,14 +121,14 @@ def require_shared(workdir: str | pathlib.Path, seconds: float = SHARED) -> None
     end = time.monotonic() + seconds
     while not (seen := _reads(path, token)) and time.monotonic() < end:
         time.sleep(0.1)
-    folders = agreement.gather("folder seen", json.dumps([here, seen]))
+    places = agreement.gather("folder seen", json.dumps([here, seen]))
     if jax.process_index() == 0:
         path.unlink(missing_ok=True)
-    folders = [json.loads(text) for text in folders]
-    if lost := [f"process {i} ({where})" for i, (where, seen) in enumerate(folders) if not seen]:
+    places = [json.loads(place) for place in places]
+    if lost := [f"process {i} ({place})" for i, (place, seen) in enumerate(places) if not seen]:
         raise WorkdirError(
             f"--workdir={workdir} is not one folder for all processes of this run: within {seconds:g} s "
-            f"{', '.join(lost)} has not seen what process 0 ({folders[0][0]}) wrote there. Choose a folder of a file "
+            f"{', '.join(lost)} has not seen what process 0 ({places[0][0]}) wrote there. Choose a folder of a file "
             "system that every host mounts, by its absolute path."
         )
 
@@ -234,10 +235,10 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
     """
     path = pathlib.Path(workdir) / "config.json"
     config = fields.absolute(ConfigDict(config))
-    exists = path.exists()
-    if not exists and checkpoints.steps(workdir):
+    there = path.exists()
+    if not there and checkpoints.steps(workdir):
         raise WorkdirError(f"{workdir} holds checkpoints but no config.json: choose another --workdir.")
-    if exists:
+    if there:
         saved = _saved_config(workdir)
         changed = differences(fields.absolute(saved), config)
         fixed = [change for change in changed if not _may_change(change.field)]
@@ -256,7 +257,7 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
         write_text(path, versions.write(config) + "\n")
     except OSError as error:
         raise WorkdirError(f"{path} cannot be written: {error.strerror}.") from error
-    return exists
+    return there
 
 
 def _may_change(field: str) -> bool:
