@@ -190,13 +190,6 @@ def wave(length, channels):
     return np.stack([np.sin(steps), np.cos(2 * steps), 0 * steps + 0.5])
 
 
-def balls(side):
-    """Means of three kinds of volumes, [3, side, side, side, 1]: a ball in a corner, in the opposite one, and none."""
-    distance = np.linalg.norm(np.stack(np.meshgrid(*[np.arange(side)] * 3)), axis=0)
-    ball = np.exp(-(distance**2) / 4) * 2 - 1
-    return np.stack([ball, ball[::-1, ::-1, ::-1], 0 * ball - 1])[..., None]
-
-
 STEPS, BATCH = 400, 64
 LEARNERS = {  # the network, and the means of the mixture that it learns
     "mlp": (MLP(64, 2), 1.5 * np.array([[1, 0], [-0.5, 0.87], [-0.5, -0.87]])),
@@ -206,7 +199,6 @@ LEARNERS = {  # the network, and the means of the mixture that it learns
         SetTransformer(32, 2, 2, 4), np.tile([[[1.0, 0]], [[-1, 1]], [[0, -1]]], (1, 8, 1))
     ),
     "unet, series": (UNet((16, 32), 1, in_channels=2, out_channels=2, groups=4, axes=1), wave(16, 2)),
-    "unet, volumes": (UNet((8, 16), 1, in_channels=1, out_channels=1, groups=4, axes=3), balls(4)),
 }  # fmt: skip
 
 
