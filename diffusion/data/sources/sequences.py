@@ -1,6 +1,7 @@
 """Records of one's own as a source: any sequence of mappings, e.g. {"image": uint8 [H, W, C], "label": int}."""
 
-__all__ = ["Records", "describe", "of_record", "plain"]
+__all__ = ["Records", "describe", "of_record", "plain", "source_of"]
+
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from diffusion.data import fingerprints, packing
-from diffusion.data.sources.spec import DataSpec, Leaf, number_type
+from diffusion.data.sources.spec import DataSpec, Leaf, Source, number_type
 
 
 class Records:
@@ -48,6 +49,26 @@ class Records:
         record = self[row]
         leaves = (leaf for key in sorted(record) for leaf in jax.tree.leaves(record[key]))
         return fingerprints.digest(np.asarray(leaf).tobytes() for leaf in leaves).encode()
+
+
+def source_of(data: Any, num_classes: int = 0, split: str = "train") -> Source:
+    """The source of what Python passes as data: a source itself, or a sequence of records.
+
+    Args:
+        data: a `Source`, or a sequence as `Records` takes it.
+        num_classes, split: as in `Records`, for a sequence.
+
+    Raises:
+        ValueError: for an iterable that cannot be indexed, or records that are none.
+    """
+    if hasattr(data, "spec") and hasattr(data, "fingerprint"):
+        return data
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise ValueError(
+            f"the data is a {type(data).__name__}, which has no length and no records by number. Valid: a source, or "
+            "a sequence of records, so that a run can go on exactly; of an iterable that ends, list(data)"
+        )
+    return Records(data, num_classes, split)
 
 
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def of_recipe(recipe: Recipe) -> sources.Source:
         ConfigError, DamagedRecord: as `source`.
     """
     if recipe.data is not None:
-        return sequences.Records(recipe.data, recipe.num_classes)
+        return sequences.source_of(recipe.data, recipe.num_classes)
     return source(recipe.config, recipe.config["data"]["split"])
 
 

@@ -57,7 +57,7 @@ def completed(recipe: Any) -> dict[str, Any]:
         "guidance": recipe.guidance or (lambda both: guidance.classifier_free(both, config.sample.guidance.scale)),
     }
     if recipe.data is not None and recipe.shape is None:
-        spec = sequences.describe(recipe.data, classes)
+        spec = sequences.source_of(recipe.data, classes).spec
         parts |= {"dtype": spec.dtype, "shape": packing.packed_shape(spec.shape)}
         parts["null"] = spec.null if parts["null"] is None else parts["null"]
         if not packing.is_shape(spec.shape):

@@ -70,7 +70,7 @@ def of_recipe(recipe: Recipe) -> tuple[Split, Split]:
 
 
 def _of_records(own: Sequence[Mapping], split: str, recipe: Recipe) -> Split:
-    return _read(sequences.Records(own, recipe.num_classes, split), "stop", ())
+    return _read(sequences.source_of(own, recipe.num_classes, split), "stop", ())
 
 
 @functools.lru_cache(maxsize=4)

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import json
+import math
 import pathlib
 import time
 from typing import Any
@@ -115,8 +116,11 @@ class Bookkeeping:
         return True
 
     def announce(self) -> None:
-        """Says what the run trains on, and from where."""
+        """Says what the run trains on, and from where; what it trains; and on which devices."""
         self.display.say(f"training on {self._data}")
+        number = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self._program.target.params))
+        devices = jax.devices()
+        self.display.say(f"a network of {number:,} parameters, on {len(devices)} x {devices[0].device_kind}")
         if self._start.resumed:
             self.display.say(f"going on with {self._folder} from step {self._start.step} of {self._total}")
         if self._program.micro_batches > 1:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, schedules, timesteps
+from diffusion.data import sources
 from diffusion.experiments import train as training
 from diffusion.experiments.config import checks, names
 from diffusion.experiments.config.defaults import defaults
@@ -99,6 +100,17 @@ def test_a_run_of_pytrees_from_a_config(tmp_path):
     assert training.run(config, tmp_path / "run") == 0
     recipe = checks.on_its_data(checks.validate(workdir.read_config(tmp_path / "run")))
     assert sample(recipe, tmp_path / "run")["positions"].shape == (6, 5, 3)
+
+
+def test_a_source_is_data_in_python(tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(8, 2)), label=np.arange(8) % 2)
+    recipe = Recipe(LINE, FLOW, Rows(), sources.arrays(str(tmp_path / "a.npz")), config=SETTINGS | {"train.steps": 1})
+    assert recipe.shape == (2,) and recipe.num_classes == 0
+    assert training.train(recipe, tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    assert "8 examples of 2 classes, 2, in" in said and f"a network of {8 * 4 + 9 * 2:,} parameters, on " in said
+    with pytest.raises(ValueError, match="the data is a generator, which has no length"):
+        Recipe(LINE, FLOW, Rows(), (record for record in []), config=SETTINGS)
 
 
 def test_the_loss_of_a_pytree_is_that_of_its_numbers():
