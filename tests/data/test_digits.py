@@ -164,7 +164,7 @@ def test_a_cache_that_cannot_be_written_is_named(fake, tmp_path, monkeypatch):
 def test_nothing_is_written_into_a_folder_that_is_named(fake, tmp_path, content):
     for name in content:
         (tmp_path / name).touch()
-    with pytest.raises(FileNotFoundError, match=r"'fake' is not in .*nothing is written there.*image_folder"):
+    with pytest.raises(FileNotFoundError, match=r"'fake' is not in .*nothing is written there.*picture_folder"):
         catalog.find("fake", str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == content
 
