@@ -22,7 +22,7 @@ from diffusion import text_to_image
 from diffusion.experiments.playground.page_request import PageRequest, of_file
 from diffusion.experiments.sampling import from_prompt
 from diffusion.io import pictures
-from diffusion.text_to_image import pipelines, png
+from diffusion.text_to_image import jobs, pipelines, png
 from diffusion.text_to_image.model import load
 from diffusion.text_to_image.requests import Request
 from tests.text_to_image import made_pipelines
@@ -270,7 +270,7 @@ def test_five_thousand_fuzzed_files_take_little(used, folder, tmp_path_factory):
     model = load(made_pipelines.folder("sd", tmp_path_factory.mktemp("sd") / "model"))  # not the stand-in of `used`
     kind = model.kind._replace(condition=reached)
     model = dataclasses.replace(model, kind=kind)
-    real = text_to_image.make
+    real = jobs.make  # not the stand-in of another test
     counted = []
 
     def make(_, request):
