@@ -10,7 +10,7 @@ import pytest
 from configs import digits
 from diffusion import objectives, schedules, timesteps
 from diffusion.data import augmentation
-from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config import ConfigError, checks, resolve
 
 SIDE = 16
 TRANSFORM = jax.jit(augmentation.transform)
@@ -196,5 +196,5 @@ def test_a_config_gives_the_network_its_numbers():
 def test_a_wrong_augmentation_is_refused_in_words(model, augment, words):
     config = recipe(model, **augment)
     with pytest.raises(ConfigError) as refused:
-        resolve.Resolver(config).model((8, 8, 1)), resolve.Resolver(config).objective
+        checks.validate(config)
     assert all(word in str(refused.value) for word in words)

@@ -40,10 +40,9 @@ if TYPE_CHECKING:
     from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, Source, is_picture
     from diffusion.data.sources.spiral_points import spirals
     from diffusion.data.sources.tar_files import tar_shards
-    from diffusion.data.sources.tfds_records import IMAGE_LIMIT, Records, column, describe, open_source, shape, tfds
+    from diffusion.data.sources.tfds_records import Records, column, describe, open_source, shape, tfds
 
 __all__ = [
-    "IMAGE_LIMIT",
     "DamagedRecord",
     "DataSpec",
     "Filtered",
@@ -89,6 +88,6 @@ public.declare(
         "spec": ("DamagedRecord", "DataSpec", "Leaf", "Source", "is_picture"),
         "spiral_points": ("spirals",),
         "tar_files": ("tar_shards",),
-        "tfds_records": ("IMAGE_LIMIT", "Records", "column", "describe", "open_source", "shape", "tfds"),
+        "tfds_records": ("Records", "column", "describe", "open_source", "shape", "tfds"),
     },
 )

@@ -12,7 +12,7 @@ __all__ = ["Arrays", "arrays", "mapped"]
 import pathlib
 import zipfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -84,7 +84,7 @@ class Arrays:
 
     def column(self, name: str) -> Sequence[Any]:
         array = self._arrays[name]
-        return array.tolist() if array.dtype.kind in "US" else np.asarray(array)
+        return array.tolist() if array.dtype.kind in "US" else cast(Sequence[Any], np.asarray(array))
 
     def stamp(self) -> Any:
         return stamp_of(self._files)

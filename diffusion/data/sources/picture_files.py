@@ -119,7 +119,7 @@ class _Files:
 class ClassFolders(_Files):
     """Pictures with the name of the folder that they lie in as their label."""
 
-    columns = ("image", "label")
+    columns: tuple[str, ...] = ("image", "label")
 
     def __init__(self, path: str, split: str):
         super().__init__(path, split)
