@@ -57,7 +57,7 @@ def prompts(config, number: int) -> Prompts:
         raise ConfigError(
             f"this run trains {config.model.name!r} on {config.data.name!r}; the judge reads pictures of "
             "shapes alone. Valid: the denoiser of diffusion text_demo --config=text/shapes, "
-            "and its students. Runs of classes are compared by experiments.few_steps."
+            "and its students. Runs of classes are compared by diffusion few_steps."
         )
     table = captions.read(config.data.text.dir)
     texts = captions.texts_of(config.data.name, config.data.split, config.data.dir)[:number]

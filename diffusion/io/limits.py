@@ -121,7 +121,7 @@ def plain_files(folder: pathlib.Path) -> list[pathlib.Path]:
         for name in (*folders, *files):
             kind = os.lstat(os.path.join(parent, name)).st_mode
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-                word = "a link" if stat.S_ISLNK(kind) else "no file"
+                word = "a link" if stat.S_ISLNK(kind) else "neither a file nor a folder"
                 raise Refused(
                     f"{os.path.join(parent, name)} is {word}, which could lead anywhere. Replace it by "
                     "the file that it names (cp -rL copies links as files)."

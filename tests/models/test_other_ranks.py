@@ -181,7 +181,7 @@ def test_a_network_of_pictures_refuses_other_ranks_and_names_those_that_do_not(s
     config = changed()
     recipe = checks.validate(config)
     with pytest.raises(ConfigError, match=rf"config\.model\.name = 'dit', but digits holds .*Valid: {of_rank}\.$"):
-        checks.with_data(recipe, types.SimpleNamespace(shape=shape, num_classes=10))
+        checks.with_data(recipe, types.SimpleNamespace(name="digits", shape=shape, num_classes=10))
 
 
 def wave(length, channels):

@@ -169,7 +169,7 @@ def test_a_pipe_in_a_checkpoint_does_not_hang(run):
         path = run / "checkpoints/3" / where
         path.unlink(missing_ok=True)
         os.mkfifo(path)
-        with pytest.raises(checkpoints.DamagedCheckpoint, match="is not a file"):
+        with pytest.raises(checkpoints.DamagedCheckpoint, match="is not a file|is neither a file nor a folder"):
             checkpoints.load_ema(run)
 
 
@@ -245,7 +245,7 @@ def test_a_config_that_names_code_comes_back_as_data(tmp_path, monkeypatch, valu
 
 @pytest.mark.parametrize(("content", "words"), [
     (b"import os; os.system('touch executed')", "not JSON"),
-    (pickle.dumps(Called()), "no text|not JSON"),
+    (pickle.dumps(Called()), "not text|not JSON"),
     (b"[" * 200_000, "not JSON"),
     (b'{"a": ' * 200_000, "not JSON"),
     (b'{"a": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", "not JSON"),

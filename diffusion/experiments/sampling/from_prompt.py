@@ -5,7 +5,7 @@
     diffusion sample --workdir=runs/text --prompt="a red circle"
     diffusion sample --again=pictures/42.png
 
---workdir is a folder of experiments.text_demo. Writes OUT/<seed>.png. Each file carries all that it was made from:
+--workdir is a folder of diffusion text_demo. Writes OUT/<seed>.png. Each file carries all that it was made from:
 settings, checksums of the model and of what was edited, versions, and the kind of the device. `--again` makes it anew
 from that: the same bytes on the same kind of device with the same versions, elsewhere from the same draws, with pixels
 that differ by rounding.
@@ -57,7 +57,7 @@ def main(out: str | None, work: str | None = None) -> None:
         if work is None and MODEL.value is None:
             raise ConfigError(
                 "--prompt is for a text-to-image model: name its folder by --model, or by --workdir "
-                "that of experiments.text_demo."
+                "that of diffusion text_demo."
             )
         request = prompt_flags.request()
         folder = MODEL.value if work is None else str(workdir.text_model(work))
