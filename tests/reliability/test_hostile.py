@@ -169,7 +169,7 @@ def test_a_pipe_in_a_checkpoint_does_not_hang(run):
         path = run / "checkpoints/3" / where
         path.unlink(missing_ok=True)
         os.mkfifo(path)
-        with pytest.raises(checkpoints.DamagedCheckpoint, match="is not a file|is neither a file nor a folder"):
+        with pytest.raises(checkpoints.DamagedCheckpoint, match=r"is not a file|is neither a file nor a folder"):
             checkpoints.load_ema(run)
 
 
