@@ -21,6 +21,7 @@ PRESETS = {
         "optimizer.learning_rate": 1e-2,
         "ema.decay": 0.998,
         "train.steps": 2300,
+        "train.accumulate": 1,  # at this width a whole batch fits the caches: a sixth faster than four parts
         "sample.steps": 16,
     },
     "tiny": {
