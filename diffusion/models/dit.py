@@ -27,7 +27,7 @@ import numpy as np
 
 from diffusion.models.layers import layer_masks, layout
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.blocks import MLPS, Block, Modulation, xavier, zeros
+from diffusion.models.layers.blocks import MLPS, Block, modulated_output, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
 from diffusion.models.layers.norms import NORMS
@@ -218,11 +218,8 @@ class DiT(nn.Module):
         )(tokens, c, angles, masks)
 
         c = c[0] if self.own_embeddings else c
-        shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
-        tokens = NORMS[self.norm](tokens) * (1 + scale) + shift
-        # In float32, since bfloat16 would round the output to 8 bits.
         outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
-        tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+        tokens = modulated_output(tokens, c, NORMS[self.norm], outputs, self.dtype)
         return unpatchify(tokens, self.patch, height, width)
 
     def _without_strength(self, condition, batch):

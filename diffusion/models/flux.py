@@ -31,11 +31,12 @@ import numpy as np
 from diffusion.models.dit import patchify, unpatchify
 from diffusion.models.layers import layout
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.blocks import Modulation, xavier, zeros
+from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.conditions import entries
-from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, SingleBlock, modulated
+from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, SingleBlock
 from diffusion.models.layers.joint_conditions import check_extra, check_residuals, check_text, stacked_pairs
+from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.scan import REMAT, scanned
 
@@ -146,10 +147,8 @@ class Flux(nn.Module):
         blocks = blocks(self.heads, self.attention, self.dtype, name="single_blocks")
         tokens, _ = blocks(jnp.concatenate([text, image], axis=1), c, angles, per_layer)
 
-        tokens = modulated(tokens[:, text.shape[1] :], *Modulation(2, self.dtype, name="final_modulation")(c))
-        # In float32, since bfloat16 would round the output to 8 bits.
         outputs = PATCH**2 * self.out_channels
-        tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+        tokens = modulated_output(tokens[:, text.shape[1] :], c, layer_norm, outputs, self.dtype)
         return unpatchify(tokens, PATCH, height, width)
 
     def _places(self, words: int, height: int, width: int) -> np.ndarray:

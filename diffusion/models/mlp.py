@@ -17,9 +17,8 @@ import math
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from diffusion.models.layers.blocks import MLPS, Modulation, xavier, zeros
+from diffusion.models.layers.blocks import MLPS, Modulation, modulated_output, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
 from diffusion.models.layers.norms import NORMS
@@ -106,9 +105,4 @@ class MLP(nn.Module):
         h = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="embedding")(h)
         blocks = scanned(MLPBlock, self.depth, "none", (nn.broadcast,), self.unroll)
         h, _ = blocks(self.mlp_ratio, self.norm, self.mlp, self.dtype, name="blocks")(h, c)
-        shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
-        h = NORMS[self.norm](h) * (1 + scale) + shift
-        outputs = math.prod(x.shape[1:])
-        # In float32: bfloat16 would round the output to 8 bits.
-        out = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(h)
-        return out.reshape(x.shape)
+        return modulated_output(h, c, NORMS[self.norm], math.prod(x.shape[1:]), self.dtype).reshape(x.shape)

@@ -27,11 +27,12 @@ import jax.numpy as jnp
 from diffusion.models.dit import patchify, unpatchify
 from diffusion.models.layers import layer_masks, layout
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.blocks import Modulation, xavier, zeros
+from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.conditions import entries
-from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, modulated
+from diffusion.models.layers.joint_blocks import Conditioning, JointBlock
 from diffusion.models.layers.joint_conditions import check_extra, check_residuals, check_text, stacked_pairs
+from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.scan import REMAT, scanned
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
@@ -159,10 +160,7 @@ class MMDiT(nn.Module):
         final = JointBlock(self.heads, self.qk_norm, False, True, self.attention, self.dtype, name="last_block")
         (tokens, _), _ = final(streams, c, None, jax.tree.map(lambda entry: entry[last], per_layer))
 
-        tokens = modulated(tokens, *Modulation(2, self.dtype, name="final_modulation")(c))
-        # In float32: bfloat16 would round the output to 8 bits.
-        outputs = self.patch**2 * self.out_channels
-        tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+        tokens = modulated_output(tokens, c, layer_norm, self.patch**2 * self.out_channels, self.dtype)
         return unpatchify(tokens, self.patch, height, width)
 
     def _table(self, key: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ import numpy as np
 
 from diffusion.models.layers import layout
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.blocks import MLPS, Block, Modulation, xavier, zeros
+from diffusion.models.layers.blocks import MLPS, Block, modulated_output, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
 from diffusion.models.layers.norms import NORMS
@@ -167,9 +167,5 @@ class SequenceTransformer(nn.Module):
         tokens, _ = blocks(
             self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
         )(tokens, c, angles, {})
-        shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
-        tokens = NORMS[self.norm](tokens) * (1 + scale) + shift
-        # In float32: bfloat16 would round the output to 8 bits.
-        outputs = self.patch * channels
-        out = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+        out = modulated_output(tokens, c, NORMS[self.norm], self.patch * channels, self.dtype)
         return out.reshape(x.shape)

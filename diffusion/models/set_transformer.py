@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import layout
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.blocks import MLPS, Block, Modulation, xavier, zeros
+from diffusion.models.layers.blocks import MLPS, Block, Modulation, modulated_output, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
 from diffusion.models.layers.cross_attention import CrossAttention
@@ -153,7 +153,4 @@ class SetTransformer(nn.Module):
             blocks = scanned(Block, self.depth, self.remat, unroll=self.unroll)
             fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, False, self.attention, self.dtype)
             tokens, _ = blocks(*fields, name="blocks")(tokens, c, None, {})
-        shift, scale = Modulation(2, self.dtype, name="final_modulation")(c)
-        tokens = NORMS[self.norm](tokens) * (1 + scale) + shift
-        # In float32: bfloat16 would round the output to 8 bits.
-        return nn.Dense(x.shape[-1], dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+        return modulated_output(tokens, c, NORMS[self.norm], x.shape[-1], self.dtype)

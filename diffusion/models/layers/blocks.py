@@ -1,6 +1,8 @@
 """The transformer layers of DiT, conditioned by adaptive layer norm."""
 
-__all__ = ["Attention", "Block", "Gelu", "Modulation", "SwiGlu"]
+__all__ = ["Attention", "Block", "Gelu", "Modulation", "SwiGlu", "modulated_output"]
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -109,6 +111,29 @@ class Modulation(nn.Module):
         out = layout.split(out, "batch", None, "hidden")
         out = layout.split(out, "batch", None, None)  # small; every device needs all features of its tokens
         return [out[:, i, None] for i in range(self.count)]
+
+
+def modulated_output(
+    tokens: jax.Array, c: jax.Array, norm: Callable[[jax.Array], jax.Array], outputs: int, dtype: str
+) -> jax.Array:
+    """The last layers of a network: norm(x) (1 + scale) + shift, and a dense layer; zero at the start.
+
+    Called inside the network's `__call__`, whose parameters "final_modulation" and "final" they are. The dense layer
+    computes in float32, since bfloat16 would round the output to 8 bits.
+
+    Args:
+        tokens: [B, N, D].
+        c: the condition, [B, D].
+        norm: normalisation of the last axis.
+        outputs: values of a token.
+        dtype: compute type of the modulation.
+
+    Returns:
+        [B, N, outputs], float32.
+    """
+    shift, scale = Modulation(2, dtype, name="final_modulation")(c)
+    tokens = norm(tokens) * (1 + scale) + shift
+    return nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
 
 
 class Block(nn.Module):
