@@ -6,7 +6,6 @@ pictures, numbers classes, slices splits, and names what is damaged.
 
 __all__ = ["Records", "Table", "encoded", "numeric", "stamp_of", "stored_bytes"]
 
-import difflib
 import hashlib
 import json
 import math
@@ -23,6 +22,7 @@ from diffusion.data.sources import splits
 from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, number_type
 from diffusion.data.sources.tfds_records import IMAGE_LIMIT, MEMORY_LIMIT
 from diffusion.io import failures, pictures
+from diffusion.public import nearest
 
 MODES = {"1": 1, "L": 1, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 3, "YCbCr": 3, "LA": 4}  # channels by Pillow's mode
 EXAMPLE = (
@@ -127,8 +127,8 @@ class Records:
     def _known(self, names: str | Sequence[str], what: str) -> tuple[str, ...] | str:
         for name in (names,) if isinstance(names, str) else names:
             if name and name not in self._table.columns:
-                near = difflib.get_close_matches(name, self._table.columns, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
+                near = nearest(name, self._table.columns, alike=0.6)
+                hint = f" Did you mean {near!r}?" if near else ""
                 raise ValueError(
                     f"{self.where} has no column {name!r} for {what}; its columns are "
                     f"{', '.join(self._table.columns)}.{hint}"
@@ -166,8 +166,8 @@ class Records:
             number = {name: k for k, name in enumerate(names)} | ({} if texts else {k: k for k in range(len(names))})
             for row, value in enumerate(values):
                 if (str(value) if texts else value) not in number:
-                    near = difflib.get_close_matches(str(value), names, n=1)
-                    hint = f" Did you mean {near[0]!r}?" if near else ""
+                    near = nearest(value, names, alike=0.6)
+                    hint = f" Did you mean {near!r}?" if near else ""
                     raise ValueError(
                         f"{self._table.place(row)}: its label is {value!r}, which is none of the {len(names)} classes "
                         f"{', '.join(names[:10])}{' ...' if len(names) > 10 else ''}.{hint}"
@@ -280,9 +280,7 @@ class Records:
         try:
             return self._table.read([int(self._rows[row]) for row in rows], self._wanted)
         except Exception as error:  # what a damaged file raises depends on the format and on where the damage is
-            if failures.of_machine(error):
-                place = self._table.place(int(self._rows[rows[0]]))
-                raise failures.Unreadable(f"{place} could not be read: {error}. It may be sound.") from error
+            self._require_read(rows[0], error)
             if len(rows) == 1:
                 raise self._unusable(rows[0], error) from error
             return [self._read([row])[0] for row in rows]
@@ -303,10 +301,7 @@ class Records:
                     {name: value(name) for name in self._condition} if several else value(self._condition)
                 )
         except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
-            if failures.of_machine(error):
-                raise failures.Unreadable(
-                    f"{self._table.place(int(self._rows[row]))} could not be read: {error}."
-                ) from error
+            self._require_read(row, error)
             raise self._unusable(row, error) from error
         if self._numbers is not None:
             record["label"] = int(self._numbers[self._rows[row]])
@@ -316,8 +311,9 @@ class Records:
         data = encoded(value)
         if data is None:
             return numeric(value)
-        with pictures.opened(data, "its image") as image:
-            channels = channels or MODES.get(image.mode, 3)
+        if not channels:
+            with pictures.opened(data, "its image") as image:
+                channels = MODES.get(image.mode, 3)
         content = data.read_bytes() if isinstance(data, pathlib.Path) else data
         if self._side:
             picture = transforms.decode_square(content, self._side, channels, IMAGE_LIMIT)
@@ -341,6 +337,12 @@ class Records:
             if shapes != first:
                 raise self._unusable(row, f"its condition is of shape {shapes}, and the first is of {first}")
         return record
+
+    def _require_read(self, row: int, error: Exception) -> None:
+        """Raises `failures.Unreadable` for an error of the machine, not of the record."""
+        if failures.of_machine(error):
+            place = self._table.place(int(self._rows[row]))
+            raise failures.Unreadable(f"{place} could not be read: {error}. It may be sound.") from error
 
     def _unusable(self, row: int, reason: Any) -> DamagedRecord:
         """Returns the error for a record that cannot be used, and remembers it."""

@@ -17,7 +17,6 @@ import numpy as np
 
 from diffusion.data.sources import splits
 from diffusion.data.sources.columns import Records, stamp_of
-from diffusion.data.sources.tar_files import files_at
 from diffusion.io import files
 
 IN_MEMORY = 2**30
@@ -58,7 +57,7 @@ class Parquet:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._paths, self.where, self.name = files_at(path, (".parquet", ".parq"), splits.parse(split).base)
+        self._paths, self.where, self.name = splits.files_at(path, (".parquet", ".parq"), splits.parse(split).base)
         metadata = []
         for file in self._paths:
             try:

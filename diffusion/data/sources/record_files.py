@@ -19,7 +19,6 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from diffusion.data.sources import splits
 from diffusion.data.sources.columns import Records, stamp_of
-from diffusion.data.sources.tar_files import files_at
 
 Parser = Callable[[bytes], Mapping[str, Any]]
 """A function from a record as it is stored to its values by name."""
@@ -59,7 +58,7 @@ class ArrayRecords:
 
     def __init__(self, path: str, split: str, parse: Parser):
         suffixes = (".array_record", ".arrayrecord")
-        self._paths, self.where, self.name = files_at(path, suffixes, splits.parse(split).base)
+        self._paths, self.where, self.name = splits.files_at(path, suffixes, splits.parse(split).base)
         self._parse = parse
         self._readers = []
         for file in self._paths:

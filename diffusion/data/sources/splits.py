@@ -1,7 +1,8 @@
 """Splits of a source of files: "train", or a part of it such as "train[:90%]", a fair sample in a fixed order."""
 
-__all__ = ["Split", "files_of", "parse", "split_of"]
+__all__ = ["Split", "files_at", "files_of", "parse", "split_of"]
 
+import pathlib
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -58,6 +59,32 @@ def parse(split: str) -> Split:
 
 def _number(end: str, size: int) -> int:
     return round(size * int(end[:-1]) / 100) if end.endswith("%") else int(end)
+
+
+def files_at(path: str, suffixes: tuple[str, ...], base: str) -> tuple[list[pathlib.Path], str, str]:
+    """The files of a split in a folder, of a pattern, or one file; where they are, and what to call them.
+
+    Args:
+        path: as the config names it.
+        suffixes: that the files of a folder have.
+        base: the split.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if the folder has no such split.
+    """
+    whole = pathlib.Path(path).expanduser()
+    if whole.is_dir():
+        found = sorted(p.relative_to(whole).as_posix() for p in whole.rglob("*") if p.name.endswith(suffixes))
+        if not found:
+            raise ValueError(f"{whole} holds no files that end in {' or '.join(suffixes)}.")
+        return [whole / name for name in files_of(base, found, str(whole))], str(whole), whole.name
+    found = [whole] if whole.is_file() else sorted(whole.parent.glob(whole.name))
+    if not found:
+        raise FileNotFoundError(f"{whole}: there is no such file or folder.")
+    if base != "train":
+        files_of(base, ["a file"], str(whole))  # says that all of it is "train"
+    return list(found), str(whole), whole.name
 
 
 def files_of(base: str, names: Sequence[str], what: str) -> list[str]:

@@ -6,7 +6,7 @@ The headers of a shard are read once, and where its members lie is kept in DIFFU
 that a record needs, so that the order of a run is the same as from any other source.
 """
 
-__all__ = ["TarShards", "files_at", "tar_shards"]
+__all__ = ["TarShards", "tar_shards"]
 
 
 import functools
@@ -60,7 +60,7 @@ class TarShards:
     """The records of tar files as a table."""
 
     def __init__(self, path: str, split: str):
-        self._paths, self.where, self.name = files_at(path, (".tar",), splits.parse(split).base)
+        self._paths, self.where, self.name = splits.files_at(path, (".tar",), splits.parse(split).base)
         self._members: list[tuple[int, str, dict[str, tuple[int, int]]]] = []  # shard, key, {suffix: (offset, length)}
         for shard, file in enumerate(self._paths):
             for key, members in _index(file):
@@ -108,32 +108,6 @@ class TarShards:
         if kind == "cls":
             return int(content)
         return content.decode().strip() if kind in TEXTS else content
-
-
-def files_at(path: str, suffixes: tuple[str, ...], base: str) -> tuple[list[pathlib.Path], str, str]:
-    """The files of a split in a folder, of a pattern, or one file; where they are, and what to call them.
-
-    Args:
-        path: as the config names it.
-        suffixes: that the files of a folder have.
-        base: the split.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if the folder has no such split.
-    """
-    whole = pathlib.Path(path).expanduser()
-    if whole.is_dir():
-        found = sorted(p.relative_to(whole).as_posix() for p in whole.rglob("*") if p.name.endswith(suffixes))
-        if not found:
-            raise ValueError(f"{whole} holds no files that end in {' or '.join(suffixes)}.")
-        return [whole / name for name in splits.files_of(base, found, str(whole))], str(whole), whole.name
-    found = [whole] if whole.is_file() else sorted(whole.parent.glob(whole.name))
-    if not found:
-        raise FileNotFoundError(f"{whole}: there is no such file or folder.")
-    if base != "train":
-        splits.files_of(base, ["a file"], str(whole))  # says that all of it is "train"
-    return list(found), str(whole), whole.name
 
 
 @functools.lru_cache(maxsize=1024)
