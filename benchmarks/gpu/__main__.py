@@ -16,19 +16,24 @@ import subprocess
 import sys
 
 from absl import app, flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    OUT = flags.DEFINE_string("out", None, "folder of results.json and log.txt", required=True)
+    DONE = flags.DEFINE_multi_string("done", [], "folder with the results.json of an earlier call; may be repeated")
+    MINUTES = flags.DEFINE_float("minutes", 9.0, "that this call may take")
+    ONLY = flags.DEFINE_list("stages", None, "names of stages; all of them by default")
+    TINY = flags.DEFINE_bool("tiny", False, "sizes that a CPU measures in seconds, to rehearse")
+    DATA = flags.DEFINE_string("data_dir", "", "folder of CIFAR-10 as TFDS prepares it, for the stage input_pipeline")
+    TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "python of the environment with PyTorch")
+    command_line.begin()
+
 from rich.console import Console
 
 from benchmarks import rows
 from benchmarks.gpu import plan, stages
-from diffusion.training.runtime import huge_pages
 
-OUT = flags.DEFINE_string("out", None, "folder of results.json and log.txt", required=True)
-DONE = flags.DEFINE_multi_string("done", [], "folder with the results.json of an earlier call; may be repeated")
-MINUTES = flags.DEFINE_float("minutes", 9.0, "that this call may take")
-ONLY = flags.DEFINE_list("stages", None, "names of stages; all of them by default")
-TINY = flags.DEFINE_bool("tiny", False, "sizes that a CPU measures in seconds, to rehearse")
-DATA = flags.DEFINE_string("data_dir", "", "folder of CIFAR-10 as TFDS prepares it, for the stage input_pipeline")
-TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "python of the environment with PyTorch")
 PIPELINE = ("grain", "tensorflow_datasets", "benchmarks.input_pipeline")  # what its stage needs
 
 
@@ -83,5 +88,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    app.run(main)
+    command_line.run(main)

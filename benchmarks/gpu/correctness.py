@@ -12,21 +12,26 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    OUT = flags.DEFINE_string("out", None, "file to write", required=True)
+    TINY = flags.DEFINE_bool("tiny", False, "smaller networks, to rehearse")
+    command_line.begin()
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 
 from benchmarks import rows
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps, weightings
 from diffusion.models.dit import DiT
 from diffusion.models.song_unet import SongUNet
 from diffusion.training import ema, optimizers, state
-from diffusion.training.runtime import huge_pages
 from diffusion.training.step import make_train_step
 
-OUT = flags.DEFINE_string("out", None, "file to write", required=True)
-TINY = flags.DEFINE_bool("tiny", False, "smaller networks, to rehearse")
 STEPS = 5  # updates whose losses are compared
 SAMPLING_STEPS = 10  # steps of Heun's sampler
 BATCH = 16
@@ -157,5 +162,4 @@ def on(where: Callable[[], contextlib.AbstractContextManager], check: Check) -> 
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    app.run(main)
+    command_line.run(main)

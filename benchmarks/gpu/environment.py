@@ -18,9 +18,10 @@ from absl import app, flags
 from diffusion.training.runtime import huge_pages
 
 OUT = flags.DEFINE_string("out", None, "file to write", required=True)
-NEEDED = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "rich", "absl-py", "safetensors")
+NEEDED = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "rich", "absl-py", "ml-collections",
+          "safetensors")  # fmt: skip
 USED = ("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "orbax-checkpoint", "torch",
-        "grain", "array-record", "tensorflow-datasets", "ml-collections", "tensorboardX", "matplotlib", "pillow",
+        "grain", "array-record", "tensorflow-datasets", "tensorboardX", "matplotlib", "pillow",
         "scikit-learn")  # fmt: skip
 
 

@@ -8,18 +8,21 @@ The command:
 import math
 import sys
 
-from absl import app, flags
+from absl import flags
+
+from benchmarks.gpu import plan
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    STAGE = flags.DEFINE_enum("stage", None, list(plan.measurements()), "what to measure", required=True)
+    OUT = flags.DEFINE_string("out", None, "file of the rows, JSON", required=True)
+    TINY = flags.DEFINE_bool("tiny", False, "sizes that a CPU measures in seconds, to rehearse")
+    ROUNDS = flags.DEFINE_integer("rounds", 5, "how often every case is measured in turn")
+    TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "python of the environment with PyTorch")
+    command_line.begin()
 
 from benchmarks import rows
-from benchmarks.gpu import plan
 from benchmarks.gpu.accounting import Worker, about, beside_base, beside_limit
-from diffusion.training.runtime import huge_pages
-
-STAGE = flags.DEFINE_enum("stage", None, list(plan.measurements()), "what to measure", required=True)
-OUT = flags.DEFINE_string("out", None, "file of the rows, JSON", required=True)
-TINY = flags.DEFINE_bool("tiny", False, "sizes that a CPU measures in seconds, to rehearse")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "how often every case is measured in turn")
-TORCH_PYTHON = flags.DEFINE_string("torch_python", sys.executable, "python of the environment with PyTorch")
 
 
 def main(argv: list[str]) -> None:
@@ -42,5 +45,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    app.run(main)
+    command_line.run(main)

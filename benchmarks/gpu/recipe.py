@@ -16,16 +16,21 @@ import sys
 
 from absl import app, flags
 
-from benchmarks.gpu import recipe_figures, stages
-from diffusion.training.runtime import huge_pages
+from diffusion.experiments.config import command_line
 
-OUT = flags.DEFINE_string("out", None, "folder of results.json and log.txt", required=True)
-DONE = flags.DEFINE_multi_string("done", [], "folder with the results.json of an earlier call; may be repeated")
-MINUTES = flags.DEFINE_float("minutes", 9.0, "that this call may take")
-HOME = flags.DEFINE_string("home", None, "folder of what the stages make, on the machine's disk", required=True)
-CARRIED = flags.DEFINE_string("carried", None, "folder of data/ and inception.safetensors")
-TINY = flags.DEFINE_bool("tiny", False, "a rehearsal on a CPU, in minutes")
-CURVE = flags.DEFINE_string("curve", None, "draw FID against time into this file, from the results, and run nothing")
+if __name__ == "__main__":  # before the imports that take seconds
+    OUT = flags.DEFINE_string("out", None, "folder of results.json and log.txt", required=True)
+    DONE = flags.DEFINE_multi_string("done", [], "folder with the results.json of an earlier call; may be repeated")
+    MINUTES = flags.DEFINE_float("minutes", 9.0, "that this call may take")
+    HOME = flags.DEFINE_string("home", None, "folder of what the stages make, on the machine's disk", required=True)
+    CARRIED = flags.DEFINE_string("carried", None, "folder of data/ and inception.safetensors")
+    TINY = flags.DEFINE_bool("tiny", False, "a rehearsal on a CPU, in minutes")
+    CURVE = flags.DEFINE_string(
+        "curve", None, "draw FID against time into this file, from the results, and run nothing"
+    )
+    command_line.begin()
+
+from benchmarks.gpu import recipe_figures, stages
 
 
 def all_stages(home: pathlib.Path, carried: pathlib.Path, tiny: bool) -> list[stages.Stage]:
@@ -75,5 +80,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    app.run(main)
+    command_line.run(main)

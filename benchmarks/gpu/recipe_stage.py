@@ -16,18 +16,23 @@ import sys
 import time
 from typing import Any
 
+from absl import flags, logging
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    HOME = flags.DEFINE_string("home", None, "folder of what the stages make", required=True)
+    DATA = flags.DEFINE_string("data_dir", None, "folder of the prepared dataset", required=True)
+    INCEPTION = flags.DEFINE_string("inception", None, "file of FID's Inception-v3", required=True)
+    OUT = flags.DEFINE_string("out", None, "file of the result, JSON", required=True)
+    TINY = flags.DEFINE_bool("tiny", False, "a rehearsal on a CPU, in minutes")
+    command_line.begin(takes_words=True)
+
 import numpy as np
-from absl import app, flags, logging
 
 from benchmarks.gpu import recipe_figures
 from benchmarks.gpu.stages import SECONDS, UNFINISHED
-from diffusion.training.runtime import huge_pages
 
-HOME = flags.DEFINE_string("home", None, "folder of what the stages make", required=True)
-DATA = flags.DEFINE_string("data_dir", None, "folder of the prepared dataset", required=True)
-INCEPTION = flags.DEFINE_string("inception", None, "file of FID's Inception-v3", required=True)
-OUT = flags.DEFINE_string("out", None, "file of the result, JSON", required=True)
-TINY = flags.DEFINE_bool("tiny", False, "a rehearsal on a CPU, in minutes")
 CONFIG = "configs/cifar10_edm.py"
 KEPT = 30  # checkpoints kept of a run
 STOP = 25.0  # seconds in which training saves and ends
@@ -149,5 +154,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    app.run(main)
+    command_line.run(main)
