@@ -28,10 +28,15 @@ class Files:
     """In its `with` block, the files of `diffusion` with a function that takes or returns examples.
 
     A network takes none: it gets x_t, a time and a condition. Nor does what comes after the gradient.
+
+    Attributes:
+        names: {file: its functions that take or return examples}.
+        before: all files with a function that runs, until the loss is called that is differentiated.
     """
 
     def __init__(self):
         self.names: dict[str, set[str]] = {}
+        self.before: set[str] = set()
 
     def __enter__(self) -> "Files":
         sys.setprofile(self._seen)
@@ -44,6 +49,8 @@ class Files:
         code = frame.f_code
         if event not in ("call", "return") or not code.co_filename.startswith(OURS):
             return
+        if not any("summed_loss" in functions for functions in self.names.values()):
+            self.before.add(code.co_filename.removeprefix(f"{ROOT}/"))
         taken = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if event == "call" else ()
         if any(map(holds_examples, map(frame.f_locals.get, taken))) or (event == "return" and holds_examples(value)):
             self.names.setdefault(code.co_filename.removeprefix(f"{ROOT}/"), set()).add(code.co_name)
@@ -70,3 +77,4 @@ def test_a_batch_of_the_digits_passes_at_most_ten_files_to_its_gradient():
     assert ends <= files.names.keys()
     assert "summed_loss" in files.names["diffusion/training/step.py"]  # whose gradient is taken
     assert len(files.names) <= MOST, files.names
+    assert len(files.before) < MOST, files.before  # the loop's own file is the tenth
