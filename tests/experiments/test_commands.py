@@ -35,6 +35,7 @@ def test_help_holds_an_example(command):
     found = commands.run(*command.removeprefix("python ").split(), "--help")
     playground = command == "diffusion playground"  # it has an environment of its own
     assert f"{'python -m ' * playground}{command} " in found.stdout, found.stderr
+    assert found.returncode == 0
 
 
 @pytest.mark.parametrize("words", [["--help"], []])

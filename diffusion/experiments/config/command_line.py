@@ -194,10 +194,10 @@ def run(main: Callable, failures: tuple[type[Exception], ...] = ()) -> None:
     app.run(_in_one_sentence(main, failures), flags_parser=_in_one_sentence(_parse_and_extend, failures))
 
 
-def _without_echoes(told: Any) -> None:
+def _without_echoes(unraisable: Any) -> None:
     """When one file of a checkpoint fails, TensorStore prints this for each of the others."""
-    if str(told.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(told)
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _without_waiting(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
@@ -248,6 +248,8 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
         if len(remaining) > 1 and not takes_words:
             raise ConfigError(f"unexpected argument {remaining[1]!r}: flags are written as --name=value.")
         return remaining
+    except SystemExit as end:
+        raise SystemExit(0 if _asks_for_help(argv) else end.code) from None  # absl ends its help with status 1
     except flags.Error as error:  # wraps what get_config raised, with its traceback: show our own sentence alone
         cause = error
         while cause is not None and not isinstance(cause, ConfigError):

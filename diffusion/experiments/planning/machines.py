@@ -53,8 +53,9 @@ MACHINES = {
     # "NVIDIA Ada GPU Architecture" white paper, RTX 4090: 165.2 TFLOP/s bfloat16 dense with FP32 accumulate, 24 GB,
     # 1,008 GB/s; PCIe Gen4 x16.
     "rtx4090": Machine("gpu", "NVIDIA GeForce RTX 4090", 165.2e12, 24e9, 1.008e12, 32e9, network=32e9),
-    # "NVIDIA RTX Blackwell GPU Architecture" white paper, RTX 5090: 209.5 TFLOP/s bfloat16 dense with FP32 accumulate,
-    # 32 GB, 1,792 GB/s; PCIe Gen5 x16, 128 GB/s both ways.
+    # "NVIDIA RTX Blackwell GPU Architecture" white paper, RTX 5090: 209.5 TFLOP/s bfloat16 dense with FP32 accumulate
+    # (170 multiprocessors x 512 FLOP a cycle x 2.407 GHz, the boost clock; cards that clock higher exceed it), 32 GB,
+    # 1,792 GB/s; PCIe Gen5 x16, 128 GB/s both ways.
     "rtx5090": Machine("gpu", "NVIDIA GeForce RTX 5090", 209.5e12, 32e9, 1.792e12, 64e9, network=64e9),
     # "TPU v5p", docs.cloud.google.com/tpu/docs/v5p: 459 TFLOP/s bfloat16, 95 GiB, 2,765 GB/s, interconnect 1,200 GB/s
     # both ways, 3D torus.
