@@ -7,6 +7,7 @@ import os
 import pathlib
 import pkgutil
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -267,9 +268,28 @@ def get_sweep(arg=""):
 """
 
 
+def of_readme():
+    """The lines of the README that start our program, as words, in their order; first those of its shell snippets."""
+    text = (ROOT / "README.md").read_text()
+    snippets = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    inline = re.findall(r"`(diffusion \w+ [^`]+)`", text)
+    words = [shlex.split(line, comments=True) for line in [*snippets.splitlines(), *inline]]
+    return [line[1:] for line in words if line and line[0] == "diffusion"]
+
+
+def test_the_readme_names_the_distribution_its_extra_and_targets_of_make():
+    text = (ROOT / "README.md").read_text()
+    named = re.findall(r'^pip install "([\w-]+)\[([\w,]+)\]"', text, re.MULTILINE)
+    assert named and all(name == PROJECT["name"] for name, _ in named)
+    assert {extra for _, extras in named for extra in extras.split(",")} <= PROJECT["optional-dependencies"].keys()
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    used = re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE)
+    assert len(used) >= 4 and set(used) <= set(targets)
+
+
 @pytest.mark.slow
 def test_the_installed_commands_run_from_an_empty_folder(programs, tmp_path):
-    """Every --help, a run from training to its figures, and a sweep, beside a user's folders of our names."""
+    """Every --help, the README's commands one by one, and a sweep, beside a user's folders of our names."""
     kept = ("HOME", "LANG", "JAX_PLATFORMS", "TF_CPP_MIN_LOG_LEVEL")
     env = {name: os.environ[name] for name in kept if name in os.environ}
     env |= {"PATH": f"{programs}:/usr/bin:/bin", "DIFFUSION_CACHE": str(tmp_path / "cache")}
@@ -288,10 +308,11 @@ def test_the_installed_commands_run_from_an_empty_folder(programs, tmp_path):
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text("raise SystemExit('a user's')")
         (folder / name / "digits.py").write_text("raise SystemExit('a user's')")
-    said = run("train", "--config=digits:tiny", "--workdir=runs/digits")
-    assert "Next: diffusion sample --workdir=runs/digits" in said
-    for line in ("sample --workdir=runs/digits", "evaluate --workdir=runs/digits", "plan --config=digits --devices=1"):
-        run(*line.split())
+    lines = of_readme()
+    assert [words[0] for words in lines] == ["train", "sample", "evaluate", "init"]
+    said = [run(*(re.sub("(--config=digits)$", r"\1:tiny", word) for word in words)) for words in lines]
+    assert "Next: diffusion sample --workdir=runs/digits" in said[0] and (folder / "my_paper/config.py").is_file()
+    run("plan", "--config=digits", "--devices=1")
     run("train", "--config=students/lcm:runs/digits,tiny", "--workdir=runs/lcm")
     two = "launch local --processes=2 -- diffusion train --config=digits:tiny --workdir=runs/two"
     run(*two.split())

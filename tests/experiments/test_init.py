@@ -7,9 +7,9 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from diffusion.data import catalog
 from diffusion.experiments import init
 from diffusion.experiments.config import ConfigError, checks, extensions, names, recipes
 from diffusion.experiments.sweeps import definition
@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
-    """A project whose names this process knows; afterwards the tables are as before. TFDS takes a name once."""
+    """A project whose names this process knows; afterwards the tables are as before."""
     folder = tmp_path_factory.mktemp("projects") / "my-paper"
     assert init.main([str(folder)]) == 0
     with pytest.MonkeyPatch.context() as patch:
@@ -31,7 +31,7 @@ def extended(tmp_path_factory):
             checks.validate(recipes.load("config.py:tiny"))
         extensions.extend_by_project()
         yield folder
-    del names.OBJECTIVES["huber"], catalog.BUNDLED["circles"]
+    del names.OBJECTIVES["huber"], names.SOURCES["circles"]
 
 
 @pytest.fixture
@@ -44,6 +44,21 @@ def test_its_config_and_its_sweep_are_checked_with_the_names_that_its_project_fi
     assert checks.validate(recipes.load("config.py")).objective.density is not None
     record = definition.record(definition.load("sweep.py:tiny"), "sweep.py:tiny", project / "runs/sweep")
     assert [plan.overrides["objective.c"] for plan in record.runs] == [0.01, 0.1]
+
+
+def test_its_data_are_a_source_with_the_records_of_both_splits(project):
+    data = recipes.module("my_paper/data.py")
+    train, test = data.circles(), data.circles("test")
+    assert (len(train), len(test), train.spec.shape, train.spec.num_classes) == (1200, 300, (8, 8, 1), 3)
+    # The i-th picture shows a circle of radius 1 + i % 3: the mean distance of what is bright from its middle.
+    for i in range(6):
+        picture, label = train[i]["image"][..., 0].astype(float), train[i]["label"]
+        x, y = np.mgrid[:8, :8]
+        middle = [(axis * picture).sum() / picture.sum() for axis in (x, y)]
+        radius = (np.hypot(x - middle[0], y - middle[1]) * picture).sum() / picture.sum()
+        assert label == i % 3 and abs(radius - 1 - label) < 0.5
+    with pytest.raises(ValueError, match=r"circles have no split 'valid'\. Valid: train, test"):
+        data.circles("valid")
 
 
 def test_its_own_test_passes_and_finds_a_wrong_objective(project):

@@ -5,16 +5,18 @@ import html.parser
 import json
 import os
 import pathlib
+import posixpath
 import re
 import subprocess
 import sys
 import urllib.parse
+from typing import NamedTuple
 
 import pytest
 import yaml
 
 from tests import browser
-from tools.docs import public_names, site_pages
+from tools.docs import course, public_names, site_pages
 from tools.docs.public_names import Name
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -106,24 +108,83 @@ def test_every_page_has_its_place_in_the_navigation():
     assert sorted(navigation()) == sorted(pages), "a page of docs/ has its line under nav in mkdocs.yml"
 
 
-def anchors(path):
+def anchors(text):
     """What the headings of a page are called in a link, on the site and by GitHub."""
-    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     titles = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
     return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: path.name)
+def links(text):
+    """(address, anchor) of each link and picture of a page that leads to another file or place of the project."""
+    targets = [target.partition("#") for _, _, target in site_pages.LINK.findall(FENCED.sub("", text))]
+    return [(urllib.parse.unquote(address), anchor) for address, _, anchor in targets if "://" not in address]
+
+
+@pytest.mark.parametrize("path", [*ROOT.glob("*.md"), *PAGES], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_link_and_picture_is_there(path):
     missing = []
-    for _, _, target in site_pages.LINK.findall(FENCED.sub("", path.read_text())):
-        address, _, anchor = target.partition("#")
-        if "://" in address:
-            continue
-        file = path.parent / urllib.parse.unquote(address) if address else path
-        if not file.exists() or (anchor and anchor not in anchors(file)):
-            missing.append(target)
+    for address, anchor in links(path.read_text()):
+        file = path.parent / address if address else path
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text())):
+            missing.append(f"{address}#{anchor}")
     assert missing == []
+
+
+class Sources(NamedTuple):
+    """What mkdocs makes the site of, but for the API's modules.
+
+    Attributes:
+        pages: path in the site -> text in Markdown.
+        pictures: paths of those that the notebooks have drawn.
+        api: path of a module's page -> its anchors.
+    """
+
+    pages: dict[str, str]
+    pictures: set[str]
+    api: dict[str, set[str]]
+
+
+@pytest.fixture(scope="module")
+def sources(public):
+    grouped = site_pages.groups(site_pages.MODULES.read_text(), public)
+    pages = {path.relative_to(DOCS).as_posix(): path.read_text() for path in DOCS.rglob("*.md")}
+    pages["index.md"] = site_pages.front((ROOT / "README.md").read_text())
+    pages["api/index.md"] = site_pages.index(grouped, public, public_names.module_sentences())
+    pictures = set()
+    for path, notebook in site_pages.notebooks().items():
+        shown = course.page(notebook, pathlib.PurePath(path).stem)
+        pages[path] = shown.markdown
+        pictures |= {f"learn/{name}" for name in shown.pictures}
+    api = {site_pages.place(module): {name.path for name in names} for module, names in public.items()}
+    return Sources({path: site_pages.inward(text, path) for path, text in pages.items()}, pictures, api)
+
+
+def test_every_link_of_the_sites_sources_leads_to_a_page_of_the_site(sources):
+    """The slow test below says the same of the built pages."""
+    missing = []
+    for path, text in sources.pages.items():
+        for address, anchor in links(text):
+            place = posixpath.normpath(posixpath.join(posixpath.dirname(path), address)) if address else path
+            if place in sources.pages:
+                found = not anchor or anchor in anchors(sources.pages[place])
+            elif place in sources.api:
+                found = not anchor or anchor in sources.api[place]
+            else:
+                found = place in sources.pictures or (not place.endswith(".md") and (DOCS / place).is_file())
+            if not found:
+                missing.append(f"{path}: {address}#{anchor}")
+    assert not missing, ", ".join(missing)
+
+
+BROKEN = ("[a](nowhere.md)", "[a](samplers.md#nowhere)", "[a](#nowhere)", "![a](images/no.png)")
+
+
+@pytest.mark.parametrize("wrong", BROKEN)
+def test_a_link_that_leads_nowhere_is_found(sources, wrong):
+    broken = sources._replace(pages={**sources.pages, "tour.md": sources.pages["tour.md"] + wrong})
+    with pytest.raises(AssertionError, match=r"^tour\.md: [^ ]*no"):
+        test_every_link_of_the_sites_sources_leads_to_a_page_of_the_site(broken)
 
 
 def test_links_lead_to_the_same_places_from_the_site():
@@ -152,7 +213,7 @@ def test_docstrings_become_markdown():
     assert site_pages.escaped("a_b | `c_d` [x]") == "a\\_b \\| `c_d` \\[x\\]"
 
 
-class Sources(html.parser.HTMLParser):
+class Page(html.parser.HTMLParser):
     """What a page loads, where it leads, and its anchors."""
 
     def __init__(self, text):
@@ -191,7 +252,7 @@ def site(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_site_is_built_whole_and_asks_the_network_for_nothing(site, public):
-    pages = {path: Sources(path.read_text()) for path in site.rglob("*.html") if path.name != "404.html"}  # for servers
+    pages = {path: Page(path.read_text()) for path in site.rglob("*.html") if path.name != "404.html"}  # for servers
     html = [path.relative_to(DOCS).with_suffix(".html") for path in PAGES]
     assert {site / str(path).replace("README", "index") for path in html} <= pages.keys()
     for module, names in public.items():

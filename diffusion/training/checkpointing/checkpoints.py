@@ -71,8 +71,9 @@ def loud(message: str) -> None:
 
 
 def folder(workdir: str | pathlib.Path) -> pathlib.Path:
-    """Returns WORKDIR/checkpoints."""
-    return pathlib.Path(workdir).absolute() / "checkpoints"
+    """Returns WORKDIR/checkpoints, without the ".." of a relative path, which TensorStore refuses."""
+    path = pathlib.Path(workdir).absolute()
+    return (path.resolve() if ".." in path.parts else path) / "checkpoints"
 
 
 def steps(workdir: str | pathlib.Path) -> list[int]:

@@ -74,6 +74,19 @@ def test_saved_state_comes_back_bit_for_bit(saved):
         assert about["step"] == step and about["examples"] == 16 * step
 
 
+def test_a_run_is_named_from_another_folder(run_folder, tmp_path, monkeypatch):
+    """TensorStore refuses a path with "..". Behind a link ".." is the folder above its target, as for every program."""
+    workdir, states = run_folder
+    (tmp_path / "far/away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("far/away")
+    monkeypatch.chdir(workdir / "checkpoints")
+    for relative in ("..", "../../run", "../../link/../../run"):
+        assert toys.equal(checkpoints.restore(relative, 6, toys.make_state(seed=9))[0], states[6])
+        with contextlib.closing(Checkpoints(relative)) as saver:
+            saver.save(train(toys.make_state(), 0, 1))
+        assert checkpoints.steps(workdir)[0] in (1, 2)
+
+
 def test_frozen_networks_are_saved_with_the_state(tmp_path):
     """A run needs its teacher to go on, wherever the teacher's own files are by then."""
     state = toys.make_state()._replace(frozen={"teacher": toys.init(jax.random.key(5))})
