@@ -76,7 +76,7 @@ def networks(path: pathlib.Path, architecture: str = "") -> Iterator[tuple[str, 
     if (path / "checkpoints").is_dir():
         config = workdir.read_config(path)
         params, _ = checkpoints.load_ema(path)
-        yield "", resolve.Resolver(config).model(workdir.example_shape(config)), params
+        yield "", resolve.Resolver(config).model(workdir.example_shape(config)), params["params"]
         return
     several = [] if path.is_dir() or architecture else _under_prefixes(path)
     if not several:

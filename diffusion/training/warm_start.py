@@ -13,6 +13,8 @@ from diffusion.io import limits
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.sharding import leaf_name
 
+COLLECTION = "params/"  # of a Linen network's leaves in a run; `diffusion convert` writes them without it
+
 
 def read(path: str | pathlib.Path) -> dict[str, Any]:
     """Returns parameters by name ("blocks/mlp/kernel"), from a file or a run folder.
@@ -66,6 +68,9 @@ def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tupl
         fits = re.compile(pattern).search
     except re.error as error:
         raise ValueError(f"init_from.include = {pattern!r} is not a regular expression: {error}.") from error
+    ours = {leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    if all(name.startswith(COLLECTION) for name in ours) and not any(name.startswith(COLLECTION) for name in source):
+        source = {f"{COLLECTION}{name}": leaf for name, leaf in source.items()}
     taken, skipped = [], []
 
     def leaf(path, ours):
@@ -83,7 +88,6 @@ def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tupl
         return ours
 
     result = jax.tree_util.tree_map_with_path(leaf, params)
-    ours = {leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     skipped += [f"{name}: only in the source" for name in source if name not in ours]
     if not taken:
         raise ValueError(f"init_from found no leaf to take; the first reasons: {'; '.join(skipped[:3])}.")

@@ -1,19 +1,27 @@
 """experiments.convert: folders, single files with several networks, runs, and what is left over."""
 
+import contextlib
 import json
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from configs import digits
 from diffusion.experiments import convert
+from diffusion.experiments.config import resolve
+from diffusion.experiments.config.values import to_json
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders
+from diffusion.training import warm_start
+from diffusion.training.checkpointing.checkpoints import Checkpoints
 from tests.adapters import test_lora_files
 from tests.models.interchange import published
+from tests.training import toys
 
 SMALL = {"UNet2DConditionModel": "conditional_unet_original_sd1", "AutoencoderKL": "autoencoder_kl_original"}
 
@@ -88,6 +96,27 @@ def test_our_own_names(tmp_path):
     again, read = interchange.load(tmp_path / "ours")
     assert again == module
     equal(read, params)
+
+
+def test_a_run_becomes_a_network_and_the_start_of_another_run(tmp_path):
+    config = digits.get_config("tiny")
+    config.data.shape = (8, 8, 1)
+    module = resolve.Resolver(config).model((8, 8, 1))
+    inputs = (jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+    average = jax.jit(module.init)(jax.random.key(1), *inputs)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(to_json(config))
+    with contextlib.closing(Checkpoints(tmp_path / "run")) as saver:
+        saver.save(toys.make_state()._replace(ema=average))
+    ((name, found, params),) = convert.networks(tmp_path / "run")
+    assert (name, type(found)) == ("", type(module))
+    equal(params, average["params"])
+    interchange.save(tmp_path / "ours", found, params, layout="ours")
+    (file,) = (tmp_path / "ours").glob("*.safetensors")
+    fresh = jax.tree.map(jnp.zeros_like, average)
+    started, taken, skipped = warm_start.warm_start(fresh, warm_start.read(file))
+    equal(started, average)
+    assert len(taken) == len(jax.tree.leaves(average)) and skipped == []
 
 
 @pytest.mark.slow
