@@ -155,7 +155,7 @@ def _remedies(config: ConfigDict, work: Work) -> Iterator[ConfigDict]:
 
     split = {"mesh__fsdp": batch_devices, "mesh__data": -1}
     yield changed(**split)
-    for remat in ("dots", "full"):
+    for remat in ("elementwise", "dots", "full"):
         yield changed(model__remat=remat)
         yield changed(model__remat=remat, **split)
     for parts in range(2, work.rows + 1):

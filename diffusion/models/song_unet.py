@@ -74,7 +74,8 @@ class SongUNet(nn.Module):
         taps: of the resampling filter, see `diffusion.models.layers.resampling`.
         dropout: rate in the blocks, drawn from the rng collection "dropout" when `train`.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what of the blocks to compute again in the backward pass: "none", "full", or "dots" (all but matmuls).
+        remat: what of the blocks to compute again in the backward pass: "none"; "elementwise", all but products,
+            convolutions and attention; "dots", all but products without batch dimensions; or "full".
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:

@@ -76,7 +76,8 @@ class UNet(nn.Module):
         qkv_per_head: in files of ADM's layout the queries, keys and values of a head are adjacent (in all files of the
             authors but ImageNet 64); does not change the network.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what of the blocks to compute again in the backward pass: "none", "full", or "dots" (all but matmuls).
+        remat: what of the blocks to compute again in the backward pass: "none"; "elementwise", all but products,
+            convolutions and attention; "dots", all but products without batch dimensions; or "full".
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:

@@ -154,7 +154,7 @@ def test_forward_mode(attention):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [*({"remat": remat} for remat in ("full", "dots")), {"unroll": 99}])
+@pytest.mark.parametrize("options", [*({"remat": remat} for remat in ("full", "dots", "elementwise")), {"unroll": 99}])
 def test_remat_and_unrolling_change_nothing(options):
     model, variables = build()
     plain = gradient(model, variables)

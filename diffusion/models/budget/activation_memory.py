@@ -7,6 +7,7 @@ What a layer keeps for one image, in elements, with N tokens of D features, hidd
 | "full" | its input             | N D                            |                                | sequence         |
 | "dots" | products, and input   | 3 N D + 6 D                    |                                | sequence         |
 |        | q, k, v; MLP          | 3 N D + N M (SwiGLU: 2 N M)    |                                | sequence, tensor |
+| "elementwise" | as "dots", and attention "cudnn" | N D | H N | sequence, tensor |
 | "none" | tokens                | 6 N D + 4 D                    | 2 N D + 4 N                    | sequence         |
 |        | MLP                   | 6 N M                          |                                | sequence, tensor |
 |        | normalised q, k       |                                | 6 N D + 4 H N                  | sequence, tensor |
@@ -61,11 +62,14 @@ def layer_bytes(
     size = BYTES[model.dtype]
     if remat == "full":
         return size * n * d / sequence
-    if remat == "dots":
-        products = 3 * n * d + n * m * (2 if model.mlp == "swiglu" else 1)
-        return size * (3 * n * d / sequence + 6 * d + products / (sequence * tensor))
-    of_tokens = size * (6 * n * d / sequence + 4 * d) + 4 * (2 * n * d + 4 * n) / sequence
     scores = h * n * n
+    if remat in ("dots", "elementwise"):
+        products = size * (3 * n * d + n * m * (2 if model.mlp == "swiglu" else 1))
+        if remat == "elementwise":
+            products += {"xla": size * n * d + 4 * scores, "matmul": size * n * d + 4 * scores,
+                         "cudnn": size * n * d + 4 * h * n}[attention]  # fmt: skip
+        return size * (3 * n * d / sequence + 6 * d) + products / (sequence * tensor)
+    of_tokens = size * (6 * n * d / sequence + 4 * d) + 4 * (2 * n * d + 4 * n) / sequence
     of_heads = {
         "xla": size * (4 * n * d + scores) + 4 * (scores + 2 * h * n),
         "matmul": size * (5 * n * d + (scores if size < 4 else 0)) + 4 * scores,

@@ -53,7 +53,7 @@ def recomputed_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
     """Counts the operations that the backward pass repeats for one image, by the model's `remat`.
 
     "full" repeats every layer, "dots" the two products of attention alone (its policy does not keep products with batch
-    dimensions), "none" nothing.
+    dimensions), "elementwise" and "none" no product.
 
     Args:
         model: the network.
@@ -63,7 +63,7 @@ def recomputed_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
         Operations, beyond `train_flops`.
     """
     n = tokens(model, image_shape)
-    again = {"none": 0, "dots": _attention(model, n), "full": _dense(model, n) + _attention(model, n)}
+    again = {"none": 0, "elementwise": 0, "dots": _attention(model, n), "full": _dense(model, n) + _attention(model, n)}
     return 2 * model.depth * again[model.remat]
 
 

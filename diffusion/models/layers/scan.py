@@ -8,10 +8,13 @@ import flax.linen as nn
 import jax
 
 UNROLLED = 12  # layers that CPU takes in one turn of the scan, where the stack has no more
+# Names of primitives; the last is cuDNN's fused attention.
+PRODUCTS = ("dot_general", "conv_general_dilated", "dot_product_attention_fwd")
 REMAT = {  # what the forward pass keeps for the backward pass, layer by layer; the rest is computed again
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "elementwise": lambda primitive, *_, **__: primitive.name.startswith(PRODUCTS),  # keeps every product
 }
 
 

@@ -19,6 +19,9 @@ OPTIONS = [
     {"dtype": "bfloat16", "remat": "dots"},
     {"dtype": "float32", "remat": "dots", "mlp": "swiglu", "attention": "matmul"},
     {"dtype": "bfloat16", "remat": "full"},
+    {"dtype": "bfloat16", "remat": "elementwise"},
+    {"dtype": "float32", "remat": "elementwise", "mlp": "swiglu", "attention": "matmul"},
+    {"dtype": "bfloat16", "remat": "elementwise", "attention": "matmul"},
 ]
 
 

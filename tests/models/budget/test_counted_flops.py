@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from diffusion.models.budget.counted_flops import counted_flops
-from diffusion.models.budget.flops import flops
+from diffusion.models.budget.flops import flops, recomputed_flops
 from diffusion.models.dit import DiT
 from diffusion.models.mlp import MLP
 
@@ -42,6 +42,20 @@ def test_a_dit_has_as_many_as_its_formula(fields, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # on CPU, means are matrix products too
     module = DiT(patch=2, width=48, depth=3, heads=4, num_classes=0, attention="matmul", **fields)
     assert of(module, 8, 8, 4) == flops(module, (8, 8, 4))
+
+
+@pytest.mark.parametrize("remat", ["elementwise", "dots", "full"])
+def test_the_backward_pass_repeats_the_products_of_the_formula(remat, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+
+    def of_gradient(module):
+        inputs = struct(1, 8, 8, 4), struct(1)
+        variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+        return counted_flops(jax.grad(lambda v, *of: module.apply(v, *of).sum()), variables, *inputs)
+
+    plain = DiT(patch=2, width=48, depth=3, heads=4, num_classes=0, attention="xla")
+    module = plain.clone(remat=remat)
+    assert of_gradient(module) - of_gradient(plain) == recomputed_flops(module, (8, 8, 4))
 
 
 def test_an_mlp_has_as_many_as_one_counts(monkeypatch):
