@@ -31,9 +31,9 @@ from tools.mutate.reached import Case
 LIBRARY = "diffusion"
 ROOT = pathlib.Path(__file__).parents[2]
 EXPLAINED = pathlib.Path(__file__).with_name("equivalent.toml")
-SOURCES = ("schedules", "parameterizations.py", "timesteps", "weightings.py", "objectives", "samplers", "guidance",
-           "flow_maps.py", "metrics", "training")  # fmt: skip
-TESTS = ("tests/*.py", "tests/training", "tests/metrics")
+FOLDERS = ("schedules", "timesteps", "objectives", "samplers", "guidance", "metrics", "training")
+SOURCES = (*FOLDERS, "parameterizations.py", "weightings.py", "flow_maps.py")
+TESTS = ("tests/*.py", *(f"tests/{folder}" for folder in FOLDERS))
 START = 30.0  # seconds of a child in addition to its tests
 
 
