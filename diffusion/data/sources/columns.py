@@ -372,7 +372,7 @@ class Records:
         return values | ({} if self._numbers is None else {"label": int(self._numbers[self._rows[row]])})
 
     def sizes(self, rows: Sequence[int]) -> np.ndarray:
-        """The heights and widths of the pictures of many rows, int64 [n, 2], from their headers alone.
+        """The heights and widths of the pictures of many rows, int64 [n, 2], of encoded ones from their headers alone.
 
         Raises:
             DamagedRecord: a record begins with no picture.
@@ -381,7 +381,11 @@ class Records:
         for row in rows:
             try:
                 value = self._table.read([int(self._rows[row])], [self._example])[0][self._example]  # type: ignore
-                with pictures.opened(encoded(value), "its image") as image:  # type: ignore[arg-type]
+                data = encoded(value)
+                if data is None:
+                    found.append(np.shape(value)[:2])
+                    continue
+                with pictures.opened(data, "its image") as image:
                     found.append((image.height, image.width))
             except ValueError as error:
                 raise self._unusable(row, error) from error

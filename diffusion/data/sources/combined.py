@@ -67,6 +67,21 @@ class Mixture:
         first = self._ends[part - 1] if part else 0
         return self._of[part][(row - first) % len(self._of[part])]
 
+    def sizes(self, rows: Sequence[int]) -> np.ndarray:
+        """The heights and widths of pictures, as the sources have them."""
+        found = np.empty((len(rows), 2), np.int64)
+        at = np.asarray(rows)
+        for source, first, end in zip(self._of, [0, *self._ends], self._ends):
+            mine = (first <= at) & (at < end)
+            if mine.any():
+                found[mine] = source.sizes(((at[mine] - first) % len(source)).tolist())  # type: ignore[attr-defined]
+        return found
+
+    def stamp(self) -> str:
+        """Those of the sources, and where each ends."""
+        stamps = [source.stamp().encode() for source in self._of]  # type: ignore[attr-defined]
+        return fingerprints.digest([*stamps, np.array(self._ends).tobytes()])
+
     def fingerprint(self) -> dict[str, Any]:
         """Those of the sources, and where each ends."""
         return {"records": len(self), "ends": self._ends, "of": [source.fingerprint() for source in self._of]}

@@ -99,6 +99,11 @@ def open_examples(recipe: Recipe) -> Examples:
         if not folder:
             sizes = resolve.sizes(config)
             source = data.source(config, settings["split"])
+            if sizes and not (source.spec.pictures and hasattr(source, "sizes")):
+                raise ConfigError(
+                    f"config.data.buckets.area = {settings['buckets']['area']}, but {source.spec.name} does not know "
+                    "the sizes of pictures. Valid: 0, or a source of pictures with sizes(rows) -> int [n, 2] and stamp()"
+                )
             bucket = buckets.nearest(buckets.measured_once(source, settings["threads"]), sizes) if sizes else ()
             texts = _with_texts(recipe, source)
             return Examples(texts, source.spec, recipe.augmentations, sizes, bucket, source.where)

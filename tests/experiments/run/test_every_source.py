@@ -1,0 +1,119 @@
+"""Every source in a run from a config: it trains, goes on bit for bit, and makes samples of its examples' form."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion.experiments import train as training
+from diffusion.experiments.config import ConfigError, checks, names
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling.of_run import sample
+from diffusion.training.checkpointing import checkpoints
+from tests.data.made import png
+from tests.data.sources import stored
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+
+def mixture(folder):
+    folder.mkdir()
+    return {"name": "mixture", "of": (stored.arrays(folder / "a"), stored.tar_shards(folder / "b")), "weights": (1, 3)}
+
+
+def filtered(folder):
+    return {"name": "filtered", "of": stored.parquet(folder), "by": {"name": "not_zero"}}
+
+
+def spirals(folder):
+    return {"name": "spirals", "arms": 2, "number": 9}
+
+
+SOURCES = stored.FORMATS | {each.__name__: each for each in (mixture, filtered, spirals)}
+LENGTHS = {"mixture": 24, "filtered": 5, "spirals": 9}  # else stored.NUMBER
+
+
+def test_all_sources_of_files_are_here():
+    assert SOURCES.keys() | {"tfds"} == names.SOURCES.keys()
+
+
+@pytest.fixture(autouse=True)
+def not_zero(monkeypatch, tmp_path):
+    monkeypatch.setitem(names.FILTERS, "not_zero", lambda: lambda record: record["text"] != "0")
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+
+
+def config_of(source, **changes):
+    config = defaults()
+    config.data.source = source
+    config.model = {"name": "mlp", "width": 4, "depth": 1, "num_classes": 2}
+    config.objective.condition_dropout = 0.1
+    config.optimizer = {"name": "adamw", "learning_rate": 1e-2}
+    config.update_from_flattened_dict(
+        {
+            "train.steps": 3, "train.batch_size": 4, "train.log_every": 1, "checkpoint.every": 2, "data.threads": 1,
+            "sample.steps": 1, "sample.number": 4, "sample.batch_size": 4, "sample.guidance.scale": 2.0,
+        }
+        | changes
+    )  # fmt: skip
+    return config
+
+
+def goes_on_as_it_would_have(folder):
+    """Whether the run, ended after its checkpoint of step 2, repeats step 3 bit for bit."""
+    parts = folder.with_name("parts")
+    shutil.copytree(folder, parts)
+    shutil.rmtree(checkpoints.folder(parts) / "3")
+    assert training.run(workdir.read_config(parts), parts) == 0
+    both = [checkpoints.load_params(each, 3)[0] for each in (folder, parts)]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+    lines = [(each / "metrics.jsonl").read_text() for each in (folder, parts)]
+    return lines[0] == lines[1] and lines[0].count("\n") == 3
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_run_of_a_source_from_a_config(tmp_path, name, capsys):
+    assert training.run(config_of(SOURCES[name](tmp_path / "data")), tmp_path / "run") == 0
+    assert goes_on_as_it_would_have(tmp_path / "run")
+    assert f"(train): {LENGTHS.get(name, stored.NUMBER)} " in capsys.readouterr().out
+    recipe = checks.on_its_data(checks.validate(workdir.read_config(tmp_path / "run")))
+    samples = sample(recipe, tmp_path / "run")
+    assert samples.shape == ((4, 2) if name == "spirals" else (4, 4, 4, 3))
+    assert samples.dtype == ("float32" if name == "spirals" else "uint8")
+    assert np.load(tmp_path / "run/samples.npz")["labels"].tolist() == [0, 1, 0, 1]
+
+
+def of_mixed_sizes(folder):
+    """The pictures of `stored`, twice as wide and half as high."""
+    source = stored.class_folders(folder)
+    for k in range(stored.NUMBER):
+        (path,) = folder.glob(f"*/{k}.png")
+        path.write_bytes(png(stored.PICTURES[k].reshape(2, 8, 3)))
+    return source
+
+
+def bucketed(source):
+    return config_of(
+        source,
+        **{
+            "model": {"name": "unet", "widths": (8,), "blocks": 1, "groups": 4, "num_classes": 2},
+            "data.buckets": {"area": 16, "multiple": 2, "widest": 4.0}, "data.shape": (4, 4, 3),
+            "train.batch_size": 2, "checkpoint.every": 2,
+        },
+    )  # fmt: skip
+
+
+def test_a_mixture_of_folders_of_several_sizes(tmp_path, capsys):
+    other = stored.class_folders(tmp_path / "b")
+    source = {"name": "mixture", "of": (of_mixed_sizes(tmp_path / "a"), other), "weights": (1, 1)}
+    assert training.run(bucketed(source), tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    assert "sizes near 4 x 4 x 3" in said and "a step of 2 x 8 pictures is compiled" in said
+    assert goes_on_as_it_would_have(tmp_path / "run")
+
+
+def test_a_source_without_sizes_has_no_buckets(tmp_path):
+    with pytest.raises(ConfigError, match=r"config\.data\.buckets\.area = 16, but .* does not know the sizes"):
+        training.run(bucketed({"name": "spirals"}), tmp_path / "run")
