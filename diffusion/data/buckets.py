@@ -291,7 +291,7 @@ def batches(
 
     Returns:
         Iterator of {"image": uint8 [b, h, w, C], "size": float32 [b, 6], "label": int32 [b], "index": int64 [b], the
-        global example index}; h and w are those of the batch's bucket.
+        global example index}, with "condition" where the records have one; h and w are those of the batch's bucket.
     """
     mine = pipeline.positions_of(order.batch_size, positions)
 
@@ -312,6 +312,7 @@ def batches(
             ]
         images = np.stack(examples)
         labels = np.array([record.get("label", 0) for record in records], np.int32)
-        return {"image": images, "label": labels, "index": index} | ({"size": size_conditions} if with_sizes else {})
+        batch = {"image": images, "label": labels, "index": index} | pipeline.stacked_conditions(records)
+        return batch | ({"size": size_conditions} if with_sizes else {})
 
     return pipeline.iterate(sys.maxsize, read, threads)

@@ -18,6 +18,7 @@ __all__ = [
     "rows",
     "shuffled",
     "sound",
+    "stacked_conditions",
 ]
 
 import functools
@@ -32,6 +33,7 @@ import numpy as np
 
 from diffusion.data import packing
 from diffusion.data.sources import DamagedRecord, DataSpec, Source
+from diffusion.data.sources.spec import is_mask
 from diffusion.data.transforms import Augmentation
 
 Batch = dict[str, Any]
@@ -69,7 +71,8 @@ def batches(
         batch_size: examples in a global batch.
         start: global index of the first example, >= 0: 0 for a new run, examples seen so far for one that goes on.
         positions: of the rows [b] of every global batch that this process reads, each in 0..batch_size - 1; None: all.
-        augment: functions (rng, image) -> image, applied in this order, each with an rng of its own.
+        augment: functions (rng, image) -> image, applied in this order, each with an rng of its own; beside a condition
+            that is a picture of the example's sides, each has the attribute `moves`, see `transforms.Augmentation`.
         shuffle: False keeps the order of the source in every epoch.
         threads: threads that prepare batches in advance; 0 prepares each when it is requested.
         damaged: what to do about a record that the source calls damaged: "stop", or "skip": the next sound one in the
@@ -102,8 +105,11 @@ def batches(
         examples = [record[spec.entry] for record in records]
         for position, function in enumerate(augment):
             examples = [function(rng_of(seed, i, position), example) for i, example in zip(index.tolist(), examples)]
+            if spec.masks:
+                moved = functools.partial(_moved, function, spec)
+                records = [moved(rng_of(seed, i, position), record) for i, record in zip(index.tolist(), records)]
         batch = {spec.entry: _stack(examples, spec), "label": _labels(records, spec), "index": index}
-        batch |= _conditions(records)
+        batch |= stacked_conditions(records)
         return batch if skipped is None else batch | {"skipped": skipped}
 
     return iterate(sys.maxsize, read, threads)
@@ -210,6 +216,27 @@ def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
         return [None]
 
 
+def _moved(function: Augmentation, spec: DataSpec, rng: np.random.Generator, record: dict[str, Any]) -> dict[str, Any]:
+    """The record, the pictures of its condition moved as its example is."""
+    if not hasattr(function, "moves"):
+        raise ValueError(
+            f"{spec.name} has a condition that is a picture, and the augmentation {function.__qualname__} does not say "
+            "whether it moves that too. Valid: set its attribute moves = True (geometric: it is applied to both, with "
+            "the same draws), or False (of the colours alone)"
+        )
+    if not function.moves:
+        return record
+    start = rng.bit_generator.state
+
+    def leaf(array: np.ndarray) -> np.ndarray:
+        if not is_mask(array.shape, spec.shape):
+            return array
+        rng.bit_generator.state = start  # the draws of the example
+        return function(rng, array.reshape(*array.shape[:2], -1)).reshape(array.shape)
+
+    return record | {"condition": jax.tree.map(leaf, record["condition"])}
+
+
 def conditions(source: Source, spec: DataSpec, rows: Sequence[int]) -> Batch:
     """The labels and conditions of records, without their examples.
 
@@ -222,7 +249,7 @@ def conditions(source: Source, spec: DataSpec, rows: Sequence[int]) -> Batch:
         {"label": int32 [b]}, with {"condition": pytree of [b, ...]} where the records have one, as in `batches`.
     """
     records = fetch(source, np.asarray(rows))
-    return {"label": _labels(records, spec), **_conditions(records)}
+    return {"label": _labels(records, spec), **stacked_conditions(records)}
 
 
 def fetch(source: Source, rows: np.ndarray) -> list[dict[str, Any]]:
@@ -253,7 +280,7 @@ def _labels(records: list[dict[str, Any]], spec: DataSpec) -> np.ndarray:
     return np.array([record["label"] if spec.num_classes else 0 for record in records], np.int32)
 
 
-def _conditions(records: list[dict[str, Any]]) -> dict[str, Any]:
+def stacked_conditions(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns {"condition": pytree of [b, ...]} of records that have one, see `data.captions`, else nothing."""
     conditions = [record["condition"] for record in records if "condition" in record]
     if not conditions:

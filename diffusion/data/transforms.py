@@ -10,7 +10,11 @@ from PIL import Image
 from diffusion.io import pictures
 
 Augmentation = Callable[[np.random.Generator, np.ndarray], np.ndarray]
-"""(random generator, image) -> image."""
+"""(random generator, image [H, W, C]) -> image.
+
+Its attribute `moves`, which data with masks need, says whether it moves what is in the image: True for one that the
+mask follows, with the same draws, as `flip` and `crop`; False for one of the colours alone.
+"""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -139,6 +143,7 @@ def flip() -> Augmentation:
     def apply(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         return image[:, ::-1] if rng.random() < 0.5 else image
 
+    apply.moves = True
     return apply
 
 
@@ -172,6 +177,7 @@ def crop(padding: int = 4) -> Augmentation:
         columns = _reflect(np.arange(width) + right, width)
         return image.take(rows, 0).take(columns, 1)  # half the time of image[rows[:, None], columns]
 
+    apply.moves = True
     return apply
 
 

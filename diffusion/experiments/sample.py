@@ -3,6 +3,8 @@
     diffusion sample --workdir=runs/digits
     diffusion sample --workdir=runs/digits --config.sample.steps=8 --config.sample.guidance.scale=2.0
     diffusion sample --workdir=runs/digits --labels=3,8 --out=runs/digits/threes_and_eights
+    diffusion sample --workdir=runs/fields --condition=0.5,-1.2          # of data with vectors as conditions
+    diffusion sample --workdir=runs/fields --condition=conditions.npy
 
 Reads the run's config and the EMA weights of its latest checkpoint. Writes samples.npz (images uint8 [N, H, W, C],
 labels, seeds), samples.json (how they were made), samples.png and trajectory.png into the run folder, or into --out.
@@ -30,6 +32,12 @@ if __name__ == "__main__":  # before the imports that take seconds
         "config.ema.sigma_rel",
     )
     flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8; all of them by default")
+    flags.DEFINE_string(
+        "condition",
+        None,
+        "of a run on data with conditions: the numbers of a vector, e.g. 0.5,-1.2, or a .npy or .npz file of "
+        "conditions [K, ...], which the samples have in turn; those of the first records by default",
+    )
     if command_line.names("model", "again", "prompt") or command_line.help_is_requested():
         from diffusion.experiments.sampling import model_flags, prompt_flags
 
@@ -42,7 +50,7 @@ import numpy as np
 
 from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import of_run
+from diffusion.experiments.sampling import of_run, requested
 from diffusion.training import sharding
 
 
@@ -57,20 +65,22 @@ def main(argv: list[str]) -> None:
     sharding.initialize_distributed()
     recipe = checks.on_its_data(checks.validate(config))
     labels = values.labels and requested_labels(values.labels, config.sample.number, recipe.num_classes)
+    if values.condition:
+        labels = requested.conditions(values.condition, recipe)
     of_run.sample(recipe, values.workdir, values.out, labels, values.step, values.weights, values.average)
 
 
-def requested_labels(requested: list[str], number: int, num_classes: int) -> np.ndarray:
+def requested_labels(names: list[str], number: int, num_classes: int) -> np.ndarray:
     """int32 `[number]` labels: the requested classes in turn.
 
     Raises:
         ConfigError: if one is not a class of the model.
     """
-    for label in requested:
+    for label in names:
         if not label.isdigit() or int(label) >= num_classes:
             valid = f"integers in 0 .. {num_classes - 1}" if num_classes else "none: the model has no classes"
             raise ConfigError(f"--labels: {label!r} is not a class of this model. Valid: {valid}.")
-    return np.resize(np.array(requested, np.int32), number)
+    return np.resize(np.array(names, np.int32), number)
 
 
 if __name__ == "__main__":

@@ -21,18 +21,20 @@ def drop_condition(keys: Array, condition: Any, null: Any, rate: float) -> Any:
     Args:
         keys: `[B]` random keys, used for nothing else.
         condition: pytree of arrays `[B, ...]`.
-        null: pytree of the same structure with arrays `[...]`: the null condition of one example.
+        null: pytree of the same structure with arrays `[...]`: the null condition of one example; None for zeros.
         rate: in [0, 1].
 
     Returns:
         A condition of the same structure, shapes and dtypes.
     """
     drop = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys) < rate
-    return jax.tree.map(lambda c, n: jnp.where(left_broadcast(drop, c), jnp.asarray(n, c.dtype), c), condition, null)
+    return jax.tree.map(lambda c, n: jnp.where(left_broadcast(drop, c), n, c), condition, null_of(condition, null))
 
 
 def null_of(condition: Any, null: Any) -> Any:
-    """The null condition of one example for every example of `condition`, in its structure, shapes and dtypes."""
+    """The null condition of one example, or zeros if it is None, for every example of `condition`, in its form."""
+    if null is None:
+        return jax.tree.map(jnp.zeros_like, condition)
     return jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), condition, null)
 
 
@@ -47,7 +49,8 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float) -> Obje
 
     Args:
         objective: the objective to wrap.
-        null: the null condition of one example; for class labels the integer num_classes.
+        null: the null condition of one example; for class labels the integer num_classes; None for zeros in the form of
+            the condition.
         rate: share of examples, in [0, 1); 0.1 is usual.
 
     Raises:

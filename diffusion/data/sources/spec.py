@@ -1,6 +1,6 @@
 """What the records of a source are, and what a source is."""
 
-__all__ = ["DamagedRecord", "DataSpec", "Leaf", "Source", "is_picture", "number_type"]
+__all__ = ["DamagedRecord", "DataSpec", "Leaf", "Source", "is_mask", "is_picture", "number_type"]
 
 from typing import Any, NamedTuple, Protocol
 
@@ -58,6 +58,12 @@ class DataSpec(NamedTuple):
         return jax.tree.map(leaf, self.condition, is_leaf=lambda node: isinstance(node, Leaf))
 
     @property
+    def masks(self) -> bool:
+        """Whether a part of the condition is a picture of the example's sides, which moves with it, e.g. a mask."""
+        leaves = jax.tree.leaves(self.condition, is_leaf=lambda node: isinstance(node, Leaf))
+        return self.pictures and any(is_mask(leaf.shape, self.shape) for leaf in leaves)
+
+    @property
     def pictures(self) -> bool:
         """Whether the examples are pictures, uint8 [H, W, C] of 1, 3 or 4 channels."""
         return is_picture(self.shape, self.dtype)
@@ -66,6 +72,11 @@ class DataSpec(NamedTuple):
 def is_picture(shape: Any, dtype: str) -> bool:
     """Whether examples of that shape and type are pictures, which can be drawn."""
     return dtype == "uint8" and isinstance(shape, tuple) and len(shape) == 3 and shape[-1] in (1, 3, 4)
+
+
+def is_mask(shape: tuple[int, ...], example: tuple[int, ...]) -> bool:
+    """Whether an array has the height and the width of a picture, as [H, W] or [H, W, channels]."""
+    return len(shape) in (2, 3) and shape[:2] == example[:2]
 
 
 class Source(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 from diffusion.data import latent_cache, packing, sources
 from diffusion.experiments.config import ConfigError, data, fields, fits, names, resolve, unknown
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.values import plain
+from diffusion.experiments.config.values import built_in_python, plain
 from diffusion.metrics import features
 from diffusion.models import facts
 from diffusion.training import sharding
@@ -67,7 +67,9 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
     if "classifier" in config["evaluate"]["features"] and not classes:
         valid = ", ".join(sorted(names.FEATURES.keys() - {"classifier"}))
         raise _refused(config, "evaluate.features", f"{name} has no classes to train a classifier on", valid)
-    return recipe.on(spec)
+    on_data = recipe.on(spec)
+    _check_condition(on_data, spec)
+    return on_data
 
 
 def on_its_data(recipe: Recipe) -> Recipe:
@@ -86,6 +88,27 @@ def on_its_data(recipe: Recipe) -> Recipe:
     if data.is_tfds(config) and not plain(settings["source"]).get("side"):
         return recipe.at(settings["shape"] or sources.shape(settings["name"], settings["split"], settings["dir"]))
     return recipe.on(data.source(config, settings["split"]).spec)
+
+
+def _check_condition(recipe: Recipe, spec: Any) -> None:
+    """Refuses a network that does not receive what the records have as their condition, or that needs another."""
+    config = recipe.config
+    fits.check_null(recipe)
+    if spec.condition is not None and recipe.num_classes:
+        why = f'{spec.name} has a "condition" beside its labels, and a network receives one of them'
+        raise _refused(config, "model.num_classes", why, "0, or data without a condition")
+    if not built_in_python(config) and hasattr(recipe.network, "vector_width") and not recipe.receives_text:
+        vector = spec.condition.get("vector") if isinstance(spec.condition, Mapping) else spec.condition
+        width = vector.shape[0] if isinstance(vector, sources.Leaf) and len(vector.shape) == 1 else 0
+        if recipe.network.vector_width != width:
+            has = f"a condition of {width} numbers" if width else "no condition that is a vector"
+            raise _refused(config, "model.vector_width", f"{spec.name} has {has}", str(width))
+    if recipe.objective.augmentations and spec.masks:
+        why = f"it would move the examples of {spec.name}, and not the picture that is their condition"
+        raise _refused(config, "objective.augment", why, "None; config.data.augment moves both")
+    if config["data"]["buckets"]["area"] and spec.masks:
+        why = f"{spec.name} has pictures as conditions, which are not cut as the examples are"
+        raise _refused(config, "data.buckets.area", why, "0")
 
 
 def _refused(config: Mapping, field: str, why: str, valid: str) -> ConfigError:

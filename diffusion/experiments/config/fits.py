@@ -76,17 +76,42 @@ def check(recipe: Any) -> None:
                 raise ValueError(
                     'the sampler reads a variance, and the network predicts none. Valid: variance = "small" or "large"'
                 )
+    if built_in_python(config) or not conditions_may_follow(config):
+        check_null(recipe)
     scale = config.sample.guidance.scale
-    guided = scale != 1 and FlowMap not in sampler.takes
-    with blamed("model.num_classes"):
-        if recipe.null is None and (guided or objective.strength or (recipe.teacher and recipe.teacher.scale != 1)):
-            raise ValueError("guidance needs a null class, and the network has no classes. Valid: a scale of 1")
     with blamed("sample.guidance.scale", "objective.name"):
         objective.check_scale(scale)
     kind = recipe.guidance(lambda x, t: None)  # which also checks its arguments
     with blamed("sample.guidance.name"):
         if scale != 1 and isinstance(kind, Unpaired) and Unpaired not in sampler.takes:
             raise ValueError("the guidance needs a sampler that takes x0 and eps as they are. Valid: ddim")
+
+
+def conditions_may_follow(config: Mapping) -> bool:
+    """Whether the null condition of a config may be known only with its data, whose records may have a "condition".
+
+    Datasets of TFDS have classes alone.
+    """
+    classes = config["model"].get("num_classes", 0)
+    return not classes and plain(config["data"]["source"]).get("name") != "tfds"
+
+
+def check_null(recipe: Any) -> None:
+    """Refuses guidance and condition dropout where neither the network nor the data have a condition.
+
+    Raises:
+        ConfigError, ValueError: as `check`.
+    """
+    if recipe.null is not None:
+        return
+    objective = recipe.objective
+    guided = recipe.config.sample.guidance.scale != 1 and FlowMap not in recipe.sampler.takes
+    with blamed_on(recipe.config, "model.num_classes"):
+        if guided or objective.strength or (recipe.teacher and recipe.teacher.scale != 1):
+            raise ValueError("guidance needs a null class, and the network has no classes. Valid: a scale of 1")
+    with blamed_on(recipe.config, "objective.condition_dropout"):
+        if objective.condition_dropout:
+            raise ValueError("there is no condition to drop. Valid: 0, classes, or data with a condition")
 
 
 def _check_form(network: Any) -> None:

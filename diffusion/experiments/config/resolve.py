@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from diffusion import flow_maps, objectives, parameterizations, samplers, schedules, timesteps
 from diffusion.data import buckets, packing, transforms
 from diffusion.data import captions as texts
-from diffusion.experiments.config import ConfigError, fields, names
+from diffusion.experiments.config import ConfigError, fields, fits, names
 from diffusion.experiments.config.entries import annotation, call, takes, tuples_of
 from diffusion.experiments.config.recipe import Recipe, SecondPlayer, Teacher
 from diffusion.experiments.config.values import plain
@@ -178,7 +178,8 @@ class Resolver:
         if rate == 0:
             return made
         try:
-            return objectives.with_condition_dropout(made, self.null_class if self.null is None else self.null, rate)
+            null = self.null_class if self.null is None and not fits.conditions_may_follow(self.config) else self.null
+            return objectives.with_condition_dropout(made, null, rate)
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from error
 

@@ -57,19 +57,24 @@ def evaluation(
     except ConfigError:
         split = config.evaluate.split
     make = generate.generator(recipe, mesh)
-    labels = generate.balanced_labels(config.evaluate.number, recipe.num_classes)
+    conditions = generate.conditions_of(recipe, config.evaluate.number)
+    labels = conditions if recipe.num_classes else np.zeros(config.evaluate.number, np.int32)
     seeds = generate.seeds(config, config.evaluate.number)
-    shown = np.unique(labels, return_index=True)[1][:FOLLOWED]
+    shown = np.unique(labels, return_index=True)[1][:FOLLOWED] if recipe.num_classes else np.arange(1)
+    followed = jax.tree.map(lambda leaf: leaf[shown], conditions)
     times = recipe.plan.grid
 
     def samples(params, stop):
-        images = make.images(params, labels, seeds, lambda done: stop.check())
-        return images, make.trajectory(params, labels[shown], seeds[shown])
+        images = make.images(params, conditions, seeds, lambda done: stop.check())
+        return images, make.trajectory(params, followed, seeds[shown]) if recipe.makes_pictures else None
 
     def compare(images, trajectory, step):
         paths = _places(folder, step)
-        plots.sample_grid(images, labels, paths["samples"])
-        plots.trajectory(*trajectory, times, labels[shown], paths["trajectory"])
+        if recipe.makes_pictures:
+            plots.sample_grid(images, labels, paths["samples"])
+            plots.trajectory(*trajectory, times, labels[shown], paths["trajectory"])
+        elif recipe.shape == (2,):
+            plots.scatter(images, labels, paths["samples"])
         found = evaluate_samples(images, labels, config, split)
         return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in found.items()}
 

@@ -2,7 +2,6 @@
 
 __all__ = ["ConditionEmbedding", "check_example", "check_fields"]
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -37,7 +36,7 @@ class ConditionEmbedding(nn.Module):
         Args:
             x: the network's examples [B, ...].
             t: its clock, [B] or []; a tuple of `times` such if `times` is more than 1.
-            condition: None, labels int [B], or a dict of "label" [B] and "vector" [B, P].
+            condition: None, labels int [B], vectors float [B, P], or a dict of both, "label" and "vector".
 
         Raises:
             ValueError: naming the value that does not fit, and what is valid.
@@ -55,9 +54,7 @@ class ConditionEmbedding(nn.Module):
                     f"one time for each example, t [B] = ({batch},) for x of shape {x.shape}; got shape "
                     f"{jnp.shape(clock)}"
                 )
-        if condition is not None and not isinstance(condition, Mapping):
-            condition = {"label": condition}
-        inputs = conditions.entries(condition, (), ("label", "vector"))
+        inputs = conditions.entries(conditions.named(condition), (), ("label", "vector"))
         conditions.check_label(inputs["label"], batch, self.num_classes)
         conditions.check_vector(inputs["vector"], batch, self.vector_width)
 

@@ -17,7 +17,7 @@ The layer masks (`models.layers.layer_masks`) are entries of the same dict. The 
 so that guidance concatenates conditions with one `jax.tree.map`. A network refuses an unknown entry.
 """
 
-__all__ = ["TextInputs", "check_label", "check_vector", "entries", "with_strength"]
+__all__ = ["TextInputs", "check_label", "check_vector", "entries", "named", "with_strength"]
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -42,10 +42,17 @@ TOKENS = TextInputs("tokens", ("ids", "mask"))
 EMBEDDINGS = TextInputs("embeddings", ("text", "text_mask"))
 
 
+def named(condition: Any) -> Any:
+    """A condition by the names of its entries: floating-point numbers [B, P] alone are "vector", labels [B] "label"."""
+    if condition is None or isinstance(condition, Mapping):
+        return condition
+    numbers = jnp.ndim(condition) > 1 and jnp.issubdtype(condition.dtype, jnp.floating)
+    return {"vector" if numbers else "label": condition}
+
+
 def with_strength(condition: Any, strength: Any) -> dict[str, Any]:
-    """A condition with the guidance strength added; class labels [B] alone become the entry "label"."""
-    named = condition if isinstance(condition, Mapping) else {"label": condition}
-    return {**named, "strength": strength}
+    """A condition with the guidance strength added; one without names as `named` has it."""
+    return {**(named(condition) or {"label": None}), "strength": strength}
 
 
 def entries(condition: Any, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:

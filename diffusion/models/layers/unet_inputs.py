@@ -6,7 +6,7 @@ time, as in EDM, so that label dropout and classifier-free guidance need no row 
 
 __all__ = ["checked", "class_rows", "with_residuals"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,7 +33,8 @@ def checked(
     """The entries of a condition, after checks of all shapes.
 
     Args:
-        condition: labels int [B], None, or a dict with "label", "vector", "residuals" and those that are `optional`.
+        condition: labels int [B], vectors float [B, vector_width], None, or a dict with "label", "vector",
+            "residuals" and those that are `optional`.
         x: the network's input.
         t: the network's clock.
         channels: of the network's input.
@@ -60,9 +61,7 @@ def checked(
         )
     if jnp.shape(t) not in ((), x.shape[:1]):
         raise ValueError(f"one time for each example, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
-    if condition is not None and not isinstance(condition, Mapping):
-        condition = {"label": condition}
-    inputs = conditions.entries(condition, (), ("label", "vector", "residuals", *optional))
+    inputs = conditions.entries(conditions.named(condition), (), ("label", "vector", "residuals", *optional))
     conditions.check_label(inputs["label"], x.shape[0], num_classes)
     conditions.check_vector(inputs["vector"], x.shape[0], vector_width)
     return inputs

@@ -1,0 +1,59 @@
+"""The conditions that a command line requests: the numbers of a vector, or a file of arrays."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.io import npz
+
+
+def conditions(text: str, recipe: Recipe) -> Any:
+    """The conditions of the samples of a run.
+
+    Args:
+        text: numbers such as "0.5,-1.2", the vector of all samples; or a .npy file of an array [K, ...], or a .npz file
+            with an array [K, ...] for each entry of the condition, which the samples have in turn.
+        recipe: of the run, for its data.
+
+    Returns:
+        Pytree of arrays [config.sample.number, ...], in the form of the data's conditions.
+
+    Raises:
+        ConfigError: for a run without such conditions, text that is neither, or arrays that do not fit; says what does.
+    """
+    null = recipe.null
+    if null is None or recipe.num_classes or recipe.receives_text:
+        raise ConfigError(f"--condition={text}: the data of this run have no conditions. Valid: none, or --labels.")
+    leaves, structure = jax.tree.flatten(null)
+    form = ", ".join(
+        f"{''.join(map(str, path)) or 'an array'} [K{''.join(f', {side}' for side in np.shape(leaf))}]"
+        for path, leaf in jax.tree_util.tree_flatten_with_path(null)[0]
+    )
+    path = pathlib.Path(text).expanduser()
+    try:
+        if path.suffix == ".npz":
+            names = tuple(null) if isinstance(null, dict) else ("condition",)
+            stored = npz.headers(path).keys()
+            if missing := [name for name in names if name not in stored]:
+                raise ValueError(f"it has no {', '.join(missing)}, only {', '.join(stored)}")
+            entries = npz.load(path, names)
+            rows = entries if isinstance(null, dict) else entries["condition"]
+        elif path.suffix == ".npy":
+            rows = structure.unflatten([np.load(path, allow_pickle=False)])
+        else:
+            rows = structure.unflatten([np.array([[float(number) for number in text.split(",")]])])
+        found = jax.tree.leaves(rows)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"--condition={text}: {error}. Valid: numbers, a .npy or a .npz file with {form}.") from error
+    lengths = {len(leaf) for leaf in found if leaf.ndim}
+    fits = [np.shape(leaf)[1:] == np.shape(one) and leaf.dtype.kind in "fiub" for leaf, one in zip(found, leaves)]
+    if not all(fits) or len(lengths) != 1 or not max(lengths):
+        shapes = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for leaf in found)
+        raise ConfigError(f"--condition={text} is {shapes}. Valid: {form}.")
+    turns = np.arange(recipe.config.sample.number) % max(lengths)
+    kept = lambda leaf, one: leaf[turns] if leaf.dtype == np.uint8 else leaf[turns].astype(one.dtype)
+    return jax.tree.map(kept, rows, null)
