@@ -320,7 +320,9 @@ def _spec(
         )
     label = features.get("label")
     num_classes = label.num_classes if isinstance(label, tensorflow_datasets.features.ClassLabel) else 0
-    return DataSpec(name, split, sides, num_classes or 0, examples, str(info.version))
+    numbers = [str(number) for number in range(num_classes or 0)]
+    names = tuple(label.names) if num_classes and label.names != numbers else ()  # numbers say nothing more
+    return DataSpec(name, split, sides, num_classes or 0, examples, str(info.version), classes=names)
 
 
 def _builder(name: str, data_dir: str) -> tensorflow_datasets.core.DatasetBuilder:

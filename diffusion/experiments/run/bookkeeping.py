@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash
-from diffusion.experiments.run import failure, hooks, tracking
+from diffusion.experiments.run import failure, hooks, networks, tracking
 from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.run.program import Program
 from diffusion.experiments.run.start import Start
@@ -118,9 +118,13 @@ class Bookkeeping:
     def announce(self) -> None:
         """Says what the run trains on, and from where; what it trains; and on which devices."""
         self.display.say(f"training on {self._data}")
-        number = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self._program.target.params))
+        recipe = self._recipe
+        params = self._program.target.params
+        number = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+        flops = networks.flops_of(recipe.network, params, recipe.shape, recipe.null) if self._speaks else 0
+        work = f" and {_scaled(flops)}FLOP an example, forward" if flops else ""
         devices = jax.devices()
-        self.display.say(f"a network of {number:,} parameters, on {len(devices)} x {devices[0].device_kind}")
+        self.display.say(f"a network of {number:,} parameters{work}, on {len(devices)} x {devices[0].device_kind}")
         if self._start.resumed:
             self.display.say(f"going on with {self._folder} from step {self._start.step} of {self._total}")
         if self._program.micro_batches > 1:
@@ -166,6 +170,7 @@ class Bookkeeping:
         while len(self._pending) > ahead:
             step, metrics = self._pending.popleft()
             metrics = jax.tree.map(np.asarray, metrics)  # on the host already, or as soon as the step is done
+            self.display.step_done(step)
             failed_at = int(metrics.pop("failed_at"))
             if failed_at != HEALTHY:
                 raise failure.RunFailed(failed_at)
@@ -299,6 +304,12 @@ class Bookkeeping:
 
     def _sampling(self) -> str:
         return printed("sample", f"--workdir={self._folder}")
+
+
+def _scaled(number: float) -> str:
+    """A number of three digits with the prefix of its unit: "1.23 M"."""
+    thousands = min(int(math.log10(number)) // 3, 5)
+    return f"{number / 1000**thousands:.3g} {' kMGTP'[thousands].strip()}"
 
 
 def _evaluation(metrics: pathlib.Path, step: int) -> dict | None:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
+
 from diffusion.data import buckets, captions, latent_cache, packing, pipeline, sources
 from diffusion.data.transforms import Augmentation
 from diffusion.experiments.config import ConfigError, data, resolve
@@ -11,6 +13,8 @@ from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.models import facts
 from diffusion.training.runtime import agreement
+
+NAMED = 10  # classes that the start of a run names, at most
 
 
 class Examples(NamedTuple):
@@ -39,9 +43,14 @@ class Examples(NamedTuple):
         latents = isinstance(self.source, latent_cache.Latents)
         kind = "pictures" if self.spec.pictures else "latents" if latents else "examples"
         sizes = f"{len(self.sizes)} sizes near {shape}" if self.sizes else shape
-        of_classes = f" of {classes} classes" if classes else ""
+        names = self.spec.classes
+        listed = f" ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})" if names else ""
+        of_classes = f" of {classes} class{'es' if classes > 1 else ''}{listed}" if classes else ""
         named = " ".join(filter(None, (self.spec.name, self.spec.version)))
-        return f"{named} ({self.spec.split}): {self.spec.size:,} {kind}{of_classes}, {sizes}, in {self.where}"
+        shapes = jax.tree.map(_form, self.spec.condition, is_leaf=lambda node: isinstance(node, sources.Leaf))
+        condition = f", with a condition {shapes}" if self.spec.condition is not None else ""
+        what = f"{self.spec.size:,} {kind}{of_classes}, {sizes}{condition}"
+        return f"{named} ({self.spec.split}): {what}, in {self.where}"
 
     def batches(self, config: Mapping, start: int, positions: Sequence[int], threads: int) -> Iterator[pipeline.Batch]:
         """The batches of a run.
@@ -83,6 +92,10 @@ class Examples(NamedTuple):
         )
 
 
+def _form(leaf: sources.Leaf) -> str:
+    return f"{leaf.dtype} {' x '.join(map(str, leaf.shape)) or 'number'}"
+
+
 def open_examples(recipe: Recipe) -> Examples:
     """Opens the recipe's records, or what its config.data names.
 
@@ -102,7 +115,7 @@ def open_examples(recipe: Recipe) -> Examples:
             if sizes and not (source.spec.pictures and hasattr(source, "sizes")):
                 raise ConfigError(
                     f"config.data.buckets.area = {settings['buckets']['area']}, but {source.spec.name} does not know "
-                    "the sizes of pictures. Valid: 0, or a source of pictures with sizes(rows) -> int [n, 2] and stamp()"
+                    "the sizes of pictures. Valid: 0, or a source of pictures with sizes(rows) -> int [n, 2], stamp()"
                 )
             bucket = buckets.nearest(buckets.measured_once(source, settings["threads"]), sizes) if sizes else ()
             texts = _with_texts(recipe, source)

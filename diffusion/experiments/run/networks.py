@@ -5,9 +5,12 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from diffusion.models import facts
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusion.models.budget.counted_flops import counted_flops
+from diffusion.models.layers import conditions
 from diffusion.models.text_encoders.clip import CLIP, normalised
 from diffusion.training import coding
 
@@ -29,6 +32,37 @@ class Network(NamedTuple):
 def network_of(module: nn.Module) -> Network:
     """The network of a module: a backbone is called as it is; the other kinds as their objectives do."""
     return KINDS[facts.kind(module)](module)
+
+
+def inputs(module: Any, shape: tuple[int, ...], null: Any) -> tuple[Any, Any, Any]:
+    """What a module receives of one example: (zeros [1, ...], its clock, the null condition of one example).
+
+    Args:
+        module: of the network.
+        shape: of an example.
+        null: the null condition, without the batch; None for none.
+    """
+    nothing = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], null)
+    times = getattr(module, "times", 1)
+    clock = jnp.zeros([1]) if times == 1 else (jnp.zeros([1]),) * times
+    strength = getattr(module, "strength", False)
+    condition = conditions.with_strength(nothing, jnp.ones([1])) if strength else nothing
+    return jnp.zeros((1, *shape)), clock, condition
+
+
+def flops_of(module: Any, params: Any, shape: tuple[int, ...], null: Any) -> int:
+    """Operations of a module for one example, forward; 0 for one that its objective calls in a way of its own.
+
+    Args:
+        module: of the network.
+        params: its parameters, or their `jax.ShapeDtypeStruct`.
+        shape, null: as in `inputs`.
+    """
+    if facts.kind(module) != "backbone":
+        return 0
+    if getattr(module, "attention", "matmul") != "matmul":
+        module = module.clone(attention="matmul")  # the count does not see into a fused kernel
+    return counted_flops(module.apply, params, *jax.eval_shape(lambda: inputs(module, shape, null)))
 
 
 def _backbone(module: nn.Module) -> Network:

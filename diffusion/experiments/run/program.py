@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -14,8 +13,7 @@ from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import built_in_python
 from diffusion.experiments.run import players
-from diffusion.experiments.run.networks import network_of
-from diffusion.models.layers import conditions
+from diffusion.experiments.run.networks import inputs, network_of
 from diffusion.models.layers.layout import MeshError
 from diffusion.training import ema, parallel, sharding, state
 from diffusion.training.alternating import Average, Player, alternating, as_train_step
@@ -107,15 +105,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
 
     def init(seed):
         init_key, _ = jax.random.split(jax.random.key(seed))
-        nothing = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], null)
-
-        def initial(network):
-            times = getattr(network, "times", 1)
-            clock = jnp.zeros([1]) if times == 1 else (jnp.zeros([1]),) * times
-            strength = getattr(network, "strength", False)
-            condition = conditions.with_strength(nothing, jnp.ones([1])) if strength else nothing
-            return network_of(network).init(init_key, jnp.zeros((1, *shape)), clock, condition)
-
+        initial = lambda network: network_of(network).init(init_key, *inputs(network, shape, null))
         frozen = {name: initial(cast.modules[name]) for name in cast.frozen}
         rivals = {cast.second: (initial(cast.modules[cast.second]), second.optimizer)} if cast.second else {}
         return state.create(initial(cast.modules["model"]), optimizer, average, density, frozen, rivals)

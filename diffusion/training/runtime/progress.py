@@ -19,6 +19,7 @@ from diffusion.training.runtime import process_memory
 
 SECONDS_BETWEEN_LINES = (5.0, 60.0)  # in a log, where every line stays: at first, and of a job that takes hours
 GROWTH = 0.02  # of the time since the start, between two lines
+ESTIMATED_AFTER = 5.0  # seconds of steps after the first one, until the time of the run is estimated
 FORGET = 0.7  # of the rate at each report: the rate shown is a moving average
 
 
@@ -53,6 +54,7 @@ class Display:
         self._line = -math.inf
         self._paused = 0.0
         self._bar = None
+        self._counted: tuple[float, int] | None = None  # since when, and which step, until the estimate is made
         if speaks and self.console.is_terminal:
             columns = _columns("{task.description}")
             self._bar = Progress(*columns, console=self.console, transient=True, expand=True)
@@ -78,11 +80,32 @@ class Display:
         self.say(f"first step after {seconds:.1f} s (compilation included)")
         self._reported = time.perf_counter()
         self._step = self._first + 1
+        self._counted = (self._reported, self._step)
         return seconds
+
+    def step_done(self, step: int) -> None:
+        """Says once, as soon as some seconds of steps can tell, how long the rest will take.
+
+        Args:
+            step: updates whose results have come.
+        """
+        if self._counted is None:
+            return
+        began, first = self._counted
+        seconds = time.perf_counter() - began
+        if step <= first or seconds < ESTIMATED_AFTER:
+            return
+        self._counted = None
+        rate = (step - first) / seconds
+        left = self.total - step
+        if left > 0:
+            self.say(f"about {duration(left / rate)} for the {left:,} steps to come, at {rate:.3g} steps a second")
 
     def pause(self, seconds: float) -> None:
         """Leaves the time that something else took (sampling, saving) out of the rate."""
         self._paused += seconds
+        if self._counted is not None:
+            self._counted = (self._counted[0] + seconds, self._counted[1])
 
     def report(self, step: int, loss: float | None, skipped: int = 0) -> float | None:
         """Shows where the run is; call it with every line of metrics.

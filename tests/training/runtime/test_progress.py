@@ -50,6 +50,21 @@ def test_lines_grow_rare_in_a_long_run():
     assert [progress.due(1e6, since) for since in (59, 60)] == [False, True]
 
 
+def test_the_first_steps_say_how_long_the_run_will_take(monkeypatch):
+    shown, clock, out = display(monkeypatch)
+    clock[0] = 1.0
+    shown.first_step()
+    clock[0] = 5.5
+    shown.step_done(9)  # too soon
+    shown.pause(4.0)
+    shown.report(9, 0.0)
+    clock[0] = 11.0
+    shown.step_done(13)  # 12 steps in 10 seconds, 4 of which were something else's
+    shown.step_done(20)
+    said = [line for line in out.getvalue().splitlines() if line.startswith("about")]
+    assert said == ["about 44s for the 87 steps to come, at 2 steps a second"]
+
+
 def test_pauses_do_not_count(monkeypatch):
     shown, clock, _ = display(monkeypatch)
     shown.first_step()
