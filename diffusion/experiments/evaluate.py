@@ -72,6 +72,8 @@ import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.recipe import Recipe
@@ -85,6 +87,7 @@ from diffusion.experiments.evaluation import (
     report,
     run_report,
     sample_metrics,
+    vector_metrics,
 )
 from diffusion.experiments.evaluation.sample_metrics import FULL, Effort
 from diffusion.experiments.run_folder import workdir
@@ -93,6 +96,7 @@ from diffusion.experiments.sampling.sample_files import read_samples
 from diffusion.metrics import protocols
 from diffusion.training.runtime import progress
 
+ROUNDING = "floor(clip(127.5 x + 128, 0, 255))"
 SELECTION = "the first N samples in class order 0, 1, .., 0, 1, .. (every class as often as any other, up to one)"
 
 
@@ -137,6 +141,8 @@ def _evaluated(
         sample_metrics.trained_classifier(train)
     with progress.bar("evaluating", len(config["evaluate"]["features"]) + 2, "parts") as advance:
         measured = sample_metrics.measure(images, labels, config, real.spec.split, effort, advance, (train, real))
+    if not real.spec.pictures:
+        draw_beside(real, images, labels, folder)
     if (folder / "metrics.jsonl").is_file():
         plots.curves(folder / "metrics.jsonl", folder / "curves.png")
     conditional = bool(config["model"].get("num_classes", 0))
@@ -150,7 +156,11 @@ def _evaluated(
             "split": real.spec.split,
             "split_size": len(real.images),
         },
-        "samples": {"number": len(images), "sha256": digest, "rounding": "floor(clip(127.5 x + 128, 0, 255))"},
+        "samples": {
+            "number": len(images),
+            "sha256": digest,
+            "rounding": ROUNDING if images.dtype == np.uint8 else "none",
+        },
         "distance": {
             "N": measured["count"],
             "selection": SELECTION if conditional else "the first N samples",
@@ -162,6 +172,15 @@ def _evaluated(
     content = report.plain({"figures": measured, "protocol": protocol})
     run_report.write(content, folder)
     return content
+
+
+def draw_beside(real: real_images.Split, samples: np.ndarray, labels: np.ndarray, folder: pathlib.Path) -> None:
+    """Draws real examples and samples as points into beside.png, where they have two numbers at least."""
+    most = vector_metrics.MOST
+    flat = lambda x: x[:most].reshape(len(x[:most]), -1).astype(np.float64)
+    if flat(real.images).shape[1] > 1:
+        both = (real.labels[:most], labels[:most])
+        plots.beside(flat(real.images), flat(samples), both, folder / "beside.png")
 
 
 def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -198,12 +217,28 @@ def requested(**changes) -> comparison.Request:
     return comparison.Request(**values)
 
 
+def _require_pictures(config: Mapping) -> None:
+    """Refuses flags of pictures for a run on other examples.
+
+    Raises:
+        ConfigError: naming the flag.
+    """
+    requested_flags = [name for name in ("metrics", "protocol", "inception") if flags.FLAGS[name].value]
+    spec = real_images.split_of(config, config.evaluate.split).spec if requested_flags else None
+    if spec is not None and not spec.pictures:
+        raise ConfigError(
+            f"--{requested_flags[0]} is of pictures, and {spec.name} holds {spec.dtype} {spec.shape}. Valid: neither "
+            "--metrics nor --protocol; the distances of the numbers as they are, are measured without them."
+        )
+
+
 def evaluate_run() -> None:
     """Evaluates the samples of the run that --workdir names, adding to the report what other flags name."""
     config = CONFIG.value
     run_folder = pathlib.Path(flags.FLAGS.workdir)
     folder = pathlib.Path(flags.FLAGS.samples or run_folder)
     of_images, of_model = split_metrics(flags.FLAGS.metrics or ())
+    _require_pictures(config)
     content = run(config, folder, workdir.command("diffusion evaluate"))
     if of_model:
         splits = [real_images.split_of(config, split) for split in (config.data.split, config.evaluate.split)]

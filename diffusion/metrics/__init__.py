@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         references,
         resizing,
         statistics,
+        vector_distances,
     )
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "references",
     "resizing",
     "statistics",
+    "vector_distances",
 ]
 
 public.declare(__name__)

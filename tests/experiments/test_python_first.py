@@ -89,8 +89,9 @@ def test_points_train_go_on_and_are_sampled(tmp_path, monkeypatch):
     plan = timesteps.plan(timesteps.uniform(LINE, steps=2))
     by_hand = samplers.sample(samplers.heun(), denoise, LINE, samplers.prior(LINE, keys[0], (2,)), plan, keys[1])
     np.testing.assert_allclose(made, by_hand, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match=r"evaluate measures pictures, .* arrays of shape \(2,\)\. Valid: .*frechet"):
-        evaluate(recipe(held_out=points()), run)
+    figures = evaluate(recipe(held_out=points()), run)["figures"]
+    assert figures["distances"]["energy_distance"]["value"] > 0 and figures["count"] == 6
+    assert (run / "beside.png").is_file()
 
 
 def test_pictures_are_sampled_and_measured(tmp_path, monkeypatch):

@@ -101,6 +101,9 @@ def of_samples(measured: Mapping[str, Any], count: int | None = None) -> dict[st
     for name, part in measured.get("frechet", {}).items():
         figures[f"fd_{name}"] = Figure(part["distance"], *(part["interval"] or (None, None)), n=count)
         figures[f"fd_{name}_over_floor"] = Figure(part["ratio"], *(part["ratio_interval"] or (None, None)), n=count)
+    for name, part in measured.get("distances", {}).items():
+        figures[name] = Figure(part["value"], *(part["interval"] or (None, None)), n=count)
+        figures[f"{name}_over_floor"] = Figure(part["ratio"], *(part["ratio_interval"] or (None, None)), n=count)
     if near := measured.get("neighbours"):
         samples, held_out = (near[name]["quantiles"]["0.5"] for name in ("samples", "held_out"))
         figures["nearest_over_held_out"] = Figure(samples / held_out, n=near["samples"]["count"])

@@ -76,6 +76,39 @@ def scatter(points: np.ndarray, labels: np.ndarray, path: str | os.PathLike) -> 
     save(figure, path)
 
 
+def beside(real: np.ndarray, samples: np.ndarray, labels: Sequence[np.ndarray], path: str | os.PathLike) -> None:
+    """Draws real examples and samples in two panels of one scale, a colour for each class.
+
+    Vectors of more than two numbers are drawn along the two main axes of the real ones (their principal components).
+
+    Args:
+        real: `[N, D]`, D >= 2.
+        samples: `[M, D]`.
+        labels: int `[N]` and int `[M]`.
+        path: the PNG to write.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    if real.ndim != 2 or real.shape[1] < 2 or real.shape[1:] != samples.shape[1:]:
+        raise ValueError(f"need real [N, D] and samples [M, D], D >= 2; got {list(real.shape)}, {list(samples.shape)}")
+    if real.shape[1] > 2:
+        middle = real.mean(0)
+        axes_of = np.linalg.svd(real - middle, full_matrices=False)[2][:2].T
+        real, samples = (rows @ axes_of - middle @ axes_of for rows in (real, samples))
+    figure = Figure(figsize=(9.6, 4.8), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, rows, classes, title in zip(panels, (real, samples), labels, ("real examples", "samples")):
+        axes.scatter(*rows.T, s=3, c=[COLOURS[label % len(COLOURS)] for label in classes], linewidths=0)
+        axes.set_aspect("equal")
+        axes.set_title(title)
+        style(axes)
+    low, high = np.quantile(real, (0.001, 0.999), axis=0)
+    room = 0.2 * (high - low) + 1e-9  # samples far away leave the picture; the figures count them
+    panels[0].set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+    save(figure, path)
+
+
 def trajectory(
     x: np.ndarray, x0: np.ndarray, ts: np.ndarray, labels: np.ndarray, path: str | os.PathLike, rows: int = 5
 ) -> None:

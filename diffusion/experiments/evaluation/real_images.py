@@ -59,13 +59,8 @@ def of_recipe(recipe: Recipe) -> tuple[Split, Split]:
     """
     if recipe.data is None:
         return split_of(recipe.config, recipe.config.data.split), split_of(recipe.config, recipe.config.evaluate.split)
-    if recipe.entry != "image":
-        raise ValueError(
-            f"evaluate measures pictures, and the recipe's records hold arrays of shape {recipe.shape}. Valid: records "
-            'with "image"; for other samples a metric of your own, e.g. by diffusion.metrics.frechet of the arrays'
-        )
     if recipe.held_out is None:
-        raise ValueError("samples are measured beside pictures that are held out. Valid: Recipe(held_out=records)")
+        raise ValueError("samples are measured beside examples that are held out. Valid: Recipe(held_out=records)")
     return _of_records(recipe.data, "train", recipe), _of_records(recipe.held_out, "held out", recipe)
 
 

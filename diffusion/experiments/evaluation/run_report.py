@@ -11,8 +11,18 @@ from diffusion.experiments.sampling import sample_files
 PICTURES = {
     "samples.png": "Samples, one row for each class",
     "trajectory.png": "From noise to image: the sample x_t, and the prediction of x_0, over the steps",
+    "beside.png": "Real examples and samples; of more than two numbers, along the two main axes of the real ones",
     "curves.png": "Training: the loss by step, and by t",
 }
+VECTORS = [
+    "- **Distances** are squared and in units of the numbers of an example. They are between the samples "
+    "as they are and real examples: lower is better, and never 0, for they depend on N.",
+    "- **Floor**: the same distance for N real training examples; mean and standard deviation over random subsets.",
+    "- **Noise**: the same distance for independent normal numbers of the real means and standard deviations: what "
+    "knows the size of each number, and nothing of their shape.",
+    "- **Intervals** (95 %) are percentile bootstrap intervals over the samples, the real examples held fixed, shifted "
+    "by the bias of resampling with replacement. They do not hold the variation between training runs.",
+]
 MODEL_METRICS = {  # how they were measured, for the table; see diffusion/experiments/evaluation/model_metrics.py
     "cas": "classifier accuracy score: a classifier trained on samples alone, tested on real held-out images",
     "cas_of_real_images": "the same, trained on as many real training images: the ceiling",
@@ -75,10 +85,34 @@ def rows(content: dict) -> Iterator[tuple[str, str, str, str]]:
             f"{every['std'] / floor['mean']:.2f}"
         )
         yield "… times the floor", value, f"1; noise {distance['noise'] / floor['mean']:.0f}", how
-    near = measured["neighbours"]
+    for name, distance in measured.get("distances", {}).items():
+        floor = distance["floor"]
+        value = f"{distance['value']:.3g}{report.span(distance['interval'])}"
+        beside = f"floor {floor['mean']:.3g} ± {floor['std']:.2g}; noise {distance['noise']:.3g}"
+        against = f"N = {measured['count']:,} against {measured['reference']:,} {split} examples"
+        yield (
+            name.replace("_", " "),
+            value,
+            beside,
+            f"{distance['how']}; {against}; {measured['dimensions']} numbers each",
+        )
+        value = f"{distance['ratio']:.2f}{report.span(distance['ratio_interval'], '.2f')}"
+        yield "… times the floor", value, f"1; noise {distance['noise'] / floor['mean']:.0f}", ""
+    if near := measured["neighbours"]:
+        yield from _near(near, data)
+    for row in report.metric_rows(content.get("model", {})):
+        yield (*row, MODEL_METRICS.get(row[0], ""))
+    if inception := content.get("inception"):
+        how = f"Inception, protocol {inception['protocol']}, against {inception['reference']}; {inception['record']}"
+        for row in report.metric_rows(inception["figures"]):
+            yield (*row, how)
+
+
+def _near(near: Mapping, data: Mapping) -> Iterator[tuple[str, str, str, str]]:
+    """The rows of the nearest training images."""
     samples = near["samples"]
     held_out = near["held_out"]
-    beside = f"{held_out['quantiles']['0.5']:.3g} from real {split} images"
+    beside = f"{held_out['quantiles']['0.5']:.3g} from real {data['split']} images"
     how = f"Euclidean, pixels in [0, 1]; {samples['count']:,} samples, {held_out['count']:,} held out"
     yield "nearest training image, median", f"{samples['quantiles']['0.5']:.3g}", beside, how
     share = near["share_below_held_out_percentile"]
@@ -88,17 +122,12 @@ def rows(content: dict) -> Iterator[tuple[str, str, str, str]]:
     beside = f"{held_out['exact_duplicates']} of the held-out images"
     how = f"the same bytes as one of the {data['train_size']:,} training images"
     yield "… exact copies", f"{samples['exact_duplicates']}", beside, how
-    for row in report.metric_rows(content.get("model", {})):
-        yield (*row, MODEL_METRICS.get(row[0], ""))
-    if inception := content.get("inception"):
-        how = f"Inception, protocol {inception['protocol']}, against {inception['reference']}; {inception['record']}"
-        for row in report.metric_rows(inception["figures"]):
-            yield (*row, how)
 
 
 def markdown(content: dict, folder: pathlib.Path) -> str:
     """The report as Markdown; pictures that are in the folder are embedded by relative links."""
     frechet = content["figures"]["frechet"]
+    vectors = "distances" in content["figures"]
     protocol = content["protocol"]
     data = protocol["dataset"]
     distance = protocol["distance"]
@@ -116,6 +145,8 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
         "real images held fixed, shifted by the bias of resampling with replacement. They do not hold the variation "
         "between training runs, nor that of the floor.",
     ]
+    if vectors:
+        how_to_read = VECTORS
     if "classifier" in frechet:
         how_to_read.append(
             "- **Classifier features** come from a network that was trained on the training images. It is surer of "

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.experiments.config import ConfigError, unknown
-from diffusion.experiments.evaluation import figures
+from diffusion.experiments.evaluation import figures, vector_metrics
 from diffusion.experiments.evaluation.real_images import Split, balanced_order, split_of
 from diffusion.experiments.sampling.sample_files import check_samples
 from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
@@ -77,7 +77,8 @@ def measure(
         real_splits: the training images, and those that the samples are compared with; None: those of config.data.
 
     Returns:
-        {"asked_class": dict | None, "frechet": {feature: dict}, "neighbours": dict, "count": N of the distances}.
+        {"asked_class": dict | None, "frechet": {feature: dict}, "neighbours": dict, "count": N of the distances}; of
+        examples that are no pictures as `vector_metrics.measure` says.
 
     Raises:
         ConfigError: if a feature is not known, or a split is not in the dataset.
@@ -93,6 +94,10 @@ def measure(
             "with themselves. Valid: another split, e.g. 'test', or 'train[90%:]' after training on 'train[:90%]'."
         )
     train, real = real_splits or (split_of(config, config["data"]["split"]), split_of(config, split))
+    if not real.spec.pictures:
+        measured = vector_metrics.measure(images, config, train, real, effort.draws, effort.subsets)
+        advance(len(names) + 2)
+        return measured
     classes = real.spec.num_classes if config["model"].get("num_classes", 0) else 0
     check_samples(images, labels, real.spec.shape, classes)
     if "classifier" in names and not real.spec.num_classes:

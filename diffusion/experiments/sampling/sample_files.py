@@ -10,7 +10,9 @@ from diffusion.io import limits, npz
 
 
 def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads samples.npz of a run folder: images uint8 `[N, H, W, C]`, labels int64 `[N]`; nothing in it is executed.
+    """Reads samples.npz of a run folder: (images `[N, ...]`, labels int64 `[N]`); nothing in it is executed.
+
+    The leaves of samples that are pytrees, "images/NAME", are packed to float32 `[N, D]`, see `data.packing`.
 
     Raises:
         WorkdirError: if it is missing, damaged, or lacks an array; says which command makes it.
@@ -22,9 +24,14 @@ def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         limits.no_links(path.parent)
         names = npz.headers(path)
-        if missing := {"images", "labels"} - names.keys():
+        leaves = tuple(name for name in names if name.startswith("images/"))
+        if missing := ({"labels"} if leaves else {"images", "labels"}) - names.keys():
             raise WorkdirError(f"{path} lacks {', '.join(sorted(missing))}; it holds {list(names)}. {again}")
-        images, labels = npz.load(path, ("images", "labels")).values()
+        if leaves:
+            *parts, labels = npz.load(path, (*leaves, "labels")).values()  # in the order of the pytree
+            images = np.concatenate([part.reshape(len(labels), -1) for part in parts], axis=1).astype(np.float32)
+        else:
+            images, labels = npz.load(path, ("images", "labels")).values()
     except (ValueError, OSError) as error:
         raise WorkdirError(f"{path} cannot be read ({error}). {again}") from error
     if labels.dtype.kind not in "iu":

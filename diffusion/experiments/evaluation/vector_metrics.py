@@ -1,0 +1,158 @@
+"""Metrics of samples that are no pictures, each beside real examples and noise: points, series, volumes, pytrees."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.data.transforms import to_model
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation.real_images import Split
+from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.metrics import bootstrap, frechet, kernel_distance, pairwise, vector_distances
+
+SEED = 0  # of the subsets, the resamples, the directions and the noise
+MOST = 2000  # samples that are compared, at most
+REFERENCE = 5000  # real examples that they are compared with, at most, drawn at random where there are more
+DIRECTIONS = 128  # of the sliced distance
+DRAWS = 200  # resamples of an interval, at most
+SUBSETS = 10  # of real training examples, whose mean distance is the floor, at most
+
+
+class Distance(NamedTuple):
+    """A distance to fixed real examples.
+
+    Attributes:
+        of: rows [N, D] -> the distance.
+        resampled: rows [N, D] -> (numbers of chosen rows [N] -> the distance of these), for the bootstrap.
+    """
+
+    of: Callable[[np.ndarray], float]
+    resampled: Callable[[np.ndarray], Callable[[np.ndarray], float]]
+
+
+def _kernel(kernel: kernel_distance.Kernel, real: np.ndarray) -> Distance:
+    """The squared discrepancy of a kernel; a resample weighs the kernel's matrix of the rows anew."""
+    within = sum(kernel(real[rows], real).mean(1).sum() for rows in pairwise.blocks(len(real), 500)) / len(real)
+
+    def resampled(rows: np.ndarray) -> Callable[[np.ndarray], float]:
+        own = kernel(rows, rows)
+        cross = np.concatenate([kernel(rows[part], real).mean(1) for part in pairwise.blocks(len(rows), 500)])
+
+        def of(chosen: np.ndarray) -> float:
+            weight = np.bincount(chosen, minlength=len(rows)) / len(chosen)
+            return float(weight @ own @ weight + within - 2 * weight @ cross)
+
+        return of
+
+    return Distance(lambda rows: resampled(rows)(np.arange(len(rows))), resampled)
+
+
+def _sliced(real: np.ndarray) -> Distance:
+    along = vector_distances.directions(DIRECTIONS, real.shape[1], SEED)
+    reference = np.sort(real @ along.T, axis=0)
+    to = functools.lru_cache(maxsize=2)(lambda count: vector_distances.sliced_to(reference, count))
+
+    def resampled(rows: np.ndarray) -> Callable[[np.ndarray], float]:
+        projected = rows @ along.T
+        return lambda chosen: to(len(chosen))(projected[chosen])
+
+    return Distance(lambda rows: to(len(rows))(rows @ along.T), resampled)
+
+
+def _frechet(real: np.ndarray) -> Distance:
+    to_real = frechet.distance_to(_moments(real))
+    of = lambda rows: to_real(_moments(rows))
+    return Distance(of, lambda rows: lambda chosen: of(rows[chosen]))
+
+
+def _moments(rows: np.ndarray) -> frechet.Moments:
+    return frechet.update(frechet.init(rows.shape[1]), rows)
+
+
+HOW = {  # of each figure, what it is; all are squared distances
+    "energy_distance": "2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely and Rizzo 2013)",
+    "mmd": "Gaussian kernel, its bandwidth the median distance of real examples (Gretton et al. 2012)",
+    "sliced_wasserstein": f"squared 2-Wasserstein distance along {DIRECTIONS} directions (Bonneel et al. 2015)",
+    "frechet_distance": "of Gaussian fits to the numbers as they are: sees means and covariances alone",
+}
+FIGURES = tuple(f"{name}{suffix}" for name in HOW for suffix in ("", "_over_floor"))
+
+
+def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, draws: int, subsets: int) -> dict:
+    """Distances of samples to real examples.
+
+    Args:
+        samples: float32 or uint8 [M, ...], in the form of the examples; [M, D] of pytrees.
+        config: the run's.
+        train: real examples that the floor's subsets are drawn from.
+        real: the reference.
+        draws: bootstrap resamples of an interval, 0 for no intervals; at most DRAWS are made.
+        subsets: of the floor, at most SUBSETS are drawn.
+
+    Returns:
+        {"distances": {name: {"value", "interval" (or None), "floor": {"mean", "std"}, "noise", "ratio", "how"}},
+        "count": N, "reference": number of real examples, "dimensions": D, "sigma": of the kernel, and None for
+        "asked_class" and "neighbours", {} for "frechet", which are of pictures}.
+
+    Raises:
+        ConfigError: for features that are of pictures alone.
+        WorkdirError: if the samples do not fit the data.
+    """
+    if wrong := [name for name in config["evaluate"]["features"] if name != "pixels"]:
+        raise ConfigError(
+            f"config.evaluate.features holds {wrong[0]!r}, a feature of pictures, and the examples of {real.spec.name} "
+            "are none. Valid: ('pixels',), the numbers of an example as they are."
+        )
+    shape = real.images.shape[1:]
+    if samples.shape[1:] != shape or samples.dtype != real.images.dtype or len(samples) < 2:
+        raise WorkdirError(
+            f"samples: they are {samples.dtype} {list(samples.shape)}, and {real.spec.name} has {real.images.dtype} "
+            f"[N, {', '.join(map(str, shape))}]; a distance needs at least 2"
+        )
+    if samples.dtype.kind == "f" and not np.isfinite(samples).all():
+        number = int((~np.isfinite(samples.reshape(len(samples), -1)).all(1)).sum())
+        raise WorkdirError(f"samples: {number} of {len(samples)} hold NaN or infinity")
+    rng = np.random.default_rng(SEED)
+    flat = lambda x: (to_model(x) if x.dtype == np.uint8 else x).reshape(len(x), -1).astype(np.float64)
+    some = lambda x, most: x if len(x) <= most else x[np.sort(rng.permutation(len(x))[:most])]
+    count = min(len(samples), len(train.images), MOST)
+    chosen, reference = flat(samples[:count]), flat(some(real.images, REFERENCE))
+    noise = reference.mean(0) + reference.std(0) * rng.normal(size=chosen.shape)
+    floors = [flat(train.images[rng.permutation(len(train.images))[:count]]) for _ in range(min(subsets, SUBSETS))]
+    sigma = vector_distances.median_distance(some(reference, 1000))
+    distances = {
+        "energy_distance": _kernel(vector_distances.minus_distance, reference),
+        "mmd": _kernel(kernel_distance.gaussian(sigma), reference),
+        "sliced_wasserstein": _sliced(reference),
+    }
+    if min(count, len(reference)) > chosen.shape[1]:  # else a covariance has no inverse, and the fit says nothing
+        distances["frechet_distance"] = _frechet(reference)
+    measured = {}
+    for name, distance in distances.items():
+        value = distance.of(chosen)
+        floor = [distance.of(rows) for rows in floors]
+        interval = None
+        if draws:
+            values = bootstrap.replicates(distance.resampled(chosen), count, min(draws, DRAWS), rng)
+            interval = bootstrap.percentile_interval(values, estimate=value)
+        measured[name] = {
+            "value": value,
+            "interval": interval,
+            "floor": {"mean": float(np.mean(floor)), "std": float(np.std(floor, ddof=1))},
+            "ratio": value / float(np.mean(floor)),
+            "ratio_interval": None if interval is None else tuple(end / float(np.mean(floor)) for end in interval),
+            "noise": distance.of(noise),
+            "how": HOW[name],
+        }
+    return {
+        "asked_class": None,
+        "frechet": {},
+        "neighbours": None,
+        "distances": measured,
+        "count": count,
+        "reference": len(reference),
+        "dimensions": chosen.shape[1],
+        "sigma": sigma,
+    }

@@ -1,0 +1,124 @@
+"""Distances between two sets of vectors, for examples that are no pictures: energy, kernel and sliced Wasserstein.
+
+Each is zero between equal distributions alone, and each is a plug-in estimate, the distance between the two empirical
+distributions: never negative, and above zero for two sets of one distribution, the more so the fewer rows there are.
+Compare it with a floor, the same distance for as many real rows.
+"""
+
+__all__ = [
+    "directions",
+    "energy",
+    "gaussian_mmd",
+    "median_distance",
+    "minus_distance",
+    "sliced_to",
+    "sliced_wasserstein",
+]
+
+from collections.abc import Callable
+
+import numpy as np
+
+from diffusion.metrics import kernel_distance, pairwise
+
+
+def energy(samples: np.ndarray, reference: np.ndarray) -> float:
+    """The energy distance, squared.
+
+        2 E|X - Y| - E|X - X'| - E|Y - Y'|
+
+    It is the squared maximum mean discrepancy of the kernel -|x - y| (Sejdinovic et al. 2013), and has no bandwidth.
+
+    Args:
+        samples: [N, D], N >= 2.
+        reference: [M, D], M >= 2.
+
+    Returns:
+        In units of the vectors.
+
+    Raises:
+        ValueError: if shapes do not fit, or a number is not finite.
+
+    Reference: Szekely and Rizzo, "Energy statistics: a class of statistics based on distances", 2013, equation 2.3.
+    """
+    return kernel_distance.mmd2(minus_distance, samples, reference, unbiased=False).value
+
+
+def minus_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """-|x_i - y_j|, float64 [A, B]."""
+    return -np.sqrt(pairwise.squared_distances(x, y))
+
+
+def gaussian_mmd(samples: np.ndarray, reference: np.ndarray, sigma: float) -> float:
+    """The squared maximum mean discrepancy of the kernel exp(-|x - y|^2 / (2 sigma^2)), in [0, 2].
+
+    Args:
+        samples: [N, D], N >= 2.
+        reference: [M, D], M >= 2.
+        sigma: bandwidth; `median_distance` of real rows is usual.
+
+    Raises:
+        ValueError: if shapes do not fit, a number is not finite, or sigma is not positive.
+
+    Reference: Gretton et al., "A Kernel Two-Sample Test", 2012, equation 5.
+    """
+    return kernel_distance.mmd2(kernel_distance.gaussian(sigma), samples, reference, unbiased=False).value
+
+
+def median_distance(rows: np.ndarray) -> float:
+    """The median distance between two of the rows, a usual bandwidth (Gretton et al. 2012, section 8).
+
+    Args:
+        rows: [N, D], N >= 2, not all the same.
+
+    Raises:
+        ValueError: if half of all pairs are of equal rows, which leaves no bandwidth.
+    """
+    rows = pairwise.checked("rows", rows, least=2)
+    distances = np.sqrt(pairwise.squared_distances(rows, rows))[np.triu_indices(len(rows), 1)]
+    middle = float(np.median(distances))
+    if not middle > 0:
+        raise ValueError("half of all pairs of the rows are equal, so that their median distance is no bandwidth")
+    return middle
+
+
+def directions(number: int, dim: int, seed: int = 0) -> np.ndarray:
+    """Random directions, uniform on the sphere: float64 [number, dim] of length 1."""
+    drawn = np.random.default_rng(seed).normal(size=(number, dim))
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def sliced_wasserstein(samples: np.ndarray, reference: np.ndarray, along: np.ndarray) -> float:
+    """The sliced 2-Wasserstein distance, squared: that of the projections on a line, averaged over lines.
+
+        mean over u of  int_0^1 (F^-1(q) - G^-1(q))^2 dq,     F, G: of <u, x> and <u, y>
+
+    The integral is exact for sets of one size; else it is the mean over q = (i - 1/2) / N, with the reference's
+    quantiles interpolated between its rows.
+
+    Args:
+        samples: [N, D], N >= 1.
+        reference: [M, D], M >= 1.
+        along: [P, D] directions of length 1, see `directions`.
+
+    Returns:
+        In units of the vectors, squared.
+
+    Raises:
+        ValueError: if shapes do not fit, or a number is not finite.
+
+    Reference: Bonneel et al., "Sliced and Radon Wasserstein Barycenters of Measures", 2015, definition 2.
+    """
+    x = pairwise.checked("samples", samples)
+    y = pairwise.checked("reference", reference)
+    pairwise.same_dim(x, y)
+    return sliced_to(np.sort(y @ along.T, axis=0), len(x))(x @ along.T)
+
+
+def sliced_to(reference: np.ndarray, count: int) -> Callable[[np.ndarray], float]:
+    """`sliced_wasserstein` of N projected rows, [N, P] -> float, to projected and sorted ones [M, P]."""
+    if len(reference) != count:
+        middle = (np.arange(count) + 0.5) / count
+        at = (np.arange(len(reference)) + 0.5) / len(reference)
+        reference = np.stack([np.interp(middle, at, column) for column in reference.T], axis=1)
+    return lambda projected: float(np.mean((np.sort(projected, axis=0) - reference) ** 2))

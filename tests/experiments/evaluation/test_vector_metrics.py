@@ -1,0 +1,126 @@
+"""The evaluation of runs on points, vectors and pytrees: figures beside a floor and noise, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion.data import sources
+from diffusion.experiments import evaluate
+from diffusion.experiments import train as training
+from diffusion.experiments.config import ConfigError, checks
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.evaluation import figures, real_images, vector_metrics
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.experiments.sampling import of_run, sample_files
+from diffusion.metrics import vector_distances
+from tests.experiments.run.test_every_source import config_of
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+
+def split(x, name="train"):
+    source = sources.sequences.source_of([{"x": row} for row in np.float32(x)], split=name)
+    return real_images._read(source, "stop", ())
+
+
+def normals(seed, number=400, dim=3, mean=0.0):
+    return np.float32(mean + np.random.default_rng(seed).normal(size=(number, dim)))
+
+
+def measured(samples, dim=3, draws=0, **changes):
+    config = defaults()
+    config.update_from_flattened_dict(changes)
+    return vector_metrics.measure(samples, config, split(normals(1, dim=dim)), split(normals(2, dim=dim)), draws, 5)
+
+
+def test_real_examples_are_near_the_floor_and_others_far_above():
+    real, shifted = measured(normals(3))["distances"], measured(normals(3, mean=1.0))["distances"]
+    assert real.keys() == vector_metrics.HOW.keys()
+    for name in real:
+        assert 0.3 < real[name]["ratio"] < 3, name
+        assert shifted[name]["ratio"] > 20, name
+        assert real[name]["noise"] < 3 * real[name]["floor"]["mean"], name  # here the noise is the distribution
+
+
+def test_the_figures_are_those_of_the_metrics():
+    samples, real = normals(3, mean=0.5), normals(2)
+    found = measured(samples)
+    expected = {
+        "energy_distance": vector_distances.energy(samples, real),
+        "mmd": vector_distances.gaussian_mmd(samples, real, found["sigma"]),
+        "sliced_wasserstein": vector_distances.sliced_wasserstein(
+            samples, real, vector_distances.directions(vector_metrics.DIRECTIONS, 3, vector_metrics.SEED)
+        ),
+    }
+    for name, value in expected.items():
+        assert found["distances"][name]["value"] == pytest.approx(value, rel=1e-5), name
+    flat = figures.of_samples(found, found["count"])
+    assert flat["mmd"].value == found["distances"]["mmd"]["value"] and flat["mmd_over_floor"].n == 400
+
+
+def test_a_resample_of_every_row_once_is_the_figure_itself():
+    real, rows = normals(0).astype(float), normals(1, 50, mean=0.3).astype(float)
+    distance = vector_metrics._kernel(vector_distances.minus_distance, real)
+    assert distance.resampled(rows)(np.arange(50)) == pytest.approx(vector_distances.energy(rows, real), rel=1e-5)
+    chosen = np.random.default_rng(0).integers(50, size=50)
+    assert distance.resampled(rows)(chosen) == pytest.approx(vector_distances.energy(rows[chosen], real), rel=1e-5)
+
+
+def test_intervals_hold_the_figures():
+    for distance in measured(normals(3, mean=0.3), draws=50)["distances"].values():
+        low, high = distance["interval"]
+        assert low < distance["value"] < high
+
+
+def test_a_covariance_without_inverse_has_no_frechet_distance():
+    assert "frechet_distance" not in measured(normals(0, 10, 12), dim=12)["distances"]
+
+
+@pytest.mark.parametrize(
+    "samples, words",
+    [
+        (normals(0, dim=4), r"they are float32 \[400, 4\], and list has float32 \[N, 3\]"),
+        (np.full((4, 3), np.nan, np.float32), "4 of 4 hold NaN"),
+        (np.zeros((4, 3), np.uint8), "they are uint8"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(samples, words):
+    with pytest.raises(WorkdirError, match=words):
+        measured(samples)
+
+
+def test_features_of_pictures_are_refused():
+    with pytest.raises(ConfigError, match="holds 'classifier', a feature of pictures, and the examples of list are"):
+        measured(normals(3), **{"evaluate.features": ("classifier",)})
+
+
+def test_a_run_on_points_is_evaluated(tmp_path):
+    config = config_of(
+        {"name": "spirals", "arms": 2, "number": 40},
+        **{"evaluate.every": 2, "evaluate.number": 12, "evaluate.failed": "stop", "sample.number": 12},
+    )
+    assert training.run(config, tmp_path) == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    (in_loop,) = (line["evaluate"] for line in lines if "evaluate" in line)
+    assert in_loop.keys() == set(vector_metrics.FIGURES) and (tmp_path / "previews/2.png").exists()
+    config = workdir.read_config(tmp_path)
+    of_run.sample(checks.on_its_data(checks.validate(config)), tmp_path)
+    content = evaluate.run(config, tmp_path, "diffusion evaluate", evaluate.Effort(10, 2))
+    text = (tmp_path / "report.md").read_text()
+    assert "| energy distance | **" in text and "12 against 40 test examples; 2 numbers each" in text
+    assert "![Real examples and samples" in text and (tmp_path / "beside.png").is_file()
+    assert figures.of_run(tmp_path).figures["energy_distance"].value == pytest.approx(
+        content["figures"]["distances"]["energy_distance"]["value"]
+    )
+
+
+def test_the_leaves_of_pytrees_are_packed_as_the_data_are(tmp_path):
+    charges, positions = normals(0, 4, 2), normals(1, 4, 6)
+    np.savez(
+        tmp_path / "samples.npz",
+        **{"labels": np.zeros(4, int), "images/charges": charges, "images/positions": positions.reshape(4, 3, 2)},
+    )
+    images, _ = sample_files.read_samples(tmp_path)
+    np.testing.assert_array_equal(images, np.concatenate([charges, positions], axis=1))
