@@ -109,6 +109,44 @@ def test_a_block_of_series_is_a_block_of_images_of_one_column(scale_shift):
     np.testing.assert_allclose(series, images[:, :, 0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_the_unet_of_volumes_and_its_gradient_are_those_of_pictures_on_equal_slices():
+    """With kernels that do not look along the first axis, a volume of equal slices is a picture, layer by layer."""
+    fields = {
+        "widths": (8, 16),
+        "blocks": 1,
+        "attention_levels": (1,),
+        "in_channels": 2,
+        "out_channels": 2,
+        "groups": 4,
+    }
+    of_pictures, of_volumes = UNet(**fields), UNet(**fields, axes=3)
+    picture, t = backbones.drawn(2, 4, 4, 2), jnp.array([0.2, 0.7])
+    volume = jnp.repeat(picture[:, None], 2, axis=1)
+    shapes = jax.eval_shape(of_pictures.init, jax.random.key(0), picture, t)
+    wide = jax.eval_shape(of_volumes.init, jax.random.key(0), volume, t)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+    def embedded(params):
+        """[3, 3, C, D] -> [3, 3, 3, C, D], zero but for the middle of the first axis."""
+        middle = lambda leaf, of: (
+            jnp.zeros(of.shape).at[of.shape[0] // 2].set(leaf) if leaf.shape != of.shape else jnp.asarray(leaf)
+        )
+        return jax.tree.map(middle, params, wide)
+
+    weights = backbones.drawn(2, 4, 4, 2)
+    picture_loss = lambda params: jnp.sum(weights * of_pictures.apply(params, picture, t) ** 2)
+    volume_loss = lambda params: jnp.sum(weights[:, None] * of_volumes.apply(embedded(params), volume, t) ** 2) / 2
+    expected, of_picture = jax.jit(jax.value_and_grad(picture_loss))(params)
+    found, of_volume = jax.jit(jax.value_and_grad(volume_loss))(params)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(of_picture))
+    assert largest > 1e-2
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * largest)
+    jax.tree.map(close, of_volume, of_picture)
+
+
 def test_sides_change_along_every_axis():
     x = backbones.drawn(2, 4, 2, 6, 3)
     cubes = x.reshape(2, 2, 2, 1, 2, 3, 2, 3).mean((2, 4, 6))
@@ -199,6 +237,9 @@ LEARNERS = {  # the network, and the means of the mixture that it learns
         SetTransformer(32, 2, 2, 4), np.tile([[[1.0, 0]], [[-1, 1]], [[0, -1]]], (1, 8, 1))
     ),
     "unet, series": (UNet((16, 32), 1, in_channels=2, out_channels=2, groups=4, axes=1), wave(16, 2)),
+    "unet, volumes": (
+        UNet((8, 16), 1, in_channels=1, out_channels=1, groups=4, axes=3), wave(64, 1).reshape(3, 4, 4, 4, 1)
+    ),
 }  # fmt: skip
 
 
