@@ -6,6 +6,7 @@ Compare it with a floor, the same distance for as many real rows.
 """
 
 __all__ = [
+    "NAMES",
     "directions",
     "energy",
     "gaussian_mmd",
@@ -20,6 +21,9 @@ from collections.abc import Callable
 import numpy as np
 
 from diffusion.metrics import kernel_distance, pairwise
+
+NAMES = ("energy_distance", "mmd", "sliced_wasserstein", "frechet_distance")
+"""The figures of samples that are no pictures, in an evaluation."""
 
 
 def energy(samples: np.ndarray, reference: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from diffusion.data import latent_cache, packing, sources
 from diffusion.experiments.config import ConfigError, data, fields, fits, names, resolve, unknown
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import built_in_python, plain
-from diffusion.metrics import features
+from diffusion.metrics import features, vector_distances
 from diffusion.models import facts
 from diffusion.training import sharding
 
@@ -154,7 +154,8 @@ def _check_evaluation(config: Mapping) -> None:
             config, "evaluate.inception", 'it is no file, and config.evaluate.features has "inception"', valid
         )
     if best:
-        figures = [f"fd_{name}{suffix}" for name in settings["features"] for suffix in ("", "_over_floor")]
+        distances = [*(f"fd_{name}" for name in settings["features"]), *vector_distances.NAMES]
+        figures = [f"{name}{suffix}" for name in distances for suffix in ("", "_over_floor")]
         if best not in figures:
             raise unknown("config.checkpoint.best", best, figures, "figure")
         if settings["every"] == 0:

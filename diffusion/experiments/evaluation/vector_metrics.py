@@ -77,7 +77,7 @@ HOW = {  # of each figure, what it is; all are squared distances
     "sliced_wasserstein": f"squared 2-Wasserstein distance along {DIRECTIONS} directions (Bonneel et al. 2015)",
     "frechet_distance": "of Gaussian fits to the numbers as they are: sees means and covariances alone",
 }
-FIGURES = tuple(f"{name}{suffix}" for name in HOW for suffix in ("", "_over_floor"))
+FIGURES = tuple(f"{name}{suffix}" for name in vector_distances.NAMES for suffix in ("", "_over_floor"))
 
 
 def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, draws: int, subsets: int) -> dict:

@@ -43,7 +43,8 @@ class Examples(NamedTuple):
         latents = isinstance(self.source, latent_cache.Latents)
         kind = "pictures" if self.spec.pictures else "latents" if latents else "examples"
         sizes = f"{len(self.sizes)} sizes near {shape}" if self.sizes else shape
-        names = self.spec.classes
+        numbers = tuple(map(str, range(classes)))
+        names = () if self.spec.classes == numbers else self.spec.classes  # numbers say nothing more
         listed = f" ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})" if names else ""
         of_classes = f" of {classes} class{'es' if classes > 1 else ''}{listed}" if classes else ""
         named = " ".join(filter(None, (self.spec.name, self.spec.version)))

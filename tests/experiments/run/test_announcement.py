@@ -21,13 +21,14 @@ def test_a_run_says_what_it_trains_on_what_it_trains_and_where(tmp_path, capsys)
         f"training on photos (train): 6 pictures of 2 classes (cat, dog), 4 x 4 x 3, in {tmp_path / 'photos'}"
     )
     # By hand, with width 4: 48 -> 4; the block 4 -> 16 -> 4 and its modulation 4 -> 12; the output 4 -> 48 and its
-    # modulation 4 -> 8; the time 256 -> 4 -> 4. The class is looked up.
+    # modulation 4 -> 8; the time 256 -> 4 -> 4. The class is looked up. Two norms sum 4 numbers and their squares.
     products = 48 * 4 + 2 * 4 * 16 + 4 * 12 + 4 * 48 + 4 * 8 + 256 * 4 + 4 * 4
+    norms = 2 * 2 * 4
     biases = 4 + (16 + 4) + 12 + 48 + 8 + (4 + 4)
     classes = 3 * 4
     parameters = products + biases + classes
     assert network == (
-        f"a network of {parameters:,} parameters and {2 * products / 1000:.3g} kFLOP an example, forward, on "
+        f"a network of {parameters:,} parameters and {2 * (products + norms) / 1000:.3g} kFLOP an example, forward, on "
         f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     )
 
@@ -57,5 +58,5 @@ def test_an_unconditional_network_of_points_has_its_work():
     network = MLP(width=4, depth=1)
     params = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 2)), np.zeros(1), None)
     assert networks.flops_of(network, params, (2,), None) == 2 * (
-        2 * 4 + 2 * 4 * 16 + 4 * 12 + 4 * 2 + 4 * 8 + 256 * 4 + 4 * 4
+        2 * 4 + 2 * 4 * 16 + 4 * 12 + 4 * 2 + 4 * 8 + 256 * 4 + 4 * 4 + 2 * 2 * 4
     )
