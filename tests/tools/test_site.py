@@ -284,11 +284,16 @@ def test_a_browser_finds_names_without_a_network_in_light_and_dark(site):
             seen.append(page.run("return getComputedStyle(document.body).backgroundColor"))
             assert page.run("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
             assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+            dimmed = page.run("return getComputedStyle(document.querySelector('article img')).filter")
+            assert dimmed == ("brightness(0.8)" if dark else "none")
             if dark:
                 page.click("label[for=__search]")
             page.type("input[name=query]", "zero_terminal_snr")
             page.until("return document.querySelectorAll('.md-search-result__link').length > 0", 60)
             assert any("zero_terminal_snr" in text for text in page.texts(".md-search-result__link"))
+            page.run("document.querySelector('input[name=query]').value = ''")
+            page.type("input[name=query]", "own pictures")
+            page.until("return document.querySelector('.md-search-result__link')?.innerText.startsWith('Train on')", 60)
             requested = [address for address in page.requests() if not address.startswith(("file:", "data:", "blob:"))]
             assert (requested, page.errors()) == ([], [])
     assert seen[0] != seen[1]

@@ -30,6 +30,7 @@ SECTION = re.compile("(Args|Attributes|Returns|Raises|Yields):")
 CALL = re.compile(r"(\])(?=[(\[])")
 REST = "further modules"  # those that docs/modules.md does not name
 COURSE = "Learn"  # the heading in the navigation
+BEHIND = "---\nsearch: {boost: 0.3}\n---\n\n"  # in a search the pages for readers come first
 
 
 class Group(NamedTuple):
@@ -69,7 +70,7 @@ def page(module: str, names: Sequence[Name]) -> str:
     """The page of a module, in Markdown: of each name the place of its docstring, which mkdocstrings shows there."""
     shown = [f"::: {module}\n    options: {{members: false, show_root_heading: false, show_root_toc_entry: false}}"]
     shown += [f"::: {name.path}\n    options: {{heading: {name.name}, toc_label: {name.name}}}" for name in names]
-    return "\n\n".join([f"# {module}", *shown]) + "\n"
+    return BEHIND + "\n\n".join([f"# {module}", *shown]) + "\n"
 
 
 def index(grouped: Sequence[Group], public: Mapping[str, Sequence[Name]], about: Mapping[str, str]) -> str:
