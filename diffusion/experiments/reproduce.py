@@ -21,6 +21,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("step", None, "repeat the step after this checkpoint of the run, not the one that failed")
     command_line.begin()
 
+import functools
 import pathlib
 import sys
 import sysconfig
@@ -30,11 +31,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import diffusion
 from diffusion.experiments.config import checks, resolve
+from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import failure, noise_pairs
 from diffusion.experiments.run import program as programs
 from diffusion.experiments.run.examples import open_examples
@@ -51,18 +53,11 @@ OTHERS = (pathlib.Path(__file__).parent, *(sysconfig.get_path(name) for name in 
 
 
 class Repeated(NamedTuple):
-    """What a step did when it was repeated: its number (from 0), and its metrics as in metrics.jsonl."""
-
-    step: int
-    finite: bool
-    metrics: dict[str, Any]
-    findings: "Findings"
-
-
-class Findings(NamedTuple):
-    """The parts of a step.
+    """What a step did when it was repeated.
 
     Attributes:
+        step: its number, from 0.
+        metrics: of the whole step, as in metrics.jsonl.
         index, t, losses: of each example `[B]`.
         labels: likewise, or None.
         before: for each leaf of the state before the step, how many of its numbers are not finite.
@@ -71,6 +66,8 @@ class Findings(NamedTuple):
         origins: the first operations whose result is infinite or no number, where the step is not finite.
     """
 
+    step: int
+    metrics: dict[str, Any]
     index: np.ndarray
     t: np.ndarray
     losses: np.ndarray
@@ -80,9 +77,14 @@ class Findings(NamedTuple):
     largest: dict[str, float]
     origins: list[str]
 
+    @property
+    def finite(self) -> bool:
+        """Whether the loss and the gradient of the step are."""
+        return int(self.metrics["failed_at"]) == state.HEALTHY
+
 
 def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = None) -> Repeated:
-    """Repeats a step of a run.
+    """Repeats a step of a run: as a whole, and its single examples and leaves.
 
     Args:
         config: the run's config.
@@ -93,70 +95,61 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
         CheckpointError: if there is no such state, or it is damaged.
         ConfigError: for a mistake in the config.
     """
-    place = failure.folder(workdir) if step is None else pathlib.Path(workdir)
-    step = checkpoints.latest(place) if step is None else step
-    if step not in checkpoints.steps(place):
+    folder = failure.folder(workdir) if step is None else pathlib.Path(workdir)
+    latest = checkpoints.latest(folder) if step is None else step
+    if latest not in checkpoints.steps(folder):
         have = ", ".join(map(str, checkpoints.steps(workdir))) or "none"
-        asked = "it holds no step that has failed" if step is None else f"it has no checkpoint of step {step}"
-        raise checkpoints.CheckpointError(f"{workdir}: {asked}; --step takes one of its checkpoints: {have}.")
+        lacks = "no step that has failed" if step is None else f"no checkpoint of step {step}"
+        raise checkpoints.CheckpointError(f"{workdir} holds {lacks}; --step takes one of its checkpoints: {have}.")
     recipe = resolve.recipe(config)
-    given = open_examples(recipe)
-    recipe = recipe.on(given.spec)
+    data = open_examples(recipe)
+    recipe = recipe.on(data.spec)
     mesh = programs.mesh_of(config)
     program = programs.build(recipe, mesh)
     if recipe.teacher and recipe.teacher.pairs:
-        given = noise_pairs.paired(recipe, workdir, given, mesh)
-    before, about = checkpoints.restore(place, step, program.target)
-    batch = next(given.batches(config, about["examples"], sharding.positions(config.train.batch_size, mesh), 0))
+        data = noise_pairs.paired(recipe, workdir, data, mesh)
+    before, about = checkpoints.restore(folder, latest, program.target)
+    batch = next(data.batches(config, about["examples"], sharding.positions(config.train.batch_size, mesh), 0))
     if not program.conditional:
         del batch["label"]
     batch = sharding.to_devices(batch, mesh, config.train.batch_size)
     donated = jax.tree.map(jnp.copy, before)
     metrics = jax.device_get(program.step(donated, batch, program.seed)[1])
-    finite = int(metrics["failed_at"]) == state.HEALTHY
-    return Repeated(step, finite, metrics, examine(recipe, program, mesh, before, batch, not finite))
+
+    parts = functools.partial(_parts, recipe, program, mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    of_examples, of_leaves = jax.device_get(jax.jit(parts, out_shardings=everywhere)(before, batch, program.seed))
+    named = lambda tree: {sharding.leaf_name(path): x.item() for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    repeated = Repeated(latest, metrics, *of_examples, *map(named, of_leaves), origins=[])
+    if repeated.finite or jax.process_count() > 1:
+        return repeated
+    return repeated._replace(origins=_origins(lambda: parts(before, batch, program.seed)))
 
 
-def examine(recipe, program, mesh, before: state.TrainState, batch: dict, trace: bool) -> Findings:
-    """Computes the losses of single examples and the leaves of the gradient; `trace` also finds the origins."""
-    objective = recipe.objective
-    schedule = recipe.schedule
-    density = objective.density
-    examples = recipe.config.train.batch_size
+def _parts(recipe: Recipe, program: programs.Program, mesh: Mesh, before: state.TrainState, batch: dict, seed: Any):
+    """Of the examples: index, t, losses, labels. Of the leaves: non-finite state and gradient, largest gradient."""
+    rows = recipe.config.train.batch_size
     shards = sharding.batch_shards(mesh)
-    number = program.micro_batches
 
-    def loss(params, before, keys, part, step):
+    def loss(params, before, keys, part):
         networks = program.networks(before._replace(params=params))
         with layout.over(mesh):
-            losses, details = objective(networks, schedule, keys, part, step)
-        return losses.sum() / examples, (losses, details["t"])
+            losses, details = recipe.objective(networks, recipe.schedule, keys, part, before.step)
+        return losses.sum() / rows, (losses, details["t"])
 
-    def prepared(before, batch, seed):
-        keys = example_keys(training_key(seed), before.step, jnp.arange(examples))
-        return split((keys, prepare(batch)), number, shards)
-
-    def parts(before, batch, seed):
-        keys, rows = prepared(before, batch, seed)
-        gradient, seen = None, []
-        for i in range(number):
-            key, row = jax.tree.map(lambda x, i=i: x[i], (keys, rows))
-            shared = {} if density is None else {"density": before.density}
-            (_, each), more = jax.value_and_grad(loss, has_aux=True)(
-                before.params, before, key, row | shared, before.step
-            )
-            gradient = more if gradient is None else jax.tree.map(jnp.add, gradient, more)
-            seen.append(each)
-        losses, t = join(jax.tree.map(lambda *x: jnp.stack(x), *seen), shards)
-        largest = jax.tree.map(lambda leaf: jnp.abs(leaf).max(), gradient)
-        return losses, t, batch["index"], batch.get("label"), _bad(before), _bad(gradient), largest
-
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    found = jax.jit(parts, out_shardings=everywhere)(before, batch, program.seed)
-    losses, t, index, labels, bad, bad_gradient, largest = jax.device_get(found)
-    named = lambda tree: {sharding.leaf_name(path): x.item() for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-    origins = _origins(lambda: parts(before, batch, program.seed)) if trace and jax.process_count() == 1 else []
-    return Findings(index, t, losses, labels, named(bad), named(bad_gradient), named(largest), origins)
+    keys = example_keys(training_key(seed), before.step, jnp.arange(rows))
+    cut = split((keys, prepare(batch)), program.micro_batches, shards)
+    shared = {} if recipe.objective.density is None else {"density": before.density}
+    gradient = None
+    seen = []
+    for i in range(program.micro_batches):
+        key, part = jax.tree.map(lambda x, i=i: x[i], cut)
+        (_, each), more = jax.value_and_grad(loss, has_aux=True)(before.params, before, key, part | shared)
+        gradient = more if gradient is None else jax.tree.map(jnp.add, gradient, more)
+        seen.append(each)
+    losses, t = join(jax.tree.map(lambda *x: jnp.stack(x), *seen), shards)
+    largest = jax.tree.map(lambda leaf: jnp.abs(leaf).max(), gradient)
+    return (batch["index"], t, losses, batch.get("label")), (_bad(before), _bad(gradient), largest)
 
 
 def _bad(tree: Any) -> Any:
@@ -166,16 +159,16 @@ def _bad(tree: Any) -> Any:
 
 def _origins(function) -> list[str]:
     """The first operation of a function whose result is infinite, and the first whose result is no number."""
-    told = []
-    for kind, settings in (("infinite", jax.debug_infs), ("not a number", jax.debug_nans)):
+    origins = []
+    for kind, checked in (("infinite", jax.debug_infs), ("not a number", jax.debug_nans)):
         try:
-            with jax.disable_jit(), settings(True):  # operation by operation, also within scans
+            with jax.disable_jit(), checked(True):  # operation by operation, also within scans
                 function()
         except FloatingPointError as error:
             written = [frame for frame in traceback.extract_tb(error.__traceback__) if _written(frame.filename)]
             where = f", in {written[-1].name} ({written[-1].filename}:{written[-1].lineno})" if written else ""
-            told.append(f"the first {kind}: {error}{where}")
-    return told
+            origins.append(f"the first {kind}: {error}{where}")
+    return origins
 
 
 def _written(file: str) -> bool:
@@ -187,32 +180,29 @@ def _written(file: str) -> bool:
 
 
 def report(repeated: Repeated) -> str:
-    """What a user is told, a few lines."""
-    found, metrics = repeated.findings, repeated.metrics
+    """What a user reads, a few lines."""
+    metrics = repeated.metrics
     verdict = "finite" if repeated.finite else "NOT FINITE"
     lines = [
-        f"step {repeated.step} (counted from 0), examples {found.index.min()} to {found.index.max()}: {verdict}",
+        f"step {repeated.step} (counted from 0), examples {repeated.index.min()} to {repeated.index.max()}: {verdict}",
         f"  loss {float(metrics['loss']):.8g}, gradient norm {float(metrics['grad_norm']):.8g}",
     ]
-    for name, counts in (("the state before it", found.before), ("its gradient", found.gradient)):
+    for name, counts in (("the state before it", repeated.before), ("its gradient", repeated.gradient)):
         bad = {leaf: count for leaf, count in counts.items() if count}
         lines.append(f"  {name}: {'every number is finite' if not bad else f'not finite in {len(bad)} leaves:'}")
         lines += _some([f"    {leaf}: {count} numbers" for leaf, count in bad.items()])
-    order = np.flatnonzero(~np.isfinite(found.losses))
-    lines.append(f"  losses of single examples: {len(order)} of {len(found.losses)} are not finite")
+    order = np.flatnonzero(~np.isfinite(repeated.losses))
+    lines.append(f"  losses of single examples: {len(order)} of {len(repeated.losses)} are not finite")
     if not len(order):
-        order = np.argsort(-found.losses)[:3]
+        order = np.argsort(-repeated.losses)[:3]
         lines[-1] += "; the largest:"
-    labels = [""] * len(found.index) if found.labels is None else [f", label {label}" for label in found.labels]
-    told = [
-        f"    example {found.index[i]}{labels[i]}, t {np.array2string(found.t[i], precision=6)}: loss "
-        f"{found.losses[i]:.8g}"
-        for i in order
-    ]
-    lines += _some(told)
-    leaf = max(found.largest, key=lambda name: np.nan_to_num(found.largest[name], nan=np.inf))
-    lines.append(f"  largest entry of the gradient: {found.largest[leaf]:.4g} in {leaf}")
-    return "\n".join([*lines, *(f"  {origin}" for origin in found.origins)])
+    label = lambda i: "" if repeated.labels is None else f", label {repeated.labels[i]}"
+    time = lambda i: np.array2string(repeated.t[i], precision=6)
+    of = lambda i: f"    example {repeated.index[i]}{label(i)}, t {time(i)}: loss {repeated.losses[i]:.8g}"
+    lines += _some(list(map(of, order)))
+    leaf = max(repeated.largest, key=lambda name: np.nan_to_num(repeated.largest[name], nan=np.inf))
+    lines.append(f"  largest entry of the gradient: {repeated.largest[leaf]:.4g} in {leaf}")
+    return "\n".join([*lines, *(f"  {origin}" for origin in repeated.origins)])
 
 
 def _some(lines: list[str]) -> list[str]:

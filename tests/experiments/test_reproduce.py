@@ -108,14 +108,13 @@ def test_a_healthy_step_has_the_loss_of_the_metrics_and_of_its_examples(healthy,
         assert train.run(tiny(**changes), folder) == 0
     rows = {row["step"]: row for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())}
     repeated = reproduce.repeat(tiny(**changes), folder, 3)
-    assert repeated.finite and repeated.findings.origins == []
+    assert repeated.finite and repeated.origins == []
     for name in ("loss", "grad_norm"):
         assert float(f"{repeated.metrics[name]:.8g}") == rows[4][name]
-    found = repeated.findings
-    assert found.index.tolist() == list(range(24, 32))
-    np.testing.assert_allclose(found.losses.mean(), repeated.metrics["loss"], rtol=1e-5)
-    assert np.histogram(found.t, 10, (0, 1))[0].tolist() == rows[4]["count_by_t"]
-    assert not any(found.gradient.values()) and not any(found.before.values())
+    assert repeated.index.tolist() == list(range(24, 32))
+    np.testing.assert_allclose(repeated.losses.mean(), repeated.metrics["loss"], rtol=1e-5)
+    assert np.histogram(repeated.t, 10, (0, 1))[0].tolist() == rows[4]["count_by_t"]
+    assert not any(repeated.gradient.values()) and not any(repeated.before.values())
     report = reproduce.report(repeated)
     assert report.startswith("step 3 (counted from 0), examples 24 to 31: finite\n") and "NOT" not in report
 

@@ -49,9 +49,7 @@ def sample_grid(images: np.ndarray, labels: np.ndarray, path: str | os.PathLike,
         rows = [np.flatnonzero(labels == label)[:columns] for label in classes]
         names = [str(label) for label in classes]
     shown = paper(images)
-    mosaic = [[shown[i] for i in row] for row in rows]
-    picture = _Picture([mosaic], names, top=0)
-    picture.save(path)
+    mosaic([[[shown[i] for i in row] for row in rows]], names, [[]], path)
 
 
 def scatter(points: np.ndarray, labels: np.ndarray, path: str | os.PathLike) -> None:
@@ -150,24 +148,52 @@ def mosaic(
     path: str | os.PathLike,
     titles: Sequence[str] = (),
 ) -> None:
-    """Draws blocks of images side by side, with a name beside each row and one above each column.
+    """Draws blocks of images side by side, each image enlarged by a whole number, with names beside rows and columns.
 
     Args:
-        blocks: each uint8 `[R, C, H, W, 3]`, from `paper`; R, H and W alike.
+        blocks: each uint8 `[R, C, H, W, 3]`, from `paper`; R, H and W alike, rows also of several lengths.
         names: of the R rows; "" for one without.
         columns: for each block the texts above its C columns.
         path: the PNG to write.
         titles: for each block, above it.
     """
+    image = blocks[0][0][0]
+    factor = max(1, -(-TILE // max(image.shape[:2])))
+    height = image.shape[0] * factor
+    width = image.shape[1] * factor
+    longest = max(map(len, names), default=0)
+    beside = 0 if not longest else 26 if longest <= 2 else 14 + 8 * longest
     more = max((text.count("\n") for texts in columns for text in texts), default=0)  # lines above a column
-    picture = _Picture(blocks, names, top=(46 if titles else 28 if any(map(any, columns)) else 0) + 16 * more)
-    for block, texts in enumerate(columns):
+    top = max((46 if titles else 28 if any(map(any, columns)) else 0) + 16 * more, MARGIN)
+    widest = max(len(row) for block in blocks for row in block)
+    upper = lambda row: top + row * (height + GAP)
+    left = lambda block, column: MARGIN + beside + block * (widest * (width + GAP) + 20) + column * (width + GAP)
+    size = (upper(max(map(len, blocks))) - GAP + MARGIN, left(len(blocks) - 1, widest) - GAP + MARGIN)
+    canvas = np.full((*size, 3), 255, np.uint8)
+    figure = Figure(figsize=(size[1] / DPI, size[0] / DPI), dpi=DPI)
+
+    def write(x: float, y: float, text: str, fontsize: int, align: str = "center") -> None:
+        figure.text(x / size[1], 1 - y / size[0], text, fontsize=fontsize, ha=align, va="center", color=INK)
+
+    for b, block in enumerate(blocks):
+        for r, row in enumerate(block):
+            for c, tile in enumerate(row):
+                y = upper(r)
+                x = left(b, c)
+                canvas[y - 1 : y + height + 1, x - 1 : x + width + 1] = FRAME
+                canvas[y : y + height, x : x + width] = tile.repeat(factor, 0).repeat(factor, 1)
+    figure.figimage(canvas, 0, 0, origin="upper")
+    for r, name in enumerate(names):
+        if longest <= 2:
+            write(MARGIN + beside / 2 - 4, upper(r) + height / 2, name, 12)
+        else:
+            write(MARGIN + beside - 10, upper(r) + height / 2, name, 9, "right")
+    for b, texts in enumerate(columns):
         if titles:
-            picture.text(picture.left(block, 0), 16, titles[block], size=12, align="left")
-        for column, text in enumerate(texts):
-            middle = picture.left(block, column) + picture.width / 2
-            picture.text(middle, picture.top - 10 - 8 * more, text, size=9)
-    picture.save(path)
+            write(left(b, 0), 16, titles[b], 12, "left")
+        for c, text in enumerate(texts):
+            write(left(b, c) + width / 2, top - 10 - 8 * more, text, 9)
+    save(figure, path)
 
 
 def paper(images: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
@@ -248,8 +274,7 @@ def _losses(metrics: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _by_t(axes: Axes, by_t: np.ndarray, colour: str, name: str | None) -> None:
-    known = np.isfinite(by_t)
-    mean = np.where(known.any(0), np.where(known, by_t, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
+    mean = np.ma.masked_invalid(by_t).mean(0).filled(np.nan)
     centers = (np.arange(len(mean)) + 0.5) / len(mean)
     axes.plot(centers, mean, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=name)
 
@@ -270,60 +295,6 @@ def style(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e8e8e8", linewidth=0.8)
     axes.set_axisbelow(True)
-
-
-class _Picture:
-    """Blocks of rows of images side by side, each image enlarged by a whole number, laid out in pixels."""
-
-    def __init__(self, blocks: Sequence, names: Sequence[str], top: int):
-        image = blocks[0][0][0]
-        self.factor = max(1, -(-TILE // max(image.shape[:2])))
-        self.height = image.shape[0] * self.factor
-        self.width = image.shape[1] * self.factor
-        longest = max(map(len, names), default=0)
-        self.names = 0 if not longest else 26 if longest <= 2 else 14 + 8 * longest
-        self.top = max(top, MARGIN)
-        self.columns = max(len(row) for block in blocks for row in block)
-        rows = max(len(block) for block in blocks)
-        size = (self.left(len(blocks) - 1, self.columns) - GAP + MARGIN, self._row(rows) - GAP + MARGIN)
-        self.canvas = np.full((size[1], size[0], 3), 255, np.uint8)
-        self.texts = []
-        for b, block in enumerate(blocks):
-            for r, row in enumerate(block):
-                for c, tile in enumerate(row):
-                    enlarged = tile.repeat(self.factor, 0).repeat(self.factor, 1)
-                    y = self._row(r)
-                    x = self.left(b, c)
-                    self.canvas[y - 1 : y + self.height + 1, x - 1 : x + self.width + 1] = FRAME
-                    self.canvas[y : y + self.height, x : x + self.width] = enlarged
-        for r, name in enumerate(names):
-            x = MARGIN + self.names
-            y = self._row(r) + self.height / 2
-            if longest <= 2:
-                self.text(x - self.names / 2 - 4, y, name, size=12)
-            else:
-                self.text(x - 10, y, name, size=9, align="right")
-
-    def left(self, block: int, column: int) -> int:
-        """The left side of a column of images."""
-        block_width = self.columns * (self.width + GAP) + 20
-        return MARGIN + self.names + block * block_width + column * (self.width + GAP)
-
-    def _row(self, row: int) -> int:
-        return self.top + row * (self.height + GAP)
-
-    def text(self, x: float, y: float, text: str, size: int, align: str = "center") -> None:
-        """Writes at a point in pixels from the upper left."""
-        self.texts.append((x, y, text, size, align))
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the PNG."""
-        height, width = self.canvas.shape[:2]
-        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-        figure.figimage(self.canvas, 0, 0, origin="upper")
-        for x, y, text, size, align in self.texts:
-            figure.text(x / width, 1 - y / height, text, fontsize=size, ha=align, va="center", color=INK)
-        save(figure, path)
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
