@@ -44,7 +44,7 @@ def each(field: str, values: Iterable[Any]) -> list[Overrides]:
     runs = [{field: value} for value in values]
     if not runs:
         raise SweepError(f"each({field!r}, []): there is nothing to try. Valid: at least one value.")
-    return _checked(runs, f"each({field!r})")
+    return distinct(runs, f"each({field!r})")
 
 
 def product(*factors: Sequence[Overrides]) -> list[Overrides]:
@@ -67,7 +67,7 @@ def product(*factors: Sequence[Overrides]) -> list[Overrides]:
                 f"product: factor {number} of {len(factors)} is empty, and so would the product be. "
                 "Valid: at least one run in each; [{}] changes nothing."
             )
-    return _checked([_merged(parts, "product") for parts in itertools.product(*factors)], "product")
+    return distinct([_merged(parts, "product") for parts in itertools.product(*factors)], "product")
 
 
 def zip(*columns: Sequence[Overrides]) -> list[Overrides]:  # the name of what it does, as in the language
@@ -88,7 +88,7 @@ def zip(*columns: Sequence[Overrides]) -> list[Overrides]:  # the name of what i
             f"zip of lists of {', '.join(map(str, lengths)) or 'no'} runs. Valid: the same number in "
             "each, at least one; for every combination use product."
         )
-    return _checked([_merged(parts, "zip") for parts in builtins.zip(*columns)], "zip")
+    return distinct([_merged(parts, "zip") for parts in builtins.zip(*columns)], "zip")
 
 
 def chain(*parts: Sequence[Overrides]) -> list[Overrides]:
@@ -103,7 +103,7 @@ def chain(*parts: Sequence[Overrides]) -> list[Overrides]:
     Raises:
         SweepError: if a run comes twice.
     """
-    return _checked([dict(run) for part in parts for run in _listed(part, "chain")], "chain")
+    return distinct([dict(run) for part in parts for run in _listed(part, "chain")], "chain")
 
 
 def sample(n: int, seed: int, space: Mapping[str, Distribution]) -> list[Overrides]:
@@ -113,14 +113,14 @@ def sample(n: int, seed: int, space: Mapping[str, Distribution]) -> list[Overrid
 
     Args:
         n: how many.
-        seed: another one gives other runs; at least 0.
+        seed: another one makes other runs; at least 0.
         space: {field: distribution}, from `diffusion.experiments.sweeps.distributions`.
 
     Returns:
-        [n] overrides, the same on every machine.
+        A list of n runs, the same on every machine.
 
     Raises:
-        SweepError: if n < 1, nothing is to be drawn, or a run comes twice.
+        SweepError: if n < 1, there is no field, or a run comes twice.
     """
     if n < 1 or not space:
         raise SweepError(f"sample: n = {n} runs of {len(space)} fields. Valid: at least one of each.")
@@ -128,7 +128,7 @@ def sample(n: int, seed: int, space: Mapping[str, Distribution]) -> list[Overrid
         raise SweepError(f"sample: seed = {seed!r}. Valid: an integer, at least 0.")
     draws = {field: np.random.default_rng([seed, zlib.crc32(field.encode())]).random(n) for field in space}
     runs = [{field: space[field](float(draws[field][i])) for field in space} for i in range(n)]
-    return _checked(runs, "sample")
+    return distinct(runs, "sample")
 
 
 def identity(run: Overrides) -> str:
@@ -136,21 +136,17 @@ def identity(run: Overrides) -> str:
     return config_hash(dict(run))
 
 
-def require_distinct(runs: Sequence[Overrides], what: str) -> None:
-    """Refuses a run that comes twice, by a SweepError that names such runs."""
-    counts = collections.Counter(identity(run) for run in runs)
-    first = {identity(run): run for run in reversed(runs)}
-    twice = [f"{dict(first[key])} ({count} times)" for key, count in counts.items() if count > 1]
-    if twice:
+def distinct(runs: list[Overrides], what: str) -> list[Overrides]:
+    """The runs as they are, none of which comes twice; else a SweepError names those that do."""
+    equal = collections.defaultdict(list)
+    for run in runs:
+        equal[identity(run)].append(run)
+    if twice := [f"{dict(same[0])} ({len(same)} times)" for same in equal.values() if len(same) > 1]:
         more = f", and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
         raise SweepError(
             f"{what}: runs that come more than once: {'; '.join(twice[:SHOWN])}{more}. Valid: each once; "
             'for repetitions vary "seed".'
         )
-
-
-def _checked(runs: list[Overrides], what: str) -> list[Overrides]:
-    require_distinct(runs, what)
     return runs
 
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_flags
 
 from diffusion import commands as command_lines
 from diffusion.experiments.config import ConfigError, checks, command_line, extensions, recipes, versions
+from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.values import config_hash, from_json, plain, to_json
 
 
@@ -77,8 +78,8 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
         A Setting for each command that has a config.
 
     Raises:
-        ConfigError: as `config.checks.validate`; also where a run that is named is not there, and for a
-            value that a command line cannot give.
+        ConfigError: as `config.checks.validate`; also where there is no such run, and for a value that a command line
+            cannot hold.
     """
     made: dict[str, str] = {}  # config.json of the runs that these commands train, by their folders
     checked = []
@@ -152,22 +153,15 @@ def _value(words: Sequence[str], name: str) -> str | None:
 
 def _require_set(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
     """Refuses a value that a command line cannot express: one that is read back as another value."""
+    expected = plain(config)
     for field, value in overrides.items():
-        got = config
-        for part in field.split("."):
-            got = got[part]
-        inner = f"{field}."
-        parts = {name.removeprefix(inner): part for name, part in overrides.items() if name.startswith(inner)}
-        if config_hash({"value": got}) != config_hash({"value": _with(value, parts)}):
-            raise ConfigError(
-                f"config.{field} = {value!r} cannot be written on a command line: it is read as "
-                f"{plain(got)!r}. Valid: another spelling, or a base config that holds it."
-            )
-
-
-def _with(value: Any, parts: Mapping[str, Any]) -> Any:
-    """The value of an entry after some of its parts were set."""
-    for field, part in parts.items():
-        first, _, rest = field.partition(".")
-        value = {**value, first: _with(value.get(first, {}), {rest: part}) if rest else part}
-    return value
+        *parents, name = field.split(".")
+        entry = expected
+        for parent in parents:
+            entry = entry[parent]
+        entry[name] = plain(value)
+    for change in differences(expected, config):
+        raise ConfigError(
+            f"config.{change.field} = {change.old!r} cannot be written on a command line: it is read as "
+            f"{change.new!r}. Valid: another spelling, or a base config that holds it."
+        )

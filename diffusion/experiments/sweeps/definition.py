@@ -1,5 +1,6 @@
 """What a sweep file returns, and the runs that come of it, each checked before anything starts."""
 
+import itertools
 import pathlib
 import re
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from diffusion.experiments.config import ConfigError, recipes, unknown
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.values import plain
 from diffusion.experiments.sweeps import naming, sweep_folder
-from diffusion.experiments.sweeps.combinators import Overrides, SweepError, require_distinct
+from diffusion.experiments.sweeps.combinators import Overrides, SweepError, distinct
 from diffusion.experiments.sweeps.commands import Setting, overrides_as_words, settings
 from diffusion.experiments.sweeps.sweep_folder import Plan, Record
 from diffusion.io import file_systems
@@ -70,10 +71,10 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path) -> Record:
     Args:
         sweep: from `load`.
         file: as on the command line.
-        directory: of the sweep; it need not be there.
+        directory: of the sweep, which may not exist yet.
 
     Returns:
-        What sweep.json is to hold.
+        The content of sweep.json.
 
     Raises:
         ConfigError: if there is no run or no command, a run comes twice, also by another spelling, a field is unknown
@@ -81,10 +82,9 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path) -> Record:
     """
     if why := file_systems.objection(directory):
         raise ConfigError(f"--workdir={directory} is {why}")
-    runs = [_plain(run) for run in sweep.runs]
+    runs = distinct([_plain(run) for run in sweep.runs], file)
     if not runs or not sweep.commands:
         raise SweepError(f"{file}: {len(runs)} runs of {len(sweep.commands)} commands. Valid: at least one of each.")
-    require_distinct(runs, file)
     names = naming.names(runs, sweep.titles)
     varies = naming.varying(runs, sweep.titles)
     named = {field for words in sweep.commands for word in words for field in PLACEHOLDER.findall(word)}
@@ -124,12 +124,8 @@ def _commands(sweep: Sweep, run: dict[str, Any], name: str, named: set[str]) -> 
             raise SweepError(f"run {name}: {field} = {run[field]!r} cannot stand in a word. Valid: text or a number.")
         return str(run[field])
 
-    filled = []
-    for words in sweep.commands:
-        filled.append([])
-        for word in words:
-            filled[-1] += overrides_as_words(rest) if word == OVERRIDES else [PLACEHOLDER.sub(put, word)]
-    return [sweep_folder.current(words) for words in filled]
+    filled = lambda word: overrides_as_words(rest) if word == OVERRIDES else [PLACEHOLDER.sub(put, word)]
+    return [sweep_folder.current([part for word in words for part in filled(word)]) for words in sweep.commands]
 
 
 def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
@@ -180,21 +176,14 @@ def difference(old: Record, new: Record) -> list[str]:
     before, after = ({run.name: run for run in of.runs} for of in (old, new))
     for title, these, those in (("no longer a run", before, after), ("a new run", after, before)):
         lines += [f"{title}: {name}" for name in these if name not in those]
-    for name in before.keys() & after.keys():
-        if before[name].commands != after[name].commands:
-            lines.append(f"other commands of {name}: {_first(before[name].commands, after[name].commands)}")
+    for name in [name for name in before if name in after]:
+        for one, other in itertools.zip_longest(before[name].commands, after[name].commands, fillvalue=()):
+            gone = " ".join(word for word in one if word not in other)
+            come = " ".join(word for word in other if word not in one)
+            if one != other:
+                lines.append(f"other commands of {name}: {gone or '-'} -> {come or '-'}")
     for file in old.bases.keys() & new.bases.keys():
         lines += [f"{file}: {change}" for change in differences(old.bases[file], new.bases[file])]
     if not lines and [*before] != [*after]:
         lines.append("another order of the runs")
     return lines
-
-
-def _first(old: list[list[str]], new: list[list[str]]) -> str:
-    """The first command that differs, before and after."""
-    for before, after in zip(old, new):
-        if before != after:
-            gone = [word for word in before if word not in after]
-            come = [word for word in after if word not in before]
-            return f"{' '.join(gone) or '-'} -> {' '.join(come) or '-'}"
-    return f"{len(old)} commands -> {len(new)}"

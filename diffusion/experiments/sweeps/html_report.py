@@ -181,7 +181,7 @@ def following(directory: pathlib.Path, every: float = 10.0) -> Iterator[None]:
         return max(every, SHARE * (time.monotonic() - began))
 
     def follow() -> None:
-        wait = look()
+        wait = 0.0
         while not over.wait(wait):
             wait = look()
 

@@ -118,10 +118,10 @@ def run(
 
     try:
         while running or (todo and not requests):
-            if (number := _received(signals)) is not None:
+            if not signals.empty():
                 requests += 1
                 _signal(running, signal.SIGKILL if requests > 2 else stop)
-                display.stopping(number, len(running), requests)
+                display.stopping(signals.get(), len(running), requests)
             if free and todo and not requests:
                 plan = todo.popleft()
                 if later.get(plan.name, 0) > time.monotonic():
@@ -146,13 +146,6 @@ def exit_status(job: Job) -> int:
     if job.popen is None:
         return 127
     return 128 - job.popen.returncode if job.popen.returncode < 0 else job.popen.returncode
-
-
-def _received(signals: queue.SimpleQueue) -> int | None:
-    try:
-        return signals.get_nowait()
-    except queue.Empty:
-        return None
 
 
 def _hold(directory: pathlib.Path, plan: Plan, slot: Slot) -> Job | None:
