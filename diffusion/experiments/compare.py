@@ -48,31 +48,20 @@ CURVES = "Training: the loss by step, and by t. Losses of different objectives o
 
 
 class Compared(NamedTuple):
-    """A comparison.
+    """A comparison of settings, each of one run or of several that differ in their seeds, with the first of them."""
 
-    Attributes:
-        fields: config fields that differ between settings, {field: values in the order of the settings}.
-        groups: the settings, each of one run or of several that differ in their seeds; the first is what the others
-            are compared with.
-        tests: {name of a setting: {figure: its difference from the first setting}}.
-        notes: on what could not be compared.
-    """
-
-    fields: dict[str, list[Any]]
-    groups: list[Group]
-    tests: dict[str, dict[str, Difference]]
-    notes: list[str]
+    fields: dict[str, list[Any]]  # that differ: their values in the order of the settings
+    groups: list[Group]  # the settings
+    tests: dict[str, dict[str, Difference]]  # differences from the first setting, by setting and figure
+    notes: list[str]  # on what could not be compared
 
 
-def compare(folders: Sequence[str | pathlib.Path], wanted: Sequence[str] = ()) -> Compared:
+def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()) -> Compared:
     """Compares the runs in some folders.
 
     Args:
         folders: at least two run folders, or folders with other samples of a run inside its own.
-        wanted: names of figures; all that there are by default.
-
-    Returns:
-        Compared.
+        requested: names of figures; all by default.
 
     Raises:
         ConfigError: for fewer than two folders, one that comes twice, an unknown figure, or figures of two protocols.
@@ -89,7 +78,7 @@ def compare(folders: Sequence[str | pathlib.Path], wanted: Sequence[str] = ()) -
     fields = sorted({change.field for config in configs for change in differences(configs[0], config)})
     runs = [_run(path, config, fields) for path, config in zip(paths, configs)]
     known = list(dict.fromkeys(name for run in runs for name in run.figures))
-    for name in wanted:
+    for name in requested:
         if name not in known:
             raise unknown("--figures", name, known, "figure")
     if any(run.overrides == other.overrides for run, other in itertools.combinations(runs, 2)):
@@ -98,7 +87,7 @@ def compare(folders: Sequence[str | pathlib.Path], wanted: Sequence[str] = ()) -
     settings = [field for field in fields if field not in SEEDS]
     seeds = [field for field in fields if field in SEEDS]
     groups = over_seeds(Results("comparison", "", settings, seeds, runs, pathlib.Path(), ""))
-    groups = [_named(group, paths, wanted or known) for group in groups]
+    groups = [_named(group, paths, requested or known) for group in groups]
     notes = [
         f"{path} has no report.json: {printed('evaluate', f'--workdir={path}')}"
         for path, content in reports.items()
@@ -160,14 +149,13 @@ def _run(folder: pathlib.Path, config: dict[str, Any], fields: Sequence[str]) ->
     return Run(str(folder), overrides, folder, DONE, measured.figures, measured.curves, "", 0.0, {}, "", 1)
 
 
-def _named(group: Group, paths: Sequence[pathlib.Path], wanted: Sequence[str]) -> Group:
+def _named(group: Group, paths: Sequence[pathlib.Path], shown: Sequence[str]) -> Group:
     """The group by the folders of its runs; a single run has its own figures, with intervals over its samples."""
     common = os.path.commonpath([path.absolute() for path in paths])
     below = [os.path.relpath(run.workdir.absolute(), common) for run in group.runs]
     names = [run.workdir.name if name == "." else name for name, run in zip(below, group.runs)]
     own = group.runs[0].figures if len(group.runs) == 1 else group.figures
-    shown = {name: own[name] for name in wanted if name in own}
-    return group._replace(name=", ".join(names), figures=shown)
+    return group._replace(name=", ".join(names), figures={name: own[name] for name in shown if name in own})
 
 
 def _tests(first: Group, second: Group, config: Mapping) -> dict[str, Difference]:
@@ -217,23 +205,24 @@ def tables(compared: Compared) -> list[tuple[str, list[str], list[list[str]]]]:
         for setting, of_setting in compared.tests.items()
         for name, test in of_setting.items()
     ]
-    made = [
+    every = [
         ("Config fields that differ", ["field", *names], fields),
         ("Figures", ["", *names], values),
         (f"Differences from {names[0]}", header, tests),
     ]
-    return [table for table in made if table[2]]
+    return [table for table in every if table[2]]
 
 
 def write(compared: Compared, out: pathlib.Path) -> list[pathlib.Path]:
     """Writes comparison.md and, where a run has losses, comparison.png; returns their paths."""
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "comparison.md"]
-    losses = {
-        group.name: [run.workdir / "metrics.jsonl" for run in group.runs if "loss" in run.curves]
-        for group in compared.groups
-    }
-    if losses := {name: files for name, files in losses.items() if files}:
+    losses: dict[str, list[pathlib.Path]] = {}
+    for group in compared.groups:
+        for run in group.runs:
+            if "loss" in run.curves:
+                losses.setdefault(group.name, []).append(run.workdir / "metrics.jsonl")
+    if losses:
         paths.append(out / "comparison.png")
         plots.curves(losses, paths[1])
     parts = [f"# Comparison of {'; '.join(group.name for group in compared.groups)}"]

@@ -70,7 +70,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import hashlib
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -100,43 +100,32 @@ ROUNDING = "floor(clip(127.5 x + 128, 0, 255))"
 SELECTION = "the first N samples in class order 0, 1, .., 0, 1, .. (every class as often as any other, up to one)"
 
 
-def run(config: Mapping, folder: str | pathlib.Path, command: str, effort: Effort = FULL) -> dict:
-    """Evaluates the samples in a folder as a config says; see `evaluate`."""
-    splits = (config["data"]["split"], config["evaluate"]["split"])
-    return _evaluated(
-        config, lambda: [real_images.split_of(config, split) for split in splits], folder, command, effort
-    )
-
-
 def evaluate(recipe: Recipe, folder: str | pathlib.Path, effort: Effort = FULL) -> dict:
     """Evaluates the samples in a folder and writes report.json and report.md there (and curves.png, in a run folder).
 
     Args:
-        recipe: of the run; one of records of its own has `held_out` ones too.
+        recipe: of the run; one with records of its own has `held_out` ones too.
         folder: the run folder, or another that `sample` wrote to.
         effort: how many resamples and subsets.
 
     Returns:
         The content of report.json.
-
-    Raises:
-        ConfigError, WorkdirError: as in `sample_metrics.measure` and `read_samples`.
-        ValueError: as `real_images.of_recipe`.
     """
     call = "diffusion.experiments.evaluate.evaluate(recipe, folder)"
-    return _evaluated(recipe.config, lambda: real_images.of_recipe(recipe), folder, call, effort)
+    return run(recipe.config, folder, call, effort, real_images.of_recipe(recipe))
 
 
-def _evaluated(
+def run(
     config: Mapping,
-    splits: Callable[[], Sequence[real_images.Split]],
     folder: str | pathlib.Path,
     command: str,
-    effort: Effort,
+    effort: Effort = FULL,
+    splits: Sequence[real_images.Split] | None = None,
 ) -> dict:
+    """As `evaluate`, by a config, whose training images and reference are `splits` by default."""
     folder = pathlib.Path(folder)
     images, labels = read_samples(folder)
-    train, real = splits()
+    train, real = splits or real_images.splits_of(config)
     if "classifier" in config["evaluate"]["features"] and train.spec.num_classes:
         sample_metrics.trained_classifier(train)
     with progress.bar("evaluating", len(config["evaluate"]["features"]) + 2, "parts") as advance:
@@ -184,11 +173,7 @@ def draw_beside(real: real_images.Split, samples: np.ndarray, labels: np.ndarray
 
 
 def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names of --metrics with --workdir: those of `image_metrics.METRICS`, and those of `model_metrics.METRICS`.
-
-    Raises:
-        ConfigError: for a name of neither, or one that needs --protocol where there is none.
-    """
+    """The names of --metrics with --workdir: those of `image_metrics.METRICS`, and those of `model_metrics.METRICS`."""
     valid = {**image_metrics.METRICS, **model_metrics.METRICS}
     for name in names:
         if name not in valid:
@@ -241,8 +226,7 @@ def evaluate_run() -> None:
     _require_pictures(config)
     content = run(config, folder, workdir.command("diffusion evaluate"))
     if of_model:
-        splits = [real_images.split_of(config, split) for split in (config.data.split, config.evaluate.split)]
-        subject = model_metrics.Subject(config, run_folder, *read_samples(folder), *splits)
+        subject = model_metrics.Subject(config, run_folder, *read_samples(folder), *real_images.splits_of(config))
         content["model"] = {}
         for name in of_model:
             content["model"] |= report.plain(model_metrics.METRICS[name](subject))

@@ -54,19 +54,12 @@ Made = tuple[Mapping[str, Any], np.ndarray, Sequence]
 
 
 class Row(NamedTuple):
-    """A run at a number of steps.
+    """A run at a number of sampling steps."""
 
-    Attributes:
-        name: of the run, as the table has it.
-        folder: of the run.
-        step: of its checkpoint.
-        config: its config, with these sampling steps.
-    """
-
-    name: str
+    name: str  # of the run in the table
     folder: pathlib.Path
-    step: int
-    config: Any
+    step: int  # of its checkpoint
+    config: Any  # the run's, with these sampling steps
 
     @property
     def steps(self) -> int:
@@ -75,11 +68,7 @@ class Row(NamedTuple):
 
 
 def runs_of(pattern: str) -> list[str]:
-    """The run folders that a pattern matches, by name; a name without wildcards stands for itself.
-
-    Raises:
-        ConfigError: if there is none.
-    """
+    """The run folders that a pattern matches, by name; a name without wildcards stands for itself."""
     if not glob.has_magic(pattern) or pathlib.Path(pattern).is_dir():
         return [pattern]
     folders = sorted(str(path.parent) for path in map(pathlib.Path, glob.glob(f"{pattern}/config.json")))
@@ -89,17 +78,14 @@ def runs_of(pattern: str) -> list[str]:
 
 
 def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number: int, inception: str) -> list[Row]:
-    """The rows of a run, for those of the requested steps that it can take.
+    """The rows of a run, for those of the requested sampling steps that it can take.
 
     Args:
         folder: of the run.
-        name: of it in the table.
-        steps: requested sampling steps.
+        name: of the run in the table.
+        steps: of sampling.
         number: of samples.
         inception: file of FID's Inception-v3, or "".
-
-    Raises:
-        ConfigError, WorkdirError, CheckpointError: if there is no such run, or its config does not fit.
     """
     latest = checkpoints.latest(folder)
     if latest is None:
@@ -127,36 +113,30 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
 
 
 def kept(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) -> dict:
-    """Figures of a row, with its first samples; made now, or read from an earlier time of the same samples.
+    """Figures of a row and its first samples: made now, or read where the same samples were measured before.
 
     Args:
         row: a run at a number of steps.
-        out: where figures and samples are kept.
-        make: () -> what is kept.
+        out: folder of the figures and samples.
+        make: () -> both.
         *judges: what else the figures depend on, by name.
 
     Returns:
         {"name", "steps", the figures, "checkpoint", "folder", "key"}; the images are in NAME-STEPS.npz.
     """
-    place = out / "rows" / f"{row.name}-{row.steps}.json"
+    path = out / "rows" / f"{row.name}-{row.steps}.json"
     leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
     identity = json.dumps([config_hash(row.config), leaves, *judges], sort_keys=True)
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    if place.exists() and (before := json.loads(place.read_text()))["key"] == key:
+    if path.exists() and (before := json.loads(path.read_text()))["key"] == key:
         return before
     figures, images, labels = make()
-    content = {
-        "name": row.name,
-        "steps": row.steps,
-        **figures,
-        "checkpoint": row.step,
-        "folder": str(row.folder),
-        "key": key,
-    }
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with whole(place.with_suffix(".npz")) as file:
+    source = {"checkpoint": row.step, "folder": str(row.folder), "key": key}
+    content = {"name": row.name, "steps": row.steps, **figures, **source}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path.with_suffix(".npz")) as file:
         np.savez_compressed(file, images=images[:SHOWN], labels=labels[:SHOWN])
-    workdir.write_text(place, json.dumps(content) + "\n")
+    workdir.write_text(path, json.dumps(content) + "\n")
     return content
 
 
@@ -227,7 +207,7 @@ def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, st
     """Measures the runs that the flags name, prints, and writes.
 
     Args:
-        measure: a row -> what is kept of it; among its figures are "nfe", `share[0]`, and "fd_FEATURE" and
+        measure: of a row, makes figures and samples; among the figures are "nfe", `share[0]`, and "fd_FEATURE" and
             "floor_FEATURE" of features.
         inception: file of FID's Inception-v3, or "".
         share: as in `table`.
@@ -237,13 +217,12 @@ def compare(measure: Callable[[Row], Made], inception: str, share: tuple[str, st
     values = flags.FLAGS
     console = Console(highlight=False, soft_wrap=True)
     out = pathlib.Path(values.out)
-    folders = [folder for pattern in values.students for folder in runs_of(pattern)]
-    counts, theirs = ([int(count) for count in few] for few in (values.steps, values.teacher_steps))
-    called = lambda folder: pathlib.Path(folder).name.rpartition("=")[2]
-    wanted = [row for folder in folders for row in rows_of(folder, called(folder), counts, values.number, inception)]
-    wanted += rows_of(values.teacher, "teacher", theirs, values.number, inception)
+    counts = [int(count) for count in values.steps]
+    named = lambda folder: (folder, pathlib.Path(folder).name.rpartition("=")[2], counts)
+    runs = [named(folder) for pattern in values.students for folder in runs_of(pattern)]
+    runs.append((values.teacher, "teacher", [int(count) for count in values.teacher_steps]))
     rows = []
-    for row in wanted:
+    for row in [row for run in runs for row in rows_of(*run, values.number, inception)]:
         rows.append(kept(row, out, lambda row=row: measure(row), *judges))
         features = [name.removeprefix("fd_") for name in rows[-1] if name.startswith("fd_")]
         distances = "  ".join(f"{name} {rows[-1][f'fd_{name}']:.4g}" for name in features)

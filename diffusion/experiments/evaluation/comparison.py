@@ -32,8 +32,8 @@ class Request(NamedTuple):
     """What to measure: all that a command line says, and all that `--verify` needs to repeat it.
 
     Attributes:
-        samples: images, as `image_sets.open_set` takes them.
-        reference: images or statistics, as `references.open_reference` takes them.
+        samples: images, as `image_sets.open_set` reads them.
+        reference: images or statistics, as `references.open_reference` reads them.
         protocol: a name of `protocols.PROTOCOLS`; "" for features other than Inception's.
         inception: file of the network; "" likewise.
         inception_sha256: digest that the network must have; "" for that of the published figures.
@@ -68,22 +68,22 @@ def measure(
     folder: pathlib.Path | None = None,
     fresh: bool = False,
 ) -> dict:
-    """Every metric that is requested.
+    """The requested metrics of samples beside their reference.
 
     Args:
         samples: images to measure.
-        reference: what they are compared with.
+        reference: images or statistics.
         space: the features.
         metrics: names of METRICS.
         seed: of subsets.
         score_splits: of the Inception Score.
-        folder: where features are kept; None for nowhere.
-        fresh: whether the samples' features are computed anew although they are kept.
+        folder: the cache of features; None for no cache.
+        fresh: whether the features of the samples are computed anew where they are in the cache.
 
     Returns:
-        {"figures": {name: {"value" (None if not measured), "why", "space", "standard_error", "samples", "reference",
-        ...}}, where the name is that of `image_metrics.called`,
-        "warnings": [text], "samples": dict, "reference": dict, "seconds": dict}.
+        {"figures": {name (see `image_metrics.called`): {"value" (None if not measured), "why", "space",
+        "standard_error", "samples", "reference", ...}}, "warnings": [text], "samples": dict, "reference": dict,
+        "seconds": dict}.
 
     Raises:
         ConfigError: for a metric that is not known.
@@ -96,16 +96,13 @@ def measure(
     if reference.statistics is not None:
         statistics.require_same(reference.spec, reference.statistics, space.identity)
     # Rows are kept for what needs them: of the samples always, for the standard error.
-    rows = tuple(dict.fromkeys(tap for name in metrics for tap in (space.main, *TAPS.get(name, ()))))
-    rows = tuple(tap for tap in rows if tap in space.taps)
-    wants_images = reference.statistics is None or (reference.images and set(metrics) & set(OF_ROWS))
-    if wants_images:
-        kept = (space.main,) if set(metrics) & set(OF_ROWS) else ()
+    taps = {tap for name in metrics for tap in (space.main, *TAPS.get(name, ()))}
+    rows = tuple(tap for tap in space.taps if tap in taps)
+    kept = (space.main,) if set(metrics) & set(OF_ROWS) else ()
+    real = Gathered(reference.statistics, {}, 0.0, 0)
+    if reference.statistics is None or (reference.images and kept):
         real = _gather("the reference", reference.images, space, kept, folder)
-        if reference.statistics is not None:
-            real = real._replace(statistics=reference.statistics)
-    else:
-        real = Gathered(reference.statistics, {}, 0.0, 0)
+        real = real._replace(statistics=reference.statistics or real.statistics)
     own = _gather("the samples", samples, space, rows, folder, fresh)
     _require_same_dims(reference, own, real)
     sets = FeatureSets(own, real, space, seed, score_splits)
@@ -165,14 +162,14 @@ def _described(reference: Reference, real: Gathered) -> dict:
 
 
 def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list[str]:
-    """What a reader of the figures has to know."""
+    """Sentences about figures that are biased, or that do not compare."""
     texts = []
     dim = len(sets.samples.statistics.moments[sets.space.main].mean)
     if samples.count <= dim:
         texts.append(
-            f"{samples.count:,} samples are not more than the {dim:,} features: their covariance is singular, "
-            "and the Frechet distance is far too high (its bias falls as 1 / N). Do not report it; compare "
-            "KID, or make more samples."
+            f"{samples.count:,} samples are not more than the {dim:,} features: their covariance is singular, and the "
+            "Frechet distance is far too high (its bias falls as 1 / N). Do not report it; compare KID, or make more "
+            "samples."
         )
     elif samples.count != USUAL and sets.space.main == "2048":
         texts.append(
@@ -186,7 +183,7 @@ def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list
             "singular, and the Frechet distance is far too high."
         )
     if sets.reference.statistics.about.get("space") is None:
-        texts.append(f"{reference.spec} does not say how it was made: that its protocol is this one is your word.")
+        texts.append(f"{reference.spec} does not say how it was made: nothing shows that its protocol is this one.")
     if reference.images is not None and reference.images.fingerprint == samples.fingerprint:
         texts.append("the samples are the reference itself.")
     return texts
@@ -200,7 +197,7 @@ def space_of(request: Request) -> tuple[Space, dict]:
 
     Raises:
         ConfigError: for a name that is not known, or one that is missing.
-        WeightsError: if the network cannot be read, or is another than it must be.
+        WeightsError: if the network cannot be read, or has another digest.
     """
     if request.features not in FEATURES:
         raise unknown("--features", request.features, FEATURES, "features")
@@ -218,8 +215,8 @@ def space_of(request: Request) -> tuple[Space, dict]:
         raise unknown("--protocol", request.protocol, protocols.PROTOCOLS, "protocol")
     if not request.inception:
         raise ConfigError(
-            "--inception is missing: the file of FID's Inception-v3. docs/evaluation.md says "
-            "where to get it. (--features=pixels needs none.)"
+            "--inception is missing: the file of FID's Inception-v3. docs/evaluation.md says where to get it. "
+            "(--features=pixels needs none.)"
         )
     protocol = protocols.PROTOCOLS[request.protocol]
     net = inception.load(request.inception)
@@ -230,8 +227,8 @@ def space_of(request: Request) -> tuple[Space, dict]:
             f"{request.inception} has the digest {net.digest}, not the {request.inception_sha256} that "
             "--inception_sha256 names."
         )
-    wanted = dict.fromkeys(tap for name in request.metrics for tap in TAPS.get(name, ()))
-    taps = ("2048", *(tap for tap in wanted if tap != "logits" or net.logits))
+    others = dict.fromkeys(tap for name in request.metrics for tap in TAPS.get(name, ()))
+    taps = ("2048", *(tap for tap in others if tap != "logits" or net.logits))
     about = {
         "features": {"features": "Inception-v3, 2048 averages of the last block", "dimensions": 2048},
         "protocol": protocols.record(protocol),
@@ -241,18 +238,7 @@ def space_of(request: Request) -> tuple[Space, dict]:
 
 
 def run(request: Request, fresh: bool = False) -> dict:
-    """Compares the samples of a request with its reference.
-
-    Args:
-        request: from the command line, or from a record; without an autoencoder.
-        fresh: as in `measure`.
-
-    Returns:
-        What `measure` does, and what `space_of` says of the features.
-
-    Raises:
-        ConfigError, WeightsError, ImageSetError, StatisticsError: as in `space_of` and `measure`.
-    """
+    """Compares the samples of a request with its reference; returns what `measure` does, and the features' record."""
     for name in request.metrics:
         if name not in METRICS:
             raise unknown("--metrics", name, METRICS, "metric")
@@ -269,11 +255,7 @@ def run(request: Request, fresh: bool = False) -> dict:
 
 
 def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics:
-    """Computes the statistics of the reference of a request without samples, and writes them as .safetensors.
-
-    Raises:
-        ConfigError, WeightsError, ImageSetError: as in `run`.
-    """
+    """Computes the statistics of the reference of a request without samples, and writes them as .safetensors."""
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out={out}: statistics are written as .safetensors. (To measure, name --samples.)")
     space, _ = space_of(request)
@@ -289,11 +271,11 @@ def parse(fields: Mapping[str, Any]) -> Request:
     Raises:
         ValueError: naming the first field that is missing, unknown or of another type.
     """
-    if isinstance(fields, Mapping):
-        fields = {"autoencoder": "", "size": 0, **fields}  # records of earlier versions have none
-    if not isinstance(fields, Mapping) or set(fields) != set(Request._fields):
-        have = sorted(fields) if isinstance(fields, Mapping) else type(fields).__name__
-        raise ValueError(f"its request has the fields {have}, not {sorted(Request._fields)}")
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"its request is of type {type(fields).__name__}, not a table of fields")
+    fields = {"autoencoder": "", "size": 0, **fields}  # records of earlier versions have none
+    if set(fields) != set(Request._fields):
+        raise ValueError(f"its request has the fields {sorted(fields)}, not {sorted(Request._fields)}")
     for name, value in fields.items():
         kind = {"metrics": (list, tuple), "seed": int, "size": int}.get(name, str)
         if not isinstance(value, kind) or isinstance(value, bool):

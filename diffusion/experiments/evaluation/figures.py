@@ -118,9 +118,8 @@ def curves(lines: Iterable[Mapping]) -> dict[str, list[tuple[int, float]]]:
         for name, value in flat.items():
             if name != "step" and _number(value):
                 points.setdefault(name, {})[line["step"]] = value
-    thinned = lambda curve: [
-        curve[i] for i in np.linspace(0, len(curve) - 1, min(len(curve), POINTS)).round().astype(int)
-    ]
+    chosen = lambda curve: np.linspace(0, len(curve) - 1, min(len(curve), POINTS)).round().astype(int)
+    thinned = lambda curve: [curve[i] for i in chosen(curve)]
     return {name: thinned(sorted(curve.items())) for name, curve in points.items()}
 
 

@@ -25,9 +25,8 @@ class FeatureSets(NamedTuple):
     """The features of samples and of their reference.
 
     Attributes:
-        samples: features of the samples.
-        reference: moments of the reference, and rows where it has images; its rows are those of the images, and its
-            statistics those of the file where both are there.
+        samples: of the samples.
+        reference: of the reference: its moments, those of a file before those of images, and rows where it has images.
         space: the features.
         seed: of subsets.
         score_splits: of the Inception Score, see `protocols.Protocol`.
@@ -51,13 +50,13 @@ class NotMeasured(Exception):
 
 
 def _distance(sets: FeatureSets, tap: str) -> dict:
-    reference, own = sets.reference.statistics, sets.samples.statistics
+    reference = sets.reference.statistics
+    own = sets.samples.statistics
     if tap not in reference.moments:
         raise NotMeasured(f"the reference has no statistics of {tap} features, only {', '.join(reference.moments)}")
-    error = frechet_error.standard_error(sets.samples.rows[tap], reference.moments[tap])
     return {
         "value": frechet.frechet_distance(own.moments[tap], reference.moments[tap]),
-        "standard_error": error,
+        "standard_error": frechet_error.standard_error(sets.samples.rows[tap], reference.moments[tap]),
         "samples": own.count,
         "reference": reference.count,
         "features": len(own.moments[tap].mean),
@@ -130,7 +129,7 @@ def kid(sets: FeatureSets) -> dict:
 def cmmd(sets: FeatureSets) -> dict:
     """CLIP-MMD, for a space of CLIP's image embeddings: another space has another scale, and the kernel is fixed."""
     if sets.space.main in inception.TAPS:
-        raise NotMeasured("it is defined in CLIP's embeddings; give them as a function, see docs/evaluation.md")
+        raise NotMeasured("it is defined in CLIP's embeddings; pass them as a function, see docs/evaluation.md")
     return {"cmmd": kernel_distance.cmmd(*_rows(sets, sets.space.main))._asdict()}
 
 
@@ -166,14 +165,8 @@ def score(sets: FeatureSets) -> dict:
     splits = {"ten, shuffled": 10, "every 5,000": max(1, round(len(logits) / 5000)), "one": 1}[sets.score_splits]
     seed = sets.seed if sets.score_splits == "ten, shuffled" else None
     score = inception_score.inception_score(logits, splits, seed)
-    return {
-        "is": {
-            "value": score.value,
-            "standard_deviation": score.standard_deviation,
-            "samples": score.samples,
-            "splits": splits,
-        }
-    }
+    figure = {"value": score.value, "standard_deviation": score.standard_deviation, "samples": score.samples}
+    return {"is": {**figure, "splits": splits}}
 
 
 def authenticity(sets: FeatureSets) -> dict:

@@ -131,14 +131,15 @@ def bits_per_dim(subject: Subject) -> dict:
 
     count = min(config.evaluate.number, len(subject.real.images))
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(subject.real.images))[:count])
-    bits, nfe = [], []
+    bits = []
+    nfe = []
     with progress.bar("likelihood", count, "images") as advance:
         for first in range(0, count, BATCH):
             rows = np.resize(chosen[first : first + BATCH], BATCH)
             labels = jnp.asarray(subject.real.labels[rows], jnp.int32)
-            some = [np.asarray(a)[: count - first] for a in of(params, subject.real.images[rows], labels, rows)]
-            bits.append(some[0])
-            nfe.append(some[1])
+            batch = of(params, subject.real.images[rows], labels, rows)
+            bits.append(np.asarray(batch[0])[: count - first])
+            nfe.append(np.asarray(batch[1])[: count - first])
             advance(min(first + BATCH, count))
     bits = np.concatenate(bits).astype(np.float64)
     nfe = np.concatenate(nfe)

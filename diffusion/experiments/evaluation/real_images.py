@@ -1,7 +1,7 @@
 """Real images that samples are compared with: a split of a run's dataset, or captioned images of a named one."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -50,22 +50,23 @@ def split_of(config: Mapping, split: str) -> Split:
         raise ConfigError(f"config.data, config.evaluate.split: {error}{how}") from error
 
 
+def splits_of(config: Mapping) -> tuple[Split, Split]:
+    """The images that a run is trained on, and those that its samples are compared with."""
+    return split_of(config, config["data"]["split"]), split_of(config, config["evaluate"]["split"])
+
+
 def of_recipe(recipe: Recipe) -> tuple[Split, Split]:
-    """The images that a run was trained on, and those that its samples are compared with.
+    """As `splits_of`, of a recipe, which may have records of its own.
 
     Raises:
-        ConfigError: if they are not there.
-        ValueError: if the recipe has records of its own, and none that are held out.
+        ValueError: if none are held out.
     """
     if recipe.data is None:
-        return split_of(recipe.config, recipe.config.data.split), split_of(recipe.config, recipe.config.evaluate.split)
+        return splits_of(recipe.config)
     if recipe.held_out is None:
         raise ValueError("samples are measured beside examples that are held out. Valid: Recipe(held_out=records)")
-    return _of_records(recipe.data, "train", recipe), _of_records(recipe.held_out, "held out", recipe)
-
-
-def _of_records(own: Sequence[Mapping], split: str, recipe: Recipe) -> Split:
-    return _read(sequences.source_of(own, recipe.num_classes, split), "stop", ())
+    records = lambda own, split: _read(sequences.source_of(own, recipe.num_classes, split), "stop", ())
+    return records(recipe.data, "train"), records(recipe.held_out, "held out")
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,9 +1,9 @@
 """Measures an autoencoder: its reconstructions of a set of pictures against the pictures themselves.
 
-PSNR and SSIM compare each picture with its own reconstruction; rFID, the Frechet distance between the two sets in
-Inception features under a published protocol, sees what a blur or an invented texture does to them as a whole. All
-are of pictures rounded to bytes, decoded from the mean of the posterior (published figures are often of draws from
-it, which differ little where its deviation is small).
+PSNR and SSIM compare each picture with its own reconstruction. rFID is the Frechet distance between the two sets in
+Inception features under a published protocol: it shows a blur or an invented texture. All are of pictures rounded to
+bytes, decoded from the mean of the posterior; published figures are often of draws from it, which differ little where
+its deviation is small.
 """
 
 import hashlib
@@ -80,13 +80,10 @@ def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Rec
 
 
 def run(request: comparison.Request, fresh: bool = False) -> dict:
-    """Measures the autoencoder that a request names, with rFID where it names a protocol and network, or pixels.
+    """Measures the autoencoder of a request, with rFID where there are a protocol and a network, or pixels.
 
     Returns:
         What `comparison.run` does; the figures are "psnr", "ssim" (of pictures of at least 11 pixels) and "rfid".
-
-    Raises:
-        ConfigError, WeightsError, ImageSetError: as in `comparison.run` and `of`.
     """
     began = time.perf_counter()
     autoencoder = autoencoder_folders.load(request.autoencoder)
@@ -97,13 +94,12 @@ def run(request: comparison.Request, fresh: bool = False) -> dict:
     space, about = comparison.space_of(request) if measures_distance else (None, UNMEASURED)
     own = of(autoencoder, reference.images)
     if space is None:
-        why = {"value": None, "why": "value not measured: it needs --inception and --protocol"}
-        about_of = lambda images: {**images.record, "fingerprint": images.fingerprint, "count": images.count}
+        record = lambda images: {**images.record, "fingerprint": images.fingerprint, "count": images.count}
         measured = {
-            "figures": {"rfid": why},
+            "figures": {"rfid": {"value": None, "why": "value not measured: it needs --inception and --protocol"}},
             "warnings": [],
-            "reference": about_of(reference.images),
-            "samples": about_of(own.images),
+            "reference": record(reference.images),
+            "samples": record(own.images),
         }
     else:
         measured = comparison.measure(own.images, reference, space, ("fid",), request.seed, "ten, shuffled",

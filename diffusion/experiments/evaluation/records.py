@@ -40,6 +40,12 @@ TOLERANCES = {
     "ssim": (1e-4, 0),
 }
 TOLERANCES |= {other: TOLERANCES[name] for name, other in ELSEWHERE.items()}
+INPUTS = {  # what two records must share for their figures to compare
+    "samples": ("sha256", "count"),
+    "reference": ("sha256", "count", "fingerprint"),
+    "weights": ("sha256",),
+    "protocol": ("resize", "scaling", "rounding", "score_splits"),
+}
 
 
 class ResultError(ValueError):
@@ -47,17 +53,14 @@ class ResultError(ValueError):
 
 
 def measure(request: Request, fresh: bool = False) -> dict:
-    """Measures what a request names: samples, or the reconstructions of an autoencoder.
+    """Measures the samples of a request, or the reconstructions of its autoencoder.
 
     Args:
         request: from the command line, or from a record.
-        fresh: whether the samples' features are computed anew although they are kept.
+        fresh: whether the features of the samples are computed anew where they are in the cache.
 
     Returns:
-        The record, JSON-able; "sha256" is of everything else in it.
-
-    Raises:
-        ConfigError, WeightsError, ImageSetError, StatisticsError: as `comparison.run` and `reconstructions.run`.
+        The record, as JSON holds it; "sha256" is of everything else in it.
     """
     measured = (reconstructions if request.autoencoder else comparison).run(request, fresh)
     samples = pathlib.Path(request.samples)
@@ -66,20 +69,13 @@ def measure(request: Request, fresh: bool = False) -> dict:
         sampling = sample_files.read_record(samples if samples.is_dir() else samples.parent)
     content = {
         "format": FORMAT,
-        "figures": measured["figures"],
-        "warnings": measured["warnings"],
-        "samples": measured["samples"],
-        "reference": measured["reference"],
-        "protocol": measured["protocol"],
-        "features": measured["features"],
-        "weights": measured["weights"],
+        **measured,
         "request": request._asdict(),
         "sampling": sampling,
         "config_hash": sampling.get("config") if sampling else None,
         "git_commit": report.git_commit(),
         "versions": {"diffusion": report.version("diffusion"), **references.versions()},
         "device": jax.devices()[0].device_kind,
-        "seconds": measured["seconds"],
         "finished": datetime.datetime.fromtimestamp(time.time(), datetime.UTC).isoformat(timespec="seconds"),
         "command": command(request),
     }
@@ -116,11 +112,7 @@ def write(path: pathlib.Path, content: Mapping) -> None:
 
 
 def read(path: pathlib.Path) -> dict:
-    """Reads a record; nothing in it is executed.
-
-    Raises:
-        ResultError: if it is not there, is damaged, or is no record.
-    """
+    """Reads a record, of which nothing is executed; one that is damaged or altered is a ResultError."""
     try:
         content = limits.read_json(path)
         if not isinstance(content, dict) or not {"format", "figures", "request", "sha256"} <= content.keys():
@@ -137,12 +129,8 @@ def read(path: pathlib.Path) -> dict:
 def verify(path: pathlib.Path) -> list[str]:
     """Measures again what a record says, and compares; returns what differs, a sentence each.
 
-    The request is rebuilt from its parsed fields; no text of the file is executed. The samples' features are computed
-    anew; those of the reference are taken from the cache, where their hash is checked.
-
-    Raises:
-        ResultError: if it is not a valid record.
-        ConfigError, WeightsError, ImageSetError, StatisticsError: if it cannot be measured again.
+    The request is rebuilt from its parsed fields; no text of the file is executed. The features of the samples are
+    computed anew; those of the reference are taken from the cache, where their hash is checked.
     """
     before = read(path)
     try:
@@ -155,14 +143,12 @@ def verify(path: pathlib.Path) -> list[str]:
 def compare(before: Mapping, after: Mapping) -> list[str]:
     """The fields in which two records of one request differ, a sentence each; values may be off by `TOLERANCES`."""
     differences = []
-    inputs = (("samples", "sha256"), ("samples", "count"), ("reference", "sha256"), ("reference", "count"),
-              ("reference", "fingerprint"), ("weights", "sha256"), ("protocol", "resize"), ("protocol", "scaling"),
-              ("protocol", "rounding"), ("protocol", "score_splits"))  # fmt: skip
-    for part, field in inputs:
-        old, new = ((content.get(part) or {}).get(field) for content in (before, after))
-        if old != new:
-            differences.append(f"{part}.{field}: {old} in the record, {new} now")
-    figures = [_called_as_now(content) for content in (before, after)]
+    for part, fields in INPUTS.items():
+        for field in fields:
+            old, new = ((content.get(part) or {}).get(field) for content in (before, after))
+            if old != new:
+                differences.append(f"{part}.{field}: {old} in the record, {new} now")
+    figures = [_by_current_names(content) for content in (before, after)]
     for name in sorted(figures[0].keys() | figures[1].keys()):
         old, new = (each.get(name, {}).get("value") for each in figures)
         if old is None or new is None:
@@ -179,7 +165,7 @@ def compare(before: Mapping, after: Mapping) -> list[str]:
     return differences
 
 
-def _called_as_now(content: Mapping) -> dict:
+def _by_current_names(content: Mapping) -> dict:
     """The figures of a record; records of earlier versions called a Frechet distance of pixels "fid" too."""
     inception = content["protocol"] is not None
     return {name if inception else ELSEWHERE.get(name, name): figure for name, figure in content["figures"].items()}

@@ -48,9 +48,6 @@ def evaluate_samples(images: np.ndarray, labels: np.ndarray, config: Mapping, sp
         {"asked_class": share in [0, 1], "fd_FEATURE": distance, "fd_FEATURE_over_floor": ratio,
         "nearest_over_held_out": ratio of median distances to the training set}; "asked_class" where the classifier is
         among the features and the model has classes.
-
-    Raises:
-        ConfigError, WorkdirError, ValueError: as in `measure`.
     """
     measured = measure(images, labels, config, split, effort=IN_LOOP)
     return {name: figure.value for name, figure in figures.of_samples(measured).items()}
@@ -114,7 +111,7 @@ def measure(
         distances[name] = distance(extractor, images, labels, train, real, count, bool(classes), effort)
         advance(done + 2)
     rng = np.random.default_rng(SEED)
-    some = lambda of: of if len(of) <= NEIGHBOURS else of[rng.permutation(len(of))[:NEIGHBOURS]]
+    some = lambda rows: rows if len(rows) <= NEIGHBOURS else rows[rng.permutation(len(rows))[:NEIGHBOURS]]
     copies = neighbours.copying(some(images), some(real.images), train.images)
     advance(len(names) + 2)
     return {"asked_class": recognised, "frechet": distances, "neighbours": copies, "count": count}
@@ -141,9 +138,9 @@ def class_accuracy(images: np.ndarray, labels: np.ndarray, train: Split, real: S
     """Share of samples that a classifier of the training images takes for the requested class, beside real images."""
     net = classifier.cached(train.images, train.labels)
 
-    def share(of, wanted):
-        right = classifier.predict(net, of) == wanted
-        by_class = {str(c): float(right[wanted == c].mean()) for c in np.unique(wanted)}
+    def share(images, labels):
+        right = classifier.predict(net, images) == labels
+        by_class = {str(label): float(right[labels == label].mean()) for label in np.unique(labels)}
         return bootstrap.share(right) | {"by_class": by_class}
 
     return share(images, labels) | {"real": share(real.images, real.labels), "classifier_sha256": net.digest}
@@ -180,14 +177,14 @@ def distance(
     distance_to_real, effort = distance_to(extractor, real, effort)
     to_reference = lambda features: distance_to_real(moments_of(features))
     real_rows = _kept(extractor, train).rows["features"] if extractor.keep else rows(extractor.extract, train.images)
-    as_they_are = lambda wanted: np.arange(len(wanted))
-    order = balanced_order if balanced else as_they_are
+    unbalanced = lambda labels: np.arange(len(labels))
+    order = balanced_order if balanced else unbalanced
 
-    def subsets(features, wanted, order):
+    def subsets(features, labels, order):
         values = []
         for _ in range(effort.subsets):
-            shuffled = rng.permutation(len(wanted))
-            values.append(to_reference(features[shuffled[order(wanted[shuffled])[:count]]]))
+            shuffled = rng.permutation(len(labels))
+            values.append(to_reference(features[shuffled[order(labels[shuffled])[:count]]]))
         return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
 
     sample_rows = rows(extractor.extract, images)
@@ -196,17 +193,12 @@ def distance(
     measured = to_reference(chosen)
     floor = subsets(real_rows, train.labels, order)
     every = subsets(sample_rows, labels, order)
-    floor["unbalanced_mean"] = subsets(real_rows, train.labels, as_they_are)["mean"] if balanced else None
+    floor["unbalanced_mean"] = subsets(real_rows, train.labels, unbalanced)["mean"] if balanced else None
     noise = rng.integers(0, 256, (count, *images.shape[1:]), dtype=np.uint8)
     interval = None
     if effort.draws:
-        values = bootstrap.replicates(
-            lambda chosen_rows: to_reference(chosen[chosen_rows]),
-            count,
-            effort.draws,
-            rng,
-            labels[first] if balanced else None,
-        )
+        statistic = lambda drawn: to_reference(chosen[drawn])
+        values = bootstrap.replicates(statistic, count, effort.draws, rng, labels[first] if balanced else None)
         interval = bootstrap.percentile_interval(values, estimate=measured)
     return {
         "distance": measured,
@@ -229,8 +221,10 @@ def moments_of(features: np.ndarray) -> frechet.Moments:
 
 def distance_to(extractor: Extractor, real: Split, effort: Effort) -> tuple[Callable[[frechet.Moments], float], Effort]:
     """The Frechet distance of moments to all images of a split, and the effort that the features allow."""
-    kept = _kept(extractor, real).statistics.moments["features"] if extractor.keep else None
-    reference = moments(extractor.extract, real.images) if kept is None else kept
+    if extractor.keep:
+        reference = _kept(extractor, real).statistics.moments["features"]
+    else:
+        reference = moments(extractor.extract, real.images)
     most = next(most for dim, most in AFFORDABLE if len(reference.mean) <= dim)
     effort = Effort(min(effort.draws, most.draws), min(effort.subsets, most.subsets))
     return frechet.distance_to(reference), effort

@@ -39,14 +39,9 @@ class Samples(NamedTuple):
 
 
 def of_seeds(first: Mapping[object, float], second: Mapping[object, float]) -> Difference | None:
-    """The difference of two means over training runs, by Student's t: of the pairs of equal seeds, else Welch's.
+    """The difference of two means over training runs, each {seed: value}; None of fewer than two on either side.
 
-    Args:
-        first: value by seed.
-        second: value by seed.
-
-    Returns:
-        None where there are not two runs on either side.
+    Student's t of the pairs of equal seeds, where there are two such pairs, else Welch's test.
     """
     shared = [seed for seed in first if seed in second]
     if len(shared) > 1:
@@ -69,11 +64,7 @@ def _of_test(gap: float, test, how: str) -> Difference:
 
 
 def of_intervals(first: Figure, second: Figure) -> Difference | None:
-    """The difference of two figures by their own 95 % intervals, as if both were normal and independent.
-
-    Returns:
-        None where one of them has no interval.
-    """
+    """The difference of two figures by their own 95 % intervals, as if normal and independent; None without these."""
     if first.low is None or second.low is None:
         return None
     gap = second.value - first.value
@@ -111,12 +102,12 @@ def of_samples(
     order = balanced_order if conditional else lambda labels: np.arange(len(labels))
     chosen = [order(samples.labels)[:count] for samples in (first, second)]
     strata = np.concatenate([first.labels[chosen[0]], second.labels[chosen[1]]]) if conditional else None
-    made = {}
+    differences = {}
     if conditional and "classifier" in config["evaluate"]["features"]:
         net = classifier.cached(train.images, train.labels)
         right = [classifier.predict(net, samples.images) == samples.labels for samples in (first, second)]
         every = np.concatenate([first.labels, second.labels])
-        made["asked_class"] = _tested(np.concatenate(right), tuple(map(len, right)), np.mean, pairs, every)
+        differences["asked_class"] = _tested(np.concatenate(right), tuple(map(len, right)), np.mean, pairs, every)
         advance(1)
     for done, name in enumerate(config["evaluate"]["features"], start=2):
         extractor = extractor_of(name, config, train)
@@ -124,9 +115,9 @@ def of_samples(
         if effort.draws == FULL.draws:
             features = [rows(extractor.extract, samples.images[some]) for samples, some in zip((first, second), chosen)]
             to_real = lambda rows_, distance=distance: distance(moments_of(rows_))
-            made[f"fd_{name}"] = _tested(np.concatenate(features), (count, count), to_real, pairs, strata)
+            differences[f"fd_{name}"] = _tested(np.concatenate(features), (count, count), to_real, pairs, strata)
         advance(done)
-    return made
+    return differences
 
 
 def _tested(

@@ -13,19 +13,16 @@ from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, Plan
 
 
 class Run(NamedTuple):
-    """A run of the sweep.
+    """A run of the sweep; curves and images are those of `figures.Measured`.
 
     Attributes:
         name: unique in the sweep, made of what differs, e.g. "parameterization=v,weighting=min_snr,seed=0".
         overrides: {dotted field: value}, JSON's kinds of values.
         workdir: its folder, DIR/name.
         status: "queued", "running", "done", "failed" or "stopped".
-        figures: those of `figures.Measured`, and the seconds of each command that is done: "seconds/train",
-            "seconds/sample", "seconds/evaluate"; empty as long as nothing was measured.
-        curves: as in `figures.Measured`.
-        command: what can be copied to repeat it, its commands joined by " && ".
+        figures: those of `figures.Measured`, and "seconds/train", "seconds/sample", ... of commands that are done.
+        command: a line that repeats it, its commands joined by " && ".
         seconds: of all its commands so far.
-        images: as in `figures.Measured`.
         reason: the last lines of its error where it failed, else "".
         attempts: how often it was begun.
     """
@@ -44,41 +41,24 @@ class Run(NamedTuple):
 
 
 class Results(NamedTuple):
-    """All runs of a sweep, finished or not.
-
-    Attributes:
-        name: of the sweep.
-        file: the sweep file, with its preset, e.g. "digits_weightings:tiny".
-        fields: that vary, dotted, in the order in which the runs set them; without the seeds.
-        seeds: the fields that vary and that are averaged over, e.g. ["seed"].
-        runs: in the sweep's order.
-        directory: of the sweep.
-        command: that starts or goes on with the sweep.
-    """
+    """All runs of a sweep, finished or not."""
 
     name: str
-    file: str
-    fields: list[str]
-    seeds: list[str]
+    file: str  # with its preset, e.g. "digits_weightings:tiny"
+    fields: list[str]  # dotted, that vary, in the order in which the runs set them; without the seeds
+    seeds: list[str]  # fields that vary and are averaged over, e.g. ["seed"]
     runs: list[Run]
     directory: pathlib.Path
-    command: str
+    command: str  # that starts or resumes the sweep
 
 
 class Group(NamedTuple):
-    """The runs that differ in their seeds alone.
-
-    Attributes:
-        name: of what differs, without the seeds.
-        overrides: likewise.
-        runs: all of them, whatever their status.
-        figures: means over those runs that are done and have the figure; n says over how many.
-    """
+    """The runs that differ in their seeds alone, whatever their status."""
 
     name: str
-    overrides: dict[str, Any]
+    overrides: dict[str, Any]  # without the seeds, as the name
     runs: list[Run]
-    figures: dict[str, Figure]
+    figures: dict[str, Figure]  # means over the runs that are done and have the figure
 
 
 def collect(directory: str | pathlib.Path) -> Results:

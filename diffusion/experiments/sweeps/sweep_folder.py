@@ -28,55 +28,32 @@ PATIENCE = 0.2  # seconds for which a lock is tried: a reader that looks at it h
 
 
 class Plan(NamedTuple):
-    """One run of a sweep, as it is written down.
+    """One run of a sweep, as sweep.json has it."""
 
-    Attributes:
-        name: of the run, and of its folder in the sweep's.
-        overrides: what differs from the base config, {dotted field: value}.
-        commands: the words of each command, in their order; "{folder}" in a word stands for the run's folder.
-    """
-
-    name: str
-    overrides: dict[str, Any]
-    commands: list[list[str]]
+    name: str  # of its folder too
+    overrides: dict[str, Any]  # of the base config, {dotted field: value}
+    commands: list[list[str]]  # in words, in which "{folder}" stands for the run's folder
 
 
 class Record(NamedTuple):
-    """What a sweep is: the content of sweep.json.
-
-    Attributes:
-        name: of the sweep.
-        file: sweep file and preset, as on the command line.
-        varies: the fields that are not the same in all runs.
-        seeds: those of them over which figures are averaged.
-        bases: the configs that the runs change, by their files.
-        runs: in their order, which is that of the tasks on a cluster.
-    """
+    """What a sweep is: the content of sweep.json."""
 
     name: str
-    file: str
-    varies: list[str]
-    seeds: list[str]
-    bases: dict[str, dict[str, Any]]
-    runs: list[Plan]
+    file: str  # with its preset, as on the command line
+    varies: list[str]  # fields that are not the same in all runs
+    seeds: list[str]  # those of them over which figures are averaged
+    bases: dict[str, dict[str, Any]]  # the configs that the runs change, by their files
+    runs: list[Plan]  # in the order of the tasks on a cluster
 
 
 class Status(NamedTuple):
-    """What became of a run so far.
+    """What became of a run so far."""
 
-    Attributes:
-        status: one of STATUSES.
-        done: how many of its commands are.
-        attempts: how often it was begun.
-        seconds: of all its commands so far, by {index: seconds}; those of attempts that were stopped count too.
-        reason: of the last failure, or "".
-    """
-
-    status: str = QUEUED
-    done: int = 0
+    status: str = QUEUED  # one of STATUSES
+    done: int = 0  # commands
     attempts: int = 0
-    seconds: Mapping[int, float] = {}
-    reason: str = ""
+    seconds: Mapping[int, float] = {}  # by the index of the command, with those of attempts that were stopped
+    reason: str = ""  # of the last failure
 
 
 def write(directory: pathlib.Path, record: Record) -> None:

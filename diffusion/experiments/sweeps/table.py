@@ -20,19 +20,12 @@ LEFT_OUT = ("over_floor",)  # of these
 
 
 class Table(NamedTuple):
-    """Lines of a table.
+    """A table: its rows are (values of the fields, "3 of 5" runs that are done, {name: Figure})."""
 
-    Attributes:
-        columns: of what varies.
-        figures: names of the figures.
-        rows: (text of what varies, "done of all", {figure: Figure}) for each line.
-        averaged: the fields that are averaged over.
-    """
-
-    columns: list[str]
-    figures: list[str]
+    columns: list[str]  # labels of the fields
+    figures: list[str]  # names
     rows: list[tuple[list[str], str, dict[str, Figure]]]
-    averaged: list[str]
+    averaged: list[str]  # fields that are averaged over
 
 
 def table(results: Results, figures: Sequence[str] = ()) -> Table:
@@ -64,7 +57,7 @@ def _chosen(known: Sequence[str], requested: Sequence[str]) -> list[str]:
 
 def markdown(of: Table) -> str:
     """The table as Markdown, with a line on how to read it."""
-    return f"{report.table(*_text(of))}\n\n{note(of)}\n"
+    return f"{report.table(*_cells(of))}\n\n{note(of)}\n"
 
 
 def note(of: Table) -> str:
@@ -117,11 +110,11 @@ def write(results: Results, of: Table) -> list[pathlib.Path]:
 
 def show(of: Table, title: str) -> None:
     """Prints the table."""
-    report.show(title, *_text(of))
+    report.show(title, *_cells(of))
     print(note(of))
 
 
-def _text(of: Table) -> tuple[list[str], list[list[str]]]:
+def _cells(of: Table) -> tuple[list[str], list[list[str]]]:
     """The header, and the rows of cells."""
     rows = [
         [*values, done, *(report.cell(figures.get(name)) for name in of.figures)] for values, done, figures in of.rows

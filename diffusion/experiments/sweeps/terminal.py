@@ -58,11 +58,10 @@ class Display:
         """Shows that a run was begun."""
         gpus = slot.variables.get("CUDA_VISIBLE_DEVICES")
         cores = ",".join(map(str, sorted(slot.cores)))
-        where = f"GPU {gpus}" if gpus else f"cores {cores}" if cores else ""
+        devices = f" (GPU {gpus})" if gpus else f" (cores {cores})" if cores else ""
         self.running[name] = (time.monotonic(), log)
-        again = f", attempt {attempt}" if attempt > 1 else ""
         if not self._live:
-            self.say(f"begun   {name}{again}{f' ({where})' if where else ''}")
+            self.say(f"begun   {name}{f', attempt {attempt}' if attempt > 1 else ''}{devices}")
 
     def end(self, name: str, status: str, seconds: float, reason: str, again: bool = False) -> None:
         """Shows that a run ended after so many seconds, why if it failed, and whether it is tried again."""
@@ -70,10 +69,8 @@ class Display:
         self._finished += 1
         self.done += status == DONE
         self.failed += status == FAILED and not again
-        if self._live:
-            text = f"{status:<7} {name}  {duration(seconds)}  ({self._counts()}{self._rate()})"
-        else:
-            text = f"{status:<7} {name}  {self._line(seconds)}"
+        text = f"{status:<7} {name}  "
+        text += f"{duration(seconds)}  ({self._summary()})" if self._live else self._line(seconds)
         if status == FAILED:
             text += (", to be tried again" if again else "") + "".join(f"\n        {x}" for x in reason.splitlines())
         self.say(text)
@@ -94,46 +91,33 @@ class Display:
             self._shown = time.monotonic()
             self._live.update(self._drawn(), refresh=True)
 
-    def _counts(self) -> str:
-        failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.done} of {self.total} done{failed}"
-
     def _pace(self) -> tuple[float | None, float | None]:
-        """Runs a minute, and the seconds to go, where they are known."""
+        """Runs a minute, and the seconds to go; None as long as no run has ended."""
         seconds = time.monotonic() - self._begun
         rest = self.total - self.done - self.failed
         if not self._finished or not seconds:
             return None, None
         return 60 * self._finished / seconds, seconds / self._finished * rest  # as many at a time as there are
 
-    def _rate(self) -> str:
+    def _summary(self) -> str:
         rate, left = self._pace()
-        return "" if rate is None else f", {rate:.3g} runs/min" + (f", ETA {duration(left)}" if left else "")
+        failed = f", {self.failed} failed" if self.failed else ""
+        pace = "" if rate is None else f", {rate:.3g} runs/min" + (f", ETA {duration(left)}" if left else "")
+        return f"{self.done} of {self.total} done{failed}{pace}"
 
     def _line(self, seconds: float) -> str:
         rate, left = self._pace()
         used = process_memory.of_machine()
-        return line(
-            {
-                "seconds": round(seconds),
-                "done": self.done,
-                "failed": self.failed,
-                "total": self.total,
-                "runs_per_minute": rate,
-                "eta_seconds": left,
-            },
-            used and used[0],
-        )
+        counts = {"seconds": round(seconds), "done": self.done, "failed": self.failed, "total": self.total}
+        return line(counts | {"runs_per_minute": rate, "eta_seconds": left}, used and used[0])
 
     def _drawn(self) -> Group:
         used = process_memory.of_machine()  # what the runs compete for
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(no_wrap=True, overflow="ellipsis")
         bar.add_column(ratio=1)
-        bar.add_row(
-            f"{self._counts()}{self._rate()}{f', memory {held(used)}' if used else ''}",
-            ProgressBar(self.total, self.done + self.failed),
-        )
+        text = f"{self._summary()}{f', memory {held(used)}' if used else ''}"
+        bar.add_row(text, ProgressBar(self.total, self.done + self.failed))
         rows = Table.grid(padding=(0, 2), expand=True)
         longest = min(max(map(len, self.running), default=0), self.console.width // 2)
         rows.add_column(style="cyan", no_wrap=True, min_width=longest, overflow="ellipsis")
