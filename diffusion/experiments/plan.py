@@ -6,10 +6,9 @@
     tpu/bin/python -m diffusion plan --config=imagenet256_dit --devices=64 --machine=v5p --compile
 
 Takes the config of a run as diffusion train does, and any mesh of --devices devices, by default of those that JAX
-finds on this machine. Bytes of the state are exact;
-every other figure is an estimate by formulas, and times are those of the makers' data sheets, which no program reaches.
---compile compiles the step itself for a TPU, and says what XLA says
-(diffusion/experiments/planning/ahead_of_time.py says how to install libtpu).
+finds on this machine. Bytes of the state are exact; every other figure is an estimate by formulas, and times are those
+of the makers' data sheets, which no program reaches. --compile compiles the step itself for a TPU and shows what XLA
+says of it (diffusion/experiments/planning/ahead_of_time.py says how to install libtpu).
 
 Exit status: 0, also where the run would not fit; 1 without libtpu where it is needed; 2 a mistake in the config.
 """
@@ -65,10 +64,6 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
         {"config_hash", "devices", "mesh", "parameters", "images", "flops", "collectives", "machines": {name:
         {"platform", "attention", "memory", "hbm_bytes", "seconds", "fits", "change", "compiled"}}}; bytes and seconds a
         step on each device, FLOPs of the whole job.
-
-    Raises:
-        ConfigError: for a mistake in the config, or one that does not go with the number of devices.
-        AheadError: where a step cannot be compiled here.
     """
     checks.validate(config)
     shape = workdir.example_shape(config)
@@ -87,7 +82,7 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
 
 
 def _on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: str, compiled: bool) -> dict[str, Any]:
-    """What differs from one machine to another; see `plan`."""
+    """The entry of a machine in `plan`."""
     machine = MACHINES[name]
     parts = estimate.memory_by_part(work, machine.platform)
     fits = estimate.fits(parts, machine)
@@ -147,20 +142,20 @@ def _remedies(config: ConfigDict, work: Work) -> Iterator[ConfigDict]:
     mesh = work.mesh.shape
     batch_devices = mesh.get("data", 1) * mesh.get("fsdp", 1)
 
-    def changed(**fields):
+    def changed(fields):
         other = config.copy_and_resolve_references()
         with other.unlocked():
-            other.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+            other.update_from_flattened_dict(fields)
         return other
 
-    split = {"mesh__fsdp": batch_devices, "mesh__data": -1}
-    yield changed(**split)
+    split = {"mesh.fsdp": batch_devices, "mesh.data": -1}
+    yield changed(split)
     for remat in ("elementwise", "dots", "full"):
-        yield changed(model__remat=remat)
-        yield changed(model__remat=remat, **split)
+        yield changed({"model.remat": remat})
+        yield changed({"model.remat": remat, **split})
     for parts in range(2, work.rows + 1):
         if work.rows % parts == 0:
-            yield changed(model__remat="full", train__accumulate=parts, **split)
+            yield changed({"model.remat": "full", "train.accumulate": parts, **split})
 
 
 def devices_here() -> dict[str, int]:
@@ -173,14 +168,11 @@ def devices_here() -> dict[str, int]:
 
 
 def described(devices: int | None, machine: str) -> tuple[int, tuple[str, ...]]:
-    """The number of devices, and the machines to plan for.
+    """The number of devices and the machines, keys of `MACHINES`, to plan for.
 
     Args:
         devices: of the command line; None for those that JAX finds here.
         machine: of the command line, "all" where none is named.
-
-    Returns:
-        The number, and keys of `MACHINES`.
 
     Raises:
         ConfigError: if the number is not positive, or JAX finds no devices of the machine here.

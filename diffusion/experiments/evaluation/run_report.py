@@ -132,8 +132,8 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
     data = protocol["dataset"]
     distance = protocol["distance"]
     shown = [(what, f"**{value}**", beside, how) for what, value, beside, how in rows(content)]
-    unbalanced = {name: of["floor"]["unbalanced_mean"] for name, of in frechet.items()}
-    unbalanced = ", ".join(f"{value:.3g} ({name})" for name, value in unbalanced.items() if value is not None)
+    means = {name: figure["floor"]["unbalanced_mean"] for name, figure in frechet.items()}
+    unbalanced = ", ".join(f"{mean:.3g} ({name})" for name, mean in means.items() if mean is not None)
     balanced = ", with every class as often as any other, as the samples have them. Without that balance it is higher: "
     how_to_read = [
         f"- **Distance**: squared Frechet distance between Gaussian fits, in float64 with unbiased covariances; "

@@ -39,14 +39,14 @@ def devices(topology: str) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise AheadError(
             "--compile needs the package libtpu, which belongs in an environment of its own: python3 -m venv tpu && "
-            "tpu/bin/pip install -r requirements-tpu.txt, and then this command with "
-            "tpu/bin/python."
+            "tpu/bin/pip install -r requirements-tpu.txt, and then this command with tpu/bin/python."
         )
-    kind, _, sides = topology.partition(":")
-    chips = math.prod(int(side) for side in sides.split("x"))
+    kind, _, text = topology.partition(":")
+    sides = [int(side) for side in text.split("x")]
+    chips = math.prod(sides)
     for name, value in {**ENVIRONMENT, "TPU_ACCELERATOR_TYPE": f"{kind}-{chips}"}.items():
         os.environ.setdefault(name, value)
-    small = {"chips_per_host_bounds": [int(side) for side in sides.split("x")] + [1] * (2 - sides.count("x"))}
+    small = {"chips_per_host_bounds": sides + [1] * (3 - len(sides))}
     try:
         described = topologies.get_topology_desc(topology, "tpu", **(small if chips < 4 else {}))
     except jax.errors.JaxRuntimeError as error:
@@ -55,11 +55,7 @@ def devices(topology: str) -> list[Any]:
 
 
 def compile_step(build: Callable[[Mesh], Program], mesh: Mesh) -> dict[str, Any]:
-    """Compiles a step for a described mesh, and returns what XLA says of it.
-
-    Args:
-        build: mesh -> Program.
-        mesh: over `devices`.
+    """Compiles the step of `build(mesh)` for a mesh over described devices.
 
     Returns:
         {"seconds": of compilation, "fits": whether XLA found room in the HBM; "error": its words if not; else, in bytes

@@ -5,6 +5,7 @@ estimate by the formulas of `diffusion.models.budget` for the model alone: what 
 comes on top.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -23,23 +24,14 @@ from diffusion.training.state import TrainState
 
 
 class Work(NamedTuple):
-    """What is computed: enough of a run to count its bytes and operations.
-
-    Attributes:
-        model: the network.
-        shape: height, width and channels of one image.
-        target: TrainState of jax.ShapeDtypeStruct with shardings.
-        mesh: the mesh of these shardings.
-        batch_size: images in a step of the whole job.
-        accumulate: micro-batches in a step.
-    """
+    """What is computed: enough of a run to count its bytes and operations."""
 
     model: DiT
-    shape: tuple[int, int, int]
-    target: TrainState
-    mesh: Mesh
-    batch_size: int
-    accumulate: int
+    shape: tuple[int, int, int]  # height, width and channels of one image
+    target: TrainState  # of jax.ShapeDtypeStruct with shardings
+    mesh: Mesh  # of these shardings
+    batch_size: int  # images in a step of the whole job
+    accumulate: int  # micro-batches in a step
 
     @property
     def rows(self) -> int:
@@ -47,7 +39,7 @@ class Work(NamedTuple):
         return self.batch_size // (self.mesh.shape.get("data", 1) * self.mesh.shape.get("fsdp", 1))
 
 
-def as_on(platform: str):
+def as_on(platform: str) -> contextlib.AbstractContextManager:
     """A context in which `jax.default_backend()` names that platform: what a network computes may depend on it."""
     return mock.patch.object(jax, "default_backend", lambda: platform)
 
@@ -73,19 +65,15 @@ def _parameters_are_split(work: Work) -> bool:
 
 
 def memory_by_part(work: Work, platform: str) -> dict[str, float]:
-    """Returns the bytes that each part of a step holds on each device, at its fullest.
+    """Returns the bytes that each part of a step holds on each device of a platform ("gpu", "tpu", "cpu"), at most.
 
-        parameters, optimizer, average    exact
-        others                            exact: a teacher's parameters, a second player's and their optimizer's state
-        activations                       what a micro-batch leaves for its backward pass
-        gradients                         float32, split as the parameters; twice when they are summed
-        copies                            parameters in the compute type
-        layer                             a layer's gathered parameters and their gradients, in the compute type
-        working                           what a layer keeps without rematerialisation: computed again, or cotangents
-
-    Args:
-        work: the run.
-        platform: "gpu", "tpu" or "cpu": decides the "auto" of attention.
+    parameters, optimizer, average    exact
+    others                            exact: a teacher's parameters, a second player's and their optimizer's state
+    activations                       what a micro-batch leaves for its backward pass
+    gradients                         float32, split as the parameters; twice when they are summed
+    copies                            parameters in the compute type
+    layer                             a layer's gathered parameters and their gradients, in the compute type
+    working                           what a layer keeps without rematerialisation: computed again, or cotangents
     """
     model = work.model
     mesh = work.mesh.shape

@@ -1,5 +1,6 @@
 """What a compiled program's text says of its collectives: kinds, sizes, and how often each is run."""
 
+import collections
 import math
 import re
 from collections.abc import Mapping
@@ -14,25 +15,22 @@ CALLED = re.compile(r"\b(?:calls|to_apply|called_computations=\{)=?%?([\w.\-]+)"
 
 
 def collective_bytes(text: str, devices: int) -> dict[str, float]:
-    """Returns the bytes that each device sends in one run of a program, by kind of collective.
+    """Returns the bytes that each device sends in one run of a program, {kind of collective: bytes}.
 
     A loop's body counts as often as its condition's constant says. An all-reduce whose result is sliced within the
     same fusion, as XLA for TPU writes a reduce-scatter, counts as a reduce-scatter.
 
     Args:
         text: of a compiled program, `compiled.as_text()`.
-        devices: of the whole program, the group of a collective that names none.
-
-    Returns:
-        {kind: bytes}.
+        devices: of the whole program: the group of a collective that names none.
     """
     computations, entry = _computations(text)
     times = _times(computations, entry)
-    sent_by_kind: dict[str, float] = {}
+    sent_by_kind = collections.Counter()
     for name, lines in computations.items():
         for line in lines:
             match = COLLECTIVE.search(line)
-            if not match or not times.get(name):
+            if not match or not times[name]:
                 continue
             kind = match.group(2)
             group = _group(line, devices)
@@ -45,8 +43,8 @@ def collective_bytes(text: str, devices: int) -> dict[str, float]:
             if kind == "all-reduce" and "all-reduce-scatter" in name:
                 kind = "reduce-scatter"
             if group > 1:
-                sent_by_kind[kind] = sent_by_kind.get(kind, 0.0) + times[name] * sent(kind, size, group)
-    return sent_by_kind
+                sent_by_kind[kind] += times[name] * sent(kind, size, group)
+    return dict(sent_by_kind)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -66,10 +64,10 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 def _times(computations: Mapping[str, list[str]], entry: str) -> dict[str, int]:
     """How often each computation is run."""
-    times: dict[str, int] = {}
+    times = collections.Counter()
 
     def visit(name: str, count: int) -> None:
-        times[name] = times.get(name, 0) + count
+        times[name] += count
         for line in computations.get(name, ()):
             if loop := LOOP.search(line):
                 visit(loop.group(2), count * _turns(line, computations.get(loop.group(1), ())))

@@ -95,11 +95,7 @@ def ring_bandwidth(machine: Machine, mesh: Mapping[str, int], axes: tuple[str, .
 
 
 def topology_name(machine: Machine, devices: int) -> str:
-    """Returns the squarest slice of a TPU with that many devices, e.g. "v5p:4x4x4", as libtpu names it.
-
-    Raises:
-        ValueError: if the machine is no TPU.
-    """
+    """Returns the squarest slice of a TPU with that many devices, as libtpu names it: "v5p:4x4x4"."""
     if not machine.topology:
         raise ValueError("only TPUs have topologies to compile for: valid are v5p and v6e.")
     sides = []

@@ -1,5 +1,6 @@
 """A plan as people read it: tables of memory, operations, collectives and time."""
 
+import collections
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,30 +116,29 @@ def _compiled_table(name: str, plan: Mapping[str, Any], of: Mapping[str, Any]) -
     """What XLA says of the compiled step, beside the estimates."""
     compiled = of["compiled"]
     parts = of["memory"]
-    table = Table(
-        f"{name}, on each device",
-        "XLA",
-        "plan",
-        caption=f"compiled for {compiled['topology']} in {compiled['seconds']:.0f} s; XLA pads arrays to "
-        "tiles, and may gather and scatter by all-reduce, at twice the bytes",
+    caption = (
+        f"compiled for {compiled['topology']} in {compiled['seconds']:.0f} s; XLA pads arrays to tiles, and may gather "
+        "and scatter by all-reduce, at twice the bytes"
     )
+    table = Table(f"{name}, on each device", "XLA", "plan", caption=caption)
     for column in table.columns[1:]:
         column.justify = "right"
     if not compiled["fits"]:
         table.add_row("does not fit", compiled["error"], in_bytes(sum(parts.values())))
         return table
     state = sum(parts[part] for part in EXACT)
-    table.add_row("arguments (state and batch)", in_bytes(compiled["arguments"]), in_bytes(state))
-    table.add_row("outputs, in the place of arguments", in_bytes(compiled["aliased"]), in_bytes(state))
-    table.add_row(
-        "temporaries (with activations)", in_bytes(compiled["temporaries"]), in_bytes(sum(parts.values()) - state)
-    )
-    table.add_row("peak", in_bytes(compiled["peak"]), in_bytes(sum(parts.values())))
-    ours: dict[str, float] = {}
+    total = sum(parts.values())
+    planned = collections.Counter()
     for collective in plan["collectives"]:
-        ours[collective["kind"]] = ours.get(collective["kind"], 0.0) + collective["bytes"]
-    for kind in sorted(ours.keys() | compiled["collectives"].keys()):
-        table.add_row(
-            f"sent a step, {kind}", in_bytes(compiled["collectives"].get(kind, 0)), in_bytes(ours.get(kind, 0))
-        )
+        planned[collective["kind"]] += collective["bytes"]
+    sent = compiled["collectives"]
+    rows = {
+        "arguments (state and batch)": (compiled["arguments"], state),
+        "outputs, in the place of arguments": (compiled["aliased"], state),
+        "temporaries (with activations)": (compiled["temporaries"], total - state),
+        "peak": (compiled["peak"], total),
+        **{f"sent a step, {kind}": (sent.get(kind, 0), planned[kind]) for kind in sorted(planned.keys() | sent.keys())},
+    }
+    for title, sizes in rows.items():
+        table.add_row(title, *map(in_bytes, sizes))
     return table

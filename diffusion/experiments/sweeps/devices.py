@@ -40,17 +40,16 @@ def slots(jobs: int, gpus: Sequence[str], cores: Sequence[int]) -> list[Slot]:
             "jobs as devices, or a divisor; a device that is named twice, as in --devices=0,0, is shared."
         )
     shared = collections.Counter(gpus)
-    made = []
+    each = len(gpus) // jobs
+    dealt = []
     for job in range(jobs):
         variables = {}
-        if gpus:
-            each = len(gpus) // jobs
-            mine = gpus[job * each : (job + 1) * each]
-            variables["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-            if most := max(shared[gpu] for gpu in mine) - 1:
-                variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY / (most + 1):.3g}"
-        made.append(Slot(variables, frozenset(_share(cores, job, jobs))))
-    return made
+        if own := gpus[job * each : (job + 1) * each]:
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+            if (sharing := max(shared[gpu] for gpu in own)) > 1:
+                variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY / sharing:.3g}"
+        dealt.append(Slot(variables, frozenset(_share(cores, job, jobs))))
+    return dealt
 
 
 def _share(cores: Sequence[int], job: int, jobs: int) -> Sequence[int]:

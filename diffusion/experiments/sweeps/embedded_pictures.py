@@ -49,9 +49,9 @@ def _smaller(image: Image.Image, share: int) -> bytes:
     image = image.convert("RGB")
     for side in SIDES:
         file = io.BytesIO()
-        made = image.copy()
-        made.thumbnail((side, side), Image.Resampling.LANCZOS)
-        made.save(file, "WEBP", quality=QUALITY, method=4)
+        copy = image.copy()
+        copy.thumbnail((side, side), Image.Resampling.LANCZOS)
+        copy.save(file, "WEBP", quality=QUALITY, method=4)
         if file.tell() <= share:
             break
     return file.getvalue()
