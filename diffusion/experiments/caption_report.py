@@ -62,7 +62,7 @@ def run(
     *,
     data_dir: str = "",
     number: int = 400,
-    guidance: float = 4.0,
+    guidance: float = 2.0,
     steps: int = 20,
     batch_size: int = 50,
     train_steps: int = STEPS,
@@ -70,11 +70,8 @@ def run(
 ) -> dict:
     """Measures a model, whose folder goes into the record, and writes the report; returns the content of report.json.
 
-    The other arguments are the command's flags, with the training steps of the towers, and how many candidates a
-    picture's caption is retrieved among.
-
-    Raises:
-        ConfigError: if the data are not there, or the model makes pictures of another size.
+    The other arguments are the command's flags, the training steps of the towers, and the number of captions that a
+    picture's own is retrieved among.
     """
     real = captioned(data, data_dir)
     others = captioned(held_out, data_dir)
@@ -100,32 +97,30 @@ def run(
     )
     no_labels = np.zeros(len(images), np.int64)
     count = min(len(images), len(others.images))
-    content = report.plain(
-        {
-            "figures": {
-                "retrieval": {
-                    "pictures": retrieved(images, texts),
-                    "real_pictures": retrieved(real.images[rows], texts),
-                    "held_out_pictures": retrieved(others.images, list(others.captions)),
-                },
-                "frechet": distance(features, images, no_labels, real, others, count, balanced=False, effort=FULL),
-                "copies": neighbours.copying(images, others.images, real.images),
-            },
-            "protocol": {
-                "model": str(folder),
-                "checkpoint": pipelines.fingerprint(folder),
-                "data": data,
-                "held_out": held_out,
-                "guidance": guidance,
-                "steps": steps,
-                "number": len(texts),
-                "seeds": "0..",
-                "towers": train_steps,
-                "pictures_sha256": hashlib.sha256(images.tobytes()).hexdigest(),
-                **report.software(),
-            },
-        }
-    )
+    retrieval = {
+        "pictures": retrieved(images, texts),
+        "real_pictures": retrieved(real.images[rows], texts),
+        "held_out_pictures": retrieved(others.images, list(others.captions)),
+    }
+    figures = {
+        "retrieval": retrieval,
+        "frechet": distance(features, images, no_labels, real, others, count, balanced=False, effort=FULL),
+        "copies": neighbours.copying(images, others.images, real.images),
+    }
+    protocol = {
+        "model": str(folder),
+        "checkpoint": pipelines.fingerprint(folder),
+        "data": data,
+        "held_out": held_out,
+        "guidance": guidance,
+        "steps": steps,
+        "number": len(texts),
+        "seeds": "0..",
+        "towers": train_steps,
+        "pictures_sha256": hashlib.sha256(images.tobytes()).hexdigest(),
+        **report.software(),
+    }
+    content = report.plain({"figures": figures, "protocol": protocol})
     out.mkdir(parents=True, exist_ok=True)
     some = np.random.default_rng(SEED + 1).permutation(len(texts))[:48]
     captions = [texts[row] for row in some]
@@ -142,14 +137,13 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
     figures = content["figures"]
     protocol = content["protocol"]
     retrieval = figures["retrieval"]
-    made, real, held_out = (report.percent(retrieval[f"{which}pictures"]) for which in ("", "real_", "held_out_"))
-    chance = f"chance {retrieval['pictures']['chance']:.1%}"
+    share = {name: report.percent(part) for name, part in retrieval.items()}
+    beside = (
+        f"chance {retrieval['pictures']['chance']:.1%}; real pictures {share['real_pictures']}, held-out ones "
+        f"{share['held_out_pictures']}"
+    )
     rows = [
-        (
-            f"the requested caption is the nearest of {retrieval['pictures']['among']}",
-            made,
-            f"{chance}; real pictures {real}, held-out ones {held_out}",
-        ),
+        (f"the requested caption is the nearest of {retrieval['pictures']['among']}", share["pictures"], beside),
         frechet_row("the towers' space", figures["frechet"], ".3g"),
         copies_row("held-out ones", figures["copies"]),
     ]

@@ -80,14 +80,14 @@ def chosen(record: Record, run: str) -> list[Plan]:
 
 
 def tries(plans: Sequence[Plan], directory: pathlib.Path, retry: int, requested: bool) -> dict[str, int]:
-    """How often each run may be begun: not if it is done, and a failed one only by --retry, or where --run names it."""
+    """How often each run may begin: never if it is done, and a failed one only by --retry, or where --run names it."""
     statuses = sweep_folder.statuses(directory, plans)
     return {name: 0 if now == DONE else retry + (now != FAILED or requested) for name, now in statuses.items()}
 
 
 @contextlib.contextmanager
 def receiving(signals: queue.SimpleQueue) -> Iterator[list[int]]:
-    """Puts the signals that ask to stop into a queue during a `with` block; gives the list of those that came."""
+    """Puts the signals to stop into a queue during a `with` block; yields the list of those that came."""
     received: list[int] = []
 
     def receive(number, frame):
@@ -130,7 +130,7 @@ def run(record: Record, directory: pathlib.Path, settings: flags.FlagValues) -> 
         )
     statuses = sweep_folder.statuses(directory, plans)
     _say_how_to_go_on(list(statuses.values()), directory, single)
-    if all(status == DONE for status in statuses.values()):
+    if set(statuses.values()) == {DONE}:
         return 0
     if received:
         return 128 + received[0]
@@ -161,17 +161,17 @@ def _main() -> None:
     if not settings.sweep:
         if not settings.workdir:
             raise ConfigError(
-                "--sweep is missing: the sweep to run, e.g. --sweep=digits_weightings; "
-                "or --workdir, with --table, of one that was begun."
+                "--sweep is missing: the sweep to run, e.g. --sweep=digits_weightings; or --workdir, with --table, of "
+                "one that has begun."
             )
         if not settings.table:
             settings.sweep = sweep_folder.read(pathlib.Path(settings.workdir)).file
     directory = pathlib.Path(settings.workdir or f"runs/{definition.name_of(settings.sweep)}")
     if settings.table:
         measured = results.collect(directory)
-        made = table.table(measured, settings.figures or ())
-        table.show(made, measured.name)
-        print("wrote " + ", ".join(map(str, table.write(measured, made))))
+        shown = table.table(measured, settings.figures or ())
+        table.show(shown, measured.name)
+        print("wrote " + ", ".join(map(str, table.write(measured, shown))))
         return
     record = definition.record(definition.load(settings.sweep), settings.sweep, directory)
     if settings["dry-run"].value:

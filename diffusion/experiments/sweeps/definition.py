@@ -44,11 +44,7 @@ class Sweep(NamedTuple):
 
 
 def load(file: str) -> Sweep:
-    """A sweep of this library, or of `get_sweep(arg)` in a Python file, by name or path, and preset: `mine.py:tiny`.
-
-    Raises:
-        ConfigError: where there is no such file, or it defines no `get_sweep` that returns a Sweep.
-    """
+    """A sweep of this library, or of `get_sweep(arg)` in a Python file, by name or path, and preset: `mine.py:tiny`."""
     name, _, preset = file.partition(":")
     module = recipes.module(name, recipes.SWEEPS)
     if not hasattr(module, "get_sweep"):
@@ -152,12 +148,7 @@ def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
 
 
 def settle(directory: pathlib.Path, new: Record) -> None:
-    """Writes sweep.json, or compares the new sweep with the one that is there.
-
-    Raises:
-        SweepError: if the folder holds another sweep, with the differences.
-        WorkdirError: if sweep.json is there and cannot be read.
-    """
+    """Writes sweep.json, or refuses a sweep other than the one that the folder holds, with the differences."""
     if not (directory / "sweep.json").exists():
         return sweep_folder.write(directory, new)
     lines = difference(sweep_folder.read(directory), new)

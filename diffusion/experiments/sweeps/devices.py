@@ -28,9 +28,6 @@ def slots(jobs: int, gpus: Sequence[str], cores: Sequence[int]) -> list[Slot]:
     """Deals out GPUs, as CUDA_VISIBLE_DEVICES names them, and the numbers of cores to jobs that run side by side.
 
     A GPU that is named twice is shared by two jobs; without cores the system deals them out.
-
-    Raises:
-        SweepError: if there is no job, or the GPUs do not divide over them.
     """
     if jobs < 1:
         raise SweepError(f"--jobs={jobs}. Valid: at least 1.")

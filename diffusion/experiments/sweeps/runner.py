@@ -62,10 +62,10 @@ def run(
         slots: one for each job that may run at a time.
         tries: how often each run may be begun before it counts as failed, by name; 0 leaves it as it is.
         display: shows what happens.
-        signals: numbers of signals that this process got: the first saves and stops the runs, the second ends them at
-            once, as they end by their own rules, the third kills them.
-        stop: the signal that they get. SLURM sends SIGTERM to all processes of a task, so that one of ours would be
-            their second: there it is SIGINT, which they count apart.
+        signals: numbers of signals that this process received: at the first the runs save and stop, at the second they
+            end at once by their own rules, at the third they are killed.
+        stop: the signal that the runs receive. SLURM sends SIGTERM to all processes of a task, and one of ours would
+            be their second: there it is SIGINT, which they count apart.
 
     Returns:
         The exit status of the last command of each run that was begun, by name; 0 of those that are done.
@@ -74,7 +74,7 @@ def run(
     free = list(slots)
     running = []
     requests = 0
-    later: dict[str, float] = {}  # when to look again at a run that another process holds
+    later: dict[str, float] = {}  # when to try again a run that another process holds
     ended: dict[str, int] = {}
 
     def begin(plan):
