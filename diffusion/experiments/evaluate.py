@@ -257,7 +257,9 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     if flags.FLAGS.verify:
         differences = records.verify(pathlib.Path(flags.FLAGS.verify))
-        lines = [f"differs: {line}" for line in differences] or [f"{flags.FLAGS.verify}: every figure is found again"]
+        lines = [f"differs: {line}" for line in differences] or [
+            f"{flags.FLAGS.verify}: every figure agrees"
+        ]
         print("\n".join(lines))
         sys.exit(bool(differences))
     if flags.FLAGS.workdir:

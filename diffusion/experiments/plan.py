@@ -20,10 +20,12 @@ from diffusion.experiments.planning.machines import MACHINES
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.flag()
-    flags.DEFINE_integer("devices", None, "how many devices the run is to have, e.g. 64; by default those found here")
+    flags.DEFINE_integer(
+        "devices", None, "how many devices the run is to have, e.g. 64; by default those found here"
+    )
     flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "the kind of device, by its data sheet")
     flags.DEFINE_string("out", "", "a file for the plan as JSON, e.g. plan.json")
-    flags.DEFINE_bool("compile", False, "compile the step for a TPU (v5p, v6e) and say what XLA says")
+    flags.DEFINE_bool("compile", False, "compile the step for a TPU (v5p, v6e) and show what XLA says of it")
     flags.mark_flags_as_required(["config"])
     command_line.begin()
 
@@ -186,9 +188,9 @@ def described(devices: int | None, machine: str) -> tuple[int, tuple[str, ...]]:
         if (name := machine_of(kind)) and machine in ("all", name):
             return number, (name,)
     here = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
-    wanted = "one whose data sheet is known" if machine == "all" else machine
+    needed = "one whose data sheet is known" if machine == "all" else machine
     raise ConfigError(
-        f"--devices is missing, and of the devices that JAX finds here ({here}) none is {wanted}. Name both, e.g. "
+        f"--devices is missing, and of the devices that JAX finds here ({here}) none is {needed}. Name both, e.g. "
         f"--devices=8 --machine=h100. Valid machines: {', '.join(MACHINES)}."
     )
 
@@ -199,20 +201,20 @@ def main(argv: list[str]) -> None:
     devices, names = described(flags.FLAGS.devices, flags.FLAGS.machine)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)  # described alone: nothing is computed on them
-    made = plan(flags.FLAGS.config, devices, names, flags.FLAGS["compile"].value)
+    planned = plan(flags.FLAGS.config, devices, names, flags.FLAGS["compile"].value)
     console = Console()
-    tables.show(made, console if console.is_terminal else Console(width=110))
+    tables.show(planned, console if console.is_terminal else Console(width=110))
     if out:
-        write(pathlib.Path(out), made)
+        write(pathlib.Path(out), planned)
         print(f"written: {out}")
 
 
-def write(path: pathlib.Path, made: Mapping[str, Any]) -> None:
+def write(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Writes a plan as JSON, whole or not at all."""
     if path.exists() and not path.is_file():  # a file takes its place: not that of /dev/stdout
         raise workdir.WorkdirError(f"--out={path} is not a file: choose another.")
     try:
-        workdir.write_text(path, json.dumps(made, indent=2) + "\n")
+        workdir.write_text(path, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise workdir.WorkdirError(f"--out={path} cannot be written ({error.strerror}): choose another.") from error
 

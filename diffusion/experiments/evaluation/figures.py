@@ -39,12 +39,10 @@ class Measured(NamedTuple):
     """What a run's folder holds so far.
 
     Attributes:
-        figures: by name. Of training: "loss" (of the last line), "step", "steps_per_second". Of samples: "nfe",
-            "asked_class", "fd_FEATURES", "fd_FEATURES_over_floor", "nearest_over_held_out"; "fid", "kid", ... where
-            they were measured.
+        figures: of training "loss" (of the last line), "step", "steps_per_second"; of samples "nfe", "asked_class",
+            "fd_FEATURES", "fd_FEATURES_over_floor", "nearest_over_held_out", and "fid", "kid", ... where measured.
         curves: by name ("loss", "grad_norm", "evaluate/FIGURE"), (step, value) with growing steps, at most POINTS.
-        images: PNG files by what they show: PICTURES, and "preview" (of the last evaluation in the loop); those that
-            are there.
+        images: PNG files by what they show: PICTURES, and "preview" (of the last evaluation in the loop).
     """
 
     figures: dict[str, Figure]

@@ -28,34 +28,21 @@ BATCH = 64  # images whose likelihood is computed at once
 
 
 class Subject(NamedTuple):
-    """What is measured.
-
-    Attributes:
-        config: the run's config.
-        workdir: the run folder, with its checkpoints.
-        images: uint8 [N, H, W, C], samples.
-        labels: int [N], the classes that were requested.
-        train: the images that the model was trained on.
-        real: images that it was not trained on.
-    """
+    """The run that is measured, and its samples."""
 
     config: Mapping
     workdir: pathlib.Path
-    images: np.ndarray
-    labels: np.ndarray
-    train: Split
-    real: Split
+    images: np.ndarray  # uint8 [N, H, W, C], samples
+    labels: np.ndarray  # int [N], the classes that were requested
+    train: Split  # that the model was trained on
+    real: Split  # that it was not trained on
 
 
 # (Subject) -> {metric: {"value", "standard_error" or "interval", "samples", ...}}, as those of `image_metrics`.
 
 
 def accuracy(subject: Subject) -> dict:
-    """Classifier accuracy score, and that of as many real training images, its ceiling.
-
-    Raises:
-        ConfigError: if the model has no classes, or one has no sample.
-    """
+    """Classifier accuracy score, and that of as many real training images, its ceiling."""
     if not subject.config["model"].get("num_classes", 0):
         raise ConfigError("--metrics=cas: the model has no classes, and samples without a label teach none.")
     count = min(len(subject.images), len(subject.train.images))
@@ -91,20 +78,12 @@ def copying(subject: Subject) -> dict:
         extractor = features.classifier_features(subject.train.images, subject.train.labels)
     else:
         extractor = features.pixels(subject.train.images, subject.train.labels)
-    made, held_out, train = (
-        features.rows(extractor.extract, images)
-        for images in (subject.images, subject.real.images, subject.train.images)
-    )
-    statistic = memorisation.data_copying(made, held_out, train)
-    metrics = {
-        "data_copying": {
-            "value": statistic.value,
-            "samples": len(made),
-            "reference": len(train),
-            "features": extractor.record,
-        }
-    }
-    for name, rows in (("authenticity", made), ("authenticity_of_held_out", held_out)):
+    every = (subject.images, subject.real.images, subject.train.images)
+    samples, held_out, train = (features.rows(extractor.extract, images) for images in every)
+    statistic = memorisation.data_copying(samples, held_out, train).value
+    counts = {"samples": len(samples), "reference": len(train)}
+    metrics = {"data_copying": {"value": statistic, **counts, "features": extractor.record}}
+    for name, rows in (("authenticity", samples), ("authenticity_of_held_out", held_out)):
         metrics[name] = image_metrics.of_share(memorisation.authenticity(rows, train))
     return metrics
 

@@ -33,9 +33,6 @@ def sample_grid(images: np.ndarray, labels: np.ndarray, path: str | os.PathLike,
         labels: int `[N]`.
         path: the PNG to write.
         columns: images in a row, at most; further images of a class are left out, and classes beyond the 20th.
-
-    Raises:
-        ValueError: if there is no image, or shapes do not fit.
     """
     images = np.asarray(images)
     labels = np.asarray(labels)
@@ -53,16 +50,7 @@ def sample_grid(images: np.ndarray, labels: np.ndarray, path: str | os.PathLike,
 
 
 def scatter(points: np.ndarray, labels: np.ndarray, path: str | os.PathLike) -> None:
-    """Draws points in the plane, a colour for each class.
-
-    Args:
-        points: `[N, 2]`.
-        labels: int `[N]`.
-        path: the PNG to write.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-    """
+    """Draws points `[N, 2]` in the plane as a PNG, a colour for each class of labels int `[N]`."""
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != 2 or np.shape(labels) != (len(points),):
         raise ValueError(f"need points [N, 2] and labels [N], got {list(points.shape)} and {list(np.shape(labels))}")
@@ -119,11 +107,8 @@ def trajectory(
         labels: int `[B]`.
         path: the PNG to write.
         rows: samples to show, at most.
-
-    Raises:
-        ValueError: if the shapes do not fit.
     """
-    x, x0, ts, labels = (np.asarray(a) for a in (x, x0, ts, labels))
+    x, x0, ts, labels = map(np.asarray, (x, x0, ts, labels))
     if x.ndim != 5 or x0.shape != (len(x) - 1, *x.shape[1:]) or ts.shape != (len(x),) or labels.shape != (x.shape[1],):
         raise ValueError(
             "need x [N + 1, B, H, W, C], x0 [N, B, H, W, C], ts [N + 1] and labels [B], got "
@@ -219,10 +204,6 @@ def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], 
             of t in [0, 1] (null for an empty bin). Of several runs {name: their files}, the files under one name in
             one colour.
         path: the PNG to write.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if no row has a step and a loss.
     """
     figure = Figure(figsize=(9.0, 3.2), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -14,27 +14,16 @@ from diffusion.experiments.config.values import from_json, to_json
 
 
 class Split(NamedTuple):
-    """Real examples, for the metrics.
+    """Real examples, for the metrics."""
 
-    Attributes:
-        images: uint8 or float32 `[N, ...]`; those that are pytrees `[N, D]`.
-        labels: int64 `[N]`, zeros without classes.
-        spec: of the split.
-        captions: of each, where it was read with them.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # uint8 or float32 [N, ...]; of pytrees [N, D]
+    labels: np.ndarray  # int64 [N], zeros without classes
     spec: sources.DataSpec
-    captions: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()  # of `captioned` alone
 
 
 def split_of(config: Mapping, split: str) -> Split:
-    """Images of a split of the run's dataset, read once.
-
-    Raises:
-        ConfigError: if the dataset or the split is not there.
-    """
+    """Images of a split of the run's dataset, read once."""
     settings = config["data"]
     try:
         return _read_split(to_json({"data": settings}), split)
@@ -71,7 +60,7 @@ def of_recipe(recipe: Recipe) -> tuple[Split, Split]:
 
 @functools.lru_cache(maxsize=4)
 def _read_split(text: str, split: str) -> Split:
-    """The split of a config's data; the text is that of its fields, by which it is kept."""
+    """The split of a config's data, whose fields are a text, the key of the cache."""
     config = from_json(text)
     return _read(data.source(config, split), config["data"]["damaged"], resolve.varied(config))
 
@@ -94,16 +83,7 @@ def _read(source: sources.Source, damaged: str, sizes: tuple[int, ...]) -> Split
 
 
 def captioned(data: str, data_dir: str = "", number: int = 0) -> Split:
-    """Images of a dataset with their captions.
-
-    Args:
-        data: NAME@SPLIT.
-        data_dir: folder of prepared datasets; TFDS_DATA_DIR by default.
-        number: of the first images; 0 for all.
-
-    Raises:
-        ConfigError: if they are not there, or captions are empty.
-    """
+    """Images of a dataset, NAME@SPLIT, with their captions: the first `number`, or all; `data_dir` is that of TFDS."""
     name, at, part = data.rpartition("@")
     if not at:
         raise ConfigError(f"{data} is no dataset with its split. Valid: NAME@SPLIT, e.g. noto_emoji@train.")

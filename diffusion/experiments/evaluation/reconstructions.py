@@ -26,24 +26,14 @@ BATCH = 16  # pictures decoded at once
 
 
 class Reconstructions(NamedTuple):
-    """The reconstructions of a set, made as they are read.
-
-    Attributes:
-        images: the set of them.
-        errors: {"psnr", "ssim"}: float64 `[N]` of each picture that was read, NaN of the others.
-    """
+    """The reconstructions of a set, which are computed as they are read."""
 
     images: ImageSet
-    errors: dict[str, np.ndarray]
+    errors: dict[str, np.ndarray]  # {"psnr", "ssim"}: float64 [N] of each picture that was read, NaN of the others
 
 
 def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Reconstructions:
-    """The reconstructions of a set of pictures, bytes [N, H, W, C] of a size that the autoencoder takes.
-
-    Raises:
-        ImageSetError: if the pictures are no bytes.
-        ConfigError: if they do not fit the autoencoder.
-    """
+    """The reconstructions of a set of pictures, bytes [N, H, W, C] of a size that the autoencoder takes."""
     name = originals.record["images"]
     if originals.record["dtype"] != "uint8":
         raise ImageSetError(f"{name} holds {originals.record['dtype']}; reconstructions are compared with bytes.")
@@ -55,7 +45,7 @@ def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Rec
     errors = {figure: np.full(originals.count, np.nan) for figure in figures}
 
     def read(start, stop):
-        made = []
+        parts = []
         for first in range(start, stop, BATCH):
             rows = range(first, min(first + BATCH, stop))
             pictures = autoencoder_folders.channels(originals.read(rows.start, rows.stop), autoencoder)
@@ -63,8 +53,8 @@ def of(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Rec
             decoded = reconstruct(filled)
             for figure, function in figures.items():
                 errors[figure][rows.start : rows.stop] = np.asarray(function(decoded, filled))[: len(rows)]
-            made.append(decoded[: len(rows)])
-        return np.concatenate(made)
+            parts.append(decoded[: len(rows)])
+        return np.concatenate(parts)
 
     known = json.dumps([originals.fingerprint, autoencoder.record], sort_keys=True)
     record = {

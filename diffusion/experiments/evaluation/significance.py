@@ -14,20 +14,13 @@ from diffusion.metrics.features import rows
 
 
 class Difference(NamedTuple):
-    """The second value minus the first.
-
-    Attributes:
-        value: of the difference.
-        low, high: ends of its 95 % interval.
-        p: two-sided p-value of no difference.
-        how: it was tested.
-    """
+    """The second value minus the first, with its 95 % interval."""
 
     value: float
     low: float
     high: float
-    p: float
-    how: str
+    p: float  # two-sided, of no difference
+    how: str  # it was tested
 
 
 class Samples(NamedTuple):

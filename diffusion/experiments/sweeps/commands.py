@@ -16,25 +16,14 @@ from diffusion.experiments.config.values import config_hash, from_json, plain, t
 
 
 class Setting(NamedTuple):
-    """The config of one command.
+    """The config of one command."""
 
-    Attributes:
-        base: the recipe or config file that it names, with its preset; "" where it takes the config of a run.
-        digest: of the config.
-    """
-
-    base: str
+    base: str  # the recipe or config file, with its preset; "" where the command reads the config of a run
     digest: str
 
 
 def train(config: str, folder: str = "{folder}", *words: str) -> tuple[str, ...]:
-    """The words of a training: `diffusion train` of a recipe, with the run's overrides.
-
-    Args:
-        config: recipe and preset, or a file of your own: "digits:tiny", "mine.py".
-        folder: where to.
-        *words: more of them.
-    """
+    """The words of `diffusion train` of a recipe ("digits:tiny") or a file of your own, with the run's overrides."""
     return ("diffusion", "train", f"--config={config}", f"--workdir={folder}", "{overrides}", *words)
 
 
@@ -64,10 +53,9 @@ def _literal(value: Any) -> str:
 
 
 def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], valid: set[str]) -> list[Setting]:
-    """Checks the configs that the commands of a run would read; some commands have none.
+    """Checks the configs that the commands of a run would read.
 
-    A command has one if it names a config file, or the folder of a run: one that is there, or that a command before it
-    trains.
+    A command has a config if it names a recipe, or the folder of a run that exists or that a command before it trains.
 
     Args:
         commands: words, complete.
@@ -76,12 +64,8 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
 
     Returns:
         A Setting for each command that has a config.
-
-    Raises:
-        ConfigError: as `config.checks.validate`; also where there is no such run, and for a value that a command line
-            cannot hold.
     """
-    made: dict[str, str] = {}  # config.json of the runs that these commands train, by their folders
+    trained: dict[str, str] = {}  # config.json of the runs that these commands train, by their folders
     checked = []
     for words in commands:
         if not command_lines.name_of(words):
@@ -92,7 +76,7 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
         folder = _value(words, "workdir")
         if base is None and folder is None:
             continue
-        saved = None if base else made.get(folder) or _saved(folder, words)
+        saved = None if base else trained.get(folder) or _saved(folder, words)
         start = recipes.load(base) if base else command_line.settable(versions.read(saved))
         changes = [word for word in words if word.startswith("--config.")]
         config = parsed(start, changes)
@@ -100,20 +84,16 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
         _require_set(config, {field: value for field, value in overrides.items() if field in fields})
         digest = config_hash(config)
         if digest not in valid:
-            checks.validate(_as_if_made(config, made))
+            checks.validate(_with_existing(config, trained))
             valid.add(digest)
         if base and folder:
-            made[folder] = versions.write(config)
+            trained[folder] = versions.write(config)
         checked.append(Setting(base or "", digest))
     return checked
 
 
 def parsed(config: ConfigDict, words: Sequence[str]) -> ConfigDict:
-    """The config, changed as a command changes it by words --config.FIELD=VALUE.
-
-    Raises:
-        ConfigError: for words that cannot be read.
-    """
+    """The config, changed as a command changes it by words --config.FIELD=VALUE."""
     values = flags.FlagValues()
     argv = ["sweep", *words]
     try:
@@ -126,9 +106,9 @@ def parsed(config: ConfigDict, words: Sequence[str]) -> ConfigDict:
     return values["config"].value
 
 
-def _as_if_made(config: ConfigDict, made: Mapping[str, str]) -> ConfigDict:
+def _with_existing(config: ConfigDict, trained: Mapping[str, str]) -> ConfigDict:
     """The config with the folders that do not exist yet, but will, replaced by one that does."""
-    changes = {name: "." for name in ("teacher", "init_from") if config[name].path in made}
+    changes = {name: "." for name in ("teacher", "init_from") if config[name].path in trained}
     if not changes:
         return config
     config = from_json(to_json(config))

@@ -1,4 +1,7 @@
-"""Distributions that a sweep samples from, each stated as its quantile function: u in [0, 1) -> value."""
+"""Distributions that a sweep samples from, each as its quantile function: u in [0, 1) -> value.
+
+Arguments that do not fit are a ConfigError.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,45 +14,26 @@ DIGITS = 4  # of a number that is drawn, so that it can be read, named and typed
 
 
 def uniform(low: float, high: float) -> Distribution:
-    """Uniform between low and high, to four digits.
-
-    Raises:
-        ConfigError: unless low < high.
-    """
+    """Uniform between low and high, to four digits."""
     _require(low < high, f"uniform({low}, {high})", "low < high")
     return lambda u: _rounded(low + u * (high - low))
 
 
 def log_uniform(low: float, high: float) -> Distribution:
-    """Log-uniform between low and high, as suits a learning rate, to four digits.
-
-    Raises:
-        ConfigError: unless 0 < low < high.
-    """
+    """Log-uniform between low and high, as suits a learning rate, to four digits."""
     _require(0 < low < high, f"log_uniform({low}, {high})", "0 < low < high")
     return lambda u: _rounded(math.exp(math.log(low) + u * (math.log(high) - math.log(low))))
 
 
 def integers(low: int, high: int) -> Distribution:
-    """Each integer from low to high, both included, as often as any other.
-
-    Raises:
-        ConfigError: unless both are integers and low <= high.
-    """
-    _require(
-        isinstance(low, int) and isinstance(high, int) and low <= high,
-        f"integers({low}, {high})",
-        "two integers, low <= high",
-    )
+    """Each integer from low to high, both included, as often as any other."""
+    valid = isinstance(low, int) and isinstance(high, int) and low <= high
+    _require(valid, f"integers({low}, {high})", "two integers, low <= high")
     return lambda u: low + int(u * (high - low + 1))
 
 
 def choice(values: Sequence[Any]) -> Distribution:
-    """Each value as often as any other.
-
-    Raises:
-        ConfigError: for no values.
-    """
+    """Each value as often as any other."""
     values = tuple(values)
     _require(len(values) > 0, "choice([])", "at least one value")
     return lambda u: values[int(u * len(values))]

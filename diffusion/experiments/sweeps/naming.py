@@ -24,15 +24,9 @@ def varying(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
 
 
 def labels(fields: Sequence[str]) -> dict[str, str]:
-    """What each field is called in names: its shortest end that no other field has.
+    """The label of each dotted field in names, {field: label}: its shortest end that no other field has.
 
-    "name" at the end says nothing: "objective.weighting.name" is "weighting".
-
-    Args:
-        fields: dotted, distinct.
-
-    Returns:
-        {field: label}, the labels distinct.
+    A "name" at the end is left out: "objective.weighting.name" is "weighting".
     """
 
     def ends_of(field: str) -> list[str]:
@@ -50,26 +44,19 @@ def label(run: Overrides, called: Mapping[str, str]) -> str:
 
 
 def names(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
-    """A name for each run, of letters, digits and ._=,+- alone.
+    """A name for each of some distinct runs, of letters, digits and ._=,+- alone; distinct also without capitals.
 
-    Two runs of the same label, or of labels that a file system without capitals takes for the same, and one whose
-    label is too long, get a hash of what they set at the end.
-
-    Args:
-        runs: overrides, distinct.
-        titles: as in `varying`.
-
-    Returns:
-        [len(runs)] distinct names, also when capitals do not count.
+    Two runs of the same label, also but for capitals, and one whose label is too long, get a hash of what they set at
+    the end.
     """
     called = labels(varying(runs, titles))
     first = [label(run, called) for run in runs]
     count = collections.Counter(name.casefold() for name in first)
     unclear = lambda name: count[name.casefold()] > 1 or len(name) > LONGEST
-    made = [f"{name[:LONGEST]}-{identity(run)[:8]}" if unclear(name) else name for name, run in zip(first, runs)]
-    if len({name.casefold() for name in made}) < len(made):
+    unique = [f"{name[:LONGEST]}-{identity(run)[:8]}" if unclear(name) else name for name, run in zip(first, runs)]
+    if len({name.casefold() for name in unique}) < len(unique):
         raise SweepError("two runs have the same name; vary another field with them")
-    return made
+    return unique
 
 
 def texts(run: Overrides, fields: Iterable[str]) -> list[str]:

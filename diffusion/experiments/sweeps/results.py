@@ -62,11 +62,7 @@ class Group(NamedTuple):
 
 
 def collect(directory: str | pathlib.Path) -> Results:
-    """Reads what a sweep's folder holds now; works while the sweep runs, and changes nothing.
-
-    Raises:
-        WorkdirError: if the folder holds no sweep.
-    """
+    """Reads what a sweep's folder holds now; works while the sweep runs, and changes nothing."""
     directory = pathlib.Path(directory)
     record = sweep_folder.read(directory)
     runs = [_run(directory, plan) for plan in record.runs]
@@ -107,17 +103,17 @@ def _kind(words: list[str]) -> str:
 
 def over_seeds(results: Results) -> list[Group]:
     """A group of the runs that differ in their seeds alone for each combination of `results.fields`, in their order."""
-    groups: dict[str, list[Run]] = {}
+    settings: dict[str, list[Run]] = {}
     for run in results.runs:
-        rest = {field: run.overrides.get(field) for field in results.fields}
-        groups.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
-    made = []
-    called = naming.labels(results.fields)
-    for runs in groups.values():
+        setting = {field: run.overrides.get(field) for field in results.fields}
+        settings.setdefault(json.dumps(setting, sort_keys=True), []).append(run)
+    groups = []
+    labels = naming.labels(results.fields)
+    for runs in settings.values():
         overrides = {field: value for field, value in runs[0].overrides.items() if field not in results.seeds}
         names = dict.fromkeys(name for run in runs for name in run.figures)
         done = [run for run in runs if run.status == DONE]
         values = {name: [run.figures[name].value for run in done if name in run.figures] for name in names}
         means = {name: figures.mean(each) for name, each in values.items() if each}
-        made.append(Group(naming.label(overrides, called), overrides, runs, means))
-    return made
+        groups.append(Group(naming.label(overrides, labels), overrides, runs, means))
+    return groups

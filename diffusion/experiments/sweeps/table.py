@@ -29,11 +29,7 @@ class Table(NamedTuple):
 
 
 def table(results: Results, figures: Sequence[str] = ()) -> Table:
-    """The figures of a sweep, averaged over its seeds; ("all",) for all that there are, none for the usual ones.
-
-    Raises:
-        ConfigError: for a figure that no run has.
-    """
+    """The figures of a sweep, averaged over its seeds: those of the names, ("all",) for all, () for the usual ones."""
     groups = over_seeds(results)
     known = list(dict.fromkeys(name for group in groups for name in group.figures))
     columns = naming.labels(results.fields)
