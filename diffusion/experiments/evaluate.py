@@ -257,9 +257,7 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     if flags.FLAGS.verify:
         differences = records.verify(pathlib.Path(flags.FLAGS.verify))
-        lines = [f"differs: {line}" for line in differences] or [
-            f"{flags.FLAGS.verify}: every figure agrees"
-        ]
+        lines = [f"differs: {line}" for line in differences] or [f"{flags.FLAGS.verify}: every figure agrees"]
         print("\n".join(lines))
         sys.exit(bool(differences))
     if flags.FLAGS.workdir:

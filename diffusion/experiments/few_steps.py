@@ -78,12 +78,12 @@ def runs_of(pattern: str) -> list[str]:
 
 
 def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number: int, inception: str) -> list[Row]:
-    """The rows of a run, for those of the requested sampling steps that it can take.
+    """The rows of a run, called `name`, for those of the requested sampling steps that it can take.
 
     Args:
         folder: of the run.
         name: of the run in the table.
-        steps: of sampling.
+        steps: of the sampler, one row for each.
         number: of samples.
         inception: file of FID's Inception-v3, or "".
     """

@@ -20,9 +20,7 @@ from diffusion.experiments.planning.machines import MACHINES
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.flag()
-    flags.DEFINE_integer(
-        "devices", None, "how many devices the run is to have, e.g. 64; by default those found here"
-    )
+    flags.DEFINE_integer("devices", None, "how many devices the run is to have, e.g. 64; by default those found here")
     flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "the kind of device, by its data sheet")
     flags.DEFINE_string("out", "", "a file for the plan as JSON, e.g. plan.json")
     flags.DEFINE_bool("compile", False, "compile the step for a TPU (v5p, v6e) and show what XLA says of it")

@@ -53,29 +53,18 @@ OTHERS = (pathlib.Path(__file__).parent, *(sysconfig.get_path(name) for name in 
 
 
 class Repeated(NamedTuple):
-    """What a step did when it was repeated.
+    """What a step did when it was repeated: as a whole, of each example `[B]`, and of each leaf by its name."""
 
-    Attributes:
-        step: its number, from 0.
-        metrics: of the whole step, as in metrics.jsonl.
-        index, t, losses: of each example `[B]`.
-        labels: likewise, or None.
-        before: for each leaf of the state before the step, how many of its numbers are not finite.
-        gradient: likewise of the gradient of the loss.
-        largest: the greatest magnitude in each leaf of the gradient.
-        origins: the first operations whose result is infinite or no number, where the step is not finite.
-    """
-
-    step: int
-    metrics: dict[str, Any]
+    step: int  # from 0
+    metrics: dict[str, Any]  # as in metrics.jsonl
     index: np.ndarray
     t: np.ndarray
     losses: np.ndarray
     labels: np.ndarray | None
-    before: dict[str, int]
-    gradient: dict[str, int]
-    largest: dict[str, float]
-    origins: list[str]
+    before: dict[str, int]  # how many numbers of the state before the step are not finite
+    gradient: dict[str, int]  # likewise of the gradient of the loss
+    largest: dict[str, float]  # the greatest magnitude in the gradient
+    origins: list[str]  # the first operations whose result is infinite or no number, where the step is not finite
 
     @property
     def finite(self) -> bool:
@@ -84,16 +73,10 @@ class Repeated(NamedTuple):
 
 
 def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = None) -> Repeated:
-    """Repeats a step of a run: as a whole, and its single examples and leaves.
-
-    Args:
-        config: the run's config.
-        workdir: the run folder.
-        step: a checkpoint of the run; None for the step that failed.
+    """Repeats the step of a run after a checkpoint, or the one that failed.
 
     Raises:
         CheckpointError: if there is no such state, or it is damaged.
-        ConfigError: for a mistake in the config.
     """
     folder = failure.folder(workdir) if step is None else pathlib.Path(workdir)
     latest = checkpoints.latest(folder) if step is None else step

@@ -29,33 +29,19 @@ USUAL = 50_000  # samples of published figures
 
 
 class Request(NamedTuple):
-    """What to measure: all that a command line says, and all that `--verify` needs to repeat it.
+    """What to measure: all that a command line says, and all that `--verify` needs to repeat it."""
 
-    Attributes:
-        samples: images, as `image_sets.open_set` reads them.
-        reference: images or statistics, as `references.open_reference` reads them.
-        protocol: a name of `protocols.PROTOCOLS`; "" for features other than Inception's.
-        inception: file of the network; "" likewise.
-        inception_sha256: digest that the network must have; "" for that of the published figures.
-        features: a name of FEATURES.
-        metrics: names of METRICS.
-        data_dir: folder of prepared datasets.
-        seed: of subsets.
-        autoencoder: whose reconstructions of the reference are measured, in place of samples.
-        size: side of the squares that a dataset's images of any size are made; 0 for images of one size.
-    """
-
-    samples: str = ""
-    reference: str = ""
-    protocol: str = ""
-    inception: str = ""
-    inception_sha256: str = ""
-    features: str = "inception"
-    metrics: tuple[str, ...] = DEFAULT
-    data_dir: str = ""
-    seed: int = 0
-    autoencoder: str = ""
-    size: int = 0
+    samples: str = ""  # images, as `image_sets.open_set` reads them
+    reference: str = ""  # images or statistics, as `references.open_reference` reads them
+    protocol: str = ""  # a name of `protocols.PROTOCOLS`; "" for features other than Inception's
+    inception: str = ""  # file of the network; "" likewise
+    inception_sha256: str = ""  # digest that the network must have; "" for that of the published figures
+    features: str = "inception"  # a name of FEATURES
+    metrics: tuple[str, ...] = DEFAULT  # names of METRICS
+    data_dir: str = ""  # folder of prepared datasets
+    seed: int = 0  # of subsets
+    autoencoder: str = ""  # whose reconstructions of the reference are measured, in place of samples
+    size: int = 0  # side of the squares that images of any size become; 0 for images of one size
 
 
 def measure(

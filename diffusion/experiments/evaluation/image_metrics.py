@@ -22,21 +22,13 @@ from diffusion.metrics.references import Gathered, Space
 
 
 class FeatureSets(NamedTuple):
-    """The features of samples and of their reference.
-
-    Attributes:
-        samples: of the samples.
-        reference: of the reference: its moments, those of a file before those of images, and rows where it has images.
-        space: the features.
-        seed: of subsets.
-        score_splits: of the Inception Score, see `protocols.Protocol`.
-    """
+    """The features of samples and of their reference."""
 
     samples: Gathered
-    reference: Gathered
+    reference: Gathered  # its moments, those of a file before those of images, and rows where it has images
     space: Space
-    seed: int
-    score_splits: str
+    seed: int  # of subsets
+    score_splits: str  # of the Inception Score, see `protocols.Protocol`
 
 
 SUBSET = 1000  # rows of a subset of KID

@@ -23,13 +23,7 @@ IN_FULL = "Every number in full: [report.json](report.json)."
 
 
 def write(folder: pathlib.Path, content: Mapping, markdown: str) -> None:
-    """Writes report.json and report.md, each whole or not at all.
-
-    Args:
-        folder: where they belong.
-        content: JSON-able, from `plain`.
-        markdown: the same for people.
-    """
+    """Writes report.json, of content from `plain`, and report.md, the same for people; each whole or not at all."""
     write_text(folder / "report.json", json.dumps(content, indent=2) + "\n")
     write_text(folder / "report.md", markdown)
 

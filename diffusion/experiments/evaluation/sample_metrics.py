@@ -19,15 +19,10 @@ NEIGHBOURS = 2000  # images whose nearest training image is sought, at most: dra
 
 
 class Effort(NamedTuple):
-    """How much work an evaluation spends.
+    """How much work an evaluation spends."""
 
-    Attributes:
-        draws: bootstrap resamples of an interval; 0 for no intervals.
-        subsets: random subsets of real training images whose mean distance is the floor.
-    """
-
-    draws: int
-    subsets: int
+    draws: int  # bootstrap resamples of an interval; 0 for no intervals
+    subsets: int  # random subsets of real training images whose mean distance is the floor
 
 
 FULL = Effort(500, 20)
@@ -36,13 +31,7 @@ AFFORDABLE = ((256, FULL), (1024, Effort(20, 4)), (np.inf, Effort(0, 2)))  # by 
 
 
 def evaluate_samples(images: np.ndarray, labels: np.ndarray, config: Mapping, split: str = "validation") -> dict:
-    """The few metrics of some samples that a training loop logs, without intervals.
-
-    Args:
-        images: uint8 `[N, H, W, C]`, samples.
-        labels: int `[N]`, the classes that were requested; zeros if the model has none.
-        config: the run's config; its dataset's training split and `split` are the real images.
-        split: that the samples are compared with; by default the one that choices may be made on.
+    """The few metrics of samples that a training loop logs, without intervals; arguments are those of `measure`.
 
     Returns:
         {"asked_class": share in [0, 1], "fd_FEATURE": distance, "fd_FEATURE_over_floor": ratio,
@@ -66,7 +55,7 @@ def measure(
 
     Args:
         images: uint8 `[N, H, W, C]`, samples.
-        labels: int `[N]`, the classes that were requested.
+        labels: int `[N]`, the classes that were requested; zeros if the model has none.
         config: the run's config.
         split: of the dataset, that the samples are compared with.
         effort: how many resamples and subsets.

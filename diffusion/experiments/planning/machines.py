@@ -7,31 +7,18 @@ from typing import NamedTuple
 
 
 class Machine(NamedTuple):
-    """One kind of device, as its data sheet describes it; rates are peaks that no program reaches.
+    """One kind of device by its data sheet; rates are a second and one way, peaks that no program reaches."""
 
-    Attributes:
-        platform: as JAX calls it, "gpu" or "tpu".
-        kind: pattern of `jax.Device.device_kind`, which no other machine's devices match.
-        flops: dense bfloat16 operations a second, summed in float32, without sparsity.
-        memory: bytes of its memory.
-        bandwidth: of that memory, bytes a second.
-        link: bytes a second that a device sends to its neighbours, one way, over all of its links.
-        neighbours: devices that these links join: 8 of a GPU node; 0 on a TPU, whose torus joins all of a slice.
-        network: bytes a second that a device sends beyond its neighbours, one way; 0 on a TPU.
-        torus: dimensions of the torus; 0 where there is none.
-        topology: what libtpu calls the kind; "" where there is none.
-    """
-
-    platform: str
-    kind: str
-    flops: float
-    memory: float
-    bandwidth: float
-    link: float
-    neighbours: int = 0
-    network: float = 0.0
-    torus: int = 0
-    topology: str = ""
+    platform: str  # as JAX calls it, "gpu" or "tpu"
+    kind: str  # pattern of `jax.Device.device_kind`, which no other machine's devices match
+    flops: float  # dense bfloat16 operations, summed in float32, without sparsity
+    memory: float  # bytes
+    bandwidth: float  # of that memory, bytes
+    link: float  # bytes that a device sends to its neighbours, over all of its links
+    neighbours: int = 0  # devices that these links join: 8 of a GPU node; 0 on a TPU, whose torus joins all of a slice
+    network: float = 0.0  # bytes that a device sends beyond its neighbours; 0 on a TPU
+    torus: int = 0  # dimensions; 0 where there is none
+    topology: str = ""  # what libtpu calls the kind; "" on a GPU
 
 
 MACHINES = {

@@ -35,9 +35,6 @@ def each(field: str, values: Iterable[Any]) -> list[Overrides]:
         field: dotted, as in --config.train.steps.
         values: in the order of the runs; what a config can hold, e.g. {"name": "min_snr", "gamma": 5.0}.
 
-    Returns:
-        [{field: value}].
-
     Raises:
         SweepError: for no values, or one that comes twice.
     """
@@ -48,15 +45,10 @@ def each(field: str, values: Iterable[Any]) -> list[Overrides]:
 
 
 def product(*factors: Sequence[Overrides]) -> list[Overrides]:
-    """Every combination of one run of each factor, the last factor varying fastest.
+    """Every combination of one run of each factor, the last factor varying fastest; [{}] of no factors.
 
-    A later factor may set a part of what an earlier one set whole: "objective.weighting" after "objective".
-
-    Args:
-        *factors: lists of overrides of different fields.
-
-    Returns:
-        A list of the product of the lengths; [{}] of no factors.
+    The factors set different fields. A later one may set a part of what an earlier one set whole:
+    "objective.weighting" after "objective".
 
     Raises:
         SweepError: if a factor is empty, or two of them set the same field.
@@ -71,13 +63,7 @@ def product(*factors: Sequence[Overrides]) -> list[Overrides]:
 
 
 def zip(*columns: Sequence[Overrides]) -> list[Overrides]:  # the name of what it does, as in the language
-    """Run i of each list together: fields that vary together.
-
-    Args:
-        *columns: lists of the same length, of overrides of different fields.
-
-    Returns:
-        A list of that length.
+    """Run i of each list together: fields that vary together. The lists have one length, and set different fields.
 
     Raises:
         SweepError: if there is no list, the lengths differ, or two lists set the same field.
@@ -92,13 +78,7 @@ def zip(*columns: Sequence[Overrides]) -> list[Overrides]:  # the name of what i
 
 
 def chain(*parts: Sequence[Overrides]) -> list[Overrides]:
-    """The runs of one list after those of another.
-
-    Args:
-        *parts: lists of overrides; empty ones add nothing.
-
-    Returns:
-        A list of the sum of the lengths.
+    """The runs of one list after those of another; an empty list adds nothing.
 
     Raises:
         SweepError: if a run comes twice.
@@ -107,17 +87,14 @@ def chain(*parts: Sequence[Overrides]) -> list[Overrides]:
 
 
 def sample(n: int, seed: int, space: Mapping[str, Distribution]) -> list[Overrides]:
-    """Runs drawn at random: each field from its distribution, independent of the others.
+    """n runs drawn at random: each field from its distribution, independent of the others, the same on every machine.
 
     The values of a field depend on the seed and its name alone, so that one more field, or more runs, change none.
 
     Args:
-        n: how many.
-        seed: another one makes other runs; at least 0.
+        n: the number of runs.
+        seed: at least 0.
         space: {field: distribution}, from `diffusion.experiments.sweeps.distributions`.
-
-    Returns:
-        A list of n runs, the same on every machine.
 
     Raises:
         SweepError: if n < 1, there is no field, or a run comes twice.

@@ -13,15 +13,10 @@ MEMORY = 0.9  # of a GPU that several jobs share, divided by their number; alone
 
 
 class Slot(NamedTuple):
-    """What one job gets.
+    """What one job gets."""
 
-    Attributes:
-        variables: of its environment, besides the sweep's own.
-        cores: that it may use; all that the sweep may use where empty.
-    """
-
-    variables: dict[str, str]
-    cores: frozenset[int]
+    variables: dict[str, str]  # of its environment, besides the sweep's own
+    cores: frozenset[int]  # that it may use; empty for all
 
 
 def slots(jobs: int, gpus: Sequence[str], cores: Sequence[int]) -> list[Slot]:

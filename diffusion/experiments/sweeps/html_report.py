@@ -72,7 +72,7 @@ def content(results: Results) -> dict[str, Any]:
                 "name": group.name,
                 "values": naming.texts(group.overrides, results.fields),
                 "runs": [number[run.name] for run in group.runs],
-                "figures": {name: list(figure) for name, figure in group.figures.items()},
+                "figures": group.figures,
             }
             for group in groups
         ],
@@ -98,24 +98,17 @@ def _with_total(run: Run) -> Run:
 
 
 def _run(run: Run, group: int, results: Results) -> dict[str, Any]:
-    shorter = lambda value: float(f"{value:.5g}")
-    return {
-        "name": run.name,
+    curve = lambda points: [[step for step, _ in points], [float(f"{value:.5g}") for _, value in points]]
+    content = run._asdict()
+    overrides = content.pop("overrides")
+    return content | {
         "group": group,
-        "values": naming.texts(run.overrides, results.fields),
-        "seeds": naming.texts(run.overrides, results.seeds),
-        "sample_seed": run.overrides.get("sample.seed"),
-        "status": run.status,
-        "reason": run.reason,
-        "attempts": run.attempts,
+        "values": naming.texts(overrides, results.fields),
+        "seeds": naming.texts(overrides, results.seeds),
+        "sample_seed": overrides.get("sample.seed"),
         "seconds": round(run.seconds, 1),
         "workdir": str(run.workdir),
-        "command": run.command,
-        "figures": {name: list(figure) for name, figure in run.figures.items()},
-        "curves": {
-            name: [[step for step, _ in points], [shorter(value) for _, value in points]]
-            for name, points in run.curves.items()
-        },
+        "curves": {name: curve(points) for name, points in run.curves.items()},
         "images": {kind: str(path) for kind, path in run.images.items()},
     }
 
@@ -139,11 +132,7 @@ def _embed(value: Any) -> str:
 
 
 def write(results: Results, before: str = "") -> str:
-    """Writes DIR/report.html and then DIR/news.js, each whole or not at all, where they differ from version `before`.
-
-    Returns:
-        The version that is there now.
-    """
+    """Writes DIR/report.html and then DIR/news.js where they differ from version `before`; returns the new version."""
     data = content(results)
     paths = list(dict.fromkeys(path for run in data["runs"] for path in run["images"].values()))
     pictures = embedded([pathlib.Path(path) for path in paths])
