@@ -13,7 +13,7 @@ NONE: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | None:
-    """The name that is most like a misspelt one.
+    """The name that is most like a misspelt one; of the nearest, one of the same letters: "ddim" for "ddmi".
 
     Args:
         name: the misspelt name.
@@ -23,8 +23,9 @@ def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | Non
     Returns:
         One of `names`, or None where none is near.
     """
-    close = difflib.get_close_matches(str(name)[:100], list(names), n=1, cutoff=alike)
-    return close[0] if close else None
+    misspelt = str(name)[:100]
+    close = difflib.get_close_matches(misspelt, list(names), n=3, cutoff=alike)
+    return max(close, key=lambda each: sorted(each) == sorted(misspelt), default=None)
 
 
 def declare(module: str, origins: Mapping[str, tuple[str, ...]] = NONE) -> None:

@@ -87,6 +87,8 @@ def test_a_misspelt_name_gives_the_nearest_one():
         _ = diffusion.xyz
 
 
-@pytest.mark.parametrize("name, nearest", [("eulr", "euler"), ("hen", "heun"), ("zzz", None), (3, None)])
+@pytest.mark.parametrize(
+    "name, nearest", [("eulr", "euler"), ("hen", "heun"), ("ddmi", "ddim"), ("ddmp", "ddpm"), ("zzz", None), (3, None)]
+)
 def test_the_nearest_name(name, nearest):
-    assert public.nearest(name, ["euler", "heun", "ddim"]) == nearest
+    assert public.nearest(name, ["euler", "heun", "ddpm", "ddim"]) == nearest
