@@ -80,10 +80,10 @@ def networks(path: pathlib.Path, architecture: str = "") -> Iterator[tuple[str, 
         return
     several = [] if path.is_dir() or architecture else _under_prefixes(path)
     if not several:
-        found = folders.find(path, architecture)
-        yield "", found.module, folders.read(found)
-    for found in several:
-        yield found.family.name, found.module, folders.read(found)
+        only = folders.find(path, architecture)
+        yield "", only.module, folders.read(only)
+    for each in several:
+        yield each.family.name, each.module, folders.read(each)
 
 
 def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
@@ -98,7 +98,7 @@ def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
             try:
                 several.append(folders.recognise(tensors, family.name, prefix))
             except interchange.Mismatch:
-                continue  # another architecture may have this prefix; what none takes is told below
+                continue  # another architecture may have this prefix; the error below names what none takes
             left -= {name for name in left if name.startswith(prefix)}
     if several and left:
         raise interchange.Mismatch(
@@ -107,14 +107,10 @@ def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
     return several
 
 
-def convert_lora(source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, layout: str = "") -> list[str]:
-    """Writes a LoRA file in another layout; returns the names of the networks that it changes.
+def convert_lora(source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, layout: str = "peft") -> list[str]:
+    """Writes a LoRA file in the layout "peft", or "kohya"; returns the names of the networks that it changes.
 
-    Args:
-        source: of the LoRA file.
-        base: folder of the pipeline, of which the configs alone are read.
-        out: of the file to write; must not exist.
-        layout: "peft" or "kohya"; "" is "peft".
+    Of `base`, the folder of the pipeline, the configs alone are read.
 
     Raises:
         FileExistsError: if `out` exists.
@@ -124,7 +120,7 @@ def convert_lora(source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, la
         raise FileExistsError(f"{out} exists already; choose another name, or remove it first.")
     modules = {part: module for part, (_, module) in assemble.modules_of(base).items()}
     loras = lora_files.load(source, modules)
-    lora_files.save(out, loras, modules, layout or "peft")
+    lora_files.save(out, loras, modules, layout)
     return list(loras)
 
 
@@ -134,21 +130,21 @@ def _is_lora(source: pathlib.Path) -> bool:
 
 def main(argv: list[str]) -> None:
     """Reads, and writes one folder a network; each file appears whole or not at all."""
-    given = flags.FLAGS
-    source = pathlib.Path(given.source)
-    out = pathlib.Path(given.out)
-    if given.base and _is_lora(source):
-        changed = convert_lora(source, pathlib.Path(given.base), out, given.layout)
+    values = flags.FLAGS
+    source = pathlib.Path(values.source)
+    out = pathlib.Path(values.out)
+    if values.base and _is_lora(source):
+        changed = convert_lora(source, pathlib.Path(values.base), out, values.layout or "peft")
         print(f"LoRA of {', '.join(changed)}: {out}")
         return
-    if given.base:
-        base = pathlib.Path(given.base)
-        parts = assemble.pipeline(source, networks(source, given.architecture), base, out, given.dtype)
+    if values.base:
+        base = pathlib.Path(values.base)
+        parts = assemble.pipeline(source, networks(source, values.architecture), base, out, values.dtype)
         print(f"{out}: {', '.join(parts)} of {source}, the rest of {base}")
         return
-    for name, module, params in networks(source, given.architecture):
+    for name, module, params in networks(source, values.architecture):
         folder = out / name if name else out
-        interchange.save(folder, module, params, layout=given.layout, dtype=given.dtype)
+        interchange.save(folder, module, params, layout=values.layout, dtype=values.dtype)
         count = sum(leaf.size for leaf in folders.leaves_of(params).values())
         print(f"{type(module).__name__}, {count:,} parameters: {folder}")
 

@@ -38,51 +38,9 @@ import contextlib
 import shlex
 
 from diffusion.data import latent_cache, latent_writer, sources
-from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config import data as datasets
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.training.runtime import progress
-
-
-def description_of(
-    autoencoder: autoencoder_folders.Autoencoder,
-    spec: sources.DataSpec,
-    mean: bool = False,
-    flip: bool = False,
-    dtype: str = "float32",
-) -> latent_cache.Description:
-    """What the cache of a dataset by an autoencoder holds.
-
-    Args:
-        autoencoder: the autoencoder.
-        spec: of the pictures.
-        mean: whether only means are kept.
-        flip: whether there are mirrored views.
-        dtype: of the numbers on disk.
-
-    Raises:
-        ConfigError: if it does not take such pictures.
-    """
-    kind, shape = autoencoder_folders.latent(autoencoder, spec.shape)
-    module = autoencoder.module
-    number = lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
-    dataset = {
-        "name": spec.name,
-        "version": spec.version,
-        "split": spec.split,
-        "size": spec.size,
-        "num_classes": spec.num_classes,
-        "shape": list(spec.shape),
-    }
-    return latent_cache.Description(
-        dataset,
-        autoencoder.record,
-        tuple(shape),
-        "mean" if mean else kind,
-        latent_cache.VIEWS if flip else ("plain",),
-        dtype,
-        number(module.scale),
-        number(getattr(module, "shift", 0.0)),
-    )
 
 
 def run(
@@ -98,18 +56,10 @@ def run(
     shard_records: int = 0,
     size: int = 0,
 ) -> latent_cache.Description:
-    """Writes a cache, or goes on with it.
+    """Writes a cache, or goes on with it; the flags of the command say what each argument is.
 
     Args:
-        autoencoder: that encodes.
-        data: NAME@SPLIT.
-        out: folder of the cache.
-        data_dir: folder of prepared datasets.
-        mean, flip, dtype: as in `description_of`.
-        batch_size: pictures encoded at once.
-        threads: that read pictures.
         shard_records: records of a file; 0 for files of about 256 MiB.
-        size: side of the squares that pictures of several sizes are made; 0 for pictures of one size.
 
     Returns:
         What the cache holds.
@@ -118,14 +68,27 @@ def run(
         ConfigError: if the dataset is not there or does not fit.
         CacheError: if the folder holds other latents.
     """
-    name, at, split = data.rpartition("@")
-    if not at:
-        raise ConfigError(f"--data={data} is no dataset with its split. Valid: NAME@SPLIT, e.g. cifar10@train.")
-    try:
+    with datasets.named(data) as (name, split):
         source, spec = sources.open_source(name, split, data_dir, size)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"--data={data}: {error}") from error
-    description = description_of(autoencoder, spec, mean, flip, dtype)
+    kind, shape = autoencoder_folders.latent(autoencoder, spec.shape)
+    number = lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
+    description = latent_cache.Description(
+        dataset={
+            "name": spec.name,
+            "version": spec.version,
+            "split": spec.split,
+            "size": spec.size,
+            "num_classes": spec.num_classes,
+            "shape": list(spec.shape),
+        },
+        autoencoder=autoencoder.record,
+        shape=tuple(shape),
+        kind="mean" if mean else kind,
+        views=latent_cache.VIEWS if flip else ("plain",),
+        dtype=dtype,
+        scale=number(autoencoder.module.scale),
+        shift=number(getattr(autoencoder.module, "shift", 0.0)),
+    )
     encode = autoencoder_folders.encoder(autoencoder)
     parts = (lambda images: encode(images)[:, :1]) if mean else encode
     with contextlib.ExitStack() as stack:
@@ -151,24 +114,23 @@ def run(
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    given = flags.FLAGS
-    autoencoder = autoencoder_folders.load(given.autoencoder)
-    found = run(
-        autoencoder,
-        given.data,
-        given.out,
-        given.data_dir or "",
-        given.mean,
-        given.flip,
-        given.dtype,
-        given.batch_size,
-        given.threads,
-        size=given.size,
+    values = flags.FLAGS
+    cache = run(
+        autoencoder_folders.load(values.autoencoder),
+        values.data,
+        values.out,
+        values.data_dir or "",
+        values.mean,
+        values.flip,
+        values.dtype,
+        values.batch_size,
+        values.threads,
+        size=values.size,
     )
     print(
-        f"{given.out}: {found.kind} {found.shape} of {found.dataset['size']:,} pictures of {given.data}, "
-        f"{'x'.join(map(str, found.views))}, scale {found.scale}, shift {found.shift}. Train on them by "
-        + shlex.quote(f"--config.data.latents.dir={given.out}")
+        f"{values.out}: {cache.kind} {cache.shape} of {cache.dataset['size']:,} pictures of {values.data}, "
+        f"{'x'.join(map(str, cache.views))}, scale {cache.scale}, shift {cache.shift}. Train on them by "
+        + shlex.quote(f"--config.data.latents.dir={values.out}")
     )
 
 

@@ -1,4 +1,4 @@
-"""What networks are told of a dataset's captions: a vocabulary of their words, and what a text encoder makes of each.
+"""What networks receive of a dataset's captions: a vocabulary of their words, and a text encoder's output for each.
 
     diffusion encode_text --data=shapes@train --vocabulary=1024 --length=24 --out=runs/text/tokenizer
     diffusion encode_text --data=shapes@train --tokenizer=runs/text/tokenizer \\
@@ -6,7 +6,7 @@
 
 The first learns byte pairs from the captions, and writes them as CLIP's are published. The second runs a text encoder
 (a folder of CLIP's text tower or T5's encoder) once for each distinct caption; training (config.data.text.dir) then
-reads what it said, and needs no text encoder.
+reads its output, and needs no text encoder.
 """
 
 from absl import flags
@@ -30,6 +30,7 @@ import shlex
 from diffusion import text
 from diffusion.data import captions, sources
 from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config import data as datasets
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.io import files
 from diffusion.models import interchange
@@ -37,30 +38,21 @@ from diffusion.text import byte_pairs
 
 
 def vocabulary(data: str, out: str | pathlib.Path, size: int, length: int, data_dir: str = "") -> int:
-    """Learns a vocabulary from the captions of a split, and writes it.
-
-    Args:
-        data: NAME@SPLIT.
-        out: folder of the vocabulary.
-        size: the most ids.
-        length: of a text in ids.
-        data_dir: folder of prepared datasets.
-
-    Returns:
-        The number of ids.
+    """Learns a vocabulary of at most `size` ids from the captions of a split, and writes it; returns how many it has.
 
     Raises:
         ConfigError: if the dataset is not there or has empty captions, a number is out of range, or a caption too
             long.
     """
-    found = _texts(data, data_dir)
+    with datasets.named(data) as (name, split):
+        texts = captions.texts_of(name, split, data_dir)
     with files.whole_folder(out) as place:
         try:
-            learned = byte_pairs.learn(found, size)
+            learned = byte_pairs.learn(texts, size)
             byte_pairs.write(place, learned, length)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        _check_lengths(found, text.Tokenizer.open(place), data)
+        _check_lengths(texts, text.Tokenizer.open(place), data)
     return len(learned.ids)
 
 
@@ -71,35 +63,25 @@ def run(
     out: str | pathlib.Path,
     data_dir: str = "",
 ) -> captions.Table:
-    """Writes what a text encoder says of the captions of a split.
-
-    Args:
-        text_encoder: folder of the network.
-        tokenizer: folder of its vocabulary.
-        data: NAME@SPLIT.
-        out: folder of the captions.
-        data_dir: folder of prepared datasets.
-
-    Returns:
-        What was written.
+    """Writes, and returns, the outputs of a text encoder for the captions of a split.
 
     Raises:
         ConfigError: if the dataset is not there or has empty captions, or a text is longer than the vocabulary takes.
     """
-    found = _texts(data, data_dir)
+    with datasets.named(data) as (name, split):
+        texts = captions.texts_of(name, split, data_dir)
     module, params = interchange.load(text_encoder)
     vocabulary = text.Tokenizer.open(tokenizer)
-    _check_lengths(found, vocabulary, data)
+    _check_lengths(texts, vocabulary, data)
     encoder = text.Encoder.of(vocabulary, module, params, **captions.READING)
-    table = captions.table(found, lambda few: text.pixart(few, encoder))
-    name, _, split = data.rpartition("@")
+    table = captions.table(texts, lambda few: text.pixart(few, encoder))
     spec = sources.describe(name, split, data_dir)
     captions.write(out, table, captions.describe(spec, captions.encoder_fingerprint(params)))
     return table
 
 
-def _check_lengths(found: list[str], vocabulary: text.Tokenizer, data: str) -> None:
-    if cut := [(caption, rest) for caption, rest in zip(found, vocabulary(found).cut) if rest]:
+def _check_lengths(texts: list[str], vocabulary: text.Tokenizer, data: str) -> None:
+    if cut := [(caption, rest) for caption, rest in zip(texts, vocabulary(texts).cut) if rest]:
         longest = max(len(vocabulary.ids(caption)) for caption, _ in cut) + vocabulary.length - vocabulary.room
         raise ConfigError(
             f"{len(cut)} captions of {data} are longer than the {vocabulary.length} ids that the "
@@ -108,33 +90,23 @@ def _check_lengths(found: list[str], vocabulary: text.Tokenizer, data: str) -> N
         )
 
 
-def _texts(data: str, data_dir: str) -> list[str]:
-    name, at, split = data.rpartition("@")
-    if not at:
-        raise ConfigError(f"--data={data} is no dataset with its split. Valid: NAME@SPLIT, e.g. shapes@train.")
-    try:
-        return captions.texts_of(name, split, data_dir)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"--data={data}: {error}") from error
-
-
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    given = flags.FLAGS
-    if bool(given.vocabulary) == bool(given.text_encoder):
+    values = flags.FLAGS
+    if bool(values.vocabulary) == bool(values.text_encoder):
         raise ConfigError("name one of --vocabulary (how many ids to learn) and --text_encoder (to run).")
-    if given.vocabulary:
-        number = vocabulary(given.data, given.out, given.vocabulary, given.length, given.data_dir or "")
-        print(f"{given.out}: a vocabulary of {number} ids, for texts of {given.length}")
+    if values.vocabulary:
+        number = vocabulary(values.data, values.out, values.vocabulary, values.length, values.data_dir or "")
+        print(f"{values.out}: a vocabulary of {number} ids, for texts of {values.length}")
         return
-    if not given.tokenizer:
+    if not values.tokenizer:
         raise ConfigError("--tokenizer is missing: the folder of the text encoder's vocabulary.")
-    table = run(given.text_encoder, given.tokenizer, given.data, given.out, given.data_dir or "")
+    table = run(values.text_encoder, values.tokenizer, values.data, values.out, values.data_dir or "")
     rows = next(iter(table.entries.values()))
     print(
-        f"{given.out}: {len(rows) - 1:,} captions of {len(table.row):,} pictures of {given.data}, "
+        f"{values.out}: {len(rows) - 1:,} captions of {len(table.row):,} pictures of {values.data}, "
         f"{'x'.join(map(str, rows.shape[1:]))} each. Train on them by "
-        + shlex.quote(f"--config.data.text.dir={given.out}")
+        + shlex.quote(f"--config.data.text.dir={values.out}")
     )
 
 

@@ -27,7 +27,7 @@ from absl import flags
 from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    CONFIG = command_line.saved_flag(unless=("reference", "verify"))
+    command_line.saved_flag(unless=("reference", "verify"))
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
     flags.DEFINE_string(
         "samples",
@@ -219,7 +219,7 @@ def _require_pictures(config: Mapping) -> None:
 
 def evaluate_run() -> None:
     """Evaluates the samples of the run that --workdir names, adding to the report what other flags name."""
-    config = CONFIG.value
+    config = flags.FLAGS.config
     run_folder = pathlib.Path(flags.FLAGS.workdir)
     folder = pathlib.Path(flags.FLAGS.samples or run_folder)
     of_images, of_model = split_metrics(flags.FLAGS.metrics or ())

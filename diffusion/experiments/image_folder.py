@@ -26,16 +26,16 @@ from diffusion.experiments.config import ConfigError
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    given = flags.FLAGS
+    values = flags.FLAGS
     try:
-        made = image_folder.prepare(given.folder, given.name, given.data_dir, given.side)
+        made = image_folder.prepare(values.folder, values.name, values.data_dir, values.side)
     except (FileNotFoundError, FileExistsError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    spec = sources.describe(given.name, "train", given.data_dir)
+    spec = sources.describe(values.name, "train", values.data_dir)
     height, width, _ = spec.shape
     print(
         f"{made}: {spec.size:,} pictures of {height} x {width} with captions. Read them by "
-        + shlex.join([f"--config.data.name={given.name}", f"--config.data.dir={given.data_dir}"])
+        + shlex.join([f"--config.data.name={values.name}", f"--config.data.dir={values.data_dir}"])
     )
 
 

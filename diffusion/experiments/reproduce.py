@@ -16,7 +16,7 @@ from absl import flags
 from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    CONFIG = command_line.saved_flag()
+    command_line.saved_flag()
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
     flags.DEFINE_integer("step", None, "repeat the step after this checkpoint of the run, not the one that failed")
     command_line.begin()
@@ -195,9 +195,9 @@ def _some(lines: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     sharding.initialize_distributed()
-    checks.validate(CONFIG.value)
+    checks.validate(flags.FLAGS.config)
     compilation_cache.enable()
-    repeated = repeat(CONFIG.value, flags.FLAGS.workdir, flags.FLAGS.step)
+    repeated = repeat(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.step)
     if jax.process_index() == 0:
         print(report(repeated))
     sys.exit(0 if repeated.finite else 1)

@@ -20,7 +20,7 @@ from absl import flags
 from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    CONFIG = command_line.saved_flag(unless=("model", "again", "prompt"))
+    command_line.saved_flag(unless=("model", "again", "prompt"))
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
     flags.DEFINE_string("out", None, "where to write; the run folder, or pictures/, by default")
     flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
         from diffusion.experiments.sampling import from_prompt  # its flags are for a request alone
 
         return from_prompt.main(values.out, values.workdir)
-    config = CONFIG.value
+    config = values.config
     sharding.initialize_distributed()
     recipe = checks.on_its_data(checks.validate(config))
     labels = values.labels and requested_labels(values.labels, config.sample.number, recipe.num_classes)

@@ -28,18 +28,15 @@ def _define_extend() -> None:
         flags.DEFINE_list("extend", [], "code of your own, which configs can name: FILE.py, a module, plugin:NAME")
 
 
-def flag() -> flags.FlagHolder:
+def flag() -> None:
     """Defines `--config=RECIPE[:PRESET]` with `--config.a.b=value` for any value of it; the command starts by `run`.
 
     Unknown fields are accepted here and refused by `checks.validate`, which knows what each name takes: that lets
     `--config.schedule.name=cosine --config.schedule.s=0.01` add an argument, and words the error for all of them.
-
-    Returns:
-        The flag's holder; `.value` is the ConfigDict after parsing.
     """
     _define_extend()
     _checks.append(_check_recipe)
-    return config_flags.DEFINE_config_file(
+    config_flags.DEFINE_config_file(
         "config",
         None,
         "recipe and preset, or a file of your own: digits, cifar10_dit:tiny, mine.py; "
@@ -49,25 +46,13 @@ def flag() -> flags.FlagHolder:
     )
 
 
-class SavedFlag:
-    """What `saved_flag` returns; `.value` is the ConfigDict once `run` has parsed the flags."""
+def saved_flag(unless: tuple[str, ...] = ()) -> None:
+    """Defines the flag `config` from the run in `--workdir`, changed by `--config.a.b=value`.
 
-    @property
-    def value(self) -> ConfigDict:
-        return flags.FLAGS["config"].value
-
-
-def saved_flag(unless: tuple[str, ...] = ()) -> SavedFlag:
-    """Declares that a command takes its config from the run in `--workdir`, changed by `--config.a.b=value`.
-
-    The command defines the flag `workdir` itself, and starts by `run`.
-
-    Args:
-        unless: flags with which it has no config, whether a `--workdir` is named or not.
+    The command defines the flag `workdir` itself, and starts by `run`; with one of the flags `unless` it has no config.
     """
     _define_extend()
     _checks.append(lambda argv: _define_saved_flag(argv, unless))
-    return SavedFlag()
 
 
 _checks: list[Callable[[list[str]], None]] = []  # what `run` does with the arguments before they are parsed
@@ -108,7 +93,7 @@ def _with_paths(argv: list[str]) -> list[str]:
 
 
 def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
-    """Defines `--config.a.b` from the config of the run that the arguments name: only they say which fields it has."""
+    """Defines `--config.a.b` from the config of the run that the arguments name: its fields become known here."""
     workdir = _named(argv, "workdir")
     if any(_named(argv, name) is not None for name in unless):
         return
@@ -146,9 +131,9 @@ def settable(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def names(*flags_of_others: str) -> bool:
+def names(*others: str) -> bool:
     """Whether the command line has one of these flags, before any is parsed."""
-    return any(_named(sys.argv, name) is not None for name in flags_of_others)
+    return any(_named(sys.argv, name) is not None for name in others)
 
 
 def help_is_requested() -> bool:
@@ -243,7 +228,7 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
             check(argv)
         remaining = flags.FLAGS(_with_paths(argv) if _check_recipe in _checks else argv)
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.FATAL)  # Orbax and TFDS tell of every file; their errors become ours
+            logging.set_verbosity(logging.FATAL)  # Orbax and TFDS log every file; their errors become ours
             python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's too
         if len(remaining) > 1 and not takes_words:
             raise ConfigError(f"unexpected argument {remaining[1]!r}: flags are written as --name=value.")

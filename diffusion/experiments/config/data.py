@@ -1,6 +1,7 @@
 """The data of a config: the source that `config.data.source` names, at a split."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diffusion.data import sources
@@ -58,6 +59,22 @@ def of_recipe(recipe: Recipe) -> sources.Source:
     if recipe.data is not None:
         return sequences.source_of(recipe.data, recipe.num_classes)
     return source(recipe.config, recipe.config["data"]["split"])
+
+
+@contextlib.contextmanager
+def named(data: str) -> Iterator[tuple[str, str]]:
+    """The name and the split in `--data=NAME@SPLIT`; what a block that reads them lacks becomes an error of the flag.
+
+    Raises:
+        ConfigError: where there is no split, and for a `FileNotFoundError` or `ValueError` of the block.
+    """
+    name, at, split = data.rpartition("@")
+    if not at:
+        raise ConfigError(f"--data={data} is no dataset with its split. Valid: NAME@SPLIT, e.g. cifar10@train.")
+    try:
+        yield name, split
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"--data={data}: {error}") from error
 
 
 def is_tfds(config: Mapping) -> bool:

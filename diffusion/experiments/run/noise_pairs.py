@@ -3,9 +3,9 @@
     WORKDIR/pairs/teacher.json    the teacher's checkpoint, by its step and a hash of its weights
     WORKDIR/pairs/00000512.npy    float32 [n, 2, H, W, C], sample and noise of pairs 512 .. 512 + n - 1
 
-Pair i is told what example i of the data is told, a label or a caption, the examples over and over. Its noise depends
-on the run's seed and on i alone, so that a making that was interrupted goes on at the first file that is missing. The
-times of the teacher's steps are moved by `config.sample.shift`, as those of its own samples are.
+Pair i has the condition of example i of the data, a label or a caption, the examples over and over. Its noise depends
+on the run's seed and on i alone, so that an interrupted run goes on at the first file that is missing. The times of the
+teacher's steps are moved by `config.sample.shift`, as those of its own samples are.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ class Paired(NamedTuple):
 
     def batches(self, config: Mapping, start: int, positions: Sequence[int], threads: int) -> Iterator[dict[str, Any]]:
         """The batches of a run, see `Examples.batches`: "x" is the samples, "noise" what they were made of."""
-        found = pipeline.batches(
+        batches = pipeline.batches(
             self.source,
             self.spec,
             seed=config["seed"],
@@ -62,8 +62,8 @@ class Paired(NamedTuple):
             positions=positions,
             threads=threads,
         )
-        with contextlib.closing(found):
-            for batch in found:
+        with contextlib.closing(batches):
+            for batch in batches:
                 yield batch | {"x": batch["x"][:, 0], "noise": batch["x"][:, 1]}
 
 
@@ -80,21 +80,12 @@ class Pairs:
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        told = pipeline.fetch(self._source, np.asarray(rows) % len(self._source))
-        return [record | {"x": np.array(self._parts[row // FILE][row % FILE])} for record, row in zip(told, rows)]
+        records = pipeline.fetch(self._source, np.asarray(rows) % len(self._source))
+        return [record | {"x": np.array(self._parts[row // FILE][row % FILE])} for record, row in zip(records, rows)]
 
 
-def paired(recipe: Recipe, workdir: str | pathlib.Path, given: Examples, mesh: Mesh) -> Paired:
+def paired(recipe: Recipe, workdir: str | pathlib.Path, data: Examples, mesh: Mesh) -> Paired:
     """Makes the pairs of a run that are not yet there, and opens all of them. Every process of a run calls it.
-
-    Args:
-        recipe: of the run.
-        workdir: the run folder.
-        given: the data, for what the pairs are told.
-        mesh: that the pairs are made on.
-
-    Returns:
-        `Paired`.
 
     Raises:
         ConfigError: if the teacher is another than the one that made the first of them.
@@ -106,35 +97,35 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, given: Examples, mesh: M
     runs = [range(first, min(first + FILE, number)) for first in range(0, number, FILE)]
     missing = [rows for rows in runs if _read(place, rows, shape) is None]
     if missing:
-        _make(recipe, place, given, mesh, missing, number)
+        _make(recipe, place, data, mesh, missing, number)
     parts = [_read(place, rows, shape) for rows in runs]
-    spec = given.spec._replace(shape=(2, *shape), dtype="float32")
-    return Paired(Pairs(given.source, parts), spec)
+    spec = data.spec._replace(shape=(2, *shape), dtype="float32")
+    return Paired(Pairs(data.source, parts), spec)
 
 
 def _read(place: pathlib.Path, rows: range, shape: tuple[int, ...]) -> np.ndarray | None:
     """The pairs of a file, not yet read from the disk; None where it is missing or torn."""
-    found = files.array(_file(place, rows), mmap_mode="r")
-    sound = found is not None and found.shape == (len(rows), 2, *shape) and found.dtype == np.float32
-    return found if sound else None
+    pairs = files.array(_file(place, rows), mmap_mode="r")
+    sound = pairs is not None and pairs.shape == (len(rows), 2, *shape) and pairs.dtype == np.float32
+    return pairs if sound else None
 
 
 def _file(place, rows):
     return place / f"{rows[0]:08}.npy"
 
 
-def _make(recipe, place, given, mesh, missing, number) -> None:
+def _make(recipe, place, data, mesh, missing, number) -> None:
     params = _teacher(recipe.config, place, mesh)
     make = _maker(recipe, mesh)
     padded = -(-FILE // sharding.batch_shards(mesh)) * sharding.batch_shards(mesh)
     held = sharding.positions(padded, mesh)
     made = number - sum(map(len, missing))
-    with _bar(number) as advance:
+    with progress.bar("making pairs", number, "pairs", speaks=jax.process_index() == 0) as advance:
         for rows in missing:
             numbers = np.resize(np.asarray(rows, np.int32), padded)[held]  # a short last file is filled up, and cut
-            found = make(params, *sharding.to_devices((_told(recipe, given, numbers), numbers), mesh, padded))
+            pairs = make(params, *sharding.to_devices((_conditions(recipe, data, numbers), numbers), mesh, padded))
             if jax.process_index() == 0:
-                pair = np.stack([np.asarray(found[name].addressable_data(0)) for name in ("x", "noise")], axis=1)
+                pair = np.stack([np.asarray(pairs[name].addressable_data(0)) for name in ("x", "noise")], axis=1)
                 with files.whole(_file(place, rows)) as file:
                     np.save(file, pair[: len(rows)])
             made += len(rows)
@@ -143,11 +134,11 @@ def _make(recipe, place, given, mesh, missing, number) -> None:
         multihost_utils.sync_global_devices("pairs made")
 
 
-def _told(recipe, given, numbers: np.ndarray) -> Any:
-    """What those pairs are told, `[b, ...]`; None where the network is told nothing."""
+def _conditions(recipe, data, numbers: np.ndarray) -> Any:
+    """The conditions of those pairs, `[b, ...]`; None for an unconditional network."""
     if recipe.null is None:
         return None
-    return prepare(pipeline.conditions(given.source, given.spec, numbers % len(given.source)))["condition"]
+    return prepare(pipeline.conditions(data.source, data.spec, numbers % len(data.source)))["condition"]
 
 
 def _maker(recipe: Recipe, mesh: Mesh):
@@ -188,13 +179,3 @@ def _teacher(config: Mapping, place: pathlib.Path, mesh: Mesh) -> Any:
         place.mkdir(exist_ok=True)
         write_text(record, json.dumps(now) + "\n")
     return jax.device_put(params, sharding.shardings(params, mesh))
-
-
-@contextlib.contextmanager
-def _bar(number: int):
-    """A bar on process 0, nothing on the others."""
-    if jax.process_index():
-        yield lambda done: None
-        return
-    with progress.bar("making pairs", number, "pairs") as advance:
-        yield advance

@@ -135,13 +135,14 @@ PROGRAM = '''
 
 Example: python -m command --config=x.py
 """
+from absl import flags
 from diffusion.experiments.config import command_line
 from diffusion.experiments.config.values import to_json
-CONFIG = command_line.flag()
+command_line.flag()
 def main(argv):
     from diffusion.experiments.config import checks
-    checks.validate(CONFIG.value)
-    print(to_json(CONFIG.value))
+    checks.validate(flags.FLAGS.config)
+    print(to_json(flags.FLAGS.config))
 if __name__ == "__main__":
     command_line.run(main)
 '''
@@ -204,7 +205,7 @@ def test_help_shows_the_flag_and_the_example(tmp_path):
 
 
 SAVED = PROGRAM.replace("command_line.flag()", "command_line.saved_flag()").replace(
-    "def main", "from absl import flags\nflags.DEFINE_string('workdir', None, 'the run')\ndef main"
+    "def main", "flags.DEFINE_string('workdir', None, 'the run')\ndef main"
 )
 
 
