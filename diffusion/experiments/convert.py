@@ -42,12 +42,10 @@ from typing import Any
 import flax.linen as nn
 
 from diffusion.adapters import lora_files, lora_names
-from diffusion.experiments.config import resolve
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.text import assemble
+from diffusion.experiments.text import assemble, model
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders, stated
-from diffusion.training.checkpointing import checkpoints
 
 FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileExistsError, ValueError,
             *workdir.FAILURES)  # fmt: skip
@@ -74,9 +72,8 @@ def networks(path: pathlib.Path, architecture: str = "") -> Iterator[tuple[str, 
         Mismatch: for a file of which something is left over that no network has.
     """
     if (path / "checkpoints").is_dir():
-        config = workdir.read_config(path)
-        params, _ = checkpoints.load_ema(path)
-        yield "", resolve.Resolver(config).model(workdir.example_shape(config)), params["params"]
+        module, params, _ = model.trained(path)
+        yield "", module, params
         return
     several = [] if path.is_dir() or architecture else _under_prefixes(path)
     if not several:

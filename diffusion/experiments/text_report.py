@@ -58,7 +58,7 @@ SHOWN = 6  # captions in a picture of the sweep
 
 
 class Settings(NamedTuple):
-    """How much is measured, and how pictures are made; the flags of the command say what each is."""
+    """How much is measured, and how pictures are made: the flags of the command."""
 
     number: int = 400
     steps: int = 20

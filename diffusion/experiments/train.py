@@ -58,7 +58,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
 
 
 def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same call", project: str = "") -> int:
-    """Trains until config.train.steps, or until it is asked to stop.
+    """Trains until config.train.steps, or until a signal stops it.
 
     Args:
         recipe: of the run.

@@ -11,17 +11,7 @@ class ConfigError(ValueError):
 
 
 def unknown(path: str, name: Any, valid: Iterable[str], kind: str = "name") -> ConfigError:
-    """The error for a name that is none of the valid ones, with the nearest of them first.
-
-    Args:
-        path: where it stands, e.g. `config.train`.
-        name: the name that is not known.
-        valid: the names that are.
-        kind: what the name names, e.g. "field" or "sampler".
-
-    Returns:
-        A `ConfigError` to raise.
-    """
+    """The error for a name at a path of the config that is none of the valid ones, with the nearest of them first."""
     valid = sorted(valid)
     near = public.nearest(name, valid)
     hint = f" Did you mean {near!r}?" if near else ""

@@ -17,14 +17,7 @@ from diffusion.training import sharding
 def validate(config: Mapping, spec: Any = None) -> Recipe:
     """The recipe that a config describes; refuses one that cannot run, before anything is read or compiled.
 
-    Checks every field by itself, resolves every name, and checks what must fit together.
-
-    Args:
-        config: the config.
-        spec: of the dataset, once it is known: a `sources.DataSpec`.
-
-    Returns:
-        The recipe, for the dataset's shape where that is known.
+    With the `DataSpec` of the dataset, once it is known, the recipe is for its examples.
 
     Raises:
         ConfigError: naming the first field at fault, its value and what is valid.
@@ -44,11 +37,7 @@ def validate(config: Mapping, spec: Any = None) -> Recipe:
 
 
 def with_data(recipe: Recipe, spec: Any) -> Recipe:
-    """The recipe for the examples of a dataset.
-
-    Args:
-        recipe: of a config.
-        spec: of the dataset: a `sources.DataSpec`.
+    """The recipe for the examples of a dataset, by its `DataSpec`.
 
     Raises:
         ConfigError: if they do not fit.
@@ -74,9 +63,6 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
 
 def on_its_data(recipe: Recipe) -> Recipe:
     """The recipe of a config for the examples of its data; of a dataset of TFDS and a cache nothing is opened.
-
-    Args:
-        recipe: of a config.
 
     Raises:
         ConfigError: if the data are not there.

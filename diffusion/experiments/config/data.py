@@ -15,10 +15,6 @@ from diffusion.experiments.config.values import plain
 def source(config: Mapping, split: str) -> sources.Source:
     """Opens the data of a config at a split.
 
-    Args:
-        config: the run's.
-        split: e.g. config.data.split or config.evaluate.split.
-
     Raises:
         ConfigError: for a mistake in config.data.source, or data that are not there.
         DamagedRecord: if no record is sound.

@@ -22,15 +22,7 @@ class Difference(NamedTuple):
 
 
 def differences(old: ConfigDict | Mapping, new: ConfigDict | Mapping) -> list[Difference]:
-    """The dotted fields in which two configs differ, sorted.
-
-    Args:
-        old: a ConfigDict or mapping.
-        new: another.
-
-    Returns:
-        A list of `Difference(field, old, new)`, e.g. `("train.steps", 2000, 4000)`; sequences are compared whole.
-    """
+    """The dotted fields in which two configs differ, sorted; sequences are compared whole."""
     old = flattened(plain(old))
     new = flattened(plain(new))
     text = lambda values, field: canonical(values[field]) if field in values else None

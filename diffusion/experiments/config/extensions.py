@@ -54,9 +54,6 @@ extended: list[str] = []  # those of them that command lines named
 def extend(name: str) -> None:
     """Runs code of the user's own once; it adds functions to `diffusion.experiments.config.names`.
 
-    Args:
-        name: a Python file, a module, or plugin:NAME, as the flag --extend has it.
-
     Raises:
         ConfigError: where there is no such code, or it fails: with its line and the error.
     """
@@ -66,10 +63,7 @@ def extend(name: str) -> None:
 
 
 def extend_by_project() -> list[str]:
-    """Runs what the project file of the current folder lists, if there is one that does.
-
-    Returns:
-        What it lists.
+    """Runs what the project file of the current folder lists, and returns that list.
 
     Raises:
         ConfigError: as `extend`; and where the file cannot be read.
@@ -160,11 +154,6 @@ def _failed(where: str, home: pathlib.Path, error: Exception) -> ConfigError:
 
 
 def printed(name: str, *words: str) -> str:
-    """A command line for a user to paste: quoted for a shell, with the code that extends this process.
-
-    Args:
-        name: of the command, e.g. "sample".
-        words: its arguments, e.g. "--workdir=runs/my digits".
-    """
+    """A command line for a user to paste: quoted for a shell, with the code that extends this process."""
     named = [f"--extend={','.join(extended)}"] if extended else []
     return commands.line(name, *words, *named)

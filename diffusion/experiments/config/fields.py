@@ -18,23 +18,6 @@ from diffusion.metrics import protocols
 from diffusion.training import parallel, sharding
 from diffusion.training.power_ema import WIDEST
 
-# Entries that name a function: their fields are the function's arguments, which resolve.call checks.
-NAMED = {
-    "schedule",
-    "parameterization",
-    "objective",
-    "model",
-    "optimizer",
-    "sample.sampler",
-    "sample.grid",
-    "sample.guidance",
-    "data.source",
-    "teacher.parameterization",
-    "teacher.pairs.sampler",
-    "second_player.objective",
-    "second_player.optimizer",
-}
-
 
 def pair(value: Any) -> bool:
     """Whether a sequence is two times, 0 <= low < high."""
@@ -128,11 +111,7 @@ WORDS = {
 
 
 def absolute(config: ConfigDict) -> ConfigDict:
-    """Returns the config with whole paths, so that it means the same wherever the next command is run.
-
-    Args:
-        config: of a run, as far as it has the fields `FOLDERS`.
-    """
+    """The config with whole paths in the fields `FOLDERS` that it has, so that it means the same in any folder."""
     config = config.copy_and_resolve_references()
     for field in FOLDERS:
         *above, name = field.split(".")
@@ -161,9 +140,6 @@ def _with_whole_paths(entry: Any) -> Any:
 def check(config: Mapping) -> None:
     """Refuses a config with an unknown, missing, mistyped or out-of-range field.
 
-    Args:
-        config: a ConfigDict or mapping.
-
     Raises:
         ConfigError: naming the first such field, its value and what is valid.
     """
@@ -182,10 +158,10 @@ def _check(values: dict, known: dict, prefix: str) -> None:
                 "diffusion.experiments.config.defaults.defaults()."
             )
         check_type(f"config.{field}", values[name], OPTIONAL.get(field, type(default)), field in OPTIONAL)
-        if field in NAMED:
-            continue
         if isinstance(default, dict):
-            _check(values[name], default, f"{field}.")
+            # The other fields of an entry that names a function are its arguments, which `entries.call` checks.
+            if "name" not in default or field == "data":
+                _check(values[name], default, f"{field}.")
         elif field in RANGES and values[name] is not None:
             fits, words = RANGES[field]
             if not fits(values[name]):
@@ -202,16 +178,10 @@ def _is(kind: type, value: Any) -> bool:
 
 
 def check_type(path: str, value: Any, kinds: type | tuple[type, ...], optional: bool = False) -> None:
-    """Refuses a value of another type.
-
-    Args:
-        path: where the value stands, e.g. `config.train.steps`.
-        value: the value, as `values.plain` gives it.
-        kinds: the type that it must have, or several, out of the keys of `WORDS`.
-        optional: whether None is valid too.
+    """Refuses a value, as `values.plain` returns it, of none of these types, which are keys of `WORDS`.
 
     Raises:
-        ConfigError: naming both.
+        ConfigError: naming its path, the value and the types.
     """
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     kinds = (*kinds, type(None)) if optional else kinds

@@ -15,13 +15,10 @@ from diffusion.guidance import Unpaired
 
 @contextlib.contextmanager
 def blamed_on(config: Mapping, *fields: str) -> Iterator[None]:
-    """Turns a ValueError within into a ConfigError that begins with fields of the config and their values.
+    """Turns a ValueError within into a ConfigError that begins with these dotted fields and their values.
 
-    The parts of a recipe that Python built stand in no field: their errors stay as they are.
-
-    Args:
-        config: of the recipe.
-        *fields: dotted; those that the config does not have are left out.
+    Fields that the config does not have are left out. The parts of a recipe that Python built stand in no field: their
+    errors stay as they are.
     """
     try:
         yield
@@ -42,10 +39,7 @@ def blamed_on(config: Mapping, *fields: str) -> Iterator[None]:
 
 
 def check(recipe: Any) -> None:
-    """Refuses parts that do not fit each other.
-
-    Args:
-        recipe: a `Recipe`, of a config or built in Python.
+    """Refuses a `Recipe` whose parts do not fit each other.
 
     Raises:
         ConfigError: naming the fields of the config, their values and what is valid.

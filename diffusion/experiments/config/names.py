@@ -47,7 +47,7 @@ def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
     """
     if not callable(function):
         raise ConfigError(
-            f"names.add was given {function!r}. Valid: a function, or a class, that returns one of the "
+            f"names.add received {function!r}. Valid: a function, or a class, that returns one of the "
             "table's kind; not what it returns."
         )
     name = name or function.__name__

@@ -12,12 +12,9 @@ class PackedNetwork:
     """A module that receives and puts out pytrees, as one of vectors `[B, D]`; its other attributes are its own."""
 
     def __init__(self, module: Any, structure: Any):
-        """Wraps a module.
+        """Wraps a module with `init(key, x, clock, condition)` and `apply(params, x, clock, condition)` of pytrees x.
 
-        Args:
-            module: with `init(key, x, clock, condition)` and `apply(params, x, clock, condition)`, x a pytree of arrays
-                `[B, ...]`.
-            structure: pytree of the shapes of the leaves of x, without the batch.
+        `structure` is the pytree of the shapes of the leaves of x, without the batch.
         """
         self.module, self.structure = module, structure
 

@@ -101,7 +101,7 @@ def settings(changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def described(part: Any) -> Any:
-    """A part as data, as far as it can be told: its qualified name, and its fields, of functions their names.
+    """A part as data, as far as that can be said: its qualified name, and its fields; of functions their names.
 
     So a run is not resumed with a part of another kind, or a network of another width. What a function has captured,
     such as the standard deviation of a density, is not seen.

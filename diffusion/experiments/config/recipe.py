@@ -199,11 +199,9 @@ class Recipe:
         return jax.tree.map(whole, self.null)
 
     def micro_batches(self, mesh: Mesh, init: Callable) -> int:
-        """Into how many micro-batches a step cuts its batch: `config.train.accumulate`, or by rule if that is 0.
+        """How many micro-batches a step cuts its batch into: `config.train.accumulate`, or by rule if that is 0.
 
-        Args:
-            mesh: of the devices.
-            init: of the networks, seed -> pytree; looked at for convolutions where that matters.
+        `init` of the networks, seed -> pytree, is searched for convolutions where that matters.
         """
         requested = self.config.train.accumulate
         if requested or self.objective.block is None:

@@ -26,26 +26,18 @@ def load(recipe: str) -> ConfigDict:
     Args:
         recipe: name or path, with an optional preset after a colon: `cifar10_dit:tiny`, `mine.py`.
 
-    Returns:
-        The ConfigDict that its `get_config` returns.
-
     Raises:
         ConfigError: where there is no such recipe or file, or it defines no `get_config`.
     """
     name, _, preset = recipe.partition(":")
-    found = module(name)
-    if not hasattr(found, "get_config"):
+    loaded = module(name)
+    if not hasattr(loaded, "get_config"):
         raise ConfigError(f'{name!r} defines no get_config(arg=""), which has to return the config.')
-    return found.get_config(preset)
+    return loaded.get_config(preset)
 
 
 def module(name: str, folder: pathlib.Path = FOLDER) -> types.ModuleType:
-    """The module of a recipe, for one that is built on another: `module("digits").PRESETS`.
-
-    Args:
-        name: or path, as in `path_of`.
-        folder: FOLDER or SWEEPS.
-    """
+    """The module of a recipe, for one that is built on another: `module("digits").PRESETS`; of a sweep, in SWEEPS."""
     spec = importlib.util.spec_from_file_location("loaded_config", path_of(name, folder))
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
@@ -60,11 +52,7 @@ def names(folder: pathlib.Path = FOLDER) -> list[str]:
 
 
 def path_of(name: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
-    """The file of a recipe, or of a sweep.
-
-    Args:
-        name: of one of this library, or the path of a Python file, which ends in ".py".
-        folder: FOLDER or SWEEPS.
+    """The file of a recipe, or of a sweep in SWEEPS, by its name or its path, which ends in ".py".
 
     Raises:
         ConfigError: where there is none, with the nearest name.
@@ -97,16 +85,13 @@ def short(recipe: str, folder: pathlib.Path = FOLDER) -> str:
 
 
 def preset(config: ConfigDict, arg: str, presets: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
-    """Applies the preset that a command names after the colon, as in `cifar10_dit:tiny`.
+    """Applies the preset that a command names after the colon, as in `cifar10_dit:tiny`; "" is the recipe itself.
 
     Args:
         config: the recipe, changed in place.
-        arg: a preset's name, or "" for the recipe itself.
+        arg: the preset's name.
         presets: for each name the dotted fields that it changes, e.g. {"tiny": {"train.steps": 20}}. A mapping as value
             replaces the whole entry.
-
-    Returns:
-        The config.
 
     Raises:
         ConfigError: where no preset has that name.

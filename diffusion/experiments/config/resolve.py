@@ -56,11 +56,7 @@ KINDS = {
 
 
 def recipe(config: ConfigDict, shape: tuple[int, ...] | None = None) -> Recipe:
-    """The value that a config describes; `checks.validate` also checks what must fit together.
-
-    Args:
-        config: the config.
-        shape: (H, W, C) of one example, where the caller knows it.
+    """The value that a config describes, for examples of a shape where that is known; `checks.validate` checks it too.
 
     Raises:
         ConfigError: for a mistake in an entry, with its path.

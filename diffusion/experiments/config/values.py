@@ -17,14 +17,9 @@ from diffusion.io import limits
 
 
 def plain(value: Any, path: str = "config") -> Any:
-    """A config as plain dicts, tuples and scalars, so that two configs of the same content compare equal.
+    """A config as plain dicts with sorted keys, tuples and scalars, so that two of the same content compare equal.
 
-    Args:
-        value: a ConfigDict, mapping, sequence or scalar (numpy scalars and arrays become numbers and tuples).
-        path: where it stands, for the error.
-
-    Returns:
-        Nested dicts with sorted keys, tuples, and str, bool, int, float or None.
+    Numpy's scalars and arrays become numbers and tuples; `path` is where the value stands, for the error.
 
     Raises:
         ConfigError: where a value has no exact form in JSON (a function, an infinity ...).
@@ -53,13 +48,7 @@ def plain(value: Any, path: str = "config") -> Any:
 
 
 def to_json(config: ConfigDict | Mapping) -> str:
-    """A config as JSON text with sorted keys.
-
-    Args:
-        config: a ConfigDict or mapping.
-
-    Returns:
-        Text that `from_json` turns back into an equal config.
+    """A config as JSON text with sorted keys, which `from_json` turns back into an equal config.
 
     Raises:
         ConfigError: where a value has no exact form in JSON.
@@ -69,12 +58,6 @@ def to_json(config: ConfigDict | Mapping) -> str:
 
 def from_json(text: str) -> ConfigDict:
     """The config that `to_json` wrote; nothing is executed, and sequences come back as tuples.
-
-    Args:
-        text: JSON text of one object.
-
-    Returns:
-        A ConfigDict.
 
     Raises:
         ConfigError: where the text is not JSON, or not an object.
@@ -117,14 +100,7 @@ def require_names(config: Mapping, workdir: Any) -> None:
 
 
 def config_hash(config: ConfigDict | Mapping) -> str:
-    """A hash of a config's content that is the same on every machine and for every order of keys.
-
-    Args:
-        config: a ConfigDict or mapping.
-
-    Returns:
-        12 hexadecimal digits; equal for two configs exactly where `differences` finds none.
-    """
+    """12 hexadecimal digits, on every machine the same, and equal exactly for configs that do not differ."""
     return hashlib.sha256(canonical(plain(config)).encode()).hexdigest()[:12]
 
 

@@ -25,9 +25,6 @@ def write(config: ConfigDict | Fields) -> str:
 def read(text: str) -> ConfigDict:
     """The config of a run from its config.json, of any version; fields that came later have values that change nothing.
 
-    Args:
-        text: JSON text of one object.
-
     Raises:
         ConfigError: where the text is not JSON, not an object, or of a version to come.
     """

@@ -19,11 +19,7 @@ SLIDER = 190  # pixels that a slider, its name and its number need side by side
 
 
 class Form:
-    """The fields of the page, one for each input of a request, with the model's usual values.
-
-    Args:
-        source: the model of the page.
-    """
+    """The fields of the page, one for each input of a request, with the model's usual values."""
 
     def __init__(self, source: Source):
         self._source = source
@@ -100,12 +96,7 @@ class Form:
         return [*self._fields.values(), self._brush]
 
     def read(self, shown: list[Any], inputs: pathlib.Path) -> PageRequest:
-        """The request that the components show.
-
-        Args:
-            shown: their values.
-            inputs: the folder that pictures to start from are kept in.
-        """
+        """The request that the components show; pictures to start from are kept in the folder `inputs`."""
         *shown, brush = shown
         sent = dict(zip(self._fields, shown, strict=True))
         drawn = json.loads(brush) if brush else {"picture": "", "mask": ""}

@@ -28,12 +28,7 @@ def css() -> str:
 
 
 def build(source: Source, out: pathlib.Path) -> gr.Blocks:
-    """The page of a model.
-
-    Args:
-        source: what makes the pictures.
-        out: the folder that they are written to; OUT/inputs has those that were started from.
-    """
+    """The page of a model; pictures go to the folder `out`, those that they started from to OUT/inputs."""
     form = Form(source)
     answers = Answers(source, form, out)
     height, width = source.size
@@ -88,13 +83,7 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
 
 
 class Answers:
-    """What the page answers to its visitors.
-
-    Args:
-        source: what makes the pictures.
-        form: the inputs that they fill in.
-        out: the folder that pictures are written to.
-    """
+    """What the page answers to its visitors."""
 
     def __init__(self, source: Source, form: Form, out: pathlib.Path):
         self._source = source

@@ -76,11 +76,10 @@ def received(sent: Mapping[str, Any], inputs: pathlib.Path) -> PageRequest:
 
 
 def of_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path) -> PageRequest:
-    """The request that a picture was made by.
+    """The request that a picture, of this page or of `diffusion sample --model`, was made by.
 
     Args:
-        path: of a file that this page, or `diffusion sample --model`, wrote.
-        usual: for the settings that it does not carry.
+        usual: for the settings that the file does not carry.
         inputs: the folder of the pictures that were started from. Others are not read, since a file from elsewhere may
             name any picture of this machine; the request then has none.
 

@@ -54,19 +54,9 @@ class Bookkeeping:
         begun: float,
         stack: contextlib.ExitStack,
     ):
-        """Opens the books where the run's checkpoint left them.
+        """Opens the books where the run's checkpoint left them, at its first step `start`.
 
-        Args:
-            recipe: of the run.
-            folder: the run folder.
-            data: what the run trains on.
-            program: what it computes.
-            mesh: that it computes on.
-            saver: of its checkpoints.
-            start: what the run knows at its first step.
-            project: of Weights & Biases; "" is none.
-            begun: what time.perf_counter() said when the run began.
-            stack: closes what is opened here.
+        `begun` is what time.perf_counter() said when the run began; `stack` closes what is opened here.
         """
         config = recipe.config
         self._speaks = jax.process_index() == 0
@@ -138,9 +128,7 @@ class Bookkeeping:
     def compiled_once(self, step: int, size: tuple[int, ...]) -> contextlib.AbstractContextManager[None]:
         """Encloses a step, which is compiled once for each size of pictures, and warns where it is compiled again.
 
-        Args:
-            step: updates made before.
-            size: (height, width) of the batch's pictures, where the run has several.
+        `size` is (height, width) of the batch's pictures, where the run has several.
         """
         kind = "a step"
         if size:

@@ -54,17 +54,15 @@ class Examples(NamedTuple):
         return f"{named} ({self.spec.split}): {what}, in {self.where}"
 
     def batches(self, config: Mapping, start: int, positions: Sequence[int], threads: int) -> Iterator[pipeline.Batch]:
-        """The batches of a run.
+        """The batches of a run, as those of `pipeline.batches`.
 
         Args:
-            config: the run's.
             start: global index of the first example, a multiple of the batch size.
             positions: of the rows [b] of every global batch that this process reads.
             threads: that read.
 
-        Returns:
-            Iterator as that of `pipeline.batches`; with buckets, the images [b, h, w, C] of a batch are of its bucket's
-            size. No network that a config names is told "size", so it is left out.
+        With buckets, the images [b, h, w, C] of a batch are of its bucket's size; no network that a config names
+        receives that size, so the entry "size" is left out.
         """
         seed = config["seed"]
         batch_size = config["train"]["batch_size"]
@@ -101,7 +99,7 @@ def open_examples(recipe: Recipe) -> Examples:
     """Opens the recipe's records, or what its config.data names.
 
     Raises:
-        ConfigError: if it is not there, or is a cache of other pictures or by another autoencoder than is asked for.
+        ConfigError: if it is not there, or is a cache of other pictures or by another autoencoder than the config says.
     """
     if recipe.data is not None:
         own = data.of_recipe(recipe)
@@ -136,15 +134,14 @@ def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
     """Refuses to go on with other examples than the run has been trained on; all processes of the run call it.
 
     Args:
-        config: the run's; config.data.changed = "accept" goes on with them.
         before: their fingerprint, of the run's checkpoint; None if it was made by an earlier version.
         now: that of the source.
 
     Raises:
-        ConfigError: naming what differs, or the process that has other data than process 0.
+        ConfigError: naming what differs, unless config.data.changed = "accept", or the process that has other data.
     """
     everywhere = [json.loads(text) for text in agreement.gather("data", json.dumps(now))]
-    if other := [str(i) for i, there in enumerate(everywhere) if there != everywhere[0]]:
+    if other := [str(i) for i, theirs in enumerate(everywhere) if theirs != everywhere[0]]:
         what = _differing(everywhere[0], everywhere[int(other[0])])
         raise ConfigError(
             f"config.data: process {', '.join(other)} of this run reads other examples than process 0: "
@@ -164,7 +161,7 @@ def _differing(before: Mapping, now: Mapping) -> str:
         "records": "number of records",
         "bytes": "bytes of the files",
         "sha256": "digest of sampled records",
-        "conditions": "digest of what they are told",
+        "conditions": "digest of their conditions",
     }
     return "; ".join(
         f"{words.get(key, key)} {before.get(key)} -> {now.get(key)}"

@@ -20,13 +20,7 @@ class RunFailed(Exception):
 
 
 def message(step: int, workdir: pathlib.Path, clip: float | None = None) -> str:
-    """What a user reads when a step fails.
-
-    Args:
-        step: that has failed.
-        workdir: the run folder.
-        clip: the largest norm of a gradient that the run's optimizer lets pass; None for any.
-    """
+    """What a user reads when a step fails; `clip` is the largest norm of a gradient that the optimizer lets pass."""
     good = checkpoints.latest(workdir)
     kept = "There is no checkpoint yet." if good is None else f"The last good checkpoint is step {good}."
     if step == 0:
@@ -42,7 +36,7 @@ def message(step: int, workdir: pathlib.Path, clip: float | None = None) -> str:
 
 
 def folder(workdir: str | pathlib.Path) -> pathlib.Path:
-    """Returns WORKDIR/failed, which has the form of a run folder."""
+    """WORKDIR/failed, which has the form of a run folder."""
     return pathlib.Path(workdir) / "failed"
 
 
@@ -50,7 +44,6 @@ def keep(workdir: str | pathlib.Path, frozen: state.TrainState, about: dict) -> 
     """Saves the state before a step that failed, apart from the good ones; in place of one of an earlier failure.
 
     Args:
-        workdir: the run folder.
         frozen: the state that the step left as it was.
         about: see `Checkpoints.save`; "examples" is the number of examples before the step.
 

@@ -28,12 +28,12 @@ class EvaluationFailed(RuntimeError):
 
 def previews(folder: pathlib.Path, step: int) -> dict[str, pathlib.Path]:
     """The pictures that the evaluation of a step has left: "samples", and "trajectory", the way of some of them."""
-    return {name: path for name, path in _places(folder, step).items() if path.exists()}
+    return {name: path for name, path in _files(folder, step).items() if path.exists()}
 
 
-def _places(folder, step):
-    place = folder / "previews"
-    return {"samples": place / f"{step}.png", "trajectory": place / "trajectories" / f"{step}.png"}
+def _files(folder, step):
+    pictures = folder / "previews"
+    return {"samples": pictures / f"{step}.png", "trajectory": pictures / "trajectories" / f"{step}.png"}
 
 
 def evaluation(
@@ -69,14 +69,14 @@ def evaluation(
         return images, make.trajectory(params, followed, seeds[shown]) if recipe.makes_pictures else None
 
     def compare(images, trajectory, step):
-        paths = _places(folder, step)
+        paths = _files(folder, step)
         if recipe.makes_pictures:
             plots.sample_grid(images, labels, paths["samples"])
             plots.trajectory(*trajectory, times, labels[shown], paths["trajectory"])
         elif recipe.shape == (2,):
             plots.scatter(images, labels, paths["samples"])
-        found = evaluate_samples(images, labels, config, split)
-        return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in found.items()}
+        figures = evaluate_samples(images, labels, config, split)
+        return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in figures.items()}
 
     def evaluate(params, step, stop):
         made, why = _attempt(lambda: samples(params, stop))
@@ -85,11 +85,11 @@ def evaluation(
             stop.align()
             raise EvaluationFailed(next(filter(None, whys)))
         with stop.interrupting():
-            found, why = _attempt(lambda: compare(*made, step)) if jax.process_index() == 0 else ({}, "")
-            found, why = json.loads(agreement.gather("figures", json.dumps([found, why]))[0])
+            figures, why = _attempt(lambda: compare(*made, step)) if jax.process_index() == 0 else ({}, "")
+            figures, why = json.loads(agreement.gather("figures", json.dumps([figures, why]))[0])
         if why:
             raise EvaluationFailed(why)
-        return found
+        return figures
 
     return evaluate
 

@@ -35,12 +35,6 @@ def of(recipe: Recipe) -> Players:
 
     A second player has the teacher's architecture, and starts from its weights; its logit, where it has one, is the
     mean of its output. A teacher of pairs alone (reflow) makes them before the training, and takes no part in it.
-
-    Args:
-        recipe: of the run.
-
-    Returns:
-        `Players`.
     """
     model = recipe.network
     objective = recipe.objective

@@ -1,4 +1,4 @@
-"""What a run computes, from its config: the birth of its state and one step, the same for a run and for its plan."""
+"""What a run computes, from its recipe: its initial state and one step, the same for a run and for its plan."""
 
 import functools
 from collections.abc import Callable
@@ -50,7 +50,7 @@ class Program(NamedTuple):
 
 
 def mesh_of(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
-    """Returns config.mesh over these devices, all of them by default.
+    """config.mesh over these devices, all of them by default.
 
     Raises:
         ConfigError: if it does not fit them, or the batch does not divide over it.
@@ -64,14 +64,10 @@ def mesh_of(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:
 
 
 def build(recipe: Recipe, mesh: Mesh) -> Program:
-    """Returns what a run of that recipe computes on a mesh; computes nothing itself.
+    """What a run of a recipe, for a shape of examples, computes on a mesh; nothing is computed here.
 
     Args:
-        recipe: of the run, for a shape of examples.
         mesh: of real devices, or of the described ones of a plan.
-
-    Returns:
-        Program.
 
     Raises:
         ConfigError: if the model does not divide over the mesh, or functions of a config refuse to be combined so; the
@@ -107,8 +103,8 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         init_key, _ = jax.random.split(jax.random.key(seed))
         initial = lambda network: network_of(network).init(init_key, *inputs(network, shape, null))
         frozen = {name: initial(cast.modules[name]) for name in cast.frozen}
-        rivals = {cast.second: (initial(cast.modules[cast.second]), second.optimizer)} if cast.second else {}
-        return state.create(initial(cast.modules["model"]), optimizer, average, density, frozen, rivals)
+        others = {cast.second: (initial(cast.modules[cast.second]), second.optimizer)} if cast.second else {}
+        return state.create(initial(cast.modules["model"]), optimizer, average, density, frozen, others)
 
     def networks(state):
         params = {"model": state.params, "target": state.ema, **(state.frozen or {})}

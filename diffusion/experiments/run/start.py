@@ -37,20 +37,14 @@ class Start(NamedTuple):
 def first_state(
     config: ConfigDict, folder: pathlib.Path, program: Program, fingerprint: dict[str, Any]
 ) -> tuple[state.TrainState, Start]:
-    """Returns the state that the run starts from, on the devices. In this order:
+    """The state that the run starts from, on the devices. In this order:
 
     1. the latest sound checkpoint of the run folder, else
     2. the parameters of config.init_from, as far as they fit, else
     3. random parameters.
 
-    Args:
-        config: the run's.
-        folder: the run folder.
-        program: what the run computes.
-        fingerprint: of the data's source.
-
     Raises:
-        ConfigError: if the data is not what the run was trained on, or the weights to start from do not fit.
+        ConfigError: if the data, by its fingerprint, is not what the run was trained on, or the weights do not fit.
         CheckpointError: if no checkpoint is sound, or the latest is of another architecture.
     """
     restored = checkpoints.restore_latest(folder, program.target)

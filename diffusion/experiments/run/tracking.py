@@ -1,4 +1,4 @@
-"""Where the numbers and pictures of a run go while it trains: TensorBoard's events, and Weights & Biases if asked for.
+"""Where the numbers and pictures of a run go while it trains: TensorBoard's events, and Weights & Biases on request.
 
 TensorBoard reads the folder of runs; Weights & Biases also keeps a run offline:
 
@@ -21,7 +21,7 @@ from diffusion.io import pictures as picture_files
 
 
 class Tracker(NamedTuple):
-    """What is told of a run.
+    """Where numbers and pictures go.
 
     Attributes:
         numbers: (step, {name: number}).
@@ -33,22 +33,18 @@ class Tracker(NamedTuple):
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a line of metrics.jsonl by name; "group/part" for the parts of an entry.
+    """The numbers of a line of metrics.jsonl by name, without the step; "group/part" for the parts of an entry.
 
-    Args:
-        row: numbers, {part: number}, and "loss_by_t", a list over equal bins of t in [0, 1]; None where there is none.
-
-    Returns:
-        {name: number}, without the step and without the counts of the bins.
+    "loss_by_t", a list over equal bins of t in [0, 1], has a part for each bin; None, where there is none, is left out.
     """
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for name, value in row.items():
         if name == "loss_by_t":
             bins = len(value)
             value = {f"{i / bins:.1f}-{(i + 1) / bins:.1f}": mean for i, mean in enumerate(value)}
         parts = {f"{name}/{part}": x for part, x in value.items()} if isinstance(value, Mapping) else {name: value}
-        found |= {part: x for part, x in parts.items() if isinstance(x, (int, float)) and part != "step"}
-    return found
+        numbers |= {part: x for part, x in parts.items() if isinstance(x, (int, float)) and part != "step"}
+    return numbers
 
 
 def check(project: str) -> None:
@@ -66,16 +62,9 @@ def check(project: str) -> None:
 
 @contextlib.contextmanager
 def tracker(folder: pathlib.Path, step: int, config: Mapping, project: str = "") -> Iterator[Tracker]:
-    """Opens TensorBoard's event file in a run folder, and a run of Weights & Biases.
+    """Opens TensorBoard's event file in a run folder, and a run of Weights & Biases where a project is named.
 
-    Args:
-        folder: the run folder.
-        step: at which the run starts or goes on.
-        config: of the run.
-        project: of Weights & Biases; "" leaves it out. WANDB_MODE, WANDB_ENTITY and its other variables are read by it.
-
-    Yields:
-        Tracker.
+    `step` is where the run starts or goes on. Weights & Biases reads WANDB_MODE, WANDB_ENTITY and the like itself.
     """
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(weights_and_biases(folder, config, project))] if project else []

@@ -16,12 +16,7 @@ FILE = "extensions.jsonl"
 
 
 def note(folder: pathlib.Path, step: int, extensions: Iterable[Extension]) -> list[str]:
-    """Writes down the code with which a run starts or goes on, where it is not as before.
-
-    Args:
-        folder: of the run, which this process holds.
-        step: from which it goes on.
-        extensions: that were run.
+    """Writes down the code with which a run starts at a step, where it is not as before.
 
     Returns:
         A sentence for each change since the run's last start; none at its first.
@@ -41,19 +36,14 @@ def note(folder: pathlib.Path, step: int, extensions: Iterable[Extension]) -> li
 
 def described(extension: Extension) -> dict[str, Any]:
     """An extension as the file has it: "name", "path", "sha256" of all its files, "commit" or None."""
-    files = [extension.home] if extension.home.is_file() else sorted(extension.home.rglob("*.py"))
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(extension.home.parent)}\n{file.stat().st_size}\n".encode())
-        digest.update(file.read_bytes())
-    if extension.home.is_file():
-        digest = hashlib.sha256(extension.home.read_bytes())  # as sha256sum prints it
-    return {
-        "name": extension.name,
-        "path": str(extension.path),
-        "sha256": digest.hexdigest(),
-        "commit": commit(extension.path),
-    }
+    home = extension.home
+    if home.is_file():
+        content = home.read_bytes()  # whose digest is as sha256sum prints it
+    else:
+        heading = lambda file: f"{file.relative_to(home.parent)}\n{file.stat().st_size}\n".encode()
+        content = b"".join(heading(file) + file.read_bytes() for file in sorted(home.rglob("*.py")))
+    digest = hashlib.sha256(content).hexdigest()
+    return {"name": extension.name, "path": str(extension.path), "sha256": digest, "commit": commit(extension.path)}
 
 
 def commit(path: pathlib.Path) -> str | None:

@@ -26,8 +26,7 @@ from diffusion.experiments.config import ConfigError, data, fields, versions
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.values import plain, require_names
-from diffusion.io import file_systems as places
-from diffusion.io import limits
+from diffusion.io import file_systems, limits
 from diffusion.io.files import whole
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement
@@ -63,7 +62,7 @@ def lock(workdir: str | pathlib.Path) -> Iterator[None]:
         WorkdirError: if another process holds it, it cannot be written, or its file system lacks what a run needs.
     """
     path = pathlib.Path(workdir)
-    if why := places.objection(workdir):
+    if why := file_systems.objection(workdir):
         raise WorkdirError(f"--workdir={workdir} is {why}")
     made = not path.exists()
     try:
@@ -76,20 +75,20 @@ def lock(workdir: str | pathlib.Path) -> Iterator[None]:
         raise WorkdirError(f"--workdir={workdir}: {error}") from error
     with handle:
         try:
-            with places.trying("lock a file (flock)"):
+            with file_systems.trying("lock a file (flock)"):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            places.probe(path)
+            file_systems.probe(path)
         except BlockingIOError as error:
             raise WorkdirError(
                 f"--workdir={workdir} is in use: process {handle.read().strip() or '(unknown)'} trains there. "
                 "Wait until it has ended, stop it, or choose another folder."
             ) from error
-        except places.Lacking as error:
+        except file_systems.Lacking as error:
             if made:
                 (path / ".lock").unlink()
                 path.rmdir()
             raise WorkdirError(
-                f"--workdir={workdir} lies on a file system that cannot hold a run: {error}. {places.WHERE}; a bucket "
+                f"--workdir={workdir} lies on a file system that cannot hold a run: {error}. {file_systems.WHERE}; a bucket "
                 "that is mounted as a folder is none. Choose another folder."
             ) from error
         except OSError as error:
@@ -101,14 +100,10 @@ def lock(workdir: str | pathlib.Path) -> Iterator[None]:
 
 
 def require_shared(workdir: str | pathlib.Path, seconds: float = SHARED) -> None:
-    """Proves that all processes of a run see one folder; each of them calls it, process 0 once it holds the folder.
-
-    Args:
-        workdir: the run folder.
-        seconds: how long a file server may take to show one host what another wrote.
+    """Proves that all processes of a run see one folder; each calls it, process 0 once it holds the folder.
 
     Raises:
-        WorkdirError: on all processes, if one of them does not see what process 0 has written.
+        WorkdirError: on all processes, if one of them does not see within `seconds` what process 0 has written.
     """
     if jax.process_count() == 1:
         return
@@ -121,14 +116,14 @@ def require_shared(workdir: str | pathlib.Path, seconds: float = SHARED) -> None
     end = time.monotonic() + seconds
     while not (seen := _reads(path, token)) and time.monotonic() < end:
         time.sleep(0.1)
-    places = agreement.gather("folder seen", json.dumps([here, seen]))
+    answers = agreement.gather("folder seen", json.dumps([here, seen]))
     if jax.process_index() == 0:
         path.unlink(missing_ok=True)
-    places = [json.loads(place) for place in places]
-    if lost := [f"process {i} ({place})" for i, (place, seen) in enumerate(places) if not seen]:
+    answers = [json.loads(answer) for answer in answers]
+    if lost := [f"process {i} ({place})" for i, (place, seen) in enumerate(answers) if not seen]:
         raise WorkdirError(
             f"--workdir={workdir} is not one folder for all processes of this run: within {seconds:g} s "
-            f"{', '.join(lost)} has not seen what process 0 ({places[0][0]}) wrote there. Choose a folder of a file "
+            f"{', '.join(lost)} has not seen what process 0 ({answers[0][0]}) wrote there. Choose a folder of a file "
             "system that every host mounts, by its absolute path."
         )
 
@@ -147,7 +142,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def read_config(workdir: str | pathlib.Path) -> ConfigDict:
-    """Returns the config of the run in a folder; nothing is executed.
+    """The config of the run in a folder; nothing is executed.
 
     Raises:
         ConfigError: if Python built the run, so that its config has no names.
@@ -170,13 +165,9 @@ def _saved_config(workdir: str | pathlib.Path) -> ConfigDict:
 
 
 def example_shape(config: Mapping) -> Any:
-    """Returns the shape of one example: the config's own, or that of its data; nothing is prepared.
+    """The shape of one example, a tuple or a pytree of such: the config's own, or that of its data.
 
-    Args:
-        config: the run's.
-
-    Returns:
-        A tuple of integers, or a pytree of such.
+    Nothing is prepared: of a dataset of TFDS and a cache no record is opened.
     """
     settings = config["data"]
     if settings["shape"] is not None:
@@ -189,7 +180,7 @@ def example_shape(config: Mapping) -> Any:
 
 
 def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
-    """Returns the folder of the text-to-image model that diffusion text_demo has put together in a folder.
+    """The folder of the text-to-image model that diffusion text_demo has put together in a folder.
 
     Raises:
         ConfigError: if there is none.
@@ -210,35 +201,24 @@ def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def command(program: str) -> str:
-    """Returns the command line that this process was started by, its launcher included, for messages and records.
-
-    Args:
-        program: the words before the arguments, e.g. "diffusion train" or "python -m benchmarks.loop".
-    """
+    """The command line of this process, its launcher included; `program` is the words before the arguments."""
     launcher = os.environ.get("DIFFUSION_LAUNCHER", "")
     return f"{launcher} {program} {shlex.join(sys.argv[1:])}".strip()
 
 
 def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
-    """Writes config.json, or compares the config with the one of the run that is there.
-
-    Args:
-        workdir: the run folder, locked.
-        config: the resolved config.
-
-    Returns:
-        Whether the folder held a run of this config already.
+    """Writes config.json, or compares the config with that of the run in the folder; returns whether there was one.
 
     Raises:
-        ConfigError: if it holds another config's run.
+        ConfigError: if the folder, which is locked, holds another config's run.
         WorkdirError: if it cannot be written, or holds checkpoints without a config.
     """
     path = pathlib.Path(workdir) / "config.json"
     config = fields.absolute(ConfigDict(config))
-    there = path.exists()
-    if not there and checkpoints.steps(workdir):
+    exists = path.exists()
+    if not exists and checkpoints.steps(workdir):
         raise WorkdirError(f"{workdir} holds checkpoints but no config.json: choose another --workdir.")
-    if there:
+    if exists:
         saved = _saved_config(workdir)
         changed = differences(fields.absolute(saved), config)
         fixed = [change for change in changed if not _may_change(change.field)]
@@ -257,7 +237,7 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
         write_text(path, versions.write(config) + "\n")
     except OSError as error:
         raise WorkdirError(f"{path} cannot be written: {error.strerror}.") from error
-    return there
+    return exists
 
 
 def _may_change(field: str) -> bool:

@@ -20,10 +20,10 @@ def post_hoc(folder: str | pathlib.Path, tracked: float, width: float, step: int
     """The average of a power function's profile, from the checkpoints of a run that tracked another's.
 
     Args:
-        folder: the run folder; more checkpoints (config.checkpoint.keep_every) come closer to the profile.
         tracked: config.ema.sigma_rel of the run.
         width: of the wanted profile as a share of the run; not much below the tracked one.
-        step: the checkpoint at which it ends; the latest by default.
+        step: the checkpoint at which it ends; the latest by default. More checkpoints (config.checkpoint.keep_every) up
+            to it come closer to the profile.
 
     Raises:
         ConfigError: if the run tracks no power function, or the width is out of range.

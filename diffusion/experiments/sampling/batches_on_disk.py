@@ -45,10 +45,7 @@ def images(
         batch_size: images in a batch, as `make` takes them.
         place: the folder of the batches, OUT/.samples-KEY; made if missing.
         advance: receives the number of images done.
-        share: (p, P): every P-th batch from the p-th on; (0, 1) is all.
-
-    Returns:
-        [N, ...] as `make` makes them, or the rows of the share, at least one batch.
+        share: (p, P): every P-th batch from the p-th on, and at least one; (0, 1) is all.
     """
     place.mkdir(exist_ok=True)
     made = []

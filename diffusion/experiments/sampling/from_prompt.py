@@ -78,8 +78,6 @@ def _as_config_errors() -> Iterator[None]:
     """What the library refuses, and files that are not there, as mistakes of the command line."""
     try:
         yield
-    except ConfigError:
-        raise
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
 
@@ -87,10 +85,7 @@ def _as_config_errors() -> Iterator[None]:
 def again(path: pathlib.Path, out: str | None, folder: str | None = None) -> None:
     """Makes a picture from what its file carries, and says whether it is the same.
 
-    Args:
-        path: of the file.
-        out: the folder to write to; that of the file by default.
-        folder: of the model, where it is no longer where the file says.
+    `out` is that of the file by default; `folder` is the model's, where it is no longer where the file says.
 
     Raises:
         ValueError: if the file carries no settings, or the model or another file is not the one that it was made from.

@@ -50,10 +50,6 @@ def balanced_labels(number: int, num_classes: int) -> np.ndarray:
 def conditions_of(recipe: Recipe, number: int) -> Any:
     """The conditions of so many samples: all classes in turn, or those of the data's first records.
 
-    Args:
-        recipe: of the run, for its data.
-        number: of samples.
-
     Returns:
         int32 `[number]`, zeros for an unconditional run; else a pytree of arrays `[number, ...]`, as networks receive.
     """
@@ -127,10 +123,11 @@ def _number(labels: Any) -> int:
 
 
 def generator(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
-    """Compiles sampler, plan and guidance of a recipe at the first call.
+    """Compiles sampler, plan and guidance of a recipe, for a shape of examples, at the first call.
+
+    Where the examples are latents, the samples are decoded to pictures.
 
     Args:
-        recipe: of the run, for a shape of examples; where these are latents, the samples are decoded to pictures.
         mesh: where the parameters lie, split over it, and the samples are made, each device its share; every process
             then makes the same calls and gets the same images. None: the default device.
 

@@ -61,14 +61,13 @@ def pipeline(
     out: pathlib.Path,
     dtype: str = "float32",
 ) -> list[str]:
-    """Writes the folder of a pipeline, with the file's numbers in a dtype; returns the names of the file's parts.
+    """Writes the folder of a pipeline, with a file's numbers in a dtype; returns the names of the file's parts.
 
     Args:
         source: the single file, for what it says of itself and messages.
         networks: (name, module, params) of those in it, from `convert.networks`.
         base: folder of a pipeline with networks of the same sizes.
-        out: folder that is written; must not exist.
-        dtype: of the numbers.
+        out: must not exist.
 
     Raises:
         FileExistsError: if `out` exists.

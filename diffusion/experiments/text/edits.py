@@ -33,9 +33,7 @@ RESAMPLINGS = 2  # of trajectories that keep a part of a picture
 def starts(number: int, **fixed: str) -> tuple[np.ndarray, list[Scene]]:
     """Real pictures of one object to edit, uint8 [N, 64, 64, 3], and what they show; new ones, that are in no split.
 
-    Args:
-        number: of pictures.
-        **fixed: attributes that all have, such as `position="left"`.
+    All have the attributes `fixed`, such as `position="left"`.
     """
     stated = Scene("one", "plain", NONE)._replace(**fixed)
     every = ((scenes.completed(stated, lot), lot) for lot in (Lot(1, STREAM, place) for place in itertools.count()))

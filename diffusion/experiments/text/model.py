@@ -118,12 +118,9 @@ def standardised(module: AutoencoderKL, params: Any, measured: latent_space.Scal
 
 
 def pipeline(run: str | pathlib.Path, out: str | pathlib.Path, parts: Mapping[str, pathlib.Path]) -> None:
-    """Writes the folder of a text-to-image model.
+    """Writes the folder of a text-to-image model of a run that trained "pixart"; replaces a folder that is there.
 
-    Args:
-        run: that trained "pixart".
-        out: folder; one that is there is replaced.
-        parts: the folders of the text_encoder, the tokenizer and the vae.
+    `parts` are the folders of the text_encoder, the tokenizer and the vae.
 
     Raises:
         ConfigError: if the run trained another network, or no flow that the scheduler samples.
