@@ -88,8 +88,8 @@ def lock(workdir: str | pathlib.Path) -> Iterator[None]:
                 (path / ".lock").unlink()
                 path.rmdir()
             raise WorkdirError(
-                f"--workdir={workdir} lies on a file system that cannot hold a run: {error}. {file_systems.WHERE}; a bucket "
-                "that is mounted as a folder is none. Choose another folder."
+                f"--workdir={workdir} lies on a file system that cannot hold a run: {error}. {file_systems.WHERE}; a "
+                "bucket that is mounted as a folder is none. Choose another folder."
             ) from error
         except OSError as error:
             raise WorkdirError(f"--workdir={workdir} cannot be written ({error.strerror}): choose another.") from error
