@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion.data import latent_cache, packing, sources
+from diffusion.data import packing
 from diffusion.experiments.config import ConfigError, data, fields, fits, names, resolve, unknown
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import built_in_python, plain
@@ -14,10 +14,8 @@ from diffusion.models import facts
 from diffusion.training import sharding
 
 
-def validate(config: Mapping, spec: Any = None) -> Recipe:
+def validate(config: Mapping) -> Recipe:
     """The recipe that a config describes; refuses one that cannot run, before anything is read or compiled.
-
-    With the `DataSpec` of the dataset, once it is known, the recipe is for its examples.
 
     Raises:
         ConfigError: naming the first field at fault, its value and what is valid.
@@ -27,13 +25,11 @@ def validate(config: Mapping, spec: Any = None) -> Recipe:
     recipe = made.recipe(config["data"]["shape"])
     fits.check(recipe)
     _check_training(config)
-    if spec is not None:
-        resolve.check_shape(config, spec.shape)
     _check_evaluation(config)
     _check_text(recipe)
     _check_latents(config)
     _check_buckets(made)
-    return recipe if spec is None else with_data(recipe, spec)
+    return recipe
 
 
 def with_data(recipe: Recipe, spec: Any) -> Recipe:
@@ -68,12 +64,8 @@ def on_its_data(recipe: Recipe) -> Recipe:
         ConfigError: if the data are not there.
     """
     config = recipe.config
-    settings = config["data"]
-    if settings["latents"]["dir"]:
-        return recipe.at(settings["shape"] or latent_cache.describe(settings["latents"]["dir"]).shape)
-    if data.is_tfds(config) and not plain(settings["source"]).get("side"):
-        return recipe.at(settings["shape"] or sources.shape(settings["name"], settings["split"], settings["dir"]))
-    return recipe.on(data.source(config, settings["split"]).spec)
+    shape = data.known_shape(config)
+    return recipe.on(data.source(config, config["data"]["split"]).spec) if shape is None else recipe.at(shape)
 
 
 def _check_condition(recipe: Recipe, spec: Any) -> None:

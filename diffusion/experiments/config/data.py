@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from diffusion.data import sources
+from diffusion.data import latent_cache, sources
 from diffusion.data.sources import sequences
 from diffusion.experiments.config import ConfigError, names, resolve
 from diffusion.experiments.config.entries import call
@@ -76,3 +76,13 @@ def named(data: str) -> Iterator[tuple[str, str]]:
 def is_tfds(config: Mapping) -> bool:
     """Whether the data are a dataset of TFDS, which `config.data.name` names."""
     return plain(config["data"]["source"]).get("name") == "tfds"
+
+
+def known_shape(config: Mapping) -> tuple[int, ...] | None:
+    """The shape of one example of a dataset of TFDS or a cache, which are not opened; None for other sources."""
+    data = config["data"]
+    if data["latents"]["dir"]:
+        return data["shape"] or latent_cache.describe(data["latents"]["dir"]).shape
+    if is_tfds(config) and not plain(data["source"]).get("side"):
+        return data["shape"] or sources.shape(data["name"], data["split"], data["dir"])
+    return None

@@ -75,12 +75,12 @@ def path_of(name: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
     raise unknown(flag, name, names(folder), kind)
 
 
-def short(recipe: str, folder: pathlib.Path = FOLDER) -> str:
+def short(recipe: str) -> str:
     """A recipe as this library names it: of `configs/digits.py:tiny` in a clone `digits:tiny`; another as it is."""
     name, colon, preset = recipe.partition(":")
     path = pathlib.Path(name)
-    if path.suffix == ".py" and path.is_file() and path.resolve().is_relative_to(folder.resolve()):
-        name = str(path.resolve().relative_to(folder.resolve()).with_suffix(""))
+    if path.suffix == ".py" and path.is_file() and path.resolve().is_relative_to(FOLDER.resolve()):
+        name = str(path.resolve().relative_to(FOLDER.resolve()).with_suffix(""))
     return f"{name}{colon}{preset}"
 
 

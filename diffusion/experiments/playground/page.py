@@ -14,17 +14,14 @@ from diffusion.experiments.playground.page_request import log, of_file
 from diffusion.experiments.playground.source import Source, make
 
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "device"}  # the others wait in line
-FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # of the visitor's machine
-
-
-def theme() -> gr.themes.Base:
-    """Colours and letters, without anything from a network."""
-    return gr.themes.Base(primary_hue="indigo", neutral_hue="slate", radius_size="md", font=FONT, font_mono=MONO)
-
-
-def css() -> str:
-    """The page's own style."""
-    return (STATIC / "page.css").read_text()
+THEME = gr.themes.Base(  # with letters of the visitor's machine: nothing comes from a network
+    primary_hue="indigo",
+    neutral_hue="slate",
+    radius_size="md",
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+)
+CSS = (STATIC / "page.css").read_text()
 
 
 def build(source: Source, out: pathlib.Path) -> gr.Blocks:

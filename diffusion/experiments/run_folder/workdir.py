@@ -21,11 +21,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from diffusion.data import latent_cache, sources
+from diffusion.data import sources
 from diffusion.experiments.config import ConfigError, data, fields, versions
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.extensions import printed
-from diffusion.experiments.config.values import plain, require_names
+from diffusion.experiments.config.values import require_names
 from diffusion.io import file_systems, limits
 from diffusion.io.files import whole
 from diffusion.training.checkpointing import checkpoints
@@ -172,11 +172,7 @@ def example_shape(config: Mapping) -> Any:
     settings = config["data"]
     if settings["shape"] is not None:
         return tuple(settings["shape"])
-    if settings["latents"]["dir"]:
-        return latent_cache.describe(settings["latents"]["dir"]).shape
-    if data.is_tfds(config) and not plain(settings["source"]).get("side"):
-        return sources.shape(settings["name"], settings["split"], settings["dir"])
-    return data.source(config, settings["split"]).spec.shape
+    return data.known_shape(config) or data.source(config, settings["split"]).spec.shape
 
 
 def text_model(workdir: str | pathlib.Path) -> pathlib.Path:

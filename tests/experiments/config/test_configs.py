@@ -61,8 +61,7 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
     config = load(recipe, preset)
     source = config.data.source.name
     spec = SPECS[config.data.name if source == "tfds" else source]
-    checks.validate(config)
-    checks.validate(config, spec)
+    checks.with_data(checks.validate(config), spec)
     assert plain(from_json(to_json(config))) == plain(config)
 
     batch = 2

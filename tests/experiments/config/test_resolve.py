@@ -193,7 +193,7 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
 def test_what_cannot_run_is_refused(case):
     changes, words = REFUSED[case]
     with pytest.raises(ConfigError) as error:
-        checks.validate(changed(*changes), SPEC)
+        checks.with_data(checks.validate(changed(*changes)), SPEC)
     for word in words:
         assert word in str(error.value), str(error.value)
     assert "\n" not in str(error.value)
@@ -246,13 +246,13 @@ ACCEPTED = {
 def test_what_can_run_is_accepted(case):
     config = changed(*ACCEPTED[case])
     assert isinstance(checks.validate(config), Recipe)
-    assert checks.validate(config, SPEC).shape == SPEC.shape
+    assert checks.with_data(checks.validate(config), SPEC).shape == SPEC.shape
 
 
 def test_a_classifier_needs_classes():
     config = changed(("model.num_classes", 0), NO_DROPOUT, NO_GUIDANCE)
     with pytest.raises(ConfigError, match=r"config\.evaluate\.features .* no classes"):
-        checks.validate(config, SPEC._replace(num_classes=0))
+        checks.with_data(checks.validate(config), SPEC._replace(num_classes=0))
 
 
 def test_a_missing_field_is_named():

@@ -83,7 +83,7 @@ def test_batches_are_of_one_size_and_every_picture_comes_once_an_epoch(pictures)
     config = config_of(pictures)
     checks.validate(config)
     opened = examples.open_examples(resolve.recipe(config))
-    checks.validate(config, opened.spec)
+    checks.with_data(checks.validate(config), opened.spec)
     assert opened.spec.shape == (8, 8, 3) and opened.sizes == ((16, 4), (8, 8), (4, 16))
     steps = NUMBER // BATCH  # of an epoch
     data = opened.batches(config, 0, range(BATCH), threads=1)
