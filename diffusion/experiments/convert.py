@@ -64,9 +64,7 @@ NOT_NETWORKS = (
 def networks(path: pathlib.Path, architecture: str = "") -> Iterator[tuple[str, nn.Module, Any]]:
     """Yields (folder's name, module, params) of every network in a source; the name is "" where it is the only one.
 
-    Args:
-        path: of the source.
-        architecture: one of FAMILIES, or "".
+    `architecture` is one of FAMILIES, or "".
 
     Raises:
         Mismatch: for a file of which something is left over that no network has.

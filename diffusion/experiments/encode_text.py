@@ -46,13 +46,13 @@ def vocabulary(data: str, out: str | pathlib.Path, size: int, length: int, data_
     """
     with datasets.named(data) as (name, split):
         texts = captions.texts_of(name, split, data_dir)
-    with files.whole_folder(out) as place:
+    with files.whole_folder(out) as new:
         try:
             learned = byte_pairs.learn(texts, size)
-            byte_pairs.write(place, learned, length)
+            byte_pairs.write(new, learned, length)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        _check_lengths(texts, text.Tokenizer.open(place), data)
+        _check_lengths(texts, text.Tokenizer.open(new), data)
     return len(learned.ids)
 
 

@@ -39,13 +39,7 @@ def package_of(folder: pathlib.Path) -> str:
 
 
 def write(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the project.
-
-    Args:
-        folder: made if missing; holds nothing.
-
-    Returns:
-        The files, relative to it.
+    """Writes the project into a folder, made if missing, which holds nothing; returns the files, relative to it.
 
     Raises:
         InitError: as `package_of`; also if the folder holds something.

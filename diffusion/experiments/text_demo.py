@@ -72,14 +72,14 @@ def run(
 
     Raises:
         ConfigError: for a mistake in the config, or an autoencoder that has trained on since its latents were used.
-        Others as `train.run`, `encode.run` and `encode_text.run`.
+            Others as `train.run`, `encode.run` and `encode_text.run`.
     """
     check(config)
     folder = pathlib.Path(folder)
     stage = settled(config, folder)
     checks.validate(stage["autoencoder"])
     data = f"{config.data.name}@{config.data.split}"
-    place = config.data.dir
+    data_dir = config.data.dir
     here = shlex.quote(str(folder))
     began = time.monotonic()
 
@@ -89,7 +89,7 @@ def run(
     say(1, f"a vocabulary of the captions of {data} -> {here}/tokenizer")
     tokenizer = folder / "tokenizer"
     if not tokenizer.is_dir():
-        encode_text.vocabulary(data, tokenizer, config.vocabulary.size, config.vocabulary.length, place)
+        encode_text.vocabulary(data, tokenizer, config.vocabulary.size, config.vocabulary.length, data_dir)
     say(2, f"the text encoder, diffusion train -> {here}/encoder")
     if (status := _train(stage, "encoder", folder, command)) or until == "encoder":
         return status
@@ -97,7 +97,7 @@ def run(
     if (status := _train(stage, "autoencoder", folder, command)) or until == "autoencoder":
         return status
     say(4, f"captions and pictures, encoded once -> {here}/captions, {here}/latents")
-    _encode(config, folder, data, place)
+    _encode(config, folder, data, data_dir)
     say(5, f"the denoiser, diffusion train -> {here}/denoiser")
     if status := _train(stage, "denoiser", folder, command):
         return status
@@ -175,7 +175,7 @@ def _train(stage: Mapping[str, ConfigDict], name: str, folder: pathlib.Path, com
     return train.run(config, folder, command)
 
 
-def _encode(config: ConfigDict, folder: pathlib.Path, data: str, place: str) -> None:
+def _encode(config: ConfigDict, folder: pathlib.Path, data: str, data_dir: str) -> None:
     """Exports the encoders of text and pictures, and runs them once on all records, where that is not done yet."""
     trained = {name: checkpoints.latest(folder / name) for name in STAGES}
     for name, out, made in (("encoder", "text_encoder", "captions"), ("autoencoder", "vae", "latents")):
@@ -196,9 +196,9 @@ def _encode(config: ConfigDict, folder: pathlib.Path, data: str, place: str) -> 
             print(f"latents by channel, before they are standardised: {numbers}", flush=True)
         workdir.write_text(note, str(trained[name]))
     if not (folder / "captions" / captions.INDEX).is_file():
-        encode_text.run(folder / "text_encoder", folder / "tokenizer", data, folder / "captions", place)
+        encode_text.run(folder / "text_encoder", folder / "tokenizer", data, folder / "captions", data_dir)
     if not (folder / "latents" / latent_cache.INDEX).is_file():
-        encode.run(autoencoder_folders.load(folder / "vae"), data, str(folder / "latents"), place)
+        encode.run(autoencoder_folders.load(folder / "vae"), data, str(folder / "latents"), data_dir)
 
 
 def main(argv: list[str]) -> None:

@@ -148,10 +148,7 @@ def begin(takes_words: bool = False) -> None:
     """Parses the command line, starts the process anew with huge pages, and says that the command begins.
 
     A command calls it once its flags are defined, before it imports the libraries, which takes seconds: then `--help`
-    and a mistake in the command line are answered at once.
-
-    Args:
-        takes_words: whether `main` takes words besides flags, such as folders.
+    and a mistake in the command line are answered at once. Words besides flags, such as folders, need `takes_words`.
     """
     app.define_help_flags()
     parse = functools.partial(_parse, takes_words=takes_words)
@@ -186,7 +183,7 @@ def _without_echoes(unraisable: Any) -> None:
 
 
 def _without_waiting(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """Leaves after an error that is no sentence; JAX would wait for the other processes, which wait for this one."""
+    """Ends the process after an unexpected error; JAX would wait for the other processes, which wait for this one."""
     sys.__excepthook__(kind, error, trace)
     jax = sys.modules.get("jax")  # None where the command failed before it was imported
     if jax and jax.distributed.is_initialized() and issubclass(kind, Exception):

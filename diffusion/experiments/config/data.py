@@ -31,8 +31,8 @@ def source(config: Mapping, split: str) -> sources.Source:
             "source",
             nested={
                 "of": opened,
-                "by": lambda entry, place: call(names.FILTERS, entry, place, "filter"),
-                "parse": lambda entry, place: call(names.PARSERS, entry, place, "parser"),
+                "by": lambda entry, path: call(names.FILTERS, entry, path, "filter"),
+                "parse": lambda entry, path: call(names.PARSERS, entry, path, "parser"),
             },
             dataset=data["name"],
             folder=data["dir"],

@@ -85,29 +85,26 @@ def extend_by_project() -> list[str]:
 def _load(name: str, where: str) -> None:
     if name in loaded:
         return
-    if name.endswith(".py"):
-        called, home = _file(name, where)
-    elif name.startswith(PLUGIN):
-        point = _plugin(name.removeprefix(PLUGIN), where)
-        called, home = point.module, _home(point.module, where)
-    else:
-        called, home = name, _home(name, where)
+    is_file = name.endswith(".py")
+    point = _plugin(name.removeprefix(PLUGIN), where) if name.startswith(PLUGIN) else None
+    home = _file(name, where) if is_file else _home(point.module if point else name, where)
     try:
-        module = _run_file(called, home) if name.endswith(".py") else importlib.import_module(called)
-        if name.startswith(PLUGIN) and callable(function := point.load()):
+        module = _run_file(home) if is_file else importlib.import_module(point.module if point else name)
+        if point and callable(function := point.load()):
             function()
     except Exception as error:
         raise _failed(where, home, error) from error
     loaded[name] = Extension(name, pathlib.Path(module.__file__).absolute(), home)
 
 
-def _file(name: str, where: str) -> tuple[str, pathlib.Path]:
+def _file(name: str, where: str) -> pathlib.Path:
     if not pathlib.Path(name).is_file():
         raise ConfigError(f"{where}: there is no such Python file. {VALID}")
-    return f"extension_{pathlib.Path(name).stem}", pathlib.Path(name).absolute()
+    return pathlib.Path(name).absolute()
 
 
-def _run_file(called: str, path: pathlib.Path) -> types.ModuleType:
+def _run_file(path: pathlib.Path) -> types.ModuleType:
+    called = f"extension_{path.stem}"
     spec = importlib.util.spec_from_file_location(called, path)
     sys.modules[called] = module = importlib.util.module_from_spec(spec)  # where classes look for their annotations
     spec.loader.exec_module(module)

@@ -220,14 +220,10 @@ class Resolver:
     # ==== The network ====
 
     def model(self, shape: Any = None) -> Any:
-        """The Linen module `config.model`, not initialised.
+        """The Linen module `config.model`, not initialised, for examples of a shape, or of a pytree of shapes.
 
         The sizes of its images, the channels that it puts out and the times that it receives come from the rest of the
-        config, under the names that the network has for them.
-
-        Args:
-            shape: of one example, or a pytree of shapes, where the caller knows it: then the patch size is checked
-                against it.
+        config, under the names that the network has for them. Where the shape is known, the patch size is checked too.
 
         Raises:
             ConfigError: also for a network that the objective or the parameterization cannot be used with.
@@ -409,10 +405,7 @@ class Resolver:
 
     @property
     def null(self) -> Any:
-        """The null condition of one example: a label, entries of the empty caption, or None.
-
-        Returns:
-            int32 `[]`, num_classes; {name: `[...]`} for a network that receives text; None for an unconditional one.
+        """The null condition of one example, a label or the empty caption's entries; None for an unconditional network.
 
         Raises:
             ConfigError: if config.data.text names no vocabulary, or no captions.
@@ -424,16 +417,16 @@ class Resolver:
         if text is None:
             return np.int32(self.null_class) if self.config["model"].get("num_classes", 0) else None
         field = TEXT_FOLDERS[text.of]
-        place = self.config["data"]["text"][field]
-        if not place:
+        folder = self.config["data"]["text"][field]
+        if not folder:
             raise ConfigError(
                 f"config.data.text.{field} = '', but config.model.name = {self.config['model']['name']!r} receives "
                 "text. Valid: a folder that diffusion encode_text wrote."
             )
         try:
-            return texts.null(place) if text.of == "embeddings" else texts.tokens([""], place).null
+            return texts.null(folder) if text.of == "embeddings" else texts.tokens([""], folder).null
         except (FileNotFoundError, ValueError) as error:
-            raise ConfigError(f"config.data.text.{field} = {place!r}: {error}") from error
+            raise ConfigError(f"config.data.text.{field} = {folder!r}: {error}") from error
 
 
 def sizes(config: Mapping) -> tuple[buckets.Size, ...]:

@@ -15,25 +15,15 @@ from diffusion.text_to_image import Frame, png
 
 
 class Source(Protocol):
-    """A model on the page.
+    """A model on the page."""
 
-    Attributes:
-        name: as the page is headed.
-        usual: the request where a visitor says nothing.
-        size: (height, width) of the pictures that it was made for, in pixels.
-        prompts: whether it reads prompts.
-        classes: how many it has; 0 for none.
-        samplers: names.
-        free: whether it makes pictures of other sizes, too.
-    """
-
-    name: str
-    usual: PageRequest
-    size: tuple[int, int]
-    prompts: bool
-    classes: int
-    samplers: tuple[str, ...]
-    free: bool
+    name: str  # the heading of the page
+    usual: PageRequest  # the request where a visitor says nothing
+    size: tuple[int, int]  # height and width of the pictures that it was made for, in pixels
+    prompts: bool  # whether it reads prompts
+    classes: int  # how many it has; 0 for none
+    samplers: tuple[str, ...]  # their names
+    free: bool  # whether it makes pictures of other sizes, too
 
     def resolved(self, request: PageRequest) -> PageRequest:
         """The request with the model's own settings where it names none."""

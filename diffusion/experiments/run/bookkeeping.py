@@ -54,7 +54,7 @@ class Bookkeeping:
         begun: float,
         stack: contextlib.ExitStack,
     ):
-        """Opens the books where the run's checkpoint left them, at its first step `start`.
+        """Goes on with the records of the run's checkpoint, or begins them, at its first step `start`.
 
         `begun` is what time.perf_counter() said when the run began; `stack` closes what is opened here.
         """
@@ -283,9 +283,9 @@ class Bookkeeping:
         """Keeps the state before a step that was not finite, and says so; returns the exit status."""
         self._saver.wait()
         self.display.say(failure.message(step, self._folder, self._config.optimizer.get("clip")))
-        place = failure.keep(self._folder, frozen, {"examples": step * self._config.train.batch_size})
+        kept = failure.keep(self._folder, frozen, {"examples": step * self._config.train.batch_size})
         self.display.say(
-            f"The state before that step is kept in {place}. To repeat the step and see what is not finite:"
+            f"The state before that step is kept in {kept}. To repeat the step and see what is not finite:"
             f"\n  {printed('reproduce', f'--workdir={self._folder}')}"
         )
         return 1

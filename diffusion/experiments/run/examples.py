@@ -117,8 +117,8 @@ def open_examples(recipe: Recipe) -> Examples:
                     "the sizes of pictures. Valid: 0, or a source of pictures with sizes(rows) -> int [n, 2], stamp()"
                 )
             bucket = buckets.nearest(buckets.measured_once(source, settings["threads"]), sizes) if sizes else ()
-            texts = _with_texts(recipe, source)
-            return Examples(texts, source.spec, recipe.augmentations, sizes, bucket, source.where)
+            captioned = _with_texts(recipe, source)
+            return Examples(captioned, source.spec, recipe.augmentations, sizes, bucket, source.where)
         cache, spec = latent_cache.open_cache(folder)
         required = settings["latents"]["autoencoder"]
         autoencoder = autoencoder_folders.load(required).record if required else None
@@ -176,10 +176,10 @@ def _with_texts(recipe: Recipe, source: sources.Source) -> sources.Source:
     if inputs is None:
         return source
     settings = recipe.config["data"]
-    place = settings["text"][resolve.TEXT_FOLDERS[inputs.of]]
+    folder = settings["text"][resolve.TEXT_FOLDERS[inputs.of]]
     if inputs.of == "embeddings":
-        captions.require(place, settings["name"], settings["split"], len(source))
-        table = captions.read(place)
+        captions.require(folder, settings["name"], settings["split"], len(source))
+        table = captions.read(folder)
     else:
-        table = captions.tokens(captions.texts_of(settings["name"], settings["split"], settings["dir"]), place)
+        table = captions.tokens(captions.texts_of(settings["name"], settings["split"], settings["dir"]), folder)
     return captions.Captioned(source, table._replace(entries={name: table.entries[name] for name in inputs.entries}))

@@ -53,13 +53,13 @@ def keep(workdir: str | pathlib.Path, frozen: state.TrainState, about: dict) -> 
     Raises:
         CheckpointError: if it cannot be written.
     """
-    place = folder(workdir)
+    failed = folder(workdir)
     if jax.process_index() == 0:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(failed, ignore_errors=True)
     healthy = jax.device_put(np.int32(state.HEALTHY), frozen.failed_at.sharding)
-    saver = checkpoints.Checkpoints(place)
+    saver = checkpoints.Checkpoints(failed)
     try:
         saver.save(frozen._replace(failed_at=healthy), about)
     finally:
         saver.close()
-    return checkpoints.folder(place) / str(int(frozen.step))
+    return checkpoints.folder(failed) / str(int(frozen.step))

@@ -91,31 +91,31 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, data: Examples, mesh: Me
         ConfigError: if the teacher is another than the one that made the first of them.
         CheckpointError: if the teacher's checkpoint is gone or damaged.
     """
-    place = pathlib.Path(workdir) / "pairs"
+    folder = pathlib.Path(workdir) / "pairs"
     number = recipe.teacher.pairs
     shape = recipe.shape
     runs = [range(first, min(first + FILE, number)) for first in range(0, number, FILE)]
-    missing = [rows for rows in runs if _read(place, rows, shape) is None]
+    missing = [rows for rows in runs if _read(folder, rows, shape) is None]
     if missing:
-        _make(recipe, place, data, mesh, missing, number)
-    parts = [_read(place, rows, shape) for rows in runs]
+        _make(recipe, folder, data, mesh, missing, number)
+    parts = [_read(folder, rows, shape) for rows in runs]
     spec = data.spec._replace(shape=(2, *shape), dtype="float32")
     return Paired(Pairs(data.source, parts), spec)
 
 
-def _read(place: pathlib.Path, rows: range, shape: tuple[int, ...]) -> np.ndarray | None:
+def _read(folder: pathlib.Path, rows: range, shape: tuple[int, ...]) -> np.ndarray | None:
     """The pairs of a file, not yet read from the disk; None where it is missing or torn."""
-    pairs = files.array(_file(place, rows), mmap_mode="r")
+    pairs = files.array(_file(folder, rows), mmap_mode="r")
     sound = pairs is not None and pairs.shape == (len(rows), 2, *shape) and pairs.dtype == np.float32
     return pairs if sound else None
 
 
-def _file(place, rows):
-    return place / f"{rows[0]:08}.npy"
+def _file(folder, rows):
+    return folder / f"{rows[0]:08}.npy"
 
 
-def _make(recipe, place, data, mesh, missing, number) -> None:
-    params = _teacher(recipe.config, place, mesh)
+def _make(recipe, folder, data, mesh, missing, number) -> None:
+    params = _teacher(recipe.config, folder, mesh)
     make = _maker(recipe, mesh)
     padded = -(-FILE // sharding.batch_shards(mesh)) * sharding.batch_shards(mesh)
     held = sharding.positions(padded, mesh)
@@ -126,7 +126,7 @@ def _make(recipe, place, data, mesh, missing, number) -> None:
             pairs = make(params, *sharding.to_devices((_conditions(recipe, data, numbers), numbers), mesh, padded))
             if jax.process_index() == 0:
                 pair = np.stack([np.asarray(pairs[name].addressable_data(0)) for name in ("x", "noise")], axis=1)
-                with files.whole(_file(place, rows)) as file:
+                with files.whole(_file(folder, rows)) as file:
                     np.save(file, pair[: len(rows)])
             made += len(rows)
             advance(made)
@@ -162,10 +162,10 @@ def _maker(recipe: Recipe, mesh: Mesh):
     return jax.jit(make, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def _teacher(config: Mapping, place: pathlib.Path, mesh: Mesh) -> Any:
+def _teacher(config: Mapping, folder: pathlib.Path, mesh: Mesh) -> Any:
     """The teacher's moving average: of its latest checkpoint, or of that by which the first pairs were made."""
     path = pathlib.Path(config["teacher"]["path"]).expanduser()
-    record = place / "teacher.json"
+    record = folder / "teacher.json"
     before = limits.read_json(record) if record.exists() else None
     params, step = checkpoints.load_ema(path, before and before["step"])
     leaves = json.dumps(checkpoints.read_about(path, step)["leaves"], sort_keys=True)
@@ -173,9 +173,9 @@ def _teacher(config: Mapping, place: pathlib.Path, mesh: Mesh) -> Any:
     if before not in (None, now):
         raise ConfigError(
             f"config.teacher.path = {str(path)!r} holds another run than the one by which the first "
-            f"pairs in {place} were made. Valid: that one, or a new --workdir."
+            f"pairs in {folder} were made. Valid: that one, or a new --workdir."
         )
     if jax.process_index() == 0 and before is None:
-        place.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         write_text(record, json.dumps(now) + "\n")
     return jax.device_put(params, sharding.shardings(params, mesh))

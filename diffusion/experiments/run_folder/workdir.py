@@ -56,7 +56,7 @@ FAILURES = (  # for command_line.run
 
 @contextlib.contextmanager
 def lock(workdir: str | pathlib.Path) -> Iterator[None]:
-    """Holds WORKDIR for this process; the kernel lets go of it however the process ends.
+    """Holds WORKDIR for this process; the kernel releases it however the process ends.
 
     Raises:
         WorkdirError: if another process holds it, it cannot be written, or its file system lacks what a run needs.
@@ -120,7 +120,7 @@ def require_shared(workdir: str | pathlib.Path, seconds: float = SHARED) -> None
     if jax.process_index() == 0:
         path.unlink(missing_ok=True)
     answers = [json.loads(answer) for answer in answers]
-    if lost := [f"process {i} ({place})" for i, (place, seen) in enumerate(answers) if not seen]:
+    if lost := [f"process {i} ({where})" for i, (where, seen) in enumerate(answers) if not seen]:
         raise WorkdirError(
             f"--workdir={workdir} is not one folder for all processes of this run: within {seconds:g} s "
             f"{', '.join(lost)} has not seen what process 0 ({answers[0][0]}) wrote there. Choose a folder of a file "
@@ -241,7 +241,7 @@ def _may_change(field: str) -> bool:
 
 
 def require_there(workdir: pathlib.Path) -> None:
-    """Refuses to go on in a run folder that was removed, of which a save in that moment may have made an empty twin.
+    """Refuses to go on in a run folder that was removed; a save may have made an empty one of that name meanwhile.
 
     Raises:
         WorkdirError: if config.json is gone.

@@ -31,7 +31,7 @@ def images(
     labels: Any,
     seeds: np.ndarray,
     batch_size: int,
-    place: pathlib.Path,
+    folder: pathlib.Path,
     advance: Callable[[int], None],
     share: tuple[int, int] = (0, 1),
 ) -> np.ndarray:
@@ -43,15 +43,15 @@ def images(
         labels: int [N], or a pytree of arrays [N, ...].
         seeds: uint32 [N].
         batch_size: images in a batch, as `make` takes them.
-        place: the folder of the batches, OUT/.samples-KEY; made if missing.
+        folder: the folder of the batches, OUT/.samples-KEY; made if missing.
         advance: receives the number of images done.
         share: (p, P): every P-th batch from the p-th on, and at least one; (0, 1) is all.
     """
-    place.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     made = []
     for first in list(range(0, len(seeds), batch_size))[share[0] :: share[1]] or [0]:
         rows = slice(first, min(first + batch_size, len(seeds)))
-        file = place / f"{first:08}.npy"
+        file = folder / f"{first:08}.npy"
         batch = files.array(file)
         if batch is None or not batch.ndim or len(batch) != len(seeds[rows]):
             batch = make(params, jax.tree.map(lambda leaf, rows=rows: leaf[rows], labels), seeds[rows])
@@ -64,5 +64,5 @@ def images(
 
 def clear(out: pathlib.Path) -> None:
     """Removes the batches, once the samples are written; those of other samples that were never finished, too."""
-    for place in out.glob(".samples-*"):
-        shutil.rmtree(place, ignore_errors=True)
+    for folder in out.glob(".samples-*"):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -63,12 +63,12 @@ def main(out: str | None, work: str | None = None) -> None:
         folder = MODEL.value if work is None else str(workdir.text_model(work))
         source = {"dtype": DTYPE.value, "loras": model_flags.loras()}
         model = text_to_image.load(folder, **source)
-        place = pathlib.Path(out or "pictures")
-        place.mkdir(parents=True, exist_ok=True)
+        target = pathlib.Path(out or "pictures")
+        target.mkdir(parents=True, exist_ok=True)
         request = request.resolved(model)
         made = text_to_image.make(model, request)
         for picture, about in zip(made, png.records(request, png.model(folder, **source))):
-            path = pictures.unused(place, str(about["seed"]))
+            path = pictures.unused(target, str(about["seed"]))
             pictures.write(path, picture, about)
             print(path, flush=True)
 

@@ -75,10 +75,10 @@ def sample(
     make = generate.generator(recipe, mesh)
     began = time.perf_counter()
     leaves = checkpoints.read_about(folder, step)["leaves"]
-    place = out / f".samples-{batches_on_disk.key(config, leaves, json.dumps(about), labels, seeds)}"
+    unfinished = out / f".samples-{batches_on_disk.key(config, leaves, json.dumps(about), labels, seeds)}"
     batch_size = min(config.sample.batch_size, number)
     share = (jax.process_index(), jax.process_count())
-    made = functools.partial(batches_on_disk.images, make.images, params, labels, seeds, batch_size, place)
+    made = functools.partial(batches_on_disk.images, make.images, params, labels, seeds, batch_size, unfinished)
     with progress.bar("sampling", number, "images", speaks=share[0] == 0) as advance:
         images = made(advance, share)
     agreement.gather("samples made")  # each process has made its share

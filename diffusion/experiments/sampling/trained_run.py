@@ -91,12 +91,9 @@ class Trained(NamedTuple):
 
 
 def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, step: int | None = None) -> Trained:
-    """Loads the moving average of a run.
+    """Loads the moving average of a run, at a step of its checkpoints; None for the latest.
 
-    Args:
-        folder: the run folder.
-        changes: dotted fields of the config and their values, e.g. {"sample.guidance.scale": 4.0}.
-        step: of the checkpoint; None for the latest.
+    `changes` are dotted fields of the config and their values, e.g. {"sample.guidance.scale": 4.0}.
 
     Raises:
         ConfigError: if a field is not known, or the run trains a flow map.

@@ -81,7 +81,7 @@ def pipeline(
     parts = modules_of(base)
     shapes = {part: _shapes(folders.shapes_of(FAMILIES[name], module)) for part, (name, module) in parts.items()}
     replaced = []
-    with files.whole_folder(out) as place:
+    with files.whole_folder(out) as new:
         for _, module, params in networks:
             part = next((part for part in parts if part not in replaced and shapes[part] == _shapes(params)), None)
             if part is None:
@@ -91,13 +91,13 @@ def pipeline(
                     f"{base}, which has {has}. Choose a --base of the same architecture."
                 )
             name, known = parts[part]
-            interchange.save(place / part, known, params, dtype=dtype, family=name)
+            interchange.save(new / part, known, params, dtype=dtype, family=name)
             replaced.append(part)
         for path in sorted(base.iterdir()):
             if path.is_dir() and path.name not in replaced:
-                shutil.copytree(path, place / path.name)
+                shutil.copytree(path, new / path.name)
             elif path.name in ("model_index.json", pipelines.SAMPLING):
-                shutil.copyfile(path, place / path.name)
+                shutil.copyfile(path, new / path.name)
     return replaced
 
 

@@ -36,7 +36,7 @@ def starts(number: int, **fixed: str) -> tuple[np.ndarray, list[Scene]]:
     All have the attributes `fixed`, such as `position="left"`.
     """
     stated = Scene("one", "plain", NONE)._replace(**fixed)
-    every = ((scenes.completed(stated, lot), lot) for lot in (Lot(1, STREAM, place) for place in itertools.count()))
+    every = ((scenes.completed(stated, lot), lot) for lot in (Lot(1, STREAM, i) for i in itertools.count()))
     trained = ((drawing.draw(scene, lot), scene) for scene, lot in every if not scenes.withheld(scene))
     images, shown = zip(*itertools.islice(trained, number))
     return np.stack(images), list(shown)
@@ -134,8 +134,8 @@ def _recoloured(scene: Scene, turns: int = 1) -> Scene:
 def seam(made: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, float]:
     """How much pixels on both sides of the seam in the middle differ, of edits whose left half is that of `real`.
 
-    Each is uint8 [N, H, W, 3]. `coded` are the real pictures as the autoencoder gives them back: with their left halves
-    put back as in an edit, they have the seam of a model that would paint the very latents of the real picture.
+    Each is uint8 [N, H, W, 3]. `coded` are the real pictures after encoding and decoding: with their left halves put
+    back as in an edit, they have the seam of a model that would paint the very latents of the real picture.
 
     Returns:
         {"mean", "worst"} of the edits, and of the others after "coded_" and "real_": mean absolute differences of 255,

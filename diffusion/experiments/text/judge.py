@@ -50,16 +50,16 @@ def pictures(seed: int = SEED, number: dict[str, int] | None = None) -> tuple[np
     """
     left = dict(number or PICTURES)
     examples: list[tuple[np.ndarray, Scene]] = []
-    place = 0
+    index = 0
     while sum(left.values()):
-        lot = scenes.Lot(seed, 0, place)
+        lot = scenes.Lot(seed, 0, index)
         scene = scenes.draw(lot, of_withheld=lot.between(0, 1) < WITHHELD_SHARE)
         if scene.kind == "several" and lot.between(0, 1) < CROWDED_SHARE:
             scene = scene._replace(count=lot.pick(range(MORE, len(scenes.POSITIONS) + 1)))
         if left[scene.kind]:
             left[scene.kind] -= 1
             examples.append((drawing.draw(scene, lot), facing(scene)._replace(count=min(scene.count, MORE))))
-        place += 1
+        index += 1
     images, shown = zip(*examples)
     return np.stack(images), list(shown)
 

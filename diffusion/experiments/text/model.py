@@ -73,8 +73,8 @@ def trained(run: str | pathlib.Path) -> tuple[Any, Any, Mapping[str, Any]]:
 def text_encoder(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
     """Writes the text tower of a run that trained "clip"."""
     module, params, _ = trained(run)
-    with files.whole_folder(out) as place:
-        interchange.save(place, module.text, params["text"])
+    with files.whole_folder(out) as new:
+        interchange.save(new, module.text, params["text"])
 
 
 def autoencoder(run: str | pathlib.Path, out: str | pathlib.Path, number: int) -> latent_space.Scaling:
@@ -89,8 +89,8 @@ def autoencoder(run: str | pathlib.Path, out: str | pathlib.Path, number: int) -
     rows = np.linspace(0, len(source) - 1, min(number, len(source))).astype(int)
     batches = (np.stack([source[row]["image"] for row in rows[i : i + 64].tolist()]) for i in range(0, len(rows), 64))
     measured = latent_space.estimate((encode(batch)[:, 0] for batch in batches), per_channel=True)
-    with files.whole_folder(out) as place:
-        interchange.save(place, module.clone(scale=1.0, shift=0.0), standardised(module, params, measured))
+    with files.whole_folder(out) as new:
+        interchange.save(new, module.clone(scale=1.0, shift=0.0), standardised(module, params, measured))
     return measured
 
 
@@ -176,17 +176,17 @@ def write(
         pipelines.SAMPLING: usual._asdict(),
         "model_index.json": INDEX | {"scheduler": [library, scheduler["_class_name"]]},
     }
-    with files.whole_folder(out) as place:
-        interchange.save(place / "transformer", module, params)
+    with files.whole_folder(out) as new:
+        interchange.save(new / "transformer", module, params)
         for name, folder in parts.items():
-            shutil.copytree(folder, place / name)
-        (place / "scheduler").mkdir()
+            shutil.copytree(folder, new / name)
+        (new / "scheduler").mkdir()
         for name, content in contents.items():
-            (place / name).write_text(json.dumps(content, indent=2) + "\n")
+            (new / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def of_run(run: str | pathlib.Path) -> pathlib.Path:
-    """Writes RUN/model, of a run on captions and the parts that these were made with; returns the folder.
+    """Writes RUN/model, of a run on captions and the parts that made its data; returns the folder.
 
     Raises:
         ConfigError: as `pipeline`, and if a part is not there, or is not the one that the run learned from.
