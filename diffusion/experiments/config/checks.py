@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion.data import packing
+from diffusion.data import packing, sources
 from diffusion.experiments.config import ConfigError, data, fields, fits, names, resolve, unknown
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import built_in_python, plain
