@@ -46,13 +46,13 @@ def conditions(text: str, recipe: Recipe) -> Any:
             rows = structure.unflatten([np.load(path, allow_pickle=False)])
         else:
             rows = structure.unflatten([np.array([[float(number) for number in text.split(",")]])])
-        found = jax.tree.leaves(rows)
+        arrays = jax.tree.leaves(rows)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"--condition={text}: {error}. Valid: numbers, a .npy or a .npz file with {form}.") from error
-    lengths = {len(leaf) for leaf in found if leaf.ndim}
-    fits = [np.shape(leaf)[1:] == np.shape(one) and leaf.dtype.kind in "fiub" for leaf, one in zip(found, leaves)]
+    lengths = {len(leaf) for leaf in arrays if leaf.ndim}
+    fits = [np.shape(leaf)[1:] == np.shape(one) and leaf.dtype.kind in "fiub" for leaf, one in zip(arrays, leaves)]
     if not all(fits) or len(lengths) != 1 or not max(lengths):
-        shapes = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for leaf in found)
+        shapes = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for leaf in arrays)
         raise ConfigError(f"--condition={text} is {shapes}. Valid: {form}.")
     turns = np.arange(recipe.config.sample.number) % max(lengths)
     kept = lambda leaf, one: leaf[turns] if leaf.dtype == np.uint8 else leaf[turns].astype(one.dtype)
