@@ -16,6 +16,7 @@ from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling.sample_files import read_samples
 from diffusion.metrics import classifier
 from tests import commands
+from tests.kept_programs import compiled_as_in_use
 
 QUICK = sample_metrics.Effort(draws=20, subsets=3)
 
@@ -23,9 +24,15 @@ QUICK = sample_metrics.Effort(draws=20, subsets=3)
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory):
     """A cache of classifiers trained for a fifth of the steps, apart from the user's."""
+    train = functools.partial(classifier.train, steps=120)
+
+    def trained(*arguments, **options):
+        with compiled_as_in_use():  # without XLA's optimizations a step takes twice as long
+            return train(*arguments, **options)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFUSION_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(classifier, "train", functools.partial(classifier.train, steps=120))
+        patch.setattr(classifier, "train", trained)
         patch.setattr(classifier, "_in_memory", {})
         real_images._read_split.cache_clear()
         yield

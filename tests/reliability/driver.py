@@ -14,6 +14,8 @@ import sys
 import time
 from typing import NamedTuple
 
+from tests import kept_programs
+
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = {  # a network of a few thousand parameters, saved every other step
     "model.width": 16,
@@ -52,8 +54,8 @@ class Driver:
     def __init__(self, folder: pathlib.Path):
         self.folder, self.started = folder, 0
         folder.mkdir(parents=True, exist_ok=True)
-        cache = folder / "cache"
-        cache.mkdir(mode=0o700, exist_ok=True)
+        cache = kept_programs.folder() or folder / "cache"
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)}
         command = [sys.executable, "-m", "tests.reliability.driver"]
         self.server = subprocess.Popen(
@@ -140,13 +142,10 @@ def serve() -> None:
 
     import tensorboardX  # noqa: F401
 
-    from diffusion.experiments.config import resolve  # noqa: F401
+    from diffusion.experiments import evaluate, sample, train  # noqa: F401
     from diffusion.experiments.evaluation import plots  # noqa: F401
-    from diffusion.experiments.run_folder import workdir  # noqa: F401
-    from diffusion.experiments.sampling import generate  # noqa: F401
-    from diffusion.training import training_means  # noqa: F401
-    from diffusion.training.runtime import progress  # noqa: F401
 
+    kept_programs.write_whole()
     warnings.filterwarnings("ignore", message=r".*os\.fork\(\)")
     warnings.filterwarnings("ignore", message=r".*use of fork\(\)")
     for line in sys.stdin:
