@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from diffusion.experiments.sampling import sample_files
 from diffusion.io import json_lines, limits
@@ -123,12 +122,14 @@ def curves(lines: Iterable[Mapping]) -> dict[str, list[tuple[int, float]]]:
 
 def mean(values: Sequence[float]) -> Figure:
     """The mean over at least one run, with Student's interval of it, mean +- t s / sqrt(n), where there are several."""
+    from scipy import special  # imported here: every training imports this module, and few need the quantile
+
     n = len(values)
     middle = float(np.mean(values))
     if n == 1:
         return Figure(middle, n=1)
     std = float(np.std(values, ddof=1))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * std / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * std / math.sqrt(n)
     return Figure(middle, middle - half, middle + half, n, std)
 
 
