@@ -64,6 +64,8 @@ gallery: setup
 	$(RUN) -m tools.docs.gallery --workdir=$(DIGITS)
 
 # The first run compiles; .cache keeps the programs for the next run of every target that has fast tests alone.
+# pytest keeps the tests as it rewrites them, and Python what it compiles, where the environment forbids it (containers do).
+test test-quick test-all: export PYTHONDONTWRITEBYTECODE :=
 test: setup
 	$(RUN) -m pytest -n 2 --dist worksteal
 

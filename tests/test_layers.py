@@ -7,6 +7,7 @@ it imports its own package, and what lies in lower layers. A new command needs n
 
 import ast
 import collections
+import functools
 import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -74,10 +75,13 @@ def module_of(name: str) -> str | None:
     return name if name in MODULES else name.rpartition(".")[0] if name.rpartition(".")[0] in MODULES else None
 
 
-GRAPH = {
-    name: {imported for each in imports(path) if (imported := module_of(each)) is not None} - {name}
-    for name, path in MODULES.items()
-}
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    """The modules of the library that each of them imports."""
+    return {
+        name: {imported for each in imports(path) if (imported := module_of(each)) is not None} - {name}
+        for name, path in MODULES.items()
+    }
 
 
 def owner(module: str) -> str:
@@ -116,11 +120,11 @@ def test_every_package_of_the_library_has_a_layer():
 
 
 def test_imports_point_downward():
-    assert arrows_up(GRAPH) == []
+    assert arrows_up(graph()) == []
 
 
 def test_there_is_no_circle_of_imports():
-    assert circles(GRAPH) == []
+    assert circles(graph()) == []
 
 
 def test_an_arrow_up_and_a_circle_are_found():
@@ -144,7 +148,7 @@ def test_the_library_imports_nothing_that_is_built_on_it():
 
 def test_the_mathematics_imports_no_networks_data_or_files_of_runs():
     mathematics = {name for names in MATHEMATICS for name in names} - {"diffusion.io", "diffusion.text"}
-    reached = {imported for module in GRAPH if owner(module) in mathematics for imported in GRAPH[module]}
+    reached = {imported for module in graph() if owner(module) in mathematics for imported in graph()[module]}
     assert {owner(module) for module in reached} <= mathematics
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sklearn.datasets
 
 from diffusion.data import catalog, digits, pipeline, sources
 
@@ -66,6 +65,8 @@ def test_two_processes_prepare_it_at_once_without_tensorflow(prepared):
 
 
 def test_every_digit_of_scikit_learn_is_in_one_split(records):
+    import sklearn.datasets  # here: every worker collects this file, and one runs it
+
     values, labels = sklearn.datasets.load_digits(return_X_y=True)
     # round(255 v / 16) in whole numbers, halves up.
     images = ((values.astype(int) * 255 * 2 + 16) // 32).astype(np.uint8)
@@ -80,6 +81,8 @@ def test_no_digit_is_in_two_splits():
 
 
 def test_split_is_stratified(records):
+    import sklearn.datasets
+
     total = np.bincount(sklearn.datasets.load_digits().target)
     for split, fraction in zip(SPLITS, (0.7, 0.1, 0.2)):
         counts = np.bincount(records[split][1], minlength=10)
