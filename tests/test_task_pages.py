@@ -92,7 +92,7 @@ def executed(name, folder, change=list):
 @pytest.mark.slow
 def test_own_pictures(folder):
     printed = executed("own_pictures", folder)
-    assert "training on photos (train[:90%]): 216 pictures of 2 classes, 32 x 32 x 3, in" in printed
+    assert "training on photos (train[:90%]): 216 pictures of 2 classes (disc, square), 32 x 32 x 3, in" in printed
     assert "real train[90%:] images" in printed and (folder / "runs/photos/samples.png").is_file()
     for changed, message in (
         (["--config.model.num_classes=10"], "config.model.num_classes = 10, but photos has 2 classes"),
