@@ -237,9 +237,6 @@ LEARNERS = {  # the network, and the means of the mixture that it learns
         SetTransformer(32, 2, 2, 4), np.tile([[[1.0, 0]], [[-1, 1]], [[0, -1]]], (1, 8, 1))
     ),
     "unet, series": (UNet((16, 32), 1, in_channels=2, out_channels=2, groups=4, axes=1), wave(16, 2)),
-    "unet, volumes": (
-        UNet((8, 16), 1, in_channels=1, out_channels=1, groups=4, axes=3), wave(64, 1).reshape(3, 4, 4, 4, 1)
-    ),
 }  # fmt: skip
 
 
