@@ -269,10 +269,10 @@ def get_sweep(arg=""):
 
 
 def of_readme():
-    """The lines of the README that start our program, as words, in their order; first those of its shell snippets."""
+    """The lines of the README's shell snippets that start our program, as words, and its `diffusion init`."""
     text = (ROOT / "README.md").read_text()
     snippets = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
-    inline = re.findall(r"`(diffusion \w+ [^`]+)`", text)
+    inline = re.findall(r"`(diffusion init \w+)`", text)
     words = [shlex.split(line, comments=True) for line in [*snippets.splitlines(), *inline]]
     return [line[1:] for line in words if line and line[0] == "diffusion"]
 
@@ -309,7 +309,7 @@ def test_the_installed_commands_run_from_an_empty_folder(programs, tmp_path):
         (folder / name / "__init__.py").write_text("raise SystemExit('a user's')")
         (folder / name / "digits.py").write_text("raise SystemExit('a user's')")
     lines = of_readme()
-    assert [words[0] for words in lines] == ["train", "sample", "evaluate", "init"]
+    assert [words[0] for words in lines[:3]] == ["train", "sample", "evaluate"] and lines[-1] == ["init", "my_paper"]
     said = [run(*(re.sub("(--config=digits)$", r"\1:tiny", word) for word in words)) for words in lines]
     assert "Next: diffusion sample --workdir=runs/digits" in said[0] and (folder / "my_paper/config.py").is_file()
     run("plan", "--config=digits", "--devices=1")
