@@ -144,16 +144,22 @@ plt.show()
 # Real ones are convolutional, keep the plane of the picture, and give a Gaussian for each latent instead of a point:
 # [`models.autoencoders.autoencoder_kl.AutoencoderKL`](../../diffusion/models/autoencoders/autoencoder_kl.py), trained with a
 # perceptual and an adversarial loss so that what it loses is not seen ([latents](../latents.md)). Its use has the same three
-# lines. This one is not trained; look at the shapes.
+# lines. Here only the shapes are computed, by `jax.eval_shape`, without parameters.
 
 # %%
 vae = autoencoder_kl.AutoencoderKL(widths=(8, 16), layers=1, latent_channels=2, picture_channels=1, groups=4, scale=1.0)
-images = jnp.asarray(train[:4].reshape(4, 8, 8, 1), jnp.float32)
-params = jax.jit(vae.init)(jax.random.key(0), images)["params"]
-posterior = vae.apply({"params": params}, images, method="encode")
-z = latent_space.to_diffusion(latent_space.draw(posterior, keys[:4]), vae.scale, vae.shift)
-back = vae.apply({"params": params}, latent_space.from_diffusion(z, vae.scale, vae.shift), method="decode")
-print("picture", images.shape, "-> latent", z.shape, "-> picture", back.shape)
+
+
+def there_and_back(images):
+    params = vae.init(jax.random.key(0), images)["params"]
+    posterior = vae.apply({"params": params}, images, method="encode")
+    z = latent_space.to_diffusion(latent_space.draw(posterior, keys[:4]), vae.scale, vae.shift)
+    back = vae.apply({"params": params}, latent_space.from_diffusion(z, vae.scale, vae.shift), method="decode")
+    return z, back
+
+
+z, back = jax.eval_shape(there_and_back, jnp.zeros((4, 8, 8, 1)))
+print("picture", (4, 8, 8, 1), "-> latent", z.shape, "-> picture", back.shape)
 
 # %% [markdown]
 # ## What you take with you

@@ -147,10 +147,9 @@ def share_in(x, place):
 
 
 # %% tags=["picture"]
-prompts = ("", "left", "left high", "right high")
+drawn = {prompt: sample(prompt) for prompt in ("", "left", "left high", "right high")}
 figure, panels = plt.subplots(1, 4, figsize=(7.5, 2.4), sharex=True, sharey=True)
-for panel, prompt in zip(panels, prompts):
-    x = sample(prompt)
+for panel, (prompt, x) in zip(panels, drawn.items()):
     panel.scatter(*(SPACING * (places - 1)).T, s=260, color="C5", alpha=0.25)
     panel.scatter(*x.T, s=2)
     note = "\n(never trained)" if prompt == "right high" else "\n"
@@ -159,7 +158,7 @@ panels[0].set_ylabel("second axis")
 plt.show()
 
 # %%
-counts = {prompt: [share_in(sample(prompt), (i, j)) for i in range(3) for j in range(3)] for prompt in prompts}
+counts = {prompt: [share_in(x, (i, j)) for i in range(3) for j in range(3)] for prompt, x in drawn.items()}
 print("share of each cluster for an empty prompt (right: 1/8 each, 0 for the withheld one):")
 print("  " + " ".join(f"{share:.2f}" for share in counts[""]))
 print(f'"left": {sum(counts["left"][:3]):.0%} on the left;  "left high": {counts["left high"][2]:.0%} in its cluster')

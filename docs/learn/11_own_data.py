@@ -25,6 +25,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from diffusion import objectives, parameterizations, schedules, timesteps
+from diffusion.data import sources
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling.of_run import sample
 from diffusion.experiments.train import train
@@ -178,6 +179,19 @@ source = Folder(folder / "pictures")
 print(len(source), "pictures;", source[0]["image"].shape, source[0]["label"])
 
 # %% [markdown]
+# The library has such a source, which also resizes, names a damaged file and takes parts of a folder for a split
+# ([`data.sources.class_folders`](../../diffusion/data/sources/picture_files.py)). In a config it is
+# `config.data.source = {"name": "class_folders", "path": "pictures"}`, and there are sources for captions, tar shards, Parquet
+# and arrays beside it ([data](../data.md)). Its records are ours.
+
+# %%
+ready = sources.class_folders(folder / "pictures")
+print(ready.spec.size, "pictures;", ready.spec.shape, ready.spec.classes)
+assert len(ready) == len(source)
+for i in range(len(ready)):
+    assert (ready[i]["image"] == source[i]["image"]).all() and ready[i]["label"] == source[i]["label"]
+
+# %% [markdown]
 # ## Stopped and gone on with
 #
 # A run of 20 steps, gone on with to 40, against a run of 40 without a stop: the same parameters, to the bit. The example that
@@ -207,6 +221,6 @@ assert all(jax.tree.leaves(same))
 #
 # - Records of any shape, from any sequence. Scale them to variance one.
 # - Make up data like yours whose answer is known (a Gaussian process, a mixture), train on them first, and compare.
-# - For pictures in folders, captions, and datasets by name there are ready sources: [extend](../extend.md#a-dataset).
+# - For folders, captions, shards, tables and arrays there are ready sources: [data](../data.md).
 #
 # Next: [12. A paper's experiment, end to end](12_a_papers_experiment.ipynb)
