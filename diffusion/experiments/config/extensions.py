@@ -34,17 +34,11 @@ VALID = (
 
 
 class Extension(NamedTuple):
-    """Code that was run.
+    """Code that was run."""
 
-    Attributes:
-        name: as the user named it.
-        path: of the file that was run.
-        home: of all files that belong to it: the folder of its package, or the file itself.
-    """
-
-    name: str
-    path: pathlib.Path
-    home: pathlib.Path
+    name: str  # as the user named it
+    path: pathlib.Path  # of the file that was run
+    home: pathlib.Path  # of all files that belong to it: the folder of its package, or the file itself
 
 
 loaded: dict[str, Extension] = {}  # by name, in the order in which they were run

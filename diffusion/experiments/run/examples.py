@@ -18,23 +18,14 @@ NAMED = 10  # classes that the start of a run names, at most
 
 
 class Examples(NamedTuple):
-    """What batches are made of.
+    """What batches are made of."""
 
-    Attributes:
-        source: random access to the records.
-        spec: what they are.
-        augment: what is done to each, in order.
-        sizes: (height, width) of each bucket; none where all pictures are of one size.
-        bucket: int [N], that of each picture, in 0..len(sizes) - 1.
-        where: the folder that holds them.
-    """
-
-    source: sources.Source
-    spec: sources.DataSpec
-    augment: tuple[Augmentation, ...]
-    sizes: tuple[buckets.Size, ...] = ()
-    bucket: Sequence[int] = ()
-    where: str = ""
+    source: sources.Source  # random access to the records
+    spec: sources.DataSpec  # what they are
+    augment: tuple[Augmentation, ...]  # what is done to each, in order
+    sizes: tuple[buckets.Size, ...] = ()  # (height, width) of each bucket; none where all pictures are of one size
+    bucket: Sequence[int] = ()  # int [N], that of each picture, in 0..len(sizes) - 1
+    where: str = ""  # the folder that holds them
 
     def __str__(self) -> str:
         """One line for the start of a run: what they are, how many, and where they lie."""

@@ -16,17 +16,11 @@ from diffusion.training import coding
 
 
 class Network(NamedTuple):
-    """What the train step takes.
+    """What the train step takes."""
 
-    Attributes:
-        init: (key, x [1, ...], clock, condition) -> parameters.
-        apply: (parameters, x, clock, condition) -> output, as its objective expects it.
-        weights: parameters -> those of the module, as `interchange.save` takes them.
-    """
-
-    init: Callable[..., Any]
-    apply: Callable[..., Any]
-    weights: Callable[[Any], Any]
+    init: Callable[..., Any]  # (key, x [1, ...], clock, condition) -> parameters
+    apply: Callable[..., Any]  # (parameters, x, clock, condition) -> output, as its objective expects it
+    weights: Callable[[Any], Any]  # parameters -> those of the module, as `interchange.save` takes them
 
 
 def network_of(module: nn.Module) -> Network:

@@ -39,17 +39,11 @@ FILE = 512  # pairs in a file
 
 
 class Paired(NamedTuple):
-    """The examples of a run that learns from pairs; as `Examples` otherwise.
+    """The examples of a run that learns from pairs; as `Examples` otherwise."""
 
-    Attributes:
-        source: records of the data, with the pair `[2, H, W, C]` as their example.
-        spec: what they are.
-        sizes: none: all are of one size.
-    """
-
-    source: sources.Source
-    spec: sources.DataSpec
-    sizes: tuple = ()
+    source: sources.Source  # records of the data, with the pair `[2, H, W, C]` as their example
+    spec: sources.DataSpec  # what they are
+    sizes: tuple = ()  # none: all are of one size
 
     def batches(self, config: Mapping, start: int, positions: Sequence[int], threads: int) -> Iterator[dict[str, Any]]:
         """The batches of a run, see `Examples.batches`: "x" is the samples, "noise" what they were made of."""

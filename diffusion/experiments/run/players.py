@@ -15,19 +15,13 @@ Apply = Callable[..., jax.Array]  # (params, x_t, clock, condition) -> output
 
 
 class Players(NamedTuple):
-    """What plays in a run.
+    """What plays in a run."""
 
-    Attributes:
-        modules: {network: Linen module}: "model", and "teacher" and the second player where there are such.
-        apply: {network: (params, x_t, clock, condition) -> output}, as objectives see them.
-        frozen: names of those that no step changes.
-        second: name of the one that trains in turn with the model; "" for none.
-    """
-
+    # {network: Linen module}: "model", and "teacher" and the second player where there are such.
     modules: dict[str, Any]
-    apply: dict[str, Apply]
-    frozen: tuple[str, ...]
-    second: str
+    apply: dict[str, Apply]  # {network: (params, x_t, clock, condition) -> output}, as objectives see them
+    frozen: tuple[str, ...]  # names of those that no step changes
+    second: str  # name of the one that trains in turn with the model; "" for none
 
 
 def of(recipe: Recipe) -> Players:

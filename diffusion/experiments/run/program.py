@@ -22,31 +22,20 @@ from diffusion.training.step import make_train_step, seeded
 
 
 class Program(NamedTuple):
-    """What a run computes.
+    """What a run computes."""
 
-    Attributes:
-        seed: of the parameters and of every draw, uint32.
-        conditional: whether the network takes labels.
-        average: the exponential moving average.
-        networks: TrainState -> {name: network} as objectives see them: "model", its average "target", a teacher, a
-            second player.
-        init: seed -> TrainState; not jitted, see `sharding.create`.
-        target: what `init(seed)` will be: TrainState of jax.ShapeDtypeStruct with shardings.
-        batch: what a step takes, as the devices get it: dict of jax.ShapeDtypeStruct [B, ...] with shardings; the entry
-            "condition", of networks that receive text, is a dict of them itself.
-        micro_batches: into how many parts a step cuts its batch.
-        step: (TrainState, batch on the devices, seed) -> (TrainState, metrics); jitted, donates the state.
-    """
-
-    seed: np.uint32
-    conditional: bool
-    average: ema.ExponentialMovingAverage
+    seed: np.uint32  # of the parameters and of every draw, uint32
+    conditional: bool  # whether the network takes labels
+    average: ema.ExponentialMovingAverage  # the exponential moving average
+    # TrainState -> {name: network} as objectives see them: "model", its average "target", a teacher, a second player.
     networks: Callable[[state.TrainState], dict[str, Callable]]
-    init: Callable[[Any], state.TrainState]
-    target: state.TrainState
+    init: Callable[[Any], state.TrainState]  # seed -> TrainState; not jitted, see `sharding.create`
+    target: state.TrainState  # what `init(seed)` will be: TrainState of jax.ShapeDtypeStruct with shardings
+    # What a step takes, as the devices get it: dict of jax.ShapeDtypeStruct [B, ...] with shardings; the entry
+    # "condition", of networks that receive text, is a dict of them itself.
     batch: dict[str, Any]
-    micro_batches: int
-    step: Any
+    micro_batches: int  # into how many parts a step cuts its batch
+    step: Any  # (TrainState, batch on the devices, seed) -> (TrainState, metrics); jitted, donates the state
 
 
 def mesh_of(config: ConfigDict, devices: list[Any] | None = None) -> Mesh:

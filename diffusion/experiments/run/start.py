@@ -15,23 +15,14 @@ from diffusion.training.checkpointing import checkpoints
 
 
 class Start(NamedTuple):
-    """What a run knows when it begins or goes on.
+    """What a run knows when it begins or goes on."""
 
-    Attributes:
-        step: updates made.
-        examples: that they took.
-        sums: of the training metrics since the last line, see `training_means`.
-        fingerprint: of the data's source.
-        best: {"figure", "step", "value"} of the best checkpoint so far; None for none.
-        resumed: whether there was a checkpoint.
-    """
-
-    step: int
-    examples: int
-    sums: dict[str, Any]
-    fingerprint: dict[str, Any]
-    best: dict[str, Any] | None
-    resumed: bool
+    step: int  # updates made
+    examples: int  # that they took
+    sums: dict[str, Any]  # of the training metrics since the last line, see `training_means`
+    fingerprint: dict[str, Any]  # of the data's source
+    best: dict[str, Any] | None  # {"figure", "step", "value"} of the best checkpoint so far; None for none
+    resumed: bool  # whether there was a checkpoint
 
 
 def first_state(

@@ -21,15 +21,10 @@ from diffusion.io import pictures as picture_files
 
 
 class Tracker(NamedTuple):
-    """Where numbers and pictures go.
+    """Where numbers and pictures go."""
 
-    Attributes:
-        numbers: (step, {name: number}).
-        pictures: (step, {name: PNG file}).
-    """
-
-    numbers: Callable[[int, Mapping[str, float]], None]
-    pictures: Callable[[int, Mapping[str, pathlib.Path]], None]
+    numbers: Callable[[int, Mapping[str, float]], None]  # (step, {name: number})
+    pictures: Callable[[int, Mapping[str, pathlib.Path]], None]  # (step, {name: PNG file})
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, float]:

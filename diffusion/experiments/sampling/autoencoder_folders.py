@@ -24,18 +24,12 @@ FAILURES = (interchange.Refusal, interchange.Mismatch, limits.Refused)  # for co
 
 
 class Autoencoder(NamedTuple):
-    """A network that encodes and decodes.
+    """A network that encodes and decodes."""
 
-    Attributes:
-        path: as it was named.
-        module, params: with the methods encode and decode, and the fields scale and shift of its latents; float32.
-        record: {"family", "config", "sha256"}, by which it is known again.
-    """
-
-    path: str
-    module: nn.Module
-    params: Any
-    record: dict[str, Any]
+    path: str  # as it was named
+    module: nn.Module  # with the methods encode and decode, and the fields scale and shift of its latents
+    params: Any  # of the module; float32
+    record: dict[str, Any]  # {"family", "config", "sha256"}, by which it is known again
 
 
 def load(path: str | pathlib.Path) -> Autoencoder:

@@ -29,22 +29,14 @@ from diffusion.training.checkpointing import checkpoints
 
 
 class Trained(NamedTuple):
-    """What a run has learned, and how its config samples it.
+    """What a run has learned, and how its config samples it."""
 
-    Attributes:
-        recipe: of the run, with the changes of `load`.
-        params: of the moving average.
-        schedule, sampler: of the recipe.
-        grid: `[steps + 1]` decreasing times, of config.sample.
-        shape: (H, W, C) of one example.
-    """
-
-    recipe: Recipe
-    params: Any
-    schedule: NoiseSchedule
-    sampler: samplers.Sampler
-    grid: np.ndarray
-    shape: tuple[int, ...]
+    recipe: Recipe  # of the run, with the changes of `load`
+    params: Any  # of the moving average
+    schedule: NoiseSchedule  # of the recipe
+    sampler: samplers.Sampler  # of the recipe
+    grid: np.ndarray  # `[steps + 1]` decreasing times, of config.sample
+    shape: tuple[int, ...]  # (H, W, C) of one example
 
     @property
     def config(self) -> ConfigDict:
