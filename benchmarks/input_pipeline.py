@@ -3,10 +3,16 @@
     python -m benchmarks.input_pipeline
     python -m benchmarks.input_pipeline --data_dir=/data/tfds --threads=8 --rounds=5
     python -m benchmarks.input_pipeline --dataset=digits --images=1000
+    python -m benchmarks.input_pipeline --torch_python=.venv-peers/bin/python      # each source beside a DataLoader
 
 The first epoch decodes every PNG; from the second on a dataset of up to 1 GiB is in memory. Both are measured, for each
 augmentation, round after round. Beside them, as the limit: copying the same bytes into batches, with nothing decoded,
 drawn or shuffled.
+
+With --torch_python: every source of files on the same JPEG pictures, made squares, flipped and cropped, beside
+PyTorch's DataLoader with as many workers as we have threads, which decodes, flips and crops by the same calls of Pillow
+and NumPy (benchmarks/peers/input_pipeline.py). Of Parquet and ArrayRecord, whose readers PyTorch's environment has not,
+it reads the files.
 """
 
 from absl import flags, logging
@@ -19,15 +25,20 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("images", 10_000, "read at each measurement", 1)
     flags.DEFINE_integer("threads", 2, "that read", 0)
     flags.DEFINE_integer("rounds", 3, "how often everything is measured in turn", 1)
+    flags.DEFINE_string(
+        "torch_python", None, "python of an environment with PyTorch, to measure every source beside it"
+    )
     flags.DEFINE_string("out", None, "file for the rows as JSON")
     command_line.begin()
 
+import functools
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from benchmarks import rows
+from benchmarks import rows, source_files
 from diffusion.data import pipeline, sources
 from diffusion.data.transforms import Augmentation, crop, flip
 
@@ -39,6 +50,8 @@ def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
     logging.set_verbosity(logging.FATAL)
     args = flags.FLAGS
+    if args.torch_python:
+        return beside_torch(args)
     try:
         sources.describe(args.dataset, "train", args.data_dir)
     except FileNotFoundError as error:
@@ -58,6 +71,60 @@ def main(argv: list[str]) -> None:
         for name, rates in found.items()
     ]
     rows.report(made, f"batches of {BATCH}, {args.threads} threads; limit: copying the bytes", args.out)
+
+
+def beside_torch(args: flags.FlagValues) -> None:
+    """Measures every source and a DataLoader in turn, and prints one table."""
+    with tempfile.TemporaryDirectory() as folder:
+        opened = source_files.written(folder, args.images)
+        words = (folder, source_files.SIDE, BATCH, args.threads)
+        peer = rows.Peer(args.torch_python, "benchmarks.peers.input_pipeline", *map(str, words))
+        ours = opened["class_folders"][0]()
+        total = sum(int(ours[row]["image"].astype(np.int64).sum()) for row in range(len(ours)))
+        for form in ("files", "tar", "array"):
+            assert int(peer.ask(f"sum {form}")) == total, f"{form}: not the same pixels as ours"
+        cases: dict[str, Callable[[], float]] = {}
+        for form in ("files", "tar", "array"):
+            cases[form] = lambda form=form: float(peer.ask(form))
+            cases[form]()  # starts its workers
+        for name, (open_source, _) in opened.items():
+            for first in (True, False):
+                cases[f"{name}, {_epoch(first)}"] = functools.partial(from_source, open_source, args.threads, first)
+        found = rows.interleaved(cases, args.rounds)
+        made = [
+            rows.Row(
+                f"{name}, {_epoch(first)}", "images/s", True, found[f"{name}, {_epoch(first)}"], peer.about, found[form]
+            )
+            for name, (_, form) in opened.items()
+            for first in (True, False)
+        ]
+        peer.close()
+    size = "{} x {}".format(*source_files.STORED)
+    title = (
+        f"{args.images:,} JPEG pictures of {size}, squares of {source_files.SIDE}, flip and crop, batches of {BATCH}"
+    )
+    rows.report(made, f"{title}, {args.threads} threads; a DataLoader of {args.threads} workers", args.out)
+
+
+def _epoch(first: bool) -> str:
+    return "first epoch" if first else "later epochs"
+
+
+def from_source(open_source: Callable[[], sources.Source], threads: int, first: bool) -> float:
+    """Images a second of an epoch of training's batches, the first one or the second."""
+    source = open_source()
+    steps = len(source) // BATCH
+    data = pipeline.batches(
+        source, source.spec, seed=0, batch_size=BATCH, augment=AUGMENTATIONS["flip and crop"], threads=threads
+    )
+    for _ in range(0 if first else steps + 2 * threads + 1):
+        next(data)
+    began = time.perf_counter()
+    for _ in range(steps):
+        next(data)
+    seconds = time.perf_counter() - began
+    data.close()
+    return steps * BATCH / seconds
 
 
 def read(name: str, folder: str, augment: Sequence[Augmentation], threads: int, steps: int, first: bool) -> float:

@@ -173,17 +173,23 @@ def crop(padding: int = 4) -> Augmentation:
                 f"it must be in 1..{min(height, width) - 1}."
             )
         down, right = rng.integers(-padding, padding, size=2, endpoint=True)
-        rows = _reflect(np.arange(height) + down, height)
-        columns = _reflect(np.arange(width) + right, width)
-        return image.take(rows, 0).take(columns, 1)  # half the time of image[rows[:, None], columns]
+        return _shifted(_shifted(image, down, 0), right, 1)
 
     apply.moves = True
     return apply
 
 
-def _reflect(position: np.ndarray, size: int) -> np.ndarray:
-    """Folds positions in -size + 1..2 size - 2 back into 0..size - 1: ... 2 1 0 1 2 ... size - 1, size - 2 ..."""
-    return size - 1 - np.abs(size - 1 - np.abs(position))
+def _shifted(image: np.ndarray, by: int, axis: int) -> np.ndarray:
+    """The image moved by some pixels along an axis, and continued by its reflection: by = 2 is 2 3 ... n-1, n-2 n-3."""
+    if by == 0:
+        return image
+    size = image.shape[axis]
+    past = size - 2 - by
+    kept = slice(by, None) if by > 0 else slice(None, by)
+    border = slice(size - 2, past if past >= 0 else None, -1) if by > 0 else slice(-by, 0, -1)
+    before = (slice(None),) * axis
+    parts = [image[(*before, part)] for part in ((kept, border) if by > 0 else (border, kept))]
+    return np.concatenate(parts, axis)  # a fifth of the time of picking rows and columns by their numbers
 
 
 # The names that a config may use; a new augmentation is a factory like these and a line here.

@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from benchmarks import growth, input_pipeline, loop, start_up
+from benchmarks import growth, input_pipeline, loop, source_files, start_up
 from configs import digits
 from diffusion.training.runtime import progress
 from tests.data import made
@@ -93,3 +93,17 @@ def test_growth_of_small_models_is_measured_and_drawn(tmp_path):
 def test_a_warm_cache_makes_compilation_faster(tmp_path):
     cold, warm = (start_up.compiled(1, 1, tmp_path / "cache") for _ in range(2))
     assert 0 < warm and list(pathlib.Path(tmp_path / "cache").iterdir()) and cold > 0
+
+
+def test_every_source_of_the_benchmark_has_the_same_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(input_pipeline, "BATCH", 4)
+    opened = source_files.written(str(tmp_path), 12)
+    pictures = {}
+    for name, (open_source, beside) in opened.items():
+        source = open_source()
+        assert beside in ("files", "tar", "array") and source.spec.shape == (source_files.SIDE, source_files.SIDE, 3)
+        pictures[name] = sorted(source[row]["image"].tobytes() for row in range(len(source)))
+        for first in (True, False):
+            assert 0 < input_pipeline.from_source(open_source, 1, first) < math.inf
+    assert len(set(pictures["arrays"])) == 12
+    assert all(each == pictures["arrays"] for each in pictures.values())

@@ -71,6 +71,7 @@ class Arrays:
         if scalars or len(set(lengths.values())) > 1:
             listed = ", ".join(f"{name} ({'no rows' if name in scalars else lengths[name]})" for name in self._arrays)
             raise ValueError(f"{file}: the arrays of a source have one row for each record, and these have {listed}.")
+        self._arrays = {name: np.asarray(array) for name, array in self._arrays.items()}  # a row of a memmap is slow
         self.columns = tuple(self._arrays)
 
     def __len__(self) -> int:

@@ -88,7 +88,11 @@ class ArrayRecords:
 
     def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         found = []
-        for values in map(self._values, rows):
+        stored: dict[int, bytes] = {}
+        for file in {self._at(row)[0] for row in rows}:  # all of a file at once, which the reader does in parallel
+            mine = [row for row in rows if self._at(row)[0] == file]
+            stored |= zip(mine, self._readers[file].read([self._at(row)[1] for row in mine]))
+        for values in (self._parse(stored[row]) for row in rows):
             if missing := [name for name in columns if name not in values]:
                 raise ValueError(f"it has no {', '.join(missing)}, only {', '.join(values)}")
             found.append({name: values[name] for name in columns})

@@ -1,0 +1,101 @@
+"""PyTorch's DataLoader over the same pictures, for benchmarks/input_pipeline.py: the same decoding, flips and crops.
+
+    PYTHON -m benchmarks.peers.input_pipeline FOLDER SIDE BATCH WORKERS
+
+The folder holds files/CLASS/*.jpg, train.tar of the same files, and array.npy of the decoded squares. Answers "FORMAT"
+(files, tar, array) with the images a second of one epoch by workers that have started; "sum FORMAT" with the sum of all
+bytes, without flips and crops.
+"""
+
+import io
+import pathlib
+import sys
+import tarfile
+import time
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+PADDING = 4
+
+
+def square(image: Image.Image, side: int) -> np.ndarray:
+    """ADM's square, as `diffusion.data.transforms.square` makes it."""
+    while min(image.size) >= 2 * side:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = side / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left = (image.width - side) // 2
+    top = (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
+class Pictures(Dataset):
+    """uint8 [side, side, 3], flipped and cropped at random, with a label, as map-style datasets are written."""
+
+    def __init__(self, folder: str, form: str, side: int, augment: bool):
+        self.side, self.augment, self.form = side, augment, form
+        self.paths = sorted(pathlib.Path(folder, "files").glob("*/*.jpg"))
+        self.tar = pathlib.Path(folder, "train.tar")
+        if form == "tar":
+            with tarfile.open(self.tar) as archive:
+                members = [member for member in archive if member.name.endswith(".jpg")]
+                self.spans = [(member.offset_data, member.size) for member in members]
+        self.array = np.load(pathlib.Path(folder, "array.npy"), mmap_mode="r") if form == "array" else None
+        self.file = None
+        self.rng = np.random.default_rng()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int):
+        image = self.picture(row)
+        if self.augment:
+            if self.rng.random() < 0.5:
+                image = image[:, ::-1]
+            down, right = self.rng.integers(0, 2 * PADDING + 1, 2)
+            image = np.pad(image, ((PADDING, PADDING), (PADDING, PADDING), (0, 0)), "reflect")
+            image = image[down : down + self.side, right : right + self.side]
+        return torch.from_numpy(np.array(image)), row % 10
+
+    def picture(self, row: int) -> np.ndarray:
+        if self.array is not None:
+            return self.array[row]
+        if self.form == "tar":
+            if self.file is None:
+                self.file = open(self.tar, "rb")  # by each worker for itself
+            start, size = self.spans[row]
+            self.file.seek(start)
+            content = io.BytesIO(self.file.read(size))
+        else:
+            content = self.paths[row]
+        with Image.open(content) as image:
+            return square(image.convert("RGB"), self.side)
+
+
+def main(folder: str, side: str, batch: str, workers: str) -> None:
+    """Answers until the input ends."""
+    torch.set_num_threads(1)
+    loaders = {}
+    print(f"torch {torch.__version__} DataLoader", flush=True)
+    for line in sys.stdin:
+        *of_all, form = line.split()
+        data = Pictures(folder, form, int(side), augment=not of_all)
+        if of_all:
+            print(sum(int(data.picture(row).astype(np.int64).sum()) for row in range(len(data))), flush=True)
+            continue
+        if form not in loaders:
+            loaders[form] = DataLoader(
+                data, int(batch), shuffle=True, drop_last=True, num_workers=int(workers), persistent_workers=True
+            )
+            for _ in loaders[form]:  # starts the workers
+                pass
+        began = time.perf_counter()
+        images = sum(len(x) for x, _ in loaders[form])
+        print(images / (time.perf_counter() - began), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
