@@ -4,13 +4,14 @@
     diffusion plan --config=imagenet256_dit --devices=64 --config.mesh.fsdp=64
     diffusion plan --config=imagenet256_dit:7b --devices=64 --machine=v5p --out=plan.json
     tpu/bin/python -m diffusion plan --config=imagenet256_dit --devices=64 --machine=v5p --compile
+    cuda/bin/python -m diffusion plan --config=imagenet256_dit --devices=1 --machine=h100 --compile
 
 Takes the config of a run as diffusion train does, and any mesh of --devices devices, by default of those that JAX
 finds on this machine. Bytes of the state are exact; every other figure is an estimate by formulas, and times are those
-of the makers' data sheets, which no program reaches. --compile compiles the step itself for a TPU and shows what XLA
-says of it (diffusion/experiments/planning/ahead_of_time.py says how to install libtpu).
+of the makers' data sheets, which no program reaches. --compile compiles the step itself for a TPU or for H100s, and
+shows what XLA says of it (diffusion/experiments/planning/ahead_of_time.py says how to install its compilers).
 
-Exit status: 0, also where the run would not fit; 1 without libtpu where it is needed; 2 a mistake in the config.
+Exit status: 0, also where the run would not fit; 1 without the compiler where it is needed; 2 a mistake in the config.
 """
 
 from absl import flags
@@ -23,7 +24,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("devices", None, "how many devices the run is to have, e.g. 64; by default those found here")
     flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "the kind of device, by its data sheet")
     flags.DEFINE_string("out", "", "a file for the plan as JSON, e.g. plan.json")
-    flags.DEFINE_bool("compile", False, "compile the step for a TPU (v5p, v6e) and show what XLA says of it")
+    flags.DEFINE_bool("compile", False, "compile the step (h100, v5p, v6e) and show what XLA says of it")
     flags.mark_flags_as_required(["config"])
     command_line.begin()
 
@@ -109,16 +110,17 @@ def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
 
 
 def _compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, devices: int) -> dict[str, Any]:
-    """What XLA says of the step, compiled for a slice of a TPU; see `ahead_of_time.compile_step`."""
+    """What XLA says of the step, compiled for that many devices; see `ahead_of_time.compile_step`."""
     if config.mesh.get("kind", "jit") != "jit":
         raise ConfigError(f'config.mesh.kind = {config.mesh.kind!r}, but --compile takes "jit" alone.')
     try:
         topology = topology_name(machine, devices)
     except ValueError as error:
         raise ConfigError(f"--compile: {error}") from error
-    mesh = programs.mesh_of(config, ahead_of_time.devices(topology))
+    mesh = programs.mesh_of(config, ahead_of_time.devices(machine, topology))
     recipe = resolve.recipe(config, shape)
-    return {"topology": topology, **ahead_of_time.compile_step(lambda mesh: programs.build(recipe, mesh), mesh)}
+    compiled = ahead_of_time.compile_step(lambda mesh: programs.build(recipe, mesh), mesh, machine)
+    return {"topology": topology, **compiled}
 
 
 def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Machine) -> str:

@@ -159,8 +159,11 @@ def test_slices():
         "v5p:4x8x8",
     ]
     assert [topology_name(MACHINES["v6e"], n) for n in (8, 64)] == ["v6e:2x4", "v6e:8x8"]
-    with pytest.raises(ValueError, match="v5p and v6e"):
-        topology_name(MACHINES["h100"], 8)
+    assert [topology_name(MACHINES["h100"], n) for n in (1, 8, 64)] == ["1x1x1", "1x1x8", "1x8x8"]
+    with pytest.raises(ValueError, match="12 GPUs are no full nodes of 8"):
+        topology_name(MACHINES["h100"], 12)
+    with pytest.raises(ValueError, match="Valid: h100, v5p, v6e"):
+        topology_name(MACHINES["l40s"], 8)
 
 
 @pytest.mark.slow
@@ -271,7 +274,7 @@ def test_the_plan_replaces_no_device(tmp_path):
         (["--devices=48"], "batch_size = 256"),
         (["--devices=0"], "--devices"),
         ([], " x cpu) none is one whose data sheet is known"),
-        (["--devices=8", "--machine=h100", "--compile"], "v5p and v6e"),
+        (["--devices=8", "--machine=l40s", "--compile"], "h100, v5p, v6e"),
     ],  # refused before libtpu is looked for
 )
 def test_mistakes_are_one_sentence(arguments, message):
@@ -283,7 +286,13 @@ def test_mistakes_are_one_sentence(arguments, message):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed here")
 def test_without_libtpu_the_command_says_how_to_get_it():
     with pytest.raises(ahead_of_time.AheadError, match="tpu/bin/pip install"):
-        ahead_of_time.devices("v5p:2x2x2")
+        ahead_of_time.devices(MACHINES["v5p"], "v5p:2x2x2")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is not None, reason="the plugin is installed here")
+def test_without_the_plugin_for_gpus_the_command_says_how_to_get_it():
+    with pytest.raises(ahead_of_time.AheadError, match="cuda/bin/pip install"):
+        ahead_of_time.devices(MACHINES["h100"], "1x1x1")
 
 
 def test_a_step_that_xla_finds_no_room_for():
@@ -291,11 +300,36 @@ def test_a_step_that_xla_finds_no_room_for():
     error = jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {said}\nmore lines")
     step = mock.Mock()
     step.lower.return_value.compile.side_effect = error
-    result = ahead_of_time.compile_step(lambda mesh: mock.Mock(step=step), described())
+    result = ahead_of_time.compile_step(lambda mesh: mock.Mock(step=step), described(), MACHINES["v5p"])
     assert (result["fits"], result["error"]) == (False, said)
     step.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError("INTERNAL: a fault")
     with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
-        ahead_of_time.compile_step(lambda mesh: mock.Mock(step=step), described())
+        ahead_of_time.compile_step(lambda mesh: mock.Mock(step=step), described(), MACHINES["v5p"])
+    compiled = step.lower.return_value.compile
+    compiled.side_effect = None
+    compiled.return_value.memory_analysis.return_value.peak_memory_in_bytes = 182_360_000_000
+    result = ahead_of_time.compile_step(lambda mesh: mock.Mock(step=step), described(), MACHINES["h100"])
+    assert (result["fits"], result["error"]) == (
+        False,
+        "the program needs 182.4 GB at its peak, and a device has 80 GB",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("DIFFUSION_CUDA_PYTHON" not in os.environ, reason="DIFFUSION_CUDA_PYTHON names no python with CUDA")
+def test_a_step_for_an_h100_keeps_as_much_as_the_plan_says(tmp_path):
+    small = ["--config=configs/imagenet256_dit.py:b2", "--config.train.batch_size=64", "--config.model.depth=4"]
+    command = [os.environ["DIFFUSION_CUDA_PYTHON"], "-m", "diffusion", "plan", *small, "--devices=1"]
+    out = tmp_path / "plan.json"
+    done = subprocess.run([*command, "--machine=h100", "--compile", f"--out={out}"], cwd=ROOT, text=True,
+                          capture_output=True, timeout=900)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())["machines"]["h100"]
+    said = result["compiled"]
+    assert said["topology"] == "1x1x1" and said["fits"] and said["collectives"] == {}
+    state = sum(result["memory"][part] for part in estimate.EXACT)
+    assert said["aliased"] == pytest.approx(state, rel=0.01)
+    assert 0.9 < (sum(result["memory"].values()) - state) / said["temporaries"] < 1.6
 
 
 def compile_tiny(python, out):

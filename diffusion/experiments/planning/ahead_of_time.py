@@ -1,9 +1,11 @@
-"""Compiles the train step of a run for a slice of a TPU that this machine does not have.
+"""Compiles the train step of a run for a slice of a TPU, or for GPUs, that this machine does not have.
 
-XLA's compiler for TPUs comes with the package libtpu, which belongs in an environment of its own:
+XLA's compilers come with the package libtpu and with JAX's CUDA plugin, each in an environment of its own:
 
     python3 -m venv tpu && tpu/bin/pip install -r requirements-tpu.txt
     tpu/bin/python -m diffusion plan --config=FILE --devices=64 --machine=v5p --compile
+    python3 -m venv cuda && cuda/bin/pip install -r requirements-cuda12.txt
+    cuda/bin/python -m diffusion plan --config=FILE --devices=1 --machine=h100 --compile
 """
 
 import importlib.util
@@ -19,6 +21,7 @@ from jax.sharding import Mesh
 
 from diffusion.experiments.planning import hlo
 from diffusion.experiments.planning.estimate import as_on
+from diffusion.experiments.planning.machines import Machine
 from diffusion.experiments.run.program import Program
 
 
@@ -30,16 +33,34 @@ class AheadError(RuntimeError):
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
-def devices(topology: str) -> list[Any]:
-    """Returns the described devices of a slice, e.g. "v5p:4x4x4"; nothing can be put on them.
+def devices(machine: Machine, topology: str) -> list[Any]:
+    """Returns the described devices of a machine, on which nothing can be put.
+
+    Args:
+        machine: one that XLA can describe.
+        topology: of `machines.topology_name`.
 
     Raises:
-        AheadError: without libtpu, or if it does not know the slice.
+        AheadError: without the compiler's package, or if it does not know the topology.
     """
+    return _gpus(machine, topology) if machine.target else _tpus(topology)
+
+
+def _gpus(machine: Machine, topology: str) -> list[Any]:
+    if importlib.util.find_spec("jax_cuda12_plugin") is None:
+        raise AheadError(
+            "--compile for a GPU needs JAX's CUDA plugin, which belongs in an environment of its own: python3 -m venv "
+            "cuda && cuda/bin/pip install -r requirements-cuda12.txt, and then this command with cuda/bin/python."
+        )
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # no driver is needed to compile
+    return topologies.get_topology_desc(platform="cuda", topology=topology, target_config=machine.target).devices
+
+
+def _tpus(topology: str) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise AheadError(
-            "--compile needs the package libtpu, which belongs in an environment of its own: python3 -m venv tpu && "
-            "tpu/bin/pip install -r requirements-tpu.txt, and then this command with tpu/bin/python."
+            "--compile for a TPU needs the package libtpu, which belongs in an environment of its own: python3 -m venv "
+            "tpu && tpu/bin/pip install -r requirements-tpu.txt, and then this command with tpu/bin/python."
         )
     kind, _, text = topology.partition(":")
     sides = [int(side) for side in text.split("x")]
@@ -54,15 +75,15 @@ def devices(topology: str) -> list[Any]:
     return described.devices
 
 
-def compile_step(build: Callable[[Mesh], Program], mesh: Mesh) -> dict[str, Any]:
-    """Compiles the step of `build(mesh)` for a mesh over described devices.
+def compile_step(build: Callable[[Mesh], Program], mesh: Mesh, machine: Machine) -> dict[str, Any]:
+    """Compiles the step of `build(mesh)` for a mesh over described devices of a machine.
 
     Returns:
-        {"seconds": of compilation, "fits": whether XLA found room in the HBM; "error": its words if not; else, in bytes
-        on each device, "arguments", "outputs", "aliased" (outputs in the place of arguments), "temporaries", "peak",
-        and "collectives": {kind: bytes sent by each device in a step}}.
+        {"seconds": of compilation, "fits": whether there is room in the memory; "error": why if not; else, in bytes on
+        each device, "arguments", "outputs", "aliased" (outputs in the place of arguments), "temporaries", "peak", and
+        "collectives": {kind: bytes sent by each device in a step}}.
     """
-    with as_on("tpu"):
+    with as_on(machine.platform):
         program = build(mesh)
         lowered = program.step.lower(program.target, program.batch, program.seed)
     began = time.perf_counter()
@@ -75,6 +96,10 @@ def compile_step(build: Callable[[Mesh], Program], mesh: Mesh) -> dict[str, Any]
         return {"seconds": time.perf_counter() - began, "fits": False, "error": message.splitlines()[0]}
     spent = time.perf_counter() - began
     memory = compiled.memory_analysis()
+    peak = memory.peak_memory_in_bytes
+    if peak > machine.memory:  # the compiler for GPUs only warns
+        error = f"the program needs {peak / 1e9:.1f} GB at its peak, and a device has {machine.memory / 1e9:.0f} GB"
+        return {"seconds": spent, "fits": False, "error": error}
     return {
         "seconds": spent,
         "fits": True,
@@ -82,6 +107,6 @@ def compile_step(build: Callable[[Mesh], Program], mesh: Mesh) -> dict[str, Any]
         "outputs": memory.output_size_in_bytes,
         "aliased": memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
-        "peak": memory.peak_memory_in_bytes,
+        "peak": peak,
         "collectives": hlo.collective_bytes(compiled.as_text(), mesh.size),
     }

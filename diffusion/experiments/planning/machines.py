@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from diffusion.experiments.planning import gpu_targets
+
 
 class Machine(NamedTuple):
     """One kind of device by its data sheet; rates are a second and one way, peaks that no program reaches."""
@@ -19,6 +21,7 @@ class Machine(NamedTuple):
     network: float = 0.0  # bytes that a device sends beyond its neighbours; 0 on a TPU
     torus: int = 0  # dimensions; 0 where there is none
     topology: str = ""  # what libtpu calls the kind; "" on a GPU
+    target: str = ""  # what XLA's compiler reads of a GPU, see `gpu_targets`; "" where none is written down
 
 
 MACHINES = {
@@ -28,7 +31,17 @@ MACHINES = {
     "a100-80gb": Machine("gpu", "NVIDIA A100-SXM4-80GB", 312e12, 80e9, 2.039e12, 300e9, neighbours=8, network=25e9),
     # "NVIDIA H100 Tensor Core GPU" data sheet, SXM5: 1,979 TFLOP/s bfloat16 with sparsity, half of it dense; 80 GB,
     # 3.35 TB/s; NVLink 900 GB/s both ways. "NVIDIA DGX H100" data sheet: 8 GPUs, 8 single-port ConnectX-7, 400 Gb/s.
-    "h100": Machine("gpu", "NVIDIA H100 80GB HBM3", 989.4e12, 80e9, 3.35e12, 450e9, neighbours=8, network=50e9),
+    "h100": Machine(
+        "gpu",
+        "NVIDIA H100 80GB HBM3",
+        989.4e12,
+        80e9,
+        3.35e12,
+        450e9,
+        neighbours=8,
+        network=50e9,
+        target=gpu_targets.H100,
+    ),
     # "NVIDIA H200 Tensor Core GPU" data sheet, SXM: as H100, with 141 GB and 4.8 TB/s; nodes as DGX H200.
     "h200": Machine("gpu", "NVIDIA H200", 989.4e12, 141e9, 4.8e12, 450e9, neighbours=8, network=50e9),
     # "NVIDIA DGX B200" data sheet, of 8 GPUs: 1,440 GB, 64 TB/s, NVLink 14.4 TB/s both ways, 8 single-port ConnectX-7,
@@ -82,9 +95,15 @@ def ring_bandwidth(machine: Machine, mesh: Mapping[str, int], axes: tuple[str, .
 
 
 def topology_name(machine: Machine, devices: int) -> str:
-    """Returns the squarest slice of a TPU with that many devices, as libtpu names it: "v5p:4x4x4"."""
+    """Returns XLA's name for that many devices: the squarest slice of a TPU, "v5p:4x4x4"; nodes of GPUs, "1x2x8"."""
+    if machine.target:
+        node = min(devices, machine.neighbours)
+        if devices % node:
+            raise ValueError(f"{devices} GPUs are no full nodes of {node}.")
+        return f"1x{devices // node}x{node}"
     if not machine.topology:
-        raise ValueError("only TPUs have topologies to compile for: valid are v5p and v6e.")
+        known = ", ".join(name for name, other in MACHINES.items() if other.topology or other.target)
+        raise ValueError(f"XLA has no description of this machine. Valid: {known}.")
     sides = []
     rest = devices
     for left in range(machine.torus, 0, -1):
