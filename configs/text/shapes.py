@@ -59,7 +59,12 @@ def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     config = ConfigDict(
         {
-            "data": {"name": "shapes", "dir": "", "split": "train"},  # of all three trainings
+            "data": {
+                "source": {"name": "tfds"},
+                "name": "shapes",
+                "dir": "",
+                "split": "train",
+            },  # of all three trainings
             "vocabulary": {"size": 1024, "length": 20},  # ids at most; ids of a text
             "measured": 2000,  # training pictures by which the latents are normalised to mean 0 and variance 1
             "encoder": encoder(),

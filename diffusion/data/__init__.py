@@ -7,7 +7,8 @@
 - `sources`: random access to the records of a dataset, of files, or of one's own.
 - `packing`: examples that are pytrees, as one vector each.
 - `transforms`: decoding, augmentation and the change of range of one image.
-- `pipeline`: the batches of a run, as a function of (seed, global example index).
+- `pipeline`: the batches of a run, as a function of (seed, global example index); `stream_batches`: of a stream.
+- `preparation`: datasets of TFDS, prepared in an environment of their own.
 - `latent_cache`, `latent_writer`: a cache of what an autoencoder makes of a split, read by the same pipeline.
 - `buckets`: batches of several sizes and aspect ratios in one run.
 """
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
         latent_writer,
         packing,
         pipeline,
+        preparation,
         shapes,
         sources,
+        stream_batches,
         transforms,
     )
 
@@ -48,8 +51,10 @@ __all__ = [
     "latent_writer",
     "packing",
     "pipeline",
+    "preparation",
     "shapes",
     "sources",
+    "stream_batches",
     "transforms",
 ]
 

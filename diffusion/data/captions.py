@@ -66,12 +66,23 @@ class Table(NamedTuple):
 
 
 class Captioned:
-    """A source whose records have a "condition" too, {name: [...]}."""
+    """A source whose records have what a text encoder reads in their "condition", {name: [...]}, beside their own."""
 
     def __init__(self, source: sources.Source, table: Table):
-        """Raises CacheError if the table has another number of records."""
+        """Adds the table's entries.
+
+        Raises:
+            CacheError: if the table has another number of records.
+            ValueError: if the source's own condition has no names, or one of the table's.
+        """
         if len(source) != len(table.row):
             raise CacheError(f"there are {len(source):,} records and the captions of {len(table.row):,}")
+        own = getattr(getattr(source, "spec", None), "condition", None)
+        if own is not None and not (isinstance(own, Mapping) and not own.keys() & table.entries.keys()):
+            raise ValueError(
+                f"the records have a condition beside their captions, {own}. Valid: a mapping with other names than "
+                f'{", ".join(table.entries)}, e.g. condition = ("mask",)'
+            )
         self._source, self._table = source, table
 
     def __len__(self) -> int:
@@ -92,26 +103,29 @@ class Captioned:
         records = pipeline.fetch(self._source, np.asarray(rows))
         entries = self._table.entries
         return [
-            record | {"condition": {name: entries[name][k] for name in entries}}
+            record | {"condition": {**record.get("condition", {}), **{name: entries[name][k] for name in entries}}}
             for record, k in zip(records, self._table.row[np.asarray(rows)])
         ]
 
 
-def texts_of(name: str, split: str, data_dir: str = "") -> list[str]:
-    """The captions of a split, in the order of its records.
-
-    Args:
-        name, split, data_dir: of the dataset, as in `sources.describe`.
+def texts_of(source: sources.Source) -> list[str]:
+    """The captions of a source, in the order of its records.
 
     Raises:
-        FileNotFoundError: as `sources.describe`.
-        ValueError: for a dataset without captions, or with empty ones: names their records.
+        ValueError: for a source without captions, or with empty ones: names their records.
     """
-    texts = [text.strip() for text in sources.column(name, split, "caption", data_dir)]
+    spec = source.spec
+    read = getattr(source, "captions", None)
+    if read is None:
+        raise ValueError(
+            f"{spec.name} ({spec.split}) is a {type(source).__name__} without captions. Valid: a source with a method "
+            "captions(), e.g. picture_folder with a column of texts"
+        )
+    texts = [text.strip() for text in read()]
     if empty := [row for row, text in enumerate(texts) if not text]:
         listed = ", ".join(map(str, empty[:20])) + (", .." if len(empty) > 20 else "")
         raise ValueError(
-            f"{name} ({split}): {len(empty)} of {len(texts)} captions are empty, those of the records "
+            f"{spec.name} ({spec.split}): {len(empty)} of {len(texts)} captions are empty, those of the records "
             f"{listed} (counted from 0). Give each picture a caption, or leave it out."
         )
     return texts

@@ -1,6 +1,6 @@
 """Which datasets there are, where they lie on disk, and whether their folders are safe to open."""
 
-__all__ = ["available", "check_folder", "find"]
+__all__ = ["available", "check_folder", "find", "root_of"]
 
 import contextlib
 import io
@@ -24,6 +24,7 @@ from diffusion.io.files import cache
 # Datasets that the library makes itself on first use; a new one is a TFDS builder that downloads nothing, and a line.
 BUNDLED = {"digits": Digits, "shapes": Shapes}
 
+DEFAULT = "TFDS's default; set data_dir or TFDS_DATA_DIR"
 MADE_BY = "made_by.json"  # in the folder of a bundled dataset: the checksum of the code that has made it
 
 # The features that a dataset of images may have. TFDS imports the module of any other class that a folder names.
@@ -66,20 +67,18 @@ def find(name: str, data_dir: str = "") -> Path:
         raise ValueError(f"dataset name {name!r} is not of the form dataset[/config][:1.2.3], such as 'cifar10'.")
     if name in BUNDLED and not data_dir:
         return _prepared(name, cache("tfds"))
-    if data_dir:
-        root = Path(data_dir).expanduser()
-        origin = "data_dir"
-    elif os.environ.get("TFDS_DATA_DIR"):
-        root = Path(os.environ["TFDS_DATA_DIR"]).expanduser()
-        origin = "TFDS_DATA_DIR"
-    else:
-        root = Path("~/tensorflow_datasets").expanduser()
-        origin = "TFDS's default; set data_dir or TFDS_DATA_DIR"
+    origin = "data_dir" if data_dir else "TFDS_DATA_DIR" if os.environ.get("TFDS_DATA_DIR") else DEFAULT
+    root = root_of(data_dir)
     parent = root / parts["dataset"] / (parts["config"] or "")
     versions = [path for path in _folders(parent) if parts["version"] in (None, path.name)]
     if not versions:
         raise FileNotFoundError(_not_found(name, root, origin))
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
+
+
+def root_of(data_dir: str = "") -> Path:
+    """The folder of prepared datasets: the one that is named, TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def available(root: Path) -> list[str]:
@@ -218,9 +217,9 @@ def _not_found(name: str, root: Path, origin: str) -> str:
     hint = f" Did you mean {near!r}?" if near else ""
     return (
         f"dataset {name!r} is not in {root} ({origin}): {contents}; bundled: {', '.join(BUNDLED)}.{hint} "
-        "Nothing is downloaded here. Prepare it once, where TensorFlow is installed too, with "
-        f'`python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}, data_dir={str(root)!r}, '
-        "file_format='array_record').download_and_prepare()\"`, "
+        "Nothing is downloaded here. Prepare it once by: "
+        f"diffusion prepare {name} {shlex.quote(f'--data_dir={root}')}, which runs "
+        "TensorFlow in an environment of its own (records in the format array_record), "
         "or name the folder that has it (data_dir, or TFDS_DATA_DIR). If a file of yours makes it, name that file: "
         "--extend=FILE.py."
     )

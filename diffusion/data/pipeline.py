@@ -7,6 +7,7 @@ sequence into parts, so a position in it is a single number that holds for any b
 
 __all__ = [
     "Batch",
+    "assembled",
     "batches",
     "conditions",
     "epoch",
@@ -102,17 +103,31 @@ def batches(
                 now = index // size == epoch
                 rows[now] = permutation(size, seed, epoch)[rows[now]]
         records, skipped = _skipping(source, rows) if damaged == "skip" else (fetch(source, rows), None)
-        examples = [record[spec.entry] for record in records]
-        for position, function in enumerate(augment):
-            examples = [function(rng_of(seed, i, position), example) for i, example in zip(index.tolist(), examples)]
-            if spec.masks:
-                moved = functools.partial(_moved, function, spec)
-                records = [moved(rng_of(seed, i, position), record) for i, record in zip(index.tolist(), records)]
-        batch = {spec.entry: _stack(examples, spec), "label": _labels(records, spec), "index": index}
-        batch |= stacked_conditions(records)
+        batch = assembled(records, spec, index, seed, augment)
         return batch if skipped is None else batch | {"skipped": skipped}
 
     return iterate(sys.maxsize, read, threads)
+
+
+def assembled(
+    records: list[dict[str, Any]], spec: DataSpec, index: np.ndarray, seed: int, augment: Sequence[Augmentation]
+) -> Batch:
+    """The batch of records.
+
+    Args:
+        records: of its rows.
+        spec: what they are.
+        index: global example index of each, int64 [b].
+        seed, augment: as in `batches`.
+    """
+    examples = [record[spec.entry] for record in records]
+    for position, function in enumerate(augment):
+        examples = [function(rng_of(seed, i, position), example) for i, example in zip(index.tolist(), examples)]
+        if spec.masks:
+            moved = functools.partial(_moved, function, spec)
+            records = [moved(rng_of(seed, i, position), record) for i, record in zip(index.tolist(), records)]
+    batch = {spec.entry: _stack(examples, spec), "label": _labels(records, spec), "index": index}
+    return batch | stacked_conditions(records)
 
 
 def epoch(source: Source, spec: DataSpec, batch_size: int, *, threads: int = 2) -> Iterator[Batch]:

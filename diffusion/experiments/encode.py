@@ -38,14 +38,14 @@ import contextlib
 import shlex
 
 from diffusion.data import latent_cache, latent_writer, sources
-from diffusion.experiments.config import data as datasets
+from diffusion.experiments.config.data import named
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.training.runtime import progress
 
 
 def run(
     autoencoder: autoencoder_folders.Autoencoder,
-    data: str,
+    data: str | sources.Source,
     out: str,
     data_dir: str = "",
     mean: bool = False,
@@ -68,8 +68,8 @@ def run(
         ConfigError: if the dataset is not there or does not fit.
         CacheError: if the folder holds other latents.
     """
-    with datasets.named(data) as (name, split):
-        source, spec = sources.open_source(name, split, data_dir, size)
+    source = named(data, data_dir, size) if isinstance(data, str) else data
+    spec = source.spec
     kind, shape = autoencoder_folders.latent(autoencoder, spec.shape)
     number = lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
     description = latent_cache.Description(

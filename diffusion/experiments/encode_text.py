@@ -14,7 +14,7 @@ from absl import flags
 from diffusion.experiments.config import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. shapes@train")
+    flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. shapes@train, or '{SOURCE}@train'")
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_integer("vocabulary", 0, "learn a vocabulary of this many ids at most", lower_bound=0)
     flags.DEFINE_integer("length", 24, "of a text in ids, start and end among them")
@@ -30,36 +30,35 @@ import shlex
 from diffusion import text
 from diffusion.data import captions, sources
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config import data as datasets
+from diffusion.experiments.config.data import named
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.io import files
 from diffusion.models import interchange
 from diffusion.text import byte_pairs
 
 
-def vocabulary(data: str, out: str | pathlib.Path, size: int, length: int, data_dir: str = "") -> int:
+def vocabulary(data: str | sources.Source, out: str | pathlib.Path, size: int, length: int, data_dir: str = "") -> int:
     """Learns a vocabulary of at most `size` ids from the captions of a split, and writes it; returns how many it has.
 
     Raises:
         ConfigError: if the dataset is not there or has empty captions, a number is out of range, or a caption too
             long.
     """
-    with datasets.named(data) as (name, split):
-        texts = captions.texts_of(name, split, data_dir)
+    texts = _texts(_source(data, data_dir))
     with files.whole_folder(out) as new:
         try:
             learned = byte_pairs.learn(texts, size)
             byte_pairs.write(new, learned, length)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        _check_lengths(texts, text.Tokenizer.open(new), data)
+        _check_lengths(texts, text.Tokenizer.open(new))
     return len(learned.ids)
 
 
 def run(
     text_encoder: str | pathlib.Path,
     tokenizer: str | pathlib.Path,
-    data: str,
+    data: str | sources.Source,
     out: str | pathlib.Path,
     data_dir: str = "",
 ) -> captions.Table:
@@ -68,26 +67,36 @@ def run(
     Raises:
         ConfigError: if the dataset is not there or has empty captions, or a text is longer than the vocabulary takes.
     """
-    with datasets.named(data) as (name, split):
-        texts = captions.texts_of(name, split, data_dir)
+    source = _source(data, data_dir)
+    texts = _texts(source)
     module, params = interchange.load(text_encoder)
     vocabulary = text.Tokenizer.open(tokenizer)
-    _check_lengths(texts, vocabulary, data)
+    _check_lengths(texts, vocabulary)
     encoder = text.Encoder.of(vocabulary, module, params, **captions.READING)
     table = captions.table(texts, lambda few: text.pixart(few, encoder))
-    spec = sources.describe(name, split, data_dir)
-    captions.write(out, table, captions.describe(spec, captions.encoder_fingerprint(params)))
+    captions.write(out, table, captions.describe(source.spec, captions.encoder_fingerprint(params)))
     return table
 
 
-def _check_lengths(texts: list[str], vocabulary: text.Tokenizer, data: str) -> None:
+def _check_lengths(texts: list[str], vocabulary: text.Tokenizer) -> None:
     if cut := [(caption, rest) for caption, rest in zip(texts, vocabulary(texts).cut) if rest]:
         longest = max(len(vocabulary.ids(caption)) for caption, _ in cut) + vocabulary.length - vocabulary.room
         raise ConfigError(
-            f"{len(cut)} captions of {data} are longer than the {vocabulary.length} ids that the "
+            f"{len(cut)} captions are longer than the {vocabulary.length} ids that the "
             f"vocabulary has for a text, e.g. {cut[0][0]!r}, of which {cut[0][1]!r} would be left out. "
             f"Valid: a length of at least {longest} (config.vocabulary.length, --length), or more ids."
         )
+
+
+def _source(data: str | sources.Source, data_dir: str) -> sources.Source:
+    return named(data, data_dir) if isinstance(data, str) else data
+
+
+def _texts(source: sources.Source) -> list[str]:
+    try:
+        return captions.texts_of(source)
+    except ValueError as error:
+        raise ConfigError(f"--data: {error}") from error
 
 
 def main(argv: list[str]) -> None:

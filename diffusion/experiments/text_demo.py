@@ -44,9 +44,9 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion.data import captions, latent_cache
+from diffusion.data import captions, latent_cache, sources
 from diffusion.experiments import encode, encode_text, train
-from diffusion.experiments.config import ConfigError, checks, fields, resolve, unknown
+from diffusion.experiments.config import ConfigError, checks, data, fields, resolve, unknown
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.run_folder import workdir
@@ -78,18 +78,17 @@ def run(
     folder = pathlib.Path(folder)
     stage = settled(config, folder)
     checks.validate(stage["autoencoder"])
-    data = f"{config.data.name}@{config.data.split}"
-    data_dir = config.data.dir
+    source = data.source(stage["encoder"], config.data.split)
     here = shlex.quote(str(folder))
     began = time.monotonic()
 
     def say(number: int, what: str) -> None:
         print(f"== {number} of 5, after {(time.monotonic() - began) / 60:.1f} min: {what}", flush=True)
 
-    say(1, f"a vocabulary of the captions of {data} -> {here}/tokenizer")
+    say(1, f"a vocabulary of the captions of {source.spec.name} ({source.spec.split}) -> {here}/tokenizer")
     tokenizer = folder / "tokenizer"
     if not tokenizer.is_dir():
-        encode_text.vocabulary(data, tokenizer, config.vocabulary.size, config.vocabulary.length, data_dir)
+        encode_text.vocabulary(source, tokenizer, config.vocabulary.size, config.vocabulary.length)
     say(2, f"the text encoder, diffusion train -> {here}/encoder")
     if (status := _train(stage, "encoder", folder, command)) or until == "encoder":
         return status
@@ -97,7 +96,7 @@ def run(
     if (status := _train(stage, "autoencoder", folder, command)) or until == "autoencoder":
         return status
     say(4, f"captions and pictures, encoded once -> {here}/captions, {here}/latents")
-    _encode(config, folder, data, data_dir)
+    _encode(config, folder, source)
     say(5, f"the denoiser, diffusion train -> {here}/denoiser")
     if status := _train(stage, "denoiser", folder, command):
         return status
@@ -115,7 +114,7 @@ def settled(config: ConfigDict, folder: pathlib.Path) -> dict[str, ConfigDict]:
     """The config of each training, with the folders of its data."""
     stage = {name: config[name].copy_and_resolve_references() for name in STAGES}
     for each in stage.values():
-        each.data.update({field: config.data[field] for field in ("name", "dir", "split")})
+        each.data.update(config.data.to_dict())
     stage["encoder"].data.text.tokenizer = str(folder / "tokenizer")
     stage["denoiser"].data.text.dir = str(folder / "captions")
     stage["denoiser"].data.latents.update({"dir": str(folder / "latents"), "autoencoder": str(folder / "vae")})
@@ -175,7 +174,7 @@ def _train(stage: Mapping[str, ConfigDict], name: str, folder: pathlib.Path, com
     return train.run(config, folder, command)
 
 
-def _encode(config: ConfigDict, folder: pathlib.Path, data: str, data_dir: str) -> None:
+def _encode(config: ConfigDict, folder: pathlib.Path, source: sources.Source) -> None:
     """Exports the encoders of text and pictures, and runs them once on all records, where that is not done yet."""
     trained = {name: checkpoints.latest(folder / name) for name in STAGES}
     for name, out, made in (("encoder", "text_encoder", "captions"), ("autoencoder", "vae", "latents")):
@@ -196,9 +195,9 @@ def _encode(config: ConfigDict, folder: pathlib.Path, data: str, data_dir: str) 
             print(f"latents by channel, before they are standardised: {numbers}", flush=True)
         workdir.write_text(note, str(trained[name]))
     if not (folder / "captions" / captions.INDEX).is_file():
-        encode_text.run(folder / "text_encoder", folder / "tokenizer", data, folder / "captions", data_dir)
+        encode_text.run(folder / "text_encoder", folder / "tokenizer", source, folder / "captions")
     if not (folder / "latents" / latent_cache.INDEX).is_file():
-        encode.run(autoencoder_folders.load(folder / "vae"), data, str(folder / "latents"), data_dir)
+        encode.run(autoencoder_folders.load(folder / "vae"), source, str(folder / "latents"))
 
 
 def main(argv: list[str]) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 
 from diffusion.data import captions, shapes
 from diffusion.experiments import few_steps
-from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.evaluation import sample_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
@@ -60,7 +60,7 @@ def prompts(config, number: int) -> Prompts:
             "and its students. Runs of classes are compared by diffusion few_steps."
         )
     table = captions.read(config.data.text.dir)
-    texts = captions.texts_of(config.data.name, config.data.split, config.data.dir)[:number]
+    texts = captions.texts_of(data.source(config, config.data.split))[:number]
     return Prompts(texts, {name: rows[table.row[:number]] for name, rows in table.entries.items()})
 
 

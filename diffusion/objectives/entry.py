@@ -37,8 +37,9 @@ def entry(*read: Parameterization | None, entries: tuple[str, ...] | None = ENTR
     def of(loss: Loss) -> Loss:
         @functools.wraps(loss)
         def entered(networks, schedule, keys, batch, step):
-            require(networks, Mapping, "networks", NETWORKS)
-            require(batch, Mapping, "batch", 'a mapping with the data as "x", {"x": x, "condition": labels}')
+            if not (isinstance(networks, Mapping) and isinstance(batch, Mapping)):
+                require(networks, Mapping, "networks", NETWORKS)
+                require(batch, Mapping, "batch", 'a mapping with the data as "x", {"x": x, "condition": labels}')
             if "x" not in batch:
                 raise ValueError(f'the batch needs the data as "x"; its entries are {sorted(batch)}')
             unknown = [] if entries is None else sorted(set(batch) - set(entries))

@@ -101,6 +101,6 @@ def test_empty_captions_are_refused_and_all_named(tmp_path):
     examples = [{"image": png(np.zeros((4, 4, 3), np.uint8)), "caption": text} for text in ("a", "", "b", " ")]
     place = write(tmp_path, features, examples)
     with pytest.raises(ValueError, match=r"made \(train\): 2 of 4 captions are empty, those of the records 1, 3 "):
-        captions.texts_of("made", "train", place)
+        captions.texts_of(sources.open_source("made", "train", place)[0])
     place = write(tmp_path / "fine", features, [{**example, "caption": " a cat "} for example in examples])
-    assert captions.texts_of("made", "train", place) == ["a cat"] * 4
+    assert captions.texts_of(sources.open_source("made", "train", place)[0]) == ["a cat"] * 4

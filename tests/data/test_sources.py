@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from diffusion.data import catalog, pipeline, sources
-from diffusion.data.sources import tfds_records
+from diffusion.data.sources import spec as records_spec
 from tests.data.made import image_feature, png, write
 
 TFDS_NAMES = "tensorflow_datasets.core.features"
@@ -64,7 +64,7 @@ def test_what_is_kept_in_memory_cannot_be_changed(made):
 def test_records_are_kept_in_memory_only_if_they_fit(made, monkeypatch):
     source, _ = sources.open_source("made", "train", made)
     assert source[0] is source[0]
-    monkeypatch.setattr(tfds_records, "MEMORY_LIMIT", 3 * 48 - 1)
+    monkeypatch.setattr(records_spec, "MEMORY_LIMIT", 3 * 48 - 1)
     source, _ = sources.open_source("made", "train", made)
     assert source[0] is not source[0]
     np.testing.assert_array_equal(source[0]["image"], GREY)

@@ -16,7 +16,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from diffusion.data import catalog, sources
-from diffusion.data.sources import tfds_records
+from diffusion.data.sources import spec as records_spec
 from diffusion.data.transforms import decode
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling.sample_files import read_samples
@@ -257,5 +257,5 @@ def test_limits_are_generous():
     """Seven thousand million parameters in float32 with their average, and ImageNet's 1.28 million images."""
     limits.fits("a small model", 2**30)
     assert limits.memory() > 2**30
-    assert 1024 * 1024 * 4 < tfds_records.IMAGE_LIMIT
+    assert 1024 * 1024 * 4 < records_spec.IMAGE_LIMIT
     assert limits.size(28 * 10**9) == "26.08 GiB"

@@ -4,10 +4,12 @@
 - `picture_files`: a folder of class folders; a folder of pictures with a table, or a text beside each.
 - `tar_files`: WebDataset's tar shards; `parquet_files`: Hugging Face's layout; `record_files`: ArrayRecord.
 - `array_files`: the arrays of a .npz or .npy file, or of a folder of .npy files, mapped into memory.
-- `sequences`: any Python sequence of records.
+- `sequences`: any Python sequence of records; `streams`: any iterable; `of_python`: which of them it is, and
+  Hugging Face's datasets.
 - `spiral_points`: points in the plane, made here.
+- `file_streams`: tar shards and Parquet from their beginning to their end.
 - `combined`: mixtures by weight, and the records that a condition keeps.
-- `columns`: what all formats of files share: which column is the example, the label, the condition.
+- `table_records`: what all formats of files share; `columns`: which column is the example, the label, the text.
 - `splits`: the parts of a source of files; `spec`: what the records of a source are.
 
 A new format is a function that returns a `Source`, and a line in `diffusion.experiments.config.names.SOURCES`.
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
         array_files,
         columns,
         combined,
+        file_streams,
+        of_python,
         parquet_files,
         picture_files,
         record_files,
@@ -29,11 +33,15 @@ if TYPE_CHECKING:
         spec,
         spiral_points,
         splits,
+        streams,
+        table_records,
         tar_files,
         tfds_records,
     )
     from diffusion.data.sources.array_files import arrays
     from diffusion.data.sources.combined import Filtered, Mixture
+    from diffusion.data.sources.file_streams import parquet_stream, tar_stream
+    from diffusion.data.sources.of_python import huggingface
     from diffusion.data.sources.parquet_files import parquet
     from diffusion.data.sources.picture_files import class_folders, picture_folder
     from diffusion.data.sources.record_files import array_records
@@ -58,10 +66,14 @@ __all__ = [
     "columns",
     "combined",
     "describe",
+    "file_streams",
+    "huggingface",
     "is_picture",
+    "of_python",
     "open_source",
     "parquet",
     "parquet_files",
+    "parquet_stream",
     "picture_files",
     "picture_folder",
     "record_files",
@@ -71,8 +83,11 @@ __all__ = [
     "spiral_points",
     "spirals",
     "splits",
+    "streams",
+    "table_records",
     "tar_files",
     "tar_shards",
+    "tar_stream",
     "tfds",
     "tfds_records",
 ]
@@ -82,7 +97,9 @@ public.declare(
     {
         "array_files": ("arrays",),
         "combined": ("Filtered", "Mixture"),
+        "file_streams": ("parquet_stream", "tar_stream"),
         "parquet_files": ("parquet",),
+        "of_python": ("huggingface",),
         "picture_files": ("class_folders", "picture_folder"),
         "record_files": ("array_records",),
         "spec": ("DamagedRecord", "DataSpec", "Leaf", "Source", "is_picture"),

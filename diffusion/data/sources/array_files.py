@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from diffusion.data.sources.columns import Records, stamp_of
+from diffusion.data.sources.table_records import Records, stamp_of
 from diffusion.io import limits, npz
 
 
@@ -36,7 +36,7 @@ def arrays(
         split: all of it is "train"; a part as `splits.parse` reads it.
         x: the array that is the example, uint8 or floating-point of any rank, or several, whose example is a pytree;
             "" for "x" or "image", or the only one.
-        label, classes, condition: as in `columns.Records`.
+        label, classes, condition: as in `table_records.Records`.
 
     Raises:
         FileNotFoundError: if there is no such file.

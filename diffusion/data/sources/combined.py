@@ -1,6 +1,6 @@
 """Sources of other sources: mixtures by weight, and the records that a condition keeps; both with random access."""
 
-__all__ = ["Filtered", "Mixture"]
+__all__ = ["Filtered", "Mixture", "require_numbered"]
 
 
 import bisect
@@ -37,6 +37,7 @@ class Mixture:
             raise ValueError(
                 f"a mixture of {len(of)} sources has the weights {tuple(weights)}. Valid: one above 0 for each."
             )
+        require_numbered(of)
         kind = lambda spec: (spec.shape, spec.dtype, spec.num_classes, spec.condition)
         for other in of[1:]:
             if kind(other.spec) != kind(of[0].spec):
@@ -63,9 +64,19 @@ class Mixture:
         return self._ends[-1]
 
     def __getitem__(self, row: int) -> dict[str, Any]:
+        part, row = self._at(row)
+        return self._of[part][row]
+
+    def _at(self, row: int) -> tuple[int, int]:
+        """Which source a record is of, and its row there."""
         part = bisect.bisect_right(self._ends, row)
         first = self._ends[part - 1] if part else 0
-        return self._of[part][(row - first) % len(self._of[part])]
+        return part, (row - first) % len(self._of[part])
+
+    def captions(self) -> list[str]:
+        """The captions of all records of an epoch."""
+        texts = [source.captions() for source in self._of]  # type: ignore[attr-defined]
+        return [texts[part][row] for part, row in map(self._at, range(len(self)))]
 
     def sizes(self, rows: Sequence[int]) -> np.ndarray:
         """The heights and widths of pictures, as the sources have them."""
@@ -87,6 +98,16 @@ class Mixture:
         return {"records": len(self), "ends": self._ends, "of": [source.fingerprint() for source in self._of]}
 
 
+def require_numbered(of: Sequence[Any]) -> None:
+    """Refuses streams.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    if streams := [source for source in of if not hasattr(source, "__getitem__")]:
+        raise ValueError(f"{streams[0].spec.name} is a stream. Valid: sources with random access, e.g. tar_shards")
+
+
 class Filtered:
     """The records of a source that a condition keeps; a `Source`."""
 
@@ -101,6 +122,7 @@ class Filtered:
         Raises:
             ValueError: if no record is kept.
         """
+        require_numbered([of])
         about = getattr(of, "about", of.__getitem__)
         self._of = of
         self._rows = np.array([row for row in range(len(of)) if by(about(row))], np.int64)
@@ -120,6 +142,11 @@ class Filtered:
         theirs = [int(self._rows[row]) for row in rows]
         at_once = getattr(self._of, "__getitems__", None)
         return at_once(theirs) if at_once else [self._of[row] for row in theirs]
+
+    def captions(self) -> list[str]:
+        """The captions of the records that are kept."""
+        texts = self._of.captions()  # type: ignore[attr-defined]
+        return [texts[row] for row in self._rows]
 
     def column(self, name: str) -> list[Any]:
         """A column of the records that are kept."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.data.sources import splits
-from diffusion.data.sources.columns import Records, stamp_of
+from diffusion.data.sources.table_records import Records, stamp_of
 from diffusion.io import files
 
 IN_MEMORY = 2**30
@@ -30,6 +30,7 @@ def parquet(
     label: str | None = None,
     classes: tuple[str, ...] = (),
     condition: str | tuple[str, ...] = (),
+    caption: str = "",
     side: int = 0,
     varied: tuple[int, ...] = (),
 ) -> Records:
@@ -38,8 +39,8 @@ def parquet(
     Args:
         path: a folder, a file, or a pattern.
         split: as `splits.parse` reads it; files are of the split that their names begin with.
-        x, label, classes, condition, side, varied: as in `columns.Records`; the names of classes that Hugging Face's
-            metadata has are those of `classes`, if it is ().
+        x, label, classes, condition, caption, side, varied: as in `table_records.Records`; the names of classes that
+            Hugging Face's metadata has are those of `classes`, if it is ().
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -47,7 +48,8 @@ def parquet(
     """
     table = Parquet(path, split)
     names = classes or table.classes(label)
-    return Records(table, split, x=x, label=label, classes=names, condition=condition, side=side, varied=varied)
+    columns = {"x": x, "label": label, "classes": names, "condition": condition, "caption": caption}
+    return Records(table, split, side=side, varied=varied, **columns)
 
 
 class Parquet:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusion.data.sources import splits
-from diffusion.data.sources.columns import Records, stamp_of
+from diffusion.data.sources.table_records import Records, stamp_of
 from diffusion.io import limits
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -39,7 +39,7 @@ def class_folders(
     classes: tuple[str, ...] = (),
     varied: tuple[int, ...] = (),
 ) -> Records:
-    """Opens a folder with a folder of pictures for each class.
+    """Opens a folder with a folder of pictures for each class, whose name is the caption of its pictures.
 
     Args:
         path: the folder, with FOLDER/CLASS/..., or FOLDER/train/CLASS/... and other splits.
@@ -47,13 +47,14 @@ def class_folders(
         side: of the squares that pictures are made; 0 for pictures of one size.
         label: "" for no labels.
         classes: the names of the folders in the order of their numbers; () for all, sorted.
-        varied: as in `columns.Records`.
+        varied: as in `table_records.Records`.
 
     Raises:
         FileNotFoundError: if there is no such folder.
         ValueError: if it holds no pictures in folders of classes.
     """
-    return Records(ClassFolders(path, split), split, side=side, label=label, classes=classes, varied=varied)
+    table = ClassFolders(path, split)
+    return Records(table, split, side=side, label=label, classes=classes, varied=varied, caption="label")
 
 
 def picture_folder(
@@ -64,6 +65,7 @@ def picture_folder(
     label: str | None = None,
     classes: tuple[str, ...] = (),
     condition: str | tuple[str, ...] = (),
+    caption: str = "",
     side: int = 0,
     varied: tuple[int, ...] = (),
 ) -> Records:
@@ -72,14 +74,16 @@ def picture_folder(
     Args:
         path: the folder; one with a folder for each split has a table in each.
         split: as `splits.parse` reads it.
-        x, label, classes, condition, side, varied: as in `columns.Records`; "mask_file_name" is the column "mask".
+        x, label, classes, condition, caption, side, varied: as in `table_records.Records`; "mask_file_name" is the
+            column "mask".
 
     Raises:
         FileNotFoundError: if there is no such folder, or pictures that its table names are missing.
         ValueError: if it holds no pictures, or its table is none.
     """
     table = PictureFolder(path, split)
-    return Records(table, split, x=x, label=label, classes=classes, condition=condition, side=side, varied=varied)
+    columns = {"x": x, "label": label, "classes": classes, "condition": condition, "caption": caption}
+    return Records(table, split, side=side, varied=varied, **columns)
 
 
 class _Files:

@@ -18,7 +18,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from diffusion.data.sources import splits
-from diffusion.data.sources.columns import Records, stamp_of
+from diffusion.data.sources.table_records import Records, stamp_of
 
 Parser = Callable[[bytes], Mapping[str, Any]]
 """A function from a record as it is stored to its values by name."""
@@ -33,6 +33,7 @@ def array_records(
     label: str | None = None,
     classes: tuple[str, ...] = (),
     condition: str | tuple[str, ...] = (),
+    caption: str = "",
     side: int = 0,
     varied: tuple[int, ...] = (),
 ) -> Records:
@@ -43,14 +44,15 @@ def array_records(
         split: as `splits.parse` reads it; files are of the split that their names begin with.
         parse: bytes -> {column: value}; None: by the first bytes, see `by_its_first_bytes`. A config names one that a
             file of --extend has added to `names.PARSERS`.
-        x, label, classes, condition, side, varied: as in `columns.Records`.
+        x, label, classes, condition, caption, side, varied: as in `table_records.Records`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if a file is damaged, or its first record cannot be parsed.
     """
     table = ArrayRecords(path, split, parse or by_its_first_bytes)
-    return Records(table, split, x=x, label=label, classes=classes, condition=condition, side=side, varied=varied)
+    columns = {"x": x, "label": label, "classes": classes, "condition": condition, "caption": caption}
+    return Records(table, split, side=side, varied=varied, **columns)
 
 
 class ArrayRecords:

@@ -1,6 +1,6 @@
 """Records of one's own as a source: any sequence of mappings, e.g. {"image": uint8 [H, W, C], "label": int}."""
 
-__all__ = ["Records", "describe", "of_record", "plain", "source_of"]
+__all__ = ["Records", "describe", "of_record", "plain"]
 
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from diffusion.data import fingerprints, packing
-from diffusion.data.sources.spec import DataSpec, Leaf, Source, number_type
+from diffusion.data.sources.spec import DataSpec, Leaf, number_type
 
 
 class Records:
@@ -40,6 +40,17 @@ class Records:
     def __getitem__(self, row: int) -> dict[str, Any]:
         return plain(self._records[row])
 
+    def captions(self) -> list[str]:
+        """The text of each record, its "caption".
+
+        Raises:
+            ValueError: for a record without one.
+        """
+        texts = [self._records[row].get("caption") for row in range(len(self))]
+        if lacking := [row for row, text in enumerate(texts) if not isinstance(text, str)]:
+            raise ValueError(f'record {lacking[0]} of the data has no text under "caption".')
+        return texts
+
     def fingerprint(self) -> dict[str, int | str]:
         """How many records there are, and a digest of some of them."""
         sampled = fingerprints.digest(map(self._stored, fingerprints.rows(len(self))))
@@ -51,28 +62,10 @@ class Records:
         return fingerprints.digest(np.asarray(leaf).tobytes() for leaf in leaves).encode()
 
 
-def source_of(data: Any, num_classes: int = 0, split: str = "train") -> Source:
-    """The source of what Python passes as data: a source itself, or a sequence of records.
-
-    Args:
-        data: a `Source`, or a sequence as `Records` takes it.
-        num_classes, split: as in `Records`, for a sequence.
-
-    Raises:
-        ValueError: for an iterable that cannot be indexed, or records that are none.
-    """
-    if hasattr(data, "spec") and hasattr(data, "fingerprint"):
-        return data
-    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        raise ValueError(
-            f"the data is a {type(data).__name__}, which has no length and no records by number. Valid: a source, or "
-            "a sequence of records, so that a run can go on exactly; of an iterable that ends, list(data)"
-        )
-    return Records(data, num_classes, split)
-
-
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record, its example and its condition arrays or pytrees of arrays: a list of numbers is an array."""
+    if not isinstance(record, Mapping):
+        raise ValueError(f'a record of the data is a {type(record).__name__}. Valid: a mapping, e.g. {{"x": array}}')
     return {key: _arrays(value) if key in ("x", "condition") else value for key, value in record.items()}
 
 

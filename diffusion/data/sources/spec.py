@@ -1,11 +1,20 @@
-"""What the records of a source are, and what a source is."""
+"""What the records of a source are, what a source is, and what those with random access share."""
 
-__all__ = ["DamagedRecord", "DataSpec", "Leaf", "Source", "is_mask", "is_picture", "number_type"]
+__all__ = ["DamagedRecord", "DataSpec", "Leaf", "RandomAccess", "Source", "is_mask", "is_picture", "number_type"]
 
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+
+from diffusion.data import fingerprints, packing
+from diffusion.io import failures
+
+IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
+MEMORY_LIMIT = 2**30  # bytes of decoded images up to which a split is kept in memory
 
 
 class DamagedRecord(ValueError):
@@ -119,3 +128,134 @@ def number_type(dtype: Any) -> str:
         f"examples are {kind}. Valid: uint8, which stands for numbers in [-1, 1], or floating-point numbers; "
         "symbols are the matter of diffusion.discrete"
     )
+
+
+class RandomAccess:
+    """Records by their number; a format says how they are stored, and what becomes of that.
+
+    Attributes:
+        spec: what the records are.
+        where: they lie.
+    """
+
+    spec: DataSpec
+    where: str
+    _mend: str  # what to do about a damaged record, for its message
+    _keep = False  # whether records stay in memory once they have been read
+
+    def __init__(self) -> None:
+        self._kept: dict[int, dict[str, Any]] = {}
+        self._damaged: dict[int, DamagedRecord] = {}
+
+    # ==== What a format says ====
+
+    def _place(self, row: int) -> str:
+        """What to call a record in a message."""
+        raise NotImplementedError
+
+    def _stored(self, rows: list[int]) -> list[dict[str, Any]]:
+        """Records as they are stored; raises whatever the format does."""
+        raise NotImplementedError
+
+    def _record(self, row: int, stored: dict[str, Any]) -> dict[str, Any]:
+        """A record of what is stored, checked; raises whatever its decoder does."""
+        raise NotImplementedError
+
+    def _bytes(self, stored: Any) -> bytes:
+        """A stored value as bytes, for a digest."""
+        raise NotImplementedError
+
+    # ==== The records ====
+
+    def __len__(self) -> int:
+        return self.spec.size
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Returns one record; see `__getitems__`."""
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns the records of many rows, which are read at once.
+
+        Args:
+            rows: each in 0..len - 1.
+
+        Returns:
+            For each {"image": uint8 [...], read-only} or {"x": float, or a pytree}, with "label" where there are
+            classes, and "condition" where the records have one.
+
+        Raises:
+            IndexError: no such row.
+            DamagedRecord: a record is damaged, or not as the description says; the message names it.
+            failures.Unreadable: this machine could not read the file.
+        """
+        for row in rows:
+            if not 0 <= row < len(self):
+                raise IndexError(f"{self.spec.name} ({self.spec.split}): row {row} is not in 0..{len(self) - 1}.")
+            if row in self._damaged:  # not read anew in every epoch
+                raise self._damaged[row]
+        new = [row for row in dict.fromkeys(rows) if row not in self._kept]
+        read = {row: self._sound(row, stored) for row, stored in zip(new, self._read(new))}
+        if self._keep:
+            self._kept.update(read)
+        return [read[row] if row in read else self._kept[row] for row in rows]
+
+    def _fits_memory(self) -> bool:
+        """Whether all records, decoded, may stay in memory."""
+        return self.spec.size * math.prod(packing.packed_shape(self.spec.shape)) <= MEMORY_LIMIT
+
+    def _read(self, rows: list[int]) -> list[dict[str, Any]]:
+        """Stored records; finds out which one it is if one cannot be read."""
+        try:
+            return self._stored(rows)
+        except Exception as error:  # what a damaged file raises depends on the format and on where the damage is
+            if len(rows) == 1 or failures.of_machine(error):
+                with self._blamed(rows[0]):
+                    raise
+            return [self._read([row])[0] for row in rows]
+
+    def _sound(self, row: int, stored: dict[str, Any]) -> dict[str, Any]:
+        with self._blamed(row):
+            return self._record(row, stored)
+
+    @contextlib.contextmanager
+    def _blamed(self, row: int) -> Iterator[None]:
+        """Turns an error into that of the machine, or of the record, which is remembered."""
+        try:
+            yield
+        except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
+            if failures.of_machine(error):
+                raise failures.Unreadable(
+                    f"{self._place(row)} could not be read: {error}. It may be sound: see that this user may read it "
+                    "and that the disk answers."
+                ) from error
+            self._damaged[row] = DamagedRecord(
+                f"{self._place(row)} cannot be used: {error}. {self._mend}, or leave such records out by "
+                "--config.data.damaged=skip."
+            )
+            raise self._damaged[row] from error
+
+    # ==== What they are, without decoding them ====
+
+    def _sampled(self) -> str:
+        """A digest of some of the records as they are stored."""
+        return fingerprints.digest(map(self._digest, fingerprints.rows(len(self))))
+
+    def _digest(self, row: int) -> bytes:
+        try:
+            (stored,) = self._read([row])
+        except DamagedRecord:
+            return b"damaged"
+        return fingerprints.digest(self._bytes(stored[name]) for name in sorted(stored)).encode()
+
+    def _sizes(self, rows: Sequence[int], column: str, opened: Any) -> np.ndarray:
+        """The heights and widths of pictures, int64 [n, 2], of encoded ones from their headers, by `opened`."""
+        sizes = []
+        for row, stored in zip(rows, self._read(list(rows))):
+            with self._blamed(row):
+                if isinstance(stored[column], np.ndarray):
+                    sizes.append(stored[column].shape[:2])
+                    continue
+                with opened(stored[column]) as image:
+                    sizes.append((image.height, image.width))
+        return np.array(sizes, np.int64).reshape(-1, 2)

@@ -6,7 +6,7 @@ The headers of a shard are read once, and where its members lie is kept in DIFFU
 that a record needs, so that the order of a run is the same as from any other source.
 """
 
-__all__ = ["TarShards", "tar_shards"]
+__all__ = ["TarShards", "tar_shards", "value_of"]
 
 
 import functools
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.data.sources import splits
-from diffusion.data.sources.columns import Records, stamp_of
+from diffusion.data.sources.table_records import Records, stamp_of
 from diffusion.io import files, limits
 
 TEXTS = ("txt", "text", "caption")
@@ -37,6 +37,7 @@ def tar_shards(
     label: str | None = None,
     classes: tuple[str, ...] = (),
     condition: str | tuple[str, ...] = (),
+    caption: str = "",
     side: int = 0,
     varied: tuple[int, ...] = (),
 ) -> Records:
@@ -45,15 +46,15 @@ def tar_shards(
     Args:
         path: a folder, a file, or a pattern such as "shards/train-*.tar".
         split: as `splits.parse` reads it; files are of the split that their names begin with.
-        x, label, classes, condition, side, varied: as in `columns.Records`; columns are the suffixes of members.
+        x, label, classes, condition, caption, side, varied: as in `table_records.Records`; columns are the suffixes of
+            members.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if a file is no whole tar archive, is compressed, or its records differ in their members.
     """
-    return Records(
-        TarShards(path, split), split, x=x, label=label, classes=classes, condition=condition, side=side, varied=varied
-    )
+    columns = {"x": x, "label": label, "classes": classes, "condition": condition, "caption": caption}
+    return Records(TarShards(path, split), split, side=side, varied=varied, **columns)
 
 
 class TarShards:
@@ -99,15 +100,26 @@ class TarShards:
         shard, _, members = self._members[row]
         start, length = members[suffix]
         content = os.pread(_opened(str(self._paths[shard])), length, start)
-        kind = suffix.rpartition(".")[2]
-        if kind == "npy":
-            return np.load(io.BytesIO(content), allow_pickle=False)
-        if kind == "json":
-            value = limits.parse_json(content, f"{self._paths[shard]}, {name}")
-            return value[key] if key else value
-        if kind == "cls":
-            return int(content)
-        return content.decode().strip() if kind in TEXTS else content
+        value = value_of(suffix, content, self._paths[shard])
+        return value[key] if key else value
+
+
+def value_of(suffix: str, content: bytes, file: pathlib.Path) -> Any:
+    """The value of a member of a shard, by its suffix.
+
+    Args:
+        suffix: "jpg", "cls", "txt", "json", "npy" ...
+        content: of the member.
+        file: the shard, for messages.
+    """
+    kind = suffix.rpartition(".")[2]
+    if kind == "npy":
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    if kind == "json":
+        return limits.parse_json(content, f"{file}, {suffix}")
+    if kind == "cls":
+        return int(content)
+    return content.decode().strip() if kind in TEXTS else content
 
 
 @functools.lru_cache(maxsize=1024)

@@ -14,13 +14,10 @@ from typing import Any, cast
 import numpy as np
 import tensorflow_datasets
 
-from diffusion.data import catalog, fingerprints
-from diffusion.data.sources.spec import DamagedRecord, DataSpec
+from diffusion.data import catalog
+from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, RandomAccess
 from diffusion.data.transforms import decode, decode_any, decode_square
-from diffusion.io import failures, files, limits, pictures
-
-IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
-MEMORY_LIMIT = 2**30  # bytes of decoded images up to which a split is kept in memory
+from diffusion.io import files, limits, pictures
 
 
 def describe(name: str, split: str, data_dir: str = "", varied: tuple[int, ...] = ()) -> DataSpec:
@@ -132,76 +129,68 @@ def column(name: str, split: str, feature: str, data_dir: str = "") -> list[Any]
     Raises:
         FileNotFoundError, ValueError: as in `describe`, or the dataset has no such feature.
     """
-    builder = _builder(name, data_dir)
-    spec = _spec(builder, name, split, (1, 1))
-    features = dict(cast(tensorflow_datasets.features.FeaturesDict, builder.info.features).items())
-    if not isinstance(
-        features.get(feature),
-        tensorflow_datasets.features.Text
-        | tensorflow_datasets.features.Scalar
-        | tensorflow_datasets.features.ClassLabel,
-    ):
-        have = ", ".join(f"{key} ({type(value).__name__})" for key, value in sorted(features.items()))
-        raise ValueError(f"{name} has no feature {feature!r} that is a text or a number; it has {have}.")
-    skip = {
-        key: tensorflow_datasets.decode.SkipDecoding()
-        for key, kind in features.items()
-        if isinstance(kind, tensorflow_datasets.features.Image)
-    }
-    encoded = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
-    values = []
-    for first in range(0, spec.size, 1000):
-        some = encoded.__getitems__(range(first, min(first + 1000, spec.size)))
-        values += [record[feature] for record in some]
-    return [value.decode() if isinstance(value, bytes) else np.asarray(value).item() for value in values]
+    return open_source(name, split, data_dir, varied=(1, 1))[0].column(feature)
 
 
-class Records:
+class Records(RandomAccess):
     """The decoded records of a split; those of a small dataset stay in memory once they have been read."""
+
+    _mend = "The dataset on disk is damaged or does not fit its description: prepare it again"
 
     def __init__(
         self, encoded: Any, spec: DataSpec, read: Callable[[bytes], np.ndarray], keep: bool = True, where: str = ""
     ):
         """Wraps a TFDS data source whose images are left encoded, for `read` to decode."""
+        super().__init__()
         self._encoded = encoded
         self.spec = spec
         self.where = where
         self._decode_image = read
-        self._keep = keep and spec.size * int(np.prod(spec.shape)) <= MEMORY_LIMIT
-        self._kept: dict[int, dict[str, Any]] = {}
-        self._damaged: dict[int, DamagedRecord] = {}
+        self._keep = keep and self._fits_memory()
 
-    def __len__(self) -> int:
-        return self.spec.size
+    def _place(self, row: int) -> str:
+        return f"{self.spec.name} ({self.spec.split}): record {row}"
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """Returns one record; see `__getitems__`."""
-        return self.__getitems__([row])[0]
+    def _stored(self, rows: list[int]) -> list[dict[str, Any]]:
+        return self._encoded.__getitems__(rows)
 
-    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns the records of many rows; read together they take a third of the time of one after another.
+    def _record(self, row: int, stored: dict[str, Any]) -> dict[str, Any]:
+        image = self._decode_image(stored["image"])
+        image.flags.writeable = False  # it may be handed out again
+        if not self.spec.num_classes:
+            return {"image": image}
+        label = int(stored["label"])
+        if not 0 <= label < self.spec.num_classes:
+            raise ValueError(f"its label is {label}, expected 0..{self.spec.num_classes - 1}")
+        return {"image": image, "label": label}
 
-        Args:
-            rows: each in 0..len - 1.
+    def _bytes(self, stored: Any) -> bytes:
+        return stored if isinstance(stored, bytes) else np.asarray(stored).tobytes()
 
-        Returns:
-            For each {"image": uint8 [H, W, C], read-only, "label": int}, "label" only where the dataset has classes.
+    def captions(self) -> list[str]:
+        """The feature "caption" of each record; errors as `column`."""
+        return self.column("caption")
+
+    def column(self, feature: str) -> list[Any]:
+        """One feature of every record, a text or a number, in the order of the records, without decoding an image.
 
         Raises:
-            IndexError: no such row.
-            DamagedRecord: a record is damaged, or does not fit the dataset's description.
-            failures.Unreadable: this machine could not read the file.
+            ValueError: if the dataset has no such feature.
         """
-        for row in rows:
-            if not 0 <= row < len(self):
-                raise IndexError(f"{self.spec.name} ({self.spec.split}): row {row} is not in 0..{len(self) - 1}.")
-            if row in self._damaged:  # not read anew in every epoch
-                raise self._damaged[row]
-        new = [row for row in rows if row not in self._kept]
-        read = {row: self._decode(row, record) for row, record in zip(new, self._read(new))}
-        if self._keep:
-            self._kept.update(read)
-        return [read[row] if row in read else self._kept[row] for row in rows]
+        features = dict(cast(tensorflow_datasets.features.FeaturesDict, self._encoded.dataset_info.features).items())
+        if not isinstance(
+            features.get(feature),
+            tensorflow_datasets.features.Text
+            | tensorflow_datasets.features.Scalar
+            | tensorflow_datasets.features.ClassLabel,
+        ):
+            have = ", ".join(f"{key} ({type(value).__name__})" for key, value in sorted(features.items()))
+            raise ValueError(f"{self.spec.name} has no feature {feature!r} that is a text or a number; it has {have}.")
+        values = []
+        for first in range(0, len(self), 1000):
+            some = self._encoded.__getitems__(range(first, min(first + 1000, len(self))))
+            values += [record[feature] for record in some]
+        return [value.decode() if isinstance(value, bytes) else np.asarray(value).item() for value in values]
 
     def fingerprint(self) -> dict[str, int | str]:
         """What the split holds: how many records, in how many bytes, and a digest of some of them as they are stored.
@@ -211,16 +200,7 @@ class Records:
         """
         paths = self._encoded.dataset_info.splits[self.spec.split].filepaths
         held = sum(Path(path).stat().st_size for path in paths)
-        sampled = fingerprints.digest(map(self._stored, fingerprints.rows(len(self))))
-        return {"records": len(self), "bytes": held, "sha256": sampled}
-
-    def _stored(self, row: int) -> bytes:
-        try:
-            record = self._read([row])[0]
-        except DamagedRecord:
-            return b"damaged"
-        parts = (record[key] for key in sorted(record))
-        return fingerprints.digest(x if isinstance(x, bytes) else np.asarray(x).tobytes() for x in parts).encode()
+        return {"records": len(self), "bytes": held, "sha256": self._sampled()}
 
     def stamp(self) -> str:
         """sha256 of what the split is and of its files' names, lengths and times of change; reads no record."""
@@ -236,57 +216,7 @@ class Records:
             DamagedRecord: a record is damaged, or begins with no image.
             failures.Unreadable: this machine could not read the file.
         """
-        sizes = []
-        for row, record in zip(rows, self._read(list(rows))):
-            try:
-                with pictures.opened(record["image"], "its image") as image:
-                    sizes.append((image.height, image.width))
-            except ValueError as error:
-                self._require_read(row, error)
-                raise self._unusable(row, error) from error
-        return np.array(sizes, np.int64).reshape(-1, 2)
-
-    def _read(self, rows: list[int]) -> list[dict[str, Any]]:
-        """Reads encoded records, and finds out which one it is if one cannot be read."""
-        try:
-            return self._encoded.__getitems__(rows)
-        except Exception as error:  # what a damaged file raises depends on where in it the damage is
-            self._require_read(rows[0], error)
-            if len(rows) == 1:
-                raise self._unusable(rows[0], error) from error
-            return [self._read([row])[0] for row in rows]
-
-    def _decode(self, row: int, encoded: dict[str, Any]) -> dict[str, Any]:
-        """Decodes a record, and checks it against the description."""
-        try:
-            image = self._decode_image(encoded["image"])
-        except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
-            self._require_read(row, error)
-            raise self._unusable(row, error) from error
-        image.flags.writeable = False  # it may be handed out again
-        if not self.spec.num_classes:
-            return {"image": image}
-        label = int(encoded["label"])
-        if not 0 <= label < self.spec.num_classes:
-            raise self._unusable(row, f"its label is {label}, expected 0..{self.spec.num_classes - 1}")
-        return {"image": image, "label": label}
-
-    def _require_read(self, row: int, error: Exception) -> None:
-        """Raises `failures.Unreadable` for an error of the machine, not of the record."""
-        if failures.of_machine(error):
-            raise failures.Unreadable(
-                f"{self.spec.name} ({self.spec.split}): record {row} could not be read: {error}. The dataset may be "
-                "sound: see that this user may read it and that the disk answers."
-            ) from error
-
-    def _unusable(self, row: int, reason: Any) -> DamagedRecord:
-        """Returns the error for a record that cannot be used, and remembers it."""
-        self._damaged[row] = DamagedRecord(
-            f"{self.spec.name} ({self.spec.split}): record {row} cannot be used: {reason}. "
-            "The dataset on disk is damaged or does not fit its description: prepare it again, or leave such records "
-            "out by --config.data.damaged=skip."
-        )
-        return self._damaged[row]
+        return self._sizes(rows, "image", lambda data: pictures.opened(data, "its image"))
 
 
 def _spec(

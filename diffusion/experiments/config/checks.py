@@ -172,10 +172,11 @@ def _check_text(recipe: Recipe) -> None:
     if field and config["data"]["buckets"]["area"]:
         why = f"{by} receives text, which comes with pictures of one size"
         raise _refused(config, "data.buckets.area", why, "0")
-    if field == "dir" and recipe.null["text"].shape[-1] != config["model"]["text_width"]:
+    read = getattr(recipe.network, "text_width", None)
+    if field == "dir" and read not in (None, recipe.null["text"].shape[-1]):
         width = recipe.null["text"].shape[-1]
         raise _refused(config, "model.text_width", f"the captions in {text['dir']} have {width} features", str(width))
-    if field == "tokenizer":
+    if field == "tokenizer" and facts.kind(recipe.network) == "towers":
         tower = config["model"]["text"]
         ids = int(recipe.null["ids"].max()) + 1
         length = len(recipe.null["ids"])

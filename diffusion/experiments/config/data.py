@@ -1,11 +1,12 @@
 """The data of a config: the source that `config.data.source` names, at a split."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from diffusion.data import latent_cache, sources
-from diffusion.data.sources import sequences
+from diffusion.data.sources import of_python
+from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, names, resolve
 from diffusion.experiments.config.entries import call
 from diffusion.experiments.config.recipe import Recipe
@@ -20,7 +21,12 @@ def source(config: Mapping, split: str) -> sources.Source:
         DamagedRecord: if no record is sound.
     """
     data = config["data"]
+    return _opened(data["source"], split, data["name"], data["dir"], resolve.varied(config), config["seed"])
 
+
+def _opened(
+    entry: Any, split: str, name: str = "", folder: str = "", varied: tuple[int, ...] = (), seed: int = 0
+) -> sources.Source:
     def opened(spec: Any, path: str) -> Any:
         if isinstance(spec, (tuple, list)):  # those of a mixture
             return tuple(opened(each, f"{path}[{i}]") for i, each in enumerate(spec))
@@ -34,43 +40,61 @@ def source(config: Mapping, split: str) -> sources.Source:
                 "by": lambda entry, path: call(names.FILTERS, entry, path, "filter"),
                 "parse": lambda entry, path: call(names.PARSERS, entry, path, "parser"),
             },
-            dataset=data["name"],
-            folder=data["dir"],
+            dataset=name,
+            folder=folder,
             split=split,
-            varied=resolve.varied(config),
+            varied=varied,
+            seed=seed,
         )
 
     try:
-        return opened(data["source"], "config.data.source")
+        return opened(entry, "config.data.source")
     except FileNotFoundError as error:
         raise ConfigError(f"config.data.source: {error}") from error
 
 
-def of_recipe(recipe: Recipe) -> sources.Source:
+def of_recipe(recipe: Recipe) -> sources.Source | Stream:
     """The records of a recipe: its own, or those of its config at config.data.split.
 
     Raises:
         ConfigError, DamagedRecord: as `source`.
     """
     if recipe.data is not None:
-        return sequences.source_of(recipe.data, recipe.num_classes)
+        return of_python.source_of(recipe.data, recipe.num_classes)
     return source(recipe.config, recipe.config["data"]["split"])
 
 
-@contextlib.contextmanager
-def named(data: str) -> Iterator[tuple[str, str]]:
-    """The name and the split in `--data=NAME@SPLIT`; what a block that reads them lacks becomes an error of the flag.
+def named(text: str, folder: str = "", side: int = 0) -> sources.Source:
+    """Opens what a flag --data names.
+
+    Args:
+        text: NAME@SPLIT of TFDS, or ENTRY@SPLIT with an entry such as `config.data.source` has, in JSON.
+        folder: of datasets that TFDS has prepared.
+        side: of squares, for a dataset of TFDS with pictures of any size.
 
     Raises:
-        ConfigError: where there is no split, and for a `FileNotFoundError` or `ValueError` of the block.
+        ConfigError: if it is neither, or not there.
+        DamagedRecord: if no record is sound.
     """
-    name, at, split = data.rpartition("@")
+    name, at, split = text.rpartition("@")
     if not at:
-        raise ConfigError(f"--data={data} is no dataset with its split. Valid: NAME@SPLIT, e.g. cifar10@train.")
+        raise ConfigError(
+            f"--data={text} is no dataset with its split. Valid: NAME@SPLIT, e.g. cifar10@train, or "
+            '\'{"name": "picture_folder", "path": FOLDER}@train\'.'
+        )
     try:
-        yield name, split
+        if not name.startswith("{"):
+            return sources.open_source(name, split, folder, side)[0]
+        return _opened(json.loads(name), split)
+    except (sources.DamagedRecord, ConfigError):
+        raise
     except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"--data={data}: {error}") from error
+        raise ConfigError(f"--data={text}: {error}") from error
+
+
+def name_of(config: Mapping) -> str:
+    """What the data of a config are called: `config.data.name` of TFDS, or what their source says."""
+    return config["data"]["name"] if is_tfds(config) else source(config, config["data"]["split"]).spec.name
 
 
 def is_tfds(config: Mapping) -> bool:

@@ -194,6 +194,8 @@ SOURCES = _table(
     sources.tar_shards,
     sources.parquet,
     sources.array_records,
+    sources.tar_stream,
+    sources.parquet_stream,
     sources.arrays,
     sources.spirals,
 ) | {"mixture": sources.Mixture, "filtered": sources.Filtered}

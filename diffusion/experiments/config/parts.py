@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from diffusion import guidance, samplers, timesteps
 from diffusion.data import packing
-from diffusion.data.sources import sequences
+from diffusion.data.sources import of_python
+from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, fields
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.packed import PackedNetwork
@@ -57,7 +58,10 @@ def completed(recipe: Any) -> dict[str, Any]:
         "guidance": recipe.guidance or (lambda both: guidance.classifier_free(both, config.sample.guidance.scale)),
     }
     if recipe.data is not None and recipe.shape is None:
-        spec = sequences.source_of(recipe.data, classes).spec
+        source = of_python.source_of(recipe.data, classes)
+        spec = source.spec
+        if isinstance(source, Stream):  # which may be read once alone
+            parts["data"] = source
         parts |= {"dtype": spec.dtype, "shape": packing.packed_shape(spec.shape)}
         parts["null"] = spec.null if parts["null"] is None else parts["null"]
         if not packing.is_shape(spec.shape):

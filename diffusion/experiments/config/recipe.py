@@ -91,9 +91,9 @@ class Recipe:
         network: the model's module, not initialised: anything with `init(key, x, clock, condition)` and
             `apply(params, x, clock, condition)`, as Linen's modules have; networks of other libraries by
             `diffusion.models.NNX`, `Equinox` and `Functions`.
-        data: a sequence of records {"image": uint8 of any shape, "label": int}, or of "x": floating-point of any shape,
-            or a pytree of arrays; "condition", a pytree of arrays, stands in place of the label. None: those of
-            config.data.
+        data: a source, a sequence or an iterable of records {"image": uint8 of any shape, "label": int}, or of "x":
+            floating-point of any shape, or a pytree of arrays; "condition", a pytree of arrays, stands in place of the
+            label. See `data.sources.of_python`. None: those of config.data.
         held_out: such records that samples are compared with; None: those of config.evaluate.split.
         parameterization: what the network predicts; None: as the objective says.
         optimizer: of the model; None: AdamW.
@@ -124,7 +124,7 @@ class Recipe:
     schedule: NoiseSchedule
     objective: Objective
     network: Any
-    data: Sequence[Mapping[str, Any]] | None = None
+    data: Any = None
     held_out: Sequence[Mapping[str, Any]] | None = None
     parameterization: Parameterization = None  # type: ignore[assignment]
     optimizer: Any = None
@@ -160,8 +160,10 @@ class Recipe:
     def on(self, spec: DataSpec) -> "Recipe":
         """The recipe for the examples of a source: of their shape, with a null condition where they have conditions."""
         null = self.null
-        if null is None and spec.condition is not None:
+        if spec.condition is not None and null is None:
             null = spec.null
+        elif spec.condition is not None and self.receives_text:
+            null = {**spec.null, **null}
         return dataclasses.replace(self.at(spec.shape), null=null, dtype=spec.dtype)
 
     @property

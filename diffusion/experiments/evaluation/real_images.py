@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.data import buckets, captions, packing, pipeline, sources
-from diffusion.data.sources import sequences
+from diffusion.data.sources import of_python
+from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import from_json, to_json
@@ -54,7 +55,7 @@ def of_recipe(recipe: Recipe) -> tuple[Split, Split]:
         return splits_of(recipe.config)
     if recipe.held_out is None:
         raise ValueError("samples are measured beside examples that are held out. Valid: Recipe(held_out=records)")
-    records = lambda own, split: _read(sequences.source_of(own, recipe.num_classes, split), "stop", ())
+    records = lambda own, split: _read(of_python.source_of(own, recipe.num_classes, split), "stop", ())
     return records(recipe.data, "train"), records(recipe.held_out, "held out")
 
 
@@ -67,6 +68,11 @@ def _read_split(text: str, split: str) -> Split:
 
 def _read(source: sources.Source, damaged: str, sizes: tuple[int, ...]) -> Split:
     spec = source.spec
+    if isinstance(source, Stream):
+        raise ValueError(
+            f"samples are compared with all {spec.split} pictures, and {source.name} is a stream without an end. "
+            "Valid: diffusion evaluate --samples=RUN/samples.npz --reference=..., or records that can be indexed"
+        )
     images = np.empty((spec.size, *packing.packed_shape(spec.shape)), spec.dtype)
     labels = np.zeros(spec.size, np.int64)
     count = 0
@@ -82,18 +88,16 @@ def _read(source: sources.Source, damaged: str, sizes: tuple[int, ...]) -> Split
     return Split(images[:count], labels[:count], spec)
 
 
-def captioned(data: str, data_dir: str = "", number: int = 0) -> Split:
+def captioned(text: str, data_dir: str = "", number: int = 0) -> Split:
     """Images of a dataset, NAME@SPLIT, with their captions: the first `number`, or all; `data_dir` is that of TFDS."""
-    name, at, part = data.rpartition("@")
-    if not at:
-        raise ConfigError(f"{data} is no dataset with its split. Valid: NAME@SPLIT, e.g. noto_emoji@train.")
+    source = data.named(text, data_dir)
+    spec = source.spec
     try:
-        source, spec = sources.open_source(name, part, data_dir)
-        texts = captions.texts_of(name, part, data_dir)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"{data}: {error}") from error
+        texts = captions.texts_of(source)
+    except ValueError as error:
+        raise ConfigError(f"{text}: {error}") from error
     count = min(number or spec.size, spec.size)
-    images = np.stack([record["image"] for record in source.__getitems__(range(count))])
+    images = np.stack([record["image"] for record in pipeline.fetch(source, np.arange(count))])
     return Split(images, np.zeros(count, np.int64), spec, tuple(texts[:count]))
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from diffusion.data.stream_batches import StreamBatches
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash
@@ -71,6 +72,7 @@ class Bookkeeping:
         self._pending: collections.deque = collections.deque()  # (step, metrics) that are still on the devices
         self._ahead = 0 if sharding.one_step_in_flight(mesh) else STEPS_AHEAD
         self._sums = start.sums
+        self._stream: StreamBatches | None = None
         self._blocks = gradient_norms.names(program.target.params)
         self._sizes: set[str] = set()  # of pictures so far, as kinds of a step
         self._best = start.best if start.best and start.best["figure"] == config.checkpoint.best else None
@@ -122,6 +124,21 @@ class Bookkeeping:
                 f"each step in {self._program.micro_batches} micro-batches of "
                 f"{self._config.train.batch_size // self._program.micro_batches} (config.train.accumulate)"
             )
+
+    def reads(self, batches: Any) -> None:
+        """Keeps where a stream is with each checkpoint; says and writes down what it promises."""
+        if not isinstance(batches, StreamBatches):
+            return
+        self._stream = batches
+        stream = self._data.source
+        self.display.say(f"the data are a stream: {stream.promise}")
+        if batches.read_again:
+            self.display.say(f"read again {batches.read_again:,} records of the stream to go on at its place")
+        if self._start.resumed and stream.resume == "anew":
+            self.display.say(f"WARNING: the stream begins anew at step {self._start.step}")
+        if self._speaks:
+            row = {"step": self._start.step, "stream": stream.name, "resume": stream.resume}
+            json_lines.append(self._folder / "stream.jsonl", row | {"read_again": batches.read_again})
 
     # ==== Around each step ====
 
@@ -195,6 +212,8 @@ class Bookkeeping:
         json_lines.sync(self._metrics_file)
         about = {"examples": step * self._config.train.batch_size, "config_hash": config_hash(self._config)}
         about |= {"data": self._start.fingerprint, "interval": self._sums, "best": self._best}
+        if self._stream is not None:
+            about["stream"] = self._stream.state
         with self._watch.work("a save", step):
             self._saver.save(train_state, about)
         self.display.pause(time.perf_counter() - began)

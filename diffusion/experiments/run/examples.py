@@ -1,12 +1,14 @@
 """The examples that a run trains on: pictures of a dataset, of one size or several, or latents from a cache."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 
 from diffusion.data import buckets, captions, latent_cache, packing, pipeline, sources
+from diffusion.data.sources.streams import Stream
+from diffusion.data.stream_batches import StreamBatches
 from diffusion.data.transforms import Augmentation
 from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.config.recipe import Recipe
@@ -41,22 +43,40 @@ class Examples(NamedTuple):
         named = " ".join(filter(None, (self.spec.name, self.spec.version)))
         shapes = jax.tree.map(_form, self.spec.condition, is_leaf=lambda node: isinstance(node, sources.Leaf))
         condition = f", with a condition {shapes}" if self.spec.condition is not None else ""
-        what = f"{self.spec.size:,} {kind}{of_classes}, {sizes}{condition}"
+        number = "a stream of" if isinstance(self.source, Stream) else f"{self.spec.size:,}"
+        what = f"{number} {kind}{of_classes}, {sizes}{condition}"
         return f"{named} ({self.spec.split}): {what}, in {self.where}"
 
-    def batches(self, config: Mapping, start: int, positions: Sequence[int], threads: int) -> Iterator[pipeline.Batch]:
+    def batches(
+        self, config: Mapping, start: int, positions: Sequence[int], threads: int, state: Mapping | None = None
+    ) -> Iterator[pipeline.Batch]:
         """The batches of a run, as those of `pipeline.batches`.
 
         Args:
             start: global index of the first example, a multiple of the batch size.
             positions: of the rows [b] of every global batch that this process reads.
             threads: that read.
+            state: of a stream, of the run's checkpoint.
 
         With buckets, the images [b, h, w, C] of a batch are of its bucket's size; no network that a config names
         receives that size, so the entry "size" is left out.
         """
         seed = config["seed"]
         batch_size = config["train"]["batch_size"]
+        if isinstance(self.source, Stream):
+            try:
+                return StreamBatches(
+                    self.source,
+                    seed=seed,
+                    batch_size=batch_size,
+                    start=start,
+                    state=state,
+                    positions=positions,
+                    augment=self.augment,
+                    threads=threads,
+                )
+            except ValueError as error:
+                raise ConfigError(f"config.data: {error}") from error
         if not self.sizes:
             return pipeline.batches(
                 self.source,
@@ -94,7 +114,11 @@ def open_examples(recipe: Recipe) -> Examples:
     """
     if recipe.data is not None:
         own = data.of_recipe(recipe)
-        return Examples(own, own.spec, recipe.augmentations, where=own.where)
+        if isinstance(own, Stream):
+            _check_stream(recipe, own)
+            return Examples(own, own.spec, recipe.augmentations, where=own.where)
+        captioned = _with_texts(recipe, own, own.spec.name, lambda: own)
+        return Examples(captioned, own.spec, recipe.augmentations, where=own.where)
     config = recipe.config
     settings = config["data"]
     folder = settings["latents"]["dir"]
@@ -102,23 +126,51 @@ def open_examples(recipe: Recipe) -> Examples:
         if not folder:
             sizes = resolve.sizes(config)
             source = data.source(config, settings["split"])
+            if isinstance(source, Stream):
+                _check_stream(recipe, source)
+                return Examples(source, source.spec, recipe.augmentations, where=source.where)
             if sizes and not (source.spec.pictures and hasattr(source, "sizes")):
                 raise ConfigError(
                     f"config.data.buckets.area = {settings['buckets']['area']}, but {source.spec.name} does not know "
                     "the sizes of pictures. Valid: 0, or a source of pictures with sizes(rows) -> int [n, 2], stamp()"
                 )
             bucket = buckets.nearest(buckets.measured_once(source, settings["threads"]), sizes) if sizes else ()
-            captioned = _with_texts(recipe, source)
+            captioned = _with_texts(recipe, source, source.spec.name, lambda: source)
             return Examples(captioned, source.spec, recipe.augmentations, sizes, bucket, source.where)
         cache, spec = latent_cache.open_cache(folder)
         required = settings["latents"]["autoencoder"]
         autoencoder = autoencoder_folders.load(required).record if required else None
-        latent_cache.require(cache.description, settings["name"], settings["split"], autoencoder, where=folder)
-        return Examples(_with_texts(recipe, cache), spec, (cache.draw,), where=folder)
+        name = data.name_of(config)
+        latent_cache.require(cache.description, name, settings["split"], autoencoder, where=folder)
+        captioned = _with_texts(recipe, cache, name, lambda: data.source(config, settings["split"]))
+        return Examples(captioned, spec, (cache.draw,), where=folder)
     except (sources.DamagedRecord, ConfigError):
         raise  # the first is no mistake in the config
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"config.data: {error}") from error
+
+
+def _check_stream(recipe: Recipe, stream: Stream) -> None:
+    """Refuses what needs records by their numbers, of a stream.
+
+    Raises:
+        ConfigError: naming what is valid.
+    """
+    settings = recipe.config["data"]
+    compared = recipe.data is None and not data.is_tfds(recipe.config) and recipe.config["evaluate"]["every"]
+    needs = {
+        "the captions of all records": recipe.receives_text,
+        "the sizes of all pictures, config.data.buckets": settings["buckets"]["area"],
+        "pictures to compare with, config.evaluate.every": compared,
+        "pairs of noise and sample": recipe.teacher and recipe.teacher.pairs,
+        'another record in place of a damaged one, config.data.damaged = "skip"': settings["damaged"] == "skip",
+        "the same stream on several processes, and it can be read once": (
+            stream.resume == "anew" and jax.process_count() > 1
+        ),
+    }
+    for need, needed in needs.items():
+        if needed:
+            raise ConfigError(f"{stream.name} is a stream, and this run needs {need}. Valid: data that can be indexed.")
 
 
 def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
@@ -161,16 +213,25 @@ def _differing(before: Mapping, now: Mapping) -> str:
     )
 
 
-def _with_texts(recipe: Recipe, source: sources.Source) -> sources.Source:
-    """The source, with what a network that receives text receives of each record's caption."""
+def _with_texts(
+    recipe: Recipe, source: sources.Source, name: str, captioned: Callable[[], sources.Source]
+) -> sources.Source:
+    """The source, with what a network that receives text receives of each record's caption.
+
+    Args:
+        recipe: of the run.
+        source: of the examples.
+        name: of the data.
+        captioned: opens the source of the captions, which are read where the network receives their tokens.
+    """
     inputs = facts.text_inputs(recipe.network)
     if inputs is None:
         return source
     settings = recipe.config["data"]
     folder = settings["text"][resolve.TEXT_FOLDERS[inputs.of]]
     if inputs.of == "embeddings":
-        captions.require(folder, settings["name"], settings["split"], len(source))
+        captions.require(folder, name, settings["split"], len(source))
         table = captions.read(folder)
     else:
-        table = captions.tokens(captions.texts_of(settings["name"], settings["split"], settings["dir"]), folder)
+        table = captions.tokens(captions.texts_of(captioned()), folder)
     return captions.Captioned(source, table._replace(entries={name: table.entries[name] for name in inputs.entries}))

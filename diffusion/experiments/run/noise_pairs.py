@@ -45,7 +45,9 @@ class Paired(NamedTuple):
     spec: sources.DataSpec  # what they are
     sizes: tuple = ()  # none: all are of one size
 
-    def batches(self, config: Mapping, start: int, positions: Sequence[int], threads: int) -> Iterator[dict[str, Any]]:
+    def batches(
+        self, config: Mapping, start: int, positions: Sequence[int], threads: int, state: None = None
+    ) -> Iterator[dict[str, Any]]:
         """The batches of a run, see `Examples.batches`: "x" is the samples, "noise" what they were made of."""
         batches = pipeline.batches(
             self.source,

@@ -23,6 +23,7 @@ class Start(NamedTuple):
     fingerprint: dict[str, Any]  # of the data's source
     best: dict[str, Any] | None  # {"figure", "step", "value"} of the best checkpoint so far; None for none
     resumed: bool  # whether there was a checkpoint
+    stream: dict[str, Any] | None = None  # where the data's stream is; None for data with random access
 
 
 def first_state(
@@ -43,7 +44,8 @@ def first_state(
     if restored:
         train_state, about = restored
         step = int(train_state.step)
-        return train_state, Start(step, about["examples"], about["interval"], fingerprint, about.get("best"), True)
+        kept = (about.get("best"), True, about.get("stream"))
+        return train_state, Start(step, about["examples"], about["interval"], fingerprint, *kept)
     train_state = sharding.create(program.init, program.target, program.seed)
     if config.init_from.path:
         train_state = _from_weights(config.init_from, train_state, program.average)

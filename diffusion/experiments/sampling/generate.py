@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from diffusion import flow_maps, guidance, parameterizations, samplers
 from diffusion.data import pipeline
+from diffusion.data.sources.streams import Stream
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.config.recipe import Recipe
@@ -56,7 +57,10 @@ def conditions_of(recipe: Recipe, number: int) -> Any:
     if recipe.num_classes or recipe.null is None or recipe.receives_text:
         return balanced_labels(number, recipe.num_classes)
     source = data.of_recipe(recipe)
-    records = pipeline.fetch(source, np.arange(number) % len(source))
+    if isinstance(source, Stream):
+        records = source.take(number)
+    else:
+        records = pipeline.fetch(source, np.arange(number) % len(source))
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(record["condition"] for record in records))
     return jax.tree.map(np.asarray, conditioned(stacked))
 

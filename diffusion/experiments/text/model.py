@@ -21,8 +21,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.data import captions, sources
-from diffusion.experiments.config import ConfigError, resolve
+from diffusion.data import captions
+from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.run.networks import network_of
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
@@ -83,8 +83,7 @@ def autoencoder(run: str | pathlib.Path, out: str | pathlib.Path, number: int) -
     They are measured on `number` of its training pictures; returns the scale and the shift of each channel before.
     """
     module, params, config = trained(run)
-    data = config["data"]
-    source, _ = sources.open_source(data["name"], data["split"], data["dir"])
+    source = data.source(config, config["data"]["split"])
     encode = autoencoder_folders.encoder(autoencoder_folders.of(module, params))
     rows = np.linspace(0, len(source) - 1, min(number, len(source))).astype(int)
     batches = (np.stack([source[row]["image"] for row in rows[i : i + 64].tolist()]) for i in range(0, len(rows), 64))

@@ -110,7 +110,7 @@ def test_a_source_is_data_in_python(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "8 examples of 2 classes, 2, in" in said and f"a network of {8 * 4 + 9 * 2:,} parameters and " in said
     assert "FLOP an example, forward, on " in said
-    with pytest.raises(ValueError, match="the data is a generator, which has no length"):
+    with pytest.raises(ValueError, match="generator yields no records: there is nothing to train on"):
         Recipe(LINE, FLOW, Rows(), (record for record in []), config=SETTINGS)
 
 

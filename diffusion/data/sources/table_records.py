@@ -1,0 +1,212 @@
+"""Formats with random access as sources: a `Table` has rows of named columns, and `Records` reads them for all alike.
+
+`Records` decodes pictures, numbers classes, slices splits, and names what is damaged.
+"""
+
+__all__ = ["Records", "Table", "stamp_of"]
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from diffusion.data import fingerprints
+from diffusion.data.sources import splits
+from diffusion.data.sources.columns import Columns, class_numbers, encoded, stored_bytes
+from diffusion.data.sources.spec import DamagedRecord, RandomAccess
+from diffusion.io import failures, pictures
+
+
+class Table(Protocol):
+    """Rows of named columns.
+
+    Values are bytes or a `pathlib.Path` for encoded pictures, {"bytes": bytes} as Hugging Face stores them, text,
+    numbers, arrays, and lists of numbers.
+
+    Attributes:
+        name: of the data, for people.
+        where: the folder or file.
+        columns: their names.
+    """
+
+    name: str
+    where: str
+    columns: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """The values of some rows; what an error of the format raises is turned into a `DamagedRecord`."""
+        ...
+
+    def place(self, row: int) -> str:
+        """What to call a row in a message: its file, and where in it."""
+        ...
+
+    def column(self, name: str) -> Sequence[Any]:
+        """A column of numbers or texts, of all rows."""
+        ...
+
+    def stamp(self) -> Any:
+        """What the files are: names, lengths, times of change; as JSON."""
+        ...
+
+
+class Records(RandomAccess):
+    """The records of a table; a `Source`. Those of a small one stay in memory once they have been read."""
+
+    _mend = "Mend or remove it"
+
+    def __init__(
+        self,
+        table: Table,
+        split: str = "train",
+        *,
+        x: str | Sequence[str] = "",
+        label: str | None = None,
+        classes: Sequence[str] = (),
+        condition: str | Sequence[str] = (),
+        caption: str = "",
+        side: int = 0,
+        varied: tuple[int, ...] = (),
+    ):
+        """Describes the records by the first that is sound, and the labels by all of them.
+
+        Args:
+            table: the rows of the split that `split` names, before its part is taken.
+            split: as `splits.parse` reads it.
+            classes: the names of the labels, in the order of their numbers; () for all that occur, sorted.
+            x, label, condition, caption, side, varied: as in `columns.Columns`.
+
+        Raises:
+            ValueError: for a column that is not there, labels that are no classes, or records that cannot be batched.
+        """
+        super().__init__()
+        self._table = table
+        self.where = table.where
+        base = splits.parse(split)
+        if not len(table):
+            raise ValueError(f"{table.where} holds no records.")
+        self._rows = base.rows(len(table))
+        self._columns = Columns(
+            *(table.where, table.columns),
+            **{"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "varied": varied},
+        )
+        self._about = [split, side, str(self._columns.example)]
+        self._classes: tuple[str, ...] = ()
+        self._numbers = None
+        if name := self._columns.label:
+            labels = f"{self.where}: the labels in column {name!r}"
+            self._classes, self._numbers = class_numbers(list(table.column(name)), tuple(classes), table.place, labels)
+        self._columns.channels = self._channels_of_first()
+        self.spec = self._columns.described(self._first_sound(), table.name, split, self._classes, len(self))
+        self._keep = bool(self._columns.channels) and not varied and self._fits_memory()
+
+    def _channels_of_first(self) -> int:
+        """Of the first sound picture; 0 where the example is none."""
+        if not isinstance(self._columns.example, str):
+            return 0
+        for row in range(min(len(self), 100)):
+            try:
+                value = self._table.read([int(self._rows[row])], [self._columns.example])[0][self._columns.example]
+                return self._columns.channels_of(value)
+            except (ValueError, OSError) as error:
+                if failures.of_machine(error):
+                    raise
+                first = row or error
+        raise ValueError(f"{self._table.place(int(self._rows[0]))} cannot be used, nor the records after it: {first}")
+
+    def _first_sound(self) -> dict[str, Any]:
+        error = None
+        for row in range(min(len(self), 100)):
+            try:
+                (stored,) = self._read([row])
+                with self._blamed(row):
+                    return self._columns.record(stored, self._number(row))
+            except DamagedRecord as damaged:
+                error = error or damaged
+        assert error is not None
+        raise error
+
+    # ==== The records ====
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _place(self, row: int) -> str:
+        return f"{self._table.place(int(self._rows[row]))} (record {row})"
+
+    def _stored(self, rows: list[int]) -> list[dict[str, Any]]:
+        return self._table.read([int(self._rows[row]) for row in rows], self._columns.wanted)
+
+    def _record(self, row: int, stored: dict[str, Any]) -> dict[str, Any]:
+        record = self._columns.record(stored, self._number(row))
+        self._columns.check(record, self.spec)
+        return record
+
+    def _number(self, row: int) -> int | None:
+        return None if self._numbers is None else int(self._numbers[self._rows[row]])
+
+    def _bytes(self, stored: Any) -> bytes:
+        return stored_bytes(stored)
+
+    # ==== What else a run asks of a source ====
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns."""
+        return self._table.columns
+
+    def column(self, name: str) -> list[Any]:
+        """A column of texts or numbers, of the records of this split, in their order."""
+        self._columns.known(name, "it")
+        values = self._table.column(name)
+        return [values[int(row)] for row in self._rows]
+
+    def captions(self) -> list[str]:
+        """The text of each record: the column `caption`, or the one of `columns.CAPTION` that is there.
+
+        Raises:
+            ValueError: if there is no such column, or it holds no texts; the columns that there are, or the place.
+        """
+        name = self._columns.caption
+        texts = [value if isinstance(value, str) else np.asarray(value).item() for value in self.column(name)]
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                place = self._table.place(int(self._rows[row]))
+                raise ValueError(f"{place}: its {name} is {text!r}, and a caption is a text.")
+        return texts
+
+    def about(self, row: int, columns: Sequence[str] = ()) -> dict[str, Any]:
+        """The stored values of a record but for its example: what a filter may look at without decoding it."""
+        names = columns or [name for name in self._table.columns if name != self._columns.example]
+        values = self._table.read([int(self._rows[row])], names)[0]
+        return values | ({} if self._numbers is None else {"label": self._number(row)})
+
+    def sizes(self, rows: Sequence[int]) -> np.ndarray:
+        """The heights and widths of the pictures of many rows, int64 [n, 2], from their headers alone.
+
+        Raises:
+            DamagedRecord: a record begins with no picture.
+        """
+        opened = lambda value: pictures.opened(encoded(value), "its image")  # type: ignore[arg-type]
+        return self._sizes(rows, str(self._columns.example), opened)
+
+    def stamp(self) -> str:
+        """sha256 of what the files are and of which rows of them; reads no record."""
+        return hashlib.sha256(json.dumps([self._table.stamp(), *self._about], default=str).encode()).hexdigest()
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """How many records there are, and a digest of some of them as they are stored."""
+        labels = {} if self._numbers is None else {"labels": fingerprints.digest([self._numbers[self._rows].tobytes()])}
+        return {"records": len(self), "sha256": self._sampled(), **labels}
+
+
+def stamp_of(paths: Sequence[str | os.PathLike]) -> list[tuple[str, int, int]]:
+    """Name, length and time of change of files, as a `Table.stamp` has them."""
+    stats = ((pathlib.Path(path).name, os.stat(path)) for path in paths)
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

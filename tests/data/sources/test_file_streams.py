@@ -1,0 +1,100 @@
+"""Tar shards and Parquet as streams: every record once a pass, exact from any state, and what is damaged is named."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from diffusion.data import sources
+from diffusion.data.stream_batches import StreamBatches
+from diffusion.experiments.config import ConfigError, data
+from diffusion.experiments.config.defaults import defaults
+from tests.data.sources import stored
+
+CLASSES = ("cat", "dog")
+
+
+def opened(folder, name, **options):
+    path = stored.FORMATS[{"tar_stream": "tar_shards", "parquet_stream": "parquet"}[name]](folder)["path"]
+    return getattr(sources, name)(path, **({"classes": CLASSES} | options))
+
+
+def taken(stream, number, **options):
+    batches = StreamBatches(stream, seed=0, batch_size=4, **options)
+    found = [next(batches) for _ in range(number)]
+    batches.close()
+    return found, json.loads(json.dumps(batches.state))
+
+
+@pytest.mark.parametrize("window", [1, 2, 4, 100])
+@pytest.mark.parametrize("name", ["tar_stream", "parquet_stream"])
+def test_every_record_once_a_pass_and_exact_from_any_state(tmp_path, name, window):
+    stream = opened(tmp_path / "data", name, window=window)
+    assert stream.resume == "state" and stream.spec.classes == CLASSES
+    found, _ = taken(stream, 6)
+    images = np.concatenate([batch["image"] for batch in found])
+    labels = np.concatenate([batch["label"] for batch in found])
+    row = {picture.tobytes(): k for k, picture in enumerate(stored.PICTURES)}
+    order = [row[image.tobytes()] for image in images]
+    assert [stored.LABELS[k] for k in order] == labels.tolist()
+    passes = np.reshape(order, (4, stored.NUMBER))
+    assert all(sorted(one) == list(range(stored.NUMBER)) for one in passes.tolist())
+    assert (window == 1) == (len({tuple(one) for one in passes.tolist()}) == 1)
+    for stop in range(1, 6):
+        _, state = taken(stream, stop)
+        again = getattr(sources, name)(stream.where, classes=CLASSES, window=window)
+        rest, _ = taken(again, 6 - stop, state=state, start=4 * stop)
+        for ours, theirs in zip(rest, found[stop:], strict=True):
+            np.testing.assert_array_equal(ours["image"], theirs["image"])
+
+
+def test_a_compressed_shard_and_a_config(tmp_path):
+    stored.tar_shards(tmp_path / "data")
+    for shard in (tmp_path / "data").glob("*.tar"):
+        shard.with_suffix(".tar.gz").write_bytes(gzip.compress(shard.read_bytes()))
+        shard.unlink()
+    config = defaults()
+    config.data.source = {"name": "tar_stream", "path": str(tmp_path / "data"), "classes": CLASSES}
+    source = data.source(config, "train")
+    config.seed = 7
+    other = data.source(config, "train")
+    ours, theirs = (np.concatenate([b["image"] for b in taken(each, 3)[0]]) for each in (source, other))
+    assert len(ours) == len(theirs) and not np.array_equal(ours, theirs)  # the run's seed says the order
+
+
+def test_what_is_damaged_is_named(tmp_path):
+    stream = opened(tmp_path / "tar", "tar_stream", window=1)
+    shard = tmp_path / "tar/train-1.tar"
+    shard.write_bytes(shard.read_bytes()[:2000])
+    with pytest.raises(sources.DamagedRecord, match=r"train-1\.tar is no whole tar archive: after record '0004'"):
+        taken(stream, 2)
+    opened(tmp_path / "other", "tar_stream")
+    shard = tmp_path / "other/train-1.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"\x89PNG", b"\x00PNG", 1))
+    with pytest.raises(sources.DamagedRecord, match=r"train-1\.tar, record '0004' cannot be used: its image"):
+        taken(sources.tar_stream(str(tmp_path / "other"), classes=CLASSES), 2)
+    (tmp_path / "none.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(sources.DamagedRecord, match=r"none\.parquet, from row 0 on, is no sound Parquet file"):
+        sources.parquet_stream(str(tmp_path / "none.parquet"))
+
+
+def test_what_a_stream_cannot_do_is_refused(tmp_path):
+    for options, words in (
+        ({"classes": ()}, "is a stream, and the classes of its column 'cls' are not known"),
+        ({"split": "train[:50%]"}, "a stream has no parts, and split"),
+        ({"window": 0}, "window = 0. Valid: at least 1"),
+        ({"label": "clas"}, "no column 'clas' for label; its columns are png, cls, txt. Did you mean 'cls'"),
+    ):
+        with pytest.raises(ValueError, match=words.replace("[", r"\[").replace(".", r"\.")):
+            opened(tmp_path / f"{words[:5]}", "tar_stream", **options)
+    stream = opened(tmp_path / "data", "tar_stream")
+    with pytest.raises(ValueError, match="data is a stream"):
+        sources.Mixture([stream])
+    with pytest.raises(ValueError, match="data is a stream"):
+        sources.Filtered(stream, lambda record: True)
+    config = defaults()
+    of = {"name": "tar_stream", "path": str(tmp_path / "data"), "classes": CLASSES}
+    config.data.source = {"name": "mixture", "of": (of, of)}
+    with pytest.raises(ConfigError, match=r"config\.data\.source: data is a stream"):
+        data.source(config, "train")

@@ -1,0 +1,85 @@
+"""Hugging Face's datasets by their interface: a stand-in that has what the library uses of it, and the real thing."""
+
+import numpy as np
+import pytest
+
+from diffusion.data import pipeline, sources
+from diffusion.data.sources import of_python
+from diffusion.data.sources.streams import Stream
+from diffusion.data.stream_batches import StreamBatches
+from tests.data.sources import hugging_face, stored
+
+
+def real(streaming=False):
+    """The same dataset by the real library."""
+    datasets = pytest.importorskip("datasets", reason="Hugging Face's datasets is not installed here")
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(stored.NAMES))}
+    columns = {
+        "image": list(stored.PICTURES),
+        "label": stored.LABELS,
+        "text": [f"a {stored.NAMES[label]}" for label in stored.LABELS],
+    }
+    made = datasets.Dataset.from_dict(columns, datasets.Features(kinds | {"text": datasets.Value("string")}))
+    return made.to_iterable_dataset(num_shards=2) if streaming else made
+
+
+def stand_in(streaming=False):
+    return hugging_face.pictures(hugging_face.IterableDataset if streaming else hugging_face.Dataset)
+
+
+@pytest.mark.parametrize("make", [stand_in, real])
+def test_a_dataset_has_random_access_classes_and_captions(make):
+    source = of_python.source_of(make())
+    assert source.spec.classes == stored.NAMES and source.spec.num_classes == 2 and len(source) == stored.NUMBER
+    assert source.captions() == [f"a {stored.NAMES[label]}" for label in stored.LABELS]
+    for k, record in enumerate(source.__getitems__(range(stored.NUMBER))):
+        np.testing.assert_array_equal(record["image"], stored.PICTURES[k])
+        assert record["label"] == stored.LABELS[k]
+    part = sources.huggingface(make(), "train[:50%]", side=2, label="")
+    assert len(part) == 3 and part.spec.shape == (2, 2, 3) and part.spec.num_classes == 0
+    assert source.fingerprint() == of_python.source_of(make()).fingerprint() != part.fingerprint()
+
+
+@pytest.mark.parametrize("make", [stand_in, real])
+def test_a_stream_goes_on_by_its_own_state(make):
+    stream = of_python.source_of(make(streaming=True))
+    assert isinstance(stream, Stream) and stream.resume == "state" and stream.spec.classes == stored.NAMES
+    batches = StreamBatches(stream, seed=0, batch_size=4)
+    whole = [next(batches) for _ in range(4)]
+    np.testing.assert_array_equal(np.concatenate([b["image"] for b in whole[:3]]), [*stored.PICTURES] * 2)
+    assert np.concatenate([batch["label"] for batch in whole[:3]]).tolist() == stored.LABELS * 2
+    for stop in (1, 2, 3):
+        batches = StreamBatches(of_python.source_of(make(streaming=True)), seed=0, batch_size=4)
+        for _ in range(stop):
+            next(batches)
+        again = of_python.source_of(make(streaming=True))
+        later = StreamBatches(again, seed=0, batch_size=4, start=4 * stop, state=batches.state)
+        np.testing.assert_array_equal(next(later)["image"], whole[stop]["image"] if stop < 4 else [])
+
+
+def test_a_buffer_for_shuffling_is_read_again():
+    stream = of_python.source_of(real(streaming=True).shuffle(seed=1, buffer_size=3))
+    assert stream.resume == "skip"
+    batches = StreamBatches(stream, seed=0, batch_size=4)
+    whole = [next(batches)["image"] for _ in range(4)]
+    batches = StreamBatches(stream, seed=0, batch_size=4)
+    next(batches), next(batches)
+    np.testing.assert_array_equal(
+        next(StreamBatches(stream, seed=0, batch_size=4, start=8, state=batches.state))["image"], whole[2]
+    )
+
+
+def test_what_is_wrong_is_named():
+    broken = stand_in()
+    broken.columns["image"][4] = {"bytes": b"no picture", "path": None}
+    source = of_python.source_of(broken)
+    with pytest.raises(sources.DamagedRecord, match=r"Dataset 'Dataset', row 4 \(record 4\) cannot be used: its image"):
+        pipeline.fetch(source, np.arange(6))
+    with pytest.raises(ValueError, match=r"no column 'txet' for caption; its columns are image, label, text. Did you"):
+        sources.huggingface(stand_in(), caption="txet")
+    unknown = stand_in(streaming=True)
+    unknown.features["label"] = hugging_face.Value("int64")
+    with pytest.raises(ValueError, match=r"is a stream, and the classes of its column 'label' are not known\. Valid:"):
+        of_python.source_of(unknown)
+    assert sources.huggingface(unknown, classes=("a", "b")).spec.classes == ("a", "b")
+    assert sources.huggingface(unknown, label="").spec.num_classes == 0

@@ -1,0 +1,244 @@
+"""Runs on streams: what each kind of iterable promises, and that a run which goes on is the undisturbed one."""
+
+import itertools
+import json
+
+import grain
+import jax
+import numpy as np
+import pytest
+
+from diffusion import objectives, schedules, timesteps
+from diffusion.data import pipeline
+from diffusion.data.sources import of_python
+from diffusion.data.sources.streams import Stream
+from diffusion.data.stream_batches import StreamBatches
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.sampling.of_run import sample
+from diffusion.experiments.train import run, train
+from diffusion.models import MODELS
+from diffusion.training.checkpointing import checkpoints
+from tests.data.sources import hugging_face, stored
+
+LINE = schedules.rectified_flow()
+SETTINGS = {
+    "train.steps": 5, "train.batch_size": 4, "train.log_every": 1, "checkpoint.every": 1, "data.threads": 2,
+    "sample.steps": 2, "sample.number": 3, "sample.batch_size": 3,
+}  # fmt: skip
+NUMBER = 11  # records of a pass, which batches of 4 do not divide
+
+
+def record(i):
+    return {"x": np.float32([np.cos(i), np.sin(i)])}
+
+
+class Again:
+    """An iterable that begins anew at each `iter`."""
+
+    def __iter__(self):
+        return map(record, range(NUMBER))
+
+
+class Numbers:
+    def __repr__(self):  # by which Grain knows the data again
+        return "numbers"
+
+    def __len__(self):
+        return NUMBER
+
+    def __getitem__(self, i):
+        return record(int(i))
+
+
+def loader():
+    sampler = grain.samplers.IndexSampler(NUMBER, shuffle=True, seed=3, num_epochs=1)
+    return grain.DataLoader(data_source=Numbers(), sampler=sampler, worker_count=0)
+
+
+STREAMS = {
+    "iterable": (Again, "skip"),
+    "function": (lambda: lambda: map(record, range(NUMBER)), "skip"),
+    "grain": (lambda: grain.MapDataset.range(NUMBER).shuffle(seed=3).map(record).to_iter_dataset(), "state"),
+    "grain_iterator": (lambda: iter(grain.MapDataset.range(100).map(record).to_iter_dataset()), "state"),
+    "grain_loader": (loader, "state"),
+    "huggingface": (lambda: hugging_face.points(NUMBER), "state"),
+    "huggingface_shuffled": (lambda: hugging_face.points(NUMBER, buffer=4), "skip"),
+}
+
+
+def recipe(data, steps=5, **settings):
+    network = MODELS["mlp"](width=8)
+    flow = objectives.flow_matching(timesteps.uniform_density(LINE))
+    return Recipe(LINE, flow, network, data, config=SETTINGS | {"train.steps": steps} | settings)
+
+
+def taken(data, number, **options):
+    batches = StreamBatches(data, seed=0, batch_size=4, **options)
+    found = [next(batches) for _ in range(number)]
+    batches.close()
+    return found, batches
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+@pytest.mark.parametrize("name", STREAMS)
+def test_batches_from_a_state_on_are_those_of_the_undisturbed_stream(name, threads):
+    make, resume = STREAMS[name]
+    stream = of_python.source_of(make())
+    assert stream.resume == resume and stream.spec.size == -1 and stream.spec.shape == (2,)
+    whole, _ = taken(stream, 8, threads=threads)
+    np.testing.assert_array_equal(np.concatenate([batch["index"] for batch in whole]), np.arange(32))
+    for stop in (1, 3, 5):
+        _, batches = taken(of_python.source_of(make()), stop, threads=threads)
+        state = json.loads(json.dumps(batches.state))
+        rest, batches = taken(of_python.source_of(make()), 8 - stop, threads=threads, start=4 * stop, state=state)
+        assert (batches.read_again > 0) == (resume == "skip")
+        for ours, theirs in zip(rest, whole[stop:], strict=True):
+            np.testing.assert_array_equal(ours["x"], theirs["x"])
+            np.testing.assert_array_equal(ours["index"], theirs["index"])
+
+
+def test_a_pass_has_every_record_and_the_next_pass_begins_anew():
+    found, _ = taken(Stream(Again()), 6)
+    expected = [record(i % NUMBER)["x"] for i in range(24)]
+    np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in found]), expected)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_share_the_rows_of_each_batch(processes):
+    """Together they read what one reads, and a position of one holds for all."""
+    whole, _ = taken(Stream(Again()), 5)
+    rows = np.arange(4).reshape(processes, -1)
+    parts = [taken(Stream(Again()), 5, positions=mine) for mine in rows]
+    for k, batch in enumerate(whole):
+        np.testing.assert_array_equal(np.concatenate([found[k]["x"] for found, _ in parts]), batch["x"])
+    states = [batches.state for _, batches in parts]
+    assert all(state == states[0] for state in states)
+
+
+def test_augmentation_draws_belong_to_the_index():
+    noise = lambda rng, x: x + rng.normal(size=x.shape).astype(np.float32)
+    found, _ = taken(Stream(Again()), 2, augment=(noise,))
+    expected = [record(i)["x"] + pipeline.rng_of(0, i, 0).normal(size=2).astype(np.float32) for i in range(8)]
+    np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in found]), expected)
+
+
+@pytest.mark.parametrize("name", ["function", "grain", pytest.param("huggingface", marks=pytest.mark.slow)])
+def test_a_run_that_goes_on_is_the_undisturbed_one(tmp_path, name, capsys, compilation_cache):
+    make, resume = STREAMS[name]
+    assert train(recipe(make(), steps=3), tmp_path / "parts") == 0
+    capsys.readouterr()
+    assert train(recipe(make()), tmp_path / "parts") == 0
+    said = capsys.readouterr().out
+    assert train(recipe(make()), tmp_path / "whole") == 0
+    both = [checkpoints.load_ema(tmp_path / folder, 5)[0] for folder in ("parts", "whole")]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+    texts = [(tmp_path / folder / "metrics.jsonl").read_text() for folder in ("parts", "whole")]
+    assert texts[0] == texts[1]
+    assert "a stream of examples, 2, in" in said and "the data are a stream: a run that goes on does so exactly" in said
+    assert ("read again 1 records of the stream" in said) == (resume == "skip")  # 12 = 11 + 1
+    rows = [json.loads(line) for line in (tmp_path / "parts/stream.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["resume"]) for row in rows] == [(0, resume), (3, resume)]
+    if name == "function":
+        assert sample(recipe(make()), tmp_path / "whole").shape == (3, 2)
+
+
+def test_a_generator_begins_anew_and_the_run_says_so(tmp_path, capsys, compilation_cache):
+    records = (record(i) for i in range(40))
+    assert train(recipe(records, steps=2), tmp_path) == 0
+    assert "begins the stream anew, so that it cannot be repeated" in capsys.readouterr().out
+    assert train(recipe((record(i) for i in range(40)), steps=3), tmp_path) == 0
+    assert "WARNING: the stream begins anew at step 2" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "stream.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["resume"]) for row in rows] == [(0, "anew"), (2, "anew")]
+    with pytest.raises(ValueError, match="has ended, and yields nothing when it is begun again"):
+        train(recipe((record(i) for i in range(6)), steps=5), tmp_path / "short")
+    assert checkpoints.latest(tmp_path / "short") == 1
+
+
+def test_another_stream_is_refused_when_a_run_goes_on():
+    """Its first records are as they were, and the one where the run stopped is not."""
+    _, batches = taken(Stream(Again()), 2)
+    late = Stream(lambda: (record(i if i < 7 else i + 50) for i in range(NUMBER)))
+    with pytest.raises(ValueError, match=r"is not the stream that the run was trained on: its record 7 differs"):
+        taken(late, 1, state=batches.state)
+    with pytest.raises(ValueError, match="now ends after 7 records; the run had 8"):
+        taken(Stream(lambda: map(record, range(7))), 1, state=batches.state)
+    assert Stream(Again()).fingerprint() != Stream(lambda: map(record, range(1, 9))).fingerprint()
+
+
+def test_what_is_never_the_same_begins_anew():
+    rng = np.random.default_rng(0)
+    stream = Stream(lambda: ({"x": rng.normal(size=2).astype(np.float32)} for _ in range(20)))
+    assert stream.resume == "anew" and "sha256" not in stream.fingerprint()
+
+
+class Strange:
+    """An iterator whose state JSON cannot hold."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return record(0)
+
+    def get_state(self):
+        return {"rng": object()}
+
+    def set_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        (lambda: iter(()), "yields no records: there is nothing to train on"),
+        (lambda: itertools.count(), "a record of the data is a int. Valid: a mapping"),
+        (lambda: 7, "the data is a int. Valid: a source, a sequence of records, or an iterable"),
+        (lambda: Strange(), "the stream's state cannot be saved: Object of type object is not JSON"),
+    ],
+)
+def test_what_is_no_stream_is_refused(data, words):
+    with pytest.raises(ValueError, match=words):
+        taken(of_python.source_of(data()), 1)
+
+
+def test_what_needs_numbered_records_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"this run needs another record in place of a damaged one.*can be indexed"):
+        train(recipe(Again(), **{"data.damaged": "skip"}), tmp_path)
+
+
+def test_an_error_of_the_stream_ends_the_run_at_its_last_record():
+    def broken():
+        yield from map(record, range(9))
+        raise OSError("the socket is closed")
+
+    batches = StreamBatches(Stream(broken), seed=0, batch_size=4, threads=3)
+    next(batches), next(batches)
+    with pytest.raises(OSError, match="the socket is closed"):
+        next(batches)
+    assert batches.state["read"] == 8
+
+
+@pytest.mark.slow
+def test_a_run_on_shards_from_a_config_goes_on_bit_for_bit(tmp_path, capsys, compilation_cache):
+    source = stored.tar_shards(tmp_path / "data") | {"name": "tar_stream", "classes": stored.NAMES, "window": 3}
+
+    def config(steps):
+        made = defaults()
+        made.data.source = source
+        made.model = {"name": "dit", "patch": 2, "width": 8, "depth": 1, "heads": 2, "num_classes": 2}
+        made.update_from_flattened_dict(SETTINGS | {"train.steps": steps})
+        return made
+
+    assert run(config(2), tmp_path / "parts") == 0
+    assert run(config(4), tmp_path / "parts") == 0
+    assert run(config(4), tmp_path / "whole") == 0
+    both = [checkpoints.load_ema(tmp_path / folder, 4)[0] for folder in ("parts", "whole")]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+    assert "data (train): a stream of pictures of 2 classes, 4 x 4 x 3, in" in capsys.readouterr().out
+    evaluated = config(4)
+    evaluated.evaluate.every = 2
+    with pytest.raises(ConfigError, match=r"data is a stream, and this run needs pictures to compare with"):
+        run(evaluated, tmp_path / "other")

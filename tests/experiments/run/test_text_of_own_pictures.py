@@ -1,0 +1,190 @@
+"""Captions of one's own pictures as the condition of a run: trained, gone on with, and sampled with a prompt."""
+
+import io
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.data import captions, sources
+from diffusion.experiments import text_demo, train
+from diffusion.experiments.config import ConfigError, checks, data, names
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.run.examples import open_examples
+from diffusion.models.layers import conditions
+from diffusion.text import Tokenizer, byte_pairs
+from diffusion.training.checkpointing import checkpoints
+from tests import commands
+from tests.data.made import png
+from tests.data.sources import stored
+from tests.experiments.text import test_text_demo
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+class Reader(nn.Module):
+    """A network of a user's own, which receives the tokens of a caption, and what else the data have."""
+
+    text_inputs = conditions.TOKENS
+
+    @nn.compact
+    def __call__(self, x, t, condition):
+        said = nn.Embed(600, 4)(condition["ids"]).mean(1)
+        others = [jnp.reshape(leaf, (len(t), -1)) for name, leaf in condition.items() if name not in ("ids", "mask")]
+        rows = jnp.concatenate([x.reshape(len(t), -1), said, *others, t[:, None]], axis=1, dtype=jnp.float32)
+        return nn.Dense(x[0].size)(rows).reshape(x.shape)
+
+
+@pytest.fixture(autouse=True)
+def by_name(monkeypatch, tmp_path):
+    monkeypatch.setitem(names.MODELS, "reader", Reader)
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+
+
+def drawings(folder, side=4, number=12):
+    """Pictures of a colour each, with a caption, a label and a mask."""
+    (folder / "masks").mkdir(parents=True)
+    lines = ["file_name,caption,label,shade_file_name"]
+    for k in range(number):
+        name, rgb = list(COLOURS.items())[k % 3]
+        (folder / f"{k}.png").write_bytes(png(np.full((side, side, 3), rgb, np.uint8) // (1 + k // 3)))
+        (folder / f"masks/{k}.png").write_bytes(png(np.full((side, side), 12 * k, np.uint8)))
+        lines.append(f"{k}.png,a {name} square,{name},masks/{k}.png")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return {"name": "picture_folder", "path": str(folder)}
+
+
+def config_of(folder, source, **changes):
+    byte_pairs.write(folder / "tokenizer", byte_pairs.learn(["a red square"], 600), 24)
+    config = defaults()
+    config.data.source = source
+    config.data.text.tokenizer = str(folder / "tokenizer")
+    config.model = {"name": "reader"}
+    settings = {"train.steps": 2, "train.batch_size": 4, "checkpoint.every": 1, "data.threads": 0, "train.log_every": 1}
+    config.update_from_flattened_dict(settings | changes)
+    return config
+
+
+def batch_of(config):
+    found = open_examples(checks.validate(config)).batches(config, 0, np.arange(4), 0)
+    return next(found)
+
+
+@pytest.mark.parametrize("name", ["class_folders", "picture_folder", "tar_shards", "parquet", "array_records"])
+def test_every_format_has_captions_as_the_condition_of_a_run(tmp_path, monkeypatch, name):
+    source = stored.FORMATS[name](tmp_path / "data")
+    if name == "array_records":
+        source["parse"] = {"name": "with_words"}
+        monkeypatch.setitem(names.PARSERS, "with_words", lambda: with_words)
+    batch = batch_of(config_of(tmp_path, source))
+    records = data.source(config_of(tmp_path, source), "train")
+    vocabulary = Tokenizer.open(tmp_path / "tokenizer")
+    expected = [f"{k}" if name == "parquet" else words(k, name) for k in range(stored.NUMBER)]
+    assert sorted(captions.texts_of(records)) == sorted(expected)
+    by_picture = {records[k]["image"].tobytes(): text for k, text in enumerate(captions.texts_of(records))}
+    for image, ids in zip(batch["image"], batch["condition"]["ids"]):
+        np.testing.assert_array_equal(ids, vocabulary([by_picture[image.tobytes()]]).ids[0])
+
+
+def words(k, name):
+    said = stored.NAMES[stored.LABELS[k]]
+    return said if name == "class_folders" else f"a {said}"
+
+
+def with_words(record):
+    with np.load(io.BytesIO(record)) as arrays:
+        return {name: arrays[name] for name in arrays} | {"caption": f"a {stored.NAMES[int(arrays['label'])]}"}
+
+
+def test_a_caption_a_label_and_a_mask_together(tmp_path):
+    source = drawings(tmp_path / "drawings") | {"condition": ("label", "shade")}
+    batch = batch_of(config_of(tmp_path, source))
+    assert set(batch["condition"]) == {"ids", "mask", "label", "shade"}
+    records = data.source(config_of(tmp_path, source), "train")
+    vocabulary = Tokenizer.open(tmp_path / "tokenizer")
+    assert records.spec.classes == ("blue", "green", "red")
+    for label, ids, shade in zip(batch["label"], batch["condition"]["ids"], batch["condition"]["shade"]):
+        np.testing.assert_array_equal(ids, vocabulary([f"a {records.spec.classes[label]} square"]).ids[0])
+        assert COLOURS[records.spec.classes[label]].index(255) == (shade[0, 0, 0] // 12) % 3
+    np.testing.assert_array_equal(batch["condition"]["label"], batch["label"])
+
+
+def test_a_run_on_captions_goes_on_bit_for_bit(tmp_path, compilation_cache):
+    source = drawings(tmp_path / "drawings") | {"condition": ("shade",)}
+    assert train.run(config_of(tmp_path, source, **{"train.steps": 1}), tmp_path / "parts") == 0
+    assert train.run(config_of(tmp_path, source), tmp_path / "parts") == 0
+    assert train.run(config_of(tmp_path, source), tmp_path / "whole") == 0
+    both = [checkpoints.load_ema(tmp_path / folder, 2)[0] for folder in ("parts", "whole")]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+    (tmp_path / "drawings/metadata.csv").write_text(
+        (tmp_path / "drawings/metadata.csv").read_text().replace("a red square", "a pale square")
+    )
+    with pytest.raises(ConfigError, match=r"not the examples that .* so far.*digest of their conditions"):
+        train.run(config_of(tmp_path, source, **{"train.steps": 3}), tmp_path / "whole")
+
+
+def test_what_has_no_captions_says_what_it_has(tmp_path):
+    source = drawings(tmp_path / "drawings")
+    with pytest.raises(ConfigError, match=r"no column 'captoin' for caption; its columns are .*Did you mean 'caption'"):
+        batch_of(config_of(tmp_path, source | {"caption": "captoin"}))
+    with pytest.raises(ConfigError, match=r"drawings.*0\.png: its label is 2, and a caption is a text"):
+        text = (tmp_path / "drawings/metadata.csv").read_text()
+        for k, name in enumerate(COLOURS):
+            text = text.replace(f",{name},", f",{2 - k},")
+        (tmp_path / "drawings/metadata.csv").write_text(text)
+        batch_of(config_of(tmp_path, source | {"caption": "label"}))
+    np.savez(tmp_path / "a.npz", image=stored.PICTURES)
+    with pytest.raises(ConfigError, match=r"a\.npz has the columns image, none of which is called caption, .*COLUMN"):
+        batch_of(config_of(tmp_path, {"name": "arrays", "path": str(tmp_path / "a.npz")}))
+    with pytest.raises(ConfigError, match=r"is a Records without captions|record 0 of the data has no text"):
+        batch_of(config_of(tmp_path, {"name": "spirals"}))
+    with pytest.raises(ConfigError, match=r'a condition beside their captions.*e\.g\. condition = \("mask",\)'):
+        batch_of(config_of(tmp_path, drawings(tmp_path / "others") | {"condition": "shade"}))
+
+
+def test_a_command_names_a_source_by_its_entry(tmp_path):
+    entry = json.dumps(drawings(tmp_path / "drawings"))
+    assert len(data.named(f"{entry}@train")) == 12 and len(data.named(f"{entry}@train[:50%]")) == 6
+    for text, words in (
+        (entry, "is no dataset with its split"),
+        (entry[:-3] + "@train", "--data="),
+        (entry.replace("drawings", "away") + "@train", "away: there is no such folder"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            data.named(text)
+
+
+@pytest.mark.slow
+def test_a_folder_of_captioned_pictures_becomes_a_model_of_prompts(tmp_path, compilation_cache):
+    """All stages by one command, one of them stopped and gone on with; then a picture of a prompt."""
+    source = drawings(tmp_path / "drawings", side=16, number=18)
+    made = {}
+    for folder, steps in (("twice", (2, 4)), ("once", (4,))):
+        for number in steps:
+            config = test_text_demo.recipe(
+                "", **{"denoiser.train.steps": number, "denoiser.optimizer.decay": "constant"}
+            )
+            config.data.source = source
+            assert text_demo.run(config, tmp_path / folder) == 0
+        made[folder] = checkpoints.load_ema(tmp_path / folder / "denoiser", 4)[0]
+    jax.tree.map(np.testing.assert_array_equal, made["once"], made["twice"])
+    done = commands.run(
+        *(
+            "-m",
+            "experiments.sample",
+            f"--workdir={tmp_path / 'once'}",
+            "--prompt=a red square",
+            "--steps=2",
+            "-n",
+            "1",
+        ),
+        f"--out={tmp_path / 'out'}",
+        timeout=600,
+    )
+    assert done.returncode == 0 and (tmp_path / "out/0.png").is_file(), done.stderr
+    table = captions.read(tmp_path / "once/captions")
+    records = sources.picture_folder(source["path"])
+    assert len(table.row) == len(records) == 18 and len(set(table.row.tolist())) == 3
