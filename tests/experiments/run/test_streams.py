@@ -237,7 +237,7 @@ def test_a_run_on_shards_from_a_config_goes_on_bit_for_bit(tmp_path, capsys, com
     assert run(config(4), tmp_path / "whole") == 0
     both = [checkpoints.load_ema(tmp_path / folder, 4)[0] for folder in ("parts", "whole")]
     jax.tree.map(np.testing.assert_array_equal, *both)
-    assert "data (train): a stream of pictures of 2 classes, 4 x 4 x 3, in" in capsys.readouterr().out
+    assert "data (train): a stream of pictures of 2 classes (cat, dog), 4 x 4 x 3, in" in capsys.readouterr().out
     evaluated = config(4)
     evaluated.evaluate.every = 2
     with pytest.raises(ConfigError, match=r"data is a stream, and this run needs pictures to compare with"):
