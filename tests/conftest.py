@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -60,10 +61,15 @@ def pytest_collection_finish(session):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def fresh_caches():
-    """Empties JAX's caches before each file: a trace made in float32 can hold constants that one in float64 meets."""
-    jax.clear_caches()
+def fresh_caches(request):
+    """Empties JAX's caches around a file with float64: a trace in float32 can hold constants that one in it meets."""
+    in_float64 = "x64" in pathlib.Path(request.module.__file__).read_text()
+    if in_float64:
+        jax.clear_caches()
     _shared_context.cache_clear()
+    yield
+    if in_float64:
+        jax.clear_caches()
 
 
 @pytest.fixture
