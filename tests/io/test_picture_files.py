@@ -199,4 +199,5 @@ def test_pictures_are_opened_in_one_function_alone():
         for path in sorted((commands.ROOT / folder).rglob("*.py")):
             if lines := opens(ast.parse(path.read_text())):
                 found[str(path.relative_to(commands.ROOT))] = len(lines)
-    assert found == {"diffusion/io/pictures.py": 1}
+    theirs = {"benchmarks/peers/input_pipeline.py": 1}  # of PyTorch's environment, which has no library of ours
+    assert found == {"diffusion/io/pictures.py": 1} | theirs

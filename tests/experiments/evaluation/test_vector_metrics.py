@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from diffusion.data import sources
+from diffusion.data.sources import of_python
 from diffusion.experiments import evaluate
 from diffusion.experiments import train as training
 from diffusion.experiments.config import ConfigError, checks
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
 def split(x, name="train"):
-    source = sources.sequences.source_of([{"x": row} for row in np.float32(x)], split=name)
+    source = of_python.source_of([{"x": row} for row in np.float32(x)], split=name)
     return real_images._read(source, "stop", ())
 
 

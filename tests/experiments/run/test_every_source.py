@@ -36,7 +36,8 @@ LENGTHS = {"mixture": 24, "filtered": 5, "spirals": 9}  # else stored.NUMBER
 
 
 def test_all_sources_of_files_are_here():
-    assert SOURCES.keys() | {"tfds"} == names.SOURCES.keys()
+    elsewhere = {"tfds", "tar_stream", "parquet_stream"}  # of streams: tests/data/sources/test_file_streams.py
+    assert SOURCES.keys() | elsewhere == names.SOURCES.keys()
 
 
 @pytest.fixture(autouse=True)

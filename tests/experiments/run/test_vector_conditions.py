@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion.data import pipeline, sources, transforms
+from diffusion.data import pipeline, transforms
+from diffusion.data.sources import of_python
 from diffusion.experiments import train as training
 from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.run_folder import workdir
@@ -145,7 +146,7 @@ def masked(number=8):
 
 
 def batch_of(*augment):
-    source = sources.sequences.source_of(masked())
+    source = of_python.source_of(masked())
     batches = pipeline.batches(source, source.spec, seed=0, batch_size=8, threads=0, augment=augment, shuffle=False)
     return next(batches)
 
