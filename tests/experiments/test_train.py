@@ -18,13 +18,11 @@ from configs import digits
 from diffusion.data import pipeline, sources
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, resolve
-from diffusion.experiments.config.values import to_json
 from diffusion.experiments.run import bookkeeping, hooks
-from diffusion.experiments.run import program as programs
 from diffusion.experiments.run_folder import workdir
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import preemption
-from tests import commands
+from tests import commands, shared_programs
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = {  # one compiled step serves most tests: what differs between them is not part of the program
@@ -59,26 +57,9 @@ def tiny(**changes):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_program():
-    """Runs whose programs are the same share one, which is traced once: they differ in where they stop and save.
-
-    tests/reliability compares runs that each built their own.
-    """
-    build = programs.build
-    built = {}
-
-    def shared(recipe, mesh):
-        config = json.loads(to_json(recipe.config))
-        for name in ("checkpoint", "evaluate", "init_from"):
-            del config[name]
-        for section, name in (("train", "steps"), ("train", "log_every"), ("data", "changed")):
-            del config[section][name]
-        key = json.dumps([config, recipe.shape, dict(mesh.shape)])
-        if key not in built:
-            built[key] = build(recipe, mesh)
-        return built[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "build", shared)
+    """They differ in where they stop and save."""
+    apart = ("checkpoint", "evaluate", "init_from", "train.steps", "train.log_every", "data.changed")
+    with shared_programs.traced_once(*apart):
         yield
 
 

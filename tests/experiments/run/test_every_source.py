@@ -12,6 +12,7 @@ from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.of_run import sample
 from diffusion.training.checkpointing import checkpoints
+from tests import shared_programs
 from tests.data.made import png
 from tests.data.sources import stored
 
@@ -29,6 +30,13 @@ def filtered(folder):
 
 def spirals(folder):
     return {"name": "spirals", "arms": 2, "number": 9}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_program():
+    """They differ in their records."""
+    with shared_programs.traced_once("data"):
+        yield
 
 
 SOURCES = stored.FORMATS | {each.__name__: each for each in (mixture, filtered, spirals)}
@@ -106,6 +114,7 @@ def bucketed(source):
     )  # fmt: skip
 
 
+@pytest.mark.slow  # the sizes of a mixture: tests/data/sources; buckets of a run: test_runs_of_several_sizes
 def test_a_mixture_of_folders_of_several_sizes(tmp_path, capsys):
     other = stored.class_folders(tmp_path / "b")
     source = {"name": "mixture", "of": (of_mixed_sizes(tmp_path / "a"), other), "weights": (1, 1)}
