@@ -25,7 +25,7 @@ __all__ = [
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -110,7 +110,7 @@ def batches(
 
 
 def assembled(
-    records: list[dict[str, Any]], spec: DataSpec, index: np.ndarray, seed: int, augment: Sequence[Augmentation]
+    records: Sequence[Mapping[str, Any]], spec: DataSpec, index: np.ndarray, seed: int, augment: Sequence[Augmentation]
 ) -> Batch:
     """The batch of records.
 
@@ -290,12 +290,12 @@ def _next_sound(source: Source, row: int) -> dict[str, Any]:
     raise DamagedRecord(f"{lost}, so that skipping would hide the loss of a whole file: prepare the dataset again.")
 
 
-def _labels(records: list[dict[str, Any]], spec: DataSpec) -> np.ndarray:
+def _labels(records: Sequence[Mapping[str, Any]], spec: DataSpec) -> np.ndarray:
     """Returns the labels, int32 [b]; 0 where there are no classes."""
     return np.array([record["label"] if spec.num_classes else 0 for record in records], np.int32)
 
 
-def stacked_conditions(records: list[dict[str, Any]]) -> dict[str, Any]:
+def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns {"condition": pytree of [b, ...]} of records that have one, see `data.captions`, else nothing."""
     conditions = [record["condition"] for record in records if "condition" in record]
     if not conditions:

@@ -165,7 +165,7 @@ class Columns:
         record: dict[str, Any] = {entry: example}
         if self.condition:
             several = not isinstance(self.condition, str)
-            value = lambda name: np.asarray(np.int32(number)) if name == self.label else self._value(stored[name], 0)
+            value = lambda name: np.asarray(number, np.int32) if name == self.label else self._value(stored[name], 0)
             record["condition"] = {name: value(name) for name in self.condition} if several else value(self.condition)
         return record if number is None else record | {"label": number}
 

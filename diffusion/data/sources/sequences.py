@@ -4,7 +4,7 @@ __all__ = ["Records", "describe", "of_record", "plain"]
 
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -47,9 +47,10 @@ class Records:
             ValueError: for a record without one.
         """
         texts = [self._records[row].get("caption") for row in range(len(self))]
-        if lacking := [row for row, text in enumerate(texts) if not isinstance(text, str)]:
-            raise ValueError(f'record {lacking[0]} of the data has no text under "caption".')
-        return texts
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ValueError(f'record {row} of the data has no text under "caption".')
+        return cast(list[str], texts)
 
     def fingerprint(self) -> dict[str, int | str]:
         """How many records there are, and a digest of some of them."""

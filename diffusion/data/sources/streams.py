@@ -19,7 +19,7 @@ import copy
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -74,10 +74,10 @@ class Stream:
         self.name = getattr(records, "name", "") or type(records).__qualname__
         if callable(records) and not hasattr(records, "__iter__"):
             self.name = getattr(records, "__qualname__", self.name)
-            records = _Factory(records)
+            records = _Factory(cast(Callable[[], Iterable[Any]], records))
         if not hasattr(records, "__iter__"):
             raise ValueError(f"the data is a {type(records).__name__}. Valid: a source, a sequence, or an iterable")
-        self._records = records
+        self._records: Any = records
         first, self.resume = self._first()
         if not first:
             raise ValueError(f"{self.name} yields no records: there is nothing to train on")
@@ -162,7 +162,7 @@ class Cursor:
         self._last: Any = None
         self.read_again = 0
         if state is None or stream.resume == "anew":
-            self._iterator = stream.opened(0)
+            self._iterator: Any = stream.opened(0)
             return
         self._epoch = state["epoch"]
         if stream.resume == "state":

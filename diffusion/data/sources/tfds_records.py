@@ -249,10 +249,14 @@ def _spec(
             f"{limits.size(IMAGE_LIMIT)} are read. Prepare it with smaller images."
         )
     label = features.get("label")
-    num_classes = label.num_classes if isinstance(label, tensorflow_datasets.features.ClassLabel) else 0
-    numbers = [str(number) for number in range(num_classes or 0)]
-    names = tuple(label.names) if num_classes and label.names != numbers else ()  # numbers say nothing more
-    return DataSpec(name, split, sides, num_classes or 0, examples, str(info.version), classes=names)
+    num_classes = 0
+    names = []
+    if isinstance(label, tensorflow_datasets.features.ClassLabel) and label.num_classes:
+        num_classes = label.num_classes
+        names = label.names
+    numbers = [str(number) for number in range(num_classes)]
+    classes = tuple(names) if names != numbers else ()  # numbers say nothing more
+    return DataSpec(name, split, sides, num_classes, examples, str(info.version), classes=classes)
 
 
 def _builder(name: str, data_dir: str) -> tensorflow_datasets.core.DatasetBuilder:
