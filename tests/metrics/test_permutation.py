@@ -41,6 +41,15 @@ def test_rows_stay_in_their_stratum():
         assert sorted([*a, *b]) == list(range(6)) and strata[[*a, *b]].tolist() == strata.tolist()
 
 
+def test_row_i_of_a_pair_takes_the_place_of_row_i():
+    seen = []
+    permutation.p_value(lambda a, b: seen.append((a, b)) or 0.0, 5, 5, 50, np.random.default_rng(0), paired=True)
+    for a, b in seen:
+        assert (np.minimum(a, b) == range(5)).all() and (np.maximum(a, b) == range(5, 10)).all()
+    swapped = np.mean([a >= 5 for a, _ in seen[1:]])
+    assert swapped == pytest.approx(0.5, abs=0.15)
+
+
 def test_where_nothing_differs_five_in_a_hundred_are_below_five_percent():
     rng = np.random.default_rng(1)
     result = [

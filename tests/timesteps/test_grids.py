@@ -252,3 +252,8 @@ def test_sigma_grids_of_one_step_start_at_sigma_max(name, x64):
 def test_sigma_grids_refuse_bad_ranges(make, sigma_min, sigma_max):
     with pytest.raises(ValueError, match="sigma"):
         make(schedules.edm(), 5, sigma_min, sigma_max)
+
+
+def test_the_grid_of_a_plan_is_every_time_at_which_it_arrives():
+    times = np.array([1.0, 0.6, 0.3, 0.0])
+    np.testing.assert_array_equal(timesteps.plan(times).grid, times)
