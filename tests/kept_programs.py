@@ -15,7 +15,11 @@ import jax
 from jax._src import lru_cache
 
 COMPILED = pathlib.Path(__file__).parent.parent / ".cache" / "compiled"
-EVERY = {"jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": -1}
+EVERY = {
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+    "jax_persistent_cache_enable_xla_caches": "none",  # else the folder, a new one for each session, is in the hash
+}
 LIMIT = 2**30  # bytes after which the next run starts with none
 FOLDER = "TESTS_KEPT_PROGRAMS"  # the environment variable that names the folder to processes
 
