@@ -67,8 +67,7 @@ def find(name: str, data_dir: str = "") -> Path:
         raise ValueError(f"dataset name {name!r} is not of the form dataset[/config][:1.2.3], such as 'cifar10'.")
     if name in BUNDLED and not data_dir:
         return _prepared(name, cache("tfds"))
-    origin = "data_dir" if data_dir else "TFDS_DATA_DIR" if os.environ.get("TFDS_DATA_DIR") else DEFAULT
-    root = root_of(data_dir)
+    root, origin = _root(data_dir)
     parent = root / parts["dataset"] / (parts["config"] or "")
     versions = [path for path in _folders(parent) if parts["version"] in (None, path.name)]
     if not versions:
@@ -78,7 +77,13 @@ def find(name: str, data_dir: str = "") -> Path:
 
 def root_of(data_dir: str = "") -> Path:
     """The folder of prepared datasets: the one that is named, TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return _root(data_dir)[0]
+
+
+def _root(data_dir: str) -> tuple[Path, str]:
+    """That folder, and what names it."""
+    named = {"data_dir": data_dir, "TFDS_DATA_DIR": os.environ.get("TFDS_DATA_DIR"), DEFAULT: "~/tensorflow_datasets"}
+    return next((Path(folder).expanduser(), origin) for origin, folder in named.items() if folder)
 
 
 def available(root: Path) -> list[str]:

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from diffusion.data import fingerprints
-from diffusion.data.sources import DamagedRecord, DataSpec
-from diffusion.io import failures, limits
+from diffusion.data.sources import DataSpec
+from diffusion.data.sources.spec import RandomAccess
+from diffusion.io import limits
 
 FORMAT = 1  # raised when a change makes older readers wrong
 PARTS = {"moments": 2, "mean": 1}  # arrays of a view: the mean, and the log variance of a posterior that has one
@@ -124,42 +124,20 @@ def open_cache(folder: str | pathlib.Path) -> tuple["Latents", DataSpec]:
         about["version"],
         "float32",
     )
-    return Latents([pathlib.Path(folder) / name for name in sizes], description, spec), spec
+    return Latents(folder, list(sizes), description, spec), spec
 
 
-class Latents:
+class Latents(RandomAccess):
     """The records of a cache, {"x": [views, parts, h, w, D], "label"} each."""
 
-    def __init__(self, files: Sequence[pathlib.Path], description: Description, spec: DataSpec):
+    _mend = "The cache on disk is damaged: write it again (diffusion encode)"
+
+    def __init__(self, folder: str | pathlib.Path, files: Sequence[str], description: Description, spec: DataSpec):
         """Opens no file yet."""
-        self.description, self._spec = description, spec
-        self._files = ArrayRecordDataSource(list(map(str, files)))
+        super().__init__()
+        self.description, self.spec, self.where = description, spec, str(folder)
+        self._files = ArrayRecordDataSource([str(pathlib.Path(folder) / name) for name in files])
         self._scale, self._shift = (np.asarray(x, np.float32) for x in (description.scale, description.shift))
-
-    def __len__(self) -> int:
-        return self._spec.size
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """Returns one record; see `__getitems__`."""
-        return self.__getitems__([row])[0]
-
-    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns the records of many rows.
-
-        Args:
-            rows: each in 0..len - 1.
-
-        Raises:
-            IndexError: no such row.
-            DamagedRecord: a record is damaged, or does not fit the description.
-            failures.Unreadable: this machine could not read the file.
-        """
-        for row in rows:
-            if not 0 <= row < len(self):
-                raise IndexError(
-                    f"latents of {self._spec.name} ({self._spec.split}): row {row} is not in 0..{len(self) - 1}."
-                )
-        return [self._decode(row, record) for row, record in zip(rows, self._read(list(rows)))]
 
     def draw(self, rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
         """A latent as training reads it: an augmentation, for which `pipeline` has an rng for each example.
@@ -181,44 +159,27 @@ class Latents:
 
     def fingerprint(self) -> dict[str, int | str]:
         """What the cache holds: how many records, and a digest of some of them; as `sources.Records.fingerprint`."""
-        return {"records": len(self), "sha256": fingerprints.digest(map(self._stored, fingerprints.rows(len(self))))}
+        return {"records": len(self), "sha256": self._sampled()}
 
-    def _stored(self, row: int) -> bytes:
-        try:
-            return self._read([row])[0]
-        except DamagedRecord:
-            return b"damaged"
+    def _place(self, row: int) -> str:
+        return f"latents of {self.spec.name} ({self.spec.split}): record {row}"
 
-    def _read(self, rows: list[int]) -> list[bytes]:
-        try:
-            return list(self._files.__getitems__(rows))
-        except Exception as error:  # what a damaged file raises depends on where in it the damage is
-            if failures.of_machine(error):
-                raise failures.Unreadable(
-                    f"latents of {self._spec.name} ({self._spec.split}): record {rows[0]} could "
-                    f"not be read: {error}. The cache may be sound."
-                ) from error
-            if len(rows) == 1:
-                raise self._unusable(rows[0], error) from error
-            return [self._read([row])[0] for row in rows]
+    def _stored(self, rows: list[int]) -> list[bytes]:
+        return list(self._files.__getitems__(rows))
 
-    def _decode(self, row: int, record: bytes) -> dict[str, Any]:
-        if len(record) != self.description.record_bytes:
-            raise self._unusable(row, f"it has {len(record)} bytes, expected {self.description.record_bytes}")
-        x = np.frombuffer(record, self.description.dtype, offset=LABEL.itemsize).reshape(self.description.record)
-        if not self._spec.num_classes:
+    def _bytes(self, stored: bytes) -> bytes:
+        return stored
+
+    def _record(self, row: int, stored: bytes) -> dict[str, Any]:
+        if len(stored) != self.description.record_bytes:
+            raise ValueError(f"it has {len(stored)} bytes, expected {self.description.record_bytes}")
+        x = np.frombuffer(stored, self.description.dtype, offset=LABEL.itemsize).reshape(self.description.record)
+        if not self.spec.num_classes:
             return {"x": x}
-        label = int(np.frombuffer(record, LABEL, 1)[0])
-        if not 0 <= label < self._spec.num_classes:
-            raise self._unusable(row, f"its label is {label}, expected 0..{self._spec.num_classes - 1}")
+        label = int(np.frombuffer(stored, LABEL, 1)[0])
+        if not 0 <= label < self.spec.num_classes:
+            raise ValueError(f"its label is {label}, expected 0..{self.spec.num_classes - 1}")
         return {"x": x, "label": label}
-
-    def _unusable(self, row: int, reason: Any) -> DamagedRecord:
-        return DamagedRecord(
-            f"latents of {self._spec.name} ({self._spec.split}): record {row} cannot be used: "
-            f"{reason}. The cache on disk is damaged: write it again (diffusion encode), or leave "
-            "such records out by --config.data.damaged=skip."
-        )
 
 
 # ==== What a cache is of ====

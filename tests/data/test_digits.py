@@ -104,7 +104,7 @@ def test_records_on_disk_are_those_of_the_rule(records):
 def test_specs(prepared):
     for split, size in zip(SPLITS, (1258, 180, 359)):
         spec = sources.describe("digits", split, str(prepared[0] / "tfds"))
-        assert spec == sources.DataSpec("digits", split, (8, 8, 1), 10, size, "1.0.0")
+        assert spec == sources.DataSpec("digits", split, (8, 8, 1), 10, size, "1.0.0", classes=tuple("0123456789"))
 
 
 class Fake:

@@ -46,7 +46,7 @@ def copy(made, tmp_path):
 
 def test_records(made):
     source, spec = sources.open_source("made", "train", made)
-    assert spec == sources.DataSpec("made", "train", (4, 4, 3), 2, 3, "1.2.0")
+    assert spec == sources.DataSpec("made", "train", (4, 4, 3), 2, 3, "1.2.0", classes=("0", "1"))
     assert sources.describe("made", "train", made) == spec
     assert len(source) == 3
     record = source[1]

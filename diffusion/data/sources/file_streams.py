@@ -54,9 +54,8 @@ def tar_stream(
         FileNotFoundError: if there is no such file.
         ValueError: if the first is no tar archive, or labels have no classes.
     """
-    parts = {"x": x, "label": label, "condition": condition, "side": side}
-    suffixes = (".tar", ".tar.gz", ".tgz")
-    return _stream(_Order(path, split, suffixes, tar_records, window, seed), classes, parts)
+    order = _Order(path, split, (".tar", ".tar.gz", ".tgz"), tar_records, window, seed)
+    return _stream(order, classes, x=x, label=label, condition=condition, side=side)
 
 
 def parquet_stream(
@@ -72,20 +71,15 @@ def parquet_stream(
     seed: int = 0,
 ) -> Stream:
     """Streams the Parquet files of a folder, or those that a pattern names; arguments and errors as `tar_stream`."""
-    parts = {"x": x, "label": label, "condition": condition, "side": side}
-    return _stream(_Order(path, split, (".parquet", ".parq"), parquet_records, window, seed), classes, parts)
+    order = _Order(path, split, (".parquet", ".parq"), parquet_records, window, seed)
+    return _stream(order, classes, x=x, label=label, condition=condition, side=side)
 
 
-def _stream(order: "_Order", classes: tuple[str, ...], parts: Mapping[str, Any]) -> Stream:
+def _stream(order: "_Order", classes: tuple[str, ...], **parts: Any) -> Stream:
     first = next(order.read(order.paths[0], 0), None)
     if first is None:
         raise ValueError(f"{order.paths[0]} holds no records.")
     columns = Columns(order.where, tuple(first[1]), **parts)
-    if columns.label and not classes:
-        raise ValueError(
-            f"{order.where} is a stream, and the classes of its column {columns.label!r} are not known. Valid: "
-            'classes = ("cat", "dog", ...), or label = "" for none'
-        )
     decode = functools.partial(_decoded, Decoder(columns, classes))
     describe = lambda record, name: columns.described(record, order.name, order.split, classes, -1)
     return Stream(FileStream(order), decode=decode, describe=describe, where=order.where)

@@ -72,11 +72,6 @@ def huggingface(
     where = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
     columns = Columns(where, dataset.column_names or tuple(next(iter(dataset))), label=label, **parts)
     names = classes or tuple(getattr(features.get(columns.label), "names", None) or ())
-    if columns.label and not names:
-        raise ValueError(
-            f"{where} is a stream, and the classes of its column {columns.label!r} are not known. Valid: classes = "
-            '("cat", "dog", ...), or label = "" for none'
-        )
     wanted = list(dict.fromkeys([*columns.wanted, *([columns.label] if columns.label else [])]))
     return Stream(
         dataset.select_columns(wanted) if dataset.column_names else dataset,
@@ -91,6 +86,16 @@ class Decoder:
     """From the values of a stream's columns to a record; the first says how many channels pictures have."""
 
     def __init__(self, columns: Columns, classes: tuple[str, ...]):
+        """Makes the decoder of a stream.
+
+        Raises:
+            ValueError: if there are labels without classes.
+        """
+        if columns.label and not classes:
+            raise ValueError(
+                f"{columns.where} is a stream, and the classes of its column {columns.label!r} are not known. Valid: "
+                'classes = ("cat", "dog", ...), or label = "" for none'
+            )
         self._columns, self._classes = columns, classes
         self._spec: Any = None
 

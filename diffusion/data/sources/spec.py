@@ -153,16 +153,16 @@ class RandomAccess:
         """What to call a record in a message."""
         raise NotImplementedError
 
-    def _stored(self, rows: list[int]) -> list[dict[str, Any]]:
+    def _stored(self, rows: list[int]) -> list[Any]:
         """Records as they are stored; raises whatever the format does."""
         raise NotImplementedError
 
-    def _record(self, row: int, stored: dict[str, Any]) -> dict[str, Any]:
+    def _record(self, row: int, stored: Any) -> dict[str, Any]:
         """A record of what is stored, checked; raises whatever its decoder does."""
         raise NotImplementedError
 
     def _bytes(self, stored: Any) -> bytes:
-        """A stored value as bytes, for a digest."""
+        """A stored record as bytes, for a digest."""
         raise NotImplementedError
 
     # ==== The records ====
@@ -204,7 +204,7 @@ class RandomAccess:
         """Whether all records, decoded, may stay in memory."""
         return self.spec.size * math.prod(packing.packed_shape(self.spec.shape)) <= MEMORY_LIMIT
 
-    def _read(self, rows: list[int]) -> list[dict[str, Any]]:
+    def _read(self, rows: list[int]) -> list[Any]:
         """Stored records; finds out which one it is if one cannot be read."""
         try:
             return self._stored(rows)
@@ -214,7 +214,7 @@ class RandomAccess:
                     raise
             return [self._read([row])[0] for row in rows]
 
-    def _sound(self, row: int, stored: dict[str, Any]) -> dict[str, Any]:
+    def _sound(self, row: int, stored: Any) -> dict[str, Any]:
         with self._blamed(row):
             return self._record(row, stored)
 
@@ -246,7 +246,7 @@ class RandomAccess:
             (stored,) = self._read([row])
         except DamagedRecord:
             return b"damaged"
-        return fingerprints.digest(self._bytes(stored[name]) for name in sorted(stored)).encode()
+        return self._bytes(stored)
 
     def _sizes(self, rows: Sequence[int], column: str, opened: Any) -> np.ndarray:
         """The heights and widths of pictures, int64 [n, 2], of encoded ones from their headers, by `opened`."""

@@ -152,7 +152,7 @@ class Records(RandomAccess):
         return None if self._numbers is None else int(self._numbers[self._rows[row]])
 
     def _bytes(self, stored: Any) -> bytes:
-        return stored_bytes(stored)
+        return fingerprints.digest(stored_bytes(stored[name]) for name in sorted(stored)).encode()
 
     # ==== What else a run asks of a source ====
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import tensorflow_datasets
 
-from diffusion.data import catalog
+from diffusion.data import catalog, fingerprints
 from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, RandomAccess
 from diffusion.data.transforms import decode, decode_any, decode_square
 from diffusion.io import files, limits, pictures
@@ -165,7 +165,8 @@ class Records(RandomAccess):
         return {"image": image, "label": label}
 
     def _bytes(self, stored: Any) -> bytes:
-        return stored if isinstance(stored, bytes) else np.asarray(stored).tobytes()
+        values = (stored[name] for name in sorted(stored))
+        return fingerprints.digest(x if isinstance(x, bytes) else np.asarray(x).tobytes() for x in values).encode()
 
     def captions(self) -> list[str]:
         """The feature "caption" of each record; errors as `column`."""
@@ -249,14 +250,9 @@ def _spec(
             f"{limits.size(IMAGE_LIMIT)} are read. Prepare it with smaller images."
         )
     label = features.get("label")
-    num_classes = 0
-    names = []
-    if isinstance(label, tensorflow_datasets.features.ClassLabel) and label.num_classes:
-        num_classes = label.num_classes
-        names = label.names
-    numbers = [str(number) for number in range(num_classes)]
-    classes = tuple(names) if names != numbers else ()  # numbers say nothing more
-    return DataSpec(name, split, sides, num_classes, examples, str(info.version), classes=classes)
+    labelled = isinstance(label, tensorflow_datasets.features.ClassLabel) and label.num_classes
+    classes = tuple(label.names) if labelled else ()
+    return DataSpec(name, split, sides, len(classes), examples, str(info.version), classes=classes)
 
 
 def _builder(name: str, data_dir: str) -> tensorflow_datasets.core.DatasetBuilder:

@@ -63,43 +63,19 @@ class Examples(NamedTuple):
         """
         seed = config["seed"]
         batch_size = config["train"]["batch_size"]
+        place = {"seed": seed, "batch_size": batch_size, "start": start}
+        reading = {"positions": positions, "augment": self.augment, "threads": threads}
         if isinstance(self.source, Stream):
             try:
-                return StreamBatches(
-                    self.source,
-                    seed=seed,
-                    batch_size=batch_size,
-                    start=start,
-                    state=state,
-                    positions=positions,
-                    augment=self.augment,
-                    threads=threads,
-                )
+                return StreamBatches(self.source, state=state, **place, **reading)
             except ValueError as error:
                 raise ConfigError(f"config.data: {error}") from error
-        if not self.sizes:
-            return pipeline.batches(
-                self.source,
-                self.spec,
-                seed=seed,
-                batch_size=batch_size,
-                start=start,
-                positions=positions,
-                augment=self.augment,
-                threads=threads,
-                damaged=config["data"]["damaged"],
-            )
-        order = buckets.Order.of(self.bucket, len(self.sizes), batch_size, seed)
-        return buckets.batches(
-            self.source,
-            order,
-            self.sizes,
-            start=start // batch_size,
-            positions=positions,
-            augment=self.augment,
-            with_sizes=False,
-            threads=threads,
-        )
+        if self.sizes:
+            order = buckets.Order.of(self.bucket, len(self.sizes), batch_size, seed)
+            step = start // batch_size
+            return buckets.batches(self.source, order, self.sizes, start=step, with_sizes=False, **reading)
+        damaged = config["data"]["damaged"]
+        return pipeline.batches(self.source, self.spec, damaged=damaged, **place, **reading)
 
 
 def _form(leaf: sources.Leaf) -> str:
@@ -113,30 +89,14 @@ def open_examples(recipe: Recipe) -> Examples:
         ConfigError: if it is not there, or is a cache of other pictures or by another autoencoder than the config says.
     """
     if recipe.data is not None:
-        own = data.of_recipe(recipe)
-        if isinstance(own, Stream):
-            _check_stream(recipe, own)
-            return Examples(own, own.spec, recipe.augmentations, where=own.where)
-        captioned = _with_texts(recipe, own, own.spec.name, lambda: own)
-        return Examples(captioned, own.spec, recipe.augmentations, where=own.where)
+        return _of_source(recipe, data.of_recipe(recipe))
     config = recipe.config
     settings = config["data"]
     folder = settings["latents"]["dir"]
     try:
         if not folder:
             sizes = resolve.sizes(config)
-            source = data.source(config, settings["split"])
-            if isinstance(source, Stream):
-                _check_stream(recipe, source)
-                return Examples(source, source.spec, recipe.augmentations, where=source.where)
-            if sizes and not (source.spec.pictures and hasattr(source, "sizes")):
-                raise ConfigError(
-                    f"config.data.buckets.area = {settings['buckets']['area']}, but {source.spec.name} does not know "
-                    "the sizes of pictures. Valid: 0, or a source of pictures with sizes(rows) -> int [n, 2], stamp()"
-                )
-            bucket = buckets.nearest(buckets.measured_once(source, settings["threads"]), sizes) if sizes else ()
-            captioned = _with_texts(recipe, source, source.spec.name, lambda: source)
-            return Examples(captioned, source.spec, recipe.augmentations, sizes, bucket, source.where)
+            return _of_source(recipe, data.source(config, settings["split"]), sizes)
         cache, spec = latent_cache.open_cache(folder)
         required = settings["latents"]["autoencoder"]
         autoencoder = autoencoder_folders.load(required).record if required else None
@@ -148,6 +108,23 @@ def open_examples(recipe: Recipe) -> Examples:
         raise  # the first is no mistake in the config
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"config.data: {error}") from error
+
+
+def _of_source(recipe: Recipe, source: sources.Source | Stream, sizes: tuple[buckets.Size, ...] = ()) -> Examples:
+    """The examples of a source of records, in buckets of these sizes; none where all are of one size."""
+    spec = source.spec
+    if isinstance(source, Stream):
+        _check_stream(recipe, source)
+        return Examples(source, spec, recipe.augmentations, where=source.where)
+    settings = recipe.config["data"]
+    if sizes and not (spec.pictures and hasattr(source, "sizes")):
+        raise ConfigError(
+            f"config.data.buckets.area = {settings['buckets']['area']}, but {spec.name} does not know the sizes of "
+            "pictures. Valid: 0, or a source of pictures with sizes(rows) -> int [n, 2], stamp()"
+        )
+    bucket = buckets.nearest(buckets.measured_once(source, settings["threads"]), sizes) if sizes else ()
+    captioned = _with_texts(recipe, source, spec.name, lambda: source)
+    return Examples(captioned, spec, recipe.augmentations, sizes, bucket, source.where)
 
 
 def _check_stream(recipe: Recipe, stream: Stream) -> None:
