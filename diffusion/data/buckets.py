@@ -300,16 +300,13 @@ def batches(
         bucket, rows = order.batch(step)
         index = step * order.batch_size + mine
         records = pipeline.fetch(source, rows[mine])
-        fitted = [
-            fit(record["image"], sizes[bucket], pipeline.rng_of(order.seed, i, 0))
-            for i, record in zip(index.tolist(), records)
-        ]
+        pictures = [record["image"] for record in records]
+        rngs = pipeline.rngs_of(order.seed, index, 0)
+        fitted = [fit(image, sizes[bucket], rng) for rng, image in zip(rngs, pictures)]
         examples = [image for image, _ in fitted]
         size_conditions = np.stack([size for _, size in fitted])
         for position, function in enumerate(augment, 1):
-            examples = [
-                function(pipeline.rng_of(order.seed, i, position), image) for i, image in zip(index.tolist(), examples)
-            ]
+            examples = pipeline.augmented(function, pipeline.rngs_of(order.seed, index, position), examples)
         images = np.stack(examples)
         labels = np.array([record.get("label", 0) for record in records], np.int32)
         batch = {"image": images, "label": labels, "index": index} | pipeline.stacked_conditions(records)

@@ -8,6 +8,7 @@ sequence into parts, so a position in it is a single number that holds for any b
 __all__ = [
     "Batch",
     "assembled",
+    "augmented",
     "batches",
     "conditions",
     "epoch",
@@ -15,7 +16,7 @@ __all__ = [
     "iterate",
     "permutation",
     "positions_of",
-    "rng_of",
+    "rngs_of",
     "rows",
     "shuffled",
     "sound",
@@ -25,7 +26,7 @@ __all__ = [
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -122,10 +123,9 @@ def assembled(
     """
     examples = [record[spec.entry] for record in records]
     for position, function in enumerate(augment):
-        examples = [function(rng_of(seed, i, position), example) for i, example in zip(index.tolist(), examples)]
+        examples = augmented(function, rngs_of(seed, index, position), examples)
         if spec.masks:
-            moved = functools.partial(_moved, function, spec)
-            records = [moved(rng_of(seed, i, position), record) for i, record in zip(index.tolist(), records)]
+            records = [_moved(function, spec, *each) for each in zip(rngs_of(seed, index, position), records)]
     batch = {spec.entry: _stack(examples, spec), "label": _labels(records, spec), "index": index}
     return batch | stacked_conditions(records)
 
@@ -207,9 +207,25 @@ def _words(seed: int, use: int, number: int, part: int = 0) -> np.random.Philox:
     return np.random.Philox(key=np.array([seed, use], np.uint64), counter=np.array([0, number, part, 0], np.uint64))
 
 
-def rng_of(seed: int, index: int, position: int) -> np.random.Generator:
-    """Returns the generator for the augmentation at `position` of the example `index`."""
-    return np.random.Generator(_words(seed, _AUGMENTATION, index, position))
+def rngs_of(seed: int, indices: np.ndarray, position: int) -> Iterator[np.random.Generator]:
+    """Gives the generator for the augmentation at `position` of each example, which holds until the next is taken."""
+    words = _words(seed, _AUGMENTATION, 0, position)
+    rng = np.random.Generator(words)
+    state = words.state
+    for index in indices.tolist():
+        state["state"]["counter"][1] = index
+        words.state = state  # an eighth of the time of a new generator
+        yield rng
+
+
+def augmented(
+    function: Augmentation, rngs: Iterable[np.random.Generator], images: Sequence[np.ndarray]
+) -> Sequence[np.ndarray]:
+    """Augments images, each with its generator: all at once where the function can, and they are of one shape."""
+    of_batch = getattr(function, "of_batch", None)
+    if of_batch and len({np.shape(image) for image in images}) == 1:
+        return of_batch(rngs, images if isinstance(images, np.ndarray) else np.stack(images))
+    return [function(rng, image) for rng, image in zip(rngs, images)]
 
 
 def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
@@ -307,8 +323,11 @@ def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         raise ValueError(f"conditions are to have one shape, and these are of {' and '.join(shapes[:2])}.") from error
 
 
-def _stack(examples: list[Any], spec: DataSpec) -> np.ndarray:
+def _stack(examples: Sequence[Any], spec: DataSpec) -> np.ndarray:
     """Stacks examples, all of which must be of the dataset's type and shape, also after augmentation."""
+    if isinstance(examples, np.ndarray):
+        _packed(examples[0], spec)
+        return examples.astype(spec.dtype, copy=False)
     return np.stack([_packed(example, spec) for example in examples]).astype(spec.dtype, copy=False)
 
 

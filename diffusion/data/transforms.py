@@ -2,7 +2,7 @@
 
 __all__ = ["Augmentation", "crop", "decode", "decode_any", "decode_square", "flip", "square", "to_model", "to_uint8"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from PIL import Image
@@ -13,7 +13,9 @@ Augmentation = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 """(random generator, image [H, W, C]) -> image.
 
 Its attribute `moves`, which data with masks need, says whether it moves what is in the image: True for one that the
-mask follows, with the same draws, as `flip` and `crop`; False for one of the colours alone.
+mask follows, with the same draws, as `flip` and `crop`; False for one of the colours alone. An augmentation that is
+faster for many images of one size at once has an attribute `of_batch` too: (a generator for each, images [b, H, W, C])
+-> images [b, H, W, C], with the same result; a generator is to be used before the next is taken.
 """
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -140,11 +142,16 @@ def flip() -> Augmentation:
         Function (rng, image [H, W, C]) -> image [H, W, C].
     """
 
-    def apply(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-        return image[:, ::-1] if rng.random() < 0.5 else image
+    def apply(rngs: Iterable[np.random.Generator], images: np.ndarray) -> np.ndarray:
+        mirrored = images.copy()
+        # Pixels are moved whole, which is three times as fast as byte by byte.
+        pixels = mirrored.view(np.dtype((np.void, images.itemsize * images.shape[-1])))[..., 0]
+        for row, rng in zip(pixels, rngs):
+            if rng.random() < 0.5:
+                row[:] = row[:, ::-1]
+        return mirrored
 
-    apply.moves = True
-    return apply
+    return _of_batches(apply)
 
 
 def crop(padding: int = 4) -> Augmentation:
@@ -165,31 +172,34 @@ def crop(padding: int = 4) -> Augmentation:
     if padding < 1:
         raise ValueError(f"crop: padding must be at least 1 pixel, got {padding}; leave crop out for none.")
 
-    def apply(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-        height, width, _ = image.shape
+    def apply(rngs: Iterable[np.random.Generator], images: np.ndarray) -> np.ndarray:
+        height, width = images.shape[1:3]
         if padding >= min(height, width):
             raise ValueError(
                 f"crop: padding {padding} is too wide to reflect a {height}x{width} image; "
                 f"it must be in 1..{min(height, width) - 1}."
             )
-        down, right = rng.integers(-padding, padding, size=2, endpoint=True)
-        return _shifted(_shifted(image, down, 0), right, 1)
+        sides = (padding, padding)
+        padded = np.pad(images, ((0, 0), sides, sides, (0, 0)), "reflect")
+        cropped = np.empty_like(images)
+        for rng, image, window in zip(rngs, padded, cropped):
+            top = rng.integers(2 * padding, endpoint=True)
+            left = rng.integers(2 * padding, endpoint=True)
+            window[:] = image[top : top + height, left : left + width]
+        return cropped
 
-    apply.moves = True
-    return apply
+    return _of_batches(apply)
 
 
-def _shifted(image: np.ndarray, by: int, axis: int) -> np.ndarray:
-    """The image moved by some pixels along an axis, and continued by its reflection: by = 2 is 2 3 ... n-1, n-2 n-3."""
-    if by == 0:
-        return image
-    size = image.shape[axis]
-    past = size - 2 - by
-    kept = slice(by, None) if by > 0 else slice(None, by)
-    border = slice(size - 2, past if past >= 0 else None, -1) if by > 0 else slice(-by, 0, -1)
-    before = (slice(None),) * axis
-    parts = [image[(*before, part)] for part in ((kept, border) if by > 0 else (border, kept))]
-    return np.concatenate(parts, axis)  # a fifth of the time of picking rows and columns by their numbers
+def _of_batches(apply: Callable[[Iterable[np.random.Generator], np.ndarray], np.ndarray]) -> Augmentation:
+    """A geometric augmentation, of one image, by what it is for a batch."""
+
+    def of_one(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+        return apply([rng], image[None])[0]
+
+    of_one.moves = True
+    of_one.of_batch = apply
+    return of_one
 
 
 # The names that a config may use; a new augmentation is a factory like these and a line here.

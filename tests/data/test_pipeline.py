@@ -233,3 +233,25 @@ def test_errors_of_the_source_reach_the_reader(source):
     assert next(iterator)["index"].tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="record 9 cannot be used"):
         next(iterator)
+
+
+@pytest.mark.parametrize("name", sorted(transforms.AUGMENTATIONS))
+@pytest.mark.parametrize("shape", [(8, 8, 1), (12, 7, 3), (6, 9, 4)])
+def test_a_batch_is_augmented_at_once_as_each_image_is(name, shape):
+    """Each image has the draws of its own Philox stream, whichever form of the augmentation is used."""
+    function = transforms.AUGMENTATIONS[name]()
+    images = [*np.random.default_rng(1).integers(0, 256, (40, *shape), np.uint8)]
+    index = np.arange(5, 45)
+    together = pipeline.augmented(function, pipeline.rngs_of(7, index, 2), images)
+    for i, image, found in zip(index.tolist(), images, together):
+        stream = np.random.Philox(key=np.array([7, 1], np.uint64), counter=np.array([0, i, 2, 0], np.uint64))
+        np.testing.assert_array_equal(found, function(np.random.Generator(stream), image))
+    assert any((found != image).any() for found, image in zip(together, images))
+
+
+def test_an_augmentation_without_a_form_for_batches_takes_images_of_any_size():
+    images = [np.zeros((side, side, 1), np.uint8) for side in (4, 6)]
+    found = pipeline.augmented(lambda rng, image: image + 1, pipeline.rngs_of(0, np.arange(2), 0), images)
+    assert [each.shape for each in found] == [(4, 4, 1), (6, 6, 1)] and all((each == 1).all() for each in found)
+    flipped = pipeline.augmented(transforms.AUGMENTATIONS["flip"](), pipeline.rngs_of(0, np.arange(2), 0), images)
+    assert [each.shape for each in flipped] == [(4, 4, 1), (6, 6, 1)]

@@ -120,7 +120,8 @@ def test_processes_share_the_rows_of_each_batch(processes):
 def test_augmentation_draws_belong_to_the_index():
     noise = lambda rng, x: x + rng.normal(size=x.shape).astype(np.float32)
     found, _ = taken(Stream(Again()), 2, augment=(noise,))
-    expected = [record(i)["x"] + pipeline.rng_of(0, i, 0).normal(size=2).astype(np.float32) for i in range(8)]
+    rngs = pipeline.rngs_of(0, np.arange(8), 0)
+    expected = [record(i)["x"] + rng.normal(size=2).astype(np.float32) for i, rng in enumerate(rngs)]
     np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in found]), expected)
 
 
