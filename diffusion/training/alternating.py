@@ -217,7 +217,7 @@ def as_train_step(step: Callable[..., tuple[AlternatingState, dict]]) -> Callabl
     """
 
     def on_train_state(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
-        others = state.rivals
+        others = state.second_players
         networks = {"model": state.params, "target": state.ema, **(state.frozen or {})}
         networks |= {name: other.params for name, other in others.items()}
         opt_state = {"model": state.opt_state} | {name: other.opt_state for name, other in others.items()}
@@ -234,7 +234,7 @@ def as_train_step(step: Callable[..., tuple[AlternatingState, dict]]) -> Callabl
             density=after.density["model"],
             failed_at=after.failed_at,
             frozen=state.frozen,
-            rivals={name: SecondPlayer(after.networks[name], after.opt_state[name]) for name in others},
+            second_players={name: SecondPlayer(after.networks[name], after.opt_state[name]) for name in others},
         ), {name.removeprefix("model/"): value for name, value in metrics.items()}
 
     return on_train_state

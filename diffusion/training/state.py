@@ -37,7 +37,7 @@ class TrainState(NamedTuple):
             state is frozen: the step leaves it as it is.
         frozen: {name: parameters} of networks that objectives read and no step changes, such as a teacher; None without
             any.
-        rivals: {name: SecondPlayer} of the second players; None without any. Checkpoints have this field's name.
+        second_players: {name: SecondPlayer} of the second players; None without any.
     """
 
     step: jax.Array
@@ -47,11 +47,11 @@ class TrainState(NamedTuple):
     density: Any
     failed_at: jax.Array
     frozen: Any = None
-    rivals: Any = None
+    second_players: Any = None
 
 
 def create(
-    params: Any, optimizer: Any, ema: Any, density: Any = None, frozen: Any = None, rivals: Any = None
+    params: Any, optimizer: Any, ema: Any, density: Any = None, frozen: Any = None, second_players: Any = None
 ) -> TrainState:
     """Returns the state of a run before its first step.
 
@@ -61,11 +61,12 @@ def create(
         ema: an `ema.ExponentialMovingAverage` (`init`, `update`).
         density: a `timesteps.Density` whose state is carried, or None where there is none to carry.
         frozen: {name: parameters} of networks that no step changes; None without any.
-        rivals: {name: (parameters, optimizer)} of the second players; None without any.
+        second_players: {name: (parameters, optimizer)} of the second players; None without any.
 
     Returns:
         TrainState with step 0; the moving average starts as a copy of `params`.
     """
+    players = {name: SecondPlayer(theirs, own.init(theirs)) for name, (theirs, own) in (second_players or {}).items()}
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         params=params,
@@ -74,5 +75,5 @@ def create(
         density=() if density is None else density.init(),
         failed_at=jnp.full([], HEALTHY, jnp.int32),
         frozen=frozen or None,
-        rivals={name: SecondPlayer(theirs, own.init(theirs)) for name, (theirs, own) in (rivals or {}).items()} or None,
+        second_players=players or None,
     )

@@ -235,7 +235,7 @@ def make_train_step(
             density=state.density if density is None else density.update(state.density, t, losses),
             failed_at=state.failed_at,
             frozen=state.frozen,
-            rivals=state.rivals,
+            second_players=state.second_players,
         )
         stopped = state._replace(failed_at=jnp.where(healthy, state.step, state.failed_at))
         state_after = jax.tree.map(lambda new, old: jnp.where(healthy & finite, new, old), updated, stopped)

@@ -106,7 +106,7 @@ def test_a_run_of_two_players_is_that_game(as_in_use):
     for _ in range(5):
         game, wanted = step(game, BATCH, KEY)
         run, found = on_run(run, BATCH, KEY)
-    networks = {"model": run.params, "target": run.ema, "critic": run.rivals["critic"].params, **run.frozen}
+    networks = {"model": run.params, "target": run.ema, "critic": run.second_players["critic"].params, **run.frozen}
     assert toys.equal(networks, game.networks) and int(run.step) == 5
     assert toys.equal(found, {name.removeprefix("model/"): value for name, value in wanted.items()})
     assert "loss" in found and "critic/loss" in found

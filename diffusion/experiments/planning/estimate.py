@@ -88,7 +88,7 @@ def memory_by_part(work: Work, platform: str) -> dict[str, float]:
         "parameters": parameters,
         "optimizer": _local_bytes(work.target.opt_state),
         "average": _local_bytes(work.target.ema),
-        "others": _local_bytes((work.target.frozen, work.target.rivals)),
+        "others": _local_bytes((work.target.frozen, work.target.second_players)),
         "activations": rows * activation_memory.kept_bytes(model, work.shape, name, *splits),
         "gradients": parameters * (2 if work.accumulate > 1 else 1),
         "copies": parameters // 2 if size == 2 else 0,

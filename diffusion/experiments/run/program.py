@@ -97,7 +97,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
 
     def networks(state):
         params = {"model": state.params, "target": state.ema, **(state.frozen or {})}
-        params |= {name: player.params for name, player in (state.rivals or {}).items()}
+        params |= {name: player.params for name, player in (state.second_players or {}).items()}
         return {
             name: functools.partial(cast.apply["model" if name == "target" else name], params[name]) for name in params
         }

@@ -91,5 +91,6 @@ def _with_teacher(config: ConfigDict, train_state: state.TrainState) -> state.Tr
         return params
 
     frozen = {name: taken(params) for name, params in (train_state.frozen or {}).items()}
-    others = {name: other._replace(params=taken(other.params)) for name, other in (train_state.rivals or {}).items()}
-    return train_state._replace(frozen=frozen or None, rivals=others or None)
+    players = train_state.second_players or {}
+    players = {name: player._replace(params=taken(player.params)) for name, player in players.items()}
+    return train_state._replace(frozen=frozen or None, second_players=players or None)

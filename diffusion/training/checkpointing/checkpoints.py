@@ -46,6 +46,7 @@ from diffusion.training.state import HEALTHY, TrainState
 
 STEP = re.compile("[0-9]{1,18}")  # the name of a finished checkpoint
 FORMAT = 1  # raised by a change that older readers would misread
+SECOND_PLAYERS = "rivals"  # the item of a checkpoint that holds them, by the name it has had since the first
 PATIENCE = 10**9  # seconds for a save: Orbax's 600 are too few for a slow disk, and end when the clock is set forward
 
 
@@ -94,7 +95,7 @@ def latest(workdir: str | pathlib.Path) -> int | None:
 def _items(state: Any) -> dict[str, Any]:
     """The state as the Orbax items of a checkpoint."""
     rest = {"step": state.step, "opt_state": state.opt_state, "density": state.density, "failed_at": state.failed_at}
-    others = {name: item for name, item in (("frozen", state.frozen), ("rivals", state.rivals)) if item}
+    others = {name: item for name, item in (("frozen", state.frozen), (SECOND_PLAYERS, state.second_players)) if item}
     return {"params": state.params, "ema": state.ema, "training": rest, **others}
 
 
@@ -104,7 +105,7 @@ def _state(items: dict[str, Any]) -> TrainState:
         ema=items["ema"],
         **items["training"],
         frozen=items.get("frozen"),
-        rivals=items.get("rivals"),
+        second_players=items.get(SECOND_PLAYERS),
     )
 
 

@@ -103,7 +103,7 @@ def test_a_copy_is_accepted_and_its_step_and_its_samples_can_be_built(config_of,
     checks.validate(config)
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
     built = program.build(resolve.recipe(config, (8, 8, 1)), mesh)
-    assert set(built.target.rivals or ()) == ({"shadow"} if name == "own_dmd" else set())
+    assert set(built.target.second_players or ()) == ({"shadow"} if name == "own_dmd" else set())
     assert set(built.target.frozen or ()) == (set() if name == "own_flow" else {"teacher"})
     jump = generate.flow_map(resolve.recipe(config, (8, 8, 1)))
     x = jax.ShapeDtypeStruct((3, 8, 8, 1), np.float32)
