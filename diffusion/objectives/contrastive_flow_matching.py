@@ -64,4 +64,4 @@ def contrastive_flow_matching(
         return positive - weight * negative, {"t": t, "positive": positive, "negative": negative}
 
     paired = Objective(loss, reads=Denoises(parameterization), density=density, **pairing(coupling))
-    return dataclasses.replace(paired, block=math.lcm(block, paired.block or 1))
+    return dataclasses.replace(paired, block=math.lcm(block, 1 if coupling is None else coupling.block))

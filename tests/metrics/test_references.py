@@ -267,3 +267,15 @@ def test_a_function_is_a_space(images):
     rows = found.extract(images[:5])["features"]
     np.testing.assert_array_equal(rows, images[:5].reshape(5, -1) / np.float32(255))
     assert found.identity["unit"] == "[0, 1]"
+
+
+@pytest.mark.parametrize(
+    "main, identity, name",
+    [
+        ("2048", {"features": "mine"}, "Inception-v3"),
+        ("features", {"features": "pixels"}, "pixels"),
+        ("features", {}, "features"),
+    ],
+)
+def test_a_space_has_the_name_of_its_features(main, identity, name):
+    assert references.Space(lambda batch: {}, (main,), main, "clip(x * 127.5 + 128)", identity).name == name

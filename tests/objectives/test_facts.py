@@ -1,12 +1,218 @@
 """What objectives say of themselves: a run reads these facts, and no loss shows a wrong one. Expected by hand."""
 
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from diffusion import couplings, objectives, parameterizations, schedules, timesteps
-from diffusion.objectives.objective import Denoises
+from diffusion import couplings, flow_maps, objectives, parameterizations, schedules, timesteps, weightings
+from diffusion.objectives import autoencoding, image_text
+from diffusion.objectives.objective import Denoises, Jumps, Objective, Second, Stages, Teacher
 
 V = parameterizations.velocity()
+X0 = parameterizations.x0()
 UNIFORM = timesteps.uniform_density(schedules.rectified_flow())
+OTHER = timesteps.uniform_density(schedules.cosine())
+EDM = schedules.edm()
+PLAIN = {
+    "times": 1,
+    "forward_mode": False,
+    "trains": "model",
+    "kind": "backbone",
+    "teacher": None,
+    "second": None,
+    "strength": None,
+    "augmentations": 0,
+    "condition_dropout": 0.0,
+    "block": 1,
+    "score": True,
+}
+MEAN_FLOW = {"times": 2, "forward_mode": True}
+TRANSPORT = couplings.optimal_transport(4)
+consistency = lambda parameterization, one_step=False: (flow_maps.consistency, parameterization.name, one_step)
+pairs = lambda schedule, t, step: (t, 0.8 * t)
+
+# Each objective, how its network is read, its density (None: one that it makes, or none), and what is not PLAIN.
+FACTS = {
+    "adversarial_discriminator": (
+        objectives.adversarial_discriminator(V, UNIFORM),
+        None,
+        UNIFORM,
+        {"trains": "discriminator"},
+    ),
+    "adversarial_generator": (
+        objectives.adversarial_generator(X0, V, UNIFORM, OTHER),
+        consistency(X0),
+        UNIFORM,
+        {"teacher": Teacher(), "second": Second("discriminator", True, objectives.adversarial_discriminator)},
+    ),
+    "cd": (objectives.cd(EDM, X0, V, 18), consistency(X0), None, {"teacher": Teacher()}),
+    "consistency_distillation": (
+        objectives.consistency_distillation(X0, V, UNIFORM, pairs),
+        consistency(X0),
+        UNIFORM,
+        {"teacher": Teacher()},
+    ),
+    "consistency_training": (objectives.consistency_training(X0, UNIFORM, pairs), consistency(X0), UNIFORM, {}),
+    "continuous_consistency": (
+        objectives.continuous_consistency(UNIFORM),
+        consistency(parameterizations.edm()),
+        UNIFORM,
+        {"forward_mode": True},
+    ),
+    "continuous_consistency(teacher)": (
+        objectives.continuous_consistency(UNIFORM, teacher=V),
+        consistency(parameterizations.edm()),
+        UNIFORM,
+        {"forward_mode": True, "teacher": Teacher()},
+    ),
+    "contrastive_flow_matching": (
+        objectives.contrastive_flow_matching(UNIFORM, block=6, coupling=TRANSPORT),
+        Denoises(parameterizations.velocity()),
+        UNIFORM,
+        {"block": 12, "score": False},  # the least that both blocks divide
+    ),
+    "ct": (objectives.ct(EDM, X0, 100), consistency(X0), None, {}),
+    "denoising": (objectives.denoising(X0, weightings.constant(X0), UNIFORM), Denoises(X0), UNIFORM, {}),
+    "distribution_matching": (
+        objectives.distribution_matching(X0, V, V, UNIFORM),
+        consistency(X0, one_step=True),
+        UNIFORM,
+        {"teacher": Teacher(), "second": Second("fake", False, objectives.fake_score)},
+    ),
+    "ect": (objectives.ect(EDM, X0, 50), consistency(X0), None, {}),
+    "fake_score": (
+        objectives.fake_score(V, X0, weightings.constant(X0), UNIFORM),
+        Denoises(X0),
+        UNIFORM,
+        {"trains": "fake"},
+    ),
+    "flow_matching": (
+        objectives.flow_matching(UNIFORM, TRANSPORT),
+        Denoises(parameterizations.velocity()),
+        UNIFORM,
+        {"block": 4, "score": False},
+    ),
+    "hybrid": (objectives.hybrid(X0, UNIFORM, 100), Denoises(parameterizations.learned_variance(X0)), UNIFORM, {}),
+    "ict": (objectives.ict(EDM, X0, 100), consistency(X0), None, {}),
+    "improved_mean_flow": (
+        objectives.improved_mean_flow(UNIFORM),
+        (flow_maps.mean_flow, "velocity", False),
+        UNIFORM,
+        MEAN_FLOW,
+    ),
+    # The loss guides its teacher itself, by the scale 1 + w that the student receives.
+    "latent_consistency_distillation": (
+        objectives.latent_consistency_distillation(X0, V, null=3, guidance=(2.0, 14.0)),
+        consistency(X0),
+        None,
+        {"teacher": Teacher(scale=1.0), "strength": (3.0, 15.0)},
+    ),
+    "mean_flow": (objectives.mean_flow(UNIFORM), (flow_maps.mean_flow, "velocity", False), UNIFORM, MEAN_FLOW),
+    "mean_flow(guided)": (
+        objectives.mean_flow(UNIFORM, guidance=objectives.Guidance(3, dropout=0.3)),
+        (flow_maps.mean_flow, "velocity", False),
+        UNIFORM,
+        MEAN_FLOW | {"condition_dropout": 0.3},
+    ),
+    "progressive_distillation": (
+        objectives.progressive_distillation(X0, V, 4, stage=50, teacher_scale=2.0),
+        Denoises(X0),
+        None,
+        {"teacher": Teacher(scale=2.0, stages=Stages(50, (4, 2, 1)))},
+    ),
+    "reflow": (objectives.reflow(UNIFORM, X0), Denoises(X0), UNIFORM, {"teacher": Teacher(pairs=True)}),
+    "regression": (objectives.regression(X0), consistency(X0, one_step=True), None, {}),
+    "schroedinger_bridge": (
+        objectives.schroedinger_bridge(0.7, UNIFORM, TRANSPORT),
+        None,
+        UNIFORM,
+        {"block": 4, "score": False},
+    ),
+    "shortcut": (objectives.shortcut(16), (flow_maps.shortcut, "velocity", False), None, {"times": 2}),
+    "stochastic_interpolant": (
+        objectives.stochastic_interpolant(objectives.interpolants.smooth_bridge(), UNIFORM),
+        None,
+        UNIFORM,
+        {"score": False},
+    ),
+    "variational_bound": (
+        objectives.variational_bound(X0, UNIFORM, 1e-3, objectives.decoders.gaussian()),
+        Denoises(X0),
+        UNIFORM,
+        {},
+    ),
+    "added": (
+        objectives.added(objectives.flow_matching(UNIFORM, TRANSPORT), objectives.dispersive(2), 0.5),
+        Denoises(parameterizations.velocity()),
+        UNIFORM,
+        {"block": 4, "score": False},
+    ),
+    "with_augmentation": (
+        objectives.with_augmentation(objectives.regression(X0), objectives.Augmentation(lambda key, x: (x, x), 9)),
+        consistency(X0, one_step=True),
+        None,
+        {"augmentations": 9},
+    ),
+    "with_condition_dropout": (
+        objectives.with_condition_dropout(objectives.mean_flow(UNIFORM), null=3, rate=0.2),
+        (flow_maps.mean_flow, "velocity", False),
+        UNIFORM,
+        MEAN_FLOW | {"condition_dropout": 0.2},
+    ),
+    "with_uncertainty": (
+        objectives.with_uncertainty(objectives.denoising(X0, weightings.constant(X0), UNIFORM)),
+        Denoises(X0),
+        UNIFORM,
+        {},
+    ),
+    "autoencoding.kl_autoencoder": (autoencoding.kl_autoencoder(), None, None, {"kind": "autoencoder", "block": None}),
+    "autoencoding.vq_autoencoder": (autoencoding.vq_autoencoder(), None, None, {"kind": "autoencoder", "block": None}),
+    "autoencoding.patch_critic": (autoencoding.patch_critic(), None, None, {"trains": "critic"}),
+    "image_text.contrastive_pretraining": (
+        image_text.contrastive_pretraining(),
+        None,
+        None,
+        {"kind": "towers", "block": None},
+    ),
+}
+
+
+def test_every_objective_is_listed():
+    made = lambda module, name: (
+        inspect.isfunction(f := getattr(module, name)) and (inspect.signature(f).return_annotation is Objective)
+    )
+    modules = {"": objectives, "autoencoding.": autoencoding, "image_text.": image_text}
+    names = {f"{of}{name}" for of, module in modules.items() for name in module.__all__ if made(module, name)}
+    assert len(names) > 20 and names <= set(FACTS), names - set(FACTS)
+
+
+@pytest.mark.parametrize("name", list(FACTS))
+def test_facts(name):
+    objective, reads, density, others = FACTS[name]
+    if isinstance(reads, tuple) and not isinstance(reads, Denoises):
+        assert isinstance(objective.reads, Jumps)
+        flow_map, parameterization, one_step = reads
+        assert objective.reads.flow_map.func is flow_map and objective.reads.one_step is one_step
+        assert objective.reads.parameterization.name == parameterization
+    elif reads is None:
+        assert objective.reads is None
+    else:
+        assert objective.reads.parameterization.name == reads.parameterization.name
+        assert objective.reads.parameterization.channels == reads.parameterization.channels
+    if density is not None:
+        assert objective.density is density
+    facts = {fact: getattr(objective, fact) for fact in PLAIN}
+    assert facts == {**PLAIN, **others, "condition_dropout": pytest.approx(others.get("condition_dropout", 0.0))}
+
+
+def test_consistency_objectives_of_a_paper_carry_the_density_of_its_times():
+    for name in ("cd", "ct", "ict", "ect"):
+        assert isinstance(FACTS[name][0].density, timesteps.Density)
+    for name in ("regression", "shortcut", "progressive_distillation", "latent_consistency_distillation"):
+        assert FACTS[name][0].density is None
 
 
 def test_a_condition_that_is_dropped_twice_is_kept_with_the_product_of_both_chances():
@@ -22,12 +228,56 @@ def test_contrasted_blocks_fit_the_blocks_of_the_coupling():
     assert paired.block == 12
 
 
-def test_who_learns_from_whom():
-    student = objectives.latent_consistency_distillation(V, V, null=3)
-    # The loss guides its teacher itself, by the scale 1 + w that the student receives.
-    assert student.teacher.scale == 1.0 and student.strength == (3.0, 15.0)
-    halved = objectives.progressive_distillation(V, V, 4, teacher_scale=2.0)
-    assert halved.reads == Denoises(V) and halved.teacher.scale == 2.0
-    fooling = objectives.adversarial_generator(V, V, UNIFORM, UNIFORM)
-    assert fooling.density is UNIFORM and fooling.teacher is not None
-    assert fooling.second.network == "discriminator" and fooling.second.logit
+def test_a_training_in_stages_has_as_many_steps_as_its_stages_or_fewer():
+    stages = FACTS["progressive_distillation"][0].teacher.stages
+    stages.check(150)
+    with pytest.raises(
+        ValueError, match="151 training steps are more than the 3 stages of 50 steps have, which are 150"
+    ):
+        stages.check(151)
+
+
+def test_scales_that_a_network_is_trained_for_have_both_ends():
+    student = FACTS["latent_consistency_distillation"][0]
+    for scale in (3.0, 8.0, 15.0):
+        student.check_scale(scale)
+    for scale in (1.0, 2.99, 15.01):
+        with pytest.raises(ValueError, match="scales of 3 to 15"):
+            student.check_scale(scale)
+
+
+def test_no_guidance_needs_no_condition_dropout():
+    plain = objectives.flow_matching(UNIFORM)
+    plain.check_scale(1)
+    with pytest.raises(ValueError, match="never trained on the null condition"):
+        plain.check_scale(1.5)
+    objectives.with_condition_dropout(plain, null=3, rate=0.1).check_scale(1.5)
+    with pytest.raises(ValueError, match="guided while it is trained"):
+        FACTS["mean_flow(guided)"][0].check_scale(1.5)
+
+
+def test_a_guided_teacher_and_pairs_are_what_the_objective_says():
+    Teacher(scale=2.0).check(2.0, 0)
+    Teacher().check(7.5, 0)  # the run guides it
+    Teacher(pairs=True).check(1.0, 1)
+    with pytest.raises(ValueError, match=r"guides its teacher itself\. Valid: 2, not 3\.0"):
+        Teacher(scale=2.0).check(3.0, 0)
+    with pytest.raises(ValueError, match="makes 0 pairs, and the objective learns from pairs"):
+        Teacher(pairs=True).check(1.0, 0)
+    with pytest.raises(ValueError, match="makes 5 pairs, and the objective learns from none"):
+        Teacher().check(1.0, 5)
+
+
+def test_times_of_latent_consistency_are_those_of_the_paper():
+    """T = 1000, 50 steps of the solver: no time below 1/1000, and the nearest of the others is 1/50."""
+    parameters = inspect.signature(objectives.latent_consistency_distillation).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    assert [defaults[name] for name in ("T", "solver_steps", "c", "shift")] == [1000, 50, 0.001, 1.0]
+    student = objectives.latent_consistency_distillation(V, V, null=0, solver_steps=1)
+    network = lambda x, clock, condition: jnp.zeros_like(x)
+    batch = {"x": jnp.zeros((4, 2)), "condition": jnp.zeros(4, int)}
+    keys = jax.random.split(jax.random.key(0), 4)
+    networks = dict.fromkeys(("model", "target", "teacher"), network)
+    _, metrics = student(networks, schedules.rectified_flow(), keys, batch, 0)
+    np.testing.assert_allclose(metrics["s"], 1 / 1000, rtol=1e-6)
+    np.testing.assert_allclose(metrics["t"], 1.0)

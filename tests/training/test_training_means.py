@@ -57,3 +57,14 @@ def test_sums_survive_json_bit_for_bit():
         stopped = json.loads(json.dumps(training_means.add(stopped, metrics(k / 3))))
     lines = [json.dumps(training_means.row(6, sums, ["blocks/0", "final"])) for sums in (straight, stopped)]
     assert lines[0] == lines[1]
+
+
+def test_totals_count_from_the_beginning_of_the_run():
+    """Not the mean of an interval: the next one goes on from there, for each player by itself."""
+    sums = training_means.empty()
+    for skipped in (0, 2, 1):
+        sums = training_means.add(sums, {**metrics(1), "skipped": np.int32(skipped), "fake/skipped": np.int32(1)})
+    row = training_means.row(3, sums)
+    assert row["skipped"] == 3 and row["fake/skipped"] == 3
+    sums = training_means.add(training_means.empty(sums), {**metrics(1), "skipped": np.int32(4)})
+    assert training_means.row(4, sums)["skipped"] == 7 and sums["steps"] == 1

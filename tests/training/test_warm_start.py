@@ -69,3 +69,14 @@ def test_paths_that_are_not_there(tmp_path):
     (tmp_path / "weights.pt").write_bytes(b"")
     with pytest.raises(ValueError, match="safetensors"):
         read(tmp_path / "weights.pt")
+
+
+def test_names_without_their_collection_are_those_of_parameters_alone():
+    """`diffusion convert` writes "out/kernel" for "params/out/kernel"; names of several collections are as they are."""
+    ones = {"out": {"kernel": jnp.ones(2)}}
+    zeros = jax.tree.map(jnp.zeros_like, ones)
+    _, taken, _ = warm_start({"params": zeros}, {"out/kernel": np.ones(2)})
+    assert taken == ["params/out/kernel"]
+    params, taken, _ = warm_start({"params": zeros, "adapter": zeros}, {"adapter/out/kernel": np.ones(2)})
+    assert taken == ["adapter/out/kernel"]
+    assert toys.equal(params, {"params": zeros, "adapter": ones})

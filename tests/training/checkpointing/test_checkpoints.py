@@ -138,6 +138,17 @@ def test_the_best_is_kept_besides(tmp_path):
     saver.close()
 
 
+def test_the_first_process_alone_records_the_best(run_folder, monkeypatch):
+    workdir, _ = run_folder
+    with contextlib.closing(Checkpoints(workdir, keep=10)) as saver:
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "process_index", lambda: 1)
+            saver.keep_best({"step": 2, "fid": 3.0})
+        assert saver.best == 2 and "best" not in checkpoints.read_about(workdir, 2)
+        saver.keep_best({"step": 4, "fid": 2.0})
+        assert saver.best == 4 and checkpoints.read_about(workdir, 4)["best"] == {"step": 4, "fid": 2.0}
+
+
 def test_latest_is_the_largest_number(saved, tmp_path):
     assert checkpoints.latest(saved[0]) == 6
     for name in ("9", "10", "100.damaged", "200.orbax-checkpoint-tmp"):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from diffusion.training.checkpointing.checksums import checksum, checksums
 
@@ -63,3 +64,20 @@ def test_tree_by_path():
     assert list(sums) == ["a/b", "c/0", "c/1", "c/2"]
     assert sums["a/b"] == f"{reference(np.arange(3, dtype=np.int32)):08x}"
     assert sums["c/0"] == f"{reference(np.full(2, 0x3F80, np.uint16)):08x}"  # 1 in bfloat16
+
+
+def test_parts_of_several_processes_add_up_and_an_array_of_one_stays_its_own(monkeypatch):
+    """This is the first of two processes; the other has the part 2^32 - 1 of each leaf that both hold."""
+    shared = np.arange(3, dtype=np.int32)
+    own = jnp.arange(4)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    other = np.array([2**32 - 1, 2**32 - 1], np.uint32)
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda parts: np.stack([parts, other]))
+    sums = checksums({"own": own, "shared": shared})
+    assert sums["shared"] == f"{(reference(shared) - 1) % 2**32:08x}"
+    assert sums["own"] == f"{reference(np.asarray(own)):08x}"
+
+
+def test_a_host_array_counts_on_one_process(monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert checksums({"a": np.arange(3)}) == {"a": "00000000"}

@@ -4,10 +4,11 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
-from diffusion.training.runtime.huge_pages import TUNABLES
+from diffusion.training.runtime.huge_pages import TUNABLES, start_anew
 
 ROOT = pathlib.Path(__file__).parents[3]
 COMMAND = """
@@ -61,3 +62,27 @@ def test_what_is_set_stays_and_other_programs_are_left_alone(tmp_path, words, en
 def test_help_and_a_mistake_are_answered_by_the_first_process(tmp_path):
     for word in ("--help", "--wordkir=x"):
         assert started(tmp_path, "-m", "mine", word)[1].count("parses\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words, again",
+    [
+        (["python", "-m", "diffusion.experiments.train", "--workdir=x"], True),
+        (["python", "-X", "importtime", "-m", "diffusion", "train"], True),
+        (["/env/bin/diffusion", "/env/bin/diffusion", "train"], True),
+        (["python", "-m", "pytest", "tests"], False),
+        (["python", "mine.py"], False),
+    ],
+)
+def test_which_words_start_a_command(monkeypatch, words, again):
+    """In this process, which is described by hand and does not end."""
+    started = []
+    described = types.SimpleNamespace(__spec__=types.SimpleNamespace(name="diffusion.experiments.train"))
+    monkeypatch.setitem(sys.modules, "__main__", described)
+    monkeypatch.setattr(sys, "orig_argv", words)
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    monkeypatch.setattr(os, "execv", lambda program, line: started.append(line))
+    start_anew()
+    assert started == ([[sys.executable, *words[1:]]] if again else [])
+    assert os.environ.get("GLIBC_TUNABLES") == (TUNABLES if again else None)

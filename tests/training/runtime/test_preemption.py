@@ -73,3 +73,46 @@ def test_first_signal_asks_and_the_second_is_left_to_the_kernel(number):
         assert acted == [number]  # handlers are as they were
     finally:
         signal.signal(number, before)
+
+
+@pytest.fixture
+def three_processes(monkeypatch):
+    """Three processes, of which this is one: the numbers of the checks that JAX is asked, and when it says yes."""
+    asked = []
+    at = {"reached": None}
+    monkeypatch.setattr(preemption.jax, "process_count", lambda: 3)
+    point = lambda number: (asked.append(number), number == at["reached"])[1]
+    monkeypatch.setattr(preemption.multihost_utils, "reached_preemption_sync_point", point)
+    return asked, at
+
+
+def test_processes_come_to_the_same_number_of_checks(three_processes, monkeypatch):
+    asked, _ = three_processes
+    stop = StopRequest()
+    assert stop.received() is None and asked == [1]
+    monkeypatch.setattr(preemption.agreement, "gather", lambda about, text: ["4", text, "2"])
+    stop.align()
+    assert asked == [1, 2, 3, 4]
+    stop.align()  # none is behind
+    stop.check()
+    assert asked == [1, 2, 3, 4, 5]
+
+
+def test_a_request_that_was_reported_once_stays(three_processes):
+    _, at = three_processes
+    stop = StopRequest()
+    at["reached"] = 2
+    assert [stop.received() for _ in range(4)] == [None, *[signal.SIGTERM] * 3]
+
+
+@pytest.mark.parametrize("initialized, process, slept", [(True, 0, [1]), (True, 1, []), (False, 0, [])])
+def test_a_failed_process_leaves_at_once_and_the_first_of_several_after_a_second(
+    monkeypatch, initialized, process, slept
+):
+    done = []
+    monkeypatch.setattr(preemption.jax.distributed, "is_initialized", lambda: initialized)
+    monkeypatch.setattr(preemption.jax, "process_index", lambda: process)
+    monkeypatch.setattr(preemption.time, "sleep", done.append)
+    monkeypatch.setattr(preemption.os, "_exit", lambda status: done.append(f"left with {status}"))
+    preemption.leave(3)
+    assert done == [*slept, "left with 3"]
