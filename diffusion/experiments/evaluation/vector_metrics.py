@@ -1,8 +1,6 @@
 """Metrics of samples that are no pictures, each beside real examples and noise: points, series, volumes, pytrees."""
 
-import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,23 +18,15 @@ DRAWS = 200  # resamples of an interval, at most
 SUBSETS = 10  # of real training examples, whose mean distance is the floor, at most
 
 
-class Distance(NamedTuple):
-    """A distance to fixed real examples.
-
-    Attributes:
-        of: rows [N, D] -> the distance.
-        resampled: rows [N, D] -> (numbers of chosen rows [N] -> the distance of these), for the bootstrap.
-    """
-
-    of: Callable[[np.ndarray], float]
-    resampled: Callable[[np.ndarray], Callable[[np.ndarray], float]]
+Distance = Callable[[np.ndarray], Callable[[np.ndarray], float]]
+"""Rows [N, D] -> (numbers of chosen rows [N] -> the distance of these to fixed real examples)."""
 
 
 def _kernel(kernel: kernel_distance.Kernel, real: np.ndarray) -> Distance:
     """The squared discrepancy of a kernel; a resample weighs the kernel's matrix of the rows anew."""
     within = sum(kernel(real[rows], real).mean(1).sum() for rows in pairwise.blocks(len(real), 500)) / len(real)
 
-    def resampled(rows: np.ndarray) -> Callable[[np.ndarray], float]:
+    def distance(rows: np.ndarray) -> Callable[[np.ndarray], float]:
         own = kernel(rows, rows)
         cross = np.concatenate([kernel(rows[part], real).mean(1) for part in pairwise.blocks(len(rows), 500)])
 
@@ -46,25 +36,24 @@ def _kernel(kernel: kernel_distance.Kernel, real: np.ndarray) -> Distance:
 
         return of
 
-    return Distance(lambda rows: resampled(rows)(np.arange(len(rows))), resampled)
+    return distance
 
 
 def _sliced(real: np.ndarray) -> Distance:
     along = vector_distances.directions(DIRECTIONS, real.shape[1], SEED)
     reference = np.sort(real @ along.T, axis=0)
-    to = functools.lru_cache(maxsize=2)(lambda count: vector_distances.sliced_to(reference, count))
 
-    def resampled(rows: np.ndarray) -> Callable[[np.ndarray], float]:
+    def distance(rows: np.ndarray) -> Callable[[np.ndarray], float]:
         projected = rows @ along.T
-        return lambda chosen: to(len(chosen))(projected[chosen])
+        to_real = vector_distances.sliced_to(reference, len(rows))
+        return lambda chosen: to_real(projected[chosen])
 
-    return Distance(lambda rows: to(len(rows))(rows @ along.T), resampled)
+    return distance
 
 
 def _frechet(real: np.ndarray) -> Distance:
     to_real = frechet.distance_to(_moments(real))
-    of = lambda rows: to_real(_moments(rows))
-    return Distance(of, lambda rows: lambda chosen: of(rows[chosen]))
+    return lambda rows: lambda chosen: to_real(_moments(rows[chosen]))
 
 
 def _moments(rows: np.ndarray) -> frechet.Moments:
@@ -129,21 +118,24 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
     }
     if min(count, len(reference)) > chosen.shape[1]:  # else a covariance has no inverse, and the fit says nothing
         distances["frechet_distance"] = _frechet(reference)
+    every = np.arange(count)
     measured = {}
     for name, distance in distances.items():
-        value = distance.of(chosen)
-        floor = [distance.of(rows) for rows in floors]
+        of = distance(chosen)
+        value = of(every)
+        floor = [distance(rows)(every) for rows in floors]
+        mean_floor = float(np.mean(floor))
         interval = None
         if draws:
-            values = bootstrap.replicates(distance.resampled(chosen), count, min(draws, DRAWS), rng)
+            values = bootstrap.replicates(of, count, min(draws, DRAWS), rng)
             interval = bootstrap.percentile_interval(values, estimate=value)
         measured[name] = {
             "value": value,
             "interval": interval,
-            "floor": {"mean": float(np.mean(floor)), "std": float(np.std(floor, ddof=1))},
-            "ratio": value / float(np.mean(floor)),
-            "ratio_interval": None if interval is None else tuple(end / float(np.mean(floor)) for end in interval),
-            "noise": distance.of(noise),
+            "floor": {"mean": mean_floor, "std": float(np.std(floor, ddof=1))},
+            "ratio": value / mean_floor,
+            "ratio_interval": None if interval is None else tuple(end / mean_floor for end in interval),
+            "noise": distance(noise)(every),
             "how": HOW[name],
         }
     return {

@@ -66,8 +66,7 @@ def layer_bytes(
     if remat in ("dots", "elementwise"):
         products = size * (3 * n * d + n * m * (2 if model.mlp == "swiglu" else 1))
         if remat == "elementwise":
-            products += {"xla": size * n * d + 4 * scores, "matmul": size * n * d + 4 * scores,
-                         "cudnn": size * n * d + 4 * h * n}[attention]  # fmt: skip
+            products += size * n * d + 4 * (h * n if attention == "cudnn" else scores)
         return size * (3 * n * d / sequence + 6 * d) + products / (sequence * tensor)
     of_tokens = size * (6 * n * d / sequence + 4 * d) + 4 * (2 * n * d + 4 * n) / sequence
     of_heads = {

@@ -63,9 +63,9 @@ def test_the_figures_are_those_of_the_metrics():
 def test_a_resample_of_every_row_once_is_the_figure_itself():
     real, rows = normals(0).astype(float), normals(1, 50, mean=0.3).astype(float)
     distance = vector_metrics._kernel(vector_distances.minus_distance, real)
-    assert distance.resampled(rows)(np.arange(50)) == pytest.approx(vector_distances.energy(rows, real), rel=1e-5)
+    assert distance(rows)(np.arange(50)) == pytest.approx(vector_distances.energy(rows, real), rel=1e-5)
     chosen = np.random.default_rng(0).integers(50, size=50)
-    assert distance.resampled(rows)(chosen) == pytest.approx(vector_distances.energy(rows[chosen], real), rel=1e-5)
+    assert distance(rows)(chosen) == pytest.approx(vector_distances.energy(rows[chosen], real), rel=1e-5)
 
 
 def test_intervals_hold_the_figures():
