@@ -19,10 +19,10 @@ import sys
 import tempfile
 import time
 
-from absl import app, flags, logging
+from absl import flags
 
 from benchmarks import rows
-from diffusion.training.runtime import huge_pages
+from diffusion.experiments.config import command_line
 
 RECIPE, SHAPE, DEPTH = "configs/imagenet256_dit.py", (32, 32, 4), 28
 PRINTED = re.compile(r"first step after ([0-9.]+) s")
@@ -125,7 +125,6 @@ def compile_only(depth: int, unroll: int) -> None:
 
 def command(argv: list[str]) -> None:
     """The benchmark, or one compilation of it in a process of its own."""
-    logging.set_verbosity(logging.FATAL)
     if flags.FLAGS.compile_only:
         compile_only(flags.FLAGS.depth, flags.FLAGS.unroll)
     else:
@@ -133,10 +132,10 @@ def command(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
     flags.DEFINE_integer("depth", DEPTH, "blocks of the network that is compiled", 1)
     flags.DEFINE_integer("rounds", 1, "how often everything is measured in turn", 1)
     flags.DEFINE_string("out", None, "file for the rows as JSON")
     flags.DEFINE_bool("compile_only", False, "one compilation, which the benchmark starts by itself")
     flags.DEFINE_integer("unroll", 1, "of --compile_only: blocks in one turn of the scan", 1)
-    app.run(command)
+    command_line.begin()
+    command_line.run(command)

@@ -17,7 +17,7 @@ from absl import app, flags
 from rich.console import Console
 
 from benchmarks import rows
-from diffusion.training.runtime import huge_pages
+from diffusion.experiments.config import command_line
 
 PEERS = pathlib.Path(".venv-peers/bin/python")
 BENCHMARKS = {  # name: further words; those with PEER measure another library too
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
     flags.DEFINE_list("only", [], "names of those to run; all by default")
     flags.DEFINE_string("out", "runs/bench", "folder for the rows of each")
-    app.run(main)
+    command_line.begin()
+    command_line.run(main)

@@ -13,11 +13,10 @@ import shutil
 import subprocess
 import sys
 
-from absl import app, flags
+from absl import flags
 
-from diffusion.training.runtime import huge_pages
+from diffusion.experiments.config import command_line
 
-OUT = flags.DEFINE_string("out", None, "file to write", required=True)
 NEEDED = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "rich", "absl-py", "ml-collections",
           "safetensors")  # fmt: skip
 USED = ("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "orbax-checkpoint", "torch",
@@ -45,7 +44,9 @@ def main(argv: list[str]) -> None:
     if missing:
         raise SystemExit(f"missing: {', '.join(missing)}")
     print(json.dumps(environment, indent=1))
-    pathlib.Path(OUT.value).write_text(json.dumps({"title": "environment", "rows": [], "environment": environment}))
+    pathlib.Path(flags.FLAGS.out).write_text(
+        json.dumps({"title": "environment", "rows": [], "environment": environment})
+    )
 
 
 def version(name: str) -> str | None:
@@ -66,5 +67,6 @@ def nvidia_smi() -> str | None:
 
 
 if __name__ == "__main__":
-    huge_pages.start_anew()
-    app.run(main)
+    flags.DEFINE_string("out", None, "file to write", required=True)
+    command_line.begin()
+    command_line.run(main)
