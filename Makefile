@@ -7,6 +7,7 @@
 # make gallery   docs/gallery, of the recipe digits, which it trains
 # make mutate  which small mistakes in the mathematics no test would see
 # make site    these pages and every public name, into site/index.html
+# make accelerators-env   the environment of benchmarks.programs: XLA's compilers for GPUs and TPUs, which need neither
 # make playground-env   the environment of diffusion playground, a page to try a model on
 # make test-cluster   the SLURM launchers on a real slurmctld and two slurmd, which it starts here and ends
 # make fixtures   other libraries' values, from an environment of their own   make test-peers   compared live
@@ -18,6 +19,7 @@ DIGITS := runs/digits
 TEXT := runs/text
 PEERS := .venv-peers
 PLAYGROUND := .venv-playground
+COMPILERS := .venv-accelerators
 # jax for an accelerator: make setup ACCELERATOR=cuda12; docs/install.md
 ACCELERATORS := cuda12 cuda13 tpu
 ACCELERATOR :=
@@ -27,7 +29,7 @@ ifneq ($(filter-out $(ACCELERATORS),$(ACCELERATOR)),)
 $(error ACCELERATOR=$(ACCELERATOR) is not known. Valid: $(ACCELERATORS), or none for the CPU)
 endif
 
-.PHONY: setup demo gallery demo-text test test-all test-quick test-cluster test-peers fixtures bench playground-env lint types mutate
+.PHONY: setup demo gallery demo-text test test-all test-quick test-cluster test-peers fixtures bench accelerators-env playground-env lint types mutate
 .PHONY: site lock clean
 setup: $(COMPLETE)
 
@@ -106,8 +108,16 @@ test-peers: setup $(PEERS)/.complete
 	$(PEERS)/bin/python -m tests.peers.diffusers_reference runs/peers/diffusers.safetensors
 	PEERS_FIXTURES=runs/peers $(RUN) -m pytest tests/peers
 
+# With the environment of accelerators-env it compiles programs for accelerators, too: docs/programs.md.
 bench: setup
 	$(RUN) -m benchmarks.suite
+
+# The CUDA plugin of JAX and libtpu, as in requirements-cuda12.txt and requirements-tpu.txt.
+accelerators-env: $(COMPILERS)/.complete
+$(COMPILERS)/.complete: requirements-cuda12.txt requirements-tpu.txt
+	$(PYTHON) -m venv $(COMPILERS)
+	for lock in $^; do $(COMPILERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $$lock; done
+	@touch $@
 
 # gradio needs an older Pillow than the rest, so the page has its own environment.
 playground-env: $(PLAYGROUND)/.complete
@@ -144,4 +154,4 @@ lock:
 	  --no-emit-find-links --no-annotate --no-header pyproject.toml -o requirements-playground.txt
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(PLAYGROUND) runs site
+	rm -rf $(VENV) $(PEERS) $(PLAYGROUND) $(COMPILERS) runs site

@@ -19,7 +19,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from diffusion.experiments.planning import hlo
+from diffusion.experiments.planning.compiled import communication
 from diffusion.experiments.planning.estimate import as_on
 from diffusion.experiments.planning.machines import Machine
 from diffusion.experiments.run.program import Program
@@ -108,5 +108,5 @@ def compile_step(build: Callable[[Mesh], Program], mesh: Mesh, machine: Machine)
         "aliased": memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "peak": peak,
-        "collectives": hlo.collective_bytes(compiled.as_text(), mesh.size),
+        "collectives": communication.collective_bytes(compiled.as_text(), mesh.size),
     }

@@ -21,6 +21,7 @@ class Machine(NamedTuple):
     network: float = 0.0  # bytes that a device sends beyond its neighbours; 0 on a TPU
     torus: int = 0  # dimensions; 0 where there is none
     topology: str = ""  # what libtpu calls the kind; "" on a GPU
+    measured: float = 0.0  # bfloat16 operations a second of a large product, where one was measured
     target: str = ""  # what XLA's compiler reads of a GPU, see `gpu_targets`; "" where none is written down
 
 
@@ -40,10 +41,11 @@ MACHINES = {
         450e9,
         neighbours=8,
         network=50e9,
+        measured=790e12,  # on an H200, which has the same cores
         target=gpu_targets.H100,
     ),
     # "NVIDIA H200 Tensor Core GPU" data sheet, SXM: as H100, with 141 GB and 4.8 TB/s; nodes as DGX H200.
-    "h200": Machine("gpu", "NVIDIA H200", 989.4e12, 141e9, 4.8e12, 450e9, neighbours=8, network=50e9),
+    "h200": Machine("gpu", "NVIDIA H200", 989.4e12, 141e9, 4.8e12, 450e9, neighbours=8, network=50e9, measured=790e12),
     # "NVIDIA DGX B200" data sheet, of 8 GPUs: 1,440 GB, 64 TB/s, NVLink 14.4 TB/s both ways, 8 single-port ConnectX-7,
     # 400 Gb/s. "NVIDIA Blackwell Architecture Technical Brief", HGX B200: 2.25 PFLOP/s bfloat16 dense a GPU.
     "b200": Machine("gpu", "NVIDIA B200", 2250e12, 180e9, 8e12, 900e9, neighbours=8, network=50e9),

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from diffusion.experiments.planning.hlo import collective_bytes
+from diffusion.experiments.planning.compiled.communication import collective_bytes
 
 TEXT = """HloModule m
 
@@ -40,7 +40,7 @@ ENTRY %main (p: f32[8,16]) -> f32[8,16] {
 PROGRAM = """
 import json, jax, jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from diffusion.experiments.planning.hlo import collective_bytes
+from diffusion.experiments.planning.compiled.communication import collective_bytes
 mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
 x = jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=NamedSharding(mesh, P("d")))
 turn = lambda x, _: (x * jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P())).sum(), None)

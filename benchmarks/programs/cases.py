@@ -1,0 +1,86 @@
+"""The programs that are compiled, and the devices that they are compiled for.
+
+A case is named PROGRAM@DEVICES, "train_dit_xl2@h100x8"; PROGRAM:small@DEVICES is the same program with a small network.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from diffusion.experiments.planning import ahead_of_time, estimate
+from diffusion.experiments.planning.machines import MACHINES, Machine, topology_name
+from diffusion.training import sharding
+
+
+class Program(NamedTuple):
+    """A program, traced for its devices.
+
+    Attributes:
+        lowered: what XLA compiles.
+        flops: of the model in one run on all devices, without any that are computed again.
+        batch: examples of one run.
+    """
+
+    lowered: jax.stages.Lowered
+    flops: float
+    batch: int
+
+
+class Devices(NamedTuple):
+    """What a program is compiled for.
+
+    Attributes:
+        machine: a key of `MACHINES`.
+        number: of devices.
+        axes: sizes of the axes of their mesh.
+    """
+
+    machine: str
+    number: int
+    axes: Mapping[str, int]
+
+    @property
+    def of(self) -> Machine:
+        """The machine's data sheet."""
+        return MACHINES[self.machine]
+
+    def mesh(self) -> Mesh:
+        """The mesh over described devices, on which nothing can be put."""
+        described = ahead_of_time.devices(self.of, topology_name(self.of, self.number))
+        return sharding.make_mesh(dict(self.axes), list(described)[: self.number])
+
+
+Maker = Callable[[Mesh, bool], Program]  # (mesh, whether small) -> the program
+
+DEVICES = {
+    "h100": Devices("h100", 1, {"data": 1}),
+    "h100x8": Devices("h100", 8, {"data": 1, "fsdp": 8}),
+    "v5px64": Devices("v5p", 64, {"data": 1, "fsdp": 64}),
+    "v6ex64": Devices("v6e", 64, {"data": 1, "fsdp": 64}),
+}
+SMALL = ":small"
+
+
+def parts(case: str, programs: Mapping[str, Maker]) -> tuple[Maker, bool, Devices]:
+    """(what makes the program, whether it is small, its devices) of the name of a case.
+
+    Raises:
+        ValueError: for a name that is no case; it says what is valid.
+    """
+    program, _, devices = case.partition("@")
+    name = program.removesuffix(SMALL)
+    if name not in programs or devices not in DEVICES:
+        raise ValueError(
+            f"{case!r} is no case. Valid: PROGRAM@DEVICES or PROGRAM{SMALL}@DEVICES, with a program of "
+            f"{', '.join(programs)} and devices of {', '.join(DEVICES)}."
+        )
+    return programs[name], program.endswith(SMALL), DEVICES[devices]
+
+
+def traced(case: str, programs: Mapping[str, Maker]) -> tuple[Program, Devices]:
+    """The program of a case, ready for XLA."""
+    make, small, devices = parts(case, programs)
+    with estimate.as_on(devices.of.platform):
+        return make(devices.mesh(), small), devices

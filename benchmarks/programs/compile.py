@@ -1,0 +1,62 @@
+"""Compiles one case, and writes what is known of it as JSON: what `python -m benchmarks.programs` starts for each.
+
+JAX_PLATFORMS=cpu python -m benchmarks.programs.compile --case=train_dit_xl2@h100 --out=runs/xl2.json
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("case", None, "PROGRAM@DEVICES, see benchmarks/programs/cases.py", required=True)
+    flags.DEFINE_string("out", None, "file for the row, as JSON", required=True)
+    flags.DEFINE_string("text", "", "file for the text of the compiled program; none by default")
+    command_line.begin()
+
+import json
+import pathlib
+import time
+from typing import Any
+
+import jax
+
+from benchmarks.programs import cases
+from benchmarks.programs.table import PROGRAMS
+from diffusion.experiments.planning.compiled import analysis
+
+
+def compiled(case: str) -> tuple[dict[str, Any], str]:
+    """(the row of a case, the text of its program).
+
+    Raises:
+        jax.errors.JaxRuntimeError: if XLA refuses the program; its first line is the reason.
+    """
+    jax.config.update("jax_enable_compilation_cache", False)  # a kept program has the lines of another day
+    began = time.perf_counter()
+    program, devices = cases.traced(case, PROGRAMS)
+    traced = time.perf_counter()
+    executable = program.lowered.compile()
+    ended = time.perf_counter()
+    text = executable.as_text()
+    found = analysis.analyse(text, devices.of, devices.number, program.flops)
+    memory = analysis.memory(executable)
+    about = {"case": case, "machine": devices.machine, "devices": devices.number, "batch": program.batch}
+    seconds = {"trace": traced - began, "compile": ended - traced}
+    fits = memory["peak"] <= devices.of.memory
+    return {**about, "jax": jax.__version__, "seconds": seconds, "memory": memory, "fits": fits, **found}, text
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    args = flags.FLAGS
+    try:
+        row, text = compiled(args.case)
+    except jax.errors.JaxRuntimeError as error:  # no room, above all: that is a finding, too
+        row, text = {"case": args.case, "jax": jax.__version__, "error": str(error).splitlines()[0]}, ""
+    pathlib.Path(args.out).write_text(json.dumps(row, indent=1) + "\n")
+    if args.text and text:
+        pathlib.Path(args.text).write_text(text)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

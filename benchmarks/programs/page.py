@@ -1,0 +1,107 @@
+"""Rows of compiled programs as people read them: one table, what costs time in one program, and what changed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from diffusion.experiments.planning.tables import in_bytes, in_seconds
+
+HEAD = ("program", "least time", "MFU at most", "at the measured rate", "moved", "temporaries", "peak", "kernels",
+        "not in bf16", "copies", "sent", "attention", "computed again")  # fmt: skip
+COPIES = ("transpose", "copy")  # of the moves, those that change no value and no shape
+LISTS = {  # entries of a row, and what is shown of each
+    "slowest": ("the slowest kernels", ("kernel",), "seconds"),
+    "products": ("products that are not in bfloat16", ("kinds", "precision"), "flops"),
+    "copies": ("what only moves more than a megabyte", ("kind", "type"), "bytes"),
+    "stacks": ("what loops keep", ("type",), "bytes"),
+    "recomputed": ("computed again", ("by",), "bytes"),
+    "collectives": ("collectives", ("kind", "types", "group", "overlapped"), "bytes"),
+}
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """The line of a row, by `HEAD`."""
+    if "error" in row:
+        return [row["case"], row["error"], *[""] * (len(HEAD) - 2)]
+    short = sum(each["flops"] for each in row["products"])
+    copied = [each for each in row["copies"] if each["kind"] in COPIES]
+    again = sum(each["flops"] for each in row["recomputed"])
+    return [
+        row["case"],
+        in_seconds(row["roofline"]["seconds"]),
+        f"{row['roofline']['mfu']:.0%}",
+        f"{row['measured']['mfu']:.0%}" if row["measured"] else "",
+        in_bytes(row["bytes"]),
+        in_bytes(row["memory"]["temp"]),
+        in_bytes(row["memory"]["peak"]) + ("" if row["fits"] else ", too much"),
+        f"{row['kernels']:,}",
+        f"{short / max(row['flops'], 1):.2%}",
+        in_bytes(sum(each["bytes"] for each in copied)),
+        in_bytes(sum(each["bytes"] for each in row["collectives"])),
+        attention(row["attention"]),
+        f"{again / max(row['flops'], 1):.0%}",
+    ]
+
+
+def attention(found: Mapping[str, Any]) -> str:
+    """How attention is computed, in a word or two."""
+    if found["fused"]:
+        return "fused" + (", and products" if found["products"] else "")
+    return "products" if found["products"] else "none"
+
+
+def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The table as Markdown."""
+    lines = [HEAD, ["---"] + ["---:"] * (len(HEAD) - 1), *map(cells, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def details(row: Mapping[str, Any], most: int) -> str:
+    """What costs time in one program: of each list, the `most` largest entries, with their lines of Python."""
+    said = [f"{row['case']}"]
+    for name, (title, shown, unit) in LISTS.items():
+        entries = row.get(name) or []
+        if entries:
+            said.append(f"  {title}: {len(entries)}, {_amount(sum(each[unit] for each in entries), unit)}")
+        for each in entries[:most]:
+            what = " ".join(_text(each[field]) for field in shown)
+            where = " < ".join(each["lines"]) or "no line"
+            said.append(f"    {_amount(each[unit], unit):>9} in {each['times']:>5}  {what}  {where}  {each['path']}")
+    return "\n".join(said)
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "seconds":
+        return in_seconds(value)
+    return in_bytes(value) if unit == "bytes" else f"{value / 1e12:.3g} TFLOP"
+
+
+def _text(value: Any) -> str:
+    return " x ".join(value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def differences(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What changed in the programs that both have: a line for each figure of the table, and each entry of a list."""
+    earlier = {row["case"]: row for row in before}
+    said = []
+    for row in rows:
+        old = earlier.get(row["case"])
+        if old is None:
+            said.append(f"{row['case']}: new")
+            continue
+        pairs = zip(HEAD[1:], cells(old)[1:], cells(row)[1:], strict=True)
+        said += [f"{row['case']}: {name}: {was} -> {now}" for name, was, now in pairs if was != now]
+        for name, (title, shown, unit) in LISTS.items():
+            if name == "slowest":  # which has an end, and no news that the others lack
+                continue
+            said += [f"{row['case']}: {title}: {each}" for each in _changed(old.get(name), row.get(name), shown, unit)]
+    return said
+
+
+def _changed(before: Any, after: Any, shown: tuple[str, ...], unit: str) -> list[str]:
+    """The entries that are new or gone; lines of Python may move, so that entries are told apart by their paths."""
+    key = lambda each: (*(_text(each[field]) for field in shown), each["path"])
+    old, new = ({key(each): each for each in entries or []} for entries in (before, after))
+    said = [f"gone: {_amount(old[k][unit], unit)} {' '.join(k)}" for k in old.keys() - new.keys()]
+    for k in new.keys() - old.keys():
+        said.append(f"new: {_amount(new[k][unit], unit)} {' '.join(k)}  {' < '.join(new[k]['lines'])}")
+    return sorted(said)

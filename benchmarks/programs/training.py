@@ -1,0 +1,96 @@
+"""Train steps: of runs, from their configs."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from benchmarks.programs.cases import Maker, Program
+from diffusion.experiments.config import recipes, resolve
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.run import program
+from diffusion.experiments.run.networks import flops_of
+
+DIT_S2 = {"model.width": 384, "model.depth": 12, "model.heads": 6}
+SMALL_DIT = {"model.width": 256, "model.depth": 2, "model.heads": 4, "train.batch_size": 64}
+SMALL_MMDIT = {"model.width": 256, "model.depth": 3, "model.heads": 4, "train.batch_size": 64}
+SMALL_UNET = {"model.width": 64, "model.blocks": 1, "train.batch_size": 64}
+TOKENS, TEXT_WIDTH, POOLED = 154, 4096, 2048  # of Stable Diffusion 3: CLIP's and T5's, 77 each
+
+
+def dit() -> ConfigDict:
+    """The recipe of DiT-XL/2 as it is shipped."""
+    return recipes.load("imagenet256_dit")
+
+
+def mmdit() -> ConfigDict:
+    """Stable Diffusion 3 medium's network on latents of 256 x 256 pixels, as a rectified flow: its first stage."""
+    config = defaults()
+    config.data.shape = (32, 32, 16)
+    config.data.latents.dir = "latents"
+    config.parameterization = {"name": "velocity", "clock": {"name": "time", "scale": 1000.0}}
+    config.objective = {"name": "flow_matching", "density": {"name": "logit_normal"}, "condition_dropout": 0.1}
+    config.model = {"name": "mmdit", "remat": "elementwise"}
+    config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0}
+    return config
+
+
+def edm2() -> ConfigDict:
+    """EDM2-S on latents of 512 x 512 pixels."""
+    config = defaults()
+    config.data.shape = (64, 64, 4)
+    config.data.latents.dir = "latents"
+    config.schedule = {"name": "edm"}
+    config.parameterization = {"name": "edm"}
+    config.objective = {
+        "name": "denoising",
+        "density": {"name": "log_normal", "mean": -0.4, "std": 1.0},
+        "weighting": {"name": "edm"},
+        "condition_dropout": 0.1,
+    }
+    config.model = {"name": "edm2_unet", "resolution": 64, "channels": 4, "num_classes": 1000}
+    config.optimizer = {"name": "adamw", "learning_rate": 1e-2, "weight_decay": 0.0}
+    return config
+
+
+def text() -> dict[str, np.ndarray]:
+    """What MM-DiT receives of no text."""
+    return {"text": np.zeros((TOKENS, TEXT_WIDTH), np.float32), "pooled": np.zeros(POOLED, np.float32)}
+
+
+def train_step(of: Any, small: Mapping[str, Any], changes: Mapping[str, Any] | None = None, null: Any = None) -> Maker:
+    """The train step of a config in bfloat16 with a batch of 256.
+
+    Args:
+        of: () -> the config.
+        small: fields of the small case.
+        changes: fields of both cases.
+        null: the null condition of one example, where that is no class.
+    """
+
+    def make(mesh: Mesh, is_small: bool) -> Program:
+        config = of()
+        fields = {"train.dtype": "bfloat16", "train.batch_size": 256, **(changes or {}), **(small if is_small else {})}
+        with config.unlocked():
+            config.update_from_flattened_dict(fields)
+        shape = tuple(config.data.shape)
+        recipe = resolve.recipe(config, shape)
+        if null is not None:
+            recipe = dataclasses.replace(recipe, null=null)
+        made = program.build(recipe, mesh)
+        once = flops_of(recipe.network, made.target.params, shape, recipe.null)
+        lowered = made.step.lower(made.target, made.batch, made.seed)
+        return Program(lowered, 3 * config.train.batch_size * once, config.train.batch_size)
+
+    return make
+
+
+PROGRAMS: dict[str, Maker] = {
+    "train_dit_s2": train_step(dit, SMALL_DIT, DIT_S2),
+    "train_dit_xl2": train_step(dit, SMALL_DIT),
+    "train_mmdit": train_step(mmdit, SMALL_MMDIT, null=text()),
+    "train_edm2": train_step(edm2, SMALL_UNET),
+}

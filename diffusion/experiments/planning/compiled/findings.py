@@ -1,0 +1,255 @@
+"""What costs time in a compiled program, each with the lines of Python that it comes from.
+
+Entries of one kind, type and place are one: their bytes, operations and times are summed.
+"""
+
+import collections
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from diffusion.experiments.planning.compiled.communication import collectives
+from diffusion.experiments.planning.compiled.hlo import Array, Instruction, Module, loop_parts, turns
+from diffusion.experiments.planning.compiled.kernels import FREE, Kernel, size, updated
+from diffusion.experiments.planning.compiled.tensor_products import product, target
+
+LARGE = 1_000_000  # bytes of a result from which a copy is listed
+TENSOR_CORES = {"bf16", "f16"}  # products of these, and of eight bits, run at the full rate of the matrix units
+FUSED_ATTENTION = re.compile(r"__cudnn\$fmha\w*|\w*(?:splash|flash|ring)_?\w*attention\w*|\w*splash_mha\w*", re.I)
+ATTENTION = "diffusion/models/layers/attention.py"
+SHOWN = 3  # lines of Python of an entry: the innermost of this repository and their callers
+MOVES = {  # what only moves values, and how it is called here; of several in one kernel, the first
+    "transpose": "transpose",
+    "dynamic-update-slice": "row into a stack",
+    "dynamic-slice": "row of a stack",
+    "concatenate": "concatenation",
+    "pad": "padding",
+    "reverse": "reverse",
+    "slice": "slice",
+    "slice-start": "slice",
+    "copy": "copy",
+    "copy-start": "copy",
+    "broadcast": "fill",
+    "convert": "cast",
+}
+UNSEEN = {"bitcast", "reshape", "iota", "compare", "select"}  # beside a move, of scalars or masks
+
+
+class Place(NamedTuple):
+    """Where something in a program comes from.
+
+    Attributes:
+        lines: "FILE:LINE" in this repository, or else anywhere, innermost first.
+        path: of functions and modules, without what JAX adds.
+    """
+
+    lines: tuple[str, ...]
+    path: str
+
+
+def place(module: Module, instruction: Instruction, root: pathlib.Path) -> Place:
+    """Where an instruction comes from.
+
+    Args:
+        module: the program.
+        instruction: of it.
+        root: folder of the repository.
+    """
+    lines = module.lines(instruction)
+    ours = [line.removeprefix(f"{root}/") for line in lines if line.startswith(f"{root}/")]
+    path = re.sub(r"^jit\(\w+\)/|while/body/|closed_call/", "", instruction.path)
+    return Place(tuple(ours[:SHOWN] or lines[:1]), path)
+
+
+def products(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> list[dict[str, Any]]:
+    """The products: {"kinds", "precision", "flops", "times", "lines", "path"}, the largest first."""
+    found = []
+    for kernel in kernels:
+        for instruction, computation in kernel.inside:
+            if made := product(instruction, computation):
+                entry = {"kinds": made.kinds, "precision": made.precision, **_where(module, instruction, root)}
+                found.append((entry, {"flops": made.flops * kernel.times, "times": kernel.times}))
+    return _summed(found, "flops")
+
+
+def outside_tensor_cores(products: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the products that are not in bfloat16, float16 or eight bits."""
+    return [each for each in products if not all(_is_short(kind) for kind in each["kinds"])]
+
+
+def _is_short(kind: str) -> bool:
+    return kind in TENSOR_CORES or kind in ("s8", "u8") or kind.startswith("f8")
+
+
+def copies(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> list[dict[str, Any]]:
+    """The kernels that only move more than a megabyte, and transposes of as much within others.
+
+    Returns:
+        [{"kind": of `MOVES`, or "transpose, fused", "type": of the result, "bytes": moved in all, "times", "lines",
+        "path"}], the largest first.
+    """
+    found = []
+    for kernel in kernels:
+        kind = movement(kernel)
+        moved = max(kernel.instruction.results, key=lambda array: array.bytes, default=None)
+        if kind and moved and moved.bytes > LARGE and kernel.bytes > LARGE:
+            source = _source(module, kernel)
+            entry = {"kind": kind, "type": _type(moved), **_where(module, source, root)}
+            found.append((entry, {"bytes": kernel.bytes * kernel.times, "times": kernel.times}))
+    return _summed(found, "bytes")
+
+
+def movement(kernel: Kernel) -> str:
+    """Which move of `MOVES` a kernel is; "" if it computes, "transpose, fused" if it transposes besides."""
+    operations = {
+        instruction.operation
+        for instruction, _ in kernel.inside
+        if instruction.operation not in FREE and any(array.sizes for array in instruction.results)
+    }
+    moves = [name for name in MOVES if name in operations]
+    if moves and operations <= MOVES.keys() | UNSEEN:
+        reads = any(array.sizes for arrays in kernel.computation.operands(kernel.instruction) for array in arrays)
+        return MOVES[moves[0]] if reads else "fill"
+    transposes = [each for each, _ in kernel.inside if each.operation == "transpose"]
+    large = any(size(each.results) > LARGE for each in transposes)
+    if large and not any(product(*each) for each in kernel.inside):
+        return "transpose, fused"
+    return ""
+
+
+def _source(module: Module, kernel: Kernel) -> Instruction:
+    """The instruction that says what a kernel moves: the one that makes a row of a stack; else the kernel's own."""
+    for each, computation in kernel.inside:
+        if name := updated(each):
+            made = _through(computation.instructions, name)
+            if made.operation == "parameter" and computation is not kernel.computation:
+                operand = kernel.instruction.operands[int(made.argument)]
+                made = _through(kernel.computation.instructions, operand)
+            return made if module.lines(made) else kernel.instruction
+    return kernel.instruction
+
+
+def _through(instructions: Mapping[str, Instruction], name: str) -> Instruction:
+    """An instruction, behind those that only name, copy or cast it."""
+    made = instructions[name]
+    while made.operation in ("bitcast", "convert", "copy", "get-tuple-element", "reshape") and made.operands:
+        made = instructions[made.operands[0]]
+    return made
+
+
+def slowest(
+    module: Module, kernels: Iterable[Kernel], seconds: Callable[[Kernel], float], root: pathlib.Path
+) -> list[dict[str, Any]]:
+    """The kernels by the time that they take: {"kernel", "seconds", "bytes", "flops", "times", "lines", "path"}.
+
+    Args:
+        module: the program.
+        kernels: of it.
+        seconds: of all runs of a kernel, see `roofline.seconds`.
+        root: folder of the repository.
+    """
+    found = []
+    for kernel in kernels:
+        flops = sum(made.flops for each in kernel.inside if (made := product(*each)))
+        entry = {
+            "kernel": re.sub(r"[.\d]+$", "", kernel.instruction.name),
+            **_where(module, _source(module, kernel), root),
+        }
+        sums = {"bytes": kernel.bytes, "flops": flops, "times": 1}
+        found.append(
+            (entry, {"seconds": seconds(kernel)} | {name: kernel.times * value for name, value in sums.items()})
+        )
+    return _summed(found, "seconds")
+
+
+def fused_attention(module: Module, kernels: Sequence[Kernel], root: pathlib.Path) -> dict[str, Any]:
+    """How attention is computed.
+
+    Returns:
+        {"fused": {kernel of a library: how often it runs}, "products": of `products`, those of attention outside such
+        kernels}.
+    """
+    fused = collections.Counter()
+    rest = []
+    for kernel in kernels:
+        called = target(kernel.instruction)
+        named = FUSED_ATTENTION.search(f"{called} {kernel.instruction.path} {kernel.instruction.name}")
+        if called and named:
+            fused[called if called.startswith("__cudnn") else named.group()] += kernel.times
+        else:
+            rest.append(kernel)
+    unfused = [
+        each for each in products(module, rest, root) if any(line.startswith(ATTENTION) for line in each["lines"])
+    ]
+    return {"fused": dict(fused), "products": unfused}
+
+
+def recomputed(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> list[dict[str, Any]]:
+    """What is computed again: by `jax.checkpoint` ("remat"), or because XLA found too little memory ("XLA").
+
+    Returns:
+        [{"by", "flops": of its products, "bytes", "times", "lines", "path"}] of kernels of a megabyte or more, the most
+        bytes first.
+    """
+    found = []
+    for kernel in kernels:
+        own = re.search(r"\.remat\d*", kernel.instruction.name)
+        if kernel.bytes < LARGE or (not own and "rematted_computation" not in kernel.instruction.path):
+            continue
+        flops = sum(made.flops for each in kernel.inside if (made := product(*each)))
+        entry = {"by": "XLA" if own else "remat", **_where(module, kernel.instruction, root)}
+        sums = {"flops": flops, "bytes": kernel.bytes, "times": 1}
+        found.append((entry, {name: kernel.times * value for name, value in sums.items()}))
+    return _summed(found, "bytes")
+
+
+def stacks(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> list[dict[str, Any]]:
+    """The arrays that loops fill row by row, one row a turn: what they keep for the backward pass, and gradients.
+
+    Returns:
+        [{"type", "bytes": of the whole stack, "times": how many such stacks, "lines", "path"}], the largest first.
+    """
+    by_name = {kernel.instruction.name: kernel for kernel in kernels}
+    found = []
+    for computation in module.computations.values():
+        for loop in (each for each in computation.instructions.values() if each.operation == "while"):
+            body = module.computations[loop_parts(loop)[1]]
+            root_of_body = body.instructions[body.root]
+            for array, name in zip(root_of_body.results, root_of_body.operands, strict=False):
+                made = body.instructions[name]
+                kernel = by_name.get(name)
+                if made.operation == "get-tuple-element" and made.operands[0] in by_name:  # one of several results
+                    kernel = by_name[made.operands[0]]
+                if kernel and array.bytes > LARGE and array.sizes[0] == turns(module, loop):
+                    source = _source(module, kernel)
+                    entry = {"type": _type(array), **_where(module, source, root)}
+                    found.append((entry, {"bytes": array.bytes, "times": 1}))
+    return _summed(found, "bytes")
+
+
+def communication(module: Module, kernels: Iterable[Kernel], devices: int, root: pathlib.Path) -> list[dict[str, Any]]:
+    """The collectives: {"kind", "types", "group", "overlapped", "bytes": sent by each device, "times", "lines", ..}."""
+    found = []
+    for each in collectives(kernels, devices):
+        entry = {"kind": each.kind, "types": each.types, "group": each.group, "overlapped": each.overlapped}
+        entry |= _where(module, each.instruction, root)
+        found.append((entry, {"bytes": each.bytes * each.times, "times": each.times}))
+    return _summed(found, "bytes")
+
+
+def _type(array: Array) -> str:
+    return f"{array.kind}[{','.join(map(str, array.sizes))}]"
+
+
+def _where(module: Module, instruction: Instruction, root: pathlib.Path) -> dict[str, Any]:
+    return place(module, instruction, root)._asdict()
+
+
+def _summed(found: Iterable[tuple[dict[str, Any], dict[str, float]]], by: str) -> list[dict[str, Any]]:
+    """Entries with what is summed of those that are equal, the largest first."""
+    sums: dict[str, tuple[dict[str, Any], collections.Counter]] = {}
+    for entry, values in found:
+        _, total = sums.setdefault(repr(entry), (entry, collections.Counter()))
+        total.update(values)
+    return sorted((entry | dict(total) for entry, total in sums.values()), key=lambda each: -each[by])

@@ -1,0 +1,84 @@
+"""The time of a compiled program if every kernel runs at the limits of its device: products, memory and links.
+
+A kernel takes as long as its products at the device's rate, or its bytes at the bandwidth of the memory, whichever is
+longer; kernels run one after the other. Collectives run beside them where XLA starts them early, and alone where not.
+Launches, caches, and operations outside the matrix units cost nothing, so that no real program is faster.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from diffusion.experiments.planning.compiled.kernels import Kernel
+from diffusion.experiments.planning.compiled.tensor_products import Product, product
+from diffusion.experiments.planning.machines import Machine, ring_bandwidth
+
+# Passes of the matrix units that a product of float32 takes beside one of bfloat16, by its precision. A GPU has
+# TensorFloat-32 at half the rate, and its vector units for "highest" (67 of 989 TFLOP/s on an H100); a TPU computes
+# it by one, three or six products of bfloat16.
+FLOAT32 = {"gpu": {"default": 2.0, "high": 2.0, "highest": 14.8}, "tpu": {"default": 1.0, "high": 3.0, "highest": 6.0}}
+
+
+class Roofline(NamedTuple):
+    """Seconds of one run on each device.
+
+    Attributes:
+        compute: of the products at the device's rate, if nothing else took time.
+        memory: of all bytes at its bandwidth, if nothing else took time.
+        network: of all collectives at its links, if nothing else took time.
+        seconds: of kernels one after the other, and of the collectives that do not run beside them.
+        of_memory: the part of `seconds` in kernels whose bytes take longer than their products.
+    """
+
+    compute: float
+    memory: float
+    network: float
+    seconds: float
+    of_memory: float
+
+
+def passes(made: Product, platform: str) -> float:
+    """How many times the time of a bfloat16 product a product takes."""
+    if "f32" in made.kinds or "f64" in made.kinds:
+        return FLOAT32[platform][made.precision]
+    return 0.5 if all(kind.startswith("f8") or kind in ("s8", "u8") for kind in made.kinds) else 1.0
+
+
+def resources(kernel: Kernel, machine: Machine, rate: float) -> tuple[float, float]:
+    """(seconds of the products, seconds of the bytes) of all runs of a kernel; see `roofline`."""
+    found = (made for each in kernel.inside if (made := product(*each)))
+    work = sum(made.flops * passes(made, machine.platform) for made in found) / rate
+    return kernel.times * work, kernel.times * kernel.bytes / machine.bandwidth
+
+
+def roofline(
+    kernels: Iterable[Kernel], collectives: Iterable[Mapping[str, Any]], machine: Machine, devices: int, rate: float
+) -> Roofline:
+    """The roofline of a program.
+
+    Args:
+        kernels: of the program.
+        collectives: of `findings.communication`.
+        machine: the device.
+        devices: their number.
+        rate: bfloat16 operations a second of its matrix units.
+    """
+    compute = 0.0
+    memory = 0.0
+    seconds = 0.0
+    of_memory = 0.0
+    for kernel in kernels:
+        work, moved = resources(kernel, machine, rate)
+        compute += work
+        memory += moved
+        seconds += max(work, moved)
+        of_memory += moved if moved > work else 0.0
+    sent = [(each["overlapped"], each["bytes"] / _links(machine, devices, each["group"])) for each in collectives]
+    network = sum(taken for _, taken in sent)
+    beside = sum(taken for overlapped, taken in sent if overlapped)
+    return Roofline(compute, memory, network, max(seconds, beside) + network - beside, of_memory)
+
+
+def _links(machine: Machine, devices: int, group: int) -> float:
+    """The bytes a second that a device sends to those of its group, which are its nearest neighbours."""
+    return ring_bandwidth(machine, {"others": math.ceil(devices / group), "group": group}, ("group",))

@@ -1,0 +1,112 @@
+"""Matrix products and convolutions in a compiled program: operations, types and precision."""
+
+import json
+import math
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion.experiments.planning.compiled.hlo import Array, Computation, Instruction
+
+# cuDNN's convolutions: where a call has the input, the kernel and the output, among its operands and its result.
+CONVOLUTIONS = {
+    "__cudnn$convForward": (0, 1, "result"),
+    "__cudnn$convBiasActivationForward": (0, 1, "result"),
+    "__cudnn$convBackwardInput": ("result", 1, 0),
+    "__cudnn$convBackwardFilter": (0, "result", 1),
+}
+# A fused attention is that many products of queries and keys: the backward pass makes the scores again.
+FORWARD, BACKWARD = 2, 5
+
+
+class Product(NamedTuple):
+    """A product, or the products of a fused attention.
+
+    Attributes:
+        flops: a multiply-add as two.
+        kinds: types of the operands, "bf16" or "f32" ...
+        precision: "default", "high" or "highest".
+    """
+
+    flops: int
+    kinds: tuple[str, ...]
+    precision: str
+
+
+def product(instruction: Instruction, computation: Computation) -> Product | None:
+    """What an instruction multiplies; None if it is no product, or a call that XLA does not describe."""
+    operations = _operations(instruction, computation)
+    if not operations:
+        return None
+    kinds = tuple(arrays[0].kind for arrays in computation.operands(instruction)[:2])
+    named = re.search(r"operand_precision=\{(\w+)", instruction.attributes)
+    return Product(operations, kinds, named.group(1) if named else "default")
+
+
+def target(instruction: Instruction) -> str:
+    """Which library's function an instruction calls; "" if it calls none."""
+    found = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
+    return found.group(1) if found else ""
+
+
+def config(instruction: Instruction) -> Any:
+    """What XLA's backend wrote beside an instruction, from JSON; {} if nothing."""
+    _, _, text = instruction.attributes.partition("backend_config=")
+    content = json.JSONDecoder().raw_decode(text)[0] if text else {}
+    return json.loads(content) if isinstance(content, str) and content.startswith("{") else content
+
+
+def _operations(instruction: Instruction, computation: Computation) -> int:
+    operands = [arrays[0] for arrays in computation.operands(instruction) if arrays]
+    name = target(instruction)
+    if instruction.operation == "dot":
+        found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
+        return _dot(instruction, operands[0], found.group(1).split(",") if found else [])
+    if instruction.operation == "convolution":
+        return _convolution(instruction, operands[0], operands[1], instruction.results[0])
+    if name in CONVOLUTIONS:
+        arrays = [instruction.results[0] if of == "result" else operands[of] for of in CONVOLUTIONS[name]]
+        return _convolution(instruction, *arrays)
+    if name.startswith("__cublas"):
+        numbers = config(instruction)["gemm_backend_config"]["dot_dimension_numbers"]
+        return _dot(instruction, operands[0], numbers["lhs_contracting_dimensions"])
+    if name.startswith("__cudnn$fmha"):
+        shape = config(instruction)["cudnn_fmha_backend_config"]["intermediate_tensor_shape"]["dimensions"]
+        products = BACKWARD if name.endswith("Backward") else FORWARD
+        return 2 * products * math.prod(map(int, shape)) * operands[0].sizes[-1]
+    return 0
+
+
+def _dot(instruction: Instruction, left: Array, summed: list[str]) -> int:
+    return 2 * instruction.results[0].elements * math.prod(left.sizes[int(axis)] for axis in summed if axis)
+
+
+def _convolution(instruction: Instruction, image: Array, kernel: Array, result: Array) -> int:
+    """Operations of a convolution; positions in the padding, and between the rows of a dilated input, cost none."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes).groups()
+    of_image, of_kernel, of_result = (
+        dict(zip(each, array.sizes, strict=True)) for each, array in zip(labels, (image, kernel, result), strict=True)
+    )
+    pairs = [
+        _pairs(of_image[str(axis)], of_kernel[str(axis)], of_result[str(axis)], window)
+        for axis, window in enumerate(windows(instruction))
+    ]
+    return 2 * of_result["b"] * of_result["f"] * of_kernel["i"] * math.prod(pairs)
+
+
+def windows(instruction: Instruction) -> list[dict[str, tuple[int, ...]]]:
+    """The window of a convolution along each axis: "size", "stride", "pad" and others, as far as XLA writes them."""
+    found = re.search(r"\bwindow=\{([^}]*)\}", instruction.attributes)
+    entries = dict(entry.split("=") for entry in found.group(1).split()) if found else {}
+    by_axis = {name: [tuple(map(int, part.split("_"))) for part in text.split("x")] for name, text in entries.items()}
+    return [{name: parts[axis] for name, parts in by_axis.items()} for axis in range(len(by_axis.get("size", ())))]
+
+
+def _pairs(image: int, kernel: int, result: int, window: dict[str, tuple[int, ...]]) -> int:
+    """How many pairs of a place of the result and one of the kernel meet a value of the input, along one axis."""
+    number = lambda name: window.get(name, (1,))[0]
+    places = np.arange(result)[:, None] * number("stride") + np.arange(kernel) * number("rhs_dilate")
+    places -= window.get("pad", (0,))[0]
+    inside = (places >= 0) & (places <= (image - 1) * number("lhs_dilate"))
+    return int((inside & (places % number("lhs_dilate") == 0)).sum())
