@@ -7,6 +7,7 @@
 - `sources`: random access to the records of a dataset, of files, or of one's own.
 - `packing`: examples that are pytrees, as one vector each.
 - `transforms`: decoding, augmentation and the change of range of one image.
+- `keyed_permutation`: an order of any number of records, without a table.
 - `pipeline`: the batches of a run, as a function of (seed, global example index); `stream_batches`: of a stream.
 - `preparation`: datasets of TFDS, prepared in an environment of their own.
 - `latent_cache`, `latent_writer`: a cache of what an autoencoder makes of a split, read by the same pipeline.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         digits,
         fingerprints,
         image_folder,
+        keyed_permutation,
         latent_cache,
         latent_writer,
         packing,
@@ -47,6 +49,7 @@ __all__ = [
     "digits",
     "fingerprints",
     "image_folder",
+    "keyed_permutation",
     "latent_cache",
     "latent_writer",
     "packing",

@@ -92,7 +92,8 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
     if recipe.teacher and recipe.teacher.pairs:
         data = noise_pairs.paired(recipe, workdir, data, mesh)
     before, about = checkpoints.restore(folder, latest, program.target)
-    batch = next(data.batches(config, about["examples"], sharding.positions(config.train.batch_size, mesh), 0))
+    positions = sharding.positions(config.train.batch_size, mesh)
+    batch = next(data.batches(config, about["examples"], positions, 0, order=about.get("order", 1)))
     if not program.conditional:
         del batch["label"]
     batch = sharding.to_devices(batch, mesh, config.train.batch_size)

@@ -111,7 +111,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
             data = noise_pairs.paired(recipe, folder, data, mesh)
         batch_size = config.train.batch_size
         positions = sharding.positions(batch_size, mesh)
-        batches = data.batches(config, start.examples, positions, config.data.threads, start.stream)
+        batches = data.batches(config, start.examples, positions, config.data.threads, start.stream, start.order)
         books.reads(batches)
         stack.callback(batches.close)
 

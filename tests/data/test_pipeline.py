@@ -24,6 +24,13 @@ def source():
     return [{"image": image, "label": row % 5} for row, image in enumerate(images)]
 
 
+@pytest.fixture(params=["sorted", "keyed"])
+def order(request, monkeypatch):
+    """Both kinds of permutation; the second is otherwise that of more records than a test has."""
+    if request.param == "keyed":
+        monkeypatch.setattr(pipeline, "SORTED", 0)
+
+
 def take(source, count, **arguments):
     """The first `count` batches, unless said otherwise of 4 examples with seed 7."""
     arguments = {"seed": 7, "batch_size": 4} | arguments
@@ -64,7 +71,7 @@ def test_batches_have_the_promised_form(source):
 @pytest.mark.parametrize("shuffle", [True, False], ids=["shuffled", "ordered"])
 @pytest.mark.parametrize("start", [0, 4 * 7, 61])
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_shares_of_processes_make_up_the_global_batch(source, processes, start, shuffle, augment):
+def test_shares_of_processes_make_up_the_global_batch(source, order, processes, start, shuffle, augment):
     options = {"shuffle": shuffle, "augment": augment}
     whole = take(source, start // 4 + 14, **options)
     expected = concatenate(whole)
@@ -79,7 +86,7 @@ def test_shares_of_processes_make_up_the_global_batch(source, processes, start, 
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 10, 60])
-def test_batches_only_cut_one_sequence(source, batch_size):
+def test_batches_only_cut_one_sequence(source, order, batch_size):
     expected = concatenate(take(source, 15, augment=AUGMENT))
     assert_equal(concatenate(take(source, 60 // batch_size, batch_size=batch_size, augment=AUGMENT)), expected)
 
@@ -96,13 +103,13 @@ def test_labels_belong_to_their_images(source):
     np.testing.assert_array_equal(batch["index"], np.arange(80))
 
 
-def test_every_epoch_is_another_permutation(source):
+def test_every_epoch_is_another_permutation(source, order):
     epochs = [tuple(rows(source, epoch * SIZE, SIZE)) for epoch in range(6)]
     assert all(sorted(epoch) == list(range(SIZE)) for epoch in epochs)
     assert len({*epochs, tuple(range(SIZE))}) == 7
 
 
-def test_seeds_and_epochs_never_share_an_order(source):
+def test_seeds_and_epochs_never_share_an_order(source, order):
     orders = {tuple(rows(source, epoch * SIZE, SIZE, seed=seed)) for seed in range(5) for epoch in range(5)}
     assert len(orders) == 25
 
@@ -111,6 +118,16 @@ def test_permutations_are_uniform():
     counts = Counter(tuple(pipeline.permutation(3, seed, epoch)) for seed in range(60) for epoch in range(20))
     assert len(counts) == 6
     assert sum((count - 200) ** 2 / 200 for count in counts.values()) < 25  # 5 degrees of freedom: probability 1.4e-4
+
+
+def test_an_order_of_version_1_is_sorted_for_any_number_of_records(monkeypatch):
+    index = np.arange(3 * SIZE)
+    sorted_ = np.concatenate([pipeline.permutation(SIZE, 7, epoch) for epoch in range(3)])
+    monkeypatch.setattr(pipeline, "SORTED", SIZE)
+    np.testing.assert_array_equal(pipeline.records_at(index, SIZE, 7), sorted_)
+    monkeypatch.setattr(pipeline, "SORTED", SIZE - 1)
+    np.testing.assert_array_equal(pipeline.records_at(index, SIZE, 7, order=1), sorted_)
+    assert not np.array_equal(pipeline.records_at(index, SIZE, 7), sorted_)
 
 
 def test_without_shuffle_the_order_is_the_sources(source):

@@ -325,15 +325,21 @@ def test_a_dataset_replaced_between_stop_and_resume_is_refused(straight, tmp_pat
     assert checkpoints.read_about(tmp_path / "run", 21)["data"] != checkpoints.read_about(straight, 20)["data"]
 
 
-def test_a_checkpoint_without_a_fingerprint_goes_on(straight, tmp_path):
-    """As earlier versions wrote them."""
+def test_a_checkpoint_of_earlier_versions_goes_on_in_its_order_of_records(straight, tmp_path, monkeypatch):
+    """It has neither a fingerprint of the data nor the version of their order, which was 1."""
     shutil.copytree(straight, tmp_path / "run")
     path = tmp_path / "run/checkpoints/20/about/metadata"
     written = json.loads(path.read_text())
     del written["about"]["data"]
+    assert written["about"].pop("order") == pipeline.ORDER
     written["sha256"] = checkpoints._digest(written["about"])
     path.write_text(json.dumps(written))
-    assert train.run(tiny(**{"train.steps": 21}), tmp_path / "run") == 0
+    batches = pipeline.batches
+    orders = []
+    monkeypatch.setattr(pipeline, "batches", lambda *of, **how: orders.append(how["order"]) or batches(*of, **how))
+    for steps in (21, 22):
+        assert train.run(tiny(**{"train.steps": steps}), tmp_path / "run") == 0
+    assert orders == [1, 1] and checkpoints.read_about(tmp_path / "run", 22)["order"] == 1
 
 
 @pytest.mark.slow

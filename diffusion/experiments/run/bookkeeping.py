@@ -212,6 +212,7 @@ class Bookkeeping:
         json_lines.sync(self._metrics_file)
         about = {"examples": step * self._config.train.batch_size, "config_hash": config_hash(self._config)}
         about |= {"data": self._start.fingerprint, "interval": self._sums, "best": self._best}
+        about["order"] = self._start.order
         if self._stream is not None:
             about["stream"] = self._stream.state
         with self._watch.work("a save", step):
@@ -302,7 +303,8 @@ class Bookkeeping:
         """Keeps the state before a step that was not finite, and says so; returns the exit status."""
         self._saver.wait()
         self.display.say(failure.message(step, self._folder, self._config.optimizer.get("clip")))
-        kept = failure.keep(self._folder, frozen, {"examples": step * self._config.train.batch_size})
+        about = {"examples": step * self._config.train.batch_size, "order": self._start.order}
+        kept = failure.keep(self._folder, frozen, about)
         self.display.say(
             f"The state before that step is kept in {kept}. To repeat the step and see what is not finite:"
             f"\n  {printed('reproduce', f'--workdir={self._folder}')}"

@@ -48,7 +48,13 @@ class Examples(NamedTuple):
         return f"{named} ({self.spec.split}): {what}, in {self.where}"
 
     def batches(
-        self, config: Mapping, start: int, positions: Sequence[int], threads: int, state: Mapping | None = None
+        self,
+        config: Mapping,
+        start: int,
+        positions: Sequence[int],
+        threads: int,
+        state: Mapping | None = None,
+        order: int = pipeline.ORDER,
     ) -> Iterator[pipeline.Batch]:
         """The batches of a run, as those of `pipeline.batches`.
 
@@ -57,6 +63,7 @@ class Examples(NamedTuple):
             positions: of the rows [b] of every global batch that this process reads.
             threads: that read.
             state: of a stream, of the run's checkpoint.
+            order: version of the order of records, see `pipeline.records_at`.
 
         With buckets, the images [b, h, w, C] of a batch are of its bucket's size; no network that a config names
         receives that size, so the entry "size" is left out.
@@ -71,11 +78,11 @@ class Examples(NamedTuple):
             except ValueError as error:
                 raise ConfigError(f"config.data: {error}") from error
         if self.sizes:
-            order = buckets.Order.of(self.bucket, len(self.sizes), batch_size, seed)
+            turns = buckets.Order.of(self.bucket, len(self.sizes), batch_size, seed)
             step = start // batch_size
-            return buckets.batches(self.source, order, self.sizes, start=step, with_sizes=False, **reading)
+            return buckets.batches(self.source, turns, self.sizes, start=step, with_sizes=False, **reading)
         damaged = config["data"]["damaged"]
-        return pipeline.batches(self.source, self.spec, damaged=damaged, **place, **reading)
+        return pipeline.batches(self.source, self.spec, damaged=damaged, order=order, **place, **reading)
 
 
 def _form(leaf: sources.Leaf) -> str:

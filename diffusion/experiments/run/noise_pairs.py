@@ -46,7 +46,13 @@ class Paired(NamedTuple):
     sizes: tuple = ()  # none: all are of one size
 
     def batches(
-        self, config: Mapping, start: int, positions: Sequence[int], threads: int, state: None = None
+        self,
+        config: Mapping,
+        start: int,
+        positions: Sequence[int],
+        threads: int,
+        state: None = None,
+        order: int = pipeline.ORDER,
     ) -> Iterator[dict[str, Any]]:
         """The batches of a run, see `Examples.batches`: "x" is the samples, "noise" what they were made of."""
         batches = pipeline.batches(
@@ -57,6 +63,7 @@ class Paired(NamedTuple):
             start=start,
             positions=positions,
             threads=threads,
+            order=order,
         )
         with contextlib.closing(batches):
             for batch in batches:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from diffusion.data import pipeline
 from diffusion.experiments.config import ConfigError, versions
 from diffusion.experiments.config.values import built_in_python, plain
 from diffusion.experiments.run import examples
@@ -24,6 +25,7 @@ class Start(NamedTuple):
     best: dict[str, Any] | None  # {"figure", "step", "value"} of the best checkpoint so far; None for none
     resumed: bool  # whether there was a checkpoint
     stream: dict[str, Any] | None = None  # where the data's stream is; None for data with random access
+    order: int = pipeline.ORDER  # version of the order of records
 
 
 def first_state(
@@ -44,7 +46,7 @@ def first_state(
     if restored:
         train_state, about = restored
         step = int(train_state.step)
-        kept = (about.get("best"), True, about.get("stream"))
+        kept = (about.get("best"), True, about.get("stream"), about.get("order", 1))
         return train_state, Start(step, about["examples"], about["interval"], fingerprint, *kept)
     train_state = sharding.create(program.init, program.target, program.seed)
     if config.init_from.path:
