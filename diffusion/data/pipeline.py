@@ -273,7 +273,9 @@ def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
         return [None]
 
 
-def _moved(function: Augmentation, spec: DataSpec, rng: np.random.Generator, record: dict[str, Any]) -> dict[str, Any]:
+def _moved(
+    function: Augmentation, spec: DataSpec, rng: np.random.Generator, record: Mapping[str, Any]
+) -> Mapping[str, Any]:
     """The record, the pictures of its condition moved as its example is."""
     if not hasattr(function, "moves"):
         raise ValueError(
@@ -291,7 +293,7 @@ def _moved(function: Augmentation, spec: DataSpec, rng: np.random.Generator, rec
         rng.bit_generator.state = start  # the draws of the example
         return function(rng, array.reshape(*array.shape[:2], -1)).reshape(array.shape)
 
-    return record | {"condition": jax.tree.map(leaf, record["condition"])}
+    return {**record, "condition": jax.tree.map(leaf, record["condition"])}
 
 
 def conditions(source: Source, spec: DataSpec, rows: Sequence[int]) -> Batch:

@@ -250,8 +250,9 @@ def _spec(
             f"{limits.size(IMAGE_LIMIT)} are read. Prepare it with smaller images."
         )
     label = features.get("label")
-    labelled = isinstance(label, tensorflow_datasets.features.ClassLabel) and label.num_classes
-    classes = tuple(label.names) if labelled else ()
+    classes = ()
+    if isinstance(label, tensorflow_datasets.features.ClassLabel) and label.num_classes:
+        classes = tuple(label.names)
     return DataSpec(name, split, sides, len(classes), examples, str(info.version), classes=classes)
 
 
