@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion.data import pipeline, sources
+from diffusion.data.sources.spec import class_of
 from diffusion.data.transforms import Augmentation
 from diffusion.io import files
 
@@ -308,7 +309,7 @@ def batches(
         for position, function in enumerate(augment, 1):
             examples = pipeline.augmented(function, pipeline.rngs_of(order.seed, index, position), examples)
         images = np.stack(examples)
-        labels = np.array([record.get("label", 0) for record in records], np.int32)
+        labels = np.array([class_of(record) for record in records], np.int32)
         batch = {"image": images, "label": labels, "index": index} | pipeline.stacked_conditions(records)
         return batch | ({"size": size_conditions} if with_sizes else {})
 

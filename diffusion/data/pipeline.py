@@ -37,7 +37,7 @@ import numpy as np
 from diffusion.data import packing
 from diffusion.data.keyed_permutation import ROUNDS, keyed_permutation
 from diffusion.data.sources import DamagedRecord, DataSpec, Source
-from diffusion.data.sources.spec import is_mask
+from diffusion.data.sources.spec import class_of, is_mask
 from diffusion.data.transforms import Augmentation
 
 Batch = dict[str, Any]
@@ -336,7 +336,7 @@ def _next_sound(source: Source, row: int) -> dict[str, Any]:
 
 def _labels(records: Sequence[Mapping[str, Any]], spec: DataSpec) -> np.ndarray:
     """Returns the labels, int32 [b]; 0 where there are no classes."""
-    return np.array([record["label"] if spec.num_classes else 0 for record in records], np.int32)
+    return np.array([class_of(record) if spec.num_classes else 0 for record in records], np.int32)
 
 
 def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

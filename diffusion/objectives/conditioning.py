@@ -1,8 +1,9 @@
 """Dropping the condition of some examples, so that one network learns both terms of classifier-free guidance."""
 
-__all__ = ["drop_condition", "null_of", "with_condition_dropout"]
+__all__ = ["drop_condition", "null_of", "whole_null", "with_condition_dropout"]
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ def drop_condition(keys: Array, condition: Any, null: Any, rate: float) -> Any:
     Args:
         keys: `[B]` random keys, used for nothing else.
         condition: pytree of arrays `[B, ...]`.
-        null: pytree of the same structure with arrays `[...]`: the null condition of one example; None for zeros.
+        null: the null condition of one example, see `whole_null`.
         rate: in [0, 1].
 
     Returns:
@@ -32,10 +33,33 @@ def drop_condition(keys: Array, condition: Any, null: Any, rate: float) -> Any:
 
 
 def null_of(condition: Any, null: Any) -> Any:
-    """The null condition of one example, or zeros if it is None, for every example of `condition`, in its form."""
+    """The null condition of one example, see `whole_null`, for every example of `condition`, in its form."""
+    whole = whole_null(null, jax.tree.map(jnp.zeros_like, condition))
+    return jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), condition, whole)
+
+
+def whole_null(null: Any, zeros: Any) -> Any:
+    """The null condition with zeros for all that it does not name.
+
+    Args:
+        null: a pytree of the structure of `zeros`; None; or, for a condition that is a mapping, some of its entries. A
+            class alone is the entry "label": the integer num_classes, of {"label", "vector"}, is
+            {"label": num_classes, "vector": zeros}.
+        zeros: in the form of the condition.
+
+    Raises:
+        ValueError: for an entry that the condition does not have.
+    """
     if null is None:
-        return jax.tree.map(jnp.zeros_like, condition)
-    return jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), condition, null)
+        return zeros
+    if not isinstance(zeros, Mapping):
+        return null
+    entries = null if isinstance(null, Mapping) else {"label": null}
+    if unknown := sorted(set(entries) - set(zeros)):
+        raise ValueError(
+            f"the null condition has {', '.join(unknown)}. Valid: entries of the condition, {sorted(zeros)}"
+        )
+    return {**zeros, **entries}
 
 
 def with_condition_dropout(objective: Objective, null: Any, rate: float) -> Objective:
@@ -50,7 +74,7 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float) -> Obje
     Args:
         objective: the objective to wrap.
         null: the null condition of one example; for class labels the integer num_classes; None for zeros in the form of
-            the condition.
+            the condition; some entries of a condition that is a mapping, whose others are then zeros.
         rate: share of examples, in [0, 1); 0.1 is usual.
 
     Raises:

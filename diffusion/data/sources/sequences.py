@@ -105,14 +105,9 @@ def of_record(record: Mapping[str, Any], name: str, num_classes: int = 0, split:
     if not isinstance(record, Mapping):
         raise ValueError(f'a record of the data is a {type(record).__name__}. Valid: a mapping, e.g. {{"x": array}}')
     entry = "image" if "image" in record else "x"
-    if entry not in record or (num_classes and "label" not in record):
+    if entry not in record or (num_classes and not {"label", "condition"} & set(record)):
         needed = f'"image" or "x"{" and a label" if num_classes else ""}'
         raise ValueError(f"a record of the data holds {', '.join(sorted(record))}. Valid: {needed}")
-    if num_classes and "condition" in record:
-        raise ValueError(
-            'a record of the data has both "label" and "condition", and a network receives one condition. Valid: '
-            '"condition" alone, with the label as one of its leaves, and a network of num_classes = 0'
-        )
     example = plain(record)[entry] if entry == "x" else np.asarray(record[entry])
     kinds = {f"{leaf.dtype}": number_type(leaf.dtype) for leaf in jax.tree.leaves(example)}
     valid = {"uint8"} if entry == "image" else {"float32"}
@@ -124,4 +119,10 @@ def of_record(record: Mapping[str, Any], name: str, num_classes: int = 0, split:
     if "condition" in record:
         condition = jax.tree.map(lambda leaf: Leaf(leaf.shape, str(leaf.dtype)), plain(record)["condition"])
     dtype = "uint8" if entry == "image" else "float32"
-    return DataSpec(name, split, packing.shapes_of(example), num_classes, -1, dtype=dtype, condition=condition)
+    spec = DataSpec(name, split, packing.shapes_of(example), num_classes, -1, dtype=dtype, condition=condition)
+    if num_classes and condition is not None and not spec.has_class:
+        raise ValueError(
+            'a record of the data has a "condition" without its class, and the network has classes. '
+            'Valid: the class as an entry of it, {"label": integer, ...}, or a network of num_classes = 0'
+        )
+    return spec

@@ -1,10 +1,20 @@
 """What the records of a source are, what a source is, and what those with random access share."""
 
-__all__ = ["DamagedRecord", "DataSpec", "Leaf", "RandomAccess", "Source", "is_mask", "is_picture", "number_type"]
+__all__ = [
+    "DamagedRecord",
+    "DataSpec",
+    "Leaf",
+    "RandomAccess",
+    "Source",
+    "class_of",
+    "is_mask",
+    "is_picture",
+    "number_type",
+]
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -61,6 +71,12 @@ class DataSpec(NamedTuple):
         return "image" if self.dtype == "uint8" else "x"
 
     @property
+    def has_class(self) -> bool:
+        """Whether the condition of a record has its class as one of several entries, "label"."""
+        label = self.condition.get("label") if isinstance(self.condition, Mapping) else None
+        return isinstance(label, Leaf) and label.shape == () and np.issubdtype(label.dtype, np.integer)
+
+    @property
     def null(self) -> Any:
         """Zeros in the form of one condition, what stands for none; None where there are no conditions."""
         leaf = lambda of: np.zeros(of.shape, "float32" if of.dtype == "uint8" else of.dtype)
@@ -86,6 +102,13 @@ def is_picture(shape: Any, dtype: str) -> bool:
 def is_mask(shape: tuple[int, ...], example: tuple[int, ...]) -> bool:
     """Whether an array has the height and the width of a picture, as [H, W] or [H, W, channels]."""
     return len(shape) in (2, 3) and shape[:2] == example[:2]
+
+
+def class_of(record: Mapping[str, Any]) -> int:
+    """The class of a record: its "label", or that entry of its condition; 0 where it has none."""
+    condition = record.get("condition")
+    own = condition.get("label", 0) if isinstance(condition, Mapping) else 0
+    return int(record.get("label", own))
 
 
 class Source(Protocol):

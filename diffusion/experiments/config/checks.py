@@ -52,6 +52,10 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
     if "classifier" in config["evaluate"]["features"] and not classes:
         valid = ", ".join(sorted(names.FEATURES.keys() - {"classifier"}))
         raise _refused(config, "evaluate.features", f"{name} has no classes to train a classifier on", valid)
+    if spec.condition is not None and recipe.num_classes and not spec.has_class:
+        why = f"{name} has a condition without the class, and a network receives one condition"
+        valid = '0, or the column of the class as an entry of the condition, ("label", ...)'
+        raise _refused(config, "model.num_classes", why, valid)
     on_data = recipe.on(spec)
     _check_condition(on_data, spec)
     return on_data
@@ -72,9 +76,6 @@ def _check_condition(recipe: Recipe, spec: Any) -> None:
     """Refuses a network that does not receive what the records have as their condition, or that needs another."""
     config = recipe.config
     fits.check_null(recipe)
-    if spec.condition is not None and recipe.num_classes:
-        why = f'{spec.name} has a "condition" beside its labels, and a network receives one of them'
-        raise _refused(config, "model.num_classes", why, "0, or data without a condition")
     if not built_in_python(config) and hasattr(recipe.network, "vector_width") and not recipe.receives_text:
         vector = spec.condition.get("vector") if isinstance(spec.condition, Mapping) else spec.condition
         width = vector.shape[0] if isinstance(vector, sources.Leaf) and len(vector.shape) == 1 else 0

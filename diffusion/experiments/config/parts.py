@@ -16,6 +16,7 @@ from diffusion.experiments.config import ConfigError, fields
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.packed import PackedNetwork
 from diffusion.objectives import Jumps
+from diffusion.objectives.conditioning import whole_null
 from diffusion.training import ema, optimizers
 
 RECORDED = {  # the fields of a config that stand for the parts
@@ -63,7 +64,8 @@ def completed(recipe: Any) -> dict[str, Any]:
         if isinstance(source, Stream):  # which may be read once alone
             parts["data"] = source
         parts |= {"dtype": spec.dtype, "shape": packing.packed_shape(spec.shape)}
-        parts["null"] = spec.null if parts["null"] is None else parts["null"]
+        if spec.condition is not None:
+            parts["null"] = whole_null(parts["null"], spec.null)
         if not packing.is_shape(spec.shape):
             parts |= {"structure": spec.shape, "network": PackedNetwork(recipe.network, spec.shape)}
     for name, field in RECORDED.items():

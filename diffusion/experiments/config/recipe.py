@@ -18,6 +18,7 @@ from diffusion.flow_maps import FlowMap
 from diffusion.guidance import Branches
 from diffusion.models import facts
 from diffusion.objectives import Objective
+from diffusion.objectives.conditioning import whole_null
 from diffusion.parameterizations import Parameterization
 from diffusion.samplers import Sampler, heun
 from diffusion.schedules import NoiseSchedule
@@ -103,8 +104,8 @@ class Recipe:
         sampler: that makes samples; None: Heun's method, or one jump of a flow map.
         plan: the times of its steps; None: config.sample.steps equal ones.
         guidance: branches -> the guided denoiser; None: classifier-free, of scale config.sample.guidance.scale.
-        null: the null condition of one example; None: the class `num_classes`, zeros in the form of the data's
-            "condition", or nothing for an unconditional network.
+        null: the null condition of one example, or some of its entries; None: the class `num_classes`, zeros for all
+            else in the data's "condition", or nothing for an unconditional network.
         num_classes: 0 for a network without classes; None: as the network's field of that name says.
         augmentations: of the training examples.
         shape: of one example, as schedules and samplers have it: (D,) where it is a pytree of D numbers; None before
@@ -160,10 +161,8 @@ class Recipe:
     def on(self, spec: DataSpec) -> "Recipe":
         """The recipe for the examples of a source: of their shape, with a null condition where they have conditions."""
         null = self.null
-        if spec.condition is not None and null is None:
-            null = spec.null
-        elif spec.condition is not None and self.receives_text:
-            null = {**spec.null, **null}
+        if spec.condition is not None:  # text is a condition beside that of the source
+            null = {**spec.null, **null} if self.receives_text else whole_null(null, spec.null)
         return dataclasses.replace(self.at(spec.shape), null=null, dtype=spec.dtype)
 
     @property
@@ -184,6 +183,11 @@ class Recipe:
     def makes_pictures(self) -> bool:
         """Whether its samples are pictures, which can be drawn."""
         return bool(self.config.data.latents.dir) or is_picture(self.shape, "uint8" if self.makes_bytes else "float32")
+
+    @property
+    def by_class(self) -> bool:
+        """Whether the condition is the class alone, not one of several entries."""
+        return self.num_classes > 0 and not isinstance(self.null, Mapping)
 
     @property
     def receives_text(self) -> bool:

@@ -423,8 +423,9 @@ class Resolver:
                 f"config.data.text.{field} = '', but config.model.name = {self.config['model']['name']!r} receives "
                 "text. Valid: a folder that diffusion encode_text wrote."
             )
+        label = {"label": np.int32(self.null_class)} if self.config["model"].get("num_classes", 0) else {}
         try:
-            return texts.null(folder) if text.of == "embeddings" else texts.tokens([""], folder).null
+            return (texts.null(folder) if text.of == "embeddings" else texts.tokens([""], folder).null) | label
         except (FileNotFoundError, ValueError) as error:
             raise ConfigError(f"config.data.text.{field} = {folder!r}: {error}") from error
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from diffusion.data import buckets, captions, packing, pipeline, sources
 from diffusion.data.sources import of_python
+from diffusion.data.sources.spec import class_of
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.config.recipe import Recipe
@@ -83,7 +84,7 @@ def _read(source: sources.Source, damaged: str, sizes: tuple[int, ...]) -> Split
                 example = record[spec.entry]
                 # Of pictures of several sizes, the middle.
                 images[count] = buckets.fit(example, sizes)[0] if sizes else packing.pack(example, spec.shape)
-                labels[count] = record.get("label", 0)
+                labels[count] = class_of(record)
                 count += 1
     return Split(images[:count], labels[:count], spec)
 

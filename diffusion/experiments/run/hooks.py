@@ -58,7 +58,7 @@ def evaluation(
         split = config.evaluate.split
     make = generate.generator(recipe, mesh)
     conditions = generate.conditions_of(recipe, config.evaluate.number)
-    labels = conditions if recipe.num_classes else np.zeros(config.evaluate.number, np.int32)
+    labels = generate.classes_of(recipe, conditions)
     seeds = generate.seeds(config, config.evaluate.number)
     shown = np.unique(labels, return_index=True)[1][:FOLLOWED] if recipe.num_classes else np.arange(1)
     followed = jax.tree.map(lambda leaf: leaf[shown], conditions)

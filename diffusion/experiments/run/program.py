@@ -25,7 +25,7 @@ class Program(NamedTuple):
     """What a run computes."""
 
     seed: np.uint32  # of the parameters and of every draw, uint32
-    conditional: bool  # whether the network takes labels
+    conditional: bool  # whether the condition is the class alone, which a batch has as "label"
     average: ema.ExponentialMovingAverage  # the exponential moving average
     # TrainState -> {name: network} as objectives see them: "model", its average "target", a teacher, a second player.
     networks: Callable[[state.TrainState], dict[str, Callable]]
@@ -83,7 +83,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     density = objective.density
     optimizer = recipe.optimizer
     average = recipe.average
-    conditional = recipe.num_classes > 0
+    conditional = recipe.by_class
     null = recipe.null
     second = recipe.second
     stages = objective.teacher and objective.teacher.stages

@@ -54,7 +54,7 @@ def conditions_of(recipe: Recipe, number: int) -> Any:
     Returns:
         int32 `[number]`, zeros for an unconditional run; else a pytree of arrays `[number, ...]`, as networks receive.
     """
-    if recipe.num_classes or recipe.null is None or recipe.receives_text:
+    if recipe.by_class or recipe.null is None or recipe.receives_text:
         return balanced_labels(number, recipe.num_classes)
     source = data.of_recipe(recipe)
     if isinstance(source, Stream):
@@ -63,6 +63,15 @@ def conditions_of(recipe: Recipe, number: int) -> Any:
         records = pipeline.fetch(source, np.arange(number) % len(source))
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(record["condition"] for record in records))
     return jax.tree.map(np.asarray, conditioned(stacked))
+
+
+def classes_of(recipe: Recipe, conditions: Any) -> np.ndarray:
+    """The class in each of the conditions, int32 `[number]`; zeros where they have none."""
+    if recipe.by_class or recipe.null is None:
+        return conditions
+    if recipe.num_classes:
+        return np.asarray(conditions["label"], np.int32)
+    return np.zeros(_number(conditions), np.int32)
 
 
 def seeds(config: Mapping, number: int) -> np.ndarray:

@@ -98,12 +98,12 @@ def sample(
 
 def _write(out, recipe, make, params, images, labels, seeds, checkpoint) -> list[pathlib.Path]:
     """Writes samples.npz, its record and, of pictures, the figures; removes the batches; returns what to look at."""
-    arrays = {"images": images, "labels": labels, "seeds": seeds}
+    arrays = {"images": images, "labels": generate.classes_of(recipe, labels), "seeds": seeds}
     if recipe.structure is not None:
         arrays |= leaves_of({"images": packing.unpack(images, recipe.structure)})
         del arrays["images"]
-    if recipe.null is not None and not recipe.num_classes:
-        arrays |= leaves_of({"condition": labels}) | {"labels": np.zeros(len(seeds), np.int32)}
+    if recipe.null is not None and not recipe.by_class:
+        arrays |= leaves_of({"condition": labels})
     with files.whole(out / "samples.npz") as file:
         np.savez(file, **arrays)  # deflate is 20 times as slow, and gains 8 % or so
     record = {

@@ -26,7 +26,7 @@ def conditions(text: str, recipe: Recipe) -> Any:
         ConfigError: for a run without such conditions, text that is neither, or arrays that do not fit; says what does.
     """
     null = recipe.null
-    if null is None or recipe.num_classes or recipe.receives_text:
+    if null is None or recipe.by_class or recipe.receives_text:
         raise ConfigError(f"--condition={text}: the data of this run have no conditions. Valid: none, or --labels.")
     leaves, structure = jax.tree.flatten(null)
     form = ", ".join(
@@ -54,6 +54,11 @@ def conditions(text: str, recipe: Recipe) -> Any:
     if not all(fits) or len(lengths) != 1 or not max(lengths):
         shapes = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for leaf in arrays)
         raise ConfigError(f"--condition={text} is {shapes}. Valid: {form}.")
+    if recipe.num_classes and not all(0 <= label < recipe.num_classes for label in rows["label"]):
+        raise ConfigError(
+            f"--condition={text} has the classes {sorted(set(rows['label'].tolist()))}. Valid: integers in 0 .. "
+            f"{recipe.num_classes - 1}."
+        )
     turns = np.arange(recipe.config.sample.number) % max(lengths)
     kept = lambda leaf, one: leaf[turns] if leaf.dtype == np.uint8 else leaf[turns].astype(one.dtype)
     return jax.tree.map(kept, rows, null)

@@ -17,6 +17,7 @@ from diffusion.experiments.run.examples import open_examples
 from diffusion.models.layers import conditions
 from diffusion.text import Tokenizer, byte_pairs
 from diffusion.training.checkpointing import checkpoints
+from diffusion.training.step import prepare
 from tests import commands
 from tests.data.made import png
 from tests.data.sources import stored
@@ -124,6 +125,25 @@ def test_a_run_on_captions_goes_on_bit_for_bit(tmp_path, compilation_cache):
     )
     with pytest.raises(ConfigError, match=r"not the examples that .* so far.*digest of their conditions"):
         train.run(config_of(tmp_path, source, **{"train.steps": 3}), tmp_path / "whole")
+
+
+def test_a_caption_and_what_stands_beside_it_are_dropped_together(tmp_path, compilation_cache):
+    """A dropped example has the empty caption's tokens and zeros; the others have all that is theirs."""
+    source = drawings(tmp_path / "drawings") | {"condition": ("label", "shade")}
+    config = config_of(tmp_path, source, **{"objective.condition_dropout": 0.5, "train.batch_size": 12})
+    recipe = checks.on_its_data(checks.validate(config))
+    batch = prepare(batch_of(config) | {"index": np.arange(4)})
+    seen = []
+    network = lambda x, t, condition: seen.append(condition) or jnp.zeros_like(x)
+    recipe.objective({"model": network}, recipe.schedule, jax.random.split(jax.random.key(1), 4), batch, 0)
+    empty = Tokenizer.open(tmp_path / "tokenizer")([""])
+    nothing = {"ids": empty.ids[0], "mask": empty.mask[0], "label": 0, "shade": np.zeros((4, 4, 1))}
+    same = lambda a, b, k: all(np.array_equal(a[name][k], b(name, k)) for name in ("ids", "mask", "label", "shade"))
+    kept = [same(seen[0], lambda name, k: batch["condition"][name][k], k) for k in range(4)]
+    dropped = [same(seen[0], lambda name, k: nothing[name], k) for k in range(4)]
+    assert any(kept) and any(dropped) and [a != b for a, b in zip(kept, dropped)] == [True] * 4
+    assert jax.tree.all(jax.tree.map(np.array_equal, recipe.null, nothing))
+    assert train.run(config, tmp_path / "run") == 0
 
 
 def test_what_has_no_captions_says_what_it_has(tmp_path):
