@@ -1,46 +1,42 @@
 """Which datasets there are, where they lie on disk, and whether their folders are safe to open."""
 
-__all__ = ["available", "check_folder", "find", "root_of"]
+__all__ = ["available", "bundled", "check_folder", "find", "root_of"]
 
 import contextlib
 import io
 import json
 import os
+import pkgutil
 import re
 import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
-
 from diffusion import public
 from diffusion.data import builders
-from diffusion.data.digits import Digits
-from diffusion.data.shapes import Shapes
 from diffusion.io import limits
 from diffusion.io.files import cache
 
-# Datasets that the library makes itself on first use; a new one is a TFDS builder that downloads nothing, and a line.
-BUNDLED = {"digits": Digits, "shapes": Shapes}
+# Datasets that the library makes itself on first use; a new one is a TFDS builder that downloads nothing, and a line:
+# the class, or where it is, so that it and TFDS are imported when it is needed.
+BUNDLED: dict[str, Any] = {"digits": "diffusion.data.digits:Digits", "shapes": "diffusion.data.shapes:Shapes"}
 
 DEFAULT = "TFDS's default; set data_dir or TFDS_DATA_DIR"
 MADE_BY = "made_by.json"  # in the folder of a bundled dataset: the checksum of the code that has made it
 
 # The features that a dataset of images may have. TFDS imports the module of any other class that a folder names.
 FEATURES = (
-    tfds.features.BBoxFeature,
-    tfds.features.ClassLabel,
-    tfds.features.FeaturesDict,
-    tfds.features.Image,
-    tfds.features.LabeledImage,
-    tfds.features.Scalar,
-    tfds.features.Sequence,
-    tfds.features.Tensor,
-    tfds.features.Text,
-)
+    "BBoxFeature", "ClassLabel", "FeaturesDict", "Image", "LabeledImage", "Scalar", "Sequence", "Tensor", "Text",
+)  # fmt: skip
 
 _NAME = re.compile(r"(?P<dataset>\w+)(/(?P<config>(?!\.)[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+
+
+def bundled(name: str) -> Any:
+    """The TFDS builder of a dataset out of `BUNDLED`."""
+    builder = BUNDLED[name]
+    return pkgutil.resolve_name(builder) if isinstance(builder, str) else builder
 
 
 def find(name: str, data_dir: str = "") -> Path:
@@ -135,12 +131,15 @@ def _check_features(path: Path) -> None:
     # Older forms, and text that is parsed again later, would hide names from this search.
     if not isinstance(content, dict) or "type" in content or _values(content, "jsonFeature", "json_feature"):
         raise ValueError(f"{path} is not in the form that TFDS 4.3 and later write; prepare the dataset again.")
-    allowed = {f"{feature.__module__}.{feature.__qualname__}" for feature in FEATURES}
+    import tensorflow_datasets as tfds  # imported here: it takes half a second
+
+    classes = [getattr(tfds.features, name) for name in FEATURES]
+    allowed = {f"{feature.__module__}.{feature.__qualname__}" for feature in classes}
     for class_name in _values(content, "pythonClassName", "python_class_name"):
         if isinstance(class_name, str) and class_name not in allowed:
             raise ValueError(
                 f"{path} names the feature class {class_name!r}, whose module would be imported to open the dataset. "
-                f"Only TFDS's own are opened: {', '.join(sorted(feature.__name__ for feature in FEATURES))}."
+                f"Only TFDS's own are opened: {', '.join(FEATURES)}."
             )
     names = [name for features in _values(content, "features") if isinstance(features, dict) for name in features]
     _check_names(path, names)
@@ -164,20 +163,21 @@ def _folders(parent: Path) -> list[Path]:
 
 def _prepared(name: str, root: Path) -> Path:
     """Returns the folder of a bundled dataset, made whole or not at all, by however many processes start at once."""
-    version = str(BUNDLED[name].VERSION)
+    made_by = bundled(name)
+    version = str(made_by.VERSION)
     folder = root / name / version
     if folder.is_dir():
-        _check_made_by(BUNDLED[name], folder)
+        _check_made_by(made_by, folder)
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as scratch:
-            builder = BUNDLED[name](data_dir=scratch, file_format="array_record")
+            builder = made_by(data_dir=scratch, file_format="array_record")
             # TFDS's progress bars are for datasets that take longer than a second.
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 builder.download_and_prepare()
             made = Path(scratch) / name / version
-            (made / MADE_BY).write_text(json.dumps({"code": builders.checksum(BUNDLED[name])}) + "\n")
+            (made / MADE_BY).write_text(json.dumps({"code": builders.checksum(made_by)}) + "\n")
             try:
                 made.rename(folder)
             except OSError:  # the folder is not empty: another process was first, with the same content

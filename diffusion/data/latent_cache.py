@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from diffusion.data.sources import DataSpec
 from diffusion.data.sources.spec import RandomAccess
@@ -136,6 +135,10 @@ class Latents(RandomAccess):
         """Opens no file yet."""
         super().__init__()
         self.description, self.spec, self.where = description, spec, str(folder)
+        from array_record.python.array_record_data_source import (
+            ArrayRecordDataSource,
+        )  # imported here: few runs have a cache
+
         self._files = ArrayRecordDataSource([str(pathlib.Path(folder) / name) for name in files])
         self._scale, self._shift = (np.asarray(x, np.float32) for x in (description.scale, description.shift))
 

@@ -30,7 +30,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 
@@ -397,6 +396,8 @@ def _check(source: Source, spec: DataSpec, seed: int, start: int, threads: int) 
 
 def iterate(steps: int, read: Callable[[int], Batch], threads: int) -> Iterator[Batch]:
     """Runs `read` over 0..steps - 1 in order, in threads that prepare twice their number of batches in advance."""
+    import grain  # imported here: it takes half a second, and sampling reads no batches
+
     # Grain's elements are whole batches: its cost per element would be most of the work if each were a small image.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(grain.MapDataset.range(steps).map(read).to_iter_dataset(options))

@@ -31,8 +31,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 from rich.console import Console
 
 from diffusion.experiments.config import ConfigError, checks, resolve
@@ -172,7 +170,9 @@ def table(
 
 def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -> None:
     """The distances by evaluations, a line for each model, the teacher's dashed, with the floor of real images."""
-    figure = Figure(figsize=(4.6 * len(features) + 2.2, 3.9), dpi=plots.DPI, layout="constrained")
+    from matplotlib.ticker import LogLocator, NullLocator  # imported here: it comes last, and takes a while
+
+    figure = plots.blank(4.6 * len(features) + 2.2, 3.9, layout="constrained")
     models = list(dict.fromkeys(row["name"] for row in rows))
     for axes, feature in zip(np.atleast_1d(figure.subplots(1, len(features))), features):
         for model, colour in zip(models, (*plots.COLOURS, *plots.COLOURS)):

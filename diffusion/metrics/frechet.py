@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 import threadpoolctl
-from scipy.linalg import lapack
 
 SMALL_PRODUCT = 10**8  # multiply-adds that one thread does sooner than several find together
 
@@ -170,6 +169,8 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
     Raises:
         ValueError: as in `frechet_distance`.
     """
+    from scipy.linalg import lapack  # imported here: most commands import this module, and few need a distance
+
     cov = covariance(reference)
     with one_thread():
         order, factor = cholesky(cov)
@@ -196,6 +197,8 @@ def cholesky(cov: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (order int [D], L float64 [D, D], lower triangular).
     """
+    from scipy.linalg import lapack  # imported here: most commands import this module, and few need a distance
+
     # The factorisation stops where the rest is rounding.
     factor, order, rank, _ = lapack.dpstrf(cov, lower=1)  # pyright: ignore[reportAttributeAccessIssue]
     factor = np.tril(factor)
@@ -210,6 +213,8 @@ def one_thread():
 
 @functools.cache
 def _libraries():
+    import scipy.linalg  # noqa: F401, whose BLAS is one of them
+
     return threadpoolctl.ThreadpoolController()
 
 

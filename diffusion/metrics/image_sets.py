@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from diffusion.data import catalog, sources
 from diffusion.io import failures, limits, npz, pictures
@@ -176,6 +175,10 @@ def _folder(spec: str, path: pathlib.Path) -> ImageSet:
 
 def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
     try:
+        from array_record.python.array_record_data_source import (
+            ArrayRecordDataSource,
+        )  # imported here: few sets are of this format
+
         records = ArrayRecordDataSource(str(path))
         count = len(records)
         head = records[0] if count else b""

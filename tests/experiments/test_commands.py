@@ -94,6 +94,22 @@ def test_a_folder_of_the_same_name_is_not_started(tmp_path, monkeypatch):
     assert recipes.load("digits").data.name == "digits"
 
 
+HEAVY = (
+    "array_record", "gradio", "grain", "matplotlib", "orbax", "pyarrow", "scipy.linalg", "scipy.stats", "sklearn",
+    "tensorboardX", "tensorflow_datasets", "tensorstore",
+)  # fmt: skip
+AT_START = ("train", "sample", "sampling.from_prompt", "evaluate", "compare", "plan", "sweep", "few_steps")
+
+
+def test_a_command_loads_no_library_that_it_does_not_use_at_its_start():
+    """Each takes a tenth of a second to a whole one, before the first line of `main`."""
+    code = "import importlib, sys\nfor name in sys.argv[1:]:\n"
+    code += "    importlib.import_module(f'diffusion.experiments.{name}')\n"
+    code += f"    print(name, sorted({set(HEAVY)} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code, *AT_START], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines() == [f"{name} []" for name in AT_START], done.stderr
+
+
 LIBRARIES = ("jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "matplotlib", "scipy", "PIL")
 # Runs each command line in a fork until it imports one of the libraries, and names it.
 WITHOUT_LIBRARIES = """

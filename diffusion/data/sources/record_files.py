@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader
 
 from diffusion.data.sources import splits
 from diffusion.data.sources.table_records import Records, stamp_of
@@ -59,6 +58,8 @@ class ArrayRecords:
     """The records of ArrayRecord files as a table."""
 
     def __init__(self, path: str, split: str, parse: Parser):
+        from array_record.python.array_record_module import ArrayRecordReader  # imported here: one format of many
+
         suffixes = (".array_record", ".arrayrecord")
         self._paths, self.where, self.name = splits.files_at(path, suffixes, splits.parse(split).base)
         self._parse = parse

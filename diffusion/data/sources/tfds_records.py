@@ -9,15 +9,17 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import tensorflow_datasets
 
 from diffusion.data import catalog, fingerprints
 from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, RandomAccess
 from diffusion.data.transforms import decode, decode_any, decode_square
 from diffusion.io import files, limits, pictures
+
+if TYPE_CHECKING:
+    import tensorflow_datasets
 
 
 def describe(name: str, split: str, data_dir: str = "", varied: tuple[int, ...] = ()) -> DataSpec:
@@ -52,7 +54,7 @@ def shape(name: str, split: str, data_dir: str = "") -> tuple[int, int, int]:
     """
     if name not in catalog.BUNDLED or data_dir:
         return describe(name, split, data_dir).shape
-    builder = catalog.BUNDLED[name](data_dir=str(files.cache("tfds")), file_format="array_record")
+    builder = catalog.bundled(name)(data_dir=str(files.cache("tfds")), file_format="array_record")
     return cast(tuple[int, int, int], tuple(builder.info.features["image"].shape))
 
 
@@ -75,6 +77,8 @@ def open_source(
     Raises:
         FileNotFoundError, ValueError: as in `describe`.
     """
+    import tensorflow_datasets  # imported here: it takes half a second
+
     builder = _builder(name, data_dir)
     spec = _spec(builder, name, split, (side, side) if side else varied)
     for path in builder.info.splits[split].filepaths:
@@ -178,6 +182,8 @@ class Records(RandomAccess):
         Raises:
             ValueError: if the dataset has no such feature.
         """
+        import tensorflow_datasets
+
         features = dict(cast(tensorflow_datasets.features.FeaturesDict, self._encoded.dataset_info.features).items())
         if not isinstance(
             features.get(feature),
@@ -221,9 +227,11 @@ class Records(RandomAccess):
 
 
 def _spec(
-    builder: tensorflow_datasets.core.DatasetBuilder, name: str, split: str, size: tuple[int, ...] = ()
+    builder: "tensorflow_datasets.core.DatasetBuilder", name: str, split: str, size: tuple[int, ...] = ()
 ) -> DataSpec:
     """Checks that a dataset has what the pipeline needs, and describes it."""
+    import tensorflow_datasets
+
     info = builder.info
     try:
         examples = info.splits[split].num_examples
@@ -256,8 +264,10 @@ def _spec(
     return DataSpec(name, split, sides, len(classes), examples, str(info.version), classes=classes)
 
 
-def _builder(name: str, data_dir: str) -> tensorflow_datasets.core.DatasetBuilder:
+def _builder(name: str, data_dir: str) -> "tensorflow_datasets.core.DatasetBuilder":
     """Opens the folder of a prepared dataset."""
+    import tensorflow_datasets
+
     folder = catalog.find(name, data_dir)
     catalog.check_folder(folder)
     builder = tensorflow_datasets.builder_from_directory(folder)

@@ -4,15 +4,17 @@ import itertools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from diffusion.data.transforms import to_uint8
 from diffusion.io import json_lines
 from diffusion.io.files import whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DPI = 100  # of the figures' layout: with it, one unit below is one pixel of the picture
 TILE = 48  # least side of an image in the picture, in pixels; small images are enlarged by whole numbers
@@ -54,7 +56,7 @@ def scatter(points: np.ndarray, labels: np.ndarray, path: str | os.PathLike) -> 
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != 2 or np.shape(labels) != (len(points),):
         raise ValueError(f"need points [N, 2] and labels [N], got {list(points.shape)} and {list(np.shape(labels))}")
-    figure = Figure(figsize=(4.8, 4.8), dpi=DPI, layout="constrained")
+    figure = blank(4.8, 4.8, layout="constrained")
     axes = figure.add_subplot()
     axes.scatter(*points.T, s=3, c=[COLOURS[label % len(COLOURS)] for label in labels], linewidths=0)
     axes.set_aspect("equal")
@@ -82,7 +84,7 @@ def beside(real: np.ndarray, samples: np.ndarray, labels: Sequence[np.ndarray], 
         middle = real.mean(0)
         axes_of = np.linalg.svd(real - middle, full_matrices=False)[2][:2].T
         real, samples = (rows @ axes_of - middle @ axes_of for rows in (real, samples))
-    figure = Figure(figsize=(9.6, 4.8), dpi=DPI, layout="constrained")
+    figure = blank(9.6, 4.8, layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, rows, classes, title in zip(panels, (real, samples), labels, ("real examples", "samples")):
         axes.scatter(*rows.T, s=3, c=[COLOURS[label % len(COLOURS)] for label in classes], linewidths=0)
@@ -155,7 +157,7 @@ def mosaic(
     left = lambda block, column: MARGIN + beside + block * (widest * (width + GAP) + 20) + column * (width + GAP)
     size = (upper(max(map(len, blocks))) - GAP + MARGIN, left(len(blocks) - 1, widest) - GAP + MARGIN)
     canvas = np.full((*size, 3), 255, np.uint8)
-    figure = Figure(figsize=(size[1] / DPI, size[0] / DPI), dpi=DPI)
+    figure = blank(size[1] / DPI, size[0] / DPI)
 
     def write(x: float, y: float, text: str, fontsize: int, align: str = "center") -> None:
         figure.text(x / size[1], 1 - y / size[0], text, fontsize=fontsize, ha=align, va="center", color=INK)
@@ -205,7 +207,7 @@ def curves(runs: str | os.PathLike | Mapping[str, Sequence[str | os.PathLike]], 
             one colour.
         path: the PNG to write.
     """
-    figure = Figure(figsize=(9.0, 3.2), dpi=DPI, layout="constrained")
+    figure = blank(9.0, 3.2, layout="constrained")
     left, right = figure.subplots(1, 2)
     left.set(xlabel="step", ylabel="loss", title="Loss by step")
     right.set(xlabel="t  (0 data, 1 noise)", ylabel="loss", title="Loss by t", xlim=(0, 1))
@@ -254,13 +256,13 @@ def _losses(metrics: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return steps, loss, np.array([row["loss_by_t"] for row in rows if row.get("loss_by_t")], float)
 
 
-def _by_t(axes: Axes, by_t: np.ndarray, colour: str, name: str | None) -> None:
+def _by_t(axes: "Axes", by_t: np.ndarray, colour: str, name: str | None) -> None:
     mean = np.ma.masked_invalid(by_t).mean(0).filled(np.nan)
     centers = (np.arange(len(mean)) + 0.5) / len(mean)
     axes.plot(centers, mean, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=name)
 
 
-def _hold(axes: Axes, loss: np.ndarray) -> None:
+def _hold(axes: "Axes", loss: np.ndarray) -> None:
     """Shows losses of very different sizes on a logarithmic axis; else cuts off the first steps, far above the rest."""
     positive = loss[np.isfinite(loss) & (loss > 0)]
     low = np.nanmin(loss)
@@ -271,17 +273,26 @@ def _hold(axes: Axes, loss: np.ndarray) -> None:
         axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
 
 
-def style(axes: Axes) -> None:
+def style(axes: "Axes") -> None:
     """The look of all plots: no frame at the top and on the right, a faint grid behind the lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e8e8e8", linewidth=0.8)
     axes.set_axisbelow(True)
 
 
-def save(figure: Figure, path: str | os.PathLike) -> None:
+def blank(width: float, height: float, layout: str | None = None) -> "Figure":
+    """A figure of so many inches with nothing on it; `layout` as matplotlib has it."""
+    from matplotlib.figure import Figure  # imported here: it takes half a second, and figures come last
+
+    return Figure(figsize=(width, height), dpi=DPI, layout=layout)
+
+
+def save(figure: "Figure", path: str | os.PathLike) -> None:
     """Writes a figure as a PNG, whole or not at all, the same bytes whenever it is drawn."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(figure)
     with whole(path) as file:
         figure.savefig(file, format="png", metadata={"Software": None})

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from diffusion.experiments.evaluation.figures import LEVEL, Figure, Z
 from diffusion.experiments.evaluation.real_images import Split, balanced_order
@@ -36,6 +35,8 @@ def of_seeds(first: Mapping[object, float], second: Mapping[object, float]) -> D
 
     Student's t of the pairs of equal seeds, where there are two such pairs, else Welch's test.
     """
+    from scipy import stats  # imported here: it takes most of a second, and comparisons of exact figures need no test
+
     shared = [seed for seed in first if seed in second]
     if len(shared) > 1:
         gaps = [second[seed] - first[seed] for seed in shared]
@@ -60,6 +61,8 @@ def of_intervals(first: Figure, second: Figure) -> Difference | None:
     """The difference of two figures by their own 95 % intervals, as if normal and independent; None without these."""
     if first.low is None or second.low is None:
         return None
+    from scipy import stats
+
     gap = second.value - first.value
     half = float(np.hypot(first.high - first.low, second.high - second.low)) / 2
     p = float(2 * stats.norm.sf(Z * abs(gap) / half)) if half else float(not gap)

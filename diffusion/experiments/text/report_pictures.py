@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from diffusion.experiments.evaluation import plots
-from diffusion.experiments.evaluation.plots import BLUE, DPI, FAINT, INK, ORANGE
+from diffusion.experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE
 
 COLUMNS = 8  # of a gallery
 
@@ -20,7 +19,7 @@ def guidance_curve(rows: Sequence[dict[str, Any]], best: float, path: pathlib.Pa
     fidelity = [row["scores"]["attributes"]["share"] for row in rows]
     low, high = np.array([row["scores"]["attributes"]["interval"] for row in rows]).T
     varied = [row["variety"] for row in rows]
-    figure = Figure(figsize=(9.6, 4.0), dpi=DPI, layout="constrained")
+    figure = plots.blank(9.6, 4.0, layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(varied, fidelity, color=FAINT, linewidth=1.5, zorder=1)
     sizes = [60 if scale == best else 24 for scale in scales]
@@ -52,7 +51,7 @@ def gallery(images: np.ndarray, captions: Sequence[str], right: Sequence[bool], 
     """Writes a PNG of the first pictures with their captions below, orange where something requested is missing."""
     count = min(len(images), 6 * COLUMNS)
     lines = -(-count // COLUMNS)
-    figure = Figure(figsize=(1.3 * COLUMNS, 1.72 * lines), dpi=DPI, layout="constrained")
+    figure = plots.blank(1.3 * COLUMNS, 1.72 * lines, layout="constrained")
     panels = np.ravel(figure.subplots(lines, COLUMNS, squeeze=False))
     for panel in panels:
         panel.axis("off")

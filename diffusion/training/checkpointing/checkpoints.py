@@ -34,7 +34,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from diffusion.io import failures, files, limits
@@ -154,6 +153,8 @@ class Checkpoints:
             except OSError as error:
                 raise CheckpointError(f"Cannot write checkpoints in {path}: {error}.") from error
         _barrier("checkpoints opened")
+        import orbax.checkpoint as ocp  # imported here: most commands list checkpoints before they open one
+
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), timeout_secs=PATIENCE)
         self._writing = None  # the step of the current save
 
@@ -180,6 +181,8 @@ class Checkpoints:
         described = {name: {**leaf, "checksum": sums[name]} for name, leaf in _leaves(items).items()}
         about = {"format": FORMAT, "step": step, **(about or {}), "leaves": described}
         about = {"about": about, "sha256": _digest(about)}
+        import orbax.checkpoint as ocp
+
         saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         self._writing = step
         with self._explained():
@@ -310,6 +313,8 @@ def _read(workdir: str | pathlib.Path, step: int, about: dict, target: dict[str,
         declared = validation.check_leaves(str(path), about["leaves"])
         for item in target:
             validation.check_item(path / item, declared.get(item, 0))
+    import orbax.checkpoint as ocp
+
     args = {name: ocp.args.StandardRestore(tree) for name, tree in target.items()}
     # Each process reads alone, without Orbax's barrier; `_together` reports an error of one to all.
     alone = ocp.options.MultiprocessingOptions(primary_host=None, active_processes={jax.process_index()})

@@ -6,7 +6,6 @@ import math
 import pathlib
 
 import numpy as np
-import tensorstore
 
 from diffusion.io import failures, limits
 from diffusion.io.limits import Refused
@@ -71,6 +70,8 @@ def check_item(folder: pathlib.Path, declared: int) -> None:
     """
     if not (folder / "manifest.ocdbt").is_file():
         raise Refused(f"{folder / 'manifest.ocdbt'} is missing: this library writes no other form.")
+    import tensorstore  # imported here: most commands list checkpoints before they open one
+
     try:
         store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
         keys = [key for key in store.list().result() if key.endswith(b"/.zarray")]

@@ -8,6 +8,7 @@ import signal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from diffusion.training.checkpointing import checkpoints
@@ -288,7 +289,7 @@ def fail(monkeypatch, part, error, steps):
     owner, name = {
         "about": (checkpoints.limits, "read_json"),
         "validation": (checkpoints.validation, "check_item"),
-        "restore": (checkpoints.ocp.Checkpointer, "restore"),
+        "restore": (ocp.Checkpointer, "restore"),
     }[part]
     real = getattr(owner, name)
 
