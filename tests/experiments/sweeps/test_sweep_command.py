@@ -124,7 +124,7 @@ def test_a_sweep_of_trainings_ends_in_a_table_and_resumes_bit_for_bit(tmp_path):
     assert process.returncode == 0 and "4 done" in message, message
     alone = tmp_path / "alone"
     words = json.loads((there / "sweep.json").read_text())["runs"][0]["commands"][0]
-    command = [sys.executable, *(word.replace("{folder}", str(alone)) for word in words[1:])]
+    command = [sys.executable, "-m", *(word.replace("{folder}", str(alone)) for word in words)]
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, devices.slots(2, [], sorted(cores))[0].cores)  # XLA sums in another order on more of them
     try:
