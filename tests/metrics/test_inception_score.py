@@ -75,3 +75,9 @@ def test_bad_input(rng):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+def test_two_classes_are_enough():
+    assert inception_score(1e4 * np.eye(2)[[0, 1, 0, 1]], 1).value == pytest.approx(2)
+    with pytest.raises(ValueError, match="at least 2 classes, got 1"):
+        inception_score(np.zeros((4, 1)), 1)

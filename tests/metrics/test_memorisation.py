@@ -120,8 +120,9 @@ def test_bad_input(rng):
         memorisation.authenticity(rows, rows[:1])
     with pytest.raises(ValueError, match="3 against 2"):
         memorisation.copied_by_ratio(rows, rows[:, :2])
-    with pytest.raises(ValueError, match=r"ratio must lie in \(0, 1\), got 1"):
-        memorisation.copied_by_ratio(rows, rows, ratio=1)
+    for ratio in (0, 1):
+        with pytest.raises(ValueError, match=rf"ratio must lie in \(0, 1\), got {ratio}"):
+            memorisation.copied_by_ratio(rows, rows, ratio=ratio)
     with pytest.raises(ValueError, match="threshold must be a cosine"):
         memorisation.copied_by_similarity(rows, rows, threshold=1.5)
     with pytest.raises(ValueError, match="references: row 1 is zero"):

@@ -1,6 +1,7 @@
 """Features gathered, kept, interrupted and gone on with; and the files of statistics, ours and others'."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -50,6 +51,7 @@ def same(a, b):
 def test_all_images_count(images):
     """1,300 are two chunks and a part of one: none is dropped."""
     found = references.gather(image_sets.from_array(images), space(), keep=("main",))
+    assert found.seconds > 0
     rows, mean, m2 = exact(images)
     assert found.statistics.count == 1300 and found.statistics.moments["small"].count == 1300
     np.testing.assert_allclose(found.rows["main"], rows, rtol=1e-6)
@@ -230,10 +232,12 @@ def test_files_that_are_no_statistics(images, tmp_path):
         "skew": (mean, m2 + np.triu(np.ones((5, 5))) * m2.max(), "not symmetric"),
         "minus": (mean, -m2, "diagonal"),
         "ints": (mean.astype(int), m2, "not floating"),
+        "huge": (mean, np.triu(np.full((5, 5), 1e308)) - np.tril(np.full((5, 5), 1e308), -1), "not symmetric"),
     }
     for name, (mu, sigma, match) in bad.items():
         np.savez(tmp_path / f"{name}.npz", mu=mu, sigma=sigma)
-        with pytest.raises(StatisticsError, match=match):
+        with pytest.raises(StatisticsError, match=match), warnings.catch_warnings():
+            warnings.simplefilter("error")
             statistics.read(tmp_path / f"{name}.npz")
     for scale in (1e-12, 1e6):  # what is symmetric depends on how large it is
         skewed = m2 / m2.max() * scale * (1 + 1e-3 * np.triu(np.ones((5, 5)), 1))

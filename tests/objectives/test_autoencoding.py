@@ -166,6 +166,28 @@ def test_the_critic_is_heard_from_its_start_on(make, start):
         np.testing.assert_allclose(after, per_picture - share * weight * logits.mean((1, 2)), rtol=1e-4)
 
 
+@pytest.mark.parametrize("pixels, of", [("l1", np.abs), ("l2", np.square)])
+def test_the_likelihood_of_a_picture_is_that_of_its_pixels(pixels, of):
+    """The sum over 32 numbers of error / exp(s) + s, and kl times the penalty; the log-variance s is 0.3."""
+    objective = autoencoding.kl_autoencoder(pixels, kl=0.7, perceptual=0.0)
+    found, metrics = losses(objective, {"model": networks()["model"]})
+    coded = linear(PARAMS, X, None)
+    error = of(np.asarray(X) - np.asarray(coded.x))
+    expected = (error / np.exp(0.3) + 0.3).sum((1, 2, 3)) + 0.7 * np.asarray(coded.penalties["kl"])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["reconstruction"], error.mean((1, 2, 3)), rtol=1e-5)
+
+
+def test_the_vq_autoencoder_weighs_each_penalty_by_its_own():
+    objective = autoencoding.vq_autoencoder(pixels="l2", codebook=1.5, commitment=0.25, perceptual=0.0)
+    found, metrics = losses(objective, {"model": networks()["model"]})
+    coded = linear(PARAMS, X, None)
+    penalty = np.asarray(coded.penalties["codebook"])
+    expected = np.square(np.asarray(X) - np.asarray(coded.x)).mean((1, 2, 3)) + 1.5 * penalty + 0.25 * 2 * penalty
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["commitment"], 2 * penalty, rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_the_gradient_treats_the_adaptive_weight_as_constant_and_learns_the_variance():
     objective = autoencoding.kl_autoencoder(kl=0.0, perceptual=0.0, adversarial=1.0, start=0)

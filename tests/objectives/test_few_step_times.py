@@ -22,6 +22,23 @@ def test_curricula_are_the_published_ones():
     )
 
 
+def test_the_ramp_is_karras_grid_of_the_paper():
+    """sigma^(1/7) is uniform between those of 0.002 and 80: the quantiles are Karras's grid itself."""
+    density = objectives.consistency_times.ramp_density(EDM)
+    t, importance = density.sample((), jax.random.split(jax.random.key(0), 500), jnp.arange(500))
+    low, high = (sigma ** (1 / 7) for sigma in (0.002, 80))
+    u = ((80 * np.asarray(t, float)) ** (1 / 7) - low) / (high - low)
+    assert scipy.stats.kstest(u, "uniform").pvalue > 1e-3
+    np.testing.assert_array_equal(importance, 1)
+
+
+def test_a_pair_of_times_needs_two():
+    v = parameterizations.v()
+    objectives.cd(EDM, v, v, 2)
+    with pytest.raises(ValueError, match="cd: N = 1"):
+        objectives.cd(EDM, v, v, 1)
+
+
 @pytest.mark.parametrize("improved", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_pairs_of_times_have_the_published_probabilities(improved):
     """Neighbours on Karras's grid; n uniform (CT), or by the difference of normal distribution functions (iCT)."""

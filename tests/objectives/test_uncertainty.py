@@ -110,3 +110,11 @@ def test_times_per_frame_are_refused():
 def test_bad_channels_are_refused():
     with pytest.raises(ValueError, match="channels = 0"):
         objectives.uncertainty(0)
+
+
+def test_channels_are_those_of_the_authors_and_one_is_enough():
+    assert objectives.uncertainty().init()["weight"].shape == (128,)
+    one = objectives.uncertainty(1)
+    clock = jnp.linspace(-1, 1, 5)
+    found = one.apply({"weight": jnp.ones(1)}, clock)
+    assert found.shape == (5,) and np.ptp(found) > 0.1 and np.abs(found).max() <= 2**0.5 + 1e-6

@@ -142,3 +142,13 @@ def test_memory_in_use_grows_with_what_is_held():
     before, _ = process_memory.used()
     held = np.ones(50_000_000)
     assert 300e6 < process_memory.used()[0] - before < 600e6, held.nbytes
+
+
+def test_lines_are_plain_in_a_terminal_too(monkeypatch):
+    """Rich would colour the numbers of a line."""
+    out = io.StringIO()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(progress.sys, "stdout", out)
+    progress.Display(10, 0, 8).say("step=12 loss=0.5 'runs/a'")
+    assert out.getvalue() == "step=12 loss=0.5 'runs/a'\n"
