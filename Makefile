@@ -108,7 +108,7 @@ test-peers: setup $(PEERS)/.complete
 	$(PEERS)/bin/python -m tests.peers.diffusers_reference runs/peers/diffusers.safetensors
 	PEERS_FIXTURES=runs/peers $(RUN) -m pytest tests/peers
 
-# With the environment of accelerators-env it compiles programs for accelerators, too: docs/programs.md.
+# What runs here; benchmarks.programs, in the environment of accelerators-env, compiles for what is not here.
 bench: setup
 	$(RUN) -m benchmarks.suite
 

@@ -5,7 +5,8 @@
 
 Each is a benchmark of its own (`python -m benchmarks.NAME --help`) in a process of its own, which leaves its rows in
 OUT/NAME.json. One that fails is named at the end, and the others go on. With the environment of `make fixtures` they
-measure PyTorch and diffusers beside ours.
+measure PyTorch and diffusers beside ours. `python -m benchmarks.programs`, in the environment of
+`make accelerators-env`, compiles our programs for GPUs and TPUs, and measures nothing.
 """
 
 import pathlib
@@ -59,6 +60,7 @@ def main(argv: list[str]) -> None:
             failed.append(name)
     found = [row for name in BENCHMARKS if (file := out / f"{name}.json").exists() for row in rows.read(file)[1]]
     Console(width=140).print(rows.table(found, "all"))
+    print("Programs for GPUs and TPUs: make accelerators-env; .venv-accelerators/bin/python -m benchmarks.programs")
     if failed:
         sys.exit(f"These ended with an error, see above: {', '.join(failed)}")
 

@@ -1,0 +1,166 @@
+"""Programs as evidence: cases, gates, tables and differences by hand; and (slow) small programs for an H100."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.programs import __main__ as command
+from benchmarks.programs import cases, gates, page
+from benchmarks.programs.table import CASES, PROGRAMS
+
+ROOT = pathlib.Path(__file__).parents[2]
+BLOCK = ["diffusion/models/layers/blocks.py:71", "diffusion/models/dit.py:217"]
+LONG = {
+    "kinds": ["f32", "f32"],
+    "precision": "default",
+    "flops": 2e12,
+    "times": 28,
+    "lines": BLOCK,
+    "path": "mlp/hidden/dot",
+}
+COPY = {"kind": "copy", "type": "bf16[256,4608]", "bytes": 4e9, "times": 28, "lines": BLOCK, "path": "mlp/copy"}
+
+
+def row(case="train_dit_xl2@h100", **changes):
+    """A row with nothing to mend."""
+    bound = {"seconds": 0.25, "mfu": 0.75}
+    plain = {
+        "case": case, "roofline": bound, "measured": {"seconds": 0.3, "mfu": 0.6}, "bytes": 1e11, "kernels": 1200,
+        "memory": {"temp": 4e10, "peak": 5e10}, "fits": True, "flops": 1e14, "slowest": [], "products": [],
+        "copies": [], "collectives": [], "recomputed": [], "stacks": [],
+        "attention": {"fused": {"__cudnn$fmhaSoftmax": 28}, "products": []},
+    }  # fmt: skip
+    return plain | changes
+
+
+def test_a_case_is_a_program_on_devices():
+    make, small, devices = cases.parts("train_dit_xl2:small@h100x8", PROGRAMS)
+    assert (make, small, devices.number, devices.of.platform) == (PROGRAMS["train_dit_xl2"], True, 8, "gpu")
+    assert all(cases.parts(case, PROGRAMS)[1] is False for case in CASES)
+    with pytest.raises(ValueError, match=r"'train_dit@h100' is no case. Valid: .*train_dit_xl2.*v6ex64"):
+        cases.parts("train_dit@h100", PROGRAMS)
+
+
+def test_a_product_in_float32_and_a_copy_are_named_with_their_lines():
+    assert gates.broken(row()) == []
+    moved = {**COPY, "kind": "slice"}
+    said = gates.broken(row(products=[LONG], copies=[COPY, moved]))
+    assert said == [
+        "train_dit_xl2@h100: a product of f32 and f32, 2e+12 operations, from diffusion/models/layers/blocks.py:71 < "
+        "diffusion/models/dit.py:217 (mlp/hidden/dot)",
+        "train_dit_xl2@h100: a copy of bf16[256,4608], 4000.0 MB in 28 runs, from "
+        "diffusion/models/layers/blocks.py:71 < diffusion/models/dit.py:217 (mlp/copy)",
+    ]
+    assert gates.broken(row(products=[LONG], copies=[COPY]), products=["^mlp/hidden"], copies=["copy$"]) == []
+
+
+def test_the_table_has_a_line_for_each_row():
+    said = page.markdown([row(products=[LONG]), {"case": "train_mmdit@h100", "error": "no room"}]).splitlines()
+    assert said[0].startswith("| program | least time | MFU at most |") and len(said) == 4
+    assert said[2] == (
+        "| train_dit_xl2@h100 | 250 ms | 75% | 60% | 100 GB | 40 GB | 50 GB | 1,200 | 2.00% | 0 B | 0 B | fused | 0% |"
+    )
+    assert said[3].startswith("| train_mmdit@h100 | no room | ")
+
+
+def test_details_name_the_largest_with_their_lines():
+    said = page.details(row(copies=[COPY, {**COPY, "bytes": 1e9}]), 1)
+    assert "what only moves more than a megabyte: 2, 5 GB" in said
+    assert said.count("copy bf16[256,4608]  diffusion/models/layers/blocks.py:71 < diffusion/models/dit.py:217") == 1
+
+
+def test_differences_are_figures_and_entries():
+    moved = {**COPY, "lines": ["diffusion/models/layers/blocks.py:99"]}  # a line that moved is no news
+    before = [row(copies=[COPY], products=[LONG])]
+    after = [row(copies=[moved], kernels=1100), row("train_edm2@h100")]
+    assert page.differences(after, before) == [
+        "train_dit_xl2@h100: kernels: 1,200 -> 1,100",
+        "train_dit_xl2@h100: not in bf16: 2.00% -> 0.00%",
+        "train_dit_xl2@h100: products that are not in bfloat16: gone: 2 TFLOP f32 x f32 default mlp/hidden/dot",
+        "train_edm2@h100: new",
+    ]
+    assert page.differences(before, before) == []
+
+
+def test_rows_of_other_cases_are_kept(tmp_path, monkeypatch):
+    recorded = tmp_path / "programs.json"
+    text = tmp_path / "programs.md"
+    text.write_text(f"# Programs\n\n{command.BEGIN}\nold\n{command.END}\n\nThe end.\n")
+    monkeypatch.setattr(command, "RECORDED", recorded)
+    monkeypatch.setattr(command, "PAGE", text)
+    command.record([row("sample_dit_xl2@h100")])
+    command.record([row("train_dit_s2@h100", kernels=7)])
+    assert [each["case"] for each in json.loads(recorded.read_text())] == ["train_dit_s2@h100", "sample_dit_xl2@h100"]
+    said = text.read_text()
+    assert "old" not in said and said.endswith("The end.\n") and said.index("train_dit_s2") < said.index("sample_dit")
+    assert command.merged(recorded, [row("train_dit_s2@h100", kernels=9)])[0]["kernels"] == 9
+
+
+def test_an_unknown_case_is_refused():
+    words = [sys.executable, "-m", "benchmarks.programs", "--cases=train_dog"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode and "train_dog" in done.stderr and "train_dit_xl2@h100x8" in done.stderr
+
+
+with_compiler = pytest.mark.skipif(
+    "DIFFUSION_CUDA_PYTHON" not in os.environ, reason="DIFFUSION_CUDA_PYTHON names no python with CUDA"
+)
+# The last layer's product is in float32 by choice, as its output.
+PRODUCTS = {"train_dit_xl2": ["final/"], "train_mmdit": ["final/"], "train_edm2": []}
+COPIES = {"train_dit_xl2": [], "train_mmdit": [], "train_edm2": []}
+
+
+def compiled(tmp_path, case, root=ROOT):
+    """The row of a case, by the code of a checkout."""
+    out = tmp_path / "row.json"
+    words = ["-m", "benchmarks.programs.compile", f"--case={case}", f"--out={out}"]
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [os.environ["DIFFUSION_CUDA_PYTHON"], *words], cwd=root, env=env, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(out.read_text())
+
+
+@pytest.mark.slow
+@with_compiler
+@pytest.mark.parametrize("program", PRODUCTS)
+def test_a_train_step_in_bfloat16_has_no_other_products_and_no_copies(program, tmp_path):
+    found = compiled(tmp_path, f"{program}:small@h100")
+    assert gates.broken(found, PRODUCTS[program], COPIES[program]) == []
+    assert found["attention"]["fused"] and not found["attention"]["products"]
+    # Those of the model, with what a fused attention computes again, and without the first layer's input gradient.
+    assert 0.9 < found["flops"] * found["tensor_share"] / found["model_flops"] < 1.2
+
+
+@pytest.mark.slow
+@with_compiler
+@pytest.mark.parametrize(
+    "good, bad, what",
+    [
+        ("dtype=self.dtype, kernel_init=xavier, ", "kernel_init=xavier, ", "a product of f32 and f32"),
+        (
+            "h = nn.gelu(h, approximate=self.approximate)",
+            "h = nn.gelu(jax.lax.optimization_barrier(h.swapaxes(0, 2)), approximate=self.approximate).swapaxes(0, 2)",
+            "a transpose of bf16",
+        ),
+    ],
+    ids=["a cast is gone", "a transpose more"],
+)
+def test_a_broken_model_is_found_with_its_line(good, bad, what, tmp_path):
+    for folder in ("diffusion", "benchmarks"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    blocks = tmp_path / "diffusion/models/layers/blocks.py"
+    before, head, gelu = blocks.read_text().partition("class Gelu(")
+    assert good in gelu, "the model was written anew: break it in another way"
+    blocks.write_text(before + head + gelu.replace(good, bad, 1))
+    line = next(
+        k for k, text in enumerate(blocks.read_text().splitlines(), 1) if bad in text and k > before.count("\n")
+    )
+    said = gates.broken(compiled(tmp_path, "train_dit_xl2:small@h100", tmp_path), PRODUCTS["train_dit_xl2"])
+    assert any(what in each and f"diffusion/models/layers/blocks.py:{line}" in each for each in said), said
