@@ -32,8 +32,9 @@ def mmdit() -> ConfigDict:
     config.data.shape = (32, 32, 16)
     config.data.latents.dir = "latents"
     config.parameterization = {"name": "velocity", "clock": {"name": "time", "scale": 1000.0}}
-    config.objective = {"name": "flow_matching", "density": {"name": "logit_normal"}, "condition_dropout": 0.1}
+    config.objective = {"name": "flow_matching", "density": {"name": "logit_normal"}}
     config.model = {"name": "mmdit", "remat": "elementwise"}
+    config.sample.guidance.scale = 1.0
     config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0}
     return config
 
@@ -51,7 +52,7 @@ def edm2() -> ConfigDict:
         "weighting": {"name": "edm"},
         "condition_dropout": 0.1,
     }
-    config.model = {"name": "edm2_unet", "resolution": 64, "channels": 4, "num_classes": 1000}
+    config.model = {"name": "edm2_unet", "num_classes": 1000}
     config.optimizer = {"name": "adamw", "learning_rate": 1e-2, "weight_decay": 0.0}
     return config
 

@@ -93,7 +93,7 @@ def _overlapped(start: Instruction, computation: Computation) -> bool:
         each = computation.instructions[name]
         if each.operation.endswith("-done") and start.name in each.operands:
             return False
-        if each.operation not in launches.FREE and not each.operation.endswith(("-start", "-done", "-update")):
+        if not launches.is_free(each) and not each.operation.endswith("-start"):
             return True
     return False
 

@@ -8,6 +8,7 @@ from diffusion.experiments.planning.compiled.hlo import Array, Computation, Inst
 # What takes no kernel: it names, groups or waits for what others make.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "add-dependency", "domain",
         "optimization-barrier", "partition-id", "replica-id"}  # fmt: skip
+NO_CALLS = ('custom_call_target="AllocateBuffer"',)  # of a library, which compute nothing
 EXPANDED = {"call", "conditional", "async-start", "call-start"}  # what runs whole computations, kernel by kernel
 
 
@@ -52,8 +53,15 @@ def _executed(module: Module, name: str, times: int) -> Iterator[tuple[Instructi
         elif instruction.operation in EXPANDED:
             for called in instruction.called:
                 yield from _executed(module, called, times)
-        elif instruction.operation not in FREE and not instruction.operation.endswith(("-done", "-update")):
+        elif not is_free(instruction):
             yield instruction, computation, times
+
+
+def is_free(instruction: Instruction) -> bool:
+    """Whether an instruction takes no kernel of its own."""
+    if instruction.operation in FREE or instruction.operation.endswith(("-done", "-update")):
+        return True
+    return any(call in instruction.attributes for call in NO_CALLS)
 
 
 def _inside(
