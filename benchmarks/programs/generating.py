@@ -64,10 +64,10 @@ def text_to_image(batch: int, steps: int) -> Maker:
     """Pictures of 512 x 512 pixels by Stable Diffusion 1.5, from encoded prompts to bytes."""
 
     def make(mesh: Mesh, small: bool) -> Program:
-        narrow = 8 if small else 1
+        narrow = 5 if small else 1
         widths = tuple(width // narrow for width in WIDTHS)
-        unet = ConditionalUNet(widths, DEPTHS, HEADS, TEXT[1], groups=32 // narrow, dtype="bfloat16")
-        vae = AutoencoderKL(widths=tuple(width // narrow for width in (128, 256, 512, 512)), groups=32 // narrow)
+        unet = ConditionalUNet(widths, DEPTHS, HEADS, TEXT[1], dtype="bfloat16")
+        vae = AutoencoderKL(widths=tuple(width // (4 if small else 1) for width in (128, 256, 512, 512)))
         side = 512 // (4 if small else 1)
         x = jax.ShapeDtypeStruct((1, side // vae.factor, side // vae.factor, vae.latent_channels), np.float32)
         text = jax.ShapeDtypeStruct((1, *TEXT), jnp.bfloat16)
