@@ -29,7 +29,7 @@ class Program(NamedTuple):
     average: ema.ExponentialMovingAverage  # the exponential moving average
     # TrainState -> {name: network} as objectives see them: "model", its average "target", a teacher, a second player.
     networks: Callable[[state.TrainState], dict[str, Callable]]
-    init: Callable[[Any], state.TrainState]  # seed -> TrainState; not jitted, see `sharding.create`
+    init: Callable[[Any], state.TrainState]  # seed -> TrainState; to be compiled by `sharding.create`
     target: state.TrainState  # what `init(seed)` will be: TrainState of jax.ShapeDtypeStruct with shardings
     # What a step takes, as the devices get it: dict of jax.ShapeDtypeStruct [B, ...] with shardings; the entry
     # "condition", of networks that receive text, is a dict of them itself.
@@ -88,6 +88,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     second = recipe.second
     stages = objective.teacher and objective.teacher.stages
 
+    @functools.partial(jax.jit, inline=True)  # one trace gives its shapes, its convolutions and its program
     def init(seed):
         init_key, _ = jax.random.split(jax.random.key(seed))
         initial = lambda network: network_of(network).init(init_key, *inputs(network, shape, null))
