@@ -15,6 +15,7 @@ from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.of_run import sample
 from diffusion.training.checkpointing import checkpoints
+from tests import shared_programs
 
 LINE = schedules.rectified_flow()
 FLOW = objectives.flow_matching(timesteps.uniform_density(LINE))
@@ -34,6 +35,13 @@ class Rows(nn.Module):
         rows = lambda tree: [jnp.reshape(leaf, (len(t), -1)).astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
         hidden = nn.silu(nn.Dense(self.width)(jnp.concatenate([*rows(x), *rows(condition), t[:, None]], axis=1)))
         return jax.tree.map(lambda leaf: nn.Dense(leaf[0].size)(hidden).reshape(leaf.shape), x)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_program():
+    """Runs on data of one shape differ in the data, and in where they stop."""
+    with shared_programs.traced_once("data", "train.steps"):
+        yield
 
 
 @pytest.fixture(autouse=True)

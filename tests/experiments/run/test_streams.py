@@ -20,14 +20,23 @@ from diffusion.experiments.sampling.of_run import sample
 from diffusion.experiments.train import run, train
 from diffusion.models import MODELS
 from diffusion.training.checkpointing import checkpoints
+from tests import shared_programs
 from tests.data.sources import hugging_face, stored
 
 LINE = schedules.rectified_flow()
+FLOW = objectives.flow_matching(timesteps.uniform_density(LINE))
 SETTINGS = {
-    "train.steps": 5, "train.batch_size": 4, "train.log_every": 1, "checkpoint.every": 1, "data.threads": 2,
+    "train.steps": 5, "train.batch_size": 4, "train.log_every": 1, "checkpoint.every": 5, "data.threads": 2,
     "sample.steps": 2, "sample.number": 3, "sample.batch_size": 3,
 }  # fmt: skip
 NUMBER = 11  # records of a pass, which batches of 4 do not divide
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_program():
+    """They differ in their streams, and in where they stop."""
+    with shared_programs.traced_once("data", "checkpoint", "train.steps"):
+        yield
 
 
 def record(i):
@@ -70,8 +79,7 @@ STREAMS = {
 
 def recipe(data, steps=5, **settings):
     network = MODELS["mlp"](width=8)
-    flow = objectives.flow_matching(timesteps.uniform_density(LINE))
-    return Recipe(LINE, flow, network, data, config=SETTINGS | {"train.steps": steps} | settings)
+    return Recipe(LINE, FLOW, network, data, config=SETTINGS | {"train.steps": steps} | settings)
 
 
 def taken(data, number, **options):
@@ -154,7 +162,7 @@ def test_a_generator_begins_anew_and_the_run_says_so(tmp_path, capsys, compilati
     rows = [json.loads(line) for line in (tmp_path / "stream.jsonl").read_text().splitlines()]
     assert [(row["step"], row["resume"]) for row in rows] == [(0, "anew"), (2, "anew")]
     with pytest.raises(ValueError, match="has ended, and yields nothing when it is begun again"):
-        train(recipe((record(i) for i in range(6)), steps=5), tmp_path / "short")
+        train(recipe((record(i) for i in range(6)), **{"checkpoint.every": 1}), tmp_path / "short")
     assert checkpoints.latest(tmp_path / "short") == 1
 
 

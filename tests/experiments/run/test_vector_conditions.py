@@ -14,9 +14,17 @@ from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, of_run, requested
 from diffusion.training.checkpointing import checkpoints
+from tests import shared_programs
 from tests.experiments.run.test_every_source import config_of
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_program():
+    """They differ in their data."""
+    with shared_programs.traced_once("data"):
+        yield
 
 
 def stored(folder, condition="vector", **arrays):
