@@ -15,6 +15,7 @@ __all__ = [
     "description_of",
     "encoder_fingerprint",
     "null",
+    "of_stream",
     "read",
     "require",
     "table",
@@ -26,7 +27,7 @@ __all__ = [
 import json
 import pathlib
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -36,6 +37,8 @@ from safetensors.numpy import load_file, save
 from diffusion.data import fingerprints, pipeline, sources
 from diffusion.data.latent_cache import CacheError
 from diffusion.data.sources import DataSpec
+from diffusion.data.sources.combined_streams import CaptionedStream
+from diffusion.data.sources.streams import Stream
 from diffusion.io import failures, files, limits
 from diffusion.text import Tokenizer, fingerprint
 
@@ -77,12 +80,7 @@ class Captioned:
         """
         if len(source) != len(table.row):
             raise CacheError(f"there are {len(source):,} records and the captions of {len(table.row):,}")
-        own = getattr(getattr(source, "spec", None), "condition", None)
-        if own is not None and not (isinstance(own, Mapping) and not own.keys() & table.entries.keys()):
-            raise ValueError(
-                f"the records have a condition beside their captions, {own}. Valid: a mapping with other names than "
-                f'{", ".join(table.entries)}, e.g. condition = ("mask",)'
-            )
+        _require_other_names(getattr(getattr(source, "spec", None), "condition", None), table.entries)
         self._source, self._table = source, table
 
     def __len__(self) -> int:
@@ -106,6 +104,33 @@ class Captioned:
             record | {"condition": {**record.get("condition", {}), **{name: entries[name][k] for name in entries}}}
             for record, k in zip(records, self._table.row[np.asarray(rows)])
         ]
+
+
+def of_stream(stream: Stream, tokenizer: str | pathlib.Path, names: Sequence[str]) -> CaptionedStream:
+    """A stream whose records have the tokens of their captions in their "condition", beside their own.
+
+    Args:
+        stream: of records with captions.
+        tokenizer: folder of the vocabulary, see `text.Tokenizer`.
+        names: of the entries that the network receives.
+
+    Raises:
+        FileNotFoundError, ValueError: as `text.Tokenizer.open`, or if the first record has no caption, or the stream's
+            own condition has no names, or one of these.
+        DamagedRecord: if none of the first records has a caption.
+    """
+    _require_other_names(stream.spec.condition, names)
+    read = _reader(tokenizer)
+    return CaptionedStream(stream, lambda text: {name: rows[0] for name, rows in read([text]).items() if name in names})
+
+
+def _require_other_names(own: Any, names: Iterable[str]) -> None:
+    """Refuses a condition beside captions that has no names, or one of theirs."""
+    if own is not None and not (isinstance(own, Mapping) and not own.keys() & set(names)):
+        raise ValueError(
+            f"the records have a condition beside their captions, {own}. Valid: a mapping with other names than "
+            f'{", ".join(names)}, e.g. condition = ("mask",)'
+        )
 
 
 def texts_of(source: sources.Source) -> list[str]:
@@ -160,13 +185,18 @@ def tokens(texts: Sequence[str], tokenizer: str | pathlib.Path) -> Table:
     Raises:
         FileNotFoundError, ValueError: as `text.Tokenizer.open`.
     """
+    return table(texts, _reader(tokenizer))
+
+
+def _reader(tokenizer: str | pathlib.Path) -> Callable[[list[str]], Mapping[str, Any]]:
+    """The function from texts to their tokens, {"ids": int32 [B, M], "mask": Bool [B, M]}."""
     vocabulary = Tokenizer.open(tokenizer)
 
     def read(few: list[str]) -> Mapping[str, Any]:
         read_as = vocabulary(few)
         return {"ids": read_as.ids, "mask": read_as.mask}
 
-    return table(texts, read)
+    return read
 
 
 def encoder_fingerprint(params: Any) -> str:

@@ -8,11 +8,15 @@ __all__ = ["StreamBatches"]
 
 import sys
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from diffusion.data import pipeline
-from diffusion.data.sources.streams import Cursor, Stream
+from diffusion.data.sources.spec import DamagedRecord
+from diffusion.data.sources.streams import Stream
 from diffusion.data.transforms import Augmentation
 
 
@@ -35,6 +39,7 @@ class StreamBatches:
         positions: Sequence[int] | None = None,
         augment: Sequence[Augmentation] = (),
         threads: int = 2,
+        damaged: str = "stop",
     ):
         """Opens the stream where it was.
 
@@ -44,26 +49,27 @@ class StreamBatches:
             state: of the stream there; None for its beginning.
             seed, batch_size, positions, augment, threads: as in `pipeline.batches`; one thread at a time reads the
                 stream, and all of them decode.
+            damaged: what to do about a record that cannot be used: "stop", or "skip": the next sound one of its batch
+                takes its place, under the same global example index and its draws.
 
         Raises:
             ValueError: an argument out of range, or the stream is not as it was.
         """
         mine = pipeline.positions_of(batch_size, positions)
-        wanted = set(mine.tolist())
-        cursor = Cursor(stream, state)
+        cursor = stream.cursor(state)
         self.read_again = cursor.read_again
         self.state = dict(state) if state is not None and stream.resume != "anew" else cursor.state()
         turn = threading.Condition()
         turns = {"next": 0, "failed": None}
 
         def in_turn(step: int) -> tuple[list[Any], dict[str, Any]]:
-            """The raw records of this process, and the state after them; each step waits for the one before."""
+            """The raw records of a batch, and the state after them; each step waits for the one before."""
             with turn:
                 turn.wait_for(lambda: turns["next"] == step or turns["failed"] is not None)
                 if turns["failed"] is not None:
                     raise turns["failed"]
                 try:
-                    rows = [(row, cursor.next()) for row in range(batch_size)]
+                    raw = [cursor.next() for _ in range(batch_size)]
                     after = cursor.state()
                 except BaseException as error:
                     turns["failed"] = error
@@ -71,13 +77,15 @@ class StreamBatches:
                 finally:
                     turns["next"] += 1
                     turn.notify_all()
-            return [raw for row, raw in rows if row in wanted], after
+            return raw, after
 
         def read(step: int) -> pipeline.Batch:
             raw, after = in_turn(step)
             index = start + step * batch_size + mine
-            batch = pipeline.assembled([stream.decode(each) for each in raw], stream.spec, index, seed, augment)
-            return batch | {"state": after}
+            read = [_sound(stream, raw, row) if damaged == "skip" else (stream.decode(raw[row]), 0) for row in mine]
+            batch = pipeline.assembled([record for record, _ in read], stream.spec, index, seed, augment)
+            skipped = {"skipped": np.array([each for _, each in read], np.int32)} if damaged == "skip" else {}
+            return batch | skipped | {"state": after}
 
         self._batches = pipeline.iterate(sys.maxsize, read, threads)
 
@@ -92,3 +100,16 @@ class StreamBatches:
     def close(self) -> None:
         """Stops the threads."""
         self._batches.close()  # type: ignore[attr-defined]
+
+
+def _sound(stream: Stream, batch: Sequence[Any], row: int) -> tuple[Mapping[str, Any], int]:
+    """The record of a row, and 0; or the next sound one of its batch, and 1, with a warning."""
+    for step in range(len(batch)):
+        try:
+            return stream.decode(batch[(row + step) % len(batch)]), int(step > 0)
+        except DamagedRecord as error:
+            warnings.warn(f"left out: {error}", stacklevel=1)  # from one line, so that Python prints each once
+    raise DamagedRecord(
+        f"all {len(batch)} records of a batch are damaged, so that skipping would hide the loss of a whole file; the "
+        f"last is {stream.place(batch[row])}"
+    )

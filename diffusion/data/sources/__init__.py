@@ -4,11 +4,12 @@
 - `picture_files`: a folder of class folders; a folder of pictures with a table, or a text beside each.
 - `tar_files`: WebDataset's tar shards; `parquet_files`: Hugging Face's layout; `record_files`: ArrayRecord.
 - `array_files`: the arrays of a .npz or .npy file, or of a folder of .npy files, mapped into memory.
-- `sequences`: any Python sequence of records; `streams`: any iterable; `of_python`: which of them it is, and
-  Hugging Face's datasets.
+- `sequences`: any Python sequence of records; `iterated`: any iterable; `of_python`: which of them it is, and
+  Hugging Face's datasets. `stream_values`: what an iterable yields.
 - `spiral_points`: points in the plane, made here.
 - `file_streams`: tar shards and Parquet from their beginning to their end.
-- `combined`: mixtures by weight, and the records that a condition keeps.
+- `combined`: mixtures by weight, and the records that a condition keeps; `combined_streams`: the same of streams.
+- `streams`: what a source without random access is.
 - `table_records`: what all formats of files share; `columns`: which column is the example, the label, the text.
 - `splits`: the parts of a source of files; `spec`: what the records of a source are.
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
         array_files,
         columns,
         combined,
+        combined_streams,
         file_streams,
+        iterated,
         of_python,
         parquet_files,
         picture_files,
@@ -33,13 +36,14 @@ if TYPE_CHECKING:
         spec,
         spiral_points,
         splits,
+        stream_values,
         streams,
         table_records,
         tar_files,
         tfds_records,
     )
     from diffusion.data.sources.array_files import arrays
-    from diffusion.data.sources.combined import Filtered, Mixture
+    from diffusion.data.sources.combined import filtered, mixture
     from diffusion.data.sources.file_streams import parquet_stream, tar_stream
     from diffusion.data.sources.of_python import huggingface
     from diffusion.data.sources.parquet_files import parquet
@@ -53,9 +57,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DamagedRecord",
     "DataSpec",
-    "Filtered",
     "Leaf",
-    "Mixture",
     "Records",
     "Source",
     "array_files",
@@ -65,10 +67,14 @@ __all__ = [
     "column",
     "columns",
     "combined",
+    "combined_streams",
     "describe",
     "file_streams",
+    "filtered",
     "huggingface",
     "is_picture",
+    "iterated",
+    "mixture",
     "of_python",
     "open_source",
     "parquet",
@@ -83,6 +89,7 @@ __all__ = [
     "spiral_points",
     "spirals",
     "splits",
+    "stream_values",
     "streams",
     "table_records",
     "tar_files",
@@ -96,7 +103,7 @@ public.declare(
     __name__,
     {
         "array_files": ("arrays",),
-        "combined": ("Filtered", "Mixture"),
+        "combined": ("filtered", "mixture"),
         "file_streams": ("parquet_stream", "tar_stream"),
         "parquet_files": ("parquet",),
         "of_python": ("huggingface",),

@@ -95,13 +95,29 @@ class Columns:
         Raises:
             ValueError: if there is none; the columns that there are.
         """
-        name = self._caption or next((name for name in CAPTION if name in self.names), "")
-        if not name:
+        if not self.text:
             raise ValueError(
                 f"{self.where} has the columns {', '.join(self.names)}, none of which is called "
                 f"{', '.join(CAPTION)}: say which holds the text, caption = COLUMN."
             )
-        return str(name)
+        return self.text
+
+    @property
+    def text(self) -> str:
+        """The column of the text; "" where there is none."""
+        return str(self._caption) or next((name for name in CAPTION if name in self.names), "")
+
+    def text_of(self, stored: Mapping[str, Any]) -> str:
+        """The text of a record.
+
+        Raises:
+            ValueError: if there is no such column, or it holds no text.
+        """
+        value = stored[self.caption]
+        text = value if isinstance(value, str) else np.asarray(value).item()
+        if not isinstance(text, str):
+            raise ValueError(f"its {self.caption} is {text!r}, and a caption is a text")
+        return text
 
     def known(self, names: str | Sequence[str], what: str) -> tuple[str, ...] | str:
         """The names, if they are columns.

@@ -1,6 +1,6 @@
-"""Sources of other sources: mixtures by weight, and the records that a condition keeps; both with random access."""
+"""Sources of other sources: mixtures by weight, and the records that a condition keeps."""
 
-__all__ = ["Filtered", "Mixture", "require_numbered"]
+__all__ = ["Filtered", "Mixture", "filtered", "mixture"]
 
 
 import bisect
@@ -11,9 +11,72 @@ from typing import Any
 import numpy as np
 
 from diffusion.data import fingerprints
+from diffusion.data.sources.combined_streams import FilteredStream, MixedStream
 from diffusion.data.sources.spec import DataSpec, Source
+from diffusion.data.sources.streams import Stream
 
 LONGEST = 2**28  # records of an epoch of a mixture
+
+
+def mixture(of: Sequence[Any], weights: Sequence[float] = ()) -> "Mixture | MixedStream":
+    """Mixes sources, or streams, each of which is a share of the records.
+
+    Args:
+        of: at least one, all of examples of one kind, and all with random access or all streams.
+        weights: of each, above 0; () in proportion to their lengths, which streams do not know.
+
+    Raises:
+        ValueError: if they do not fit each other, or the epoch would be too long.
+    """
+    if not of or (weights and len(weights) != len(of)) or any(not weight > 0 for weight in weights):
+        raise ValueError(
+            f"a mixture of {len(of)} sources has the weights {tuple(weights)}. Valid: one above 0 for each."
+        )
+    kind = lambda spec: (spec.shape, spec.dtype, spec.num_classes, spec.condition)
+    for other in of[1:]:
+        if kind(other.spec) != kind(of[0].spec):
+            raise ValueError(
+                "the sources of a mixture have examples of one shape, type, number of classes and condition, and "
+                f"{other.spec.name} has {kind(other.spec)}, {of[0].spec.name} {kind(of[0].spec)}."
+            )
+    streams = [source for source in of if isinstance(source, Stream)]
+    if streams and len(streams) < len(of):
+        (numbered, *_) = (source for source in of if source not in streams)
+        raise ValueError(
+            f"{streams[0].name} is a stream and {numbered.spec.name} has random access. Valid: a mixture of one kind, "
+            "e.g. tar_stream in place of tar_shards"
+        )
+    if streams and not weights:
+        raise ValueError(
+            f"{streams[0].name} is a stream, and does not know its length. Valid: weights = (1, ...), one for each."
+        )
+    lengths = weights or [len(source) for source in of]
+    shares = np.asarray(lengths, float) / sum(lengths)
+    name = " and ".join(f"{share:.0%} {source.spec.name}" for share, source in zip(shares, of))
+    return MixedStream(of, shares, name) if streams else Mixture(of, shares, name)
+
+
+def filtered(of: Any, by: Callable[[Mapping[str, Any]], bool]) -> "Filtered | FilteredStream":
+    """The records of a source, or of a stream, that a condition keeps.
+
+    Args:
+        of: the source.
+        by: record -> whether it is kept. Of a source of columns it sees all of them but the example, which is not
+            decoded for it: {"caption": ..., "label": ...}. Of a Hugging Face stream it sees those that are read.
+
+    Raises:
+        ValueError: if no record is kept, or the condition reads a column that is not there.
+    """
+
+    def kept(record: Mapping[str, Any]) -> bool:
+        try:
+            return bool(by(record))
+        except KeyError as error:
+            raise ValueError(
+                f"the filter reads {error} of the records of {of.spec.name}, which have {', '.join(map(str, record))}"
+            ) from error
+
+    return FilteredStream(of, kept) if isinstance(of, Stream) else Filtered(of, kept)
 
 
 class Mixture:
@@ -23,30 +86,18 @@ class Mixture:
     share come again, the first of them once more than the last.
     """
 
-    def __init__(self, of: Sequence[Source], weights: Sequence[float] = ()):
-        """Mixes sources.
+    def __init__(self, of: Sequence[Source], shares: np.ndarray, name: str):
+        """Mixes sources that fit each other.
 
         Args:
-            of: at least one, all of examples of one kind.
-            weights: of each, above 0; () in proportion to their lengths.
+            of: the sources.
+            shares: of each, above 0, 1 in all.
+            name: of the mixture.
 
         Raises:
-            ValueError: if they do not fit each other, or the epoch would be too long.
+            ValueError: if the epoch would be too long.
         """
-        if not of or (weights and len(weights) != len(of)) or any(not weight > 0 for weight in weights):
-            raise ValueError(
-                f"a mixture of {len(of)} sources has the weights {tuple(weights)}. Valid: one above 0 for each."
-            )
-        require_numbered(of)
-        kind = lambda spec: (spec.shape, spec.dtype, spec.num_classes, spec.condition)
-        for other in of[1:]:
-            if kind(other.spec) != kind(of[0].spec):
-                raise ValueError(
-                    "the sources of a mixture have examples of one shape, type, number of classes and condition, and "
-                    f"{other.spec.name} has {kind(other.spec)}, {of[0].spec.name} {kind(of[0].spec)}."
-                )
         lengths = [len(source) for source in of]
-        shares = np.asarray(weights or lengths, float) / sum(weights or lengths)
         total = max(length / share for length, share in zip(lengths, shares))
         if total > LONGEST:
             raise ValueError(
@@ -57,7 +108,6 @@ class Mixture:
             [max(length, math.floor(total * share + 0.5)) for length, share in zip(lengths, shares)]
         ).tolist()
         self.where = " and ".join(source.where for source in of)
-        name = " and ".join(f"{share:.0%} {source.spec.name}" for share, source in zip(shares, of))
         self.spec: DataSpec = of[0].spec._replace(name=name, size=len(self))
 
     def __len__(self) -> int:
@@ -98,31 +148,11 @@ class Mixture:
         return {"records": len(self), "ends": self._ends, "of": [source.fingerprint() for source in self._of]}
 
 
-def require_numbered(of: Sequence[Any]) -> None:
-    """Refuses streams.
-
-    Raises:
-        ValueError: naming the first.
-    """
-    if streams := [source for source in of if not hasattr(source, "__getitem__")]:
-        raise ValueError(f"{streams[0].spec.name} is a stream. Valid: sources with random access, e.g. tar_shards")
-
-
 class Filtered:
     """The records of a source that a condition keeps; a `Source`."""
 
     def __init__(self, of: Source, by: Callable[[Mapping[str, Any]], bool]):
-        """Asks the condition of every record once.
-
-        Args:
-            of: the source.
-            by: record -> whether it is kept. Of a source of columns it sees all of them but the example, which is not
-                decoded for it: {"caption": ..., "label": ...}.
-
-        Raises:
-            ValueError: if no record is kept.
-        """
-        require_numbered([of])
+        """Asks the condition of every record once; see `filtered`."""
         about = getattr(of, "about", of.__getitem__)
         self._of = of
         self._rows = np.array([row for row in range(len(of)) if by(about(row))], np.int64)

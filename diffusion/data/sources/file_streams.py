@@ -7,19 +7,19 @@ goes on reads its window again, and the part of the file before it.
 
 __all__ = ["FileStream", "Raw", "parquet_records", "parquet_stream", "tar_records", "tar_stream"]
 
-import functools
+import itertools
 import pathlib
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffusion.data.sources import splits, tar_files
 from diffusion.data.sources.columns import Columns
-from diffusion.data.sources.of_python import Decoder
+from diffusion.data.sources.iterated import Iterated
 from diffusion.data.sources.spec import DamagedRecord
-from diffusion.data.sources.streams import Stream
+from diffusion.data.sources.stream_values import Stored
 from diffusion.io import failures
 
 Raw = tuple[str, Mapping[str, Any]]
@@ -36,26 +36,31 @@ def tar_stream(
     label: str | None = None,
     classes: tuple[str, ...] = (),
     condition: str | tuple[str, ...] = (),
+    caption: str = "",
     side: int = 0,
+    varied: tuple[int, ...] = (),
     window: int = 1000,
     seed: int = 0,
-) -> Stream:
+) -> Iterated:
     """Streams the tar files of a folder, or those that a pattern names; .tar.gz and .tgz too.
 
     Args:
         path: a folder, a file, or a pattern.
-        split: files are of the split that their names begin with; a stream has no parts.
-        x, label, condition, side: as in `columns.Columns`; columns are the suffixes of members.
+        split: files are of the split that their names begin with; "train[:1000]" are the first records of these files,
+            in their order, and "train[1000:]" the others.
+        x, label, condition, caption, side, varied: as in `columns.Columns`; columns are the suffixes of members.
         classes: the names of the labels, in the order of their numbers; a stream does not know them.
         window: records that are shuffled together, and held in memory; 1 keeps their order.
         seed: of the order.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the first is no tar archive, or labels have no classes.
+        ValueError: if labels have no classes, a column is not there, or the split is none of a stream.
+        DamagedRecord: if the first file is no tar archive.
     """
     order = _Order(path, split, (".tar", ".tar.gz", ".tgz"), tar_records, window, seed)
-    return _stream(order, classes, x=x, label=label, condition=condition, side=side)
+    columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "varied": varied}
+    return _stream(order, split, classes, columns)
 
 
 def parquet_stream(
@@ -66,34 +71,52 @@ def parquet_stream(
     label: str | None = None,
     classes: tuple[str, ...] = (),
     condition: str | tuple[str, ...] = (),
+    caption: str = "",
     side: int = 0,
+    varied: tuple[int, ...] = (),
     window: int = 1000,
     seed: int = 0,
-) -> Stream:
+) -> Iterated:
     """Streams the Parquet files of a folder, or those that a pattern names; arguments and errors as `tar_stream`."""
     order = _Order(path, split, (".parquet", ".parq"), parquet_records, window, seed)
-    return _stream(order, classes, x=x, label=label, condition=condition, side=side)
+    columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "varied": varied}
+    return _stream(order, split, classes, columns)
 
 
-def _stream(order: "_Order", classes: tuple[str, ...], **parts: Any) -> Stream:
-    first = next(order.read(order.paths[0], 0), None)
+def _stream(order: "_Order", split: str, classes: tuple[str, ...], columns: Mapping[str, Any]) -> Iterated:
+    first = next(order.read(order.parts[0].file, order.parts[0].first), None)
     if first is None:
-        raise ValueError(f"{order.paths[0]} holds no records.")
-    columns = Columns(order.where, tuple(first[1]), **parts)
-    decode = functools.partial(_decoded, Decoder(columns, classes))
-    describe = lambda record, name: columns.described(record, order.name, order.split, classes, -1)
-    return Stream(FileStream(order), decode=decode, describe=describe, where=order.where)
+        raise ValueError(f"{order.parts[0].file} holds no records.")
+    _, stored = first
+    read = _Read(Columns(order.where, tuple(stored), **columns), classes, split)
+    return Iterated(FileStream(order), read, order.where)
 
 
-def _decoded(decode: Callable[[Mapping[str, Any]], Mapping[str, Any]], raw: Raw) -> Mapping[str, Any]:
-    """The record of stored values; errors name its file and place."""
-    place, stored = raw
-    try:
-        return decode(stored)
-    except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
-        if failures.of_machine(error):
-            raise failures.Unreadable(f"{place} could not be read: {error}. It may be sound.") from error
-        raise DamagedRecord(f"{place} cannot be used: {error}. Mend or remove it.") from error
+class _Read(Stored):
+    """The stored columns of records that say where they lie."""
+
+    def record(self, value: Raw) -> dict[str, Any]:
+        return super().record(value[1])
+
+    def place(self, value: Raw, number: int, name: str) -> str:
+        return value[0]
+
+    def about(self, value: Raw) -> Mapping[str, Any]:
+        return super().about(value[1])
+
+    def caption(self, value: Raw) -> str:
+        return super().caption(value[1])
+
+    def size(self, value: Raw) -> tuple[int, int]:
+        return super().size(value[1])
+
+
+class _Part(NamedTuple):
+    """The records of a file that are of a split: those from one on, up to another."""
+
+    file: pathlib.Path
+    first: int = 0
+    end: int | None = None  # the one after the last; None for all that there are
 
 
 class _Order:
@@ -108,13 +131,31 @@ class _Order:
         window: int,
         seed: int,
     ):
-        base, first, last = splits.parse(split)
-        if first or last:
-            raise ValueError(f"a stream has no parts, and split = {split!r} is one. Valid: {base!r}")
+        base, *ends = splits.parse(split)
         if window < 1:
             raise ValueError(f"window = {window}. Valid: at least 1 record")
-        self.paths, self.where, self.name = splits.files_at(path, suffixes, base)
-        self.split, self.read, self.window, self.seed = split, read, window, seed
+        paths, self.where, self.name = splits.files_at(path, suffixes, base)
+        self.read, self.window, self.seed = read, window, seed
+        first, last = splits.numbers(ends, split)
+        self.parts = list(self._parts(paths, first, last))
+        if not self.parts:
+            raise ValueError(f"{self.where} ({split}) holds no records.")
+
+    def _parts(self, paths: Sequence[pathlib.Path], first: int, last: int | None) -> Iterator[_Part]:
+        """The parts of the files that hold the records from the first on, up to the last; reads what is before them."""
+        before = 0
+        for path in paths:
+            if last is not None and before >= last:
+                return
+            if before >= first and last is None:
+                yield _Part(path)
+                continue
+            wanted = (first if last is None else last) - before
+            there = sum(1 for _ in itertools.islice(self.read(path, 0), max(wanted, 0) + 1))
+            begin, end = max(first - before, 0), None if last is None else min(last - before, there)
+            if begin < (there if end is None else end):
+                yield _Part(path, begin, end)
+            before += there
 
     def permutation(self, size: int, epoch: int, part: int) -> np.ndarray:
         """The order of files (part 0) or of a window's records, int64 [size]."""
@@ -146,7 +187,7 @@ class _Pass:
 
     def __init__(self, order: _Order, epoch: int):
         self._order, self._epoch = order, epoch
-        self._files = order.permutation(len(order.paths), epoch, 0)
+        self._files = order.permutation(len(order.parts), epoch, 0)
         self.set_state({"window": 0, "file": 0, "record": 0, "at": 0})
 
     def get_state(self) -> dict[str, int]:
@@ -177,10 +218,11 @@ class _Pass:
         """Reads the window that begins here."""
         held: list[Raw] = []
         while len(held) < self._order.window and self._next["file"] < len(self._files):
+            part = self._order.parts[self._files[self._next["file"]]]
             if self._reader is None:
-                path = self._order.paths[self._files[self._next["file"]]]
-                self._reader = self._order.read(path, self._next["record"])
-            raw = next(self._reader, None)
+                self._next["record"] = max(self._next["record"], part.first)
+                self._reader = self._order.read(part.file, self._next["record"])
+            raw = None if self._next["record"] == part.end else next(self._reader, None)
             if raw is None:
                 self._next = {"file": self._next["file"] + 1, "record": 0}
                 self._reader = None

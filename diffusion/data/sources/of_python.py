@@ -1,15 +1,17 @@
 """What Python passes as data, as a source: sequences, iterables, and the datasets of Hugging Face's library."""
 
-__all__ = ["Decoder", "HuggingFace", "huggingface", "source_of"]
+__all__ = ["HuggingFace", "huggingface", "source_of"]
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from diffusion.data.sources import sequences, table_records
-from diffusion.data.sources.columns import Columns, class_numbers
+from diffusion.data.sources import sequences, splits, table_records
+from diffusion.data.sources.columns import Columns
+from diffusion.data.sources.iterated import Iterated, is_iterable
 from diffusion.data.sources.spec import Source
-from diffusion.data.sources.streams import Stream, is_stream
+from diffusion.data.sources.stream_values import Mappings, Stored
+from diffusion.data.sources.streams import Stream
 
 
 def source_of(data: Any, num_classes: int = 0, split: str = "train") -> Source | Stream:
@@ -30,8 +32,8 @@ def source_of(data: Any, num_classes: int = 0, split: str = "train") -> Source |
         return huggingface(data, split)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         return sequences.Records(data, num_classes, split)
-    if is_stream(data):
-        return Stream(data, num_classes, split)
+    if is_iterable(data):
+        return Iterated(data, Mappings(num_classes, split))
     raise ValueError(
         f"the data is a {type(data).__name__}. Valid: a source, a sequence of records, or an iterable of them"
     )
@@ -47,6 +49,7 @@ def huggingface(
     condition: str | Sequence[str] = (),
     caption: str = "",
     side: int = 0,
+    varied: tuple[int, ...] = (),
 ) -> "table_records.Records | Stream":
     """The source of a `datasets.Dataset`, with random access, or of a `datasets.IterableDataset`, as a stream.
 
@@ -54,8 +57,8 @@ def huggingface(
 
     Args:
         dataset: the object, e.g. `datasets.load_dataset(..., streaming=True)["train"]`.
-        split: what it is to a run; of a Dataset a part of it too, "train[:90%]".
-        x, label, condition, caption, side: as in `columns.Columns`.
+        split: what it is to a run, or a part of it: of a Dataset "train[:90%]", of a stream "train[1000:]".
+        x, label, condition, caption, side, varied: as in `columns.Columns`.
         classes: the names of the labels; () for those of the dataset's own `ClassLabel`.
 
     Raises:
@@ -63,7 +66,7 @@ def huggingface(
     """
     dataset = _encoded(dataset)
     features = dataset.features or {}
-    parts = {"x": x, "condition": condition, "caption": caption, "side": side}
+    parts = {"x": x, "condition": condition, "caption": caption, "side": side, "varied": varied}
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         table = HuggingFace(dataset)
         label = Columns(table.where, table.columns, label=label, **parts).label
@@ -72,46 +75,13 @@ def huggingface(
     where = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
     columns = Columns(where, dataset.column_names or tuple(next(iter(dataset))), label=label, **parts)
     names = classes or tuple(getattr(features.get(columns.label), "names", None) or ())
-    wanted = list(dict.fromkeys([*columns.wanted, *([columns.label] if columns.label else [])]))
-    return Stream(
-        dataset.select_columns(wanted) if dataset.column_names else dataset,
-        split=split,
-        decode=Decoder(columns, names),
-        describe=lambda record, name: columns.described(record, name, split, names, -1),
-        where=where,
-    )
-
-
-class Decoder:
-    """From the values of a stream's columns to a record; the first says how many channels pictures have."""
-
-    def __init__(self, columns: Columns, classes: tuple[str, ...]):
-        """Makes the decoder of a stream.
-
-        Raises:
-            ValueError: if there are labels without classes.
-        """
-        if columns.label and not classes:
-            raise ValueError(
-                f"{columns.where} is a stream, and the classes of its column {columns.label!r} are not known. Valid: "
-                'classes = ("cat", "dog", ...), or label = "" for none'
-            )
-        self._columns, self._classes = columns, classes
-        self._spec: Any = None
-
-    def __call__(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        columns = self._columns
-        if self._spec is None and isinstance(columns.example, str):
-            columns.channels = columns.channels_of(stored[columns.example])
-        number = None
-        if columns.label:
-            value = [stored[columns.label]]
-            number = int(class_numbers(value, self._classes, lambda row: columns.where, columns.where)[1][0])
-        record = columns.record(stored, number)
-        if self._spec is None:
-            self._spec = columns.described(record, "", "", self._classes, -1)
-        columns.check(record, self._spec)
-        return record
+    read = [name for name in (*columns.wanted, columns.label, columns.text) if name]
+    dataset = dataset.select_columns(list(dict.fromkeys(read))) if dataset.column_names else dataset
+    _, *ends = splits.parse(split)
+    first, last = splits.numbers(ends, split)
+    dataset = dataset if last is None else dataset.take(last)
+    dataset = dataset.skip(first) if first else dataset
+    return Iterated(dataset, Stored(columns, names, split), where)
 
 
 class HuggingFace:

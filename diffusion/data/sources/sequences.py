@@ -1,16 +1,16 @@
 """Records of one's own as a source: any sequence of mappings, e.g. {"image": uint8 [H, W, C], "label": int}."""
 
-__all__ = ["Records", "describe", "of_record", "plain"]
+__all__ = ["Records", "caption", "check", "describe", "of_record", "plain"]
 
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
 
 from diffusion.data import fingerprints, packing
-from diffusion.data.sources.spec import DataSpec, Leaf, number_type
+from diffusion.data.sources.spec import DataSpec, Leaf, class_of, number_type
 
 
 class Records:
@@ -46,11 +46,13 @@ class Records:
         Raises:
             ValueError: for a record without one.
         """
-        texts = [self._records[row].get("caption") for row in range(len(self))]
-        for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise ValueError(f'record {row} of the data has no text under "caption".')
-        return cast(list[str], texts)
+        texts = []
+        for row in range(len(self)):
+            try:
+                texts.append(caption(self._records[row]))
+            except ValueError:
+                raise ValueError(f'record {row} of the data has no text under "caption".') from None
+        return texts
 
     def fingerprint(self) -> dict[str, int | str]:
         """How many records there are, and a digest of some of them."""
@@ -61,6 +63,36 @@ class Records:
         record = self[row]
         leaves = (leaf for key in sorted(record) for leaf in jax.tree.leaves(record[key]))
         return fingerprints.digest(np.asarray(leaf).tobytes() for leaf in leaves).encode()
+
+
+def caption(record: Mapping[str, Any]) -> str:
+    """The text of a record, its "caption".
+
+    Raises:
+        ValueError: if it has none.
+    """
+    text = record.get("caption")
+    if not isinstance(text, str):
+        raise ValueError('it has no text under "caption"')
+    return text
+
+
+def check(record: Mapping[str, Any], spec: DataSpec) -> None:
+    """Refuses a record that is not as described.
+
+    Raises:
+        ValueError: with what it has, and what is valid.
+    """
+    condition = record.get("condition")
+    labelled = "label" in record or (isinstance(condition, Mapping) and "label" in condition)
+    if spec.entry not in record or (spec.num_classes and not labelled):
+        needed = f'"{spec.entry}"{" and a label" if spec.num_classes else ""}'
+        raise ValueError(f"it holds {', '.join(sorted(record))}. Valid: {needed}")
+    shape = packing.shapes_of(record[spec.entry])
+    if shape != spec.shape:
+        raise ValueError(f"its example is of shape {shape}, and the first is of {spec.shape}")
+    if spec.num_classes and not 0 <= class_of(record) < spec.num_classes:
+        raise ValueError(f"its label is {class_of(record)}. Valid: 0 to {spec.num_classes - 1}")
 
 
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Splits of a source of files: "train", or a part of it such as "train[:90%]", a fair sample in a fixed order."""
 
-__all__ = ["Split", "files_at", "files_of", "parse", "split_of"]
+__all__ = ["Split", "files_at", "files_of", "numbers", "parse", "split_of"]
 
 import pathlib
 import re
@@ -55,6 +55,27 @@ def parse(split: str) -> Split:
     if not found:
         raise ValueError(f'split {split!r} is not of the form "train", "train[:90%]" or "train[500:]".')
     return Split(found["base"], found["first"] or "", found["last"] or "")
+
+
+def numbers(ends: Sequence[str], split: str) -> tuple[int, int | None]:
+    """Where a part of a stream begins and ends, by the records before; None for the end of the stream.
+
+    Args:
+        ends: first and last, as in `Split`.
+        split: for messages.
+
+    Raises:
+        ValueError: for shares, since a stream does not know how many records it has, or a part without records.
+    """
+    if any(end.endswith("%") for end in ends):
+        raise ValueError(
+            f"a stream does not know how many records it has, and split = {split!r} is a share of them. Valid: numbers "
+            "of records, e.g. 'train[:1000]' to compare with and 'train[1000:]' to train on"
+        )
+    first, last = (int(end) if end else None for end in ends)
+    if last is not None and last <= (first or 0):
+        raise ValueError(f"split = {split!r} holds no records")
+    return first or 0, last
 
 
 def _number(end: str, size: int) -> int:

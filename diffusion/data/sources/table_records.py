@@ -174,11 +174,12 @@ class Records(RandomAccess):
             ValueError: if there is no such column, or it holds no texts; the columns that there are, or the place.
         """
         name = self._columns.caption
-        texts = [value if isinstance(value, str) else np.asarray(value).item() for value in self.column(name)]
-        for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                place = self._table.place(int(self._rows[row]))
-                raise ValueError(f"{place}: its {name} is {text!r}, and a caption is a text.")
+        texts = []
+        for row, value in enumerate(self.column(name)):
+            try:
+                texts.append(self._columns.text_of({name: value}))
+            except ValueError as error:
+                raise ValueError(f"{self._table.place(int(self._rows[row]))}: {error}.") from None
         return texts
 
     def about(self, row: int, columns: Sequence[str] = ()) -> dict[str, Any]:

@@ -20,8 +20,22 @@ def source(config: Mapping, split: str) -> sources.Source:
         ConfigError: for a mistake in config.data.source, or data that are not there.
         DamagedRecord: if no record is sound.
     """
-    data = config["data"]
-    return _opened(data["source"], split, data["name"], data["dir"], resolve.varied(config), config["seed"])
+    return of_settings(config["data"], split, config["seed"])
+
+
+def of_settings(settings: Mapping, split: str, seed: int = 0) -> sources.Source:
+    """Opens what config.data names, at a split.
+
+    Args:
+        settings: config.data.
+        split: of it.
+        seed: of the order of a stream; an evaluation reads it in the same order in every run.
+
+    Raises:
+        ConfigError, DamagedRecord: as `source`.
+    """
+    varied = resolve.varied({"data": settings})
+    return _opened(settings["source"], split, settings["name"], settings["dir"], varied, seed)
 
 
 def _opened(

@@ -198,7 +198,9 @@ SOURCES = _table(
     sources.parquet_stream,
     sources.arrays,
     sources.spirals,
-) | {"mixture": sources.Mixture, "filtered": sources.Filtered}
+    sources.mixture,
+    sources.filtered,
+)
 FILTERS: dict[str, Callable] = {}  # of "filtered": functions that return record -> whether it is kept
 PARSERS: dict[str, Callable] = {}  # of "array_records": functions that return bytes -> {column: value}
 AUGMENTATIONS = transforms.AUGMENTATIONS

@@ -1,8 +1,8 @@
 """Real images that samples are compared with: a split of a run's dataset, or captioned images of a named one."""
 
 import functools
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import from_json, to_json
+
+STREAMED = 10_000  # records of one pass over a stream that stand for it, at most
 
 
 class Split(NamedTuple):
@@ -28,7 +30,7 @@ def split_of(config: Mapping, split: str) -> Split:
     """Images of a split of the run's dataset, read once."""
     settings = config["data"]
     try:
-        return _read_split(to_json({"data": settings, "seed": 0}), split)  # a seed is for streams, refused below
+        return _read_split(to_json(settings), split)
     except sources.DamagedRecord:
         raise  # no mistake in the config
     except ValueError as error:
@@ -54,39 +56,55 @@ def of_recipe(recipe: Recipe) -> tuple[Split, Split]:
     """
     if recipe.data is None:
         return splits_of(recipe.config)
-    if recipe.held_out is None:
-        raise ValueError("samples are measured beside examples that are held out. Valid: Recipe(held_out=records)")
+    require_held_out(recipe)
     records = lambda own, split: _read(of_python.source_of(own, recipe.num_classes, split), "stop", ())
     return records(recipe.data, "train"), records(recipe.held_out, "held out")
+
+
+def require_held_out(recipe: Recipe) -> None:
+    """Refuses records of a recipe's own that samples cannot be measured beside.
+
+    Raises:
+        ValueError: if none are held out, or the data can be read once.
+    """
+    if recipe.held_out is None:
+        raise ValueError("samples are measured beside examples that are held out. Valid: Recipe(held_out=records)")
+    if isinstance(recipe.data, Stream):
+        recipe.data.require_repeatable("a function that returns an iterator, or records that can be indexed")
 
 
 @functools.lru_cache(maxsize=4)
 def _read_split(text: str, split: str) -> Split:
     """The split of a config's data, whose fields are a text, the key of the cache."""
-    config = from_json(text)
-    return _read(data.source(config, split), config["data"]["damaged"], resolve.varied(config))
+    settings = from_json(text)
+    return _read(data.of_settings(settings, split), settings["damaged"], resolve.varied({"data": settings}))
 
 
-def _read(source: sources.Source, damaged: str, sizes: tuple[int, ...]) -> Split:
+def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, ...]) -> Split:
     spec = source.spec
-    if isinstance(source, Stream):
-        raise ValueError(
-            f"samples are compared with all {spec.split} pictures, and {source.name} is a stream without an end. "
-            "Valid: diffusion evaluate --samples=RUN/samples.npz --reference=..., or records that can be indexed"
-        )
-    images = np.empty((spec.size, *packing.packed_shape(spec.shape)), spec.dtype)
-    labels = np.zeros(spec.size, np.int64)
+    most = STREAMED if isinstance(source, Stream) else spec.size
+    images = np.empty((most, *packing.packed_shape(spec.shape)), spec.dtype)
+    labels = np.zeros(most, np.int64)
     count = 0
-    for start in range(0, spec.size, 1000):
-        rows = range(start, min(start + 1000, spec.size))
-        for record in pipeline.sound(source, rows) if damaged == "skip" else pipeline.fetch(source, np.asarray(rows)):
-            if record is not None:
-                example = record[spec.entry]
-                # Of pictures of several sizes, the middle.
-                images[count] = buckets.fit(example, sizes)[0] if sizes else packing.pack(example, spec.shape)
-                labels[count] = class_of(record)
-                count += 1
+    for record in _records(source, damaged == "skip"):
+        example = record[spec.entry]
+        # Of pictures of several sizes, the middle.
+        images[count] = buckets.fit(example, sizes)[0] if sizes else packing.pack(example, spec.shape)
+        labels[count] = class_of(record)
+        count += 1
     return Split(images[:count], labels[:count], spec)
+
+
+def _records(source: sources.Source | Stream, skip: bool) -> Iterator[Mapping[str, Any]]:
+    """All records of a source, or the first of a stream; by choice without those that are damaged."""
+    if isinstance(source, Stream):
+        yield from source.records(STREAMED, skip)
+        return
+    for start in range(0, source.spec.size, 1000):
+        rows = range(start, min(start + 1000, source.spec.size))
+        for record in pipeline.sound(source, rows) if skip else pipeline.fetch(source, np.asarray(rows)):
+            if record is not None:
+                yield record
 
 
 def captioned(text: str, data_dir: str = "", number: int = 0) -> Split:

@@ -30,7 +30,13 @@ IN_LOOP = Effort(0, 4)
 AFFORDABLE = ((256, FULL), (1024, Effort(20, 4)), (np.inf, Effort(0, 2)))  # by the features D: a distance costs D^3
 
 
-def evaluate_samples(images: np.ndarray, labels: np.ndarray, config: Mapping, split: str = "validation") -> dict:
+def evaluate_samples(
+    images: np.ndarray,
+    labels: np.ndarray,
+    config: Mapping,
+    split: str = "validation",
+    real_splits: tuple[Split, Split] | None = None,
+) -> dict:
     """The few metrics of samples that a training loop logs, without intervals; arguments are those of `measure`.
 
     Returns:
@@ -38,7 +44,7 @@ def evaluate_samples(images: np.ndarray, labels: np.ndarray, config: Mapping, sp
         "nearest_over_held_out": ratio of median distances to the training set}; "asked_class" where the classifier is
         among the features and the model has classes.
     """
-    measured = measure(images, labels, config, split, effort=IN_LOOP)
+    measured = measure(images, labels, config, split, effort=IN_LOOP, real_splits=real_splits)
     return {name: figure.value for name, figure in figures.of_samples(measured).items()}
 
 

@@ -16,6 +16,7 @@ from diffusion.data.stream_batches import StreamBatches
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash
+from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run import failure, hooks, networks, tracking
 from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.run.program import Program
@@ -132,6 +133,8 @@ class Bookkeeping:
         self._stream = batches
         stream = self._data.source
         self.display.say(f"the data are a stream: {stream.promise}")
+        if self._config.evaluate.every:
+            self.display.say(f"an evaluation reads at most {real_images.STREAMED:,} records of a pass over each split")
         if batches.read_again:
             self.display.say(f"read again {batches.read_again:,} records of the stream to go on at its place")
         if self._start.resumed and stream.resume == "anew":

@@ -22,7 +22,7 @@ NAMED = 10  # classes that the start of a run names, at most
 class Examples(NamedTuple):
     """What batches are made of."""
 
-    source: sources.Source  # random access to the records
+    source: sources.Source | Stream  # of the records
     spec: sources.DataSpec  # what they are
     augment: tuple[Augmentation, ...]  # what is done to each, in order
     sizes: tuple[buckets.Size, ...] = ()  # (height, width) of each bucket; none where all pictures are of one size
@@ -70,18 +70,18 @@ class Examples(NamedTuple):
         """
         seed = config["seed"]
         batch_size = config["train"]["batch_size"]
+        damaged = config["data"]["damaged"]
         place = {"seed": seed, "batch_size": batch_size, "start": start}
         reading = {"positions": positions, "augment": self.augment, "threads": threads}
         if isinstance(self.source, Stream):
             try:
-                return StreamBatches(self.source, state=state, **place, **reading)
+                return StreamBatches(self.source, state=state, damaged=damaged, **place, **reading)
             except ValueError as error:
                 raise ConfigError(f"config.data: {error}") from error
         if self.sizes:
             turns = buckets.Order.of(self.bucket, len(self.sizes), batch_size, seed)
             step = start // batch_size
             return buckets.batches(self.source, turns, self.sizes, start=step, with_sizes=False, **reading)
-        damaged = config["data"]["damaged"]
         return pipeline.batches(self.source, self.spec, damaged=damaged, order=order, **place, **reading)
 
 
@@ -120,11 +120,10 @@ def open_examples(recipe: Recipe) -> Examples:
 def _of_source(recipe: Recipe, source: sources.Source | Stream, sizes: tuple[buckets.Size, ...] = ()) -> Examples:
     """The examples of a source of records, in buckets of these sizes; none where all are of one size."""
     spec = source.spec
+    settings = recipe.config["data"]
     if isinstance(source, Stream):
         _check_stream(recipe, source)
-        return Examples(source, spec, recipe.augmentations, where=source.where)
-    settings = recipe.config["data"]
-    if sizes and not (spec.pictures and hasattr(source, "sizes")):
+    elif sizes and not (spec.pictures and hasattr(source, "sizes")):
         raise ConfigError(
             f"config.data.buckets.area = {settings['buckets']['area']}, but {spec.name} does not know the sizes of "
             "pictures. Valid: 0, or a source of pictures with sizes(rows) -> int [n, 2], stamp()"
@@ -140,14 +139,13 @@ def _check_stream(recipe: Recipe, stream: Stream) -> None:
     Raises:
         ConfigError: naming what is valid.
     """
-    settings = recipe.config["data"]
-    compared = recipe.data is None and not data.is_tfds(recipe.config) and recipe.config["evaluate"]["every"]
+    inputs = facts.text_inputs(recipe.network)
     needs = {
-        "the captions of all records": recipe.receives_text,
-        "the sizes of all pictures, config.data.buckets": settings["buckets"]["area"],
-        "pictures to compare with, config.evaluate.every": compared,
-        "pairs of noise and sample": recipe.teacher and recipe.teacher.pairs,
-        'another record in place of a damaged one, config.data.damaged = "skip"': settings["damaged"] == "skip",
+        "what a text encoder made of the captions, which config.data.text.dir keeps by the numbers of records": (
+            inputs is not None and inputs.of == "embeddings"
+        ),
+        "the sizes of all pictures, config.data.buckets": recipe.config["data"]["buckets"]["area"],
+        "pairs of noise and sample, which are kept by the numbers of records": recipe.teacher and recipe.teacher.pairs,
         "the same stream on several processes, and it can be read once": (
             stream.resume == "anew" and jax.process_count() > 1
         ),
@@ -198,8 +196,8 @@ def _differing(before: Mapping, now: Mapping) -> str:
 
 
 def _with_texts(
-    recipe: Recipe, source: sources.Source, name: str, captioned: Callable[[], sources.Source]
-) -> sources.Source:
+    recipe: Recipe, source: sources.Source | Stream, name: str, captioned: Callable[[], sources.Source]
+) -> sources.Source | Stream:
     """The source, with what a network that receives text receives of each record's caption.
 
     Args:
@@ -213,6 +211,8 @@ def _with_texts(
         return source
     settings = recipe.config["data"]
     folder = settings["text"][resolve.TEXT_FOLDERS[inputs.of]]
+    if isinstance(source, Stream):
+        return captions.of_stream(source, folder, inputs.entries)
     if inputs.of == "embeddings":
         captions.require(folder, name, settings["split"], len(source))
         table = captions.read(folder)

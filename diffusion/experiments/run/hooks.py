@@ -1,5 +1,6 @@
 """What a run does beside its steps: the evaluation in the loop, with pictures of what it made."""
 
+import functools
 import json
 import pathlib
 import traceback
@@ -9,10 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.evaluation import plots
+from diffusion.experiments.evaluation import plots, real_images
 from diffusion.experiments.evaluation.sample_metrics import evaluate_samples
 from diffusion.experiments.sampling import generate
 from diffusion.training.runtime import agreement
@@ -48,14 +50,17 @@ def evaluation(
     process 0 does alone, and `EvaluationFailed` for any error but a mistake in the config.
 
     Samples are compared with the dataset's validation split, so that choices made while training leave the test split
-    alone; a dataset that has none is read at config.evaluate.split.
+    alone; a dataset that has none is read at config.evaluate.split. A recipe with data of its own has others held out.
+    Of a stream, the first records of a pass stand for it, at most `real_images.STREAMED`.
     """
     config = recipe.config
-    split = "validation"
-    try:
-        data.source(config, split)
-    except ConfigError:
-        split = config.evaluate.split
+    splits = None
+    if recipe.data is None:
+        split = _split_of(config)
+    else:
+        real_images.require_held_out(recipe)
+        split = ""
+        splits = functools.cache(lambda: real_images.of_recipe(recipe))
     make = generate.generator(recipe, mesh)
     conditions = generate.conditions_of(recipe, config.evaluate.number)
     labels = generate.classes_of(recipe, conditions)
@@ -75,7 +80,7 @@ def evaluation(
             plots.trajectory(*trajectory, times, labels[shown], paths["trajectory"])
         elif recipe.shape == (2,):
             plots.scatter(images, labels, paths["samples"])
-        figures = evaluate_samples(images, labels, config, split)
+        figures = evaluate_samples(images, labels, config, split, splits and splits())
         return {name: float(f"{x:.8g}") if np.isfinite(x) else None for name, x in figures.items()}
 
     def evaluate(params, step, stop):
@@ -92,6 +97,16 @@ def evaluation(
         return figures
 
     return evaluate
+
+
+def _split_of(config: ConfigDict) -> str:
+    """The split that samples are compared with in the loop."""
+    try:
+        data.source(config, "validation")
+        return "validation"
+    except ConfigError:
+        data.source(config, config.evaluate.split)
+        return config.evaluate.split
 
 
 def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:

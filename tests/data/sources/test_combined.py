@@ -14,7 +14,7 @@ def numbered(first, number, **more):
 
 @pytest.mark.parametrize("weights, length", [((), 40), ((1, 1), 60), ((0.9, 0.1), 100), ((1, 9), 300)])
 def test_an_epoch_of_a_mixture_has_every_record_and_the_shares(weights, length):
-    mixture = sources.Mixture([numbered(0, 30), numbered(100, 10)], weights)
+    mixture = sources.mixture([numbered(0, 30), numbered(100, 10)], weights)
     values = [int(mixture[row]["x"][0]) for row in range(len(mixture))]
     assert len(values) == length and set(values) == {*range(30), *range(100, 110)}
     share = (weights or (30, 10))[0] / sum(weights or (30, 10))
@@ -23,7 +23,7 @@ def test_an_epoch_of_a_mixture_has_every_record_and_the_shares(weights, length):
     assert set(np.diff(np.sort(counts))) <= {*range(length)}
     batch = next(pipeline.batches(mixture, mixture.spec, seed=0, batch_size=length, threads=0))
     assert sorted(batch["x"][:, 0].astype(int)) == sorted(values)
-    assert mixture.fingerprint() != sources.Mixture([numbered(0, 30), numbered(101, 10)], weights).fingerprint()
+    assert mixture.fingerprint() != sources.mixture([numbered(0, 30), numbered(101, 10)], weights).fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -38,15 +38,15 @@ def test_an_epoch_of_a_mixture_has_every_record_and_the_shares(weights, length):
 )
 def test_mixtures_that_do_not_fit(of, weights, words):
     with pytest.raises(ValueError, match=words):
-        sources.Mixture(of, weights)
+        sources.mixture(of, weights)
 
 
 def test_a_filter_keeps_records_and_decodes_no_picture(tmp_path):
     of = sources.picture_folder(stored.picture_folder(tmp_path / "data")["path"])
     seen = []
-    kept = sources.Filtered(of, lambda record: seen.append(record.keys()) or record["caption"] == "a dog")
+    kept = sources.filtered(of, lambda record: seen.append(record.keys()) or record["caption"] == "a dog")
     assert len(kept) == 3 == kept.spec.size and {kept[row]["label"] for row in range(3)} == {1}
     assert all("image" not in keys for keys in seen) and kept.column("caption") == ["a dog"] * 3
     assert kept.fingerprint() != of.fingerprint() and len(kept.sizes([0, 1])) == 2
     with pytest.raises(ValueError, match="keeps none of the 6 records of data"):
-        sources.Filtered(of, lambda record: False)
+        sources.filtered(of, lambda record: False)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
@@ -82,19 +83,38 @@ def test_what_is_damaged_is_named(tmp_path):
 def test_what_a_stream_cannot_do_is_refused(tmp_path):
     for options, words in (
         ({"classes": ()}, "is a stream, and the classes of its column 'cls' are not known"),
-        ({"split": "train[:50%]"}, "a stream has no parts, and split"),
+        ({"split": "train[:50%]"}, "a stream does not know how many records it has, and split"),
+        ({"split": "train[9:]"}, "(train[9:]) holds no records"),
+        ({"split": "train[3:2]"}, "split = 'train[3:2]' holds no records"),
         ({"window": 0}, "window = 0. Valid: at least 1"),
         ({"label": "clas"}, "no column 'clas' for label; its columns are png, cls, txt. Did you mean 'cls'"),
     ):
-        with pytest.raises(ValueError, match=words.replace("[", r"\[").replace(".", r"\.")):
+        with pytest.raises(ValueError, match=re.escape(words)):
             opened(tmp_path / f"{words[:5]}", "tar_stream", **options)
-    stream = opened(tmp_path / "data", "tar_stream")
-    with pytest.raises(ValueError, match="data is a stream"):
-        sources.Mixture([stream])
-    with pytest.raises(ValueError, match="data is a stream"):
-        sources.Filtered(stream, lambda record: True)
+    opened(tmp_path / "data", "tar_stream")
     config = defaults()
     of = {"name": "tar_stream", "path": str(tmp_path / "data"), "classes": CLASSES}
     config.data.source = {"name": "mixture", "of": (of, of)}
-    with pytest.raises(ConfigError, match=r"config\.data\.source: data is a stream"):
+    with pytest.raises(ConfigError, match=r"config\.data\.source: data is a stream, and does not know its length"):
         data.source(config, "train")
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, 5])
+@pytest.mark.parametrize("name", ["tar_stream", "parquet_stream"])
+def test_two_parts_hold_every_record_once(tmp_path, name, number):
+    """Files of 4 and 2 records, or of 2 and 4."""
+    path = opened(tmp_path / "data", name).where
+    part = lambda split, **options: getattr(sources, name)(path, split, classes=CLASSES, **options)
+    row = {picture.tobytes(): k for k, picture in enumerate(stored.PICTURES)}
+    rows = lambda stream: [row[record["image"].tobytes()] for record in stream.records(99)]
+    assert rows(part(f"train[:{number}]", window=1)) == list(range(number))
+    assert rows(part(f"train[{number}:]", window=1)) == list(range(number, 6))
+    assert rows(part(f"train[1:{number + 1}]", window=1)) == list(range(1, number + 1))
+    held_out, rest = part(f"train[:{number}]"), part(f"train[{number}:]", window=2)
+    assert sorted(rows(held_out)) == list(range(number)) and sorted(rows(rest)) == list(range(number, 6))
+    found, _ = taken(rest, 6)
+    assert {row[image.tobytes()] for batch in found for image in batch["image"]} == {*range(number, 6)}
+    for stop in range(1, 6):
+        _, state = taken(rest, stop)
+        again, _ = taken(part(f"train[{number}:]", window=2), 1, state=state, start=4 * stop)
+        np.testing.assert_array_equal(again[0]["image"], found[stop]["image"])

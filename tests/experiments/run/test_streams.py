@@ -10,8 +10,8 @@ import pytest
 
 from diffusion import objectives, schedules, timesteps
 from diffusion.data import pipeline
-from diffusion.data.sources import of_python
-from diffusion.data.sources.streams import Stream
+from diffusion.data.sources import DamagedRecord, of_python
+from diffusion.data.sources.iterated import Iterated
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.defaults import defaults
@@ -108,7 +108,7 @@ def test_batches_from_a_state_on_are_those_of_the_undisturbed_stream(name, threa
 
 
 def test_a_pass_has_every_record_and_the_next_pass_begins_anew():
-    found, _ = taken(Stream(Again()), 6)
+    found, _ = taken(Iterated(Again()), 6)
     expected = [record(i % NUMBER)["x"] for i in range(24)]
     np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in found]), expected)
 
@@ -116,9 +116,9 @@ def test_a_pass_has_every_record_and_the_next_pass_begins_anew():
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_processes_share_the_rows_of_each_batch(processes):
     """Together they read what one reads, and a position of one holds for all."""
-    whole, _ = taken(Stream(Again()), 5)
+    whole, _ = taken(Iterated(Again()), 5)
     rows = np.arange(4).reshape(processes, -1)
-    parts = [taken(Stream(Again()), 5, positions=mine) for mine in rows]
+    parts = [taken(Iterated(Again()), 5, positions=mine) for mine in rows]
     for k, batch in enumerate(whole):
         np.testing.assert_array_equal(np.concatenate([found[k]["x"] for found, _ in parts]), batch["x"])
     states = [batches.state for _, batches in parts]
@@ -127,7 +127,7 @@ def test_processes_share_the_rows_of_each_batch(processes):
 
 def test_augmentation_draws_belong_to_the_index():
     noise = lambda rng, x: x + rng.normal(size=x.shape).astype(np.float32)
-    found, _ = taken(Stream(Again()), 2, augment=(noise,))
+    found, _ = taken(Iterated(Again()), 2, augment=(noise,))
     rngs = pipeline.rngs_of(0, np.arange(8), 0)
     expected = [record(i)["x"] + rng.normal(size=2).astype(np.float32) for i, rng in enumerate(rngs)]
     np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in found]), expected)
@@ -168,18 +168,18 @@ def test_a_generator_begins_anew_and_the_run_says_so(tmp_path, capsys, compilati
 
 def test_another_stream_is_refused_when_a_run_goes_on():
     """Its first records are as they were, and the one where the run stopped is not."""
-    _, batches = taken(Stream(Again()), 2)
-    late = Stream(lambda: (record(i if i < 7 else i + 50) for i in range(NUMBER)))
+    _, batches = taken(Iterated(Again()), 2)
+    late = Iterated(lambda: (record(i if i < 7 else i + 50) for i in range(NUMBER)))
     with pytest.raises(ValueError, match=r"is not the stream that the run was trained on: its record 7 differs"):
         taken(late, 1, state=batches.state)
     with pytest.raises(ValueError, match="now ends after 7 records; the run had 8"):
-        taken(Stream(lambda: map(record, range(7))), 1, state=batches.state)
-    assert Stream(Again()).fingerprint() != Stream(lambda: map(record, range(1, 9))).fingerprint()
+        taken(Iterated(lambda: map(record, range(7))), 1, state=batches.state)
+    assert Iterated(Again()).fingerprint() != Iterated(lambda: map(record, range(1, 9))).fingerprint()
 
 
 def test_what_is_never_the_same_begins_anew():
     rng = np.random.default_rng(0)
-    stream = Stream(lambda: ({"x": rng.normal(size=2).astype(np.float32)} for _ in range(20)))
+    stream = Iterated(lambda: ({"x": rng.normal(size=2).astype(np.float32)} for _ in range(20)))
     assert stream.resume == "anew" and "sha256" not in stream.fingerprint()
 
 
@@ -213,9 +213,29 @@ def test_what_is_no_stream_is_refused(data, words):
         taken(of_python.source_of(data()), 1)
 
 
+def test_a_damaged_record_is_left_out_alike_on_any_number_of_processes():
+    """The next sound record of its batch takes its place, whichever process decodes it."""
+    records = lambda: (record(i) if i not in (3, 4, 8) else {"x": np.zeros(3, np.float32)} for i in range(NUMBER))
+    with pytest.raises(DamagedRecord, match=r"<lambda>, record 3 cannot be used: its example is of shape \(3,\)"):
+        taken(Iterated(records), 1)
+    with pytest.warns(UserWarning, match="left out: .* record [348] cannot be used"):
+        whole, _ = taken(Iterated(records), 3, damaged="skip", threads=0)
+        parts = [taken(Iterated(records), 3, damaged="skip", positions=mine, threads=0)[0] for mine in ([0, 3], [1, 2])]
+    expected = [0, 1, 2, 0, 5, 5, 6, 7, 9, 9, 10, 0]
+    np.testing.assert_array_equal(np.concatenate([b["x"] for b in whole]), [record(i)["x"] for i in expected])
+    assert np.concatenate([b["skipped"] for b in whole]).tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0]
+    for k, batch in enumerate(whole):
+        np.testing.assert_array_equal(parts[0][k]["x"], batch["x"][[0, 3]])
+        np.testing.assert_array_equal(parts[1][k]["skipped"], batch["skipped"][[1, 2]])
+    lost = lambda: (record(i) if i < 4 else {"x": np.zeros(3, np.float32)} for i in range(NUMBER))
+    with pytest.warns(UserWarning), pytest.raises(DamagedRecord, match="all 4 records of a batch are damaged"):
+        taken(Iterated(lost), 2, damaged="skip", threads=0)
+
+
 def test_what_needs_numbered_records_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"this run needs another record in place of a damaged one.*can be indexed"):
-        train(recipe(Again(), **{"data.damaged": "skip"}), tmp_path)
+    made = recipe(Again(), **{"data.buckets.area": 16})
+    with pytest.raises(ConfigError, match=r"Again is a stream, and this run needs the sizes of all pictures.*indexed"):
+        train(made, tmp_path)
 
 
 def test_an_error_of_the_stream_ends_the_run_at_its_last_record():
@@ -223,7 +243,7 @@ def test_an_error_of_the_stream_ends_the_run_at_its_last_record():
         yield from map(record, range(9))
         raise OSError("the socket is closed")
 
-    batches = StreamBatches(Stream(broken), seed=0, batch_size=4, threads=3)
+    batches = StreamBatches(Iterated(broken), seed=0, batch_size=4, threads=3)
     next(batches), next(batches)
     with pytest.raises(OSError, match="the socket is closed"):
         next(batches)
@@ -247,7 +267,3 @@ def test_a_run_on_shards_from_a_config_goes_on_bit_for_bit(tmp_path, capsys, com
     both = [checkpoints.load_ema(tmp_path / folder, 4)[0] for folder in ("parts", "whole")]
     jax.tree.map(np.testing.assert_array_equal, *both)
     assert "data (train): a stream of pictures of 2 classes (cat, dog), 4 x 4 x 3, in" in capsys.readouterr().out
-    evaluated = config(4)
-    evaluated.evaluate.every = 2
-    with pytest.raises(ConfigError, match=r"data is a stream, and this run needs pictures to compare with"):
-        run(evaluated, tmp_path / "other")

@@ -1,0 +1,211 @@
+"""Streams of other streams: the records that a condition keeps, several by weight, and captions as a condition."""
+
+__all__ = ["CaptionedStream", "FilteredStream", "MixedStream"]
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.data import fingerprints
+from diffusion.data.sources.spec import DamagedRecord
+from diffusion.data.sources.streams import Cursor, Stream
+
+
+class _Derived(Stream):
+    """A stream whose raw records are another's."""
+
+    def __init__(self, of: Stream):
+        self._of = of
+        self.name, self.spec, self.where = of.name, of.spec, of.where
+        self.resume, self.repeatable, self.first = of.resume, of.repeatable, of.first
+
+    def cursor(self, state: Mapping[str, Any] | None = None) -> Cursor:
+        return self._of.cursor(state)
+
+    def decode(self, raw: Any) -> Mapping[str, Any]:
+        return self._of.decode(raw)
+
+    def place(self, raw: Any) -> str:
+        return self._of.place(raw)
+
+    def about(self, raw: Any) -> Mapping[str, Any]:
+        return self._of.about(raw)
+
+    def caption(self, raw: Any) -> str:
+        return self._of.caption(raw)
+
+    def size(self, raw: Any) -> tuple[int, int]:
+        return self._of.size(raw)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return self._of.fingerprint()
+
+
+class FilteredStream(_Derived):
+    """The records of a stream that a condition keeps, which every process asks of each."""
+
+    def __init__(self, of: Stream, by: Callable[[Mapping[str, Any]], bool]):
+        """Asks the condition of the first records.
+
+        Args:
+            of: the stream.
+            by: record -> whether it is kept, as in `combined.filtered`.
+        """
+        super().__init__(of)
+        self._by = by
+        self._kept = [self.keeps(raw) for raw in of.first]
+        self.first = [raw for raw, kept in zip(of.first, self._kept) if kept]
+
+    def keeps(self, raw: Any) -> bool:
+        """Whether a record is kept; a damaged one is, so that it is named where it is decoded."""
+        try:
+            about = self._of.about(raw)
+        except DamagedRecord:
+            return True
+        return bool(self._by(about))
+
+    def cursor(self, state: Mapping[str, Any] | None = None) -> "_Kept":
+        return _Kept(self, self._of.cursor(state))
+
+    def fingerprint(self) -> dict[str, Any]:
+        kept = {} if self.resume == "anew" else {"kept": fingerprints.digest([bytes(self._kept)])}
+        return super().fingerprint() | kept
+
+
+class _Kept:
+    """Where a filtered stream is: where the stream is that it filters."""
+
+    def __init__(self, stream: FilteredStream, cursor: Cursor):
+        self._stream, self._cursor = stream, cursor
+        self.read_again = cursor.read_again
+        self.state = cursor.state
+
+    @property
+    def passes(self) -> int:
+        return self._cursor.passes
+
+    def next(self) -> Any:
+        before = self._cursor.passes
+        while self._cursor.passes < before + 2:
+            raw = self._cursor.next()
+            if self._stream.keeps(raw):
+                return raw
+        raise ValueError(f"the filter keeps none of the records of {self._stream.name}")
+
+
+class CaptionedStream(_Derived):
+    """A stream whose records have what a text encoder reads in their "condition", {name: [...]}, beside their own."""
+
+    def __init__(self, of: Stream, read: Callable[[str], Mapping[str, np.ndarray]]):
+        """Reads the captions of the first records.
+
+        Args:
+            of: the stream.
+            read: caption -> the entries of the condition.
+
+        Raises:
+            ValueError: if the first has no caption, or the stream's own condition has no names, or one of these.
+            DamagedRecord: if none of the first has one.
+        """
+        super().__init__(of)
+        self._read = read
+        self._conditions: list[Mapping[str, np.ndarray]] = []
+        damaged = None
+        for raw in of.first[:1]:
+            of.caption(raw)  # a column that is not there is no damage
+        for raw in of.first:
+            try:
+                self._conditions.append(self._entries(raw))
+            except DamagedRecord as error:
+                damaged = damaged or error
+        if damaged and not self._conditions:
+            raise damaged
+
+    def decode(self, raw: Any) -> Mapping[str, Any]:
+        record = self._of.decode(raw)
+        return {**record, "condition": {**record.get("condition", {}), **self._entries(raw)}}
+
+    def _entries(self, raw: Any) -> Mapping[str, np.ndarray]:
+        with self.blamed(raw):
+            text = self._of.caption(raw).strip()
+            if not text:
+                raise ValueError("its caption is empty")
+            return self._read(text)
+
+    def fingerprint(self) -> dict[str, Any]:
+        entries = (leaf.tobytes() for leaf in jax.tree.leaves(self._conditions))
+        conditions = {} if self.resume == "anew" else {"conditions": fingerprints.digest(entries)}
+        return super().fingerprint() | conditions
+
+
+class MixedStream(Stream):
+    """Several streams, each of which is a share of the records; what is raw is the number of its stream and its own.
+
+    The next record is of the stream that is furthest behind its share, so that of any records in a row each stream has
+    its share, but for one. A stream that ends is begun again, alone.
+    """
+
+    def __init__(self, of: Sequence[Stream], shares: Sequence[float], name: str):
+        """Mixes streams that fit each other.
+
+        Args:
+            of: the streams.
+            shares: of each, above 0, 1 in all.
+            name: of the mixture.
+        """
+        self._of, self.shares = of, np.asarray(shares)
+        self.name = name
+        self.spec = of[0].spec._replace(name=name)
+        self.where = " and ".join(stream.where for stream in of)
+        self.resume = max((stream.resume for stream in of), key=("state", "skip", "anew").index)
+        self.repeatable = all(stream.repeatable for stream in of)
+        self.first = [(part, raw) for part, stream in enumerate(of) for raw in stream.first]
+
+    def cursor(self, state: Mapping[str, Any] | None = None) -> "_Mixed":
+        return _Mixed(self._of, self.shares, None if self.resume == "anew" else state)
+
+    def decode(self, raw: Any) -> Mapping[str, Any]:
+        return self._of[raw[0]].decode(raw[1])
+
+    def place(self, raw: Any) -> str:
+        return self._of[raw[0]].place(raw[1])
+
+    def about(self, raw: Any) -> Mapping[str, Any]:
+        return self._of[raw[0]].about(raw[1])
+
+    def caption(self, raw: Any) -> str:
+        return self._of[raw[0]].caption(raw[1])
+
+    def size(self, raw: Any) -> tuple[int, int]:
+        return self._of[raw[0]].size(raw[1])
+
+    def fingerprint(self) -> dict[str, Any]:
+        shares = {"shares": self.shares.tolist(), "of": [stream.fingerprint() for stream in self._of]}
+        return {"stream": self.name} | ({} if self.resume == "anew" else shares)
+
+
+class _Mixed:
+    """Where each of several streams is, and how many records came of each."""
+
+    def __init__(self, of: Sequence[Stream], shares: np.ndarray, state: Mapping[str, Any] | None):
+        states = [None] * len(of) if state is None else state["of"]
+        self._shares = shares
+        self._cursors = [stream.cursor(each) for stream, each in zip(of, states, strict=True)]
+        self._taken = np.zeros(len(of), np.int64) if state is None else np.array(state["taken"], np.int64)
+        self.read_again = sum(cursor.read_again for cursor in self._cursors)
+
+    @property
+    def passes(self) -> int:
+        """Those that all of them have ended."""
+        return min(cursor.passes for cursor in self._cursors)
+
+    def next(self) -> tuple[int, Any]:
+        behind = self._shares * (self._taken.sum() + 1) - self._taken
+        part = int(np.argmax(behind))
+        self._taken[part] += 1
+        return part, self._cursors[part].next()
+
+    def state(self) -> dict[str, Any]:
+        return {"taken": self._taken.tolist(), "of": [cursor.state() for cursor in self._cursors]}

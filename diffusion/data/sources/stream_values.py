@@ -1,0 +1,136 @@
+"""What the values are that an iterable yields: records as they are, or the stored columns of a record."""
+
+__all__ = ["Mappings", "Stored", "Values"]
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from diffusion.data.sources import sequences
+from diffusion.data.sources.columns import Columns, class_numbers, encoded
+from diffusion.data.sources.spec import DataSpec
+from diffusion.io import pictures
+
+
+class Values(Protocol):
+    """What an iterable yields, a value for each record."""
+
+    def record(self, value: Any) -> dict[str, Any]:
+        """The record; raises whatever its decoder does."""
+        ...
+
+    def described(self, record: Mapping[str, Any], name: str) -> DataSpec:
+        """What records like this one are, of a stream of that name."""
+        ...
+
+    def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:
+        """Refuses a record that is not as described."""
+        ...
+
+    def place(self, value: Any, number: int, name: str) -> str:
+        """What to call the record of that number in a pass over the stream."""
+        ...
+
+    def about(self, value: Any) -> Mapping[str, Any]:
+        """The columns but the example."""
+        ...
+
+    def caption(self, value: Any) -> str:
+        """The text of a record."""
+        ...
+
+    def size(self, value: Any) -> tuple[int, int]:
+        """The height and the width of a picture."""
+        ...
+
+
+class Mappings:
+    """Records as `Recipe(data=...)` takes them, {"image" or "x", "label", "condition", "caption"}."""
+
+    def __init__(self, num_classes: int = 0, split: str = "train"):
+        self._num_classes, self._split = num_classes, split
+
+    def record(self, value: Any) -> dict[str, Any]:
+        return sequences.plain(value)
+
+    def described(self, record: Mapping[str, Any], name: str) -> DataSpec:
+        return sequences.of_record(record, name, self._num_classes, self._split)
+
+    def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:
+        sequences.check(record, spec)
+
+    def place(self, value: Any, number: int, name: str) -> str:
+        return f"{name}, record {number}"
+
+    def about(self, value: Any) -> Mapping[str, Any]:
+        return {key: each for key, each in value.items() if key not in ("image", "x")}
+
+    def caption(self, value: Any) -> str:
+        return sequences.caption(value)
+
+    def size(self, value: Any) -> tuple[int, int]:
+        height, width = np.shape(value["image"])[:2]
+        return height, width
+
+
+class Stored:
+    """The stored columns of a record, {column: value}; the first sound one says how many channels pictures have."""
+
+    def __init__(self, columns: Columns, classes: tuple[str, ...], split: str):
+        """Says how columns are read.
+
+        Raises:
+            ValueError: if there are labels without classes.
+        """
+        if columns.label and not classes:
+            raise ValueError(
+                f"{columns.where} is a stream, and the classes of its column {columns.label!r} are not known. Valid: "
+                'classes = ("cat", "dog", ...), or label = "" for none'
+            )
+        self._columns, self._split = columns, split
+        self._classes = classes if columns.label else ()
+
+    def record(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        columns = self._columns
+        if missing := [name for name in columns.wanted if name not in value]:
+            raise ValueError(f"it has no {', '.join(missing)}, only {', '.join(value)}")
+        if not columns.channels and isinstance(columns.example, str):
+            columns.channels = columns.channels_of(value[columns.example])
+        return columns.record(value, self._number(value))
+
+    def _number(self, value: Mapping[str, Any]) -> int | None:
+        """Of the class of a record; None without classes."""
+        columns = self._columns
+        if not columns.label:
+            return None
+        if columns.label not in value:
+            raise ValueError(f"it has no {columns.label}, only {', '.join(value)}")
+        label = value[columns.label]
+        return int(class_numbers([label], self._classes, lambda row: "it", columns.where)[1][0])
+
+    def described(self, record: Mapping[str, Any], name: str) -> DataSpec:
+        return self._columns.described(record, name, self._split, self._classes, -1)
+
+    def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:
+        self._columns.check(record, spec)
+
+    def place(self, value: Mapping[str, Any], number: int, name: str) -> str:
+        return f"{self._columns.where}, row {number}"
+
+    def about(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        number = self._number(value)
+        rest = {key: each for key, each in value.items() if key != self._columns.example}
+        return rest if number is None else rest | {"label": number}
+
+    def caption(self, value: Mapping[str, Any]) -> str:
+        return self._columns.text_of(value)
+
+    def size(self, value: Mapping[str, Any]) -> tuple[int, int]:
+        stored = value[str(self._columns.example)]
+        data = encoded(stored)
+        if data is None:
+            height, width = np.shape(stored)[:2]
+            return height, width
+        with pictures.opened(data, "its image") as image:
+            return image.height, image.width

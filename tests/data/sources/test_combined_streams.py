@@ -1,0 +1,183 @@
+"""Mixtures, filters and captions of streams: shares, what is kept, and that all are exact from any state."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion.data import captions, sources
+from diffusion.data.sources.iterated import Iterated
+from diffusion.data.stream_batches import StreamBatches
+from diffusion.text import byte_pairs
+from tests.data.sources import hugging_face, stored
+
+
+def numbers(first, count, **more):
+    """A stream of the numbers first, first + 1, ..., pass after pass."""
+    return Iterated(lambda: ({"x": np.float32([first + k]), **more} for k in range(count)))
+
+
+def taken(stream, number, **options):
+    batches = StreamBatches(stream, seed=0, batch_size=4, **options)
+    found = [next(batches) for _ in range(number)]
+    batches.close()
+    return found, json.loads(json.dumps(batches.state))
+
+
+def values(stream, number):
+    return [int(x) for batch in taken(stream, number)[0] for x in batch["x"][:, 0]]
+
+
+def is_exact_from_any_state(make, number=6, entry="x"):
+    whole, _ = taken(make(), number)
+    for stop in range(1, number):
+        _, state = taken(make(), stop)
+        rest, _ = taken(make(), number - stop, state=state, start=4 * stop)
+        for ours, theirs in zip(rest, whole[stop:], strict=True):
+            np.testing.assert_array_equal(ours[entry], theirs[entry])
+    return True
+
+
+def even(record):
+    return record["number"] % 2 == 0
+
+
+def numbered():
+    return Iterated(lambda: ({"x": np.float32([k]), "number": k} for k in range(11)))
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (3, 1), (1, 2, 7)])
+def test_each_stream_has_its_share_of_any_records_in_a_row(weights):
+    streams = [numbers(100 * k, 5 + k) for k in range(len(weights))]
+    mixed = sources.mixture(streams, weights)
+    assert mixed.spec.size == -1 and mixed.resume == "skip"
+    found = values(mixed, 25)
+    shares = np.array(weights) / sum(weights)
+    for n in range(1, len(found) + 1):
+        counts = np.bincount(np.array(found[:n]) // 100, minlength=len(weights))
+        assert (np.abs(counts - shares * n) < len(weights)).all()
+    for k in range(len(weights)):
+        mine = [value - 100 * k for value in found if value // 100 == k]
+        assert mine == [i % (5 + k) for i in range(len(mine))]  # each in its own order, over and over
+
+
+def test_mixtures_and_filters_within_each_other_are_exact_from_any_state():
+    mixed = lambda: sources.mixture([numbered(), numbers(100, 3, number=0)], (2, 1))
+    assert is_exact_from_any_state(mixed)
+    assert is_exact_from_any_state(lambda: sources.filtered(mixed(), even))
+    filtered = lambda: sources.filtered(numbered(), even)
+    assert values(filtered(), 3) == [2 * (k % 6) for k in range(12)] and is_exact_from_any_state(filtered)
+    assert is_exact_from_any_state(lambda: sources.mixture([filtered(), numbers(100, 3)], (1, 3)))
+    assert filtered().fingerprint() != numbered().fingerprint()
+    assert mixed().fingerprint() != sources.mixture([numbered(), numbers(100, 3, number=0)], (1, 1)).fingerprint()
+
+
+def test_a_mixture_promises_what_the_least_of_its_streams_does():
+    state = lambda: sources.huggingface(hugging_face.points(7))
+    again = lambda: Iterated(lambda: ({"x": np.float32([k, k])} for k in range(5)))
+    once = Iterated({"x": np.float32([k, k])} for k in range(5))
+    assert sources.mixture([state(), state()], (1, 1)).resume == "state"
+    assert sources.mixture([state(), again()], (1, 1)).resume == "skip"
+    mixed = sources.mixture([again(), once], (1, 1))
+    assert mixed.resume == "anew" and mixed.fingerprint().keys() == {"stream"}
+    assert is_exact_from_any_state(lambda: sources.mixture([state(), again()], (1, 1)))
+    with pytest.raises(ValueError, match="is a stream that can be read once"):
+        mixed.take(3)
+
+
+def test_streams_of_files_are_mixed_and_filtered_by_their_columns(tmp_path):
+    tars, parquets = (stored.FORMATS[name](tmp_path / name)["path"] for name in ("tar_shards", "parquet"))
+    opened = lambda: sources.mixture(
+        [
+            sources.tar_stream(tars, classes=stored.NAMES, window=2),
+            sources.filtered(
+                sources.parquet_stream(parquets, classes=stored.NAMES, window=2), lambda record: record["text"] == "3"
+            ),
+        ],
+        (3, 1),
+    )
+    assert opened().resume == "state" and is_exact_from_any_state(opened, entry="image")
+    found, _ = taken(opened(), 4)
+    images = np.concatenate([batch["image"] for batch in found])
+    third = np.array([np.array_equal(image, stored.PICTURES[3]) for image in images])
+    assert third.sum() >= 4 and set(np.concatenate([batch["label"] for batch in found])[third]) == {stored.LABELS[3]}
+    seen = []
+    sources.filtered(sources.tar_stream(tars, classes=stored.NAMES), lambda record: seen.append(record.keys()) or True)
+    assert all(keys == {"cls", "txt", "label"} for keys in seen) and len(seen) == stored.NUMBER
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    table = sources.arrays(stored.arrays(tmp_path / "a")["path"])
+    tars = sources.tar_stream(stored.tar_shards(tmp_path / "b")["path"], classes=("0", "1"))
+    with pytest.raises(ValueError, match=r"b is a stream and a\.npz has random access. Valid: a mixture of one kind"):
+        sources.mixture([tars, table], (1, 1))
+    with pytest.raises(ValueError, match=r"and does not know its length. Valid: weights = \(1, ...\)"):
+        sources.mixture([numbers(0, 3), numbers(9, 3)])
+    with pytest.raises(ValueError, match="keeps none of the records of"):
+        taken(sources.filtered(numbered(), lambda record: False), 1)
+    with pytest.raises(ValueError, match=r"the filter reads 'nubmer' of the records of .*, which have number"):
+        sources.filtered(numbered(), lambda record: record["nubmer"])
+    with pytest.raises(ValueError, match=r"the filter reads 'labl' of the records of a\.npz, which have label"):
+        sources.filtered(table, lambda record: record["labl"])
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    byte_pairs.write(tmp_path / "tokenizer", byte_pairs.learn(["a cat and a dog"], 600), 24)
+    return tmp_path / "tokenizer"
+
+
+def streams_with_captions(folder):
+    return {
+        "tar_stream": sources.tar_stream(stored.tar_shards(folder / "a")["path"], classes=stored.NAMES, window=3),
+        "parquet_stream": sources.parquet_stream(
+            stored.parquet(folder / "b")["path"], classes=stored.NAMES, condition=("label",), caption="text"
+        ),
+        "huggingface": sources.huggingface(hugging_face.pictures(hugging_face.IterableDataset)),
+        "iterable": Iterated(
+            lambda: (
+                {"image": picture, "caption": f"a {stored.NAMES[label]}"}
+                for picture, label in zip(stored.PICTURES, stored.LABELS)
+            )
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["tar_stream", "parquet_stream", "huggingface", "iterable"])
+def test_captions_are_tokens_in_the_condition(tmp_path, tokenizer, name):
+    stream = streams_with_captions(tmp_path)[name]
+    captioned = captions.of_stream(stream, tokenizer, ("ids", "mask"))
+    vocabulary = captions.Tokenizer.open(tokenizer)
+    (batch,), _ = taken(captioned, 1)
+    row = {picture.tobytes(): k for k, picture in enumerate(stored.PICTURES)}
+    own = {"label"} if name == "parquet_stream" else set()
+    assert set(batch["condition"]) == {"ids", "mask"} | own
+    for k, image in enumerate(batch["image"]):
+        label = stored.LABELS[row[image.tobytes()]]
+        said = f"{row[image.tobytes()]}" if own else f"a {stored.NAMES[label]}"
+        np.testing.assert_array_equal(batch["condition"]["ids"][k], vocabulary([said]).ids[0])
+        assert not own or batch["condition"]["label"][k] == label
+    assert captioned.fingerprint() != stream.fingerprint()
+    if name != "iterable":
+        assert is_exact_from_any_state(lambda: captions.of_stream(stream, tokenizer, ("ids",)), 4, "image")
+
+
+def test_captions_that_are_none_are_named(tmp_path, tokenizer):
+    of = lambda stream: captions.of_stream(stream, tokenizer, ("ids", "mask"))
+    path = stored.tar_shards(tmp_path / "a")["path"]
+    with pytest.raises(
+        ValueError, match=r"no column 'tx' for caption; its columns are png, cls, txt. Did you mean 'txt"
+    ):
+        sources.tar_stream(path, classes=stored.NAMES, caption="tx")
+    with pytest.raises(ValueError, match="its cls is 0, and a caption is a text"):
+        of(sources.tar_stream(path, label="", caption="cls", window=1))
+    with pytest.raises(ValueError, match='it has no text under "caption"'):
+        of(numbered())
+    with pytest.raises(ValueError, match=r'a condition beside their captions.*e\.g\. condition = \("mask",\)'):
+        of(sources.tar_stream(path, label="", condition="cls"))
+    empty = lambda: ({"x": np.float32([k]), "caption": "a cat" * (k != 5)} for k in range(9))
+    with pytest.raises(sources.DamagedRecord, match=r"<lambda>, record 5 cannot be used: its caption is empty"):
+        taken(of(Iterated(empty)), 2)
+    with pytest.warns(UserWarning, match="record 5 cannot be used"):
+        found, _ = taken(of(Iterated(empty)), 2, damaged="skip")
+    assert found[1]["skipped"].tolist() == [0, 1, 0, 0] and found[1]["x"][:, 0].tolist() == [4, 6, 6, 7]
