@@ -6,7 +6,8 @@
 
 A run that fails keeps the state before the step that failed in WORKDIR/failed. From it, the same program with the same
 batch and draws computes the same step on the same devices, bit for bit; a change of the config shows whether it would
-mend it. With --step, it is the step after that checkpoint of the run. Nothing is written.
+mend it. With --step, it is the step after that checkpoint of the run. A stream goes to where it was before the step;
+one that begins anew at each start is refused. Nothing is written.
 
 Exit status: 0 the step is finite; 1 it is not, or there is no such state; 2 a mistake in the config.
 """
@@ -35,6 +36,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import diffusion
+from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import checks, resolve
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import failure, noise_pairs
@@ -92,8 +94,10 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
     if recipe.teacher and recipe.teacher.pairs:
         data = noise_pairs.paired(recipe, workdir, data, mesh)
     before, about = checkpoints.restore(folder, latest, program.target)
+    _require_repeatable(data.source, about)
     positions = sharding.positions(config.train.batch_size, mesh)
-    batch = next(data.batches(config, about["examples"], positions, 0, order=about.get("order", 1)))
+    place = {"state": about.get("stream"), "order": about.get("order", 1)}
+    batch = next(data.batches(config, about["examples"], positions, 0, **place))
     if not program.conditional:
         del batch["label"]
     batch = sharding.to_devices(batch, mesh, config.train.batch_size)
@@ -108,6 +112,26 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
     if repeated.finite or jax.process_count() > 1:
         return repeated
     return repeated._replace(origins=_origins(lambda: parts(before, batch, program.seed)))
+
+
+def _require_repeatable(source: Any, about: dict[str, Any]) -> None:
+    """Refuses a stream whose batch of that step cannot be read again.
+
+    Raises:
+        CheckpointError: saying why.
+    """
+    if not isinstance(source, Stream):
+        return
+    if source.resume == "anew":
+        raise checkpoints.CheckpointError(
+            f"{source.name} is a stream that begins anew at each start, so that no step on it can be repeated. Valid: "
+            "one that keeps its state, or is the same at every pass"
+        )
+    if about.get("stream") is None:
+        raise checkpoints.CheckpointError(
+            f"{source.name} is a stream, and this state does not say where it was: it was kept by an earlier version. "
+            "Valid: a checkpoint of the run, --step=N"
+        )
 
 
 def _parts(recipe: Recipe, program: programs.Program, mesh: Mesh, before: state.TrainState, batch: dict, seed: Any):

@@ -1,5 +1,6 @@
 """One of two processes of a run dies or hangs: the other stops with an error within a minute; a restart goes on."""
 
+import io
 import json
 import os
 import pathlib
@@ -7,13 +8,16 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import numpy as np
 import pytest
 
+from diffusion.data import sources
 from diffusion.launch import local
 from diffusion.training.checkpointing import checkpoints
+from tests.data.made import png
 from tests.reliability.driver import ROOT, train_command, two_processes, until
 from tests.reliability.test_kills import values
 
@@ -61,6 +65,43 @@ def test_a_killed_process_ends_the_other(driver, tmp_path, victim):
         assert values(tmp_path / "run", last + 2) == values(tmp_path / "straight", last + 2)
         same = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "straight")]
         assert same[0] == same[1]
+
+
+def shards(folder):
+    """Two tar shards of the 20 first digits, for a stream."""
+    folder.mkdir()
+    digits = sources.open_source("digits", "train")[0]
+    for part, rows in enumerate((range(13), range(13, 20))):
+        with tarfile.open(folder / f"train-{part}.tar", "w") as archive:
+            for row in rows:
+                members = {"png": png(digits[row]["image"][..., 0]), "cls": str(digits[row]["label"]).encode()}
+                for suffix, content in members.items():
+                    info = tarfile.TarInfo(f"{row:04}.{suffix}")
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+    return {"name": "tar_stream", "path": str(folder), "classes": [str(k) for k in range(10)], "window": 6}
+
+
+@pytest.mark.slow
+def test_processes_share_a_stream_and_may_change_in_number(driver, tmp_path):
+    """Two, then one, then two go on with one stream, over its end: what one process does, up to the order of sums."""
+    changes = {"data.source": json.dumps(shards(tmp_path / "shards")), "train.log_every": 1}
+    for number, steps in ((2, 2), (1, 4), (2, 6)):
+        settings = changes | {"train.steps": steps}
+        if number == 1:
+            assert driver.train(tmp_path / "changing", settings).status == 0
+            continue
+        runs = start_two(driver, tmp_path / "changing", settings)
+        assert [driver.wait(run).status for run in runs] == [0, 0]
+    assert driver.train(tmp_path / "one", changes | {"train.steps": 6}).status == 0
+    abouts = [checkpoints.read_about(tmp_path / name, 6) for name in ("one", "changing")]
+    assert abouts[0]["stream"] == abouts[1]["stream"] and abouts[0]["data"] == abouts[1]["data"]
+    assert (abouts[0]["stream"]["epoch"], abouts[0]["stream"]["read"]) == (2, 8)  # 48 = 20 + 20 + 8
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "changing")
+    ]
+    assert len(losses[0]) == 6 and losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.slow

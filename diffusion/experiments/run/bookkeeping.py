@@ -74,6 +74,7 @@ class Bookkeeping:
         self._ahead = 0 if sharding.one_step_in_flight(mesh) else STEPS_AHEAD
         self._sums = start.sums
         self._stream: StreamBatches | None = None
+        self._streams: collections.deque = collections.deque(maxlen=STEPS_AHEAD + 2)  # (step, where the stream was)
         self._blocks = gradient_norms.names(program.target.params)
         self._sizes: set[str] = set()  # of pictures so far, as kinds of a step
         self._best = start.best if start.best and start.best["figure"] == config.checkpoint.best else None
@@ -131,6 +132,7 @@ class Bookkeeping:
         if not isinstance(batches, StreamBatches):
             return
         self._stream = batches
+        self._streams.append((self._start.step, batches.state))
         stream = self._data.source
         self.display.say(f"the data are a stream: {stream.promise}")
         if self._config.evaluate.every:
@@ -168,6 +170,8 @@ class Bookkeeping:
         """
         jax.tree.map(lambda leaf: leaf.copy_to_host_async(), metrics)
         self._pending.append((step, metrics))
+        if self._stream is not None:
+            self._streams.append((step, self._stream.state))
         if step == self._start.step + 1:
             jax.block_until_ready(metrics)
             self.display.first_step()
@@ -307,6 +311,8 @@ class Bookkeeping:
         self._saver.wait()
         self.display.say(failure.message(step, self._folder, self._config.optimizer.get("clip")))
         about = {"examples": step * self._config.train.batch_size, "order": self._start.order}
+        if self._stream is not None:
+            about["stream"] = dict(self._streams).get(step)
         kept = failure.keep(self._folder, frozen, about)
         self.display.say(
             f"The state before that step is kept in {kept}. To repeat the step and see what is not finite:"

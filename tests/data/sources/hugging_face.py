@@ -91,6 +91,12 @@ class IterableDataset(Common):
             self._state_dict["at"] += 1
             yield self._row(order[self._state_dict["at"] - 1])
 
+    def take(self, number):
+        return self._copy(columns={name: values[:number] for name, values in self.columns.items()})
+
+    def skip(self, number):
+        return self._copy(columns={name: values[number:] for name, values in self.columns.items()})
+
     def state_dict(self):
         return copy.deepcopy(self._state_dict)
 

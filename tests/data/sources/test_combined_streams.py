@@ -106,6 +106,32 @@ def test_streams_of_files_are_mixed_and_filtered_by_their_columns(tmp_path):
     assert all(keys == {"cls", "txt", "label"} for keys in seen) and len(seen) == stored.NUMBER
 
 
+@pytest.mark.parametrize("kind", ["files", "mixture", "filtered", "captions"])
+def test_another_number_of_processes_goes_on_with_the_stream(tmp_path, tokenizer, kind):
+    """Two have read three batches; one and four go on: each record once, at its index, whoever reads it."""
+    tars = stored.tar_shards(tmp_path / "a")["path"]
+    files = lambda: sources.tar_stream(tars, classes=stored.NAMES, window=3, seed=5)
+    make = {
+        "files": files,
+        "mixture": lambda: sources.mixture(
+            [files(), sources.filtered(files(), lambda record: record["label"])], (1, 2)
+        ),
+        "filtered": lambda: sources.filtered(files(), lambda record: record["txt"] == "a cat"),
+        "captions": lambda: captions.of_stream(files(), tokenizer, ("ids",)),
+    }[kind]
+    whole, _ = taken(make(), 6)
+    first = [taken(make(), 3, positions=mine) for mine in ([0, 1], [2, 3])]
+    assert first[0][1] == first[1][1]
+    for number in (1, 4):
+        rows = np.arange(4).reshape(number, -1)
+        parts = [taken(make(), 3, positions=mine, state=first[0][1], start=12)[0] for mine in rows]
+        for step in range(3):
+            indices = [part[step]["index"] for part in parts]
+            assert np.concatenate(indices).tolist() == list(range(12 + 4 * step, 16 + 4 * step))  # disjoint, and all
+            images = np.concatenate([part[step]["image"] for part in parts])
+            np.testing.assert_array_equal(images, whole[3 + step]["image"])
+
+
 def test_what_does_not_fit_is_refused(tmp_path):
     table = sources.arrays(stored.arrays(tmp_path / "a")["path"])
     tars = sources.tar_stream(stored.tar_shards(tmp_path / "b")["path"], classes=("0", "1"))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion.data import pipeline, sources
+from diffusion.data import buckets, pipeline, sources
 from diffusion.data.sources import of_python
 from diffusion.data.sources.streams import Stream
 from diffusion.data.stream_batches import StreamBatches
@@ -41,6 +41,23 @@ def test_a_dataset_has_random_access_classes_and_captions(make):
 
 
 @pytest.mark.parametrize("make", [stand_in, real])
+def test_pictures_of_several_sizes_stay_as_they_are(make, monkeypatch, tmp_path):
+    """For the buckets of a run, as those of any other source; the shape is that of the samples."""
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
+    wide = [picture.reshape(2, 8, 3) if k % 2 else picture for k, picture in enumerate(stored.PICTURES)]
+    monkeypatch.setattr(stored, "PICTURES", wide)
+    with pytest.raises(sources.DamagedRecord, match=r"row 1 .*of shape \(2, 8, 3\), and the first .*set side = N"):
+        of_python.source_of(make())[1]
+    source = sources.huggingface(make(), varied=(4, 4))
+    assert source.spec.shape == (4, 4, 3) and source[1]["image"].shape == (2, 8, 3)
+    sizes = buckets.measured_once(source)
+    assert sizes.tolist() == [[4, 4], [2, 8]] * 3
+    order = buckets.Order.of(buckets.nearest(sizes, [(4, 4), (2, 8)]), 2, 3, seed=0)
+    batches = buckets.batches(source, order, [(4, 4), (2, 8)])
+    assert sorted(next(batches)["image"].shape[1:3] for _ in range(2)) == [(2, 8), (4, 4)]
+
+
+@pytest.mark.parametrize("make", [stand_in, real])
 def test_a_stream_goes_on_by_its_own_state(make):
     stream = of_python.source_of(make(streaming=True))
     assert isinstance(stream, Stream) and stream.resume == "state" and stream.spec.classes == stored.NAMES
@@ -67,6 +84,20 @@ def test_a_buffer_for_shuffling_is_read_again():
     np.testing.assert_array_equal(
         next(StreamBatches(stream, seed=0, batch_size=4, start=8, state=batches.state))["image"], whole[2]
     )
+
+
+@pytest.mark.parametrize("make", [stand_in, real])
+def test_two_parts_of_a_stream_hold_every_record_once(make):
+    part = lambda split: sources.huggingface(make(streaming=True), split)
+    found = [record["image"] for split in ("train[:2]", "train[2:5]", "train[5:]") for record in part(split).records(9)]
+    np.testing.assert_array_equal(found, stored.PICTURES)
+    batches = StreamBatches(part("train[2:]"), seed=0, batch_size=4)
+    whole = [next(batches)["image"] for _ in range(3)]
+    np.testing.assert_array_equal(np.concatenate(whole), [*stored.PICTURES[2:]] * 3)
+    batches = StreamBatches(part("train[2:]"), seed=0, batch_size=4)
+    next(batches)
+    later = StreamBatches(part("train[2:]"), seed=0, batch_size=4, start=4, state=batches.state)
+    np.testing.assert_array_equal(next(later)["image"], whole[1])
 
 
 def test_what_is_wrong_is_named():

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from diffusion.data.sources import of_python
+from diffusion.experiments import reproduce
 from diffusion.experiments import train as training
 from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.experiments.evaluation import real_images
@@ -118,6 +120,52 @@ def test_a_stream_of_python_is_evaluated_beside_what_is_held_out(tmp_path):
         train(recipe(test_streams.Again(), None), tmp_path / "none")
     with pytest.raises(ValueError, match=r"is a stream that can be read once\. Valid: a function that returns"):
         train(recipe(test_streams.record(i) for i in range(40)), tmp_path / "once")
+
+
+def test_a_step_of_a_run_on_a_stream_is_repeated(tmp_path, monkeypatch):
+    """From a checkpoint, and from the state before a step that failed; with the records of that step."""
+    config = test_every_source.config_of(points(tmp_path / "points"), **{"train.steps": 4})
+    assert training.run(config, tmp_path / "run") == 0
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    repeated = reproduce.repeat(config, tmp_path / "run", 2)
+    assert repeated.metrics["loss"] == pytest.approx(rows[2]["loss"], rel=1e-6)
+    assert repeated.index.tolist() == [8, 9, 10, 11]
+    config.optimizer.learning_rate = 1e30
+    assert training.run(config, tmp_path / "failed") == 1
+    about = checkpoints.read_about(tmp_path / "failed/failed", 1)
+    assert about["stream"]["read"] == about["examples"] == 4
+    again = reproduce.repeat(config, tmp_path / "failed")
+    expected = open_examples(checks.validate(config)).batches(config, 0, np.arange(4), 0)
+    next(expected)
+    assert not again.finite and again.labels.tolist() == next(expected)["label"].tolist()
+    monkeypatch.setattr("diffusion.experiments.reproduce.checkpoints.restore", without_stream(checkpoints.restore))
+    with pytest.raises(checkpoints.CheckpointError, match=r"points is a stream, and this state does not say where"):
+        reproduce.repeat(config, tmp_path / "failed")
+
+
+def without_stream(restore):
+    """As an earlier version kept the state of a step that failed."""
+
+    def restored(*arguments):
+        before, about = restore(*arguments)
+        return before, {name: value for name, value in about.items() if name != "stream"}
+
+    return restored
+
+
+def test_a_step_on_a_stream_that_begins_anew_is_not_repeated(tmp_path, monkeypatch):
+    def noise(split: str):
+        rng = np.random.default_rng()
+        records = lambda: ({"x": rng.normal(size=2).astype(np.float32), "label": k % 2} for k in range(20))
+        return of_python.source_of(records, 2, split)
+
+    monkeypatch.setitem(names.SOURCES, "noise", noise)
+    config = test_every_source.config_of({"name": "noise"}, **{"train.steps": 2})
+    assert training.run(config, tmp_path / "run") == 0
+    with pytest.raises(
+        checkpoints.CheckpointError, match="is a stream that begins anew at each start, so that no step"
+    ):
+        reproduce.repeat(config, tmp_path / "run", 2)
 
 
 def test_a_split_that_is_not_there_is_refused_before_the_first_step(tmp_path, capsys):
