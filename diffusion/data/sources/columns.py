@@ -113,6 +113,8 @@ class Columns:
         Raises:
             ValueError: if there is no such column, or it holds no text.
         """
+        if self.caption not in stored:
+            raise ValueError(f"it has no {self.caption}, only {', '.join(stored)}")
         value = stored[self.caption]
         text = value if isinstance(value, str) else np.asarray(value).item()
         if not isinstance(text, str):
@@ -247,6 +249,9 @@ def class_numbers(
     Raises:
         ValueError: for a label that is in no class, or of another kind; with its place.
     """
+    values = [
+        value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value for value in values
+    ]
     texts = any(isinstance(value, str) for value in values)
     if texts or classes:
         names = classes or tuple(sorted({str(value) for value in values}))

@@ -8,8 +8,10 @@ goes on reads its window again, and the part of the file before it.
 __all__ = ["FileStream", "Raw", "parquet_records", "parquet_stream", "tar_records", "tar_stream"]
 
 import itertools
+import lzma
 import pathlib
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +25,7 @@ from diffusion.data.sources.stream_values import Stored
 from diffusion.io import failures
 
 Raw = tuple[str, Mapping[str, Any]]
-"""What to call a record, and its stored values by column."""
+"""What to call a record, and what is stored of it: the values of its columns, or the members of a tar."""
 
 _USE = 3  # of the random words of a seed, see `data.pipeline`
 
@@ -58,7 +60,7 @@ def tar_stream(
         ValueError: if labels have no classes, a column is not there, or the split is none of a stream.
         DamagedRecord: if the first file is no tar archive.
     """
-    order = _Order(path, split, (".tar", ".tar.gz", ".tgz"), tar_records, window, seed)
+    order = _Order(path, split, (".tar", ".tar.gz", ".tgz"), tar_records, _of_members, window, seed)
     columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "varied": varied}
     return _stream(order, split, classes, columns)
 
@@ -78,7 +80,7 @@ def parquet_stream(
     seed: int = 0,
 ) -> Iterated:
     """Streams the Parquet files of a folder, or those that a pattern names; arguments and errors as `tar_stream`."""
-    order = _Order(path, split, (".parquet", ".parq"), parquet_records, window, seed)
+    order = _Order(path, split, (".parquet", ".parq"), parquet_records, dict, window, seed)
     columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "varied": varied}
     return _stream(order, split, classes, columns)
 
@@ -87,28 +89,36 @@ def _stream(order: "_Order", split: str, classes: tuple[str, ...], columns: Mapp
     first = next(order.read(order.parts[0].file, order.parts[0].first), None)
     if first is None:
         raise ValueError(f"{order.parts[0].file} holds no records.")
-    _, stored = first
-    read = _Read(Columns(order.where, tuple(stored), **columns), classes, split)
+    place, stored = first
+    try:
+        names = tuple(order.columns(stored))
+    except ValueError as error:
+        raise DamagedRecord(f"{place} cannot be used: {error}. Mend or remove it.") from error
+    read = _Read(Columns(order.where, names, **columns), classes, split, order.columns)
     return Iterated(FileStream(order), read, order.where)
 
 
 class _Read(Stored):
-    """The stored columns of records that say where they lie."""
+    """The stored columns of records that say where they lie; `of` makes columns of what is stored."""
+
+    def __init__(self, columns: Columns, classes: tuple[str, ...], split: str, of: Callable[[Any], Mapping[str, Any]]):
+        super().__init__(columns, classes, split)
+        self._of = of
 
     def record(self, value: Raw) -> dict[str, Any]:
-        return super().record(value[1])
+        return super().record(self._of(value[1]))
 
     def place(self, value: Raw, number: int, name: str) -> str:
         return value[0]
 
     def about(self, value: Raw) -> Mapping[str, Any]:
-        return super().about(value[1])
+        return super().about(self._of(value[1]))
 
     def caption(self, value: Raw) -> str:
-        return super().caption(value[1])
+        return super().caption(self._of(value[1]))
 
     def size(self, value: Raw) -> tuple[int, int]:
-        return super().size(value[1])
+        return super().size(self._of(value[1]))
 
 
 class _Part(NamedTuple):
@@ -128,6 +138,7 @@ class _Order:
         split: str,
         suffixes: tuple[str, ...],
         read: Callable[[pathlib.Path, int], Iterator[Raw]],
+        columns: Callable[[Any], Mapping[str, Any]],
         window: int,
         seed: int,
     ):
@@ -135,7 +146,7 @@ class _Order:
         if window < 1:
             raise ValueError(f"window = {window}. Valid: at least 1 record")
         paths, self.where, self.name = splits.files_at(path, suffixes, base)
-        self.read, self.window, self.seed = read, window, seed
+        self.read, self.columns, self.window, self.seed = read, columns, window, seed
         first, last = splits.numbers(ends, split)
         self.parts = list(self._parts(paths, first, last))
         if not self.parts:
@@ -239,9 +250,9 @@ def tar_records(file: pathlib.Path, first: int) -> Iterator[Raw]:
     Raises:
         DamagedRecord: if it is no tar archive, or is cut short; the last record that is whole.
     """
-    last, number, members = "none", -1, {}
+    last, number, members, start = "none", -1, {}, 0
     try:
-        with tarfile.open(file, "r|*") as archive:
+        with tarfile.open(file, "r|*", tarinfo=tar_files.Strict) as archive:
             for member in archive:
                 if not member.isfile():
                     continue
@@ -250,22 +261,23 @@ def tar_records(file: pathlib.Path, first: int) -> Iterator[Raw]:
                 key = f"{folder}/{stem}" if folder else stem
                 if key != last or number < 0:
                     if number >= first:
-                        yield f"{file}, record {last!r}", _columns_of(members, file)
-                    last, number, members = key, number + 1, {}
+                        yield f"{file}, record {last!r} at byte {start:,}", members
+                    last, number, members, start = key, number + 1, {}, member.offset
                 if number >= first:
                     members[suffix.lower()] = archive.extractfile(member).read()  # type: ignore[union-attr]
-    except (tarfile.ReadError, EOFError) as error:
+    except (tarfile.ReadError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DamagedRecord(
-            f"{file} is no whole tar archive: after record {last!r}: {error}. Copy it again."
+            f"{file} is no whole tar archive: after record {last!r} at byte {start:,}: {error}. Copy it again."
         ) from error
     if number >= first:
-        yield f"{file}, record {last!r}", _columns_of(members, file)
+        yield f"{file}, record {last!r} at byte {start:,}", members
 
 
-def _columns_of(members: Mapping[str, bytes], file: pathlib.Path) -> dict[str, Any]:
+def _of_members(members: Mapping[str, bytes]) -> dict[str, Any]:
+    """The columns of a record of a tar file."""
     values: dict[str, Any] = {}
     for suffix, content in members.items():
-        value = tar_files.value_of(suffix, content, file)
+        value = tar_files.value_of(suffix, content)
         values |= {f"json.{key}": each for key, each in value.items()} if isinstance(value, dict) else {suffix: value}
     return values
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from diffusion.data import fingerprints, packing
-from diffusion.data.sources.spec import DataSpec, Leaf, class_of, number_type
+from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, class_of, number_type
 
 
 class Records:
@@ -38,7 +38,15 @@ class Records:
         return len(self._records)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return plain(self._records[row])
+        try:
+            record = plain(self._records[row])
+            check(record, self.spec)
+            return record
+        except ValueError as error:
+            raise DamagedRecord(
+                f"record {row} of the data cannot be used: {error}. Mend or remove it, or leave such records out by "
+                "--config.data.damaged=skip."
+            ) from error
 
     def captions(self) -> list[str]:
         """The text of each record, its "caption".
@@ -88,7 +96,7 @@ def check(record: Mapping[str, Any], spec: DataSpec) -> None:
     if spec.entry not in record or (spec.num_classes and not labelled):
         needed = f'"{spec.entry}"{" and a label" if spec.num_classes else ""}'
         raise ValueError(f"it holds {', '.join(sorted(record))}. Valid: {needed}")
-    shape = packing.shapes_of(record[spec.entry])
+    shape = np.shape(example) if isinstance(example := record[spec.entry], np.ndarray) else packing.shapes_of(example)
     if shape != spec.shape:
         raise ValueError(f"its example is of shape {shape}, and the first is of {spec.shape}")
     if spec.num_classes and not 0 <= class_of(record) < spec.num_classes:

@@ -6,7 +6,7 @@ The headers of a shard are read once, and where its members lie is kept in DIFFU
 that a record needs, so that the order of a run is the same as from any other source.
 """
 
-__all__ = ["TarShards", "tar_shards", "value_of"]
+__all__ = ["Strict", "TarShards", "tar_shards", "value_of"]
 
 
 import functools
@@ -90,7 +90,13 @@ class TarShards:
         return [{name: self._value(row, name) for name in columns} for row in rows]
 
     def column(self, name: str) -> Sequence[Any]:
-        return [self._value(row, name) for row in range(len(self))]
+        values = []
+        for row in range(len(self)):
+            try:
+                values.append(self._value(row, name))
+            except ValueError as error:
+                raise ValueError(f"{self.place(row)}: {error}.") from error
+        return values
 
     def stamp(self) -> Any:
         return stamp_of(self._paths)
@@ -100,26 +106,50 @@ class TarShards:
         shard, _, members = self._members[row]
         start, length = members[suffix]
         content = os.pread(_opened(str(self._paths[shard])), length, start)
-        value = value_of(suffix, content, self._paths[shard])
+        value = value_of(suffix, content)
+        if key and key not in value:
+            raise ValueError(f"its json has no {key!r}, only {', '.join(value)}")
         return value[key] if key else value
 
 
-def value_of(suffix: str, content: bytes, file: pathlib.Path) -> Any:
+def value_of(suffix: str, content: bytes) -> Any:
     """The value of a member of a shard, by its suffix.
 
     Args:
         suffix: "jpg", "cls", "txt", "json", "npy" ...
         content: of the member.
-        file: the shard, for messages.
+
+    Raises:
+        ValueError: if it is not what its suffix says.
     """
     kind = suffix.rpartition(".")[2]
-    if kind == "npy":
-        return np.load(io.BytesIO(content), allow_pickle=False)
-    if kind == "json":
-        return limits.parse_json(content, f"{file}, {suffix}")
-    if kind == "cls":
-        return int(content)
-    return content.decode().strip() if kind in TEXTS else content
+    try:
+        if kind == "npy":
+            return np.load(io.BytesIO(content), allow_pickle=False)
+        if kind == "json":
+            return limits.parse_json(content, f"its {suffix}")
+        if kind == "cls":
+            return int(content)
+        return content.decode().strip() if kind in TEXTS else content
+    except UnicodeDecodeError as error:
+        wrong = f"the byte 0x{content[error.start]:02x} at {error.start} of it"
+        raise ValueError(f"its {suffix} is not in UTF-8: {wrong}. If it is in Latin-1, write it anew") from None
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"its {suffix} cannot be read: {error}") from error
+
+
+class Strict(tarfile.TarInfo):
+    """The header of a member; one that is damaged, or is missing where no mark ends the archive, is an error."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+        at = tarfile_.offset
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.HeaderError as error:  # of which TarFile takes any but the first for the end
+            if isinstance(error, tarfile.EOFHeaderError):
+                raise
+            raise tarfile.ReadError(f"{error} at byte {at:,}") from None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -152,7 +182,7 @@ def _scanned(file: pathlib.Path) -> list[tuple[str, dict[str, tuple[int, int]]]]
     end = 0
     last = "none"
     try:
-        with tarfile.open(file, "r:") as archive:
+        with tarfile.open(file, "r:", tarinfo=Strict) as archive:
             for member in archive:
                 if not member.isfile():
                     continue
@@ -170,6 +200,9 @@ def _scanned(file: pathlib.Path) -> list[tuple[str, dict[str, tuple[int, int]]]]
         if not records:
             compressed = "; it is compressed, and has no random access: unpack it" if _is_compressed(file) else ""
             raise ValueError(f"{file} is no tar archive ({error}){compressed}.") from None
+        if isinstance(error.__context__, tarfile.InvalidHeaderError):
+            whole = f"the last member that is whole is {last}"
+            raise ValueError(f"{file} is damaged: {error}; {whole}. Copy the file again.") from None
         end = size + 1
     with open(file, "rb") as content:
         content.seek(max(size - END, 0))

@@ -146,7 +146,7 @@ def _check_stream(recipe: Recipe, stream: Stream) -> None:
         ),
         "the sizes of all pictures, config.data.buckets": recipe.config["data"]["buckets"]["area"],
         "pairs of noise and sample, which are kept by the numbers of records": recipe.teacher and recipe.teacher.pairs,
-        "the same stream on several processes, and it can be read once": (
+        "a stream that is the same on all of its processes, and this can be read once or is never the same": (
             stream.resume == "anew" and jax.process_count() > 1
         ),
     }

@@ -73,7 +73,7 @@ def test_what_is_damaged_is_named(tmp_path):
     opened(tmp_path / "other", "tar_stream")
     shard = tmp_path / "other/train-1.tar"
     shard.write_bytes(shard.read_bytes().replace(b"\x89PNG", b"\x00PNG", 1))
-    with pytest.raises(sources.DamagedRecord, match=r"train-1\.tar, record '0004' cannot be used: its image"):
+    with pytest.raises(sources.DamagedRecord, match=r"train-1\.tar, record '0004' at byte 0 cannot be used: its image"):
         taken(sources.tar_stream(str(tmp_path / "other"), classes=CLASSES), 2)
     (tmp_path / "none.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(sources.DamagedRecord, match=r"none\.parquet, from row 0 on, is no sound Parquet file"):

@@ -1,0 +1,222 @@
+"""What can be wrong with data, at every source that it can be wrong of: one sentence that names the file and the place.
+
+What is said of folders, tables and captions: tests/data/sources/test_formats.py.
+"""
+
+import gzip
+import io
+import tarfile
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from diffusion.data import captions, pipeline, sources
+from diffusion.data.sources import DamagedRecord, of_python
+from diffusion.data.sources.streams import Stream
+from tests.data.made import png
+from tests.data.sources import hugging_face, stored
+
+WIDE = stored.PICTURES[3].reshape(2, 8, 3)
+STREAMS = {"tar_stream": "tar_shards", "parquet_stream": "parquet"}
+FILES = [*stored.FORMATS, *STREAMS]
+PYTHON = ["huggingface", "huggingface_stream", "sequence", "iterable"]
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+
+
+def opened(name, folder, **options):
+    """A source with the pictures of `stored`; of files in the folder, which is made if it is not there."""
+    if name in PYTHON:
+        return of_memory(name, **options)
+    if not folder.exists():
+        stored.FORMATS[STREAMS.get(name, name)](folder)
+    if name in STREAMS:
+        options = {"classes": stored.NAMES, "window": 1} | options
+    return getattr(sources, name)(str(folder / "a.npz" if name == "arrays" else folder), **options)
+
+
+def of_memory(name, **options):
+    if name.startswith("huggingface"):
+        kind = hugging_face.IterableDataset if name.endswith("stream") else hugging_face.Dataset
+        return sources.huggingface(hugging_face.pictures(kind), **options)
+    records = [{"image": picture, "label": label} for picture, label in zip(stored.PICTURES, stored.LABELS)]
+    classes = len(options.get("classes", stored.NAMES))
+    return of_python.source_of(records if name == "sequence" else lambda: iter(records), classes)
+
+
+def all_of(source):
+    if isinstance(source, Stream):
+        return list(source.records(99))
+    return pipeline.fetch(source, np.arange(len(source)))
+
+
+def replaced(folder, old, new):
+    """Replaces bytes in the one file that holds them."""
+    (path,) = (path for path in folder.rglob("*") if path.is_file() and old in path.read_bytes())
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+PLACES = {  # of the picture 3
+    "class_folders": r"dog/3\.png \(record \d\)",
+    "picture_folder": r"data/3\.png \(record 3\)",
+    "tar_shards": r"train-0\.tar, record '0003' at byte [1-9]\d* \(record 3\)",
+    "parquet": r"train-00001-of-00002\.parquet, row 1 \(record 3\)",
+    "array_records": r"train\.array_record, record 3 \(record 3\)",
+    "arrays": r"a\.npz, row 3 \(record 3\)",
+    "tar_stream": r"train-0\.tar, record '0003' at byte [1-9][\d,]*",
+    "parquet_stream": r"train-00001-of-00002\.parquet, row 1",
+    "huggingface": r"Dataset 'Dataset', row 3 \(record 3\)",
+    "huggingface_stream": r"IterableDataset, row 3",
+    "sequence": r"record 3 of the data",
+    "iterable": r"<lambda>, record 3",
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["class_folders", "picture_folder", "tar_shards", "parquet", "tar_stream", "parquet_stream"]
+)
+def test_a_broken_picture_is_named_and_the_others_are_read(tmp_path, name):
+    opened(name, tmp_path / "data")
+    good = png(stored.PICTURES[3])
+    if "parquet" in name:  # whose pages have a checksum of their own
+        path = tmp_path / "data/data/train-00001-of-00002.parquet"
+        table = pq.read_table(path).to_pylist()
+        table[1]["image"]["bytes"] = good[:40]
+        pq.write_table(pq.read_table(path).from_pylist(table), path, row_group_size=2)
+    else:
+        replaced(tmp_path / "data", good, good[:40] + b"\0" * (len(good) - 40))
+    options = {"classes": stored.NAMES} if name == "parquet" else {}
+    source = opened(name, tmp_path / "data", **options)
+    with pytest.raises(DamagedRecord, match=rf"{PLACES[name]} cannot be used: .*(truncated|broken|cannot|not|image)"):
+        all_of(source)
+    with pytest.warns(UserWarning, match="left out"):
+        if isinstance(source, Stream):
+            rest = list(source.records(99, skip=True))
+        else:
+            rest = [record for record in pipeline.sound(source, range(6)) if record is not None]
+    expected = [picture.tobytes() for k, picture in enumerate(stored.PICTURES) if k != 3]
+    assert sorted(record["image"].tobytes() for record in rest) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", ["class_folders", "picture_folder", "tar_shards", "parquet", *STREAMS, *PYTHON])
+def test_mixed_sizes_are_named(tmp_path, monkeypatch, name):
+    pictures = [WIDE if k == 3 else picture for k, picture in enumerate(stored.PICTURES)]
+    monkeypatch.setattr(stored, "PICTURES", pictures)
+    with pytest.raises(DamagedRecord, match=rf"{PLACES[name]} cannot be used: .* \(2, 8, 3\), and the first is of"):
+        all_of(opened(name, tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    "name", ["picture_folder", "class_folders", "tar_shards", "parquet", "arrays", "array_records"]
+)
+def test_a_label_that_is_not_in_the_list_is_named(tmp_path, name):
+    opened(name, tmp_path / "data")
+    first = r"(dog/1\.png|data/1\.png|train-0\.tar, record '0001' at byte \d+|00000-of-00002\.parquet, row 1|"
+    first += r"a\.npz, row 1|train\.array_record, record 1)"
+    with pytest.raises(ValueError, match=rf"{first}: its label is .*, which is none of the 1 classes cat"):
+        opened(name, tmp_path / "data", classes=("cat",))
+
+
+@pytest.mark.parametrize("name", [*STREAMS, "huggingface_stream", "sequence", "iterable"])
+def test_a_label_that_is_not_in_the_list_of_a_stream_is_named(tmp_path, name):
+    source = opened(name, tmp_path / "data", classes=("cat",))
+    place = PLACES[name].replace("3'", "1'").replace("record 3", "record 1").replace("row 3", "row 1")
+    place = place.replace("00001-of", "0000[01]-of")
+    with pytest.raises(DamagedRecord, match=rf"{place} cannot be used: .*its label is 1"):
+        all_of(source)
+
+
+@pytest.mark.parametrize(
+    "name", ["class_folders", "picture_folder", "tar_shards", "parquet", "array_records", *STREAMS]
+)
+def test_an_empty_folder_is_refused(tmp_path, name):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(ValueError, match=r"data holds no (pictures|files)"):
+        getattr(sources, name)(str(tmp_path / "data"))
+    with pytest.raises(FileNotFoundError, match="there is no such"):
+        getattr(sources, name)(str(tmp_path / "none"))
+
+
+def test_what_is_no_array_or_empty_is_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises((ValueError, FileNotFoundError), match=str(tmp_path / "data")):
+        sources.arrays(str(tmp_path / "data"))
+    stored.arrays(tmp_path / "other")
+    path = tmp_path / "other/a.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"a\.npz"):
+        sources.arrays(str(path))
+
+
+@pytest.mark.parametrize("name", ["parquet", "parquet_stream"])
+def test_a_parquet_without_the_column_lists_those_that_it_has(tmp_path, name):
+    with pytest.raises(ValueError, match=r"no column 'img' for x; its columns are image, label, text\. Did you mean"):
+        opened(name, tmp_path / "data", x="img")
+    table = pq.read_table(tmp_path / "data/data/train-00001-of-00002.parquet").drop(["image"])
+    pq.write_table(table, tmp_path / "data/data/train-00001-of-00002.parquet")
+    with pytest.raises(ValueError, match=r"train-00001-of-00002\.parquet.* (has the columns|has no image, only) label"):
+        all_of(opened(name, tmp_path / "data", classes=stored.NAMES))
+
+
+def cut(content, name, share):
+    whole = len(content.rstrip(b"\0")) if name == "train-0.tar" else len(content)
+    return content[: int(whole * share)]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("name", ["train-0.tar", "train-0.tar.gz"])
+def test_a_tar_cut_short_is_named_and_nothing_is_lost_in_silence(tmp_path, name, share):
+    opened("tar_stream", tmp_path / "data")
+    content = (tmp_path / "data/train-0.tar").read_bytes()
+    (tmp_path / "data/train-0.tar").unlink()
+    content = gzip.compress(content) if name.endswith("gz") else content
+    (tmp_path / "data" / name).write_bytes(cut(content, name, share))
+    with pytest.raises(
+        DamagedRecord, match=rf"{name} is no whole tar archive: after record .* at byte [\d,]+: .*Copy it"
+    ):
+        all_of(opened("tar_stream", tmp_path / "data"))
+
+
+@pytest.mark.parametrize("name", ["tar_shards", "tar_stream"])
+def test_a_damaged_header_within_a_tar_does_not_end_it_in_silence(tmp_path, name):
+    """Python's own reader takes it for the end of the archive; so it does an end between two members."""
+    opened(name, tmp_path / "data")
+    path = tmp_path / "data/train-0.tar"
+    content = path.read_bytes()
+    with tarfile.open(path) as archive:
+        at = archive.getmember("0002.png").offset
+    for changed in (content[:at], content[:at] + b"?" * 512 + content[at + 512 :]):
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"train-0\.tar is (no whole tar archive|cut short|damaged)"):
+            all_of(opened(name, tmp_path / "data"))
+
+
+def tar_of(path, members):
+    path.parent.mkdir()
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("name", ["tar_shards", "tar_stream"])
+def test_a_member_that_is_not_what_its_suffix_says_is_named(tmp_path, name):
+    picture = png(stored.PICTURES[0])
+    texts = {"0.png": picture, "0.txt": b"a cat", "1.png": picture, "1.txt": "un ch\xe2t".encode("latin-1")}
+    tar_of(tmp_path / "a/train.tar", texts)
+    with pytest.raises(
+        ValueError, match=r"train\.tar, record '1' at byte .*its txt is not in UTF-8: the byte 0xe2 at 5"
+    ):
+        source = opened(name, tmp_path / "a", classes=())
+        if name == "tar_shards":
+            captions.texts_of(source)
+        all_of(source)
+    labels = {"0.png": picture, "0.cls": b"0", "1.png": picture, "1.cls": b"one"}
+    tar_of(tmp_path / "b/train.tar", labels)
+    with pytest.raises(ValueError, match=r"train\.tar, record '1' at byte .*its cls cannot be read: .*b'one'"):
+        all_of(opened(name, tmp_path / "b"))
