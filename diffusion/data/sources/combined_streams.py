@@ -147,15 +147,15 @@ class MixedStream(Stream):
     its share, but for one. A stream that ends is begun again, alone.
     """
 
-    def __init__(self, of: Sequence[Stream], shares: Sequence[float], name: str):
+    def __init__(self, of: Sequence[Stream], shares: np.ndarray, name: str):
         """Mixes streams that fit each other.
 
         Args:
             of: the streams.
-            shares: of each, above 0, 1 in all.
+            shares: of each, above 0, 1 in all, float64 [K].
             name: of the mixture.
         """
-        self._of, self.shares = of, np.asarray(shares)
+        self._of, self.shares = of, shares
         self.name = name
         self.spec = of[0].spec._replace(name=name)
         self.where = " and ".join(stream.where for stream in of)

@@ -147,7 +147,7 @@ class Strict(tarfile.TarInfo):
         try:
             return super().fromtarfile(tarfile_)
         except tarfile.HeaderError as error:  # of which TarFile takes any but the first for the end
-            if isinstance(error, tarfile.EOFHeaderError):
+            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
                 raise
             raise tarfile.ReadError(f"{error} at byte {at:,}") from None
 
@@ -200,7 +200,7 @@ def _scanned(file: pathlib.Path) -> list[tuple[str, dict[str, tuple[int, int]]]]
         if not records:
             compressed = "; it is compressed, and has no random access: unpack it" if _is_compressed(file) else ""
             raise ValueError(f"{file} is no tar archive ({error}){compressed}.") from None
-        if isinstance(error.__context__, tarfile.InvalidHeaderError):
+        if isinstance(error.__context__, tarfile.InvalidHeaderError):  # type: ignore[attr-defined]
             whole = f"the last member that is whole is {last}"
             raise ValueError(f"{file} is damaged: {error}; {whole}. Copy the file again.") from None
         end = size + 1
