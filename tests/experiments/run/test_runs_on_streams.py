@@ -123,13 +123,22 @@ def test_a_stream_of_python_is_evaluated_beside_what_is_held_out(tmp_path):
 
 
 def test_a_step_of_a_run_on_a_stream_is_repeated(tmp_path, monkeypatch):
-    """From a checkpoint, and from the state before a step that failed; with the records of that step."""
+    """From a checkpoint, with the records of that step."""
     config = test_every_source.config_of(points(tmp_path / "points"), **{"train.steps": 4})
     assert training.run(config, tmp_path / "run") == 0
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     repeated = reproduce.repeat(config, tmp_path / "run", 2)
     assert repeated.metrics["loss"] == pytest.approx(rows[2]["loss"], rel=1e-6)
     assert repeated.index.tolist() == [8, 9, 10, 11]
+    monkeypatch.setattr("diffusion.experiments.reproduce.checkpoints.restore", without_stream(checkpoints.restore))
+    with pytest.raises(checkpoints.CheckpointError, match=r"points is a stream, and this state does not say where"):
+        reproduce.repeat(config, tmp_path / "run", 2)
+
+
+@pytest.mark.slow
+def test_a_step_on_a_stream_that_failed_is_repeated(tmp_path):
+    """From the state before it, which says where the stream was."""
+    config = test_every_source.config_of(points(tmp_path / "points"), **{"train.steps": 4})
     config.optimizer.learning_rate = 1e30
     assert training.run(config, tmp_path / "failed") == 1
     about = checkpoints.read_about(tmp_path / "failed/failed", 1)
@@ -138,9 +147,6 @@ def test_a_step_of_a_run_on_a_stream_is_repeated(tmp_path, monkeypatch):
     expected = open_examples(checks.validate(config)).batches(config, 0, np.arange(4), 0)
     next(expected)
     assert not again.finite and again.labels.tolist() == next(expected)["label"].tolist()
-    monkeypatch.setattr("diffusion.experiments.reproduce.checkpoints.restore", without_stream(checkpoints.restore))
-    with pytest.raises(checkpoints.CheckpointError, match=r"points is a stream, and this state does not say where"):
-        reproduce.repeat(config, tmp_path / "failed")
 
 
 def without_stream(restore):
