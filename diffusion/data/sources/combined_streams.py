@@ -36,9 +36,6 @@ class _Derived(Stream):
     def caption(self, raw: Any) -> str:
         return self._of.caption(raw)
 
-    def size(self, raw: Any) -> tuple[int, int]:
-        return self._of.size(raw)
-
     def fingerprint(self) -> dict[str, Any]:
         return self._of.fingerprint()
 
@@ -177,9 +174,6 @@ class MixedStream(Stream):
 
     def caption(self, raw: Any) -> str:
         return self._of[raw[0]].caption(raw[1])
-
-    def size(self, raw: Any) -> tuple[int, int]:
-        return self._of[raw[0]].size(raw[1])
 
     def fingerprint(self) -> dict[str, Any]:
         shares = {"shares": self.shares.tolist(), "of": [stream.fingerprint() for stream in self._of]}

@@ -40,7 +40,6 @@ def tar_stream(
     condition: str | tuple[str, ...] = (),
     caption: str = "",
     side: int = 0,
-    varied: tuple[int, ...] = (),
     window: int = 1000,
     seed: int = 0,
 ) -> Iterated:
@@ -50,7 +49,7 @@ def tar_stream(
         path: a folder, a file, or a pattern.
         split: files are of the split that their names begin with; "train[:1000]" are the first records of these files,
             in their order, and "train[1000:]" the others.
-        x, label, condition, caption, side, varied: as in `columns.Columns`; columns are the suffixes of members.
+        x, label, condition, caption, side: as in `columns.Columns`; columns are the suffixes of members.
         classes: the names of the labels, in the order of their numbers; a stream does not know them.
         window: records that are shuffled together, and held in memory; 1 keeps their order.
         seed: of the order.
@@ -61,7 +60,7 @@ def tar_stream(
         DamagedRecord: if the first file is no tar archive.
     """
     order = _Order(path, split, (".tar", ".tar.gz", ".tgz"), tar_records, _of_members, window, seed)
-    columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "varied": varied}
+    columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side}
     return _stream(order, split, classes, columns)
 
 
@@ -75,13 +74,12 @@ def parquet_stream(
     condition: str | tuple[str, ...] = (),
     caption: str = "",
     side: int = 0,
-    varied: tuple[int, ...] = (),
     window: int = 1000,
     seed: int = 0,
 ) -> Iterated:
     """Streams the Parquet files of a folder, or those that a pattern names; arguments and errors as `tar_stream`."""
     order = _Order(path, split, (".parquet", ".parq"), parquet_records, dict, window, seed)
-    columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "varied": varied}
+    columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side}
     return _stream(order, split, classes, columns)
 
 
@@ -116,9 +114,6 @@ class _Read(Stored):
 
     def caption(self, value: Raw) -> str:
         return super().caption(self._of(value[1]))
-
-    def size(self, value: Raw) -> tuple[int, int]:
-        return super().size(self._of(value[1]))
 
 
 class _Part(NamedTuple):

@@ -128,10 +128,6 @@ class Iterated(Stream):
     def caption(self, raw: Any) -> str:
         return self._values.caption(raw[1])
 
-    def size(self, raw: Any) -> tuple[int, int]:
-        with self.blamed(raw):
-            return self._values.size(raw[1])
-
 
 class _Cursor:
     """Where an iterable is."""

@@ -5,12 +5,9 @@ __all__ = ["Mappings", "Stored", "Values"]
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import numpy as np
-
 from diffusion.data.sources import sequences
-from diffusion.data.sources.columns import Columns, class_numbers, encoded
+from diffusion.data.sources.columns import Columns, class_numbers
 from diffusion.data.sources.spec import DataSpec
-from diffusion.io import pictures
 
 
 class Values(Protocol):
@@ -40,10 +37,6 @@ class Values(Protocol):
         """The text of a record."""
         ...
 
-    def size(self, value: Any) -> tuple[int, int]:
-        """The height and the width of a picture."""
-        ...
-
 
 class Mappings:
     """Records as `Recipe(data=...)` takes them, {"image" or "x", "label", "condition", "caption"}."""
@@ -68,10 +61,6 @@ class Mappings:
 
     def caption(self, value: Any) -> str:
         return sequences.caption(value)
-
-    def size(self, value: Any) -> tuple[int, int]:
-        height, width = np.shape(value["image"])[:2]
-        return height, width
 
 
 class Stored:
@@ -125,12 +114,3 @@ class Stored:
 
     def caption(self, value: Mapping[str, Any]) -> str:
         return self._columns.text_of(value)
-
-    def size(self, value: Mapping[str, Any]) -> tuple[int, int]:
-        stored = value[str(self._columns.example)]
-        data = encoded(stored)
-        if data is None:
-            height, width = np.shape(stored)[:2]
-            return height, width
-        with pictures.opened(data, "its image") as image:
-            return image.height, image.width

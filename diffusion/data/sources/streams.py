@@ -108,14 +108,6 @@ class Stream:
         """
         raise NotImplementedError
 
-    def size(self, raw: Any) -> tuple[int, int]:
-        """The height and the width of a record's picture, from its header alone.
-
-        Raises:
-            DamagedRecord: if it begins with no picture.
-        """
-        raise NotImplementedError
-
     def fingerprint(self) -> dict[str, Any]:
         """Its name, and a digest of its first records where they are always the same."""
         raise NotImplementedError

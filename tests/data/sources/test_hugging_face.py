@@ -112,5 +112,7 @@ def test_what_is_wrong_is_named():
     unknown.features["label"] = hugging_face.Value("int64")
     with pytest.raises(ValueError, match=r"is a stream, and the classes of its column 'label' are not known\. Valid:"):
         of_python.source_of(unknown)
+    with pytest.raises(ValueError, match=r"is a stream, whose pictures have to be of one size\. Valid: side = N"):
+        sources.huggingface(stand_in(streaming=True), varied=(4, 4))
     assert sources.huggingface(unknown, classes=("a", "b")).spec.classes == ("a", "b")
     assert sources.huggingface(unknown, label="").spec.num_classes == 0

@@ -16,6 +16,7 @@ from diffusion.data.stream_batches import StreamBatches
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.run.examples import open_examples
 from diffusion.experiments.sampling.of_run import sample
 from diffusion.experiments.train import run, train
 from diffusion.models import MODELS
@@ -236,6 +237,16 @@ def test_what_needs_numbered_records_is_refused(tmp_path):
     made = recipe(Again(), **{"data.buckets.area": 16})
     with pytest.raises(ConfigError, match=r"Again is a stream, and this run needs the sizes of all pictures.*indexed"):
         train(made, tmp_path)
+
+
+def test_what_differs_between_passes_is_refused_on_several_processes(monkeypatch):
+    """Each process reads all of the stream, so that it has to be the same on all."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(
+        ConfigError, match="needs a stream that is the same on all of its processes, and this can be read"
+    ):
+        open_examples(recipe(record(i) for i in range(40)))
+    assert open_examples(recipe(Again())).spec.size == -1
 
 
 def test_an_error_of_the_stream_ends_the_run_at_its_last_record():
