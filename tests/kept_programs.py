@@ -4,15 +4,15 @@ JAX finds a kept program by a hash of its operations, options and versions, so t
 """
 
 import contextlib
-import hashlib
 import os
 import pathlib
-import platform
 import shutil
 from collections.abc import Iterator
 
 import jax
 from jax._src import lru_cache
+
+from diffusion.training.runtime import compilation_cache
 
 COMPILED = pathlib.Path(__file__).parent.parent / ".cache" / "compiled"
 EVERY = {
@@ -32,10 +32,7 @@ def keep(first: bool) -> None:
     """
     if first and sum(file.stat().st_size for file in COMPILED.rglob("*-cache")) > LIMIT:
         shutil.rmtree(COMPILED, ignore_errors=True)
-    processor = platform.machine()
-    with contextlib.suppress(OSError):  # not Linux
-        processor += next(line for line in open("/proc/cpuinfo") if line.startswith(("flags", "Features")))
-    folder = COMPILED / hashlib.sha256(processor.encode()).hexdigest()[:12]
+    folder = COMPILED / compilation_cache.processor()
     os.environ[FOLDER] = str(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     for name, value in EVERY.items():

@@ -120,4 +120,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, (*autoencoder_folders.FAILURES, captions.CacheError, sources.DamagedRecord, OSError))
+    command_line.run(
+        main, (*autoencoder_folders.FAILURES, captions.CacheError, sources.DamagedRecord, OSError), compiles=True
+    )

@@ -281,5 +281,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     command_line.run(
-        main, (*workdir.FAILURES, *comparison.FAILURES, *autoencoder_folders.FAILURES, records.ResultError)
+        main,
+        (*workdir.FAILURES, *comparison.FAILURES, *autoencoder_folders.FAILURES, records.ResultError),
+        compiles=True,
     )

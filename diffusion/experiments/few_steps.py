@@ -244,4 +244,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, workdir.FAILURES)
+    command_line.run(main, workdir.FAILURES, compiles=True)

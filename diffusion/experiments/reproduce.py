@@ -46,7 +46,6 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.models.layers import layout
 from diffusion.training import sharding, state
 from diffusion.training.checkpointing import checkpoints
-from diffusion.training.runtime import compilation_cache
 from diffusion.training.step import example_keys, join, prepare, split, training_key
 
 SHOWN = 10  # examples, and leaves, at most
@@ -221,7 +220,6 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     sharding.initialize_distributed()
     checks.validate(flags.FLAGS.config)
-    compilation_cache.enable()
     repeated = repeat(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.step)
     if jax.process_index() == 0:
         print(report(repeated))
@@ -229,4 +227,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, workdir.FAILURES)
+    command_line.run(main, workdir.FAILURES, compiles=True)

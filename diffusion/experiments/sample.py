@@ -89,4 +89,4 @@ def requested_labels(names: list[str], number: int, num_classes: int) -> np.ndar
 
 
 if __name__ == "__main__":
-    command_line.run(main, workdir.FAILURES)
+    command_line.run(main, workdir.FAILURES, compiles=True)

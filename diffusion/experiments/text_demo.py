@@ -208,5 +208,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     command_line.run(
-        main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError, latent_cache.CacheError)
+        main,
+        (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError, latent_cache.CacheError),
+        compiles=True,
     )

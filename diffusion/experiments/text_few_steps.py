@@ -101,4 +101,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, (*workdir.FAILURES, captions.CacheError))
+    command_line.run(main, (*workdir.FAILURES, captions.CacheError), compiles=True)

@@ -168,4 +168,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, (*workdir.FAILURES, bookkeeping.EvaluationStopped))
+    command_line.run(main, (*workdir.FAILURES, bookkeeping.EvaluationStopped), compiles=True)

@@ -6,6 +6,7 @@ import logging as python_logging
 import pathlib
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -165,15 +166,44 @@ def program() -> str:
     return " ".join(commands.current(["python", "-m", module]))
 
 
-def run(main: Callable, failures: tuple[type[Exception], ...] = ()) -> None:
+def run(main: Callable, failures: tuple[type[Exception], ...] = (), compiles: bool = False) -> None:
     """`absl.app.run`, where a mistake in the config ends the command with one sentence and exit status 2.
 
     Args:
         main: function of the remaining arguments.
         failures: types of errors whose message is meant for the user: one sentence too, and exit status 1.
+        compiles: whether it compiles programs, which are then kept from run to run (`compilation_cache`).
     """
+    main = _keeping_programs(main) if compiles else main
     sys.unraisablehook, sys.excepthook = _without_echoes, _without_waiting
     app.run(_in_one_sentence(main, failures), flags_parser=_in_one_sentence(_parse_and_extend, failures))
+
+
+def _keeping_programs(main: Callable) -> Callable:
+    """The command, which says at its end how many programs it found from an earlier run, and how many it compiled."""
+
+    def keeping(argv):
+        import jax  # imported here: a mistake in the command line is answered without it
+
+        from diffusion.training.runtime import compilation_cache
+
+        with warnings.catch_warnings(record=True) as said:
+            folder = compilation_cache.enable()
+        for warning in said:
+            print(f"{program()}: {warning.message}", file=sys.stderr, flush=True)
+        warnings.filterwarnings("ignore", message=compilation_cache.NONE)  # it is said
+        with compilation_cache.counted(folder) as programs:
+            try:
+                result = main(argv)
+            except SystemExit as end:
+                result = end
+        if programs.found + programs.compiled and jax.process_index() == 0:
+            print(f"{program()}: {programs}", file=sys.stderr, flush=True)
+        if isinstance(result, SystemExit):
+            raise result
+        return result
+
+    return keeping
 
 
 def _without_echoes(unraisable: Any) -> None:

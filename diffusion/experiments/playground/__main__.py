@@ -32,7 +32,6 @@ from diffusion.experiments.playground.trained import Trained
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import limits
 from diffusion.models import interchange
-from diffusion.training.runtime import compilation_cache
 
 WAITING = 20  # requests in the line, each with its body
 FAILURES = (*workdir.FAILURES, interchange.Refusal, interchange.Mismatch, limits.Refused)
@@ -50,7 +49,6 @@ def main(argv: list[str]) -> None:
             f"{error.name} is not installed here. `make playground-env` makes the page's environment; "
             "start the page with .venv-playground/bin/python."
         ) from error
-    compilation_cache.enable()
     source = opened(MODEL.value, values.workdir)
     out = pathlib.Path(values.out or "playground")
     built = page.build(source, out).queue(max_size=WAITING)
@@ -92,4 +90,4 @@ def opened(model: str | None, run: str | None) -> Source:
 
 
 if __name__ == "__main__":
-    command_line.run(main, FAILURES)
+    command_line.run(main, FAILURES, compiles=True)

@@ -1,18 +1,41 @@
-"""JAX's persistent compilation cache, in a folder that no one else can write."""
+"""JAX's persistent compilation cache, in a folder that no one else can write.
 
-__all__ = ["enable"]
+JAX finds a program by a hash of its operations, options and versions, so that a change of the code compiles anew. XLA's
+programs for CPUs are for one kind of processor, and have a folder for each.
+"""
+
+__all__ = ["NONE", "Programs", "counted", "enable", "processor"]
 
 import contextlib
 import grp
+import hashlib
 import os
 import pathlib
+import platform
 import pwd
 import stat
 import warnings
+from collections.abc import Iterator
 
 import jax
+from jax import monitoring
 
 from diffusion.io import files
+
+NONE = "no compilation cache; every run compiles again"
+"""How a warning begins that there is none."""
+
+LIMIT = 2**31  # bytes of programs, beyond which those that were read the longest ago are removed
+# JAX's events: of each program that it compiles or reads from the cache, and of each that it reads.
+EITHER, READ = "/jax/core/compile/backend_compile_duration", "/jax/compilation_cache/cache_retrieval_time_sec"
+
+
+def processor() -> str:
+    """A name for this kind of processor: 12 hexadecimal digits of a hash of what it can do."""
+    what = platform.machine()
+    with contextlib.suppress(OSError, StopIteration):  # not Linux
+        what += next(line for line in open("/proc/cpuinfo") if line.startswith(("flags", "Features")))
+    return hashlib.sha256(what.encode()).hexdigest()[:12]
 
 
 def _private(group: int) -> bool:
@@ -28,19 +51,21 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
 
     The folder holds executables that JAX loads without a check, so anyone who can write there, or put another folder in
     its place, can run code as this user. `JAX_COMPILATION_CACHE_DIR`, where set, takes the place of `directory`.
-    Programs are kept that took half a second to compile, or `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS`.
+    Every program is kept, or those that took `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` to compile; of the library's
+    own folder not more than `LIMIT` bytes. `JAX_ENABLE_COMPILATION_CACHE=0` turns it off.
 
     Args:
-        directory: created with mode 700 if missing; by default "jax" in the library's cache (`files.cache`). If it is a
-            link, the folder at its end counts.
+        directory: created with mode 700 if missing; by default one for this kind of processor within "jax" in the
+            library's cache (`files.cache`). If it is a link, the folder at its end counts.
 
     Returns:
-        The folder in use, or None, with a warning, if none can be made.
-
-    Raises:
-        PermissionError: if the folder is another user's, or others may write to it or to one above it.
+        The folder in use. None, with a warning, if it cannot be made or written, is another user's, or others may write
+        to it or to one above it; None without one if the cache is turned off.
     """
-    path = pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or directory or files.cache("jax")).expanduser()
+    if not jax.config.jax_enable_compilation_cache:
+        return None
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR") or directory
+    path = pathlib.Path(named or files.cache("jax") / processor()).expanduser()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -48,20 +73,83 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
         path = path.resolve()
         stats = {part: part.stat() for part in (path, *path.parents)}
     except OSError as error:
-        warnings.warn(f"no compilation cache; every run compiles again: {error}", stacklevel=2)
-        return None
+        return _none(str(error))
     for part, what in stats.items():
         others = stat.S_IWOTH if part != path and _private(what.st_gid) else stat.S_IWGRP | stat.S_IWOTH
         replaceable = not what.st_mode & stat.S_ISVTX  # with the sticky bit, as in /tmp, others may only add entries
         foreign = part == path and what.st_uid != os.geteuid()
         if foreign or (what.st_mode & others and (part == path or replaceable)):
-            raise PermissionError(
-                f"Others can change the compilation cache {path}, whose programs this process would run: {part} "
-                f"(owner {what.st_uid}, mode {stat.S_IMODE(what.st_mode):o}). Run `chmod go-w {part}`, remove it, or "
-                "set JAX_COMPILATION_CACHE_DIR to a folder of your own."
+            return _none(
+                f"others can change {path}, whose programs this process would run: {part} (owner {what.st_uid}, mode "
+                f"{stat.S_IMODE(what.st_mode):o}). Run `chmod go-w {part}`, remove it, or set "
+                "JAX_COMPILATION_CACHE_DIR to a folder of your own"
             )
+    if not path.is_dir() or not os.access(path, os.W_OK):
+        return _none(f"{path} is no folder that can be written")
     path.chmod(0o700)
+    if not named:
+        _prune(path.parent)
     jax.config.update("jax_compilation_cache_dir", str(path))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return path
+
+
+def _none(why: str) -> None:
+    jax.config.update("jax_compilation_cache_dir", None)  # JAX itself reads JAX_COMPILATION_CACHE_DIR
+    warnings.warn(f"{NONE}: {why}", stacklevel=3)
+
+
+def _prune(folder: pathlib.Path) -> None:
+    """Removes the programs that were read the longest ago, until the rest take three quarters of `LIMIT`."""
+    found = []
+    for file in folder.rglob("*-cache"):
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            about = file.stat()
+            found.append((max(about.st_atime, about.st_mtime), about.st_size, file))
+    held = sum(size for _, size, _ in found)
+    if held <= LIMIT:
+        return
+    for _, size, file in sorted(found):
+        if held <= 0.75 * LIMIT:
+            return
+        file.unlink(missing_ok=True)
+        held -= size
+
+
+class Programs:
+    """How many programs were found in the cache, how many were compiled, and the seconds that this took."""
+
+    def __init__(self, folder: pathlib.Path | None):
+        self.folder = folder
+        self.found = 0
+        self.compiled = 0
+        self.seconds = 0.0
+
+    def __str__(self) -> str:
+        """One line: "5 programs found in ~/.cache/diffusion/jax, 2 compiled in 12.0 s"."""
+        compiled = f"{self.compiled} compiled in {self.seconds:.1f} s"
+        if self.folder is None:
+            return f"programs: {compiled}"
+        home = str(pathlib.Path.home())
+        return f"programs: {self.found} found in {str(self.folder).replace(home, '~', 1)}, {compiled}"
+
+    def _listen(self, event: str, seconds: float, **_: str | int) -> None:
+        if event == READ:
+            self.found += 1
+            self.compiled -= 1  # its other event follows
+            self.seconds -= seconds
+        elif event == EITHER:
+            self.compiled += 1
+            self.seconds += seconds
+
+
+@contextlib.contextmanager
+def counted(folder: pathlib.Path | None) -> Iterator[Programs]:
+    """Counts the programs that are found and compiled within its block; `folder` is what `enable` returned."""
+    programs = Programs(folder)
+    monitoring.register_event_duration_secs_listener(programs._listen)
+    try:
+        yield programs
+    finally:
+        monitoring.unregister_event_duration_listener(programs._listen)
