@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
+from diffusion.training.checkpointing import checksums as module
 from diffusion.training.checkpointing.checksums import checksum, checksums
 
 
@@ -81,3 +82,10 @@ def test_parts_of_several_processes_add_up_and_an_array_of_one_stays_its_own(mon
 def test_a_host_array_counts_on_one_process(monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert checksums({"a": np.arange(3)}) == {"a": "00000000"}
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (7, 3), (2, 3, 5)])
+def test_threads_take_parts_of_an_array(shape, monkeypatch):
+    monkeypatch.setattr(module, "PART", 4)
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    assert checksums({"a": jnp.asarray(values)}) == {"a": f"{reference(values):08x}"}
