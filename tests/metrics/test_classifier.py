@@ -1,5 +1,6 @@
 """The classifier: what it learns, that a seed fixes it, and the file that keeps it."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -144,3 +145,10 @@ def test_bad_input(bars, small):
     for wrong in (images[..., :1], images.repeat(4, 1), images[0]):
         with pytest.raises(ValueError, match="trained on"):
             classifier.features(small, wrong)
+
+
+def test_the_class_of_the_largest_bias_where_nothing_else_speaks():
+    images = np.zeros((3, 4, 4, 1), np.uint8)
+    weights = classifier._init(jax.random.key(0), (4, 4, 1), 3)
+    params = {name: np.zeros_like(leaf) for name, leaf in weights.items()} | {"out_bias": np.float32([-2, 3, 1])}
+    assert classifier.predict(classifier.Classifier(params, ""), images).tolist() == [1, 1, 1]

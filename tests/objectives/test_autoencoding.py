@@ -188,6 +188,19 @@ def test_the_vq_autoencoder_weighs_each_penalty_by_its_own():
     np.testing.assert_allclose(metrics["commitment"], 2 * penalty, rtol=1e-6)
 
 
+def test_features_are_compared_beside_the_pixels():
+    """The squared distance of unit vectors, summed over channels; 0.4 of it."""
+    players = {name: networks()[name] for name in ("model", "features")}
+    found, metrics = losses(autoencoding.vq_autoencoder("l1", codebook=0.0, commitment=0.0, perceptual=0.4), players)
+    reconstruction = np.asarray(linear(PARAMS, X, None).x)
+    unit = lambda x: (f := np.concatenate([x, np.sin(x)], -1)) / np.linalg.norm(f, axis=-1, keepdims=True)
+    seen = np.square(unit(reconstruction) - unit(np.asarray(X))).sum(-1).mean((1, 2))
+    pixels = np.abs(np.asarray(X) - reconstruction).mean((1, 2, 3))
+    np.testing.assert_allclose(found, pixels + 0.4 * seen, rtol=1e-4)
+    np.testing.assert_allclose(metrics["perceptual"], seen, rtol=1e-4)
+    np.testing.assert_allclose(metrics["reconstruction"], pixels, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_the_gradient_treats_the_adaptive_weight_as_constant_and_learns_the_variance():
     objective = autoencoding.kl_autoencoder(kl=0.0, perceptual=0.0, adversarial=1.0, start=0)

@@ -1,5 +1,6 @@
 """What objectives say of themselves: a run reads these facts, and no loss shows a wrong one. Expected by hand."""
 
+import dataclasses
 import inspect
 
 import jax
@@ -34,144 +35,160 @@ TRANSPORT = couplings.optimal_transport(4)
 consistency = lambda parameterization, one_step=False: (flow_maps.consistency, parameterization.name, one_step)
 pairs = lambda schedule, t, step: (t, 0.8 * t)
 
-# Each objective, how its network is read, its density (None: one that it makes, or none), and what is not PLAIN.
+# Each objective, made by the test that reads it; how its network is read; its density (None: one that it makes, or
+# none); and what is not PLAIN.
 FACTS = {
-    "adversarial_discriminator": (
+    "adversarial_discriminator": lambda: (
         objectives.adversarial_discriminator(V, UNIFORM),
         None,
         UNIFORM,
         {"trains": "discriminator"},
     ),
-    "adversarial_generator": (
+    "adversarial_generator": lambda: (
         objectives.adversarial_generator(X0, V, UNIFORM, OTHER),
         consistency(X0),
         UNIFORM,
         {"teacher": Teacher(), "second": Second("discriminator", True, objectives.adversarial_discriminator)},
     ),
-    "cd": (objectives.cd(EDM, X0, V, 18), consistency(X0), None, {"teacher": Teacher()}),
-    "consistency_distillation": (
+    "cd": lambda: (objectives.cd(EDM, X0, V, 18), consistency(X0), None, {"teacher": Teacher()}),
+    "consistency_distillation": lambda: (
         objectives.consistency_distillation(X0, V, UNIFORM, pairs),
         consistency(X0),
         UNIFORM,
         {"teacher": Teacher()},
     ),
-    "consistency_training": (objectives.consistency_training(X0, UNIFORM, pairs), consistency(X0), UNIFORM, {}),
-    "continuous_consistency": (
+    "consistency_training": lambda: (objectives.consistency_training(X0, UNIFORM, pairs), consistency(X0), UNIFORM, {}),
+    "continuous_consistency": lambda: (
         objectives.continuous_consistency(UNIFORM),
         consistency(parameterizations.edm()),
         UNIFORM,
         {"forward_mode": True},
     ),
-    "continuous_consistency(teacher)": (
+    "continuous_consistency(teacher)": lambda: (
         objectives.continuous_consistency(UNIFORM, teacher=V),
         consistency(parameterizations.edm()),
         UNIFORM,
         {"forward_mode": True, "teacher": Teacher()},
     ),
-    "contrastive_flow_matching": (
+    "contrastive_flow_matching": lambda: (
         objectives.contrastive_flow_matching(UNIFORM, block=6, coupling=TRANSPORT),
         Denoises(parameterizations.velocity()),
         UNIFORM,
         {"block": 12, "score": False},  # the least that both blocks divide
     ),
-    "ct": (objectives.ct(EDM, X0, 100), consistency(X0), None, {}),
-    "denoising": (objectives.denoising(X0, weightings.constant(X0), UNIFORM), Denoises(X0), UNIFORM, {}),
-    "distribution_matching": (
+    "ct": lambda: (objectives.ct(EDM, X0, 100), consistency(X0), None, {}),
+    "denoising": lambda: (objectives.denoising(X0, weightings.constant(X0), UNIFORM), Denoises(X0), UNIFORM, {}),
+    "distribution_matching": lambda: (
         objectives.distribution_matching(X0, V, V, UNIFORM),
         consistency(X0, one_step=True),
         UNIFORM,
         {"teacher": Teacher(), "second": Second("fake", False, objectives.fake_score)},
     ),
-    "ect": (objectives.ect(EDM, X0, 50), consistency(X0), None, {}),
-    "fake_score": (
+    "ect": lambda: (objectives.ect(EDM, X0, 50), consistency(X0), None, {}),
+    "fake_score": lambda: (
         objectives.fake_score(V, X0, weightings.constant(X0), UNIFORM),
         Denoises(X0),
         UNIFORM,
         {"trains": "fake"},
     ),
-    "flow_matching": (
+    "flow_matching": lambda: (
         objectives.flow_matching(UNIFORM, TRANSPORT),
         Denoises(parameterizations.velocity()),
         UNIFORM,
         {"block": 4, "score": False},
     ),
-    "hybrid": (objectives.hybrid(X0, UNIFORM, 100), Denoises(parameterizations.learned_variance(X0)), UNIFORM, {}),
-    "ict": (objectives.ict(EDM, X0, 100), consistency(X0), None, {}),
-    "improved_mean_flow": (
+    "hybrid": lambda: (
+        objectives.hybrid(X0, UNIFORM, 100),
+        Denoises(parameterizations.learned_variance(X0)),
+        UNIFORM,
+        {},
+    ),
+    "ict": lambda: (objectives.ict(EDM, X0, 100), consistency(X0), None, {}),
+    "improved_mean_flow": lambda: (
         objectives.improved_mean_flow(UNIFORM),
         (flow_maps.mean_flow, "velocity", False),
         UNIFORM,
         MEAN_FLOW,
     ),
     # The loss guides its teacher itself, by the scale 1 + w that the student receives.
-    "latent_consistency_distillation": (
+    "latent_consistency_distillation": lambda: (
         objectives.latent_consistency_distillation(X0, V, null=3, guidance=(2.0, 14.0)),
         consistency(X0),
         None,
         {"teacher": Teacher(scale=1.0), "strength": (3.0, 15.0)},
     ),
-    "mean_flow": (objectives.mean_flow(UNIFORM), (flow_maps.mean_flow, "velocity", False), UNIFORM, MEAN_FLOW),
-    "mean_flow(guided)": (
+    "mean_flow": lambda: (objectives.mean_flow(UNIFORM), (flow_maps.mean_flow, "velocity", False), UNIFORM, MEAN_FLOW),
+    "mean_flow(guided)": lambda: (
         objectives.mean_flow(UNIFORM, guidance=objectives.Guidance(3, dropout=0.3)),
         (flow_maps.mean_flow, "velocity", False),
         UNIFORM,
         MEAN_FLOW | {"condition_dropout": 0.3},
     ),
-    "progressive_distillation": (
+    "progressive_distillation": lambda: (
         objectives.progressive_distillation(X0, V, 4, stage=50, teacher_scale=2.0),
         Denoises(X0),
         None,
         {"teacher": Teacher(scale=2.0, stages=Stages(50, (4, 2, 1)))},
     ),
-    "reflow": (objectives.reflow(UNIFORM, X0), Denoises(X0), UNIFORM, {"teacher": Teacher(pairs=True)}),
-    "regression": (objectives.regression(X0), consistency(X0, one_step=True), None, {}),
-    "schroedinger_bridge": (
+    "reflow": lambda: (objectives.reflow(UNIFORM, X0), Denoises(X0), UNIFORM, {"teacher": Teacher(pairs=True)}),
+    "regression": lambda: (objectives.regression(X0), consistency(X0, one_step=True), None, {}),
+    "schroedinger_bridge": lambda: (
         objectives.schroedinger_bridge(0.7, UNIFORM, TRANSPORT),
         None,
         UNIFORM,
         {"block": 4, "score": False},
     ),
-    "shortcut": (objectives.shortcut(16), (flow_maps.shortcut, "velocity", False), None, {"times": 2}),
-    "stochastic_interpolant": (
+    "shortcut": lambda: (objectives.shortcut(16), (flow_maps.shortcut, "velocity", False), None, {"times": 2}),
+    "stochastic_interpolant": lambda: (
         objectives.stochastic_interpolant(objectives.interpolants.smooth_bridge(), UNIFORM),
         None,
         UNIFORM,
         {"score": False},
     ),
-    "variational_bound": (
+    "variational_bound": lambda: (
         objectives.variational_bound(X0, UNIFORM, 1e-3, objectives.decoders.gaussian()),
         Denoises(X0),
         UNIFORM,
         {},
     ),
-    "added": (
+    "added": lambda: (
         objectives.added(objectives.flow_matching(UNIFORM, TRANSPORT), objectives.dispersive(2), 0.5),
         Denoises(parameterizations.velocity()),
         UNIFORM,
         {"block": 4, "score": False},
     ),
-    "with_augmentation": (
+    "with_augmentation": lambda: (
         objectives.with_augmentation(objectives.regression(X0), objectives.Augmentation(lambda key, x: (x, x), 9)),
         consistency(X0, one_step=True),
         None,
         {"augmentations": 9},
     ),
-    "with_condition_dropout": (
+    "with_condition_dropout": lambda: (
         objectives.with_condition_dropout(objectives.mean_flow(UNIFORM), null=3, rate=0.2),
         (flow_maps.mean_flow, "velocity", False),
         UNIFORM,
         MEAN_FLOW | {"condition_dropout": 0.2},
     ),
-    "with_uncertainty": (
+    "with_uncertainty": lambda: (
         objectives.with_uncertainty(objectives.denoising(X0, weightings.constant(X0), UNIFORM)),
         Denoises(X0),
         UNIFORM,
         {},
     ),
-    "autoencoding.kl_autoencoder": (autoencoding.kl_autoencoder(), None, None, {"kind": "autoencoder", "block": None}),
-    "autoencoding.vq_autoencoder": (autoencoding.vq_autoencoder(), None, None, {"kind": "autoencoder", "block": None}),
-    "autoencoding.patch_critic": (autoencoding.patch_critic(), None, None, {"trains": "critic"}),
-    "image_text.contrastive_pretraining": (
+    "autoencoding.kl_autoencoder": lambda: (
+        autoencoding.kl_autoencoder(),
+        None,
+        None,
+        {"kind": "autoencoder", "block": None},
+    ),
+    "autoencoding.vq_autoencoder": lambda: (
+        autoencoding.vq_autoencoder(),
+        None,
+        None,
+        {"kind": "autoencoder", "block": None},
+    ),
+    "autoencoding.patch_critic": lambda: (autoencoding.patch_critic(), None, None, {"trains": "critic"}),
+    "image_text.contrastive_pretraining": lambda: (
         image_text.contrastive_pretraining(),
         None,
         None,
@@ -191,7 +208,7 @@ def test_every_objective_is_listed():
 
 @pytest.mark.parametrize("name", list(FACTS))
 def test_facts(name):
-    objective, reads, density, others = FACTS[name]
+    objective, reads, density, others = FACTS[name]()
     if isinstance(reads, tuple) and not isinstance(reads, Denoises):
         assert isinstance(objective.reads, Jumps)
         flow_map, parameterization, one_step = reads
@@ -210,9 +227,9 @@ def test_facts(name):
 
 def test_consistency_objectives_of_a_paper_carry_the_density_of_its_times():
     for name in ("cd", "ct", "ict", "ect"):
-        assert isinstance(FACTS[name][0].density, timesteps.Density)
+        assert isinstance(FACTS[name]()[0].density, timesteps.Density)
     for name in ("regression", "shortcut", "progressive_distillation", "latent_consistency_distillation"):
-        assert FACTS[name][0].density is None
+        assert FACTS[name]()[0].density is None
 
 
 def test_a_condition_that_is_dropped_twice_is_kept_with_the_product_of_both_chances():
@@ -229,7 +246,7 @@ def test_contrasted_blocks_fit_the_blocks_of_the_coupling():
 
 
 def test_a_training_in_stages_has_as_many_steps_as_its_stages_or_fewer():
-    stages = FACTS["progressive_distillation"][0].teacher.stages
+    stages = FACTS["progressive_distillation"]()[0].teacher.stages
     stages.check(150)
     with pytest.raises(
         ValueError, match="151 training steps are more than the 3 stages of 50 steps have, which are 150"
@@ -238,7 +255,7 @@ def test_a_training_in_stages_has_as_many_steps_as_its_stages_or_fewer():
 
 
 def test_scales_that_a_network_is_trained_for_have_both_ends():
-    student = FACTS["latent_consistency_distillation"][0]
+    student = FACTS["latent_consistency_distillation"]()[0]
     for scale in (3.0, 8.0, 15.0):
         student.check_scale(scale)
     for scale in (1.0, 2.99, 15.01):
@@ -253,7 +270,7 @@ def test_no_guidance_needs_no_condition_dropout():
         plain.check_scale(1.5)
     objectives.with_condition_dropout(plain, null=3, rate=0.1).check_scale(1.5)
     with pytest.raises(ValueError, match="guided while it is trained"):
-        FACTS["mean_flow(guided)"][0].check_scale(1.5)
+        FACTS["mean_flow(guided)"]()[0].check_scale(1.5)
 
 
 def test_a_guided_teacher_and_pairs_are_what_the_objective_says():
@@ -281,3 +298,32 @@ def test_times_of_latent_consistency_are_those_of_the_paper():
     _, metrics = student(networks, schedules.rectified_flow(), keys, batch, 0)
     np.testing.assert_allclose(metrics["s"], 1 / 1000, rtol=1e-6)
     np.testing.assert_allclose(metrics["t"], 1.0)
+
+
+def test_players_are_those_that_the_objective_plays_with():
+    alone, taught, playing = (FACTS[name]()[0] for name in ("ct", "consistency_distillation", "adversarial_generator"))
+    alone.check_players(False, None)
+    taught.check_players(True, None)
+    playing.check_players(True, "discriminator")
+    with pytest.raises(ValueError, match="has no use for a teacher"):
+        alone.check_players(True, None)
+    with pytest.raises(ValueError, match="learns from a teacher"):
+        taught.check_players(False, None)
+    with pytest.raises(ValueError, match="has no second player, and one trains 'fake'"):
+        alone.check_players(False, "fake")
+    for other in ("fake", None):
+        with pytest.raises(ValueError, match=rf"'discriminator', not {other!r}.*e\.g\. adversarial_discriminator"):
+            playing.check_players(True, other)
+
+
+def test_samples_are_read_as_the_network_was_trained():
+    edm = parameterizations.edm()
+    variance = parameterizations.learned_variance(X0)
+    FACTS["denoising"]()[0].check_parameterization(X0)
+    with pytest.raises(ValueError, match="predicts 'x0', and sampling would read it as 'edm'"):
+        FACTS["denoising"]()[0].check_parameterization(edm)
+    FACTS["autoencoding.patch_critic"]()[0].check_parameterization(edm)  # makes no samples
+    of_any = dataclasses.replace(FACTS["denoising"]()[0], reads=Denoises(None))
+    of_any.check_parameterization(edm)
+    with pytest.raises(ValueError, match=r"as many channels as the data has.*a learned variance, such as hybrid"):
+        of_any.check_parameterization(variance)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from diffusion import objectives, parameterizations, timesteps
+from diffusion import objectives, parameterizations, schedules, timesteps
 from tests.objectives.few_step_cases import EDM, keys_and_data
 
 
@@ -105,3 +105,16 @@ def test_pseudo_huber_is_between_the_distances():
     offset = 0.00054 * np.sqrt(2)
     np.testing.assert_allclose(huber()(a, b), [np.hypot(5, offset) - offset, 0], rtol=1e-6, atol=1e-9)
     assert np.isfinite(jax.grad(lambda a: huber(0.0)(a, b).sum())(a)).all()
+
+
+@pytest.mark.parametrize("name", ["mean_flow", "improved_mean_flow"])
+def test_the_adaptive_weight_of_mean_flow_is_that_of_its_error(name):
+    """|error|^2 / (|error|^2 + c)^p, of the same draws: p = 0 is the error itself."""
+    schedule = schedules.rectified_flow()
+    density = timesteps.uniform_density(schedule)
+    keys, batch = keys_and_data(4)
+    network = lambda x, clocks, condition: 0.3 * x + clocks[0][:, None] * clocks[1][:, None]
+    of = lambda p: getattr(objectives, name)(density, p=p, c=0.5)({"model": network}, schedule, keys, batch, 0)[0]
+    squared = np.asarray(of(0.0))
+    assert (squared > 0.01).all()
+    np.testing.assert_allclose(of(0.7), squared / (squared + 0.5) ** 0.7, rtol=1e-5)

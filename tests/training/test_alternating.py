@@ -182,3 +182,24 @@ def test_impossible_games_are_refused(players, apply, averages, message):
 def test_missing_and_unknown_networks_are_refused():
     with pytest.raises(ValueError, match=r"needs the parameters of \['a', 'b', 'c'\]"):
         _game().init({"a": jnp.float32(0.0)})
+
+
+def test_the_step_of_a_run_has_its_own_player_by_its_plain_name():
+    """Each part of the state reaches the player it belongs to, and comes back from there."""
+
+    def step(now, batch, key):
+        assert (batch, key) == ("batch", "key") and now.density == {"model": 5, "fake": ()}
+        assert now.networks == {"model": 1, "target": 3, "teacher": 7, "fake": 10}
+        assert now.opt_state == {"model": 2, "fake": 20} and (now.step, now.failed_at) == (4, -1)
+        networks = {"model": 1.5, "target": 3.5, "teacher": 7, "fake": 10.5}
+        after = now._replace(step=5, networks=networks, opt_state={"model": 2.5, "fake": 20.5}, failed_at=4)
+        metrics = {"model/loss": 0.1, "fake/loss": 0.2, "model/skipped": np.int32(3), "fake/skipped": np.int32(0)}
+        return after._replace(density={"model": 5.5, "fake": ()}), metrics
+
+    second = {"fake": state_lib.SecondPlayer(10, 20)}
+    before = state_lib.TrainState(4, 1, 2, 3, 5, -1, {"teacher": 7}, second)
+    after, metrics = as_train_step(step)(before, "batch", "key")
+    assert after == state_lib.TrainState(
+        5, 1.5, 2.5, 3.5, 5.5, 4, {"teacher": 7}, {"fake": state_lib.SecondPlayer(10.5, 20.5)}
+    )
+    assert metrics == {"loss": 0.1, "fake/loss": 0.2, "skipped": 3}  # of one batch, which both have read

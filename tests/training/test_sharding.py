@@ -70,6 +70,8 @@ def test_a_tpu_pod_knows_its_processes(monkeypatch):
     monkeypatch.setenv("DIFFUSION_COORDINATOR", "auto")
     assert sharding.initialize_distributed() is False  # of one process here
     assert calls == [((), sharding.limits())]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert sharding.initialize_distributed() is True
 
 
 def test_the_limits_of_a_run_of_several_processes(monkeypatch):
@@ -187,3 +189,56 @@ def test_a_mesh_is_of_the_devices_that_it_is_for(monkeypatch):
 def test_one_step_is_in_flight_on_several_cpu_devices_alone(size, platform, expected):
     devices = np.array([types.SimpleNamespace(platform=platform)] * size)
     assert sharding.one_step_in_flight(types.SimpleNamespace(size=size, devices=devices)) == expected
+
+
+def test_the_largest_side_that_divides_is_split_and_small_leaves_are_not():
+    """On a mesh of two by two that needs no devices; expected by hand."""
+    mesh = jax.sharding.AbstractMesh((2, 2), ("fsdp", "tensor"))
+    rules = (("mlp/kernel$", (None, "tensor")), (".*", ()))
+    leaf = lambda *shape: jax.ShapeDtypeStruct(shape, np.float32)
+    least = sharding.SMALLEST_SPLIT
+    shapes = {
+        "mlp": {"kernel": leaf(3, least, 8)},  # stacked layers: the rule is of the last two sides
+        "odd": leaf(least + 1, 6),
+        "even": leaf(6, least),
+        "small": leaf(2, least // 2 - 2),
+        "exact": leaf(2, least // 2),
+        "none": leaf(2 * least + 1),
+    }
+    found = jax.tree.map(lambda of: of.spec, sharding.shardings(shapes, mesh, rules, whole="^$"))
+    spec = jax.sharding.PartitionSpec
+    assert found == {
+        "mlp": {"kernel": spec(None, "fsdp", "tensor")},
+        "odd": spec(None, "fsdp"),
+        "even": spec(None, "fsdp"),
+        "small": spec(),
+        "exact": spec(None, "fsdp"),
+        "none": spec(),
+    }
+    whole = jax.tree.map(lambda of: of.spec, sharding.shardings(shapes, mesh, rules, whole="^mlp|^even"))
+    assert whole["mlp"]["kernel"] == spec(None, None, "tensor") and whole["even"] == spec()
+    assert whole["odd"] == spec(None, "fsdp")
+    with pytest.raises(sharding.MeshError, match=r"tensor = 2 does not divide the 7 of mlp/kernel \(4, 7\)"):
+        sharding.shardings({"mlp": {"kernel": leaf(4, 7)}}, mesh, rules)
+
+
+@pytest.mark.parametrize("count, index, several", [("1", "0", False), ("3", "2", True)])
+def test_a_process_joins_those_that_the_environment_names(monkeypatch, count, index, several):
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **words: joined.append((args, words)))
+    environment = {
+        "DIFFUSION_COORDINATOR": "host:1",
+        "DIFFUSION_PROCESS_COUNT": count,
+        "DIFFUSION_PROCESS_INDEX": index,
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert sharding.initialize_distributed() is several
+    if several:
+        ((args, words),) = joined
+        assert args == ("host:1",) and (words["num_processes"], words["process_id"]) == (3, 2)
+    else:
+        assert joined == []
+    monkeypatch.setenv("DIFFUSION_PROCESS_INDEX", count)
+    with pytest.raises(ValueError, match=rf"DIFFUSION_PROCESS_INDEX = {count}: must be in \[0, {count}\)"):
+        sharding.initialize_distributed()

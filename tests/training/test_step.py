@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion.training.state import SecondPlayer
+from diffusion.training.step import make_train_step, seeded
 from tests.training import toys
 
 KEY = jax.random.key(3)
@@ -183,3 +185,42 @@ class Frozen(dict):
 
     def __hash__(self):
         return hash(tuple(self))
+
+
+def test_rows_on_several_devices_are_one_batch():
+    """Two halves of a batch under an axis name, as `pmap` has it: the same draws, loss, update and order of rows."""
+
+    class Recorder:
+        init = staticmethod(lambda: {"t": jnp.zeros(16), "losses": jnp.zeros(16)})
+        update = staticmethod(lambda state, t, losses: {"t": t, "losses": losses})
+
+    make = lambda **options: make_train_step(
+        toys.objective, toys.apply, None, toys.optimizer(), toys.ema(), density=Recorder, **options
+    )
+    before = toys.make_state()._replace(density=Recorder.init())
+    batch = {**toys.batch(0), "skipped": np.arange(16, dtype=np.int32)}
+    whole, expected = jax.jit(make())(before, batch, KEY)
+    halves = jax.tree.map(lambda leaf: leaf.reshape(2, 8, *leaf.shape[1:]), batch)
+    split = jax.vmap(make(axis="devices"), in_axes=(None, 0, None), axis_name="devices")
+    states, metrics = jax.jit(split)(before, halves, KEY)
+    for device in range(2):
+        of = lambda tree, device=device: jax.tree.map(lambda leaf: leaf[device], tree)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), of(states), whole)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), of(metrics), expected)
+    assert int(expected["skipped"]) == 120
+
+
+def test_a_seed_is_one_half_for_training():
+    """The other half draws the parameters."""
+    _, half = jax.random.split(jax.random.key(7))
+    found = seeded(lambda state, batch, key: (state, batch, key))("state", "batch", 7)
+    assert found[:2] == ("state", "batch") and (jax.random.key_data(found[2]) == jax.random.key_data(half)).all()
+
+
+def test_what_the_step_does_not_train_stays_in_the_state():
+    """Of its structure alone: nothing is compiled."""
+    step = make_train_step(toys.objective, toys.apply, None, toys.optimizer(), toys.ema())
+    others = {"fake": SecondPlayer(jnp.ones(2), {"count": jnp.zeros([], jnp.int32)})}
+    before = toys.make_state()._replace(second_players=others, frozen={"teacher": jnp.ones(3)})
+    after, _ = jax.eval_shape(step, before, toys.batch(0), KEY)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)

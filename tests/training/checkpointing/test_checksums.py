@@ -89,3 +89,10 @@ def test_threads_take_parts_of_an_array(shape, monkeypatch):
     monkeypatch.setattr(module, "PART", 4)
     values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     assert checksums({"a": jnp.asarray(values)}) == {"a": f"{reference(values):08x}"}
+
+
+def test_rows_longer_than_a_chunk_are_taken_one_by_one(monkeypatch):
+    values = np.random.default_rng(0).normal(size=(3, 9)).astype(np.float32)
+    whole = checksum(values)
+    monkeypatch.setattr(module, "CHUNK", 5)
+    assert checksum(values) == whole == reference(values)

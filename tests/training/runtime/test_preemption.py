@@ -116,3 +116,19 @@ def test_a_failed_process_leaves_at_once_and_the_first_of_several_after_a_second
     monkeypatch.setattr(preemption.os, "_exit", lambda status: done.append(f"left with {status}"))
     preemption.leave(3)
     assert done == [*slept, "left with 3"]
+
+
+def test_work_alone_is_interrupted_in_a_run_of_several_processes(three_processes, monkeypatch):
+    """The watcher follows the clock from the checks before, one after the other, until JAX reports the request."""
+    asked, at = three_processes
+    monkeypatch.setattr(preemption, "BEAT", 0.02)
+    monkeypatch.setattr(preemption.agreement, "gather", lambda about, text: [text, "6"])
+    stop = StopRequest()
+    stop.check()
+    at["reached"] = 4
+    began = time.monotonic()
+    with pytest.raises(Interrupted), stop.interrupting():
+        time.sleep(30)
+    assert 0.05 < time.monotonic() - began < 10
+    assert asked == list(range(1, len(asked) + 1)) and len(asked) >= 6
+    assert stop.received() == signal.SIGTERM

@@ -9,6 +9,12 @@ import pytest
 from diffusion.training.runtime import process_memory
 
 
+@pytest.fixture(autouse=True)
+def cpu(monkeypatch):
+    """A device without statistics; JAX's own look for a device would read files too."""
+    monkeypatch.setattr(jax, "local_devices", lambda: [types.SimpleNamespace(memory_stats=lambda: None)])
+
+
 def without_proc(path, *args):
     raise FileNotFoundError(path)
 

@@ -91,6 +91,8 @@ def test_terminal_shows_a_bar(monkeypatch):
         clock[0] = 2.0
         shown.report(50, 0.5)
         shown._bar.refresh()
+        (task,) = shown._bar.tasks
+        assert (task.completed, task.total) == (50, 100)
     assert "step 50/100" in out.getvalue() and "49 steps/s" in out.getvalue() and "1.2 of 4.0 GB" in out.getvalue()
 
 
