@@ -10,6 +10,7 @@ environment (JAX_*) when it is imported: a command that sets it needs `subproces
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -80,6 +81,8 @@ def _serve() -> dict:
     for name in LIBRARIES:
         importlib.import_module(name)
     warnings.filterwarnings("ignore", "os.fork")  # nothing of JAX has started yet
+    gc.collect()
+    gc.freeze()  # a command's garbage collector need not scan the libraries, and copy their pages
     while line := sys.stdin.readline():
         if not (child := os.fork()):
             return json.loads(line)

@@ -138,6 +138,7 @@ def train_command(workdir: pathlib.Path, changes: dict | None = None) -> list[st
 
 def serve() -> None:
     """Forks for every command that standard input names."""
+    import gc
     import warnings
 
     import tensorboardX  # noqa: F401
@@ -148,6 +149,8 @@ def serve() -> None:
     kept_programs.write_whole()
     warnings.filterwarnings("ignore", message=r".*os\.fork\(\)")
     warnings.filterwarnings("ignore", message=r".*use of fork\(\)")
+    gc.collect()
+    gc.freeze()  # a command's garbage collector need not scan the libraries, and copy their pages
     for line in sys.stdin:
         job = json.loads(line)
         if "wait" in job:
