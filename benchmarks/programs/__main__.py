@@ -47,7 +47,8 @@ BEGIN, END = "<!-- begin: python -m benchmarks.programs --record -->", "<!-- end
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     args = flags.FLAGS
-    chosen = [case for case in CASES if not args.cases or any(part in case for part in args.cases)]
+    of = lambda case, part: case == part if part in CASES else part in case
+    chosen = [case for case in CASES if not args.cases or any(of(case, part) for part in args.cases)]
     named = [case for case in args.cases if "@" in case and case not in CASES]  # the small ones, and others
     if not chosen and not named:
         raise app.UsageError(f"--cases={','.join(args.cases)}: there is no such case. Valid: {', '.join(CASES)}.")

@@ -75,7 +75,7 @@ class Instruction(NamedTuple):
     def path(self) -> str:
         """The functions and modules that it comes from, "jit(step)/jvp(DiT)/blocks/mlp/out/dot_general"."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found.group(1) if found else ""
+        return found.group(1).replace("\\'", "'") if found else ""
 
 
 class Computation(NamedTuple):
