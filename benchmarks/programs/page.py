@@ -7,6 +7,7 @@ from diffusion.experiments.planning.tables import in_bytes, in_seconds
 
 HEAD = ("program", "least time", "MFU at most", "at the measured rate", "moved", "temporaries", "peak", "kernels",
         "not in bf16", "copies", "sent", "attention", "computed again")  # fmt: skip
+LEAST = 1e-3  # share of a list's bytes below which an entry is not kept
 COPIES = ("transpose", "copy")  # of the moves, those that change no value and no shape
 LISTS = {  # entries of a row, and what is shown of each
     "slowest": ("the slowest kernels", ("kernel",), "seconds"),
@@ -26,7 +27,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     copied = [each for each in row["copies"] if each["kind"] in COPIES]
     again = sum(each["flops"] for each in row["recomputed"])
     return [
-        row["case"],
+        row["case"] + (f", products {how}" if (how := row["products_run"]) != "as XLA chooses" else ""),
         in_seconds(row["roofline"]["seconds"]),
         f"{row['roofline']['mfu']:.0%}",
         f"{row['measured']['mfu']:.0%}" if row["measured"] else "",
@@ -79,11 +80,21 @@ def _text(value: Any) -> str:
     return " x ".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
+def kept(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without its slowest kernels, and without the smallest entries of its lists of bytes."""
+    cut = {name: value for name, value in row.items() if name != "slowest"}
+    for name, (_, _, unit) in LISTS.items():
+        if name in cut and unit == "bytes":
+            least = LEAST * sum(each["bytes"] for each in row[name])
+            cut[name] = [each for each in row[name] if each["bytes"] >= least]
+    return cut
+
+
 def differences(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What changed in the programs that both have: a line for each figure of the table, and each entry of a list."""
-    earlier = {row["case"]: row for row in before}
+    """What changed in the programs that both have: a line for each figure of the table, and each entry that is kept."""
+    earlier = {row["case"]: kept(row) for row in before}
     said = []
-    for row in rows:
+    for row in map(kept, rows):
         old = earlier.get(row["case"])
         if old is None:
             said.append(f"{row['case']}: new")
@@ -91,8 +102,6 @@ def differences(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
         pairs = zip(HEAD[1:], cells(old)[1:], cells(row)[1:], strict=True)
         said += [f"{row['case']}: {name}: {was} -> {now}" for name, was, now in pairs if was != now]
         for name, (title, shown, unit) in LISTS.items():
-            if name == "slowest":  # which has an end, and no news that the others lack
-                continue
             said += [f"{row['case']}: {title}: {each}" for each in _changed(old.get(name), row.get(name), shown, unit)]
     return said
 
