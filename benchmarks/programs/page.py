@@ -21,6 +21,8 @@ LISTS = {  # entries of a row, and what is shown of each
 
 def cells(row: Mapping[str, Any]) -> list[str]:
     """The line of a row, by `HEAD`."""
+    if "cells" in row:
+        return row["cells"]
     if "error" in row:
         return [row["case"], row["error"], *[""] * (len(HEAD) - 2)]
     short = sum(each["flops"] for each in row["products"])
@@ -81,8 +83,8 @@ def _text(value: Any) -> str:
 
 
 def kept(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row without its slowest kernels, and without the smallest entries of its lists of bytes."""
-    cut = {name: value for name, value in row.items() if name != "slowest"}
+    """A row without its slowest kernels and the smallest entries of its lists of bytes, with its line of the table."""
+    cut = {name: value for name, value in row.items() if name != "slowest"} | {"cells": cells(row)}
     for name, (_, _, unit) in LISTS.items():
         if name in cut and unit == "bytes":
             least = LEAST * sum(each["bytes"] for each in row[name])
