@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 
 import jax
-from jax._src import lru_cache
 
 from diffusion.training.runtime import compilation_cache
 
@@ -38,23 +37,12 @@ def keep(first: bool) -> None:
     for name, value in EVERY.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)  # for processes, and for `compilation_cache.enable`
-    write_whole()
+    compilation_cache.write_whole()
 
 
 def folder() -> pathlib.Path | None:
     """Returns the folder of this run's programs, or None where none are kept."""
     return pathlib.Path(os.environ[FOLDER]) if FOLDER in os.environ else None
-
-
-def write_whole() -> None:
-    """Has this process write a program whole: JAX's own way shows others a part, and leaves it where a run is ended."""
-    lru_cache.LRUCache.put = _put_whole
-
-
-def _put_whole(cache, key: str, value: bytes) -> None:
-    part = cache.path / f"{key}.{os.getpid()}"
-    part.write_bytes(value)
-    part.replace(cache.path / f"{key}-cache")
 
 
 @contextlib.contextmanager

@@ -145,8 +145,9 @@ def serve() -> None:
 
     from diffusion.experiments import evaluate, sample, train  # noqa: F401
     from diffusion.experiments.evaluation import plots  # noqa: F401
+    from diffusion.training.runtime import compilation_cache
 
-    kept_programs.write_whole()
+    compilation_cache.write_whole()
     warnings.filterwarnings("ignore", message=r".*os\.fork\(\)")
     warnings.filterwarnings("ignore", message=r".*use of fork\(\)")
     gc.collect()

@@ -4,7 +4,7 @@ JAX finds a program by a hash of its operations, options and versions, so that a
 programs for CPUs are for one kind of processor, and have a folder for each.
 """
 
-__all__ = ["NONE", "Programs", "counted", "enable", "processor"]
+__all__ = ["NONE", "Programs", "counted", "enable", "processor", "write_whole"]
 
 import contextlib
 import grp
@@ -14,11 +14,13 @@ import pathlib
 import platform
 import pwd
 import stat
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 from jax import monitoring
+from jax._src import lru_cache
 
 from diffusion.io import files
 
@@ -26,6 +28,7 @@ NONE = "no compilation cache; every run compiles again"
 """How a warning begins that there is none."""
 
 LIMIT = 2**31  # bytes of programs, beyond which those that were read the longest ago are removed
+UNFINISHED = 86_400  # seconds after which nothing writes a part of a program any more
 # JAX's events: of each program that it compiles or reads from the cache, and of each that it reads.
 EITHER, READ = "/jax/core/compile/backend_compile_duration", "/jax/compilation_cache/cache_retrieval_time_sec"
 
@@ -89,6 +92,7 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
     path.chmod(0o700)
     if not named:
         _prune(path.parent)
+    write_whole()
     jax.config.update("jax_compilation_cache_dir", str(path))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -100,8 +104,28 @@ def _none(why: str) -> None:
     warnings.warn(f"{NONE}: {why}", stacklevel=3)
 
 
+def write_whole() -> None:
+    """Has this process write a program whole or not at all.
+
+    JAX's own way shows others a part, and leaves it where a process is ended: later runs warn of it and compile again.
+    """
+    lru_cache.LRUCache.put = _put_whole
+
+
+def _put_whole(cache: lru_cache.LRUCache, key: str, value: bytes, put: Callable = lru_cache.LRUCache.put) -> None:
+    if cache.eviction_enabled:  # by JAX_COMPILATION_CACHE_MAX_SIZE: under its lock nobody sees a part
+        return put(cache, key, value)
+    part = cache.path / f"{key}.{os.getpid()}.part"
+    part.write_bytes(value)
+    part.replace(cache.path / f"{key}-cache")
+
+
 def _prune(folder: pathlib.Path) -> None:
     """Removes the programs that were read the longest ago, until the rest take three quarters of `LIMIT`."""
+    for part in folder.rglob("*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > UNFINISHED:  # its process was ended
+                part.unlink()
     found = []
     for file in folder.rglob("*-cache"):
         with contextlib.suppress(FileNotFoundError):  # another process has removed it

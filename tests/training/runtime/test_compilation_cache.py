@@ -7,6 +7,7 @@ import sys
 
 import jax
 import pytest
+from jax._src import lru_cache
 
 from diffusion.training.runtime import compilation_cache
 
@@ -210,3 +211,38 @@ def test_a_command_that_has_no_cache_says_so_in_one_sentence_and_goes_on(tmp_pat
     said = programs(tmp_path / "jax").splitlines()
     assert len(said) == 2 and said[0].startswith("diffusion sample: no compilation cache; every run compiles again: ")
     assert re.fullmatch(r"diffusion sample: programs: \d+ compiled in \d+\.\d s", said[1])
+
+
+def test_a_program_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A process that is ended while it writes leaves no program that later runs would read."""
+    compilation_cache.write_whole()
+    cache = lru_cache.LRUCache(str(tmp_path), max_size=-1)
+
+    def ended(part, program):  # in place of the renaming
+        assert part.read_bytes() == b"program" and not program.exists()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(type(cache.path), "replace", ended)
+        cache.put("key", b"program")
+    assert cache.get("key") is None
+    cache.put("key", b"program")
+    assert cache.get("key") == b"program"
+
+
+def test_a_limit_of_the_environment_is_kept(tmp_path):
+    compilation_cache.write_whole()
+    cache = lru_cache.LRUCache(str(tmp_path), max_size=100)
+    for key in "abc":
+        cache.put(key, bytes(60))
+    assert [cache.get(key) is not None for key in "abc"] == [False, False, True]
+
+
+def test_what_an_ended_process_left_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation_cache.files, "cache", lambda name: tmp_path / name)
+    folder = compilation_cache.enable()
+    (folder / "old.1.part").write_bytes(b"")
+    (folder / "new.2.part").write_bytes(b"")
+    os.utime(folder / "old.1.part", (0, 0))
+    compilation_cache.enable()
+    assert [path.name for path in folder.glob("*.part")] == ["new.2.part"]
