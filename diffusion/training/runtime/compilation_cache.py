@@ -14,7 +14,6 @@ import pathlib
 import platform
 import pwd
 import stat
-import time
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -28,7 +27,6 @@ NONE = "no compilation cache; every run compiles again"
 """How a warning begins that there is none."""
 
 LIMIT = 2**31  # bytes of programs, beyond which those that were read the longest ago are removed
-UNFINISHED = 86_400  # seconds after which nothing writes a part of a program any more
 # JAX's events: of each program that it compiles or reads from the cache, and of each that it reads.
 EITHER, READ = "/jax/core/compile/backend_compile_duration", "/jax/compilation_cache/cache_retrieval_time_sec"
 
@@ -115,19 +113,15 @@ def write_whole() -> None:
 def _put_whole(cache: lru_cache.LRUCache, key: str, value: bytes, put: Callable = lru_cache.LRUCache.put) -> None:
     if cache.eviction_enabled:  # by JAX_COMPILATION_CACHE_MAX_SIZE: under its lock nobody sees a part
         return put(cache, key, value)
-    part = cache.path / f"{key}.{os.getpid()}.part"
+    part = cache.path / f"{key}-cache.{os.getpid()}"
     part.write_bytes(value)
     part.replace(cache.path / f"{key}-cache")
 
 
 def _prune(folder: pathlib.Path) -> None:
     """Removes the programs that were read the longest ago, until the rest take three quarters of `LIMIT`."""
-    for part in folder.rglob("*.part"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - part.stat().st_mtime > UNFINISHED:  # its process was ended
-                part.unlink()
     found = []
-    for file in folder.rglob("*-cache"):
+    for file in folder.rglob("*-cache*"):  # with what processes that were ended left of some
         with contextlib.suppress(FileNotFoundError):  # another process has removed it
             about = file.stat()
             found.append((max(about.st_atime, about.st_mtime), about.st_size, file))

@@ -83,6 +83,7 @@ def evaluated(source, **changes):
     return test_every_source.config_of(source, **(settings | changes))
 
 
+@pytest.mark.slow
 def test_a_run_on_a_mixture_of_streams_is_evaluated_beside_records_that_are_held_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(names.FILTERS, "odd", lambda: lambda record: record["label"] == 1)
     monkeypatch.setattr(real_images, "STREAMED", 20)
@@ -122,6 +123,7 @@ def test_a_stream_of_python_is_evaluated_beside_what_is_held_out(tmp_path):
         train(recipe(test_streams.record(i) for i in range(40)), tmp_path / "once")
 
 
+@pytest.mark.slow
 def test_a_step_of_a_run_on_a_stream_is_repeated(tmp_path, monkeypatch):
     """From a checkpoint, with the records of that step."""
     config = test_every_source.config_of(points(tmp_path / "points"), **{"train.steps": 4})

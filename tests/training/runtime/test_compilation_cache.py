@@ -238,11 +238,12 @@ def test_a_limit_of_the_environment_is_kept(tmp_path):
     assert [cache.get(key) is not None for key in "abc"] == [False, False, True]
 
 
-def test_what_an_ended_process_left_is_removed(tmp_path, monkeypatch):
+def test_what_an_ended_process_left_is_removed_with_the_oldest(tmp_path, monkeypatch):
     monkeypatch.setattr(compilation_cache.files, "cache", lambda name: tmp_path / name)
+    monkeypatch.setattr(compilation_cache, "LIMIT", 100)
     folder = compilation_cache.enable()
-    (folder / "old.1.part").write_bytes(b"")
-    (folder / "new.2.part").write_bytes(b"")
-    os.utime(folder / "old.1.part", (0, 0))
+    for at, name in enumerate(("a-cache.1", "b-cache", "c-cache")):
+        (folder / name).write_bytes(bytes(40))
+        os.utime(folder / name, (at, at))
     compilation_cache.enable()
-    assert [path.name for path in folder.glob("*.part")] == ["new.2.part"]
+    assert [path.name for path in folder.iterdir()] == ["c-cache"]
