@@ -63,7 +63,7 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
         The folder in use. None, with a warning, if it cannot be made or written, is another user's, or others may write
         to it or to one above it; None without one if the cache is turned off.
     """
-    if not jax.config.jax_enable_compilation_cache:
+    if not jax.config.values["jax_enable_compilation_cache"]:
         return None
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR") or directory
     path = pathlib.Path(named or files.cache("jax") / processor()).expanduser()
@@ -110,12 +110,12 @@ def write_whole() -> None:
     lru_cache.LRUCache.put = _put_whole
 
 
-def _put_whole(cache: lru_cache.LRUCache, key: str, value: bytes, put: Callable = lru_cache.LRUCache.put) -> None:
-    if cache.eviction_enabled:  # by JAX_COMPILATION_CACHE_MAX_SIZE: under its lock nobody sees a part
-        return put(cache, key, value)
-    part = cache.path / f"{key}-cache.{os.getpid()}"
+def _put_whole(self: lru_cache.LRUCache, key: str, value: bytes, put: Callable = lru_cache.LRUCache.put) -> None:
+    if self.eviction_enabled:  # by JAX_COMPILATION_CACHE_MAX_SIZE: under its lock nobody sees a part
+        return put(self, key, value)
+    part = self.path / f"{key}-cache.{os.getpid()}"
     part.write_bytes(value)
-    part.replace(cache.path / f"{key}-cache")
+    part.replace(self.path / f"{key}-cache")
 
 
 def _prune(folder: pathlib.Path) -> None:
@@ -152,14 +152,14 @@ class Programs:
         home = str(pathlib.Path.home())
         return f"programs: {self.found} found in {str(self.folder).replace(home, '~', 1)}, {compiled}"
 
-    def _listen(self, event: str, seconds: float, **_: str | int) -> None:
+    def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == READ:
             self.found += 1
             self.compiled -= 1  # its other event follows
-            self.seconds -= seconds
+            self.seconds -= duration_secs
         elif event == EITHER:
             self.compiled += 1
-            self.seconds += seconds
+            self.seconds += duration_secs
 
 
 @contextlib.contextmanager
