@@ -343,7 +343,8 @@ def test_two_real_processes_of_jax_distributed(tmp_path):
         JOIN
         + """
 gathered = multihost_utils.process_allgather(jnp.asarray([10.0 + index]))
-print("got", jax.process_count(), jax.local_device_count(), jax.device_count(), gathered.ravel().tolist())
+line = f"got {jax.process_count()} {jax.local_device_count()} {jax.device_count()} {gathered.ravel().tolist()}"
+os.write(1, f"\\n{line}\\n".encode())  # at once and as a line: Gloo writes to standard output too
 """,
         "--processes=2",
         "--devices-per-process=2",
