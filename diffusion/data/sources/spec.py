@@ -6,6 +6,7 @@ __all__ = [
     "Leaf",
     "RandomAccess",
     "Source",
+    "blame",
     "class_of",
     "is_mask",
     "is_picture",
@@ -153,6 +154,24 @@ def number_type(dtype: Any) -> str:
     )
 
 
+def blame(place: str, error: Exception, mend: str) -> failures.Unreadable | DamagedRecord:
+    """The error of this machine, or of a record, that an exception stands for.
+
+    Args:
+        place: what to call the record.
+        error: raised while it was read or decoded.
+        mend: what to do about a damaged record.
+    """
+    if failures.of_machine(error):
+        return failures.Unreadable(
+            f"{place} could not be read: {error}. It may be sound: see that this user may read it and that the disk "
+            "answers."
+        )
+    return DamagedRecord(
+        f"{place} cannot be used: {error}. {mend}, or leave such records out by --config.data.damaged=skip."
+    )
+
+
 class RandomAccess:
     """Records by their number; a format says how they are stored, and what becomes of that.
 
@@ -247,16 +266,10 @@ class RandomAccess:
         try:
             yield
         except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
-            if failures.of_machine(error):
-                raise failures.Unreadable(
-                    f"{self._place(row)} could not be read: {error}. It may be sound: see that this user may read it "
-                    "and that the disk answers."
-                ) from error
-            self._damaged[row] = DamagedRecord(
-                f"{self._place(row)} cannot be used: {error}. {self._mend}, or leave such records out by "
-                "--config.data.damaged=skip."
-            )
-            raise self._damaged[row] from error
+            found = blame(self._place(row), error, self._mend)
+            if isinstance(found, DamagedRecord):
+                self._damaged[row] = found
+            raise found from error
 
     # ==== What they are, without decoding them ====
 

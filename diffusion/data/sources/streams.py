@@ -19,8 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from diffusion.data.sources.spec import DamagedRecord, DataSpec
-from diffusion.io import failures
+from diffusion.data.sources.spec import DamagedRecord, DataSpec, blame
 
 PROMISES = {
     "state": "a run that goes on does so exactly: the stream keeps where it is",
@@ -172,12 +171,4 @@ class Stream:
         except DamagedRecord:
             raise  # it is named already
         except Exception as error:  # Pillow's errors are of many kinds, SyntaxError among them
-            if failures.of_machine(error):
-                raise failures.Unreadable(
-                    f"{self.place(raw)} could not be read: {error}. It may be sound: see that this user may read it "
-                    "and that the disk answers."
-                ) from error
-            raise DamagedRecord(
-                f"{self.place(raw)} cannot be used: {error}. Mend or remove it, or leave such records out by "
-                "--config.data.damaged=skip."
-            ) from error
+            raise blame(self.place(raw), error, "Mend or remove it") from error
