@@ -37,6 +37,7 @@ from absl import app
 
 from benchmarks.programs import page
 from benchmarks.programs.table import CASES
+from diffusion.io import files
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECORDED = ROOT / "docs/programs.json"
@@ -99,9 +100,8 @@ def merged(path: pathlib.Path, rows: list[dict[str, Any]]) -> list[dict[str, Any
 def write(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     """Writes rows, at once and whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_suffix(".part")
-    whole.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-    whole.replace(path)
+    with files.whole(path) as file:
+        file.write(("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode())
 
 
 def record(rows: list[dict[str, Any]]) -> None:

@@ -308,7 +308,7 @@ def batches(
         size_conditions = np.stack([size for _, size in fitted])
         for position, function in enumerate(augment, 1):
             examples = pipeline.augmented(function, pipeline.rngs_of(order.seed, index, position), examples)
-        images = np.stack(examples)
+        images = np.asarray(examples)
         labels = np.array([class_of(record) for record in records], np.int32)
         batch = {"image": images, "label": labels, "index": index} | pipeline.stacked_conditions(records)
         return batch | ({"size": size_conditions} if with_sizes else {})

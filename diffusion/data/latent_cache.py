@@ -135,9 +135,8 @@ class Latents(RandomAccess):
         """Opens no file yet."""
         super().__init__()
         self.description, self.spec, self.where = description, spec, str(folder)
-        from array_record.python.array_record_data_source import (
-            ArrayRecordDataSource,
-        )  # imported here: few runs have a cache
+        # imported here: few runs have a cache
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self._files = ArrayRecordDataSource([str(pathlib.Path(folder) / name) for name in files])
         self._scale, self._shift = (np.asarray(x, np.float32) for x in (description.scale, description.shift))

@@ -175,9 +175,8 @@ def _folder(spec: str, path: pathlib.Path) -> ImageSet:
 
 def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
     try:
-        from array_record.python.array_record_data_source import (
-            ArrayRecordDataSource,
-        )  # imported here: few sets are of this format
+        # imported here: few sets are of this format
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         records = ArrayRecordDataSource(str(path))
         count = len(records)

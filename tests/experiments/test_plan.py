@@ -58,7 +58,7 @@ def test_adamw_and_average_hold_16_bytes_a_parameter_and_fsdp_a_part_of_them():
     assert 16 * XL / 64 <= state < 1.1 * 16 * XL / 64  # leaves that 64 does not divide stay whole
 
 
-def test_a_teacher_and_a_rival_hold_16_bytes_of_each_of_their_parameters(tmp_path):
+def test_a_teacher_and_a_second_player_hold_16_bytes_of_each_of_their_parameters(tmp_path):
     (tmp_path / "config.json").write_text(digits.get_config().to_json())
     parts = estimate.memory_by_part(work(turbo.get_config(str(tmp_path)), (8, 8, 1)), "gpu")
     # As large as the model, both: parameters of the teacher, of the second player, two moments of its optimizer.

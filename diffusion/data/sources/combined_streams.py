@@ -141,7 +141,7 @@ class MixedStream(Stream):
     """Several streams, each of which is a share of the records; what is raw is the number of its stream and its own.
 
     The next record is of the stream that is furthest behind its share, so that of any records in a row each stream has
-    its share, but for one. A stream that ends is begun again, alone.
+    its share, to within one record for each of the others. A stream that ends is begun again, alone.
     """
 
     def __init__(self, of: Sequence[Stream], shares: np.ndarray, name: str):

@@ -146,7 +146,7 @@ def slowest(
     Args:
         module: the program.
         kernels: of it.
-        seconds: of all runs of a kernel, see `roofline.seconds`.
+        seconds: of all runs of a kernel, see `roofline.resources`.
         root: folder of the repository.
     """
     found = []
