@@ -317,8 +317,8 @@ def test_no_process_leaves_before_process_0_has_written_the_samples(driver, tmp_
     assert driver.train(tmp_path / "run", {"train.steps": 2}).status == 0
     slow = tmp_path / "slow.py"
     slow.write_text(
-        f"import time\nfrom experiments import figures\nreal = figures.trajectory\n"
-        f"figures.trajectory = lambda *args: (time.sleep({LONGER}), real(*args))\n"
+        f"import time\nfrom diffusion.experiments.evaluation import plots\nreal = plots.trajectory\n"
+        f"plots.trajectory = lambda *args: (time.sleep({LONGER}), real(*args))\n"
     )
     for name, status in (("samples", [0, 0]), ("blocked", [1, 1])):
         out = tmp_path / name
