@@ -21,6 +21,7 @@ from jax import Array
 from diffusion import flow_maps, weightings
 from diffusion.objectives.consistency_times import (
     Pairs,
+    constant_curriculum,
     discretised,
     doubling_curriculum,
     ramp_density,
@@ -46,7 +47,7 @@ def consistency_training(
     density: Density,
     pairs: Pairs,
     distance: Distance | None = None,
-    weighting: PairWeighting | None = None,
+    pair_weighting: PairWeighting | None = None,
     target: str = "target",
 ) -> Objective:
     """Consistency training, without a teacher: both times see the same x_0 and eps.
@@ -66,7 +67,7 @@ def consistency_training(
         density: distribution of t.
         pairs: (schedule, t, step) -> (t, s).
         distance: d of two batches -> `[B]`; the mean square if None.
-        weighting: (schedule, t, s) -> w; 1 if None.
+        pair_weighting: (schedule, t, s) -> w; 1 if None.
         target: the network at s, through which no gradient flows; "model" for no EMA.
 
     Returns:
@@ -81,7 +82,7 @@ def consistency_training(
         end = lambda network, x, t: _end(network, schedule, parameterization, x, t, batch.get("condition"))
         f_s = end(frozen(networks, target), mix(schedule, s, x_0, eps), s)
         f_t = end(player(networks, "model"), mix(schedule, t, x_0, eps), t)
-        weight = 1 if weighting is None else weighting(schedule, t, s)
+        weight = 1 if pair_weighting is None else pair_weighting(schedule, t, s)
         return importance * weight * distance(f_t, jax.lax.stop_gradient(f_s)), {"t": t, "s": s}
 
     return Objective(loss, reads=to_the_end(parameterization), density=density)
@@ -93,7 +94,7 @@ def consistency_distillation(
     density: Density,
     pairs: Pairs,
     distance: Distance | None = None,
-    weighting: PairWeighting | None = None,
+    pair_weighting: PairWeighting | None = None,
     solver: Solver = flow_maps.heun,
 ) -> Objective:
     """Consistency distillation: one step of an ODE solver with the teacher leads from x_t to x_s.
@@ -113,7 +114,7 @@ def consistency_distillation(
         density: distribution of t.
         pairs: (schedule, t, step) -> (t, s); `discretised` of a fixed number, 18 for Heun in the paper.
         distance: d of two batches -> `[B]`; the mean square if None.
-        weighting: (schedule, t, s) -> w; 1 if None.
+        pair_weighting: (schedule, t, s) -> w; 1 if None.
         solver: (denoise, schedule) -> flow map: `flow_maps.heun` or `flow_maps.from_denoiser` (DDIM).
 
     Returns:
@@ -131,7 +132,7 @@ def consistency_distillation(
         x_s = jax.lax.stop_gradient(solver(denoise, schedule)(x_t, t, s))
         f_s = _end(frozen(networks, "target"), schedule, parameterization, x_s, s, condition)
         f_t = _end(player(networks, "model"), schedule, parameterization, x_t, t, condition)
-        weight = 1 if weighting is None else weighting(schedule, t, s)
+        weight = 1 if pair_weighting is None else pair_weighting(schedule, t, s)
         return importance * weight * distance(f_t, jax.lax.stop_gradient(f_s)), {"t": t, "s": s}
 
     return Objective(loss, reads=to_the_end(parameterization), density=density, teacher=Teacher())
@@ -213,7 +214,7 @@ def cd(
     """
     if N < 2:
         raise ValueError(f"cd: N = {N}; a pair of times needs at least 2 (18 in the paper)")
-    pairs = discretised(lambda step: jnp.asarray(N))
+    pairs = discretised(constant_curriculum(N))
     density = ramp_density(schedule, strata=strata)
     return consistency_distillation(parameterization, teacher, density, pairs)
 

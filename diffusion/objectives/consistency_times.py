@@ -8,6 +8,7 @@ takes a time from any density and the training step, and returns the pair that i
 __all__ = [
     "Curriculum",
     "Pairs",
+    "constant_curriculum",
     "discretised",
     "doubling_curriculum",
     "ramp_density",
@@ -30,6 +31,23 @@ Pairs = Callable[[NoiseSchedule, Array, ArrayLike], tuple[Array, Array]]
 """(schedule, t, step) -> (t, s), the pair of times that is trained on."""
 Curriculum = Callable[[ArrayLike], Array]
 """Training step -> number of times."""
+
+
+def constant_curriculum(N: int) -> Curriculum:
+    """N times throughout, as distillation has them.
+
+    Facts:
+        paper: Song et al. 2023, "Consistency Models", algorithm 2
+
+    Args:
+        N: number of times, >= 2; 18 with Heun's method in the paper.
+
+    Raises:
+        ValueError: if N < 2.
+    """
+    if N < 2:
+        raise ValueError(f"constant_curriculum: N = {N}; a pair of times needs at least 2 (18 in the paper)")
+    return lambda step: jnp.asarray(N)
 
 
 def square_root_curriculum(total: int, first: int = 2, last: int = 150) -> Curriculum:
@@ -77,7 +95,7 @@ def discretised(curriculum: Curriculum, sigma_min: float = 0.002, sigma_max: flo
         paper: Song et al. 2023, "Consistency Models", appendix C; Song and Dhariwal 2023, eq. 10
 
     Args:
-        curriculum: step -> N, number of times; `lambda step: N` for a fixed number.
+        curriculum: step -> N, number of times; `constant_curriculum(N)` for a fixed number.
         sigma_min: smallest sigma / alpha; the schedule's own if that is larger.
         sigma_max: largest; the schedule's own if that is smaller.
         rho: as `timesteps.karras`.

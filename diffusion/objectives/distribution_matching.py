@@ -144,17 +144,23 @@ def regression(generator: Parameterization, distance: Distance | None = None) ->
         distance: d of two batches -> `[B]`; the mean square if None.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. The batch holds "start" (z, as
-        `samplers.prior` draws it) and "x" (y). Metrics: "t" `[B]`.
+        An objective; see `diffusion.objectives.inputs`. The batch holds "start" (z, as `samplers.prior` draws it), or
+        "noise" as the pairs of `reflow_pairs` have it, and "x" (y). Metrics: "t" `[B]`.
+
+    Raises:
+        ValueError: when called, if the batch has neither.
     """
     distance = per_example(distance or squared)
 
     @entry(generator)
     def loss(networks, schedule, keys, batch, step):
-        x = generate(player(networks, "model"), schedule, generator, batch["start"], batch.get("condition"))
+        start = batch.get("start", batch.get("noise"))
+        if start is None:
+            raise ValueError('regression learns from pairs: the batch needs the "noise" of which each "x" was made')
+        x = generate(player(networks, "model"), schedule, generator, start, batch.get("condition"))
         return distance(x, batch["x"]), {"t": jnp.full(x.shape[0], schedule.t_max)}
 
-    return Objective(loss, reads=to_the_end(generator, one_step=True))
+    return Objective(loss, reads=to_the_end(generator, one_step=True), teacher=Teacher(pairs=True))
 
 
 def _prior(schedule: NoiseSchedule, keys: Array, batch) -> Array:

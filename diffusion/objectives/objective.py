@@ -133,6 +133,8 @@ class Objective:
         loss: (networks, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics); see `objectives.inputs`.
         reads: how the trained network is read when it makes samples; None: it makes none.
         density: of the training times, whose state the training carries; None: it carries none.
+        channels: how many channels the network puts out for each one of the data; None: as many as the run's
+            parameterization reads.
         times: how many times the network receives: 1, or 2 for networks that jump from one to the other.
         forward_mode: whether the loss differentiates the network in forward mode (`jax.jvp`), which fused attention
             does not have.
@@ -152,6 +154,7 @@ class Objective:
     loss: Loss
     reads: Denoises | Jumps | None = DENOISER
     density: Density | None = None
+    channels: int | None = None
     times: int = 1
     forward_mode: bool = False
     trains: str = "model"

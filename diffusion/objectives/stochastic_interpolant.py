@@ -2,7 +2,6 @@
 
 __all__ = ["schroedinger_bridge", "stochastic_interpolant"]
 
-import dataclasses
 import functools
 
 import jax
@@ -10,11 +9,12 @@ import jax.numpy as jnp
 
 from diffusion import couplings
 from diffusion.couplings import Coupling
+from diffusion.flow_maps import FlowMap
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import normal, pairing, pairs, split, times, weighted_mean_square
 from diffusion.objectives.interpolants import Interpolant, brownian_bridge
-from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective import Jumps, Objective
 from diffusion.parameterizations import Clock, evaluate, velocity
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
@@ -60,6 +60,7 @@ def stochastic_interpolant(
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" and the loss of each quantity by its name, `[B]`.
+        A network that predicts b, or v and eta, is read as a flow map: steps of Euler's method from x_1 ~ N(0, I).
 
     Raises:
         ValueError: if a name is unknown; when called, if the network does not have C channels for each quantity.
@@ -85,8 +86,30 @@ def stochastic_interpolant(
         }
         return functools.reduce(jnp.add, losses.values()), {"t": t, **losses}
 
-    paired = Objective(loss, reads=None, density=density, **pairing(coupling))
-    return dataclasses.replace(paired, score=False)
+    facts = {**pairing(coupling), "score": False, "channels": len(predicts)}
+    flows = "velocity" in predicts or {"mean_velocity", "denoiser"} <= set(predicts)
+    read = functools.partial(_flow, interpolant=interpolant, predicts=predicts, outputs=outputs)
+    return Objective(loss, reads=Jumps(read) if flows else None, density=density, **facts)
+
+
+def _flow(network, schedule, condition, interpolant, predicts, outputs):
+    """One step of Euler's method for dx = b dt, as a flow map."""
+    if schedule.t_max != 1:
+        raise ValueError(
+            f"a stochastic interpolant ends at t = 1, and this schedule at {schedule.t_max:g}. Valid: rectified_flow, "
+            "whose prior is N(0, I)"
+        )
+
+    def flow_map(x_t, t, s):
+        output, t = evaluate(network, schedule, outputs, x_t, t, condition)
+        parts = dict(zip(predicts, jnp.split(output, len(predicts), axis=-1)))
+        if "velocity" not in parts:
+            gamma, gamma_dot = jax.jvp(interpolant.gamma, (t,), (jnp.ones_like(t),))
+            rate = left_broadcast(jnp.where(gamma > 0, gamma_dot, 0), x_t)  # infinite, perhaps, where gamma vanishes
+            parts["velocity"] = parts["mean_velocity"] + rate * parts["denoiser"]
+        return x_t + left_broadcast(s - t, x_t) * parts["velocity"]
+
+    return FlowMap(flow_map)
 
 
 def schroedinger_bridge(

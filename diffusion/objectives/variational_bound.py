@@ -42,7 +42,7 @@ def variational_bound(
 
     Args:
         parameterization: what the network "model" predicts.
-        density: of t, uniform in (t_start, t_max), as timesteps.uniform_density(schedule._replace(t_min=t_start)) is,
+        density: of t, uniform in (t_start, t_max), as timesteps.uniform_density(schedule, t_min=t_start) is,
             or another density with an importance that corrects for it.
         t_start: first time, where sigma > 0; the schedule's t_min if None.
         decoder: (x_0, noise, sigma / alpha) -> log p(x_0 | x_{t_start}) entry by entry, of

@@ -78,7 +78,7 @@ def from_quantile(quantile: Callable[[Array], Array], strata: int | None = None)
     return Density(init=tuple, sample=sample, update=lambda state, t, losses: state)
 
 
-def uniform_density(schedule: NoiseSchedule, strata: int | None = None) -> Density:
+def uniform_density(schedule: NoiseSchedule, strata: int | None = None, t_min: float | None = None) -> Density:
     """t uniform in (t_min, t_max).
 
     Facts:
@@ -88,9 +88,17 @@ def uniform_density(schedule: NoiseSchedule, strata: int | None = None) -> Densi
     Args:
         schedule: gives the range.
         strata: see `from_quantile`.
+        t_min: a later first time, such as the t_start of `objectives.variational_bound`; the schedule's if None.
+
+    Raises:
+        ValueError: if t_min is outside of the schedule's times.
     """
-    span = schedule.t_max - schedule.t_min
-    return from_quantile(lambda u: schedule.t_min + span * u, strata)
+    first = schedule.t_min if t_min is None else t_min
+    if not schedule.t_min <= first < schedule.t_max:
+        raise ValueError(
+            f"uniform_density: t_min = {first:g} must be in [{schedule.t_min:g}, {schedule.t_max:g}), the schedule's"
+        )
+    return from_quantile(lambda u: first + (schedule.t_max - first) * u, strata)
 
 
 def discrete_density(schedule: NoiseSchedule, T: int = 1000, strata: int | None = None, shift: float = 1.0) -> Density:

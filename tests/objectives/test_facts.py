@@ -18,6 +18,7 @@ UNIFORM = timesteps.uniform_density(schedules.rectified_flow())
 OTHER = timesteps.uniform_density(schedules.cosine())
 EDM = schedules.edm()
 PLAIN = {
+    "channels": None,
     "times": 1,
     "forward_mode": False,
     "trains": "model",
@@ -32,6 +33,7 @@ PLAIN = {
 }
 MEAN_FLOW = {"times": 2, "forward_mode": True}
 TRANSPORT = couplings.optimal_transport(4)
+EULER = "steps along the velocity that the network predicts"
 consistency = lambda parameterization, one_step=False: (flow_maps.consistency, parameterization.name, one_step)
 pairs = lambda schedule, t, step: (t, 0.8 * t)
 
@@ -131,19 +133,30 @@ FACTS = {
         {"teacher": Teacher(scale=2.0, stages=Stages(50, (4, 2, 1)))},
     ),
     "reflow": lambda: (objectives.reflow(UNIFORM, X0), Denoises(X0), UNIFORM, {"teacher": Teacher(pairs=True)}),
-    "regression": lambda: (objectives.regression(X0), consistency(X0, one_step=True), None, {}),
+    "regression": lambda: (
+        objectives.regression(X0),
+        consistency(X0, one_step=True),
+        None,
+        {"teacher": Teacher(pairs=True)},
+    ),
     "schroedinger_bridge": lambda: (
         objectives.schroedinger_bridge(0.7, UNIFORM, TRANSPORT),
-        None,
+        EULER,
         UNIFORM,
-        {"block": 4, "score": False},
+        {"block": 4, "score": False, "channels": 2},
     ),
     "shortcut": lambda: (objectives.shortcut(16), (flow_maps.shortcut, "velocity", False), None, {"times": 2}),
     "stochastic_interpolant": lambda: (
         objectives.stochastic_interpolant(objectives.interpolants.smooth_bridge(), UNIFORM),
+        EULER,
+        UNIFORM,
+        {"score": False, "channels": 2},
+    ),
+    "stochastic_interpolant(denoiser)": lambda: (
+        objectives.stochastic_interpolant(objectives.interpolants.smooth_bridge(), UNIFORM, ("denoiser",)),
         None,
         UNIFORM,
-        {"score": False},
+        {"score": False, "channels": 1},
     ),
     "variational_bound": lambda: (
         objectives.variational_bound(X0, UNIFORM, 1e-3, objectives.decoders.gaussian()),
@@ -161,7 +174,7 @@ FACTS = {
         objectives.with_augmentation(objectives.regression(X0), objectives.Augmentation(lambda key, x: (x, x), 9)),
         consistency(X0, one_step=True),
         None,
-        {"augmentations": 9},
+        {"augmentations": 9, "teacher": Teacher(pairs=True)},
     ),
     "with_condition_dropout": lambda: (
         objectives.with_condition_dropout(objectives.mean_flow(UNIFORM), null=3, rate=0.2),
@@ -214,6 +227,8 @@ def test_facts(name):
         flow_map, parameterization, one_step = reads
         assert objective.reads.flow_map.func is flow_map and objective.reads.one_step is one_step
         assert objective.reads.parameterization.name == parameterization
+    elif reads == EULER:
+        assert isinstance(objective.reads, Jumps) and objective.reads.parameterization is None
     elif reads is None:
         assert objective.reads is None
     else:

@@ -164,7 +164,7 @@ def test_guided_mean_flow_drops_the_guidance_with_the_condition(dropout):
 
 ORDERS = {  # objective with a gap between its times, the order of its expected gradient, networks beside the model
     "consistency_training": (
-        lambda gap: objectives.consistency_training(V, at(0.6), near(gap), weighting=inverse_gap),
+        lambda gap: objectives.consistency_training(V, at(0.6), near(gap), pair_weighting=inverse_gap),
         1,
         ("target",),
     ),
@@ -174,13 +174,13 @@ ORDERS = {  # objective with a gap between its times, the order of its expected 
         (),
     ),
     "consistency_distillation": (
-        lambda gap: objectives.consistency_distillation(V, V, at(0.6), near(gap), weighting=inverse_gap),
+        lambda gap: objectives.consistency_distillation(V, V, at(0.6), near(gap), pair_weighting=inverse_gap),
         2,
         ("target", "teacher"),
     ),
     "consistency_distillation(ddim)": (
         lambda gap: objectives.consistency_distillation(
-            V, V, at(0.6), near(gap), weighting=inverse_gap, solver=flow_maps.from_denoiser
+            V, V, at(0.6), near(gap), pair_weighting=inverse_gap, solver=flow_maps.from_denoiser
         ),
         1,
         ("target", "teacher"),

@@ -4,6 +4,7 @@ Arguments are those of the function, checked against its signature by `resolve.c
 (the schedule, what the network predicts, the steps of the run ...) is supplied there.
 """
 
+import functools
 from collections.abc import Callable
 
 from diffusion import (
@@ -24,6 +25,7 @@ from diffusion.models import MODELS as BACKBONES
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.pixart import PixArt
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision
+from diffusion.objectives import consistency, consistency_times, decoders, few_step, interpolants
 from diffusion.training import optimizers
 
 MODELS = {**BACKBONES, "autoencoder_kl": AutoencoderKL, "clip": CLIP, "pixart": PixArt}
@@ -32,6 +34,11 @@ TOWERS = {"text": CLIPText, "vision": CLIPVision}  # of "clip"
 
 def _table(*functions):
     return {function.__name__: function for function in functions}
+
+
+def _values(**values):
+    """A table of values that are functions themselves, and take no arguments of the entry."""
+    return {name: functools.partial(lambda value: value, value) for name, value in values.items()}
 
 
 def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
@@ -96,6 +103,8 @@ DENSITIES = _table(
     timesteps.laplace,
     timesteps.beta_density,
     timesteps.loss_second_moment,
+    timesteps.per_frame,
+    consistency_times.ramp_density,
 )
 WEIGHTINGS = _table(
     weightings.constant,
@@ -119,6 +128,11 @@ OBJECTIVES = _table(
     objectives.mean_flow,
     objectives.improved_mean_flow,
     objectives.shortcut,
+    objectives.variational_bound,
+    objectives.stochastic_interpolant,
+    objectives.schroedinger_bridge,
+    objectives.consistency_training,
+    objectives.consistency_distillation,
     objectives.ct,
     objectives.ict,
     objectives.ect,
@@ -131,8 +145,22 @@ OBJECTIVES = _table(
     objectives.distribution_matching,
     objectives.adversarial_generator,
     objectives.reflow,
+    objectives.regression,
 )
 SECOND_PLAYERS = _table(objectives.fake_score, objectives.adversarial_discriminator)  # their objectives
+INTERPOLANTS = _table(  # of "stochastic_interpolant"
+    interpolants.brownian_bridge, interpolants.smooth_bridge, interpolants.encoding_decoding
+)
+DECODERS = _table(decoders.levels, decoders.gaussian)  # of "variational_bound"
+PAIRS = _table(consistency_times.discretised, consistency_times.shrinking)  # of times, which consistency compares
+CURRICULA = _table(
+    consistency_times.constant_curriculum,
+    consistency_times.square_root_curriculum,
+    consistency_times.doubling_curriculum,
+)
+DISTANCES = {**_values(squared=few_step.squared), **_table(few_step.pseudo_huber)}
+PAIR_WEIGHTINGS = _values(inverse_gap=consistency.inverse_gap)
+SOLVERS = _values(heun=flow_maps.heun, ddim=flow_maps.from_denoiser)  # of the teacher's flow
 SAMPLERS = _table(
     samplers.ddpm,
     samplers.ddim,

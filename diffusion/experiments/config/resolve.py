@@ -36,14 +36,32 @@ class Kind(NamedTuple):
     entries: Mapping[str, str] = MappingProxyType({})
 
 
-OF_OBJECTIVES = {"density": "density", "student_density": "density", "coupling": "coupling", "weighting": "weighting"}
+OF_OBJECTIVES = {
+    "density": "density",
+    "student_density": "density",
+    "coupling": "coupling",
+    "weighting": "weighting",
+    "interpolant": "interpolant",
+    "decoder": "decoder",
+    "pairs": "pairs of times",
+    "distance": "distance",
+    "pair_weighting": "weighting of pairs",
+    "solver": "solver",
+}
 KINDS = {
     "schedule": Kind(names.SCHEDULES, {"schedule": "schedule"}),
     "parameterization": Kind(names.PARAMETERIZATIONS, {"clock": "clock", "parameterization": "parameterization"}),
     "clock": Kind(names.CLOCKS),
     "objective": Kind(names.OBJECTIVES, OF_OBJECTIVES),
     "second player": Kind(names.SECOND_PLAYERS, OF_OBJECTIVES),
-    "density": Kind(names.DENSITIES),
+    "density": Kind(names.DENSITIES, {"density": "density"}),
+    "interpolant": Kind(names.INTERPOLANTS),
+    "decoder": Kind(names.DECODERS),
+    "pairs of times": Kind(names.PAIRS, {"curriculum": "curriculum"}),
+    "curriculum": Kind(names.CURRICULA),
+    "distance": Kind(names.DISTANCES),
+    "weighting of pairs": Kind(names.PAIR_WEIGHTINGS),
+    "solver": Kind(names.SOLVERS),
     "coupling": Kind(names.COUPLINGS),
     "weighting": Kind(names.WEIGHTINGS, {"parameterization": "parameterization", "weighting": "weighting"}),
     "conditioning augmentation": Kind(names.CONDITIONING_AUGMENTATIONS),
@@ -112,6 +130,8 @@ class Resolver:
             supplied["schedule"] = self.schedule
         elif kind == "weighting":
             supplied["parameterization"] = self._mean
+        elif kind == "curriculum":
+            supplied["total"] = self.config["train"]["steps"]
         table, arguments = KINDS[kind]
         nested = {argument: functools.partial(self._made, of) for argument, of in arguments.items()} | (nested or {})
         return self._once(path, lambda: call(table, entry, path, kind, nested=nested, **supplied))
@@ -254,11 +274,12 @@ class Resolver:
         network = names.MODELS.get(name)
         trains = self._trains
         towers = facts.kind(network) == "towers"
-        outputs = self.parameterization.channels
+        outputs = trains.channels or self.parameterization.channels
         if outputs > 1 and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
+            by = "config.objective" if trains.channels else "config.parameterization (learned_variance)"
             raise ConfigError(
-                f"config.model.name = {name!r} puts out as many channels as it takes, and config.parameterization "
-                "(learned_variance) needs as many again. Valid: dit, unet."
+                f"config.model.name = {name!r} puts out as many channels as it takes, and {by} needs {outputs} times "
+                "as many. Valid: dit, unet."
             )
         sized = {"shape": size}  # of a pytree, all that there is to say
         height = 0
