@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from diffusion.metrics import (
         attribute_reader,
         bootstrap,
+        bradley_terry,
         caption_retrieval,
         chunks,
         classifier,
@@ -33,11 +34,13 @@ if TYPE_CHECKING:
         resizing,
         statistics,
         vector_distances,
+        voter_agreement,
     )
 
 __all__ = [
     "attribute_reader",
     "bootstrap",
+    "bradley_terry",
     "caption_retrieval",
     "chunks",
     "classifier",
@@ -63,6 +66,7 @@ __all__ = [
     "resizing",
     "statistics",
     "vector_distances",
+    "voter_agreement",
 ]
 
 public.declare(__name__)

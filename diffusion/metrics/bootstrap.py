@@ -9,7 +9,7 @@ import numpy as np
 
 
 def replicates(
-    statistic: Callable[[np.ndarray], float],
+    statistic: Callable[[np.ndarray], float | np.ndarray],
     rows: int,
     draws: int,
     rng: np.random.Generator,
@@ -18,7 +18,8 @@ def replicates(
     """The statistic of many resamples of the rows, drawn with replacement (Efron 1979).
 
     Args:
-        statistic: function of the chosen row numbers, int64 [rows] -> float; it closes over the rows themselves.
+        statistic: function of the chosen row numbers, int64 [rows] -> a float, or floats [...]; it closes over the rows
+            themselves.
         rows: number of rows, at least 2.
         draws: number of resamples, at least 1.
         rng: numpy Generator; the same state gives the same resamples.
@@ -26,7 +27,7 @@ def replicates(
             that fixes these numbers.
 
     Returns:
-        float64 [draws].
+        float64 [draws], or [draws, ...].
 
     Raises:
         ValueError: if rows or draws is too small, or strata has another length.
@@ -40,11 +41,11 @@ def replicates(
     if np.shape(strata) != (rows,):
         raise ValueError(f"strata must have shape [{rows}], got {list(np.shape(strata))}")
     groups = [np.flatnonzero(strata == value) for value in np.unique(strata)]
-    values = np.empty(draws)
-    for draw in range(draws):
+    values = []
+    for _ in range(draws):
         chosen = [group[rng.integers(len(group), size=len(group))] for group in groups]
-        values[draw] = statistic(np.concatenate(chosen))
-    return values
+        values.append(statistic(np.concatenate(chosen)))
+    return np.array(values, np.float64)
 
 
 def percentile_interval(values: np.ndarray, level: float = 0.95, estimate: float | None = None) -> tuple[float, float]:

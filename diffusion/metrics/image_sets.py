@@ -4,7 +4,7 @@
 pictures, or a prepared dataset as NAME@SPLIT.
 """
 
-__all__ = ["ImageSet", "ImageSetError", "from_array", "open_set"]
+__all__ = ["ImageSet", "ImageSetError", "files_of", "from_array", "open_set"]
 
 import hashlib
 import json
@@ -109,6 +109,11 @@ def from_array(images: np.ndarray, name: str = "an array") -> ImageSet:
     )
 
 
+def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of pictures in a folder, at all depths, in the order in which a set of them is read."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES and file.is_file())
+
+
 def _record(name, kind, dtype, **more):
     return {"images": name, "kind": kind, "dtype": str(np.dtype(dtype)), **more}
 
@@ -162,7 +167,7 @@ def _file_digest(*paths: pathlib.Path) -> str:
 
 
 def _folder(spec: str, path: pathlib.Path) -> ImageSet:
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES and file.is_file())
+    files = files_of(path)
     if not files:
         raise ImageSetError(f"{spec} holds no pictures ({', '.join(PICTURES)}).")
     first = _decode(str(files[0]), files[0].read_bytes(), None)

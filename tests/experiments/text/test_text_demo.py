@@ -171,7 +171,7 @@ def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
     if name == "progressive":
         config.objective.update({"N": 4, "stage": 1})
     assert train.run(config, tmp_path) == 0
-    done = commands.run("-m", "diffusion.experiments.text.model", f"--workdir={tmp_path}")
+    done = commands.run("diffusion", "text_model", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     config = workdir.read_config(tmp_path)
     model = text_to_image.load(tmp_path / "model")

@@ -1,0 +1,119 @@
+"""Opens a page on which people choose the better of two pictures, without knowing which run made them.
+
+    diffusion arena --runs=runs/a,runs/b --out=runs/arena
+    diffusion arena --out=runs/arena              # goes on with it
+    diffusion arena --out=runs/arena --scores     # what the votes say so far, without a page
+
+A run competes with its samples. Any other set of images may compete too: a folder of pictures, a .npz file, a dataset
+as NAME@SPLIT. The two pictures of a pair were made for the same class or prompt, as far as that is known. The left and
+the right arrow choose, the arrow down says that both are as good, and Backspace takes the last vote back. Each vote is
+a line of OUT/votes.jsonl before the next pair is shown. At the end, scores.csv, votes.csv, arena.md and scores.png are
+written. See docs/evaluation.md.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_list(
+        "runs", None, "who competes: run folders with samples, or other sets of images; once for an --out"
+    )
+    flags.DEFINE_string("out", None, "folder of the arena: its pairs, votes and scores")
+    flags.DEFINE_integer("number", None, "comparisons in all; 200 by default", 1)
+    flags.DEFINE_string("question", None, "that voters answer; by default: Which picture is better?")
+    flags.DEFINE_integer("seed", None, "of the pairs and of the voters' orders; 0 by default", 0)
+    flags.DEFINE_integer("port", 8777, "of the page's address", 0, 65535)
+    flags.DEFINE_string("data_dir", "", "folder of prepared datasets, for NAME@SPLIT")
+    flags.DEFINE_bool("scores", False, "write and print the scores of the votes so far, and end")
+    flags.mark_flag_as_required("out")
+    command_line.begin()
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffusion import commands
+from diffusion.experiments.arena import comparisons, competitors, scores, server
+from diffusion.experiments.arena import votes as votes_file
+from diffusion.experiments.arena.comparisons import Arena
+from diffusion.experiments.arena.votes import Vote
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import report
+from diffusion.experiments.run_folder import workdir
+
+USUAL = {"number": 200, "question": "Which picture is better?", "seed": 0}
+
+
+def begun(
+    folder: pathlib.Path, names: Sequence[str], settings: Mapping[str, Any], data_dir: str = ""
+) -> tuple[Arena, list[competitors.Competitor]]:
+    """The arena in a folder, drawn now where there is none yet, and its competitors.
+
+    Args:
+        folder: of the arena.
+        names: who competes; none to go on with what is there.
+        settings: those of `USUAL` that are not as usual; of an arena that is there they must be its own.
+        data_dir: folder of prepared datasets.
+
+    Raises:
+        ConfigError, WorkdirError: if they cannot compete, or are not those of this folder.
+    """
+    known = (folder / comparisons.FILE).is_file()
+    arena = comparisons.read(folder) if known or not names else None
+    opened = [competitors.opened(name, data_dir) for name in names or (arena.names if arena else ())]
+    if arena is None:
+        arena = comparisons.drawn(opened, **{**USUAL, **settings})
+        folder.mkdir(parents=True, exist_ok=True)
+        comparisons.write(arena, folder)
+        return arena, opened
+    comparisons.require_same(arena, opened, folder)
+    own = {"number": len(arena.comparisons), "question": arena.question, "seed": arena.seed}
+    for name, value in settings.items():
+        if value != own[name]:
+            raise ConfigError(f"--{name}={value}: the arena in {folder} has {own[name]!r}. Choose another --out.")
+    return arena, opened
+
+
+def conclude(arena: Arena, votes: Sequence[Vote], folder: pathlib.Path) -> None:
+    """Writes and prints what the votes say."""
+    if not votes:
+        print(f"{folder}: there are no votes yet.")
+        return
+    paths = scores.write(arena, votes, folder)
+    for title, header, rows in scores.tables(arena, votes):
+        report.show(title, header, rows)
+    print("\n".join([scores.agreement_line(arena, votes), "wrote " + ", ".join(map(str, paths))]))
+
+
+def main(argv: list[str]) -> None:
+    """Serves until it is interrupted, then writes the scores."""
+    values = flags.FLAGS
+    folder = pathlib.Path(values.out)
+    if values.scores:
+        arena = comparisons.read(folder)
+        return conclude(arena, votes_file.read(folder, len(arena.comparisons)), folder)
+    with workdir.lock(folder):
+        settings = {name: values[name].value for name in USUAL if values[name].value is not None}
+        arena, opened = begun(folder, values.runs or (), settings, values.data_dir)
+        voting = server.Voting(arena, opened, folder)
+        try:
+            page = server.serve(voting, values.port)
+        except OSError as error:
+            raise ConfigError(
+                f"--port={values.port}: {error.strerror}. Choose another, or 0 for a free one."
+            ) from error
+        pairs = f"{len(arena.comparisons)} pairs of {len(opened)} runs, {len(voting.votes())} votes so far"
+        print(f"{pairs}: open http://127.0.0.1:{page.server_port} (Ctrl-C ends it)", flush=True)
+        try:
+            page.serve_forever()
+        except KeyboardInterrupt:
+            print()
+        finally:
+            page.server_close()
+        conclude(arena, voting.votes(), folder)
+        print(f"Go on by: {commands.line('arena', f'--out={folder}')}")
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)

@@ -1,0 +1,152 @@
+"""Which pictures an arena compares: drawn once, kept in its folder, the same for every voter in another order."""
+
+import hashlib
+import itertools
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.experiments.arena.competitors import Competitor, matched
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
+from diffusion.io import limits, schema
+
+FILE = "arena.json"
+VERSION = 1
+LETTERS = 1000  # of a question, a name or a request
+SHAPE = {
+    "version": schema.whole(1, VERSION),
+    "question": schema.text(),
+    "seed": schema.whole(0, 2**63),
+    "competitors": schema.table(schema.text()),
+}
+
+
+class Comparison(NamedTuple):
+    """Two pictures, of two competitors.
+
+    Attributes:
+        first: number of a competitor.
+        second: number of another.
+        pictures: the index of the picture in each of the two sets.
+        request: what both were made for; "" if that is not known.
+    """
+
+    first: int
+    second: int
+    pictures: tuple[int, int]
+    request: str
+
+
+class Arena(NamedTuple):
+    """What is compared.
+
+    Attributes:
+        question: that voters answer.
+        seed: of the draw, and of the voters' orders.
+        competitors: the fingerprint of each by its name.
+        comparisons: all of them; a vote names one by its number.
+    """
+
+    question: str
+    seed: int
+    competitors: dict[str, str]
+    comparisons: list[Comparison]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the competitors, by number."""
+        return list(self.competitors)
+
+    def turns(self, voter: str) -> list[tuple[int, bool]]:
+        """A voter's own order: (number of the comparison, whether its first picture is on the left), at random."""
+        own = hashlib.sha256(f"{self.seed} {voter}".encode()).digest()
+        rng = np.random.default_rng(np.frombuffer(own, np.uint32))
+        order = rng.permutation(len(self.comparisons))
+        return [(int(number), bool(left)) for number, left in zip(order, rng.integers(2, size=len(order)))]
+
+
+def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: int) -> Arena:
+    """Draws comparisons, as many of each pair of competitors as of any other, as far as their pictures go.
+
+    Args:
+        competitors: at least two.
+        number: of comparisons in all, at least 1.
+        question: that voters answer.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: for fewer than two competitors, one that comes twice, or two without a request in common.
+    """
+    names = [competitor.name for competitor in competitors]
+    if len(set(names)) < max(2, len(names)):
+        raise ConfigError(f"--runs={','.join(names)}: an arena needs at least two different runs, e.g. runs/a,runs/b.")
+    rng = np.random.default_rng(seed)
+    queues = []
+    for first, second in itertools.combinations(range(len(names)), 2):
+        met = matched(competitors[first], competitors[second])
+        if not met:
+            raise ConfigError(
+                f"--runs: {names[first]} and {names[second]} have no request in common: "
+                f"{_some(competitors[first])} here, {_some(competitors[second])} there. Sample both for the same."
+            )
+        order = rng.permutation(len(met))
+        queues.append([Comparison(first, second, met[i][:2], met[i][2]) for i in order])
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*(queues[i] for i in rng.permutation(len(queues)))))
+    chosen = list(itertools.islice((comparison for comparison in turns if comparison is not None), number))
+    return Arena(question, seed, {each.name: each.fingerprint for each in competitors}, chosen)
+
+
+def _some(competitor: Competitor) -> str:
+    requests = sorted(set(competitor.requests or ()))
+    return ", ".join(requests[:3]) + (", ..." if len(requests) > 3 else "")
+
+
+def write(arena: Arena, folder: pathlib.Path) -> None:
+    """Keeps an arena in its folder."""
+    content = {"version": VERSION, **arena._asdict()}
+    write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
+
+
+def read(folder: pathlib.Path) -> Arena:
+    """The arena in a folder.
+
+    Raises:
+        WorkdirError: if there is none, or its file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise WorkdirError(f"{folder} holds no arena: there is no {path}. Begin one by --runs=runs/a,runs/b.")
+    try:
+        content = limits.read_table(path)
+        rows = content.pop("comparisons", None)
+        schema.check(SHAPE, content, str(path))
+        comparisons = [Comparison(first, second, (i, j), request) for first, second, (i, j), request in rows]
+        numbers = range(len(content["competitors"]))
+        if not all({c.first, c.second} <= set(numbers) and c.first != c.second for c in comparisons):
+            raise ValueError("a comparison names a competitor that there is not")
+    except (ValueError, TypeError, KeyError) as error:
+        raise WorkdirError(f"{path} is damaged: {error}.") from error
+    return Arena(content["question"], content["seed"], content["competitors"], comparisons)
+
+
+def require_same(arena: Arena, competitors: Sequence[Competitor], folder: pathlib.Path) -> None:
+    """Refuses to go on with an arena whose competitors are others now, or have other pictures.
+
+    Raises:
+        ConfigError: names the first that differs.
+    """
+    names = [competitor.name for competitor in competitors]
+    if names != arena.names:
+        raise ConfigError(
+            f"--runs={','.join(names)}: the arena in {folder} compares {','.join(arena.names)}. Leave --runs out to go "
+            "on with it, or choose another --out."
+        )
+    for competitor in competitors:
+        if competitor.fingerprint != arena.competitors[competitor.name]:
+            raise ConfigError(
+                f"{competitor.name} has other pictures than those that were voted on in {folder}. Choose another --out."
+            )

@@ -1,0 +1,95 @@
+"""Who competes in an arena: sets of pictures by name, with what was requested for each picture."""
+
+import hashlib
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.sampling import sample_files
+from diffusion.io import pictures
+from diffusion.metrics import image_sets
+
+
+class Competitor(NamedTuple):
+    """A set of pictures that votes compare with others.
+
+    Attributes:
+        name: a run folder, or what names another set of images, as the user typed it.
+        images: the pictures.
+        requests: what each was made for, "class 3" or a prompt; None where that is not known.
+        fingerprint: sha256 that changes with any picture or request.
+    """
+
+    name: str
+    images: image_sets.ImageSet
+    requests: list[str] | None
+    fingerprint: str
+
+    def picture(self, index: int) -> np.ndarray:
+        """One picture, uint8 [H, W, C]."""
+        return self.images.read(index, index + 1)[0]
+
+
+def opened(name: str, data_dir: str = "") -> Competitor:
+    """Opens a competitor.
+
+    Args:
+        name: a run folder, whose samples compete; or any set of images of `image_sets.open_set`. Of a folder of PNG
+            files that text to image wrote, the prompts are read.
+        data_dir: folder of prepared datasets; "" for TFDS's default.
+
+    Raises:
+        ConfigError: if there are no pictures of bytes.
+        WorkdirError: if the samples of a run are missing or damaged.
+    """
+    path = pathlib.Path(name)
+    requests = None
+    if (path / "samples.npz").is_file() or (path / "config.json").is_file():
+        images, labels = sample_files.read_samples(path)
+        images = _set(lambda: image_sets.from_array(images, name))
+        requests = [f"class {label}" for label in labels]
+    else:
+        images = _set(lambda: image_sets.open_set(name, data_dir))
+        if path.is_dir():
+            requests = _prompts(path)
+    if images.record["dtype"] != "uint8":
+        raise ConfigError(f"--runs={name}: its images are {images.record['dtype']}; an arena shows bytes, uint8.")
+    about = "\n".join([images.fingerprint, *(requests or ())])
+    return Competitor(name, images, requests, hashlib.sha256(about.encode()).hexdigest())
+
+
+def _set(open_set: Callable[[], image_sets.ImageSet]) -> image_sets.ImageSet:
+    try:
+        return open_set()
+    except image_sets.ImageSetError as error:
+        raise ConfigError(f"--runs: {error}") from error
+
+
+def _prompts(folder: pathlib.Path) -> list[str] | None:
+    """The prompts in the files of a folder, in the order in which `image_sets` reads them; None where one lacks it."""
+    prompts = []
+    for path in image_sets.files_of(folder):
+        try:
+            prompts.append(pictures.settings_of(path).get("prompt"))
+        except ValueError:
+            return None
+    return prompts if all(isinstance(prompt, str) for prompt in prompts) else None
+
+
+def matched(first: Competitor, second: Competitor) -> list[tuple[int, int, str]]:
+    """The pictures of two competitors that were made for the same request: (index, index, request), in order.
+
+    The k-th picture of the first for a request meets the k-th of the second. Where a competitor's requests are not
+    known, pictures of equal index meet, without a request.
+    """
+    if first.requests is None or second.requests is None:
+        return [(index, index, "") for index in range(min(first.images.count, second.images.count))]
+    waiting: dict[str, list[int]] = {}
+    for index, request in enumerate(second.requests):
+        waiting.setdefault(request, []).append(index)
+    queues = {request: iter(indices) for request, indices in waiting.items()}
+    met = ((index, next(queues.get(request, iter(())), None), request) for index, request in enumerate(first.requests))
+    return [(index, other, request) for index, other, request in met if other is not None]

@@ -1,0 +1,197 @@
+"""What follows from the votes of an arena: scores with intervals, preferences pair by pair, agreement of the voters."""
+
+import csv
+import io
+import itertools
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.experiments.arena import votes as votes_file
+from diffusion.experiments.arena.comparisons import Arena
+from diffusion.experiments.arena.votes import FIRST, SECOND, TIE, Vote
+from diffusion.experiments.evaluation import plots, report
+from diffusion.experiments.run_folder.workdir import write_text
+from diffusion.io import files
+from diffusion.metrics import bootstrap
+from diffusion.metrics.bradley_terry import ELO, bradley_terry
+from diffusion.metrics.voter_agreement import NO_VOTE, krippendorff_alpha
+
+DRAWS = 1000  # of the bootstrap
+CATEGORIES = (FIRST, SECOND, TIE)
+HOW_TO_READ = (
+    "The score is 400 / ln 10 times the log-strength of Bradley and Terry's model, 0 on average: 400 points ahead is "
+    "preferred ten times out of eleven. A tie counts half for both; each run is taken to have won half a comparison "
+    "against each other one beforehand, so that every score is finite. Brackets hold 95 % bootstrap intervals over the "
+    "comparisons, with all votes on each."
+)
+
+
+class Score(NamedTuple):
+    """One competitor's.
+
+    Attributes:
+        name: of the competitor.
+        score: in Elo's points.
+        low: end of its 95 % interval; nan with votes on fewer than two comparisons.
+        high: the other end.
+        wins: votes for it.
+        ties: votes for neither.
+        losses: votes for the other.
+    """
+
+    name: str
+    score: float
+    low: float
+    high: float
+    wins: int
+    ties: int
+    losses: int
+
+
+def wins(arena: Arena, votes: Sequence[Vote]) -> np.ndarray:
+    """How often each competitor was preferred to each other one, float64 [K, K]; a tie counts half for both."""
+    matrix = np.zeros((len(arena.names),) * 2)
+    for vote in votes:
+        comparison = arena.comparisons[vote.comparison]
+        share = {FIRST: 1.0, TIE: 0.5, SECOND: 0.0}[vote.choice]
+        matrix[comparison.first, comparison.second] += share
+        matrix[comparison.second, comparison.first] += 1 - share
+    return matrix
+
+
+def scores(arena: Arena, votes: Sequence[Vote]) -> list[Score]:
+    """The score of each competitor, the best first.
+
+    Args:
+        arena: of the votes.
+        votes: those that stand, at least one.
+    """
+    theta = bradley_terry(wins(arena, votes))
+    of_comparison: dict[int, list[Vote]] = {}
+    for vote in votes:
+        of_comparison.setdefault(vote.comparison, []).append(vote)
+    each = np.stack([wins(arena, group) for group in of_comparison.values()])
+    intervals = [(float("nan"),) * 2] * len(theta)
+    if len(each) > 1:
+        statistic = lambda rows: bradley_terry(each[rows].sum(0))
+        draws = bootstrap.replicates(statistic, len(each), DRAWS, np.random.default_rng(arena.seed))
+        intervals = [bootstrap.percentile_interval(column) for column in draws.T]
+    counts = [_counts(arena, votes, number) for number in range(len(theta))]
+    made = [
+        Score(name, float(ELO * value), float(ELO * low), float(ELO * high), *count)
+        for name, value, (low, high), count in zip(arena.names, theta, intervals, counts)
+    ]
+    return sorted(made, key=lambda score: -score.score)
+
+
+def _counts(arena: Arena, votes: Sequence[Vote], number: int) -> tuple[int, int, int]:
+    """(wins, ties, losses) of a competitor."""
+    won = tied = lost = 0
+    for vote in votes:
+        comparison = arena.comparisons[vote.comparison]
+        if number in (comparison.first, comparison.second):
+            own = FIRST if comparison.first == number else SECOND
+            tied += vote.choice == TIE
+            won += vote.choice == own
+            lost += vote.choice not in (TIE, own)
+    return won, tied, lost
+
+
+def agreement(arena: Arena, votes: Sequence[Vote]) -> tuple[float, int]:
+    """(Krippendorff's alpha of the voters' choices, number of comparisons with votes of two or more)."""
+    voters = sorted({vote.voter for vote in votes})
+    table = np.full((len(voters), len(arena.comparisons)), NO_VOTE)
+    for vote in votes:
+        table[voters.index(vote.voter), vote.comparison] = CATEGORIES.index(vote.choice)
+    return krippendorff_alpha(table), int(((table != NO_VOTE).sum(0) >= 2).sum())
+
+
+def tables(arena: Arena, votes: Sequence[Vote]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The scores, the pairs and the voters as (title, header, rows of cells)."""
+    of_scores = [
+        [each.name, f"{each.score:+.0f}{report.span((each.low, each.high), '+.0f')}", each.wins, each.ties, each.losses]
+        for each in scores(arena, votes)
+    ]
+    of_pairs = []
+    matrix = np.zeros((len(arena.names),) * 2, int)
+    for vote in votes:
+        comparison = arena.comparisons[vote.comparison]
+        if vote.choice != TIE:
+            pair = (comparison.first, comparison.second)
+            matrix[pair if vote.choice == FIRST else pair[::-1]] += 1
+    for first, second in itertools.combinations(range(len(arena.names)), 2):
+        here, there = int(matrix[first, second]), int(matrix[second, first])
+        if here + there:
+            share = report.percent(bootstrap.share([True] * here + [False] * there))
+            of_pairs.append([arena.names[first], arena.names[second], f"{here} : {there}", share])
+    of_voters = []
+    for voter in sorted({vote.voter for vote in votes}):
+        own = votes_file.of_voter(votes, voter)
+        decided = [vote for vote in own if vote.choice != TIE]
+        left = report.percent(bootstrap.share([vote.choice == vote.left for vote in decided])) if decided else "—"
+        of_voters.append([voter, len(own), len(own) - len(decided), left])
+    return [
+        ("Scores", ["run", "score", "wins", "ties", "losses"], of_scores),
+        ("Pairs", ["run", "against", "votes, without ties", "share of the first"], of_pairs),
+        ("Voters", ["voter", "votes", "ties", "chose the left one"], of_voters),
+    ]
+
+
+def write(arena: Arena, votes: Sequence[Vote], folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes scores.csv, votes.csv, arena.md and scores.png; returns their paths.
+
+    Args:
+        arena: of the votes.
+        votes: those that stand, at least one.
+        folder: of the arena.
+    """
+    made = scores(arena, votes)
+    _csv(folder / "scores.csv", Score._fields, made)
+    rows = []
+    for vote in votes:
+        comparison = arena.comparisons[vote.comparison]
+        pair = {FIRST: arena.names[comparison.first], SECOND: arena.names[comparison.second]}
+        right = pair[SECOND if vote.left == FIRST else FIRST]
+        chosen = pair.get(vote.choice, TIE)
+        rows.append([vote.voter, vote.comparison, comparison.request, pair[vote.left], right, chosen])
+    _csv(folder / "votes.csv", ("voter", "comparison", "request", "left", "right", "preferred"), rows)
+    _draw(made, folder / "scores.png")
+    parts = [f"# {arena.question}"]
+    for title, header, cells in tables(arena, votes):
+        parts += [f"## {title}", report.table(header, cells)]
+    caption = "Scores of Bradley and Terry's model, with 95 % intervals"
+    parts += [agreement_line(arena, votes), *report.pictures(folder, {"scores.png": caption}), HOW_TO_READ]
+    write_text(folder / "arena.md", "\n\n".join(parts) + "\n")
+    return [folder / name for name in ("arena.md", "scores.png", "scores.csv", "votes.csv")]
+
+
+def agreement_line(arena: Arena, votes: Sequence[Vote]) -> str:
+    """A sentence on how far the voters agree."""
+    alpha, shared = agreement(arena, votes)
+    if not shared:
+        return "No comparison has votes of two voters, so that their agreement is not known."
+    value = "not defined, for all votes are equal" if np.isnan(alpha) else f"{alpha:.2f} (1: full, 0: by chance)"
+    return f"Agreement of the voters on the {shared} comparisons that two or more saw, Krippendorff's alpha: {value}."
+
+
+def _csv(path: pathlib.Path, header: Sequence[str], rows: Sequence[Sequence]) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    with files.whole(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def _draw(made: Sequence[Score], path: pathlib.Path) -> None:
+    figure = plots.blank(6, 1 + 0.4 * len(made), "constrained")
+    axes = figure.subplots()
+    for row, score in enumerate(reversed(made)):
+        axes.plot([score.low, score.high], [row, row], color="0.6", linewidth=2)
+        axes.plot(score.score, row, "o", color="C0")
+    axes.set_yticks(range(len(made)), [score.name for score in reversed(made)])
+    axes.set_ylim(-0.5, len(made) - 0.5)
+    axes.set_xlabel("score (400 points: preferred ten times out of eleven)")
+    plots.style(axes)
+    plots.save(figure, path)

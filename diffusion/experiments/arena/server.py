@@ -1,0 +1,221 @@
+"""The HTTP of an arena: a page, its pictures and the votes; nothing in an answer says which run made a picture.
+
+    GET  /                                   the page
+    GET  /turn?voter=ana                     {"turn", "of", "request", "question", "voted"}, the voter's next comparison
+    GET  /picture?voter=ana&turn=3&side=left  a PNG file
+    POST /vote  {"voter", "turn", "side"}     "left", "right" or "tie"; the answer is the next turn
+    POST /undo  {"voter"}                     withdraws the voter's last vote; the answer is its turn
+
+A turn is a comparison's place in the voter's own order. The server listens on this machine alone.
+"""
+
+import http
+import io
+import json
+import pathlib
+import threading
+from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from PIL import Image
+
+from diffusion.experiments.arena import votes as votes_file
+from diffusion.experiments.arena.comparisons import Arena
+from diffusion.experiments.arena.competitors import Competitor
+from diffusion.experiments.arena.votes import FIRST, SECOND, TIE, WITHDRAWN, Vote
+
+PAGE = pathlib.Path(__file__).parent / "static"
+FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+NAMES = ("localhost", "127.0.0.1")
+BODY = 10_000  # bytes of a request
+LEFT, RIGHT = "left", "right"
+
+
+class Refused(ValueError):
+    """A request that has no answer; the message says why."""
+
+
+class Voting:
+    """The turns and votes of all voters; its methods may be called by several threads.
+
+    Args:
+        arena: what is compared.
+        competitors: in the arena's order.
+        folder: of the votes.
+    """
+
+    def __init__(self, arena: Arena, competitors: Sequence[Competitor], folder: pathlib.Path):
+        self.arena = arena
+        self.competitors = competitors
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._turns: dict[str, list[tuple[int, bool]]] = {}
+        votes_file.begin(folder)
+        self._votes = votes_file.read(folder, len(arena.comparisons))
+
+    def turns(self, voter: str) -> list[tuple[int, bool]]:
+        """A voter's order, see `Arena.turns`.
+
+        Raises:
+            Refused: for a name that is empty or too long.
+        """
+        if not (0 < len(voter) <= 40 and voter.isprintable() and voter == voter.strip()):
+            raise Refused("a voter's name has 1 to 40 printable letters")
+        if voter not in self._turns:
+            self._turns[voter] = self.arena.turns(voter)
+        return self._turns[voter]
+
+    def turn(self, voter: str) -> dict[str, Any]:
+        """The first turn of a voter without a vote; "turn" is None after the last."""
+        turns = self.turns(voter)
+        with self._lock:
+            voted = {vote.comparison for vote in votes_file.of_voter(self._votes, voter)}
+        turn = next((turn for turn, (number, _) in enumerate(turns) if number not in voted), None)
+        request = "" if turn is None else self.arena.comparisons[turns[turn][0]].request
+        return {
+            "turn": turn,
+            "of": len(turns),
+            "voted": len(voted),
+            "request": request,
+            "question": self.arena.question,
+        }
+
+    def picture(self, voter: str, turn: int, side: str) -> bytes:
+        """The PNG file of one side of a turn, without any text in it."""
+        number, first_is_left = self._at(voter, turn)
+        if side not in (LEFT, RIGHT):
+            raise Refused(f"side={side[:20]}; valid: {LEFT}, {RIGHT}")
+        comparison = self.arena.comparisons[number]
+        is_first = (side == LEFT) == first_is_left
+        competitor = self.competitors[comparison.first if is_first else comparison.second]
+        image = competitor.picture(comparison.pictures[0 if is_first else 1])
+        file = io.BytesIO()
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
+        return file.getvalue()
+
+    def vote(self, voter: str, turn: int, side: str) -> None:
+        """Writes a vote, unless the voter has one on this comparison."""
+        number, first_is_left = self._at(voter, turn)
+        choices = {LEFT: FIRST, RIGHT: SECOND, TIE: TIE}
+        if side not in choices:
+            raise Refused(f"side={str(side)[:20]}; valid: {', '.join(choices)}")
+        choice = choices[side] if first_is_left or side == TIE else {LEFT: SECOND, RIGHT: FIRST}[side]
+        vote = Vote(voter, number, choice, FIRST if first_is_left else SECOND)
+        with self._lock:
+            if any(other.comparison == number for other in votes_file.of_voter(self._votes, voter)):
+                return  # a key that was pressed twice
+            votes_file.add(self.folder, vote)
+            self._votes.append(vote)
+
+    def undo(self, voter: str) -> None:
+        """Withdraws the last vote of a voter that stands, if there is one."""
+        with self._lock:
+            own = votes_file.of_voter(self._votes, voter)
+            if own:
+                votes_file.add(self.folder, own[-1]._replace(choice=WITHDRAWN))
+                self._votes.remove(own[-1])
+
+    def votes(self) -> list[Vote]:
+        """All votes that stand."""
+        with self._lock:
+            return [*self._votes]
+
+    def _at(self, voter: str, turn: Any) -> tuple[int, bool]:
+        turns = self.turns(voter)
+        if type(turn) is not int or not 0 <= turn < len(turns):
+            raise Refused(f"turn={str(turn)[:20]}; valid: 0 to {len(turns) - 1}")
+        return turns[turn]
+
+
+def serve(voting: Voting, port: int) -> ThreadingHTTPServer:
+    """A server on this machine's own address, whose `serve_forever` answers.
+
+    Args:
+        voting: what it serves.
+        port: 0 for any that is free.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self._answered(self._get)
+
+        def do_POST(self):
+            self._answered(self._post)
+
+        def log_message(self, *_):
+            """No line for each picture."""
+
+        def _answered(self, answer):
+            try:
+                if (self.headers.get("Host") or "").rpartition(":")[0] not in NAMES:  # DNS rebinding
+                    raise Refused("open the page at the address in its terminal")
+                kind, content = answer()
+            except Refused as error:
+                return self._send(http.HTTPStatus.BAD_REQUEST, "text/plain", f"{error}\n".encode())
+            except FileNotFoundError:
+                return self._send(http.HTTPStatus.NOT_FOUND, "text/plain", b"there is no such page\n")
+            self._send(http.HTTPStatus.OK, kind, content)
+
+        def _send(self, status, kind, content):
+            self.send_response(status)
+            self.send_header("Content-Type", kind if kind.startswith("image") else f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def _get(self) -> tuple[str, bytes]:
+            address = urlsplit(self.path)
+            if address.path in FILES:
+                name, kind = FILES[address.path]
+                return kind, (PAGE / name).read_bytes()
+            query = {name: values[-1] for name, values in parse_qs(address.query).items()}
+            voter = query.get("voter", "")
+            if address.path == "/turn":
+                return _json(voting.turn(voter))
+            if address.path == "/picture":
+                turn = query.get("turn", "")
+                number = int(turn) if turn.isdecimal() else turn
+                return "image/png", voting.picture(voter, number, query.get("side", ""))
+            raise FileNotFoundError
+
+        def _post(self) -> tuple[str, bytes]:
+            body = _body(self)
+            voter = body.get("voter")
+            if not isinstance(voter, str):
+                raise Refused("voter is missing")
+            if self.path == "/vote":
+                voting.vote(voter, body.get("turn"), body.get("side"))
+            elif self.path == "/undo":
+                voting.undo(voter)
+            else:
+                raise FileNotFoundError
+            return _json(voting.turn(voter))
+
+    return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+
+
+def _json(content: Mapping[str, Any]) -> tuple[str, bytes]:
+    return "application/json", json.dumps(content).encode()
+
+
+def _body(handler: BaseHTTPRequestHandler) -> Mapping[str, Any]:
+    """The JSON of a request; of that type alone, which a page of another origin cannot send without asking."""
+    if handler.headers.get_content_type() != "application/json":
+        raise Refused("votes are sent as application/json")
+    length = handler.headers.get("Content-Length", "")
+    if not length.isdecimal() or int(length) > BODY:
+        raise Refused(f"a vote has at most {BODY} bytes")
+    try:
+        content = json.loads(handler.rfile.read(int(length)))
+    except ValueError as error:
+        raise Refused(f"not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise Refused("a vote is a table of fields")
+    return content

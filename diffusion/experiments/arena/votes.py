@@ -1,0 +1,84 @@
+"""The votes of an arena, a line each: votes.jsonl, to which lines are added and from which none is removed."""
+
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.io import json_lines, schema
+
+FILE = "votes.jsonl"
+FIRST, SECOND, TIE = "first", "second", "tie"
+WITHDRAWN = "withdrawn"  # takes the voter's vote on this comparison back
+CHOICES = (FIRST, SECOND, TIE, WITHDRAWN)
+LINE = {
+    "voter": schema.text(40),
+    "comparison": schema.whole(),
+    "choice": schema.Valid(f"one of {', '.join(CHOICES)}", CHOICES.__contains__),
+    "left": schema.Valid(f"{FIRST} or {SECOND}", (FIRST, SECOND).__contains__),
+}
+
+
+class Vote(NamedTuple):
+    """What a voter chose.
+
+    Attributes:
+        voter: name.
+        comparison: number.
+        choice: the first or the second picture of the comparison, a tie, or that an earlier vote is withdrawn.
+        left: which of the two was on the left.
+    """
+
+    voter: str
+    comparison: int
+    choice: str
+    left: str
+
+
+def add(folder: pathlib.Path, vote: Vote) -> None:
+    """Adds a vote, which is on the disk when this returns."""
+    json_lines.append(folder / FILE, vote._asdict())
+    json_lines.sync(folder / FILE)
+
+
+def begin(folder: pathlib.Path) -> None:
+    """Drops a last line that was torn by a crash, a vote that was never answered; the next vote has its own line."""
+    path = folder / FILE
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+
+
+def read(folder: pathlib.Path, comparisons: int) -> list[Vote]:
+    """The votes that stand, in the order in which they were cast: of each voter one for each comparison at most.
+
+    Args:
+        folder: of the arena.
+        comparisons: how many it has.
+
+    Raises:
+        WorkdirError: if a line holds no vote on one of them.
+    """
+    path = folder / FILE
+    standing: dict[tuple[str, int], Vote] = {}
+    for row in json_lines.rows(path):
+        try:
+            schema.check(LINE, row, str(path))
+            vote = Vote(**row)
+            if vote.comparison >= comparisons:
+                raise ValueError(f"{path}: comparison = {vote.comparison}; there are {comparisons}.")
+        except (ValueError, TypeError) as error:
+            raise WorkdirError(f"{error} Each line is {{voter, comparison, choice, left}}.") from error
+        standing.pop((vote.voter, vote.comparison), None)
+        if vote.choice != WITHDRAWN:
+            standing[vote.voter, vote.comparison] = vote
+    return list(standing.values())
+
+
+def of_voter(votes: Iterable[Vote], voter: str) -> list[Vote]:
+    """The votes of one voter."""
+    return [vote for vote in votes if vote.voter == voter]

@@ -1,0 +1,122 @@
+"""What an arena compares: pictures of one request, evenly over the pairs of runs, the same for all voters."""
+
+import collections
+import json
+
+import numpy as np
+import pytest
+
+from diffusion.experiments.arena import comparisons, competitors
+from diffusion.experiments.arena.__main__ import begun
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.run_folder.workdir import WorkdirError
+from tests.experiments.arena import made_arena
+
+
+def drawn(*opened, number=100, seed=0):
+    return comparisons.drawn(opened, number, "Which?", seed)
+
+
+def test_pictures_of_one_class_meet(tmp_path):
+    first = competitors.opened(made_arena.run(tmp_path / "a", 10, labels=(0, 1, 1, 5)))
+    second = competitors.opened(made_arena.run(tmp_path / "b", 90, labels=(1, 0, 2, 1, 1)))
+    assert competitors.matched(first, second) == [(0, 1, "class 0"), (1, 0, "class 1"), (2, 3, "class 1")]
+    assert {comparison.request for comparison in drawn(first, second).comparisons} == {"class 0", "class 1"}
+
+
+def test_pictures_of_one_prompt_meet(tmp_path):
+    first = competitors.opened(made_arena.prompted(tmp_path / "a", 10, ["a cat", "a dog"]))
+    second = competitors.opened(made_arena.prompted(tmp_path / "b", 90, ["a dog", "a fish", "a cat"]))
+    assert competitors.matched(first, second) == [(0, 2, "a cat"), (1, 0, "a dog")]
+    assert first.picture(1)[0, 0].tolist() == [11, 11, 11]
+
+
+def test_pictures_without_requests_meet_by_their_number(tmp_path):
+    run = competitors.opened(made_arena.run(tmp_path / "a", 10))
+    np.savez(tmp_path / "b.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
+    bare = competitors.opened(str(tmp_path / "b.npz"))
+    assert competitors.matched(run, bare) == [(i, i, "") for i in range(4)]
+
+
+def test_each_pair_of_runs_has_its_share(tmp_path):
+    opened = [competitors.opened(made_arena.run(tmp_path / name, 10, labels=range(20))) for name in "abcd"]
+    arena = drawn(*opened, number=31)
+    counts = collections.Counter((each.first, each.second) for each in arena.comparisons)
+    assert len(counts) == 6 and set(counts.values()) == {5, 6} and sum(counts.values()) == 31
+    assert len(set(arena.comparisons)) == 31
+    assert drawn(*opened, number=31) == arena != drawn(*opened, number=31, seed=1)
+    assert len(drawn(*opened, number=1000).comparisons) == 6 * 20
+
+
+def test_each_voter_has_an_order_and_sides_of_its_own(tmp_path):
+    opened = [competitors.opened(made_arena.run(tmp_path / name, 10, labels=range(100))) for name in "ab"]
+    arena = drawn(*opened)
+    turns = {voter: arena.turns(voter) for voter in ("ana", "ben")}
+    assert turns["ana"] == arena.turns("ana")
+    for order in turns.values():
+        assert sorted(number for number, _ in order) == list(range(100))
+        assert 30 < sum(first_is_left for _, first_is_left in order) < 70
+    left = {voter: dict(order) for voter, order in turns.items()}
+    assert 30 < sum(left["ana"][i] == left["ben"][i] for i in range(100)) < 70
+    assert [number for number, _ in turns["ana"]] != [number for number, _ in turns["ben"]]
+
+
+def test_an_arena_is_kept_and_gone_on_with(tmp_path):
+    names = [made_arena.run(tmp_path / name, 10) for name in "ab"]
+    out = tmp_path / "arena"
+    first, _ = begun(out, names, {"number": 4})
+    assert len(first.comparisons) == 4 and first.question == "Which picture is better?"
+    for again in ([], names):
+        arena, opened = begun(out, again, {})
+        assert arena == first and [each.name for each in opened] == names
+    assert begun(out, [], {"number": 4, "seed": 0})[0] == first
+
+
+def test_another_arena_is_not_written_over(tmp_path):
+    names = [made_arena.run(tmp_path / name, 10) for name in "abc"]
+    out = tmp_path / "arena"
+    begun(out, names[:2], {})
+    with pytest.raises(ConfigError, match=r"compares .*/a,.*/b\. Leave --runs out"):
+        begun(out, names, {})
+    with pytest.raises(ConfigError, match=r"--seed=3: the arena in .* has 0"):
+        begun(out, names[:2], {"seed": 3})
+    (tmp_path / "b" / "samples.npz").unlink()
+    np.savez(tmp_path / "b" / "samples.npz", images=np.zeros((6, 8, 8, 3), np.uint8), labels=np.arange(6) % 3)
+    with pytest.raises(ConfigError, match="/b has other pictures than those that were voted on"):
+        begun(out, [], {})
+
+
+def test_runs_that_cannot_compete_are_refused(tmp_path):
+    names = [made_arena.run(tmp_path / "a", 10, labels=(0, 1)), made_arena.run(tmp_path / "b", 10, labels=(2, 3))]
+    for chosen, message in (
+        (names[:1], "at least two different runs"),
+        ([names[0]] * 2, "at least two different runs"),
+        (names, "no request in common: class 0, class 1 here, class 2, class 3 there"),
+        ([*names, str(tmp_path / "c")], "does not exist"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            begun(tmp_path / "arena", chosen, {})
+    np.savez(tmp_path / "float.npz", images=np.zeros((2, 8, 8, 3), np.float32))
+    with pytest.raises(ConfigError, match="float32; an arena shows bytes"):
+        begun(tmp_path / "arena", [names[0], str(tmp_path / "float.npz")], {})
+    (tmp_path / "points").mkdir()
+    np.savez(tmp_path / "points" / "samples.npz", images=np.zeros((2, 2), np.uint8), labels=np.zeros(2, int))
+    with pytest.raises(ConfigError, match="images have shape"):
+        begun(tmp_path / "arena", [names[0], str(tmp_path / "points")], {})
+    with pytest.raises(WorkdirError, match="holds no arena"):
+        begun(tmp_path / "arena", [], {})
+    assert not (tmp_path / "arena").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"comparisons": [[0, 2, [0, 0], ""]]}, {"comparisons": [[0, 0, [0, 0], ""]]}, {"comparisons": [[0, 1]]},
+     {"comparisons": None}, {"seed": "x"}, {"version": 2}, {"competitors": ["a"]}, {"question": None}],
+)  # fmt: skip
+def test_a_damaged_arena_is_named(tmp_path, change):
+    out = tmp_path / "arena"
+    begun(out, [made_arena.run(tmp_path / name, 10) for name in "ab"], {})
+    content = json.loads((out / comparisons.FILE).read_text())
+    (out / comparisons.FILE).write_text(json.dumps(content | change))
+    with pytest.raises(WorkdirError, match=r"arena\.json is damaged"):
+        comparisons.read(out)

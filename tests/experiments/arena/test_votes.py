@@ -1,0 +1,46 @@
+"""Votes: lines that stand, are withdrawn, and outlive a crash."""
+
+import pytest
+
+from diffusion.experiments.arena import votes
+from diffusion.experiments.arena.votes import FIRST, SECOND, TIE, WITHDRAWN, Vote
+from diffusion.experiments.run_folder.workdir import WorkdirError
+
+
+def test_the_last_line_of_a_voter_on_a_comparison_counts(tmp_path):
+    lines = [
+        Vote("ana", 0, FIRST, FIRST),
+        Vote("ben", 0, SECOND, FIRST),
+        Vote("ana", 1, TIE, SECOND),
+        Vote("ana", 0, WITHDRAWN, FIRST),
+        Vote("ana", 0, SECOND, FIRST),
+        Vote("ben", 0, WITHDRAWN, FIRST),
+    ]
+    for vote in lines:
+        votes.add(tmp_path, vote)
+    assert votes.read(tmp_path, 2) == [lines[2], lines[4]]
+    assert votes.of_voter(votes.read(tmp_path, 2), "ben") == []
+    assert votes.read(tmp_path / "none", 2) == []
+
+
+def test_a_torn_line_takes_no_other_with_it(tmp_path):
+    first, second = Vote("ana", 0, FIRST, FIRST), Vote("ana", 1, TIE, FIRST)
+    votes.begin(tmp_path)
+    votes.add(tmp_path, first)
+    with open(tmp_path / votes.FILE, "a") as file:
+        file.write('{"voter": "ana", "compar')
+    votes.begin(tmp_path)
+    votes.add(tmp_path, second)
+    assert votes.read(tmp_path, 2) == [first, second]
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [('{"voter": "ana", "comparison": 2, "choice": "tie", "left": "first"}', "comparison = 2; there are 2"),
+     ('{"voter": "ana", "comparison": 0, "choice": "both", "left": "first"}', "choice"),
+     ('{"voter": "ana", "comparison": 0}', "Each line is"), ('{"voter": "ana", "more": 0}', "Each line is")],
+)  # fmt: skip
+def test_a_line_that_is_no_vote_is_named(tmp_path, line, message):
+    (tmp_path / votes.FILE).write_text(line + "\n")
+    with pytest.raises(WorkdirError, match=message):
+        votes.read(tmp_path, 2)
