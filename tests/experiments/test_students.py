@@ -167,7 +167,7 @@ def test_a_step_of_players_is_repeated_alone(teacher, tmp_path):
     config = student("dmd", teacher, **{"train.steps": 5, "second_player.updates": 5})
     assert train.run(config, tmp_path) == 0
     repeated = reproduce.repeat(config, tmp_path, step=5)
-    assert repeated.finite and len(repeated.findings.losses) == 8 and set(repeated.findings.gradient.values()) == {0}
+    assert repeated.finite and len(repeated.losses) == 8 and set(repeated.gradient.values()) == {0}
 
 
 ON_TWO = """
