@@ -143,7 +143,7 @@ def measured(row: Row) -> Made:
     config = row.config
     number = config.sample.number
     params, _ = checkpoints.load_ema(row.folder, row.step)
-    make = generate.generator(resolve.recipe(config, workdir.example_shape(config)))
+    make = generate.generator(generate.trained(resolve.recipe(config, workdir.example_shape(config)), params))
     labels = generate.balanced_labels(number, config.model.get("num_classes", 0))
     images = make.images(params, labels, generate.seeds(config, number))
     metrics = sample_metrics.measure(images, labels, config, config.evaluate.split, EFFORT)

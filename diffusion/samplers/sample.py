@@ -7,6 +7,7 @@ __all__ = [
     "State",
     "Trajectory",
     "check_arguments",
+    "check_plan",
     "check_start",
     "check_taken",
     "checked_map",
@@ -65,6 +66,7 @@ class Sampler(NamedTuple):
             `guidance.Memory` for a denoiser whose memory `sample` carries. A sampler takes `guidance.Unpaired` if its
             step puts x0 and eps, as they are, into x_s = alpha_s x0 + c eps + ... A sampler of flow maps takes
             `flow_maps.FlowMap` alone, and calls it as (x_t, t, s) -> x_s.
+        frames: whether each frame of a sample has times of its own, and plans have t and s `[N, F]`.
         reads_variance: whether a step reads `Prediction.variance`, which a network with learned variance predicts.
     """
 
@@ -74,6 +76,7 @@ class Sampler(NamedTuple):
     nfe: Callable[[int], int]
     takes: tuple[Any, ...] = (Denoiser, Memory)
     reads_variance: bool = False
+    frames: bool = False
 
 
 class Trajectory(NamedTuple):
@@ -288,7 +291,19 @@ def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, pla
     require(sampler, Sampler, "sampler", "a Sampler, such as samplers.heun()")
     check_schedule(schedule)
     require(plan, Plan, "plan", "a Plan, which timesteps.plan(grid) makes of a grid of times")
+    check_plan(sampler, plan)
     check_taken(sampler, denoise)
+
+
+def check_plan(sampler: Sampler, plan: Plan) -> None:
+    """Refuses a plan with a time for each frame for a sampler of one time, and the reverse."""
+    if sampler.frames != (jnp.ndim(plan.t) == 2):
+        raise ValueError(
+            "the sampler takes every frame along times of its own, and the plan has one time for all. Valid: a plan "
+            "with t and s [N, F], as staggered makes it"
+            if sampler.frames
+            else "the plan has a time for each frame, and the sampler one for all. Valid: per_frame of it"
+        )
 
 
 def check_start(x: Array, keys: Array) -> None:

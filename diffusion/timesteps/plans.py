@@ -24,8 +24,14 @@ class Plan(NamedTuple):
 
     @property
     def grid(self) -> np.ndarray:
-        """`[N + 1]` times between which it steps; of a plan whose times are known, not traced."""
-        return np.append(self.t, self.s[-1])
+        """`[N + 1]` times between which it steps, the latest of its frames; of a plan of known times, not traced."""
+        times = np.concatenate([self.t, self.s[-1:]])
+        return times if times.ndim == 1 else times.max(axis=1)
+
+    @property
+    def solved(self) -> int:
+        """How many steps the network takes part in: those that do not renoise."""
+        return int(np.sum(~np.asarray(self.renoise)))
 
 
 def plan(grid: ArrayLike, renoise: ArrayLike | None = None) -> Plan:

@@ -106,6 +106,8 @@ def defaults() -> ConfigDict:
                 "grid": {"name": "uniform"},
                 "shift": 1.0,  # towards the noise, for large images: 1 is none
                 "steps": 50,
+                "plan": {"name": "plan"},  # of the grid's times; or e.g. "restart_plan", "repaint", "staggered"
+                "driver": {"name": "sample"},  # that carries samples along the plan; or "picard", "adaptive"
                 "guidance": {
                     "name": "classifier_free",
                     "scale": 1.0,  # 1 is none

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from diffusion import parameterizations
@@ -11,6 +12,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.values import built_in_python, plain
 from diffusion.flow_maps import FlowMap
 from diffusion.guidance import Unpaired
+from diffusion.samplers.sample import check_plan
 
 
 @contextlib.contextmanager
@@ -75,10 +77,38 @@ def check(recipe: Any) -> None:
     scale = config.sample.guidance.scale
     with blamed("sample.guidance.scale", "objective.name"):
         objective.check_scale(scale)
+    _check_way(recipe)
     kind = recipe.guidance(lambda x, t: None)  # which also checks its arguments
     with blamed("sample.guidance.name"):
         if scale != 1 and isinstance(kind, Unpaired) and Unpaired not in sampler.takes:
             raise ValueError("the guidance needs a sampler that takes x0 and eps as they are. Valid: ddim")
+
+
+def _check_way(recipe: Any) -> None:
+    """Refuses a plan that the sampler does not follow, and a driver that does not take them, by a trial."""
+    plan = recipe.plan
+    sampler = recipe.sampler
+    frames = plan.t.shape[1:]
+    with blamed_on(recipe.config, "sample.plan", "sample.sampler"):
+        check_plan(sampler, plan)
+        if frames and recipe.shape is not None and recipe.shape[:1] != frames:
+            raise ValueError(
+                f"the plan is for {frames[0]} frames, and the examples have {recipe.shape[0]}. Valid: as many"
+            )
+    if recipe.follows_plan:
+        return
+    denoise = lambda x, t: parameterizations.Prediction(x, x)
+    denoise = FlowMap(lambda x, t, s: x) if FlowMap in sampler.takes else denoise
+    arguments = {"sampler": sampler, "denoise": denoise, "schedule": recipe.schedule, "plan": plan}
+    with blamed_on(recipe.config, "sample.driver", "sample.sampler", "sample.plan"):
+        try:
+            jax.eval_shape(
+                lambda x, keys: recipe.driver(x=x, keys=keys, **arguments),
+                jax.ShapeDtypeStruct((1, *(frames or (1,))), np.float32),
+                jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
+            )
+        except TypeError as error:  # of a denoiser of another kind
+            raise ValueError(str(error)) from error
 
 
 def conditions_may_follow(config: Mapping) -> bool:

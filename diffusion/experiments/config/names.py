@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from diffusion import (
     couplings,
+    editing,
     flow_maps,
     guidance,
     objectives,
@@ -192,6 +193,7 @@ SAMPLERS = _table(
     samplers.consistency,
     samplers.tcd,
     samplers.flow_map,
+    samplers.per_frame,
 )
 GRIDS = _table(
     timesteps.uniform,
@@ -206,7 +208,10 @@ GRIDS = _table(
     timesteps.trailing,
     timesteps.linspace,
     timesteps.align_your_steps,
+    timesteps.optimal,
 )
+PLANS = _table(timesteps.plan, timesteps.staggered, samplers.restart_plan, editing.repaint)
+DRIVERS = _table(samplers.sample, samplers.picard, samplers.adaptive)
 GUIDANCES = _table(  # of two branches, the condition and the null one
     guidance.classifier_free,
     guidance.rescaled,

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from diffusion import samplers
 from diffusion.data import packing
 from diffusion.data.sources import DataSpec, is_picture
 from diffusion.experiments.config import fits, parts
@@ -76,6 +77,18 @@ class Teacher(NamedTuple):
             )
 
 
+class ChosenPlan(NamedTuple):
+    """A plan whose times are chosen for the trained network.
+
+    Attributes:
+        among: the plan of the times to choose from.
+        choose: (denoise, x `[N + 1, B, ...]`, trajectories of the denoiser along that plan) -> the plan.
+    """
+
+    among: Plan
+    choose: Callable[[Any, jax.Array], Plan]
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Everything that a run is made of, each part built once.
@@ -103,6 +116,8 @@ class Recipe:
         teacher: where the objective has one.
         sampler: that makes samples; None: Heun's method, or one jump of a flow map.
         plan: the times of its steps; None: config.sample.steps equal ones.
+        chosen_plan: how the plan is chosen for the trained network; None: it is the plan above.
+        driver: (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan.
         guidance: branches -> the guided denoiser; None: classifier-free, of scale config.sample.guidance.scale.
         null: the null condition of one example, or some of its entries; None: the class `num_classes`, zeros for all
             else in the data's "condition", or nothing for an unconditional network.
@@ -134,6 +149,8 @@ class Recipe:
     teacher: Teacher | None = None
     sampler: Sampler = None  # type: ignore[assignment]
     plan: Plan = None  # type: ignore[assignment]
+    chosen_plan: ChosenPlan | None = None
+    driver: Callable[..., Any] = samplers.sample
     guidance: Callable[[Branches], Any] = None  # type: ignore[assignment]
     null: Any = None
     num_classes: int = None  # type: ignore[assignment]
@@ -183,6 +200,11 @@ class Recipe:
     def makes_pictures(self) -> bool:
         """Whether its samples are pictures, which can be drawn."""
         return bool(self.config.data.latents.dir) or is_picture(self.shape, "uint8" if self.makes_bytes else "float32")
+
+    @property
+    def follows_plan(self) -> bool:
+        """Whether each step of the plan is taken once, so that the sampler says how many evaluations there are."""
+        return self.driver is samplers.sample
 
     @property
     def by_class(self) -> bool:

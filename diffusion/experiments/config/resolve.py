@@ -16,7 +16,7 @@ from diffusion.data import buckets, packing, transforms
 from diffusion.data import captions as texts
 from diffusion.experiments.config import ConfigError, fields, fits, names
 from diffusion.experiments.config.entries import annotation, call, takes, tuples_of
-from diffusion.experiments.config.recipe import Recipe, SecondPlayer, Teacher
+from diffusion.experiments.config.recipe import ChosenPlan, Recipe, SecondPlayer, Teacher
 from diffusion.experiments.config.values import plain
 from diffusion.guidance import Branches, Memory, Unpaired
 from diffusion.models import facts
@@ -68,8 +68,9 @@ KINDS = {
     "model": Kind(names.MODELS),
     "optimizer": Kind(names.OPTIMIZERS),
     "augmentation": Kind(names.AUGMENTATIONS),
-    "sampler": Kind(names.SAMPLERS, {"predictor": "sampler"}),
-    "grid": Kind(names.GRIDS),
+    "sampler": Kind(names.SAMPLERS, {"predictor": "sampler", "sampler": "sampler"}),
+    "grid": Kind(names.GRIDS, {"grid": "grid"}),
+    "plan": Kind(names.PLANS),
 }
 
 
@@ -108,6 +109,8 @@ class Resolver:
             teacher=Teacher(teacher["path"], self.teacher_parameterization, *teaches) if teacher["path"] else None,
             sampler=self.sampler,
             plan=self.plan,
+            chosen_plan=self.chosen_plan,
+            driver=self.driver,
             guidance=self.guidance,
             null=self.null,
             num_classes=self.config["model"].get("num_classes", 0),
@@ -126,7 +129,7 @@ class Resolver:
         self, kind: str, entry: Mapping, path: str, nested: Mapping = MappingProxyType({}), **supplied: Any
     ) -> Any:
         """What an entry names, called once; the entries among its arguments are made likewise."""
-        if kind == "density":
+        if kind in ("density", "grid"):
             supplied["schedule"] = self.schedule
         elif kind == "weighting":
             supplied["parameterization"] = self._mean
@@ -375,13 +378,55 @@ class Resolver:
 
     @property
     def plan(self) -> timesteps.Plan:
-        """The steps of sampling: `config.sample.grid` with `config.sample.steps` steps, moved by `sample.shift`."""
-        settings = self.config["sample"]
-        grid = self._field("grid", "sample.grid", schedule=self.schedule, steps=settings["steps"])
+        """The steps of sampling: `config.sample.plan` of the grid's times, moved by `sample.shift`.
+
+        Where the grid is one that the trained network decides, equal steps stand for it; see `chosen_plan`.
+        """
+        steps = self.config["sample"]["steps"]
+        if self.chosen_plan is not None:
+            return self._planned(timesteps.uniform(self.schedule, steps=steps))
+        return self._planned(self._shifted(self._field("grid", "sample.grid", steps=steps)))
+
+    @property
+    def chosen_plan(self) -> ChosenPlan | None:
+        """Where the function of `config.sample.grid` reads a denoiser, how its times are chosen; else None."""
+        entry = self.config["sample"]["grid"]
+        if not takes(names.GRIDS.get(entry.get("name"), lambda: None), "denoise"):
+            return None
+        path = "config.sample.grid"
+        fine = {"grid": lambda spec, path: self._shifted(self._made("grid", spec, path))}
+        known = {"schedule": self.schedule, "steps": self.config["sample"]["steps"]}
+        choose = lambda denoise, x: self._planned(
+            call(names.GRIDS, entry, path, "grid", nested=fine, denoise=denoise, x=x, **known)
+        )
+        among = plain(entry, path).get("grid", {"name": "uniform", "steps": 64})
+        return ChosenPlan(timesteps.plan(fine["grid"](among, f"{path}.grid")), choose)
+
+    def _shifted(self, grid: Any) -> np.ndarray:
         try:
-            return timesteps.plan(timesteps.shift(self.schedule, grid, settings["shift"]))
+            return timesteps.shift(self.schedule, grid, self.config["sample"]["shift"])
         except ValueError as error:
             raise ConfigError(f"config.sample (grid, steps, shift): {error}") from error
+
+    def _planned(self, grid: Any) -> timesteps.Plan:
+        path = "config.sample.plan"
+        entry = self.config["sample"]["plan"]
+        if entry == {"name": "plan"}:  # what can be wrong is the grid
+            path = "config.sample (grid, steps, shift)"
+        return call(names.PLANS, entry, path, "plan", grid=grid, schedule=self.schedule)
+
+    @property
+    def driver(self) -> Callable[..., Any]:
+        """The driver `config.sample.driver`: from the arguments of `samplers.sample`, by name, to x at the end."""
+        entry = plain(self.config["sample"]["driver"])
+        if entry == {"name": "sample"}:
+            return samplers.sample
+
+        def drive(**arguments):
+            made = call(names.DRIVERS, entry, "config.sample.driver", "driver", **arguments)
+            return made[0] if isinstance(made, tuple) else made  # what follows x is its cost
+
+        return drive
 
     def guidance(self, branches: Branches) -> Denoiser | Memory | Unpaired:
         """The guidance `config.sample.guidance` of two branches, that of the condition and the null one.

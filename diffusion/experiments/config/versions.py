@@ -74,4 +74,6 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _students_of_pairs_and_two_players,
     _second_player,
     _adds("data", "source", {"name": "tfds"}),
+    _adds("sample", "plan", {"name": "plan"}),
+    _adds("sample", "driver", {"name": "sample"}),
 ]

@@ -182,7 +182,8 @@ def _protocol_rows(protocol: Mapping) -> list[tuple[str, str]]:
         f"{data['split']} ({data['split_size']:,})",
         "weights": f"{checkpoint['weights']} of step {checkpoint['step']}" if checkpoint else "not recorded",
         "sampler": f"{_entry(settings.get('sampler'))}, grid {_entry(settings.get('grid'))}, shift "
-        f"{settings.get('shift')}, {settings.get('steps')} steps, {sampling.get('nfe')} network evaluations",
+        f"{settings.get('shift')}, {settings.get('steps')} steps, "
+        f"{sampling.get('nfe') or 'as many as the driver needs'} network evaluations",
         "guidance": f"scale {guidance.get('scale')}, interval {guidance.get('interval')}",
         "samples": f"{samples['number']:,}, seed {settings.get('seed')}, sha256 {samples['sha256'][:12]}, "
         f"bytes {samples['rounding']}",

@@ -132,7 +132,7 @@ class Trained:
                 valid = ", ".join(self.samplers)
                 raise ConfigError(f"sampler = {request.sampler!r} is none for this run. Valid: {valid}.")
             config.sample.sampler = {"name": request.sampler}
-        return checks.validate(config).at(self.shape)
+        return generate.trained(checks.validate(config).at(self.shape), self.params)
 
     def _compiled(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan, noised: bool) -> tuple:
         """(begin, run, finish) for settings; what they need of memory is checked when they are new."""

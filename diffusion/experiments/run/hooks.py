@@ -61,19 +61,21 @@ def evaluation(
         real_images.require_held_out(recipe)
         split = ""
         splits = functools.cache(lambda: real_images.of_recipe(recipe))
-    make = generate.generator(recipe, mesh)
+    fixed = None if recipe.chosen_plan else generate.generator(recipe, mesh)
     conditions = generate.conditions_of(recipe, config.evaluate.number)
     labels = generate.classes_of(recipe, conditions)
     seeds = generate.seeds(config, config.evaluate.number)
     shown = np.unique(labels, return_index=True)[1][:FOLLOWED] if recipe.num_classes else np.arange(1)
     followed = jax.tree.map(lambda leaf: leaf[shown], conditions)
-    times = recipe.plan.grid
 
     def samples(params, stop):
+        of = recipe if fixed else generate.trained(recipe, params)
+        make = fixed or generate.generator(of, mesh)
         images = make.images(params, conditions, seeds, lambda done: stop.check())
-        return images, make.trajectory(params, followed, seeds[shown]) if recipe.makes_pictures else None
+        trajectory = make.trajectory(params, followed, seeds[shown]) if recipe.makes_pictures else None
+        return images, trajectory, of.plan.grid
 
-    def compare(images, trajectory, step):
+    def compare(images, trajectory, times, step):
         paths = _files(folder, step)
         if recipe.makes_pictures:
             plots.sample_grid(images, labels, paths["samples"])

@@ -1,6 +1,7 @@
 """Samples from a trained network, as a config describes them: the same function in training's loop and in `sample`."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from diffusion.objectives import Jumps
 from diffusion.training import sharding
 from diffusion.training.step import conditioned
 
+TRAJECTORIES = 32  # from which a plan is chosen
 SEEDS = 1_000_000  # samples that one config.sample.seed stands for
 
 
@@ -35,12 +37,13 @@ class Generator(NamedTuple):
             depends on labels[i] and seeds[i] alone. `progress(done)` is called after each batch.
         trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), on the scale
             [-1, 1] of the network's world.
-        nfe: network evaluations for each sample; one that guidance evaluates twice counts once.
+        nfe: network evaluations for each sample; one that guidance evaluates twice counts once. None where the driver
+            decides.
     """
 
     images: Callable[..., np.ndarray]
     trajectory: Callable[[Any, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-    nfe: int
+    nfe: int | None
 
 
 def balanced_labels(number: int, num_classes: int) -> np.ndarray:
@@ -131,6 +134,19 @@ def of_kind(recipe: Recipe) -> Callable[[Any, Array], Any]:
     return (flow_map if flow_maps.FlowMap in recipe.sampler.takes else denoiser)(recipe)
 
 
+def trained(recipe: Recipe, params: Any) -> Recipe:
+    """The recipe for samples of a network with these parameters: its plan is chosen where they decide it."""
+    if recipe.chosen_plan is None:
+        return recipe
+    among, choose = recipe.chosen_plan
+    conditions = jax.tree.map(jnp.asarray, conditions_of(recipe, TRAJECTORIES))
+    first, rest = keys(np.arange(TRAJECTORIES, dtype=np.uint32))
+    x = samplers.prior(recipe.schedule, first, recipe.shape)
+    denoise = denoiser(recipe)(params, conditions)
+    follow = lambda x: samplers.sample_trajectory(samplers.heun(), denoise, recipe.schedule, x, among, rest)[1].x
+    return dataclasses.replace(recipe, plan=choose(denoise, jax.jit(follow)(x)), chosen_plan=None)
+
+
 def _number(labels: Any) -> int:
     return jax.tree.leaves(labels)[0].shape[0]
 
@@ -171,14 +187,14 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
         held = sharding.positions(batch_size, mesh)
         decoder = jax.device_put(decoder, NamedSharding(mesh, PartitionSpec()))
 
-    def sampled(sample, params, labels, seeds):
+    def sampled(drive, params, labels, seeds):
         first, rest = keys(seeds)
         x = samplers.prior(schedule, first, recipe.shape)
-        return sample(sampler, network(params, labels), schedule, x, plan, rest)
+        return drive(sampler=sampler, denoise=network(params, labels), schedule=schedule, x=x, plan=plan, keys=rest)
 
     def finish(params, decoder, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
-            x = decode(decoder, sampled(samplers.sample, params, labels, seeds))
+            x = decode(decoder, sampled(recipe.driver, params, labels, seeds))
             return to_uint8(x) if recipe.makes_bytes else x
 
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
@@ -205,4 +221,4 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
         steps = watch(params, labels, seeds)
         return np.asarray(show(decoder, steps.x)), np.asarray(show(decoder, steps.x0))
 
-    return Generator(images, trajectory, sampler.nfe(len(plan.t)))
+    return Generator(images, trajectory, sampler.nfe(plan.solved) if recipe.follows_plan else None)

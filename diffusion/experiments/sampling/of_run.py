@@ -72,6 +72,7 @@ def sample(
     mesh = sharding.make_mesh({"data": -1}, devices) if len(devices) > 1 else None
     if mesh is not None:
         params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    recipe = generate.trained(recipe, params)
     make = generate.generator(recipe, mesh)
     began = time.perf_counter()
     leaves = checkpoints.read_about(folder, step)["leaves"]
@@ -87,9 +88,10 @@ def sample(
         whole = images if share[1] == 1 else made(lambda done: None)
         seconds = time.perf_counter() - began
         shown = _write(out, recipe, make, params, whole, labels, seeds, {"step": step, **about})
+        evaluations = f"{make.nfe} network evaluations" if make.nfe else "as many evaluations as the driver needs"
         print(
             f"{number} {'images' if recipe.makes_pictures else 'samples'} in {seconds:.1f} s ({number / seconds:.1f} a "
-            f"second, {make.nfe} network evaluations each) from step {step}: {', '.join(map(str, shown))}"
+            f"second, {evaluations} each) from step {step}: {', '.join(map(str, shown))}"
         )
 
     agreement.first(finish)

@@ -98,4 +98,5 @@ def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, s
 def _of(config: ConfigDict, params: Any) -> Trained:
     recipe = checks.on_its_data(checks.validate(config))
     generate.denoiser(recipe)  # refuses a flow map
+    recipe = generate.trained(recipe, params)
     return Trained(recipe, params, recipe.schedule, recipe.sampler, recipe.plan.grid, recipe.shape)

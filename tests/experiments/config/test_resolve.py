@@ -428,7 +428,7 @@ class Started(Exception):
     """The run has built everything that its first step needs."""
 
 
-def test_starting_the_digits_run_builds_each_of_its_twelve_entries_once(tmp_path, monkeypatch):
+def test_starting_the_digits_run_builds_each_of_its_entries_once(tmp_path, monkeypatch):
     calls = collections.Counter()
 
     def counted(name, function):
@@ -461,7 +461,7 @@ def test_starting_the_digits_run_builds_each_of_its_twelve_entries_once(tmp_path
     assert calls == dict.fromkeys(
         (
             "rectified_flow", "velocity", "steps", "flow_matching", "logit_normal", "dit", "adamw",
-            "dpmpp_2m", "uniform", "classifier_free", "heun", "tfds",
+            "dpmpp_2m", "uniform", "plan", "classifier_free", "heun", "tfds",
         ),
         1,
     )  # fmt: skip
