@@ -1,0 +1,32 @@
+"""Preference between pictures of one prompt, by the scores that a model of human choices gives them."""
+
+__all__ = ["preferred"]
+
+import numpy as np
+
+
+def preferred(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The probability that people choose the first of two pictures.
+
+    p = exp(s_1) / (exp(s_1) + exp(s_2)), where s = T (text . image) is the scaled cosine of CLIP's two embeddings.
+
+    Args:
+        first: `[N]`, scores of the first pictures.
+        second: `[N]`, scores of the second ones, for the same prompts.
+
+    Returns:
+        float64 `[N]` in [0, 1].
+
+    Raises:
+        ValueError: if the shapes differ, or a score is not finite.
+
+    Paper: Kirstain et al. 2023, "Pick-a-Pic: An Open Dataset of User Preferences for Text-to-Image Generation",
+        section 4.
+    """
+    first = np.asarray(first, np.float64)
+    second = np.asarray(second, np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"need one score of each for each prompt, got {list(first.shape)} and {list(second.shape)}")
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise ValueError("scores must be finite")
+    return np.exp(-np.logaddexp(0, second - first))

@@ -1,0 +1,110 @@
+"""Scores of pictures by a small CLIP with made weights: each is that of its own picture and prompt."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion import text
+from diffusion.experiments import prompt_scores
+from diffusion.experiments.config import ConfigError
+from diffusion.io import pictures
+from diffusion.models import interchange
+from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision, normalised
+from tests import commands
+from tests.text import vocabularies
+
+PROMPTS = ["a cat", "the red car on a hill", "bad", "a cat"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """(the folder of a CLIPModel, its module, its parameters)."""
+    folder = vocabularies.folder_of(tmp_path_factory.mktemp("clip") / "tiny", "clip")
+    vocabulary = len(json.loads((folder / "vocab.json").read_text()))
+    towers = (
+        CLIPText(vocabulary=vocabulary, width=16, depth=1, heads=2, hidden=32),
+        CLIPVision(size=16, patch=8, width=16, depth=1, heads=2, hidden=32),
+    )
+    module = CLIP(*towers, features=12)
+    ids = text.Tokenizer.open(folder)(["a"]).ids
+    params = jax.jit(module.init)(jax.random.key(0), ids, np.zeros((1, 16, 16, 3)))["params"]
+    interchange.save(folder, module, params)
+    return folder, module, params
+
+
+def drawn(folder, seed, prompts=PROMPTS, size=(24, 20)):
+    """A folder of random pictures with their prompts."""
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    for i, prompt in enumerate(prompts):
+        pictures.write(folder / f"{i}.png", rng.integers(0, 256, (*size, 3), np.uint8), {"prompt": prompt})
+    return folder
+
+
+def test_each_picture_has_the_cosine_of_its_own_prompt(clip, tmp_path):
+    folder, module, params = clip
+    reader = prompt_scores.Reader.open(str(folder))
+    places = [drawn(tmp_path / "a", 1), drawn(tmp_path / "b", 2, PROMPTS[::-1][:3])]
+    sets = [prompt_scores.opened(str(place), None) for place in places]
+    record, cosines = prompt_scores.scored(reader, sets, batch_size=3)
+    tokens = text.Tokenizer.open(folder)
+    pair = jax.jit(lambda ids, image: module.apply({"params": params}, ids, normalised(image)))
+    for place, prompts, found in zip(places, (PROMPTS, PROMPTS[::-1][:3]), cosines):
+        assert len(found) == len(prompts)
+        for i, prompt in enumerate(prompts):
+            image = Image.open(place / f"{i}.png").resize((16, 19), Image.Resampling.BICUBIC).crop((0, 1, 16, 17))
+            words, picture, _ = pair(tokens([prompt]).ids, np.asarray(image)[None])
+            assert found[i] == pytest.approx(float((words * picture).sum()), abs=2e-6)
+    figures = record["sets"][str(places[0])]
+    scale = float(np.exp(params["logit_scale"]))
+    assert figures["clip_score"]["value"] == pytest.approx(100 * np.maximum(cosines[0], 0).mean(), rel=1e-5)
+    assert figures["score"]["value"] == pytest.approx(scale * cosines[0].mean(), rel=1e-6)
+    (met,) = record["pairs"]  # a cat 0 with 0, a cat 3 with none left, the red car 1 with 2, bad 2 with 1
+    here, there = cosines[0][[0, 1, 2]], cosines[1][[0, 2, 1]]
+    assert met["higher"]["share"] == (here > there).mean() and met["higher"]["count"] == 3
+    expected = np.mean(1 / (1 + np.exp(scale * (there - here))))
+    assert met["preferred"]["value"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("size, box", [((30, 15), (0, 7, 15, 22)), ((15, 31), (8, 0, 23, 15)), ((15, 15), None)])
+def test_a_picture_is_cut_in_its_middle(size, box):
+    """Of the right size already, so that what is left of Pillow's resize is to change nothing."""
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    image = Image.fromarray(picture)
+    np.testing.assert_array_equal(prompt_scores.prepared(picture, 15), np.asarray(image.crop(box) if box else image))
+    grey = prompt_scores.prepared(picture[..., :1], 15)
+    np.testing.assert_array_equal(grey, np.repeat(np.asarray(image.crop(box) if box else image)[..., :1], 3, axis=-1))
+
+
+@pytest.mark.slow
+def test_the_command_scores_pictures_of_others_by_a_file_of_prompts(clip, tmp_path):
+    np.savez(tmp_path / "theirs.npz", images=np.zeros((2, 16, 16, 3), np.uint8))
+    (tmp_path / "prompts.txt").write_text("a cat\nbad\n")
+    flags = [f"--clip={clip[0]}", f"--images={tmp_path / 'theirs.npz'}", f"--prompts={tmp_path / 'prompts.txt'}"]
+    done = commands.run("diffusion", "prompt_scores", *flags, f"--out={tmp_path / 'out'}")
+    assert done.returncode == 0 and "CLIP score" in done.stdout, done.stderr
+    rows = list(csv.DictReader((tmp_path / "out" / "prompt_scores.csv").open()))
+    assert [row["prompt"] for row in rows] == ["a cat", "bad"] and rows[0]["cosine"] != rows[1]["cosine"]
+    record = json.loads((tmp_path / "out" / "prompt_scores.json").read_text())
+    assert (
+        len(record["model"]["sha256"]) == 64 and record["sets"][str(tmp_path / "theirs.npz")]["score"]["samples"] == 2
+    )
+
+
+def test_bad_input_is_one_sentence(clip, tmp_path):
+    np.savez(tmp_path / "bare.npz", images=np.zeros((2, 8, 8, 3), np.uint8))
+    with pytest.raises(ConfigError, match="not every picture carries a prompt"):
+        prompt_scores.opened(str(tmp_path / "bare.npz"), None)
+    with pytest.raises(ConfigError, match=r"--prompts has 1 lines, and .*bare\.npz has 2 pictures"):
+        prompt_scores.opened(str(tmp_path / "bare.npz"), ["one"])
+    with pytest.raises(ConfigError, match=r"--clip=.*nothing"):
+        prompt_scores.Reader.open(str(tmp_path / "nothing"))
+    tower = CLIPVision(size=8, patch=4, width=8, depth=1, heads=2, hidden=12)
+    params = jax.jit(tower.init)(jax.random.key(0), np.zeros((1, 8, 8, 3)))["params"]
+    interchange.save(tmp_path / "tower", tower, params)
+    with pytest.raises(ConfigError, match="a CLIPVision; a CLIPModel has both towers"):
+        prompt_scores.Reader.open(str(tmp_path / "tower"))
