@@ -20,7 +20,17 @@ from diffusion.models.u_vit import UViT
 from diffusion.models.unet import UNet
 
 if TYPE_CHECKING:
-    from diffusion.models import autoencoders, budget, control_net, facts, interchange, layers, pixart, text_encoders
+    from diffusion.models import (
+        autoencoders,
+        budget,
+        control_net,
+        facts,
+        image_encoders,
+        interchange,
+        layers,
+        pixart,
+        text_encoders,
+    )
     from diffusion.models.other_libraries import NNX, Equinox, Functions
 
 MODELS = {
@@ -65,6 +75,7 @@ __all__ = [
     "embeddings",
     "facts",
     "flops",
+    "image_encoders",
     "interchange",
     "layer_masks",
     "layers",

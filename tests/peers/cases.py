@@ -27,6 +27,7 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from transformers.core_model_loading import revert_weight_conversion
 
 from tests.peers import families
 from tests.peers.made_weights import made
@@ -41,6 +42,7 @@ class Case(NamedTuple):
         run: (module, inputs as torch tensors) -> outputs by name, as our network gives them.
         same: for a tensor that must equal another, its name and the other's.
         kept: names of the tensors that keep what the module computed for them, such as tables of positions.
+        by_file: whether the names are those of the file, where the library has others for its modules.
     """
 
     build: Callable[[], torch.nn.Module]
@@ -48,6 +50,7 @@ class Case(NamedTuple):
     run: Callable[[torch.nn.Module, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
     same: Mapping[str, str] = {}
     kept: tuple[str, ...] = ()
+    by_file: bool = False
 
 
 def first(x: torch.Tensor) -> torch.Tensor:
@@ -68,10 +71,24 @@ def fill(module: torch.nn.Module, same: Mapping[str, str] = {}, kept: tuple[str,
                 tensor.copy_(torch.from_numpy(made(same.get(name, name), tuple(tensor.shape))))
 
 
+def filled_by_file(module: torch.nn.Module) -> torch.nn.Module:
+    """The module with made weights by the names of the file that its library saves, read by that library."""
+    with tempfile.TemporaryDirectory() as saved:
+        module.save_pretrained(saved)
+        path = pathlib.Path(saved) / "model.safetensors"
+        with safe_open(path, framework="numpy") as file:
+            tensors = {key: made(key, tuple(file.get_slice(key).get_shape())) for key in file.keys()}
+        save_file(tensors, path, metadata={"format": "pt"})
+        return type(module).from_pretrained(saved).eval()
+
+
 def write(name: str, case: Case, folder: pathlib.Path) -> None:
     """Writes the fixture of one case."""
     module = case.build().eval()
-    fill(module, case.same, case.kept)
+    if case.by_file:
+        module = filled_by_file(module)
+    else:
+        fill(module, case.same, case.kept)
     kept = {}
     with tempfile.TemporaryDirectory() as saved:
         module.save_pretrained(saved, safe_serialization=True)
@@ -110,7 +127,10 @@ def write_listing(name: str, build: Callable[[], torch.nn.Module], folder: pathl
     config = module.config if isinstance(module.config, Mapping) else module.config.to_dict()
     lines = [json.dumps({**config, "_class_name": type(module).__name__}, default=str)]
     shared = set(getattr(module, "_tied_weights_keys", None) or ())
-    lines += [f"{key} {list(value.shape)}" for key, value in module.state_dict().items() if key not in shared]
+    tensors = module.state_dict()
+    if isinstance(module, transformers.PreTrainedModel):
+        tensors = revert_weight_conversion(module, tensors)  # the names of its files, as save_pretrained writes them
+    lines += [f"{key} {list(value.shape)}" for key, value in tensors.items() if key not in shared]
     with gzip.GzipFile(folder / f"{name}.txt.gz", "wb", mtime=0) as file:
         file.write("\n".join(lines).encode())
 

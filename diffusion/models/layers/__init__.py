@@ -7,6 +7,7 @@ from diffusion import public
 if TYPE_CHECKING:
     from diffusion.models.layers import (
         attention,
+        bicubic,
         blocks,
         choices,
         clip_layers,
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
         scan,
         spatial_transformer,
         unet_inputs,
+        vision_layers,
     )
 
 __all__ = [
     "attention",
+    "bicubic",
     "blocks",
     "choices",
     "clip_layers",
@@ -53,6 +56,7 @@ __all__ = [
     "scan",
     "spatial_transformer",
     "unet_inputs",
+    "vision_layers",
 ]
 
 public.declare(__name__)

@@ -20,9 +20,10 @@ from diffusion.models.layers.scan import REMAT, scanned
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's networks
     "gelu": lambda x: nn.gelu(x, approximate=False),  # OpenCLIP's
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),  # SigLIP's
 }
 CHOICES = {
-    "activation": ACTIVATIONS,
+    "activation": ("quick_gelu", "gelu"),
     "attention": ("auto", *IMPLEMENTATIONS),
     "remat": REMAT,
     "dtype": ("float32", "bfloat16"),

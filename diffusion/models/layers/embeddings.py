@@ -1,6 +1,14 @@
 """Embeddings of a transformer's other inputs: the time, the class label, the position of a token."""
 
-__all__ = ["LabelEmbedding", "TimestepEmbedding", "rope_angles", "rotate", "sincos_positions", "sinusoid"]
+__all__ = [
+    "LabelEmbedding",
+    "TimestepEmbedding",
+    "rope_angles",
+    "rotate",
+    "rotate_halves",
+    "sincos_positions",
+    "sinusoid",
+]
 
 import math
 
@@ -153,6 +161,24 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
     sin = jnp.sin(angles)[:, None]
     a, b = jnp.moveaxis(x.reshape(*x.shape[:-1], 2, 2, -1), -2, 0)
     return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-2).reshape(x.shape).astype(x.dtype)
+
+
+def rotate_halves(x: jax.Array, angles: jax.Array) -> jax.Array:
+    """Rotates the pairs of features half a head apart by the angles of their token.
+
+        [a', b'] = [a cos - b sin, a sin + b cos],   a, b = features i and i + D / 2
+
+    Args:
+        x: queries or keys [B, N, H, D].
+        angles: [N, D / 2].
+
+    Returns:
+        [B, N, H, D], of the dtype of x (computed in float32).
+    """
+    cos = jnp.cos(angles)[:, None]
+    sin = jnp.sin(angles)[:, None]
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
 
 
 def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

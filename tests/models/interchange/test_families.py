@@ -62,6 +62,14 @@ def clip_both(apply, inputs):
     return {**alone, "logits": scale * texts @ images.T}
 
 
+def dinov2(apply, inputs):
+    outputs = {}
+    for name in ("same", "fine", "coarse"):
+        patches, pooled = apply(inputs[name])
+        outputs |= {f"{name}_patches": patches, f"{name}_pooled": pooled}
+    return {**outputs, "masked": apply(inputs["same"], inputs["masked"]).patches}
+
+
 def t5(apply, inputs):
     return {"tokens": apply(inputs["ids"]).tokens, "masked": apply(inputs["ids"], inputs["mask"]).tokens}
 
@@ -154,6 +162,9 @@ CALLS = {
     "t5_whole": Call(t5, 3e-5),
     "clip_both": Call(clip_both, 6e-6),
     "clip_original": Call(clip_both, 1e-5),
+    "dinov2_plain": Call(dinov2, 1e-5),
+    "dinov2_gated": Call(dinov2, 1e-5),
+    "dinov2_registers": Call(dinov2, 1e-5),
     "conditional_unet_sd1": Call(conditional_unet, 8e-6),
     "conditional_unet_original_sd1": Call(conditional_unet, 1e-5),
     "conditional_unet_sd2": Call(conditional_unet, 9e-6),
@@ -214,6 +225,8 @@ LISTINGS = {
     **dict.fromkeys(("clip_text_large", "clip_original_sd2"), "CLIPTextModel"),
     **dict.fromkeys(("clip_text_big_g", "clip_original_big_g"), "CLIPTextModelWithProjection"),
     **dict.fromkeys(("t5_base", "t5_xxl"), "T5EncoderModel"),
+    **{f"dinov2_full_{size}": "Dinov2Model" for size in ("small", "base", "large", "giant")},
+    "dinov2_full_registers_large": "Dinov2WithRegistersModel",
     "dit_xl_2_256": "DiTTransformer2DModel",
     "dit_original_xl_2": "DiT",
     "u_vit_full_h_2": "UViT",

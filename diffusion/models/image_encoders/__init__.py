@@ -1,0 +1,12 @@
+"""Image encoders that others have trained: images -> features of their patches and of the whole."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.models.image_encoders import dinov2, dinov3, features, ijepa, mae, siglip
+
+__all__ = ["dinov2", "dinov3", "features", "ijepa", "mae", "siglip"]
+
+public.declare(__name__)

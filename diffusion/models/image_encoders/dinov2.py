@@ -1,0 +1,132 @@
+"""DINOv2: a vision transformer trained by self-distillation, with and without registers."""
+
+__all__ = ["PRESETS", "DINOv2", "preset"]
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.image_encoders.features import ImageFeatures
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.vision_layers import (
+    IMAGENET,
+    Layers,
+    Patches,
+    Positions,
+    check,
+    images_checked,
+    normal,
+    normalised,
+)
+
+
+class DINOv2(nn.Module):
+    """DINOv2's encoder: images [B, H, W, 3] in [-1, 1] -> `ImageFeatures`; pooled is the class token.
+
+        tokens = [class, registers, patches], where class and patches have positions and registers have none
+
+    The images are normalised inside by ImageNet's mean and standard deviation of each channel.
+
+    Attributes:
+        size: side of the images whose grid of positions was learned, in pixels; the patch divides it. Other sides
+            interpolate the grid, with antialiasing where there are registers, as published.
+        patch: side of a patch.
+        width: features of a token.
+        depth: layers.
+        heads: of attention; they divide the width.
+        hidden: features inside the MLP.
+        gated: whether the MLP is gated (SwiGLU), as in ViT-g/14.
+        registers: further tokens without a position, 0 or 4 as published; they are left out of the features.
+        offset: of the interpolation, see `vision_layers.Positions`: 0.1 in the authors' code for networks without
+            registers (so that figures measured with it need it), 0 in transformers and in the authors' for those with.
+        epsilon: of the norms.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    References:
+        Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023.
+        Darcet et al., "Vision Transformers Need Registers", 2024.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    size: int = 518
+    patch: int = 14
+    gated: bool = False
+    registers: int = 0
+    offset: float = 0.0
+    epsilon: float = 1e-6
+    attention: str = "auto"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        check(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: jax.Array, masked: jax.Array | None = None) -> ImageFeatures:
+        """Args:
+            images: [B, H, W, 3] in [-1, 1]; the patch divides H and W.
+            masked: Bool [B, N], True where the mask token replaces a patch, as in its training; None: nowhere.
+
+        Returns:
+            `ImageFeatures`: patches [B, N, width] and the class token [B, width], normalised.
+
+        Raises:
+            ValueError: for images of another shape or of integers.
+        """
+        grid = images_checked(images, self.patch)
+        x = Patches(self.width, self.patch, self.dtype, name="patches")(normalised(images, *IMAGENET))
+        mask_token = self.param("mask_token", nn.initializers.zeros, (1, self.width))
+        if masked is not None:
+            x = jnp.where(masked[..., None], mask_token.astype(x.dtype), x)
+        first = self.param("class_token", normal, (1, self.width))
+        positions = Positions(
+            self.size // self.patch, 1, antialias=self.registers > 0, offset=self.offset, name="positions"
+        )(self.width, *grid)
+        before = first + positions[:1]
+        if self.registers:
+            before = jnp.concatenate([before, self.param("registers", normal, (self.registers, self.width))])
+        before = jnp.broadcast_to(before.astype(x.dtype), (len(x), *before.shape))
+        x = jnp.concatenate([before, x + positions[1:].astype(x.dtype)], axis=1)
+        x = Layers(
+            self.depth,
+            self.heads,
+            self.hidden,
+            self.epsilon,
+            mlp="swiglu" if self.gated else "gelu",
+            scale=True,
+            attention=self.attention,
+            dtype=self.dtype,
+            name="encoder",
+        )(x)
+        return ImageFeatures(x[:, 1 + self.registers :], x[:, 0])
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "ViT-S/14": {"width": 384, "depth": 12, "heads": 6, "hidden": 1536},
+    "ViT-B/14": {"width": 768, "depth": 12, "heads": 12, "hidden": 3072},
+    "ViT-L/14": {"width": 1024, "depth": 24, "heads": 16, "hidden": 4096},
+    "ViT-g/14": {"width": 1536, "depth": 40, "heads": 24, "hidden": 4096, "gated": True},
+}
+"""The published sizes (Oquab et al., 2023, table 17); each is published with 0 and with 4 registers."""
+
+
+def preset(name: str, **options: Any) -> DINOv2:
+    """A DINOv2 of a published size.
+
+    Args:
+        name: of PRESETS.
+        **options: other fields of `DINOv2`, such as registers=4.
+
+    Raises:
+        ValueError: for an unknown name, and as `DINOv2`.
+    """
+    return DINOv2(**look_up(PRESETS, name, "size"), **options)

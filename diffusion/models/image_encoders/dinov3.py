@@ -1,0 +1,142 @@
+"""DINOv3: DINOv2's successor, with rotary positions and register tokens."""
+
+__all__ = ["PRESETS", "DINOv3", "preset"]
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.image_encoders.features import ImageFeatures
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.vision_layers import IMAGENET, Layers, Patches, check, images_checked, normal, normalised
+
+
+class DINOv3(nn.Module):
+    """DINOv3's encoder: images [B, H, W, 3] in [-1, 1] -> `ImageFeatures`; pooled is the class token.
+
+        tokens = [class, registers, patches]; the queries and keys of patches rotate with their place, see `angles`
+
+    The images are normalised inside by ImageNet's mean and standard deviation of each channel (the networks for
+    satellite images have others).
+
+    Attributes:
+        patch: side of a patch.
+        width: features of a token.
+        depth: layers.
+        heads: of attention; they divide the width, and four divides the features of a head.
+        hidden: features inside the MLP.
+        gated: whether the MLP is gated (SwiGLU).
+        registers: further tokens ("storage tokens"), left out of the features.
+        biased: the projections of attention with a bias; keys have none.
+        theta: base of the rotary frequencies.
+        epsilon: of the norms.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: Simeoni et al., "DINOv3", 2025.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    patch: int = 16
+    gated: bool = False
+    registers: int = 4
+    biased: tuple[str, ...] = ("query", "value")
+    theta: float = 100.0
+    epsilon: float = 1e-5
+    attention: str = "auto"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        check(self)
+        if self.width // self.heads % 4:
+            raise ValueError(f"heads={self.heads}: a head has {self.width // self.heads} features, which 4 must divide")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: jax.Array, masked: jax.Array | None = None) -> ImageFeatures:
+        """Args:
+            images: [B, H, W, 3] in [-1, 1]; the patch divides H and W.
+            masked: Bool [B, N], True where the mask token replaces a patch, as in its training; None: nowhere.
+
+        Returns:
+            `ImageFeatures`: patches [B, N, width] and the class token [B, width], normalised.
+
+        Raises:
+            ValueError: for images of another shape or of integers.
+        """
+        grid = images_checked(images, self.patch)
+        x = Patches(self.width, self.patch, self.dtype, name="patches")(normalised(images, *IMAGENET))
+        mask_token = self.param("mask_token", nn.initializers.zeros, (1, self.width))
+        if masked is not None:
+            x = jnp.where(masked[..., None], mask_token.astype(x.dtype), x)
+        before = self.param("class_token", normal, (1, self.width))
+        if self.registers:
+            before = jnp.concatenate([before, self.param("registers", normal, (self.registers, self.width))])
+        before = jnp.broadcast_to(before.astype(x.dtype), (len(x), *before.shape))
+        x = Layers(
+            self.depth,
+            self.heads,
+            self.hidden,
+            self.epsilon,
+            mlp="swiglu" if self.gated else "gelu",
+            scale=True,
+            biased=self.biased,
+            attention=self.attention,
+            dtype=self.dtype,
+            name="encoder",
+        )(jnp.concatenate([before, x], axis=1), angles(*grid, self.width // self.heads, self.theta))
+        return ImageFeatures(x[:, 1 + self.registers :], x[:, 0])
+
+
+def angles(height: int, columns: int, head_size: int, theta: float = 100.0) -> np.ndarray:
+    """Angles of patches: half of a head's pairs rotate with the row, half with the column, both from -1 to 1.
+
+        out[row, column] = 2 pi [y w, x w],   y = (2 row + 1) / height - 1,   w_i = theta^(-4 i / head_size)
+
+    Args:
+        height: rows of patches.
+        columns: of patches.
+        head_size: features of a head; 4 divides it.
+        theta: base of the frequencies.
+
+    Returns:
+        [height * columns, head_size / 2] in radians, float32 (computed in float64).
+    """
+    places = lambda count: (2 * np.arange(count) + 1) / count - 1
+    grid = np.stack(np.meshgrid(places(height), places(columns), indexing="ij"), axis=-1).reshape(-1, 2, 1)
+    frequencies = theta ** (-4 * np.arange(head_size // 4) / head_size)
+    return (2 * math.pi * grid * frequencies).reshape(len(grid), -1).astype(np.float32)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "ViT-S/16": {"width": 384, "depth": 12, "heads": 6, "hidden": 1536},
+    "ViT-S+/16": {"width": 384, "depth": 12, "heads": 6, "hidden": 1536, "gated": True},
+    "ViT-B/16": {"width": 768, "depth": 12, "heads": 12, "hidden": 3072},
+    "ViT-L/16": {"width": 1024, "depth": 24, "heads": 16, "hidden": 4096},
+    "ViT-H+/16": {"width": 1280, "depth": 32, "heads": 20, "hidden": 5120, "gated": True},
+    "ViT-7B/16": {"width": 4096, "depth": 40, "heads": 32, "hidden": 8192, "gated": True, "biased": ()},
+}
+"""The published sizes (Simeoni et al., 2025, table 2 and section 5)."""
+
+
+def preset(name: str, **options: Any) -> DINOv3:
+    """A DINOv3 of a published size.
+
+    Args:
+        name: of PRESETS.
+        **options: other fields of `DINOv3`.
+
+    Raises:
+        ValueError: for an unknown name, and as `DINOv3`.
+    """
+    return DINOv3(**look_up(PRESETS, name, "size"), **options)

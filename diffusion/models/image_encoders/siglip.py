@@ -1,0 +1,119 @@
+"""SigLIP 2's image tower: a vision transformer whose pooled vector is that of the space it shares with texts."""
+
+__all__ = ["PRESETS", "SigLIP", "preset"]
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from diffusion.models.image_encoders.features import ImageFeatures
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.vision_layers import AttentionPool, Layers, Patches, Positions, check, images_checked
+
+
+class SigLIP(nn.Module):
+    """SigLIP's image tower: images [B, H, W, 3] in [-1, 1] -> `ImageFeatures`; pooled is what texts are compared with.
+
+    Its normalisation, mean and standard deviation 1/2 of each channel in [0, 1], is that of images in [-1, 1]. SigLIP
+    and the networks of SigLIP 2 for one resolution have this architecture (those for any aspect, "naflex", do not).
+
+    Attributes:
+        size: side of the images whose grid of positions was learned, in pixels. Other sides interpolate the grid.
+        patch: side of a patch. What is left of a side after whole patches is cut off (of 384 pixels, 6 for patches of
+            14), as published.
+        width: features of a token, and of the pooled vector.
+        depth: layers.
+        heads: of attention; they divide the width.
+        hidden: features inside the MLPs.
+        epsilon: of the norms.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    References:
+        Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023.
+        Tschannen et al., "SigLIP 2: Multilingual Vision-Language Encoders", 2025.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    size: int
+    patch: int
+    epsilon: float = 1e-6
+    attention: str = "auto"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        check(self)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> ImageFeatures:
+        """Args:
+            images: [B, H, W, 3] in [-1, 1].
+
+        Returns:
+            `ImageFeatures`: patches [B, N, width], normalised, and the pooled vector [B, width], of any length.
+
+        Raises:
+            ValueError: for images of another shape or of integers.
+        """
+        whole = lambda side: side // self.patch * self.patch
+        images = images[:, : whole(images.shape[1]), : whole(images.shape[2])] if images.ndim == 4 else images
+        grid = images_checked(images, self.patch)
+        x = Patches(self.width, self.patch, self.dtype, name="patches")(images)
+        positions = Positions(self.size // self.patch, name="positions")(self.width, *grid)
+        x = Layers(
+            self.depth,
+            self.heads,
+            self.hidden,
+            self.epsilon,
+            mlp="gelu_tanh",
+            attention=self.attention,
+            dtype=self.dtype,
+            name="encoder",
+        )(x + positions.astype(x.dtype))
+        pool = AttentionPool(
+            self.heads, self.hidden, "gelu_tanh", self.epsilon, self.attention, self.dtype, name="pool"
+        )
+        return ImageFeatures(x, pool(x))
+
+
+SIZES = {
+    "ViT-B": {"width": 768, "depth": 12, "heads": 12, "hidden": 3072},
+    "ViT-L": {"width": 1024, "depth": 24, "heads": 16, "hidden": 4096},
+    "So400m": {"width": 1152, "depth": 27, "heads": 16, "hidden": 4304},
+    "g-opt": {"width": 1536, "depth": 40, "heads": 16, "hidden": 6144},
+}
+SIDES = {
+    "ViT-B/32": (256,),
+    "ViT-B/16": (224, 256, 384, 512),
+    "ViT-L/16": (256, 384, 512),
+    "So400m/14": (224, 384),
+    "So400m/16": (256, 384, 512),
+    "g-opt/16": (256, 384),
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    f"{name}@{side}": {**SIZES[name.split("/")[0]], "patch": int(name.split("/")[1]), "size": side}
+    for name, sides in SIDES.items()
+    for side in sides
+}
+"""The published networks of SigLIP 2 for one resolution, "So400m/14@384" (Tschannen et al., 2025, table 1)."""
+
+
+def preset(name: str, **options: Any) -> SigLIP:
+    """A SigLIP 2 of a published size.
+
+    Args:
+        name: of PRESETS, with the side of its images: "So400m/14@384".
+        **options: other fields of `SigLIP`.
+
+    Raises:
+        ValueError: for an unknown name, and as `SigLIP`.
+    """
+    return SigLIP(**look_up(PRESETS, name, "size"), **options)

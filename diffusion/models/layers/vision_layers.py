@@ -1,0 +1,267 @@
+"""The parts of vision transformers: patches, positions, pre-norm layers, and a pooling head.
+
+One layer is
+
+    x = x + s_1 attention(norm(x));  x = x + s_2 mlp(norm(x))
+
+with learned scales s of each feature in the DINO family, and s = 1 elsewhere.
+"""
+
+__all__ = ["AttentionPool", "Layers", "Patches", "Positions", "check", "images_checked", "normalised"]
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.dit import patchify
+from diffusion.models.layers import bicubic, layout
+from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.clip_layers import Mlp, layer_norm
+from diffusion.models.layers.cross_attention import CrossAttention, xavier
+from diffusion.models.layers.embeddings import rotate_halves
+from diffusion.models.layers.scan import scanned
+
+normal = nn.initializers.normal(0.02)
+PROJECTIONS = ("query", "key", "value")
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation of each channel in [0, 1]
+
+
+def normalised(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+    """Images in [-1, 1] as a network takes them: ((x + 1) / 2 - mean) / std of each channel."""
+    shift = jnp.asarray([2 * m - 1 for m in mean], images.dtype)
+    return (images - shift) / jnp.asarray([2 * s for s in std], images.dtype)
+
+
+class Patches(nn.Module):
+    """Tokens of the patches of images, [B, H, W, 3] -> [B, H W / p^2, width], row by row."""
+
+    width: int
+    patch: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="dense")
+        return dense(patchify(images.astype(self.dtype), self.patch))
+
+
+class Positions(nn.Module):
+    """Learned positions of a square grid, interpolated to that of the images.
+
+    Attributes:
+        side: of the grid that was learned, in patches.
+        before: tokens before the patches that have a position too (the class token).
+        antialias: whether the filter grows where the grid shrinks, see `bicubic.antialiased`.
+        offset: the step of the interpolation is side / (n + offset) for n patches, and not side / n.
+    """
+
+    side: int
+    before: int = 0
+    antialias: bool = False
+    offset: float = 0.0
+
+    @nn.compact
+    def __call__(self, width: int, height: int, columns: int) -> jax.Array:
+        """Args:
+            width: features of a token.
+            height: rows of the images' grid, in patches.
+            columns: of the images' grid.
+
+        Returns:
+            [before + height * columns, width].
+        """
+        learned = self.param("table", normal, (self.before + self.side**2, width))
+        if (height, columns) == (self.side, self.side):
+            return learned
+        matrix = lambda to: (
+            bicubic.antialiased(self.side, to)
+            if self.antialias
+            else bicubic.plain(self.side, to, self.side / (to + self.offset))
+        )
+        grid = learned[self.before :].reshape(self.side, self.side, width)
+        grid = bicubic.interpolated(grid, matrix(height), matrix(columns))
+        return jnp.concatenate([learned[: self.before], grid.reshape(-1, width)])
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention among tokens [B, N, D]; with angles, the last tokens' queries and keys rotate."""
+
+    heads: int
+    biased: tuple[str, ...]
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, angles: jax.Array | None) -> jax.Array:
+        size = (self.heads, x.shape[-1] // self.heads)
+
+        def project(name: str) -> jax.Array:
+            bias = name in self.biased
+            dense = nn.DenseGeneral(size, use_bias=bias, dtype=self.dtype, kernel_init=xavier, name=name)
+            out = layout.split(dense(x), "batch", "tokens", "heads", None)
+            return layout.split(out, "batch", None, "attended heads", None)
+
+        q = project("query")
+        k = project("key")
+        v = project("value")
+        if angles is not None:
+            before = x.shape[1] - len(angles)
+            q, k = (jnp.concatenate([a[:, :before], rotate_halves(a[:, before:], angles)], axis=1) for a in (q, k))
+        out = layout.split(attention(q, k, v, self.attention), "batch", "tokens", "heads", None)
+        out = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, name="out")(out)
+        return layout.split(out, "batch", "tokens", None)
+
+
+class GatedMlp(nn.Module):
+    """out(silu(gate(x)) * up(x)), as one product for both (Shazeer, "GLU Variants Improve Transformer", 2020)."""
+
+    hidden: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = nn.DenseGeneral((2, self.hidden), dtype=self.dtype, kernel_init=xavier, name="hidden")(x)
+        h = layout.split(h, "batch", "tokens", None, "hidden")
+        h = nn.silu(h[:, :, 0]) * h[:, :, 1]
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(h)
+
+
+class Layer(nn.Module):
+    """One layer of `Layers`; returns (x, None), as a scan expects."""
+
+    heads: int
+    hidden: int
+    mlp: str
+    epsilon: float
+    scale: bool
+    biased: tuple[str, ...]
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, angles: jax.Array | None) -> tuple[jax.Array, None]:
+        def add(x: jax.Array, change: jax.Array, name: str) -> jax.Array:
+            if self.scale:
+                change = change * self.param(name, nn.initializers.ones, (x.shape[-1],)).astype(change.dtype)
+            return x + change
+
+        mixed = SelfAttention(self.heads, self.biased, self.attention, self.dtype, name="attention")
+        x = add(x, mixed(layer_norm(self.epsilon, self.dtype, "norm_1")(x), angles), "scale_1")
+        mlp = (
+            GatedMlp(self.hidden, self.dtype, name="mlp")
+            if self.mlp == "swiglu"
+            else Mlp(self.hidden, self.mlp, self.dtype, name="mlp")
+        )
+        x = add(x, mlp(layer_norm(self.epsilon, self.dtype, "norm_2")(x)), "scale_2")
+        return layout.split(x, "batch", "tokens", None), None
+
+
+class Layers(nn.Module):
+    """A stack of scanned layers and the norm after them, [B, N, D] -> [B, N, D] float32.
+
+    Attributes:
+        depth: layers.
+        heads: of attention; they divide the width.
+        hidden: features inside the MLP.
+        epsilon: of the norms.
+        mlp: its activation, "gelu" or "gelu_tanh"; "swiglu" for one that is gated.
+        scale: whether each layer scales its changes, feature by feature.
+        biased: the projections of attention with a bias, of PROJECTIONS.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type, "float32" or "bfloat16".
+    """
+
+    depth: int
+    heads: int
+    hidden: int
+    epsilon: float
+    mlp: str = "gelu"
+    scale: bool = False
+    biased: tuple[str, ...] = PROJECTIONS
+    attention: str = "auto"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, angles: jax.Array | None = None) -> jax.Array:
+        """Args:
+            x: tokens [B, N, D].
+            angles: [M, D / heads / 2] of the last M tokens, see `embeddings.rotate_halves`; None rotates nothing.
+
+        Returns:
+            [B, N, D] float32, normalised.
+        """
+        x = layout.split(x.astype(self.dtype), "batch", "tokens", None)
+        layers = scanned(Layer, self.depth, "none", (nn.broadcast,))(
+            self.heads,
+            self.hidden,
+            self.mlp,
+            self.epsilon,
+            self.scale,
+            self.biased,
+            self.attention,
+            self.dtype,
+            name="layers",
+        )
+        x, _ = layers(x, angles)
+        return layer_norm(self.epsilon, jnp.float32, "norm")(x)
+
+
+class AttentionPool(nn.Module):
+    """One vector of all tokens, [B, N, D] -> [B, D]: a learned query attends to them, and an MLP is added.
+
+    Reference: Zhai et al., "Scaling Vision Transformers", 2022, section 3.2 (MAP head).
+    """
+
+    heads: int
+    hidden: int
+    mlp: str
+    epsilon: float
+    attention: str = "auto"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        query = jnp.broadcast_to(self.param("query", normal, (1, width)), (len(x), 1, width))
+        pool = CrossAttention(
+            self.heads, width // self.heads, bias=True, attention=self.attention, dtype=self.dtype, name="attention"
+        )
+        pooled = pool(query, x)
+        mlp = Mlp(self.hidden, self.mlp, self.dtype, name="mlp")
+        return (pooled + mlp(layer_norm(self.epsilon, self.dtype, "norm")(pooled)))[:, 0].astype(jnp.float32)
+
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "dtype": ("float32", "bfloat16")}
+
+
+def check(module: nn.Module) -> None:
+    """Refuses an encoder whose fields are out of range.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for field in ("size", "patch", "width", "depth", "heads", "hidden"):
+        if getattr(module, field, 1) < 1:
+            raise ValueError(f"{field}={getattr(module, field)} must be positive")
+    if module.width % module.heads:
+        raise ValueError(f"heads={module.heads} does not divide width={module.width}")
+    if getattr(module, "size", module.patch) < module.patch:
+        raise ValueError(f"patch={module.patch} is larger than size={module.size}")
+    for field, names in CHOICES.items():
+        look_up(dict.fromkeys(names), getattr(module, field), field)
+
+
+def images_checked(images: jax.Array, patch: int) -> tuple[int, int]:
+    """Rows and columns of the images' grid of patches.
+
+    Raises:
+        ValueError: for other shapes than [B, H, W, 3] with sides that the patch divides, and for integers.
+    """
+    if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] % patch or images.shape[2] % patch:
+        raise ValueError(
+            f"this encoder takes images [B, H, W, 3] whose sides {patch} divides; got shape {images.shape}"
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"this encoder takes floats in [-1, 1]; got {images.dtype} (bytes b are b / 127.5 - 1)")
+    return images.shape[1] // patch, images.shape[2] // patch
