@@ -17,9 +17,10 @@ and report.json beside the samples; with --protocol and --inception also the Inc
 --metrics=cas,copying,bpd also the classifier accuracy score, tests of copying, and bits per dimension.
 
 Without: FID, KID, precision and recall and more (--metrics) of any images against any reference, under a published
-protocol, into a record (--out) that --verify measures again: exit status 1 where it finds another value. A --reference
-alone is computed and written as a statistics file (--out=FILE.safetensors). With --autoencoder: PSNR, SSIM and, with
---inception, rFID of its reconstructions of the reference. See docs/evaluation.md.
+protocol, with FID's network (--inception) or that of FDD or CMMD (--encoder), into a record (--out) that --verify
+measures again: exit status 1 where it finds another value. A --reference alone is computed and written as a statistics
+file (--out=FILE.safetensors). With --autoencoder: PSNR, SSIM and, with --inception, rFID of its reconstructions of the
+reference. See docs/evaluation.md.
 """
 
 from absl import flags
@@ -43,15 +44,19 @@ if __name__ == "__main__":  # before the imports that take seconds
     )
     flags.DEFINE_string("autoencoder", None, "folder or file of an autoencoder, to measure its reconstructions")
     flags.DEFINE_string(
-        "protocol", None, "how images are prepared: adm, edm, pytorch-fid, torch-fidelity, clean-fid, tf-gan"
+        "protocol",
+        None,
+        "how images are prepared: adm, edm, pytorch-fid, torch-fidelity, clean-fid, tf-gan; in the features of another "
+        "network (--encoder): dgm-eval, edm2-dinov2, cmmd, cmmd-siglip2",
     )
+    flags.DEFINE_string("encoder", None, "folder or .safetensors of a protocol's image encoder, as transformers has it")
     flags.DEFINE_string("inception", None, "file of FID's Inception-v3: .pth, TorchScript or .safetensors")
     flags.DEFINE_string("inception_sha256", None, "digest that the network must have; that of 2015-12-05 by default")
     flags.DEFINE_string("features", None, "space to compare in, without --workdir: inception, pixels")
     flags.DEFINE_list(
         "metrics",
         None,
-        "figures, of fid,sfid,fid_infinity,kid,cmmd,pr,dc,is,authenticity; fid,kid,pr by default; "
+        "figures, of fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; fid,kid,pr by default; "
         "with --workdir also cas,copying,bpd, in the report",
     )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
@@ -63,7 +68,7 @@ if __name__ == "__main__":  # before the imports that take seconds
         lower_bound=0,
     )
     flags.DEFINE_integer("seed", None, "of random subsets; 0 by default")
-    flags.DEFINE_string("out", None, "file of the record (.json), or of a reference's statistics (.safetensors)")
+    flags.DEFINE_string("out", None, "file of the record (.json), or of a reference's statistics (.safetensors, .npz)")
     flags.DEFINE_string("verify", None, "a record to measure again")
     command_line.begin()
 
@@ -93,7 +98,7 @@ from diffusion.experiments.evaluation.sample_metrics import FULL, Effort
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.sampling.sample_files import read_samples
-from diffusion.metrics import protocols
+from diffusion.metrics import encoder_protocols, protocols
 from diffusion.training.runtime import progress
 
 ROUNDING = "floor(clip(127.5 x + 128, 0, 255))"
@@ -182,7 +187,7 @@ def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
     if of_images and not flags.FLAGS.protocol:
         raise ConfigError(
             f"--metrics={of_images[0]} is taken in Inception features: name --protocol and "
-            f"--inception. (Without: {', '.join(model_metrics.METRICS)}.)"
+            f"--inception, or in an encoder's: --protocol and --encoder. (Without: {', '.join(model_metrics.METRICS)}.)"
         )
     return of_images, [name for name in names if name in model_metrics.METRICS]
 
@@ -199,6 +204,8 @@ def requested(**changes) -> comparison.Request:
         )
     if "metrics" in values:
         values["metrics"] = tuple(values["metrics"])
+    elif values.get("protocol") in encoder_protocols.PROTOCOLS:
+        values["metrics"] = encoder_protocols.PROTOCOLS[values["protocol"]].reports
     return comparison.Request(**values)
 
 
@@ -208,7 +215,7 @@ def _require_pictures(config: Mapping) -> None:
     Raises:
         ConfigError: naming the flag.
     """
-    requested_flags = [name for name in ("metrics", "protocol", "inception") if flags.FLAGS[name].value]
+    requested_flags = [name for name in ("metrics", "protocol", "inception", "encoder") if flags.FLAGS[name].value]
     spec = real_images.split_of(config, config.evaluate.split).spec if requested_flags else None
     if spec is not None and not spec.pictures:
         raise ConfigError(
@@ -232,17 +239,19 @@ def evaluate_run() -> None:
             content["model"] |= report.plain(model_metrics.METRICS[name](subject))
         run_report.write(content, folder)
     if flags.FLAGS.protocol or flags.FLAGS.inception:
-        protocol = protocols.PROTOCOLS.get(flags.FLAGS.protocol)
+        encoder = encoder_protocols.PROTOCOLS.get(flags.FLAGS.protocol)
+        protocol = encoder or protocols.PROTOCOLS.get(flags.FLAGS.protocol)
         request = requested(
             samples=str(folder / "samples.npz"),
             reference=flags.FLAGS.reference or f"{config.data.name}@{protocol.split if protocol else 'train'}",
-            metrics=of_images or None,
+            metrics=of_images or (encoder.reports if encoder else None),
             data_dir=flags.FLAGS.data_dir or config.data.dir,
         )
-        out = pathlib.Path(flags.FLAGS.out or folder / "inception.json")
+        name = encoder.name if encoder else "inception"
+        out = pathlib.Path(flags.FLAGS.out or folder / f"{name}.json")
         record = records.measure(request)
         records.write(out, record)
-        content["inception"] = {
+        content[name] = {
             "figures": record["figures"],
             "warnings": record["warnings"],
             "protocol": request.protocol,

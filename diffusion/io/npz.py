@@ -1,6 +1,6 @@
 """Arrays out of .npz files from elsewhere: without pickle, no larger than they are, row by row where they are large."""
 
-__all__ = ["Header", "header", "headers", "load", "rows"]
+__all__ = ["Header", "header", "headers", "load", "names", "rows"]
 
 import contextlib
 import errno
@@ -38,11 +38,23 @@ class Header(NamedTuple):
     start: int
 
 
-def headers(path: pathlib.Path | str) -> dict[str, Header]:
+def names(path: pathlib.Path | str) -> set[str]:
+    """The names of the arrays in a file, of which nothing else is read.
+
+    Raises:
+        Refused: if the file is damaged.
+        OSError: if it cannot be read.
+    """
+    with _refusing(f"{path} is not a valid .npz file"), zipfile.ZipFile(path) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
+
+
+def headers(path: pathlib.Path | str, only: Iterable[str] | None = None) -> dict[str, Header]:
     """The arrays in a file, by name; none of them is read.
 
     Args:
         path: of the .npz.
+        only: the arrays to look at, where others of the file are not to be read; None: all.
 
     Returns:
         name -> Header.
@@ -52,7 +64,8 @@ def headers(path: pathlib.Path | str) -> dict[str, Header]:
         OSError: if it cannot be read.
     """
     with _refusing(f"{path} is not a valid .npz file"), zipfile.ZipFile(path) as archive:
-        return {name.removesuffix(".npy"): header(archive, name) for name in archive.namelist()}
+        listed = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        return {name: header(archive, listed[name]) for name in (listed if only is None else only) if name in listed}
 
 
 @contextlib.contextmanager
@@ -102,12 +115,12 @@ def header(archive: zipfile.ZipFile, name: str) -> Header:
         return Header(shape, kind, file.tell())
 
 
-def load(path: pathlib.Path | str, names: Iterable[str]) -> dict[str, np.ndarray]:
+def load(path: pathlib.Path | str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
     """Reads arrays whole.
 
     Args:
         path: of the .npz.
-        names: of the arrays to read; the result lacks those that the file does not have.
+        wanted: names of the arrays to read; the result lacks those that the file does not have.
 
     Returns:
         name -> array.
@@ -116,12 +129,11 @@ def load(path: pathlib.Path | str, names: Iterable[str]) -> dict[str, np.ndarray
         Refused: as in `headers`, or if one is larger than this machine's memory.
         OSError: if it cannot be read.
     """
-    there = headers(path)
-    wanted = [name for name in names if name in there]
-    for name in wanted:
-        limits.fits(f"{name} in {path}", limits.array_bytes(name, there[name].shape, there[name].dtype.itemsize))
+    there = headers(path, wanted)
+    for name, declared in there.items():
+        limits.fits(f"{name} in {path}", limits.array_bytes(name, declared.shape, declared.dtype.itemsize))
     with _refusing(f"{path} cannot be read"), np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in wanted}
+        return {name: arrays[name] for name in there}
 
 
 def rows(path: pathlib.Path | str, name: str) -> Callable[[int, int], np.ndarray]:
@@ -134,7 +146,7 @@ def rows(path: pathlib.Path | str, name: str) -> Callable[[int, int], np.ndarray
     Returns:
         (start, stop) -> array [stop - start, ...]; raises Refused if the file is damaged there.
     """
-    found = headers(path)[name]
+    found = headers(path, [name])[name]
     row = math.prod(found.shape[1:]) * found.dtype.itemsize
     file = zipfile.ZipFile(path).open(f"{name}.npy")
 

@@ -49,6 +49,9 @@ class Space(NamedTuple):
         main: the tap of the Frechet distance, KID, precision and recall.
         rounding: of floating images to bytes, a name of `protocols.ROUNDINGS`.
         identity: what must be the same on both sides: JSON-able.
+        dimensions: of the main tap's features, where they identify a file without a description; 0: they do not.
+        neighbours: k of precision and recall.
+        overlap_rows: the most rows of each set in precision, recall, density and coverage; 0: all.
     """
 
     extract: Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -56,6 +59,9 @@ class Space(NamedTuple):
     main: str
     rounding: str
     identity: dict
+    dimensions: int = 0
+    neighbours: int = 3
+    overlap_rows: int = 0
 
     @property
     def name(self) -> str:
@@ -142,11 +148,11 @@ def open_reference(spec: str, data_dir: str = "", side: int = 0) -> Reference:
     path = pathlib.Path(spec)
     if path.suffix == ".npz" and path.is_file():
         try:
-            there = npz.headers(path)
+            there = npz.names(path)
         except (OSError, limits.Refused) as error:
             raise StatisticsError(str(error)) from error
         has_images = any(name in there for name in image_sets.ARRAYS)
-        has_statistics = "mu" in there or not has_images
+        has_statistics = bool({"mu", "reps"} & there) or not has_images
         return Reference(
             spec, statistics.read(path) if has_statistics else None, image_sets.open_set(spec) if has_images else None
         )

@@ -1,20 +1,21 @@
 """The resizes of published Frechet distances, each of which gives the same images another score.
 
-Each is separable and linear, so that it is a matrix [out, in] for the rows and one for the columns:
+Each but `pillow` is separable and linear, so that it is a matrix [out, in] for the rows and one for the columns:
 
     out[i, j] = sum_kl rows[i, k] columns[j, l] image[k, l]
 
 To add one: a function (in, out) -> matrix, and a line in RESIZES.
 """
 
-__all__ = ["bicubic_pil", "bilinear_tf1", "bilinear_torch", "none", "resize"]
+__all__ = ["bicubic_pil", "bilinear_tf1", "bilinear_torch", "none", "pillow", "resize"]
 
 import functools
 from collections.abc import Callable
 
 import numpy as np
+from PIL import Image
 
-_CUBIC = -0.5  # the slope that Pillow's bicubic filter has at distance 1 (Keys 1981)
+from diffusion.models.layers import bicubic
 
 
 def bilinear_tf1(size: int, to: int) -> np.ndarray:
@@ -64,15 +65,7 @@ def bicubic_pil(size: int, to: int) -> np.ndarray:
     Returns:
         float32 [to, size], rows of sum 1.
     """
-    scale = size / to
-    stretch = max(scale, 1.0)
-    centre = (np.arange(to) + 0.5) * scale
-    low = np.maximum((centre - 2 * stretch + 0.5).astype(int), 0)  # Pillow rounds the ends of the filter
-    high = np.minimum((centre + 2 * stretch + 0.5).astype(int), size)
-    pixel = np.arange(size)
-    weights = _cubic((pixel + 0.5 - centre[:, None]) / stretch)
-    weights *= (pixel >= low[:, None]) & (pixel < high[:, None])
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return bicubic.antialiased(size, to)
 
 
 def none(size: int, to: int) -> np.ndarray:
@@ -129,6 +122,20 @@ def resize(images: np.ndarray, name: str, to: int) -> np.ndarray:
     return np.matmul(rows, wide).reshape(batch, to, channels, to).transpose(0, 1, 3, 2)
 
 
+def pillow(images: np.ndarray, to: int) -> np.ndarray:
+    """Pillow's bicubic `resize` of bytes to squares, as torchvision's Resize applies it to a picture: rounded twice.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        to: pixels of a side after.
+
+    Returns:
+        uint8 [B, to, to, 3].
+    """
+    resized = (Image.fromarray(image).resize((to, to), Image.Resampling.BICUBIC) for image in images)
+    return np.stack([np.asarray(image) for image in resized])
+
+
 def _bilinear(position: np.ndarray, size: int) -> np.ndarray:
     """Weights of the two pixels around each position; at the border both are the same pixel."""
     low = np.minimum(np.floor(position).astype(int), size - 1)
@@ -139,10 +146,3 @@ def _bilinear(position: np.ndarray, size: int) -> np.ndarray:
     np.add.at(matrix, (out, low), 1 - share)
     np.add.at(matrix, (out, high), share)
     return matrix
-
-
-def _cubic(x: np.ndarray) -> np.ndarray:
-    x = np.abs(x)
-    near = ((_CUBIC + 2) * x - (_CUBIC + 3)) * x * x + 1
-    far = ((_CUBIC * x - 5 * _CUBIC) * x + 8 * _CUBIC) * x - 4 * _CUBIC
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))

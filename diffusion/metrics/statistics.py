@@ -1,15 +1,25 @@
 """Files of statistics of the features of a set of images: ours, and those that others publish.
 
 Ours is safetensors: TAP.mean and TAP.m2 in float64 for each tap of the network, and a description of their making as
-JSON. ADM's, EDM's and pytorch-fid's are .npz with mu and sigma and without a description. Pickles are not read.
+JSON. Others' are .npz without a description, of which these arrays are read and written:
+
+| program                  | arrays              |                                                               |
+|--------------------------|---------------------|---------------------------------------------------------------|
+| ADM, EDM, pytorch-fid    | mu, sigma           | mean and covariance                                           |
+| EDM2                     | mu, sigma           | of Inception's features alone; its statistics of DINOv2 are   |
+|                          |                     | pickles, which are not read                                   |
+| dgm-eval                 | reps                | a row for each image; beside them it pickles its settings,    |
+|                          |                     | which are left unread                                         |
+
+The .npz of `write_npz` has all three, and our description as text, which these programs do not look at.
 """
 
-__all__ = ["Statistics", "StatisticsError", "differences", "read", "require_same", "write"]
+__all__ = ["Statistics", "StatisticsError", "differences", "in_space", "read", "require_same", "write", "write_npz"]
 
 import hashlib
 import json
 import pathlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import safetensors
@@ -19,8 +29,12 @@ from diffusion.io import files, limits, npz, schema
 from diffusion.metrics import frechet
 from diffusion.metrics.inception_weights import digest
 
+if TYPE_CHECKING:
+    from diffusion.metrics.references import Space
+
 FORMAT = 1  # raised by a change that older readers would misread
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth")
+_ROWS = 512  # rows of features between two merges of moments
 _FOREIGN = {"mu": "sigma", "mu_s": "sigma_s"}  # mean -> covariance in .npz files
 _TABLE = schema.Valid("a table", lambda value: isinstance(value, dict))
 _ABOUT = {  # the description in our own files
@@ -73,6 +87,29 @@ def write(path: pathlib.Path, statistics: Statistics) -> None:
     content = safetensors.numpy.save(tensors, metadata={"statistics": json.dumps(about, sort_keys=True)})
     with files.whole(path) as file:
         file.write(content)
+
+
+def write_npz(path: pathlib.Path, statistics: Statistics, tap: str, rows: np.ndarray) -> None:
+    """Writes the features of one tap for other programs, see the table above, whole or not at all.
+
+    Args:
+        path: of the file, .npz.
+        statistics: of the features.
+        tap: which of them.
+        rows: float32 [N, D], the features of the images.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    moments = statistics.moments[tap]
+    with files.whole(path) as file:
+        np.savez(
+            file,
+            mu=moments.mean,
+            sigma=frechet.covariance(moments),
+            reps=np.asarray(rows),
+            space=np.array(json.dumps(statistics.about["space"], sort_keys=True)),
+        )
 
 
 def _digest(about: dict, tensors: dict[str, np.ndarray]) -> str:
@@ -143,25 +180,56 @@ def _read_own(path: pathlib.Path) -> Statistics:
 
 
 def _read_npz(path: pathlib.Path) -> Statistics:
-    arrays_in_file = npz.headers(path)
-    if not {"mu", "sigma"} <= arrays_in_file.keys():
+    there = npz.names(path)
+    pairs = {mean: sigma for mean, sigma in _FOREIGN.items() if {mean, sigma} <= there}
+    if not ("mu" in pairs or "reps" in there):
         raise StatisticsError(
-            f"{path} holds {', '.join(arrays_in_file) or 'nothing'}; statistics are named mu and sigma."
+            f"{path} holds {', '.join(sorted(there)) or 'nothing'}; statistics are named mu and sigma, or reps."
         )
-    pairs = {mean: sigma for mean, sigma in _FOREIGN.items() if mean in arrays_in_file and sigma in arrays_in_file}
-    for name in (name for pair in pairs.items() for name in pair):
+    wanted = [name for pair in pairs.items() for name in pair] if "mu" in pairs else ["reps"]
+    arrays_in_file = npz.headers(path, wanted)
+    for name in wanted:
         if arrays_in_file[name].dtype.kind != "f":
             raise StatisticsError(f"{path}: {name} is {arrays_in_file[name].dtype}, not floating.")
+    with open(path, "rb") as file:
+        total = hashlib.file_digest(file, "sha256").hexdigest()
+    about = {"space": _space_of(path, there), "images": None, "file": str(path), "sha256": total}
+    if "mu" not in pairs:
+        return _of_rows(path, arrays_in_file["reps"].shape, about)
     for mean, sigma in pairs.items():
         _check_shapes(str(path), arrays_in_file[mean].shape, arrays_in_file[sigma].shape)
-    arrays = npz.load(path, [name for pair in pairs.items() for name in pair])
+    arrays = npz.load(path, wanted)
     moments = {}
     for mean, sigma in pairs.items():
         mean_and_covariance = arrays[mean].astype(np.float64), arrays[sigma].astype(np.float64)
         moments["spatial" if mean == "mu_s" else str(arrays[mean].size)] = frechet.Moments(2, *mean_and_covariance)
-    with open(path, "rb") as file:
-        total = hashlib.file_digest(file, "sha256").hexdigest()
-    return Statistics(moments, None, {"space": None, "images": None, "file": str(path), "sha256": total})
+    return Statistics(moments, None, about)
+
+
+def _space_of(path: pathlib.Path, there: set[str]) -> dict | None:
+    """The description that `write_npz` put into a file; None for one of another program."""
+    if "space" not in there:
+        return None
+    text = npz.load(path, ["space"])["space"]
+    if text.dtype.kind != "U" or text.shape:
+        raise StatisticsError(f"{path}: its space is no text.")
+    space = limits.parse_json(str(text), str(path))
+    schema.check({"space": _TABLE}, {"space": space}, str(path))
+    return space
+
+
+def _of_rows(path: pathlib.Path, shape: tuple[int, ...], about: dict) -> Statistics:
+    """The moments of a file of features, row by row."""
+    if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
+        raise StatisticsError(f"{path}: reps has the shape {list(shape)}, not [N, D] with N >= 2.")
+    read_rows = npz.rows(path, "reps")
+    moments = frechet.init(shape[1])
+    for start in range(0, shape[0], _ROWS):
+        part = read_rows(start, min(start + _ROWS, shape[0]))
+        if not np.isfinite(part).all():
+            raise StatisticsError(f"{path}: reps holds NaN or infinity. Make it again.")
+        moments = frechet.update(moments, part)
+    return Statistics({str(shape[1]): moments}, shape[0], about)
 
 
 def _check(name: str, moments: frechet.Moments) -> None:
@@ -202,6 +270,33 @@ def differences(made: dict, required: dict) -> list[str]:
     ]
 
 
+def in_space(name: str, statistics: Statistics, space: "Space") -> Statistics:
+    """The statistics of a reference, under the name that the samples' features have; refuses those of other features.
+
+    Args:
+        name: of the reference, for the message.
+        statistics: of the reference; a foreign file without a description passes where it has as many features.
+        space: of the samples' features.
+
+    Returns:
+        The statistics; a foreign file's tap of as many dimensions as the space has is now the space's main tap.
+
+    Raises:
+        StatisticsError: names the two spaces, or the fields that differ.
+    """
+    require_same(name, statistics, space.identity)
+    if not space.dimensions or space.main in statistics.moments:
+        return statistics
+    tap = str(space.dimensions)
+    if tap not in statistics.moments:
+        has = " and ".join(f"{len(moments.mean):,}" for moments in statistics.moments.values())
+        raise StatisticsError(
+            f"{name} has statistics of {has} features of a space that it does not name, and the samples have the "
+            f"{space.dimensions:,} of {space.name}: make the reference again under this protocol."
+        )
+    return statistics._replace(moments={space.main: statistics.moments[tap]})
+
+
 def require_same(name: str, statistics: Statistics, space: dict) -> None:
     """Refuses statistics of other features.
 
@@ -214,8 +309,18 @@ def require_same(name: str, statistics: Statistics, space: dict) -> None:
         StatisticsError: names the fields that differ.
     """
     made = statistics.about.get("space")
+    if made is not None and _network(made) != _network(space):
+        raise StatisticsError(
+            f"{name} has statistics in the space of {_network(made)}, and the samples are measured in that of "
+            f"{_network(space)}: choose that protocol, or make the reference again."
+        )
     if made is not None and (differ := differences(made, space)):
         raise StatisticsError(
             f"{name} was made under another protocol, and a distance to it would be meaningless: "
             f"{'; '.join(differ)}. Choose that protocol, or make the reference again."
         )
+
+
+def _network(space: dict) -> str:
+    """The network of a space; Inception's description has its preparation and weights alone."""
+    return str(space.get("features", "Inception-v3"))

@@ -21,7 +21,7 @@ def made(name: str, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarra
     """
     uniform = _uniform(name, shape)
     if len(shape) >= 2:
-        values = uniform * math.sqrt(3 / math.prod(shape[1:]))
+        values = uniform * math.sqrt(3 / max(math.prod(shape[1:]), 1))
     elif name.endswith(("weight", "running_var")):
         values = 1 + 0.2 * uniform
     else:

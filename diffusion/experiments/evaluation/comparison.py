@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.evaluation.image_metrics import METRICS, OF_ROWS, TAPS, FeatureSets, NotMeasured, called
 from diffusion.experiments.run_folder.workdir import WorkdirError
-from diffusion.metrics import features, image_sets, inception, protocols, references, statistics
+from diffusion.metrics import encoder_protocols, features, image_sets, inception, protocols, references, statistics
 from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.inception_weights import KNOWN, WeightsError
 from diffusion.metrics.references import Gathered, Reference, Space
@@ -33,7 +33,7 @@ class Request(NamedTuple):
 
     samples: str = ""  # images, as `image_sets.open_set` reads them
     reference: str = ""  # images or statistics, as `references.open_reference` reads them
-    protocol: str = ""  # a name of `protocols.PROTOCOLS`; "" for features other than Inception's
+    protocol: str = ""  # a name of `protocols.PROTOCOLS` or `encoder_protocols.PROTOCOLS`; "" for other features
     inception: str = ""  # file of the network; "" likewise
     inception_sha256: str = ""  # digest that the network must have; "" for that of the published figures
     features: str = "inception"  # a name of FEATURES
@@ -42,6 +42,7 @@ class Request(NamedTuple):
     seed: int = 0  # of subsets
     autoencoder: str = ""  # whose reconstructions of the reference are measured, in place of samples
     size: int = 0  # side of the squares that images of any size become; 0 for images of one size
+    encoder: str = ""  # folder or file of the network of an encoder's protocol
 
 
 def measure(
@@ -80,7 +81,7 @@ def measure(
             raise unknown("--metrics", name, METRICS, "metric")
     began = time.perf_counter()
     if reference.statistics is not None:
-        statistics.require_same(reference.spec, reference.statistics, space.identity)
+        reference = reference._replace(statistics=statistics.in_space(reference.spec, reference.statistics, space))
     # Rows are kept for what needs them: of the samples always, for the standard error.
     taps = {tap for name in metrics for tap in (space.main, *TAPS.get(name, ()))}
     rows = tuple(tap for tap in space.taps if tap in taps)
@@ -192,13 +193,17 @@ def space_of(request: Request) -> tuple[Space, dict]:
             raise ConfigError("--features=pixels takes no --protocol and no --inception.")
         extractor = features.pixels(None, None)
         return references.function_space(extractor), {"features": extractor.record, "protocol": None, "weights": None}
+    if request.protocol in encoder_protocols.PROTOCOLS:
+        return _encoder_space(encoder_protocols.PROTOCOLS[request.protocol], request)
+    if request.encoder:
+        raise ConfigError(f"--encoder goes with --protocol={' or '.join(encoder_protocols.PROTOCOLS)} alone.")
     if request.protocol not in protocols.PROTOCOLS:
+        valid = [*sorted(protocols.PROTOCOLS), *encoder_protocols.PROTOCOLS]
         if not request.protocol:
             raise ConfigError(
-                "--protocol is missing: the one that the figure is to be compared under. Valid: "
-                f"{', '.join(sorted(protocols.PROTOCOLS))}."
+                f"--protocol is missing: the one that the figure is to be compared under. Valid: {', '.join(valid)}."
             )
-        raise unknown("--protocol", request.protocol, protocols.PROTOCOLS, "protocol")
+        raise unknown("--protocol", request.protocol, valid, "protocol")
     if not request.inception:
         raise ConfigError(
             "--inception is missing: the file of FID's Inception-v3. docs/evaluation.md says where to get it. "
@@ -223,6 +228,23 @@ def space_of(request: Request) -> tuple[Space, dict]:
     return references.inception_space(net, protocol, taps), about
 
 
+def _encoder_space(protocol: encoder_protocols.EncoderProtocol, request: Request) -> tuple[Space, dict]:
+    """`space_of` for a protocol of an image encoder."""
+    if request.inception:
+        raise ConfigError(f"--protocol={protocol.name} takes no --inception: its network is {protocol.network}.")
+    if not request.encoder:
+        raise ConfigError(
+            f"--encoder is missing: the folder or safetensors file of {protocol.network}, as transformers writes it."
+        )
+    encoder = encoder_protocols.load(protocol, request.encoder)
+    about = {
+        "features": {"features": protocol.network, "dimensions": protocol.dimensions},
+        "protocol": encoder_protocols.described(protocol),
+        "weights": encoder_protocols.record(encoder),
+    }
+    return encoder_protocols.space(encoder), about
+
+
 def run(request: Request, fresh: bool = False) -> dict:
     """Compares the samples of a request with its reference; returns what `measure` does, and the features' record."""
     for name in request.metrics:
@@ -231,23 +253,30 @@ def run(request: Request, fresh: bool = False) -> dict:
     space, about = space_of(request)
     reference = references.open_reference(request.reference, request.data_dir, request.size)
     samples = image_sets.open_set(request.samples, request.data_dir, request.size)
-    splits = about["protocol"]["score_splits"] if about["protocol"] else "ten, shuffled"
+    splits = (about["protocol"] or {}).get("score_splits", "ten, shuffled")
     measured = measure(
         samples, reference, space, request.metrics, request.seed, splits, references.cache_folder(), fresh
     )
-    if about["weights"] and about["weights"]["sha256"] not in KNOWN:
+    if space.main in inception.TAPS and about["weights"]["sha256"] not in KNOWN:
         measured["warnings"].append("the Inception weights are not those of the published figures.")
     return measured | about
 
 
 def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics:
-    """Computes the statistics of the reference of a request without samples, and writes them as .safetensors."""
-    if out.suffix != ".safetensors":
-        raise ConfigError(f"--out={out}: statistics are written as .safetensors. (To measure, name --samples.)")
+    """Computes the statistics of the reference of a request without samples, and writes them."""
+    if out.suffix not in (".safetensors", ".npz"):
+        raise ConfigError(
+            f"--out={out}: statistics are written as .safetensors, or as .npz for other programs. (To measure, name "
+            "--samples.)"
+        )
     space, _ = space_of(request)
     images = image_sets.open_set(request.reference, request.data_dir, request.size)
-    gathered = _gather("the reference", images, space, (), references.cache_folder())
-    statistics.write(out, gathered.statistics)
+    foreign = out.suffix == ".npz"
+    gathered = _gather("the reference", images, space, (space.main,) * foreign, references.cache_folder())
+    if foreign:
+        statistics.write_npz(out, gathered.statistics, space.main, gathered.rows[space.main])
+    else:
+        statistics.write(out, gathered.statistics)
     return gathered.statistics
 
 
@@ -259,7 +288,7 @@ def parse(fields: Mapping[str, Any]) -> Request:
     """
     if not isinstance(fields, Mapping):
         raise ValueError(f"its request is of type {type(fields).__name__}, not a table of fields")
-    fields = {"autoencoder": "", "size": 0, **fields}  # records of earlier versions have none
+    fields = {"autoencoder": "", "size": 0, "encoder": "", **fields}  # records of earlier versions have none
     if set(fields) != set(Request._fields):
         raise ValueError(f"its request has the fields {sorted(fields)}, not {sorted(Request._fields)}")
     for name, value in fields.items():

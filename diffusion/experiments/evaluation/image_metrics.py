@@ -17,6 +17,7 @@ from diffusion.metrics import (
     kernel_distance,
     manifold,
     memorisation,
+    mind,
 )
 from diffusion.metrics.references import Gathered, Space
 
@@ -61,10 +62,10 @@ def _rows(sets: FeatureSets, tap: str) -> tuple[np.ndarray, np.ndarray]:
     return sets.samples.rows[tap], sets.reference.rows[tap]
 
 
-def _equal(sets: FeatureSets, tap: str) -> tuple[np.ndarray, np.ndarray]:
+def _equal(sets: FeatureSets, tap: str, most: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """As many rows of each, drawn by the seed from the larger set: figures of unequal numbers do not compare."""
     both = _rows(sets, tap)
-    count = min(map(len, both))
+    count = min(*map(len, both), *([most] if most else []))
     rng = np.random.default_rng(sets.seed)
     return tuple(rows if len(rows) == count else rows[np.sort(rng.permutation(len(rows))[:count])] for rows in both)
 
@@ -121,12 +122,18 @@ def kid(sets: FeatureSets) -> dict:
 def cmmd(sets: FeatureSets) -> dict:
     """CLIP-MMD, for a space of CLIP's image embeddings: another space has another scale, and the kernel is fixed."""
     if sets.space.main in inception.TAPS:
-        raise NotMeasured("it is defined in CLIP's embeddings; pass them as a function, see docs/evaluation.md")
+        raise NotMeasured("it is defined in CLIP's embeddings: --protocol=cmmd, see docs/evaluation.md")
     return {"cmmd": kernel_distance.cmmd(*_rows(sets, sets.space.main))._asdict()}
 
 
+def monge(sets: FeatureSets) -> dict:
+    """Sliced Wasserstein distance, of equal numbers, along 1,000 directions."""
+    distance = mind.mind(*_equal(sets, sets.space.main), seed=sets.seed)
+    return {"mind": {**distance._asdict(), "reference": distance.samples}}
+
+
 def pr(sets: FeatureSets) -> dict:
-    """Precision and recall, k = 3, of equal numbers."""
+    """Precision and recall, k = 3 or as the space has it, of equal numbers."""
     return _overlap(sets, ("precision", "recall"), "manifold_k")
 
 
@@ -136,7 +143,8 @@ def dc(sets: FeatureSets) -> dict:
 
 
 def _overlap(sets: FeatureSets, names: Sequence[str], k: str) -> dict:
-    overlap = manifold.overlap(*_equal(sets, sets.space.main))
+    rows = _equal(sets, sets.space.main, sets.space.overlap_rows)
+    overlap = manifold.overlap(*rows, manifold_k=sets.space.neighbours)
     return {
         name: {
             "value": getattr(overlap, name),
@@ -178,10 +186,11 @@ METRICS: dict[str, Callable[[FeatureSets], dict]] = {
     "fid_infinity": fid_infinity,
     "kid": kid,
     "cmmd": cmmd,
+    "mind": monge,
     "pr": pr,
     "dc": dc,
     "is": score,
     "authenticity": authenticity,
 }
 TAPS = {"sfid": ("spatial",), "is": ("logits",)}  # besides the main one
-OF_ROWS = ("kid", "cmmd", "pr", "dc", "authenticity")  # what needs the rows of the reference
+OF_ROWS = ("kid", "cmmd", "mind", "pr", "dc", "authenticity")  # what needs the rows of the reference

@@ -29,6 +29,7 @@ TOLERANCES = {
     "fid_infinity": (1e-2, 1e-3),
     "kid": (1e-6, 1e-3),
     "cmmd": (1e-4, 1e-3),
+    "mind": (1e-3, 1e-3),
     "is": (1e-3, 1e-4),
     "precision": (2e-3, 0),
     "recall": (2e-3, 0),

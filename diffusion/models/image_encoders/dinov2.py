@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.image_encoders.features import ImageFeatures
+from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.vision_layers import (
     IMAGENET,

@@ -1,6 +1,6 @@
 """DINOv3: DINOv2's successor, with rotary positions and register tokens."""
 
-__all__ = ["PRESETS", "DINOv3", "preset"]
+__all__ = ["PRESETS", "DINOv3", "angles", "preset"]
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.image_encoders.features import ImageFeatures
+from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.vision_layers import IMAGENET, Layers, Patches, check, images_checked, normal, normalised
 

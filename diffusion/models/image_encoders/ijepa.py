@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from diffusion.models.image_encoders.features import ImageFeatures
+from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.vision_layers import (
     IMAGENET,

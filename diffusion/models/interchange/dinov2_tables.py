@@ -1,6 +1,6 @@
 """DINOv2: transformers' Dinov2Model and Dinov2WithRegistersModel."""
 
-__all__ = ["FAMILIES", "rows"]
+__all__ = ["rows"]
 
 from collections.abc import Mapping
 from typing import Any

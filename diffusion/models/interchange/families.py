@@ -13,15 +13,18 @@ from diffusion.models.interchange import (
     control_net_tables,
     deep_compression_tables,
     dinov2_tables,
+    dinov3_tables,
     dit_tables,
     edm2_tables,
     edm_tables,
     flux_tables,
     mmdit_tables,
     pixart_tables,
+    siglip_tables,
     t5_tables,
     u_vit_tables,
     unet_2d_tables,
+    vit_tables,
 )
 from diffusion.models.interchange.family import Family, Refusal
 from diffusion.models.layers.choices import look_up
@@ -36,16 +39,19 @@ FAMILIES: dict[str, Family] = {
         control_net_tables.FAMILY,
         deep_compression_tables.FAMILY,
         *dinov2_tables.FAMILIES,
+        dinov3_tables.FAMILY,
         *dit_tables.FAMILIES,
         flux_tables.FAMILY,
         mmdit_tables.FAMILY,
         pixart_tables.FAMILY,
+        siglip_tables.FAMILY,
         t5_tables.FAMILY,
         u_vit_tables.FAMILY,
         unet_2d_tables.FAMILY,
         adm_tables.FAMILY,
         *edm_tables.FAMILIES,
         edm2_tables.FAMILY,
+        *vit_tables.FAMILIES,
     )
 }
 """The families of networks whose checkpoints this library reads and writes, by name."""

@@ -1,6 +1,6 @@
 """Rows that the tables of several image encoders share: patches, tokens before them, layers, norms."""
 
-__all__ = ["LEADING", "attention", "layers", "norm", "patch_rows"]
+__all__ = ["attention", "layers", "norm", "patch_rows"]
 
 from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, patches, stacked, within
 from diffusion.models.layers.vision_layers import PROJECTIONS

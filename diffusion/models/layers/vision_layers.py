@@ -7,7 +7,18 @@ One layer is
 with learned scales s of each feature in the DINO family, and s = 1 elsewhere.
 """
 
-__all__ = ["AttentionPool", "Layers", "Patches", "Positions", "check", "images_checked", "normalised"]
+__all__ = [
+    "AttentionPool",
+    "GatedMlp",
+    "Layer",
+    "Layers",
+    "Patches",
+    "Positions",
+    "SelfAttention",
+    "check",
+    "images_checked",
+    "normalised",
+]
 
 import flax.linen as nn
 import jax

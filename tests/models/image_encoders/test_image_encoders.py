@@ -1,24 +1,41 @@
 """Image encoders: their counts of parameters, their sizes of images, what they refuse. (Peers: test_families.py.)"""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.models import interchange
+from diffusion.models import image_encoders, interchange
 from diffusion.models.image_encoders import dinov2
 from diffusion.models.image_encoders.dinov2 import DINOv2
 from diffusion.models.layers import bicubic
 from tests.models.interchange import published
 
 SMALL = {"width": 32, "depth": 2, "heads": 4, "hidden": 64, "size": 28, "patch": 7}
-# Parameters of the published checkpoints, as the headers of their safetensors files sum to.
+# Parameters of the published checkpoints. For the networks of `LISTED`, those of the listing of transformers.
 COUNTS = {
-    ("ViT-S/14", 0): 22_056_576,
-    ("ViT-B/14", 0): 86_580_480,
-    ("ViT-L/14", 0): 304_368_640,
-    ("ViT-g/14", 0): 1_136_480_768,
-    ("ViT-L/14", 4): 304_372_736,
+    ("dinov2", "ViT-S/14"): 22_056_576,
+    ("dinov2", "ViT-B/14"): 86_580_480,
+    ("dinov2", "ViT-L/14"): 304_368_640,
+    ("dinov2", "ViT-g/14"): 1_136_480_768,
+    ("dinov3", "ViT-S/16"): 21_596_544,
+    ("dinov3", "ViT-L/16"): 303_129_600,
+    ("dinov3", "ViT-H+/16"): 840_592_640,
+    ("dinov3", "ViT-7B/16"): 6_716_035_072,
+    ("siglip", "So400m/14@384"): 428_225_600,
+    ("mae", "ViT-L/16"): 303_301_632,
+    ("ijepa", "ViT-H/14"): 630_762_240,
+}
+LISTED = {
+    ("dinov2", "ViT-L/14"): "dinov2_full_large",
+    ("dinov2", "ViT-g/14"): "dinov2_full_giant",
+    ("dinov3", "ViT-L/16"): "dinov3_full_large",
+    ("dinov3", "ViT-7B/16"): "dinov3_full_7b",
+    ("siglip", "So400m/14@384"): "siglip_full_so400m",
+    ("mae", "ViT-L/16"): "mae_full_large",
+    ("ijepa", "ViT-H/14"): "ijepa_full_huge",
 }
 
 
@@ -27,9 +44,16 @@ def parameters(module):
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-@pytest.mark.parametrize(("name", "registers"), COUNTS)
-def test_presets_have_the_published_numbers_of_parameters(name, registers):
-    assert parameters(dinov2.preset(name, registers=registers)) == COUNTS[name, registers]
+@pytest.mark.parametrize(("encoder", "name"), COUNTS)
+def test_presets_have_the_published_numbers_of_parameters(encoder, name):
+    module = getattr(image_encoders, encoder).preset(name)
+    assert parameters(module) == COUNTS[encoder, name]
+
+
+@pytest.mark.parametrize(("encoder", "name"), LISTED)
+def test_the_listings_have_the_published_numbers_of_parameters(encoder, name):
+    _, shapes = published.listing(LISTED[encoder, name])
+    assert sum(math.prod(shape) for shape in shapes.values()) == COUNTS[encoder, name]
 
 
 @pytest.mark.slow
@@ -70,7 +94,7 @@ def test_other_images_are_refused(images, words):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("heads", 5), ("patch", 9), ("depth", 0), ("attention", "flash"), ("dtype", "float16")]
+    ("field", "value"), [("heads", 5), ("patch", 29), ("depth", 0), ("attention", "flash"), ("dtype", "float16")]
 )
 def test_fields_out_of_range_are_refused(field, value):
     with pytest.raises(ValueError, match=field):

@@ -46,16 +46,16 @@ def run_with_offset(model, inputs):
         finer = model(pixel_values=prepared(inputs["fine"]))
     finally:
         torch.nn.functional.interpolate = interpolate
-    column = lambda side: torch.eye(side)[None, :, :, None]  # the images of unit vectors are the matrix
-    matrix = lambda side, **options: interpolate(column(side), mode="bicubic", **options)[0, :, :, 0].T
+    identity = lambda side: torch.eye(side)[None, None]  # of which the matrix is the image
+    matrix = lambda side, **options: interpolate(identity(side), mode="bicubic", **options)[0, 0]
     return {
         "coarse": out.pooler_output,
         "fine": finer.last_hidden_state[:, 1:],
-        "finer": matrix(4, size=(6, 1)),
-        "coarser": matrix(37, size=(16, 1)),
+        "finer": matrix(4, size=(6, 4)),
+        "coarser": matrix(37, size=(16, 37)),
         "coarser_offset": matrix(37, scale_factor=(16.1 / 37, 1.0)),
-        "finer_antialiased": matrix(4, size=(6, 1), antialias=True),
-        "coarser_antialiased": matrix(37, size=(16, 1), antialias=True),
+        "finer_antialiased": matrix(4, size=(6, 4), antialias=True),
+        "coarser_antialiased": matrix(37, size=(16, 37), antialias=True),
     }
 
 

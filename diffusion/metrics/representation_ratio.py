@@ -1,0 +1,35 @@
+"""FDr^k: a Frechet distance in each of k feature spaces, as a multiple of that of real images, averaged."""
+
+__all__ = ["representation_ratio"]
+
+from collections.abc import Mapping
+
+
+def representation_ratio(distances: Mapping[str, float], floors: Mapping[str, float]) -> float:
+    """The mean over feature spaces of FD(samples, training images) / FD(validation images, training images).
+
+    A ratio of one says that the samples are as far from the training images as held-out real images are. The spaces
+    weigh the same, whatever the scale of their features. (The paper's FDr^6 has Inception-v3 under ADM's protocol,
+    ConvNeXt, DINOv2, MAE, SigLIP 2 and CLIP; ConvNeXt is not among the encoders here, so bring its distance.)
+
+    Args:
+        distances: of the samples, by the name of the space.
+        floors: of as many held-out real images, in the same spaces; each above zero.
+
+    Returns:
+        The mean ratio.
+
+    Raises:
+        ValueError: if the spaces differ, there is none, or a floor is not positive.
+
+    Reference: Yang et al., "Representation Frechet Loss for Visual Generation", 2026.
+    """
+    if distances.keys() != floors.keys() or not distances:
+        raise ValueError(
+            f"a ratio needs both distances in each space; the samples have {', '.join(sorted(distances)) or 'none'}, "
+            f"and the real images {', '.join(sorted(floors)) or 'none'}"
+        )
+    for name, floor in floors.items():
+        if not floor > 0:
+            raise ValueError(f"the distance of real images in {name} is {floor}, and must be positive")
+    return sum(distances[name] / floors[name] for name in distances) / len(distances)

@@ -1,0 +1,189 @@
+"""Distances in an encoder's features: which network, which pictures it sees, what its files hold, and the command."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import scipy.linalg
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import comparison, records
+from diffusion.metrics import encoder_protocols, kernel_distance, manifold, mind
+from diffusion.metrics.inception_weights import WeightsError
+from diffusion.metrics.statistics import StatisticsError
+from diffusion.models import interchange
+from diffusion.models.image_encoders.dinov2 import DINOv2
+
+NETWORK = DINOv2(width=32, depth=2, heads=4, hidden=64, size=28, patch=7, offset=0.1)
+TINY = encoder_protocols.PROTOCOLS["dgm-eval"]._replace(
+    name="tiny", network="a tiny DINOv2", module=lambda: NETWORK, dimensions=32, size=21, overlap_rows=45
+)
+
+
+def made(module, seed=0):
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 28, 28, 3), np.float32))["params"]
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) * 0.3, shapes)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder") / "tiny"
+    interchange.save(folder, NETWORK, made(NETWORK))
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(encoder_protocols.PROTOCOLS, "tiny", TINY)
+    rng = np.random.default_rng(0)
+    images = {name: rng.integers(0, top, (50, 24, 20, 3), dtype=np.uint8) for name, top in (("a", 256), ("b", 200))}
+    for name, array in images.items():
+        np.savez(tmp_path / f"{name}.npz", array)
+    return tmp_path, images
+
+
+@pytest.mark.parametrize("name", encoder_protocols.PROTOCOLS)
+def test_a_protocol_is_of_a_network_with_its_features(name):
+    protocol = encoder_protocols.PROTOCOLS[name]
+    module = protocol.module()
+    family = interchange.FAMILIES[protocol.family]
+    assert family.build(family.describe(module)) == (module.clone(offset=0.0) if hasattr(module, "offset") else module)
+    image = jax.ShapeDtypeStruct((2, protocol.size, protocol.size, 3), np.float32)
+    params = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
+    found = jax.eval_shape(lambda params, x: protocol.features(module, params, x), params, image)
+    assert found.shape == (2, protocol.dimensions)
+    assert json.loads(json.dumps(encoder_protocols.described(protocol)))["name"] == name
+
+
+def test_pictures_are_prepared_as_by_pillow():
+    image = np.random.default_rng(0).integers(0, 256, (1, 40, 30, 3), dtype=np.uint8)
+    picture = Image.fromarray(image[0])
+    dgm = encoder_protocols.prepared(encoder_protocols.PROTOCOLS["dgm-eval"], image)
+    whole = np.asarray(picture.resize((224, 224), Image.Resampling.BICUBIC))
+    np.testing.assert_allclose(dgm[0], whole / 127.5 - 1, atol=1e-6)
+    cmmd = encoder_protocols.prepared(encoder_protocols.PROTOCOLS["cmmd"], image)
+    square = np.asarray(picture.crop((0, 5, 30, 35)).resize((336, 336), Image.Resampling.BICUBIC))
+    np.testing.assert_allclose(cmmd[0], square / 127.5 - 1, atol=1e-6)
+    edm2 = encoder_protocols.prepared(encoder_protocols.PROTOCOLS["edm2-dinov2"], image)
+    channel = Image.fromarray(image[0, :, :, 1].astype(np.float32)).resize((224, 224), Image.Resampling.BICUBIC)
+    np.testing.assert_allclose(edm2[0, :, :, 1], np.asarray(channel) / 127.5 - 1, atol=1e-5)
+    grey = encoder_protocols.prepared(encoder_protocols.PROTOCOLS["dgm-eval"], image[..., :1])
+    np.testing.assert_array_equal(grey[..., 0], grey[..., 2])
+
+
+def test_figures_are_those_of_the_networks_features(files, encoder):
+    folder, images = files
+    metrics = ("fid", "kid", "pr", "dc", "cmmd", "mind")
+    request = comparison.Request(f"{folder}/a.npz", f"{folder}/b.npz", "tiny", encoder=str(encoder), metrics=metrics)
+    record = records.measure(request)
+    figures = record["figures"]
+    params = made(NETWORK)
+    resized = {
+        name: np.stack([np.asarray(Image.fromarray(i).resize((21, 21), Image.Resampling.BICUBIC)) for i in array])
+        for name, array in images.items()
+    }
+    apply = jax.jit(lambda x: NETWORK.apply({"params": params}, x).pooled)
+    x, y = (np.asarray(apply(np.float32(resized[name]) / 127.5 - 1), np.float64) for name in "ab")
+    root = scipy.linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)).real
+    distance = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T) + np.cov(y.T) - 2 * root)
+    assert figures["fd"]["value"] == pytest.approx(distance, rel=1e-3)
+    assert figures["fd"]["space"] == "a tiny DINOv2"
+    assert figures["kd"]["value"] == pytest.approx(kernel_distance.mmd2(kernel_distance.cubic, x, y).value, rel=1e-3)
+    assert figures["cmmd"]["value"] == pytest.approx(kernel_distance.cmmd(x, y).value, rel=1e-3)
+    assert figures["mind"]["value"] == pytest.approx(mind.mind(x, y).value, rel=1e-3)
+    assert (figures["precision"]["k"], figures["precision"]["samples"]) == (5, 45)
+    drawn = np.random.default_rng(0)
+    x, y = (rows[np.sort(drawn.permutation(50)[:45])] for rows in (x, y))
+    overlap = manifold.overlap(x, y, manifold_k=5)
+    for name in ("precision", "recall", "density", "coverage"):
+        assert figures[name]["value"] == pytest.approx(getattr(overlap, name), abs=0.03)
+    assert record["protocol"]["name"] == "tiny" and record["weights"]["network"] == "a tiny DINOv2"
+    records.write(folder / "result.json", record)
+    assert not records.verify(folder / "result.json")
+
+
+def test_another_network_is_refused_by_the_first_tensor_that_differs(files, encoder, tmp_path):
+    wider = NETWORK.clone(hidden=96)
+    interchange.save(tmp_path / "wider", wider, made(wider))
+    with pytest.raises(WeightsError, match=r"a tiny DINOv2: encoder.layer.0.mlp.fc1.weight has the shape \[96, 32\]"):
+        encoder_protocols.load(TINY, tmp_path / "wider")
+    registers = NETWORK.clone(registers=4)
+    interchange.save(tmp_path / "registers", registers, made(registers))
+    with pytest.raises(WeightsError, match=r"it has no embeddings.register_tokens, which the file has"):
+        encoder_protocols.load(TINY, tmp_path / "registers")
+    tensors = load_file(encoder / "model.safetensors")
+    del tensors["layernorm.bias"]
+    save_file(tensors, tmp_path / "cut.safetensors")
+    with pytest.raises(WeightsError, match=r"layernorm.bias \[32\] is missing"):
+        encoder_protocols.load(TINY, tmp_path / "cut.safetensors")
+    with pytest.raises(WeightsError, match="no such file"):
+        encoder_protocols.load(TINY, tmp_path / "none")
+    # The same shapes, and another network by its config.
+    config = json.loads((encoder / "config.json").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.safetensors").write_bytes((encoder / "model.safetensors").read_bytes())
+    (other / "config.json").write_text(json.dumps({**config, "num_attention_heads": 8}))
+    with pytest.raises(WeightsError, match="num_attention_heads = 8, not 4"):
+        encoder_protocols.load(TINY, other)
+
+
+def test_a_single_file_holds_the_network_of_its_folder(encoder):
+    one, two = (encoder_protocols.load(TINY, path) for path in (encoder, encoder / "model.safetensors"))
+    assert one.digest == two.digest
+
+
+def test_statistics_for_other_programs_and_of_other_programs(files, encoder):
+    folder, _ = files
+    request = comparison.Request(reference=f"{folder}/b.npz", protocol="tiny", encoder=str(encoder))
+    made_here = comparison.make_reference(request, folder / "ours.npz")
+    with np.load(folder / "ours.npz") as arrays:  # NumPy's default refuses pickles
+        mean, covariance, rows = arrays["mu"], arrays["sigma"], arrays["reps"]
+    np.testing.assert_allclose(mean, rows.mean(axis=0, dtype=np.float64), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(covariance, np.cov(rows.T), rtol=1e-4, atol=1e-6)
+    assert made_here.count == 50
+    measured = lambda name: comparison.run(
+        comparison.Request(f"{folder}/a.npz", str(folder / name), "tiny", encoder=str(encoder), metrics=("fid",))
+    )["figures"]["fd"]["value"]
+    expected = measured("b.npz")
+    assert measured("ours.npz") == pytest.approx(expected, rel=1e-6)
+    # dgm-eval keeps a pickle of its settings beside the features.
+    np.savez(folder / "dgm.npz", model="dinov2", reps=rows.astype(np.float64), hparams={"nimages": 50})
+    assert measured("dgm.npz") == pytest.approx(expected, rel=1e-6)
+    np.savez(folder / "edm.npz", mu=mean, sigma=covariance)
+    assert measured("edm.npz") == pytest.approx(expected, rel=1e-6)
+
+
+def test_statistics_of_another_space_are_refused(files, encoder):
+    folder, _ = files
+    against = lambda name: comparison.run(
+        comparison.Request(f"{folder}/a.npz", str(folder / name), "tiny", encoder=str(encoder), metrics=("fid",))
+    )
+    np.savez(folder / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    with pytest.raises(StatisticsError, match=r"2,048 features .* the 32 of a tiny DINOv2"):
+        against("inception.npz")
+    pixels = comparison.Request(reference=f"{folder}/b.npz", features="pixels")
+    comparison.make_reference(pixels, folder / "pixels.safetensors")
+    with pytest.raises(StatisticsError, match=r"the space of pixels, flattened, .* in that of a tiny DINOv2"):
+        against("pixels.safetensors")
+    np.savez(folder / "short.npz", reps=np.zeros((1, 32)))
+    with pytest.raises(StatisticsError, match=r"\[1, 32\]"):
+        against("short.npz")
+
+
+def test_the_command_asks_for_the_network(files):
+    folder, _ = files
+    request = comparison.Request(f"{folder}/a.npz", f"{folder}/b.npz", "dgm-eval")
+    with pytest.raises(ConfigError, match=r"--encoder is missing: .* DINOv2 ViT-L/14"):
+        comparison.run(request)
+    with pytest.raises(ConfigError, match="takes no --inception"):
+        comparison.run(request._replace(inception="x.pth"))
+    with pytest.raises(ConfigError, match="--encoder goes with --protocol=dgm-eval"):
+        comparison.run(request._replace(protocol="adm", encoder="x"))
+    with pytest.raises(ConfigError, match="tf-gan, dgm-eval, edm2-dinov2, cmmd, cmmd-siglip2"):
+        comparison.run(request._replace(protocol=""))
