@@ -10,6 +10,7 @@ __all__ = [
     "cache_folder",
     "function_space",
     "gather",
+    "in_space",
     "inception_space",
     "open_reference",
     "versions",
@@ -66,7 +67,7 @@ class Space(NamedTuple):
     @property
     def name(self) -> str:
         """Its name in a table: "Inception-v3", "pixels", or that of the extractor's record."""
-        return "Inception-v3" if self.main in inception.TAPS else str(self.identity.get("features", self.main))
+        return statistics.INCEPTION if self.main in inception.TAPS else str(self.identity.get("features", self.main))
 
 
 class Gathered(NamedTuple):
@@ -159,6 +160,35 @@ def open_reference(spec: str, data_dir: str = "", side: int = 0) -> Reference:
     if path.suffix in (".safetensors", ".pkl", ".pickle", ".pt", ".pth") and not path.is_dir():
         return Reference(spec, statistics.read(path), None)
     return Reference(spec, None, image_sets.open_set(spec, data_dir, side))
+
+
+def in_space(reference: Reference, space: Space) -> Reference:
+    """The reference, its statistics under the names of the space; refuses those of other features.
+
+    Args:
+        reference: with or without statistics.
+        space: of the samples' features.
+
+    Returns:
+        The reference; of a file without a description, the features of as many dimensions are now the main tap's.
+
+    Raises:
+        StatisticsError: names the two spaces, or the fields that differ.
+    """
+    stated = reference.statistics
+    if stated is None:
+        return reference
+    statistics.require_same(reference.spec, stated, space.identity)
+    tap = str(space.dimensions)
+    if not space.dimensions or space.main in stated.moments:
+        return reference
+    if tap not in stated.moments:
+        has = " and ".join(f"{len(moments.mean):,}" for moments in stated.moments.values())
+        raise StatisticsError(
+            f"{reference.spec} has statistics of {has} features of a space that it does not name, and the samples have "
+            f"the {space.dimensions:,} of {space.name}: make the reference again under this protocol."
+        )
+    return reference._replace(statistics=stated._replace(moments={space.main: stated.moments[tap]}))
 
 
 def cache_folder() -> pathlib.Path:

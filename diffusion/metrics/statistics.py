@@ -14,12 +14,12 @@ JSON. Others' are .npz without a description, of which these arrays are read and
 The .npz of `write_npz` has all three, and our description as text, which these programs do not look at.
 """
 
-__all__ = ["Statistics", "StatisticsError", "differences", "in_space", "read", "require_same", "write", "write_npz"]
+__all__ = ["Statistics", "StatisticsError", "differences", "read", "require_same", "write", "write_npz"]
 
 import hashlib
 import json
 import pathlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import safetensors
@@ -29,11 +29,9 @@ from diffusion.io import files, limits, npz, schema
 from diffusion.metrics import frechet
 from diffusion.metrics.inception_weights import digest
 
-if TYPE_CHECKING:
-    from diffusion.metrics.references import Space
-
 FORMAT = 1  # raised by a change that older readers would misread
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth")
+INCEPTION = "Inception-v3"  # the network of a description that names none
 _ROWS = 512  # rows of features between two merges of moments
 _FOREIGN = {"mu": "sigma", "mu_s": "sigma_s"}  # mean -> covariance in .npz files
 _TABLE = schema.Valid("a table", lambda value: isinstance(value, dict))
@@ -270,33 +268,6 @@ def differences(made: dict, required: dict) -> list[str]:
     ]
 
 
-def in_space(name: str, statistics: Statistics, space: "Space") -> Statistics:
-    """The statistics of a reference, under the name that the samples' features have; refuses those of other features.
-
-    Args:
-        name: of the reference, for the message.
-        statistics: of the reference; a foreign file without a description passes where it has as many features.
-        space: of the samples' features.
-
-    Returns:
-        The statistics; a foreign file's tap of as many dimensions as the space has is now the space's main tap.
-
-    Raises:
-        StatisticsError: names the two spaces, or the fields that differ.
-    """
-    require_same(name, statistics, space.identity)
-    if not space.dimensions or space.main in statistics.moments:
-        return statistics
-    tap = str(space.dimensions)
-    if tap not in statistics.moments:
-        has = " and ".join(f"{len(moments.mean):,}" for moments in statistics.moments.values())
-        raise StatisticsError(
-            f"{name} has statistics of {has} features of a space that it does not name, and the samples have the "
-            f"{space.dimensions:,} of {space.name}: make the reference again under this protocol."
-        )
-    return statistics._replace(moments={space.main: statistics.moments[tap]})
-
-
 def require_same(name: str, statistics: Statistics, space: dict) -> None:
     """Refuses statistics of other features.
 
@@ -309,18 +280,13 @@ def require_same(name: str, statistics: Statistics, space: dict) -> None:
         StatisticsError: names the fields that differ.
     """
     made = statistics.about.get("space")
-    if made is not None and _network(made) != _network(space):
-        raise StatisticsError(
-            f"{name} has statistics in the space of {_network(made)}, and the samples are measured in that of "
-            f"{_network(space)}: choose that protocol, or make the reference again."
-        )
-    if made is not None and (differ := differences(made, space)):
+    if made is None:
+        return
+    made, space = ({"features": INCEPTION, **each} for each in (made, space))
+    if made["features"] != space["features"]:  # the other fields are those of two networks
+        made, space = ({"features": each["features"]} for each in (made, space))
+    if differ := differences(made, space):
         raise StatisticsError(
             f"{name} was made under another protocol, and a distance to it would be meaningless: "
             f"{'; '.join(differ)}. Choose that protocol, or make the reference again."
         )
-
-
-def _network(space: dict) -> str:
-    """The network of a space; Inception's description has its preparation and weights alone."""
-    return str(space.get("features", "Inception-v3"))

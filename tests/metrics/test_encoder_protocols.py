@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import comparison, records
-from diffusion.metrics import encoder_protocols, kernel_distance, manifold, mind
+from diffusion.metrics import encoder_protocols, kernel_distance, manifold, mind, statistics
 from diffusion.metrics.inception_weights import WeightsError
 from diffusion.metrics.statistics import StatisticsError
 from diffusion.models import interchange
@@ -169,8 +169,14 @@ def test_statistics_of_another_space_are_refused(files, encoder):
         against("inception.npz")
     pixels = comparison.Request(reference=f"{folder}/b.npz", features="pixels")
     comparison.make_reference(pixels, folder / "pixels.safetensors")
-    with pytest.raises(StatisticsError, match=r"the space of pixels, flattened, .* in that of a tiny DINOv2"):
+    with pytest.raises(StatisticsError, match="made with 'pixels, flattened', but needed with 'a tiny DINOv2'. Choose"):
         against("pixels.safetensors")
+    inception = comparison.Request(reference=f"{folder}/b.npz", features="pixels")
+    made_there = comparison.make_reference(inception, folder / "there.safetensors")
+    there = made_there._replace(about={**made_there.about, "space": {"weights": "91f2", "resize": "bilinear_tf1"}})
+    statistics.write(folder / "there.safetensors", there)
+    with pytest.raises(StatisticsError, match="made with 'Inception-v3', but needed with 'a tiny DINOv2'. Choose"):
+        against("there.safetensors")
     np.savez(folder / "short.npz", reps=np.zeros((1, 32)))
     with pytest.raises(StatisticsError, match=r"\[1, 32\]"):
         against("short.npz")
@@ -185,5 +191,5 @@ def test_the_command_asks_for_the_network(files):
         comparison.run(request._replace(inception="x.pth"))
     with pytest.raises(ConfigError, match="--encoder goes with --protocol=dgm-eval"):
         comparison.run(request._replace(protocol="adm", encoder="x"))
-    with pytest.raises(ConfigError, match="tf-gan, dgm-eval, edm2-dinov2, cmmd, cmmd-siglip2"):
+    with pytest.raises(ConfigError, match="torch-fidelity, dgm-eval, edm2-dinov2, cmmd, cmmd-siglip2"):
         comparison.run(request._replace(protocol=""))

@@ -80,8 +80,7 @@ def measure(
         if name not in METRICS:
             raise unknown("--metrics", name, METRICS, "metric")
     began = time.perf_counter()
-    if reference.statistics is not None:
-        reference = reference._replace(statistics=statistics.in_space(reference.spec, reference.statistics, space))
+    reference = references.in_space(reference, space)
     # Rows are kept for what needs them: of the samples always, for the standard error.
     taps = {tap for name in metrics for tap in (space.main, *TAPS.get(name, ()))}
     rows = tuple(tap for tap in space.taps if tap in taps)
