@@ -169,13 +169,13 @@ def test_statistics_of_another_space_are_refused(files, encoder):
         against("inception.npz")
     pixels = comparison.Request(reference=f"{folder}/b.npz", features="pixels")
     comparison.make_reference(pixels, folder / "pixels.safetensors")
-    with pytest.raises(StatisticsError, match="made with 'pixels, flattened', but needed with 'a tiny DINOv2'. Choose"):
+    with pytest.raises(StatisticsError, match=r"'pixels, flattened', but needed with 'a tiny DINOv2'\. Choose"):
         against("pixels.safetensors")
     inception = comparison.Request(reference=f"{folder}/b.npz", features="pixels")
     made_there = comparison.make_reference(inception, folder / "there.safetensors")
     there = made_there._replace(about={**made_there.about, "space": {"weights": "91f2", "resize": "bilinear_tf1"}})
     statistics.write(folder / "there.safetensors", there)
-    with pytest.raises(StatisticsError, match="made with 'Inception-v3', but needed with 'a tiny DINOv2'. Choose"):
+    with pytest.raises(StatisticsError, match=r"'Inception-v3', but needed with 'a tiny DINOv2'\. Choose"):
         against("there.safetensors")
     np.savez(folder / "short.npz", reps=np.zeros((1, 32)))
     with pytest.raises(StatisticsError, match=r"\[1, 32\]"):
