@@ -48,10 +48,10 @@ FAMILIES: dict[str, Family] = {
         t5_tables.FAMILY,
         u_vit_tables.FAMILY,
         unet_2d_tables.FAMILY,
+        *vit_tables.FAMILIES,
         adm_tables.FAMILY,
         *edm_tables.FAMILIES,
         edm2_tables.FAMILY,
-        *vit_tables.FAMILIES,
     )
 }
 """The families of networks whose checkpoints this library reads and writes, by name."""
