@@ -87,9 +87,9 @@ def test_figures_are_those_of_the_networks_features(files, encoder):
         name: np.stack([np.asarray(Image.fromarray(i).resize((21, 21), Image.Resampling.BICUBIC)) for i in array])
         for name, array in images.items()
     }
-    apply = jax.jit(lambda x: NETWORK.apply({"params": params}, x).pooled)
+    apply = jax.jit(lambda x: TINY.features(NETWORK, params, x))
     x, y = (np.asarray(apply(np.float32(resized[name]) / 127.5 - 1), np.float64) for name in "ab")
-    root = scipy.linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)).real
+    root = np.real(scipy.linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)))
     distance = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T) + np.cov(y.T) - 2 * root)
     assert figures["fd"]["value"] == pytest.approx(distance, rel=1e-3)
     assert figures["fd"]["space"] == "a tiny DINOv2"
@@ -153,7 +153,7 @@ def test_statistics_for_other_programs_and_of_other_programs(files, encoder):
     expected = measured("b.npz")
     assert measured("ours.npz") == pytest.approx(expected, rel=1e-6)
     # dgm-eval keeps a pickle of its settings beside the features.
-    np.savez(folder / "dgm.npz", model="dinov2", reps=rows.astype(np.float64), hparams={"nimages": 50})
+    np.savez(folder / "dgm.npz", model="dinov2", reps=rows.astype(np.float64), hparams=np.array({"nimages": 50}))
     assert measured("dgm.npz") == pytest.approx(expected, rel=1e-6)
     np.savez(folder / "edm.npz", mu=mean, sigma=covariance)
     assert measured("edm.npz") == pytest.approx(expected, rel=1e-6)

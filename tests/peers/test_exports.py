@@ -29,6 +29,8 @@ EXPORTS = (
     "clip_text", "clip_text,transformers 5", "clip_text_projection", "clip_vision", "clip_both", "t5_gated", "t5_relu",
     "conditional_unet_sd1", "conditional_unet_sd2", "conditional_unet_xl", "conditional_unet_distilled",
     "control_net",
+    "dinov2_plain", "dinov2_gated", "dinov2_registers", "dinov3", "dinov3_registers", "dinov3_unbiased",
+    "siglip", "siglip,transformers 5", "mae", "ijepa",
     "mmdit_sd3", "mmdit_sd35_medium", "flux_schnell", "flux_dev",
     "dit", "dit_original", "pixart", "pixart_sized", "u_vit_class",
     "unet_2d_ddpm", "unet_2d_heads", "unet_2d_adm", "unet_2d_ncsnpp",

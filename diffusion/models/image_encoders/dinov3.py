@@ -83,6 +83,7 @@ class DINOv3(nn.Module):
         if self.registers:
             before = jnp.concatenate([before, self.param("registers", normal, (self.registers, self.width))])
         before = jnp.broadcast_to(before.astype(x.dtype), (len(x), *before.shape))
+        turns = jnp.asarray(angles(*grid, self.width // self.heads, self.theta))
         x = Layers(
             self.depth,
             self.heads,
@@ -94,7 +95,7 @@ class DINOv3(nn.Module):
             attention=self.attention,
             dtype=self.dtype,
             name="encoder",
-        )(jnp.concatenate([before, x], axis=1), angles(*grid, self.width // self.heads, self.theta))
+        )(jnp.concatenate([before, x], axis=1), turns)
         return ImageFeatures(x[:, 1 + self.registers :], x[:, 0])
 
 

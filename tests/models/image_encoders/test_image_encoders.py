@@ -1,6 +1,7 @@
 """Image encoders: their counts of parameters, their sizes of images, what they refuse. (Peers: test_families.py.)"""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from diffusion.models.image_encoders.dinov2 import DINOv2
 from diffusion.models.layers import bicubic
 from tests.models.interchange import published
 
-SMALL = {"width": 32, "depth": 2, "heads": 4, "hidden": 64, "size": 28, "patch": 7}
+SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "hidden": 64, "size": 28, "patch": 7}
 # Parameters of the published checkpoints. For the networks of `LISTED`, those of the listing of transformers.
 COUNTS = {
     ("dinov2", "ViT-S/14"): 22_056_576,
