@@ -7,7 +7,7 @@ with the negative condition as second branch, or `composed` with a negative weig
 
 from diffusion import public
 from diffusion.guidance import measurements
-from diffusion.guidance.branches import Branches, separately, together
+from diffusion.guidance.branches import Branches, of_conditions, separately, together
 from diffusion.guidance.classifier_free import autoguidance, classifier_free
 from diffusion.guidance.classifier_gradient import classifier
 from diffusion.guidance.composed import composed
@@ -43,6 +43,7 @@ __all__ = [
     "gaussian_likelihood",
     "measurements",
     "negative_distance",
+    "of_conditions",
     "perturbed_attention",
     "posterior_sampling",
     "pseudoinverse",

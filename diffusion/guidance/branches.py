@@ -1,6 +1,6 @@
 """Branches: the predictions that a guidance combines, and ways to evaluate them."""
 
-__all__ = ["Branches", "evaluate", "separately", "together"]
+__all__ = ["Branches", "evaluate", "of_conditions", "separately", "together"]
 
 from collections.abc import Callable
 from typing import Any
@@ -75,3 +75,20 @@ def evaluate(branches: Branches, x_t: Array, t: ArrayLike, counts: tuple[int, ..
     if len(predictions) not in counts:
         raise ValueError(f"this guidance combines the branches {order}; got {len(predictions)} branches")
     return predictions
+
+
+def of_conditions(conditions: Callable[..., tuple[Any, ...]]) -> Callable[[Callable], Callable]:
+    """A decorator of guidances that combine other branches than those of the condition and the null condition.
+
+    A config then gives the arguments of both functions in one entry.
+
+    Args:
+        conditions: (condition `[B, ...]`, null, mask, and arguments of its own) -> the conditions of the branches; mask
+            is layers -> Bool `[B, L]`, True at these layers of the network. It takes what it needs of these.
+    """
+
+    def of(guidance: Callable) -> Callable:
+        guidance.conditions = conditions  # type: ignore[attr-defined]
+        return guidance
+
+    return of

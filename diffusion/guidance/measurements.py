@@ -1,9 +1,9 @@
 """Measurements of a picture in a linear inverse problem: y = A x_0 + sigma_y z."""
 
-__all__ = ["Measurement", "masked", "matrix", "pooled"]
+__all__ = ["Measurement", "at_random", "blurred", "box", "masked", "matrix", "pooled"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -33,6 +33,65 @@ def masked(mask: Array) -> Measurement:
     return Measurement(lambda x: jnp.where(mask, x, 0), lambda y, ratio: jnp.where(mask, y / (1 + ratio), 0))
 
 
+def box(shape: Sequence[int], corner: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    """Bool `[H, W, 1]`, False in a box, which is unknown: a mask for `masked`.
+
+    Args:
+        shape: (H, W, C) of a picture.
+        corner: (row, column) of the box's first pixel.
+        size: (rows, columns) of the box.
+
+    Raises:
+        ValueError: if the box is not within the picture.
+    """
+    if not all(0 <= a and 0 < n and a + n <= side for a, n, side in zip(corner, size, shape[:2])):
+        raise ValueError(f"box: corner = {corner} and size = {size} are not within a picture of {tuple(shape)}")
+    mask = np.ones((*shape[:2], 1), bool)
+    mask[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]] = False
+    return mask
+
+
+def at_random(shape: Sequence[int], share: float, seed: int = 0) -> np.ndarray:
+    """Bool `[H, W, 1]`, True at a share of the pixels, the same for all pictures: a mask for `masked`.
+
+    Args:
+        shape: (H, W, C) of a picture.
+        share: of the pixels that are known, in (0, 1].
+        seed: of their choice.
+
+    Raises:
+        ValueError: if the share is out of range.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"at_random: share = {share} must be in (0, 1]")
+    return np.random.default_rng(seed).random((*shape[:2], 1)) < share
+
+
+def blurred(std: float) -> Measurement:
+    """Images `[B, H, W, C]` are blurred by a Gaussian that goes round at the edges; A is diagonal in Fourier's basis.
+
+    Args:
+        std: of the Gaussian, in pixels, > 0.
+
+    Raises:
+        ValueError: if std is not positive.
+    """
+    if not std > 0:
+        raise ValueError(f"measurements.blurred: std = {std} must be positive")
+
+    def filtered(x, of):
+        rows, columns = (jnp.exp(-2 * (jnp.pi * std * jnp.fft.fftfreq(side)) ** 2) for side in x.shape[1:3])
+        gain = of(rows[:, None] * columns)[None, :, :, None]
+        return jnp.real(jnp.fft.ifft2(jnp.fft.fft2(x, axes=(1, 2)) * gain, axes=(1, 2))).astype(x.dtype)
+
+    def solve(y, ratio):
+        # Frequencies that the blur erases are left out of the pseudo-inverse.
+        inverse = lambda gain: jnp.where(gain > 1e-3, 1 / (jnp.where(gain > 1e-3, gain, 1) ** 2 + jnp.max(ratio)), 0)
+        return filtered(y, inverse)
+
+    return Measurement(lambda x: filtered(x, lambda gain: gain), solve)
+
+
 def pooled(factor: int) -> Measurement:
     """Means over factor x factor pixels of images `[B, H, W, C]` are known (super-resolution): A A^T = I / factor^2.
 
@@ -58,6 +117,8 @@ def matrix(A: np.ndarray) -> Measurement:
     Args:
         A: `[M, D]`, concrete. y is `[B, M]`.
     """
+    A = np.asarray(A)
+    A = A if np.issubdtype(A.dtype, np.floating) else A.astype(np.float32)
     values, axes = np.linalg.eigh(A @ A.T)
     rank = values > values.max(initial=0) * len(values) * np.finfo(A.dtype).eps
 

@@ -2,12 +2,32 @@
 
 __all__ = ["perturbed_attention", "skip_layer"]
 
-from diffusion.guidance.branches import Branches, evaluate
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from diffusion.guidance.branches import Branches, evaluate, of_conditions
 from diffusion.guidance.prediction_changes import extrapolate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
 
 
+def _impaired(kind: str) -> Callable[..., tuple[Any, ...]]:
+    def conditions(
+        condition: Any, null: Any, mask: Callable, layers: Sequence[int], classifier_free: Scale | None = None
+    ) -> tuple[Any, ...]:
+        """The conditions in a config: of the sample, none where that is guided too, and of the impaired network."""
+
+        def of(condition, layers):
+            entries = condition if isinstance(condition, Mapping) else {"label": condition}
+            return {**{name: entry for name, entry in entries.items() if entry is not None}, kind: mask(layers)}
+
+        unconditional = () if classifier_free is None else (of(null, ()),)
+        return (of(condition, ()), *unconditional, of(condition, layers))
+
+    return conditions
+
+
+@of_conditions(_impaired("identity"))
 def perturbed_attention(
     branches: Branches, scale: Scale, classifier_free: Scale | None = None, interval: Interval = None
 ) -> Denoiser:
@@ -33,6 +53,7 @@ def perturbed_attention(
     return _away(branches, scale, classifier_free, interval)
 
 
+@of_conditions(_impaired("skip"))
 def skip_layer(
     branches: Branches, scale: Scale, classifier_free: Scale | None = None, interval: Interval = None
 ) -> Denoiser:

@@ -133,6 +133,7 @@ class DiT(nn.Module):
     own_embeddings: bool = False
     shape: tuple[int, int, int] | None = None
     ranks = (3,)
+    layer_masks = ("skip", "identity", "borrow")
 
     def __post_init__(self):
         for field in ("patch", "width", "depth", "heads", "mlp_ratio", "times"):

@@ -5,10 +5,11 @@
 | `kind`        | "backbone" | how objectives call it; or "autoencoder", or "towers" of images and texts   |
 | `text_inputs` | None       | its inputs from a text, e.g. `conditions.TOKENS`                            |
 | `one_size`    | False      | whether it takes pictures of one size alone                                 |
+| `layer_masks` | ()         | the masks of `depth` layers that its condition may have, e.g. "skip"        |
 | `ranks`       | None       | of one example that it takes, 3 for pictures (H, W, C); None: any           |
 """
 
-__all__ = ["kind", "one_size", "takes_rank", "text_inputs"]
+__all__ = ["kind", "layer_masks", "one_size", "takes_rank", "text_inputs"]
 
 from typing import Any
 
@@ -23,6 +24,11 @@ def kind(network: Any) -> str:
 def text_inputs(network: Any) -> TextInputs | None:
     """The inputs of a module or of its class from a text; None without text."""
     return getattr(network, "text_inputs", None)
+
+
+def layer_masks(network: Any) -> tuple[str, ...]:
+    """The masks of layers that the condition of a module, or of one of its class, may have."""
+    return getattr(network, "layer_masks", ())
 
 
 def one_size(network: Any) -> bool:

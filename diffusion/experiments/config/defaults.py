@@ -113,6 +113,12 @@ def defaults() -> ConfigDict:
                     "scale": 1.0,  # 1 is none
                     "interval": placeholder(tuple),  # (t_low, t_high) outside of which the scale is 1; None: everywhere
                 },
+                "guides": (),  # of the guided denoiser, in order, e.g. ({"name": "dynamic_threshold"},)
+                "measurement": {  # of pictures that the samples agree with, for guides that read it
+                    "operator": {"name": ""},  # e.g. {"name": "pooled", "factor": 2}
+                    "pictures": "",  # a split of the data, or a .npz or .npy file; sample i agrees with picture i
+                    "noise_std": 0.0,  # on the scale [-1, 1] of the network
+                },
                 "number": 1000,
                 "batch_size": 250,
                 "seed": 0,

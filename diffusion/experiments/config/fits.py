@@ -11,7 +11,7 @@ from diffusion import parameterizations
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.values import built_in_python, plain
 from diffusion.flow_maps import FlowMap
-from diffusion.guidance import Unpaired
+from diffusion.guidance import Memory, Unpaired
 from diffusion.samplers.sample import check_plan
 
 
@@ -74,7 +74,7 @@ def check(recipe: Any) -> None:
                 )
     if built_in_python(config) or not conditions_may_follow(config):
         check_null(recipe)
-    scale = config.sample.guidance.scale
+    scale = recipe.scale
     with blamed("sample.guidance.scale", "objective.name"):
         objective.check_scale(scale)
     _check_way(recipe)
@@ -82,6 +82,21 @@ def check(recipe: Any) -> None:
     with blamed("sample.guidance.name"):
         if scale != 1 and isinstance(kind, Unpaired) and Unpaired not in sampler.takes:
             raise ValueError("the guidance needs a sampler that takes x0 and eps as they are. Valid: ddim")
+    with blamed("sample.guides", "sample.guidance.name", "sample.sampler"):
+        if recipe.guides and scale != 1 and isinstance(kind, (Memory, Unpaired)):
+            raise ValueError("guides change a plain denoiser, and this guidance is none. Valid: e.g. classifier_free")
+        if (recipe.guides or recipe.conditions) and FlowMap in sampler.takes:
+            raise ValueError("a flow map is guided while it is trained. Valid: guides = (), and classifier_free")
+    for guide in recipe.guides:
+        for run in guide.runs:
+            run.check(recipe)
+    if recipe.measured is not None and recipe.shape is not None:
+        with blamed("sample.measurement.operator"):
+            try:
+                forward = recipe.measured.of(recipe.shape).forward
+                jax.eval_shape(forward, jax.ShapeDtypeStruct((1, *recipe.shape), np.float32))
+            except TypeError as error:
+                raise ValueError(f"it does not measure examples of {recipe.shape}: {error}") from error
 
 
 def _check_way(recipe: Any) -> None:
@@ -129,7 +144,7 @@ def check_null(recipe: Any) -> None:
     if recipe.null is not None:
         return
     objective = recipe.objective
-    guided = recipe.config.sample.guidance.scale != 1 and FlowMap not in recipe.sampler.takes
+    guided = recipe.scale != 1 and FlowMap not in recipe.sampler.takes
     with blamed_on(recipe.config, "model.num_classes"):
         if guided or objective.strength or (recipe.teacher and recipe.teacher.scale != 1):
             raise ValueError("guidance needs a null class, and the network has no classes. Valid: a scale of 1")

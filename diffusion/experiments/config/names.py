@@ -21,6 +21,7 @@ from diffusion import (
 )
 from diffusion.data import augmentation, sources, transforms
 from diffusion.experiments.config import ConfigError
+from diffusion.guidance import measurements
 from diffusion.metrics import features
 from diffusion.models import MODELS as BACKBONES
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -212,13 +213,22 @@ GRIDS = _table(
 )
 PLANS = _table(timesteps.plan, timesteps.staggered, samplers.restart_plan, editing.repaint)
 DRIVERS = _table(samplers.sample, samplers.picard, samplers.adaptive)
-GUIDANCES = _table(  # of two branches, the condition and the null one
+GUIDANCES = _table(  # of branches: the condition and the null one, or those of its `of_conditions`
     guidance.classifier_free,
     guidance.rescaled,
     guidance.adaptive_projected,
     guidance.classifier_free_plus_plus,
     guidance.zero_star,
+    guidance.composed,
+    guidance.perturbed_attention,
+    guidance.skip_layer,
 )
+GUIDES = _table(  # of the guided denoiser
+    guidance.autoguidance, guidance.dynamic_threshold, guidance.posterior_sampling, guidance.pseudoinverse
+)
+LIKELIHOODS = _table(guidance.gaussian_likelihood, guidance.negative_distance)  # of measured pictures
+MEASUREMENTS = _table(measurements.masked, measurements.blurred, measurements.pooled, measurements.matrix)
+MASKS = _table(measurements.box, measurements.at_random)  # of "masked"
 OPTIMIZERS = optimizers.OPTIMIZERS
 SOURCES = _table(
     sources.tfds,

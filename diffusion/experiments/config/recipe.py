@@ -14,6 +14,7 @@ from diffusion import samplers
 from diffusion.data import packing
 from diffusion.data.sources import DataSpec, is_picture
 from diffusion.experiments.config import fits, parts
+from diffusion.experiments.config.guides import Guide, Measured
 from diffusion.experiments.config.packed import PackedNetwork
 from diffusion.flow_maps import FlowMap
 from diffusion.guidance import Branches
@@ -119,6 +120,10 @@ class Recipe:
         chosen_plan: how the plan is chosen for the trained network; None: it is the plan above.
         driver: (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan.
         guidance: branches -> the guided denoiser; None: classifier-free, of scale config.sample.guidance.scale.
+        conditions: (network, condition, null) -> the conditions of the branches that the guidance combines; None: the
+            condition and the null one, or the condition alone at config.sample.guidance.scale = 1.
+        guides: what changes the guided denoiser further, in order.
+        measured: the pictures that samples agree with, for the guides that read them.
         null: the null condition of one example, or some of its entries; None: the class `num_classes`, zeros for all
             else in the data's "condition", or nothing for an unconditional network.
         num_classes: 0 for a network without classes; None: as the network's field of that name says.
@@ -152,6 +157,9 @@ class Recipe:
     chosen_plan: ChosenPlan | None = None
     driver: Callable[..., Any] = samplers.sample
     guidance: Callable[[Branches], Any] = None  # type: ignore[assignment]
+    conditions: Callable[..., tuple[Any, ...]] | None = None
+    guides: tuple[Guide, ...] = ()
+    measured: Measured | None = None
     null: Any = None
     num_classes: int = None  # type: ignore[assignment]
     augmentations: tuple = ()
@@ -200,6 +208,19 @@ class Recipe:
     def makes_pictures(self) -> bool:
         """Whether its samples are pictures, which can be drawn."""
         return bool(self.config.data.latents.dir) or is_picture(self.shape, "uint8" if self.makes_bytes else "float32")
+
+    @property
+    def scale(self) -> float:
+        """The scale of classifier-free guidance, 1 for none; of a guidance with other conditions, 0 if one is null.
+
+        Raises:
+            ConfigError: if that guidance takes other arguments, or the network does not have its layers.
+        """
+        if self.conditions is None:
+            return self.config.sample.guidance.scale
+        null = np.ones(1, np.int32)
+        leaves = jax.tree.leaves(self.conditions(self.network, np.zeros(1, np.int32), null))
+        return 0.0 if any(leaf is null for leaf in leaves) else 1.0
 
     @property
     def follows_plan(self) -> bool:

@@ -8,19 +8,21 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion import flow_maps, objectives, parameterizations, samplers, schedules, timesteps
 from diffusion.data import buckets, packing, transforms
 from diffusion.data import captions as texts
-from diffusion.experiments.config import ConfigError, fields, fits, names
+from diffusion.experiments.config import ConfigError, fields, fits, guides, names
 from diffusion.experiments.config.entries import annotation, call, takes, tuples_of
 from diffusion.experiments.config.recipe import ChosenPlan, Recipe, SecondPlayer, Teacher
 from diffusion.experiments.config.values import plain
 from diffusion.guidance import Branches, Memory, Unpaired
 from diffusion.models import facts
-from diffusion.models.layers import conditions
+from diffusion.models.layers import layer_masks
+from diffusion.models.layers.conditions import TextInputs
 from diffusion.parameterizations import Denoiser
 from diffusion.training import ema, optimizers, power_ema
 
@@ -112,6 +114,9 @@ class Resolver:
             chosen_plan=self.chosen_plan,
             driver=self.driver,
             guidance=self.guidance,
+            conditions=self.conditions,
+            guides=self.guides,
+            measured=self.measured,
             null=self.null,
             num_classes=self.config["model"].get("num_classes", 0),
             augmentations=self.augmentations,
@@ -429,16 +434,17 @@ class Resolver:
         return drive
 
     def guidance(self, branches: Branches) -> Denoiser | Memory | Unpaired:
-        """The guidance `config.sample.guidance` of two branches, that of the condition and the null one.
+        """The guidance `config.sample.guidance` of its branches: of the condition and the null one, or `conditions`.
 
         Raises:
             ConfigError: for a name or argument that is not known, or a scale below zero.
         """
-        spec = {name: value for name, value in plain(self.config["sample"]["guidance"]).items() if value is not None}
+        spec, _ = self._guidance_entry
         path = "config.sample.guidance"
-        fields.check_type(f"{path}.scale", spec.get("scale"), float)
-        if spec["scale"] < 0:
-            raise ConfigError(f"{path}.scale = {spec['scale']}. Valid: at least 0; 1 is no guidance.")
+        if "scale" in spec or self.conditions is None:
+            fields.check_type(f"{path}.scale", spec.get("scale"), float)
+            if spec["scale"] < 0:
+                raise ConfigError(f"{path}.scale = {spec['scale']}. Valid: at least 0; 1 is no guidance.")
         interval = spec.get("interval")
         if interval is not None and not fields.pair(interval):
             raise ConfigError(
@@ -446,10 +452,81 @@ class Resolver:
             )
         return call(names.GUIDANCES, spec, path, "guidance", branches=branches, schedule=self.schedule)
 
+    @property
+    def _guidance_entry(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The entry without what is None, as its function takes it, and as the function of its conditions does."""
+        entry = plain(self.config["sample"]["guidance"])
+        spec = {name: value for name, value in entry.items() if value is not None}
+        function = names.GUIDANCES.get(spec.get("name"))
+        of = getattr(function, "conditions", None)
+        if of is None:
+            return spec, {}
+        rest = {
+            name: value
+            for name, value in spec.items()
+            if name == "name" or not takes(of, name) or takes(function, name)
+        }
+        return rest, {name: value for name, value in spec.items() if name == "name" or takes(of, name)}
+
+    @property
+    def conditions(self) -> Callable[..., tuple[Any, ...]] | None:
+        """(network, condition, null) -> the conditions of the branches; None: the condition and the null one."""
+        function = names.GUIDANCES.get(self.config["sample"]["guidance"].get("name"))
+        of = getattr(function, "conditions", None)
+        if of is None:
+            return None
+        _, spec = self._guidance_entry
+
+        def conditions(network: Any, condition: Any, null: Any) -> tuple[Any, ...]:
+            number = len(jax.tree.leaves(condition)[0]) if jax.tree.leaves(condition) else 1
+
+            def mask(layers):
+                if not facts.layer_masks(network):
+                    raise ValueError(
+                        f"config.model.name = {self.config['model']['name']!r} has no layers that a mask impairs. "
+                        "Valid: "
+                        f"{', '.join(name for name, other in names.MODELS.items() if facts.layer_masks(other))}"
+                    )
+                return layer_masks.mask(number, network.depth, layers)
+
+            supplied = {"condition": condition, "null": null, "mask": mask}
+            return call({spec["name"]: of}, spec, "config.sample.guidance", "guidance", **supplied)
+
+        return conditions
+
+    @property
+    def measured(self) -> guides.Measured | None:
+        """The measured pictures `config.sample.measurement`; None without an operator."""
+        settings = self.config["sample"]["measurement"]
+        path = "config.sample.measurement"
+        if not settings["operator"].get("name"):
+            return None
+        if self.config["data"]["latents"]["dir"]:
+            raise ConfigError(
+                f"{path}.operator: the run is on latents, and pictures are measured. Valid: a run on pictures."
+            )
+        if not settings["pictures"]:
+            raise ConfigError(f"{path}.pictures = ''. Valid: a split of the data, e.g. 'test', or a .npz or .npy file.")
+
+        def of(shape):
+            mask = lambda spec, at: call(names.MASKS, spec, at, "mask", shape=shape)
+            return call(
+                names.MEASUREMENTS, settings["operator"], f"{path}.operator", "measurement", nested={"mask": mask}
+            )
+
+        return guides.Measured(of, settings["pictures"], settings["noise_std"])
+
+    @property
+    def guides(self) -> tuple[guides.Guide, ...]:
+        """What changes the guided denoiser, `config.sample.guides`."""
+        shape = self.config["data"]["shape"]
+        of_run = lambda config: recipe(config, config["data"]["shape"])
+        return self._once("guides", lambda: guides.made(self.config, self.schedule, self.measured, of_run, shape))
+
     # ==== The null condition ====
 
     @property
-    def text_inputs(self) -> conditions.TextInputs | None:
+    def text_inputs(self) -> TextInputs | None:
         """What the network `config.model` receives of a text; None for one that receives no text."""
         return facts.text_inputs(names.MODELS.get(self.config["model"].get("name")))
 

@@ -76,4 +76,6 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("data", "source", {"name": "tfds"}),
     _adds("sample", "plan", {"name": "plan"}),
     _adds("sample", "driver", {"name": "sample"}),
+    _adds("sample", "guides", ()),
+    _adds("sample", "measurement", {"operator": {"name": ""}, "pictures": "", "noise_std": 0.0}),
 ]

@@ -91,7 +91,8 @@ def copying(subject: Subject) -> dict:
 def bits_per_dim(subject: Subject) -> dict:
     """Bits per dimension of held-out images under the moving average, without guidance; see `diffusion.likelihood`."""
     config = from_json(to_json(subject.config))
-    config.sample.guidance.scale = 1.0  # a guided flow has another density
+    config.sample.guidance = {"name": "classifier_free", "scale": 1.0}  # a guided flow has another density
+    config.sample.guides = ()
     schedule = resolve.Resolver(config).schedule
     shape = subject.real.images.shape[1:]
     denoise = generate.denoiser(resolve.recipe(config, shape))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ from jax.typing import ArrayLike
 from diffusion import flow_maps, guidance, parameterizations, samplers
 from diffusion.data import pipeline
 from diffusion.data.sources.streams import Stream
-from diffusion.data.transforms import to_uint8
-from diffusion.experiments.config import ConfigError, data
+from diffusion.data.transforms import to_model, to_uint8
+from diffusion.experiments.config import ConfigError, data, guides
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.io import npz
 from diffusion.models.layers import conditions, layout
 from diffusion.objectives import Jumps
 from diffusion.training import sharding
@@ -88,8 +90,11 @@ def keys(seeds: ArrayLike) -> tuple[Array, Array]:
     return first, rest
 
 
-def denoiser(recipe: Recipe) -> Callable[[Any, Array], Any]:
-    """The guided denoiser of a run for a shape of examples, (params, labels `[B]`) -> what `samplers.sample` takes.
+def denoiser(recipe: Recipe) -> Callable[..., Any]:
+    """The guided denoiser of a run for a shape of examples, of (params, labels `[B]`): what `samplers.sample` takes.
+
+    A third argument is what its guides read: the weights of second runs by the path of their field, and the measured
+    pictures `[B, ...]`. Without it the weights are read here, and constants of the program.
 
     Raises:
         ConfigError: if the run trains a flow map, which has no denoiser.
@@ -100,18 +105,64 @@ def denoiser(recipe: Recipe) -> Callable[[Any, Array], Any]:
         )
     schedule = recipe.schedule
     parameterization = recipe.parameterization
-    scale = recipe.config.sample.guidance.scale
+    for guide in recipe.guides:
+        for run in guide.runs:
+            run.check(recipe)
 
-    def of(params: Any, labels: Array) -> Any:
+    def guided(params: Any, labels: Array) -> Any:
         network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
-        if recipe.null is None:
-            return parameterizations.denoiser(network, schedule, parameterization)
-        if scale == 1:
-            return parameterizations.denoiser(network, schedule, parameterization, labels)
-        conditions = (labels, recipe.null_condition(_number(labels)))
+        condition = None if recipe.null is None else labels
+        if recipe.conditions is None and (recipe.null is None or recipe.scale == 1):
+            return parameterizations.denoiser(network, schedule, parameterization, condition)
+        conditions = (condition, None if recipe.null is None else recipe.null_condition(_number(labels)))
+        if recipe.conditions is not None:
+            conditions = recipe.conditions(recipe.network, *conditions)
         return recipe.guidance(guidance.together(network, schedule, parameterization, conditions))
 
+    def of(params: Any, labels: Array, read: GuidesRead | None = None) -> Any:
+        denoise = guided(params, labels)
+        weights, y = read or GuidesRead(guides.weights(recipe.guides), None)
+        if y is None and any(guide.measured for guide in recipe.guides):
+            raise ConfigError("config.sample.guides reads measured pictures, and only diffusion sample measures them.")
+        for guide in recipe.guides:
+            denoise = guide.apply(denoise, weights, labels, guides.Rows(y, recipe.shape))
+        return denoise
+
     return of
+
+
+class GuidesRead(NamedTuple):
+    """What the guides of a run read beside its network: see `denoiser`."""
+
+    weights: dict[str, Any]
+    y: Any
+
+
+def measured_pictures(recipe: Recipe) -> np.ndarray | None:
+    """What the instrument saw of the pictures `config.sample.measurement.pictures`, `[K, ...]`; None without one.
+
+    Raises:
+        ConfigError: for pictures that are not there, or of another shape than the run's.
+    """
+    if recipe.measured is None:
+        return None
+    path = pathlib.Path(recipe.measured.pictures).expanduser()
+    if path.suffix in (".npz", ".npy"):
+        try:
+            pictures = npz.load(path, ("images",))["images"] if path.suffix == ".npz" else np.load(path)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"config.sample.measurement.pictures = {str(path)!r}: {error}") from error
+    else:
+        source = data.source(recipe.config, recipe.measured.pictures)
+        records = pipeline.fetch(source, np.arange(min(recipe.config.sample.number, len(source))))
+        pictures = np.stack([record["image"] for record in records])
+    if pictures.shape[1:] != recipe.shape or pictures.dtype != np.uint8 or not len(pictures):
+        raise ConfigError(
+            f"config.sample.measurement.pictures = {recipe.measured.pictures!r} holds {pictures.dtype} "
+            f"{list(pictures.shape)}. Valid: uint8 {['K', *recipe.shape]}."
+        )
+    few = pictures[: recipe.config.sample.number]
+    return guides.measure(recipe.measured, np.asarray(to_model(jnp.asarray(few))), recipe.config.seed)
 
 
 def flow_map(recipe: Recipe) -> Callable[[Any, Array], flow_maps.FlowMap]:
@@ -179,22 +230,28 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
     sampler = recipe.sampler
     plan = recipe.plan
     network = of_kind(recipe)
+    reads = {"weights": guides.weights(recipe.guides)} if recipe.guides else {}
+    seen = measured_pictures(recipe)
     decoder, decode = autoencoder_folders.decoding(config)
     batch_size = min(config["sample"]["batch_size"], config["sample"]["number"])
     if mesh is not None:
         shards = sharding.batch_shards(mesh)
         batch_size = -(-batch_size // shards) * shards
         held = sharding.positions(batch_size, mesh)
-        decoder = jax.device_put(decoder, NamedSharding(mesh, PartitionSpec()))
+        decoder, reads = jax.device_put((decoder, reads), NamedSharding(mesh, PartitionSpec()))
 
-    def sampled(drive, params, labels, seeds):
+    def sampled(drive, params, reads, labels, seeds):
         first, rest = keys(seeds)
+        labels, y = labels
+        read = (GuidesRead(reads["weights"], y),) if reads else ()
         x = samplers.prior(schedule, first, recipe.shape)
-        return drive(sampler=sampler, denoise=network(params, labels), schedule=schedule, x=x, plan=plan, keys=rest)
+        return drive(
+            sampler=sampler, denoise=network(params, labels, *read), schedule=schedule, x=x, plan=plan, keys=rest
+        )
 
-    def finish(params, decoder, labels, seeds):
+    def finish(params, decoder, reads, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
-            x = decode(decoder, sampled(recipe.driver, params, labels, seeds))
+            x = decode(decoder, sampled(recipe.driver, params, reads, labels, seeds))
             return to_uint8(x) if recipe.makes_bytes else x
 
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
@@ -206,19 +263,24 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None) -> Generator:
         """Those rows where the samples are made, from arrays that every process has whole."""
         return rows if mesh is None else sharding.to_devices(jax.tree.map(lambda a: a[held], rows), mesh, batch_size)
 
+    def with_pictures(labels, seeds):
+        """The labels, and the measured picture of each sample: picture i for the i-th seed of config.sample.seed."""
+        return labels, None if seen is None else seen[np.asarray(seeds) % SEEDS % len(seen)]
+
     def images(params, labels, seeds, progress=lambda done: None):
+        labels = with_pictures(labels, seeds)
         made = []
         for first in range(0, len(seeds), batch_size):
             rows = np.arange(first, min(first + batch_size, len(seeds)))
             filled = np.resize(rows, batch_size)  # a short last batch is filled up, and cut again
             few = jax.tree.map(lambda leaf, filled=filled: leaf[filled], (labels, seeds))
-            samples = finish(params, decoder, *batch(few))
+            samples = finish(params, decoder, reads, *batch(few))
             made.append(np.asarray(samples.addressable_data(0))[: len(rows)])
             progress(first + len(rows))
         return np.concatenate(made)
 
     def trajectory(params, labels, seeds):
-        steps = watch(params, labels, seeds)
+        steps = watch(params, reads, with_pictures(labels, seeds), seeds)
         return np.asarray(show(decoder, steps.x)), np.asarray(show(decoder, steps.x0))
 
     return Generator(images, trajectory, sampler.nfe(plan.solved) if recipe.follows_plan else None)

@@ -50,6 +50,7 @@ def test_the_config_of_an_earlier_commit_is_complete(before):
     rest = plain(config)
     assert rest["data"].pop("source") == {"name": "tfds"}
     assert [rest["sample"].pop(name) for name in ("plan", "driver")] == [{"name": "plan"}, {"name": "sample"}]
+    assert rest["sample"].pop("guides") == () and rest["sample"].pop("measurement")["operator"] == {"name": ""}
     del rest["second_player"], old["rival"]
     assert rest == plain(old)
 
@@ -62,7 +63,7 @@ def test_each_field_that_came_later_gets_the_value_that_changes_nothing():
     del oldest["teacher"]["scale"], oldest["teacher"]["pairs"]
     for name in ("latents", "changed", "buckets", "text", "source"):
         del oldest["data"][name]
-    for name in ("plan", "driver"):
+    for name in ("plan", "driver", "guides", "measurement"):
         del oldest["sample"][name]
     assert plain(versions.read(json.dumps(oldest))) == plain(config)
 

@@ -1,0 +1,224 @@
+"""What changes a run's denoiser when it makes samples: guides in their order, second runs, and measured pictures."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import parameterizations
+from diffusion.experiments.config import ConfigError, names, versions
+from diffusion.experiments.config.entries import annotation, call, takes
+from diffusion.experiments.config.values import plain
+from diffusion.guidance.measurements import Measurement
+from diffusion.objectives import Denoises
+from diffusion.parameterizations import Denoiser
+from diffusion.training.checkpointing import checkpoints
+
+
+class SecondRun(NamedTuple):
+    """A trained run whose network a guide reads beside the run's own.
+
+    Attributes:
+        path: of the config's field.
+        folder: the run folder.
+        step: of its checkpoint.
+        recipe: of that run.
+        reads: (recipe, params, condition) -> what the guide's argument receives.
+    """
+
+    path: str
+    folder: pathlib.Path
+    step: int
+    recipe: Any
+    reads: Callable[[Any, Any, Any], Any]
+
+    def check(self, ours: Any) -> None:
+        """Refuses a run of another process, of other classes, or of examples of another shape, where that is known.
+
+        Raises:
+            ConfigError: naming the field, both values and what is valid.
+        """
+        theirs = self.recipe.config
+        named = f"{self.path} = {str(self.folder)!r}"
+        if plain(theirs.schedule) != plain(ours.config.schedule):
+            raise ConfigError(
+                f"{named} has config.schedule = {plain(theirs.schedule)}. Valid: a run with "
+                f"{plain(ours.config.schedule)}."
+            )
+        if self.recipe.num_classes not in (0, ours.num_classes):
+            raise ConfigError(
+                f"{named} has {self.recipe.num_classes} classes. Valid: a run with {ours.num_classes}, or none."
+            )
+        shapes = [tuple(recipe.shape) for recipe in (self.recipe, ours) if recipe.shape is not None]
+        if len(set(shapes)) > 1:
+            raise ConfigError(f"{named} was trained on examples of {shapes[0]}. Valid: a run on {shapes[1]}.")
+
+
+def denoiser_of(recipe: Any, params: Any, condition: Any) -> Denoiser:
+    """The conditional denoiser of a second run."""
+    network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
+    its_own = condition if recipe.null is not None else None
+    return parameterizations.denoiser(network, recipe.schedule, recipe.parameterization, its_own)
+
+
+class Guide(NamedTuple):
+    """A function of the guided denoiser, by its entry.
+
+    Attributes:
+        apply: (denoise, weights by path, condition, y) -> the denoiser.
+        runs: the second runs whose weights it reads.
+        measured: whether it reads the measured pictures y.
+    """
+
+    apply: Callable[..., Denoiser]
+    runs: tuple[SecondRun, ...]
+    measured: bool
+
+
+class Measured(NamedTuple):
+    """The pictures that samples have to agree with, as an instrument saw them.
+
+    Attributes:
+        of: shape of an example -> the measurement.
+        pictures: a split of the run's data, or a .npz or .npy file, whose pictures are measured.
+        noise_std: of the measurement.
+    """
+
+    of: Callable[[tuple[int, ...]], Measurement]
+    pictures: str
+    noise_std: float
+
+
+def made(
+    config: Mapping, schedule: Any, measured: Measured | None, recipe_of: Callable, shape: Any
+) -> tuple[Guide, ...]:
+    """The guides `config.sample.guides`, in their order.
+
+    Args:
+        config: of the run.
+        schedule: of the run.
+        measured: of the run.
+        recipe_of: the recipe of a config; of second runs.
+        shape: of an example; None before it is known.
+
+    Raises:
+        ConfigError: for an entry that is wrong, or a second run that cannot be read.
+    """
+    return tuple(
+        _guide(entry, f"config.sample.guides[{i}]", schedule, measured, recipe_of, shape)
+        for i, entry in enumerate(plain(config["sample"]["guides"]))
+    )
+
+
+def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, recipe_of: Callable, shape: Any) -> Guide:
+    function = names.GUIDES.get(entry.get("name")) if isinstance(entry, dict) else None
+    read = {}
+    for argument in entry if function else ():
+        reads = READS.get(annotation(function, argument))
+        if reads is not None and argument != "denoise":
+            read[argument] = _second_run(entry[argument], f"{path}.{argument}", recipe_of, reads)
+    needs = [argument for argument in ("measurement", "y", "log_likelihood") if function and takes(function, argument)]
+    if needs and measured is None:
+        raise ConfigError(
+            f"{path}: {entry['name']} needs measured pictures, and config.sample.measurement.operator.name = ''. "
+            f"Valid: {', '.join(names.MEASUREMENTS)}."
+        )
+
+    def apply(denoise: Denoiser, weights: Mapping[str, Any], condition: Any, y: Any) -> Denoiser:
+        supplied = {"denoise": denoise, "schedule": schedule, "condition": condition}
+        nested = {
+            argument: lambda _, at, run=run: run.reads(run.recipe, weights[at], condition)
+            for argument, run in read.items()
+        }
+        if needs:
+            operator = measured.of(tuple(y.like))
+            seen = {"measurement": operator, "y": y.rows, "noise_std": measured.noise_std}
+            likelihood = functools.partial(
+                call,
+                names.LIKELIHOODS,
+                kind="likelihood",
+                operator=operator.forward,
+                y=y.rows,
+                **({"noise_std": measured.noise_std} if measured.noise_std else {}),
+            )
+            nested["log_likelihood"] = lambda spec, at: likelihood(spec=spec, path=at)
+            if "log_likelihood" in needs and "log_likelihood" not in entry:
+                usual = {"name": "gaussian_likelihood" if measured.noise_std else "negative_distance"}
+                seen["log_likelihood"] = likelihood(spec=usual, path=f"{path}.log_likelihood")
+            supplied |= seen
+        return call(names.GUIDES, entry, path, "guide", nested=nested, **supplied)
+
+    # A trial, which checks the arguments before anything is read.
+    y = Rows(jnp.zeros((1, *(shape or (8, 8, 1)))), shape or (8, 8, 1)) if needs else None
+    stand_in = {run.path: None for run in read.values()}
+    trial = lambda x, t: parameterizations.Prediction(x, x)
+    if not read:
+        apply(trial, stand_in, None, y)
+    elif function:
+        nested = {argument: lambda _, at: trial for argument in read}
+        call(names.GUIDES, entry, path, "guide", nested=nested, denoise=trial, schedule=schedule, condition=None)
+    return Guide(apply, tuple(read.values()), bool(needs))
+
+
+class Rows(NamedTuple):
+    """Measured pictures of a batch, and the shape of the pictures themselves."""
+
+    rows: Any
+    like: tuple[int, ...]
+
+
+def _second_run(value: Any, path: str, recipe_of: Callable, reads: Any) -> SecondRun:
+    value = {"run": value} if isinstance(value, str) else value
+    if not isinstance(value, dict) or not isinstance(value.get("run"), str) or value.keys() - {"run", "step"}:
+        raise ConfigError(
+            f"{path} = {value!r}. Valid: the folder of a run, or {{'run': FOLDER, 'step': STEP}} for an earlier one of "
+            "its checkpoints."
+        )
+    folder = pathlib.Path(value["run"]).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{path} = {str(folder)!r}: there is no run. Valid: the folder of a run.")
+    theirs = versions.read((folder / "config.json").read_text())
+    recipe = recipe_of(theirs)
+    kept = checkpoints.steps(folder)
+    step = value.get("step", theirs.train.steps)
+    if step not in kept:
+        why = f"it has no checkpoint of step {step}" if "step" in value else f"it has not reached its step {step}"
+        valid = f"{{'run': ..., 'step': {kept[-1]}}}" if kept else "a run that has a checkpoint"
+        raise ConfigError(f"{path} = {str(folder)!r}: {why}. Valid: {valid}.")
+    reads.check(recipe, f"{path} = {str(folder)!r}")
+    return SecondRun(path, folder, step, recipe, reads.of)
+
+
+class Reads(NamedTuple):
+    """How a guide's argument of a type reads a second run."""
+
+    of: Callable[[Any, Any, Any], Any]  # (recipe, params, condition) -> the argument
+    check: Callable[[Any, str], None]  # refuses a run whose objective does not fit
+
+
+def _check_denoises(recipe: Any, named: str) -> None:
+    if not isinstance(recipe.objective.reads, Denoises) or recipe.receives_text:
+        raise ConfigError(
+            f"{named}: config.objective.name = {recipe.config.objective.name!r} trains no denoiser of classes. Valid: "
+            "a run that does, e.g. flow_matching or denoising."
+        )
+
+
+READS = {Denoiser: Reads(denoiser_of, _check_denoises)}
+
+
+def weights(guides: tuple[Guide, ...]) -> dict[str, Any]:
+    """The parameters of the second runs, by the paths of their fields: moving averages."""
+    return {run.path: checkpoints.load_ema(run.folder, run.step)[0] for guide in guides for run in guide.runs}
+
+
+def measure(measured: Measured, pictures: np.ndarray, seed: int) -> np.ndarray:
+    """y = A x_0 + noise_std z of pictures `[K, ...]` on the scale of the network, z of each from its own number."""
+    y = measured.of(pictures.shape[1:]).forward(jnp.asarray(pictures))
+    keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.key(seed), k))(jnp.arange(len(y)))
+    z = jax.vmap(lambda key: jax.random.normal(key, y.shape[1:], y.dtype))(keys)
+    return np.asarray(y + measured.noise_std * z)
