@@ -123,3 +123,21 @@ def test_any_shape_of_t_and_a_learned_variance(shape):
     prediction = jax.jit(conversions.denoiser_under(denoise, trained, sampled))(x, jnp.full(shape, 0.3))
     np.testing.assert_allclose(prediction.eps, x / (0.3 * 80), rtol=1e-5)
     assert prediction.variance.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    "t, x0_rate, eps_rate", [(0.05, (1 - 0.05 / 2) / 0.95, 0.5), (0.5, 1.0, 0.5), (0.95, 1.0, 1.0), (1.0, 1.0, 1.0)]
+)
+def test_a_converted_denoiser_has_its_derivative_within_the_schedule_and_beyond(t, x0_rate, eps_rate):
+    """On straight lines, where x_0 is read as x and eps as x / 2 by a network of the times 0.1 to 0.9.
+
+    Beyond them x0 is (x - sigma eps) / alpha, or eps is (x - alpha x0) / sigma. What stands for a coefficient that is
+    not used divides nothing.
+    """
+    flow = SCHEDULES["rectified_flow"]
+    denoise = conversions.denoiser_under(
+        lambda x, s: Prediction(x, x / 2, None), flow._replace(t_min=0.1, t_max=0.9), flow
+    )
+    with jax.disable_jit():
+        rates = [jax.grad(lambda x, part=part: denoise(x, jnp.float32(t))[part])(0.7) for part in (0, 1)]
+    np.testing.assert_allclose(rates, [x0_rate, eps_rate], rtol=1e-5)

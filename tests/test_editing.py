@@ -227,3 +227,13 @@ def test_prompt_to_prompt_borrows_maps_at_early_steps_alone():
     )
     twice(x, jnp.array([0.9, 0.1, 0.9, 0.1]))
     np.testing.assert_array_equal(seen[-1], np.tile(borrow * np.array([[1], [0], [1], [0]]), (2, 1)))
+
+
+def test_a_canvas_is_known_where_its_picture_is():
+    """One column on the left and two on the right of 2 x 3 pixels; the channels are as they were."""
+    images = jnp.arange(1.0, 13.0).reshape(1, 2, 3, 2)
+    canvas, known = editing.extended(images, ((0, 0), (1, 2)))
+    expected = np.zeros((1, 2, 6, 2))
+    expected[:, :, 1:4] = images
+    np.testing.assert_array_equal(canvas, expected)
+    np.testing.assert_array_equal(known, expected > 0)

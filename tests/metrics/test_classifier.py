@@ -152,3 +152,16 @@ def test_the_class_of_the_largest_bias_where_nothing_else_speaks():
     weights = classifier._init(jax.random.key(0), (4, 4, 1), 3)
     params = {name: np.zeros_like(leaf) for name, leaf in weights.items()} | {"out_bias": np.float32([-2, 3, 1])}
     assert classifier.predict(classifier.Classifier(params, ""), images).tolist() == [1, 1, 1]
+
+
+def test_the_learning_rate_falls_along_half_a_cosine():
+    """Adam's update by an unchanging gradient is the rate itself; a weight of 0 has no decay."""
+    optimizer = classifier._optimizer(4)
+    params = np.zeros(1, np.float32)
+    state = optimizer.init(params)
+    rates = []
+    for _ in range(4):
+        change, state = optimizer.update(np.ones(1, np.float32), state, params)
+        rates.append(-float(change[0]))
+    expected = classifier.LEARNING_RATE * np.array([1.0, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
+    np.testing.assert_allclose(rates, expected, rtol=1e-4)

@@ -250,14 +250,14 @@ def test_files_that_are_no_statistics(images, tmp_path):
     np.savez(tmp_path / "pickled.npz", mu=mean, sigma=np.array([{"a": 1}], dtype=object))
     (tmp_path / "a.pkl").write_bytes(b"cos\nsystem\n(S'touch executed'\ntR.")
     safetensors.numpy.save_file({"x": mean}, tmp_path / "x.safetensors")
-    text = json.dumps({"format": 99, "sha256": "", "count": 2, "taps": []})
+    text = json.dumps({"format": 2, "sha256": "", "count": 2, "taps": []})
     safetensors.numpy.save_file({"x": mean}, tmp_path / "new.safetensors", {"statistics": text})
     np.savez(tmp_path / "mu.npz", mu=mean)
     for name, match in [
         ("pickled.npz", "pickles"),
         ("a.pkl", "is a pickle"),
         ("x.safetensors", "no statistics"),
-        ("new.safetensors", "format 99"),
+        ("new.safetensors", "format 2;"),
         ("mu.npz", "holds mu"),
         ("no.npz", "does not exist|cannot be"),
         ("no.safetensors", "cannot be read"),

@@ -2,14 +2,15 @@
 
 import dataclasses
 import inspect
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import couplings, flow_maps, objectives, parameterizations, schedules, timesteps, weightings
-from diffusion.objectives import autoencoding, image_text
+from diffusion import couplings, flow_maps, objectives, parameterizations, samplers, schedules, timesteps, weightings
+from diffusion.objectives import autoencoding, conditioning, image_text
 from diffusion.objectives.objective import Denoises, Jumps, Objective, Second, Stages, Teacher
 
 V = parameterizations.velocity()
@@ -256,6 +257,7 @@ def test_a_condition_that_is_dropped_twice_is_kept_with_the_product_of_both_chan
 
 def test_contrasted_blocks_fit_the_blocks_of_the_coupling():
     assert objectives.contrastive_flow_matching(UNIFORM, block=6).block == 6
+    assert objectives.contrastive_flow_matching(UNIFORM, block=3).block == 3
     paired = objectives.contrastive_flow_matching(UNIFORM, block=6, coupling=couplings.optimal_transport(4))
     assert paired.block == 12
 
@@ -342,3 +344,75 @@ def test_samples_are_read_as_the_network_was_trained():
     of_any.check_parameterization(edm)
     with pytest.raises(ValueError, match=r"as many channels as the data has.*a learned variance, such as hybrid"):
         of_any.check_parameterization(variance)
+
+
+def test_a_micro_batch_is_a_whole_number_of_blocks():
+    objective = objectives.contrastive_flow_matching(UNIFORM, block=4)
+    objective.check_rows(8)
+    objectives.flow_matching(UNIFORM).check_rows(7)
+    with pytest.raises(ValueError, match=r"block = 4 does not divide the 6 examples.*e\.g\. 2"):
+        objective.check_rows(6)
+
+
+def test_a_network_receives_what_the_objective_passes():
+    plain = objectives.flow_matching(UNIFORM)
+    guided = dataclasses.replace(plain, strength=(1.0, 3.0))
+    augmented = dataclasses.replace(plain, augmentations=9)
+    network = types.SimpleNamespace
+    for objective, fits, other, words in [
+        (plain, network(), network(kind="autoencoder"), "kind 'backbone', and this is one of the kind 'autoencoder'"),
+        (plain, network(times=1), network(times=2), "times = 2, and the objective passes 1"),
+        (dataclasses.replace(plain, times=2), network(times=2), network(), "times = 1, and the objective passes 2"),
+        (guided, network(strength=True), network(), "receives no strength"),
+        (augmented, network(augmentations=9), network(augmentations=8), "augmentations = 9"),
+    ]:
+        objective.check_network(fits)
+        with pytest.raises(ValueError, match=words):
+            objective.check_network(other)
+
+
+def test_a_sampler_takes_what_the_objective_trains():
+    denoiser = objectives.flow_matching(UNIFORM)
+    dependent = objectives.flow_matching(UNIFORM, coupling=TRANSPORT)
+    jumps = FACTS["consistency_distillation"]()[0]
+    denoiser.check_sampler(samplers.ddpm())
+    dependent.check_sampler(samplers.heun())
+    jumps.check_sampler(samplers.flow_map())
+    for objective, sampler, words in [
+        (denoiser, samplers.flow_map(), "trains a denoiser"),
+        (jumps, samplers.heun(), "trains a flow map"),
+        (dependent, samplers.ddpm(), "adds noise and needs the score"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            objective.check_sampler(sampler)
+
+
+def test_the_null_condition_names_entries_that_the_condition_has():
+    condition = {"label": jnp.array([3, 4]), "vector": jnp.ones((2, 2))}
+    nulls = [
+        (None, {"label": [0, 0], "vector": np.zeros((2, 2))}),
+        (10, {"label": [10, 10], "vector": np.zeros((2, 2))}),
+        ({"vector": jnp.full(2, 5.0)}, {"label": [0, 0], "vector": np.full((2, 2), 5.0)}),
+    ]
+    for null, expected in nulls:
+        jax.tree.map(np.testing.assert_array_equal, conditioning.null_of(condition, null), expected)
+    np.testing.assert_array_equal(conditioning.null_of(jnp.array([3, 4]), 10), [10, 10])
+    with pytest.raises(ValueError, match=r"has text\. Valid: entries of the condition, \['label', 'vector'\]"):
+        conditioning.null_of(condition, {"text": 0})
+
+
+def test_a_batch_without_what_is_learned_from_is_refused():
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jnp.ones((2, 3))
+    flow = schedules.rectified_flow()
+    networks = {"model": lambda x, t, condition: x}
+    plain = objectives.flow_matching(UNIFORM)
+    dropped = objectives.with_condition_dropout(plain, None, 0.5)
+    for objective, batch, error, words in [
+        (plain, {"y": x}, ValueError, r"needs the data as \"x\"; its entries are \['y'\]"),
+        (plain, x, TypeError, "batch"),
+        (plain, {"x": x, "text": x}, ValueError, "no objective reads the batch's text"),
+        (dropped, {"x": x}, ValueError, "condition dropout needs a condition"),
+    ]:
+        with pytest.raises(error, match=words):
+            objective(networks, flow, keys, batch, 0)

@@ -52,6 +52,19 @@ def test_ddim_inversion_is_the_published_recursion(x64):
     np.testing.assert_allclose(*both(jnp.asarray(POINTS)), rtol=1e-9, atol=1e-9)
 
 
+def test_ddim_inversion_clips_the_estimate_of_the_data(x64):
+    """alpha = 1 - t, sigma = t and a known noise: one step from 0.2 to 0.5 of estimates within the bound and beyond."""
+    schedule = SCHEDULES["rectified_flow"]
+    eps = np.array([[0.5, -0.5], [0.1, 0.2], [0.3, -0.4]])
+    denoise = lambda x, t: Prediction(x, jnp.asarray(eps))
+    x0 = (POINTS - 0.2 * eps) / 0.8
+    assert (np.abs(x0) > 1).any() and (np.abs(x0) < 1).any()
+    for sampler in (samplers.ddim_inversion(clip=1.0), samplers.ddim_inversion(iterations=3, clip=1.0)):
+        with jax.disable_jit():
+            out = samplers.sample(sampler, denoise, schedule, jnp.asarray(POINTS), timesteps.plan([0.2, 0.5]), KEYS)
+        np.testing.assert_allclose(out, 0.5 * np.clip(x0, -1, 1) + 0.5 * eps, rtol=1e-12)
+
+
 def _order(solve, ratios, counts):
     """The order of convergence to the exact flow between two values of sigma / alpha, on a grid uniform in it.
 

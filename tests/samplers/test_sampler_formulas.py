@@ -86,6 +86,40 @@ def dpmpp_2s(times, x):
     return x
 
 
+def dpmpp_2s_on_the_grid(times, x, lower_order_final=False):
+    """singlestep_dpm_solver_second_update of the authors, whose inner points are the times of odd index.
+
+    From alpha = 0, where lambda is not finite, r is the share of alpha / sigma.
+    """
+    for i, (t, s) in enumerate(pairwise(times)):
+        if i % 2 == 0 or sigma(s) == 0 or (lower_order_final and i == len(times) - 2):
+            began = x
+            x = alpha(s) * x0(x, t) + sigma(s) * eps(x, t)
+            continue
+        first = times[i - 1]
+        of = log_ratio if alpha(first) > 0 else lambda t: alpha(t) / sigma(t)
+        r_0 = (of(t) - of(first)) / (of(s) - of(first))
+        d_0 = x0(began, first)
+        d_1 = (x0(x, t) - d_0) / r_0
+        phi_1 = alpha(first) * sigma(s) / (alpha(s) * sigma(first)) - 1
+        x = sigma(s) / sigma(first) * began - alpha(s) * phi_1 * d_0 - 0.5 * alpha(s) * phi_1 * d_1
+    return x
+
+
+def dpmpp_2m_lower_order_final(times, x):
+    """Lu et al. 2022, "DPM-Solver++", algorithm 2, whose last step is the first order's."""
+    found = []
+    for i, (t, s) in enumerate(pairwise(times)):
+        found.append(x0(x, t))
+        h = log_ratio(s) - log_ratio(t)
+        d = found[-1]
+        if 0 < i < len(times) - 2:
+            r = (log_ratio(t) - log_ratio(times[i - 1])) / h
+            d = (1 + 1 / (2 * r)) * found[-1] - 1 / (2 * r) * found[-2]
+        x = sigma(s) / sigma(t) * x - alpha(s) * np.expm1(-h) * d
+    return x
+
+
 def dpmpp_3m(times, x, factor=2, truth=None):
     """The authors' multistep third order with "taylor" below it; their factor of the last term is 1."""
     found = []
@@ -110,11 +144,11 @@ def dpmpp_3m(times, x, factor=2, truth=None):
     return x
 
 
-def unipc(times, x, p, variant):
-    """Zhao et al. 2023's multistep_uni_pc_bh_update with predict_x0, its linear system, no lower order at the end."""
+def unipc(times, x, p, variant, lower_order_final=False):
+    """Zhao et al. 2023's multistep_uni_pc_bh_update with predict_x0, and its linear system."""
     models = [x0(x, times[0])]
     for step in range(1, len(times)):
-        order = min(p, step)
+        order = min(p, step, len(times) - step if lower_order_final else p)
         t = times[step - 1]
         s = times[step]
         h = log_ratio(s) - log_ratio(t)
@@ -145,13 +179,17 @@ def unipc(times, x, p, variant):
     return x
 
 
-def adams_bashforth(times, x, order, node, density):
-    """y_s = y_t + sum_k eps_k int_t^s l_k(node(tau)) r'(tau) dtau, with `density` r' and adaptive quadrature."""
-    y = x / alpha(times[0])
+def adams_bashforth(times, x, order, node, density, lower_order_final=False, model=eps, scale=alpha):
+    """y_s = y_t + sum_k eps_k int_t^s l_k(node(tau)) r'(tau) dtau, with `density` r' and adaptive quadrature.
+
+    y is x / alpha; with x0 as the model it is x / sigma, and r is alpha / sigma.
+    """
+    y = x / scale(times[0])
     found = []
     for i, (t, s) in enumerate(pairwise(times)):
-        found.append(eps(alpha(t) * y, t))
-        latest = range(max(0, i + 1 - order), i + 1)
+        found.append(model(scale(t) * y, t))
+        points = min(order, len(times) - 1 - i) if lower_order_final else order
+        latest = range(max(0, i + 1 - points), i + 1)
         for k in latest:
             others = [j for j in latest if j != k]
             lagrange = lambda tau: math.prod(
@@ -160,7 +198,7 @@ def adams_bashforth(times, x, order, node, density):
             )
             weight = scipy.integrate.quad(lambda tau: lagrange(tau) * density(tau), t, s, epsrel=1e-12)[0]  # noqa: B023
             y = y + weight * found[k]
-    return alpha(times[-1]) * y
+    return scale(times[-1]) * y
 
 
 FORMULAS = {2: ([-1, 3], 2), 3: ([5, -16, 23], 12), 4: ([-9, 37, -59, 55], 24)}
@@ -193,6 +231,12 @@ REFERENCES = {
     "dpm_solver_2": (samplers.dpm_solver_2(), dpm_2, TIMES),
     "dpm_solver_3": (samplers.dpm_solver_3(), dpm_solver_3, TIMES),
     "dpmpp_2s": (samplers.dpmpp_2s(), dpmpp_2s, TIMES),
+    "dpmpp_2s(grid)": (samplers.dpmpp_2s("grid"), dpmpp_2s_on_the_grid, np.array([1.0, *TIMES[1:], 0.1, 0.0])),
+    "dpmpp_2s(grid, lower_order_final)": (
+        samplers.dpmpp_2s("grid", lower_order_final=True),
+        lambda times, x: dpmpp_2s_on_the_grid(times, x, lower_order_final=True),
+        TIMES,
+    ),
     "dpmpp_3m": (samplers.dpmpp_3m(), dpmpp_3m, TIMES),
     **{
         f"unipc({p}, {variant})": (
@@ -215,6 +259,27 @@ REFERENCES = {
         )
         for k in (1, 2, 4)
     },
+    "dpmpp_2m(lower_order_final)": (samplers.dpmpp_2m(lower_order_final=True), dpmpp_2m_lower_order_final, TIMES),
+    "dpmpp_2m_sde(0, lower_order_final)": (
+        samplers.dpmpp_2m_sde(0.0, lower_order_final=True),
+        dpmpp_2m_lower_order_final,
+        TIMES,
+    ),
+    "dpmpp_3m(lower_order_final)": (
+        samplers.dpmpp_3m(lower_order_final=True),
+        lambda times, x: adams_bashforth(times, x, 3, log_ratio, lambda t: -1 / t**2, True, x0, sigma),
+        TIMES,
+    ),
+    "deis(log-SNR, lower_order_final)": (
+        samplers.deis(3, "log-SNR", lower_order_final=True),
+        lambda times, x: adams_bashforth(times, x, 3, log_ratio, r_prime, True),
+        TIMES,
+    ),
+    "unipc(lower_order_final)": (
+        samplers.unipc(3, lower_order_final=True),
+        lambda times, x: unipc(times, x, 3, "bh2", lower_order_final=True),
+        TIMES,
+    ),
     "plms": (samplers.plms(), plms, EVEN),
     "pndm": (samplers.pndm(), lambda times, x: plms(times, x, runge_kutta=3), EVEN),
 }
@@ -232,8 +297,12 @@ def test_steps_are_the_published_ones(name, x64):
     keys = jax.random.split(jax.random.key(0), POINTS.size)
     with jax.disable_jit():
         plan = timesteps.plan(times)
-        ours = samplers.sample(sampler, denoise, SCHEDULES["rectified_flow"], jnp.asarray(POINTS), plan, keys)
+        ours, way = samplers.sample_trajectory(
+            sampler, denoise, SCHEDULES["rectified_flow"], jnp.asarray(POINTS), plan, keys
+        )
     np.testing.assert_allclose(ours, reference(times, POINTS), rtol=1e-9)
+    for at, reported, t in zip(way.x, way.x0, times):
+        np.testing.assert_allclose(reported, x0(np.asarray(at), t), rtol=1e-9)
 
 
 @pytest.mark.parametrize("factor, order", [(1, 2), (2, 3)])

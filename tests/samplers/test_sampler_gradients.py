@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from diffusion import samplers, schedules, timesteps
+from diffusion.parameterizations import Prediction
 from tests import oracles
 from tests.conformance import ALL_SCHEDULES, DATA, QUICK, SAMPLERS, any_schedule, exact_denoiser, slow_but
 
@@ -121,3 +122,18 @@ def test_gradients_are_those_of_finite_differences(name):
         elif not np.allclose(found, differences, rtol=1e-4, atol=1e-6):
             wrong.append(f"{schedule_name}: {np.array(found)}, by differences {np.array(differences)}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_learned_variance_has_a_derivative_onto_the_data_where_no_noise_is_drawn():
+    schedule = schedules.rectified_flow()
+    sampler = samplers.ddpm("learned")
+    plan = timesteps.plan(np.array([0.5, 0.0], np.float32))
+    x = jnp.ones((1, 1))
+
+    def end(variance):
+        denoise = lambda x, t: Prediction(x / 2, 3 * x / 2, jnp.full_like(x, variance))
+        state = sampler.init(x, schedule, plan)
+        return sampler.step(state, denoise, schedule, plan, 0, jnp.ones((1, 1, 1))).x.sum()
+
+    with jax.disable_jit():
+        assert [float(part) for part in jax.value_and_grad(end)(0.3)] == [0.5, 0.0]

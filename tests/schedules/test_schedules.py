@@ -270,3 +270,11 @@ def test_from_alpha_sigma_refuses_what_is_no_process(alpha, sigma, sentence):
 def test_from_alpha_sigma_refuses_what_is_no_function():
     with pytest.raises(TypeError, match="alpha must be a function of t"):
         schedules.from_alpha_sigma(np.linspace(1, 0, 10), lambda t: t)
+
+
+def test_a_process_of_a_known_kind_has_its_norm_and_its_prior():
+    """alpha = 1 and sigma = 3 t: the norm is alpha alone, and the noise at the end is three times a normal draw."""
+    exploding = schedules.from_alpha_sigma(jnp.ones_like, lambda t: 3 * t)
+    np.testing.assert_array_equal(exploding.norm(jnp.array([2.0, 5.0]), jnp.array([7.0, 1.0])), [2.0, 5.0])
+    key = jax.random.key(0)
+    np.testing.assert_allclose(exploding.prior(key, (4,)), 3 * jax.random.normal(key, (4,)), rtol=1e-6)

@@ -213,3 +213,14 @@ def test_per_frame_tells_an_adaptive_density_of_every_frame():
     state = density.update(density.init(), t, jnp.asarray([2.0, 7.0]))
     np.testing.assert_array_equal(state["seen"], [1, 0, 0, 2, 0, 1])
     np.testing.assert_allclose(np.sort(state["losses"][3]), [0.0, 2.0, 7.0])
+
+
+def test_the_largest_draw_stays_in_the_last_bin(monkeypatch):
+    """Twelve shares of 1/12 add up to 1 - 2^-23 in float32, which is no more than the largest draw."""
+    bins = 12
+    assert np.cumsum(np.full(bins, 1 / bins, np.float32), dtype=np.float32)[-1] <= 1 - 2.0**-23
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, 1 - 2.0**-23, dtype))
+    for discrete in (False, True):
+        density = timesteps.loss_second_moment(SCHEDULE, bins, discrete)
+        t, importance = density.sample(density.init(), KEYS[:1], jnp.arange(1))
+        assert 1 - 1 / bins < float(t[0]) <= 1 and float(importance[0]) == pytest.approx(1)

@@ -242,3 +242,13 @@ def test_a_process_joins_those_that_the_environment_names(monkeypatch, count, in
     monkeypatch.setenv("DIFFUSION_PROCESS_INDEX", count)
     with pytest.raises(ValueError, match=rf"DIFFUSION_PROCESS_INDEX = {count}: must be in \[0, {count}\)"):
         sharding.initialize_distributed()
+
+
+def test_a_state_is_made_in_its_sharding():
+    mesh = sharding.make_mesh({"data": -1})
+    init = lambda scale: {"kernel": scale * jnp.arange(6.0).reshape(2, 3)}
+    target = sharding.abstract(init, mesh, ((".*", ()),), jnp.float32(2))
+    assert target["kernel"].shape == (2, 3) and target["kernel"].dtype == jnp.float32
+    made = sharding.create(init, target, jnp.float32(2))["kernel"]
+    np.testing.assert_array_equal(made, 2 * np.arange(6).reshape(2, 3))
+    assert made.sharding == target["kernel"].sharding and made.sharding.mesh == mesh

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion.training.state import SecondPlayer
-from diffusion.training.step import make_train_step, seeded
+from diffusion.training.step import make_train_step, prepare, seeded
 from tests.training import toys
 
 KEY = jax.random.key(3)
@@ -224,3 +224,11 @@ def test_what_the_step_does_not_train_stays_in_the_state():
     before = toys.make_state()._replace(second_players=others, frozen={"teacher": jnp.ones(3)})
     after, _ = jax.eval_shape(step, before, toys.batch(0), KEY)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)
+
+
+def test_bytes_of_a_condition_become_numbers_as_those_of_x_do():
+    """0 and 255 are the ends of [-1, 1]; labels and numbers stay."""
+    condition = {"edges": jnp.array([[0, 255]], jnp.uint8), "label": jnp.array([7])}
+    made = prepare({"x": jnp.ones((1, 2)), "index": jnp.array([3]), "condition": condition})["condition"]
+    np.testing.assert_allclose(made["edges"], [[-1.0, 1.0]], atol=1e-6)
+    np.testing.assert_array_equal(made["label"], [7])

@@ -32,7 +32,18 @@ LIBRARY = "diffusion"
 ROOT = pathlib.Path(__file__).parents[2]
 EXPLAINED = pathlib.Path(__file__).with_name("equivalent.toml")
 FOLDERS = ("schedules", "timesteps", "objectives", "samplers", "guidance", "metrics", "training")
-SOURCES = (*FOLDERS, "parameterizations.py", "weightings.py", "flow_maps.py")
+FILES = (
+    "parameterizations.py",
+    "weightings.py",
+    "couplings.py",
+    "conversions.py",
+    "flow_maps.py",
+    "ode.py",
+    "probability_flow.py",
+    "likelihood.py",
+    "editing.py",
+)
+SOURCES = (*FOLDERS, *FILES)
 TESTS = ("tests/*.py", *(f"tests/{folder}" for folder in FOLDERS))
 START = 30.0  # seconds of a child in addition to its tests
 

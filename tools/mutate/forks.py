@@ -54,6 +54,7 @@ def keep_compiled(folder: pathlib.Path) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # else the folder's name is in the hash
 
 
 def preload(root: pathlib.Path, files: Iterable[pathlib.Path]) -> None:

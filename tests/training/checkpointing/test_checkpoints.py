@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -424,3 +425,8 @@ def test_full_disk(tmp_path):
     saver.save(later)
     saver.close()
     assert toys.equal(checkpoints.restore(tmp_path, 1, state)[0], host(later))
+
+
+def test_the_digest_of_a_record_does_not_depend_on_the_order_of_its_entries():
+    expected = hashlib.sha256(b'{"a": 2, "b": {"c": 1}}').hexdigest()
+    assert checkpoints._digest({"b": {"c": 1}, "a": 2}) == checkpoints._digest({"a": 2, "b": {"c": 1}}) == expected

@@ -86,3 +86,13 @@ def test_which_words_start_a_command(monkeypatch, words, again):
     start_anew()
     assert started == ([[sys.executable, *words[1:]]] if again else [])
     assert os.environ.get("GLIBC_TUNABLES") == (TUNABLES if again else None)
+
+
+def test_a_prompt_is_left_alone(monkeypatch):
+    """Python's own prompt and `python file.py` have no module that could be started anew."""
+    monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__spec__=None))
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started anew"))
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    start_anew()
+    assert "GLIBC_TUNABLES" not in os.environ

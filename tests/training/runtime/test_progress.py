@@ -58,11 +58,11 @@ def test_the_first_steps_say_how_long_the_run_will_take(monkeypatch):
     shown.step_done(9)  # too soon
     shown.pause(4.0)
     shown.report(9, 0.0)
-    clock[0] = 11.0
-    shown.step_done(13)  # 12 steps in 10 seconds, 4 of which were something else's
+    clock[0] = 10.0
+    shown.step_done(13)  # 12 steps in 9 seconds, 4 of which were something else's: 5 are enough
     shown.step_done(20)
     said = [line for line in out.getvalue().splitlines() if line.startswith("about")]
-    assert said == ["about 44s for the 87 steps to come, at 2 steps a second"]
+    assert said == ["about 36s for the 87 steps to come, at 2.4 steps a second"]
 
 
 def test_pauses_do_not_count(monkeypatch):

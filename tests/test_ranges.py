@@ -1,0 +1,295 @@
+"""The ends of the ranges of arguments: what stands at a valid end is taken, and what is beyond is refused by name."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import (
+    couplings,
+    editing,
+    flow_maps,
+    guidance,
+    likelihood,
+    objectives,
+    ode,
+    parameterizations,
+    samplers,
+    schedules,
+    timesteps,
+    weightings,
+)
+from diffusion.guidance import measurements
+from diffusion.metrics import bootstrap, clip_score, frechet, inception_score, kernel_distance, pairwise, permutation
+from diffusion.objectives import consistency_times, few_step, interpolants
+from diffusion.parameterizations import Prediction
+from diffusion.training import ema, optimizers, power_ema
+
+FLOW = schedules.rectified_flow()
+SHORT = FLOW._replace(t_max=0.5)
+LATE = FLOW._replace(t_min=0.25)
+X0 = parameterizations.x0()
+V = parameterizations.velocity()
+UNIFORM = timesteps.uniform_density(FLOW)
+GRID = np.array([1.0, 0.8, 0.5, 0.2, 0.0])
+BRANCHES = lambda x, t: (Prediction(x, x), Prediction(x, x))
+DENOISE = lambda x, t: Prediction(x, x)
+KEYS = jax.random.split(jax.random.key(0), 2)
+ROWS = np.random.default_rng(0).standard_normal((6, 2))
+shortcut = lambda **more: objectives.shortcut(**more)
+latent_consistency = lambda **more: objectives.latent_consistency_distillation(V, V, 0, **more)
+progressive = lambda **more: objectives.progressive_distillation(X0, X0, **{"N": 4, **more})
+momentum = lambda value: guidance.adaptive_projected(BRANCHES, FLOW, 2.0, momentum=value)
+norm_threshold = lambda value: guidance.adaptive_projected(BRANCHES, FLOW, 2.0, norm_threshold=value)
+pseudoinverse = lambda **more: guidance.pseudoinverse(DENOISE, FLOW, measurements.pooled(2), jnp.ones((1, 2)), **more)
+restart = lambda *values: samplers.restart_plan(schedules.edm(), np.array([1.0, 0.02, 0.0]), [(1, 1, *values)])
+
+# (function of a value, values that it takes, values that it refuses, words of the error)
+RANGES = {
+    "cosine": (schedules.cosine, [1e-6], [0.0, -1.0], "s = "),
+    "sigmoid tau": (lambda tau: schedules.sigmoid(0, 0.5, tau), [1.0, 0.5 / 80], [0.0, 0.5 / 80.1], "tau = "),
+    "sigmoid range": (lambda end: schedules.sigmoid(0.0, end), [1.0, 80.0], [0.0, 80.1], "end = "),
+    "shifted": (lambda factor: schedules.shifted(FLOW, factor), [1e-3, 1e3], [0.0, math.inf], "factor = "),
+    "scaled_linear": (lambda beta: schedules.scaled_linear(beta, 0.01, 4), [1e-4], [0.0], "beta_start = 0"),
+    "scaled_linear end": (lambda beta: schedules.scaled_linear(0.01, beta, 4), [1e-4], [0.0], "beta_end = 0"),
+    "from_betas": (lambda beta: schedules.from_betas(np.array([beta])), [1e-4, 0.9], [0.0, 1.0], "betas"),
+    "discrete T": (lambda T: schedules.scaled_linear(T=T), [1], [0], "T = 0"),
+    "from_log_snr": (lambda n: schedules.from_log_snr(np.arange(n)[::-1]), [2], [1], "log_snr"),
+    "from_log_snr values": (lambda end: schedules.from_log_snr(np.array([1.0, end])), [0.9], [1.0], "decreasing"),
+    "from_log_snr times": (
+        lambda middle: schedules.from_log_snr(np.array([3.0, 2.0, 1.0]), np.array([0.0, middle, 1.0])),
+        [0.1, 0.9],
+        [0.0, 1.0],
+        "times",
+    ),
+    "init_learned": (
+        lambda low: schedules.init_learned(jax.random.key(0), 1.0, low, features=2),
+        [0.9],
+        [1.0],
+        "log_snr_min",
+    ),
+    "edm sigma_min": (lambda sigma: schedules.variance_exploding(sigma, 80.0), [1e-3], [0.0, 80.0], "sigma_min"),
+    "edm sigma_max": (lambda sigma: schedules.variance_exploding(1.0, sigma), [1.1], [1.0, math.inf], "sigma_max"),
+    "linear beta": (lambda beta: schedules.variance_preserving(0.1, beta), [0.1, 20.0], [0.09, math.inf], "beta_max"),
+    "linear beta_min": (lambda beta: schedules.variance_preserving(beta, 20.0), [0.1], [0.0], "beta_min"),
+    # times
+    "strata": (lambda strata: timesteps.uniform_density(FLOW, strata), [1], [0], "strata = 0"),
+    "discrete_density": (lambda T: timesteps.discrete_density(FLOW, T), [1], [0], "T = 0"),
+    "discrete_density t_min": (lambda T: timesteps.discrete_density(LATE, T), [4], [5], "times 1 / T"),
+    "discrete_density t_max": (
+        lambda t_max: timesteps.discrete_density(FLOW._replace(t_max=t_max), 4),
+        [1.0, 2.0],
+        [0.99],
+        "times 1 / T",
+    ),
+    "mode": (lambda scale: timesteps.mode(FLOW, scale), [-1.0, 2 / (math.pi - 2)], [-1.01, 1.76], "scale = "),
+    "per_frame": (lambda frames: timesteps.per_frame(UNIFORM, frames), [1], [0], "frames = 0"),
+    "trailing": (lambda steps: timesteps.trailing(FLOW, steps, 4), [1, 4], [0, 5], "steps = "),
+    "discrete grid t_max": (
+        lambda t_max: timesteps.trailing(FLOW._replace(t_max=t_max), 2, 4),
+        [1.0],
+        [0.99],
+        "t_max = 0.99",
+    ),
+    "offset": (lambda offset: timesteps.leading(FLOW, 2, 4, offset), [0, 1], [2], "lower the offset"),
+    "staggered": (lambda frames: timesteps.staggered(GRID, frames, 1), [1], [0], "frames"),
+    "staggered delay": (lambda delay: timesteps.staggered(GRID, 2, delay), [0], [-1], "delay"),
+    "uniform last": (lambda last: timesteps.uniform(FLOW, 2, last), [0.5], [0.0, 1.0], "last = "),
+    "sigmoid grid": (lambda end: timesteps.sigmoid(FLOW, 2, 0.0, end), [0.1], [0.0], "end = 0"),
+    "steps": (lambda steps: timesteps.uniform(FLOW, steps), [1], [0, 1.5], "steps = "),
+    "rho": (lambda rho: timesteps.karras(FLOW, 2, 0.1, 1.0, rho), [0.5], [0.0], "rho = 0"),
+    "karras sigma_min": (lambda sigma: timesteps.karras(FLOW, 2, sigma, 1.0), [0.1], [0.0, 1.0], "sigma_min"),
+    "karras sigma_max": (
+        lambda sigma: timesteps.karras(schedules.edm(), 2, 0.1, sigma),
+        [80.0],
+        [0.1, 80.1],
+        "sigma_max",
+    ),
+    "importance bins": (lambda bins: timesteps.loss_second_moment(FLOW, bins), [1], [0], "bins = 0"),
+    "importance history": (
+        lambda history: timesteps.loss_second_moment(FLOW, history=history),
+        [1],
+        [0],
+        "history = 0",
+    ),
+    "importance share": (
+        lambda share: timesteps.loss_second_moment(FLOW, uniform_prob=share),
+        [1e-3, 1.0],
+        [0.0, 1.01],
+        "uniform_prob",
+    ),
+    "importance t_min": (lambda bins: timesteps.loss_second_moment(LATE, bins, discrete=True), [4], [5], "leave the"),
+    "importance t_max": (
+        lambda t_max: timesteps.loss_second_moment(FLOW._replace(t_max=t_max), 4, discrete=True),
+        [1.0],
+        [0.99],
+        "leave the",
+    ),
+    "plan": (lambda size: timesteps.plan(GRID[:size]), [2], [1], "at least two times"),
+    "plan times": (lambda end: timesteps.plan([1.0, end]), [0.0], [-1e-9, math.nan], "not negative"),
+    "optimal steps": (
+        lambda steps: timesteps.optimal(DENOISE, FLOW, GRID[:3], jnp.ones((3, 1, 2)), steps),
+        [1, 2],
+        [0, 3],
+        "steps = ",
+    ),
+    # guidance
+    "together": (
+        lambda count: guidance.together(lambda x, t, c: x, FLOW, V, (jnp.zeros(1),) * count),
+        [2],
+        [1],
+        "two conditions",
+    ),
+    "channels": (lambda count: guidance.classifier_free(BRANCHES, 2.0, channels=count), [1], [0], "channels = 0"),
+    "noise_std": (lambda std: guidance.gaussian_likelihood(lambda x: x, KEYS, std), [1e-3], [0.0], "noise_std = 0"),
+    "pseudoinverse noise": (lambda std: pseudoinverse(noise_std=std), [0.0], [-1e-9], "noise_std"),
+    "pseudoinverse data": (lambda std: pseudoinverse(data_std=std), [1e-3], [0.0], "data_std"),
+    "pooled": (measurements.pooled, [1], [0], "factor = 0"),
+    "windows": (lambda stride: guidance.windows(DENOISE, (4,), (stride,)), [1, 4], [0, 5], "stride"),
+    "norm_threshold": (norm_threshold, [1e-3], [0.0], "norm_threshold = 0"),
+    "momentum": (momentum, [-0.99, 0.99], [-1.0, 1.0], "momentum = "),
+    "rescaled": (lambda share: guidance.rescaled(BRANCHES, FLOW, 2.0, share), [0.0, 1.0], [-0.1, 1.1], "rescale = "),
+    "interval": (lambda end: guidance.classifier_free(BRANCHES, 2.0, (0.5, end)), [0.5], [0.4], "interval"),
+    "percentile": (lambda p: guidance.dynamic_threshold(DENOISE, FLOW, p), [0.1, 1.0], [0.0, 1.1], "percentile"),
+    "maximum": (lambda m: guidance.dynamic_threshold(DENOISE, FLOW, 0.9, m), [1.0], [0.9], "maximum"),
+    # samplers
+    "dpmpp_sde r": (lambda r: samplers.dpmpp_sde(r=r), [0.1, 1.0], [0.0, 1.1], "r = "),
+    "eta of the reverse equation": (samplers.dpmpp_2m_sde, [0.0, 2.0], [-0.1], "eta = "),
+    "eta of ddim": (samplers.ddim, [0.0, 1.0], [-0.1, 1.1], "eta = "),
+    "churn": (samplers.edm, [0.0], [-0.1], "s_churn"),
+    "churn range": (lambda end: samplers.edm(1.0, 0.5, end), [0.5], [0.4], "is empty"),
+    "tcd": (samplers.tcd, [0.0, 1.0], [-0.1, 1.1], "gamma = "),
+    "ddim_inversion": (samplers.ddim_inversion, [1], [0], "iterations = 0"),
+    "ddim_inversion clip": (lambda clip: samplers.ddim_inversion(clip=clip), [1e-3], [0.0], "clip = 0"),
+    "snr": (lambda snr: samplers.predictor_corrector(snr=snr), [1e-3], [0.0], "snr = 0"),
+    "corrections": (lambda count: samplers.predictor_corrector(corrections=count), [1], [0], "corrections = 0"),
+    "interpolant_sde": (lambda scale: samplers.interpolant_sde(scale=scale), [0.0], [-0.1], "scale = "),
+    "lms order": (samplers.lms, [1, 4], [0, 5], "order"),
+    "deis order": (samplers.deis, [1, 4], [0, 5], "order"),
+    "deis variable": (lambda name: samplers.deis(variable=name), ["t", "log-SNR"], ["x"], "unknown variable 'x'"),
+    "unipc order": (samplers.unipc, [1, 3], [0, 4], "order"),
+    "dpmpp_2s": (samplers.dpmpp_2s, ["log-SNR", "grid"], ["t"], "unknown middle 't'"),
+    "dpmpp_2s last": (lambda middle: samplers.dpmpp_2s(middle, True), ["grid"], ["log-SNR"], "needs middle='grid'"),
+    "restart sigma_max": (lambda sigma: restart(1.0, sigma), [80.0], [1.0, 80.1], "sigma_max"),
+    "restart sigma_min": (lambda sigma: restart(sigma, 2.0), [0.1], [0.0], "sigma_min"),
+    "restart grid": (
+        lambda size: samplers.restart_plan(schedules.edm(), GRID[-size:], [(1, 1, 0.5, 20.0)]),
+        [3],
+        [2],
+        "no time between",
+    ),
+    # objectives
+    "discriminator": (lambda r1: objectives.adversarial_discriminator(V, UNIFORM, r1), [0.0], [-1e-9], "r1 = "),
+    "condition dropout": (
+        lambda rate: objectives.with_condition_dropout(objectives.flow_matching(UNIFORM), None, rate),
+        [0.0, 0.9],
+        [-0.1, 1.0],
+        "rate = ",
+    ),
+    "cd": (lambda N: objectives.cd(schedules.edm(), X0, X0, N), [2], [1], "N = 1"),
+    "shrinking stage": (consistency_times.shrinking, [1], [0], "stage = 0"),
+    "shrinking q": (lambda q: consistency_times.shrinking(1, q), [1.1], [1.0], "q = 1"),
+    "warmup": (lambda warmup: objectives.continuous_consistency(UNIFORM, warmup=warmup), [0], [-1], "warmup = -1"),
+    "tangent c": (lambda c: objectives.continuous_consistency(UNIFORM, c=c), [0.0], [-1e-9], "c = "),
+    "contrast": (
+        lambda weight: objectives.contrastive_flow_matching(UNIFORM, weight),
+        [0.0, 0.9],
+        [-0.1, 1.0],
+        "weight = ",
+    ),
+    "contrast block": (lambda block: objectives.contrastive_flow_matching(UNIFORM, block=block), [2], [1], "block = 1"),
+    "dispersive": (objectives.dispersive, [2], [1], "block = 1"),
+    "temperature": (lambda tau: objectives.dispersive(2, tau), [0.1], [0.0], "temperature = 0"),
+    "pseudo_huber": (few_step.pseudo_huber, [0.0, None], [-1e-9], "c = "),
+    "brownian_bridge": (interpolants.brownian_bridge, [0.1], [0.0], "sigma = 0"),
+    "strengths": (lambda high: latent_consistency(guidance=(2.0, high)), [2.0], [1.9], "guidance = "),
+    "solver_steps": (lambda n: latent_consistency(solver_steps=n, T=5), [1, 5], [0, 6], "solver_steps = "),
+    "mean flow share": (lambda share: objectives.mean_flow(UNIFORM, equal=share), [0.0, 1.0], [-0.1, 1.1], "equal = "),
+    "mean flow power": (lambda p: objectives.mean_flow(UNIFORM, p=p), [0.0], [-0.1], "p = "),
+    "progressive": (lambda N: progressive(N=N), [1, 3], [0], "N = 0"),
+    "progressive stage": (lambda stage: progressive(stage=stage), [1], [0], "stage = 0"),
+    "progressive halves": (lambda N: progressive(N=N, stage=10), [1, 4], [3], "N = 3"),
+    "shortcut": (lambda M: shortcut(M=M), [2, 4], [0, 1, 3], "M = "),
+    "shortcut share": (lambda share: shortcut(share=share), [0.0, 1.0], [-0.1, 1.1], "share = "),
+    "uncertainty": (objectives.uncertainty, [1], [0], "channels = 0"),
+    # the files of the top
+    "edm parameterization": (parameterizations.edm, [1e-3], [0.0], "sigma_data = 0"),
+    "min_snr": (weightings.min_snr, [1e-3], [0.0], "gamma = 0"),
+    "soft_min_snr": (weightings.soft_min_snr, [1e-3], [0.0], "gamma = 0"),
+    "p2 k": (weightings.p2, [1e-3], [0.0], "k = 0"),
+    "p2 gamma": (lambda gamma: weightings.p2(gamma=gamma), [0.0], [-0.1], "gamma = "),
+    "edm weighting": (weightings.edm, [1e-3], [0.0], "sigma_data = 0"),
+    "sinkhorn": (couplings.sinkhorn, [1e-3], [0.0], "reg = 0"),
+    "schroedinger": (couplings.schroedinger_bridge, [1e-3], [0.0], "sigma = 0"),
+    "coupling block": (couplings.optimal_transport, [2], [1], "block = 1"),
+    "boundary sigma_data": (flow_maps.consistency_boundary, [1e-3], [0.0], "sigma_data = 0"),
+    "boundary sigma_min": (
+        lambda sigma: flow_maps.consistency_boundary(sigma_min=sigma),
+        [0.0],
+        [-0.1],
+        "sigma_min = ",
+    ),
+    "runge_kutta": (lambda size: ode.runge_kutta(np.arange(size)), [2], [1], "two increasing times"),
+    "runge_kutta times": (lambda end: ode.runge_kutta([0.0, end]), [0.1], [0.0], "increasing"),
+    "dormand_prince": (lambda end: ode.dormand_prince(0.0, end), [0.1], [0.0], "after the start"),
+    "rtol": (lambda rtol: ode.dormand_prince(0.0, 1.0, rtol=rtol), [1e-9], [0.0], "rtol > 0"),
+    "atol": (lambda atol: ode.dormand_prince(0.0, 1.0, atol=atol), [1e-9], [0.0], "atol > 0"),
+    "most": (lambda most: ode.dormand_prince(0.0, 1.0, most=most), [1], [0], "most >= 1"),
+    "likelihood steps": (lambda steps: likelihood.times(LATE, steps), [1], [0], "steps = 0"),
+    "t_start": (lambda t: likelihood.times(LATE, 2, t), [0.25, 0.99], [0.24, 1.0], "t_start = "),
+    "jump": (lambda jump: editing.repaint(GRID, jump, 2), [1], [0], "jump = 0"),
+    "resamplings": (lambda n: editing.repaint(GRID, 2, n), [1], [0], "resamplings = 0"),
+    "sdedit": (
+        lambda t: editing.sdedit(samplers.ddim(), DENOISE, SHORT, jnp.ones((2, 1)), np.array([0.5, 0.25]), t, KEYS),
+        [0.5],
+        [0.25, 0.51],
+        "t_0 = ",
+    ),
+    # training and metrics
+    "ema": (ema.exponential_moving_average, [0.0, 0.99], [-0.1, 1.0], "ema.decay"),
+    "peak": (lambda peak: optimizers.learning_rate_schedule(peak, 0, "constant", 1), [1e-9], [0.0], "learning_rate"),
+    "warmup steps": (lambda n: optimizers.learning_rate_schedule(1.0, n, "constant", 1), [0], [-1], "warmup"),
+    "cosine steps": (lambda n: optimizers.learning_rate_schedule(1.0, 0, "cosine", n), [1], [0], "steps"),
+    "sigma_rel": (power_ema.gamma, [0.01, power_ema.WIDEST], [0.0, 0.3], "sigma_rel"),
+    "bootstrap rows": (
+        lambda rows: bootstrap.replicates(np.sum, rows, 1, np.random.default_rng(0)),
+        [2],
+        [1],
+        "at least 2 rows",
+    ),
+    "bootstrap draws": (
+        lambda draws: bootstrap.replicates(np.sum, 2, draws, np.random.default_rng(0)),
+        [1],
+        [0],
+        "draws",
+    ),
+    "level": (lambda level: bootstrap.percentile_interval(ROWS[:, 0], level), [0.1, 0.9], [0.0, 1.0], "level"),
+    "successes": (lambda n: bootstrap.wilson_interval(n, 1), [0, 1], [-1, 2], "successes"),
+    "trials": (lambda n: bootstrap.wilson_interval(0, n), [1], [0], "trials"),
+    "clip_score": (lambda weight: clip_score.clip_score(ROWS, ROWS, weight), [1e-3], [0.0], "weight"),
+    "moments": (frechet.init, [1], [0], "dim = 0"),
+    "splits": (lambda splits: inception_score.inception_score(ROWS, splits), [1], [0], "splits"),
+    "logits": (lambda k: inception_score.inception_score(ROWS[:, :k], 1), [2], [1], "2 classes"),
+    "kernel": (kernel_distance.gaussian, [1e-3], [0.0], "sigma = 0"),
+    "kid subsets": (lambda n: kernel_distance.kid(ROWS, ROWS[::-1], n, 2), [2], [1], "subsets >= 2"),
+    "kid size": (lambda n: kernel_distance.kid(ROWS, ROWS[::-1], 2, n), [2, 6], [1, 7], "subset"),
+    "neighbours": (lambda k: pairwise.smallest(ROWS, None, k), [1, 5], [0, 6], "k = "),
+    "permutations": (
+        lambda n: permutation.p_value(lambda a, b: 0.0, 1, 1, n, np.random.default_rng(0)),
+        [1],
+        [0],
+        "draws",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_the_ends_of_a_range(name):
+    call, valid, refused, words = RANGES[name]
+    for value in valid:
+        call(value)
+    for value in refused:
+        with pytest.raises(ValueError, match=words):
+            call(value)
