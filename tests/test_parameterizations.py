@@ -333,3 +333,37 @@ def test_times_out_of_range_are_refused_in_eager_use(t):
         denoise(x, t)
     assert jax.jit(denoise)(x, jnp.asarray(t, jnp.float32)).x0.shape == x.shape
     assert denoise(x, jnp.asarray([0.0, 1.0])).x0.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    "denoise, error, words",
+    [
+        (lambda x: x, TypeError, r"called as denoise\(x_t, t\)"),
+        (lambda x, t: (x, x), TypeError, "what a denoiser returns"),
+        (lambda x, t: Prediction(x[:1], x), ValueError, "the x0 of a denoiser must have the shape"),
+        (lambda x, t: Prediction(x, x[:1]), ValueError, "the eps of a denoiser must have the shape"),
+    ],
+)
+def test_what_is_no_denoiser_is_refused(denoise, error, words):
+    with pytest.raises(error, match=words):
+        parameterizations.checked(denoise)(jnp.ones((2, 3)), 0.5)
+
+
+def test_a_mistake_within_a_denoiser_keeps_its_own_words():
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'c'"):
+        parameterizations.checked(lambda x, t: (lambda a, b, c: a)(x, t))(jnp.ones((2, 3)), 0.5)
+
+
+def test_times_without_a_value_are_not_checked():
+    """eps-prediction at alpha = 0 is refused where the time is known, and computed where it is an argument."""
+    eps = parameterizations.epsilon()
+    flow = schedules.rectified_flow()
+    with pytest.raises(ValueError, match="t = 1"):
+        parameterizations.check(eps, flow, 1.0)
+
+    def traced(t):
+        parameterizations.check(eps, flow, t)
+        parameterizations.check(eps, flow._replace(alpha=lambda s: t - s))
+        return t
+
+    jax.eval_shape(traced, 1.0)

@@ -408,11 +408,15 @@ def test_a_batch_without_what_is_learned_from_is_refused():
     networks = {"model": lambda x, t, condition: x}
     plain = objectives.flow_matching(UNIFORM)
     dropped = objectives.with_condition_dropout(plain, None, 0.5)
+    guided = objectives.mean_flow(UNIFORM, guidance=objectives.Guidance(None))
+    latent = objectives.latent_consistency_distillation(V, V, None)
     for objective, batch, error, words in [
         (plain, {"y": x}, ValueError, r"needs the data as \"x\"; its entries are \['y'\]"),
         (plain, x, TypeError, "batch"),
         (plain, {"x": x, "text": x}, ValueError, "no objective reads the batch's text"),
         (dropped, {"x": x}, ValueError, "condition dropout needs a condition"),
+        (guided, {"x": x}, ValueError, "guidance needs a condition"),
+        (latent, {"x": x}, ValueError, "distils guidance, which needs a condition"),
     ]:
         with pytest.raises(error, match=words):
             objective(networks, flow, keys, batch, 0)

@@ -247,3 +247,16 @@ def test_what_an_ended_process_left_is_removed_with_the_oldest(tmp_path, monkeyp
         os.utime(folder / name, (at, at))
     compilation_cache.enable()
     assert [path.name for path in folder.iterdir()] == ["c-cache"]
+
+
+def test_programs_are_those_found_and_those_compiled():
+    """A program that is read says so first; the time of the other event holds its reading, which is no compilation."""
+    programs = compilation_cache.Programs(pathlib.Path.home() / "kept")
+    programs._listen(compilation_cache.EITHER, 12.0)
+    programs._listen(compilation_cache.READ, 2.0)
+    programs._listen(compilation_cache.EITHER, 2.5)
+    programs._listen("another event", 100.0)
+    assert str(programs) == "programs: 1 found in ~/kept, 1 compiled in 12.5 s"
+    programs = compilation_cache.Programs(None)
+    programs._listen(compilation_cache.EITHER, 3.0)
+    assert str(programs) == "programs: 1 compiled in 3.0 s"
