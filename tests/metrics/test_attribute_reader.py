@@ -24,6 +24,16 @@ def reader(pictures):
     return attribute_reader.train(*pictures, steps=30, batch_size=16)
 
 
+@pytest.fixture(scope="module")
+def beginner():
+    """The reader after two steps, and what it reported."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
+    seen = []
+    labels = {"one": np.arange(5) % 2, "other": np.array([0, 3, 1, 1, 2])}
+    reader = attribute_reader.train(images, labels, steps=2, batch_size=4, progress=lambda *at: seen.append(at))
+    return reader, seen
+
+
 @pytest.mark.slow
 def test_it_reads_what_it_was_taught(pictures, reader):
     images, labels = pictures
@@ -42,8 +52,8 @@ def test_a_picture_is_read_alone_as_among_others(pictures, reader):
     assert attribute_reader.features(reader, images[:0]).shape == (0, attribute_reader.DIM)
 
 
-@pytest.mark.slow
-def test_it_is_trained_once_and_kept(reader, tmp_path):
+def test_it_is_trained_once_and_kept(beginner, tmp_path):
+    reader, _ = beginner
     made = []
     for _ in range(2):
         found = attribute_reader.cached("a", lambda: made.append(1) or reader, tmp_path)
@@ -53,9 +63,23 @@ def test_it_is_trained_once_and_kept(reader, tmp_path):
     assert attribute_reader.cached("a", lambda: reader, tmp_path).digest == reader.digest
 
 
-@pytest.mark.slow
-def test_other_pictures_are_refused(pictures, reader):
+def test_what_is_read_is_the_class_of_the_largest_product_with_the_last_layer(beginner):
+    reader, _ = beginner
+    images = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
+    last = np.asarray(attribute_reader.hidden(reader.params, images))
+    np.testing.assert_allclose(attribute_reader.features(reader, images), last, rtol=1e-4, atol=1e-5)
+    least = {"one": [1.0, 0.0], "other": [0.0, 0.0, 0.0, 1.0]}  # of the biases, to tell them from the products
+    for bias in (0.0, 1e3):
+        params = {**reader.params, **{f"{name}/bias": bias * np.float32(row) for name, row in least.items()}}
+        found = attribute_reader.read(reader._replace(params=params), images)
+        for name, row in least.items():
+            scores = last @ params[f"{name}/out"]
+            np.testing.assert_array_equal(found[name], np.argmax(row) if bias else scores.argmax(1))
+
+
+def test_other_pictures_are_refused(pictures, beginner):
     images, labels = pictures
+    reader, _ = beginner
     with pytest.raises(TypeError, match="uint8 pictures, got float32"):
         attribute_reader.read(reader, images.astype(np.float32))
     with pytest.raises(ValueError, match="not of the size that the reader was trained on"):
@@ -120,11 +144,8 @@ def test_changed_pictures_are_blurred_paler_or_darker_in_their_own_measure():
     assert np.abs(np.corrcoef([bright, contrast, share]) - np.eye(3)).max() < 0.2
 
 
-def test_two_steps_of_training_are_reported_and_move_every_layer():
-    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
-    seen = []
-    labels = {"one": np.arange(5) % 2, "other": np.array([0, 3, 1, 1, 2])}
-    reader = attribute_reader.train(images, labels, steps=2, batch_size=4, progress=lambda *at: seen.append(at))
+def test_two_steps_of_training_are_reported_and_move_every_layer(beginner):
+    reader, seen = beginner
     assert [step for step, _ in seen] == [1, 2] and all(np.isfinite(loss) for _, loss in seen)
     assert reader.classes == {"one": 2, "other": 4} and reader.params["other/out"].shape == (128, 4)
     assert all(np.abs(value).max() > 0 for name, value in reader.params.items() if "bias" in name)  # zeros at first
