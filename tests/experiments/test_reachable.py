@@ -29,10 +29,6 @@ OPEN = {  # still to be named
     "diffusion.objectives.dispersive": "a backbone that gives its features",
     "diffusion.guidance.classifier": "an objective that trains a classifier of noisy samples",
     "diffusion.editing.prompt_to_prompt": "a command that edits pictures of prompts",
-    "diffusion.editing.sdedit": "a command that starts from pictures; the playground has its own loop",
-    "diffusion.samplers.ddim_inversion": "a command that goes from pictures to noise",
-    "diffusion.samplers.edict": "a command that goes from pictures to noise",
-    "diffusion.samplers.bdia": "a command that goes from pictures to noise",
 }
 SECTIONS = [section for sections in catalogue.PAGES.values() for section in sections]
 

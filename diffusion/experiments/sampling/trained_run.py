@@ -54,7 +54,7 @@ class Trained(NamedTuple):
             config.update_from_flattened_dict(changes)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"the changes {dict(changes)} do not fit the run's config: {error}") from error
-        return _of(config, self.params)
+        return of(config, self.params)
 
     def denoise(self, labels: ArrayLike) -> Any:
         """The denoiser of these classes, int `[B]`, guided as config.sample.guidance says."""
@@ -91,11 +91,16 @@ def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, s
         ConfigError: if a field is not known, or the run trains a flow map.
         WorkdirError, CheckpointError: if there is no run, or no checkpoint.
     """
-    run = _of(workdir.read_config(folder), checkpoints.load_ema(folder, step)[0])
+    run = of(workdir.read_config(folder), checkpoints.load_ema(folder, step)[0])
     return run.changed(changes) if changes else run
 
 
-def _of(config: ConfigDict, params: Any) -> Trained:
+def of(config: ConfigDict, params: Any) -> Trained:
+    """The run of a config, with these parameters of its network.
+
+    Raises:
+        ConfigError: if the config cannot run, or the run trains a flow map.
+    """
     recipe = checks.on_its_data(checks.validate(config))
     generate.denoiser(recipe)  # refuses a flow map
     recipe = generate.trained(recipe, params)

@@ -1,0 +1,82 @@
+"""Pictures to noise and back by a trained run: the exact inversions give back what they received."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits
+from diffusion import parameterizations, samplers, schedules, timesteps
+from diffusion.experiments import edit, train
+from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.sampling import editors, trained_run
+from tests import commands
+
+LINE = schedules.rectified_flow()
+GRID = timesteps.uniform(LINE, steps=10)
+X = np.random.default_rng(0).uniform(-1, 1, (3, 4)).astype(np.float32)
+KEYS = jax.random.split(jax.random.key(0), 3)
+
+
+def denoiser(c):
+    """A smooth velocity, of a kind c."""
+    network = lambda x, t, condition: jnp.sin(2 * x + c) + t.reshape(-1, 1)
+    return parameterizations.denoiser(network, LINE, parameterizations.velocity())
+
+
+@functools.cache
+def edited(name, other):
+    change = editors.EDITORS[name](**({"iterations": 30} if name == "ddim" else {}))
+    return jax.jit(lambda x: change(denoiser(0.0), denoiser(other), LINE, samplers.euler(), x, GRID, KEYS))(X)
+
+
+@pytest.mark.parametrize("name, error", [("edict", 1e-4), ("bdia", 1e-4), ("ddim", 1e-3)])
+def test_what_goes_to_noise_and_back_is_what_it_was(name, error):
+    np.testing.assert_allclose(edited(name, 0.0), X, atol=error)
+    assert np.abs(edited(name, 1.0) - X).max() > 0.05  # under another condition it is not
+
+
+def test_sdedit_makes_anew_what_is_above_its_noise():
+    small = editors.sdedit(t_0=0.1)(denoiser(0.0), denoiser(0.0), LINE, samplers.euler(), X, GRID, KEYS)
+    large = editors.sdedit(t_0=0.9)(denoiser(0.0), denoiser(0.0), LINE, samplers.euler(), X, GRID, KEYS)
+    assert np.abs(small - X).mean() < np.abs(large - X).mean() / 3
+
+
+@pytest.fixture(scope="module")
+def run():
+    config = digits.get_config("tiny")
+    config.sample.guidance.scale = 1.0
+    network = resolve.Resolver(config).model((8, 8, 1))
+    zeros = (jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+    return trained_run.of(config, jax.jit(network.init)(jax.random.key(0), *zeros))
+
+
+def test_an_editor_that_does_not_fit_is_refused(run):
+    for editor, words in (
+        ({"name": "edct"}, r"--editor\.name.*'edict'"),
+        ({"name": "edict", "mix": 2.0}, r"--editor.*mix = 2.0"),
+        ({"name": "ddim", "t_0": 0.1}, r"t_0 = 0.1 leaves 1 times of the grid"),
+        ("edict", r"--editor = 'edict'. Valid: \{\"name\""),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            edit.edit(run, editor)
+    with pytest.raises(ConfigError, match=r"0 \.\. 9"):
+        edit.edit(run, {"name": "edict"}, labels=["11"])
+    with pytest.raises(ConfigError, match="is no plain denoiser"):
+        memory = {"sample.guidance": {"name": "adaptive_projected", "scale": 2.0}}
+        edit.edit(run.changed(memory), {"name": "edict"})
+
+
+@pytest.mark.slow
+def test_the_command_edits_pictures_of_a_run(tmp_path):
+    config = digits.get_config("tiny")
+    config.train.steps = config.checkpoint.every = 2
+    assert train.run(config, tmp_path / "run") == 0
+    words = [f"--workdir={tmp_path}/run", f"--out={tmp_path}/out", "--labels=3", "--config.sample.steps=20"]
+    done = commands.run("diffusion", "edit", *words, '--editor={"name": "bdia"}', timeout=300)
+    assert done.returncode == 0, done.stderr
+    made = np.load(tmp_path / "out" / "edited.npz")
+    assert made["images"].shape == made["originals"].shape == (20, 8, 8, 1) and set(made["labels"]) == {3}
+    assert (tmp_path / "out" / "edited.png").is_file()
