@@ -473,3 +473,8 @@ def test_what_cannot_follow_is_refused():
         following(None, VQModel(), threshold=0)
     rest = Alternating(lambda networks: None, None)
     assert following(rest, VQModel(), decay=0.0).init is not None  # the codes are then the last batch's means
+
+
+def test_the_variance_of_a_pixel_is_one_at_first():
+    assert float(coding.parameters({})["log_variance"]) == 0.0
+    assert float(coding.parameters({}, -2.0)["log_variance"]) == -2.0

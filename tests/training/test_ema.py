@@ -26,6 +26,15 @@ def test_without_warmup_the_decay_is_constant():
     np.testing.assert_allclose(state, 0.9, rtol=1e-6)
 
 
+def test_the_average_forgets_its_start_by_default():
+    """The first decay is 1/10, far from 0.9999."""
+    average = exponential_moving_average()
+    state = average.update(average.init(jnp.asarray(1.0)), jnp.asarray(0.0), jnp.asarray(0))
+    np.testing.assert_allclose(state, 0.1, rtol=1e-6)
+    state = average.update(jnp.asarray(1.0), jnp.asarray(0.0), jnp.asarray(10**7))
+    np.testing.assert_allclose(state, 0.9999, rtol=1e-6)
+
+
 def test_starts_as_a_copy_and_not_as_the_same_buffer():
     params = {"w": jnp.arange(3.0)}
     state = exponential_moving_average().init(params)

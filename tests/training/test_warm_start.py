@@ -49,6 +49,15 @@ def test_names_each_leaf_that_is_skipped_and_why(source_run):
     assert reasons["new"] == "not in the source" and reasons["old"] == "only in the source"
 
 
+def test_names_without_their_collection_are_completed_if_none_has_it():
+    """A file of bare parameters fits networks that keep them in "params"; one that names some is taken as it is."""
+    ours = {"params": {"w": jnp.zeros(1), "b": jnp.zeros(1)}}
+    params, taken, _ = warm_start(ours, {"w": np.ones(1), "b": np.ones(1)})
+    assert sorted(taken) == ["params/b", "params/w"] and float(params["params"]["w"][0]) == 1
+    _, taken, skipped = warm_start(ours, {"params/w": np.ones(1), "b": np.ones(1)})
+    assert taken == ["params/w"] and skipped == ["params/b: not in the source", "b: only in the source"]
+
+
 def test_reads_a_safetensors_file(tmp_path):
     save_file({"out.kernel": np.full((8, 2), 7.0, np.float32)}, tmp_path / "p.safetensors")
     params, taken, _ = warm_start(toys.make_state().params, read(tmp_path / "p.safetensors"))

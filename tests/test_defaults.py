@@ -1,0 +1,141 @@
+"""Defaults are the numbers of the papers and of their authors' code, written down from there."""
+
+import inspect
+import math
+
+import pytest
+
+from diffusion import (
+    couplings,
+    editing,
+    flow_maps,
+    guidance,
+    objectives,
+    parameterizations,
+    samplers,
+    schedules,
+    timesteps,
+    weightings,
+)
+from diffusion.metrics import bootstrap, clip_score, inception_score, kernel_distance, manifold, memorisation
+from diffusion.objectives import autoencoding, consistency_times
+from diffusion.training import codebooks, ema, optimizers
+
+SIGMAS = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}  # Karras et al. 2022, table 1
+BETAS = {"beta_min": 0.1, "beta_max": 20.0}  # Song et al. 2021, appendix C
+SINKHORN = {"block": 64, "tolerance": 0.001, "iterations": 1000}
+REVERSE = {"eta": 1.0, "s_noise": 1.0}
+DEFAULTS = [
+    (schedules.cosine, {"s": 0.008}),
+    (schedules.sigmoid, {"start": -3.0, "end": 3.0, "tau": 1.0}),
+    (schedules.linear_beta, {"beta_start": 1e-4, "beta_end": 0.02, "T": 1000}),
+    (schedules.scaled_linear, {"beta_start": 0.00085, "beta_end": 0.012, "T": 1000}),
+    (schedules.init_learned, {"log_snr_max": 13.3, "log_snr_min": -5.0, "features": 1024}),
+    (schedules.variance_exploding, {"sigma_min": 0.01, "sigma_max": 50.0}),
+    (schedules.edm, {"sigma_min": 0.002, "sigma_max": 80.0}),
+    (schedules.variance_preserving, BETAS),
+    (schedules.sub_vp, BETAS),
+    (timesteps.discrete_density, {"T": 1000, "shift": 1.0}),
+    (timesteps.logit_normal, {"mean": 0.0, "std": 1.0}),
+    (timesteps.mode, {"scale": 1.29}),
+    (timesteps.log_normal, {"mean": -1.2, "std": 1.2}),
+    (timesteps.laplace, {"mean": 0.0, "scale": 0.5}),
+    (timesteps.leading, {"T": 1000, "offset": 0}),
+    (timesteps.trailing, {"T": 1000}),
+    (timesteps.linspace, {"T": 1000}),
+    (timesteps.polynomial, {"rho": 2.0}),
+    (timesteps.beta, {"a": 0.6, "b": 0.6}),
+    (timesteps.sigmoid, {"start": -3.0, "end": 3.0, "tau": 1.0}),
+    (timesteps.exponential, {"rho": 1.0}),
+    (timesteps.karras, SIGMAS),
+    (timesteps.kl_optimal, {"sigma_data": 1.0}),
+    (timesteps.loss_second_moment, {"bins": 1000, "discrete": False, "history": 10, "uniform_prob": 0.001}),
+    (timesteps.flux_shift, {"base": (256, 0.5), "largest": (4096, 1.15)}),
+    (objectives.adversarial_generator, {"weight": 2.5}),
+    (objectives.adversarial_discriminator, {"r1": 1e-5}),
+    (autoencoding.adaptive_weight, {"limit": 1e4, "delta": 1e-4}),
+    (autoencoding.kl_autoencoder, {"kl": 1e-6, "perceptual": 1.0, "adversarial": 0.5, "start": 50001}),
+    (
+        autoencoding.vq_autoencoder,
+        {"codebook": 1.0, "commitment": 0.25, "perceptual": 1.0, "adversarial": 0.75, "start": 250001},
+    ),
+    (objectives.cd, {"N": 18}),
+    (objectives.ect, {"q": 4.0, "sigma_data": 0.5, "c": 0.0}),
+    (consistency_times.square_root_curriculum, {"first": 2, "last": 150}),
+    (consistency_times.doubling_curriculum, {"first": 10, "last": 1280}),
+    (consistency_times.discretised, SIGMAS),
+    (consistency_times.ramp_density, SIGMAS),
+    (consistency_times.shrinking, {"q": 4.0, "k": 8.0, "b": 1.0}),
+    (objectives.continuous_consistency, {"sigma_data": 0.5, "warmup": 10000, "c": 0.1}),
+    (objectives.contrastive_flow_matching, {"weight": 0.05, "block": 2}),
+    (objectives.distribution_matching, {"normalise": True}),
+    (objectives.dispersive, {"temperature": 1.0}),
+    (objectives.hybrid, {"T": 1000, "vlb_weight": 1.0}),
+    (
+        objectives.latent_consistency_distillation,
+        {"guidance": (2.0, 14.0), "solver_steps": 50, "T": 1000, "c": 0.001, "shift": 1.0},
+    ),
+    (objectives.mean_flow, {"equal": 0.75, "p": 1.0, "c": 0.01}),
+    (objectives.improved_mean_flow, {"equal": 0.5, "p": 1.0, "c": 0.01}),
+    (objectives.progressive_distillation, {"teacher_scale": 1.0}),
+    (objectives.shortcut, {"M": 128, "share": 0.25, "clip": math.inf}),
+    (objectives.uncertainty, {"channels": 128}),
+    (samplers.ddim, {"eta": 0.0}),
+    (samplers.euler_ancestral, REVERSE),
+    (samplers.dpm_2_ancestral, REVERSE),
+    (samplers.dpmpp_sde, {**REVERSE, "r": 0.5}),
+    (samplers.dpmpp_2m_sde, {**REVERSE, "solver": "midpoint", "lower_order_final": False}),
+    (samplers.dpmpp_3m_sde, REVERSE),
+    (samplers.dpmpp_2s, {"middle": "log-SNR", "lower_order_final": False}),
+    (samplers.dpmpp_2m, {"lower_order_final": False}),
+    (samplers.dpmpp_3m, {"lower_order_final": False}),
+    (samplers.edm, {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": math.inf, "s_noise": 1.0}),
+    (samplers.tcd, {"gamma": 0.3}),
+    (samplers.ddim_inversion, {"iterations": 1}),
+    (samplers.edict, {"mix": 0.93}),
+    (samplers.bdia, {"gamma": 1.0}),
+    (samplers.predictor_corrector, {"snr": 0.16, "corrections": 1}),
+    (samplers.lms, {"order": 4}),
+    (samplers.deis, {"order": 3, "variable": "t", "lower_order_final": False}),
+    (samplers.unipc, {"order": 2, "variant": "bh2", "lower_order_final": False}),
+    (samplers.restart_plan, {"rho": 7.0}),
+    (samplers.interpolant_sde, {"scale": 1.0}),
+    (guidance.classifier, {"scale": 1.0}),
+    (guidance.posterior_sampling, {"scale": 1.0}),
+    (guidance.pseudoinverse, {"noise_std": 0.0, "data_std": 1.0, "scale": 1.0}),
+    (guidance.adaptive_projected, {"eta": 0.0, "momentum": -0.5}),
+    (guidance.rescaled, {"rescale": 0.7}),
+    (guidance.dynamic_threshold, {"percentile": 0.995, "maximum": math.inf}),
+    (bootstrap.percentile_interval, {"level": 0.95}),
+    (bootstrap.wilson_interval, {"z": 1.959964}),
+    (clip_score.clip_score, {"weight": 100.0}),
+    (inception_score.inception_score, {"splits": 10}),
+    (kernel_distance.mmd2, {"unbiased": True}),
+    (kernel_distance.kid, {"subsets": 100, "size": 1000}),
+    (manifold.overlap, {"manifold_k": 3, "density_k": 5}),
+    (memorisation.copied_by_ratio, {"ratio": 1 / 3}),
+    (memorisation.copied_by_similarity, {"threshold": 0.5}),
+    (memorisation.data_copying, {"least": 20}),
+    (codebooks.following, {"decay": 0.99, "threshold": 1.0}),
+    (ema.exponential_moving_average, {"decay": 0.9999, "warmup": True}),
+    (optimizers.adamw, {"learning_rate": 1e-4, "warmup": 0, "weight_decay": 0.0, "b1": 0.9, "b2": 0.999}),
+    (optimizers.muon, {"learning_rate": 1e-3, "weight_decay": 0.0, "momentum": 0.95, "b1": 0.9, "b2": 0.999}),
+    (parameterizations.edm, {"sigma_data": 0.5}),
+    (weightings.min_snr, {"gamma": 5.0}),
+    (weightings.soft_min_snr, {"gamma": 4.0}),
+    (weightings.p2, {"k": 1.0, "gamma": 1.0}),
+    (weightings.sigmoid, {"bias": 2.0}),
+    (weightings.edm, {"sigma_data": 0.5}),
+    (couplings.optimal_transport, {"block": 64}),
+    (couplings.sinkhorn, SINKHORN),
+    (couplings.schroedinger_bridge, SINKHORN),
+    (flow_maps.consistency_boundary, {"sigma_data": 0.5, "sigma_min": 0.002}),
+    (flow_maps.latent_consistency, {"sigma_data": 0.5, "scaling": 10.0, "T": 1000}),
+    (editing.repaint, {"jump": 10, "resamplings": 10}),
+]
+
+
+@pytest.mark.parametrize("function, expected", DEFAULTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_defaults(function, expected):
+    parameters = inspect.signature(function).parameters
+    assert {name: parameters[name].default for name in expected} == expected
