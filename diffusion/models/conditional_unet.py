@@ -16,7 +16,8 @@ Pictures and features are channels last.
 
 __all__ = ["ConditionalUNet", "Layers", "extra_widths", "residual_shapes", "strength_features"]
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import conditions
 from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, upsample
 from diffusion.models.layers.embeddings import sinusoid
@@ -166,33 +168,44 @@ class ConditionalUNet(nn.Module):
             return depth
         return (depth,) * (self.layers + up) if depth else ()
 
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return len(self.widths) * (2 * self.layers + 1) + 1
+
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array, condition: dict) -> jax.Array:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: dict, features: Sequence[int] | None = None) -> Any:
         """One evaluation of the network.
 
         Args:
             x: [B, H, W, in_channels]; 2^(levels - 1) divides H and W.
             t: the network's clock, [B] or [], float32 or wider; 0 .. 999 for the published networks.
             condition: see above.
+            features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
+                `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
+                middle as one, or on the way up; what changes the side alone is none.
 
         Returns:
-            [B, H, W, out_channels], float32.
+            [B, H, W, out_channels], float32; with `features`: (that, a tuple of the features).
 
         Raises:
             ValueError: for shapes that do not fit, or a missing or unknown entry of the condition.
         """
         inputs = self.checked(x, t, condition)
-        layers = Layers(self, jnp.broadcast_to(t, x.shape[:1]), inputs)
+        seen = Features(features, self.feature_blocks)
+        layers = Layers(self, jnp.broadcast_to(t, x.shape[:1]), inputs, seen)
         h, skips = layers.down(x)
         if inputs["residuals"]:
             skips = [skip + more.astype(skip.dtype) for skip, more in zip(skips, inputs["residuals"])]
         h = layers.middle(h)
+        seen.block(h)
         if inputs["residuals"]:
             h = h + inputs["residuals"][-1].astype(h.dtype)
         h = layers.up(h, skips)
         h = nn.silu(GroupNorm(self.groups, EPSILON, name="norm_out")(h))
         # In float32, since bfloat16 would round the output to 8 bits.
-        return conv(self.out_channels, zero=True, dtype="float32", name="conv_out")(h.astype(jnp.float32))
+        out = conv(self.out_channels, zero=True, dtype="float32", name="conv_out")
+        return seen.beside(out(h.astype(jnp.float32)))
 
     def checked(self, x: jax.Array, t: jax.Array, condition: dict) -> dict:
         """The entries of a condition, after checks of all shapes; arguments and errors are those of the call."""
@@ -258,10 +271,12 @@ class Layers:
         unet: whose fields describe the layers.
         inputs: the entries of the condition.
         embedding: of the clock and the condition, for the residual blocks, [B, 4 widths[0]].
+        seen: collects the features of the blocks on the way down and up.
     """
 
-    def __init__(self, unet: ConditionalUNet, t: jax.Array, inputs: dict):
+    def __init__(self, unet: ConditionalUNet, t: jax.Array, inputs: dict, seen: Features | None = None):
         self.unet, self.inputs = unet, inputs
+        self.seen = seen or Features(None, 0)
         self.text = inputs["text"].astype(unet.dtype)
         self.bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
         self.extra = iter(inputs["extra"] or ())
@@ -277,6 +292,7 @@ class Layers:
             for j in range(unet.layers):
                 h = self._resnet(h, i, f"down_{i}_resnet_{j}")
                 h = self._transformer(h, unet.transformers(i, up=False), j, i, f"down_{i}_transformer_{j}")
+                self.seen.block(h)
                 skips.append(h)
             if i < len(unet.widths) - 1:
                 h = conv(width, stride=2, dtype=unet.dtype, name=f"down_{i}_downsample")(h)
@@ -302,6 +318,7 @@ class Layers:
             for j in range(unet.layers + 1):
                 h = self._resnet(jnp.concatenate([h, skips.pop()], axis=-1), i, f"up_{i}_resnet_{j}")
                 h = self._transformer(h, unet.transformers(i, up=True), j, i, f"up_{i}_transformer_{j}")
+                self.seen.block(h)
             if i:
                 h = conv(width, dtype=unet.dtype, name=f"up_{i}_upsample")(upsample(h))
         return h

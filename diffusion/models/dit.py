@@ -17,7 +17,7 @@ Pictures and features are channels last.
 __all__ = ["DiT", "check_labels", "dit_preset", "patchify", "unpatchify"]
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import flax.linen as nn
@@ -27,6 +27,7 @@ import numpy as np
 
 from diffusion.models.layers import layer_masks, layout
 from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import MLPS, Block, modulated_output, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
@@ -155,8 +156,19 @@ class DiT(nn.Module):
             raise ValueError(f"width / heads = {self.width // self.heads}: axial rotary positions need 4 to divide it")
         super().__post_init__()
 
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
+
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array | tuple, condition: jax.Array | dict | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array | tuple,
+        condition: jax.Array | dict | None = None,
+        features: Sequence[int] | None = None,
+    ) -> Any:
         """One evaluation of the network.
 
         Args:
@@ -164,9 +176,10 @@ class DiT(nn.Module):
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` clocks if `times` is more than 1.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of "label", the
                 layer masks (`diffusion.models.layers.layer_masks`), and "strength" if the network receives it.
+            features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32.
+            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32. With `features`: (that, a tuple of the tokens).
 
         Raises:
             ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
@@ -177,6 +190,7 @@ class DiT(nn.Module):
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
         clocks = t if isinstance(t, tuple) else (t,)
         self._check(x, clocks, label)
+        seen = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -214,15 +228,16 @@ class DiT(nn.Module):
         tokens = layout.split(tokens, "batch", "tokens", None)
 
         axes = (0 if self.own_embeddings else nn.broadcast, nn.broadcast, 0)
-        blocks = scanned(Block, self.depth, self.remat, axes, self.unroll)
-        tokens, _ = blocks(
+        blocks = scanned(Block, self.depth, self.remat, axes, self.unroll, seen.among(self.depth))
+        tokens, kept = blocks(
             self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
         )(tokens, c, angles, masks)
+        seen.stack(self.depth, kept or ())
 
         c = c[0] if self.own_embeddings else c
         outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
         tokens = modulated_output(tokens, c, NORMS[self.norm], outputs, self.dtype)
-        return unpatchify(tokens, self.patch, height, width)
+        return seen.beside(unpatchify(tokens, self.patch, height, width))
 
     def _without_strength(self, condition, batch):
         """The condition without its strength, and the strength."""

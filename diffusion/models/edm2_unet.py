@@ -18,6 +18,7 @@ Pictures and features are channels last.
 
 __all__ = ["ClassWeights", "EDM2Block", "EDM2UNet", "edm2_preset"]
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import layout, unet_inputs
 from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
+from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.magnitude import FORCED, MPConv, MPFourier, mp_cat, mp_silu, mp_sum, unit
 from diffusion.models.layers.resampling import check_taps, double, halve
@@ -192,10 +194,20 @@ class EDM2UNet(nn.Module):
         """Whether a level has attention."""
         return self.resolution >> level in self.attention_resolutions
 
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return len(self.widths) * (2 * self.blocks + 1) + 1
+
     @nn.compact
     def __call__(
-        self, x: jax.Array, t: jax.Array, condition: jax.Array | dict | None = None, train: bool = False
-    ) -> jax.Array:
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        condition: jax.Array | dict | None = None,
+        train: bool = False,
+        features: Sequence[int] | None = None,
+    ) -> Any:
         """One evaluation of the network.
 
         Args:
@@ -204,9 +216,12 @@ class EDM2UNet(nn.Module):
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of them, as
                 "label", and of "residuals" for the skips, in order, and the middle, see `models.layers.conditions`.
             train: draw dropout.
+            features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
+                `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
+                middle as one, or on the way up; what changes the side alone is none.
 
         Returns:
-            [B, H, W, channels], float32.
+            [B, H, W, channels], float32; with `features`: (that, a tuple of the features).
 
         Raises:
             ValueError: for shapes that do not fit, and for a missing or an unexpected condition.
@@ -214,15 +229,16 @@ class EDM2UNet(nn.Module):
         inputs = unet_inputs.checked(
             condition, x, t, channels=self.channels, halvings=len(self.widths) - 1, num_classes=self.num_classes
         )
+        seen = Features(features, self.feature_blocks)
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs["label"]).astype(self.dtype)
         block_class = EDM2Block
         if REMAT[self.remat]:
             block_class = nn.remat(EDM2Block, policy=REMAT[self.remat], static_argnums=(3,))
 
-        def box(h: jax.Array, features: int, name: str, attend: bool = False, **side) -> jax.Array:
+        def box(h: jax.Array, channels: int, name: str, attend: bool = False, **side) -> jax.Array:
             block = block_class(
-                features,
-                heads=features // self.head_size if attend else 0,
+                channels,
+                heads=channels // self.head_size if attend else 0,
                 taps=self.taps,
                 dropout=self.dropout,
                 residual_balance=self.residual_balance,
@@ -239,27 +255,30 @@ class EDM2UNet(nn.Module):
         h = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
         h = MPConv(self.widths[0], 3, self.dtype, name="conv_in")(h)
         skips = [h]
-        for i, features in enumerate(self.widths):
+        for i, channels in enumerate(self.widths):
             if i:
                 h = box(h, h.shape[-1], f"down_{i}_resample", resample="down")
                 skips.append(h)
             for j in range(self.blocks):
-                h = box(h, features, f"down_{i}_block_{j}", self.attends(i))
+                h = box(h, channels, f"down_{i}_block_{j}", self.attends(i))
+                seen.block(h)
                 skips.append(h)
 
         h = box(h, self.widths[-1], "middle_block_0", True, decoder=True)
         h = box(h, self.widths[-1], "middle_block_1", decoder=True)
+        seen.block(h)
         skips, h = unet_inputs.with_residuals(skips, h, inputs["residuals"])
 
-        for i, features in reversed(list(enumerate(self.widths))):
+        for i, channels in reversed(list(enumerate(self.widths))):
             if i < len(self.widths) - 1:
                 h = box(h, h.shape[-1], f"up_{i}_resample", decoder=True, resample="up")
             for j in range(self.blocks + 1):
                 h = mp_cat(h, skips.pop(), self.concat_balance)
-                h = box(h, features, f"up_{i}_block_{j}", self.attends(i), decoder=True)
+                h = box(h, channels, f"up_{i}_block_{j}", self.attends(i), decoder=True)
+                seen.block(h)
         gain = self.param("gain", nn.initializers.zeros_init(), ())
         # In float32, since bfloat16 would round the output to 8 bits.
-        return MPConv(self.channels, 3, "float32", name="conv_out")(h.astype(jnp.float32), gain)
+        return seen.beside(MPConv(self.channels, 3, "float32", name="conv_out")(h.astype(jnp.float32), gain))
 
     def _embedding(self, t: jax.Array, label: jax.Array | None) -> jax.Array:
         """The embedding of clock and class, [B, E], in float32."""

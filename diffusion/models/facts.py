@@ -10,6 +10,16 @@
 """
 
 __all__ = ["kind", "layer_masks", "one_size", "takes_rank", "text_inputs"]
+| attribute        | default    | meaning                                                                     |
+|------------------|------------|-----------------------------------------------------------------------------|
+| `kind`           | "backbone" | how objectives call it; or "autoencoder", or "towers" of images and texts   |
+| `text_inputs`    | None       | its inputs from a text, e.g. `conditions.TOKENS`                            |
+| `one_size`       | False      | whether it takes pictures of one size alone                                 |
+| `ranks`          | None       | of one example that it takes, 3 for pictures (H, W, C); None: any           |
+| `feature_blocks` | 0          | blocks, 1 .. so many, whose outputs a call with `features=` returns too     |
+"""
+
+__all__ = ["feature_blocks", "kind", "one_size", "takes_rank", "text_inputs"]
 
 from typing import Any
 
@@ -40,3 +50,8 @@ def takes_rank(network: Any, shape: tuple[int, ...]) -> bool:
     """Whether a module, or one of its class, takes examples of as many axes as `shape` has."""
     ranks = getattr(network, "ranks", None)
     return ranks is None or len(shape) in ranks
+
+
+def feature_blocks(network: Any) -> int:
+    """Number of blocks of a module whose outputs it returns when it is called with `features`; 0 if with none."""
+    return getattr(network, "feature_blocks", 0)

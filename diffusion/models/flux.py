@@ -20,7 +20,7 @@ Pictures and features are channels last.
 __all__ = ["Flux"]
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -31,6 +31,7 @@ import numpy as np
 from diffusion.models.dit import patchify, unpatchify
 from diffusion.models.layers import layout
 from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.conditions import entries
@@ -100,8 +101,15 @@ class Flux(nn.Module):
             )
         super().__post_init__()
 
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth + self.singles
+
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any]) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any], features: Sequence[int] | None = None
+    ) -> Any:
         """One evaluation of the network.
 
         Args:
@@ -114,9 +122,11 @@ class Flux(nn.Module):
                 arrays [B, N, width] over the N patches, row by row; the k-th is added to the picture's tokens after
                 each of the layers i with floor(i / ceil(L / K)) = k, of L layers of the kind.
                 "extra": tuple of `depth` pairs (keys, values) [B, K, width] for the joint layers, see `JointBlock`.
+            features: layers, joint and then single ones, 1 .. depth + singles, whose tokens of the picture
+                [B, N, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            [B, H, W, out_channels], float32.
+            [B, H, W, out_channels], float32; with `features`: (that, a tuple of the features).
 
         Raises:
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
@@ -124,6 +134,7 @@ class Flux(nn.Module):
         required = ("text", "pooled", "strength") if self.strength else ("text", "pooled")
         inputs = entries(condition, required, ("residuals", "extra"))
         self._check(x, t, inputs)
+        seen = Features(features, self.feature_blocks)
         _, height, width, _ = x.shape
 
         image = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(patchify(x, PATCH))
@@ -138,18 +149,22 @@ class Flux(nn.Module):
         if inputs["extra"] is not None:
             per_layer["extra"] = stacked_pairs(inputs["extra"])
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
-        blocks = scanned(JointBlock, self.depth, self.remat)
+        picture = lambda streams: streams[0]
+        blocks = scanned(JointBlock, self.depth, self.remat, kept=seen.among(self.depth), pick=picture)
         blocks = blocks(self.heads, True, False, False, self.attention, self.dtype, name="blocks")
-        (image, text), _ = blocks(streams, c, angles, per_layer)
+        (image, text), kept = blocks(streams, c, angles, per_layer)
+        seen.stack(self.depth, kept or ())
 
         per_layer = {"residual": _spread(single, self.singles)} if single else {}
-        blocks = scanned(SingleBlock, self.singles, self.remat)
+        picture = lambda tokens: tokens[:, text.shape[1] :]
+        blocks = scanned(SingleBlock, self.singles, self.remat, kept=seen.among(self.singles), pick=picture)
         blocks = blocks(self.heads, self.attention, self.dtype, name="single_blocks")
-        tokens, _ = blocks(jnp.concatenate([text, image], axis=1), c, angles, per_layer)
+        tokens, kept = blocks(jnp.concatenate([text, image], axis=1), c, angles, per_layer)
+        seen.stack(self.singles, kept or ())
 
         outputs = PATCH**2 * self.out_channels
-        tokens = modulated_output(tokens[:, text.shape[1] :], c, layer_norm, outputs, self.dtype)
-        return unpatchify(tokens, PATCH, height, width)
+        tokens = modulated_output(picture(tokens), c, layer_norm, outputs, self.dtype)
+        return seen.beside(unpatchify(tokens, PATCH, height, width))
 
     def _places(self, words: int, height: int, width: int) -> np.ndarray:
         """[M + N, 3]."""

@@ -14,10 +14,13 @@ It is DiT without attention, on one token.
 __all__ = ["MLP", "MLPBlock"]
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 
+from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import MLPS, Modulation, modulated_output, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
@@ -82,27 +85,42 @@ class MLP(nn.Module):
             look_up(dict.fromkeys(names), getattr(self, field), field)
         super().__post_init__()
 
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
+
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array | tuple, condition: jax.Array | dict | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array | tuple,
+        condition: jax.Array | dict | None = None,
+        features: Sequence[int] | None = None,
+    ) -> Any:
         """One evaluation of the network.
 
         Args:
             x: examples [B, ...], for example points [B, D].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
             condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width].
+            features: blocks whose features [B, 1, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            float32, of the shape of x.
+            float32, of the shape of x; with `features`: (that, a tuple of the features).
 
         Raises:
             ValueError: for shapes that do not fit, and a superfluous or a missing condition.
         """
         check_example(self, x, "examples [B, ...]")
+        seen = Features(features, self.feature_blocks)
         c = ConditionEmbedding(
             self.width, self.num_classes, self.vector_width, self.times, self.dtype, name="condition"
         )(x, t, condition)
         h = x.reshape(x.shape[0], 1, -1)
         h = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="embedding")(h)
-        blocks = scanned(MLPBlock, self.depth, "none", (nn.broadcast,), self.unroll)
-        h, _ = blocks(self.mlp_ratio, self.norm, self.mlp, self.dtype, name="blocks")(h, c)
-        return modulated_output(h, c, NORMS[self.norm], math.prod(x.shape[1:]), self.dtype).reshape(x.shape)
+        blocks = scanned(MLPBlock, self.depth, "none", (nn.broadcast,), self.unroll, seen.among(self.depth))
+        h, kept = blocks(self.mlp_ratio, self.norm, self.mlp, self.dtype, name="blocks")(h, c)
+        seen.stack(self.depth, kept or ())
+        out = modulated_output(h, c, NORMS[self.norm], math.prod(x.shape[1:]), self.dtype)
+        return seen.beside(out.reshape(x.shape))

@@ -17,7 +17,7 @@ Pictures and features are channels last.
 
 __all__ = ["MMDiT"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from diffusion.models.dit import patchify, unpatchify
 from diffusion.models.layers import layer_masks, layout
 from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.conditions import entries
@@ -111,8 +112,15 @@ class MMDiT(nn.Module):
             )
         super().__post_init__()
 
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
+
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any]) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any], features: Sequence[int] | None = None
+    ) -> Any:
         """One evaluation of the network.
 
         Args:
@@ -124,15 +132,18 @@ class MMDiT(nn.Module):
                 "residuals": tuple of K <= depth arrays [B, N, width] over the N patches, row by row; the k-th is added
                 to the picture's tokens after each of the layers i with floor(i K / depth) = k, but not after the last.
                 "extra": tuple of `depth` pairs (keys, values) [B, K, width], see `JointBlock`.
+            features: layers, 1 .. depth, whose tokens of the picture [B, N, width] the call returns too, see
+                `layers.block_features`; None: none.
 
         Returns:
-            [B, H, W, out_channels], float32.
+            [B, H, W, out_channels], float32; with `features`: (that, a tuple of the features).
 
         Raises:
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
         inputs = entries(condition, ("text", "pooled"), ("skip", "residuals", "extra"))
         self._check(x, t, inputs)
+        seen = Features(features, self.feature_blocks)
         batch, height, width, _ = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -154,14 +165,16 @@ class MMDiT(nn.Module):
         last = self.depth - 1
         for name, start, stop, dual in (("dual_blocks", 0, self.dual, True), ("blocks", self.dual, last, False)):
             if stop > start:
-                stack = scanned(JointBlock, stop - start, self.remat)
+                stack = scanned(JointBlock, stop - start, self.remat, kept=seen.among(stop - start), pick=_picture)
                 blocks = stack(self.heads, self.qk_norm, dual, False, self.attention, self.dtype, name=name)
-                streams, _ = blocks(streams, c, None, part(start, stop))
+                streams, kept = blocks(streams, c, None, part(start, stop))
+                seen.stack(stop - start, kept or ())
         final = JointBlock(self.heads, self.qk_norm, False, True, self.attention, self.dtype, name="last_block")
         (tokens, _), _ = final(streams, c, None, jax.tree.map(lambda entry: entry[last], per_layer))
+        seen.block(tokens)
 
         tokens = modulated_output(tokens, c, layer_norm, self.patch**2 * self.out_channels, self.dtype)
-        return unpatchify(tokens, self.patch, height, width)
+        return seen.beside(unpatchify(tokens, self.patch, height, width))
 
     def _table(self, key: jax.Array) -> jax.Array:
         """The table as diffusers makes it: e(p) = [sin(p w), cos(p w)], table[row, column] = [e(column), e(row)]."""
@@ -198,3 +211,7 @@ class MMDiT(nn.Module):
         tokens = (x.shape[0], x.shape[1] * x.shape[2] // self.patch**2, self.width)
         check_residuals(inputs["residuals"], tokens, self.depth)
         check_extra(inputs["extra"], x.shape[0], self.width, self.depth)
+
+
+def _picture(streams: tuple[jax.Array, jax.Array]) -> jax.Array:
+    return streams[0]

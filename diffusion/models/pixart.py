@@ -17,7 +17,7 @@ Pictures and features are channels last.
 
 __all__ = ["PixArt", "PixArtBlock"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from diffusion.models.dit import patchify, unpatchify
 from diffusion.models.layers import layer_masks, layout
 from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Attention, Gelu, xavier, zeros
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
@@ -141,8 +142,15 @@ class PixArt(nn.Module):
             )
         super().__post_init__()
 
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
+
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any]) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any], features: Sequence[int] | None = None
+    ) -> Any:
         """One evaluation of the network.
 
         Args:
@@ -155,9 +163,10 @@ class PixArt(nn.Module):
                 "skip", "identity", "borrow": [B, depth], see `diffusion.models.layers.layer_masks`.
                 "residuals": tuple of up to `depth` arrays [B, N, width]; the k-th is added to the tokens after layer k.
                 "extra": tuple of `depth` pairs (keys, values) [B, K, width], see `CrossAttention`.
+            features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32.
+            [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`; float32. With `features`: (that, a tuple of the tokens).
 
         Raises:
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
@@ -165,6 +174,7 @@ class PixArt(nn.Module):
         required = ("text", *("size",) * self.sized, *("strength",) * self.strength)
         inputs = entries(condition, required, ("text_mask", *layer_masks.KINDS, "residuals", "extra"))
         self._check(x, t, inputs)
+        seen = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -185,17 +195,19 @@ class PixArt(nn.Module):
             embedding = embedding + strength(1000 * (inputs["strength"] - 1))
         c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
 
-        blocks = scanned(PixArtBlock, self.depth, self.remat, (nn.broadcast, nn.broadcast, nn.broadcast, 0))
-        tokens, _ = blocks(self.heads, self.mlp_ratio, self.attention, self.dtype, name="blocks")(
+        axes = (nn.broadcast, nn.broadcast, nn.broadcast, 0)
+        blocks = scanned(PixArtBlock, self.depth, self.remat, axes, kept=seen.among(self.depth))
+        tokens, kept = blocks(self.heads, self.mlp_ratio, self.attention, self.dtype, name="blocks")(
             tokens, c, text, bias, self._per_layer(inputs, batch)
         )
+        seen.stack(self.depth, kept or ())
 
         final = embedding[:, None] + self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
         tokens = layer_norm(tokens) * (1 + final[:, 1, None]) + final[:, 0, None]
         # In float32: bfloat16 would round the output to 8 bits.
         outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
         tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
-        return unpatchify(tokens, self.patch, height, width)
+        return seen.beside(unpatchify(tokens, self.patch, height, width))
 
     def _size(self, size: jax.Array) -> jax.Array:
         """[B, 6] -> [B, width]: thirds for the original height, the original width, and the requested ratio."""

@@ -12,6 +12,9 @@ embedding dense sinusoid, MLP     patches, dense, + sin-cos
 
 __all__ = ["SequenceTransformer", "line_angles", "line_positions"]
 
+from collections.abc import Sequence
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,6 +22,7 @@ import numpy as np
 
 from diffusion.models.layers import layout
 from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import MLPS, Block, modulated_output, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
@@ -132,22 +136,35 @@ class SequenceTransformer(nn.Module):
             )
         super().__post_init__()
 
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
+
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array | tuple, condition: jax.Array | dict | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array | tuple,
+        condition: jax.Array | dict | None = None,
+        features: Sequence[int] | None = None,
+    ) -> Any:
         """One evaluation of the network.
 
         Args:
             x: sequences [B, L, C].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
             condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width].
+            features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            [B, L, C], float32.
+            [B, L, C], float32; with `features`: (that, a tuple of the tokens).
 
         Raises:
             ValueError: for shapes that do not fit, and a superfluous or a missing condition.
         """
         check_example(self, x, "sequences [B, L, C]", rank=3)
+        seen = Features(features, self.feature_blocks)
         batch, length, channels = x.shape
         if length % self.patch:
             raise ValueError(f"patch={self.patch} does not divide the length {length}; choose a patch that does")
@@ -163,9 +180,10 @@ class SequenceTransformer(nn.Module):
         else:
             angles = jnp.asarray(line_angles(length // self.patch, self.width // self.heads))
         tokens = layout.split(tokens, "batch", "tokens", None)
-        blocks = scanned(Block, self.depth, self.remat, unroll=self.unroll)
-        tokens, _ = blocks(
+        blocks = scanned(Block, self.depth, self.remat, unroll=self.unroll, kept=seen.among(self.depth))
+        tokens, kept = blocks(
             self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
         )(tokens, c, angles, {})
+        seen.stack(self.depth, kept or ())
         out = modulated_output(tokens, c, NORMS[self.norm], self.patch * channels, self.dtype)
-        return out.reshape(x.shape)
+        return seen.beside(out.reshape(x.shape))

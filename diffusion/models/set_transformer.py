@@ -15,12 +15,16 @@ summaries of the set, which attend to the elements, so that a layer costs N M in
 
 __all__ = ["SetTransformer", "SummaryBlock"]
 
+from collections.abc import Sequence
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from diffusion.models.layers import layout
 from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import MLPS, Block, Modulation, modulated_output, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
@@ -124,33 +128,48 @@ class SetTransformer(nn.Module):
             raise ValueError(f"summaries={self.summaries} must be 0 (none) or the number of summaries")
         super().__post_init__()
 
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
+
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array | tuple, condition: jax.Array | dict | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array | tuple,
+        condition: jax.Array | dict | None = None,
+        features: Sequence[int] | None = None,
+    ) -> Any:
         """One evaluation of the network.
 
         Args:
             x: sets [B, N, C].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
             condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width].
+            features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            [B, N, C], float32.
+            [B, N, C], float32; with `features`: (that, a tuple of the tokens).
 
         Raises:
             ValueError: for shapes that do not fit, and a superfluous or a missing condition.
         """
         check_example(self, x, "sets [B, N, C]", rank=3)
+        seen = Features(features, self.feature_blocks)
         c = ConditionEmbedding(
             self.width, self.num_classes, self.vector_width, self.times, self.dtype, name="condition"
         )(x, t, condition)
         tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="embedding")(x)
         tokens = layout.split(tokens, "batch", "tokens", None)
+        asked = seen.among(self.depth)
         if self.summaries:
-            blocks = scanned(SummaryBlock, self.depth, self.remat, (nn.broadcast,), self.unroll)
+            blocks = scanned(SummaryBlock, self.depth, self.remat, (nn.broadcast,), self.unroll, asked)
             fields = (self.summaries, self.heads, self.mlp_ratio, self.norm, self.mlp, self.attention, self.dtype)
-            tokens, _ = blocks(*fields, name="blocks")(tokens, c)
+            tokens, kept = blocks(*fields, name="blocks")(tokens, c)
         else:
-            blocks = scanned(Block, self.depth, self.remat, unroll=self.unroll)
+            blocks = scanned(Block, self.depth, self.remat, unroll=self.unroll, kept=asked)
             fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, False, self.attention, self.dtype)
-            tokens, _ = blocks(*fields, name="blocks")(tokens, c, None, {})
-        return modulated_output(tokens, c, NORMS[self.norm], x.shape[-1], self.dtype)
+            tokens, kept = blocks(*fields, name="blocks")(tokens, c, None, {})
+        seen.stack(self.depth, kept or ())
+        return seen.beside(modulated_output(tokens, c, NORMS[self.norm], x.shape[-1], self.dtype))

@@ -23,6 +23,7 @@
 __all__ = ["SongUNet", "song_unet_preset"]
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -31,6 +32,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import unet_inputs
 from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv
 from diffusion.models.layers.embeddings import sinusoid
@@ -136,10 +138,20 @@ class SongUNet(nn.Module):
         """Whether a level has attention."""
         return self.resolution >> level in self.attention_resolutions
 
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return len(self.widths) * (2 * self.blocks + 1) + 1
+
     @nn.compact
     def __call__(
-        self, x: jax.Array, t: jax.Array, condition: jax.Array | dict | None = None, train: bool = False
-    ) -> jax.Array:
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        condition: jax.Array | dict | None = None,
+        train: bool = False,
+        features: Sequence[int] | None = None,
+    ) -> Any:
         """One evaluation of the network.
 
         Args:
@@ -149,9 +161,12 @@ class SongUNet(nn.Module):
                 "label", of "augment" [B, augmentations] (without it, none was applied), and of "residuals" for the
                 skips, in order, and the middle, see `diffusion.models.layers.conditions`.
             train: draw dropout.
+            features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
+                `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
+                middle as one, or on the way up; what changes the side alone is none.
 
         Returns:
-            [B, H, W, out_channels], float32.
+            [B, H, W, out_channels], float32; with `features`: (that, a tuple of the features).
 
         Raises:
             ValueError: for shapes that do not fit, and a superfluous or a missing condition.
@@ -166,6 +181,7 @@ class SongUNet(nn.Module):
             num_classes=self.num_classes,
             optional=optional,
         )
+        seen = Features(features, self.feature_blocks)
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs)
         again = lambda module, *static: (
             nn.remat(module, policy=REMAT[self.remat], static_argnums=static) if REMAT[self.remat] else module
@@ -173,9 +189,9 @@ class SongUNet(nn.Module):
         block_class = again(ResnetBlock, 3)
         attention_class = again(ImageAttention)
 
-        def box(h: jax.Array, features: int, name: str, resample: str = "keep", attend: bool = False) -> jax.Array:
+        def box(h: jax.Array, channels: int, name: str, resample: str = "keep", attend: bool = False) -> jax.Array:
             block = block_class(
-                features,
+                channels,
                 dropout=self.dropout,
                 dtype=self.dtype,
                 resample=resample,
@@ -195,33 +211,36 @@ class SongUNet(nn.Module):
         h = conv(self.width, dtype=self.dtype, name="conv_in")(x)
         skips = [h]
         side = x.astype(self.dtype)
-        for i, features in enumerate(self.widths):
+        for i, channels in enumerate(self.widths):
             if i:
                 h = box(h, h.shape[-1], f"down_{i}_resample", "down")
                 h, side = self._add_image(h, side, i)
                 skips.append(h)
             for j in range(self.blocks):
-                h = box(h, features, f"down_{i}_block_{j}", attend=self.attends(i))
+                h = box(h, channels, f"down_{i}_block_{j}", attend=self.attends(i))
+                seen.block(h)
                 skips.append(h)
 
         h = box(h, self.widths[-1], "middle_block_0", attend=True)
         h = box(h, self.widths[-1], "middle_block_1")
+        seen.block(h)
         skips, h = unet_inputs.with_residuals(skips, h, inputs["residuals"])
 
         output = None
-        for i, features in reversed(list(enumerate(self.widths))):
+        for i, channels in reversed(list(enumerate(self.widths))):
             if i < len(self.widths) - 1:
                 h = box(h, h.shape[-1], f"up_{i}_resample", "up")
             for j in range(self.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = box(h, features, f"up_{i}_block_{j}", attend=j == self.blocks and self.attends(i))
+                h = box(h, channels, f"up_{i}_block_{j}", attend=j == self.blocks and self.attends(i))
+                seen.block(h)
             if self.decoder == "skip" or i == 0:
                 # In float32: bfloat16 would round the output to 8 bits.
                 part = nn.silu(GroupNorm(**NORM, name=f"norm_out_{i}")(h)).astype(jnp.float32)
                 part = conv(self.out_channels, zero=True, dtype="float32", name=f"conv_out_{i}")(part)
                 output = part if output is None else part + double(output, self.taps)
         assert output is not None  # there is at least one level
-        return output
+        return seen.beside(output)
 
     def _embedding(self, t: jax.Array, inputs: dict) -> jax.Array:
         """The embedding of clock, class and augmentation, [B, 4 width], before its last silu."""

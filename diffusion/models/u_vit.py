@@ -20,6 +20,7 @@ Pictures and features are channels last.
 
 __all__ = ["UViT", "UViTBlock"]
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -29,6 +30,7 @@ import jax.numpy as jnp
 from diffusion.models.dit import patchify, unpatchify
 from diffusion.models.layers import conditions, layer_masks, layout
 from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Gelu
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.convolutions import conv
@@ -147,8 +149,19 @@ class UViT(nn.Module):
             raise ValueError(f"num_classes={self.num_classes}, text_width={self.text_width}: a class or a text or none")
         super().__post_init__()
 
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth + 1
+
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array, condition: jax.Array | dict | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        condition: jax.Array | dict | None = None,
+        features: Sequence[int] | None = None,
+    ) -> Any:
         """One evaluation of the network.
 
         Args:
@@ -159,14 +172,17 @@ class UViT(nn.Module):
                 "skip": Bool [B, depth + 1], see `diffusion.models.layers.layer_masks`.
                 "residuals": tuple of depth + 1 arrays [B, T, width], added to the tokens after each layer; T counts
                 the class or text, the time, and the patches, in this order but for the time before a text.
+            features: layers, 1 .. depth + 1, whose tokens of the patches [B, N, width] the call returns too, see
+                `layers.block_features`; None: none.
 
         Returns:
-            [B, H, W, C], float32.
+            [B, H, W, C], float32; with `features`: (that, a tuple of the tokens).
 
         Raises:
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
         inputs = self._inputs(x, t, condition)
+        seen = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=small, name=name)
 
@@ -189,18 +205,23 @@ class UViT(nn.Module):
         fields = (self.heads, self.mlp_ratio, self.qkv_bias, self.attention, self.dtype)
         tokens, skips = self._stack(nn.broadcast)(*fields, name="in_blocks")(tokens, None, part(0, half))
         middle = jax.tree.map(lambda entry: entry[half], per_layer)
+        patches = lambda tokens: tokens[:, -(height // self.patch) * (width // self.patch) :]
+        seen.stack(half, [patches(skips[layer - 1]) for layer in seen.among(half)])
         tokens, _ = UViTBlock(*fields, name="middle_block")(tokens, None, middle)
-        tokens, _ = self._stack(0)(*fields, name="out_blocks")(tokens, skips[::-1], part(half + 1, None))
+        seen.block(patches(tokens))
+        out_blocks = self._stack(0, seen.among(half), patches)(*fields, name="out_blocks")
+        tokens, kept = out_blocks(tokens, skips[::-1], part(half + 1, None))
+        seen.stack(half, kept if seen.among(half) else ())
 
-        tokens = _norm(self.dtype, "norm")(tokens[:, -(height // self.patch) * (width // self.patch) :])
+        tokens = _norm(self.dtype, "norm")(patches(tokens))
         # In float32: bfloat16 would round the output to 8 bits.
         last = nn.Dense(self.patch**2 * channels, dtype=jnp.float32, kernel_init=small, name="final")
         out = unpatchify(last(tokens), self.patch, height, width)
-        return conv(channels, name="final_conv")(out) if self.last_conv else out
+        return seen.beside(conv(channels, name="final_conv")(out) if self.last_conv else out)
 
-    def _stack(self, skips: Any) -> type[nn.Module]:
+    def _stack(self, skips: Any, kept: Sequence[int] = (), pick: Any = None) -> Any:
         """Half of the layers as a scan; `skips`: the axis of the layers in the second argument."""
-        return scanned(UViTBlock, self.depth // 2, self.remat, (skips, 0))
+        return scanned(UViTBlock, self.depth // 2, self.remat, (skips, 0), kept=kept, pick=pick)
 
     def _per_layer(self, inputs: dict[str, Any], tokens: jax.Array) -> dict[str, jax.Array]:
         """The entries of the condition that belong to single layers, each with the layers as first axis."""

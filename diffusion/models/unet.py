@@ -24,6 +24,7 @@
 __all__ = ["UNet", "unet_preset"]
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -32,6 +33,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import unet_inputs
 from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, upsample
 from diffusion.models.layers.embeddings import sinusoid
@@ -156,10 +158,20 @@ class UNet(nn.Module):
         """Number of sinusoids of the time."""
         return self.widths[0] if self.features is None else self.features
 
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return len(self.widths) * (2 * self.blocks + 1) + 1
+
     @nn.compact
     def __call__(
-        self, x: jax.Array, t: jax.Array, condition: jax.Array | dict | None = None, train: bool = False
-    ) -> jax.Array:
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        condition: jax.Array | dict | None = None,
+        train: bool = False,
+        features: Sequence[int] | None = None,
+    ) -> Any:
         """One evaluation of the network.
 
         Args:
@@ -169,9 +181,12 @@ class UNet(nn.Module):
                 "label", of "vector" [B, vector_width], and of "residuals" for the skips, in order, and the middle, see
                 `models.layers.conditions`.
             train: draw dropout.
+            features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
+                `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
+                middle as one, or on the way up; what changes the side alone is none.
 
         Returns:
-            [B, H, W, out_channels], float32, with the sides of x.
+            [B, H, W, out_channels], float32, with the sides of x; with `features`: (that, a tuple of the features).
 
         Raises:
             ValueError: for shapes that do not fit, and a superfluous or a missing condition.
@@ -186,6 +201,7 @@ class UNet(nn.Module):
             axes=self.axes,
             vector_width=self.vector_width,
         )
+        seen = Features(features, self.feature_blocks)
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs["label"], inputs["vector"])
         again = lambda module, *static: (
             nn.remat(module, policy=REMAT[self.remat], static_argnums=static) if REMAT[self.remat] else module
@@ -217,7 +233,9 @@ class UNet(nn.Module):
 
         def row(h: jax.Array, level: int, name: str) -> jax.Array:
             h = block(h, level, name)
-            return attend(h, f"{name}_attention") if level in self.attention_levels else h
+            h = attend(h, f"{name}_attention") if level in self.attention_levels else h
+            seen.block(h)
+            return h
 
         h = conv(self.widths[0], axes=self.axes, dtype=self.dtype, name="conv_in")(x)
         skips = [h]
@@ -233,6 +251,7 @@ class UNet(nn.Module):
         last = len(self.widths) - 1
         h = attend(block(h, last, "middle_block_0"), "middle_attention")
         h = block(h, last, "middle_block_1")
+        seen.block(h)
         skips, h = unet_inputs.with_residuals(skips, h, inputs["residuals"])
 
         for i in reversed(range(len(self.widths))):
@@ -246,7 +265,7 @@ class UNet(nn.Module):
         h = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm_out")(h))
         # In float32: bfloat16 would round the output to 8 bits.
         last = conv(self.out_channels, axes=self.axes, zero=True, dtype="float32", name="conv_out")
-        return last(h.astype(jnp.float32))
+        return seen.beside(last(h.astype(jnp.float32)))
 
     def _embedding(self, t: jax.Array, label: jax.Array | None, vector: jax.Array | None) -> jax.Array:
         """The embedding of clock, class and vector, [B, 4 features]."""

@@ -36,6 +36,8 @@ class Backbone(NamedTuple):
             keys moves all scores of a query alike.
         tensor: devices that its heads are divided over in test_sharded_backbones.py; 1 for one that has but one.
         divides: what the sides are multiples of; 1 where they may be any.
+        blocks: regular expression of the paths of modules that end a block whose features it returns; of those with the
+            same first group, one after the other, the last does.
     """
 
     module: nn.Module
@@ -45,6 +47,10 @@ class Backbone(NamedTuple):
     untrained: str = "(?!)"
     tensor: int = 2
     divides: int = 2
+    blocks: str = r"blocks"
+
+
+U_NET_BLOCKS = r"((?:down|up)_\d_block_\d|middle_block_1)(?:_attention)?"
 
 
 def drawn(*shape):
@@ -101,9 +107,15 @@ BACKBONES = {
         r"key/bias$",
     ),
     "u_vit, class": Backbone(
-        UViT((8, 8, 4), **TOKENS, num_classes=CLASSES, time_mlp=True), (8, 8, 4), labels, residuals(3, 18, 24)
+        UViT((8, 8, 4), **TOKENS, num_classes=CLASSES, time_mlp=True),
+        (8, 8, 4),
+        labels,
+        residuals(3, 18, 24),
+        blocks="(in|middle|out)_blocks?",
     ),
-    "u_vit, text": Backbone(UViT((8, 8, 4), **TOKENS, text_width=TEXT, text_tokens=5), (8, 8, 4), words()),
+    "u_vit, text": Backbone(
+        UViT((8, 8, 4), **TOKENS, text_width=TEXT, text_tokens=5), (8, 8, 4), words(), blocks="(in|middle|out)_blocks?"
+    ),
     "mmdit": Backbone(
         MMDiT(
             4,
@@ -119,12 +131,19 @@ BACKBONES = {
         (8, 8, 4),
         words("pooled"),
         untrained="positions_table|last_block/text/attention/query_norm",  # a fixed table; queries that nothing uses
+        blocks="dual_blocks|blocks|last_block",
     ),
     "flux": Backbone(
-        Flux(4, 4, 24, 2, 2, 2, TEXT, POOLED, (4, 4, 4), strength=True), (8, 8, 4), words("pooled", "strength")
+        Flux(4, 4, 24, 2, 2, 2, TEXT, POOLED, (4, 4, 4), strength=True),
+        (8, 8, 4),
+        words("pooled", "strength"),
+        blocks="(?:single_)?blocks",
     ),
     "unet, ddpm": Backbone(
-        UNet((8, 16), 1, (1,), heads=2, groups=4, frequency_shift=1, padding="end"), (8, 8, 3), lambda batch: None
+        UNet((8, 16), 1, (1,), heads=2, groups=4, frequency_shift=1, padding="end"),
+        (8, 8, 3),
+        lambda batch: None,
+        blocks=U_NET_BLOCKS,
     ),
     "unet, adm": Backbone(
         UNet(
@@ -132,12 +151,14 @@ BACKBONES = {
         ),
         (8, 8, 3),
         labels,
+        blocks=U_NET_BLOCKS,
     ),
     "ddpm++": Backbone(
         SongUNet(8, 8, (1, 2), 1, (4,), num_classes=CLASSES, augmentations=2),
         (8, 8, 3),
         lambda batch: {"label": labels(batch), "augment": drawn(batch, 2)},
         tensor=1,
+        blocks=U_NET_BLOCKS,
     ),
     "ncsn++": Backbone(
         SongUNet(8, 8, (1, 2), 1, (4,), clock="fourier", encoder="residual", taps=(1, 3, 3, 1)),
@@ -145,9 +166,14 @@ BACKBONES = {
         lambda batch: None,
         untrained="^frequencies",
         tensor=1,
+        blocks=U_NET_BLOCKS,
     ),
     "edm2": Backbone(
-        EDM2UNet(8, 8, (1, 2), 1, (4,), num_classes=CLASSES, head_size=8), (8, 8, 3), labels, untrained="^fourier/"
+        EDM2UNet(8, 8, (1, 2), 1, (4,), num_classes=CLASSES, head_size=8),
+        (8, 8, 3),
+        labels,
+        untrained="^fourier/",
+        blocks=U_NET_BLOCKS,
     ),
     "conditional_unet": Backbone(
         ConditionalUNet(
@@ -155,14 +181,19 @@ BACKBONES = {
         ),
         (8, 8, 4),
         words("text_mask", "pooled", "size"),
+        blocks=r"(down|up)_(\d)_(?:resnet|transformer)_(\d)|middle_resnet_1",
     ),
     "unet, series": Backbone(
         UNet((8, 16), 1, (1,), CLASSES, 4, 4, heads=2, groups=4, axes=1, vector_width=VECTOR),
         (16, 4),
         labels_and_vectors,
+        blocks=U_NET_BLOCKS,
     ),
     "unet, volumes": Backbone(
-        UNet((8, 16), 1, (1,), CLASSES, 1, 1, heads=2, groups=4, axes=3, resample="block"), (8, 8, 8, 1), labels
+        UNet((8, 16), 1, (1,), CLASSES, 1, 1, heads=2, groups=4, axes=3, resample="block"),
+        (8, 8, 8, 1),
+        labels,
+        blocks=U_NET_BLOCKS,
     ),
     "mlp": Backbone(MLP(32, 2, CLASSES, VECTOR, shape=(2,)), (2,), labels_and_vectors, tensor=1, divides=1),
     "mlp, volumes": Backbone(MLP(32, 2, mlp="swiglu", norm="rmsnorm"), (4, 4, 4, 1), lambda batch: None, divides=1),

@@ -6,6 +6,7 @@ A new backbone is one line in backbones.py.
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -192,3 +193,61 @@ def test_adapter_entries_that_add_nothing_change_nothing(name, at):
     opened = lambda scale: apply(x, t, {**entries, **BACKBONES[name].adapter_entries(2, scale)})
     np.testing.assert_allclose(opened(0.0), output, rtol=1e-5, atol=1e-5)
     assert np.abs(opened(1.0) - output).max() > 1e-2
+
+
+def what_blocks_put_out(backbone, params, arguments):
+    """The output of each block in order, of modules that run one operation after the other and no scan."""
+    seen = []
+
+    def intercept(method, args, kwargs, context):
+        output = method(*args, **kwargs)
+        path = "/".join(context.module.path)
+        match = context.method_name == "__call__" and re.fullmatch(backbone.blocks, path)
+        if match and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(output)):
+            if seen and match.groups() and seen[-1][0] == match.groups() and seen[-1][1] != path:
+                seen.pop()  # the attention of the same block
+            seen.append((match.groups(), path, output))
+        return output
+
+    with jax.disable_jit(), nn.intercept_methods(intercept):
+        backbone.module.apply({"params": params}, *arguments)
+    first = lambda output: output if isinstance(output, jax.Array) else first(output[0])  # of carry and picture
+    return [first(output) for *_, output in seen]
+
+
+@pytest.mark.parametrize("name", slow_but("dit", "u_vit, class", "flux", "unet, adm"))
+def test_features_are_what_the_blocks_put_out(name, at):
+    """And the output beside them is the same, up to the rounding of another program's fusions."""
+    backbone, (params, _) = BACKBONES[name], made(name)
+    *arguments, output = at[1:]
+    blocks = what_blocks_put_out(backbone, params, arguments)
+    number = backbone.module.feature_blocks
+    assert len(blocks) == number > 1
+    requested = (number, *range(1, number))  # all, not in order
+    with_all = jax.jit(lambda p, *a: backbone.module.apply({"params": p}, *a, features=requested))
+    beside, features = with_all(params, *arguments)
+    np.testing.assert_allclose(beside, output, rtol=1e-5, atol=2e-6)
+    assert len(features) == number
+    for k, h in zip(requested, features):
+        block = blocks[k - 1][:, -h.shape[1] :]  # the picture's tokens, behind those of the condition
+        np.testing.assert_allclose(h, block, rtol=1e-4, atol=1e-4 * np.abs(block).max())
+    with pytest.raises(ValueError, match=rf"no block {number + 1}; valid are 1 .. {number}"):
+        backbone.module.apply({"params": params}, *arguments, features=(1, number + 1))
+
+
+@pytest.mark.parametrize("name", slow_but("dit", "unet, adm"))
+def test_features_that_nobody_requests_leave_no_trace(name):
+    """An empty request lowers to the program without one, and a gradient through one block flows up to it alone."""
+    backbone, (params, _) = BACKBONES[name], made(name)
+    arguments = backbones.inputs(backbone)
+    text = lambda call: jax.jit(call).lower(params, *arguments).as_text()
+    apply = lambda p, *a, **options: backbone.module.apply({"params": p}, *a, **options)
+    assert text(lambda *a: apply(*a, features=())[0]) == text(lambda *a: apply(*a))
+
+    gradient = jax.grad(lambda p: jnp.square(apply(p, *arguments, features=(1,))[1][0]).mean())(params)
+    leaves = jax.tree_util.tree_leaves_with_path(gradient)
+    moved = {path[0].key for path, leaf in leaves if np.abs(leaf).max() > 0}
+    assert moved and not any(part.startswith(("final", "norm_out", "conv_out", "up", "out")) for part in moved)
+    stacked = [leaf for path, leaf in leaves if path[0].key == "blocks" and name != "mmdit"]  # there the second to run
+    assert all(np.abs(leaf[1:]).max() == 0 for leaf in stacked)
+    assert not stacked or max(np.abs(leaf[0]).max() for leaf in stacked) > 0
