@@ -1,7 +1,7 @@
 """Training objectives: pure functions (networks, schedule, keys, batch, step) -> (losses `[B]`, metrics)."""
 
 from diffusion import public
-from diffusion.objectives import autoencoding, decoders, image_text, interpolants, recipes
+from diffusion.objectives import autoencoding, decoders, image_text, interpolants, projectors, recipes
 from diffusion.objectives.adversarial import adversarial_discriminator, adversarial_generator
 from diffusion.objectives.augmented import Augmentation, with_augmentation
 from diffusion.objectives.conditioning import drop_condition, with_condition_dropout
@@ -10,12 +10,12 @@ from diffusion.objectives.continuous_consistency import continuous_consistency
 from diffusion.objectives.contrastive_flow_matching import contrastive_flow_matching
 from diffusion.objectives.denoising import denoising
 from diffusion.objectives.distribution_matching import distribution_matching, fake_score, regression
-from diffusion.objectives.feature_losses import added, alignment, dispersive
+from diffusion.objectives.feature_losses import Seen, Term, added, alignment, dispersive, self_alignment
 from diffusion.objectives.flow_matching import flow_matching
 from diffusion.objectives.hybrid import hybrid
 from diffusion.objectives.latent_consistency import latent_consistency_distillation
 from diffusion.objectives.mean_flow import Guidance, improved_mean_flow, mean_flow
-from diffusion.objectives.objective import Denoises, Jumps, Objective, Second, Stages, Teacher
+from diffusion.objectives.objective import Denoises, Head, Jumps, Objective, Second, Stages, Teacher
 from diffusion.objectives.progressive import progressive_distillation
 from diffusion.objectives.reflow import reflow, reflow_pairs
 from diffusion.objectives.shortcut import shortcut
@@ -27,11 +27,14 @@ __all__ = [
     "Augmentation",
     "Denoises",
     "Guidance",
+    "Head",
     "Jumps",
     "Objective",
     "Second",
+    "Seen",
     "Stages",
     "Teacher",
+    "Term",
     "added",
     "adversarial_discriminator",
     "adversarial_generator",
@@ -59,11 +62,13 @@ __all__ = [
     "latent_consistency_distillation",
     "mean_flow",
     "progressive_distillation",
+    "projectors",
     "recipes",
     "reflow",
     "reflow_pairs",
     "regression",
     "schroedinger_bridge",
+    "self_alignment",
     "shortcut",
     "stochastic_interpolant",
     "uncertainty",

@@ -1,117 +1,278 @@
 """Added terms on a network's features, from the same forward pass as the objective that they are added to.
 
-A term is a function (features, networks, batch) -> `[B]`. The network "model" returns (output, features); the objective
-reads the output, and the term the features.
+    objective = added(flow_matching(density), alignment(layer=8))
+
+The network "model" is called with `features=(8,)` and returns (output, features); the objective reads the output, and
+the term the features.
 """
 
-__all__ = ["Term", "added", "alignment", "dispersive"]
+__all__ = ["Seen", "Term", "added", "alignment", "dispersive", "self_alignment"]
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from diffusion.arguments import require_shape
+from diffusion.objectives import projectors
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import player
+from diffusion.objectives.few_step import mix, player
 from diffusion.objectives.inputs import in_blocks
-from diffusion.objectives.objective import Batch, Objective
-from diffusion.parameterizations import Network
+from diffusion.objectives.objective import Batch, Head, Objective
+from diffusion.objectives.projectors import Projector, tokens
+from diffusion.parameterizations import Network, Parameterization
+from diffusion.schedules import NoiseSchedule, left_broadcast
 
-Term = Callable[[Any, Mapping[str, Network], Batch], Array]
-"""(features, networks, batch) -> losses `[B]`."""
+
+class Seen(NamedTuple):
+    """What a term is computed from.
+
+    Attributes:
+        features: of the network's blocks that the term names, in their order.
+        project: features -> tokens `[B, N, D]`, by the projector; None for a term without one.
+        x: the network's input x_t, scaled as it receives it.
+        t: times `[B]`.
+        networks: by name.
+        schedule: of the noise.
+        batch: of the objective.
+    """
+
+    features: tuple[Array, ...]
+    project: Callable[[Array], Array] | None
+    x: Array
+    t: Array
+    networks: Mapping[str, Network]
+    schedule: NoiseSchedule
+    batch: Batch
 
 
-def added(objective: Objective, term: Term, weight: float) -> Objective:
-    """An objective plus weight times a term on the features of the network "model".
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """A loss on the features of the network that an objective trains.
 
-        loss = objective + weight term(features),    (output, features) = model(x_t, clock, condition)
+    Attributes:
+        loss: `Seen` -> losses `[B]`.
+        layers: the blocks whose features it reads; layer k is the k-th block that runs, 1 the first.
+        weight: that multiplies it.
+        until: the training step from which it has no weight; None: it has throughout.
+        projector: of the features of the first of the layers; None: the term reads them as they are.
+        encoder: whether it reads the network "encoder".
+        target: the block that has as many features as the projector puts out; None: the encoder has.
+        block: number of consecutive examples that it compares, as `Objective.block`.
+    """
+
+    loss: Callable[[Seen], Array]
+    layers: tuple[int, ...]
+    weight: float
+    until: int | None = None
+    projector: Projector | None = None
+    encoder: bool = False
+    target: int | None = None
+    block: int = 1
+
+
+def added(objective: Objective, *terms: Term) -> Objective:
+    """An objective plus terms on the features of the network "model".
+
+        loss = objective + sum of weight term(features),    (output, features) = model(x_t, clock, condition, features=)
 
     Facts:
         loss: that of the objective plus weight times the term
-        networks: those of both; model returns (output, features)
+        networks: those of both; model returns (output, features) when it is called with `features`
         optimum: the objective's where the term does not bind the output
-        paper: Yu et al. 2025, for `alignment`; Wang and He 2025, for `dispersive`
+        paper: Yu et al. 2025, for `alignment`; Wang and He 2025, for `dispersive`; Jiang et al. 2025, for
+            `self_alignment`
 
     Args:
         objective: one that evaluates the network once, outside of any derivative: `denoising`, `flow_matching` ...
-        term: (features, networks, batch) -> `[B]`.
-        weight: of the term.
+        *terms: on its features.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. Metrics: the objective's, and "term" `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: the objective's, and "term" `[B]` of the first
+        term, "term_2" of the second ..., without their weights.
 
     Raises:
-        ValueError: when called, if the network does not return (output, features), or is called more than once.
+        ValueError: if the objective differentiates the network in forward mode; when called, if it calls the network
+            more than once, or this returns no features.
     """
+    if objective.forward_mode:
+        raise ValueError(
+            "a term on features needs an objective that calls its network once, outside of any derivative, and this "
+            "one differentiates it. Valid: e.g. flow_matching or denoising"
+        )
+    for term in terms:
+        objective = _with_term(objective, term)
+    return objective
+
+
+def _with_term(objective: Objective, term: Term) -> Objective:
+    number = 1 + sum(name.startswith("term") for name in objective.terms)
+    name = "term" if number == 1 else f"term_{number}"
+    head = None
+    if term.projector is not None:
+        head = Head(term.layers[0], term.projector.init, term.projector.apply, term.target)
 
     @entry(entries=None)
     def total(networks, schedule, keys, batch, step):
-        seen = []
+        calls: list[tuple[Array, tuple[Array, ...]]] = []
 
-        def model(*inputs):
-            returned = player(networks, "model")(*inputs)
+        def model(x, clock, condition, features=()):
+            returned = player(networks, "model")(x, clock, condition, features=(*term.layers, *features))
             if not isinstance(returned, tuple) or len(returned) != 2:
                 raise ValueError(
-                    'added: the network "model" must return (output, features) for a term on its '
-                    f"features; it returned {type(returned).__name__}"
+                    'added: the network "model" must return (output, features) when it is called with `features`; it '
+                    f"returned {type(returned).__name__}"
                 )
-            seen.append(returned[1])
-            return returned[0]
+            output, seen = returned
+            calls.append((x, tuple(seen[: len(term.layers)])))
+            return (output, tuple(seen[len(term.layers) :])) if features else output
 
         losses, metrics = objective({**networks, "model": model}, schedule, keys, batch, step)
-        if len(seen) != 1:
+        if len(calls) != 1:
             raise ValueError(
-                f'added: the objective called the network "model" {len(seen)} times; a term on features needs an '
+                f'added: the objective called the network "model" {len(calls)} times; a term on features needs an '
                 "objective that calls it once"
             )
-        extra = term(seen[0], networks, batch)
+        x, features = calls[0]
+        shape = batch["x"].shape[1:]
+        project = None if head is None else lambda h: player(networks, name)(h, shape)
+        extra = term.loss(Seen(features, project, x, metrics["t"], networks, schedule, batch))
         require_shape(extra, losses.shape, "added: the losses of the term, one an example,")
-        return losses + weight * extra, {**metrics, "term": extra}
+        return losses + _weight(term, step) * extra, {**metrics, name: extra}
 
-    return dataclasses.replace(objective, loss=total)
+    return dataclasses.replace(
+        objective,
+        loss=total,
+        terms=(*objective.terms, name),
+        features=(*objective.features, *term.layers),
+        heads={**objective.heads, name: head} if head else objective.heads,
+        encoder=objective.encoder or term.encoder,
+        block=objective.block and math.lcm(objective.block, term.block),
+    )
 
 
-def alignment() -> Term:
+def _weight(term: Term, step: ArrayLike) -> ArrayLike:
+    return term.weight if term.until is None else jnp.where(jnp.asarray(step) < term.until, term.weight, 0.0)
+
+
+def alignment(
+    layer: int = 8,
+    weight: float = 0.5,
+    until: int | None = None,
+    projector: Projector | None = None,
+    normalisation: float | None = None,
+) -> Term:
     """Representation alignment (REPA): minus the cosine between projected features and those of a frozen encoder.
 
-        term = -mean over tokens of cos(features, y),    y = features network(x_0) of the clean data
+        term = -mean over tokens of cos(project(h), y),    y = encoder(x_0) of the clean data
+
+    iREPA has a convolution as the projector, and y with `normalisation` = a: over the tokens of a picture, each feature
+    is (y - a mean) / standard deviation, which leaves what differs between places.
 
     Facts:
-        loss: -cos(features, y), averaged over tokens
-        networks: model, which returns (output, projected features); features, the encoder
-        optimum: features along E[y / |y| | x_t, condition]
+        loss: -cos(project(h), y), averaged over tokens
+        networks: model, which returns (output, features); encoder
+        optimum: project(h) along E[y / |y| | x_t, condition]
         paper: Yu et al. 2025, "Representation Alignment for Generation: Training Diffusion Transformers Is Easier Than
-            You Think" (weight 0.5)
+            You Think" (layer 8, weight 0.5); Singh et al. 2025, "What matters for Representation Alignment: Global
+            Information or Spatial Structure?", for iREPA
+
+    Args:
+        layer: the block whose features are h; 8 in the paper.
+        weight: of the term.
+        until: the training step at which it ends (early stop); None: it goes on.
+        projector: of h; None: `projectors.mlp()`, as the paper's.
+        normalisation: a, 1 in the authors' code of iREPA; None: y as it is.
 
     Returns:
-        (features `[B, ..., D]`, networks, batch) -> `[B]`. The encoder networks["features"] is called with the clean
-        data, clock 0 and the condition, and returns `[B, ..., D]`; no gradient goes to it.
+        A term. The encoder networks["encoder"] is called with the clean data, clock None and the condition None, and
+        returns `[B, N, D]`; no gradient goes to it.
 
     Raises:
-        ValueError: when called, if there is no encoder, or its features have another shape.
+        ValueError: for a layer below 1; when called, if there is no encoder, or it has other tokens than the network.
     """
+    _check_layer("alignment", layer)
 
-    def term(features, networks, batch):
-        if "features" not in networks:
-            raise ValueError(f'alignment needs a network "features", the encoder; there are {sorted(networks)}')
-        x_0 = batch["x"]
-        y = jax.lax.stop_gradient(networks["features"](x_0, jnp.zeros(x_0.shape[0]), batch.get("condition")))
-        if y.shape != features.shape:
+    def loss(seen):
+        y = jax.lax.stop_gradient(tokens(player(seen.networks, "encoder")(seen.batch["x"], None, None)))
+        h = seen.features[0]
+        number = tokens(h).shape[1]
+        if y.shape[1] != number:
             raise ValueError(
-                f"alignment: the encoder's features have shape {y.shape}, the network's {features.shape}; "
-                "project the network's, and take tokens of the same grid"
+                f"alignment: the encoder has {y.shape[1]} tokens of a picture, and layer {layer} of the network "
+                f"{number}. Valid: pictures, patches or an encoder.size with grids that are equal"
             )
-        cosine = jnp.sum(_unit(features) * _unit(y), axis=-1)
-        return -jnp.mean(cosine, axis=tuple(range(1, cosine.ndim)))
+        return -_mean_cosine(seen.project(h), y if normalisation is None else _spatially_normalised(y, normalisation))
 
-    return term
+    return Term(loss, (layer,), weight, until, projector or projectors.mlp(), encoder=True)
 
 
-def dispersive(block: int, temperature: float = 1.0) -> Term:
+def self_alignment(
+    parameterization: Parameterization,
+    layer: int = 8,
+    teacher_layer: int = 20,
+    least: float = 0.0,
+    interval: float = 0.1,
+    weight: float = 0.2,
+    until: int | None = None,
+    projector: Projector | None = None,
+) -> Term:
+    """Self-representation alignment (SRA): features follow those of a later layer of the average at a lower noise.
+
+        term = mean of huber(project(h(x_t, t)) - h'(x_s, s)),    s = max(t - interval, least)
+
+    h' are the features of the network "target", the moving average of the model, and x_s has the noise of x_t; huber is
+    the smooth L1 distance, e^2 / 2 up to 1 and |e| - 1/2 beyond.
+
+    Facts:
+        loss: smooth L1(project(h), h'), averaged over tokens and features
+        networks: model, which returns (output, features); target, likewise
+        optimum: project(h) the features of the later layer, as far as x_t tells them
+        paper: Jiang et al. 2025, "No Other Representation Component Is Needed: Diffusion Transformers Can Provide
+            Representation Guidance by Themselves"
+
+    Args:
+        parameterization: of the network, which says how it is fed.
+        layer: of the model.
+        teacher_layer: of its average, a later one.
+        least: the least s, at least the schedule's t_min.
+        interval: t - s.
+        weight: of the term.
+        until: the training step at which it ends; None: it goes on.
+        projector: of h; None: `projectors.mlp()`.
+
+    Raises:
+        ValueError: for a layer below 1, or an interval that is not positive.
+    """
+    _check_layer("self_alignment", layer)
+    _check_layer("self_alignment", teacher_layer)
+    if not interval > 0:
+        raise ValueError(f"self_alignment: interval = {interval} must be positive")
+
+    def loss(seen):
+        schedule = seen.schedule
+        x_0 = seen.batch["x"]
+        s = jnp.maximum(seen.t - interval, max(least, schedule.t_min))
+        x_t = seen.x / left_broadcast(parameterization.input_scale(schedule, seen.t), x_0)
+        sigma = left_broadcast(schedule.sigma(seen.t), x_0)
+        eps = (x_t - left_broadcast(schedule.alpha(seen.t), x_0) * x_0) / sigma
+        x_s = left_broadcast(parameterization.input_scale(schedule, s), x_0) * mix(schedule, s, x_0, eps)
+        target = player(seen.networks, "target")
+        clock = parameterization.clock(schedule, s)
+        _, (theirs,) = target(x_s, clock, seen.batch.get("condition"), features=(teacher_layer,))
+        error = seen.project(seen.features[0]) - jax.lax.stop_gradient(tokens(theirs))
+        size = jnp.abs(error)
+        return jnp.mean(jnp.where(size < 1, 0.5 * jnp.square(error), size - 0.5), axis=(1, 2))
+
+    return Term(loss, (layer,), weight, until, projector or projectors.mlp(), target=teacher_layer)
+
+
+def dispersive(layer: int, block: int, temperature: float = 1.0, weight: float = 0.5, until: int | None = None) -> Term:
     """The dispersive loss (InfoNCE with squared distances): features repel each other within a block of the batch.
 
         term = log mean_{i, j} exp(-|h_i - h_j|^2 / (D temperature)),    i, j in the block, with i = j
@@ -126,34 +287,49 @@ def dispersive(block: int, temperature: float = 1.0) -> Term:
             InfoNCE with L2 distances, as in the authors' code, whose temperature is 1
 
     Args:
+        layer: the block of the network whose features are h; a quarter of all in the paper.
         block: number of consecutive examples that repel each other, >= 2; it divides the batch.
         temperature: > 0.
+        weight: of the term; 0.5 in the paper.
+        until: the training step at which it ends; None: it goes on.
 
     Returns:
-        (features `[B, ...]`, networks, batch) -> `[B]`: each example has the value of its block.
+        A term: each example has the value of its block.
 
     Raises:
-        ValueError: if block or temperature is out of range; when called, if block does not divide the batch.
+        ValueError: if layer, block or temperature is out of range; when called, if block does not divide the batch.
     """
+    _check_layer("dispersive", layer)
     if block < 2:
         raise ValueError(f"dispersive: block = {block} must be at least 2 examples that repel each other")
     if not temperature > 0:
         raise ValueError(f"dispersive: temperature = {temperature} must be positive")
 
-    def term(features, networks, batch):
-        h = in_blocks(_wide(features).reshape(features.shape[0], -1), block)
+    def loss(seen):
+        h = in_blocks(tokens(seen.features[0]).reshape(seen.x.shape[0], -1), block)
         distance = jnp.mean(jnp.square(h[:, :, None] - h[:, None]), axis=-1)
         value = jax.nn.logsumexp(-distance / temperature, axis=(1, 2)) - 2 * jnp.log(block)
         return jnp.repeat(value, block)
 
-    return term
+    return Term(loss, (layer,), weight, until, block=block)
 
 
-def _wide(features: Array) -> Array:
-    return features.astype(jnp.promote_types(features.dtype, jnp.float32))
+def _check_layer(name: str, layer: int) -> None:
+    if layer < 1:
+        raise ValueError(f"{name}: layer = {layer} must be at least 1, the first block of the network")
+
+
+def _spatially_normalised(y: Array, a: float) -> Array:
+    """(y - a mean) / standard deviation over the tokens `[B, N, D]`, with Bessel's correction as PyTorch has it."""
+    mean = jnp.mean(y, axis=1, keepdims=True)
+    return (y - a * mean) / (jnp.std(y, axis=1, keepdims=True, ddof=1) + 1e-6)
+
+
+def _mean_cosine(a: Array, b: Array) -> Array:
+    """`[B]`, the mean over tokens of the cosine of features `[B, N, D]`."""
+    return jnp.mean(jnp.sum(_unit(a) * _unit(b), axis=-1), axis=1)
 
 
 def _unit(features: Array) -> Array:
     # Added to the norm's square, so that features of zero have a gradient.
-    features = _wide(features)
     return features * jax.lax.rsqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True) + 1e-12)

@@ -1,6 +1,6 @@
 """An objective as a value: its loss, and the facts that training, sampling and the network need."""
 
-__all__ = ["Batch", "Denoises", "Jumps", "Loss", "Metrics", "Objective", "Second", "Stages", "Teacher"]
+__all__ = ["Batch", "Denoises", "Head", "Jumps", "Loss", "Metrics", "Objective", "Second", "Stages", "Teacher"]
 
 import dataclasses
 import math
@@ -122,6 +122,22 @@ class Second(NamedTuple):
     by: Callable[..., "Objective"] | None = None
 
 
+class Head(NamedTuple):
+    """A small network of features that trains with the model, and whose parameters stand beside the model's.
+
+    Attributes:
+        layer: the block of the model whose features it receives.
+        init: (key, number of these features, number of features of its output) -> parameters.
+        apply: (parameters, *inputs) -> output; objectives call it as networks[name](*inputs).
+        target: the block of the model that has as many features as the output; None: the encoder has.
+    """
+
+    layer: int
+    init: Callable[[Array, int, int], Any]
+    apply: Callable[..., Any]
+    target: int | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """A training objective: called as its loss, `objective(networks, schedule, keys, batch, step)`.
@@ -148,6 +164,10 @@ class Objective:
         condition_dropout: share of the examples that are trained on the null condition.
         block: number of consecutive examples that are compared with each other; 1: each stands alone. None: all
             examples of the batch are compared.
+        features: blocks of the trained network whose features it reads: it calls it with `features`.
+        terms: names of the terms on features that are added to it, as its metrics have them.
+        heads: networks that train with the model, by name.
+        encoder: whether it reads the frozen network "encoder" of clean pictures.
         score: whether the trained denoiser determines the score, as it does where x and its noise are independent.
     """
 
@@ -165,6 +185,10 @@ class Objective:
     augmentations: int = 0
     condition_dropout: float = 0.0
     block: int | None = 1
+    features: tuple[int, ...] = ()
+    terms: tuple[str, ...] = ()
+    heads: Mapping[str, Head] = dataclasses.field(default_factory=dict)
+    encoder: bool = False
     score: bool = True
 
     def __call__(
@@ -244,6 +268,30 @@ class Objective:
                 "the network does not receive the augmentation that the objective passes. Valid: a network with "
                 f"augmentations = {self.augmentations}, e.g. song_unet; or an augmentation of the data alone"
             )
+
+    def check_features(self, network: Any, encoder: bool) -> None:
+        """Refuses a network without the features that the loss reads, and an encoder that is missing or superfluous.
+
+        Args:
+            network: with its `feature_blocks`; one without such an attribute gives no features.
+            encoder: whether the run has an encoder.
+
+        Raises:
+            ValueError: naming what is valid.
+        """
+        number = getattr(network, "feature_blocks", 0)
+        targets = tuple(head.target or 1 for head in self.heads.values())
+        absent = [layer for layer in (*self.features, *targets) if layer > number]
+        if absent:
+            valid = f"1 .. {number}" if number else "a network whose calls take `features`, e.g. dit"
+            raise ValueError(
+                f"the objective reads the features of layer {absent[0]}, and the network gives those of {number} "
+                f"layers. Valid: {valid}"
+            )
+        if self.encoder and not encoder:
+            raise ValueError("the objective aligns features with an encoder's, and there is none. Valid: an encoder")
+        if encoder and not self.encoder:
+            raise ValueError("the objective has no use for an encoder. Valid: none, or a term of alignment")
 
     def check_parameterization(self, parameterization: Parameterization) -> None:
         """Refuses a parameterization by which samples would misread the trained network.

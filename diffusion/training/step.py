@@ -1,6 +1,7 @@
 """The train step: one pure function, the same on one device and on a mesh."""
 
 __all__ = [
+    "HEADS",
     "conditioned",
     "example_keys",
     "join",
@@ -26,6 +27,7 @@ from diffusion.training.ema import ExponentialMovingAverage
 from diffusion.training.gradient_norms import by_block
 from diffusion.training.state import HEALTHY, TrainState
 
+HEADS = "heads"  # in the parameters: those of networks that train with the model
 BINS = 10  # equal bins of t in [0, 1] for the curve of the loss by t
 
 
@@ -142,6 +144,7 @@ def make_train_step(
     shards: int = 1,
     axis: str | None = None,
     frozen: Mapping[str, Callable[..., jax.Array]] = types.MappingProxyType({}),
+    heads: Mapping[str, Callable[..., jax.Array]] = types.MappingProxyType({}),
 ) -> Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]:
     """Returns the pure function `(state, batch, key) -> (state, metrics)` of one update.
 
@@ -167,6 +170,8 @@ def make_train_step(
         axis: under `pmap`, the name of the axis over which the batch is split: each device has its own rows, and this
             step sums the gradients over devices. None under `jit`, where every function has the whole batch.
         frozen: {name: (params, x_t, clock, condition) -> output} of the networks whose parameters are `state.frozen`.
+        heads: {name: (params, *inputs) -> output} of the networks that train with the model, whose parameters are
+            `state.params[HEADS]`.
 
     Returns:
         step: (TrainState, batch of the host (see `prepare`), key) -> (TrainState, metrics): "loss", "grad_norm"
@@ -181,7 +186,8 @@ def make_train_step(
         raise ValueError(f"accumulate = {accumulate}: must be >= 1.")
 
     def summed_loss(params, others, keys, batch, step, examples):
-        networks = {**others, "model": functools.partial(apply, params)}
+        trained = {name: functools.partial(head, params[HEADS][name]) for name, head in heads.items()}
+        networks = {**others, **trained, "model": functools.partial(apply, params)}
         losses, metrics = objective(networks, schedule, keys, batch, step)
         # Each micro-batch divides by the number of examples in the whole batch: their sum is the mean.
         return losses.sum() / examples, (losses, dict(metrics))

@@ -69,7 +69,7 @@ def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tupl
     except re.error as error:
         raise ValueError(f"init_from.include = {pattern!r} is not a regular expression: {error}.") from error
     ours = {leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    if all(name.startswith(COLLECTION) for name in ours) and not any(name.startswith(COLLECTION) for name in source):
+    if any(name.startswith(COLLECTION) for name in ours) and not any(name.startswith(COLLECTION) for name in source):
         source = {f"{COLLECTION}{name}": leaf for name, leaf in source.items()}
     taken, skipped = [], []
 

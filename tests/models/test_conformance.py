@@ -201,8 +201,8 @@ def what_blocks_put_out(backbone, params, arguments):
 
     def intercept(method, args, kwargs, context):
         output = method(*args, **kwargs)
-        path = "/".join(context.module.path)
-        match = context.method_name == "__call__" and re.fullmatch(backbone.blocks, path)
+        path = "/".join(context.module.path) if context.method_name == "__call__" else ""
+        match = path and re.fullmatch(backbone.blocks, path)
         if match and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(output)):
             if seen and match.groups() and seen[-1][0] == match.groups() and seen[-1][1] != path:
                 seen.pop()  # the attention of the same block

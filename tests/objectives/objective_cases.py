@@ -141,11 +141,11 @@ OBJECTIVES = {
     ),
     # Features that do not depend on the parameters, so that the terms are constants: 0 here, and metrics of their own.
     "alignment": _flow._replace(
-        make=lambda density: objectives.added(objectives.flow_matching(density), objectives.alignment(), 0.5),
+        make=lambda density: objectives.added(objectives.flow_matching(density), objectives.alignment()),
         features=lambda x: jnp.ones((len(x), 3, 4)) * jnp.array([1.0, -1, 1, -1]),
     ),
     "dispersive": _flow._replace(
-        make=lambda density: objectives.added(objectives.flow_matching(density), objectives.dispersive(2), 0.5),
+        make=lambda density: objectives.added(objectives.flow_matching(density), objectives.dispersive(1, 2)),
         features=lambda x: jnp.zeros((len(x), 5)),
     ),
 }
@@ -154,16 +154,17 @@ every_objective = pytest.mark.parametrize("name", list(OBJECTIVES))
 
 def losses_of(objective, network, schedule, keys, x, **batch):
     batch = {"x": x, "condition": None, "index": jnp.arange(len(x)), **batch}
-    networks = {"model": network, "features": lambda x, clock, condition: jnp.ones((len(x), 3, 4))}
+    networks = {"model": network, "encoder": lambda x, clock, condition: jnp.ones((len(x), 3, 4))}
+    networks["term"] = lambda h, shape: h  # the projector
     return objective(networks, schedule, keys, batch, 0)
 
 
 def network_of(case, output):
     """The network of a case from a function (x, clock, condition) -> output for C channels."""
 
-    def network(x, clock, condition):
+    def network(x, clock, condition, features=()):
         y = jnp.concatenate([output(x, clock, condition)] * len(case.targets(0.6, 0.8, -1, 1, 0.4)), axis=-1)
-        return y if case.features is None else (y, case.features(x))
+        return (y, (case.features(x),) * len(features)) if features else y
 
     return network
 

@@ -30,6 +30,10 @@ PLAIN = {
     "augmentations": 0,
     "condition_dropout": 0.0,
     "block": 1,
+    "features": (),
+    "terms": (),
+    "heads": {},
+    "encoder": False,
     "score": True,
 }
 MEAN_FLOW = {"times": 2, "forward_mode": True}
@@ -166,10 +170,10 @@ FACTS = {
         {},
     ),
     "added": lambda: (
-        objectives.added(objectives.flow_matching(UNIFORM, TRANSPORT), objectives.dispersive(2), 0.5),
+        objectives.added(objectives.flow_matching(UNIFORM, TRANSPORT), objectives.dispersive(3, 2)),
         Denoises(parameterizations.velocity()),
         UNIFORM,
-        {"block": 4, "score": False},
+        {"block": 4, "score": False, "features": (3,), "terms": ("term",)},
     ),
     "with_augmentation": lambda: (
         objectives.with_augmentation(objectives.regression(X0), objectives.Augmentation(lambda key, x: (x, x), 9)),

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import objectives, schedules, timesteps
+from diffusion import objectives, parameterizations, schedules, timesteps
+from diffusion.objectives import projectors
 
 SCHEDULE = schedules.rectified_flow()
 BASE = objectives.flow_matching(timesteps.uniform_density(SCHEDULE))
@@ -15,34 +16,55 @@ FEATURES = np.random.default_rng(1).normal(size=(6, 4, 5)).astype(np.float32)
 TARGETS = np.random.default_rng(2).normal(size=(6, 4, 5)).astype(np.float32)
 
 
-def run(objective, features, /, **networks):
-    networks = {"model": lambda x, t, c: (0.5 * x, features), **networks}
-    return objective(networks, SCHEDULE, KEYS, {"x": jnp.asarray(X), "condition": None}, 0)
+def run(objective, features, step=0, /, **networks):
+    """On a network whose features after k blocks are k times these, with projectors that change nothing."""
+
+    def model(x, t, c, features=(), all_of=features):
+        return (0.5 * x, tuple(k * all_of for k in features)) if features else 0.5 * x
+
+    networks = {"model": model, "term": lambda h, shape: h, "term_2": lambda h, shape: h, **networks}
+    return objective(networks, SCHEDULE, KEYS, {"x": jnp.asarray(X), "condition": None}, step)
 
 
 def plain():
     return BASE({"model": lambda x, t, c: 0.5 * x}, SCHEDULE, KEYS, {"x": jnp.asarray(X)}, 0)[0]
 
 
+def of_targets(x, clock, condition):
+    return jnp.asarray(TARGETS)
+
+
+def cosines(a, b):
+    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
 def test_alignment_is_minus_the_mean_cosine_to_the_encoder_of_clean_data():
     calls = []
 
     def encoder(x, clock, condition):
-        calls.append((x, clock))
+        calls.append(x)
         return jnp.asarray(TARGETS)
 
-    losses, metrics = run(objectives.added(BASE, objectives.alignment(), 0.5), jnp.asarray(FEATURES), features=encoder)
-    norms = np.linalg.norm(FEATURES, axis=-1) * np.linalg.norm(TARGETS, axis=-1)
-    cosines = (FEATURES * TARGETS).sum(-1) / norms
-    np.testing.assert_allclose(metrics["term"], -cosines.mean(1), rtol=1e-5)
-    np.testing.assert_allclose(losses, plain() - 0.5 * cosines.mean(1), rtol=1e-5)
-    np.testing.assert_array_equal(calls[0][0], X)
-    np.testing.assert_array_equal(calls[0][1], np.zeros(6))
+    losses, metrics = run(objectives.added(BASE, objectives.alignment()), jnp.asarray(FEATURES), encoder=encoder)
+    expected = cosines(FEATURES, TARGETS).mean(1)
+    np.testing.assert_allclose(metrics["term"], -expected, rtol=1e-5)
+    np.testing.assert_allclose(losses, plain() - 0.5 * expected, rtol=1e-5)
+    np.testing.assert_array_equal(calls[0], X)
 
 
-def test_alignment_is_least_along_the_targets_and_moves_features_alone():
+def test_normalised_targets_are_what_differs_between_tokens():
+    """As the authors' code of iREPA: (y - a mean) / (std + 1e-6) over the tokens, std with Bessel's correction."""
+    term = objectives.alignment(normalisation=0.6)
+    _, metrics = run(objectives.added(BASE, term), jnp.asarray(FEATURES), encoder=of_targets)
+    y = (TARGETS - 0.6 * TARGETS.mean(1, keepdims=True)) / (TARGETS.std(1, keepdims=True, ddof=1) + 1e-6)
+    np.testing.assert_allclose(metrics["term"], -cosines(FEATURES, y).mean(1), rtol=1e-4)
+
+
+def test_alignment_of_equal_features_is_minus_one_and_moves_features_alone():
     def term(features, targets):
-        return objectives.alignment()(features, {"features": lambda x, t, c: targets}, {"x": X}).sum()
+        return run(objectives.added(BASE, objectives.alignment()), features, encoder=lambda *_: targets)[1][
+            "term"
+        ].sum()
 
     along = jnp.asarray(3 * TARGETS)
     np.testing.assert_allclose(term(along, jnp.asarray(TARGETS)), -6, rtol=1e-6)
@@ -53,11 +75,31 @@ def test_alignment_is_least_along_the_targets_and_moves_features_alone():
     assert np.isfinite(jax.grad(term)(jnp.zeros((6, 4, 5)), jnp.asarray(TARGETS))).all()
 
 
+@pytest.mark.parametrize("term", [
+    objectives.alignment(weight=0.0), objectives.alignment(until=7), objectives.dispersive(2, 3, weight=0.0)
+], ids=["alignment", "after its end", "dispersive"])  # fmt: skip
+def test_a_term_without_weight_leaves_the_objective_as_it_is(term):
+    losses, metrics = run(objectives.added(BASE, term), jnp.asarray(FEATURES), 7, encoder=of_targets)
+    np.testing.assert_array_equal(losses, plain())
+    assert np.abs(metrics["term"]).max() > 0.01
+    if term.until:
+        assert np.abs(run(objectives.added(BASE, term), FEATURES, 6, encoder=of_targets)[0] - plain()).max() > 0.01
+
+
+def test_terms_add_up_and_each_has_the_features_of_its_layer():
+    both = objectives.added(BASE, objectives.dispersive(2, 3), objectives.alignment(layer=1))
+    assert both.features == (2, 1) and both.encoder and both.block == 3 and set(both.heads) == {"term_2"}
+    losses, metrics = run(both, jnp.asarray(FEATURES), encoder=of_targets)
+    alone = run(objectives.added(BASE, objectives.dispersive(1, 3)), jnp.asarray(2 * FEATURES))[1]["term"]
+    np.testing.assert_array_equal(metrics["term"], alone)
+    np.testing.assert_allclose(losses, plain() + 0.5 * metrics["term"] + 0.5 * metrics["term_2"], rtol=1e-5)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_dispersive_is_its_formula_within_each_block(temperature):
     """The log of the mean of exp(-|h_i - h_j|^2 / (D temperature)) over the full matrix of pairs."""
-    term = objectives.dispersive(3, temperature)
-    _, metrics = run(objectives.added(BASE, term, 0.25), jnp.asarray(FEATURES))
+    term = objectives.dispersive(1, 3, temperature)
+    _, metrics = run(objectives.added(BASE, term), jnp.asarray(FEATURES))
     flat = FEATURES.reshape(6, -1)
     for block in (slice(0, 3), slice(3, 6)):
         h = flat[block]
@@ -67,26 +109,87 @@ def test_dispersive_is_its_formula_within_each_block(temperature):
 
 
 def test_dispersive_pushes_features_apart():
-    value = lambda h: objectives.dispersive(2)(h, {}, {}).sum()
-    h = jnp.array([[1.0], [2.0]])
+    value = lambda h: run(objectives.added(BASE, objectives.dispersive(1, 2)), h)[1]["term"].sum()
+    h = jnp.array([[1.0], [2.0]] * 3)
     slope = jax.grad(value)(h)
     assert slope[0, 0] > 0 > slope[1, 0]  # descending moves them away from each other
     np.testing.assert_allclose(slope.sum(), 0, atol=1e-6)
 
 
+def test_self_alignment_follows_the_average_at_a_lower_noise():
+    """The features of this network are its own input: those of the average are x_s = (1 - s) x_0 + s eps."""
+    velocity = parameterizations.velocity()
+    seen = {}
+
+    def network(name):
+        def apply(x, clock, condition, features=()):
+            seen[name] = (x, clock, features)
+            return (x, (x[:, None],)) if features else x
+
+        return apply
+
+    term = objectives.self_alignment(velocity, layer=1, teacher_layer=4, interval=0.2)
+    networks = {"model": network("model"), "target": network("target"), "term": lambda h, shape: h}
+    objective = objectives.added(BASE, term)
+    batch = {"x": jnp.asarray(X), "condition": None}
+    metrics = objective(networks, SCHEDULE, KEYS, batch, 0)[1]
+    x_t = np.asarray(seen["model"][0], np.float64)
+    t = np.asarray(metrics["t"], np.float64)[:, None]
+    s = np.maximum(t - 0.2, 0)
+    x_s = (1 - s) * X + s * (x_t - (1 - t) * X) / t
+    np.testing.assert_allclose(seen["target"][0], x_s, rtol=1e-3, atol=1e-5)
+    assert seen["target"][2] == (4,)
+    error = np.abs(x_t - x_s)
+    expected = np.where(error < 1, error**2 / 2, error - 0.5).mean(1)
+    np.testing.assert_allclose(metrics["term"], expected, rtol=1e-3, atol=1e-6)
+    scaled = lambda a: {**networks, "target": lambda *x, features: (0.0, (a * x[0][:, None],))}
+    assert jax.grad(lambda a: objective(scaled(a), SCHEDULE, KEYS, batch, 0)[0].sum())(1.0) == 0
+
+
+def test_projectors_are_the_published_ones():
+    h = jnp.asarray(np.random.default_rng(3).normal(size=(2, 6, 5)), jnp.float32)
+    three = projectors.mlp(7)
+    params = three.init(jax.random.key(0), 5, 4)
+    silu = lambda a: a / (1 + np.exp(-a))
+    a = np.asarray(h) @ np.asarray(params["dense_0"]["kernel"])
+    a = silu(silu(a) @ np.asarray(params["dense_1"]["kernel"])) @ np.asarray(params["dense_2"]["kernel"])
+    np.testing.assert_allclose(three.apply(params, h, (4, 6, 3)), a, rtol=1e-4, atol=1e-5)
+
+    around = projectors.convolution()
+    params = around.init(jax.random.key(0), 5, 4)
+    padded = np.pad(np.asarray(h).reshape(2, 2, 3, 5), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    kernel = np.asarray(params["kernel"])
+    grid = [
+        sum(padded[:, i + k, j + m] @ kernel[k, m] for k in range(3) for m in range(3))
+        for i in (0, 1)
+        for j in range(3)
+    ]
+    expected = np.stack(grid, 1) + np.asarray(params["bias"])
+    np.testing.assert_allclose(around.apply(params, h, (4, 6, 3)), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="no grid"):
+        around.apply(params, h, (4, 4, 3))
+
+
 @pytest.mark.parametrize("call, message", [
-    (lambda: objectives.dispersive(1), "block = 1"),
-    (lambda: objectives.dispersive(2, 0.0), "temperature = 0"),
-    (lambda: run(objectives.added(BASE, objectives.dispersive(4), 1.0), jnp.asarray(FEATURES)), "number of blocks"),
-    (lambda: run(objectives.added(BASE, objectives.alignment(), 1.0), jnp.asarray(FEATURES)), 'network "features"'),
-    (lambda: run(objectives.added(BASE, objectives.alignment(), 1.0), jnp.asarray(FEATURES),
-                 features=lambda x, t, c: jnp.zeros((6, 4, 7))), "have shape"),
-    (lambda: objectives.added(BASE, objectives.dispersive(2), 1.0)(
-        {"model": lambda x, t, c: x}, SCHEDULE, KEYS, {"x": X}, 0), r"\(output, features\)"),
+    (lambda: objectives.dispersive(1, 1), "block = 1"),
+    (lambda: objectives.dispersive(0, 2), "layer = 0"),
+    (lambda: objectives.alignment(layer=0), "layer = 0"),
+    (lambda: objectives.self_alignment(parameterizations.velocity(), interval=0.0), "interval = 0"),
+    (lambda: projectors.mlp(0), "hidden = 0"),
+    (lambda: projectors.convolution(2), "side = 2"),
+    (lambda: objectives.dispersive(1, 2, 0.0), "temperature = 0"),
+    (lambda: run(objectives.added(BASE, objectives.dispersive(1, 4)), jnp.asarray(FEATURES)), "number of blocks"),
+    (lambda: run(objectives.added(BASE, objectives.alignment()), jnp.asarray(FEATURES)), "named 'encoder'"),
+    (lambda: run(objectives.added(BASE, objectives.alignment()), jnp.asarray(FEATURES),
+                 encoder=lambda x, t, c: jnp.zeros((6, 9, 5))), "9 tokens of a picture, and layer 8 of the network 4"),
+    (lambda: objectives.added(BASE, objectives.dispersive(1, 2))(
+        {"model": lambda x, t, c, features: x}, SCHEDULE, KEYS, {"x": X}, 0), r"\(output, features\)"),
     (lambda: objectives.added(
         objectives.Objective(lambda networks, *_: (networks["model"](X, X, None), networks["model"](X, X, None))),
-        objectives.dispersive(2), 1.0)(
-        {"model": lambda x, t, c: (x, x)}, SCHEDULE, KEYS, {"x": X}, 0), "2 times"),
+        objectives.dispersive(1, 2))(
+        {"model": lambda x, t, c, features: (x, (x,))}, SCHEDULE, KEYS, {"x": X}, 0), "2 times"),
+    (lambda: objectives.added(objectives.mean_flow(timesteps.uniform_density(SCHEDULE)), objectives.dispersive(1, 2)),
+     "differentiates it"),
 ])  # fmt: skip
 def test_impossible_terms_are_refused(call, message):
     with pytest.raises(ValueError, match=message):

@@ -139,17 +139,22 @@ def _schroedinger_bridge():
     return _trajectory(slope, sigma)
 
 
-def _with_features(term, weight):
-    def apply(params, x, clock, condition=None):
-        return short.network(params["output"], x, clock), short.network(params["features"], x, clock)
+def _with_features(term):
+    def apply(params, x, clock, condition=None, features=()):
+        output = short.network(params["output"], x, clock)
+        return (output, (short.network(params["features"], x, clock)[:, None],)) if features else output
 
-    encoder = lambda params, x, clock, condition=None: jnp.concatenate([x, jnp.sin(3 * x)], axis=-1)
-    player = Player(objectives.added(objectives.flow_matching(UNIFORM), term, weight), "model", short.optimizer())
+    encoder = lambda params, x, clock, condition=None: jnp.concatenate([x, jnp.sin(3 * x)], axis=-1)[:, None]
+    itself = lambda params, h, shape: h
+    player = Player(objectives.added(objectives.flow_matching(UNIFORM), term), "model", short.optimizer())
     params = {"output": short.parameters(), "features": short.parameters(1, outputs=4)}
     model = short.train(
-        {"model": player}, {"model": params, "features": {}}, FLOW, apply={"model": apply, "features": encoder}
+        {"model": player},
+        {"model": params, "encoder": {}, "term": {}},
+        FLOW,
+        apply={"model": apply, "encoder": encoder, "term": itself},
     )["ema"]
-    return short.generate(lambda *inputs: model(*inputs)[0], FLOW)
+    return short.generate(model, FLOW)
 
 
 TRAININGS = {
@@ -179,8 +184,8 @@ TRAININGS = {
     "stochastic_interpolant, in parts": _interpolant_in_parts,
     "schroedinger_bridge": _schroedinger_bridge,
     "contrastive_flow_matching": lambda: short.generate(_train(objectives.contrastive_flow_matching(UNIFORM)), FLOW),
-    "alignment": lambda: _with_features(objectives.alignment(), 0.5),
-    "dispersive": lambda: _with_features(objectives.dispersive(64), 0.5),
+    "alignment": lambda: _with_features(objectives.alignment()),
+    "dispersive": lambda: _with_features(objectives.dispersive(1, 64)),
 }
 
 

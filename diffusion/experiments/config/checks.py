@@ -27,6 +27,7 @@ def validate(config: Mapping) -> Recipe:
     _check_training(config)
     _check_evaluation(config)
     _check_text(recipe)
+    _check_encoder(config)
     _check_latents(config)
     _check_buckets(made)
     return recipe
@@ -140,6 +141,17 @@ def _check_evaluation(config: Mapping) -> None:
         if settings["every"] == 0:
             why = "config.evaluate.every = 0: nothing is evaluated in the loop"
             raise _refused(config, "checkpoint.best", why, '"", or evaluations every so many steps, e.g. 1000')
+
+
+def _check_encoder(config: Mapping) -> None:
+    encoder = config["encoder"]
+    if not encoder["network"].get("name"):
+        return
+    if encoder["path"] and not pathlib.Path(encoder["path"]).expanduser().exists():
+        raise _refused(config, "encoder.path", "there is no such file", "a file of the encoder's weights")
+    if config["data"]["latents"]["dir"]:
+        why = f"it reads pictures, and config.data.latents.dir = {config['data']['latents']['dir']!r} holds latents"
+        raise _refused(config, "encoder.network", why, "none here, or training on pictures")
 
 
 def _check_latents(config: Mapping) -> None:

@@ -33,6 +33,11 @@ def defaults() -> ConfigDict:
                 "optimizer": {"name": "adamw", "learning_rate": 1e-4},
                 "updates": 1,  # of it for one of the model, which acts at every so many-th step
             },
+            "encoder": {  # a frozen one of pictures, for objectives with a term of alignment
+                "network": {"name": ""},
+                "path": "",  # file of its weights, read when the run begins, which then keeps them itself
+                "size": 0,  # side of the pictures that it receives, to which they are resized; 0: as they are
+            },
             "data": {
                 "source": {"name": "tfds"},  # the format of the data, with its arguments: docs/data.md
                 "name": "digits",  # of tfds: as TFDS names it

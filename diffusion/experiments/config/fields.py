@@ -54,6 +54,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "teacher.pairs.number": (lambda v: 0 <= v <= 10**8, "in [0, 10^8]; 0 for none"),
     "teacher.pairs.steps": AT_LEAST_ONE,
     "second_player.updates": AT_LEAST_ONE,
+    "encoder.path": (_folder, "a file of a local or shared file system"),
+    "encoder.size": AT_LEAST_ZERO,
     "init_from.path": (_folder, "a folder or file of a local or shared file system; copy it there from its address"),
     "data.dir": (_folder, "a folder of a local or shared file system; copy the data there from its address"),
     "data.latents.dir": (_folder, "a folder of a local or shared file system that diffusion encode wrote, or ''"),

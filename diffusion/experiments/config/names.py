@@ -150,6 +150,9 @@ OBJECTIVES = _table(
     objectives.regression,
 )
 SECOND_PLAYERS = _table(objectives.fake_score, objectives.adversarial_discriminator)  # their objectives
+TERMS = _table(objectives.alignment, objectives.self_alignment, objectives.dispersive)  # on features
+PROJECTORS = _table(objectives.projectors.mlp, objectives.projectors.convolution)  # of features, in a term
+ENCODERS: dict[str, Callable] = {}  # Linen modules: pictures -> `image_encoders.ImageFeatures`
 INTERPOLANTS = _table(  # of "stochastic_interpolant"
     interpolants.brownian_bridge, interpolants.smooth_bridge, interpolants.encoding_decoding
 )

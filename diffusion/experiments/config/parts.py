@@ -27,7 +27,7 @@ RECORDED = {  # the fields of a config that stand for the parts
     "optimizer": "optimizer",
     "sampler": "sample.sampler",
 }
-PARTS = {*RECORDED.values(), "second_player", "teacher"}  # fields, and sections, that are no settings
+PARTS = {*RECORDED.values(), "second_player", "teacher", "encoder"}  # fields, and sections, that are no settings
 
 
 def completed(recipe: Any) -> dict[str, Any]:
@@ -77,6 +77,8 @@ def completed(recipe: Any) -> dict[str, Any]:
         pairs = {"number": teacher.pairs, "sampler": described(teacher.pair_sampler), "steps": teacher.pair_steps}
         config.teacher.update({"path": str(teacher.path), "scale": teacher.scale, "pairs": pairs})
         config.teacher.parameterization = described(teacher.parameterization)
+    if encoder := recipe.encoder:
+        config.encoder = {"network": described(encoder.module), "path": str(encoder.path), "size": encoder.size}
     if second := recipe.second:
         config.second_player = {
             "objective": described(second.objective),

@@ -15,6 +15,7 @@ from diffusion.data import packing
 from diffusion.data.sources import DataSpec, is_picture
 from diffusion.experiments.config import fits, parts
 from diffusion.experiments.config.guides import Guide, Measured
+from diffusion.experiments.config.encoder import Encoder
 from diffusion.experiments.config.packed import PackedNetwork
 from diffusion.flow_maps import FlowMap
 from diffusion.guidance import Branches
@@ -115,6 +116,7 @@ class Recipe:
         average: the moving average of its parameters; None: as config.ema says.
         second: the second player, where the objective has one.
         teacher: where the objective has one.
+        encoder: the frozen one whose features of pictures the objective reads, where it has a term of alignment.
         sampler: that makes samples; None: Heun's method, or one jump of a flow map.
         plan: the times of its steps; None: config.sample.steps equal ones.
         chosen_plan: how the plan is chosen for the trained network; None: it is the plan above.
@@ -152,6 +154,7 @@ class Recipe:
     average: Any = None
     second: SecondPlayer | None = None
     teacher: Teacher | None = None
+    encoder: Encoder | None = None
     sampler: Sampler = None  # type: ignore[assignment]
     plan: Plan = None  # type: ignore[assignment]
     chosen_plan: ChosenPlan | None = None

@@ -16,6 +16,8 @@ from diffusion import flow_maps, objectives, parameterizations, samplers, schedu
 from diffusion.data import buckets, packing, transforms
 from diffusion.data import captions as texts
 from diffusion.experiments.config import ConfigError, fields, fits, guides, names
+from diffusion.experiments.config import ConfigError, fields, fits, names
+from diffusion.experiments.config.encoder import Encoder
 from diffusion.experiments.config.entries import annotation, call, takes, tuples_of
 from diffusion.experiments.config.recipe import ChosenPlan, Recipe, SecondPlayer, Teacher
 from diffusion.experiments.config.values import plain
@@ -58,6 +60,9 @@ KINDS = {
     "second player": Kind(names.SECOND_PLAYERS, OF_OBJECTIVES),
     "density": Kind(names.DENSITIES, {"density": "density"}),
     "interpolant": Kind(names.INTERPOLANTS),
+    "term": Kind(names.TERMS, {"projector": "projector"}),
+    "projector": Kind(names.PROJECTORS),
+    "encoder": Kind(names.ENCODERS),
     "decoder": Kind(names.DECODERS),
     "pairs of times": Kind(names.PAIRS, {"curriculum": "curriculum"}),
     "curriculum": Kind(names.CURRICULA),
@@ -108,6 +113,7 @@ class Resolver:
             second=SecondPlayer(self.second_player, self.second_optimizer, second["updates"])
             if second["objective"].get("name")
             else None,
+            encoder=self.encoder,
             teacher=Teacher(teacher["path"], self.teacher_parameterization, *teaches) if teacher["path"] else None,
             sampler=self.sampler,
             plan=self.plan,
@@ -213,6 +219,7 @@ class Resolver:
         entry = plain(entry, path)
         entry.pop("condition_dropout", None)
         augment = entry.pop("augment", None)
+        terms = entry.pop("terms", ())
         function = KINDS[kind].table.get(entry.get("name"))
         clock = None
         if "clock" in functools.reduce(operator.getitem, self._mean_field.split("."), self.config):
@@ -241,9 +248,21 @@ class Resolver:
                 f"{path}.name = {entry['name']!r} returns a {type(made).__name__}. Valid: a function that returns an "
                 "objectives.Objective, which holds the loss; see docs/extend.md."
             )
+        made = self._with_terms(made, terms, f"{path}.terms")
         if augment is None:
             return made
         return objectives.with_augmentation(made, self._made("conditioning augmentation", augment, f"{path}.augment"))
+
+    def _with_terms(self, objective: objectives.Objective, entries: Any, path: str) -> objectives.Objective:
+        """The objective with its terms on the network's features."""
+        fields.check_type(path, entries, tuple)
+        if not entries:
+            return objective
+        terms = [self._made("term", e, f"{path}[{i}]", parameterization=self._mean) for i, e in enumerate(entries)]
+        try:
+            return objectives.added(objective, *terms)
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}.") from error
 
     # ==== The network ====
 
@@ -324,6 +343,14 @@ class Resolver:
             dtype=dtype,
             **sized,
         )
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The frozen encoder `config.encoder`; None without one."""
+        settings = self.config["encoder"]
+        if not settings["network"].get("name"):
+            return None
+        return Encoder(self._field("encoder", "encoder.network"), settings["path"], settings["size"])
 
     @property
     def _trains(self) -> objectives.Objective:

@@ -64,6 +64,10 @@ def _second_player(fields: Fields) -> None:
         fields["second_player"] = fields.pop("rival")
 
 
+def _encoder(fields: Fields) -> None:
+    fields.setdefault("encoder", {"network": {"name": ""}, "path": "", "size": 0})
+
+
 MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("data", "latents", {"dir": "", "autoencoder": ""}),
     _adds("data", "changed", "stop"),
@@ -78,4 +82,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("sample", "driver", {"name": "sample"}),
     _adds("sample", "guides", ()),
     _adds("sample", "measurement", {"operator": {"name": ""}, "pictures": "", "noise_std": 0.0}),
+    _encoder,
 ]

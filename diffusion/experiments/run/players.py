@@ -10,6 +10,7 @@ from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run.networks import network_of
 from diffusion.models.layers import conditions
 from diffusion.objectives.conditioning import null_of
+from diffusion.training.step import HEADS
 
 Apply = Callable[..., jax.Array]  # (params, x_t, clock, condition) -> output
 
@@ -22,6 +23,7 @@ class Players(NamedTuple):
     apply: dict[str, Apply]  # {network: (params, x_t, clock, condition) -> output}, as objectives see them
     frozen: tuple[str, ...]  # names of those that no step changes
     second: str  # name of the one that trains in turn with the model; "" for none
+    heads: dict[str, Apply]  # {network: (params, *inputs) -> output} of those that train with the model
 
 
 def of(recipe: Recipe) -> Players:
@@ -36,17 +38,26 @@ def of(recipe: Recipe) -> Players:
     apply = {"model": network_of(model).apply}
     if objective.strength:
         apply["model"] = with_strength(model.apply)
+    heads = {name: head.apply for name, head in objective.heads.items()}
+    if heads:
+        apply["model"] = without_heads(apply["model"])
+    frozen: tuple[str, ...] = ()
+    if recipe.encoder is not None:
+        frozen = ("encoder",)
+        modules["encoder"] = recipe.encoder
+        apply["encoder"] = recipe.encoder.apply
     if objective.teacher is None or objective.teacher.pairs:
-        return Players(modules, apply, (), "")
+        return Players(modules, apply, frozen, "", heads)
+    frozen = (*frozen, "teacher")
     modules["teacher"] = teacher(model)
     itself = objective.teacher.scale is not None  # the objective guides it, if anything does
     apply["teacher"] = modules["teacher"].apply if itself else guided_teacher(recipe, modules["teacher"])
     if objective.second is None:
-        return Players(modules, apply, ("teacher",), "")
+        return Players(modules, apply, frozen, "", heads)
     name = objective.second.network
     modules[name] = modules["teacher"]
     apply[name] = mean_logit(modules[name].apply) if objective.second.logit else modules[name].apply
-    return Players(modules, apply, ("teacher",), name)
+    return Players(modules, apply, frozen, name, heads)
 
 
 def teacher(model: Any) -> Any:
@@ -75,11 +86,20 @@ def guided_teacher(recipe: Recipe, module: Any) -> Apply:
 def with_strength(apply: Apply) -> Apply:
     """A network that is called with (condition, w), as an objective with a `strength` calls its student."""
 
-    def strengthened(params, x, clock, condition):
+    def strengthened(params, x, clock, condition, **features):
         condition, w = condition
-        return apply(params, x, clock, conditions.with_strength(condition, 1 + w))
+        return apply(params, x, clock, conditions.with_strength(condition, 1 + w), **features)
 
     return strengthened
+
+
+def without_heads(apply: Apply) -> Apply:
+    """A network whose parameters have beside them those of networks that train with it."""
+
+    def alone(params, *inputs, **features):
+        return apply({name: leaf for name, leaf in params.items() if name != HEADS}, *inputs, **features)
+
+    return alone
 
 
 def mean_logit(apply: Apply) -> Apply:

@@ -18,7 +18,7 @@ from diffusion.models.layers.layout import MeshError
 from diffusion.training import ema, parallel, sharding, state
 from diffusion.training.alternating import Average, Player, alternating, as_train_step
 from diffusion.training.stages import staged
-from diffusion.training.step import make_train_step, seeded
+from diffusion.training.step import HEADS, make_train_step, seeded
 
 
 class Program(NamedTuple):
@@ -92,14 +92,18 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     def init(seed):
         init_key, _ = jax.random.split(jax.random.key(seed))
         initial = lambda network: network_of(network).init(init_key, *inputs(network, shape, null))
+        model = initial(cast.modules["model"])
         frozen = {name: initial(cast.modules[name]) for name in cast.frozen}
         others = {cast.second: (initial(cast.modules[cast.second]), second.optimizer)} if cast.second else {}
-        return state.create(initial(cast.modules["model"]), optimizer, average, density, frozen, others)
+        if objective.heads:
+            model = {**model, HEADS: _heads(recipe, init_key, model, frozen.get("encoder"))}
+        return state.create(model, optimizer, average, density, frozen, others)
 
     def networks(state):
         params = {"model": state.params, "target": state.ema, **(state.frozen or {})}
         params |= {name: player.params for name, player in (state.second_players or {}).items()}
-        return {
+        heads = {name: functools.partial(head, state.params[HEADS][name]) for name, head in cast.heads.items()}
+        return heads | {
             name: functools.partial(cast.apply["model" if name == "target" else name], params[name]) for name in params
         }
 
@@ -120,9 +124,8 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
             step = as_train_step(alternating(turns, cast.apply, schedule, averages, **engine).step)
         else:
             frozen = {name: cast.apply[name] for name in cast.frozen}
-            step = make_train_step(
-                objective.loss, cast.apply["model"], schedule, optimizer, average, density, frozen=frozen, **engine
-            )
+            engine |= {"frozen": frozen, "heads": cast.heads}
+            step = make_train_step(objective.loss, cast.apply["model"], schedule, optimizer, average, density, **engine)
         if stages:
             step = staged(step, stages.length, optimizer, average)
         return seeded(step)
@@ -143,3 +146,19 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
             image = {"image": jax.ShapeDtypeStruct((rows, *size, shape[-1]), np.uint8, sharding=where)} if size else {}
             jax.eval_shape(step, target, batch | image, seed)
     return Program(seed, conditional, average, networks, init, target, batch, number, step)
+
+
+def _heads(recipe: Recipe, key: jax.Array, model: Any, encoder: Any) -> dict[str, Any]:
+    """The initial parameters of the networks that train with the model, by the sizes of the features that they map."""
+    received = inputs(recipe.network, recipe.shape, recipe.null)
+    width = lambda layer: jax.eval_shape(functools.partial(recipe.network.apply, features=(layer,)), model, *received)[
+        1
+    ][0].shape[-1]
+    made = {}
+    for i, (name, head) in enumerate(recipe.objective.heads.items()):
+        if head.target is not None:
+            out = width(head.target)
+        else:
+            out = jax.eval_shape(recipe.encoder.apply, encoder, *received).shape[-1]
+        made[name] = head.init(jax.random.fold_in(key, i), width(head.layer), out)
+    return made

@@ -48,12 +48,33 @@ def first_state(
         step = int(train_state.step)
         kept = (about.get("best"), True, about.get("stream"), about.get("order", 1))
         return train_state, Start(step, about["examples"], about["interval"], fingerprint, *kept)
+    encoder = _encoder(config, program.target)
     train_state = sharding.create(program.init, program.target, program.seed)
+    train_state = train_state._replace(frozen={**train_state.frozen, **encoder}) if encoder else train_state
     if config.init_from.path:
         train_state = _from_weights(config.init_from, train_state, program.average)
     if config.teacher.path:
         train_state = _with_teacher(config, train_state)
     return train_state, Start(0, 0, training_means.empty(), fingerprint, None, False)
+
+
+def _encoder(config: ConfigDict, target: state.TrainState) -> dict[str, Any]:
+    """{"encoder": its parameters, of the file config.encoder.path, on the devices}; {} without a file.
+
+    Raises:
+        ConfigError: naming the first leaf that the encoder does not have, or has in another shape.
+    """
+    if not config.encoder.path:
+        return {}
+    try:
+        params, _, skipped = warm_start.warm_start(target.frozen["encoder"], warm_start.read(config.encoder.path))
+    except FileNotFoundError as error:
+        raise ConfigError(f"config.encoder.path = {config.encoder.path!r}: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"config.encoder.path = {config.encoder.path!r} holds another encoder: {error}") from error
+    if skipped:
+        raise ConfigError(f"config.encoder.path = {config.encoder.path!r} holds another encoder: {skipped[0]}.")
+    return {"encoder": params}
 
 
 def _from_weights(init_from: ConfigDict, train_state: state.TrainState, average) -> state.TrainState:
@@ -92,7 +113,8 @@ def _with_teacher(config: ConfigDict, train_state: state.TrainState) -> state.Tr
             raise ConfigError(f"config.teacher.path = {config.teacher.path!r} does not fit: {skipped[0]}.")
         return params
 
-    frozen = {name: taken(params) for name, params in (train_state.frozen or {}).items()}
+    frozen = dict(train_state.frozen or {})
+    frozen |= {"teacher": taken(frozen["teacher"])} if "teacher" in frozen else {}
     players = train_state.second_players or {}
     players = {name: player._replace(params=taken(player.params)) for name, player in players.items()}
     return train_state._replace(frozen=frozen or None, second_players=players or None)

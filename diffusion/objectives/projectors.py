@@ -1,0 +1,106 @@
+"""Projectors: small networks from a network's features to those of another, trained with it.
+
+A projector is a pair of pure functions. The features h are tokens `[B, N, D]`, row by row, or maps `[B, H, W, D]`; what
+it returns are tokens `[B, N, width]`.
+"""
+
+__all__ = ["Projector", "convolution", "mlp", "tokens"]
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+xavier = jax.nn.initializers.xavier_uniform()
+
+
+class Projector(NamedTuple):
+    """A network of features.
+
+    Attributes:
+        init: (key, D, width) -> parameters.
+        apply: (parameters, h, shape of a picture (H, W, C)) -> tokens `[B, N, width]`, float32.
+    """
+
+    init: Callable[[Array, int, int], Any]
+    apply: Callable[[Any, Array, tuple[int, ...]], Array]
+
+
+def tokens(h: Array) -> Array:
+    """Features as tokens `[B, N, D]`, float32."""
+    return h.reshape(h.shape[0], -1, h.shape[-1]).astype(jnp.promote_types(h.dtype, jnp.float32))
+
+
+def mlp(hidden: int = 2048) -> Projector:
+    """REPA's projector: three dense layers with SiLU between them, on each token.
+
+    Args:
+        hidden: features between the layers; 2048 in the paper.
+
+    Raises:
+        ValueError: if hidden is below 1.
+    """
+    if hidden < 1:
+        raise ValueError(f"mlp: hidden = {hidden} must be at least 1 (2048 in the paper)")
+
+    def init(key, features, width):
+        sizes = (features, hidden, hidden, width)
+        layers = zip(jax.random.split(key, 3), sizes, sizes[1:])
+        return {
+            f"dense_{i}": {"kernel": xavier(key, (a, b), jnp.float32), "bias": jnp.zeros(b, jnp.float32)}
+            for i, (key, a, b) in enumerate(layers)
+        }
+
+    def apply(params, h, shape):
+        h = tokens(h)
+        for i in range(3):
+            h = h if i == 0 else jax.nn.silu(h)
+            h = h @ params[f"dense_{i}"]["kernel"] + params[f"dense_{i}"]["bias"]
+        return h
+
+    return Projector(init, apply)
+
+
+def convolution(side: int = 3) -> Projector:
+    """iREPA's projector: one convolution over the grid of tokens, which keeps what lies beside what.
+
+    Args:
+        side: of its kernel, odd; 3 in the paper.
+
+    Raises:
+        ValueError: if side is not a positive odd number.
+    """
+    if side < 1 or side % 2 == 0:
+        raise ValueError(f"convolution: side = {side} must be odd and positive (3 in the paper)")
+
+    def init(key, features, width):
+        bound = 1 / math.sqrt(features * side**2)  # PyTorch's default, as the authors' code has it
+        draw = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+        kernel_key, bias_key = jax.random.split(key)
+        return {"kernel": draw(kernel_key, (side, side, features, width)), "bias": draw(bias_key, (width,))}
+
+    def apply(params, h, shape):
+        grid = _grid(tokens(h).shape[1], shape)
+        h = tokens(h).reshape(h.shape[0], *grid, h.shape[-1])
+        axes = ("NHWC", "HWIO", "NHWC")
+        return (
+            tokens(jax.lax.conv_general_dilated(h, params["kernel"], (1, 1), "SAME", dimension_numbers=axes))
+            + (params["bias"])
+        )
+
+    return Projector(init, apply)
+
+
+def _grid(number: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of so many tokens of pictures (H, W, C).
+
+    Raises:
+        ValueError: if they are no grid of the pictures' ratio.
+    """
+    rows = round(math.sqrt(number * shape[0] / shape[1])) if len(shape) == 3 else 0
+    if rows == 0 or number % rows or rows * shape[1] != number // rows * shape[0]:
+        raise ValueError(f"convolution: the {number} features of examples {shape} are no grid of their ratio")
+    return rows, number // rows

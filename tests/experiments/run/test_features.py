@@ -1,0 +1,158 @@
+"""Runs whose objective reads the network's features, from their configs: what trains, what is kept, what is refused."""
+
+import json
+import shutil
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.flax import save_file
+
+from configs import digits
+from diffusion import objectives
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, checks, names
+from diffusion.experiments.run import program, start
+from diffusion.experiments.sampling import of_run
+from diffusion.models import Functions
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.sharding import leaf_name
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+REPA = {"name": "alignment", "layer": 1, "projector": {"name": "mlp", "hidden": 8}}
+TERMS = {
+    "repa": REPA | {"until": 3},
+    "irepa": REPA | {"layer": 2, "projector": {"name": "convolution"}, "normalisation": 1.0},
+    "dispersive": {"name": "dispersive", "layer": 1, "block": 4},
+    "self_alignment": {"name": "self_alignment", "layer": 1, "teacher_layer": 2, "projector": {"name": "mlp"}},
+}
+
+
+class Features(NamedTuple):
+    patches: jax.Array
+
+
+class OneConvolution(nn.Module):
+    """An encoder of one's own."""
+
+    width: int = 6
+    patch: int = 2
+
+    @nn.compact
+    def __call__(self, images):
+        side = (self.patch, self.patch)
+        h = jnp.tanh(nn.Conv(self.width, side, side, name="patches")(images))
+        return Features(h.reshape(len(h), -1, self.width))
+
+
+@pytest.fixture(autouse=True)
+def encoder_by_name(monkeypatch):
+    monkeypatch.setattr(names, "ENCODERS", names.ENCODERS)
+    monkeypatch.setitem(names.ENCODERS, "one_convolution", OneConvolution)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file of an encoder's weights."""
+    params = OneConvolution().init(jax.random.key(9), jnp.zeros((1, 8, 8, 1)))["params"]
+    leaves = {leaf_name(path).replace("/", "."): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    save_file(leaves, tmp_path / "encoder.safetensors")
+    return tmp_path / "encoder.safetensors"
+
+
+def config_of(weights="", *terms):
+    config = digits.get_config("tiny")
+    config.objective["terms"] = tuple(TERMS[name] for name in terms)
+    if {"repa", "irepa"} & set(terms):
+        config.encoder.update({"network": {"name": "one_convolution"}, "path": str(weights)})
+    config.update_from_flattened_dict({"train.batch_size": 16, "train.accumulate": 1, "train.log_every": 2})
+    config.objective.density["strata"] = 16
+    return config
+
+
+def with_changes(config, **changes):
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.mark.slow
+def test_a_run_trains_its_projectors_beside_a_frozen_encoder_and_resumes(weights, tmp_path):
+    """The projector is in the average too; the encoder stays what its file says; resumed is uninterrupted."""
+    config = config_of(weights, "repa", "dispersive")
+    config.train.steps, config.checkpoint.every, config.optimizer.warmup = 4, 2, 1
+    recipe = checks.validate(config).at((8, 8, 1))
+    made = program.build(recipe, program.mesh_of(config))
+    assert train.run(config, tmp_path) == 0
+    end = checkpoints.restore_latest(tmp_path, made.target)[0]
+    shutil.rmtree(tmp_path / "checkpoints/4")
+    assert train.run(config, tmp_path) == 0
+    again = checkpoints.restore_latest(tmp_path, made.target)[0]
+    assert int(end.step) == int(again.step) == 4
+    jax.tree.map(np.testing.assert_array_equal, end, again)
+    first = made.init(made.seed).params["heads"]
+    for kept in (end.params, end.ema):
+        moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), kept["heads"], first)
+        assert set(moved) == {"term"} and min(jax.tree.leaves(moved)) > 0
+    encoder = OneConvolution().init(jax.random.key(9), jnp.zeros((1, 8, 8, 1)))
+    jax.tree.map(np.testing.assert_array_equal, end.frozen["encoder"], encoder)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(-1 <= row["term"] <= 1 and row["term_2"] <= 0 for row in rows)
+    samples = of_run.sample(checks.on_its_data(checks.validate(config)), tmp_path)
+    assert samples.shape == (20, 8, 8, 1) and np.ptp(samples) > 0
+
+
+@pytest.mark.parametrize("terms", [("irepa",), ("self_alignment", "repa")])
+def test_a_step_of_other_terms_is_built(terms, weights):
+    config = config_of(weights, *terms)
+    recipe = checks.validate(config).at((8, 8, 1))
+    made = program.build(recipe, program.mesh_of(config))  # which traces the step
+    shapes = jax.tree.map(lambda leaf: leaf.shape, made.target.params["heads"])
+    if terms == ("irepa",):
+        assert shapes == {"term": {"kernel": (3, 3, 32, 6), "bias": (6,)}}
+    else:  # self-alignment projects to the network's own width, though there is an encoder
+        assert shapes["term"]["dense_2"]["bias"] == (32,) and shapes["term_2"]["dense_2"]["bias"] == (6,)
+
+
+def test_a_run_without_terms_has_no_trace_of_them():
+    recipe = checks.validate(config_of()).at((8, 8, 1))
+    target = program.build(recipe, program.mesh_of(recipe.config)).target
+    assert set(target.params) == {"params"} and target.frozen is None
+
+
+@pytest.mark.parametrize(("terms", "changes", "message"), [
+    (("repa",), {"encoder": {"network": {"name": ""}, "path": "", "size": 0}},
+     r"objective\.terms.*aligns features with an encoder's, and there is none"),
+    (("dispersive",), {"encoder.network": {"name": "one_convolution"}}, "no use for an encoder"),
+    (("self_alignment",), {"model.depth": 1}, r"features of layer 2, and the network gives those of 1 layers"),
+    (("dispersive",), {"objective.terms": ({"name": "dispersive", "layer": 1, "block": 5},)}, "block = 5 does not div"),
+    (("dispersive",), {"objective.terms": ({"name": "disperse", "layer": 1, "block": 4},)},
+     r"config\.objective\.terms\[0\]\.name: unknown term 'disperse'.*dispersive"),
+    (("dispersive",), {"objective.name": "mean_flow", "sample.sampler": {"name": "flow_map"}}, r"differentiates it"),
+    (("repa",), {"encoder.path": "/no/such/file.safetensors"}, r"config\.encoder\.path.*no such file"),
+    (("repa",), {"data.latents.dir": "latents"}, r"config\.encoder\.network.*reads pictures.*holds latents"),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused_before_anything_is_made(terms, changes, message, weights):
+    with pytest.raises(ConfigError, match=message):
+        checks.validate(with_changes(config_of(weights, *terms), **changes))
+
+
+def test_tokens_of_another_grid_are_refused_before_anything_is_compiled(weights):
+    config = with_changes(config_of(weights, "repa"), **{"encoder.size": 16})
+    with pytest.raises(ConfigError, match="the encoder has 64 tokens of a picture, and layer 1 of the network 16"):
+        program.build(checks.validate(config).at((8, 8, 1)), program.mesh_of(config))
+
+
+def test_weights_of_another_encoder_are_refused(weights):
+    config = with_changes(config_of(weights, "repa"), **{"encoder.network": {"name": "one_convolution", "width": 5}})
+    made = program.build(checks.validate(config).at((8, 8, 1)), program.mesh_of(config))
+    with pytest.raises(ConfigError, match=r"another encoder: .*params/patches/bias: \(6,\) in the source, \(5,\) here"):
+        start.first_state(config, weights.parent, made, {})
+
+
+def test_a_network_without_features_is_refused():
+    objective = objectives.added(objectives.Objective(None), objectives.dispersive(1, 2))
+    with pytest.raises(ValueError, match="layer 1, and the network gives those of 0 layers"):
+        objective.check_features(Functions(None, None), encoder=False)
