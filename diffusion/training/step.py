@@ -1,7 +1,6 @@
 """The train step: one pure function, the same on one device and on a mesh."""
 
 __all__ = [
-    "HEADS",
     "conditioned",
     "example_keys",
     "join",

@@ -83,9 +83,9 @@ def _expectation(case, schedule, t):
     weights = _moment_weights(draws, mean, covariance)
 
     def expected_loss(parameters):
-        def network(x, clock, condition):
+        def network(x, clock, condition, features=()):
             y = x @ parameters["A"].T + parameters["b"]
-            return y if case.features is None else (y, case.features(x))
+            return (y, (case.features(x),) * len(features)) if features else y
 
         losses, metrics = losses_of(objective, network, schedule, keys, x0, **batch)
         assert losses.shape == (B,)

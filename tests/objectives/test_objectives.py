@@ -79,7 +79,7 @@ def test_half_precision_networks_give_float32_losses(name):
     x = jnp.ones((6, 2))
     objective = case.make(timesteps.uniform_density(SCHEDULES["linear_beta"]))
     half = network_of(case, lambda x, clock, condition: (0.5 * x).astype(jnp.bfloat16))
-    rounded = lambda *inputs: jax.tree.map(lambda y: y.astype(jnp.float32), half(*inputs))
+    rounded = lambda *inputs, **features: jax.tree.map(lambda y: y.astype(jnp.float32), half(*inputs, **features))
     losses, _ = losses_of(objective, half, SCHEDULES["linear_beta"], keys, x, **case.batch(x))
     assert losses.dtype == jnp.float32
     assert np.isfinite(losses).all()

@@ -65,7 +65,8 @@ def _second_player(fields: Fields) -> None:
 
 
 def _encoder(fields: Fields) -> None:
-    fields.setdefault("encoder", {"network": {"name": ""}, "path": "", "size": 0})
+    if isinstance(fields.get("data"), dict):  # what holds no data is no config
+        fields.setdefault("encoder", {"network": {"name": ""}, "path": "", "size": 0})
 
 
 MIGRATIONS: list[Callable[[Fields], None]] = [

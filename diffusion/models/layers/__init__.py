@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from diffusion.models.layers import (
         attention,
         bicubic,
+        block_features,
         blocks,
         choices,
         clip_layers,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "attention",
     "bicubic",
+    "block_features",
     "blocks",
     "choices",
     "clip_layers",

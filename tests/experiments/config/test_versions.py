@@ -51,6 +51,7 @@ def test_the_config_of_an_earlier_commit_is_complete(before):
     assert rest["data"].pop("source") == {"name": "tfds"}
     assert [rest["sample"].pop(name) for name in ("plan", "driver")] == [{"name": "plan"}, {"name": "sample"}]
     assert rest["sample"].pop("guides") == () and rest["sample"].pop("measurement")["operator"] == {"name": ""}
+    assert rest.pop("encoder") == {"network": {"name": ""}, "path": "", "size": 0}
     del rest["second_player"], old["rival"]
     assert rest == plain(old)
 
@@ -59,7 +60,7 @@ def test_each_field_that_came_later_gets_the_value_that_changes_nothing():
     """A folder that lacks all of them is the oldest of version 0."""
     config = defaults()
     oldest = plain(config)
-    del oldest["second_player"], oldest["ema"]["sigma_rel"], oldest["evaluate"]["failed"]
+    del oldest["encoder"], oldest["second_player"], oldest["ema"]["sigma_rel"], oldest["evaluate"]["failed"]
     del oldest["teacher"]["scale"], oldest["teacher"]["pairs"]
     for name in ("latents", "changed", "buckets", "text", "source"):
         del oldest["data"][name]
