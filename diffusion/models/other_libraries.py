@@ -30,12 +30,15 @@ class Functions:
         apply: (parameters, x [B, ...], clock, condition) -> output, of the shape of x.
         num_classes: number of classes that it is trained on; 0 for an unconditional network.
         times: numbers that it receives as its clock, a tuple of them if more than one.
+        feature_blocks: blocks whose features it returns beside the output where it is called with `features`, a tuple
+            of their numbers; 0 for a network without.
     """
 
     init: Callable[..., Any]
     apply: Callable[..., Any]
     num_classes: int = 0
     times: int = 1
+    feature_blocks: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +49,23 @@ class NNX:
         make: `nnx.Rngs` -> the module.
         num_classes: see `Functions`.
         times: see `Functions`.
+        feature_blocks: see `Functions`.
     """
 
     make: Callable[[nnx.Rngs], nnx.Module]
     num_classes: int = 0
     times: int = 1
+    feature_blocks: int = 0
 
     def init(self, key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> dict[str, Any]:
         """The module's parameters at their start, by the key alone."""
         return _nested({path: leaf[...] for path, leaf in _parameters(self.make(nnx.Rngs(key))).items()})
 
-    def apply(self, params: dict[str, Any], x: jax.Array, clock: Any, condition: Any) -> jax.Array:
+    def apply(self, params: dict[str, Any], x: jax.Array, clock: Any, condition: Any, **features: Any) -> Any:
         """The module's output with these parameters."""
         graph, state = self._abstract
         leaves = {path: leaf.replace(_at(params, path)) for path, leaf in nnx.to_flat_state(state)}
-        return nnx.merge(graph, nnx.from_flat_state(leaves))(x, clock, condition)
+        return nnx.merge(graph, nnx.from_flat_state(leaves))(x, clock, condition, **features)
 
     @functools.cached_property
     def _abstract(self) -> tuple[Any, Any]:
@@ -96,23 +101,25 @@ class Equinox:
         make: key -> the module.
         num_classes: see `Functions`.
         times: see `Functions`.
+        feature_blocks: see `Functions`.
     """
 
     make: Callable[[jax.Array], Callable[..., Any]]
     num_classes: int = 0
     times: int = 1
+    feature_blocks: int = 0
 
     def init(self, key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> dict[str, Any]:
         """The module's parameters at their start, by the key alone."""
         leaves = jax.tree_util.tree_leaves_with_path(self.make(key))
         return _nested({_names(path): leaf for path, leaf in leaves if _is_parameter(path, leaf)})
 
-    def apply(self, params: dict[str, Any], x: jax.Array, clock: Any, condition: Any) -> jax.Array:
+    def apply(self, params: dict[str, Any], x: jax.Array, clock: Any, condition: Any, **features: Any) -> Any:
         """The module's output with these parameters, example by example (`jax.vmap`)."""
         leaves, structure = self._rest
         module = jax.tree.unflatten(structure, [_at(params, path) if leaf is None else leaf for path, leaf in leaves])
         clock = jax.tree.map(lambda t: jnp.broadcast_to(t, x.shape[:1]), clock)
-        return jax.vmap(module)(x, clock, condition)
+        return jax.vmap(lambda *inputs: module(*inputs, **features))(x, clock, condition)
 
     @functools.cached_property
     def _rest(self) -> tuple[list[tuple[tuple, Any]], Any]:

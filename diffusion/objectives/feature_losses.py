@@ -40,6 +40,7 @@ class Seen(NamedTuple):
         networks: by name.
         schedule: of the noise.
         batch: of the objective.
+        keys: `[B]`, for the draws of the term alone.
     """
 
     features: tuple[Array, ...]
@@ -49,6 +50,7 @@ class Seen(NamedTuple):
     networks: Mapping[str, Network]
     schedule: NoiseSchedule
     batch: Batch
+    keys: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +143,8 @@ def _with_term(objective: Objective, term: Term) -> Objective:
         x, features = calls[0]
         shape = batch["x"].shape[1:]
         project = None if head is None else lambda h: player(networks, name)(h, shape)
-        extra = term.loss(Seen(features, project, x, metrics["t"], networks, schedule, batch))
+        own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)  # the objective's draws stay what they are
+        extra = term.loss(Seen(features, project, x, metrics["t"], networks, schedule, batch, own))
         require_shape(extra, losses.shape, "added: the losses of the term, one an example,")
         return losses + _weight(term, step) * extra, {**metrics, name: extra}
 
@@ -216,18 +219,18 @@ def self_alignment(
     parameterization: Parameterization,
     layer: int = 8,
     teacher_layer: int = 20,
-    least: float = 0.0,
-    interval: float = 0.1,
+    interval: float = 0.2,
+    beta: float = 0.05,
     weight: float = 0.2,
     until: int | None = None,
     projector: Projector | None = None,
 ) -> Term:
     """Self-representation alignment (SRA): features follow those of a later layer of the average at a lower noise.
 
-        term = mean of huber(project(h(x_t, t)) - h'(x_s, s)),    s = max(t - interval, least)
+        term = mean of huber(project(h(x_t, t)) - h'(x_s, s)),    s = max(t - interval u, t_min),    u ~ U(0, 1)
 
     h' are the features of the network "target", the moving average of the model, and x_s has the noise of x_t; huber is
-    the smooth L1 distance, e^2 / 2 up to 1 and |e| - 1/2 beyond.
+    the smooth L1 distance, e^2 / (2 beta) up to beta and |e| - beta / 2 beyond.
 
     Facts:
         loss: smooth L1(project(h), h'), averaged over tokens and features
@@ -240,24 +243,26 @@ def self_alignment(
         parameterization: of the network, which says how it is fed.
         layer: of the model.
         teacher_layer: of its average, a later one.
-        least: the least s, at least the schedule's t_min.
-        interval: t - s.
+        interval: the most that t - s is.
+        beta: of the distance.
         weight: of the term.
         until: the training step at which it ends; None: it goes on.
         projector: of h; None: `projectors.mlp()`.
 
     Raises:
-        ValueError: for a layer below 1, or an interval that is not positive.
+        ValueError: for a layer below 1, or an interval or a beta that is not positive.
     """
     _check_layer("self_alignment", layer)
     _check_layer("self_alignment", teacher_layer)
-    if not interval > 0:
-        raise ValueError(f"self_alignment: interval = {interval} must be positive")
+    for name, value in (("interval", interval), ("beta", beta)):
+        if not value > 0:
+            raise ValueError(f"self_alignment: {name} = {value} must be positive")
 
     def loss(seen):
         schedule = seen.schedule
         x_0 = seen.batch["x"]
-        s = jnp.maximum(seen.t - interval, max(least, schedule.t_min))
+        u = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(seen.keys)
+        s = jnp.maximum(seen.t - interval * u, schedule.t_min)
         x_t = seen.x / left_broadcast(parameterization.input_scale(schedule, seen.t), x_0)
         sigma = left_broadcast(schedule.sigma(seen.t), x_0)
         eps = (x_t - left_broadcast(schedule.alpha(seen.t), x_0) * x_0) / sigma
@@ -267,7 +272,7 @@ def self_alignment(
         _, (theirs,) = target(x_s, clock, seen.batch.get("condition"), features=(teacher_layer,))
         error = seen.project(seen.features[0]) - jax.lax.stop_gradient(tokens(theirs))
         size = jnp.abs(error)
-        return jnp.mean(jnp.where(size < 1, 0.5 * jnp.square(error), size - 0.5), axis=(1, 2))
+        return jnp.mean(jnp.where(size < beta, 0.5 * jnp.square(error) / beta, size - 0.5 * beta), axis=(1, 2))
 
     return Term(loss, (layer,), weight, until, projector or projectors.mlp(), target=teacher_layer)
 

@@ -128,19 +128,20 @@ def test_self_alignment_follows_the_average_at_a_lower_noise():
 
         return apply
 
-    term = objectives.self_alignment(velocity, layer=1, teacher_layer=4, interval=0.2)
+    term = objectives.self_alignment(velocity, layer=1, teacher_layer=4, interval=0.4, beta=0.1)
     networks = {"model": network("model"), "target": network("target"), "term": lambda h, shape: h}
     objective = objectives.added(BASE, term)
     batch = {"x": jnp.asarray(X), "condition": None}
     metrics = objective(networks, SCHEDULE, KEYS, batch, 0)[1]
     x_t = np.asarray(seen["model"][0], np.float64)
     t = np.asarray(metrics["t"], np.float64)[:, None]
-    s = np.maximum(t - 0.2, 0)
+    s = np.asarray(seen["target"][1], np.float64)[:, None]
+    assert (s >= 0).all() and ((s == 0) | (s > t - 0.4)).all() and (s < t).all() and np.ptp(t - s) > 0.05
     x_s = (1 - s) * X + s * (x_t - (1 - t) * X) / t
     np.testing.assert_allclose(seen["target"][0], x_s, rtol=1e-3, atol=1e-5)
     assert seen["target"][2] == (4,)
     error = np.abs(x_t - x_s)
-    expected = np.where(error < 1, error**2 / 2, error - 0.5).mean(1)
+    expected = np.where(error < 0.1, error**2 / 0.2, error - 0.05).mean(1)
     np.testing.assert_allclose(metrics["term"], expected, rtol=1e-3, atol=1e-6)
     scaled = lambda a: {**networks, "target": lambda *x, features: (0.0, (a * x[0][:, None],))}
     assert jax.grad(lambda a: objective(scaled(a), SCHEDULE, KEYS, batch, 0)[0].sum())(1.0) == 0

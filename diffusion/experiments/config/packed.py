@@ -29,14 +29,18 @@ class PackedNetwork:
         """The parameters of the module."""
         return self.module.init(key, packing.unpack(x, self.structure), clock, condition)
 
-    def apply(self, params: Any, x: jax.Array, clock: Any, condition: Any) -> jax.Array:
-        """The output `[B, D]`.
+    def apply(self, params: Any, x: jax.Array, clock: Any, condition: Any, **features: Any) -> Any:
+        """The output `[B, D]`; with `features`: (that, the module's features).
 
         Raises:
             ValueError: if the module puts out another pytree than it receives.
         """
-        output = self.module.apply(params, packing.unpack(x, self.structure), clock, condition)
+        output = self.module.apply(params, packing.unpack(x, self.structure), clock, condition, **features)
+        seen: Any = None
+        if features:
+            output, seen = output
         shapes = jax.tree.map(lambda leaf: tuple(leaf.shape[1:]), output)
         if shapes != self.structure:
             raise ValueError(f"the network puts out {shapes}, and receives {self.structure}: they have to be the same")
-        return jnp.concatenate([leaf.reshape(len(x), -1) for leaf in jax.tree.leaves(output)], axis=1)
+        packed = jnp.concatenate([leaf.reshape(len(x), -1) for leaf in jax.tree.leaves(output)], axis=1)
+        return (packed, seen) if features else packed
