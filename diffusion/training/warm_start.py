@@ -12,6 +12,7 @@ import numpy as np
 from diffusion.io import limits
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.sharding import leaf_name
+from diffusion.training.step import HEADS
 
 COLLECTION = "params/"  # of a Linen network's leaves in a run; `diffusion convert` writes them without it
 
@@ -69,7 +70,8 @@ def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tupl
     except re.error as error:
         raise ValueError(f"init_from.include = {pattern!r} is not a regular expression: {error}.") from error
     ours = {leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    if any(name.startswith(COLLECTION) for name in ours) and not any(name.startswith(COLLECTION) for name in source):
+    network = [name for name in ours if not name.startswith(f"{HEADS}/")]
+    if all(name.startswith(COLLECTION) for name in network) and not any(name.startswith(COLLECTION) for name in source):
         source = {f"{COLLECTION}{name}": leaf for name, leaf in source.items()}
     taken, skipped = [], []
 
