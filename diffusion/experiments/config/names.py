@@ -25,6 +25,7 @@ from diffusion.guidance import measurements
 from diffusion.metrics import features
 from diffusion.models import MODELS as BACKBONES
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusion.models.image_encoders import dinov2, dinov3, ijepa, mae, siglip
 from diffusion.models.pixart import PixArt
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision
 from diffusion.objectives import consistency, consistency_times, decoders, few_step, interpolants
@@ -152,7 +153,13 @@ OBJECTIVES = _table(
 SECOND_PLAYERS = _table(objectives.fake_score, objectives.adversarial_discriminator)  # their objectives
 TERMS = _table(objectives.alignment, objectives.self_alignment, objectives.dispersive)  # on features
 PROJECTORS = _table(objectives.projectors.mlp, objectives.projectors.convolution)  # of features, in a term
-ENCODERS: dict[str, Callable] = {}  # Linen modules: pictures -> `image_encoders.ImageFeatures`
+ENCODERS: dict[str, Callable] = {  # Linen modules: pictures -> `image_encoders.ImageFeatures`
+    "dinov2": dinov2.DINOv2,
+    "dinov3": dinov3.DINOv3,
+    "ijepa": ijepa.IJEPA,
+    "mae": mae.MAE,
+    "siglip": siglip.SigLIP,
+}
 INTERPOLANTS = _table(  # of "stochastic_interpolant"
     interpolants.brownian_bridge, interpolants.smooth_bridge, interpolants.encoding_decoding
 )

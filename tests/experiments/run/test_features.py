@@ -156,3 +156,15 @@ def test_a_network_without_features_is_refused():
     objective = objectives.added(objectives.Objective(None), objectives.dispersive(1, 2))
     with pytest.raises(ValueError, match="layer 1, and the network gives those of 0 layers"):
         objective.check_features(Functions(None, None), encoder=False)
+
+
+def test_a_config_names_published_encoders():
+    """DINOv2 ViT-B/14 on pictures resized to 28: 4 tokens of 768; digits of 8 with patches of 4 have 4 too."""
+    config = config_of("", "repa")
+    entry = {"name": "dinov2", "width": 768, "depth": 1, "heads": 12, "hidden": 3072}
+    config.encoder.update({"network": entry, "size": 28})
+    config.model.patch = 4
+    recipe = checks.validate(config).at((8, 8, 3))
+    made = program.build(recipe, program.mesh_of(config))
+    assert made.target.params["heads"]["term"]["dense_2"]["bias"].shape == (768,)
+    assert made.target.frozen["encoder"]["params"]["class_token"].shape == (1, 768)
