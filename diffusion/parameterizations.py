@@ -45,8 +45,11 @@ from diffusion import public
 from diffusion.arguments import described, require, require_floats, require_function
 from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
 
-Network = Callable[[Any, Any, Any], Any]
-"""(x, clock or clocks, condition) -> an array, with features or heads beside it where an objective needs them."""
+Network = Callable[..., Any]
+"""(x, clock or clocks, condition) -> an array, with heads beside it where an objective needs them.
+
+With features=(block, ...), where an objective requests them: (that, a tuple of the features after these blocks).
+"""
 Clock = Callable[[NoiseSchedule, ArrayLike], Array]
 """(schedule, t) -> the time that a network receives."""
 

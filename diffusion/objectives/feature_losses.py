@@ -34,7 +34,7 @@ class Seen(NamedTuple):
 
     Attributes:
         features: of the network's blocks that the term names, in their order.
-        project: features -> tokens `[B, N, D]`, by the projector; None for a term without one.
+        project: features -> tokens `[B, N, D]`, by the projector; without one as they are.
         x: the network's input x_t, scaled as it receives it.
         t: times `[B]`.
         networks: by name.
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
     """
 
     features: tuple[Array, ...]
-    project: Callable[[Array], Array] | None
+    project: Callable[[Array], Array]
     x: Array
     t: Array
     networks: Mapping[str, Network]
@@ -142,7 +142,7 @@ def _with_term(objective: Objective, term: Term) -> Objective:
             )
         x, features = calls[0]
         shape = batch["x"].shape[1:]
-        project = None if head is None else lambda h: player(networks, name)(h, shape)
+        project = tokens if head is None else lambda h: player(networks, name)(h, shape)
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)  # the objective's draws stay what they are
         extra = term.loss(Seen(features, project, x, metrics["t"], networks, schedule, batch, own))
         require_shape(extra, losses.shape, "added: the losses of the term, one an example,")

@@ -96,7 +96,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         frozen = {name: initial(cast.modules[name]) for name in cast.frozen}
         others = {cast.second: (initial(cast.modules[cast.second]), second.optimizer)} if cast.second else {}
         if objective.heads:
-            model = {**model, HEADS: _heads(recipe, init_key, model, frozen.get("encoder"))}
+            model = {**model, HEADS: _heads(recipe, cast, init_key, model, frozen.get("encoder"))}
         return state.create(model, optimizer, average, density, frozen, others)
 
     def networks(state):
@@ -148,17 +148,17 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     return Program(seed, conditional, average, networks, init, target, batch, number, step)
 
 
-def _heads(recipe: Recipe, key: jax.Array, model: Any, encoder: Any) -> dict[str, Any]:
+def _heads(recipe: Recipe, cast: players.Players, key: jax.Array, model: Any, encoder: Any) -> dict[str, Any]:
     """The initial parameters of the networks that train with the model, by the sizes of the features that they map."""
     received = inputs(recipe.network, recipe.shape, recipe.null)
-    width = lambda layer: jax.eval_shape(functools.partial(recipe.network.apply, features=(layer,)), model, *received)[
-        1
-    ][0].shape[-1]
-    made = {}
-    for i, (name, head) in enumerate(recipe.objective.heads.items()):
-        if head.target is not None:
-            out = width(head.target)
-        else:
-            out = jax.eval_shape(recipe.encoder.apply, encoder, *received).shape[-1]
-        made[name] = head.init(jax.random.fold_in(key, i), width(head.layer), out)
-    return made
+
+    def width(layer: int | None) -> int:
+        if layer is None:
+            return jax.eval_shape(cast.apply["encoder"], encoder, *received).shape[-1]
+        _, (features,) = jax.eval_shape(functools.partial(recipe.network.apply, features=(layer,)), model, *received)
+        return features.shape[-1]
+
+    return {
+        name: head.init(jax.random.fold_in(key, i), width(head.layer), width(head.target))
+        for i, (name, head) in enumerate(recipe.objective.heads.items())
+    }

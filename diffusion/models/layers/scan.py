@@ -55,8 +55,8 @@ def scanned(
     }
     if not kept:
         return nn.scan(block, in_axes=in_axes, **options)
-    axes = in_axes if isinstance(in_axes, tuple) else (in_axes,)
-    return _keeping(nn.scan(_kept_class(block, pick), in_axes=(0, *axes), **options), length, kept, pick)
+    axes: Any = (0, *(in_axes if isinstance(in_axes, tuple) else (in_axes,)))  # 0: of the row that a layer writes
+    return _keeping(nn.scan(_kept_class(block, pick), in_axes=axes, **options), length, kept, pick)
 
 
 def _kept_class(block: Any, pick: Callable[[Any], jax.Array]) -> type[nn.Module]:
