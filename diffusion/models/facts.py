@@ -1,25 +1,16 @@
 """The facts of a network that a run needs, as attributes of its class; a class without one has the default.
 
-| attribute     | default    | meaning                                                                     |
-|---------------|------------|-----------------------------------------------------------------------------|
-| `kind`        | "backbone" | how objectives call it; or "autoencoder", or "towers" of images and texts   |
-| `text_inputs` | None       | its inputs from a text, e.g. `conditions.TOKENS`                            |
-| `one_size`    | False      | whether it takes pictures of one size alone                                 |
-| `layer_masks` | ()         | the masks of `depth` layers that its condition may have, e.g. "skip"        |
-| `ranks`       | None       | of one example that it takes, 3 for pictures (H, W, C); None: any           |
-"""
-
-__all__ = ["kind", "layer_masks", "one_size", "takes_rank", "text_inputs"]
 | attribute        | default    | meaning                                                                     |
 |------------------|------------|-----------------------------------------------------------------------------|
 | `kind`           | "backbone" | how objectives call it; or "autoencoder", or "towers" of images and texts   |
 | `text_inputs`    | None       | its inputs from a text, e.g. `conditions.TOKENS`                            |
 | `one_size`       | False      | whether it takes pictures of one size alone                                 |
+| `layer_masks`    | ()         | the masks of `depth` layers that its condition may have, e.g. "skip"        |
 | `ranks`          | None       | of one example that it takes, 3 for pictures (H, W, C); None: any           |
 | `feature_blocks` | 0          | blocks, 1 .. so many, whose outputs a call with `features=` returns too     |
 """
 
-__all__ = ["feature_blocks", "kind", "one_size", "takes_rank", "text_inputs"]
+__all__ = ["feature_blocks", "kind", "layer_masks", "one_size", "takes_rank", "text_inputs"]
 
 from typing import Any
 

@@ -14,8 +14,8 @@ from diffusion import samplers
 from diffusion.data import packing
 from diffusion.data.sources import DataSpec, is_picture
 from diffusion.experiments.config import fits, parts
-from diffusion.experiments.config.guides import Guide, Measured
 from diffusion.experiments.config.encoder import Encoder
+from diffusion.experiments.config.guides import Guide, Measured
 from diffusion.experiments.config.packed import PackedNetwork
 from diffusion.flow_maps import FlowMap
 from diffusion.guidance import Branches

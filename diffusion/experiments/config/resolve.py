@@ -16,7 +16,6 @@ from diffusion import flow_maps, objectives, parameterizations, samplers, schedu
 from diffusion.data import buckets, packing, transforms
 from diffusion.data import captions as texts
 from diffusion.experiments.config import ConfigError, fields, fits, guides, names
-from diffusion.experiments.config import ConfigError, fields, fits, names
 from diffusion.experiments.config.encoder import Encoder
 from diffusion.experiments.config.entries import annotation, call, takes, tuples_of
 from diffusion.experiments.config.recipe import ChosenPlan, Recipe, SecondPlayer, Teacher
