@@ -28,8 +28,10 @@ Time: not measured. 7M steps of 256 are 1.8e9 examples; `diffusion plan --config
 --devices=64` estimates a step. The paper's code guides the first three channels of a latent's four, as DiT's does, and
 so does this recipe; --config.sample.guidance.channels=4 guides all.
 
-Presets: `imagenet256_sit:400k`, `imagenet256_sit:b2` and `imagenet256_sit:ode` (the rows above),
-`imagenet256_sit:tiny` (the same recipe with a small network and few steps, for a laptop's cores).
+Presets: `imagenet256_sit:400k`, `imagenet256_sit:b2` and `imagenet256_sit:ode` (the rows above), `imagenet256_sit:sra`
+(self-alignment as published for XL/2, Jiang et al. 2025: layer 8 follows layer 20 of the average; without the decay of
+its weight after epoch 149), `imagenet256_sit:tiny` (the same recipe with a small network and few steps, for a laptop's
+cores).
 """
 
 from ml_collections import ConfigDict
@@ -59,6 +61,7 @@ PRESETS = {
     "400k": {"train.steps": 400_000, "sample.guidance.scale": 1.0},
     "b2": B2,
     "ode": {"sample.sampler": {"name": "heun"}, "sample.grid": {"name": "uniform"}, "sample.steps": 125},  # 249 calls
+    "sra": {"objective.terms": ({"name": "self_alignment", "layer": 8, "teacher_layer": 20},)},
     "tiny": TINY,
 }
 

@@ -76,7 +76,9 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
     def loss(params):
         keys = jax.random.split(jax.random.key(1), batch)
         data = {"x": x, "condition": jnp.zeros(batch, jnp.int32), "index": jnp.arange(batch), "density": density.init()}
-        return objective({"model": lambda *a: network.apply(params, *a)}, schedule, keys, data, 0)
+        model = lambda *a, **features: network.apply(params, *a, **features)
+        projectors = {name: lambda h, shape: h for name in objective.heads}  # to the network's own width
+        return objective({"model": model, "target": model, **projectors}, schedule, keys, data, 0)
 
     losses, metrics = jax.eval_shape(loss, params)
     assert losses.shape == metrics["t"].shape == (batch,) and losses.dtype == jnp.float32
