@@ -9,7 +9,7 @@ from diffusion import public
 from diffusion.guidance import measurements
 from diffusion.guidance.branches import Branches, of_conditions, separately, together
 from diffusion.guidance.classifier_free import autoguidance, classifier_free
-from diffusion.guidance.classifier_gradient import classifier
+from diffusion.guidance.classifier_gradient import LogProbability, classifier
 from diffusion.guidance.composed import composed
 from diffusion.guidance.measurement_guidance import (
     gaussian_likelihood,
@@ -30,6 +30,7 @@ from diffusion.guidance.zero_star import zero_star
 __all__ = [
     "Branches",
     "Interval",
+    "LogProbability",
     "Memory",
     "Scale",
     "Unpaired",

@@ -1,6 +1,6 @@
 """Guidance by the gradient of a classifier of noisy samples."""
 
-__all__ = ["classifier", "shift_score"]
+__all__ = ["LogProbability", "classifier", "shift_score"]
 
 from collections.abc import Callable
 
@@ -15,11 +15,14 @@ from diffusion.guidance.strength import Interval, Scale, check_interval, strengt
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
+LogProbability = Callable[[Array, ArrayLike], Array]
+"""(x_t `[B, ...]`, t) -> log p(y_b | x_t) `[B]`."""
+
 
 def classifier(
     denoise: Denoiser,
     schedule: NoiseSchedule,
-    log_probability: Callable[[Array, ArrayLike], Array],
+    log_probability: LogProbability,
     scale: Scale = 1.0,
     interval: Interval = None,
 ) -> Denoiser:

@@ -168,6 +168,8 @@ class Objective:
         terms: names of the terms on features that are added to it, as its metrics have them.
         heads: networks that train with the model, by name.
         encoder: whether it reads the frozen network "encoder" of clean pictures.
+        judges: how the trained network is read as a classifier, (network, schedule, labels `[B]`) -> the function
+            (x_t, t) -> log p(y | x_t) `[B]`; None: it is none.
         score: whether the trained denoiser determines the score, as it does where x and its noise are independent.
     """
 
@@ -190,6 +192,7 @@ class Objective:
     heads: Mapping[str, Head] = dataclasses.field(default_factory=dict)
     encoder: bool = False
     score: bool = True
+    judges: Callable[..., Any] | None = None
 
     def __call__(
         self, networks: Mapping[str, Network], schedule: NoiseSchedule, keys: Array, batch: Batch, step: ArrayLike

@@ -24,7 +24,6 @@ UNREACHED = {  # that neither a config names nor a command calls, and why
 OPEN = {  # still to be named
     "diffusion.schedules.learned": "its parameters are trained with the model's, and no run's state holds them",
     "diffusion.objectives.with_uncertainty": "its network is trained with the model's, and no run's state holds it",
-    "diffusion.guidance.classifier": "an objective that trains a classifier of noisy samples",
     "diffusion.editing.prompt_to_prompt": "a command that edits pictures of prompts",
 }
 SECTIONS = [section for sections in catalogue.PAGES.values() for section in sections]

@@ -35,6 +35,7 @@ PLAIN = {
     "heads": {},
     "encoder": False,
     "score": True,
+    "judges": None,
 }
 MEAN_FLOW = {"times": 2, "forward_mode": True}
 TRANSPORT = couplings.optimal_transport(4)

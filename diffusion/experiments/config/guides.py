@@ -13,6 +13,7 @@ from diffusion import parameterizations
 from diffusion.experiments.config import ConfigError, names, versions
 from diffusion.experiments.config.entries import annotation, call, takes
 from diffusion.experiments.config.values import plain
+from diffusion.guidance import LogProbability
 from diffusion.guidance.measurements import Measurement
 from diffusion.objectives import Denoises
 from diffusion.parameterizations import Denoiser
@@ -208,7 +209,21 @@ def _check_denoises(recipe: Any, named: str) -> None:
         )
 
 
-READS = {Denoiser: Reads(denoiser_of, _check_denoises)}
+def _check_judges(recipe: Any, named: str) -> None:
+    if recipe.objective.judges is None:
+        raise ConfigError(
+            f"{named}: config.objective.name = {recipe.config.objective.name!r} trains no classifier. Valid: a run "
+            "that does, e.g. noisy_classification."
+        )
+
+
+def judge_of(recipe: Any, params: Any, condition: Any) -> LogProbability:
+    """log p(y | x_t) of the classes y by the classifier of a second run."""
+    network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
+    return recipe.objective.judges(network, recipe.schedule, condition)
+
+
+READS = {Denoiser: Reads(denoiser_of, _check_denoises), LogProbability: Reads(judge_of, _check_judges)}
 
 
 def weights(guides: tuple[Guide, ...]) -> dict[str, Any]:

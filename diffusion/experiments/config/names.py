@@ -28,7 +28,7 @@ from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.image_encoders import dinov2, dinov3, ijepa, mae, siglip
 from diffusion.models.pixart import PixArt
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision
-from diffusion.objectives import consistency, consistency_times, decoders, few_step, interpolants
+from diffusion.objectives import classification, consistency, consistency_times, decoders, few_step, interpolants
 from diffusion.training import optimizers
 
 MODELS = {**BACKBONES, "autoencoder_kl": AutoencoderKL, "clip": CLIP, "pixart": PixArt}
@@ -149,6 +149,7 @@ OBJECTIVES = _table(
     objectives.adversarial_generator,
     objectives.reflow,
     objectives.regression,
+    classification.noisy_classification,
 )
 SECOND_PLAYERS = _table(objectives.fake_score, objectives.adversarial_discriminator)  # their objectives
 TERMS = _table(objectives.alignment, objectives.self_alignment, objectives.dispersive)  # on features
@@ -234,7 +235,11 @@ GUIDANCES = _table(  # of branches: the condition and the null one, or those of 
     guidance.skip_layer,
 )
 GUIDES = _table(  # of the guided denoiser
-    guidance.autoguidance, guidance.dynamic_threshold, guidance.posterior_sampling, guidance.pseudoinverse
+    guidance.autoguidance,
+    guidance.classifier,
+    guidance.dynamic_threshold,
+    guidance.posterior_sampling,
+    guidance.pseudoinverse,
 )
 LIKELIHOODS = _table(guidance.gaussian_likelihood, guidance.negative_distance)  # of measured pictures
 MEASUREMENTS = _table(measurements.masked, measurements.blurred, measurements.pooled, measurements.matrix)

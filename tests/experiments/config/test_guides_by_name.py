@@ -140,6 +140,68 @@ def test_an_own_guide_reads_a_second_run_too(second, params):
     np.testing.assert_allclose(made.x0, expected, atol=1e-5)
 
 
+class Mixture(nn.Module):
+    """Of classes N(mu_k, STD^2), mu = -1, 1: the velocity of both together, or the logits of their posterior."""
+
+    num_classes: int = 0
+    out_channels: int = 1
+
+    @nn.compact
+    def __call__(self, x, t, condition=None):
+        self.param("unused", nn.initializers.zeros, (1,))
+        t = t.reshape(-1, 1, 1, 1)
+        spread = (1 - t) ** 2 * STD**2 + t**2
+        residuals = jnp.concatenate([x - (1 - t) * mean for mean in (-1.0, 1.0)], axis=-1)  # [B, H, W, 2]
+        logits = -(residuals**2) / (2 * spread) * (x.shape[1] * x.shape[2])
+        if self.out_channels == 2:
+            return logits
+        weights = jax.nn.softmax(logits.mean((1, 2), keepdims=True))
+        x0 = jnp.asarray([-1.0, 1.0]) + (1 - t) * STD**2 / spread * residuals
+        eps = t / spread * residuals
+        return jnp.sum(weights * (eps - x0), axis=-1, keepdims=True)
+
+
+def test_a_classifier_guides_a_mixture_to_its_class(tmp_path, monkeypatch):
+    """With the exact p(y | x_t) and w = 1 the unconditional denoiser becomes that of the class."""
+    names.add(names.MODELS, Mixture, "mixture")
+    try:
+        judge = config_of()
+        judge.model = {"name": "mixture", "num_classes": 2}
+        judge.parameterization = {"name": "velocity", "clock": {"name": "time"}}
+        judge.objective = {"name": "noisy_classification", "density": {"name": "uniform_density"}}
+        (tmp_path / "config.json").write_text(versions.write(judge))
+        monkeypatch.setattr(checkpoints, "steps", lambda of: [40])
+        weights = {"params": {"unused": jnp.zeros(1)}}
+        monkeypatch.setattr(checkpoints, "load_ema", lambda of, step=None: (weights, step))
+        config = config_of(guides=({"name": "classifier", "log_probability": str(tmp_path)},))
+        config.model = {"name": "mixture", "num_classes": 2}
+        config.parameterization = judge.parameterization
+        config.objective.condition_dropout = 0.0
+        recipe = checks.validate(config).at(SHAPE)
+        labels = jnp.asarray([0, 1, 1, 0])
+        t = 0.9
+        x = 0.3 * X
+        guided = generate.denoiser(recipe)(weights, labels)(x, t)
+        mean = np.where(labels == 1, 1.0, -1.0).reshape(4, 1, 1, 1)
+        spread = (1 - t) ** 2 * STD**2 + t**2
+        expected = mean + (1 - t) * STD**2 / spread * (x - (1 - t) * mean)
+        np.testing.assert_allclose(guided.x0, expected, atol=2e-4)
+        objective = checks.validate(judge).objective
+        network = lambda *inputs: checks.validate(judge).at(SHAPE).network.apply(weights, *inputs)
+        data = jnp.asarray(mean + 0.1 * X, jnp.float32)
+        keys = jax.random.split(jax.random.key(0), 4)
+        losses, metrics = objective({"model": network}, LINE, keys, {"x": data, "condition": labels}, 0)
+        assert losses.shape == (4,) and (losses >= 0).all() and metrics["accuracy"].mean() >= 0.75
+        no_judge = config_of(guides=({"name": "autoguidance", "worse": str(tmp_path), "scale": 2.0},))
+        with pytest.raises(ConfigError, match="'noisy_classification' trains no denoiser"):
+            checks.validate(no_judge)
+        (tmp_path / "config.json").write_text(versions.write(config_of()))
+        with pytest.raises(ConfigError, match="'flow_matching' trains no classifier"):
+            checks.validate(config)
+    finally:
+        del names.MODELS["mixture"]
+
+
 AUTO = {"name": "autoguidance", "scale": 2.0}
 SECOND_RUNS = {  # changes of its config, its step, words
     "resolution": ({"data.shape": (16, 16, 1)}, None, r"guides\[0\]\.worse.*examples of \(16, 16, 1\).*\(8, 8, 1\)"),
@@ -336,3 +398,17 @@ def test_commands_sample_so(tmp_path):
         changed.train.steps = 2
         made = of_run.sample(checks.on_its_data(checks.validate(changed)), tmp_path / "run")
         assert made.shape == (4, *SHAPE) and np.ptp(made) > 0
+
+
+@pytest.mark.slow
+def test_a_classifier_is_trained_and_guides_a_run(tmp_path):
+    config = config_of()
+    config.train.steps = config.checkpoint.every = 2
+    assert train.run(config, tmp_path / "run") == 0
+    judge = config.copy_and_resolve_references()
+    judge.objective = {"name": "noisy_classification", "density": {"name": "uniform_density"}}
+    judge.model = {"name": "unet", "widths": (8, 8), "blocks": 1, "groups": 4, "num_classes": 10}
+    assert train.run(judge, tmp_path / "judge") == 0
+    config.sample.guides = ({"name": "classifier", "log_probability": str(tmp_path / "judge"), "scale": 1.0},)
+    made = of_run.sample(checks.on_its_data(checks.validate(config)), tmp_path / "run")
+    assert made.shape == (4, *SHAPE) and np.ptp(made) > 0
