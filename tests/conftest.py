@@ -55,9 +55,13 @@ def _shared_context(make=mlir.make_ir_context):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session):
-    """What collection has built stays until the end: the garbage collector need not scan it again and again."""
+    """What collection has built stays until the end: the garbage collector need not scan it again and again.
+
+    Traces are many short-lived objects, which are freed without it: it looks for circles among them less often.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(autouse=True, scope="module")

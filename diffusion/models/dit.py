@@ -228,7 +228,9 @@ class DiT(nn.Module):
         tokens = layout.split(tokens, "batch", "tokens", None)
 
         axes = (0 if self.own_embeddings else nn.broadcast, nn.broadcast, 0)
-        blocks = scanned(Block, self.depth, self.remat, axes, self.unroll, seen.among(self.depth))
+        blocks = scanned(
+            Block, self.depth, self.remat, self.is_initializing(), axes, self.unroll, seen.among(self.depth)
+        )
         tokens, kept = blocks(
             self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
         )(tokens, c, angles, masks)

@@ -150,14 +150,18 @@ class Flux(nn.Module):
             per_layer["extra"] = stacked_pairs(inputs["extra"])
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
         picture = lambda streams: streams[0]
-        blocks = scanned(JointBlock, self.depth, self.remat, kept=seen.among(self.depth), pick=picture)
+        blocks = scanned(
+            JointBlock, self.depth, self.remat, self.is_initializing(), kept=seen.among(self.depth), pick=picture
+        )
         blocks = blocks(self.heads, True, False, False, self.attention, self.dtype, name="blocks")
         (image, text), kept = blocks(streams, c, angles, per_layer)
         seen.stack(self.depth, kept or ())
 
         per_layer = {"residual": _spread(single, self.singles)} if single else {}
         picture = lambda tokens: tokens[:, text.shape[1] :]
-        blocks = scanned(SingleBlock, self.singles, self.remat, kept=seen.among(self.singles), pick=picture)
+        blocks = scanned(
+            SingleBlock, self.singles, self.remat, self.is_initializing(), kept=seen.among(self.singles), pick=picture
+        )
         blocks = blocks(self.heads, self.attention, self.dtype, name="single_blocks")
         tokens, kept = blocks(jnp.concatenate([text, image], axis=1), c, angles, per_layer)
         seen.stack(self.singles, kept or ())

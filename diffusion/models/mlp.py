@@ -119,7 +119,9 @@ class MLP(nn.Module):
         )(x, t, condition)
         h = x.reshape(x.shape[0], 1, -1)
         h = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="embedding")(h)
-        blocks = scanned(MLPBlock, self.depth, "none", (nn.broadcast,), self.unroll, seen.among(self.depth))
+        blocks = scanned(
+            MLPBlock, self.depth, "none", self.is_initializing(), (nn.broadcast,), self.unroll, seen.among(self.depth)
+        )
         h, kept = blocks(self.mlp_ratio, self.norm, self.mlp, self.dtype, name="blocks")(h, c)
         seen.stack(self.depth, kept or ())
         out = modulated_output(h, c, NORMS[self.norm], math.prod(x.shape[1:]), self.dtype)

@@ -165,7 +165,14 @@ class MMDiT(nn.Module):
         last = self.depth - 1
         for name, start, stop, dual in (("dual_blocks", 0, self.dual, True), ("blocks", self.dual, last, False)):
             if stop > start:
-                stack = scanned(JointBlock, stop - start, self.remat, kept=seen.among(stop - start), pick=_picture)
+                stack = scanned(
+                    JointBlock,
+                    stop - start,
+                    self.remat,
+                    self.is_initializing(),
+                    kept=seen.among(stop - start),
+                    pick=_picture,
+                )
                 blocks = stack(self.heads, self.qk_norm, dual, False, self.attention, self.dtype, name=name)
                 streams, kept = blocks(streams, c, None, part(start, stop))
                 seen.stack(stop - start, kept or ())

@@ -196,7 +196,7 @@ class PixArt(nn.Module):
         c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
 
         axes = (nn.broadcast, nn.broadcast, nn.broadcast, 0)
-        blocks = scanned(PixArtBlock, self.depth, self.remat, axes, kept=seen.among(self.depth))
+        blocks = scanned(PixArtBlock, self.depth, self.remat, self.is_initializing(), axes, kept=seen.among(self.depth))
         tokens, kept = blocks(self.heads, self.mlp_ratio, self.attention, self.dtype, name="blocks")(
             tokens, c, text, bias, self._per_layer(inputs, batch)
         )

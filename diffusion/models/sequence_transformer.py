@@ -180,7 +180,9 @@ class SequenceTransformer(nn.Module):
         else:
             angles = jnp.asarray(line_angles(length // self.patch, self.width // self.heads))
         tokens = layout.split(tokens, "batch", "tokens", None)
-        blocks = scanned(Block, self.depth, self.remat, unroll=self.unroll, kept=seen.among(self.depth))
+        blocks = scanned(
+            Block, self.depth, self.remat, self.is_initializing(), unroll=self.unroll, kept=seen.among(self.depth)
+        )
         tokens, kept = blocks(
             self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
         )(tokens, c, angles, {})

@@ -164,11 +164,13 @@ class SetTransformer(nn.Module):
         tokens = layout.split(tokens, "batch", "tokens", None)
         asked = seen.among(self.depth)
         if self.summaries:
-            blocks = scanned(SummaryBlock, self.depth, self.remat, (nn.broadcast,), self.unroll, asked)
+            blocks = scanned(
+                SummaryBlock, self.depth, self.remat, self.is_initializing(), (nn.broadcast,), self.unroll, asked
+            )
             fields = (self.summaries, self.heads, self.mlp_ratio, self.norm, self.mlp, self.attention, self.dtype)
             tokens, kept = blocks(*fields, name="blocks")(tokens, c)
         else:
-            blocks = scanned(Block, self.depth, self.remat, unroll=self.unroll, kept=asked)
+            blocks = scanned(Block, self.depth, self.remat, self.is_initializing(), unroll=self.unroll, kept=asked)
             fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, False, self.attention, self.dtype)
             tokens, kept = blocks(*fields, name="blocks")(tokens, c, None, {})
         seen.stack(self.depth, kept or ())

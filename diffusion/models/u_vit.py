@@ -221,7 +221,7 @@ class UViT(nn.Module):
 
     def _stack(self, skips: Any, kept: Sequence[int] = (), pick: Any = None) -> Any:
         """Half of the layers as a scan; `skips`: the axis of the layers in the second argument."""
-        return scanned(UViTBlock, self.depth // 2, self.remat, (skips, 0), kept=kept, pick=pick)
+        return scanned(UViTBlock, self.depth // 2, self.remat, self.is_initializing(), (skips, 0), kept=kept, pick=pick)
 
     def _per_layer(self, inputs: dict[str, Any], tokens: jax.Array) -> dict[str, jax.Array]:
         """The entries of the condition that belong to single layers, each with the layers as first axis."""

@@ -86,7 +86,7 @@ class Layers(nn.Module):
     def __call__(self, x: jax.Array, bias: jax.Array | None, skip: int) -> tuple[jax.Array, jax.Array]:
         if not 0 <= skip < self.depth:
             raise ValueError(f"skip={skip}: of {self.depth} layers 0 .. {self.depth - 1} can be left out")
-        layers = scanned(Layer, self.depth, self.remat, (nn.broadcast, 0))(
+        layers = scanned(Layer, self.depth, self.remat, self.is_initializing(), (nn.broadcast, 0))(
             self.heads, self.hidden, self.activation, self.epsilon, self.attention, self.dtype, name="layers"
         )
         (x, kept), _ = layers((x, x), bias, jnp.arange(self.depth) == self.depth - 1 - skip)

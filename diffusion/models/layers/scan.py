@@ -25,6 +25,7 @@ def scanned(
     block: type[nn.Module],
     length: int,
     remat: str,
+    initializing: bool,
     in_axes: Any = (nn.broadcast, nn.broadcast, 0),
     unroll: int = 0,
     kept: Sequence[int] = (),
@@ -36,6 +37,9 @@ def scanned(
         block: a layer, called with the carry and further arguments; it returns (carry, None or an output).
         length: number of layers.
         remat: a name in `REMAT`.
+        initializing: whether the network makes its parameters, `self.is_initializing()`. Flax then traces the layer
+            once more, to check that what all layers share depends on none; the initial parameters depend on that
+            trace, and an application needs none of it.
         in_axes: for each further argument: `nn.broadcast` if all layers share it, 0 if its first axis counts the
             layers. The default is for (c, angles, the layer's entries of the condition).
         unroll: layers in one turn of the scan; 0: the number of `turn`.
@@ -52,6 +56,7 @@ def scanned(
         "split_rngs": {"params": True},
         "length": length,
         "unroll": min(unroll, length) or turn(length),
+        "check_constancy_invariants": initializing,
     }
     if not kept:
         return nn.scan(block, in_axes=in_axes, **options)

@@ -104,7 +104,7 @@ class SpatialTransformer(nn.Module):
             return nn.Dense(channels, dtype=self.dtype, kernel_init=start, name=name)(h)
 
         h = projected(GroupNorm(self.groups, 1e-6, name="norm")(x), "in")
-        blocks = scanned(TransformerBlock, self.depth, self.remat)
+        blocks = scanned(TransformerBlock, self.depth, self.remat, self.is_initializing())
         tokens = layout.split(h.reshape(h.shape[0], -1, channels), "batch", "tokens", None)
         tokens, _ = blocks(self.heads, self.attention, self.dtype, name="blocks")(tokens, text, bias, extra)
         h = layout.split(tokens, "batch", None, None).reshape(x.shape)

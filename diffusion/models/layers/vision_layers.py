@@ -203,7 +203,7 @@ class Layers(nn.Module):
             [B, N, D] float32, normalised.
         """
         x = layout.split(x.astype(self.dtype), "batch", "tokens", None)
-        layers = scanned(Layer, self.depth, "none", (nn.broadcast,))(
+        layers = scanned(Layer, self.depth, "none", self.is_initializing(), (nn.broadcast,))(
             self.heads,
             self.hidden,
             self.mlp,

@@ -197,7 +197,7 @@ class T5Encoder(nn.Module):
         bias = table[buckets(ids.shape[1], self.buckets, self.farthest)].transpose(2, 0, 1)[None]
         bias = bias if mask is None else bias + mask_bias(mask)
 
-        layers = scanned(Layer, self.depth, self.remat, nn.broadcast)(
+        layers = scanned(Layer, self.depth, self.remat, self.is_initializing(), nn.broadcast)(
             self.heads, self.head_size, self.hidden, self.mlp, self.attention, self.dtype, name="layers"
         )
         x, _ = layers(x, bias)
