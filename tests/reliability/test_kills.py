@@ -141,9 +141,11 @@ def assert_same(workdir, other, step):
     assert steps[0] == steps[1]
 
 
-def test_six_kills(driver, tmp_path):
+@pytest.mark.parametrize("points", [FEW[1:4], pytest.param(FEW, marks=pytest.mark.slow)], ids=["three", "six"])
+def test_a_few_kills(driver, tmp_path, points):
+    """In a checkpoint, at its renaming and in a line; test_hundred_kills has the other points too."""
     finish(driver, tmp_path / "straight", {})
-    for i, point in enumerate(FEW):
+    for i, point in enumerate(points):
         kill(driver, tmp_path / "killed", point, changes={"checkpoint.keep_every": 10**6 + i})
     assert checkpoints.latest(tmp_path / "killed") < TINY["train.steps"]
     finish(driver, tmp_path / "killed", {})
