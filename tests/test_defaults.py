@@ -69,7 +69,7 @@ DEFAULTS = [
     (objectives.continuous_consistency, {"sigma_data": 0.5, "warmup": 10000, "c": 0.1}),
     (objectives.contrastive_flow_matching, {"weight": 0.05, "block": 2}),
     (objectives.distribution_matching, {"normalise": True}),
-    (objectives.dispersive, {"temperature": 1.0}),
+    (objectives.dispersive, {"temperature": 1.0, "weight": 0.5}),
     (objectives.hybrid, {"T": 1000, "vlb_weight": 1.0}),
     (
         objectives.latent_consistency_distillation,
