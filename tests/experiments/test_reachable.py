@@ -22,8 +22,8 @@ UNREACHED = {  # that neither a config names nor a command calls, and why
     "diffusion.samplers.denoising_error": "a table of a trained network's errors, which `ddpm` takes as numbers",
 }
 OPEN = {  # still to be named
-    "diffusion.schedules.learned": "its parameters are trained with the model's, and no run's state holds them",
-    "diffusion.objectives.with_uncertainty": "its network is trained with the model's, and no run's state holds it",
+    "diffusion.schedules.learned": "its parameters train with the model, and heads of an objective read features alone",
+    "diffusion.objectives.with_uncertainty": "its network trains with the model; heads of an objective read features",
     "diffusion.editing.prompt_to_prompt": "a command that edits pictures of prompts",
 }
 SECTIONS = [section for sections in catalogue.PAGES.values() for section in sections]
