@@ -238,7 +238,7 @@ def evaluate_run() -> None:
         for name in of_model:
             content["model"] |= report.plain(model_metrics.METRICS[name](subject))
         run_report.write(content, folder)
-    if flags.FLAGS.protocol or flags.FLAGS.inception:
+    if flags.FLAGS.protocol or flags.FLAGS.inception or flags.FLAGS.encoder:
         encoder = encoder_protocols.PROTOCOLS.get(flags.FLAGS.protocol)
         protocol = encoder or protocols.PROTOCOLS.get(flags.FLAGS.protocol)
         request = requested(
@@ -251,13 +251,14 @@ def evaluate_run() -> None:
         out = pathlib.Path(flags.FLAGS.out or folder / f"{name}.json")
         record = records.measure(request)
         records.write(out, record)
-        content[name] = {
+        part = {
             "figures": record["figures"],
             "warnings": record["warnings"],
             "protocol": request.protocol,
             "reference": request.reference,
             "record": str(out),
         }
+        content |= {"encoders": {encoder.network: part}} if encoder else {"inception": part}
         run_report.write(content, folder)
     run_report.show(content, folder, run=run_folder)
 

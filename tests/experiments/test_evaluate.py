@@ -177,6 +177,17 @@ def test_report(folder, config, capsys):
     assert f"{ratio:.2f}" in shown and "Look at:" in shown and "Try next:" in shown and "report.md" in shown
     left = {path.name for path in folder.iterdir()}
     assert not {name for name in left if name.endswith((".tmp", ".new"))}
+    figure = {"value": 41.5, "standard_error": 0.5, "samples": 400, "reference": 1258, "space": "DINOv2 ViT-L/14"}
+    part = {
+        "figures": {"fd": figure},
+        "warnings": ["too few."],
+        "protocol": "dgm-eval",
+        "reference": "b",
+        "record": "c",
+    }
+    text = run_report.markdown(content | {"encoders": {"DINOv2 ViT-L/14": part}}, folder)
+    assert "41.5" in text and "DINOv2 ViT-L/14, protocol dgm-eval, against b; c" in text
+    assert "- **DINOv2 ViT-L/14**: too few." in text
 
 
 def test_without_samples_json_the_report_says_so(folder, config):

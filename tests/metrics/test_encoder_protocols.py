@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import comparison, records
-from diffusion.metrics import encoder_protocols, kernel_distance, manifold, mind, statistics
+from diffusion.metrics import encoder_protocols, image_sets, kernel_distance, manifold, mind, references, statistics
 from diffusion.metrics.inception_weights import WeightsError
 from diffusion.metrics.statistics import StatisticsError
 from diffusion.models import interchange
@@ -34,6 +34,19 @@ def encoder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder") / "tiny"
     interchange.save(folder, NETWORK, made(NETWORK))
     return folder
+
+
+@pytest.fixture(scope="module")
+def space(encoder):
+    """The features, of which the tests share the compiled program."""
+    return encoder_protocols.space(encoder_protocols.load(TINY, encoder))
+
+
+def against(folder, name, space):
+    """The distance of a.npz to a reference."""
+    reference = references.open_reference(str(folder / name))
+    measured = comparison.measure(image_sets.open_set(str(folder / "a.npz")), reference, space, ("fid",))
+    return measured["figures"]["fd"]["value"]
 
 
 @pytest.fixture
@@ -138,7 +151,7 @@ def test_a_single_file_holds_the_network_of_its_folder(encoder):
     assert one.digest == two.digest
 
 
-def test_statistics_for_other_programs_and_of_other_programs(files, encoder):
+def test_statistics_for_other_programs_and_of_other_programs(files, encoder, space):
     folder, _ = files
     request = comparison.Request(reference=f"{folder}/b.npz", protocol="tiny", encoder=str(encoder))
     made_here = comparison.make_reference(request, folder / "ours.npz")
@@ -147,9 +160,7 @@ def test_statistics_for_other_programs_and_of_other_programs(files, encoder):
     np.testing.assert_allclose(mean, rows.mean(axis=0, dtype=np.float64), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(covariance, np.cov(rows.T), rtol=1e-4, atol=1e-6)
     assert made_here.count == 50
-    measured = lambda name: comparison.run(
-        comparison.Request(f"{folder}/a.npz", str(folder / name), "tiny", encoder=str(encoder), metrics=("fid",))
-    )["figures"]["fd"]["value"]
+    measured = lambda name: against(folder, name, space)
     expected = measured("b.npz")
     assert measured("ours.npz") == pytest.approx(expected, rel=1e-6)
     # dgm-eval keeps a pickle of its settings beside the features.
@@ -159,27 +170,24 @@ def test_statistics_for_other_programs_and_of_other_programs(files, encoder):
     assert measured("edm.npz") == pytest.approx(expected, rel=1e-6)
 
 
-def test_statistics_of_another_space_are_refused(files, encoder):
+def test_statistics_of_another_space_are_refused(files, space):
     folder, _ = files
-    against = lambda name: comparison.run(
-        comparison.Request(f"{folder}/a.npz", str(folder / name), "tiny", encoder=str(encoder), metrics=("fid",))
-    )
     np.savez(folder / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     with pytest.raises(StatisticsError, match=r"2,048 features .* the 32 of a tiny DINOv2"):
-        against("inception.npz")
+        against(folder, "inception.npz", space)
     pixels = comparison.Request(reference=f"{folder}/b.npz", features="pixels")
     comparison.make_reference(pixels, folder / "pixels.safetensors")
     with pytest.raises(StatisticsError, match=r"'pixels, flattened', but needed with 'a tiny DINOv2'\. Choose"):
-        against("pixels.safetensors")
+        against(folder, "pixels.safetensors", space)
     inception = comparison.Request(reference=f"{folder}/b.npz", features="pixels")
     made_there = comparison.make_reference(inception, folder / "there.safetensors")
     there = made_there._replace(about={**made_there.about, "space": {"weights": "91f2", "resize": "bilinear_tf1"}})
     statistics.write(folder / "there.safetensors", there)
     with pytest.raises(StatisticsError, match=r"'Inception-v3', but needed with 'a tiny DINOv2'\. Choose"):
-        against("there.safetensors")
+        against(folder, "there.safetensors", space)
     np.savez(folder / "short.npz", reps=np.zeros((1, 32)))
     with pytest.raises(StatisticsError, match=r"\[1, 32\]"):
-        against("short.npz")
+        against(folder, "short.npz", space)
 
 
 def test_the_command_asks_for_the_network(files):

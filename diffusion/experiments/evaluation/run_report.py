@@ -102,10 +102,22 @@ def rows(content: dict) -> Iterator[tuple[str, str, str, str]]:
         yield from _near(near, data)
     for row in report.metric_rows(content.get("model", {})):
         yield (*row, MODEL_METRICS.get(row[0], ""))
-    if inception := content.get("inception"):
-        how = f"Inception, protocol {inception['protocol']}, against {inception['reference']}; {inception['record']}"
-        for row in report.metric_rows(inception["figures"]):
+    for name, part in under_protocols(content).items():
+        how = f"{name}, protocol {part['protocol']}, against {part['reference']}; {part['record']}"
+        for row in report.metric_rows(part["figures"]):
             yield (*row, how)
+
+
+def under_protocols(content: Mapping) -> dict[str, Mapping]:
+    """The figures under published protocols, by the network in whose features they are: Inception, an encoder."""
+    inception = {"Inception": content["inception"]} if "inception" in content else {}
+    return inception | content.get("encoders", {})
+
+
+def _notes(content: Mapping) -> Iterator[tuple[str, str]]:
+    """Their warnings, each after its network."""
+    for name, part in under_protocols(content).items():
+        yield from ((name, text) for text in part.get("warnings", ()))
 
 
 def _near(near: Mapping, data: Mapping) -> Iterator[tuple[str, str, str, str]]:
@@ -152,7 +164,7 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
             "- **Classifier features** come from a network that was trained on the training images. It is surer of "
             "those than of new images, which raises this floor: a ratio below 1 is possible there."
         )
-    how_to_read += [f"- **Inception**: {text}" for text in content.get("inception", {}).get("warnings", ())]
+    how_to_read += [f"- **{name}**: {text}" for name, text in _notes(content)]
     commands = [command for command in protocol["commands"].values() if command]
     parts = [
         f"# Report: {data['name']}",
@@ -210,7 +222,7 @@ def show(content: dict, folder: str | pathlib.Path, run: str | pathlib.Path = ""
     run = pathlib.Path(run or folder)
     title = f"{folder}: {content['protocol']['dataset']['name']}, samples against real images"
     report.show(title, ("", "samples", "reference"), (row[:3] for row in rows(content)))
-    for text in content.get("inception", {}).get("warnings", ()):
+    for _, text in _notes(content):
         print(f"note: {text}")
     print(f"Look at:\n  {folder / 'report.md'}  (figures and how they were measured)")
     for name in PICTURES:
