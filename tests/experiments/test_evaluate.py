@@ -10,7 +10,7 @@ from configs import digits as recipe
 from diffusion.data.digits import digits
 from diffusion.experiments import evaluate
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.config.values import config_hash, plain, to_json
+from diffusion.experiments.config.values import config_hash, to_json
 from diffusion.experiments.evaluation import real_images, report, run_report, sample_metrics
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling.sample_files import read_samples
@@ -142,7 +142,7 @@ def test_report(folder, config, capsys):
     (folder / "samples.png").write_bytes(b"")
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     sampling = {
-        "sample": plain(config.sample),
+        "sample": json.loads(to_json(config.sample)),  # lists, where the config has tuples
         "nfe": 39,
         "checkpoint": {"step": 7, "weights": "ema"},
         "config": "abc",
