@@ -18,6 +18,7 @@ from diffusion import (
     timesteps,
 )
 from diffusion.flow_maps import FlowMap
+from diffusion.objectives import feature_losses
 from tests.objectives import few_step_cases, objective_cases
 
 FLOW = schedules.rectified_flow()
@@ -111,10 +112,8 @@ SLIPS = {
     ),
     "losses": (
         lambda: train(
-            objective=objectives.added(
-                objectives.flow_matching(timesteps.uniform_density(FLOW)), lambda features, *_: jnp.zeros(1), 0.5
-            ),
-            networks={"model": lambda x, *_: (x, x)},
+            objective=objectives.added(MATCHING, feature_losses.Term(lambda seen: jnp.zeros(1), (1,), 0.5)),
+            networks={"model": lambda x, clock, condition, features: (x, (x,))},
         ),
         ValueError,
         r"term, one an example, .* \(4,\), and has \(1,\)",
@@ -275,8 +274,8 @@ def test_every_objective_refuses_an_output_of_another_shape(name):
     schedule = objective_cases.SCHEDULES["cosine"]
     right = objective_cases.network_of(case, lambda x, *_: 0.5 * x)
 
-    def wrong(*inputs):
-        y = right(*inputs)
+    def wrong(*inputs, **features):
+        y = right(*inputs, **features)
         return y[:, :1] if case.features is None else (y[0][:, :1], y[1])
 
     run = lambda network: jax.eval_shape(
