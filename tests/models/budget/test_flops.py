@@ -46,7 +46,9 @@ def step_flops(**fields):
     """XLA's count of a whole train step of 4 images, with optimizer and moving average; the formulas'; parameters."""
     shape, images = (16, 16, 4), 4
     config = imagenet256_dit.get_config()
-    config.model.update(width=256, depth=2, heads=4, unroll=2, attention="xla", **fields)
+    config.model.update(
+        {"width": 256, "depth": 2, "heads": 4, "unroll": 2, "attention": "xla", "remat": "none", **fields}
+    )
     config.train.batch_size, config.train.dtype = images, "float32"
     run = program.build(resolve.recipe(config, shape), sharding.make_mesh({"data": 1}, jax.devices()[:1]))
     counted = run.step.lower(run.target, run.batch, run.seed).cost_analysis()["flops"]
