@@ -348,3 +348,10 @@ def test_dynamic_threshold_divides_by_no_more_than_its_maximum(maximum):
 def test_dynamic_threshold_refuses_a_maximum_below_the_data(maximum):
     with pytest.raises(ValueError, match=r"maximum = .* must be at least 1"):
         guidance.dynamic_threshold(lambda x, t: None, SCHEDULE, maximum=maximum)
+
+
+def test_pooled_pixels_are_the_means_of_their_squares():
+    """4 x 4 pixels of rows 0..3, 4..7, ..: the squares of two by two have the means 2.5, 4.5, 10.5 and 12.5."""
+    picture = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    found = measurements.pooled(2).forward(picture)
+    np.testing.assert_array_equal(found[0, ..., 0], [[2.5, 4.5], [10.5, 12.5]])
