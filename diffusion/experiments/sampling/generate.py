@@ -149,7 +149,9 @@ def measured_pictures(recipe: Recipe) -> np.ndarray | None:
     path = pathlib.Path(recipe.measured.pictures).expanduser()
     if path.suffix in (".npz", ".npy"):
         try:
-            pictures = npz.load(path, ("images",))["images"] if path.suffix == ".npz" else np.load(path)
+            pictures = (
+                npz.load(path, ("images",))["images"] if path.suffix == ".npz" else np.load(path, allow_pickle=False)
+            )
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"config.sample.measurement.pictures = {str(path)!r}: {error}") from error
     else:
