@@ -225,7 +225,7 @@ def test_a_step_is_saved_once_where_its_evaluation_is_due_too(tmp_path, monkeypa
     assert saved == [3, 6]
 
 
-@pytest.mark.parametrize("failed", ["skip", "stop"])
+@pytest.mark.parametrize("failed", [pytest.param("skip", marks=pytest.mark.slow), "stop"])
 def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch, capsys, failed):
     """The step is saved before it; the failure is recorded, and the run goes on at once or with the next command."""
     seen = []
@@ -249,7 +249,7 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch, capsys, f
     assert seen == [3, 6] and "the evaluation failed: MemoryError: 8 GiB" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("at", [3, 6])
+@pytest.mark.parametrize("at", [3, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(tmp_path, monkeypatch, capsys, at):
     """Each step once, the last one too, and with the lines of a run that nothing disturbed."""
     interrupt, seen = [at], []

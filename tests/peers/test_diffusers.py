@@ -80,6 +80,8 @@ FAST = [
     if name
     not in (
         "euler, Karras",
+        "unipc 2, bh2",
+        "dpm_solver_3",
         "flow, euler, shift 3",
         "dpmpp_2m, to zero",
         "deis 2",

@@ -159,7 +159,8 @@ def test_a_checkpoint_that_is_not_whole(driver, straight, tmp_path, fault):
     assert (folder / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("jump", [-YEAR, pytest.param(YEAR, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jump", [-YEAR, YEAR])
 def test_a_clock_that_jumps(driver, straight, tmp_path, jump):
     """By a year while training: only the times in timing.jsonl show it, as they should."""
     kill = {"point": ["call records", "before"], "number": 7, "seconds": jump, "does": "clock"}

@@ -16,6 +16,7 @@ from tests.experiments.arena import made_arena
 ROOT = pathlib.Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_the_scores_of_an_arena_without_a_page(tmp_path, capsys):
     arena, _ = begun(tmp_path / "arena", [made_arena.run(tmp_path / name, 10) for name in "ab"], {})
     conclude(arena, [], tmp_path / "arena")

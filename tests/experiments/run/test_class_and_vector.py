@@ -180,6 +180,7 @@ def test_a_null_condition_has_no_other_entries():
         objectives.drop_condition(keys, {"vector": jnp.ones((2, 1))}, 3, 0.5)
 
 
+@pytest.mark.slow
 def test_the_networks_of_the_library_take_both(tmp_path):
     model = {"name": "mlp", "width": 4, "depth": 1, "num_classes": 3, "vector_width": 1}
     config = exact_config(tmp_path, **{"model": model, "train.steps": 1, "sample.guidance.scale": 3.0})

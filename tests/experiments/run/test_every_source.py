@@ -82,7 +82,10 @@ def goes_on_as_it_would_have(folder):
     return lines[0] == lines[1] and lines[0].count("\n") == 3
 
 
-@pytest.mark.parametrize("name", SOURCES)
+FAST = ("class_folders", "mixture", "spirals")  # pictures, records of several sources, a source of one's own
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in SOURCES])
 def test_a_run_of_a_source_from_a_config(tmp_path, name, capsys):
     assert training.run(config_of(SOURCES[name](tmp_path / "data")), tmp_path / "run") == 0
     assert goes_on_as_it_would_have(tmp_path / "run")

@@ -105,6 +105,7 @@ def test_a_run_on_a_mixture_of_streams_is_evaluated_beside_records_that_are_held
     assert not rows(train_split) & rows(held_out)
 
 
+@pytest.mark.slow
 def test_a_stream_of_python_is_evaluated_beside_what_is_held_out(tmp_path):
     held_out = [test_streams.record(i + 0.5) for i in range(9)]
     settings = {"evaluate.every": 2, "evaluate.number": 6, "evaluate.failed": "stop"}

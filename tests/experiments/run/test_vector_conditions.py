@@ -51,7 +51,7 @@ def recipe_of(config):
     return checks.on_its_data(checks.validate(config))
 
 
-@pytest.mark.parametrize("condition", ["vector", ("vector",)])
+@pytest.mark.parametrize("condition", ["vector", pytest.param(("vector",), marks=pytest.mark.slow)])
 def test_a_run_trains_goes_on_and_samples(tmp_path, condition):
     config = vector_config(stored(tmp_path, condition))
     assert training.run(config, tmp_path / "run") == 0

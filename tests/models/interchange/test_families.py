@@ -228,7 +228,9 @@ LEFT_OUT = (
     "autoencoder_kl_full_sd3", "autoencoder_kl_full_original", "autoencoder_vq_full_f4", "autoencoder_dc_full_f32c32",
     "autoencoder_dc_full_f64c128", "autoencoder_dc_full_original_f32c32", "autoencoder_dc_full_f32c32_sana",
     "conditional_unet_full_sdxl", "control_net_full_sd15", "conditional_unet_distilled", "conditional_unet_sd2",
-    "mmdit_full_sd35_large", "autoencoder_kl_full_flux",
+    "mmdit_full_sd35_large", "autoencoder_kl_full_flux", "conditional_unet_uneven", "conditional_unet_number",
+    "conditional_unet_projection", "conditional_unet_table", "adm_unet_legacy", "mmdit_sd35_medium",
+    "autoencoder_dc_full_original_sana", "unet_2d_full_cifar10", "song_unet_full_ddpmpp",
 )  # fmt: skip
 # the family of a listing: names and shapes at the published size
 LISTINGS = {
