@@ -68,8 +68,9 @@ gallery: setup
 # The first run compiles; .cache keeps the programs for the next run of every target that has fast tests alone.
 # pytest keeps the tests as it rewrites them, and Python what it compiles, where the environment forbids it (containers do).
 test test-quick test-all: export PYTHONDONTWRITEBYTECODE :=
+# Three workers for two cores: some tests wait for processes that they start.
 test: setup
-	$(RUN) -m pytest -n 2 --dist worksteal
+	$(RUN) -m pytest -n 3 --dist worksteal
 
 # The mathematics by its formulas: without tests that run every sampler or guidance of the conformance lists, that train,
 # or that have two players.
