@@ -80,8 +80,9 @@ def conclude(arena: Arena, votes: Sequence[Vote], folder: pathlib.Path) -> None:
     if not votes:
         print(f"{folder}: there are no votes yet.")
         return
-    paths = scores.write(arena, votes, folder)
-    for title, header, rows in scores.tables(arena, votes):
+    made = scores.scores(arena, votes)
+    paths = scores.write(arena, votes, made, folder)
+    for title, header, rows in scores.tables(arena, votes, made):
         report.show(title, header, rows)
     print("\n".join([scores.agreement_line(arena, votes), "wrote " + ", ".join(map(str, paths))]))
 

@@ -109,11 +109,11 @@ def agreement(arena: Arena, votes: Sequence[Vote]) -> tuple[float, int]:
     return krippendorff_alpha(table), int(((table != NO_VOTE).sum(0) >= 2).sum())
 
 
-def tables(arena: Arena, votes: Sequence[Vote]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """The scores, the pairs and the voters as (title, header, rows of cells)."""
+def tables(arena: Arena, votes: Sequence[Vote], made: Sequence[Score]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The scores `made` of the votes, the pairs and the voters as (title, header, rows of cells)."""
     of_scores = [
         [each.name, f"{each.score:+.0f}{report.span((each.low, each.high), '+.0f')}", each.wins, each.ties, each.losses]
-        for each in scores(arena, votes)
+        for each in made
     ]
     of_pairs = []
     matrix = np.zeros((len(arena.names),) * 2, int)
@@ -140,15 +140,15 @@ def tables(arena: Arena, votes: Sequence[Vote]) -> list[tuple[str, list[str], li
     ]
 
 
-def write(arena: Arena, votes: Sequence[Vote], folder: pathlib.Path) -> list[pathlib.Path]:
+def write(arena: Arena, votes: Sequence[Vote], made: Sequence[Score], folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes scores.csv, votes.csv, arena.md and scores.png; returns their paths.
 
     Args:
         arena: of the votes.
         votes: those that stand, at least one.
+        made: their scores.
         folder: of the arena.
     """
-    made = scores(arena, votes)
     _csv(folder / "scores.csv", Score._fields, made)
     rows = []
     for vote in votes:
@@ -160,7 +160,7 @@ def write(arena: Arena, votes: Sequence[Vote], folder: pathlib.Path) -> list[pat
     _csv(folder / "votes.csv", ("voter", "comparison", "request", "left", "right", "preferred"), rows)
     _draw(made, folder / "scores.png")
     parts = [f"# {arena.question}"]
-    for title, header, cells in tables(arena, votes):
+    for title, header, cells in tables(arena, votes, made):
         parts += [f"## {title}", report.table(header, cells)]
     caption = "Scores of Bradley and Terry's model, with 95 % intervals"
     parts += [agreement_line(arena, votes), *report.pictures(folder, {"scores.png": caption}), HOW_TO_READ]

@@ -15,6 +15,7 @@ from diffusion.experiments.config.entries import annotation, call, takes
 from diffusion.experiments.config.values import plain
 from diffusion.guidance import LogProbability
 from diffusion.guidance.measurements import Measurement
+from diffusion.io import limits
 from diffusion.objectives import Denoises
 from diffusion.parameterizations import Denoiser
 from diffusion.training.checkpointing import checkpoints
@@ -182,7 +183,10 @@ def _second_run(value: Any, path: str, recipe_of: Callable, reads: Any) -> Secon
     folder = pathlib.Path(value["run"]).expanduser()
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{path} = {str(folder)!r}: there is no run. Valid: the folder of a run.")
-    theirs = versions.read((folder / "config.json").read_text())
+    try:
+        theirs = versions.read(limits.read_text(folder / "config.json"))
+    except limits.Refused as error:
+        raise ConfigError(f"{path} = {str(folder)!r}: {error}") from error
     recipe = recipe_of(theirs)
     kept = checkpoints.steps(folder)
     step = value.get("step", theirs.train.steps)

@@ -12,6 +12,7 @@ from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, Family, Fields
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, patches, stacked, within
 from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
+from diffusion.models.interchange.vision_rows import described_sizes, sizes
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPTextProjection, CLIPVision, CLIPVisionProjection
 
 
@@ -138,12 +139,7 @@ def _vision(name: str, config: Mapping[str, Any]) -> CLIPVision:
     fields = Fields(name, config, (*WITHOUT_EFFECT, "projection_dim"))
     fields.only("num_channels", 3)
     module = CLIPVision(
-        size=fields.take("image_size", 224),
-        patch=fields.take("patch_size", 32),
-        width=fields.take("hidden_size", 768),
-        depth=fields.take("num_hidden_layers", 12, DEPTH),
-        heads=fields.take("num_attention_heads", 12),
-        hidden=fields.take("intermediate_size", 3072),
+        **sizes(fields, patch=32),
         activation=fields.only("hidden_act", "quick_gelu", "gelu"),
         epsilon=fields.take("layer_norm_eps", 1e-5),
     )
@@ -155,12 +151,7 @@ def _describe_vision(module: CLIPVision) -> dict[str, Any]:
     return {
         "model_type": "clip_vision_model",
         "num_channels": 3,
-        "image_size": module.size,
-        "patch_size": module.patch,
-        "hidden_size": module.width,
-        "num_hidden_layers": module.depth,
-        "num_attention_heads": module.heads,
-        "intermediate_size": module.hidden,
+        **described_sizes(module),
         "hidden_act": module.activation,
         "layer_norm_eps": module.epsilon,
     }

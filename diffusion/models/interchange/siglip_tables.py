@@ -10,10 +10,18 @@ import jax.numpy as jnp
 
 from diffusion.io import schema
 from diffusion.models.image_encoders.siglip import PRESETS, SigLIP, preset
-from diffusion.models.interchange.family import DEPTH, Family, Fields
+from diffusion.models.interchange.family import Family, Fields
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, linear, within
 from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
-from diffusion.models.interchange.vision_rows import LEADING, attention, layers, norm, patch_rows
+from diffusion.models.interchange.vision_rows import (
+    LEADING,
+    attention,
+    described_sizes,
+    layers,
+    norm,
+    patch_rows,
+    sizes,
+)
 
 TABLE = schema.Valid("a table of fields", lambda value: isinstance(value, Mapping))
 
@@ -53,15 +61,7 @@ def _build(config: Mapping[str, Any]) -> SigLIP:
     fields.only("num_channels", 3)
     fields.only("hidden_act", "gelu_pytorch_tanh")
     fields.only("vision_use_head", True)
-    module = SigLIP(
-        size=fields.take("image_size", 224),
-        patch=fields.take("patch_size", 16),
-        width=fields.take("hidden_size", 768),
-        depth=fields.take("num_hidden_layers", 12, DEPTH),
-        heads=fields.take("num_attention_heads", 12),
-        hidden=fields.take("intermediate_size", 3072),
-        epsilon=fields.take("layer_norm_eps", 1e-6),
-    )
+    module = SigLIP(**sizes(fields), epsilon=fields.take("layer_norm_eps", 1e-6))
     fields.end()
     return module
 
@@ -70,12 +70,7 @@ def _describe(module: SigLIP) -> dict[str, Any]:
     return {
         "model_type": "siglip_vision_model",
         "num_channels": 3,
-        "image_size": module.size,
-        "patch_size": module.patch,
-        "hidden_size": module.width,
-        "num_hidden_layers": module.depth,
-        "num_attention_heads": module.heads,
-        "intermediate_size": module.hidden,
+        **described_sizes(module),
         "hidden_act": "gelu_pytorch_tanh",
         "layer_norm_eps": module.epsilon,
     }

@@ -1,7 +1,10 @@
-"""Rows that the tables of several image encoders share: patches, tokens before them, layers, norms."""
+"""What the tables of several image encoders share: rows of patches, layers and norms, and the fields of sizes."""
 
-__all__ = ["attention", "layers", "norm", "patch_rows"]
+__all__ = ["attention", "described_sizes", "layers", "norm", "patch_rows", "sizes"]
 
+from typing import Any
+
+from diffusion.models.interchange.family import DEPTH, Fields
 from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, patches, stacked, within
 from diffusion.models.layers.vision_layers import PROJECTIONS
 
@@ -47,3 +50,32 @@ def layers(layer: list[Row], depth: int, theirs: str) -> list[Row]:
         theirs: before the number of a layer, "encoder.layer.".
     """
     return [row for i in range(depth) for row in within(stacked(layer, i), f"{theirs}{i}.", "encoder/layers/")]
+
+
+def sizes(fields: Fields, patch: int = 16) -> dict[str, Any]:
+    """The sizes of a vision transformer, by our fields, out of a config of transformers.
+
+    Args:
+        fields: of the config.
+        patch: the default of the class.
+    """
+    return {
+        "size": fields.take("image_size", 224),
+        "patch": fields.take("patch_size", patch),
+        "width": fields.take("hidden_size", 768),
+        "depth": fields.take("num_hidden_layers", 12, DEPTH),
+        "heads": fields.take("num_attention_heads", 12),
+        "hidden": fields.take("intermediate_size", 3072),
+    }
+
+
+def described_sizes(module: Any) -> dict[str, int]:
+    """The fields that `sizes` takes, of a module that has them."""
+    return {
+        "image_size": module.size,
+        "patch_size": module.patch,
+        "hidden_size": module.width,
+        "num_hidden_layers": module.depth,
+        "num_attention_heads": module.heads,
+        "intermediate_size": module.hidden,
+    }

@@ -11,10 +11,18 @@ import jax.numpy as jnp
 from diffusion.models.image_encoders import ijepa, mae
 from diffusion.models.image_encoders.ijepa import IJEPA
 from diffusion.models.image_encoders.mae import MAE
-from diffusion.models.interchange.family import DEPTH, Family, Fields
+from diffusion.models.interchange.family import Family, Fields
 from diffusion.models.interchange.rows import Row, linear, within
 from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
-from diffusion.models.interchange.vision_rows import LEADING, attention, layers, norm, patch_rows
+from diffusion.models.interchange.vision_rows import (
+    LEADING,
+    attention,
+    described_sizes,
+    layers,
+    norm,
+    patch_rows,
+    sizes,
+)
 
 TRAINING = ("attention_probs_dropout_prob", "hidden_dropout_prob", "encoder_stride", "mlp_ratio")
 DECODER = (
@@ -49,15 +57,7 @@ def _build(name: str, kind: type, config: Mapping[str, Any], without_effect: tup
     fields.only("num_channels", 3)
     fields.only("hidden_act", "gelu")
     fields.only("qkv_bias", True)
-    module = kind(
-        size=fields.take("image_size", 224),
-        patch=fields.take("patch_size", 16),
-        width=fields.take("hidden_size", 768),
-        depth=fields.take("num_hidden_layers", 12, DEPTH),
-        heads=fields.take("num_attention_heads", 12),
-        hidden=fields.take("intermediate_size", 3072),
-        epsilon=fields.take("layer_norm_eps", 1e-12),
-    )
+    module = kind(**sizes(fields), epsilon=fields.take("layer_norm_eps", 1e-12))
     fields.end()
     return module
 
@@ -66,12 +66,7 @@ def _describe(module: MAE | IJEPA, model_type: str) -> dict[str, Any]:
     return {
         "model_type": model_type,
         "num_channels": 3,
-        "image_size": module.size,
-        "patch_size": module.patch,
-        "hidden_size": module.width,
-        "num_hidden_layers": module.depth,
-        "num_attention_heads": module.heads,
-        "intermediate_size": module.hidden,
+        **described_sizes(module),
         "hidden_act": "gelu",
         "qkv_bias": True,
         "layer_norm_eps": module.epsilon,

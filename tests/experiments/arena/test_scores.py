@@ -27,7 +27,7 @@ def test_wins_ties_and_losses_are_those_of_the_votes(tmp_path):
     np.testing.assert_array_equal(scores.wins(here, votes), [[0, 2, 0], [0, 0, 0.5], [1, 0.5, 0]])
     counts = {score.name: (score.wins, score.ties, score.losses) for score in scores.scores(here, votes)}
     assert counts == {"a": (2, 0, 1), "b": (0, 1, 2), "c": (1, 1, 0)}
-    paths = scores.write(here, votes, tmp_path)
+    paths = scores.write(here, votes, scores.scores(here, votes), tmp_path)
     rows = list(csv.reader((tmp_path / "votes.csv").open()))
     assert rows[1:] == [
         ["ana", "0", "class 0", "b", "a", "a"],
