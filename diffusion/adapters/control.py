@@ -3,18 +3,16 @@
 __all__ = ["control_net", "t2i_adapter"]
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
+from diffusion.adapters import module_folder
 from diffusion.adapters.tuning import Params, Tuning
 from diffusion.io.leaf_names import leaf_name, leaves_of
-from diffusion.models import interchange
 from diffusion.models.conditional_unet import ConditionalUNet, level_shapes
 from diffusion.models.control_net import ControlNet
 from diffusion.models.interchange import control_net_tables
@@ -122,15 +120,8 @@ def _of_module(base: Any, module: Any, name: str, init: Any, apply: Any) -> Tuni
     """The tuning of a module that attaches to the denoiser; it is written to the folder `name`."""
     part = base.kind.denoiser
 
-    def write(folder: pathlib.Path, weights: Any, metadata: Mapping[str, str]) -> list[pathlib.Path]:
-        target = folder / name
-        for path in target.glob("*"):  # of an earlier time
-            path.unlink()
-        interchange.save(target, module, jax.tree.map(np.asarray, weights), metadata=metadata)
-        return sorted(target.iterdir())
-
     def attach(model: Any, weights: Any) -> Any:
         attachment = module.attachment(weights, model.denoiser, model.params[part])
         return dataclasses.replace(model, attachments={**model.attachments, NAME: attachment}, _programs={})
 
-    return Tuning(base, init, apply, write, attach, (part,), reads=(NAME,))
+    return Tuning(base, init, apply, module_folder.writer(module, name), attach, (part,), reads=(NAME,))

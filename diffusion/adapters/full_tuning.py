@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.adapters import lora
 from diffusion.adapters.tuning import Params, Tuning
 from diffusion.io.leaf_names import leaf_name, leaves_of
 from diffusion.models.interchange import families, folders
@@ -96,12 +97,4 @@ def with_leaves(params: Any, new: Any) -> Any:
 
 def nested(params: Any, chosen: set[str] | None) -> dict[str, Any]:
     """The chosen leaves of parameters, nested as they are; None: all."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves_of(params).items():
-        if chosen is None or path in chosen:
-            *outer, last = path.split("/")
-            node = tree
-            for name in outer:
-                node = node.setdefault(name, {})
-            node[last] = leaf
-    return tree
+    return lora.nested({path: leaf for path, leaf in leaves_of(params).items() if chosen is None or path in chosen})

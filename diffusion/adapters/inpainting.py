@@ -3,17 +3,15 @@
 __all__ = ["inpainting"]
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
+from diffusion.adapters import module_folder
 from diffusion.adapters.tuning import Params, Tuning
-from diffusion.models import interchange
 from diffusion.models.autoencoders import latent_space
 from diffusion.models.conditional_unet import ConditionalUNet
 
@@ -67,17 +65,11 @@ def inpainting(base: Any) -> Tuning:
         output: Any = module.apply({"params": weights}, seen, clock, condition)
         return output
 
-    def write(folder: pathlib.Path, weights: Any, metadata: Mapping[str, str]) -> list[pathlib.Path]:
-        target = folder / part
-        for path in target.glob("*"):  # of an earlier time
-            path.unlink()
-        interchange.save(target, module, jax.tree.map(np.asarray, weights), metadata=metadata)
-        return sorted(target.iterdir())
-
     def attach(model: Any, weights: Any) -> Any:
         dtype = model.dtype_of(part)
         modules = {**model.modules, part: module.clone(dtype=model.denoiser.dtype)}
         params = {**model.params, part: jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), weights)}
         return dataclasses.replace(model, modules=modules, params=params, _programs={})
 
+    write = module_folder.writer(module, part)
     return Tuning(base, init, apply, write, attach, ("vae",), copies=(part,), reads=(PICTURE, MASK))

@@ -30,7 +30,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -41,7 +40,8 @@ from diffusion.experiments.evaluation import plots, real_images
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import sample_files, trained_run
 from diffusion.io import files
-from diffusion.metrics import attribution
+from diffusion.metrics import attribution, chunks
+from diffusion.schedules import left_broadcast
 from diffusion.training.runtime import progress
 
 BATCH = 16  # gradients at once
@@ -85,8 +85,7 @@ def features_of(
             when, noise = jax.random.split(key)
             t = jax.random.uniform(when, (1,), maxval=run.schedule.t_max)
             eps = jax.random.normal(noise, x.shape)
-            shape = (-1,) + (1,) * (x.ndim - 1)
-            x_t = run.schedule.alpha(t).reshape(shape) * x + run.schedule.sigma(t).reshape(shape) * eps
+            x_t = left_broadcast(run.schedule.alpha(t), x) * x + left_broadcast(run.schedule.sigma(t), x) * eps
             network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
             output, t = parameterizations.evaluate(network, run.schedule, parameterization, x_t, t, condition)
             return output, parameterization.target(run.schedule, t, x, eps)
@@ -94,15 +93,9 @@ def features_of(
         return attribution.features(residual, params, keys, project)
 
     several = jax.jit(jax.vmap(of, in_axes=(None, 0, 0, 0)))
-    made = []
-    for begin in range(0, len(images), BATCH):
-        rows = np.resize(np.arange(begin, min(begin + BATCH, len(images))), BATCH)
-        keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), draws))(rows)
-        few = several(run.params, images[rows], jnp.asarray(labels[rows], jnp.int32), keys)
-        left = min(BATCH, len(images) - begin)
-        made.append(jax.tree.map(lambda leaf, left=left: np.asarray(leaf)[:left], few))
-        done(min(begin + BATCH, len(images)))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *made)
+    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), draws))(np.arange(len(images)))
+    rows = (images, np.asarray(labels, np.int32), keys)
+    return chunks.applied(lambda few: several(run.params, *few), rows, BATCH, done)
 
 
 def picture(

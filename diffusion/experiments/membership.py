@@ -28,7 +28,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -38,7 +37,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import trained_run
-from diffusion.metrics import detection, membership
+from diffusion.metrics import chunks, detection, membership
 from diffusion.training.runtime import progress
 
 LEVEL = 0.01  # of false positives
@@ -119,12 +118,8 @@ def measure(
     def scores(name: str, t: float, who: str) -> np.ndarray:
         x, labels = sets[who]
         keys = jax.random.split(jax.random.key(list(splits).index(who)), len(x))
-        made = []
-        for begin in range(0, len(x), BATCH):
-            rows = np.resize(np.arange(begin, min(begin + BATCH, len(x))), min(BATCH, len(x)))
-            some = score(name, t, run.params, x[rows], jnp.asarray(labels[rows], jnp.int32), keys[rows])
-            made.append(np.asarray(some)[: len(x) - begin])
-        return np.concatenate(made)
+        rows = (x, np.asarray(labels, np.int32), keys)
+        return chunks.applied(lambda few: score(name, t, run.params, *few), rows, min(BATCH, len(x)))
 
     figures: dict[str, dict[str, Any]] = {name: {} for name in attacks}
     for count, t in enumerate(times, 1):

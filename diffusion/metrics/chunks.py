@@ -1,28 +1,38 @@
-"""A network applied to any number of pictures, in calls of one size, as the small networks of the metrics need it."""
+"""A function of rows applied to any number of them, in calls of one size."""
 
 __all__ = ["applied"]
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
 
-def applied(network: Callable[[np.ndarray], jax.Array], images: np.ndarray, size: int) -> np.ndarray:
-    """The network's output for all pictures; zeros fill the last call, so that all calls have one shape.
+def applied(
+    function: Callable[[Any], Any], rows: Any, size: int, done: Callable[[int], None] = lambda done: None
+) -> Any:
+    """What a function makes of all rows; rows of its own fill the last call, so that all calls have one shape.
 
     Args:
-        network: [size, ...] -> [size, ...], each row from that row alone; jitted, it is compiled once.
-        images: [N, ...], any dtype.
-        size: pictures in one call.
+        function: a pytree of [size, ...] -> a pytree of [size, ...], each row from that row alone; jitted, it is
+            compiled once.
+        rows: a pytree of arrays [N, ...], of any dtypes.
+        size: rows in one call.
+        done: called with the count of rows that are done.
 
     Returns:
-        [N, ...], of the network's dtype.
+        A pytree of numpy arrays [N, ...], of the function's dtypes.
     """
-    shape = jax.eval_shape(network, jax.ShapeDtypeStruct((size, *images.shape[1:]), images.dtype))
-    parts = [np.zeros((0, *shape.shape[1:]), shape.dtype)]
-    for start in range(0, len(images), size):
-        chunk = images[start : start + size]
-        filled = np.concatenate([chunk, np.zeros((size - len(chunk), *chunk.shape[1:]), chunk.dtype)])
-        parts.append(np.asarray(network(filled))[: len(chunk)])
-    return np.concatenate(parts)
+    number = len(jax.tree.leaves(rows)[0])
+    if not number:
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), rows)
+        return jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape[1:]), leaf.dtype), jax.eval_shape(function, shapes))
+    parts = []
+    for begin in range(0, number, size):
+        end = min(begin + size, number)
+        filled = np.resize(np.arange(begin, end), size)
+        made = function(jax.tree.map(lambda leaf, filled=filled: leaf[filled], rows))
+        parts.append(jax.tree.map(lambda leaf, end=end, begin=begin: np.asarray(leaf)[: end - begin], made))
+        done(end)
+    return jax.tree.map(lambda *few: np.concatenate(few), *parts)

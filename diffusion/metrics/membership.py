@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from diffusion import samplers, timesteps
+from diffusion.objectives.inputs import normal, split
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule
 
@@ -42,11 +43,10 @@ def loss_scores(denoise: Denoiser, schedule: NoiseSchedule, x: Array, t: float, 
     """
 
     def error(own: Array) -> Array:
-        eps = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(own)
+        eps = normal(own, x)
         return _squares(denoise(schedule.alpha(t) * x + schedule.sigma(t) * eps, t).eps - eps)
 
-    several = jax.vmap(lambda key: jax.random.split(key, draws), out_axes=1)(keys)
-    return -jax.lax.map(error, several).mean(0)
+    return -jax.lax.map(error, split(keys, draws)).mean(0)
 
 
 def inversion_scores(

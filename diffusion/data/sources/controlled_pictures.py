@@ -1,6 +1,6 @@
 """Sources of pictures whose records have more in their condition: a control of the picture, or a mask."""
 
-__all__ = ["Controlled", "Painted", "controlled", "painted"]
+__all__ = ["Controlled", "controlled", "painted"]
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,23 +21,80 @@ def controlled(of: Any, control: Callable[[np.ndarray], np.ndarray]) -> "Control
     Raises:
         ValueError: for a stream, other examples than pictures, or a condition that is not one of named entries.
     """
-    return Controlled(of, control)
+
+    def entries(row: int, picture: np.ndarray) -> dict[str, np.ndarray]:
+        made = np.asarray(control(picture))
+        if made.shape != picture.shape or made.dtype != np.uint8:
+            raise DamagedRecord(
+                f"the control of record {row} of {of.spec.name} is {made.dtype} {list(made.shape)}. Valid: "
+                f"uint8 {list(picture.shape)}, as the picture."
+            )
+        return {"control": made}
+
+    return Controlled(of, lambda shape: {"control": Leaf(shape, "uint8")}, entries)
+
+
+def painted(of: Any, least: float = 0.1, most: float = 0.6, seed: int = 0) -> "Controlled":
+    """The records of a source with "picture" and "mask" in their condition, for a model that learns to inpaint.
+
+    The mask, uint8 [H, W, 1], is 255 in a few boxes and 0 elsewhere. It is a function of the seed and the row: a record
+    has the same mask whenever it comes.
+
+    Args:
+        of: the source, of pictures uint8 [H, W, 3] of one size.
+        least, most: share of the picture that is masked, about; 0 < least <= most <= 1.
+        seed: of the masks.
+
+    Raises:
+        ValueError: as `controlled`, and for shares out of range.
+    """
+    if not 0 < least <= most <= 1:
+        raise ValueError(f"least = {least}, most = {most}. Valid: 0 < least <= most <= 1.")
+
+    def mask(row: int, sides: tuple[int, ...]) -> np.ndarray:
+        rng = np.random.default_rng((seed, row))
+        share = rng.uniform(least, most)
+        made = np.zeros((*sides, 1), np.uint8)
+        while (made > 0).mean() < share:
+            extent = [max(1, round(side * rng.uniform(0.1, 0.5))) for side in sides]
+            top, left = (rng.integers(0, side - own + 1) for side, own in zip(sides, extent))
+            made[top : top + extent[0], left : left + extent[1]] = 255
+        return made
+
+    leaves = lambda shape: {"picture": Leaf(shape, "uint8"), "mask": Leaf((*shape[:2], 1), "uint8")}
+    return Controlled(of, leaves, lambda row, picture: {"picture": picture, "mask": mask(row, picture.shape[:2])})
 
 
 class Controlled:
-    """Pictures with their controls; a `Source`."""
+    """Pictures with more entries in their condition; a `Source`."""
 
-    def __init__(self, of: Source, control: Callable[[np.ndarray], np.ndarray]):
-        """Joins them; see `controlled`."""
+    def __init__(
+        self,
+        of: Source,
+        leaves: Callable[[tuple[int, ...]], dict[str, Leaf]],
+        entries: Callable[[int, np.ndarray], dict[str, np.ndarray]],
+    ):
+        """Joins them.
+
+        Args:
+            of: the source, of pictures uint8 [H, W, 3] of one size.
+            leaves: what the new entries are, from the shape of a picture.
+            entries: the new entries of a record, from its row and its picture.
+
+        Raises:
+            ValueError: see `controlled`.
+        """
         if isinstance(of, Stream) or not of.spec.pictures or of.spec.shape[-1] != 3:
             raise ValueError(f"{of.spec.name} holds no coloured pictures that are read by their numbers.")
+        new = leaves(tuple(of.spec.shape))
         condition = of.spec.condition or {}
-        if not isinstance(condition, Mapping) or "control" in condition:
-            raise ValueError(f"the condition of {of.spec.name} is {condition}. Valid: named entries without 'control'.")
+        if not isinstance(condition, Mapping) or new.keys() & condition.keys():
+            names = " or ".join(map(repr, new))
+            raise ValueError(f"the condition of {of.spec.name} is {condition}. Valid: named entries without {names}.")
         self._of = of
-        self._control = control
+        self._entries = entries
         self.where = of.where
-        self.spec = of.spec._replace(condition={**condition, "control": Leaf(tuple(of.spec.shape), "uint8")})
+        self.spec = of.spec._replace(condition={**condition, **new})
 
     def __len__(self) -> int:
         return len(self._of)
@@ -46,17 +103,11 @@ class Controlled:
         """Returns one record.
 
         Raises:
-            DamagedRecord: as the source's, and if the function makes no picture of its picture.
+            DamagedRecord: as the source's, and as the function of the new entries.
         """
         record = self._of[row]
-        picture = np.asarray(record["image"])
-        control = np.asarray(self._control(picture))
-        if control.shape != picture.shape or control.dtype != np.uint8:
-            raise DamagedRecord(
-                f"the control of record {row} of {self.spec.name} is {control.dtype} {list(control.shape)}. Valid: "
-                f"uint8 {list(picture.shape)}, as the picture."
-            )
-        return {**record, "condition": {**record.get("condition", {}), "control": control}}
+        own = self._entries(row, np.asarray(record["image"]))
+        return {**record, "condition": {**record.get("condition", {}), **own}}
 
     def captions(self) -> list[str]:
         """The captions of the source."""
@@ -73,53 +124,3 @@ class Controlled:
     def fingerprint(self) -> dict[str, Any]:
         """That of the source."""
         return self._of.fingerprint()
-
-
-def painted(of: Any, least: float = 0.1, most: float = 0.6, seed: int = 0) -> "Painted":
-    """The records of a source with "picture" and "mask" in their condition, for a model that learns to inpaint.
-
-    The mask, uint8 [H, W, 1], is 255 in a few boxes and 0 elsewhere. It is a function of the seed and the row: a record
-    has the same mask whenever it comes.
-
-    Args:
-        of: the source, of pictures uint8 [H, W, 3] of one size.
-        least, most: share of the picture that is masked, about; 0 < least <= most <= 1.
-        seed: of the masks.
-
-    Raises:
-        ValueError: as `controlled`, and for shares out of range.
-    """
-    return Painted(of, least, most, seed)
-
-
-class Painted(Controlled):
-    """Pictures with masks; a `Source`."""
-
-    def __init__(self, of: Source, least: float, most: float, seed: int):
-        """Joins them; see `painted`."""
-        if not 0 < least <= most <= 1:
-            raise ValueError(f"least = {least}, most = {most}. Valid: 0 < least <= most <= 1.")
-        super().__init__(of, lambda picture: picture)
-        self._shares = least, most
-        self._seed = seed
-        condition = {name: leaf for name, leaf in self.spec.condition.items() if name != "control"}
-        shape = tuple(of.spec.shape)
-        own = {"picture": Leaf(shape, "uint8"), "mask": Leaf((*shape[:2], 1), "uint8")}
-        self.spec = self.spec._replace(condition={**condition, **own})
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """Returns one record; errors as the source's."""
-        record = self._of[row]
-        picture = np.asarray(record["image"])
-        own = {"picture": picture, "mask": self._mask(row, picture.shape[:2])}
-        return {**record, "condition": {**record.get("condition", {}), **own}}
-
-    def _mask(self, row: int, sides: tuple[int, int]) -> np.ndarray:
-        rng = np.random.default_rng((self._seed, row))
-        share = rng.uniform(*self._shares)
-        mask = np.zeros((*sides, 1), np.uint8)
-        while (mask > 0).mean() < share:
-            extent = [max(1, round(side * rng.uniform(0.1, 0.5))) for side in sides]
-            top, left = (rng.integers(0, side - own + 1) for side, own in zip(sides, extent))
-            mask[top : top + extent[0], left : left + extent[1]] = 255
-        return mask

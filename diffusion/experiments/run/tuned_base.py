@@ -45,7 +45,7 @@ def restored(
     if program.base is None:
         return train_state, None
     parts = [name for name in program.target.unsaved[BASE] if name != NULL]
-    base = _loaded(program, list(dict.fromkeys((*parts, *program.tuning.copies))))
+    base = _loaded(program, (*parts, *program.tuning.copies))
     now = about(program, base)
     differs = [name for name, leaf in now["leaves"].items() if before and before["leaves"].get(name) != leaf]
     if before and differs:

@@ -13,6 +13,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation.watermark_robustness import Maker
 from diffusion.experiments.sampling import generate
 from diffusion.experiments.sampling.trained_run import Trained
+from diffusion.metrics import chunks
 from diffusion.models.autoencoders import latent_space
 from diffusion.models.interchange import schedulers
 from diffusion.text_to_image import TextToImage
@@ -26,12 +27,20 @@ def in_batches(function: Callable[..., Any], pictures: np.ndarray, size: int) ->
 
     The key of a picture is that of its row, so that no two pictures have the same noise.
     """
-    made = []
-    for begin in range(0, len(pictures), size):
-        rows = np.resize(np.arange(begin, min(begin + size, len(pictures))), size)
-        keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(0), row))(rows)
-        made.append(np.asarray(function(pictures[rows], keys))[: len(pictures) - begin])
-    return np.concatenate(made)
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(0), row))(np.arange(len(pictures)))
+    return chunks.applied(lambda few: function(*few), (pictures, keys), size)
+
+
+def _maker(name: str, make: Callable, invert: Callable, again: Callable, shape: tuple[int, ...], size: int) -> Maker:
+    """A `Maker` of two compiled functions: (pictures, keys) -> noise, (pictures, t, keys) -> pictures."""
+    return Maker(
+        name,
+        make,
+        lambda pictures: in_batches(invert, pictures, size),
+        lambda pictures, t: in_batches(lambda few, keys: again(few, t, keys), pictures, size),
+        shape,
+        size,
+    )
 
 
 def of_run(run: Trained, name: str, steps: int = STEPS) -> Maker:
@@ -64,14 +73,7 @@ def of_run(run: Trained, name: str, steps: int = STEPS) -> Maker:
     def again(pictures, t, keys):
         return to_uint8(editing.sdedit(run.sampler, denoise, run.schedule, to_model(pictures), run.grid, t, keys))
 
-    return Maker(
-        name,
-        make,
-        lambda pictures: in_batches(invert, pictures, size),
-        lambda pictures, t: in_batches(lambda few, keys: again(few, t, keys), pictures, size),
-        recipe.shape,
-        size,
-    )
+    return _maker(name, make, invert, again, recipe.shape, size)
 
 
 def of_model(model: TextToImage, name: str, prompts: Sequence[str], batch: int = 4, steps: int = STEPS) -> Maker:
@@ -109,11 +111,4 @@ def of_model(model: TextToImage, name: str, prompts: Sequence[str], batch: int =
         z = latent_space.from_diffusion(z, vae.scale, vae.shift)
         return to_uint8(vae.apply({"params": model.params["vae"]}, z, method="decode"))
 
-    return Maker(
-        name,
-        make,
-        lambda pictures: in_batches(invert, pictures, batch),
-        lambda pictures, t: in_batches(lambda few, keys: again(few, t, keys), pictures, batch),
-        (side, side, 3),
-        batch,
-    )
+    return _maker(name, make, invert, again, (side, side, 3), batch)
