@@ -1,0 +1,74 @@
+"""Distributions on manifolds whose density is exact, in the volume of the metric."""
+
+__all__ = ["Distribution", "uniform", "wrapped_normal"]
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+
+from diffusion.manifolds.manifold import Manifold, leaf_shapes, scaled
+
+
+class Distribution(NamedTuple):
+    """What can be drawn, and how likely it is.
+
+    Attributes:
+        sample: keys `[B]` -> x `[B, *shape]`, each draw from its own key.
+        log_density: x `[..., *shape]` -> `[...]` in nats, in the volume of the metric.
+    """
+
+    sample: Callable[[Array], Any]
+    log_density: Callable[[Any], Array]
+
+
+def uniform(manifold: Manifold) -> Distribution:
+    """The uniform distribution 1 / volume of a compact manifold.
+
+    Args:
+        manifold: of finite volume.
+
+    Raises:
+        ValueError: if the volume is infinite.
+    """
+    draw = manifold.uniform
+    if draw is None:
+        raise ValueError(f"{manifold.name} has no uniform distribution: its volume is infinite; see wrapped_normal")
+
+    def log_density(x):
+        leaf, axes = jax.tree.leaves(x)[0], leaf_shapes(manifold.shape)[0]
+        return jnp.full(leaf.shape[: leaf.ndim - len(axes)], -math.log(manifold.volume), leaf.dtype)
+
+    return Distribution(lambda keys: jax.vmap(lambda key: draw(key, ()))(keys), log_density)
+
+
+def wrapped_normal(manifold: Manifold, mean: Any, scale: Any) -> Distribution:
+    """exp(mean, scale eps) with eps standard normal in the tangent space at the mean.
+
+    The density counts every tangent vector that leads to a point, see `wrapped`; in flat space it is the normal one.
+    Mathieu and Nickel 2020, "Riemannian Continuous Normalizing Flows"; Nagano et al. 2019, "A Wrapped Normal
+    Distribution on Hyperbolic Space for Gradient-Based Learning".
+
+    Args:
+        manifold: the space.
+        mean: one point, `[*shape]`.
+        scale: standard deviation along each direction, > 0, and at most pi where geodesics close; for a product also a
+            tuple with one for each factor.
+
+    Raises:
+        ValueError: if the mean is not one point of the manifold, or a scale is not positive.
+    """
+    manifold.check(mean)
+    if [np.shape(leaf) for leaf in jax.tree.leaves(mean)] != leaf_shapes(manifold.shape):
+        raise ValueError(f"wrapped_normal: mean is one point of {manifold.name}, of shape {manifold.shape}")
+    for number in jax.tree.leaves(scale):
+        if not isinstance(number, Tracer) and not np.all(np.asarray(number) > 0):
+            raise ValueError(f"wrapped_normal: scale = {number} must be positive")
+    mean = jax.tree.map(jnp.asarray, mean)
+    draw = lambda key: manifold.exp(mean, scaled(scale, manifold.tangent_normal(key, mean)))
+    return Distribution(jax.vmap(draw), lambda x: manifold.wrapped_log_density(mean, scale, x))

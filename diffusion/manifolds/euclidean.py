@@ -1,0 +1,60 @@
+"""Flat space."""
+
+__all__ = ["euclidean"]
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.manifolds import smooth, wrapped
+from diffusion.manifolds.manifold import Manifold, checked, identity_basis
+
+
+def euclidean(*shape: int) -> Manifold:
+    """R^D with coordinates of any shape: exp(x, v) = x + v.
+
+    Facts:
+        points: any numbers
+        metric: the sum of squares
+        cut_locus: none
+        paper: -
+
+    Args:
+        shape: of a point, such as 3, or 8, 3.
+
+    Raises:
+        ValueError: if an axis is not positive.
+    """
+    if not shape or min(shape) < 1:
+        raise ValueError(f"euclidean: shape = {shape} must have one positive axis or more")
+    axes = tuple(range(-len(shape), 0))
+    name = f"euclidean({', '.join(map(str, shape))})"
+    dimension = math.prod(shape)
+    batch = lambda x, y: jnp.broadcast_shapes(jnp.shape(x), jnp.shape(y))
+    flat = lambda x, y: jnp.zeros(batch(x, y)[: -len(shape)], jnp.result_type(x, y))
+    inner = lambda x, u, v: jnp.sum(u * v, axes)
+    log = lambda x, y: y - x
+    no_change = lambda x, v: flat(x, v)
+    return Manifold(
+        name=name,
+        shape=shape,
+        dimension=dimension,
+        exp=lambda x, v: x + v,
+        log=log,
+        distance=lambda x, y: smooth.length(y - x, axes),
+        inner=inner,
+        project=lambda x: x,
+        tangent=lambda x, v: v,
+        basis=lambda x: identity_basis(x, shape),
+        transport=lambda x, y, v: v,
+        log_volume_change=no_change,
+        tangent_normal=lambda key, x: jax.random.normal(key, x.shape, x.dtype),
+        wrapped_log_density=wrapped.open_(log, inner, no_change, dimension),
+        cut_distance=lambda x, y: flat(x, y) + jnp.inf,
+        volume=math.inf,
+        uniform=None,
+        injectivity_radius=math.inf,
+        check=checked(name, shape, "coordinates are finite", lambda x: np.abs(x - x).max(axes)),
+    )

@@ -1,0 +1,195 @@
+"""The type that every factory of this package returns, and what holds on all of them.
+
+Points are arrays of coordinates, with the batch in front; a point of a product is a tuple of them. Tangent vectors are
+in the same coordinates as the points. Functions broadcast over the batches of their arguments.
+"""
+
+__all__ = [
+    "Manifold",
+    "Shape",
+    "check_targets",
+    "checked",
+    "geodesic",
+    "identity_basis",
+    "leaf_shapes",
+    "norm",
+    "scaled",
+]
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from diffusion.manifolds import smooth
+from diffusion.schedules import left_broadcast
+
+Shape = tuple[Any, ...]
+"""The axes of a point's coordinates, `(3,)`; for a product, a tuple of shapes."""
+
+
+class Manifold(NamedTuple):
+    """A complete Riemannian manifold, as functions of its points x, y and tangent vectors u, v.
+
+    Attributes:
+        name: for messages, such as "sphere(2)".
+        shape: of one point in its coordinates; of a product, a tuple of shapes.
+        dimension: the manifold's own, not that of its coordinates.
+        exp: (x, v) -> y, where the geodesic from x with velocity v is at time 1; of any length of v.
+        log: (x, y) -> v, the shortest v with exp(x, v) = y. On the cut locus, where several are shortest, it is one of
+            them, always the same, and its derivatives are finite; `cut_distance` is 0 there.
+        distance: (x, y) -> `[...]`, length of the shortest geodesic.
+        inner: (x, u, v) -> `[...]`, the metric.
+        project: x -> a point of the manifold near the given coordinates.
+        tangent: (x, v) -> the orthogonal projection of ambient coordinates v on the tangent space at x.
+        basis: x -> `[..., dimension, *shape]`, a basis of the tangent space that is orthonormal in the metric.
+        transport: (x, y, v) -> v carried along the geodesic exp(x, t log(x, y)) from x to y, in parallel.
+        log_volume_change: (x, v) -> `[...]`, log |det d exp_x| at v, in orthonormal bases at both ends.
+        tangent_normal: (key, x) -> v, a draw of the standard normal distribution of the tangent space at x; the
+            increment of Brownian motion over unit time, where the metric is flat.
+        wrapped_log_density: (mean, scale, x) -> `[...]`, of `wrapped_normal`, in the volume of the metric.
+        cut_distance: (x, y) -> `[...]`, by how much the geodesic from x to y may become longer and stay the shortest;
+            inf where there is no cut locus.
+        volume: total; inf where the manifold is not compact.
+        uniform: (key, batch shape) -> draws, uniform in the volume of the metric; None where that is infinite.
+        injectivity_radius: the least distance of a point from its cut locus.
+        check: x -> None; ValueError if the shape is wrong, or, outside of `jit`, if a point is off the manifold.
+    """
+
+    name: str
+    shape: Shape
+    dimension: int
+    exp: Callable[[Any, Any], Any]
+    log: Callable[[Any, Any], Any]
+    distance: Callable[[Any, Any], Array]
+    inner: Callable[[Any, Any, Any], Array]
+    project: Callable[[Any], Any]
+    tangent: Callable[[Any, Any], Any]
+    basis: Callable[[Any], Any]
+    transport: Callable[[Any, Any, Any], Any]
+    log_volume_change: Callable[[Any, Any], Array]
+    tangent_normal: Callable[[Array, Any], Any]
+    wrapped_log_density: Callable[[Any, Any, Any], Array]
+    cut_distance: Callable[[Any, Any], Array]
+    volume: float
+    uniform: Callable[[Array, tuple[int, ...]], Any] | None
+    injectivity_radius: float
+    check: Callable[[Any], None]
+
+
+def geodesic(manifold: Manifold, x: Any, y: Any, t: ArrayLike) -> Any:
+    """The point at t of the shortest geodesic, exp(x, t log(x, y)): x at t = 0, y at t = 1.
+
+    Args:
+        manifold: where x and y lie.
+        x: `[..., *shape]`.
+        y: `[..., *shape]`; on the cut locus of x the geodesic is one of several, see `Manifold.log`.
+        t: `[]` or a prefix of the batch, of any size.
+    """
+    return manifold.exp(x, scaled(t, manifold.log(x, y)))
+
+
+def norm(manifold: Manifold, x: Any, v: Any) -> Array:
+    """`[...]` length of a tangent vector, inner(x, v, v)^(1/2).
+
+    Args:
+        manifold: the space.
+        x: `[..., *shape]` points.
+        v: `[..., *shape]` tangent vectors at x.
+    """
+    return smooth.root(manifold.inner(x, v, v))
+
+
+def scaled(t: Any, v: Any) -> Any:
+    """t v: a number, one an example, or, for a product, a tuple with one for each factor.
+
+    Args:
+        t: a tree that is a prefix of v's, whose arrays have shapes that are prefixes of the batch.
+        v: a tangent vector, `[..., *shape]`.
+    """
+    return jax.tree.map(lambda number, part: jax.tree.map(lambda a: left_broadcast(number, a) * a, part), t, v)
+
+
+def check_targets(manifold: Manifold, x: Any, y: Any, margin: float = 1e-3) -> None:
+    """Refuses pairs between which the shortest geodesic is not determined, or nearly so.
+
+    A compiled program cannot raise; there `cut_distance` says the same.
+
+    Args:
+        manifold: where x and y lie.
+        x: `[..., *shape]` points.
+        y: `[..., *shape]` their targets.
+        margin: least `cut_distance` that is let through, >= 0.
+
+    Raises:
+        ValueError: naming the pair that is nearest to the cut locus.
+    """
+    left = manifold.cut_distance(x, y)
+    if isinstance(left, Tracer):
+        return
+    left = np.asarray(left)
+    worst = np.unravel_index(np.argmin(left), left.shape)
+    if not left[worst] >= margin:
+        raise ValueError(
+            f"{manifold.name}: target {_place(worst)} is {max(float(left[worst]), 0.0):.2g} from the cut locus of its "
+            f"point, less than margin = {margin:g}: several geodesics between the two are (nearly) equally short"
+        )
+
+
+def checked(
+    name: str, shape: tuple[int, ...], valid: str, error: Callable[[np.ndarray], np.ndarray], tolerance: float = 1e-4
+) -> Callable[[Any], None]:
+    """The `check` of a manifold whose points are arrays.
+
+    Args:
+        name: of the manifold.
+        shape: of one point.
+        valid: what the coordinates of a point are, for the message.
+        error: `[..., *shape]` float64 -> `[...]`, how far each is from that.
+        tolerance: largest error that is let through.
+    """
+
+    def check(x):
+        got = np.shape(x)
+        if got[len(got) - len(shape) :] != shape:
+            raise ValueError(f"{name}: points have shape [..., {', '.join(map(str, shape))}], got {list(got)}")
+        if isinstance(x, Tracer):
+            return
+        points = np.asarray(x, np.float64)
+        off = np.asarray(error(points))
+        worst = np.unravel_index(np.argmax(np.where(np.isnan(off), np.inf, off)), off.shape) if off.size else None
+        if worst is not None and not off[worst] <= tolerance:
+            raise ValueError(
+                f"{name}: point {_place(worst)}, {_short(points[worst])}, is off by {off[worst]:.2g}: {valid}; "
+                "`project` finds a point nearby"
+            )
+
+    return check
+
+
+def leaf_shapes(shape: Shape) -> list[tuple[int, ...]]:
+    """The shapes of the arrays of a point, in the order of `jax.tree.leaves`."""
+    if all(isinstance(axis, int) for axis in shape):
+        return [shape]
+    return [leaf for part in shape for leaf in leaf_shapes(part)]
+
+
+def _place(index: tuple[np.intp, ...]) -> str:
+    return f"[{', '.join(str(int(i)) for i in index)}]"
+
+
+def _short(point: np.ndarray) -> str:
+    """The first coordinates of a point."""
+    return np.array2string(point.reshape(-1)[:9], precision=4, separator=", ") + ("..." if point.size > 9 else "")
+
+
+def identity_basis(x: Array, shape: tuple[int, ...]) -> Array:
+    """`[..., D, *shape]`, the basis of flat coordinates."""
+    size = int(np.prod(shape, dtype=int))
+    eye = jnp.eye(size, dtype=x.dtype).reshape(size, *shape)
+    return jnp.broadcast_to(eye, x.shape[: x.ndim - len(shape)] + eye.shape)

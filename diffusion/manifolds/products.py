@@ -1,0 +1,173 @@
+"""Products of manifolds, and powers of one: everything is the sum, or the least, over the factors."""
+
+__all__ = ["power", "product"]
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.manifolds import smooth
+from diffusion.manifolds.manifold import Manifold, Shape, leaf_shapes
+
+
+def product(*factors: Manifold) -> Manifold:
+    """M_1 x ... x M_n with the sum of the metrics; a point is a tuple with one point of each.
+
+    Facts:
+        points: tuples
+        metric: the sum of the factors'
+        cut_locus: where one of the factors is on its own
+        paper: Chen and Lipman 2024, "Flow Matching on General Geometries"
+
+    A scale of its wrapped normal is one number, or a tuple with one for each factor.
+
+    Args:
+        factors: two or more; of one kind, `power` is one array.
+
+    Raises:
+        ValueError: if there are fewer than two.
+    """
+    if len(factors) < 2:
+        raise ValueError(f"product: takes two manifolds or more, got {len(factors)}")
+    dimension = sum(factor.dimension for factor in factors)
+
+    def of(field: str):
+        """A field of the factors, each called with its own part of every argument."""
+        return lambda *points: tuple(getattr(factor, field)(*parts) for factor, *parts in zip(factors, *points))
+
+    def total(field: str) -> Callable[..., Array]:
+        return lambda *points: functools.reduce(jnp.add, of(field)(*points))
+
+    def basis(x):
+        before = 0
+        parts = []
+        for factor, part in zip(factors, x):
+            after = dimension - before - factor.dimension
+            parts.append(_each(lambda a, axes: _padded(a, axes, before, after), factor.shape, factor.basis(part)))  # noqa: B023
+            before += factor.dimension
+        return tuple(parts)
+
+    def tangent_normal(key, x):
+        return of("tangent_normal")(jax.random.split(key, len(factors)), x)
+
+    def wrapped_log_density(mean, scale, x):
+        scales = scale if isinstance(scale, tuple) else (scale,) * len(factors)
+        return total("wrapped_log_density")(mean, scales, x)
+
+    def uniform(key, shape):
+        keys = jax.random.split(key, len(factors))
+        return tuple(factor.uniform(each, shape) for factor, each in zip(factors, keys) if factor.uniform)
+
+    def check(x):
+        if not isinstance(x, tuple) or len(x) != len(factors):
+            raise ValueError(f"product: a point is a tuple of {len(factors)}, got {_kind(x)}")
+        of("check")(x)
+
+    return Manifold(
+        name=f"product({', '.join(factor.name for factor in factors)})",
+        shape=tuple(factor.shape for factor in factors),
+        dimension=dimension,
+        exp=of("exp"),
+        log=of("log"),
+        distance=lambda x, y: smooth.length(jnp.stack(of("distance")(x, y), -1)),
+        inner=total("inner"),
+        project=of("project"),
+        tangent=of("tangent"),
+        basis=basis,
+        transport=of("transport"),
+        log_volume_change=total("log_volume_change"),
+        tangent_normal=tangent_normal,
+        wrapped_log_density=wrapped_log_density,
+        cut_distance=lambda x, y: jnp.stack(of("cut_distance")(x, y), -1).min(-1),
+        volume=math.prod(factor.volume for factor in factors),
+        uniform=uniform if all(factor.uniform for factor in factors) else None,
+        injectivity_radius=min(factor.injectivity_radius for factor in factors),
+        check=check,
+    )
+
+
+def power(factor: Manifold, n: int) -> Manifold:
+    """M^n, such as the frames of n residues: the points of one factor with one axis more, in front of their own.
+
+    Facts:
+        points: `[n, *shape]`; of a product, a tuple of such
+        metric: the sum over the axis
+        cut_locus: where one of the n is on its own
+        paper: -
+
+    Args:
+        factor: M.
+        n: number of factors, >= 1.
+
+    Raises:
+        ValueError: if n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"power: n = {n} of {factor.name} must be positive")
+    total = lambda function: lambda *points: function(*points).sum(-1)
+
+    def basis(x):
+        def diagonal(a, axes):  # [..., n, d, *shape] -> [..., n d, n, *shape]
+            eye = jnp.eye(n, dtype=a.dtype).reshape(n, 1, n, *(1,) * axes)
+            blocks = eye * jnp.expand_dims(a, a.ndim - axes)
+            return blocks.reshape(*a.shape[: a.ndim - axes - 2], n * factor.dimension, n, *a.shape[a.ndim - axes :])
+
+        return _each(diagonal, factor.shape, factor.basis(x))
+
+    def wrapped_log_density(mean, scale, x):
+        scales = jax.tree.map(lambda number: jnp.asarray(number)[..., None], scale)
+        return factor.wrapped_log_density(mean, scales, x).sum(-1)
+
+    def check(x):
+        for leaf, axes in zip(jax.tree.leaves(x), leaf_shapes(factor.shape)):
+            got = jnp.shape(leaf)
+            if len(got) <= len(axes) or got[len(got) - len(axes) - 1] != n:
+                raise ValueError(f"power: arrays have shape [..., {', '.join(map(str, (n, *axes)))}], got {list(got)}")
+        factor.check(x)
+
+    draw = factor.uniform
+    return Manifold(
+        name=f"power({factor.name}, {n})",
+        shape=_longer(factor.shape, n),
+        dimension=n * factor.dimension,
+        exp=factor.exp,
+        log=factor.log,
+        distance=lambda x, y: smooth.length(factor.distance(x, y)),
+        inner=total(factor.inner),
+        project=factor.project,
+        tangent=factor.tangent,
+        basis=basis,
+        transport=factor.transport,
+        log_volume_change=total(factor.log_volume_change),
+        tangent_normal=factor.tangent_normal,
+        wrapped_log_density=wrapped_log_density,
+        cut_distance=lambda x, y: factor.cut_distance(x, y).min(-1),
+        volume=factor.volume**n,
+        uniform=(lambda key, shape: draw(key, (*shape, n))) if draw else None,
+        injectivity_radius=factor.injectivity_radius,
+        check=check,
+    )
+
+
+def _each(function: Any, shape: Shape, tree: Any) -> Any:
+    """function(array, number of axes of its point), for each array of a tree of points."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten([function(a, len(axes)) for a, axes in zip(leaves, leaf_shapes(shape))])
+
+
+def _padded(a: Any, axes: int, before: int, after: int) -> Any:
+    """Zeros around the axis of a basis."""
+    return jnp.pad(a, [(before, after) if axis == a.ndim - axes - 1 else (0, 0) for axis in range(a.ndim)])
+
+
+def _longer(shape: Shape, n: int) -> Shape:
+    return (n, *shape) if all(isinstance(axis, int) for axis in shape) else tuple(_longer(part, n) for part in shape)
+
+
+def _kind(x: Any) -> str:
+    return f"a tuple of {len(x)}" if isinstance(x, tuple) else type(x).__name__

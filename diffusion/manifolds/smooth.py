@@ -1,0 +1,79 @@
+"""Functions of a square that are smooth at zero, so that derivatives at x = y are finite.
+
+Lengths have no derivative at zero; what exp and log take of them, such as sin(r) / r, is a power series of r^2. Each
+function below is one such series, evaluated by its closed form away from zero. For s < 0 it is the hyperbolic
+function: spheres and hyperbolic spaces share their formulas.
+"""
+
+__all__ = ["arctan_ratio", "cosine", "length", "root", "sine_ratio", "versine_ratio"]
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+
+def cosine(s: Array) -> Array:
+    """cos(sqrt(s)) for s >= 0, cosh(sqrt(-s)) below: Stumpff's c_0."""
+    return _joined(s, _factorials(0), 1.0, jnp.cos, jnp.cosh)
+
+
+def sine_ratio(s: Array) -> Array:
+    """sin(sqrt(s)) / sqrt(s) for s >= 0, sinh(sqrt(-s)) / sqrt(-s) below: Stumpff's c_1."""
+    return _joined(s, _factorials(1), 1.0, lambda r: jnp.sin(r) / r, lambda r: jnp.sinh(r) / r)
+
+
+def versine_ratio(s: Array) -> Array:
+    """(1 - cos(sqrt(s))) / s for s >= 0, (cosh(sqrt(-s)) - 1) / -s below: Stumpff's c_2."""
+    return sine_ratio(s / 4) ** 2 / 2
+
+
+def arctan_ratio(s: Array) -> Array:
+    """arctan(sqrt(s)) / sqrt(s) for s >= 0, artanh(sqrt(-s)) / sqrt(-s) for -1 < s < 0."""
+    odd = [(-1) ** j / (2 * j + 1) for j in range(14)]
+    return _joined(s, odd, 0.0625, lambda r: jnp.arctan(r) / r, lambda r: jnp.arctanh(r) / r)
+
+
+def length(v: ArrayLike, axes: int | tuple[int, ...] = -1) -> Array:
+    """Euclidean length over the last axis, or several; its derivative at zero is taken as zero.
+
+    Args:
+        v: of any shape.
+        axes: over which the squares are summed; () for the absolute value of numbers.
+    """
+    return root(jnp.sum(jnp.square(v), axis=axes))
+
+
+def root(s: Array) -> Array:
+    """sqrt(max(s, 0)), whose derivative at zero is taken as zero."""
+    positive = s > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, s, 1)), 0)
+
+
+def _factorials(first: int) -> list[float]:
+    """Coefficients (-1)^j / (2 j + first)!."""
+    return [(-1) ** j / math.factorial(2 * j + first) for j in range(11)]
+
+
+def _joined(
+    s: Array,
+    coefficients: Sequence[float],
+    near: float,
+    circular: Callable[[Array], Array],
+    hyperbolic: Callable[[Array], Array],
+) -> Array:
+    """The power series where |s| < near, and the closed forms in sqrt(|s|) elsewhere.
+
+    Each form is evaluated where it holds and at a harmless number elsewhere: where alone would leave 0 * inf in the
+    derivative.
+    """
+    s = jnp.asarray(s)
+    small = jnp.where(jnp.abs(s) < near, s, 0)
+    series = jnp.zeros_like(s)
+    for coefficient in reversed(coefficients):
+        series = series * small + coefficient
+    above = circular(jnp.sqrt(jnp.where(s >= near, s, 1)))
+    below = hyperbolic(jnp.sqrt(jnp.where(s <= -near, -s, 0.5)))
+    return jnp.where(s >= near, above, jnp.where(s <= -near, below, series))

@@ -1,0 +1,112 @@
+"""The unit sphere."""
+
+__all__ = ["sphere"]
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.manifolds import smooth, wrapped
+from diffusion.manifolds.manifold import Manifold, checked
+
+
+def sphere(n: int) -> Manifold:
+    """S^n, the unit vectors of R^(n + 1): exp(x, v) = cos|v| x + sin|v| v / |v|.
+
+    Facts:
+        points: unit vectors `[n + 1]`
+        metric: that of R^(n + 1)
+        cut_locus: the antipode -x
+        paper: Absil, Mahony and Sepulchre 2008, "Optimization Algorithms on Matrix Manifolds"; Chen and Lipman 2024,
+            "Flow Matching on General Geometries"
+
+    At the antipode log takes the direction of the first vector of `basis`.
+
+    Args:
+        n: dimension, >= 1.
+
+    Raises:
+        ValueError: if n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"sphere: n = {n} must be positive; sphere(2) is the surface of a ball")
+    name = f"sphere({n})"
+
+    def exp(x, v):
+        squared = _dot(v, v)
+        return project(smooth.cosine(squared) * x + smooth.sine_ratio(squared) * v)
+
+    def log(x, y):
+        # With tan(r / 2) = |y - x| / |y + x| both ends keep their digits. Twice: near the antipode the first
+        # projection leaves a part along x.
+        chord, opposite = y - x, y + x
+        across = tangent(x, tangent(x, chord))
+        near = _dot(x, y) > 0
+        ratio = _dot(chord, chord) / jnp.where(near, _dot(opposite, opposite), 1)
+        straight = (1 + ratio) * smooth.arctan_ratio(jnp.where(near, ratio, 0)) * across
+        size = smooth.length(across)[..., None]
+        seen = size > 8 * jnp.finfo(size.dtype).eps
+        direction = jnp.where(seen, across / jnp.where(seen, size, 1), jnp.broadcast_to(basis(x)[..., 0, :], y.shape))
+        return jnp.where(near, straight, distance(x, y)[..., None] * direction)
+
+    def distance(x, y):
+        chord, opposite = y - x, y + x
+        near = _dot(x, y)[..., 0] > 0
+        arc = lambda small, large: (
+            2 * smooth.length(small) / large * smooth.arctan_ratio((smooth.length(small) / large) ** 2)
+        )
+        below = arc(chord, jnp.where(near, smooth.length(opposite), 1))
+        above = math.pi - arc(opposite, jnp.where(near, 1, smooth.length(chord)))
+        return jnp.where(near, below, above)
+
+    def project(x):
+        return x / jnp.sqrt(_dot(x, x))
+
+    def tangent(x, v):
+        return v - _dot(x, v) * x
+
+    def basis(x):
+        # The columns but the first of the reflection that takes the first axis to -+x.
+        first = jnp.zeros(n + 1, x.dtype).at[0].set(1)
+        u = x + jnp.where(x[..., :1] >= 0, 1, -1) * first
+        axes = jnp.eye(n + 1, dtype=x.dtype)[1:]
+        return axes - 2 * u[..., 1:, None] * u[..., None, :] / _dot(u, u)[..., None]
+
+    def transport(x, y, v):
+        w = log(x, y)
+        squared = _dot(w, w)
+        return v - _dot(w, v) * (smooth.versine_ratio(squared) * w + smooth.sine_ratio(squared) * x)
+
+    def log_volume_change(x, v):
+        return (n - 1) * jnp.log(jnp.abs(smooth.sine_ratio(_dot(v, v)[..., 0])))
+
+    def wrapped_log_density(mean, scale, x):
+        return wrapped.closed(distance(mean, x), scale, n, smooth.sine_ratio, n - 1)
+
+    return Manifold(
+        name=name,
+        shape=(n + 1,),
+        dimension=n,
+        exp=exp,
+        log=log,
+        distance=distance,
+        inner=lambda x, u, v: _dot(u, v)[..., 0],
+        project=project,
+        tangent=tangent,
+        basis=basis,
+        transport=transport,
+        log_volume_change=log_volume_change,
+        tangent_normal=lambda key, x: tangent(x, jax.random.normal(key, x.shape, x.dtype)),
+        wrapped_log_density=wrapped_log_density,
+        cut_distance=lambda x, y: math.pi - distance(x, y),
+        volume=2 * math.pi ** ((n + 1) / 2) / math.gamma((n + 1) / 2),
+        uniform=lambda key, shape: project(jax.random.normal(key, (*shape, n + 1))),
+        injectivity_radius=math.pi,
+        check=checked(name, (n + 1,), "points are unit vectors", lambda x: np.abs(np.linalg.norm(x, axis=-1) - 1)),
+    )
+
+
+def _dot(u, v):
+    return jnp.sum(u * v, -1, keepdims=True)

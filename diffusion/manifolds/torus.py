@@ -1,0 +1,70 @@
+"""The circle of angles, and the flat torus, its power."""
+
+__all__ = ["circle", "torus"]
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.manifolds import wrapped
+from diffusion.manifolds.manifold import Manifold, checked
+from diffusion.manifolds.products import power
+
+
+def circle() -> Manifold:
+    """Angles modulo 2 pi, in [-pi, pi]: exp(x, v) = x + v, taken back into the interval.
+
+    Facts:
+        points: one angle
+        metric: that of angles; the length of the circle is 2 pi
+        cut_locus: the opposite angle
+        paper: Jammalamadaka and SenGupta 2001, "Topics in Circular Statistics"
+    """
+    wrap = lambda angle: angle - 2 * math.pi * jnp.round(angle / (2 * math.pi))
+    log = lambda x, y: wrap(y - x)
+    distance = lambda x, y: jnp.abs(log(x, y))
+
+    def uniform(key, shape):
+        return jax.random.uniform(key, shape, minval=-math.pi, maxval=math.pi)
+
+    return Manifold(
+        name="circle",
+        shape=(),
+        dimension=1,
+        exp=lambda x, v: wrap(x + v),
+        log=log,
+        distance=distance,
+        inner=lambda x, u, v: u * v + jnp.zeros_like(x),
+        project=wrap,
+        tangent=lambda x, v: v,
+        basis=lambda x: jnp.ones_like(x)[..., None],
+        transport=lambda x, y, v: v,
+        log_volume_change=lambda x, v: jnp.zeros_like(x + v),
+        tangent_normal=lambda key, x: jax.random.normal(key, x.shape, x.dtype),
+        wrapped_log_density=lambda mean, scale, x: wrapped.closed(distance(mean, x), scale, 1, jnp.ones_like, 0),
+        cut_distance=lambda x, y: math.pi - distance(x, y),
+        volume=2 * math.pi,
+        uniform=uniform,
+        injectivity_radius=math.pi,
+        check=checked("circle", (), "angles are radians in [-pi, pi]", lambda x: np.maximum(np.abs(x) - math.pi, 0)),
+    )
+
+
+def torus(n: int) -> Manifold:
+    """The flat torus of n angles modulo 2 pi, such as the torsions of a molecule: the n-th power of `circle`.
+
+    Facts:
+        points: angles `[n]`, radians in [-pi, pi]
+        metric: the sum of squares of angles
+        cut_locus: points with an opposite angle
+        paper: Chen and Lipman 2024, "Flow Matching on General Geometries"
+
+    Args:
+        n: number of angles, >= 1.
+
+    Raises:
+        ValueError: if n < 1.
+    """
+    return power(circle(), n)._replace(name=f"torus({n})")
