@@ -38,6 +38,7 @@ LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 MATHEMATICS = LAYERS[: LAYERS.index(("diffusion.data", "diffusion.models"))]
 SAME_CONCEPT = {  # files of one name, and why
     "commands": "the commands of an installation; and those of a run of a sweep",
+    "distributions": "what is drawn and how likely it is: a point of a manifold; a field of a sweep's runs",
     "frames": "a noise level for each frame: its grids, and the sampler that takes them",
     "image_folder": "datasets of a folder of pictures; and the command that shows one",
     "manifold": "a curved space as a tuple of functions; and the overlap of two sets of features",

@@ -9,7 +9,7 @@ from diffusion.manifolds import smooth, wrapped
 from diffusion.manifolds.distributions import Distribution, uniform, wrapped_normal
 from diffusion.manifolds.euclidean import euclidean
 from diffusion.manifolds.manifold import Manifold, check_targets, geodesic, norm, scaled
-from diffusion.manifolds.products import power, product
+from diffusion.manifolds.product_spaces import power, product
 from diffusion.manifolds.sphere import sphere
 from diffusion.manifolds.torus import circle, torus
 

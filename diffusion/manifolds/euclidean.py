@@ -50,7 +50,7 @@ def euclidean(*shape: int) -> Manifold:
         basis=lambda x: identity_basis(x, shape),
         transport=lambda x, y, v: v,
         log_volume_change=no_change,
-        tangent_normal=lambda key, x: jax.random.normal(key, x.shape, x.dtype),
+        tangent_normal=lambda key, x: jax.random.normal(key, x.shape, jnp.result_type(x)),
         wrapped_log_density=wrapped.open_(log, inner, no_change, dimension),
         cut_distance=lambda x, y: flat(x, y) + jnp.inf,
         volume=math.inf,

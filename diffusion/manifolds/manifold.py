@@ -191,5 +191,5 @@ def _short(point: np.ndarray) -> str:
 def identity_basis(x: Array, shape: tuple[int, ...]) -> Array:
     """`[..., D, *shape]`, the basis of flat coordinates."""
     size = int(np.prod(shape, dtype=int))
-    eye = jnp.eye(size, dtype=x.dtype).reshape(size, *shape)
+    eye = jnp.eye(size, dtype=jnp.result_type(x)).reshape(size, *shape)
     return jnp.broadcast_to(eye, x.shape[: x.ndim - len(shape)] + eye.shape)

@@ -69,15 +69,16 @@ def sphere(n: int) -> Manifold:
 
     def basis(x):
         # The columns but the first of the reflection that takes the first axis to -+x.
-        first = jnp.zeros(n + 1, x.dtype).at[0].set(1)
+        first = jnp.zeros(n + 1, jnp.result_type(x)).at[0].set(1)
         u = x + jnp.where(x[..., :1] >= 0, 1, -1) * first
-        axes = jnp.eye(n + 1, dtype=x.dtype)[1:]
+        axes = jnp.eye(n + 1, dtype=jnp.result_type(x))[1:]
         return axes - 2 * u[..., 1:, None] * u[..., None, :] / _dot(u, u)[..., None]
 
     def transport(x, y, v):
         w = log(x, y)
         squared = _dot(w, w)
-        return v - _dot(w, v) * (smooth.versine_ratio(squared) * w + smooth.sine_ratio(squared) * x)
+        turned = v - _dot(w, v) * (smooth.versine_ratio(squared) * w + smooth.sine_ratio(squared) * x)
+        return tangent(y, turned)
 
     def log_volume_change(x, v):
         return (n - 1) * jnp.log(jnp.abs(smooth.sine_ratio(_dot(v, v)[..., 0])))
@@ -98,7 +99,7 @@ def sphere(n: int) -> Manifold:
         basis=basis,
         transport=transport,
         log_volume_change=log_volume_change,
-        tangent_normal=lambda key, x: tangent(x, jax.random.normal(key, x.shape, x.dtype)),
+        tangent_normal=lambda key, x: tangent(x, jax.random.normal(key, x.shape, jnp.result_type(x))),
         wrapped_log_density=wrapped_log_density,
         cut_distance=lambda x, y: math.pi - distance(x, y),
         volume=2 * math.pi ** ((n + 1) / 2) / math.gamma((n + 1) / 2),

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion.manifolds import wrapped
 from diffusion.manifolds.manifold import Manifold, checked
-from diffusion.manifolds.products import power
+from diffusion.manifolds.product_spaces import power
 
 
 def circle() -> Manifold:
@@ -42,7 +42,7 @@ def circle() -> Manifold:
         basis=lambda x: jnp.ones_like(x)[..., None],
         transport=lambda x, y, v: v,
         log_volume_change=lambda x, v: jnp.zeros_like(x + v),
-        tangent_normal=lambda key, x: jax.random.normal(key, x.shape, x.dtype),
+        tangent_normal=lambda key, x: jax.random.normal(key, x.shape, jnp.result_type(x)),
         wrapped_log_density=lambda mean, scale, x: wrapped.closed(distance(mean, x), scale, 1, jnp.ones_like, 0),
         cut_distance=lambda x, y: math.pi - distance(x, y),
         volume=2 * math.pi,

@@ -57,9 +57,9 @@ def closed(angle: Array, scale: ArrayLike, dimension: int, ratio: Callable[[Arra
 
         log sum_k N(r_k; 0, scale^2 I) / |ratio(r_k^2)|^power,    r_k = angle + 2 pi k, k = -3 ... 3
 
-    For power > 0 the terms with k != 0 have poles, at the mean and on the cut locus, where exp takes whole spheres to
-    one point. They are integrable, with mass exp(-(2 pi / scale)^2 / 2) at the mean, and are cut off in a
-    neighbourhood of about 1e-6.
+    For power > 0 the terms have poles where the ratio is zero: exp takes whole spheres of the tangent space to one
+    point, to the mean by k != 0, on spheres also to the antipode. They are integrable, of weight
+    exp(-(2 pi / scale)^2 / 2) at the mean, and are cut off in a neighbourhood of about 1e-6.
 
     Args:
         angle: `[...]` in [0, pi].

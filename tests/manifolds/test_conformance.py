@@ -13,7 +13,7 @@ from diffusion import manifolds
 from tests.manifolds.manifold_cases import CASES
 
 BATCH = 16
-FAST = [name for name in CASES if "^2" not in name]
+FAST = ("torus(3)", "sphere(2)", "so3", "poincare(2)", "simplex(3)", "positive_definite(2)", "sphere(2) x circle")
 members = pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )
@@ -31,10 +31,9 @@ def combined(weights, basis):
     return jax.tree.map(lambda b: (weights.reshape(weights.shape + (1,) * (b.ndim - 2)) * b).sum(1), basis)
 
 
-def vectors(basis):
-    """The basis as a list of tangent vectors."""
-    size = jax.tree.leaves(basis)[0].shape[1]
-    return [jax.tree.map(lambda b: b[:, i], basis) for i in range(size)]  # noqa: B023
+def along(function, basis):
+    """`[B, D, ...]` a function of each vector of a basis."""
+    return jax.vmap(function, in_axes=1, out_axes=1)(basis)
 
 
 @functools.cache
@@ -55,15 +54,14 @@ def program(name, dtype):
         y = m.exp(x, v)
         w = m.log(x, y)
         basis = m.basis(x)
-        gram = jnp.stack([jnp.stack([m.inner(x, a, b) for a in vectors(basis)], 1) for b in vectors(basis)], 1)
-        coordinates = jnp.stack([m.inner(x, v, a) for a in vectors(basis)], 1)
+        coordinates = lambda v: along(lambda a: m.inner(x, v, a), basis)
+        gram = along(coordinates, basis)
         ambient = jax.tree.map(lambda a: jax.random.normal(keys[4], a.shape, a.dtype), x)
         flat = m.tangent(x, ambient)
         carried_u, carried_v = m.transport(x, y, u), m.transport(x, y, v)
         push = lambda b: jax.jvp(lambda v: m.exp(x, v), (v,), (b,))[1]
-        jacobian = jnp.stack(
-            [jnp.stack([m.inner(y, push(b), a) for b in vectors(basis)], 1) for a in vectors(m.basis(y))], 1
-        )
+        pushed, basis_there = along(push, basis), m.basis(y)
+        jacobian = along(lambda p: along(lambda a: m.inner(y, p, a), basis_there), pushed)
         half = manifolds.geodesic(m, x, z, 0.25)
         d = m.distance
         relative = lambda error, size: error / (1 + size)
@@ -80,10 +78,8 @@ def program(name, dtype):
             "tangent is a projection": apart(m.tangent(x, flat), flat),
             "tangent keeps tangent vectors": relative(apart(m.tangent(x, v), v), length),
             "basis is orthonormal": apart(gram, jnp.broadcast_to(jnp.eye(m.dimension, dtype=dtype), gram.shape)),
-            "basis spans": relative(apart(combined(coordinates, basis), v), length),
-            "basis spans what tangent leaves": apart(
-                combined(jnp.stack([m.inner(x, flat, a) for a in vectors(basis)], 1), basis), flat
-            ),
+            "basis spans": relative(apart(combined(coordinates(v), basis), v), length),
+            "basis spans what tangent leaves": apart(combined(coordinates(flat), basis), flat),
             "transport keeps inner products": relative(
                 jnp.abs(m.inner(y, carried_u, carried_v) - m.inner(x, u, v)), length
             ),
@@ -107,6 +103,7 @@ LOSES = {
     "transport keeps the velocity": 30,
     "transport keeps inner products": 5,
     "transport keeps lengths": 5,
+    "transport leads to tangent vectors": 3,  # of lengths up to 4
 }
 
 
