@@ -1,4 +1,4 @@
-"""Tunings by a second picture of each record: a ControlNet, or a T2I-Adapter, beside a frozen U-Net."""
+"""Tunings by a second picture of each record: a ControlNet beside any frozen denoiser, a T2I-Adapter beside a U-Net."""
 
 __all__ = ["control_net", "t2i_adapter"]
 
@@ -15,37 +15,60 @@ from diffusion.adapters.tuning import Params, Tuning
 from diffusion.io.leaf_names import leaf_name, leaves_of
 from diffusion.models.conditional_unet import ConditionalUNet, level_shapes
 from diffusion.models.control_net import ControlNet
+from diffusion.models.flux import Flux
+from diffusion.models.flux_control_net import FluxControlNet
 from diffusion.models.interchange import control_net_tables
+from diffusion.models.mmdit import MMDiT
+from diffusion.models.mmdit_control_net import MMDiTControlNet
+from diffusion.models.pixart import PixArt
+from diffusion.models.pixart_control_net import PixArtControlNet
 from diffusion.models.t2i_adapter import T2IAdapter
 
 HINT_WIDTHS = (16, 32, 96, 256)  # of the published ControlNets, whose autoencoder divides a side by 8
 FOLDER = "controlnet"
 NAME = "control"  # of the attachment, and of the entry of a record
+OF_TRANSFORMERS = {
+    PixArt: PixArtControlNet,
+    MMDiT: MMDiTControlNet,
+    Flux: FluxControlNet,
+}  # the ControlNet beside each of these denoisers
 
 
-def control_net(base: Any, hint_widths: tuple[int, ...] = ()) -> Tuning:
-    """A ControlNet that reads "control" [H, W, 3] of each record, in [-1, 1]; it begins as the U-Net's way down.
+def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) -> Tuning:
+    """A ControlNet that reads "control" [H, W, 3] of each record; it begins as a copy of the denoiser's first layers.
 
-    Its convolutions before the residuals are zero at the start, so that the first step's output is the base's.
+    Its layers before the residuals are zero at the start, so that the first step's output is the base's. A U-Net's
+    reads the picture in [-1, 1], a transformer's its latents, which a run computes once.
 
     Args:
-        base: the model, `text_to_image.described`; its denoiser is a U-Net.
-        hint_widths: channels of the convolutions that read the control, each after the first of half the side; () for
-            the first of the published ones, as many as the factor of the autoencoder needs.
+        base: the model, `text_to_image.described`; its denoiser is a U-Net, a PixArt, an MM-DiT or a Flux.
+        hint_widths: of a U-Net's: channels of the convolutions that read the control, each after the first of half the
+            side; () for the first of the published ones, as many as the factor of the autoencoder needs.
+        depth: of a transformer's: number of layers that are copied; 0 for as many as the published ones have.
 
     Raises:
-        ValueError: for a denoiser that is no U-Net or that was trained to inpaint, or widths that do not fit.
+        ValueError: for another denoiser or one that was trained to inpaint, and for a field that does not fit.
 
     Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, section 3.
     """
+    if type(base.denoiser) in OF_TRANSFORMERS:
+        if hint_widths:
+            raise ValueError(
+                f"hint_widths = {tuple(hint_widths)} are of a U-Net's ControlNet; that of a "
+                f"{type(base.denoiser).__name__} reads latents. Valid: ()"
+            )
+        return _of_transformer(base, depth)
+    if depth:
+        raise ValueError(f"depth = {depth} is of a transformer's ControlNet; a U-Net's copies the way down. Valid: 0")
     unet = base.denoiser
     part = base.kind.denoiser
     factor = base.modules["vae"].factor
     if not isinstance(unet, ConditionalUNet) or unet.in_channels != base.channels:
         inpaints = f" of {unet.in_channels} channels" if isinstance(unet, ConditionalUNet) else ""
         raise ValueError(
-            f"a ControlNet is trained beside a U-Net that sees the {base.channels} channels of its latents, and the "
-            f"denoiser of the base is a {type(unet).__name__}{inpaints}"
+            f"a ControlNet is trained beside a U-Net that sees the {base.channels} channels of its latents, or beside "
+            f"a {', '.join(each.__name__ for each in OF_TRANSFORMERS)}; the denoiser of the base is a "
+            f"{type(unet).__name__}{inpaints}"
         )
     widths = tuple(hint_widths) or HINT_WIDTHS[: factor.bit_length()]
     if 2 ** (len(widths) - 1) != factor:
@@ -72,6 +95,27 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = ()) -> Tuning:
         return output
 
     return _of_module(base, module, FOLDER, init, apply)
+
+
+def _of_transformer(base: Any, depth: int) -> Tuning:
+    """A ControlNet of a transformer, which reads the latents of the control."""
+    denoiser = base.denoiser
+    part = base.kind.denoiser
+    module = OF_TRANSFORMERS[type(denoiser)].beside(denoiser, depth)
+
+    def init(key: Array, params: Params) -> Any:
+        return module.begun(key, params[part])
+
+    def apply(params: Params, weights: Any, x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
+        prompt = dict(condition)
+        seen = prompt.pop(NAME)
+        frozen = jax.lax.stop_gradient(params[part])
+        residuals = module.residuals(weights, denoiser, frozen, x, clock, prompt, seen)  # type: ignore[arg-type]
+        output: Any = denoiser.apply({"params": frozen}, x, clock, {**prompt, "residuals": residuals})
+        return output
+
+    tuning = _of_module(base, module, FOLDER, init, apply)
+    return dataclasses.replace(tuning, latents=(NAME,))
 
 
 def t2i_adapter(base: Any, blocks: int = 2) -> Tuning:

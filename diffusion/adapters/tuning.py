@@ -41,6 +41,8 @@ class Tuning:
             captions once, before the training.
         reads: entries of a record's "condition", columns of the data, that `apply` reads beside the text; "control",
             for example. Where a run drops the caption of an example, they are zeros.
+        latents: those of `reads` that are pictures in whose place the records have latents of the base's autoencoder,
+            computed once, before a run's training: the mean of their distribution, as the denoiser knows latents.
         replaces: names of networks that are not the base's any more, so that the folder of a model is written, in place
             of or beside what `write` does.
         words: that a prompt needs for what was taught; they stand in the files.
@@ -58,6 +60,7 @@ class Tuning:
     copies: tuple[str, ...] = ()
     encodes: bool = False
     reads: tuple[str, ...] = ()
+    latents: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     see: Callable[[Sequence[np.ndarray]], Mapping[str, np.ndarray]] | None = None

@@ -9,7 +9,7 @@ A module whose files attach to a denoiser has a method `attachment(params, denoi
 `base` are the denoiser's parameters. ControlNet is an example; any other value of this type does as well.
 """
 
-__all__ = ["Attachment", "both", "check_base", "same_size"]
+__all__ = ["Attachment", "both", "check_base", "check_layers", "same_size", "same_size_in_range"]
 
 import dataclasses
 import functools
@@ -38,6 +38,11 @@ def same_size(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return picture.astype(np.float32) / 255
 
 
+def same_size_in_range(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """As `same_size`, in [-1, 1], as autoencoders take pictures."""
+    return 2 * same_size(picture, size) - 1
+
+
 def both(params: Any, picture: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The picture itself, for the conditional and for the unconditional branch."""
     return picture, picture
@@ -46,7 +51,7 @@ def both(params: Any, picture: jax.Array) -> tuple[jax.Array, jax.Array]:
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["params"],
-    meta_fields=["entries", "read", "encode", "latents", "masked"],
+    meta_fields=["entries", "read", "encode", "latents", "shifted", "masked", "reads_base", "modes"],
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Attachment:
@@ -65,7 +70,11 @@ class Attachment:
             two pytrees of one structure with the leading axis 1; computed once for a request.
         latents: whether `read` returns a picture [H, W, 3] in [-1, 1], and `encode` receives the latents that the
             model's autoencoder makes of it (the mean of their distribution), as the denoiser knows latents.
+        shifted: whether the autoencoder's shift is subtracted from these latents, as from the denoiser's.
         masked: whether the weight may be [B, H, W], of the pixels of the pictures that are made.
+        reads_base: whether `entries` takes the denoiser's parameters as a last argument.
+        modes: number of kinds of control among which a control names one; 0: it names none. Where there are some,
+            `entries` receives (seen, the kind, int [B]).
     """
 
     params: Any
@@ -73,10 +82,23 @@ class Attachment:
     read: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = same_size
     encode: Callable[[Any, jax.Array], tuple[Any, Any]] = both
     latents: bool = False
+    shifted: bool = True
     masked: bool = False
+    reads_base: bool = False
+    modes: int = 0
 
 
-def check_base(params: Any, base: Any, own: str, what: str) -> None:
+def check_layers(depth: int, most: int, what: str) -> None:
+    """Refuses a ControlNet with more layers than its base has for it.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    if not 0 < depth <= most:
+        raise ValueError(f"a ControlNet of {depth} layers does not fit: {what} are {most}. Valid: 1 to {most}")
+
+
+def check_base(params: Any, base: Any, own: str, what: str, stacks: tuple[str, ...] = ()) -> None:
     """Refuses parameters that began as a copy of another base's; names the first leaf that differs.
 
     Args:
@@ -84,6 +106,7 @@ def check_base(params: Any, base: Any, own: str, what: str) -> None:
         base: of the denoiser.
         own: regular expression of the beginnings of names that the base does not have.
         what: the attachment, with its article.
+        stacks: beginnings of the names of leaves whose first axis counts layers, of which the attachment has others.
 
     Raises:
         ValueError: for a leaf that the base lacks or has in another shape.
@@ -94,7 +117,8 @@ def check_base(params: Any, base: Any, own: str, what: str) -> None:
             continue
         if path not in leaves:
             raise ValueError(f"{what} is for another base: it has {path} {list(leaf.shape)}, which this model lacks")
-        if tuple(leaf.shape) != tuple(leaves[path].shape):
+        from_axis = 1 if stacks and path.startswith(stacks) else 0
+        if tuple(leaf.shape[from_axis:]) != tuple(leaves[path].shape[from_axis:]):
             raise ValueError(
                 f"{what} is for another base: its {path} has the shape {list(leaf.shape)}, and this model's "
                 f"{list(leaves[path].shape)}"

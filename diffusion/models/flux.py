@@ -154,14 +154,14 @@ class Flux(nn.Module):
         strength = 1000 * inputs["strength"] if self.strength else None
         t = jnp.asarray(t)
         c = Conditioning(self.width, self.dtype, name="conditioning")(1000 * t, inputs["pooled"], strength)
-        angles = jnp.asarray(axis_angles(self._places(text.shape[1], height, width), self.axes))
+        angles = jnp.asarray(axis_angles(self.places(text.shape[1], height, width), self.axes))
 
-        joint, single = inputs["residuals"] or ((), ())
-        per_layer: dict[str, Any] = {"residual": _spread(joint, self.depth)} if joint else {}
+        joint, single = self.spread(inputs["residuals"] or ((), ()))
+        per_layer: dict[str, Any] = {"residual": jnp.stack(joint)} if joint else {}
         if inputs["extra"] is not None:
             per_layer["extra"] = extra_attention.of_layers(inputs["extra"], 0, self.depth)
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
-        of_single = {"residual": _spread(single, self.singles)} if single else {}
+        of_single = {"residual": jnp.stack(single)} if single else {}
         if through is not None:
             axes = (nn.broadcast, nn.broadcast, 0)
             params = params_of(self)
@@ -204,8 +204,17 @@ class Flux(nn.Module):
         tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.out_channels, self.dtype)
         return unpatchify(tokens, PATCH, height, width)
 
-    def _places(self, words: int, height: int, width: int) -> np.ndarray:
-        """[M + N, 3]."""
+    def spread(self, residuals: Sequence[tuple[jax.Array, ...]]) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+        """Residuals of joint and of single layers, K arrays each, over all layers, as evenly as diffusers does."""
+        each = [math.ceil(depth / max(len(own), 1)) for own, depth in zip(residuals, (self.depth, self.singles))]
+        joint, single = residuals
+        return (
+            tuple(joint[i // each[0]] for i in range(self.depth) if joint),
+            tuple(single[i // each[1]] for i in range(self.singles) if single),
+        )
+
+    def places(self, words: int, height: int, width: int) -> np.ndarray:
+        """The places of M words and of the patches of latents [height, width], as rotary positions: [M + N, 3]."""
         rows, columns = np.indices((height // PATCH, width // PATCH)).reshape(2, -1)
         patches = np.stack([np.zeros_like(rows), rows, columns], axis=1)
         return np.concatenate([np.zeros((words, 3)), patches])
@@ -226,9 +235,3 @@ class Flux(nn.Module):
         for residuals, depth in zip(inputs["residuals"] or (), (self.depth, self.singles)):
             check_residuals(residuals or None, tokens, depth)
         extra_attention.check(inputs["extra"], x.shape[0], self.extra_layers(*x.shape[1:3]))
-
-
-def _spread(residuals: tuple[jax.Array, ...], depth: int) -> jax.Array:
-    """K arrays over `depth` layers, as evenly as Flux's ControlNets: [depth, B, N, D]."""
-    layers_each = math.ceil(depth / len(residuals))
-    return jnp.stack([residuals[i // layers_each] for i in range(depth)])

@@ -159,17 +159,11 @@ class MMDiT(nn.Module):
         self._check(x, t, inputs)
         seen = Features(features, self.feature_blocks)
         batch, height, width, _ = x.shape
-        rows = height // self.patch
-        columns = width // self.patch
 
         tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(
             patchify(x, self.patch)
         )
-        table = constant(self, "positions_table", self._table)
-        top = (self.positions - rows) // 2
-        left = (self.positions - columns) // 2
-        positions = table[top : top + rows, left : left + columns]
-        tokens = tokens + positions.reshape(rows * columns, self.width).astype(tokens.dtype)
+        tokens = self.positioned(tokens, constant(self, "positions_table", self.initial_positions), height, width)
         text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(inputs["text"])
         c = Conditioning(self.width, self.dtype, name="conditioning")(t, inputs["pooled"])
 
@@ -218,7 +212,18 @@ class MMDiT(nn.Module):
         tokens = modulated_output(tokens, c, layer_norm, self.patch**2 * self.out_channels, self.dtype)
         return unpatchify(tokens, self.patch, height, width)
 
-    def _table(self, key: jax.Array) -> jax.Array:
+    def positioned(self, tokens: jax.Array, table: jax.Array, height: int, width: int) -> jax.Array:
+        """The tokens of latents [H, W] with their positions: the middle of the table, row by row."""
+        rows, columns = height // self.patch, width // self.patch
+        top, left = (self.positions - rows) // 2, (self.positions - columns) // 2
+        positions = table[top : top + rows, left : left + columns]
+        return tokens + positions.reshape(rows * columns, self.width).astype(tokens.dtype)
+
+    def spread(self, residuals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """K residuals over the layers, floor(i K / depth) for layer i; the last layer, which adds none, has one too."""
+        return tuple(residuals[i * len(residuals) // self.depth] for i in range(self.depth))
+
+    def initial_positions(self, key: jax.Array) -> jax.Array:
         """The table as diffusers makes it: e(p) = [sin(p w), cos(p w)], table[row, column] = [e(column), e(row)]."""
         positions = jnp.arange(self.positions) * (self.sample_size // self.patch / self.positions)
         angles = positions[:, None] * 10_000.0 ** (-jnp.arange(self.width // 4) / (self.width // 4))
@@ -234,9 +239,8 @@ class MMDiT(nn.Module):
         if inputs["extra"] is not None:
             per_layer["extra"] = extra_attention.of_layers(inputs["extra"], 0, self.depth)
         if inputs["residuals"] is not None:
-            residuals = inputs["residuals"]
-            spread = [residuals[i * len(residuals) // self.depth] for i in range(self.depth - 1)]
-            per_layer["residual"] = jnp.stack([*spread, jnp.zeros_like(residuals[0])])
+            spread = self.spread(inputs["residuals"])
+            per_layer["residual"] = jnp.stack([*spread[:-1], jnp.zeros_like(spread[0])])
         return per_layer
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:

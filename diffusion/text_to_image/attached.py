@@ -102,6 +102,7 @@ def opened(
                 "text_to_image.load(.., attachments={'edges': FOLDER}), --attach=edges=FOLDER"
             )
         attachment = attachments[control.attachment]
+        _check_mode(control, attachment)
         picture = control.picture
         picture = pictures.read(picture) if isinstance(picture, str) else picture
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
@@ -115,6 +116,13 @@ def opened(
             raise ValueError(f"the picture of the control {control.attachment!r} does not fit: {error}") from None
         ready.append(Opened(attachment, array[None], control, _mask(control, attachment, size)))
     return tuple(ready)
+
+
+def _check_mode(control: Control, attachment: Attachment) -> None:
+    """Refuses a kind of control that the attachment does not know, or a missing one; a ValueError names the control."""
+    if (control.mode is None) != (attachment.modes == 0) or (control.mode or 0) >= max(attachment.modes, 1):
+        valid = f"0 to {attachment.modes - 1}, one of the kinds that it knows" if attachment.modes else "None"
+        raise ValueError(f"the control {control.attachment!r} has mode = {control.mode}. Valid: {valid}")
 
 
 def _mask(control: Control, attachment: Attachment, size: tuple[int, int]) -> np.ndarray | None:
@@ -143,7 +151,9 @@ def with_seen(condition: Mapping[str, Any], attached: Sequence[Attached], branch
     return {**condition, "seen": tuple(jax.tree.map(rows, one.seen[branch]) for one in attached)}
 
 
-def condition_with(attached: Sequence[Attached], condition: dict[str, Any], x: Array, t: Array, clock: Array) -> dict:
+def condition_with(
+    attached: Sequence[Attached], condition: dict[str, Any], x: Array, t: Array, clock: Array, params: Any
+) -> dict[str, Any]:
     """The condition that a denoiser receives: with the attachments' entries in place of what they see.
 
     An attachment whose weight is 0 at t is not evaluated.
@@ -154,6 +164,7 @@ def condition_with(attached: Sequence[Attached], condition: dict[str, Any], x: A
         x: [K B, ...], the denoiser's input.
         t: the schedule's time, [] or [B].
         clock: [K B] or [].
+        params: of the denoiser.
     """
     condition = dict(condition)
     seen = condition.pop("seen", ())
@@ -164,8 +175,9 @@ def condition_with(attached: Sequence[Attached], condition: dict[str, Any], x: A
         weight = jnp.where((one.times[0] <= t) & (t <= one.times[1]), one.weight, 0.0)
         if one.mask is not None:
             weight = weight[:, None, None] * one.mask
-        evaluate = lambda one=one, sees=sees, weight=weight: one.attachment.entries(
-            one.attachment.params, weight, sees, x, t, clock, condition
+        own = (params,) if one.attachment.reads_base else ()
+        evaluate = lambda one=one, sees=sees, weight=weight, own=own: one.attachment.entries(
+            one.attachment.params, weight, sees, x, t, clock, condition, *own
         )
         nothing = lambda evaluate=evaluate: jax.tree.map(jnp.zeros_like, jax.eval_shape(evaluate))
         result = conditions.added(result, jax.lax.cond(jnp.any(weight != 0), evaluate, nothing))

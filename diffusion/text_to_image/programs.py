@@ -124,7 +124,7 @@ def denoise(
         reference = condition.pop("reference", None)
         t: Any = condition.pop("time", None)
         if attached:
-            condition = condition_with(attached, condition, x, t, clock)
+            condition = condition_with(attached, condition, x, t, clock, params)
         variables = {"params": params}
         if reference is not None:
             variables |= _states(model, variables, reference, x, t, clock, condition)
@@ -401,7 +401,7 @@ def seen(model: Any, course: Course, vae_params: Any, attachment: Attachment, pi
         encode, _ = _autoencoder(model, vae_params, course.tile)
         z = encode(picture)
         z = z.mean if isinstance(z, latent_space.Moments) else z
-        picture = latent_space.to_diffusion(z, vae.scale, vae.shift)
+        picture = latent_space.to_diffusion(z, vae.scale, vae.shift if attachment.shifted else 0.0)
     return attachment.encode(attachment.params, picture)
 
 

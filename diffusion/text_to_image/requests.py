@@ -146,6 +146,7 @@ class Control(NamedTuple):
         times: the least and the greatest t at which it acts; t = 0 is the picture, t = 1 noise.
         mask: a picture of the size of those that are made, white where it acts (a path, or Bool [H, W]); None:
             everywhere. Image prompts take one.
+        mode: the number of its kind, for a ControlNet that knows several (a union); None: it knows one.
     """
 
     attachment: str
@@ -153,6 +154,7 @@ class Control(NamedTuple):
     weight: float = 1.0
     times: tuple[float, float] = (0.0, 1.0)
     mask: str | np.ndarray | None = None
+    mode: int | None = None
 
     @classmethod
     def of(cls, value: Any) -> "Control":
@@ -170,7 +172,7 @@ class Control(NamedTuple):
             raise ValueError(f"controls: {len(value)} values; valid: {CONTROL_WORDS}.")
         parts = dict(value) if table else dict(zip(CONTROL_PARTS, value))
         for name, (kind, valid) in CONTROL_PARTS.items():
-            if name in parts and not (name == "mask" and parts[name] is None):
+            if name in parts and not (name in ("mask", "mode") and parts[name] is None):
                 parts[name] = valid_as(valid, f"controls: {name}", _typed(kind, parts[name]))
         control = cls(**parts)
         control = control._replace(weight=float(control.weight), times=tuple(map(float, control.times)))
@@ -180,21 +182,23 @@ class Control(NamedTuple):
 
     @classmethod
     def parsed(cls, text: str) -> "Control":
-        """The control of a flag: ATTACHMENT:PICTURE, and behind it by choice :WEIGHT, :FROM-TO and :mask=PICTURE.
+        """The control of a flag: ATTACHMENT:PICTURE, and by choice :WEIGHT, :FROM-TO, :mode=NUMBER and :mask=PICTURE.
 
-            edges:a.png:0.8:0.2-1:mask=left.png
+            edges:a.png:0.8:0.2-1:mode=2:mask=left.png
 
         Raises:
             ValueError: for a text without the two names, or parts that are not valid.
         """
         text, _, mask = text.partition(":mask=")
-        match = re.fullmatch(rf"([^:]+):(.+?)(?::({DECIMAL}))?(?::({DECIMAL})-({DECIMAL}))?", text, re.DOTALL)
+        parts = rf"([^:]+):(.+?)(?::({DECIMAL}))?(?::({DECIMAL})-({DECIMAL}))?(?::mode=(\d{{1,4}}))?"
+        match = re.fullmatch(parts, text, re.DOTALL)
         if match is None:
             raise ValueError(f"{text!r} is no control: write ATTACHMENT:PICTURE, such as edges:house.png:0.8:0.2-1")
-        name, picture, weight, low, high = match.groups()
+        name, picture, weight, low, high, mode = match.groups()
         numbers: dict[str, Any] = {} if weight is None else {"weight": float(weight)}
         if low is not None:
             numbers["times"] = (float(low), float(high))
+        numbers |= {} if mode is None else {"mode": int(mode)}
         return cls.of({"attachment": name, "picture": picture, **numbers, "mask": mask or None})
 
 
@@ -205,8 +209,9 @@ CONTROL_PARTS = {
     "weight": (float, schema.number(-100, 100)),
     "times": (tuple, schema.several(schema.number(0, 1), 2, 2)),
     "mask": (str, PICTURE),
+    "mode": (int, schema.whole(0)),
 }
-CONTROL_WORDS = "an attachment and a picture, then by choice a weight, two times and a mask, or a table of these"
+CONTROL_WORDS = "an attachment and a picture, by choice a weight, two times, a mask and a mode, or a table of these"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def received(sent: Mapping[str, Any], inputs: pathlib.Path, check: Callable[[Pag
     controls = sent.get("controls") or []
     if not isinstance(controls, list) or not all(isinstance(one, Mapping) and one.get("picture") for one in controls):
         raise ValueError(
-            "controls: valid: a list of tables with attachment and picture, and weight, times and mask by choice"
+            "controls: valid: a list of tables with attachment and picture, and weight, times, mask and mode by choice"
         )
     parts = [[name for name in ("picture", "mask") if one.get(name)] for one in controls]
     unread = [{**one, "mask": None, **dict.fromkeys(names, later)} for one, names in zip(controls, parts)]

@@ -1,11 +1,14 @@
-"""What the image encoder of a tuning makes of the pictures of a run, once: WORKDIR/seen.npz."""
+"""What frozen networks make of the pictures of a run's records, once: WORKDIR/seen.npz.
 
-__all__ = ["FILE", "Seen", "leaves", "read", "write"]
+They are an image encoder, of the pictures that are learned, or the base's autoencoder, of controls beside them.
+"""
+
+__all__ = ["CONTROLS", "FILE", "Seen", "leaves", "read", "write"]
 
 import io
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from diffusion.io import files, npz
 from diffusion.training.runtime import progress
 
 FILE = "seen.npz"
+CONTROLS = "controls.npz"  # latents of pictures beside the records' own
 IDENTITY = "identity"  # bytes of JSON: of which pictures, by which encoder
 BATCH = 8
 
@@ -26,24 +30,31 @@ def leaves(tuning: Tuning) -> dict[str, Leaf]:
     return {name: Leaf(tuple(shape), "float32") for name, shape in tuning.sees.items()}
 
 
-def write(tuning: Tuning, settings: Mapping[str, Any], source: Any, path: pathlib.Path) -> None:
-    """Computes the entries of every picture, unless the file has them.
+def write(
+    names: Sequence[str],
+    see: Callable[[list[dict[str, Any]]], Mapping[str, np.ndarray]],
+    about: Mapping[str, Any],
+    source: Any,
+    path: pathlib.Path,
+) -> None:
+    """Computes entries of every record, unless the file has them.
 
     Args:
-        tuning: with `see`.
-        settings: the entry of the config, which names the encoder.
-        source: of the pictures.
+        names: of the entries.
+        see: records -> the entries, {name: [number, ...]}.
+        about: what they depend on beside the pictures, as JSON.
+        source: of the records.
         path: of the file.
     """
-    about = {"pictures": source.fingerprint(), "tuning": dict(settings)}
+    about = {"pictures": source.fingerprint(), **about}
     identity = np.frombuffer(json.dumps(about, sort_keys=True, default=str).encode(), np.uint8)
     if path.is_file() and np.array_equal(npz.load(path, (IDENTITY,))[IDENTITY], identity):
         return
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in tuning.sees}
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
     with progress.bar("seeing", len(source), "pictures") as advance:
         for start in range(0, len(source), BATCH):
             few = pipeline.fetch(source, np.arange(start, min(start + BATCH, len(source))))
-            seen = tuning.see([record["image"] for record in few])
+            seen = see(few)
             for name in rows:
                 rows[name].append(np.asarray(seen[name], np.float32))
             advance(start + len(few))
@@ -53,9 +64,9 @@ def write(tuning: Tuning, settings: Mapping[str, Any], source: Any, path: pathli
         file.write(memory.getvalue())
 
 
-def read(tuning: Tuning, path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The entries of every picture, {name: [number, ...]}."""
-    return npz.load(path, tuple(tuning.sees))
+def read(names: Sequence[str], path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The entries of every record, {name: [number, ...]}."""
+    return npz.load(path, tuple(names))
 
 
 class Seen:

@@ -2,16 +2,18 @@
 
     WORKDIR/latents      what the autoencoder makes of the pictures, as diffusion encode writes it
     WORKDIR/captions     what the text encoders make of the captions, or their tokens, as diffusion encode_text does
+    WORKDIR/controls.npz what the autoencoder makes of the controls beside the pictures, where a tuning reads latents
 
-Both are made when the run begins, and read when it goes on; the same files make the same run.
+They are made when the run begins, and read when it goes on; the same files make the same run.
 """
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +28,7 @@ from diffusion.experiments.config.values import plain
 from diffusion.experiments.run import seen_pictures
 from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.models.autoencoders import latent_space
 from diffusion.text_to_image import check_words
 from diffusion.training.runtime import agreement, progress
 
@@ -116,12 +119,19 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
             "without --flip."
         )
     null = {name: leaf for name, leaf in table.null.items() if name != CAPTIONED}
-    records = Beside(latents, found.source) if recipe.tuning.reads else latents
-    if recipe.tuning.see:
-        seen = folder / seen_pictures.FILE
-        entry = plain(recipe.config["tuning"])
-        agreement.first(lambda: seen_pictures.write(recipe.tuning, entry, found.source, seen))
-        records = seen_pictures.Seen(records, seen_pictures.read(recipe.tuning, seen))
+    tuning = recipe.tuning
+    records = latents if set(tuning.reads) <= set(tuning.latents) else Beside(latents, found.source)
+    if tuning.latents:
+        names, path = tuning.latents, folder / seen_pictures.CONTROLS
+        about = {"source": plain(settings["source"]), "autoencoder": latents.description.autoencoder["sha256"]}
+        agreement.first(lambda: seen_pictures.write(names, _encoding(recipe), about, found.source, path))
+        records = seen_pictures.Seen(records, seen_pictures.read(names, path))
+    if tuning.see:
+        names, path = tuple(tuning.sees), folder / seen_pictures.FILE
+        see = lambda records: tuning.see([record["image"] for record in records])
+        about = {"tuning": plain(recipe.config["tuning"])}
+        agreement.first(lambda: seen_pictures.write(names, see, about, found.source, path))
+        records = seen_pictures.Seen(records, seen_pictures.read(names, path))
     try:
         records = captions.Captioned(records, table)
     except latent_cache.CacheError as error:
@@ -247,7 +257,17 @@ def _own(recipe: Recipe, spec: sources.DataSpec) -> dict[str, Any]:
             f"{', '.join(there) or 'no entries'}. Valid: config.data.source.condition = {tuple(reads)!r}, columns of "
             "the data."
         )
-    return {name: there[name] for name in there} if reads else {}
+    latents = recipe.tuning.latents
+    for name in latents:
+        if there[name].shape != spec.shape or there[name].dtype != "uint8":
+            raise ConfigError(
+                f"config.tuning encodes {name} of each record by the autoencoder; that of {spec.name} is "
+                f"{there[name].dtype} {list(there[name].shape)}. Valid: pictures, uint8 {list(spec.shape)}."
+            )
+    kept = there if set(reads) > set(latents) else latents
+    factor = recipe.base.model.modules["vae"].factor
+    encoded = sources.Leaf((spec.shape[0] // factor, spec.shape[1] // factor, recipe.base.model.channels), "float32")
+    return {name: encoded if name in latents else there[name] for name in kept} if reads else {}
 
 
 def _texts(recipe: Recipe, source: sources.Source) -> list[str]:
@@ -265,6 +285,26 @@ def _texts(recipe: Recipe, source: sources.Source) -> list[str]:
 
 def _autoencoder(base: Base) -> autoencoder_folders.Autoencoder:
     return autoencoder_folders.load(pathlib.Path(base.path).expanduser() / "vae")
+
+
+def _encoding(recipe: Recipe) -> Callable[[list[dict[str, Any]]], dict[str, np.ndarray]]:
+    """Records -> the latents of the pictures that the tuning reads so, as the denoiser knows latents."""
+
+    @functools.cache
+    def encode() -> Callable[[np.ndarray], np.ndarray]:
+        return autoencoder_folders.encoder(_autoencoder(recipe.base))
+
+    vae = recipe.base.model.modules["vae"]
+
+    def encoded(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        found = {}
+        for name in recipe.tuning.latents:
+            pictures = np.stack([record["condition"][name] for record in records])
+            mean = encode()(pictures)[:, 0]
+            found[name] = np.asarray(latent_space.to_diffusion(mean, vae.scale, getattr(vae, "shift", 0.0)))
+        return found
+
+    return encoded
 
 
 def encode(recipe: Recipe, source: sources.Source, folder: str | pathlib.Path) -> None:

@@ -1,4 +1,7 @@
-"""ControlNets of Stable Diffusion 1.x, 2.x and XL, by diffusers' names: the parameters of a U-Net and of a hint."""
+"""ControlNets of Stable Diffusion 1.x, 2.x and XL: the parameters of a U-Net and of a hint.
+
+Their names are diffusers', or those of the authors' single files (control_v11p_sd15_canny), which ComfyUI reads.
+"""
 
 __all__ = ["build", "describe", "example", "table"]
 
@@ -14,6 +17,7 @@ from diffusion.models.interchange import conditional_unet_tables
 from diffusion.models.interchange.family import Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, Row, linear
 
+LAYOUTS = conditional_unet_tables.LAYOUTS
 UP = ("conv_out/", "norm_out/", "up_")  # the parts of a U-Net that a ControlNet lacks
 OWN = {  # their default of each field that a U-Net does not have
     "conditioning_channels": 3,
@@ -23,18 +27,27 @@ OWN = {  # their default of each field that a U-Net does not have
 }
 
 
-def table(module: ControlNet) -> list[Row]:
-    """All rows of a ControlNet."""
-    rows = [row for row in conditional_unet_tables.table(module.unet, "diffusers") if not row.ours.startswith(UP)]
-    hint = "controlnet_cond_embedding"
-    rows += linear(f"{hint}.conv_in", "hint_in", CONV) + linear(f"{hint}.conv_out", "hint_out", CONV)
-    for i in range(len(module.hint_widths) - 1):
-        rows += linear(f"{hint}.blocks.{2 * i}", f"hint_{i}_same", CONV)
-        rows += linear(f"{hint}.blocks.{2 * i + 1}", f"hint_{i}_half", CONV)
+def table(module: ControlNet, layout: str) -> list[Row]:
+    """All rows of a ControlNet.
+
+    Args:
+        module: ours.
+        layout: "diffusers" or "original".
+    """
+    unet = conditional_unet_tables.table(module.unet, layout)
+    rows = [row for row in unet if not row.ours.startswith(UP)]
+    halves = len(module.hint_widths) - 1
+    ours = ["hint_in", *(f"hint_{i}_{part}" for i in range(halves) for part in ("same", "half")), "hint_out"]
     skips = len(residual_shapes(module.unet, 1, 1)) - 1
-    for i in range(skips):
-        rows += linear(f"controlnet_down_blocks.{i}", f"residual_{i}", CONV)
-    return rows + linear("controlnet_mid_block", "residual_middle", CONV)
+    if layout == "original":  # activations are counted too
+        hints = [f"input_hint_block.{2 * i}" for i in range(len(ours))]
+        residuals = [f"zero_convs.{i}.0" for i in range(skips)] + ["middle_block_out.0"]
+    else:
+        inner = [f"controlnet_cond_embedding.blocks.{i}" for i in range(2 * halves)]
+        hints = ["controlnet_cond_embedding.conv_in", *inner, "controlnet_cond_embedding.conv_out"]
+        residuals = [f"controlnet_down_blocks.{i}" for i in range(skips)] + ["controlnet_mid_block"]
+    ours += [f"residual_{i}" for i in range(skips)] + ["residual_middle"]
+    return rows + [row for names in zip((*hints, *residuals), ours, strict=True) for row in linear(*names, CONV)]
 
 
 def build(config: Mapping[str, Any]) -> ControlNet:
@@ -83,5 +96,13 @@ FAMILY = Family(
     build=build,
     describe=describe,
     example=example,
-    tables={"diffusers": table},
+    tables={
+        layout: (lambda module, layout=layout: table(module, layout)) for layout in conditional_unet_tables.LAYOUTS
+    },
+    published={
+        "ControlNet of Stable Diffusion 1.x": conditional_unet_tables.SD_1,
+        "ControlNet of Stable Diffusion 2.x": conditional_unet_tables.SD_2,
+        "ControlNet of Stable Diffusion XL": conditional_unet_tables.SD_XL,
+    },
+    prefixes=("control_model.", ""),
 )

@@ -1,6 +1,6 @@
 """Flux's transformer by the names of diffusers' FluxTransformer2DModel and of Black Forest Labs' single files."""
 
-__all__ = ["build", "describe", "example"]
+__all__ = ["build", "describe", "example", "table"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -71,7 +71,8 @@ def _original_single() -> list[Row]:
     ]
 
 
-def _table(module: Flux, layout: str) -> list[Row]:
+def table(module: Flux, layout: str) -> list[Row]:
+    """The rows of a network, by the names of a layout, "diffusers" or "original"."""
     diffusers = layout == "diffusers"
     image, text, joints, singles, final, norm = (
         (
@@ -167,7 +168,7 @@ FAMILY = Family(
     build,
     describe,
     example,
-    {layout: lambda module, layout=layout: _table(module, layout) for layout in JOINT},
+    {layout: lambda module, layout=layout: table(module, layout) for layout in JOINT},
     published={
         "Flux-dev": {"guidance_embeds": True},
         "Flux-schnell": {},

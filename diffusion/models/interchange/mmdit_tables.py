@@ -16,6 +16,7 @@ from diffusion.models.interchange.rows import Layout, Row, linear, patches, stac
 from diffusion.models.mmdit import MMDiT
 
 NAME = "SD3Transformer2DModel"
+LAYERS_VALID = schema.several(DEPTH)  # of dual_attention_layers
 # The table of positions is read, not computed: the original code leaves a buffer of zeros for the file to fill, and
 # does not say how the published numbers were computed.
 TABLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, -1, a.shape[-1]))
@@ -104,7 +105,7 @@ def build(config: Mapping[str, Any]) -> MMDiT:
             f"{NAME}: caption_projection_dim = {config.get('caption_projection_dim', 1152)} is not the width "
             f"of the picture's tokens, num_attention_heads * attention_head_dim = {width}."
         )
-    dual = fields.take("dual_attention_layers", (), schema.several(DEPTH))
+    dual = fields.take("dual_attention_layers", (), LAYERS_VALID)
     if dual != tuple(range(len(dual))) or len(dual) >= depth:
         raise Refusal(
             f"{NAME}: dual_attention_layers = {dual} is not supported; supported are the first of the "

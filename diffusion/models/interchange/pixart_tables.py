@@ -7,7 +7,7 @@ A file of theirs does not record the size of its training pictures, and the posi
 only at 256 pixels (interpolation_scale): a single file without a config counts as one of 512 pixels or more.
 """
 
-__all__ = []
+__all__ = ["LAYER"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,8 +17,19 @@ import jax.numpy as jnp
 
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Fields, Refusal
-from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, patches, stacked
+from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, patches, stacked, within
 from diffusion.models.pixart import PixArt
+
+LAYER = [
+    Row("scale_shift_table", "table"),
+    *(row for i, name in enumerate("qkv") for row in linear(f"attn1.to_{name}", "attention/qkv", at=(slice(None), i))),
+    *linear("attn1.to_out.0", "attention/out", DENSE_OUT),
+    *(row for name in ("query", "key", "value") for row in linear(f"attn2.to_{name[0]}", f"cross_attention/{name}")),
+    *linear("attn2.to_out.0", "cross_attention/out", DENSE_OUT),
+    *linear("ff.net.0.proj", "mlp/hidden"),
+    *linear("ff.net.2", "mlp/out"),
+]
+"""The rows of a layer, by diffusers' names."""
 
 
 def _embedding(theirs: tuple[str, ...], ours: str) -> list[Row]:
@@ -42,27 +53,7 @@ def _diffusers_rows(module: PixArt) -> list[Row]:
         table += _embedding(embedder("resolution_embedder"), "original_embedding")
         table += _embedding(embedder("aspect_ratio_embedder"), "ratio_embedding")
     for layer in range(module.depth):
-        before = f"transformer_blocks.{layer}"
-        table += stacked(
-            [
-                Row(f"{before}.scale_shift_table", "blocks/table"),
-                *(
-                    row
-                    for i, name in enumerate("qkv")
-                    for row in linear(f"{before}.attn1.to_{name}", "blocks/attention/qkv", at=(slice(None), i))
-                ),
-                *linear(f"{before}.attn1.to_out.0", "blocks/attention/out", DENSE_OUT),
-                *(
-                    row
-                    for name in ("query", "key", "value")
-                    for row in linear(f"{before}.attn2.to_{name[0]}", f"blocks/cross_attention/{name}")
-                ),
-                *linear(f"{before}.attn2.to_out.0", "blocks/cross_attention/out", DENSE_OUT),
-                *linear(f"{before}.ff.net.0.proj", "blocks/mlp/hidden"),
-                *linear(f"{before}.ff.net.2", "blocks/mlp/out"),
-            ],
-            layer,
-        )
+        table += within(stacked(LAYER, layer), f"transformer_blocks.{layer}.", "blocks/")
     return table
 
 

@@ -69,12 +69,21 @@ def added(condition: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, An
         if result.get(name) is None:
             result[name] = entry
         elif name in ("residuals", "level_residuals"):
-            result[name] = jax.tree.map(jnp.add, tuple(result[name]), tuple(entry))
+            result[name] = _sum(tuple(result[name]), tuple(entry))
         elif name == "extra":
             result[name] = (*result[name], *entry)
         else:
             raise ValueError(f"two adapters set the entry {name!r} of the condition; only residuals and extra add up")
     return result
+
+
+def _sum(one: Any, other: Any) -> Any:
+    """The sums of residuals, tuples of arrays or of such tuples; one of an empty tuple and another is the other."""
+    if isinstance(one, tuple):
+        if not one or not other:
+            return one or other
+        return tuple(_sum(*pair) for pair in zip(one, other, strict=True))
+    return one + other
 
 
 def entries(condition: Any, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -1,6 +1,15 @@
 """The transformer layers of SD3 and Flux, in which picture and text are two streams with a joint attention."""
 
-__all__ = ["Conditioning", "JointBlock", "Projections", "SingleBlock", "Stream", "VectorEmbedding", "modulated"]
+__all__ = [
+    "Conditioning",
+    "JointBlock",
+    "PictureBlock",
+    "Projections",
+    "SingleBlock",
+    "Stream",
+    "VectorEmbedding",
+    "modulated",
+]
 
 from typing import Any
 
@@ -203,6 +212,23 @@ class JointBlock(nn.Module):
         if "residual" in inputs:
             x = x + inputs["residual"].astype(x.dtype)
         return (x, text), None
+
+
+class PictureBlock(nn.Module):
+    """A layer of the picture's stream alone, whose tokens attend to each other (SD3.5-large's ControlNets).
+
+    Arguments of the call: tokens x [B, N, D], and the condition c [B, D] after SiLU. Returns (x, None).
+    """
+
+    heads: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, c: jax.Array) -> tuple[jax.Array, None]:
+        image = Stream(x.shape[-1], self.heads, False, self.dtype, 6, name="image")
+        (q, k, v), vectors = image.enter(x, c)
+        return image.leave(x, _attend(q, k, v, None, self.attention), vectors), None
 
 
 class SingleBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""Runs that teach a U-Net to follow a control: what trains, what stays, what is written and sampled."""
+"""Runs that teach a denoiser to follow a control: what trains, what stays, what is written and sampled."""
 
 import json
 
@@ -16,13 +16,24 @@ from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.sampling import tuned_run
 from diffusion.models import interchange
+from diffusion.training.checkpointing import checkpoints
 from tests.experiments.run.made_tuning import config as config_of
 from tests.experiments.run.made_tuning import pictures
 from tests.experiments.run.test_tuning import begun, same
 
+TRANSFORMERS = ("pixart", "mmdit", "flux")
 
-def config(place, **changes):
-    made = config_of(place, {"name": "control_net"}, "sd", **changes)
+
+WRITTEN = {
+    "sd": "ControlNetModel",
+    "pixart": "PixArtControlNetAdapterModel",
+    "mmdit": "SD3ControlNetModel",
+    "flux": "FluxControlNetModel",
+}
+
+
+def config(place, pipeline="sd", **changes):
+    made = config_of(place, {"name": "control_net"}, pipeline, **changes)
     made.data.source = {"name": "controlled", "of": made.data.source.to_dict(), "control": {"name": "edges"}}
     return made
 
@@ -47,49 +58,75 @@ def test_a_control_net_begins_as_a_copy_with_zero_convolutions(tmp_path):
     assert all(np.ptp(begun[f"hint_{name}"]["kernel"]) > 0 for name in ("in", "0_same", "0_half"))
 
 
+@pytest.mark.parametrize("pipeline", TRANSFORMERS)
+def test_a_transformers_control_net_begins_as_its_first_layers_with_zeros_behind(tmp_path, pipeline):
+    tuning = checks.validate(config(tmp_path, pipeline)).tuning
+    draw = lambda leaf: np.random.default_rng(leaf.size).standard_normal(leaf.shape).astype(np.float32)
+    base = jax.tree.map(draw, tuning.base.params["transformer"])
+    begun = jax.jit(tuning.init)(jax.random.key(0), {"transformer": base})
+    for name, part in begun.items():
+        if name in base:
+            jax.tree.map(lambda leaf, of: np.testing.assert_array_equal(leaf, of[: len(leaf)]), part, base[name])
+        else:
+            assert name.startswith(("before", "hint_embedding", "residual", "single_residual"))
+            assert not any(leaf.any() for leaf in jax.tree.leaves(part))
+    assert "blocks" in begun and begun.keys() - base.keys()
+
+
 @pytest.mark.slow
-def test_a_control_net_trains_alone(tmp_path):
+@pytest.mark.parametrize("pipeline", ["sd", *TRANSFORMERS])
+def test_a_control_net_trains_alone(tmp_path, pipeline):
     """Step 0 adds zeros, so that no bit depends on the control; then its convolutions train, and no bit of the base."""
-    recipe, made, state, batch = begun(config(tmp_path), tmp_path)
-    assert batch["condition"]["control"].dtype == jnp.uint8
+    recipe, made, state, batch = begun(config(tmp_path, pipeline), tmp_path)
+    assert batch["condition"]["control"].dtype == (jnp.uint8 if pipeline == "sd" else jnp.float32)
     kept = jax.tree.map(np.array, state.unsaved["base"])
     x = jax.random.normal(jax.random.key(0), batch["x"].shape)
-    clock = jnp.full(len(x), 500.0)
+    clock = jnp.full(len(x), 0.5 if pipeline == "flux" else 500.0)
     captions = received(batch)
     other = {**captions, "control": -captions["control"]}
-    base = recipe.base.model.denoiser
-    plain = jax.jit(lambda params: base.apply({"params": params}, x, clock, {"text": captions["text"]}))
+    prompts = {name: entry for name, entry in captions.items() if name != "control"}
+    plain = jax.jit(lambda base: recipe.network.plain(base, x, clock, prompts))
     tuned = jax.jit(lambda weights, captions: recipe.network.apply(kept, weights, x, clock, captions))
     before = tuned(state.params, captions)
     np.testing.assert_array_equal(before, tuned(state.params, other))
-    np.testing.assert_allclose(before, plain(kept["unet"]), rtol=0, atol=1e-6)  # of another program
+    np.testing.assert_allclose(before, plain(kept), rtol=0, atol=1e-6)  # of another program
     state, metrics = made.step(state, batch, made.seed)
     assert float(metrics["grad_norm"]) > 0
     same(state.unsaved["base"], kept)
-    assert all(np.abs(state.params[f"residual_{i}"]["bias"]).max() > 0 for i in (0, 1, 2, "middle"))
+    residuals = [name for name in state.params if "residual_" in name]
+    assert residuals and all(np.abs(state.params[name]["bias"]).max() > 0 for name in residuals)
     assert np.abs(tuned(state.params, captions) - before).max() > 1e-4
 
 
 @pytest.mark.slow
-def test_a_run_is_sampled_as_its_file_and_goes_on(tmp_path):
-    made = config(tmp_path)
+@pytest.mark.parametrize("pipeline", ["sd", *TRANSFORMERS])
+def test_a_run_is_sampled_as_its_file_and_goes_on(tmp_path, pipeline):
+    """A run of two steps is, bit for bit, the one that stopped after its first."""
+    made = config(tmp_path, pipeline)
     run = tmp_path / "run"
     assert train.run(made, run) == 0
     folder = run / "tuning" / control.FOLDER
     with safetensors.safe_open(folder / "diffusion_pytorch_model.safetensors", "np") as file:
         about = file.metadata()
-    assert about["base_model"] == "sd (StableDiffusionPipeline)" and len(about["config_sha256"]) == 64
-    assert json.loads((folder / "config.json").read_text())["_class_name"] == "ControlNetModel"
+    assert about["base_model"].startswith(f"{pipeline} (") and len(about["config_sha256"]) == 64
+    assert json.loads((folder / "config.json").read_text())["_class_name"] == WRITTEN[pipeline]
     by_run, _ = tuned_run.load(run)
     by_file = text_to_image.load(made.base.path, attachments={"control": folder})
     same(by_run.attachments["control"].params, by_file.attachments["control"].params)
     edges = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
     draw = lambda model, *controls: text_to_image.generate(
-        model, "a cat", steps=2, sampler="ddim", guidance=1.0, height=16, width=16, controls=controls
+        model, "a cat", steps=2, guidance=1.0, height=16, width=16, controls=controls
     )
     followed = draw(by_run, ("control", edges))
     np.testing.assert_array_equal(followed, draw(by_file, ("control", edges)))
-    assert (followed != draw(by_file)).any()
+    plain = draw(by_file)
+    assert (followed != plain).any()
+    np.testing.assert_array_equal(draw(by_file, ("control", edges, 0.0)), plain)
+    if pipeline != "sd":
+        parted = config(tmp_path, pipeline, **{"train.steps": 1})
+        assert train.run(parted, tmp_path / "parted") == 0
+        assert train.run(made, tmp_path / "parted") == 0
+        same(checkpoints.load_ema(tmp_path / "parted")[0], checkpoints.load_ema(run)[0])
 
 
 @pytest.mark.slow
@@ -117,8 +154,11 @@ def test_a_t2i_adapter_trains_alone_and_is_written(tmp_path, pipeline):
 
 
 @pytest.mark.parametrize("changes, pipeline, message", [
-    ({}, "pixart", "config.tuning: a ControlNet is trained beside a U-Net .* is a PixArt"),
-    ({}, "inpaint", "the denoiser of the base is a ConditionalUNet of 9 channels"),
+    ({}, "inpaint", "or beside a PixArt, MMDiT, Flux; the denoiser of the base is a ConditionalUNet of 9 channels"),
+    ({"depth": 2}, "pixart", "a ControlNet of 2 layers does not fit: the layers of its base but the last are 1. Valid"),
+    ({"depth": 2}, "flux", "a ControlNet of 2 layers does not fit: the joint layers of its base are 1. Valid: 1 to 1"),
+    ({"hint_widths": (4,)}, "mmdit", r"hint_widths = \(4,\) are of a U-Net's ControlNet; that of a MMDiT"),
+    ({"depth": 2}, "sd", "depth = 2 is of a transformer's ControlNet"),
     ({"hint_widths": (4, 8, 16)}, "sd", r"hint_widths = \(4, 8, 16\): .* divides it by 2. Valid: 2 widths"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(tmp_path, changes, pipeline, message):

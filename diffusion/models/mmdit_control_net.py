@@ -1,0 +1,196 @@
+"""SD 3's ControlNet: copies of MM-DiT's first layers, which read the latents of a picture beside x_t.
+
+    hint -- patches, dense -- + -- the first layers, as MM-DiT's; the picture's tokens after each
+            (zero at the start)     |    one dense layer each, all zero at the start
+    x_t --- patches, dense, --------+    v
+            + positions                 residuals -- the entry "residuals" of MM-DiT's condition
+
+Pictures and features are channels last.
+"""
+
+__all__ = ["MMDiTControlNet"]
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.attachment import Attachment, both, check_base, check_layers, same_size_in_range
+from diffusion.models.layers.blocks import xavier, zeros
+from diffusion.models.layers.constants import constant
+from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, PictureBlock
+from diffusion.models.layers.patches import patchify
+from diffusion.models.layers.scan import scanned
+from diffusion.models.mmdit import MMDiT
+
+OWN = "hint_embedding/|residual_"  # the beginnings of names that a base does not have
+STACKS = ("dual_blocks/", "blocks/")
+
+
+class MMDiTControlNet(nn.Module):
+    """The additions to an MM-DiT's picture tokens that make its samples follow a picture.
+
+        residuals = control_net.apply(variables, x, t, condition, hint)
+        output = mmdit.apply(mmdit_variables, x, t, {**condition, "residuals": residuals})
+
+    All parameters but those of the hint and the residuals have the names of the MM-DiT's, from which training begins.
+
+    Attributes:
+        base: the fields of the transformer; it is not called, and has no parameters here.
+        depth: number of layers; the first `base.dual` have a second attention.
+        hint_channels: of the hint: those of the latents, and further ones.
+        text: the layers are MM-DiT's, of picture and text; without, they are of the picture alone (SD3.5-large's).
+        embeds: patches and positions of x have an embedding of their own; without, the base's (SD3.5-large's).
+        pooled: it receives the pooled text; without, zeros, and the hint's latents without the autoencoder's shift.
+
+    Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, section 3, for
+    U-Nets; the code of diffusers' SD3ControlNetModel.
+    """
+
+    base: MMDiT
+    depth: int = 12
+    hint_channels: int = 16
+    text: bool = True
+    embeds: bool = True
+    pooled: bool = True
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, t: jax.Array, condition: Mapping[str, Any], hint: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        """Args:
+            x: [B, H, W, channels], as the transformer's; without `embeds` its tokens [B, N, width].
+            t: its clock, [B] or [].
+            condition: "text" [B, M, text_width] and "pooled" [B, pooled_width]; each is read where it is received.
+            hint: [B, H, W, hint_channels].
+
+        Returns:
+            `depth` arrays [B, N, width]: the transformer's entry "residuals".
+
+        Raises:
+            ValueError: for a hint that does not fit.
+        """
+        base = self.base
+        if hint.shape[-1] != self.hint_channels or (self.embeds and hint.shape[:3] != x.shape[:3]):
+            raise ValueError(f"the hint is [B, H, W, {self.hint_channels}] beside x {x.shape}; got {hint.shape}")
+        dense = lambda name, start=xavier: nn.Dense(base.width, dtype=base.dtype, kernel_init=start, name=name)
+        tokens = x
+        if self.embeds:
+            table = constant(self, "positions_table", base.initial_positions)
+            tokens = base.positioned(dense("patch_embedding")(patchify(x, base.patch)), table, *x.shape[1:3])
+        tokens = tokens + dense("hint_embedding", zeros)(patchify(hint, base.patch))
+        pooled = condition["pooled"] if self.pooled else jnp.zeros((len(x), base.pooled_width))
+        c = Conditioning(base.width, base.dtype, name="conditioning")(t, pooled)
+
+        kept: list[jax.Array] = []
+        stack = functools.partial(scanned, remat=base.remat, initializing=self.is_initializing())
+        if self.text:
+            streams = tokens, dense("text_embedding")(condition["text"])
+            dual = min(base.dual, self.depth)
+            for name, length, second in (("dual_blocks", dual, True), ("blocks", self.depth - dual, False)):
+                if length:
+                    every = range(1, length + 1)
+                    blocks = stack(JointBlock, length, kept=every, pick=lambda streams: streams[0])
+                    made = blocks(base.heads, base.qk_norm, second, False, base.attention, base.dtype, name=name)
+                    streams, after = made(streams, c, None, {})
+                    kept += after
+        else:
+            blocks = stack(PictureBlock, self.depth, in_axes=nn.broadcast, kept=range(1, self.depth + 1))
+            _, kept = blocks(base.heads, base.attention, base.dtype, name="blocks")(tokens, c)
+        return tuple(dense(f"residual_{k}", zeros)(h) for k, h in enumerate(kept))
+
+    @classmethod
+    def beside(cls, base: MMDiT, depth: int = 0) -> "MMDiTControlNet":
+        """A ControlNet for a base.
+
+        Args:
+            base: the transformer.
+            depth: number of layers; 0 for diffusers' 12, or all but the last of a base with fewer.
+
+        Raises:
+            ValueError: for a base without as many layers before its last.
+        """
+        depth = depth or max(min(12, base.depth - 1), 1)
+        check_layers(depth, base.depth - 1, "the layers of its base but the last")
+        own = base.clone(depth=depth + 1, dual=min(base.dual, depth))
+        return cls(own, depth, base.channels)
+
+    def begun(self, key: jax.Array, base: Any) -> Any:
+        """Parameters with which training begins: copies of the base's, and zeros.
+
+        Args:
+            key: of what is neither.
+            base: parameters of the base.
+        """
+        one = lambda *shape: jnp.zeros((1, *shape))
+        side, fields = self.base.patch, self.base
+        condition = {"text": one(1, fields.text_width), "pooled": one(fields.pooled_width)}
+        own = self.init(key, one(side, side, fields.channels), one(), condition, one(side, side, self.hint_channels))
+        return own["params"] | {
+            name: jax.tree.map(lambda leaf, of: jnp.asarray(of)[: len(leaf)].astype(jnp.float32), part, base[name])
+            for name, part in own["params"].items()
+            if name in base
+        }
+
+    def residuals(
+        self, params: Any, denoiser: MMDiT, base: Any, x: jax.Array, clock: jax.Array, condition: dict, seen: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        """The base's entry "residuals".
+
+        Args:
+            params: of this module.
+            denoiser, base: the transformer and its parameters, which a ControlNet without embedding reads.
+            x, clock, condition: as the base receives them, without residuals.
+            seen: [B, H, W, hint_channels], the latents of the picture.
+        """
+        if not self.embeds:
+            of_picture = lambda blocks: (blocks.start[0], blocks.start[0])
+            _, x = denoiser.apply({"params": base}, x, clock, condition, through=of_picture)
+        found: Any = self.apply({"params": params}, x, clock, condition, seen)
+        return found
+
+    def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
+        """This ControlNet as what sampling attaches to an MM-DiT, with its compute type.
+
+        Args:
+            params: of this module.
+            denoiser: the transformer.
+            base: its parameters.
+
+        Raises:
+            ValueError: for a denoiser that is no MM-DiT, or that differs from the one that it was made for, and for
+                a ControlNet that reads more than a picture.
+        """
+        if not isinstance(denoiser, MMDiT):
+            raise ValueError(f"this ControlNet is for an MMDiT; the denoiser is a {type(denoiser).__name__}")
+        if self.hint_channels != denoiser.channels:
+            raise ValueError(
+                f"this ControlNet reads {self.hint_channels} channels, and a picture's latents are "
+                f"{denoiser.channels}: it was made to inpaint, or for another base"
+            )
+        check_layers(self.depth, denoiser.depth, "the layers of its base")
+        check_base(params, base, OWN, "this ControlNet", STACKS)
+        module = self.clone(base=self.base.clone(dtype=denoiser.dtype, attention=denoiser.attention))
+        entries = functools.partial(_entries, module, denoiser)
+        return Attachment(params, entries, same_size_in_range, both, latents=True, shifted=self.pooled, reads_base=True)
+
+
+def _entries(
+    module: MMDiTControlNet,
+    denoiser: MMDiT,
+    params: Any,
+    weight: jax.Array,
+    seen: jax.Array,
+    x: jax.Array,
+    t: jax.Array,
+    clock: jax.Array,
+    condition: dict,
+    base: Any,
+) -> dict[str, Any]:
+    """The weighted residuals, an `Attachment.entries`: one a layer of the base, so that ControlNets add up."""
+    residuals = module.residuals(params, denoiser, base, x, clock, condition, seen)
+    weighted = [weight[:, None, None].astype(residual.dtype) * residual for residual in residuals]
+    return {"residuals": denoiser.spread(tuple(weighted))}
