@@ -82,9 +82,14 @@ def chosen(batch_size: int) -> int:
 def matmul(size: int, count: int, dtype: str = "float32"):
     """(run, FLOPs) of a chain of square matrix products."""
     a = (jax.random.normal(jax.random.key(0), (size, size)) / size**0.5).astype(dtype)
-    chain = jax.jit(lambda a: jax.lax.fori_loop(0, count, lambda i, x: x @ a, a))
+    chain = products(count)
     jax.block_until_ready(chain(a))
     return lambda: jax.block_until_ready(chain(a)), 2 * size**3 * count
+
+
+def products(count: int):
+    """The chain itself, under `jit`: a -> a^(count + 1)."""
+    return jax.jit(lambda a: jax.lax.fori_loop(0, count, lambda i, x: x @ a, a))
 
 
 def train_step(model: DiT, shape: tuple[int, ...], batch_size: int, accumulate: int = 1):

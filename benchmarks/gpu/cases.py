@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from benchmarks import train_step
 from diffusion import guidance, objectives, parameterizations, samplers, schedules, timesteps, weightings
+from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.models.budget.flops import flops
 from diffusion.models.dit import DiT, dit_preset
 from diffusion.models.song_unet import song_unet_preset
@@ -22,26 +23,59 @@ TINY = {"patch": 2, "width": 32, "depth": 2, "heads": 2}  # in place of any DiT,
 
 
 class Case(NamedTuple):
-    """One thing to measure.
+    """One thing to measure; nothing of it is computed before `turn`, so that it can be compiled for a described device.
 
     Attributes:
-        turn: does it `count` times, and waits for the result.
-        count: how often.
+        program: what is measured, under `jit`: arguments -> a result; if `carries`, (the next first argument, metrics).
+        arguments: () -> its arguments, a function that JAX traces.
+        shardings: where the arguments lie: a sharding for each, or a pytree of shardings.
+        runs: of the program in one turn, dispatched without waiting in between.
+        carries: whether each run takes what the one before returned.
+        count: how often a turn does what is measured.
         about: {"flops": of one time, "images": that one time makes or takes, ...}.
     """
 
-    turn: Callable[[], Any]
+    program: Any
+    arguments: Callable[[], tuple]
+    shardings: Any
+    runs: int
+    carries: bool
     count: int
     about: dict[str, Any]
 
 
-def matmul(spec: dict) -> Case:
+def turn(case: Case) -> Callable[[], None]:
+    """A turn of a case on its device, as a function: all of its runs; the last one's result waits for all."""
+    arguments = jax.jit(case.arguments, out_shardings=case.shardings)()
+
+    def once():
+        nonlocal arguments
+        result = None
+        for _ in range(case.runs):
+            result = case.program(*arguments)
+            if case.carries:
+                arguments = (result[0], *arguments[1:])
+        jax.block_until_ready(result)
+        if case.carries and int(result[1]["failed_at"]) >= 0:
+            raise FloatingPointError("a loss or gradient is not finite")
+
+    return once
+
+
+def lowered(case: Case) -> jax.stages.Lowered:
+    """The program of a case for its device, which may be a described one."""
+    shapes = jax.eval_shape(case.arguments)
+    struct = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+    return case.program.lower(*jax.tree.map(struct, shapes, jax.tree.broadcast(case.shardings, shapes)))
+
+
+def matmul(spec: dict, device: Any) -> Case:
     """A chain of square matrix products. Spec: "size", "count", "dtype" ("tf32" is float32 at JAX's default)."""
     size = spec["size"]
     count = spec["count"]
     dtype = {"tf32": "float32"}.get(spec["dtype"], spec["dtype"])
-    turn, operations = train_step.matmul(size, count, dtype)
-    return Case(turn, count, {"flops": operations // count})
+    first = lambda: ((jax.random.normal(jax.random.key(0), (size, size)) / size**0.5).astype(dtype),)
+    return Case(train_step.products(count), first, _on(device), 1, False, count, {"flops": 2 * size**3})
 
 
 def dit(spec: dict, **options: Any) -> DiT:
@@ -57,7 +91,7 @@ def dit(spec: dict, **options: Any) -> DiT:
     return dit_preset(spec["model"], num_classes=CLASSES, **options)
 
 
-def train(spec: dict) -> Case:
+def train(spec: dict, device: Any) -> Case:
     """One update of a DiT. Spec: as `dit`, "batch", "count", "shape", "objective" and "mesh" (as a run would be)."""
     shape = tuple(spec.get("shape", LATENT))
     batch_size = spec["batch"]
@@ -75,30 +109,22 @@ def train(spec: dict) -> Case:
     optimizer = optimizers.adamw(1e-4, steps=1000)
     average = ema.exponential_moving_average()
 
-    def init(seed):
-        params = model.init(jax.random.key(seed), jnp.zeros((1, *shape)), clock, jnp.zeros(1, jnp.int32))
+    def init():
+        params = model.init(jax.random.key(0), jnp.zeros((1, *shape)), clock, jnp.zeros(1, jnp.int32))
         return state.create(params, optimizer, average)
 
     make = functools.partial(make_train_step, objective, model.apply, schedule, optimizer, average)
-    batch = {
-        "x": jax.random.normal(jax.random.key(1), (batch_size, *shape)),
-        "condition": jnp.arange(batch_size) % CLASSES,
-        "index": jnp.arange(batch_size),
-    }
-    if spec.get("mesh"):
-        mesh = sharding.make_mesh({"data": 1, "fsdp": -1, "sequence": 1, "tensor": 1})
-        target = sharding.abstract(init, mesh, sharding.RULES, np.uint32(0))
-        step = parallel.jit(make, target, mesh)
-        first = sharding.create(init, target, np.uint32(0))
-        batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-    else:
+    about = {"flops": 3 * batch_size * flops(model, shape), "images": batch_size}
+    if not spec.get("mesh"):
         step = jax.jit(make(), donate_argnums=0)
-        first = jax.jit(init)(0)
-    images = {"flops": 3 * batch_size * flops(model, shape), "images": batch_size}
-    return _steps(step, first, batch, spec.get("count", 5), images)
+        return _steps(step, init, (batch_size, shape), CLASSES, _on(device), spec, about)
+    mesh = sharding.make_mesh({"data": 1, "fsdp": -1, "sequence": 1, "tensor": 1}, [device])
+    target = sharding.abstract(init, mesh, sharding.RULES)
+    where = jax.tree.map(lambda leaf: leaf.sharding, target), sharding.batch_sharding(mesh), _on(device)
+    return _steps(parallel.jit(make, target, mesh), init, (batch_size, shape), CLASSES, where, spec, about)
 
 
-def unet(spec: dict) -> Case:
+def unet(spec: dict, device: Any) -> Case:
     """One update of EDM's DDPM++ on 32 x 32 pictures. Spec: "batch", "count", "width" and "blocks"."""
     schedule = schedules.edm()
     size = {name: spec[name] for name in ("width", "blocks") if name in spec}
@@ -111,45 +137,45 @@ def unet(spec: dict) -> Case:
     average = ema.exponential_moving_average()
     shape = (32, 32, 3)
     batch_size = spec["batch"]
-    arguments = (jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
-    params = jax.jit(model.init)(jax.random.key(0), *arguments)
-    forward = jax.jit(model.apply).lower(params, *arguments).cost_analysis()["flops"]
+    received = (jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+    init = lambda: model.init(jax.random.key(0), *received)
+    forward = counted_flops(model.apply, jax.eval_shape(init), *received)
     step = jax.jit(make_train_step(objective, model.apply, schedule, optimizer, average), donate_argnums=0)
-    batch = {
-        "x": jax.random.normal(jax.random.key(1), (batch_size, *shape)),
-        "condition": jnp.arange(batch_size) % 10,
-        "index": jnp.arange(batch_size),
-    }
+    first = lambda: state.create(init(), optimizer, average)
     about = {"flops": 3 * batch_size * forward, "images": batch_size}
-    return _steps(step, state.create(params, optimizer, average), batch, spec.get("count", 5), about)
+    return _steps(step, first, (batch_size, shape), 10, _on(device), spec, about)
 
 
-def _steps(step: Callable, first: state.TrainState, batch: dict, count: int, about: dict) -> Case:
-    """A turn of `count` updates, dispatched without waiting in between; the last one's metrics wait for all."""
-    carried = [first]
-    key = jax.random.key(2)
+def _steps(
+    step: Any, init: Callable[[], Any], sizes: tuple, classes: int, where: Any, spec: dict, about: dict[str, Any]
+) -> Case:
+    """Updates of a state, one after the other, of the same batch."""
+    batch_size, shape = sizes
 
-    def turn():
-        for _ in range(count):
-            carried[0], metrics = step(carried[0], batch, key)
-        jax.block_until_ready(metrics)
-        if int(metrics["failed_at"]) >= 0:
-            raise FloatingPointError("a loss or gradient is not finite")
+    def arguments():
+        batch = {
+            "x": jax.random.normal(jax.random.key(1), (batch_size, *shape)),
+            "condition": jnp.arange(batch_size) % classes,
+            "index": jnp.arange(batch_size),
+        }
+        return init(), batch, jax.random.key(2)
 
-    return Case(turn, count, about)
+    count = spec.get("count", 5)
+    return Case(step, arguments, where, count, True, count, about)
 
 
-def sample(spec: dict) -> Case:
+def sample(spec: dict, device: Any) -> Case:
     """Sampling of a DiT with classifier-free guidance, by Euler's steps. Spec: as `dit`, "batch", "steps", "shape"."""
     shape = tuple(spec.get("shape", LATENT))
     batch_size = spec["batch"]
     model = dit(spec)
     schedule = schedules.rectified_flow()
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     plan = timesteps.plan(timesteps.uniform(schedule, steps=spec["steps"]))
-    labels = jnp.arange(batch_size) % CLASSES
 
-    @jax.jit
+    def arguments():
+        params = model.init(jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+        return params, jnp.arange(batch_size) % CLASSES, jax.random.split(jax.random.key(1), batch_size)
+
     def make(params, labels, keys):
         network = lambda x, clock, condition: model.apply(params, x, clock, condition)
         branches = guidance.together(
@@ -158,9 +184,41 @@ def sample(spec: dict) -> Case:
         x = samplers.prior(schedule, keys, shape)
         return samplers.sample(samplers.euler(), guidance.classifier_free(branches, 1.5), schedule, x, plan, keys)
 
-    keys = jax.random.split(jax.random.key(1), batch_size)
     about = {"flops": 2 * spec["steps"] * batch_size * flops(model, shape), "images": batch_size}
-    return Case(lambda: jax.block_until_ready(make(params, labels, keys)), 1, about)
+    return Case(jax.jit(make), arguments, _on(device), 1, False, 1, about)
 
 
-KINDS = {"matmul": matmul, "train": train, "unet": unet, "sample": sample}
+def _on(device: Any) -> SingleDeviceSharding:
+    return SingleDeviceSharding(device)
+
+
+KINDS = {"matmul": matmul, "train": train, "unet": unet, "sample": sample}  # (spec, device) -> Case
+
+
+def first_that_works(spec: dict, device: Any, use: Callable[[Case], Any]) -> tuple[Case, Any, dict[str, Any]]:
+    """The case with the first of its implementations of attention that can be used.
+
+    Args:
+        spec: "kind", what that function of `KINDS` takes, and "attention", the names in order.
+        device: for which it is.
+        use: what is to work: it raises where that does not.
+
+    Returns:
+        (the case, what `use` returned, {"attention": the name, "refused": why not those before}).
+    """
+    choices = spec.get("attention", ["auto"])
+    refused = []
+    for attention in choices:
+        try:
+            case = KINDS[spec["kind"]]({**spec, "attention": attention}, device)
+            return case, use(case), {"attention": attention, "refused": refused}
+        except Exception as error:
+            if attention == choices[-1]:
+                raise
+            refused.append(f"{attention}: {reason(error)}")
+    raise ValueError('spec["attention"] is empty: name at least one implementation')
+
+
+def reason(error: Exception) -> str:
+    """One line of what went wrong."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]

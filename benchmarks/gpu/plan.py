@@ -21,6 +21,9 @@ FLAGS = {  # accepted by jaxlib 0.10.2 and 0.11.2; XLA ends a process with an un
 }
 
 
+FIRST = {"environment": 20.0, "correctness": 90.0}  # seconds of the stages before all measurements
+
+
 class Measurement(NamedTuple):
     """What one stage measures.
 
@@ -29,17 +32,21 @@ class Measurement(NamedTuple):
         cases: {name: spec of a worker}. "ours" beside "torch" and "matmul", its peer and its limit; or "base" and its
             variants, each of which becomes a row beside it.
         seconds: about what it takes, most of it to compile.
+        apart: whether the cases take their rounds one after the other, each alone on the device, which has no room for
+            all at once.
     """
 
     title: str
     cases: Mapping[str, dict[str, Any]]
     seconds: float
+    apart: bool = False
 
 
 def _train(model: str, batch: int, count: int, seconds: float) -> Measurement:
     ours = {"kind": "train", "model": model, "batch": batch, "count": count, **SHARED}
     cases = {"matmul": MATMUL, "ours": ours, "torch": {**ours, "kind": "torch"}}
-    return Measurement(f"DiT-{model}, 256 tokens, bfloat16, batch {batch}, train step", cases, seconds)
+    title = f"DiT-{model}, 256 tokens, bfloat16, batch {batch}, train step"
+    return Measurement(title, cases, seconds, apart=True)
 
 
 def _sample(steps: int) -> Measurement:
@@ -49,10 +56,10 @@ def _sample(steps: int) -> Measurement:
 
 
 def _flag(name: str) -> Measurement:
-    base = {**XL, "batch": 48}
+    base = {**XL, "batch": 32}  # two of them lie on the device at once
     flags = FLAGS[name]
     return Measurement(
-        f"DiT-XL/2, batch 48, train step, XLA flag {name}",
+        f"DiT-XL/2, batch 32, train step, XLA flag {name}",
         {"base": base, flags.lstrip("-"): {**base, "flags": flags}},
         100,
     )
@@ -73,6 +80,7 @@ def measurements() -> dict[str, Measurement]:
             "DiT-XL/2, batch 48, train step, attention",
             {"base": {**XL, "batch": 48, "attention": ["cudnn"]}, "xla": {**XL, "batch": 48, "attention": ["xla"]}},
             110,
+            apart=True,
         ),
         "remat": Measurement(
             "DiT-XL/2, batch 48, train step, rematerialised",
@@ -84,11 +92,13 @@ def measurements() -> dict[str, Measurement]:
                 "full": {**XL, "batch": 48, "remat": "full"},
             },
             175,
+            apart=True,
         ),
         "recipe": Measurement(
             "DiT-XL/2, batch 256, train step, every product kept",
             {"base": recipe, "28 layers in one turn": {**recipe, "unroll": 28}},
             170,
+            apart=True,
         ),
         "sample_50": _sample(50),
         "sample_250": _sample(250),
@@ -113,9 +123,26 @@ def measurements() -> dict[str, Measurement]:
             "DiT-B/2, batch 128, train step, layers in one turn of the scan",
             {"base": B, "4": {**B, "unroll": 4}, "12": {**B, "unroll": 12}},
             130,
+            apart=True,
         ),
         **{f"flag_{name}": _flag(name) for name in FLAGS},
     }
+
+
+def calls(seconds: float) -> list[list[str]]:
+    """The stages of each call, if every stage takes what it is said to.
+
+    Args:
+        seconds: of a call; what is left of it is not begun with a stage that takes longer.
+    """
+    made, left = [], 0.0
+    for name, takes in {**FIRST, **{name: what.seconds for name, what in measurements().items()}}.items():
+        if not made or takes > left:
+            made.append([])
+            left = seconds
+        made[-1].append(name)
+        left -= takes
+    return made
 
 
 def tiny(spec: dict[str, Any]) -> dict[str, Any]:

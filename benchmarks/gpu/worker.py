@@ -34,43 +34,31 @@ def main(spec: dict) -> None:
     about = {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__}
     try:
         began = time.perf_counter()
-        case = first_that_runs(cases.KINDS[spec["kind"]], spec)
-        about |= {**case.about, "first_seconds": time.perf_counter() - began}
+        case, turn, chosen = cases.first_that_works(spec, device, warm)
+        about |= {**case.about, **chosen, "first_seconds": time.perf_counter() - began}
     except Exception as error:  # out of memory, a kernel that is not there ...: the other cases go on
-        say({**about, "failed": reason(error)})
+        say({**about, "failed": cases.reason(error)})
         raise
     say(about)
     for _ in sys.stdin:
         try:
             began = time.perf_counter()
-            case.turn()
+            turn()
             taken = (time.perf_counter() - began) / case.count
         except Exception as error:
-            say({"failed": reason(error)})
+            say({"failed": cases.reason(error)})
             raise
         say({"seconds": taken, "peak": (device.memory_stats() or {}).get("peak_bytes_in_use", 0)})
 
 
-def first_that_runs(make, spec: dict):
-    """The case with the first of its implementations of attention that runs; says which, and why not another."""
-    choices = spec.get("attention", ["auto"])
-    refused = []
-    for attention in choices:
-        try:
-            case = make({**spec, "attention": attention})
-            case.turn()  # compiles; the second finds everything in its place
-            case.turn()
-        except Exception as error:
-            if attention == choices[-1]:
-                raise
-            refused.append(f"{attention}: {reason(error)}")
-            continue
-        return case._replace(about={**case.about, "attention": attention, "refused": refused})
+def warm(case):
+    """The turn of a case, after two of them: the first compiles, the second finds everything in its place."""
+    from benchmarks.gpu import cases
 
-
-def reason(error: Exception) -> str:
-    """One line of what went wrong."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
+    turn = cases.turn(case)
+    turn()
+    turn()
+    return turn
 
 
 if __name__ == "__main__":

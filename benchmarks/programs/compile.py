@@ -38,14 +38,7 @@ def compiled(case: str) -> tuple[dict[str, Any], str]:
     began = time.perf_counter()
     program, devices = cases.traced(case, PROGRAMS)
     traced = time.perf_counter()
-    try:
-        executable = program.lowered.compile()
-        products = "as XLA chooses"
-    except jax.errors.JaxRuntimeError as error:
-        if UNTILED not in str(error):
-            raise
-        executable = program.lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
-        products = "by cuBLAS"
+    executable, products = finished(program.lowered)
     ended = time.perf_counter()
     text = executable.as_text()
     found = analysis.analyse(text, devices.of, devices.number, program.flops)
@@ -62,6 +55,16 @@ def compiled(case: str) -> tuple[dict[str, Any], str]:
         "fits": fits,
         **found,
     }, text
+
+
+def finished(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+    """(what XLA makes of a program, "as XLA chooses" its products or "by cuBLAS")."""
+    try:
+        return lowered.compile(), "as XLA chooses"
+    except jax.errors.JaxRuntimeError as error:
+        if UNTILED not in str(error):
+            raise
+        return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False}), "by cuBLAS"
 
 
 def main(argv: list[str]) -> None:

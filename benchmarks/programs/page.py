@@ -53,8 +53,12 @@ def attention(found: Mapping[str, Any]) -> str:
 
 
 def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The table as Markdown."""
-    lines = [HEAD, ["---"] + ["---:"] * (len(HEAD) - 1), *map(cells, rows)]
+    """The table as Markdown, with the commit of each row."""
+    lines = [
+        [*HEAD, "commit"],
+        ["---", *["---:"] * (len(HEAD) - 1), "---"],
+        *([*cells(row), row.get("commit", "")] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks import rows
-from benchmarks.gpu import accounting, plan
+from benchmarks.gpu import accounting, plan, rehearsal
 
 ROOT = pathlib.Path(__file__).parents[2]
 H200 = "NVIDIA H200"
@@ -78,11 +78,43 @@ def test_each_stage_has_what_its_rows_are_made_of(name):
     assert 3 * what.seconds <= 540  # a stage and what it may take at most fit into one call
 
 
+def test_a_stage_fits_if_all_that_lies_on_the_device_at_once_does():
+    of = lambda name: {"kind": "train", "model": name, "attention": ["cudnn", "xla"]}
+    cases = {"base": of("a"), "other": of("b"), "torch": {**of("a"), "kind": "torch"}}
+    row = lambda gigabytes: {"peak": gigabytes * 1e9 - rehearsal.CONTEXT, "least": 0.5}
+    rows_ = {rehearsal.key(of("a")): row(50), rehearsal.key(of("b")): row(40)}
+    together = rehearsal.verdict(plan.Measurement("t", cases, 60), rows_, 80e9)
+    assert together["bytes"] == pytest.approx(90e9) and not together["fits"] and together["least"] == 7.0
+    apart = rehearsal.verdict(plan.Measurement("t", cases, 60, apart=True), rows_, 80e9)
+    assert apart["bytes"] == pytest.approx(50e9) and apart["fits"] and not apart["missing"]
+    rows_[rehearsal.key(of("b"))] = {"error": "no tiles"}
+    failed = rehearsal.verdict(plan.Measurement("t", cases, 60), rows_, 80e9)
+    assert failed["failed"] == {"other": "no tiles"} and failed["bytes"] == pytest.approx(50e9)
+    assert rehearsal.verdict(plan.Measurement("t", cases, 60), {}, 80e9)["missing"] == ["base", "other"]
+
+
+def test_calls_hold_every_stage_in_order_and_none_takes_longer_than_a_call():
+    made = plan.calls(rehearsal.CALL)
+    assert [name for part in made for name in part] == [*plan.FIRST, *plan.measurements()]
+    takes = plan.FIRST | {name: what.seconds for name, what in plan.measurements().items()}
+    sums = [sum(takes[name] for name in part) for part in made]
+    assert max(sums) <= rehearsal.CALL
+    assert all(had + takes[part[0]] > rehearsal.CALL for had, part in zip(sums, made[1:]))
+
+
+def test_a_program_of_several_stages_is_rehearsed_once_and_torch_not_at_all():
+    every = rehearsal.programs(plan.measurements())
+    specs = [spec for what in plan.measurements().values() for spec in what.cases.values()]
+    assert len(every) < len(specs) and all(spec["kind"] != "torch" for spec in every.values())
+    assert {spec["flags"] for spec in every.values() if "flags" in spec} == set(plan.FLAGS.values())
+    assert all(json.loads(name)["kind"] == spec["kind"] for name, spec in every.items())
+
+
 @pytest.mark.slow
 def test_stages_run_on_a_cpu_and_resume(tmp_path):
     words = [sys.executable, "-m", "benchmarks.gpu", f"--out={tmp_path}", "--tiny",
              "--stages=environment,matmul,jvp,fsdp"]  # fmt: skip
-    done = subprocess.run([*words, "--minutes=4"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*words, "--minutes=9"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "log.txt").read_text()
     results = json.loads((tmp_path / "results.json").read_text())["stages"]
     assert all(result["status"] == "done" for result in results.values()) and len(results) == 4

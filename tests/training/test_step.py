@@ -68,6 +68,20 @@ def test_metrics_are_those_of_the_batch():
     np.testing.assert_allclose(metrics["loss_by_t"]["sum"], np.bincount(bins, losses, minlength=10), rtol=1e-5)
 
 
+def test_on_a_gpu_the_gradient_is_an_array_before_the_update_and_no_bit_changes(monkeypatch):
+    """Of a stack's gradient that it must join of its layers', XLA for GPUs would make four updates; see `made_once`."""
+    state, batch = toys.make_state(), toys.batch(0)
+    found = {}
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        step = make_train_step(toys.objective, toys.apply, None, toys.optimizer(), toys.ema())
+        traced = str(jax.make_jaxpr(step)(state, batch, KEY))
+        found[backend] = traced.count("= optimization_barrier"), jax.jit(step)(state, batch, KEY)
+    monkeypatch.undo()
+    assert found["cpu"][0] == 0 and found["gpu"][0] == 1
+    jax.tree.map(np.testing.assert_array_equal, found["cpu"][1], found["gpu"][1])
+
+
 def test_draws_differ_from_step_to_step_and_from_example_to_example():
     seen = []
 

@@ -59,7 +59,8 @@ def place(module: Module, instruction: Instruction, root: pathlib.Path) -> Place
         root: folder of the repository.
     """
     lines = module.lines(instruction)
-    ours = [line.removeprefix(f"{root}/") for line in lines if line.startswith(f"{root}/")]
+    inside = lambda line: line.startswith(f"{root}/") and "/site-packages/" not in line  # an environment may lie there
+    ours = [line.removeprefix(f"{root}/") for line in lines if inside(line)]
     path = re.sub(r"^jit\(\w+\)/|while/body/|closed_call/", "", instruction.path)
     return Place(tuple(ours[:SHOWN] or lines[:1]), path)
 

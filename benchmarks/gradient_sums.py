@@ -1,0 +1,129 @@
+"""What sums of gradients over many chips lose in bfloat16, beside float32.
+
+    python -m benchmarks.gradient_sums
+
+Each of N chips has the gradient of its own examples. A ring adds them one after the other and rounds every partial sum
+to bfloat16, N - 1 times; a torus of 4 x 4 x 4 adds along one side after the other, 9 times. The values are those of one
+DiT whose every layer has a gradient, for 4 examples a chip, and three drawn ones whose sum is known to be of one kind.
+
+Theory: rounding to nearest leaves an error of r |s| in a sum s, r = 2^-7 / sqrt(12) 0.74 = 0.0017: an unevenness of
+2^-7 in [1, 2), over numbers whose logarithms are spread evenly. Gradients that are noise alone have partial sums that
+grow as sqrt(k), whose errors, and those of the values, add up to r sqrt((N + 3) / 2) of the sum; equal ones partial
+sums that grow as k, and r sqrt(N / 3) as long as the errors are independent.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_integer("chips", 64, "N; for the torus, a cube")
+    command_line.begin()
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+ROUNDING = 2**-7 / 12**0.5 * ((1 - 1 / 4) / (2 * np.log(2))) ** 0.5  # r
+EXAMPLES = 4  # on each chip: a batch of 256 over 64
+VALUES = 50_000  # of a drawn gradient
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    """x in bfloat16, kept in float32."""
+    return x.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def ring(parts: np.ndarray) -> np.ndarray:
+    """The sum of parts [N, ...] over the first axis, one after the other, each partial sum rounded to bfloat16."""
+    total = rounded(parts[0])
+    for part in parts[1:]:
+        total = rounded(total + rounded(part))
+    return total
+
+
+def torus(parts: np.ndarray) -> np.ndarray:
+    """The same along the three sides of a cube of chips, one after the other."""
+    side = round(len(parts) ** (1 / 3))
+    if side**3 != len(parts):
+        raise ValueError(f"chips = {len(parts)} is no cube: 8, 27 or 64 are")
+    parts = parts.reshape(side, side, side, *parts.shape[1:])
+    return ring(ring(ring(parts)))
+
+
+def once(parts: np.ndarray) -> np.ndarray:
+    """The sum in float32 of values that were rounded once each, to be sent."""
+    return rounded(parts).sum(0, dtype=np.float64)
+
+
+def error(found: np.ndarray, parts: np.ndarray) -> tuple[float, float]:
+    """(|found - sum| / |sum|, the part of it along the sum, as a share of the sum), the sum in float64."""
+    exact = parts.sum(0, dtype=np.float64)
+    left = found - exact
+    return float(np.linalg.norm(left) / np.linalg.norm(exact)), float((left * exact).sum() / (exact**2).sum())
+
+
+def sampling(parts: np.ndarray) -> float:
+    """The standard error of the sum for its examples, |error| / |sum|: how far another batch's gradient is from it."""
+    spread = parts.std(0, ddof=1, dtype=np.float64) * len(parts) ** 0.5
+    return float(np.linalg.norm(spread) / np.linalg.norm(parts.sum(0, dtype=np.float64)))
+
+
+def drawn(chips: int) -> dict[str, np.ndarray]:
+    """Gradients of one kind each."""
+    random = np.random.default_rng(0)
+    noise = random.standard_normal((chips, VALUES), np.float32)
+    signal = random.standard_normal(VALUES, np.float32)
+    return {
+        "noise alone": noise,
+        "signal and noise, equal": signal + noise,
+        "the same on every chip": signal + 0 * noise,
+    }
+
+
+def of_network(chips: int) -> np.ndarray:
+    """The gradients [chips, parameters] of a DiT's flow-matching loss, EXAMPLES examples on each chip."""
+    from diffusion.models.dit import DiT
+
+    model = DiT(patch=2, width=64, depth=2, heads=4, num_classes=10)
+    keys = jax.random.split(jax.random.key(0), 4)
+    shape = (EXAMPLES, 8, 8, 1)
+    of_one = (jnp.zeros(shape), jnp.zeros(EXAMPLES), jnp.zeros(EXAMPLES, jnp.int32))
+    params = jax.jit(model.init)(keys[0], *of_one)
+    leaves, treedef = jax.tree.flatten(params)  # no gate at zero, which would leave a layer without a gradient
+    moved = [leaf + 0.05 * jax.random.normal(key, leaf.shape) for leaf, key in
+             zip(leaves, jax.random.split(keys[1], len(leaves)))]  # fmt: skip
+    params = jax.tree.unflatten(treedef, moved)
+
+    def loss(params, key):
+        of_x, of_noise, of_t = jax.random.split(key, 3)
+        x = jnp.tanh(jax.random.normal(of_x, (EXAMPLES, 1, 1, 1)) + jnp.linspace(-2, 2, 64).reshape(8, 8, 1))
+        noise = jax.random.normal(of_noise, shape)
+        t = jax.random.uniform(of_t, (EXAMPLES,))
+        mixed = (1 - t[:, None, None, None]) * x + t[:, None, None, None] * noise
+        return jnp.square(model.apply(params, mixed, t, jnp.arange(EXAMPLES)) - (noise - x)).mean()
+
+    gradient = jax.jit(jax.grad(loss))
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+    return np.stack([flat(gradient(params, key)) for key in jax.random.split(keys[2], chips)])
+
+
+def main(argv: list[str]) -> None:
+    """Prints one table: errors of the sum, and how far the batch leaves it from the mean over all examples."""
+    chips = flags.FLAGS.chips
+    table = Table("gradients", "ring", "torus", "rounded once, summed in float32", "along the sum: ring, torus",
+                  "of the batch")  # fmt: skip
+    for name, parts in {**drawn(chips), "a DiT's, 4 examples a chip": of_network(chips)}.items():
+        found = [error(total(parts), parts) for total in (ring, torus, once)]
+        along = ", ".join(f"{value:+.2%}" for _, value in found[:2])
+        table.add_row(name, *(f"{value:.2%}" for value, _ in found), along, f"{sampling(parts):.0%}")
+    Console(width=140).print(table)
+    noise, equal = ROUNDING * ((chips + 3) / 2) ** 0.5, ROUNDING * (chips / 3) ** 0.5
+    print(f"theory, ring: noise alone {noise:.2%}, equal with independent errors {equal:.2%}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
