@@ -115,7 +115,7 @@ def join(tree: Any, shards: int) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def made_once(gradients: Any) -> Any:
+def _made_once(gradients: Any) -> Any:
     """Returns the gradients as they are; on a GPU each is an array before anything reads it.
 
     There the layers of a stack may be one turn of its scan (`layers.scan.turn`), and its gradient is joined of theirs.
@@ -250,7 +250,7 @@ def make_train_step(
             seen = jax.lax.all_gather(seen, axis, tiled=True)  # per example, in the order of the batch
         losses, details = seen
         t = details.pop("t")
-        grads = made_once(grads)
+        grads = _made_once(grads)
         grad_norm = optax.global_norm(grads)
         nested = sorted(name for name, values in details.items() if name not in follow and not hasattr(values, "mean"))
         if nested:
