@@ -69,7 +69,7 @@ def test_metrics_are_those_of_the_batch():
 
 
 def test_on_a_gpu_the_gradient_is_an_array_before_the_update_and_no_bit_changes(monkeypatch):
-    """Of a stack's gradient that it must join of its layers', XLA for GPUs would make four updates; see `_made_once`."""
+    """XLA for GPUs would make four updates of a stack's gradient that it joins of layers'; see `_made_once`."""
     state, batch = toys.make_state(), toys.batch(0)
     found = {}
     for backend in ("cpu", "gpu"):
