@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         full_tuning,
         image_prompt,
         inpainting,
+        instruct_pix2pix,
         ip_adapter,
         ip_adapter_files,
         lora,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         separation,
         textual_inversion,
         tuning,
+        wider_unet,
         word_embeddings,
     )
 
@@ -34,6 +36,7 @@ __all__ = [
     "full_tuning",
     "image_prompt",
     "inpainting",
+    "instruct_pix2pix",
     "ip_adapter",
     "ip_adapter_files",
     "lora",
@@ -46,6 +49,7 @@ __all__ = [
     "separation",
     "textual_inversion",
     "tuning",
+    "wider_unet",
     "word_embeddings",
 ]
 

@@ -1,4 +1,4 @@
-"""A tuning that teaches a text-to-image model to take image prompts: IP-Adapter, of a picture's own features.
+"""A tuning that teaches a text-to-image model to take image prompts: IP-Adapter, of a picture's own or another's.
 
 The image encoder reads each picture once, before the training; a run keeps what it makes of them (`Tuning.see`).
 """
@@ -36,8 +36,12 @@ def ip_adapter(
     inner: int | None = None,
     depth: int | None = None,
     heads: int | None = None,
+    prompt: str = "",
 ) -> Tuning:
     """IP-Adapter: an image prompt is the example's own picture; its projection, keys and values train, nothing else.
+
+    With `prompt` it is another picture of each record instead, for example of the same subject elsewhere, so that the
+    adapter does not learn to copy.
 
     Values begin at zero, so that the first step is the base to the bit. Where a run drops a caption it drops the
     picture too; an example without features has those of no picture, as in sampling.
@@ -48,6 +52,7 @@ def ip_adapter(
         kind: of the projection: "global", "full" or "plus".
         tokens: of an image prompt, of the kinds "global" (4) and "plus" (16).
         inner, depth, heads: of the resampler ("plus"; 768, 4 and 12).
+        prompt: entry of a record's condition, a column of pictures; "" for the record's own picture.
 
     Raises:
         ValueError: for an unknown kind, a field out of range, or a denoiser without layers for image prompts.
@@ -103,4 +108,4 @@ def ip_adapter(
         return dataclasses.replace(model, attachments={**model.attachments, NAME: made}, _programs={})
 
     entries = {ENTRY: tuple(form.shape[1:])}
-    return Tuning(base, init, apply, write, attach, (name,), see=see, sees=entries)
+    return Tuning(base, init, apply, write, attach, (name,), see=see, sees=entries, sees_of=prompt)

@@ -2,20 +2,16 @@
 
 __all__ = ["inpainting"]
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax import Array
 
-from diffusion.adapters import module_folder
-from diffusion.adapters.tuning import Params, Tuning
+from diffusion.adapters.tuning import Tuning
+from diffusion.adapters.wider_unet import widened
 from diffusion.models.autoencoders import latent_space
-from diffusion.models.conditional_unet import ConditionalUNet
 
 PICTURE, MASK = "picture", "mask"  # entries of a record's condition
+PIPELINES = {"StableDiffusionXLPipeline": "StableDiffusionXLInpaintPipeline"}  # of other bases than SD
 
 
 def inpainting(base: Any) -> Tuning:
@@ -34,42 +30,17 @@ def inpainting(base: Any) -> Tuning:
 
     Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, section 4.5.
     """
-    unet = base.denoiser
-    part = base.kind.denoiser
     vae = base.modules["vae"]
-    if not isinstance(unet, ConditionalUNet) or unet.in_channels != base.channels:
-        inpaints = f" of {unet.in_channels} channels" if isinstance(unet, ConditionalUNet) else ""
-        raise ValueError(
-            f"inpainting widens a U-Net that sees the {base.channels} channels of its latents, and the denoiser of the "
-            f"base is a {type(unet).__name__}{inpaints}"
-        )
-    module = unet.clone(in_channels=2 * base.channels + 1)
 
-    def init(key: Array, params: Params) -> Any:
-        weights = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), dict(params[part]))
-        kernel = weights["conv_in"]["kernel"]
-        wider = jnp.pad(kernel, ((0, 0), (0, 0), (0, base.channels + 1), (0, 0)))
-        return {**weights, "conv_in": {**weights["conv_in"], "kernel": wider}}
-
-    def apply(params: Params, weights: Any, x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
-        condition = dict(condition)
+    def seen(params, condition, x):
         picture = condition.pop(PICTURE)
         mask = condition.pop(MASK) > 0
         batch, height, width, _ = x.shape
         painted = mask.reshape(batch, height, vae.factor, width, vae.factor).any((2, 4))[..., None]
-        frozen = jax.lax.stop_gradient(params["vae"])
-        z = vae.apply({"params": frozen}, jnp.where(mask, 0, picture), method="encode")
+        z = vae.apply({"params": params["vae"]}, jnp.where(mask, 0, picture), method="encode")
         z = z.mean if isinstance(z, latent_space.Moments) else z
         z = latent_space.to_diffusion(z, vae.scale, vae.shift)
-        seen = jnp.concatenate([x, painted.astype(x.dtype), z.astype(x.dtype)], axis=-1)
-        output: Any = module.apply({"params": weights}, seen, clock, condition)
-        return output
+        return jnp.concatenate([painted.astype(z.dtype), z], axis=-1)
 
-    def attach(model: Any, weights: Any) -> Any:
-        dtype = model.dtype_of(part)
-        modules = {**model.modules, part: module.clone(dtype=model.denoiser.dtype)}
-        params = {**model.params, part: jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), weights)}
-        return dataclasses.replace(model, modules=modules, params=params, _programs={})
-
-    write = module_folder.writer(module, part)
-    return Tuning(base, init, apply, write, attach, ("vae",), copies=(part,), reads=(PICTURE, MASK))
+    pipeline = PIPELINES.get(base.name, "StableDiffusionInpaintPipeline")
+    return widened(base, pipeline, base.channels + 1, seen, networks=("vae",), reads=(PICTURE, MASK))

@@ -1,8 +1,9 @@
 """The names in LoRA files of every tool that writes them, and their alpha."""
 
-__all__ = ["configs", "is_lora", "parsed", "prefix_of", "scale", "shown", "underscored"]
+__all__ = ["configs", "is_lora", "parsed", "prefix_of", "said", "scale", "shown", "underscored"]
 
 import math
+import pathlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -134,6 +135,14 @@ def configs(tensors: Tensors, components: Sequence[str]) -> dict[str, dict[str, 
             config = limits.read_json(beside)
             found = {components[0]: config} if isinstance(config, dict) else {}
     return found
+
+
+def said(path: pathlib.Path) -> dict[str, str]:
+    """What a file says of itself beside its tensors, without peft's config; {} for one that is no .safetensors."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return {name: text for name, text in (file.metadata() or {}).items() if name not in (METADATA, "format")}
 
 
 def scale(

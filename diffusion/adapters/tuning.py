@@ -9,7 +9,7 @@
 A function that a config names in `config.tuning` receives the base, and returns a `Tuning`.
 """
 
-__all__ = ["Params", "Tuning"]
+__all__ = ["CAPTIONED", "Params", "Tuning"]
 
 import dataclasses
 import pathlib
@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 from jax import Array
+
+CAPTIONED = "captioned"
+"""The entry of a training's condition that is 1, and 0 where the caption of an example is dropped."""
 
 Params = Mapping[str, Any]
 """Parameters of networks, by the names of their folders ("unet", "text_encoder" ...)."""
@@ -49,6 +52,9 @@ class Tuning:
         see: pictures uint8 [H, W, 3] -> entries {name: float32 [number, ...]} of their records' conditions, which a run
             computes once, before its training; None: none. Where a run drops the caption of an example, they are zeros.
         sees: the shapes of these entries, without the number.
+        sees_of: entry of a record's condition whose pictures `see` receives; "" for the record's own picture.
+        apart: entries of the condition that a run also drops alone, each of other examples, with the share of examples
+            that it drops the whole condition of; `CAPTIONED` stands for the text.
     """
 
     base: Any
@@ -65,3 +71,5 @@ class Tuning:
     words: tuple[str, ...] = ()
     see: Callable[[Sequence[np.ndarray]], Mapping[str, np.ndarray]] | None = None
     sees: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    sees_of: str = ""
+    apart: tuple[str, ...] = ()

@@ -137,7 +137,8 @@ def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
 def convert_lora(source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, layout: str = "peft") -> list[str]:
     """Writes a LoRA file in the layout "peft", or "kohya"; returns the names of the networks that it changes.
 
-    Of `base`, the folder of the pipeline, the configs alone are read.
+    Of `base`, the folder of the pipeline, the configs alone are read. What the file says of itself beside its tensors
+    (base, trigger words, training) stays, but for peft's config, which is that of the new layout.
 
     Raises:
         FileExistsError: if `out` exists.
@@ -147,7 +148,7 @@ def convert_lora(source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, la
         raise FileExistsError(f"{out} exists already; choose another name, or remove it first.")
     modules = {part: module for part, (_, module) in assemble.modules_of(base).items()}
     loras = lora_files.load(source, modules)
-    lora_files.save(out, loras, modules, layout)
+    lora_files.save(out, loras, modules, layout, lora_names.said(source))
     return list(loras)
 
 

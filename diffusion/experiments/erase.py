@@ -22,15 +22,16 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import json
 import pathlib
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from diffusion import text_to_image
 from diffusion.adapters import erasure
 from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import model_card
 from diffusion.io import files, limits
 from diffusion.models import interchange
-from diffusion.text_to_image import pipelines
+from diffusion.text_to_image import model_folder, pipelines
 
 FAILURES = (interchange.Refusal, interchange.Mismatch, limits.Refused, FileNotFoundError, FileExistsError)
 
@@ -60,15 +61,23 @@ def run(
         raise ConfigError(f"{folder}: {error}.") from error
     denoiser = model.kind.denoiser
     with files.whole_folder(out) as new:
-        interchange.save(new / denoiser, model.denoiser, changed.params[denoiser])
-        for path in folder.iterdir():
-            if path.is_dir() and path.name != denoiser:
-                shutil.copytree(path, new / path.name)
-            elif path.name in ("model_index.json", pipelines.SAMPLING):
-                shutil.copyfile(path, new / path.name)
         about = {"base_model": folder.name, "base_sha256": pipelines.fingerprint(folder)}
         about |= {"erased": dict(pairs), "kept": list(kept), "preserve": preserve, "near": near}
-        (new / "tuning.json").write_text(json.dumps(about, indent=2) + "\n")
+        model_folder.save(new, folder, denoiser, model.denoiser, changed.params[denoiser])
+        model_folder.complete(new, folder, about=about)
+        model_card.write(new, card(folder, about))
+
+
+def card(folder: pathlib.Path, about: Mapping[str, Any]) -> model_card.Card:
+    """The card of a model whose concepts were erased; its licence, data and failures are those of the base."""
+    erased = ", ".join(f"{old} (now {new or 'no text'})" for old, new in about["erased"].items())
+    made = model_card.of_source(folder, "Text-to-image model with erased concepts", base=folder)
+    return made._replace(
+        recipe=f"Erased in closed form (UCE) by `diffusion erase`: {erased}. Nothing was trained.\n\n```json\n"
+        + json.dumps(dict(about), indent=2)
+        + "\n```",
+        figures="None were measured after the erasure.",
+    )
 
 
 def main(argv: list[str]) -> None:

@@ -6,6 +6,11 @@
     tpu/bin/python -m diffusion plan --config=imagenet256_dit --devices=64 --machine=v5p --compile
     cuda/bin/python -m diffusion plan --config=imagenet256_dit --devices=1 --machine=h100 --compile
 
+A run that tunes a text-to-image model (config.base.path) is planned too, of the folder of the base and the pictures:
+the bytes of base and new weights, and operations and temporary memory as they are counted in the traced step.
+
+    diffusion plan --config=tuning/lora --config.base.path=stable-diffusion-v1-5 --config.data.source.path=photos
+
 Takes the config of a run as diffusion train does, and any mesh of --devices devices, by default of those that JAX
 finds on this machine. Bytes of the state are exact; every other figure is an estimate by formulas, and times are those
 of the makers' data sheets, which no program reaches. --compile compiles the step itself for a TPU or for H100s, and
@@ -44,7 +49,7 @@ from rich.console import Console
 from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.values import config_hash
-from diffusion.experiments.planning import ahead_of_time, estimate, tables
+from diffusion.experiments.planning import ahead_of_time, estimate, tables, tuned
 from diffusion.experiments.planning.estimate import Work
 from diffusion.experiments.planning.machines import Machine, machine_of, topology_name
 from diffusion.experiments.run import program as programs
@@ -64,8 +69,12 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
     Returns:
         {"config_hash", "devices", "mesh", "parameters", "images", "flops", "collectives", "machines": {name:
         {"platform", "attention", "memory", "hbm_bytes", "seconds", "fits", "change", "compiled"}}}; bytes and seconds a
-        step on each device, FLOPs of the whole job.
+        step on each device, FLOPs of the whole job. Of a run that tunes a base see `planning.tuned`.
     """
+    if config.base.path:
+        if compiled:
+            raise ConfigError("--compile is for runs of --config.model.name=dit. Valid with config.base: no --compile.")
+        return tuned.plan(config, devices, names)
     checks.validate(config)
     shape = workdir.example_shape(config)
     work = work_of(config, shape, programs.mesh_of(config, jax.devices()[:devices]))

@@ -20,6 +20,7 @@ from diffusion.guidance.measurement_guidance import (
     pseudoinverse,
 )
 from diffusion.guidance.memory import Memory, Unpaired
+from diffusion.guidance.of_edits import text_and_picture
 from diffusion.guidance.overlapping_windows import windows
 from diffusion.guidance.perturbed import perturbed_attention, skip_layer
 from diffusion.guidance.plus_plus import classifier_free_plus_plus
@@ -63,6 +64,7 @@ __all__ = [
     "rescaled",
     "separately",
     "skip_layer",
+    "text_and_picture",
     "together",
     "windows",
     "zero_star",

@@ -3,7 +3,7 @@
 __all__ = ["drop_condition", "null_of", "whole_null", "with_condition_dropout"]
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,20 +16,30 @@ from diffusion.objectives.objective import Objective
 from diffusion.schedules import left_broadcast
 
 
-def drop_condition(keys: Array, condition: Any, null: Any, rate: float) -> Any:
+def drop_condition(keys: Array, condition: Any, null: Any, rate: float, alone: Sequence[str] = ()) -> Any:
     """Replaces each example's condition by the null condition with probability `rate`.
+
+    One number for each example decides, so that with `alone` these are different examples: a share `rate` without any
+    of the condition, and for each of these entries a share `rate` without that entry alone.
 
     Args:
         keys: `[B]` random keys, used for nothing else.
         condition: pytree of arrays `[B, ...]`.
         null: the null condition of one example, see `whole_null`.
         rate: in [0, 1].
+        alone: names of entries of a condition that is a mapping.
 
     Returns:
         A condition of the same structure, shapes and dtypes.
     """
-    drop = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys) < rate
-    return jax.tree.map(lambda c, n: jnp.where(left_broadcast(drop, c), n, c), condition, null_of(condition, null))
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)
+    whole = null_of(condition, null)
+    replaced = lambda drop, c, n: jax.tree.map(lambda c, n: jnp.where(left_broadcast(drop, c), n, c), c, n)
+    dropped = replaced(draws < rate, condition, whole)
+    for k, name in enumerate(alone, start=1):
+        own = (k * rate <= draws) & (draws < (k + 1) * rate)
+        dropped = {**dropped, name: replaced(own, dropped[name], whole[name])}
+    return dropped
 
 
 def null_of(condition: Any, null: Any) -> Any:
@@ -62,33 +72,40 @@ def whole_null(null: Any, zeros: Any) -> Any:
     return {**zeros, **entries}
 
 
-def with_condition_dropout(objective: Objective, null: Any, rate: float) -> Objective:
+def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: Sequence[str] = ()) -> Objective:
     """An objective that trains on the null condition for a share `rate` of the examples.
 
     Facts:
         loss: that of the objective it wraps
         networks: those of the objective it wraps
         optimum: that of the objective it wraps, with the condition and without it
-        paper: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", algorithm 1
+        paper: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", algorithm 1; of two conditions: Brooks et al.
+            2023, "InstructPix2Pix: Learning to Follow Image Editing Instructions", section 3.2.1
 
     Args:
         objective: the objective to wrap.
         null: the null condition of one example; for class labels the integer num_classes; None for zeros in the form of
             the condition; some entries of a condition that is a mapping, whose others are then zeros.
         rate: share of examples, in [0, 1); 0.1 is usual.
+        alone: entries of the condition that further shares of this rate lack alone; 1 / (1 + their number) bounds it.
 
     Raises:
-        ValueError: if rate is not in [0, 1).
+        ValueError: if rate is not in [0, 1), or too large for what is dropped alone.
     """
     if not 0 <= rate < 1:
         raise ValueError(f"condition dropout: rate = {rate} must be in [0, 1); 0.1 is usual")
+    if rate * (1 + len(alone)) > 1:
+        raise ValueError(
+            f"condition dropout: rate = {rate} is that of all conditions and of {', '.join(alone)} alone, each of "
+            f"other examples; valid: at most {1 / (1 + len(alone)):.3g}"
+        )
 
     @entry(entries=None)
     def dropped(networks, schedule, keys, batch, step):
         drop_keys, keys = split(keys, 2)
         if batch.get("condition") is None:
             raise ValueError('condition dropout needs a condition, and the batch has none; labels are a "condition"')
-        condition = drop_condition(drop_keys, batch["condition"], null, rate)
+        condition = drop_condition(drop_keys, batch["condition"], null, rate, alone)
         return objective.loss(networks, schedule, keys, {**batch, "condition": condition}, step)
 
     kept = (1 - objective.condition_dropout) * (1 - rate)

@@ -47,8 +47,8 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
         prompts: one text, or N.
         **settings: the other fields of a `Request`, which says what each does and may be: seeds (one number for all, or
             N; with one prompt as many pictures as seeds are made), negative, steps, guidance, sampler, height, width,
-            image, mask, margins, strength, resamplings, batch_size, tile, windows, watermark, cache, merge, emphasis,
-            controls, regions, words, attention and reference.
+            image_guidance, image, mask, margins, strength, resamplings, batch_size, tile, windows, watermark, cache,
+            merge, emphasis, controls, regions, words, attention and reference.
 
     Returns:
         uint8 [N, H, W, 3].
@@ -112,15 +112,16 @@ def make_and_count(model: TextToImage, request: Request) -> tuple[np.ndarray, fl
     attached = job.attached(model)
     conditional, unconditional = job.conditions(model, batch, attached)
     pictures = program(model, job.course, "pictures", compiled(programs.pictures))
-    params = {part: model.params[part] for part in (model.kind.denoiser, "vae")}
+    params = {model.kind.denoiser: model.weights, "vae": model.params["vae"]}
     made = []
     done = np.zeros(2, np.int64)
     for begin in range(0, request.number, batch):
         rows = np.resize(np.arange(begin, min(begin + batch, request.number)), batch)
         pick = lambda tree, rows=rows: jax.tree.map(lambda leaf: leaf[rows], tree)
-        guidance = job.usual.guidance
         both = pick(conditional), pick(unconditional)
-        few, work = pictures(params, *both, guidance, job.keys(rows), *job.canvas.arrays(), attached, job.reference)
+        few, work = pictures(
+            params, *both, job.scale(model), job.keys(rows), *job.canvas.arrays(), attached, job.reference
+        )
         made.append(np.asarray(few)[: request.number - begin])
         if work is not None:
             done += [int(count) for count in work]
@@ -145,14 +146,13 @@ def _frames(
     begin = program(model, job.course, "begin", compiled(programs.begin))
     run = program(model, job.course, "steps", programs.stepwise)
     decoded = program(model, job.course, "decoded", compiled(programs.decoded))
-    params = model.params[model.kind.denoiser]
+    params = model.weights
     vae = model.params["vae"]
-    guidance = jnp.float32(job.usual.guidance)
     x, keys, known, painted, beside = begin(vae, job.keys(), *job.canvas.arrays(), job.reference)
     plan = job.course.trajectory.plan
     s = np.asarray(plan.s)
     both = conditional | beside, unconditional | beside
-    states = run(x, len(s), params, *both, guidance, keys, known, painted, attached)
+    states = run(x, len(s), params, *both, job.scale(model), keys, known, painted, attached)
     for i, state in enumerate(states):
         if plan.renoise[i]:
             continue
@@ -193,11 +193,11 @@ class Job(NamedTuple):
         size = request.size(model, canvas.image)
         controls = opened(request.controls, model.attachments, size)
         tokens = (size[0] // model.multiple) * (size[1] // model.multiple)
-        first = request.first_step(usual.steps)
+        first = 0 if model.sees_picture else request.first_step(usual.steps)
         trajectory = schedulers.trajectory(model.process, request.sampler, usual.steps, tokens)
         whole = trajectory.plan
         trajectory = trajectory._replace(plan=programs.repeated(whole, first, request.resamplings))
-        noised = request.begins_at_image(first)
+        noised = request.begins_at_image(first) and not model.sees_picture
         guided = request.guided(model)
         if request.words and Unpaired not in trajectory.sampler.takes:
             raise ValueError(
@@ -265,6 +265,12 @@ class Job(NamedTuple):
         names = tuple(one.control.attachment for one in self.controls)
         program(model, self.course, ("memory", batch, names), check)
         return both
+
+    def scale(self, model: TextToImage) -> Array:
+        """The scale of the guidance, []; of a model that edits by instructions those by text and by picture, [2]."""
+        if model.sees_picture:
+            return jnp.asarray([self.usual.guidance, self.request.image_guidance], jnp.float32)
+        return jnp.float32(self.usual.guidance)
 
     def finished(self, pictures: np.ndarray) -> np.ndarray:
         """Pictures with what is kept of the image, and with a watermark that is not in the noise."""

@@ -15,6 +15,7 @@ __all__ = [
 import dataclasses
 import functools
 import pathlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from jax import Array
 
 from diffusion import parameterizations
 from diffusion.adapters import lora, lora_files, word_embeddings
+from diffusion.adapters.tuning import CAPTIONED
 from diffusion.io import limits, schema
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
@@ -38,9 +40,9 @@ from diffusion.text import Encoder, Tokenizer
 from diffusion.text.added_words import named_in
 from diffusion.text.encoding import AlreadyRead, reading
 from diffusion.text_to_image import attached, pipelines
+from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.pipelines import USUAL, Kind, Reader, Usual
-
-CAPTIONED = "captioned"  # in a condition of a training: 1, and 0 where the caption of an example is dropped
+from diffusion.text_to_image.timed_loras import Timed, TimedLora
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,6 +62,7 @@ class TextToImage:
         words: that were added to its vocabularies, see `adapters.word_embeddings`.
         dtype: of all networks but the autoencoder, which is float32.
         attachments: by the names that controls of requests have.
+        timed: LoRAs of the denoiser that act in an interval of t.
     """
 
     name: str
@@ -74,12 +77,19 @@ class TextToImage:
     dtype: str = "float32"
     words: tuple[str, ...] = ()
     attachments: Mapping[str, Attachment] = dataclasses.field(default_factory=dict)
+    timed: tuple[TimedLora, ...] = ()
     _programs: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def denoiser(self) -> nn.Module:
         """The module of the denoiser."""
         return self.modules[self.kind.denoiser]
+
+    @property
+    def weights(self) -> Any:
+        """The parameters of the denoiser, with the LoRAs that act in an interval of t if there are such."""
+        params = self.params[self.kind.denoiser]
+        return Timed(params, self.timed) if self.timed else params
 
     def dtype_of(self, part: str) -> str:
         """The type of a network's parameters."""
@@ -161,6 +171,12 @@ class TextToImage:
             found["strength"] = jnp.full(number, guidance, jnp.float32)
         return found
 
+    def of_pipeline(self, name: str) -> "TextToImage":
+        """The model as one of another pipeline, a class in `pipelines.KINDS`, with that one's usual steps."""
+        kind = pipelines.KINDS[name]
+        usual = kind.usual if self.usual == self.kind.usual else self.usual
+        return dataclasses.replace(self, name=name, kind=kind, usual=usual)
+
     @property
     def multiple(self) -> int:
         """The number of pixels that divides the sides of its pictures."""
@@ -177,6 +193,11 @@ class TextToImage:
         return getattr(self.denoiser, "in_channels", 0) == 2 * self.channels + 1
 
     @property
+    def sees_picture(self) -> bool:
+        """Whether the denoiser was trained to edit by instructions: it takes the latents of a picture beside x_t."""
+        return getattr(self.denoiser, "in_channels", 0) == 2 * self.channels
+
+    @property
     def distilled(self) -> bool:
         """Whether the denoiser receives the strength of the guidance, and so takes no negative prompt."""
         return pipelines.distilled(self.denoiser)
@@ -187,7 +208,7 @@ def load(
     *,
     dtype: str = "float32",
     prediction: str = "",
-    loras: Mapping[str | pathlib.Path, float] | None = None,
+    loras: Mapping[str | pathlib.Path, Any] | None = None,
     embeddings: Mapping[str | pathlib.Path, str] | None = None,
     attachments: Mapping[str, str | pathlib.Path | Attachment] | None = None,
     **how: Any,
@@ -199,7 +220,7 @@ def load(
         dtype: "float32" or "bfloat16", of the denoiser's and the text encoders' parameters and computation. The
             autoencoder stays float32.
         prediction: what the caller expects the denoiser to predict, see `schedulers.read`; "" as the folder says.
-        loras: LoRA files and the weight of each.
+        loras: LoRA files and the weight of each, see `with_loras`.
         embeddings: files of words (textual inversion) and the word of each in prompts; "" as the file says.
         attachments: see `with_attachments`.
         **how: of `interchange.load`, for every network: shardings.
@@ -267,7 +288,15 @@ def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
     Args:
         model: from `load`.
         kind: "int8" or "fp8", see `models.quantised`.
+
+    Raises:
+        ValueError: for a model with LoRAs that act in an interval of t.
     """
+    if model.timed:
+        raise ValueError(
+            "a LoRA with an interval of t is merged at its steps, which quantised kernels do not take: leave the "
+            "interval or the quantisation out"
+        )
     part = model.kind.denoiser
     params = quantised(model.params[part], kind)
     about = stored(model.params[part], params)
@@ -307,17 +336,37 @@ def with_attachments(
     return dataclasses.replace(model, attachments={**model.attachments, **made}, _programs={})
 
 
-def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, float]) -> TextToImage:
+def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> TextToImage:
     """The model with LoRA files merged into its networks; the model itself stays as it is.
+
+    A file with an interval of t is merged into the denoiser at the steps of the interval alone, after those without
+    one. A prompt is read once for the whole trajectory, so that what such a file has for text encoders acts throughout.
 
     Args:
         model: from `load`.
-        loras: files and weights.
+        loras: files and weights, each a number or (weight, (least t, greatest t)); see `lora_weights.LoraWeight`.
 
     Raises:
-        ValueError: for a network whose kernels are quantised.
+        ValueError: for a network whose kernels are quantised, or a weight that is none.
     """
-    loaded = [(lora_files.load(path, model.modules), weight) for path, weight in loras.items()]
+    weights = {path: LoraWeight.of(weight) for path, weight in loras.items()}
+    files = [(lora_files.load(path, model.modules), path, weights[path]) for path in loras]
+    files = [(file, path, weight) for file, path, weight in files if weight.times[0] < weight.times[1]]
+    denoiser = model.kind.denoiser
+    if any(map(is_quantised, jax.tree.leaves(model.params[denoiser], is_leaf=is_quantised))) and not all(
+        weight.always for _, _, weight in files
+    ):
+        raise ValueError(f"the kernels of {denoiser} are quantised, and take no LoRA with an interval of t")
+    timed = []
+    for file, path, weight in files:
+        if weight.always:
+            continue
+        if len(file) > (denoiser in file):
+            warnings.warn(f"{path}: its part for text encoders acts at every t, as the prompt does", stacklevel=2)
+        if denoiser in file:
+            one = file.pop(denoiser)
+            timed.append(TimedLora(one.adapter, one.weighted(weight.weight), jnp.asarray(weight.times, jnp.float32)))
+    loaded = [(file, weight.weight) for file, _, weight in files]
     params = dict(model.params)
     for part in params:
         of_part = [(file[part], weight) for file, weight in loaded if part in file]
@@ -326,7 +375,7 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, float]) ->
                 raise ValueError(f"the kernels of {part} are quantised: merge LoRA files before with_quantised")
             scales = [one.weighted(weight) for one, weight in of_part]
             params[part] = jax.jit(lora.merge)(params[part], [one.adapter for one, _ in of_part], scales)
-    return dataclasses.replace(model, params=params, _programs={})
+    return dataclasses.replace(model, params=params, timed=(*model.timed, *timed), _programs={})
 
 
 def check_words(model: TextToImage, texts: Sequence[str]) -> None:

@@ -4,6 +4,7 @@
 |--------------------------------|--------------------------|--------------------------------------------------------|
 | StableDiffusionPipeline        | U-Net                    | CLIP's tokens                                          |
 | LatentConsistencyModelPipeline | U-Net                    | CLIP's tokens, the guidance                            |
+| StableDiffusionInstructPix2Pix | U-Net of eight channels  | CLIP's tokens, the picture that is edited              |
 | StableDiffusionXLPipeline      | U-Net                    | the tokens of two CLIPs, a pooled vector, sizes        |
 | StableDiffusion3Pipeline       | MM-DiT                   | two CLIPs and T5, two pooled vectors                   |
 | FluxPipeline                   | Flux                     | T5, CLIP's pooled vector, the guidance it was made for |
@@ -89,6 +90,7 @@ class Kind(NamedTuple):
         condition: (prompts, *encoders, **how) -> condition.
         multiple: denoiser -> the number that divides the sides of its latents.
         usual: steps and guidance of the class in diffusers 0.42, the defaults of its `__call__`.
+        image_guidance: scale of the guidance by the picture that is edited, in the same `__call__`; 1 is none.
         undistilled: the same for a denoiser that reads no strength, where the class expects one; None: `usual`.
         unit_clock: whether the network of a flow receives t in [0, 1], not in [0, 1000].
         even: whether it sets the steps of a flow itself, see `schedulers.read`.
@@ -101,6 +103,7 @@ class Kind(NamedTuple):
     condition: Callable[..., dict[str, Any]]
     multiple: Callable[[nn.Module], int]
     usual: Usual
+    image_guidance: float = 1.0
     undistilled: Usual | None = None
     unit_clock: bool = False
     even: bool = False
@@ -116,6 +119,7 @@ def _patch(module: Any) -> int:
 
 
 SD = Kind("StableDiffusion", "unet", (Reader(),), text.stable_diffusion, _halvings, Usual(50, 7.5))
+EDITS = SD._replace(usual=Usual(100, 7.5), image_guidance=1.5)
 LCM = SD._replace(family="LatentConsistencyModel", usual=Usual(4, 8.5))
 XL = Kind(
     "StableDiffusionXL",
@@ -143,7 +147,7 @@ FLUX = Kind(
     text.flux,
     lambda module: 2,  # its patches
     Usual(28, 3.5),
-    Usual(4, 1.0),
+    undistilled=Usual(4, 1.0),
     unit_clock=True,
     even=True,
 )
@@ -154,6 +158,7 @@ KINDS = {
     "StableDiffusionPipeline": SD,
     "StableDiffusionImg2ImgPipeline": SD,
     "StableDiffusionInpaintPipeline": SD,
+    "StableDiffusionInstructPix2PixPipeline": EDITS,
     "LatentConsistencyModelPipeline": LCM,
     "LatentConsistencyModelImg2ImgPipeline": LCM,
     "StableDiffusionXLPipeline": XL,

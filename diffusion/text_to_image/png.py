@@ -20,6 +20,7 @@ import jax
 from diffusion.io import pictures, schema
 from diffusion.models.quantised import KINDS
 from diffusion.text_to_image import pipelines, requests
+from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.requests import BATCH, FILE, NAME, PROMPT, SEED, Request
 
 FORMAT = 1
@@ -28,12 +29,23 @@ TYPES = ("float32", "bfloat16")
 PLAIN = tuple(name for name in requests.settings(Request) if name not in ("prompts", "seeds"))  # a file has its own
 LATER = (  # settings that older files do not carry
     *("embeddings", "tile", "resamplings", "emphasis", "watermark", "cache", "merge", "quantised"),
-    *("controls", "attachments", "regions", "words", "attention", "reference"),
+    *("controls", "attachments", "regions", "words", "attention", "reference", "image_guidance"),
 )
 CHECKSUM = schema.Valid(
     "a checksum of 64 digits, 0 .. 9 and a .. f",
     lambda value: isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"),
 )
+
+
+def _is_lora(value: Any) -> bool:
+    try:
+        LoraWeight.of(value)
+    except ValueError:
+        return False
+    return True
+
+
+LORA = schema.Valid("a weight, or a weight and two times", _is_lora)
 PICTURE: Mapping[str, schema.Valid] = {
     "format": schema.whole(0, 2**31),
     "prompt": PROMPT,
@@ -47,7 +59,7 @@ PICTURE: Mapping[str, schema.Valid] = {
 MODEL: Mapping[str, schema.Valid] = {
     "model": FILE,
     "dtype": requests.one_of(*TYPES),
-    "loras": schema.table(schema.number(-1e6, 1e6), 100, FILE),
+    "loras": schema.table(LORA, 100, FILE),
     "embeddings": schema.table(requests.text(100), 100, FILE),
     "attachments": schema.table(FILE, 100, NAME),
     "checkpoint": FILE,
@@ -64,7 +76,7 @@ Kind = TypeVar("Kind", bound=Request)
 def model(
     folder: str,
     dtype: str,
-    loras: Mapping[str, float],
+    loras: Mapping[str, Any],
     embeddings: Mapping[str, str] = MappingProxyType({}),
     attachments: Mapping[str, str] = MappingProxyType({}),
     quantised: str = "",
@@ -78,7 +90,7 @@ def model(
         "format": FORMAT,
         "model": folder,
         "dtype": dtype,
-        "loras": dict(loras),
+        "loras": {path: LoraWeight.of(weight).written for path, weight in loras.items()},
         "embeddings": dict(embeddings),
         "checkpoint": checkpoint,
         "attachments": dict(attachments),

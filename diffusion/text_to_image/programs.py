@@ -38,6 +38,7 @@ from diffusion.models.budget import peak_memory
 from diffusion.models.interchange.schedulers import Trajectory
 from diffusion.models.layers import attention_records
 from diffusion.schedules import NoiseSchedule
+from diffusion.text_to_image import timed_loras
 from diffusion.text_to_image.attached import Attached, condition_with, with_seen
 from diffusion.text_to_image.regions import Box
 from diffusion.watermarks import Watermark
@@ -95,12 +96,12 @@ def denoise(
 
     Args:
         model: from `load`.
-        params: the denoiser's.
+        params: the denoiser's, `TextToImage.weights`.
         conditional: condition of B pictures; with "beside" [B, h, w, K] for a network that sees more than the latents,
             with "reference" [B, h, w, 2 C], latents and their noise, for attention to another picture, with "regions",
             a condition for each region, and with "words", int [B, S, K], the numbers of their tokens.
         unconditional: condition of the negative prompt; None for no guidance.
-        scale: of the guidance.
+        scale: of the guidance; of a model that sees a picture beside its latents [2], those by text and by picture.
         attached: attachments that add to both conditions.
         cache: of the network's blocks; None: all of them run.
         merge: share of the tokens that self-attention sees merged.
@@ -115,17 +116,22 @@ def denoise(
     tokens = conditional.pop("words", None)
     condition = with_seen(conditional, attached, 0)
     conditions = [condition, *({**condition, **region} for region in regions)]
-    conditions += [] if unconditional is None else [with_seen(unconditional, attached, 1)]
-    timely = bool(attached) or "reference" in conditional  # what reads the schedule's time
+    if unconditional is not None:
+        conditions.append(with_seen(unconditional, attached, 1))
+        if model.sees_picture:
+            conditions.append({**conditions[-1], "beside": jnp.zeros_like(conditions[-1]["beside"])})
+    timed = isinstance(params, timed_loras.Timed)
+    timely = bool(attached) or timed or "reference" in conditional  # what reads the schedule's time
 
     def network(x: Array, clock: Array, condition: Mapping[str, Array], **more: Any) -> Any:
         condition = dict(condition)
         beside = condition.pop("beside", None)
         reference = condition.pop("reference", None)
         t: Any = condition.pop("time", None)
+        now = timed_loras.at(params, t)
         if attached:
-            condition = condition_with(attached, condition, x, t, clock, params)
-        variables = {"params": params}
+            condition = condition_with(attached, condition, x, t, clock, now)
+        variables = {"params": now}
         if reference is not None:
             variables |= _states(model, variables, reference, x, t, clock, condition)
         if beside is not None:
@@ -140,6 +146,8 @@ def denoise(
             if len(conditions) == 1:
                 return parameterizations.denoiser(network, schedule, parameterization, conditions[0])
             branches = guidance.together(network, schedule, parameterization, conditions)
+            if model.sees_picture:
+                return guidance.text_and_picture(branches, scale[0], scale[1])
             if regions:
                 return guidance.regional(branches, scale, places.masks)
             return guidance.classifier_free(branches, scale)
@@ -268,27 +276,29 @@ def check_memory(
 
     def check(params: Any, program: Callable, *arguments: Any) -> None:
         peak = peak_memory.peak(jax.make_jaxpr(program)(params, *arguments).jaxpr)
-        others = peak_memory.held((model.params, attached)) - peak_memory.held(params)
+        others = peak_memory.held((model.params, model.timed, attached)) - peak_memory.held(params)
         peak_memory.check(what, others + peak, instead)
 
     height, width = (side // model.modules["vae"].factor for side in course.size)
     x = jax.ShapeDtypeStruct((batch, height, width, model.channels), jnp.float32)
     check(model.params["vae"], functools.partial(decoded, model, course), x)
-    if model.sees_mask:  # its condition comes with the picture
-        return True
 
     def guided(params: Any, x: Array, condition: Any, other: Any) -> Any:
-        made = denoise(model, params[0], condition, other, 2.0, params[1], places=course.places)
+        scale = jnp.full(2, 2.0) if model.sees_picture else 2.0
+        made = denoise(model, params[0], condition, other, scale, params[1], places=course.places)
         return (made.denoise if isinstance(made, guidance.Unpaired) else made)(x, 0.9)
 
     rows = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), tree)
-    own = rows(conditional)
-    other = rows(unconditional) if course.guided else None
+    more = {}
+    if model.sees_mask or model.sees_picture:
+        more["beside"] = jax.ShapeDtypeStruct((*x.shape[:3], model.denoiser.in_channels - model.channels), jnp.float32)
+    own = rows(conditional) | more
+    other = rows(unconditional) | more if course.guided else None
     if reference:
         seen = {"reference": jax.ShapeDtypeStruct((*x.shape[:3], 2 * model.channels), jnp.float32)}
         own |= seen
         other = other and other | seen
-    check((model.params[model.kind.denoiser], attached), guided, x, own, other)
+    check((model.weights, attached), guided, x, own, other)
     return True
 
 
@@ -350,6 +360,10 @@ def begin(
         beside["reference"] = jnp.concatenate([encoded(reference), other], axis=-1)
     if image is None:
         return x, keys, None, None, beside
+    if model.sees_picture:  # as it is encoded: by the mean, without the scale of latents
+        z = encode(image)
+        z = z.mean if isinstance(z, latent_space.Moments) else z
+        beside["beside"] = jnp.repeat(z, keys.size, axis=0)
     known = encoded(image)
     if course.noised:
         x = noised(model.process.schedule, course.trajectory.plan, known, noise)

@@ -244,6 +244,12 @@ class Request:
         "scale of classifier-free guidance, or the strength that a distilled model reads; 1 or below is none; by "
         "default as the model was published",
     )
+    image_guidance: float | None = setting(
+        None,
+        schema.number(-1e6, 1e6),
+        "of a model that edits pictures by instructions: scale of the guidance by the image, beside that by the text; "
+        "by default as the model was published",
+    )
     seeds: tuple[int, ...] = setting((0,), schema.several(schema.whole(0, SEED), 1, NUMBER), "one of each picture")
     sampler: str = setting("", text(100), "a sampler, for example dpmpp_2m; by default the model's own")
     height: int = setting(0, schema.whole(0, SIDE), "of the pictures in pixels; 0: of the image, or the model's own")
@@ -376,10 +382,13 @@ class Request:
         return self.image is not None and (not self.keeps or first > 0)
 
     def resolved(self, model: Any) -> Self:
-        """The request with the model's own steps, guidance and sampler where it names none."""
+        """The request with the model's own steps, guidances and sampler where it names none."""
         steps, guidance = model.usual.overridden(self.steps, self.guidance)
         sampler = self.sampler or (MOVING if self.words else model.process.sampler)
-        return dataclasses.replace(self, steps=steps, guidance=guidance, sampler=sampler)
+        own = {"steps": steps, "guidance": guidance, "sampler": sampler}
+        if self.image_guidance is None:
+            own["image_guidance"] = model.kind.image_guidance
+        return dataclasses.replace(self, **own)
 
     def check(self, model: Any) -> None:
         """Checks a resolved request against a model; a setting without effect is a warning.
@@ -392,6 +401,13 @@ class Request:
             raise ValueError(
                 f"tile = {self.tile}: the autoencoder's factor {factor} must divide it, for example "
                 f"{max(self.tile // factor, 1) * factor}; 0 is no tiles"
+            )
+        if model.sees_picture:
+            self._check_edit()
+        elif self.image_guidance != 1:
+            raise ValueError(
+                f"image_guidance = {self.image_guidance:g}: this model sees no image beside its latents, and has one "
+                "guidance, that by the text; leave image_guidance out"
             )
         if model.sees_mask and self.image is None:
             raise ValueError("this model was trained to paint what is masked: name an image and a mask")
@@ -411,9 +427,23 @@ class Request:
         if not all(prompt.strip() for prompt in self.prompts):
             warnings.warn("a prompt is empty: its picture shows anything that the model knows", stacklevel=3)
 
+    def _check_edit(self) -> None:
+        """Refuses what a model that edits by instructions cannot do."""
+        if self.image is None:
+            raise ValueError("this model edits a picture by the prompt: name the image")
+        if self.strength not in (None, 1):
+            raise ValueError(
+                f"strength = {self.strength}: this model sees the image and begins at noise; image_guidance says how "
+                "much of the image stays"
+            )
+        for name, value in (("regions", self.regions), ("reference", self.reference is not None)):
+            if value:
+                raise ValueError(f"this model edits a picture by the prompt, and takes no {name}; leave it out")
+
     def guided(self, model: Any) -> bool:
         """Whether the model is evaluated with the negative prompt, too; the request is a resolved one."""
-        return not model.distilled and self.guidance is not None and self.guidance > 1
+        scales = (self.guidance, self.image_guidance) if model.sees_picture else (self.guidance,)
+        return not model.distilled and any(scale is not None and scale > 1 for scale in scales)
 
     def size(self, model: Any, image: np.ndarray | None) -> tuple[int, int]:
         """(height, width) of the pictures that a model makes of the request, of an image with its margins if any.

@@ -93,6 +93,9 @@ def test_the_command_writes_a_whole_model(tmp_path):
     expected = erasure.edited(text_to_image.load(folder), [("cat", "dog")], ["a house"])
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
     jax.tree.map(close, found.params, expected.params)
+    assert found.side == text_to_image.load(folder).side == 16  # of the U-Net's config
+    card = (tmp_path / "erased" / "README.md").read_text()
+    assert "cat (now dog)" in card and 'base_model: "sd"' in card and "license:" in card
     with pytest.raises(FileExistsError, match="exists already"):
         erase.run(folder, [("cat", "dog")], tmp_path / "erased")
     with pytest.raises(ConfigError, match=r"near|keep = 0"):

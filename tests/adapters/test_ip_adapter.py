@@ -221,16 +221,9 @@ def picture(name):
     return np.clip(np.kron(coarse, np.ones((height // 6, width // 7, 1))), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_pictures_are_those_of_diffusers_pipeline(case):
-    """Prompt, negative prompt and one or two pictures, four steps of DDIM: the same latents."""
-    weights, names, halves = CASES[case]
-    kinds = ("global", "plus") if len(names) == 2 else (case,)
-    model = theirs()
+def latents(model, kinds, weights, names, masks):
+    """Those of a prompt, a negative prompt and one or two pictures after four steps of DDIM, as in tests/peers."""
     conditional, unconditional = text_to_image.conditions(model, ["a cat"], "bad", 5.0, 16, 16)
-    left = np.broadcast_to(np.arange(16) < 8, (16, 16))
-    masks = (left, ~left) if halves else (None, None)
     ready = []
     for kind, weight, name, mask in zip(kinds, weights, names, masks):
         (one,) = attached.opened([Control(kind, picture(name), weight, mask=mask)], model.attachments, (16, 16))
@@ -242,7 +235,16 @@ def test_pictures_are_those_of_diffusers_pipeline(case):
     denoise = jax.jit(text_to_image.denoise(model, model.params["unet"], conditional, unconditional, 5.0, ready))
     x = jnp.asarray(drawn("latents", 1, 8, 8, 4))
     keys = jax.random.split(jax.random.key(0), 1)
-    found = samplers.sample(trajectory.sampler, denoise, process.schedule, x, trajectory.plan, keys)
+    return samplers.sample(trajectory.sampler, denoise, process.schedule, x, trajectory.plan, keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_pictures_are_those_of_diffusers_pipeline(case):
+    weights, names, halves = CASES[case]
+    kinds = ("global", "plus") if len(names) == 2 else (case,)
+    left = np.broadcast_to(np.arange(16) < 8, (16, 16))
+    found = latents(theirs(), kinds, weights, names, (left, ~left) if halves else (None, None))
     expected = fixture()[1][f"latents/{case}"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5 * np.abs(expected).max())
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors
 from safetensors.numpy import load_file, save_file
 
 from configs import digits
@@ -130,11 +131,14 @@ def test_a_lora_file_of_kohya_becomes_that_of_peft(tmp_path):
         (tmp_path / "base" / component / "config.json").write_text(json.dumps({**config, **about_it}))
     kohya = test_lora_files.file("kohya", tmp_path / "kohya.safetensors")
     theirs = load_file(test_lora_files.file("peft", tmp_path / "theirs.safetensors"))
+    save_file(load_file(kohya), kohya, metadata={"format": "pt", "trigger_words": "<cat>", "base_model": "sd"})
     changed = convert.convert_lora(kohya, tmp_path / "base", tmp_path / "peft.safetensors")
     assert set(changed) == set(test_lora_files.CLASSES)
     bare = lambda tensors: {name.replace("text_model.", ""): array for name, array in tensors.items()}
     ours = bare(load_file(tmp_path / "peft.safetensors"))
     theirs = bare(theirs)
+    with safetensors.safe_open(tmp_path / "peft.safetensors", "np") as file:
+        assert {"trigger_words": "<cat>", "base_model": "sd"}.items() <= file.metadata().items()
     assert ours.keys() == theirs.keys()
     equal(ours, theirs)
     with pytest.raises(FileExistsError, match="exists already"):

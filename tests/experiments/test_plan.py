@@ -15,14 +15,17 @@ from jax.sharding import AbstractMesh, AxisType
 
 from configs import digits, imagenet256_dit
 from configs.students import turbo
+from diffusion import text_to_image
 from diffusion.experiments import plan
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.planning import ahead_of_time, estimate
 from diffusion.experiments.planning.machines import MACHINES, machine_of, ring_bandwidth, topology_name
 from diffusion.experiments.run import program
 from diffusion.experiments.run_folder import workdir
+from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.models.dit import DiT
 from tests import accelerators, commands
+from tests.experiments.run.made_tuning import config as config_of
 
 ROOT = pathlib.Path(__file__).parents[2]
 LATENTS = (32, 32, 4)
@@ -365,3 +368,23 @@ def test_a_plan_names_the_attention_that_a_platform_gets():
     names = {platform: estimate.attention_name(model, LATENTS, platform) for platform in ("cpu", "gpu", "tpu")}
     assert names == {"cpu": "matmul", "gpu": "cudnn", "tpu": "xla"}
     assert jax.default_backend() == "cpu"
+
+
+@pytest.mark.slow
+def test_a_run_that_tunes_a_base_is_planned(tmp_path):
+    """The bytes by the shapes of both; the operations: forward, and backward to the inputs of frozen layers alone."""
+    config = config_of(tmp_path, {"name": "lora", "rank": 2}, "sd")
+    planned = plan.plan(config, 1, ("h100",))
+    model = text_to_image.described(config.base.path)
+    unet = sum(leaf.size for leaf in jax.tree.leaves(model.params["unet"]))
+    of = planned["machines"]["h100"]
+    null = 12 * 24  # the text of no caption: 12 tokens of 24 numbers
+    assert of["memory"]["base"] == 4 * (unet + null) and of["fits"]
+    assert of["memory"]["parameters"] == 4 * planned["parameters"] < 4 * unet / 4
+    x = jax.ShapeDtypeStruct((2, 8, 8, 4), "float32")
+    text = jax.ShapeDtypeStruct((2, 12, 24), "float32")
+    clock = jax.ShapeDtypeStruct((2,), "float32")
+    forward = counted_flops(model.denoiser.apply, {"params": model.params["unet"]}, x, clock, {"text": text})
+    assert 1.8 * forward < planned["flops"]["step"] < 3 * forward
+    with pytest.raises(ConfigError, match="--compile is for runs of"):
+        plan.plan(config, 1, ("h100",), compiled=True)

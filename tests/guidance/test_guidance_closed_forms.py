@@ -53,6 +53,16 @@ def test_composed_conditions_multiply_their_densities():
         np.testing.assert_allclose(guided.eps, -np.asarray(sigma)[:, None] * expected, rtol=1e-10)
 
 
+def test_text_and_picture_multiply_their_densities():
+    """p_null^(1 - s_I) p_picture^(s_I - s_T) p_both^s_T, by the oracle's scores: eq. 3 of InstructPix2Pix."""
+    alpha = SCHEDULE.alpha(jnp.asarray(T))
+    sigma = SCHEDULE.sigma(jnp.asarray(T))
+    both, picture, null = (np.asarray(oracles.score(d, alpha, sigma, jnp.asarray(X))) for d in (COND, OTHER, NULL))
+    guided = _call(guidance.text_and_picture(_branches(COND, OTHER, NULL), 7.5, 1.5))
+    expected = null + 1.5 * (picture - null) + 7.5 * (both - picture)
+    np.testing.assert_allclose(guided.eps, -np.asarray(sigma)[:, None] * expected, rtol=1e-9)
+
+
 def test_a_ramp_takes_a_share_of_the_guidance_that_grows_towards_the_data():
     """MDT's code: (w - 1) (1 - cos(pi (1 - t / steps)^power)) / 2 + 1."""
     scale = 3.8

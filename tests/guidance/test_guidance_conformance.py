@@ -77,6 +77,7 @@ GUIDANCES = {
     "skip_layer(classifier_free)": Case(
         lambda d, s, w, **more: guidance.skip_layer(_each(d, 3), w, classifier_free=1.0, **more), 2.0, 0.0, calls=3
     ),
+    "text_and_picture": Case(lambda d, s, w, **more: guidance.text_and_picture(_each(d, 3), w, w, **more), calls=3),
     "classifier": Case(_of_rows, 2.0, 0.0, calls=1),
     "posterior_sampling": Case(
         lambda d, s, w, **more: guidance.posterior_sampling(d[0], s, lambda x0: -jnp.sum(x0**2, -1), w, **more),

@@ -44,6 +44,20 @@ def _draws(case, index=None, keys=None, rate=0.25):
     return t, noise, np.asarray(condition) == -1
 
 
+def test_conditions_are_dropped_together_and_alone_by_different_examples():
+    """Shares of rate each, none of them twice: three multinomial outcomes and the rest."""
+    keys = jax.random.split(jax.random.key(0), MANY)
+    condition = {name: jnp.ones((MANY, 2)) for name in ("captioned", "original", "text")}
+    dropped = objectives.drop_condition(keys, condition, None, 0.1, alone=("captioned", "original"))
+    gone = {name: np.asarray(leaf[:, 0] == 0) for name, leaf in dropped.items()}
+    both = gone["text"]
+    assert (gone["captioned"] & gone["original"] == both).all()
+    counts = [int(which.sum()) for which in (both, gone["captioned"] & ~both, gone["original"] & ~both)]
+    assert scipy.stats.chisquare([*counts, MANY - sum(counts)], np.array([0.1, 0.1, 0.1, 0.7]) * MANY).pvalue > 1e-3
+    whole = objectives.drop_condition(keys, condition, None, 0.1)
+    np.testing.assert_array_equal(np.asarray(whole["captioned"][:, 0] == 0), both)
+
+
 @drawing
 def test_decisions_share_no_key(name):
     """Given that the condition was dropped, t is still uniform and eps still normal; t says nothing of eps."""

@@ -9,7 +9,8 @@ the latents of the whole pipeline alone: from a prompt, a negative prompt and pi
 
     python -m tests.peers.ip_adapters opened FILE OUT
 
-writes the latents of the pipeline with the adapter in FILE.
+writes the latents of the pipeline with the adapter in FILE; "opened_flux" the output of Flux's transformer with one in
+XLabs' names.
 """
 
 import gzip
@@ -27,6 +28,7 @@ from safetensors.torch import save_file
 
 from tests.peers import pipelines
 from tests.peers.cases import last
+from tests.peers.families.flux import call
 from tests.peers.made_weights import drawn, made
 
 STEPS, GUIDANCE = 4, 5.0
@@ -159,8 +161,33 @@ def opened(file: pathlib.Path, to: pathlib.Path) -> None:
         save_file({"latents": torch.from_numpy(run(pipe, [0.7], [picture("first", *PICTURES["first"])]))}, to)
 
 
+FLUX = {
+    "x": drawn("flux ip x", 2, 8, 8, 4),
+    "t": np.array([0.1, 0.7], np.float32),
+    "text": drawn("flux ip text", 2, 5, 32),
+    "pooled": drawn("flux ip pooled", 2, 24),
+    "strength": np.array([3.5, 3.5], np.float32),
+}
+FEATURES = drawn("flux ip features", 2, 20)
+
+
+def opened_flux(file: pathlib.Path, to: pathlib.Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        pipe = pipelines.flux(pathlib.Path(place))
+        pipelines.fill(pipe)
+        how = {"weight_name": file.name, "image_encoder_pretrained_model_name_or_path": None}
+        pipe.load_ip_adapter(str(file.parent), **how)
+    pipe.set_ip_adapter_scale(0.7)
+    inputs = {name: torch.from_numpy(np.array(array)) for name, array in FLUX.items()}
+    seen = {"ip_adapter_image_embeds": [torch.from_numpy(np.array(FEATURES))[:, None]]}
+    with torch.no_grad():
+        save_file({"output": call(pipe.transformer, inputs, joint_attention_kwargs=seen).contiguous()}, to)
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "opened":
-        opened(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))
+    if sys.argv[1] in ("opened", "opened_flux"):
+        {"opened": opened, "opened_flux": opened_flux}[sys.argv[1]](
+            pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
+        )
     else:
         main(pathlib.Path(sys.argv[1]))

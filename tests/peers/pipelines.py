@@ -33,7 +33,7 @@ from tests.peers.made_weights import drawn, made
 from tests.text.vocabularies import folder_of
 
 PROMPTS, NEGATIVE = ["a cat", "the red car on a hill"], "bad"
-STEPS, GUIDANCE = 30, 7.5
+STEPS, GUIDANCE, IMAGE_GUIDANCE = 30, 7.5, 1.5
 STEPS_OF = {"lcm": 4, "pndm": 25}  # its half steps there are whole numbers of the process's: of 40, not of 33
 SMALL = 0.1  # factor of the last layer
 # As SD 1.5 is published: what is not there, such as the spacing, each scheduler has by its own default.
@@ -156,6 +156,20 @@ def stable_diffusion_inpaint(folder: pathlib.Path) -> diffusers.DiffusionPipelin
         text_encoder=clip(),
         unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, in_channels=9, **UNET),
         scheduler=diffusers.PNDMScheduler.from_config(SD_1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def instruct_pix2pix(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """Trained to edit: of eight channels, the latents and those of the picture."""
+    return diffusers.StableDiffusionInstructPix2PixPipeline(
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=clip_tokenizer(folder / "clip"),
+        text_encoder=clip(),
+        unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, in_channels=8, **UNET),
+        scheduler=diffusers.EulerAncestralDiscreteScheduler.from_config(SD_1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -308,6 +322,7 @@ def flux(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
 PIPELINES = {
     "sd": stable_diffusion,
     "inpaint": stable_diffusion_inpaint,
+    "edit": instruct_pix2pix,
     "xl": stable_diffusion_xl,
     "mmdit": stable_diffusion_3,
     "t5_mmdit": stable_diffusion_3_t5,
@@ -353,6 +368,7 @@ TRAJECTORIES = {
         },
     ),
     "inpaint": (SD_1, {"plms": ("PNDMScheduler", {}), "dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
+    "edit": (SD_1, {"euler_ancestral": ("EulerAncestralDiscreteScheduler", {}), "ddim": ("DDIMScheduler", {})}),
     "xl": (
         SD_XL,
         {
@@ -468,11 +484,15 @@ def write(name: str, folder: pathlib.Path) -> None:
                     "strength": 1.0,
                     "masked_image_latents": torch.from_numpy(drawn("masked", 1, 8, 8, 4)).movedim(-1, 1),
                 }
+            if name == "edit":  # from a picture that has its latents' form, so that it is not encoded
+                image = torch.from_numpy(drawn("pictured", 2, 8, 8, 4)).movedim(-1, 1)
+                arguments |= {"image": image, "image_guidance_scale": IMAGE_GUIDANCE}
             if name in ("pixart", "alpha"):
                 arguments |= {"clean_caption": False, "use_resolution_binning": False}
             if name == "lcm":
                 arguments = {}
-            draw = functools.partial(pipe, PROMPTS, latents=latents, height=16, width=16, **arguments)
+            sides = {} if name == "edit" else {"height": 16, "width": 16}  # there those of the picture
+            draw = functools.partial(pipe, PROMPTS, latents=latents, **sides, **arguments)
             found = draw(output_type="latent").images
             if name == "flux":
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)

@@ -87,6 +87,7 @@ TRAJECTORIES = {
         "lcm": 2e-5,
     },
     "inpaint": {"plms": 6e-5, "dpmpp_2m": 6e-5},
+    "edit": {"euler_ancestral": 1e-4, "ddim": 1e-4},
     "xl": {"euler": 6e-5, "euler_ancestral": 4e-5, "dpmpp_2m": 7e-5, "unipc": 6e-5},
     "mmdit": {"euler": 7e-6, "heun": 8e-6},
     "t5_mmdit": {"euler": 1e-5},
@@ -131,8 +132,12 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, case):
         beside = jnp.concatenate([right, np.repeat(drawn("masked", 1, 8, 8, 4), 2, axis=0)], axis=-1)
         conditional = conditional | {"beside": beside}
         unconditional = unconditional | {"beside": beside}
+    scale = 7.5
+    if model.sees_picture:
+        beside = {"beside": jnp.asarray(drawn("pictured", 2, 8, 8, 4))}
+        conditional, unconditional, scale = conditional | beside, unconditional | beside, jnp.array([7.5, 1.5])
     other = unconditional if guided else None
-    denoise = text_to_image.denoise(model, model.params[part], conditional, other, 7.5)
+    denoise = text_to_image.denoise(model, model.params[part], conditional, other, scale)
     if flow_maps.FlowMap in sampler.takes:
         denoise = flow_maps.from_denoiser(denoise, process.schedule)
     x = trajectory.start * jnp.asarray(drawn("latents", *shape))
@@ -180,6 +185,7 @@ def test_pictures_of_bfloat16_are_near_those_of_float32():
 OWN_SAMPLER = {
     "sd": "plms",
     "inpaint": "plms",
+    "edit": "euler_ancestral",
     "xl": "euler",
     "mmdit": "euler",
     "t5_mmdit": "euler",
@@ -340,6 +346,15 @@ def test_a_lora_changes_the_pictures_and_leaves_the_model_as_it_was(tmp_path):
     assert (draw(changed) != before).mean() > 0.02
     np.testing.assert_array_equal(draw(model), before)
     np.testing.assert_array_equal(draw(text_to_image.with_loras(model, {tmp_path / "a.safetensors": 0.0})), before)
+    during = lambda *times: text_to_image.with_loras(model, {tmp_path / "a.safetensors": (0.5, times)})
+    always, never, half = during(0, 1), during(0.5, 0.5), during(0.5, 1)
+    assert always.timed == never.timed == () and len(half.timed) == 1
+    jax.tree.map(np.testing.assert_array_equal, always.params, changed.params)
+    jax.tree.map(np.testing.assert_array_equal, never.params, model.params)
+    by_half = draw(half)
+    assert (by_half != before).mean() > 0.02 and (by_half != draw(changed)).mean() > 0.02
+    with pytest.raises(ValueError, match="a LoRA with an interval of t is merged at its steps"):
+        text_to_image.with_quantised(half, "int8")
 
 
 class Reached(Exception):

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 from diffusion import guidance, text_to_image
+from diffusion.adapters import lora
 from diffusion.io import limits
 from diffusion.models.attachment import Attachment
 from diffusion.models.autoencoders.latent_space import Moments
 from diffusion.models.budget import peak_memory
 from diffusion.models.interchange import schedulers
 from diffusion.text_to_image import attached, pipelines
+from diffusion.text_to_image.lora_weights import LoraWeight
+from diffusion.text_to_image.timed_loras import TimedLora
 
 CONFIG = {
     "_class_name": "DDIMScheduler",
@@ -158,6 +161,66 @@ def test_a_reference_is_counted_before_anything_is_sampled(model):
     model.denoiser.in_channels = 7
     with pytest.raises(ValueError, match="trained to paint what is masked, and takes no reference"):
         text_to_image.watch(model, "a cat", reference=IMAGE, image=IMAGE, mask=RIGHT, sampler="ddim")
+
+
+class Editing(Product):
+    """A denoiser that sees a picture beside its latents, and adds a part of it."""
+
+    in_channels = 6
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def apply(self, variables, x, clock, condition):
+        return super().apply(variables, x[..., :3], clock, condition) + self.part * x[..., 3:]
+
+
+def test_a_model_that_edits_has_three_branches_and_two_scales(model):
+    """The network is linear in the picture, so that the scale of the picture is a factor of its part."""
+    edit = lambda part, **how: text_to_image.generate(
+        dataclasses.replace(model, modules={**model.modules, "unet": Editing(part)}, _programs={"encoded": []}),
+        "a cat", image=IMAGE, steps=3, sampler="ddim", guidance=1.0, **how,
+    )  # fmt: skip
+    scaled = edit(0.1, image_guidance=3.0)
+    assert np.abs(scaled.astype(int) - edit(0.3, image_guidance=1.0)).max() <= 1
+    assert np.abs(scaled.astype(int) - edit(0.1, image_guidance=1.0)).max() > 20
+    made = dataclasses.replace(model, modules={**model.modules, "unet": Editing(0.1)}, _programs={"encoded": []})
+    text_to_image.generate(made, "a cat", image=IMAGE, image_guidance=1.5, steps=1, sampler="ddim", seeds=[0, 1])
+    assert {shape[0] for shape in made.denoiser.traced} == {3}
+    for wrong, message in (
+        ({"image": None}, "edits a picture by the prompt: name the image"),
+        ({"strength": 0.5}, r"strength = 0\.5: this model sees the image and begins at noise"),
+        ({"reference": IMAGE}, "takes no reference"),
+        ({"regions": ["a dog:0,0,1,0.5"]}, "takes no regions"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            text_to_image.watch(made, "a cat", **{"image": IMAGE, "image_guidance": 1.5, "sampler": "ddim", **wrong})
+    with pytest.raises(ValueError, match=r"image_guidance = 2: this model sees no image beside its latents"):
+        text_to_image.watch(model, "a cat", image_guidance=2, sampler="ddim")
+
+
+def test_loras_act_in_their_intervals(model):
+    """At each t the network of the LoRAs whose interval holds it, merged; outside of all the base, to the bit."""
+    factors = jax.random.normal(jax.random.key(1), (2, WIDTH, 3))
+    adapters = [{"kernel": {"down": one[:, :2], "up": one[:2]}} for one in factors]
+    merged = lambda *which: lora.merge(
+        model.params["unet"], [adapters[k] for k in which], [{"kernel": 0.5}] * len(which)
+    )
+    times = [(0.5, 1.0), (0.2, 0.7)]
+    timed = tuple(TimedLora(*one) for one in zip(adapters, [{"kernel": 0.5}] * 2, map(jnp.asarray, times)))
+    model = dataclasses.replace(model, timed=timed)
+    condition = {"tokens": jnp.ones((1, WIDTH))}
+    x = jax.random.normal(jax.random.key(2), (1, 8, 8, 3))
+    denoise = lambda params: text_to_image.denoise(model, params, condition, None, 1.0)
+    found = jax.jit(lambda params, t: denoise(params)(x, t).x0)
+    for t, which in ((0.9, (0,)), (0.6, (0, 1)), (0.3, (1,))):
+        np.testing.assert_allclose(found(model.weights, t), found(merged(*which), t), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(found(model.weights, 0.1), found(model.params["unet"], 0.1))
+    assert np.abs(found(model.weights, 0.9) - found(model.params["unet"], 0.9)).max() > 0.05
+    for wrong in ((0.5, (0.7, 0.2)), (0.5, (0, 2)), "much", (1, 2, 3)):
+        with pytest.raises(ValueError, match=r"(times|weight) of a LoRA|a LoRA has"):
+            LoraWeight.of(wrong)
 
 
 @pytest.mark.slow

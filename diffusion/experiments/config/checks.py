@@ -208,6 +208,9 @@ def _check_base(recipe: Recipe) -> None:
     if recipe.base.model.sees_mask and "mask" not in recipe.tuning.reads:
         why = f"{config['base']['path']} was trained to inpaint, and this tuning reads no masks"
         raise _refused(config, "tuning.name", why, "another base, or a tuning that reads them")
+    if recipe.base.model.sees_picture:
+        why = f"{config['base']['path']} was trained to edit pictures, which no tuning reads beside x_t"
+        raise _refused(config, "tuning.name", why, "the model that it was made from as the base")
 
 
 def _check_encoder(recipe: Recipe) -> None:

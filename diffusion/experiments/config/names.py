@@ -27,6 +27,7 @@ from diffusion.adapters import (
     full_tuning,
     image_prompt,
     inpainting,
+    instruct_pix2pix,
     low_rank,
     textual_inversion,
 )
@@ -303,6 +304,7 @@ TUNINGS = _table(  # of a base: what is taught beside it
     control.control_net,
     control.t2i_adapter,
     inpainting.inpainting,
+    instruct_pix2pix.instruct_pix2pix,
 )
 OPTIMIZERS = optimizers.OPTIMIZERS
 SOURCES = _table(

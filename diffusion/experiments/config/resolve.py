@@ -252,7 +252,8 @@ class Resolver:
             null = self.null_class if self.null is None and not follows else self.null
             if entry.get("end_to_end") is not None:
                 return self._end_to_end(self._of_x(kind, entry), entry, condition_dropout=rate, null=null)
-            return objectives.with_condition_dropout(self._of_x(kind, entry), null, rate)
+            alone = self.tuning.apart if self.tuning is not None else ()
+            return objectives.with_condition_dropout(self._of_x(kind, entry), null, rate, alone)
         except ConfigError:
             raise
         except ValueError as error:

@@ -44,7 +44,7 @@ def as_on(platform: str) -> contextlib.AbstractContextManager:
     return mock.patch.object(jax, "default_backend", lambda: platform)
 
 
-def _local_bytes(tree: Any) -> int:
+def local_bytes(tree: Any) -> int:
     """The bytes on each device of a pytree of jax.ShapeDtypeStruct with shardings."""
     shard = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     return sum(map(shard, jax.tree.leaves(tree)))
@@ -79,7 +79,7 @@ def memory_by_part(work: Work, platform: str) -> dict[str, float]:
     model = work.model
     mesh = work.mesh.shape
     size = activation_memory.BYTES[model.dtype]
-    parameters = _local_bytes(work.target.params)
+    parameters = local_bytes(work.target.params)
     name = attention_name(model, work.shape, platform)
     splits = (mesh.get("sequence", 1), mesh.get("tensor", 1))
     rows = work.rows // work.accumulate
@@ -87,9 +87,9 @@ def memory_by_part(work: Work, platform: str) -> dict[str, float]:
     layer = parameters * (mesh.get("fsdp", 1) if gathered else 1) * size // 4 / model.depth
     return {
         "parameters": parameters,
-        "optimizer": _local_bytes(work.target.opt_state),
-        "average": _local_bytes(work.target.ema),
-        "others": _local_bytes((work.target.frozen, work.target.second_players, work.target.unsaved)),
+        "optimizer": local_bytes(work.target.opt_state),
+        "average": local_bytes(work.target.ema),
+        "others": local_bytes((work.target.frozen, work.target.second_players, work.target.unsaved)),
         "activations": rows * activation_memory.kept_bytes(model, work.shape, name, *splits),
         "gradients": parameters * (2 if work.accumulate > 1 else 1),
         "copies": parameters // 2 if size == 2 else 0,

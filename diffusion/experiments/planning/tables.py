@@ -12,12 +12,19 @@ from diffusion.experiments.planning.machines import MACHINES
 
 WORDS = {
     "average": "moving average",
+    "base": "the frozen base",
     "others": "teacher, second player and its optimizer",
     "activations": "activations, kept for the backward pass",
     "gradients": "temporary: gradients",
     "copies": "temporary: parameters in the compute type",
     "layer": "temporary: a layer's parameters, gathered",
     "working": "temporary: a layer at work",
+}
+
+FLOPS = {  # entries of a plan's "flops": in words, and how they are known
+    "model": ("model FLOPs, forward x 3", "formula"),
+    "recomputed": ("FLOPs computed again (remat)", "formula"),
+    "step": ("FLOPs, all that the step computes", "counted"),
 }
 
 
@@ -47,9 +54,10 @@ def show(plan: Mapping[str, Any], console: Console) -> None:
     console.print(_memory_table(plan["machines"]))
     console.print(_work_table(plan))
     console.print(_time_table(plan["machines"]))
+    counts = "all FLOPs of the step" if "step" in plan["flops"] else "the model's FLOPs alone"
     say(
         "Step time and MFU, estimates: if compute, memory and network overlap entirely ... if they take turns, each at "
-        "the bfloat16 peak of its data sheet. A real step is slower. MFU counts the model's FLOPs alone."
+        f"the bfloat16 peak of its data sheet. A real step is slower. MFU counts {counts}."
     )
     for name, of in plan["machines"].items():
         total = sum(of["memory"].values())
@@ -73,10 +81,10 @@ def _memory_table(machines: Mapping[str, Mapping]) -> Table:
     for part in first:
         if part == "others" and not first[part]:
             continue
-        kind = "exact" if part in EXACT else "estimate"
+        kind = "exact" if part in (*EXACT, "base") else "estimate"
         table.add_row(WORDS.get(part, part), *(in_bytes(of["memory"][part]) for of in columns.values()), kind)
     table.add_section()
-    temporary = [sum(of["memory"][part] for part in TEMPORARY) for of in columns.values()]
+    temporary = [sum(of["memory"].get(part, 0) for part in TEMPORARY) for of in columns.values()]
     table.add_row("temporary, together", *map(in_bytes, temporary), "estimate")
     table.add_row("all", *(in_bytes(sum(of["memory"].values())) for of in columns.values()), "estimate")
     return table
@@ -86,8 +94,9 @@ def _work_table(plan: Mapping[str, Any]) -> Table:
     """Operations of the whole job, and bytes that each device sends."""
     table = Table("a step", "how much", "known")
     table.columns[1].justify = "right"
-    table.add_row("model FLOPs, forward x 3", f"{plan['flops']['model']:.4g}", "formula")
-    table.add_row("FLOPs computed again (remat)", f"{plan['flops']['recomputed']:.4g}", "formula")
+    for name, number in plan["flops"].items():
+        title, known = FLOPS[name]
+        table.add_row(title, f"{number:.4g}", known)
     for collective in plan["collectives"]:
         over = " x ".join(collective["axes"])
         table.add_row(f"{collective['kind']} over {over}", f"{in_bytes(collective['bytes'])} a device", "estimate")

@@ -92,6 +92,9 @@ class Form:
             "Paint over what is to be made anew; the rest stays as it is, pixel for pixel. Without paint, the whole "
             "picture is changed."
         )
+        label = "Image guidance: how much of the picture stays (0: as usual)"
+        how = {"minimum": 0, "maximum": 5, "step": 0.05, "visible": self._source.edits}
+        self._add(gr.Slider, "image_guidance", label=label, **how)
         strength = "Strength: how much is changed (0: as usual)"
         self._add(gr.Slider, "strength", minimum=0, maximum=1, step=0.05, label=strength)
         with gr.Row():

@@ -38,15 +38,16 @@ ONE_PROMPT = {
 }
 INPUTS: Mapping[str, Setting] = {
     name: ONE_PROMPT.get(name) or settings(PageRequest)[name]
-    for name in ("prompt", "negative", "label", "steps", "guidance", "seed", "sampler", "height", "width", "batch",
-                 "image", "mask", "margins", "strength", "resamplings", "controls", "regions", "words", "attention",
-                 "reference")
+    for name in ("prompt", "negative", "label", "steps", "guidance", "image_guidance", "seed", "sampler", "height",
+                 "width", "batch", "image", "mask", "margins", "strength", "resamplings", "controls", "regions",
+                 "words", "attention", "reference")
 }  # fmt: skip
 EMPTY = {
     "negative": "",
     "image": "",
     "mask": "",
     "strength": 0.0,
+    "image_guidance": 0.0,
     "reference": "",
 }  # inputs that say nothing; a form has no None
 

@@ -23,6 +23,7 @@ class Source(Protocol):
     prompts: bool  # whether it reads prompts
     classes: int  # how many it has; 0 for none
     samplers: tuple[str, ...]  # their names
+    edits: bool  # whether it edits a picture by an instruction
     free: bool  # whether it makes pictures of other sizes, too
     attachments: tuple[str, ...]  # the names that controls may have
 
@@ -48,7 +49,7 @@ class Published:
         self,
         folder: str,
         dtype: str,
-        loras: Mapping[str, float],
+        loras: Mapping[str, Any],
         embeddings: Mapping[str, str],
         attachments: Mapping[str, str],
         quantised: str = "",
@@ -59,6 +60,7 @@ class Published:
             self.model, stored = text_to_image.with_quantised(self.model, quantised)
             print(f"{quantised}: {stored}")
         self.attachments = tuple(attachments)
+        self.edits = self.model.sees_picture
         self.name = pathlib.Path(folder).resolve().name
         self.size = self.model.side, self.model.side
         self.usual = PageRequest().resolved(self.model)
@@ -120,6 +122,11 @@ def check(source: Source, request: PageRequest) -> None:
         raise ValueError(
             f"{source.name} receives {reads}, and no prompt: it has no text model, and with it no regions, "
             f"words or references. {instead}, or start the page with a text-to-image model."
+        )
+    if not source.edits and request.image_guidance not in (None, 1):
+        raise ValueError(
+            f"image_guidance = {request.image_guidance:g}: {source.name} edits no pictures by instructions; leave it "
+            "out"
         )
     if source.classes and not 0 <= request.label < source.classes:
         raise ValueError(f"label = {request.label} is no class of this model; valid: 0 .. {source.classes - 1}")

@@ -37,7 +37,7 @@ class Trained:
         shape: (H, W, C) of one example.
     """
 
-    prompts, free = False, False
+    prompts, free, edits = False, False, False
     attachments = ()
 
     def __init__(self, folder: str, config: ConfigDict, params: Any, step: int, shape: tuple[int, int, int]):

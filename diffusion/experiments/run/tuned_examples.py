@@ -128,7 +128,8 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
         records = seen_pictures.Seen(records, seen_pictures.read(names, path))
     if tuning.see:
         names, path = tuple(tuning.sees), folder / seen_pictures.FILE
-        see = lambda records: tuning.see([record["image"] for record in records])
+        seen = lambda record: record["condition"][tuning.sees_of] if tuning.sees_of else record["image"]
+        see = lambda records: tuning.see([seen(record) for record in records])
         about = {"tuning": plain(recipe.config["tuning"])}
         agreement.first(lambda: seen_pictures.write(names, see, about, found.source, path))
         records = seen_pictures.Seen(records, seen_pictures.read(names, path))
@@ -250,11 +251,12 @@ def _require_same(recipe: Recipe, description: latent_cache.Description, source:
 def _own(recipe: Recipe, spec: sources.DataSpec) -> dict[str, Any]:
     """The entries of the data's own condition that the tuning reads."""
     reads = recipe.tuning.reads
+    needed = (*reads, *filter(None, [recipe.tuning.sees_of]))
     there = spec.condition if isinstance(spec.condition, Mapping) else {}
-    if missing := [name for name in reads if name not in there]:
+    if missing := [name for name in needed if name not in there]:
         raise ConfigError(
             f"config.tuning reads {', '.join(missing)} of each record, and the condition of {spec.name} has "
-            f"{', '.join(there) or 'no entries'}. Valid: config.data.source.condition = {tuple(reads)!r}, columns of "
+            f"{', '.join(there) or 'no entries'}. Valid: config.data.source.condition = {tuple(needed)!r}, columns of "
             "the data."
         )
     latents = recipe.tuning.latents

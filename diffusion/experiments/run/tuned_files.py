@@ -1,9 +1,7 @@
 """What a run has taught its base, as files that other programs read: WORKDIR/tuning."""
 
 import hashlib
-import json
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +10,7 @@ from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.config.values import canonical, plain
 from diffusion.experiments.evaluation import model_card
 from diffusion.io import files
-from diffusion.models import interchange
-from diffusion.text_to_image import pipelines
+from diffusion.text_to_image import model_folder
 from diffusion.training.checkpointing import checkpoints
 
 FOLDER = "tuning"
@@ -70,26 +67,10 @@ def write(
         if made.tuning.replaces:
             model = text_to_image.load(base["path"])
             tuned = made.tuning.attach(model, weights)
+            of_base = pathlib.Path(base["path"]).expanduser()
             for part in made.tuning.replaces:
-                interchange.save(new / part, model.modules[part], tuned.params[part])
-                _keep_side(new / part / "config.json", pathlib.Path(base["path"]) / part / "config.json")
-            _complete(new, pathlib.Path(base["path"]).expanduser(), metadata)
+                network = tuned.modules[part], tuned.params[part]
+                model_folder.save(new, of_base, part, *network, metadata=metadata)
+            model_folder.complete(new, of_base, tuned.name, metadata)
             return [folder]
     return [folder / path.relative_to(new) for path in written]
-
-
-def _keep_side(config: pathlib.Path, of_base: pathlib.Path) -> None:
-    """Has a network's config say the usual side of pictures, which is no field of our module of a U-Net."""
-    ours, theirs = (json.loads(path.read_text()) for path in (config, of_base))
-    if "sample_size" in theirs and "sample_size" not in ours:
-        config.write_text(json.dumps({**ours, "sample_size": theirs["sample_size"]}, indent=2) + "\n")
-
-
-def _complete(folder: pathlib.Path, base: pathlib.Path, metadata: Mapping[str, str]) -> None:
-    """Makes the folder of a model of the networks in it and, for the rest, those of a base."""
-    for path in base.iterdir():
-        if path.is_dir() and not (folder / path.name).exists():
-            shutil.copytree(path, folder / path.name)
-        elif path.name in ("model_index.json", pipelines.SAMPLING):
-            shutil.copyfile(path, folder / path.name)
-    (folder / "tuning.json").write_text(json.dumps(metadata, indent=2) + "\n")

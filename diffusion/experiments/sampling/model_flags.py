@@ -1,11 +1,17 @@
 """The flags that choose a text-to-image model, for diffusion sample and diffusion playground."""
 
+import re
+
 from absl import flags
 
 from diffusion.experiments.config import ConfigError
+from diffusion.text_to_image.lora_weights import LoraWeight
+from diffusion.text_to_image.requests import DECIMAL
 
 MODEL = flags.DEFINE_string("model", None, "a published text-to-image model: a folder with model_index.json")
-LORA = flags.DEFINE_multi_string("lora", [], "a LoRA file and its weight, FILE:0.8; may be repeated")
+LORA = flags.DEFINE_multi_string(
+    "lora", [], "a LoRA file, its weight, and the interval of t in which it acts, FILE:0.8:0.3-1; may be repeated"
+)
 EMBEDDING = flags.DEFINE_multi_string(
     "embedding", [], "a file of a word (textual inversion), FILE or FILE:WORD; may be repeated"
 )
@@ -15,6 +21,7 @@ ATTACH = flags.DEFINE_multi_string(
     "a network that attaches to the denoiser, such as a ControlNet, and its name for --controls: edges=FOLDER; may be "
     "repeated",
 )
+TIMES = re.compile(rf"({DECIMAL})-({DECIMAL})")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the denoiser and the text encoders")
 QUANTISED = flags.DEFINE_enum("quantised", "", ["", "int8", "fp8"], "store the denoiser's kernels in 8 bits")
 
@@ -24,19 +31,28 @@ def embeddings() -> dict[str, str]:
     return {path: word for path, _, word in (text.partition(":") for text in EMBEDDING.value)}
 
 
-def loras() -> dict[str, float]:
-    """LoRA files and their weights, as --lora says them.
+def loras() -> dict[str, float | list]:
+    """LoRA files with the weight and the interval of t of each, as --lora says them and `LoraWeight.of` reads them.
 
     Raises:
         ConfigError: for one that is not written as it should be.
     """
     weights = {}
     for text in LORA.value:
-        path, colon, weight = text.rpartition(":")
+        file, _, last = text.rpartition(":")
+        times = TIMES.fullmatch(last) if file else None
+        file = file if times else text
+        path, colon, weight = file.rpartition(":")
         try:
-            weights[path if colon else text] = float(weight) if colon else 1.0
-        except ValueError:
-            raise ConfigError(f"--lora={text}: write FILE:WEIGHT, such as style.safetensors:0.8.") from None
+            value = LoraWeight(float(weight) if colon else 1.0)
+            if times:
+                value = LoraWeight.of((value.weight, tuple(map(float, times.groups()))))
+        except ValueError as error:
+            why = f": {error}" if times and colon else ""
+            raise ConfigError(
+                f"--lora={text}: write FILE:WEIGHT or FILE:WEIGHT:FROM-TO, such as style.safetensors:0.8:0.3-1{why}."
+            ) from None
+        weights[path if colon else file] = value.written
     return weights
 
 

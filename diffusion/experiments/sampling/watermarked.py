@@ -82,16 +82,15 @@ def of_model(model: TextToImage, name: str, prompts: Sequence[str], batch: int =
     Raises:
         ConfigError: for a model that receives more than a prompt.
     """
-    if model.sees_mask:
-        raise ConfigError(
-            f"--model={name} was trained to paint what is masked, and makes no picture of a prompt alone."
-        )
+    if model.sees_mask or model.sees_picture:
+        made_for = "paint what is masked" if model.sees_mask else "edit pictures"
+        raise ConfigError(f"--model={name} was trained to {made_for}, and makes no picture of a prompt alone.")
     vae = model.modules["vae"]
     side = model.side
     tokens = (side // model.multiple) ** 2
     sampler, plan, _ = schedulers.trajectory(model.process, "", steps, tokens)
     empty, _ = text_to_image.conditions(model, [""] * batch, None, 1.0, side, side)
-    denoise = text_to_image.denoise(model, model.params[model.kind.denoiser], empty, None, 1.0)
+    denoise = text_to_image.denoise(model, model.weights, empty, None, 1.0)
 
     def encoded(pictures):
         z = vae.apply({"params": model.params["vae"]}, to_model(pictures), method="encode")

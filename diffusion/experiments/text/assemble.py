@@ -7,7 +7,6 @@ The networks are the file's; the tokenizers, the scheduler, and what the file la
 """
 
 import pathlib
-import shutil
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,7 +18,7 @@ from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders, schedulers, stated
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.rows import Mismatch
-from diffusion.text_to_image import pipelines
+from diffusion.text_to_image import model_folder, pipelines
 
 
 def modules_of(base: pathlib.Path) -> dict[str, tuple[str, nn.Module]]:
@@ -94,13 +93,9 @@ def pipeline(
                     f"{base}, which has {has}. Choose a --base of the same architecture."
                 )
             name, known = parts[part]
-            interchange.save(new / part, known, params, dtype=dtype, family=name)
+            model_folder.save(new, base, part, known, params, dtype=dtype, family=name)
             replaced.append(part)
-        for path in sorted(base.iterdir()):
-            if path.is_dir() and path.name not in replaced:
-                shutil.copytree(path, new / path.name)
-            elif path.name in ("model_index.json", pipelines.SAMPLING):
-                shutil.copyfile(path, new / path.name)
+        model_folder.complete(new, base)
         model_card.write(new, model_card.of_source(source, ", ".join(replaced), license, base))
     return replaced
 

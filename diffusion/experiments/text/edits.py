@@ -202,7 +202,7 @@ def between(
     x = one if seeds[0] == seeds[1] else editing.slerp(one, other, weight)
     keys = jax.random.split(jax.random.key(seeds[0]), len(weights))
     sampled = program(model, job.course, "sampled", programs.compiled(programs.sampled))
-    params = {part: model.params[part] for part in (model.kind.denoiser, "vae")}
+    params = {model.kind.denoiser: model.weights, "vae": model.params["vae"]}
     return np.asarray(sampled(params, x, *conditions, guidance, keys, None, None)[0])
 
 

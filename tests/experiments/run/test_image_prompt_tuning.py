@@ -1,17 +1,24 @@
 """A run that teaches a model to take image prompts: its first step, what trains, what it writes, how it is sampled."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffusion import text_to_image
 from diffusion.adapters import ip_adapter_files, prompt_features
+from diffusion.adapters.tuning import Tuning
+from diffusion.data import sources
 from diffusion.experiments import train
+from diffusion.experiments.run import seen_pictures
 from diffusion.experiments.sampling import tuned_run
 from diffusion.models import interchange
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
 from tests.experiments.run.made_tuning import config as config_of
+from tests.experiments.run.made_tuning import pictures
 from tests.experiments.run.test_tuning import begun, same
 from tests.peers.made_weights import drawn
 
@@ -77,3 +84,19 @@ def test_a_run_writes_a_file_and_is_sampled_with_its_image_prompt(tmp_path):
     make = lambda weight: text_to_image.generate(model, "a cat", controls=[("image", prompt, weight)], **same)
     np.testing.assert_array_equal(make(0.0), text_to_image.generate(model, "a cat", **same))
     assert (make(50.0) != make(0.0)).any()
+
+
+def test_the_prompt_may_be_another_picture_of_the_record(tmp_path):
+    folder = pictures(tmp_path / "pictures", number=3)
+    pictures(folder / "others", number=3)
+    rows = [f"{i}.png,others/{(i + 1) % 3}.png,a cat" for i in range(3)]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,prompt_file_name,text", *rows]))
+    source = sources.picture_folder(str(folder), condition=("prompt",))
+    means = lambda seen: {"mean": np.stack([picture.mean((0, 1)) for picture in seen])}
+    unused: Any = None
+    for column, order in (("", (0, 1, 2)), ("prompt", (1, 2, 0))):
+        tuning = Tuning(*[unused] * 5, networks=(), see=means, sees={"mean": (3,)}, sees_of=column)
+        seen_pictures.write(tuning, {"prompt": column}, source, tmp_path / f"{column}.npz")
+        found = seen_pictures.read(tuning, tmp_path / f"{column}.npz")["mean"]
+        expected = [np.asarray(Image.open(folder / f"{i}.png")).mean((0, 1)) for i in order]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

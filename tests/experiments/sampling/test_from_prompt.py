@@ -156,9 +156,13 @@ def test_loras_are_files_and_weights(flags):
     flags.lora = ["a.safetensors:0.5", "b.safetensors"]
     assert list(flags["dtype"].parser.enum_values) == list(png.TYPES)
     assert model_flags.loras() == {"a.safetensors": 0.5, "b.safetensors": 1.0}
-    flags.lora = ["style.safetensors:much"]
-    with pytest.raises(ConfigError, match="write FILE:WEIGHT"):
-        model_flags.loras()
+    flags.lora = ["a.safetensors:0.5:0.3-1", "b.safetensors:0-1", "c:d.safetensors:-1:0-0.5"]
+    timed = {"a.safetensors": [0.5, [0.3, 1.0]], "b.safetensors": 1.0, "c:d.safetensors": [-1.0, [0.0, 0.5]]}
+    assert model_flags.loras() == timed
+    for wrong, why in (("style.safetensors:much", ""), ("style.safetensors:1:0.8-0.3", "the least t first")):
+        flags.lora = [wrong]
+        with pytest.raises(ConfigError, match=f"write FILE:WEIGHT.*{why}"):
+            model_flags.loras()
 
 
 @pytest.mark.parametrize("about", [{}, {"format": 2}, {"format": png.FORMAT, "prompt": "a cat"}])

@@ -1,0 +1,48 @@
+"""A tuning that makes a model which edits pictures by instructions of a text-to-image one: InstructPix2Pix."""
+
+__all__ = ["instruct_pix2pix"]
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from diffusion.adapters.tuning import CAPTIONED, Tuning
+from diffusion.adapters.wider_unet import widened
+from diffusion.models.autoencoders import latent_space
+
+ORIGINAL = "original"  # entry of a record's condition
+PIPELINE = "StableDiffusionInstructPix2PixPipeline"
+
+
+def instruct_pix2pix(base: Any) -> Tuning:
+    """The whole U-Net, with eight channels in place of four: x_t, and the original picture as it is encoded.
+
+    The kernel of its first convolution is zero for the new channels at the start, so that the first step's output is
+    the base's. A record's picture is the edited one, its caption the instruction, and "original" [H, W, 3] in its
+    condition the picture before, which the autoencoder encodes once, before the training, by the mean of its
+    distribution; the U-Net sees that without the scale of latents. A run drops the instruction and the original of a share of the examples
+    (`objective.condition_dropout`, 0.05 in the paper), and each of them alone of as many others; a dropped original is
+    zeros.
+
+    Args:
+        base: the model, `text_to_image.described`, of Stable Diffusion 1 or 2.
+
+    Raises:
+        ValueError: for another base.
+
+    Reference: Brooks et al., "InstructPix2Pix: Learning to Follow Image Editing Instructions", 2023, section 3.2.
+    """
+    if base.name != "StableDiffusionPipeline":
+        raise ValueError(
+            f"instruct_pix2pix makes a {PIPELINE} of a StableDiffusionPipeline, and the base is a {base.name}"
+        )
+
+    vae = base.modules["vae"]
+
+    def seen(params, condition, x):
+        original = condition.pop(ORIGINAL)  # latents, and zeros where it was dropped
+        present = (original != 0).any((1, 2, 3), keepdims=True)
+        return jnp.where(present, latent_space.from_diffusion(original, vae.scale, vae.shift), 0)
+
+    how = {"networks": (), "reads": (ORIGINAL,), "latents": (ORIGINAL,), "apart": (CAPTIONED, ORIGINAL)}
+    return widened(base, PIPELINE, base.channels, seen, **how)

@@ -1,0 +1,66 @@
+"""Tunings of a whole U-Net that sees more beside x_t: channels of its first convolution, zero at the start."""
+
+__all__ = ["Seen", "widened"]
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.adapters.tuning import Params, Tuning
+from diffusion.models.conditional_unet import ConditionalUNet
+
+Seen = Callable[[Params, dict[str, Array], Array], Array]
+"""(the base's parameters, condition, x_t) -> the channels beside x_t; it takes what it reads out of the condition."""
+
+
+def widened(base: Any, pipeline: str, channels: int, seen: Seen, **how: Any) -> Tuning:
+    """The whole U-Net, with more channels than those of x_t.
+
+    The kernel of its first convolution is zero for the new channels at the start, so that the first step's output is
+    the base's. What is written is the folder of a model of another pipeline.
+
+    Args:
+        base: the model, `text_to_image.described`; its denoiser is a U-Net that sees its latents alone.
+        pipeline: class of the folder's model_index.json.
+        channels: how many are new.
+        seen: what they are.
+        **how: fields of the `Tuning`, such as networks and reads.
+
+    Raises:
+        ValueError: for another denoiser.
+    """
+    unet = base.denoiser
+    part = base.kind.denoiser
+    if not isinstance(unet, ConditionalUNet) or unet.in_channels != base.channels:
+        sees = f" of {unet.in_channels} channels" if isinstance(unet, ConditionalUNet) else ""
+        raise ValueError(
+            f"this tuning widens a U-Net that sees the {base.channels} channels of its latents, and the denoiser of "
+            f"the base is a {type(unet).__name__}{sees}"
+        )
+    module = unet.clone(in_channels=base.channels + channels)
+
+    def init(key: Array, params: Params) -> Any:
+        weights = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), dict(params[part]))
+        kernel = weights["conv_in"]["kernel"]
+        wider = jnp.pad(kernel, ((0, 0), (0, 0), (0, channels), (0, 0)))
+        return {**weights, "conv_in": {**weights["conv_in"], "kernel": wider}}
+
+    def apply(params: Params, weights: Any, x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
+        condition = dict(condition)
+        beside = seen(jax.lax.stop_gradient(params), condition, x)
+        wide = jnp.concatenate([x, beside.astype(x.dtype)], axis=-1)
+        output: Any = module.apply({"params": weights}, wide, clock, condition)
+        return output
+
+    def attach(model: Any, weights: Any) -> Any:
+        dtype = model.dtype_of(part)
+        modules = {**model.modules, part: module.clone(dtype=model.denoiser.dtype)}
+        params = {**model.params, part: jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), weights)}
+        return dataclasses.replace(model.of_pipeline(pipeline), modules=modules, params=params, _programs={})
+
+    nothing = lambda folder, weights, metadata: []
+    return Tuning(base, init, apply, nothing, attach, copies=(part,), replaces=(part,), **how)

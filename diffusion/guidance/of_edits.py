@@ -1,0 +1,44 @@
+"""Guidance of a model that edits a picture by an instruction, with a scale for each of the two."""
+
+__all__ = ["text_and_picture"]
+
+from diffusion.guidance.branches import Branches, evaluate
+from diffusion.guidance.strength import Interval, Scale, check_interval, strength
+from diffusion.parameterizations import Denoiser
+
+
+def text_and_picture(
+    branches: Branches, text_scale: Scale, picture_scale: Scale, interval: Interval = None
+) -> Denoiser:
+    """Two scales: null + s_I (picture - null) + s_T (both - picture), for x0 and eps alike.
+
+    It is computed as both + (s_T - 1) (both - picture) + (s_I - 1) (picture - null). A greater s_T follows the
+    instruction more closely, a greater s_I the picture that is edited.
+
+    Facts:
+        nfe: 3 branches a call
+        neutral: s_T = s_I = 1, the denoiser of both conditions exactly
+        paper: Brooks et al. 2023, "InstructPix2Pix: Learning to Follow Image Editing Instructions", eq. 3
+
+    Args:
+        branches: evaluates (text and picture, picture alone, neither).
+        text_scale: s_T, a number, `[B]`, or a function of t.
+        picture_scale: s_I, in the same forms.
+        interval: (t_low, t_high), both included, outside which both are 1; None for all times.
+
+    Returns:
+        A denoiser. The variance, where the network predicts one, is that of the first branch.
+
+    Raises:
+        ValueError: if the interval is empty; when called, if there are not three branches.
+    """
+    check_interval(interval)
+
+    def denoise(x_t, t):
+        both, picture, null = evaluate(branches, x_t, t, (3,), "(text and picture, picture, neither)")
+        of_text = strength(text_scale, 1, interval, t, x_t)
+        of_picture = strength(picture_scale, 1, interval, t, x_t)
+        guided = lambda both, picture, null: both + of_text * (both - picture) + of_picture * (picture - null)
+        return both._replace(x0=guided(both.x0, picture.x0, null.x0), eps=guided(both.eps, picture.eps, null.eps))
+
+    return denoise

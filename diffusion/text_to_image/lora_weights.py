@@ -1,0 +1,53 @@
+"""How a LoRA file is used: its weight, and the interval of t in which it acts."""
+
+__all__ = ["LoraWeight"]
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+from diffusion.io import schema
+from diffusion.text_to_image.requests import valid_as
+
+WEIGHT = schema.number(-1e6, 1e6)
+TIMES = schema.several(schema.number(0, 1), 2, 2)
+ALWAYS = (0.0, 1.0)
+
+
+class LoraWeight(NamedTuple):
+    """How a LoRA file is used.
+
+    Attributes:
+        weight: of its update.
+        times: the least and the greatest t at which it acts; t = 0 is the picture, t = 1 noise. An interval of no
+            length holds no step.
+    """
+
+    weight: float
+    times: tuple[float, float] = ALWAYS
+
+    @classmethod
+    def of(cls, value: Any) -> Self:
+        """The weight of a number, or of a weight and two times: 0.8, (0.8, (0.3, 1)).
+
+        Raises:
+            ValueError: for anything else, or a number out of range.
+        """
+        parts = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+        if len(parts) not in (1, 2):
+            raise ValueError(f"a LoRA has {parts!r}; valid: a weight, or a weight and two times, (0.8, (0.3, 1)).")
+        weight = float(valid_as(WEIGHT, "weight of a LoRA", parts[0]))
+        times = parts[1] if len(parts) == 2 else ALWAYS
+        low, high = valid_as(TIMES, "times of a LoRA", tuple(times) if isinstance(times, list) else times)
+        if low > high:
+            raise ValueError(f"times of a LoRA = {(low, high)}; valid: the least t first, {(high, low)}.")
+        return cls(weight, (float(low), float(high)))
+
+    @property
+    def written(self) -> float | list:
+        """As a file of settings has it: a number, or the weight and the times."""
+        return self.weight if self.always else [self.weight, list(self.times)]
+
+    @property
+    def always(self) -> bool:
+        """Whether it acts at every t."""
+        return self.times == ALWAYS

@@ -1,0 +1,59 @@
+"""The folder of a text-to-image model that was made of another: some networks anew, for the rest that one's files."""
+
+__all__ = ["complete", "save"]
+
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from diffusion.io import limits
+from diffusion.models import interchange
+from diffusion.text_to_image import pipelines
+
+INDEX = "model_index.json"
+ABOUT = "tuning.json"
+
+
+def save(folder: pathlib.Path, base: pathlib.Path, part: str, module: nn.Module, params: Any, **how: Any) -> None:
+    """Writes one network, whose config keeps the usual side of pictures, which is no field of our module of a U-Net.
+
+    Args:
+        folder: of the new model.
+        base: folder of the model that it was made of.
+        part: name of the network's folder.
+        module, params: ours.
+        **how: of `interchange.save`.
+    """
+    interchange.save(folder / part, module, params, **how)
+    config = folder / part / "config.json"
+    ours = json.loads(config.read_text())
+    theirs = limits.read_table(base / part / "config.json")
+    if "sample_size" in theirs and "sample_size" not in ours:
+        config.write_text(json.dumps({**ours, "sample_size": theirs["sample_size"]}, indent=2) + "\n")
+
+
+def complete(
+    folder: pathlib.Path, base: pathlib.Path, pipeline: str = "", about: Mapping[str, Any] | None = None
+) -> None:
+    """Makes the folder of a model of the networks in it and, for the rest, those of another.
+
+    Args:
+        folder: of the new model, with its own networks.
+        base: folder of the model that it was made of.
+        pipeline: class of model_index.json; "" for that of the base.
+        about: what was done, as JSON in tuning.json; None for no such file.
+    """
+    for path in sorted(base.iterdir()):
+        if path.is_dir() and not (folder / path.name).exists():
+            shutil.copytree(path, folder / path.name)
+        elif path.name in (INDEX, pipelines.SAMPLING):
+            shutil.copyfile(path, folder / path.name)
+    index = json.loads((folder / INDEX).read_text())
+    if pipeline and index["_class_name"] != pipeline:
+        (folder / INDEX).write_text(json.dumps({**index, "_class_name": pipeline}, indent=2) + "\n")
+    if about is not None:
+        (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
