@@ -38,7 +38,7 @@ class Timed(NamedTuple):
     loras: tuple[TimedLora, ...]
 
 
-def at(params: Any, t: Array | None) -> Any:
+def at(params: Any, t: Any) -> Any:
     """The parameters of a denoiser at t: W + sum over the LoRAs whose interval holds t.
 
     Args:
