@@ -6,7 +6,7 @@
 
     WORKDIR/tokenizer                         byte pairs of the captions' words
     WORKDIR/encoder, autoencoder, denoiser    runs of diffusion train, with their checkpoints, metrics and curves
-    WORKDIR/text_encoder, vae                 of the first two, as other programs read them
+    WORKDIR/text_encoder, image_encoder, vae  of the first two, as other programs read them
     WORKDIR/captions, latents                 what these make of the pictures and captions, for the third
     WORKDIR/model                             the model, with model_index.json
 
@@ -97,6 +97,8 @@ def run(
         return status
     say(4, f"captions and pictures, encoded once -> {here}/captions, {here}/latents")
     _encode(config, folder, source)
+    if not (folder / "image_encoder").is_dir():
+        model.image_encoder(folder / "encoder", folder / "image_encoder")
     say(5, f"the denoiser, diffusion train -> {here}/denoiser")
     if status := _train(stage, "denoiser", folder, command):
         return status

@@ -3,7 +3,7 @@
 A signed distance is negative inside a shape; a pixel is covered by clip(1/2 - distance, 0, 1) of it.
 """
 
-__all__ = ["Distance", "draw"]
+__all__ = ["Distance", "draw", "paint"]
 
 import math
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def draw(scene: Scene, lot: Lot) -> np.ndarray:
         _write(canvas, scene.word, scene.colour, lot)
     for colour, shape, x, y, radius in _objects(scene, lot):
         tint = np.array(PALETTE[colour]) + np.array([lot.between(-8, 8) for _ in range(3)])
-        _paint(canvas, shape, tint, (x, y), radius, scene.style)
+        paint(canvas, DISTANCES[shape], tint, (x, y), radius, scene.style)
     return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
 
 
@@ -86,8 +86,8 @@ def _centre(number: int) -> tuple[float, float]:
     return PLACES[column], PLACES[row]
 
 
-def _paint(
-    canvas: np.ndarray, shape: str, tint: np.ndarray, centre: tuple[float, float], radius: float, style: str
+def paint(
+    canvas: np.ndarray, shape: Distance, tint: np.ndarray, centre: tuple[float, float], radius: float, style: str
 ) -> None:
     """Paints one shape on the canvas [64, 64, 3], in place."""
     reach = 2 * radius + 8  # what lies farther off does not change
@@ -95,7 +95,7 @@ def _paint(
     canvas = canvas[top:bottom, left:right]
     x = np.arange(left, right) + 0.5 - centre[0]
     y = np.arange(top, bottom)[:, None] + 0.5 - centre[1]
-    distance = DISTANCES[shape](x, y, radius)
+    distance = shape(x, y, radius)
     if style != "plain":
         distance = np.abs(distance + STROKE / 2) - STROKE / 2
     cover = np.clip(0.5 - distance, 0, 1)

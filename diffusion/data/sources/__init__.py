@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         controlled_pictures,
         file_streams,
         iterated,
+        made_drawings,
         of_python,
         parquet_files,
         picture_files,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from diffusion.data.sources.combined import filtered, mixture
     from diffusion.data.sources.controlled_pictures import controlled, painted
     from diffusion.data.sources.file_streams import parquet_stream, tar_stream
+    from diffusion.data.sources.made_drawings import arranged_drawings, drawings
     from diffusion.data.sources.of_python import huggingface
     from diffusion.data.sources.parquet_files import parquet
     from diffusion.data.sources.picture_files import class_folders, picture_folder
@@ -63,6 +65,7 @@ __all__ = [
     "Leaf",
     "Records",
     "Source",
+    "arranged_drawings",
     "array_files",
     "array_records",
     "arrays",
@@ -74,11 +77,13 @@ __all__ = [
     "controlled",
     "controlled_pictures",
     "describe",
+    "drawings",
     "file_streams",
     "filtered",
     "huggingface",
     "is_picture",
     "iterated",
+    "made_drawings",
     "mixture",
     "of_python",
     "open_source",
@@ -111,6 +116,7 @@ public.declare(
         "array_files": ("arrays",),
         "combined": ("filtered", "mixture"),
         "controlled_pictures": ("controlled", "painted"),
+        "made_drawings": ("arranged_drawings", "drawings"),
         "file_streams": ("parquet_stream", "tar_stream"),
         "parquet_files": ("parquet",),
         "of_python": ("huggingface",),

@@ -318,6 +318,8 @@ SOURCES = _table(
     sources.parquet_stream,
     sources.arrays,
     sources.spirals,
+    sources.drawings,
+    sources.arranged_drawings,
     sources.mixture,
     sources.filtered,
     sources.controlled,

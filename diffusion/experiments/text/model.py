@@ -34,6 +34,7 @@ from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.interchange import schedulers
 from diffusion.models.layers import conditions
 from diffusion.models.pixart import PixArt
+from diffusion.models.text_encoders.clip import CLIPVisionProjection
 from diffusion.objectives import Jumps
 from diffusion.text_to_image import pipelines
 from diffusion.text_to_image.pipelines import Usual
@@ -78,6 +79,15 @@ def text_encoder(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
     with files.whole_folder(out) as new:
         interchange.save(new, module.text, params["text"])
         model_card.write(new, model_card.of_run(run, "Text encoder"), out)
+
+
+def image_encoder(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
+    """Writes the image tower of a run that trained "clip", with its projection: what image prompts can read."""
+    module, params, _ = trained(run)
+    tower = CLIPVisionProjection(module.vision, module.features)
+    with files.whole_folder(out) as new:
+        interchange.save(new, tower, {"vision": params["vision"], "projection": params["image_projection"]})
+        model_card.write(new, model_card.of_run(run, "Image encoder"), out)
 
 
 def autoencoder(run: str | pathlib.Path, out: str | pathlib.Path, number: int) -> latent_space.Scaling:

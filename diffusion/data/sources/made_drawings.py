@@ -1,0 +1,91 @@
+"""Drawings of shapes, made when they are asked for: with controls that are exact, or with captions that say little."""
+
+__all__ = ["Drawings", "arranged_drawings", "drawings"]
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from diffusion.data.sources.sequences import Records
+
+SEED = 2028  # of `drawings`; that of the dataset is another
+SPLITS = ("train", "test")
+SILENT = "a picture"  # the caption that says nothing
+
+
+class Drawings(Sequence):
+    """Records of a function of the row, each made once."""
+
+    def __init__(self, split: str, number: int, make: Callable[[int], dict[str, Any]]):
+        """Args:
+            split: "train" or "test", which share no drawing.
+            number: of records.
+            make: a row -> its record.
+
+        Raises:
+            ValueError: for another split, or a number below 1.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"drawings have no split {split!r}. Valid: {', '.join(SPLITS)}")
+        if number < 1:
+            raise ValueError(f"number = {number}. Valid: at least 1")
+        self._number = number
+        self._record = functools.cache(make)
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __getitem__(self, row: Any) -> Any:
+        if not 0 <= row < self._number:
+            raise IndexError(row)
+        return self._record(int(row))
+
+
+def arranged_drawings(split: str = "train", *, kind: str = "outlines", number: int = 8_000) -> Records:
+    """Opens drawings of shapes that stand anywhere, with "control" in their condition, see `shapes.arrangements`.
+
+    A record is a function of its row and split alone; its picture is the same for every control.
+
+    Args:
+        split: "train" or "test".
+        kind: of the control, "outlines", "layers" or "sketch".
+        number: of records.
+
+    Raises:
+        ValueError: for another split or kind, or a number below 1.
+    """
+    from diffusion.data.shapes import arrangements  # here: it imports TFDS, which takes half a second
+
+    if kind not in arrangements.CONTROLS:
+        raise ValueError(f"kind = {kind!r}. Valid: {', '.join(arrangements.CONTROLS)}")
+
+    def make(row: int) -> dict[str, Any]:
+        made = arrangements.example(split, row, kind)
+        return {"image": made.image, "caption": made.caption, "condition": {"control": made.control}}
+
+    return Records(Drawings(split, number, make), split=split)
+
+
+def drawings(split: str = "train", *, silent: float = 0.5, number: int = 8_000) -> Records:
+    """Opens drawings as those of the dataset `shapes`, whose captions partly say nothing: "a picture".
+
+    Args:
+        split: "train" or "test".
+        silent: share of such captions, in [0, 1].
+        number: of records.
+
+    Raises:
+        ValueError: for another split, a share out of range, or a number below 1.
+    """
+    if not 0 <= silent <= 1:
+        raise ValueError(f"silent = {silent}. Valid: 0 to 1")
+    from diffusion.data import shapes
+
+    def make(row: int) -> dict[str, Any]:
+        lot = shapes.scenes.Lot(SEED, SPLITS.index(split), row)
+        scene = shapes.scenes.draw(lot, shares=shapes.TRAIN_SHARES)
+        caption = shapes.scenes.caption(scene, lot)
+        silence = lot.between(0, 1) < silent
+        return {"image": shapes.drawing.draw(scene, lot), "caption": SILENT if silence else caption}
+
+    return Records(Drawings(split, number, make), split=split)

@@ -1,0 +1,218 @@
+"""Measures ControlNets and an IP-Adapter of the drawings' model: position error, what a reference gives; and pictures.
+
+    diffusion control_report --runs=runs/outlines,runs/layers,runs/sketch --out=runs/control
+    diffusion control_report --reference=runs/reference --out=runs/image_prompt
+
+The runs are those of `tuning/drawings_control` and `tuning/drawings_image_prompt`. The controls are of drawings that
+no training has seen, and known exactly: where the shapes of a picture stand is compared with where they should, in
+pixels, with the control and without it from the same noise; real pictures of the same plans give the error of the
+measure itself. What a reference drawing gives to a picture is read by the judge of `diffusion text_report`, beside no
+reference and chance. A picture for each run shows the first examples.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_list("runs", [], "run folders of ControlNets")
+    flags.DEFINE_string("reference", "", "run folder of an IP-Adapter")
+    flags.DEFINE_string("out", None, "folder of the report")
+    flags.DEFINE_integer("number", 100, "pictures of each figure", lower_bound=8)
+    flags.DEFINE_integer("steps", 20, "steps of the sampler", lower_bound=1)
+    flags.DEFINE_float("guidance", 2.0, "scale of the guidance", lower_bound=0)
+    flags.mark_flags_as_required(["out"])
+    command_line.begin()
+
+import functools
+import pathlib
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion import text_to_image
+from diffusion.adapters import control, image_prompt
+from diffusion.data.shapes import arrangements
+from diffusion.data.shapes.drawing import SIDE
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import plots, report
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import tuned_run
+from diffusion.experiments.text import control_metrics, judge, reference_metrics
+from diffusion.metrics.attribute_reader import Reader
+from diffusion.training.runtime import progress
+
+SHOWN = 8  # examples in a picture
+BESIDE = {"with": "with the control", "without": "without it, the same noise", "real": "real pictures of the plans"}
+
+
+class Settings(NamedTuple):
+    """How much is measured, and how pictures are made: the flags of the command."""
+
+    number: int = 100
+    steps: int = 20
+    guidance: float = 2.0
+
+
+def run(
+    runs: Sequence[str], reference: str, out: pathlib.Path, settings: Settings, reader: Reader | None = None
+) -> dict[str, Any]:
+    """Measures tuned runs and writes the report; returns the content of report.json.
+
+    Args:
+        runs: folders of ControlNets.
+        reference: folder of an IP-Adapter; "" for none.
+        out: of the report.
+        settings: of the command.
+        reader: the judge; by default that of `judge.reader`, which is trained where it is not yet.
+
+    Raises:
+        ConfigError: for no run, or one that was trained on something else.
+        WorkdirError, CheckpointError: as `tuned_run.load`.
+    """
+    if not runs and not reference:
+        raise ConfigError("--runs and --reference are both empty. Valid: at least one run folder.")
+    controls = {run: _control_of(run) for run in runs}
+    reader = reader or judge.reader()
+    out.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Any] = {"control": {}}
+    steps: dict[str, int] = {}
+    for folder, name in controls.items():
+        model, steps[folder] = tuned_run.load(folder)
+        examples = [arrangements.example("test", row, name) for row in range(settings.number)]
+        rows = control_metrics.rows(functools.partial(_made, model, control.NAME, settings), examples)
+        figures["control"][name] = {which: control_metrics.follows(rows[which], examples, reader) for which in BESIDE}
+        tiles = [np.stack([example.control for example in examples]), rows["with"], rows["without"]]
+        _draw(tiles, ["control", "with it", "without"], [each.caption for each in examples], out / f"{name}.png")
+    if reference:
+        model, steps[reference] = tuned_run.load(reference)
+        make = functools.partial(_made, model, image_prompt.NAME, settings)
+        figures["reference"], rows = reference_metrics.alone(make, reader, settings.number)
+        figures["reference_with_prompt"], mixed = reference_metrics.with_prompt(make, reader, settings.number)
+        names = ["reference", "with it", "without"]
+        tiles = [rows[name] for name in ("references", "images", "none")]
+        _draw(tiles, names, [""] * settings.number, out / "reference.png")
+        tiles = [mixed[name] for name in ("references", "images", "none")]
+        _draw(tiles, names, mixed["prompts"], out / "reference_with_prompt.png")
+    protocol = {"runs": steps, **settings._asdict(), "seeds": "0..", **report.software()}
+    content = report.plain({"figures": figures, "protocol": protocol})
+    report.write(out, content, markdown(content, out))
+    return content
+
+
+def _control_of(run: str) -> str:
+    """The name of the control that a run has learned from."""
+    source = workdir.read_config(run)["data"]["source"]
+    if source["name"] != "arranged_drawings":
+        raise ConfigError(f"{run} learned from {source['name']!r}. Valid: a run of tuning/drawings_control.")
+    return source["kind"]
+
+
+def _made(
+    model: text_to_image.TextToImage,
+    attachment: str,
+    settings: Settings,
+    prompts: Sequence[str],
+    pictures: np.ndarray | None,
+    seeds: Sequence[int],
+) -> np.ndarray:
+    """A picture of each prompt and seed, by a control of its own where there are any."""
+    how = {"steps": settings.steps, "guidance": settings.guidance, "height": SIDE, "width": SIDE}
+    if pictures is None:
+        return text_to_image.generate(model, list(prompts), seeds=list(seeds), batch_size=50, **how)
+    made = []
+    with progress.bar("drawing", len(prompts), "pictures") as advance:
+        for prompt, picture, seed in zip(prompts, pictures, seeds, strict=True):
+            made.append(text_to_image.generate(model, prompt, seeds=seed, controls=[(attachment, picture)], **how)[0])
+            advance(len(made))
+    return np.stack(made)
+
+
+def _draw(tiles: Sequence[np.ndarray], names: Sequence[str], prompts: Sequence[str], path: pathlib.Path) -> None:
+    """Writes a PNG: the first examples side by side, the same row under each other."""
+    columns = ["\n".join(textwrap.wrap(prompt, 13)) for prompt in prompts[:SHOWN]]
+    plots.mosaic([[row[:SHOWN] for row in tiles]], names, [columns], path)
+
+
+def markdown(content: dict, folder: pathlib.Path) -> str:
+    """The report as Markdown; pictures that are in the folder are embedded by relative links."""
+    figures = content["figures"]
+    parts = ["# Control of the drawings' model"]
+    if figures["control"]:
+        parts += [control_table(figures["control"])]
+        parts += report.pictures(folder, {f"{name}.png": name.capitalize() for name in figures["control"]})
+    if "reference" in figures:
+        parts += [reference_table(figures["reference"]), prompt_table(figures["reference_with_prompt"])]
+        parts += report.pictures(
+            folder,
+            {
+                "reference.png": "A prompt that says nothing, and a reference",
+                "reference_with_prompt.png": "The prompt names colour and shape, the reference has the rest",
+            },
+        )
+    parts += [report.table(("", ""), content["protocol"].items()), report.IN_FULL]
+    return "\n\n".join(parts) + "\n"
+
+
+def control_table(figures: dict) -> str:
+    """The rows of the controls, each with the control, without it, and of real pictures."""
+    percent = lambda share: "—" if share is None else f"{100 * share['share']:.0f} %"
+    header = ("control", "pictures", "error, pixels", f"within {control_metrics.CLOSE:g}", "colour there", "order")
+    rows = []
+    for name, each in figures.items():
+        for which, words in BESIDE.items():
+            found = each[which]
+            rows.append(
+                (
+                    name,
+                    words,
+                    report.with_error(found["error"]),
+                    percent(found["close"]),
+                    percent(found["colour"]),
+                    "—" if which == "without" else percent(found["order"]),
+                    percent(found["prompt"]["attributes"]),
+                )
+            )
+    return report.table((*header, "prompt, by the judge"), rows)
+
+
+def reference_table(figures: dict) -> str:
+    """A row for each attribute: with the reference, without it, by chance, and of the references themselves."""
+    order = ("reference", "none", "chance", "real")
+    header = ("of the reference", "with it", "no reference", "chance", "the judge on the references")
+    groups = {"style": reference_metrics.STYLE, "content": reference_metrics.CONTENT}
+    rows = [
+        (f"{group}: {name.replace('_', ' ')}", *(report.percent(figures[which][name]) for which in order))
+        for group, names in groups.items()
+        for name in names
+        if name in figures["reference"]
+    ]
+    return report.table(header, rows)
+
+
+def prompt_table(figures: dict) -> str:
+    """A row for each attribute where the prompt names colour and shape."""
+    order = ("reference", "none", "chance")
+    rows = [
+        (f"of the prompt: {name}", *(report.percent(figures[which]["prompt"][name]) for which in order))
+        for name in figures["reference"]["prompt"]
+    ]
+    rows += [
+        (f"of the reference: {name}", *(report.percent(figures[which][name]) for which in order))
+        for name in (*reference_metrics.STYLE, "size", "position")
+    ]
+    return report.table(("", "with the reference", "no reference", "another drawing"), rows)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    out = pathlib.Path(values.out)
+    settings = Settings(values.number, values.steps, values.guidance)
+    print(markdown(run(values.runs, values.reference, out, settings), out))
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES, compiles=True)

@@ -1,0 +1,116 @@
+"""What comes back of a reference drawing: its content and its style, by the judge, beside no reference and chance.
+
+`make` is all that is known of the model: the references themselves can stand in its place, and give the judge's error.
+"""
+
+__all__ = ["CONTENT", "STYLE", "Make", "agreement", "alone", "paper", "references", "with_prompt"]
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion.data import shapes
+from diffusion.data.shapes import drawing
+from diffusion.data.shapes.scenes import NONE, Scene, phrase
+from diffusion.data.sources.made_drawings import SILENT
+from diffusion.experiments.text import judge, shape_finder
+from diffusion.metrics import bootstrap
+from diffusion.metrics.attribute_reader import Reader
+
+CONTENT = ("kind", "count", "colour", "shape", "size", "position", "relation", "second_colour", "second_shape")
+STYLE = ("style", "paper")
+KINDS = ("one", "several", "pair")
+
+# (prompts, references uint8 [N, 64, 64, 3] or None, seeds) -> uint8 [N, 64, 64, 3]
+Make = Callable[[Sequence[str], np.ndarray | None, Sequence[int]], np.ndarray]
+
+
+class References(NamedTuple):
+    """Drawings of the test split, uint8 [N, 64, 64, 3], and what they show."""
+
+    images: np.ndarray
+    scenes: list[Scene]
+
+
+def references(number: int, kinds: Sequence[str] = KINDS) -> References:
+    """The first drawings of these kinds in the test split of `shapes`, with what they show."""
+    every = (shapes.example("test", row) for row in itertools.count())
+    drawn = ((image, judge.facing(scene)) for image, _, scene in every if scene.kind in kinds)
+    images, shown = zip(*itertools.islice(drawn, number))
+    return References(np.stack(images), list(shown))
+
+
+def paper(images: np.ndarray) -> np.ndarray:
+    """The number of the nearest paper of each picture, int [N]: the tints of `drawing.PAPERS`, then the night."""
+    known = np.array([*drawing.PAPERS, drawing.NIGHT], float)
+    return np.array([np.abs(known - shape_finder.paper_of(image)).sum(-1).argmin() for image in images])
+
+
+def agreement(reader: Reader, images: np.ndarray, wanted: References, names: Sequence[str]) -> dict[str, Any]:
+    """How often pictures show what the references of the same rows do: {attribute: share}, of those that have it.
+
+    A number counts where several shapes are alike, a size and a place where there is one, a relation and the second
+    shape where there are two.
+
+    Args:
+        reader: the judge.
+        images: uint8 [N, 64, 64, 3].
+        wanted: as many references.
+        names: of attributes, in `CONTENT` and `STYLE`.
+    """
+    right: dict[str, list[bool]] = {name: [] for name in names}
+    papers = paper(images), paper(wanted.images)
+    for row, (scene, shown) in enumerate(zip(wanted.scenes, judge.seen(reader, images), strict=True)):
+        for name in names:
+            if name == "paper":
+                right[name].append(bool(papers[0][row] == papers[1][row]))
+            elif getattr(scene, name) != NONE and (name != "count" or scene.kind == "several"):
+                right[name].append(getattr(scene, name) == getattr(shown, name))
+    return {name: bootstrap.share(each) for name, each in right.items() if each}
+
+
+def alone(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A prompt that says nothing, and the reference: what of it comes back.
+
+    Returns:
+        ({"reference": shares, "none": without it from the same noise, "chance": between two references, "real": of the
+        references themselves}, {"images", "none": uint8 [N, 64, 64, 3], "references"}).
+    """
+    wanted = references(number)
+    silent = [SILENT] * number
+    made = make(silent, wanted.images, range(number))
+    none = make(silent, None, range(number))
+    shares = lambda images: agreement(reader, images, wanted, (*STYLE, *CONTENT))
+    figures = {
+        "reference": shares(made),
+        "none": shares(none),
+        "chance": shares(np.roll(wanted.images, 1, axis=0)),
+        "real": shares(wanted.images),
+    }
+    return figures, {"references": wanted.images, "images": made, "none": none}
+
+
+def with_prompt(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A prompt names colour and shape of another drawing, the reference has the rest: who decides what.
+
+    Returns:
+        ({"reference", "none", "chance"}: each {"prompt": shares of what the prompt requests, "style", "size",
+        "position", "paper": of the reference's}, {"references", "images", "none", "prompts"}).
+    """
+    wanted = references(number, ("one",))
+    turned = wanted.scenes[1:] + wanted.scenes[:1]
+    requested = [Scene("one", "plain", scene.colour, scene.shape) for scene in turned]
+    prompts = [phrase(scene) for scene in requested]
+    made = make(prompts, wanted.images, range(number))
+    none = make(prompts, None, range(number))
+
+    def shares(images: np.ndarray) -> dict[str, Any]:
+        names = ("colour", "shape")
+        pairs = list(zip(requested, judge.seen(reader, images)))
+        asked = {name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in pairs]) for name in names}
+        return {"prompt": asked, **agreement(reader, images, wanted, (*STYLE, "size", "position"))}
+
+    figures = {"reference": shares(made), "none": shares(none), "chance": shares(np.roll(wanted.images, 1, axis=0))}
+    return figures, {"references": wanted.images, "images": made, "none": none, "prompts": prompts}

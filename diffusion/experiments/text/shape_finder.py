@@ -1,0 +1,89 @@
+"""Where the shapes of a drawing stand: connected parts of one hue that are not paper, and their distance to a plan.
+
+It reads pixels and needs no training. A part is a set of neighbouring pixels that differ from the paper (the median of
+the picture's border) and have the nearest hue of one colour of the palette; rings are filled.
+"""
+
+__all__ = ["FAR", "Found", "Matched", "found", "hues", "matched", "paper_of"]
+
+import colorsys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage, optimize
+
+from diffusion.data.shapes import drawing
+from diffusion.data.shapes.scenes import COLOURS
+
+STRONG = 60  # of 255: how much a pixel of a shape differs from the paper
+SMALLEST = 20  # pixels of a part
+FAR = 32.0  # pixels, half a side: the error of a shape that is missing, and the largest of any
+
+
+class Found(NamedTuple):
+    """A part of a picture: its colour, its middle (x, y) in pixels from the upper left corner, and its pixels."""
+
+    colour: str
+    x: float
+    y: float
+    pixels: int
+
+
+class Matched(NamedTuple):
+    """What was found of each planned shape: its index, or -1 where it is missing, and its distance, at most `FAR`."""
+
+    index: np.ndarray
+    error: np.ndarray
+
+
+def paper_of(picture: np.ndarray) -> np.ndarray:
+    """The colour of the paper, float64 [3]: the median of the border of a picture uint8 [H, W, 3]."""
+    border = np.ones(picture.shape[:2], bool)
+    border[2:-2, 2:-2] = False
+    return np.median(picture[border], axis=0)
+
+
+def hues(picture: np.ndarray) -> np.ndarray:
+    """The number in `COLOURS` of the nearest hue of each pixel, -1 for paper: int [H, W] of uint8 [H, W, 3]."""
+    rgb = picture.astype(np.float64)
+    red, green, blue = np.moveaxis(rgb, -1, 0)
+    angle = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)
+    known = np.array([2 * np.pi * colorsys.rgb_to_hsv(*drawing.PALETTE[name])[0] for name in COLOURS])
+    turn = np.abs((angle[..., None] - known + np.pi) % (2 * np.pi) - np.pi)
+    strong = np.abs(rgb - paper_of(picture)).max(-1) > STRONG
+    return np.where(strong, turn.argmin(-1), -1)
+
+
+def found(picture: np.ndarray) -> list[Found]:
+    """The parts of a picture uint8 [H, W, 3], of at least `SMALLEST` pixels."""
+    of = hues(picture)
+    y, x = np.mgrid[: of.shape[0], : of.shape[1]] + 0.5
+    parts = []
+    for number in np.unique(of[of >= 0]):
+        labels, count = ndimage.label(of == number, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+        for part in range(1, count + 1):
+            mask = ndimage.binary_fill_holes(labels == part)
+            mask = mask & ((of == number) | (of < 0))  # what lies over it is not a part of it
+            if (size := int(mask.sum())) >= SMALLEST:
+                parts.append(Found(COLOURS[number], float(x[mask].mean()), float(y[mask].mean()), size))
+    return parts
+
+
+def matched(centres: np.ndarray, parts: Sequence[Found]) -> Matched:
+    """The parts that stand for planned shapes, so that the sum of their distances is smallest; colours do not count.
+
+    Args:
+        centres: (x, y) of each planned shape, [K, 2] in pixels.
+        parts: of a picture.
+    """
+    index = np.full(len(centres), -1)
+    error = np.full(len(centres), FAR)
+    if parts:
+        where = np.array([(part.x, part.y) for part in parts])
+        distance = np.hypot(*np.moveaxis(centres[:, None] - where, -1, 0))
+        rows, columns = optimize.linear_sum_assignment(np.minimum(distance, FAR))
+        near = distance[rows, columns] < FAR
+        index[rows[near]] = columns[near]
+        error[rows[near]] = distance[rows, columns][near]
+    return Matched(index, error)

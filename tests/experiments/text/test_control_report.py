@@ -1,0 +1,127 @@
+"""Positions, order and references that are measured: exact for known pictures, and the report of tiny runs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion.configs.tuning import drawings_control, drawings_image_prompt
+from diffusion.data.shapes import arrangements, drawing, scenes
+from diffusion.data.shapes.arrangements import Arrangement, Thing
+from diffusion.data.shapes.scenes import Lot
+from diffusion.experiments import control_report, train
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.text import control_metrics, judge, reference_metrics, shape_finder
+from diffusion.metrics.attribute_reader import Reader
+from tests.experiments.run.test_image_prompt_tuning import encoder
+from tests.text_to_image import made_pipelines
+
+NOBODY = Reader({}, {}, "")
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return [arrangements.example("test", row, "outlines") for row in range(40)]
+
+
+@pytest.fixture
+def knowing(monkeypatch, examples):
+    """A judge who knows the examples' captions by their pictures."""
+    table = {example.image.tobytes(): scenes.parsed(example.caption) for example in examples}
+    monkeypatch.setattr(judge, "seen", lambda _, images: [table[image.tobytes()] for image in images])
+
+
+def moved(arrangement, dx, dy):
+    things = tuple(thing._replace(x=thing.x + dx, y=thing.y + dy) for thing in arrangement.things)
+    return arrangement._replace(things=things)
+
+
+def test_shapes_of_real_pictures_are_found_within_a_pixel(examples):
+    errors = []
+    for example in examples:
+        parts = shape_finder.found(example.image)
+        match = shape_finder.matched(arrangements.centres(example.arrangement), parts)
+        errors += list(match.error)
+        things = example.arrangement.things
+        assert [parts[i].colour for i in match.index if i >= 0] == [
+            thing.colour for thing, i in zip(things, match.index) if i >= 0
+        ]
+    assert np.mean(errors) < 0.5 and np.max(errors) < 2.0
+
+
+def test_a_known_shift_is_the_error():
+    """A circle drawn 3 pixels right and 4 down of its plan is 5 pixels away; one that is missing is FAR away."""
+    plan = Arrangement("plain", (Thing("green", "circle", 22.0, 20.0, 9.0), Thing("red", "circle", 44.0, 44.0, 9.0)))
+    picture = lambda arrangement: arrangements.picture(arrangement, Lot(0, 0, 0))
+    centres = arrangements.centres(plan)
+    match = shape_finder.matched(centres, shape_finder.found(picture(moved(plan, 3, 4))))
+    np.testing.assert_allclose(match.error, [5, 5], atol=0.1)
+    one = plan._replace(things=plan.things[:1])
+    match = shape_finder.matched(centres, shape_finder.found(picture(one)))
+    np.testing.assert_allclose(match.error, [0, shape_finder.FAR], atol=0.1)
+    assert match.index.tolist() == [0, -1]
+    assert shape_finder.matched(centres, []).error.tolist() == [shape_finder.FAR] * 2
+
+
+def test_order_is_read_where_two_overlap():
+    things = Thing("red", "square", 28.0, 30.0, 9.0), Thing("blue", "circle", 36.0, 30.0, 9.0)
+    plan = Arrangement("plain", things)
+    picture = lambda arrangement: arrangements.picture(arrangement, Lot(0, 0, 0))
+    assert control_metrics.on_top(picture(plan), plan) is True
+    assert control_metrics.on_top(picture(plan._replace(things=things[::-1])), plan) is False
+    assert control_metrics.on_top(picture(plan), moved(plan._replace(things=things[:1]), 0, 0)) is None
+
+
+def test_figures_of_right_and_of_other_pictures(examples, knowing):
+    real = control_metrics.rows(lambda prompts, controls, seeds: np.stack([e.image for e in examples]), examples)
+    np.testing.assert_array_equal(real["real"], real["with"])
+    right = control_metrics.follows(real["with"], examples, NOBODY)
+    assert right["error"]["value"] < 0.5 and right["close"]["share"] == right["colour"]["share"] == 1
+    assert right["order"]["share"] == 1 and right["prompt"]["attributes"]["share"] == 1
+    other = control_metrics.follows(np.roll(real["real"], 1, axis=0), examples, NOBODY)
+    assert other["error"]["value"] > 8 and other["close"]["share"] < 0.3
+
+
+def test_what_comes_back_of_references(monkeypatch):
+    """References in place of pictures agree with themselves; papers are told apart; chance is below."""
+    wanted = reference_metrics.references(24)
+    table = {image.tobytes(): scene for image, scene in zip(wanted.images, wanted.scenes)}
+    monkeypatch.setattr(judge, "seen", lambda _, images: [table[image.tobytes()] for image in images])
+    make = lambda prompts, pictures, seeds: wanted.images if pictures is None else pictures
+    figures, rows = reference_metrics.alone(make, NOBODY, 24)
+    assert all(share["share"] == 1 for share in figures["reference"].values())
+    assert set(figures["reference"]) >= {"style", "paper", "kind", "colour", "shape", "size", "position", "relation"}
+    assert figures["chance"]["colour"]["share"] < 0.5 and rows["references"] is not None
+    night = np.broadcast_to(np.array(drawing.NIGHT, np.uint8), (1, 64, 64, 3))
+    light = [np.broadcast_to(np.array(paper, np.uint8), (1, 64, 64, 3)) for paper in drawing.PAPERS]
+    assert reference_metrics.paper(np.concatenate([*light, night])).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_other_runs_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--runs and --reference are both empty"):
+        control_report.run([], "", tmp_path, control_report.Settings())
+
+
+@pytest.mark.slow
+def test_recipes_train_and_are_reported(tmp_path, monkeypatch):
+    """The recipes at their preset, on a base of made weights, with a judge who sees the same in all pictures."""
+    base = made_pipelines.folder("pixart", tmp_path / "base")
+    config = drawings_control.get_config("tiny")
+    config.update_from_flattened_dict({"base.path": str(base)})
+    assert train.run(config, tmp_path / "outlines") == 0
+    config = drawings_image_prompt.get_config("tiny")
+    config.update_from_flattened_dict({"base.path": str(base), "tuning.encoder": encoder(tmp_path / "encoder")})
+    assert train.run(config, tmp_path / "reference") == 0
+    shown = scenes.Scene("one", "plain", "red", "circle", "small", "top")
+    monkeypatch.setattr(judge, "seen", lambda _, images: [shown] * len(images))
+    settings = control_report.Settings(8, 2)
+    out = tmp_path / "report"
+    content = control_report.run([str(tmp_path / "outlines")], str(tmp_path / "reference"), out, settings, NOBODY)
+    figures = json.loads((out / "report.json").read_text())["figures"]
+    assert figures == content["figures"] and figures["control"]["outlines"]["real"]["error"]["value"] < 1
+    assert figures["control"]["outlines"]["with"]["error"]["value"] <= shape_finder.FAR
+    for name in ("outlines.png", "reference.png", "reference_with_prompt.png", "report.md"):
+        assert (out / name).is_file()
+    assert "| outlines | with the control |" in (out / "report.md").read_text()
+    with pytest.raises(ConfigError, match=r"learned from 'drawings'\. Valid: a run of tuning/drawings_control"):
+        control_report.run([str(tmp_path / "reference")], "", out, settings, NOBODY)
