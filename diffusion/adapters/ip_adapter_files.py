@@ -221,6 +221,11 @@ def _read_projection(shapes: Mapping[str, tuple[int, ...]], path: str) -> nn.Mod
         return shape
 
     matrix = lambda name: sides(name, 2)
+    if "time_embedding.linear_1.weight" in shapes:
+        raise Mismatch(
+            f"{path}: its image_proj reads the time (Stable Diffusion 3); global, full-face and plus projections are "
+            "read."
+        )
     if "proj.weight" in shapes and "norm.weight" in shapes:
         (width,) = sides("norm.weight", 1)
         outputs, features = matrix("proj.weight")
