@@ -41,7 +41,7 @@ class Sum:
 
 def model():
     process = schedulers.read({"_class_name": "FlowMatchEulerDiscreteScheduler"})
-    return types.SimpleNamespace(denoiser=Sum(), process=process)
+    return types.SimpleNamespace(denoiser=Sum(), process=process, sees_picture=False)
 
 
 def constant(value):

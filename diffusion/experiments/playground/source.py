@@ -60,12 +60,15 @@ class Published:
             self.model, stored = text_to_image.with_quantised(self.model, quantised)
             print(f"{quantised}: {stored}")
         self.attachments = tuple(attachments)
-        self.edits = self.model.sees_picture
         self.name = pathlib.Path(folder).resolve().name
         self.size = self.model.side, self.model.side
         self.usual = PageRequest().resolved(self.model)
         self.samplers = tuple(sorted(schedulers.SOLVERS))
         self._record = png.model(folder, dtype, loras, **more, quantised=quantised)
+
+    @property
+    def edits(self) -> bool:
+        return self.model.sees_picture
 
     def resolved(self, request: PageRequest) -> PageRequest:
         return request.resolved(self.model)
@@ -123,7 +126,7 @@ def check(source: Source, request: PageRequest) -> None:
             f"{source.name} receives {reads}, and no prompt: it has no text model, and with it no regions, "
             f"words or references. {instead}, or start the page with a text-to-image model."
         )
-    if not source.edits and request.image_guidance not in (None, 1):
+    if request.image_guidance not in (None, 1) and not source.edits:
         raise ValueError(
             f"image_guidance = {request.image_guidance:g}: {source.name} edits no pictures by instructions; leave it "
             "out"

@@ -183,9 +183,10 @@ def test_numbers_of_json_are_taken_and_empty_inputs_say_nothing():
     (False, 0, {"negative": "a cat"}, "made receives no condition, and no prompt"),
     (False, 2, {"label": 1, "words": ["cat"]}, "made receives a class, and no prompt: .* no regions, words"),
     (False, 2, {"label": -1}, r"label = -1 is no class of this model; valid: 0 \.\. 1"),
+    (True, 0, {"image_guidance": 2}, "image_guidance = 2: made edits no pictures by instructions"),
 ])  # fmt: skip
 def test_a_request_has_only_inputs_that_the_model_reads(prompts, classes, wrong, message):
-    kind = types.SimpleNamespace(name="made", prompts=prompts, classes=classes)
+    kind = types.SimpleNamespace(name="made", prompts=prompts, classes=classes, edits=False)
     with pytest.raises(ValueError, match=message):
         source.check(kind, PageRequest(**wrong))
 
