@@ -29,7 +29,7 @@ from diffusion.guidance.memory import Memory, Unpaired
 from diffusion.guidance.prediction_changes import inner
 from diffusion.parameterizations import Denoiser, Network
 from diffusion.samplers.sample import AfterStep, Sampler, sample
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 from diffusion.timesteps import Plan
 
 
@@ -43,6 +43,7 @@ def noised(schedule: NoiseSchedule, t: ArrayLike, images: Array, keys: Array) ->
         keys: `[B]` random keys.
     """
     noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
+    t = at_each(schedule, t, images)
     return left_broadcast(schedule.alpha(t), images) * images + left_broadcast(schedule.sigma(t), images) * noise
 
 

@@ -29,7 +29,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import probability_flow, public
+from diffusion import padding, probability_flow, public
 from diffusion.arguments import require_floats
 from diffusion.ode import Solver
 from diffusion.parameterizations import Denoiser
@@ -88,6 +88,7 @@ def log_likelihood(
     solver: Solver,
     divergence: Divergence,
     log_prior: Callable[[Array], Array] | None = None,
+    real: Array | None = None,
 ) -> Likelihood:
     """Log-density of x under the model, by the change of variables along the probability flow.
 
@@ -102,16 +103,21 @@ def log_likelihood(
         x: `[B, ...]` data, of any rank.
         solver: `ode.runge_kutta(times(schedule, 100))` or `ode.dormand_prince(t_start, schedule.t_max)`.
         divergence: `exact()`, or `hutchinson(probes)`, whose probes stay the same during the whole solve.
-        log_prior: x `[B, ...]` -> log-density `[B]` at solver.end; that of `schedule.prior` if None.
+        log_prior: x `[B, ...]` -> log-density `[B]` at solver.end; that of `schedule.prior` if None. With a mask it is
+            that of what is real.
+        real: mask of x without its padding, see `diffusion.padding`; the density is that of what is real, whose
+            numbers `padding.count` counts for `bits_per_dim`. None: all is real.
 
     Returns:
         `Likelihood` at solver.start.
 
     Raises:
-        ValueError: if the solver leaves the schedule's range.
+        ValueError: if the solver leaves the schedule's range, or the mask leaves nothing.
     """
     check_schedule(schedule)
     require_floats(x, "x")
+    if real is not None:
+        padding.check(real, x)
     if solver.start < schedule.t_min or solver.end > schedule.t_max:
         raise ValueError(
             f"likelihood: times must be in [{schedule.t_min:g}, {schedule.t_max:g}], where the schedule "
@@ -119,14 +125,16 @@ def log_likelihood(
         )
     x = jnp.asarray(x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    prior = log_prior if log_prior is not None else _log_prior(schedule)
+    x = padding.zeroed(x, real)
+    prior = log_prior if log_prior is not None else _log_prior(schedule, real)
     first, last = (probability_flow.radius(schedule, jnp.asarray(t, x.dtype)) for t in (solver.start, solver.end))
     velocity = probability_flow.velocity(denoise, schedule)
-    flow = lambda theta, state: divergence(lambda u: velocity(theta, u), state[0])
+    field = lambda theta, u: padding.zeroed(velocity(theta, padding.zeroed(u, real)), real)
+    flow = lambda theta, state: divergence(lambda u: field(theta, u), state[0])
     begin = (x / first, jnp.zeros(x.shape[:1], x.dtype))
     (u, gained), nfe = solver.solve(flow, lambda t: probability_flow.angle(schedule, t), begin)
     latent = u * last
-    log_density = prior(latent) + gained + math.prod(x.shape[1:]) * (jnp.log(last) - jnp.log(first))
+    log_density = prior(latent) + gained + _total(jnp.log(last) - jnp.log(first), x, real)
     return Likelihood(log_density, latent, nfe)
 
 
@@ -197,16 +205,17 @@ def normal(keys: Array, shape: tuple[int, ...], count: int = 1) -> Array:
     return jax.vmap(lambda key: jax.random.normal(key, (count, *shape), jnp.float32), out_axes=1)(keys)
 
 
-def normal_density(scale: ArrayLike) -> Callable[[Array], Array]:
+def normal_density(scale: ArrayLike, real: Array | None = None) -> Callable[[Array], Array]:
     """x `[B, ...]` -> log N(x; 0, scale^2 I) `[B]`.
 
     Args:
-        scale: standard deviation, > 0.
+        scale: standard deviation, > 0; one, or one for each number of a vector, `[D]`.
+        real: mask of x without its padding, where x is zero; None: all is real.
     """
 
     def log_density(x):
-        x = x.reshape(len(x), -1)
-        return -0.5 * jnp.sum((x / scale) ** 2, axis=1) - x.shape[1] * (0.5 * math.log(2 * math.pi) + jnp.log(scale))
+        squares = ((x / scale) ** 2).reshape(len(x), -1)
+        return -0.5 * jnp.sum(squares, axis=1) - _total(0.5 * math.log(2 * math.pi) + jnp.log(scale), x, real)
 
     return log_density
 
@@ -232,7 +241,7 @@ def dequantise(images: Array, keys: Array) -> Array:
     return (images.astype(jnp.float32) + noise) / 128 - 1
 
 
-def bits_per_dim(log_density: Array, dims: int) -> Array:
+def bits_per_dim(log_density: Array, dims: ArrayLike) -> Array:
     """Bits per dimension of images of 256 levels in [-1, 1): -log p(x) / (D ln 2) + 7.
 
     A level is 2/256 wide, so that -log2 of its probability is -log2 p(x) - log2(2/256) a dimension; the mean over
@@ -240,16 +249,23 @@ def bits_per_dim(log_density: Array, dims: int) -> Array:
 
     Args:
         log_density: `[B]` in nats, of `dequantise`d images.
-        dims: D, numbers in an image.
+        dims: D, numbers in an image; `[B]` where images are padded, see `padding.count`.
     """
     return -log_density / (dims * math.log(2)) + 7
 
 
-def _log_prior(schedule: NoiseSchedule) -> Callable[[Array], Array]:
+def _log_prior(schedule: NoiseSchedule, real: Array | None = None) -> Callable[[Array], Array]:
     """The density of `schedule.prior`: N(0, I) where the variance is preserved, else N(0, sigma(t_max)^2 I)."""
     radius = probability_flow.radius(schedule, jnp.asarray(schedule.t_max))
     sigma = schedule.sigma(schedule.t_max)
-    return normal_density(jnp.where(jnp.abs(radius - 1) < 1e-5, 1.0, sigma))
+    return normal_density(jnp.where(jnp.abs(radius - 1) < 1e-5, 1.0, sigma), real)
+
+
+def _total(value: Array, x: Array, real: Array | None) -> Array:
+    """The sum of a value over the real numbers of an example, `[]` or `[B]`; one value, or one for each, `[D]`."""
+    if jnp.ndim(value) == 0:
+        return value * (math.prod(x.shape[1:]) if real is None else padding.count(real, x))
+    return padding.zeroed(jnp.broadcast_to(value, x.shape), real).reshape(len(x), -1).sum(axis=1)
 
 
 public.declare(__name__)

@@ -44,7 +44,7 @@ from jax.typing import ArrayLike
 
 from diffusion import public
 from diffusion.arguments import described, require, require_floats, require_function
-from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
 
 Network = Callable[..., Any]
 """(x, clock or clocks, condition) -> an array, with heads beside it where an objective needs them.
@@ -167,6 +167,7 @@ def evaluate(
             )
     if t.ndim == 0 and x_t.ndim > 0:
         t = jnp.broadcast_to(t, x_t.shape[:1])
+    t = at_each(schedule, t, x_t)
     c_in = left_broadcast(parameterization.input_scale(schedule, t), x_t)
     output = network(c_in * x_t, parameterization.clock(schedule, t), condition)
     return read_output(output, x_t, parameterization.channels), t
@@ -254,8 +255,7 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
         finite = jnp.isfinite(parameterization.clock(schedule, t))
     if isinstance(defined, Tracer) or isinstance(finite, Tracer):
         return  # the schedule itself is being differentiated or compiled, and has no values yet
-    defined = np.asarray(defined)
-    finite = np.asarray(finite)
+    times, defined, finite = np.broadcast_arrays(times, np.asarray(defined), np.asarray(finite))
     if not finite.all():
         raise ValueError(
             f"{parameterization.name} prediction: the network's clock is not finite at "

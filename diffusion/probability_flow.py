@@ -12,17 +12,24 @@ __all__ = ["angle", "radius", "time", "velocity"]
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import public
 from diffusion.parameterizations import Denoiser, checked
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
+from diffusion.schedules.bisection import bisect
+
+HALVINGS = 40  # of [0, 1], beyond the digits of float32 near the data
 
 
 def angle(schedule: NoiseSchedule, t: ArrayLike) -> Array:
-    """theta = atan2(sigma, alpha), from 0 at the data to pi / 2 where alpha = 0."""
+    """theta = atan2(sigma, alpha), from 0 at the data to pi / 2 where alpha = 0; the mean of those of all leaves."""
+    if schedule.leaves:
+        return jnp.stack([angle(leaf, t) for _, leaf in schedule.leaves]).mean(axis=0)
     return jnp.arctan2(schedule.sigma(t), schedule.alpha(t))
 
 
@@ -33,22 +40,44 @@ def radius(schedule: NoiseSchedule, t: ArrayLike) -> Array:
 
 def time(schedule: NoiseSchedule, theta: Array) -> Array:
     """The time at which atan2(sigma, alpha) = theta, kept in the schedule's range against rounding."""
+    if schedule.leaves:
+        low, high = bisect(lambda t: -angle(schedule, t), -theta, HALVINGS)
+        return jnp.clip((low + high) / 2, schedule.t_min, schedule.t_max)
     cos = jnp.maximum(jnp.cos(theta), 0)  # in float32, pi/2 lies beyond the right angle
     log_snr = 2 * (jnp.log(cos) - jnp.log(jnp.sin(theta)))
     return jnp.clip(schedule.inverse_log_snr(log_snr), schedule.t_min, schedule.t_max)
 
 
 def velocity(denoise: Denoiser, schedule: NoiseSchedule) -> Callable[[Array, Array], Array]:
-    """(theta `[]` or `[B]`, u `[B, ...]`) -> du/dtheta `[B, ...]`; the denoiser is called with t `[B]`."""
+    """(theta `[]` or `[B]`, u `[B, ...]`) -> du/dtheta `[B, ...]`; the denoiser is called with t `[B]`.
+
+    Where leaves have a schedule each, theta is the mean of their angles, and each moves by its own share of it,
+
+        du_l/dtheta = dtheta_l/dtheta (cos(theta_l) eps_l - sin(theta_l) x0_l),    0 <= dtheta_l/dtheta <= L.
+    """
 
     def slope(theta, u):
         theta = jnp.broadcast_to(theta, u.shape[:1])
         t = time(schedule, theta)
-        r, cos, sin = (left_broadcast(a, u) for a in (radius(schedule, t), jnp.cos(theta), jnp.sin(theta)))
+        if schedule.leaves:
+            theta, share = _of_leaves(schedule, t)
+        r, cos, sin = (
+            left_broadcast(a, u) for a in (radius(schedule, at_each(schedule, t, u)), jnp.cos(theta), jnp.sin(theta))
+        )
         prediction = checked(denoise)(r * u, t)
-        return cos * prediction.eps - sin * prediction.x0
+        moved = cos * prediction.eps - sin * prediction.x0
+        return share * moved if schedule.leaves else moved
 
     return slope
+
+
+def _of_leaves(schedule: NoiseSchedule, t: Array) -> tuple[Array, Array]:
+    """The angle of each number and its derivative by the mean of all leaves' angles, `[B, D]` each, at t `[B]`."""
+    each = [jax.jvp(lambda t, leaf=leaf: angle(leaf, t), (t,), (jnp.ones_like(t),)) for _, leaf in schedule.leaves]
+    angles, rates = (jnp.stack(values, axis=1) for values in zip(*each))
+    sizes = np.array([size for size, _ in schedule.leaves])
+    columns = lambda a: jnp.repeat(a, sizes, axis=1, total_repeat_length=int(sizes.sum()))
+    return columns(angles), columns(rates / rates.mean(axis=1, keepdims=True))
 
 
 public.declare(__name__)

@@ -13,9 +13,9 @@ import pathlib
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (  # from the bottom to the top
     ("diffusion.namesake", "diffusion.public"),
-    ("diffusion.arguments", "diffusion.commands", "diffusion.io"),
+    ("diffusion.arguments", "diffusion.commands", "diffusion.io", "diffusion.pytrees"),
     ("diffusion.schedules", "diffusion.text"),
-    ("diffusion.parameterizations", "diffusion.ode"),
+    ("diffusion.parameterizations", "diffusion.ode", "diffusion.padding"),
     ("diffusion.timesteps", "diffusion.weightings", "diffusion.couplings", "diffusion.conversions",
      "diffusion.probability_flow", "diffusion.flow_maps", "diffusion.guidance", "diffusion.manifolds"),
     ("diffusion.samplers", "diffusion.likelihood", "diffusion.caching"),
@@ -41,6 +41,7 @@ SAME_CONCEPT = {  # files of one name, and why
     "distributions": "what is drawn and how likely it is: a point of a manifold; a field of a sweep's runs",
     "frames": "a noise level for each frame: its grids, and the sampler that takes them",
     "image_folder": "datasets of a folder of pictures; and the command that shows one",
+    "leaves": "a schedule for each leaf of a pytree; and the step of a sampler under it",
     "manifold": "a curved space as a tuple of functions; and the overlap of two sets of features",
     "membership": "the scores of the attacks; and the command that makes them of a run",
     "model": "a text-to-image model in memory; and the command that writes a run's as a folder",

@@ -340,15 +340,24 @@ def _labels(records: Sequence[Mapping[str, Any]], spec: DataSpec) -> np.ndarray:
 
 
 def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns {"condition": pytree of [b, ...]} of records that have one, see `data.captions`, else nothing."""
+    """Returns {"condition": pytree of [b, ...]} of records that have one, see `data.captions`, else nothing.
+
+    Raises:
+        ValueError: for conditions of several shapes, and a mask of padding, the entry "real", that leaves nothing.
+    """
     conditions = [record["condition"] for record in records if "condition" in record]
     if not conditions:
         return {}
     try:
-        return {"condition": jax.tree.map(lambda *leaves: np.stack(leaves), *conditions)}
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *conditions)
     except ValueError as error:
         shapes = sorted({str(packing.shapes_of(condition)) for condition in conditions})
         raise ValueError(f"conditions are to have one shape, and these are of {' and '.join(shapes[:2])}.") from error
+    if isinstance(stacked, Mapping) and "real" in stacked:
+        for leaf in jax.tree.leaves(stacked["real"]):
+            if not leaf.reshape(len(leaf), -1).any(axis=1).all():
+                raise ValueError('the mask "real" of a record leaves nothing: all of it is padding.')
+    return {"condition": stacked}
 
 
 def view(rng: np.random.Generator, views: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 __all__ = ["rescaled"]
 
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import extrapolate, slide
@@ -12,7 +13,12 @@ from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
 def rescaled(
-    branches: Branches, schedule: NoiseSchedule, scale: Scale, rescale: float = 0.7, interval: Interval = None
+    branches: Branches,
+    schedule: NoiseSchedule,
+    scale: Scale,
+    rescale: float = 0.7,
+    interval: Interval = None,
+    real: Array | None = None,
 ) -> Denoiser:
     """Classifier-free guidance whose output is rescaled towards the standard deviation of the conditional one.
 
@@ -33,6 +39,7 @@ def rescaled(
         scale: w, a number, `[B]`, or a function of t.
         rescale: phi in [0, 1].
         interval: (t_low, t_high) outside which w = 1; None for all times.
+        real: mask of x without its padding, see `diffusion.padding`; the deviation is then that of the real values.
 
     Raises:
         ValueError: if phi is not in [0, 1] or the interval is empty; when called, if there are not two branches.
@@ -47,7 +54,8 @@ def rescaled(
         v = lambda prediction: alpha * prediction.eps - sigma * prediction.x0
         cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")
         guided = extrapolate(cond, [uncond], [strength(scale, 1, interval, t, x_t)])
-        deviation = lambda a: jnp.std(a, axis=tuple(range(1, a.ndim)), keepdims=True)
+        some = None if real is None else left_broadcast(real, x_t)
+        deviation = lambda a: jnp.std(a, axis=tuple(range(1, a.ndim)), keepdims=True, where=some)
         wide = deviation(v(guided))
         ratio = jnp.where(wide > 0, deviation(v(cond)) / jnp.where(wide > 0, wide, 1), 1)
         return slide(guided, schedule, t, rescale * (ratio - 1) * v(guided) / (alpha**2 + sigma**2))

@@ -5,6 +5,7 @@ __all__ = ["dynamic_threshold"]
 import math
 
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.parameterizations import Denoiser, checked
@@ -12,7 +13,11 @@ from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
 def dynamic_threshold(
-    denoise: Denoiser, schedule: NoiseSchedule, percentile: float = 0.995, maximum: float = math.inf
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    percentile: float = 0.995,
+    maximum: float = math.inf,
+    real: Array | None = None,
 ) -> Denoiser:
     """Pulls an estimate that leaves [-1, 1] back into that range.
 
@@ -34,6 +39,7 @@ def dynamic_threshold(
         percentile: share of an example's values that s leaves unclipped, in (0, 1]; 0.995 in the paper.
         maximum: the largest s, >= 1; none in the paper. 1 cuts at [-1, 1] without dividing; it is `sample_max_value` of
             diffusers' schedulers, whose default is 1.
+        real: mask of x without its padding, see `diffusion.padding`; the percentile is then that of the real values.
 
     Raises:
         ValueError: if the percentile is not in (0, 1], or the maximum below 1.
@@ -46,7 +52,12 @@ def dynamic_threshold(
     def thresholded(x_t, t):
         prediction = checked(denoise)(x_t, t)
         x0 = prediction.x0
-        largest = jnp.quantile(jnp.abs(x0).reshape(x0.shape[0], -1), percentile, axis=1)
+        size = jnp.abs(x0).reshape(len(x0), -1)
+        if real is None:
+            largest = jnp.quantile(size, percentile, axis=1)
+        else:  # 1 where nothing is real
+            some = jnp.broadcast_to(left_broadcast(real, x0), x0.shape).reshape(size.shape)
+            largest = jnp.nan_to_num(jnp.nanquantile(jnp.where(some, size, jnp.nan), percentile, axis=1), nan=1.0)
         s = left_broadcast(jnp.clip(largest, 1, maximum), x0)
         return replace_x0(prediction, schedule, t, jnp.clip(x0, -s, s) / s)
 

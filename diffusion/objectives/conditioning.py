@@ -43,8 +43,13 @@ def drop_condition(keys: Array, condition: Any, null: Any, rate: float, alone: S
 
 
 def null_of(condition: Any, null: Any) -> Any:
-    """The null condition of one example, see `whole_null`, for every example of `condition`, in its form."""
+    """The null condition of one example, see `whole_null`, for every example of `condition`, in its form.
+
+    A mask of padding, the entry "real", stays: it says what x is, not what it is to be.
+    """
     whole = whole_null(null, jax.tree.map(jnp.zeros_like, condition))
+    if isinstance(condition, Mapping) and "real" in condition:
+        whole = {**whole, "real": condition["real"]}
     return jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), condition, whole)
 
 

@@ -7,6 +7,7 @@ import math
 
 import jax.numpy as jnp
 
+from diffusion import padding
 from diffusion.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
@@ -53,13 +54,14 @@ def contrastive_flow_matching(
     parameterization = velocity(clock)
     another = lambda x: jnp.roll(in_blocks(x, block), -1, axis=1).reshape(x.shape)
 
-    @entry(parameterization)
+    @entry(parameterization, real=True)
     def loss(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch, coupling)
         u, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
+        real = batch.get("real")
         # The other pair at this example's own time; on the rectified flow these are the authors' shuffled targets.
         target = parameterization.target(schedule, t, x_0, eps)
-        other = parameterization.target(schedule, t, another(x_0), another(eps))
+        other = parameterization.target(schedule, t, *(padding.zeroed(another(a), real) for a in (x_0, eps)))
         positive, negative = (weighted_mean_square(importance, u - goal) for goal in (target, other))
         return positive - weight * negative, {"t": t, "positive": positive, "negative": negative}
 

@@ -4,7 +4,7 @@ __all__ = ["denoising"]
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import noised, weighted_mean_square
+from diffusion.objectives.inputs import noised, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.timesteps import Density
@@ -35,12 +35,12 @@ def denoising(parameterization: Parameterization, weighting: Weighting, density:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
     """
 
-    @entry(parameterization)
+    @entry(parameterization, real=True)
     def loss(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
         output, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
         error = output - parameterization.target(schedule, t, x_0, eps)
         weight = weighting(schedule, t) * error_scale(schedule, t, parameterization)
-        return weighted_mean_square(importance * weight, error), {"t": t}
+        return weighted_mean_square(weigh(importance, weight), error), {"t": t}
 
     return Objective(loss, reads=Denoises(parameterization), density=density)

@@ -5,6 +5,7 @@ __all__ = ["entry"]
 import functools
 from collections.abc import Callable, Mapping
 
+from diffusion import padding
 from diffusion.arguments import require, require_floats, require_keys, require_shape
 from diffusion.objectives.few_step import NETWORKS
 from diffusion.objectives.objective import Loss
@@ -12,10 +13,12 @@ from diffusion.parameterizations import Parameterization, check
 from diffusion.schedules import check_schedule
 
 # All entries of a batch that some objective of this library reads: two players share one batch.
-ENTRIES = ("x", "condition", "index", "noise", "start", "density", "features")
+ENTRIES = ("x", "condition", "index", "noise", "start", "density", "features", "real")
 
 
-def entry(*read: Parameterization | None, entries: tuple[str, ...] | None = ENTRIES) -> Callable[[Loss], Loss]:
+def entry(
+    *read: Parameterization | None, entries: tuple[str, ...] | None = ENTRIES, real: bool = False
+) -> Callable[[Loss], Loss]:
     """A decorator of losses that refuses what they would otherwise broadcast, ignore, or train in vain.
 
         @entry(parameterization)
@@ -24,13 +27,14 @@ def entry(*read: Parameterization | None, entries: tuple[str, ...] | None = ENTR
     Args:
         *read: the parameterizations of its networks; None stands for no network.
         entries: names that the batch may hold; None for a wrapper, whose wrapped objective checks them.
+        real: whether the losses are means over what is real of x, where the batch has that mask.
 
     Returns:
         loss -> the loss, which raises
 
         TypeError: for networks, a schedule or a batch of another type, or an x of integers.
         ValueError: for keys that are not one an example, an entry of the batch that no objective reads, noise of
-        another shape than x's, losses that are not one an example, and, as `parameterizations.denoiser`, a
+        another shape than x's, a mask that leaves nothing or that the losses do not heed, losses that are not one an example, and, as `parameterizations.denoiser`, a
         parameterization that is not defined at schedule.t_max: what is trained there could not be sampled.
     """
 
@@ -53,6 +57,13 @@ def entry(*read: Parameterization | None, entries: tuple[str, ...] | None = ENTR
             for name in ("noise", "start"):
                 if name in batch:
                     require_shape(batch[name], x.shape, f'batch["{name}"], which is paired with x,')
+            if "real" in batch and entries is not None:
+                if not real:
+                    raise ValueError(
+                        'this objective takes no mask of padding, the batch\'s "real": its losses are means over all of '
+                        "x. Valid: e.g. denoising, flow_matching or variational_bound"
+                    )
+                padding.check(batch["real"], x)
             require_keys(keys, x.shape[0], f"an objective needs one key for each of the {x.shape[0]} examples")
             check_schedule(schedule)
             for parameterization in read:

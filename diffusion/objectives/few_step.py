@@ -27,7 +27,7 @@ from diffusion.arguments import require, require_function, require_shape
 from diffusion.objectives.inputs import mean_square
 from diffusion.objectives.objective import Jumps
 from diffusion.parameterizations import Network, Parameterization
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 
 Distance = Callable[[Array, Array], Array]
 """(x `[B, ...]`, y `[B, ...]`) -> distances `[B]`."""
@@ -67,6 +67,7 @@ def with_fixed_parameters(function: Callable[..., Array], x: Array) -> Array:
 
 def mix(schedule: NoiseSchedule, t: ArrayLike, x_0: Array, eps: Array) -> Array:
     """x_t = alpha(t) x_0 + sigma(t) eps."""
+    t = at_each(schedule, t, x_0)
     return left_broadcast(schedule.alpha(t), x_0) * x_0 + left_broadcast(schedule.sigma(t), x_0) * eps
 
 

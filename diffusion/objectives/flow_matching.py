@@ -52,7 +52,7 @@ def flow_matching(
         raise ValueError(f"flow_matching: direction = {direction} must be at least 0")
     parameterization = velocity(clock)
 
-    @entry(parameterization)
+    @entry(parameterization, real=True)
     def loss(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch, coupling)
         u, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))

@@ -7,8 +7,8 @@
   keys: `[B]` random keys, one an example.
   batch: mapping with "x" `[B, ...]` clean data in float32, "condition" (a pytree with leading axis B, or None),
     optionally "index" `[B]`, the examples' global indices (0 .. B - 1 if absent; stratified densities use them),
-    "noise" `[B, ...]`, the other end of each example's path at t_max (drawn from N(0, I) if absent), and "density",
-    the state of an adaptive density of times.
+    "noise" `[B, ...]`, the other end of each example's path at t_max (drawn from N(0, I) if absent), "real", a mask of
+    x without its padding (see `diffusion.padding`), and "density", the state of an adaptive density of times.
   step: the training step, for objectives that follow a curriculum.
 
   losses: `[B]` float32, one an example; the training step takes their mean.
@@ -28,6 +28,7 @@ __all__ = [
     "pairs",
     "split",
     "times",
+    "weigh",
     "weighted_mean",
     "weighted_mean_square",
 ]
@@ -38,10 +39,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion import padding
 from diffusion.arguments import require, require_shape
 from diffusion.couplings import Coupling
 from diffusion.objectives.objective import Batch
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 from diffusion.timesteps import Density
 
 
@@ -52,8 +54,9 @@ class Noised(NamedTuple):
         x_0: `[B, ...]` clean data.
         eps: `[B, ...]` noise.
         x_t: `[B, ...]` noised data.
-        t: `[B]` times, or `[B, F]`.
-        importance: weight of a loss at t, which corrects for a density drawn from in place of another; of t's shape.
+        t: `[B]` times, or `[B, F]`; x's shape where leaves have a schedule each.
+        importance: weight of a loss at t, which corrects for a density drawn from in place of another, of t's shape;
+            with a mask it is 0 on padding, and the rest of x has the larger share.
     """
 
     x_0: Array
@@ -69,20 +72,23 @@ def noised(
     """Draws a time and a noise for each example, from two keys that are split from its own."""
     time_keys, noise_keys = split(keys, 2)
     x_0, eps = pairs(noise_keys, batch, coupling)
-    t, importance = times(density, time_keys, batch)
+    t, importance = (at_each(schedule, each, x_0) for each in times(density, time_keys, batch))
+    if "real" in batch:
+        importance = weigh(importance, padding.share(batch["real"], x_0))
     x_t = left_broadcast(schedule.alpha(t), x_0) * x_0 + left_broadcast(schedule.sigma(t), x_0) * eps
     return Noised(x_0, eps, x_t, t, importance)
 
 
 def pairs(keys: Array, batch: Batch, coupling: Coupling | None = None) -> tuple[Array, Array]:
-    """The two ends of each path, `[B, ...]` each: data, and the batch's "noise" or a draw from the keys."""
+    """The two ends of each path, `[B, ...]` each: data, and the batch's "noise" or a draw; zeros on padding."""
     noise_keys, pair_keys = (keys, keys) if coupling is None else split(keys, 2)
     x_0 = batch["x"]
     x_1 = batch["noise"] if "noise" in batch else normal(noise_keys, x_0)
     if coupling is not None:
         x_1 = coupling(pair_keys, x_0, x_1)
     require_shape(x_1, x_0.shape, "the noise that each x is paired with")
-    return x_0, x_1
+    real = batch.get("real")
+    return padding.zeroed(x_0, real), padding.zeroed(x_1, real)
 
 
 def pairing(coupling: Coupling | None) -> dict[str, Any]:
@@ -122,6 +128,12 @@ def weighted_mean_square(weight: Array, error: Array) -> Array:
 def weighted_mean(weight: Array, loss: Array) -> Array:
     """`[B]` mean of weight times loss over all axes but the first, with one weight an example or one a frame."""
     return jnp.mean(left_broadcast(weight, loss) * loss, axis=tuple(range(1, loss.ndim)))
+
+
+def weigh(weight: Array, other: Array) -> Array:
+    """The product of two weights of a loss, of which one may have further axes of x: `[B]` and `[B, F]`."""
+    most = max(weight, other, key=jnp.ndim)
+    return left_broadcast(weight, most) * left_broadcast(other, most)
 
 
 def in_blocks(x: Array, block: int) -> Array:

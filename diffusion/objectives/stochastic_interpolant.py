@@ -7,12 +7,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from diffusion import couplings
+from diffusion import couplings, padding
 from diffusion.couplings import Coupling
 from diffusion.flow_maps import FlowMap
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import normal, pairing, pairs, split, times, weighted_mean_square
+from diffusion.objectives.inputs import normal, pairing, pairs, split, times, weigh, weighted_mean_square
 from diffusion.objectives.interpolants import Interpolant, brownian_bridge
 from diffusion.objectives.objective import Jumps, Objective
 from diffusion.parameterizations import Clock, evaluate, velocity
@@ -70,12 +70,14 @@ def stochastic_interpolant(
         raise ValueError(f"stochastic_interpolant: predicts = {predicts}; give one or more of {', '.join(TARGETS)}")
     outputs = velocity(clock)._replace(channels=len(predicts))  # of any meaning: only its clock is read
 
-    @entry(outputs)
+    @entry(outputs, real=True)
     def loss(networks, schedule, keys, batch, step):
         time_keys, pair_keys, noise_keys = split(keys, 3)
         x_0, x_1 = pairs(pair_keys, batch, coupling)
         t, importance = times(density, time_keys, batch)
-        z = normal(noise_keys, x_0)
+        z = padding.zeroed(normal(noise_keys, x_0), batch.get("real"))
+        if "real" in batch:
+            importance = weigh(importance, padding.share(batch["real"], x_0))
         at = left_broadcast(t, x_0)
         mean, mean_dot = jax.jvp(lambda t: interpolant.mean(t, x_0, x_1), (at,), (jnp.ones_like(at),))
         gamma, gamma_dot = jax.jvp(interpolant.gamma, (at,), (jnp.ones_like(at),))

@@ -7,13 +7,13 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
+from diffusion import padding
 from diffusion.arguments import require_shape
 from diffusion.objectives.decoders import Decoder, levels
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import noised, normal, split, weighted_mean_square
+from diffusion.objectives.inputs import noised, normal, split, weigh, weighted_mean, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
@@ -56,7 +56,7 @@ def variational_bound(
     """
     decoder = decoder or levels()
 
-    @entry(parameterization)
+    @entry(parameterization, real=True)
     def loss(networks, schedule, keys, batch, step):
         start = schedule.t_min if t_start is None else t_start
         if start <= 0:
@@ -74,10 +74,11 @@ def variational_bound(
         ratio = jnp.exp(-schedule.log_snr(jnp.full_like(t, start)) / 2)
         decoded = decoder(x_0, normal(decoder_keys, x_0), left_broadcast(ratio, x_0))
         require_shape(decoded, x_0.shape, "what the decoder returns, entry by entry,")
+        share = padding.share(batch["real"], x_0) if "real" in batch else jnp.ones(len(x_0))
         terms = {
-            "prior": _mean(_prior(schedule, x_0)),
-            "reconstruction": -_mean(decoded),
-            "diffusion": weighted_mean_square(importance * weight, error),
+            "prior": weighted_mean(share, _prior(schedule, x_0)),
+            "reconstruction": -weighted_mean(share, decoded),
+            "diffusion": weighted_mean_square(weigh(importance, weight), error),
         }
         terms = {name: term / math.log(2) for name, term in terms.items()}
         return functools.reduce(jnp.add, terms.values()), {"t": t, **terms}
@@ -91,7 +92,3 @@ def _prior(schedule, x_0):
     sigma = schedule.sigma(schedule.t_max)
     s = jnp.where(jnp.abs(jnp.hypot(alpha, sigma) - 1) < 1e-5, 1.0, sigma)
     return (((alpha * x_0) ** 2 + sigma**2) / s**2 - 1) / 2 - jnp.log(sigma / s)
-
-
-def _mean(terms: Array) -> Array:
-    return jnp.mean(terms, axis=tuple(range(1, terms.ndim)))

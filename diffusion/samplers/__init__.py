@@ -14,6 +14,7 @@ from diffusion.samplers.frames import per_frame
 from diffusion.samplers.inversion import bdia, ddim_inversion, edict
 from diffusion.samplers.langevin import predictor_corrector, reverse_diffusion
 from diffusion.samplers.linear_multistep import deis, lms
+from diffusion.samplers.padded import padded
 from diffusion.samplers.picard import PicardStats, picard
 from diffusion.samplers.pndm import plms, pndm
 from diffusion.samplers.restart import Restart, restart_plan
@@ -70,6 +71,7 @@ __all__ = [
     "lms",
     "loop",
     "midpoint",
+    "padded",
     "per_frame",
     "picard",
     "plms",

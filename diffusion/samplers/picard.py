@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from diffusion import probability_flow
 from diffusion.flow_maps import FlowMap
 from diffusion.parameterizations import Denoiser
+from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.sample import Sampler, check_arguments, check_start, checker, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Plan
@@ -82,6 +83,8 @@ def picard(
         ValueError: if the plan renoises, the window is not in [1, N], or the tolerance is negative.
     """
     check_arguments(sampler, denoise, schedule, plan)
+    if schedule.leaves:
+        sampler = over_leaves(sampler, schedule)
     check_start(x, keys)
     denoise = checker(denoise)(denoise)
     N = len(plan.t)
@@ -94,7 +97,8 @@ def picard(
         raise ValueError("picard: this plan adds noise on the way (renoise); only `sample` takes such plans")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
-    radii = probability_flow.radius(schedule, plan.s)
+    own = [leaf for _, leaf in schedule.leaves] or [schedule]
+    radii = jnp.stack([probability_flow.radius(each, plan.s) for each in own]).min(axis=0)
 
     def step(state, i):
         noise = normal(keys_of_step(keys, i)[0], sampler.draws, x)

@@ -38,8 +38,9 @@ from diffusion.arguments import described, require, require_floats, require_keys
 from diffusion.flow_maps import FlowMap
 from diffusion.guidance.memory import Memory, Unpaired, within_step
 from diffusion.parameterizations import Denoiser, checked
+from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.posterior import forward
-from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.schedules import NoiseSchedule, at_each, check_schedule
 from diffusion.timesteps import Plan
 
 
@@ -140,6 +141,8 @@ def loop(
 ) -> Loop:
     """The functions that make a trajectory; arguments and errors are those of `sample`."""
     check_arguments(sampler, denoise, schedule, plan)
+    if schedule.leaves:
+        sampler = over_leaves(sampler, schedule)
     concrete = not isinstance(plan.renoise, Tracer)
     renoises = not concrete or bool(np.any(plan.renoise))
     if concrete and not isinstance(plan.t, Tracer) and sampler.draws:
@@ -174,7 +177,8 @@ def loop(
 
         def renoise(state, memory):
             noise = normal(renoise_keys, 1, x)[0]
-            noised = forward(schedule, plan.t[i], plan.s[i], state.x, noise)
+            t, s = (at_each(schedule, time, x) for time in (plan.t[i], plan.s[i]))
+            noised = forward(schedule, t, s, state.x, noise)
             return sampler.init(noised, schedule, plan), again(memory, noised)
 
         state, memory = jax.lax.cond(plan.renoise[i], renoise, solve, *carry) if renoises else solve(*carry)
@@ -274,7 +278,8 @@ def held_at_ends(schedule: NoiseSchedule, times: ArrayLike) -> Array:
 
     There the coefficients may have infinite slopes; a learned grid keeps its ends.
     """
-    inside = (schedule.alpha(times) > 0) & (schedule.sigma(times) > 0)
+    own = [leaf for _, leaf in schedule.leaves] or [schedule]
+    inside = jnp.stack([(each.alpha(times) > 0) & (each.sigma(times) > 0) for each in own]).all(axis=0)
     return jnp.where(inside, times, jax.lax.stop_gradient(times))
 
 
@@ -313,6 +318,11 @@ def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, pla
     require(plan, Plan, "plan", "a Plan, which timesteps.plan(grid) makes of a grid of times")
     check_plan(sampler, plan)
     check_taken(sampler, denoise)
+    if schedule.leaves and (sampler.frames or isinstance(denoise, Memory)):
+        raise ValueError(
+            "leaves that have a schedule each take one time for all frames, and a guidance without memory. Valid: "
+            "a sampler without per_frame, and e.g. adaptive_projected(momentum=0)"
+        )
 
 
 def check_plan(sampler: Sampler, plan: Plan) -> None:

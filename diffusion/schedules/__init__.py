@@ -11,10 +11,12 @@ from diffusion.schedules.cosine import cosine, sigmoid
 from diffusion.schedules.derived import interpolated, shifted, zero_terminal_snr
 from diffusion.schedules.discrete import from_betas, linear_beta, scaled_linear
 from diffusion.schedules.flow import rectified_flow, trigonometric
+from diffusion.schedules.leaves import per_leaf
 from diffusion.schedules.log_snr import from_log_snr, init_learned, learned
 from diffusion.schedules.noise_schedule import (
     NoiseSchedule,
     Trained,
+    at_each,
     check_schedule,
     left_broadcast,
     preserves_variance,
@@ -25,6 +27,7 @@ from diffusion.schedules.variance_preserving import sub_vp, variance_preserving
 __all__ = [
     "NoiseSchedule",
     "Trained",
+    "at_each",
     "check_schedule",
     "cosine",
     "edm",
@@ -36,6 +39,7 @@ __all__ = [
     "learned",
     "left_broadcast",
     "linear_beta",
+    "per_leaf",
     "preserves_variance",
     "rectified_flow",
     "scaled_linear",

@@ -4,6 +4,7 @@ __all__ = [
     "NoiseSchedule",
     "Trained",
     "as_float",
+    "at_each",
     "check_schedule",
     "left_broadcast",
     "normal",
@@ -56,6 +57,8 @@ class NoiseSchedule(NamedTuple):
             norm(a, b): `jnp.hypot` where the variance is preserved, a + b on straight lines, a where alpha = 1. It
             defines the kind of process, whatever its clock: (a, b) / norm(a, b) is its point with the ratio a / b.
         trained: how it trains with the model, where this schedule is the first of its training; None: it does not.
+        leaves: of a pytree whose leaves have a schedule each (`schedules.per_leaf`), how many numbers each leaf has and
+            its schedule; (): one schedule for all.
 
     Every function of t takes float t of any shape (integers and half precision are promoted to float32) and returns
     the same shape, float32, or float64 where t is.
@@ -72,6 +75,7 @@ class NoiseSchedule(NamedTuple):
     prior: Callable[[Array, tuple[int, ...]], Array]
     norm: Callable[[Array, Array], Array]
     trained: Trained | None = None
+    leaves: tuple[tuple[int, "NoiseSchedule"], ...] = ()
 
 
 def left_broadcast(t: ArrayLike, x: Array) -> Array:
@@ -91,6 +95,20 @@ def left_broadcast(t: ArrayLike, x: Array) -> Array:
             "pass one time for all ([]), one an example ([B]) or one a frame ([B, F])"
         )
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+def at_each(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> Array:
+    """t as the schedule takes it for x: as it is, or, where leaves have a schedule each, one time for each number of x.
+
+    Args:
+        schedule: the process.
+        t: array whose shape is a prefix of x's.
+        x: `[B, ...]`; `[B, D]`, the numbers of a pytree, where leaves have a schedule each.
+
+    Raises:
+        ValueError: if t's shape is not a prefix of x's.
+    """
+    return jnp.broadcast_to(left_broadcast(t, x), x.shape) if schedule.leaves else jnp.asarray(t)
 
 
 def check_schedule(schedule: Any) -> None:

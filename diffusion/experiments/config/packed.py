@@ -5,29 +5,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion.data import packing
+from diffusion import pytrees
 
 
 class PackedNetwork:
     """A module that receives and puts out pytrees, as one of vectors `[B, D]`; its other attributes are its own."""
 
-    def __init__(self, module: Any, structure: Any):
+    def __init__(self, module: Any, structure: Any, own_times: bool = False):
         """Wraps a module with `init(key, x, clock, condition)` and `apply(params, x, clock, condition)` of pytrees x.
 
-        `structure` is the pytree of the shapes of the leaves of x, without the batch.
+        `structure` is the pytree of the shapes of the leaves of x, without the batch; `own_times` says whether the
+        module receives a clock for each leaf (`schedules.per_leaf`).
         """
-        self.module, self.structure = module, structure
+        self.module, self.structure, self.own_times = module, structure, own_times
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.module, name)
 
     def clone(self, **changes: Any) -> "PackedNetwork":
         """The network with other fields of its module."""
-        return PackedNetwork(self.module.clone(**changes), self.structure)
+        return PackedNetwork(self.module.clone(**changes), self.structure, self.own_times)
 
     def init(self, key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> Any:
         """The parameters of the module."""
-        return self.module.init(key, packing.unpack(x, self.structure), clock, condition)
+        if self.own_times:
+            clock = jax.tree.map(lambda each: jnp.broadcast_to(jnp.reshape(each, (-1, 1)), x.shape), clock)
+        init = lambda *inputs: self.module.init(key, *inputs)
+        return init(*pytrees.leaves_and_clocks(x, clock, self.structure), condition)
 
     def apply(self, params: Any, x: jax.Array, clock: Any, condition: Any, **features: Any) -> Any:
         """The output `[B, D]`; with `features`: (that, the module's features).
@@ -35,12 +39,5 @@ class PackedNetwork:
         Raises:
             ValueError: if the module puts out another pytree than it receives.
         """
-        output = self.module.apply(params, packing.unpack(x, self.structure), clock, condition, **features)
-        seen: Any = None
-        if features:
-            output, seen = output
-        shapes = jax.tree.map(lambda leaf: tuple(leaf.shape[1:]), output)
-        if shapes != self.structure:
-            raise ValueError(f"the network puts out {shapes}, and receives {self.structure}: they have to be the same")
-        packed = jnp.concatenate([leaf.reshape(len(x), -1) for leaf in jax.tree.leaves(output)], axis=1)
-        return (packed, seen) if features else packed
+        network = lambda *inputs, **more: self.module.apply(params, *inputs, **more)
+        return pytrees.of_leaves(network, self.structure)(x, clock, condition, **features)

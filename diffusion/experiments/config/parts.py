@@ -17,6 +17,7 @@ from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.packed import PackedNetwork
 from diffusion.objectives import Jumps
 from diffusion.objectives.conditioning import whole_null
+from diffusion.objectives.padded import with_padding
 from diffusion.training import ema, optimizers
 
 RECORDED = {  # the fields of a config that stand for the parts
@@ -78,11 +79,14 @@ def completed(recipe: Any) -> dict[str, Any]:
         if spec.condition is not None:
             parts["null"] = whole_null(parts["null"], spec.null)
         if not packing.is_shape(spec.shape):
-            parts |= {"structure": spec.shape, "network": PackedNetwork(recipe.network, spec.shape)}
+            own = bool(recipe.schedule.leaves)
+            parts |= {"structure": spec.shape, "network": PackedNetwork(recipe.network, spec.shape, own)}
     for name, field in RECORDED.items():
         section, _, last = field.rpartition(".")
         part = getattr(recipe, name) if name == "network" else parts.get(name, getattr(recipe, name))
         (config[section] if section else config)[last] = described(part)
+    if recipe.data is not None and isinstance(parts.get("null"), Mapping) and "real" in parts["null"]:
+        parts["objective"] = with_padding(recipe.objective, parts.get("structure", parts.get("shape")))
     config.model.num_classes = classes
     if teacher := recipe.teacher:
         pairs = {"number": teacher.pairs, "sampler": described(teacher.pair_sampler), "steps": teacher.pair_steps}
@@ -141,7 +145,7 @@ def described(part: Any) -> Any:
             f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name not in ("parent", "name")
         }
     elif hasattr(part, "_asdict") and not isinstance(part, type):
-        fields_of = part._asdict()
+        fields_of = {name: value for name, value in part._asdict().items() if value or not isinstance(value, tuple)}
     named = part if callable(part) and hasattr(part, "__qualname__") else type(part)
     name = f"{named.__module__}.{named.__qualname__}"
     return (

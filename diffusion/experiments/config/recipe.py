@@ -27,6 +27,7 @@ from diffusion.guidance import Branches
 from diffusion.models import facts
 from diffusion.objectives import Objective
 from diffusion.objectives.conditioning import whole_null
+from diffusion.objectives.padded import with_padding
 from diffusion.parameterizations import Parameterization
 from diffusion.samplers import Sampler, heun
 from diffusion.schedules import NoiseSchedule
@@ -219,15 +220,22 @@ class Recipe:
         network = self.network if self.network_of is None else self.network_of(shape)
         if packing.is_shape(tuple(shape)):
             return dataclasses.replace(self, network=network, shape=tuple(shape))
-        network = network if isinstance(network, PackedNetwork) else PackedNetwork(network, shape)
+        if not isinstance(network, PackedNetwork):
+            network = PackedNetwork(network, shape, bool(self.schedule.leaves))
         return dataclasses.replace(self, network=network, shape=packing.packed_shape(shape), structure=shape)
 
     def on(self, spec: DataSpec) -> "Recipe":
-        """The recipe for the examples of a source: of their shape, with a null condition where they have conditions."""
+        """The recipe for the examples of a source: of their shape, with a null condition where they have conditions.
+
+        Where these have the entry "real", losses are means over what that mask leaves of x.
+        """
         null = self.null
         if spec.condition is not None:  # text is a condition beside that of the source
             null = {**spec.null, **null} if self.receives_text else whole_null(null, spec.null)
-        return dataclasses.replace(self.at(spec.shape), null=null, dtype=spec.dtype)
+        objective = self.objective
+        if isinstance(spec.condition, Mapping) and "real" in spec.condition:
+            objective = with_padding(objective, spec.shape)
+        return dataclasses.replace(self.at(spec.shape), objective=objective, null=null, dtype=spec.dtype)
 
     def with_schedule(self, schedule: NoiseSchedule) -> "Recipe":
         """The recipe under another schedule: its plan and its guidance are made for that one."""

@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from diffusion import caching, editing, flow_maps, guidance, parameterizations, samplers
+from diffusion import caching, editing, flow_maps, guidance, padding, parameterizations, pytrees, samplers
 from diffusion.data import pipeline
 from diffusion.data.sources.streams import Stream
 from diffusion.data.transforms import to_model, to_uint8
@@ -126,7 +126,8 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
             return recipe.guidance(guidance.of_depths(network, *to, layer, early))
         if recipe.conditions is None and (recipe.null is None or recipe.scale == 1):
             return parameterizations.denoiser(network, schedule, parameterization, condition)
-        conditions = (condition, None if recipe.null is None else recipe.null_condition(_number(labels)))
+        null = None if recipe.null is None else recipe.null_condition(_number(labels))
+        conditions = (condition, null if _real(recipe, condition) is None else {**null, "real": condition["real"]})
         if recipe.conditions is not None:
             conditions = recipe.conditions(recipe.network, *conditions)
         return recipe.guidance(guidance.together(network, schedule, parameterization, conditions))
@@ -143,6 +144,8 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
             return denoise
 
         plain = lambda x, clock, condition, **more: recipe.network.apply(params, x, clock, condition, **more)
+        real = _real(recipe, labels)
+        plain = plain if real is None else padding.network(plain, real)
         network = token_merging.merged(plain, recipe.merge)
         return make(network) if recipe.cache is None else caching.cached(make, network, recipe.cache)
 
@@ -270,6 +273,11 @@ def trained(recipe: Recipe, params: Any) -> Recipe:
     return dataclasses.replace(recipe, plan=choose(denoise, jax.jit(follow)(x)), chosen_plan=None, cache=cache)
 
 
+def _real(recipe: Recipe, condition: Any) -> Array | None:
+    """The mask of what is real of samples of these conditions; None where all is."""
+    return pytrees.real_of(condition, recipe.structure or recipe.shape)
+
+
 def _number(labels: Any) -> int:
     return jax.tree.leaves(labels)[0].shape[0]
 
@@ -321,8 +329,10 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark
         if watermark is not None and watermark.carrier == "noise":
             unit = jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max))  # of the prior
             x = unit * watermark.embed(x / unit, first)
+        real = _real(recipe, labels)
+        of_real = sampler if real is None else samplers.padded(sampler, real)
         return drive(
-            sampler=sampler, denoise=network(params, labels, *read), schedule=schedule, x=x, plan=plan, keys=rest
+            sampler=of_real, denoise=network(params, labels, *read), schedule=schedule, x=x, plan=plan, keys=rest
         )
 
     def shown(params, decoder, x):
@@ -355,6 +365,8 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark
         return labels, None if seen is None else seen[np.asarray(seeds) % SEEDS % len(seen)]
 
     def images(params, labels, seeds, progress=lambda done: None):
+        if (real := _real(recipe, labels)) is not None:
+            padding.check(real, jax.ShapeDtypeStruct((len(seeds), *recipe.shape), np.float32))
         labels = with_pictures(labels, seeds)
         made = []
         nonlocal done  # `caching.Work` of all batches so far

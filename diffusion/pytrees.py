@@ -1,0 +1,147 @@
+"""Pytrees of arrays as x: the vector of their numbers, which is what schedules, objectives and samplers take.
+
+Noise is drawn for each number by itself, and a loss is a mean over all numbers, so that the process of a pytree is that
+of the vector of its leaves. The leaves stand in JAX's order of a pytree, those of a mapping by the order of its keys.
+
+    x = pytrees.pack({"positions": positions, "types": types})         # [B, D]
+    network = pytrees.of_leaves(network, {"positions": (N, 3), "types": (N, K)})
+    made = pytrees.unpack(samplers.sample(...), shape)
+
+A mask of what is real has the shape `[B, D]` too; `mask` makes it of one mask for all leaves, or of one for each.
+"""
+
+__all__ = ["is_shape", "leaves_and_clocks", "mask", "of_leaves", "pack", "packed_shape", "real_of", "shapes_of", "sizes_of", "unpack"]
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion import public
+
+
+def is_shape(shape: Any) -> bool:
+    """Whether a value is the shape of one array, a tuple of integers; a pytree of shapes is a pytree of such tuples."""
+    return isinstance(shape, tuple) and all(isinstance(side, int) for side in shape)
+
+
+def shapes_of(example: Any) -> Any:
+    """The shape of an array, or the pytree of the shapes of a pytree."""
+    if isinstance(example, np.ndarray):  # most are, and a tree of one leaf takes as long as the rest of a small record
+        return example.shape
+    return jax.tree.map(lambda leaf: tuple(np.shape(leaf)), example)
+
+
+def sizes_of(shape: Any) -> tuple[int, ...]:
+    """How many numbers each leaf of an example has, of the pytree of its shapes."""
+    return tuple(math.prod(leaf) for leaf in jax.tree.leaves(shape, is_leaf=is_shape))
+
+
+def packed_shape(shape: Any) -> tuple[int, ...]:
+    """The shape of an example as the engine has it: its own, or (D,) of a pytree with D numbers."""
+    return shape if is_shape(shape) else (sum(sizes_of(shape)),)
+
+
+def pack(x: Any) -> Array:
+    """The vectors `[B, D]` of a batch of pytrees, leaves `[B, ...]`."""
+    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(x)], axis=1)
+
+
+def unpack(x: Any, shape: Any) -> Any:
+    """The pytrees of a batch of vectors, the inverse of `pack`.
+
+    Args:
+        x: [..., D], NumPy or JAX.
+        shape: the pytree of shapes, without the batch.
+
+    Returns:
+        The pytree, leaves [..., *leaf]; x itself where `shape` is one shape.
+    """
+    if is_shape(shape):
+        return x
+    shapes, structure = jax.tree.flatten(shape, is_leaf=is_shape)
+    ends = np.cumsum([math.prod(leaf) for leaf in shapes]).tolist()
+    parts = [x[..., end - math.prod(leaf) : end].reshape(*x.shape[:-1], *leaf) for leaf, end in zip(shapes, ends)]
+    return jax.tree.unflatten(structure, parts)
+
+
+def mask(real: Any, shape: Any) -> Array:
+    """The mask `[B, D]` of the numbers that are real, of masks of whole elements.
+
+    Args:
+        real: Bool `[B, ...]`, a prefix of every leaf's shape (`[B, N]` of leaves `[B, N, 3]` and `[B, N, K]`), or a
+            pytree of such, one for each leaf.
+        shape: the pytree of shapes, without the batch.
+
+    Raises:
+        ValueError: for a mask that is no prefix of its leaf, or another pytree of masks.
+    """
+    shapes, structure = jax.tree.flatten(shape, is_leaf=is_shape)
+    masks, found = jax.tree.flatten(real)
+    if found != structure:
+        if len(masks) != 1:
+            raise ValueError(f"the masks are {found}, and the leaves {structure}; give one for all, or one for each")
+        masks = masks * len(shapes)
+    parts = []
+    for one, leaf in zip(masks, shapes):
+        rest = leaf[one.ndim - 1 :]
+        if one.shape[1:] != leaf[: one.ndim - 1]:
+            raise ValueError(f"a mask of shape {one.shape[1:]} is no prefix of a leaf of shape {leaf}")
+        whole = jnp.broadcast_to(jnp.reshape(one, one.shape + (1,) * len(rest)), (len(one), *leaf))
+        parts.append(whole.reshape(len(one), -1))
+    return jnp.concatenate(parts, axis=1).astype(bool)
+
+
+def real_of(condition: Any, shape: Any) -> Array | None:
+    """The mask of x that a condition has as its entry "real"; None of one without it.
+
+    Args:
+        condition: of a batch.
+        shape: of an example, or the pytree of the shapes of its leaves; the mask is then `[B, D]`, as `mask`.
+    """
+    if not (isinstance(condition, Mapping) and "real" in condition):
+        return None
+    return jnp.asarray(condition["real"], bool) if is_shape(shape) else mask(condition["real"], shape)
+
+
+def of_leaves(network: Callable[..., Any], shape: Any) -> Callable[..., Any]:
+    """A network of pytrees as one of vectors, which denoisers and objectives call.
+
+    Args:
+        network: (x, clock, condition) -> output, pytrees of one structure. The clock is `[B]`, or, where leaves are at
+            times of their own (`schedules.per_leaf`), the pytree of the leaves' clocks, `[B]` each.
+        shape: the pytree of shapes, without the batch.
+
+    Returns:
+        (x `[B, D]`, clock `[B]` or `[B, D]`, condition) -> output `[B, D]`; with `features`: (that, its features).
+
+    Raises:
+        ValueError: when called, if the network puts out another pytree than it receives.
+    """
+
+    def of_vectors(x: Array, clock: Any, condition: Any, **features: Any) -> Any:
+        output = network(*leaves_and_clocks(x, clock, shape), condition, **features)
+        seen: Any = None
+        if features:
+            output, seen = output
+        found = jax.tree.map(lambda leaf: tuple(leaf.shape[1:]), output)
+        if found != shape:
+            raise ValueError(f"the network puts out {found}, and receives {shape}: they have to be the same")
+        return (pack(output), seen) if features else pack(output)
+
+    return of_vectors
+
+
+def leaves_and_clocks(x: Array, clock: Any, shape: Any) -> tuple[Any, Any]:
+    """What a network of pytrees receives of x `[B, D]` and a clock, or a tuple of two, see `of_leaves`."""
+    starts = np.cumsum([0, *sizes_of(shape)[:-1]])
+    structure = jax.tree.structure(shape, is_leaf=is_shape)
+    own = lambda clock: clock if jnp.ndim(clock) < 2 else structure.unflatten([clock[:, start] for start in starts])
+    return unpack(x, shape), tuple(map(own, clock)) if isinstance(clock, tuple) else own(clock)
+
+
+public.declare(__name__)

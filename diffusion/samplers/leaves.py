@@ -1,0 +1,79 @@
+"""The step of a sampler on a pytree whose leaves have schedules of their own."""
+
+__all__ = ["over_leaves"]
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.schedules import NoiseSchedule
+
+
+class _Leaves(NamedTuple):
+    x: Array  # [B, D]
+    x0: Array
+    states: Any  # the sampler's own, [L, ...] of the leaves, which are padded to the largest
+
+
+def over_leaves(sampler: Any, schedule: NoiseSchedule) -> Any:
+    """The sampler whose step takes each leaf by the leaf's schedule, on one evaluation of the network for all leaves.
+
+    Every leaf runs the sampler's own step, in step with the others: where it calls the denoiser, the leaves' samples and
+    times are gathered, `[B, D]` each, and each leaf gets its part of the prediction. Norms within a step
+    (`predictor_corrector`) are those of a leaf. A branch that some leaves do not take, such as the second stage of a
+    step onto sigma(s) = 0, is evaluated and not used.
+
+    Args:
+        sampler: a `Sampler`.
+        schedule: of `schedules.per_leaf`.
+    """
+    sizes = [size for size, _ in schedule.leaves]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    most = max(sizes)
+
+    def spread(x):
+        """`[..., D]` -> `[L, ..., most]`, with zeros beyond each leaf's numbers."""
+        parts = [x[..., start : start + size] for start, size in zip(starts, sizes)]
+        return jnp.stack([jnp.pad(part, [(0, 0)] * (x.ndim - 1) + [(0, most - part.shape[-1])]) for part in parts])
+
+    def gathered(x):
+        """`[L, ..., most]` -> `[..., D]`."""
+        return jnp.concatenate([part[..., :size] for part, size in zip(x, sizes)], axis=-1)
+
+    def init(x, schedule, plan):
+        parts = [sampler.init(part, leaf, plan) for part, (_, leaf) in zip(spread(x), schedule.leaves)]
+        return _Leaves(x, jnp.zeros_like(x), jax.tree.map(lambda *a: jnp.stack(a), *parts))
+
+    def step(state, denoise, schedule, plan, i, noise):
+        def of_leaf(l, x, own_state, own_noise):
+            def joint(x, *times):
+                every = gathered(jax.lax.all_gather(x, "leaf"))
+                at = [gathered(jnp.broadcast_to(_of_leaves(t)[:, None, None], (len(sizes), len(x), most)))
+                      for t in times]  # fmt: skip
+                return jax.tree.map(lambda part: spread(part)[l], denoise(every, *at))
+
+            return sampler.step(own_state._replace(x=x), joint, _of_index(schedule, l), plan, i, own_noise)
+
+        each = jax.vmap(of_leaf, axis_name="leaf")
+        states = each(jnp.arange(len(sizes)), spread(state.x), state.states, spread(noise))
+        return _Leaves(gathered(states.x), gathered(states.x0), states)
+
+    return sampler._replace(init=init, step=step)
+
+
+def _of_leaves(t: Array) -> Array:
+    """`[L]` the times at which the leaves are."""
+    return jax.lax.all_gather(jnp.asarray(t), "leaf")
+
+
+def _of_index(schedule: NoiseSchedule, l: Array) -> NoiseSchedule:
+    """The schedule of the leaf of this index, which JAX traces."""
+
+    def choose(field):
+        functions = [getattr(leaf, field) for _, leaf in schedule.leaves]
+        return lambda *t: jax.lax.switch(l, functions, *map(jnp.asarray, t))
+
+    fields = ("alpha", "sigma", "log_snr", "inverse_log_snr", "drift", "diffusion", "norm")
+    return schedule._replace(**{field: choose(field) for field in fields}, leaves=())

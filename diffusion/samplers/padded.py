@@ -1,0 +1,47 @@
+"""Samples of several sizes in one array, with zeros on padding."""
+
+__all__ = ["padded"]
+
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion import padding
+from diffusion.parameterizations import Prediction
+from diffusion.samplers.sample import Sampler
+from diffusion.schedules import left_broadcast
+
+
+def padded(sampler: Sampler, real: Array) -> Sampler:
+    """The sampler on what is real of each sample: x, its noises and predictions are zero on padding.
+
+    Facts:
+        kind: as the sampler's
+        order: as the sampler's
+        nfe: as the sampler's
+        accepts: as the sampler does
+        paper: none; as in Hoogeboom et al. 2022, "Equivariant Diffusion for Molecule Generation in 3D", whose code masks
+            noise and samples
+
+    Args:
+        sampler: any.
+        real: Bool, True where x is real; its shape is a prefix of x's.
+
+    Raises:
+        TypeError, ValueError: when sampling, as `padding.check`.
+    """
+
+    def init(x, schedule, plan):
+        padding.check(real, x)
+        return sampler.init(padding.zeroed(x, real), schedule, plan)
+
+    def step(state, denoise, schedule, plan, i, noise):
+        def of_real(x, *times):
+            made = denoise(padding.zeroed(x, real), *times)
+            if not isinstance(made, Prediction):  # that of a flow map
+                return padding.zeroed(made, real)
+            return Prediction._make(None if part is None else padding.zeroed(part, real) for part in made)
+
+        noise = jnp.where(left_broadcast(real, state.x), noise, 0)
+        return sampler.step(state._replace(x=padding.zeroed(state.x, real)), of_real, schedule, plan, i, noise)
+
+    return sampler._replace(init=init, step=step)

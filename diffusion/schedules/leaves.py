@@ -1,0 +1,90 @@
+"""A schedule for each leaf of a pytree, as one schedule of the vector of its numbers."""
+
+__all__ = ["per_leaf"]
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.pytrees import packed_shape, sizes_of
+from diffusion.schedules.noise_schedule import NoiseSchedule, check_schedule
+
+
+def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
+    """The process of a pytree whose leaves follow schedules of their own, on its vector of numbers `[B, D]`.
+
+        x_t[d] = alpha_l(t) x_0[d] + sigma_l(t) eps[d],    l the leaf of the number d
+
+    Its functions take a time for each number, t `[..., D]`, or one for all, `[]` or `[..., 1]`, and return `[..., D]`.
+    Denoisers, objectives, samplers and likelihoods give them that of their t `[]` or `[B]`.
+
+    Args:
+        schedules: the pytree of the leaves' schedules, all with the same t_max.
+        shape: the pytree of their shapes, without the batch.
+
+    Raises:
+        TypeError: for a leaf that is no schedule.
+        ValueError: if the pytrees differ, or the schedules end at different times.
+    """
+    sizes = sizes_of(shape)
+    leaves, structure = jax.tree.flatten(schedules, is_leaf=lambda node: isinstance(node, NoiseSchedule))
+    for leaf in leaves:
+        check_schedule(leaf)
+    expected = jax.tree.structure(shape, is_leaf=lambda node: isinstance(node, tuple))
+    if structure != expected:
+        raise ValueError(f"per_leaf: the schedules are {structure}, and the shapes {expected}; give one for each leaf")
+    ends = sorted({leaf.t_max for leaf in leaves})
+    if len(ends) > 1:
+        raise ValueError(
+            f"per_leaf: the schedules end at t = {ends[0]:g} and {ends[-1]:g}; all leaves share one time. Valid: "
+            "schedules of one t_max, by schedule._replace(t_max=...)"
+        )
+    (dims,) = packed_shape(shape)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+
+    def columns(field: str) -> Callable[..., Array]:
+        """The function of that name, on the numbers of each leaf by its own schedule."""
+
+        def of(*t: ArrayLike) -> Array:
+            each = [_of_each(one, dims) for one in t]
+            parts = [
+                getattr(leaf, field)(*(one[..., start : start + size] for one in each))
+                for leaf, start, size in zip(leaves, starts, sizes)
+            ]
+            return jnp.concatenate(parts, axis=-1)
+
+        return of
+
+    def prior(key, shape):
+        whole = [leaf.prior(key, shape) for leaf in leaves]  # of one key: a schedule for all draws the same numbers
+        parts = [x[..., start : start + size] for x, start, size in zip(whole, starts, sizes)]
+        return jnp.concatenate(parts, axis=-1)
+
+    norms = {leaf.norm for leaf in leaves}
+    return NoiseSchedule(
+        alpha=columns("alpha"),
+        sigma=columns("sigma"),
+        log_snr=columns("log_snr"),
+        inverse_log_snr=columns("inverse_log_snr"),
+        drift=columns("drift"),
+        diffusion=columns("diffusion"),
+        t_min=max(leaf.t_min for leaf in leaves),
+        t_max=leaves[0].t_max,
+        prior=prior,
+        norm=norms.pop() if len(norms) == 1 else columns("norm"),
+        leaves=tuple(zip(sizes, leaves)),
+    )
+
+
+def _of_each(t: ArrayLike, dims: int) -> Array:
+    t = jnp.asarray(t)
+    if t.ndim and t.shape[-1] not in (1, dims):
+        raise ValueError(
+            f"a schedule of leaves takes a time for each of the {dims} numbers, t [..., {dims}], or one for all, [] or "
+            f"[..., 1]; got {t.shape}"
+        )
+    return jnp.broadcast_to(t, (*t.shape[:-1], dims))

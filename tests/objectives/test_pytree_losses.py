@@ -1,0 +1,123 @@
+"""Every objective on padded examples and on pytrees with a schedule each: exact identities between its own losses.
+
+The networks act on each number by itself, and the draws of an example do not depend on its mask, so that losses of
+parts are those of the whole.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import objectives, pytrees, schedules, timesteps
+from diffusion.schedules import left_broadcast
+from tests.conformance import slow_but
+from tests.objectives.objective_cases import OBJECTIVES, SCHEDULES, losses_of, network_of
+
+SHAPE = {"positions": (1, 2), "types": (2,)}
+OWN = {"positions": SCHEDULES["cosine"], "types": SCHEDULES["rectified_flow"]}
+X = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4)), jnp.float32)
+KEYS = jax.random.split(jax.random.key(2), 4)
+every = pytest.mark.parametrize(
+    "name", slow_but([("ddpm",), ("variational_bound",)], [(name,) for name in OBJECTIVES])
+)
+
+
+def _losses(name, schedule, real=None, x=X):
+    """With a network that knows the time of each number."""
+    case = OBJECTIVES[name]
+    density = timesteps.from_quantile(lambda u: 0.1 + 0.8 * u)
+    network = network_of(case, lambda x, clock, condition: jnp.tanh(x + left_broadcast(clock, x) * 1e-2))
+    batch = case.batch(X) | ({} if real is None else {"real": real})
+    return losses_of(case.make(density), network, schedule, KEYS, x, **batch)[0]
+
+
+@every
+def test_losses_of_the_parts_of_a_mask_are_that_of_the_whole(name):
+    """A mean over what is real: the shares of two complementary masks add up, and padding has no effect at all."""
+    schedule = SCHEDULES["cosine"]
+    first = jnp.arange(4) < jnp.array([1, 2, 3, 1])[:, None]
+    whole = _losses(name, schedule)
+    parts = [_losses(name, schedule, real) for real in (first, ~first)]
+    shares = [np.asarray(real).mean(axis=1) for real in (first, ~first)]
+    together = sum(share * part for share, part in zip(shares, parts))
+    np.testing.assert_allclose(together, whole, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(parts[0], whole, rtol=1e-2)
+    garbage = jnp.where(first, X, 1e6)
+    np.testing.assert_array_equal(_losses(name, schedule, first, garbage), parts[0])
+
+
+@every
+def test_a_leaf_with_a_schedule_of_its_own_has_the_loss_under_that_schedule(name):
+    joint = schedules.per_leaf(OWN, SHAPE)
+    for leaf, columns in (("positions", [True, True, False, False]), ("types", [False, False, True, True])):
+        real = jnp.broadcast_to(jnp.array(columns), X.shape)
+        np.testing.assert_allclose(
+            _losses(name, joint, real), _losses(name, OWN[leaf], real), rtol=1e-4, atol=1e-5, err_msg=leaf
+        )
+
+
+def _flow(network, x, real=None, jit=False):
+    objective = objectives.flow_matching(timesteps.from_quantile(lambda u: u))
+    batch = {"x": x} | ({} if real is None else {"real": real})
+    run = lambda batch: objective({"model": network}, OWN["types"], KEYS, batch, 0)[0]
+    return (jax.jit(run) if jit else run)(batch)
+
+
+def test_a_pytree_of_one_leaf_is_the_array_bit_for_bit_and_of_two_two_arrays():
+    """The draws, and the loss; with the same noise the loss of two leaves is that of two arrays, by their sizes."""
+    seen = []
+    of_array = lambda x, clock, condition: seen.append(x) or jnp.tanh(x)
+    of_tree = lambda x, clock, condition: jax.tree.map(jnp.tanh, x)
+    cubes = X.reshape(4, 2, 2)
+    as_array = _flow(of_array, cubes)
+    packed = pytrees.pack({"points": cubes})
+    watched = lambda *inputs: seen.append(inputs[0]) or pytrees.of_leaves(of_tree, {"points": (2, 2)})(*inputs)
+    np.testing.assert_array_equal(_flow(watched, packed), as_array)
+    np.testing.assert_array_equal(seen[0].reshape(4, 4), seen[1])
+    whole = _flow(pytrees.of_leaves(of_tree, SHAPE), X)
+    halves = [
+        _flow(pytrees.of_leaves(of_tree, SHAPE), X, jnp.broadcast_to(pytrees.mask(mask, SHAPE), X.shape))
+        for mask in (
+            {"positions": jnp.ones((4, 1), bool), "types": jnp.zeros((4, 2), bool)},
+            {"positions": jnp.zeros((4, 1), bool), "types": jnp.ones((4, 2), bool)},
+        )
+    ]
+    np.testing.assert_allclose(sum(halves) / 2, whole, rtol=1e-5)
+
+
+def test_masks_that_leave_nothing_are_refused_where_they_are_seen_and_never_divide_by_zero():
+    network = lambda x, clock, condition: jnp.tanh(x)
+    real = jnp.ones((4, 4), bool).at[2].set(False)
+    with pytest.raises(ValueError, match="the mask leaves nothing of example 2"):
+        _flow(network, X, real)
+    compiled = _flow(network, X, real, jit=True)
+    assert compiled[2] == 0 and (np.delete(compiled, 2) > 0).all()
+    with pytest.raises(ValueError, match="losses are means over all of"):
+        objective = objectives.mean_flow(timesteps.uniform_density(OWN["types"]))
+        objective({"model": network}, OWN["types"], KEYS, {"x": X, "real": real.at[2].set(True)}, 0)
+    with pytest.raises(ValueError, match="no prefix of a leaf of shape"):
+        pytrees.mask(jnp.ones((4, 3), bool), SHAPE)
+    with pytest.raises(ValueError, match="give one for all, or one for each"):
+        pytrees.mask({"positions": jnp.ones((4, 1), bool), "else": jnp.ones((4, 2), bool)}, SHAPE)
+    with pytest.raises(ValueError, match="the network puts out"):
+        _flow(pytrees.of_leaves(lambda x, clock, condition: x["types"], SHAPE), X)
+
+
+def test_a_condition_says_what_is_real_and_keeps_saying_so_when_it_is_dropped():
+    """The loss of `with_padding` is that of the mask, also inside condition dropout, whose null condition keeps it."""
+    seen = []
+    network = lambda x, clock, condition: seen.append(condition) or jnp.tanh(x)
+    flow = objectives.flow_matching(timesteps.from_quantile(lambda u: u))
+    shape = {"positions": (2, 1), "types": (2, 1)}
+    atoms = jnp.array([[True, False], [True, True], [True, True], [True, False]])
+    condition = {"real": atoms, "label": jnp.arange(4)}
+    dropped = objectives.with_condition_dropout(flow, {"label": 9}, 0.999)
+    run = lambda objective, **batch: objective({"model": network}, OWN["types"], KEYS, {"x": X, **batch}, 0)[0]
+    padded = run(objectives.with_padding(flow, shape), condition=condition)
+    np.testing.assert_array_equal(padded, run(flow, real=pytrees.mask(atoms, shape), condition=condition))
+    run(objectives.with_padding(dropped, shape), condition=condition)
+    assert seen[-1]["label"].tolist() == [9] * 4
+    np.testing.assert_array_equal(seen[-1]["real"], atoms)
+    with pytest.raises(ValueError, match='the entry "real" of the condition'):
+        run(objectives.with_padding(flow, shape), condition=None)

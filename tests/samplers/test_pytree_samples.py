@@ -1,0 +1,123 @@
+"""Every sampler on a pytree: leaves by one schedule are one array, and leaves by schedules of their own are as many runs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import padding, parameterizations, pytrees, samplers, schedules, timesteps
+from diffusion.samplers.leaves import over_leaves
+from tests.conformance import QUICK, SAMPLERS, SCHEDULES, round_denoiser, slow_but
+
+SHAPE = {"positions": (2, 2), "types": (3,)}
+OWN = {"positions": SCHEDULES["cosine"], "types": SCHEDULES["edm"]}
+COLUMNS = {"positions": slice(0, 4), "types": slice(4, 7)}
+STEPS = 3
+
+
+def joint():
+    return schedules.per_leaf(OWN, SHAPE)
+
+
+@functools.cache
+def _both(name):
+    """Three steps of a pytree with a schedule each, and of each leaf alone by its own, with the same noise."""
+    sampler = SAMPLERS[name]
+    schedule = joint()
+    plan = timesteps.plan(timesteps.uniform(schedule, STEPS))
+    plan = timesteps.Plan(*(jnp.asarray(part) for part in plan))
+
+    def follow(sampler, schedule, denoise, x, noise):
+        step = lambda state, i: (sampler.step(state, denoise, schedule, plan, i, noise[i]), None)
+        return jax.lax.scan(step, sampler.init(x, schedule, plan), jnp.arange(STEPS))[0].x
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def run(x, noise):
+        whole = follow(over_leaves(sampler, schedule), schedule, round_denoiser(schedule), x, noise)
+        alone = [
+            follow(sampler, OWN[leaf], round_denoiser(OWN[leaf]), x[:, of], noise[..., of])
+            for leaf, of in COLUMNS.items()
+        ]
+        return whole, jnp.concatenate(alone, axis=1)
+
+    x = samplers.prior(schedule, jax.random.split(jax.random.key(1), 3), (7,))
+    noise = np.random.default_rng(0).standard_normal((STEPS, sampler.draws, 3, 7))
+    return run(x, jnp.asarray(noise, jnp.float32))
+
+
+@pytest.mark.parametrize("name", slow_but([("dpmpp_2m_sde",)], [(name,) for name in SAMPLERS]))
+def test_leaves_with_a_schedule_each_are_the_runs_of_each_alone(name):
+    whole, alone = _both(name)
+    assert np.isfinite(whole).all() and np.abs(whole).max() > 0.1
+    np.testing.assert_allclose(whole, alone, rtol=2e-4, atol=2e-5)
+
+
+def test_a_pytree_by_one_schedule_is_the_array_bit_for_bit():
+    """Of one leaf, whose shape the network sees, the draws of the prior and of the steps included; on padding all is 0."""
+    schedule = SCHEDULES["rectified_flow"]
+    plan = timesteps.plan(timesteps.uniform(schedule, 2))
+    first, rest = (jax.random.split(jax.random.key(seed), 3) for seed in (0, 1))
+    flow = parameterizations.velocity()
+    of_array = lambda x, clock, condition: jnp.tanh(x.mean(1, keepdims=True)) + x * clock[:, None, None]
+    of_tree = lambda x, clock, condition: {"points": of_array(x["points"], clock, condition)}
+    real = jnp.array([[True, True, False], [True, False, False], [True, True, True]])
+    made = []
+    for shape, network in (((3, 2), of_array), ({"points": (3, 2)}, pytrees.of_leaves(of_tree, {"points": (3, 2)}))):
+        x = samplers.prior(schedule, first, pytrees.packed_shape(shape))
+        mask = pytrees.mask(real, shape) if isinstance(shape, dict) else real
+        denoise = parameterizations.denoiser(padding.network(network, mask), schedule, flow)
+        for sampler in (samplers.ddpm(), samplers.padded(samplers.ddpm(), mask)):
+            made.append(np.reshape(samplers.sample(sampler, denoise, schedule, x, plan, rest), (3, 3, 2)))
+    np.testing.assert_array_equal(made[0], made[2])
+    np.testing.assert_array_equal(made[1], made[3])
+    assert (made[1][~np.asarray(real)] == 0).all() and (made[1][np.asarray(real)] != 0).all()
+    np.testing.assert_array_equal(made[0][2], made[1][2])  # without padding a mask changes nothing
+
+
+@pytest.mark.slow
+def test_other_drivers_take_leaves_with_a_schedule_each():
+    """Parallel steps, adaptive ones, and noise drawn on the way, all against the runs of each leaf alone."""
+    schedule = joint()
+    grid = timesteps.uniform(schedule, STEPS)
+    plan = timesteps.plan(grid)
+    keys = jax.random.split(jax.random.key(1), 3)
+    x = samplers.prior(schedule, jax.random.split(jax.random.key(0), 3), (7,))
+    run = lambda plan, sampler=None: samplers.sample(
+        sampler or samplers.dpmpp_2m(), round_denoiser(schedule), schedule, x, plan, keys
+    )
+    made, stats = samplers.picard(samplers.dpmpp_2m(), round_denoiser(schedule), schedule, x, plan, keys, tolerance=0.0)
+    np.testing.assert_allclose(made, run(plan), rtol=1e-4, atol=1e-5)
+    again = timesteps.plan([1.0, 0.5, 0.8, 0.0], renoise=[False, True, False])
+    assert np.isfinite(run(again)).all() and (run(again) != run(plan)).all()
+    ends = samplers.adaptive(round_denoiser(schedule), schedule, x, 1e-6, 1e-6)[0]
+    for leaf, of in COLUMNS.items():
+        own = OWN[leaf]
+        alone = samplers.adaptive(round_denoiser(own), own, x[:, of], 1e-6, 1e-6)[0]
+        np.testing.assert_allclose(ends[:, of], alone, rtol=1e-3, atol=1e-3)
+
+
+def test_what_leaves_with_a_schedule_each_do_not_take_is_refused():
+    schedule = joint()
+    plan = timesteps.plan(timesteps.uniform(schedule, 2))
+    x, keys = jnp.zeros((2, 7)), jax.random.split(jax.random.key(0), 2)
+    memory = samplers.sample.__globals__["Memory"](jnp.zeros_like, lambda m, x, t: (None, m))
+    with pytest.raises(ValueError, match="a guidance without memory"):
+        samplers.sample(samplers.ddim(), memory, schedule, x, plan, keys)
+    with pytest.raises(ValueError, match=r"a time for each of the 7 numbers.* got \(3,\)"):
+        schedule.alpha(jnp.zeros(3))
+    with pytest.raises(ValueError, match="end at t = 0.9 and 1; all leaves share one time"):
+        schedules.per_leaf(OWN | {"types": schedules.edm()._replace(t_max=0.9)}, SHAPE)
+    with pytest.raises(ValueError, match="give one for each leaf"):
+        schedules.per_leaf({"positions": schedules.cosine()}, SHAPE)
+    with pytest.raises(TypeError, match="must be a NoiseSchedule"):
+        schedules.per_leaf(OWN | {"types": schedules.edm}, SHAPE)
+    empty = jnp.array([[True, True], [False, False]])
+    with pytest.raises(ValueError, match="leaves nothing of example 1"):
+        samplers.sample(samplers.padded(samplers.ddim(), empty), lambda x, t: None, schedules.cosine(),
+                        jnp.zeros((2, 2, 3)), plan, keys)  # fmt: skip
+    with pytest.raises(TypeError, match="an array of Bool; got an array of float32"):
+        padding.check(jnp.ones((2, 2)), jnp.zeros((2, 2)))
+    with pytest.raises(ValueError, match="is not a prefix of the shape of x"):
+        padding.check(jnp.ones((2, 3), bool), jnp.zeros((2, 2)))

@@ -1,0 +1,110 @@
+"""Pytrees as x in likelihood and editing, against the closed forms of each leaf; docs/pytrees.md runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from diffusion import editing, likelihood, ode, padding, pytrees, samplers, schedules, timesteps
+from diffusion.parameterizations import Prediction
+from tests.conformance import SCHEDULES, round_denoiser
+
+SHAPE = {"positions": (1, 2), "types": (2,)}
+OWN = {"positions": SCHEDULES["cosine"], "types": SCHEDULES["edm"]}
+COLUMNS = {"positions": slice(0, 2), "types": slice(2, 4)}
+JOINT = schedules.per_leaf(OWN, SHAPE)
+REAL = {"positions": jnp.array([[True], [True], [True]]), "types": jnp.array([[True, False], [True, True], [False, True]])}
+
+
+def test_schedules_of_leaves_are_each_leaf_s_own_on_its_numbers():
+    t = jnp.array([0.1, 0.5, 0.9])
+    at = jnp.broadcast_to(t[:, None], (3, 4))
+    for field in ("alpha", "sigma", "log_snr", "drift", "diffusion"):
+        for leaf, columns in COLUMNS.items():
+            expected = np.repeat(np.asarray(getattr(OWN[leaf], field)(t))[:, None], 2, axis=1)
+            np.testing.assert_allclose(getattr(JOINT, field)(at)[:, columns], expected, rtol=1e-6)
+            np.testing.assert_allclose(getattr(JOINT, field)(0.5)[columns], expected[1], rtol=1e-6)
+    np.testing.assert_allclose(JOINT.inverse_log_snr(JOINT.log_snr(at)), at, rtol=1e-4)
+    keys = jax.random.split(jax.random.key(0), 3)
+    drawn = samplers.prior(JOINT, keys, (4,))
+    for leaf, columns in COLUMNS.items():  # of the numbers that one schedule for all draws
+        np.testing.assert_array_equal(drawn[:, columns], samplers.prior(OWN[leaf], keys, (4,))[:, columns])
+
+
+def test_pack_is_the_inverse_of_unpack_and_masks_are_of_whole_elements():
+    tree = {"positions": jnp.arange(6.0).reshape(3, 1, 2), "types": jnp.arange(6.0).reshape(3, 2)}
+    packed = pytrees.pack(tree)
+    assert packed.shape == (3, *pytrees.packed_shape(SHAPE))
+    jax.tree.map(np.testing.assert_array_equal, pytrees.unpack(packed, SHAPE), tree)
+    mask = pytrees.mask(REAL, SHAPE)
+    np.testing.assert_array_equal(mask[0], [True, True, True, False])
+    np.testing.assert_array_equal(padding.count(mask, packed), [3, 4, 3])
+    np.testing.assert_allclose((padding.share(mask, packed) * mask).mean(axis=1), 1, rtol=1e-6)
+
+
+def _gaussian(real):
+    """The exact denoiser of N(0.4, 0.5^2) for each real number; of padding there is none to ask for."""
+
+    def denoise(x, t):
+        of_data = round_denoiser(JOINT)(x, schedules.at_each(JOINT, t, x))
+        return Prediction(of_data.x0, of_data.eps)
+
+    return denoise
+
+
+@pytest.mark.parametrize("padded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_likelihood_of_leaves_with_a_schedule_each_is_the_closed_form_of_what_is_real(padded):
+    """In bits over real numbers alone; Hutchinson's probes of -1 and 1 are exact where leaves are independent."""
+    x = 0.4 + 0.5 * jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)), jnp.float32)
+    real = pytrees.mask(REAL, SHAPE) if padded else None
+    solver = ode.runge_kutta(likelihood.times(JOINT, 24))
+    alpha, sigma = JOINT.alpha(1.0), JOINT.sigma(1.0)
+    deviation = jnp.hypot(0.5 * alpha, sigma)
+
+    def log_prior(x):
+        each = -0.5 * ((x - 0.4 * alpha) / deviation) ** 2 - jnp.log(deviation) - 0.5 * np.log(2 * np.pi)
+        return padding.zeroed(each, real).sum(axis=1)
+
+    probes = likelihood.rademacher(jax.random.split(jax.random.key(0), 3), (4,))
+    solve = lambda x: likelihood.log_likelihood(
+        _gaussian(real), JOINT, x, solver, likelihood.hutchinson(probes), log_prior, real=real
+    )
+    found = jax.jit(solve)(x).log_density
+    each = scipy.stats.norm(0.4, 0.5).logpdf(x)
+    expected = (each if real is None else np.where(real, each, 0)).sum(axis=1)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    if padded:
+        np.testing.assert_array_equal(jax.jit(solve)(jnp.where(real, x, 1e3)).log_density, found)
+        counts = padding.count(real, x)
+        bits = likelihood.bits_per_dim(found, counts)
+        np.testing.assert_allclose(bits, -expected / (np.array([3, 4, 3]) * np.log(2)) + 7, atol=2e-3)
+
+
+def test_the_density_of_the_prior_is_that_of_each_leaf_s_own():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)), jnp.float32)
+    real = pytrees.mask(REAL, SHAPE)
+    scale = np.array([1, 1, 80, 80.0])
+    for mask in (None, real):
+        each = scipy.stats.norm(0, scale).logpdf(padding.zeroed(x, mask))
+        expected = np.where(True if mask is None else mask, each, 0).sum(axis=1)
+        np.testing.assert_allclose(likelihood._log_prior(JOINT, mask)(padding.zeroed(x, mask)), expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_inversion_and_inpainting_of_leaves():
+    """DDIM up and down again returns x; a known leaf stays as it is known, and the other one is that of the prior."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = 0.4 + 0.5 * jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)), jnp.float32)
+    grid = timesteps.uniform(JOINT._replace(t_min=0.0), 60)
+    run = lambda x, grid, **more: samplers.sample(
+        samplers.dpmpp_2m(), round_denoiser(JOINT), JOINT, x, timesteps.plan(grid), keys, **more
+    )
+    up = run(x, grid[::-1][:-10])
+    np.testing.assert_allclose(run(up, grid[10:]), x, atol=5e-2)
+    known = pytrees.mask({"positions": jnp.ones((3, 1), bool), "types": jnp.zeros((3, 2), bool)}, SHAPE)
+    start = samplers.prior(JOINT, keys, (4,))
+    hook = editing.replacement(JOINT, timesteps.plan(grid), x, known)
+    made = run(start, grid, after_step=hook)
+    np.testing.assert_allclose(made[:, :2], x[:, :2], atol=1e-6)
+    np.testing.assert_allclose(made[:, 2:], run(start, grid)[:, 2:], atol=1e-5)
