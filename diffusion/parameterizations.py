@@ -248,6 +248,10 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
     times = schedule.t_max if times is None else times
     if isinstance(times, Tracer):
         return
+    if schedule.leaves:
+        for _, leaf in schedule.leaves:
+            check(parameterization, leaf, times)
+        return
     times = np.atleast_1d(np.asarray(times, np.float64))
     with jax.ensure_compile_time_eval():  # so that a denoiser can be built under jit too
         t = jnp.asarray(times)
@@ -255,7 +259,8 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
         finite = jnp.isfinite(parameterization.clock(schedule, t))
     if isinstance(defined, Tracer) or isinstance(finite, Tracer):
         return  # the schedule itself is being differentiated or compiled, and has no values yet
-    times, defined, finite = np.broadcast_arrays(times, np.asarray(defined), np.asarray(finite))
+    defined = np.asarray(defined)
+    finite = np.asarray(finite)
     if not finite.all():
         raise ValueError(
             f"{parameterization.name} prediction: the network's clock is not finite at "

@@ -10,7 +10,18 @@ of the vector of its leaves. The leaves stand in JAX's order of a pytree, those 
 A mask of what is real has the shape `[B, D]` too; `mask` makes it of one mask for all leaves, or of one for each.
 """
 
-__all__ = ["is_shape", "leaves_and_clocks", "mask", "of_leaves", "pack", "packed_shape", "real_of", "shapes_of", "sizes_of", "unpack"]
+__all__ = [
+    "is_shape",
+    "leaves_and_clocks",
+    "mask",
+    "of_leaves",
+    "pack",
+    "packed_shape",
+    "real_of",
+    "shapes_of",
+    "sizes_of",
+    "unpack",
+]
 
 import math
 from collections.abc import Callable, Mapping

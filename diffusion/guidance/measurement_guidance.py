@@ -126,7 +126,8 @@ def pseudoinverse(
         variance = alpha**2 * data_std**2 + sigma**2  # r^2 = s^2 sigma^2 / variance
         ratio = variance * (noise_std / data_std) ** 2 / sigma**2 if noise_std else jnp.zeros_like(sigma)
         measured, transpose = jax.vjp(measurement.forward, x0)
-        ratio = ratio.reshape(ratio.shape[:1] + (1,) * (measured.ndim - 1)) if ratio.ndim else ratio
+        if ratio.ndim and ratio.shape != measured.shape:  # one for each example; leaves may have one for each number
+            ratio = ratio.reshape(ratio.shape[:1] + (1,) * (measured.ndim - 1))
         (gradient,) = pull(*transpose(measurement.solve(y - measured, ratio)))
         # sigma^2 / (alpha r^2), with sigma^2 cancelled by hand: finite as sigma vanishes.
         some = alpha > 0

@@ -34,8 +34,9 @@ def entry(
 
         TypeError: for networks, a schedule or a batch of another type, or an x of integers.
         ValueError: for keys that are not one an example, an entry of the batch that no objective reads, noise of
-        another shape than x's, a mask that leaves nothing or that the losses do not heed, losses that are not one an example, and, as `parameterizations.denoiser`, a
-        parameterization that is not defined at schedule.t_max: what is trained there could not be sampled.
+        another shape than x's, a mask that leaves nothing of an example or that the losses do not heed, losses that are
+        not one an example, and, as `parameterizations.denoiser`, a parameterization that is not defined at
+        schedule.t_max: what is trained there could not be sampled.
     """
 
     def of(loss: Loss) -> Loss:
@@ -60,8 +61,8 @@ def entry(
             if "real" in batch and entries is not None:
                 if not real:
                     raise ValueError(
-                        'this objective takes no mask of padding, the batch\'s "real": its losses are means over all of '
-                        "x. Valid: e.g. denoising, flow_matching or variational_bound"
+                        'this objective takes no mask of padding, the "real" of a batch: its losses are means over all '
+                        "of x. Valid: e.g. denoising, flow_matching or variational_bound"
                     )
                 padding.check(batch["real"], x)
             require_keys(keys, x.shape[0], f"an objective needs one key for each of the {x.shape[0]} examples")

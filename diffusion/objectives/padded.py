@@ -17,8 +17,7 @@ def with_padding(objective: Objective, shape: Any) -> Objective:
         loss: that of the objective it wraps, a mean over what is real
         networks: those of the objective it wraps
         optimum: that of the objective it wraps
-        paper: none; as in Hoogeboom et al. 2022, "Equivariant Diffusion for Molecule Generation in 3D", whose code
-            divides the error by the number of real coordinates
+        paper: none
 
     Args:
         objective: one whose losses heed a mask of padding, such as `denoising` or `flow_matching`.

@@ -20,15 +20,17 @@ class _Leaves(NamedTuple):
 def over_leaves(sampler: Any, schedule: NoiseSchedule) -> Any:
     """The sampler whose step takes each leaf by the leaf's schedule, on one evaluation of the network for all leaves.
 
-    Every leaf runs the sampler's own step, in step with the others: where it calls the denoiser, the leaves' samples and
-    times are gathered, `[B, D]` each, and each leaf gets its part of the prediction. Norms within a step
+    Every leaf runs the sampler's own step beside the others: where it calls the denoiser, the leaves' samples and times
+    are gathered, `[B, D]` each, and each leaf gets its part of the prediction. Norms within a step
     (`predictor_corrector`) are those of a leaf. A branch that some leaves do not take, such as the second stage of a
     step onto sigma(s) = 0, is evaluated and not used.
 
     Args:
         sampler: a `Sampler`.
-        schedule: of `schedules.per_leaf`.
+        schedule: of `schedules.per_leaf`; any other leaves the sampler as it is.
     """
+    if not schedule.leaves:
+        return sampler
     sizes = [size for size, _ in schedule.leaves]
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     most = max(sizes)

@@ -1,17 +1,20 @@
 """Samples of several sizes in one array, with zeros on padding."""
 
-__all__ = ["padded"]
+__all__ = ["over_real", "padded"]
+
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion import padding
 from diffusion.parameterizations import Prediction
-from diffusion.samplers.sample import Sampler
 from diffusion.schedules import left_broadcast
 
+AnySampler = TypeVar("AnySampler")
 
-def padded(sampler: Sampler, real: Array) -> Sampler:
+
+def padded(sampler: AnySampler, real: Array) -> AnySampler:
     """The sampler on what is real of each sample: x, its noises and predictions are zero on padding.
 
     Facts:
@@ -19,16 +22,24 @@ def padded(sampler: Sampler, real: Array) -> Sampler:
         order: as the sampler's
         nfe: as the sampler's
         accepts: as the sampler does
-        paper: none; as in Hoogeboom et al. 2022, "Equivariant Diffusion for Molecule Generation in 3D", whose code masks
-            noise and samples
+        paper: none; Hoogeboom et al. 2022, "Equivariant Diffusion for Molecule Generation in 3D", has molecules of
+            several sizes in one array
 
     Args:
-        sampler: any.
+        sampler: any `Sampler`.
         real: Bool, True where x is real; its shape is a prefix of x's.
 
     Raises:
         TypeError, ValueError: when sampling, as `padding.check`.
     """
+    return sampler._replace(real=real)  # type: ignore[attr-defined]
+
+
+def over_real(sampler: Any) -> Any:
+    """The sampler whose steps keep to what is real of x, where it is `padded`."""
+    real = sampler.real
+    if real is None:
+        return sampler
 
     def init(x, schedule, plan):
         padding.check(real, x)

@@ -15,6 +15,7 @@ from diffusion import probability_flow
 from diffusion.flow_maps import FlowMap
 from diffusion.parameterizations import Denoiser
 from diffusion.samplers.leaves import over_leaves
+from diffusion.samplers.padded import over_real
 from diffusion.samplers.sample import Sampler, check_arguments, check_start, checker, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Plan
@@ -83,8 +84,7 @@ def picard(
         ValueError: if the plan renoises, the window is not in [1, N], or the tolerance is negative.
     """
     check_arguments(sampler, denoise, schedule, plan)
-    if schedule.leaves:
-        sampler = over_leaves(sampler, schedule)
+    sampler = over_real(over_leaves(sampler, schedule))
     check_start(x, keys)
     denoise = checker(denoise)(denoise)
     N = len(plan.t)

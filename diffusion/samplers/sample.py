@@ -39,6 +39,7 @@ from diffusion.flow_maps import FlowMap
 from diffusion.guidance.memory import Memory, Unpaired, within_step
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.leaves import over_leaves
+from diffusion.samplers.padded import over_real
 from diffusion.samplers.posterior import forward
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule
 from diffusion.timesteps import Plan
@@ -70,6 +71,7 @@ class Sampler(NamedTuple):
             `flow_maps.FlowMap` alone, and calls it as (x_t, t, s) -> x_s.
         frames: whether each frame of a sample has times of its own, and plans have t and s `[N, F]`.
         reads_variance: whether a step reads `Prediction.variance`, which a network with learned variance predicts.
+        real: mask of what is real of the samples, see `samplers.padded`; None: all is.
     """
 
     init: Callable[[Array, NoiseSchedule, Plan], Any]
@@ -79,6 +81,7 @@ class Sampler(NamedTuple):
     takes: tuple[Any, ...] = (Denoiser, Memory)
     reads_variance: bool = False
     frames: bool = False
+    real: Array | None = None
 
 
 class Trajectory(NamedTuple):
@@ -141,8 +144,7 @@ def loop(
 ) -> Loop:
     """The functions that make a trajectory; arguments and errors are those of `sample`."""
     check_arguments(sampler, denoise, schedule, plan)
-    if schedule.leaves:
-        sampler = over_leaves(sampler, schedule)
+    sampler = over_real(over_leaves(sampler, schedule))
     concrete = not isinstance(plan.renoise, Tracer)
     renoises = not concrete or bool(np.any(plan.renoise))
     if concrete and not isinstance(plan.t, Tracer) and sampler.draws:

@@ -22,6 +22,13 @@ def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
     Its functions take a time for each number, t `[..., D]`, or one for all, `[]` or `[..., 1]`, and return `[..., D]`.
     Denoisers, objectives, samplers and likelihoods give them that of their t `[]` or `[B]`.
 
+    Facts:
+        alpha: that of each leaf's schedule
+        sigma: that of each leaf's schedule
+        end: those of the leaves' schedules
+        paper: none; Vignac et al. 2023, "MiDi: Mixed Graph and 3D Denoising Diffusion for Molecule Generation", has a
+            schedule for each kind of a molecule's data
+
     Args:
         schedules: the pytree of the leaves' schedules, all with the same t_max.
         shape: the pytree of their shapes, without the batch.

@@ -28,6 +28,7 @@ WITH_REAL = {
     "dynamic_threshold": lambda d, s, w, real: guidance.dynamic_threshold(d[0], s, 0.9, real=real),
 }
 # (A classifier, a likelihood and an operator are the user's own, and read what they do of x.)
+ON_VECTORS = [name for name in conformance.GUIDANCES if name != "windows"]
 PADDED = [name for name in conformance.GUIDANCES if name not in ("classifier", "pseudoinverse", "windows")]
 
 
@@ -52,8 +53,7 @@ def _joint():
     return schedules.per_leaf(OWN, SHAPE)
 
 
-@pytest.mark.parametrize("name", slow_but([("classifier_free",), ("adaptive_projected",)],
-                                          [(name,) for name in conformance.GUIDANCES if name != "windows"]))  # fmt: skip
+@pytest.mark.parametrize("name", slow_but([("classifier_free",)], [(name,) for name in ON_VECTORS]))
 def test_leaves_with_a_schedule_each(name):
     """Each leaf is guided as it is alone, where the guidance acts on each number; x_t is kept by all of them."""
     case = conformance.GUIDANCES[name]
@@ -66,7 +66,7 @@ def test_leaves_with_a_schedule_each(name):
     found = conformance._call(guided, X, at)
     if not isinstance(guided, Unpaired):
         total = _joint().alpha(at) * found.x0 + _joint().sigma(at) * found.eps
-        np.testing.assert_allclose(total, X, atol=1e-4)
+        np.testing.assert_allclose(total, X, atol=1e-3)  # of a sigma of up to 72
     if name in OF_THE_WHOLE:
         return
     for leaf, columns in COLUMNS.items():

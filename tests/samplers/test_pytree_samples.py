@@ -1,4 +1,4 @@
-"""Every sampler on a pytree: leaves by one schedule are one array, and leaves by schedules of their own are as many runs."""
+"""Every sampler on a pytree: leaves by one schedule are one array, leaves by schedules of their own as many runs."""
 
 import functools
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import padding, parameterizations, pytrees, samplers, schedules, timesteps
+from diffusion import guidance, padding, parameterizations, pytrees, samplers, schedules, timesteps
 from diffusion.samplers.leaves import over_leaves
 from tests.conformance import QUICK, SAMPLERS, SCHEDULES, round_denoiser, slow_but
 
@@ -55,7 +55,7 @@ def test_leaves_with_a_schedule_each_are_the_runs_of_each_alone(name):
 
 
 def test_a_pytree_by_one_schedule_is_the_array_bit_for_bit():
-    """Of one leaf, whose shape the network sees, the draws of the prior and of the steps included; on padding all is 0."""
+    """Of one leaf, whose shape the network sees, all draws included; on padding all is 0."""
     schedule = SCHEDULES["rectified_flow"]
     plan = timesteps.plan(timesteps.uniform(schedule, 2))
     first, rest = (jax.random.split(jax.random.key(seed), 3) for seed in (0, 1))
@@ -87,7 +87,7 @@ def test_other_drivers_take_leaves_with_a_schedule_each():
     run = lambda plan, sampler=None: samplers.sample(
         sampler or samplers.dpmpp_2m(), round_denoiser(schedule), schedule, x, plan, keys
     )
-    made, stats = samplers.picard(samplers.dpmpp_2m(), round_denoiser(schedule), schedule, x, plan, keys, tolerance=0.0)
+    made, _ = samplers.picard(samplers.dpmpp_2m(), round_denoiser(schedule), schedule, x, plan, keys, tolerance=0.0)
     np.testing.assert_allclose(made, run(plan), rtol=1e-4, atol=1e-5)
     again = timesteps.plan([1.0, 0.5, 0.8, 0.0], renoise=[False, True, False])
     assert np.isfinite(run(again)).all() and (run(again) != run(plan)).all()
@@ -102,12 +102,12 @@ def test_what_leaves_with_a_schedule_each_do_not_take_is_refused():
     schedule = joint()
     plan = timesteps.plan(timesteps.uniform(schedule, 2))
     x, keys = jnp.zeros((2, 7)), jax.random.split(jax.random.key(0), 2)
-    memory = samplers.sample.__globals__["Memory"](jnp.zeros_like, lambda m, x, t: (None, m))
+    memory = guidance.Memory(jnp.zeros_like, lambda m, x, t: (None, m))
     with pytest.raises(ValueError, match="a guidance without memory"):
         samplers.sample(samplers.ddim(), memory, schedule, x, plan, keys)
     with pytest.raises(ValueError, match=r"a time for each of the 7 numbers.* got \(3,\)"):
         schedule.alpha(jnp.zeros(3))
-    with pytest.raises(ValueError, match="end at t = 0.9 and 1; all leaves share one time"):
+    with pytest.raises(ValueError, match=r"end at t = 0\.9 and 1; all leaves share one time"):
         schedules.per_leaf(OWN | {"types": schedules.edm()._replace(t_max=0.9)}, SHAPE)
     with pytest.raises(ValueError, match="give one for each leaf"):
         schedules.per_leaf({"positions": schedules.cosine()}, SHAPE)

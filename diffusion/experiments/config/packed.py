@@ -28,10 +28,8 @@ class PackedNetwork:
 
     def init(self, key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> Any:
         """The parameters of the module."""
-        if self.own_times:
-            clock = jax.tree.map(lambda each: jnp.broadcast_to(jnp.reshape(each, (-1, 1)), x.shape), clock)
-        init = lambda *inputs: self.module.init(key, *inputs)
-        return init(*pytrees.leaves_and_clocks(x, clock, self.structure), condition)
+        inputs = pytrees.leaves_and_clocks(x, self._clock(x, clock), self.structure)
+        return self.module.init(key, *inputs, condition)
 
     def apply(self, params: Any, x: jax.Array, clock: Any, condition: Any, **features: Any) -> Any:
         """The output `[B, D]`; with `features`: (that, the module's features).
@@ -40,4 +38,11 @@ class PackedNetwork:
             ValueError: if the module puts out another pytree than it receives.
         """
         network = lambda *inputs, **more: self.module.apply(params, *inputs, **more)
-        return pytrees.of_leaves(network, self.structure)(x, clock, condition, **features)
+        return pytrees.of_leaves(network, self.structure)(x, self._clock(x, clock), condition, **features)
+
+    def _clock(self, x: jax.Array, clock: Any) -> Any:
+        """One clock for each number where leaves have times of their own, also of one for all."""
+        if not self.own_times:
+            return clock
+        each = lambda clock: clock if jnp.ndim(clock) > 1 else jnp.broadcast_to(jnp.reshape(clock, (-1, 1)), x.shape)
+        return jax.tree.map(each, clock)

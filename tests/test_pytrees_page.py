@@ -1,0 +1,67 @@
+"""docs/pytrees.md: its ten lines run, and its polygons train from a config."""
+
+import pathlib
+import re
+import shlex
+import sys
+
+import numpy as np
+import pytest
+
+from diffusion.data import pipeline
+from diffusion.experiments.config import extensions, names
+from tests import commands
+
+PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "pytrees.md").read_text()
+TABLES = (names.SOURCES, names.MODELS, names.SCHEDULES)
+
+
+@pytest.fixture(scope="module")
+def polygons(tmp_path_factory):
+    """The page as a file of a user; afterwards the tables are again what they were."""
+    before = [dict(table) for table in TABLES]
+    path = tmp_path_factory.mktemp("pytrees") / "polygons.py"
+    path.write_text("\n\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)))
+    extensions.extend(str(path))
+    yield sys.modules["extension_polygons"]
+    for table, old in zip(TABLES, before):
+        table.clear()
+        table.update(old)
+
+
+def test_the_ten_lines_train_and_sample_what_is_real(polygons):
+    assert polygons.losses.shape == (2,) and (polygons.losses > 0).all()
+    for molecule, atoms in enumerate((3, 5)):
+        for leaf in polygons.molecules.values():
+            assert (leaf[molecule, atoms:] == 0).all() and (leaf[molecule, :atoms] != 0).all()
+
+
+def test_the_polygons_are_regular_and_a_mask_that_leaves_nothing_is_refused(polygons):
+    source = polygons.polygons(number=20)
+    for record in (source[row] for row in range(20)):
+        real = record["condition"]["real"]
+        corners = record["x"]["positions"][real]
+        bonds = np.linalg.norm(corners - np.roll(corners, 1, axis=0), axis=1)
+        np.testing.assert_allclose(bonds, bonds.mean(), rtol=1e-5)
+        assert (record["x"]["types"][real].argmax(1) + 3 == len(corners)).all()
+    empty = [source[0], {**source[1], "condition": {"real": np.zeros(6, bool)}}]
+    with pytest.raises(ValueError, match='"real" of a record leaves nothing'):
+        pipeline.stacked_conditions(empty)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_train_and_sample(polygons, tmp_path):
+    code, folder = polygons.__file__, str(tmp_path / "run")
+    tiny = ["--config.train.steps=2", "--config.train.batch_size=8", "--config.sample.number=6",
+            "--config.sample.batch_size=6", "--config.sample.steps=2", "--config.model.width=8"]  # fmt: skip
+    block = re.search(r"```sh\n(.*?)```", PAGE, re.DOTALL)[1].replace("\\\n", " ")
+    for line, more in zip(block.strip().splitlines(), (tiny, [])):
+        line = line.replace("runs/polygons", folder).replace("polygons.py", code)
+        done = commands.run(*shlex.split(line), *more, timeout=600)
+        assert done.returncode == 0, done.stderr
+    kept = np.load(tmp_path / "run" / "samples.npz")
+    real = kept["condition/real"]
+    assert real.shape == (6, 6) and not real.all() and real.any(axis=1).all()
+    for leaf in ("positions", "types"):
+        made = kept[f"images/{leaf}"]
+        assert (made[~real] == 0).all() and (made[real] != 0).all()
