@@ -64,7 +64,7 @@ def share(real: Array, x: Array) -> Array:
     All are 0 where nothing is real.
     """
     most = math.prod(x.shape[1:])
-    weight = most / jnp.maximum(count(real, x), 1).astype(jnp.float32)
+    weight = most / jnp.maximum(count(real, x), 1).astype(jnp.promote_types(x.dtype, jnp.float32))
     return jnp.where(real, left_broadcast(weight, real), 0)
 
 

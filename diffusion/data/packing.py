@@ -1,13 +1,13 @@
 """Records that are pytrees of arrays, as one vector each; `diffusion.pytrees` has the same of batches."""
 
-__all__ = ["is_shape", "pack", "packed_shape", "shapes_of", "unpack"]
+__all__ = ["pack"]
 
 from typing import Any
 
 import jax
 import numpy as np
 
-from diffusion.pytrees import is_shape, packed_shape, shapes_of, unpack
+from diffusion.pytrees import is_shape, shapes_of
 
 
 def pack(example: Any, shape: Any) -> np.ndarray:

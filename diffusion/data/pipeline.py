@@ -34,6 +34,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffusion import pytrees
 from diffusion.data import packing
 from diffusion.data.keyed_permutation import ROUNDS, keyed_permutation
 from diffusion.data.sources import DamagedRecord, DataSpec, Source
@@ -351,7 +352,7 @@ def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     try:
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *conditions)
     except ValueError as error:
-        shapes = sorted({str(packing.shapes_of(condition)) for condition in conditions})
+        shapes = sorted({str(pytrees.shapes_of(condition)) for condition in conditions})
         raise ValueError(f"conditions are to have one shape, and these are of {' and '.join(shapes[:2])}.") from error
     if isinstance(stacked, Mapping) and "real" in stacked:
         for leaf in jax.tree.leaves(stacked["real"]):
@@ -390,7 +391,7 @@ def _packed(example: Any, spec: DataSpec) -> np.ndarray:
     kind = "u" if spec.dtype == "uint8" else "f"
     if isinstance(example, np.ndarray) and example.shape == spec.shape and example.dtype.kind == kind:
         return example
-    found = f"{getattr(example, 'dtype', '')} {packing.shapes_of(example)}".strip()
+    found = f"{getattr(example, 'dtype', '')} {pytrees.shapes_of(example)}".strip()
     try:
         if not isinstance(example, np.ndarray):
             return packing.pack(example, spec.shape)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
 class _Leaves(NamedTuple):
@@ -51,9 +51,9 @@ def over_leaves(sampler: Any, schedule: NoiseSchedule) -> Any:
     def step(state, denoise, schedule, plan, i, noise):
         def of_leaf(l, x, own_state, own_noise):
             def joint(x, *times):
-                every = gathered(jax.lax.all_gather(x, "leaf"))
-                at = [gathered(jnp.broadcast_to(_of_leaves(t)[:, None, None], (len(sizes), len(x), most)))
-                      for t in times]  # fmt: skip
+                leaves = jax.lax.all_gather(x, "leaf")
+                own = lambda t: left_broadcast(jax.lax.all_gather(jnp.asarray(t), "leaf"), leaves)
+                every, *at = (gathered(jnp.broadcast_to(a, leaves.shape)) for a in (leaves, *map(own, times)))
                 return jax.tree.map(lambda part: spread(part)[l], denoise(every, *at))
 
             return sampler.step(own_state._replace(x=x), joint, _of_index(schedule, l), plan, i, own_noise)
@@ -63,11 +63,6 @@ def over_leaves(sampler: Any, schedule: NoiseSchedule) -> Any:
         return _Leaves(gathered(states.x), gathered(states.x0), states)
 
     return sampler._replace(init=init, step=step)
-
-
-def _of_leaves(t: Array) -> Array:
-    """`[L]` the times at which the leaves are."""
-    return jax.lax.all_gather(jnp.asarray(t), "leaf")
 
 
 def _of_index(schedule: NoiseSchedule, l: Array) -> NoiseSchedule:

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion.data import packing, transforms
+from diffusion import pytrees
+from diffusion.data import transforms
 from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, Leaf, number_type
 from diffusion.io import pictures
 from diffusion.public import nearest
@@ -207,7 +208,7 @@ class Columns:
     ) -> DataSpec:
         """What records like this one are; `size` of them, or -1 for a stream."""
         example = record["image"] if "image" in record else record["x"]
-        shape = packing.shapes_of(example)
+        shape = pytrees.shapes_of(example)
         shape = (*self.varied, shape[-1]) if self.varied else shape
         condition = None
         if "condition" in record:
@@ -224,12 +225,12 @@ class Columns:
         if self.varied:
             return
         example = record["image"] if "image" in record else record["x"]
-        found = packing.shapes_of(example)
+        found = pytrees.shapes_of(example)
         if found != spec.shape or ("image" in record) != (spec.dtype == "uint8"):
             advice = "; set side = N to make squares of all" if self.channels else ""
             raise ValueError(f"its example is of shape {found}, and the first is of {spec.shape}{advice}")
         if spec.condition is not None:
-            shapes = packing.shapes_of(record["condition"])
+            shapes = pytrees.shapes_of(record["condition"])
             first = jax.tree.map(lambda leaf: leaf.shape, spec.condition, is_leaf=lambda x: isinstance(x, Leaf))
             if shapes != first:
                 raise ValueError(f"its condition is of shape {shapes}, and the first is of {first}")

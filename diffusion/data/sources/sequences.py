@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion.data import fingerprints, packing
+from diffusion import pytrees
+from diffusion.data import fingerprints
 from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, class_of, number_type
 
 
@@ -96,7 +97,7 @@ def check(record: Mapping[str, Any], spec: DataSpec) -> None:
     if spec.entry not in record or (spec.num_classes and not labelled):
         needed = f'"{spec.entry}"{" and a label" if spec.num_classes else ""}'
         raise ValueError(f"it holds {', '.join(sorted(record))}. Valid: {needed}")
-    shape = np.shape(example) if isinstance(example := record[spec.entry], np.ndarray) else packing.shapes_of(example)
+    shape = np.shape(example) if isinstance(example := record[spec.entry], np.ndarray) else pytrees.shapes_of(example)
     if shape != spec.shape:
         raise ValueError(f"its example is of shape {shape}, and the first is of {spec.shape}")
     if spec.num_classes and not 0 <= class_of(record) < spec.num_classes:
@@ -159,7 +160,7 @@ def of_record(record: Mapping[str, Any], name: str, num_classes: int = 0, split:
     if "condition" in record:
         condition = jax.tree.map(lambda leaf: Leaf(leaf.shape, str(leaf.dtype)), plain(record)["condition"])
     dtype = "uint8" if entry == "image" else "float32"
-    spec = DataSpec(name, split, packing.shapes_of(example), num_classes, -1, dtype=dtype, condition=condition)
+    spec = DataSpec(name, split, pytrees.shapes_of(example), num_classes, -1, dtype=dtype, condition=condition)
     if num_classes and condition is not None and not spec.has_class:
         raise ValueError(
             'a record of the data has a "condition" without its class, and the network has classes. '

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from diffusion.data import fingerprints, packing
+from diffusion import pytrees
+from diffusion.data import fingerprints
 from diffusion.io import failures
 
 IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
@@ -245,7 +246,7 @@ class RandomAccess:
 
     def _fits_memory(self) -> bool:
         """Whether all records, decoded, may stay in memory."""
-        return self.spec.size * math.prod(packing.packed_shape(self.spec.shape)) <= MEMORY_LIMIT
+        return self.spec.size * math.prod(pytrees.packed_shape(self.spec.shape)) <= MEMORY_LIMIT
 
     def _read(self, rows: list[int]) -> list[Any]:
         """Stored records; finds out which one it is if one cannot be read."""

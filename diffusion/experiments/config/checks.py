@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from diffusion.data import packing, sources
+from diffusion import pytrees
+from diffusion.data import sources
 from diffusion.experiments.config import ConfigError, data, fields, fits, names, resolve, unknown
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipe import Recipe
@@ -50,7 +51,7 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
     name = spec.name
     if config["data"]["shape"] is not None and tuple(config["data"]["shape"]) != spec.shape:
         raise _refused(config, "data.shape", f"{name} holds examples of {spec.shape}", "that, or None")
-    if packing.is_shape(spec.shape) and not facts.takes_rank(recipe.network, spec.shape):
+    if pytrees.is_shape(spec.shape) and not facts.takes_rank(recipe.network, spec.shape):
         valid = ", ".join(n for n, other in sorted(names.MODELS.items()) if facts.takes_rank(other, spec.shape))
         raise _refused(config, "model.name", f"{name} holds examples of {spec.shape}", valid)
     classes = spec.num_classes

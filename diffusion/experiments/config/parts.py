@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion import guidance, samplers, timesteps
-from diffusion.data import packing
+from diffusion import guidance, pytrees, samplers, timesteps
 from diffusion.data.sources import of_python
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, fields
@@ -17,7 +16,7 @@ from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.packed import PackedNetwork
 from diffusion.objectives import Jumps
 from diffusion.objectives.conditioning import whole_null
-from diffusion.objectives.padded import with_padding
+from diffusion.objectives.padded_examples import with_padding
 from diffusion.training import ema, optimizers
 
 RECORDED = {  # the fields of a config that stand for the parts
@@ -73,12 +72,12 @@ def completed(recipe: Any) -> dict[str, Any]:
         spec = source.spec
         if isinstance(source, Stream):  # which may be read once alone
             parts["data"] = source
-        parts |= {"dtype": spec.dtype, "shape": packing.packed_shape(spec.shape)}
+        parts |= {"dtype": spec.dtype, "shape": pytrees.packed_shape(spec.shape)}
         if recipe.autoencoder is not None:
             parts |= {"shape": recipe.autoencoder.latent_shape(spec.shape), "pictures": tuple(spec.shape)}
         if spec.condition is not None:
             parts["null"] = whole_null(parts["null"], spec.null)
-        if not packing.is_shape(spec.shape):
+        if not pytrees.is_shape(spec.shape):
             own = bool(recipe.schedule.leaves)
             parts |= {"structure": spec.shape, "network": PackedNetwork(recipe.network, spec.shape, own)}
     for name, field in RECORDED.items():

@@ -10,10 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffusion import samplers
+from diffusion import pytrees, samplers
 from diffusion.adapters.tuning import Tuning
 from diffusion.caching import Cache
-from diffusion.data import packing
 from diffusion.data.sources import DataSpec, is_picture
 from diffusion.experiments.config import fits, parts
 from diffusion.experiments.config.autoencoder import Autoencoder
@@ -27,7 +26,7 @@ from diffusion.guidance import Branches
 from diffusion.models import facts
 from diffusion.objectives import Objective
 from diffusion.objectives.conditioning import whole_null
-from diffusion.objectives.padded import with_padding
+from diffusion.objectives.padded_examples import with_padding
 from diffusion.parameterizations import Parameterization
 from diffusion.samplers import Sampler, heun
 from diffusion.schedules import NoiseSchedule
@@ -218,11 +217,11 @@ class Recipe:
             network = self.network if self.network_of is None else self.network_of(latent)
             return dataclasses.replace(self, network=network, shape=latent, pictures=tuple(shape))
         network = self.network if self.network_of is None else self.network_of(shape)
-        if packing.is_shape(tuple(shape)):
+        if pytrees.is_shape(tuple(shape)):
             return dataclasses.replace(self, network=network, shape=tuple(shape))
         if not isinstance(network, PackedNetwork):
             network = PackedNetwork(network, shape, bool(self.schedule.leaves))
-        return dataclasses.replace(self, network=network, shape=packing.packed_shape(shape), structure=shape)
+        return dataclasses.replace(self, network=network, shape=pytrees.packed_shape(shape), structure=shape)
 
     def on(self, spec: DataSpec) -> "Recipe":
         """The recipe for the examples of a source: of their shape, with a null condition where they have conditions.

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion import flow_maps, objectives, parameterizations, samplers, schedules, timesteps
+from diffusion import flow_maps, objectives, parameterizations, pytrees, samplers, schedules, timesteps
 from diffusion.adapters.tuning import Tuning
 from diffusion.caching import Cache, evaluations
-from diffusion.data import buckets, packing, transforms
+from diffusion.data import buckets, transforms
 from diffusion.data import captions as texts
 from diffusion.experiments.config import ConfigError, fields, fits, guides, names
 from diffusion.experiments.config.autoencoder import Autoencoder
@@ -150,7 +150,7 @@ class Resolver:
             null=self.null,
             num_classes=self.config["model"].get("num_classes", 0),
             augmentations=self.augmentations,
-            shape=shape if shape is None else packing.packed_shape(tuple(shape)),
+            shape=shape if shape is None else pytrees.packed_shape(tuple(shape)),
             config=self.config,
             network_of=self.model,
             under=lambda schedule: Resolver(self.config, schedule).recipe(pictures or shape),
@@ -411,7 +411,7 @@ class Resolver:
             )
         sized = {"shape": size}  # of a pytree, all that there is to say
         height = 0
-        if packing.is_shape(tuple(size)):
+        if pytrees.is_shape(tuple(size)):
             size = tuple(size)
             height = size[0] if size else 1
             channels = size[-1] if size else 1
@@ -795,7 +795,7 @@ def varied(config: Mapping) -> tuple[int, ...]:
 
 def check_shape(config: Mapping, shape: Any) -> None:
     """Refuses a patch that does not divide the sides of the data, and a U-Net that halves them too often."""
-    if not packing.is_shape(tuple(shape)):
+    if not pytrees.is_shape(tuple(shape)):
         return
     patch = config["model"].get("patch", 1)
     if any(side % patch for side in shape[:-1]):

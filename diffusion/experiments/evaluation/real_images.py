@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion import pytrees
 from diffusion.data import buckets, captions, packing, pipeline, sources
 from diffusion.data.sources import of_python
 from diffusion.data.sources.spec import class_of
@@ -83,7 +84,7 @@ def _read_split(text: str, split: str) -> Split:
 def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, ...]) -> Split:
     spec = source.spec
     most = STREAMED if isinstance(source, Stream) else spec.size
-    images = np.empty((most, *packing.packed_shape(spec.shape)), spec.dtype)
+    images = np.empty((most, *pytrees.packed_shape(spec.shape)), spec.dtype)
     labels = np.zeros(most, np.int64)
     count = 0
     for record in _records(source, damaged == "skip"):

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import jax
 
-from diffusion.data import buckets, captions, feature_cache, latent_cache, packing, pipeline, sources
+from diffusion import pytrees
+from diffusion.data import buckets, captions, feature_cache, latent_cache, pipeline, sources
 from diffusion.data.sources.streams import Stream
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.data.transforms import Augmentation
@@ -31,7 +32,7 @@ class Examples(NamedTuple):
 
     def __str__(self) -> str:
         """One line for the start of a run: what they are, how many, and where they lie."""
-        shape = " x ".join(map(str, self.spec.shape)) if packing.is_shape(self.spec.shape) else str(self.spec.shape)
+        shape = " x ".join(map(str, self.spec.shape)) if pytrees.is_shape(self.spec.shape) else str(self.spec.shape)
         classes = self.spec.num_classes
         kind = "pictures" if self.spec.pictures else "examples"
         if isinstance(self.source, latent_cache.Latents):

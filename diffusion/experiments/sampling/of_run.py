@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 import diffusion
-from diffusion.data import packing
+from diffusion import pytrees
 from diffusion.experiments.config import ConfigError, as_config_errors
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
@@ -126,7 +126,7 @@ def sample(
         )
 
     agreement.first(finish)
-    return packing.unpack(images, recipe.structure) if recipe.structure is not None else images
+    return pytrees.unpack(images, recipe.structure) if recipe.structure is not None else images
 
 
 def checksum(params: Any) -> str:
@@ -170,7 +170,7 @@ def _write(out, recipe, make, params, images, labels, seeds, record) -> list[pat
     """Writes samples.npz, its record and, of pictures, the figures; removes the batches; returns what to look at."""
     arrays = {"images": images, "labels": generate.classes_of(recipe, labels), "seeds": seeds}
     if recipe.structure is not None:
-        arrays |= leaves_of({"images": packing.unpack(images, recipe.structure)})
+        arrays |= leaves_of({"images": pytrees.unpack(images, recipe.structure)})
         del arrays["images"]
     if recipe.null is not None and not recipe.by_class:
         arrays |= leaves_of({"condition": labels})
