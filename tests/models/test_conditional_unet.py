@@ -198,6 +198,17 @@ def test_single_files_are_recognised(listing, channels, name):
     assert found.module == build(PUBLISHED[name]) and found.layout == "original"
 
 
+@slow
+def test_the_single_file_of_a_control_net_is_recognised():
+    """As the authors' files have it, control_v11p_sd15_canny for example."""
+    _, shapes = published.listing("control_net_original_full_sd15")
+    shapes = {f"control_model.{key}": shape for key, shape in shapes.items()}
+    names = dict.fromkeys(shapes, pathlib.Path("file.safetensors")), dict(zip(shapes, shapes))
+    found = folders.recognise(tensor_files.Tensors(pathlib.Path("file.safetensors"), *names, shapes))
+    assert found.layout == "original" and found.module.hint_widths == (16, 32, 96, 256)
+    assert found.module.unet == build(PUBLISHED["Stable Diffusion 1.x"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

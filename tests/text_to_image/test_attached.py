@@ -22,13 +22,13 @@ from diffusion.models.control_net import ControlNet
 from diffusion.models.interchange import schedulers
 from diffusion.models.mmdit import MMDiT
 from diffusion.models.quantised import quantised
-from diffusion.text_to_image import attached, png
+from diffusion.text_to_image import attached, png, programs
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.requests import Control, Request
 from tests.peers.made_weights import drawn, made
 from tests.text_to_image import made_pipelines
 
-FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "text_to_image" / "controlled.safetensors"
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "text_to_image"
 
 
 class Sum:
@@ -101,6 +101,7 @@ def test_outside_of_its_interval_an_attachment_is_not_evaluated():
     ("edges:a.png:0.8", Control("edges", "a.png", 0.8)),
     ("edges:c:/a.png:-1:0.2-1", Control("edges", "c:/a.png", -1.0, (0.2, 1.0))),
     ("edges:a.png:.5:0-.5", Control("edges", "a.png", 0.5, (0.0, 0.5))),
+    ("any:a.png:1:0-1:mode=12", Control("any", "a.png", 1.0, (0.0, 1.0), None, 12)),
 ])  # fmt: skip
 def test_a_control_is_written_as_text_as_a_tuple_or_as_a_table(text, control):
     assert Control.parsed(text) == Control.of(tuple(control)) == Control.of(control._asdict()) == control
@@ -166,17 +167,20 @@ def test_the_files_of_a_picture_are_its_controls_and_the_attachments_in_use():
 
 
 @functools.cache
-def fixture():
-    arrays = load_file(FIXTURE)
+def fixture(base=""):
+    arrays = load_file(FIXTURES / f"controlled{base and '_'}{base}.safetensors")
     return json.loads(gzip.decompress(arrays.pop("about").tobytes())), arrays
 
 
-def net(name, place):
-    """The folder of a ControlNet of the fixture."""
-    about, _ = fixture()
+def net(name, place, base=""):
+    """The folder of a ControlNet of a fixture."""
+    about, arrays = fixture(base)
+    of = lambda entry: about[entry][name] if base else about[entry]
     place.mkdir(parents=True)
-    (place / "config.json").write_text(json.dumps(about["config"]))
-    tensors = {key: made(f"{name}.{key}", tuple(shape)) for key, shape in about["shapes"].items()}
+    (place / "config.json").write_text(json.dumps(of("config")))
+    tensors = {key: made(f"{name}.{key}", tuple(shape)) for key, shape in of("shapes").items()}
+    if "pos_embed.pos_embed" in tensors:
+        tensors["pos_embed.pos_embed"] = arrays["table"]
     save_file(tensors, place / "diffusion_pytorch_model.safetensors")
     return place
 
@@ -186,11 +190,12 @@ def picture(name):
 
 
 @functools.cache
-def controlled():
+def controlled(base=""):
     with tempfile.TemporaryDirectory() as place:
         place = pathlib.Path(place)
-        nets = {name: net(name, place / name) for name in ("edges", "depth")}
-        return text_to_image.load(made_pipelines.folder("sd", place / "model"), attachments=nets)
+        names = fixture(base)[0]["config"] if base else ("edges", "depth")
+        nets = {name: net(name, place / name, base) for name in names}
+        return text_to_image.load(made_pipelines.folder(base or "sd", place / "model"), attachments=nets)
 
 
 # DDIM's ten steps are at 901, 801 .. 1 there, t = 0.902 .. 0.002 here; the fourth to the seventh are those within 0.25
@@ -225,6 +230,76 @@ def test_ten_controlled_steps_end_where_diffusers_pipeline_does(name):
     ours = jax.jit(sampled)(model.params["unet"], tuple(ready), x, *both)
     theirs = arrays[f"latents/{name}"]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+
+BASES = {
+    "mmdit": ("one", "one, pooled, in the middle", "one, of pictures", "two"),
+    "flux": ("one", "union, of two kinds"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base, name", [(base, name) for base, names in BASES.items() for name in names])
+def test_five_controlled_steps_of_a_transformer_end_where_diffusers_pipeline_does(base, name):
+    """A control acts in the steps i of N that lie within a part of them, start <= i / N and (i + 1) / N <= end."""
+    about, arrays = fixture(base)
+    model = controlled(base)
+    case, steps = about["cases"][name], about["steps"]
+    trajectory = schedulers.trajectory(model.process, "euler", steps, tokens=16)
+    start, end = case["between"]
+    within = [float(t) for i, t in enumerate(trajectory.plan.t) if start <= i / steps and (i + 1) / steps <= end]
+    times = (min(within) - 1e-4, max(within) + 1e-4)
+    prompts = ["a cat", "the red car on a hill"]
+    with pytest.warns(UserWarning, match="too long|tokens"):
+        conditional, unconditional = text_to_image.conditions(model, prompts, "bad", 7.5, 16, 16)
+    other = None if model.distilled else unconditional
+    ready = []
+    modes = case["modes"] or [None] * len(case["nets"])
+    for used, scale, mode, shown in zip(case["nets"], case["scales"], modes, ("edges", "depth")):
+        control = Control(used, picture(shown), scale, mode=mode)
+        ((attachment, read, _, _),) = attached.opened([control], model.attachments, (16, 16))
+        seen = programs.seen(model, types.SimpleNamespace(tile=0), model.params["vae"], attachment, jnp.asarray(read))
+        seen = seen if mode is None else tuple((branch, jnp.full(1, mode)) for branch in seen)
+        ready.append(Attached(attachment, seen, jnp.float32(scale), jnp.asarray(times)))
+
+    def sampled(params, attached, x, conditional, other):
+        denoise = text_to_image.denoise(model, params, conditional, other, 7.5, attached)
+        keys = jax.random.split(jax.random.key(0), 2)
+        return samplers.sample(trajectory.sampler, denoise, model.process.schedule, x, trajectory.plan, keys)
+
+    x = trajectory.start * jnp.asarray(drawn("latents", 2, 8, 8, 4))
+    ours = jax.jit(sampled)(model.params["transformer"], tuple(ready), x, conditional, other)
+    theirs = arrays[f"latents/{name}"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.slow
+def test_generate_follows_two_kinds_of_a_union_and_refuses_a_kind_that_it_does_not_know():
+    model = controlled("flux")
+    same = {"steps": 2, "seeds": [1], "height": 16, "width": 16}
+    draw = lambda *controls: text_to_image.generate(model, "a cat", controls=controls, **same)
+    union = lambda mode: Control("union", picture("edges"), 0.9, mode=mode)
+    assert (draw(union(0)) != draw(union(2))).any()
+    for mode, valid in ((None, "0 to 2"), (3, "0 to 2")):
+        with pytest.raises(ValueError, match=f"'union' has mode = {mode}. Valid: {valid}"):
+            draw(union(mode))
+    with pytest.raises(ValueError, match=r"'edges' has mode = 1\. Valid: None"):
+        draw(Control("edges", picture("edges"), mode=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base, width, leaf", [
+    ("mmdit", {"text_width": 64}, "text_embedding/kernel has the shape"),
+    ("flux", {"pooled_width": 32}, "conditioning/pooled/hidden/kernel has the shape"),
+])  # fmt: skip
+def test_a_transformers_control_net_of_another_base_is_refused_by_its_first_leaf(base, width, leaf):
+    model = controlled(base)
+    module = model.attachments["edges"].entries.args[0]
+    shapes = jax.eval_shape(type(module).beside(model.denoiser.clone(**width)).begun, jax.random.key(0), {})
+    with pytest.raises(ValueError, match=f"this ControlNet is for another base: its {leaf}"):
+        module.attachment(shapes, model.denoiser, model.params["transformer"])
+    with pytest.raises(ValueError, match=r"the denoiser is a ConditionalUNet"):
+        module.attachment(shapes, ConditionalUNet((8,), (1,), (2,), 8, groups=4), {})
 
 
 @pytest.mark.slow

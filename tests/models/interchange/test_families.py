@@ -113,6 +113,22 @@ def control_net(net, a):
     return {f"residual_{i}": residual for i, residual in enumerate(residuals)}
 
 
+def mmdit_control_net(net, a):
+    residuals = net(a["x"], a["t"], {name: a[name] for name in ("text", "pooled") if name in a}, a["hint"])
+    return {f"residual_{i}": residual for i, residual in enumerate(residuals)}
+
+
+def flux_control_net(net, a):
+    condition = {name: a[name] for name in ("text", "pooled", "strength") if name in a}
+    kinds = dict(zip(("joint", "single"), net(a["x"], a["t"], condition, a["hint"], a.get("mode"))))
+    return {f"{kind}_{i}": residual for kind, each in kinds.items() for i, residual in enumerate(each)}
+
+
+def pixart_control_net(net, a):
+    residuals = net(a["tokens"], a["seen"], a["c"], a["text"], None)
+    return {f"residual_{i}": residual for i, residual in enumerate(residuals)}
+
+
 def unet(net, a):
     condition = {name: a[name] for name in ("label", "augment") if name in a}
     return {"output": net(a["x"], a["t"], condition)}
@@ -233,6 +249,14 @@ CALLS = {
     "conditional_unet_levels": Call(levels, 1e-5),
     "conditional_unet_levels_xl": Call(levels, 2e-5),
     "control_net": Call(control_net, 8e-6),
+    "control_net_original": Call(control_net, 1e-5),
+    "mmdit_control_net": Call(mmdit_control_net, 1e-5),
+    "mmdit_control_net_options": Call(mmdit_control_net, 1e-5),
+    "mmdit_control_net_of_pictures": Call(mmdit_control_net, 1e-5),
+    "flux_control_net": Call(flux_control_net, 1e-5),
+    "flux_control_net_union": Call(flux_control_net, 1e-5),
+    "flux_control_net_pixels": Call(flux_control_net, 1e-5),
+    "pixart_control_net": Call(pixart_control_net, 1e-5),
     "t2i_adapter_full": Call(t2i_adapter, 8e-6),
     "t2i_adapter_full_xl": Call(t2i_adapter, 8e-6),
     "t2i_adapter_light": Call(t2i_adapter, 8e-6),
@@ -287,7 +311,9 @@ LEFT_OUT = (
     "image_reward",
     "ddt_full_xl", "ddt_head_full_xl", "ddt_head", "conditional_unet_full_sd15",
     "conditional_unet_levels", "conditional_unet_levels_xl", "t2i_adapter_full_xl", "t2i_adapter_light",
-    "t2i_adapter_sd15",
+    "t2i_adapter_sd15", "control_net_original", "mmdit_control_net_options", "flux_control_net_union",
+    "control_net_original_full_sd15", "flux_control_net_full_union", "mmdit_control_net_full",
+    "pixart_control_net_full",
 )  # fmt: skip
 # the family of a listing: names and shapes at the published size
 LISTINGS = {
@@ -317,7 +343,10 @@ LISTINGS = {
     "u_vit_full_coco": "UViT",
     **{f"pixart_xl_2_{size}": "PixArtTransformer2DModel" for size in (512, 1024)},
     **{f"conditional_unet_{name}": "UNet2DConditionModel" for name in ("full_sd15", "original_full_sd15", "full_sdxl")},
-    "control_net_full_sd15": "ControlNetModel",
+    **dict.fromkeys(("control_net_full_sd15", "control_net_original_full_sd15"), "ControlNetModel"),
+    "mmdit_control_net_full": "SD3ControlNetModel",
+    "flux_control_net_full_union": "FluxControlNetModel",
+    "pixart_control_net_full": "PixArtControlNetAdapterModel",
     **{f"t2i_adapter_{name}": "T2IAdapter" for name in ("sd15", "xl")},
     **{f"autoencoder_kl_full_{name}": "AutoencoderKL" for name in ("sd15", "sdxl", "sd3", "flux", "original")},
     "autoencoder_vq_full_f4": "VQModel",

@@ -111,12 +111,12 @@ class Original(torch.nn.Module):
     names, and "label_emb" beside.
     """
 
-    def __init__(self, network: UNet2DConditionModel):
+    def __init__(self, network: torch.nn.Module, key: str = LDM_UNET_KEY, convert=convert_ldm_unet_checkpoint):
         super().__init__()
         self.networks = (network,)  # not a child: its own names are not to be seen
         self.config = network.config
-        originals = {LDM_UNET_KEY + name: name for name in original_names(network)}
-        self.names = convert_ldm_unet_checkpoint(originals, dict(network.config))
+        originals = {key + name: name for name in original_names(network)}
+        self.names = convert(originals, dict(network.config))
         if sorted(self.names) != sorted(network.state_dict()) or set(self.names.values()) != set(originals.values()):
             raise ValueError("diffusers translates these names otherwise")
 
@@ -133,8 +133,11 @@ class Original(torch.nn.Module):
         return self.networks[0](*arguments, **named)
 
 
-def original_names(network: UNet2DConditionModel) -> Iterator[str]:
-    """The names of the original code, which appends to three lists of modules in the order of the network."""
+def original_names(network: torch.nn.Module) -> Iterator[str]:
+    """The names of the original code, which appends to three lists of modules in the order of the network.
+
+    A ControlNet (lllyasviel/ControlNet, cldm/cldm.py) has two of the lists, and names of its own.
+    """
     config = network.config
     both = lambda *stems: (f"{stem}.{leaf}" for stem in stems for leaf in ("weight", "bias"))
 
@@ -146,7 +149,12 @@ def original_names(network: UNet2DConditionModel) -> Iterator[str]:
     def transformer(stem: str, block: torch.nn.Module) -> Iterator[str]:
         yield from (f"{stem}.{name}" for name in block.state_dict())  # which diffusers kept as they are
 
-    yield from both("time_embed.0", "time_embed.2", "input_blocks.0.0", "out.0", "out.2")
+    yield from both("time_embed.0", "time_embed.2", "input_blocks.0.0")
+    if hasattr(network, "controlnet_cond_embedding"):
+        yield from both(*(f"zero_convs.{i}.0" for i in range(len(network.controlnet_down_blocks))))
+        yield from both("middle_block_out.0", *(f"input_hint_block.{i}" for i in range(0, 15, 2)))
+    else:
+        yield from both("out.0", "out.2")
     if config.addition_embed_type:
         yield from both("label_emb.0.0", "label_emb.0.2")
     count = 1
@@ -168,7 +176,7 @@ def original_names(network: UNet2DConditionModel) -> Iterator[str]:
     ):
         yield from kind(f"middle_block.{i}", each)
     count = 0
-    for block in network.up_blocks:
+    for block in getattr(network, "up_blocks", ()):
         for i, each in enumerate(block.resnets):
             yield from resnet(f"output_blocks.{count}.0", each)
             if hasattr(block, "attentions"):
