@@ -103,6 +103,8 @@ fixtures: $(PEERS)/.complete
 	$(PEERS)/bin/python -m tests.peers.loras tests/fixtures/text_to_image/lora.safetensors
 	$(PEERS)/bin/python -m tests.peers.loras spellings tests/fixtures/text_to_image/lora_spellings.safetensors
 	$(PEERS)/bin/python -m tests.peers.pipelines tests/fixtures/text_to_image
+	$(PEERS)/bin/python -m tests.peers.controlled tests/fixtures/text_to_image
+	$(PEERS)/bin/python -m tests.peers.controlled_transformers tests/fixtures/text_to_image
 
 test-peers: setup $(PEERS)/.complete
 	mkdir -p runs/peers
