@@ -20,6 +20,7 @@ from diffusion.models.attachment import Attachment, check_base
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.control_net import ControlNet
 from diffusion.models.interchange import schedulers
+from diffusion.models.layers import conditions
 from diffusion.models.mmdit import MMDiT
 from diffusion.models.quantised import quantised
 from diffusion.text_to_image import attached, png, programs
@@ -86,6 +87,15 @@ def test_several_attachments_add_up_each_with_its_weight_between_its_times():
     assert interval(np.array([0.2, 0.2])) == pytest.approx(1)
 
 
+def test_residuals_of_two_kinds_of_layers_add_up_where_both_have_them():
+    one = {"residuals": ((1.0, 2.0), ())}
+    other = {"residuals": ((10.0, 20.0), (5.0,))}
+    assert conditions.added(one, other)["residuals"] == ((11.0, 22.0), (5.0,))
+    assert conditions.added(conditions.added({}, other), one)["residuals"] == ((11.0, 22.0), (5.0,))
+    with pytest.raises(ValueError, match="shorter"):
+        conditions.added(one, {"residuals": ((10.0,), ())})
+
+
 def test_the_branches_of_guidance_see_what_is_theirs():
     """u + 3 (c - u), with c = 1 + 2 and u = 4 + 1 + 5."""
     assert output((at(constant(1.0), seen=(2.0, 5.0)),), unconditional=4.0) == pytest.approx(10 + 3 * (3 - 10))
@@ -148,6 +158,10 @@ def test_a_file_for_another_base_is_refused_by_its_first_leaf():
     base = {"a": {"kernel": np.zeros((2, 3))}, "b": np.zeros(1), "z": np.zeros(4)}
     check_base(own, base, "hint", "this one")
     check_base(own, base | {"a": quantised(base["a"], "int8")}, "hint", "this one")
+    deeper = {"a": {"kernel": np.zeros((7, 3))}, "z": np.zeros(4)}
+    check_base(own, deeper, "hint", "this one", stacks=("a/",))  # of another number of layers
+    with pytest.raises(ValueError, match=r"its a/kernel has the shape \[2, 3\], and this model's \[7, 3\]"):
+        check_base(own, deeper, "hint", "this one", stacks=("b/",))
     with pytest.raises(ValueError, match=r"is for another base: its z has the shape \[4\], and this model's \[5\]"):
         check_base(own, base | {"z": np.zeros(5)}, "hint", "this one")
     with pytest.raises(ValueError, match=r"is for another base: it has a/kernel \[2, 3\], which this model lacks"):
