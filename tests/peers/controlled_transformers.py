@@ -128,7 +128,8 @@ def write(base: str, folder: pathlib.Path) -> None:
         several = len(case.nets) > 1
         pipe = CLASSES[base][1](**plain.components, controlnet=used if several else used[0])
         pipe.set_progress_bar_config(disable=True)
-        images = [picture(one).repeat(2, 1, 1, 1) for one in ("edges", "depth")][: len(case.nets)]
+        # These pipelines take tensors as they are, and pictures alone from [0, 1] to [-1, 1].
+        images = [2 * picture(one).repeat(2, 1, 1, 1) - 1 for one in ("edges", "depth")][: len(case.nets)]
         how: dict[str, Any] = {"latents": x.clone(), "negative_prompt": [NEGATIVE] * 2}
         if base == "flux":
             how = {"latents": plain._pack_latents(x.clone(), 2, 4, 8, 8)}
