@@ -95,7 +95,7 @@ def power(factor: Manifold, n: int) -> Manifold:
     """M^n, such as the frames of n residues: the points of one factor with one axis more, in front of their own.
 
     Facts:
-        points: `[n, *shape]`; of a product, a tuple of such
+        points: points of the factor with an axis of n in front
         metric: the sum over the axis
         cut_locus: where one of the n is on its own
         paper: -

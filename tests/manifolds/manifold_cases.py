@@ -29,6 +29,11 @@ class Case(NamedTuple):
     loses: float = 1.0
 
 
+def half_turn(r):
+    """A rotation by pi from r."""
+    return r @ jnp.diag(jnp.asarray([1, -1, -1], r.dtype))
+
+
 AXIS = np.array([0.0, 0.6, -0.8])
 CASES = {
     "euclidean(3)": Case(lambda: manifolds.euclidean(3), AXIS, 10),
@@ -37,12 +42,19 @@ CASES = {
     "torus(3)": Case(lambda: manifolds.torus(3), AXIS, 3.1, cut=lambda x: x + jnp.pi),
     "sphere(1)": Case(lambda: manifolds.sphere(1), np.array([0.6, 0.8]), 3.1, cut=lambda x: -x),
     "sphere(2)": Case(lambda: manifolds.sphere(2), AXIS, 3.1, cut=lambda x: -x),
+    "so3": Case(manifolds.so3, np.eye(3), 3.1, cut=half_turn),
+    "se3": Case(manifolds.se3, (np.eye(3), AXIS), 3.1, cut=lambda x: (half_turn(x[0]), x[1])),
+    "poincare(2)": Case(lambda: manifolds.poincare(2), AXIS[:2] / 2, 3, 0.5, loses=4),
+    "lorentz(2)": Case(lambda: manifolds.lorentz(2), np.array([1.0, 0, 0]), 1.5, 0.3, loses=30),
+    "simplex(3)": Case(lambda: manifolds.simplex(3), np.full(4, 0.25), 0.2, 0.1),
+    "positive_definite(2)": Case(lambda: manifolds.positive_definite(2), np.diag([1.0, 2.0]), 2, 0.5, loses=30),
+    "positive_definite(3)": Case(lambda: manifolds.positive_definite(3), np.eye(3), 2, 0.5, loses=30),
     "sphere(2) x circle": Case(
         lambda: manifolds.product(manifolds.sphere(2), manifolds.circle()),
         (AXIS, np.array(0.0)), 3.1, cut=lambda x: (-x[0], x[1]),
     ),
-    "(sphere(2) x circle)^2": Case(
-        lambda: manifolds.power(manifolds.product(manifolds.sphere(2), manifolds.circle()), 2),
-        (np.stack([AXIS, -AXIS]), np.zeros(2)), 3.1, cut=lambda x: (-x[0], x[1]),
+    "se3^2": Case(
+        lambda: manifolds.power(manifolds.se3(), 2), (np.stack([np.eye(3)] * 2), np.stack([AXIS, -AXIS])), 3.1,
+        cut=lambda x: (half_turn(x[0]), x[1]),
     ),
 }  # fmt: skip

@@ -107,15 +107,32 @@ LOSES = {
 }
 
 
-@members
-@given(seed=st.integers(0, 2**31 - 1), share=st.sampled_from([0.0, 1e-7, 1e-4, 0.01]) | st.floats(0.05, 1))
-def test_laws_in_float32(name, seed, share):
+def check_laws(name, dtype, seed, share):
+    """Asserts that every error is below 1e-6, in units of float32's rounding, times what its law and manifold lose."""
     case = CASES[name]
-    found = program(name, jnp.float32)(jax.random.key(seed), jnp.float32(share * case.reach))
+    found = program(name, dtype)(jax.random.key(seed), jnp.asarray(share * case.reach, dtype))
     size = max(np.abs(leaf).max() for leaf in jax.tree.leaves(case.origin)) + case.reach
+    unit = 1e-6 * jnp.finfo(dtype).eps / jnp.finfo(jnp.float32).eps
     for law, errors in found.items():
-        bound = 1e-6 * case.loses * LOSES.get(law, 1)
+        bound = unit * case.loses * LOSES.get(law, 1)
         assert np.max(errors) <= bound * max(size / 4, 1), (law, np.max(errors))
+
+
+lengths = given(seed=st.integers(0, 2**31 - 1), share=st.sampled_from([0.0, 1e-7, 1e-4, 0.01]) | st.floats(0.05, 1))
+
+
+@members
+@lengths
+def test_laws_in_float32(name, seed, share):
+    check_laws(name, jnp.float32, seed, share)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+@lengths
+def test_laws_in_float64(name, seed, share):
+    with jax.enable_x64(True):
+        check_laws(name, jnp.float64, seed, share)
 
 
 @functools.cache

@@ -67,6 +67,9 @@ PAGES = {
         ),
         Section("Editing", "diffusion.editing", ("paper",), (), summary=True),
     ),
+    "manifolds": (
+        Section("Manifolds", "diffusion.manifolds", ("points", "metric", "cut_locus", "paper"), ("Manifold",)),
+    ),
     "inference_speed": (
         Section("Caches", "diffusion.caching", ("skips", "number", "paper"), (), summary=True),
         Section("Token merging", "diffusion.models.token_merging", ("skips", "number", "paper"), (), summary=True),
@@ -102,7 +105,7 @@ DIAGRAMS = {  # pages of diagrams: the first indented block of a module's docstr
         "T5": "text_encoders.t5",
     }
 }
-TITLES = {"nfe": "NFE", "end": "alpha and sigma at t_max"}
+TITLES = {"nfe": "NFE", "end": "alpha and sigma at t_max", "cut_locus": "cut locus"}
 
 
 def members(section: Section) -> dict[str, Callable]:

@@ -3,8 +3,8 @@
     python -m tools.docs.family_figures
     python -m tools.docs.family_figures --families=samplers,guidance --folder=/tmp/pictures
 
-The commands write docs/images/schedules.png, objectives.png, samplers.png and guidance.png. The data are mixtures of
-Gaussians and the denoisers exact (tests/oracles.py): without training, the pictures are the same each time.
+The commands write docs/images/schedules.png, objectives.png, samplers.png, guidance.png and manifolds.png. The data are
+mixtures of Gaussians and the denoisers exact (tests/oracles.py): without training, the pictures are the same each time.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from diffusion import couplings, guidance, samplers, schedules, timesteps
+from diffusion import couplings, guidance, manifolds, samplers, schedules, timesteps
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE
 from tests import oracles
@@ -201,11 +201,48 @@ def guidance_picture() -> Figure:
     return figure
 
 
+def manifolds_picture() -> Figure:
+    """A wrapped normal's density and draws on the sphere, the torus and the Poincare ball."""
+    keys = jax.random.split(jax.random.key(0), 300)
+    figure = Figure(figsize=(11, 3.9), dpi=110, layout="constrained")
+    panels = figure.subplots(1, 3)
+    axis = np.linspace(-1, 1, 240)
+    plane = np.stack(np.meshgrid(axis, axis), -1)
+    inside = (plane**2).sum(-1) < 0.995
+    disc = np.where(inside[..., None], plane, 0)
+    front = lambda x: np.concatenate([x, np.sqrt(1 - (x**2).sum(-1, keepdims=True))], -1)
+    angles = np.pi * plane
+    cases = (
+        (
+            "sphere(2), scale = 0.4, seen from above",
+            manifolds.sphere(2),
+            np.array([0.36, 0.48, 0.8]),
+            0.4,
+            front(disc),
+            1,
+        ),
+        ("torus(2), scale = 0.7", manifolds.torus(2), np.array([2.4, -0.6]), 0.7, angles, np.pi),
+        ("poincare(2), scale = 0.5", manifolds.poincare(2), np.array([0.5, 0.3]), 0.5, disc, 1),
+    )
+    for panel, (title, manifold, mean, scale, grid, half) in zip(panels, cases):
+        normal = manifolds.wrapped_normal(manifold, mean, scale)
+        density = np.exp(np.asarray(normal.log_density(jnp.asarray(grid))))
+        shown = density if half > 1 else np.where(inside, density, np.nan)
+        panel.imshow(shown, extent=(-half, half, -half, half), origin="lower", cmap="Blues", vmin=0)
+        draws = np.asarray(normal.sample(keys))
+        draws = draws[draws[:, 2] > 0] if draws.shape[1] == 3 else draws
+        panel.scatter(*draws[:, :2].T, s=5, color=ORANGE, linewidths=0)
+        _square(panel, half)
+        panel.set_title(title, fontsize=10)
+    return figure
+
+
 FAMILIES = {
     "schedules": schedules_picture,
     "objectives": objectives_picture,
     "samplers": samplers_picture,
     "guidance": guidance_picture,
+    "manifolds": manifolds_picture,
 }
 
 

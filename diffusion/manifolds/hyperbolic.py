@@ -1,0 +1,228 @@
+"""Hyperbolic space of curvature -1, in the coordinates of the Poincare ball and of the Lorentz model."""
+
+__all__ = ["lorentz", "lorentz_to_poincare", "poincare", "poincare_to_lorentz"]
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion.manifolds import smooth, wrapped
+from diffusion.manifolds.manifold import Manifold, checked, identity_basis
+
+
+def poincare(n: int) -> Manifold:
+    """H^n as the open unit ball: exp(x, v) = x (+) tanh(|v|_x / 2) v / |v|, with the Moebius addition (+).
+
+    Facts:
+        points: vectors `[n]` of length below 1
+        metric: (2 / (1 - |x|^2))^2 times the Euclidean one
+        cut_locus: none
+        paper: Ganea, Becigneul and Hofmann 2018, "Hyperbolic Neural Networks"; Mathieu and Nickel 2020, "Riemannian
+            Continuous Normalizing Flows"
+
+    Float32 holds about 7 digits of the coordinates, and 1 - |x|^2 = 4 e^-r at distance r from the origin: a distance r
+    costs a factor of e^r.
+
+    Args:
+        n: dimension, >= 1.
+
+    Raises:
+        ValueError: if n < 1.
+    """
+    name = f"poincare({_positive('poincare', n)})"
+    gap = lambda x: 1 - _dot(x, x)
+
+    def inner(x, u, v):
+        return (4 / jnp.square(gap(x)) * _dot(u, v))[..., 0]
+
+    def exp(x, v):
+        # tanh(r / 2) / r, r = |v|_x
+        squared = inner(x, v, v)[..., None] / 4
+        z = v / gap(x) * smooth.sine_ratio(-squared) / smooth.cosine(-squared)
+        xz, zz = _dot(x, z), _dot(z, z)
+        return project(((1 + 2 * xz + zz) * x + gap(x) * z) / (1 + 2 * xz + _dot(x, x) * zz))
+
+    def log(x, y):
+        # m = -x (+) y in the differences of the points, which are exact where they are near
+        d = y - x
+        squared = _dot(d, d)
+        m = (gap(x) * d - squared * x) / (squared + gap(x) * gap(y))
+        near = _dot(m, m) < 0.25
+        ratio = smooth.arctan_ratio(-jnp.where(near, _dot(m, m), 0))
+        far = distance(x, y)[..., None] / (2 * jnp.where(near, 1, smooth.length(m)[..., None]))
+        return gap(x) * jnp.where(near, ratio, far) * m
+
+    def distance(x, y):
+        return 2 * jnp.arcsinh(smooth.length(y - x) / jnp.sqrt(gap(x) * gap(y))[..., 0])
+
+    def project(x):
+        size = smooth.length(x)[..., None]
+        largest = 1 - 16 * jnp.finfo(jnp.result_type(x)).eps
+        return jnp.where(size > largest, x * (largest / jnp.where(size > largest, size, 1)), x)
+
+    def transport(x, y, v):
+        # gyr[y, -x] v, Ungar's gyration
+        xy, xv, yv, xx, yy = -_dot(x, y), -_dot(x, v), _dot(y, v), _dot(x, x), _dot(y, y)
+        along_y = -yv * xx + xv + 2 * xy * xv
+        along_x = xv * yy + yv
+        turned = v + 2 * (along_y * y + along_x * x) / (1 + 2 * xy + xx * yy)
+        return gap(y) / gap(x) * turned
+
+    def log_volume_change(x, v):
+        return (n - 1) * jnp.log(smooth.sine_ratio(-inner(x, v, v)))
+
+    outside = lambda size: np.where(size < 1, 0, np.maximum(size - 1, 1e-12))
+    return Manifold(
+        name=name,
+        shape=(n,),
+        dimension=n,
+        exp=exp,
+        log=log,
+        distance=distance,
+        inner=inner,
+        project=project,
+        tangent=lambda x, v: v,
+        basis=lambda x: gap(x)[..., None] / 2 * identity_basis(x, (n,)),
+        transport=transport,
+        log_volume_change=log_volume_change,
+        tangent_normal=lambda key, x: gap(x) / 2 * jax.random.normal(key, x.shape, jnp.result_type(x)),
+        wrapped_log_density=wrapped.open_(log, inner, log_volume_change, n),
+        cut_distance=lambda x, y: jnp.full_like(distance(x, y), jnp.inf),
+        volume=math.inf,
+        uniform=None,
+        injectivity_radius=math.inf,
+        check=checked(
+            name, (n,), "points are shorter than 1", lambda x: outside(np.linalg.norm(x, axis=-1)) + 0 * x[..., 0], 0.0
+        ),
+    )
+
+
+def lorentz(n: int) -> Manifold:
+    """H^n as a sheet of the hyperboloid <x, x> = -1 of Minkowski space: exp(x, v) = cosh|v| x + sinh|v| v / |v|.
+
+    Facts:
+        points: vectors `[n + 1]` with x_0 = (1 + x_1^2 + ... + x_n^2)^(1/2)
+        metric: <u, v> = -u_0 v_0 + u_1 v_1 + ... + u_n v_n
+        cut_locus: none
+        paper: Nickel and Kiela 2018, "Learning Continuous Hierarchies in the Lorentz Model of Hyperbolic Geometry";
+            Nagano et al. 2019, "A Wrapped Normal Distribution on Hyperbolic Space"
+
+    Coordinates grow as e^r with the distance r from (1, 0, ..., 0), and their rounding with them.
+
+    Args:
+        n: dimension, >= 1.
+
+    Raises:
+        ValueError: if n < 1.
+    """
+    name = f"lorentz({_positive('lorentz', n)})"
+
+    def project(x):
+        space = x[..., 1:]
+        return jnp.concatenate([jnp.sqrt(1 + _dot(space, space)), space], -1)
+
+    def chord(x, y):
+        # y - x, with the difference of the first coordinates from the others
+        d = (y - x)[..., 1:]
+        rise = _dot(d, (x + y)[..., 1:]) / (x + y)[..., :1]
+        return jnp.concatenate([rise, d], -1)
+
+    def exp(x, v):
+        squared = _minkowski(v, v)
+        return project(smooth.cosine(-squared) * x + smooth.sine_ratio(-squared) * v)
+
+    def log(x, y):
+        # r / sinh(r) with |chord| = 2 sinh(r / 2)
+        d = chord(x, y)
+        squared = jnp.maximum(_minkowski(d, d), 0)
+        near = squared < 1
+        small, large = jnp.where(near, squared, 0), jnp.where(near, 1, squared)
+        ratio = 4 / (4 + small) * smooth.arctan_ratio(-small / (4 + small))
+        far = distance(x, y)[..., None] / jnp.sqrt(large * (1 + large / 4))
+        return tangent(x, jnp.where(near, ratio, far) * tangent(x, d))
+
+    def distance(x, y):
+        d = chord(x, y)
+        return 2 * jnp.arcsinh(smooth.root(_minkowski(d, d)[..., 0]) / 2)
+
+    def tangent(x, v):
+        return v + _minkowski(x, v) * x
+
+    def from_origin(x, v):
+        """Transports v, of R^n, from the point (1, 0, ..., 0) to x."""
+        start = jnp.concatenate([jnp.zeros_like(v[..., :1]), v], -1)
+        first = jnp.zeros(n + 1, jnp.result_type(x)).at[0].set(1)
+        return start + _dot(x[..., 1:], v) / (1 + x[..., :1]) * (first + x)
+
+    def transport(x, y, v):
+        return v + _minkowski(y, v) / (1 - _minkowski(x, y)) * (x + y)
+
+    def inner(x, u, v):
+        return _minkowski(u, v)[..., 0]
+
+    def log_volume_change(x, v):
+        return (n - 1) * jnp.log(smooth.sine_ratio(-inner(x, v, v)))
+
+    def tangent_normal(key, x):
+        return from_origin(x, jax.random.normal(key, (*x.shape[:-1], n), jnp.result_type(x)))
+
+    def off(x):
+        return np.abs(x[..., 0] - np.sqrt(1 + (x[..., 1:] ** 2).sum(-1))) / np.maximum(np.abs(x[..., 0]), 1)
+
+    return Manifold(
+        name=name,
+        shape=(n + 1,),
+        dimension=n,
+        exp=exp,
+        log=log,
+        distance=distance,
+        inner=inner,
+        project=project,
+        tangent=tangent,
+        basis=lambda x: from_origin(x[..., None, :], identity_basis(x[..., 1:], (n,))),
+        transport=transport,
+        log_volume_change=log_volume_change,
+        tangent_normal=tangent_normal,
+        wrapped_log_density=wrapped.open_(log, inner, log_volume_change, n),
+        cut_distance=lambda x, y: jnp.full_like(distance(x, y), jnp.inf),
+        volume=math.inf,
+        uniform=None,
+        injectivity_radius=math.inf,
+        check=checked(name, (n + 1,), "x_0 is (1 + x_1^2 + ... + x_n^2)^(1/2)", off),
+    )
+
+
+def poincare_to_lorentz(x: Array) -> Array:
+    """`[..., n + 1]` the same points in the Lorentz model: (1 + |x|^2, 2 x) / (1 - |x|^2), an isometry.
+
+    Args:
+        x: `[..., n]` in the unit ball.
+    """
+    squared = _dot(x, x)
+    return jnp.concatenate([1 + squared, 2 * x], -1) / (1 - squared)
+
+
+def lorentz_to_poincare(x: Array) -> Array:
+    """`[..., n]` the same points in the unit ball: (x_1, ..., x_n) / (1 + x_0), an isometry.
+
+    Args:
+        x: `[..., n + 1]` on the hyperboloid.
+    """
+    return x[..., 1:] / (1 + x[..., :1])
+
+
+def _positive(name: str, n: int) -> int:
+    if n < 1:
+        raise ValueError(f"{name}: n = {n} must be positive")
+    return n
+
+
+def _dot(u, v):
+    return jnp.sum(u * v, -1, keepdims=True)
+
+
+def _minkowski(u, v):
+    return _dot(u[..., 1:], v[..., 1:]) - u[..., :1] * v[..., :1]

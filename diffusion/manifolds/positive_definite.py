@@ -1,0 +1,121 @@
+"""Symmetric positive definite matrices."""
+
+__all__ = ["positive_definite"]
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion.manifolds import smooth, symmetric_functions, wrapped
+from diffusion.manifolds.manifold import Manifold, checked
+
+_FLOOR = 1e-6  # least eigenvalue that `project` leaves
+
+
+def positive_definite(n: int) -> Manifold:
+    """Symmetric positive definite matrices with the affine-invariant metric: exp(P, V) = L e^(L^-1 V L^-T) L^T.
+
+    Facts:
+        points: symmetric matrices `[n, n]` with positive eigenvalues
+        metric: tr(P^-1 U P^-1 V), which is the same for A P A^T, A U A^T, A V A^T
+        cut_locus: none
+        paper: Pennec, Fillard and Ayache 2006, "A Riemannian Framework for Tensor Computing"
+
+    L is the Cholesky factor of P; the literature writes P^(1/2), which gives the same. Derivatives are finite where
+    eigenvalues coincide, as they do at log(P, P), see `symmetric_functions`.
+
+    Args:
+        n: rows and columns, >= 1.
+
+    Raises:
+        ValueError: if n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"positive_definite: n = {n} must be positive")
+    name = f"positive_definite({n})"
+    dimension = n * (n + 1) // 2
+    symmetric = lambda a: (a + _transposed(a)) / 2
+
+    def whitened(x, v):
+        """L^-1 v L^-T."""
+        factor = jnp.linalg.cholesky(x)
+        eye = jnp.broadcast_to(jnp.eye(n, dtype=jnp.result_type(x)), x.shape)
+        inverse = jax.scipy.linalg.solve_triangular(factor, eye, lower=True)
+        return symmetric(_conjugated(inverse, v))
+
+    def coloured(x, w):
+        """L w L^T."""
+        return symmetric(_conjugated(jnp.linalg.cholesky(x), w))
+
+    def exp(x, v):
+        return coloured(x, symmetric_functions.exp(whitened(x, v)))
+
+    def log(x, y):
+        return coloured(x, symmetric_functions.log(whitened(x, y)))
+
+    def distance(x, y):
+        return smooth.length(symmetric_functions.log(whitened(x, y)), (-2, -1))
+
+    def inner(x, u, v):
+        return jnp.sum(whitened(x, u) * whitened(x, v), (-2, -1))
+
+    def project(x):
+        values, q = jnp.linalg.eigh(symmetric(x))
+        return _conjugated(q, jnp.maximum(values, _FLOOR)[..., None, :] * jnp.eye(n, dtype=jnp.result_type(x)))
+
+    def basis(x):
+        rows, columns = np.triu_indices(n)
+        units = np.zeros((dimension, n, n))
+        units[np.arange(dimension), rows, columns] += np.where(rows == columns, 0.5, math.sqrt(0.5))
+        units += np.swapaxes(units, -1, -2)
+        return coloured(x[..., None, :, :], jnp.asarray(units, jnp.result_type(x)))
+
+    def transport(x, y, v):
+        return coloured(x, symmetric(_conjugated(symmetric_functions.square_root(whitened(x, y)), whitened(x, v))))
+
+    def log_volume_change(x, v):
+        values = symmetric_functions.eigenvalues(whitened(x, v))
+        rows, columns = np.triu_indices(n, 1)
+        half = (values[..., rows] - values[..., columns]) / 2
+        return jnp.log(smooth.sine_ratio(-jnp.square(half))).sum(-1)
+
+    def off(x):
+        finite = np.isfinite(x).all((-2, -1))
+        least = np.linalg.eigvalsh(np.where(finite[..., None, None], x, np.eye(n)))[..., 0]
+        skew = np.abs(x - np.swapaxes(x, -1, -2)).max((-2, -1))
+        return np.where(finite, np.maximum(skew, np.where(least > 0, 0, np.maximum(-least, 1e-3))), np.nan)
+
+    return Manifold(
+        name=name,
+        shape=(n, n),
+        dimension=dimension,
+        exp=exp,
+        log=log,
+        distance=distance,
+        inner=inner,
+        project=project,
+        tangent=lambda x, v: symmetric(v),
+        basis=basis,
+        transport=transport,
+        log_volume_change=log_volume_change,
+        tangent_normal=lambda key, x: coloured(x, symmetric(jax.random.normal(key, x.shape, jnp.result_type(x)))),
+        wrapped_log_density=wrapped.open_(log, inner, log_volume_change, dimension),
+        cut_distance=lambda x, y: jnp.full_like(distance(x, y), jnp.inf),
+        volume=math.inf,
+        uniform=None,
+        injectivity_radius=math.inf,
+        check=checked(name, (n, n), "points are symmetric matrices with positive eigenvalues", off),
+    )
+
+
+def _transposed(a: Array) -> Array:
+    return jnp.swapaxes(a, -1, -2)
+
+
+def _conjugated(a: Array, b: Array) -> Array:
+    """a b a^T in full precision on every device."""
+    product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    return product(product(a, b), _transposed(a))

@@ -1,0 +1,193 @@
+"""Rotations of space, and rigid motions."""
+
+__all__ = ["from_quaternion", "from_rotation_vector", "se3", "so3", "to_quaternion", "to_rotation_vector"]
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion.manifolds import smooth, wrapped
+from diffusion.manifolds.euclidean import euclidean
+from diffusion.manifolds.manifold import Manifold, checked
+from diffusion.manifolds.product_spaces import product
+
+
+def so3() -> Manifold:
+    """SO(3) as matrices, with the angle as distance: exp(R, R hat(w)) = R e^hat(w), by Rodrigues' formula.
+
+    Facts:
+        points: orthogonal matrices `[3, 3]` of determinant 1
+        metric: tr(U^T V) / 2
+        cut_locus: rotations by pi from R
+        paper: Leach et al. 2022, "Denoising Diffusion Probabilistic Models on SO(3) for Rotational Alignment"; Yim et
+            al. 2023, "SE(3) diffusion model with application to protein backbone generation"
+
+    A rotation by pi has two shortest geodesics, of axes u and -u; log takes the u whose largest component is positive.
+
+    `project` goes through the quaternion of the matrix: to a rotation near, not to the nearest.
+    """
+    body = lambda x, v: _vee(_product(_transposed(x), v))
+    vector = lambda x, y: to_rotation_vector(_product(_transposed(x), y))
+
+    def exp(x, v):
+        y = _product(x, from_rotation_vector(body(x, v)))
+        # One step of Newton's iteration to the orthogonal factor: rounding does not add up over many steps.
+        return 1.5 * y - 0.5 * _product(y, _product(_transposed(y), y))
+
+    def distance(x, y):
+        return smooth.length(vector(x, y))
+
+    def tangent(x, v):
+        return _product(x, _hat(body(x, v)))
+
+    def transport(x, y, v):
+        # Half of the rotation, backwards: in the frame that turns with the geodesic dw/dt = -[W, w] / 2.
+        half = from_rotation_vector(-vector(x, y) / 2)
+        return _product(y, _hat(jnp.sum(half * body(x, v)[..., None, :], -1)))
+
+    def basis(x):
+        return _product(x[..., None, :, :], _hat(jnp.eye(3, dtype=jnp.result_type(x))))
+
+    def log_volume_change(x, v):
+        return 2 * jnp.log(jnp.abs(smooth.sine_ratio(inner(x, v, v) / 4)))
+
+    def inner(x, u, v):
+        return jnp.sum(u * v, (-2, -1)) / 2
+
+    def wrapped_log_density(mean, scale, x):
+        return wrapped.closed(distance(mean, x), scale, 3, lambda s: smooth.sine_ratio(s / 4), 2)
+
+    def off(x):
+        gram = np.swapaxes(x, -1, -2) @ x
+        return np.maximum(np.abs(gram - np.eye(3)).max((-2, -1)), np.abs(np.linalg.det(x) - 1))
+
+    return Manifold(
+        name="so3",
+        shape=(3, 3),
+        dimension=3,
+        exp=exp,
+        log=lambda x, y: _product(x, _hat(vector(x, y))),
+        distance=distance,
+        inner=inner,
+        project=lambda x: from_quaternion(to_quaternion(x)),
+        tangent=tangent,
+        basis=basis,
+        transport=transport,
+        log_volume_change=log_volume_change,
+        tangent_normal=lambda key, x: _product(x, _hat(jax.random.normal(key, x.shape[:-1], jnp.result_type(x)))),
+        wrapped_log_density=wrapped_log_density,
+        cut_distance=lambda x, y: math.pi - distance(x, y),
+        volume=8 * math.pi**2,
+        uniform=lambda key, shape: from_quaternion(jax.random.normal(key, (*shape, 4))),
+        injectivity_radius=math.pi,
+        check=checked("so3", (3, 3), "points are orthogonal matrices of determinant 1", off),
+    )
+
+
+def se3() -> Manifold:
+    """SE(3), a rotation and a translation, as the product SO(3) x R^3: geodesics turn and move independently.
+
+    Facts:
+        points: tuples of a rotation `[3, 3]` and a translation `[3]`
+        metric: the sum of both, the convention of FrameDiff and FrameFlow; not that of screw motions
+        cut_locus: rotations by pi from R
+        paper: Yim et al. 2023, "SE(3) diffusion model with application to protein backbone generation"; Yim et al.
+            2023, "Fast protein backbone generation with SE(3) flow matching"
+
+    The frames of n residues are `power(se3(), n)`.
+    """
+    return product(so3(), euclidean(3))._replace(name="se3")
+
+
+def from_rotation_vector(w: Array) -> Array:
+    """`[..., 3, 3]` rotation by |w| radians around w, by Rodrigues' formula 1 + sin|w| K + (1 - cos|w|) K^2.
+
+    Args:
+        w: `[..., 3]`.
+    """
+    squared = jnp.sum(w * w, -1)[..., None, None]
+    k = _hat(w)
+    eye = jnp.eye(3, dtype=jnp.result_type(w))
+    return eye + smooth.sine_ratio(squared) * k + smooth.versine_ratio(squared) * _product(k, k)
+
+
+def to_rotation_vector(r: Array) -> Array:
+    """`[..., 3]` axis times angle, of length in [0, pi].
+
+    Args:
+        r: `[..., 3, 3]` rotations.
+    """
+    q = to_quaternion(r)
+    w, v = q[..., :1], q[..., 1:]
+    small = w > 0.5
+    near = (
+        2
+        / jnp.where(small, w, 1)
+        * smooth.arctan_ratio(jnp.sum(v * v, -1, keepdims=True) / jnp.where(small, w, 1) ** 2)
+    )
+    sine = jnp.where(small, 1, smooth.length(v)[..., None])
+    far = (math.pi - 2 * jnp.arctan(w / sine)) / sine
+    return jnp.where(small, near, far) * v
+
+
+def to_quaternion(r: Array) -> Array:
+    """`[..., 4]` unit quaternion (w, x, y, z), w >= 0: from the largest of its components, so that none is lost.
+
+    Markley 2008, "Unit Quaternion from Rotation Matrix".
+
+    Args:
+        r: `[..., 3, 3]` rotations.
+    """
+    entry = lambda i, j: r[..., i, j]
+    x, y, z = entry(0, 0), entry(1, 1), entry(2, 2)
+    wx, wy, wz = entry(2, 1) - entry(1, 2), entry(0, 2) - entry(2, 0), entry(1, 0) - entry(0, 1)
+    xy, xz, yz = entry(1, 0) + entry(0, 1), entry(2, 0) + entry(0, 2), entry(2, 1) + entry(1, 2)
+    # 4 q_i q for each i
+    rows = [
+        jnp.stack([1 + x + y + z, wx, wy, wz], -1),
+        jnp.stack([wx, 1 + x - y - z, xy, xz], -1),
+        jnp.stack([wy, xy, 1 - x + y - z, yz], -1),
+        jnp.stack([wz, xz, yz, 1 - x - y + z], -1),
+    ]
+    largest = jnp.argmax(jnp.stack([rows[i][..., i] for i in range(4)], -1), -1)
+    q = jnp.take_along_axis(jnp.stack(rows, -2), largest[..., None, None], -2)[..., 0, :]
+    q = q / jnp.sqrt(jnp.sum(q * q, -1, keepdims=True))
+    return jnp.where(q[..., :1] < 0, -q, q)
+
+
+def from_quaternion(q: Array) -> Array:
+    """`[..., 3, 3]` rotation of a quaternion of any length but zero.
+
+    Args:
+        q: `[..., 4]`, (w, x, y, z).
+    """
+    w, v = q[..., :1, None], q[..., 1:]
+    k = _hat(v)
+    eye = jnp.eye(3, dtype=jnp.result_type(q))
+    return eye + 2 * (w * k + _product(k, k)) / jnp.sum(q * q, -1)[..., None, None]
+
+
+def _hat(w: Array) -> Array:
+    """The matrix of the cross product with w."""
+    x, y, z = w[..., 0], w[..., 1], w[..., 2]
+    zero = jnp.zeros_like(x)
+    rows = [jnp.stack(row, -1) for row in ((zero, -z, y), (z, zero, -x), (-y, x, zero))]
+    return jnp.stack(rows, -2)
+
+
+def _vee(a: Array) -> Array:
+    """w of the antisymmetric part of a matrix."""
+    skew = (a - _transposed(a)) / 2
+    return jnp.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """The matrix product in full precision on every device."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _transposed(a: Array) -> Array:
+    return jnp.swapaxes(a, -1, -2)

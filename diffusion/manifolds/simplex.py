@@ -1,0 +1,103 @@
+"""The probability simplex."""
+
+__all__ = ["simplex"]
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.manifolds import smooth
+from diffusion.manifolds.manifold import Manifold, checked
+from diffusion.manifolds.sphere import sphere
+
+_MOST = 10  # dimensions up to which the 2^(n + 1) reflections of a wrapped normal are summed
+
+
+def simplex(n: int) -> Manifold:
+    """Probabilities of n + 1 categories with the Fisher metric: p = s^2 for s on the unit sphere, at twice its lengths.
+
+        distance(p, q) = 2 arccos(sum_i (p_i q_i)^(1/2))
+
+    Facts:
+        points: probabilities `[n + 1]` that sum to 1
+        metric: sum_i u_i v_i / p_i; infinite on the faces
+        cut_locus: none
+        paper: Davis et al. 2024, "Fisher Flow Matching for Generative Modeling over Discrete Data"; Cheng et al. 2024,
+            "Categorical Flow Matching on Statistical Manifolds"
+
+    The simplex has an edge: exp is reflected at the faces, and log undoes it only as far as they are. Targets of log
+    may lie on a face, also on a corner, which is one category; its first argument lies inside. `wrapped_log_density`
+    sums all reflections, up to n = 10.
+
+    Args:
+        n: dimension, one less than the categories, >= 1.
+
+    Raises:
+        ValueError: if n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"simplex: n = {n} must be positive; it is one less than the number of categories")
+    ball = sphere(n)
+    name = f"simplex({n})"
+    up = lambda p, v: v / (2 * _positive(smooth.root(p)))
+    down = lambda p, v: 2 * smooth.root(p) * v
+
+    def distance(p, q):
+        return 2 * ball.distance(smooth.root(p), smooth.root(q))
+
+    def exp(p, v):
+        return jnp.square(ball.exp(smooth.root(p), up(p, v)))
+
+    def log(p, q):
+        return down(p, ball.log(smooth.root(p), smooth.root(q)))
+
+    def transport(p, q, v):
+        return down(q, ball.transport(smooth.root(p), smooth.root(q), up(p, v)))
+
+    def project(p):
+        positive = jnp.maximum(p, 0)
+        return positive / jnp.sum(positive, -1, keepdims=True)
+
+    def wrapped_log_density(mean, scale, x):
+        if n > _MOST:
+            raise ValueError(f"{name}: the density of a wrapped normal sums 2^(n + 1) reflections, up to n = {_MOST}")
+        signs = jnp.asarray(list(itertools.product((1, -1), repeat=n + 1)), jnp.result_type(x))
+        reflected = signs * smooth.root(x)[..., None, :]
+        scales = jnp.asarray(scale)[..., None] / 2
+        terms = ball.wrapped_log_density(smooth.root(mean)[..., None, :], scales, reflected)
+        return jax.nn.logsumexp(terms, -1) - n * math.log(2)
+
+    return Manifold(
+        name=name,
+        shape=(n + 1,),
+        dimension=n,
+        exp=exp,
+        log=log,
+        distance=distance,
+        inner=lambda p, u, v: jnp.sum(u * v / _positive(p), -1),
+        project=project,
+        tangent=lambda p, v: v - p * jnp.sum(v, -1, keepdims=True),
+        basis=lambda p: smooth.root(p)[..., None, :] * ball.basis(smooth.root(p)),
+        transport=transport,
+        log_volume_change=lambda p, v: ball.log_volume_change(smooth.root(p), up(p, v)),
+        tangent_normal=lambda key, p: smooth.root(p) * ball.tangent_normal(key, smooth.root(p)),
+        wrapped_log_density=wrapped_log_density,
+        cut_distance=lambda p, q: jnp.full_like(distance(p, q), jnp.inf),
+        volume=ball.volume / 2,
+        uniform=lambda key, shape: jax.random.dirichlet(key, jnp.full(n + 1, 0.5), shape),
+        injectivity_radius=math.inf,
+        check=checked(
+            name,
+            (n + 1,),
+            "probabilities are not negative and sum to 1",
+            lambda p: np.maximum(np.abs(p.sum(-1) - 1), np.maximum(-p.min(-1), 0)),
+        ),
+    )
+
+
+def _positive(p):
+    """p, and 1 where it is zero: there a component of a tangent vector is zero too."""
+    return jnp.where(p > 0, p, 1)

@@ -1,0 +1,181 @@
+"""Densities integrate to one by closed area elements, and draws have the moments of their densities."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate
+
+from diffusion import manifolds
+
+
+def shells(m, mean, direction, scale, element, farthest, count=4001):
+    """Integral of a density that depends on the distance from the mean alone, over shells of known area."""
+    r = np.linspace(0, farthest, count)[1:-1]
+    points = m.exp(jnp.asarray(mean, jnp.float32), jnp.asarray(r[:, None] * direction, jnp.float32))
+    density = np.exp(np.asarray(manifolds.wrapped_normal(m, mean, scale).log_density(points), np.float64))
+    values = np.concatenate([[0], density * element(r), [0]])
+    return integrate.simpson(values, dx=r[1] - r[0])
+
+
+NORTH, EAST = np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 3.0])
+def test_wrapped_normals_on_spheres_integrate_to_one(scale):
+    """Area elements 2 pi sin(r) of S^2 and 4 pi sin(r)^2 of S^3."""
+    two = shells(manifolds.sphere(2), NORTH, EAST, scale, lambda r: 2 * np.pi * np.sin(r), np.pi)
+    assert two == pytest.approx(1, abs=2e-3)
+    ends = np.eye(4)
+    three = shells(manifolds.sphere(3), ends[0], ends[1], scale, lambda r: 4 * np.pi * np.sin(r) ** 2, np.pi)
+    assert three == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0])
+def test_wrapped_normals_in_hyperbolic_space_integrate_to_one(scale):
+    """Area element 2 pi sinh(r) of H^2."""
+    area = lambda r: 2 * np.pi * np.sinh(r)
+    assert shells(manifolds.lorentz(2), EAST, NORTH, scale, area, 8 * scale) == pytest.approx(1, abs=1e-4)
+    ball = shells(manifolds.poincare(2), np.zeros(2), np.array([0.5, 0]), scale, area, 8 * scale)
+    assert ball == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 3.0])
+def test_wrapped_normals_of_rotations_integrate_to_one(scale):
+    """By the Haar measure of the angle, 8 pi^2 (1 - cos r) / pi."""
+    so3 = manifolds.so3()
+    r = np.linspace(0, np.pi, 2001)[1:]
+    turns = manifolds.from_rotation_vector(jnp.asarray(r[:, None] * NORTH, jnp.float32))
+    density = np.exp(np.asarray(manifolds.wrapped_normal(so3, np.eye(3), scale).log_density(turns), np.float64))
+    values = np.concatenate([[0], density * 8 * np.pi * (1 - np.cos(r))])
+    assert integrate.simpson(values, dx=np.pi / 2000) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.3, 2.0])
+def test_the_wrapped_normal_of_a_torus_is_the_product_of_sums_over_wraps(scale):
+    grid = np.linspace(-np.pi, np.pi, 64, endpoint=False)
+    x = np.stack(np.meshgrid(grid, grid, indexing="ij"), -1)
+    mean = np.array([3.0, -1.0])
+    images = x[..., None] - mean[:, None] + 2 * np.pi * np.arange(-20, 21)
+    exact = np.log(np.exp(-0.5 * (images / scale) ** 2).sum(-1) / (scale * math.sqrt(2 * math.pi))).sum(-1)
+    found = manifolds.wrapped_normal(manifolds.torus(2), mean, scale).log_density(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(found, exact, atol=2e-4)
+    assert np.exp(found).mean() * (2 * np.pi) ** 2 == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.5])
+def test_a_wrapped_normal_of_the_simplex_sums_the_reflections_at_its_faces(scale):
+    """On p = (sin^2 a, cos^2 a) it is the normal of the angle 2 a, folded at 0 and pi: by the sum over its images."""
+    a = np.linspace(0, np.pi / 2, 801)[1:-1]
+    p = np.stack([np.sin(a) ** 2, np.cos(a) ** 2], -1)
+    mean = 0.4
+    images = np.concatenate([sign * 2 * a[:, None] + 2 * np.pi * np.arange(-20, 21) for sign in (1, -1)], 1)
+    exact = np.exp(-0.5 * ((images - 2 * mean) / scale) ** 2).sum(1) / (scale * math.sqrt(2 * math.pi))
+    normal = manifolds.wrapped_normal(manifolds.simplex(1), np.array([math.sin(mean) ** 2, math.cos(mean) ** 2]), scale)
+    np.testing.assert_allclose(np.exp(normal.log_density(jnp.asarray(p, jnp.float32))), exact, rtol=1e-3, atol=1e-5)
+
+
+def test_the_wrapped_normal_of_positive_definite_matrices_integrates_to_one():
+    """Over the three entries of a 2 x 2 matrix, whose volume element is 2^(1/2) det(P)^(-3/2)."""
+    spd = manifolds.positive_definite(2)
+    scale = 0.5
+    a, b = np.meshgrid(np.linspace(-3, 3, 81), np.linspace(-3, 3, 81), indexing="ij")
+    share = np.linspace(-1, 1, 161)[1:-1]
+    a, b, c = a[..., None], b[..., None], share
+    # entries e^a, e^b on the diagonal and c e^((a + b) / 2) beside it
+    beside = c * np.exp((a + b) / 2)
+    p = np.stack([np.exp(a) + 0 * beside, beside, beside, np.exp(b) + 0 * beside], -1).reshape(*beside.shape, 2, 2)
+    element = math.sqrt(2) * (np.exp(a + b) * (1 - c**2)) ** -1.5 * np.exp(1.5 * (a + b))
+    density = np.exp(np.asarray(jax.jit(manifolds.wrapped_normal(spd, np.eye(2), scale).log_density)(p), np.float64))
+    steps = (6 / 80) ** 2 * (2 / 160)
+    assert (density * element).sum() * steps == pytest.approx(1, abs=2e-3)
+
+
+N = 4000
+COMPACT = {
+    "torus(2)": (lambda: manifolds.torus(2), lambda x: jnp.concatenate([jnp.cos(x), jnp.sin(x)], -1), 0.0, 0.5),
+    "sphere(2)": (lambda: manifolds.sphere(2), lambda x: x, 0.0, 1 / 3),
+    "so3": (manifolds.so3, lambda x: x.reshape(-1, 9), 0.0, 1 / 3),
+    "simplex(2)": (lambda: manifolds.simplex(2), lambda x: x - 1 / 3, 0.0, 4 / 45),
+}
+
+
+@pytest.mark.parametrize("name", COMPACT)
+def test_uniform_draws(name):
+    """Their first two moments; and the mean of a density over them is 1 / volume."""
+    make, coordinates, first, second = COMPACT[name]
+    m = make()
+    keys = jax.random.split(jax.random.key(0), N)
+    draws = manifolds.uniform(m)
+    x = draws.sample(keys)
+    m.check(x)
+    np.testing.assert_array_equal(x[7], draws.sample(keys[7:8])[0])
+    found = np.asarray(coordinates(x))
+    np.testing.assert_allclose(found.mean(0), first, atol=0.05)
+    np.testing.assert_allclose((found**2).mean(0), second, atol=0.05)
+    np.testing.assert_allclose(draws.log_density(x), -math.log(m.volume), rtol=1e-6)
+    density = np.exp(np.asarray(manifolds.wrapped_normal(m, x[0], 1.0).log_density(x), np.float64)) * m.volume
+    assert density.mean() == pytest.approx(1, abs=5 * density.std() / math.sqrt(N))
+
+
+MEMBERS = {
+    "sphere(2)": (lambda: manifolds.sphere(2), NORTH),
+    "so3": (manifolds.so3, np.eye(3)),
+    "poincare(2)": (lambda: manifolds.poincare(2), np.array([0.2, -0.3])),
+    "lorentz(2)": (lambda: manifolds.lorentz(2), EAST),
+    "positive_definite(2)": (lambda: manifolds.positive_definite(2), np.diag([1.0, 2.0])),
+    "se3": (manifolds.se3, (np.eye(3), np.ones(3))),
+}
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_wrapped_draws_have_the_moments_of_the_tangent_normal(name):
+    """log takes the draws of a narrow one back: mean 0 and covariance scale^2 in the basis; each from its own key."""
+    make, mean = MEMBERS[name]
+    m = make()
+    scale = 0.3
+    keys = jax.random.split(jax.random.key(0), N)
+    normal = manifolds.wrapped_normal(m, mean, scale)
+    x = normal.sample(keys)
+    mean = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), mean)
+    v = m.log(mean, x)
+    basis = m.basis(mean)
+    each = [jax.tree.map(lambda b: b[i], basis) for i in range(m.dimension)]  # noqa: B023
+    z = np.stack([m.inner(mean, v, e) for e in each], 1) / scale
+    np.testing.assert_allclose(z.mean(0), 0, atol=0.08)
+    np.testing.assert_allclose(np.cov(z.T), np.eye(m.dimension), atol=0.12)
+    alone = normal.sample(keys[3:4])
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(x)):
+        np.testing.assert_allclose(a[0], b[3], atol=1e-6)
+
+
+def test_a_product_takes_a_scale_for_each_factor():
+    se3 = manifolds.se3()
+    mean = (np.eye(3), np.zeros(3))
+    normal = manifolds.wrapped_normal(se3, mean, (0.1, 10.0))
+    rotation, translation = normal.sample(jax.random.split(jax.random.key(0), 500))
+    angles = manifolds.so3().distance(jnp.eye(3), rotation)
+    assert math.sqrt((angles**2).mean() / 3) == pytest.approx(0.1, rel=0.1)
+    assert float(translation.std()) == pytest.approx(10, rel=0.1)
+    parts = (
+        manifolds.wrapped_normal(manifolds.so3(), np.eye(3), 0.1).log_density(rotation)
+        - 0.5 * (translation**2).sum(-1) / 100
+        - 1.5 * math.log(2 * math.pi * 100)
+    )
+    np.testing.assert_allclose(normal.log_density((rotation, translation)), parts, rtol=1e-4)
+
+
+def test_what_is_not_a_distribution_is_refused():
+    sphere = manifolds.sphere(2)
+    with pytest.raises(ValueError, match=r"poincare\(2\) has no uniform distribution"):
+        manifolds.uniform(manifolds.poincare(2))
+    with pytest.raises(ValueError, match=r"sphere\(2\): point \[\], .* is off by 1: points are unit vectors"):
+        manifolds.wrapped_normal(sphere, 2 * NORTH, 1.0)
+    with pytest.raises(ValueError, match="scale = -1"):
+        manifolds.wrapped_normal(sphere, NORTH, -1.0)
+    with pytest.raises(ValueError, match=r"scale = 4 of a wrapped normal must be in \(0, pi\]"):
+        manifolds.wrapped_normal(sphere, NORTH, 4.0).log_density(jnp.asarray(EAST, jnp.float32))
+    with pytest.raises(ValueError, match="one point of sphere"):
+        manifolds.wrapped_normal(sphere, np.stack([NORTH, EAST]), 1.0)

@@ -1,0 +1,177 @@
+"""Closed forms and scipy's rotations, in float64."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.linalg import expm, logm, sqrtm
+from scipy.spatial.transform import Rotation
+
+from diffusion import manifolds
+
+ANGLES = [0.0, 1e-9, 1e-5, 1e-2, 0.3, 1.0, 2.0, 3.0, math.pi - 1e-3, math.pi - 1e-6]
+
+
+@pytest.fixture(autouse=True)
+def in_float64(x64):
+    """Every test of this file."""
+
+
+def unit(rng, *shape):
+    v = rng.normal(size=shape)
+    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+
+
+def test_rotations_are_scipys():
+    """exp, log and distance from random rotations, with angles from 0 to almost pi; quaternions up to their sign."""
+    so3 = manifolds.so3()
+    rng = np.random.default_rng(0)
+    vectors = np.concatenate([angle * unit(rng, 20, 3) for angle in ANGLES])
+    start = Rotation.random(len(vectors), random_state=1)
+    turn = Rotation.from_rotvec(vectors)
+    end = start * turn
+    x, y = jnp.asarray(start.as_matrix()), jnp.asarray(end.as_matrix())
+
+    @jax.jit
+    def ours(x, y, vectors):
+        turns = manifolds.from_rotation_vector(vectors)
+        moved = so3.exp(x, x @ (turns - jnp.swapaxes(turns, -1, -2)) / 2)  # sin(angle) hat(axis)
+        back = jnp.swapaxes(x, -1, -2) @ so3.log(x, y)
+        quaternions = manifolds.to_quaternion(turns)
+        return turns, manifolds.to_rotation_vector(turns), quaternions, so3.distance(x, y), back, moved
+
+    turns, vectors_back, quaternions, distances, logs, moved = ours(x, y, vectors)
+    np.testing.assert_allclose(turns, turn.as_matrix(), atol=1e-14)
+    np.testing.assert_allclose(vectors_back, vectors, atol=1e-9)
+    theirs = turn.as_quat(canonical=True)[:, [3, 0, 1, 2]]
+    np.testing.assert_allclose(quaternions, theirs, atol=1e-14)
+    np.testing.assert_allclose(distances, (start.inv() * end).magnitude(), atol=1e-12)
+    np.testing.assert_allclose(logs[:, [2, 0, 1], [1, 2, 0]], vectors, atol=1e-9)
+    size = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    sines = vectors * np.sinc(size / np.pi)
+    np.testing.assert_allclose(moved, (start * Rotation.from_rotvec(sines)).as_matrix(), atol=1e-14)
+
+
+def test_a_rotation_by_pi_has_the_axis_whose_largest_component_is_positive():
+    axes = unit(np.random.default_rng(0), 50, 3)
+    vectors = manifolds.to_rotation_vector(2 * axes[:, :, None] * axes[:, None, :] - np.eye(3))
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1)
+    np.testing.assert_allclose(vectors, np.pi * axes * np.sign(largest), atol=1e-7)
+
+
+def test_the_sphere_is_the_great_circle():
+    """exp by the circle itself; the distance by arccos in quadruple-like sums of angles."""
+    sphere = manifolds.sphere(3)
+    rng = np.random.default_rng(0)
+    x = unit(rng, len(ANGLES), 4)
+    v = rng.normal(size=x.shape)
+    v = v - (v * x).sum(1, keepdims=True) * x
+    v = v / np.linalg.norm(v, axis=1, keepdims=True)
+    angle = np.array(ANGLES)[:, None]
+    y = np.cos(angle) * x + np.sin(angle) * v
+    np.testing.assert_allclose(sphere.exp(x, angle * v), y, atol=1e-15)
+    np.testing.assert_allclose(sphere.distance(x, y), ANGLES, atol=1e-15, rtol=1e-13)
+    np.testing.assert_allclose(sphere.log(x, y), angle * v, atol=2e-9)
+    assert manifolds.sphere(2).volume == pytest.approx(4 * math.pi)
+    assert sphere.volume == pytest.approx(2 * math.pi**2)
+
+
+def test_the_two_models_of_hyperbolic_space_are_isometric():
+    ball, sheet = manifolds.poincare(3), manifolds.lorentz(3)
+    keys = jax.random.split(jax.random.key(0), 2)
+    x, y = (manifolds.wrapped_normal(ball, np.zeros(3), 1.0).sample(jax.random.split(key, 50)) for key in keys)
+    there = manifolds.poincare_to_lorentz
+    np.testing.assert_allclose(manifolds.lorentz_to_poincare(there(x)), x, atol=1e-13)
+    np.testing.assert_allclose(ball.distance(x, y), sheet.distance(there(x), there(y)), rtol=1e-11)
+    # arcosh(1 + 2 |x - y|^2 / ((1 - |x|^2) (1 - |y|^2))), Nickel and Kiela 2017, eq. 1
+    squares = [np.sum(np.square(a), 1) for a in (x, y, x - y)]
+    np.testing.assert_allclose(
+        ball.distance(x, y), np.arccosh(1 + 2 * squares[2] / ((1 - squares[0]) * (1 - squares[1]))), rtol=1e-9
+    )
+    push = lambda x, v: jax.jvp(there, (x,), (v,))[1]
+    v = ball.log(x, y)
+    np.testing.assert_allclose(push(x, v), sheet.log(there(x), there(y)), rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(there(ball.exp(x, v / 3)), sheet.exp(there(x), push(x, v / 3)), rtol=1e-9, atol=1e-9)
+    u = ball.tangent_normal(jax.random.key(2), x)
+    np.testing.assert_allclose(
+        push(y, ball.transport(x, y, u)), sheet.transport(there(x), there(y), push(x, u)), rtol=1e-8, atol=1e-8
+    )
+    mean = np.array([0.1, 0.2, -0.3])
+    np.testing.assert_allclose(
+        manifolds.wrapped_normal(ball, mean, 0.7).log_density(x),
+        manifolds.wrapped_normal(sheet, there(mean), 0.7).log_density(there(x)),
+        rtol=1e-9,
+    )
+
+
+def test_the_simplex_has_the_distance_of_bhattacharyya():
+    simplex = manifolds.simplex(3)
+    p, q = np.random.default_rng(0).dirichlet(np.ones(4), (2, 30))
+    np.testing.assert_allclose(simplex.distance(p, q), 2 * np.arccos(np.sqrt(p * q).sum(1)), atol=1e-12)
+    corner = np.eye(4)[0]
+    np.testing.assert_allclose(simplex.exp(p, simplex.log(p, corner)), np.broadcast_to(corner, p.shape), atol=1e-13)
+    np.testing.assert_allclose(simplex.distance(np.eye(4)[1], corner), math.pi, atol=1e-12)
+
+
+def test_positive_definite_matrices_are_those_of_the_matrix_functions():
+    """By P^(1/2) and scipy's functions of general matrices, one matrix at a time."""
+    spd = manifolds.positive_definite(3)
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 6, 3, 5))
+    x, y = (each @ np.swapaxes(each, -1, -2) for each in (a, b))
+    x[0], y[0], y[1] = np.eye(3), 2 * np.eye(3), x[1]  # all eigenvalues equal
+    for p, q, log, distance in zip(x, y, spd.log(x, y), spd.distance(x, y)):
+        root = sqrtm(p)
+        inverse = np.linalg.inv(root)
+        between = logm(inverse @ q @ inverse)
+        np.testing.assert_allclose(log, root @ between @ root, atol=1e-9)
+        np.testing.assert_allclose(distance, np.linalg.norm(between), atol=1e-9)
+        np.testing.assert_allclose(spd.exp(p, log / 2), root @ expm(between / 2) @ root, atol=1e-9)
+    m = rng.normal(size=(3, 3))
+    moved = lambda p: m @ p @ m.T
+    np.testing.assert_allclose(spd.distance(moved(x), moved(y)), spd.distance(x, y), atol=1e-9)
+    np.testing.assert_allclose(spd.log(moved(x), moved(y)), moved(spd.log(x, y)), atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "name, derivative", [("exp", math.e), ("log", 1.0), ("square_root", 0.5)], ids=["exp", "log", "square_root"]
+)
+def test_derivatives_of_matrix_functions_where_eigenvalues_coincide(name, derivative):
+    """At the identity df(1)[E] = f'(1) E; near it the derivative goes on without a jump."""
+    function = getattr(manifolds.symmetric_functions, name)
+    e = jnp.asarray([[1.0, 2.0], [2.0, -1.0]])
+    along = lambda a: jax.jvp(function, (a,), (e,))[1]
+    np.testing.assert_allclose(along(jnp.eye(2)), derivative * e, rtol=1e-12)
+    np.testing.assert_allclose(along(jnp.diag(jnp.asarray([1.0, 1 + 1e-6]))), derivative * e, rtol=1e-5)
+    assert np.isfinite(jax.grad(lambda a: function(a).sum())(jnp.eye(2))).all()
+
+
+def test_a_geodesic_of_se3_turns_and_moves_independently():
+    se3 = manifolds.se3()
+    turn = Rotation.from_rotvec([0, 0, 1.2])
+    start, end = (np.eye(3), np.zeros(3)), (turn.as_matrix(), np.array([1.0, 2.0, 3.0]))
+    rotation, translation = manifolds.geodesic(se3, start, end, 0.25)
+    np.testing.assert_allclose(rotation, Rotation.from_rotvec([0, 0, 0.3]).as_matrix(), atol=1e-14)
+    np.testing.assert_allclose(translation, [0.25, 0.5, 0.75])
+    np.testing.assert_allclose(se3.distance(start, end), math.sqrt(1.2**2 + 14), rtol=1e-14)
+
+
+def test_smooth_functions_are_their_closed_forms():
+    s = np.array([-30.0, -1.0, -0.9, 0.9, 1.0, 30.0])
+    r = np.sqrt(np.abs(s))
+    choose = lambda above, below: np.where(s > 0, above, below)
+    np.testing.assert_allclose(manifolds.smooth.cosine(s), choose(np.cos(r), np.cosh(r)), rtol=1e-13)
+    np.testing.assert_allclose(manifolds.smooth.sine_ratio(s), choose(np.sin(r), np.sinh(r)) / r, rtol=1e-13)
+    np.testing.assert_allclose(
+        manifolds.smooth.versine_ratio(s), choose(1 - np.cos(r), np.cosh(r) - 1) / r**2, rtol=1e-12
+    )
+    s = np.array([-0.9, -0.06, 0.06, 0.07, 40.0])
+    r = np.sqrt(np.abs(s))
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(
+            manifolds.smooth.arctan_ratio(s), np.where(s > 0, np.arctan(r), np.arctanh(r)) / r, rtol=1e-13
+        )
+    assert jax.grad(manifolds.smooth.arctan_ratio)(0.0) == pytest.approx(-1 / 3)
+    assert jax.grad(jax.grad(manifolds.smooth.sine_ratio))(0.0) == pytest.approx(2 / 120)
