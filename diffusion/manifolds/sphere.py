@@ -48,7 +48,7 @@ def sphere(n: int) -> Manifold:
         straight = (1 + ratio) * smooth.arctan_ratio(jnp.where(near, ratio, 0)) * across
         size = smooth.length(across)[..., None]
         seen = size > 8 * jnp.finfo(size.dtype).eps
-        direction = jnp.where(seen, across / jnp.where(seen, size, 1), jnp.broadcast_to(basis(x)[..., 0, :], y.shape))
+        direction = jnp.where(seen, across / jnp.where(seen, size, 1), basis(x)[..., 0, :])
         return jnp.where(near, straight, distance(x, y)[..., None] * direction)
 
     def distance(x, y):
