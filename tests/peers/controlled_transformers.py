@@ -134,13 +134,15 @@ def write(base: str, folder: pathlib.Path) -> None:
         if base == "flux":
             how = {"latents": plain._pack_latents(x.clone(), 2, 4, 8, 8)}
             how |= {"control_mode": list(case.modes)} if several else {}
+        # For several pictures of one union the pipeline would take the first alone where these are numbers.
+        between = [[end] * len(case.nets) for end in case.between] if several else case.between
         mean = lambda moments, generator=None: moments.mode()
         with torch.no_grad(), mock.patch.object(DiagonalGaussianDistribution, "sample", mean):
             found = pipe(
                 PROMPTS, control_image=images if several else images[0], num_inference_steps=STEPS,
                 guidance_scale=GUIDANCE, height=16, width=16, output_type="latent",
                 controlnet_conditioning_scale=list(case.scales) if several else case.scales[0],
-                control_guidance_start=case.between[0], control_guidance_end=case.between[1], **how,
+                control_guidance_start=between[0], control_guidance_end=between[1], **how,
             ).images  # fmt: skip
         if base == "flux":
             found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
