@@ -143,8 +143,9 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
     """
     valid = {**PICTURE, **MODEL, **RUN}
     about = {}
+    found = pictures.settings_of(path)
     try:
-        for name, value in pictures.settings_of(path).items():
+        for name, value in found.items():
             if name in PLAIN:
                 about[name] = requests.settings(Request)[name].read(name, value)
             elif name in valid:

@@ -289,3 +289,9 @@ def test_five_thousand_fuzzed_files_take_little(used, folder, tmp_path_factory):
         most = max(most[0], seconds), max(most[1], memory)
     print(f"\n5,000 files: at most {most[0]:.2f} s and {most[1] / 1e6:.0f} MB; {len(counted)} were sound settings")
     assert len(counted) > 500
+
+
+def test_a_picture_of_elsewhere_is_refused_for_one_reason(tmp_path):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"^\S*a\.png carries no settings: it was not written by this program"):
+        png.read(tmp_path / "a.png")
