@@ -19,6 +19,7 @@ WORDS = {
     "copies": "temporary: parameters in the compute type",
     "layer": "temporary: a layer's parameters, gathered",
     "working": "temporary: a layer at work",
+    "trace": "temporary: the most of the traced step at once",
 }
 
 FLOPS = {  # entries of a plan's "flops": in words, and how they are known
@@ -84,7 +85,7 @@ def _memory_table(machines: Mapping[str, Mapping]) -> Table:
         kind = "exact" if part in (*EXACT, "base") else "estimate"
         table.add_row(WORDS.get(part, part), *(in_bytes(of["memory"][part]) for of in columns.values()), kind)
     table.add_section()
-    temporary = [sum(of["memory"].get(part, 0) for part in TEMPORARY) for of in columns.values()]
+    temporary = [sum(of["memory"].get(part, 0) for part in (*TEMPORARY, "trace")) for of in columns.values()]
     table.add_row("temporary, together", *map(in_bytes, temporary), "estimate")
     table.add_row("all", *(in_bytes(sum(of["memory"].values())) for of in columns.values()), "estimate")
     return table

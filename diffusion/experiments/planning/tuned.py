@@ -81,18 +81,18 @@ def _memory(program: programs.Program, arguments: tuple, mesh: Mesh) -> dict[str
         "optimizer": local_bytes(target.opt_state),
         "average": local_bytes(target.ema),
         "base": local_bytes(target.unsaved),
-        "working": beside / _split(mesh),
+        "trace": beside / _split(mesh),
     }
 
 
 def _on_machine(machine: Machine, parts: Mapping[str, float], operations: float, mesh: Mesh) -> dict[str, Any]:
     """The entry of a machine."""
     group = _split(mesh)
-    state = sum(part for name, part in parts.items() if name not in ("base", "working"))
+    state = sum(part for name, part in parts.items() if name not in ("base", "trace"))
     sent = 2 * parts["parameters"] * (group - 1) / group
     spent = {
         "compute": operations / mesh.size / machine.flops,
-        "memory": (2 * state + 3 * parts["base"] + 2 * parts["working"]) / machine.bandwidth,
+        "memory": (2 * state + 3 * parts["base"] + 2 * parts["trace"]) / machine.bandwidth,
         "network": sent / ring_bandwidth(machine, mesh.shape, BATCH_AXES) if group > 1 else 0.0,
     }
     overlapped = max(spent.values())
