@@ -62,6 +62,9 @@ def program(name, dtype):
         push = lambda b: jax.jvp(lambda v: m.exp(x, v), (v,), (b,))[1]
         pushed, basis_there = along(push, basis), m.basis(y)
         jacobian = along(lambda p: along(lambda a: m.inner(y, p, a), basis_there), pushed)
+        small, minus = manifolds.scaled(0.1, u), functools.partial(jax.tree.map, jnp.negative)
+        middle = manifolds.geodesic(m, x, y, 0.5)
+        mirrored = m.exp(middle, minus(m.log(middle, m.exp(x, small))))
         half = manifolds.geodesic(m, x, z, 0.25)
         d = m.distance
         relative = lambda error, size: error / (1 + size)
@@ -85,9 +88,9 @@ def program(name, dtype):
             ),
             "transport keeps lengths": relative(jnp.abs(m.inner(y, carried_u, carried_u) - m.inner(x, u, u)), 9),
             "transport leads to tangent vectors": apart(m.tangent(y, carried_u), carried_u),
-            "transport keeps the velocity": relative(
-                apart(m.transport(x, y, w), jax.tree.map(jnp.negative, m.log(y, x))), length
-            ),
+            "transport keeps the velocity": relative(apart(m.transport(x, y, w), minus(m.log(y, x))), length),
+            # Pennec 2018, "Parallel Transport with Pole Ladder": exact on symmetric spaces, as all of these are.
+            "transport is the pole ladder": apart(minus(m.log(y, mirrored)), m.transport(x, y, small)),
             "exp changes volumes as told": jnp.abs(jnp.linalg.slogdet(jacobian)[1] - m.log_volume_change(x, v)),
             "points stay": apart(m.project(y), y),
             "a batch is one by one": apart(jax.vmap(m.log)(x, y), w) + apart(jax.vmap(m.exp)(x, v), y),
@@ -101,6 +104,7 @@ LOSES = {
     "exp changes volumes as told": 100,
     "log undoes exp": 30,
     "transport keeps the velocity": 30,
+    "transport is the pole ladder": 30,
     "transport keeps inner products": 5,
     "transport keeps lengths": 5,
     "transport leads to tangent vectors": 3,  # of lengths up to 4
