@@ -22,12 +22,12 @@ base = recipes.module("tuning/base")
 shapes = recipes.module("text/shapes")
 
 PRESETS = {name: {"data.source.kind": name} for name in ("outlines", "layers", "sketch")}
-PRESETS["tiny"] = base.TINY | {"data.source.number": 16, "tuning.depth": 1}
+PRESETS["tiny"] = base.TINY | {"data.source.number": 16}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = base.tuned({"name": "control_net", "depth": 3}, learning_rate=2e-3, steps=500)
+    config = base.tuned({"name": "control_net"}, learning_rate=3e-3, steps=500)
     config.optimizer.name = "muon"
     config.data.source = {"name": "arranged_drawings", "kind": "outlines", "number": 4_000}
     return recipes.preset(of_drawings(config), arg, PRESETS)
@@ -39,8 +39,8 @@ def of_drawings(config: ConfigDict) -> ConfigDict:
     trained = shapes.denoiser()
     config.objective = trained.objective.to_dict() | {"condition_dropout": 0.05}
     config.optimizer.update({"decay": "cosine", "weight_decay": 0.0})
-    config.objective.density.strata = 32
-    config.train.batch_size = 32
+    config.objective.density.strata = 64
+    config.train.batch_size = 64
     config.checkpoint.every = 100
     config.sample.update({"steps": 20, "batch_size": 50})
     return config

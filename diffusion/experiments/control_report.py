@@ -159,23 +159,18 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
 def control_table(figures: dict) -> str:
     """The rows of the controls, each with the control, without it, and of real pictures."""
     percent = lambda share: "—" if share is None else f"{100 * share['share']:.0f} %"
-    header = ("control", "pictures", "error, pixels", f"within {control_metrics.CLOSE:g}", "colour there", "order")
+    close = f"within {control_metrics.CLOSE:g}"
     rows = []
     for name, each in figures.items():
         for which, words in BESIDE.items():
             found = each[which]
-            rows.append(
-                (
-                    name,
-                    words,
-                    report.with_error(found["error"]),
-                    percent(found["close"]),
-                    percent(found["colour"]),
-                    "—" if which == "without" else percent(found["order"]),
-                    percent(found["prompt"]["attributes"]),
-                )
-            )
-    return report.table((*header, "prompt, by the judge"), rows)
+            error = report.with_error(found["error"])
+            there = "—" if which == "without" else percent(found["there"])
+            order = "—" if which == "without" else percent(found["order"])
+            shares = (percent(found["close"]), there, order, percent(found["prompt"]), percent(found["count"]))
+            rows.append((name, words, error, f"{found['median']:.2g}", *shares))
+    header = ("control", "pictures", "error, pixels", "median", close, "right one there", "order", "prompt", "number")
+    return report.table(header, rows)
 
 
 def reference_table(figures: dict) -> str:

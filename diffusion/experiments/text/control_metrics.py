@@ -1,16 +1,17 @@
-"""How a model follows controls of the drawings: position error in pixels, order, colours, and what the prompt requests.
+"""How a model follows controls of the drawings: position error in pixels, order, and what the prompt requests.
 
 `make` is all that is known of the model: the real pictures can stand in its place, and give the error of the measure.
 """
 
 __all__ = ["CLOSE", "Make", "follows", "on_top", "rows"]
 
+import collections
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from diffusion.data.shapes import arrangements, scenes
+from diffusion.data.shapes import arrangements
 from diffusion.data.shapes.arrangements import Arrangement, Example
 from diffusion.data.shapes.scenes import COLOURS
 from diffusion.experiments.text import judge, shape_finder
@@ -47,36 +48,42 @@ def follows(images: np.ndarray, examples: Sequence[Example], reader: Reader) -> 
 
     Returns:
         {"error": mean over pictures of the mean distance of its shapes to their places, in pixels, a missing one
-        counts as `shape_finder.FAR`; "median": over shapes; "close": share of shapes within `CLOSE` pixels; "colour":
-        of these, of the colour that the plan has there; "extra": parts beyond the planned ones, mean over pictures;
-        "order": of the overlapping shapes, the nearer one is on top, or None where none overlap; "prompt": what the
-        judge says of the prompts, `judge.score`}.
+        counts as `shape_finder.FAR`; "median": over shapes; "close": share of shapes within `CLOSE` pixels; "there": of
+        all shapes, within `CLOSE` pixels stands one of the planned colour and shape; "prompt": of the colours and
+        shapes that the prompt requests, the picture has one that is that, wherever it stands; "count": as many shapes
+        as requested; "order": of the overlapping shapes, the nearer one is on top, or None where none overlap}.
+
+    The judge reads colours and shapes of each found part by itself, in the middle: it has learned from shapes at nine
+    places alone.
     """
-    errors, colours, extra, order = [], [], [], []
-    for image, example in zip(images, examples, strict=True):
+    errors, there, prompt, count, order = [], [], [], [], []
+    found = [shape_finder.found(image) for image in images]
+    parts = [shape_finder.alone(image, part) for image, of in zip(images, found) for part in of]
+    shown = iter(judge.seen(reader, np.stack(parts))) if parts else iter(())
+    for image, example, of in zip(images, examples, found, strict=True):
         arrangement = example.arrangement
-        parts = shape_finder.found(image)
-        match = shape_finder.matched(arrangements.centres(arrangement), parts)
+        looks = [(scene.colour, scene.shape) for _, scene in zip(of, shown)]
+        planned = [(thing.colour, thing.shape) for thing in arrangement.things]
+        match = shape_finder.matched(arrangements.centres(arrangement), of)
         errors.append(match.error)
-        extra.append(len(parts) - int((match.index >= 0).sum()))
-        for thing, index, error in zip(arrangement.things, match.index, match.error):
-            if error < CLOSE:
-                colours.append(parts[index].colour == thing.colour)
+        there += [
+            bool(error < CLOSE and looks[index] == plan)
+            for plan, index, error in zip(planned, match.index, match.error)
+        ]
+        common = (collections.Counter(looks) & collections.Counter(planned)).total()
+        prompt += [True] * common + [False] * (len(planned) - common)
+        count.append(len(of) == len(planned))
         right = on_top(image, arrangement)
         order += [] if right is None else [right]
-    verdicts = [
-        judge.verdict(scenes.parsed(example.caption), shown)
-        for example, shown in zip(examples, judge.seen(reader, images))
-    ]
     every = np.concatenate(errors)
     return {
         "error": bootstrap.mean(np.array([error.mean() for error in errors])),
         "median": float(np.median(every)),
         "close": bootstrap.share(list(every < CLOSE)),
-        "colour": bootstrap.share(colours) if colours else None,
-        "extra": float(np.mean(extra)),
+        "there": bootstrap.share(there),
+        "prompt": bootstrap.share(prompt),
+        "count": bootstrap.share(count),
         "order": bootstrap.share(order) if order else None,
-        "prompt": judge.score(verdicts),
     }
 
 

@@ -4,7 +4,7 @@ It reads pixels and needs no training. A part is a set of neighbouring pixels th
 the picture's border) and have the nearest hue of one colour of the palette; rings are filled.
 """
 
-__all__ = ["FAR", "Found", "Matched", "found", "hues", "matched", "paper_of"]
+__all__ = ["FAR", "Found", "Matched", "alone", "found", "hues", "matched", "paper_of"]
 
 import colorsys
 from collections.abc import Sequence
@@ -18,16 +18,17 @@ from diffusion.data.shapes.scenes import COLOURS
 
 STRONG = 60  # of 255: how much a pixel of a shape differs from the paper
 SMALLEST = 20  # pixels of a part
+RIM = 2  # pixels around a part that belong to it: smooth edges, glow
 FAR = 32.0  # pixels, half a side: the error of a shape that is missing, and the largest of any
 
 
 class Found(NamedTuple):
-    """A part of a picture: its colour, its middle (x, y) in pixels from the upper left corner, and its pixels."""
+    """A part of a picture: its colour, its middle (x, y) in pixels from the upper left corner, its pixels [H, W]."""
 
     colour: str
     x: float
     y: float
-    pixels: int
+    mask: np.ndarray
 
 
 class Matched(NamedTuple):
@@ -65,9 +66,25 @@ def found(picture: np.ndarray) -> list[Found]:
         for part in range(1, count + 1):
             mask = ndimage.binary_fill_holes(labels == part)
             mask = mask & ((of == number) | (of < 0))  # what lies over it is not a part of it
-            if (size := int(mask.sum())) >= SMALLEST:
-                parts.append(Found(COLOURS[number], float(x[mask].mean()), float(y[mask].mean()), size))
+            if mask.sum() >= SMALLEST:
+                parts.append(Found(COLOURS[number], float(x[mask].mean()), float(y[mask].mean()), mask))
     return parts
+
+
+def alone(picture: np.ndarray, part: Found) -> np.ndarray:
+    """A part by itself in the middle of the picture's paper, for a judge of single shapes; uint8 [H, W, 3]."""
+    of = hues(picture)
+    others = (of >= 0) & ~part.mask
+    near = ndimage.binary_dilation(part.mask, iterations=RIM) & ~others
+    paper = np.broadcast_to(paper_of(picture), picture.shape).astype(np.uint8)
+    kept = np.where(near[..., None], picture, paper)
+    height, width = picture.shape[:2]
+    down, right = round(height / 2 - part.y), round(width / 2 - part.x)
+    rows, columns = np.mgrid[:height, :width]
+    rows, columns = rows - down, columns - right
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    moved = kept[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
+    return np.where(inside[..., None], moved, paper)
 
 
 def matched(centres: np.ndarray, parts: Sequence[Found]) -> Matched:

@@ -25,10 +25,14 @@ def examples():
 
 
 @pytest.fixture
-def knowing(monkeypatch, examples):
-    """A judge who knows the examples' captions by their pictures."""
-    table = {example.image.tobytes(): scenes.parsed(example.caption) for example in examples}
-    monkeypatch.setattr(judge, "seen", lambda _, images: [table[image.tobytes()] for image in images])
+def knowing(monkeypatch):
+    """A judge who reads the colour of what stands in the middle, and takes every shape for a star."""
+
+    def seen(_, images):
+        colours = [scenes.COLOURS[shape_finder.hues(image)[28:36, 28:36].max()] for image in images]
+        return [scenes.Scene("one", "plain", colour, "star") for colour in colours]
+
+    monkeypatch.setattr(judge, "seen", seen)
 
 
 def moved(arrangement, dx, dy):
@@ -76,10 +80,20 @@ def test_figures_of_right_and_of_other_pictures(examples, knowing):
     real = control_metrics.rows(lambda prompts, controls, seeds: np.stack([e.image for e in examples]), examples)
     np.testing.assert_array_equal(real["real"], real["with"])
     right = control_metrics.follows(real["with"], examples, NOBODY)
-    assert right["error"]["value"] < 0.5 and right["close"]["share"] == right["colour"]["share"] == 1
-    assert right["order"]["share"] == 1 and right["prompt"]["attributes"]["share"] == 1
+    assert right["error"]["value"] < 0.5 and right["close"]["share"] == right["count"]["share"] == 1
+    stars = [thing.shape == "star" for example in examples for thing in example.arrangement.things]
+    assert right["there"]["share"] == right["prompt"]["share"] == np.mean(stars) and right["order"]["share"] == 1
     other = control_metrics.follows(np.roll(real["real"], 1, axis=0), examples, NOBODY)
-    assert other["error"]["value"] > 8 and other["close"]["share"] < 0.3
+    assert other["error"]["value"] > 8 and other["close"]["share"] < 0.3 and other["there"]["share"] < 0.05
+
+
+def test_a_part_by_itself_stands_in_the_middle_without_the_others():
+    things = Thing("red", "square", 20.0, 18.0, 8.0), Thing("blue", "circle", 44.0, 40.0, 8.0)
+    image = arrangements.picture(Arrangement("plain", things), Lot(0, 0, 0))
+    for part, colour in zip(sorted(shape_finder.found(image), key=lambda part: part.x), ("red", "blue")):
+        (single,) = shape_finder.found(shape_finder.alone(image, part))
+        assert single.colour == colour and np.hypot(single.x - 32, single.y - 32) < 1
+        assert single.mask.sum() == part.mask.sum()
 
 
 def test_what_comes_back_of_references(monkeypatch):
