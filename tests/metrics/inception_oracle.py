@@ -118,5 +118,6 @@ def network(state, x, weight=None):
     if weight is not None:
         state.update({"fc.weight": weight("fc.weight", (1008, 2048)), "fc.bias": weight("fc.bias", (1008,))})
     averages = {tap: found[tap].mean((2, 3)) for tap in ("64", "192", "768", "2048")}
-    spatial = found["spatial"].transpose(0, 2, 3, 1).reshape(len(x), -1)  # as TensorFlow lays out its pixels
+    spatial = found["spatial"].transpose(0, 2, 3, 1)
+    spatial = spatial.reshape(len(x), np.prod(spatial.shape[1:]))  # as TensorFlow lays out its pixels
     return averages | {"spatial": spatial, "logits": averages["2048"] @ state["fc.weight"].astype(np.float64).T}
