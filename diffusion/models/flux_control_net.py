@@ -147,7 +147,7 @@ class FluxControlNet(nn.Module):
             key: of what is neither.
             base: parameters of the base.
         """
-        own = self.init(key, *self.example())["params"]
+        own: Any = self.init(key, *self.example())["params"]
         return own | {
             name: jax.tree.map(lambda leaf, of: jnp.asarray(of)[: len(leaf)].astype(jnp.float32), part, base[name])
             for name, part in own.items()
@@ -170,7 +170,8 @@ class FluxControlNet(nn.Module):
         """The base's entry "residuals"; arguments as `MMDiTControlNet.residuals`, of a union (the latents, int [B])."""
         own = {name: entry for name, entry in condition.items() if name != "strength" or self.base.strength}
         hint = seen if isinstance(seen, tuple) else (seen,)
-        joint, single = self.apply({"params": params}, x, clock, own, *hint)
+        found: Any = self.apply({"params": params}, x, clock, own, *hint)
+        joint, single = found
         if not self.pixels:
             return denoiser.spread((joint, single))
         around = lambda residuals, depth: tuple(residuals[i % len(residuals)] for i in range(depth) if residuals)

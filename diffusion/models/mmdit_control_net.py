@@ -128,10 +128,11 @@ class MMDiTControlNet(nn.Module):
         one = lambda *shape: jnp.zeros((1, *shape))
         side, fields = self.base.patch, self.base
         condition = {"text": one(1, fields.text_width), "pooled": one(fields.pooled_width)}
-        own = self.init(key, one(side, side, fields.channels), one(), condition, one(side, side, self.hint_channels))
-        return own["params"] | {
+        x, hint = one(side, side, fields.channels), one(side, side, self.hint_channels)
+        own: Any = self.init(key, x, one(), condition, hint)["params"]
+        return own | {
             name: jax.tree.map(lambda leaf, of: jnp.asarray(of)[: len(leaf)].astype(jnp.float32), part, base[name])
-            for name, part in own["params"].items()
+            for name, part in own.items()
             if name in base
         }
 
@@ -148,7 +149,8 @@ class MMDiTControlNet(nn.Module):
         """
         if not self.embeds:
             of_picture = lambda blocks: (blocks.start[0], blocks.start[0])
-            _, x = denoiser.apply({"params": base}, x, clock, condition, through=of_picture)
+            entered: Any = denoiser.apply({"params": base}, x, clock, condition, through=of_picture)
+            x = entered[1]
         found: Any = self.apply({"params": params}, x, clock, condition, seen)
         return found
 

@@ -234,8 +234,9 @@ class Job(NamedTuple):
         result = []
         for attachment, picture, control, mask in self.controls:
             seen = encode(model.params["vae"], attachment, picture)
-            if attachment.modes:
-                seen = tuple((branch, jnp.full(1, control.mode, jnp.int32)) for branch in seen)
+            if control.mode is not None:
+                mode = jnp.full(1, control.mode, jnp.int32)
+                seen = (seen[0], mode), (seen[1], mode)
             weight = jnp.float32(control.weight)
             mask = None if mask is None else jnp.asarray(mask)
             result.append(Attached(attachment, seen, weight, jnp.asarray(control.times), mask))
