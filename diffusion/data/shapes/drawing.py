@@ -6,7 +6,8 @@ A signed distance is negative inside a shape; a pixel is covered by clip(1/2 - d
 __all__ = ["Distance", "draw", "paint"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -36,7 +37,7 @@ Distance = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 """(x right, y down, radius) -> pixels to the edge."""
 
 
-def draw(scene: Scene, lot: Lot) -> np.ndarray:
+def draw(scene: Scene, lot: Lot, more: Mapping[str, Distance] = MappingProxyType({})) -> np.ndarray:
     """Draws a scene; positions, sizes and tints that it leaves open are random.
 
     Objects stand upright at nine places, so that a small transformer can learn the shapes themselves in half an hour.
@@ -44,17 +45,19 @@ def draw(scene: Scene, lot: Lot) -> np.ndarray:
     Args:
         scene: what to draw.
         lot: the draws.
+        more: further shapes that the scene may name.
 
     Returns:
         uint8 [64, 64, 3].
     """
+    distances = DISTANCES | dict(more)
     paper = NIGHT if scene.style == "neon" else lot.pick(PAPERS)
     canvas = np.broadcast_to(np.array(paper, np.float64), (SIDE, SIDE, 3)).copy()
     if scene.kind == "word":
         _write(canvas, scene.word, scene.colour, lot)
     for colour, shape, x, y, radius in _objects(scene, lot):
         tint = np.array(PALETTE[colour]) + np.array([lot.between(-8, 8) for _ in range(3)])
-        paint(canvas, DISTANCES[shape], tint, (x, y), radius, scene.style)
+        paint(canvas, distances[shape], tint, (x, y), radius, scene.style)
     return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
 
 

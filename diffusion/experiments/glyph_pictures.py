@@ -1,0 +1,26 @@
+"""Writes five pictures of a glyph that `shapes` does not have, with captions, to teach to the model of `text_demo`.
+
+diffusion glyph_pictures --out=runs/glyph/pictures
+diffusion train --config=tuning/glyph:lora --workdir=runs/glyph/lora
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("out", None, "folder of the pictures and of their table, metadata.csv")
+    flags.mark_flags_as_required(["out"])
+    command_line.begin()
+
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.text import glyph
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    print(glyph.write(flags.FLAGS.out) / "metadata.csv")
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES)

@@ -1,0 +1,235 @@
+"""Compares tunings that taught a glyph from five pictures to the model of `text_demo`: a table, and pictures.
+
+    diffusion glyph_pictures --out=runs/glyph/pictures
+    diffusion train --config=tuning/glyph:textual_inversion --workdir=runs/glyph/textual_inversion
+    diffusion train --config=tuning/glyph:lora --workdir=runs/glyph/lora
+    diffusion train --config=tuning/glyph:dreambooth --workdir=runs/glyph/dreambooth
+    diffusion glyph_report --model=runs/text/model --out=runs/glyph/report \\
+        --runs=runs/glyph/textual_inversion,runs/glyph/lora,runs/glyph/dreambooth
+
+The judge of `diffusion text_report`, trained apart from the model (minutes, once), says whether pictures of prompts
+with the glyph show it, and what else they were to show. Captions without the glyph, from the same noise, say what has
+changed beside it. The first row is the model before any tuning; the last ones are real pictures, of which those through
+the autoencoder bound what the model could reach. Writes report.json, report.md and glyph.png.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("model", None, "folder of the model before the tuning, with model_index.json")
+    flags.DEFINE_list("runs", None, "folders of the runs that tuned it")
+    flags.DEFINE_string("out", None, "folder of the report")
+    flags.DEFINE_integer("number", 200, "prompts with the glyph, and captions without it", lower_bound=8)
+    flags.DEFINE_integer("batch_size", 50, "pictures at once", lower_bound=1)
+    flags.mark_flags_as_required(["model", "runs", "out"])
+    command_line.begin()
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from diffusion import text_to_image
+from diffusion.data import shapes
+from diffusion.data.shapes.scenes import Scene
+from diffusion.data.transforms import to_uint8
+from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.evaluation import report
+from diffusion.experiments.evaluation.report import percent
+from diffusion.experiments.run import tuned_files
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import tuned_run
+from diffusion.experiments.text import glyph, glyph_metrics, judge, prompt_metrics, report_pictures
+from diffusion.io import json_lines
+from diffusion.metrics import chunks
+from diffusion.text_to_image import TextToImage, pipelines
+
+SHOWN = (
+    Scene("one", "plain", "cyan", glyph.NAME, "large", "top right"),
+    Scene("one", "plain", "pink", glyph.NAME, "medium", "left"),
+    Scene(
+        "pair", "plain", "yellow", glyph.NAME, count=2, relation="above", second_colour="blue", second_shape="square"
+    ),
+    Scene("pair", "plain", "green", "star", count=2, relation="left of", second_colour="red", second_shape=glyph.NAME),
+    Scene("one", "neon", "orange", glyph.NAME, "large", "middle"),
+    Scene("one", "plain", "purple", "star", "large", "middle"),
+)
+"""The prompts of the picture: colours, places, neighbours and a style that no picture taught, and another shape."""
+CODED = 50  # pictures in one call of the autoencoder
+HEADER = (
+    "",
+    "pictures with the glyph",
+    "attributes right beside the shapes",
+    "pictures with both",
+    "attributes right of other captions",
+    "their change, of 255",
+    "minutes of training",
+    "bytes",
+)
+
+
+class Taught(NamedTuple):
+    """A model, and how its prompts name the glyph.
+
+    Attributes:
+        name: of its row.
+        model: it.
+        word: in prompts.
+        about: {"minutes" of training, "bytes" of the new weights}; of the base nothing.
+    """
+
+    name: str
+    model: TextToImage
+    word: str = glyph.NAME
+    about: Mapping[str, float] = {}
+
+
+def of_run(run: pathlib.Path) -> Taught:
+    """The model that a run has tuned.
+
+    Raises:
+        ConfigError: for a run that tunes nothing.
+    """
+    config = workdir.read_config(run)
+    if not tuned_run.base_of(run):
+        raise ConfigError(f"--runs: {run} tunes no model. Valid: runs of the recipe tuning/glyph.")
+    word = config["tuning"].get("word", glyph.NAME)
+    about = {"minutes": minutes(run), "bytes": weight(run, resolve.Resolver(config).tuning.replaces)}
+    return Taught(config["tuning"]["name"].replace("_", " "), tuned_run.load(run)[0], word, about)
+
+
+def minutes(run: pathlib.Path) -> float:
+    """The time that a run has trained, by its rate between two lines of timing.jsonl."""
+    lines = json_lines.rows(run / "timing.jsonl")
+    steps = np.diff([0, *(line["step"] for line in lines)])
+    return float(sum(steps / [line["steps_per_second"] for line in lines]) / 60)
+
+
+def weight(run: pathlib.Path, replaced: Sequence[str]) -> int:
+    """The bytes of what a run has taught: its file, or, in the folder of a whole model, the networks it `replaced`."""
+    folder = run / tuned_files.FOLDER
+    folders = [folder / part for part in replaced] or [folder]
+    return sum(path.stat().st_size for each in folders for path in each.glob("*.safetensors"))
+
+
+def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: int, protocol: Mapping[str, Any]) -> dict:
+    """Measures models, the base first, and writes the report; returns the content of report.json.
+
+    Raises:
+        ConfigError: if the model's pictures have another size than the shapes.
+    """
+    if taught[0].model.side != 64:
+        raise ConfigError(
+            f"--model makes pictures of {taught[0].model.side} pixels, and the shapes have 64. Train on shapes: "
+            "diffusion text_demo --config=text/shapes."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    reader = judge.reader()
+    requested = glyph.requested(number)
+    known = glyph_metrics.galleries(reader, requested)
+    captions = [shapes.example("test", i)[1] for i in range(number)]
+    rows = {}
+    tiles = []
+    before = None
+    for each in taught:
+        print(f"pictures of {each.name}", flush=True)
+        make = maker(each, batch_size)
+        others = make(captions, range(number))
+        before = others if before is None else before
+        rows[each.name] = {
+            **glyph_metrics.fidelity(reader, requested, make(requested, range(number)), known),
+            "drift": glyph_metrics.drift(reader, captions, before, others),
+            **each.about,
+        }
+        tiles.append(make(SHOWN, range(len(SHOWN))))
+    report_pictures.glyph_rows(
+        [glyph.picture(scene, 0, i) for i, scene in enumerate(glyph.TAUGHT)],
+        [glyph.word(scene) for scene in glyph.TAUGHT],
+        tiles,
+        [each.name for each in taught],
+        [glyph.word(scene) for scene in SHOWN],
+        out / "glyph.png",
+    )
+    figures = {"models": rows, "real": glyph_metrics.of_real(reader, requested, known, coder(taught[0].model))}
+    settings = {"prompts": number, "captions": number, "seeds": "0..", "judge": judge.name()}
+    content = report.plain({"figures": figures, "protocol": {**protocol, **settings, **report.software()}})
+    report.write(out, content, markdown(content))
+    return content
+
+
+def maker(taught: Taught, batch_size: int) -> Callable[[Sequence[Scene | str], Sequence[int]], np.ndarray]:
+    """A function that makes pictures of scenes or captions by a model's usual steps and guidance."""
+
+    def make(requested: Sequence[Scene | str], seeds: Sequence[int]) -> np.ndarray:
+        prompts = [one if isinstance(one, str) else glyph.word(one, taught.word) for one in requested]
+        return text_to_image.generate(taught.model, prompts, seeds=list(seeds), batch_size=batch_size)
+
+    return make
+
+
+def coder(model: TextToImage) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that encodes pictures, uint8 [N, H, W, 3], and decodes them again."""
+    module, params = model.modules["vae"], {"params": model.params["vae"]}
+
+    @jax.jit
+    def both(images: Array) -> Array:
+        latents = module.apply(params, images / 127.5 - 1, method="encode").mean
+        return module.apply(params, latents, method="decode")
+
+    return lambda images: to_uint8(chunks.applied(both, images.astype(np.float32), CODED))
+
+
+def table(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The rows of the report, in the columns of `HEADER`."""
+    made = []
+    for name, row in figures["models"].items():
+        drift = row["drift"]
+        made.append(
+            (
+                name,
+                *(percent(row[key]) for key in ("subject", "prompt", "pictures")),
+                percent(drift["attributes"]),
+                f"{drift['difference']:.2f}",
+                f"{row['minutes']:.1f}" if "minutes" in row else "—",
+                f"{row['bytes']:,}" if "bytes" in row else "—",
+            )
+        )
+    for name, row in (("real pictures, by the autoencoder", "coded"), ("real pictures", "right")):
+        shares = figures["real"][row]
+        made.append((name, *(percent(shares[key]) for key in ("subject", "prompt", "pictures")), *["—"] * 4))
+    return made
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The report as Markdown."""
+    figures = content["figures"]
+    parts = [
+        "# A glyph from five pictures",
+        report.table(HEADER, table(figures)),
+        "![The five pictures, and each model's pictures of the same prompts from the same noise](glyph.png)",
+        f"The retriever takes {percent(figures['real']['mistaken'])} of real pictures of other shapes for the glyph.",
+        "## Protocol",
+        report.table(("", ""), content["protocol"].items()),
+        report.IN_FULL,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    base = pathlib.Path(values.model)
+    taught = [Taught("no tuning", prompt_metrics.load(base)), *(of_run(pathlib.Path(run)) for run in values.runs)]
+    protocol = {"model": str(base), "checkpoint": pipelines.fingerprint(base), "runs": ", ".join(values.runs)}
+    content = run(taught, pathlib.Path(values.out), values.number, values.batch_size, protocol)
+    report.show("A glyph from five pictures", HEADER, table(content["figures"]))
+    print(f"{pathlib.Path(values.out) / 'report.md'}")
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES, compiles=True)

@@ -1,0 +1,91 @@
+"""A glyph that no picture of `shapes` has, to teach to a model from five pictures: a ghost.
+
+FOLDER/0.png ... 4.png      of several sizes, colours and places
+FOLDER/metadata.csv         file_name, caption ("a large purple ghost in the middle"), and `word`, the same with
+                            "<ghost>", as textual inversion writes it
+"""
+
+import csv
+import io
+import pathlib
+
+import numpy as np
+
+from diffusion.data.shapes import drawing, scenes
+from diffusion.data.shapes.drawing import Distance
+from diffusion.data.shapes.scenes import COLOURS, NONE, POSITIONS, RELATIONS, SHAPES, SIZES, Lot, Scene
+from diffusion.experiments.run_folder import workdir
+from diffusion.io import pictures
+
+NAME = "ghost"
+SEED = 8_003  # of its pictures, and of the prompts that name it
+TAUGHT = (
+    Scene("one", "plain", "purple", NAME, "large", "middle"),
+    Scene("one", "plain", "green", NAME, "medium", "top left"),
+    Scene("one", "plain", "orange", NAME, "small", "right"),
+    Scene("one", "plain", "blue", NAME, "medium", "bottom"),
+    Scene("one", "plain", "red", NAME, "large", "bottom left"),
+)
+"""What the five pictures show."""
+
+
+def ghost(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """A round head, straight sides, a hem of three lobes, two eyes: pixels to the edge, as `drawing`'s shapes."""
+    side = 0.85 * radius
+    lobe = side / 3  # its radius
+    hem = 0.6 * radius
+    head = np.where(y < -0.1 * radius, np.hypot(x, y + 0.1 * radius), np.abs(x)) - side
+    centre = 2 * lobe * np.clip(np.round(x / (2 * lobe)), -1, 1)  # of the nearest lobe
+    body = np.minimum(np.maximum(head, y - hem), np.hypot(x - centre, y - hem) - lobe)
+    eyes = 0.27 * radius - np.hypot(np.abs(x) - 0.4 * radius, y + 0.12 * radius)
+    return np.maximum(body, eyes)
+
+
+SHAPE: dict[str, Distance] = {NAME: ghost}
+"""The glyph as `drawing.draw` takes it."""
+
+
+def word(scene: Scene, name: str = NAME) -> str:
+    """The caption of a scene, with another name of the glyph: "<ghost>"."""
+    return scenes.phrase(scene).replace(NAME, name)
+
+
+def write(folder: str | pathlib.Path) -> pathlib.Path:
+    """Writes the five pictures and their captions; the same files each time.
+
+    Args:
+        folder: new, or one that has them.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(("file_name", "caption", "word"))
+    for number, scene in enumerate(TAUGHT):
+        caption = scenes.phrase(scene)
+        pictures.write(folder / f"{number}.png", picture(scene, 0, number), {"caption": caption})
+        rows.writerow((f"{number}.png", caption, word(scene, f"<{NAME}>")))
+    workdir.write_text(folder / "metadata.csv", table.getvalue())
+    return folder
+
+
+def picture(scene: Scene, stream: int, number: int) -> np.ndarray:
+    """A real picture of a scene, uint8 [64, 64, 3]; what the scene leaves open is drawn from (stream, number)."""
+    lot = Lot(SEED, stream, number)
+    return drawing.draw(scenes.completed(scene, lot), lot, SHAPE)
+
+
+def requested(number: int) -> list[Scene]:
+    """Scenes with one ghost, by lot: alone, or with another shape to which it stands in a relation, half of each."""
+    return [_requested(Lot(SEED, 1, i), pair=i % 2 == 1) for i in range(number)]
+
+
+def _requested(lot: Lot, pair: bool) -> Scene:
+    colour = lot.pick(COLOURS)
+    if not pair:
+        size, position = lot.pick((NONE, *SIZES)), lot.pick((NONE, *POSITIONS))
+        return Scene("one", "plain", colour, NAME, size, position)
+    other = lot.pick([one for one in COLOURS if one != colour]), lot.pick(SHAPES)
+    first, second = ((colour, NAME), other) if lot.between(0, 1) < 0.5 else (other, (colour, NAME))
+    relation = lot.pick(RELATIONS)
+    return Scene("pair", "plain", *first, count=2, relation=relation, second_colour=second[0], second_shape=second[1])

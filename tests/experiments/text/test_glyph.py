@@ -1,0 +1,200 @@
+"""A glyph from five pictures: the pictures, the retriever on known features, and the report of whole tunings."""
+
+import collections
+import csv
+import json
+import types
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from diffusion import text_to_image
+from diffusion.data import shapes
+from diffusion.data.shapes import drawing, scenes
+from diffusion.data.shapes.scenes import NONE, SHAPES, Lot, Scene
+from diffusion.experiments import glyph_report, text_demo, train
+from diffusion.experiments.config import ConfigError, recipes
+from diffusion.experiments.text import glyph, glyph_metrics, judge
+from diffusion.experiments.text.glyph_metrics import Gallery
+from diffusion.io import json_lines
+from diffusion.metrics import attribute_reader
+from diffusion.metrics.attribute_reader import Reader
+from tests.data.made import image_feature, png, write
+
+ALONE = Scene("one", "plain", "red", glyph.NAME, "large", "top")
+FIRST = Scene("pair", "plain", "red", glyph.NAME, count=2, relation="above", second_colour="blue", second_shape="star")
+SECOND = Scene("pair", "plain", "red", "moon", count=2, relation="above", second_colour="blue", second_shape=glyph.NAME)
+NOBODY = Reader({}, {}, "")
+
+
+def test_the_ghost_has_the_edges_of_its_circles_and_lines():
+    at = lambda x, y: float(glyph.ghost(np.array(x * 10.0), np.array(y * 10.0), 10.0))
+    edge = {(0, -0.95), (0.85, 0.2), (-0.85, 0.2), (0, 0.6 + 0.85 / 3), (2 * 0.85 / 3, 0.6 + 0.85 / 3), (0.4, 0.15)}
+    assert max(abs(at(*point)) for point in edge) < 1e-12  # top, sides, two lobes, an eye's lower edge
+    assert at(0.4, -0.12) == at(-0.4, -0.12) == pytest.approx(2.7)  # an eye, as far as its radius
+    assert at(2, 0.2) == pytest.approx(11.5) and at(0, -2) == pytest.approx(10.5)
+    assert at(0, 0.4) < 0 and at(0.85 / 3, 0.8) > 0  # inside; between two lobes
+
+
+def test_the_five_pictures_show_what_their_captions_say_and_are_the_same_each_time(tmp_path):
+    folder = glyph.write(tmp_path / "pictures")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    glyph.write(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before and len(before) == 6
+    rows = list(csv.DictReader((folder / "metadata.csv").open()))
+    assert [row["caption"] for row in rows] == [scenes.phrase(scene) for scene in glyph.TAUGHT]
+    assert rows[0] == {
+        "file_name": "0.png",
+        "caption": "a large purple ghost in the middle",
+        "word": "a large purple <ghost> in the middle",
+    }
+    assert glyph.NAME not in SHAPES
+    for row, scene in zip(rows, glyph.TAUGHT):
+        image = np.asarray(Image.open(folder / row["file_name"])).astype(float)
+        colour = np.array(drawing.PALETTE[scene.colour])
+        painted = np.argwhere(np.abs(image - colour).max(-1) < 12)
+        (top, left), (bottom, right) = painted.min(0), painted.max(0) + 1
+        column, line = divmod(tuple(scenes.POSITIONS).index(scene.position), 3)[::-1]
+        low, high = drawing.RADII[scene.size]
+        assert abs((left + right) / 2 - drawing.PLACES[column]) <= 1  # its middle, and its width of 1.7 radii
+        assert 1.7 * low - 2 < right - left <= 1.7 * high + 1
+        assert top < drawing.PLACES[line] < bottom
+
+
+def test_prompts_hold_one_ghost_each_and_every_place_of_a_pair():
+    requested = glyph.requested(200)
+    assert requested == glyph.requested(300)[:200]
+    slots = collections.Counter((scene.kind, scene.shape == glyph.NAME) for scene in requested)
+    assert slots["one", True] == 100 and min(slots["pair", True], slots["pair", False]) > 30
+    assert all([scene.shape, scene.second_shape].count(glyph.NAME) == 1 for scene in requested)
+    assert {scene.colour for scene in requested} == set(scenes.COLOURS)
+    assert glyph.word(FIRST, "<ghost>") == "a red <ghost> above a blue star"
+
+
+def test_the_nearest_real_picture_says_the_shape():
+    one = Gallery(np.array([[0.0, 0.0], [4.0, 0.0]]), ["ghost", "star"])
+    other = Gallery(np.array([[0.0, 0.0], [0.0, 3.0], [9.0, 9.0]]), ["moon", "ghost", "star"])
+    found = glyph_metrics.retrieved(np.array([[1.9, 5.0], [2.1, 0.0], [1.0, 1.6]]), [one, one, other])
+    assert found == ["ghost", "star", "ghost"]
+    with pytest.raises(ValueError, match="2 pictures need a gallery each, and got 1"):
+        glyph_metrics.retrieved(np.zeros((2, 2)), [one])
+
+
+@pytest.fixture
+def knowing(monkeypatch):
+    """Real pictures that are numbers, of which a judge knows the scene; returns the function that makes them."""
+    table = []
+
+    def picture(scene, stream, number):
+        table.append(scene)
+        return np.array([[[len(table) // 256, len(table) % 256, 0]]], np.uint8)
+
+    scene_of = lambda image: table[int(image[0, 0, 0]) * 256 + int(image[0, 0, 1]) - 1]
+    names = (*SHAPES, glyph.NAME, NONE)
+    features = lambda scene: np.concatenate(
+        [np.eye(10)[names.index(name)] for name in (scene.shape, scene.second_shape)]
+    )
+    monkeypatch.setattr(glyph, "picture", picture)
+    monkeypatch.setattr(
+        attribute_reader, "features", lambda _, images: np.stack([features(scene_of(x)) for x in images])
+    )
+    monkeypatch.setattr(judge, "seen", lambda _, images: [judge.facing(scene_of(image)) for image in images])
+    return lambda scenes_: np.stack([picture(scene, 99, 0) for scene in scenes_])
+
+
+def test_real_pictures_have_the_glyph_and_others_have_not(knowing):
+    requested = [ALONE, FIRST, SECOND]
+    known = glyph_metrics.galleries(NOBODY, requested, each=2)
+    assert [len(gallery.names) for gallery in known] == [18, 16, 16]
+    assert "star" not in known[1].names and "moon" not in known[2].names
+    real = glyph_metrics.of_real(NOBODY, requested, known, lambda images: np.roll(images, 1, 0))
+    assert {name: found["share"] for name, found in real["right"].items()} == {
+        "subject": 1.0, "prompt": 1.0, "pictures": 1.0,
+    }  # fmt: skip
+    assert real["mistaken"]["share"] == 0 and real["coded"]["prompt"]["share"] < 1  # of other scenes' pictures
+    hearts = [glyph_metrics.with_shape(scene, "heart") for scene in requested]
+    assert [scene.second_shape for scene in hearts] == [NONE, "star", "heart"]
+    found = glyph_metrics.fidelity(NOBODY, requested, knowing(hearts), known)
+    assert found["subject"]["share"] == found["pictures"]["share"] == 0 and found["prompt"]["share"] == 1
+    wrong = [ALONE._replace(colour="pink"), FIRST, SECOND]  # of 4 + 3 + 3 attributes beside the shapes one is wrong
+    found = glyph_metrics.fidelity(NOBODY, requested, knowing(wrong), known)
+    assert found["subject"]["share"] == 1 and found["pictures"]["share"] == pytest.approx(2 / 3)
+    assert found["prompt"] | {"interval": None} == {"share": 0.9, "interval": None, "count": 10}
+
+
+def test_drift_is_of_pixels_and_of_attributes(knowing):
+    captions = ["a red heart", "a blue star above a red moon"]
+    right = [scenes.completed(scenes.parsed(text), Lot(0, 0, 0)) for text in captions]
+    before = knowing(right)
+    same = glyph_metrics.drift(NOBODY, captions, before, before)
+    assert same["difference"] == 0 and same["same"]["share"] == same["attributes"]["share"] == 1
+    after = knowing([right[0]._replace(shape=glyph.NAME), right[1]])
+    apart = np.abs(after.astype(int) - before).mean()
+    changed = glyph_metrics.drift(NOBODY, captions, before, after)
+    assert changed["difference"] == pytest.approx(apart) and apart > 0 and changed["same"]["share"] == 0
+    assert changed["attributes"]["share"] == pytest.approx(5 / 6)  # kind, colour, shape of each
+
+
+def test_minutes_and_bytes_are_those_of_the_run(tmp_path):
+    for line in ({"step": 60, "steps_per_second": 2.0}, {"step": 120, "steps_per_second": 0.5}):
+        json_lines.append(tmp_path / "timing.jsonl", line)
+    assert glyph_report.minutes(tmp_path) == pytest.approx((30 + 120) / 60)
+    for name, size in (("a", 3), ("transformer/b", 50), ("vae/c", 700)):
+        path = tmp_path / "tuning" / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(size))
+    assert glyph_report.weight(tmp_path, ()) == 3 and glyph_report.weight(tmp_path, ("transformer",)) == 50
+
+
+def test_a_model_of_other_pictures_is_refused(tmp_path):
+    other = glyph_report.Taught("none", types.SimpleNamespace(side=16))
+    with pytest.raises(ConfigError, match="makes pictures of 16 pixels, and the shapes have 64"):
+        glyph_report.run([other], tmp_path, 8, 8, {})
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The folder of a tiny model of the shapes."""
+    place = tmp_path_factory.mktemp("glyph")
+    features = {"image": image_feature(shape=(64, 64, 3)), "caption": tfds.features.Text()}
+    rows = [shapes.example("train", i) for i in range(18)]
+    dataset = write(place / "tfds", features, [{"image": png(row[0]), "caption": row[1]} for row in rows])
+    config = recipes.load("text/shapes:tiny")
+    config.data.update({"name": "made", "dir": dataset})
+    config.update_from_flattened_dict(
+        {"measured": 18, **{f"{stage}.data.threads": 0 for stage in ("encoder", "autoencoder", "denoiser")}}
+    )
+    assert text_demo.run(config, place / "text") == 0
+    return place / "text" / "model"
+
+
+@pytest.mark.slow
+def test_three_tunings_and_their_report(base, tmp_path, monkeypatch):
+    images, shown = judge.pictures(1, {"one": 60, "several": 30, "pair": 60, "word": 60})
+    reader = attribute_reader.train(images, judge.labels(shown), steps=2)
+    monkeypatch.setattr(judge, "reader", lambda: reader)
+    pictures = glyph.write(tmp_path / "pictures")
+    runs = []
+    for name in ("textual_inversion", "lora", "dreambooth"):
+        config = recipes.load(f"tuning/glyph:{name}")
+        config.base.path, config.data.source.path = str(base), str(pictures)
+        config.prior.number = 2
+        config.data.threads = 0
+        config.train.update({"steps": 2, "batch_size": 2, "log_every": 1})
+        assert train.run(config, tmp_path / name) == 0
+        runs.append(glyph_report.of_run(tmp_path / name))
+    taught = [glyph_report.Taught("no tuning", text_to_image.load(base)), *runs]
+    content = glyph_report.run(taught, tmp_path / "report", 8, 8, {"model": "tiny"})
+    assert content == json.loads((tmp_path / "report" / "report.json").read_text())
+    models = content["figures"]["models"]
+    assert list(models) == ["no tuning", "textual inversion", "lora", "full"]
+    changed = {name: row["drift"]["difference"] for name, row in models.items()}
+    assert changed["no tuning"] == changed["textual inversion"] == 0 < changed["lora"]  # other prompts to the bit
+    assert models["textual inversion"]["drift"]["same"]["share"] == 1
+    assert models["textual inversion"]["bytes"] < models["lora"]["bytes"] < models["full"]["bytes"]
+    assert "glyph.png" in (tmp_path / "report" / "report.md").read_text()
+    assert (tmp_path / "report" / "glyph.png").is_file()
+    with pytest.raises(ConfigError, match="tunes no model"):
+        glyph_report.of_run(base.parent / "denoiser")
