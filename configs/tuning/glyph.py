@@ -22,6 +22,7 @@ GLYPH = {
     "data.source": {"name": "picture_folder", "path": "runs/glyph/pictures", "caption": "caption"},
     "objective": {**denoiser()["objective"].to_dict(), "condition_dropout": 0.0},
     "train.batch_size": 16,
+    "train.accumulate": 1,
 }
 PRESETS = {
     "lora": {},
