@@ -77,7 +77,7 @@ class Taught(NamedTuple):
     """A model, and how its prompts name the glyph.
 
     Attributes:
-        name: of its row.
+        name: of its row; the folder of its run.
         model: it.
         word: in prompts.
         about: {"minutes" of training, "bytes" of the new weights}; of the base nothing.
@@ -100,7 +100,7 @@ def of_run(run: pathlib.Path) -> Taught:
         raise ConfigError(f"--runs: {run} tunes no model. Valid: runs of the recipe tuning/glyph.")
     word = config["tuning"].get("word", glyph.NAME)
     about = {"minutes": minutes(run), "bytes": weight(run, resolve.Resolver(config).tuning.replaces)}
-    return Taught(config["tuning"]["name"].replace("_", " "), tuned_run.load(run)[0], word, about)
+    return Taught(run.name.replace("_", " "), tuned_run.load(run)[0], word, about)
 
 
 def minutes(run: pathlib.Path) -> float:

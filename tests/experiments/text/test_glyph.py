@@ -189,11 +189,11 @@ def test_three_tunings_and_their_report(base, tmp_path, monkeypatch):
     content = glyph_report.run(taught, tmp_path / "report", 8, 8, {"model": "tiny"})
     assert content == json.loads((tmp_path / "report" / "report.json").read_text())
     models = content["figures"]["models"]
-    assert list(models) == ["no tuning", "textual inversion", "lora", "full"]
+    assert list(models) == ["no tuning", "textual inversion", "lora", "dreambooth"]
     changed = {name: row["drift"]["difference"] for name, row in models.items()}
     assert changed["no tuning"] == changed["textual inversion"] == 0 < changed["lora"]  # other prompts to the bit
     assert models["textual inversion"]["drift"]["same"]["share"] == 1
-    assert models["textual inversion"]["bytes"] < models["lora"]["bytes"] < models["full"]["bytes"]
+    assert models["textual inversion"]["bytes"] < models["lora"]["bytes"] < models["dreambooth"]["bytes"]
     assert "glyph.png" in (tmp_path / "report" / "report.md").read_text()
     assert (tmp_path / "report" / "glyph.png").is_file()
     with pytest.raises(ConfigError, match="tunes no model"):
