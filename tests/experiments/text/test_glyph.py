@@ -4,6 +4,7 @@ import collections
 import csv
 import json
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,7 +150,8 @@ def test_minutes_and_bytes_are_those_of_the_run(tmp_path):
 
 
 def test_a_model_of_other_pictures_is_refused(tmp_path):
-    other = glyph_report.Taught("none", types.SimpleNamespace(side=16))
+    model: Any = types.SimpleNamespace(side=16)
+    other = glyph_report.Taught("none", model)
     with pytest.raises(ConfigError, match="makes pictures of 16 pixels, and the shapes have 64"):
         glyph_report.run([other], tmp_path, 8, 8, {})
 
@@ -162,9 +164,13 @@ def base(tmp_path_factory):
     rows = [shapes.example("train", i) for i in range(18)]
     dataset = write(place / "tfds", features, [{"image": png(row[0]), "caption": row[1]} for row in rows])
     config = recipes.load("text/shapes:tiny")
-    config.data.update({"name": "made", "dir": dataset})
     config.update_from_flattened_dict(
-        {"measured": 18, **{f"{stage}.data.threads": 0 for stage in ("encoder", "autoencoder", "denoiser")}}
+        {
+            "data.name": "made",
+            "data.dir": dataset,
+            "measured": 18,
+            **{f"{stage}.data.threads": 0 for stage in ("encoder", "autoencoder", "denoiser")},
+        }
     )
     assert text_demo.run(config, place / "text") == 0
     return place / "text" / "model"
@@ -179,10 +185,17 @@ def test_three_tunings_and_their_report(base, tmp_path, monkeypatch):
     runs = []
     for name in ("textual_inversion", "lora", "dreambooth"):
         config = recipes.load(f"tuning/glyph:{name}")
-        config.base.path, config.data.source.path = str(base), str(pictures)
-        config.prior.number = 2
-        config.data.threads = 0
-        config.train.update({"steps": 2, "batch_size": 2, "log_every": 1})
+        config.update_from_flattened_dict(
+            {
+                "base.path": str(base),
+                "data.source.path": str(pictures),
+                "data.threads": 0,
+                "prior.number": 2,
+                "train.steps": 2,
+                "train.batch_size": 2,
+                "train.log_every": 1,
+            }
+        )
         assert train.run(config, tmp_path / name) == 0
         runs.append(glyph_report.of_run(tmp_path / name))
     taught = [glyph_report.Taught("no tuning", text_to_image.load(base)), *runs]
