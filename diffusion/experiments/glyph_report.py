@@ -105,7 +105,7 @@ def of_run(run: pathlib.Path) -> Taught:
 
 def minutes(run: pathlib.Path) -> float:
     """The time that a run has trained, by its rate between two lines of timing.jsonl."""
-    lines = json_lines.rows(run / "timing.jsonl")
+    lines = [line for line in json_lines.rows(run / "timing.jsonl") if line.get("steps_per_second")]
     steps = np.diff([0, *(line["step"] for line in lines)])
     return float(sum(steps / [line["steps_per_second"] for line in lines]) / 60)
 

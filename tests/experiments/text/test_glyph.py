@@ -139,7 +139,8 @@ def test_drift_is_of_pixels_and_of_attributes(knowing):
 
 
 def test_minutes_and_bytes_are_those_of_the_run(tmp_path):
-    for line in ({"step": 60, "steps_per_second": 2.0}, {"step": 120, "steps_per_second": 0.5}):
+    rates = {1: None, 60: 2.0, 120: 0.5}  # the first line of a run may have none
+    for line in ({"step": step, "steps_per_second": rate} for step, rate in rates.items()):
         json_lines.append(tmp_path / "timing.jsonl", line)
     assert glyph_report.minutes(tmp_path) == pytest.approx((30 + 120) / 60)
     for name, size in (("a", 3), ("transformer/b", 50), ("vae/c", 700)):
