@@ -22,21 +22,19 @@ GLYPH = {
     "data.source": {"name": "picture_folder", "path": "runs/glyph/pictures", "caption": "caption"},
     "objective": {**denoiser()["objective"].to_dict(), "condition_dropout": 0.0},
     "train.batch_size": 16,
+    "prior.prompt": "a shape",
+    "prior.number": 50,
     "train.accumulate": 1,
     "optimizer.decay": "cosine",
 }
 PRESETS = {
     "lora": {},
-    "dreambooth": {
-        "tuning": {"name": "full"},
-        "prior.prompt": "a shape",
-        "prior.number": 50,
-        "optimizer.learning_rate": 2e-4,
-        "train.steps": 500,
-    },
+    "dreambooth": {"tuning": {"name": "full"}, "optimizer.learning_rate": 2e-4, "train.steps": 500},
     "textual_inversion": {
         "tuning": {"name": "textual_inversion", "word": "<ghost>", "vectors": 2, "initial": "heart"},
         "data.source.caption": "word",
+        "prior.prompt": "",  # nothing that it trains is in other prompts
+        "train.steps": 800,
         "optimizer.learning_rate": 2e-2,
         "optimizer.weight_decay": 0.0,
     },
@@ -47,6 +45,6 @@ PRESETS = {
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     lora = {"name": "lora", "rank": 8, "targets": r"(^|\.)(to_[qkv]|to_out\.0|ff\.net\.0\.proj|ff\.net\.2)$"}
-    config = base.tuned(lora, learning_rate=1e-3, steps=800)
+    config = base.tuned(lora, learning_rate=1e-3, steps=300)
     recipes.preset(config, "glyph", {"glyph": GLYPH})
     return recipes.preset(config, arg, PRESETS)

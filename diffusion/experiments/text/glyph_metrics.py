@@ -17,7 +17,7 @@ from diffusion.experiments.text import glyph, judge, prompt_metrics
 from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
 
-EACH = 4  # real pictures of a prompt with each shape
+EACH = 16  # real pictures of a prompt with each shape
 GALLERY, RIGHT, WRONG = 10, 11, 12  # streams of real pictures: to compare with, and of known content
 
 
