@@ -10,6 +10,7 @@ and its condition.
 """
 
 __all__ = [
+    "Cost",
     "Coupling",
     "entropic_plan",
     "independent",
@@ -48,6 +49,10 @@ class Coupling:
         return self.pair(keys, x0, eps)
 
 
+Cost = Callable[[Array, Array], Array]
+"""(x `[n, ...]`, e `[m, ...]`) -> the cost of each pair `[n, m]`, such as `manifolds.geodesic_cost(manifold)`."""
+
+
 def independent() -> Coupling:
     """Each example keeps the noise that its own key drew.
 
@@ -57,15 +62,16 @@ def independent() -> Coupling:
     return Coupling(lambda keys, x0, eps: eps, independent=True)
 
 
-def optimal_transport(block: int = 64) -> Coupling:
-    """Exact minibatch optimal transport: the pairing within a block that has the least total squared distance.
+def optimal_transport(block: int = 64, cost: Cost | None = None) -> Coupling:
+    """Exact minibatch optimal transport: the pairing within a block that has the least total cost.
 
     Facts:
         paper: Pooladian et al. 2023, "Multisample Flow Matching", section 3; Tong et al. 2024, "Improving and
             Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", section 3.2.3
 
     Args:
-        block: number of examples that are matched among themselves, >= 2; the cost grows as its cube.
+        block: number of examples that are matched among themselves, >= 2; the work grows as its cube.
+        cost: of a pair; the squared distance if None.
 
     Raises:
         ValueError: if block < 2, or, when called, if block does not divide the batch.
@@ -75,15 +81,17 @@ def optimal_transport(block: int = 64) -> Coupling:
 
     def match(keys, x, e):
         # |x - e|^2 = |x|^2 + |e|^2 - 2 x.e, of which only the last term depends on the pairing.
-        cost = -2 * x.reshape(block, -1) @ e.reshape(block, -1).T
-        rows, columns = optax.assignment.hungarian_algorithm(cost)
+        costs = -2 * x.reshape(block, -1) @ e.reshape(block, -1).T if cost is None else cost(x, e)
+        rows, columns = optax.assignment.hungarian_algorithm(costs)
         return e[jnp.zeros(block, columns.dtype).at[rows].set(columns)], jnp.zeros([])
 
     couple = _in_blocks("optimal_transport", block, match)
     return Coupling(lambda keys, x0, eps: couple(keys, x0, eps)[0], block)
 
 
-def sinkhorn(reg: float, block: int = 64, tolerance: float = 1e-3, iterations: int = 1000) -> Coupling:
+def sinkhorn(
+    reg: float, block: int = 64, tolerance: float = 1e-3, iterations: int = 1000, cost: Cost | None = None
+) -> Coupling:
     """Entropic minibatch optimal transport: each example draws its noise from its row of the plan.
 
         eps_i = e_j with probability n pi_ij,    pi = argmin sum_ij pi_ij |x_i - e_j|^2 + reg KL(pi, 1 / n^2)
@@ -104,6 +112,7 @@ def sinkhorn(reg: float, block: int = 64, tolerance: float = 1e-3, iterations: i
         tolerance: relative error of the columns' sums at which the iteration stops.
         iterations: number of iterations at which it stops at the latest; a small reg needs more, about in proportion
             to the squared distances over reg.
+        cost: of a pair, in place of |x_i - e_j|^2; None for that.
 
     Raises:
         ValueError: if reg <= 0, block < 2, or, when called, if block does not divide the batch; outside of `jit` also
@@ -114,7 +123,7 @@ def sinkhorn(reg: float, block: int = 64, tolerance: float = 1e-3, iterations: i
         raise ValueError(f"sinkhorn: reg = {reg} must be positive; optimal_transport is its limit at 0")
 
     def draw(keys, x, e):
-        log_plan = entropic_plan(x, e, reg, tolerance, iterations)
+        log_plan = entropic_plan(x, e, reg, tolerance, iterations, cost)
         return e[jax.vmap(jax.random.categorical)(keys, log_plan)], marginal_error(log_plan)
 
     couple = _in_blocks("sinkhorn", block, draw)
@@ -165,7 +174,9 @@ def marginal_error(log_plan: Array) -> Array:
     return jnp.max(jnp.abs(log_plan.shape[0] * jnp.exp(jax.nn.logsumexp(log_plan, 0)) - 1))
 
 
-def entropic_plan(x: Array, e: Array, reg: float, tolerance: float = 1e-3, iterations: int = 1000) -> Array:
+def entropic_plan(
+    x: Array, e: Array, reg: float, tolerance: float = 1e-3, iterations: int = 1000, cost: Cost | None = None
+) -> Array:
     """`[n, n]` logarithm of the plan of entropic transport between two sets of n points, by Sinkhorn's iteration.
 
         log pi_ij = f_i + g_j - |x_i - e_j|^2 / reg,    f and g set in turn so that rows and columns sum to 1 / n
@@ -179,11 +190,15 @@ def entropic_plan(x: Array, e: Array, reg: float, tolerance: float = 1e-3, itera
         reg: see `sinkhorn`.
         tolerance: see `sinkhorn`.
         iterations: see `sinkhorn`.
+        cost: see `sinkhorn`.
     """
     n = x.shape[0]
-    # The plan does not depend on the means of the two sets; without them, differences keep their digits.
-    x, e = (a.reshape(n, -1) - a.reshape(n, -1).mean(0) for a in (x, e))
-    scores = 2 * x @ e.T / reg
+    if cost is None:
+        # The plan does not depend on the means of the two sets; without them, differences keep their digits.
+        x, e = (a.reshape(n, -1) - a.reshape(n, -1).mean(0) for a in (x, e))
+        scores = 2 * x @ e.T / reg
+    else:
+        scores = -cost(x, e) / reg
     normalized = lambda scores, axis: scores - jax.nn.logsumexp(scores, axis, keepdims=True) - jnp.log(n)
 
     def unfinished(carry):

@@ -3,6 +3,7 @@
     diffusion evaluate --workdir=runs/digits
     diffusion evaluate --workdir=runs/digits --samples=runs/digits/guided --config.evaluate.split=validation
     diffusion evaluate --workdir=runs/digits --metrics=cas,copying,bpd
+    diffusion evaluate --workdir=runs/sphere --metrics=nll
     diffusion evaluate --samples=a.npz --reference=b.npz --protocol=pytorch-fid \\
         --inception=inception.safetensors --out=result.json
     diffusion evaluate --autoencoder=sd-vae --reference=cifar10@test --protocol=adm \\
@@ -59,7 +60,7 @@ if __name__ == "__main__":  # before the imports that take seconds
         "metrics",
         None,
         "figures, of fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; fid,kid,pr by default; "
-        "with --workdir also cas,copying,bpd, in the report",
+        "with --workdir also cas,copying,bpd or, on manifolds, nll, in the report",
     )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_integer(
@@ -231,11 +232,14 @@ def _require_pictures(config: Mapping) -> None:
         ConfigError: naming the flag.
     """
     requested_flags = [name for name in ("metrics", "protocol", "inception", "encoder") if flags.FLAGS[name].value]
+    if set(flags.FLAGS.metrics or ()) <= set(model_metrics.OF_ANY_EXAMPLES):
+        requested_flags = [name for name in requested_flags if name != "metrics"]
     spec = real_images.split_of(config, config.evaluate.split).spec if requested_flags else None
     if spec is not None and not spec.pictures:
         raise ConfigError(
             f"--{requested_flags[0]} is of pictures, and {spec.name} holds {spec.dtype} {spec.shape}. Valid: neither "
-            "--metrics nor --protocol; the distances of the numbers as they are, are measured without them."
+            "--metrics (but nll, on manifolds) nor --protocol; the distances of the numbers as they are, are measured "
+            "without them."
         )
 
 

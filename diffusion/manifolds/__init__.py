@@ -4,6 +4,8 @@ A manifold is a `Manifold`: exp, log, distance, metric, projections, transport, 
 Everything that works on one works on all, through these functions alone.
 """
 
+from typing import TYPE_CHECKING
+
 from diffusion import public
 from diffusion.manifolds import smooth, symmetric_functions, wrapped
 from diffusion.manifolds.distributions import Distribution, uniform, wrapped_normal
@@ -24,23 +26,49 @@ from diffusion.manifolds.simplex import simplex
 from diffusion.manifolds.sphere import sphere
 from diffusion.manifolds.torus import circle, torus
 
+if TYPE_CHECKING:
+    from diffusion.manifolds import heat_kernels, mixtures
+    from diffusion.manifolds.conditional_flows import riemannian_flow_matching
+    from diffusion.manifolds.denoising_scores import riemannian_score_matching
+    from diffusion.manifolds.geodesic_solvers import geodesic_euler, geodesic_heun, geodesic_random_walk, geodesic_rk4
+    from diffusion.manifolds.geodesic_transport import geodesic_cost
+    from diffusion.manifolds.riemannian_likelihood import (
+        exact_divergence,
+        hutchinson_divergence,
+        riemannian_log_likelihood,
+    )
+    from diffusion.manifolds.tangent_field import TangentField
+
 __all__ = [
     "Distribution",
     "Manifold",
+    "TangentField",
     "check_targets",
     "circle",
     "euclidean",
+    "exact_divergence",
     "from_quaternion",
     "from_rotation_vector",
     "geodesic",
+    "geodesic_cost",
+    "geodesic_euler",
+    "geodesic_heun",
+    "geodesic_random_walk",
+    "geodesic_rk4",
+    "heat_kernels",
+    "hutchinson_divergence",
     "lorentz",
     "lorentz_to_poincare",
+    "mixtures",
     "norm",
     "poincare",
     "poincare_to_lorentz",
     "positive_definite",
     "power",
     "product",
+    "riemannian_flow_matching",
+    "riemannian_log_likelihood",
+    "riemannian_score_matching",
     "scaled",
     "se3",
     "simplex",
@@ -56,4 +84,14 @@ __all__ = [
     "wrapped_normal",
 ]
 
-public.declare(__name__)
+public.declare(  # what acts on manifolds imports samplers and objectives, which import the types of this package
+    __name__,
+    {
+        "conditional_flows": ("riemannian_flow_matching",),
+        "denoising_scores": ("riemannian_score_matching",),
+        "geodesic_transport": ("geodesic_cost",),
+        "riemannian_likelihood": ("exact_divergence", "hutchinson_divergence", "riemannian_log_likelihood"),
+        "geodesic_solvers": ("geodesic_euler", "geodesic_heun", "geodesic_random_walk", "geodesic_rk4"),
+        "tangent_field": ("TangentField",),
+    },
+)

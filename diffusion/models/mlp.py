@@ -19,6 +19,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from diffusion.models.layers import network_checks
 from diffusion.models.layers.block_features import Features
@@ -61,6 +62,7 @@ class MLP(nn.Module):
         unroll: blocks in one turn of the scan; 0: as DiT.
         dtype: compute type, "float32" or "bfloat16".
         times: numbers that the network receives as its clock, as DiT.
+        periodic: whether the numbers of an example are angles, of which it receives the cosine and the sine.
         shape: of one example; None: that of the first.
 
     Raises:
@@ -77,6 +79,7 @@ class MLP(nn.Module):
     unroll: int = 0
     dtype: str = "float32"
     times: int = 1
+    periodic: bool = False
     shape: tuple[int, ...] | None = None
 
     def __post_init__(self):
@@ -117,6 +120,7 @@ class MLP(nn.Module):
             self.width, self.num_classes, self.vector_width, self.times, self.dtype, name="condition"
         )(x, t, condition)
         h = x.reshape(x.shape[0], 1, -1)
+        h = jnp.concatenate([jnp.cos(h), jnp.sin(h)], -1) if self.periodic else h
         h = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="embedding")(h)
         blocks = scanned(
             MLPBlock, self.depth, "none", self.is_initializing(), (nn.broadcast,), self.unroll, seen.among(self.depth)

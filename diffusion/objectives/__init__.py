@@ -27,7 +27,7 @@ from diffusion.objectives.hybrid import hybrid
 from diffusion.objectives.latent_consistency import latent_consistency_distillation
 from diffusion.objectives.masked import masked_denoising, with_masked_copy
 from diffusion.objectives.mean_flow import Guidance, improved_mean_flow, mean_flow
-from diffusion.objectives.objective import Denoises, Head, Jumps, Objective, Second, Stages, Teacher
+from diffusion.objectives.objective import Denoises, Head, Jumps, Moves, Objective, Second, Stages, Teacher
 from diffusion.objectives.padded_examples import with_padding
 from diffusion.objectives.prior_preservation import with_prior_preservation
 from diffusion.objectives.progressive import progressive_distillation
@@ -44,6 +44,7 @@ __all__ = [
     "Guidance",
     "Head",
     "Jumps",
+    "Moves",
     "Objective",
     "Second",
     "Seen",

@@ -1,6 +1,6 @@
 """An objective as a value: its loss, and the facts that training, sampling and the network need."""
 
-__all__ = ["Batch", "Denoises", "Head", "Jumps", "Loss", "Metrics", "Objective", "Second", "Stages", "Teacher"]
+__all__ = ["Batch", "Denoises", "Head", "Jumps", "Loss", "Metrics", "Moves", "Objective", "Second", "Stages", "Teacher"]
 
 import dataclasses
 import math
@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.flow_maps import FlowMap
+from diffusion.manifolds.tangent_field import TangentField
 from diffusion.parameterizations import Network, Parameterization
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
@@ -49,6 +50,22 @@ class Jumps(NamedTuple):
     flow_map: Callable[..., FlowMap]
     parameterization: Parameterization | None = None
     one_step: bool = False
+
+
+class Moves(NamedTuple):
+    """The trained network is read as a tangent field on a manifold, which the samplers that stay on it take.
+
+    Attributes:
+        field: (network, schedule, condition=condition) -> `manifolds.TangentField`.
+        prior: `manifolds.Distribution` that samples start from.
+        manifold: `manifolds.Manifold` where they lie.
+        parameterization: what it predicts; None: the run's parameterization.
+    """
+
+    field: Callable[..., Any]
+    prior: Any
+    manifold: Any
+    parameterization: Parameterization | None = None
 
 
 class Stages(NamedTuple):
@@ -198,7 +215,7 @@ class Objective:
     """
 
     loss: Loss
-    reads: Denoises | Jumps | None = DENOISER
+    reads: Denoises | Jumps | Moves | None = DENOISER
     density: Density | None = None
     channels: int | None = None
     times: int = 1
@@ -363,6 +380,13 @@ class Objective:
         Raises:
             ValueError: naming which samplers do.
         """
+        if isinstance(self.reads, Moves) != (TangentField in sampler.takes):
+            raise ValueError(
+                "the objective trains a field on a manifold. Valid: geodesic_euler, geodesic_heun, geodesic_rk4 or, of "
+                "a score, geodesic_random_walk"
+                if isinstance(self.reads, Moves)
+                else "the sampler follows fields on manifolds, and the objective trains none. Valid: e.g. heun"
+            )
         if isinstance(self.reads, Jumps) != (FlowMap in sampler.takes):
             raise ValueError(
                 "the objective trains a flow map. Valid: flow_map, consistency or tcd"
@@ -391,8 +415,8 @@ class Objective:
                 raise ValueError(f"the objective trains the network for scales of {low:g} to {high:g}. Valid: these")
         elif scale == 1:
             return
-        elif isinstance(self.reads, Jumps):
-            raise ValueError("a flow map is guided while it is trained, not when it is sampled. Valid: 1")
+        elif isinstance(self.reads, Jumps | Moves):
+            raise ValueError("a flow map, or a field on a manifold, is not guided when it is sampled. Valid: 1")
         elif self.condition_dropout == 0:
             raise ValueError(
                 "the network is never trained on the null condition (condition_dropout = 0). Valid: a scale of 1, or "

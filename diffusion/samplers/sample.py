@@ -37,6 +37,7 @@ from jax.typing import ArrayLike
 from diffusion.arguments import described, require, require_floats, require_keys, require_shape
 from diffusion.flow_maps import FlowMap
 from diffusion.guidance.memory import Memory, Unpaired, within_step
+from diffusion.manifolds.tangent_field import TangentField
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.padded import over_real
@@ -345,7 +346,9 @@ def check_start(x: Array, keys: Array) -> None:
 
 
 def checker(denoise: Any) -> Callable[[Callable], Callable]:
-    """The check of the outputs of `denoise`: `checked_map` for a flow map, `checked` otherwise."""
+    """The check of the outputs of `denoise`: `checked_map` for a flow map, none for a tangent field, else `checked`."""
+    if isinstance(denoise, TangentField):
+        return lambda field: field
     return checked_map if isinstance(denoise, FlowMap) else checked
 
 
@@ -368,11 +371,13 @@ def check_taken(sampler: Sampler, denoise: Any) -> None:
     """
     if isinstance(denoise, tuple(kind for kind in sampler.takes if isinstance(kind, type))):
         return
-    special = isinstance(denoise, FlowMap | Memory | Unpaired)
+    special = isinstance(denoise, FlowMap | Memory | TangentField | Unpaired)
     if Denoiser in sampler.takes and callable(denoise) and not special:
         return
     taken = " or ".join("a denoiser (x_t, t) -> Prediction" if k == Denoiser else k.__name__ for k in sampler.takes)
-    if Denoiser not in sampler.takes:
+    if TangentField in sampler.takes:
+        advice = "manifolds.TangentField(manifold, u) wraps a function u(x, t) -> dx/dt, tangent to the manifold"
+    elif Denoiser not in sampler.takes:
         advice = (
             "flow_maps.consistency, mean_flow or shortcut makes a FlowMap of a network, flow_maps.from_denoiser of a "
             "denoiser, and flow_maps.FlowMap(f) of your own function f(x_t, t, s) -> x_s; a denoiser is sampled with "
@@ -380,6 +385,8 @@ def check_taken(sampler: Sampler, denoise: Any) -> None:
         )
     elif isinstance(denoise, FlowMap):
         advice = "a FlowMap is sampled with flow_map(), consistency() or tcd()"
+    elif isinstance(denoise, TangentField):
+        advice = "a TangentField is sampled with manifolds.geodesic_heun() or another that stays on the manifold"
     elif isinstance(denoise, Unpaired):
         advice = (
             "this guidance (CFG++) breaks alpha x0 + sigma eps = x_t by design, and needs a sampler that takes "

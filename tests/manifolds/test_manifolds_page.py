@@ -17,3 +17,13 @@ def test_the_code_of_the_page_runs():
     flat = 1 + math.log(2 * math.pi * 0.4**2)  # the entropy in the plane; the sphere is narrower
     assert float(names["entropy"]) == pytest.approx(flat, abs=0.15)
     assert names["frames"].dimension == 384
+
+
+@pytest.mark.slow
+def test_the_code_of_all_its_blocks_runs_in_turn():
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(block, names)
+    # The network's output is normal to the sphere: nothing moves, and the density stays uniform.
+    np.testing.assert_allclose(names["x_0"], names["x_1"], atol=1e-6)
+    np.testing.assert_allclose(names["log_density"], -math.log(4 * math.pi), atol=1e-5)

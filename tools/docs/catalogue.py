@@ -50,6 +50,9 @@ PAGES = {
     "objectives": (
         Section("Objectives", "diffusion.objectives", ("loss", "networks", "optimum", "paper"), ("Objective",)),
         Section("Couplings", "diffusion.couplings", ("paper",), ("Coupling",), summary=True),
+        Section(
+            "Couplings of sets of points", "diffusion.equivariant_couplings", ("paper",), ("Coupling",), summary=True
+        ),
         Section("Flow maps", "diffusion.flow_maps", ("map", "network", "paper"), ("FlowMap",)),
         Section("Boundary conditions", "diffusion.flow_maps", ("boundary", "paper"), ("Parameterization",)),
     ),
@@ -69,6 +72,9 @@ PAGES = {
     ),
     "manifolds": (
         Section("Manifolds", "diffusion.manifolds", ("points", "metric", "cut_locus", "paper"), ("Manifold",)),
+        Section("Heat kernels", "diffusion.manifolds.heat_kernels", ("series", "paper"), ("HeatKernel",)),
+        Section("Objectives", "diffusion.manifolds", ("loss", "networks", "optimum", "paper"), ("Objective",)),
+        Section("Samplers", "diffusion.manifolds", ("kind", "order", "nfe", "accepts", "paper"), ("Sampler",)),
     ),
     "inference_speed": (
         Section("Caches", "diffusion.caching", ("skips", "number", "paper"), (), summary=True),

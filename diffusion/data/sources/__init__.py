@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from diffusion.data.sources.controlled_pictures import controlled, painted
     from diffusion.data.sources.file_streams import parquet_stream, tar_stream
     from diffusion.data.sources.made_drawings import arranged_drawings, drawings
+    from diffusion.data.sources.manifold_points import rotation_mixture, sphere_mixture, torsion_mixture
     from diffusion.data.sources.of_python import huggingface
     from diffusion.data.sources.parquet_files import parquet
     from diffusion.data.sources.picture_files import class_folders, picture_folder
@@ -84,6 +85,7 @@ __all__ = [
     "is_picture",
     "iterated",
     "made_drawings",
+    "manifold_points",
     "mixture",
     "of_python",
     "open_source",
@@ -94,9 +96,11 @@ __all__ = [
     "picture_files",
     "picture_folder",
     "record_files",
+    "rotation_mixture",
     "sequences",
     "shape",
     "spec",
+    "sphere_mixture",
     "spiral_points",
     "spirals",
     "splits",
@@ -108,6 +112,7 @@ __all__ = [
     "tar_stream",
     "tfds",
     "tfds_records",
+    "torsion_mixture",
 ]
 
 public.declare(
@@ -119,6 +124,7 @@ public.declare(
         "made_drawings": ("arranged_drawings", "drawings"),
         "file_streams": ("parquet_stream", "tar_stream"),
         "parquet_files": ("parquet",),
+        "manifold_points": ("rotation_mixture", "sphere_mixture", "torsion_mixture"),
         "of_python": ("huggingface",),
         "picture_files": ("class_folders", "picture_folder"),
         "record_files": ("array_records",),

@@ -11,8 +11,10 @@ from diffusion import (
     caching,
     couplings,
     editing,
+    equivariant_couplings,
     flow_maps,
     guidance,
+    manifolds,
     objectives,
     parameterizations,
     samplers,
@@ -140,8 +142,14 @@ WEIGHTINGS = _table(
     weightings.per_log_snr,
 )
 COUPLINGS = _table(
-    couplings.independent, couplings.optimal_transport, couplings.sinkhorn, couplings.schroedinger_bridge
+    couplings.independent,
+    couplings.optimal_transport,
+    couplings.sinkhorn,
+    couplings.schroedinger_bridge,
+    equivariant_couplings.aligned,
+    equivariant_couplings.equivariant_optimal_transport,
 )
+COSTS = _table(manifolds.geodesic_cost)  # of transport
 OBJECTIVES = _table(
     objectives.denoising,
     objectives.flow_matching,
@@ -174,6 +182,15 @@ OBJECTIVES = _table(
     objectives.concept_slider,
     objectives.erased_concept,
     classification.noisy_classification,
+    manifolds.riemannian_flow_matching,
+    manifolds.riemannian_score_matching,
+)
+MANIFOLDS = _table(manifolds.euclidean, manifolds.sphere, manifolds.circle, manifolds.torus, manifolds.so3)
+HEAT_KERNELS = _table(
+    manifolds.heat_kernels.sphere,
+    manifolds.heat_kernels.torus,
+    manifolds.heat_kernels.so3,
+    manifolds.heat_kernels.varadhan,
 )
 SECOND_PLAYERS = _table(  # their objectives
     objectives.fake_score,
@@ -249,6 +266,10 @@ SAMPLERS = _table(
     samplers.tcd,
     samplers.flow_map,
     samplers.per_frame,
+    manifolds.geodesic_euler,
+    manifolds.geodesic_heun,
+    manifolds.geodesic_rk4,
+    manifolds.geodesic_random_walk,
 )
 GRIDS = _table(
     timesteps.uniform,
@@ -320,6 +341,9 @@ SOURCES = _table(
     sources.spirals,
     sources.drawings,
     sources.arranged_drawings,
+    sources.sphere_mixture,
+    sources.torsion_mixture,
+    sources.rotation_mixture,
     sources.mixture,
     sources.filtered,
     sources.controlled,

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion import guidance, pytrees, samplers, timesteps
+from diffusion import guidance, manifolds, pytrees, samplers, timesteps
 from diffusion.data.sources import of_python
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, fields
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.packed import PackedNetwork
-from diffusion.objectives import Jumps
+from diffusion.objectives import Jumps, Moves
 from diffusion.objectives.conditioning import whole_null
 from diffusion.objectives.padded_examples import with_padding
 from diffusion.training import ema, optimizers
@@ -48,6 +48,7 @@ def completed(recipe: Any) -> dict[str, Any]:
     """
     config = settings(recipe.config)
     jumps = isinstance(recipe.objective.reads, Jumps)
+    moves = isinstance(recipe.objective.reads, Moves)
     predicts = recipe.parameterization or (recipe.objective.reads and recipe.objective.reads.parameterization)
     if predicts is None and recipe.objective.reads is not None:
         raise ValueError(
@@ -55,7 +56,8 @@ def completed(recipe: Any) -> dict[str, Any]:
             "e.g. parameterizations.velocity()"
         )
     classes = getattr(recipe.network, "num_classes", 0) if recipe.num_classes is None else recipe.num_classes
-    sampler = recipe.sampler or (samplers.flow_map() if jumps else samplers.heun())
+    default = manifolds.geodesic_heun if moves else samplers.flow_map if jumps else samplers.heun
+    sampler = recipe.sampler or default()
     steps = config.sample.steps
     parts = {
         "parameterization": predicts,

@@ -58,6 +58,8 @@ OF_OBJECTIVES = {
     "distance": "distance",
     "pair_weighting": "weighting of pairs",
     "solver": "solver",
+    "manifold": "manifold",
+    "kernel": "heat kernel",
 }
 KINDS = {
     "schedule": Kind(names.SCHEDULES, {"schedule": "schedule"}),
@@ -80,7 +82,10 @@ KINDS = {
     "distance": Kind(names.DISTANCES),
     "weighting of pairs": Kind(names.PAIR_WEIGHTINGS),
     "solver": Kind(names.SOLVERS),
-    "coupling": Kind(names.COUPLINGS),
+    "coupling": Kind(names.COUPLINGS, {"cost": "cost of transport"}),
+    "cost of transport": Kind(names.COSTS, {"manifold": "manifold"}),
+    "manifold": Kind(names.MANIFOLDS),
+    "heat kernel": Kind(names.HEAT_KERNELS, {"manifold": "manifold"}),
     "weighting": Kind(names.WEIGHTINGS, {"parameterization": "parameterization", "weighting": "weighting"}),
     "conditioning augmentation": Kind(names.CONDITIONING_AUGMENTATIONS),
     "model": Kind(names.MODELS),

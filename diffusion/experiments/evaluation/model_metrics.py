@@ -15,6 +15,7 @@ from diffusion import likelihood, ode
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.config.values import from_json, to_json
 from diffusion.experiments.evaluation import image_metrics
+from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.evaluation.sample_metrics import SEED
 from diffusion.experiments.sampling import generate
@@ -148,4 +149,10 @@ def bits_per_dim(subject: Subject) -> dict:
     }
 
 
-METRICS: dict[str, Callable[[Subject], dict]] = {"cas": accuracy, "copying": copying, "bpd": bits_per_dim}
+METRICS: dict[str, Callable[[Subject], dict]] = {
+    "cas": accuracy,
+    "copying": copying,
+    "bpd": bits_per_dim,
+    "nll": negative_log_likelihood,
+}
+OF_ANY_EXAMPLES = ("nll",)  # of METRICS; the others are of pictures

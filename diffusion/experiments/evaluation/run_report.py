@@ -29,6 +29,9 @@ MODEL_METRICS = {  # how they were measured, for the table; see diffusion/experi
     "data_copying": "C_T: below -3, samples lie nearer to the training images than held-out images do",
     "authenticity": "share of samples farther from their nearest training image than that is from its own neighbour",
     "authenticity_of_held_out": "the same share of real held-out images",
+    "negative_log_likelihood": "nats a point in the volume of the metric, exact divergence; protocol in report.json",
+    "exact_negative_log_likelihood": "the same of the density that the data are drawn from; its mean is the entropy",
+    "excess_negative_log_likelihood": "the difference at the same points, an estimate of KL(data, model)",
     "bits_per_dim": "probability flow, Hutchinson's estimate, uniform dequantisation; protocol in report.json",
 }
 

@@ -23,7 +23,7 @@ from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.io import npz
 from diffusion.models import facts, token_merging
 from diffusion.models.layers import conditions, layout
-from diffusion.objectives import Jumps, projectors
+from diffusion.objectives import Jumps, Moves, projectors
 from diffusion.training import sharding
 from diffusion.training.step import HEADS, conditioned
 from diffusion.watermarks import Watermark
@@ -106,9 +106,10 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
     Raises:
         ConfigError: if the run trains a flow map, which has no denoiser.
     """
-    if isinstance(recipe.objective.reads, Jumps):
+    if isinstance(recipe.objective.reads, Jumps | Moves):
+        trained = "a flow map" if isinstance(recipe.objective.reads, Jumps) else "a field on a manifold"
         raise ConfigError(
-            f"config.objective.name = {recipe.config.objective.name!r} trains a flow map, and this needs a denoiser."
+            f"config.objective.name = {recipe.config.objective.name!r} trains {trained}, and this needs a denoiser."
         )
     schedule = recipe.schedule
     parameterization = recipe.parameterization
@@ -245,8 +246,21 @@ def flow_map(recipe: Recipe) -> Callable[[Any, Array], flow_maps.FlowMap]:
     return of
 
 
+def tangent_field(recipe: Recipe) -> Callable[[Any, Array], Any]:
+    """The field of a run on a manifold, (params, labels `[B]`) -> `manifolds.TangentField`."""
+
+    def of(params: Any, labels: Array) -> Any:
+        network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
+        condition = labels if recipe.null is not None else None
+        return recipe.objective.reads.field(network, recipe.schedule, condition=condition)
+
+    return of
+
+
 def of_kind(recipe: Recipe) -> Callable[[Any, Array], Any]:
-    """`flow_map` or `denoiser`, whichever the recipe's sampler takes."""
+    """`flow_map`, `tangent_field` or `denoiser`, whichever the recipe's sampler takes."""
+    if isinstance(recipe.objective.reads, Moves):
+        return tangent_field(recipe)
     return (flow_map if flow_maps.FlowMap in recipe.sampler.takes else denoiser)(recipe)
 
 
@@ -325,7 +339,8 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark
         first, rest = keys(seeds)
         labels, y = labels
         read = (GuidesRead(reads["weights"], y),) if reads else ()
-        x = samplers.prior(schedule, first, recipe.shape)
+        reads_field = isinstance(recipe.objective.reads, Moves)
+        x = recipe.objective.reads.prior.sample(first) if reads_field else samplers.prior(schedule, first, recipe.shape)
         if watermark is not None and watermark.carrier == "noise":
             unit = jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max))  # of the prior
             x = unit * watermark.embed(x / unit, first)

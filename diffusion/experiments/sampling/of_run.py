@@ -13,16 +13,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import diffusion
 from diffusion import pytrees
-from diffusion.experiments.config import ConfigError, as_config_errors
+from diffusion.experiments.config import ConfigError, as_config_errors, data
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
-from diffusion.experiments.evaluation import plots
+from diffusion.experiments.evaluation import manifold_charts, plots
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import averages, batches_on_disk, generate
 from diffusion.io import files
 from diffusion.io.content_credentials import Signer
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import quantised as storage
+from diffusion.objectives import Moves
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, progress
@@ -179,6 +180,11 @@ def _write(out, recipe, make, params, images, labels, seeds, record) -> list[pat
     workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
     batches_on_disk.clear(out)
     classes = arrays["labels"]
+    if isinstance(recipe.objective.reads, Moves):
+        exact = getattr(data.of_recipe(recipe), "distribution", None)
+        of_manifold = (recipe.objective.reads.manifold, images, out / "samples.png")
+        drawn = manifold_charts.draw(*of_manifold, exact and exact.log_density)
+        return [out / "samples.npz", *[out / "samples.png"] * drawn]
     if recipe.shape == (2,):
         plots.scatter(images, classes, out / "samples.png")
         return [out / "samples.npz", out / "samples.png"]

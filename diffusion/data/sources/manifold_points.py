@@ -1,0 +1,115 @@
+"""Points of exact mixtures on manifolds, drawn when they are asked for, with the density that they are drawn from."""
+
+__all__ = ["ManifoldPoints", "rotation_mixture", "sphere_mixture", "torsion_mixture"]
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.data.sources.sequences import Records
+from diffusion.manifolds import heat_kernels, mixtures
+from diffusion.manifolds.distributions import Distribution
+
+SEEDS = {"train": 2026, "test": 2027}
+LOBES = (  # of `sphere_mixture`: mean, concentration, weight
+    ((0.0, 0.0, 1.0), 40.0, 0.3),
+    ((0.8, 0.6, 0.0), 15.0, 0.4),
+    ((-0.6, 0.0, -0.8), 80.0, 0.2),
+    ((-0.48, 0.64, 0.6), 25.0, 0.1),
+)
+BASINS = (  # of `torsion_mixture`: phi and psi in degrees, standard deviation in degrees, weight
+    ((-63.0, -42.0), 12.0, 0.45),  # right-handed helix
+    ((-120.0, 130.0), 20.0, 0.30),  # strand
+    ((-70.0, 150.0), 15.0, 0.20),  # polyproline II
+    ((57.0, 45.0), 12.0, 0.05),  # left-handed helix
+)
+TURNS = (  # of `rotation_mixture`: rotation vector, variance, weight
+    ((0.0, 0.0, 0.0), 0.05, 0.4),
+    ((0.0, 2.0, 0.0), 0.1, 0.35),
+    ((2.0, -1.0, 1.5), 0.03, 0.25),
+)
+
+
+class ManifoldPoints(Sequence):
+    """Records {"x": float32 `[*shape]`} of independent draws.
+
+    Attributes:
+        x: float32 `[N, *shape]`.
+    """
+
+    def __init__(self, distribution: Distribution, split: str, number: int):
+        if split not in SEEDS:
+            raise ValueError(f"these points have no split {split!r}. Valid: {', '.join(SEEDS)}")
+        if number < 1:
+            raise ValueError(f"number = {number} must be at least 1")
+        keys = jax.random.split(jax.random.key(SEEDS[split]), number)
+        self.x = np.asarray(jax.jit(distribution.sample)(keys), np.float32)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, row: Any) -> Any:
+        return {"x": self.x[row]}
+
+
+class ExactRecords(Records):
+    """Such records, with the density that they are drawn from.
+
+    Attributes:
+        distribution: `manifolds.Distribution`.
+    """
+
+    def __init__(self, distribution: Distribution, split: str, number: int):
+        super().__init__(ManifoldPoints(distribution, split, number), 0, split)
+        self.distribution = distribution
+
+
+def sphere_mixture(split: str = "train", *, number: int = 20_000) -> Records:
+    """Four von Mises-Fisher distributions on the sphere S^2.
+
+    Args:
+        split: "train" or "test".
+        number: of points.
+
+    Raises:
+        ValueError: for another split, or a number out of range.
+    """
+    lobes = [mixtures.von_mises_fisher(np.array(mean, np.float32), concentration) for mean, concentration, _ in LOBES]
+    return ExactRecords(mixtures.mixture(lobes, [weight for *_, weight in LOBES]), split, number)
+
+
+def torsion_mixture(split: str = "train", *, number: int = 20_000) -> Records:
+    """Simulated torsions (phi, psi) of a peptide on the torus: wrapped normals in the basins of a Ramachandran plot.
+
+    Centres and widths are rounded textbook values of an alanine; no measured structure is behind them.
+
+    Args:
+        split: "train" or "test".
+        number: of points.
+
+    Raises:
+        ValueError: for another split, or a number out of range.
+    """
+    kernel = heat_kernels.torus(2)
+    basins = [mixtures.diffused(kernel, np.radians(mean), math.radians(std) ** 2) for mean, std, _ in BASINS]
+    return ExactRecords(mixtures.mixture(basins, [weight for *_, weight in BASINS]), split, number)
+
+
+def rotation_mixture(split: str = "train", *, number: int = 20_000) -> Records:
+    """Three distributions IGSO(3) of rotations.
+
+    Args:
+        split: "train" or "test".
+        number: of rotations.
+
+    Raises:
+        ValueError: for another split, or a number out of range.
+    """
+    from scipy.spatial.transform import Rotation  # imported here: it takes long
+
+    kernel = heat_kernels.so3()
+    turns = [mixtures.diffused(kernel, Rotation.from_rotvec(mean).as_matrix(), v) for mean, v, _ in TURNS]
+    return ExactRecords(mixtures.mixture(turns, [weight for *_, weight in TURNS]), split, number)

@@ -1,0 +1,122 @@
+"""Couplings of sets of points, whose order or orientation carries no meaning.
+
+The noise is independent of order and orientation, so that any permutation and any rotation of it is as good a partner:
+the one that is nearest to the data gives the straightest paths. A network that is equivariant learns the same from
+either.
+"""
+
+__all__ = ["aligned", "equivariant_optimal_transport"]
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion import public
+from diffusion.couplings import Coupling
+
+ROUNDS = 3  # of a matching and a rotation in turn, each of which can only shorten the distance
+
+
+def aligned(permutation: bool = True, rotation: bool = True) -> Coupling:
+    """Each example keeps its noise, whose points are put in the order and the orientation nearest to the data's.
+
+        eps -> P eps R,    P, R = argmin |x_0 - P eps R|^2 over permutations P and rotations R
+
+    A permutation alone, or a rotation alone, is the best one; both are found in turn, which ends in a local optimum,
+    never farther than the start.
+
+    Facts:
+        paper: Klein et al. 2023, "Equivariant flow matching"; Song et al. 2023, "Equivariant Flow Matching with Hybrid
+            Probability Transport for 3D Molecule Generation"
+
+    Args:
+        permutation: whether points may change places.
+        rotation: whether the set may be rotated about the origin; both sets should have their centres there.
+
+    Raises:
+        ValueError: if neither may be, or, when called, for examples that are not `[N, D]`.
+    """
+    _check(permutation, rotation)
+
+    def pair(keys, x0, eps):
+        _check_points(x0)
+        return jax.vmap(lambda x, e: _nearest(x, e, permutation, rotation))(x0, eps)
+
+    # Each draw is still N(0, I), but no longer independent of the data.
+    return Coupling(pair)
+
+
+def equivariant_optimal_transport(block: int = 16, permutation: bool = True, rotation: bool = True) -> Coupling:
+    """Minibatch optimal transport, where the cost of a pair is the least over permutations and rotations.
+
+    Facts:
+        paper: Klein et al. 2023, "Equivariant flow matching"
+
+    Args:
+        block: number of examples that are matched among themselves, >= 2; block^2 pairs are aligned.
+        permutation: see `aligned`.
+        rotation: see `aligned`.
+
+    Raises:
+        ValueError: as `aligned`; if block < 2, or, when called, if block does not divide the batch.
+    """
+    _check(permutation, rotation)
+    if block < 2:
+        raise ValueError(f"equivariant_optimal_transport: block = {block}; at least 2 examples can be matched")
+
+    def match(x, e):
+        import optax  # imported here: nothing else in the mathematics needs it
+
+        nearest = jax.vmap(lambda x: jax.vmap(lambda e: _nearest(x, e, permutation, rotation))(e))(x)
+        cost = jnp.sum((nearest - x[:, None]) ** 2, axis=(2, 3))
+        rows, columns = optax.assignment.hungarian_algorithm(cost)
+        return nearest[rows, columns][jnp.argsort(rows)]
+
+    def pair(keys, x0, eps):
+        _check_points(x0)
+        if len(x0) % block:
+            raise ValueError(
+                f"equivariant_optimal_transport: the batch of {len(x0)} is not a whole number of blocks of {block}"
+            )
+        blocks = lambda a: a.reshape(len(a) // block, block, *a.shape[1:])
+        return jax.vmap(match)(blocks(x0), blocks(eps)).reshape(eps.shape)
+
+    return Coupling(pair, block)
+
+
+def matched(x: Array, e: Array) -> Array:
+    """The points e `[N, D]` in the order that is nearest to x `[N, D]`; Kuhn 1955, "The Hungarian method"."""
+    import optax
+
+    rows, columns = optax.assignment.hungarian_algorithm(-x @ e.T)
+    return e[columns[jnp.argsort(rows)]]
+
+
+def rotated(x: Array, e: Array) -> Array:
+    """The points e `[N, D]`, turned about the origin by the rotation that brings them nearest to x `[N, D]`.
+
+    Kabsch 1976, "A solution for the best rotation to relate two sets of vectors"; without reflections.
+    """
+    u, _, vt = jnp.linalg.svd(e.T @ x)
+    last = jnp.ones(x.shape[1]).at[-1].set(jnp.sign(jnp.linalg.det(u @ vt)))
+    return e @ (u * last) @ vt
+
+
+def _nearest(x: Array, e: Array, permutation: bool, rotation: bool) -> Array:
+    for _ in range(ROUNDS if permutation and rotation else 1):
+        e = matched(x, e) if permutation else e
+        e = rotated(x, e) if rotation else e
+    return e
+
+
+def _check(permutation: bool, rotation: bool) -> None:
+    if not (permutation or rotation):
+        raise ValueError("permutation = rotation = False leaves the noise as it is. Valid: couplings.independent()")
+
+
+def _check_points(x: Array) -> None:
+    if x.ndim != 3:
+        raise ValueError(f"examples must be sets of points [B, N, D], got {list(x.shape)}")
+
+
+public.declare(__name__)

@@ -1,0 +1,66 @@
+"""Test log-likelihood of a run on a manifold, beside the exact density of its data where the source knows it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.experiments.config import ConfigError, data, resolve
+from diffusion.experiments.sampling import generate
+from diffusion.manifolds import riemannian_log_likelihood
+from diffusion.metrics import bootstrap
+from diffusion.objectives import Moves
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import progress
+
+BATCH = 500  # points whose likelihood is computed at once
+STEPS = 20  # of the classical Runge-Kutta method
+
+
+def negative_log_likelihood(subject: Any) -> dict:
+    """Mean -log p(x) of the test points in nats, in the volume of the metric, under the moving average.
+
+    Where the source of the data has a `distribution`, also that of the exact density, whose mean is the entropy, and
+    the mean of their difference at the same points, which estimates the divergence KL(data, model).
+
+    Args:
+        subject: `model_metrics.Subject` of a run on a manifold.
+
+    Raises:
+        ConfigError: for a run that is on none.
+    """
+    config = subject.config
+    params, step = checkpoints.load_ema(subject.workdir)
+    recipe = resolve.recipe(config, subject.real.images.shape[1:])
+    reads = recipe.objective.reads
+    if not isinstance(reads, Moves):
+        raise ConfigError(
+            f"--metrics=nll is of runs on manifolds, and config.objective.name = {config.objective.name!r}. Valid: "
+            "e.g. riemannian_flow_matching; bpd is the likelihood of pictures."
+        )
+    schedule = recipe.schedule
+    times = np.linspace(schedule.t_min, schedule.t_max, STEPS + 1)
+    field = generate.tangent_field(recipe)
+
+    @jax.jit
+    def of(params, points):
+        labels = jnp.zeros(len(points), jnp.int32)
+        return riemannian_log_likelihood(field(params, labels), points, times, reads.prior.log_density).log_density
+
+    points = subject.real.images[: config.evaluate.number]
+    values = []
+    with progress.bar("likelihood", len(points), "points") as advance:
+        for first in range(0, len(points), BATCH):
+            rows = np.resize(points[first : first + BATCH], (min(BATCH, len(points)), *points.shape[1:]))
+            values.append(-np.asarray(of(params, rows), np.float64)[: len(points) - first])
+            advance(min(first + BATCH, len(points)))
+    nll = np.concatenate(values)
+    protocol = {"unit": "nats", "solver": f"RK4, {STEPS} steps", "divergence": "exact", "step": step}
+    metrics = {"negative_log_likelihood": {**bootstrap.mean(nll), "protocol": protocol}}
+    distribution = getattr(data.source(config, config.evaluate.split), "distribution", None)
+    if distribution is not None:
+        exact = -np.asarray(jax.jit(distribution.log_density)(jnp.asarray(points)), np.float64)
+        metrics["exact_negative_log_likelihood"] = bootstrap.mean(exact)
+        metrics["excess_negative_log_likelihood"] = bootstrap.mean(nll - exact)
+    return metrics

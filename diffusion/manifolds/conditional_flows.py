@@ -1,0 +1,140 @@
+"""Conditional flow matching on a manifold: along geodesics, or along the level sets of a premetric."""
+
+__all__ = ["Premetric", "riemannian_flow_matching"]
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion import public
+from diffusion.arguments import require
+from diffusion.couplings import Coupling
+from diffusion.manifolds.distributions import Distribution, uniform
+from diffusion.manifolds.geodesic_solvers import RK4, carried
+from diffusion.manifolds.manifold import Manifold, geodesic, scaled
+from diffusion.manifolds.tangent_field import of_velocity
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import player
+from diffusion.objectives.inputs import pairing, split, times
+from diffusion.objectives.objective import Moves, Objective
+from diffusion.parameterizations import Clock, velocity
+from diffusion.timesteps import Density
+
+Premetric = Callable[[Array, Array], Array]
+"""(x `[..., *shape]`, y) -> d(x, y) `[...]` >= 0, zero for x = y alone, with a gradient in x elsewhere."""
+
+
+def riemannian_flow_matching(
+    manifold: Manifold,
+    density: Density,
+    prior: Distribution | None = None,
+    coupling: Coupling | None = None,
+    premetric: Premetric | None = None,
+    premetric_steps: int = 10,
+    clock: Clock | None = None,
+) -> Objective:
+    """Regression on the velocity of paths between data x_0 and draws x_1 of the prior.
+
+        loss = |u(x_t, t) - dx_t/dt|^2 in the metric at x_t,    t ~ density, x_0 ~ data, x_1 ~ prior
+
+    Along geodesics x_t = exp(x_0, t log(x_0, x_1)), in closed form. Under a premetric d the path makes d(x_t, x_0)
+    shrink in proportion to t, along the gradient of d:
+
+        dx_t/dt = d(x_1, x_0) grad d(x_t, x_0) / |grad d(x_t, x_0)|^2,    so that d(x_t, x_0) = t d(x_1, x_0),
+
+    which is followed from t = 1 by the classical Runge-Kutta method. With d the distance it is the geodesic.
+
+    The share t of the path is the time itself: the schedule is `rectified_flow()`.
+
+    Facts:
+        loss: |u - dx_t/dt|^2 in the metric
+        networks: model
+        optimum: E[dx_t/dt | x_t], the velocity of the flow
+        paper: Chen and Lipman 2024, "Flow Matching on General Geometries"
+
+    Args:
+        manifold: where the data lie.
+        density: of t in [0, 1], such as `timesteps.uniform_density(schedule)`.
+        prior: of x_1; uniform if None.
+        coupling: which x_1 goes with which x_0; see `geodesic_cost` for transport by distance.
+        premetric: None for geodesics.
+        premetric_steps: of the solver, >= 1.
+        clock: the time that the network "model" receives; t itself if None.
+
+    Returns:
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
+
+    Raises:
+        ValueError: if the manifold has no uniform distribution and no prior is given; when called, for a schedule whose
+            last time is not 1, and, outside of `jit`, for data off the manifold.
+    """
+    require(manifold, Manifold, "manifold", "a Manifold, e.g. manifolds.sphere(2)")
+    start = uniform(manifold) if prior is None else prior
+
+    def field(network: Any, schedule: Any, condition: Any = None) -> Any:
+        return of_velocity(network, schedule, manifold, clock, condition)
+
+    @entry()
+    def loss(networks, schedule, keys, batch, step):
+        if schedule.t_max != 1:
+            raise ValueError(
+                f"riemannian_flow_matching: t_max = {schedule.t_max:g}, and t is the share of a path. Valid: a "
+                "schedule from 0 to 1, rectified_flow()"
+            )
+        time_keys, prior_keys, pair_keys = split(keys, 3)
+        x_0 = batch["x"]
+        manifold.check(x_0)
+        x_1 = batch["noise"] if "noise" in batch else start.sample(prior_keys).astype(x_0.dtype)
+        if coupling is not None:
+            x_1 = coupling(pair_keys, x_0, x_1)
+        t, importance = times(density, time_keys, batch)
+        if premetric is None:
+            along = lambda t: geodesic(manifold, x_0, x_1, t)
+            x_t, target = jax.jvp(along, (t,), (jnp.ones_like(t),))
+        else:
+            x_t, target = premetric_path(manifold, premetric, x_0, x_1, t, premetric_steps)
+        u = field(player(networks, "model"), schedule, batch.get("condition"))(x_t, t)
+        error = jax.tree.map(jnp.subtract, u, target)
+        return importance * manifold.inner(x_t, error, error), {"t": t}
+
+    return Objective(loss, reads=Moves(field, start, manifold, velocity(clock)), density=density, **pairing(coupling))
+
+
+def premetric_path(
+    manifold: Manifold, premetric: Premetric, x_0: Any, x_1: Any, t: Array, steps: int
+) -> tuple[Any, Any]:
+    """The point at t of the path from x_1 to x_0 along which a premetric shrinks in proportion, and its velocity.
+
+    Args:
+        manifold: where the points lie.
+        premetric: d.
+        x_0: `[B, *shape]` data.
+        x_1: `[B, *shape]` the other end.
+        t: `[B]` in [0, 1].
+        steps: of the solver from 1 to t.
+
+    Returns:
+        (x_t, dx_t/dt), `[B, *shape]` each.
+    """
+    whole = premetric(x_1, x_0)
+
+    def velocity(x):
+        basis = manifold.basis(x)  # [B, dimension, *shape]
+        along = lambda v: jax.jvp(lambda x: premetric(x, x_0), (x,), (v,))[1]
+        slopes = jax.vmap(along, in_axes=1, out_axes=1)(basis)  # [B, dimension]
+        gradient = jnp.einsum("bi,bi...->b...", slopes, basis)
+        steepness = jnp.sum(slopes**2, axis=1)
+        return scaled(whole / jnp.where(steepness > 0, steepness, 1), gradient)
+
+    def step(x, i):
+        at = lambda i: 1 + (t - 1) * i / steps
+        return carried(manifold, lambda x, t: (velocity(x), ()), x, at(i), at(i + 1), *RK4)[0], None
+
+    x_t, _ = jax.lax.scan(step, x_1, jnp.arange(steps))
+    return x_t, velocity(x_t)
+
+
+public.declare(__name__)

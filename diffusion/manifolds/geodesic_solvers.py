@@ -1,0 +1,161 @@
+"""Samplers that stay on a manifold: Runge-Kutta methods in normal coordinates, and the geodesic random walk.
+
+They take a `TangentField` where other samplers take a denoiser. The coordinates u of a step are those of exp about its
+start, y = exp(x, u). In them the flow is du/dt = d log_x(y) [dx/dt], an equation in a flat space that a Runge-Kutta
+method solves at its full order, and every stage and every sample is a value of exp. A step should be shorter than the
+injectivity radius, within which these coordinates are good.
+"""
+
+__all__ = ["carried", "geodesic_euler", "geodesic_heun", "geodesic_random_walk", "geodesic_rk4"]
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion import public
+from diffusion.manifolds.manifold import Manifold, scaled
+from diffusion.manifolds.tangent_field import TangentField
+from diffusion.samplers.sample import Sampler, State
+
+EULER = ((), (1.0,))
+HEUN = (((1.0,),), (0.5, 0.5))
+RK4 = (((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+
+
+def geodesic_euler() -> Sampler:
+    """Euler's method along geodesics.
+
+        x_s = exp(x_t, (s - t) u(x_t, t))
+
+    Facts:
+        kind: deterministic, single step
+        order: 1 in t
+        nfe: steps
+        accepts: tangent fields; plans that go up invert
+        paper: Chen and Lipman 2024, "Flow Matching on General Geometries"
+    """
+    return _explicit(*EULER)
+
+
+def geodesic_heun() -> Sampler:
+    """Heun's method in normal coordinates about x_t.
+
+        x_s = exp(x_t, (s - t) / 2 (u(x_t, t) + d log_x(y) u(y, s))),    y = Euler's x_s
+
+    Facts:
+        kind: deterministic, single step
+        order: 2 in t
+        nfe: 2 steps
+        accepts: tangent fields; plans that go up invert
+        paper: Munthe-Kaas 1998, "Runge-Kutta methods on Lie groups", whose coordinates are those of the group's exp
+    """
+    return _explicit(*HEUN)
+
+
+def geodesic_rk4() -> Sampler:
+    """The classical Runge-Kutta method in normal coordinates about x_t.
+
+    Facts:
+        kind: deterministic, single step
+        order: 4 in t
+        nfe: 4 steps
+        accepts: tangent fields; plans that go up invert
+        paper: Munthe-Kaas 1998, "Runge-Kutta methods on Lie groups", whose coordinates are those of the group's exp
+    """
+    return _explicit(*RK4)
+
+
+def geodesic_random_walk() -> Sampler:
+    """The reverse of Brownian motion by Euler-Maruyama steps along geodesics.
+
+        x_s = exp(x_t, v score(x_t, t) + v^(1/2) z),    v = sigma(t)^2 - sigma(s)^2,    z standard normal at x_t
+
+    Facts:
+        kind: stochastic, single step
+        order: weak order 1 in v
+        nfe: steps
+        accepts: tangent fields with a score, schedules with alpha = 1
+        paper: De Bortoli et al. 2022, "Riemannian Score-Based Generative Modelling"; Jorgensen 1975, "The
+            central limit problem for geodesic random walks"
+    """
+
+    def step(state, field, schedule, plan, i, noise):
+        if field.score is None:
+            raise ValueError(
+                "geodesic_random_walk follows the score, and this field has only a velocity. Valid: a field with a "
+                "score, as riemannian_score_matching trains it; a velocity is followed by geodesic_heun()"
+            )
+        t = plan.t[i]
+        variance = schedule.sigma(t) ** 2 - schedule.sigma(plan.s[i]) ** 2
+        drift = scaled(variance, field.score(state.x, t))
+        kick = scaled(jnp.sqrt(variance), standard_normal(field.manifold, state.x, noise[0]))
+        x = field.manifold.exp(state.x, jax.tree.map(jnp.add, drift, kick))
+        return State(x, x)
+
+    return Sampler(_start, step, draws=1, nfe=lambda steps: steps, takes=(TangentField,))
+
+
+def standard_normal(manifold: Manifold, x: Array, noise: Array) -> Array:
+    """A standard normal tangent at x `[B, *shape]`, made of standard normal numbers of x's shape."""
+    numbers = noise.reshape(len(x), -1)[:, : manifold.dimension]
+    return jnp.einsum("bi,bi...->b...", numbers, manifold.basis(x))
+
+
+def carried(
+    manifold: Manifold,
+    slope: Callable[[Any, Array], tuple[Any, Any]],
+    x: Any,
+    t: ArrayLike,
+    s: ArrayLike,
+    stages: Sequence[Sequence[float]],
+    weights: Sequence[float],
+) -> tuple[Any, Any]:
+    """One step of an explicit Runge-Kutta method on a manifold, with integrals along its way.
+
+    Args:
+        manifold: where x moves.
+        slope: (x `[B, *shape]`, t) -> (dx/dt, a tangent at x; what is integrated beside it, a pytree of `[B, ...]`).
+        x: `[B, *shape]` point at t.
+        t: `[]` or `[B]`.
+        s: `[]` or `[B]`, where the step ends.
+        stages: rows of the method's matrix, but the first, which is empty.
+        weights: of its stages.
+
+    Returns:
+        (x at s, the integrals from t to s).
+    """
+    h = jnp.asarray(s) - jnp.asarray(t)
+    velocity, beside = slope(x, jnp.asarray(t))
+    slopes, integrands = [velocity], [beside]
+    for row in stages:
+        y = manifold.exp(x, scaled(h, _combined(row, slopes)))
+        velocity, beside = slope(y, t + sum(row) * h)
+        slopes.append(jax.jvp(lambda point: manifold.log(x, point), (y,), (velocity,))[1])
+        integrands.append(beside)
+    return manifold.exp(x, scaled(h, _combined(weights, slopes))), scaled(h, _combined(weights, integrands))
+
+
+def _combined(coefficients: Sequence[float], trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: sum(c * leaf for c, leaf in zip(coefficients, leaves) if c), *trees)
+
+
+def _explicit(stages: Sequence[Sequence[float]], weights: Sequence[float]) -> Sampler:
+    """The sampler of an explicit Runge-Kutta method; the `x0` of its trajectory are the samples themselves."""
+
+    def step(state, field, schedule, plan, i, noise):
+        slope = lambda x, t: (field(x, t), ())
+        x, _ = carried(field.manifold, slope, state.x, plan.t[i], plan.s[i], stages, weights)
+        return State(x, x)
+
+    return Sampler(_start, step, draws=0, nfe=lambda steps: len(weights) * steps, takes=(TangentField,))
+
+
+def _start(x: Any, schedule: Any, plan: Any) -> State:
+    return State(x, x)
+
+
+public.declare(__name__)

@@ -1,0 +1,29 @@
+"""The cost of transport on a manifold."""
+
+__all__ = ["geodesic_cost"]
+
+import jax
+
+from diffusion import public
+from diffusion.couplings import Cost
+from diffusion.manifolds.manifold import Manifold
+
+
+def geodesic_cost(manifold: Manifold) -> Cost:
+    """(x `[n, *shape]`, y `[m, *shape]`) -> the squared distances d(x_i, y_j)^2 `[n, m]`.
+
+    For `couplings.optimal_transport` and `couplings.sinkhorn`: Chen and Lipman 2024, "Flow Matching on General
+    Geometries"; Bose et al. 2024, "SE(3)-Stochastic Flow Matching for Protein Backbone Generation".
+
+    Args:
+        manifold: where both lie.
+    """
+
+    def cost(x, y):
+        expand = lambda leaf: leaf[:, None]
+        return manifold.distance(jax.tree.map(expand, x), jax.tree.map(lambda leaf: leaf[None], y)) ** 2
+
+    return cost
+
+
+public.declare(__name__)

@@ -1,0 +1,276 @@
+"""Heat kernels: the densities of Brownian motion on a manifold, with their scores and exact draws.
+
+The Brownian motion that starts at x has, once its variance is v, the density K_v(x, y) with
+
+    dK / dv = Delta K / 2,
+
+with respect to the manifold's volume; in flat space it is N(y; x, v I). Each kernel has a series of eigenfunctions,
+short for large v, and an expansion for small v; both are accurate where they meet.
+"""
+
+__all__ = ["HeatKernel", "so3", "sphere", "torus", "varadhan"]
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion import public
+from diffusion.manifolds.manifold import Manifold, norm, scaled
+from diffusion.manifolds.rotations import so3 as so3_of
+from diffusion.manifolds.sphere import sphere as sphere_of
+from diffusion.manifolds.torus import torus as torus_of
+from diffusion.schedules import left_broadcast
+
+ANGLES = 2048  # of the table whose inverse draws the distance from the start
+NEAR = 1e-2  # below this distance log K is a parabola to float32's accuracy
+
+
+class HeatKernel(NamedTuple):
+    """The density, the score and the draws of Brownian motion on a manifold.
+
+    Attributes:
+        manifold: where it moves.
+        log_density: (x `[..., *shape]`, y `[..., *shape]`, v `[...]`) -> log K_v(x, y) `[...]`, in nats.
+        score: the same -> the gradient of log K_v(x, y) in y, a tangent at y `[..., *shape]`.
+        sample: (key, x `[*shape]`, v `[]`) -> one draw of K_v(x, .).
+    """
+
+    manifold: Manifold
+    log_density: Callable[[Array, Array, ArrayLike], Array]
+    score: Callable[[Array, Array, ArrayLike], Array]
+    sample: Callable[[Array, Array, ArrayLike], Array]
+
+
+def sphere(dimension: int = 2) -> HeatKernel:
+    """The heat kernel of the unit sphere S^n, by its zonal harmonics.
+
+        K_v(theta) = sum_l exp(-l (l + n - 1) v / 2) (2 l + n - 1) / (n - 1) C_l(cos theta) / vol(S^n)
+
+    with the Gegenbauer polynomials C_l of index (n - 1) / 2, those of Legendre on S^2. For v < 1 / (2 n) the
+    expansion to the first order
+
+        (2 pi v)^(-n/2) exp(-theta^2 / (2 v)) (theta / sin theta)^((n - 1) / 2) exp(v u(theta)),
+        u = (n - 1)^2 / 8 - (n - 1) (n - 3) (1 - theta cot theta) / (8 theta^2)
+
+    is within 1e-3 of it on S^2, but for the last 0.6 before the antipode, the cut locus, where a Brownian motion of
+    such a variance does not come: there the density is smaller than exp(-10) of its maximum.
+
+    Facts:
+        series: zonal harmonics; the expansion of Minakshisundaram and Pleijel for v < 1 / (2 n)
+        paper: De Bortoli et al. 2022, "Riemannian Score-Based Generative Modelling"
+
+    Args:
+        dimension: n >= 2; the circle is `torus(1)`.
+
+    Raises:
+        ValueError: if dimension < 2.
+    """
+    if dimension < 2:
+        raise ValueError(f"heat_kernels.sphere: dimension = {dimension} must be at least 2; the circle is torus(1)")
+    n = dimension
+    terms = math.ceil(math.sqrt(130 * n))
+    log_volume = math.log(2) + (n + 1) / 2 * math.log(math.pi) - math.lgamma((n + 1) / 2)
+
+    def series(theta, v):
+        c = jnp.cos(theta)
+
+        def term(carry, l):
+            last, this, total = carry
+            total += jnp.exp(-l * (l + n - 1) * v / 2) * (2 * l + n - 1) / (n - 1) * this
+            return (this, (2 * c * (l + (n - 1) / 2) * this - (l + n - 2) * last) / (l + 1), total), None
+
+        begin = (jnp.ones_like(c), (n - 1) * c, jnp.ones_like(c))
+        (_, _, total), _ = jax.lax.scan(term, begin, jnp.arange(1, terms, dtype=c.dtype))
+        return jnp.log(jnp.maximum(total, 1e-30)) - log_volume
+
+    def expansion(theta, v):
+        small = theta < 0.05
+        safe = jnp.clip(jnp.where(small, 1.0, theta), max=math.pi - 1e-3)
+        spread = jnp.where(small, theta**2 / 6 + theta**4 / 180, jnp.log(safe / jnp.sin(safe)))
+        bend = jnp.where(small, 1 / 3 + theta**2 / 45, (1 - safe / jnp.tan(safe)) / safe**2)
+        u = (n - 1) ** 2 / 8 - (n - 1) * (n - 3) / 8 * bend
+        return -n / 2 * jnp.log(2 * math.pi * v) - theta**2 / (2 * v) + (n - 1) / 2 * spread + v * u
+
+    def log_radial(theta, v):
+        short = v < 0.5 / n
+        far = (theta**2 > 16 * v) & (v < 1 / n)  # where the terms of the series cancel
+        early = expansion(theta, jnp.where(short | far, v, 0.5 / n))
+        return jnp.where(short | far, early, series(theta, jnp.where(short, 0.5 / n, v)))
+
+    return _isotropic(
+        sphere_of(n), math.pi, log_radial, lambda theta: (n - 1) * jnp.log(jnp.maximum(jnp.sin(theta), 1e-9))
+    )
+
+
+def so3() -> HeatKernel:
+    """The heat kernel of the rotations, IGSO(3), where the distance is the angle omega of the rotation between two.
+
+        K_v(omega) = sum_l (2 l + 1) exp(-l (l + 1) v / 2) sin((l + 1/2) omega) / sin(omega / 2) / (8 pi^2)
+
+    and, by Poisson's summation, exactly the same
+
+        (2 pi v)^(-3/2) exp(v / 8) sum_k (-1)^k (omega / 2 + pi k) / sin(omega / 2) exp(-(omega + 2 pi k)^2 / (2 v)),
+
+    which is used for v < 1. In the papers' notation v = 2 epsilon^2.
+
+    Facts:
+        series: characters; images for v < 1
+        paper: Nikolayev and Savyolova 1997, "Normal distribution on the rotation group SO(3)"; Leach et al. 2022,
+            "Denoising Diffusion Probabilistic Models on SO(3) for Rotational Alignment"; Yim et al. 2023, "SE(3)
+            diffusion model with application to protein backbone generation"
+    """
+    volume = 8 * math.pi**2
+
+    def series(omega, v):
+        half = jnp.clip(omega, NEAR, math.pi)[..., None] / 2
+        l = jnp.arange(12, dtype=half.dtype)
+        decay = (2 * l + 1) * jnp.exp(-l * (l + 1) * v[..., None] / 2)
+        total = jnp.sum(decay * jnp.sin((2 * l + 1) * half) / jnp.sin(half), axis=-1)
+        return jnp.log(jnp.maximum(total, 1e-30)) - math.log(volume)
+
+    def images(omega, v):
+        away = jnp.clip(omega, NEAR, math.pi)
+        k = jnp.array([-2, -1, 1, 2], omega.dtype)
+        winding = 2 * math.pi * k
+        shrink = jnp.exp(-winding * (winding + 2 * away[..., None]) / (2 * v[..., None]))
+        # Relative to the term of k = 0.
+        total = 1 + jnp.sum(jnp.cos(math.pi * k) * (1 + winding / away[..., None]) * shrink, axis=-1)
+        spread = jnp.log(away / (2 * jnp.sin(away / 2)))
+        gauss = -1.5 * jnp.log(2 * math.pi * v) + v / 8 - omega**2 / (2 * v)
+        return gauss + spread + jnp.log(jnp.maximum(total, 1e-30))
+
+    def log_radial(omega, v):
+        short = v < 1
+        return jnp.where(short, images(omega, jnp.minimum(v, 1.0)), series(omega, jnp.maximum(v, 1.0)))
+
+    log_area = lambda omega: math.log(4) + 2 * jnp.log(jnp.maximum(jnp.sin(omega / 2), 1e-9))
+    return _isotropic(so3_of(), math.pi, log_radial, log_area)
+
+
+def torus(dimension: int = 2) -> HeatKernel:
+    """The heat kernel of the flat torus of angles: the wrapped normal distribution in each of them.
+
+        K_v(delta) = prod_i sum_k N(delta_i + 2 pi k; 0, v)
+                   = prod_i (1 + 2 sum_l exp(-l^2 v / 2) cos(l delta_i)) / (2 pi)
+
+    The first sum is used for v < 3, the second, a theta series, beyond.
+
+    Facts:
+        series: waves; images for v < 3
+        paper: Jing et al. 2022, "Torsional Diffusion for Molecular Conformer Generation"
+
+    Args:
+        dimension: number of angles, >= 1.
+    """
+    manifold = torus_of(dimension)
+
+    def log_angle(delta, v):
+        short = v < 3
+        near, wide = jnp.minimum(v, 3.0)[..., None], jnp.maximum(v, 3.0)[..., None]
+        turns = 2 * math.pi * jnp.arange(-3, 4, dtype=delta.dtype)
+        wrapped = jax.nn.logsumexp(-jnp.square(delta[..., None] + turns) / (2 * near), axis=-1)
+        l = jnp.arange(1, 6, dtype=delta.dtype)
+        waves = jnp.sum(2 * jnp.exp(-jnp.square(l) * wide / 2) * jnp.cos(l * delta[..., None]), axis=-1)
+        wrapped -= 0.5 * jnp.log(2 * math.pi * near[..., 0])
+        return jnp.where(short, wrapped, jnp.log1p(waves) - math.log(2 * math.pi))
+
+    def log_density(x, y, v):
+        delta = manifold.log(x, y)
+        return log_angle(delta, _like(v, delta)).sum(-1)
+
+    def score(x, y, v):
+        delta = manifold.log(x, y)
+        return _slope(log_angle, delta, _like(v, delta))
+
+    def sample(key, x, v):
+        return manifold.exp(x, jnp.sqrt(v) * jax.random.normal(key, x.shape, x.dtype))
+
+    return HeatKernel(manifold, log_density, score, sample)
+
+
+def varadhan(manifold: Manifold, steps: int = 20) -> HeatKernel:
+    """Varadhan's approximation on any manifold, exact as v -> 0 and on flat space.
+
+        log K_v(x, y) = -d(x, y)^2 / (2 v) - n log(2 pi v) / 2,    its gradient log_y(x) / v
+
+    The draws are the ends of a geodesic random walk of `steps` steps of the variance v / steps.
+
+    Facts:
+        series: its first term as v -> 0
+        paper: Varadhan 1967, "On the behavior of the fundamental solution of the heat equation"; De Bortoli et al.
+            2022, "Riemannian Score-Based Generative Modelling"
+
+    Args:
+        manifold: any.
+        steps: of a walk, >= 1.
+    """
+    n = manifold.dimension
+
+    def log_density(x, y, v):
+        return -(manifold.distance(x, y) ** 2) / (2 * v) - n / 2 * jnp.log(2 * math.pi * jnp.asarray(v))
+
+    def score(x, y, v):
+        return scaled(1 / jnp.asarray(v), manifold.log(y, x))
+
+    def sample(key, x, v):
+        def walk(x, key):
+            return manifold.exp(x, scaled(jnp.sqrt(v / steps), manifold.tangent_normal(key, x))), None
+
+        return jax.lax.scan(walk, x, jax.random.split(key, steps))[0]
+
+    return HeatKernel(manifold, log_density, score, sample)
+
+
+def _isotropic(
+    manifold: Manifold, reach: float, log_radial: Callable[[Array, Array], Array], log_area: Callable[[Array], Array]
+) -> HeatKernel:
+    """The kernel whose density depends on the distance alone.
+
+    Args:
+        manifold: in which all directions are alike.
+        reach: its largest distance.
+        log_radial: (distance, v) -> log K.
+        log_area: distance -> log of the area of the sphere of that radius, up to a constant.
+    """
+
+    def log_density(x, y, v):
+        distance = manifold.distance(x, y)
+        return log_radial(distance, _like(v, distance))
+
+    def score(x, y, v):
+        toward = manifold.log(y, x)
+        away = jnp.clip(norm(manifold, y, toward), NEAR, reach)
+        return scaled(-_slope(log_radial, away, _like(v, away)) / away, toward)
+
+    def sample(key, x, v):
+        of_distance, of_direction = jax.random.split(key)
+        v = jnp.asarray(v, x.dtype)
+        # A normal distribution of these many dimensions goes no further than this.
+        width = jnp.minimum(reach, jnp.sqrt(v) * (6 + math.sqrt(manifold.dimension)))
+        distances = jnp.linspace(0, 1, ANGLES, dtype=x.dtype) * width
+        log_density = log_radial(distances, _like(v, distances))
+        density = jnp.exp(log_density - log_density[0] + log_area(distances))
+        below = jnp.concatenate([jnp.zeros(1, x.dtype), jnp.cumsum((density[1:] + density[:-1]) / 2)])
+        distance = jnp.interp(jax.random.uniform(of_distance, (), x.dtype) * below[-1], below, distances)
+        direction = manifold.tangent_normal(of_direction, x)
+        return manifold.exp(x, distance / norm(manifold, x, direction) * direction)
+
+    return HeatKernel(manifold, log_density, score, sample)
+
+
+def _like(v: ArrayLike, x: Array) -> Array:
+    """v `[...]`, a prefix of x's shape, as an array of x's shape and type."""
+    return jnp.broadcast_to(left_broadcast(jnp.asarray(v, x.dtype), x), x.shape)
+
+
+def _slope(log_density: Callable[[Array, Array], Array], x: Array, v: Array) -> Array:
+    """The derivative in x of a function of numbers, each on its own."""
+    return jax.jvp(lambda x: log_density(x, v), (x,), (jnp.ones_like(x),))[1]
+
+
+public.declare(__name__)

@@ -1,0 +1,141 @@
+"""Mixtures with exact densities as targets: von Mises-Fisher on the sphere, heat kernels wherever they are known.
+
+A mixture of heat kernels stays one under Brownian motion, so that the whole process is known: `exact_field` is the
+optimum of `riemannian_score_matching` on it.
+"""
+
+__all__ = ["diffused", "exact_field", "mixture", "von_mises_fisher"]
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion import public
+from diffusion.manifolds.distributions import Distribution
+from diffusion.manifolds.heat_kernels import HeatKernel
+from diffusion.manifolds.manifold import scaled
+from diffusion.manifolds.sphere import sphere
+from diffusion.manifolds.tangent_field import TangentField
+from diffusion.schedules import NoiseSchedule
+
+
+def von_mises_fisher(mean: ArrayLike, concentration: float) -> Distribution:
+    """The density kappa / (2 pi (1 - exp(-2 kappa))) exp(kappa (mean . x - 1)) on S^2.
+
+    Fisher 1953, "Dispersion on a Sphere"; drawn by the inverse of the distribution function of mean . x.
+
+    Args:
+        mean: `[3]`, a unit vector.
+        concentration: kappa > 0.
+
+    Raises:
+        ValueError: if the concentration is not positive, or the mean no unit vector.
+    """
+    if not concentration > 0:
+        raise ValueError(f"von_mises_fisher: concentration = {concentration} must be positive; 0 is uniform")
+    mean = jnp.asarray(mean, jnp.float32)
+    surface = sphere(2)
+    surface.check(mean)
+    rest = -math.expm1(-2 * concentration)
+
+    def draw(key):
+        of_height, of_direction = jax.random.split(key)
+        uniform = jax.random.uniform(of_height)
+        height = 1 + jnp.log1p(-uniform * rest) / concentration
+        angle = jnp.arccos(jnp.clip(height, -1, 1))
+        across = surface.tangent_normal(of_direction, mean)
+        return surface.exp(mean, angle * across / jnp.linalg.norm(across))
+
+    def log_density(x):
+        return concentration * (x @ mean - 1) + math.log(concentration / (2 * math.pi * rest))
+
+    return Distribution(jax.vmap(draw), log_density)
+
+
+def diffused(kernel: HeatKernel, mean: Array, variance: float) -> Distribution:
+    """The heat kernel K_v(mean, .): on the torus a wrapped normal, on SO(3) IGSO(3).
+
+    Args:
+        kernel: such as `heat_kernels.so3()`.
+        mean: `[*shape]`.
+        variance: v > 0.
+
+    Raises:
+        ValueError: if the variance is not positive, or the mean off the manifold.
+    """
+    if not variance > 0:
+        raise ValueError(f"diffused: variance = {variance} must be positive")
+    mean = jnp.asarray(mean, jnp.float32)
+    kernel.manifold.check(mean)
+
+    def log_density(x):
+        at = jnp.broadcast_to(mean, x.shape)
+        return kernel.log_density(at, x, jnp.full(x.shape[: x.ndim - mean.ndim], variance, x.dtype))
+
+    return Distribution(jax.vmap(lambda key: kernel.sample(key, mean, variance)), log_density)
+
+
+def mixture(components: Sequence[Distribution], weights: ArrayLike) -> Distribution:
+    """p(x) = sum_k w_k p_k(x).
+
+    Args:
+        components: one at least, on one manifold.
+        weights: of each, > 0; they are divided by their sum.
+
+    Raises:
+        ValueError: if there is not one positive weight for each component.
+    """
+    log_weights = _log_weights(weights, len(components))
+
+    def draw(key):
+        of_choice, of_point = jax.random.split(key)
+        points = jnp.stack([component.sample(of_point[None])[0] for component in components])
+        return points[jax.random.categorical(of_choice, log_weights)]
+
+    def log_density(x):
+        terms = [component.log_density(x) + weight for component, weight in zip(components, log_weights)]
+        return jax.nn.logsumexp(jnp.stack(terms), axis=0)
+
+    return Distribution(jax.vmap(draw), log_density)
+
+
+def exact_field(
+    kernel: HeatKernel, means: Sequence[Array], variances: Sequence[float], weights: ArrayLike, schedule: NoiseSchedule
+) -> TangentField:
+    """The score and the flow of a mixture of heat kernels under Brownian motion of the variance sigma(t)^2.
+
+        p_t(x) = sum_k w_k K_(v_k + sigma(t)^2)(mean_k, x),    dx/dt = -g(t)^2 / 2 grad log p_t(x)
+
+    Args:
+        kernel: exact, such as `heat_kernels.torus(2)`.
+        means: of its components, `[*shape]` each.
+        variances: v_k > 0.
+        weights: w_k > 0; they are divided by their sum.
+        schedule: with alpha = 1, such as `schedules.variance_exploding()`.
+    """
+    log_weights = _log_weights(weights, len(means))
+
+    def score(x, t):
+        added = jnp.broadcast_to(schedule.sigma(t) ** 2, x.shape[:1])
+        at = [jnp.broadcast_to(jnp.asarray(mean, x.dtype), x.shape) for mean in means]
+        logs = [kernel.log_density(mean, x, v + added) + w for mean, v, w in zip(at, variances, log_weights)]
+        shares = jax.nn.softmax(jnp.stack(logs), axis=0)
+        return sum(scaled(share, kernel.score(mean, x, v + added)) for share, mean, v in zip(shares, at, variances))
+
+    velocity = lambda x, t: scaled(-(schedule.diffusion(t) ** 2) / 2, score(x, t))
+    return TangentField(kernel.manifold, velocity, score)
+
+
+def _log_weights(weights: ArrayLike, number: int) -> Array:
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (number,) or not np.all(weights > 0):
+        raise ValueError(f"a mixture of {number} components needs {number} positive weights; got {weights}")
+    return jnp.asarray(np.log(weights / weights.sum()), jnp.float32)
+
+
+public.declare(__name__)

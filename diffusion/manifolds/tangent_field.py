@@ -1,0 +1,88 @@
+"""What a network on a manifold is read as: a tangent field that carries samples, and the score where it is known."""
+
+__all__ = ["TangentField", "of_score", "of_velocity"]
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion import public
+from diffusion.manifolds.manifold import Manifold, scaled
+from diffusion.parameterizations import Clock, Network, read_output, time
+from diffusion.schedules import NoiseSchedule
+
+
+class TangentField(NamedTuple):
+    """The flow dx/dt = u(x, t) on a manifold; the samplers whose `takes` has this type accept it.
+
+    `TangentField(manifold, u)` wraps a function u(x, t) of your own.
+
+    Attributes:
+        manifold: where it acts.
+        velocity: (x `[B, *shape]`, t `[]` or `[B]`) -> dx/dt, a tangent at x `[B, *shape]`.
+        score: the same -> the gradient of log p_t(x), a tangent at x; None where only the flow is known.
+    """
+
+    manifold: Manifold
+    velocity: Callable[[Any, ArrayLike], Any]
+    score: Callable[[Any, ArrayLike], Any] | None = None
+
+    def __call__(self, x: Any, t: ArrayLike) -> Any:
+        """dx/dt."""
+        return self.velocity(x, t)
+
+
+def of_velocity(
+    network: Network, schedule: NoiseSchedule, manifold: Manifold, clock: Clock | None = None, condition: Any = None
+) -> TangentField:
+    """The field of a network that predicts the velocity: its output's part in the tangent space.
+
+    Args:
+        network: (x `[B, *shape]`, clock `[B]`, condition) -> output of the same shape.
+        schedule: gives the range of times.
+        manifold: where x lies.
+        clock: the time that the network receives; t itself if None.
+        condition: passed to the network as it is.
+    """
+    return TangentField(manifold, _tangent(network, schedule, manifold, clock, condition))
+
+
+def of_score(
+    network: Network, schedule: NoiseSchedule, manifold: Manifold, clock: Clock | None = None, condition: Any = None
+) -> TangentField:
+    """The field of a network that predicts -sigma(t) times the score of Brownian motion of the variance sigma(t)^2.
+
+        score = -output / sigma(t),    dx/dt = -g(t)^2 score / 2
+
+    De Bortoli et al. 2022, "Riemannian Score-Based Generative Modelling"; the flow is that of Song et al. 2021, eq. 13.
+
+    Args:
+        network: see `of_velocity`.
+        schedule: with alpha = 1, such as `schedules.variance_exploding()`.
+        manifold: see `of_velocity`.
+        clock: see `of_velocity`.
+        condition: see `of_velocity`.
+    """
+    output = _tangent(network, schedule, manifold, clock, condition)
+    score = lambda x, t: scaled(-1 / schedule.sigma(t), output(x, t))
+    velocity = lambda x, t: scaled(-(schedule.diffusion(t) ** 2) / 2, score(x, t))
+    return TangentField(manifold, velocity, score)
+
+
+def _tangent(
+    network: Network, schedule: NoiseSchedule, manifold: Manifold, clock: Clock | None, condition: Any
+) -> Callable[[Array, ArrayLike], Array]:
+    """(x, t) -> the part of the network's output in the tangent space at x."""
+    clock = clock or time()
+
+    def output(x, t):
+        t = jnp.broadcast_to(jnp.asarray(t), x.shape[:1])
+        return manifold.tangent(x, read_output(network(x, clock(schedule, t), condition), x))
+
+    return output
+
+
+public.declare(__name__)

@@ -1,0 +1,109 @@
+"""Solvers on manifolds: order by exact flows, samples on the manifold, and Brownian motion reversed."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.linalg import expm
+
+from diffusion import samplers, schedules, timesteps
+from diffusion.manifolds import (
+    TangentField,
+    geodesic_euler,
+    geodesic_heun,
+    geodesic_random_walk,
+    geodesic_rk4,
+    heat_kernels,
+    mixtures,
+    so3,
+    sphere,
+    torus,
+)
+
+NUMBER = 4
+ORDERS = {geodesic_euler: (1, (8, 16)), geodesic_heun: (2, (8, 16)), geodesic_rk4: (4, (3, 6))}
+
+
+def spiral():
+    """On S^2 a rotation about z and a descent towards -z, tan(theta / 2) growing as exp(t): no isometry."""
+    pole = jnp.array([0.0, 0.0, 1.0])
+    field = TangentField(sphere(2), lambda x, t: 1.5 * jnp.cross(pole, x) - sphere(2).tangent(x, pole))
+
+    def flow(x, t):
+        theta = 2 * np.arctan(np.tan(np.arccos(x[:, 2]) / 2) * math.exp(t))
+        phi = np.arctan2(x[:, 1], x[:, 0]) + 1.5 * t
+        return np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], -1)
+
+    return field, flow
+
+
+def turning():
+    """On SO(3) dR/dt = A R + R B, whose flow is exp(t A) R exp(t B): no geodesic."""
+    hat = lambda w: np.array([[0, -w[2], w[1]], [w[2], 0, -w[0]], [-w[1], w[0], 0]])
+    a, b = hat([0.8, 0.5, -0.3]), hat([-0.4, 1.0, 0.6])
+    field = TangentField(so3(), lambda x, t: jnp.asarray(a, x.dtype) @ x + x @ jnp.asarray(b, x.dtype))
+    return field, lambda x, t: expm(t * a) @ x @ expm(t * b)
+
+
+def pendulum():
+    """On the torus da/dt = sin(a), where tan(a / 2) grows as exp(t)."""
+    field = TangentField(torus(2), lambda x, t: jnp.sin(x))
+    return field, lambda x, t: 2 * np.arctan(np.tan(x / 2) * math.exp(t))
+
+
+@pytest.mark.parametrize("solver", ORDERS, ids=lambda solver: solver.__name__)
+@pytest.mark.parametrize("case", (spiral, turning, pendulum), ids=lambda case: case.__name__)
+def test_each_solver_has_its_order_and_stays_on_the_manifold(case, solver):
+    field, flow = case()
+    manifold = field.manifold
+    order, steps = ORDERS[solver]
+    keys = jax.random.split(jax.random.key(1), NUMBER)
+    x = manifold.uniform(jax.random.key(0), (NUMBER,))
+    exact = jnp.asarray(flow(np.asarray(x, np.float64), -1.0), jnp.float32)
+    errors = []
+    for number in steps:
+        plan = timesteps.plan(np.linspace(1.0, 0.0, number + 1))
+        walk = jax.jit(lambda x, plan=plan: samplers.sample(solver(), field, schedules.rectified_flow(), x, plan, keys))
+        end = walk(x)
+        manifold.check(end)
+        errors.append(float(manifold.distance(end, exact).max()))
+    measured = math.log2(errors[0] / errors[1])
+    assert abs(measured - order) < 0.35 + 0.1 * order, errors
+
+
+def test_the_random_walk_reverses_brownian_motion():
+    """From the exact end of a diffusion on S^2 back to its start, by the exact score: the mean is that of the data."""
+    kernel = heat_kernels.sphere(2)
+    mean = jnp.array([0.6, 0.0, 0.8])
+    schedule = schedules.variance_exploding(0.05, 1.5)
+    data_variance = 0.15
+    field = mixtures.exact_field(kernel, [mean], [data_variance], [1.0], schedule)
+    keys = jax.random.split(jax.random.key(0), (2, 600))
+    begin = jax.jit(jax.vmap(lambda key: kernel.sample(key, mean, data_variance + 1.5**2)))(keys[0])
+    plan = timesteps.plan(timesteps.uniform(schedule, steps=40))
+    end = jax.jit(lambda x: samplers.sample(geodesic_random_walk(), field, schedule, x, plan, keys[1]))(begin)
+    kernel.manifold.check(end)
+    heights = np.asarray(end @ mean, np.float64)
+    assert abs(heights.mean() - math.exp(-data_variance)) < 4 * heights.std() / math.sqrt(600) + 5e-3
+
+
+def test_a_random_walk_needs_a_score():
+    field, _ = spiral()
+    plan = timesteps.plan([1.0, 0.0])
+    x = field.manifold.uniform(jax.random.key(0), (1,))
+    with pytest.raises(ValueError, match="only a velocity"):
+        samplers.sample(
+            geodesic_random_walk(), field, schedules.rectified_flow(), x, plan, jax.random.split(jax.random.key(0), 1)
+        )
+
+
+def test_samplers_of_one_kind_refuse_fields_of_the_other():
+    field, _ = spiral()
+    x = field.manifold.uniform(jax.random.key(0), (1,))
+    rest = (schedules.rectified_flow(), x, timesteps.plan([1.0, 0.0]), jax.random.split(jax.random.key(0), 1))
+    with pytest.raises(TypeError, match="stays on the manifold"):
+        samplers.sample(samplers.heun(), field, *rest)
+    with pytest.raises(TypeError, match="takes TangentField"):
+        samplers.sample(geodesic_heun(), lambda x, t: x, *rest)

@@ -1,0 +1,105 @@
+"""Heat kernels against their series in float64, the mean of their first eigenfunction, and their scores."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import eval_gegenbauer
+
+from diffusion.manifolds import heat_kernels, sphere
+
+ANGLES = np.array([0.02, 0.4, 1.0, 1.7, 2.3])
+
+
+def sphere_series(n, theta, v):
+    """The kernel of S^n by 200 zonal harmonics."""
+    total = sum(
+        math.exp(-l * (l + n - 1) * v / 2) * (2 * l + n - 1) / (n - 1) * eval_gegenbauer(l, (n - 1) / 2, np.cos(theta))
+        for l in range(200)
+    )
+    return total / (2 * math.pi ** ((n + 1) / 2) / math.gamma((n + 1) / 2))
+
+
+def rotation_series(omega, v):
+    """The kernel of SO(3) by 200 characters."""
+    l = np.arange(200)[:, None]
+    characters = np.sin((l + 0.5) * omega) / np.sin(omega / 2)
+    return np.sum((2 * l + 1) * np.exp(-l * (l + 1) * v / 2) * characters, 0) / (8 * math.pi**2)
+
+
+def circle_series(angle, v):
+    """The kernel of the circle by 81 images."""
+    images = [np.exp(-((angle + 2 * math.pi * k) ** 2) / (2 * v)) for k in range(-40, 41)]
+    return np.sum(images, 0) / math.sqrt(2 * math.pi * v)
+
+
+def rotations(angles):
+    """Rotations about z `[N, 3, 3]`."""
+    c, s, o = np.cos(angles), np.sin(angles), np.zeros_like(angles)
+    return np.stack([np.stack([c, -s, o], -1), np.stack([s, c, o], -1), np.stack([o, o, o + 1], -1)], -2)
+
+
+def circles(n):
+    """Points of S^n at the angles from the first axis."""
+    return lambda angles: np.stack([np.cos(angles), np.sin(angles), *np.zeros((n - 1, len(angles)))], -1)
+
+
+CASES = {  # kernel, angles -> points, density by angle in float64, largest error of the logarithm
+    "sphere2": (heat_kernels.sphere(2), circles(2), lambda a, v: sphere_series(2, a, v), 2e-3),
+    "so3": (heat_kernels.so3(), rotations, rotation_series, 2e-5),
+    "torus": (heat_kernels.torus(1), lambda a: a[:, None], circle_series, 2e-5),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_density_and_score_are_those_of_the_series(name):
+    kernel, points, series, tolerance = CASES[name]
+    start = jnp.asarray(points(np.zeros(1)), jnp.float32)
+    ends = jnp.asarray(points(ANGLES), jnp.float32)
+    starts = jnp.broadcast_to(start, ends.shape)
+    direction = kernel.manifold.log(ends, jnp.asarray(points(ANGLES + 1e-3), jnp.float32))  # away from the start
+    both = jax.jit(lambda v: (kernel.log_density(starts, ends, v), kernel.score(starts, ends, v)))
+    for v in (0.2, 0.3, 0.9, 1.1, 2.9, 3.1, 9.0):  # on both sides of where each changes its form
+        density, score = both(jnp.full(ANGLES.shape, v, jnp.float32))
+        log_series = lambda angle, v=v: np.log(series(angle, v))
+        assert np.max(np.abs(density - log_series(ANGLES))) < tolerance, v
+        slope = (log_series(ANGLES + 1e-4) - log_series(ANGLES - 1e-4)) / 2e-4
+        along = kernel.manifold.inner(ends, score, direction) / 1e-3
+        assert np.max(np.abs(along - slope) / (1 + np.abs(slope))) < 5 * tolerance + 1e-3, v
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_draws_have_the_mean_of_the_first_eigenfunction(name):
+    """E cos theta = exp(-v) on S^2, E trace R = 3 exp(-v) on SO(3), E cos a = exp(-v / 2) on the circle."""
+    kernel, points, _, _ = CASES[name]
+    start = jnp.asarray(points(np.zeros(1))[0], jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 3000)
+    draw = jax.jit(lambda v: jax.vmap(lambda key: kernel.sample(key, start, v))(keys))
+    of = {
+        "sphere2": (lambda x: x[:, 0], lambda v: math.exp(-v)),
+        "so3": (lambda x: np.trace(x, axis1=1, axis2=2), lambda v: 3 * math.exp(-v)),
+        "torus": (lambda x: np.cos(x[:, 0]), lambda v: math.exp(-v / 2)),
+    }
+    function, mean = of[name]
+    for v in (0.1, 0.8, 3.0):
+        x = np.asarray(draw(v), np.float64)
+        kernel.manifold.check(x)
+        values = function(x)
+        assert abs(values.mean() - mean(v)) < 4 * values.std() / math.sqrt(len(values)), v
+
+
+def test_varadhan_is_the_limit_of_small_variances():
+    exact, approximate = heat_kernels.sphere(2), heat_kernels.varadhan(sphere(2), steps=3)
+    x = jnp.array([[0.0, 0.0, 1.0]])
+    y = sphere(2).exp(x, jnp.array([[0.3, 0.0, 0.0]]))
+    error = lambda v: float(jnp.max(jnp.abs(exact.score(x, y, v) - approximate.score(x, y, v)) * v))
+    errors = [error(v * jnp.ones(1)) for v in (0.2, 0.02)]
+    assert errors[1] < errors[0] / 5  # its relative error falls in proportion to v
+    assert errors[0] < 0.05
+
+
+def test_a_sphere_of_too_few_dimensions_is_refused():
+    with pytest.raises(ValueError, match=r"dimension = 1 .* the circle is torus\(1\)"):
+        heat_kernels.sphere(1)

@@ -1,0 +1,128 @@
+"""Objectives on manifolds at their optima, which are known where the data is one point."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import schedules, timesteps
+from diffusion.manifolds import (
+    euclidean,
+    heat_kernels,
+    riemannian_flow_matching,
+    riemannian_score_matching,
+    so3,
+    sphere,
+    torus,
+    wrapped_normal,
+)
+from diffusion.manifolds.tangent_field import of_velocity
+
+NUMBER = 6
+KEYS = jax.random.split(jax.random.key(3), NUMBER)
+FLOW = schedules.rectified_flow()
+DENSITY = timesteps.uniform_density(FLOW, t_min=0.05)
+MANIFOLDS = (sphere(2), torus(2), so3(), euclidean(3))
+
+
+def prior_of(manifold):
+    """Uniform where that exists."""
+    return None if manifold.uniform else wrapped_normal(manifold, jnp.zeros(manifold.shape), 1.0)
+
+
+def point_of(manifold):
+    """One point `[*shape]`."""
+    if manifold.uniform is None:
+        return jnp.ones(manifold.shape)
+    return manifold.uniform(jax.random.key(1), ())
+
+
+def losses(objective, network, x, schedule=FLOW, **batch):
+    loss = jax.jit(lambda x, keys: objective({"model": network}, schedule, keys, {"x": x, **batch}, 0)[0])
+    return np.asarray(loss(x, KEYS[: len(x)]))
+
+
+@pytest.mark.parametrize("manifold", MANIFOLDS, ids=lambda manifold: manifold.name)
+def test_the_flow_to_one_point_is_the_optimum(manifold):
+    """Geodesics that end in x_0 have the velocity -log(x_t, x_0) / t; and only a field's tangent part counts."""
+    point = point_of(manifold)
+    x = jnp.broadcast_to(point, (NUMBER, *manifold.shape))
+    objective = riemannian_flow_matching(manifold, DENSITY, prior_of(manifold))
+    back = lambda x_t, t: jax.vmap(lambda x, t: -manifold.log(x, point) / t)(x_t, t)
+    network = lambda x_t, t, condition: back(x_t, t) + x_t - manifold.tangent(x_t, x_t)
+    assert losses(objective, network, x).max() < 1e-5
+    assert losses(objective, lambda x_t, t, condition: 1.1 * back(x_t, t), x).min() > 1e-3
+
+
+@pytest.mark.parametrize("manifold", MANIFOLDS, ids=lambda manifold: manifold.name)
+def test_the_loss_of_a_field_that_stands_still_is_the_squared_distance(manifold):
+    keys = jax.random.split(jax.random.key(5), 2 * NUMBER)
+    draw = manifold.uniform or (lambda key, shape: jax.random.normal(key, (*shape, *manifold.shape)))
+    x, noise = (jax.vmap(lambda key: draw(key, ()))(half) for half in (keys[:NUMBER], keys[NUMBER:]))
+    objective = riemannian_flow_matching(manifold, DENSITY, prior_of(manifold))
+    still = losses(objective, lambda x_t, t, condition: jnp.zeros_like(x_t), x, noise=noise)
+    np.testing.assert_allclose(still, manifold.distance(x, noise) ** 2, rtol=2e-4, atol=1e-5)
+
+
+def test_under_a_premetric_the_path_shrinks_it_in_proportion():
+    """The chord on S^2: chord(x_t, x_0) = t chord(x_1, x_0), along the same great circle as the geodesic."""
+    manifold = sphere(2)
+    chord = lambda x, y: jnp.sqrt(jnp.sum((x - y) ** 2, -1) + 1e-12)
+    seen = {}
+
+    def network(x_t, t, condition):
+        seen.update(x_t=x_t, t=t)
+        return jnp.zeros_like(x_t)
+
+    x, noise = (manifold.uniform(jax.random.key(seed), (NUMBER,)) for seed in (1, 2))
+    objective = riemannian_flow_matching(manifold, DENSITY, premetric=chord)
+    measured = objective({"model": network}, FLOW, KEYS, {"x": x, "noise": noise}, 0)[0]
+    x_t, t = seen["x_t"], seen["t"]
+    np.testing.assert_allclose(chord(x_t, x), t * chord(noise, x), atol=1e-4)
+    volume = jnp.linalg.det(jnp.stack([x, noise, x_t], 1))
+    np.testing.assert_allclose(volume, 0, atol=1e-4)
+    # d chord / dt is constant, and the chord of the angle a is 2 sin(a / 2): |dx/dt| = chord / cos(a / 2)
+    half = jnp.arcsin(chord(x_t, x) / 2)
+    np.testing.assert_allclose(jnp.sqrt(measured), chord(noise, x) / jnp.cos(half), rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    (heat_kernels.sphere(2), heat_kernels.torus(2), heat_kernels.so3(), heat_kernels.varadhan(sphere(2), steps=2)),
+    ids=("sphere", "torus", "so3", "varadhan"),
+)
+def test_the_score_of_one_point_is_the_kernels(kernel):
+    manifold = kernel.manifold
+    schedule = schedules.variance_exploding(0.05, 2.0)
+    point = point_of(manifold)
+    x = jnp.broadcast_to(point, (NUMBER, *manifold.shape))
+
+    def network(x_t, t, condition, factor=1.0):
+        sigma = schedule.sigma(t)
+        score = kernel.score(jnp.broadcast_to(point, x_t.shape), x_t, sigma**2)
+        return -factor * sigma.reshape(-1, *[1] * (x_t.ndim - 1)) * score
+
+    objective = riemannian_score_matching(kernel, DENSITY)
+    both = jax.jit(
+        lambda keys: [
+            objective({"model": model}, schedule, keys, {"x": x}, 0)[0]
+            for model in (network, lambda *a: network(*a, factor=1.5))
+        ]
+    )
+    at_optimum, beside = both(KEYS)
+    assert np.max(at_optimum) < 1e-5
+    assert np.mean(beside) > 1e-2
+
+
+def test_mistakes_are_refused():
+    x = jnp.array([[0.0, 0.0, 1.1]])
+    objective = riemannian_flow_matching(sphere(2), DENSITY)
+    zero = {"model": lambda x, t, c: 0 * x}
+    with pytest.raises(ValueError, match="points are unit vectors"):
+        objective(zero, FLOW, KEYS[:1], {"x": x}, 0)
+    with pytest.raises(ValueError, match="no uniform distribution"):
+        riemannian_flow_matching(euclidean(3), DENSITY)
+    with pytest.raises(ValueError, match="shrinks the data"):
+        riemannian_score_matching(heat_kernels.sphere(2), DENSITY)(zero, FLOW, KEYS[:1], {"x": x / 1.1}, 0)
+    with pytest.raises(ValueError, match="returned"):
+        of_velocity(lambda x, t, c: x[:, :1], FLOW, sphere(2))(x, 0.5)

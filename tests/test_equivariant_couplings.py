@@ -1,0 +1,77 @@
+"""Couplings of sets of points find the order and the orientation again; and transport by a distance of one's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.transform import Rotation
+
+from diffusion import couplings, equivariant_couplings
+from diffusion.manifolds import geodesic_cost, torus
+
+KEYS = jax.random.split(jax.random.key(0), 4)
+SETS = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+
+
+def turned(sets, seed):
+    turns = Rotation.random(len(sets), random_state=seed).as_matrix()
+    return np.einsum("bni,bij->bnj", sets, turns).astype(np.float32)
+
+
+def shuffled(sets, seed):
+    rng = np.random.default_rng(seed)
+    return np.stack([one[rng.permutation(len(one))] for one in sets])
+
+
+def test_the_order_and_the_orientation_are_found_again():
+    by_order = equivariant_couplings.aligned(rotation=False)(KEYS, SETS, shuffled(SETS, 1))
+    np.testing.assert_array_equal(by_order, SETS)
+    by_turn = equivariant_couplings.aligned(permutation=False)(KEYS, SETS, turned(SETS, 1))
+    np.testing.assert_allclose(by_turn, SETS, atol=1e-5)
+    mirrored = equivariant_couplings.aligned(permutation=False)(KEYS, SETS, -SETS)  # no rotation undoes a reflection
+    assert np.abs(mirrored - SETS).max() > 0.1
+
+
+def test_both_together_come_nearer_and_change_only_order_and_orientation():
+    noise = np.random.default_rng(7).normal(size=SETS.shape).astype(np.float32)
+    near = np.asarray(equivariant_couplings.aligned()(KEYS, SETS, noise))
+    assert np.all(np.sum((near - SETS) ** 2, (1, 2)) < np.sum((noise - SETS) ** 2, (1, 2)))
+    np.testing.assert_allclose(
+        np.sort(np.linalg.norm(near, axis=-1)), np.sort(np.linalg.norm(noise, axis=-1)), atol=1e-5
+    )
+
+
+def test_transport_between_sets_finds_each_partner_again():
+    order = np.array([2, 0, 3, 1])
+    moved = shuffled(SETS, 3)[order]
+    paired = equivariant_couplings.equivariant_optimal_transport(4, rotation=False)(KEYS, SETS, moved)
+    np.testing.assert_array_equal(paired, SETS)
+    paired = equivariant_couplings.equivariant_optimal_transport(4, permutation=False)(
+        KEYS, SETS, turned(SETS, 2)[order]
+    )
+    np.testing.assert_allclose(paired, SETS, atol=1e-5)
+
+
+def test_transport_by_geodesic_distance_goes_round_the_torus():
+    """As scipy pairs them, by distances that pass over -pi = pi."""
+    x = np.array([[3.0, 0.1], [-0.1, 3.1], [1.0, -2.0], [-2.9, 2.8]], np.float32)
+    e = np.array([[0.2, -3.1], [-3.1, 0.0], [2.9, -2.9], [1.5, -1.0]], np.float32)
+    distances = np.abs((x[:, None] - e[None] + np.pi) % (2 * np.pi) - np.pi)
+    _, columns = linear_sum_assignment(np.sum(distances**2, -1))
+    cost = geodesic_cost(torus(2))
+    np.testing.assert_array_equal(couplings.optimal_transport(4, cost)(KEYS, x, e), e[columns])
+    assert not np.array_equal(couplings.optimal_transport(4)(KEYS, x, e), e[columns])
+    plan = couplings.entropic_plan(jnp.asarray(x), jnp.asarray(e), 0.05, cost=cost)
+    np.testing.assert_array_equal(np.argmax(plan, 1), columns)
+
+
+def test_mistakes_are_refused():
+    with pytest.raises(ValueError, match="leaves the noise as it is"):
+        equivariant_couplings.aligned(False, False)
+    with pytest.raises(ValueError, match=r"\[B, N, D\]"):
+        equivariant_couplings.aligned()(KEYS, SETS[:, 0], SETS[:, 0])
+    with pytest.raises(ValueError, match="whole number of blocks of 3"):
+        equivariant_couplings.equivariant_optimal_transport(3)(KEYS, SETS, SETS)
+    with pytest.raises(ValueError, match="at least 2"):
+        equivariant_couplings.equivariant_optimal_transport(1)
