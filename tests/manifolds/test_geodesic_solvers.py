@@ -23,6 +23,7 @@ from diffusion.manifolds import (
 )
 
 NUMBER = 4
+SLOW = pytest.mark.slow  # on manifolds whose programs take seconds to compile
 ORDERS = {geodesic_euler: (1, (8, 16)), geodesic_heun: (2, (8, 16)), geodesic_rk4: (4, (3, 6))}
 
 
@@ -53,8 +54,11 @@ def pendulum():
     return field, lambda x, t: 2 * np.arctan(np.tan(x / 2) * math.exp(t))
 
 
+CASES = (pytest.param(spiral, marks=SLOW), pytest.param(turning, marks=SLOW), pendulum)
+
+
 @pytest.mark.parametrize("solver", ORDERS, ids=lambda solver: solver.__name__)
-@pytest.mark.parametrize("case", (spiral, turning, pendulum), ids=lambda case: case.__name__)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_each_solver_has_its_order_and_stays_on_the_manifold(case, solver):
     field, flow = case()
     manifold = field.manifold
@@ -73,6 +77,7 @@ def test_each_solver_has_its_order_and_stays_on_the_manifold(case, solver):
     assert abs(measured - order) < 0.35 + 0.1 * order, errors
 
 
+@SLOW
 def test_the_random_walk_reverses_brownian_motion():
     """From the exact end of a diffusion on S^2 back to its start, by the exact score: the mean is that of the data."""
     kernel = heat_kernels.sphere(2)

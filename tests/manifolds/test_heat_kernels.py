@@ -46,6 +46,7 @@ def circles(n):
     return lambda angles: np.stack([np.cos(angles), np.sin(angles), *np.zeros((n - 1, len(angles)))], -1)
 
 
+SLOW = pytest.mark.slow  # kernels whose programs take seconds to compile
 CASES = {  # kernel, angles -> points, density by angle in float64, largest error of the logarithm
     "sphere2": (heat_kernels.sphere(2), circles(2), lambda a, v: sphere_series(2, a, v), 2e-3),
     "so3": (heat_kernels.so3(), rotations, rotation_series, 2e-5),
@@ -53,7 +54,7 @@ CASES = {  # kernel, angles -> points, density by angle in float64, largest erro
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param("sphere2", marks=SLOW), pytest.param("so3", marks=SLOW), "torus"])
 def test_density_and_score_are_those_of_the_series(name):
     kernel, points, series, tolerance = CASES[name]
     start = jnp.asarray(points(np.zeros(1)), jnp.float32)
@@ -70,7 +71,7 @@ def test_density_and_score_are_those_of_the_series(name):
         assert np.max(np.abs(along - slope) / (1 + np.abs(slope))) < 5 * tolerance + 1e-3, v
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param("sphere2", marks=SLOW), pytest.param("so3", marks=SLOW), "torus"])
 def test_draws_have_the_mean_of_the_first_eigenfunction(name):
     """E cos theta = exp(-v) on S^2, E trace R = 3 exp(-v) on SO(3), E cos a = exp(-v / 2) on the circle."""
     kernel, points, _, _ = CASES[name]
@@ -90,6 +91,7 @@ def test_draws_have_the_mean_of_the_first_eigenfunction(name):
         assert abs(values.mean() - mean(v)) < 4 * values.std() / math.sqrt(len(values)), v
 
 
+@SLOW
 def test_varadhan_is_the_limit_of_small_variances():
     exact, approximate = heat_kernels.sphere(2), heat_kernels.varadhan(sphere(2), steps=3)
     x = jnp.array([[0.0, 0.0, 1.0]])

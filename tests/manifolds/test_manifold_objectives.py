@@ -22,7 +22,8 @@ NUMBER = 6
 KEYS = jax.random.split(jax.random.key(3), NUMBER)
 FLOW = schedules.rectified_flow()
 DENSITY = timesteps.uniform_density(FLOW, t_min=0.05)
-MANIFOLDS = (sphere(2), torus(2), so3(), euclidean(3))
+SLOW = pytest.mark.slow  # on manifolds whose programs take seconds to compile
+MANIFOLDS = (torus(2), pytest.param(sphere(2), marks=SLOW), pytest.param(so3(), marks=SLOW), euclidean(3))
 
 
 def prior_of(manifold):
@@ -64,6 +65,7 @@ def test_the_loss_of_a_field_that_stands_still_is_the_squared_distance(manifold)
     np.testing.assert_allclose(still, manifold.distance(x, noise) ** 2, rtol=2e-4, atol=1e-5)
 
 
+@SLOW
 def test_under_a_premetric_the_path_shrinks_it_in_proportion():
     """The chord on S^2: chord(x_t, x_0) = t chord(x_1, x_0), along the same great circle as the geodesic."""
     manifold = sphere(2)
@@ -86,6 +88,7 @@ def test_under_a_premetric_the_path_shrinks_it_in_proportion():
     np.testing.assert_allclose(jnp.sqrt(measured), chord(noise, x) / jnp.cos(half), rtol=2e-3)
 
 
+@SLOW
 @pytest.mark.parametrize(
     "kernel",
     (heat_kernels.sphere(2), heat_kernels.torus(2), heat_kernels.so3(), heat_kernels.varadhan(sphere(2), steps=2)),

@@ -37,6 +37,7 @@ def test_on_the_torus_the_density_is_that_of_the_flows_jacobian():
     np.testing.assert_allclose(measured.latent, b, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_on_the_sphere_the_density_is_that_of_the_flows_jacobian():
     """A field towards -z takes heights z to w with dw/dz = (1 - w^2) / (1 - z^2), as areas are; any probes of unit
     covariance that are orthogonal give the same trace."""
@@ -59,6 +60,7 @@ def test_on_the_sphere_the_density_is_that_of_the_flows_jacobian():
         np.testing.assert_allclose(measured, exact, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_on_rotations_a_field_of_both_sides_has_no_divergence():
     """dR/dt = A R + R B is an isometry: the uniform density stays."""
     hat = lambda w: jnp.array([[0, -w[2], w[1]], [w[2], 0, -w[0]], [-w[1], w[0], 0]])

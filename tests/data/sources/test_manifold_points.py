@@ -15,6 +15,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 def test_points_lie_on_the_manifold_and_the_density_integrates_to_one(name):
     manifold, uniform = SOURCES[name]

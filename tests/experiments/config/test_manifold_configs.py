@@ -16,6 +16,7 @@ from diffusion.objectives import Moves
 SHAPES = {"sphere": (3,), "torsions": (2,), "so3": (3, 3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ("", "diffusion", "tiny"))
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_recipe_resolves(name, preset):
