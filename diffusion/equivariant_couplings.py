@@ -5,7 +5,7 @@ the one that is nearest to the data gives the straightest paths. A network that 
 either.
 """
 
-__all__ = ["aligned", "equivariant_optimal_transport"]
+__all__ = ["aligned", "equivariant_optimal_transport", "matched", "rotated"]
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
 """Conditional flow matching on a manifold: along geodesics, or along the level sets of a premetric."""
 
-__all__ = ["Premetric", "riemannian_flow_matching"]
+__all__ = ["Premetric", "premetric_path", "riemannian_flow_matching"]
 
 from collections.abc import Callable
 from typing import Any

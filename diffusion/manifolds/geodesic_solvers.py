@@ -6,7 +6,7 @@ method solves at its full order, and every stage and every sample is a value of 
 injectivity radius, within which these coordinates are good.
 """
 
-__all__ = ["carried", "geodesic_euler", "geodesic_heun", "geodesic_random_walk", "geodesic_rk4"]
+__all__ = ["carried", "geodesic_euler", "geodesic_heun", "geodesic_random_walk", "geodesic_rk4", "standard_normal"]
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -128,12 +128,13 @@ def carried(
     Returns:
         (x at s, the integrals from t to s).
     """
-    h = jnp.asarray(s) - jnp.asarray(t)
-    velocity, beside = slope(x, jnp.asarray(t))
+    begin = jnp.asarray(t)
+    h = jnp.asarray(s) - begin
+    velocity, beside = slope(x, begin)
     slopes, integrands = [velocity], [beside]
     for row in stages:
         y = manifold.exp(x, scaled(h, _combined(row, slopes)))
-        velocity, beside = slope(y, t + sum(row) * h)
+        velocity, beside = slope(y, begin + sum(row) * h)
         slopes.append(jax.jvp(lambda point: manifold.log(x, point), (y,), (velocity,))[1])
         integrands.append(beside)
     return manifold.exp(x, scaled(h, _combined(weights, slopes))), scaled(h, _combined(weights, integrands))

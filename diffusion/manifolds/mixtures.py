@@ -57,7 +57,7 @@ def von_mises_fisher(mean: ArrayLike, concentration: float) -> Distribution:
     return Distribution(jax.vmap(draw), log_density)
 
 
-def diffused(kernel: HeatKernel, mean: Array, variance: float) -> Distribution:
+def diffused(kernel: HeatKernel, mean: ArrayLike, variance: float) -> Distribution:
     """The heat kernel K_v(mean, .): on the torus a wrapped normal, on SO(3) IGSO(3).
 
     Args:
@@ -80,7 +80,7 @@ def diffused(kernel: HeatKernel, mean: Array, variance: float) -> Distribution:
     return Distribution(jax.vmap(lambda key: kernel.sample(key, mean, variance)), log_density)
 
 
-def mixture(components: Sequence[Distribution], weights: ArrayLike) -> Distribution:
+def mixture(components: Sequence[Distribution], weights: Sequence[float]) -> Distribution:
     """p(x) = sum_k w_k p_k(x).
 
     Args:
@@ -105,7 +105,11 @@ def mixture(components: Sequence[Distribution], weights: ArrayLike) -> Distribut
 
 
 def exact_field(
-    kernel: HeatKernel, means: Sequence[Array], variances: Sequence[float], weights: ArrayLike, schedule: NoiseSchedule
+    kernel: HeatKernel,
+    means: Sequence[Array],
+    variances: Sequence[float],
+    weights: Sequence[float],
+    schedule: NoiseSchedule,
 ) -> TangentField:
     """The score and the flow of a mixture of heat kernels under Brownian motion of the variance sigma(t)^2.
 
@@ -131,11 +135,11 @@ def exact_field(
     return TangentField(kernel.manifold, velocity, score)
 
 
-def _log_weights(weights: ArrayLike, number: int) -> Array:
-    weights = np.asarray(weights, np.float64)
-    if weights.shape != (number,) or not np.all(weights > 0):
+def _log_weights(weights: Sequence[float], number: int) -> Array:
+    shares = np.asarray(weights, np.float64)
+    if shares.shape != (number,) or not np.all(shares > 0):
         raise ValueError(f"a mixture of {number} components needs {number} positive weights; got {weights}")
-    return jnp.asarray(np.log(weights / weights.sum()), jnp.float32)
+    return jnp.asarray(np.log(shares / shares.sum()), jnp.float32)
 
 
 public.declare(__name__)

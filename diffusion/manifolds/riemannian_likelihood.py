@@ -1,6 +1,6 @@
 """Log-likelihood under a flow on a manifold, with the divergence of its metric, in the volume of its metric."""
 
-__all__ = ["exact_divergence", "hutchinson_divergence", "riemannian_log_likelihood"]
+__all__ = ["RiemannianDivergence", "exact_divergence", "hutchinson_divergence", "riemannian_log_likelihood"]
 
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +60,8 @@ def riemannian_log_likelihood(
 
     def step(state, ends):
         x, gained = state
-        x, gain = carried(field.manifold, slope, x, *ends, *RK4)
+        t, s = ends
+        x, gain = carried(field.manifold, slope, x, t, s, *RK4)
         return (x, gained + gain), None
 
     begin = (x, jnp.zeros(jax.tree.leaves(x)[0].shape[:1], grid.dtype))

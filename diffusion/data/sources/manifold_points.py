@@ -1,6 +1,6 @@
 """Points of exact mixtures on manifolds, drawn when they are asked for, with the density that they are drawn from."""
 
-__all__ = ["ManifoldPoints", "rotation_mixture", "sphere_mixture", "torsion_mixture"]
+__all__ = ["ExactRecords", "ManifoldPoints", "rotation_mixture", "sphere_mixture", "torsion_mixture"]
 
 import math
 from collections.abc import Sequence
