@@ -61,7 +61,9 @@ def riemannian_score_matching(
 
     @entry()
     def loss(networks, schedule, keys, batch, step):
-        if float(schedule.alpha(schedule.t_max)) != 1:
+        with jax.ensure_compile_time_eval():
+            alpha = float(schedule.alpha(schedule.t_max))
+        if alpha != 1:
             raise ValueError(
                 "riemannian_score_matching: the schedule shrinks the data, which a manifold does not allow. Valid: one "
                 "with alpha = 1, variance_exploding()"
