@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffusion import caching, editing, flow_maps, samplers, timesteps
+from diffusion import caching, editing, flow_maps, manifolds, samplers, timesteps
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.config import ConfigError, checks, names, resolve
 from diffusion.experiments.config.entries import call
@@ -218,6 +218,7 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
 
 
 def _fits(make: Callable, mine: samplers.Sampler) -> bool:
-    """Whether a sampler can be made without arguments, and takes flow maps if `mine` does."""
+    """Whether a sampler can be made without arguments, and takes flow maps, or fields on manifolds, if `mine` does."""
     needed = [p for p in inspect.signature(make).parameters.values() if p.default is inspect.Parameter.empty]
-    return not needed and (flow_maps.FlowMap in make().takes) == (flow_maps.FlowMap in mine.takes)
+    kinds = (flow_maps.FlowMap, manifolds.TangentField)
+    return not needed and all((kind in make().takes) == (kind in mine.takes) for kind in kinds)
