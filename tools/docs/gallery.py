@@ -395,7 +395,21 @@ cores), and was made by one command:
 python -m tools.docs.gallery --workdir={folder}
 ```
 
-Text to image and its edits, of the model of `make demo-text`: [its report](text/report.md).
+Text to image and its edits, of the model of `make demo-text`: [its report](text/report.md). The
+same on real drawings, captioned emoji: [its report](emoji/report.md).
+
+## Taught from five pictures
+
+![A ghost, taught from five pictures](glyph/glyph.png)
+
+A ghost, which no training picture of `make demo-text` holds. Each row has the same prompts from the same noise; the last
+prompt names another shape. [The figures](glyph/report.md), and [what they mean](../tuning.md#a-glyph-in-three-ways).
+
+```sh
+diffusion glyph_pictures --out=runs/glyph/pictures
+diffusion train --config=tuning/glyph:lora --workdir=runs/glyph/lora
+diffusion sample --workdir=runs/glyph/lora --prompt="a red ghost above a blue square" -n 4
+```
 """
     return "\n".join([head, *(part.rstrip("\n") + "\n" for part in sections)])
 
