@@ -403,7 +403,7 @@ same on real drawings, captioned emoji: [its report](emoji/report.md).
 ![A ghost, taught from five pictures](glyph/glyph.png)
 
 A ghost, which no training picture of `make demo-text` holds. Each row has the same prompts from the same noise; the
-last prompt names another shape. [The figures](glyph/report.md), and [what they mean](../tuning.md#a-glyph-in-three-ways).
+last prompt names another shape. [Figures](glyph/report.md), and [what they mean](../tuning.md#a-glyph-in-three-ways).
 
 ```sh
 diffusion glyph_pictures --out=runs/glyph/pictures
