@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from diffusion.adapters.tuning import Tuning
 from diffusion.data import captions, latent_cache, pipeline, sources
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, data
@@ -128,10 +129,8 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
         records = seen_pictures.Seen(records, seen_pictures.read(names, path))
     if tuning.see:
         names, path = tuple(tuning.sees), folder / seen_pictures.FILE
-        seen = lambda record: record["condition"][tuning.sees_of] if tuning.sees_of else record["image"]
-        see = lambda records: tuning.see([seen(record) for record in records])
         about = {"tuning": plain(recipe.config["tuning"])}
-        agreement.first(lambda: seen_pictures.write(names, see, about, found.source, path))
+        agreement.first(lambda: seen_pictures.write(names, seeing(tuning), about, found.source, path))
         records = seen_pictures.Seen(records, seen_pictures.read(names, path))
     try:
         records = captions.Captioned(records, table)
@@ -287,6 +286,19 @@ def _texts(recipe: Recipe, source: sources.Source) -> list[str]:
 
 def _autoencoder(base: Base) -> autoencoder_folders.Autoencoder:
     return autoencoder_folders.load(pathlib.Path(base.path).expanduser() / "vae")
+
+
+def seeing(tuning: Tuning) -> Callable[[list[dict[str, Any]]], Mapping[str, np.ndarray]]:
+    """Records -> what the tuning makes of the pictures that it sees: the records' own, or those of a column.
+
+    Raises:
+        ValueError: for a tuning that sees none.
+    """
+    see, column = tuning.see, tuning.sees_of
+    if see is None:
+        raise ValueError("this tuning sees no pictures of the records")
+    picture = lambda record: record["condition"][column] if column else record["image"]
+    return lambda records: see([picture(record) for record in records])
 
 
 def _encoding(recipe: Recipe) -> Callable[[list[dict[str, Any]]], dict[str, np.ndarray]]:

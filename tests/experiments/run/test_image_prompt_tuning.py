@@ -13,7 +13,7 @@ from diffusion.adapters import ip_adapter_files, prompt_features
 from diffusion.adapters.tuning import Tuning
 from diffusion.data import sources
 from diffusion.experiments import train
-from diffusion.experiments.run import seen_pictures
+from diffusion.experiments.run import seen_pictures, tuned_examples
 from diffusion.experiments.sampling import tuned_run
 from diffusion.models import interchange
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
@@ -96,7 +96,8 @@ def test_the_prompt_may_be_another_picture_of_the_record(tmp_path):
     unused: Any = None
     for column, order in (("", (0, 1, 2)), ("prompt", (1, 2, 0))):
         tuning = Tuning(*[unused] * 5, networks=(), see=means, sees={"mean": (3,)}, sees_of=column)
-        seen_pictures.write(tuning, {"prompt": column}, source, tmp_path / f"{column}.npz")
-        found = seen_pictures.read(tuning, tmp_path / f"{column}.npz")["mean"]
+        path = tmp_path / f"{column}.npz"
+        seen_pictures.write(("mean",), tuned_examples.seeing(tuning), {"prompt": column}, source, path)
+        found = seen_pictures.read(("mean",), path)["mean"]
         expected = [np.asarray(Image.open(folder / f"{i}.png")).mean((0, 1)) for i in order]
         np.testing.assert_allclose(found, expected, rtol=1e-6)
