@@ -11,7 +11,6 @@ from diffusion.adapters.wider_unet import widened
 from diffusion.models.autoencoders import latent_space
 
 PICTURE, MASK = "picture", "mask"  # entries of a record's condition
-PIPELINES = {"StableDiffusionXLPipeline": "StableDiffusionXLInpaintPipeline"}  # of other bases than SD
 
 
 def inpainting(base: Any) -> Tuning:
@@ -26,10 +25,15 @@ def inpainting(base: Any) -> Tuning:
         base: the model, `text_to_image.described`; its denoiser is a U-Net that sees its latents alone.
 
     Raises:
-        ValueError: for another denoiser.
+        ValueError: for a base whose kind of pipeline has none that inpaints, or another denoiser.
 
     Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, section 4.5.
     """
+    if not base.kind.inpainting:
+        raise ValueError(
+            f"the base is a {base.name}, of whose kind there is no pipeline that inpaints. Valid: one of Stable "
+            "Diffusion or SDXL"
+        )
     vae = base.modules["vae"]
 
     def seen(params, condition, x):
@@ -42,5 +46,4 @@ def inpainting(base: Any) -> Tuning:
         z = latent_space.to_diffusion(z, vae.scale, vae.shift)
         return jnp.concatenate([painted.astype(z.dtype), z], axis=-1)
 
-    pipeline = PIPELINES.get(base.name, "StableDiffusionInpaintPipeline")
-    return widened(base, pipeline, base.channels + 1, seen, networks=("vae",), reads=(PICTURE, MASK))
+    return widened(base, base.kind.inpainting, base.channels + 1, seen, networks=("vae",), reads=(PICTURE, MASK))

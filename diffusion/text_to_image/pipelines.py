@@ -95,6 +95,7 @@ class Kind(NamedTuple):
         unit_clock: whether the network of a flow receives t in [0, 1], not in [0, 1000].
         even: whether it sets the steps of a flow itself, see `schedulers.read`.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
+        inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
     """
 
     family: str
@@ -108,6 +109,7 @@ class Kind(NamedTuple):
     unit_clock: bool = False
     even: bool = False
     zeros: bool = False
+    inpainting: str = ""
 
 
 def _halvings(module: Any) -> int:
@@ -118,9 +120,17 @@ def _patch(module: Any) -> int:
     return module.patch
 
 
-SD = Kind("StableDiffusion", "unet", (Reader(),), text.stable_diffusion, _halvings, Usual(50, 7.5))
-EDITS = SD._replace(usual=Usual(100, 7.5), image_guidance=1.5)
-LCM = SD._replace(family="LatentConsistencyModel", usual=Usual(4, 8.5))
+SD = Kind(
+    "StableDiffusion",
+    "unet",
+    (Reader(),),
+    text.stable_diffusion,
+    _halvings,
+    Usual(50, 7.5),
+    inpainting="StableDiffusionInpaintPipeline",
+)
+EDITS = SD._replace(usual=Usual(100, 7.5), image_guidance=1.5, inpainting="")
+LCM = SD._replace(family="LatentConsistencyModel", usual=Usual(4, 8.5), inpainting="")
 XL = Kind(
     "StableDiffusionXL",
     "unet",
@@ -129,6 +139,7 @@ XL = Kind(
     _halvings,
     Usual(50, 5.0),
     zeros=True,
+    inpainting="StableDiffusionXLInpaintPipeline",
 )
 XL_INPAINT = XL._replace(usual=Usual(50, 7.5))
 SD_3 = Kind(

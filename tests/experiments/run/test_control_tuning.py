@@ -10,6 +10,7 @@ import safetensors
 
 from diffusion import text_to_image
 from diffusion.adapters import control
+from diffusion.adapters.inpainting import inpainting as inpainting_of
 from diffusion.data import sources
 from diffusion.data.transforms import to_model
 from diffusion.experiments import train
@@ -20,6 +21,7 @@ from diffusion.training.checkpointing import checkpoints
 from tests.experiments.run.made_tuning import config as config_of
 from tests.experiments.run.made_tuning import pictures
 from tests.experiments.run.test_tuning import begun, same
+from tests.text_to_image import made_pipelines
 
 TRANSFORMERS = ("pixart", "mmdit", "flux")
 
@@ -215,6 +217,22 @@ def test_inpainting_begins_as_the_base_and_sees_the_mask_once_it_has_trained(tmp
     assert np.abs(tuned(state.params, captions) - tuned(state.params, other)).max() > 1e-5
     model = recipe.tuning.attach(loaded, state.params)
     assert model.sees_mask and not loaded.sees_mask
+
+
+def test_inpainting_is_of_the_bases_kind(tmp_path):
+    """An SDXL under the name of its image-to-image class stays one of two text encoders."""
+    folder = made_pipelines.folder("xl", tmp_path / "xl")
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"))
+    base = text_to_image.described(folder)
+    assert base.name == "StableDiffusionXLImg2ImgPipeline"
+    made = inpainting_of(base).attach(base, {})
+    assert made.name == "StableDiffusionXLInpaintPipeline" and made.sees_mask and len(made.kind.readers) == 2
+    for other in ("LatentConsistencyModelPipeline", "FluxPipeline"):
+        with pytest.raises(
+            ValueError, match=f"the base is a {other}, of whose kind there is no pipeline that inpaints"
+        ):
+            inpainting_of(base.of_pipeline(other))
 
 
 def test_masks_are_functions_of_the_row_and_cover_the_share(tmp_path):
