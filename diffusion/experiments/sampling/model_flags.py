@@ -35,24 +35,31 @@ def loras() -> dict[str, float | list]:
     """LoRA files with the weight and the interval of t of each, as --lora says them and `LoraWeight.of` reads them.
 
     Raises:
-        ConfigError: for one that is not written as it should be.
+        ConfigError: for one that is not written as it should be, or a file that stands twice.
     """
-    weights = {}
+    weights: dict[str, float | list] = {}
     for text in LORA.value:
         file, _, last = text.rpartition(":")
         times = TIMES.fullmatch(last) if file else None
         file = file if times else text
         path, colon, weight = file.rpartition(":")
+        path = path if colon else file
         try:
-            value = LoraWeight(float(weight) if colon else 1.0)
-            if times:
-                value = LoraWeight.of((value.weight, tuple(map(float, times.groups()))))
-        except ValueError as error:
-            why = f": {error}" if times and colon else ""
+            number = float(weight) if colon else 1.0
+        except ValueError:
             raise ConfigError(
-                f"--lora={text}: write FILE:WEIGHT or FILE:WEIGHT:FROM-TO, such as style.safetensors:0.8:0.3-1{why}."
+                f"--lora={text}: {weight!r} is no weight; write FILE:WEIGHT or FILE:WEIGHT:FROM-TO, such as "
+                "style.safetensors:0.8:0.3-1."
             ) from None
-        weights[path if colon else file] = value.written
+        try:
+            value = LoraWeight.of((number, tuple(map(float, times.groups()))) if times else number)
+        except ValueError as error:
+            raise ConfigError(f"--lora={text}: {error}") from None
+        if path in weights:
+            raise ConfigError(
+                f"--lora={text}: {path} stands twice. Valid: one weight and one interval of t for a file."
+            )
+        weights[path] = value.written
     return weights
 
 

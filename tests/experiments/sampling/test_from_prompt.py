@@ -159,9 +159,16 @@ def test_loras_are_files_and_weights(flags):
     flags.lora = ["a.safetensors:0.5:0.3-1", "b.safetensors:0-1", "c:d.safetensors:-1:0-0.5"]
     timed = {"a.safetensors": [0.5, [0.3, 1.0]], "b.safetensors": 1.0, "c:d.safetensors": [-1.0, [0.0, 0.5]]}
     assert model_flags.loras() == timed
-    for wrong, why in (("style.safetensors:much", ""), ("style.safetensors:1:0.8-0.3", "the least t first")):
-        flags.lora = [wrong]
-        with pytest.raises(ConfigError, match=f"write FILE:WEIGHT.*{why}"):
+    for wrong, why in (
+        (["a.st:much"], r"'much' is no weight; write FILE:WEIGHT or .*-1\.$"),
+        (["a.st:1:0.8-0.3"], r"\(0\.8, 0\.3\); valid: the least t first, \(0\.3, 0\.8\)\.$"),
+        (["a.st:0.7-0.2"], r"\(0\.7, 0\.2\); valid: the least t first, \(0\.2, 0\.7\)\.$"),
+        (["a.st:nan"], r"weight of a LoRA = nan; valid: a number from -1e\+06 to 1e\+06\.$"),
+        (["a.st:1e9:0-0.5"], r"weight of a LoRA = 1e\+09|weight of a LoRA = 1000000000\.0"),
+        (["a.st:1:0-0.3", "a.st:0.5:0.3-1"], r"--lora=a\.st:0\.5:0\.3-1: a\.st stands twice"),
+    ):
+        flags.lora = wrong
+        with pytest.raises(ConfigError, match=why):
             model_flags.loras()
 
 
