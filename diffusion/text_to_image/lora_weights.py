@@ -18,8 +18,7 @@ class LoraWeight(NamedTuple):
 
     Attributes:
         weight: of its update.
-        times: the least and the greatest t at which it acts; t = 0 is the picture, t = 1 noise. An interval of no
-            length holds no step.
+        times: the least and the greatest t at which it acts, both included; t = 0 is the picture, t = 1 noise.
     """
 
     weight: float

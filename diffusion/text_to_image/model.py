@@ -351,7 +351,6 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     """
     weights = {path: LoraWeight.of(weight) for path, weight in loras.items()}
     files = [(lora_files.load(path, model.modules), path, weights[path]) for path in loras]
-    files = [(file, path, weight) for file, path, weight in files if weight.times[0] < weight.times[1]]
     denoiser = model.kind.denoiser
     if any(map(is_quantised, jax.tree.leaves(model.params[denoiser], is_leaf=is_quantised))) and not all(
         weight.always for _, _, weight in files
@@ -365,7 +364,8 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
             warnings.warn(f"{path}: its part for text encoders acts at every t, as the prompt does", stacklevel=2)
         if denoiser in file:
             one = file.pop(denoiser)
-            timed.append(TimedLora(one.adapter, one.weighted(weight.weight), jnp.asarray(weight.times, jnp.float32)))
+            scales = jax.tree.map(jnp.float32, one.weighted(weight.weight))
+            timed.append(TimedLora(one.adapter, scales, jnp.asarray(weight.times, jnp.float32)))
     loaded = [(file, weight.weight) for file, _, weight in files]
     params = dict(model.params)
     for part in params:

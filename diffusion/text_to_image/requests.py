@@ -241,14 +241,14 @@ class Request:
     guidance: float | None = setting(
         None,
         schema.number(-1e6, 1e6),
-        "scale of classifier-free guidance, or the strength that a distilled model reads; 1 or below is none; by "
-        "default as the model was published",
+        "scale of classifier-free guidance, or the strength that a distilled model reads; 1 or below is none, of a "
+        "model that edits pictures by instructions 1 alone; by default as the model was published",
     )
     image_guidance: float | None = setting(
         None,
         schema.number(-1e6, 1e6),
         "of a model that edits pictures by instructions: scale of the guidance by the image, beside that by the text; "
-        "by default as the model was published",
+        "1 is none, below it the image counts less; by default as the model was published",
     )
     seeds: tuple[int, ...] = setting((0,), schema.several(schema.whole(0, SEED), 1, NUMBER), "one of each picture")
     sampler: str = setting("", text(100), "a sampler, for example dpmpp_2m; by default the model's own")
@@ -418,10 +418,11 @@ class Request:
         if model.sees_mask and self.reference is not None:
             raise ValueError("this model was trained to paint what is masked, and takes no reference; leave it out")
         if self.negative and not self.guided(model):
+            needs = "another than" if model.sees_picture else "one above"
             why = (
                 "this model has its guidance distilled in"
                 if model.distilled
-                else f"guidance = {self.guidance:g} is none; it needs one above 1"
+                else f"guidance = {self.guidance:g} is none; it needs {needs} 1"
             )
             warnings.warn(f"the negative prompt {self.negative[:30]!r} has no effect: {why}", stacklevel=3)
         if not all(prompt.strip() for prompt in self.prompts):
@@ -442,8 +443,11 @@ class Request:
 
     def guided(self, model: Any) -> bool:
         """Whether the model is evaluated with the negative prompt, too; the request is a resolved one."""
-        scales = (self.guidance, self.image_guidance) if model.sees_picture else (self.guidance,)
-        return not model.distilled and any(scale is not None and scale > 1 for scale in scales)
+        if model.distilled:
+            return False
+        if model.sees_picture:  # a scale below 1 acts too: it weakens the text, or the image
+            return self.guidance != 1 or self.image_guidance != 1
+        return self.guidance is not None and self.guidance > 1
 
     def size(self, model: Any, image: np.ndarray | None) -> tuple[int, int]:
         """(height, width) of the pictures that a model makes of the request, of an image with its margins if any.

@@ -347,10 +347,10 @@ def test_a_lora_changes_the_pictures_and_leaves_the_model_as_it_was(tmp_path):
     np.testing.assert_array_equal(draw(model), before)
     np.testing.assert_array_equal(draw(text_to_image.with_loras(model, {tmp_path / "a.safetensors": 0.0})), before)
     during = lambda *times: text_to_image.with_loras(model, {tmp_path / "a.safetensors": (0.5, times)})
-    always, never, half = during(0, 1), during(0.5, 0.5), during(0.5, 1)
-    assert always.timed == never.timed == () and len(half.timed) == 1
+    always, moment, half = during(0, 1), during(0.5, 0.5), during(0.5, 1)
+    assert always.timed == () and len(moment.timed) == len(half.timed) == 1
     jax.tree.map(np.testing.assert_array_equal, always.params, changed.params)
-    jax.tree.map(np.testing.assert_array_equal, never.params, model.params)
+    jax.tree.map(np.testing.assert_array_equal, moment.params, model.params)
     by_half = draw(half)
     assert (by_half != before).mean() > 0.02 and (by_half != draw(changed)).mean() > 0.02
     with pytest.raises(ValueError, match="a LoRA with an interval of t is merged at its steps"):

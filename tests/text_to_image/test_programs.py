@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffusion import guidance, text_to_image
-from diffusion.adapters import lora
+from diffusion.adapters import lora, lora_files
 from diffusion.io import limits
 from diffusion.models.attachment import Attachment
 from diffusion.models.autoencoders.latent_space import Moments
@@ -185,6 +185,9 @@ def test_a_model_that_edits_has_three_branches_and_two_scales(model):
     scaled = edit(0.1, image_guidance=3.0)
     assert np.abs(scaled.astype(int) - edit(0.3, image_guidance=1.0)).max() <= 1
     assert np.abs(scaled.astype(int) - edit(0.1, image_guidance=1.0)).max() > 20
+    weaker = edit(0.3, image_guidance=0.5)
+    assert np.abs(weaker.astype(int) - edit(0.15, image_guidance=1.0)).max() <= 1
+    assert np.abs(weaker.astype(int) - edit(0.3, image_guidance=1.0)).max() > 20
     made = dataclasses.replace(model, modules={**model.modules, "unet": Editing(0.1)}, _programs={"encoded": []})
     text_to_image.generate(made, "a cat", image=IMAGE, image_guidance=1.5, steps=1, sampler="ddim", seeds=[0, 1])
     assert {shape[0] for shape in made.denoiser.traced} == {3}
@@ -200,7 +203,7 @@ def test_a_model_that_edits_has_three_branches_and_two_scales(model):
         text_to_image.watch(model, "a cat", image_guidance=2, sampler="ddim")
 
 
-def test_loras_act_in_their_intervals(model):
+def test_loras_act_in_their_intervals(model, monkeypatch):
     """At each t the network of the LoRAs whose interval holds it, merged; outside of all the base, to the bit."""
     factors = jax.random.normal(jax.random.key(1), (2, WIDTH, 3))
     adapters = [{"kernel": {"down": one[:, :2], "up": one[:2]}} for one in factors]
@@ -218,6 +221,16 @@ def test_loras_act_in_their_intervals(model):
         np.testing.assert_allclose(found(model.weights, t), found(merged(*which), t), rtol=0, atol=1e-5)
     np.testing.assert_array_equal(found(model.weights, 0.1), found(model.params["unet"], 0.1))
     assert np.abs(found(model.weights, 0.9) - found(model.params["unet"], 0.9)).max() > 0.05
+    # An interval is closed, as a control's is: one of no length acts at its t.
+    monkeypatch.setattr(lora_files, "load", lambda *_: {"unet": lora_files.Lora(adapters[0], {"kernel": 1.0})})
+    model = dataclasses.replace(model, timed=())
+    last = text_to_image.with_loras(model, {"a.safetensors": (0.5, (1, 1))})
+    np.testing.assert_allclose(found(last.weights, 1.0), found(merged(0), 1.0), rtol=0, atol=1e-5)
+    numbers = (
+        2 * (WIDTH + 3) + 1 + 2
+    )  # of the factors, the scale and the interval: arrays of float32, whose bytes count
+    assert peak_memory.held(last.timed) == 4 * numbers
+    np.testing.assert_array_equal(found(last.weights, 0.999), found(model.params["unet"], 0.999))
     for wrong in ((0.5, (0.7, 0.2)), (0.5, (0, 2)), "much", (1, 2, 3)):
         with pytest.raises(ValueError, match=r"(times|weight) of a LoRA|a LoRA has"):
             LoraWeight.of(wrong)
