@@ -44,10 +44,7 @@ class Records:
             check(record, self.spec)
             return record
         except ValueError as error:
-            raise DamagedRecord(
-                f"record {row} of the data cannot be used: {error}. Mend or remove it, or leave such records out by "
-                "--config.data.damaged=skip."
-            ) from error
+            raise DamagedRecord(f"record {row} of the data cannot be used: {error}.", "Mend or remove it") from error
 
     def captions(self) -> list[str]:
         """The text of each record, its "caption".

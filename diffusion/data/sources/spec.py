@@ -30,7 +30,21 @@ MEMORY_LIMIT = 2**30  # bytes of decoded images up to which a split is kept in m
 
 
 class DamagedRecord(ValueError):
-    """A record cannot be read, or does not fit its dataset's description; the message names it and the reason."""
+    """A record cannot be read, or does not fit its dataset's description; the message names it and the reason.
+
+    Attributes:
+        why: which record, and why it cannot be used.
+        mend: what to do about it, without a full stop; "": `why` says it.
+    """
+
+    def __init__(self, why: str, mend: str = ""):
+        """The error of a record; with `mend`, the message says that a run can leave the record out, too."""
+        self.why, self.mend = why, mend
+        super().__init__(f"{why} {mend}, or leave such records out by --config.data.damaged=skip." if mend else why)
+
+    def where_none_is_left_out(self) -> "DamagedRecord":
+        """The same error for a run that needs every record."""
+        return DamagedRecord(f"{self.why} {self.mend}." if self.mend else self.why)
 
 
 class Leaf(NamedTuple):
@@ -169,9 +183,7 @@ def blame(place: str, error: Exception, mend: str) -> failures.Unreadable | Dama
             f"{place} could not be read: {error}. It may be sound: see that this user may read it and that the disk "
             "answers."
         )
-    return DamagedRecord(
-        f"{place} cannot be used: {error}. {mend}, or leave such records out by --config.data.damaged=skip."
-    )
+    return DamagedRecord(f"{place} cannot be used: {error}.", mend)
 
 
 class RandomAccess:

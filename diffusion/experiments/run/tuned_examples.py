@@ -37,6 +37,16 @@ FLIP = {"name": "flip"}  # the augmentation that a cache of latents can hold
 BATCH = 8  # pictures, or captions, that are encoded at once
 
 
+@contextlib.contextmanager
+def every_record() -> Iterator[None]:
+    """Within it, a damaged record's error does not advise to leave the record out, since a run that tunes does not."""
+    try:
+        yield
+    except sources.DamagedRecord as error:
+        raise error.where_none_is_left_out() from error
+
+
+@every_record()
 def pictures(recipe: Recipe) -> Examples:
     """The pictures of a run with what its records will be: latents, with what the network receives of a caption.
 
@@ -85,6 +95,7 @@ def pictures(recipe: Recipe) -> Examples:
     return Examples(source, latents, (), where=source.where)
 
 
+@every_record()
 def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tuple[Recipe, Examples]:
     """Encodes pictures and captions, as far as that is not yet done; every process of a run calls it.
 
@@ -122,15 +133,16 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
     null = {name: leaf for name, leaf in table.null.items() if name != CAPTIONED}
     tuning = recipe.tuning
     records = latents if set(tuning.reads) <= set(tuning.latents) else Beside(latents, found.source)
+    about = {"source": plain(settings["source"])}  # its settings change the pictures of the same files
     if tuning.latents:
         names, path = tuning.latents, folder / seen_pictures.CONTROLS
-        about = {"source": plain(settings["source"]), "autoencoder": latents.description.autoencoder["sha256"]}
-        agreement.first(lambda: seen_pictures.write(names, _encoding(recipe), about, found.source, path))
+        by = about | {"autoencoder": latents.description.autoencoder["sha256"]}
+        agreement.first(lambda: seen_pictures.write(names, _encoding(recipe), by, found.source, path))
         records = seen_pictures.Seen(records, seen_pictures.read(names, path))
     if tuning.see:
         names, path = tuple(tuning.sees), folder / seen_pictures.FILE
-        about = {"tuning": plain(recipe.config["tuning"])}
-        agreement.first(lambda: seen_pictures.write(names, seeing(tuning), about, found.source, path))
+        by = about | {"tuning": plain(recipe.config["tuning"])}
+        agreement.first(lambda: seen_pictures.write(names, seeing(tuning), by, found.source, path))
         records = seen_pictures.Seen(records, seen_pictures.read(names, path))
     try:
         records = captions.Captioned(records, table)
@@ -157,7 +169,8 @@ class Beside:
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records."""
-        theirs = pipeline.fetch(self._source, np.asarray(rows))
+        with every_record():
+            theirs = pipeline.fetch(self._source, np.asarray(rows))
         return [
             record | {"condition": other["condition"]}
             for record, other in zip(self._latents.__getitems__(rows), theirs)
@@ -258,6 +271,13 @@ def _own(recipe: Recipe, spec: sources.DataSpec) -> dict[str, Any]:
             f"{', '.join(there) or 'no entries'}. Valid: config.data.source.condition = {tuple(needed)!r}, columns of "
             "the data."
         )
+    if column := recipe.tuning.sees_of:
+        shape, dtype = there[column].shape, there[column].dtype
+        if dtype != "uint8" or len(shape) != 3 or shape[-1] != 3:
+            raise ConfigError(
+                f"config.tuning sees {column} of each record; that of {spec.name} is {dtype} {list(shape)}. Valid: "
+                "pictures, uint8 [*, *, 3]."
+            )
     latents = recipe.tuning.latents
     for name in latents:
         if there[name].shape != spec.shape or there[name].dtype != "uint8":

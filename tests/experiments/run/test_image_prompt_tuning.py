@@ -1,5 +1,7 @@
 """A run that teaches a model to take image prompts: its first step, what trains, what it writes, how it is sampled."""
 
+import dataclasses
+import json
 from typing import Any
 
 import jax
@@ -13,8 +15,10 @@ from diffusion.adapters import ip_adapter_files, prompt_features
 from diffusion.adapters.tuning import Tuning
 from diffusion.data import sources
 from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.run import seen_pictures, tuned_examples
 from diffusion.experiments.sampling import tuned_run
+from diffusion.io import npz
 from diffusion.models import interchange
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
 from tests.experiments.run.made_tuning import config as config_of
@@ -44,6 +48,8 @@ def test_an_image_prompt_trains_alone_from_the_base_to_the_bit(kind, tmp_path):
     model = text_to_image.load(recipe.base.path)
     reader, weights = interchange.load(tmp_path / "encoder")
     whole = kind == "plus"
+    identity = npz.load(tmp_path / seen_pictures.FILE, (seen_pictures.IDENTITY,))[seen_pictures.IDENTITY]
+    assert json.loads(identity.tobytes())["source"] == recipe.config["data"]["source"].to_dict()
     captions = batch["condition"]
     assert captions["image_prompt"].shape == (2, 5, 12) if whole else (2, 10)
     kept = jax.tree.map(np.array, state.unsaved["base"])
@@ -84,6 +90,17 @@ def test_a_run_writes_a_file_and_is_sampled_with_its_image_prompt(tmp_path):
     make = lambda weight: text_to_image.generate(model, "a cat", controls=[("image", prompt, weight)], **same)
     np.testing.assert_array_equal(make(0.0), text_to_image.generate(model, "a cat", **same))
     assert (make(50.0) != make(0.0)).any()
+
+
+def test_the_column_of_prompts_has_pictures_of_three_channels(tmp_path):
+    made = config_of(tmp_path, {"name": "lora"})
+    rows = "".join(f"{i}.png,0.{i}\n" for i in range(5))
+    (tmp_path / "pictures" / "metadata.csv").write_text(f"file_name,prompt\n{rows}")
+    made.data.source = {**made.data.source.to_dict(), "condition": ("prompt",)}
+    recipe = checks.validate(made)
+    recipe = dataclasses.replace(recipe, tuning=dataclasses.replace(recipe.tuning, sees_of="prompt"))
+    with pytest.raises(ConfigError, match=r"sees prompt of .* is float64 \[\].* Valid: pictures, uint8 \[\*, \*, 3\]"):
+        tuned_examples.pictures(recipe)
 
 
 def test_the_prompt_may_be_another_picture_of_the_record(tmp_path):

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from diffusion import text_to_image
 from diffusion.adapters import lora_files
 from diffusion.adapters.tuning import Tuning
+from diffusion.data import sources
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, fields, names, recipes
 from diffusion.experiments.run import prior_pictures, program, tuned_base, tuned_examples, tuned_files
@@ -163,6 +164,18 @@ def test_a_folder_that_is_there_is_not_replaced(trained, tmp_path):
     (own,) = tuned_files.write(config, run, *average, run / "tuning")
     (new,) = tuned_files.write(config, run, *average, tmp_path / "new")
     same(load_file(new), load_file(own))
+
+
+def test_a_picture_of_another_size_is_not_to_be_left_out(tmp_path):
+    """A tuned run encodes all of its pictures, and refuses config.data.damaged=skip."""
+    made = config_of(tmp_path, LORA)
+    pictures(tmp_path / "wide", number=1, side=24)
+    (tmp_path / "wide" / "0.png").rename(tmp_path / "pictures" / "5.png")
+    recipe = checks.validate(made)
+    found = tuned_examples.pictures(recipe)
+    with pytest.raises(sources.DamagedRecord, match=r"5\.png.*set side = N to make squares of all\. .*\.$") as error:
+        tuned_examples.encoded(recipe, tmp_path / "run", found)
+    assert "skip" not in str(error.value)
 
 
 def test_paths_of_a_tuning_are_whole(trained, monkeypatch):
