@@ -6,7 +6,6 @@ is the most that arrays of the trace take at once. XLA fuses operations, and the
 
 __all__ = ["plan"]
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,8 +21,8 @@ from diffusion.experiments.run import program as programs
 from diffusion.experiments.run import tuned_examples
 from diffusion.models.budget import peak_memory
 from diffusion.models.budget.counted_flops import counted_flops
+from diffusion.training import sharding
 
-BATCH_AXES = ("data", "fsdp")
 CHANGE = (
     "--config.base.dtype=bfloat16 halves the base, --config.train.accumulate cuts the batch, and more devices with "
     "--config.mesh.fsdp split both"
@@ -57,16 +56,11 @@ def plan(config: ConfigDict, devices: int, names: Sequence[str]) -> dict[str, An
         "devices": devices,
         "mesh": dict(mesh.shape),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.target.params)),
-        "images": {"step": rows, "device": rows // _split(mesh), "micro_batches": program.micro_batches},
+        "images": {"step": rows, "device": rows // sharding.batch_shards(mesh), "micro_batches": program.micro_batches},
         "flops": {"step": operations},
         "collectives": [],
         "machines": {name: _on_machine(MACHINES[name], parts, operations, mesh) for name in names},
     }
-
-
-def _split(mesh: Mesh) -> int:
-    """Into how many parts a mesh cuts a batch."""
-    return math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
 
 
 def _memory(program: programs.Program, arguments: tuple, mesh: Mesh) -> dict[str, float]:
@@ -81,19 +75,19 @@ def _memory(program: programs.Program, arguments: tuple, mesh: Mesh) -> dict[str
         "optimizer": local_bytes(target.opt_state),
         "average": local_bytes(target.ema),
         "base": local_bytes(target.unsaved),
-        "trace": beside / _split(mesh),
+        "trace": beside / sharding.batch_shards(mesh),
     }
 
 
 def _on_machine(machine: Machine, parts: Mapping[str, float], operations: float, mesh: Mesh) -> dict[str, Any]:
     """The entry of a machine."""
-    group = _split(mesh)
+    group = sharding.batch_shards(mesh)
     state = sum(part for name, part in parts.items() if name not in ("base", "trace"))
     sent = 2 * parts["parameters"] * (group - 1) / group
     spent = {
         "compute": operations / mesh.size / machine.flops,
         "memory": (2 * state + 3 * parts["base"] + 2 * parts["trace"]) / machine.bandwidth,
-        "network": sent / ring_bandwidth(machine, mesh.shape, BATCH_AXES) if group > 1 else 0.0,
+        "network": sent / ring_bandwidth(machine, mesh.shape, sharding.BATCH_AXES) if group > 1 else 0.0,
     }
     overlapped = max(spent.values())
     in_turn = sum(spent.values())
