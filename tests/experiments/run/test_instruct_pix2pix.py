@@ -1,6 +1,8 @@
 """Runs that teach a U-Net to edit pictures by instructions: how they begin, what they drop, write and sample."""
 
 import csv
+import dataclasses
+import functools
 import json
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 from diffusion import text_to_image
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks
+from diffusion.experiments.config.base import NULL, TunedNetwork
 from diffusion.experiments.sampling import tuned_run
 from tests.experiments.run.made_tuning import config as config_of
 from tests.experiments.run.made_tuning import pictures
@@ -89,7 +92,28 @@ def test_another_base_is_refused(tmp_path):
 
 def test_the_instruction_and_the_original_are_dropped_alone_too(tmp_path):
     """The text by its mark alone, so that its entries come from the model's own empty prompt."""
-    recipe = checks.validate(config(tmp_path, **{"objective.condition_dropout": 0.05}))
-    assert recipe.tuning.apart == ("captioned", "original")
+    number = 64
+    recipe = checks.validate(config(tmp_path, **{"objective.condition_dropout": 0.3}))
+    seen = {}
+
+    def network(params, weights, x, clock, entries):
+        seen.update(entries)
+        return jnp.zeros_like(x)
+
+    spied = TunedNetwork(recipe.base, dataclasses.replace(recipe.tuning, apply=network, networks=()))
+    draw = lambda salt, shape: np.random.default_rng(salt).standard_normal(shape).astype(np.float32)
+    text = recipe.base.text(recipe.tuning)["text"].shape
+    null = draw(0, text)
+    x, captions, originals = draw(1, (number, 2, 2, 4)), draw(2, (number, *text)), draw(3, (number, 2, 2, 4))
+    condition = {"text": captions, "captioned": np.ones(number, np.float32), "original": originals}
+    networks = {"model": functools.partial(spied.apply, {NULL: {"text": null}}, {})}
+    keys = jax.random.split(jax.random.key(4), number)
+    recipe.objective.loss(networks, recipe.schedule, keys, {"x": x, "condition": condition}, 0)
+    equal = lambda a, b: np.all(np.asarray(a) == np.asarray(b), axis=tuple(range(1, a.ndim)))
+    no_text, no_original = equal(seen["text"], null), equal(seen["original"], 0 * originals)
+    np.testing.assert_array_equal(~no_text, equal(seen["text"], captions))
+    np.testing.assert_array_equal(~no_original, equal(seen["original"], originals))
+    shares = [np.mean(a & b) for a, b in ((no_text, no_original), (no_text, ~no_original), (~no_text, no_original))]
+    np.testing.assert_allclose(shares, 0.3, atol=0.2)  # of 64 draws: 3.5 standard deviations
     with pytest.raises(ConfigError, match=r"rate = 0\.4 is that of all conditions and of captioned, original alone"):
         checks.validate(config(tmp_path, **{"objective.condition_dropout": 0.4}))
