@@ -46,12 +46,10 @@ LENGTHS = {"mixture": 24, "filtered": 5, "spirals": 9}  # else stored.NUMBER
 def test_all_sources_of_files_are_here():
     streams = {"tar_stream", "parquet_stream"}  # tests/data/sources/test_file_streams.py
     of_pictures = {"controlled", "painted"}  # tests/data/test_controls.py
-    of_manifolds = {
-        "sphere_mixture",
-        "torsion_mixture",
-        "rotation_mixture",
-    }  # tests/data/sources/test_manifold_points.py
-    elsewhere = {"tfds"} | streams | of_pictures | of_manifolds
+    of_drawings = {"drawings", "arranged_drawings"}  # tests/data/test_arrangements.py
+    # tests/data/sources/test_manifold_points.py
+    of_manifolds = {"sphere_mixture", "torsion_mixture", "rotation_mixture"}
+    elsewhere = {"tfds"} | streams | of_pictures | of_drawings | of_manifolds
     assert SOURCES.keys() | elsewhere == names.SOURCES.keys()
 
 
