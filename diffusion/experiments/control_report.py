@@ -132,8 +132,9 @@ def _made(
 
 def _draw(tiles: Sequence[np.ndarray], names: Sequence[str], prompts: Sequence[str], path: pathlib.Path) -> None:
     """Writes a PNG: the first examples side by side, the same row under each other."""
-    columns = ["\n".join(textwrap.wrap(prompt, 13)) for prompt in prompts[:SHOWN]]
-    plots.mosaic([[row[:SHOWN] for row in tiles]], names, [columns], path)
+    columns = ["\n".join(textwrap.wrap(prompt, 16)) for prompt in prompts[:SHOWN]]
+    twice = lambda row: row.repeat(2, axis=1).repeat(2, axis=2)  # so that the captions find room
+    plots.mosaic([[twice(row[:SHOWN]) for row in tiles]], names, [columns], path)
 
 
 def markdown(content: dict, folder: pathlib.Path) -> str:

@@ -85,7 +85,6 @@ __all__ = [
     "is_picture",
     "iterated",
     "made_drawings",
-    "manifold_points",
     "mixture",
     "of_python",
     "open_source",
