@@ -10,6 +10,7 @@ derivative of the schedule appears, so that one solver serves every schedule at 
 
 __all__ = ["angle", "radius", "time", "velocity"]
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -24,6 +25,7 @@ from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 from diffusion.schedules.bisection import bisect
 
 HALVINGS = 40  # of [0, 1], beyond the digits of float32 near the data
+NEAR = 1e-6  # share of t_max: the distance from an end at which slopes are compared that are infinite at it
 
 
 def angle(schedule: NoiseSchedule, t: ArrayLike) -> Array:
@@ -72,9 +74,20 @@ def velocity(denoise: Denoiser, schedule: NoiseSchedule) -> Callable[[Array, Arr
 
 
 def _of_leaves(schedule: NoiseSchedule, t: Array) -> tuple[Array, Array]:
-    """The angle of each number and its derivative by the mean of all leaves' angles, `[B, D]` each, at t `[B]`."""
-    each = [jax.jvp(lambda t, leaf=leaf: angle(leaf, t), (t,), (jnp.ones_like(t),)) for _, leaf in schedule.leaves]
-    angles, rates = (jnp.stack(values, axis=1) for values in zip(*each))
+    """The angle of each number and its derivative by the mean of all leaves' angles, `[B, D]` each, at t `[B]`.
+
+    Where angles of some leaves have an infinite slope in t, as that of sigma ~ sqrt(t) at t = 0, these have the whole
+    change, in the ratio of their slopes beside that end.
+    """
+    slope = lambda t, leaf: jax.jvp(lambda t: angle(leaf, t), (t,), (jnp.ones_like(t),))[1]
+    inside = jnp.clip(t, NEAR * schedule.t_max, (1 - NEAR) * schedule.t_max)
+    angles, rates, beside = (
+        jnp.stack([of(leaf) for _, leaf in schedule.leaves], axis=1)
+        for of in (lambda leaf: angle(leaf, t), functools.partial(slope, t), functools.partial(slope, inside))
+    )
+    infinite = ~jnp.isfinite(rates)
+    rates = jnp.where(infinite, beside, jnp.where(infinite.any(axis=1, keepdims=True), 0, rates))
+    rates = jnp.where((rates > 0).any(axis=1, keepdims=True), rates, beside)
     sizes = np.array([size for size, _ in schedule.leaves])
     columns = lambda a: jnp.repeat(a, sizes, axis=1, total_repeat_length=int(sizes.sum()))
     return columns(angles), columns(rates / rates.mean(axis=1, keepdims=True))

@@ -33,6 +33,7 @@ import numpy as np
 from jax import Array
 
 from diffusion import public
+from diffusion.arguments import described
 
 
 def is_shape(shape: Any) -> bool:
@@ -104,7 +105,7 @@ def mask(real: Any, shape: Any) -> Array:
             raise ValueError(f"a mask of shape {one.shape[1:]} is no prefix of a leaf of shape {leaf}")
         whole = jnp.broadcast_to(jnp.reshape(one, one.shape + (1,) * len(rest)), (len(one), *leaf))
         parts.append(whole.reshape(len(one), -1))
-    return jnp.concatenate(parts, axis=1).astype(bool)
+    return jnp.concatenate(parts, axis=1)
 
 
 def real_of(condition: Any, shape: Any) -> Array | None:
@@ -113,10 +114,19 @@ def real_of(condition: Any, shape: Any) -> Array | None:
     Args:
         condition: of a batch.
         shape: of an example, or the pytree of the shapes of its leaves; the mask is then `[B, D]`, as `mask`.
+
+    Raises:
+        TypeError: for an entry that is not of Bool.
     """
     if not (isinstance(condition, Mapping) and "real" in condition):
         return None
-    return jnp.asarray(condition["real"], bool) if is_shape(shape) else mask(condition["real"], shape)
+    for leaf in jax.tree.leaves(condition["real"]):
+        if not (hasattr(leaf, "dtype") and leaf.dtype == bool):
+            raise TypeError(
+                'the entry "real" of a condition is the mask of what is real of x, an array of Bool; got '
+                f"{described(leaf)}. Valid: Bool, or another name for an entry that is no mask"
+            )
+    return condition["real"] if is_shape(shape) else mask(condition["real"], shape)
 
 
 def of_leaves(network: Callable[..., Any], shape: Any) -> Callable[..., Any]:

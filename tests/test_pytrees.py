@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from diffusion import editing, likelihood, ode, padding, pytrees, samplers, schedules, timesteps
+from diffusion import editing, likelihood, ode, padding, probability_flow, pytrees, samplers, schedules, timesteps
 from diffusion.parameterizations import Prediction
-from tests.conformance import SCHEDULES, round_denoiser
+from tests.conformance import ALL_SCHEDULES, SCHEDULES, round_denoiser, slow_but
 
 SHAPE = {"positions": (1, 2), "types": (2,)}
 OWN = {"positions": SCHEDULES["cosine"], "types": SCHEDULES["edm"]}
@@ -33,6 +33,63 @@ def test_schedules_of_leaves_are_each_leaf_s_own_on_its_numbers():
     drawn = samplers.prior(JOINT, keys, (4,))
     for leaf, columns in COLUMNS.items():  # of the numbers that one schedule for all draws
         np.testing.assert_array_equal(drawn[:, columns], samplers.prior(OWN[leaf], keys, (4,))[:, columns])
+
+
+DERIVED = {
+    "shifted": lambda schedule: schedules.shifted(schedule, 3.0),
+    "interpolated": lambda schedule: schedules.interpolated(schedule, 0.5, 2.0),
+    "zero_terminal_snr": schedules.zero_terminal_snr,
+}
+
+
+def test_a_change_of_a_schedule_of_leaves_changes_that_of_each_leaf():
+    """Also what samplers, likelihoods and checks read of it: its `leaves`."""
+    own = {"positions": SCHEDULES["cosine"], "types": SCHEDULES["linear_beta"]}
+    joint = schedules.per_leaf(own, SHAPE)
+    at = jnp.full((1, 4), 0.7)
+    for name, change in DERIVED.items():
+        changed = change(joint)
+        assert [size for size, _ in changed.leaves] == [2, 2]
+        for (leaf, columns), (_, found) in zip(COLUMNS.items(), changed.leaves):
+            expected = change(own[leaf]).sigma(0.7)
+            np.testing.assert_allclose(found.sigma(0.7), expected, rtol=1e-6, err_msg=name)
+            np.testing.assert_allclose(changed.sigma(at)[0, columns], expected, rtol=1e-6, err_msg=name)
+
+
+def test_a_time_of_each_example_is_never_read_as_one_of_each_number():
+    """Of as many examples as numbers; what reads log-SNRs of a grid refuses such schedules by its own name."""
+    with pytest.raises(ValueError, match=r"a time for each of the 4 numbers.* got \(4,\)"):
+        JOINT.alpha(jnp.full(4, 0.5))
+    grid = np.array([1.0, 0.5, 0.0])
+    density = timesteps.uniform_density(JOINT)
+    for name, make in {
+        "shift": lambda: timesteps.shift(JOINT, grid, 2.0),
+        "grid": lambda: timesteps.karras(JOINT, 3, 0.002, 10.0),
+        "log_normal": lambda: timesteps.log_normal(JOINT),
+        "laplace": lambda: timesteps.laplace(JOINT),
+        "dimension_shifted_density": lambda: timesteps.dimension_shifted_density(JOINT, density, 4),
+    }.items():
+        with pytest.raises(ValueError, match=f"{name}.* chooses times by their log-SNR, and leaves"):
+            make()
+
+
+@pytest.mark.parametrize("name", slow_but([("trigonometric",)], [(name,) for name in ALL_SCHEDULES]))
+def test_the_flow_of_leaves_is_finite_at_both_ends(name):
+    """The shares of two leaves have the mean 1; one whose angle starts with an infinite slope has all of the change.
+
+    That of the straight line has the slope 1 at both ends, the trigonometric one's is pi / 2 throughout.
+    """
+    shares = {}
+    for other in ("rectified_flow", name, "linear_beta"):  # the last has an infinite slope at t = 0
+        joint = schedules.per_leaf([ALL_SCHEDULES[name], ALL_SCHEDULES[other]], [(1,), (2,)])
+        angles, share = probability_flow._of_leaves(joint, jnp.array([0.0, 1.0]))
+        assert np.isfinite(angles).all() and np.isfinite(share).all(), other
+        np.testing.assert_allclose((share[:, 0] + share[:, 1]) / 2, 1, rtol=1e-5)
+        shares[other] = share[:, 0]
+    np.testing.assert_allclose(shares[name], 1, rtol=1e-5)
+    if name == "trigonometric":
+        np.testing.assert_allclose(shares["rectified_flow"], np.pi / (1 + np.pi / 2), rtol=1e-5)
+        np.testing.assert_allclose(shares["linear_beta"][0], 0, atol=1e-6)
 
 
 def test_pack_is_the_inverse_of_unpack_and_masks_are_of_whole_elements():

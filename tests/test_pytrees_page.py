@@ -45,8 +45,10 @@ def test_the_polygons_are_regular_and_a_mask_that_leaves_nothing_is_refused(poly
         np.testing.assert_allclose(bonds, bonds.mean(), rtol=1e-5)
         assert (record["x"]["types"][real].argmax(1) + 3 == len(corners)).all()
     empty = [source[0], {**source[1], "condition": {"real": np.zeros(6, bool)}}]
-    with pytest.raises(ValueError, match='"real" of a record leaves nothing'):
+    with pytest.raises(ValueError, match='"real" of record 1 of a batch leaves nothing'):
         pipeline.stacked_conditions(empty)
+    of_leaves = [{"condition": {"real": {"frames": np.ones(2, bool), "sound": np.zeros(3, bool)}}}]
+    pipeline.stacked_conditions(of_leaves)  # of a video without sound something is real
 
 
 @pytest.mark.slow

@@ -355,9 +355,11 @@ def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         shapes = sorted({str(pytrees.shapes_of(condition)) for condition in conditions})
         raise ValueError(f"conditions are to have one shape, and these are of {' and '.join(shapes[:2])}.") from error
     if isinstance(stacked, Mapping) and "real" in stacked:
-        for leaf in jax.tree.leaves(stacked["real"]):
-            if not leaf.reshape(len(leaf), -1).any(axis=1).all():
-                raise ValueError('the mask "real" of a record leaves nothing: all of it is padding.')
+        kept = [leaf.reshape(len(leaf), -1).any(axis=1) for leaf in jax.tree.leaves(stacked["real"])]
+        empty = ~np.any(kept, axis=0)
+        if empty.any():
+            row = int(np.argmax(empty))
+            raise ValueError(f'the mask "real" of record {row} of a batch leaves nothing: all of it is padding.')
     return {"condition": stacked}
 
 

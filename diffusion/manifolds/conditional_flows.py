@@ -100,7 +100,8 @@ def riemannian_flow_matching(
         error = jax.tree.map(jnp.subtract, u, target)
         return importance * manifold.inner(x_t, error, error), {"t": t}
 
-    return Objective(loss, reads=Moves(field, start, manifold, velocity(clock)), density=density, **pairing(coupling))
+    facts = {**pairing(coupling), "real": False}
+    return Objective(loss, reads=Moves(field, start, manifold, velocity(clock)), density=density, **facts)
 
 
 def premetric_path(

@@ -53,4 +53,4 @@ def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
         condition = {**(condition or {}), "augment": numbers}
         return objective(networks, schedule, keys, {**batch, "x": x, "condition": condition}, step)
 
-    return dataclasses.replace(objective, loss=augmented, augmentations=augment.numbers)
+    return dataclasses.replace(objective, loss=augmented, real=False, augmentations=augment.numbers)

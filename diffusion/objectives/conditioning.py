@@ -105,7 +105,7 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: 
             f"other examples; valid: at most {1 / (1 + len(alone)):.3g}"
         )
 
-    @entry(entries=None)
+    @entry(entries=None, real=True)
     def dropped(networks, schedule, keys, batch, step):
         drop_keys, keys = split(keys, 2)
         if batch.get("condition") is None:

@@ -7,11 +7,10 @@ import math
 
 import jax.numpy as jnp
 
-from diffusion import padding
 from diffusion.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import in_blocks, noised, pairing, weighted_mean_square
+from diffusion.objectives.inputs import in_blocks, noised, pairing, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.parameterizations import Clock, evaluate, velocity
 from diffusion.timesteps import Density
@@ -26,7 +25,8 @@ def contrastive_flow_matching(
 
     with u at (x_t, t) and (x_0~, eps~) the next example of the same block of consecutive ones; the authors' code draws
     any other example of the batch. Where the condition says nothing about x_0, the minimiser is off by
-    weight / (1 - weight) times the distance to the mean target: the method is for conditional training.
+    weight / (1 - weight) times the distance to the mean target: the method is for conditional training. With a mask of
+    padding, the second term is over those of the example's real numbers that the other has too.
 
     Facts:
         loss: |u - target|^2 - weight |u - another target|^2
@@ -61,8 +61,11 @@ def contrastive_flow_matching(
         real = batch.get("real")
         # The other pair at this example's own time; on the rectified flow these are the authors' shuffled targets.
         target = parameterization.target(schedule, t, x_0, eps)
-        other = parameterization.target(schedule, t, *(padding.zeroed(another(a), real) for a in (x_0, eps)))
-        positive, negative = (weighted_mean_square(importance, u - goal) for goal in (target, other))
+        other = parameterization.target(schedule, t, *(another(a) for a in (x_0, eps)))
+        # What is padding in the other example is no target to move away from.
+        share = importance if real is None else weigh(importance, another(real))
+        positive = weighted_mean_square(importance, u - target)
+        negative = weighted_mean_square(share, u - other)
         return positive - weight * negative, {"t": t, "positive": positive, "negative": negative}
 
     paired = Objective(loss, reads=Denoises(parameterization), density=density, **pairing(coupling))

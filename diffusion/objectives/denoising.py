@@ -43,4 +43,4 @@ def denoising(parameterization: Parameterization, weighting: Weighting, density:
         weight = weighting(schedule, t) * error_scale(schedule, t, parameterization)
         return weighted_mean_square(weigh(importance, weight), error), {"t": t}
 
-    return Objective(loss, reads=Denoises(parameterization), density=density)
+    return Objective(loss, reads=Denoises(parameterization), density=density, real=True)

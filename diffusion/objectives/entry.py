@@ -5,6 +5,8 @@ __all__ = ["entry"]
 import functools
 from collections.abc import Callable, Mapping
 
+import jax.numpy as jnp
+
 from diffusion import padding
 from diffusion.arguments import require, require_floats, require_keys, require_shape
 from diffusion.objectives.few_step import NETWORKS
@@ -27,7 +29,8 @@ def entry(
     Args:
         *read: the parameterizations of its networks; None stands for no network.
         entries: names that the batch may hold; None for a wrapper, whose wrapped objective checks them.
-        real: whether the losses are means over what is real of x, where the batch has that mask.
+        real: whether the losses are means over what is real of x, where the batch has that mask; a wrapper says so
+            where it leaves x and its mask to the objective that it wraps.
 
     Returns:
         loss -> the loss, which raises
@@ -58,11 +61,12 @@ def entry(
             for name in ("noise", "start"):
                 if name in batch:
                     require_shape(batch[name], x.shape, f'batch["{name}"], which is paired with x,')
-            if "real" in batch and entries is not None:
+            if "real" in batch:
                 if not real:
+                    name = loss.__qualname__.partition(".")[0].lstrip("_")
                     raise ValueError(
-                        'this objective takes no mask of padding, the "real" of a batch: its losses are means over all '
-                        "of x. Valid: e.g. denoising, flow_matching or variational_bound"
+                        f'{name} takes no mask of padding, the "real" of a batch: its losses are means over all of x. '
+                        "Valid: e.g. denoising, flow_matching or variational_bound"
                     )
                 padding.check(batch["real"], x)
             require_keys(keys, x.shape[0], f"an objective needs one key for each of the {x.shape[0]} examples")
@@ -71,6 +75,8 @@ def entry(
                 if parameterization is not None:
                     check(parameterization, schedule)
             losses, metrics = loss(networks, schedule, keys, batch, step)
+            if schedule.leaves and jnp.ndim(metrics["t"]) == 2:  # one time for each example, at every number of it
+                metrics = {**metrics, "t": metrics["t"][:, 0]}
             require_shape(losses, keys.shape, "an objective's losses, one an example,")
             return losses, metrics
 

@@ -172,6 +172,7 @@ def _with_term(objective: Objective, term: Term) -> Objective:
     return dataclasses.replace(
         objective,
         loss=total,
+        real=False,  # its terms are means over all tokens
         terms=(*objective.terms, name),
         aligned=(*objective.aligned, *((name,) if term.encoder else ())),
         features=(*objective.features, *term.layers),

@@ -80,7 +80,16 @@ def noised(
 
 
 def pairs(keys: Array, batch: Batch, coupling: Coupling | None = None) -> tuple[Array, Array]:
-    """The two ends of each path, `[B, ...]` each: data, and the batch's "noise" or a draw; zeros on padding."""
+    """The two ends of each path, `[B, ...]` each: data, and the batch's "noise" or a draw; zeros on padding.
+
+    Raises:
+        ValueError: for a mask with a coupling that chooses the noise by the data.
+    """
+    if "real" in batch and not (coupling is None or coupling.independent):
+        raise ValueError(
+            "a coupling compares examples of one size, and a mask of padding gives them several: the noise of the "
+            "larger ones would not be that which samples start from. Valid: no coupling, or couplings.independent()"
+        )
     noise_keys, pair_keys = (keys, keys) if coupling is None else split(keys, 2)
     x_0 = batch["x"]
     x_1 = batch["noise"] if "noise" in batch else normal(noise_keys, x_0)
@@ -92,11 +101,11 @@ def pairs(keys: Array, batch: Batch, coupling: Coupling | None = None) -> tuple[
 
 
 def pairing(coupling: Coupling | None) -> dict[str, Any]:
-    """The facts of an objective that pairs data and noise by a coupling: its `block` and its `score`."""
+    """The facts of an objective that pairs data and noise by a coupling: `block`, `score` and `real`."""
     if coupling is None:
-        return {}
+        return {"real": True}
     require(coupling, Coupling, "coupling", "a Coupling, e.g. couplings.optimal_transport()")
-    return {"block": coupling.block, "score": coupling.independent}
+    return {"block": coupling.block, "score": coupling.independent, "real": coupling.independent}
 
 
 def times(density: Density, keys: Array, batch: Batch) -> tuple[Array, Array]:

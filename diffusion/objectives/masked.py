@@ -148,7 +148,7 @@ def with_masked_copy(objective: Objective, patch: int = 2, least: float = 0.3, m
         again, _ = objective(networks, schedule, keys, masked, step)
         return losses + again, {**metrics, "masked": again}
 
-    return dataclasses.replace(objective, loss=both, masks=patch, masks_vary=least < most)
+    return dataclasses.replace(objective, loss=both, real=False, masks=patch, masks_vary=least < most)
 
 
 def _with_keep(condition: Any, keep: Array) -> dict[str, Any]:

@@ -211,6 +211,7 @@ class Objective:
         score: whether the trained denoiser determines the score, as it does where x and its noise are independent.
         prompts: texts by the names that it has for them, whose conditions the run adds to each batch as its "prompts";
             beside them it reads the frozen network "base", which the run tunes.
+        real: whether its losses are means over what is real of x, where the batch has that mask (`diffusion.padding`).
         trains_schedule: whether its values under different schedules can be compared, so that it may train one.
     """
 
@@ -242,6 +243,7 @@ class Objective:
     score: bool = True
     judges: Callable[..., Any] | None = None
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    real: bool = False
     trains_schedule: bool = False
 
     def __call__(
@@ -288,6 +290,19 @@ class Objective:
             raise ValueError(
                 f"the objective plays with one that trains the network {self.second.network!r}, not {second!r}. Valid: "
                 f"a second player that does{example}"
+            )
+
+    def check_real(self) -> None:
+        """Refuses examples with a mask of padding for an objective whose losses do not heed it.
+
+        Raises:
+            ValueError: naming objectives that do.
+        """
+        if not self.real:
+            raise ValueError(
+                'the condition of the data has the entry "real", a mask of padding, and this objective takes none: its '
+                "losses are over all of x, or its coupling over examples of one size. Valid: e.g. denoising, "
+                "flow_matching or variational_bound, without terms on features or a coupling"
             )
 
     def check_network(self, network: Any) -> None:

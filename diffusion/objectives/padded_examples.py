@@ -24,10 +24,11 @@ def with_padding(objective: Objective, shape: Any) -> Objective:
         shape: of an example, or the pytree of the shapes of its leaves, see `pytrees.mask`.
 
     Raises:
-        ValueError: when called, if the condition has no such entry, or the objective takes no mask.
+        ValueError: if the objective takes no mask; when called, if the condition has no such entry.
     """
+    objective.check_real()
 
-    @entry(entries=None)
+    @entry(entries=None, real=True)
     def loss(networks, schedule, keys, batch, step):
         real = pytrees.real_of(batch.get("condition"), shape)
         if real is None:

@@ -47,4 +47,4 @@ def with_prior_preservation(objective: Objective, weight: float = 1.0) -> Object
         prior, _ = objective.loss(networks, schedule, own, rest | dict(batch["prior"]), step)
         return losses + weight * prior, {**metrics, "prior": prior}
 
-    return dataclasses.replace(objective, loss=both)
+    return dataclasses.replace(objective, loss=both, real=False)

@@ -34,7 +34,7 @@ def with_trained_schedule(objective: Objective, trained: Trained) -> Objective:
             "Valid: variational_bound, or a schedule that does not train"
         )
 
-    @entry(entries=None)
+    @entry(entries=None, real=True)
     def loss(networks, schedule, keys, batch, step):
         return objective(networks, player(networks, "schedule")(), keys, batch, step)
 

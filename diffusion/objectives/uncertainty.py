@@ -16,6 +16,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.objective import Head, Objective
 from diffusion.parameterizations import log_sigma
+from diffusion.schedules.noise_schedule import of_each_leaf
 
 
 class Uncertainty(NamedTuple):
@@ -82,7 +83,7 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
         An objective with the metrics of the first, and "unweighted" `[B]`, its losses, and "uncertainty" `[B]`.
     """
 
-    @entry(entries=None)
+    @entry(entries=None, real=True)
     def weighted(networks: Mapping[str, Any], schedule, keys, batch, step):
         predict = player(networks, "uncertainty")
         losses, metrics = objective(networks, schedule, keys, batch, step)
@@ -91,7 +92,9 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
                 f"with_uncertainty needs one time for each example; the objective's have the shape "
                 f"{metrics['t'].shape} for losses of shape {losses.shape}"
             )
-        u = predict(None, log_sigma()(schedule, metrics["t"]), None)
+        # Of leaves with a schedule each, the mean of their noise levels is as good a clock as t.
+        levels = [log_sigma()(each, metrics["t"]) for each in of_each_leaf(schedule)]
+        u = predict(None, sum(levels) / len(levels), None)
         require_shape(u, losses.shape, 'with_uncertainty: what the network "uncertainty" returns, one an example,')
         return losses / jnp.exp(u) + u, {**metrics, "unweighted": losses, "uncertainty": u}
 

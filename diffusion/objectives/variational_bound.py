@@ -83,7 +83,7 @@ def variational_bound(
         terms = {name: term / math.log(2) for name, term in terms.items()}
         return functools.reduce(jnp.add, terms.values()), {"t": t, **terms}
 
-    return Objective(loss, reads=Denoises(parameterization), density=density, trains_schedule=True)
+    return Objective(loss, reads=Denoises(parameterization), density=density, trains_schedule=True, real=True)
 
 
 def _prior(schedule, x_0):

@@ -56,4 +56,5 @@ def per_frame(sampler: Sampler) -> Sampler:
         over_frames = jax.vmap(advance, in_axes=(1, 1, 0, 0, 2), out_axes=1)
         return over_frames(state, prediction, plan.t[i], plan.s[i], noise)
 
-    return Sampler(init, step, draws=sampler.draws, nfe=lambda steps: steps, takes=sampler.takes, frames=True)
+    facts = {"draws": sampler.draws, "takes": sampler.takes, "real": sampler.real}
+    return Sampler(init, step, nfe=lambda steps: steps, frames=True, **facts)

@@ -98,6 +98,7 @@ def predictor_corrector(
         step,
         draws=predictor.draws + corrections,
         nfe=lambda steps: predictor.nfe(steps) + corrections * (steps - 1),
+        real=predictor.real,
     )
 
 

@@ -43,6 +43,7 @@ from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.padded import over_real
 from diffusion.samplers.posterior import forward
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule
+from diffusion.schedules.noise_schedule import of_each_leaf
 from diffusion.timesteps import Plan
 
 
@@ -281,7 +282,7 @@ def held_at_ends(schedule: NoiseSchedule, times: ArrayLike) -> Array:
 
     There the coefficients may have infinite slopes; a learned grid keeps its ends.
     """
-    own = [leaf for _, leaf in schedule.leaves] or [schedule]
+    own = of_each_leaf(schedule)
     inside = jnp.stack([(each.alpha(times) > 0) & (each.sigma(times) > 0) for each in own]).all(axis=0)
     return jnp.where(inside, times, jax.lax.stop_gradient(times))
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.schedules.bisection import bisect
+from diffusion.schedules.leaves import joined
 from diffusion.schedules.noise_schedule import NoiseSchedule, Trained, as_float, preserves_variance
 
 
@@ -35,6 +36,8 @@ def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
     """
     if not 0 < factor < math.inf:
         raise ValueError(f"shifted: factor = {factor} must be positive (d / 64 for pictures of d x d in the paper)")
+    if schedule.leaves:
+        return _each(schedule, lambda leaf: shifted(leaf, factor))
 
     def norm(t):
         return schedule.norm(schedule.alpha(t), factor * schedule.sigma(t))
@@ -88,6 +91,8 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
     """
     if not 0 < first <= last < math.inf:
         raise ValueError(f"interpolated: first = {first}, last = {last}: must be positive, and first at most last")
+    if schedule.leaves:
+        return _each(schedule, lambda leaf: interpolated(leaf, first, last))
     growth = math.log(last / first)
 
     def factor(t):
@@ -159,6 +164,8 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
     Raises:
         ValueError: if it does not preserve the variance: its noise would not end at one.
     """
+    if schedule.leaves:
+        return _each(schedule, zero_terminal_snr)
     if not preserves_variance(schedule):
         raise ValueError(
             "zero_terminal_snr rescales alpha and takes sigma = sqrt(1 - alpha^2): it is defined for "
@@ -212,6 +219,11 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
         diffusion=lambda t: jnp.sqrt(-2 * drift(t)),
         trained=_trained(schedule, zero_terminal_snr),
     )
+
+
+def _each(schedule: NoiseSchedule, change: Callable[[NoiseSchedule], NoiseSchedule]) -> NoiseSchedule:
+    """The change of the schedule of each leaf."""
+    return joined([(size, change(leaf)) for size, leaf in schedule.leaves])
 
 
 def _complement(schedule, t):

@@ -1,8 +1,8 @@
 """A schedule for each leaf of a pytree, as one schedule of the vector of its numbers."""
 
-__all__ = ["per_leaf"]
+__all__ = ["joined", "per_leaf"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.pytrees import packed_shape, sizes_of
+from diffusion.pytrees import sizes_of
 from diffusion.schedules.noise_schedule import NoiseSchedule, check_schedule
 
 
@@ -19,7 +19,8 @@ def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
 
         x_t[d] = alpha_l(t) x_0[d] + sigma_l(t) eps[d],    l the leaf of the number d
 
-    Its functions take a time for each number, t `[..., D]`, or one for all, `[]` or `[..., 1]`, and return `[..., D]`.
+    Its functions take a time for each number, t `[B, ..., D]`, or one for all, `[]` or `[B, ..., 1]`, and return
+    `[..., D]`. They refuse times `[B]`, whose B may be D.
     Denoisers, objectives, samplers and likelihoods give them that of their t `[]` or `[B]`.
 
     Facts:
@@ -35,7 +36,7 @@ def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
 
     Raises:
         TypeError: for a leaf that is no schedule.
-        ValueError: if the pytrees differ, or the schedules end at different times.
+        ValueError: if the pytrees differ, the schedules end at different times, or one trains with the model.
     """
     sizes = sizes_of(shape)
     leaves, structure = jax.tree.flatten(schedules, is_leaf=lambda node: isinstance(node, NoiseSchedule))
@@ -44,20 +45,32 @@ def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
     expected = jax.tree.structure(shape, is_leaf=lambda node: isinstance(node, tuple))
     if structure != expected:
         raise ValueError(f"per_leaf: the schedules are {structure}, and the shapes {expected}; give one for each leaf")
+    return joined(list(zip(sizes, leaves)))
+
+
+def joined(own: Sequence[tuple[int, NoiseSchedule]]) -> NoiseSchedule:
+    """The process whose leaves have so many numbers and these schedules, one after another; see `per_leaf`."""
+    sizes, leaves = zip(*own)
+    if any(leaf.trained is not None for leaf in leaves):
+        raise ValueError(
+            "per_leaf: a leaf's schedule trains with the model, and that of a pytree does not. Valid: schedules "
+            "without `trained`"
+        )
     ends = sorted({leaf.t_max for leaf in leaves})
     if len(ends) > 1:
         raise ValueError(
             f"per_leaf: the schedules end at t = {ends[0]:g} and {ends[-1]:g}; all leaves share one time. Valid: "
-            "schedules of one t_max, by schedule._replace(t_max=...)"
+            f"schedules of one t_max; lower the larger, schedule._replace(t_max={ends[0]:g})"
         )
-    (dims,) = packed_shape(shape)
+    dims = sum(sizes)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
 
     def columns(field: str) -> Callable[..., Array]:
         """The function of that name, on the numbers of each leaf by its own schedule."""
 
         def of(*t: ArrayLike) -> Array:
-            each = [_of_each(one, dims) for one in t]
+            # The two lengths of a norm are numbers of x, and no times.
+            each = [_of_each(one, dims, values=field == "norm") for one in t]
             parts = [
                 getattr(leaf, field)(*(one[..., start : start + size] for one in each))
                 for leaf, start, size in zip(leaves, starts, sizes)
@@ -87,11 +100,11 @@ def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
     )
 
 
-def _of_each(t: ArrayLike, dims: int) -> Array:
+def _of_each(t: ArrayLike, dims: int, values: bool = False) -> Array:
     t = jnp.asarray(t)
-    if t.ndim and t.shape[-1] not in (1, dims):
+    if t.ndim and (t.shape[-1] not in (1, dims) or (t.ndim == 1 and not values)):
         raise ValueError(
-            f"a schedule of leaves takes a time for each of the {dims} numbers, t [..., {dims}], or one for all, [] or "
-            f"[..., 1]; got {t.shape}"
+            f"a schedule of leaves takes a time for each of the {dims} numbers, t [B, {dims}], or one for all, [] or "
+            f"[B, 1]; got {t.shape}. schedules.at_each makes the former of times [B]"
         )
     return jnp.broadcast_to(t, (*t.shape[:-1], dims))

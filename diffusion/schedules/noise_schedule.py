@@ -8,6 +8,7 @@ __all__ = [
     "check_schedule",
     "left_broadcast",
     "normal",
+    "of_each_leaf",
     "preserves_variance",
     "variance_preserving_from",
 ]
@@ -109,6 +110,11 @@ def at_each(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> Array:
         ValueError: if t's shape is not a prefix of x's.
     """
     return jnp.broadcast_to(left_broadcast(t, x), x.shape) if schedule.leaves else jnp.asarray(t)
+
+
+def of_each_leaf(schedule: NoiseSchedule) -> list[NoiseSchedule]:
+    """The schedules of the leaves, where they have one each; else the schedule itself alone."""
+    return [leaf for _, leaf in schedule.leaves] or [schedule]
 
 
 def check_schedule(schedule: Any) -> None:

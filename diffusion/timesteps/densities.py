@@ -27,7 +27,7 @@ from jax import Array
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps.shifts import dimension_shift
 from diffusion.timesteps.shifts import shift as shifted
-from diffusion.timesteps.valid_ranges import check_positive
+from diffusion.timesteps.valid_ranges import check_one_schedule, check_positive
 
 
 class Density(NamedTuple):
@@ -231,6 +231,7 @@ def log_normal(schedule: NoiseSchedule, mean: float = -1.2, std: float = 1.2, st
         strata: see `from_quantile`.
     """
     check_positive("log_normal", "std", std)
+    check_one_schedule("log_normal", schedule)
     ends = np.array([schedule.t_min, schedule.t_max])
     low, high = (-np.asarray(schedule.log_snr(ends), np.float64) / 2 - mean) / std
     cdf_low = _normal_cdf(low)
@@ -265,6 +266,7 @@ def laplace(schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, stra
         ValueError: if scale is not positive.
     """
     check_positive("laplace", "scale", scale)
+    check_one_schedule("laplace", schedule)
     high, low = np.asarray(schedule.log_snr(np.array([schedule.t_min, schedule.t_max])), np.float64)
     tail = lambda z: 0.5 * math.exp(-z) if z > 0 else 1 - 0.5 * math.exp(z)  # P(log-SNR > mean + scale z)
     above = tail((high - mean) / scale)
@@ -300,6 +302,7 @@ def dimension_shifted_density(
     Raises:
         ValueError: as `timesteps.dimension_shift`.
     """
+    check_one_schedule("dimension_shifted_density", schedule)
     fall = 2 * math.log(dimension_shift(dimension, base))
     moved = lambda t, by: jnp.clip(schedule.inverse_log_snr(schedule.log_snr(t) - by), schedule.t_min, schedule.t_max)
 

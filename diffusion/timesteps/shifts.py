@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from diffusion.schedules import NoiseSchedule
-from diffusion.timesteps.valid_ranges import check_positive
+from diffusion.timesteps.valid_ranges import check_one_schedule, check_positive
 
 
 def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray:
@@ -33,6 +33,7 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
     grid = np.asarray(grid)
     if factor == 1:
         return grid
+    check_one_schedule("shift", schedule)
     with jax.ensure_compile_time_eval():  # a grid is known before the program, also where it is made within one
         moved = np.asarray(schedule.inverse_log_snr(schedule.log_snr(grid) - 2 * math.log(factor)), grid.dtype)
     outside = ~((moved >= 0) & (moved <= schedule.t_max * (1 + 1e-6)))

@@ -1,6 +1,6 @@
 """Checks of the arguments of grids and densities."""
 
-__all__ = ["at_least_one", "check_positive", "check_sigmas"]
+__all__ = ["at_least_one", "check_one_schedule", "check_positive", "check_sigmas"]
 
 import math
 
@@ -22,8 +22,18 @@ def check_positive(function: str, name: str, value: float) -> None:
         raise ValueError(f"{function}: {name} = {value} must be positive")
 
 
+def check_one_schedule(function: str, schedule: NoiseSchedule) -> None:
+    """Refuses leaves with a schedule each, whose log-SNRs are no one's; the message names the function."""
+    if schedule.leaves:
+        raise ValueError(
+            f"{function} chooses times by their log-SNR, and leaves with a schedule each have several. Valid: what "
+            "reads t alone, e.g. timesteps.uniform or timesteps.uniform_density"
+        )
+
+
 def check_sigmas(schedule: NoiseSchedule, sigma_min: float, sigma_max: float) -> None:
     """Refuses a range of sigma / alpha that is empty or leaves the schedule."""
+    check_one_schedule("a grid of sigma / alpha", schedule)
     with jax.ensure_compile_time_eval():
         highest = math.exp(-float(schedule.log_snr(schedule.t_max)) / 2)
     if not 0 < sigma_min < sigma_max <= highest * (1 + 1e-5):

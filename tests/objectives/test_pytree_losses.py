@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import objectives, pytrees, schedules, timesteps
+from diffusion import couplings, objectives, pytrees, schedules, timesteps
 from diffusion.schedules import left_broadcast
 from tests.conformance import slow_but
 from tests.objectives.objective_cases import OBJECTIVES, SCHEDULES, losses_of, network_of
@@ -102,6 +102,78 @@ def test_masks_that_leave_nothing_are_refused_where_they_are_seen_and_never_divi
         _flow(pytrees.of_leaves(lambda x, clock, condition: x["types"], SHAPE), X)
 
 
+def test_couplings_that_compare_examples_are_refused_with_a_mask_and_the_independent_one_changes_nothing():
+    real = jnp.arange(4) < jnp.array([1, 2, 3, 4])[:, None]
+    density = timesteps.from_quantile(lambda u: u)
+    network = lambda x, clock, condition: jnp.tanh(x)
+    run = lambda objective, x: objective({"model": network}, OWN["types"], KEYS, {"x": x, "real": real}, 0)[0]
+    paired = objectives.flow_matching(density, couplings.optimal_transport(2))
+    with pytest.raises(ValueError, match="a coupling compares examples of one size"):
+        run(paired, X)
+    with pytest.raises(ValueError, match='has the entry "real", a mask of padding, and this objective takes none'):
+        objectives.with_padding(paired, SHAPE)
+    alone = objectives.with_padding(objectives.flow_matching(density, couplings.independent()), SHAPE)
+    assert alone.real
+    independent = objectives.flow_matching(density, couplings.independent())
+    np.testing.assert_array_equal(run(independent, X), run(independent, jnp.where(real, X, 1e6)))
+
+
+def test_the_other_example_of_contrastive_flow_matching_counts_where_both_are_real():
+    """At t = 1/2 of straight lines, of a network that says 0: the error is the target's own square, eps - x_0."""
+    real = jnp.arange(4) < jnp.array([1, 3, 4, 2])[:, None]
+    eps = jnp.asarray(np.random.default_rng(1).standard_normal(X.shape), jnp.float32)
+    objective = objectives.contrastive_flow_matching(timesteps.from_quantile(lambda u: 0.5 + 0 * u), 0.3)
+    run = lambda x, eps: objective(
+        {"model": lambda x, clock, condition: 0 * x}, OWN["types"], KEYS, {"x": x, "noise": eps, "real": real}, 0
+    )[1]
+    found = run(X, eps)
+    square, kept = np.square(eps - X), np.asarray(real)
+    other = [1, 0, 3, 2]
+    np.testing.assert_allclose(found["positive"], (square * kept).sum(1) / kept.sum(1), rtol=1e-5)
+    both = square[np.array(other)] * kept * kept[other]
+    np.testing.assert_allclose(found["negative"], both.sum(1) / kept.sum(1), rtol=1e-5)
+    garbage = run(*(jnp.where(real, a, 1e6) for a in (X, eps)))
+    np.testing.assert_array_equal(garbage["negative"], found["negative"])
+
+
+def test_wrappers_refuse_a_mask_that_they_do_not_heed():
+    """By name; those that leave x and its mask to what they wrap have its losses, and say so."""
+    flow = objectives.flow_matching(timesteps.from_quantile(lambda u: u))
+    real = jnp.arange(4) < jnp.array([1, 2, 3, 4])[:, None]
+    batch = {"x": X, "real": real, "condition": jnp.arange(4), "prior": {"x": X, "condition": jnp.arange(4)}}
+    networks = {"model": lambda x, clock, condition: jnp.tanh(x), "uncertainty": lambda x, clock, condition: 0 * clock}
+    run = lambda objective, batch: objective(networks, OWN["types"], KEYS, batch, 0)
+    augment = objectives.Augmentation(lambda key, x: (x[::-1], jnp.zeros(1)), 1)
+    for wrapped in (
+        objectives.with_augmentation(flow, augment),
+        objectives.with_prior_preservation(flow),
+        objectives.with_masked_copy(flow),
+        objectives.added(flow, objectives.dispersive(1, 2)),
+    ):
+        assert not wrapped.real
+        with pytest.raises(ValueError, match='takes no mask of padding, the "real" of a batch'):
+            run(wrapped, batch)
+        with pytest.raises(ValueError, match="and this objective takes none"):
+            objectives.with_padding(wrapped, SHAPE)
+    kept = {name: batch[name] for name in ("x", "real", "condition")}
+    for wrapped in (objectives.with_condition_dropout(flow, 9, 0.0), objectives.with_uncertainty(flow)):
+        assert wrapped.real and np.isfinite(run(wrapped, kept)[0]).all()
+
+
+def test_times_of_leaves_are_a_metric_of_each_example():
+    """So adaptive densities and the learned uncertainty take them as those of any array."""
+    joint = schedules.per_leaf(OWN, SHAPE)
+    density = timesteps.from_quantile(lambda u: 0.1 + 0.8 * u)
+    network = lambda x, clock, condition: jnp.tanh(x)
+    networks = {"model": network, "uncertainty": lambda x, clock, condition: 2.0 + 0 * clock}
+    run = lambda objective: objective(networks, joint, KEYS, {"x": X}, 0)
+    losses, metrics = run(objectives.flow_matching(density))
+    drawn = density.sample(density.init(), jax.vmap(lambda key: jax.random.split(key)[0])(KEYS), jnp.arange(4))[0]
+    np.testing.assert_allclose(metrics["t"], drawn, rtol=1e-6)
+    weighted, _ = run(objectives.with_uncertainty(objectives.flow_matching(density)))
+    np.testing.assert_allclose(weighted, losses / np.exp(2) + 2, rtol=1e-5)
+
+
 def test_a_condition_says_what_is_real_and_keeps_saying_so_when_it_is_dropped():
     """The loss of `with_padding` is that of the mask, also inside condition dropout, whose null condition keeps it."""
     seen = []
@@ -119,3 +191,5 @@ def test_a_condition_says_what_is_real_and_keeps_saying_so_when_it_is_dropped():
     np.testing.assert_array_equal(seen[-1]["real"], atoms)
     with pytest.raises(ValueError, match='the entry "real" of the condition'):
         run(objectives.with_padding(flow, shape), condition=None)
+    with pytest.raises(TypeError, match=r'entry "real" of a condition is the mask.* got an array of int32'):
+        run(objectives.with_padding(flow, shape), condition={"real": jnp.arange(4)})

@@ -9,6 +9,7 @@ import pytest
 
 from diffusion import guidance, padding, parameterizations, pytrees, samplers, schedules, timesteps
 from diffusion.samplers.leaves import over_leaves
+from diffusion.samplers.padded import over_real
 from tests.conformance import QUICK, SAMPLERS, SCHEDULES, round_denoiser, slow_but
 
 SHAPE = {"positions": (2, 2), "types": (3,)}
@@ -76,6 +77,46 @@ def test_a_pytree_by_one_schedule_is_the_array_bit_for_bit():
     np.testing.assert_allclose(made[0][2], made[1][2], rtol=1e-5, atol=1e-6)  # without padding a mask changes nothing
 
 
+@pytest.mark.parametrize("name", slow_but([("dpmpp_2m",)], [(name,) for name in SAMPLERS]))
+def test_padding_takes_no_part_whatever_stands_there(name):
+    """What is real moves as it does alone, with the same noise, under two masks; padding of x and noise is garbage."""
+    sampler, schedule = SAMPLERS[name], SCHEDULES["cosine"]
+    plan = timesteps.plan(timesteps.uniform(schedule, STEPS))
+    plan = timesteps.Plan(*(jnp.asarray(part) for part in plan))
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.standard_normal((2, 7)), jnp.float32)
+    noise = jnp.asarray(random.standard_normal((STEPS, sampler.draws, 2, 7)), jnp.float32)
+
+    def follow(sampler, denoise, x, noise):
+        step = lambda state, i: (sampler.step(state, denoise, schedule, plan, i, noise[i]), None)
+        return jax.lax.scan(step, sampler.init(x, schedule, plan), jnp.arange(STEPS))[0].x
+
+    def garbled(real):
+        made = round_denoiser(schedule)
+        return lambda x, t: jax.tree.map(lambda part: jnp.where(real, part, 1e3), made(x, t))
+
+    for columns in (slice(0, 4), slice(3, 5)):
+        real = jnp.zeros((2, 7), bool).at[0].set(True).at[1, columns].set(True)
+        run = functools.partial(follow, over_real(samplers.padded(sampler, real)), garbled(real))
+        made = jax.jit(run, compiler_options=QUICK)(jnp.where(real, x, 1e3), jnp.where(real, noise, 1e3))
+        alone = jax.jit(functools.partial(follow, sampler, round_denoiser(schedule)), compiler_options=QUICK)
+        np.testing.assert_allclose(made[0], alone(x[:1], noise[..., :1, :])[0], rtol=1e-4, atol=1e-5)
+        expected = alone(x[1:, columns], noise[..., 1:, columns])[0]
+        np.testing.assert_allclose(made[1, columns], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(made[~real], 0)
+
+
+def test_samplers_of_a_padded_one_are_padded():
+    real = jnp.array([[True, False], [True, True]])
+    assert samplers.per_frame(samplers.padded(samplers.ddim(), real)).real is real
+    corrected = samplers.predictor_corrector(samplers.padded(samplers.ddpm(), real))
+    schedule = SCHEDULES["cosine"]
+    keys = jax.random.split(jax.random.key(0), 2)
+    plan = timesteps.plan(timesteps.uniform(schedule, 2))
+    made = samplers.sample(corrected, round_denoiser(schedule), schedule, jnp.ones((2, 2)), plan, keys)
+    np.testing.assert_array_equal(np.asarray(made) == 0, ~real)
+
+
 @pytest.mark.slow
 def test_other_drivers_take_leaves_with_a_schedule_each():
     """Parallel steps, adaptive ones, and noise drawn on the way, all against the runs of each leaf alone."""
@@ -106,10 +147,12 @@ def test_what_leaves_with_a_schedule_each_do_not_take_is_refused():
         samplers.sample(samplers.ddim(), memory, schedule, x, plan, keys)
     with pytest.raises(ValueError, match=r"a time for each of the 7 numbers.* got \(3,\)"):
         schedule.alpha(jnp.zeros(3))
-    with pytest.raises(ValueError, match=r"end at t = 0\.9 and 1; all leaves share one time"):
+    with pytest.raises(ValueError, match=r"end at t = 0\.9 and 1; .* lower the larger, .*=0\.9"):
         schedules.per_leaf(OWN | {"types": schedules.edm()._replace(t_max=0.9)}, SHAPE)
     with pytest.raises(ValueError, match="give one for each leaf"):
         schedules.per_leaf({"positions": schedules.cosine()}, SHAPE)
+    with pytest.raises(ValueError, match="a leaf's schedule trains with the model"):
+        schedules.per_leaf(OWN | {"types": OWN["types"]._replace(trained=schedules.Trained(dict, None))}, SHAPE)
     with pytest.raises(TypeError, match="must be a NoiseSchedule"):
         schedules.per_leaf(OWN | {"types": schedules.edm}, SHAPE)
     empty = jnp.array([[True, True], [False, False]])

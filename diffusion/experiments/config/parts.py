@@ -146,7 +146,9 @@ def described(part: Any) -> Any:
             f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name not in ("parent", "name")
         }
     elif hasattr(part, "_asdict") and not isinstance(part, type):
-        fields_of = {name: value for name, value in part._asdict().items() if value or not isinstance(value, tuple)}
+        fields_of = {
+            name: value for name, value in part._asdict().items() if value != () or part._field_defaults.get(name) != ()
+        }
     named = part if callable(part) and hasattr(part, "__qualname__") else type(part)
     name = f"{named.__module__}.{named.__qualname__}"
     return (

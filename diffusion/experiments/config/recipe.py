@@ -233,7 +233,8 @@ class Recipe:
             null = {**spec.null, **null} if self.receives_text else whole_null(null, spec.null)
         objective = self.objective
         if isinstance(spec.condition, Mapping) and "real" in spec.condition:
-            objective = with_padding(objective, spec.shape)
+            with fits.blamed_on(self.config, "objective.name", "objective.coupling", "objective.terms", "data.source"):
+                objective = with_padding(objective, spec.shape)
         return dataclasses.replace(self.at(spec.shape), objective=objective, null=null, dtype=spec.dtype)
 
     def with_schedule(self, schedule: NoiseSchedule) -> "Recipe":
