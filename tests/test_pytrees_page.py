@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from configs import points
 from diffusion.data import pipeline
-from diffusion.experiments.config import extensions, names
+from diffusion.experiments.config import ConfigError, checks, extensions, names
 from tests import commands
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "pytrees.md").read_text()
@@ -49,6 +50,17 @@ def test_the_polygons_are_regular_and_a_mask_that_leaves_nothing_is_refused(poly
         pipeline.stacked_conditions(empty)
     of_leaves = [{"condition": {"real": {"frames": np.ones(2, bool), "sound": np.zeros(3, bool)}}}]
     pipeline.stacked_conditions(of_leaves)  # of a video without sound something is real
+
+
+def test_an_objective_that_takes_no_mask_is_refused_before_anything_is_compiled(polygons):
+    config = points.get_config()
+    config.data.source = {"name": "polygons", "number": 20}
+    config.model = {"name": "polygon_net"}
+    config.objective.condition_dropout = 0.0
+    assert checks.on_its_data(checks.validate(config)).objective.real
+    config.objective.coupling = {"name": "optimal_transport", "block": 2}
+    with pytest.raises(ConfigError, match=r"objective.coupling = .*a mask of padding, and this objective takes none"):
+        checks.on_its_data(checks.validate(config))
 
 
 @pytest.mark.slow
