@@ -33,7 +33,6 @@ import numpy as np
 from jax import Array
 
 from diffusion import public
-from diffusion.arguments import described
 
 
 def is_shape(shape: Any) -> bool:
@@ -124,7 +123,7 @@ def real_of(condition: Any, shape: Any) -> Array | None:
         if not (hasattr(leaf, "dtype") and leaf.dtype == bool):
             raise TypeError(
                 'the entry "real" of a condition is the mask of what is real of x, an array of Bool; got '
-                f"{described(leaf)}. Valid: Bool, or another name for an entry that is no mask"
+                f"{getattr(leaf, 'dtype', type(leaf).__name__)}. Valid: Bool, or another name for an entry that is no mask"
             )
     return condition["real"] if is_shape(shape) else mask(condition["real"], shape)
 
