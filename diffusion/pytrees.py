@@ -123,7 +123,7 @@ def real_of(condition: Any, shape: Any) -> Array | None:
         if not (hasattr(leaf, "dtype") and leaf.dtype == bool):
             raise TypeError(
                 'the entry "real" of a condition is the mask of what is real of x, an array of Bool; got '
-                f"{getattr(leaf, 'dtype', type(leaf).__name__)}. Valid: Bool, or another name for an entry that is no mask"
+                f"{getattr(leaf, 'dtype', type(leaf).__name__)}. Valid: Bool, or another name for what is no mask"
             )
     return condition["real"] if is_shape(shape) else mask(condition["real"], shape)
 
