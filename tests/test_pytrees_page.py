@@ -5,10 +5,13 @@ import re
 import shlex
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import points
+from diffusion import parameterizations, pytrees, samplers, schedules, timesteps
 from diffusion.data import pipeline
 from diffusion.experiments.config import ConfigError, checks, extensions, names
 from tests import commands
@@ -61,6 +64,47 @@ def test_an_objective_that_takes_no_mask_is_refused_before_anything_is_compiled(
     config.objective.coupling = {"name": "optimal_transport", "block": 2}
     with pytest.raises(ConfigError, match=r"objective.coupling = .*a mask of padding, and this objective takes none"):
         checks.on_its_data(checks.validate(config))
+
+
+@pytest.mark.slow
+def test_the_exact_denoiser_of_polygons_has_their_sizes(polygons):
+    """E[x_0 | x_t] by a sum over radii and angles, under the schedule of each leaf, in the 20 steps of the page."""
+    schedule = polygons.polygon_schedule()
+    corners = np.random.default_rng(0).integers(3, 7, 100)
+    atoms = np.arange(6) < corners[:, None]
+    real = pytrees.mask(jnp.asarray(atoms), polygons.SHAPE)
+    radii, turns = (a.ravel() for a in np.meshgrid(np.linspace(0.8, 1.2, 41), np.linspace(0, 2 * np.pi, 120)))
+
+    def every(number):
+        angles = turns[:, None] + 2 * np.pi * np.arange(6) / number
+        positions = radii[:, None, None] * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        types = np.broadcast_to(2 * np.eye(4)[np.full(6, number - 3)] - 1, (len(radii), 6, 4))
+        return pytrees.pack(
+            {"positions": jnp.asarray(positions, jnp.float32), "types": jnp.asarray(types, jnp.float32)}
+        )
+
+    all_of = jnp.stack([every(number) for number in range(3, 7)])
+
+    def denoise(x, t):
+        at = schedules.at_each(schedule, jnp.broadcast_to(t, (len(x), *jnp.shape(t)[1:])), x)
+        alpha, sigma = schedule.alpha(at), jnp.maximum(schedule.sigma(at), 1e-4)
+
+        def mean(example):
+            x, alpha, sigma, number, real = example
+            errors = jnp.where(real, (x - alpha * all_of[number - 3]) / sigma, 0)
+            return jax.nn.softmax(-jnp.square(errors).sum(-1) / 2) @ all_of[number - 3]
+
+        x0 = jax.lax.map(mean, (x, alpha, sigma, jnp.asarray(corners), real), batch_size=50)
+        return parameterizations.Prediction(x0, (x - alpha * x0) / sigma)
+
+    first, rest = jax.random.split(jax.random.key(0), (2, 100))
+    plan = timesteps.plan(timesteps.uniform(schedule, steps=20))
+    x = samplers.prior(schedule, first, pytrees.packed_shape(polygons.SHAPE))
+    sampler = samplers.padded(samplers.dpmpp_2m(), real)
+    made = jax.jit(lambda x: samplers.sample(sampler, denoise, schedule, x, plan, rest))(x)
+    found = np.linalg.norm(pytrees.unpack(made, polygons.SHAPE)["positions"], axis=-1)[atoms]
+    assert ((found > 0.79) & (found < 1.21)).all()
+    np.testing.assert_allclose(np.mean(found), 1.0, atol=0.03)
 
 
 @pytest.mark.slow
