@@ -113,7 +113,7 @@ def test_the_commands_of_the_page_train_and_sample(polygons, tmp_path):
     tiny = ["--config.train.steps=2", "--config.train.batch_size=8", "--config.sample.number=6",
             "--config.sample.batch_size=6", "--config.sample.steps=2", "--config.model.width=8"]  # fmt: skip
     block = re.search(r"```sh\n(.*?)```", PAGE, re.DOTALL)[1].replace("\\\n", " ")
-    for line, more in zip(block.strip().splitlines(), (tiny, [])):
+    for line, more in zip(block.strip().splitlines(), (tiny, tiny[2:4])):
         line = line.replace("runs/polygons", folder).replace("polygons.py", code)
         done = commands.run(*shlex.split(line), *more, timeout=600)
         assert done.returncode == 0, done.stderr
