@@ -3,7 +3,7 @@
 __all__ = ["control_net", "t2i_adapter"]
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,26 +12,19 @@ from jax import Array
 
 from diffusion.adapters import module_folder
 from diffusion.adapters.tuning import Params, Tuning
-from diffusion.io.leaf_names import leaf_name, leaves_of
+from diffusion.models.attachment import begun
 from diffusion.models.conditional_unet import ConditionalUNet, level_shapes
 from diffusion.models.control_net import ControlNet
-from diffusion.models.flux import Flux
 from diffusion.models.flux_control_net import FluxControlNet
-from diffusion.models.interchange import control_net_tables
-from diffusion.models.mmdit import MMDiT
+from diffusion.models.interchange import families
 from diffusion.models.mmdit_control_net import MMDiTControlNet
-from diffusion.models.pixart import PixArt
 from diffusion.models.pixart_control_net import PixArtControlNet
 from diffusion.models.t2i_adapter import T2IAdapter
 
 HINT_WIDTHS = (16, 32, 96, 256)  # of the published ControlNets, whose autoencoder divides a side by 8
 FOLDER = "controlnet"
 NAME = "control"  # of the attachment, and of the entry of a record
-OF_TRANSFORMERS = {
-    PixArt: PixArtControlNet,
-    MMDiT: MMDiTControlNet,
-    Flux: FluxControlNet,
-}  # the ControlNet beside each of these denoisers
+OF_TRANSFORMERS = (PixArtControlNet, MMDiTControlNet, FluxControlNet)  # each knows of which transformer
 
 
 def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) -> Tuning:
@@ -41,7 +34,8 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) ->
     reads the picture in [-1, 1], a transformer's its latents, which a run computes once.
 
     Args:
-        base: the model, `text_to_image.described`; its denoiser is a U-Net, a PixArt, an MM-DiT or a Flux.
+        base: the model, `text_to_image.described`; its denoiser is a U-Net, a PixArt, an MM-DiT or a Flux, or another
+            transformer whose attribute `control_net` is the class of its ControlNet, with the methods of PixArt's.
         hint_widths: of a U-Net's: channels of the convolutions that read the control, each after the first of half the
             side; () for the first of the published ones, as many as the factor of the autoencoder needs.
         depth: of a transformer's: number of layers that are copied; 0 for as many as the published ones have.
@@ -51,23 +45,24 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) ->
 
     Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, section 3.
     """
-    if type(base.denoiser) in OF_TRANSFORMERS:
+    kind = _of_transformer(base.denoiser)
+    if kind:
         if hint_widths:
             raise ValueError(
                 f"hint_widths = {tuple(hint_widths)} are of a U-Net's ControlNet; that of a "
                 f"{type(base.denoiser).__name__} reads latents. Valid: ()"
             )
-        return _of_transformer(base, depth)
+        module = kind.beside(base.denoiser, depth)
+        return dataclasses.replace(_beside(base, module, lambda seen: seen), latents=(NAME,))
     if depth:
         raise ValueError(f"depth = {depth} is of a transformer's ControlNet; a U-Net's copies the way down. Valid: 0")
     unet = base.denoiser
-    part = base.kind.denoiser
     factor = base.modules["vae"].factor
     if not isinstance(unet, ConditionalUNet) or unet.in_channels != base.channels:
         inpaints = f" of {unet.in_channels} channels" if isinstance(unet, ConditionalUNet) else ""
         raise ValueError(
             f"a ControlNet is trained beside a U-Net that sees the {base.channels} channels of its latents, or beside "
-            f"a {', '.join(each.__name__ for each in OF_TRANSFORMERS)}; the denoiser of the base is a "
+            f"a {', '.join(each.of.__name__ for each in OF_TRANSFORMERS)}; the denoiser of the base is a "
             f"{type(unet).__name__}{inpaints}"
         )
     widths = tuple(hint_widths) or HINT_WIDTHS[: factor.bit_length()]
@@ -76,46 +71,35 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) ->
             f"hint_widths = {widths}: each after the first halves the side, and the autoencoder divides it by "
             f"{factor}. Valid: {factor.bit_length()} widths"
         )
-    module = ControlNet(unet.clone(strength_width=0), widths)
-
-    def init(key: Array, params: Params) -> Any:
-        example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), control_net_tables.example(module))
-        own = module.init(key, *example)["params"]
-        copied = leaves_of(params[part])
-        begin = lambda path, leaf: copied.get(leaf_name(path), leaf).astype(jnp.float32)
-        return jax.tree_util.tree_map_with_path(begin, own)
-
-    def apply(params: Params, weights: Any, x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
-        condition = dict(condition)
-        hint = (condition.pop(NAME) + 1) / 2
-        prompt = {name: entry for name, entry in condition.items() if name != "strength"}
-        residuals = module.apply({"params": weights}, x, clock, prompt, hint)
-        frozen = jax.lax.stop_gradient(params[part])
-        output: Any = unet.apply({"params": frozen}, x, clock, {**condition, "residuals": residuals})
-        return output
-
-    return _of_module(base, module, FOLDER, init, apply)
+    return _beside(base, ControlNet(unet.clone(strength_width=0), widths), lambda control: (control + 1) / 2)
 
 
-def _of_transformer(base: Any, depth: int) -> Tuning:
-    """A ControlNet of a transformer, which reads the latents of the control."""
+def _of_transformer(denoiser: Any) -> Any:
+    """The class of the ControlNet of a transformer, its own first; None for another network."""
+    own = getattr(denoiser, "control_net", None)
+    return own or next((kind for kind in OF_TRANSFORMERS if isinstance(denoiser, kind.of)), None)
+
+
+def _beside(base: Any, module: Any, seen: Callable[[Array], Array]) -> Tuning:
+    """The tuning of a ControlNet; `seen` makes of the batch's control what the module reads."""
     denoiser = base.denoiser
     part = base.kind.denoiser
-    module = OF_TRANSFORMERS[type(denoiser)].beside(denoiser, depth)
 
     def init(key: Array, params: Params) -> Any:
-        return module.begun(key, params[part])
+        structs = families.of(module).example(module)
+        example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), structs)
+        return begun(module.init(key, *example)["params"], params[part])
 
     def apply(params: Params, weights: Any, x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
         prompt = dict(condition)
-        seen = prompt.pop(NAME)
+        hint = seen(prompt.pop(NAME))
         frozen = jax.lax.stop_gradient(params[part])
-        residuals = module.residuals(weights, denoiser, frozen, x, clock, prompt, seen)  # type: ignore[arg-type]
+        own = (frozen,) if module.reads_base else ()
+        residuals = module.residuals(weights, denoiser, x, clock, prompt, hint, *own)
         output: Any = denoiser.apply({"params": frozen}, x, clock, {**prompt, "residuals": residuals})
         return output
 
-    tuning = _of_module(base, module, FOLDER, init, apply)
-    return dataclasses.replace(tuning, latents=(NAME,))
+    return _of_module(base, module, FOLDER, init, apply)
 
 
 def t2i_adapter(base: Any, blocks: int = 2) -> Tuning:

@@ -9,7 +9,17 @@ A module whose files attach to a denoiser has a method `attachment(params, denoi
 `base` are the denoiser's parameters. ControlNet is an example; any other value of this type does as well.
 """
 
-__all__ = ["Attachment", "both", "check_base", "check_layers", "same_size", "same_size_in_range"]
+__all__ = [
+    "Attachment",
+    "begun",
+    "both",
+    "check_base",
+    "check_heads",
+    "check_layers",
+    "same_size",
+    "same_size_in_range",
+    "weighted_residuals",
+]
 
 import dataclasses
 import functools
@@ -18,9 +28,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from diffusion.io.leaf_names import leaves_of
+from diffusion.io.leaf_names import leaf_name, leaves_of
 from diffusion.models.quantised import is_quantised
 
 
@@ -86,6 +97,55 @@ class Attachment:
     masked: bool = False
     reads_base: bool = False
     modes: int = 0
+
+
+def weighted_residuals(
+    module: Any,
+    denoiser: Any,
+    params: Any,
+    weight: jax.Array,
+    seen: Any,
+    x: jax.Array,
+    t: jax.Array,
+    clock: jax.Array,
+    condition: dict,
+    *base: Any,
+) -> dict[str, Any]:
+    """A ControlNet's residuals times the weight, an `Attachment.entries` once module and denoiser are bound.
+
+    Args:
+        module: a ControlNet, whose `residuals(params, denoiser, x, clock, condition, seen, *base)` are one for each
+            layer of the denoiser, so that those of ControlNets of other depths add up.
+        denoiser: that it is attached to.
+        params, weight, seen, x, t, clock, condition, *base: see `Attachment.entries`.
+    """
+    residuals = module.residuals(params, denoiser, x, clock, condition, seen, *base)
+    scale = lambda residual: weight.reshape(-1, *[1] * (residual.ndim - 1)).astype(residual.dtype) * residual
+    return {"residuals": jax.tree.map(scale, residuals)}
+
+
+def begun(own: Any, base: Any) -> Any:
+    """Parameters with which the training of a ControlNet begins: the base's where it has them, float32.
+
+    Args:
+        own: initial parameters of the ControlNet. Where a leaf's first axis counts layers, it may have fewer.
+        base: parameters of the denoiser, whose first layers are copied.
+    """
+    leaves = leaves_of(base)
+    first = lambda path, leaf: jnp.asarray(leaves.get(leaf_name(path), leaf))[: len(leaf)].astype(jnp.float32)
+    return jax.tree_util.tree_map_with_path(first, own)
+
+
+def check_heads(heads: int, of_base: int) -> None:
+    """Refuses a ControlNet whose attention has other heads than its base's: no shape of a parameter shows them.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    if heads != of_base:
+        raise ValueError(
+            f"this ControlNet is for another base: it has {heads} attention heads, and this model {of_base}"
+        )
 
 
 def check_layers(depth: int, most: int, what: str) -> None:

@@ -11,13 +11,14 @@ Pictures and features are channels last.
 __all__ = ["ControlNet"]
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.attachment import Attachment, check_base
+from diffusion.models.attachment import Attachment, check_base, weighted_residuals
 from diffusion.models.conditional_unet import ConditionalUNet, Layers
 from diffusion.models.layers.convolutions import conv
 
@@ -42,6 +43,7 @@ class ControlNet(nn.Module):
     unet: ConditionalUNet
     hint_widths: tuple[int, ...] = (16, 32, 96, 256)
     hint_channels: int = 3
+    reads_base = False
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: dict, hint: jax.Array) -> tuple[jax.Array, ...]:
@@ -75,6 +77,27 @@ class ControlNet(nn.Module):
         out = lambda h, name: conv(h.shape[-1], 1, zero=True, dtype="float32", name=name)(h.astype(jnp.float32))
         return (*(out(skip, f"residual_{i}") for i, skip in enumerate(skips)), out(h, "residual_middle"))
 
+    def residuals(
+        self,
+        params: Any,
+        denoiser: ConditionalUNet,
+        x: jax.Array,
+        clock: jax.Array,
+        condition: Mapping[str, Any],
+        seen: jax.Array,
+    ) -> tuple[jax.Array, ...]:
+        """The U-Net's entry "residuals"; only a distilled ControlNet receives the guidance strength.
+
+        Args:
+            params: of this module.
+            denoiser: the U-Net, whose skips have a residual each already.
+            x, clock, condition: as the U-Net receives them, without residuals.
+            seen: the picture, [B, s H, s W, 3] in [0, 1].
+        """
+        own = {name: entry for name, entry in condition.items() if name != "strength" or self.unet.strength_width}
+        found: Any = self.apply({"params": params}, x, clock, own, seen)
+        return tuple(found)
+
     def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
         """This ControlNet as what sampling attaches to a U-Net, with its compute type.
 
@@ -90,21 +113,4 @@ class ControlNet(nn.Module):
             raise ValueError(f"this ControlNet is for a ConditionalUNet; the denoiser is a {type(denoiser).__name__}")
         check_base(params, base, "hint_|residual_|conv_in/kernel", "this ControlNet")
         unet = self.unet.clone(dtype=denoiser.dtype, attention=denoiser.attention)
-        return Attachment(params, functools.partial(_entries, self.clone(unet=unet)))
-
-
-def _entries(
-    module: ControlNet,
-    params: Any,
-    weight: jax.Array,
-    hint: jax.Array,
-    x: jax.Array,
-    t: jax.Array,
-    clock: jax.Array,
-    condition: dict,
-) -> dict[str, Any]:
-    """The weighted residuals, an `Attachment.entries`; only a distilled U-Net receives the guidance strength."""
-    left_out = () if module.unet.strength_width else ("strength",)
-    condition = {name: entry for name, entry in condition.items() if name not in left_out}
-    residuals: Any = module.apply({"params": params}, x, clock, condition, hint)
-    return {"residuals": tuple(weight[:, None, None, None] * residual for residual in residuals)}
+        return Attachment(params, functools.partial(weighted_residuals, self.clone(unet=unet), denoiser))

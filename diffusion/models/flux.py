@@ -154,7 +154,7 @@ class Flux(nn.Module):
         strength = 1000 * inputs["strength"] if self.strength else None
         t = jnp.asarray(t)
         c = Conditioning(self.width, self.dtype, name="conditioning")(1000 * t, inputs["pooled"], strength)
-        angles = jnp.asarray(axis_angles(self.places(text.shape[1], height, width), self.axes))
+        angles = jnp.asarray(axis_angles(self.token_positions(text.shape[1], height, width), self.axes))
 
         joint, single = self.spread(inputs["residuals"] or ((), ()))
         per_layer: dict[str, Any] = {"residual": jnp.stack(joint)} if joint else {}
@@ -213,8 +213,8 @@ class Flux(nn.Module):
             tuple(single[i // each[1]] for i in range(self.singles) if single),
         )
 
-    def places(self, words: int, height: int, width: int) -> np.ndarray:
-        """The places of M words and of the patches of latents [height, width], as rotary positions: [M + N, 3]."""
+    def token_positions(self, words: int, height: int, width: int) -> np.ndarray:
+        """Rotary positions of M words and of the patches of latents [height, width]: [M + N, 3]."""
         rows, columns = np.indices((height // PATCH, width // PATCH)).reshape(2, -1)
         patches = np.stack([np.zeros_like(rows), rows, columns], axis=1)
         return np.concatenate([np.zeros((words, 3)), patches])

@@ -21,7 +21,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.attachment import Attachment, both, check_base, check_layers, same_size_in_range
+from diffusion.models.attachment import (
+    Attachment,
+    both,
+    check_base,
+    check_heads,
+    check_layers,
+    same_size_in_range,
+    weighted_residuals,
+)
 from diffusion.models.flux import PATCH, Flux
 from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.convolutions import conv
@@ -61,6 +69,8 @@ class FluxControlNet(nn.Module):
     singles: int = 10
     modes: int = 0
     pixels: int = 0
+    of = Flux
+    reads_base = False
 
     @nn.compact
     def __call__(
@@ -97,7 +107,7 @@ class FluxControlNet(nn.Module):
             1000 * jnp.asarray(t), condition["pooled"], strength
         )
         words = text.shape[1]
-        angles = jnp.asarray(axis_angles(base.places(words, height, width), base.axes))
+        angles = jnp.asarray(axis_angles(base.token_positions(words, height, width), base.axes))
 
         stack = functools.partial(scanned, remat=base.remat, initializing=self.is_initializing())
         blocks = stack(JointBlock, self.depth, kept=range(1, self.depth + 1), pick=lambda streams: streams[0])
@@ -140,20 +150,6 @@ class FluxControlNet(nn.Module):
         check_layers(depth, base.depth, "the joint layers of its base")
         return cls(base.clone(depth=depth, singles=max(singles, 1)), depth, singles)
 
-    def begun(self, key: jax.Array, base: Any) -> Any:
-        """Parameters with which training begins: copies of the base's, and zeros.
-
-        Args:
-            key: of what is neither.
-            base: parameters of the base.
-        """
-        own: Any = self.init(key, *self.example())["params"]
-        return own | {
-            name: jax.tree.map(lambda leaf, of: jnp.asarray(of)[: len(leaf)].astype(jnp.float32), part, base[name])
-            for name, part in own.items()
-            if name in base
-        }
-
     def example(self) -> tuple[Any, ...]:
         """Arguments of a small call."""
         one = lambda *shape: jnp.zeros((1, *shape))
@@ -165,17 +161,23 @@ class FluxControlNet(nn.Module):
         return x, one(), condition, hint, *[jnp.zeros(1, jnp.int32)] * (self.modes > 0)
 
     def residuals(
-        self, params: Any, denoiser: Flux, base: Any, x: jax.Array, clock: jax.Array, condition: dict, seen: Any
+        self, params: Any, denoiser: Flux, x: jax.Array, clock: jax.Array, condition: dict, seen: Any
     ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-        """The base's entry "residuals"; arguments as `MMDiTControlNet.residuals`, of a union (the latents, int [B])."""
+        """The base's entry "residuals": of pixels, joint layer i has residual i mod K, as diffusers does for XLabs's.
+
+        Args:
+            params: of this module.
+            denoiser: the transformer.
+            x, clock, condition: as the base receives them, without residuals.
+            seen: what `__call__` takes as the hint; of a union (the hint, the kind int [B]).
+        """
         own = {name: entry for name, entry in condition.items() if name != "strength" or self.base.strength}
         hint = seen if isinstance(seen, tuple) else (seen,)
         found: Any = self.apply({"params": params}, x, clock, own, *hint)
-        joint, single = found
-        if not self.pixels:
-            return denoiser.spread((joint, single))
-        around = lambda residuals, depth: tuple(residuals[i % len(residuals)] for i in range(depth) if residuals)
-        return around(joint, denoiser.depth), around(single, denoiser.singles)
+        joint, single = denoiser.spread(found)
+        if self.pixels:
+            joint = tuple(found[0][i % self.depth] for i in range(denoiser.depth))
+        return joint, single
 
     def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
         """This ControlNet as what sampling attaches to a Flux, with its compute type.
@@ -193,23 +195,7 @@ class FluxControlNet(nn.Module):
         check_layers(self.depth, denoiser.depth, "the joint layers of its base")
         check_layers(max(self.singles, 1), denoiser.singles, "the single layers of its base")
         check_base(params, base, OWN, "this ControlNet", STACKS)
+        check_heads(self.base.heads, denoiser.heads)
         module = self.clone(base=self.base.clone(dtype=denoiser.dtype, attention=denoiser.attention))
-        entries = functools.partial(_entries, module, denoiser)
+        entries = functools.partial(weighted_residuals, module, denoiser)
         return Attachment(params, entries, same_size_in_range, both, latents=not self.pixels, modes=self.modes)
-
-
-def _entries(
-    module: FluxControlNet,
-    denoiser: Flux,
-    params: Any,
-    weight: jax.Array,
-    seen: Any,
-    x: jax.Array,
-    t: jax.Array,
-    clock: jax.Array,
-    condition: dict,
-) -> dict[str, Any]:
-    """The weighted residuals, an `Attachment.entries`: one a layer of the base, so that ControlNets add up."""
-    residuals = module.residuals(params, denoiser, None, x, clock, condition, seen)
-    weighted = lambda residual: weight[:, None, None].astype(residual.dtype) * residual
-    return {"residuals": jax.tree.map(weighted, residuals)}

@@ -18,7 +18,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.attachment import Attachment, both, check_base, check_layers, same_size_in_range
+from diffusion.models.attachment import (
+    Attachment,
+    both,
+    check_base,
+    check_heads,
+    check_layers,
+    same_size_in_range,
+    weighted_residuals,
+)
 from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.constants import constant
 from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, PictureBlock
@@ -56,6 +64,8 @@ class MMDiTControlNet(nn.Module):
     text: bool = True
     embeds: bool = True
     pooled: bool = True
+    of = MMDiT
+    reads_base = True
 
     @nn.compact
     def __call__(
@@ -118,41 +128,24 @@ class MMDiTControlNet(nn.Module):
         own = base.clone(depth=depth + 1, dual=min(base.dual, depth))
         return cls(own, depth, base.channels)
 
-    def begun(self, key: jax.Array, base: Any) -> Any:
-        """Parameters with which training begins: copies of the base's, and zeros.
-
-        Args:
-            key: of what is neither.
-            base: parameters of the base.
-        """
-        one = lambda *shape: jnp.zeros((1, *shape))
-        side, fields = self.base.patch, self.base
-        condition = {"text": one(1, fields.text_width), "pooled": one(fields.pooled_width)}
-        x, hint = one(side, side, fields.channels), one(side, side, self.hint_channels)
-        own: Any = self.init(key, x, one(), condition, hint)["params"]
-        return own | {
-            name: jax.tree.map(lambda leaf, of: jnp.asarray(of)[: len(leaf)].astype(jnp.float32), part, base[name])
-            for name, part in own.items()
-            if name in base
-        }
-
     def residuals(
-        self, params: Any, denoiser: MMDiT, base: Any, x: jax.Array, clock: jax.Array, condition: dict, seen: jax.Array
+        self, params: Any, denoiser: MMDiT, x: jax.Array, clock: jax.Array, condition: dict, seen: jax.Array, base: Any
     ) -> tuple[jax.Array, ...]:
         """The base's entry "residuals".
 
         Args:
             params: of this module.
-            denoiser, base: the transformer and its parameters, which a ControlNet without embedding reads.
+            denoiser: the transformer.
             x, clock, condition: as the base receives them, without residuals.
             seen: [B, H, W, hint_channels], the latents of the picture.
+            base: parameters of the transformer, which a ControlNet without embedding reads.
         """
         if not self.embeds:
             of_picture = lambda blocks: (blocks.start[0], blocks.start[0])
             entered: Any = denoiser.apply({"params": base}, x, clock, condition, through=of_picture)
             x = entered[1]
         found: Any = self.apply({"params": params}, x, clock, condition, seen)
-        return found
+        return denoiser.spread(found)
 
     def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
         """This ControlNet as what sampling attaches to an MM-DiT, with its compute type.
@@ -175,24 +168,7 @@ class MMDiTControlNet(nn.Module):
             )
         check_layers(self.depth, denoiser.depth, "the layers of its base")
         check_base(params, base, OWN, "this ControlNet", STACKS)
+        check_heads(self.base.heads, denoiser.heads)
         module = self.clone(base=self.base.clone(dtype=denoiser.dtype, attention=denoiser.attention))
-        entries = functools.partial(_entries, module, denoiser)
+        entries = functools.partial(weighted_residuals, module, denoiser)
         return Attachment(params, entries, same_size_in_range, both, latents=True, shifted=self.pooled, reads_base=True)
-
-
-def _entries(
-    module: MMDiTControlNet,
-    denoiser: MMDiT,
-    params: Any,
-    weight: jax.Array,
-    seen: jax.Array,
-    x: jax.Array,
-    t: jax.Array,
-    clock: jax.Array,
-    condition: dict,
-    base: Any,
-) -> dict[str, Any]:
-    """The weighted residuals, an `Attachment.entries`: one a layer of the base, so that ControlNets add up."""
-    residuals = module.residuals(params, denoiser, base, x, clock, condition, seen)
-    weighted = [weight[:, None, None].astype(residual.dtype) * residual for residual in residuals]
-    return {"residuals": denoiser.spread(tuple(weighted))}

@@ -248,6 +248,10 @@ class PixArt(nn.Module):
         dense = lambda x, name: x @ params[name]["kernel"] + params[name]["bias"]
         return dense(nn.gelu(dense(jnp.asarray(text), "text_hidden"), approximate=True), "text_out")
 
+    def spread(self, residuals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """Residuals of the first layers, and zeros for the others."""
+        return (*residuals, *[jnp.zeros_like(residuals[0])] * (self.depth - len(residuals)))
+
     def _size(self, size: jax.Array) -> jax.Array:
         """[B, 6] -> [B, width]: thirds for the original height, the original width, and the requested ratio."""
         third = lambda name: TimestepEmbedding(self.width // 3, self.dtype, name=name)
@@ -261,8 +265,7 @@ class PixArt(nn.Module):
         if inputs["extra"] is not None:
             per_layer["extra"] = extra_attention.of_layers(inputs["extra"], 0, self.depth)
         if inputs["residuals"] is not None:
-            missing = [jnp.zeros_like(inputs["residuals"][0])] * (self.depth - len(inputs["residuals"]))
-            per_layer["residual"] = jnp.stack([*inputs["residuals"], *missing])
+            per_layer["residual"] = jnp.stack(self.spread(inputs["residuals"]))
         return per_layer
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:

@@ -19,7 +19,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.attachment import Attachment, both, check_base, check_layers, same_size_in_range
+from diffusion.models.attachment import (
+    Attachment,
+    both,
+    check_base,
+    check_heads,
+    check_layers,
+    same_size_in_range,
+    weighted_residuals,
+)
 from diffusion.models.layers import network_checks
 from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import zeros
@@ -55,6 +63,8 @@ class PixArtControlNet(nn.Module):
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
+    of = PixArt
+    reads_base = True
 
     def __post_init__(self):
         network_checks.positive(self, ("depth", "width", "heads"))
@@ -104,28 +114,17 @@ class PixArtControlNet(nn.Module):
         if base.mlp_ratio != 4:
             raise ValueError(f"its layers have mlp_ratio = 4, and the base's {base.mlp_ratio}")
 
-    def begun(self, key: jax.Array, base: Any) -> Any:
-        """Parameters with which training begins: copies of the base's first layers, and zeros.
-
-        Args:
-            key: of what is neither.
-            base: parameters of the base.
-        """
-        one = lambda *shape: jnp.zeros((1, *shape))
-        own = self.init(key, one(1, self.width), one(1, self.width), one(6, self.width), one(1, self.width), None)
-        first = lambda leaf: jnp.asarray(leaf)[: self.depth].astype(jnp.float32)
-        return {**own["params"], "blocks": jax.tree.map(first, dict(base["blocks"]))}
-
     def residuals(
-        self, params: Any, denoiser: PixArt, base: Any, x: jax.Array, clock: jax.Array, condition: dict, seen: jax.Array
+        self, params: Any, denoiser: PixArt, x: jax.Array, clock: jax.Array, condition: dict, seen: jax.Array, base: Any
     ) -> tuple[jax.Array, ...]:
         """The base's entry "residuals".
 
         Args:
             params: of this module.
-            denoiser, base: the transformer and its parameters.
+            denoiser: the transformer.
             x, clock, condition: as the base receives them, without residuals.
             seen: [B, H, W, C], the latents of the picture.
+            base: parameters of the transformer.
         """
 
         def entered(blocks: Blocks) -> tuple[jax.Array, Any]:
@@ -136,7 +135,7 @@ class PixArtControlNet(nn.Module):
         _, (tokens, *shared) = through(x, clock, condition, through=entered)
         _, embedded = through(seen, clock, condition, through=lambda blocks: (blocks.start, blocks.start))
         found: Any = self.apply({"params": params}, tokens, embedded, *shared)
-        return found
+        return denoiser.spread(found)
 
     def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
         """This ControlNet as what sampling attaches to a PixArt, with its compute type.
@@ -153,25 +152,7 @@ class PixArtControlNet(nn.Module):
             raise ValueError(f"this ControlNet is for a PixArt; the denoiser is a {type(denoiser).__name__}")
         self.check(denoiser)
         check_base(params, base, OWN, "this ControlNet", stacks=("blocks/",))
-        module = self.clone(dtype=denoiser.dtype, attention=denoiser.attention, heads=denoiser.heads)
-        entries = functools.partial(_entries, module, denoiser)
+        check_heads(self.heads, denoiser.heads)
+        module = self.clone(dtype=denoiser.dtype, attention=denoiser.attention)
+        entries = functools.partial(weighted_residuals, module, denoiser)
         return Attachment(params, entries, same_size_in_range, both, latents=True, reads_base=True)
-
-
-def _entries(
-    module: PixArtControlNet,
-    denoiser: PixArt,
-    params: Any,
-    weight: jax.Array,
-    seen: jax.Array,
-    x: jax.Array,
-    t: jax.Array,
-    clock: jax.Array,
-    condition: dict,
-    base: Any,
-) -> dict[str, Any]:
-    """The weighted residuals, an `Attachment.entries`."""
-    residuals = module.residuals(params, denoiser, base, x, clock, condition, seen)
-    weighted = [weight[:, None, None] * residual for residual in residuals]
-    # One for each layer of the base, so that those of ControlNets of other depths add up.
-    return {"residuals": (*weighted, *[jnp.zeros_like(weighted[0])] * (denoiser.depth - module.depth))}

@@ -42,9 +42,9 @@ def control_net(name: str) -> diffusers.ControlNetModel:
     return net
 
 
-def picture(name: str) -> torch.Tensor:
-    """The picture of a control, in [0, 1], [1, 3, 16, 16]: whole numbers of 255ths, as a file has them."""
-    pixels = (drawn(f"picture {name}", 16, 16, 3) * 40 + 128).clip(0, 255).round() / 255
+def picture(name: str, side: int = 16) -> torch.Tensor:
+    """The picture of a control, in [0, 1], [1, 3, side, side]: whole numbers of 255ths, as a file has them."""
+    pixels = (drawn(f"picture {name}", side, side, 3) * 40 + 128).clip(0, 255).round() / 255
     return torch.from_numpy(pixels).movedim(-1, 0)[None]
 
 

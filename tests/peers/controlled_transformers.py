@@ -2,7 +2,8 @@
 
     python -m tests.peers.controlled_transformers tests/fixtures/text_to_image
 
-The bases are the pipelines "mmdit" and "flux" of pipelines.py. Of each base a fixture holds configs, names and shapes
+The bases are the pipelines "mmdit" and "flux" of pipelines.py; Flux has three layers of both kinds here, so that two
+residuals can be spread over them. Of each base a fixture holds configs, names and shapes
 of its ControlNets, whose weights are those of made_weights.py under their names, and the latents of each of its cases.
 A ControlNet reads the mean of latents: diffusers' pipelines draw them, here from a distribution without width.
 """
@@ -36,12 +37,14 @@ class Used(NamedTuple):
         scales: of each.
         between: the parts of the steps between which they act.
         modes: of a union, the kind of each picture.
+        side: of the pictures, in pixels; the latents have 8.
     """
 
     nets: tuple[str, ...]
     scales: tuple[float, ...]
     between: tuple[float, float] = (0.0, 1.0)
     modes: tuple[int, ...] = ()
+    side: int = 16
 
 
 SD_3 = {
@@ -75,7 +78,12 @@ NETS: dict[str, dict[str, dict[str, Any]]] = {
         "pooled": SD_3 | {"force_zeros_for_pooled_projection": False},
         "of pictures": SD_3 | UNSHIFTED | {"joint_attention_dim": None, "use_pos_embed": False},
     },
-    "flux": {"edges": FLUX, "union": FLUX | {"num_mode": 3, "num_single_layers": 0, "guidance_embeds": False}},
+    "flux": {
+        "edges": FLUX,
+        "union": FLUX | {"num_mode": 3, "num_single_layers": 0, "guidance_embeds": False},
+        "pixels": FLUX
+        | {"num_layers": 2, "num_single_layers": 2, "conditioning_embedding_channels": 4, "patch_size": 2},
+    },
 }
 CASES = {
     "mmdit": {
@@ -87,12 +95,14 @@ CASES = {
     "flux": {
         "one": Used(("edges",), (0.8,)),
         "union, of two kinds": Used(("union", "union"), (0.6, 0.9), modes=(2, 0)),
+        "one, of pixels": Used(("pixels",), (0.8,), side=64),
     },
 }
 CLASSES = {
     "mmdit": (diffusers.SD3ControlNetModel, diffusers.StableDiffusion3ControlNetPipeline),
     "flux": (diffusers.FluxControlNetModel, diffusers.FluxControlNetPipeline),
 }
+DEEP = {"num_layers": 3, "num_single_layers": 3}  # of the transformer of Flux
 TABLE = "pos_embed.pos_embed"  # computed, and equal to the base's
 
 
@@ -109,6 +119,8 @@ def write(base: str, folder: pathlib.Path) -> None:
     """Writes the fixture of a base."""
     with tempfile.TemporaryDirectory() as place:
         plain = PIPELINES[base](pathlib.Path(place))
+        if base == "flux":
+            plain.transformer = diffusers.FluxTransformer2DModel.from_config({**plain.transformer.config, **DEEP})
     fill(plain)
     nets = {name: control_net(base, name) for name in NETS[base]}
     about = {
@@ -119,6 +131,13 @@ def write(base: str, folder: pathlib.Path) -> None:
         "cases": {name: case._asdict() for name, case in CASES[base].items()},
         "steps": STEPS,
     }
+    if base == "flux":
+        deep = {"_class_name": "FluxTransformer2DModel", **plain.transformer.config}
+        shapes = {key: list(tensor.shape) for key, tensor in plain.transformer.state_dict().items()}
+        about["base"] = {
+            "files": {"transformer/config.json": json.dumps(deep)},
+            "shapes": {"transformer/diffusion_pytorch_model.safetensors": shapes},
+        }
     x = torch.from_numpy(drawn("latents", 2, 8, 8, 4)).movedim(-1, 1)
     arrays = {}
     if base == "mmdit":
@@ -129,23 +148,24 @@ def write(base: str, folder: pathlib.Path) -> None:
         pipe = CLASSES[base][1](**plain.components, controlnet=used if several else used[0])
         pipe.set_progress_bar_config(disable=True)
         # These pipelines take tensors as they are, and pictures alone from [0, 1] to [-1, 1].
-        images = [2 * picture(one).repeat(2, 1, 1, 1) - 1 for one in ("edges", "depth")][: len(case.nets)]
+        images = [2 * picture(one, case.side).repeat(2, 1, 1, 1) - 1 for one in ("edges", "depth")][: len(case.nets)]
         how: dict[str, Any] = {"latents": x.clone(), "negative_prompt": [NEGATIVE] * 2}
         if base == "flux":
             how = {"latents": plain._pack_latents(x.clone(), 2, 4, 8, 8)}
             how |= {"control_mode": list(case.modes)} if several else {}
         # For several pictures of one union the pipeline would take the first alone where these are numbers.
         between = [[end] * len(case.nets) for end in case.between] if several else case.between
+        pipe.vae_scale_factor = case.side // 8  # of pixels no autoencoder takes part
         mean = lambda moments, generator=None: moments.mode()
         with torch.no_grad(), mock.patch.object(DiagonalGaussianDistribution, "sample", mean):
             found = pipe(
                 PROMPTS, control_image=images if several else images[0], num_inference_steps=STEPS,
-                guidance_scale=GUIDANCE, height=16, width=16, output_type="latent",
+                guidance_scale=GUIDANCE, height=case.side, width=case.side, output_type="latent",
                 controlnet_conditioning_scale=list(case.scales) if several else case.scales[0],
                 control_guidance_start=between[0], control_guidance_end=between[1], **how,
             ).images  # fmt: skip
         if base == "flux":
-            found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
+            found = pipe._unpack_latents(found, case.side, case.side, pipe.vae_scale_factor)
         print(base, name, f"latents up to {found.abs().max():.2f}")
         arrays[f"latents/{name}"] = last(found).contiguous()
     about = gzip.compress(json.dumps(about, default=list).encode(), mtime=0)

@@ -22,9 +22,10 @@ def fixture(name):
     return json.loads(gzip.decompress(arrays.pop("about").tobytes())), arrays
 
 
-def folder(name, place):
-    """The folder that `save_pretrained` wrote, with the made weights."""
+def folder(name, place, changed=None):
+    """The folder that `save_pretrained` wrote, with the made weights; `changed` has "files" and "shapes" instead."""
     about, arrays = fixture(name)
+    about = about | {entry: about[entry] | files for entry, files in (changed or {}).items()}
     for file, text in about["files"].items():
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         (place / file).write_text(text)

@@ -19,9 +19,14 @@ from diffusion.models import interchange
 from diffusion.models.attachment import Attachment, check_base
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.control_net import ControlNet
-from diffusion.models.interchange import schedulers
+from diffusion.models.flux import Flux
+from diffusion.models.flux_control_net import FluxControlNet
+from diffusion.models.interchange import families, schedulers
 from diffusion.models.layers import conditions
 from diffusion.models.mmdit import MMDiT
+from diffusion.models.mmdit_control_net import MMDiTControlNet
+from diffusion.models.pixart import PixArt
+from diffusion.models.pixart_control_net import PixArtControlNet
 from diffusion.models.quantised import quantised
 from diffusion.text_to_image import attached, png, programs
 from diffusion.text_to_image.attached import Attached
@@ -171,6 +176,23 @@ def test_a_file_for_another_base_is_refused_by_its_first_leaf():
         ControlNet(unet).attachment({}, MMDiT(), {})
 
 
+@pytest.mark.parametrize("kind, denoiser, other", [
+    (PixArtControlNet, PixArt((8, 8, 4), width=24, depth=2, heads=2, text_width=8), {"heads": 3}),
+    (MMDiTControlNet, MMDiT(width=16, depth=2, heads=2, text_width=8, pooled_width=8, positions=8), {"heads": 4}),
+    (FluxControlNet, Flux(width=24, depth=1, singles=1, heads=2, text_width=8, pooled_width=8, axes=(4, 4, 4)),
+     {"heads": 1, "axes": (8, 8, 8)}),
+])  # fmt: skip
+def test_a_transformers_control_net_of_other_heads_is_refused(kind, denoiser, other):
+    """No shape shows them: the parameters are those of its base."""
+    module = kind.beside(denoiser)
+    struct = lambda net: jax.eval_shape(net.init, jax.random.key(0), *families.of(net).example(net))["params"]
+    own, base = struct(module), struct(denoiser)
+    module.attachment(own, denoiser, base)
+    words = f"is for another base: it has 2 attention heads, and this model {other['heads']}"
+    with pytest.raises(ValueError, match=words):
+        module.attachment(own, denoiser.clone(**other), base)
+
+
 def test_the_files_of_a_picture_are_its_controls_and_the_attachments_in_use():
     request = Request(image="a.png", controls=[("edges", "b.png")])
     source = {"loras": {"c.safetensors": 1.0}, "attachments": {"edges": "net", "depth": "other"}}
@@ -199,8 +221,8 @@ def net(name, place, base=""):
     return place
 
 
-def picture(name):
-    return np.clip(drawn(f"picture {name}", 16, 16, 3) * 40 + 128, 0, 255).round().astype(np.uint8)
+def picture(name, side=16):
+    return np.clip(drawn(f"picture {name}", side, side, 3) * 40 + 128, 0, 255).round().astype(np.uint8)
 
 
 @functools.cache
@@ -209,7 +231,9 @@ def controlled(base=""):
         place = pathlib.Path(place)
         names = fixture(base)[0]["config"] if base else ("edges", "depth")
         nets = {name: net(name, place / name, base) for name in names}
-        return text_to_image.load(made_pipelines.folder(base or "sd", place / "model"), attachments=nets)
+        return text_to_image.load(
+            made_pipelines.folder(base or "sd", place / "model", fixture(base)[0].get("base")), attachments=nets
+        )
 
 
 # DDIM's ten steps are at 901, 801 .. 1 there, t = 0.902 .. 0.002 here; the fourth to the seventh are those within 0.25
@@ -248,7 +272,7 @@ def test_ten_controlled_steps_end_where_diffusers_pipeline_does(name):
 
 BASES = {
     "mmdit": ("one", "one, pooled, in the middle", "one, of pictures", "two"),
-    "flux": ("one", "union, of two kinds"),
+    "flux": ("one", "union, of two kinds", "one, of pixels"),
 }
 
 
@@ -270,8 +294,9 @@ def test_five_controlled_steps_of_a_transformer_end_where_diffusers_pipeline_doe
     ready = []
     modes = case["modes"] or [None] * len(case["nets"])
     for used, scale, mode, shown in zip(case["nets"], case["scales"], modes, ("edges", "depth")):
-        control = Control(used, picture(shown), scale, mode=mode)
-        ((attachment, read, _, _),) = attached.opened([control], model.attachments, (16, 16))
+        side = case.get("side", 16)
+        control = Control(used, picture(shown, side), scale, mode=mode)
+        ((attachment, read, _, _),) = attached.opened([control], model.attachments, (side, side))
         seen = programs.seen(model, types.SimpleNamespace(tile=0), model.params["vae"], attachment, jnp.asarray(read))
         seen = seen if mode is None else tuple((branch, jnp.full(1, mode)) for branch in seen)
         ready.append(Attached(attachment, seen, jnp.float32(scale), jnp.asarray(times)))
@@ -309,7 +334,9 @@ def test_generate_follows_two_kinds_of_a_union_and_refuses_a_kind_that_it_does_n
 def test_a_transformers_control_net_of_another_base_is_refused_by_its_first_leaf(base, width, leaf):
     model = controlled(base)
     module = model.attachments["edges"].entries.args[0]
-    shapes = jax.eval_shape(type(module).beside(model.denoiser.clone(**width)).begun, jax.random.key(0), {})
+    other = type(module).beside(model.denoiser.clone(**width))
+    example = families.of(other).example(other)
+    shapes = jax.eval_shape(other.init, jax.random.key(0), *example)["params"]
     with pytest.raises(ValueError, match=f"this ControlNet is for another base: its {leaf}"):
         module.attachment(shapes, model.denoiser, model.params["transformer"])
     with pytest.raises(ValueError, match=r"the denoiser is a ConditionalUNet"):

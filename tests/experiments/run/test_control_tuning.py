@@ -1,6 +1,7 @@
 """Runs that teach a denoiser to follow a control: what trains, what stays, what is written and sampled."""
 
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.sampling import tuned_run
 from diffusion.models import interchange
+from diffusion.models.pixart import PixArt
+from diffusion.models.pixart_control_net import PixArtControlNet
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments.run.made_tuning import config as config_of
 from tests.experiments.run.made_tuning import pictures
@@ -73,6 +76,30 @@ def test_a_transformers_control_net_begins_as_its_first_layers_with_zeros_behind
             assert name.startswith(("before", "hint_embedding", "residual", "single_residual"))
             assert not any(leaf.any() for leaf in jax.tree.leaves(part))
     assert "blocks" in begun and begun.keys() - base.keys()
+
+
+class OwnPixArt(PixArt):
+    """A network of a user's that is a PixArt."""
+
+
+class OwnControlNet(PixArtControlNet):
+    """A ControlNet of a user's."""
+
+
+class Named(OwnPixArt):
+    """A network of a user's that names its ControlNet."""
+
+    control_net = OwnControlNet
+
+
+@pytest.mark.parametrize("kind, module", [(OwnPixArt, PixArtControlNet), (Named, OwnControlNet)])
+def test_a_network_of_a_users_has_the_control_net_of_its_class_or_its_own(kind, module, monkeypatch):
+    made = []
+    monkeypatch.setattr(control.module_folder, "writer", lambda of, name: made.append(of))
+    denoiser = kind((8, 8, 4), width=24, depth=3, heads=2, text_width=8)
+    base = types.SimpleNamespace(denoiser=denoiser, kind=types.SimpleNamespace(denoiser="transformer"))
+    assert control.control_net(base).latents == (control.NAME,)
+    assert [type(one) for one in made] == [module] and (made[0].depth, made[0].heads) == (2, 2)
 
 
 @pytest.mark.slow
