@@ -64,7 +64,7 @@ class MMDiTControlNet(nn.Module):
     text: bool = True
     embeds: bool = True
     pooled: bool = True
-    of = MMDiT
+    of = MMDiT  # the class of its base
     reads_base = True
 
     @nn.compact

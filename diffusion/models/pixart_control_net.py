@@ -63,7 +63,7 @@ class PixArtControlNet(nn.Module):
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
-    of = PixArt
+    of = PixArt  # the class of its base
     reads_base = True
 
     def __post_init__(self):
