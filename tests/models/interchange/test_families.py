@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from diffusion.models import interchange
 from diffusion.models.interchange import families, folders, rows
@@ -396,6 +396,32 @@ def test_outputs_are_the_peers(name, tmp_path):
         assert outputs[key].shape == expected.shape
         assert np.abs(expected).max() > 0.05, "an output of zeros compares nothing"
         np.testing.assert_allclose(outputs[key], expected, rtol=0, atol=call.within * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_a_pixart_with_its_control_net_puts_out_what_diffusers_layers_do(tmp_path):
+    """Residual k of two enters after layer k of four."""
+    case = published.case("pixart_with_control_net")
+    parts = []
+    for part, config in case.config.items():
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(config))
+        start = f"{part}."
+        tensors = {key[len(start) :]: tensor for key, tensor in case.tensors().items() if key.startswith(start)}
+        save_file(tensors, tmp_path / part / "diffusion_pytorch_model.safetensors")
+        parts.append(interchange.load(tmp_path / part))
+    (base, params), (module, own) = parts
+    control = module.attachment(own, base, params)
+    x, t, text, seen = (jnp.asarray(case.inputs[name]) for name in ("x", "t", "text", "seen"))
+
+    @jax.jit
+    def output(weight):
+        entries = control.entries(own, jnp.full(2, weight), seen, x, t, t, {"text": text}, params)
+        return base.apply({"params": params}, x, t, {"text": text, **entries})
+
+    expected = case.outputs["output"]
+    np.testing.assert_allclose(output(1.0), expected, rtol=0, atol=4e-5 * np.abs(expected).max())
+    assert np.abs(output(0.0) - expected).max() > 0.1 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("name", unless_left_out(CALLS))
