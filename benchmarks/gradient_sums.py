@@ -1,6 +1,6 @@
 """What sums of gradients over many chips lose in bfloat16, beside float32.
 
-    python -m benchmarks.gradient_sums
+    python -m benchmarks.gradient_sums --chips=64
 
 Each of N chips has the gradient of its own examples. A ring adds them one after the other and rounds every partial sum
 to bfloat16, N - 1 times; a torus of 4 x 4 x 4 adds along one side after the other, 9 times. The values are those of one

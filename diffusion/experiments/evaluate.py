@@ -60,7 +60,7 @@ if __name__ == "__main__":  # before the imports that take seconds
         "metrics",
         None,
         "figures, of fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; fid,kid,pr by default; "
-        "with --workdir also cas,copying,bpd or, on manifolds, nll, in the report",
+        "with --workdir also cas,copying,bpd,nll, in the report; nll is of runs on manifolds",
     )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_integer(

@@ -431,7 +431,9 @@ class Objective:
         elif scale == 1:
             return
         elif isinstance(self.reads, Jumps | Moves):
-            raise ValueError("a flow map, or a field on a manifold, is not guided when it is sampled. Valid: 1")
+            raise ValueError(
+                "a flow map is guided while it is trained, and a field on a manifold is not guided. Valid: 1"
+            )
         elif self.condition_dropout == 0:
             raise ValueError(
                 "the network is never trained on the null condition (condition_dropout = 0). Valid: a scale of 1, or "

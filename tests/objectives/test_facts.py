@@ -225,6 +225,12 @@ FACTS = {
         UNIFORM,
         {},
     ),
+    "with_padding": lambda: (
+        objectives.with_padding(objectives.denoising(X0, weightings.constant(X0), UNIFORM), (4,)),
+        Denoises(X0),
+        UNIFORM,
+        {},
+    ),
     "concept_direction": lambda: (
         objectives.concept_direction(X0, UNIFORM, "a", "b", "c", "d"),
         Denoises(X0),
