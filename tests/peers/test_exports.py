@@ -28,6 +28,7 @@ EXPORTS = (
     "autoencoder_vq_small", "autoencoder_dc_sana", "autoencoder_dc_paper",
     "autoencoder_rae_dinov2,diffusers, transformers 5", "autoencoder_rae_mae,diffusers, transformers 5",
     "clip_text", "clip_text,transformers 5", "clip_text_projection", "clip_vision", "clip_both", "t5_gated", "t5_relu",
+    "decoder_llama", "decoder_mistral", "decoder_qwen2", "decoder_qwen3", "decoder_gemma2", "decoder_gemma3",
     "conditional_unet_sd1", "conditional_unet_sd2", "conditional_unet_xl", "conditional_unet_distilled",
     "control_net", "mmdit_control_net", "mmdit_control_net_options", "mmdit_control_net_of_pictures",
     "flux_control_net",

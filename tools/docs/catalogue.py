@@ -109,6 +109,7 @@ DIAGRAMS = {  # pages of diagrams: the first indented block of a module's docstr
         "Deep-compression autoencoder": "autoencoders.autoencoder_dc",
         "CLIP": "text_encoders.clip",
         "T5": "text_encoders.t5",
+        "Decoder of a language model": "text_encoders.decoder",
     }
 }
 TITLES = {"nfe": "NFE", "end": "alpha and sigma at t_max", "cut_locus": "cut locus"}

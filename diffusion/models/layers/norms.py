@@ -24,13 +24,14 @@ def layer_norm(x: jax.Array) -> jax.Array:
     return (wide * jax.lax.rsqrt(_mean(wide * wide) + 1e-6)).astype(x.dtype)
 
 
-def rms_norm(x: jax.Array) -> jax.Array:
+def rms_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
     """Scales the last axis to a root mean square of one.
 
-        out = x / sqrt(mean(x^2) + 1e-6)
+        out = x / sqrt(mean(x^2) + epsilon)
 
     Args:
         x: [..., D]; the mean is computed in float32 or wider.
+        epsilon: positive.
 
     Returns:
         [..., D], of the dtype of x.
@@ -38,7 +39,7 @@ def rms_norm(x: jax.Array) -> jax.Array:
     Reference: Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
     """
     wide = _wide(x)
-    return (wide * jax.lax.rsqrt(_mean(wide * wide) + 1e-6)).astype(x.dtype)
+    return (wide * jax.lax.rsqrt(_mean(wide * wide) + epsilon)).astype(x.dtype)
 
 
 NORMS = {"layernorm": layer_norm, "rmsnorm": rms_norm}

@@ -93,6 +93,13 @@ def t5(apply, inputs):
     return {"tokens": apply(inputs["ids"]).tokens, "masked": apply(inputs["ids"], inputs["mask"]).tokens}
 
 
+def decoder(apply, inputs):
+    every = apply(inputs["ids"], layers=range(4)).tokens
+    found = {f"state_{i}": state for i, state in enumerate(jnp.split(every, 4, axis=-1))}
+    shown = {side: apply(inputs["ids"], inputs[side]).tokens for side in ("right", "left")}
+    return found | shown | {"left": shown["left"] * inputs["left"][..., None]}
+
+
 def conditional_unet(apply, inputs):
     names = ("text", "text_mask", "pooled", "size", "strength", "label")
     return {"output": apply(inputs["x"], inputs["t"], {name: inputs[name] for name in names if name in inputs})}
@@ -219,6 +226,12 @@ CALLS = {
     "t5_gated": Call(t5, 2e-5),
     "t5_relu": Call(t5, 2e-5),
     "t5_whole": Call(t5, 3e-5),
+    "decoder_llama": Call(decoder, 8e-6),
+    "decoder_mistral": Call(decoder, 9e-6),
+    "decoder_qwen2": Call(decoder, 1e-5),
+    "decoder_qwen3": Call(decoder, 9e-6),
+    "decoder_gemma2": Call(decoder, 6e-6),
+    "decoder_gemma3": Call(decoder, 1e-5),
     "clip_both": Call(clip_both, 6e-6),
     "clip_original": Call(clip_both, 1e-5),
     "dinov2_plain": Call(image_encoder, 4e-6),
@@ -308,7 +321,7 @@ LEFT_OUT = (
     "conditional_unet_projection", "conditional_unet_table", "adm_unet_legacy", "mmdit_sd35_medium",
     "autoencoder_dc_full_original_sana", "unet_2d_full_cifar10", "song_unet_full_ddpmpp", "siglip_towers",
     "lightning_dit", "lightning_dit_full_xl_1", "autoencoder_rae_mae",
-    "image_reward",
+    "image_reward", "decoder_llama", "decoder_mistral", "decoder_qwen2", "decoder_qwen3", "decoder_full_gemma2_2b",
     "ddt_full_xl", "ddt_head_full_xl", "ddt_head", "conditional_unet_full_sd15",
     "conditional_unet_levels", "conditional_unet_levels_xl", "t2i_adapter_full_xl", "t2i_adapter_light",
     "t2i_adapter_sd15", "control_net_original", "mmdit_control_net_options", "flux_control_net_union",
@@ -320,6 +333,8 @@ LISTINGS = {
     **dict.fromkeys(("clip_text_large", "clip_original_sd2"), "CLIPTextModel"),
     **dict.fromkeys(("clip_text_big_g", "clip_original_big_g"), "CLIPTextModelWithProjection"),
     **dict.fromkeys(("t5_base", "t5_xxl"), "T5EncoderModel"),
+    "decoder_full_qwen3_4b": "Qwen3Model",
+    "decoder_full_gemma2_2b": "Gemma2Model",
     **{f"dinov2_full_{size}": "Dinov2Model" for size in ("small", "base", "large", "giant")},
     "dinov2_full_registers_large": "Dinov2WithRegistersModel",
     **{f"dinov3_full_{size}": "DINOv3ViTModel" for size in ("large", "7b")},

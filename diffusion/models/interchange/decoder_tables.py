@@ -1,0 +1,286 @@
+"""Decoders of language models by transformers' names, alone and out of the models that hold them.
+
+Their files name the tensors alike. What differs is in PUBLISHED, one entry for each class of theirs.
+"""
+
+__all__ = ["Published", "build", "describe", "rows"]
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.io import schema
+from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, stacked, within
+from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
+from diffusion.models.text_encoders.decoder import DecoderEncoder
+
+NEAR, FAR = "sliding_attention", "full_attention"
+LAYERS = schema.optional(schema.several(schema.Valid(f"{NEAR} or {FAR}", lambda value: value in (NEAR, FAR)), 1, 512))
+LIST = schema.several(schema.PLAIN, 0, 16)
+TURNS = schema.optional(
+    schema.table(schema.either(schema.PLAIN, LIST, schema.table(schema.either(schema.PLAIN, LIST))))
+)
+THETA = schema.number(1e-6)
+LLAMA_3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+SCALINGS = {"default": (), "mrope": (), "linear": LLAMA_3[:1], "llama3": LLAMA_3}  # the numbers of each kind
+BEFORE = {  # by layout: what stands before the names
+    "transformers": "",
+    "of a whole one": "model.",
+    "of pictures and text": "model.language_model.",
+    "of pictures and text, transformers 4": "language_model.model.",
+}
+
+
+class Published(NamedTuple):
+    """What one class of transformers has beside the sizes.
+
+    Attributes:
+        model_type: in its configs.
+        whole: classes whose files hold it, too.
+        defaults: of its config's fields, where another value is meant than that of `SIZES`.
+        fixed: our fields that all its networks have.
+        near: (fields, depth) -> which layers see a window, where the config does not list them.
+        window: of those layers, where the config has none.
+        near_theta: base of their frequencies, where the config has none; 0: as all.
+    """
+
+    model_type: str
+    whole: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    fixed: Mapping[str, Any] = {}
+    near: Callable[[Fields, int], tuple[bool, ...]] = lambda fields, depth: (False,) * depth
+    window: int | None = None
+    near_theta: float = 0.0
+
+
+def _qwen_near(fields: Fields, depth: int) -> tuple[bool, ...]:
+    used = fields.take("use_sliding_window", False)
+    first = fields.take("max_window_layers", 28, schema.whole())
+    return tuple(used and i >= first for i in range(depth))
+
+
+def _gemma_near(fields: Fields, depth: int, every: int) -> tuple[bool, ...]:
+    every = fields.take("sliding_window_pattern", every, schema.whole(1))
+    return tuple((i + 1) % every > 0 for i in range(depth))
+
+
+GEMMA = {"gemma": True, "activation": "gelu"}
+PUBLISHED = {
+    "LlamaModel": Published(
+        "llama", ("LlamaForCausalLM",), {"vocab_size": 32000, "intermediate_size": 11008, "num_key_value_heads": None}
+    ),
+    "MistralModel": Published(
+        "mistral",
+        ("MistralForCausalLM", "Mistral3ForConditionalGeneration"),
+        {"vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8},
+        near=lambda fields, depth: (True,) * depth,
+        window=4096,
+    ),
+    "Qwen2Model": Published(
+        "qwen2",
+        ("Qwen2ForCausalLM", "Qwen2_5_VLForConditionalGeneration"),
+        {"vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32},
+        {"biased": True},
+        _qwen_near,
+        4096,
+    ),
+    "Qwen3Model": Published(
+        "qwen3",
+        ("Qwen3ForCausalLM",),
+        {"vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128},
+        {"qk_norm": True},
+        _qwen_near,
+        4096,
+    ),
+    "Gemma2Model": Published(
+        "gemma2",
+        ("Gemma2ForCausalLM",),
+        {"vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "attn_logit_softcapping": 50.0},
+        GEMMA,
+        functools.partial(_gemma_near, every=2),
+        4096,
+    ),
+    "Gemma3TextModel": Published(
+        "gemma3_text",
+        ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+        {"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "rope_theta": 1e6},
+        {**GEMMA, "qk_norm": True},
+        functools.partial(_gemma_near, every=6),
+        4096,
+        10_000.0,
+    ),
+}  # fmt: skip
+SIZES = {  # ours: their field, its default where PUBLISHED has none, its valid values
+    "vocabulary": ("vocab_size", 32000, None),
+    "width": ("hidden_size", 4096, None),
+    "depth": ("num_hidden_layers", 32, DEPTH),
+    "heads": ("num_attention_heads", 32, None),
+    "key_heads": ("num_key_value_heads", None, MAYBE_SIZE),
+    "head_size": ("head_dim", None, MAYBE_SIZE),
+    "hidden": ("intermediate_size", 11008, None),
+    "epsilon": ("rms_norm_eps", 1e-6, schema.number(1e-12, 1)),
+}
+
+
+def _layer(module: DecoderEncoder) -> list[Row]:
+    norms = {"norm_1": "input", "norm_2": "post_attention"}
+    if module.gemma:
+        norms = {
+            "norm_1": "input",
+            "after_1": "post_attention",
+            "norm_2": "pre_feedforward",
+            "after_2": "post_feedforward",
+        }
+    table = [Row(f"{theirs}_layernorm.weight", f"{ours}/scale") for ours, theirs in norms.items()]
+    for name in ("query", "key", "value"):
+        table.append(Row(f"self_attn.{name[0]}_proj.weight", f"attention/{name}/kernel", DENSE))
+        table += [Row(f"self_attn.{name[0]}_proj.bias", f"attention/{name}/bias", VECTOR)] * module.biased
+    if module.qk_norm:
+        table += [Row(f"self_attn.{name[0]}_norm.weight", f"attention/{name}_norm/scale") for name in ("query", "key")]
+    table.append(Row("self_attn.o_proj.weight", "attention/out/kernel", DENSE_OUT))
+    table += [
+        Row(f"mlp.{name}_proj.weight", "mlp/hidden/kernel", DENSE, (slice(None), i))
+        for i, name in enumerate(("gate", "up"))
+    ]
+    return [*table, Row("mlp.down_proj.weight", "mlp/out/kernel", DENSE)]
+
+
+def rows(module: DecoderEncoder, before: str) -> list[Row]:
+    """The decoder by transformers' names; `before` stands before each in the file of a model that holds it."""
+    table = [Row("embed_tokens.weight", "tokens/embedding"), Row("norm.weight", "final_norm/scale")]
+    for i in range(module.depth):
+        table += within(stacked(_layer(module), i), f"layers.{i}.", "layers/")
+    return within(table, before)
+
+
+def _turns(name: str, stated: Mapping[str, Any], theta: float) -> tuple[float, tuple[float, ...]]:
+    """(base, scaling) of a table of rotary parameters, in the words of any version of transformers."""
+    kind = stated.get("rope_type") or stated.get("type") or "default"
+    # A token of Qwen 2.5 VL has three coordinates ("mrope"), which are equal in a text.
+    known = {"rope_type", "type", "rope_theta", "mrope_section", *LLAMA_3}
+    if kind not in SCALINGS or stated.keys() - known:
+        raise Refusal(
+            f"{name}: rotary positions {str(dict(stated))[:200]} are not supported; supported types: "
+            f"{', '.join(SCALINGS)}."
+        )
+    numbers = {field: stated.get(field) for field in SCALINGS[kind]} | {"rope_theta": stated.get("rope_theta", theta)}
+    for field, value in numbers.items():
+        if why := schema.objection(field, value, THETA):
+            raise Refusal(f"{name}: {why}")
+    return float(numbers.pop("rope_theta")), tuple(map(float, numbers.values()))
+
+
+def _rotary(known: Published, fields: Fields) -> dict[str, Any]:
+    """Our fields of rotary positions: one table for all layers, or one for each kind of them."""
+    theta = fields.take("rope_theta", known.defaults.get("rope_theta", 10_000.0), THETA)
+    near = fields.take("rope_local_base_freq", known.near_theta, schema.number(0))
+    stated = fields.take("rope_scaling", None, TURNS)
+    stated = fields.take("rope_parameters", stated, TURNS) or {}
+    if FAR in stated or NEAR in stated:
+        near, scaled = _turns(fields.name, stated.get(NEAR) or {}, near)
+        if scaled:
+            raise Refusal(f"{fields.name}: scaled frequencies of layers with a window are not supported.")
+        stated = stated.get(FAR) or {}
+    theta, scaling = _turns(fields.name, stated, theta)
+    return {"theta": theta, "scaling": scaling, "near_theta": float(near)}
+
+
+def _windows(known: Published, fields: Fields, depth: int) -> dict[str, Any]:
+    """Our fields of layers that see a window; none where there is no such layer."""
+    listed = fields.take("layer_types", None, LAYERS)
+    near = known.near(fields, depth)
+    near = tuple(kind == NEAR for kind in listed) if listed else near
+    window = fields.take("sliding_window", known.window, MAYBE_SIZE)
+    return {"window": window, "near": near} if window and any(near) else {"near_theta": 0.0}
+
+
+def build(name: str, config: Mapping[str, Any]) -> DecoderEncoder:
+    """Our module for their config; of a model of pictures and text, for its part that reads text."""
+    known = PUBLISHED[name]
+    config = config["text_config"] if isinstance(config.get("text_config"), Mapping) else config
+    other = ("max_position_embeddings", "eos_token_id", "pretraining_tp", "final_logit_softcapping", "vision_config",
+             "cache_implementation", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
+             "vision_token_id")  # fmt: skip
+    fields = Fields(name, config, (*WITHOUT_EFFECT, *other))
+    for switch in ("attention_bias", "mlp_bias", "use_bidirectional_attention"):
+        fields.only(switch, False, None)
+    sizes = {
+        ours: fields.take(theirs, known.defaults.get(theirs, default), valid)
+        for ours, (theirs, default, valid) in SIZES.items()
+    }
+    sizes["key_heads"] = sizes["key_heads"] or sizes["heads"]
+    sizes["head_size"] = sizes["head_size"] or sizes["width"] // sizes["heads"]
+    more = dict(known.fixed)
+    if more.get("gemma"):
+        fields.only("hidden_activation", "gelu_pytorch_tanh")
+        fields.only("hidden_act", "gelu_pytorch_tanh", None)
+        more["cap"] = float(
+            fields.take("attn_logit_softcapping", known.defaults.get("attn_logit_softcapping"), MAYBE_NUMBER) or 0
+        )
+        more["score_size"] = fields.take("query_pre_attn_scalar", 256)
+    else:
+        fields.only("hidden_act", "silu")
+    more |= _rotary(known, fields)
+    more |= _windows(known, fields, sizes["depth"])
+    fields.end()
+    return DecoderEncoder(**sizes, **more)
+
+
+def describe(name: str, module: DecoderEncoder) -> dict[str, Any]:
+    """Their config for our module.
+
+    Raises:
+        Refusal: if a network of that class has not its fields.
+    """
+    known = PUBLISHED[name]
+    fixed = {"biased": False, "qk_norm": False, "gemma": False, "activation": "silu", **known.fixed}
+    if wrong := [field for field, value in fixed.items() if getattr(module, field) != value]:
+        raise Refusal(f"{name}: its networks have {wrong[0]} = {fixed[wrong[0]]!r}, this one another value.")
+    config = {"model_type": known.model_type, "rope_theta": module.theta}
+    config |= {theirs: getattr(module, ours) for ours, (theirs, *_) in SIZES.items()}
+    config["sliding_window"] = module.window or None
+    if module.scaling:
+        kind = "linear" if len(module.scaling) == 1 else "llama3"
+        config["rope_scaling"] = {"rope_type": kind, **dict(zip(SCALINGS[kind], module.scaling))}
+    if module.gemma:
+        config |= {"hidden_activation": "gelu_pytorch_tanh", "attn_logit_softcapping": module.cap or None}
+        config["query_pre_attn_scalar"] = module.score_size or module.head_size
+    if known.near_theta and module.near_theta:
+        config["rope_local_base_freq"] = module.near_theta
+    near = module.near or (False,) * module.depth
+    if known.model_type.startswith("qwen"):
+        config["use_sliding_window"] = any(near)
+    if known.model_type != "mistral" and known.window:
+        config["layer_types"] = [NEAR if one else FAR for one in near]
+    plain = {field: type(module).__dataclass_fields__[field].default for field in ("attention", "remat", "dtype")}
+    if build(name, config) != module.clone(**plain):
+        raise Refusal(f"{name}: there is no such network with these fields of ours: {module}")
+    return config
+
+
+FAMILIES = tuple(
+    Family(
+        name=name,
+        module=DecoderEncoder,
+        build=functools.partial(build, name),
+        describe=functools.partial(describe, name),
+        example=lambda module: (jax.ShapeDtypeStruct((1, 8), jnp.int32),),
+        tables={layout: functools.partial(rows, before=before) for layout, before in BEFORE.items()},
+        stem="model",
+        library="transformers",
+        # The head for words, and what reads pictures.
+        ignored=(
+            r"(language_model\.)?lm_head\.weight",
+            r"(model\.)?(visual|vision_tower|multi_modal_projector)\..*",
+            r".*rotary_emb\.inv_freq",
+        ),
+        also={whole: {} for whole in known.whole},
+    )
+    for name, known in PUBLISHED.items()
+)

@@ -1,0 +1,323 @@
+"""The decoder of a language model as text encoder: Llama, Mistral, Qwen 2.5 and 3, Gemma 2 and 3, by its fields.
+
+    ids [B, N] -> tokens -> depth x layer -> states [B, N, D] after any of the layers
+
+    layer:  x = x + out(attention(turn(q), turn(k), v));  x = x + out(act(gate(norm(x))) * linear(norm(x)))
+
+    q, k, v of norm(x); each key and value serves heads / key_heads queries; a token sees itself and those before it
+
+| model        | fields beside the sizes                                                                  |
+|--------------|------------------------------------------------------------------------------------------|
+| Llama        | `scaling` of version 3.1 and later                                                       |
+| Mistral      | `window` of version 0.1: all layers see the last 4096 tokens                             |
+| Qwen 2, 2.5  | `biased`                                                                                 |
+| Qwen 3       | `qk_norm`                                                                                |
+| Gemma 2      | `gemma`, `cap`, `window` of every other layer                                            |
+| Gemma 3      | `gemma`, `qk_norm`, `window` of five layers in six, whose frequencies are `near_theta`'s |
+
+Tokens are the second axis, features the last.
+"""
+
+__all__ = ["Attention", "DecoderEncoder", "Layer", "Mlp", "RmsNorm", "frequencies", "visible"]
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.layers import layout, network_checks
+from diffusion.models.layers.attention import IMPLEMENTATIONS, attention, mask_bias
+from diffusion.models.layers.embeddings import rotate_halves
+from diffusion.models.layers.norms import rms_norm
+from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.text_encoders.clip import Encoded
+
+ACTIVATIONS = {"silu": nn.silu, "gelu": lambda x: nn.gelu(x, approximate=True)}
+CHOICES = {
+    "activation": ACTIVATIONS,
+    "attention": ("auto", *IMPLEMENTATIONS),
+    "remat": REMAT,
+    "dtype": ("float32", "bfloat16"),
+}
+init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+def frequencies(size: int, theta: float, scaling: Sequence[float] = ()) -> np.ndarray:
+    """Radians by which the pairs of a head's features turn from one token to the next, float64 [size / 2].
+
+        w_i = theta^(-2 i / size)
+
+        scaled by (f,):              w_i / f
+        scaled by (f, low, high, n): w_i (1 - s) / f + w_i s,   s = clip((n w_i / 2 pi - low) / (high - low), 0, 1)
+
+    Args:
+        size: features of a head, even.
+        theta: base of the frequencies.
+        scaling: for longer texts than those of the training: () none; (factor,) of all (Gemma 3 from 4 B on);
+            (factor, low, high, context), of those alone that turn fewer than `low` to `high` times in the first
+            context (Llama 3.1).
+
+    Reference: Su et al., "RoFormer", 2021, equation 15; Chen et al., "Extending Context Window of Large Language Models
+    via Positional Interpolation", 2023; the last of Llama 3.1's code (Meta, 2024).
+    """
+    plain = theta ** (-np.arange(0, size, 2) / size)
+    if not scaling:
+        return plain
+    factor, *bounds = scaling
+    if not bounds:
+        return plain / factor
+    low, high, context = bounds
+    kept = np.clip((context * plain / (2 * np.pi) - low) / (high - low), 0, 1)
+    return plain * ((1 - kept) / factor + kept)
+
+
+def visible(length: int, mask: jax.Array | None = None, window: int = 0) -> jax.Array:
+    """Which tokens (rows) see which (columns), Bool [B or 1, N, N].
+
+    Token i sees the tokens j <= i that the mask shows, of a window w those with i - j < w; where that is none, as for
+    padding on the left, it sees itself alone, so that its state is finite and no later token changes it.
+
+    Args:
+        length: N tokens.
+        mask: Bool [B, N], True where other tokens may see a token; None: everywhere.
+        window: w; 0: no limit.
+    """
+    back = np.arange(length)[:, None] - np.arange(length)
+    near = (back >= 0) & ((back < window) | (window == 0))
+    if mask is None:
+        return jnp.asarray(near[None])
+    seen = near & mask[:, None]
+    return seen | ((back == 0) & ~seen.any(-1, keepdims=True))
+
+
+class RmsNorm(nn.Module):
+    """scale * x / sqrt(mean(x^2) + epsilon), or (1 + scale) * ... with `offset`, in float32: [..., D] -> [..., D]."""
+
+    epsilon: float
+    offset: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        start = nn.initializers.zeros_init() if self.offset else nn.initializers.ones_init()
+        scale = self.param("scale", start, (x.shape[-1],)).astype(jnp.float32) + self.offset
+        return (scale * rms_norm(x.astype(jnp.float32), self.epsilon)).astype(self.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention whose keys and values each serve several heads: [B, N, D] -> [B, N, D].
+
+    The arguments of the call are x, the angles [N, head_size / 2] of the tokens, and the bias [B or 1, 1, N, N] that
+    hides tokens. Fields are `DecoderEncoder`'s.
+
+    Reference: Ainslie et al., "GQA", 2023; Gemma Team, "Gemma 2", 2024, for the cap c tanh(score / c) of the scores.
+    """
+
+    heads: int
+    key_heads: int
+    head_size: int
+    biased: bool
+    qk_norm: bool
+    gemma: bool
+    cap: float
+    score_size: int
+    epsilon: float
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, angles: jax.Array, bias: jax.Array) -> jax.Array:
+        def project(heads: int, name: str) -> jax.Array:
+            dense = nn.DenseGeneral(
+                (heads, self.head_size), use_bias=self.biased, dtype=self.dtype, kernel_init=init, name=name
+            )
+            return layout.split(dense(x), "batch", "tokens", "heads", None)
+
+        norm = lambda name: RmsNorm(self.epsilon, self.gemma, self.dtype, name=name)
+        q, k, v = project(self.heads, "query"), project(self.key_heads, "key"), project(self.key_heads, "value")
+        if self.qk_norm:
+            q = norm("query_norm")(q)
+            k = norm("key_norm")(k)
+        q = rotate_halves(q, angles) * (self.head_size / self.score_size) ** 0.5  # `attention` divides by head_size's
+        k = rotate_halves(k, angles)
+        k, v = (jnp.repeat(a, self.heads // self.key_heads, axis=2) for a in (k, v))
+        q, k, v = (layout.split(a, "batch", None, "attended heads", None) for a in (q.astype(v.dtype), k, v))
+        out = self._capped(q, k, v, bias) if self.cap else attention(q, k, v, self.attention, bias)
+        out = layout.split(out, "batch", "tokens", "heads", None)
+        return nn.DenseGeneral(
+            x.shape[-1], axis=(-2, -1), use_bias=False, dtype=self.dtype, kernel_init=init, name="out"
+        )(out)
+
+    def _capped(self, q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array) -> jax.Array:
+        """No kernel caps scores: the definition."""
+        scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32) / self.head_size**0.5
+        weights = jax.nn.softmax(self.cap * jnp.tanh(scores / self.cap) + bias)
+        return jnp.einsum("bhnm,bmhd->bnhd", weights.astype(v.dtype), v)
+
+
+class Mlp(nn.Module):
+    """out(act(gate(x)) * linear(x)), [gate, linear] = hidden(x) (Shazeer, "GLU Variants Improve Transformer", 2020)."""
+
+    hidden: int
+    activation: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dense = lambda features, name: nn.DenseGeneral(
+            features, use_bias=False, dtype=self.dtype, kernel_init=init, name=name
+        )
+        both = layout.split(dense((2, self.hidden), "hidden")(x), "batch", "tokens", None, "hidden")
+        return dense(x.shape[-1], "out")(ACTIVATIONS[self.activation](both[:, :, 0]) * both[:, :, 1])
+
+
+class Layer(nn.Module):
+    """One layer; `near` (Bool) selects the second of two pairs of angles and biases, if there are two.
+
+    The sum stays float32 whatever the compute type, as T5's: a few of the states are so large that bfloat16 would lose
+    the summands. Returns (x, None), as a scan expects.
+    """
+
+    hidden: int
+    activation: str
+    attention_fields: tuple
+    epsilon: float
+    gemma: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, angles: tuple, biases: tuple, near: jax.Array) -> tuple[jax.Array, None]:
+        norm = lambda name, dtype=self.dtype: RmsNorm(self.epsilon, self.gemma, dtype, name=name)
+        select = lambda pair: pair[0] if len(pair) == 1 else jnp.where(near, pair[1], pair[0])
+        attended = Attention(*self.attention_fields, name="attention")
+        h = attended(norm("norm_1")(x), select(angles), select(biases))
+        x = x + (norm("after_1", "float32")(h) if self.gemma else h)
+        h = Mlp(self.hidden, self.activation, self.dtype, name="mlp")(norm("norm_2")(x))
+        x = x + (norm("after_2", "float32")(h) if self.gemma else h)
+        return layout.split(x, "batch", "tokens", None), None
+
+
+class DecoderEncoder(nn.Module):
+    """The decoder of a language model, whose states encode a text: ids [B, N] -> tokens [B, N, K width].
+
+    Attributes:
+        vocabulary: number of token ids.
+        width: features of a token.
+        depth: layers.
+        heads: of the queries.
+        key_heads: of keys and values; they divide `heads`.
+        head_size: features of a head, even; heads * head_size need not be the width.
+        hidden: features inside the MLP.
+        activation: "silu" (SwiGLU) or "gelu" (GeGLU).
+        epsilon: of the norms.
+        theta: base of the rotary frequencies.
+        scaling: of these frequencies, see `frequencies`.
+        biased: whether queries, keys and values have biases.
+        qk_norm: RMS-normalise queries and keys.
+        gemma: norms also after attention and MLP, all scales as 1 + scale, and embeddings times sqrt(width).
+        cap: c of c tanh(score / c); 0: none.
+        score_size: the scores are divided by its root; 0: head_size.
+        window: tokens that a layer of `near` sees.
+        near: for each layer whether it sees a window alone; () is none.
+        near_theta: base of their frequencies; 0: as the others, scaling included.
+        attention: implementation, see `diffusion.models.layers.attention`; scores with a cap have their own.
+        remat: see `diffusion.models.dit.DiT`.
+        dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: Touvron et al., "LLaMA", 2023; Jiang et al., "Mistral 7B", 2023; Qwen Team, "Qwen2.5 Technical Report",
+    2024, and "Qwen3 Technical Report", 2025; Gemma Team, "Gemma 2", 2024, and "Gemma 3 Technical Report", 2025.
+    """
+
+    vocabulary: int
+    width: int
+    depth: int
+    heads: int
+    key_heads: int
+    head_size: int
+    hidden: int
+    activation: str = "silu"
+    epsilon: float = 1e-6
+    theta: float = 10_000.0
+    scaling: tuple[float, ...] = ()
+    biased: bool = False
+    qk_norm: bool = False
+    gemma: bool = False
+    cap: float = 0.0
+    score_size: int = 0
+    window: int = 0
+    near: tuple[bool, ...] = ()
+    near_theta: float = 0.0
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        network_checks.positive(
+            self, ("vocabulary", "width", "depth", "heads", "key_heads", "head_size", "hidden", "epsilon", "theta")
+        )
+        network_checks.known(self, CHOICES)
+        if self.heads % self.key_heads:
+            raise ValueError(f"key_heads={self.key_heads} does not divide heads={self.heads}")
+        if self.head_size % 2:
+            raise ValueError(f"head_size={self.head_size} must be even: its features turn in pairs")
+        if len(self.scaling) not in (0, 1, 4):
+            raise ValueError(f"scaling={self.scaling}; valid: (), (factor,) or (factor, low, high, context)")
+        if self.near and (len(self.near) != self.depth or self.window < 1):
+            raise ValueError(
+                f"near={self.near} says of each of depth={self.depth} layers whether it sees window={self.window} "
+                "tokens alone, and a window is at least 1"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, ids: jax.Array, mask: jax.Array | None = None, *, layers: Sequence[int] = (-1,)) -> Encoded:
+        """Args:
+            ids: integers [B, N], 0 .. vocabulary - 1.
+            mask: Bool [B, N], True where other tokens may attend to a token, with padding on the left or on the right;
+                None: to all. Positions count the padding, too.
+            layers: whose states are returned, their features one after the other, numbered as transformers' hidden
+                states: 0 is the embedding, i the state after layer i, `depth` that after the last one and the final
+                norm; -1 is that one too, -2 the one before.
+
+        Returns:
+            `Encoded`: tokens [B, N, K width]; pooled is None.
+
+        Raises:
+            ValueError: for shapes that do not fit, or a layer that is not there.
+        """
+        if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise ValueError(f"the text is integer ids [B, N]; got shape {ids.shape}, dtype {ids.dtype}")
+        if mask is not None and mask.shape != ids.shape:
+            raise ValueError(f"the mask has shape {mask.shape}, the ids {ids.shape}")
+        if not layers or any(not -self.depth - 1 <= layer <= self.depth for layer in layers):
+            valid = f"{-self.depth - 1} to {self.depth}"
+            raise ValueError(f"layers={tuple(layers)}: of {self.depth} layers; valid: {valid}")
+        wanted = [layer % (self.depth + 1) for layer in layers]
+        length = ids.shape[1]
+        embedding = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(0.02), name="tokens")
+        x = layout.split(embedding(ids).astype(jnp.float32), "batch", "tokens", None)
+        x = x * self.width**0.5 if self.gemma else x
+        states = {0: x}
+
+        turns = [frequencies(self.head_size, self.theta, self.scaling)]
+        biases = [mask_bias(visible(length, mask))]
+        if any(self.near):
+            turns.append(frequencies(self.head_size, self.near_theta) if self.near_theta else turns[0])
+            biases.append(mask_bias(visible(length, mask, self.window)))
+        angles = tuple(jnp.asarray(np.outer(np.arange(length), turn), jnp.float32) for turn in turns)
+        kept = sorted({layer for layer in wanted if 0 < layer < self.depth})
+        stack = scanned(
+            Layer, self.depth, self.remat, self.is_initializing(), (nn.broadcast, nn.broadcast, 0), kept=kept
+        )
+        fields = (self.heads, self.key_heads, self.head_size, self.biased, self.qk_norm, self.gemma, self.cap,
+                  self.score_size or self.head_size, self.epsilon, self.attention, self.dtype)  # fmt: skip
+        stack = stack(self.hidden, self.activation, fields, self.epsilon, self.gemma, self.dtype, name="layers")
+        x, features = stack(x, angles, tuple(biases), np.array(self.near or (False,) * self.depth))
+        states |= dict(zip(kept, features or ()))
+        states[self.depth] = RmsNorm(self.epsilon, self.gemma, "float32", name="final_norm")(x)
+        return Encoded(jnp.concatenate([states[layer] for layer in wanted], axis=-1), None)
