@@ -27,6 +27,7 @@ from diffusion.models.song_unet import SongUNet
 from diffusion.models.text_encoders import clip, t5
 from diffusion.models.u_vit import UViT
 from diffusion.models.unet import UNet
+from diffusion.models.video_dit import VideoDiT, video_angles, with_frames
 
 if TYPE_CHECKING:
     from diffusion.models import (
@@ -71,6 +72,7 @@ MODELS = {
     "song_unet": SongUNet,
     "u_vit": UViT,
     "unet": UNet,
+    "video_dit": VideoDiT,
 }
 """The backbones, by their names in configs."""
 
@@ -98,6 +100,7 @@ __all__ = [
     "SongUNet",
     "UNet",
     "UViT",
+    "VideoDiT",
     "attachment",
     "attention",
     "autoencoders",
@@ -135,6 +138,8 @@ __all__ = [
     "t5",
     "text_encoders",
     "token_merging",
+    "video_angles",
+    "with_frames",
 ]
 
 public.declare(__name__, {"other_libraries": ("Equinox", "Functions", "NNX")})

@@ -25,9 +25,15 @@ def kind(network: Any) -> str:
     return getattr(network, "kind", "backbone")
 
 
-def text_inputs(network: Any) -> TextInputs | None:
-    """The inputs of a module or of its class from a text; None without text."""
-    return getattr(network, "text_inputs", None)
+def text_inputs(network: Any, text_width: int | None = None) -> TextInputs | None:
+    """The inputs of a module or of its class from a text; None without text.
+
+    Args:
+        network: a module or a class of such.
+        text_width: the field of the modules of a class; None: its default. A network of text_width=0 receives no text.
+    """
+    width = getattr(network, "text_width", None) if text_width is None else text_width
+    return None if width == 0 else getattr(network, "text_inputs", None)
 
 
 def layer_masks(network: Any) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from diffusion.models.set_transformer import SetTransformer
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.u_vit import UViT
 from diffusion.models.unet import UNet
+from diffusion.models.video_dit import VideoDiT
 
 CLASSES, TEXT, POOLED, VECTOR = 3, 12, 10, 6
 
@@ -273,6 +274,19 @@ BACKBONES = {
     ),
     "set_transformer, summaries": Backbone(
         SetTransformer(24, 2, 2, 4, CLASSES, shape=(10, 3)), (10, 3), labels, divides=1
+    ),
+    "video_dit, factorised": Backbone(
+        VideoDiT(**TOKENS, text_width=TEXT, vector_width=VECTOR),
+        (3, 8, 8, 4),
+        lambda batch: {**words("text_mask")(batch), **vectors(batch)},
+        untrained="key/bias$",
+        divides=1,
+    ),
+    "video_dit, full": Backbone(
+        VideoDiT(**TOKENS, num_classes=CLASSES, mixing="full", norm="scaled_rmsnorm", mlp="swiglu", qk_norm=True),
+        (3, 8, 8, 4),
+        labels,
+        divides=1,
     ),
 }
 

@@ -721,7 +721,8 @@ class Resolver:
     @property
     def text_inputs(self) -> TextInputs | None:
         """What the network `config.model` receives of a text; None for one that receives no text."""
-        return facts.text_inputs(names.MODELS.get(self.config["model"].get("name")))
+        model = self.config["model"]
+        return facts.text_inputs(names.MODELS.get(model.get("name")), model.get("text_width"))
 
     @property
     def null_class(self) -> int:

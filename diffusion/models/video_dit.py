@@ -1,0 +1,386 @@
+"""VideoDiT: DiT's layers over the patches of all frames, with attention in space and in time.
+
+     class, vector   t [B] or [B, F]    x [B, F, H, W, C]         text [B, M, E]
+           |            |                     |                         |
+       embedding   sinusoid, MLP        patches, dense                dense
+           +-----+------+                     |                         |
+             silu: c --> [ attention within each frame        ]         |
+                 |       [ attention along the frames         ]         |
+                 |       [ attention to the text   <----------]---------+
+                 |       [ MLP                                ]  x depth
+                 |                            |
+                 +------> shift, scale -- norm, dense, unpatchify --> [B, F, H, W, C]
+
+With mixing="full" one attention over the patches of all frames takes the place of the first two. A picture is a video
+of one frame, so that one network trains on both. With a time for each frame it is the network of diffusion forcing:
+frames that are known are at t = 0 (the first frame of image-to-video, both ends of an interpolation), and the others
+are sampled (`samplers.per_frame`).
+"""
+
+__all__ = ["VideoDiT", "video_angles", "with_frames"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.dit import DiT
+from diffusion.models.layers import conditions, layout, network_checks
+from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
+from diffusion.models.layers.block_features import Features
+from diffusion.models.layers.blocks import (
+    BLOCK_NORMS,
+    MLPS,
+    Attention,
+    Modulation,
+    modulated_output,
+    normalisation,
+    xavier,
+)
+from diffusion.models.layers.cross_attention import CrossAttention
+from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
+from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.sequence_transformer import line_angles
+
+CHOICES = {
+    "mixing": ("factorised", "full"),
+    "norm": BLOCK_NORMS,
+    "mlp": MLPS,
+    "positions": ("sincos", "rope", "sincos_rope"),
+    "attention": ("auto", *IMPLEMENTATIONS),
+    "remat": REMAT,
+    "dtype": ("float32", "bfloat16"),
+}
+OWN = ("mixing", "text_width", "vector_width", "shape")  # fields that DiT has not, or has for pictures
+UNKNOWN = {"times": 1, "strength": False, "frequency_shift": 0, "own_embeddings": False}  # fields of DiT alone
+
+
+def video_angles(frames: int, rows: int, columns: int, head_size: int, theta: float = 10_000.0) -> np.ndarray:
+    """Angles of the axial rotary embedding of frame, row and column, in the layout that `embeddings.rotate` reads.
+
+        out[n] = [f w, i u, j u],   w_k = theta^(-2 k / A),   u_k = theta^(-2 k / S)
+
+    n counts the patches frame by frame and row by row. S = 2 floor(D / 6) features of a head of D rotate with the row,
+    as many with the column, and the other A = D - 2 S with the frame, as in Wan.
+
+    Args:
+        frames, rows, columns: the grid, in patches.
+        head_size: D, features of a head; 4 divides it, and it is at least 8.
+        theta: base of the frequencies.
+
+    Returns:
+        [frames * rows * columns, 2, D / 4] in radians, float32 (computed in float64).
+
+    Raises:
+        ValueError: for another head_size.
+
+    Reference: Su et al., "RoFormer", 2021, equation 15; the shares as in Wan Team, "Wan: Open and Advanced Large-Scale
+    Video Generative Models", 2025: its code.
+    """
+    if head_size % 4 or head_size < 8:
+        raise ValueError(
+            f"rotary positions on three axes need a head width of 8 or more that 4 divides; got {head_size}"
+        )
+    space = head_size // 6 * 2
+    grid = np.stack(np.meshgrid(*map(np.arange, (frames, rows, columns)), indexing="ij"), axis=-1).reshape(-1, 3)
+    angles = axis_angles(grid, (head_size - 2 * space, space, space), theta)
+    return angles.reshape(len(grid), 2, head_size // 4)
+
+
+class VideoBlock(nn.Module):
+    """One layer: attention within frames and along them (or over all patches at once), to the text, and an MLP.
+
+        x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention within, attention along, mlp
+        x <- x + attention(x, text)
+
+    All gates and the output of the attention to the text start at zero. Its parameters are those of DiT's `Block`,
+    "temporal_modulation", "temporal_attention" and "cross_attention". Arguments of the call: tokens x [B, F S, D]; the
+    condition c [B, F or 1, D]; (the angles within a frame or None, those along the frames), or (those of all patches,
+    None); the text [B, M, D] or None; what is added to the scores of its tokens, or None. Returns (x, None), as a
+    scan expects.
+
+    Reference: Ma et al., "Latte: Latent Diffusion Transformer for Video Generation", 2024, section 3.2.
+    """
+
+    frames: int
+    mixing: str
+    heads: int
+    mlp_ratio: float
+    norm: str
+    mlp: str
+    qk_norm: bool
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, c: jax.Array, angles: tuple, text: jax.Array | None, bias: jax.Array | None
+    ) -> tuple[jax.Array, None]:
+        batch, tokens, width = x.shape
+        grid = (batch, self.frames, tokens // self.frames, width)
+
+        def vectors(count: int, name: str) -> list[jax.Array]:
+            of_each = Modulation(count, self.dtype, width, name=name)(c.reshape(-1, width))
+            return [vector.reshape(batch, -1, 1, width) for vector in of_each]
+
+        def entering(scale: jax.Array, shift: jax.Array, norm: str) -> jax.Array:
+            return normalisation(self.norm, norm, self.dtype)(x) * (1 + scale) + shift
+
+        def attend(name: str) -> Attention:
+            return Attention(self.heads, self.qk_norm, self.attention, self.dtype, name=name)
+
+        x = x.reshape(grid)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = vectors(6, "modulation")
+        read = entering(scale_a, shift_a, "attention_norm")
+        rows = read.reshape(-1, grid[2], width) if self.mixing == "factorised" else read.reshape(batch, tokens, width)
+        x = x + gate_a * attend("attention")(rows, angles[0], {}).reshape(grid)
+        if self.mixing == "factorised":
+            shift, scale, gate = vectors(3, "temporal_modulation")
+            lines = entering(scale, shift, "temporal_norm").swapaxes(1, 2)
+            along = attend("temporal_attention")(lines.reshape(-1, self.frames, width), angles[1], {})
+            x = x + gate * along.reshape(lines.shape).swapaxes(1, 2)
+        if text is not None:
+            cross = CrossAttention(
+                self.heads, width // self.heads, True, True, self.attention, self.dtype, name="cross_attention"
+            )
+            x = x + cross(x.reshape(batch, tokens, width), text, bias).reshape(grid)
+        mlp = MLPS[self.mlp](self.mlp_ratio, self.dtype, name="mlp")
+        x = x + gate_m * mlp(entering(scale_m, shift_m, "mlp_norm"))
+        return layout.split(x.reshape(batch, tokens, width), "batch", "tokens", None), None
+
+
+class VideoDiT(nn.Module):
+    """The diffusion transformer of videos: `apply(variables, x, t, condition)` is a `Network`.
+
+    Numbers of frames and sides may differ by call. Parameters are float32 whatever the compute type, and so is the
+    output. Layers are scanned, as in DiT.
+
+    Attributes:
+        patch: side of a patch in pixels; it divides height and width.
+        width: features of a token; `heads` divides it.
+        depth: number of layers.
+        heads: attention heads.
+        num_classes: number of classes, whose null class is label `num_classes`; 0 for a network without classes.
+        text_width: E, features of the text's tokens; 0 for a network that receives no text.
+        vector_width: P, numbers of the condition's "vector", for example of the frame rate and the amount of motion; 0
+            for a network that receives none.
+        mixing: "factorised" (attention within each frame, then along the frames at each place; cost F S (F + S)) or
+            "full" (attention over the patches of all frames; cost (F S)^2).
+        mlp_ratio: hidden features of the MLP over `width`.
+        learn_sigma: the output has 2 C channels, as DiT.
+        norm, mlp, qk_norm, attention, remat, unroll, dtype: as DiT.
+        positions: within a frame, as DiT: "sincos", "rope" or "sincos_rope". Along the frames they are rotary; a
+            network of full attention is rotary on three axes, "rope" or "sincos_rope".
+        shape: (F, H, W, C) of the videos for which it is made; it takes other F, H and W too. None: that of the first.
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: Ma et al., "Latte: Latent Diffusion Transformer for Video Generation", 2024; Peebles & Xie, "Scalable
+    Diffusion Models with Transformers", 2023.
+    """
+
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    num_classes: int = 0
+    text_width: int = 0
+    vector_width: int = 0
+    mixing: str = "factorised"
+    mlp_ratio: float = 4.0
+    learn_sigma: bool = False
+    norm: str = "layernorm"
+    mlp: str = "gelu"
+    positions: str = "rope"
+    qk_norm: bool = False
+    attention: str = "auto"
+    remat: str = "none"
+    unroll: int = 0
+    dtype: str = "float32"
+    shape: tuple[int, int, int, int] | None = None
+    text_inputs = conditions.EMBEDDINGS
+    ranks = (4,)
+
+    def __post_init__(self):
+        network_checks.positive(self, ("patch", "width", "depth", "heads", "mlp_ratio"))
+        network_checks.classes(self)
+        network_checks.known(self, CHOICES)
+        for field in ("text_width", "vector_width", "unroll"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be 0 or positive")
+        if self.width % (4 * self.heads):
+            raise ValueError(
+                f"width={self.width}: rotary positions need a width that 4 heads = {4 * self.heads} divides"
+            )
+        if self.mixing == "full" and (self.positions == "sincos" or self.width // self.heads < 8):
+            raise ValueError(
+                f"mixing='full' needs positions 'rope' or 'sincos_rope' and heads of 8 features or more; got "
+                f"{self.positions!r} and {self.width // self.heads}"
+            )
+        super().__post_init__()
+
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Any = None, features: Sequence[int] | None = None) -> Any:
+        """One evaluation of the network.
+
+        Args:
+            x: videos [B, F, H, W, C].
+            t: the network's clock, [], [B], or [B, F] with a time for each frame; float32 or wider.
+            condition: class labels int [B], vectors [B, P], None, or a dict, see `diffusion.models.layers.conditions`:
+                "label": int [B], with `num_classes`. "vector": [B, P], with `vector_width`.
+                "text": [B, M, E], with `text_width`. "text_mask": Bool [B, M].
+            features: blocks whose tokens [B, F S, width] the call returns too, see `layers.block_features`; None: none.
+
+        Returns:
+            [B, F, H, W, C], or [B, F, H, W, 2 C] with `learn_sigma`; float32. With `features`: (that, a tuple of the
+            tokens).
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        self._check_videos(x, t)
+        batch, frames, height, width, channels = x.shape
+        inputs = self._entries(condition, batch)
+        seen = Features(features, self.feature_blocks)
+        rows, columns = height // self.patch, width // self.patch
+        dense = lambda name: nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name=name)
+
+        pictures = x.reshape(-1, height, width, channels)
+        tokens = dense("patch_embedding")(patchify(pictures, self.patch))
+        if self.positions != "rope":
+            tokens = tokens + jnp.asarray(sincos_positions(rows, columns, self.width), tokens.dtype)
+        tokens = layout.split(tokens.reshape(batch, -1, self.width), "batch", "tokens", None)
+        c = self._embedding(t, inputs, batch)
+        text = None if inputs["text"] is None else dense("text_embedding")(inputs["text"])
+        bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
+
+        blocks = scanned(
+            VideoBlock,
+            self.depth,
+            self.remat,
+            self.is_initializing(),
+            (nn.broadcast,) * 4,
+            self.unroll,
+            seen.among(self.depth),
+        )
+        fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype)
+        angles = self._angles(frames, rows, columns)
+        tokens, kept = blocks(frames, self.mixing, *fields, name="blocks")(tokens, c, angles, text, bias)
+        seen.stack(self.depth, kept or ())
+
+        c = jnp.broadcast_to(c, (batch, frames, self.width)).reshape(-1, self.width)
+        outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
+        norm = normalisation(self.norm, "final_norm", self.dtype)
+        tokens = modulated_output(tokens.reshape(batch * frames, -1, self.width), c, norm, outputs, self.dtype)
+        output = unpatchify(tokens, self.patch, height, width)
+        return seen.beside(output.reshape(*x.shape[:-1], -1))
+
+    def _embedding(self, t: jax.Array, inputs: dict[str, Any], batch: int) -> jax.Array:
+        """silu of the sum of what is learned of the times, the class and the vector: [B, F or 1, width]."""
+        t = jnp.broadcast_to(t, (batch,))[:, None] if jnp.ndim(t) < 2 else t
+        times = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(t.reshape(-1))
+        c = times.reshape(*t.shape, self.width)
+        if self.num_classes:
+            label = LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")
+            c = c + label(inputs["label"])[:, None]
+        if self.vector_width:
+            c = c + nn.Dense(self.width, dtype=self.dtype, name="vector_embedding")(inputs["vector"])[:, None]
+        return nn.silu(c)
+
+    def _angles(self, frames: int, rows: int, columns: int) -> tuple[jax.Array | None, jax.Array | None]:
+        """Of the attention within frames and along them, or of that over all patches."""
+        head_size = self.width // self.heads
+        if self.mixing == "full":
+            return jnp.asarray(video_angles(frames, rows, columns, head_size)), None
+        within = None if self.positions == "sincos" else jnp.asarray(rope_angles(rows, columns, head_size))
+        return within, jnp.asarray(line_angles(frames, head_size))
+
+    def _check_videos(self, x: jax.Array, t: jax.Array) -> None:
+        if x.ndim != 5:
+            raise ValueError(f"VideoDiT takes videos [B, F, H, W, C]; got an array of shape {x.shape}")
+        if self.shape is not None and self.shape[-1] != x.shape[-1]:
+            raise ValueError(
+                f"shape={self.shape}: this VideoDiT takes so many channels; got an array of shape {x.shape}"
+            )
+        if x.shape[2] % self.patch or x.shape[3] % self.patch:
+            raise ValueError(f"patch={self.patch} does not divide height and width of {x.shape[2:4]} pixels")
+        if jnp.shape(t) not in ((), x.shape[:1], x.shape[:2]):
+            raise ValueError(
+                f"VideoDiT takes one time for each video, t [B] = {x.shape[:1]}, or for each frame, t [B, F] = "
+                f"{x.shape[:2]}; got shape {jnp.shape(t)}"
+            )
+
+    def _entries(self, condition: Any, batch: int) -> dict[str, Any]:
+        """The entries of the condition, with None for missing ones."""
+        required = ("text",) * bool(self.text_width)
+        optional = ("label", "vector", *("text_mask",) * bool(self.text_width))
+        inputs = {"text": None, "text_mask": None}
+        inputs |= conditions.entries(conditions.named(condition), required, optional)
+        conditions.check_label(inputs["label"], batch, self.num_classes)
+        conditions.check_vector(inputs["vector"], batch, self.vector_width)
+        text, mask = inputs["text"], inputs["text_mask"]
+        if text is not None and (text.ndim != 3 or (text.shape[0], text.shape[2]) != (batch, self.text_width)):
+            raise ValueError(
+                f"the condition's 'text' is [B, M, text_width] = ({batch}, M, {self.text_width}); got {text.shape}"
+            )
+        if mask is not None and (mask.shape != text.shape[:2] or mask.dtype != jnp.bool_):
+            raise ValueError(f"the condition's 'text_mask' is Bool [B, M] = {text.shape[:2]}; got {mask.shape}")
+        return inputs
+
+
+def with_frames(
+    network: DiT, params: Mapping[str, Any], key: jax.Array, **options: Any
+) -> tuple[VideoDiT, dict[str, Any]]:
+    """A network of pictures as one of videos, which begins as the network of pictures on each frame by itself.
+
+    The layers along the frames are new, and add exact zeros at first; the other parameters are the given ones.
+
+    Args:
+        network: of pictures.
+        params: its parameters.
+        key: of the new parameters.
+        **options: fields of `VideoDiT` that `DiT` has not: `text_width`, `vector_width`, `shape`.
+
+    Returns:
+        (the network, its parameters).
+
+    Raises:
+        ValueError: for a DiT with several clocks, a strength, embeddings of each block or a frequency shift, which
+            VideoDiT has not, and for another option.
+
+    Reference: Blattmann et al., "Align your Latents: High-Resolution Video Synthesis with Latent Diffusion Models",
+    2023, section 3.1.
+    """
+    for field, plain in UNKNOWN.items():
+        if getattr(network, field) != plain:
+            raise ValueError(f"{field}={getattr(network, field)!r}: a VideoDiT begins as a DiT with {field}={plain!r}")
+    for option in options:
+        if option not in OWN[1:]:
+            raise ValueError(f"with_frames has no option {option!r}; valid are {', '.join(map(repr, OWN[1:]))}")
+    shared = {name: getattr(network, name) for name in VideoDiT.__dataclass_fields__ if name not in (*OWN, "parent")}
+    video = VideoDiT(**{**shared, "name": None}, **options)
+    side = video.patch
+    channels = params["patch_embedding"]["kernel"].shape[0] // side**2
+    condition = {
+        "label": jnp.zeros(1, int) if video.num_classes else None,
+        "vector": jnp.zeros((1, video.vector_width)) if video.vector_width else None,
+        **({"text": jnp.zeros((1, 1, video.text_width))} if video.text_width else {}),
+    }
+    new = video.init(key, jnp.zeros((1, 1, side, side, channels)), jnp.zeros(1), condition)["params"]
+
+    def filled(new: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+        inner = lambda name: isinstance(new[name], Mapping) and name in known
+        return {name: filled(new[name], known[name]) if inner(name) else known.get(name, new[name]) for name in new}
+
+    return video, filled(new, params)
