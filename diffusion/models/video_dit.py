@@ -17,7 +17,7 @@ frames that are known are at t = 0 (the first frame of image-to-video, both ends
 are sampled (`samplers.per_frame`).
 """
 
-__all__ = ["VideoDiT", "video_angles", "with_frames"]
+__all__ = ["VideoBlock", "VideoDiT", "video_angles", "with_frames"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any
