@@ -1,4 +1,4 @@
-"""Flux's transformer: layers of two streams, then layers of one, with rotary positions over three axes.
+"""The transformer of Flux and Chroma: layers of two streams, then layers of one, with rotary positions over three axes.
 
                  text [B, M, E]        x [B, H, W, C]
                       |                      |
@@ -13,6 +13,9 @@
                    norm, shift, scale, dense, unpatchify
                                   |
                            [B, H, W, C]
+
+Chroma has neither the pooled text nor the strength: one network makes the vectors of all layers from t
+(`layers.approximator`), and padding of the text is not seen.
 
 Pictures and features are channels last.
 """
@@ -29,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import extra_attention, layout, network_checks
+from diffusion.models.layers.approximator import Approximator
 from diffusion.models.layers.attention import IMPLEMENTATIONS
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
@@ -47,7 +51,7 @@ PATCH = 2
 
 
 class Flux(nn.Module):
-    """The transformer of FLUX.1: `apply(variables, x, t, condition)` is a `Network`.
+    """The transformer of FLUX.1 and Chroma: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its strength is the scale of the guidance itself, 3.5 for example; the network
     multiplies both by 1000. The position of a text token is (0, 0, 0), that of a patch (0, row, column).
@@ -63,6 +67,9 @@ class Flux(nn.Module):
         pooled_width: P, features of the pooled text.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         strength: the network receives the guidance strength that it imitates (Flux-dev).
+        approximator: (features, hidden features, layers) of the network that makes the vectors of all layers (Chroma),
+            without a strength and with a `pooled_width` of 0; (): each layer makes its own, of t, the pooled text and
+            the strength.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
@@ -70,7 +77,8 @@ class Flux(nn.Module):
     Raises:
         ValueError: from the constructor, for a field out of range or an unknown name.
 
-    Reference: the code of FLUX.1 (Black Forest Labs, 2024); Esser et al., 2024, for the joint layers.
+    Reference: the code of FLUX.1 (Black Forest Labs, 2024); Esser et al., 2024, for the joint layers; the model card of
+    Chroma (Lodestone Rock, 2025).
     """
 
     channels: int = 16
@@ -83,6 +91,7 @@ class Flux(nn.Module):
     pooled_width: int = 768
     axes: tuple[int, int, int] = (16, 56, 56)
     strength: bool = False
+    approximator: tuple[int, ...] = ()
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
@@ -90,9 +99,8 @@ class Flux(nn.Module):
     reuses = ("blocks",)
 
     def __post_init__(self):
-        network_checks.positive(
-            self, ("channels", "out_channels", "width", "depth", "singles", "heads", "text_width", "pooled_width")
-        )
+        sizes = ("channels", "out_channels", "width", "depth", "singles", "heads", "text_width")
+        network_checks.positive(self, sizes if self.approximator else (*sizes, "pooled_width"))
         network_checks.known(self, CHOICES)
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}")
@@ -100,7 +108,20 @@ class Flux(nn.Module):
             raise ValueError(
                 f"axes={self.axes} are three even numbers that sum to the width of a head, {self.width // self.heads}"
             )
+        if self.approximator:
+            self._check_approximator()
         super().__post_init__()
+
+    def _check_approximator(self) -> None:
+        if len(self.approximator) != 3 or min(self.approximator) < 1 or self.approximator[0] % 8:
+            raise ValueError(
+                f"approximator={self.approximator}: (features, hidden features, layers), and 8 divides the first"
+            )
+        if self.strength or self.pooled_width:
+            raise ValueError(
+                f"approximator={self.approximator}: it takes no strength (strength={self.strength}) and no pooled text "
+                f"(pooled_width={self.pooled_width}); valid: False and 0"
+            )
 
     @property
     def feature_blocks(self) -> int:
@@ -126,7 +147,7 @@ class Flux(nn.Module):
             x: noised latents [B, H, W, C]; H and W even.
             t: in [0, 1], [B] or [], float32 or wider.
             condition: see `diffusion.models.layers.conditions`:
-                "text": [B, M, text_width]. "pooled": [B, pooled_width].
+                "text": [B, M, text_width]. "pooled": [B, pooled_width]; with an approximator "text_mask" in its place.
                 "strength": [B], required where the network receives it, refused elsewhere.
                 "residuals": a pair of tuples, for the joint and for the single layers, either of them empty or of K
                 arrays [B, N, width] over the N patches, row by row; the k-th is added to the picture's tokens after
@@ -144,6 +165,7 @@ class Flux(nn.Module):
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
         required = ("text", "pooled", "strength") if self.strength else ("text", "pooled")
+        required = ("text", "text_mask") if self.approximator else required
         inputs = entries(condition, required, ("residuals", "extra"))
         self._check(x, t, inputs)
         seen = Features(features, self.feature_blocks)
@@ -153,15 +175,24 @@ class Flux(nn.Module):
         text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(inputs["text"])
         strength = 1000 * inputs["strength"] if self.strength else None
         t = jnp.asarray(t)
-        c = Conditioning(self.width, self.dtype, name="conditioning")(1000 * t, inputs["pooled"], strength)
+        c, last, per_layer, of_single = None, None, {}, {}
+        if self.approximator:
+            last, per_layer["vectors"], of_single["vectors"] = self._vectors(jnp.broadcast_to(t, x.shape[:1]))
+            shown = jnp.ones((x.shape[0], image.shape[1]), bool)
+            seen_tokens = jnp.concatenate([inputs["text_mask"], shown], axis=1)
+            per_layer["seen"], of_single["seen"] = (
+                jnp.broadcast_to(seen_tokens, (depth, *seen_tokens.shape)) for depth in (self.depth, self.singles)
+            )
+        else:
+            c = Conditioning(self.width, self.dtype, name="conditioning")(1000 * t, inputs["pooled"], strength)
         angles = jnp.asarray(axis_angles(self.token_positions(text.shape[1], height, width), self.axes))
 
         joint, single = self.spread(inputs["residuals"] or ((), ()))
-        per_layer: dict[str, Any] = {"residual": jnp.stack(joint)} if joint else {}
+        per_layer |= {"residual": jnp.stack(joint)} if joint else {}
         if inputs["extra"] is not None:
             per_layer["extra"] = extra_attention.of_layers(inputs["extra"], 0, self.depth)
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
-        of_single = {"residual": jnp.stack(single)} if single else {}
+        of_single |= {"residual": jnp.stack(single)} if single else {}
         if through is not None:
             axes = (nn.broadcast, nn.broadcast, 0)
             params = params_of(self)
@@ -181,7 +212,7 @@ class Flux(nn.Module):
             words = text.shape[1]
             of_picture = lambda carry: carry[0] if isinstance(carry, tuple) else carry[:, words:]
             tokens, more = through(Blocks(streams, segments, of_picture))
-            return self._output(tokens, c, height, width), more
+            return self._output(tokens, c, last, height, width), more
         picture = lambda streams: streams[0]
         blocks = scanned(
             JointBlock, self.depth, self.remat, self.is_initializing(), kept=seen.among(self.depth), pick=picture
@@ -198,11 +229,22 @@ class Flux(nn.Module):
         tokens, kept = blocks(jnp.concatenate([text, image], axis=1), c, angles, of_single)
         seen.stack(self.singles, kept or ())
 
-        return seen.beside(self._output(picture(tokens), c, height, width))
+        return seen.beside(self._output(picture(tokens), c, last, height, width))
 
-    def _output(self, tokens: jax.Array, c: jax.Array, height: int, width: int) -> jax.Array:
-        tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.out_channels, self.dtype)
+    def _output(self, tokens: jax.Array, c: Any, last: Any, height: int, width: int) -> jax.Array:
+        tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.out_channels, self.dtype, last)
         return unpatchify(tokens, PATCH, height, width)
+
+    def _vectors(self, t: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array], jax.Array]:
+        """(shift and scale of the output, those of the joint layers' streams [L, B, 6, D], of the single layers)."""
+        count = 3 * self.singles + 12 * self.depth + 2
+        vectors = Approximator(count, self.width, *self.approximator, self.dtype, name="approximator")(1000 * t)
+        single, picture, text, last = jnp.split(
+            vectors, np.cumsum([3 * self.singles, 6 * self.depth, 6 * self.depth]), 1
+        )
+        of_layers = lambda own, depth: own.reshape(len(t), depth, -1, self.width).swapaxes(0, 1)
+        both = of_layers(picture, self.depth), of_layers(text, self.depth)
+        return tuple(jnp.split(last, 2, axis=1)), both, of_layers(single, self.singles)
 
     def spread(self, residuals: Sequence[tuple[jax.Array, ...]]) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         """Residuals of joint and of single layers, K arrays each, over all layers, as evenly as diffusers does."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from diffusion.text.cache import cached, fingerprint
     from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, side_by_side
     from diffusion.text.published_conditions import (
+        chroma,
         flux,
         pixart,
         stable_diffusion,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from diffusion.text.weighting import parse
 
 __all__ = [
-    "Embeddings", "Encoder", "Tokenizer", "Tokens", "byte_pairs", "cached", "encode", "fingerprint", "flux",
+    "Embeddings", "Encoder", "Tokenizer", "Tokens", "byte_pairs", "cached", "chroma", "encode", "fingerprint", "flux",
     "one_after_other", "parse", "pixart", "side_by_side", "stable_diffusion", "stable_diffusion_3",
     "stable_diffusion_xl", "tokenizer", "weighting",
 ]  # fmt: skip
@@ -35,7 +36,14 @@ public.declare(
     {
         "cache": ("cached", "fingerprint"),
         "encoding": ("Embeddings", "Encoder", "encode", "one_after_other", "side_by_side"),
-        "published_conditions": ("flux", "pixart", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl"),
+        "published_conditions": (
+            "chroma",
+            "flux",
+            "pixart",
+            "stable_diffusion",
+            "stable_diffusion_3",
+            "stable_diffusion_xl",
+        ),
         "tokenizer": ("Tokenizer", "Tokens"),
         "weighting": ("parse",),
     },

@@ -7,13 +7,14 @@
 | SD 3   | [B, 77 + 256, 4096] two CLIPs side by side, then T5          | of both, in a row   |             |
 | Flux   | [B, 512, 4096] T5                                            | of CLIP             |             |
 | PixArt | [B, 120 or 300, 4096] T5                                     |                     | T5's        |
+| Chroma | [B, 512, 4096] T5                                            |                     | and one     |
 
 SDXL and SD 3 read CLIP's states before the last layer, without the final norm: `Encoder.of(..., skip=1, norm=False)`.
 Encode prompts and negative prompts in one call, so that they have as many tokens; "" is a prompt like any other. (SDXL
 was published to receive zeros where there is no negative prompt: `jax.tree.map(jnp.zeros_like, condition)`.)
 """
 
-__all__ = ["flux", "pixart", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl"]
+__all__ = ["chroma", "flux", "pixart", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -89,6 +90,19 @@ def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict
         **how: further arguments of `encode`, for T5.
     """
     return {"text": encode(prompts, t5, **how).tokens, "pooled": _pooled(encode(prompts, clip))}
+
+
+def chroma(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of Chroma, which sees the first token of the padding, too.
+
+    Args:
+        prompts: B texts.
+        t5: T5's encoder, `masked=True`, with a tokenizer of 512 tokens.
+        **how: further arguments of `encode`.
+    """
+    embeddings = encode(prompts, t5, **how)
+    mask = jnp.asarray(embeddings.mask)
+    return {"text": embeddings.tokens, "text_mask": mask | jnp.pad(mask, ((0, 0), (1, 0)))[:, :-1]}
 
 
 def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@
 | StableDiffusionXLPipeline      | U-Net                    | the tokens of two CLIPs, a pooled vector, sizes        |
 | StableDiffusion3Pipeline       | MM-DiT                   | two CLIPs and T5, two pooled vectors                   |
 | FluxPipeline                   | Flux                     | T5, CLIP's pooled vector, the guidance it was made for |
+| ChromaPipeline                 | Flux, one approximator   | T5 and where its padding begins                        |
 | PixArtAlphaPipeline            | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
 | PixArtSigmaPipeline            | DiT with cross-attention | T5 (300 tokens); ours, CLIP's tokens                   |
 
@@ -162,6 +163,16 @@ FLUX = Kind(
     unit_clock=True,
     even=True,
 )
+CHROMA = Kind(
+    "Chroma",
+    "transformer",
+    (Reader(how={"masked": True}, length=512),),
+    text.chroma,
+    FLUX.multiple,
+    Usual(35, 5.0),
+    unit_clock=True,
+    even=True,
+)
 PIXART_ALPHA = Kind("PixArt", "transformer", (Reader(how={"masked": True}, length=120),), text.pixart, _patch,
                     Usual(20, 4.5))  # fmt: skip
 PIXART_SIGMA = PIXART_ALPHA._replace(readers=(Reader(how={"masked": True}, length=300),))
@@ -177,6 +188,7 @@ KINDS = {
     "StableDiffusionXLInpaintPipeline": XL_INPAINT,
     "StableDiffusion3Pipeline": SD_3,
     "FluxPipeline": FLUX,
+    "ChromaPipeline": CHROMA,
     "PixArtAlphaPipeline": PIXART_ALPHA,
     "PixArtSigmaPipeline": PIXART_SIGMA,
 }

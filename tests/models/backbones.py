@@ -167,6 +167,12 @@ BACKBONES = {
         words("pooled", "strength"),
         blocks="(?:single_)?blocks",
     ),
+    "flux, approximator": Backbone(
+        Flux(4, 4, 24, 2, 2, 2, TEXT, 0, (4, 4, 4), approximator=(8, 12, 2)),
+        (8, 8, 4),
+        words("text_mask"),
+        blocks="(?:single_)?blocks",
+    ),
     "jit": Backbone(
         JiT(**TOKENS | {"depth": 3}, num_classes=CLASSES, bottleneck=8, class_tokens=4, class_start=1),
         (8, 8, 3),

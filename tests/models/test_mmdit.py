@@ -160,6 +160,7 @@ def test_rotary_positions_are_turns_in_the_complex_plane():
         ("flux", {"axes": (4, 6, 8)}, r"axes=\(4, 6, 8\).*width of a head, 16"),
         ("flux", {"axes": (5, 5, 6)}, r"axes=\(5, 5, 6\) are three even"),
         ("flux", {"singles": 0}, "singles=0 must be positive"),
+        ("flux", {"approximator": (8, 12, 2)}, r"approximator=\(8, 12, 2\): it takes no strength \(strength=True\)"),
     ],
 )
 def test_bad_fields_are_refused_where_they_are_written(name, fields, message):
@@ -210,6 +211,7 @@ def test_bad_calls_are_refused(name, change, message):
         ("SD3Transformer2DModel", {"qk_norm": "layer_norm"}, "qk_norm = 'layer_norm' is not supported"),
         ("SD3Transformer2DModel", {"force_zeros_for_pooled_projection": True}, "which this version does not know"),
         ("FluxTransformer2DModel", {"patch_size": 2}, "patch_size = 2 is not supported"),
+        ("ChromaTransformer2DModel", {"guidance_embeds": True}, "which this version does not know"),
         ("FluxTransformer2DModel", {"rope_theta": 2000}, "rope_theta = 2000, which this version does not know"),
     ],
 )

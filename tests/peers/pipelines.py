@@ -319,6 +319,37 @@ def flux(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
 
 
+def chroma(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    transformer = diffusers.ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=16,
+        approximator_hidden_dim=24,
+        approximator_layers=2,
+    )
+    return diffusers.ChromaPipeline(
+        vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
+        tokenizer=t5_tokenizer(folder / "t5"),
+        text_encoder=t5(),
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(SHIFTED | {"use_dynamic_shifting": True}),
+    )
+
+
+def chroma_texts(pipe) -> dict:
+    """The texts as its pipeline reads them, with masks of booleans: it adds one of ones to the scores."""
+    found = {}
+    for before, texts in (("", PROMPTS), ("negative_", [NEGATIVE] * 2)):
+        embeds, mask = pipe._get_t5_prompt_embeds(texts)
+        found |= {f"{before}prompt_embeds": embeds, f"{before}prompt_attention_mask": mask.bool()}
+    return found
+
+
 PIPELINES = {
     "sd": stable_diffusion,
     "inpaint": stable_diffusion_inpaint,
@@ -329,6 +360,7 @@ PIPELINES = {
     "pixart": pixart_sigma,
     "alpha": pixart_alpha,
     "flux": flux,
+    "chroma": chroma,
     "playground": playground,
     "lcm": latent_consistency,
 }
@@ -386,6 +418,7 @@ TRAJECTORIES = {
     "pixart": (PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "alpha": (PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "flux": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
+    "chroma": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "playground": (
         EDM,
         {
@@ -477,6 +510,10 @@ def write(name: str, folder: pathlib.Path) -> None:
             if name == "flux":  # has its guidance distilled in, and takes patches
                 del arguments["negative_prompt"]
                 latents = pipe._pack_latents(latents, 2, channels, 8, 8)
+            if name == "chroma":
+                del arguments["negative_prompt"]
+                arguments |= chroma_texts(pipe)
+                latents = pipe._pack_latents(latents, 2, channels, 8, 8)
             if name == "inpaint":
                 arguments |= {
                     "image": torch.zeros(1, 3, 16, 16),
@@ -492,9 +529,9 @@ def write(name: str, folder: pathlib.Path) -> None:
             if name == "lcm":
                 arguments = {}
             sides = {} if name == "edit" else {"height": 16, "width": 16}  # there those of the picture
-            draw = functools.partial(pipe, PROMPTS, latents=latents, **sides, **arguments)
+            draw = functools.partial(pipe, None if name == "chroma" else PROMPTS, latents=latents, **sides, **arguments)
             found = draw(output_type="latent").images
-            if name == "flux":
+            if name in ("flux", "chroma"):
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
             factor = pipe.vae.config.scaling_factor
             shift = getattr(pipe.vae.config, "shift_factor", None) or 0

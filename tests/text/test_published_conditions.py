@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
@@ -10,6 +11,7 @@ import safetensors
 from diffusion import text
 from diffusion.models import interchange
 from diffusion.text import Encoder, Tokenizer
+from diffusion.text.encoding import AlreadyRead
 from tests.models.interchange.published import Published
 from tests.text.vocabularies import FIXTURES, folder_of
 
@@ -52,3 +54,12 @@ def test_the_condition_is_that_of_the_published_pipeline(name, tmp_path):
     for key, value in expected.items():
         assert conditions[key].shape == value.shape
         np.testing.assert_allclose(conditions[key], value, rtol=0, atol=within * np.abs(value).max(), err_msg=key)
+
+
+def test_chroma_sees_the_first_token_of_the_padding():
+    """One more than the tokenizer's mask, and all of a text without padding."""
+    mask = np.arange(5) < np.array([[2], [5], [1]])
+    read = AlreadyRead(np.zeros((3, 5), np.int32), mask)
+    found = text.chroma([""] * 3, Encoder(read, lambda ids, mask: (jnp.zeros((*ids.shape, 4)), None)))
+    np.testing.assert_array_equal(found["text_mask"], np.arange(5) < np.array([[3], [5], [2]]))
+    assert found["text"].shape == (3, 5, 4)

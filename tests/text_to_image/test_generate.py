@@ -94,6 +94,7 @@ TRAJECTORIES = {
     "pixart": {"dpmpp_2m": 6e-5},
     "alpha": {"dpmpp_2m": 5e-5},
     "flux": {"euler": 3e-5},
+    "chroma": {"euler": 3e-5},
     "playground": {"dpmpp_2m": 3e-5, "euler": 3e-5},
     "lcm": {"lcm": 4e-5},
 }
@@ -192,6 +193,7 @@ OWN_SAMPLER = {
     "pixart": "dpmpp_2m",
     "alpha": "dpmpp_2m",
     "flux": "euler",
+    "chroma": "euler",
     "playground": "dpmpp_2m",
     "lcm": "lcm",
 }
@@ -238,7 +240,7 @@ def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["playground", "lcm"])
+@pytest.mark.parametrize("name", ["playground", "lcm", "chroma"])
 def test_pictures_of_the_whole_program_follow_from_prompt_and_seed(name):
     draw = lambda prompt, seed: text_to_image.generate(loaded(name), prompt, seeds=seed, steps=4, sampler="")
     first = draw("a cat", 1)

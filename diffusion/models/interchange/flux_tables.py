@@ -1,6 +1,6 @@
 """Flux's transformer by the names of diffusers' FluxTransformer2DModel and of Black Forest Labs' single files."""
 
-__all__ = ["build", "describe", "example", "table"]
+__all__ = ["build", "describe", "described", "example", "sizes", "table"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from diffusion.models.flux import PATCH, Flux
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, Family, Fields
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.joint_rows import StreamNames, shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, stacked, within
 
@@ -112,30 +112,37 @@ def table(module: Flux, layout: str) -> list[Row]:
     return rows
 
 
-def build(config: Mapping[str, Any]) -> Flux:
-    """Our module for a config.json of FluxTransformer2DModel."""
-    fields = Fields(NAME, config)
+def sizes(fields: Fields) -> dict[str, Any]:
+    """Our fields that a config of Flux's kind has for each of its networks."""
     fields.only("patch_size", 1)  # of packed tokens; the packing is by 2 x 2
     heads = fields.take("num_attention_heads", 24)
     inputs = fields.take("in_channels", 64)
+    return {
+        "channels": inputs // PATCH**2,
+        "out_channels": (fields.take("out_channels", None, MAYBE_SIZE) or inputs) // PATCH**2,
+        "width": heads * fields.take("attention_head_dim", 128),
+        "depth": fields.take("num_layers", 19, DEPTH),
+        "singles": fields.take("num_single_layers", 38, DEPTH),
+        "heads": heads,
+        "text_width": fields.take("joint_attention_dim", 4096),
+        "axes": fields.take("axes_dims_rope", (16, 56, 56), SIZES),
+    }
+
+
+def build(config: Mapping[str, Any]) -> Flux:
+    """Our module for a config.json of FluxTransformer2DModel."""
+    fields = Fields(NAME, config)
     module = Flux(
-        channels=inputs // PATCH**2,
-        out_channels=(fields.take("out_channels", None, MAYBE_SIZE) or inputs) // PATCH**2,
-        width=heads * fields.take("attention_head_dim", 128),
-        depth=fields.take("num_layers", 19, DEPTH),
-        singles=fields.take("num_single_layers", 38, DEPTH),
-        heads=heads,
-        text_width=fields.take("joint_attention_dim", 4096),
+        **sizes(fields),
         pooled_width=fields.take("pooled_projection_dim", 768),
-        axes=fields.take("axes_dims_rope", (16, 56, 56), SIZES),
         strength=fields.take("guidance_embeds", False),
     )
     fields.end()
     return module
 
 
-def describe(module: Flux) -> dict[str, Any]:
-    """The config.json of one of our modules."""
+def described(module: Flux) -> dict[str, Any]:
+    """The fields of `sizes` in a config; its inverse."""
     inputs = PATCH**2 * module.channels
     outputs = PATCH**2 * module.out_channels
     return {
@@ -147,10 +154,19 @@ def describe(module: Flux) -> dict[str, Any]:
         "attention_head_dim": module.width // module.heads,
         "num_attention_heads": module.heads,
         "joint_attention_dim": module.text_width,
-        "pooled_projection_dim": module.pooled_width,
-        "guidance_embeds": module.strength,
         "axes_dims_rope": list(module.axes),
     }
+
+
+def describe(module: Flux) -> dict[str, Any]:
+    """The config.json of one of our modules.
+
+    Raises:
+        Refusal: for a Chroma.
+    """
+    if module.approximator:
+        raise Refusal(f"{NAME}: each of its layers makes its own vectors, and this network has an approximator.")
+    return described(module) | {"pooled_projection_dim": module.pooled_width, "guidance_embeds": module.strength}
 
 
 def example(module: Flux) -> tuple:

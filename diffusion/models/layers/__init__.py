@@ -7,6 +7,7 @@ from diffusion import public
 if TYPE_CHECKING:
     from diffusion.models.layers import (
         activations,
+        approximator,
         attention,
         attention_records,
         attention_splash,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "activations",
+    "approximator",
     "attention",
     "attention_records",
     "attention_splash",

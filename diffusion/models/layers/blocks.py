@@ -146,7 +146,12 @@ class Modulation(nn.Module):
 
 
 def modulated_output(
-    tokens: jax.Array, c: jax.Array, norm: Callable[[jax.Array], jax.Array], outputs: int, dtype: str
+    tokens: jax.Array,
+    c: jax.Array | None,
+    norm: Callable[[jax.Array], jax.Array],
+    outputs: int,
+    dtype: str,
+    vectors: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """The last layers of a network: norm(x) (1 + scale) + shift, and a dense layer; zero at the start.
 
@@ -159,11 +164,12 @@ def modulated_output(
         norm: normalisation of the last axis.
         outputs: values of a token.
         dtype: compute type of the modulation.
+        vectors: shift and scale [B, 1, D] in place of those computed from c.
 
     Returns:
         [B, N, outputs], float32.
     """
-    shift, scale = Modulation(2, dtype, tokens.shape[-1], name="final_modulation")(c)
+    shift, scale = vectors or Modulation(2, dtype, tokens.shape[-1], name="final_modulation")(c)
     tokens = norm(tokens) * (1 + scale) + shift
     return nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import extra_attention, layout
 from diffusion.models.layers.activations import gelu
-from diffusion.models.layers.attention import attention
+from diffusion.models.layers.attention import attention, mask_bias
 from diffusion.models.layers.blocks import Gelu, Modulation, xavier
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.heads import Heads
@@ -94,12 +94,20 @@ class Projections(nn.Module):
         return layout.split(keep_narrow(self.out(x)), "batch", "tokens", None)
 
 
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, angles: jax.Array | None, implementation: str) -> jax.Array:
-    """Attention with rotary positions, [B, N, H, D]; afterwards tokens are split over devices again."""
+def _attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    angles: jax.Array | None,
+    implementation: str,
+    seen: jax.Array | None = None,
+) -> jax.Array:
+    """Attention with rotary positions to the tokens that are seen; afterwards tokens are split over devices again."""
     if angles is not None:
         q = turn(q, angles)
         k = turn(k, angles)
-    return layout.split(attention(q, k, v, implementation), "batch", None, "attended heads", None)
+    bias = None if seen is None else mask_bias(seen)
+    return layout.split(attention(q, k, v, implementation, bias), "batch", None, "attended heads", None)
 
 
 def _to_tokens(x: jax.Array) -> jax.Array:
@@ -124,15 +132,26 @@ class Stream(nn.Module):
         self.attention = Projections(self.width, self.heads, self.qk_norm, self.dtype)
         self.mlp = Gelu(4.0, self.dtype)
 
-    def enter(self, x: jax.Array, c: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+    def of(self, c: jax.Array | None, given: jax.Array | None) -> list[jax.Array]:
+        """The stream's vectors [B, 1, D], of the condition, or as they are given [B, vectors, D]."""
+        return self.modulation(c) if given is None else _each(given)
+
+    def enter(
+        self, x: jax.Array, c: jax.Array | None, given: jax.Array | None = None
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
         """x [B, N, D] -> ([q, k, v], the stream's vectors [B, 1, D])."""
-        vectors = self.modulation(c)
+        vectors = self.of(c, given)
         return self.attention.enter(modulated(x, *vectors[:2])), vectors
 
     def leave(self, x: jax.Array, mixed: jax.Array, vectors: list[jax.Array]) -> jax.Array:
         """x [B, N, D] and the output of attention [B, N, H, D / H] -> x after the layer."""
         x = x + vectors[2] * self.attention.leave(_to_tokens(mixed))
         return layout.split(x + vectors[5] * self.mlp(modulated(x, *vectors[3:5])), "batch", "tokens", None)
+
+
+def _each(vectors: jax.Array) -> list[jax.Array]:
+    """K vectors [B, K, D], each [B, 1, D]."""
+    return jnp.split(vectors, vectors.shape[1], axis=1)
 
 
 def modulated(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
@@ -154,6 +173,8 @@ class JointBlock(nn.Module):
         "residual"  [B, N, D]: added to the picture after the layer, skipped or not
         "extra"     image prompts: attentions of the picture's queries, before their rotation, whose output is added
                     to the picture after the layer, see `extra_attention`
+        "vectors"   of the picture's and the text's stream, each [B, 6, D], in place of those computed from c
+        "seen"      Bool [B, M + N]: which tokens, the text's first, others attend to; without it all
 
     Returns (streams, None), as a scan expects; with `entering` (what the attention reads of the picture, None).
 
@@ -179,7 +200,7 @@ class JointBlock(nn.Module):
     def __call__(
         self,
         streams: tuple[jax.Array, jax.Array],
-        c: jax.Array,
+        c: jax.Array | None,
         angles: jax.Array | None,
         inputs: dict[str, Any],
         entering: bool = False,
@@ -187,14 +208,15 @@ class JointBlock(nn.Module):
         x, text = streams = jax.tree.map(layout.row_major, streams)
         width = x.shape[-1]
         image = Stream(width, self.heads, self.qk_norm, self.dtype, 9 if self.dual else 6, name="image")
+        of_picture, of_text = inputs.get("vectors", (None, None))
         if entering:
-            return modulated(x, *image.modulation(c)[:2]), None
+            return modulated(x, *image.of(c, of_picture)[:2]), None
         words = Stream(width, self.heads, self.qk_norm, self.dtype, 2 if self.last else 6, name="text")
 
-        own, vectors = image.enter(x, c)
-        theirs, text_vectors = words.enter(text, c)
+        own, vectors = image.enter(x, c, of_picture)
+        theirs, text_vectors = words.enter(text, c, of_text)
         q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(theirs, own))
-        mixed = _attend(own[0] if self.last else q, k, v, angles, self.attention)
+        mixed = _attend(own[0] if self.last else q, k, v, angles, self.attention, inputs.get("seen"))
 
         if self.dual:
             second = Projections(width, self.heads, self.qk_norm, self.dtype, name="self_attention")
@@ -238,7 +260,8 @@ class SingleBlock(nn.Module):
         x <- x + gate * leave([attention(q, k, v), gelu(h)])
 
     Arguments of the call: tokens x [B, M + N, D], text first; c and angles as `JointBlock`; its entry
-    "residual" [B, N, D] is added to the picture's tokens. Returns (x, None).
+    "residual" [B, N, D] is added to the picture's tokens; "vectors" [B, 3, D] and "seen" are as `JointBlock`'s. Returns
+    (x, None).
 
     Reference: Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023, section 2, for the
     parallel layer; the code of FLUX.1 (Black Forest Labs, 2024).
@@ -250,12 +273,13 @@ class SingleBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, c: jax.Array, angles: jax.Array, inputs: dict[str, jax.Array]
+        self, x: jax.Array, c: jax.Array | None, angles: jax.Array, inputs: dict[str, jax.Array]
     ) -> tuple[jax.Array, None]:
-        shift, scale, gate = Modulation(3, self.dtype, name="modulation")(c)
+        given = inputs.get("vectors")
+        shift, scale, gate = Modulation(3, self.dtype, name="modulation")(c) if given is None else _each(given)
         both = Projections(x.shape[-1], self.heads, True, self.dtype, beside=4, name="attention")
         q, k, v, hidden = both.enter(modulated(x, shift, scale))
-        mixed = _to_tokens(_attend(q, k, v, angles, self.attention))
+        mixed = _to_tokens(_attend(q, k, v, angles, self.attention, inputs.get("seen")))
         x = x + gate * both.leave(jnp.concatenate([mixed[:, :, None], gelu(hidden)], axis=2))
         if "residual" in inputs:
             text = x.shape[1] - inputs["residual"].shape[1]

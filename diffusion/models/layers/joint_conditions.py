@@ -12,11 +12,16 @@ def check_text(batch: int, text_width: int, pooled_width: int, inputs: dict[str,
         ValueError: naming both shapes.
     """
     text = inputs["text"].shape
-    pooled = inputs["pooled"].shape
     if len(text) != 3 or text[0] != batch or text[2] != text_width:
         raise ValueError(f"the condition's 'text' is [B, M, text_width] = ({batch}, M, {text_width}); got {text}")
-    if pooled != (batch, pooled_width):
+    if "pooled" in inputs and (pooled := inputs["pooled"].shape) != (batch, pooled_width):
         raise ValueError(f"the condition's 'pooled' is [B, pooled_width] = ({batch}, {pooled_width}); got {pooled}")
+    if "text_mask" in inputs:
+        mask = inputs["text_mask"]
+        if mask.shape != text[:2] or mask.dtype != bool:
+            raise ValueError(
+                f"the condition's 'text_mask' is Bool [B, M] = {text[:2]}; got {mask.dtype} of shape {mask.shape}"
+            )
 
 
 def check_residuals(residuals: Any, tokens: tuple[int, int, int], depth: int) -> None:

@@ -166,6 +166,10 @@ def mmdit(net, a):
     return {"output": net(a["x"], a["t"], condition)}
 
 
+def chroma(net, a):
+    return {"output": net(a["x"], a["t"], {"text": a["text"], "text_mask": a["text_mask"]})}
+
+
 def mmdit_adapters(net, a):
     plain = {"text": a["text"], "pooled": a["pooled"]}
     skip = np.array([[False] * 4, [False, True, True, False]])
@@ -292,6 +296,7 @@ CALLS = {
     "flux_original": Call(mmdit, 8e-5),
     "mmdit_sd35_medium": Call(mmdit_adapters, 2e-5),
     "flux_dev": Call(flux_dev, 7e-5),
+    "chroma": Call(chroma, 5e-6),
     "unet_2d_ddpm": Call(unet, 2e-5),
     "unet_2d_heads": Call(unet, 8e-6),
     "unet_2d_adm": Call(unet, 2e-5),
@@ -374,6 +379,7 @@ LISTINGS = {
     },
     **{f"mmdit_full_{name}": "SD3Transformer2DModel" for name in ("sd3_medium", "sd35_medium", "sd35_large")},
     "flux_full_dev": "FluxTransformer2DModel",
+    "chroma_full": "ChromaTransformer2DModel",
     **{f"unet_2d_full_{name}": "UNet2DModel" for name in ("cifar10", "256", "imagenet64", "ncsnpp")},
     **{f"adm_unet_full_{side}": "ADMUNet" for side in (64, 256, 512)},
     "song_unet_full_ddpmpp": "SongUNet",

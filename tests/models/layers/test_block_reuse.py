@@ -28,6 +28,7 @@ TRANSFORMERS = {
     "pixart": (PixArt(shape=(4, 4, 4), width=16, depth=2, heads=2, text_width=6), ("text",), 2),
     "mmdit": (MMDiT(4, 4, 2, 16, 4, 2, 6, 5, 4, 4, dual=1), ("text", "pooled"), 4),
     "flux": (Flux(4, 4, 16, 2, 2, 2, 6, 5, (2, 2, 4)), ("text", "pooled"), 4),
+    "flux, approximator": (Flux(4, 4, 16, 2, 2, 2, 6, 0, (2, 2, 4), approximator=(8, 12, 1)), ("text", "text_mask"), 4),
 }
 UNETS = {
     "unet": (UNet((8, 16), 1, (1,), in_channels=4, out_channels=4, groups=4), None, 7),
@@ -39,7 +40,9 @@ def _made(module, entries):
     """(params, inputs) of a network none of whose parameters is zero."""
     rng = np.random.default_rng(0)
     array = lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
-    condition = {name: array(TEXT[name]) for name in entries} if entries else None
+    condition = {name: array(TEXT[name]) for name in entries if name in TEXT} if entries else None
+    if "text_mask" in entries:
+        condition["text_mask"] = jnp.array([[True, True, False], [True, True, True]])
     if isinstance(module, DiT | JiT):
         condition = jnp.array([1, 2])
     inputs = (array(LATENTS), jnp.array([0.3, 0.6]), condition)

@@ -13,7 +13,7 @@ SMALL = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 8,
-    "attn_implementation": "eager",  # the others leave the cap of scores out
+    "attn_implementation": "eager",  # the one that caps scores
     "pad_token_id": 0,
 }
 IDS = (np.arange(2 * 20).reshape(2, 20) * 7 % 37 + 3).astype(np.int32)

@@ -1,0 +1,44 @@
+"""Chroma's transformer of diffusers, small and at the published size."""
+
+import numpy as np
+import torch
+from diffusers import ChromaTransformer2DModel, FluxPipeline
+
+from tests.peers.cases import Case, first, last
+from tests.peers.made_weights import drawn
+
+INPUTS = {
+    "x": drawn("chroma x", 2, 8, 12, 4),
+    "t": np.array([0.003, 0.7315], np.float32),
+    "text": drawn("chroma text", 2, 5, 24),
+    "text_mask": np.arange(5) < np.array([[5], [3]]),
+}
+
+
+def small() -> ChromaTransformer2DModel:
+    return ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=3,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=16,
+        approximator_hidden_dim=24,
+        approximator_layers=2,
+    )
+
+
+def run(module: ChromaTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With a mask of booleans, as its authors' code has it: diffusers' pipeline adds a mask of ones to the scores."""
+    batch, height, width, channels = a["x"].shape
+    tokens = FluxPipeline._pack_latents(first(a["x"]), batch, channels, height, width)
+    places = FluxPipeline._prepare_latent_image_ids(batch, height // 2, width // 2, "cpu", torch.float32)
+    seen = torch.cat([a["text_mask"], torch.ones(batch, tokens.shape[1], dtype=torch.bool)], dim=1)
+    out = module(tokens, a["text"], a["t"], places, torch.zeros(a["text"].shape[1], 3), seen).sample
+    return {"output": last(FluxPipeline._unpack_latents(out, 8 * height, 8 * width, 8))}
+
+
+CASES = {"chroma": Case(small, INPUTS, run)}
+LISTINGS = {"chroma_full": ChromaTransformer2DModel}
