@@ -12,6 +12,7 @@
 - `preparation`: datasets of TFDS, prepared in an environment of their own.
 - `latent_cache`, `latent_writer`: a cache of what an autoencoder makes of a split, read by the same pipeline.
 - `feature_cache`: what a frozen image encoder makes of it, beside its latents.
+- `given_series`: what is given of a series and what is hidden; `gaussian_processes`: of which that is exactly known.
 - `buckets`: batches of several sizes and aspect ratios in one run.
 """
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
         digits,
         feature_cache,
         fingerprints,
+        gaussian_processes,
+        given_series,
         image_folder,
         keyed_permutation,
         latent_cache,
@@ -53,6 +56,8 @@ __all__ = [
     "digits",
     "feature_cache",
     "fingerprints",
+    "gaussian_processes",
+    "given_series",
     "image_folder",
     "keyed_permutation",
     "latent_cache",

@@ -1,6 +1,6 @@
 """A transformer of sequences: series, sound in patches, latents of a line; DiT's layers with positions on one axis.
 
- class   vector   t               x [B, L, C]
+ class   vector   t               x [B, L, C]    (given, mask, real)
    |       |      |                    |
 embedding dense sinusoid, MLP     patches, dense, + sin-cos
    +-------+------+                    |
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.layers import layout, network_checks
+from diffusion.models.layers import conditions, layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import MLPS, Block, modulated_output, xavier
@@ -85,6 +85,8 @@ class SequenceTransformer(nn.Module):
         patch: steps of a token; it divides the length.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         vector_width: numbers of the condition's "vector"; 0 for a network that receives none.
+        given: whether the condition has "given", "mask" and "real" [B, L, C], a series of which a part is given, which
+            stand beside x as further channels (CSDI); see `diffusion.data.given_series`.
         mlp_ratio: hidden features of the MLP over `width`.
         norm: "layernorm" or "rmsnorm".
         mlp: "gelu" or "swiglu".
@@ -101,7 +103,8 @@ class SequenceTransformer(nn.Module):
     Raises:
         ValueError: at construction, for a field out of range or an unknown name.
 
-    Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023; Su et al., "RoFormer", 2021.
+    Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023; Su et al., "RoFormer", 2021; Tashiro
+    et al., "CSDI: Conditional Score-based Diffusion Models for Probabilistic Time Series Imputation", 2021.
     """
 
     width: int = 128
@@ -121,6 +124,7 @@ class SequenceTransformer(nn.Module):
     dtype: str = "float32"
     times: int = 1
     shape: tuple[int, int] | None = None
+    given: bool = False
     ranks = (2,)
 
     def __post_init__(self):
@@ -152,7 +156,8 @@ class SequenceTransformer(nn.Module):
         Args:
             x: sequences [B, L, C].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
-            condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width].
+            condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width]; with the
+                network's `given` also "given" float, "mask" and "real" Bool, each [B, L, C].
             features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
@@ -166,11 +171,15 @@ class SequenceTransformer(nn.Module):
         batch, length, channels = x.shape
         if length % self.patch:
             raise ValueError(f"patch={self.patch} does not divide the length {length}; choose a patch that does")
+        channels_in = x
+        if self.given:
+            (given, mask, real), condition = conditions.series_parts(condition, x.shape)
+            channels_in = jnp.concatenate([x, jnp.where(mask, given, 0), mask, real], axis=-1)
         c = ConditionEmbedding(
             self.width, self.num_classes, self.vector_width, self.times, self.dtype, name="condition"
         )(x, t, condition)
 
-        tokens = x.reshape(batch, length // self.patch, self.patch * channels)
+        tokens = channels_in.reshape(batch, length // self.patch, -1)
         tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(tokens)
         angles = None
         if self.positions == "sincos":

@@ -7,6 +7,7 @@
 - `sequences`: any Python sequence of records; `iterated`: any iterable; `of_python`: which of them it is, and
   Hugging Face's datasets. `stream_values`: what an iterable yields.
 - `spiral_points`: points in the plane, made here.
+- `series`: series of which a part is given, of a Gaussian process or of one's own files.
 - `file_streams`: tar shards and Parquet from their beginning to their end.
 - `combined`: mixtures by weight, and the records that a condition keeps; `combined_streams`: the same of streams.
 - `controlled_pictures`: pictures with a control that is computed from each, or with a mask.
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         picture_files,
         record_files,
         sequences,
+        series,
         spec,
         spiral_points,
         splits,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from diffusion.data.sources.parquet_files import parquet
     from diffusion.data.sources.picture_files import class_folders, picture_folder
     from diffusion.data.sources.record_files import array_records
+    from diffusion.data.sources.series import gaussian_series, series_windows
     from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, Source, is_picture
     from diffusion.data.sources.spiral_points import spirals
     from diffusion.data.sources.tar_files import tar_shards
@@ -81,6 +84,7 @@ __all__ = [
     "drawings",
     "file_streams",
     "filtered",
+    "gaussian_series",
     "huggingface",
     "is_picture",
     "iterated",
@@ -97,6 +101,8 @@ __all__ = [
     "record_files",
     "rotation_mixture",
     "sequences",
+    "series",
+    "series_windows",
     "shape",
     "spec",
     "sphere_mixture",
@@ -127,6 +133,7 @@ public.declare(
         "of_python": ("huggingface",),
         "picture_files": ("class_folders", "picture_folder"),
         "record_files": ("array_records",),
+        "series": ("gaussian_series", "series_windows"),
         "spec": ("DamagedRecord", "DataSpec", "Leaf", "Source", "is_picture"),
         "spiral_points": ("spirals",),
         "tar_files": ("tar_shards",),

@@ -33,7 +33,7 @@ from diffusion.adapters import (
     low_rank,
     textual_inversion,
 )
-from diffusion.data import augmentation, controls, sources, transforms
+from diffusion.data import augmentation, controls, given_series, sources, transforms
 from diffusion.experiments.config import ConfigError, learned_schedule
 from diffusion.guidance import measurements
 from diffusion.metrics import features
@@ -344,12 +344,15 @@ SOURCES = _table(
     sources.sphere_mixture,
     sources.torsion_mixture,
     sources.rotation_mixture,
+    sources.gaussian_series,
+    sources.series_windows,
     sources.mixture,
     sources.filtered,
     sources.controlled,
     sources.painted,
 )
 CONTROLS = _table(controls.downsampled, controls.edges, controls.sketch)  # of "controlled": picture -> its control
+HIDINGS = _table(given_series.forecast, given_series.gaps, given_series.missing)  # of series: what is to be predicted
 FILTERS: dict[str, Callable] = {}  # of "filtered": functions that return record -> whether it is kept
 DETECTORS: dict[str, Callable] = {}  # of prompt benchmarks: functions that return a `readers.Detector`
 ANSWERERS: dict[str, Callable] = {}  # likewise a `readers.Answerer`

@@ -18,6 +18,7 @@ from diffusion.experiments.evaluation import image_metrics
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.evaluation.sample_metrics import SEED
+from diffusion.experiments.evaluation.series_scores import continuous_ranked_probability_score
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import bootstrap, classifier_accuracy, features, memorisation
 from diffusion.training.checkpointing import checkpoints
@@ -154,5 +155,6 @@ METRICS: dict[str, Callable[[Subject], dict]] = {
     "copying": copying,
     "bpd": bits_per_dim,
     "nll": negative_log_likelihood,
+    "crps": continuous_ranked_probability_score,
 }
-OF_ANY_EXAMPLES = ("nll",)  # of METRICS; the others are of pictures
+OF_ANY_EXAMPLES = ("nll", "crps")  # of METRICS; the others are of pictures

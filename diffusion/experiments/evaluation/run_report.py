@@ -12,6 +12,7 @@ PICTURES = {
     "samples.png": "Samples, one row for each class",
     "trajectory.png": "From noise to image: the sample x_t, and the prediction of x_0, over the steps",
     "beside.png": "Real examples and samples; of more than two numbers, along the two main axes of the real ones",
+    "fans.png": "Series of which a part is given: intervals of samples (blue), and the exact ones where known (orange)",
     "curves.png": "Training: the loss by step, and by t",
 }
 VECTORS = [
@@ -32,6 +33,18 @@ MODEL_METRICS = {  # how they were measured, for the table; see diffusion/experi
     "negative_log_likelihood": "nats a point in the volume of the metric, exact divergence; protocol in report.json",
     "exact_negative_log_likelihood": "the same of the density that the data are drawn from; its mean is the entropy",
     "excess_negative_log_likelihood": "the difference at the same points, an estimate of KL(data, model)",
+    "crps": "continuous ranked probability score of what is hidden, fair estimate; protocol in report.json",
+    "crps_quantile_form": "as CSDI reports it: 19 quantiles, over the mean absolute target",
+    "crps_sum": "the same of the sum over channels",
+    "coverage_50": "share of hidden values in the central 50 % of their samples",
+    "coverage_90": "share of hidden values in the central 90 % of their samples",
+    "crps_exact": "of the exact conditional distribution of the process, in closed form: the least",
+    "exact_draws_crps": "of as many draws from the exact conditional distribution",
+    "exact_draws_crps_quantile_form": "the same, as CSDI reports it",
+    "exact_draws_crps_sum": "the same of the sum over channels",
+    "exact_draws_coverage_50": "the share of the exact distribution's draws",
+    "exact_draws_coverage_90": "the share of the exact distribution's draws",
+    "crps_marginal": "of values drawn anywhere from the channel's training data: what knows nothing of the series",
     "bits_per_dim": "probability flow, Hutchinson's estimate, uniform dequantisation; protocol in report.json",
 }
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from diffusion import pytrees
 from diffusion.experiments.config import ConfigError, as_config_errors, data
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
-from diffusion.experiments.evaluation import manifold_charts, plots
+from diffusion.experiments.evaluation import manifold_charts, plots, series_charts
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import averages, batches_on_disk, generate
 from diffusion.io import files
@@ -187,6 +188,10 @@ def _write(out, recipe, make, params, images, labels, seeds, record) -> list[pat
         return [out / "samples.npz", *[out / "samples.png"] * drawn]
     if recipe.shape == (2,):
         plots.scatter(images, classes, out / "samples.png")
+        return [out / "samples.npz", out / "samples.png"]
+    if isinstance(recipe.null, Mapping) and "given" in recipe.null:
+        each, part = series_charts.grouped(images, labels)
+        series_charts.fans(each, part, out / "samples.png", getattr(data.of_recipe(recipe), "process", None))
         return [out / "samples.npz", out / "samples.png"]
     if not recipe.makes_pictures:
         return [out / "samples.npz"]

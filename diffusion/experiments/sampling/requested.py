@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion.experiments.config import ConfigError
+from diffusion.data import given_series
+from diffusion.experiments.config import ConfigError, as_config_errors
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.io import npz
 
@@ -59,6 +60,9 @@ def conditions(text: str, recipe: Recipe) -> Any:
             f"--condition={text} has the classes {sorted(set(rows['label'].tolist()))}. Valid: integers in 0 .. "
             f"{recipe.num_classes - 1}."
         )
+    if isinstance(null, dict) and "given" in null:
+        with as_config_errors():
+            given_series.check(rows)
     turns = np.arange(recipe.config.sample.number) % max(lengths)
     kept = lambda leaf, one: leaf[turns] if leaf.dtype == np.uint8 else leaf[turns].astype(one.dtype)
     return jax.tree.map(kept, rows, null)

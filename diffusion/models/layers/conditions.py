@@ -12,6 +12,8 @@
 | "keep"         | int [B, K]     | numbers of the patches that a masked network sees (kept_patches); without it, all  |
 | "interval"     | [B, 2]         | times from and to which that guidance acts (MiT)                                   |
 | "augment"      | [B, A]         | numbers that describe the example's augmentation (EDM); without it, no change      |
+| "given"        | [B, L, C]      | the values of a series that are given, see `diffusion.data.given_series`           |
+| "mask", "real" | Bool [B, L, C] | where they are given; where x is to be predicted                                   |
 | "residuals"    | tuple, [B, ..] | ControlNet's additions to the residual stream, in the order of the layers          |
 | "level_residuals" | tuple, [B, ..] | T2I-Adapter's additions at the end of each level of a U-Net                  |
 | "extra"        | tuple, nested  | image prompts (IP-Adapter): keys and values of each layer, see `extra_attention`   |
@@ -20,7 +22,7 @@ The layer masks (`models.layers.layer_masks`) are entries of the same dict. The 
 so that guidance concatenates conditions with one `jax.tree.map`. A network refuses an unknown entry.
 """
 
-__all__ = ["TextInputs", "added", "check_label", "check_vector", "entries", "named", "with_strength"]
+__all__ = ["TextInputs", "added", "check_label", "check_vector", "entries", "named", "series_parts", "with_strength"]
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -154,3 +156,23 @@ def check_vector(vector: jax.Array | None, batch: int, vector_width: int) -> Non
         raise ValueError(
             f"the condition's 'vector' is [B, vector_width] = ({batch}, {vector_width}); got {jnp.shape(vector)}"
         )
+
+
+def series_parts(condition: Any, shape: tuple[int, ...]) -> tuple[tuple[jax.Array, ...], dict[str, Any] | None]:
+    """("given", "mask", "real") of the condition of series [B, L, C], and its other entries, None where it has none.
+
+    Raises:
+        ValueError: for a condition without one of them, or of another shape.
+    """
+    names = ("given", "mask", "real")
+    if not isinstance(condition, Mapping) or any(condition.get(name) is None for name in names):
+        entries = sorted(condition) if isinstance(condition, Mapping) else type(condition).__name__
+        raise ValueError(
+            f"given=True: the condition has {', '.join(map(repr, names))} [B, L, C], a series of which a part is given "
+            f"(diffusion.data.given_series); got {entries}"
+        )
+    parts = tuple(condition[name] for name in names)
+    for name, part in zip(names, parts):
+        if jnp.shape(part) != shape:
+            raise ValueError(f"the condition's {name!r} is of the shape of x, {shape}; got {jnp.shape(part)}")
+    return parts, {name: entry for name, entry in condition.items() if name not in names} or None

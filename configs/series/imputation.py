@@ -1,0 +1,22 @@
+"""Imputation: flow matching on single points and gaps of a series, of which the rest is given.
+
+    diffusion train --config=series/imputation --workdir=runs/imputation
+    diffusion sample --workdir=runs/imputation
+    diffusion evaluate --workdir=runs/imputation --metrics=crps
+
+10 to 70 % of each series are hidden, in gaps of up to 12 steps. The data are those of series/forecast, and the exact
+conditional distribution stands beside the model's in every figure. Series of your own: docs/series.md.
+
+Presets: `imputation:channels` (three related series), `imputation:tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config import recipes
+
+base = recipes.module("series/base")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe, or a preset of it; see the module's docstring."""
+    return base.finished(base.flow({"name": "gaps"}), arg)

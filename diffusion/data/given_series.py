@@ -1,0 +1,126 @@
+"""Series of which a part is given, for forecasting and imputation: what is hidden of them, and their records.
+
+A record has in its condition what is given, and its example is what is hidden, so that the whole is their sum:
+
+    {"x": values where hidden, else 0,
+     "condition": {"given": values where given, else 0, "mask": whether given, "real": whether hidden}}    all [L, C]
+
+The run then learns p(hidden | given): noise, losses and samples are those of what is hidden ("real", see
+`diffusion.padding`). A value that is missing is neither given nor, while training, hidden.
+"""
+
+__all__ = ["Hiding", "check", "forecast", "gaps", "missing", "record"]
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+Hiding = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+"""(rng, Bool `[L, C]` where the series has values) -> Bool `[L, C]`, what is hidden. What is there else, is given."""
+
+
+def forecast(horizon: int) -> Hiding:
+    """Hides the last steps of all channels.
+
+    Args:
+        horizon: how many, at least 1.
+
+    Raises:
+        ValueError: for none; when called, for so many that no step is left.
+    """
+    if horizon < 1:
+        raise ValueError(f"forecast: horizon = {horizon} must be at least 1 step")
+
+    def hidden(rng: np.random.Generator, there: np.ndarray) -> np.ndarray:
+        if horizon >= len(there):
+            raise ValueError(f"forecast: horizon = {horizon} leaves nothing given of a series of {len(there)} steps")
+        return there & (np.arange(len(there)) >= len(there) - horizon)[:, None]
+
+    return hidden
+
+
+def gaps(least: float = 0.1, most: float = 0.7, longest: int = 12) -> Hiding:
+    """Hides single points and gaps, of each channel its own, until a random share of the series is hidden.
+
+    Of two values or more, one at least is hidden and one given.
+
+    Args:
+        least, most: that share is uniform between them, 0 < least <= most < 1.
+        longest: a gap, in steps; half of the gaps are single points.
+
+    Raises:
+        ValueError: for a number out of range.
+    """
+    if not 0 < least <= most < 1 or longest < 1:
+        raise ValueError(
+            f"gaps: least = {least}, most = {most}, longest = {longest}. Valid: 0 < least <= most < 1 <= longest"
+        )
+
+    def hidden(rng: np.random.Generator, there: np.ndarray) -> np.ndarray:
+        length, channels = there.shape
+        made = np.zeros(there.shape, bool)
+        share = rng.uniform(least, most)
+        while made.mean() < share:
+            size = 1 if rng.random() < 0.5 else rng.integers(1, longest + 1)
+            first = rng.integers(1 - size, length)
+            made[max(first, 0) : first + size, rng.integers(channels)] = True
+        one, other = rng.permutation(np.flatnonzero(there))[:2] if there.sum() > 1 else (None, None)
+        made &= there
+        if one is not None and not made.any():
+            made.flat[one] = True
+        if other is not None and (made == there).all():
+            made.flat[other] = False
+        return made
+
+    return hidden
+
+
+def missing() -> Hiding:
+    """Hides what is missing, and nothing else: to fill it by samples. Nothing can be learned from it."""
+    return lambda rng, there: ~there
+
+
+def record(values: np.ndarray, hidden: np.ndarray, where: str = "the series") -> dict[str, Any]:
+    """The record of a series of which a part is hidden.
+
+    Args:
+        values: float `[L, C]`, NaN where a value is missing.
+        hidden: Bool `[L, C]`; the example is NaN where a value is missing and hidden.
+        where: what to call it in a message.
+
+    Raises:
+        ValueError: if nothing is given, or nothing hidden.
+    """
+    mask = ~np.isnan(values) & ~hidden
+    if not mask.any():
+        raise ValueError(f"{where}: nothing of it is given, for all of its values are hidden or missing")
+    if not hidden.any():
+        raise ValueError(f"{where}: nothing of it is hidden, and there is nothing to predict")
+    part = lambda chosen: np.where(chosen, values, 0).astype(np.float32)
+    return {"x": part(hidden), "condition": {"given": part(mask), "mask": mask, "real": hidden}}
+
+
+def check(condition: Mapping[str, Any]) -> None:
+    """Refuses conditions of a batch that are no part of series.
+
+    Args:
+        condition: "given" float `[B, L, C]`, "mask" and "real" Bool `[B, L, C]`, concrete.
+
+    Raises:
+        ValueError: for other shapes and types, a value that is given and no number or that is hidden too, and a series
+            of which nothing is given or nothing hidden; with the number of the series.
+    """
+    given, mask, real = (np.asarray(condition[name]) for name in ("given", "mask", "real"))
+    if not (given.shape == mask.shape == real.shape) or given.ndim != 3:
+        raise ValueError(f"given {given.shape}, mask {mask.shape} and real {real.shape} must be of one shape [B, L, C]")
+    if mask.dtype != bool or real.dtype != bool:
+        raise ValueError(f"mask is {mask.dtype} and real {real.dtype}. Valid: Bool")
+    for wrong, why in (
+        (mask & ~np.isfinite(given), "has a given value that is no finite number"),
+        (mask & real, "has a value that is both given and hidden"),
+        (~mask.any(axis=(1, 2)), "has nothing that is given"),
+        (~real.any(axis=(1, 2)), "has nothing that is hidden, and there is nothing to predict"),
+    ):
+        if wrong.any():
+            raise ValueError(f"series {np.argwhere(wrong)[0][0]} {why}")

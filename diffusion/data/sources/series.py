@@ -1,0 +1,256 @@
+"""Series of which a part is given: drawn from a Gaussian process when asked for, or windows of files of one's own."""
+
+__all__ = ["ExactSeries", "SeriesWindows", "gaussian_series", "read_series", "series_windows"]
+
+import csv
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion.data import gaussian_processes, given_series
+from diffusion.data.gaussian_processes import GaussianProcess
+from diffusion.data.given_series import Hiding
+from diffusion.data.sources.array_files import mapped
+from diffusion.data.sources.sequences import Records
+from diffusion.io import npz
+
+SEEDS = {"train": 2026, "test": 2027}
+
+
+class SeriesWindows(Sequence):
+    """Records of series of one length, by `given_series.record`; without `hide` {"x": the whole series}.
+
+    What is hidden of a series is a function of the seed and its row.
+
+    Attributes:
+        values: float32 `[N, L, C]`, NaN where a value is missing.
+        left_out: number of series of which nothing would be given, or nothing hidden, and which are no records.
+    """
+
+    def __init__(self, values: np.ndarray, hide: Hiding | None, seed: int, name: str = "series"):
+        there = ~np.isnan(values)
+        if hide is None and not there.all():
+            row = int(np.argmin(there.all(axis=(1, 2))))
+            raise ValueError(
+                f"{name} {row} has missing values, and no part of the series is hidden. Valid: hide, e.g. "
+                'hide = {"name": "gaps"}, which learns from what is there'
+            )
+        self.values, self.left_out = values, 0
+        self._hidden = None
+        self._name = name
+        if hide is not None:
+            rngs = (np.random.default_rng((seed, row)) for row in range(len(values)))
+            hidden = np.stack([hide(rng, own) for rng, own in zip(rngs, there)])
+            whole = hidden.any(axis=(1, 2)) & (there & ~hidden).any(axis=(1, 2))
+            self.values, self._hidden = values[whole], hidden[whole]
+            self.left_out = int((~whole).sum())
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, row: Any) -> Any:
+        if self._hidden is None:
+            return {"x": self.values[row]}
+        return given_series.record(self.values[row], self._hidden[row], f"{self._name} {row}")
+
+
+class ExactSeries(Records):
+    """Such records, with the process that the series are drawn from.
+
+    Attributes:
+        process: `gaussian_processes.GaussianProcess`.
+    """
+
+    def __init__(self, process: GaussianProcess, split: str, number: int, hide: Hiding | None):
+        rng = np.random.default_rng(SEEDS[split])
+        drawn = gaussian_processes.draw(np.zeros(len(process.covariance)), process.covariance, number, rng)
+        values = drawn.astype(np.float32).reshape(number, *process.shape)
+        super().__init__(SeriesWindows(values, hide, SEEDS[split]), 0, split)
+        self.process = process
+
+
+def gaussian_series(
+    split: str = "train",
+    *,
+    length: int = 48,
+    channels: int = 1,
+    number: int = 20_000,
+    hide: Hiding | None = None,
+    correlation: float = 0.6,
+    noise: float = 0.05,
+    share: float = 0.5,
+    scale: float = 10.0,
+    period: float = 12.0,
+) -> Records:
+    """Series of a Gaussian process, trend, season and noise, of which every conditional distribution is known.
+
+    Args:
+        split: "train" or "test".
+        length: steps of a series.
+        channels: of a series.
+        number: of series.
+        hide: what of a series is hidden and to be predicted, e.g. {"name": "forecast", "horizon": 16}; None: nothing,
+            for an unconditional model.
+        correlation, noise, share, scale, period: of the process, see `gaussian_processes.stationary`.
+
+    Raises:
+        ValueError: for another split, or a number out of range.
+    """
+    if split not in SEEDS:
+        raise ValueError(f"gaussian_series has no split {split!r}. Valid: {', '.join(SEEDS)}")
+    if number < 1:
+        raise ValueError(f"number = {number} must be at least 1")
+    about = {"correlation": correlation, "noise": noise, "share": share, "scale": scale, "period": period}
+    return ExactSeries(gaussian_processes.stationary(length, channels, **about), split, number, hide)
+
+
+class StandardSeries(Records):
+    """Windows of files, in units of each column's standard deviation about its mean.
+
+    Attributes:
+        mean, std: float64 `[C]`, of the values of the train split: `x * std + mean` is in the file's units.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def series_windows(
+    path: str,
+    split: str = "train",
+    *,
+    length: int,
+    stride: int = 1,
+    held_out: float = 0.2,
+    columns: tuple[str, ...] = (),
+    hide: Hiding | None = None,
+) -> Records:
+    """Windows of series in a .csv, .npy or .npz file; where a value is missing, it is NaN, or an empty cell.
+
+    Windows are cut from the beginning ("train") and from the end ("test") of each series, and none has steps of both.
+    Those that leave nothing given or nothing to predict are left out.
+
+    Args:
+        path: of the file, see `read_series`.
+        split: "train" or "test".
+        length: steps of a window.
+        stride: steps between the beginnings of two windows; the last window ends where the series ends.
+        held_out: share of the steps of each series that are "test", in [0, 1); 0: both splits are all of it.
+        columns: names of a .csv's columns, () for all.
+        hide: what of a window is hidden, e.g. {"name": "gaps"}; {"name": "missing"} to fill what is missing.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no series, a series shorter than a window, infinite values or a column without two
+            different values, or if no window is left.
+    """
+    if split not in SEEDS:
+        raise ValueError(f"series_windows has no split {split!r}. Valid: {', '.join(SEEDS)}")
+    if length < 2 or stride < 1 or not 0 <= held_out < 1:
+        raise ValueError(
+            f"length = {length} must be at least 2, stride = {stride} at least 1 and held_out = {held_out} in [0, 1)"
+        )
+    series = read_series(path, columns)
+    if channels := sorted({one.shape[1] for one in series.values()} - {next(iter(series.values())).shape[1]}):
+        raise ValueError(f"{path}: its series differ in their number of channels, and one has {channels[0]}")
+    parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    for name, one in series.items():
+        cut = len(one) - round(held_out * len(one)) if held_out else 0
+        for part, steps in (("train", one[: cut or None]), ("test", one[cut:])):
+            if len(steps) < length and part == split:
+                raise ValueError(
+                    f"{path}: series {name!r} has {len(steps)} steps in {split!r} (held_out = {held_out}), fewer than "
+                    f"length = {length}"
+                )
+            parts[part].append(steps)
+    train = np.concatenate(parts["train"])
+    mean, std = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
+    if not (std > 0).all():
+        raise ValueError(f"{path}: channel {int(np.argmin(std > 0))} has no two different values to learn from")
+    cut_at = lambda steps: np.unique(np.append(np.arange(0, len(steps) - length + 1, stride), len(steps) - length))
+    windows = np.stack([steps[at : at + length] for steps in parts[split] for at in cut_at(steps)])
+    made = SeriesWindows(((windows - mean) / std).astype(np.float32), hide, SEEDS[split], "window")
+    if not len(made):
+        raise ValueError(f"{path}: no window of {length} steps has both something given and something to predict")
+    records = StandardSeries(made, 0, split, str(path))
+    records.mean, records.std = mean, std
+    return records
+
+
+def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The series of a file, float64 `[T, C]` each, by name; NaN where a value is missing.
+
+    Args:
+        path: a .csv file, one series with a row for each step, and a header or none; a .npy file `[T]`, `[T, C]` or
+            `[N, T, C]`; or a .npz file, each of whose arrays is a series `[T]` or `[T, C]`, of any length.
+        columns: names of a .csv's columns, () for all.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for another kind of file, and what is no number.
+    """
+    file = pathlib.Path(path).expanduser()
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: there is no such file.")
+    if columns and file.suffix != ".csv":
+        raise ValueError(f"{file}: columns = {tuple(columns)} are of a .csv file")
+    if file.suffix == ".csv":
+        found = {file.stem: _table(file, columns)}
+    elif file.suffix == ".npy":
+        array = mapped(file)
+        found = {str(i): one for i, one in enumerate(array)} if array.ndim == 3 else {file.stem: array}
+    elif file.suffix == ".npz":
+        found = npz.load(file, tuple(npz.names(file)))
+    else:
+        raise ValueError(f"{file}: series are read from .csv, .npy and .npz files")
+    series = {}
+    for name, array in sorted(found.items()):
+        if array.ndim not in (1, 2) or array.dtype.kind not in "fiub" or not array.size:
+            raise ValueError(
+                f"{file}: series {name!r} is {array.dtype} {list(array.shape)}. Valid: numbers [T] or [T, C]"
+            )
+        series[name] = np.array(array, np.float64).reshape(len(array), -1)
+        if np.isinf(series[name]).any():
+            raise ValueError(
+                f"{file}: series {name!r} has infinite values. Valid: finite numbers, and NaN for missing ones"
+            )
+    if not series:
+        raise ValueError(f"{file} holds no series")
+    return series
+
+
+def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
+    with open(file, newline="", encoding="utf-8-sig") as content:
+        rows = [row for row in csv.reader(content) if row]
+    if not rows:
+        raise ValueError(f"{file} holds no rows")
+    header = not all(_number(cell) is not None for cell in rows[0])
+    names = rows[0] if header else [str(i) for i in range(len(rows[0]))]
+    for name in columns:
+        if name not in names:
+            raise ValueError(f"{file} has no column {name!r}. Valid: {', '.join(names)}")
+    chosen = [names.index(name) for name in columns] or list(range(len(names)))
+    body = rows[header:]
+    values = np.empty((len(body), len(chosen)))
+    for line, row in enumerate(body, 1 + header):
+        if len(row) != len(names):
+            raise ValueError(f"{file}, row {line}: it has {len(row)} cells, and the first has {len(names)}")
+        for k, column in enumerate(chosen):
+            number = _number(row[column])
+            if number is None:
+                raise ValueError(
+                    f"{file}, row {line}: {row[column]!r} in column {names[column]!r} is no number. Valid: numbers, or "
+                    "nothing where a value is missing; name the columns that are series by columns"
+                )
+            values[line - 1 - header, k] = number
+    return values
+
+
+def _number(cell: str) -> float | None:
+    """The number in a cell, NaN for an empty one; None where it is none."""
+    try:
+        return float(cell) if cell.strip() else float("nan")
+    except ValueError:
+        return float("nan") if cell.strip() in ("NA", "null") else None

@@ -1,0 +1,96 @@
+"""Pictures of series of which a part is given: fans of samples, beside the exact distribution where it is known."""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.data import gaussian_processes
+from diffusion.data.gaussian_processes import GaussianProcess
+from diffusion.experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE, blank, save, style
+
+PANELS = (3, 2)  # rows and columns
+BANDS = (0.9, 0.5)  # levels of the intervals
+NORMAL = (1.6449, 0.6745)  # their half widths, in standard deviations of a normal distribution
+FEW = 20  # samples of a series, below which they are drawn as lines
+
+
+class Part(NamedTuple):
+    """Series of which a part is given.
+
+    Attributes:
+        given: float `[W, L, C]`.
+        mask, real: Bool `[W, L, C]`, where they are given, and where hidden.
+        truth: float `[W, L, C]`, what is hidden; None where nobody knows.
+    """
+
+    given: np.ndarray
+    mask: np.ndarray
+    real: np.ndarray
+    truth: np.ndarray | None = None
+
+
+def grouped(samples: np.ndarray, condition: dict) -> tuple[list[np.ndarray], Part]:
+    """The samples `[N, L, C]` of each different condition among N, and these conditions, in their first order."""
+    rows: dict[bytes, list[int]] = {}
+    for row, leaves in enumerate(zip(*(condition[name] for name in ("given", "mask", "real")))):
+        rows.setdefault(b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in leaves), []).append(row)
+    first = [same[0] for same in rows.values()]
+    part = Part(*(np.asarray(condition[name])[first] for name in ("given", "mask", "real")))
+    return [samples[same] for same in rows.values()], part
+
+
+def fans(
+    samples: list[np.ndarray] | np.ndarray, part: Part, path: str | os.PathLike, process: GaussianProcess | None = None
+) -> None:
+    """Draws the first series, each channel a panel: what is given, and median and intervals of the samples.
+
+    Args:
+        samples: for each series `[S, L, C]`, zeros where it is not hidden. Of few samples each is a line.
+        part: the series.
+        path: the PNG to write.
+        process: that they are drawn from, whose exact median and intervals stand beside the samples'; None: not known.
+    """
+    channels = part.given.shape[2]
+    chosen = [(row, channel) for row in range(len(part.given)) for channel in range(channels)][: PANELS[0] * PANELS[1]]
+    rows = -(-len(chosen) // PANELS[1])
+    figure = blank(10.5, 0.5 + 2.1 * rows, layout="constrained")
+    panels = figure.subplots(rows, PANELS[1], squeeze=False).ravel()
+    for axes in panels[len(chosen) :]:
+        axes.axis("off")
+    for axes, (row, channel) in zip(panels, chosen):
+        at = (slice(None), channel)
+        given, mask, real = (leaf[row][at] for leaf in part[:3])
+        steps = np.arange(len(given))
+        whole = np.where(mask, given, np.where(real, samples[row][:, :, channel], np.nan))
+        known = mask | real
+        if len(whole) < FEW:
+            axes.plot(steps, whole.T, color=BLUE, linewidth=0.7, alpha=0.7)
+        else:
+            for level, alpha in zip(BANDS, (0.18, 0.32)):
+                low, high = np.quantile(whole[:, known], ((1 - level) / 2, (1 + level) / 2), axis=0)
+                name = f"samples, {level:.0%}"
+                axes.fill_between(steps[known], low, high, color=BLUE, alpha=alpha, linewidth=0, label=name)
+            axes.plot(steps[known], np.median(whole[:, known], axis=0), color=BLUE, linewidth=1.4, label="median")
+        if process is not None:
+            mean, covariance = gaussian_processes.conditional(process, part.given[row], part.mask[row])
+            mean, std = mean[at], np.sqrt(np.diag(covariance).reshape(process.shape)[at])
+            axes.plot(steps, mean, color=ORANGE, linewidth=1, linestyle="--", label="exact median")
+            for level, width, line in zip(BANDS, NORMAL, (":", "--")):
+                for sign in (-1, 1):
+                    name = f"exact, {level:.0%}" if sign > 0 else None
+                    axes.plot(steps, mean + sign * width * std, color=ORANGE, linewidth=0.8, linestyle=line, label=name)
+        if part.truth is not None:
+            hidden = real & np.isfinite(part.truth[row][at])
+            axes.scatter(
+                steps[hidden], part.truth[row][at][hidden], s=12, facecolors="white", edgecolors=INK, linewidths=0.8,
+                zorder=3, label="hidden",
+            )  # fmt: skip
+        axes.scatter(steps[mask], given[mask], s=10, color=INK, linewidths=0, zorder=3, label="given")
+        axes.margins(x=0.01)
+        axes.set_title(f"series {row}" + (f", channel {channel}" if channels > 1 else ""), fontsize=9, color=INK, pad=2)
+        axes.tick_params(labelsize=8, color=FAINT)
+        style(axes)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=8, frameon=False)
+    save(figure, path)

@@ -1,0 +1,147 @@
+"""How good forecasts and imputations of a run are: CRPS and intervals, beside the exact ones and what knows nothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.data import gaussian_processes, pipeline
+from diffusion.data.gaussian_processes import GaussianProcess
+from diffusion.experiments.config import ConfigError, checks, data
+from diffusion.experiments.evaluation import series_charts
+from diffusion.experiments.evaluation.series_charts import Part
+from diffusion.experiments.sampling import generate
+from diffusion.metrics import bootstrap, crps
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.runtime import progress
+
+SAMPLES = 100  # of each series, as CSDI draws
+SEED = 0  # of the samples beside the model's
+COVERED = (0.5, 0.9)  # levels of the intervals
+
+
+def parts(source: Any, number: int) -> Part:
+    """The first series of a source, at most `number` of them.
+
+    Raises:
+        ConfigError: if nothing of them is given.
+    """
+    if not (isinstance(source.spec.condition, dict) and "given" in source.spec.condition):
+        raise ConfigError(
+            f"--metrics=crps is of series of which a part is given, and {source.spec.name} has none. Valid: a source "
+            'with hide, e.g. config.data.source.hide = {"name": "forecast", "horizon": 16}.'
+        )
+    records = pipeline.fetch(source, np.arange(min(number, len(source))))
+    leaf = lambda name: np.stack([record["condition"][name] for record in records])
+    return Part(leaf("given"), leaf("mask"), leaf("real"), np.stack([record["x"] for record in records]))
+
+
+def scores(samples: np.ndarray, part: Part, prefix: str = "") -> dict[str, dict]:
+    """Scores of samples of what is hidden.
+
+    Args:
+        samples: `[S, W, L, C]`.
+        part: the series, with their truth; a value that is missing does not count.
+        prefix: of the names.
+
+    Returns:
+        {name: {"value", "samples", ...}}: "crps", the fair estimate, a mean over series of the mean over what is hidden
+        of each; "crps_quantile_form", and with several channels "crps_sum", as CSDI has them; "coverage_50",
+        "coverage_90".
+    """
+    assert part.truth is not None
+    counts = part.real & np.isfinite(part.truth)
+    truth = np.where(counts, part.truth, 0)
+    samples = np.where(counts, samples, 0)
+    of_series = lambda values: averaged(values, counts)
+    found: dict[str, dict] = {f"{prefix}crps": of_series(crps.fair(samples, truth))}
+    size = {"samples": len(truth)}
+    found[f"{prefix}crps_quantile_form"] = {"value": crps.quantile_form(samples, truth, counts), **size}
+    if truth.shape[-1] > 1 and counts.all(-1).any():
+        found[f"{prefix}crps_sum"] = {"value": crps.quantile_sum(samples, truth, counts), **size}
+    for level in COVERED:
+        found[f"{prefix}coverage_{level * 100:.0f}"] = of_series(crps.coverage(samples, truth, level))
+    return found
+
+
+def averaged(values: np.ndarray, counts: np.ndarray) -> dict:
+    """`bootstrap.mean` over series of the mean over what counts of each, `[W, L, C]`."""
+    some = counts.any(axis=(1, 2))
+    return bootstrap.mean((values * counts).sum((1, 2))[some] / counts.sum((1, 2))[some])
+
+
+def of_process(process: GaussianProcess, part: Part) -> dict[str, dict]:
+    """The scores of the exact conditional distribution: its CRPS in closed form, and those of as many draws from it."""
+    rng = np.random.default_rng(SEED)
+    exact, draws = [], []
+    for row in range(len(part.given)):
+        mean, covariance = gaussian_processes.conditional(process, part.given[row], part.mask[row])
+        std = np.sqrt(np.maximum(np.diag(covariance), 0)).reshape(mean.shape)
+        exact.append(crps.gaussian(mean, std, part.truth[row]))
+        draws.append(gaussian_processes.draw(mean.ravel(), covariance, SAMPLES, rng).reshape(SAMPLES, *mean.shape))
+    closed = {"crps_exact": averaged(np.stack(exact), part.real)}
+    return closed | scores(np.stack(draws, axis=1), part, "exact_draws_")
+
+
+def of_marginal(source: Any, part: Part) -> dict[str, dict]:
+    """The scores of values that were seen anywhere in each channel of a source: what knows nothing of the series."""
+    rng = np.random.default_rng(SEED)
+    seen = parts(source, 1000)
+    values = np.where(seen.mask, seen.given, seen.truth)
+    there = (seen.mask | seen.real) & np.isfinite(values)
+    of_channel = lambda c: rng.choice(values[..., c][there[..., c]], (SAMPLES, *part.given.shape[:2]))
+    samples = np.stack([of_channel(channel) for channel in range(part.given.shape[-1])], axis=-1)
+    return {"crps_marginal": scores(samples, part)["crps"]}
+
+
+def drawn(make: Callable[..., np.ndarray], part: Part, seeds: np.ndarray) -> np.ndarray:
+    """`[S, W, L, C]` samples of what is hidden.
+
+    Args:
+        make: (conditions of N, seeds `[N]`, progress) -> `[N, L, C]`.
+        part: W series.
+        seeds: `[S W]`.
+    """
+    each = len(seeds) // len(part.given)
+    condition = {name: np.repeat(getattr(part, name), each, axis=0) for name in ("given", "mask", "real")}
+    with progress.bar("samples of series", len(seeds), "samples") as advance:
+        made = make(condition, seeds, advance)
+    return np.swapaxes(made.reshape(len(part.given), each, *made.shape[1:]), 0, 1)
+
+
+def continuous_ranked_probability_score(subject: Any) -> dict:
+    """CRPS and coverage of samples of the first test series under the moving average, and fans.png.
+
+    Beside them: the exact conditional distribution, in closed form and by as many draws, where the source knows its
+    process; and the marginal distribution of the training data.
+
+    Args:
+        subject: `model_metrics.Subject` of a run on series of which a part is given.
+
+    Raises:
+        ConfigError: for another run.
+    """
+    config = subject.config
+    source = data.source(config, config.evaluate.split)
+    part = parts(source, config.evaluate.number)
+    params, step = checkpoints.load_ema(subject.workdir)
+    recipe = generate.trained(checks.on_its_data(checks.validate(config)), params)
+    make = generate.generator(recipe).images
+    seeds = generate.seeds(config, SAMPLES * len(part.given))
+    samples = drawn(lambda *rest: make(jax.tree.map(np.asarray, params), *rest), part, seeds)
+    process = getattr(source, "process", None)
+    series_charts.fans(np.swapaxes(samples, 0, 1), part, subject.workdir / "fans.png", process)
+    measured = scores(samples, part)
+    if process is not None:
+        measured |= of_process(process, part)
+    measured |= of_marginal(data.source(config, config.data.split), part)
+    measured["crps"]["protocol"] = {
+        "samples_of_each": SAMPLES,
+        "estimate": "fair",
+        "split": config.evaluate.split,
+        "step": step,
+        "seed": config.sample.seed,
+        "steps": config.sample.steps,
+    }
+    return measured

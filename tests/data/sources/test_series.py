@@ -1,0 +1,165 @@
+"""Series of which a part is given: the process and its exact conditionals, what is hidden, windows of files."""
+
+import re
+
+import numpy as np
+import pytest
+
+from diffusion.data import gaussian_processes, given_series, sources
+from diffusion.data.sources import series
+
+
+def test_draws_have_the_covariance_and_the_conditional_is_that_of_draws():
+    process = gaussian_processes.stationary(6, 2, noise=0.1, scale=3.0, period=4.0)
+    assert process.covariance.shape == (12, 12)
+    np.testing.assert_allclose(np.diag(process.covariance), 1.0)
+    # Channels at one step share what is no noise, by the correlation; steps a season apart share the season.
+    assert process.covariance[0, 1] == pytest.approx(0.9 * 0.6)
+    lag = 4 * np.sqrt(3) / 3.0
+    assert process.covariance[0, 8] == pytest.approx(0.9 * (0.5 * (1 + lag) * np.exp(-lag) + 0.5))
+    rng = np.random.default_rng(0)
+    x = gaussian_processes.draw(np.zeros(12), process.covariance, 60_000, rng)
+    np.testing.assert_allclose(np.cov(x.T), process.covariance, atol=0.02)
+    # E[hidden | given] is the least-squares regression of draws, and the covariance that of its residuals.
+    mask = rng.random((6, 2)) < 0.5
+    seen = mask.ravel()
+    weights = np.linalg.lstsq(x[:, seen], x[:, ~seen], rcond=None)[0]
+    given = x[0].reshape(6, 2)
+    mean, covariance = gaussian_processes.conditional(process, np.where(mask, given, np.nan), mask)
+    np.testing.assert_array_equal(mean[mask], given[mask])
+    np.testing.assert_allclose(mean[~mask], x[0][seen] @ weights, atol=0.05)
+    residual = x[:, ~seen] - x[:, seen] @ weights
+    np.testing.assert_allclose(covariance[np.ix_(~seen, ~seen)], np.cov(residual.T), atol=0.02)
+    assert not covariance[seen].any() and not covariance[:, seen].any()
+
+
+@pytest.mark.parametrize("hide", (given_series.forecast(4), given_series.gaps(0.2, 0.6, 5)))
+def test_records_are_what_is_hidden_beside_what_is_given(hide):
+    of = lambda split="train", hide=hide: sources.gaussian_series(split, length=16, channels=2, number=200, hide=hide)
+    whole, source, again, test = of(hide=None), of(), of(), of("test")
+    hidden = []
+    for row in range(200):
+        record = source[row]
+        condition = record["condition"]
+        np.testing.assert_array_equal(record["x"] + condition["given"], whole[row]["x"])
+        assert (condition["mask"] ^ condition["real"]).all() and condition["mask"].any() and condition["real"].any()
+        assert not record["x"][condition["mask"]].any() and not condition["given"][condition["real"]].any()
+        np.testing.assert_array_equal(again[row]["condition"]["mask"], condition["mask"])
+        hidden.append(condition["real"])
+    hidden = np.stack(hidden)
+    if (hidden == hidden[0]).all():
+        assert hidden[0, -4:].all() and not hidden[0, :-4].any()
+    else:
+        assert hidden.mean((1, 2)).min() >= 0.2 and abs(hidden.mean() - 0.42) < 0.03  # the last gap goes beyond
+        assert hidden.mean(0).std() < 0.06  # no step is favoured
+    assert source.spec.shape == (16, 2) and source.process.shape == (16, 2)
+    assert test.fingerprint() != source.fingerprint() == again.fingerprint()
+
+
+def test_of_missing_values_nothing_is_learned_and_few_values_leave_one_of_each():
+    values = np.arange(12.0).reshape(6, 2)
+    values[1, 0] = values[4:, 1] = np.nan
+    there = ~np.isnan(values)
+    forecast = given_series.record(values, given_series.forecast(2)(np.random.default_rng(0), there))
+    assert forecast["condition"]["real"].sum() == 2 and not (forecast["condition"]["mask"] & ~there).any()
+    assert np.isfinite(forecast["x"]).all() and np.isfinite(forecast["condition"]["given"]).all()
+    fill = given_series.record(values, given_series.missing()(np.random.default_rng(0), there))
+    np.testing.assert_array_equal(fill["condition"]["real"], ~there)
+    assert np.isnan(fill["x"][~there]).all()  # nobody knows it, and no loss of it is finite
+    two = np.zeros((6, 1), bool)
+    two[[1, 5]] = True
+    for seed in range(50):
+        hidden = given_series.gaps(0.05, 0.95, 3)(np.random.default_rng(seed), two)
+        assert hidden.sum() == 1 and two[hidden].all()
+
+
+def test_windows_of_files(tmp_path):
+    rng = np.random.default_rng(0)
+    table = np.round(rng.normal(5.0, 2.0, (60, 2)), 6)
+    table[7, 1] = table[50, 0] = np.nan
+    cells = [",".join("" if np.isnan(v) else str(v) for v in row) for row in table]
+    (tmp_path / "a.csv").write_text("time,load,price\n" + "".join(f"t{i},{row}\n" for i, row in enumerate(cells)))
+    np.save(tmp_path / "a.npy", table)
+    np.savez(tmp_path / "a.npz", long=table, short=table[:20])
+    hide = given_series.gaps()
+    about = {"length": 12, "stride": 5, "hide": hide}
+    of = lambda name, split="train", **more: sources.series_windows(str(tmp_path / name), split, **about, **more)
+    train, test = of("a.csv", columns=("load", "price")), of("a.csv", "test", columns=("load", "price"))
+    assert (len(train), len(test)) == (9, 1)  # of 48 and 12 steps; the last begins at 36, out of step
+    np.testing.assert_allclose(train.mean, np.nanmean(table[:48], 0))
+    record = train[8]
+    condition = record["condition"]
+    scaled = record["x"] + condition["given"]
+    there = condition["mask"] | condition["real"]
+    np.testing.assert_array_equal(there, ~np.isnan(table[36:48]))
+    np.testing.assert_allclose((scaled * train.std + train.mean)[there], table[36:48][there], rtol=1e-4)
+    np.testing.assert_array_equal(of("a.npy")[3]["condition"]["given"], train[3]["condition"]["given"])
+    assert len(of("a.npz", held_out=0.0)) == 11 + 3  # series of two lengths
+    gap = sources.series_windows(str(tmp_path / "a.npy"), "test", length=12, hide=given_series.missing())
+    assert len(gap) == 1 and gap[0]["condition"]["real"].sum() == 1
+
+
+def test_mistakes_are_refused(tmp_path):
+    values = np.full((20, 1), np.nan)
+    values[[3, 15]] = [[1.0], [2.0]]
+    files = {
+        "gone": values, "flat": np.ones(30), "short": np.zeros((2, 3)), "infinite": np.array([1.0, np.inf] * 9),
+        "holes": np.append(np.arange(29.0), np.nan),
+    }  # fmt: skip
+    for name, array in files.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    (tmp_path / "words.csv").write_text("day,load\nmonday,1\ntuesday,2\n")
+    (tmp_path / "ragged.csv").write_text("1,2\n3\n")
+    np.savez(tmp_path / "differ.npz", a=np.zeros((9, 1)), b=np.zeros((9, 2)))
+    hide = given_series.forecast(2)
+    process = gaussian_processes.stationary(4)
+    window = lambda name, **more: sources.series_windows(
+        str(tmp_path / name), **{"length": 6, "hide": hide, "held_out": 0.0} | more
+    )
+    part = {"given": np.zeros((2, 4, 1)), "mask": np.ones((2, 4, 1), bool), "real": np.zeros((2, 4, 1), bool)}
+    half = part | {"mask": np.arange(8).reshape(2, 4, 1) % 2 == 0, "real": np.arange(8).reshape(2, 4, 1) % 2 == 1}
+    broken = half | {"given": np.where(np.arange(8).reshape(2, 4, 1) == 4, np.nan, 0)}
+    outside = half | {"given": np.where(half["mask"], 0, np.nan)}
+    given_series.check(outside)  # NaN where nothing is given
+    for call, words in (
+        (lambda: given_series.forecast(0), "horizon = 0"),
+        (lambda: sources.gaussian_series(length=8, number=4, hide=given_series.forecast(8)),
+         "horizon = 8 leaves nothing given of a series of 8 steps"),
+        (lambda: given_series.gaps(0.5, 1.0), "most = 1.0"),
+        (lambda: given_series.record(np.zeros((4, 1)), np.ones((4, 1), bool), "series 3"),
+         "series 3: nothing of it is given"),
+        (lambda: given_series.record(np.zeros((4, 1)), np.zeros((4, 1), bool)), "nothing to predict"),
+        (lambda: given_series.check(part), "series 0 has nothing that is hidden"),
+        (lambda: given_series.check(part | {"real": part["mask"]}),
+         "series 0 has a value that is both given and hidden"),
+        (lambda: given_series.check(part | {"mask": part["real"], "real": part["mask"]}),
+         "series 0 has nothing that is given"),
+        (lambda: given_series.check(broken), "series 1 has a given value that is no finite number"),
+        (lambda: given_series.check(half | {"mask": half["mask"][:, :3]}), "of one shape [B, L, C]"),
+        (lambda: given_series.check(half | {"mask": half["mask"] * 1.0}), "mask is float64"),
+        (lambda: sources.gaussian_series("validation"), "Valid: train, test"),
+        (lambda: sources.gaussian_series(number=0), "number = 0"),
+        (lambda: sources.gaussian_series(noise=0.0), "noise = 0.0"),
+        (lambda: sources.gaussian_series(length=1), "length = 1"),
+        (lambda: sources.gaussian_series(period=0.0), "period = 0.0"),
+        (lambda: window("gone.npy"), "no window of 6 steps has both"),
+        (lambda: window("flat.npy"), "channel 0 has no two different values"),
+        (lambda: window("short.npy"), "series 'short' has 2 steps in 'train' (held_out = 0.0), fewer than length = 6"),
+        (lambda: window("infinite.npy"), "infinite values"),
+        (lambda: window("holes.npy", hide=None), "window 24 has missing values, and no part of the series is hidden"),
+        (lambda: window("words.csv"), "'monday' in column 'day' is no number"),
+        (lambda: window("words.csv", columns=("lod",)), "no column 'lod'. Valid: day, load"),
+        (lambda: window("ragged.csv"), "row 2: it has 1 cells, and the first has 2"),
+        (lambda: window("differ.npz"), "differ in their number of channels"),
+        (lambda: window("flat.npy", stride=0), "stride = 0"),
+        (lambda: window("flat.npy", columns=("a",)), "of a .csv file"),
+        (lambda: gaussian_processes.conditional(process, np.zeros((4, 2)), np.ones((4, 1), bool)),
+         "must be of the shape (4, 1)"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=re.escape(words)):
+            call()
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        window("none.csv")
+    with pytest.raises(ValueError, match=r"read from \.csv, \.npy and \.npz"):
+        (tmp_path / "a.txt").write_text("1")
+        series.read_series(str(tmp_path / "a.txt"))
