@@ -89,6 +89,11 @@ def vectors(batch):
     return {"vector": drawn(batch, VECTOR)}
 
 
+def parts_of_series(batch):
+    mask = drawn(batch, 16, 4) > 0
+    return {"vector": drawn(batch, VECTOR), "given": drawn(batch, 16, 4) * mask, "mask": mask, "real": ~mask}
+
+
 def residuals(layers, *tokens):
     """(batch, scale) -> residuals of that many layers, of tokens [B, *tokens]."""
     return lambda batch, scale: {"residuals": (scale * drawn(batch, *tokens),) * layers}
@@ -274,6 +279,9 @@ BACKBONES = {
         (16, 4),
         vectors,
         divides=1,
+    ),
+    "sequence_transformer, given": Backbone(
+        SequenceTransformer(24, 2, 2, 2, vector_width=VECTOR, given=True), (16, 4), parts_of_series
     ),
     "set_transformer": Backbone(
         SetTransformer(24, 2, 2, 0, CLASSES, VECTOR, shape=(10, 3)), (10, 3), labels_and_vectors, divides=1

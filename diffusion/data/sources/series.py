@@ -1,6 +1,6 @@
 """Series of which a part is given: drawn from a Gaussian process when asked for, or windows of files of one's own."""
 
-__all__ = ["ExactSeries", "SeriesWindows", "gaussian_series", "read_series", "series_windows"]
+__all__ = ["ExactSeries", "SeriesWindows", "StandardSeries", "gaussian_series", "read_series", "series_windows"]
 
 import csv
 import pathlib

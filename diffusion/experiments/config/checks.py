@@ -93,6 +93,11 @@ def _check_condition(recipe: Recipe, spec: Any) -> None:
         if recipe.network.vector_width != width:
             has = f"a condition of {width} numbers" if width else "no condition that is a vector"
             raise _refused(config, "model.vector_width", f"{spec.name} has {has}", str(width))
+    if not built_in_python(config) and hasattr(recipe.network, "given"):
+        part = isinstance(spec.condition, Mapping) and "given" in spec.condition
+        if recipe.network.given != part:
+            has = "a series of which a part is given" if part else "nothing that is given of a series"
+            raise _refused(config, "model.given", f"{spec.name} has {has} in its condition", str(part))
     if recipe.objective.augmentations and spec.masks:
         why = f"it would move the examples of {spec.name}, and not the picture that is their condition"
         raise _refused(config, "objective.augment", why, "None; config.data.augment moves both")

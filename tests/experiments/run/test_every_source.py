@@ -49,7 +49,8 @@ def test_all_sources_of_files_are_here():
     of_drawings = {"drawings", "arranged_drawings"}  # tests/data/test_arrangements.py
     # tests/data/sources/test_manifold_points.py
     of_manifolds = {"sphere_mixture", "torsion_mixture", "rotation_mixture"}
-    elsewhere = {"tfds"} | streams | of_pictures | of_drawings | of_manifolds
+    of_series = {"gaussian_series", "series_windows"}  # tests/data/sources/test_series.py, test_series_configs.py
+    elsewhere = {"tfds"} | streams | of_pictures | of_drawings | of_manifolds | of_series
     assert SOURCES.keys() | elsewhere == names.SOURCES.keys()
 
 
