@@ -63,11 +63,11 @@ def flow(hide: dict | None) -> ConfigDict:
     config.train.log_every = 500
     config.checkpoint.every = 3500
     config.sample.sampler = {"name": "heun"}
-    config.sample.steps = 20
-    config.sample.number = 1000
-    config.sample.batch_size = 1000
+    config.sample.steps = 12
+    config.sample.number = 600
+    config.sample.batch_size = 600
     config.sample.guidance.scale = 1.0
-    config.evaluate.update({"every": 0, "number": 200, "split": "test", "features": ("pixels",)})
+    config.evaluate.update({"every": 0, "number": 100, "split": "test", "features": ("pixels",)})
     return config
 
 
