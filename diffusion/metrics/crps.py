@@ -131,7 +131,7 @@ def quantile_sum(
     2019; Tashiro et al., "CSDI", 2021, with the quantile form.
     """
     real = np.ones(np.shape(y), bool) if real is None else np.asarray(real, bool)
-    return quantile_form(np.sum(samples, -1), np.sum(y, -1), real.all(-1), levels)
+    return quantile_form(np.sum(samples, -1), np.sum(y, -1), np.asarray(real.all(-1)), levels)
 
 
 def coverage(samples: np.ndarray, y: np.ndarray, level: float) -> np.ndarray:
