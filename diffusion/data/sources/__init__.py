@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from diffusion.data.sources.combined import filtered, mixture
     from diffusion.data.sources.controlled_pictures import controlled, painted
     from diffusion.data.sources.file_streams import parquet_stream, tar_stream
-    from diffusion.data.sources.made_drawings import arranged_drawings, drawings
+    from diffusion.data.sources.made_drawings import arranged_drawings, drawings, moving_drawings
     from diffusion.data.sources.manifold_points import rotation_mixture, sphere_mixture, torsion_mixture
     from diffusion.data.sources.of_python import huggingface
     from diffusion.data.sources.parquet_files import parquet
@@ -90,6 +90,7 @@ __all__ = [
     "iterated",
     "made_drawings",
     "mixture",
+    "moving_drawings",
     "of_python",
     "open_source",
     "painted",
@@ -126,7 +127,7 @@ public.declare(
         "array_files": ("arrays",),
         "combined": ("filtered", "mixture"),
         "controlled_pictures": ("controlled", "painted"),
-        "made_drawings": ("arranged_drawings", "drawings"),
+        "made_drawings": ("arranged_drawings", "drawings", "moving_drawings"),
         "file_streams": ("parquet_stream", "tar_stream"),
         "parquet_files": ("parquet",),
         "manifold_points": ("rotation_mixture", "sphere_mixture", "torsion_mixture"),

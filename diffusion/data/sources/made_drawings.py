@@ -1,10 +1,12 @@
-"""Drawings of shapes, made when they are asked for: with controls that are exact, or with captions that say little."""
+"""Drawings of shapes, made when they are asked for: with exact controls, with silent captions, or in motion."""
 
-__all__ = ["Drawings", "arranged_drawings", "drawings"]
+__all__ = ["Drawings", "arranged_drawings", "drawings", "moving_drawings"]
 
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from diffusion.data.sources.sequences import Records
 
@@ -16,17 +18,20 @@ SILENT = "a picture"  # the caption that says nothing
 class Drawings(Sequence):
     """Records of a function of the row, each made once."""
 
-    def __init__(self, split: str, number: int, make: Callable[[int], dict[str, Any]]):
+    def __init__(
+        self, split: str, number: int, make: Callable[[int], dict[str, Any]], splits: tuple[str, ...] = SPLITS
+    ):
         """Args:
-            split: "train" or "test", which share no drawing.
+            split: one of `splits`, which share no drawing.
             number: of records.
             make: a row -> its record.
+            splits: the names of all.
 
         Raises:
             ValueError: for another split, or a number below 1.
         """
-        if split not in SPLITS:
-            raise ValueError(f"drawings have no split {split!r}. Valid: {', '.join(SPLITS)}")
+        if split not in splits:
+            raise ValueError(f"drawings have no split {split!r}. Valid: {', '.join(splits)}")
         if number < 1:
             raise ValueError(f"number = {number}. Valid: at least 1")
         self._number = number
@@ -89,3 +94,33 @@ def drawings(split: str = "train", *, silent: float = 0.5, number: int = 8_000) 
         return {"image": shapes.drawing.draw(scene, lot), "caption": SILENT if silence else caption}
 
     return Records(Drawings(split, number, make), split=split)
+
+
+def moving_drawings(split: str = "train", *, frames: int = 16, side: int = 64, number: int = 8_000) -> Records:
+    """Opens clips of moving shapes, see `shapes.motions`; the label is the first shape's motion.
+
+    Records are {"x": float32 [F, side, side, 3] in [-1, 1], "label": int}; a pixel is the mean of those of 64 x 64 that
+    it covers.
+
+    Args:
+        split: "train", "test", or "withheld", whose pairs of a shape and a motion, or of a colour, train never shows.
+        frames: F, at least 8.
+        side: in pixels; it divides 64.
+        number: of records.
+
+    Raises:
+        ValueError: for another split, too few frames, another side, or a number below 1.
+    """
+    from diffusion.data.shapes import drawing, motions
+
+    if side < 1 or drawing.SIDE % side:
+        raise ValueError(f"side = {side}. Valid: a divisor of {drawing.SIDE}")
+    factor = drawing.SIDE // side
+    kinds = tuple(motions.MOTIONS)
+
+    def make(row: int) -> dict[str, Any]:
+        clip = motions.example(split, row, frames)
+        means = clip.frames.reshape(frames, side, factor, side, factor, 3).mean(axis=(2, 4))
+        return {"x": np.float32(means / 127.5 - 1), "label": kinds.index(clip.movers[0].motion)}
+
+    return Records(Drawings(split, number, make, (*SPLITS, "withheld")), len(kinds), split)

@@ -341,6 +341,7 @@ SOURCES = _table(
     sources.spirals,
     sources.drawings,
     sources.arranged_drawings,
+    sources.moving_drawings,
     sources.sphere_mixture,
     sources.torsion_mixture,
     sources.rotation_mixture,

@@ -46,7 +46,11 @@ LENGTHS = {"mixture": 24, "filtered": 5, "spirals": 9}  # else stored.NUMBER
 def test_all_sources_of_files_are_here():
     streams = {"tar_stream", "parquet_stream"}  # tests/data/sources/test_file_streams.py
     of_pictures = {"controlled", "painted"}  # tests/data/test_controls.py
-    of_drawings = {"drawings", "arranged_drawings"}  # tests/data/test_arrangements.py
+    of_drawings = {
+        "drawings",
+        "arranged_drawings",
+        "moving_drawings",
+    }  # tests/data/test_arrangements.py, test_motions.py
     # tests/data/sources/test_manifold_points.py
     of_manifolds = {"sphere_mixture", "torsion_mixture", "rotation_mixture"}
     of_series = {"gaussian_series", "series_windows"}  # tests/data/sources/test_series.py, test_series_configs.py

@@ -1,0 +1,228 @@
+"""Clips of moving shapes, with the places, turns and visibility of each: motion whose physics is known exactly.
+
+    clip = motions.example("train", 7)      # clip.caption, for example "a red star moves left quickly"
+
+| motion  | what happens                                                                  |
+|---------|-------------------------------------------------------------------------------|
+| moves   | along a straight line at one speed, left, right, up or down                   |
+| bounces | straight at one speed, reflected at the borders of the picture                |
+| turns   | about its centre at one angular speed, clockwise or counterclockwise          |
+| hides   | at one speed behind a bar: nothing of it is seen in a frame, and it comes out |
+
+A clip has one shape, or two, each in its half of the picture. Pairs of a shape and a motion, and the pairs of a colour
+and a shape that `scenes` withholds, stand in no clip of training; those of the split "withheld" have one.
+"""
+
+__all__ = ["MOTIONS", "Clip", "Mover", "draw", "example", "frames_of"]
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.data.shapes import drawing, scenes
+from diffusion.data.shapes.drawing import DISTANCES, SIDE
+from diffusion.data.shapes.scenes import Lot
+
+SEED = 2029  # those of the other drawings are others
+STREAMS = {"train": 0, "test": 1, "withheld": 2}
+DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+MOTIONS = {
+    "moves": tuple(DIRECTIONS),
+    "bounces": ("",),
+    "turns": ("clockwise", "counterclockwise"),
+    "hides": ("left", "right"),
+}
+"""The motions, and the directions that each may have."""
+WITHHELD = frozenset({("square", "bounces"), ("star", "moves"), ("heart", "turns"), ("moon", "hides")})
+SPEEDS = {"slowly": (12.0, 18.0), "quickly": (30.0, 40.0)}  # pixels from the first to the last frame
+TURNS = {"slowly": (0.15, 0.25), "quickly": (0.5, 0.9)}  # of a whole turn, in the same time
+FLIGHT = (70.0, 110.0)  # pixels of a path with reflections: longer than any line without one
+TWO = 0.4  # how often there are two shapes
+RADII = (6.0, 6.6)
+REACH = 1.2  # radii that the widest shape reaches
+ROWS = (18.0, 46.0)  # of the centres of two shapes
+BAR = (120, 120, 128)
+LEAST = 8  # frames
+
+
+class Mover(NamedTuple):
+    """A shape of a colour, and where it is in each frame.
+
+    Attributes:
+        colour, shape: in `scenes.COLOURS` and `scenes.SHAPES`.
+        motion: in `MOTIONS`.
+        direction: one of the motion's.
+        speed: "slowly", "quickly", or "" of a motion that has but one.
+        radius: pixels.
+        places: float64 [F, 2], (x, y) of its centre, in pixels from the upper left corner.
+        turns: float64 [F], radians, clockwise.
+        bar: (left, right, top, bottom) of what hides it, in pixels; None of one that is not hidden.
+    """
+
+    colour: str
+    shape: str
+    motion: str
+    direction: str
+    speed: str
+    radius: float
+    places: np.ndarray
+    turns: np.ndarray
+    bar: tuple[float, float, float, float] | None
+
+
+class Clip(NamedTuple):
+    """Frames, and the truth about them.
+
+    Attributes:
+        caption: in words.
+        movers: one or two.
+        frames: uint8 [F, 64, 64, 3].
+        seen: float64 [F, K], the share of each mover that no bar covers.
+    """
+
+    caption: str
+    movers: tuple[Mover, ...]
+    frames: np.ndarray
+    seen: np.ndarray
+
+
+def example(split: str, number: int, frames: int = 16, seed: int = SEED) -> Clip:
+    """Clip `number` of a split, the same whatever others are made.
+
+    Args:
+        split: "train", "test" (both without what is withheld) or "withheld".
+        number: >= 0.
+        frames: F, at least 8.
+        seed: of all of them.
+
+    Raises:
+        ValueError: for another split, or fewer frames.
+    """
+    if split not in STREAMS:
+        raise ValueError(f"moving drawings have no split {split!r}. Valid: {', '.join(STREAMS)}")
+    if frames < LEAST:
+        raise ValueError(f"frames = {frames}. Valid: at least {LEAST}, so that what hides is hidden in one")
+    lot = Lot(seed, STREAMS[split], number)
+    movers = draw(lot, frames, split == "withheld")
+    seen = np.stack([_seen(mover) for mover in movers], axis=1)
+    return Clip(" and ".join(map(_phrase, movers)), movers, frames_of(movers, lot), seen)
+
+
+def draw(lot: Lot, frames: int, of_withheld: bool = False) -> tuple[Mover, ...]:
+    """One or two movers, none of them withheld; with `of_withheld` the first one is."""
+    two = lot.between(0, 1) < TWO
+    kinds = [kind for kind in MOTIONS if not (two and kind == "bounces")]
+    movers = []
+    for i in range(2 if two else 1):
+        while True:
+            look = lot.pick(scenes.COLOURS), lot.pick(scenes.SHAPES)
+            motion = lot.pick(kinds)
+            withheld = look in scenes.WITHHELD or (look[1], motion) in WITHHELD
+            round_ = look[1] == "circle" and motion == "turns"  # which nobody would see
+            again = movers and look == (movers[0].colour, movers[0].shape)
+            if withheld == (of_withheld and i == 0) and not round_ and not again:
+                break
+        direction = lot.pick(MOTIONS[motion][:2] if two else MOTIONS[motion])  # of two, none leaves its half
+        speed = lot.pick(tuple(SPEEDS)) if motion in ("moves", "turns") else ""
+        radius = lot.between(*RADII)
+        places, turns = _path(lot, frames, motion, direction, speed, radius, ROWS[i] if two else None)
+        bar = _bar(radius, frames, i if two else None) if motion == "hides" else None
+        movers.append(Mover(*look, motion, direction, speed, radius, places, turns, bar))
+    return tuple(movers)
+
+
+def frames_of(movers: tuple[Mover, ...], lot: Lot) -> np.ndarray:
+    """The frames, uint8 [F, 64, 64, 3], in tints and on a paper of their draws, the same in all frames."""
+    paper = np.array(lot.pick(drawing.PAPERS), np.float64)
+    tints = [np.array(drawing.PALETTE[m.colour]) + np.array([lot.between(-8, 8) for _ in range(3)]) for m in movers]
+    canvases = np.broadcast_to(paper, (len(movers[0].places), SIDE, SIDE, 3)).copy()
+    for frame, canvas in enumerate(canvases):
+        for tint, mover in zip(tints, movers):
+            shape = _turned(DISTANCES[mover.shape], mover.turns[frame])
+            drawing.paint(canvas, shape, tint, tuple(mover.places[frame]), mover.radius, "plain")
+        for mover in movers:
+            if mover.bar is not None:
+                canvas += _cover(mover.bar)[..., None] * (np.array(BAR) - canvas)
+    return np.clip(np.round(canvases), 0, 255).astype(np.uint8)
+
+
+def _path(
+    lot: Lot, frames: int, motion: str, direction: str, speed: str, radius: float, row: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(places [F, 2], turns [F]); `row` is the y of one of two shapes."""
+    margin = REACH * radius + 1
+    low, high = margin, SIDE - margin
+    clock = np.linspace(0.0, 1.0, frames)
+    start = np.array([lot.between(low, high), lot.between(low, high) if row is None else row])
+    still = np.broadcast_to(start, (frames, 2)).copy()
+    upright = np.zeros(frames)
+    if motion == "turns":
+        way = 2 * math.pi * lot.between(*TURNS[speed])
+        return still, clock * (way if direction == "clockwise" else -way)
+    if motion == "bounces":
+        angle = lot.between(0, 2 * math.pi)
+        way = lot.between(*FLIGHT) * np.array([math.cos(angle), math.sin(angle)])
+        return _reflected(start + clock[:, None] * way, low, high), upright
+    step = np.array(DIRECTIONS[direction])
+    axis = int(np.argmax(np.abs(step)))
+    way = high - low if motion == "hides" else min(lot.between(*SPEEDS[speed]), high - low)
+    first = lot.between(low, high - way)  # of the line from its lower end
+    line = first + clock * way
+    still[:, axis] = line if step[axis] > 0 else line[::-1]
+    return still, upright
+
+
+def _reflected(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Lines folded into [low, high]: what would leave comes back at the same speed."""
+    width = high - low
+    return low + width - np.abs((x - low) % (2 * width) - width)
+
+
+def _turned(distance: drawing.Distance, angle: float) -> drawing.Distance:
+    """The shape turned clockwise, y down, by an angle in radians."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    return lambda x, y, radius: distance(cos * x + sin * y, -sin * x + cos * y, radius)
+
+
+def _bar(radius: float, frames: int, half: int | None) -> tuple[float, float, float, float]:
+    """So wide that a shape that passes at one speed is behind it, whole, in at least one frame.
+
+    `half` is the half of the picture in which it stands, 0 or 1; None: the whole.
+    """
+    step = (SIDE - 2 * (REACH * radius + 1)) / (frames - 1)
+    wide = REACH * radius + step / 2
+    ends = (0.0, float(SIDE)) if half is None else (half * SIDE / 2, (half + 1) * SIDE / 2)
+    return SIDE / 2 - wide, SIDE / 2 + wide, *ends
+
+
+def _cover(bar: tuple[float, float, float, float]) -> np.ndarray:
+    """The share of each pixel that the bar covers, [64, 64]."""
+    along = np.arange(SIDE) + 0.5
+    line = lambda low, high: np.clip(0.5 + np.minimum(along - low, high - along), 0, 1)
+    return line(*bar[2:])[:, None] * line(*bar[:2])
+
+
+def _seen(mover: Mover) -> np.ndarray:
+    """The share of the mover's inside that its bar does not cover, [F]."""
+    if mover.bar is None:
+        return np.ones(len(mover.places))
+    along = np.arange(SIDE) + 0.5
+    free = 1 - _cover(mover.bar)
+    shares = []
+    for (x, y), angle in zip(mover.places, mover.turns):
+        inside = _turned(DISTANCES[mover.shape], angle)(along - x, along[:, None] - y, mover.radius) < 0
+        shares.append((inside * free).sum() / inside.sum())
+    return np.array(shares)
+
+
+def _phrase(mover: Mover) -> str:
+    """What a mover does, in words."""
+    what = {
+        "moves": f"moves {mover.direction} {mover.speed}",
+        "bounces": "bounces",
+        "turns": f"turns {mover.direction} {mover.speed}",
+        "hides": f"passes {mover.direction} behind a bar",
+    }
+    article = "an" if mover.colour[0] in "aeiou" else "a"
+    return f"{article} {mover.colour} {mover.shape} {what[mover.motion]}"

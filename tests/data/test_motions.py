@@ -1,0 +1,128 @@
+"""Clips of moving shapes: what is said of them is what their pixels do, and what is withheld is withheld."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from diffusion.data import sources
+from diffusion.data.shapes import drawing, motions, scenes
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return [motions.example("train", number, 12) for number in range(60)]
+
+
+def tinted(clip, mover):
+    """The pixels of each frame in the mover's colour, in its half of the picture and not at the edge of a bar."""
+    others = [tint for colour, tint in drawing.PALETTE.items() if colour != mover.colour]
+    near = lambda tints: np.min([np.abs(clip.frames - np.array(tint)).sum(-1) for tint in tints], axis=0)
+    found = near([drawing.PALETTE[mover.colour]]) < near([*others, *drawing.PAPERS, motions.BAR])
+    if len(clip.movers) == 2:
+        found[:, slice(32, 64) if mover is clip.movers[0] else slice(0, 32)] = False
+    for edge in (mover.bar or ())[:2]:
+        found[:, :, int(edge) - 1 : int(edge) + 2] = False
+    return found
+
+
+def test_shapes_are_where_the_truth_says_in_every_frame(clips):
+    """The centre of the pixels of a colour moves as the truth does, by one vector a frame where motion is straight."""
+    kinds = collections.Counter()
+    for clip in clips:
+        for k, mover in enumerate(clip.movers):
+            pixels = tinted(clip, mover)
+            whole = np.flatnonzero(clip.seen[:, k] == 1)
+            along = np.arange(64) + 0.5
+            centres = np.array([(m.sum(0) @ along / m.sum(), m.sum(1) @ along / m.sum()) for m in pixels[whole]])
+            shift = centres - mover.places[whole]
+            if mover.motion != "turns":  # the middle of a moon or a heart is not its centre, but stays off it alike
+                assert np.abs(shift - shift.mean(0)).max() < 0.8, clip.caption
+            assert np.hypot(*shift.T).max() < 2.6, clip.caption
+            if mover.motion == "moves":
+                steps = np.diff(mover.places, axis=0)
+                np.testing.assert_allclose(steps, np.broadcast_to(steps[0], steps.shape), atol=1e-9)
+                sign = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[mover.direction]
+                np.testing.assert_array_equal(np.sign(np.round(steps[0], 6)), sign)
+            hidden = pixels[clip.seen[:, k] == 0]
+            assert not hidden.any() and (len(hidden) > 0) == (mover.motion == "hides"), clip.caption
+            kinds[mover.motion] += 1
+    assert set(kinds) == set(motions.MOTIONS) and min(kinds.values()) >= 5
+
+
+def test_what_bounces_keeps_its_speed_and_stays_inside(clips):
+    """Between reflections each step is as long; at one, a coordinate turns round, at the border's distance."""
+    bouncing = [clip.movers[0] for clip in clips if clip.movers[0].motion == "bounces"]
+    assert len(bouncing) > 3
+    for mover in bouncing:
+        margin = motions.REACH * mover.radius + 1
+        assert mover.places.min() >= margin - 1e-9 and mover.places.max() <= 64 - margin + 1e-9
+        speeds = np.abs(np.diff(mover.places, axis=0))
+        for axis in (0, 1):
+            steps = np.diff(mover.places[:, axis])
+            straight = np.isclose(speeds[:, axis], speeds[:, axis].max(), atol=1e-9)
+            assert (~straight).sum() <= (np.diff(np.sign(steps)) != 0).sum() + 1  # a step with a reflection is shorter
+        assert any((np.diff(np.sign(np.diff(mover.places[:, axis]))) != 0).any() for axis in (0, 1))
+
+
+def test_a_shape_turns_by_the_angle_that_is_said_and_the_way_that_is_said(clips):
+    """Its first frame, turned by Pillow, is its last one."""
+    from PIL import Image
+
+    seen = 0
+    for clip in clips:
+        mover = clip.movers[0]
+        if mover.motion != "turns" or len(clip.movers) > 1:
+            continue
+        first, last = (Image.fromarray(tinted(clip, mover)[i].astype(np.uint8) * 255) for i in (0, -1))
+        centre = tuple(mover.places[0])
+        turned = first.rotate(-np.degrees(mover.turns[-1]), Image.Resampling.BILINEAR, center=centre)
+        other = first.rotate(np.degrees(mover.turns[-1]) + 20, Image.Resampling.BILINEAR, center=centre)
+        off = lambda picture, last=last: (np.abs(np.float64(picture) - np.float64(last)) > 128).sum()
+        assert off(turned) < 0.25 * (np.asarray(last) > 0).sum(), clip.caption
+        assert (mover.turns[-1] > 0) == (mover.direction == "clockwise")
+        seen += off(other) > 2 * off(turned)
+    assert seen >= 2
+
+
+def test_what_is_withheld_stands_in_no_clip_of_training_and_in_every_clip_of_its_split(clips):
+    def pairs(mover):
+        return (mover.colour, mover.shape) in scenes.WITHHELD, (mover.shape, mover.motion) in motions.WITHHELD
+
+    lots = [motions.draw(scenes.Lot(3, 0, number), 8) for number in range(300)]
+    assert not any(any(pairs(mover)) for movers in lots for mover in movers)
+    lots = [motions.draw(scenes.Lot(3, 2, number), 8, of_withheld=True) for number in range(60)]
+    assert all(any(pairs(movers[0])) and not any(map(any, map(pairs, movers[1:]))) for movers in lots)
+    assert {pairs(movers[0]) for movers in lots} >= {(True, False), (False, True)}
+
+
+def test_captions_say_what_is_drawn(clips):
+    for clip in clips[:20]:
+        for mover in clip.movers:
+            assert (
+                f"{mover.colour} {mover.shape} {'passes' if mover.motion == 'hides' else mover.motion}" in clip.caption
+            )
+            assert mover.direction in clip.caption and mover.speed in clip.caption
+    assert clips[0].frames.shape == (12, 64, 64, 3) and clips[0].frames.dtype == np.uint8
+    again = motions.example("train", 0, 12)
+    np.testing.assert_array_equal(again.frames, clips[0].frames)
+    assert (motions.example("test", 0, 12).frames != clips[0].frames).any()
+
+
+def test_the_source_gives_small_clips_and_refuses_what_it_has_not():
+    source = sources.moving_drawings("withheld", frames=8, side=16, number=3)
+    record = source[1]
+    clip = motions.example("withheld", 1, 8)
+    assert record["x"].shape == (8, 16, 16, 3) and record["x"].dtype == np.float32
+    corner = clip.frames[5, 4:8, 12:16].astype(np.float64).mean((0, 1)) / 127.5 - 1
+    np.testing.assert_allclose(record["x"][5, 1, 3], corner, atol=1e-6)
+    assert tuple(motions.MOTIONS)[record["label"]] == clip.movers[0].motion
+    for options, message in [
+        ({"split": "validation"}, "no split 'validation'. Valid: train, test, withheld"),
+        ({"side": 24}, "side = 24. Valid: a divisor of 64"),
+        ({"number": 0}, "number = 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            sources.moving_drawings(**options)
+    with pytest.raises(ValueError, match=r"frames = 7\. Valid: at least 8"):
+        motions.example("train", 0, 7)
