@@ -40,3 +40,22 @@ def folder(name, place, changed=None):
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, place / file)
     return place
+
+
+def attentive(place):
+    """The folder of "sd" with attention in its first level too, as all published ones, which T2I-Adapters need."""
+    about = fixture("sd")[0]
+    config = json.loads(about["files"]["unet/config.json"])
+    config |= {"down_block_types": ["CrossAttnDownBlock2D"] * 2, "up_block_types": ["CrossAttnUpBlock2D"] * 2}
+    file, theirs = next(entry for entry in about["shapes"].items() if entry[0].startswith("unet"))
+    text = config["cross_attention_dim"]
+    half = lambda shape: [side if side in (1, text) else side // 2 for side in shape]
+    wide = {"down_blocks.1.attentions.": "down_blocks.0.attentions.", "up_blocks.0.attentions.": "up_blocks.1.attentions."}
+    fine = {
+        name.replace(start, to): half(shape)
+        for start, to in wide.items()
+        for name, shape in theirs.items()
+        if name.startswith(start)
+    }
+    changed = {"files": {"unet/config.json": json.dumps(config)}, "shapes": {file: theirs | fine}}
+    return folder("sd", place, changed)

@@ -158,28 +158,47 @@ def test_a_run_is_sampled_as_its_file_and_goes_on(tmp_path, pipeline):
         same(checkpoints.load_ema(tmp_path / "parted")[0], checkpoints.load_ema(run)[0])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("pipeline", ["sd", "xl"])
-def test_a_t2i_adapter_trains_alone_and_is_written(tmp_path, pipeline):
-    made = config_of(tmp_path, {"name": "t2i_adapter"}, pipeline)
+def sketched(place, pipeline):
+    made = config_of(place, {"name": "t2i_adapter"}, pipeline)
     made.data.source = {"name": "controlled", "of": made.data.source.to_dict(), "control": {"name": "sketch"}}
-    if pipeline == "xl":  # of two levels, where the published adapters are for three
-        with pytest.raises(ConfigError, match=r"no published kind of T2I-Adapter has features of the shapes"):
-            checks.validate(made)
-        return
+    return made
+
+
+@pytest.mark.parametrize("pipeline", ["sd", "xl"])
+def test_a_t2i_adapter_for_levels_that_no_published_kind_fits_is_refused(tmp_path, pipeline):
+    with pytest.raises(ConfigError, match=r"no published kind of T2I-Adapter has features of the shapes"):
+        checks.validate(sketched(tmp_path, pipeline))
+
+
+@pytest.mark.slow
+def test_a_t2i_adapter_trains_alone_goes_on_and_is_written(tmp_path):
+    """A run of two steps is, bit for bit, the one that stopped after its first, and its file the run."""
+    made_pipelines.attentive(tmp_path / "sd")
+    made = sketched(tmp_path, "sd")
     recipe, program, state, batch = begun(made, tmp_path)
     kept = jax.tree.map(np.array, state.unsaved["base"])
     first = jax.tree.map(np.array, state.params)
     state, _ = program.step(state, batch, program.seed)
     same(state.unsaved["base"], kept)
-    assert (state.params["conv_in"]["kernel"] != first["conv_in"]["kernel"]).any()
-    recipe.tuning.write(tmp_path, state.params, {})
-    loaded = text_to_image.load(recipe.base.path, attachments={"control": tmp_path / "t2i_adapter"})
-    same(loaded.attachments["control"].params, state.params)
-    draw = lambda *controls: text_to_image.generate(
-        loaded, "a cat", steps=2, sampler="ddim", guidance=2.0, height=16, width=16, controls=controls
+    for name, part in state.params.items():
+        assert (part["kernel"] != first[name]["kernel"]).any(), name
+    run = tmp_path / "run"
+    assert train.run(made, run) == 0
+    parted = sketched(tmp_path, "sd")
+    parted.train.steps = 1
+    assert train.run(parted, tmp_path / "parted") == 0
+    assert train.run(made, tmp_path / "parted") == 0
+    same(checkpoints.load_ema(tmp_path / "parted")[0], checkpoints.load_ema(run)[0])
+    by_run, _ = tuned_run.load(run)
+    by_file = text_to_image.load(recipe.base.path, attachments={"control": run / "tuning" / "t2i_adapter"})
+    same(by_run.attachments["control"].params, by_file.attachments["control"].params)
+    sketch = ("control", np.full((16, 16, 3), 200, np.uint8))
+    draw = lambda model, *controls: text_to_image.generate(
+        model, "a cat", steps=2, sampler="ddim", guidance=2.0, height=16, width=16, controls=controls
     )
-    assert (draw(("control", np.full((16, 16, 3), 200, np.uint8))) != draw()).any()
+    followed = draw(by_run, sketch)
+    np.testing.assert_array_equal(followed, draw(by_file, sketch))
+    assert (followed != draw(by_file)).any()
 
 
 @pytest.mark.parametrize("changes, pipeline, message", [
