@@ -5,6 +5,11 @@
     x_t ------ conv_in ----------+        v
                                       residuals -- the entry "residuals" of the U-Net's condition
 
+A union ControlNet knows several kinds of control: the kind is embedded with the time, and a transformer of one token,
+the mean of the hint and an embedding of its kind, says what is added to the hint. In the authors' code the tokens of a
+batch attend to each other, where those of one picture, of both branches of guidance, are the same; here each attends to
+itself, so that a picture does not depend on the others of its batch.
+
 Pictures and features are channels last.
 """
 
@@ -20,7 +25,11 @@ import jax.numpy as jnp
 
 from diffusion.models.attachment import Attachment, check_base, weighted_residuals
 from diffusion.models.conditional_unet import ConditionalUNet, Layers
+from diffusion.models.layers.clip_layers import Layers as Tokens
 from diffusion.models.layers.convolutions import conv
+from diffusion.models.layers.embeddings import sinusoid
+
+OWN = "hint_|residual_|kind_|conv_in/kernel"  # the beginnings of names that a base does not have, or of another shape
 
 
 class ControlNet(nn.Module):
@@ -36,22 +45,31 @@ class ControlNet(nn.Module):
         unet: the fields of the U-Net; it is not called, and has no parameters here.
         hint_widths: channels of the convolutions that read the hint; each after the first halves it.
         hint_channels: of the hint.
+        modes: number of kinds of control that a union ControlNet knows, or 0.
+        kind_depth, kind_heads: layers of a union's transformer, and heads of each.
 
-    Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, sections 3.1 and 3.2.
+    Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, sections 3.1 and 3.2;
+    for unions the code of diffusers' ControlNetUnionModel.
     """
 
     unet: ConditionalUNet
     hint_widths: tuple[int, ...] = (16, 32, 96, 256)
     hint_channels: int = 3
+    modes: int = 0
+    kind_depth: int = 1
+    kind_heads: int = 8
     reads_base = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array, condition: dict, hint: jax.Array) -> tuple[jax.Array, ...]:
+    def __call__(
+        self, x: jax.Array, t: jax.Array, condition: dict, hint: jax.Array, mode: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
         """Args:
             x: [B, H, W, in_channels], as the U-Net's.
             t: its clock, [B] or [].
             condition: its condition, without residuals and extra keys.
             hint: [B, 8H, 8W, hint_channels] with the default widths, in [0, 1].
+            mode: int [B], the kind of control; with `modes`.
 
         Returns:
             One array for each skip and one for the middle, as `conditional_unet.residual_shapes` lists them, float32.
@@ -72,10 +90,32 @@ class ControlNet(nn.Module):
         seen = conv(widths[0], zero=True, dtype=dtype, name="hint_out")(seen)
 
         layers = Layers(self.unet, jnp.broadcast_to(t, x.shape[:1]), inputs)
+        if self.modes:
+            layers.embedding = layers.embedding + self._embedded(mode)
+            seen = seen + self._of_kind(mode, seen)
         h, skips = layers.down(x, seen)
         h = layers.middle(h)
         out = lambda h, name: conv(h.shape[-1], 1, zero=True, dtype="float32", name=name)(h.astype(jnp.float32))
         return (*(out(skip, f"residual_{i}") for i, skip in enumerate(skips)), out(h, "residual_middle"))
+
+    def _embedded(self, mode: jax.Array) -> jax.Array:
+        """The kind beside the time, [B, 4 widths[0]]: sinusoids of 1 for the kind and of 0 for each other one."""
+        unet = self.unet
+        dense = lambda name: nn.Dense(4 * unet.widths[0], dtype=unet.dtype, name=name)
+        numbers = jax.nn.one_hot(mode, self.modes)
+        features = sinusoid(numbers.reshape(-1), unet.size_width).reshape(len(numbers), -1)
+        return dense("kind_out")(nn.silu(dense("kind_hidden")(features)))
+
+    def _of_kind(self, mode: jax.Array, seen: jax.Array) -> jax.Array:
+        """What the kind adds to the hint [B, H, W, D]: [B, 1, 1, D], zero at the start."""
+        dtype, width = self.unet.dtype, seen.shape[-1]
+        task = nn.Embed(self.modes, width, dtype=dtype, name="kind_embedding")(mode)
+        layers = Tokens(
+            self.kind_depth, self.kind_heads, 4 * width, "quick_gelu", 1e-5, "auto", "none", dtype, name="kind_tokens"
+        )
+        token, _ = layers((seen.mean((1, 2)) + task)[:, None], None, 0)
+        out = nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.zeros, name="kind_added")
+        return out(token)[:, None]
 
     def residuals(
         self,
@@ -84,7 +124,7 @@ class ControlNet(nn.Module):
         x: jax.Array,
         clock: jax.Array,
         condition: Mapping[str, Any],
-        seen: jax.Array,
+        seen: Any,
     ) -> tuple[jax.Array, ...]:
         """The U-Net's entry "residuals"; only a distilled ControlNet receives the guidance strength.
 
@@ -92,10 +132,11 @@ class ControlNet(nn.Module):
             params: of this module.
             denoiser: the U-Net, whose skips have a residual each already.
             x, clock, condition: as the U-Net receives them, without residuals.
-            seen: the picture, [B, s H, s W, 3] in [0, 1].
+            seen: the picture, [B, s H, s W, 3] in [0, 1]; of a union (the picture, the kind int [B]).
         """
         own = {name: entry for name, entry in condition.items() if name != "strength" or self.unet.strength_width}
-        found: Any = self.apply({"params": params}, x, clock, own, seen)
+        hint = seen if isinstance(seen, tuple) else (seen,)
+        found: Any = self.apply({"params": params}, x, clock, own, *hint)
         return tuple(found)
 
     def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
@@ -111,6 +152,7 @@ class ControlNet(nn.Module):
         """
         if not isinstance(denoiser, ConditionalUNet):
             raise ValueError(f"this ControlNet is for a ConditionalUNet; the denoiser is a {type(denoiser).__name__}")
-        check_base(params, base, "hint_|residual_|conv_in/kernel", "this ControlNet")
+        check_base(params, base, OWN, "this ControlNet")
         unet = self.unet.clone(dtype=denoiser.dtype, attention=denoiser.attention)
-        return Attachment(params, functools.partial(weighted_residuals, self.clone(unet=unet), denoiser))
+        entries = functools.partial(weighted_residuals, self.clone(unet=unet), denoiser)
+        return Attachment(params, entries, modes=self.modes)

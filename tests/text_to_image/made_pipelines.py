@@ -50,7 +50,10 @@ def attentive(place):
     file, theirs = next(entry for entry in about["shapes"].items() if entry[0].startswith("unet"))
     text = config["cross_attention_dim"]
     half = lambda shape: [side if side in (1, text) else side // 2 for side in shape]
-    wide = {"down_blocks.1.attentions.": "down_blocks.0.attentions.", "up_blocks.0.attentions.": "up_blocks.1.attentions."}
+    wide = {
+        "down_blocks.1.attentions.": "down_blocks.0.attentions.",
+        "up_blocks.0.attentions.": "up_blocks.1.attentions.",
+    }
     fine = {
         name.replace(start, to): half(shape)
         for start, to in wide.items()

@@ -241,23 +241,17 @@ def controlled(base=""):
 TIMES = {"one, weak, in the middle": (0.29, 0.61)}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["one", "one, weak, in the middle", "two"])
-def test_ten_controlled_steps_end_where_diffusers_pipeline_does(name):
-    about, arrays = fixture()
-    model = controlled()
-    used, weights, _ = about["cases"][name]
+def latents(model, controls, steps):
+    """Where DDIM's steps from the made latents end, of the peers' prompts with their guidance."""
     prompts = ["a cat", "the red car on a hill"]
     with pytest.warns(UserWarning, match="too long|tokens"):
         both = text_to_image.conditions(model, prompts, "bad", 7.5, 16, 16)
-    controls = [Control(one, picture(one), weight, TIMES.get(name, (0.0, 1.0))) for one, weight in zip(used, weights)]
-    opened = attached.opened(controls, model.attachments, (16, 16))
     ready = [
-        Attached(one.attachment, one.attachment.encode(None, jnp.asarray(one.picture)), jnp.float32(one.control.weight),
-                 jnp.asarray(one.control.times))
-        for one in opened
+        Attached(one.attachment, one.attachment.encode(one.attachment.params, jnp.asarray(one.picture)),
+                 jnp.float32(one.control.weight), jnp.asarray(one.control.times))
+        for one in attached.opened(controls, model.attachments, (16, 16))
     ]  # fmt: skip
-    trajectory = schedulers.trajectory(model.process, "ddim", about["steps"])
+    trajectory = schedulers.trajectory(model.process, "ddim", steps)
 
     def sampled(params, attached, x, conditional, unconditional):
         denoise = text_to_image.denoise(model, params, conditional, unconditional, 7.5, attached)
@@ -265,7 +259,16 @@ def test_ten_controlled_steps_end_where_diffusers_pipeline_does(name):
         return samplers.sample(trajectory.sampler, denoise, model.process.schedule, x, trajectory.plan, keys)
 
     x = trajectory.start * jnp.asarray(drawn("latents", 2, 8, 8, 4))
-    ours = jax.jit(sampled)(model.params["unet"], tuple(ready), x, *both)
+    return jax.jit(sampled)(model.params["unet"], tuple(ready), x, *both)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one", "one, weak, in the middle", "two"])
+def test_ten_controlled_steps_end_where_diffusers_pipeline_does(name):
+    about, arrays = fixture()
+    used, weights, _ = about["cases"][name]
+    controls = [Control(one, picture(one), weight, TIMES.get(name, (0.0, 1.0))) for one, weight in zip(used, weights)]
+    ours = latents(controlled(), controls, about["steps"])
     theirs = arrays[f"latents/{name}"]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 

@@ -1,6 +1,6 @@
 """CLIP's towers: transformers' classes, and OpenCLIP's names in the single files of SD 2 and SDXL."""
 
-__all__ = ["original_text_rows", "original_vision_rows", "text_rows", "vision_rows"]
+__all__ = ["original_layer", "original_text_rows", "original_vision_rows", "text_rows", "vision_rows"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -39,8 +39,12 @@ def _layer() -> list[Row]:
     return table + _dense("mlp.fc1", "mlp/hidden") + _dense("mlp.fc2", "mlp/out")
 
 
-def _original_layer(width: int) -> list[Row]:
-    """A layer by OpenAI's and OpenCLIP's names: queries, keys and values are rows of one matrix."""
+def original_layer(width: int) -> list[Row]:
+    """A layer by OpenAI's and OpenCLIP's names: queries, keys and values are rows of one matrix.
+
+    Args:
+        width: of the layer, a third of the rows.
+    """
     table = _norm("ln_1", "norm_1") + _norm("ln_2", "norm_2")
     for i, ours in enumerate(("query", "key", "value")):
         rows = (i * width, (i + 1) * width)
@@ -74,7 +78,7 @@ def original_text_rows(module: CLIPText) -> list[Row]:
     return [
         Row("token_embedding.weight", "tokens/embedding"),
         Row("positional_embedding", "positions"),
-        *_layers(_original_layer(module.width), module.depth, "transformer.resblocks."),
+        *_layers(original_layer(module.width), module.depth, "transformer.resblocks."),
         *_norm("ln_final", "final_norm"),
     ]
 
@@ -98,7 +102,7 @@ def original_vision_rows(module: CLIPVision) -> list[Row]:
         Row("conv1.weight", "patch_embedding/kernel", patches(module.patch)),
         Row("positional_embedding", "positions"),
         *_norm("ln_pre", "first_norm"),
-        *_layers(_original_layer(module.width), module.depth, "transformer.resblocks."),
+        *_layers(original_layer(module.width), module.depth, "transformer.resblocks."),
         *_norm("ln_post", "final_norm"),
     ]
 

@@ -1,9 +1,10 @@
-"""ControlNets of Stable Diffusion 1.x, 2.x and XL: the parameters of a U-Net and of a hint.
+"""ControlNets of Stable Diffusion 1.x, 2.x and XL, and unions for XL: the parameters of a U-Net and of a hint.
 
-Their names are diffusers', or those of the authors' single files (control_v11p_sd15_canny), which ComfyUI reads.
+Their names are diffusers', or those of the authors' single files (control_v11p_sd15_canny), which ComfyUI reads; of
+unions diffusers' alone are known, for both.
 """
 
-__all__ = ["build", "describe", "example", "table"]
+__all__ = ["build", "build_union", "describe", "describe_union", "example", "table"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +14,9 @@ import jax.numpy as jnp
 
 from diffusion.models.conditional_unet import residual_shapes
 from diffusion.models.control_net import ControlNet
-from diffusion.models.interchange import conditional_unet_tables
-from diffusion.models.interchange.family import Family, Fields, Refusal
-from diffusion.models.interchange.rows import CONV, Row, linear
+from diffusion.models.interchange import clip_tables, conditional_unet_tables
+from diffusion.models.interchange.family import SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.rows import CONV, Row, linear, stacked, within
 
 LAYOUTS = conditional_unet_tables.LAYOUTS
 UP = ("conv_out/", "norm_out/", "up_")  # the parts of a U-Net that a ControlNet lacks
@@ -25,6 +26,8 @@ OWN = {  # their default of each field that a U-Net does not have
     "controlnet_conditioning_channel_order": "rgb",
     "global_pool_conditions": False,
 }
+UNION_HINTS = (48, 96, 192, 384)  # their default widths of a union's hint
+OF_UNIONS = ("num_control_type", "num_trans_channel", "num_trans_head", "num_trans_layer", "num_proj_channel")
 
 
 def table(module: ControlNet, layout: str) -> list[Row]:
@@ -34,6 +37,7 @@ def table(module: ControlNet, layout: str) -> list[Row]:
         module: ours.
         layout: "diffusers" or "original".
     """
+    layout = "diffusers" if module.modes else layout
     unet = conditional_unet_tables.table(module.unet, layout)
     rows = [row for row in unet if not row.ours.startswith(UP)]
     halves = len(module.hint_widths) - 1
@@ -47,7 +51,19 @@ def table(module: ControlNet, layout: str) -> list[Row]:
         hints = ["controlnet_cond_embedding.conv_in", *inner, "controlnet_cond_embedding.conv_out"]
         residuals = [f"controlnet_down_blocks.{i}" for i in range(skips)] + ["controlnet_mid_block"]
     ours += [f"residual_{i}" for i in range(skips)] + ["residual_middle"]
-    return rows + [row for names in zip((*hints, *residuals), ours, strict=True) for row in linear(*names, CONV)]
+    rows += [row for names in zip((*hints, *residuals), ours, strict=True) for row in linear(*names, CONV)]
+    return rows + _kinds(module) if module.modes else rows
+
+
+def _kinds(module: ControlNet) -> list[Row]:
+    """The rows of what a union has more; "transformer_layes" is their name."""
+    rows = [Row("task_embedding", "kind_embedding/embedding"), *linear("spatial_ch_projs", "kind_added")]
+    for theirs, ours in (("linear_1", "hidden"), ("linear_2", "out")):
+        rows += linear(f"control_add_embedding.{theirs}", f"kind_{ours}")
+    layer = clip_tables.original_layer(module.unet.widths[0])
+    for i in range(module.kind_depth):
+        rows += within(stacked(layer, i), f"transformer_layes.{i}.", "kind_tokens/layers/")
+    return rows
 
 
 def build(config: Mapping[str, Any]) -> ControlNet:
@@ -67,8 +83,32 @@ def build(config: Mapping[str, Any]) -> ControlNet:
     )
 
 
+def build_union(config: Mapping[str, Any]) -> ControlNet:
+    """Our module for a config.json of ControlNetUnionModel."""
+    fields = Fields("ControlNetUnionModel", config)
+    hints = {"conditioning_embedding_out_channels": UNION_HINTS}
+    of_net = {field: value for field, value in config.items() if field not in OF_UNIONS}
+    module = build(hints | of_net)
+    if not module.unet.added_width:
+        raise Refusal("ControlNetUnionModel: addition_embed_type = None is not supported; supported: 'text_time'.")
+    width = module.unet.widths[0]
+    for field in ("num_trans_channel", "num_proj_channel"):
+        if (value := fields.take(field, 320, SIZE)) != width:
+            raise Refusal(f"ControlNetUnionModel: {field} = {value} is not the width of the first level, {width}.")
+    heads = fields.take("num_trans_head", 8, SIZE)
+    if width % heads:
+        raise Refusal(f"ControlNetUnionModel: num_trans_head = {heads} does not divide num_trans_channel = {width}.")
+    return module.clone(
+        modes=fields.take("num_control_type", 6, SIZE),
+        kind_depth=fields.take("num_trans_layer", 1, SIZE),
+        kind_heads=heads,
+    )
+
+
 def describe(module: ControlNet) -> dict[str, Any]:
     """Their config.json for our module."""
+    if module.modes:
+        raise Refusal(f"ControlNetModel has one kind of control; ours has modes = {module.modes}.")
     unet = conditional_unet_tables.describe(module.unet)
     if unet.pop("time_cond_proj_dim"):
         raise Refusal(
@@ -83,22 +123,31 @@ def describe(module: ControlNet) -> dict[str, Any]:
     }
 
 
+def describe_union(module: ControlNet) -> dict[str, Any]:
+    """Their config.json for our module."""
+    if not module.modes:
+        raise Refusal("ControlNetUnionModel has several kinds of control; ours has modes = 0.")
+    width = module.unet.widths[0]
+    numbers = (module.modes, width, module.kind_heads, module.kind_depth, width)
+    return describe(module.clone(modes=0)) | dict(zip(OF_UNIONS, numbers))
+
+
 def example(module: ControlNet) -> tuple:
     """Arguments of a call."""
     x, t, condition = conditional_unet_tables.example(module.unet)
     side = x.shape[1] * 2 ** (len(module.hint_widths) - 1)
-    return x, t, condition, jax.ShapeDtypeStruct((1, side, side, module.hint_channels), jnp.float32)
+    hint = jax.ShapeDtypeStruct((1, side, side, module.hint_channels), jnp.float32)
+    return x, t, condition, hint, *[jax.ShapeDtypeStruct((1,), jnp.int32)] * (module.modes > 0)
 
 
-FAMILY = Family(
+TABLES = {layout: (lambda module, layout=layout: table(module, layout)) for layout in LAYOUTS}
+ONE = Family(
     name="ControlNetModel",
     module=ControlNet,
     build=build,
     describe=describe,
     example=example,
-    tables={
-        layout: (lambda module, layout=layout: table(module, layout)) for layout in conditional_unet_tables.LAYOUTS
-    },
+    tables=TABLES,
     published={
         "ControlNet of Stable Diffusion 1.x": conditional_unet_tables.SD_1,
         "ControlNet of Stable Diffusion 2.x": conditional_unet_tables.SD_2,
@@ -106,3 +155,16 @@ FAMILY = Family(
     },
     prefixes=("control_model.", ""),
 )
+UNION = Family(
+    name="ControlNetUnionModel",
+    module=ControlNet,
+    build=build_union,
+    describe=describe_union,
+    example=example,
+    tables=TABLES,
+    published={
+        "ControlNet union of Stable Diffusion XL": conditional_unet_tables.SD_XL,
+        "ControlNet union of Stable Diffusion XL, ProMax": {**conditional_unet_tables.SD_XL, "num_control_type": 8},
+    },
+)
+FAMILIES = (ONE, UNION)

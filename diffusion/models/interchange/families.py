@@ -55,7 +55,7 @@ FAMILIES: dict[str, Family] = {
         *clip_tables.FAMILIES,
         chroma_tables.FAMILY,
         conditional_unet_tables.FAMILY,
-        control_net_tables.FAMILY,
+        *control_net_tables.FAMILIES,
         *convnext_tables.FAMILIES,
         *ddt_tables.FAMILIES,
         *decoder_tables.FAMILIES,

@@ -116,7 +116,9 @@ def t2i_adapter(net, a):
 
 
 def control_net(net, a):
-    residuals = net(a["x"], a["t"], {"text": a["text"]}, a["hint"])
+    condition = {name: a[name] for name in ("text", "pooled", "size") if name in a}
+    kind = [jnp.full(len(a["x"]), a["mode"])] if "mode" in a else []
+    residuals = net(a["x"], a["t"], condition, a["hint"], *kind)
     return {f"residual_{i}": residual for i, residual in enumerate(residuals)}
 
 
@@ -267,6 +269,7 @@ CALLS = {
     "conditional_unet_levels_xl": Call(levels, 2e-5),
     "control_net": Call(control_net, 8e-6),
     "control_net_original": Call(control_net, 9e-6),
+    "control_net_union": Call(control_net, 9e-6),
     "mmdit_control_net": Call(mmdit_control_net, 6e-6),
     "mmdit_control_net_options": Call(mmdit_control_net, 9e-6),
     "mmdit_control_net_of_pictures": Call(mmdit_control_net, 1e-5),
@@ -330,7 +333,7 @@ LEFT_OUT = (
     "ddt_full_xl", "ddt_head_full_xl", "ddt_head", "conditional_unet_full_sd15",
     "conditional_unet_levels", "conditional_unet_levels_xl", "t2i_adapter_full_xl", "t2i_adapter_light",
     "t2i_adapter_sd15", "control_net_original", "mmdit_control_net_options", "flux_control_net_union",
-    "control_net_original_full_sd15", "flux_control_net_full_union", "mmdit_control_net_full",
+    "control_net_original_full_sd15", "control_net_union_full_xl", "flux_control_net_full_union", "mmdit_control_net_full",
     "pixart_control_net_full",
 )  # fmt: skip
 # the family of a listing: names and shapes at the published size
@@ -364,6 +367,7 @@ LISTINGS = {
     **{f"pixart_xl_2_{size}": "PixArtTransformer2DModel" for size in (512, 1024)},
     **{f"conditional_unet_{name}": "UNet2DConditionModel" for name in ("full_sd15", "original_full_sd15", "full_sdxl")},
     **dict.fromkeys(("control_net_full_sd15", "control_net_original_full_sd15"), "ControlNetModel"),
+    "control_net_union_full_xl": "ControlNetUnionModel",
     "mmdit_control_net_full": "SD3ControlNetModel",
     "flux_control_net_full_union": "FluxControlNetModel",
     "pixart_control_net_full": "PixArtControlNetAdapterModel",
