@@ -11,7 +11,6 @@ from diffusion.adapters.wider_unet import widened
 from diffusion.models.autoencoders import latent_space
 
 ORIGINAL = "original"  # entry of a record's condition
-PIPELINE = "StableDiffusionInstructPix2PixPipeline"
 
 
 def instruct_pix2pix(base: Any) -> Tuning:
@@ -25,16 +24,17 @@ def instruct_pix2pix(base: Any) -> Tuning:
     a dropped original is zeros.
 
     Args:
-        base: the model, `text_to_image.described`, of Stable Diffusion 1 or 2.
+        base: the model, `text_to_image.described`, of Stable Diffusion 1, 2 or XL.
 
     Raises:
         ValueError: for another base.
 
     Reference: Brooks et al., "InstructPix2Pix: Learning to Follow Image Editing Instructions", 2023, section 3.2.
     """
-    if base.name != "StableDiffusionPipeline":
+    if not base.kind.edits:
         raise ValueError(
-            f"instruct_pix2pix makes a {PIPELINE} of a StableDiffusionPipeline, and the base is a {base.name}"
+            f"the base is a {base.name}, of whose kind there is no pipeline that edits by instructions. Valid: Stable "
+            "Diffusion 1, 2 and XL"
         )
 
     vae = base.modules["vae"]
@@ -45,4 +45,4 @@ def instruct_pix2pix(base: Any) -> Tuning:
         return jnp.where(present, latent_space.from_diffusion(original, vae.scale, vae.shift), 0)
 
     how = {"networks": (), "reads": (ORIGINAL,), "latents": (ORIGINAL,), "apart": (CAPTIONED, ORIGINAL)}
-    return widened(base, PIPELINE, base.channels, seen, **how)
+    return widened(base, base.kind.edits, base.channels, seen, **how)

@@ -6,6 +6,7 @@
 | LatentConsistencyModelPipeline | U-Net                    | CLIP's tokens, the guidance                            |
 | StableDiffusionInstructPix2Pix | U-Net of eight channels  | CLIP's tokens, the picture that is edited              |
 | StableDiffusionXLPipeline      | U-Net                    | the tokens of two CLIPs, a pooled vector, sizes        |
+| StableDiffusionXLInstruct..    | U-Net of eight channels  | the same, and the picture that is edited               |
 | StableDiffusion3Pipeline       | MM-DiT                   | two CLIPs and T5, two pooled vectors                   |
 | FluxPipeline                   | Flux                     | T5, CLIP's pooled vector, the guidance it was made for |
 | ChromaPipeline                 | Flux, one approximator   | T5 and where its padding begins                        |
@@ -97,6 +98,7 @@ class Kind(NamedTuple):
         even: whether it sets the steps of a flow itself, see `schedulers.read`.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
         inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
+        edits: the class of its relative whose denoiser sees the picture that is edited; "": there is none.
     """
 
     family: str
@@ -111,6 +113,7 @@ class Kind(NamedTuple):
     even: bool = False
     zeros: bool = False
     inpainting: str = ""
+    edits: str = ""
 
 
 def _halvings(module: Any) -> int:
@@ -129,9 +132,11 @@ SD = Kind(
     _halvings,
     Usual(50, 7.5),
     inpainting="StableDiffusionInpaintPipeline",
+    edits="StableDiffusionInstructPix2PixPipeline",
 )
-EDITS = SD._replace(usual=Usual(100, 7.5), image_guidance=1.5, inpainting="")
-LCM = SD._replace(family="LatentConsistencyModel", usual=Usual(4, 8.5), inpainting="")
+ALONE = {"inpainting": "", "edits": ""}
+EDITS = SD._replace(usual=Usual(100, 7.5), image_guidance=1.5, **ALONE)
+LCM = SD._replace(family="LatentConsistencyModel", usual=Usual(4, 8.5), **ALONE)
 XL = Kind(
     "StableDiffusionXL",
     "unet",
@@ -141,7 +146,9 @@ XL = Kind(
     Usual(50, 5.0),
     zeros=True,
     inpainting="StableDiffusionXLInpaintPipeline",
+    edits="StableDiffusionXLInstructPix2PixPipeline",
 )
+XL_EDITS = XL._replace(usual=Usual(100, 5.0), image_guidance=1.5, **ALONE)
 XL_INPAINT = XL._replace(usual=Usual(50, 7.5))
 SD_3 = Kind(
     "StableDiffusion3",
@@ -186,6 +193,7 @@ KINDS = {
     "StableDiffusionXLPipeline": XL,
     "StableDiffusionXLImg2ImgPipeline": XL,
     "StableDiffusionXLInpaintPipeline": XL_INPAINT,
+    "StableDiffusionXLInstructPix2PixPipeline": XL_EDITS,
     "StableDiffusion3Pipeline": SD_3,
     "FluxPipeline": FLUX,
     "ChromaPipeline": CHROMA,
@@ -247,6 +255,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if it has none; says what to do.
+        Refusal: for a field that is not supported.
     """
     path = folder / "model_index.json"
     if not path.is_file():
@@ -258,7 +267,10 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
             "each of its networks, as diffusers' save_pretrained writes it."
         )
     index = limits.read_table(path)
-    schema.check({"_class_name": schema.text(), "force_zeros_for_empty_prompt": schema.FLAG}, index, str(path))
+    stated = {"force_zeros_for_empty_prompt": schema.FLAG, "is_cosxl_edit": schema.FLAG}
+    schema.check({"_class_name": schema.text(), **stated}, index, str(path))
+    if index.get("is_cosxl_edit"):  # whose picture's latents have another scale, and whose process is EDM's
+        raise Refusal(f"{path}: is_cosxl_edit = true is not supported; valid: false.")
     return index
 
 

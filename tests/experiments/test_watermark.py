@@ -4,12 +4,14 @@ import dataclasses
 import json
 import types
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import digits
-from diffusion import samplers, watermarks
+from diffusion import samplers, text_to_image, watermarks
 from diffusion.experiments import train, watermark
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.evaluation import watermark_robustness
@@ -18,6 +20,7 @@ from diffusion.experiments.sampling import of_run, trained_run, watermarked
 from diffusion.io import content_credentials, local_certificates, pictures
 from diffusion.training.checkpointing import checkpoints
 from tests import commands
+from tests.text_to_image import made_pipelines
 
 SMOOTH = np.random.default_rng(0).uniform(60, 200, (4, 16, 16, 3)).repeat(4, 1).repeat(4, 2).astype(np.uint8)
 
@@ -184,3 +187,36 @@ def test_a_run_makes_marked_samples_and_the_command_measures_them(tmp_path):
     params, _ = checkpoints.load_ema(tmp_path / "run")
     assert said["model"] == "run" and said["model_sha256"] == of_run.checksum(params)
     assert str(tmp_path) not in json.dumps(said)
+
+
+class Blocks(nn.Module):
+    """An autoencoder without loss: four latents are the first of the twelve numbers of a block of 2 x 2 pixels."""
+
+    factor, latent_channels, scale, shift = 2, 4, 1.0, 0.0
+
+    def decode(self, z):
+        batch, height, width, _ = z.shape
+        blocks = jnp.tile(z / 64, 3).reshape(batch, height, width, 2, 2, 3)
+        return blocks.swapaxes(2, 3).reshape(batch, 2 * height, 2 * width, 3)
+
+    def encode(self, x):
+        batch, height, width, _ = x.shape
+        blocks = x.reshape(batch, height // 2, 2, width // 2, 2, 3).swapaxes(2, 3)
+        return 64 * blocks.reshape(batch, height // 2, width // 2, 12)[..., :4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, settings", [("gaussian_shading", {"bits": 16, "nonces": 4}), ("tree_ring", {})])
+def test_a_watermark_on_latents_is_read_through_the_autoencoder(name, settings, tmp_path):
+    """A denoiser that predicts no noise keeps the sign of every latent, so that each bit is there to the end."""
+    model = text_to_image.load(made_pipelines.folder("pixart", tmp_path / "pixart"))
+    params = {**model.params, "transformer": jax.tree.map(jnp.zeros_like, model.params["transformer"]), "vae": {}}
+    model = dataclasses.replace(model, modules={**model.modules, "vae": Blocks()}, params=params)
+    maker = watermarked.of_model(model, "zero", ["a cat", "a dog"], batch=2, steps=4)
+    key = str(tmp_path / "mark.json")
+    mark = watermarks.make(key, name, **settings)
+    marked, others = (mark.read(maker.to_noise(maker.make(file, 4))) for file in (key, ""))
+    assert marked.score.min() > others.score.max()  # an AUROC of 1
+    assert marked.p_value.max() < 1e-4 < others.p_value.min()
+    if marked.bits is not None:
+        assert (marked.bits == mark.message).all()

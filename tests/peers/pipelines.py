@@ -197,6 +197,14 @@ def stable_diffusion_xl(folder: pathlib.Path, **how) -> diffusers.DiffusionPipel
     )
 
 
+def instruct_pix2pix_xl(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """An SDXL trained to edit."""
+    base = stable_diffusion_xl(folder)
+    unet = diffusers.UNet2DConditionModel.from_config(base.unet.config, in_channels=8)
+    parts = {name: part for name, part in base.components.items() if name not in ("image_encoder", "feature_extractor")}
+    return diffusers.StableDiffusionXLInstructPix2PixPipeline(**(parts | {"unet": unet}), add_watermarker=False)
+
+
 def playground(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     """As Playground 2.5 is published: EDM's process, and latents with a mean and a deviation for each channel."""
     vae = diffusers.AutoencoderKL(
@@ -354,6 +362,7 @@ PIPELINES = {
     "sd": stable_diffusion,
     "inpaint": stable_diffusion_inpaint,
     "edit": instruct_pix2pix,
+    "edit_xl": instruct_pix2pix_xl,
     "xl": stable_diffusion_xl,
     "mmdit": stable_diffusion_3,
     "t5_mmdit": stable_diffusion_3_t5,
@@ -401,6 +410,7 @@ TRAJECTORIES = {
     ),
     "inpaint": (SD_1, {"plms": ("PNDMScheduler", {}), "dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "edit": (SD_1, {"euler_ancestral": ("EulerAncestralDiscreteScheduler", {}), "ddim": ("DDIMScheduler", {})}),
+    "edit_xl": (SD_XL, {"euler_ancestral": ("EulerAncestralDiscreteScheduler", {})}),
     "xl": (
         SD_XL,
         {
@@ -521,14 +531,14 @@ def write(name: str, folder: pathlib.Path) -> None:
                     "strength": 1.0,
                     "masked_image_latents": torch.from_numpy(drawn("masked", 1, 8, 8, 4)).movedim(-1, 1),
                 }
-            if name == "edit":  # from a picture that has its latents' form, so that it is not encoded
+            if name.startswith("edit"):  # from a picture that has its latents' form, so that it is not encoded
                 image = torch.from_numpy(drawn("pictured", 2, 8, 8, 4)).movedim(-1, 1)
                 arguments |= {"image": image, "image_guidance_scale": IMAGE_GUIDANCE}
             if name in ("pixart", "alpha"):
                 arguments |= {"clean_caption": False, "use_resolution_binning": False}
             if name == "lcm":
                 arguments = {}
-            sides = {} if name == "edit" else {"height": 16, "width": 16}  # there those of the picture
+            sides = {} if name.startswith("edit") else {"height": 16, "width": 16}  # there those of the picture
             draw = functools.partial(pipe, None if name == "chroma" else PROMPTS, latents=latents, **sides, **arguments)
             found = draw(output_type="latent").images
             if name in ("flux", "chroma"):

@@ -1,4 +1,4 @@
-"""Textual inversion's files: diffusers opens ours and we open its own, with the same outputs. Live: `make test-peers`."""
+"""Files of words: diffusers opens ours and we open its own, with the same outputs. Live, in `make test-peers`."""
 
 import subprocess
 

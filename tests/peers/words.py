@@ -1,8 +1,8 @@
 """New words of a text-to-image model, by diffusers: what its text encoders put out with our file and with its own.
 
-It runs in the peers' environment: python -m tests.peers.words FOLDER FILE PLACE, where FOLDER is a pipeline and FILE the
-word "<new>" that we wrote. PLACE gets, for FILE ("ours") and for each way in which people save a word, KIND.npz with the
-outputs, and the files themselves as KIND.safetensors.
+It runs in the peers' environment: python -m tests.peers.words FOLDER FILE PLACE, where FOLDER is a pipeline and FILE
+the word "<new>" that we wrote. PLACE gets, for FILE ("ours") and for each way in which people save a word, KIND.npz
+with the outputs, and the files themselves as KIND.safetensors.
 """
 
 import pathlib

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from diffusion.experiments.playground import control_fields
 from diffusion.experiments.playground.api import encoded
 from diffusion.experiments.playground.page_request import EDITS, INPUTS, PageRequest, received, values
 from diffusion.experiments.playground.source import Source, check
@@ -105,16 +106,26 @@ class Form:
         self._add(gr.Slider, "resamplings", minimum=1, maximum=10, label=agreement)
 
     def controls(self) -> None:
-        """Makes the fields of a picture for each attachment: its weight, and the times between which it acts."""
-        for name in self._source.attachments:
-            picture, weight, low, high = _control_fields(name)
+        """Makes the fields of each attachment: a picture, its weight, when it acts, and what else it takes."""
+        for name, attachment in self._source.attachments.items():
             with gr.Row():
-                self._fields[picture] = gr.Image(type="filepath", sources=["upload"], label=name, elem_id=picture)
+                picture = {"type": "filepath", "sources": ["upload"]}
+                self._control(name, "picture", gr.Image, label=name, **picture)
+                if attachment.masked:
+                    self._control(name, "mask", gr.Image, label=f"{name}: mask, white where it acts", **picture)
                 with gr.Column():
                     part = {"minimum": 0, "step": 0.05}
-                    self._fields[weight] = gr.Slider(label="Weight", value=1.0, maximum=2, elem_id=weight, **part)
-                    self._fields[low] = gr.Slider(label="From t (0: the picture)", value=0.0, maximum=1, **part)
-                    self._fields[high] = gr.Slider(label="To t (1: noise)", value=1.0, maximum=1, **part)
+                    self._control(name, "weight", gr.Slider, label="Weight", value=1.0, maximum=2, **part)
+                    self._control(name, "from", gr.Slider, label="From t (0: the picture)", maximum=1, **part)
+                    self._control(name, "to", gr.Slider, label="To t (1: noise)", value=1.0, maximum=1, **part)
+                    if attachment.modes:
+                        kinds = list(range(attachment.modes))
+                        self._control(name, "kind", gr.Dropdown, label="Kind, by its number", choices=kinds, value=0)
+
+    def _control(self, name: str, part: str, kind: Any, **how: Any) -> None:
+        """Makes the component of a part of an attachment's control."""
+        field = control_fields.field(name, part)
+        self._fields[field] = kind(elem_id=field, **how)
 
     def _add(self, kind: Any, name: str, **how: Any) -> Any:
         """The component of an input, or of a side of the margins; whole numbers are written without a point."""
@@ -134,7 +145,7 @@ class Form:
         """The request that the components show; pictures to start from are kept in the folder `inputs`."""
         *shown, brush = shown
         sent = dict(zip(self._fields, shown, strict=True))
-        sent["controls"] = self._controls(sent)
+        sent["controls"] = control_fields.sent(sent, self._source.attachments, encoded)
         sent["reference"] = encoded(sent["reference"]) if sent["reference"] else ""
         sent |= {name: [line for line in (sent[name] or "").splitlines() if line.strip()] for name in LINES}
         drawn = json.loads(brush) if brush else {"picture": "", "mask": ""}
@@ -148,30 +159,10 @@ class Form:
             functools.partial(check, self._source),
         )
 
-    def _controls(self, sent: dict[str, Any]) -> list[dict[str, Any]]:
-        """The controls whose pictures are there, by their fields, which are taken out."""
-        controls = []
-        for name in self._source.attachments:
-            picture, weight, low, high = (sent.pop(field) for field in _control_fields(name))
-            if picture:
-                own = {"attachment": name, "picture": encoded(picture)}
-                controls.append({**own, "weight": weight, "times": [low, high]})
-        return controls
-
     def written(self, request: PageRequest) -> list[Any]:
         """The values with which the components show a request."""
         said = _shown(values(request))
         said |= dict(zip(SIDES, request.margins)) | {"label": said["label"] if said["label"] >= 0 else None}
-        for name in self._source.attachments:
-            said |= dict(zip(_control_fields(name), (None, 1.0, 0.0, 1.0)))
-        for control in request.controls:
-            if control.attachment in self._source.attachments:
-                shown = (control.picture, control.weight, *control.times)
-                said |= dict(zip(_control_fields(control.attachment), shown))
+        said |= control_fields.shown(request.controls, self._source.attachments)
         url = lambda path: f"data:image/png;base64,{encoded(path)}" if path else ""
         return [*(said[name] for name in self._fields), gr.HTML(picture=url(said["image"]), mask=url(said["mask"]))]
-
-
-def _control_fields(name: str) -> tuple[str, str, str, str]:
-    """The names of an attachment's fields: picture, weight, least and greatest t."""
-    return f"{name}: picture", f"{name}: weight", f"{name}: from", f"{name}: to"

@@ -10,6 +10,7 @@ import numpy as np
 from diffusion import text_to_image
 from diffusion.experiments.playground.page_request import PageRequest
 from diffusion.io import pictures
+from diffusion.models.attachment import Attachment
 from diffusion.models.interchange import schedulers
 from diffusion.text_to_image import Frame, png
 
@@ -25,7 +26,7 @@ class Source(Protocol):
     samplers: tuple[str, ...]  # their names
     edits: bool  # whether it edits a picture by an instruction
     free: bool  # whether it makes pictures of other sizes, too
-    attachments: tuple[str, ...]  # the names that controls may have
+    attachments: Mapping[str, Attachment]  # by the names that controls may have
 
     def resolved(self, request: PageRequest) -> PageRequest:
         """The request with the model's own settings where it names none."""
@@ -59,7 +60,7 @@ class Published:
         if quantised:
             self.model, stored = text_to_image.with_quantised(self.model, quantised)
             print(f"{quantised}: {stored}")
-        self.attachments = tuple(attachments)
+        self.attachments = self.model.attachments
         self.name = pathlib.Path(folder).resolve().name
         self.size = self.model.side, self.model.side
         self.usual = PageRequest().resolved(self.model)

@@ -38,7 +38,7 @@ class Trained:
     """
 
     prompts, free, edits = False, False, False
-    attachments = ()
+    attachments: Mapping[str, Any] = {}
 
     def __init__(self, folder: str, config: ConfigDict, params: Any, step: int, shape: tuple[int, int, int]):
         self.config, self.params, self.step = config, params, step

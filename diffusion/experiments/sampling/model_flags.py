@@ -27,8 +27,18 @@ QUANTISED = flags.DEFINE_enum("quantised", "", ["", "int8", "fp8"], "store the d
 
 
 def embeddings() -> dict[str, str]:
-    """Files of words, and the word of each as --embedding says it; "" as the file does."""
-    return {path: word for path, _, word in (text.partition(":") for text in EMBEDDING.value)}
+    """Files of words, and the word of each as --embedding says it; "" as the file does.
+
+    Raises:
+        ConfigError: for a file that stands twice.
+    """
+    words: dict[str, str] = {}
+    for text in EMBEDDING.value:
+        path, _, word = text.partition(":")
+        if path in words:
+            raise ConfigError(f"--embedding={text}: {path} stands twice. Valid: one word for a file.")
+        words[path] = word
+    return words
 
 
 def loras() -> dict[str, float | list]:

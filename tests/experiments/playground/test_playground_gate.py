@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import functools
 import io
 import types
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion.experiments.playground import page_request, source
+from diffusion.experiments.playground import control_fields, page_request, source
 from diffusion.experiments.playground.gate import BODY, Gate
 from diffusion.io import pictures
+from diffusion.models.attachment import Attachment
+from diffusion.text_to_image.requests import Control
 
 HERE = "127.0.0.1:7860"
 
@@ -97,7 +100,7 @@ def test_a_picture_is_measured_before_it_is_decoded(tmp_path, monkeypatch):
 
 
 def test_a_request_that_the_model_cannot_do_keeps_no_picture(tmp_path):
-    model = types.SimpleNamespace(name="made", prompts=True, classes=0, attachments=("edges",))
+    model = types.SimpleNamespace(name="made", prompts=True, classes=0, attachments={"edges": None})
     check = functools.partial(source.check, model)
     control = {"attachment": "edges", "picture": coded((8, 4))}
     wrong = [{"controls": [{**control, "attachment": "depth"}]}, {"label": 3, "controls": [control]}]
@@ -111,6 +114,33 @@ def test_a_request_that_the_model_cannot_do_keeps_no_picture(tmp_path):
         {"controls": [{**control, "mask": ""}], "reference": coded((8, 8))}, tmp_path, check
     )
     assert request.controls[0].mask is None and pictures.read(request.reference).shape == (8, 8, 3)
+
+
+def test_fields_of_controls_are_those_that_an_attachment_takes():
+    """A mask of one that acts within it, a kind of a union; what is sent and shown again is the same."""
+    one = Attachment({}, lambda *_: {})
+    attachments = {
+        "edges": one,
+        "style": dataclasses.replace(one, masked=True),
+        "any": dataclasses.replace(one, modes=3),
+        "none": one,
+    }
+    names = {name: list(control_fields.parts(each))[4:] for name, each in attachments.items()}
+    assert names == {"edges": [], "style": ["mask"], "any": ["kind"], "none": []}
+    controls = [
+        Control("edges", "a.png", 0.5, (0.2, 1.0)),
+        Control("style", "b.png", 1.0, (0.0, 0.5), "m.png"),
+        Control("any", "c.png", mode=2),
+    ]
+    fields = control_fields.shown(controls, attachments)
+    assert fields["any: kind"] == 2 and fields["style: mask"] == "m.png" and fields["none: picture"] is None
+    values = {"steps": 3, **fields}
+    sent = control_fields.sent(values, attachments, lambda path: f"sent {path}")
+    assert values == {"steps": 3}
+    assert [one["picture"] for one in sent] == ["sent a.png", "sent b.png", "sent c.png"]
+    assert [one.get("mask") for one in sent] == [None, "sent m.png", None]
+    back = lambda one: Control.of(one | {part: one[part][5:] for part in control_fields.IMAGES if part in one})
+    assert list(map(back, sent)) == controls
 
 
 def test_what_is_sent_is_kept(tmp_path):

@@ -21,9 +21,9 @@ from tests.experiments.run.test_control_tuning import received
 from tests.experiments.run.test_tuning import begun, same
 
 
-def config(place, **changes):
+def config(place, pipeline="sd", **changes):
     """A run on five pairs of pictures, each with an instruction."""
-    made = config_of(place, {"name": "instruct_pix2pix"}, "sd", **changes)
+    made = config_of(place, {"name": "instruct_pix2pix"}, pipeline, **changes)
     folder = place / "pictures"
     if not (folder / "metadata.csv").exists():
         pictures(folder / "before")
@@ -65,18 +65,17 @@ def test_it_begins_as_the_base_and_sees_the_original_once_it_has_trained(tmp_pat
 
 
 @pytest.mark.slow
-def test_what_it_writes_is_a_folder_that_edits_as_the_run_does(tmp_path):
-    made = config(tmp_path)
+@pytest.mark.parametrize("pipeline, kind, guidance", [("sd", "StableDiffusion", 7.5), ("xl", "StableDiffusionXL", 5.0)])
+def test_what_it_writes_is_a_folder_that_edits_as_the_run_does(tmp_path, pipeline, kind, guidance):
+    made = config(tmp_path, pipeline)
     run = tmp_path / "run"
     assert train.run(made, run) == 0
     folder = run / "tuning"
-    assert json.loads((folder / "model_index.json").read_text())["_class_name"] == (
-        "StableDiffusionInstructPix2PixPipeline"
-    )
-    assert json.loads((folder / "tuning.json").read_text())["base_model"] == "sd (StableDiffusionPipeline)"
+    assert json.loads((folder / "model_index.json").read_text())["_class_name"] == f"{kind}InstructPix2PixPipeline"
+    assert json.loads((folder / "tuning.json").read_text())["base_model"] == f"{pipeline} ({kind}Pipeline)"
     by_file = text_to_image.load(folder)
     by_run, _ = tuned_run.load(run)
-    assert by_file.sees_picture and by_run.sees_picture and by_file.usual == by_run.usual == (100, 7.5)
+    assert by_file.sees_picture and by_run.sees_picture and by_file.usual == by_run.usual == (100, guidance)
     same(by_file.params["unet"], by_run.params["unet"])
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
     how = {"image": image, "steps": 2, "sampler": "ddim"}
@@ -86,8 +85,8 @@ def test_what_it_writes_is_a_folder_that_edits_as_the_run_does(tmp_path):
 
 
 def test_another_base_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"makes a StableDiffusionInstructPix2PixPipeline of a StableDiffusionPipe"):
-        checks.validate(config_of(tmp_path, {"name": "instruct_pix2pix"}, "xl"))
+    with pytest.raises(ConfigError, match=r"the base is a FluxPipeline, of whose kind there is no pipeline that edits"):
+        checks.validate(config_of(tmp_path, {"name": "instruct_pix2pix"}, "flux"))
 
 
 def test_the_instruction_and_the_original_are_dropped_alone_too(tmp_path):

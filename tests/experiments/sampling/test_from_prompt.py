@@ -172,6 +172,14 @@ def test_loras_are_files_and_weights(flags):
             model_flags.loras()
 
 
+def test_a_file_of_a_word_stands_once(flags):
+    flags.embedding = ["a.safetensors", "b.safetensors:<cat>"]
+    assert model_flags.embeddings() == {"a.safetensors": "", "b.safetensors": "<cat>"}
+    flags.embedding = ["a.safetensors", "a.safetensors:<cat>"]
+    with pytest.raises(ConfigError, match=r"--embedding=a\.safetensors:<cat>: a\.safetensors stands twice"):
+        model_flags.embeddings()
+
+
 @pytest.mark.parametrize("about", [{}, {"format": 2}, {"format": png.FORMAT, "prompt": "a cat"}])
 def test_a_picture_without_all_its_settings_is_not_made_again(tmp_path, about):
     pictures.write(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8), about)

@@ -333,8 +333,8 @@ LEFT_OUT = (
     "ddt_full_xl", "ddt_head_full_xl", "ddt_head", "conditional_unet_full_sd15",
     "conditional_unet_levels", "conditional_unet_levels_xl", "t2i_adapter_full_xl", "t2i_adapter_light",
     "t2i_adapter_sd15", "control_net_original", "mmdit_control_net_options", "flux_control_net_union",
-    "control_net_original_full_sd15", "control_net_union_full_xl", "flux_control_net_full_union", "mmdit_control_net_full",
-    "pixart_control_net_full",
+    "control_net_original_full_sd15", "control_net_union_full_xl", "flux_control_net_full_union",
+    "mmdit_control_net_full", "pixart_control_net_full",
 )  # fmt: skip
 # the family of a listing: names and shapes at the published size
 LISTINGS = {
