@@ -75,8 +75,11 @@ class ControlNet(nn.Module):
             One array for each skip and one for the middle, as `conditional_unet.residual_shapes` lists them, float32.
 
         Raises:
-            ValueError: as the U-Net, and for a hint that does not fit.
+            ValueError: as the U-Net, for a hint that does not fit, and for a kind that is missing or not known.
         """
+        if (mode is None) != (self.modes == 0):
+            valid = f"int [B] below {self.modes}" if self.modes else "None"
+            raise ValueError(f"a ControlNet of modes = {self.modes} has mode = {mode}. Valid: {valid}")
         inputs = self.unet.checked(x, t, condition)
         factor = 2 ** (len(self.hint_widths) - 1)
         expected = (x.shape[0], factor * x.shape[1], factor * x.shape[2], self.hint_channels)
@@ -90,7 +93,7 @@ class ControlNet(nn.Module):
         seen = conv(widths[0], zero=True, dtype=dtype, name="hint_out")(seen)
 
         layers = Layers(self.unet, jnp.broadcast_to(t, x.shape[:1]), inputs)
-        if self.modes:
+        if mode is not None:
             layers.embedding = layers.embedding + self._embedded(mode)
             seen = seen + self._of_kind(mode, seen)
         h, skips = layers.down(x, seen)

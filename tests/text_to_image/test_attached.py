@@ -193,6 +193,31 @@ def test_a_transformers_control_net_of_other_heads_is_refused(kind, denoiser, ot
         module.attachment(own, denoiser.clone(**other), base)
 
 
+def test_a_union_of_a_unet_receives_a_kind_and_has_one_width():
+    unet = ConditionalUNet((8,), (1,), (2,), 8, groups=4, added_width=14, size_width=2)
+    union = ControlNet(unet, (4, 4), modes=3, kind_heads=2)
+    family = families.of(union)
+    *arguments, mode = family.example(union)
+    params = jax.eval_shape(union.init, jax.random.key(0), *arguments, mode)["params"]
+    base = jax.eval_shape(unet.init, jax.random.key(0), *arguments[:3])["params"]
+    assert family.name == "ControlNetUnionModel" and union.attachment(params, unet, base).modes == 3
+    for module, given, words in (
+        (union, (), "modes = 3 has mode = None"),
+        (union.clone(modes=0), (mode,), "Valid: None"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            jax.eval_shape(module.init, jax.random.key(0), *arguments, *given)
+    config = family.describe(union)
+    assert family.build(config) == union
+    for wrong, words in (
+        ({"num_proj_channel": 4}, "num_proj_channel = 4 is not the width of the first level, 8"),
+        ({"num_trans_head": 3}, "num_trans_head = 3 does not divide num_trans_channel = 8"),
+        ({"addition_embed_type": None}, "addition_embed_type = None is not supported"),
+    ):
+        with pytest.raises(interchange.Refusal, match=words):
+            family.build(config | wrong)
+
+
 def test_the_files_of_a_picture_are_its_controls_and_the_attachments_in_use():
     request = Request(image="a.png", controls=[("edges", "b.png")])
     source = {"loras": {"c.safetensors": 1.0}, "attachments": {"edges": "net", "depth": "other"}}

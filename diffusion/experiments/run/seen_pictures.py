@@ -1,81 +1,57 @@
-"""What frozen networks make of the pictures of a run's records, once: WORKDIR/seen.npz.
+"""What frozen networks make of the pictures of a run's records, once: a cache of latents for each entry, WORKDIR/seen.
 
-They are an image encoder, of the pictures that are learned, or the base's autoencoder, of controls beside them.
+They are an image encoder, of the pictures that are learned, or the base's autoencoder, of controls beside them. For a
+cache, tokens [N, D] are latents of one row and a vector [D] those of one pixel, as in `data.feature_cache`.
 """
 
-__all__ = ["CONTROLS", "FILE", "Seen", "leaves", "read", "write"]
+__all__ = ["FOLDER", "Seen", "Sight", "write"]
 
-import io
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion.adapters.tuning import Tuning
-from diffusion.data import pipeline, sources
-from diffusion.data.sources.spec import Leaf
-from diffusion.io import files, npz
+from diffusion.data import latent_cache, pipeline, sources
 from diffusion.training.runtime import progress
 
-FILE = "seen.npz"
-CONTROLS = "controls.npz"  # latents of pictures beside the records' own
-IDENTITY = "identity"  # bytes of JSON: of which pictures, by which encoder
+FOLDER = "seen"
 BATCH = 8
 
 
-def leaves(tuning: Tuning) -> dict[str, Leaf]:
-    """The entries of a record's condition that a tuning makes of its picture."""
-    return {name: Leaf(tuple(shape), "float32") for name, shape in tuning.sees.items()}
+class Sight(NamedTuple):
+    """An entry of a record's condition that a frozen network makes of a picture of the record.
 
-
-def write(
-    names: Sequence[str],
-    see: Callable[[list[dict[str, Any]]], Mapping[str, np.ndarray]],
-    about: Mapping[str, Any],
-    source: Any,
-    path: pathlib.Path,
-) -> None:
-    """Computes entries of every record, unless the file has them.
-
-    Args:
-        names: of the entries.
-        see: records -> the entries, {name: [number, ...]}.
-        about: what they depend on beside the pictures, as JSON.
-        source: of the records.
-        path: of the file.
+    Attributes:
+        see: pictures uint8 [H, W, C] -> float32 [number, *shape].
+        shape: of the entry, of one to three axes.
+        column: entry of the condition that is the picture; "" for the record's own.
+        about: what the entry depends on beside the pictures, as JSON.
     """
-    about = {"pictures": source.fingerprint(), **about}
-    identity = np.frombuffer(json.dumps(about, sort_keys=True, default=str).encode(), np.uint8)
-    if path.is_file() and np.array_equal(npz.load(path, (IDENTITY,))[IDENTITY], identity):
-        return
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    with progress.bar("seeing", len(source), "pictures") as advance:
-        for start in range(0, len(source), BATCH):
-            few = pipeline.fetch(source, np.arange(start, min(start + BATCH, len(source))))
-            seen = see(few)
-            for name in rows:
-                rows[name].append(np.asarray(seen[name], np.float32))
-            advance(start + len(few))
-    memory = io.BytesIO()
-    np.savez(memory, **{name: np.concatenate(parts) for name, parts in rows.items()}, **{IDENTITY: identity})
-    with files.whole(path) as file:
-        file.write(memory.getvalue())
+
+    see: Callable[[Sequence[np.ndarray]], np.ndarray]
+    shape: tuple[int, ...]
+    column: str
+    about: Mapping[str, Any]
+
+    @property
+    def latent(self) -> tuple[int, int, int]:
+        """The shape in a cache, (h, w, D)."""
+        height, width, channels = (1, 1, *self.shape)[-3:]
+        return height, width, channels
 
 
-def read(names: Sequence[str], path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The entries of every record, {name: [number, ...]}."""
-    return npz.load(path, tuple(names))
+class Pictures:
+    """The pictures that a sight is of, as records of their own."""
 
-
-class Seen:
-    """Records with what was seen of their pictures in their condition."""
-
-    def __init__(self, source: sources.Source, entries: Mapping[str, np.ndarray]):
-        """Adds entries [number, ...] to the records of a source."""
-        self._source, self._entries = source, entries
-        self.spec = source.spec
+    def __init__(self, source: sources.Source, column: str):
+        """Shows one column of the records of a source, or their own pictures."""
+        self._source, self._column = source, column
+        spec = source.spec
+        shape = spec.condition[column].shape if column else spec.shape
+        self.spec = spec._replace(shape=shape, num_classes=0, classes=(), condition=None)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -87,11 +63,79 @@ class Seen:
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records."""
         records = pipeline.fetch(self._source, np.asarray(rows))
-        own = lambda row: {name: leaf[row] for name, leaf in self._entries.items()}
+        return [{"image": one["condition"][self._column] if self._column else one["image"]} for one in records]
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """That of the records."""
+        return self._source.fingerprint()
+
+
+def write(sight: Sight, source: sources.Source, folder: pathlib.Path) -> None:
+    """Writes the entries of all records, or goes on with that, unless they are there.
+
+    Args:
+        sight: what is made.
+        source: the records.
+        folder: of the cache.
+
+    Raises:
+        CacheError: if the folder holds entries of other pictures, or of another network.
+        DamagedRecord: if a picture cannot be read.
+    """
+    from diffusion.data import latent_writer  # here: array_record takes a while
+
+    shown = Pictures(source, sight.column)
+    spec = shown.spec
+    digest = lambda value: hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    description = latent_cache.Description(
+        dataset={
+            "name": spec.name,
+            "version": digest(shown.fingerprint())[:16],
+            "split": spec.split,
+            "size": len(shown),
+            "num_classes": 0,
+            "shape": list(spec.shape),
+        },
+        autoencoder={"family": "", "config": dict(sight.about), "sha256": digest(sight.about)},
+        shape=sight.latent,
+        kind="mean",
+        views=latent_cache.VIEWS[:1],
+        dtype="float32",
+        scale=1.0,
+        shift=0.0,
+    )
+    encode = lambda pictures: np.asarray(sight.see(list(pictures))).reshape(-1, 1, *sight.latent)
+    with progress.bar("seeing", len(shown), "pictures") as advance:
+        latent_writer.write(
+            folder, shown, spec, description, encode, batch_size=min(BATCH, len(shown)), begin=lambda records: advance
+        )
+
+
+class Seen:
+    """Records with what was seen of their pictures in their condition."""
+
+    def __init__(self, source: sources.Source, name: str, sight: Sight, folder: pathlib.Path):
+        """Adds the entry of that name to the records of a source, from the cache that `write` wrote."""
+        self._source, self._name, self._shape = source, name, sight.shape
+        self._entries, _ = latent_cache.open_cache(folder)
+        self.spec = source.spec
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Returns one record."""
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns many records."""
+        records, entries = (pipeline.fetch(source, np.asarray(rows)) for source in (self._source, self._entries))
+        own = lambda entry: {self._name: entry["x"][0, 0].reshape(self._shape)}
         return [
-            record | {"condition": {**record.get("condition", {}), **own(row)}} for record, row in zip(records, rows)
+            record | {"condition": {**record.get("condition", {}), **own(entry)}}
+            for record, entry in zip(records, entries)
         ]
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Those of the records, which are of the same pictures."""
+    def fingerprint(self) -> Mapping[str, Any]:
+        """That of the records, which are of the same pictures."""
         return self._source.fingerprint()

@@ -1,8 +1,8 @@
 """The examples of a run that tunes a model: pictures with captions, which the model's own networks encode once.
 
-    WORKDIR/latents      what the autoencoder makes of the pictures, as diffusion encode writes it
-    WORKDIR/captions     what the text encoders make of the captions, or their tokens, as diffusion encode_text does
-    WORKDIR/controls.npz what the autoencoder makes of the controls beside the pictures, where a tuning reads latents
+    WORKDIR/latents   what the autoencoder makes of the pictures, as diffusion encode writes it
+    WORKDIR/captions  what the text encoders make of the captions, or their tokens, as diffusion encode_text does
+    WORKDIR/seen      what the autoencoder makes of controls beside the pictures, and an image encoder of image prompts
 
 They are made when the run begins, and read when it goes on; the same files make the same run.
 """
@@ -85,12 +85,13 @@ def pictures(recipe: Recipe) -> Examples:
             f"and none of what moves with it, {', '.join(_moves(recipe))}. Valid: ()."
         )
     factor = model.modules["vae"].factor
+    seen = {name: sources.Leaf(tuple(shape), "float32") for name, shape in recipe.tuning.sees.items()}
     latents = spec._replace(
         shape=(height // factor, width // factor, model.channels),
         dtype="float32",
         num_classes=0,
         classes=(),
-        condition={**own, **seen_pictures.leaves(recipe.tuning), **recipe.base.text(recipe.tuning)},
+        condition={**own, **seen, **recipe.base.text(recipe.tuning)},
     )
     return Examples(source, latents, (), where=source.where)
 
@@ -117,6 +118,10 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
         texts = _texts(recipe, found.source)
         agreement.first(lambda: read(recipe, found.source.spec, texts, folder / "captions"))
         table = captions.read(folder / "captions")
+        sights = _sights(recipe, found.spec.shape)
+        for name, sight in sights.items():
+            place = folder / seen_pictures.FOLDER / name
+            agreement.first(functools.partial(seen_pictures.write, sight, found.source, place))
     except (FileNotFoundError, latent_cache.CacheError) as error:
         raise ConfigError(f"config.data: {error}") from error
     if latents.description.shape != found.spec.shape:
@@ -133,17 +138,8 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
     null = {name: leaf for name, leaf in table.null.items() if name != CAPTIONED}
     tuning = recipe.tuning
     records = latents if set(tuning.reads) <= set(tuning.latents) else Beside(latents, found.source)
-    about = {"source": plain(settings["source"])}  # its settings change the pictures of the same files
-    if tuning.latents:
-        names, path = tuning.latents, folder / seen_pictures.CONTROLS
-        by = about | {"autoencoder": latents.description.autoencoder["sha256"]}
-        agreement.first(lambda: seen_pictures.write(names, _encoding(recipe), by, found.source, path))
-        records = seen_pictures.Seen(records, seen_pictures.read(names, path))
-    if tuning.see:
-        names, path = tuple(tuning.sees), folder / seen_pictures.FILE
-        by = about | {"tuning": plain(recipe.config["tuning"])}
-        agreement.first(lambda: seen_pictures.write(names, seeing(tuning), by, found.source, path))
-        records = seen_pictures.Seen(records, seen_pictures.read(names, path))
+    for name, sight in sights.items():
+        records = seen_pictures.Seen(records, name, sight, folder / seen_pictures.FOLDER / name)
     try:
         records = captions.Captioned(records, table)
     except latent_cache.CacheError as error:
@@ -308,35 +304,43 @@ def _autoencoder(base: Base) -> autoencoder_folders.Autoencoder:
     return autoencoder_folders.load(pathlib.Path(base.path).expanduser() / "vae")
 
 
-def seeing(tuning: Tuning) -> Callable[[list[dict[str, Any]]], Mapping[str, np.ndarray]]:
-    """Records -> what the tuning makes of the pictures that it sees: the records' own, or those of a column.
+def _sights(recipe: Recipe, latent: tuple[int, ...]) -> dict[str, seen_pictures.Sight]:
+    """What the run keeps of its records' pictures beside their latents, by the entries of their condition."""
+    tuning = recipe.tuning
+    about = {"source": plain(recipe.config["data"]["source"])}  # its settings change the pictures of the same files
+    sights = {}
+    if tuning.latents:
+        vae = _autoencoder(recipe.base)
+        by = about | {"autoencoder": vae.record["sha256"]}
+        sights |= {name: seen_pictures.Sight(_encoding(vae), latent, name, by) for name in tuning.latents}
+    return sights | seeing(tuning, about | {"tuning": plain(recipe.config["tuning"])})
 
-    Raises:
-        ValueError: for a tuning that sees none.
+
+def seeing(tuning: Tuning, about: Mapping[str, Any]) -> dict[str, seen_pictures.Sight]:
+    """What the tuning makes of the pictures that it sees: the records' own, or those of a column.
+
+    Args:
+        tuning: of a run; one that sees none has no entries.
+        about: what the entries depend on beside the pictures.
     """
-    see, column = tuning.see, tuning.sees_of
+    see = tuning.see
     if see is None:
-        raise ValueError("this tuning sees no pictures of the records")
-    picture = lambda record: record["condition"][column] if column else record["image"]
-    return lambda records: see([picture(record) for record in records])
+        return {}
+    part = lambda name: lambda pictures: np.asarray(see(pictures)[name], np.float32)
+    return {
+        name: seen_pictures.Sight(part(name), tuple(shape), tuning.sees_of, about)
+        for name, shape in tuning.sees.items()
+    }
 
 
-def _encoding(recipe: Recipe) -> Callable[[list[dict[str, Any]]], dict[str, np.ndarray]]:
-    """Records -> the latents of the pictures that the tuning reads so, as the denoiser knows latents."""
+def _encoding(vae: autoencoder_folders.Autoencoder) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+    """Pictures -> their latents, as the denoiser knows latents."""
+    encode = functools.cache(lambda: autoencoder_folders.encoder(vae))
+    module = vae.module
 
-    @functools.cache
-    def encode() -> Callable[[np.ndarray], np.ndarray]:
-        return autoencoder_folders.encoder(_autoencoder(recipe.base))
-
-    vae = recipe.base.model.modules["vae"]
-
-    def encoded(records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-        found = {}
-        for name in recipe.tuning.latents:
-            pictures = np.stack([record["condition"][name] for record in records])
-            mean = encode()(pictures)[:, 0]
-            found[name] = np.asarray(latent_space.to_diffusion(mean, vae.scale, getattr(vae, "shift", 0.0)))
-        return found
+    def encoded(pictures: Sequence[np.ndarray]) -> np.ndarray:
+        mean = encode()(np.stack(pictures))[:, 0]
+        return np.asarray(latent_space.to_diffusion(mean, module.scale, getattr(module, "shift", 0.0)))
 
     return encoded
 

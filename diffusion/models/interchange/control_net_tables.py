@@ -86,11 +86,13 @@ def build(config: Mapping[str, Any]) -> ControlNet:
 def build_union(config: Mapping[str, Any]) -> ControlNet:
     """Our module for a config.json of ControlNetUnionModel."""
     fields = Fields("ControlNetUnionModel", config)
+    if (added := config.get("addition_embed_type")) != "text_time":
+        raise Refusal(
+            f"ControlNetUnionModel: addition_embed_type = {added!r} is not supported; supported: 'text_time'."
+        )
     hints = {"conditioning_embedding_out_channels": UNION_HINTS}
     of_net = {field: value for field, value in config.items() if field not in OF_UNIONS}
     module = build(hints | of_net)
-    if not module.unet.added_width:
-        raise Refusal("ControlNetUnionModel: addition_embed_type = None is not supported; supported: 'text_time'.")
     width = module.unet.widths[0]
     for field in ("num_trans_channel", "num_proj_channel"):
         if (value := fields.take(field, 320, SIZE)) != width:

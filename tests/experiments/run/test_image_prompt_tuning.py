@@ -13,12 +13,11 @@ from PIL import Image
 from diffusion import text_to_image
 from diffusion.adapters import ip_adapter_files, prompt_features
 from diffusion.adapters.tuning import Tuning
-from diffusion.data import sources
+from diffusion.data import latent_cache, sources
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.run import seen_pictures, tuned_examples
 from diffusion.experiments.sampling import tuned_run
-from diffusion.io import npz
 from diffusion.models import interchange
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
 from tests.experiments.run.made_tuning import config as config_of
@@ -48,8 +47,8 @@ def test_an_image_prompt_trains_alone_from_the_base_to_the_bit(kind, tmp_path):
     model = text_to_image.load(recipe.base.path)
     reader, weights = interchange.load(tmp_path / "encoder")
     whole = kind == "plus"
-    identity = npz.load(tmp_path / seen_pictures.FILE, (seen_pictures.IDENTITY,))[seen_pictures.IDENTITY]
-    assert json.loads(identity.tobytes())["source"] == recipe.config["data"]["source"].to_dict()
+    about = latent_cache.describe(tmp_path / seen_pictures.FOLDER / "image_prompt").autoencoder["config"]
+    assert about["source"] == json.loads(json.dumps(recipe.config["data"]["source"].to_dict()))
     captions = batch["condition"]
     assert captions["image_prompt"].shape == (2, 5, 12) if whole else (2, 10)
     kept = jax.tree.map(np.array, state.unsaved["base"])
@@ -113,8 +112,13 @@ def test_the_prompt_may_be_another_picture_of_the_record(tmp_path):
     unused: Any = None
     for column, order in (("", (0, 1, 2)), ("prompt", (1, 2, 0))):
         tuning = Tuning(*[unused] * 5, networks=(), see=means, sees={"mean": (3,)}, sees_of=column)
-        path = tmp_path / f"{column}.npz"
-        seen_pictures.write(("mean",), tuned_examples.seeing(tuning), {"prompt": column}, source, path)
-        found = seen_pictures.read(("mean",), path)["mean"]
+        place = tmp_path / f"seen {column}"
+        (sight,) = tuned_examples.seeing(tuning, {"prompt": column}).values()
+        seen_pictures.write(sight, source, place)
+        records = seen_pictures.Seen(source, "mean", sight, place)
+        found = [record["condition"]["mean"] for record in records.__getitems__([0, 1, 2])]
         expected = [np.asarray(Image.open(folder / f"{i}.png")).mean((0, 1)) for i in order]
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+        seen_pictures.write(sight._replace(see=None), source, place)  # they are there
+        with pytest.raises(latent_cache.CacheError, match=r"autoencoder\.config\.prompt: .* -> 'other'"):
+            seen_pictures.write(sight._replace(about={"prompt": "other"}), source, place)
