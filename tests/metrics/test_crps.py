@@ -52,9 +52,9 @@ def test_the_quantile_form_is_the_integral_of_quantile_losses():
     by_hand = 2 * np.abs((q - y) * ((y <= q) - a)).sum(1).mean() / np.abs(y).sum()
     assert crps.quantile_form(samples, y) == pytest.approx(by_hand, rel=1e-3)
     # What does not count does not change it, and of one channel the sum over channels is the score itself.
-    real = np.arange(400) < 100
+    real = np.arange(400) % 4 == 1
     wild = np.where(real, samples, 1e6)
-    assert crps.quantile_form(wild, y, real) == pytest.approx(crps.quantile_form(samples[:, :100], y[:100]))
+    assert crps.quantile_form(wild, y, real) == pytest.approx(crps.quantile_form(samples[:, real], y[real]))
     assert crps.quantile_sum(samples[..., None], y[:, None]) == pytest.approx(crps.quantile_form(samples, y))
 
 

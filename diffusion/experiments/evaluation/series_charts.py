@@ -65,7 +65,8 @@ def fans(
         whole = np.where(mask, given, np.where(real, samples[row][:, :, channel], np.nan))
         known = mask | real
         if len(whole) < FEW:
-            axes.plot(steps, whole.T, color=BLUE, linewidth=0.7, alpha=0.7)
+            lines = axes.plot(steps, whole.T, color=BLUE, linewidth=1.2, alpha=0.8)
+            lines[0].set_label("samples")
         else:
             for level, alpha in zip(BANDS, (0.18, 0.32)):
                 low, high = np.quantile(whole[:, known], ((1 - level) / 2, (1 + level) / 2), axis=0)
@@ -75,8 +76,8 @@ def fans(
         if process is not None:
             mean, covariance = gaussian_processes.conditional(process, part.given[row], part.mask[row])
             mean, std = mean[at], np.sqrt(np.diag(covariance).reshape(process.shape)[at])
-            axes.plot(steps, mean, color=ORANGE, linewidth=1, linestyle="--", label="exact median")
-            for level, width, line in zip(BANDS, NORMAL, (":", "--")):
+            axes.plot(steps, mean, color=ORANGE, linewidth=1.2, label="exact median")
+            for level, width, line in zip(BANDS, NORMAL, (":", (0, (4, 2)))):
                 for sign in (-1, 1):
                     name = f"exact, {level:.0%}" if sign > 0 else None
                     axes.plot(steps, mean + sign * width * std, color=ORANGE, linewidth=0.8, linestyle=line, label=name)

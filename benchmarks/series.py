@@ -1,0 +1,153 @@
+"""Conditioning an unconditional model of series without training, beside the exact conditional distribution.
+
+    python -m benchmarks.series --hide=forecast
+    python -m benchmarks.series --hide=gaps
+    python -m benchmarks.series --hide=forecast --workdir=runs/series --number=25
+
+Draws what is hidden of test series by the ways of `diffusion.editing` and `diffusion.guidance`: replacement, RePaint,
+DPS (TSDiff's observation self-guidance is of this kind) and PiGDM. The denoiser is the exact one of the recipe's
+Gaussian process, so that what is left is the error of the way; with --workdir it is the network of a run of
+`series/unconditional`. Prints CRPS, coverage and network evaluations, beside those of the exact distribution
+and the marginal one; the figures are those of diffusion evaluate --metrics=crps, which scores a run that was trained
+with the condition.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    flags.DEFINE_string("workdir", None, "a run of series/unconditional; the exact denoiser by default")
+    flags.DEFINE_enum("hide", "forecast", ["forecast", "gaps"], "what is hidden, as in the recipes of configs/series")
+    flags.DEFINE_integer("number", 100, "test series", lower_bound=1)
+    flags.DEFINE_integer("steps", 50, "of each way", lower_bound=6)
+    flags.DEFINE_string("out", "", "a .json to write the figures to; none by default")
+    command_line.begin()
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import editing, guidance, samplers, schedules, timesteps
+from diffusion.data.gaussian_processes import GaussianProcess
+from diffusion.experiments.config import data, recipes
+from diffusion.experiments.evaluation import report, series_scores
+from diffusion.experiments.run_folder import workdir as workdir_of
+from diffusion.experiments.sampling import trained_run
+from diffusion.guidance import measurements
+from diffusion.parameterizations import Denoiser, Prediction
+from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.timesteps import Plan
+
+HIDES = {"forecast": {"name": "forecast", "horizon": 16}, "gaps": {"name": "gaps"}}
+JUMP, RESAMPLINGS = 5, 5  # of RePaint
+RATE = 10.0  # of DPS
+
+
+def exact_denoiser(process: GaussianProcess, schedule: NoiseSchedule) -> Denoiser:
+    """E[x_0 | x_t] of a Gaussian process, alpha K (alpha^2 K + sigma^2 I)^-1 x_t."""
+    values, axes = (jnp.asarray(part, jnp.float32) for part in np.linalg.eigh(process.covariance))
+
+    def denoise(x_t, t):
+        flat = x_t.reshape(len(x_t), -1)
+        alpha, sigma = (
+            left_broadcast(part(jnp.broadcast_to(t, (len(x_t),))), flat) for part in (schedule.alpha, schedule.sigma)
+        )
+        shrunk = flat @ axes / (alpha**2 * values + sigma**2)
+        whole = lambda rows: (rows @ axes.T).reshape(x_t.shape)
+        return Prediction(whole(alpha * values * shrunk), whole(sigma * shrunk))
+
+    return denoise
+
+
+def ways(schedule: NoiseSchedule, steps: int) -> dict[str, tuple[samplers.Sampler, Plan, Callable, Callable]]:
+    """The ways to condition: (sampler, plan, (denoise, given, mask) -> denoiser, (given, mask) -> hook)."""
+    plan = timesteps.plan(timesteps.uniform(schedule, steps=steps))
+    resampled = editing.repaint(timesteps.uniform(schedule, steps=steps), JUMP, RESAMPLINGS)
+    alone = lambda denoise, given, mask: denoise
+    replaced = lambda plan: lambda given, mask: editing.replacement(schedule, plan, given, mask)
+    none = lambda given, mask: None
+
+    def dps(denoise, given, mask):
+        likelihood = guidance.negative_distance(lambda x: jnp.where(mask, x, 0), given)
+        return guidance.posterior_sampling(denoise, schedule, likelihood, RATE)
+
+    def pigdm(denoise, given, mask):
+        return guidance.pseudoinverse(denoise, schedule, measurements.masked(mask), given)
+
+    ddpm = samplers.ddpm()
+    return {
+        "replacement": (ddpm, plan, alone, replaced(plan)),
+        "RePaint": (ddpm, resampled, alone, replaced(resampled)),
+        "DPS": (ddpm, plan, dps, none),
+        "PiGDM": (ddpm, plan, pigdm, none),
+        "PiGDM and replacement": (ddpm, plan, pigdm, replaced(plan)),
+    }
+
+
+def measure(workdir: str | None, hide: dict, number: int, steps: int) -> dict[str, dict[str, Any]]:
+    """The scores of each way, of the exact distribution and of the marginal one."""
+    config = workdir_of.read_config(workdir) if workdir else recipes.load("series/unconditional")
+    source = lambda split: data.of_settings({**config.data, "source": {**config.data.source, "hide": hide}}, split)
+    test = source("test")
+    part = series_scores.parts(test, number)
+    if workdir:
+        run = trained_run.load(workdir)
+        schedule, denoise = run.schedule, run.denoise(np.zeros(1))
+    else:
+        schedule = schedules.rectified_flow()
+        denoise = exact_denoiser(test.process, schedule)
+    found: dict[str, dict[str, Any]] = {}
+    for name, (sampler, plan, guided, hook) in ways(schedule, steps).items():
+
+        @jax.jit
+        def make(given, mask, keys, sampler=sampler, plan=plan, guided=guided, hook=hook):
+            first, rest = jax.vmap(jax.random.split, out_axes=1)(keys)
+            x = samplers.prior(schedule, first, test.process.shape)
+            to = guided(denoise, given, mask)
+            return samplers.sample(sampler, to, schedule, x, plan, rest, after_step=hook(given, mask))
+
+        def batches(condition, seeds, advance, make=make, size=1000):
+            parts = []
+            for at in range(0, len(seeds), size):
+                rows = np.resize(np.arange(at, min(at + size, len(seeds))), size)
+                keys = jax.vmap(jax.random.key)(seeds[rows])
+                parts.append(np.asarray(make(condition["given"][rows], condition["mask"][rows], keys)))
+                advance(min(at + size, len(seeds)))
+            return np.concatenate(parts)[: len(seeds)]
+
+        seeds = np.arange(series_scores.SAMPLES * len(part.given), dtype=np.uint32)
+        found[name] = series_scores.scores(series_scores.drawn(batches, part, seeds), part)
+        found[name]["nfe"] = {"value": sampler.nfe(plan.solved)}
+    beside = series_scores.of_process(test.process, part)
+    closed = beside.pop("crps_exact")
+    found["exact, draws"] = {key.removeprefix("exact_draws_"): value for key, value in beside.items()}
+    found["exact"] = {"crps": closed}
+    found["marginal"] = {"crps": series_scores.of_marginal(source("train"), part)["crps_marginal"]}
+    return found
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    found = measure(values.workdir, HIDES[values.hide], values.number, values.steps)
+    columns = ("crps", "crps_quantile_form", "coverage_50", "coverage_90", "nfe")
+    rows = [(name, *(text(one[key]) if key in one else "" for key in columns)) for name, one in found.items()]
+    report.show(f"{values.workdir or 'the exact denoiser'}: {values.hide}", ("", *columns), rows)
+    if values.out:
+        pathlib.Path(values.out).write_text(json.dumps(found, indent=2) + "\n")
+
+
+def text(figure: dict[str, Any]) -> str:
+    """A figure with its standard error, where it has one."""
+    error = figure.get("standard_error")
+    return f"{figure['value']:.4g}" + (f" ± {error:.2g}" if error else "")
+
+
+if __name__ == "__main__":
+    command_line.run(main, compiles=True)
