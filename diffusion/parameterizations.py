@@ -21,6 +21,7 @@ __all__ = [
     "evaluate",
     "learned_variance",
     "log_sigma",
+    "noise_level",
     "predict",
     "read_output",
     "reversed_time",
@@ -298,6 +299,11 @@ def log_sigma(scale: float = 0.25) -> Clock:
 def reversed_time() -> Clock:
     """The network receives 1 - t, for networks trained with their data at time 1 (Ma et al. 2024, SiT's code)."""
     return lambda schedule, t: 1 - jnp.asarray(t)
+
+
+def noise_level() -> Clock:
+    """The network receives alpha, the square root of alpha-bar: the noise level of WaveGrad (Chen et al. 2021)."""
+    return lambda schedule, t: schedule.alpha(jnp.asarray(t))
 
 
 def epsilon(clock: Clock | None = None) -> Parameterization:

@@ -20,7 +20,7 @@ LAYERS = (  # from the bottom to the top
      "diffusion.probability_flow", "diffusion.flow_maps", "diffusion.guidance", "diffusion.manifolds.tangent_field"),
     ("diffusion.samplers", "diffusion.likelihood", "diffusion.caching", "diffusion.equivariant_couplings"),
     ("diffusion.editing", "diffusion.objectives"),
-    ("diffusion.manifolds",),
+    ("diffusion.manifolds", "diffusion.sound"),
     ("diffusion.data", "diffusion.models"),
     ("diffusion.adapters", "diffusion.metrics", "diffusion.training", "diffusion.watermarks"),
     ("diffusion.text_to_image",),

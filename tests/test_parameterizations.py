@@ -196,6 +196,7 @@ CLOCKS = {
     "steps": (parameterizations.steps, lambda t, alpha, sigma: 1000 * t - 1),
     "log_sigma": (parameterizations.log_sigma, lambda t, alpha, sigma: np.log(sigma / alpha) / 4),
     "reversed_time": (parameterizations.reversed_time, lambda t, alpha, sigma: 1 - t),
+    "noise_level": (parameterizations.noise_level, lambda t, alpha, sigma: alpha),
 }
 
 

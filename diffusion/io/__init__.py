@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         pictures,
         schema,
         torch_files,
+        wav,
     )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "pictures",
     "schema",
     "torch_files",
+    "wav",
 ]
 
 public.declare(__name__)

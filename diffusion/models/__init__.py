@@ -7,6 +7,7 @@ from diffusion.models import dit
 from diffusion.models.budget import flops
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.ddt import DDT, ddt_preset, dit_dh_preset
+from diffusion.models.diffwave import DiffWave
 from diffusion.models.dit import DiT, check_labels, dit_preset
 from diffusion.models.drifting import DriftingDiT, drifting_preset
 from diffusion.models.edm2_unet import EDM2UNet
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 MODELS = {
     "conditional_unet": ConditionalUNet,
     "ddt": DDT,
+    "diffwave": DiffWave,
     "dit": DiT,
     "drifting": DriftingDiT,
     "edm2_unet": EDM2UNet,
@@ -84,6 +86,7 @@ __all__ = [
     "NNX",
     "ConditionalUNet",
     "DiT",
+    "DiffWave",
     "DriftingDiT",
     "EDM2UNet",
     "Equinox",

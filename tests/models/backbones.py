@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.ddt import DDT
+from diffusion.models.diffwave import DiffWave
 from diffusion.models.dit import DiT
 from diffusion.models.edm2_unet import EDM2UNet
 from diffusion.models.flux import Flux
@@ -282,6 +283,16 @@ BACKBONES = {
     ),
     "sequence_transformer, given": Backbone(
         SequenceTransformer(24, 2, 2, 2, vector_width=VECTOR, given=True), (16, 4), parts_of_series
+    ),
+    "diffwave": Backbone(
+        DiffWave(8, 3, 2, clock="level", shape=(16, 1)), (16, 1), lambda batch: None, tensor=1, divides=1
+    ),
+    "diffwave, vocoder": Backbone(
+        DiffWave(8, 2, 2, 4, 4, shape=(16, 2)),
+        (16, 2),
+        lambda batch: {"spectrogram": drawn(batch, 4, 4)},
+        tensor=1,
+        divides=4,
     ),
     "set_transformer": Backbone(
         SetTransformer(24, 2, 2, 0, CLASSES, VECTOR, shape=(10, 3)), (10, 3), labels_and_vectors, divides=1

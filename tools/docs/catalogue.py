@@ -103,6 +103,7 @@ DIAGRAMS = {  # pages of diagrams: the first indented block of a module's docstr
         "DDPM, ADM": "unet",
         "DDPM++, NCSN++": "song_unet",
         "EDM2": "edm2_unet",
+        "DiffWave": "diffwave",
         "KL autoencoder": "autoencoders.autoencoder_kl",
         "VQ autoencoder": "autoencoders.autoencoder_vq",
         "Encoder and decoder of both": "autoencoders.encoder_decoder",

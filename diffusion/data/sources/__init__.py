@@ -6,7 +6,7 @@
 - `array_files`: the arrays of a .npz or .npy file, or of a folder of .npy files, mapped into memory.
 - `sequences`: any Python sequence of records; `iterated`: any iterable; `of_python`: which of them it is, and
   Hugging Face's datasets. `stream_values`: what an iterable yields.
-- `spiral_points`: points in the plane, made here.
+- `spiral_points`: points in the plane, made here; `sound_clips`: notes of instruments, made here, and WAV files.
 - `series`: series of which a part is given, of a Gaussian process or of one's own files.
 - `file_streams`: tar shards and Parquet from their beginning to their end.
 - `combined`: mixtures by weight, and the records that a condition keeps; `combined_streams`: the same of streams.
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         record_files,
         sequences,
         series,
+        sound_clips,
         spec,
         spiral_points,
         splits,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from diffusion.data.sources.picture_files import class_folders, picture_folder
     from diffusion.data.sources.record_files import array_records
     from diffusion.data.sources.series import gaussian_series, series_windows
+    from diffusion.data.sources.sound_clips import instruments, wav_folder
     from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, Source, is_picture
     from diffusion.data.sources.spiral_points import spirals
     from diffusion.data.sources.tar_files import tar_shards
@@ -86,6 +88,7 @@ __all__ = [
     "filtered",
     "gaussian_series",
     "huggingface",
+    "instruments",
     "is_picture",
     "iterated",
     "made_drawings",
@@ -105,6 +108,7 @@ __all__ = [
     "series",
     "series_windows",
     "shape",
+    "sound_clips",
     "spec",
     "sphere_mixture",
     "spiral_points",
@@ -119,6 +123,7 @@ __all__ = [
     "tfds",
     "tfds_records",
     "torsion_mixture",
+    "wav_folder",
 ]
 
 public.declare(
@@ -135,6 +140,7 @@ public.declare(
         "picture_files": ("class_folders", "picture_folder"),
         "record_files": ("array_records",),
         "series": ("gaussian_series", "series_windows"),
+        "sound_clips": ("instruments", "wav_folder"),
         "spec": ("DamagedRecord", "DataSpec", "Leaf", "Source", "is_picture"),
         "spiral_points": ("spirals",),
         "tar_files": ("tar_shards",),

@@ -19,6 +19,7 @@ from diffusion import (
     parameterizations,
     samplers,
     schedules,
+    sound,
     timesteps,
     watermarks,
     weightings,
@@ -114,7 +115,11 @@ PARAMETERIZATIONS = _table(
     flow_maps.latent_consistency,
 )
 CLOCKS = _table(
-    parameterizations.time, parameterizations.steps, parameterizations.log_sigma, parameterizations.reversed_time
+    parameterizations.time,
+    parameterizations.steps,
+    parameterizations.log_sigma,
+    parameterizations.reversed_time,
+    parameterizations.noise_level,
 )
 DENSITIES = _table(
     timesteps.uniform_density,
@@ -347,6 +352,8 @@ SOURCES = _table(
     sources.rotation_mixture,
     sources.gaussian_series,
     sources.series_windows,
+    sources.instruments,
+    sources.wav_folder,
     sources.mixture,
     sources.filtered,
     sources.controlled,
@@ -354,6 +361,7 @@ SOURCES = _table(
 )
 CONTROLS = _table(controls.downsampled, controls.edges, controls.sketch)  # of "controlled": picture -> its control
 HIDINGS = _table(given_series.forecast, given_series.gaps, given_series.missing)  # of series: what is to be predicted
+SOUND_FORMS = _table(sound.samples, sound.lapped_spectrum)  # of sources of sound: how a clip is an example
 FILTERS: dict[str, Callable] = {}  # of "filtered": functions that return record -> whether it is kept
 DETECTORS: dict[str, Callable] = {}  # of prompt benchmarks: functions that return a `readers.Detector`
 ANSWERERS: dict[str, Callable] = {}  # likewise a `readers.Answerer`

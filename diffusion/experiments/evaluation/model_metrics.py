@@ -14,7 +14,7 @@ import numpy as np
 from diffusion import likelihood, ode
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.config.values import from_json, to_json
-from diffusion.experiments.evaluation import image_metrics
+from diffusion.experiments.evaluation import image_metrics, sound_metrics
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.evaluation.sample_metrics import SEED
@@ -156,5 +156,7 @@ METRICS: dict[str, Callable[[Subject], dict]] = {
     "bpd": bits_per_dim,
     "nll": negative_log_likelihood,
     "crps": continuous_ranked_probability_score,
+    "sound": sound_metrics.heard,
+    "vocoder": sound_metrics.vocoder_error,
 }
-OF_ANY_EXAMPLES = ("nll", "crps")  # of METRICS; the others are of pictures
+OF_ANY_EXAMPLES = ("nll", "crps", "sound", "vocoder")  # of METRICS; the others are of pictures

@@ -45,6 +45,15 @@ MODEL_METRICS = {  # how they were measured, for the table; see diffusion/experi
     "exact_draws_coverage_50": "the share of the exact distribution's draws",
     "exact_draws_coverage_90": "the share of the exact distribution's draws",
     "crps_marginal": "of values drawn anywhere from the channel's training data: what knows nothing of the series",
+    "heard_as_its_class": "a classifier of spectrograms, trained on the real training notes alone; Wilson's interval",
+    "real_heard_as_its_class": "the same of real held-out notes",
+    "frechet_distance_of_judge": "in the classifier's last hidden layer, to real held-out notes",
+    "frechet_distance_of_real": "the floor: as many real training notes; mean and deviation over subsets",
+    "log_spectral_distance": "dB, of the clips made from spectrograms of held-out clips (Gray and Markel 1976)",
+    "log_spectral_distance_of_griffin_lim": "the floor: Griffin and Lim's clips from the same spectrograms",
+    "log_spectral_distance_of_another_clip": "of another real clip",
+    "mel_error": "dB, mean absolute difference of the levels that the network received",
+    "signal_to_noise": "dB, against the true clip; phases count",
     "bits_per_dim": "probability flow, Hutchinson's estimate, uniform dequantisation; protocol in report.json",
 }
 

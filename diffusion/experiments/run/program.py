@@ -19,6 +19,8 @@ from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import built_in_python
 from diffusion.experiments.run import players
 from diffusion.experiments.run.networks import inputs, network_of
+from diffusion.io import limits
+from diffusion.models.budget import peak_memory
 from diffusion.models.layers import fp8
 from diffusion.models.layers.layout import MeshError
 from diffusion.objectives.objective import Head
@@ -82,6 +84,27 @@ def build(recipe: Recipe, mesh: Mesh) -> Program:
         if built_in_python(recipe.config):
             raise
         raise ConfigError(f"a step of this config cannot be built: {error}") from error
+
+
+def check_memory(program: Program, what: str) -> None:
+    """Refuses a program whose step needs more memory than the device has, by its trace, before anything is compiled.
+
+    Args:
+        program: of one device; of several nothing is said, since a mesh cuts the arrays.
+        what: a step is called.
+
+    Raises:
+        ConfigError: with the estimate.
+    """
+    target = jax.tree.leaves(program.target)
+    if target[0].sharding.num_devices > 1:
+        return
+    trace = program.step.trace(program.target, program.batch, program.seed).jaxpr.jaxpr
+    advice = "choose shorter clips (config.data.source.length), or a smaller config.train.batch_size"
+    try:
+        peak_memory.check(what, peak_memory.peak(trace), advice)
+    except limits.Refused as error:
+        raise ConfigError(str(error)) from error
 
 
 def _built(recipe: Recipe, mesh: Mesh) -> Program:

@@ -17,7 +17,7 @@ from diffusion import pytrees
 from diffusion.experiments.config import ConfigError, as_config_errors, data
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
-from diffusion.experiments.evaluation import manifold_charts, plots, series_charts
+from diffusion.experiments.evaluation import manifold_charts, plots, series_charts, sound_files
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import averages, batches_on_disk, generate
 from diffusion.io import files
@@ -194,7 +194,12 @@ def _write(out, recipe, make, params, images, labels, seeds, record) -> list[pat
         series_charts.fans(each, part, out / "samples.png", getattr(data.of_recipe(recipe), "process", None))
         return [out / "samples.npz", out / "samples.png"]
     if not recipe.makes_pictures:
-        return [out / "samples.npz"]
+        of = None if recipe.data is not None else data.of_recipe(recipe)
+        if (sound := getattr(of, "sound", None)) is None:
+            return [out / "samples.npz"]
+        heard = (sound, images, classes, of.spec.classes)
+        sound_files.draw(*heard, out / "samples.png")
+        return [out / "samples.npz", out / "samples.png", sound_files.write(*heard, out)]
     plots.sample_grid(images, classes, out / "samples.png")
     first = np.unique(classes, return_index=True)[1][:10]
     x, x0 = make.trajectory(params, jax.tree.map(lambda leaf: leaf[first], labels), seeds[first])

@@ -1,0 +1,44 @@
+"""DiffWave as a vocoder: clips from the levels of 40 bands of frequency, which say nothing of phases.
+
+    diffusion train --config=sound/vocoder --workdir=runs/vocoder
+    diffusion sample --workdir=runs/vocoder
+    diffusion evaluate --workdir=runs/vocoder --metrics=vocoder
+
+The network receives the noise level, as WaveGrad does. Four samples in a row are one step, which costs a
+quarter. `diffusion sample` makes the clips of the first records anew, and `--metrics=vocoder` those of the test split.
+
+Presets: `vocoder:tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config import recipes
+
+base = recipes.module("sound/base")
+SMALL = {"model.width": 8, "model.layers": 2, "model.cycle": 2}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe, or a preset of it; see the module's docstring."""
+    source = {
+        "name": "instruments",
+        "number": 2000,
+        "length": 2048,
+        "form": {"name": "samples", "fold": 4},
+        "mels": 40,
+        "window": 256,
+        "hop": 64,
+    }
+    model = {"name": "diffwave", "width": 64, "layers": 10, "cycle": 5, "mels": 40, "hop": 16, "clock": "level"}
+    config = base.run(source, model, steps=500, batch_size=8)
+    config.schedule = {"name": "cosine"}
+    config.parameterization = {"name": "v", "clock": {"name": "noise_level"}}
+    config.objective = {
+        "name": "denoising",
+        "weighting": {"name": "truncated_snr"},
+        "density": {"name": "uniform_density", "strata": 8},
+    }
+    config.sample.sampler = {"name": "dpmpp_2m"}
+    config.sample.number = 64
+    config.sample.batch_size = 64
+    return base.finished(config, arg, SMALL)

@@ -1,0 +1,198 @@
+"""Sources of sound: notes of synthetic instruments, made when asked for, and clips of a folder of WAV files."""
+
+__all__ = ["Sounds", "instruments", "wav_folder"]
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion.data.sources import sequences, splits, table_records
+from diffusion.data.sources.spec import Leaf, Source
+from diffusion.io import wav
+from diffusion.sound import forms
+from diffusion.sound import instruments as notes
+
+SEED = 2029
+SPLITS = ("train", "test")
+
+
+def instruments(
+    split: str = "train",
+    *,
+    number: int = 4000,
+    sample_rate: int = 8000,
+    length: int = 4096,
+    form: forms.Form | None = None,
+    mels: int = 0,
+    window: int = 256,
+    hop: int = 64,
+) -> "Sounds":
+    """Opens notes of eight synthetic instruments, see `sound.instruments`; a record is a function of its row and split.
+
+    Args:
+        split: "train" or "test", which share no note.
+        number: of notes; the instruments take turns.
+        sample_rate: in Hz, at least 2000.
+        length: samples of a clip.
+        form: how a clip is an example, `sound.samples` or `sound.lapped_spectrum`; None for samples.
+        mels: bands of the levels in the condition of a record, as its "spectrogram"; 0 for records with their class.
+        window, hop: of these levels, in samples.
+
+    Raises:
+        ValueError: for another split, or sizes that do not fit.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"instruments have no split {split!r}. Valid: {', '.join(SPLITS)}")
+    if number < 1 or sample_rate < 2000:
+        raise ValueError(f"number = {number} must be at least 1, and sample_rate = {sample_rate} at least 2000 Hz")
+    sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop)
+    sound.check()
+    records = sequences.Records(_Notes(SPLITS.index(split), number, sample_rate, length), len(notes.NAMES), split)
+    records.spec = records.spec._replace(name="instruments", classes=notes.NAMES)
+    return Sounds(records, sound)
+
+
+def wav_folder(
+    path: str,
+    split: str = "train",
+    *,
+    sample_rate: int,
+    length: int,
+    form: forms.Form | None = None,
+    mels: int = 0,
+    window: int = 256,
+    hop: int = 64,
+) -> "Sounds":
+    """Opens the mono WAV files of a folder, cut into clips; those in one folder for each class have its name as label.
+
+    Args:
+        path: of the folder, or one file; FOLDER/CLASS/sound.wav or FOLDER/sound.wav.
+        split: as `splits.parse` reads it.
+        sample_rate: that all files have, in Hz.
+        length: samples of a clip; a longer file is several, and what remains at its end is left out.
+        form, mels, window, hop: as `instruments`.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if it holds no WAV files, or one that does not fit: its name, what it is, and what to do.
+    """
+    sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop)
+    sound.check()
+    return Sounds(table_records.Records(_WavFiles(path, split, sample_rate, length), split, x="x"), sound)
+
+
+class Sounds:
+    """Clips in the form of examples; a `Source`.
+
+    Attributes:
+        sound: what they are, and the way back to a waveform.
+    """
+
+    def __init__(self, of: Source, sound: forms.Sound):
+        """Takes the records of a source, {"x": float32 `[L]`}, into a form; those with levels have no class."""
+        self._of = of
+        self.sound = sound
+        self.where = of.where
+        self.spec = of.spec._replace(shape=sound.shape)
+        if sound.mels:
+            levels = {"spectrogram": Leaf((sound.length // sound.hop, sound.mels), "float32")}
+            self.spec = self.spec._replace(num_classes=0, classes=(), condition=levels)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Returns one record.
+
+        Raises:
+            DamagedRecord: as the source's.
+        """
+        record = dict(self._of[row])
+        waveform = np.asarray(record["x"])
+        record["x"] = np.asarray(self.sound.form.example(waveform), np.float32)
+        if self.sound.mels:
+            record["condition"] = {"spectrogram": np.asarray(self.sound.levels(waveform), np.float32)}
+            record.pop("label", None)
+        return record
+
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the waveforms."""
+        return self._of.fingerprint()
+
+
+class _Notes(Sequence):
+    """Records of notes, each made once."""
+
+    def __init__(self, split: int, number: int, sample_rate: int, length: int):
+        self._number = number
+        self._clip = functools.cache(lambda row: notes.clip((SEED, split, row), sample_rate, length))
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __getitem__(self, row: Any) -> Any:
+        if not 0 <= row < self._number:
+            raise IndexError(row)
+        waveform, label = self._clip(int(row))
+        return {"x": waveform, "label": label}
+
+
+class _WavFiles:
+    """The clips of WAV files as a table; every header is read at once, so that a mistake is found before a run."""
+
+    def __init__(self, path: str, split: str, sample_rate: int, length: int):
+        self._files, self.where, self.name = splits.files_at(path, (".wav", ".WAV"), splits.parse(split).base)
+        self._length = length
+        self._clips: list[tuple[int, int]] = []
+        for number, file in enumerate(self._files):
+            count = _clips_of(file, sample_rate, length)
+            self._clips += [(number, length * clip) for clip in range(count)]
+        folders = [file.relative_to(self.where).parts[:-1] if str(file) != self.where else () for file in self._files]
+        classes = [parts[-1] if parts and parts[-1] not in splits.NAMES else "" for parts in folders]
+        self._classes = classes if all(classes) else None
+        self.columns: tuple[str, ...] = ("x", "label") if self._classes else ("x",)
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        def clip(row: int) -> np.ndarray:
+            number, start = self._clips[row]
+            return wav.read(self._files[number], start, self._length)[0][:, 0]
+
+        return [{name: clip(row) if name == "x" else self._label(row) for name in columns} for row in rows]
+
+    def place(self, row: int) -> str:
+        number, start = self._clips[row]
+        return f"{self._files[number]}, from sample {start}"
+
+    def column(self, name: str) -> Sequence[Any]:
+        return [self._label(row) for row in range(len(self))]
+
+    def stamp(self) -> Any:
+        return table_records.stamp_of(self._files)
+
+    def _label(self, row: int) -> str:
+        return (self._classes or [])[self._clips[row][0]]
+
+
+def _clips_of(file: Any, sample_rate: int, length: int) -> int:
+    """The number of clips of a file.
+
+    Raises:
+        ValueError: if it is of another sample rate, not mono, empty, or shorter than a clip.
+    """
+    about = wav.header(file)
+    if about.channels != 1:
+        raise ValueError(f"{file} has {about.channels} channels. Valid: mono; mix it down, e.g. by: sox IN -c 1 OUT")
+    if about.sample_rate != sample_rate:
+        raise ValueError(
+            f"{file} has {about.sample_rate} samples a second, and sample_rate = {sample_rate}. Valid: files of one "
+            f"rate; resample it, e.g. by: sox IN -r {sample_rate} OUT; or set sample_rate = {about.sample_rate}"
+        )
+    if about.length < length:
+        state = "is empty" if not about.length else f"has {about.length} samples, fewer than length = {length}"
+        raise ValueError(f"{file} {state}. Valid: at least {length}; take it away, or set a smaller length")
+    return about.length // length

@@ -1,0 +1,65 @@
+"""The samples of a run on sound, to listen to and to look at: WAV files, a picture of waveforms and spectrograms."""
+
+import os
+import pathlib
+
+import numpy as np
+
+from diffusion.experiments.evaluation.plots import BLUE, blank, save
+from diffusion.io import wav
+from diffusion.sound import Sound, stft
+
+COLUMNS = 8  # clips in the picture, at most
+EACH = 3  # WAV files of a class, at most
+
+
+def write(
+    sound: Sound, samples: np.ndarray, labels: np.ndarray, names: tuple[str, ...], folder: pathlib.Path
+) -> pathlib.Path:
+    """Writes the first samples of each class as WAV files into the folder "sounds".
+
+    Args:
+        sound: what the samples are.
+        samples: `[N, *sound.shape]`.
+        labels: int `[N]`, their classes.
+        names: of the classes; () for samples without one.
+        folder: of the run's samples.
+
+    Returns:
+        That folder.
+    """
+    out = folder / "sounds"
+    out.mkdir(exist_ok=True)
+    for label in np.unique(labels)[: max(1, len(names))]:
+        for number, row in enumerate(np.flatnonzero(labels == label)[: EACH if names else COLUMNS]):
+            name = f"{names[label] if names else 'clip'}_{number}.wav"
+            wav.write(out / name, sound.form.waveform(np.asarray(samples[row], np.float32)), sound.sample_rate)
+    return out
+
+
+def draw(
+    sound: Sound, samples: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: str | os.PathLike
+) -> None:
+    """Draws a sample of each class, or the first ones: its waveform, and below its spectrogram from -80 to 0 dB."""
+    rows = np.unique(labels, return_index=True)[1] if names else np.arange(len(samples))
+    rows = rows[:COLUMNS]
+    figure = blank(1.7 * len(rows), 3.4, layout="constrained")
+    axes = figure.subplots(2, len(rows), squeeze=False)
+    seconds = sound.length / sound.sample_rate
+    for column, row in enumerate(rows):
+        waveform = sound.form.waveform(np.asarray(samples[row], np.float32))
+        top, bottom = axes[:, column]
+        top.plot(np.linspace(0, seconds, len(waveform)), waveform, color=BLUE, linewidth=0.4)
+        top.set(xlim=(0, seconds), ylim=(-1, 1), title=names[labels[row]] if names else f"clip {row}")
+        padded = np.pad(waveform, (0, -len(waveform) % 32))
+        decibels = 20 * np.log10(np.maximum(np.abs(stft(padded, 256, 32)), 1e-4)).T
+        extent = (0, seconds, 0, sound.sample_rate / 2000)
+        bottom.imshow(decibels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=0, cmap="magma")
+        bottom.set(xlabel="s")
+        for each in (top, bottom):
+            each.tick_params(labelsize=7)
+            each.title.set_fontsize(9)
+            if column:
+                each.set_yticklabels([])
+    axes[1, 0].set_ylabel("kHz")
+    save(figure, path)

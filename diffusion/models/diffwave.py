@@ -1,0 +1,177 @@
+"""DiffWave: a residual network of waveforms with dilated convolutions; given a spectrogram, a vocoder.
+
+    x [B, L, C]     t                    spectrogram [B, F, M]
+        |           |                          |
+      dense    sinusoid, 2 dense     2 transposed convolutions
+        |           |                          |  [B, L, M]
+        |         dense                        |
+        +---------> + -- dilated conv -- + <- dense
+        |                                |
+        |                     sigmoid(gate) tanh(filter)
+        |                                |
+      (x + r) / sqrt(2) <---- r ---- dense ---- s       x layers, dilation 1, 2, 4 .. 2^(cycle - 1), 1, 2 ..
+                                                |
+                     sum of s / sqrt(layers) -- dense -- dense --> [B, L, C]
+
+Convolutions look both ways, so that all samples are made at once.
+"""
+
+__all__ = ["DiffWave", "DilatedConvolution"]
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.layers import conditions, network_checks
+from diffusion.models.layers.condition_embedding import check_example
+from diffusion.models.layers.embeddings import sinusoid
+
+SINUSOIDS, EMBEDDING = 128, 512  # of the time, and the width of the layers behind it
+SLOPE = 0.4  # of the leaky ReLU behind each transposed convolution
+CHOICES = {"clock": ("steps", "level"), "dtype": ("float32", "bfloat16")}
+
+
+class DilatedConvolution(nn.Module):
+    """A convolution of three samples at a distance: y_i = W_0 x_(i - d) + W_1 x_i + W_2 x_(i + d) + b, zeros outside.
+
+    It is one product of matrices: XLA on CPU compiles a dilated convolution to a scalar loop.
+    """
+
+    features: int
+    dilation: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        distance = min(self.dilation, x.shape[1])
+        zeros = jnp.zeros((x.shape[0], distance, x.shape[2]), x.dtype)
+        before = jnp.concatenate([zeros, x], axis=1)[:, : x.shape[1]]
+        after = jnp.concatenate([x, zeros], axis=1)[:, distance:]
+        taps = jnp.concatenate([before, x, after], axis=-1)
+        return nn.Dense(self.features, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name="taps")(taps)
+
+
+class DiffWave(nn.Module):
+    """The network of DiffWave: `apply(variables, x, t, condition)` is a `Network`. Clips may differ in length by call.
+
+    Parameters are float32 whatever the compute type, and so is the output.
+
+    Attributes:
+        width: channels of the residual stream; 64 in the paper.
+        layers: their number; 30.
+        cycle: layers after which the dilation begins at 1 again; 10.
+        mels: bands of the condition's "spectrogram" [B, F, M]; 0 for a network without one.
+        hop: samples from one frame of it to the next, a product of two even numbers.
+        clock: what the network receives as its time: "steps" of a discrete process, 0 .. T, as DiffWave; or the noise
+            "level" alpha in [0, 1], as WaveGrad.
+        dtype: compute type, "float32" or "bfloat16".
+        shape: (L, C) of the clips that it is made for; it takes other L too. None: that of the first.
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: Kong et al., "DiffWave: A Versatile Diffusion Model for Audio Synthesis", 2021; Chen et al., "WaveGrad:
+    Estimating Gradients for Waveform Generation", 2021, for the noise level.
+    """
+
+    width: int = 64
+    layers: int = 30
+    cycle: int = 10
+    mels: int = 0
+    hop: int = 256
+    clock: str = "steps"
+    dtype: str = "float32"
+    shape: tuple[int, int] | None = None
+    ranks = (2,)
+
+    def __post_init__(self):
+        network_checks.positive(self, ("width", "layers", "cycle"))
+        network_checks.known(self, CHOICES)
+        if self.mels < 0:
+            raise ValueError(f"mels={self.mels} must be 0 (no spectrogram) or the number of its bands")
+        if self.mels and not _strides(self.hop):
+            raise ValueError(f"hop={self.hop} must be a product of two even numbers, such as 64 or 256")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Any = None) -> jax.Array:
+        """One evaluation of the network.
+
+        Args:
+            x: waveforms [B, L, C], C = 1 in the paper.
+            t: the network's clock, [B] or [], float32 or wider.
+            condition: {"spectrogram": [B, L / hop, mels]}; None for a network without one.
+
+        Returns:
+            [B, L, C], float32.
+
+        Raises:
+            ValueError: for shapes that do not fit, and a superfluous or a missing spectrogram.
+        """
+        check_example(self, x, "waveforms [B, L, C]", rank=3)
+        batch, length, channels = x.shape
+        if jnp.shape(t) not in ((), (batch,)):
+            raise ValueError(f"one time for each example, t [B] = ({batch},); got shape {jnp.shape(t)}")
+        spectrogram = conditions.entries(condition, (), ("spectrogram",))["spectrogram"]
+        self._check(spectrogram, batch, length)
+        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)
+        time = self._sinusoids(jnp.broadcast_to(t, (batch,)))
+        for i in range(2):
+            time = nn.silu(dense(EMBEDDING, f"time_{i}")(time))
+        levels = None if spectrogram is None else self._upsampled(spectrogram)
+
+        h = nn.relu(dense(self.width, "in")(x))
+        skips = jnp.zeros_like(h)
+        for i in range(self.layers):
+            convolve = DilatedConvolution(2 * self.width, 2 ** (i % self.cycle), self.dtype, name=f"layer_{i}_conv")
+            y = convolve(h + dense(self.width, f"layer_{i}_time")(time)[:, None])
+            if levels is not None:
+                y = y + dense(2 * self.width, f"layer_{i}_spectrogram")(levels)
+            gate, filtered = jnp.split(y, 2, axis=-1)
+            y = dense(2 * self.width, f"layer_{i}_out")(nn.sigmoid(gate) * jnp.tanh(filtered))
+            residual, skip = jnp.split(y, 2, axis=-1)
+            h = (h + residual) / math.sqrt(2)
+            skips = skips + skip
+        h = nn.relu(dense(self.width, "skips")(skips / math.sqrt(self.layers)))
+        last = nn.Dense(channels, kernel_init=nn.initializers.zeros_init(), name="out")
+        return last(h.astype(jnp.float32))
+
+    def _sinusoids(self, t: jax.Array) -> jax.Array:
+        """128: sin(10^(4 i / 63) t), then cosines, of steps; WaveGrad's, sin(10^(-4 i / 63) 5000 t), of levels."""
+        features = sinusoid(t, SINUSOIDS, 1e-4, 1) if self.clock == "steps" else sinusoid(5000 * t, SINUSOIDS, 1e4, 1)
+        return jnp.roll(features, SINUSOIDS // 2, axis=-1)
+
+    def _upsampled(self, spectrogram: jax.Array) -> jax.Array:
+        """The spectrogram at each sample, [B, F, M] -> [B, F hop, M], by two transposed convolutions of one channel."""
+        h = spectrogram[..., None]
+        for i, stride in enumerate(_strides(self.hop) or ()):
+            start = nn.initializers.variance_scaling(stride, "fan_in", "truncated_normal")  # of an output's own inputs
+            kernel, strides = (2 * stride, 3), (stride, 1)
+            widen = nn.ConvTranspose(1, kernel, strides, "SAME", dtype=self.dtype, kernel_init=start, name=f"up_{i}")
+            h = nn.leaky_relu(widen(h), SLOPE)
+        return h[..., 0]
+
+    def _check(self, spectrogram: jax.Array | None, batch: int, length: int) -> None:
+        if (spectrogram is not None) != bool(self.mels):
+            state = "no spectrogram" if spectrogram is None else "a spectrogram"
+            raise ValueError(
+                f"mels={self.mels}: the condition has {state}. Valid: one of mels bands, or mels = 0 and none"
+            )
+        if spectrogram is None:
+            return
+        if length % self.hop or spectrogram.shape != (batch, length // self.hop, self.mels):
+            raise ValueError(
+                f"the condition's 'spectrogram' is [B, L / hop, mels] = ({batch}, {length / self.hop:g}, {self.mels}) "
+                f"for waveforms of {length} samples; got {np.shape(spectrogram)}"
+            )
+
+
+def _strides(hop: int) -> tuple[int, int] | None:
+    """The two even factors of a hop that are most alike; None where there are none."""
+    evens = range(2, math.isqrt(max(hop, 0)) + 1, 2)
+    pairs = [(hop // two, two) for two in evens if hop % two == 0 and hop // two % 2 == 0]
+    return pairs[-1] if pairs else None

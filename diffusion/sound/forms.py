@@ -1,0 +1,133 @@
+"""How a clip is an example of a run, and back: its samples, or its lapped spectrum; both without loss."""
+
+__all__ = ["Form", "Sound", "lapped_spectrum", "samples"]
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.sound.mdct import imdct, kaiser_bessel_derived, mdct, sine_window
+from diffusion.sound.spectrograms import log_mel
+
+WINDOWS = {"sine": sine_window, "kaiser_bessel": kaiser_bessel_derived}
+LONGEST = 2**26  # samples of a clip: 256 MiB
+
+
+class Form(NamedTuple):
+    """A map of waveforms onto examples of a size that suits networks, and its inverse.
+
+    Attributes:
+        example: waveforms `[..., L]` -> examples `[..., F, C]`, F C = L.
+        waveform: the inverse.
+        block: C; it divides L.
+    """
+
+    example: Callable[[Any], Any]
+    waveform: Callable[[Any], Any]
+    block: int
+
+
+def samples(fold: int = 1, gain: float = 2.0) -> Form:
+    """The samples themselves, by choice several in a row as the channels of one step.
+
+    Args:
+        fold: samples of one step, at least 1.
+        gain: what they are multiplied by, for the size that noise has; positive.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+    if fold < 1 or gain <= 0:
+        raise ValueError(f"fold = {fold} must be at least 1, and gain = {gain} positive")
+    return Form(
+        lambda waveform: gain * waveform.reshape(*waveform.shape[:-1], -1, fold),
+        lambda x: x.reshape(*x.shape[:-2], -1) / gain,
+        fold,
+    )
+
+
+def lapped_spectrum(bins: int = 64, window: str = "sine", power: float = 0.5, gain: float = 2.0) -> Form:
+    """The MDCT, whose coefficients are made of more equal size by a power, sign by sign.
+
+        x = gain sign(X) |X|^power,   X = sign(x) |x / gain|^(1 / power)
+
+    Args:
+        bins: N, coefficients of a block, even.
+        window: "sine" or "kaiser_bessel".
+        power: in (0, 1]; 1 changes nothing.
+        gain: for the size that noise has; positive.
+
+    Raises:
+        ValueError: for a value out of range, or an unknown window.
+    """
+    if window not in WINDOWS:
+        raise ValueError(f"window = {window!r}. Valid: {', '.join(WINDOWS)}")
+    if bins < 2 or bins % 2 or not 0 < power <= 1 or gain <= 0:
+        raise ValueError(f"bins = {bins} must be even, power = {power} in (0, 1], and gain = {gain} positive")
+    shape = WINDOWS[window](bins)
+    of = lambda x: jnp if isinstance(x, jax.Array) else np
+    signed = lambda x, power: of(x).sign(x) * abs(x) ** power
+    return Form(
+        lambda waveform: gain * signed(mdct(waveform, shape), power),
+        lambda x: imdct(signed(x / gain, 1 / power), shape),
+        bins,
+    )
+
+
+class Sound(NamedTuple):
+    """What the records of a source of sound are.
+
+    Attributes:
+        sample_rate: in Hz.
+        length: L, samples of a clip.
+        form: how a clip is an example.
+        mels: bands of the levels that a record has as its condition; 0 for none.
+        window, hop: of these, in samples.
+    """
+
+    sample_rate: int
+    length: int
+    form: Form
+    mels: int = 0
+    window: int = 256
+    hop: int = 64
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of an example, (steps, channels)."""
+        return self.length // self.form.block, self.form.block
+
+    def levels(self, waveform: Any) -> Any:
+        """The condition, `log_mel` of waveforms `[..., L]`: `[..., L / hop, mels]`."""
+        return log_mel(waveform, self.sample_rate, self.mels, self.window, self.hop)
+
+    def check(self) -> None:
+        """Refuses sizes that do not fit each other, before anything is read.
+
+        Raises:
+            ValueError: naming them.
+        """
+        if self.sample_rate < 1 or self.length < 1 or self.mels < 0:
+            raise ValueError(
+                f"sample_rate = {self.sample_rate} and length = {self.length} must be at least 1, and mels = "
+                f"{self.mels} at least 0"
+            )
+        if self.length > LONGEST:
+            raise ValueError(
+                f"length = {self.length}: a clip of {self.length / self.sample_rate:.0f} s at {self.sample_rate} Hz is "
+                f"{4 * self.length / 2**30:.1f} GiB, and one may have {4 * LONGEST / 2**30:.2f} GiB. Valid: up to "
+                f"{LONGEST} samples; cut it into shorter clips"
+            )
+        if self.length % self.form.block:
+            raise ValueError(
+                f"length = {self.length} is no whole number of steps of {self.form.block} samples. Valid: a multiple"
+            )
+        if self.mels:
+            self.levels(np.zeros(max(self.hop, 1), np.float32))  # refuses a hop, a window and bands that do not fit
+            if self.length % self.hop:
+                raise ValueError(
+                    f"length = {self.length} is no whole number of hops of {self.hop} samples. Valid: a multiple"
+                )

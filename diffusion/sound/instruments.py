@@ -1,0 +1,113 @@
+"""Eight synthetic instruments: a clip is a function of its number alone."""
+
+__all__ = ["NAMES", "clip"]
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+NAMES = ("pluck", "organ", "bell", "flute", "square", "brass", "kick", "snare")
+"""Of the instruments, in the order of their numbers."""
+
+LOWEST, OCTAVES = 110.0, 3.0  # of the pitch, in Hz
+
+
+def clip(numbers: tuple[int, ...], sample_rate: int, length: int) -> tuple[np.ndarray, int]:
+    """One note: its instrument, pitch, decay, vibrato and loudness are drawn by its numbers.
+
+    Args:
+        numbers: that identify the clip, non-negative; the last is also what the instruments take turns by.
+        sample_rate: in Hz.
+        length: samples.
+
+    Returns:
+        (float32 `[length]` in (-1, 1), the number of its instrument in `NAMES`).
+    """
+    rng = np.random.default_rng(numbers)
+    label = numbers[-1] % len(NAMES)
+    pitch = LOWEST * 2 ** rng.uniform(0, OCTAVES)
+    wave = INSTRUMENTS[label](rng, pitch, sample_rate, np.arange(length) / sample_rate)
+    loudness = 10 ** rng.uniform(-0.6, -0.1)  # of the highest sample, -12 to -2 dB
+    return (loudness * wave / max(np.abs(wave).max(), 1e-9)).astype(np.float32), label
+
+
+def _turns(rng: np.random.Generator, pitch: float, time: np.ndarray, depth: float) -> np.ndarray:
+    """Turns of an oscillator since the start, with vibrato of up to `depth` of the pitch."""
+    rate = rng.uniform(4, 7)
+    depth = depth * rng.uniform()
+    return pitch * (time + depth * (1 - np.cos(2 * math.pi * rate * time)) / (2 * math.pi * rate)) + rng.uniform()
+
+
+def _harmonics(turns: np.ndarray, pitch: float, sample_rate: int, amplitudes: dict[int, float]) -> np.ndarray:
+    """A sum of harmonics, of those below 0.45 of the sample rate."""
+    heard = {number: size for number, size in amplitudes.items() if number * pitch < 0.45 * sample_rate}
+    return sum(size * np.sin(2 * math.pi * number * turns) for number, size in heard.items()) + 0 * turns
+
+
+def _attack(time: np.ndarray, seconds: float) -> np.ndarray:
+    return np.minimum(1, time / seconds)
+
+
+def _pluck(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+    """Karplus and Strong's string: noise that goes round in a delay of a period, and loses its highs."""
+    from scipy.signal import lfilter  # here: it takes long to import
+
+    period = max(sample_rate / pitch - 0.5, 2.0)
+    whole = int(period)
+    share = period - whole
+    kept = 10 ** (-3 / (pitch * rng.uniform(0.3, 1.5)))  # down by 60 dB after so many seconds
+    loop = np.zeros(whole + 3)
+    loop[whole : whole + 3] = -kept * np.convolve([0.5, 0.5], [1 - share, share])
+    loop[0] = 1
+    burst = np.where(np.arange(len(time)) < whole, rng.uniform(-1, 1, len(time)), 0)
+    return np.asarray(lfilter([1.0], loop, burst))
+
+
+def _organ(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+    drawbars = {number: rng.uniform(0.1, 1) for number in (1, 2, 3, 4, 6, 8)}
+    return _harmonics(_turns(rng, pitch, time, 0.0), pitch, sample_rate, drawbars) * _attack(time, 0.01)
+
+
+def _bell(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+    """Chowning's bell: a frequency modulated at 1.4 times the pitch, less and less."""
+    decay = np.exp(-time / rng.uniform(0.1, 0.4))
+    modulator = np.sin(2 * math.pi * 1.4 * pitch * time)
+    return decay * np.sin(2 * math.pi * pitch * time + rng.uniform(2, 4) * decay * modulator) * _attack(time, 0.002)
+
+
+def _flute(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+    tone = _harmonics(_turns(rng, pitch, time, 0.02), pitch, sample_rate, {1: 1.0, 2: rng.uniform(0.1, 0.3), 3: 0.05})
+    breath = np.convolve(rng.normal(size=len(time)), [0.25, 0.5, 0.25], "same") * rng.uniform(0.03, 0.1)
+    return (tone + breath) * _attack(time, rng.uniform(0.05, 0.12))
+
+
+def _square(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+    odd = {number: 1 / number for number in range(1, 40, 2)}
+    tone = _harmonics(_turns(rng, pitch, time, 0.01), pitch, sample_rate, odd)
+    return tone * np.exp(-time / rng.uniform(0.3, 2.0)) * _attack(time, 0.004)
+
+
+def _brass(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+    """Chowning's brass: the modulation, at the pitch itself, rises with the loudness."""
+    rise = _attack(time, rng.uniform(0.03, 0.1))
+    turns = 2 * math.pi * _turns(rng, pitch, time, 0.01)
+    return rise * np.sin(turns + rng.uniform(2, 4) * rise * np.sin(turns))
+
+
+def _kick(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+    """A sine whose pitch falls."""
+    low, fall = rng.uniform(45, 80), rng.uniform(0.02, 0.05)
+    turns = low * time + rng.uniform(150, 300) * fall * (1 - np.exp(-time / fall))
+    return np.sin(2 * math.pi * turns) * np.exp(-time / rng.uniform(0.05, 0.15)) * _attack(time, 0.001)
+
+
+def _snare(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+    noise = rng.normal(size=len(time)) * np.exp(-time / rng.uniform(0.04, 0.12))
+    tone = np.sin(2 * math.pi * rng.uniform(160, 220) * time) * np.exp(-time / 0.05)
+    return 0.3 * noise + 0.7 * rng.uniform(0.3, 1) * tone
+
+
+INSTRUMENTS: tuple[Callable[..., np.ndarray], ...] = (
+    _pluck, _organ, _bell, _flute, _square, _brass, _kick, _snare,
+)  # fmt: skip

@@ -1,0 +1,121 @@
+"""Sources of sound: repeatable notes, a folder of WAV files, both with a way back; and files that do not fit."""
+
+import numpy as np
+import pytest
+
+from diffusion import sound
+from diffusion.data import sources
+from diffusion.experiments.config import ConfigError, data
+from diffusion.io import wav
+
+RATE, LENGTH = 8000, 512
+FORMS = {
+    "samples": {"name": "samples", "fold": 8},
+    "lapped_spectrum": {"name": "lapped_spectrum", "bins": 32, "window": "kaiser_bessel"},
+}
+
+
+def opened(source, split="train"):
+    return data.of_settings({"source": source, "name": "", "dir": "", "buckets": {"area": 0}}, split)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_notes_in_a_form_and_back(form):
+    entry = {"name": "instruments", "number": 9, "length": LENGTH}
+    source = opened(entry | {"form": FORMS[form]})
+    plain = opened(entry)
+    block = source.sound.form.block
+    assert source.spec.shape == (LENGTH // block, block) and source.spec.num_classes == 8
+    for row in (0, 8):
+        assert source[row]["label"] == row % 8
+        waveform = plain[row]["x"][:, 0] / 2  # by its gain
+        np.testing.assert_allclose(source.sound.form.waveform(source[row]["x"]), waveform, atol=2e-6)
+    assert (opened(entry, "test")[0]["x"] != plain[0]["x"]).any()
+
+
+def test_levels_are_the_condition():
+    source = sources.instruments(number=4, length=LENGTH, mels=16, window=128, hop=64)
+    assert source.spec.num_classes == 0
+    record = source[1]
+    levels = sound.log_mel(record["x"][:, 0] / 2, RATE, 16, 128, 64)
+    np.testing.assert_allclose(record["condition"]["spectrogram"], levels, atol=1e-5)
+    assert source.spec.condition["spectrogram"].shape == levels.shape == (8, 16)
+
+
+def folder_of(path, files):
+    for name, (length, rate) in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        numbers = np.random.default_rng(length).integers(-30000, 30000, length)
+        wav.write(path / name, numbers / 32768, rate)
+    return path
+
+
+def test_a_folder_of_classes_is_cut_into_clips(tmp_path):
+    folder_of(tmp_path, {"drum/a.wav": (1100, RATE), "bell/b.wav": (512, RATE)})
+    source = opened({"name": "wav_folder", "path": str(tmp_path), "sample_rate": RATE, "length": LENGTH})
+    assert len(source) == 3 and source.spec.classes == ("bell", "drum")
+    assert [source[row]["label"] for row in range(3)] == [0, 1, 1]
+    whole = wav.read(tmp_path / "drum/a.wav")[0][:, 0]
+    np.testing.assert_array_equal(np.ravel(source.sound.form.waveform(source[2]["x"])), whole[512:1024])
+    assert source.fingerprint()["records"] == 3
+    with pytest.raises(ConfigError, match="no split 'test'"):
+        opened({"name": "wav_folder", "path": str(tmp_path), "sample_rate": RATE, "length": LENGTH}, "test")
+
+
+@pytest.mark.parametrize(
+    "length, rate, message",
+    [
+        (600, 44100, "44100 samples a second, and sample_rate = 8000.* sox IN -r 8000 OUT"),
+        (0, RATE, "is empty"),
+        (511, RATE, "511 samples, fewer than length = 512"),
+    ],
+)
+def test_files_that_do_not_fit(tmp_path, length, rate, message):
+    folder_of(tmp_path, {"good.wav": (600, RATE), "bad.wav": (length, rate)})
+    with pytest.raises(ValueError, match=f"bad.wav .*{message}"):
+        sources.wav_folder(str(tmp_path), sample_rate=RATE, length=LENGTH)
+
+
+def test_stereo_and_no_sound(tmp_path):
+    import scipy.io.wavfile
+
+    scipy.io.wavfile.write(tmp_path / "two.wav", RATE, np.zeros((600, 2), np.int16))
+    with pytest.raises(ValueError, match=r"two\.wav has 2 channels\. Valid: mono"):
+        sources.wav_folder(str(tmp_path), sample_rate=RATE, length=LENGTH)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match=r"holds no files that end in \.wav"):
+        sources.wav_folder(str(tmp_path / "none"), sample_rate=RATE, length=LENGTH)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"number": 0}, "number = 0"),
+        ({"sample_rate": 100}, "sample_rate = 100"),
+        ({"length": 0}, "length = 0"),
+        ({"length": 100, "form": sound.samples(8)}, "length = 100 is no whole number of steps of 8"),
+        ({"length": 100, "mels": 8}, "length = 100 is no whole number of hops of 64"),
+        ({"mels": 8, "window": 32}, "window = 32 and hop = 64"),
+        ({"mels": 8, "hop": 0}, "hop = 0"),
+        ({"mels": 500}, "mels = 500 is too many"),
+        ({"length": 2**30}, "a clip of 134218 s at 8000 Hz is 4.0 GiB"),
+        ({"split": "valid"}, "no split 'valid'"),
+    ],
+)
+def test_arguments_that_do_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sources.instruments(**arguments)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: sound.samples(0), "fold = 0"),
+        (lambda: sound.lapped_spectrum(bins=7), "bins = 7"),
+        (lambda: sound.lapped_spectrum(power=2.0), "power = 2.0"),
+        (lambda: sound.lapped_spectrum(window="hann"), "window = 'hann'. Valid: sine, kaiser_bessel"),
+    ],
+)
+def test_forms_that_are_none(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

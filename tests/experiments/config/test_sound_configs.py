@@ -1,0 +1,53 @@
+"""Runs on sound by a config: what each names, clips longer than memory, and runs from training to their figures."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, checks, recipes
+from diffusion.experiments.evaluation import model_metrics, real_images
+from diffusion.experiments.sampling import of_run
+from diffusion.models.budget import peak_memory
+
+SHAPES = {"waveform": (256, 8), "spectrum": (32, 64), "vocoder": (512, 4)}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_recipe_resolves(name):
+    recipe = checks.on_its_data(checks.validate(recipes.load(f"sound/{name}")))
+    assert recipe.shape == SHAPES[name]
+    assert recipe.num_classes == (0 if name == "vocoder" else 8)
+
+
+def test_clips_longer_than_memory_are_refused_with_the_estimate(tmp_path, monkeypatch):
+    monkeypatch.setattr(peak_memory, "available", lambda: 2**14)
+    with pytest.raises(
+        ConfigError, match=r"a step of 8 clips of 512 samples would need about .* of memory, and there are"
+    ):
+        train.run(recipes.load("sound/spectrum:tiny"), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_run_trains_makes_sounds_and_is_judged(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("diffusion.metrics.classifier.STEPS", 3)
+    config = recipes.load(f"sound/{name}:tiny")
+    train.run(config, tmp_path)
+    of_run.sample(checks.on_its_data(checks.validate(config)), tmp_path)
+    assert (tmp_path / "samples.png").is_file()
+    assert len(list((tmp_path / "sounds").glob("*.wav"))) == (8 if name == "vocoder" else 16)
+    with np.load(tmp_path / "samples.npz") as file:
+        arrays = dict(file)
+    assert arrays["images"].shape[0] == 16 and np.isfinite(arrays["images"]).all()
+    subject = model_metrics.Subject(
+        config, tmp_path, arrays["images"], arrays["labels"], *real_images.splits_of(config)
+    )
+    measured = model_metrics.METRICS["vocoder" if name == "vocoder" else "sound"](subject)
+    assert json.dumps(measured) and all(np.isfinite(one["value"]) for one in measured.values())
+    if name == "vocoder":  # four steps of training: the method without learning is better
+        values = {name: one["value"] for name, one in measured.items()}
+        assert values["mel_error_of_griffin_lim"] < values["mel_error"]
+        assert values["mel_error_of_griffin_lim"] < values["mel_error_of_another_clip"]

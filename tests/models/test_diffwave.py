@@ -1,0 +1,76 @@
+"""DiffWave: its dilated convolution beside XLA's, its sinusoids by the paper, how far it hears, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.models.diffwave import DiffWave, DilatedConvolution
+from tests.models import backbones
+
+
+@pytest.mark.parametrize("dilation", (1, 3, 20))
+def test_a_dilated_convolution_is_xlas(dilation):
+    x = backbones.drawn(2, 12, 3)
+    module = DilatedConvolution(5, dilation)
+    kernel, bias = backbones.drawn(9, 5), backbones.drawn(5)
+    found = module.apply({"params": {"taps": {"kernel": kernel, "bias": bias}}}, x)
+    expected = jax.lax.conv_general_dilated(
+        x,
+        kernel.reshape(3, 3, 5),
+        (1,),
+        [(dilation, dilation)],
+        rhs_dilation=(dilation,),
+        dimension_numbers=("NWC", "WIO", "NWC"),
+    )
+    np.testing.assert_allclose(found, expected + bias, atol=1e-5)
+
+
+def test_the_sinusoids_of_both_clocks():
+    """DiffWave: sin(10^(4 i / 63) t), cos(...), i = 0 .. 63; WaveGrad: of 5000 times the level."""
+    i = np.arange(64)
+    angle = 7 * 10 ** (4 * i / 63)
+    found = DiffWave(8, 1, 1)._sinusoids(jnp.array([7.0]))[0]
+    rounding = np.tile(1e-5 + 2e-6 * angle, 2)  # of angles in float32
+    assert (np.abs(found - np.array([*np.sin(angle), *np.cos(angle)])) < rounding).all()
+    angle = 5000 * 0.3 * 10 ** (-4 * i / 63)
+    found = DiffWave(8, 1, 1, clock="level")._sinusoids(jnp.array([0.3]))[0]
+    np.testing.assert_allclose(found, [*np.sin(angle), *np.cos(angle)], atol=1e-3)
+
+
+def test_how_far_it_hears():
+    """An output depends on the samples within the sum of the dilations, and on the frames above these."""
+    net = DiffWave(8, 3, 3, mels=4, hop=4, shape=(32, 1))
+    backbone = backbones.Backbone(net, (32, 1), lambda batch: {"spectrogram": backbones.drawn(batch, 8, 4)})
+    params = backbones.parameters(backbone)
+    x, t, condition = backbones.inputs(backbone, 1)
+    out = lambda x, levels: net.apply({"params": params}, x, t, {"spectrogram": levels})[0, 16, 0]
+    by_x, by_levels = jax.jit(jax.grad(out, argnums=(0, 1)))(x, condition["spectrogram"])
+    assert np.flatnonzero(np.asarray(by_x)[0, :, 0]).tolist() == list(range(16 - 7, 16 + 8))
+    frames = np.flatnonzero(np.abs(np.asarray(by_levels)[0]).sum(-1))
+    assert 4 in frames and 0 not in frames and 7 not in frames
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"hop": 10, "mels": 4}, "hop=10 must be a product of two even numbers"),
+        ({"clock": "stpes"}, "clock"),
+        ({"mels": -1}, "mels=-1"),
+        ({"width": 0}, "width=0"),
+    ],
+)
+def test_fields_out_of_range(fields, message):
+    with pytest.raises(ValueError, match=message):
+        DiffWave(**fields)
+
+
+def test_lengths_that_are_no_hops():
+    net = DiffWave(8, 1, 1, mels=4, hop=4)
+    call = lambda length: jax.eval_shape(
+        net.init, jax.random.key(0), jnp.zeros((1, length, 1)), jnp.zeros(1), {"spectrogram": jnp.zeros((1, 3, 4))}
+    )
+    call(12)
+    for length in (11, 16):
+        with pytest.raises(ValueError, match=f"waveforms of {length} samples"):
+            call(length)
