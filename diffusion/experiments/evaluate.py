@@ -62,8 +62,8 @@ if __name__ == "__main__":  # before the imports that take seconds
         "metrics",
         None,
         "figures, of fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; fid,kid,pr by default; "
-        "with --workdir also cas,copying,bpd,nll,crps,sound,vocoder, in the report; nll is of runs on manifolds, crps of "
-        "series of which a part is given, sound and vocoder of runs on sound",
+        "with --workdir also cas,copying,bpd,nll,crps,sound,vocoder, in the report; nll is of runs on manifolds, crps "
+        "of series of which a part is given, sound and vocoder of runs on sound",
     )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_integer(
