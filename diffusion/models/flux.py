@@ -54,7 +54,8 @@ class Flux(nn.Module):
     """The transformer of FLUX.1 and Chroma: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its strength is the scale of the guidance itself, 3.5 for example; the network
-    multiplies both by 1000. The position of a text token is (0, 0, 0), that of a patch (0, row, column).
+    multiplies both by 1000. The position of a text token is (0, 0, 0), that of a patch (0, row, column), and that of a
+    patch of the picture that is edited (1, row, column).
 
     Attributes:
         channels: C of the input: the 16 of the latents, and those of inputs concatenated to them (fill, depth).
@@ -153,6 +154,8 @@ class Flux(nn.Module):
                 arrays [B, N, width] over the N patches, row by row; the k-th is added to the picture's tokens after
                 each of the layers i with floor(i / ceil(L / K)) = k, of L layers of the kind.
                 "extra": image prompts, see `extra_attention`.
+                "picture": latents [B, h, w, channels] of a picture that is edited (FLUX.1 Kontext); h and w even.
+                Without "residuals".
             features: layers, joint and then single ones, 1 .. depth + singles, whose tokens of the picture
                 [B, N, width] the call returns too, see `layers.block_features`; None: none.
             through: evaluates the layers in the network's place, see `layers.block_reuse`; None: all of them run.
@@ -166,12 +169,17 @@ class Flux(nn.Module):
         """
         required = ("text", "pooled", "strength") if self.strength else ("text", "pooled")
         required = ("text", "text_mask") if self.approximator else required
-        inputs = entries(condition, required, ("residuals", "extra"))
+        inputs = entries(condition, required, ("residuals", "extra", "picture"))
         self._check(x, t, inputs)
         seen = Features(features, self.feature_blocks)
         _, height, width, _ = x.shape
 
-        image = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(patchify(x, PATCH))
+        patches = patchify(x, PATCH)
+        own = patches.shape[1]
+        edited = inputs["picture"]
+        if edited is not None:
+            patches = jnp.concatenate([patches, patchify(edited, PATCH).astype(patches.dtype)], axis=1)
+        image = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(patches)
         text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(inputs["text"])
         strength = 1000 * inputs["strength"] if self.strength else None
         t = jnp.asarray(t)
@@ -185,7 +193,10 @@ class Flux(nn.Module):
             )
         else:
             c = Conditioning(self.width, self.dtype, name="conditioning")(1000 * t, inputs["pooled"], strength)
-        angles = jnp.asarray(axis_angles(self.token_positions(text.shape[1], height, width), self.axes))
+        positions = self.token_positions(text.shape[1], height, width)
+        if edited is not None:
+            positions = np.concatenate([positions, self.token_positions(0, *edited.shape[1:3]) + [1, 0, 0]])
+        angles = jnp.asarray(axis_angles(positions, self.axes))
 
         joint, single = self.spread(inputs["residuals"] or ((), ()))
         per_layer |= {"residual": jnp.stack(joint)} if joint else {}
@@ -212,8 +223,8 @@ class Flux(nn.Module):
             words = text.shape[1]
             of_picture = lambda carry: carry[0] if isinstance(carry, tuple) else carry[:, words:]
             tokens, more = through(Blocks(streams, segments, of_picture))
-            return self._output(tokens, c, last, height, width), more
-        picture = lambda streams: streams[0]
+            return self._output(tokens[:, :own], c, last, height, width), more
+        picture = lambda streams: streams[0][:, :own]
         blocks = scanned(
             JointBlock, self.depth, self.remat, self.is_initializing(), kept=seen.among(self.depth), pick=picture
         )
@@ -221,7 +232,7 @@ class Flux(nn.Module):
         (image, text), kept = blocks(streams, c, angles, per_layer)
         seen.stack(self.depth, kept or ())
 
-        picture = lambda tokens: tokens[:, text.shape[1] :]
+        picture = lambda tokens: tokens[:, text.shape[1] : text.shape[1] + own]
         blocks = scanned(
             SingleBlock, self.singles, self.remat, self.is_initializing(), kept=seen.among(self.singles), pick=picture
         )
@@ -265,6 +276,15 @@ class Flux(nn.Module):
         if x.ndim != 4 or x.shape[-1] != self.channels:
             raise ValueError(f"this Flux takes latents [B, H, W, {self.channels}]; got an array of shape {x.shape}")
         network_checks.times(self, x, t)
+        edited = inputs["picture"]
+        if edited is not None and (
+            edited.ndim != 4 or (edited.shape[0], edited.shape[3]) != (x.shape[0], self.channels) or inputs["residuals"]
+            or edited.shape[1] % PATCH or edited.shape[2] % PATCH
+        ):  # fmt: skip
+            raise ValueError(
+                f"the condition's 'picture' is [B, h, w, C] = ({x.shape[0]}, h, w, {self.channels}) with even h and w, "
+                f"without 'residuals'; got {edited.shape}{' beside residuals' if inputs['residuals'] else ''}"
+            )
         check_text(x.shape[0], self.text_width, self.pooled_width, inputs)
         if self.strength and inputs["strength"].shape != x.shape[:1]:
             raise ValueError(f"the condition's 'strength' is [B] = {x.shape[:1]}; got {inputs['strength'].shape}")

@@ -32,7 +32,7 @@ from diffusion.io import limits, schema
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
 from diffusion.models.interchange import folders, schedulers
-from diffusion.models.interchange.family import SIDES
+from diffusion.models.interchange.family import SIDES, Refusal
 from diffusion.models.interchange.schedulers import Process
 from diffusion.models.layers.choices import look_up
 from diffusion.models.quantised import Stored, is_quantised, quantised, stored
@@ -190,12 +190,21 @@ class TextToImage:
     @property
     def sees_mask(self) -> bool:
         """Whether the denoiser was trained to inpaint: it takes a mask and the masked picture beside x_t."""
-        return getattr(self.denoiser, "in_channels", 0) == 2 * self.channels + 1
+        return self.seen_channels in (self.channels + 1, self.channels + self.modules["vae"].factor ** 2)
+
+    @property
+    def seen_channels(self) -> int:
+        """The number of channels that the denoiser takes beside the latents."""
+        inputs = getattr(self.denoiser, "in_channels", getattr(self.denoiser, "channels", self.channels))
+        return inputs - self.channels
 
     @property
     def sees_picture(self) -> bool:
-        """Whether the denoiser was trained to edit by instructions: it takes the latents of a picture beside x_t."""
-        return getattr(self.denoiser, "in_channels", 0) == 2 * self.channels
+        """Whether the denoiser was trained to edit by instructions: it takes the latents of a picture, too.
+
+        They stand beside x_t, or are further tokens (`kind.appends`).
+        """
+        return self.kind.appends or getattr(self.denoiser, "in_channels", 0) == 2 * self.channels
 
     @property
     def distilled(self) -> bool:
@@ -267,6 +276,8 @@ def described(folder: str | pathlib.Path, *, dtype: str = "float32", prediction:
         longest = getattr(modules[part], "positions", reader.length)  # T5 has no end of its own
         tokenizers[part] = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
     denoiser = modules[kind.denoiser]
+    if kind.appends and not pipelines.distilled(denoiser):
+        raise Refusal(f"{folder}: a {name} is supported whose denoiser has guidance_embeds, and this one's has none.")
     if kind.unit_clock:
         process = process._replace(parameterization=parameterizations.velocity())
     if getattr(denoiser, "learn_sigma", False):

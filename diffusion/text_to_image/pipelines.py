@@ -10,6 +10,8 @@
 | StableDiffusion3Pipeline       | MM-DiT                   | two CLIPs and T5, two pooled vectors                   |
 | FluxPipeline                   | Flux                     | T5, CLIP's pooled vector, the guidance it was made for |
 | ChromaPipeline                 | Flux, one approximator   | T5 and where its padding begins                        |
+| FluxFillPipeline               | Flux of 96 channels      | as Flux, the mask and what is not masked               |
+| FluxKontextPipeline            | Flux                     | as Flux, tokens of the picture that is edited          |
 | PixArtAlphaPipeline            | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
 | PixArtSigmaPipeline            | DiT with cross-attention | T5 (300 tokens); ours, CLIP's tokens                   |
 
@@ -97,6 +99,7 @@ class Kind(NamedTuple):
         unit_clock: whether the network of a flow receives t in [0, 1], not in [0, 1000].
         even: whether it sets the steps of a flow itself, see `schedulers.read`.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
+        appends: whether its denoiser sees the picture that is edited as further tokens.
         inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
         edits: the class of its relative whose denoiser sees the picture that is edited; "": there is none.
     """
@@ -112,6 +115,7 @@ class Kind(NamedTuple):
     unit_clock: bool = False
     even: bool = False
     zeros: bool = False
+    appends: bool = False
     inpainting: str = ""
     edits: str = ""
 
@@ -170,6 +174,8 @@ FLUX = Kind(
     unit_clock=True,
     even=True,
 )
+FLUX_FILL = FLUX._replace(usual=Usual(50, 30.0), undistilled=None)
+KONTEXT = FLUX._replace(undistilled=None, appends=True)
 CHROMA = Kind(
     "Chroma",
     "transformer",
@@ -196,6 +202,8 @@ KINDS = {
     "StableDiffusionXLInstructPix2PixPipeline": XL_EDITS,
     "StableDiffusion3Pipeline": SD_3,
     "FluxPipeline": FLUX,
+    "FluxFillPipeline": FLUX_FILL,
+    "FluxKontextPipeline": KONTEXT,
     "ChromaPipeline": CHROMA,
     "PixArtAlphaPipeline": PIXART_ALPHA,
     "PixArtSigmaPipeline": PIXART_SIGMA,

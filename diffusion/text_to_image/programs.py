@@ -290,8 +290,10 @@ def check_memory(
 
     rows = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), tree)
     more = {}
-    if model.sees_mask or model.sees_picture:
-        more["beside"] = jax.ShapeDtypeStruct((*x.shape[:3], model.denoiser.in_channels - model.channels), jnp.float32)
+    if model.kind.appends:
+        more["picture"] = x
+    elif model.sees_mask or model.sees_picture:
+        more["beside"] = jax.ShapeDtypeStruct((*x.shape[:3], model.seen_channels), jnp.float32)
     own = rows(conditional) | more
     other = rows(unconditional) | more if course.guided else None
     if reference:
@@ -360,10 +362,11 @@ def begin(
         beside["reference"] = jnp.concatenate([encoded(reference), other], axis=-1)
     if image is None:
         return x, keys, None, None, beside
-    if model.sees_picture:  # as it is encoded: by the mean, without the scale of latents
+    if model.sees_picture:  # by the mean; beside x_t without the scale of latents
         z = encode(image)
         z = z.mean if isinstance(z, latent_space.Moments) else z
-        beside["beside"] = jnp.repeat(z, keys.size, axis=0)
+        z = latent_space.to_diffusion(z, vae.scale, vae.shift) if model.kind.appends else z
+        beside["picture" if model.kind.appends else "beside"] = jnp.repeat(z, keys.size, axis=0)
     known = encoded(image)
     if course.noised:
         x = noised(model.process.schedule, course.trajectory.plan, known, noise)
@@ -372,8 +375,13 @@ def begin(
     # A value of the latents is painted anew if one of its pixels is.
     painted = mask.reshape(1, shape[0], factor, shape[1], factor).any((2, 4))[..., None]
     if model.sees_mask:
-        wide = jnp.repeat(painted.astype(x.dtype), keys.size, axis=0)
-        beside["beside"] = jnp.concatenate([wide, encoded(jnp.where(mask, 0, image))], axis=-1)
+        masked = encoded(jnp.where(mask, 0, image))
+        wide = lambda mask: jnp.repeat(mask.astype(x.dtype), keys.size, axis=0)
+        parts = [wide(painted), masked]
+        if model.seen_channels > model.channels + 1:  # Flux's has all pixels of the mask
+            pixels = mask.reshape(1, shape[0], factor, shape[1], factor).swapaxes(2, 3)
+            parts = [masked, wide(pixels.reshape(1, *shape[:2], factor**2))]
+        beside["beside"] = jnp.concatenate(parts, axis=-1)
         return x, keys, None, None, beside
     return x, keys, known, painted, beside
 

@@ -404,12 +404,12 @@ class Request:
             )
         if model.sees_picture:
             self._check_edit()
-        elif self.image_guidance != 1:
+        if (model.distilled or not model.sees_picture) and self.image_guidance != 1:
             raise ValueError(
-                f"image_guidance = {self.image_guidance:g}: this model sees no image beside its latents, and has one "
-                "guidance, that by the text; leave image_guidance out"
+                f"image_guidance = {self.image_guidance:g}: this model has one guidance, that by the text; leave "
+                "image_guidance out"
             )
-        if model.sees_mask and self.image is None:
+        if model.sees_mask and not self.keeps:
             raise ValueError("this model was trained to paint what is masked: name an image and a mask")
         if model.sees_mask and self.resamplings > 1:
             raise ValueError(

@@ -190,6 +190,7 @@ def test_bad_fields_are_refused_where_they_are_written(name, fields, message):
         ("sd3", {"t": np.zeros(3)}, r"t \[B\] = \(2,\); got shape \(3,\)"),
         ("flux", {"strength": None}, "the condition has no 'strength'"),
         ("flux", {"strength": np.zeros((2, 1))}, r"'strength' is \[B\] = \(2,\); got \(2, 1\)"),
+        ("flux", {"picture": np.zeros((2, 3, 4, 4))}, r"'picture' is .* even h and w.* got \(2, 3, 4, 4\)"),
         ("flux", {"skip": np.zeros((2, 2), bool)}, "'skip', which this network does not know"),
         ("flux", {"residuals": (np.zeros((2, 8, 32)),)}, "a pair of tuples, .* got 1"),
         ("flux", {"residuals": ((), (np.zeros((2, 8, 30)),))}, r"tokens \(2, 8, 32\); got \(2, 8, 30\)"),

@@ -327,6 +327,29 @@ def flux(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
 
 
+def flux_like(folder: pathlib.Path, kind: type, **fields) -> diffusers.DiffusionPipeline:
+    """A pipeline of Flux's parts with a denoiser of other channels."""
+    base = flux(folder)
+    parts = {name: part for name, part in base.components.items() if name not in ("image_encoder", "feature_extractor")}
+    config = {name: value for name, value in base.transformer.config.items() if name[0] != "_"} | fields
+    transformer = diffusers.FluxTransformer2DModel.from_config(config)
+    return kind(**{**parts, "transformer": transformer})
+
+
+def flux_fill(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """4 channels of latents, 4 of what is not masked, which are made, and 2 x 2 of the mask."""
+    pipe = flux_like(folder, diffusers.FluxFillPipeline, in_channels=48, out_channels=16)
+    made_latents = torch.from_numpy(drawn("masked", 1, 8, 8, 4)).movedim(-1, 1)
+    as_encoded = made_latents / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+    prepare = pipe.prepare_mask_latents
+    pipe.prepare_mask_latents = lambda mask, masked, *rest: prepare(mask, as_encoded, *rest)
+    return pipe
+
+
+def flux_kontext(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    return flux_like(folder, diffusers.FluxKontextPipeline)
+
+
 def chroma(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     transformer = diffusers.ChromaTransformer2DModel(
         in_channels=16,
@@ -369,6 +392,8 @@ PIPELINES = {
     "pixart": pixart_sigma,
     "alpha": pixart_alpha,
     "flux": flux,
+    "fill": flux_fill,
+    "kontext": flux_kontext,
     "chroma": chroma,
     "playground": playground,
     "lcm": latent_consistency,
@@ -428,6 +453,8 @@ TRAJECTORIES = {
     "pixart": (PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "alpha": (PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "flux": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
+    "fill": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
+    "kontext": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "chroma": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "playground": (
         EDM,
@@ -517,9 +544,14 @@ def write(name: str, folder: pathlib.Path) -> None:
         with made_noise(pipe.scheduler), torch.no_grad():
             arguments = {"negative_prompt": [NEGATIVE] * 2, "num_inference_steps": steps, "guidance_scale": GUIDANCE}
             latents = x.clone()
-            if name == "flux":  # has its guidance distilled in, and takes patches
+            if name in ("flux", "fill", "kontext"):  # has its guidance distilled in, and takes patches
                 del arguments["negative_prompt"]
                 latents = pipe._pack_latents(latents, 2, channels, 8, 8)
+            if name == "fill":
+                arguments |= {"image": torch.zeros(1, 3, 16, 16), "mask_image": mask()}
+            if name == "kontext":
+                image = torch.from_numpy(drawn("pictured", 2, 8, 8, 4)).movedim(-1, 1)
+                arguments |= {"image": image, "max_area": 256, "_auto_resize": False}
             if name == "chroma":
                 del arguments["negative_prompt"]
                 arguments |= chroma_texts(pipe)
@@ -539,9 +571,11 @@ def write(name: str, folder: pathlib.Path) -> None:
             if name == "lcm":
                 arguments = {}
             sides = {} if name.startswith("edit") else {"height": 16, "width": 16}  # there those of the picture
-            draw = functools.partial(pipe, None if name == "chroma" else PROMPTS, latents=latents, **sides, **arguments)
+            draw = functools.partial(
+                pipe, prompt=None if name == "chroma" else PROMPTS, latents=latents, **sides, **arguments
+            )
             found = draw(output_type="latent").images
-            if name in ("flux", "chroma"):
+            if name in ("flux", "fill", "kontext", "chroma"):
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
             factor = pipe.vae.config.scaling_factor
             shift = getattr(pipe.vae.config, "shift_factor", None) or 0

@@ -36,7 +36,7 @@ EXPORTS = (
     "flux_control_net_union", "flux_control_net_pixels", "t2i_adapter_full", "t2i_adapter_full_xl", "t2i_adapter_light",
     "dinov2_plain", "dinov2_gated", "dinov2_registers", "dinov3", "dinov3_registers", "dinov3_unbiased",
     "siglip", "siglip,transformers 5", "siglip_towers", "mae", "ijepa",
-    "mmdit_sd3", "mmdit_sd35_medium", "flux_schnell", "flux_dev", "chroma",
+    "mmdit_sd3", "mmdit_sd35_medium", "flux_schnell", "flux_dev", "flux_kontext", "chroma",
     "dit", "dit_original", "pixart", "pixart_sized", "u_vit_class",
     "unet_2d_ddpm", "unet_2d_heads", "unet_2d_adm", "unet_2d_ncsnpp",
 )  # fmt: skip

@@ -17,7 +17,8 @@ from diffusion.data.transforms import to_model, to_uint8
 from diffusion.models import interchange
 from diffusion.models.autoencoders import latent_space as autoencoders
 from diffusion.models.interchange import folders, schedulers
-from diffusion.text_to_image import pipelines
+from diffusion.text_to_image import pipelines, programs
+from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.requests import Request
 from tests.peers.made_weights import drawn
 from tests.text_to_image import made_pipelines
@@ -95,7 +96,9 @@ TRAJECTORIES = {
     "pixart": {"dpmpp_2m": 6e-5},
     "alpha": {"dpmpp_2m": 5e-5},
     "flux": {"euler": 3e-5},
-    "chroma": {"euler": 3e-5},
+    "fill": {"euler": 4e-5},
+    "kontext": {"euler": 4e-5},
+    "chroma": {"euler": 4e-5},
     "playground": {"dpmpp_2m": 3e-5, "euler": 3e-5},
     "lcm": {"lcm": 4e-5},
 }
@@ -131,12 +134,15 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, case):
     guided = not model.distilled
     if model.sees_mask:
         right = np.broadcast_to(np.arange(8) >= 4, (2, 8, 8))[..., None].astype(np.float32)
-        beside = jnp.concatenate([right, np.repeat(drawn("masked", 1, 8, 8, 4), 2, axis=0)], axis=-1)
+        masked = np.repeat(drawn("masked", 1, 8, 8, 4), 2, axis=0)
+        parts = [masked, np.repeat(right, 4, axis=-1)] if name == "fill" else [right, masked]
+        beside = jnp.concatenate(parts, axis=-1)
         conditional = conditional | {"beside": beside}
         unconditional = unconditional | {"beside": beside}
     scale = 7.5
     if model.sees_picture:
-        beside = {"beside": jnp.asarray(drawn("pictured", 2, 8, 8, 4))}
+        seen = "picture" if model.kind.appends else "beside"
+        beside = {seen: jnp.asarray(drawn("pictured", 2, 8, 8, 4))}
         conditional, unconditional, scale = conditional | beside, unconditional | beside, jnp.array([7.5, 1.5])
     other = unconditional if guided else None
     denoise = text_to_image.denoise(model, model.params[part], conditional, other, scale)
@@ -195,6 +201,8 @@ OWN_SAMPLER = {
     "pixart": "dpmpp_2m",
     "alpha": "dpmpp_2m",
     "flux": "euler",
+    "fill": "euler",
+    "kontext": "euler",
     "chroma": "euler",
     "playground": "dpmpp_2m",
     "lcm": "lcm",
@@ -242,7 +250,7 @@ def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["playground", "lcm", "chroma"])
+@pytest.mark.parametrize("name", ["playground", "lcm"])
 def test_pictures_of_the_whole_program_follow_from_prompt_and_seed(name):
     draw = lambda prompt, seed: text_to_image.generate(loaded(name), prompt, seeds=seed, steps=4, sampler="")
     first = draw("a cat", 1)
@@ -317,6 +325,27 @@ class Pixels:
             return jnp.tanh(x[..., :3]).repeat(2, axis=1).repeat(2, axis=2)
         mean = jnp.concatenate([x[:, ::2, ::2], x[:, 1::2, 1::2, :1]], axis=-1)
         return autoencoders.Moments(mean, jnp.full_like(mean, -20.0))
+
+
+@pytest.mark.slow  # the trajectories above begin after it
+@pytest.mark.parametrize("name", ["fill", "kontext"])
+def test_flux_sees_each_pixel_of_the_mask_or_the_picture_as_latents(name):
+    image = picture()
+    mask = np.add.outer(np.arange(16), np.arange(24)) > 17 if name == "fill" else None
+    model = dataclasses.replace(loaded(name), modules={**loaded(name).modules, "vae": Pixels()}, _programs={})
+    job = Job.of(model, Request(prompts=("a cat",), image=image, mask=mask, steps=2))
+    x, _, known, _, seen = programs.begin(model, job.course, {}, job.keys(), *job.canvas.arrays())
+    assert x.shape == (1, 8, 12, 4) and known is None
+    encoded = lambda image: Pixels().apply({}, to_model(image)[None], "encode").mean[0]
+    if name == "kontext":
+        np.testing.assert_allclose(seen["picture"][0], encoded(image))
+        return
+    kept = np.where(mask[..., None], 0, to_model(image))
+    np.testing.assert_allclose(seen["beside"][0, ..., :4], Pixels().apply({}, kept[None], "encode").mean[0], atol=1e-3)
+    for y, x in np.ndindex(2, 2):
+        np.testing.assert_array_equal(seen["beside"][0, ..., 4 + 2 * y + x], mask[y::2, x::2])
+    with pytest.raises(ValueError, match="trained to paint what is masked: name an image and a mask"):
+        Job.of(model, Request(prompts=("a cat",), image=image))
 
 
 @pytest.mark.slow

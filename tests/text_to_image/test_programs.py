@@ -199,7 +199,7 @@ def test_a_model_that_edits_has_three_branches_and_two_scales(model):
     ):
         with pytest.raises(ValueError, match=message):
             text_to_image.watch(made, "a cat", **{"image": IMAGE, "image_guidance": 1.5, "sampler": "ddim", **wrong})
-    with pytest.raises(ValueError, match=r"image_guidance = 2: this model sees no image beside its latents"):
+    with pytest.raises(ValueError, match=r"image_guidance = 2: this model has one guidance"):
         text_to_image.watch(model, "a cat", image_guidance=2, sampler="ddim")
 
 

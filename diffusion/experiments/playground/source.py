@@ -24,7 +24,7 @@ class Source(Protocol):
     prompts: bool  # whether it reads prompts
     classes: int  # how many it has; 0 for none
     samplers: tuple[str, ...]  # their names
-    edits: bool  # whether it edits a picture by an instruction
+    edits: bool  # whether it edits a picture by an instruction, with a guidance of its own by the picture
     free: bool  # whether it makes pictures of other sizes, too
     attachments: Mapping[str, Attachment]  # by the names that controls may have
 
@@ -69,7 +69,7 @@ class Published:
 
     @property
     def edits(self) -> bool:
-        return self.model.sees_picture
+        return self.model.sees_picture and not self.model.distilled
 
     def resolved(self, request: PageRequest) -> PageRequest:
         return request.resolved(self.model)

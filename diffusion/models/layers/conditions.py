@@ -18,6 +18,7 @@
 | "residuals"    | tuple, [B, ..] | ControlNet's additions to the residual stream, in the order of the layers          |
 | "level_residuals" | tuple, [B, ..] | T2I-Adapter's additions at the end of each level of a U-Net                  |
 | "extra"        | tuple, nested  | image prompts (IP-Adapter): keys and values of each layer, see `extra_attention`   |
+| "picture"      | [B, h, w, C]   | latents of a picture that is edited, which are further tokens (Kontext)            |
 
 The layer masks (`models.layers.layer_masks`) are entries of the same dict. The first axis of every leaf is the example,
 so that guidance concatenates conditions with one `jax.tree.map`. A network refuses an unknown entry.

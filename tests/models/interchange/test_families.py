@@ -172,6 +172,10 @@ def chroma(net, a):
     return {"output": net(a["x"], a["t"], {"text": a["text"], "text_mask": a["text_mask"]})}
 
 
+def flux_kontext(net, a):
+    return {"output": net(a["x"], a["t"], {name: a[name] for name in ("text", "pooled", "strength", "picture")})}
+
+
 def mmdit_adapters(net, a):
     plain = {"text": a["text"], "pooled": a["pooled"]}
     skip = np.array([[False] * 4, [False, True, True, False]])
@@ -299,6 +303,7 @@ CALLS = {
     "flux_original": Call(mmdit, 8e-5),
     "mmdit_sd35_medium": Call(mmdit_adapters, 2e-5),
     "flux_dev": Call(flux_dev, 7e-5),
+    "flux_kontext": Call(flux_kontext, 6e-5),
     "chroma": Call(chroma, 5e-6),
     "unet_2d_ddpm": Call(unet, 2e-5),
     "unet_2d_heads": Call(unet, 8e-6),
@@ -329,7 +334,8 @@ LEFT_OUT = (
     "conditional_unet_projection", "conditional_unet_table", "adm_unet_legacy", "mmdit_sd35_medium",
     "autoencoder_dc_full_original_sana", "unet_2d_full_cifar10", "song_unet_full_ddpmpp", "siglip_towers",
     "lightning_dit", "lightning_dit_full_xl_1", "autoencoder_rae_mae",
-    "image_reward", "decoder_llama", "decoder_mistral", "decoder_qwen2", "decoder_qwen3", "decoder_full_gemma2_2b",
+    "image_reward", "flux_kontext",
+    "decoder_llama", "decoder_mistral", "decoder_qwen2", "decoder_qwen3", "decoder_full_gemma2_2b",
     "ddt_full_xl", "ddt_head_full_xl", "ddt_head", "conditional_unet_full_sd15",
     "conditional_unet_levels", "conditional_unet_levels_xl", "t2i_adapter_full_xl", "t2i_adapter_light",
     "t2i_adapter_sd15", "control_net_original", "mmdit_control_net_options", "flux_control_net_union",

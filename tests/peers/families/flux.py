@@ -57,6 +57,21 @@ def run(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str,
     return {"output": call(module, a)}
 
 
+def run_kontext(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As the pipeline of Kontext calls it, with a picture of other sides."""
+    packed, ids = [], []
+    for i, x in enumerate((a["x"], a["picture"])):
+        batch, height, width, channels = x.shape
+        packed.append(FluxPipeline._pack_latents(first(x), batch, channels, height, width))
+        ids.append(FluxPipeline._prepare_latent_image_ids(batch, height // 2, width // 2, "cpu", torch.float32))
+        ids[-1][..., 0] = i
+    tokens = torch.cat(packed, dim=1)
+    words = torch.zeros(a["text"].shape[1], 3)
+    out = module(tokens, a["text"], a["pooled"], a["t"], torch.cat(ids), words, a["strength"]).sample
+    own = out[:, : packed[0].shape[1]]
+    return {"output": last(FluxPipeline._unpack_latents(own, 8 * a["x"].shape[1], 8 * a["x"].shape[2], 8))}
+
+
 def run_adapters(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Also with the residuals of a ControlNet, and with the keys and values of an IP-Adapter."""
     plain = call(module, a)
@@ -130,6 +145,11 @@ CASES = {
             "extra": drawn("flux extra", 2, 3, 2 * DEPTH * WIDTH),
         },
         run_adapters,
+    ),
+    "flux_kontext": Case(
+        lambda: small(num_layers=2, num_single_layers=2, guidance_embeds=True),
+        {**INPUTS, "strength": np.array([3.5, 1.25], np.float32), "picture": drawn("flux picture", 2, 6, 4, 4)},
+        run_kontext,
     ),
     "flux_original": Case(
         original, {**INPUTS, "x": drawn("flux wide x", 2, 4, 6, 6), "strength": np.array([3.5, 1.25], np.float32)}, run
