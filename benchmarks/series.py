@@ -102,6 +102,7 @@ def measure(workdir: str | None, hide: dict, number: int, steps: int) -> dict[st
     else:
         schedule = schedules.rectified_flow()
         denoise = exact_denoiser(test.process, schedule)
+    closed, draws = series_scores.exact(test.process, part)
     found: dict[str, dict[str, Any]] = {}
     for name, (sampler, plan, guided, hook) in ways(schedule, steps).items():
 
@@ -122,12 +123,10 @@ def measure(workdir: str | None, hide: dict, number: int, steps: int) -> dict[st
             return np.concatenate(parts)[: len(seeds)]
 
         seeds = np.arange(series_scores.SAMPLES * len(part.given), dtype=np.uint32)
-        found[name] = series_scores.scores(series_scores.drawn(batches, part, seeds), part)
+        found[name] = series_scores.scores(series_scores.drawn(batches, part, seeds), part, closed=closed)
         found[name]["nfe"] = {"value": sampler.nfe(plan.solved)}
-    beside = series_scores.of_process(test.process, part)
-    closed = beside.pop("crps_exact")
-    found["exact, draws"] = {key.removeprefix("exact_draws_"): value for key, value in beside.items()}
-    found["exact"] = {"crps": closed}
+    found["exact, draws"] = series_scores.scores(draws, part, closed=closed)
+    found["exact"] = {"crps": series_scores.averaged(closed, part.real)}
     found["marginal"] = {"crps": series_scores.of_marginal(source("train"), part)["crps_marginal"]}
     return found
 
@@ -136,7 +135,7 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     found = measure(values.workdir, HIDES[values.hide], values.number, values.steps)
-    columns = ("crps", "crps_quantile_form", "coverage_50", "coverage_90", "nfe")
+    columns = ("crps", "crps_excess", "crps_quantile_form", "coverage_50", "coverage_90", "nfe")
     rows = [(name, *(text(one[key]) if key in one else "" for key in columns)) for name, one in found.items()]
     report.show(f"{values.workdir or 'the exact denoiser'}: {values.hide}", ("", *columns), rows)
     if values.out:

@@ -34,6 +34,7 @@ MODEL_METRICS = {  # how they were measured, for the table; see diffusion/experi
     "exact_negative_log_likelihood": "the same of the density that the data are drawn from; its mean is the entropy",
     "excess_negative_log_likelihood": "the difference at the same points, an estimate of KL(data, model)",
     "crps": "continuous ranked probability score of what is hidden, fair estimate; protocol in report.json",
+    "crps_excess": "how far it is above that of the exact conditional distribution, at the same series",
     "crps_quantile_form": "as CSDI reports it: 19 quantiles, over the mean absolute target",
     "crps_sum": "the same of the sum over channels",
     "coverage_50": "share of hidden values in the central 50 % of their samples",

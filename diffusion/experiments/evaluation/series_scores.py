@@ -37,25 +37,29 @@ def parts(source: Any, number: int) -> Part:
     return Part(leaf("given"), leaf("mask"), leaf("real"), np.stack([record["x"] for record in records]))
 
 
-def scores(samples: np.ndarray, part: Part, prefix: str = "") -> dict[str, dict]:
+def scores(samples: np.ndarray, part: Part, prefix: str = "", closed: np.ndarray | None = None) -> dict[str, dict]:
     """Scores of samples of what is hidden.
 
     Args:
         samples: `[S, W, L, C]`.
         part: the series, with their truth; a value that is missing does not count.
         prefix: of the names.
+        closed: `[W, L, C]` the CRPS of the exact conditional distribution; None where nobody knows it.
 
     Returns:
         {name: {"value", "samples", ...}}: "crps", the fair estimate, a mean over series of the mean over what is hidden
-        of each; "crps_quantile_form", and with several channels "crps_sum", as CSDI has them; "coverage_50",
-        "coverage_90".
+        of each; "crps_excess", how far it is above `closed` at the same series; "crps_quantile_form", and with several
+        channels "crps_sum", as CSDI has them; "coverage_50", "coverage_90".
     """
     assert part.truth is not None
     counts = part.real & np.isfinite(part.truth)
     truth = np.where(counts, part.truth, 0)
     samples = np.where(counts, samples, 0)
     of_series = lambda values: averaged(values, counts)
-    found: dict[str, dict] = {f"{prefix}crps": of_series(crps.fair(samples, truth))}
+    fair = crps.fair(samples, truth)
+    found: dict[str, dict] = {f"{prefix}crps": of_series(fair)}
+    if closed is not None:
+        found[f"{prefix}crps_excess"] = of_series(fair - closed)
     size = {"samples": len(truth)}
     found[f"{prefix}crps_quantile_form"] = {"value": crps.quantile_form(samples, truth, counts), **size}
     if truth.shape[-1] > 1 and counts.all(-1).any():
@@ -71,17 +75,16 @@ def averaged(values: np.ndarray, counts: np.ndarray) -> dict:
     return bootstrap.mean((values * counts).sum((1, 2))[some] / counts.sum((1, 2))[some])
 
 
-def of_process(process: GaussianProcess, part: Part) -> dict[str, dict]:
-    """The scores of the exact conditional distribution: its CRPS in closed form, and those of as many draws from it."""
+def exact(process: GaussianProcess, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """The CRPS of the exact conditional distribution in closed form `[W, L, C]`, and draws from it `[S, W, L, C]`."""
     rng = np.random.default_rng(SEED)
-    exact, draws = [], []
+    closed, draws = [], []
     for row in range(len(part.given)):
         mean, covariance = gaussian_processes.conditional(process, part.given[row], part.mask[row])
         std = np.sqrt(np.maximum(np.diag(covariance), 0)).reshape(mean.shape)
-        exact.append(crps.gaussian(mean, std, part.truth[row]))
+        closed.append(crps.gaussian(mean, std, part.truth[row]))
         draws.append(gaussian_processes.draw(mean.ravel(), covariance, SAMPLES, rng).reshape(SAMPLES, *mean.shape))
-    closed = {"crps_exact": averaged(np.stack(exact), part.real)}
-    return closed | scores(np.stack(draws, axis=1), part, "exact_draws_")
+    return np.stack(closed), np.stack(draws, axis=1)
 
 
 def of_marginal(source: Any, part: Part) -> dict[str, dict]:
@@ -132,9 +135,10 @@ def continuous_ranked_probability_score(subject: Any) -> dict:
     samples = drawn(lambda *rest: make(jax.tree.map(np.asarray, params), *rest), part, seeds)
     process = getattr(source, "process", None)
     series_charts.fans(np.swapaxes(samples, 0, 1), part, subject.workdir / "fans.png", process)
-    measured = scores(samples, part)
-    if process is not None:
-        measured |= of_process(process, part)
+    closed, draws = (None, None) if process is None else exact(process, part)
+    measured = scores(samples, part, closed=closed)
+    if closed is not None:
+        measured |= {"crps_exact": averaged(closed, part.real)} | scores(draws, part, "exact_draws_")
     measured |= of_marginal(data.source(config, config.data.split), part)
     measured["crps"]["protocol"] = {
         "samples_of_each": SAMPLES,

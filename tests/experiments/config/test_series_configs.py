@@ -58,8 +58,10 @@ def test_samples_of_the_exact_network_have_the_crps_of_the_exact_conditional():
     samples = series_scores.drawn(lambda *rest: make({}, *rest), part, np.arange(6000, dtype=np.uint32))
     assert samples.shape == (200, 30, 12, 2)
     assert not samples[:, part.mask].any() and (samples[:, part.real] != 0).all()
-    found = series_scores.scores(samples, part) | series_scores.of_process(source.process, part)
-    exact = found["crps_exact"]["value"]
+    closed, draws = series_scores.exact(source.process, part)
+    exact = series_scores.averaged(closed, part.real)["value"]
+    found = series_scores.scores(samples, part, closed=closed) | series_scores.scores(draws, part, "exact_draws_")
+    assert found["crps_excess"]["value"] == pytest.approx(found["crps"]["value"] - exact)
     assert found["crps"]["value"] == pytest.approx(exact, rel=0.02)
     assert found["exact_draws_crps"]["value"] == pytest.approx(exact, rel=0.03)
     for name in ("crps_quantile_form", "crps_sum"):
