@@ -2,6 +2,7 @@
 
 - `digits`: the bundled dataset, a TFDS builder over scikit-learn's digits.
 - `shapes`: captioned pictures for text to image, made of `shapes.scenes` (scenes and captions) by `shapes.drawing`.
+- `solids`: parametric solids in space: signed distances, points on their surfaces; `level_sets`: surfaces on a grid.
 - `image_folder`: a folder of pictures with a metadata CSV as a dataset.
 - `catalog`: which datasets there are and where they lie; to bundle another, add its builder to `catalog.BUNDLED`.
 - `sources`: random access to the records of a dataset, of files, or of one's own.
@@ -37,10 +38,12 @@ if TYPE_CHECKING:
         keyed_permutation,
         latent_cache,
         latent_writer,
+        level_sets,
         packing,
         pipeline,
         preparation,
         shapes,
+        solids,
         sources,
         stream_batches,
         transforms,
@@ -62,10 +65,12 @@ __all__ = [
     "keyed_permutation",
     "latent_cache",
     "latent_writer",
+    "level_sets",
     "packing",
     "pipeline",
     "preparation",
     "shapes",
+    "solids",
     "sources",
     "stream_batches",
     "transforms",

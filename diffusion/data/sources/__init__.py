@@ -7,6 +7,7 @@
 - `sequences`: any Python sequence of records; `iterated`: any iterable; `of_python`: which of them it is, and
   Hugging Face's datasets. `stream_values`: what an iterable yields.
 - `spiral_points`: points in the plane, made here; `sound_clips`: notes of instruments, made here, and WAV files.
+- `solid_records`: solids in space, made here; `mesh_records`: a folder of meshes.
 - `series`: series of which a part is given, of a Gaussian process or of one's own files.
 - `file_streams`: tar shards and Parquet from their beginning to their end.
 - `combined`: mixtures by weight, and the records that a condition keeps; `combined_streams`: the same of streams.
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
         file_streams,
         iterated,
         made_drawings,
+        mesh_records,
         of_python,
         parquet_files,
         picture_files,
         record_files,
         sequences,
         series,
+        solid_records,
         sound_clips,
         spec,
         spiral_points,
@@ -54,11 +57,13 @@ if TYPE_CHECKING:
     from diffusion.data.sources.file_streams import parquet_stream, tar_stream
     from diffusion.data.sources.made_drawings import arranged_drawings, drawings, moving_drawings
     from diffusion.data.sources.manifold_points import rotation_mixture, sphere_mixture, torsion_mixture
+    from diffusion.data.sources.mesh_records import mesh_clouds
     from diffusion.data.sources.of_python import huggingface
     from diffusion.data.sources.parquet_files import parquet
     from diffusion.data.sources.picture_files import class_folders, picture_folder
     from diffusion.data.sources.record_files import array_records
     from diffusion.data.sources.series import gaussian_series, series_windows
+    from diffusion.data.sources.solid_records import solid_distances, solid_points
     from diffusion.data.sources.sound_clips import instruments, wav_folder
     from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, Source, is_picture
     from diffusion.data.sources.spiral_points import spirals
@@ -92,6 +97,8 @@ __all__ = [
     "is_picture",
     "iterated",
     "made_drawings",
+    "mesh_clouds",
+    "mesh_records",
     "mixture",
     "moving_drawings",
     "of_python",
@@ -108,6 +115,9 @@ __all__ = [
     "series",
     "series_windows",
     "shape",
+    "solid_distances",
+    "solid_points",
+    "solid_records",
     "sound_clips",
     "spec",
     "sphere_mixture",
@@ -135,11 +145,13 @@ public.declare(
         "made_drawings": ("arranged_drawings", "drawings", "moving_drawings"),
         "file_streams": ("parquet_stream", "tar_stream"),
         "parquet_files": ("parquet",),
+        "mesh_records": ("mesh_clouds",),
         "manifold_points": ("rotation_mixture", "sphere_mixture", "torsion_mixture"),
         "of_python": ("huggingface",),
         "picture_files": ("class_folders", "picture_folder"),
         "record_files": ("array_records",),
         "series": ("gaussian_series", "series_windows"),
+        "solid_records": ("solid_distances", "solid_points"),
         "sound_clips": ("instruments", "wav_folder"),
         "spec": ("DamagedRecord", "DataSpec", "Leaf", "Source", "is_picture"),
         "spiral_points": ("spirals",),

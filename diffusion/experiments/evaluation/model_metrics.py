@@ -15,6 +15,7 @@ from diffusion import likelihood, ode
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.config.values import from_json, to_json
 from diffusion.experiments.evaluation import image_metrics, sound_metrics
+from diffusion.experiments.evaluation.cloud_metrics import of_clouds
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.evaluation.sample_metrics import SEED
@@ -158,5 +159,6 @@ METRICS: dict[str, Callable[[Subject], dict]] = {
     "crps": continuous_ranked_probability_score,
     "sound": sound_metrics.heard,
     "vocoder": sound_metrics.vocoder_error,
+    "clouds": of_clouds,
 }
-OF_ANY_EXAMPLES = ("nll", "crps", "sound", "vocoder")  # of METRICS; the others are of pictures
+OF_ANY_EXAMPLES = ("nll", "crps", "sound", "vocoder", "clouds")  # of METRICS; the others are of pictures

@@ -10,6 +10,8 @@ from diffusion.experiments.sampling import sample_files
 
 PICTURES = {
     "samples.png": "Samples, one row for each class",
+    "views.png": "A sample of each class from six sides",
+    "turntable.gif": "Two samples of each class, turning",
     "trajectory.png": "From noise to image: the sample x_t, and the prediction of x_0, over the steps",
     "beside.png": "Real examples and samples; of more than two numbers, along the two main axes of the real ones",
     "fans.png": "Series of which a part is given: intervals of samples (blue), and the exact ones where known (orange)",
@@ -55,6 +57,20 @@ MODEL_METRICS = {  # how they were measured, for the table; see diffusion/experi
     "log_spectral_distance_of_another_clip": "of another real clip",
     "mel_error": "dB, mean absolute difference of the levels that the network received",
     "signal_to_noise": "dB, against the true clip; phases count",
+    **{
+        f"{figure}_{distance}{suffix}": f"{what}{of}"
+        for figure, what in {
+            "1nna": "share of clouds whose nearest other cloud is of their own set: 1/2 is the best",
+            "coverage": "share of held-out clouds that are the nearest of a cloud",
+            "minimum_matching": "mean distance of held-out clouds to the nearest cloud",
+        }.items()
+        for distance in ("chamfer", "earth_movers")
+        for suffix, of in {
+            "": "",
+            "_of_real_shapes": "; training clouds in place of samples, the floor",
+            "_of_scattered_points": "; points of all training clouds, mixed: what has no shape",
+        }.items()
+    },
     "bits_per_dim": "probability flow, Hutchinson's estimate, uniform dequantisation; protocol in report.json",
 }
 

@@ -17,7 +17,7 @@ from diffusion import pytrees
 from diffusion.experiments.config import ConfigError, as_config_errors, data
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
-from diffusion.experiments.evaluation import manifold_charts, plots, series_charts, sound_files
+from diffusion.experiments.evaluation import manifold_charts, plots, series_charts, sound_files, surface_pictures
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import averages, batches_on_disk, generate
 from diffusion.io import files
@@ -195,6 +195,8 @@ def _write(out, recipe, make, params, images, labels, seeds, record) -> list[pat
         return [out / "samples.npz", out / "samples.png"]
     if not recipe.makes_pictures:
         of = None if recipe.data is not None else data.of_recipe(recipe)
+        if (surface := getattr(of, "surface", None)) is not None:
+            return [out / "samples.npz", *surface_pictures.draw(images, classes, of.spec.classes, surface, out)]
         if (sound := getattr(of, "sound", None)) is None:
             return [out / "samples.npz"]
         heard = (sound, images, classes, of.spec.classes)

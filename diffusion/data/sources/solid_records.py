@@ -1,0 +1,136 @@
+"""Solids with drawn proportions as records: point clouds, and signed distances on a grid of voxels."""
+
+__all__ = ["SurfaceRecords", "solid_distances", "solid_points"]
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion.data import level_sets, solids
+from diffusion.data.sources.sequences import Records
+
+SEED = 2029
+SPLITS = ("train", "test")
+
+
+class _Solids(Sequence):
+    """Records of a function of the row, which are made once."""
+
+    def __init__(self, number: int, make: Callable[[int], dict[str, Any]]):
+        self._make = make
+        self._kept: list[dict[str, Any] | None] = [None] * number
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, row: Any) -> Any:
+        if (record := self._kept[row]) is None:
+            record = self._kept[row] = self._make(int(row))
+        return record
+
+
+class SurfaceRecords(Records):
+    """Records of surfaces in space.
+
+    Attributes:
+        surface: (example, generator) -> points [N, 3] of its surface, float64.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[int], dict[str, Any]],
+        number: int,
+        classes: tuple[str, ...],
+        split: str,
+        surface: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+    ):
+        super().__init__(_Solids(number, make), len(classes), split)
+        self.spec = self.spec._replace(name=name, classes=classes)
+        self.surface = surface
+
+
+def solid_points(
+    split: str = "train", *, points: int = 128, number: int = 10_000, kinds: tuple[str, ...] = ()
+) -> SurfaceRecords:
+    """Point clouds float32 [points, 3], uniform by area on the surfaces of solids, whose kind is the class.
+
+    A record is a function of its row and split alone.
+
+    Args:
+        split: "train" or "test".
+        points: of a cloud.
+        number: of clouds.
+        kinds: of `solids.KINDS`, in the order of their classes; () for all.
+
+    Raises:
+        ValueError: for another split or kind, or a number below 1.
+    """
+    made = _maker(split, number, kinds)
+    _positive("points", points)
+
+    def make(row: int) -> dict[str, Any]:
+        solid, label, rng = made(row)
+        return {"x": solids.surface_points(solid, points, rng).astype(np.float32), "label": label}
+
+    return SurfaceRecords("solid_points", make, number, _classes(kinds), split, level_sets.of_points)
+
+
+def solid_distances(
+    split: str = "train", *, side: int = 16, truncation: float = 0.25, number: int = 10_000, kinds: tuple[str, ...] = ()
+) -> SurfaceRecords:
+    """The same solids as truncated signed distances at the centres of voxels, float32 [side, side, side, 1].
+
+        x = clip(distance / truncation, -1, 1),     negative inside, over the cube [-1, 1]^3
+
+    Args:
+        split: "train" or "test".
+        side: voxels along an axis.
+        truncation: distance from which on it counts alike.
+        number: of solids.
+        kinds: as in `solid_points`.
+
+    Raises:
+        ValueError: for another split or kind, or a number that is not positive.
+    """
+    made = _maker(split, number, kinds)
+    _positive("side", side)
+    if not truncation > 0:
+        raise ValueError(f"truncation = {truncation}. Valid: a positive distance")
+    centres = solids.grid(side)
+
+    def make(row: int) -> dict[str, Any]:
+        solid, label, _ = made(row)
+        x = np.clip(solids.signed_distance(solid, centres) / truncation, -1, 1)
+        return {"x": x.reshape(side, side, side, 1).astype(np.float32), "label": label}
+
+    return SurfaceRecords("solid_distances", make, number, _classes(kinds), split, level_sets.crossings)
+
+
+def _classes(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(kinds) or tuple(solids.KINDS)
+
+
+def _maker(
+    split: str, number: int, kinds: tuple[str, ...]
+) -> Callable[[int], tuple[solids.Solid, int, np.random.Generator]]:
+    """A row -> its solid, its class, and the generator that goes on from there."""
+    if split not in SPLITS:
+        raise ValueError(f"solids have no split {split!r}. Valid: {', '.join(SPLITS)}")
+    _positive("number", number)
+    classes = _classes(kinds)
+    if wrong := [kind for kind in classes if kind not in solids.KINDS]:
+        raise ValueError(f"kinds holds {wrong[0]!r}. Valid: {', '.join(solids.KINDS)}")
+
+    def made(row: int) -> tuple[solids.Solid, int, np.random.Generator]:
+        rng = np.random.default_rng((SEED, SPLITS.index(split), row))
+        label = int(rng.integers(len(classes)))
+        return solids.draw(classes[label], rng), label, rng
+
+    return made
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} = {value}. Valid: at least 1")

@@ -1,0 +1,70 @@
+"""Figures of samples that are surfaces in space, as point clouds: 1-NNA, coverage and minimum matching distance."""
+
+from typing import Any
+
+import numpy as np
+
+from diffusion.experiments.config import ConfigError, data
+from diffusion.experiments.evaluation.real_images import balanced_order
+from diffusion.metrics import point_clouds
+from diffusion.training.runtime import progress
+
+SEED = 0  # of the points of a surface, and of the scattered ones
+MOST = 200  # clouds of each set
+DISTANCES = {"chamfer": point_clouds.chamfer, "earth_movers": point_clouds.earth_movers}
+
+
+def of_clouds(subject: Any) -> dict:
+    """The figures of samples against held-out clouds, of training clouds (the floor), and of scattered points.
+
+    Scattered points are clouds whose points are drawn from all training clouds together: they lie where points lie, and
+    make no shape. All sets have one size, and their classes take turns.
+
+    Args:
+        subject: `model_metrics.Subject` of a run on a source of surfaces.
+
+    Raises:
+        ConfigError: for a run on other data.
+    """
+    source = data.source(subject.config, subject.config.evaluate.split)
+    surface = getattr(source, "surface", None)
+    if surface is None:
+        raise ConfigError(
+            f"--metrics=clouds is of surfaces in space, and {subject.real.spec.name} holds none. Valid: a run on "
+            "solid_points, solid_distances or mesh_clouds, e.g. --config=shapes/points."
+        )
+    number = min(MOST, len(subject.images), len(subject.real.images), len(subject.train.images))
+    if number < 2:
+        raise ConfigError(f"--metrics=clouds compares sets of at least 2 clouds, and there are {number} of each.")
+
+    def clouds(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        rows = balanced_order(labels)[:number]
+        return np.stack([surface(images[row], np.random.default_rng((SEED, i))) for i, row in enumerate(rows)])
+
+    reference = clouds(subject.real.images, subject.real.labels)
+    real = clouds(subject.train.images, subject.train.labels)
+    every = real.reshape(-1, real.shape[-1])
+    scattered = every[np.random.default_rng(SEED).integers(len(every), size=real.shape[:2])]
+    sets = {"": clouds(subject.images, subject.labels), "_of_real_shapes": real, "_of_scattered_points": scattered}
+    metrics = {}
+    with progress.bar("distances of clouds", len(DISTANCES) * (2 * len(sets) + 1) * number, "rows") as advance:
+        passed = 0
+        for name, distance in DISTANCES.items():
+
+            def between(first: np.ndarray, second: np.ndarray | None, distance: Any = distance) -> np.ndarray:
+                nonlocal passed
+                found = point_clouds.distances(first, second, distance, lambda done: advance(passed + done))
+                passed += number
+                return found
+
+            references = between(reference, None)
+            for suffix, some in sets.items():
+                within, across = between(some, None), between(some, reference)
+                figures = {
+                    "1nna": point_clouds.nearest_neighbour_accuracy(within, across, references),
+                    "coverage": point_clouds.coverage(across),
+                    "minimum_matching": point_clouds.minimum_matching_distance(across),
+                }
+                for figure, value in figures.items():
+                    metrics[f"{figure}_{name}{suffix}"] = {"value": value, "samples": number, "reference": number}
+    return dict(sorted(metrics.items()))

@@ -1,0 +1,103 @@
+"""Sources of shapes: solids, each a function of its row, and folders of meshes and clouds."""
+
+import re
+
+import numpy as np
+import pytest
+
+from diffusion.data import solids, sources
+from diffusion.data.sources import DamagedRecord
+from tests.io.test_mesh_files import ONE, TEXTS
+
+
+def test_a_record_is_a_function_of_its_row():
+    few, many, test = (sources.solid_points(split, points=32, number=n) for split, n in (
+        ("train", 5), ("train", 9), ("test", 5)))  # fmt: skip
+    assert (few.spec.shape, few.spec.classes, few.spec.name) == ((32, 3), tuple(solids.KINDS), "solid_points")
+    np.testing.assert_array_equal(many[4]["x"], few[4]["x"])  # the fifth first
+    assert few[4]["label"] == many[4]["label"]
+    assert few.fingerprint() != test.fingerprint()
+    np.testing.assert_array_equal(few.surface(few[0]["x"], np.random.default_rng(0)), few[0]["x"])
+
+
+def test_distances_are_of_the_same_solids_as_the_points():
+    points = sources.solid_points("test", number=12)
+    distances = sources.solid_distances("test", number=12, side=16, truncation=0.5)
+    assert distances.spec.shape == (16, 16, 16, 1) and distances.spec.num_classes == 8
+    for row in range(12):
+        of = distances[row]
+        assert of["label"] == points[row]["label"]
+        assert of["x"].max() == 1 and of["x"].min() < 0
+        surface = distances.surface(of["x"], np.random.default_rng(0))
+        away = np.linalg.norm(surface[:, None] - points[row]["x"], axis=2).min(axis=0)
+        assert np.median(away) < 0.15, row  # 128 points of either, and cells of 1/8
+
+
+def test_kinds_are_chosen_and_mistakes_refused():
+    tori = sources.solid_points(number=3, points=8, kinds=("torus",))
+    assert tori.spec.classes == ("torus",) and tori[2]["label"] == 0
+    for arguments, words in (
+        ({"split": "validation"}, "Valid: train, test"),
+        ({"points": 0}, "points = 0"),
+        ({"number": 0}, "number = 0"),
+        ({"kinds": ("ball",)}, "kinds holds 'ball'. Valid: superellipsoid"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            sources.solid_points(**arguments)
+    with pytest.raises(ValueError, match="truncation = 0"):
+        sources.solid_distances(truncation=0.0)
+
+
+def test_a_folder_of_meshes_and_clouds(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, text in TEXTS.items():
+        (tmp_path / "box").mkdir(exist_ok=True)
+        (tmp_path / "box" / f"one.{name}").write_text(text)
+    (tmp_path / "dust").mkdir()
+    np.save(tmp_path / "dust/a.npy", rng.normal(size=(50, 3)))  # clouds of two sizes
+    np.save(tmp_path / "dust/b.npy", rng.normal(size=(70, 3)).astype(np.float32))
+    source = sources.mesh_clouds(str(tmp_path), points=40, draws=2)
+    assert (len(source), source.spec.shape, source.spec.classes) == (12, (40, 3), ("box", "dust"))
+    x = np.stack([source[row]["x"] for row in range(12)])
+    assert x.dtype == np.float32 and np.linalg.norm(x, axis=2).max() <= 1 + 1e-6
+    assert [source[row]["label"] for row in (0, 7, 8, 11)] == [0, 0, 1, 1]
+    assert np.abs(x[0] - x[1]).max() > 0.1  # another draw
+    # The box of 1 x 1 x 2 in the unit ball: each point lies on one of its six faces.
+    reach = np.sqrt(1 + 1 + 4)
+    on_a_face = np.isclose(np.abs(x[:8]), np.array([1, 1, 2]) / reach, atol=1e-5).any(axis=2)
+    assert on_a_face.all()
+    np.testing.assert_array_equal(sources.mesh_clouds(str(tmp_path), points=40, draws=2)[9]["x"], x[9])
+    parts = [sources.mesh_clouds(str(tmp_path), split, points=40) for split in ("train[:50%]", "train[50%:]")]
+    assert [len(part) for part in parts] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.obj", ONE + "f 1 1 2", "have no area"),
+        ("a.npy", np.zeros((5, 3)), "it has 5 points, fewer than points = 8"),
+        ("a.npy", np.zeros((9, 3)), "one point"),
+        ("a.npy", np.full((9, 3), np.nan), "point 0 is NaN"),
+        ("a.npy", np.zeros((9, 2)), "[9, 2], and a cloud is floating-point [N, 3]"),
+        ("a.txt", "", "holds no meshes and no clouds (.obj, .off, .ply, .stl, .npy)"),
+    ],
+)
+def test_bad_clouds_are_refused(name, content, words, tmp_path):
+    path = tmp_path / name
+    path.write_text(content) if isinstance(content, str) else np.save(path, content)
+    with pytest.raises((DamagedRecord, ValueError), match=re.escape(words)):
+        sources.mesh_clouds(str(tmp_path), points=8)[0]
+
+
+def test_other_mistakes_of_a_folder_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        sources.mesh_clouds(str(tmp_path / "none"))
+    (tmp_path / "a").mkdir()
+    for path in (tmp_path / "one.off", tmp_path / "a/two.off"):
+        path.write_text(TEXTS["off"])
+    with pytest.raises(ValueError, match="beside folders of meshes"):
+        sources.mesh_clouds(str(tmp_path))
+    with pytest.raises(ValueError, match="no split 'test'"):
+        sources.mesh_clouds(str(tmp_path / "a"), "test")
+    with pytest.raises(ValueError, match="draws = 0"):
+        sources.mesh_clouds(str(tmp_path / "a"), draws=0)

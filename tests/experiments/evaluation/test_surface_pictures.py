@@ -1,0 +1,47 @@
+"""Pictures of surfaces: a ball's silhouette, what hides what, and turning the table as turning the thing."""
+
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from diffusion.data import solids
+from diffusion.experiments.evaluation import surface_pictures as pictures
+
+BALL = solids.superellipsoid((0.6, 0.6, 0.6), 1.0, 1.0).distance(solids.grid(16)).reshape(16, 16, 16, 1)
+ink = lambda tile: tile.min(axis=2) < 250
+
+
+def test_the_silhouette_of_a_ball_is_a_disc():
+    seen = ink(pictures.level_set(BALL, 0.7, side=60))
+    radius = 0.6 * 60 / (2 * pictures.EXTENT)
+    assert abs(seen.sum() - math.pi * radius**2) < 0.06 * math.pi * radius**2
+    assert (seen == seen[::-1]).mean() > 0.98 and (seen == seen[:, ::-1]).mean() > 0.98
+    assert not ink(pictures.level_set(np.ones((4, 4, 4, 1)), 0.0, side=20)).any()
+
+
+def test_the_nearer_point_hides_the_farther_and_far_ones_are_cut_off():
+    ends = np.array([[0.5, 0, 0.5 * math.tan(pictures.ELEVATION)], [0, 0, 0], [9, 9, 9]])  # on the line to the eye
+    near, both = (pictures.cloud(ends[:k], 0.0, side=40) for k in (1, 3))
+    np.testing.assert_array_equal(near, both)
+    assert 0 < ink(near).sum() < 40
+
+
+def test_turning_the_table_turns_the_thing():
+    points = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 3))
+    c, s = math.cos(0.8), math.sin(0.8)
+    turned = points @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])  # by +0.8 about z
+    np.testing.assert_array_equal(pictures.cloud(points, 0.1), pictures.cloud(turned, 0.9))
+
+
+def test_the_files_of_a_run(tmp_path, monkeypatch):
+    for name, value in (("SIDE", 16), ("COLUMNS", 2), ("FRAMES", 3)):
+        monkeypatch.setattr(pictures, name, value)
+    balls = np.repeat(BALL[None], 3, axis=0)
+    surface = lambda example, rng: np.zeros((4, 3))
+    pictures_of = pictures.draw(balls, np.array([0, 1, 1]), ("one", "two"), surface, tmp_path)
+    assert [path.name for path in pictures_of] == ["samples.png", "views.png", "turntable.gif", "ply"]
+    assert sorted(path.name for path in (tmp_path / "ply").iterdir()) == ["00000.ply", "00001.ply", "00002.ply"]
+    film = Image.open(io.BytesIO((tmp_path / "turntable.gif").read_bytes()))
+    assert (getattr(film, "n_frames", 1), film.size) == (3, (3 * 16, 16))

@@ -1,0 +1,89 @@
+"""Meshes of four formats: the same cube from each, points uniform on it, and what is refused."""
+
+import re
+
+import numpy as np
+import pytest
+
+from diffusion.io import mesh_files
+
+CORNERS = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * [1.0, 1.0, 2.0]
+FACES = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+rows = lambda of: "\n".join(" ".join(str(value) for value in row) for row in of)
+PLY = (
+    "ply\nformat ascii 1.0\ncomment made here\nelement vertex 8\nproperty float x\nproperty float y\nproperty float z\n"
+    "property uchar red\nelement face 6\nproperty list uchar int vertex_indices\nend_header\n"
+)
+TRIANGLES = [(face[0], face[i], face[i + 1]) for face in FACES for i in (1, 2)]
+STL = "\n".join(
+    "facet normal 0 0 0\nouter loop\n"
+    + "\n".join(f"vertex {rows([CORNERS[i]])}" for i in triangle)
+    + "\nendloop\nendfacet"
+    for triangle in TRIANGLES
+)
+TEXTS = {
+    "obj": "# a box\n"
+    + "\n".join(f"v {rows([corner])}" for corner in CORNERS)
+    + "\nvn 0 0 1\n"
+    + "\n".join("f " + " ".join(f"{i + 1}//1" if i % 2 else str(i - 8) for i in face) for face in FACES),
+    "off": f"OFF\n8 6 12\n{rows(CORNERS)}\n" + "\n".join(f"4 {rows([face])} 255 0 0" for face in FACES) + "\n",
+    "ply": PLY + rows(np.column_stack([CORNERS, np.arange(8)])) + "\n" + "\n".join(f"4 {rows([f])}" for f in FACES),
+    "stl": f"solid box\n{STL}\nendsolid box\n",
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_the_same_box_from_every_format(kind, tmp_path):
+    path = tmp_path / f"box.{kind.upper()}"
+    path.write_text(TEXTS[kind])
+    mesh = mesh_files.read(path)
+    np.testing.assert_array_equal(np.unique(mesh.vertices, axis=0), CORNERS)
+    np.testing.assert_array_equal(mesh.vertices[mesh.triangles], CORNERS[np.array(TRIANGLES)])
+    assert mesh_files.area(mesh) == 2 * (1 + 2 + 2)
+
+
+def test_points_are_uniform_by_area_and_come_back_from_ply(tmp_path):
+    mesh = mesh_files.Mesh(np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 3]]), np.array([[0, 1, 2], [0, 1, 3]]))
+    points = mesh_files.surface_points(mesh, 4000, np.random.default_rng(0))
+    flat = points[points[:, 2] == 0]
+    assert abs(len(flat) / 4000 - 1 / 4) < 0.03  # of areas 1/2 and 3/2
+    assert (flat >= 0).all() and (flat.sum(axis=1) <= 1).all()
+    np.testing.assert_allclose(flat[:, :2].mean(axis=0), 1 / 3, atol=0.03)
+    np.testing.assert_allclose(flat[:, 0].var(), 1 / 18, atol=0.006)
+    mesh_files.write_points(tmp_path / "points.ply", points[:5])
+    lines = (tmp_path / "points.ply").read_text().splitlines()
+    assert lines[2] == "element vertex 5"
+    np.testing.assert_allclose(np.array([line.split() for line in lines[-5:]], float), points[:5], rtol=1e-5)
+    with pytest.raises(ValueError, match="no triangle: 5 points"):
+        mesh_files.read(tmp_path / "points.ply")
+
+
+ONE = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
+
+
+@pytest.mark.parametrize(
+    "name, text, words",
+    [
+        ("a.obj", "", "holds no triangle: 0 points"),
+        ("a.obj", ONE + "f 1 1 2", "have no area"),
+        ("a.obj", ONE + "f 1 2 4", "names vertex 3, counted from 0, and there are 3"),
+        ("a.obj", ONE + "f 0 1 2", "vertex 0, and they count from 1"),
+        ("a.obj", ONE.replace("1", "nan") + "f 1 2 3", "vertex 1 is NaN"),
+        ("a.obj", "v 0 0\nf 1 1 1", "no three numbers"),
+        ("a.obj", "v a b c", "no sound OBJ file"),
+        ("a.off", "COFF 1 2 3", "begin with OFF"),
+        ("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0", "ends too early"),
+        ("a.off", "OFF\n0 5 0\n", "declares 5 faces"),
+        ("a.ply", "ply\nformat ascii 1.0\nelement vertex 2\nend_header\n0 0", "no triangle"),
+        ("a.ply", PLY.replace("property float x\n", "") + "1 2 3 " * 20, "x, y and z"),
+        ("a.ply", "ply\nformat binary_little_endian 1.0\nend_header\n", "not ascii 1.0"),
+        ("a.stl", "solid\nvertex 0 0 0\n", "1 vertices are not three"),
+        ("a.stl", "\0binary", "is binary"),
+        ("a.fbx", "", ".fbx is no mesh. Valid: .obj, .off, .ply, .stl"),
+    ],
+)
+def test_bad_meshes_are_refused_in_one_sentence(name, text, words, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=re.escape(words)) as found:
+        mesh_files.read(tmp_path / name)
+    assert name in str(found.value) and "\n" not in str(found.value)
