@@ -16,9 +16,10 @@
 Convolutions look both ways, so that all samples are made at once.
 """
 
-__all__ = ["DiffWave", "DilatedConvolution"]
+__all__ = ["DiffWave", "DilatedConvolution", "ResidualLayer"]
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,12 +28,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import conditions, network_checks
+from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.condition_embedding import check_example
-from diffusion.models.layers.embeddings import sinusoid
 
-SINUSOIDS, EMBEDDING = 128, 512  # of the time, and the width of the layers behind it
+EMBEDDING = 512  # width of the layers behind the sinusoids of the time
+SINUSOIDS = {  # radians a unit of the clock, from DiffWave's 10^(4 i / 63) and WaveGrad's 5000 10^(-4 i / 63)
+    "steps": 10 ** (4 * np.arange(64) / 63),
+    "level": 5000 * 10 ** (-4 * np.arange(64) / 63),
+}
 SLOPE = 0.4  # of the leaky ReLU behind each transposed convolution
-CHOICES = {"clock": ("steps", "level"), "dtype": ("float32", "bfloat16")}
+CHOICES = {"clock": tuple(SINUSOIDS), "dtype": ("float32", "bfloat16")}
 
 
 class DilatedConvolution(nn.Module):
@@ -53,6 +58,36 @@ class DilatedConvolution(nn.Module):
         after = jnp.concatenate([x, zeros], axis=1)[:, distance:]
         taps = jnp.concatenate([before, x, after], axis=-1)
         return nn.Dense(self.features, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name="taps")(taps)
+
+
+class ResidualLayer(nn.Module):
+    """One layer: ((h + r) / sqrt(2), s), with r and s of sigmoid(gate) tanh(filter), see the diagram.
+
+    Attributes:
+        dilation: distance of the samples that its convolution reads.
+        dtype: compute type.
+    """
+
+    dilation: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, h: jax.Array, time: jax.Array, levels: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """Args:
+        h: the residual stream [B, L, width].
+        time: its embedding [B, 512].
+        levels: the spectrogram at each sample [B, L, M], or None.
+        """
+        width = h.shape[-1]
+        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)
+        y = DilatedConvolution(2 * width, self.dilation, self.dtype, name="conv")(
+            h + dense(width, "time")(time)[:, None]
+        )
+        if levels is not None:
+            y = y + dense(2 * width, "spectrogram")(levels)
+        gate, filtered = jnp.split(y, 2, axis=-1)
+        residual, skip = jnp.split(dense(2 * width, "out")(nn.sigmoid(gate) * jnp.tanh(filtered)), 2, axis=-1)
+        return (h + residual) / math.sqrt(2), skip
 
 
 class DiffWave(nn.Module):
@@ -97,22 +132,29 @@ class DiffWave(nn.Module):
             raise ValueError(f"hop={self.hop} must be a product of two even numbers, such as 64 or 256")
         super().__post_init__()
 
+    @property
+    def feature_blocks(self) -> int:
+        """Number of layers whose features a call can return."""
+        return self.layers
+
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array, condition: Any = None) -> jax.Array:
+    def __call__(self, x: jax.Array, t: jax.Array, condition: Any = None, features: Sequence[int] | None = None) -> Any:
         """One evaluation of the network.
 
         Args:
             x: waveforms [B, L, C], C = 1 in the paper.
             t: the network's clock, [B] or [], float32 or wider.
             condition: {"spectrogram": [B, L / hop, mels]}; None for a network without one.
+            features: layers whose [B, L, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            [B, L, C], float32.
+            [B, L, C], float32; with `features`: (that, a tuple of the features).
 
         Raises:
             ValueError: for shapes that do not fit, and a superfluous or a missing spectrogram.
         """
         check_example(self, x, "waveforms [B, L, C]", rank=3)
+        seen = Features(features, self.feature_blocks)
         batch, length, channels = x.shape
         if jnp.shape(t) not in ((), (batch,)):
             raise ValueError(f"one time for each example, t [B] = ({batch},); got shape {jnp.shape(t)}")
@@ -127,23 +169,18 @@ class DiffWave(nn.Module):
         h = nn.relu(dense(self.width, "in")(x))
         skips = jnp.zeros_like(h)
         for i in range(self.layers):
-            convolve = DilatedConvolution(2 * self.width, 2 ** (i % self.cycle), self.dtype, name=f"layer_{i}_conv")
-            y = convolve(h + dense(self.width, f"layer_{i}_time")(time)[:, None])
-            if levels is not None:
-                y = y + dense(2 * self.width, f"layer_{i}_spectrogram")(levels)
-            gate, filtered = jnp.split(y, 2, axis=-1)
-            y = dense(2 * self.width, f"layer_{i}_out")(nn.sigmoid(gate) * jnp.tanh(filtered))
-            residual, skip = jnp.split(y, 2, axis=-1)
-            h = (h + residual) / math.sqrt(2)
+            h, skip = ResidualLayer(2 ** (i % self.cycle), self.dtype, name=f"layer_{i}")(h, time, levels)
             skips = skips + skip
+            seen.block(h)
         h = nn.relu(dense(self.width, "skips")(skips / math.sqrt(self.layers)))
         last = nn.Dense(channels, kernel_init=nn.initializers.zeros_init(), name="out")
-        return last(h.astype(jnp.float32))
+        return seen.beside(last(h.astype(jnp.float32)))
 
     def _sinusoids(self, t: jax.Array) -> jax.Array:
-        """128: sin(10^(4 i / 63) t), then cosines, of steps; WaveGrad's, sin(10^(-4 i / 63) 5000 t), of levels."""
-        features = sinusoid(t, SINUSOIDS, 1e-4, 1) if self.clock == "steps" else sinusoid(5000 * t, SINUSOIDS, 1e4, 1)
-        return jnp.roll(features, SINUSOIDS // 2, axis=-1)
+        """sin(w t), then cos(w t), [B, 128], float32 or wider."""
+        t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+        angles = t[:, None] * SINUSOIDS[self.clock].astype(t.dtype)
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
     def _upsampled(self, spectrogram: jax.Array) -> jax.Array:
         """The spectrogram at each sample, [B, F, M] -> [B, F hop, M], by two transposed convolutions of one channel."""
@@ -151,7 +188,9 @@ class DiffWave(nn.Module):
         for i, stride in enumerate(_strides(self.hop) or ()):
             start = nn.initializers.variance_scaling(stride, "fan_in", "truncated_normal")  # of an output's own inputs
             kernel, strides = (2 * stride, 3), (stride, 1)
-            widen = nn.ConvTranspose(1, kernel, strides, "SAME", dtype=self.dtype, kernel_init=start, name=f"up_{i}")
+            widen = nn.ConvTranspose(
+                1, kernel, strides, "SAME", dtype=self.dtype, kernel_init=start, name=f"spectrogram_{i}"
+            )
             h = nn.leaky_relu(widen(h), SLOPE)
         return h[..., 0]
 

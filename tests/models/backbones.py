@@ -285,7 +285,12 @@ BACKBONES = {
         SequenceTransformer(24, 2, 2, 2, vector_width=VECTOR, given=True), (16, 4), parts_of_series
     ),
     "diffwave": Backbone(
-        DiffWave(8, 3, 2, clock="level", shape=(16, 1)), (16, 1), lambda batch: None, tensor=1, divides=1
+        DiffWave(8, 3, 2, clock="level", shape=(16, 1)),
+        (16, 1),
+        lambda batch: None,
+        tensor=1,
+        divides=1,
+        blocks=r"layer_\d",
     ),
     "diffwave, vocoder": Backbone(
         DiffWave(8, 2, 2, 4, 4, shape=(16, 2)),
@@ -293,6 +298,7 @@ BACKBONES = {
         lambda batch: {"spectrogram": drawn(batch, 4, 4)},
         tensor=1,
         divides=4,
+        blocks=r"layer_\d",
     ),
     "set_transformer": Backbone(
         SetTransformer(24, 2, 2, 0, CLASSES, VECTOR, shape=(10, 3)), (10, 3), labels_and_vectors, divides=1
