@@ -21,4 +21,4 @@ def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     source = {"name": "instruments", "number": 2000, "length": 2048, "form": {"name": "lapped_spectrum"}}
     model = {"name": "sequence_transformer", "width": 128, "depth": 4, "heads": 4, "num_classes": 8}
-    return base.finished(base.run(source, model, steps=800, batch_size=16), arg, SMALL)
+    return base.finished(base.run(source, model, steps=3000, batch_size=16), arg, SMALL)

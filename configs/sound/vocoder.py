@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "hop": 64,
     }
     model = {"name": "diffwave", "width": 64, "layers": 10, "cycle": 5, "mels": 40, "hop": 16, "clock": "level"}
-    config = base.run(source, model, steps=500, batch_size=8)
+    config = base.run(source, model, steps=2500, batch_size=8)
     config.schedule = {"name": "cosine"}
     config.parameterization = {"name": "v", "clock": {"name": "noise_level"}}
     config.objective = {
