@@ -27,7 +27,7 @@ PRESETS["tiny"] = base.TINY | {"data.source.number": 16}
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = base.tuned({"name": "control_net"}, learning_rate=3e-3, steps=500)
+    config = base.tuned({"name": "control_net"}, learning_rate=3e-3, steps=1500)
     config.optimizer.name = "muon"
     config.data.source = {"name": "arranged_drawings", "kind": "outlines", "number": 4_000}
     return recipes.preset(of_drawings(config), arg, PRESETS)
