@@ -249,7 +249,9 @@ class Flux(nn.Module):
     def _vectors(self, t: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array], jax.Array]:
         """(shift and scale of the output, those of the joint layers' streams [L, B, 6, D], of the single layers)."""
         count = 3 * self.singles + 12 * self.depth + 2
-        vectors = Approximator(count, self.width, *self.approximator, self.dtype, name="approximator")(1000 * t)
+        features, hidden, layers = self.approximator
+        network = Approximator(count, self.width, features, hidden, layers, self.dtype, name="approximator")
+        vectors = network(1000 * t)
         single, picture, text, last = jnp.split(
             vectors, np.cumsum([3 * self.singles, 6 * self.depth, 6 * self.depth]), 1
         )

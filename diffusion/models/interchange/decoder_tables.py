@@ -169,7 +169,9 @@ def _turns(name: str, stated: Mapping[str, Any], theta: float) -> tuple[float, t
             f"{name}: rotary positions {str(dict(stated))[:200]} are not supported; supported types: "
             f"{', '.join(SCALINGS)}."
         )
-    numbers = {field: stated.get(field) for field in SCALINGS[kind]} | {"rope_theta": stated.get("rope_theta", theta)}
+    numbers: dict[str, Any] = {field: stated.get(field) for field in SCALINGS[kind]} | {
+        "rope_theta": stated.get("rope_theta", theta)
+    }
     for field, value in numbers.items():
         if why := schema.objection(field, value, THETA):
             raise Refusal(f"{name}: {why}")

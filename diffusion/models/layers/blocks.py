@@ -147,7 +147,7 @@ class Modulation(nn.Module):
 
 def modulated_output(
     tokens: jax.Array,
-    c: jax.Array | None,
+    c: Any,
     norm: Callable[[jax.Array], jax.Array],
     outputs: int,
     dtype: str,

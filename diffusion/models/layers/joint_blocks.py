@@ -132,13 +132,11 @@ class Stream(nn.Module):
         self.attention = Projections(self.width, self.heads, self.qk_norm, self.dtype)
         self.mlp = Gelu(4.0, self.dtype)
 
-    def of(self, c: jax.Array | None, given: jax.Array | None) -> list[jax.Array]:
+    def of(self, c: Any, given: jax.Array | None) -> list[jax.Array]:
         """The stream's vectors [B, 1, D], of the condition, or as they are given [B, vectors, D]."""
         return self.modulation(c) if given is None else _each(given)
 
-    def enter(
-        self, x: jax.Array, c: jax.Array | None, given: jax.Array | None = None
-    ) -> tuple[list[jax.Array], list[jax.Array]]:
+    def enter(self, x: jax.Array, c: Any, given: jax.Array | None = None) -> tuple[list[jax.Array], list[jax.Array]]:
         """x [B, N, D] -> ([q, k, v], the stream's vectors [B, 1, D])."""
         vectors = self.of(c, given)
         return self.attention.enter(modulated(x, *vectors[:2])), vectors
@@ -200,7 +198,7 @@ class JointBlock(nn.Module):
     def __call__(
         self,
         streams: tuple[jax.Array, jax.Array],
-        c: jax.Array | None,
+        c: Any,
         angles: jax.Array | None,
         inputs: dict[str, Any],
         entering: bool = False,
@@ -272,9 +270,7 @@ class SingleBlock(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, c: jax.Array | None, angles: jax.Array, inputs: dict[str, jax.Array]
-    ) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, c: Any, angles: jax.Array, inputs: dict[str, jax.Array]) -> tuple[jax.Array, None]:
         given = inputs.get("vectors")
         shift, scale, gate = Modulation(3, self.dtype, name="modulation")(c) if given is None else _each(given)
         both = Projections(x.shape[-1], self.heads, True, self.dtype, beside=4, name="attention")
