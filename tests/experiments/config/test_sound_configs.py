@@ -1,5 +1,6 @@
 """Runs on sound by a config: what each names, clips longer than memory, and runs from training to their figures."""
 
+import functools
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, recipes
 from diffusion.experiments.evaluation import model_metrics, real_images
 from diffusion.experiments.sampling import of_run
+from diffusion.metrics import classifier
 from diffusion.models.budget import peak_memory
 
 SHAPES = {"waveform": (256, 8), "spectrum": (32, 64), "vocoder": (512, 4)}
@@ -33,7 +35,7 @@ def test_clips_longer_than_memory_are_refused_with_the_estimate(tmp_path, monkey
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_run_trains_makes_sounds_and_is_judged(name, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("diffusion.metrics.classifier.STEPS", 3)
+    monkeypatch.setattr(classifier, "train", functools.partial(classifier.train, steps=3))
     config = recipes.load(f"sound/{name}:tiny")
     train.run(config, tmp_path)
     of_run.sample(checks.on_its_data(checks.validate(config)), tmp_path)
