@@ -51,11 +51,11 @@ Solid = Sequence[Part]
 
 def moved(part: Part, by: Sequence[float]) -> Part:
     """The part, shifted by a vector [3]."""
-    by = np.asarray(by, float)
-    return Part(lambda p: part.distance(p - by), part.area, lambda rng, n: part.draw(rng, n) + by)
+    shift = np.asarray(by, float)
+    return Part(lambda p: part.distance(p - shift), part.area, lambda rng, n: part.draw(rng, n) + shift)
 
 
-def box(half: Sequence[float]) -> Part:
+def box(half: Sequence[float] | np.ndarray) -> Part:
     """A box about the origin.
 
     Args:
@@ -154,7 +154,7 @@ def revolved(profile: Sequence[tuple[float, float]]) -> Part:
     return Part(distance, float(areas.sum()), draw)
 
 
-def superellipsoid(half: Sequence[float], upright: float, flat: float) -> Part:
+def superellipsoid(half: Sequence[float] | np.ndarray, upright: float, flat: float) -> Part:
     """A superquadric from boxes (exponents near 0) over ellipsoids (1) to octahedra (2).
 
         F(p) = (|x / a|^(2 / flat) + |y / b|^(2 / flat))^(flat / upright) + |z / c|^(2 / upright) = 1
@@ -341,7 +341,7 @@ def draw(kind: str, rng: np.random.Generator) -> Solid:
     return KINDS[kind](rng)
 
 
-def _positive(name: str, values: Sequence[float]) -> np.ndarray:
+def _positive(name: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
     sides = np.asarray(values, float)
     if sides.shape != (3,) or not (sides > 0).all():
         raise ValueError(f"{name} = {values}; valid: three positive numbers")

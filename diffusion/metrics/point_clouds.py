@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -167,7 +168,7 @@ def minimum_matching_distance(across: np.ndarray) -> float:
     return float(across.min(axis=0).mean())
 
 
-def _between(cloud: np.ndarray, clouds: np.ndarray, metric: str) -> np.ndarray:
+def _between(cloud: np.ndarray, clouds: np.ndarray, metric: Any) -> np.ndarray:
     """Lengths between points, [N, K, M]."""
     from scipy.spatial.distance import cdist
 

@@ -77,7 +77,7 @@ class MeshClouds:
         if len({bool(parts) for parts in folders}) > 1:
             raise ValueError(f"{folder} holds meshes beside folders of meshes. Valid: all in class folders, or none.")
         self._labels = [parts[0] for parts in folders if parts]
-        self.columns = ("x", "label") if self._labels else ("x",)
+        self.columns: tuple[str, ...] = ("x", "label") if self._labels else ("x",)
         self._points, self._draws = points, draws
 
     def __len__(self) -> int:
