@@ -54,7 +54,7 @@ def flow(source: dict) -> ConfigDict:
     config.sample.guidance.scale = 1.0
     config.sample.number = 400
     config.sample.batch_size = 200
-    config.evaluate.update({"every": 0, "number": 400, "split": "test", "features": ("pixels",)})
+    config.evaluate.update({"every": 0, "number": 200, "split": "test", "features": ("pixels",)})
     return config
 
 

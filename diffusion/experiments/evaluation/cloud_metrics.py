@@ -10,7 +10,6 @@ from diffusion.metrics import point_clouds
 from diffusion.training.runtime import progress
 
 SEED = 0  # of the points of a surface, and of the scattered ones
-MOST = 200  # clouds of each set
 DISTANCES = {"chamfer": point_clouds.chamfer, "earth_movers": point_clouds.earth_movers}
 
 
@@ -18,7 +17,7 @@ def of_clouds(subject: Any) -> dict:
     """The figures of samples against held-out clouds, of training clouds (the floor), and of scattered points.
 
     Scattered points are clouds whose points are drawn from all training clouds together: they lie where points lie, and
-    make no shape. All sets have one size, and their classes take turns.
+    make no shape. All sets have one size, at most config.evaluate.number, and their classes take turns.
 
     Args:
         subject: `model_metrics.Subject` of a run on a source of surfaces.
@@ -33,7 +32,8 @@ def of_clouds(subject: Any) -> dict:
             f"--metrics=clouds is of surfaces in space, and {subject.real.spec.name} holds none. Valid: a run on "
             "solid_points, solid_distances or mesh_clouds, e.g. --config=shapes/points."
         )
-    number = min(MOST, len(subject.images), len(subject.real.images), len(subject.train.images))
+    wanted = subject.config.evaluate.number
+    number = min(wanted, len(subject.images), len(subject.real.images), len(subject.train.images))
     if number < 2:
         raise ConfigError(f"--metrics=clouds compares sets of at least 2 clouds, and there are {number} of each.")
 
