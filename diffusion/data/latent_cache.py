@@ -9,7 +9,7 @@ posterior. Moments, not draws, so that training draws another latent of a pictur
 the encoder itself; `scale` and `shift` are applied when a record is read, and stored beside it.
 """
 
-__all__ = ["CacheError", "Description", "Latents", "describe", "differences", "open_cache", "parse", "require"]
+__all__ = ["CacheError", "Description", "Latents", "describe", "differences", "named", "open_cache", "parse", "require"]
 
 import json
 import pathlib
@@ -83,6 +83,11 @@ def describe(folder: str | pathlib.Path) -> Description:
     return parse(_index(folder), limits.read_json(_index(folder)))
 
 
+def named(folder: str | pathlib.Path, name: str) -> str:
+    """The dataset's name in a finished cache, which stays where a folder of data got another one; else `name`."""
+    return describe(folder).dataset["name"] if (pathlib.Path(folder) / INDEX).is_file() else name
+
+
 def open_cache(folder: str | pathlib.Path) -> tuple["Latents", DataSpec]:
     """Opens a cache for random access.
 
@@ -130,12 +135,14 @@ def open_cache(folder: str | pathlib.Path) -> tuple["Latents", DataSpec]:
 class Latents(RandomAccess):
     """The records of a cache, {"x": [views, parts, h, w, D], "label"} each."""
 
-    _mend = "The cache on disk is damaged: write it again (diffusion encode)"
-
     def __init__(self, folder: str | pathlib.Path, files: Sequence[str], description: Description, spec: DataSpec):
         """Opens no file yet."""
         super().__init__()
         self.description, self.spec, self.where = description, spec, str(folder)
+        self._mend = (
+            f"The cache on disk is damaged: remove {folder} and repeat the command that wrote it (diffusion encode, or "
+            "the run whose folder it is in)"
+        )
         # imported here: few runs have a cache
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 

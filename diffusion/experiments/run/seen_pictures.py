@@ -70,13 +70,14 @@ class Pictures:
         return self._source.fingerprint()
 
 
-def write(sight: Sight, source: sources.Source, folder: pathlib.Path) -> None:
+def write(sight: Sight, source: sources.Source, folder: pathlib.Path, threads: int = 2) -> None:
     """Writes the entries of all records, or goes on with that, unless they are there.
 
     Args:
         sight: what is made.
         source: the records.
         folder: of the cache.
+        threads: that read pictures in advance.
 
     Raises:
         CacheError: if the folder holds entries of other pictures, or of another network.
@@ -89,7 +90,7 @@ def write(sight: Sight, source: sources.Source, folder: pathlib.Path) -> None:
     digest = lambda value: hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
     description = latent_cache.Description(
         dataset={
-            "name": spec.name,
+            "name": latent_cache.named(folder, spec.name),
             "version": digest(shown.fingerprint())[:16],
             "split": spec.split,
             "size": len(shown),
@@ -107,7 +108,14 @@ def write(sight: Sight, source: sources.Source, folder: pathlib.Path) -> None:
     encode = lambda pictures: np.asarray(sight.see(list(pictures))).reshape(-1, 1, *sight.latent)
     with progress.bar("seeing", len(shown), "pictures") as advance:
         latent_writer.write(
-            folder, shown, spec, description, encode, batch_size=min(BATCH, len(shown)), begin=lambda records: advance
+            folder,
+            shown,
+            spec,
+            description,
+            encode,
+            batch_size=min(BATCH, len(shown)),
+            threads=threads,
+            begin=lambda records: advance,
         )
 
 

@@ -118,10 +118,11 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
         texts = _texts(recipe, found.source)
         agreement.first(lambda: read(recipe, found.source.spec, texts, folder / "captions"))
         table = captions.read(folder / "captions")
-        sights = _sights(recipe, found.spec.shape)
+        sights = _sights(recipe, found.spec.shape, latents.description.autoencoder["sha256"])
         for name, sight in sights.items():
             place = folder / seen_pictures.FOLDER / name
-            agreement.first(functools.partial(seen_pictures.write, sight, found.source, place))
+            make = functools.partial(seen_pictures.write, sight, found.source, place, threads=settings["threads"])
+            agreement.first(make)
     except (FileNotFoundError, latent_cache.CacheError) as error:
         raise ConfigError(f"config.data: {error}") from error
     if latents.description.shape != found.spec.shape:
@@ -304,15 +305,20 @@ def _autoencoder(base: Base) -> autoencoder_folders.Autoencoder:
     return autoencoder_folders.load(pathlib.Path(base.path).expanduser() / "vae")
 
 
-def _sights(recipe: Recipe, latent: tuple[int, ...]) -> dict[str, seen_pictures.Sight]:
-    """What the run keeps of its records' pictures beside their latents, by the entries of their condition."""
+def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[str, seen_pictures.Sight]:
+    """What the run keeps of its records' pictures beside their latents, by the entries of their condition.
+
+    Args:
+        recipe: of the run.
+        latent: shape of the latents of a picture.
+        autoencoder: sha256 of the weights that make them.
+    """
     tuning = recipe.tuning
-    about = {"source": plain(recipe.config["data"]["source"])}  # its settings change the pictures of the same files
-    sights = {}
-    if tuning.latents:
-        vae = _autoencoder(recipe.base)
-        by = about | {"autoencoder": vae.record["sha256"]}
-        sights |= {name: seen_pictures.Sight(_encoding(vae), latent, name, by) for name in tuning.latents}
+    settings = plain(recipe.config["data"]["source"])  # they change the pictures of the same files, which may move
+    about = {"source": {name: value for name, value in settings.items() if name != "path"}}
+    by = about | {"autoencoder": autoencoder}
+    encode = _encoding(recipe.base)
+    sights = {name: seen_pictures.Sight(encode, latent, name, by) for name in tuning.latents}
     return sights | seeing(tuning, about | {"tuning": plain(recipe.config["tuning"])})
 
 
@@ -333,10 +339,10 @@ def seeing(tuning: Tuning, about: Mapping[str, Any]) -> dict[str, seen_pictures.
     }
 
 
-def _encoding(vae: autoencoder_folders.Autoencoder) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-    """Pictures -> their latents, as the denoiser knows latents."""
-    encode = functools.cache(lambda: autoencoder_folders.encoder(vae))
-    module = vae.module
+def _encoding(base: Base) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+    """Pictures -> their latents, as the denoiser knows latents; the first call loads the autoencoder."""
+    encode = functools.cache(lambda: autoencoder_folders.encoder(_autoencoder(base)))
+    module = base.model.modules["vae"]
 
     def encoded(pictures: Sequence[np.ndarray]) -> np.ndarray:
         mean = encode()(np.stack(pictures))[:, 0]
@@ -358,7 +364,7 @@ def encode(recipe: Recipe, source: sources.Source, folder: str | pathlib.Path) -
     flip = len(recipe.config["data"]["augment"]) > 0
     description = latent_cache.Description(
         dataset={
-            "name": spec.name,
+            "name": latent_cache.named(folder, spec.name),
             "version": _content(source),
             "split": spec.split,
             "size": spec.size,

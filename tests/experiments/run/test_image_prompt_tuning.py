@@ -1,7 +1,7 @@
 """A run that teaches a model to take image prompts: its first step, what trains, what it writes, how it is sampled."""
 
 import dataclasses
-import json
+import pathlib
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from diffusion.models import interchange
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
 from tests.experiments.run.made_tuning import config as config_of
 from tests.experiments.run.made_tuning import pictures
-from tests.experiments.run.test_tuning import begun, same
+from tests.experiments.run.test_tuning import begun, encoded, same
 from tests.peers.made_weights import drawn
 
 
@@ -48,7 +48,7 @@ def test_an_image_prompt_trains_alone_from_the_base_to_the_bit(kind, tmp_path):
     reader, weights = interchange.load(tmp_path / "encoder")
     whole = kind == "plus"
     about = latent_cache.describe(tmp_path / seen_pictures.FOLDER / "image_prompt").autoencoder["config"]
-    assert about["source"] == json.loads(json.dumps(recipe.config["data"]["source"].to_dict()))
+    assert about["source"] == {"name": "picture_folder"}
     captions = batch["condition"]
     assert captions["image_prompt"].shape == (2, 5, 12) if whole else (2, 10)
     kept = jax.tree.map(np.array, state.unsaved["base"])
@@ -71,6 +71,21 @@ def test_an_image_prompt_trains_alone_from_the_base_to_the_bit(kind, tmp_path):
         np.testing.assert_allclose(
             found, tuned(state.unsaved["base"], state.params, {**captions, "image_prompt": none}), atol=1e-5
         )
+
+
+@pytest.mark.slow
+def test_what_was_seen_stays_where_the_pictures_move(tmp_path):
+    config = config_of(tmp_path, {"name": "ip_adapter", "encoder": encoder(tmp_path / "encoder")})
+    first = encoded(config, tmp_path)[1]
+    made = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.array_record")}
+    assert len(made) == 2
+    for place in (tmp_path / "moved" / "pictures", tmp_path / "of_another_name"):
+        place.parent.mkdir(exist_ok=True)
+        pathlib.Path(config.data.source.path).rename(place)
+        config.data.source.path = str(place)
+        again = encoded(config, tmp_path)[1]
+        same(again.source[0], first.source[0])
+        assert made == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.array_record")}
 
 
 @pytest.mark.slow
