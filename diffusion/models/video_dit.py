@@ -335,7 +335,9 @@ class VideoDiT(nn.Module):
                 f"the condition's 'text' is [B, M, text_width] = ({batch}, M, {self.text_width}); got {text.shape}"
             )
         if mask is not None and (mask.shape != text.shape[:2] or mask.dtype != jnp.bool_):
-            raise ValueError(f"the condition's 'text_mask' is Bool [B, M] = {text.shape[:2]}; got {mask.shape}")
+            raise ValueError(
+                f"the condition's 'text_mask' is Bool [B, M] = {text.shape[:2]}; got {mask.dtype} {mask.shape}"
+            )
         return inputs
 
 
@@ -357,7 +359,7 @@ def with_frames(
 
     Raises:
         ValueError: for a DiT with several clocks, a strength, embeddings of each block or a frequency shift, which
-            VideoDiT has not, and for another option.
+            VideoDiT has not, for another option, and for parameters of other names or shapes than the network's.
 
     Reference: Blattmann et al., "Align your Latents: High-Resolution Video Synthesis with Latent Diffusion Models",
     2023, section 3.1.
@@ -379,8 +381,26 @@ def with_frames(
     }
     new = video.init(key, jnp.zeros((1, 1, side, side, channels)), jnp.zeros(1), condition)["params"]
 
+    _check_parameters(network, params, (1, side, side, channels), condition["label"])
+
     def filled(new: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
         inner = lambda name: isinstance(new[name], Mapping) and name in known
         return {name: filled(new[name], known[name]) if inner(name) else known.get(name, new[name]) for name in new}
 
     return video, filled(new, params)
+
+
+def _check_parameters(network: DiT, params: Mapping[str, Any], shape: tuple[int, ...], label: Any) -> None:
+    """Refuses parameters that are not those of the network, naming the first."""
+    made = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(1), label)["params"]
+    shapes = lambda tree: {
+        jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    own, given = shapes(made), shapes(params)
+    for name in [*own, *given]:
+        if own.get(name) != given.get(name):
+            raise ValueError(
+                f"the parameters {name!r} of shape {given.get(name, 'none')} are not those of the network, of shape "
+                f"{own.get(name, 'none')}"
+            )

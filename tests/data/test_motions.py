@@ -85,6 +85,26 @@ def test_a_shape_turns_by_the_angle_that_is_said_and_the_way_that_is_said(clips)
     assert seen >= 2
 
 
+def test_no_shape_seems_to_turn_the_other_way():
+    """At the fewest frames, no turn the other way that is as large or smaller looks like the next frame."""
+    lots = [motions.draw(scenes.Lot(5, 0, number), motions.LEAST) for number in range(400)]
+    turning = [mover for movers in lots for mover in movers if mover.motion == "turns" and mover.speed == "quickly"]
+    assert {"star", "square", "cross"} <= {mover.shape for mover in turning}
+    along = np.arange(64) + 0.5
+
+    def inside(mover, angle):
+        x, y = along - 32, along[:, None] - 32
+        turned = np.cos(angle) * x + np.sin(angle) * y, -np.sin(angle) * x + np.cos(angle) * y
+        return np.clip(0.5 - drawing.DISTANCES[mover.shape](*turned, 20.0), 0, 1)
+
+    for mover in turning[:40]:
+        step = mover.turns[1] - mover.turns[0]
+        assert (step > 0) == (mover.direction == "clockwise")
+        seen = inside(mover, step)
+        off = lambda angle, mover=mover, seen=seen: np.abs(inside(mover, angle) - seen).sum()
+        assert min(map(off, np.linspace(-step, 0, 20))) > 0.3 * off(0.0), (mover.shape, step)
+
+
 def test_what_is_withheld_stands_in_no_clip_of_training_and_in_every_clip_of_its_split(clips):
     def pairs(mover):
         return (mover.colour, mover.shape) in scenes.WITHHELD, (mover.shape, mover.motion) in motions.WITHHELD
@@ -113,9 +133,9 @@ def test_the_source_gives_small_clips_and_refuses_what_it_has_not():
     source = sources.moving_drawings("withheld", frames=8, side=16, number=3)
     record = source[1]
     clip = motions.example("withheld", 1, 8)
-    assert record["x"].shape == (8, 16, 16, 3) and record["x"].dtype == np.float32
-    corner = clip.frames[5, 4:8, 12:16].astype(np.float64).mean((0, 1)) / 127.5 - 1
-    np.testing.assert_allclose(record["x"][5, 1, 3], corner, atol=1e-6)
+    assert record["image"].shape == (8, 16, 16, 3) and record["image"].dtype == np.uint8
+    np.testing.assert_allclose(record["image"][5, 1, 3], clip.frames[5, 4:8, 12:16].mean((0, 1)), atol=0.5)
+    assert record["caption"] == clip.caption
     assert tuple(motions.MOTIONS)[record["label"]] == clip.movers[0].motion
     for options, message in [
         ({"split": "validation"}, "no split 'validation'. Valid: train, test, withheld"),

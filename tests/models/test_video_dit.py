@@ -31,7 +31,7 @@ def made():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_each_frame_hears_its_own_time_and_all_frames(name, made):
-    """One time is that time for each frame, to the bit; a time or a frame of the end is heard in the first frame."""
+    """One time is that time for each frame; a time or a frame of the end is heard in the first frame."""
     network = made[name]
     alike = network(X, np.repeat(T[:, None], 3, axis=1))
     np.testing.assert_allclose(alike, network(X, T), rtol=1e-5, atol=1e-6)
@@ -137,6 +137,9 @@ def test_bad_networks_and_videos_are_refused():
             jax.eval_shape(module.init, jax.random.key(0), x, t)
     with pytest.raises(ValueError, match="times=2"):
         with_frames(DiT(**FIELDS, num_classes=0, times=2), {}, jax.random.key(0))
+    other = trained(DiT(**{**FIELDS, "width": 24}, num_classes=0), SHAPE[1:])
+    with pytest.raises(ValueError, match=r"'.*' of shape .* are not those of the network"):
+        with_frames(DiT(**FIELDS, num_classes=0), other, jax.random.key(0))
     with pytest.raises(ValueError, match="no option 'frames'"):
         with_frames(DiT(**FIELDS, num_classes=0), {}, jax.random.key(0), frames=3)
     with pytest.raises(ValueError, match="head width of 8 or more"):

@@ -37,6 +37,8 @@ MOTIONS = {
 WITHHELD = frozenset({("square", "bounces"), ("star", "moves"), ("heart", "turns"), ("moon", "hides")})
 SPEEDS = {"slowly": (12.0, 18.0), "quickly": (30.0, 40.0)}  # pixels from the first to the last frame
 TURNS = {"slowly": (0.15, 0.25), "quickly": (0.5, 0.9)}  # of a whole turn, in the same time
+SYMMETRY = {"star": 5, "square": 4, "cross": 4, "diamond": 2}  # turns of 1 / n look the same
+CLEAR = 0.4  # of such a turn from one frame to the next, at most: beyond a half it would seem to turn the other way
 FLIGHT = (70.0, 110.0)  # pixels of a path with reflections: longer than any line without one
 TWO = 0.4  # how often there are two shapes
 RADII = (6.0, 6.6)
@@ -126,7 +128,7 @@ def draw(lot: Lot, frames: int, of_withheld: bool = False) -> tuple[Mover, ...]:
         direction = lot.pick(MOTIONS[motion][:2] if two else MOTIONS[motion])  # of two, none leaves its half
         speed = lot.pick(tuple(SPEEDS)) if motion in ("moves", "turns") else ""
         radius = lot.between(*RADII)
-        places, turns = _path(lot, frames, motion, direction, speed, radius, ROWS[i] if two else None)
+        places, turns = _path(lot, frames, look[1], motion, direction, speed, radius, ROWS[i] if two else None)
         bar = _bar(radius, frames, i if two else None) if motion == "hides" else None
         movers.append(Mover(*look, motion, direction, speed, radius, places, turns, bar))
     return tuple(movers)
@@ -148,9 +150,9 @@ def frames_of(movers: tuple[Mover, ...], lot: Lot) -> np.ndarray:
 
 
 def _path(
-    lot: Lot, frames: int, motion: str, direction: str, speed: str, radius: float, row: float | None
+    lot: Lot, frames: int, look: str, motion: str, direction: str, speed: str, radius: float, row: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(places [F, 2], turns [F]); `row` is the y of one of two shapes."""
+    """(places [F, 2], turns [F]) of a shape, `look`; `row` is the y of one of two shapes."""
     margin = REACH * radius + 1
     low, high = margin, SIDE - margin
     clock = np.linspace(0.0, 1.0, frames)
@@ -158,7 +160,9 @@ def _path(
     still = np.broadcast_to(start, (frames, 2)).copy()
     upright = np.zeros(frames)
     if motion == "turns":
-        way = 2 * math.pi * lot.between(*TURNS[speed])
+        least, most = TURNS[speed]
+        most = min(most, CLEAR * (frames - 1) / SYMMETRY.get(look, 1))
+        way = 2 * math.pi * lot.between(least, most)
         return still, clock * (way if direction == "clockwise" else -way)
     if motion == "bounces":
         angle = lot.between(0, 2 * math.pi)

@@ -16,7 +16,7 @@ SILENT = "a picture"  # the caption that says nothing
 
 
 class Drawings(Sequence):
-    """Records of a function of the row, each made once."""
+    """Records of a function of the row."""
 
     def __init__(
         self, split: str, number: int, make: Callable[[int], dict[str, Any]], splits: tuple[str, ...] = SPLITS
@@ -35,7 +35,7 @@ class Drawings(Sequence):
         if number < 1:
             raise ValueError(f"number = {number}. Valid: at least 1")
         self._number = number
-        self._record = functools.cache(make)
+        self._record = make
 
     def __len__(self) -> int:
         return self._number
@@ -68,7 +68,7 @@ def arranged_drawings(split: str = "train", *, kind: str = "outlines", number: i
         made = arrangements.example(split, row, kind)
         return {"image": made.image, "caption": made.caption, "condition": {"control": made.control}}
 
-    return Records(Drawings(split, number, make), split=split)
+    return Records(Drawings(split, number, functools.cache(make)), split=split)
 
 
 def drawings(split: str = "train", *, silent: float = 0.5, number: int = 8_000) -> Records:
@@ -93,14 +93,15 @@ def drawings(split: str = "train", *, silent: float = 0.5, number: int = 8_000) 
         silence = lot.between(0, 1) < silent
         return {"image": shapes.drawing.draw(scene, lot), "caption": SILENT if silence else caption}
 
-    return Records(Drawings(split, number, make), split=split)
+    return Records(Drawings(split, number, functools.cache(make)), split=split)
 
 
 def moving_drawings(split: str = "train", *, frames: int = 16, side: int = 64, number: int = 8_000) -> Records:
     """Opens clips of moving shapes, see `shapes.motions`; the label is the first shape's motion.
 
-    Records are {"x": float32 [F, side, side, 3] in [-1, 1], "label": int}; a pixel is the mean of those of 64 x 64 that
-    it covers.
+    A record is {"image": uint8 [F, side, side, 3], "caption": text, "label": int}; a pixel is the mean of those of
+    64 x 64 that it covers. `motions.example(split, row, frames)` has the truth of the same row. Clips are made anew
+    whenever they are asked for, since all of them would fill gigabytes.
 
     Args:
         split: "train", "test", or "withheld", whose pairs of a shape and a motion, or of a colour, train never shows.
@@ -121,6 +122,7 @@ def moving_drawings(split: str = "train", *, frames: int = 16, side: int = 64, n
     def make(row: int) -> dict[str, Any]:
         clip = motions.example(split, row, frames)
         means = clip.frames.reshape(frames, side, factor, side, factor, 3).mean(axis=(2, 4))
-        return {"x": np.float32(means / 127.5 - 1), "label": kinds.index(clip.movers[0].motion)}
+        label = kinds.index(clip.movers[0].motion)
+        return {"image": np.round(means).astype(np.uint8), "caption": clip.caption, "label": label}
 
     return Records(Drawings(split, number, make, (*SPLITS, "withheld")), len(kinds), split)

@@ -17,7 +17,14 @@ from diffusion import pytrees
 from diffusion.experiments.config import ConfigError, as_config_errors, data
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
-from diffusion.experiments.evaluation import manifold_charts, plots, series_charts, sound_files, surface_pictures
+from diffusion.experiments.evaluation import (
+    clip_pictures,
+    manifold_charts,
+    plots,
+    series_charts,
+    sound_files,
+    surface_pictures,
+)
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import averages, batches_on_disk, generate
 from diffusion.io import files
@@ -193,6 +200,8 @@ def _write(out, recipe, make, params, images, labels, seeds, record) -> list[pat
         each, part = series_charts.grouped(images, labels)
         series_charts.fans(each, part, out / "samples.png", getattr(data.of_recipe(recipe), "process", None))
         return [out / "samples.npz", out / "samples.png"]
+    if clip_pictures.is_clip(recipe.shape, "uint8" if recipe.makes_bytes else "float32"):
+        return [out / "samples.npz", *clip_pictures.draw(images, classes, out)]
     if not recipe.makes_pictures:
         of = None if recipe.data is not None else data.of_recipe(recipe)
         if (surface := getattr(of, "surface", None)) is not None:

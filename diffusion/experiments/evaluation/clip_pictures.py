@@ -1,0 +1,62 @@
+"""Pictures of clips: some beside each other, as one animation, and their frames in rows."""
+
+__all__ = ["draw", "is_clip"]
+
+import io
+import pathlib
+
+import numpy as np
+
+from diffusion.experiments.evaluation import plots
+from diffusion.io import files
+
+ROWS = 8  # clips in the picture of frames
+COLUMNS = 8  # of the animation, and frames of a row
+MOST = 40  # clips of the animation
+SIDE = 64  # pixels that a frame has at least
+MILLISECONDS = 100  # of a frame
+
+
+def is_clip(shape: object, dtype: str) -> bool:
+    """Whether examples are clips of pictures, uint8 [F, H, W, C] of 1 or 3 channels."""
+    return dtype == "uint8" and isinstance(shape, tuple) and len(shape) == 4 and shape[-1] in (1, 3)
+
+
+def draw(clips: np.ndarray, labels: np.ndarray, out: pathlib.Path) -> list[pathlib.Path]:
+    """Writes samples.gif, clips beside each other, and samples.png, frames of a few, a row each.
+
+    Args:
+        clips: uint8 [N, F, H, W, C], of 1 or 3 channels.
+        labels: int [N]; classes take turns.
+        out: the folder.
+
+    Returns:
+        What was written.
+    """
+    from PIL import Image
+
+    order = np.argsort(_turn(labels), kind="stable")
+    frames = plots.paper(clips[order[:MOST]])
+    factor = max(1, SIDE // max(frames.shape[2:4]))
+    frames = frames.repeat(factor, 2).repeat(factor, 3)
+    some = np.linspace(0, frames.shape[1] - 1, min(COLUMNS, frames.shape[1])).round().astype(int)
+    names = [str(labels[i]) for i in order[:ROWS]]
+    plots.mosaic([frames[:ROWS, some]], names, [[f"frame {i + 1}" for i in some]], out / "samples.png")
+
+    columns = min(COLUMNS, len(frames))
+    empty = np.full((-len(frames) % columns, *frames.shape[1:]), 255, np.uint8)
+    grid = np.concatenate([frames, empty]).reshape(-1, columns, *frames.shape[1:])
+    grid = np.pad(grid, [(0, 0)] * 3 + [(2, 2), (2, 2), (0, 0)], constant_values=255)
+    grid = grid.transpose(2, 0, 3, 1, 4, 5).reshape(frames.shape[1], -1, columns * grid.shape[4], 3)
+    pictures = [Image.fromarray(frame) for frame in grid]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0)
+    with files.whole(out / "samples.gif") as file:
+        file.write(buffer.getvalue())
+    return [out / "samples.gif", out / "samples.png"]
+
+
+def _turn(labels: np.ndarray) -> np.ndarray:
+    """How many examples of the same class stand before each."""
+    labels = np.asarray(labels)
+    return np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)])
