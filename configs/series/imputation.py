@@ -4,8 +4,9 @@
     diffusion sample --workdir=runs/imputation
     diffusion evaluate --workdir=runs/imputation --metrics=crps
 
-10 to 70 % of each series are hidden, in gaps of up to 12 steps. The data are those of series/forecast, and the exact
-conditional distribution stands beside the model's in every figure. Series of your own: docs/series.md.
+Single points and gaps of up to 12 steps, which may join, are hidden until a share between 10 and 70 % of the series is
+reached. The data are those of series/forecast, and the exact conditional distribution stands beside the model's in
+every figure. Series of your own: docs/series.md.
 
 Presets: `imputation:channels` (three related series), `imputation:tiny` (seconds; to see that everything works).
 """

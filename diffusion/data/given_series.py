@@ -41,13 +41,14 @@ def forecast(horizon: int) -> Hiding:
 
 
 def gaps(least: float = 0.1, most: float = 0.7, longest: int = 12) -> Hiding:
-    """Hides single points and gaps, of each channel its own, until a random share of the series is hidden.
+    """Hides single points and gaps, of each channel its own, until at least a random share of the series is hidden.
 
-    Of two values or more, one at least is hidden and one given.
+    The last gap may go beyond that share, and gaps may join to longer ones. Of two values or more, one at least is
+    hidden and one given.
 
     Args:
         least, most: that share is uniform between them, 0 < least <= most < 1.
-        longest: a gap, in steps; half of the gaps are single points.
+        longest: a gap, in steps, before gaps join; half of the gaps are single points.
 
     Raises:
         ValueError: for a number out of range.
@@ -61,7 +62,7 @@ def gaps(least: float = 0.1, most: float = 0.7, longest: int = 12) -> Hiding:
         length, channels = there.shape
         made = np.zeros(there.shape, bool)
         share = rng.uniform(least, most)
-        while made.mean() < share:
+        while np.count_nonzero(made) / made.size < share:
             size = 1 if rng.random() < 0.5 else rng.integers(1, longest + 1)
             first = rng.integers(1 - size, length)
             made[max(first, 0) : first + size, rng.integers(channels)] = True

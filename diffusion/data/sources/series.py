@@ -14,46 +14,63 @@ from diffusion.data.gaussian_processes import GaussianProcess
 from diffusion.data.given_series import Hiding
 from diffusion.data.sources.array_files import mapped
 from diffusion.data.sources.sequences import Records
-from diffusion.io import npz
+from diffusion.io import limits, npz
 
+COPIES = 4  # of a float64 array, that are in memory at once while series are drawn
 SEEDS = {"train": 2026, "test": 2027}
 
 
 class SeriesWindows(Sequence):
     """Records of series of one length, by `given_series.record`; without `hide` {"x": the whole series}.
 
-    What is hidden of a series is a function of the seed and its row.
+    What is hidden of a series is a function of the seed and its row, and the same in every epoch.
 
     Attributes:
-        values: float32 `[N, L, C]`, NaN where a value is missing.
         left_out: number of series of which nothing would be given, or nothing hidden, and which are no records.
     """
 
-    def __init__(self, values: np.ndarray, hide: Hiding | None, seed: int, name: str = "series"):
-        there = ~np.isnan(values)
-        if hide is None and not there.all():
-            row = int(np.argmin(there.all(axis=(1, 2))))
+    def __init__(self, values: Sequence[np.ndarray], hide: Hiding | None, seed: int, name: str = "series"):
+        """Wraps series.
+
+        Args:
+            values: float32 `[L, C]` each, NaN where a value is missing.
+            hide: what is hidden of each; None: nothing.
+            seed: of what is hidden.
+            name: what to call one in a message.
+
+        Raises:
+            ValueError: if a value is missing and nothing is hidden.
+        """
+        self._values, self._hide, self._seed, self._name = values, hide, seed, name
+        holes = np.array([np.isnan(own).any() for own in values])
+        if hide is None and holes.any():
             raise ValueError(
-                f"{name} {row} has missing values, and no part of the series is hidden. Valid: hide, e.g. "
-                'hide = {"name": "gaps"}, which learns from what is there'
+                f"{name} {int(np.argmax(holes))} has missing values, and no part of the series is hidden. Valid: hide, "
+                'e.g. hide = {"name": "gaps"}, which learns from what is there'
             )
-        self.values, self.left_out = values, 0
-        self._hidden = None
-        self._name = name
-        if hide is not None:
-            rngs = (np.random.default_rng((seed, row)) for row in range(len(values)))
-            hidden = np.stack([hide(rng, own) for rng, own in zip(rngs, there)])
-            whole = hidden.any(axis=(1, 2)) & (there & ~hidden).any(axis=(1, 2))
-            self.values, self._hidden = values[whole], hidden[whole]
-            self.left_out = int((~whole).sum())
+        kept = np.ones(len(values), bool)
+        if hide is not None:  # what is hidden of the others is drawn when it is read: one stands for all without holes
+            kept[holes] = [self._is_record(row) for row in np.flatnonzero(holes)]
+            kept[~holes] = holes.all() or self._is_record(int(np.argmin(holes)))
+        self._rows = np.flatnonzero(kept)
+        self.left_out = int((~kept).sum())
+
+    def _hidden(self, row: int) -> np.ndarray:
+        assert self._hide is not None
+        return self._hide(np.random.default_rng((self._seed, row)), ~np.isnan(self._values[row]))
+
+    def _is_record(self, row: int) -> bool:
+        hidden = self._hidden(row)
+        return bool(hidden.any() and (~np.isnan(self._values[row]) & ~hidden).any())
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self._rows)
 
     def __getitem__(self, row: Any) -> Any:
-        if self._hidden is None:
-            return {"x": self.values[row]}
-        return given_series.record(self.values[row], self._hidden[row], f"{self._name} {row}")
+        of = int(self._rows[row])
+        if self._hide is None:
+            return {"x": self._values[of]}
+        return given_series.record(self._values[of], self._hidden(of), f"{self._name} {row}")
 
 
 class ExactSeries(Records):
@@ -96,13 +113,20 @@ def gaussian_series(
         correlation, noise, share, scale, period: of the process, see `gaussian_processes.stationary`.
 
     Raises:
-        ValueError: for another split, or a number out of range.
+        ValueError: for another split, a number out of range, or more than fits into memory.
     """
     if split not in SEEDS:
         raise ValueError(f"gaussian_series has no split {split!r}. Valid: {', '.join(SEEDS)}")
     if number < 1:
         raise ValueError(f"number = {number} must be at least 1")
     about = {"correlation": correlation, "noise": noise, "share": share, "scale": scale, "period": period}
+    needed = 8 * COPIES * length * channels * max(length * channels, number)
+    if needed > limits.memory():
+        raise ValueError(
+            f"length = {length}, channels = {channels} and number = {number}: the series or their covariance take "
+            f"{limits.size(needed)} while they are drawn, and this machine has {limits.size(limits.memory())} of "
+            "memory. Valid: smaller ones"
+        )
     return ExactSeries(gaussian_processes.stationary(length, channels, **about), split, number, hide)
 
 
@@ -110,7 +134,7 @@ class StandardSeries(Records):
     """Windows of files, in units of each column's standard deviation about its mean.
 
     Attributes:
-        mean, std: float64 `[C]`, of the values of the train split: `x * std + mean` is in the file's units.
+        mean, std: float64 `[C]`: `x * std + mean` is in the file's units.
     """
 
     mean: np.ndarray
@@ -125,6 +149,8 @@ def series_windows(
     stride: int = 1,
     held_out: float = 0.2,
     columns: tuple[str, ...] = (),
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
     hide: Hiding | None = None,
 ) -> Records:
     """Windows of series in a .csv, .npy or .npz file; where a value is missing, it is NaN, or an empty cell.
@@ -139,12 +165,14 @@ def series_windows(
         stride: steps between the beginnings of two windows; the last window ends where the series ends.
         held_out: share of the steps of each series that are "test", in [0, 1); 0: both splits are all of it.
         columns: names of a .csv's columns, () for all.
+        mean, std: of each column, by which values are standardised: of another file, or another part of this one, those
+            that the model was trained with; () for those of this file's train split.
         hide: what of a window is hidden, e.g. {"name": "gaps"}; {"name": "missing"} to fill what is missing.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it holds no series, a series shorter than a window, infinite values or a column without two
-            different values, or if no window is left.
+            different values, if mean and std are not those of its columns, or if no window is left.
     """
     if split not in SEEDS:
         raise ValueError(f"series_windows has no split {split!r}. Valid: {', '.join(SEEDS)}")
@@ -157,26 +185,47 @@ def series_windows(
         raise ValueError(f"{path}: its series differ in their number of channels, and one has {channels[0]}")
     parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     for name, one in series.items():
-        cut = len(one) - round(held_out * len(one)) if held_out else 0
-        for part, steps in (("train", one[: cut or None]), ("test", one[cut:])):
-            if len(steps) < length and part == split:
+        cut = len(one) - round(held_out * len(one))
+        for part, steps in (("train", one[:cut]), ("test", one[cut:] if held_out else one)):
+            needed = length if part == split else int(part == "train")  # of the train split, steps to standardise by
+            if len(steps) < needed:
                 raise ValueError(
-                    f"{path}: series {name!r} has {len(steps)} steps in {split!r} (held_out = {held_out}), fewer than "
+                    f"{path}: series {name!r} has {len(steps)} steps in {part!r} (held_out = {held_out}), fewer than "
                     f"length = {length}"
                 )
             parts[part].append(steps)
-    train = np.concatenate(parts["train"])
-    mean, std = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
-    if not (std > 0).all():
-        raise ValueError(f"{path}: channel {int(np.argmin(std > 0))} has no two different values to learn from")
+    center, scale = _units(path, parts["train"], mean, std)
     cut_at = lambda steps: np.unique(np.append(np.arange(0, len(steps) - length + 1, stride), len(steps) - length))
-    windows = np.stack([steps[at : at + length] for steps in parts[split] for at in cut_at(steps)])
-    made = SeriesWindows(((windows - mean) / std).astype(np.float32), hide, SEEDS[split], "window")
+    scaled = [((steps - center) / scale).astype(np.float32) for steps in parts[split]]
+    windows = [
+        steps[at : at + length] for steps in scaled for at in cut_at(steps)
+    ]  # views: a stride of 1 copies nothing
+    made = SeriesWindows(windows, hide, SEEDS[split], "window")
     if not len(made):
         raise ValueError(f"{path}: no window of {length} steps has both something given and something to predict")
     records = StandardSeries(made, 0, split, str(path))
-    records.mean, records.std = mean, std
+    records.mean, records.std = center, scale
     return records
+
+
+def _units(
+    path: str, train: list[np.ndarray], mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the standard deviation of each channel `[C]`: those that are passed, or those of the train split."""
+    channels = train[0].shape[1]
+    if mean or std:
+        center, scale = np.array(mean, np.float64), np.array(std, np.float64)
+        if not (len(mean) == len(std) == channels and np.isfinite([center, scale]).all() and (scale > 0).all()):
+            raise ValueError(
+                f"{path}: mean = {mean} and std = {std}. Valid: {channels} finite numbers each, those of std positive, "
+                "or () for both"
+            )
+        return center, scale
+    values = np.concatenate(train)
+    center, scale = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+    if not (scale > 0).all():
+        raise ValueError(f"{path}: channel {int(np.argmin(scale > 0))} has no two different values to learn from")
+    return center, scale
 
 
 def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]:
@@ -223,11 +272,16 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
 
 def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
     with open(file, newline="", encoding="utf-8-sig") as content:
-        rows = [row for row in csv.reader(content) if row]
-    if not rows:
+        rows = list(csv.reader(content))
+    width = len(next(filter(None, rows), []))
+    if not width:
         raise ValueError(f"{file} holds no rows")
+    if width == 1:
+        rows = [row or [""] for row in rows]  # the only cell of a line is empty: a missing value
+    while not rows[-1]:
+        rows.pop()
     header = not all(_number(cell) is not None for cell in rows[0])
-    names = rows[0] if header else [str(i) for i in range(len(rows[0]))]
+    names = rows[0] if header else [str(i) for i in range(width)]
     for name in columns:
         if name not in names:
             raise ValueError(f"{file} has no column {name!r}. Valid: {', '.join(names)}")
@@ -235,8 +289,8 @@ def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
     body = rows[header:]
     values = np.empty((len(body), len(chosen)))
     for line, row in enumerate(body, 1 + header):
-        if len(row) != len(names):
-            raise ValueError(f"{file}, row {line}: it has {len(row)} cells, and the first has {len(names)}")
+        if len(row) != width:
+            raise ValueError(f"{file}, row {line}: it has {len(row)} cells, and the first has {width}")
         for k, column in enumerate(chosen):
             number = _number(row[column])
             if number is None:

@@ -97,6 +97,28 @@ def test_windows_of_files(tmp_path):
     assert len(of("a.npz", held_out=0.0)) == 11 + 3  # series of two lengths
     gap = sources.series_windows(str(tmp_path / "a.npy"), "test", length=12, hide=given_series.missing())
     assert len(gap) == 1 and gap[0]["condition"]["real"].sum() == 1
+    # What the model has learned from is filled in the same units, in a file that goes on.
+    np.save(
+        tmp_path / "longer.npy", np.append(table + [[9.0, 0.0]] * (np.arange(60) >= 48)[:, None], [[np.nan] * 2] * 3, 0)
+    )
+    units = {"mean": tuple(train.mean.tolist()), "std": tuple(train.std.tolist())}
+    fill = sources.series_windows(
+        str(tmp_path / "longer.npy"), length=12, held_out=0.0, hide=given_series.missing(), **units
+    )
+    there = fill[0]["condition"]["mask"]
+    whole = train[0]["x"] + train[0]["condition"]["given"]
+    assert there.sum() == 23
+    np.testing.assert_array_equal(fill[0]["condition"]["given"][there], whole[there])
+
+
+def test_empty_lines_of_a_table_are_missing_values_or_refused(tmp_path):
+    (tmp_path / "one.csv").write_text("load\n1\n2\n\n4\n")
+    np.testing.assert_array_equal(series.read_series(str(tmp_path / "one.csv"))["one"][:, 0], [1, 2, np.nan, 4])
+    (tmp_path / "two.csv").write_text("load,price\n1,2\n3,4\n\n\n")  # at the end they are no steps
+    np.testing.assert_array_equal(series.read_series(str(tmp_path / "two.csv"))["two"], [[1, 2], [3, 4]])
+    (tmp_path / "two.csv").write_text("load,price\n1,2\n\n3,4\n")
+    with pytest.raises(ValueError, match="row 3: it has 0 cells, and the first has 2"):
+        series.read_series(str(tmp_path / "two.csv"))
 
 
 def test_mistakes_are_refused(tmp_path):
@@ -141,11 +163,16 @@ def test_mistakes_are_refused(tmp_path):
         (lambda: sources.gaussian_series(number=0), "number = 0"),
         (lambda: sources.gaussian_series(noise=0.0), "noise = 0.0"),
         (lambda: sources.gaussian_series(length=1), "length = 1"),
+        (lambda: sources.gaussian_series(length=10**6), "TiB while they are drawn, and this machine has"),
+        (lambda: sources.gaussian_series(number=10**11), "TiB while they are drawn, and this machine has"),
         (lambda: sources.gaussian_series(period=0.0), "period = 0.0"),
         (lambda: window("gone.npy"), "no window of 6 steps has both"),
         (lambda: window("flat.npy"), "channel 0 has no two different values"),
         (lambda: window("short.npy"), "series 'short' has 2 steps in 'train' (held_out = 0.0), fewer than length = 6"),
         (lambda: window("infinite.npy"), "infinite values"),
+        (lambda: window("flat.npy", held_out=0.99), "has 0 steps in 'train' (held_out = 0.99)"),
+        (lambda: window("flat.npy", mean=(0.0,)), "mean = (0.0,) and std = (). Valid: 1 finite numbers each"),
+        (lambda: window("flat.npy", mean=(0.0,), std=(0.0,)), "those of std positive"),
         (lambda: window("holes.npy", hide=None), "window 24 has missing values, and no part of the series is hidden"),
         (lambda: window("words.csv"), "'monday' in column 'day' is no number"),
         (lambda: window("words.csv", columns=("lod",)), "no column 'lod'. Valid: day, load"),
