@@ -21,6 +21,7 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.samplers", "diffusion.likelihood", "diffusion.caching", "diffusion.equivariant_couplings"),
     ("diffusion.editing", "diffusion.objectives"),
     ("diffusion.manifolds", "diffusion.sound"),
+    ("diffusion.proteins",),
     ("diffusion.data", "diffusion.models"),
     ("diffusion.adapters", "diffusion.metrics", "diffusion.training", "diffusion.watermarks"),
     ("diffusion.text_to_image",),
@@ -36,7 +37,7 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.experiments", "diffusion.launch", "diffusion.__main__"),  # the commands
 )  # fmt: skip
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
-MATHEMATICS = LAYERS[: LAYERS.index(("diffusion.data", "diffusion.models"))]
+MATHEMATICS = LAYERS[: LAYERS.index(("diffusion.proteins",))]
 SAME_CONCEPT = {  # files of one name, and why
     "commands": "the commands of an installation; and those of a run of a sweep",
     "distributions": "what is drawn and how likely it is: a point of a manifold; a field of a sweep's runs",

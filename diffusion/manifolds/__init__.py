@@ -14,6 +14,7 @@ from diffusion.manifolds.hyperbolic import lorentz, lorentz_to_poincare, poincar
 from diffusion.manifolds.manifold import Manifold, check_targets, geodesic, norm, scaled
 from diffusion.manifolds.positive_definite import positive_definite
 from diffusion.manifolds.product_spaces import power, product
+from diffusion.manifolds.rigid_frames import centred, frame_prior, frames
 from diffusion.manifolds.rotations import (
     from_quaternion,
     from_rotation_vector,
@@ -43,10 +44,13 @@ __all__ = [
     "Distribution",
     "Manifold",
     "TangentField",
+    "centred",
     "check_targets",
     "circle",
     "euclidean",
     "exact_divergence",
+    "frame_prior",
+    "frames",
     "from_quaternion",
     "from_rotation_vector",
     "geodesic",

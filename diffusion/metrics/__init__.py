@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from diffusion.metrics import (
         attribute_reader,
         attribution,
+        backbone_geometry,
         bootstrap,
         bradley_terry,
         caption_retrieval,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = [
     "attribute_reader",
     "attribution",
+    "backbone_geometry",
     "bootstrap",
     "bradley_terry",
     "caption_retrieval",

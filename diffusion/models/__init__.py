@@ -12,6 +12,7 @@ from diffusion.models.dit import DiT, check_labels, dit_preset
 from diffusion.models.drifting import DriftingDiT, drifting_preset
 from diffusion.models.edm2_unet import EDM2UNet
 from diffusion.models.flux import Flux
+from diffusion.models.frame_transformer import FrameTransformer
 from diffusion.models.jit import JiT, jit_preset
 from diffusion.models.layers import attention, embeddings, layer_masks
 from diffusion.models.lightning_dit import lightning_dit_preset
@@ -61,6 +62,7 @@ MODELS = {
     "drifting": DriftingDiT,
     "edm2_unet": EDM2UNet,
     "flux": Flux,
+    "frame_transformer": FrameTransformer,
     "jit": JiT,
     "mask_dit": MaskDiT,
     "mdt": MDT,
@@ -91,6 +93,7 @@ __all__ = [
     "EDM2UNet",
     "Equinox",
     "Flux",
+    "FrameTransformer",
     "Functions",
     "JiT",
     "MMDiT",

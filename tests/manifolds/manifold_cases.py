@@ -57,4 +57,10 @@ CASES = {
         lambda: manifolds.power(manifolds.se3(), 2), (np.stack([np.eye(3)] * 2), np.stack([AXIS, -AXIS])), 3.1,
         cut=lambda x: (half_turn(x[0]), x[1]),
     ),
+    "centred(3)": Case(lambda: manifolds.centred(3), np.stack([AXIS, -AXIS, 0 * AXIS]), 10),
+    "frames(2)": Case(
+        lambda: manifolds.frames(2),
+        np.concatenate([np.stack([np.eye(3)] * 2), np.stack([AXIS, -AXIS])[..., None]], -1), 3.1,
+        cut=lambda x: jnp.concatenate([half_turn(x[..., :3]), x[..., 3:]], -1),
+    ),
 }  # fmt: skip

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         of_python,
         parquet_files,
         picture_files,
+        protein_chains,
         record_files,
         sequences,
         series,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from diffusion.data.sources.of_python import huggingface
     from diffusion.data.sources.parquet_files import parquet
     from diffusion.data.sources.picture_files import class_folders, picture_folder
+    from diffusion.data.sources.protein_chains import ideal_folds
     from diffusion.data.sources.record_files import array_records
     from diffusion.data.sources.series import gaussian_series, series_windows
     from diffusion.data.sources.solid_records import solid_distances, solid_points
@@ -93,6 +95,7 @@ __all__ = [
     "filtered",
     "gaussian_series",
     "huggingface",
+    "ideal_folds",
     "instruments",
     "is_picture",
     "iterated",
@@ -109,6 +112,7 @@ __all__ = [
     "parquet_stream",
     "picture_files",
     "picture_folder",
+    "protein_chains",
     "record_files",
     "rotation_mixture",
     "sequences",
@@ -149,6 +153,7 @@ public.declare(
         "manifold_points": ("rotation_mixture", "sphere_mixture", "torsion_mixture"),
         "of_python": ("huggingface",),
         "picture_files": ("class_folders", "picture_folder"),
+        "protein_chains": ("ideal_folds",),
         "record_files": ("array_records",),
         "series": ("gaussian_series", "series_windows"),
         "solid_records": ("solid_distances", "solid_points"),

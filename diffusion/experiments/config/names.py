@@ -190,7 +190,16 @@ OBJECTIVES = _table(
     manifolds.riemannian_flow_matching,
     manifolds.riemannian_score_matching,
 )
-MANIFOLDS = _table(manifolds.euclidean, manifolds.sphere, manifolds.circle, manifolds.torus, manifolds.so3)
+MANIFOLDS = _table(
+    manifolds.euclidean,
+    manifolds.sphere,
+    manifolds.circle,
+    manifolds.torus,
+    manifolds.so3,
+    manifolds.centred,
+    manifolds.frames,
+)
+PRIORS = _table(manifolds.frame_prior)  # on manifolds
 HEAT_KERNELS = _table(
     manifolds.heat_kernels.sphere,
     manifolds.heat_kernels.torus,
@@ -357,6 +366,7 @@ SOURCES = _table(
     sources.solid_points,
     sources.solid_distances,
     sources.mesh_clouds,
+    sources.ideal_folds,
     sources.mixture,
     sources.filtered,
     sources.controlled,

@@ -60,6 +60,7 @@ OF_OBJECTIVES = {
     "solver": "solver",
     "manifold": "manifold",
     "kernel": "heat kernel",
+    "prior": "prior",
 }
 KINDS = {
     "schedule": Kind(names.SCHEDULES, {"schedule": "schedule"}),
@@ -85,6 +86,7 @@ KINDS = {
     "coupling": Kind(names.COUPLINGS, {"cost": "cost of transport"}),
     "cost of transport": Kind(names.COSTS, {"manifold": "manifold"}),
     "manifold": Kind(names.MANIFOLDS),
+    "prior": Kind(names.PRIORS),
     "heat kernel": Kind(names.HEAT_KERNELS, {"manifold": "manifold"}),
     "weighting": Kind(names.WEIGHTINGS, {"parameterization": "parameterization", "weighting": "weighting"}),
     "conditioning augmentation": Kind(names.CONDITIONING_AUGMENTATIONS),

@@ -14,7 +14,7 @@ import numpy as np
 from diffusion import likelihood, ode
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.config.values import from_json, to_json
-from diffusion.experiments.evaluation import image_metrics, sound_metrics
+from diffusion.experiments.evaluation import backbone_figures, image_metrics, sound_metrics
 from diffusion.experiments.evaluation.cloud_metrics import of_clouds
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
 from diffusion.experiments.evaluation.real_images import Split
@@ -160,5 +160,6 @@ METRICS: dict[str, Callable[[Subject], dict]] = {
     "sound": sound_metrics.heard,
     "vocoder": sound_metrics.vocoder_error,
     "clouds": of_clouds,
+    "backbone": backbone_figures.geometry,
 }
-OF_ANY_EXAMPLES = ("nll", "crps", "sound", "vocoder", "clouds")  # of METRICS; the others are of pictures
+OF_ANY_EXAMPLES = ("nll", "crps", "sound", "vocoder", "clouds", "backbone")  # of METRICS; the others are of pictures

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.values import config_hash, plain
-from diffusion.experiments.evaluation import report
+from diffusion.experiments.evaluation import backbone_figures, report
 from diffusion.experiments.sampling import sample_files
 
 PICTURES = {
@@ -70,6 +70,15 @@ MODEL_METRICS = {  # how they were measured, for the table; see diffusion/experi
             "_of_real_shapes": "; training clouds in place of samples, the floor",
             "_of_scattered_points": "; points of all training clouds, mixed: what has no shape",
         }.items()
+    },
+    **{
+        f"{name}{suffix}": f"{how}{of}"
+        for name, how in backbone_figures.HOW.items()
+        for suffix, of in (
+            ("", ""),
+            ("_of_real", "; of held-out chains"),
+            ("_of_noise", "; of what samples start from"),
+        )
     },
     "bits_per_dim": "probability flow, Hutchinson's estimate, uniform dequantisation; protocol in report.json",
 }

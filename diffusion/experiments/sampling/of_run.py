@@ -18,6 +18,7 @@ from diffusion.experiments.config import ConfigError, as_config_errors, data
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
 from diffusion.experiments.evaluation import (
+    backbone_figures,
     clip_pictures,
     manifold_charts,
     plots,
@@ -188,8 +189,11 @@ def _write(out, recipe, make, params, images, labels, seeds, record) -> list[pat
     workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
     batches_on_disk.clear(out)
     classes = arrays["labels"]
+    source = data.of_recipe(recipe) if isinstance(recipe.objective.reads, Moves) else None
+    if source is not None and backbone_figures.are_backbones(source):
+        return [out / "samples.npz", *backbone_figures.write(images, classes, out)]
     if isinstance(recipe.objective.reads, Moves):
-        exact = getattr(data.of_recipe(recipe), "distribution", None)
+        exact = getattr(source, "distribution", None)
         of_manifold = (recipe.objective.reads.manifold, images, out / "samples.png")
         drawn = manifold_charts.draw(*of_manifold, exact and exact.log_density)
         return [out / "samples.npz", *[out / "samples.png"] * drawn]

@@ -56,7 +56,10 @@ def test_all_sources_of_files_are_here():
     of_series = {"gaussian_series", "series_windows"}  # tests/data/sources/test_series.py, test_series_configs.py
     of_sound = {"instruments", "wav_folder"}  # tests/data/sources/test_sound_clips.py
     of_shapes = {"solid_points", "solid_distances", "mesh_clouds"}  # tests/data/sources/test_solid_records.py
-    elsewhere = {"tfds"} | streams | of_pictures | of_drawings | of_manifolds | of_series | of_sound | of_shapes
+    of_proteins = {"ideal_folds"}  # tests/proteins/test_folds.py
+    elsewhere = (
+        {"tfds"} | streams | of_pictures | of_drawings | of_manifolds | of_series | of_sound | of_shapes | of_proteins
+    )
     assert SOURCES.keys() | elsewhere == names.SOURCES.keys()
 
 

@@ -1,0 +1,64 @@
+"""Backbones of ideal folds, drawn when they are asked for."""
+
+__all__ = ["ProteinChains", "ideal_folds"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.data.sources.sequences import Records
+from diffusion.proteins import folds
+
+SEEDS = {"train": 2026, "test": 2027}
+BLOCK = 60  # chains of one call: of calls of one size, each record has the same bits
+
+
+class ProteinChains(Sequence):
+    """Records {"x": frames float32 `[32, 3, 4]`, "label": int} of independent draws; each follows from its row alone.
+
+    Attributes:
+        x: float32 `[N, 32, 3, 4]`.
+    """
+
+    def __init__(self, split: str, number: int):
+        if split not in SEEDS:
+            raise ValueError(f"these chains have no split {split!r}. Valid: {', '.join(SEEDS)}")
+        if number < 1:
+            raise ValueError(f"number = {number} must be at least 1")
+        seed = jax.random.key(SEEDS[split])
+        draw = lambda row: folds.drawn(jax.random.fold_in(seed, row), row % len(folds.CLASSES))
+        block = jax.jit(jax.vmap(draw))
+        starts = range(0, number, BLOCK)
+        made = [np.asarray(block(np.arange(first, first + BLOCK, dtype=np.uint32)), np.float32) for first in starts]
+        self.x = np.concatenate(made)[:number]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, row: Any) -> Any:
+        return {"x": self.x[row], "label": int(row) % len(folds.CLASSES)}
+
+
+class ChainRecords(Records):
+    """Such records, which say what their samples are.
+
+    Attributes:
+        backbones: True: samples are frames of backbones, and are written as PDB files.
+    """
+
+    backbones = True
+
+
+def ideal_folds(split: str = "train", *, number: int = 6000) -> Records:
+    """Ideal folds of 32 residues, the classes of `proteins.folds.CLASSES`: helices, hairpins, sheets and assemblies.
+
+    Args:
+        split: "train" or "test".
+        number: of chains.
+
+    Raises:
+        ValueError: for another split, or a number out of range.
+    """
+    return ChainRecords(ProteinChains(split, number), len(folds.CLASSES), split)

@@ -1,0 +1,177 @@
+"""Backbones of a run: figures of its samples beside those of real chains and of noise, pictures, and PDB files."""
+
+__all__ = ["HOW", "are_backbones", "draw", "figures", "geometry", "write"]
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.data.sources.spec import Source
+from diffusion.experiments.config import ConfigError, data, resolve
+from diffusion.experiments.evaluation.plots import blank, save
+from diffusion.io import files
+from diffusion.metrics import backbone_geometry, bootstrap
+from diffusion.proteins import backbone, pdb
+
+NEAREST = 600  # chains of each set whose nearest training chain is looked for
+SHOWN = (4, 6)  # rows and columns of the picture, at most
+NOISE_SEED = 0
+
+
+def are_backbones(source: Source) -> bool:
+    """Whether the examples of a source are frames of backbones, as it says by its attribute `backbones`."""
+    return bool(getattr(source, "backbones", False))
+
+
+def geometry(subject: Any) -> dict:
+    """Bonds, angles, breaks, clashes, torsions, secondary structure, size and novelty of backbones.
+
+    Each figure stands beside that of as many held-out chains (`_of_real`) and of what samples start from (`_of_noise`).
+
+    Args:
+        subject: `model_metrics.Subject` of a run on frames of backbones.
+
+    Raises:
+        ConfigError: for another run.
+    """
+    config = subject.config
+    if not are_backbones(data.source(config, config["evaluate"]["split"])):
+        raise ConfigError(
+            "--metrics=backbone is of runs on the frames of backbones, and config.data.source = "
+            f"{dict(config['data']['source'])} has none. Valid: e.g. ideal_folds."
+        )
+    recipe = resolve.recipe(config, subject.real.images.shape[1:])
+    count = len(subject.images)
+    noise = recipe.objective.reads.prior.sample(jax.random.split(jax.random.key(NOISE_SEED), count))
+    train = backbone.atoms_of(subject.train.images)[:, :, 1]
+    metrics = {}
+    sets = {"": subject.images, "_of_real": subject.real.images[:count], "_of_noise": np.asarray(noise)}
+    for suffix, frames in sets.items():
+        found = figures(frames, np.asarray(train))
+        rows = found.pop("nearest_rows")
+        if suffix != "_of_noise":
+            labels = (subject.labels if suffix == "" else subject.real.labels)[: len(rows)]
+            found["nearest_of_its_fold"] = subject.train.labels[rows] == labels
+        metrics |= {f"{name}{suffix}": bootstrap.mean(np.asarray(values, float)) for name, values in found.items()}
+    return metrics
+
+
+def figures(frames: np.ndarray, train: np.ndarray) -> dict[str, np.ndarray]:
+    """One value a chain of each figure, and the rows of the nearest training chains.
+
+    Args:
+        frames: `[N, n, 3, 4]`.
+        train: CA of the training chains `[M, n, 3]` in Angstrom.
+    """
+    atoms = np.asarray(backbone.atoms_of(frames))
+    ca = atoms[:, :, 1]
+    between = backbone_geometry.between_residues(atoms)
+    ideal = {
+        "C-N": backbone.C_N,
+        "CA-CA": backbone.CA_CA,
+        "CA-C-N": np.degrees(backbone.CA_C_N),
+        "C-N-CA": np.degrees(backbone.C_N_CA),
+    }
+    off = {name: np.abs(between[name] - value).mean(-1) for name, value in ideal.items()}
+    basins = backbone_geometry.ramachandran(np.asarray(backbone.torsions_of(atoms)))
+    structure = backbone_geometry.secondary_structure(ca)
+    distance, rows = backbone_geometry.nearest(ca[:NEAREST], train)
+    broken = (between["C-N"] > backbone_geometry.BREAK).any(-1)
+    clashes = np.asarray(backbone.clashes(ca))
+    return {
+        "c_n_error": off["C-N"],
+        "ca_ca_error": off["CA-CA"],
+        "ca_c_n_error": off["CA-C-N"],
+        "c_n_ca_error": off["C-N-CA"],
+        "clashes": clashes,
+        "sound_chains": ~broken & (clashes == 0),
+        "ramachandran": (basins > 0).mean(-1),
+        "helix": (structure == backbone_geometry.HELIX).mean(-1),
+        "strand": (structure == backbone_geometry.STRAND).mean(-1),
+        "radius_of_gyration": backbone_geometry.radius_of_gyration(ca),
+        "nearest_rmsd": distance,
+        "nearest_rows": rows,
+    }
+
+
+def write(frames: np.ndarray, labels: np.ndarray, out: pathlib.Path) -> list[pathlib.Path]:
+    """Writes each chain as a PDB file into the folder `pdb`, and a picture, into a folder; returns both paths.
+
+    Args:
+        frames: `[N, n, 3, 4]`.
+        labels: int `[N]`, the classes.
+        out: the folder.
+    """
+    atoms = np.asarray(backbone.with_oxygen(backbone.atoms_of(frames)))
+    with files.whole_folder(out / "pdb") as folder:
+        for row, chain in enumerate(atoms):
+            pdb.save(folder / f"{row:05d}.pdb", chain)
+    draw(atoms[:, :, 1], labels, out / "samples.png")
+    return [out / "pdb", out / "samples.png"]
+
+
+def draw(ca: np.ndarray, labels: np.ndarray, path: str | os.PathLike) -> None:
+    """Draws the traces of CA, a column for each class, from blue (the first residue) to red, along their longest axes.
+
+    Args:
+        ca: `[N, n, 3]` in Angstrom.
+        labels: int `[N]`.
+        path: the PNG to write.
+    """
+    from matplotlib import colormaps
+    from mpl_toolkits.mplot3d.art3d import Line3DCollection
+
+    classes = np.unique(labels)[: SHOWN[1]]
+    columns = len(classes) if len(classes) > 1 else SHOWN[1]
+    chosen = [np.flatnonzero(labels == label) for label in classes]
+    if len(classes) == 1:
+        chosen = [chosen[0][start::columns] for start in range(columns)]
+    rows = min(SHOWN[0], max(map(len, chosen)))
+    figure = blank(2.0 * columns, 2.6 * rows)
+    for column, members in enumerate(chosen):
+        for row, member in enumerate(members[:rows]):
+            axes: Any = figure.add_subplot(rows, columns, row * columns + column + 1, projection="3d")
+            points = _upright(ca[member])
+            segments = np.stack([points[:-1], points[1:]], 1)
+            colours = colormaps["coolwarm"](np.linspace(0, 1, len(segments)))
+            axes.add_collection3d(Line3DCollection(list(segments), colors=list(colours), linewidths=2.2))
+            axes.scatter(*points.T, c=colormaps["coolwarm"](np.linspace(0, 1, len(points))), s=7, depthshade=False)
+            middle, reach = points.mean(0), np.abs(points - points.mean(0)).max() * 0.62
+            for low, set_limits in zip(middle, (axes.set_xlim, axes.set_ylim, axes.set_zlim)):
+                set_limits(low - reach, low + reach)
+            axes.set_box_aspect((1, 1, 1))
+            axes.view_init(elev=0, azim=-90)
+            axes.set_axis_off()
+            if row == 0 and len(classes) > 1:
+                axes.set_title(f"class {classes[column]}", fontsize=9)
+    figure.subplots_adjust(0, 0, 1, 0.95, 0, 0)
+    save(figure, path)
+
+
+def _upright(points: np.ndarray) -> np.ndarray:
+    """Points with their longest axis along z and their next along x, by a rotation without reflection."""
+    centred = points - points.mean(0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    long, wide = axes[0], axes[1]
+    turned = np.stack([wide, np.cross(long, wide), long])
+    return centred @ turned.T
+
+
+HOW: Mapping[str, str] = {
+    "c_n_error": "mean |C-N - 1.329| of neighbours, Angstrom",
+    "ca_ca_error": "mean |CA-CA - 3.80| of neighbours, Angstrom",
+    "ca_c_n_error": "mean difference of the angle CA-C-N from 116.2, degrees",
+    "c_n_ca_error": "mean difference of the angle C-N-CA from 121.7, degrees",
+    "clashes": "pairs of CA nearer than 3.66 Angstrom, neighbours left out, a chain",
+    "sound_chains": "share of chains without a break (C-N above 2.5 Angstrom) and without a clash",
+    "ramachandran": "share of residues in the helix's or the strand's box of phi and psi",
+    "helix": "share of residues in helices, by CA alone (P-SEA)",
+    "strand": "share of residues in strands, by CA alone (P-SEA)",
+    "radius_of_gyration": "Angstrom",
+    "nearest_rmsd": "of CA to the nearest training chain after superposition, Angstrom",
+    "nearest_of_its_fold": "share of chains whose nearest training chain has the requested class",
+}

@@ -1,0 +1,151 @@
+"""Frames of n residues as one array: SE(3)^n with the common translation removed."""
+
+__all__ = ["centred", "frame_prior", "frames"]
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion.manifolds.distributions import Distribution
+from diffusion.manifolds.euclidean import euclidean
+from diffusion.manifolds.manifold import Manifold, checked
+from diffusion.manifolds.product_spaces import power, product
+from diffusion.manifolds.rotations import so3
+
+
+def centred(n: int, d: int = 3) -> Manifold:
+    """n points of R^d whose mean is zero, a flat space of (n - 1) d dimensions.
+
+    Facts:
+        points: any numbers `[n, d]` whose mean over n is zero
+        metric: the sum of squares
+        cut_locus: none
+        paper: Hoogeboom et al. 2022, "Equivariant Diffusion for Molecule Generation in 3D"
+
+    `project` and `tangent` subtract the mean, so that a density on it is one of sets of points up to translation.
+
+    Args:
+        n: number of points, >= 2.
+        d: dimensions of each.
+
+    Raises:
+        ValueError: for fewer points.
+    """
+    if n < 2:
+        raise ValueError(f"centred: n = {n} points must be two at least, of which one follows from the others")
+    flat = euclidean(n, d)
+    dimension = (n - 1) * d
+    mean_free = lambda x: x - x.mean(-2, keepdims=True)
+    # Rows that are orthonormal and sum to zero (Helmert): row k has k + 1 equal entries, and one that balances them.
+    helmert = np.tril(np.ones((n - 1, n))) - np.diag(np.arange(1.0, n), 1)[: n - 1]
+    helmert /= np.linalg.norm(helmert, axis=1, keepdims=True)
+    directions = np.einsum("ij,kl->ikjl", helmert, np.eye(d)).reshape(dimension, n, d)
+
+    def basis(x):
+        rows = jnp.asarray(directions, jnp.result_type(x))
+        return jnp.broadcast_to(rows, (*x.shape[:-2], *rows.shape))
+
+    def wrapped_log_density(mean, scale, x):
+        squared = jnp.sum((x - mean) ** 2, (-2, -1))
+        return -0.5 * squared / jnp.square(scale) - dimension * (0.5 * math.log(2 * math.pi) + jnp.log(scale))
+
+    off = lambda x: np.abs(x.mean(-2)).max(-1) / (1 + np.abs(x).max((-2, -1)))
+    return flat._replace(
+        name=f"centred({n}, {d})",
+        dimension=dimension,
+        project=mean_free,
+        tangent=lambda x, v: mean_free(v),
+        basis=basis,
+        tangent_normal=lambda key, x: mean_free(jax.random.normal(key, x.shape, jnp.result_type(x))),
+        wrapped_log_density=wrapped_log_density,
+        check=checked(f"centred({n}, {d})", (n, d), "the mean of the points is zero", off),
+    )
+
+
+def frames(n: int) -> Manifold:
+    """The frames of n residues as arrays `[n, 3, 4]`: each a rotation, and beside it a position; their mean is zero.
+
+    Facts:
+        points: arrays `[n, 3, 4]` of rotations `[3, 3]` with positions `[3]` as a last column, of mean zero
+        metric: the sum over rotations and positions, the convention of FrameDiff and FrameFlow
+        cut_locus: where one of the rotations is by pi from R
+        paper: Yim et al. 2023, "SE(3) diffusion model with application to protein backbone generation"; Yim et al.
+            2023, "Fast protein backbone generation with SE(3) flow matching"
+
+    It is the product of `power(so3(), n)` and `centred(n)`; a scale of its wrapped normal is one number.
+
+    Args:
+        n: number of residues, >= 2.
+
+    Raises:
+        ValueError: for fewer residues.
+    """
+    parts = product(power(so3(), n), centred(n))
+
+    def joined(function):
+        """A function of parts as one of arrays that puts out an array."""
+        return lambda *arrays: _join(function(*map(_split, arrays)))
+
+    def valued(function):
+        return lambda *arrays: function(*map(_split, arrays))
+
+    def check(x):
+        got = jnp.shape(x)
+        if got[len(got) - 3 :] != (n, 3, 4):
+            raise ValueError(f"frames({n}): points have shape [..., {n}, 3, 4], got {list(got)}")
+        parts.check(_split(x))
+
+    return parts._replace(
+        name=f"frames({n})",
+        shape=(n, 3, 4),
+        exp=joined(parts.exp),
+        log=joined(parts.log),
+        distance=valued(parts.distance),
+        inner=valued(parts.inner),
+        project=joined(parts.project),
+        tangent=joined(parts.tangent),
+        basis=joined(parts.basis),
+        transport=joined(parts.transport),
+        log_volume_change=valued(parts.log_volume_change),
+        tangent_normal=lambda key, x: _join(parts.tangent_normal(key, _split(x))),
+        wrapped_log_density=lambda mean, scale, x: parts.wrapped_log_density(_split(mean), scale, _split(x)),
+        cut_distance=valued(parts.cut_distance),
+        check=check,
+    )
+
+
+def frame_prior(n: int, scale: float = 1.0) -> Distribution:
+    """What frames are made of: uniform rotations, and independent normal positions less their mean.
+
+    Args:
+        n: number of residues, >= 2.
+        scale: standard deviation of positions, in their unit, > 0.
+
+    Raises:
+        ValueError: for a number out of range.
+    """
+    if not scale > 0:
+        raise ValueError(f"frame_prior: scale = {scale} must be positive")
+    rotations, positions = power(so3(), n), centred(n)
+    origin = jnp.zeros((n, 3))
+
+    def draw(key: Array) -> Array:
+        of_rotations, of_positions = jax.random.split(key)
+        x = scale * positions.tangent_normal(of_positions, origin)
+        return _join((rotations.uniform(of_rotations, ()), x))
+
+    def log_density(x: Array) -> Array:
+        return positions.wrapped_log_density(origin, scale, x[..., 3]) - n * math.log(8 * math.pi**2)
+
+    return Distribution(jax.vmap(draw), log_density)
+
+
+def _split(x: Array) -> tuple[Array, Array]:
+    return x[..., :3], x[..., 3]
+
+
+def _join(parts: tuple[Array, Array]) -> Array:
+    return jnp.concatenate([parts[0], parts[1][..., None]], -1)

@@ -1,0 +1,213 @@
+"""Backbones of proteins: atoms N, CA, C and O of each residue, its frame, and torsions.
+
+Atoms are in Angstrom, `[..., n, 3, 3]` for N, CA, C. Frames are `[..., n, 3, 4]`, as `manifolds.frames` has them:
+the rotation, and beside it the position of CA in nanometres, as the networks of the field scale it. Torsions are in
+radians.
+
+Bond lengths and angles are those of Engh and Huber 1991, "Accurate bond and angle parameters for X-ray protein
+structure refinement", so that a backbone is its frames, or its torsions.
+"""
+
+__all__ = [
+    "ANGSTROM",
+    "ATOMS",
+    "CA_CA",
+    "CLASH",
+    "C_N",
+    "atoms_of",
+    "clashes",
+    "dihedral",
+    "frames_of",
+    "from_torsions",
+    "placed",
+    "torsions_of",
+    "with_oxygen",
+]
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+ATOMS = ("N", "CA", "C", "O")
+ANGSTROM = 0.1  # of the frames' unit, the nanometre
+N_CA, CA_C, C_N, C_O = 1.458, 1.525, 1.329, 1.231  # Angstrom
+N_CA_C, CA_C_N, C_N_CA, CA_C_O = (math.radians(angle) for angle in (111.2, 116.2, 121.7, 120.8))
+CA_CA = 3.80  # Angstrom, of neighbours with a trans peptide bond
+CLASH = 3.6574  # Angstrom between CA that are no neighbours; as benchmarks after arXiv:2409.06744 count
+IDEAL = np.array([[N_CA * math.cos(N_CA_C), N_CA * math.sin(N_CA_C), 0], [0, 0, 0], [CA_C, 0, 0]])  # N, CA, C
+LEAST = 0.1  # Angstrom between CA and the line of its neighbours, below which they span no plane
+
+
+def frames_of(atoms: ArrayLike) -> Array:
+    """The frames of residues by Gram-Schmidt: the origin at CA, the axis x to C, and N in the plane of x and y.
+
+        e_1 = (C - CA) / |C - CA|,    e_2 = u / |u|,  u = N - CA - e_1 (e_1 . (N - CA)),    e_3 = e_1 x e_2
+
+    Jumper et al. 2021, "Highly accurate protein structure prediction with AlphaFold", supplementary algorithm 21.
+
+    Args:
+        atoms: `[..., n, 3, 3]` N, CA, C in Angstrom.
+
+    Returns:
+        `[..., n, 3, 4]`.
+
+    Raises:
+        ValueError: for another shape, and, outside of `jit`, for a residue whose atoms are missing (not finite) or lie
+            on one line, by its number.
+    """
+    atoms = jnp.asarray(atoms)
+    if atoms.ndim < 3 or atoms.shape[-2:] != (3, 3):
+        raise ValueError(f"atoms have the shape [..., n, 3, 3] of N, CA, C; got {list(atoms.shape)}")
+    n, ca, c = (atoms[..., i, :] for i in range(3))
+    e_1 = _unit(c - ca)
+    across = n - ca - e_1 * jnp.sum(e_1 * (n - ca), -1, keepdims=True)
+    if not isinstance(across, Tracer):
+        size = np.linalg.norm(np.asarray(across), axis=-1)
+        if not np.all(size > LEAST):
+            at = np.argwhere(~(size > LEAST))[0]
+            raise ValueError(
+                f"residue {int(at[-1]) + 1} has no frame: its N, CA and C must be there, and span a plane; got "
+                f"{np.round(np.asarray(atoms[tuple(at)]), 3).tolist()}"
+            )
+    e_2 = _unit(across)
+    return jnp.stack([e_1, e_2, jnp.cross(e_1, e_2), ANGSTROM * ca], -1)
+
+
+def atoms_of(frames: ArrayLike) -> Array:
+    """N, CA, C of frames, with ideal bonds within each residue: the inverse of `frames_of` on those.
+
+    Args:
+        frames: `[..., n, 3, 4]`.
+
+    Returns:
+        `[..., n, 3, 3]` in Angstrom.
+    """
+    frames = jnp.asarray(frames)
+    ideal = jnp.asarray(IDEAL, frames.dtype)
+    turned = jnp.einsum("...ij,aj->...ai", frames[..., :3], ideal, precision=jax.lax.Precision.HIGHEST)
+    return turned + frames[..., None, :, 3] / ANGSTROM
+
+
+def with_oxygen(atoms: ArrayLike) -> Array:
+    """N, CA, C, O: each O in the plane of its peptide bond, opposite to the next N by psi + pi.
+
+    The last residue has no next one; its psi is that of the residue before.
+
+    Args:
+        atoms: `[..., n, 3, 3]` N, CA, C in Angstrom, n >= 2.
+
+    Returns:
+        `[..., n, 4, 3]`.
+
+    Raises:
+        ValueError: for a chain of one residue.
+    """
+    atoms = jnp.asarray(atoms)
+    if atoms.shape[-3] < 2:
+        raise ValueError("the oxygen of a residue is placed by the residue after it; a chain needs two at least")
+    n, ca, c = (atoms[..., i, :] for i in range(3))
+    psi = dihedral(n[..., :-1, :], ca[..., :-1, :], c[..., :-1, :], n[..., 1:, :])
+    psi = jnp.concatenate([psi, psi[..., -1:]], -1)
+    o = placed(n, ca, c, C_O, CA_C_O, psi + math.pi)
+    return jnp.concatenate([atoms, o[..., None, :]], -2)
+
+
+def from_torsions(torsions: ArrayLike) -> Array:
+    """N, CA, C of a chain with ideal bonds, atom by atom.
+
+    Parsons et al. 2005, "Practical conversion from torsion space to Cartesian space for in silico protein synthesis".
+
+    Args:
+        torsions: `[n, 3]` phi, psi, omega of each residue in radians; omega is that of the bond to the next. The first
+            phi and the last psi and omega have no meaning.
+
+    Returns:
+        `[n, 3, 3]` in Angstrom; the first residue lies in its own frame.
+    """
+    torsions = jnp.asarray(torsions)
+    start = jnp.asarray(IDEAL, torsions.dtype)
+
+    def step(residue, angles):
+        psi, omega, phi = angles
+        n, ca, c = residue
+        n_1 = placed(n, ca, c, C_N, CA_C_N, psi)
+        ca_1 = placed(ca, c, n_1, N_CA, C_N_CA, omega)
+        c_1 = placed(c, n_1, ca_1, CA_C, N_CA_C, phi)
+        residue = jnp.stack([n_1, ca_1, c_1])
+        return residue, residue
+
+    _, rest = jax.lax.scan(step, start, (torsions[:-1, 1], torsions[:-1, 2], torsions[1:, 0]))
+    return jnp.concatenate([start[None], rest])
+
+
+def torsions_of(atoms: ArrayLike) -> Array:
+    """phi, psi, omega of each residue, `[..., n, 3]` in (-pi, pi]; NaN for the first phi and the last psi and omega.
+
+    Args:
+        atoms: `[..., n, 3, 3]` N, CA, C.
+    """
+    atoms = jnp.asarray(atoms)
+    n, ca, c = (atoms[..., i, :] for i in range(3))
+    before, after = (lambda a: a[..., :-1, :]), (lambda a: a[..., 1:, :])
+    phi = dihedral(before(c), after(n), after(ca), after(c))
+    psi = dihedral(before(n), before(ca), before(c), after(n))
+    omega = dihedral(before(ca), before(c), after(n), after(ca))
+    none = jnp.full((*phi.shape[:-1], 1), jnp.nan, phi.dtype)
+    ends = lambda a: jnp.concatenate([a, none], -1)
+    return jnp.stack([jnp.concatenate([none, phi], -1), ends(psi), ends(omega)], -1)
+
+
+def clashes(ca: ArrayLike, least: float = CLASH) -> Array:
+    """`[...]` how many pairs of CA are nearer than a distance, neighbours in the chain left out.
+
+    Args:
+        ca: `[..., n, 3]` in Angstrom.
+        least: the distance.
+    """
+    ca = jnp.asarray(ca)
+    squared = jnp.sum((ca[..., :, None, :] - ca[..., None, :, :]) ** 2, -1)
+    apart = np.triu(np.ones((ca.shape[-2],) * 2, bool), 2)
+    return jnp.sum((squared < least**2) & apart, (-2, -1))
+
+
+def dihedral(a: Array, b: Array, c: Array, d: Array) -> Array:
+    """`[...]` the angle of the bonds a-b and c-d about the axis b-c in (-pi, pi]: 0 for cis, positive clockwise.
+
+    IUPAC-IUB 1970, "Abbreviations and symbols for the description of the conformation of polypeptide chains".
+
+    Args:
+        a: `[..., 3]`.
+        b: `[..., 3]`.
+        c: `[..., 3]`.
+        d: `[..., 3]`.
+    """
+    axis = _unit(c - b)
+    left, right = jnp.cross(b - a, axis), jnp.cross(axis, d - c)
+    return jnp.arctan2(jnp.sum(jnp.cross(left, right) * axis, -1), jnp.sum(left * right, -1))
+
+
+def placed(a: Array, b: Array, c: Array, length: float, angle: float, torsion: ArrayLike) -> Array:
+    """`[..., 3]` the atom d at a length from c, with the angle b-c-d and the dihedral a-b-c-d.
+
+    Args:
+        a: `[..., 3]`.
+        b: `[..., 3]`.
+        c: `[..., 3]`.
+        length: of the bond c-d.
+        angle: in radians.
+        torsion: `[...]` in radians.
+    """
+    along = _unit(c - b)
+    normal = _unit(jnp.cross(b - a, along))
+    torsion = jnp.asarray(torsion)[..., None]
+    side = jnp.cos(torsion) * jnp.cross(normal, along) + jnp.sin(torsion) * normal
+    return c + length * (math.sin(angle) * side - math.cos(angle) * along)
+
+
+def _unit(v: Array) -> Array:
+    return v / jnp.sqrt(jnp.sum(v * v, -1, keepdims=True))

@@ -1,0 +1,95 @@
+"""Backbones in files of the Protein Data Bank's format: ATOM records in fixed columns, version 3.3."""
+
+__all__ = ["load", "save"]
+
+import os
+import pathlib
+
+import numpy as np
+
+from diffusion.io import files
+from diffusion.proteins.backbone import ATOMS
+
+MOST_RESIDUES = 9999  # four columns
+RANGE = (-999.999, 9999.999)  # eight columns with three digits after the point
+MOST_BYTES = 81 * 10 * 4 * MOST_RESIDUES
+
+
+def save(path: str | os.PathLike, atoms: np.ndarray, residue: str = "GLY") -> None:
+    """Writes one chain A as ATOM records, TER and END; the file appears whole or not at all.
+
+    Args:
+        path: of the file.
+        atoms: `[n, 4, 3]` N, CA, C, O of each residue in Angstrom; see `backbone.with_oxygen`.
+        residue: name of all residues, three letters; glycine has no atoms but these.
+
+    Raises:
+        ValueError: for another shape, a chain longer than the residue column holds, or a coordinate that its column
+            does not.
+    """
+    atoms = np.asarray(atoms, np.float64)
+    if atoms.ndim != 3 or atoms.shape[1:] != (len(ATOMS), 3) or not len(atoms):
+        raise ValueError(f"a chain has the shape [n, 4, 3] of N, CA, C, O; got {list(atoms.shape)}")
+    if len(atoms) > MOST_RESIDUES:
+        raise ValueError(
+            f"a PDB file numbers residues in four columns, at most {MOST_RESIDUES}; the chain has {len(atoms)}"
+        )
+    rounded = np.round(atoms, 3)
+    inside = (rounded >= RANGE[0]) & (rounded <= RANGE[1])
+    if not inside.all():
+        residue_number, atom, axis = np.argwhere(~inside)[0]
+        raise ValueError(
+            f"a PDB file has coordinates from {RANGE[0]} to {RANGE[1]} Angstrom; {'xyz'[axis]} of {ATOMS[atom]} in "
+            f"residue {residue_number + 1} is {atoms[residue_number, atom, axis]:g}"
+        )
+    lines = []
+    for i, positions in enumerate(atoms):
+        for name, (x, y, z) in zip(ATOMS, positions):
+            lines.append(
+                f"ATOM  {len(lines) + 1:5d}  {name:<3} {residue:>3} A{i + 1:4d}    {x:8.3f}{y:8.3f}{z:8.3f}"
+                f"{1:6.2f}{0:6.2f}          {name[0]:>2}  "
+            )
+    lines.append(f"TER   {len(lines) + 1:5d}      {residue:>3} A{len(atoms):4d}".ljust(80))
+    with files.whole(pathlib.Path(path)) as file:
+        file.write(("\n".join([*lines, "END".ljust(80)]) + "\n").encode("ascii"))
+
+
+def load(path: str | os.PathLike) -> np.ndarray:
+    """The backbone of the first chain of the first model of a file.
+
+    Args:
+        path: of a PDB file; atoms beside N, CA, C and O, and other locations of an atom than the first, are left out.
+
+    Returns:
+        `[n, 4, 3]` float64, Angstrom.
+
+    Raises:
+        ValueError: for a file that is longer than the format's chains, a number that is none, or a residue that is
+            missing or lacks an atom, by its number.
+    """
+    path = pathlib.Path(path)
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(
+            f"{path} has {path.stat().st_size} bytes; a chain of {MOST_RESIDUES} residues has {MOST_BYTES} at most"
+        )
+    found: dict[int, dict[str, list[float]]] = {}
+    chain = None
+    for number, line in enumerate(path.read_text(encoding="ascii", errors="replace").splitlines(), 1):
+        if line.startswith(("TER", "ENDMDL")) and found:
+            break
+        if not line.startswith("ATOM  ") or line[12:16].strip() not in ATOMS or line[16] not in " A":
+            continue
+        chain = line[21] if chain is None else chain
+        if line[21] != chain:
+            break
+        try:
+            position = [float(line[start : start + 8]) for start in (30, 38, 46)]
+            found.setdefault(int(line[22:26]), {})[line[12:16].strip()] = position
+        except ValueError:
+            raise ValueError(f"{path}, line {number}: columns 23-26 and 31-54 are numbers; got {line!r}") from None
+    if not found:
+        raise ValueError(f"{path} has no ATOM record of a backbone")
+    for i in range(min(found), max(found) + 1):
+        if missing := [name for name in ATOMS if name not in found.get(i, {})]:
+            raise ValueError(f"{path}: residue {i} of chain {chain} lacks {', '.join(missing)}; a chain has no gaps")
+    return np.array([[found[i][name] for name in ATOMS] for i in sorted(found)])
