@@ -23,7 +23,7 @@ UNREACHED = {  # that neither a config names nor a command calls, and why
     "diffusion.schedules.per_leaf": "takes the shape of a user's pytree; docs/pytrees.md names one by --extend",
 } | {
     f"diffusion.manifolds.{name}": "no recipe has points of it; a source of a user's own names its manifold"
-    for name in ("lorentz", "poincare", "positive_definite", "power", "product", "se3", "simplex")
+    for name in ("lorentz", "poincare", "positive_definite", "product", "se3", "simplex")
 }
 SECTIONS = [section for sections in catalogue.PAGES.values() for section in sections]
 

@@ -1,6 +1,6 @@
 """Backbones of ideal folds, drawn when they are asked for."""
 
-__all__ = ["ProteinChains", "ideal_folds"]
+__all__ = ["ChainRecords", "ProteinChains", "ideal_folds"]
 
 from collections.abc import Sequence
 from typing import Any
