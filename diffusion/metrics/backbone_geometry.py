@@ -3,7 +3,7 @@
 All functions take CA or atoms in Angstrom and NumPy arrays, and know nothing of how a chain was made.
 """
 
-__all__ = ["BREAK", "between_residues", "nearest", "radius_of_gyration", "ramachandran", "rmsd", "secondary_structure"]
+__all__ = ["between_residues", "nearest", "radius_of_gyration", "ramachandran", "rmsd", "secondary_structure"]
 
 import itertools
 

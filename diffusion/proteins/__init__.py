@@ -2,6 +2,6 @@
 
 from diffusion import public
 
-__all__ = ["backbone", "folds", "pdb"]
+__all__ = ["backbone", "fold_torsions", "folds", "pdb"]
 
 public.declare(__name__)

@@ -8,21 +8,7 @@ Bond lengths and angles are those of Engh and Huber 1991, "Accurate bond and ang
 structure refinement", so that a backbone is its frames, or its torsions.
 """
 
-__all__ = [
-    "ANGSTROM",
-    "ATOMS",
-    "CA_CA",
-    "CLASH",
-    "C_N",
-    "atoms_of",
-    "clashes",
-    "dihedral",
-    "frames_of",
-    "from_torsions",
-    "placed",
-    "torsions_of",
-    "with_oxygen",
-]
+__all__ = ["atoms_of", "clashes", "dihedral", "frames_of", "from_torsions", "placed", "torsions_of", "with_oxygen"]
 
 import math
 

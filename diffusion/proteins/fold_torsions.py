@@ -11,7 +11,7 @@ def _variant(text: str) -> tuple[tuple[int, int], ...]:
 
 HELIX = ((-62, -43), (-57, -47), (-65, -40))  # of straight helices
 
-FOLDS = {  # each in several variants
+FOLDS = {
     "helix": tuple((pair,) * 32 for pair in HELIX),
     "hairpin": (
         _variant(
@@ -159,3 +159,4 @@ FOLDS = {  # each in several variants
         ),
     ),
 }
+"""The variants of each fold, `{name: ((phi, psi) of each residue, ...)}` in degrees."""

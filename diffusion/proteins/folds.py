@@ -3,7 +3,7 @@
 `tools/protein_folds.py` found the table of torsions. Chains of it have ideal bonds, and no clashes.
 """
 
-__all__ = ["CLASSES", "RESIDUES", "drawn"]
+__all__ = ["crowded", "drawn"]
 
 import math
 
