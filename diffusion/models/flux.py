@@ -155,7 +155,7 @@ class Flux(nn.Module):
                 each of the layers i with floor(i / ceil(L / K)) = k, of L layers of the kind.
                 "extra": image prompts, see `extra_attention`.
                 "picture": latents [B, h, w, channels] of a picture that is edited (FLUX.1 Kontext); h and w even.
-                Without "residuals".
+                Residuals and the weights [B, N] of image prompts are zero for its patches.
             features: layers, joint and then single ones, 1 .. depth + singles, whose tokens of the picture
                 [B, N, width] the call returns too, see `layers.block_features`; None: none.
             through: evaluates the layers in the network's place, see `layers.block_reuse`; None: all of them run.
@@ -199,11 +199,13 @@ class Flux(nn.Module):
         angles = jnp.asarray(axis_angles(positions, self.axes))
 
         joint, single = self.spread(inputs["residuals"] or ((), ()))
-        per_layer |= {"residual": jnp.stack(joint)} if joint else {}
+        further = ((0, 0), (0, 0), (0, image.shape[1] - own), (0, 0))  # zeros for the edited picture
+        per_layer |= {"residual": jnp.pad(jnp.stack(joint), further)} if joint else {}
         if inputs["extra"] is not None:
-            per_layer["extra"] = extra_attention.of_layers(inputs["extra"], 0, self.depth)
+            extra = extra_attention.of_layers(inputs["extra"], 0, self.depth)
+            per_layer["extra"] = extra_attention.lengthened(extra, own, image.shape[1])
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
-        of_single |= {"residual": jnp.stack(single)} if single else {}
+        of_single |= {"residual": jnp.pad(jnp.stack(single), further)} if single else {}
         if through is not None:
             axes = (nn.broadcast, nn.broadcast, 0)
             params = params_of(self)
@@ -280,12 +282,12 @@ class Flux(nn.Module):
         network_checks.times(self, x, t)
         edited = inputs["picture"]
         if edited is not None and (
-            edited.ndim != 4 or (edited.shape[0], edited.shape[3]) != (x.shape[0], self.channels) or inputs["residuals"]
+            edited.ndim != 4 or (edited.shape[0], edited.shape[3]) != (x.shape[0], self.channels)
             or edited.shape[1] % PATCH or edited.shape[2] % PATCH
         ):  # fmt: skip
             raise ValueError(
-                f"the condition's 'picture' is [B, h, w, C] = ({x.shape[0]}, h, w, {self.channels}) with even h and w, "
-                f"without 'residuals'; got {edited.shape}{' beside residuals' if inputs['residuals'] else ''}"
+                f"the condition's 'picture' is [B, h, w, C] = ({x.shape[0]}, h, w, {self.channels}) with even h and w; "
+                f"got {edited.shape}"
             )
         check_text(x.shape[0], self.text_width, self.pooled_width, inputs)
         if self.strength and inputs["strength"].shape != x.shape[:1]:

@@ -143,8 +143,13 @@ class FluxControlNet(nn.Module):
                 of a base with fewer.
 
         Raises:
-            ValueError: for a base with fewer layers.
+            ValueError: for a base with fewer layers, and for Chroma, whose vectors an approximator makes.
         """
+        if base.approximator:
+            raise ValueError(
+                f"a FluxControlNet copies layers that make their own vectors, and those of this base come from its "
+                f"approximator = {base.approximator} (Chroma); valid: a FLUX.1"
+            )
         singles = round(depth * base.singles / base.depth) if depth else min(10, base.singles)
         depth = depth or min(4, base.depth)
         check_layers(depth, base.depth, "the joint layers of its base")

@@ -32,7 +32,7 @@ from diffusion.io import limits, schema
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
 from diffusion.models.interchange import folders, schedulers
-from diffusion.models.interchange.family import SIDES, Refusal
+from diffusion.models.interchange.family import SIDES
 from diffusion.models.interchange.schedulers import Process
 from diffusion.models.layers.choices import look_up
 from diffusion.models.quantised import Stored, is_quantised, quantised, stored
@@ -276,8 +276,7 @@ def described(folder: str | pathlib.Path, *, dtype: str = "float32", prediction:
         longest = getattr(modules[part], "positions", reader.length)  # T5 has no end of its own
         tokenizers[part] = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
     denoiser = modules[kind.denoiser]
-    if kind.appends and not pipelines.distilled(denoiser):
-        raise Refusal(f"{folder}: a {name} is supported whose denoiser has guidance_embeds, and this one's has none.")
+    pipelines.check_denoiser(folder, name, denoiser, modules["vae"])
     if kind.unit_clock:
         process = process._replace(parameterization=parameterizations.velocity())
     if getattr(denoiser, "learn_sigma", False):

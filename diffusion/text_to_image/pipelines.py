@@ -22,6 +22,7 @@ __all__ = [
     "Kind",
     "Reader",
     "Usual",
+    "check_denoiser",
     "distilled",
     "fingerprint",
     "has_part",
@@ -100,6 +101,8 @@ class Kind(NamedTuple):
         even: whether it sets the steps of a flow itself, see `schedulers.read`.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
         appends: whether its denoiser sees the picture that is edited as further tokens.
+        fills: whether its denoiser, a transformer, sees a mask and what is not masked; a U-Net's channels say so.
+        approximated: whether one network makes the vectors of all layers of its denoiser.
         inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
         edits: the class of its relative whose denoiser sees the picture that is edited; "": there is none.
     """
@@ -116,6 +119,8 @@ class Kind(NamedTuple):
     even: bool = False
     zeros: bool = False
     appends: bool = False
+    fills: bool = False
+    approximated: bool = False
     inpainting: str = ""
     edits: str = ""
 
@@ -174,7 +179,7 @@ FLUX = Kind(
     unit_clock=True,
     even=True,
 )
-FLUX_FILL = FLUX._replace(usual=Usual(50, 30.0), undistilled=None)
+FLUX_FILL = FLUX._replace(usual=Usual(50, 30.0), undistilled=None, fills=True)
 KONTEXT = FLUX._replace(undistilled=None, appends=True)
 CHROMA = Kind(
     "Chroma",
@@ -185,6 +190,7 @@ CHROMA = Kind(
     Usual(35, 5.0),
     unit_clock=True,
     even=True,
+    approximated=True,
 )
 PIXART_ALPHA = Kind("PixArt", "transformer", (Reader(how={"masked": True}, length=120),), text.pixart, _patch,
                     Usual(20, 4.5))  # fmt: skip
@@ -222,6 +228,32 @@ def kind_of(name: str, folder: pathlib.Path) -> Kind:
     relatives = [other for other, kind in KINDS.items() if kind.family == family]
     hint = f" Its family has {', '.join(relatives)}." if relatives else ""
     raise Refusal(f"{folder} is a {name}, which is not supported; supported: {', '.join(KINDS)}.{hint}")
+
+
+def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: Any) -> None:
+    """Refuses a denoiser that does not receive what its pipeline gives; a U-Net's channels say what it sees.
+
+    Args:
+        folder: of the model, for the message.
+        name: of the pipeline's class.
+        denoiser, autoencoder: modules.
+
+    Raises:
+        Refusal: naming what differs.
+    """
+    kind = KINDS[name]
+    latents = autoencoder.latent_channels
+    channels = latents + kind.fills * (latents + autoencoder.factor**2)
+    found = getattr(denoiser, "channels", channels)
+    if found != channels:
+        raise Refusal(
+            f"{folder}: a {name} is supported whose denoiser takes {channels} channels, and this one's takes {found}."
+        )
+    if bool(getattr(denoiser, "approximator", ())) != kind.approximated:
+        stated = "an approximator, and this one's has none" if kind.approximated else "no approximator, as Chroma's"
+        raise Refusal(f"{folder}: a {name} is supported whose denoiser has {stated}.")
+    if kind.appends and not distilled(denoiser):
+        raise Refusal(f"{folder}: a {name} is supported whose denoiser has guidance_embeds, and this one's has none.")
 
 
 def distilled(denoiser: nn.Module) -> bool:

@@ -387,7 +387,7 @@ class Request:
         sampler = self.sampler or (MOVING if self.words else model.process.sampler)
         own = {"steps": steps, "guidance": guidance, "sampler": sampler}
         if self.image_guidance is None:
-            own["image_guidance"] = model.kind.image_guidance
+            own["image_guidance"] = 1.0 if model.distilled else model.kind.image_guidance
         return dataclasses.replace(self, **own)
 
     def check(self, model: Any) -> None:

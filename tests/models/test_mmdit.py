@@ -168,6 +168,31 @@ def test_bad_fields_are_refused_where_they_are_written(name, fields, message):
         NETWORKS[name].clone(**fields)
 
 
+def test_masks_and_residuals_of_the_pictures_patches_leave_the_edited_picture_alone():
+    """Beside an edited picture both are of the 8 patches of x; the last residual alone moves x's own patch."""
+    x, t, condition = inputs(FLUX)
+    draw = lambda *shape: np.random.default_rng(4).normal(size=shape).astype(np.float32)
+    keys = draw(2, 3, FLUX.width)
+    condition |= {"picture": draw(2, 2, 4, FLUX.channels)}
+
+    def call(mask, residual):
+        extra = ((keys, keys, mask),) * FLUX.depth
+        nothing = jnp.zeros_like(residual)
+        added = {"extra": (extra,), "residuals": ((nothing,), (nothing, residual))}
+        return evaluate(x, t, condition | added)
+
+    evaluate = apply(FLUX, parameters(FLUX))
+    nowhere, zeros = np.zeros((2, 8), np.float32), np.zeros((2, 8, FLUX.width), np.float32)
+    plain = evaluate(x, t, condition)
+    np.testing.assert_array_equal(call(nowhere, zeros), plain)
+    assert (call(nowhere + 1, zeros) != plain).all()
+    one = zeros.copy()
+    one[:, 5] = draw(2, FLUX.width)  # in the second row of 4 patches, the second
+    own = np.zeros((2, 4, 8, 1), bool)
+    own[:, 2:, 2:4] = True
+    np.testing.assert_array_equal(call(nowhere, one) != plain, np.broadcast_to(own, plain.shape))
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [

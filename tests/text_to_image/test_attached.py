@@ -193,6 +193,12 @@ def test_a_transformers_control_net_of_other_heads_is_refused(kind, denoiser, ot
         module.attachment(own, denoiser.clone(**other), base)
 
 
+def test_no_control_net_is_made_beside_chroma():
+    chroma = Flux(width=24, depth=1, singles=1, heads=2, pooled_width=0, axes=(4, 4, 4), approximator=(8, 12, 2))
+    with pytest.raises(ValueError, match=r"approximator = \(8, 12, 2\) \(Chroma\); valid: a FLUX.1"):
+        FluxControlNet.beside(chroma)
+
+
 def test_a_union_of_a_unet_receives_a_kind_and_has_one_width():
     unet = ConditionalUNet((8,), (1,), (2,), 8, groups=4, added_width=14, size_width=2)
     union = ControlNet(unet, (4, 4), modes=3, kind_heads=2)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from diffusion import parameterizations, text_to_image
+from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.flux import Flux
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
+from diffusion.models.pixart import PixArt
 from diffusion.text_to_image import pipelines
 from tests.text_to_image import made_pipelines
 
@@ -206,6 +208,27 @@ def test_a_model_is_sampled_as_it_was_published(name, scheduler, denoiser, usual
     """The figures are those of the classes' `__call__` in diffusers 0.42, and of the models' cards."""
     kind = pipelines.kind_of(name, tmp_path)
     assert pipelines.published(kind, schedulers.read(scheduler), denoiser) == usual
+
+
+@pytest.mark.parametrize("name, denoiser, message", [
+    ("FluxPipeline", Flux(channels=32), "whose denoiser takes 16 channels, and this one's takes 32"),
+    ("FluxFillPipeline", DEV, "whose denoiser takes 96 channels, and this one's takes 16"),
+    ("FluxKontextPipeline", SCHNELL, "whose denoiser has guidance_embeds, and this one's has none"),
+    ("ChromaPipeline", SCHNELL, "whose denoiser has an approximator, and this one's has none"),
+    ("FluxPipeline", Flux(pooled_width=0, approximator=(64, 8, 2)), "whose denoiser has no approximator, as Chroma's"),
+    ("FluxPipeline", SCHNELL, ""),
+    ("FluxFillPipeline", Flux(channels=96, strength=True), ""),
+    ("FluxKontextPipeline", DEV, ""),
+    ("ChromaPipeline", Flux(pooled_width=0, approximator=(64, 8, 2)), ""),
+    ("PixArtAlphaPipeline", PixArt(), ""),
+    ("StableDiffusionInpaintPipeline", UNET, ""),
+])  # fmt: skip
+def test_a_denoiser_receives_what_its_pipeline_gives(name, denoiser, message, tmp_path):
+    check = functools.partial(pipelines.check_denoiser, tmp_path, name, denoiser, AutoencoderKL(latent_channels=16))
+    if not message:
+        return check()
+    with pytest.raises(Refusal, match=f"a {name} is supported {message}"):
+        check()
 
 
 def test_relatives_of_an_unknown_pipeline_are_named_and_strangers_are_not(tmp_path):

@@ -4,11 +4,13 @@ import dataclasses
 import inspect
 import pathlib
 import re
+import types
 
 import numpy as np
 import pytest
 
 from diffusion import text_to_image
+from diffusion.text_to_image import pipelines
 from diffusion.text_to_image.requests import Request, settings
 
 IMAGE = np.zeros((16, 16, 3), np.uint8)
@@ -79,3 +81,14 @@ def test_a_request_is_frozen_and_a_changed_one_is_checked_again():
         Request().steps = 3
     with pytest.raises(ValueError, match="steps = 0; valid"):
         dataclasses.replace(Request(), steps=0)
+
+
+@pytest.mark.parametrize("distilled, image_guidance", [(False, 1.5), (True, 1.0)])
+def test_a_distilled_model_that_edits_takes_a_request_that_names_no_guidance(distilled, image_guidance):
+    kind = pipelines.KINDS["StableDiffusionInstructPix2PixPipeline"]
+    facts = {"kind": kind, "usual": kind.usual, "distilled": distilled, "sees_picture": True, "sees_mask": False}
+    process, vae = types.SimpleNamespace(sampler="lcm"), types.SimpleNamespace(factor=8)
+    model = types.SimpleNamespace(**facts, process=process, modules={"vae": vae})
+    request = Request(prompts=("a cat",), image=np.zeros((16, 16, 3), np.uint8)).resolved(model)
+    request.check(model)
+    assert request.image_guidance == image_guidance

@@ -10,7 +10,7 @@ Reference: Ye et al., "IP-Adapter: Text Compatible Image Prompt Adapter for Text
 equation 5.
 """
 
-__all__ = ["ExtraLayer", "added", "check", "of_layers"]
+__all__ = ["ExtraLayer", "added", "check", "lengthened", "of_layers"]
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -55,6 +55,16 @@ def added(out: jax.Array, q: jax.Array, extra: tuple, implementation: str) -> ja
 def of_layers(extra: tuple, start: int, stop: int) -> tuple:
     """The layers start .. stop - 1 of every image prompt, stacked along a first axis for a scan."""
     return tuple(jax.tree.map(lambda *layers: jnp.stack(layers), *prompt[start:stop]) for prompt in extra)
+
+
+def lengthened(extra: tuple, queries: int, more: int) -> tuple:
+    """Layers of `of_layers` for `more` queries than the masks are of: weights [L, B, N] are zero for the rest."""
+
+    def longer(weight: jax.Array) -> jax.Array:
+        rest = more - queries if weight.shape[-1] == queries else 0
+        return jnp.pad(weight, ((0, 0), (0, 0), (0, rest)))
+
+    return tuple((keys, values, *map(longer, weight)) for keys, values, *weight in extra)
 
 
 def check(extra: Any, batch: int, layers: Sequence[ExtraLayer]) -> None:
