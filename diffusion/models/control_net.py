@@ -75,7 +75,8 @@ class ControlNet(nn.Module):
             One array for each skip and one for the middle, as `conditional_unet.residual_shapes` lists them, float32.
 
         Raises:
-            ValueError: as the U-Net, for a hint that does not fit, and for a kind that is missing or not known.
+            ValueError: as the U-Net, for a hint that does not fit, for a kind that is missing, and for one that a
+                ControlNet without `modes` is given.
         """
         if (mode is None) != (self.modes == 0):
             valid = f"int [B] below {self.modes}" if self.modes else "None"

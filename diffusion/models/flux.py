@@ -15,7 +15,7 @@
                            [B, H, W, C]
 
 Chroma has neither the pooled text nor the strength: one network makes the vectors of all layers from t
-(`layers.approximator`), and padding of the text is not seen.
+(`layers.approximator`), and of the text's tokens it sees those of "text_mask" alone (`text.chroma`).
 
 Pictures and features are channels last.
 """

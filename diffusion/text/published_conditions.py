@@ -93,7 +93,7 @@ def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict
 
 
 def chroma(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask"} of Chroma, which sees the first token of the padding, too.
+    """{"text", "text_mask"} of Chroma, which sees the first token of the padding behind the whole prompt, too.
 
     Args:
         prompts: B texts.
@@ -102,7 +102,8 @@ def chroma(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
     """
     embeddings = encode(prompts, t5, **how)
     mask = jnp.asarray(embeddings.mask)
-    return {"text": embeddings.tokens, "text_mask": mask | jnp.pad(mask, ((0, 0), (1, 0)))[:, :-1]}
+    end = mask.shape[1] - mask[:, ::-1].argmax(1)  # behind the last token, of several windows that of the last one
+    return {"text": embeddings.tokens, "text_mask": mask | (jnp.arange(mask.shape[1]) == end[:, None])}
 
 
 def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:

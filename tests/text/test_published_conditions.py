@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,8 @@ import safetensors
 
 from diffusion import text
 from diffusion.models import interchange
-from diffusion.text import Encoder, Tokenizer
-from diffusion.text.encoding import AlreadyRead
+from diffusion.text import Encoder, Tokenizer, published_conditions
+from diffusion.text.encoding import AlreadyRead, Embeddings
 from tests.models.interchange.published import Published
 from tests.text.vocabularies import FIXTURES, folder_of
 
@@ -63,3 +64,11 @@ def test_chroma_sees_the_first_token_of_the_padding():
     found = text.chroma([""] * 3, Encoder(read, lambda ids, mask: (jnp.zeros((*ids.shape, 4)), None)))
     np.testing.assert_array_equal(found["text_mask"], np.arange(5) < np.array([[3], [5], [2]]))
     assert found["text"].shape == (3, 5, 4)
+
+
+def test_chroma_sees_one_token_of_padding_of_a_prompt_in_two_windows(monkeypatch):
+    read = Embeddings(jnp.zeros((1, 8, 4)), np.array([[1, 1, 1, 0, 1, 1, 0, 0]], bool), None)
+    monkeypatch.setattr(published_conditions, "encode", lambda prompts, t5, windows: read)
+    unused: Any = None
+    found = text.chroma(["a cat"], unused, windows=True)
+    np.testing.assert_array_equal(found["text_mask"], np.array([[1, 1, 1, 0, 1, 1, 1, 0]], bool))

@@ -21,7 +21,7 @@ from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.control_net import ControlNet
 from diffusion.models.flux import Flux
 from diffusion.models.flux_control_net import FluxControlNet
-from diffusion.models.interchange import families, schedulers
+from diffusion.models.interchange import control_net_tables, families, schedulers
 from diffusion.models.layers import conditions
 from diffusion.models.mmdit import MMDiT
 from diffusion.models.mmdit_control_net import MMDiTControlNet
@@ -197,6 +197,12 @@ def test_no_control_net_is_made_beside_chroma():
     chroma = Flux(width=24, depth=1, singles=1, heads=2, pooled_width=0, axes=(4, 4, 4), approximator=(8, 12, 2))
     with pytest.raises(ValueError, match=r"approximator = \(8, 12, 2\) \(Chroma\); valid: a FLUX.1"):
         FluxControlNet.beside(chroma)
+
+
+def test_a_union_is_refused_in_its_own_name():
+    config = {"addition_embed_type": "text_time", "global_pool_conditions": True}
+    with pytest.raises(interchange.Refusal, match=r"^ControlNetUnionModel: global_pool_conditions = True is not"):
+        control_net_tables.build_union(config)
 
 
 def test_a_union_of_a_unet_receives_a_kind_and_has_one_width():

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -229,6 +231,15 @@ def test_a_denoiser_receives_what_its_pipeline_gives(name, denoiser, message, tm
         return check()
     with pytest.raises(Refusal, match=f"a {name} is supported {message}"):
         check()
+
+
+def test_every_pipeline_that_loads_is_on_the_page_of_families():
+    page = (
+        (pathlib.Path(__file__).parents[2] / "docs" / "families.md")
+        .read_text()
+        .partition("## What is there in part")[0]
+    )
+    assert set(re.findall(r"`(\w+Pipeline)`", page)) == set(pipelines.KINDS)
 
 
 def test_relatives_of_an_unknown_pipeline_are_named_and_strangers_are_not(tmp_path):

@@ -68,11 +68,16 @@ def _kinds(module: ControlNet) -> list[Row]:
 
 def build(config: Mapping[str, Any]) -> ControlNet:
     """Our module for a config.json of ControlNetModel."""
-    fields = Fields("ControlNetModel", config)
+    return _built("ControlNetModel", config)
+
+
+def _built(name: str, config: Mapping[str, Any]) -> ControlNet:
+    """Our module for the fields that both classes have; the name is the class's, for messages."""
+    fields = Fields(name, config)
     own = {field: fields.take(field, default) for field, default in OWN.items()}
     for field in ("controlnet_conditioning_channel_order", "global_pool_conditions"):
         if own[field] != OWN[field]:
-            raise Refusal(f"ControlNetModel: {field} = {own[field]!r} is not supported; supported: {OWN[field]!r}.")
+            raise Refusal(f"{name}: {field} = {own[field]!r} is not supported; supported: {OWN[field]!r}.")
     unet = {field: value for field, value in config.items() if field not in OWN}
     down = fields.take("down_block_types", (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"))
     unet["up_block_types"] = [name.replace("Down", "Up") for name in reversed(down)]
@@ -92,7 +97,7 @@ def build_union(config: Mapping[str, Any]) -> ControlNet:
         )
     hints = {"conditioning_embedding_out_channels": UNION_HINTS}
     of_net = {field: value for field, value in config.items() if field not in OF_UNIONS}
-    module = build(hints | of_net)
+    module = _built("ControlNetUnionModel", hints | of_net)
     width = module.unet.widths[0]
     for field in ("num_trans_channel", "num_proj_channel"):
         if (value := fields.take(field, 320, SIZE)) != width:

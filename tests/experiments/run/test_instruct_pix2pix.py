@@ -85,8 +85,12 @@ def test_what_it_writes_is_a_folder_that_edits_as_the_run_does(tmp_path, pipelin
 
 
 def test_another_base_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"the base is a FluxPipeline, of whose kind there is no pipeline that edits"):
-        checks.validate(config_of(tmp_path, {"name": "instruct_pix2pix"}, "flux"))
+    for pipeline, why in (
+        ("flux", "FluxPipeline, of whose kind there is no pipeline that edits"),
+        ("kontext", "FluxKontextPipeline, which edits already"),
+    ):
+        with pytest.raises(ConfigError, match=f"the base is a {why}"):
+            checks.validate(config_of(tmp_path, {"name": "instruct_pix2pix"}, pipeline))
 
 
 def test_the_instruction_and_the_original_are_dropped_alone_too(tmp_path):
