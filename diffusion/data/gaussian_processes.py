@@ -1,6 +1,6 @@
 """Gaussian processes on the steps of a series, whose conditional distributions are closed forms."""
 
-__all__ = ["GaussianProcess", "conditional", "draw", "matern", "periodic", "stationary"]
+__all__ = ["GaussianProcess", "conditional", "deviation", "draw", "matern", "periodic", "stationary"]
 
 import math
 from typing import NamedTuple
@@ -138,3 +138,13 @@ def conditional(process: GaussianProcess, given: np.ndarray, mask: np.ndarray) -
     covariance = K - weights @ K[seen]
     mean[seen], covariance[seen], covariance[:, seen] = values, 0, 0  # as they are, but for rounding
     return mean.reshape(process.shape), (covariance + covariance.T) / 2
+
+
+def deviation(process: GaussianProcess, covariance: np.ndarray) -> np.ndarray:
+    """The standard deviation of each value, float64 `[L, C]`: the root of the covariance's diagonal.
+
+    Args:
+        process: of the series.
+        covariance: `[L C, L C]`, e.g. of `conditional`; a variance below 0 by rounding counts as 0.
+    """
+    return np.sqrt(np.maximum(np.diag(covariance), 0)).reshape(process.shape)

@@ -50,7 +50,7 @@ class SeriesWindows(Sequence):
             )
         kept = np.ones(len(values), bool)
         if hide is not None:  # what is hidden of the others is drawn when it is read: one stands for all without holes
-            kept[holes] = [self._is_record(row) for row in np.flatnonzero(holes)]
+            kept[holes] = [self._is_record(row) for row in np.flatnonzero(holes).tolist()]
             kept[~holes] = holes.all() or self._is_record(int(np.argmin(holes)))
         self._rows = np.flatnonzero(kept)
         self.left_out = int((~kept).sum())
@@ -84,7 +84,7 @@ class ExactSeries(Records):
         rng = np.random.default_rng(SEEDS[split])
         drawn = gaussian_processes.draw(np.zeros(len(process.covariance)), process.covariance, number, rng)
         values = drawn.astype(np.float32).reshape(number, *process.shape)
-        super().__init__(SeriesWindows(values, hide, SEEDS[split]), 0, split)
+        super().__init__(SeriesWindows(list(values), hide, SEEDS[split]), 0, split)
         self.process = process
 
 

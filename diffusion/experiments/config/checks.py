@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from diffusion import pytrees
-from diffusion.data import sources
+from diffusion.data import given_series, sources
 from diffusion.experiments.config import ConfigError, data, fields, fits, names, resolve, unknown
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipe import Recipe
@@ -65,9 +65,23 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
         why = f"{name} has a condition without the class, and a network receives one condition"
         valid = '0, or the column of the class as an entry of the condition, ("label", ...)'
         raise _refused(config, "model.num_classes", why, valid)
+    _check_hidden(config)
     on_data = recipe.on(spec)
     _check_condition(on_data, spec)
     return on_data
+
+
+def _check_hidden(config: Mapping) -> None:
+    """Refuses series of which only what is missing is hidden, whose examples nobody knows."""
+    hide = plain(config["data"]["source"]).get("hide")
+    if isinstance(hide, Mapping) and names.HIDINGS.get(hide.get("name")) is given_series.missing:
+        why = "what is missing has no values to learn from"
+        raise _refused(config, "data.source.hide", why, f"with the name {hidings_of_known_values()}")
+
+
+def hidings_of_known_values() -> str:
+    """The names of `config.data.source.hide` that hide values which the data have."""
+    return ", ".join(sorted(name for name, of in names.HIDINGS.items() if of is not given_series.missing))
 
 
 def on_its_data(recipe: Recipe) -> Recipe:

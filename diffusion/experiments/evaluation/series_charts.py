@@ -75,7 +75,7 @@ def fans(
             axes.plot(steps[known], np.median(whole[:, known], axis=0), color=BLUE, linewidth=1.4, label="median")
         if process is not None:
             mean, covariance = gaussian_processes.conditional(process, part.given[row], part.mask[row])
-            mean, std = mean[at], np.sqrt(np.diag(covariance).reshape(process.shape)[at])
+            mean, std = mean[at], gaussian_processes.deviation(process, covariance)[at]
             axes.plot(steps, mean, color=ORANGE, linewidth=1.2, label="exact median")
             for level, width, line in zip(BANDS, NORMAL, (":", (0, (4, 2)))):
                 for sign in (-1, 1):

@@ -8,6 +8,7 @@ import numpy as np
 
 from diffusion.data import gaussian_processes, pipeline
 from diffusion.data.gaussian_processes import GaussianProcess
+from diffusion.data.sources.series import StandardSeries
 from diffusion.experiments.config import ConfigError, checks, data
 from diffusion.experiments.evaluation import series_charts
 from diffusion.experiments.evaluation.series_charts import Part
@@ -25,7 +26,7 @@ def parts(source: Any, number: int) -> Part:
     """The first series of a source, at most `number` of them.
 
     Raises:
-        ConfigError: if nothing of them is given.
+        ConfigError: if nothing of them is given, or nobody knows what is hidden.
     """
     if not (isinstance(source.spec.condition, dict) and "given" in source.spec.condition):
         raise ConfigError(
@@ -34,10 +35,18 @@ def parts(source: Any, number: int) -> Part:
         )
     records = pipeline.fetch(source, np.arange(min(number, len(source))))
     leaf = lambda name: np.stack([record["condition"][name] for record in records])
-    return Part(leaf("given"), leaf("mask"), leaf("real"), np.stack([record["x"] for record in records]))
+    part = Part(leaf("given"), leaf("mask"), leaf("real"), np.stack([record["x"] for record in records]))
+    if not (part.real & np.isfinite(part.truth)).any():
+        raise ConfigError(
+            f"--metrics=crps compares samples with what is hidden, and of {source.spec.name} nobody knows it. Valid: "
+            f"config.data.source.hide with the name {checks.hidings_of_known_values()}."
+        )
+    return part
 
 
-def scores(samples: np.ndarray, part: Part, prefix: str = "", closed: np.ndarray | None = None) -> dict[str, dict]:
+def scores(
+    samples: np.ndarray, part: Part, prefix: str = "", closed: np.ndarray | None = None, units: tuple[Any, Any] = (0, 1)
+) -> dict[str, dict]:
     """Scores of samples of what is hidden.
 
     Args:
@@ -45,11 +54,12 @@ def scores(samples: np.ndarray, part: Part, prefix: str = "", closed: np.ndarray
         part: the series, with their truth; a value that is missing does not count.
         prefix: of the names.
         closed: `[W, L, C]` the CRPS of the exact conditional distribution; None where nobody knows it.
+        units: mean and standard deviation of each channel `[C]`, by which the series were standardised.
 
     Returns:
         {name: {"value", "samples", ...}}: "crps", the fair estimate, a mean over series of the mean over what is hidden
         of each; "crps_excess", how far it is above `closed` at the same series; "crps_quantile_form", and with several
-        channels "crps_sum", as CSDI has them; "coverage_50", "coverage_90".
+        channels "crps_sum", as CSDI has them, in the units before they were standardised; "coverage_50", "coverage_90".
     """
     assert part.truth is not None
     counts = part.real & np.isfinite(part.truth)
@@ -61,9 +71,11 @@ def scores(samples: np.ndarray, part: Part, prefix: str = "", closed: np.ndarray
     if closed is not None:
         found[f"{prefix}crps_excess"] = of_series(fair - closed)
     size = {"samples": len(truth)}
-    found[f"{prefix}crps_quantile_form"] = {"value": crps.quantile_form(samples, truth, counts), **size}
+    mean, std = units
+    unscaled = samples * std + mean, truth * std + mean
+    found[f"{prefix}crps_quantile_form"] = {"value": crps.quantile_form(*unscaled, counts), **size}
     if truth.shape[-1] > 1 and counts.all(-1).any():
-        found[f"{prefix}crps_sum"] = {"value": crps.quantile_sum(samples, truth, counts), **size}
+        found[f"{prefix}crps_sum"] = {"value": crps.quantile_sum(*unscaled, counts), **size}
     for level in COVERED:
         found[f"{prefix}coverage_{level * 100:.0f}"] = of_series(crps.coverage(samples, truth, level))
     return found
@@ -81,8 +93,7 @@ def exact(process: GaussianProcess, part: Part) -> tuple[np.ndarray, np.ndarray]
     closed, draws = [], []
     for row in range(len(part.given)):
         mean, covariance = gaussian_processes.conditional(process, part.given[row], part.mask[row])
-        std = np.sqrt(np.maximum(np.diag(covariance), 0)).reshape(mean.shape)
-        closed.append(crps.gaussian(mean, std, part.truth[row]))
+        closed.append(crps.gaussian(mean, gaussian_processes.deviation(process, covariance), part.truth[row]))
         draws.append(gaussian_processes.draw(mean.ravel(), covariance, SAMPLES, rng).reshape(SAMPLES, *mean.shape))
     return np.stack(closed), np.stack(draws, axis=1)
 
@@ -136,7 +147,8 @@ def continuous_ranked_probability_score(subject: Any) -> dict:
     process = getattr(source, "process", None)
     series_charts.fans(np.swapaxes(samples, 0, 1), part, subject.workdir / "fans.png", process)
     closed, draws = (None, None) if process is None else exact(process, part)
-    measured = scores(samples, part, closed=closed)
+    units = (source.mean, source.std) if isinstance(source, StandardSeries) else (0, 1)
+    measured = scores(samples, part, closed=closed, units=units)
     if closed is not None:
         measured |= {"crps_exact": averaged(closed, part.real)} | scores(draws, part, "exact_draws_")
     measured |= of_marginal(data.source(config, config.data.split), part)

@@ -12,6 +12,7 @@ from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, data, recipes
 from diffusion.experiments.evaluation import model_metrics, real_images, series_charts, series_scores
 from diffusion.experiments.sampling import generate, of_run, requested
+from diffusion.metrics import crps
 
 FORECAST = {"name": "forecast", "horizon": 4}
 
@@ -115,6 +116,34 @@ def test_mistakes_are_refused(changes, message):
         checks.with_data(checks.validate(config), data.source(config, "train").spec)
 
 
+def test_what_is_missing_is_neither_learned_from_nor_scored(tmp_path):
+    np.save(tmp_path / "holes.npy", np.where(np.arange(60) % 9 == 0, np.nan, np.arange(60.0)))
+    config = config_of()
+    entry = {"name": "series_windows", "path": str(tmp_path / "holes.npy"), "length": 12, "hide": {"name": "missing"}}
+    config.data.source = entry
+    source = data.source(config, "train")
+    checks.on_its_data(checks.validate(config))  # for sampling
+    with pytest.raises(ConfigError, match=r"config\.data\.source\.hide = .*Valid: with the name forecast, gaps"):
+        checks.with_data(checks.validate(config), source.spec)
+    with pytest.raises(ConfigError, match=r"nobody knows it\. Valid: .* with the name forecast, gaps"):
+        series_scores.parts(source, 3)
+
+
+def test_scores_as_csdi_has_them_are_of_the_units_of_the_file():
+    rng = np.random.default_rng(0)
+    part = series_scores.parts(data.source(config_of(), "test"), 5)
+    samples = rng.normal(size=(20, 5, 12, 2)) * part.real
+    mean, std = np.array([50.0, -3.0]), np.array([2.0, 0.1])
+    found = series_scores.scores(samples, part, units=(mean, std))
+    form = crps.quantile_form(samples * std + mean, part.truth * std + mean, part.real)
+    assert found["crps_quantile_form"]["value"] == pytest.approx(form)
+    total = crps.quantile_form((samples * std + mean).sum(-1), (part.truth * std + mean).sum(-1), part.real.all(-1))
+    assert found["crps_sum"]["value"] == pytest.approx(total)
+    standard = series_scores.scores(samples, part)
+    assert found["crps"] == standard["crps"]
+    assert form < 0.1 * standard["crps_quantile_form"]["value"]  # relative to the mean absolute target
+
+
 def test_conditions_of_a_command_line_are_checked(tmp_path):
     config = config_of()
     recipe = checks.on_its_data(checks.validate(config))
@@ -123,6 +152,9 @@ def test_conditions_of_a_command_line_are_checked(tmp_path):
     rows = requested.conditions(str(tmp_path / "good.npz"), recipe)
     np.testing.assert_array_equal(rows["given"][:2], part.given)
     given = np.where(part.real, np.nan, part.given)
+    np.savez(tmp_path / "nan.npz", given=given, mask=part.mask, real=part.real)
+    rows = requested.conditions(str(tmp_path / "nan.npz"), recipe)
+    np.testing.assert_array_equal(rows["given"][:2], part.given)  # zeros where nothing is given, as in the records
     given[1, 3, 0] = np.nan
     np.savez(tmp_path / "bad.npz", given=given, mask=part.mask, real=part.real)
     with pytest.raises(ConfigError, match="series 1 has a given value that is no finite number"):
