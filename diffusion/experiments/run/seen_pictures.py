@@ -15,9 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.data import latent_cache, pipeline, sources
+from diffusion.io import npz
 from diffusion.training.runtime import progress
 
 FOLDER = "seen"
+EARLIER = ("controls.npz", "seen.npz")  # beside it, of runs of before: arrays of all records, and of what they are
+IDENTITY = "identity"  # bytes of JSON in such a file: of which pictures, by which network
 BATCH = 8
 
 
@@ -70,13 +73,47 @@ class Pictures:
         return self._source.fingerprint()
 
 
+class Rows:
+    """Entries that are known already, as records of a picture of their bytes, which a cache is written from."""
+
+    def __init__(self, rows: np.ndarray, sight: Sight, spec: sources.DataSpec):
+        """Shows entries float32 [number, *shape] of the records of a spec."""
+        self._rows = np.ascontiguousarray(rows, np.float32).reshape(-1, *sight.latent).view(np.uint8)
+        self.spec = spec._replace(shape=self._rows.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Returns one record."""
+        return {"image": self._rows[row]}
+
+    @staticmethod
+    def see(images: Sequence[np.ndarray]) -> np.ndarray:
+        """The entries of such records."""
+        return np.stack(images).view(np.float32)
+
+
+def _earlier(sight: Sight, source: sources.Source, folder: pathlib.Path) -> np.ndarray | None:
+    """The entries that a run of before wrote beside the folder of its caches; None where it wrote none of the same."""
+    wanted = json.loads(json.dumps({"pictures": source.fingerprint(), **sight.about}, default=str))
+    for path in (folder.parent.parent / name for name in EARLIER):
+        if not path.is_file() or not {folder.name, IDENTITY} <= npz.names(path):
+            continue
+        about = json.loads(npz.load(path, (IDENTITY,))[IDENTITY].tobytes())
+        about.get("source", {}).pop("path", None)  # the pictures may have moved
+        if about == wanted:
+            return npz.load(path, (folder.name,))[folder.name]
+    return None
+
+
 def write(sight: Sight, source: sources.Source, folder: pathlib.Path, threads: int = 2) -> None:
     """Writes the entries of all records, or goes on with that, unless they are there.
 
     Args:
         sight: what is made.
         source: the records.
-        folder: of the cache.
+        folder: of the cache, whose name is the entry's.
         threads: that read pictures in advance.
 
     Raises:
@@ -105,7 +142,12 @@ def write(sight: Sight, source: sources.Source, folder: pathlib.Path, threads: i
         scale=1.0,
         shift=0.0,
     )
-    encode = lambda pictures: np.asarray(sight.see(list(pictures))).reshape(-1, 1, *sight.latent)
+    see = sight.see
+    rows = None if (folder / latent_cache.INDEX).is_file() else _earlier(sight, source, folder)
+    if rows is not None:
+        shown = Rows(rows, sight, spec)
+        spec, see = shown.spec, shown.see
+    encode = lambda pictures: np.asarray(see(list(pictures))).reshape(-1, 1, *sight.latent)
     with progress.bar("seeing", len(shown), "pictures") as advance:
         latent_writer.write(
             folder,

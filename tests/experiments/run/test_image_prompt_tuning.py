@@ -1,6 +1,7 @@
 """A run that teaches a model to take image prompts: its first step, what trains, what it writes, how it is sampled."""
 
 import dataclasses
+import json
 import pathlib
 from typing import Any
 
@@ -115,6 +116,27 @@ def test_the_column_of_prompts_has_pictures_of_three_channels(tmp_path):
     recipe = dataclasses.replace(recipe, tuning=dataclasses.replace(recipe.tuning, sees_of="prompt"))
     with pytest.raises(ConfigError, match=r"sees prompt of .* is float64 \[\].* Valid: pictures, uint8 \[\*, \*, 3\]"):
         tuned_examples.pictures(recipe)
+
+
+def test_entries_of_a_run_of_before_are_taken_over(tmp_path):
+    """As such runs wrote them, with the path of the pictures in their identity; of others they are not."""
+    source = sources.picture_folder(str(pictures(tmp_path / "pictures")))
+    identity = {
+        "pictures": source.fingerprint(),
+        "source": {"name": "picture_folder", "path": "/elsewhere", "side": 16},
+        "tuning": {"name": "ip_adapter", "widths": (1, 2)},
+    }
+    rows = np.random.default_rng(0).standard_normal((5, 2, 3)).astype(np.float32)
+    stated = np.frombuffer(json.dumps(identity, sort_keys=True).encode(), np.uint8)
+    np.savez(tmp_path / "seen.npz", image_prompt=rows, identity=stated)
+    about = {"source": {"name": "picture_folder", "side": 16}, "tuning": identity["tuning"]}
+    sight = seen_pictures.Sight(lambda few: np.zeros((len(few), 2, 3), np.float32), (2, 3), "", about)
+    for folder, own, expected in (("seen", sight, rows), ("other", sight._replace(about={"source": {}}), 0 * rows)):
+        place = tmp_path / folder / "image_prompt"
+        seen_pictures.write(own, source, place)
+        records = seen_pictures.Seen(source, "image_prompt", own, place)
+        found = [record["condition"]["image_prompt"] for record in records.__getitems__(range(5))]
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_the_prompt_may_be_another_picture_of_the_record(tmp_path):
