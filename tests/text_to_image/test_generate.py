@@ -250,9 +250,11 @@ def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["playground", "lcm"])
+@pytest.mark.parametrize("name", ["playground", "lcm", "chroma", "kontext", "fill"])
 def test_pictures_of_the_whole_program_follow_from_prompt_and_seed(name):
-    draw = lambda prompt, seed: text_to_image.generate(loaded(name), prompt, seeds=seed, steps=4, sampler="")
+    seen = {"height": 16, "width": 16} | ({"image": picture()[:, :16]} if name in ("kontext", "fill") else {})
+    seen |= {"mask": np.add.outer(np.arange(16), np.arange(16)) > 12} if name == "fill" else {}
+    draw = lambda prompt, seed: text_to_image.generate(loaded(name), prompt, seeds=seed, steps=4, sampler="", **seen)
     first = draw("a cat", 1)
     assert first.shape == (1, 16, 16, 3) and np.ptp(first) > 50
     assert (draw("a cat", 2) != first).mean() > 0.2 and (draw("a red car", 1) != first).mean() > 0.01
