@@ -131,11 +131,13 @@ def frame_prior(n: int, scale: float = 1.0) -> Distribution:
         raise ValueError(f"frame_prior: scale = {scale} must be positive")
     rotations, positions = power(so3(), n), centred(n)
     origin = jnp.zeros((n, 3))
+    uniform = rotations.uniform
+    assert uniform is not None, "rotations have a finite volume"
 
     def draw(key: Array) -> Array:
         of_rotations, of_positions = jax.random.split(key)
         x = scale * positions.tangent_normal(of_positions, origin)
-        return _join((rotations.uniform(of_rotations, ()), x))
+        return _join((uniform(of_rotations, ()), x))
 
     def log_density(x: Array) -> Array:
         return positions.wrapped_log_density(origin, scale, x[..., 3]) - n * math.log(8 * math.pi**2)

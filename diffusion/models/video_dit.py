@@ -330,7 +330,9 @@ class VideoDiT(nn.Module):
         conditions.check_label(inputs["label"], batch, self.num_classes)
         conditions.check_vector(inputs["vector"], batch, self.vector_width)
         text, mask = inputs["text"], inputs["text_mask"]
-        if text is not None and (text.ndim != 3 or (text.shape[0], text.shape[2]) != (batch, self.text_width)):
+        if text is None:
+            return inputs
+        if text.ndim != 3 or (text.shape[0], text.shape[2]) != (batch, self.text_width):
             raise ValueError(
                 f"the condition's 'text' is [B, M, text_width] = ({batch}, M, {self.text_width}); got {text.shape}"
             )

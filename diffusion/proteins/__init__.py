@@ -1,6 +1,11 @@
 """Proteins: the geometry of backbones, ideal folds, and files of the Protein Data Bank's format."""
 
+from typing import TYPE_CHECKING
+
 from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.proteins import backbone, fold_torsions, folds, pdb
 
 __all__ = ["backbone", "fold_torsions", "folds", "pdb"]
 

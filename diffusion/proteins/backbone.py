@@ -161,7 +161,7 @@ def clashes(ca: ArrayLike, least: float = CLASH) -> Array:
     return jnp.sum((squared < least**2) & apart, (-2, -1))
 
 
-def dihedral(a: Array, b: Array, c: Array, d: Array) -> Array:
+def dihedral(a: Array | np.ndarray, b: Array | np.ndarray, c: Array | np.ndarray, d: Array | np.ndarray) -> Array:
     """`[...]` the angle of the bonds a-b and c-d about the axis b-c in (-pi, pi]: 0 for cis, positive clockwise.
 
     IUPAC-IUB 1970, "Abbreviations and symbols for the description of the conformation of polypeptide chains".
