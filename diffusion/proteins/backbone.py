@@ -195,5 +195,5 @@ def placed(a: Array, b: Array, c: Array, length: float, angle: float, torsion: A
     return c + length * (math.sin(angle) * side - math.cos(angle) * along)
 
 
-def _unit(v: Array) -> Array:
+def _unit(v: Array | np.ndarray) -> Array:
     return v / jnp.sqrt(jnp.sum(v * v, -1, keepdims=True))
