@@ -196,4 +196,5 @@ def placed(a: Array, b: Array, c: Array, length: float, angle: float, torsion: A
 
 
 def _unit(v: Array | np.ndarray) -> Array:
+    v = jnp.asarray(v)
     return v / jnp.sqrt(jnp.sum(v * v, -1, keepdims=True))
