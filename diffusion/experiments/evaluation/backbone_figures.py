@@ -123,7 +123,6 @@ def draw(ca: np.ndarray, labels: np.ndarray, path: str | os.PathLike) -> None:
         path: the PNG to write.
     """
     from matplotlib import colormaps
-    from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
     classes = np.unique(labels)[: SHOWN[1]]
     columns = len(classes) if len(classes) > 1 else SHOWN[1]
@@ -138,7 +137,8 @@ def draw(ca: np.ndarray, labels: np.ndarray, path: str | os.PathLike) -> None:
             points = _upright(ca[member])
             segments = np.stack([points[:-1], points[1:]], 1)
             colours = colormaps["coolwarm"](np.linspace(0, 1, len(segments)))
-            axes.add_collection3d(Line3DCollection(list(segments), colors=list(colours), linewidths=2.2))
+            for segment, colour in zip(segments, colours):
+                axes.plot(*segment.T, color=colour, linewidth=2.2)
             axes.scatter(*points.T, c=colormaps["coolwarm"](np.linspace(0, 1, len(points))), s=7, depthshade=False)
             middle, reach = points.mean(0), np.abs(points - points.mean(0)).max() * 0.62
             for low, set_limits in zip(middle, (axes.set_xlim, axes.set_ylim, axes.set_zlim)):
