@@ -248,7 +248,7 @@ def test_relatives_of_an_unknown_pipeline_are_named_and_strangers_are_not(tmp_pa
         pipelines.kind_of("PixArtAlphaPAGPipeline", tmp_path)
     with refused(
         match=r"Its family has StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, "
-        r"StableDiffusionXLInpaintPipeline\.$"
+        r"StableDiffusionXLInpaintPipeline, StableDiffusionXLInstructPix2PixPipeline\.$"
     ):
         pipelines.kind_of("StableDiffusionXLControlNetPipeline", tmp_path)
     for stranger in ("WanPipeline", "StableVideoDiffusionPipeline", "None"):

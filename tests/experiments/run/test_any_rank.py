@@ -12,6 +12,7 @@ from diffusion.experiments import train as training
 from diffusion.experiments.config import checks, names
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.of_run import sample
 from diffusion.training.checkpointing import checkpoints
@@ -81,7 +82,8 @@ def test_a_run_of_any_rank_from_a_config(tmp_path, shape, dtype, capsys):
     made = sample(recipe, tmp_path / "whole")
     assert made.shape == (6, *shape) and made.dtype == dtype
     np.testing.assert_array_equal(np.load(tmp_path / "whole/samples.npz")["images"], made)
-    assert not (tmp_path / "whole/samples.png").exists()
+    clips = clip_pictures.is_clip(shape, dtype)
+    assert (tmp_path / "whole/samples.png").exists() == (tmp_path / "whole/samples.gif").exists() == clips
 
 
 def molecules(number=12):

@@ -41,7 +41,7 @@ def _made(module, entries):
     rng = np.random.default_rng(0)
     array = lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
     condition = {name: array(TEXT[name]) for name in entries if name in TEXT} if entries else None
-    if "text_mask" in entries:
+    if entries and "text_mask" in entries:
         condition["text_mask"] = jnp.array([[True, True, False], [True, True, True]])
     if isinstance(module, DiT | JiT):
         condition = jnp.array([1, 2])
