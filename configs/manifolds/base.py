@@ -2,24 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.recipes import preset
+from diffusion.experiments.config import recipes
 
-TINY = {
-    "model.width": 16,
-    "model.depth": 1,
-    "train.steps": 20,
-    "train.batch_size": 32,
-    "train.log_every": 10,
-    "objective.density.strata": 32,
-    "optimizer.warmup": 5,
-    "checkpoint.every": 20,
-    "ema.decay": 0.9,
-    "sample.steps": 4,
-    "sample.number": 30,
-    "sample.batch_size": 30,
-    "evaluate.number": 30,
-}
+base = recipes.module("rectified_flow")
+TINY = base.tiny(batch_size=32, samples=30) | {"model.width": 16, "model.depth": 1}
 
 
 def flow(source: str, manifold: dict) -> ConfigDict:
@@ -29,35 +15,16 @@ def flow(source: str, manifold: dict) -> ConfigDict:
         source: of the data, the name of a mixture.
         manifold: where they lie, an entry.
     """
-    config = defaults()
-    config.data.source = {"name": source}
-    config.schedule = {"name": "rectified_flow"}
-    config.parameterization = {"name": "velocity", "clock": {"name": "steps"}}
-    config.objective = {
+    objective = {
         "name": "riemannian_flow_matching",
         "manifold": manifold,
         "density": {"name": "uniform_density", "strata": 128},
     }
+    config = base.flow({"name": source}, objective, steps=4000, batch_size=256)
     config.model = {"name": "mlp", "width": 128, "depth": 3}
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 2e-3,
-        "warmup": 100,
-        "decay": "cosine",
-        "weight_decay": 0.0,
-        "clip": 1.0,
-    }
-    config.ema.update({"decay": 0.999, "warmup": True})
-    config.train.steps = 4000
-    config.train.batch_size = 256
     config.train.log_every = 500
-    config.checkpoint.every = 4000
-    config.sample.sampler = {"name": "geodesic_heun"}
-    config.sample.steps = 20
-    config.sample.number = 3000
-    config.sample.batch_size = 3000
-    config.sample.guidance.scale = 1.0
-    config.evaluate.update({"every": 0, "number": 2000, "split": "test", "features": ("pixels",)})
+    base.sampled(config, "geodesic_heun", steps=20, number=3000, batch_size=3000)
+    config.evaluate.number = 2000
     return config
 
 
@@ -73,4 +40,4 @@ def diffused(config: ConfigDict, kernel: dict, sigma_max: float) -> None:
 
 def finished(config: ConfigDict, arg: str) -> ConfigDict:
     """The config with a preset: "tiny" shrinks it."""
-    return preset(config, arg, {"tiny": TINY})
+    return recipes.preset(config, arg, {"tiny": TINY})

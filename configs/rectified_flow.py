@@ -1,0 +1,69 @@
+"""What the small runs on other things than pictures have in common: straight paths, AdamW with a cosine, an average."""
+
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config.defaults import defaults
+
+TINY = {
+    "train.steps": 20,
+    "train.log_every": 10,
+    "optimizer.warmup": 5,
+    "checkpoint.every": 20,
+    "ema.decay": 0.9,
+    "sample.steps": 4,
+}
+
+
+def flow(source: dict, objective: dict, steps: int, batch_size: int) -> ConfigDict:
+    """The config of a rectified flow, which has no model and no sampler yet.
+
+    Args:
+        source: of the data, an entry.
+        objective: an entry, with the density of its times.
+        steps: of the training, with one checkpoint at its end.
+        batch_size: of the training.
+    """
+    config = defaults()
+    config.data.source = source
+    config.schedule = {"name": "rectified_flow"}
+    config.parameterization = {"name": "velocity", "clock": {"name": "steps"}}
+    config.objective = objective
+    config.optimizer = {
+        "name": "adamw",
+        "learning_rate": 2e-3,
+        "warmup": 100,
+        "decay": "cosine",
+        "weight_decay": 0.0,
+        "clip": 1.0,
+    }
+    config.ema.update({"decay": 0.999, "warmup": True})
+    config.train.update({"steps": steps, "batch_size": batch_size, "log_every": 100})
+    config.checkpoint.every = steps
+    config.sample.guidance.scale = 1.0
+    config.evaluate.update({"every": 0, "split": "test", "features": ("pixels",)})
+    return config
+
+
+def sampled(config: ConfigDict, sampler: str, steps: int, number: int, batch_size: int) -> None:
+    """Says how samples are drawn, and how many.
+
+    Args:
+        config: changed in place.
+        sampler: its name.
+        steps: of the sampler.
+        number: of the samples.
+        batch_size: of the samples drawn at a time.
+    """
+    config.sample.sampler = {"name": sampler}
+    config.sample.update({"steps": steps, "number": number, "batch_size": batch_size})
+
+
+def tiny(batch_size: int, samples: int) -> dict:
+    """The preset with which a run takes seconds, but for its network.
+
+    Args:
+        batch_size: of the training.
+        samples: drawn and evaluated.
+    """
+    numbers = {"sample.number": samples, "sample.batch_size": samples, "evaluate.number": samples}
+    return TINY | numbers | {"train.batch_size": batch_size, "objective.density.strata": batch_size}
