@@ -289,7 +289,7 @@ class Flux(nn.Module):
                 f"the condition's 'picture' is [B, h, w, C] = ({x.shape[0]}, h, w, {self.channels}) with even h and w; "
                 f"got {edited.shape}"
             )
-        check_text(x.shape[0], self.text_width, self.pooled_width, inputs)
+        check_text(x.shape[0], self.text_width, inputs, self.pooled_width)
         if self.strength and inputs["strength"].shape != x.shape[:1]:
             raise ValueError(f"the condition's 'strength' is [B] = {x.shape[:1]}; got {inputs['strength'].shape}")
         tokens = (x.shape[0], x.shape[1] * x.shape[2] // PATCH**2, self.width)

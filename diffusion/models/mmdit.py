@@ -252,7 +252,7 @@ class MMDiT(nn.Module):
                 f"latents of {x.shape[1]} x {x.shape[2]} have more patches of {self.patch} on a side than "
                 f"the table of positions={self.positions}"
             )
-        check_text(x.shape[0], self.text_width, self.pooled_width, inputs)
+        check_text(x.shape[0], self.text_width, inputs, self.pooled_width)
         tokens = (x.shape[0], x.shape[1] * x.shape[2] // self.patch**2, self.width)
         check_residuals(inputs["residuals"], tokens, self.depth)
         extra_attention.check(inputs["extra"], x.shape[0], self.extra_layers(*x.shape[1:3]))

@@ -33,7 +33,7 @@ from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positions
 from diffusion.models.layers.extra_attention import ExtraLayer
-from diffusion.models.layers.joint_conditions import check_residuals
+from diffusion.models.layers.joint_conditions import check_residuals, check_text
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.scan import REMAT, scanned
@@ -273,15 +273,8 @@ class PixArt(nn.Module):
             raise ValueError(f"this PixArt takes latents [B, H, W, {self.shape[-1]}]; got an array of shape {x.shape}")
         network_checks.times(self, x, t)
         batch = x.shape[0]
-        text = inputs["text"].shape
-        mask = inputs["text_mask"]
+        check_text(batch, self.text_width, inputs)
         size = inputs.get("size")
-        if len(text) != 3 or text[0] != batch or text[2] != self.text_width:
-            raise ValueError(
-                f"the condition's 'text' is [B, M, text_width] = ({batch}, M, {self.text_width}); got {text}"
-            )
-        if mask is not None and (mask.shape != text[:2] or mask.dtype != jnp.bool_):
-            raise ValueError(f"the condition's 'text_mask' is Bool [B, M] = {text[:2]}; got {mask.dtype} {mask.shape}")
         if size is not None and size.shape != (batch, 6):
             raise ValueError(f"the condition's 'size' is [B, 6] = ({batch}, 6); got {size.shape}")
         tokens = (batch, x.shape[1] * x.shape[2] // self.patch**2, self.width)

@@ -27,6 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.io.leaf_names import leaves_of
+from diffusion.models.attachment import begun
 from diffusion.models.dit import DiT
 from diffusion.models.layers import conditions, layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
@@ -40,8 +42,10 @@ from diffusion.models.layers.blocks import (
     normalisation,
     xavier,
 )
+from diffusion.models.layers.condition_embedding import check_example
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
+from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.scan import REMAT, scanned
@@ -307,12 +311,7 @@ class VideoDiT(nn.Module):
         return within, jnp.asarray(line_angles(frames, head_size))
 
     def _check_videos(self, x: jax.Array, t: jax.Array) -> None:
-        if x.ndim != 5:
-            raise ValueError(f"VideoDiT takes videos [B, F, H, W, C]; got an array of shape {x.shape}")
-        if self.shape is not None and self.shape[-1] != x.shape[-1]:
-            raise ValueError(
-                f"shape={self.shape}: this VideoDiT takes so many channels; got an array of shape {x.shape}"
-            )
+        check_example(self, x, "videos [B, F, H, W, C]", rank=5)
         if x.shape[2] % self.patch or x.shape[3] % self.patch:
             raise ValueError(f"patch={self.patch} does not divide height and width of {x.shape[2:4]} pixels")
         if jnp.shape(t) not in ((), x.shape[:1], x.shape[:2]):
@@ -329,17 +328,8 @@ class VideoDiT(nn.Module):
         inputs |= conditions.entries(conditions.named(condition), required, optional)
         conditions.check_label(inputs["label"], batch, self.num_classes)
         conditions.check_vector(inputs["vector"], batch, self.vector_width)
-        text, mask = inputs["text"], inputs["text_mask"]
-        if text is None:
-            return inputs
-        if text.ndim != 3 or (text.shape[0], text.shape[2]) != (batch, self.text_width):
-            raise ValueError(
-                f"the condition's 'text' is [B, M, text_width] = ({batch}, M, {self.text_width}); got {text.shape}"
-            )
-        if mask is not None and (mask.shape != text.shape[:2] or mask.dtype != jnp.bool_):
-            raise ValueError(
-                f"the condition's 'text_mask' is Bool [B, M] = {text.shape[:2]}; got {mask.dtype} {mask.shape}"
-            )
+        if self.text_width:
+            check_text(batch, self.text_width, inputs)
         return inputs
 
 
@@ -384,22 +374,13 @@ def with_frames(
     new = video.init(key, jnp.zeros((1, 1, side, side, channels)), jnp.zeros(1), condition)["params"]
 
     _check_parameters(network, params, (1, side, side, channels), condition["label"])
-
-    def filled(new: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-        inner = lambda name: isinstance(new[name], Mapping) and name in known
-        return {name: filled(new[name], known[name]) if inner(name) else known.get(name, new[name]) for name in new}
-
-    return video, filled(new, params)
+    return video, begun(new, params)
 
 
 def _check_parameters(network: DiT, params: Mapping[str, Any], shape: tuple[int, ...], label: Any) -> None:
     """Refuses parameters that are not those of the network, naming the first."""
     made = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(1), label)["params"]
-    shapes = lambda tree: {
-        jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    own, given = shapes(made), shapes(params)
+    own, given = ({name: jnp.shape(leaf) for name, leaf in leaves_of(tree).items()} for tree in (made, params))
     for name in [*own, *given]:
         if own.get(name) != given.get(name):
             raise ValueError(

@@ -125,4 +125,4 @@ def moving_drawings(split: str = "train", *, frames: int = 16, side: int = 64, n
         label = kinds.index(clip.movers[0].motion)
         return {"image": np.round(means).astype(np.uint8), "caption": clip.caption, "label": label}
 
-    return Records(Drawings(split, number, make, (*SPLITS, "withheld")), len(kinds), split)
+    return Records(Drawings(split, number, make, tuple(motions.STREAMS)), len(kinds), split)

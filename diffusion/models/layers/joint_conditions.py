@@ -1,12 +1,18 @@
-"""Checks of the conditions of SD3's and Flux's transformers."""
+"""Checks of the texts and residuals that transformers receive in their condition."""
 
 __all__ = ["check_residuals", "check_text"]
 
 from typing import Any
 
 
-def check_text(batch: int, text_width: int, pooled_width: int, inputs: dict[str, Any]) -> None:
-    """Refuses a text or a pooled text of other widths than the network's.
+def check_text(batch: int, text_width: int, inputs: dict[str, Any], pooled_width: int = 0) -> None:
+    """Refuses a text, its mask or a pooled text of other shapes than the network's.
+
+    Args:
+        batch: B.
+        text_width: features of the text's tokens.
+        inputs: entries of the condition: "text", and "text_mask" and "pooled" where there are some.
+        pooled_width: features of the pooled text.
 
     Raises:
         ValueError: naming both shapes.
@@ -16,12 +22,11 @@ def check_text(batch: int, text_width: int, pooled_width: int, inputs: dict[str,
         raise ValueError(f"the condition's 'text' is [B, M, text_width] = ({batch}, M, {text_width}); got {text}")
     if "pooled" in inputs and (pooled := inputs["pooled"].shape) != (batch, pooled_width):
         raise ValueError(f"the condition's 'pooled' is [B, pooled_width] = ({batch}, {pooled_width}); got {pooled}")
-    if "text_mask" in inputs:
-        mask = inputs["text_mask"]
-        if mask.shape != text[:2] or mask.dtype != bool:
-            raise ValueError(
-                f"the condition's 'text_mask' is Bool [B, M] = {text[:2]}; got {mask.dtype} of shape {mask.shape}"
-            )
+    mask = inputs.get("text_mask")
+    if mask is not None and (mask.shape != text[:2] or mask.dtype != bool):
+        raise ValueError(
+            f"the condition's 'text_mask' is Bool [B, M] = {text[:2]}; got {mask.dtype} of shape {mask.shape}"
+        )
 
 
 def check_residuals(residuals: Any, tokens: tuple[int, int, int], depth: int) -> None:
