@@ -39,7 +39,6 @@ from diffusion.adapters import lora, lora_kinds, lora_names
 from diffusion.adapters.separation import Separation, separation
 from diffusion.io import files
 from diffusion.models.interchange import families, folders, rows, tensor_files
-from diffusion.models.interchange.family import Family, Refusal
 from diffusion.models.interchange.rows import Mismatch, Row
 from diffusion.models.layers.choices import look_up
 
@@ -315,8 +314,9 @@ class _Part(NamedTuple):
 @functools.lru_cache(maxsize=16)
 def _layers(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, list[_Place]]:
     """The layers of a network that have a matrix, by their names; in these layouts, or in all of them."""
-    own = [family for family in families.FAMILIES.values() if type(module) is family.module]
-    own = [family for family in own if _describes(family, module)] or own  # Flux and Chroma are of one class
+    of_class = lambda known: [family for family in known if type(module) is family.module]
+    # Flux and Chroma are of one class; what neither can write has the layers of both.
+    own = of_class(families.describing(module)) or of_class(families.FAMILIES.values())
     found: dict[str, list[_Place]] = {}
     leaves = folders.leaves_of(folders.shapes_of(own[0], module)) if own else {}
     for family in own:
@@ -332,15 +332,6 @@ def _layers(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, list[
                     places.setdefault(name.removesuffix(".weight"), []).append(place)
             found = places | found
     return found
-
-
-def _describes(family: Family, module: nn.Module) -> bool:
-    """Whether a network is one of the family."""
-    try:
-        family.describe(module)
-    except Refusal:
-        return False
-    return True
 
 
 def _parts(

@@ -1,6 +1,6 @@
 """The architectures whose files this library reads and writes, by their library's name, one line each."""
 
-__all__ = ["FAMILIES", "find", "of"]
+__all__ = ["FAMILIES", "describing", "find", "of"]
 
 import flax.linen as nn
 
@@ -103,6 +103,18 @@ def find(name: str) -> Family:
     return look_up(FAMILIES, name, "architecture", alike=1 - 2 / max(len(name), 2))
 
 
+def describing(module: nn.Module) -> list[Family]:
+    """All families that describe a module: several where one class serves several libraries, none if none does."""
+    found = []
+    for family in _of_class(module):
+        try:
+            family.describe(module)
+        except Refusal:
+            continue
+        found.append(family)
+    return found
+
+
 def of(module: nn.Module) -> Family:
     """The first family that describes a module.
 
@@ -110,14 +122,13 @@ def of(module: nn.Module) -> Family:
         ValueError: if none has its class.
         Refusal: if no family of its class can express it; the first family's refusal.
     """
-    refusals = []
-    for family in (family for family in FAMILIES.values() if type(module) in (family.module, family.other)):
-        try:
-            family.describe(module)
-            return family
-        except Refusal as refusal:
-            refusals.append(refusal)
-    if refusals:
-        raise refusals[0]
+    if found := describing(module):
+        return found[0]
+    for family in _of_class(module):
+        family.describe(module)  # raises its refusal
     known = ", ".join(sorted({family.module.__name__ for family in FAMILIES.values()}))
     raise ValueError(f"no family describes a {type(module).__name__}; valid ones are {known}")
+
+
+def _of_class(module: nn.Module) -> list[Family]:
+    return [family for family in FAMILIES.values() if type(module) in (family.module, family.other)]

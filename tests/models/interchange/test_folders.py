@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from diffusion.io import limits
 from diffusion.models import interchange
 from diffusion.models.dit import DiT
+from diffusion.models.flux import Flux
 from diffusion.models.interchange import dit_tables, families, folders, tensor_files
 from diffusion.models.pixart import PixArt
 from tests.models.interchange import published, toy
@@ -434,3 +435,16 @@ def test_a_dit_is_written_for_the_library_that_fits_its_clock():
         interchange.FAMILIES["DiT"].describe(paper.clone(own_embeddings=True))
     with pytest.raises(interchange.Refusal, match=r"positions = 'rope' cannot be written to it; only 'sincos' can"):
         families.of(paper.clone(positions="rope"))
+
+
+def test_all_families_that_describe_a_network(monkeypatch):
+    """Flux and Chroma have one class; no family can write a DiT of rotary positions."""
+    monkeypatch.setattr(families, "FAMILIES", interchange.FAMILIES)
+    flux = Flux(channels=16, width=32, depth=1, singles=1, heads=2, axes=(4, 6, 6))
+    names = lambda module: [family.name for family in families.describing(module)]
+    assert names(flux) == ["FluxTransformer2DModel"]
+    assert names(flux.clone(strength=False, pooled_width=0, approximator=(8, 8, 1))) == ["ChromaTransformer2DModel"]
+    paper = DiT(2, 32, 1, 2, 3, shape=(8, 8, 4))
+    assert names(paper) == ["DiT", "LightningDiT"]
+    assert names(paper.clone(positions="rope")) == names(folders.nn.Dense(3)) == []
+    assert all(families.of(module) is families.describing(module)[0] for module in (flux, paper))
