@@ -81,11 +81,11 @@ class _Attention(nn.Module):
         options: Any = {"use_bias": False, "dtype": self.dtype, "kernel_init": small, "dot_general": rows_first}
         qkv = nn.DenseGeneral((3, self.heads, x.shape[-1] // self.heads), **options, name="qkv")(x)
         qkv = layout.split(qkv, "batch", "tokens", None, "heads", None)
-        qkv = layout.split(qkv, "batch", None, None, "attended heads", None)
+        qkv = layout.attended(qkv)
         q, k, v = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
         q = turn(nn.RMSNorm(dtype=self.dtype, name="query_norm")(q), angles)
         k = turn(nn.RMSNorm(dtype=self.dtype, name="key_norm")(k), angles)
-        out = layout.split(attention(q, k, v, self.attention), "batch", None, "attended heads", None)
+        out = layout.attended(attention(q, k, v, self.attention))
         out = layout.split(out, "batch", "tokens", "heads", None)
         out = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), **options, name="out")(out)
         return layout.split(out, "batch", "tokens", None)

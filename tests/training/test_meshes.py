@@ -66,6 +66,7 @@ LAYOUTS = {  # name: (processes, devices of each, config.mesh)
     "2x4": (1, 8, {"data": 2, "fsdp": 4}),
     "fsdp x sequence x tensor": (1, 8, {"fsdp": 2, "sequence": 2, "tensor": 2}),
     "sequence of 4": (1, 4, {"sequence": 4}),
+    "a ring of 8, of 4 heads": (1, 8, {"sequence": 8}),
     "tensor of 4": (1, 4, {"tensor": 4}),
     "optimizer alone": (1, 4, {"data": 1, "fsdp": 4, "split": "optimizer"}),
     "pmap": (1, 4, {"kind": "pmap"}),

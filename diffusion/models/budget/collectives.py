@@ -12,7 +12,8 @@ operations in MPICH", section 4), from each device:
 | fsdp     | all-gathers of the split parameters, forward and again backward; reduce-scatter of their gradients       |
 | data     | all-reduce of the gradients (the part that fsdp leaves); over sequence too                               |
 | tensor   | all-reduce of a layer's two sums over heads and hidden features, and of their gradients                  |
-| sequence | all-to-all of q, k, v and the output of attention, from tokens to heads and back, and of their gradients |
+| sequence | all-to-all of q, k, v and the output of attention, from tokens to heads and back, and of their gradients; |
+|          | where heads do not divide, k and v travel from device to device, and backward with their gradients       |
 
 Parameters and gradients have the compute type. With `mesh.split = "optimizer"`, whole parameters are gathered once a
 step, in float32, after the update. XLA may find a cheaper collective for small arrays, or choose an all-reduce where
@@ -30,6 +31,7 @@ from jax.sharding import Mesh
 from diffusion.models.budget.activation_memory import BYTES
 from diffusion.models.budget.flops import tokens
 from diffusion.models.dit import DiT
+from diffusion.models.layers import layout
 
 FACTORS = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "all-to-all": 1}
 
@@ -38,7 +40,7 @@ class Collective(NamedTuple):
     """The communication of each device in a step, by one kind of collective over one group of axes.
 
     Attributes:
-        kind: a key of `FACTORS`.
+        kind: a key of `FACTORS`, or "collective-permute".
         axes: names of the mesh axes whose devices form a group.
         bytes: sent by each device in a step.
     """
@@ -96,5 +98,13 @@ def collectives(
     passes = 3 if model.remat == "full" else 2  # forward, backward, and forward again
     of_tokens = rows * tokens(model, image_shape) * model.width * size / mesh.shape.get("sequence", 1)
     add("all-reduce", ("tensor",), model.depth * passes * 2 * of_tokens)
-    add("all-to-all", ("sequence",), model.depth * passes * 4 * of_tokens / mesh.shape.get("tensor", 1))
+    of_heads = of_tokens / mesh.shape.get("tensor", 1)
+    with layout.over(mesh):
+        in_a_ring = layout.in_a_ring(model.heads)
+    if in_a_ring:  # n devices: n - 1 turns, and one more brings the gradients home, which are sums in float32
+        n = mesh.shape["sequence"]
+        turns = passes * (n - 1) + n * BYTES["float32"] / size
+        bytes_by_kind["collective-permute", ("sequence",)] = model.depth * turns * 2 * of_heads
+    else:
+        add("all-to-all", ("sequence",), model.depth * passes * 4 * of_heads)
     return [Collective(kind, axes, total) for (kind, axes), total in bytes_by_kind.items()]

@@ -10,7 +10,8 @@
 | "cudnn_jvp" | NVIDIA  | yes                | the same kernel, and that of `attention_tangent` in forward mode    |
 | "splash"    | TPU     | no                 | Pallas kernels that never hold the scores; see `attention_splash`   |
 | "auto"      | all     | see the choice     | "matmul" on CPU, "cudnn" on GPU where it can, "splash" on a TPU     |
-|             |         |                    | where sequences are long, else "xla"                                |
+|             |         |                    | where sequences are long, else "xla"; over a mesh whose devices     |
+|             |         |                    | share tokens but no heads, `attention_ring`, without a forward mode |
 | "auto_jvp"  | all     | yes                | "matmul" on CPU, "cudnn_jvp" on GPU where it can, else "xla"        |
 
 Objectives that differentiate the network in forward mode (`jax.jvp`: MeanFlow, continuous consistency) need one that
@@ -36,7 +37,8 @@ __all__ = [
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import attention_splash
+from diffusion.models.layers import attention_splash, layout
+from diffusion.models.layers.attention_ring import ring
 from diffusion.models.layers.attention_tangent import with_tangent
 from diffusion.models.layers.choices import look_up
 
@@ -76,7 +78,10 @@ def attention(
         )
     if not q.dtype == k.dtype == v.dtype:
         raise ValueError(f"attention needs one dtype for q, k and v; got {q.dtype}, {k.dtype}, {v.dtype}")
-    if implementation == "auto":
+    in_a_ring = implementation == "auto" and layout.in_a_ring(q.shape[2])
+    if in_a_ring:
+        implementation = "xla"  # where the queries read a text, whose keys every device holds
+    elif implementation == "auto":
         implementation = choice(q, keys=k.shape[1])
         odd = q.shape[1] % 2 or k.shape[1] % 2
         if bias is not None and (implementation == "splash" or (implementation == "cudnn" and odd)):
@@ -84,6 +89,8 @@ def attention(
     scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     if bias is not None and (bias.ndim != 4 or any(a not in (1, b) for a, b in zip(bias.shape, scores))):
         raise ValueError(f"attention's bias has a shape that broadcasts to [B, H, N, M] = {scores}; got {bias.shape}")
+    if in_a_ring and k.shape[1] == q.shape[1]:
+        return ring(q, k, v, bias)
     return look_up({"auto": xla, **IMPLEMENTATIONS}, implementation, "attention")(q, k, v, bias)
 
 

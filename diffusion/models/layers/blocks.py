@@ -69,11 +69,11 @@ class Attention(nn.Module):
         q = q if seen is x else q[:, : x.shape[1]]
         if "borrow" in masks:  # the maps are softmax(q k^T)
             rows = jnp.arange(x.shape[0]) + masks["borrow"]
-            q, k = (layout.split(jnp.take(a, rows, axis=0), "batch", None, "attended heads", None) for a in (q, k))
+            q, k = (layout.attended(jnp.take(a, rows, axis=0)) for a in (q, k))
         out = attention(q, k, v, self.attention, bias)
         if "identity" in masks:
             out = jnp.where(masks["identity"][:, None, None, None], v[:, : x.shape[1]], out)
-        out = layout.split(out, "batch", None, "attended heads", None)
+        out = layout.attended(out)
         out = layout.split(out, "batch", "tokens", "heads", None)
         out = nn.DenseGeneral(
             x.shape[-1], axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, dot_general=rows_first, name="out"

@@ -54,7 +54,7 @@ class CrossAttention(nn.Module):
                 (self.heads, self.head_size), use_bias=self.bias, dtype=self.dtype, kernel_init=xavier, name=name
             )
             out = layout.split(dense(source), "batch", "tokens", "heads", None)
-            return layout.split(out, "batch", None, "attended heads", None)
+            return layout.attended(out)
 
         q = project(x, "query")
         k = project(context, "key")

@@ -61,7 +61,7 @@ class Heads(nn.Module):
 
 
 def _attended(x: jax.Array) -> jax.Array:
-    return layout.split(x, "batch", None, None, "attended heads", None)  # softmax needs all tokens of a head
+    return layout.attended(x)  # softmax needs all tokens of a head
 
 
 def _project(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:

@@ -107,7 +107,7 @@ def _attend(
         q = turn(q, angles)
         k = turn(k, angles)
     bias = None if seen is None else mask_bias(seen)
-    return layout.split(attention(q, k, v, implementation, bias), "batch", None, "attended heads", None)
+    return layout.attended(attention(q, k, v, implementation, bias))
 
 
 def _to_tokens(x: jax.Array) -> jax.Array:

@@ -12,10 +12,11 @@ array over the axes that RULES give to the names:
 | "hidden"         | tensor           | the inner features of an MLP, with their parameters                      |
 
 The axis tensor is that of Shoeybi et al. 2019, "Megatron-LM", section 3; sequence that of Jacobs et al. 2023,
-"DeepSpeed Ulysses": an all-to-all before attention and one after.
+"DeepSpeed Ulysses": an all-to-all before attention and one after. Where the heads do not divide over both axes, tokens
+stay split inside attention, too, and keys and values travel round a ring of the devices (`attention_ring`).
 """
 
-__all__ = ["MeshError", "is_split", "on_each_device", "over", "row_major", "split"]
+__all__ = ["MeshError", "attended", "in_a_ring", "is_split", "on_each_device", "over", "row_major", "split"]
 
 import contextlib
 import contextvars
@@ -93,12 +94,39 @@ def split(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
-def on_each_device(function: Callable[..., jax.Array], *names: str | None) -> Callable[..., jax.Array]:
+def attended(x: jax.Array) -> jax.Array:
+    """Returns queries, keys, values or the output of an attention, split as inside it; `split` ends that.
+
+    Args:
+        x: [B, N, ..., H, D].
+
+    Raises:
+        MeshError: where examples, tokens or heads do not divide over their axes.
+    """
+    between = (None,) * (x.ndim - 4)
+    if in_a_ring(x.shape[-2]):
+        return split(x, "batch", "tokens", *between, "heads", None)
+    return split(x, "batch", None, *between, "attended heads", None)
+
+
+def in_a_ring(heads: int) -> bool:
+    """Whether tokens stay split inside an attention of so many heads, which do not divide over tensor and sequence."""
+    mesh = _devices()
+    if mesh is None:
+        return False
+    tokens, both = (math.prod(mesh.shape.get(axis, 1) for axis in RULES[name]) for name in ("tokens", "attended heads"))
+    return tokens > 1 and heads % both > 0
+
+
+def on_each_device(
+    function: Callable[..., jax.Array], *names: str | None, arguments: Sequence[Sequence[str | None]] | None = None
+) -> Callable[..., jax.Array]:
     """The function of whole arrays, of which each device computes its own part; for kernels that XLA cannot split.
 
     Args:
-        function: of arrays that all have dimensions of these names, as its output has; no part needs another one.
+        function: of arrays that all have dimensions of these names, as its output has.
         *names: as of `split`, of every argument and of the output.
+        arguments: names of each argument's dimensions, where they are not those of the output.
 
     Returns:
         The function itself where activations are not split.
@@ -107,7 +135,8 @@ def on_each_device(function: Callable[..., jax.Array], *names: str | None) -> Ca
     if mesh is None:
         return function
     spec = PartitionSpec(*_axes(mesh, names))
-    return jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    specs = spec if arguments is None else tuple(PartitionSpec(*_axes(mesh, each)) for each in arguments)
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)
 
 
 def _axes(mesh: Mesh, names: Sequence[str | None]) -> list[tuple[str, ...] | None]:

@@ -111,7 +111,7 @@ class SelfAttention(nn.Module):
             bias = name in self.biased
             dense = nn.DenseGeneral(size, use_bias=bias, dtype=self.dtype, kernel_init=xavier, name=name)
             out = layout.split(dense(x), "batch", "tokens", "heads", None)
-            return layout.split(out, "batch", None, "attended heads", None)
+            return layout.attended(out)
 
         q = project("query")
         k = project("key")

@@ -143,7 +143,7 @@ class Attention(nn.Module):
         q = rotate_halves(q, angles) * (self.head_size / self.score_size) ** 0.5  # `attention` divides by head_size's
         k = rotate_halves(k, angles)
         k, v = (jnp.repeat(a, self.heads // self.key_heads, axis=2) for a in (k, v))
-        q, k, v = (layout.split(a, "batch", None, "attended heads", None) for a in (q.astype(v.dtype), k, v))
+        q, k, v = (layout.attended(a) for a in (q.astype(v.dtype), k, v))
         out = self._capped(q, k, v, bias) if self.cap else attention(q, k, v, self.attention, bias)
         out = layout.split(out, "batch", "tokens", "heads", None)
         return nn.DenseGeneral(

@@ -79,7 +79,7 @@ class Attention(nn.Module):
         shape = (3, self.heads, self.head_size)
         qkv = nn.DenseGeneral(shape, use_bias=False, dtype=self.dtype, kernel_init=init, name="qkv")(x)
         qkv = layout.split(qkv, "batch", "tokens", None, "heads", None)
-        q, k, v = jnp.moveaxis(layout.split(qkv, "batch", None, None, "attended heads", None), 2, 0)
+        q, k, v = jnp.moveaxis(layout.attended(qkv), 2, 0)
         out = attention(q * self.head_size**0.5, k, v, self.attention, bias)  # `attention` divides by it
         out = layout.split(out, "batch", "tokens", "heads", None)
         return nn.DenseGeneral(

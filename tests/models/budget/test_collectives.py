@@ -86,3 +86,11 @@ def test_tensor_leaves_a_part_of_the_gradients():
     found = communication(PartitionSpec("tensor", "fsdp"), data=2, fsdp=4, tensor=2)
     assert found["reduce-scatter", ("fsdp",)] == pytest.approx(3 / 4 * BYTES / 2)
     assert found["all-reduce", ("data",)] == pytest.approx(2 * 1 / 2 * BYTES / 8)
+
+
+def test_keys_and_values_travel_where_heads_do_not_divide():
+    """16 devices share 8 heads: 15 turns forward and 15 backward, and 16 of the gradients in float32."""
+    found = communication(WHOLE, sequence=16)
+    block = 4 * 256 / 16 * WIDTH * 2  # the keys of a device, in bfloat16; values are as many
+    assert found["collective-permute", ("sequence",)] == pytest.approx(DEPTH * 2 * block * (15 + 15 + 2 * 16))
+    assert ("all-to-all", ("sequence",)) not in found

@@ -1,0 +1,141 @@
+"""Attention over tokens that are split over devices: keys and values travel round a ring, block by block.
+
+    out[b, n, h] = sum_m softmax_m(q[b, n, h] . k[b, m, h] / sqrt(D) + bias[b, h, n, m]) v[b, m, h]
+
+Each of P devices keeps its N / P queries. In each of P turns it reads one block of M / P keys and values, adds it
+to the running maximum, sum and output of its queries, and meanwhile sends it on to its neighbour. The backward pass
+turns the ring once more: the scores of a block are computed again, and the cotangents of keys and values travel with
+them. So no device holds scores of more than [N / P, M / P], and heads need not divide over the devices.
+
+Reference: Liu et al., "Ring Attention with Blockwise Transformers", 2023.
+"""
+
+__all__ = ["ring"]
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from diffusion.models.layers import layout
+from diffusion.models.layers.scan import KEPT
+
+AXIS = "sequence"  # over which layout.RULES splits tokens
+TOKENS = ("batch", "tokens", "heads", None)
+
+
+def ring(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """Attention among tokens that `layout.over` splits; derivatives in reverse mode alone.
+
+    Args:
+        q: queries [B, N, H, D], floating point.
+        k: keys [B, M, H, D], of the dtype of q.
+        v: values [B, M, H, D], of the dtype of q.
+        bias: added to the scores, [B or 1, H or 1, N or 1, M], or None.
+
+    Returns:
+        [B, N, H, D], of the dtype of q.
+
+    Raises:
+        MeshError: where queries or keys do not divide over the devices.
+    """
+    if bias is None:
+        return layout.on_each_device(lambda q, k, v: _ring(q, k, v, None), *TOKENS)(q, k, v)
+    rows = (None if size == 1 else name for name, size in zip(("batch", "heads", "tokens"), bias.shape))
+    return layout.on_each_device(_ring, *TOKENS, arguments=(TOKENS, TOKENS, TOKENS, (*rows, None)))(q, k, v, bias)
+
+
+@jax.custom_vjp
+def _ring(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """Of one device: its q [B, N/P, H, D] and k, v [B, M/P, H, D]; the bias [.., .., N/P or 1, M] has all keys."""
+    return _forward(q, k, v, bias)[0]
+
+
+def _forward(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> tuple:
+    """The output, and what the backward pass reads; running sums by Milakov and Gimelshein, 2018, algorithm 3."""
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    batch, queries, heads, _ = q.shape
+
+    def add(turn, k, v, out, total, largest):
+        """The output [B, N/P, H, D], sum and maximum [B, H, N/P] with one block more."""
+        scores = _scores(q, k, bias, turn)
+        new = jnp.maximum(largest, scores.max(-1))
+        p = jnp.exp(scores - new[..., None])
+        kept = jnp.exp(largest - new)
+        block = jnp.einsum("bhnm,bmhd->bnhd", p.astype(v.dtype), v, preferred_element_type=wide)
+        return out * _per_query(kept) + block, total * kept + p.sum(-1), new
+
+    def turn(carry, turn):
+        k, v, *found = carry
+        sent = _sent((k, v))  # before it is read, so that it travels meanwhile
+        return (*sent, *add(turn, k, v, *found)), None
+
+    shape = (batch, heads, queries)
+    found = jnp.zeros(q.shape, wide), jnp.zeros(shape, wide), jnp.full(shape, jnp.finfo(wide).min, wide)
+    last = jax.lax.axis_size(AXIS) - 1
+    (last_k, last_v, *found), _ = jax.lax.scan(turn, (k, v, *found), jnp.arange(last))
+    out, total, largest = add(last, last_k, last_v, *found)
+    out = checkpoint_name((out / _per_query(total)).astype(q.dtype), KEPT)
+    total, largest = checkpoint_name((total, largest), KEPT)  # apart: beside a mask's bias a logarithm would vanish
+    return out, (q, k, v, bias, out, total, largest)
+
+
+def _backward(kept: tuple, d_out: jax.Array) -> tuple:
+    """With P = exp(S - max) / sum: dV = P^T dO, dS = P * (dO V^T - rowsum(dO * O)), dQ = dS K and dK = dS^T Q."""
+    q, k, v, bias, out, total, largest = kept
+    wide = total.dtype
+    scale = q.shape[-1] ** -0.5
+    mean = jnp.einsum("bnhd,bnhd->bhn", d_out.astype(wide), out.astype(wide))
+
+    def add(turn, k, v, dk, dv, dq, d_bias):
+        p = jnp.exp(_scores(q, k, bias, turn) - largest[..., None]) / total[..., None]
+        ds = p * (jnp.einsum("bnhd,bmhd->bhnm", d_out, v, preferred_element_type=wide) - mean[..., None])
+        if bias is not None:
+            whole = tuple(axis for axis in range(3) if bias.shape[axis] == 1)
+            columns = ds.sum(whole, keepdims=True)
+            d_bias = jax.lax.dynamic_update_slice_in_dim(d_bias, columns, _first(k, turn), axis=3)
+        ds = (scale * ds).astype(q.dtype)
+        dk = dk + jnp.einsum("bhnm,bnhd->bmhd", ds, q, preferred_element_type=wide)
+        dv = dv + jnp.einsum("bhnm,bnhd->bmhd", p.astype(q.dtype), d_out, preferred_element_type=wide)
+        dq = dq + jnp.einsum("bhnm,bmhd->bnhd", ds, k, preferred_element_type=wide)
+        return dk, dv, dq, d_bias
+
+    def turn(carry, turn):
+        k, v, *found = carry
+        sent = _sent((k, v))
+        dk, dv, dq, d_bias = add(turn, k, v, *found)
+        return (*sent, *_sent((dk, dv)), dq, d_bias), None
+
+    zeros = lambda x: jnp.zeros(x.shape, wide)
+    found = (zeros(k), zeros(v), zeros(q), None if bias is None else zeros(bias))
+    last = jax.lax.axis_size(AXIS) - 1
+    (last_k, last_v, *found), _ = jax.lax.scan(turn, (k, v, *found), jnp.arange(last))
+    dk, dv, dq, d_bias = add(last, last_k, last_v, *found)
+    dk, dv = _sent((dk, dv))  # home
+    d_bias = None if bias is None else d_bias.astype(bias.dtype)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), d_bias
+
+
+_ring.defvjp(_forward, _backward)
+
+
+def _sent(block: tuple) -> tuple:
+    """The block of the neighbour before, to which every device sends its own to the one after."""
+    devices = jax.lax.axis_size(AXIS)
+    return jax.lax.ppermute(block, AXIS, [(i, (i + 1) % devices) for i in range(devices)])
+
+
+def _first(k: jax.Array, turn: jax.Array | int) -> jax.Array:
+    """The place of the first key of the block [B, M/P, H, D] that a device holds in a turn."""
+    return (jax.lax.axis_index(AXIS) - turn) % jax.lax.axis_size(AXIS) * k.shape[1]
+
+
+def _scores(q: jax.Array, k: jax.Array, bias: jax.Array | None, turn: jax.Array | int) -> jax.Array:
+    """The scores of a block, [B, H, N/P, M/P] in float32 or wider."""
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
+    return scores if bias is None else scores + jax.lax.dynamic_slice_in_dim(bias, _first(k, turn), k.shape[1], axis=3)
+
+
+def _per_query(x: jax.Array) -> jax.Array:
+    """[B, H, N] -> [B, N, H, 1]."""
+    return x.swapaxes(1, 2)[..., None]
