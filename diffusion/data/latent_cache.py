@@ -42,7 +42,7 @@ class Description(NamedTuple):
     Attributes:
         dataset: {"name", "version", "split", "size", "num_classes", "shape"} of the pictures.
         autoencoder: {"family", "config", "sha256"}: its architecture, its fields, and the hash of its weights.
-        shape: (h, w, D) of a latent.
+        shape: of a latent, (h, w, D), or (f, h, w, D) of a clip.
         kind: "moments" of a posterior, from which each epoch draws anew, or its "mean" alone.
         views: of each picture: "plain", and "flipped", its mirror image, where flips are wanted.
         dtype: of the numbers on disk: "float32", or "float16" of half the size.
@@ -52,7 +52,7 @@ class Description(NamedTuple):
 
     dataset: dict[str, Any]
     autoencoder: dict[str, Any]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     kind: str
     views: tuple[str, ...]
     dtype: str
@@ -268,7 +268,7 @@ def parse(path: pathlib.Path, content: Any) -> Description:
         description = Description(**{**fields, **tuples})
         numbers = [*np.ravel(description.scale), *np.ravel(description.shift)]
         sound = (
-            len(description.shape) == 3
+            len(description.shape) in (3, 4)
             and description.kind in PARTS
             and description.dtype in DTYPES
             and description.record_bytes > 0

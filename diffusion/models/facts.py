@@ -7,13 +7,14 @@
 | `one_size`       | False      | whether it takes pictures of one size alone                                 |
 | `layer_masks`    | ()         | the masks of `depth` layers that its condition may have, e.g. "skip"        |
 | `ranks`          | None       | of one example that it takes, 3 for pictures (H, W, C); None: any           |
+| `of_frames`      | False      | whether the first axis counts frames, which neither patches nor levels part |
 | `feature_blocks` | 0          | blocks, 1 .. so many, whose outputs a call with `features=` returns too     |
 | `reuses`         | ()         | what of a call another one may take over: "blocks", "deep"; `caching` reads |
 | `masks`          | 0          | side of the patches that "keep" of its condition leaves out; 0: it has none |
 | `masks_vary`     | False      | whether "keep" may have -1, where an example has fewer patches than others  |
 """
 
-__all__ = ["feature_blocks", "kind", "layer_masks", "one_size", "reuses", "takes_rank", "text_inputs"]
+__all__ = ["feature_blocks", "kind", "layer_masks", "of_frames", "one_size", "reuses", "takes_rank", "text_inputs"]
 
 from typing import Any
 
@@ -44,6 +45,11 @@ def layer_masks(network: Any) -> tuple[str, ...]:
 def one_size(network: Any) -> bool:
     """Whether a module or its class takes pictures of one size alone."""
     return getattr(network, "one_size", False)
+
+
+def of_frames(network: Any) -> bool:
+    """Whether the first axis of the examples of a module, or of one of its class, counts frames."""
+    return getattr(network, "of_frames", False)
 
 
 def takes_rank(network: Any, shape: tuple[int, ...]) -> bool:

@@ -210,6 +210,7 @@ class VideoDiT(nn.Module):
     shape: tuple[int, int, int, int] | None = None
     text_inputs = conditions.EMBEDDINGS
     ranks = (4,)
+    of_frames = True
 
     def __post_init__(self):
         network_checks.positive(self, ("patch", "width", "depth", "heads", "mlp_ratio"))

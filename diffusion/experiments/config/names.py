@@ -40,6 +40,7 @@ from diffusion.guidance import measurements
 from diffusion.metrics import features
 from diffusion.models import MODELS as BACKBONES
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
 from diffusion.models.autoencoders.patch_discriminator import PatchDiscriminator
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.image_encoders import convnext, dinov2, dinov3, ijepa, mae, siglip
@@ -49,7 +50,14 @@ from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision
 from diffusion.objectives import classification, consistency, consistency_times, decoders, few_step, interpolants
 from diffusion.training import optimizers
 
-MODELS = {**BACKBONES, "autoencoder_kl": AutoencoderKL, "clip": CLIP, "pixart": PixArt, "rae_decoder": RAEDecoder}
+MODELS = {
+    **BACKBONES,
+    "autoencoder_kl": AutoencoderKL,
+    "autoencoder_kl_video": AutoencoderKLVideo,
+    "clip": CLIP,
+    "pixart": PixArt,
+    "rae_decoder": RAEDecoder,
+}
 TOWERS = {"text": CLIPText, "vision": CLIPVision}  # of "clip"
 
 

@@ -806,15 +806,16 @@ def check_shape(config: Mapping, shape: Any) -> None:
     if not pytrees.is_shape(tuple(shape)):
         return
     patch = config["model"].get("patch", 1)
-    if any(side % patch for side in shape[:-1]):
-        valid = [p for p in range(1, min(shape[:-1]) + 1) if all(side % p == 0 for side in shape[:-1])]
+    sides = shape[1:-1] if facts.of_frames(names.MODELS.get(config["model"]["name"])) else shape[:-1]
+    if any(side % patch for side in sides):
+        valid = [p for p in range(1, min(sides) + 1) if all(side % p == 0 for side in sides)]
         raise ConfigError(
             f"config.model.patch = {patch} does not divide the sides of data of shape {shape}. Valid: "
             f"{', '.join(map(str, valid))}."
         )
     widths = config["model"].get("widths")
     halvings = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # of another type: the call refuses it
-    if any(side % 2**halvings for side in shape[:-1]):
+    if any(side % 2**halvings for side in sides):
         raise ConfigError(
             f"config.model.widths has {halvings + 1} levels, and data of shape {shape} cannot be halved "
             f"{halvings} times. Valid: fewer levels."

@@ -85,14 +85,15 @@ def channels(images: np.ndarray, takes: int, network: str = "autoencoder") -> np
     return images
 
 
-def latent(autoencoder: Autoencoder, shape: tuple[int, int, int]) -> tuple[str, tuple[int, int, int]]:
+def latent(autoencoder: Autoencoder, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
     """What the encoder makes of a picture (H, W, C), without computing it: ("moments" or "mean", (h, w, D)).
+
+    Of a clip (F, H, W, C) it is (f, h, w, D).
 
     Raises:
         ConfigError: if it does not take pictures of that size.
     """
-    height, width, _ = shape
-    x = jax.ShapeDtypeStruct((1, height, width, autoencoder.module.picture_channels), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, *shape[:-1], autoencoder.module.picture_channels), jnp.float32)
     try:
         latents = jax.eval_shape(lambda params, x: _encode(autoencoder.module, params, x), autoencoder.params, x)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Autoencoders: between pictures and the latents that diffusion models see."""
+"""Autoencoders: between pictures or videos and the latents that diffusion models see."""
 
 from typing import TYPE_CHECKING
 
@@ -8,9 +8,11 @@ if TYPE_CHECKING:
     from diffusion.models.autoencoders import (
         autoencoder_dc,
         autoencoder_kl,
+        autoencoder_kl_video,
         autoencoder_rae,
         autoencoder_tiny,
         autoencoder_vq,
+        causal_layers,
         deep_compression,
         encoder_decoder,
         latent_space,
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
 __all__ = [
     "autoencoder_dc",
     "autoencoder_kl",
+    "autoencoder_kl_video",
     "autoencoder_rae",
     "autoencoder_tiny",
     "autoencoder_vq",
+    "causal_layers",
     "deep_compression",
     "encoder_decoder",
     "latent_space",

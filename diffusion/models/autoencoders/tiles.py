@@ -1,4 +1,4 @@
-"""Pictures larger than memory, tile by tile: overlapping tiles whose overlaps are blended linearly.
+"""Pictures and frames larger than memory, tile by tile: overlapping tiles whose overlaps are blended linearly.
 
     decode = tiled(partial(vae.apply, {"params": params}, method="decode"), tile=64, overlap=16, margin=4)
     encode = tiled(partial(vae.apply, {"params": params}, method="encode"), tile=512, overlap=128, margin=32, step=8)
@@ -84,7 +84,7 @@ def tiled(
 
     Args:
         function: pictures [B, h, w, C] -> a pytree of pictures [B, r h, r w, ...], the same r for all sizes, such as
-            8 for a decoder and 1 / 8 for an encoder.
+            8 for a decoder and 1 / 8 for an encoder; or videos [B, F, h, w, C] -> [B, G, r h, r w, ...].
         tile: side of a tile.
         overlap: of neighbouring tiles, at least; less than half of the tile.
         margin: at the inner edges of a tile that is thrown away, less than half of the overlap: as far as the padding
@@ -108,13 +108,17 @@ def tiled(
         raise ValueError(f"step={step} does not divide each of {sizes}")
 
     def whole(x: jax.Array) -> Any:
-        if x.ndim != 4 or any(side % step or not side for side in x.shape[1:3]):
-            raise ValueError(f"tiles are cut from pictures [B, H, W, C] whose sides step={step} divides; got {x.shape}")
-        sides = x.shape[1:3]
+        sides = x.shape[-3:-1]
+        if x.ndim not in (4, 5) or any(side % step or not side for side in sides):
+            raise ValueError(
+                f"tiles are cut from pictures [B, H, W, C], or videos [B, F, H, W, C], whose sides step={step} "
+                f"divides; got {x.shape}"
+            )
+        before = (0,) * (x.ndim - 3)
         cuts = [cut(side, tile, overlap, step) for side in sides]
         if all(len(one.starts) == 1 for one in cuts):
             return function(x)
-        one_tile = jax.ShapeDtypeStruct((x.shape[0], cuts[0].size, cuts[1].size, x.shape[3]), x.dtype)
+        one_tile = jax.ShapeDtypeStruct((*x.shape[:-3], cuts[0].size, cuts[1].size, x.shape[-1]), x.dtype)
         made = jax.eval_shape(function, one_tile)
         ratio = _ratio(made, one_tile, step)
 
@@ -129,18 +133,18 @@ def tiled(
             i, j = position
             top = jnp.asarray(cuts[0].starts)[i]
             left = jnp.asarray(cuts[1].starts)[j]
-            outputs = function(jax.lax.dynamic_slice(x, (0, top, left, 0), one_tile.shape))
+            outputs = function(jax.lax.dynamic_slice(x, (*before, top, left, 0), one_tile.shape))
             weight = rows[i][:, None, None] * columns[j][:, None]
 
             def put(whole: jax.Array, part: jax.Array) -> jax.Array:
-                at = (0, scaled(top), scaled(left), 0)
-                before = jax.lax.dynamic_slice(whole, at, part.shape)
-                return jax.lax.dynamic_update_slice(whole, before + weight.astype(part.dtype) * part, at)
+                at = (*before, scaled(top), scaled(left), 0)
+                sum_before = jax.lax.dynamic_slice(whole, at, part.shape)
+                return jax.lax.dynamic_update_slice(whole, sum_before + weight.astype(part.dtype) * part, at)
 
             return jax.tree.map(put, result, outputs), None
 
         empty = jax.tree.map(
-            lambda leaf: jnp.zeros((leaf.shape[0], scaled(sides[0]), scaled(sides[1]), leaf.shape[3]), leaf.dtype), made
+            lambda leaf: jnp.zeros((*leaf.shape[:-3], *map(scaled, sides), leaf.shape[-1]), leaf.dtype), made
         )
         positions = np.indices([len(one.starts) for one in cuts]).reshape(2, -1).T
         return jax.lax.scan(add, empty, jnp.asarray(positions))[0]
@@ -150,14 +154,14 @@ def tiled(
 
 def _ratio(made: Any, tile: jax.ShapeDtypeStruct, step: int) -> tuple[int, int]:
     """(a, b): outputs have a / b times the sides of the input."""
-    height = tile.shape[1]
+    height, width = tile.shape[-3:-1]
     for leaf in jax.tree.leaves(made):
-        a = leaf.shape[1]
-        if leaf.ndim != 4 or leaf.shape[2] * height != a * tile.shape[2] or step * a % height:
+        a = leaf.shape[-3]
+        if leaf.ndim != len(tile.shape) or leaf.shape[-2] * height != a * width or step * a % height:
             raise ValueError(
                 f"a tile {tile.shape} became {leaf.shape}: not a picture of sides that change by one "
                 f"ratio, a multiple of 1 / step = 1 / {step}"
             )
-        if a != jax.tree.leaves(made)[0].shape[1]:
+        if a != jax.tree.leaves(made)[0].shape[-3]:
             raise ValueError("the outputs of a tile have different sides")
     return a, height

@@ -43,6 +43,7 @@ from diffusion.models.interchange import (
     u_vit_tables,
     unet_2d_tables,
     vit_tables,
+    wan_autoencoder_tables,
 )
 from diffusion.models.interchange.family import Family, Refusal
 from diffusion.models.layers.choices import look_up
@@ -85,6 +86,7 @@ FAMILIES: dict[str, Family] = {
         u_vit_tables.FAMILY,
         unet_2d_tables.FAMILY,
         *vit_tables.FAMILIES,
+        wan_autoencoder_tables.FAMILY,
         adm_tables.FAMILY,
         *edm_tables.FAMILIES,
         edm2_tables.FAMILY,

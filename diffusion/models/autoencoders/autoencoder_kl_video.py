@@ -1,0 +1,295 @@
+"""The causal KL autoencoder of videos: the first frame by itself, the others in groups behind it.
+
+    x [B, 1 + f_t n, H, W, C] - Encoder - (conv 1x1) - mean, log variance [B, 1 + n, H/f, W/f, D]
+    z [B, 1 + n, H/f, W/f, D] - (conv 1x1) - Decoder - x [B, 1 + f_t n, H, W, C]
+
+    encoder: conv - [block x layers - (halve sides, time)] x levels - block - attention - block - norm - conv
+    decoder: conv - block - attention - block - [block x (layers + 1) - (double time, sides)] x levels - norm - conv
+
+No frame sees a later one: the latents of a video's beginning are the beginning of its latents, and a picture is a video
+of one frame. Norms are of single pixels, so that a video is coded chunk by chunk with the memory of one chunk
+(`streamed`), to the same result. `tiles.tiled` cuts frames into tiles.
+
+| published | f | f_t | D  | scale and shift           |
+|-----------|---|-----|----|---------------------------|
+| Wan 2.1   | 8 | 4   | 16 | of each channel           |
+"""
+
+__all__ = ["AutoencoderKLVideo", "streamed"]
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
+from diffusion.models.autoencoders.causal_layers import (
+    STREAM,
+    CausalConv,
+    ChannelNorm,
+    DoubleTime,
+    FrameAttention,
+    FrameConv,
+    HalveTime,
+    VideoBlock,
+    doubled,
+)
+from diffusion.models.autoencoders.latent_space import Factor, Moments
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.choices import look_up
+
+
+class Middle(nn.Module):
+    """block - attention within each frame - block, at the smallest side."""
+
+    width: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = VideoBlock(self.width, self.dtype, name="block_0")(x)
+        x = FrameAttention(self.attention, self.dtype, name="mixing_0")(x)
+        return VideoBlock(self.width, self.dtype, name="block_1")(x)
+
+
+def _last(x: jax.Array, outputs: int) -> jax.Array:
+    """The output, in float32: bfloat16 would round it to 8 bits."""
+    return CausalConv(outputs, name="conv_out")(nn.silu(ChannelNorm(name="norm_out")(x)))
+
+
+class Encoder(nn.Module):
+    """[B, 1 + f_t n, H, W, C] -> [B, 1 + n, H/f, W/f, outputs]; fields as `AutoencoderKLVideo`."""
+
+    widths: tuple[int, ...]
+    layers: int
+    temporal: tuple[bool, ...]
+    outputs: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = CausalConv(self.widths[0], dtype=self.dtype, name="conv_in")(x)
+        for i, width in enumerate(self.widths):
+            for j in range(self.layers):
+                x = VideoBlock(width, self.dtype, name=f"level_{i}_block_{j}")(x)
+            if i + 1 < len(self.widths):
+                x = FrameConv(width, True, self.dtype, name=f"down_{i}")(x)
+                if self.temporal[i]:
+                    x = HalveTime(self.dtype, name=f"halve_{i}")(x)
+        return _last(Middle(self.widths[-1], self.attention, self.dtype, name="middle")(x), self.outputs)
+
+
+class Decoder(nn.Module):
+    """[B, 1 + n, h, w, D] -> [B, 1 + f_t n, f h, f w, outputs]; fields as `AutoencoderKLVideo`."""
+
+    widths: tuple[int, ...]
+    layers: int
+    temporal: tuple[bool, ...]
+    outputs: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        x = CausalConv(self.widths[-1], dtype=self.dtype, name="conv_in")(z)
+        x = Middle(self.widths[-1], self.attention, self.dtype, name="middle")(x)
+        for i in reversed(range(len(self.widths))):
+            for j in range(self.layers + 1):
+                x = VideoBlock(self.widths[i], self.dtype, name=f"level_{i}_block_{j}")(x)
+            if i:
+                if self.temporal[i - 1]:
+                    x = DoubleTime(self.dtype, name=f"double_{i}")(x)
+                x = FrameConv(self.widths[i] // 2, False, self.dtype, name=f"up_{i}")(doubled(x))
+        return _last(x, self.outputs)
+
+
+class AutoencoderKLVideo(nn.Module):
+    """Videos to the moments of a Gaussian, and latents to videos; f = 2^(levels - 1), and f_t = 2^(halvings of time).
+
+        moments = module.apply({"params": params}, x, method="encode")
+        x = module.apply({"params": params}, z, method="decode")
+
+    Attributes:
+        widths: channels of each level, from the picture's side on.
+        layers: residual blocks of a level of the encoder; the decoder has one more.
+        temporal: for each level but the last, whether time is halved with the sides; as many as there are halvings.
+        latent_channels: D.
+        picture_channels: C.
+        scale: of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
+        shift: of the latents, likewise.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type, "float32" or "bfloat16"; outputs are float32.
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, section on the
+    spatio-temporal VAE; Yu et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation", 2023,
+    section 3 (causal convolutions).
+    """
+
+    widths: tuple[int, ...] = (96, 192, 384, 384)
+    layers: int = 2
+    temporal: tuple[bool, ...] = (False, True, True)
+    latent_channels: int = 16
+    picture_channels: int = 3
+    scale: Factor = 1.0
+    shift: Factor = 0.0
+    attention: str = "auto"
+    dtype: str = "float32"
+    kind = "autoencoder"
+    ranks = (4,)
+    of_frames = True
+
+    def __post_init__(self):
+        look_up(dict.fromkeys(("auto", *IMPLEMENTATIONS)), self.attention, "attention")
+        look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
+        if not self.widths or self.layers < 1 or min(self.latent_channels, self.picture_channels, *self.widths) < 1:
+            raise ValueError(
+                f"widths={self.widths}, layers={self.layers}, latent_channels={self.latent_channels}, "
+                f"picture_channels={self.picture_channels}: an autoencoder has at least one level, and positive numbers"
+            )
+        if any(width % 2 for width in self.widths[1:]):
+            raise ValueError(f"widths={self.widths}: half of a width comes out where sides double, so that it is even")
+        if len(self.temporal) != len(self.widths) - 1:
+            raise ValueError(
+                f"temporal={self.temporal} says for each of the {len(self.widths) - 1} halvings of the sides of "
+                f"widths={self.widths} whether time is halved too"
+            )
+        super().__post_init__()
+
+    @property
+    def factor(self) -> int:
+        """f, by which the sides of a latent are smaller than the picture's."""
+        return 2 ** len(self.temporal)
+
+    @property
+    def time_factor(self) -> int:
+        """f_t: so many frames, after the first, make one of the latent's."""
+        return 2 ** sum(self.temporal)
+
+    def setup(self):
+        fields = (self.widths, self.layers, self.temporal)
+        how = (self.attention, self.dtype)
+        self.encoder = Encoder(*fields, 2 * self.latent_channels, *how)
+        self.decoder = Decoder(*fields, self.picture_channels, *how)
+        self.moments_conv = nn.Dense(2 * self.latent_channels)
+        self.latents_conv = nn.Dense(self.latent_channels)
+
+    def encode(self, x: jax.Array) -> Moments:
+        """The posterior q(z | x).
+
+        Args:
+            x: videos [B, 1 + f_t n, H, W, C] in [-1, 1], n >= 0; f divides height and width. A later chunk of a stream
+                has f_t n frames.
+
+        Returns:
+            mean and log variance, [B, 1 + n, H/f, W/f, D] each, float32; the log variance lies in [-30, 20]. Of a later
+            chunk n frames.
+
+        Raises:
+            ValueError: for a size that the factors do not divide.
+        """
+        self._check(x)
+        mean, log_variance = jnp.split(self.moments_conv(self.encoder(x)), 2, axis=-1)
+        return Moments(mean, log_variance.clip(*LOG_VARIANCE))
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """The video of a latent.
+
+        Args:
+            z: [B, 1 + n, h, w, D], as the encoder returns it, neither scaled nor shifted; of a later chunk of a stream
+                n frames.
+
+        Returns:
+            [B, 1 + f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32; of a later chunk f_t n frames.
+
+        Raises:
+            ValueError: for another rank or number of channels.
+        """
+        if z.ndim != 5 or z.shape[-1] != self.latent_channels:
+            raise ValueError(
+                f"this autoencoder decodes latents [B, F, h, w, {self.latent_channels}]; got an array of shape "
+                f"{z.shape}"
+            )
+        return self.decoder(self.latents_conv(z))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The reconstruction of videos [B, F, H, W, C] from the mean of their posterior."""
+        return self.decode(self.encode(x).mean)
+
+    def _check(self, x: jax.Array) -> None:
+        f, f_t = self.factor, self.time_factor
+        if x.ndim != 5 or x.shape[-1] != self.picture_channels:
+            raise ValueError(
+                f"this autoencoder takes videos [B, F, H, W, {self.picture_channels}]; got an array of shape {x.shape}"
+            )
+        _, frames, height, width, _ = x.shape
+        if height % f or width % f or not height * width:
+            nearest = " x ".join(str(max(f, round(side / f) * f)) for side in (height, width))
+            raise ValueError(
+                f"this autoencoder makes frames {f} times smaller, and {f} does not divide {height} x {width}; the "
+                f"nearest valid size is {nearest}"
+            )
+        later = "encoder" in self.variables.get(STREAM, {})
+        if frames < 1 or (frames - (not later)) % f_t:
+            valid = (
+                f"a later chunk of a stream has a multiple of {f_t}"
+                if later
+                else f"valid are 1, {1 + f_t}, {1 + 2 * f_t} .."
+            )
+            raise ValueError(
+                f"this autoencoder makes one frame of each {f_t} after the first; a video of {frames} frames does not "
+                f"fit: {valid}"
+            )
+
+
+def streamed(module: AutoencoderKLVideo, params: Any, method: str, chunk: int = 1) -> Callable[[jax.Array], Any]:
+    """Encodes or decodes a video chunk by chunk along its frames, with the memory of one chunk.
+
+    The result is that of the whole video, up to rounding: each convolution keeps the last frames that it has seen.
+
+        latents = streamed(vae, params, "encode")(x).mean
+        video = tiles.tiled(streamed(vae, params, "decode"), tile=32, overlap=8)(latents)       # and by tiles
+
+    Args:
+        module: an autoencoder of videos.
+        params: its parameters.
+        method: "encode" or "decode".
+        chunk: frames of the latent in a chunk; the first chunk is the first frame.
+
+    Returns:
+        A function of what the method takes, which returns what the method returns.
+
+    Raises:
+        ValueError: for another method or a chunk below 1.
+
+    Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025 (its feature cache).
+    """
+    look_up(dict.fromkeys(("encode", "decode")), method, "method")
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk} must be 1 or more frames of the latent")
+    frames = chunk * (module.time_factor if method == "encode" else 1)
+
+    def part(stream: Any, x: jax.Array) -> tuple[Any, Any]:
+        made, kept = module.apply({"params": params, **stream}, x, method=method, mutable=[STREAM])
+        return kept, made
+
+    def whole(x: jax.Array) -> Any:
+        stream, first = part({}, x[:, :1])
+        made = [first]
+        full = (x.shape[1] - 1) // frames
+        if full:
+            chunks = x[:, 1 : 1 + full * frames].reshape(len(x), full, frames, *x.shape[2:])
+            stream, parts = jax.lax.scan(part, stream, jnp.moveaxis(chunks, 1, 0))
+            joined = lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(len(x), -1, *leaf.shape[3:])
+            made.append(jax.tree.map(joined, parts))
+        if 1 + full * frames < x.shape[1]:
+            made.append(part(stream, x[:, 1 + full * frames :])[1])
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *made)
+
+    return whole

@@ -1,0 +1,247 @@
+"""Layers of videos [B, F, H, W, C] in which a frame sees itself and earlier frames alone, whole or chunk by chunk.
+
+A module that is applied with the collection "stream" mutable reads the frames before its input from there, and leaves
+its last ones for the next call:
+
+    first, stream = module.apply({"params": params}, x[:, :1], mutable=["stream"])
+    later, stream = module.apply({"params": params, **stream}, x[:, 1:], mutable=["stream"])
+
+Without the collection the input begins a video.
+"""
+
+__all__ = [
+    "STREAM",
+    "CausalConv",
+    "ChannelNorm",
+    "DoubleTime",
+    "FrameAttention",
+    "FrameConv",
+    "HalveTime",
+    "VideoBlock",
+]
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.layers.attention import attention
+from diffusion.models.layers.convolutions import upsample
+
+STREAM = "stream"
+"""The collection of frames that a call leaves for the next."""
+
+
+def with_past(module: nn.Module, x: jax.Array, frames: int) -> tuple[jax.Array, bool]:
+    """An input behind the frames before it, which are zeros where a video begins, and whether it begins one.
+
+    Args:
+        module: that keeps the last frames for its next call.
+        x: [B, F, ...].
+        frames: how many, n.
+
+    Returns:
+        ([B, n + F, ...], whether x begins a video).
+    """
+    begins = not module.has_variable(STREAM, "past")
+    empty = jnp.zeros((x.shape[0], frames, *x.shape[2:]), x.dtype)
+    joined = jnp.concatenate([empty if begins else module.get_variable(STREAM, "past"), x], axis=1)
+    if module.is_mutable_collection(STREAM) and not module.is_initializing():
+        module.put_variable(STREAM, "past", joined[:, -frames:])
+    return joined, begins
+
+
+def _windows(x: jax.Array, size: int, stride: int = 1) -> jax.Array:
+    """The frames of each window beside each other: [B, F, ..., C] -> [B, (F - size) / stride + 1, ..., size C]."""
+    last = x.shape[1] - size
+    return jnp.concatenate([x[:, k : last + k + 1 : stride] for k in range(size)], axis=-1)
+
+
+class CausalConv(nn.Module):
+    """A convolution over time, rows and columns that keeps the sizes; zeros stand before the first frame.
+
+        out[f] = sum_k K_k * x[f - 2 + k],   k = 0, 1, 2   (one k for kernels of one pixel)
+
+    It is computed as a convolution of pictures whose channels are those of three frames: a sixth of the time of XLA's
+    convolution of volumes on CPU.
+
+    Attributes:
+        features: D.
+        size: of the kernel along each axis, 3 or 1.
+        zero: begin with a kernel of zeros.
+        dtype: compute type.
+
+    Reference: Yu et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation", 2023, section 3.
+    """
+
+    features: int
+    size: int = 3
+    zero: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        start = nn.initializers.zeros_init() if self.zero else nn.initializers.lecun_normal()
+        kernel = self.param("kernel", start, (self.size,) * 3 + (channels, self.features))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        if self.size > 1:
+            x = _windows(with_past(self, x, self.size - 1)[0], self.size)
+        of_frames = kernel.transpose(1, 2, 0, 3, 4).reshape(self.size, self.size, -1, self.features)
+        padding = [(self.size // 2, self.size // 2)] * 2
+        return _frames(lambda x: _conv(x, of_frames, bias, (1, 1), padding, self.dtype), x)
+
+
+class FrameConv(nn.Module):
+    """A convolution within each frame, 3 x 3, that keeps the sides, or halves them with `halve`.
+
+    Attributes:
+        features: D.
+        halve: whether the sides become half; zeros stand below and on the right alone then.
+        dtype: compute type.
+    """
+
+    features: int
+    halve: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        stride, padding = ((2, 2), [(0, 1)] * 2) if self.halve else ((1, 1), [(1, 1)] * 2)
+        return _frames(lambda x: _conv(x, kernel, bias, stride, padding, self.dtype), x)
+
+
+def _frames(function: Any, x: jax.Array) -> jax.Array:
+    """A function of pictures, applied to all frames: [B, F, H, W, C] -> [B, F, ...]."""
+    made = function(x.reshape(-1, *x.shape[2:]))
+    return made.reshape(*x.shape[:2], *made.shape[1:])
+
+
+def _conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: tuple, padding: list, dtype: str) -> jax.Array:
+    x, kernel, bias = (a.astype(dtype) for a in (x, kernel, bias))
+    return jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
+
+
+class ChannelNorm(nn.Module):
+    """x / sqrt(mean x^2 over the channels), times a learned scale: no statistics of other pixels or frames.
+
+    Reference: Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:])
+        h = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        h = h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + 1e-12)
+        return (h * scale).astype(x.dtype)
+
+
+class VideoBlock(nn.Module):
+    """x + conv(silu(norm(h))), h = conv(silu(norm(x))), with causal convolutions.
+
+    Attributes:
+        features: channels of the output; the input goes through a convolution of one pixel where it has others.
+        dtype: compute type.
+    """
+
+    features: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        conv = lambda name, **how: CausalConv(self.features, dtype=self.dtype, name=name, **how)
+        h = conv("conv_1")(nn.silu(ChannelNorm(name="norm_1")(x)))
+        h = conv("conv_2", zero=True)(nn.silu(ChannelNorm(name="norm_2")(h)))
+        return (x if x.shape[-1] == self.features else conv("shortcut", size=1)(x)) + h
+
+
+class FrameAttention(nn.Module):
+    """x + project(attention(norm(x))): every pixel attends to all of its frame, with one head.
+
+    Attributes:
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type.
+    """
+
+    attention: str = "auto"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        h = ChannelNorm(name="norm")(x).reshape(x.shape[0] * x.shape[1], -1, 1, channels)
+        q, k, v = jnp.split(nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h), 3, axis=-1)
+        h = nn.Dense(channels, dtype=self.dtype, name="project")(attention(q, k, v, self.attention))
+        return x + h.reshape(x.shape)
+
+
+class HalveTime(nn.Module):
+    """1 + 2 n frames to 1 + n: the first stays, and each other is made of three.
+
+        out[0] = x[0],   out[i] = sum_k K_k x[2 i - 2 + k],   k = 0, 1, 2
+
+    A later chunk of a stream has 2 n frames. It begins as the mean of the last two of the three.
+
+    Attributes:
+        dtype: compute type.
+    """
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        weight, bias = _time_kernel(self, x.shape[-1], x.shape[-1], (0.0, 0.5, 0.5))
+        joined, begins = with_past(self, x, 1)
+        if begins:
+            joined = x
+        if joined.shape[1] < 3:
+            return x
+        made = _windows(joined, 3, 2).astype(self.dtype) @ weight + bias
+        return jnp.concatenate([x[:, :1], made], axis=1) if begins else made
+
+
+class DoubleTime(nn.Module):
+    """1 + n frames to 1 + 2 n: the first stays, and each other makes two, from itself and the two before it.
+
+        (out[2 i - 1], out[2 i]) = sum_k K_k x[i - 2 + k],   k = 0, 1, 2,   x[j] = 0 for j < 1
+
+    A later chunk of a stream has n frames, which become 2 n. It begins by repeating each frame.
+
+    Attributes:
+        dtype: compute type.
+    """
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        weight, bias = _time_kernel(self, channels, 2 * channels, (0.0, 0.0, 1.0))
+        begins = not self.has_variable(STREAM, "past")
+        first, later = (x[:, :1], x[:, 1:]) if begins else (x[:, :0], x)
+        joined, _ = with_past(self, later, 2)
+        if not later.shape[1]:
+            return first
+        made = _windows(joined, 3).astype(self.dtype) @ weight + bias
+        made = jnp.moveaxis(made.reshape(*later.shape[:-1], 2, channels), -2, 2)
+        return jnp.concatenate([first, made.reshape(len(x), -1, *x.shape[2:])], axis=1)
+
+
+def _time_kernel(module: Any, inputs: int, outputs: int, taps: tuple[float, ...]) -> tuple[jax.Array, jax.Array]:
+    """The kernel [3 C, D] and bias [D] of a convolution over three frames, which begins as their weighted sum."""
+
+    def start(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        same = jnp.tile(jnp.eye(inputs, dtype=dtype), outputs // inputs)
+        return jnp.stack([tap * same for tap in taps])
+
+    kernel = module.param("kernel", start, (3, inputs, outputs))
+    bias = module.param("bias", nn.initializers.zeros_init(), (outputs,))
+    return kernel.reshape(-1, outputs).astype(module.dtype), bias.astype(module.dtype)
+
+
+def doubled(x: jax.Array) -> jax.Array:
+    """Each pixel of each frame four times."""
+    return _frames(upsample, x)

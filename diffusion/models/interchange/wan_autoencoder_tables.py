@@ -1,0 +1,149 @@
+"""AutoencoderKLVideo by diffusers' names of Wan 2.1's autoencoder.
+
+The encoder's layers are in one list with one count: blocks, and the convolutions that halve.
+"""
+
+__all__ = []
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.io import schema
+from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, SIZES, Family, Fields, Refusal
+from diffusion.models.interchange.rows import CONV, POINT, Layout, Row, linear
+
+NAME = "AutoencoderKLWan"
+# A convolution of videos: theirs [out, in, F, H, W], ours [F, H, W, in, out].
+VIDEO = Layout(lambda a, shape: a.transpose(2, 3, 4, 1, 0), lambda a: a.transpose(4, 3, 0, 1, 2))
+# One along the frames: theirs [out, in, F, 1, 1], ours [F, in, out].
+TIME = Layout(lambda a, shape: a[..., 0, 0].transpose(2, 1, 0), lambda a: a.transpose(2, 1, 0)[..., None, None])
+# One of single pixels: theirs [out, in, 1, 1, 1], ours [in, out].
+PIXEL = Layout(lambda a, shape: a[..., 0, 0, 0].T, lambda a: a.T[..., None, None, None])
+FRAME_SCALE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[:, None, None])
+VIDEO_SCALE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[:, None, None, None])
+WAN = {  # mean and deviation of the channels of Wan 2.1's latents, which the config has as its defaults
+    "latents_mean": (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517,
+                     -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+    "latents_std": (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579,
+                    1.6382, 1.1253, 2.8251, 1.9160),
+}  # fmt: skip
+HALVINGS = schema.several(schema.like(True), 0, 16)
+NUMBERS = schema.several(schema.number(), 1)
+
+
+def _norm(theirs: str, ours: str, layout: Layout = VIDEO_SCALE) -> Row:
+    return Row(f"{theirs}.gamma", f"{ours}/scale", layout)
+
+
+def _block(theirs: str, ours: str, shortcut: bool) -> list[Row]:
+    rows = [_norm(f"{theirs}.norm{k}", f"{ours}/norm_{k}") for k in (1, 2)]
+    for k in (1, 2):
+        rows += linear(f"{theirs}.conv{k}", f"{ours}/conv_{k}", VIDEO)
+    return rows + linear(f"{theirs}.conv_shortcut", f"{ours}/shortcut", VIDEO) * shortcut
+
+
+def _ends(side: str) -> list[Row]:
+    """What the encoder and the decoder share: the first and the last convolution, and the middle."""
+    mixing, ours = f"{side}.mid_block.attentions.0", f"{side}/middle/mixing_0"
+    return [
+        *linear(f"{side}.conv_in", f"{side}/conv_in", VIDEO),
+        *linear(f"{side}.conv_out", f"{side}/conv_out", VIDEO),
+        _norm(f"{side}.norm_out", f"{side}/norm_out"),
+        *_block(f"{side}.mid_block.resnets.0", f"{side}/middle/block_0", False),
+        *_block(f"{side}.mid_block.resnets.1", f"{side}/middle/block_1", False),
+        _norm(f"{mixing}.norm", f"{ours}/norm", FRAME_SCALE),
+        *linear(f"{mixing}.to_qkv", f"{ours}/qkv", POINT),
+        *linear(f"{mixing}.proj", f"{ours}/project", POINT),
+    ]
+
+
+def _rows(module: AutoencoderKLVideo) -> list[Row]:
+    widths, levels = module.widths, len(module.widths)
+    rows = _ends("encoder") + _ends("decoder")
+    layer = 0
+    for i, width in enumerate(widths):
+        for j in range(module.layers):
+            new = j == 0 and i > 0 and widths[i - 1] != width
+            rows += _block(f"encoder.down_blocks.{layer}", f"encoder/level_{i}_block_{j}", new)
+            layer += 1
+        if i + 1 < levels:
+            rows += linear(f"encoder.down_blocks.{layer}.resample.1", f"encoder/down_{i}", CONV)
+            if module.temporal[i]:
+                rows += linear(f"encoder.down_blocks.{layer}.time_conv", f"encoder/halve_{i}", TIME)
+            layer += 1
+        theirs = f"decoder.up_blocks.{levels - 1 - i}"
+        for j in range(module.layers + 1):
+            new = j == 0 and i + 1 < levels and widths[i + 1] // 2 != width
+            rows += _block(f"{theirs}.resnets.{j}", f"decoder/level_{i}_block_{j}", new)
+        if i:
+            rows += linear(f"{theirs}.upsamplers.0.resample.1", f"decoder/up_{i}", CONV)
+            if module.temporal[i - 1]:
+                rows += linear(f"{theirs}.upsamplers.0.time_conv", f"decoder/double_{i}", TIME)
+    rows += linear("quant_conv", "moments_conv", PIXEL)
+    return rows + linear("post_quant_conv", "latents_conv", PIXEL)
+
+
+def _build(config: Mapping[str, Any]) -> AutoencoderKLVideo:
+    fields = Fields(NAME, config, ("dropout", "scale_factor_temporal", "scale_factor_spatial", "clip_output"))
+    base = fields.take("base_dim", 96, SIZE)
+    multiples = fields.take("dim_mult", (1, 2, 4, 4), SIZES)
+    if multiples[0] != 1:
+        raise Refusal(f"{NAME}: dim_mult = {multiples} is not supported; supported are those that begin with 1.")
+    if fields.take("decoder_base_dim", None, MAYBE_SIZE) not in (None, base):
+        raise Refusal(f"{NAME}: decoder_base_dim is supported as base_dim, {base}, alone.")
+    fields.only("attn_scales", ())
+    fields.only("is_residual", False)
+    fields.only("patch_size", None)
+    channels = fields.take("in_channels", 3, SIZE)
+    fields.only("out_channels", channels)
+    mean = fields.take("latents_mean", WAN["latents_mean"], NUMBERS)
+    deviation = fields.take("latents_std", WAN["latents_std"], NUMBERS)
+    latents = fields.take("z_dim", 16, SIZE)
+    if {len(mean), len(deviation)} != {latents} or min(deviation) <= 0:
+        raise Refusal(f"{NAME}: latents_mean and latents_std have z_dim = {latents} numbers each, the second above 0.")
+    module = AutoencoderKLVideo(
+        tuple(base * one for one in multiples),
+        fields.take("num_res_blocks", 2, DEPTH),
+        fields.take("temperal_downsample", (False, True, True), HALVINGS),
+        latents,
+        channels,
+        scale=tuple(1 / one for one in deviation),
+        shift=mean,
+    )
+    fields.end()
+    return module
+
+
+def _describe(module: AutoencoderKLVideo) -> dict[str, Any]:
+    base = module.widths[0]
+    if any(width % base for width in module.widths):
+        raise Refusal(f"{NAME}: diffusers has widths that are multiples of the first; these are {module.widths}.")
+    each = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
+    return {
+        "base_dim": base,
+        "z_dim": module.latent_channels,
+        "dim_mult": [width // base for width in module.widths],
+        "num_res_blocks": module.layers,
+        "attn_scales": [],
+        "temperal_downsample": list(module.temporal),
+        "dropout": 0.0,
+        "latents_mean": each(module.shift).tolist(),
+        "latents_std": (1 / each(module.scale)).tolist(),
+        "is_residual": False,
+        "in_channels": module.picture_channels,
+        "out_channels": module.picture_channels,
+        "scale_factor_temporal": module.time_factor,
+        "scale_factor_spatial": module.factor,
+    }
+
+
+def _video(module: AutoencoderKLVideo) -> tuple[jax.ShapeDtypeStruct]:
+    shape = (1, 1 + module.time_factor, module.factor, module.factor, module.picture_channels)
+    return (jax.ShapeDtypeStruct(shape, np.float32),)
+
+
+FAMILY = Family(NAME, AutoencoderKLVideo, _build, _describe, _video, {"diffusers": _rows}, published={"Wan 2.1": {}})

@@ -1,0 +1,45 @@
+"""Diffusers' AutoencoderKLWan, of Wan 2.1: small networks with what they put out, and the published size."""
+
+import diffusers
+import torch
+
+from tests.peers.cases import Case, first, last
+from tests.peers.made_weights import drawn
+
+
+def run(module, inputs):
+    """Moments of a video, and the video of a latent, which the peer codes frame by frame."""
+    posterior = module.encode(first(inputs["x"])).latent_dist
+    parts = []  # of the decoder, since the peer cuts what lies outside [-1, 1]
+    module.decoder.register_forward_hook(lambda *called: parts.append(called[-1]))
+    module.decode(first(inputs["z"]))
+    decoded = torch.cat(parts, dim=2)
+    return {"mean": last(posterior.mean), "log_variance": last(posterior.logvar), "decoded": last(decoded)}
+
+
+def small(name, frames, latent, **options):
+    """A case of three levels."""
+    side = 2 ** (len(options["dim_mult"]) - 1)
+    factor = 2 ** sum(options["temperal_downsample"])
+    build = lambda: diffusers.AutoencoderKLWan(
+        base_dim=8,
+        z_dim=latent,
+        latents_mean=[0.5] * latent,
+        latents_std=[2.0] * latent,
+        scale_factor_temporal=factor,
+        scale_factor_spatial=side,
+        **options,
+    )
+    x = drawn(f"{name} x", 2, 1 + factor * (frames - 1), 2 * side, 3 * side, 3)
+    return Case(build, {"x": x, "z": drawn(f"{name} z", 2, frames, 2, 3, latent)}, run)
+
+
+CASES = {
+    "wan_autoencoder": small(
+        "wan_autoencoder", 3, 4, dim_mult=[1, 2, 4], num_res_blocks=1, temperal_downsample=[True, True]
+    ),
+    "wan_autoencoder_two": small(
+        "wan_autoencoder_two", 3, 2, dim_mult=[1, 1, 3], num_res_blocks=2, temperal_downsample=[False, True]
+    ),
+}
+LISTINGS = {"wan_autoencoder_full": lambda: diffusers.AutoencoderKLWan()}
