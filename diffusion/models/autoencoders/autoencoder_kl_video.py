@@ -15,7 +15,7 @@ of one frame. Norms are of single pixels, so that a video is coded chunk by chun
 | Wan 2.1   | 8 | 4   | 16 | of each channel           |
 """
 
-__all__ = ["AutoencoderKLVideo", "streamed"]
+__all__ = ["AutoencoderKLVideo", "Decoder", "Encoder", "Middle", "streamed"]
 
 from collections.abc import Callable
 from typing import Any

@@ -18,6 +18,8 @@ __all__ = [
     "FrameConv",
     "HalveTime",
     "VideoBlock",
+    "doubled",
+    "with_past",
 ]
 
 from typing import Any
