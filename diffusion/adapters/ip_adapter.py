@@ -21,6 +21,7 @@ from diffusion.adapters import ip_adapter_files, prompt_features
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
 from diffusion.models.image_projections import IPAdapter
+from diffusion.models.joint_image_projections import JointIPAdapter
 from diffusion.models.layers import bicubic
 from diffusion.models.layers.extra_attention import ExtraLayer
 
@@ -55,15 +56,21 @@ def prompt(
 def _weighted(
     pairs: Any, weight: jax.Array, mask: jax.Array | None, layers: Sequence[ExtraLayer]
 ) -> tuple[tuple[jax.Array, ...], ...]:
-    """An image prompt of the (keys, values) of each layer; the other arguments are those of `prompt`."""
+    """An image prompt of (keys, values, ...) of each layer; the other arguments are those of `prompt`.
+
+    Returns:
+        (keys, values, weight, ...) of each layer.
+    """
     if mask is None:
-        return tuple((keys, values, weight[:, None]) for keys, values in pairs)
+        return tuple((keys, values, weight[:, None], *more) for keys, values, *more in pairs)
     on_grid = {}
     for layer in set(layers):
         rows, columns = (bicubic.plain(n, to) for n, to in zip(mask.shape[1:], (layer.rows, layer.columns)))
         small = jnp.einsum("ih,jw,bhw->bij", rows, columns, mask, precision=jax.lax.Precision.HIGHEST)
         on_grid[layer] = weight[:, None] * small.reshape(len(mask), -1)
-    return tuple((keys, values, on_grid[layer]) for (keys, values), layer in zip(pairs, layers, strict=True))
+    return tuple(
+        (keys, values, on_grid[layer], *more) for (keys, values, *more), layer in zip(pairs, layers, strict=True)
+    )
 
 
 def opened(path: str | pathlib.Path, denoiser: nn.Module, **how: Any) -> Attachment:
@@ -93,7 +100,9 @@ def opened(path: str | pathlib.Path, denoiser: nn.Module, **how: Any) -> Attachm
         raise interchange.Mismatch(f"{path}: {error}") from None
 
 
-def attachment(module: IPAdapter, params: Any, denoiser: nn.Module, encoder: nn.Module, of: Any) -> Attachment:
+def attachment(
+    module: IPAdapter | JointIPAdapter, params: Any, denoiser: nn.Module, encoder: nn.Module, of: Any
+) -> Attachment:
     """An IP-Adapter as what sampling attaches to a denoiser.
 
     Args:
@@ -120,14 +129,30 @@ def attachment(module: IPAdapter, params: Any, denoiser: nn.Module, encoder: nn.
         return pairs(seen), pairs(prompt_features.absent(encoder, params["encoder"], whole))
 
     def entries(params: Any, weight: jax.Array, seen: Any, x: jax.Array, *rest: Any) -> dict[str, Any]:
-        layers = denoiser.extra_layers(*x.shape[1:3])
-        everywhere = weight.ndim == 1
-        strength = weight if everywhere else jnp.ones(len(weight))
-        mask = None if everywhere else weight
-        return {"extra": (_weighted(seen, strength, mask, layers),)}
+        return {"extra": (_everywhere_or_masked(seen, weight, denoiser, x),)}
 
+    def encode_joint(params: Any, images: jax.Array) -> tuple[Any, Any]:
+        seen = prompt_features.inner(encoder, params["encoder"], images)
+        return seen, jnp.zeros_like(seen)  # as diffusers has it
+
+    def entries_joint(
+        params: Any, weight: jax.Array, seen: Any, x: jax.Array, t: jax.Array, clock: jax.Array, *rest: Any
+    ) -> dict[str, Any]:
+        clock = jnp.broadcast_to(clock, (len(x),))
+        layers = module.apply({"params": params["adapter"]}, seen, clock)
+        return {"extra_joint": (_everywhere_or_masked(layers, weight, denoiser, x),)}
+
+    joint = isinstance(module, JointIPAdapter)
     read = functools.partial(_read, encoder)
-    return Attachment({"adapter": params, "encoder": of}, entries, read, encode, masked=True)
+    how = (entries_joint, read, encode_joint) if joint else (entries, read, encode)
+    return Attachment({"adapter": params, "encoder": of}, *how, masked=True)
+
+
+def _everywhere_or_masked(layers: Any, weight: jax.Array, denoiser: Any, x: jax.Array) -> tuple:
+    """An image prompt of a weight [B], or [B, H, W] of the pixels."""
+    everywhere = weight.ndim == 1
+    strength = weight if everywhere else jnp.ones(len(weight))
+    return _weighted(layers, strength, None if everywhere else weight, denoiser.extra_layers(*x.shape[1:3]))
 
 
 def _read(encoder: nn.Module, picture: Any, size: tuple[int, int]) -> Any:

@@ -1,4 +1,4 @@
-"""Files of IP-Adapters: h94's for Stable Diffusion 1.5 and XL, which diffusers loads, and XLabs' for Flux.
+"""Files of IP-Adapters: h94's for Stable Diffusion 1.5 and XL, InstantX's for 3 and 3.5 large, and XLabs' for Flux.
 
     module, params = ip_adapter_files.load("ip-adapter-plus_sd15.safetensors", unet)
     ip_adapter_files.save("mine.safetensors", module, params, unet)
@@ -6,11 +6,14 @@
 | names     | projection         | layers                                                                          |
 |-----------|--------------------|---------------------------------------------------------------------------------|
 | h94       | `image_proj.*`     | `ip_adapter.N.to_k_ip.weight`, `to_v_ip`; N = 1, 3, .. counts all attentions of |
-|           |                    | a U-Net: down, up, middle. Joint transformers have N = 0, 1, .. and biases      |
+|           |                    | a U-Net: down, up, middle. Joint transformers have N = 0, 1, .., Flux biases    |
+| InstantX  | `image_proj.*` of  | as h94, with `norm_ip.linear` and the norms `norm_q`, `norm_k`, `norm_ip_k`     |
+|           | the time too       |                                                                                 |
 | XLabs     | `ip_adapter_proj_  | `double_blocks.N.processor.ip_adapter_double_stream_k_proj.weight`, `v_proj`    |
 |           | model.*`           |                                                                                 |
 
-Which projection a file has, and its sizes, follow from its names and shapes.
+Which projection a file has, and its sizes, follow from its names and shapes. diffusers loads h94's and InstantX's as
+they are, and XLabs' for Flux.
 """
 
 __all__ = ["fresh", "load", "numbers", "recognised", "save", "table", "widths"]
@@ -19,26 +22,24 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save as serialized
 
+from diffusion.adapters import image_projection_rows
 from diffusion.io import files
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.flux import Flux
 from diffusion.models.image_projections import FullProjection, GlobalProjection, IPAdapter, Resampler
 from diffusion.models.interchange import folders, tensor_files
 from diffusion.models.interchange.family import Family
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Mismatch, Row, linear, within
+from diffusion.models.interchange.rows import Mismatch, Row, linear, within
+from diffusion.models.joint_image_projections import JointIPAdapter, TimedResampler
 from diffusion.models.layers.choices import look_up
 from diffusion.models.mmdit import MMDiT
 
 KINDS = {"global": GlobalProjection, "full": FullProjection, "plus": Resampler}
-HEAD = 64  # features of a head in every published resampler; the file has the product with their number alone
-# Learned queries: theirs [1, K, D], ours [K, D].
-LEADING = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])
 SIDE = 32  # of latents for which layers are listed: their widths do not depend on it
 
 
@@ -84,11 +85,11 @@ def fresh(denoiser: Any, features: int, kind: str = "global", **sizes: int) -> I
     if odd := [field for field in sizes if field not in known.__dataclass_fields__]:
         raise ValueError(f"the projection {kind!r} has no {odd[0]}")
     projection = known(features, denoiser.text_width, **sizes)
-    _check_heads(projection)
+    image_projection_rows.check_heads(projection)
     return IPAdapter(projection, widths(denoiser), bias=isinstance(denoiser, Flux))
 
 
-def table(module: IPAdapter, its: tuple[int, ...], layout: str = "h94") -> list[Row]:
+def table(module: IPAdapter | JointIPAdapter, its: tuple[int, ...], layout: str = "h94") -> list[Row]:
     """The rows of an adapter.
 
     Args:
@@ -97,13 +98,18 @@ def table(module: IPAdapter, its: tuple[int, ...], layout: str = "h94") -> list[
         layout: "h94" or "xlabs".
     """
     heads, layer, key, value = LAYOUTS[layout]
-    rows = within(_projection(module.projection), heads, "projection/")
+    rows = within(image_projection_rows.rows(module.projection), heads, "projection/")
+    bias = isinstance(module, IPAdapter) and module.bias
     for i, number in enumerate(its):
-        rows += linear(layer.format(number) + key, f"key_{i}", bias=module.bias)
-        rows += linear(layer.format(number) + value, f"value_{i}", bias=module.bias)
+        of_layer = linear(key, f"key_{i}", bias=bias) + linear(value, f"value_{i}", bias=bias)
+        if isinstance(module, JointIPAdapter):
+            of_layer += linear("norm_ip.linear", f"modulation_{i}/dense")
+            of_layer += [Row(f"{theirs}.weight", f"{ours}_scale_{i}") for theirs, ours in NORMS.items()]
+        rows += within(of_layer, layer.format(number))
     return rows
 
 
+NORMS = {"norm_q": "query", "norm_k": "key", "norm_ip_k": "image_key"}
 LAYOUTS = {  # (before the projection's names, before those of a layer, keys, values)
     "h94": ("image_proj.", "ip_adapter.{}.", "to_k_ip", "to_v_ip"),
     "xlabs": (
@@ -113,41 +119,6 @@ LAYOUTS = {  # (before the projection's names, before those of a layer, keys, va
         "ip_adapter_double_stream_v_proj",
     ),
 }
-
-
-def _norm(theirs: str, ours: str) -> list[Row]:
-    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
-
-
-def _check_heads(projection: nn.Module) -> None:
-    if isinstance(projection, Resampler) and projection.head_size != HEAD:
-        raise ValueError(f"head_size = {projection.head_size}: files do not name it, and every reader takes {HEAD}")
-
-
-def _projection(projection: nn.Module) -> list[Row]:
-    if isinstance(projection, GlobalProjection):
-        return linear("proj", "dense") + _norm("norm", "norm")
-    if isinstance(projection, FullProjection):
-        return linear("proj.0", "hidden") + linear("proj.2", "out") + _norm("proj.3", "norm")
-    if not isinstance(projection, Resampler):
-        raise ValueError(f"a projection {type(projection).__name__} has no names in files; save a pytree of your own")
-    _check_heads(projection)
-    rows = [Row("latents", "queries", LEADING), *linear("proj_in", "in"), *linear("proj_out", "out")]
-    rows += _norm("norm_out", "norm")
-    inner = projection.heads * projection.head_size
-    for i in range(projection.depth):
-        mixed, mlp, ours = f"layers.{i}.0", f"layers.{i}.1", f"layer_{i}"
-        rows += _norm(f"{mixed}.norm1", f"{ours}/norm_seen") + _norm(f"{mixed}.norm2", f"{ours}/norm_own")
-        rows += [
-            Row(f"{mixed}.to_q.weight", f"{ours}/query/kernel", DENSE),
-            Row(f"{mixed}.to_kv.weight", f"{ours}/key/kernel", DENSE, rows=(0, inner)),
-            Row(f"{mixed}.to_kv.weight", f"{ours}/value/kernel", DENSE, rows=(inner, 2 * inner)),
-            Row(f"{mixed}.to_out.weight", f"{ours}/out/kernel", DENSE_OUT),
-            *_norm(f"{mlp}.0", f"{ours}/norm_mlp"),
-            Row(f"{mlp}.1.weight", f"{ours}/mlp_hidden/kernel", DENSE),
-            Row(f"{mlp}.3.weight", f"{ours}/mlp_out/kernel", DENSE),
-        ]
-    return rows
 
 
 def recognised(path: str | pathlib.Path) -> bool:
@@ -163,7 +134,7 @@ def _layout(tensors: tensor_files.Tensors) -> str:
     return next((name for name, names in LAYOUTS.items() if any(n.startswith(names[0]) for n in tensors.shapes)), "")
 
 
-def load(path: str | pathlib.Path, denoiser: Any) -> tuple[IPAdapter, Any]:
+def load(path: str | pathlib.Path, denoiser: Any) -> tuple[IPAdapter | JointIPAdapter, Any]:
     """Reads an IP-Adapter.
 
     Args:
@@ -187,15 +158,36 @@ def load(path: str | pathlib.Path, denoiser: Any) -> tuple[IPAdapter, Any]:
         )
     head = LAYOUTS[layout][0]
     shapes = {name.removeprefix(head): shape for name, shape in tensors.shapes.items() if name.startswith(head)}
-    projection = _read_projection(shapes, str(tensors.path))
-    module = IPAdapter(projection, widths(denoiser), bias=isinstance(denoiser, Flux))
+    projection = image_projection_rows.read(shapes, str(tensors.path))
+    module: IPAdapter | JointIPAdapter
+    if isinstance(projection, TimedResampler):
+        module = _joint(projection, denoiser, str(tensors.path))
+    else:
+        module = IPAdapter(projection, widths(denoiser), bias=isinstance(denoiser, Flux))
     its = numbers(denoiser)
     _check_base(tensors, layout, module, its, type(denoiser).__name__)
     family = _family(module, its, layout)
     return module, folders.read(folders.Found(family, module, layout, tensors))
 
 
-def _check_base(tensors: tensor_files.Tensors, layout: str, module: IPAdapter, its: tuple[int, ...], name: str) -> None:
+def _joint(projection: TimedResampler, denoiser: Any, path: str) -> JointIPAdapter:
+    if not isinstance(denoiser, MMDiT) or denoiser.dual:
+        second = " with second attentions (3.5 medium)" if isinstance(denoiser, MMDiT) else ""
+        raise Mismatch(
+            f"{path}: its image_proj reads the time: it is an IP-Adapter of Stable Diffusion 3 or 3.5 large, and the "
+            f"denoiser is a {type(denoiser).__name__}{second}."
+        )
+    if projection.width != denoiser.width:
+        raise Mismatch(
+            f"{path} is an IP-Adapter for another denoiser: it makes tokens of {projection.width} features, and this "
+            f"{type(denoiser).__name__} has {denoiser.width}."
+        )
+    return JointIPAdapter(projection, widths(denoiser), denoiser.heads)
+
+
+def _check_base(
+    tensors: tensor_files.Tensors, layout: str, module: IPAdapter | JointIPAdapter, its: tuple[int, ...], name: str
+) -> None:
     """Refuses layers of another denoiser, by the first one that differs."""
     _, layer, key, value = LAYOUTS[layout]
     for number, width in zip(its, module.widths):
@@ -211,63 +203,23 @@ def _check_base(tensors: tensor_files.Tensors, layout: str, module: IPAdapter, i
                 )
 
 
-def _read_projection(shapes: Mapping[str, tuple[int, ...]], path: str) -> nn.Module:
-    """The projection that has these names and shapes; what is missing is refused where the file is read."""
-
-    def sides(name: str, axes: int) -> tuple[int, ...]:
-        shape = shapes.get(name, (0,) * axes)
-        if len(shape) != axes:
-            raise Mismatch(f"{path}: its {name} has the shape {list(shape)}; valid: one of {axes} axes")
-        return shape
-
-    matrix = lambda name: sides(name, 2)
-    if "time_embedding.linear_1.weight" in shapes:
-        raise Mismatch(
-            f"{path}: its image_proj reads the time (Stable Diffusion 3); global, full-face and plus projections are "
-            "read."
-        )
-    if "proj.weight" in shapes and "norm.weight" in shapes:
-        (width,) = sides("norm.weight", 1)
-        outputs, features = matrix("proj.weight")
-        return GlobalProjection(features, width, outputs // max(width, 1))
-    if "proj.3.weight" in shapes:
-        return FullProjection(matrix("proj.0.weight")[1], *sides("proj.3.weight", 1))
-    if "latents" in shapes and "proj_in.weight" in shapes and "layers.0.0.to_q.weight" in shapes:
-        depth = len({name.split(".")[1] for name in shapes if name.startswith("layers.")})
-        inner, features = matrix("proj_in.weight")
-        rows = matrix("layers.0.0.to_q.weight")[0]
-        if rows < HEAD:
-            raise Mismatch(f"{path}: its layers.0.0.to_q.weight has {rows} rows; a head has {HEAD}")
-        return Resampler(
-            features,
-            matrix("proj_out.weight")[0],
-            tokens=sides("latents", 3)[1],
-            inner=inner,
-            depth=depth,
-            heads=rows // HEAD,
-            ratio=matrix("layers.0.1.1.weight")[0] // max(inner, 1),
-        )
-    face = any(name.startswith(("perceiver_resampler.", "proj.2.")) for name in shapes)
-    why = "a FaceID adapter, which reads the embeddings of a face recogniser" if face else "of a structure not known"
-    raise Mismatch(f"{path}: its image_proj is {why}; global, full-face and plus projections are read.")
-
-
-def _family(module: IPAdapter, its: tuple[int, ...], layout: str) -> Family:
+def _family(module: IPAdapter | JointIPAdapter, its: tuple[int, ...], layout: str) -> Family:
     """The reader's description of one adapter, which has no config of its own."""
     shape = (1, 2, module.projection.features)[:: 1 if module.projection.whole else 2]
+    times = () if isinstance(module, IPAdapter) else (jax.ShapeDtypeStruct((1,), jnp.float32),)
     return Family(
         name="IPAdapter",
-        module=IPAdapter,
+        module=type(module),
         build=lambda config: module,
         describe=lambda module: {},
-        example=lambda module: (jax.ShapeDtypeStruct(shape, jnp.float32),),
+        example=lambda module: (jax.ShapeDtypeStruct(shape, jnp.float32), *times),
         tables={layout: lambda module: table(module, its, layout)},
     )
 
 
 def save(
     path: str | pathlib.Path,
-    module: IPAdapter,
+    module: IPAdapter | JointIPAdapter,
     params: Any,
     denoiser: Any,
     layout: str = "h94",

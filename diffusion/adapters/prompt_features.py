@@ -7,14 +7,15 @@
 | encoder                  | pooled (`whole=False`) | tokens (`whole=True`)                           | S      |
 |--------------------------|------------------------|-------------------------------------------------|--------|
 | CLIP with its projection | the projected vector   | of the layer before last, the class token first | `size` |
-| SigLIP                   | the attention pool's   | of the patches, after the last norm             | `size` |
+| SigLIP                   | the attention pool's   | of the patches, after the last norm; of `inner` | `size` |
+|                          |                        | those of the layer before last                  |        |
 | DINOv2 and others        | the class token        | of the patches, after the last norm             | 224    |
 
 Any module that takes images and returns `ImageFeatures` can stand here. Where there is no picture, a pooled vector is
 zero, and tokens are those of a picture of the mean colour of the encoder's normalisation, as h94's code has it.
 """
 
-__all__ = ["absent", "fitted", "of", "resized", "side", "width"]
+__all__ = ["absent", "fitted", "inner", "of", "resized", "side", "width"]
 
 from typing import Any
 
@@ -81,6 +82,24 @@ def of(encoder: nn.Module, params: Any, images: jax.Array, whole: bool) -> jax.A
         return tower.tokens if whole else tower.pooled
     seen: Any = encoder.apply({"params": params}, images)
     return seen.patches if whole else seen.pooled
+
+
+def inner(encoder: nn.Module, params: Any, images: jax.Array) -> jax.Array:
+    """The tokens of images before the encoder's last layer, [B, N, F] float32, as Stable Diffusion 3's adapters read.
+
+    Args:
+        encoder: CLIP's, or SigLIP, as published.
+        params, images: as `of`.
+
+    Raises:
+        ValueError: for another encoder.
+    """
+    if isinstance(encoder, (CLIPVision, CLIPVisionProjection)):
+        return of(encoder, params, images, whole=True)
+    if not isinstance(encoder, SigLIP):
+        raise ValueError(f"tokens before the last layer are read of SigLIP or CLIP; got {type(encoder).__name__}")
+    seen: Any = encoder.apply({"params": params}, images, skip=1)
+    return seen.patches
 
 
 def absent(encoder: nn.Module, params: Any, whole: bool) -> jax.Array:

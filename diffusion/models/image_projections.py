@@ -12,7 +12,7 @@ Reference: Ye et al., "IP-Adapter: Text Compatible Image Prompt Adapter for Text
 code for the projections other than the first.
 """
 
-__all__ = ["FullProjection", "GlobalProjection", "IPAdapter", "Resampler", "ResamplerLayer"]
+__all__ = ["FullProjection", "GlobalProjection", "IPAdapter", "Resampler", "ResamplerLayer", "check_features", "norm"]
 
 from typing import Any
 
@@ -22,13 +22,28 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import network_checks
 from diffusion.models.layers.attention import attention
+from diffusion.models.layers.blocks import Modulation
 from diffusion.models.layers.cross_attention import xavier
 
 EPSILON = 1e-5
 
 
-def _norm(name: str) -> nn.LayerNorm:
+def norm(name: str) -> nn.LayerNorm:
+    """The norm of every projection."""
     return nn.LayerNorm(EPSILON, use_fast_variance=False, name=name)
+
+
+def check_features(projection: Any, features: jax.Array) -> None:
+    """Refuses features of another image encoder than a projection's.
+
+    Raises:
+        ValueError: with both widths.
+    """
+    if features.ndim != 2 + projection.whole or features.shape[-1] != projection.features:
+        raise ValueError(
+            f"this IP-Adapter reads features [B, {'N, ' * projection.whole}{projection.features}] of an image encoder; "
+            f"got shape {features.shape}: of another encoder"
+        )
 
 
 class GlobalProjection(nn.Module):
@@ -48,7 +63,7 @@ class GlobalProjection(nn.Module):
     @nn.compact
     def __call__(self, pooled: jax.Array) -> jax.Array:
         h = nn.Dense(self.tokens * self.width, kernel_init=xavier, name="dense")(pooled)
-        return _norm("norm")(h.reshape(-1, self.tokens, self.width))
+        return norm("norm")(h.reshape(-1, self.tokens, self.width))
 
 
 class FullProjection(nn.Module):
@@ -66,11 +81,13 @@ class FullProjection(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         h = nn.gelu(nn.Dense(self.features, kernel_init=xavier, name="hidden")(x), approximate=False)
-        return _norm("norm")(nn.Dense(self.width, kernel_init=xavier, name="out")(h))
+        return norm("norm")(nn.Dense(self.width, kernel_init=xavier, name="out")(h))
 
 
 class ResamplerLayer(nn.Module):
     """y <- y + attention(norm(y), [norm(x), norm(y)]); y <- y + mlp(norm(y)); no layer has a bias.
+
+    With the time, a vector c [B, D] after SiLU, both norms of y are shifted and scaled by vectors of its own.
 
     Reference: Alayrac et al., "Flamingo", 2022, appendix A.1.1.
     """
@@ -80,16 +97,20 @@ class ResamplerLayer(nn.Module):
     ratio: int
 
     @nn.compact
-    def __call__(self, y: jax.Array, x: jax.Array) -> jax.Array:
-        own = _norm("norm_own")(y)
-        both = jnp.concatenate([_norm("norm_seen")(x), own], axis=1)
+    def __call__(self, y: jax.Array, x: jax.Array, c: jax.Array | None = None) -> jax.Array:
+        vectors = None if c is None else Modulation(4, "float32", name="modulation")(c)
+        own = norm("norm_own")(y)
+        own = own if vectors is None else own * (1 + vectors[1]) + vectors[0]
+        both = jnp.concatenate([norm("norm_seen")(x), own], axis=1)
         dense = lambda name: nn.DenseGeneral(
             (self.heads, self.head_size), use_bias=False, kernel_init=xavier, name=name
         )
         out = attention(dense("query")(own), dense("key")(both), dense("value")(both), "xla")
         width = y.shape[-1]
         y = y + nn.DenseGeneral(width, axis=(-2, -1), use_bias=False, kernel_init=xavier, name="out")(out)
-        h = nn.Dense(self.ratio * width, use_bias=False, kernel_init=xavier, name="mlp_hidden")(_norm("norm_mlp")(y))
+        h = norm("norm_mlp")(y)
+        h = h if vectors is None else h * (1 + vectors[3]) + vectors[2]
+        h = nn.Dense(self.ratio * width, use_bias=False, kernel_init=xavier, name="mlp_hidden")(h)
         return y + nn.Dense(width, use_bias=False, kernel_init=xavier, name="mlp_out")(nn.gelu(h, approximate=False))
 
 
@@ -123,7 +144,7 @@ class Resampler(nn.Module):
         x = nn.Dense(self.inner, kernel_init=xavier, name="in")(x)
         for i in range(self.depth):
             y = ResamplerLayer(self.heads, self.head_size, self.ratio, name=f"layer_{i}")(y, x)
-        return _norm("norm")(nn.Dense(self.width, kernel_init=xavier, name="out")(y))
+        return norm("norm")(nn.Dense(self.width, kernel_init=xavier, name="out")(y))
 
 
 class IPAdapter(nn.Module):
@@ -136,7 +157,8 @@ class IPAdapter(nn.Module):
 
     Attributes:
         projection: a module with the fields `features`, `width` and `whole`: whether it reads the tokens [B, N, F] of
-            an image encoder, or its pooled vector [B, F].
+            an image encoder, or its pooled vector [B, F]; and `before_last`, whether they are those before its last
+            layer, whatever the encoder (CLIP's are).
         widths: D of each layer, as the denoiser's `extra_layers` has them.
         bias: whether the layers of keys and values have one (Flux).
     """
@@ -151,11 +173,6 @@ class IPAdapter(nn.Module):
         network_checks.positive(self.projection, ("features", "width"))
         super().__post_init__()
 
-    @property
-    def rank(self) -> int:
-        """Axes of the features that it reads."""
-        return 3 if self.projection.whole else 2
-
     @nn.compact
     def __call__(self, features: jax.Array) -> tuple[tuple[jax.Array, jax.Array], ...]:
         """Args:
@@ -167,12 +184,7 @@ class IPAdapter(nn.Module):
         Raises:
             ValueError: for features of another encoder, with both widths.
         """
-        expected = self.projection.features
-        if features.ndim != self.rank or features.shape[-1] != expected:
-            raise ValueError(
-                f"this IP-Adapter reads features [B, {'N, ' * (self.rank == 3)}{expected}] of an image encoder; got "
-                f"shape {features.shape}: of another encoder"
-            )
+        check_features(self.projection, features)
         tokens = self.projection(features)
         dense = lambda width, name, start: nn.Dense(width, self.bias, kernel_init=start, name=name)(tokens)
         zeros = nn.initializers.zeros_init()

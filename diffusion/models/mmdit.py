@@ -143,7 +143,7 @@ class MMDiT(nn.Module):
                 "skip": Bool [B, depth], layers to leave out for an example (`diffusion.models.layers.layer_masks`).
                 "residuals": tuple of K <= depth arrays [B, N, width] over the N patches, row by row; the k-th is added
                 to the picture's tokens after each of the layers i with floor(i K / depth) = k, but not after the last.
-                "extra": image prompts, see `extra_attention`.
+                "extra", "extra_joint": image prompts, see `extra_attention`.
             features: layers, 1 .. depth, whose tokens of the picture [B, N, width] the call returns too, see
                 `layers.block_features`; None: none.
             through: evaluates the layers in the network's place, see `layers.block_reuse`; None: all of them run.
@@ -155,7 +155,7 @@ class MMDiT(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
-        inputs = entries(condition, ("text", "pooled"), ("skip", "residuals", "extra"))
+        inputs = entries(condition, ("text", "pooled"), ("skip", "residuals", "extra", "extra_joint"))
         self._check(x, t, inputs)
         seen = Features(features, self.feature_blocks)
         batch, height, width, _ = x.shape
@@ -236,8 +236,9 @@ class MMDiT(nn.Module):
         per_layer: dict[str, Any] = {}
         if inputs["skip"] is not None:
             per_layer |= layer_masks.parted({"skip": inputs["skip"]}, batch, self.depth)[1]
-        if inputs["extra"] is not None:
-            per_layer["extra"] = extra_attention.of_layers(inputs["extra"], 0, self.depth)
+        for name in ("extra", "extra_joint"):
+            if inputs[name] is not None:
+                per_layer[name] = extra_attention.of_layers(inputs[name], 0, self.depth)
         if inputs["residuals"] is not None:
             spread = self.spread(inputs["residuals"])
             per_layer["residual"] = jnp.stack([*spread[:-1], jnp.zeros_like(spread[0])])
@@ -255,7 +256,9 @@ class MMDiT(nn.Module):
         check_text(x.shape[0], self.text_width, inputs, self.pooled_width)
         tokens = (x.shape[0], x.shape[1] * x.shape[2] // self.patch**2, self.width)
         check_residuals(inputs["residuals"], tokens, self.depth)
-        extra_attention.check(inputs["extra"], x.shape[0], self.extra_layers(*x.shape[1:3]))
+        layers = self.extra_layers(*x.shape[1:3])
+        extra_attention.check(inputs["extra"], x.shape[0], layers)
+        extra_attention.check_joint(inputs["extra_joint"], x.shape[0], layers, self.heads)
 
 
 def _picture(streams: tuple[jax.Array, jax.Array]) -> jax.Array:

@@ -140,13 +140,6 @@ def test_a_file_for_another_base_is_refused_by_its_first_layer(tmp_path):
         ip_adapter_files.load(tmp_path / "c.safetensors", UNET)
 
 
-def test_an_adapter_of_stable_diffusion_3_is_refused_by_name(tmp_path):
-    tensors = {"image_proj.latents": (1, 3, 8), "image_proj.time_embedding.linear_1.weight": (8, 4)}
-    save_file({name: np.zeros(shape, np.float32) for name, shape in tensors.items()}, tmp_path / "a.safetensors")
-    with pytest.raises(interchange.Mismatch, match=r"its image_proj reads the time \(Stable Diffusion 3\)"):
-        ip_adapter_files.load(tmp_path / "a.safetensors", UNET)
-
-
 @pytest.mark.parametrize("kind, name, shape, message", [
     ("global", "norm.weight", (), r"its norm.weight has the shape \[\]; valid: one of 1 axes"),
     ("full", "proj.3.weight", (2, 2), r"its proj.3.weight has the shape \[2, 2\]; valid: one of 1 axes"),

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from diffusion import text_to_image
 from diffusion.adapters import ip_adapter, ip_adapter_files
+from tests.adapters import test_joint_ip_adapter as joint
 from tests.adapters.test_ip_adapter import fixture, latents, theirs
 from tests.peers.made_weights import drawn, made
 from tests.peers.test_exports import PYTHON, ROOT, live
@@ -65,3 +66,21 @@ def test_diffusers_opens_our_file_for_flux(tmp_path):
     within = 7e-5 * np.abs(expected).max()  # that of the network alone
     np.testing.assert_allclose(found, expected, rtol=0, atol=within)
     assert np.abs(output(model.params["transformer"], condition) - expected).max() > 100 * within
+
+
+@live
+def test_diffusers_opens_our_file_for_stable_diffusion_3(tmp_path):
+    """An adapter of numbers that no file of theirs has had, written by us: the latents of the whole pipeline."""
+    model = joint.theirs()
+    one = model.attachments["style"]
+    about = joint.fixture()[0]
+    save_file({name: made(name, tuple(shape)) for name, shape in about["file"].items()}, tmp_path / "made.safetensors")
+    module, weights = ip_adapter_files.load(tmp_path / "made.safetensors", model.denoiser)
+    ip_adapter_files.save(tmp_path / "mine.safetensors", module, weights, model.denoiser)
+    to = tmp_path / "latents.safetensors"
+    command = [PYTHON, "-m", "tests.peers.joint_ip_adapters", "opened", tmp_path / "mine.safetensors", to]
+    subprocess.run(command, cwd=ROOT, check=True)
+    expected = load_file(to)["latents"]
+    mine = dataclasses.replace(one, params={**one.params, "adapter": weights})
+    found = joint.latents(dataclasses.replace(model, attachments={"style": mine}))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5 * np.abs(expected).max())

@@ -55,12 +55,14 @@ class SigLIP(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> ImageFeatures:
+    def __call__(self, images: jax.Array, *, skip: int = 0) -> ImageFeatures:
         """Args:
             images: [B, H, W, 3] in [-1, 1].
+            skip: number of last layers that the patches skip (Stable Diffusion 3's IP-Adapter: 1).
 
         Returns:
-            `ImageFeatures`: patches [B, N, width], normalised, and the pooled vector [B, width], of any length.
+            `ImageFeatures`: patches [B, N, width], normalised, or as they are where layers are skipped, and the pooled
+            vector [B, width], of any length.
 
         Raises:
             ValueError: for images of another shape or of integers.
@@ -80,11 +82,12 @@ class SigLIP(nn.Module):
             dtype=self.dtype,
             affine=self.affine,
             name="encoder",
-        )(x + positions.astype(x.dtype))
+        )(x + positions.astype(x.dtype), skip=skip)
+        x, patches = x if skip else (x, x)
         pool = AttentionPool(
             self.heads, self.hidden, "gelu_tanh", self.epsilon, self.attention, self.dtype, name="pool"
         )
-        return ImageFeatures(x, pool(x))
+        return ImageFeatures(patches, pool(x))
 
 
 SIZES: dict[str, dict[str, Any]] = {

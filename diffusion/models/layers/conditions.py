@@ -18,6 +18,7 @@
 | "residuals"    | tuple, [B, ..] | ControlNet's additions to the residual stream, in the order of the layers          |
 | "level_residuals" | tuple, [B, ..] | T2I-Adapter's additions at the end of each level of a U-Net                  |
 | "extra"        | tuple, nested  | image prompts (IP-Adapter): keys and values of each layer, see `extra_attention`   |
+| "extra_joint"  | tuple, nested  | those of SD 3, attended to beside the picture's own tokens, see `extra_attention`  |
 | "picture"      | [B, h, w, C]   | latents of a picture that is edited, which are further tokens (Kontext)            |
 
 The layer masks (`models.layers.layer_masks`) are entries of the same dict. The first axis of every leaf is the example,
@@ -63,7 +64,7 @@ def with_strength(condition: Any, strength: Any) -> dict[str, Any]:
 
 
 def added(condition: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """A condition with the entries of an adapter: residuals are added to those that it has, "extra" stand beside.
+    """A condition with the entries of an adapter: residuals are added to those that it has, image prompts stand beside.
 
     Raises:
         ValueError: for another entry that it has already, or another number of residuals.
@@ -74,10 +75,12 @@ def added(condition: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, An
             result[name] = entry
         elif name in ("residuals", "level_residuals"):
             result[name] = _sum(tuple(result[name]), tuple(entry))
-        elif name == "extra":
+        elif name in ("extra", "extra_joint"):
             result[name] = (*result[name], *entry)
         else:
-            raise ValueError(f"two adapters set the entry {name!r} of the condition; only residuals and extra add up")
+            raise ValueError(
+                f"two adapters set the entry {name!r} of the condition; only residuals and image prompts add up"
+            )
     return result
 
 

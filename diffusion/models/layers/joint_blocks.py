@@ -83,8 +83,12 @@ class Projections(nn.Module):
             self.query_norm = nn.RMSNorm(dtype=self.dtype)
             self.key_norm = nn.RMSNorm(dtype=self.dtype)
 
+    def projected(self, x: jax.Array) -> list[jax.Array]:
+        """As `enter`, before the norms."""
+        return self.qkv(x)
+
     def enter(self, x: jax.Array) -> list[jax.Array]:
-        q, k, v, *hidden = self.qkv(x)
+        q, k, v, *hidden = self.projected(x)
         if self.qk_norm:
             q = self.query_norm(q)
             k = self.key_norm(k)
@@ -141,6 +145,10 @@ class Stream(nn.Module):
         vectors = self.of(c, given)
         return self.attention.enter(modulated(x, *vectors[:2])), vectors
 
+    def projected(self, x: jax.Array, vectors: list[jax.Array]) -> list[jax.Array]:
+        """q, k and v before the norms, of x [B, N, D] and the stream's vectors."""
+        return self.attention.projected(modulated(x, *vectors[:2]))
+
     def leave(self, x: jax.Array, mixed: jax.Array, vectors: list[jax.Array]) -> jax.Array:
         """x [B, N, D] and the output of attention [B, N, H, D / H] -> x after the layer."""
         x = x + vectors[2] * self.attention.leave(_to_tokens(mixed))
@@ -171,6 +179,8 @@ class JointBlock(nn.Module):
         "residual"  [B, N, D]: added to the picture after the layer, skipped or not
         "extra"     image prompts: attentions of the picture's queries, before their rotation, whose output is added
                     to the picture after the layer, see `extra_attention`
+        "extra_joint"  image prompts that the picture's tokens attend to beside themselves, whose output is added to
+                    that of the picture's attention, see `extra_attention`
         "vectors"   of the picture's and the text's stream, each [B, 6, D], in place of those computed from c
         "seen"      Bool [B, M + N]: which tokens, the text's first, others attend to; without it all
 
@@ -220,7 +230,11 @@ class JointBlock(nn.Module):
             second = Projections(width, self.heads, self.qk_norm, self.dtype, name="self_attention")
             q, k, v = second.enter(modulated(x, *vectors[6:8]))
             x = x + vectors[8] * second.leave(_to_tokens(_attend(q, k, v, None, self.attention)))
-        x = image.leave(x, mixed[:, -x.shape[1] :], vectors)
+        of_image = mixed[:, -x.shape[1] :]
+        if "extra_joint" in inputs:  # XLA makes one product of these and those of `enter`
+            plain = image.projected(streams[0], vectors)
+            of_image = of_image + extra_attention.beside_own(*plain, inputs["extra_joint"], self.attention)
+        x = image.leave(x, of_image, vectors)
         if not self.last:
             text = words.leave(text, mixed[:, : text.shape[1]], text_vectors)
 

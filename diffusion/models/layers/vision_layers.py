@@ -20,6 +20,8 @@ __all__ = [
     "normalised",
 ]
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -198,16 +200,24 @@ class Layers(nn.Module):
     kept: tuple[int, ...] = ()
 
     @nn.compact
-    def __call__(self, x: jax.Array, angles: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, angles: jax.Array | None = None, skip: int = 0) -> Any:
         """Args:
             x: tokens [B, N, D].
             angles: [M, D / heads / 2] of the last M tokens, see `embeddings.rotate_halves`; None rotates nothing.
+            skip: number of last layers before which the state is returned too; 0: none is.
 
         Returns:
-            [B, N, D] float32, normalised; [K, B, N, D] where K layers are kept.
+            [B, N, D] float32, normalised; [K, B, N, D] where K layers are kept; with `skip`: (that, [B, N, D] before
+            the last `skip` layers, not normalised).
+
+        Raises:
+            ValueError: for as many layers to skip as there are, or beside those that are kept.
         """
+        if skip and (self.kept or not 0 < skip < self.depth):
+            raise ValueError(f"skip={skip}: of {self.depth} layers 1 .. {self.depth - 1} can be skipped, and none kept")
+        kept = (self.depth - skip,) if skip else self.kept
         x = layout.split(x.astype(self.dtype), "batch", "tokens", None)
-        layers = scanned(Layer, self.depth, "none", self.is_initializing(), (nn.broadcast,), kept=self.kept)(
+        layers = scanned(Layer, self.depth, "none", self.is_initializing(), (nn.broadcast,), kept=kept)(
             self.heads,
             self.hidden,
             self.mlp,
@@ -219,7 +229,8 @@ class Layers(nn.Module):
             name="layers",
         )
         x, seen = layers(x, angles)
-        return layer_norm(self.epsilon, "float32", "norm", self.affine)(jnp.stack(seen) if self.kept else x)
+        out = layer_norm(self.epsilon, "float32", "norm", self.affine)(jnp.stack(seen) if self.kept else x)
+        return (out, seen[0].astype(jnp.float32)) if skip else out
 
 
 class AttentionPool(nn.Module):

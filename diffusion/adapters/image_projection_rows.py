@@ -1,0 +1,112 @@
+"""The names of an IP-Adapter's projection in files, and which projection has them."""
+
+__all__ = ["check_heads", "read", "rows"]
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from diffusion.models.image_projections import FullProjection, GlobalProjection, Resampler
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Mismatch, Row, linear
+from diffusion.models.joint_image_projections import TimedResampler
+
+HEAD = 64  # features of a head in every published resampler; the file has the product with their number alone
+# Learned queries: theirs [1, K, D], ours [K, D].
+LEADING = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])
+TIME = "time_embedding.linear_{}"  # of Stable Diffusion 3's
+
+
+def check_heads(projection: nn.Module) -> None:
+    """Refuses heads of another size than every reader takes.
+
+    Raises:
+        ValueError: with both sizes.
+    """
+    if isinstance(projection, (Resampler, TimedResampler)) and projection.head_size != HEAD:
+        raise ValueError(f"head_size = {projection.head_size}: files do not name it, and every reader takes {HEAD}")
+
+
+def rows(projection: nn.Module) -> list[Row]:
+    """The rows of a projection.
+
+    Raises:
+        ValueError: for a projection that has no names in files, or heads of another size than 64.
+    """
+    if isinstance(projection, GlobalProjection):
+        return linear("proj", "dense") + _norm("norm", "norm")
+    if isinstance(projection, FullProjection):
+        return linear("proj.0", "hidden") + linear("proj.2", "out") + _norm("proj.3", "norm")
+    if not isinstance(projection, (Resampler, TimedResampler)):
+        raise ValueError(f"a projection {type(projection).__name__} has no names in files; save a pytree of your own")
+    check_heads(projection)
+    timed = isinstance(projection, TimedResampler)
+    found = [Row("latents", "queries", LEADING), *linear("proj_in", "in"), *linear("proj_out", "out")]
+    found += _norm("norm_out", "norm")
+    if timed:
+        found += linear(TIME.format(1), "time_hidden") + linear(TIME.format(2), "time_out")
+    inner = projection.heads * projection.head_size
+    for i in range(projection.depth):
+        mixed, mlp, ours = f"layers.{i}.0", f"layers.{i}.1", f"layer_{i}"
+        found += _norm(f"{mixed}.norm1", f"{ours}/norm_seen") + _norm(f"{mixed}.norm2", f"{ours}/norm_own")
+        found += [
+            Row(f"{mixed}.to_q.weight", f"{ours}/query/kernel", DENSE),
+            Row(f"{mixed}.to_kv.weight", f"{ours}/key/kernel", DENSE, rows=(0, inner)),
+            Row(f"{mixed}.to_kv.weight", f"{ours}/value/kernel", DENSE, rows=(inner, 2 * inner)),
+            Row(f"{mixed}.to_out.weight", f"{ours}/out/kernel", DENSE_OUT),
+            *_norm(f"{mlp}.0", f"{ours}/norm_mlp"),
+            Row(f"{mlp}.1.weight", f"{ours}/mlp_hidden/kernel", DENSE),
+            Row(f"{mlp}.3.weight", f"{ours}/mlp_out/kernel", DENSE),
+        ]
+        if timed:
+            found += linear(f"layers.{i}.2.1", f"{ours}/modulation/dense")
+    return found
+
+
+def _norm(theirs: str, ours: str) -> list[Row]:
+    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
+
+
+def read(shapes: Mapping[str, tuple[int, ...]], path: str) -> nn.Module:
+    """The projection that has these names and shapes; what is missing is refused where the file is read.
+
+    Args:
+        shapes: of its tensors, by their names within the projection.
+        path: of the file, for messages.
+
+    Raises:
+        Mismatch: for a projection of another kind, or tensors of other axes.
+    """
+
+    def sides(name: str, axes: int) -> tuple[int, ...]:
+        shape = shapes.get(name, (0,) * axes)
+        if len(shape) != axes:
+            raise Mismatch(f"{path}: its {name} has the shape {list(shape)}; valid: one of {axes} axes")
+        return shape
+
+    matrix = lambda name: sides(name, 2)
+    if "proj.weight" in shapes and "norm.weight" in shapes:
+        (width,) = sides("norm.weight", 1)
+        outputs, features = matrix("proj.weight")
+        return GlobalProjection(features, width, outputs // max(width, 1))
+    if "proj.3.weight" in shapes:
+        return FullProjection(matrix("proj.0.weight")[1], *sides("proj.3.weight", 1))
+    if "latents" in shapes and "proj_in.weight" in shapes and "layers.0.0.to_q.weight" in shapes:
+        inner, features = matrix("proj_in.weight")
+        heads = matrix("layers.0.0.to_q.weight")[0]
+        if heads < HEAD:
+            raise Mismatch(f"{path}: its layers.0.0.to_q.weight has {heads} rows; a head has {HEAD}")
+        sizes: dict[str, Any] = {
+            "tokens": sides("latents", 3)[1],
+            "inner": inner,
+            "depth": len({name.split(".")[1] for name in shapes if name.startswith("layers.")}),
+            "heads": heads // HEAD,
+            "ratio": matrix("layers.0.1.1.weight")[0] // max(inner, 1),
+        }
+        time = f"{TIME.format(1)}.weight"
+        if time in shapes:
+            return TimedResampler(features, matrix("proj_out.weight")[0], **sizes, time_features=matrix(time)[1])
+        return Resampler(features, matrix("proj_out.weight")[0], **sizes)
+    face = any(name.startswith(("perceiver_resampler.", "proj.2.")) for name in shapes)
+    why = "a FaceID adapter, which reads the embeddings of a face recogniser" if face else "of a structure not known"
+    raise Mismatch(f"{path}: its image_proj is {why}; global, full-face and plus projections and SD 3's are read.")

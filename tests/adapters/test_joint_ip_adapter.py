@@ -1,0 +1,147 @@
+"""Stable Diffusion 3's IP-Adapter: its attention in closed form, its files, and where diffusers' pipeline ends."""
+
+import dataclasses
+import functools
+import gzip
+import json
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from diffusion import samplers, text_to_image
+from diffusion.adapters import ip_adapter_files, prompt_features
+from diffusion.models import interchange
+from diffusion.models.conditional_unet import ConditionalUNet
+from diffusion.models.interchange import schedulers
+from diffusion.models.joint_image_projections import JointIPAdapter, TimedResampler
+from diffusion.models.layers import extra_attention
+from diffusion.models.layers.extra_attention import ExtraLayer
+from diffusion.models.mmdit import MMDiT
+from diffusion.text_to_image import attached
+from diffusion.text_to_image.requests import Control
+from tests.adapters.test_ip_adapter import picture
+from tests.peers.made_weights import drawn, made
+from tests.text_to_image import made_pipelines
+
+TINY = MMDiT(width=8, depth=2, heads=2, text_width=4, pooled_width=4, positions=4, sample_size=4)
+PROJECTION = TimedResampler(6, 8, tokens=3, inner=4, depth=1, heads=1, time_features=4)
+
+
+@functools.cache
+def fixture():
+    arrays = load_file(made_pipelines.FIXTURES / "ip_adapter_mmdit.safetensors")
+    return json.loads(gzip.decompress(arrays.pop("about").tobytes())), arrays
+
+
+def test_without_scores_a_picture_sees_the_mean_of_its_own_values_and_the_prompts():
+    """A scale of zero makes every score zero; with the other of one the scores are those of unit queries and keys."""
+    q, k, v = (drawn(name, 2, 4, 2, 3) for name in "qkv")
+    keys, values = drawn("keys", 2, 5, 6), drawn("values", 2, 5, 6)
+    weight = np.array([[1, 0, 0.5, 2], [0, 1, 1, 1]], np.float32)
+    zeros, ones = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
+    all_values = np.concatenate([v, values.reshape(2, 5, 2, 3)], axis=1)
+    found = extra_attention.beside_own(q, k, v, ((keys, values, weight, zeros, ones),), "matmul")
+    np.testing.assert_allclose(found, weight[..., None, None] * all_values.mean(1, keepdims=True), atol=1e-6)
+
+    unit = lambda a: a / np.sqrt(np.square(a).mean(-1, keepdims=True))
+    both = np.concatenate([2 * unit(k), keys.reshape(2, 5, 2, 3)], axis=1)
+    scores = np.exp(np.einsum("bnhd,bmhd->bnhm", unit(q), both) / np.sqrt(3))
+    expected = np.einsum("bnhm,bmhd->bnhd", scores / scores.sum(-1, keepdims=True), all_values)
+    one = np.ones((2, 1), np.float32)
+    found = extra_attention.beside_own(q, k, v, ((keys, values, one, ones, 2 * ones),), "matmul")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_prompts_of_another_network_are_refused():
+    pair = (np.zeros((1, 3, 4)),) * 2
+    valid = (*pair, np.zeros((1, 1)), *(np.zeros((1, 2)),) * 2)
+    layers = (ExtraLayer(4, 2, 3),)
+    extra_attention.check_joint(((valid,),), 1, layers, heads=2)
+    message = r"'extra_joint', image prompt 0, layer 0: .* two scales \[B, D / H\] = \(1, 4\)"
+    with pytest.raises(ValueError, match=message):
+        extra_attention.check_joint(((valid,),), 1, layers, heads=1)
+    with pytest.raises(ValueError, match="image prompt 0, layer 0"):
+        extra_attention.check_joint(((pair,),), 1, layers, heads=2)
+    with pytest.raises(ValueError, match="'extra_joint', image prompt 0: this network has 1 layers"):
+        extra_attention.check_joint(((),), 1, layers, heads=2)
+
+
+def test_a_file_is_read_and_written_in_instantx_names(tmp_path):
+    module = JointIPAdapter(PROJECTION, (8, 8), 2)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 2, 6)), np.zeros(1))["params"]
+    weights = jax.tree.map(lambda leaf: drawn(str(leaf.shape), *leaf.shape), shapes)
+    path = tmp_path / "a.safetensors"
+    ip_adapter_files.save(path, module, weights, TINY)
+    read, again = ip_adapter_files.load(path, TINY)
+    assert read == module
+    jax.tree.map(np.testing.assert_array_equal, again, weights)
+    tensors = load_file(path)
+    np.testing.assert_array_equal(tensors["ip_adapter.1.norm_ip_k.weight"], weights["image_key_scale_1"])
+    assert {"image_proj.layers.0.2.1.bias", "ip_adapter.0.norm_ip.linear.weight"} < set(tensors)
+
+    unet = ConditionalUNet((8, 16), (1, 1), (2, 2), 6, layers=1, groups=4)
+    with pytest.raises(interchange.Mismatch, match=r"IP-Adapter of Stable Diffusion 3 .* is a ConditionalUNet\."):
+        ip_adapter_files.load(path, unet)
+    with pytest.raises(interchange.Mismatch, match=r"is a MMDiT with second attentions \(3.5 medium\)\."):
+        ip_adapter_files.load(path, TINY.clone(dual=1))
+    with pytest.raises(interchange.Mismatch, match="tokens of 8 features, and this MMDiT has 16"):
+        ip_adapter_files.load(path, TINY.clone(width=16))
+    with pytest.raises(interchange.Mismatch, match=r"with 3 layers .* ip_adapter\.2\.to_k_ip\.weight is missing"):
+        ip_adapter_files.load(path, TINY.clone(depth=3))
+    with pytest.raises(ValueError, match="SigLIP or CLIP; got ConditionalUNet"):
+        prompt_features.inner(unet, {}, np.zeros((1, 28, 28, 3)))
+
+
+@functools.cache
+def theirs():
+    """The model of diffusers' pipeline with its adapter, the image encoder beside the file."""
+    about, _ = fixture()
+    with tempfile.TemporaryDirectory() as place:
+        place = pathlib.Path(place)
+        (place / "image_encoder").mkdir()
+        (place / "image_encoder" / "config.json").write_text(json.dumps(about["config"]))
+        encoder = {name: made(f"image_encoder.{name}", tuple(shape)) for name, shape in about["encoder"].items()}
+        save_file(encoder, place / "image_encoder" / "model.safetensors")
+        tensors = {name: made(f"joint {name}", tuple(shape)) for name, shape in about["file"].items()}
+        save_file(tensors, place / "adapter.safetensors")
+        folder = made_pipelines.folder("mmdit", place / "model", about["base"])
+        return text_to_image.load(folder, attachments={"style": place / "adapter.safetensors"})
+
+
+def latents(model, weight=0.7):
+    """Those of a prompt, a negative prompt and a picture after four steps, as in tests/peers/joint_ip_adapters.py."""
+    conditional, unconditional = text_to_image.conditions(model, ["a cat"], "bad", 5.0, 16, 16)
+    (one,) = attached.opened([Control("style", picture("first"), weight)], model.attachments, (16, 16))
+    seen = one.attachment.encode(one.attachment.params, jnp.asarray(one.picture))
+    ready = [attached.Attached(one.attachment, seen, jnp.float32(weight), jnp.array([0.0, 1.0]))]
+    trajectory = schedulers.trajectory(model.process, "euler", 4, tokens=16)
+    params = model.params["transformer"]
+    denoise = jax.jit(text_to_image.denoise(model, params, conditional, unconditional, 5.0, ready))
+    x = trajectory.start * jnp.asarray(drawn("latents", 1, 8, 8, 4))
+    keys = jax.random.split(jax.random.key(0), 1)
+    return samplers.sample(trajectory.sampler, denoise, model.process.schedule, x, trajectory.plan, keys)
+
+
+@pytest.mark.slow
+def test_latents_are_those_of_diffusers_pipeline():
+    expected = fixture()[1]["latents"]
+    found = latents(theirs())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_generate_takes_the_adapter_and_a_weight_of_zero_is_the_base():
+    model = theirs()
+    same = {"steps": 2, "guidance": 2.0, "height": 16, "width": 16}
+    free = text_to_image.generate(dataclasses.replace(model, attachments={}, _programs={}), "a cat", **same)
+    make = lambda *controls: text_to_image.generate(model, "a cat", controls=controls, **same)
+    np.testing.assert_array_equal(make(("style", picture("first"), 0.0)), free)
+    whole = make(("style", picture("first"), 4.0))
+    assert (whole != free).mean() > 0.1
+    left = np.broadcast_to(np.arange(16) < 8, (16, 16))
+    assert (make({"attachment": "style", "picture": picture("first"), "weight": 4.0, "mask": left}) != whole).any()
