@@ -105,6 +105,9 @@ fixtures: $(PEERS)/.complete
 	$(PEERS)/bin/python -m tests.peers.pipelines tests/fixtures/text_to_image
 	$(PEERS)/bin/python -m tests.peers.controlled tests/fixtures/text_to_image
 	$(PEERS)/bin/python -m tests.peers.controlled_transformers tests/fixtures/text_to_image
+	$(PEERS)/bin/python -m tests.peers.controlled_union tests/fixtures/text_to_image
+	$(PEERS)/bin/python -m tests.peers.ip_adapters tests/fixtures/text_to_image/ip_adapter.safetensors
+	$(PEERS)/bin/python -m tests.peers.joint_ip_adapters tests/fixtures/text_to_image/ip_adapter_mmdit.safetensors
 
 test-peers: setup $(PEERS)/.complete
 	mkdir -p runs/peers

@@ -18,6 +18,7 @@ __all__ = [
     "check_layers",
     "same_size",
     "same_size_in_range",
+    "same_size_to_inpaint",
     "weighted_residuals",
 ]
 
@@ -54,6 +55,17 @@ def same_size_in_range(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray
     return 2 * same_size(picture, size) - 1
 
 
+def same_size_to_inpaint(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture uint8 [H, W, 4] with a mask, as `Attachment.inpaints` has it: in [-1, 1], black where it is painted.
+
+    Returns:
+        [H, W, 4]: the fourth channel is 1 where the picture is kept, and 0 where it is painted anew.
+    """
+    kept = picture[..., 3:] < 128
+    shown = np.where(kept, same_size_in_range(picture[..., :3], size), np.float32(-1))
+    return np.concatenate([shown, kept.astype(np.float32)], axis=-1)
+
+
 def both(params: Any, picture: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The picture itself, for the conditional and for the unconditional branch."""
     return picture, picture
@@ -62,7 +74,7 @@ def both(params: Any, picture: jax.Array) -> tuple[jax.Array, jax.Array]:
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["params"],
-    meta_fields=["entries", "read", "encode", "latents", "shifted", "masked", "reads_base", "modes"],
+    meta_fields=["entries", "read", "encode", "latents", "shifted", "masked", "reads_base", "modes", "inpaints"],
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Attachment:
@@ -80,12 +92,15 @@ class Attachment:
         encode: (params, [1, ...] of `read`) -> what the conditional and the unconditional branch see of the picture,
             two pytrees of one structure with the leading axis 1; computed once for a request.
         latents: whether `read` returns a picture [H, W, 3] in [-1, 1], and `encode` receives the latents that the
-            model's autoencoder makes of it (the mean of their distribution), as the denoiser knows latents.
+            model's autoencoder makes of it (the mean of their distribution), as the denoiser knows latents. Further
+            channels of the picture stand beside the latents, those of the first pixel of each.
         shifted: whether the autoencoder's shift is subtracted from these latents, as from the denoiser's.
         masked: whether the weight may be [B, H, W], of the pixels of the pictures that are made.
         reads_base: whether `entries` takes the denoiser's parameters as a last argument.
         modes: number of kinds of control among which a control names one; 0: it names none. Where there are some,
             `entries` receives (seen, the kind, int [B]).
+        inpaints: whether a control has a mask that says where the picture is painted anew; `read` then takes uint8
+            [h, w, 4], with the mask as fourth channel, 255 where it is painted.
     """
 
     params: Any
@@ -97,6 +112,7 @@ class Attachment:
     masked: bool = False
     reads_base: bool = False
     modes: int = 0
+    inpaints: bool = False
 
 
 def weighted_residuals(

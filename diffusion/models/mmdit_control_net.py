@@ -25,6 +25,7 @@ from diffusion.models.attachment import (
     check_heads,
     check_layers,
     same_size_in_range,
+    same_size_to_inpaint,
     weighted_residuals,
 )
 from diffusion.models.layers.blocks import xavier, zeros
@@ -49,7 +50,7 @@ class MMDiTControlNet(nn.Module):
     Attributes:
         base: the fields of the transformer; it is not called, and has no parameters here.
         depth: number of layers; the first `base.dual` have a second attention.
-        hint_channels: of the hint: those of the latents, and further ones.
+        hint_channels: of the hint: those of the latents, and one more for the mask of a ControlNet that inpaints.
         text: the layers are MM-DiT's, of picture and text; without, they are of the picture alone (SD3.5-large's).
         embeds: patches and positions of x have an embedding of their own; without, the base's (SD3.5-large's).
         pooled: it receives the pooled text; without, zeros, and the hint's latents without the autoencoder's shift.
@@ -157,18 +158,29 @@ class MMDiTControlNet(nn.Module):
 
         Raises:
             ValueError: for a denoiser that is no MM-DiT, or that differs from the one that it was made for, and for
-                a ControlNet that reads more than a picture.
+                a ControlNet that reads more than a picture and a mask.
         """
         if not isinstance(denoiser, MMDiT):
             raise ValueError(f"this ControlNet is for an MMDiT; the denoiser is a {type(denoiser).__name__}")
-        if self.hint_channels != denoiser.channels:
+        more = self.hint_channels - denoiser.channels
+        if more not in (0, 1):
             raise ValueError(
                 f"this ControlNet reads {self.hint_channels} channels, and a picture's latents are "
-                f"{denoiser.channels}: it was made to inpaint, or for another base"
+                f"{denoiser.channels}, {denoiser.channels + 1} with a mask: it was made for another base"
             )
         check_layers(self.depth, denoiser.depth, "the layers of its base")
         check_base(params, base, OWN, "this ControlNet", STACKS)
         check_heads(self.base.heads, denoiser.heads)
-        module = self.clone(base=self.base.clone(dtype=denoiser.dtype, attention=denoiser.attention))
-        entries = functools.partial(weighted_residuals, module, denoiser)
-        return Attachment(params, entries, same_size_in_range, both, latents=True, shifted=self.pooled, reads_base=True)
+        # One that inpaints receives zeros for the pooled text and shifted latents, whatever its config says.
+        pooled = self.pooled and not more
+        module = self.clone(base=self.base.clone(dtype=denoiser.dtype, attention=denoiser.attention), pooled=pooled)
+        return Attachment(
+            params,
+            functools.partial(weighted_residuals, module, denoiser),
+            same_size_to_inpaint if more else same_size_in_range,
+            both,
+            latents=True,
+            shifted=bool(self.pooled or more),
+            reads_base=True,
+            inpaints=bool(more),
+        )

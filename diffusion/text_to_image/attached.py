@@ -110,6 +110,8 @@ def opened(
                 f"the picture of the control {control.attachment!r} is uint8 [H, W, 3]; got {picture.dtype} "
                 f"{list(picture.shape)}"
             )
+        if attachment.inpaints:
+            picture = np.dstack([picture, _painted(control, picture.shape[:2])])
         try:
             array = attachment.read(picture, size)
         except ValueError as error:
@@ -126,20 +128,38 @@ def _check_mode(control: Control, attachment: Attachment) -> None:
 
 
 def _mask(control: Control, attachment: Attachment, size: tuple[int, int]) -> np.ndarray | None:
-    """The mask of a control, read and checked; a ValueError names the control and both sizes."""
-    if control.mask is None:
+    """Where a control acts, read and checked; a ValueError names the control and both sizes."""
+    if control.mask is None or attachment.inpaints:
         return None
-    what = f"the mask of the control {control.attachment!r}"
     if not attachment.masked:
-        raise ValueError(f"{what} has no effect: this attachment acts on the whole picture; leave the mask out")
-    if isinstance(control.mask, str):
-        return pictures.read_mask(control.mask, size)[None].astype(np.float32)
-    if control.mask.shape != tuple(size) or control.mask.dtype != bool:
         raise ValueError(
-            f"{what} is Bool of the size of the pictures {list(size)}; got {control.mask.dtype} "
-            f"{list(control.mask.shape)}"
+            f"the mask of the control {control.attachment!r} has no effect: this attachment acts on the whole picture; "
+            "leave the mask out"
         )
-    return control.mask[None].astype(np.float32)
+    return _read_mask(control, size)[None].astype(np.float32)
+
+
+def _painted(control: Control, size: tuple[int, int]) -> np.ndarray:
+    """Where a control's picture is painted anew, uint8 [H, W], 255 where it is."""
+    if control.mask is None:
+        raise ValueError(
+            f"the control {control.attachment!r} has no mask, and this attachment inpaints: valid is a mask, white "
+            "where the picture is painted anew"
+        )
+    return 255 * _read_mask(control, size).astype(np.uint8)
+
+
+def _read_mask(control: Control, size: tuple[int, int]) -> np.ndarray:
+    """The mask of a control, Bool [H, W]."""
+    if isinstance(control.mask, str):
+        return pictures.read_mask(control.mask, size)
+    if control.mask is None or control.mask.shape != tuple(size) or control.mask.dtype != bool:
+        found = "none" if control.mask is None else f"{control.mask.dtype} {list(control.mask.shape)}"
+        raise ValueError(
+            f"the mask of the control {control.attachment!r} is Bool of the size of the pictures {list(size)}; got "
+            f"{found}"
+        )
+    return control.mask
 
 
 def with_seen(condition: Mapping[str, Any], attached: Sequence[Attached], branch: int) -> dict[str, Any]:

@@ -44,7 +44,12 @@ from diffusion.text_to_image.regions import Box
 from diffusion.watermarks import Watermark
 
 QUARTERS = 4  # parts of a trajectory that `resamplings` repeats
-ADDED = ("extra", "residuals", "level_residuals")  # entries of attachments, which a reference does not have
+ADDED = (
+    "extra",
+    "extra_joint",
+    "residuals",
+    "level_residuals",
+)  # entries of attachments, which a reference does not have
 REFERENCE = 7  # of the keys of a reference's noise, apart from all others
 
 
@@ -421,9 +426,10 @@ def seen(model: Any, course: Course, vae_params: Any, attachment: Attachment, pi
     if attachment.latents:
         vae = model.modules["vae"]
         encode, _ = _autoencoder(model, vae_params, course.tile)
-        z = encode(picture)
+        z = encode(picture[..., :3])
         z = z.mean if isinstance(z, latent_space.Moments) else z
-        picture = latent_space.to_diffusion(z, vae.scale, vae.shift if attachment.shifted else 0.0)
+        z = latent_space.to_diffusion(z, vae.scale, vae.shift if attachment.shifted else 0.0)
+        picture = jnp.concatenate([z, picture[:, :: vae.factor, :: vae.factor, 3:]], axis=-1)
     return attachment.encode(attachment.params, picture)
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from safetensors.torch import save_file
@@ -38,6 +39,7 @@ class Used(NamedTuple):
         between: the parts of the steps between which they act.
         modes: of a union, the kind of each picture.
         side: of the pictures, in pixels; the latents have 8.
+        inpaints: whether the pictures have `MASK`, where they are painted anew.
     """
 
     nets: tuple[str, ...]
@@ -45,8 +47,11 @@ class Used(NamedTuple):
     between: tuple[float, float] = (0.0, 1.0)
     modes: tuple[int, ...] = ()
     side: int = 16
+    inpaints: bool = False
 
 
+MASK = np.zeros((16, 16), bool)  # of cells of 2 x 2 pixels, some in part
+MASK[3:11, 5:14] = True
 SD_3 = {
     "sample_size": 8,
     "in_channels": 4,
@@ -76,6 +81,7 @@ NETS: dict[str, dict[str, dict[str, Any]]] = {
         "edges": SD_3 | UNSHIFTED,
         "depth": SD_3 | UNSHIFTED,
         "pooled": SD_3 | {"force_zeros_for_pooled_projection": False},
+        "inpaint": SD_3 | {"force_zeros_for_pooled_projection": False, "extra_conditioning_channels": 1},
         "of pictures": SD_3 | UNSHIFTED | {"joint_attention_dim": None, "use_pos_embed": False},
     },
     "flux": {
@@ -91,6 +97,7 @@ CASES = {
         "one, pooled, in the middle": Used(("pooled",), (1.0,), (0.2, 0.8)),
         "one, of pictures": Used(("of pictures",), (0.7,)),
         "two": Used(("edges", "depth"), (0.8, 0.5)),
+        "one, to inpaint": Used(("inpaint",), (0.9,), inpaints=True),
     },
     "flux": {
         "one": Used(("edges",), (0.8,)),
@@ -145,7 +152,8 @@ def write(base: str, folder: pathlib.Path) -> None:
     for name, case in CASES[base].items():
         used = [nets[one] for one in dict.fromkeys(case.nets)]
         several = len(case.nets) > 1
-        pipe = CLASSES[base][1](**plain.components, controlnet=used if several else used[0])
+        kind = diffusers.StableDiffusion3ControlNetInpaintingPipeline if case.inpaints else CLASSES[base][1]
+        pipe = kind(**plain.components, controlnet=used if several else used[0])
         pipe.set_progress_bar_config(disable=True)
         # These pipelines take tensors as they are, and pictures alone from [0, 1] to [-1, 1].
         images = [2 * picture(one, case.side).repeat(2, 1, 1, 1) - 1 for one in ("edges", "depth")][: len(case.nets)]
@@ -153,6 +161,8 @@ def write(base: str, folder: pathlib.Path) -> None:
         if base == "flux":
             how = {"latents": plain._pack_latents(x.clone(), 2, 4, 8, 8)}
             how |= {"control_mode": list(case.modes)} if several else {}
+        if case.inpaints:
+            how["control_mask"] = torch.from_numpy(MASK.astype(np.float32))[None, None].repeat(2, 1, 1, 1)
         # For several pictures of one union the pipeline would take the first alone where these are numbers.
         between = [[end] * len(case.nets) for end in case.between] if several else case.between
         pipe.vae_scale_factor = case.side // 8  # of pixels no autoencoder takes part

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from diffusion import samplers, text_to_image
 from diffusion.io import pictures
 from diffusion.models import interchange
-from diffusion.models.attachment import Attachment, check_base
+from diffusion.models.attachment import Attachment, check_base, same_size_to_inpaint
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.control_net import ControlNet
 from diffusion.models.flux import Flux
@@ -109,6 +109,40 @@ def test_the_branches_of_guidance_see_what_is_theirs():
 def test_outside_of_its_interval_an_attachment_is_not_evaluated():
     assert output((at(constant(np.nan), 1.0, (0.0, 0.4)),)) == 0
     assert np.isnan(output((at(constant(np.nan), 1.0, (0.0, 0.6)),)))
+
+
+class Halving:
+    """An autoencoder of half the side, whose latents are every second pixel."""
+
+    factor, scale, shift = 2, np.float32(3.0), np.float32(0.5)
+
+    def apply(self, variables, picture, method):
+        assert method == "encode"
+        return picture[:, ::2, ::2]
+
+
+def test_an_attachment_that_inpaints_reads_what_is_kept_and_where():
+    """Black where the mask is, and the first pixel of each latent says whether it is kept."""
+    shown = np.full((4, 4, 3), 255, np.uint8)
+    mask = np.zeros((4, 4), bool)
+    mask[1:, 1:] = True
+    one = Attachment(jnp.float32(1.0), read=same_size_to_inpaint, entries=None, latents=True, inpaints=True)
+    control = Control("paint", shown, mask=mask)
+    (read,) = attached.opened([control], {"paint": one}, (4, 4))
+    assert read.mask is None
+    np.testing.assert_array_equal(read.picture[0, ..., 3], ~mask)
+    np.testing.assert_array_equal(
+        read.picture[0, ..., :3], np.broadcast_to(np.where(mask, -1, 1)[..., None], (4, 4, 3))
+    )
+    halving = types.SimpleNamespace(modules={"vae": Halving()})
+    seen, other = programs.seen(halving, types.SimpleNamespace(tile=0), {}, one, jnp.asarray(read.picture))
+    assert seen is other
+    np.testing.assert_allclose(seen[0, :, :, 3], [[1, 1], [1, 0]])
+    np.testing.assert_allclose(seen[0, :, :, 0], [[1.5, 1.5], [1.5, -4.5]])  # (z - 0.5) 3
+    with pytest.raises(ValueError, match="'paint' has no mask, and this attachment inpaints: valid is a mask"):
+        attached.opened([control._replace(mask=None)], {"paint": one}, (4, 4))
+    with pytest.raises(ValueError, match=r"mask of the control 'paint' is Bool .* \[4, 4\]; got bool \[2, 4\]"):
+        attached.opened([control._replace(mask=mask[:2])], {"paint": one}, (4, 4))
 
 
 @pytest.mark.parametrize("text, control", [
@@ -310,15 +344,18 @@ def test_ten_controlled_steps_end_where_diffusers_pipeline_does(name):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
 
+PAINTED = np.zeros((16, 16), bool)  # as in tests/peers/controlled_transformers.py
+PAINTED[3:11, 5:14] = True
 BASES = {
-    "mmdit": ("one", "one, pooled, in the middle", "one, of pictures", "two"),
+    "mmdit": ("one", "one, pooled, in the middle", "one, of pictures", "two", "one, to inpaint"),
     "flux": ("one", "union, of two kinds", "one, of pixels"),
+    "xl": ("one of a union", "two of a union, in the middle"),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("base, name", [(base, name) for base, names in BASES.items() for name in names])
-def test_five_controlled_steps_of_a_transformer_end_where_diffusers_pipeline_does(base, name):
+def test_five_controlled_steps_end_where_diffusers_pipeline_does(base, name):
     """A control acts in the steps i of N that lie within a part of them, start <= i / N and (i + 1) / N <= end."""
     about, arrays = fixture(base)
     model = controlled(base)
@@ -335,7 +372,8 @@ def test_five_controlled_steps_of_a_transformer_end_where_diffusers_pipeline_doe
     modes = case["modes"] or [None] * len(case["nets"])
     for used, scale, mode, shown in zip(case["nets"], case["scales"], modes, ("edges", "depth")):
         side = case.get("side", 16)
-        control = Control(used, picture(shown, side), scale, mode=mode)
+        mask = PAINTED if case.get("inpaints") else None
+        control = Control(used, picture(shown, side), scale, mode=mode, mask=mask)
         ((attachment, read, _, _),) = attached.opened([control], model.attachments, (side, side))
         seen = programs.seen(model, types.SimpleNamespace(tile=0), model.params["vae"], attachment, jnp.asarray(read))
         seen = seen if mode is None else tuple((branch, jnp.full(1, mode)) for branch in seen)
@@ -347,7 +385,7 @@ def test_five_controlled_steps_of_a_transformer_end_where_diffusers_pipeline_doe
         return samplers.sample(trajectory.sampler, denoise, model.process.schedule, x, trajectory.plan, keys)
 
     x = trajectory.start * jnp.asarray(drawn("latents", 2, 8, 8, 4))
-    ours = jax.jit(sampled)(model.params["transformer"], tuple(ready), x, conditional, other)
+    ours = jax.jit(sampled)(model.params[model.kind.denoiser], tuple(ready), x, conditional, other)
     theirs = arrays[f"latents/{name}"]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
