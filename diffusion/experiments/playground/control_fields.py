@@ -1,9 +1,9 @@
 """The fields of the page's controls: for each attachment a picture, its weight, when it acts, a mask, and its kind."""
 
-__all__ = ["field", "parts", "sent", "shown"]
+__all__ = ["IMAGES", "Part", "field", "parts", "sent", "shown"]
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffusion.models.attachment import Attachment
 from diffusion.text_to_image.requests import Control
@@ -11,15 +11,43 @@ from diffusion.text_to_image.requests import Control
 IMAGES = ("picture", "mask")  # the parts that are pictures
 
 
+class Part(NamedTuple):
+    """A field of a control.
+
+    Attributes:
+        component: the name of gradio's component.
+        label: what the page writes beside it.
+        value: where there is no control.
+        how: further arguments of the component.
+    """
+
+    component: str
+    label: str
+    value: Any
+    how: Mapping[str, Any]
+
+
 def field(name: str, part: str) -> str:
     """The name of the field of a part of an attachment's control."""
     return f"{name}: {part}"
 
 
-def parts(attachment: Attachment) -> dict[str, Any]:
-    """The parts that have a field, with what the field says where there is no control."""
-    always = {"picture": None, "weight": 1.0, "from": 0.0, "to": 1.0}
-    return always | ({"mask": None} if attachment.masked else {}) | ({"kind": 0} if attachment.modes else {})
+def parts(name: str, attachment: Attachment) -> dict[str, Part]:
+    """The fields of an attachment's control: pictures first."""
+    upload = {"type": "filepath", "sources": ["upload"]}
+    unit = {"minimum": 0, "step": 0.05, "maximum": 1}
+    found = {"picture": Part("Image", name, None, upload)}
+    if attachment.masked or attachment.inpaints:
+        where = "is painted anew" if attachment.inpaints else "acts"
+        found["mask"] = Part("Image", f"{name}: mask, white where it {where}", None, upload)
+    found |= {
+        "weight": Part("Slider", "Weight", 1.0, {**unit, "maximum": 2}),
+        "from": Part("Slider", "From t (0: the picture)", 0.0, unit),
+        "to": Part("Slider", "To t (1: noise)", 1.0, unit),
+    }
+    if attachment.modes:
+        found["kind"] = Part("Dropdown", "Kind, by its number", 0, {"choices": list(range(attachment.modes))})
+    return found
 
 
 def sent(
@@ -34,7 +62,7 @@ def sent(
     """
     controls = []
     for name, attachment in attachments.items():
-        own = {part: values.pop(field(name, part)) for part in parts(attachment)}
+        own = {part: values.pop(field(name, part)) for part in parts(name, attachment)}
         if own["picture"]:
             images = {part: encoded(own[part]) for part in IMAGES if own.get(part)}
             settings = {"weight": own["weight"], "times": [own["from"], own["to"]], "mode": own.get("kind")}
@@ -44,10 +72,10 @@ def sent(
 
 def shown(controls: Iterable[Control], attachments: Mapping[str, Attachment]) -> dict[str, Any]:
     """What the fields say of controls, of each attachment the last one; the inverse of `sent`."""
-    said = {field(name, part): value for name, one in attachments.items() for part, value in parts(one).items()}
+    said = {field(name, key): part.value for name, one in attachments.items() for key, part in parts(name, one).items()}
     for control in controls:
         low, high = control.times
         own = {**control._asdict(), "from": low, "to": high, "kind": control.mode}
         if attachment := attachments.get(control.attachment):
-            said |= {field(control.attachment, part): own[part] for part in parts(attachment)}
+            said |= {field(control.attachment, part): own[part] for part in parts(control.attachment, attachment)}
     return said

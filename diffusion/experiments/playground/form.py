@@ -108,24 +108,19 @@ class Form:
     def controls(self) -> None:
         """Makes the fields of each attachment: a picture, its weight, when it acts, and what else it takes."""
         for name, attachment in self._source.attachments.items():
+            parts = control_fields.parts(name, attachment)
+            images = {key: part for key, part in parts.items() if key in control_fields.IMAGES}
             with gr.Row():
-                picture = {"type": "filepath", "sources": ["upload"]}
-                self._control(name, "picture", gr.Image, label=name, **picture)
-                if attachment.masked:
-                    self._control(name, "mask", gr.Image, label=f"{name}: mask, white where it acts", **picture)
+                self._control(name, images)
                 with gr.Column():
-                    part = {"minimum": 0, "step": 0.05}
-                    self._control(name, "weight", gr.Slider, label="Weight", value=1.0, maximum=2, **part)
-                    self._control(name, "from", gr.Slider, label="From t (0: the picture)", maximum=1, **part)
-                    self._control(name, "to", gr.Slider, label="To t (1: noise)", value=1.0, maximum=1, **part)
-                    if attachment.modes:
-                        kinds = list(range(attachment.modes))
-                        self._control(name, "kind", gr.Dropdown, label="Kind, by its number", choices=kinds, value=0)
+                    self._control(name, {key: part for key, part in parts.items() if key not in images})
 
-    def _control(self, name: str, part: str, kind: Any, **how: Any) -> None:
-        """Makes the component of a part of an attachment's control."""
-        field = control_fields.field(name, part)
-        self._fields[field] = kind(elem_id=field, **how)
+    def _control(self, name: str, parts: dict[str, control_fields.Part]) -> None:
+        """Makes the components of some parts of an attachment's control."""
+        for key, part in parts.items():
+            field = control_fields.field(name, key)
+            component = getattr(gr, part.component)
+            self._fields[field] = component(elem_id=field, label=part.label, value=part.value, **part.how)
 
     def _add(self, kind: Any, name: str, **how: Any) -> Any:
         """The component of an input, or of a side of the margins; whole numbers are written without a point."""

@@ -123,10 +123,13 @@ def test_fields_of_controls_are_those_that_an_attachment_takes():
         "edges": one,
         "style": dataclasses.replace(one, masked=True),
         "any": dataclasses.replace(one, modes=3),
+        "paint": dataclasses.replace(one, inpaints=True),
         "none": one,
     }
-    names = {name: list(control_fields.parts(each))[4:] for name, each in attachments.items()}
-    assert names == {"edges": [], "style": ["mask"], "any": ["kind"], "none": []}
+    always = {"picture", "weight", "from", "to"}
+    names = {name: control_fields.parts(name, each).keys() - always for name, each in attachments.items()}
+    assert names == {"edges": set(), "style": {"mask"}, "any": {"kind"}, "paint": {"mask"}, "none": set()}
+    assert control_fields.parts("paint", attachments["paint"])["mask"].label.endswith("is painted anew")
     controls = [
         Control("edges", "a.png", 0.5, (0.2, 1.0)),
         Control("style", "b.png", 1.0, (0.0, 0.5), "m.png"),
