@@ -31,6 +31,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tests.peers import pipelines
 from tests.peers.cases import fill, first, last
 from tests.peers.families import flux
 from tests.peers.made_weights import drawn, made
@@ -299,7 +300,26 @@ def converted(path: str, to: str) -> None:
     save_file({name: value.clone() for name, value in FluxPipeline.lora_state_dict(path).items()}, to)
 
 
-COMMANDS = {command.__name__: command for command in (opened, spellings, fused_by_diffusers, converted)}
+def fused_in_pipelines(folder: str, to: str) -> None:
+    """Writes the weights of transformers of pipelines.py with the LoRA files of their names in a folder merged."""
+    torch.set_num_threads(1)
+    found = {}
+    for path in sorted(pathlib.Path(folder).glob("*.safetensors")):
+        with tempfile.TemporaryDirectory() as place:
+            pipe = pipelines.PIPELINES[path.stem](pathlib.Path(place))
+        pipelines.fill(pipe)
+        state, alphas, metadata = pipe.lora_state_dict(str(path), return_alphas=True, return_lora_metadata=True)
+        pipe.load_lora_into_transformer(state, alphas, pipe.transformer, metadata=metadata)
+        pipe.transformer.fuse_lora()
+        for name, value in pipe.transformer.state_dict().items():
+            if "lora" not in name:
+                found[f"{path.stem}/{name.replace('.base_layer', '')}"] = value.contiguous()
+    save_file(found, to)
+
+
+COMMANDS = {
+    command.__name__: command for command in (opened, spellings, fused_by_diffusers, fused_in_pipelines, converted)
+}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]](*sys.argv[2:]) if sys.argv[1] in COMMANDS else main(*sys.argv[1:])

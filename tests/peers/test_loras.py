@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from diffusion import text_to_image
 from diffusion.adapters import lora, lora_files
 from diffusion.models import interchange
+from diffusion.models.interchange import families, folders
 from tests.adapters import test_lora_files as ours
 from tests.adapters import test_lora_spellings as flux
 from tests.peers.made_weights import made
 from tests.peers.test_exports import PYTHON, ROOT, live
+from tests.text_to_image import made_pipelines
 
 # Of each network, the largest difference as a part of the largest number: ten times what is measured on one CPU, for
 # another rounds otherwise.
@@ -89,6 +92,32 @@ def test_diffusers_splits_the_single_blocks_of_the_published_flux(tmp_path):
     for layer in layers:
         np.testing.assert_allclose(product(found, layer), product(tensors, layer), atol=1e-6, err_msg=layer)
     assert not product(found, f"{block}.attn.to_k").any()
+
+
+@live
+def test_diffusers_merges_what_we_write_for_pipelines_of_fluxs_kind(tmp_path):
+    """Every matrix of the transformers of Fill, Kontext and Chroma that a LoRA can have, with an alpha of its own."""
+    files, expected, rng = tmp_path / "files", {}, np.random.default_rng(0)
+    files.mkdir()
+    for name in ("fill", "kontext", "chroma"):
+        model = text_to_image.load(made_pipelines.folder(name, tmp_path / name))
+        module, params = model.denoiser, model.params["transformer"]
+        blank = lora_files.blank(module, "", rank=2)
+        adapter = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 2, blank)
+        one = lora_files.Lora(adapter, dict.fromkeys(lora.places_of(adapter), 1.5))
+        lora_files.save(files / f"{name}.safetensors", {"transformer": one}, {"transformer": module})
+        merged = lora.merge(params, adapter, one.scale)
+        family = families.of(module)
+        for key, array in folders.write(family, module, "diffusers", merged):
+            expected[f"{name}/{key}"] = np.asarray(array)
+        before = {f"{name}/{key}": np.asarray(a) for key, a in folders.write(family, module, "diffusers", params)}
+        assert sum(np.abs(before[key] - expected[key]).max() > 0.1 for key in before) > 20
+    to = tmp_path / "fused.safetensors"
+    subprocess.run([PYTHON, "-m", "tests.peers.loras", "fused_in_pipelines", files, to], cwd=ROOT, check=True)
+    theirs = load_file(to)
+    assert theirs.keys() == expected.keys()
+    for key, array in theirs.items():
+        np.testing.assert_allclose(expected[key], array, rtol=0, atol=2e-6, err_msg=key)
 
 
 def factors(layers):

@@ -173,7 +173,10 @@ def chroma(net, a):
 
 
 def flux_kontext(net, a):
-    return {"output": net(a["x"], a["t"], {name: a[name] for name in ("text", "pooled", "strength", "picture")})}
+    plain = {name: a[name] for name in ("text", "pooled", "strength", "picture")}
+    residuals = tuple((a[f"{kind}_0"], a[f"{kind}_1"]) for kind in ("joint", "single"))
+    controlled = net(a["x"], a["t"], {**plain, "residuals": residuals})
+    return {"output": net(a["x"], a["t"], plain), "controlled": controlled}
 
 
 def mmdit_adapters(net, a):
@@ -307,6 +310,7 @@ CALLS = {
     "flux_dev": Call(flux_dev, 7e-5),
     "flux_kontext": Call(flux_kontext, 6e-5),
     "chroma": Call(chroma, 5e-6),
+    "chroma_original": Call(chroma, 5e-5),
     "unet_2d_ddpm": Call(unet, 2e-5),
     "unet_2d_heads": Call(unet, 8e-6),
     "unet_2d_adm": Call(unet, 2e-5),
@@ -336,7 +340,7 @@ LEFT_OUT = (
     "conditional_unet_projection", "conditional_unet_table", "adm_unet_legacy", "mmdit_sd35_medium",
     "autoencoder_dc_full_original_sana", "unet_2d_full_cifar10", "song_unet_full_ddpmpp", "siglip_towers",
     "lightning_dit", "lightning_dit_full_xl_1", "autoencoder_rae_mae",
-    "image_reward", "flux_kontext", "wan_autoencoder", "wan_autoencoder_two",
+    "image_reward", "flux_kontext", "chroma_original", "wan_autoencoder", "wan_autoencoder_two",
     "decoder_llama", "decoder_mistral", "decoder_qwen2", "decoder_qwen3", "decoder_full_gemma2_2b",
     "ddt_full_xl", "ddt_head_full_xl", "ddt_head", "conditional_unet_full_sd15",
     "conditional_unet_levels", "conditional_unet_levels_xl", "t2i_adapter_full_xl", "t2i_adapter_light",

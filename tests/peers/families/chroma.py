@@ -1,11 +1,16 @@
 """Chroma's transformer of diffusers, small and at the published size."""
 
+import functools
+
 import numpy as np
 import torch
 from diffusers import ChromaTransformer2DModel, FluxPipeline
+from diffusers.loaders.single_file_utils import convert_chroma_transformer_checkpoint_to_diffusers
 
 from tests.peers.cases import Case, first, last
+from tests.peers.families.flux import WIDTH, convert, original_layers
 from tests.peers.made_weights import drawn
+from tests.peers.translated import Translated, dense, under
 
 INPUTS = {
     "x": drawn("chroma x", 2, 8, 12, 4),
@@ -15,11 +20,11 @@ INPUTS = {
 }
 
 
-def small() -> ChromaTransformer2DModel:
+def small(singles: int = 3) -> ChromaTransformer2DModel:
     return ChromaTransformer2DModel(
         in_channels=16,
         num_layers=2,
-        num_single_layers=3,
+        num_single_layers=singles,
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=24,
@@ -40,5 +45,17 @@ def run(module: ChromaTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[st
     return {"output": last(FluxPipeline._unpack_latents(out, 8 * height, 8 * width, 8))}
 
 
-CASES = {"chroma": Case(small, INPUTS, run)}
+def original() -> Translated:
+    """Under the names of the authors' single files."""
+    features, hidden = 16, 24
+    guide = dense(in_proj=(features, hidden), out_proj=(hidden, WIDTH))
+    for i in range(2):
+        guide |= under(f"layers.{i}", dense(in_layer=(hidden, hidden), out_layer=(hidden, hidden)))
+        guide[f"norms.{i}.scale"] = (hidden,)
+    shapes = original_layers(channels=16) | under("distilled_guidance_layer", guide)
+    by = functools.partial(convert, by=convert_chroma_transformer_checkpoint_to_diffusers)
+    return Translated(small(singles=2), shapes, by)
+
+
+CASES = {"chroma": Case(small, INPUTS, run), "chroma_original": Case(original, INPUTS, run)}
 LISTINGS = {"chroma_full": ChromaTransformer2DModel}

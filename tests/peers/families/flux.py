@@ -1,5 +1,7 @@
 """Flux's transformer of diffusers: small networks with each of its options, and the published size."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
@@ -58,7 +60,7 @@ def run(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str,
 
 
 def run_kontext(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """As the pipeline of Kontext calls it, with a picture of other sides."""
+    """As the pipeline of Kontext calls it, with a picture of other sides; also with residuals of x alone."""
     packed, ids = [], []
     for i, x in enumerate((a["x"], a["picture"])):
         batch, height, width, channels = x.shape
@@ -67,9 +69,17 @@ def run_kontext(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> d
         ids[-1][..., 0] = i
     tokens = torch.cat(packed, dim=1)
     words = torch.zeros(a["text"].shape[1], 3)
-    out = module(tokens, a["text"], a["pooled"], a["t"], torch.cat(ids), words, a["strength"]).sample
-    own = out[:, : packed[0].shape[1]]
-    return {"output": last(FluxPipeline._unpack_latents(own, 8 * a["x"].shape[1], 8 * a["x"].shape[2], 8))}
+    further = (0, 0, 0, packed[1].shape[1])  # zeros for the picture
+    residuals = {
+        f"controlnet_{theirs}_samples": [torch.nn.functional.pad(a[f"{kind}_{i}"], further) for i in range(2)]
+        for kind, theirs in (("joint", "block"), ("single", "single_block"))
+    }
+    outputs = {}
+    for name, how in {"output": {}, "controlled": residuals}.items():
+        out = module(tokens, a["text"], a["pooled"], a["t"], torch.cat(ids), words, a["strength"], **how).sample
+        own = out[:, : packed[0].shape[1]]
+        outputs[name] = last(FluxPipeline._unpack_latents(own, 8 * a["x"].shape[1], 8 * a["x"].shape[2], 8))
+    return outputs
 
 
 def run_adapters(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -89,46 +99,52 @@ def run_adapters(module: FluxTransformer2DModel, a: dict[str, torch.Tensor]) -> 
     return {"output": plain, "controlled": controlled, "adapted": adapted}
 
 
-def convert(tensors: Tensors) -> Tensors:
+def convert(
+    tensors: Tensors, by: Callable[[Tensors], Tensors] = convert_flux_transformer_checkpoint_to_diffusers
+) -> Tensors:
     """Diffusers' conversion, which knows the width 3072 alone: the rows that it splits are repeated to that width."""
     times = 3072 // WIDTH
     for name in [name for name in tensors if ".linear1." in name]:
         tensors[name] = tensors[name].repeat_interleave(times, dim=0)
     split = ("to_q.", "to_k.", "to_v.", "proj_mlp.")
-    converted = convert_flux_transformer_checkpoint_to_diffusers(tensors)
+    converted = by(tensors)
     return {
         name: tensor[::times] if name.startswith("single") and any(part in name for part in split) else tensor
         for name, tensor in converted.items()
     }
 
 
-def original() -> Translated:
-    """Under the names of black-forest-labs/flux, modules/layers.py; two channels are beside the latents."""
-    two = lambda inputs: dense(in_layer=(inputs, WIDTH), out_layer=(WIDTH, WIDTH))
+def original_layers(channels: int) -> dict[str, tuple[int, ...]]:
+    """The layers that Flux and Chroma have under the same names, two of each kind."""
     norms = {"query_norm.scale": (16,), "key_norm.scale": (16,)}
-    shapes = {
-        **under("time_in", two(256)),
-        **under("vector_in", two(20)),
-        **under("guidance_in", two(256)),
-        **dense(
-            txt_in=(24, WIDTH),
-            img_in=(24, WIDTH),
-            final_layer__linear=(WIDTH, 16),
-            final_layer__adaLN_modulation__1=(WIDTH, 2 * WIDTH),
-        ),
-    }
+    shapes = dense(txt_in=(24, WIDTH), img_in=(channels, WIDTH), final_layer__linear=(WIDTH, 16))
     for i in range(2):
         for stream in ("img", "txt"):
             block = dense(
-                mod__lin=(WIDTH, 6 * WIDTH),
                 attn__qkv=(WIDTH, 3 * WIDTH),
                 attn__proj=(WIDTH, WIDTH),
                 mlp__0=(WIDTH, 4 * WIDTH),
                 mlp__2=(4 * WIDTH, WIDTH),
             ) | under("attn.norm", norms)
             shapes |= {f"double_blocks.{i}.{stream}_{name}": shape for name, shape in block.items()}
-        block = dense(modulation__lin=(WIDTH, 3 * WIDTH), linear1=(WIDTH, 7 * WIDTH), linear2=(5 * WIDTH, WIDTH))
+        block = dense(linear1=(WIDTH, 7 * WIDTH), linear2=(5 * WIDTH, WIDTH))
         shapes |= under(f"single_blocks.{i}", block | under("norm", norms))
+    return shapes
+
+
+def original() -> Translated:
+    """Under the names of black-forest-labs/flux, modules/layers.py; two channels are beside the latents."""
+    two = lambda inputs: dense(in_layer=(inputs, WIDTH), out_layer=(WIDTH, WIDTH))
+    shapes = {
+        **under("time_in", two(256)),
+        **under("vector_in", two(20)),
+        **under("guidance_in", two(256)),
+        **dense(final_layer__adaLN_modulation__1=(WIDTH, 2 * WIDTH)),
+        **original_layers(channels=24),
+    }
+    for i in range(2):
+        shapes |= dense(**{f"double_blocks__{i}__{stream}_mod__lin": (WIDTH, 6 * WIDTH) for stream in ("img", "txt")})
+        shapes |= dense(**{f"single_blocks__{i}__modulation__lin": (WIDTH, 3 * WIDTH)})
     network = small(num_layers=2, num_single_layers=2, guidance_embeds=True, in_channels=24, out_channels=16)
     return Translated(network, shapes, convert)
 
@@ -148,7 +164,12 @@ CASES = {
     ),
     "flux_kontext": Case(
         lambda: small(num_layers=2, num_single_layers=2, guidance_embeds=True),
-        {**INPUTS, "strength": np.array([3.5, 1.25], np.float32), "picture": drawn("flux picture", 2, 6, 4, 4)},
+        {
+            **INPUTS,
+            **RESIDUALS,
+            "strength": np.array([3.5, 1.25], np.float32),
+            "picture": drawn("flux picture", 2, 6, 4, 4),
+        },
         run_kontext,
     ),
     "flux_original": Case(
