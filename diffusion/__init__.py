@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         text_to_image,
         timesteps,
         training,
+        videos,
         watermarks,
         weightings,
     )
@@ -72,6 +73,7 @@ __all__ = [
     "text_to_image",
     "timesteps",
     "training",
+    "videos",
     "watermarks",
     "weightings",
 ]

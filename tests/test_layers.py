@@ -19,7 +19,7 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.timesteps", "diffusion.weightings", "diffusion.couplings", "diffusion.conversions",
      "diffusion.probability_flow", "diffusion.flow_maps", "diffusion.guidance", "diffusion.manifolds.tangent_field"),
     ("diffusion.samplers", "diffusion.likelihood", "diffusion.caching", "diffusion.equivariant_couplings"),
-    ("diffusion.editing", "diffusion.objectives"),
+    ("diffusion.editing", "diffusion.objectives", "diffusion.videos"),
     ("diffusion.manifolds", "diffusion.sound"),
     ("diffusion.proteins",),
     ("diffusion.data", "diffusion.models"),

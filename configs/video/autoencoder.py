@@ -1,9 +1,9 @@
-"""A causal autoencoder of moving drawings: 17 frames of 32 x 32 pixels to 5 frames of 8 x 8 latents with 4 channels.
+"""A causal autoencoder of moving drawings: 9 frames of 32 x 32 pixels to 3 frames of 8 x 8 latents with 4 channels.
 
     diffusion train --config=video/autoencoder --workdir=runs/video_autoencoder
     diffusion convert --source=runs/video_autoencoder --out=video_vae
     diffusion encode --autoencoder=video_vae --out=latents/drawings \\
-        --data='{"name": "moving_drawings", "frames": 17, "side": 32}@train'
+        --data='{"name": "moving_drawings", "frames": 9, "side": 32}@train'
 
 The error of the pixels alone, without a critic. docs/video.md has its time and score.
 
@@ -31,11 +31,11 @@ PRESETS = {"tiny": TINY}
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     config = defaults()
-    config.data.source = {"name": "moving_drawings", "frames": 17, "side": 32}
+    config.data.source = {"name": "moving_drawings", "frames": 9, "side": 32}
     config.objective = {"name": "kl_autoencoder", "pixels": "l2", "kl": 1e-6}  # by "l1" dark pictures lose their hues
     config.model = {
         "name": "autoencoder_kl_video",
-        "widths": (16, 32, 64),
+        "widths": (8, 16, 32),
         "layers": 1,
         "temporal": (True, True),
         "latent_channels": 4,
@@ -48,7 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "weight_decay": 0.0,
         "clip": 1e4,
     }
-    config.train.steps, config.train.batch_size, config.train.log_every = 1_500, 8, 50
+    config.train.steps, config.train.batch_size, config.train.log_every = 2_000, 8, 50
     config.checkpoint.every = 250
     config.ema.update({"decay": 0.999, "warmup": True})
     config.evaluate.every = 0

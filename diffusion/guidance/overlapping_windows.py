@@ -32,7 +32,8 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
         stride: from one window to the next, a number in [1, size] for each axis.
 
     Returns:
-        A denoiser of canvases `[B, H, W, ...]`, H >= h, W >= w; t is `[]` or `[B]`.
+        A denoiser of canvases `[B, H, W, ...]`, H >= h, W >= w; t is `[]` or `[B]`, or `[B, H]`, a time for each place
+        along the first axis, such as the frames of a video.
 
     Raises:
         ValueError: if a stride is out of range; when called, if a window is larger than the canvas or t has other axes.
@@ -51,8 +52,12 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
         canvas = x_t.shape[1 : 1 + len(size)]
         if len(canvas) < len(size) or any(side > whole for side, whole in zip(size, canvas, strict=True)):
             raise ValueError(f"windows of size {size} do not fit a canvas of shape {x_t.shape}")
-        if jnp.ndim(t) > 1:
-            raise ValueError(f"windows take one time for all or one an example; got t of shape {jnp.shape(t)}")
+        if jnp.shape(t) not in ((), x_t.shape[:1], x_t.shape[:2]):
+            raise ValueError(
+                f"windows take one time for all, one an example, or one for each place along the first axis of a "
+                f"canvas {x_t.shape}; got t of shape {jnp.shape(t)}"
+            )
+        times = lambda start: t if jnp.ndim(t) < 2 else jax.lax.dynamic_slice_in_dim(t, start[0], size[0], axis=1)
         starts = _starts(canvas, size, stride)
         if len(starts) == 1:
             return denoise(x_t, t)
@@ -62,15 +67,15 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
         rest = x_t.ndim - 1 - len(size)
         corner = lambda start: [jnp.zeros_like(start[0]), *start, *[jnp.zeros_like(start[0])] * rest]
 
-        def add(sums, start):
-            start = corner(start)
+        def add(sums, place):
+            start = corner(place)
             window = jax.lax.dynamic_slice(x_t, start, (x_t.shape[0], *size, *x_t.shape[1 + len(size) :]))
             put = lambda total, part: jax.lax.dynamic_update_slice(
                 total, jax.lax.dynamic_slice(total, start, part.shape) + part, start
             )
-            return jax.tree.map(put, sums, denoise(window, t)), None
+            return jax.tree.map(put, sums, denoise(window, times(place))), None
 
-        like = jax.eval_shape(denoise, x_t[(slice(None), *(slice(side) for side in size))], t)
+        like = jax.eval_shape(denoise, x_t[(slice(None), *(slice(side) for side in size))], times(np.zeros(1, int)))
         empty = jax.tree.map(lambda part: jnp.zeros(x_t.shape, part.dtype), like)
         sums, _ = jax.lax.scan(add, empty, jnp.asarray(starts))
         return jax.tree.map(lambda total: total / count.reshape((*canvas, *[1] * rest)).astype(total.dtype), sums)

@@ -18,6 +18,7 @@ from diffusion.timesteps.densities import (
 )
 from diffusion.timesteps.discrete_grids import leading, linspace, trailing
 from diffusion.timesteps.frames import staggered
+from diffusion.timesteps.given_frames import frames_of, given_frames, held
 from diffusion.timesteps.grids import (
     beta,
     exponential,
@@ -46,7 +47,10 @@ __all__ = [
     "discrete_density",
     "exponential",
     "flux_shift",
+    "frames_of",
     "from_quantile",
+    "given_frames",
+    "held",
     "karras",
     "kl_optimal",
     "laplace",

@@ -354,7 +354,7 @@ def test_windows_of_a_denoiser_value_by_value_are_that_denoiser():
     with pytest.raises(ValueError, match="do not fit"):
         guidance.windows(denoise, (7, 2), (3, 1))(x, 0.5)
     with pytest.raises(ValueError, match="one time"):
-        guidance.windows(denoise, (4, 2), (3, 1))(x, np.full((2, 6), 0.5))
+        guidance.windows(denoise, (4, 2), (3, 1))(x, np.full((2, 5), 0.5))
 
 
 @pytest.mark.parametrize("maximum", [1.0, 1.5, 10.0])

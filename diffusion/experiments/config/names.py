@@ -140,6 +140,7 @@ DENSITIES = _table(
     timesteps.beta_density,
     timesteps.loss_second_moment,
     timesteps.per_frame,
+    timesteps.given_frames,
     timesteps.dimension_shifted_density,
     consistency_times.ramp_density,
 )

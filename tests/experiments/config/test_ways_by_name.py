@@ -117,6 +117,11 @@ def test_frames_have_times_of_their_own():
     recipe = checks.validate(config).at(SHAPE)
     t, _ = recipe.objective.density.sample((), jax.random.split(jax.random.key(0), 3), jnp.arange(3))
     assert t.shape == (3, 8)
+    given = {"name": "given_frames", "density": config.objective.density.to_dict(), "patterns": ("1......1",)}
+    config.objective.density = given | {"share": 1.0}
+    density = checks.validate(config).at(SHAPE).objective.density
+    t, importance = density.sample((), jax.random.split(jax.random.key(0), 3), jnp.arange(3))
+    assert (t[:, [0, 7]] == LINE.t_min).all() and not importance[:, [0, 7]].any() and importance[:, 1:7].all()
 
 
 def test_the_grid_that_a_network_decides():

@@ -1,0 +1,185 @@
+"""Videos `[B, F, ...]` by a denoiser with a time for each frame: given frames, long videos, and what guides them.
+
+| task                     | how                                                                                    |
+|--------------------------|----------------------------------------------------------------------------------------|
+| image to video           | fill(..., given=frames_of("1..."))                                                     |
+| first and last frame     | fill(..., given=frames_of("1..1"))                                                     |
+| interpolation            | fill(..., given=frames_of("1.1.1"))                                                    |
+| extension                | fill(..., given=frames_of("11.."))                                                     |
+| frames in a pyramid      | fill along timesteps.staggered(grid, F, delay): the near future is sharp first         |
+| a long video, by itself  | rollout(...): window after window, each from the last frames of the one before         |
+| a long video, at once    | a denoiser by guidance.windows(denoise, (n,), (stride,))                               |
+| a network with one time  | samplers.sample(..., after_step=editing.replacement(schedule, plan, clips, given))     |
+| guidance by given frames | a branch by without_frames(...), e.g. in guidance.text_and_picture                     |
+
+Training is with `timesteps.per_frame` (every frame at its own time) or `timesteps.given_frames`.
+"""
+
+__all__ = ["fill", "motion", "rollout", "without_frames"]
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion import samplers, timesteps
+from diffusion.parameterizations import Denoiser, checked
+from diffusion.samplers.sample import Sampler
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps import Plan
+
+
+def fill(
+    sampler: Sampler,
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    clips: Array,
+    given: ArrayLike,
+    at: float | None = None,
+) -> Array:
+    """Samples the frames that are not given, from their law under the condition of those that are.
+
+        x_T[f] = clips[f] for given f, noise for the others;   the given frames rest at t = 0, the others are sampled
+
+    With the exact denoiser E[x_0 | x_t] for times of single frames the law is exact, unlike by replacement.
+
+    Args:
+        sampler: with one evaluation a step and without history: `ddpm()`, `ddim()`, `euler()`.
+        denoise: takes t `[B, F]`.
+        schedule: the process.
+        x: noise `[B, F, ...]`, from `samplers.prior`.
+        plan: `timesteps.plan(grid)`, or `timesteps.staggered`.
+        keys: `[B]`.
+        clips: x_0 `[B, F, ...]`; any values in the frames that are made.
+        given: Bool `[F]`, see `timesteps.frames_of`.
+        at: see `timesteps.held`.
+
+    Returns:
+        x_0 `[B, F, ...]`, in the given frames `clips` itself.
+
+    Raises:
+        ValueError: for shapes that do not fit, and as `timesteps.held` and `samplers.per_frame`.
+
+    Reference: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion".
+    """
+    given = np.asarray(given, bool)
+    if x.shape != clips.shape or given.shape != x.shape[1:2]:
+        raise ValueError(
+            f"fill takes noise and clips [B, F, ...] of one shape, and given [F]; got {x.shape}, {clips.shape} and "
+            f"{given.shape}"
+        )
+    start = jnp.where(_over(given, x), clips.astype(x.dtype), x)
+    return samplers.sample(samplers.per_frame(sampler), denoise, schedule, start, timesteps.held(plan, given, at), keys)
+
+
+def rollout(
+    sampler: Sampler,
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    context: Array,
+    window: int,
+    at: float | None = None,
+) -> Array:
+    """A video of any length, window after window: each begins with the last frames of what is there already.
+
+        window i = fill(last K frames, noise of N = window - K frames)
+
+    If the frames depend on the last K before them alone, the law is exact with the exact denoiser. The whole is one
+    program that is differentiated through the network's own frames, as the training by self-forcing does. It holds one
+    copy of the network.
+
+    Args:
+        sampler, denoise, schedule, plan, at: as in `fill`; the denoiser takes windows `[B, window, ...]`.
+        x: noise `[B, T, ...]` of the frames that are made, T a multiple of N.
+        keys: `[B]`.
+        context: the first frames `[B, K, ...]`, K < window.
+        window: frames that the denoiser takes.
+
+    Returns:
+        `[B, K + T, ...]`, which begins with the context.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+
+    Reference: Chen et al. 2024, "Diffusion Forcing" (autoregressive rollout); Huang et al. 2025, "Self
+    Forcing: Bridging the Train-Test Gap in Autoregressive Video Diffusion" (training on such rollouts).
+    """
+    known = context.shape[1]
+    new = window - known
+    if not 0 < known < window or x.shape[1] % max(new, 1) or context.shape[2:] != x.shape[2:]:
+        raise ValueError(
+            f"rollout: a window of {window} frames with a context of {known} makes {new} new ones, and the noise of "
+            f"{x.shape[1]} frames is a multiple of that, of the context's shape {context.shape[2:]}; got {x.shape}"
+        )
+    noise = jnp.moveaxis(x.reshape(len(x), -1, new, *x.shape[2:]), 1, 0)
+    given = np.arange(window) < known
+    context = context.astype(x.dtype)
+
+    def piece(last, step):
+        i, noise = step
+        own = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+        clips = jnp.concatenate([last, jnp.zeros_like(noise)], axis=1)
+        start = jnp.concatenate([jnp.zeros_like(last), noise], axis=1)
+        made = fill(sampler, denoise, schedule, start, plan, own, clips, given, at)
+        return made[:, -known:], made[:, known:]
+
+    _, parts = jax.lax.scan(piece, context, (jnp.arange(len(noise)), noise))
+    return jnp.concatenate([context, jnp.moveaxis(parts, 0, 1).reshape(x.shape)], axis=1)
+
+
+def without_frames(denoise: Denoiser, schedule: NoiseSchedule, given: ArrayLike, noise: Array) -> Denoiser:
+    """The denoiser that has not seen the given frames: they are noise at t_max, of which it knows nothing.
+
+    Beside the denoiser that sees them it is the unconditional branch of a guidance by them:
+
+        both, frames, neither = d(text), d(null), without_frames(d(null), schedule, given, noise)
+        text_and_picture(separately(both, frames, neither), text_scale=4.0, picture_scale=1.5)
+
+    Facts:
+        nfe: 1
+        neutral: no given frame, the denoiser exactly
+        paper: Song et al. 2025, "History-Guided Video Diffusion"
+
+    Args:
+        denoise: takes t `[B, F]`.
+        schedule: the process, whose prior tells nothing of the data (alpha(t_max) = 0, or nearly).
+        given: Bool `[F]`.
+        noise: `[B, F, ...]`, from `samplers.prior`.
+    """
+    given = np.asarray(given, bool)
+    denoise = checked(denoise)
+
+    def guided(x_t, t):
+        x = jnp.where(_over(given, x_t), noise.astype(x_t.dtype), x_t)
+        t = jnp.broadcast_to(t, x_t.shape[:2]) if jnp.ndim(t) != 1 else jnp.broadcast_to(t[:, None], x_t.shape[:2])
+        return denoise(x, jnp.where(given, schedule.t_max, t))  # what it says of the given frames is not read
+
+    return guided
+
+
+def motion(clips: Array, rate: ArrayLike = 1.0) -> Array:
+    """`[B]` how much moves: the root mean square of the change from frame to frame, for each second.
+
+        rate sqrt(mean_f mean (x[f + 1] - x[f])^2)
+
+    A network with `vector_width` receives it, and the rate, in the condition's "vector".
+
+    Args:
+        clips: `[B, F, ...]`, F >= 2.
+        rate: frames a second, `[]` or `[B]`.
+
+    Reference: as a condition, Blattmann et al. 2023, "Stable Video Diffusion" (its motion bucket).
+    """
+    change = jnp.square(clips[:, 1:] - clips[:, :-1])
+    return jnp.asarray(rate) * jnp.sqrt(jnp.mean(change, axis=tuple(range(1, change.ndim))))
+
+
+def _over(given: np.ndarray, x: Array) -> np.ndarray:
+    return given.reshape(1, -1, *[1] * (x.ndim - 2))

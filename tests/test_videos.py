@@ -1,0 +1,159 @@
+"""Videos with given frames: exact laws of Gaussian frames, of which each depends on the one before it.
+
+x_0 is an AR(1) process of F frames, so that E[x_0 | x_t] for times of single frames, the law of some frames under the
+condition of others, and that of any longer video are closed forms. The flow from noise is linear: its value at 0 is the
+mean, and its Jacobian J has J J^T = the covariance.
+"""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import guidance, objectives, samplers, schedules, timesteps, videos
+from diffusion.parameterizations import Prediction
+
+SCHEDULE = schedules.rectified_flow()
+RHO = 0.8
+F = 4
+
+
+def covariance(frames):
+    at = np.arange(frames)
+    return RHO ** np.abs(at[:, None] - at)
+
+
+def denoise(x, t):
+    """E[x_0 | x_t] and E[eps | x_t] of [B, F, 1] at times [B, F], from the definition."""
+    t = jnp.broadcast_to(t if jnp.ndim(t) == 2 else jnp.reshape(t, (-1, 1)), x.shape[:2])
+    alpha, sigma = 1 - t, t
+    s = jnp.asarray(covariance(x.shape[1]), x.dtype)
+    whole = alpha[:, :, None] * s * alpha[:, None] + jnp.eye(x.shape[1]) * sigma[:, None] ** 2
+    solved = jnp.linalg.solve(whole, x)
+    return Prediction(s @ (alpha[..., None] * solved), sigma[..., None] * solved)
+
+
+def law(sample, frames):
+    """(mean, covariance) of what a linear function of noise [B, frames, 1] makes."""
+    noise = np.concatenate([np.zeros((1, frames)), np.eye(frames)])[..., None]
+    made = np.asarray(jax.jit(sample)(jnp.asarray(noise, jnp.float32)))[..., 0].astype(np.float64)
+    jacobian = made[1:] - made[0]
+    return made[0], jacobian.T @ jacobian
+
+
+PLAN = timesteps.plan(timesteps.uniform(SCHEDULE, 100))
+KEYS = lambda n: jax.random.split(jax.random.key(0), n)
+CLIP = np.array([1.0, -0.5, 2.0, 0.7], np.float32)[None, :, None]
+
+
+@pytest.mark.parametrize("pattern, delay", [("1..1", 0), (".1..", 0), ("11..", 30)])
+def test_frames_follow_their_law_under_the_given_ones(pattern, delay):
+    """First and last frame, one within, and an extension in a pyramid; what is made is N(S_rg S_gg^-1 g, ...)."""
+    given = timesteps.frames_of(pattern)
+    plan = timesteps.staggered(PLAN.grid, F, delay) if delay else PLAN
+
+    def sample(noise):
+        clips = jnp.broadcast_to(CLIP, noise.shape)
+        return videos.fill(samplers.ddim(), denoise, SCHEDULE, noise, plan, KEYS(len(noise)), clips, given)
+
+    mean, found = law(sample, F)
+    np.testing.assert_array_equal(mean[given], CLIP[0, given, 0])
+    s, rest = covariance(F), ~given
+    gain = s[np.ix_(rest, given)] @ np.linalg.inv(s[np.ix_(given, given)])
+    np.testing.assert_allclose(mean[rest], gain @ CLIP[0, given, 0], atol=0.02)
+    exact = s[np.ix_(rest, rest)] - gain @ s[np.ix_(given, rest)]
+    np.testing.assert_allclose(found[np.ix_(rest, rest)], exact, atol=0.02)
+    assert not found[given].any()
+
+
+def test_a_rollout_follows_the_law_of_the_long_video():
+    """Of a process in which a frame depends on the last one alone, 6 frames behind one, in windows of 3."""
+
+    def sample(noise):
+        first = jnp.full((len(noise), 1, 1), 1.5)
+        return videos.rollout(samplers.ddim(), denoise, SCHEDULE, noise, PLAN, KEYS(len(noise)), first, window=3)[:, 1:]
+
+    mean, found = law(sample, 6)
+    steps = np.arange(1, 7)
+    np.testing.assert_allclose(mean, 1.5 * RHO**steps, atol=0.03)
+    np.testing.assert_allclose(found, covariance(6) - np.outer(RHO**steps, RHO**steps), atol=0.03)
+
+
+def test_a_branch_without_the_given_frames_knows_nothing_of_them():
+    """It is the denoiser of the other frames alone; guidance by frames lies on the line through both."""
+    given = timesteps.frames_of("1..")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 1)), jnp.float32)
+    t = jnp.asarray([[0.0, 0.4, 0.4], [0.0, 0.7, 0.2]])
+    neither = videos.without_frames(denoise, SCHEDULE, given, jnp.full(x.shape, 3.0))
+    alone = denoise(x[:, 1:], t[:, 1:])  # stationary: two frames of the process
+    np.testing.assert_allclose(neither(x, t).x0[:, 1:], alone.x0, rtol=1e-4, atol=1e-5)
+    branches = guidance.separately(denoise, denoise, neither)
+    both = guidance.text_and_picture(branches, 4.0, 2.0)(x, t)
+    expected = 2 * denoise(x, t).x0[:, 1:] - alone.x0
+    np.testing.assert_allclose(both.x0[:, 1:], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_windows_take_a_time_for_each_frame():
+    """Frames that do not depend on each other: windows are the whole."""
+    single = lambda x, t: Prediction((1 - t)[..., None] * x, t[..., None] * x)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 7, 1)), jnp.float32)
+    t = jnp.asarray(np.random.default_rng(2).uniform(size=(2, 7)), jnp.float32)
+    np.testing.assert_allclose(guidance.windows(single, (3,), (2,))(x, t).x0, single(x, t).x0, rtol=1e-6)
+
+
+def test_training_leaves_given_frames_clean_and_without_a_loss():
+    """A share of the examples has a pattern; the network's error in given frames changes no loss."""
+    density = timesteps.given_frames(SCHEDULE, timesteps.uniform_density(SCHEDULE), ("1..", "1.1"), share=0.5)
+    t, importance = density.sample((), KEYS(400), jnp.arange(400))
+    clean = np.asarray(t) == SCHEDULE.t_min
+    np.testing.assert_array_equal(importance == 0, clean)
+    kinds, counts = np.unique(clean, axis=0, return_counts=True)
+    np.testing.assert_array_equal(kinds, [[0, 0, 0], [1, 0, 0], [1, 0, 1]])
+    np.testing.assert_allclose(counts, [200, 100, 100], atol=40)
+    assert (np.ptp(np.asarray(t)[~clean[:, 0]], axis=1) == 0).all()  # one time an example
+    always = timesteps.given_frames(SCHEDULE, timesteps.uniform_density(SCHEDULE), ("1..",), share=1.0)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 1)), jnp.float32)
+    wrong = np.array([9.0, 0, 0], np.float32)[:, None]
+
+    def losses(error):
+        network = lambda x, clock, condition: jnp.sin(x) + error
+        return objectives.flow_matching(always)({"model": network}, SCHEDULE, KEYS(2), {"x": x}, 0)[0]
+
+    np.testing.assert_array_equal(losses(wrong), losses(0 * wrong))
+    assert (np.abs(losses(wrong[::-1]) - losses(0 * wrong)) > 1).all()
+
+
+def test_motion_is_the_change_of_a_second():
+    clips = jnp.asarray([[0.0, 2, 4], [0, 0, 0]])[..., None]
+    np.testing.assert_allclose(videos.motion(clips, rate=8.0), [16, 0])
+
+
+def test_bad_frames_are_refused():
+    x = jnp.zeros((2, 3, 1))
+    call = lambda given, plan=PLAN, x=x: videos.fill(
+        samplers.ddim(), denoise, SCHEDULE, x, plan, KEYS(2), jnp.zeros((2, 3, 1)), given
+    )
+    up = timesteps.plan(np.array([1.0, 0.5, 1.0]), renoise=[False, True])
+    density = timesteps.uniform_density(SCHEDULE)
+    for make, message in (
+        (lambda: call([True, False]), r"given \[F\]; got \(2, 3, 1\), \(2, 3, 1\) and \(2,\)"),
+        (lambda: call([True, False, False], up), "no plan with steps that renoise"),
+        (lambda: call([True, False, False], x=x[:, :2]), "of one shape"),
+        (lambda: timesteps.frames_of("1x."), "the pattern '1x.' has '1' for each"),
+        (lambda: timesteps.frames_of("111"), "at least one"),
+        (lambda: timesteps.given_frames(SCHEDULE, density, ("1..", "1.")), "patterns of one length"),
+        (lambda: timesteps.given_frames(SCHEDULE, density, ("1..",), share=2.0), "share = 2.0"),
+        (lambda: videos.rollout(samplers.ddim(), denoise, SCHEDULE, x, PLAN, KEYS(2), x[:, :1], 3), "makes 2 new ones"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_page_run():
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "video.md").read_text()
+    (part,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(part, {})
