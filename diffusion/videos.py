@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import samplers, timesteps
+from diffusion import public, samplers, timesteps
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
@@ -183,3 +183,6 @@ def motion(clips: Array, rate: ArrayLike = 1.0) -> Array:
 
 def _over(given: np.ndarray, x: Array) -> np.ndarray:
     return given.reshape(1, -1, *[1] * (x.ndim - 2))
+
+
+public.declare(__name__)
