@@ -2,11 +2,11 @@
 
 | task                     | how                                                                                    |
 |--------------------------|----------------------------------------------------------------------------------------|
-| image to video           | fill(..., given=frames_of("1..."))                                                     |
-| first and last frame     | fill(..., given=frames_of("1..1"))                                                     |
-| interpolation            | fill(..., given=frames_of("1.1.1"))                                                    |
-| extension                | fill(..., given=frames_of("11.."))                                                     |
-| frames in a pyramid      | fill along timesteps.staggered(grid, F, delay): the near future is sharp first         |
+| image to video           | sample with completing(denoise, schedule, clips, frames_of("1..."))                    |
+| first and last frame     | likewise, frames_of("1..1")                                                            |
+| interpolation            | likewise, frames_of("1.1.1")                                                           |
+| extension                | likewise, frames_of("11..")                                                            |
+| frames in a pyramid      | fill(...) along timesteps.staggered(grid, F, delay): the near future is sharp first    |
 | a long video, by itself  | rollout(...): window after window, each from the last frames of the one before         |
 | a long video, at once    | a denoiser by guidance.windows(denoise, (n,), (stride,))                               |
 | a network with one time  | samplers.sample(..., after_step=editing.replacement(schedule, plan, clips, given))     |
@@ -15,7 +15,7 @@
 Training is with `timesteps.per_frame` (every frame at its own time) or `timesteps.given_frames`.
 """
 
-__all__ = ["fill", "motion", "rollout", "without_frames"]
+__all__ = ["completing", "fill", "motion", "rollout", "without_frames"]
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,49 @@ from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan
 
 
+def completing(
+    denoise: Denoiser, schedule: NoiseSchedule, clips: Array, given: ArrayLike, at: float | None = None
+) -> Denoiser:
+    """The denoiser of the frames that are not given, which sees the others as they are, at t_min.
+
+        prediction(x_t, t) = denoise([clips at given frames, x_t at the others], [t_min, t]) at the others
+
+    Every sampler and every plan takes it. With the exact denoiser E[x_0 | x_t] for times of single frames, what is
+    sampled has the exact law under the condition of the given frames, unlike by replacement.
+
+    Facts:
+        nfe: 1
+        neutral: no given frame, the denoiser exactly
+        paper: frames without noise as in Ho et al. 2022, "Video Diffusion Models"
+
+    Args:
+        denoise: takes `[B, F, ...]` and t `[B, F]`.
+        schedule: the process.
+        clips: x_0 `[B, F, ...]`; any values in the frames that are made.
+        given: Bool `[F]`, see `timesteps.frames_of`.
+        at: time of the given frames; None: t_min. A later one tells the network that they may be wrong, as a rollout's
+            own frames are.
+
+    Returns:
+        A denoiser of `[B, M, ...]`, the M frames that are made; t is `[]`, `[B]` or `[B, M]`.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+    """
+    given = _checked(given, clips)
+    made = np.flatnonzero(~given)
+    denoise = checked(denoise)
+    rest = schedule.t_min if at is None else at
+
+    def of_others(x_t, t):
+        times = jnp.broadcast_to(t[:, None] if jnp.ndim(t) == 1 else t, x_t.shape[:2])
+        whole = clips.astype(x_t.dtype).at[:, made].set(x_t)
+        clocks = jnp.full(clips.shape[:2], rest, times.dtype).at[:, made].set(times)
+        return jax.tree.map(lambda leaf: leaf[:, made], denoise(whole, clocks))
+
+    return of_others
+
+
 def fill(
     sampler: Sampler,
     denoise: Denoiser,
@@ -41,11 +84,11 @@ def fill(
     given: ArrayLike,
     at: float | None = None,
 ) -> Array:
-    """Samples the frames that are not given, from their law under the condition of those that are.
+    """Samples clips whose frames go their own ways through the plan, while the given ones rest.
 
-        x_T[f] = clips[f] for given f, noise for the others;   the given frames rest at t = 0, the others are sampled
+        x_T[f] = clips[f] for given f, noise for the others;   t[f] = 0 for given f, that of the plan for the others
 
-    With the exact denoiser E[x_0 | x_t] for times of single frames the law is exact, unlike by replacement.
+    Where all frames go together, `completing` does the same with any sampler.
 
     Args:
         sampler: with one evaluation a step and without history: `ddpm()`, `ddim()`, `euler()`.
@@ -66,12 +109,9 @@ def fill(
 
     Reference: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion".
     """
-    given = np.asarray(given, bool)
-    if x.shape != clips.shape or given.shape != x.shape[1:2]:
-        raise ValueError(
-            f"fill takes noise and clips [B, F, ...] of one shape, and given [F]; got {x.shape}, {clips.shape} and "
-            f"{given.shape}"
-        )
+    given = _checked(given, clips)
+    if x.shape != clips.shape:
+        raise ValueError(f"fill takes noise and clips [B, F, ...] of one shape; got {x.shape} and {clips.shape}")
     start = jnp.where(_over(given, x), clips.astype(x.dtype), x)
     return samplers.sample(samplers.per_frame(sampler), denoise, schedule, start, timesteps.held(plan, given, at), keys)
 
@@ -89,18 +129,22 @@ def rollout(
 ) -> Array:
     """A video of any length, window after window: each begins with the last frames of what is there already.
 
-        window i = fill(last K frames, noise of N = window - K frames)
+        window i = (last K frames, N = window - K frames that are sampled by `completing`)
 
     If the frames depend on the last K before them alone, the law is exact with the exact denoiser. The whole is one
     program that is differentiated through the network's own frames, as the training by self-forcing does. It holds one
     copy of the network.
 
     Args:
-        sampler, denoise, schedule, plan, at: as in `fill`; the denoiser takes windows `[B, window, ...]`.
+        sampler: any of denoisers.
+        denoise: takes windows `[B, window, ...]` and t `[B, window]`.
+        schedule: the process.
         x: noise `[B, T, ...]` of the frames that are made, T a multiple of N.
+        plan: of the sampler.
         keys: `[B]`.
         context: the first frames `[B, K, ...]`, K < window.
         window: frames that the denoiser takes.
+        at: as in `completing`.
 
     Returns:
         `[B, K + T, ...]`, which begins with the context.
@@ -126,9 +170,9 @@ def rollout(
         i, noise = step
         own = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
         clips = jnp.concatenate([last, jnp.zeros_like(noise)], axis=1)
-        start = jnp.concatenate([jnp.zeros_like(last), noise], axis=1)
-        made = fill(sampler, denoise, schedule, start, plan, own, clips, given, at)
-        return made[:, -known:], made[:, known:]
+        others = completing(denoise, schedule, clips, given, at)
+        made = samplers.sample(sampler, others, schedule, noise, plan, own)
+        return jnp.concatenate([last, made], axis=1)[:, -known:], made
 
     _, parts = jax.lax.scan(piece, context, (jnp.arange(len(noise)), noise))
     return jnp.concatenate([context, jnp.moveaxis(parts, 0, 1).reshape(x.shape)], axis=1)
@@ -179,6 +223,13 @@ def motion(clips: Array, rate: ArrayLike = 1.0) -> Array:
     """
     change = jnp.square(clips[:, 1:] - clips[:, :-1])
     return jnp.asarray(rate) * jnp.sqrt(jnp.mean(change, axis=tuple(range(1, change.ndim))))
+
+
+def _checked(given: ArrayLike, clips: Array) -> np.ndarray:
+    given = np.asarray(given, bool)
+    if given.shape != clips.shape[1:2]:
+        raise ValueError(f"given is Bool [F], one for each frame of clips {clips.shape}; got shape {given.shape}")
+    return given
 
 
 def _over(given: np.ndarray, x: Array) -> np.ndarray:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import guidance, objectives, samplers, schedules, timesteps, videos
+from diffusion import guidance, objectives, parameterizations, samplers, schedules, timesteps, videos, weightings
 from diffusion.parameterizations import Prediction
 
 SCHEDULE = schedules.rectified_flow()
@@ -69,6 +69,22 @@ def test_frames_follow_their_law_under_the_given_ones(pattern, delay):
     assert not found[given].any()
 
 
+def test_a_denoiser_of_the_other_frames_serves_every_sampler():
+    """The same law by Heun's method, of the frames that are made alone."""
+    given = timesteps.frames_of("1..1")
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, 20))
+
+    def sample(noise):
+        others = videos.completing(denoise, SCHEDULE, jnp.broadcast_to(CLIP, (len(noise), F, 1)), given)
+        return samplers.sample(samplers.heun(), others, SCHEDULE, noise, plan, KEYS(len(noise)))
+
+    mean, found = law(sample, 2)
+    s = covariance(F)
+    gain = s[1:3, ::3] @ np.linalg.inv(s[::3, ::3])
+    np.testing.assert_allclose(mean, gain @ CLIP[0, ::3, 0], atol=0.01)
+    np.testing.assert_allclose(found, s[1:3, 1:3] - gain @ s[::3, 1:3], atol=0.01)
+
+
 def test_a_rollout_follows_the_law_of_the_long_video():
     """Of a process in which a frame depends on the last one alone, 6 frames behind one, in windows of 3."""
 
@@ -105,25 +121,26 @@ def test_windows_take_a_time_for_each_frame():
 
 
 def test_training_leaves_given_frames_clean_and_without_a_loss():
-    """A share of the examples has a pattern; the network's error in given frames changes no loss."""
-    density = timesteps.given_frames(SCHEDULE, timesteps.uniform_density(SCHEDULE), ("1..", "1.1"), share=0.5)
-    t, importance = density.sample((), KEYS(400), jnp.arange(400))
-    clean = np.asarray(t) == SCHEDULE.t_min
+    """An error in given frames is not seen, although its weight is 1 / t^2; what is learned weighs as much anywhere."""
+    uniform = timesteps.uniform_density(SCHEDULE)
+    density = timesteps.given_frames(SCHEDULE, uniform, ("...", "1..", "1.1"), shares=(0.5, 0.25, 0.25))
+    t, importance = map(np.asarray, density.sample((), KEYS(400), jnp.arange(400)))
+    clean = t == np.float32(2.0**-24)
     np.testing.assert_array_equal(importance == 0, clean)
     kinds, counts = np.unique(clean, axis=0, return_counts=True)
     np.testing.assert_array_equal(kinds, [[0, 0, 0], [1, 0, 0], [1, 0, 1]])
     np.testing.assert_allclose(counts, [200, 100, 100], atol=40)
-    assert (np.ptp(np.asarray(t)[~clean[:, 0]], axis=1) == 0).all()  # one time an example
-    always = timesteps.given_frames(SCHEDULE, timesteps.uniform_density(SCHEDULE), ("1..",), share=1.0)
+    np.testing.assert_allclose(importance.sum(axis=1), 3, rtol=1e-6)
+    assert (np.ptp(t[~clean[:, 0]], axis=1) == 0).all()  # one time an example
+    each = timesteps.given_frames(SCHEDULE, timesteps.per_frame(uniform, 3), ("1..",))
+    assert (np.diff(np.asarray(each.sample((), KEYS(4), jnp.arange(4))[0])[:, 1:]) != 0).all()
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 1)), jnp.float32)
-    wrong = np.array([9.0, 0, 0], np.float32)[:, None]
-
-    def losses(error):
-        network = lambda x, clock, condition: jnp.sin(x) + error
-        return objectives.flow_matching(always)({"model": network}, SCHEDULE, KEYS(2), {"x": x}, 0)[0]
-
-    np.testing.assert_array_equal(losses(wrong), losses(0 * wrong))
-    assert (np.abs(losses(wrong[::-1]) - losses(0 * wrong)) > 1).all()
+    weighting = weightings.constant(parameterizations.velocity())
+    objective = objectives.denoising(parameterizations.x0(), weighting, each)
+    wrong = lambda frame: {"model": lambda x_t, t, condition: x.at[:, frame].add(1.0)}
+    losses = [objective(wrong(frame), SCHEDULE, KEYS(2), {"x": x}, 0)[0] for frame in (0, 1)]
+    np.testing.assert_allclose(losses[0], 0, atol=1e-6)
+    assert (losses[1] > 0.1).all()
 
 
 def test_motion_is_the_change_of_a_second():
@@ -139,13 +156,16 @@ def test_bad_frames_are_refused():
     up = timesteps.plan(np.array([1.0, 0.5, 1.0]), renoise=[False, True])
     density = timesteps.uniform_density(SCHEDULE)
     for make, message in (
-        (lambda: call([True, False]), r"given \[F\]; got \(2, 3, 1\), \(2, 3, 1\) and \(2,\)"),
+        (
+            lambda: call([True, False]),
+            r"given is Bool \[F\], one for each frame of clips \(2, 3, 1\); got shape \(2,\)",
+        ),
         (lambda: call([True, False, False], up), "no plan with steps that renoise"),
         (lambda: call([True, False, False], x=x[:, :2]), "of one shape"),
         (lambda: timesteps.frames_of("1x."), "the pattern '1x.' has '1' for each"),
         (lambda: timesteps.frames_of("111"), "at least one"),
         (lambda: timesteps.given_frames(SCHEDULE, density, ("1..", "1.")), "patterns of one length"),
-        (lambda: timesteps.given_frames(SCHEDULE, density, ("1..",), share=2.0), "share = 2.0"),
+        (lambda: timesteps.given_frames(SCHEDULE, density, ("1..",), (0.5, 0.5)), r"shares = \(0.5, 0.5\)"),
         (lambda: videos.rollout(samplers.ddim(), denoise, SCHEDULE, x, PLAN, KEYS(2), x[:, :1], 3), "makes 2 new ones"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps.densities import Density
 from diffusion.timesteps.plans import Plan
+from diffusion.timesteps.valid_ranges import check_one_schedule
 
 
 def frames_of(pattern: str) -> np.ndarray:
@@ -26,7 +27,7 @@ def frames_of(pattern: str) -> np.ndarray:
     Raises:
         ValueError: for another character, no frame, or none that is made.
     """
-    if not pattern or set(pattern) - set("1.") or "." not in pattern:
+    if set(pattern) - set("1.") or "." not in pattern:
         raise ValueError(
             f"the pattern {pattern!r} has '1' for each frame that is given and '.' for each that is made, of which "
             "there is at least one: for example '1...', '1..1' or '1.1.1'"
@@ -62,45 +63,53 @@ def held(plan: Plan, given: ArrayLike, at: float | None = None) -> Plan:
     return Plan(np.where(given, rest, t), np.where(given, rest, s), np.zeros(len(t), bool))
 
 
-def given_frames(schedule: NoiseSchedule, density: Density, patterns: Sequence[str], share: float = 0.5) -> Density:
-    """The density under which some examples have given frames, at t_min and without a loss.
+def given_frames(
+    schedule: NoiseSchedule, density: Density, patterns: Sequence[str], shares: Sequence[float] = ()
+) -> Density:
+    """The density under which an example's given frames are clean and without a loss: t `[B, F]`, importance `[B, F]`.
 
-        t[f] = t_min, importance[f] = 0   for the given frames of the pattern of an example
+        t[f] = t_min, importance[f] = 0   for the given frames;   importance F / (frames that are made) for the others
 
-    A network with a time for each frame so learns E[x_0 | x_t] where these frames are known.
+    Each example draws a pattern. A network with a time for each frame so learns E[x_0 | x_t] where these frames are
+    known: "...." to make whole clips, "1..." to continue a picture, "1..1" to join two. Clean stands for 2^-24 of the
+    range of t, where no weight of a loss divides by zero.
 
     Facts:
+        paper: the noise level of each frame of Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets
+            Full-Sequence Diffusion"; frames without noise as in Ho et al. 2022, "Video Diffusion Models"
         range: that of the density, and t_min
-        paper: Chen et al. 2024, "Diffusion Forcing"; Zheng et al. 2024, "Open-Sora" (masks of whole frames)
 
     Args:
         schedule: the process.
-        density: of one time an example, or of one a frame (`per_frame`).
-        patterns: see `frames_of`, of one length, the number of frames of the data; an example has one of them.
-        share: of the examples that have given frames, in [0, 1].
+        density: of one time an example, or of one a frame (`per_frame`); it does not adapt.
+        patterns: see `frames_of`, of one length, the number of frames of the data.
+        shares: how often each of them is drawn; () for alike.
 
     Raises:
-        ValueError: for patterns of several lengths, none, or a share out of range.
+        ValueError: for patterns of several lengths, none, another number of shares, or a density that adapts.
     """
+    check_one_schedule("given_frames", schedule)
     masks = [frames_of(pattern) for pattern in patterns]
-    if not masks or len({mask.size for mask in masks}) > 1 or not 0 <= share <= 1:
+    shares = tuple(shares) or (1.0,) * len(masks)
+    if len({mask.size for mask in masks}) != 1 or len(shares) != len(masks) or min(shares) < 0 or not sum(shares) > 0:
         raise ValueError(
-            f"given_frames: patterns = {tuple(patterns)}, share = {share}: needs patterns of one length and a share in "
-            "[0, 1]"
+            f"given_frames: patterns = {tuple(patterns)}, shares = {shares}. Valid: patterns of one length, and a "
+            "positive share for each, or ()"
         )
+    if jax.tree.leaves(density.init()):
+        raise ValueError("given_frames: a density that adapts would learn from frames that are given. Valid: another")
     table = np.stack(masks)
+    weight = table.shape[1] / np.sum(~table, axis=1, keepdims=True)
+    chances = np.array(shares) / sum(shares)
+    clean = schedule.t_min + 2.0**-24 * (schedule.t_max - schedule.t_min)
 
     def sample(state, keys, index):
-        density_keys, mask_keys, share_keys = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
-        t, importance = density.sample(state, density_keys, index)
-        t, importance = (
-            jnp.broadcast_to(a.reshape(len(keys), -1), (len(keys), table.shape[1])) for a in (t, importance)
-        )
-        which = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(table)))(mask_keys)
-        has = jax.vmap(lambda key: jax.random.uniform(key))(share_keys) < share
-        given = jnp.asarray(table)[which] & has[:, None]
-        return jnp.where(given, schedule.t_min, t), jnp.where(given, 0.0, importance)
+        time_keys, pattern_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        each = lambda a: a.reshape(len(keys), -1)
+        t, importance = map(each, density.sample(state, time_keys, index))
+        choose = lambda key: jax.random.choice(key, len(table), p=jnp.asarray(chances, t.dtype))
+        which = jax.vmap(choose)(pattern_keys)
+        given = jnp.asarray(table)[which]
+        return jnp.where(given, clean, t), jnp.where(given, 0.0, importance * jnp.asarray(weight, t.dtype)[which])
 
-    if jax.tree.leaves(density.init()):
-        raise ValueError("given_frames: a density that adapts would learn from frames that are given; use another")
     return Density(density.init, sample, lambda state, t, losses: state)
