@@ -26,6 +26,6 @@ def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     tuning = {"name": "ip_adapter", "encoder": "runs/text/image_encoder", "kind": "plus", "tokens": 16}
     tuning |= {"inner": 192, "depth": 2, "heads": 3}
-    config = base.tuned(tuning, learning_rate=2e-3, steps=600)
+    config = base.tuned(tuning, learning_rate=2e-3, steps=1800)
     config.data.source = {"name": "drawings", "silent": 0.5, "number": 4_000}
     return recipes.preset(control.of_drawings(config), arg, PRESETS)

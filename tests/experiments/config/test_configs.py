@@ -18,7 +18,7 @@ from diffusion.objectives.autoencoding import Coded
 from diffusion.objectives.end_to_end import Tuned
 
 FOLDER = pathlib.Path(configs.__file__).parent
-RECIPES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "saved"))
+RECIPES = [name for name in recipes.names() if "/" not in name]
 
 
 SPECS = {
