@@ -154,7 +154,8 @@ class VideoBlock(nn.Module):
             )
             x = x + cross(x.reshape(batch, tokens, width), text, bias).reshape(grid)
         mlp = MLPS[self.mlp](self.mlp_ratio, self.dtype, name="mlp")
-        x = x + gate_m * mlp(entering(scale_m, shift_m, "mlp_norm"))
+        read = entering(scale_m, shift_m, "mlp_norm").reshape(batch, tokens, width)
+        x = x + gate_m * mlp(read).reshape(grid)
         return layout.split(x.reshape(batch, tokens, width), "batch", "tokens", None), None
 
 

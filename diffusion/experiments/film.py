@@ -1,0 +1,161 @@
+"""Makes clips by a trained run of videos from given frames: a picture that moves, what lies between, what follows.
+
+    diffusion film --workdir=runs/clips --first=1 --out=films               # from a picture
+    diffusion film --workdir=runs/clips --first=1 --last=1 --out=films      # from the first to the last frame
+    diffusion film --workdir=runs/clips --every=4 --out=films               # the frames between every fourth
+    diffusion film --workdir=runs/clips --first=4 --frames=64 --out=films   # sixty frames that follow four
+
+Reads the frames, and their classes or conditions, from config.sample.number clips of a split, and the EMA weights of
+the run's latest checkpoint; config.sample says sampler, steps and guidance. More frames than the run's clips have are
+made window after window, each from as many last frames as --first says. Writes film.npz (images uint8 [N, F, H, W, C],
+given Bool [F], originals, labels), samples.gif and samples.png.
+
+The network has a time for each frame (video_dit), and knows given frames if it was trained with some
+(config.objective.density: given_frames or per_frame).
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    command_line.saved_flag()
+    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/clips")
+    flags.DEFINE_string("out", None, "folder to write into, made if missing")
+    flags.DEFINE_string("clips", "test", "split of the run's data")
+    flags.DEFINE_integer("first", 0, "frames that are given at the beginning", lower_bound=0)
+    flags.DEFINE_integer("last", 0, "frames that are given at the end", lower_bound=0)
+    flags.DEFINE_integer("every", 0, "every so many frames one is given, from the first on; 0: none", lower_bound=0)
+    flags.DEFINE_integer("frames", 0, "frames of a film; 0: those of the run's clips", lower_bound=0)
+    flags.mark_flags_as_required(["out"])
+    command_line.begin()
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import samplers, timesteps, videos
+from diffusion.data import pipeline
+from diffusion.data.transforms import to_model, to_uint8
+from diffusion.experiments.config import ConfigError, data
+from diffusion.experiments.evaluation import clip_pictures
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import generate, trained_run
+from diffusion.guidance import Memory, Unpaired
+from diffusion.io import files
+from diffusion.models import facts
+from diffusion.training.checkpointing import checkpoints
+from diffusion.training.step import conditioned
+
+
+def given_of(frames: int, first: int = 0, last: int = 0, every: int = 0) -> np.ndarray:
+    """Bool `[frames]`, True for the first, the last and every so manyth frame.
+
+    Raises:
+        ConfigError: if no frame is given, or none is left.
+    """
+    at = np.arange(frames)
+    given = (at < first) | (at >= frames - last) | ((at % every == 0) if every else False)
+    if not given.any() or given.all():
+        raise ConfigError(
+            f"--first={first} --last={last} --every={every} gives {given.sum()} of the {frames} frames of a clip. "
+            f"Valid: 1 to {frames - 1}."
+        )
+    return given
+
+
+def film(
+    run: trained_run.Trained, split: str = "test", first: int = 0, last: int = 0, every: int = 0, frames: int = 0
+) -> dict[str, Any]:
+    """Films of the first clips of a split, config.sample.number of them.
+
+    Args:
+        run: the trained run.
+        split: of its data.
+        first, last, every: the frames that are given, see `given_of`.
+        frames: of a film; 0: those of the run's clips.
+
+    Returns:
+        {"images": uint8 `[N, F, H, W, C]`, "given": Bool `[F]`, "originals": the clips, "labels": int `[N]`}.
+
+    Raises:
+        ConfigError: for a run that makes no clips of pixels, or frames that do not fit.
+    """
+    recipe, config = run.recipe, run.config
+    _check(run)
+    window = run.shape[0]
+    given = given_of(window, first, last, every)
+    frames = frames or window
+    longer = frames > window
+    if frames < window or (longer and (last or every)):
+        raise ConfigError(f"--frames={frames}. Valid: {window}, or more with --first alone.")
+    number = config.sample.number
+    source = data.source(config, split)
+    records = pipeline.fetch(source, np.arange(min(number, len(source))))
+    clips = np.stack([record["image"] for record in records])
+    classes = np.array([record.get("label", 0) for record in records], np.int32)
+    labels: Any = classes
+    if recipe.null is not None and not recipe.by_class:
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(record["condition"] for record in records))
+        labels = conditioned(stacked)
+    made_frames = -(-(frames - first) // (window - first)) * (window - first) if longer else int((~given).sum())
+    plan = timesteps.plan(run.grid)
+
+    @jax.jit
+    def make(params, clips, labels, seeds):
+        starts, keys = generate.keys(seeds)
+        denoise = generate.denoiser(recipe)(params, labels)
+        x = samplers.prior(run.schedule, starts, (made_frames, *run.shape[1:]))
+        known = to_model(clips)
+        if longer:
+            way = (run.sampler, denoise, run.schedule, x, plan, keys)
+            return to_uint8(videos.rollout(*way, known[:, :first], window))
+        others = videos.completing(denoise, run.schedule, known, given)
+        made = samplers.sample(run.sampler, others, run.schedule, x, plan, keys)
+        return to_uint8(known.at[:, np.flatnonzero(~given)].set(made))
+
+    seeds = generate.seeds(config, len(clips))
+    size = min(config.sample.batch_size, len(clips))
+    parts = []
+    for start in range(0, len(clips), size):
+        rows = np.minimum(np.arange(start, start + size), len(clips) - 1)  # the last batch is filled up, and cut again
+        few = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), (clips, labels, seeds))
+        parts.append(np.asarray(make(run.params, *few))[: len(clips) - start, :frames])
+    seen = np.arange(frames) < first if longer else given
+    return {"images": np.concatenate(parts), "given": seen, "originals": clips, "labels": classes}
+
+
+def _check(run: trained_run.Trained) -> None:
+    recipe, config = run.recipe, run.config
+    if len(run.shape) != 4 or not facts.of_frames(recipe.network) or not recipe.makes_bytes:
+        raise ConfigError(
+            f"config.model.name = {config.model.name!r} on examples of {run.shape}: no clips of pictures with a time "
+            "for each frame. Valid: video_dit on clips."
+        )
+    if recipe.on_latents:
+        raise ConfigError("the run is on latents, and frames of pictures are given. Valid: a run on pictures.")
+    if run.sampler.frames:
+        raise ConfigError("config.sample.sampler: given frames rest by themselves. Valid: a sampler but per_frame.")
+    if isinstance(run.denoise(np.zeros(1)) if recipe.by_class else None, (Memory, Unpaired)):
+        raise ConfigError("config.sample.guidance, config.sample.cache: no plain denoiser. Valid: classifier_free.")
+
+
+def main(argv: list[str]) -> None:
+    """Makes the films, and writes the files."""
+    values = flags.FLAGS
+    run = trained_run.of(values.config, checkpoints.load_ema(values.workdir)[0])
+    made = film(run, values.clips, values.first, values.last, values.every, values.frames)
+    out = pathlib.Path(values.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with files.whole(out / "film.npz") as file:
+        np.savez(file, **made)
+    shown = clip_pictures.draw(made["images"], made["labels"], out)
+    count, frames = made["images"].shape[:2]
+    print(f"{count} films of {frames} frames, {made['given'].sum()} given: {', '.join(map(str, shown))}")
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES, compiles=True)

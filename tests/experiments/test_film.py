@@ -1,0 +1,64 @@
+"""Films by a run of videos: given frames come back as they are, and a film may be longer than the run's clips."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.experiments import film
+from diffusion.experiments.config import ConfigError, checks, recipes
+from diffusion.experiments.sampling import trained_run
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Clips of 8 frames of 8 x 8 pixels, and a network as it begins, of random last layers."""
+    base = recipes.module("rectified_flow")
+    objective = {
+        "name": "flow_matching",
+        "density": {"name": "given_frames", "density": {"name": "uniform_density"}, "patterns": ("1.......",)},
+    }
+    config = base.flow({"name": "moving_drawings", "frames": 8, "side": 8, "number": 3}, objective, 2, 2)
+    config.model = {"name": "video_dit", "patch": 4, "width": 16, "depth": 1, "heads": 2, "num_classes": 4}
+    base.sampled(config, "euler", steps=2, number=3, batch_size=2)
+    recipe = checks.on_its_data(checks.validate(config))
+    init = lambda: recipe.network.init(
+        jax.random.key(0), jnp.zeros((1, *recipe.shape)), jnp.zeros(1), jnp.zeros(1, int)
+    )
+    shapes = jax.eval_shape(init)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda s: jnp.asarray(0.3 * rng.normal(size=s.shape), jnp.float32), shapes)
+    return trained_run.of(config, params)
+
+
+@pytest.mark.slow
+def test_given_frames_come_back_and_the_others_are_made(run):
+    made = film.film(run, first=1, last=1)
+    assert made["images"].shape == made["originals"].shape == (3, 8, 8, 8, 3)
+    np.testing.assert_array_equal(made["given"], [True] + [False] * 6 + [True])
+    change = np.abs(made["images"].astype(int) - made["originals"]).reshape(3, 8, -1).max(axis=(0, 2))
+    np.testing.assert_array_equal(change > 0, ~made["given"])
+
+
+@pytest.mark.slow
+def test_a_film_goes_on_window_after_window(run):
+    """18 frames behind 2, in windows of 8; the first window is that of a film of 8 frames without other noise."""
+    made = film.film(run, first=2, frames=20)
+    assert made["images"].shape == (3, 20, 8, 8, 3) and made["given"].sum() == 2
+    np.testing.assert_array_equal(made["images"][:, :2], made["originals"][:, :2])
+    assert (made["images"][:, 2:].reshape(3, 18, -1).std(axis=2) > 0).all()
+
+
+def test_frames_that_do_not_fit_are_refused(run):
+    np.testing.assert_array_equal(film.given_of(6, every=3), [True, False, False, True, False, False])
+    for how, message in (
+        ({}, "gives 0 of the 8 frames of a clip. Valid: 1 to 7"),
+        ({"every": 1}, "gives 8 of the 8"),
+        ({"first": 1, "frames": 4}, "--frames=4. Valid: 8, or more with --first alone"),
+        ({"first": 1, "last": 1, "frames": 16}, "--frames=16. Valid: 8"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            film.film(run, **how)
+    per_frame = {"sample.sampler": {"name": "per_frame", "sampler": {"name": "ddim"}}}
+    with pytest.raises(ConfigError, match="a sampler but per_frame"):
+        film.film(run.changed({**per_frame, "sample.plan": {"name": "staggered", "frames": 8, "delay": 0}}), first=1)
