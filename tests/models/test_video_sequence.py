@@ -1,4 +1,4 @@
-"""The tokens of a video over simulated devices, by Ulysses' exchange and in a ring: output and gradients stay the same."""
+"""A video's tokens over simulated devices, by Ulysses' exchange and in a ring: loss and gradients stay the same."""
 
 import json
 import os
@@ -34,7 +34,8 @@ for mixing in ("factorised", "full"):
         batch = jax.device_put((x, t), sharding.batch_sharding(mesh))
         split = jax.jit(jax.value_and_grad(lambda *a: loss(*a, mesh=mesh)))
         program = split.lower(params, *batch).compile().as_text()
-        error = jax.tree.map(lambda a, b: float(np.abs(a - b).max() / (np.abs(b).max() + 1e-9)), split(params, *batch), whole)
+        differ = lambda a, b: float(np.abs(a - b).max() / (np.abs(b).max() + 1e-9))
+        error = jax.tree.map(differ, split(params, *batch), whole)
         print(json.dumps({"mixing": mixing, "heads": heads, "error": max(jax.tree.leaves(error)),
                           "exchanges": program.count("all-to-all("), "ring": program.count("collective-permute(")}))
 """
