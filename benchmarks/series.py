@@ -5,7 +5,7 @@
     python -m benchmarks.series --hide=forecast --workdir=runs/series --number=25
 
 Draws what is hidden of test series by the ways of `diffusion.editing` and `diffusion.guidance`: replacement, RePaint,
-DPS (TSDiff's observation self-guidance is of this kind) and PiGDM. The denoiser is the exact one of the recipe's
+DPS, TSDiff's self-guidance by squares and by quantiles, and PiGDM. The denoiser is the exact one of the recipe's
 Gaussian process, so that what is left is the error of the way; with --workdir it is the network of a run of
 `series/unconditional`. Prints CRPS, coverage and network evaluations, beside those of the exact distribution
 and the marginal one; the figures are those of diffusion evaluate --metrics=crps, which scores a run that was trained
@@ -47,6 +47,7 @@ from diffusion.timesteps import Plan
 HIDES = {"forecast": {"name": "forecast", "horizon": 16}, "gaps": {"name": "gaps"}}
 JUMP, RESAMPLINGS = 5, 5  # of RePaint
 RATE = 10.0  # of DPS
+SELF_GUIDANCE = 10.0  # scale of TSDiff's
 
 
 def exact_denoiser(process: GaussianProcess, schedule: NoiseSchedule) -> Denoiser:
@@ -77,6 +78,15 @@ def ways(schedule: NoiseSchedule, steps: int) -> dict[str, tuple[samplers.Sample
         likelihood = guidance.negative_distance(lambda x: jnp.where(mask, x, 0), given)
         return guidance.posterior_sampling(denoise, schedule, likelihood, RATE)
 
+    def squares(denoise, given, mask):
+        likelihood = guidance.gaussian_likelihood(lambda x: jnp.where(mask, x, 0), given, 1.0)
+        return guidance.posterior_sampling(denoise, schedule, likelihood, SELF_GUIDANCE)
+
+    def quantiles(denoise, given, mask):
+        levels = (jnp.arange(len(given)) % series_scores.SAMPLES + 0.5) / series_scores.SAMPLES
+        likelihood = guidance.quantile_likelihood(lambda x: jnp.where(mask, x, 0), given, levels)
+        return guidance.posterior_sampling(denoise, schedule, likelihood, SELF_GUIDANCE)
+
     def pigdm(denoise, given, mask):
         return guidance.pseudoinverse(denoise, schedule, measurements.masked(mask), given)
 
@@ -85,6 +95,8 @@ def ways(schedule: NoiseSchedule, steps: int) -> dict[str, tuple[samplers.Sample
         "replacement": (ddpm, plan, alone, replaced(plan)),
         "RePaint": (ddpm, resampled, alone, replaced(resampled)),
         "DPS": (ddpm, plan, dps, none),
+        "TSDiff, squares": (ddpm, plan, squares, none),
+        "TSDiff, quantiles": (ddpm, plan, quantiles, none),
         "PiGDM": (ddpm, plan, pigdm, none),
         "PiGDM and replacement": (ddpm, plan, pigdm, replaced(plan)),
     }

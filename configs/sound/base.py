@@ -37,6 +37,6 @@ def run(source: dict, model: dict, steps: int, batch_size: int) -> ConfigDict:
     return config
 
 
-def finished(config: ConfigDict, arg: str, tiny: dict) -> ConfigDict:
-    """The config with a preset: "tiny" shrinks it, the network by `tiny`."""
-    return recipes.preset(config, arg, {"tiny": TINY | tiny})
+def finished(config: ConfigDict, arg: str, tiny: dict, other: dict) -> ConfigDict:
+    """The config with a preset: "tiny" shrinks it, the network by `tiny`; those of `other` name another network."""
+    return recipes.preset(config, arg, {"tiny": TINY | tiny, **other})

@@ -5,6 +5,7 @@
     diffusion evaluate --workdir=runs/digits --metrics=cas,copying,bpd
     diffusion evaluate --workdir=runs/sphere --metrics=nll
     diffusion evaluate --workdir=runs/forecast --metrics=crps
+    diffusion evaluate --workdir=runs/series --metrics=process
     diffusion evaluate --workdir=runs/spectrum --metrics=sound
     diffusion evaluate --workdir=runs/clouds --metrics=clouds
     diffusion evaluate --workdir=runs/frames --metrics=backbone
@@ -64,9 +65,9 @@ if __name__ == "__main__":  # before the imports that take seconds
         "metrics",
         None,
         "figures, of fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; fid,kid,pr by default; "
-        "with --workdir also cas,copying,bpd,nll,crps,sound,vocoder,clouds,backbone, in the report; nll is of runs on "
-        "manifolds, crps of series of which a part is given, sound and vocoder of runs on sound, clouds of shapes, "
-        "backbone of proteins",
+        "with --workdir also cas,copying,bpd,nll,crps,process,sound,vocoder,clouds,backbone, in the report; nll is of "
+        "runs on manifolds, crps of series of which a part is given, process of whole series, sound and vocoder of "
+        "runs on sound, clouds of shapes, backbone of proteins",
     )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_integer(
@@ -244,9 +245,9 @@ def _require_pictures(config: Mapping) -> None:
     if spec is not None and not spec.pictures:
         raise ConfigError(
             f"--{requested_flags[0]} is of pictures, and {spec.name} holds {spec.dtype} {spec.shape}. Valid: neither "
-            "--metrics (but nll, on manifolds, crps, of series, sound or vocoder, of sound, clouds, of shapes, and "
-            "backbone, of proteins) nor --protocol; the distances of the numbers as they are, are measured without "
-            "them."
+            "--metrics (but nll, on manifolds, crps or process, of series, sound or vocoder, of sound, clouds, of "
+            "shapes, and backbone, of proteins) nor --protocol; the distances of the numbers as they are, are measured "
+            "without them."
         )
 
 

@@ -18,6 +18,7 @@ from diffusion.guidance.measurement_guidance import (
     negative_distance,
     posterior_sampling,
     pseudoinverse,
+    quantile_likelihood,
 )
 from diffusion.guidance.memory import Memory, Unpaired
 from diffusion.guidance.of_edits import text_and_picture
@@ -60,6 +61,7 @@ __all__ = [
     "posterior_sampling",
     "power_cosine",
     "pseudoinverse",
+    "quantile_likelihood",
     "regional",
     "rescaled",
     "separately",

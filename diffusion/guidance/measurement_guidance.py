@@ -1,6 +1,6 @@
 """Reconstruction guidance: samples that agree with a measurement y = A(x_0) + noise, from an unconditional network."""
 
-__all__ = ["gaussian_likelihood", "negative_distance", "posterior_sampling", "pseudoinverse"]
+__all__ = ["gaussian_likelihood", "negative_distance", "posterior_sampling", "pseudoinverse", "quantile_likelihood"]
 
 from collections.abc import Callable
 
@@ -78,6 +78,38 @@ def negative_distance(operator: Callable[[Array], Array], y: Array) -> Callable[
     def log_likelihood(x0):
         squared = _squared(y - operator(x0))
         return -jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+
+    return log_likelihood
+
+
+def quantile_likelihood(
+    operator: Callable[[Array], Array], y: Array, level: Array | float = 0.5
+) -> Callable[[Array], Array]:
+    """The asymmetric Laplace density of TSDiff's self-guidance, for `posterior_sampling`.
+
+        log p(y | x0) = -sum max(k (y - A(x0)), (k - 1) (y - A(x0))) + constant
+
+    The loss of the quantile k: its gradient is k where A(x0) is below y, and k - 1 above, whatever the distance. TSDiff
+    gives each sample of a series a level of its own, evenly from 0 to 1, for samples that spread as a forecast does.
+
+    Args:
+        operator: A, x0 `[B, ...]` -> `[B, ...]`; of a series of which a part is given, `jnp.where(mask, x0, 0)`.
+        y: the measurement, of the shape of A's result.
+        level: k in (0, 1), a number or one for each example `[B]`.
+
+    Raises:
+        ValueError: for a level out of range, if its value is known.
+
+    Reference: Kollovieh et al., "Predict, Refine, Synthesize: Self-Guiding Diffusion Models for Probabilistic Time
+    Series Forecasting", 2023.
+    """
+    if not isinstance(level, jax.core.Tracer) and not bool(((jnp.asarray(level) > 0) & (jnp.asarray(level) < 1)).all()):
+        raise ValueError(f"quantile_likelihood: level = {level} must lie between 0 and 1, the ends excluded")
+
+    def log_likelihood(x0):
+        residual = y - operator(x0)
+        k = left_broadcast(jnp.asarray(level, residual.dtype), residual)
+        return -jnp.sum(jnp.maximum(k * residual, (k - 1) * residual), axis=tuple(range(1, residual.ndim)))
 
     return log_likelihood
 

@@ -100,7 +100,7 @@ class DiffWave(nn.Module):
         layers: their number; 30.
         cycle: layers after which the dilation begins at 1 again; 10.
         mels: bands of the condition's "spectrogram" [B, F, M]; 0 for a network without one.
-        hop: samples from one frame of it to the next, a product of two even numbers.
+        hop: steps of x from one frame of it to the next: a product of two even numbers, or 1 for a frame at each step.
         clock: what the network receives as its time: "steps" of a discrete process, 0 .. T, as DiffWave; or the noise
             "level" alpha in [0, 1], as WaveGrad.
         dtype: compute type, "float32" or "bfloat16".
@@ -128,8 +128,8 @@ class DiffWave(nn.Module):
         network_checks.known(self, CHOICES)
         if self.mels < 0:
             raise ValueError(f"mels={self.mels} must be 0 (no spectrogram) or the number of its bands")
-        if self.mels and not _strides(self.hop):
-            raise ValueError(f"hop={self.hop} must be a product of two even numbers, such as 64 or 256")
+        if self.mels and self.hop != 1 and not _strides(self.hop):
+            raise ValueError(f"hop={self.hop} must be 1, or a product of two even numbers, such as 64 or 256")
         super().__post_init__()
 
     @property
@@ -183,16 +183,19 @@ class DiffWave(nn.Module):
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
     def _upsampled(self, spectrogram: jax.Array) -> jax.Array:
-        """The spectrogram at each sample, [B, F, M] -> [B, F hop, M], by two transposed convolutions of one channel."""
+        """The spectrogram at each sample, [B, F, M] -> [B, F hop, M], by two transposed convolutions of one channel.
+
+        They begin as an interpolation, so that the network sees the levels from its first step; the paper begins at
+        random. Levels from 0 to 1 become -2 to 2.
+        """
         h = spectrogram[..., None]
         for i, stride in enumerate(_strides(self.hop) or ()):
-            start = nn.initializers.variance_scaling(stride, "fan_in", "truncated_normal")  # of an output's own inputs
             kernel, strides = (2 * stride, 3), (stride, 1)
             widen = nn.ConvTranspose(
-                1, kernel, strides, "SAME", dtype=self.dtype, kernel_init=start, name=f"spectrogram_{i}"
+                1, kernel, strides, "SAME", dtype=self.dtype, kernel_init=_interpolation, name=f"spectrogram_{i}"
             )
             h = nn.leaky_relu(widen(h), SLOPE)
-        return h[..., 0]
+        return 4 * h[..., 0] - 2
 
     def _check(self, spectrogram: jax.Array | None, batch: int, length: int) -> None:
         if (spectrogram is not None) != bool(self.mels):
@@ -207,6 +210,13 @@ class DiffWave(nn.Module):
                 f"the condition's 'spectrogram' is [B, L / hop, mels] = ({batch}, {length / self.hop:g}, {self.mels}) "
                 f"for waveforms of {length} samples; got {np.shape(spectrogram)}"
             )
+
+
+def _interpolation(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """The kernel [2 stride, 3, 1, 1] by which a transposed convolution interpolates along time, band by band."""
+    stride = shape[0] // 2
+    hat = 1 - np.abs(np.arange(2 * stride) - (stride - 0.5)) / stride
+    return jnp.zeros(shape, dtype).at[:, shape[1] // 2, 0, 0].set(hat)
 
 
 def _strides(hop: int) -> tuple[int, int] | None:

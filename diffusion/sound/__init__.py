@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from diffusion import public
 from diffusion.sound.forms import Form, Sound, lapped_spectrum, samples
 from diffusion.sound.mdct import imdct, kaiser_bessel_derived, mdct, sine_window
-from diffusion.sound.spectrograms import griffin_lim, istft, log_mel, mel_filters, stft
+from diffusion.sound.shaping import envelope, flattened, shaped
+from diffusion.sound.spectrograms import griffin_lim, istft, log_mel, mel_corners, mel_filters, stft
 
 if TYPE_CHECKING:
     from diffusion.sound import instruments
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Form",
     "Sound",
+    "envelope",
+    "flattened",
     "griffin_lim",
     "imdct",
     "instruments",
@@ -25,8 +28,10 @@ __all__ = [
     "lapped_spectrum",
     "log_mel",
     "mdct",
+    "mel_corners",
     "mel_filters",
     "samples",
+    "shaped",
     "sine_window",
     "stft",
 ]

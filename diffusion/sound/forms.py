@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.sound import shaping
 from diffusion.sound.mdct import imdct, kaiser_bessel_derived, mdct, sine_window
 from diffusion.sound.spectrograms import log_mel
 
@@ -30,21 +31,24 @@ class Form(NamedTuple):
     block: int
 
 
-def samples(fold: int = 1, gain: float = 2.0) -> Form:
+def samples(fold: int = 1, gain: float = 2.0, power: float = 1.0) -> Form:
     """The samples themselves, by choice several in a row as the channels of one step.
+
+        x = gain sign(w) |w|^power
 
     Args:
         fold: samples of one step, at least 1.
         gain: what they are multiplied by, for the size that noise has; positive.
+        power: in (0, 1]; 1 changes nothing, less makes sizes more equal, as the companding of telephones does.
 
     Raises:
         ValueError: for a value out of range.
     """
-    if fold < 1 or gain <= 0:
-        raise ValueError(f"fold = {fold} must be at least 1, and gain = {gain} positive")
+    if fold < 1 or gain <= 0 or not 0 < power <= 1:
+        raise ValueError(f"fold = {fold} must be at least 1, gain = {gain} positive, and power = {power} in (0, 1]")
     return Form(
-        lambda waveform: gain * waveform.reshape(*waveform.shape[:-1], -1, fold),
-        lambda x: x.reshape(*x.shape[:-2], -1) / gain,
+        lambda waveform: gain * _signed(waveform, power).reshape(*waveform.shape[:-1], -1, fold),
+        lambda x: _signed(x.reshape(*x.shape[:-2], -1) / gain, 1 / power),
         fold,
     )
 
@@ -68,13 +72,16 @@ def lapped_spectrum(bins: int = 64, window: str = "sine", power: float = 0.5, ga
     if bins < 2 or bins % 2 or not 0 < power <= 1 or gain <= 0:
         raise ValueError(f"bins = {bins} must be even, power = {power} in (0, 1], and gain = {gain} positive")
     shape = WINDOWS[window](bins)
-    of = lambda x: jnp if isinstance(x, jax.Array) else np
-    signed = lambda x, power: of(x).sign(x) * abs(x) ** power
     return Form(
-        lambda waveform: gain * signed(mdct(waveform, shape), power),
-        lambda x: imdct(signed(x / gain, 1 / power), shape),
+        lambda waveform: gain * _signed(mdct(waveform, shape), power),
+        lambda x: imdct(_signed(x / gain, 1 / power), shape),
         bins,
     )
+
+
+def _signed(x: Any, power: float) -> Any:
+    """sign(x) |x|^power."""
+    return x if power == 1 else (jnp if isinstance(x, jax.Array) else np).sign(x) * abs(x) ** power
 
 
 class Sound(NamedTuple):
@@ -86,6 +93,7 @@ class Sound(NamedTuple):
         form: how a clip is an example.
         mels: bands of the levels that a record has as its condition; 0 for none.
         window, hop: of these, in samples.
+        shaped: whether clips are flattened by their levels, and noise shaped by them; see `sound.shaping`.
     """
 
     sample_rate: int
@@ -94,6 +102,7 @@ class Sound(NamedTuple):
     mels: int = 0
     window: int = 256
     hop: int = 64
+    shaped: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -103,6 +112,25 @@ class Sound(NamedTuple):
     def levels(self, waveform: Any) -> Any:
         """The condition, `log_mel` of waveforms `[..., L]`: `[..., L / hop, mels]`."""
         return log_mel(waveform, self.sample_rate, self.mels, self.window, self.hop)
+
+    def example(self, waveform: Any) -> Any:
+        """Waveforms `[..., L]` as examples `[..., *shape]`."""
+        if self.shaped:
+            waveform = shaping.flattened(waveform, self.levels(waveform), self.sample_rate, self.window)
+        return self.form.example(waveform)
+
+    def waveform(self, x: Any, levels: Any = None) -> Any:
+        """The inverse of `example`; of shaped clips it needs their levels.
+
+        Raises:
+            ValueError: if they are missing.
+        """
+        waveform = self.form.waveform(x)
+        if not self.shaped:
+            return waveform
+        if levels is None:
+            raise ValueError("shaped clips are flattened by their levels: no waveform without them")
+        return shaping.shaped(waveform, levels, self.sample_rate, self.window)
 
     def check(self) -> None:
         """Refuses sizes that do not fit each other, before anything is read.
@@ -131,3 +159,9 @@ class Sound(NamedTuple):
                 raise ValueError(
                     f"length = {self.length} is no whole number of hops of {self.hop} samples. Valid: a multiple"
                 )
+        block = self.window // 2
+        if self.shaped and (self.mels < 2 or block % 2 or block % self.hop or self.length % block):
+            raise ValueError(
+                f"shaped: mels = {self.mels} must be at least 2, half of window = {self.window} even, a multiple of "
+                f"hop = {self.hop}, and divide length = {self.length}"
+            )

@@ -1,6 +1,6 @@
 """Spectrograms that do not determine the phase: the short-time Fourier transform, log-mel levels, Griffin and Lim."""
 
-__all__ = ["griffin_lim", "istft", "log_mel", "mel_filters", "stft"]
+__all__ = ["griffin_lim", "istft", "log_mel", "mel_corners", "mel_filters", "stft"]
 
 import functools
 from typing import Any
@@ -65,6 +65,12 @@ def istft(spectrum: np.ndarray, window: int, hop: int) -> np.ndarray:
     return (total / np.maximum(weight, 1e-12))[border : border + len(frames) * hop]
 
 
+def mel_corners(mels: int, sample_rate: int) -> np.ndarray:
+    """The corners of so many triangles in Hz, `[mels + 2]`: triangle m is between corners m and m + 2, see below."""
+    top = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    return 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)
+
+
 @functools.lru_cache(maxsize=16)
 def mel_filters(mels: int, window: int, sample_rate: int) -> np.ndarray:
     """Triangles over the frequencies of a Fourier transform, with corners at equal distances in mel.
@@ -84,8 +90,7 @@ def mel_filters(mels: int, window: int, sample_rate: int) -> np.ndarray:
 
     Reference: O'Shaughnessy, "Speech Communication: Human and Machine", 1987, for the scale.
     """
-    top = 2595 * np.log10(1 + sample_rate / 2 / 700)
-    corners = 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)
+    corners = mel_corners(mels, sample_rate)
     frequencies = np.arange(window // 2 + 1)[:, None] * sample_rate / window
     up = (frequencies - corners[:-2]) / np.diff(corners[:-1])
     down = (corners[2:] - frequencies) / np.diff(corners[1:])

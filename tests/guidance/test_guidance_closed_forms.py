@@ -258,11 +258,16 @@ def test_posterior_sampling_pulls_the_residual_through_the_denoiser():
     plain = _call(exact_denoiser(COND, SCHEDULE))
     alpha, sigma = _level()
     residual = y - np.asarray(plain.x0) @ A.T
+    levels = np.linspace(0.1, 0.8, len(residual))  # of the quantiles: (level - [y < A x0]) in place of the residual
     jacobian = np.stack([a * S @ np.linalg.inv(a**2 * S + s**2 * np.eye(2)) for a, s in zip(alpha, sigma)])
     direction = np.einsum("bij,bi->bj", jacobian, residual @ A)
     for log_likelihood, gradient in (
         (guidance.gaussian_likelihood(lambda x0: x0 @ A.T, jnp.asarray(y), std), direction / std**2),
         (guidance.negative_distance(lambda x0: x0 @ A.T, jnp.asarray(y)), direction / np.abs(residual)),
+        (
+            guidance.quantile_likelihood(lambda x0: x0 @ A.T, jnp.asarray(y), jnp.asarray(levels)),
+            np.einsum("bij,bi->bj", jacobian, np.where(residual > 0, levels[:, None], levels[:, None] - 1) @ A),
+        ),
     ):
         guided = _call(guidance.posterior_sampling(exact_denoiser(COND, SCHEDULE), SCHEDULE, log_likelihood, 0.5))
         np.testing.assert_allclose(guided.eps, plain.eps - 0.5 * sigma * gradient, rtol=1e-8)

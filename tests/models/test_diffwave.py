@@ -1,5 +1,6 @@
 """DiffWave: its dilated convolution beside XLA's, its sinusoids by the paper, how far it hears, and what it refuses."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,10 +52,29 @@ def test_how_far_it_hears():
     assert 4 in frames and 0 not in frames and 7 not in frames
 
 
+def test_levels_begin_as_an_interpolation():
+    """Each convolution is numpy's linear interpolation between the centres of steps; levels 0 to 1 become -2 to 2."""
+    levels = np.random.default_rng(0).uniform(size=(1, 8, 3)).astype(np.float32)
+
+    class Upsampled(DiffWave):
+        @nn.compact
+        def __call__(self, spectrogram):
+            return self._upsampled(spectrogram)
+
+    expected = levels[0]
+    for _ in range(2):  # of hop 4 = 2 * 2
+        at = (np.arange(2 * len(expected)) + 0.5) / 2
+        expected = np.stack([np.interp(at, np.arange(len(expected)) + 0.5, band) for band in expected.T], axis=-1)
+    for hop, of in ((1, levels[0]), (4, expected)):
+        found = Upsampled(8, 1, 1, mels=3, hop=hop).init_with_output(jax.random.key(0), levels)[0][0]
+        inner = slice(hop, -hop) if hop > 1 else slice(None)  # beyond the clip there are zeros
+        np.testing.assert_allclose(found[inner], 4 * of[inner] - 2, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"hop": 10, "mels": 4}, "hop=10 must be a product of two even numbers"),
+        ({"hop": 10, "mels": 4}, "hop=10 must be 1, or a product of two even numbers"),
         ({"clock": "stpes"}, "clock"),
         ({"mels": -1}, "mels=-1"),
         ({"width": 0}, "width=0"),

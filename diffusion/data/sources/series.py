@@ -26,6 +26,7 @@ class SeriesWindows(Sequence):
     What is hidden of a series is a function of the seed and its row, and the same in every epoch.
 
     Attributes:
+        rows: of the series that are records, their numbers among all.
         left_out: number of series of which nothing would be given, or nothing hidden, and which are no records.
     """
 
@@ -52,7 +53,7 @@ class SeriesWindows(Sequence):
         if hide is not None:  # what is hidden of the others is drawn when it is read: one stands for all without holes
             kept[holes] = [self._is_record(row) for row in np.flatnonzero(holes).tolist()]
             kept[~holes] = holes.all() or self._is_record(int(np.argmin(holes)))
-        self._rows = np.flatnonzero(kept)
+        self.rows = np.flatnonzero(kept)
         self.left_out = int((~kept).sum())
 
     def _hidden(self, row: int) -> np.ndarray:
@@ -64,10 +65,10 @@ class SeriesWindows(Sequence):
         return bool(hidden.any() and (~np.isnan(self._values[row]) & ~hidden).any())
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, row: Any) -> Any:
-        of = int(self._rows[row])
+        of = int(self.rows[row])
         if self._hide is None:
             return {"x": self._values[of]}
         return given_series.record(self._values[of], self._hidden(of), f"{self._name} {row}")
@@ -135,10 +136,39 @@ class StandardSeries(Records):
 
     Attributes:
         mean, std: float64 `[C]`: `x * std + mean` is in the file's units.
+        series: the file's series float64 `[T, C]`, in its units, by name; NaN where a value is missing.
+        columns: names of the channels, of a .csv with a header; () else.
+        places: of each record, the name of its series and the step of that series that it begins at.
     """
 
     mean: np.ndarray
     std: np.ndarray
+    series: dict[str, np.ndarray]
+    columns: tuple[str, ...]
+    places: list[tuple[str, int]]
+
+    def filled(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """The file's series, with the mean of all samples of a value where it is missing.
+
+        Args:
+            samples: `[N, L, C]` in standard units, sample i of record i modulo their number, as `diffusion sample`
+                makes them. Those of values that the file has do not count.
+
+        Returns:
+            {name: float64 `[T, C]`}, in the file's units; NaN where a value is missing that has no sample.
+        """
+        sums = {name: np.zeros_like(one) for name, one in self.series.items()}
+        counts = {name: np.zeros(one.shape, int) for name, one in self.series.items()}
+        for row, sample in enumerate(samples):
+            name, first = self.places[row % len(self)]
+            steps = slice(first, first + len(sample))
+            made = np.isnan(self.series[name][steps]) & self[row % len(self)]["condition"]["real"]
+            sums[name][steps] += np.where(made, sample * self.std + self.mean, 0)
+            counts[name][steps] += made
+        return {
+            name: np.where(counts[name] > 0, sums[name] / np.maximum(counts[name], 1), one)
+            for name, one in self.series.items()
+        }
 
 
 def series_windows(
@@ -184,6 +214,7 @@ def series_windows(
     if channels := sorted({one.shape[1] for one in series.values()} - {next(iter(series.values())).shape[1]}):
         raise ValueError(f"{path}: its series differ in their number of channels, and one has {channels[0]}")
     parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    begins = []  # of the split's part, in steps of its series
     for name, one in series.items():
         cut = len(one) - round(held_out * len(one))
         for part, steps in (("train", one[:cut]), ("test", one[cut:] if held_out else one)):
@@ -194,17 +225,20 @@ def series_windows(
                     f"length = {length}"
                 )
             parts[part].append(steps)
+        begins.append((name, cut if split == "test" and held_out else 0))
     center, scale = _units(path, parts["train"], mean, std)
     cut_at = lambda steps: np.unique(np.append(np.arange(0, len(steps) - length + 1, stride), len(steps) - length))
     scaled = [((steps - center) / scale).astype(np.float32) for steps in parts[split]]
-    windows = [
-        steps[at : at + length] for steps in scaled for at in cut_at(steps)
-    ]  # views: a stride of 1 copies nothing
+    places = [(name, begin, at) for steps, (name, begin) in zip(scaled, begins) for at in cut_at(steps).tolist()]
+    of = dict(zip((name for name, _ in begins), scaled))
+    windows = [of[name][at : at + length] for name, _, at in places]  # views: a stride of 1 copies nothing
     made = SeriesWindows(windows, hide, SEEDS[split], "window")
     if not len(made):
         raise ValueError(f"{path}: no window of {length} steps has both something given and something to predict")
     records = StandardSeries(made, 0, split, str(path))
     records.mean, records.std = center, scale
+    records.columns = tuple(columns) or _header(path)
+    records.series, records.places = series, [(places[row][0], sum(places[row][1:])) for row in made.rows]
     return records
 
 
@@ -300,6 +334,16 @@ def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
                 )
             values[line - 1 - header, k] = number
     return values
+
+
+def _header(path: str) -> tuple[str, ...]:
+    """The names of a .csv's columns; () where it has none, or is another file."""
+    file = pathlib.Path(path).expanduser()
+    if file.suffix != ".csv":
+        return ()
+    with open(file, newline="", encoding="utf-8-sig") as content:
+        first = next(csv.reader(content))
+    return () if all(_number(cell) is not None for cell in first) else tuple(first)
 
 
 def _number(cell: str) -> float | None:

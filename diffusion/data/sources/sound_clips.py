@@ -28,6 +28,7 @@ def instruments(
     mels: int = 0,
     window: int = 256,
     hop: int = 64,
+    shaped: bool = False,
 ) -> "Sounds":
     """Opens notes of eight synthetic instruments, see `sound.instruments`; a record is a function of its row and split.
 
@@ -39,6 +40,7 @@ def instruments(
         form: how a clip is an example, `sound.samples` or `sound.lapped_spectrum`; None for samples.
         mels: bands of the levels in the condition of a record, as its "spectrogram"; 0 for records with their class.
         window, hop: of these levels, in samples.
+        shaped: whether clips are flattened by these levels, see `sound.shaping`.
 
     Raises:
         ValueError: for another split, or sizes that do not fit.
@@ -47,7 +49,7 @@ def instruments(
         raise ValueError(f"instruments have no split {split!r}. Valid: {', '.join(SPLITS)}")
     if number < 1 or sample_rate < 2000:
         raise ValueError(f"number = {number} must be at least 1, and sample_rate = {sample_rate} at least 2000 Hz")
-    sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop)
+    sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop, shaped)
     sound.check()
     records = sequences.Records(_Notes(SPLITS.index(split), number, sample_rate, length), len(notes.NAMES), split)
     records.spec = records.spec._replace(name="instruments", classes=notes.NAMES)
@@ -64,6 +66,7 @@ def wav_folder(
     mels: int = 0,
     window: int = 256,
     hop: int = 64,
+    shaped: bool = False,
 ) -> "Sounds":
     """Opens the mono WAV files of a folder, cut into clips; those in one folder for each class have its name as label.
 
@@ -72,13 +75,13 @@ def wav_folder(
         split: as `splits.parse` reads it.
         sample_rate: that all files have, in Hz.
         length: samples of a clip; a longer file is several, and what remains at its end is left out.
-        form, mels, window, hop: as `instruments`.
+        form, mels, window, hop, shaped: as `instruments`.
 
     Raises:
         FileNotFoundError: if there is no such folder.
         ValueError: if it holds no WAV files, or one that does not fit: its name, what it is, and what to do.
     """
-    sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop)
+    sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop, shaped)
     sound.check()
     return Sounds(table_records.Records(_WavFiles(path, split, sample_rate, length), split, x="x"), sound)
 
@@ -111,7 +114,7 @@ class Sounds:
         """
         record = dict(self._of[row])
         waveform = np.asarray(record["x"])
-        record["x"] = np.asarray(self.sound.form.example(waveform), np.float32)
+        record["x"] = np.asarray(self.sound.example(waveform), np.float32)
         if self.sound.mels:
             record["condition"] = {"spectrogram": np.asarray(self.sound.levels(waveform), np.float32)}
             record.pop("label", None)

@@ -333,7 +333,9 @@ GUIDES = _table(  # of the guided denoiser
     guidance.pseudoinverse,
 )
 CACHES = caching.CACHES  # of a network's blocks, from step to step
-LIKELIHOODS = _table(guidance.gaussian_likelihood, guidance.negative_distance)  # of measured pictures
+LIKELIHOODS = _table(  # of measured pictures
+    guidance.gaussian_likelihood, guidance.negative_distance, guidance.quantile_likelihood
+)
 MEASUREMENTS = _table(measurements.masked, measurements.blurred, measurements.pooled, measurements.matrix)
 MASKS = _table(measurements.box, measurements.at_random)  # of "masked"
 TUNINGS = _table(  # of a base: what is taught beside it

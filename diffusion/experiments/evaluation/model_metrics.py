@@ -19,6 +19,7 @@ from diffusion.experiments.evaluation.cloud_metrics import of_clouds
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.evaluation.sample_metrics import SEED
+from diffusion.experiments.evaluation.series_process import of_process
 from diffusion.experiments.evaluation.series_scores import continuous_ranked_probability_score
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import bootstrap, classifier_accuracy, features, memorisation
@@ -157,9 +158,12 @@ METRICS: dict[str, Callable[[Subject], dict]] = {
     "bpd": bits_per_dim,
     "nll": negative_log_likelihood,
     "crps": continuous_ranked_probability_score,
+    "process": of_process,
     "sound": sound_metrics.heard,
     "vocoder": sound_metrics.vocoder_error,
     "clouds": of_clouds,
     "backbone": backbone_figures.geometry,
 }
-OF_ANY_EXAMPLES = ("nll", "crps", "sound", "vocoder", "clouds", "backbone")  # of METRICS; the others are of pictures
+OF_ANY_EXAMPLES = (  # of METRICS; the others are of pictures
+    "nll", "crps", "process", "sound", "vocoder", "clouds", "backbone",
+)  # fmt: skip

@@ -15,6 +15,7 @@ PICTURES = {
     "trajectory.png": "From noise to image: the sample x_t, and the prediction of x_0, over the steps",
     "beside.png": "Real examples and samples; of more than two numbers, along the two main axes of the real ones",
     "fans.png": "Series of which a part is given: intervals of samples (blue), and the exact ones where known (orange)",
+    "process.png": "Samples, and their covariance at each lag (blue) beside the exact one (orange)",
     "curves.png": "Training: the loss by step, and by t",
 }
 VECTORS = [
@@ -48,6 +49,20 @@ MODEL_METRICS = {  # how they were measured, for the table; see diffusion/experi
     "exact_draws_coverage_50": "the share of the exact distribution's draws",
     "exact_draws_coverage_90": "the share of the exact distribution's draws",
     "crps_marginal": "of values drawn anywhere from the channel's training data: what knows nothing of the series",
+    **{
+        f"{prefix}process_{figure}": f"{how}{of}"
+        for figure, how in {
+            "cross_entropy": "nats a value, mean of -log p(sample) under the exact process; the best is its entropy",
+            "distance": "squared 2-Wasserstein distance of Gaussian fits, samples to the exact process",
+            "covariance_error": "of the samples' covariance, Frobenius' norm over that of the exact one",
+        }.items()
+        for prefix, of in {
+            "": "",
+            "exact_draws_": "; of as many exact draws, the floor",
+            "noise_": "; of white noise",
+        }.items()
+    },
+    "process_entropy": "nats a value, in closed form",
     "heard_as_its_class": "a classifier of spectrograms, trained on the real training notes alone; Wilson's interval",
     "real_heard_as_its_class": "the same of real held-out notes",
     "frechet_distance_of_judge": "in the classifier's last hidden layer, to real held-out notes",
@@ -55,6 +70,7 @@ MODEL_METRICS = {  # how they were measured, for the table; see diffusion/experi
     "log_spectral_distance": "dB, of the clips made from spectrograms of held-out clips (Gray and Markel 1976)",
     "log_spectral_distance_of_griffin_lim": "the floor: Griffin and Lim's clips from the same spectrograms",
     "log_spectral_distance_of_another_clip": "of another real clip",
+    "log_spectral_distance_of_noise": "of what a sample starts from: noise, shaped by the levels where the run's is",
     "mel_error": "dB, mean absolute difference of the levels that the network received",
     "signal_to_noise": "dB, against the true clip; phases count",
     **{

@@ -1,4 +1,4 @@
-"""Pictures of series of which a part is given: fans of samples, beside the exact distribution where it is known."""
+"""Pictures of series: fans of samples where a part is given, and whole ones, beside the exact distribution if known."""
 
 import os
 from typing import NamedTuple
@@ -94,4 +94,36 @@ def fans(
         style(axes)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=8, frameon=False)
+    save(figure, path)
+
+
+def lags(samples: np.ndarray, process: GaussianProcess, path: str | os.PathLike) -> None:
+    """Draws whole series, and beside them the mean covariance at each lag of each channel, with the exact one.
+
+    Args:
+        samples: `[N, L, C]`.
+        process: that the data are drawn from.
+        path: the PNG to write.
+    """
+    length, channels = process.shape
+    found = np.einsum("nic,njc->cij", samples, samples) / len(samples)
+    blocks = process.covariance.reshape(length, channels, length, channels)
+    exact = np.stack([blocks[:, channel, :, channel] for channel in range(channels)])
+    at = np.arange(length)
+    mean = lambda of: np.stack([np.diagonal(of, lag, 1, 2).mean(-1) for lag in at], axis=-1)
+    figure = blank(10.5, 3.0, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for row, shade in zip(range(min(5, len(samples))), np.linspace(1, 0.3, 5)):
+        left.plot(at, samples[row, :, 0], color=BLUE, linewidth=1.1, alpha=shade)
+    left.set_title("samples" + (", channel 0" if channels > 1 else ""), fontsize=9, color=INK, pad=2)
+    for channel in range(channels):
+        names = (None, None) if channel else ("samples", "exact")
+        right.plot(at, mean(found)[channel], color=BLUE, linewidth=1.4, label=names[0])
+        right.plot(at, mean(exact)[channel], color=ORANGE, linewidth=1.2, linestyle=(0, (4, 2)), label=names[1])
+    right.set_title("covariance at a lag of so many steps", fontsize=9, color=INK, pad=2)
+    right.legend(fontsize=8, frameon=False)
+    for axes in (left, right):
+        axes.margins(x=0.01)
+        axes.tick_params(labelsize=8, color=FAINT)
+        style(axes)
     save(figure, path)

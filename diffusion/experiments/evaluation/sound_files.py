@@ -14,13 +14,13 @@ EACH = 3  # WAV files of a class, at most
 
 
 def write(
-    sound: Sound, samples: np.ndarray, labels: np.ndarray, names: tuple[str, ...], folder: pathlib.Path
+    sound: Sound, waveforms: np.ndarray, labels: np.ndarray, names: tuple[str, ...], folder: pathlib.Path
 ) -> pathlib.Path:
     """Writes the first samples of each class as WAV files into the folder "sounds".
 
     Args:
         sound: what the samples are.
-        samples: `[N, *sound.shape]`.
+        waveforms: float32 `[N, L]`.
         labels: int `[N]`, their classes.
         names: of the classes; () for samples without one.
         folder: of the run's samples.
@@ -33,21 +33,21 @@ def write(
     for label in np.unique(labels)[: max(1, len(names))]:
         for number, row in enumerate(np.flatnonzero(labels == label)[: EACH if names else COLUMNS]):
             name = f"{names[label] if names else 'clip'}_{number}.wav"
-            wav.write(out / name, sound.form.waveform(np.asarray(samples[row], np.float32)), sound.sample_rate)
+            wav.write(out / name, waveforms[row], sound.sample_rate)
     return out
 
 
 def draw(
-    sound: Sound, samples: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: str | os.PathLike
+    sound: Sound, waveforms: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: str | os.PathLike
 ) -> None:
     """Draws a sample of each class, or the first ones: its waveform, and below its spectrogram from -80 to 0 dB."""
-    rows = np.unique(labels, return_index=True)[1] if names else np.arange(len(samples))
+    rows = np.unique(labels, return_index=True)[1] if names else np.arange(len(waveforms))
     rows = rows[:COLUMNS]
     figure = blank(1.7 * len(rows), 3.4, layout="constrained")
     axes = figure.subplots(2, len(rows), squeeze=False)
     seconds = sound.length / sound.sample_rate
     for column, row in enumerate(rows):
-        waveform = sound.form.waveform(np.asarray(samples[row], np.float32))
+        waveform = waveforms[row]
         top, bottom = axes[:, column]
         top.plot(np.linspace(0, seconds, len(waveform)), waveform, color=BLUE, linewidth=0.4)
         top.set(xlim=(0, seconds), ylim=(-1, 1), title=names[labels[row]] if names else f"clip {row}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.data import pipeline
 from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.evaluation import sample_metrics
 from diffusion.experiments.evaluation.real_images import Split
@@ -85,7 +86,7 @@ def heard(subject: Any) -> dict:
 
 def pictures(sound: Sound, x: np.ndarray) -> np.ndarray:
     """What the judge sees of examples `[N, ...]`: levels as uint8 `[N, frames, bands, 1]`."""
-    waveforms = sound.form.waveform(np.asarray(x, np.float32))
+    waveforms = sound.waveform(np.asarray(x, np.float32))
     border = -waveforms.shape[-1] % JUDGE["hop"]
     levels = log_mel(np.pad(waveforms, [(0, 0), (0, border)]), sound.sample_rate, **JUDGE)
     return np.uint8(np.clip(np.round(255 * levels), 0, 255))[..., None]
@@ -111,19 +112,23 @@ def vocoder_error(subject: Any) -> dict:
     if not sound.mels:
         raise ConfigError("--metrics=vocoder: the data have no spectrogram. Valid: a source of sound with mels > 0.")
     config = subject.config
-    count = min(config.evaluate.number, len(subject.real.images))
-    clips = sound.form.waveform(subject.real.images[:count])
-    levels = sound.levels(clips)
+    source = data.source(config, config.evaluate.split)
+    count = min(config.evaluate.number, len(source))
+    records = pipeline.fetch(source, np.arange(count))
+    levels = np.stack([record["condition"]["spectrogram"] for record in records])
+    clips = sound.waveform(np.stack([record["x"] for record in records]), levels)
     params, step = checkpoints.load_ema(subject.workdir)
     recipe = resolve.recipe(config, sound.shape).on(subject.real.spec)
     make = generate.generator(recipe)
     made = make.images(params, {"spectrogram": levels}, generate.seeds(config, count))
     by_hand = [griffin_lim(one, sound.sample_rate, sound.window, sound.hop) for one in levels]
     sets = {
-        "": sound.form.waveform(np.asarray(made)),
+        "": sound.waveform(np.asarray(made, np.float32), levels),
         "_of_griffin_lim": np.float32(by_hand),
         "_of_another_clip": np.roll(clips, 1, axis=0),
     }
+    noise = np.random.default_rng(0).normal(size=(count, *sound.shape)).astype(np.float32)
+    sets["_of_noise"] = sound.waveform(noise, levels)
     protocol = {"clips": f"the first {count} of {config.evaluate.split}", "step": step, "nfe": make.nfe}
     metrics = {}
     for name, distance in ERRORS.items():

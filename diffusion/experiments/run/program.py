@@ -90,17 +90,18 @@ def check_memory(program: Program, what: str) -> None:
     """Refuses a program whose step needs more memory than the device has, by its trace, before anything is compiled.
 
     Args:
-        program: of one device; of several nothing is said, since a mesh cuts the arrays.
+        program: of one CPU; of several devices nothing is said, since a mesh cuts the arrays, and an accelerator's own
+            compiler says it of what it has fused, where the operating system of a CPU ends the process without a word.
         what: a step is called.
 
     Raises:
         ConfigError: with the estimate.
     """
-    target = jax.tree.leaves(program.target)
-    if target[0].sharding.num_devices > 1:
+    (*devices,) = jax.tree.leaves(program.target)[0].sharding.device_set
+    if len(devices) > 1 or devices[0].platform != "cpu":
         return
     trace = program.step.trace(program.target, program.batch, program.seed).jaxpr.jaxpr
-    advice = "choose shorter clips (config.data.source.length), or a smaller config.train.batch_size"
+    advice = "choose smaller examples, e.g. shorter clips, or a smaller config.train.batch_size"
     try:
         peak_memory.check(what, peak_memory.peak(trace), advice)
     except limits.Refused as error:

@@ -23,6 +23,7 @@ from diffusion.experiments.evaluation import (
     manifold_charts,
     plots,
     series_charts,
+    series_files,
     sound_files,
     surface_pictures,
 )
@@ -95,6 +96,7 @@ def sample(
         about = {**about, "quantised": quantised}
         print(f"{quantised}: {storage.stored(whole, params)}")
     number = config.sample.number
+    of_records = labels is None  # the conditions are those of the data's first records, in turn
     labels = generate.conditions_of(recipe, number) if labels is None else jax.tree.map(np.asarray, conditioned(labels))
     seeds = generate.seeds(config, number)
     devices = jax.local_devices()
@@ -120,7 +122,7 @@ def sample(
         seconds = time.perf_counter() - began
         skipped = make.skipped(batches_on_disk.work(unfinished))
         record = _record(recipe, make.nfe, skipped, {"step": step, **about})
-        shown = _write(out, recipe, make, params, whole, labels, seeds, record)
+        shown = _write(out, recipe, make, params, whole, labels, of_records, seeds, record)
         evaluations = f"{make.nfe} network evaluations" if make.nfe else "as many evaluations as the driver needs"
         if skipped is not None:
             evaluations += f" with {100 * skipped:.1f} % of their blocks skipped,"
@@ -176,7 +178,7 @@ def _record(recipe, nfe, skipped, checkpoint) -> dict[str, Any]:
     }
 
 
-def _write(out, recipe, make, params, images, labels, seeds, record) -> list[pathlib.Path]:
+def _write(out, recipe, make, params, images, labels, of_records, seeds, record) -> list[pathlib.Path]:
     """Writes samples.npz, its record and, of pictures, the figures; removes the batches; returns what to look at."""
     arrays = {"images": images, "labels": generate.classes_of(recipe, labels), "seeds": seeds}
     if recipe.structure is not None:
@@ -202,8 +204,13 @@ def _write(out, recipe, make, params, images, labels, seeds, record) -> list[pat
         return [out / "samples.npz", out / "samples.png"]
     if isinstance(recipe.null, Mapping) and "given" in recipe.null:
         each, part = series_charts.grouped(images, labels)
-        series_charts.fans(each, part, out / "samples.png", getattr(data.of_recipe(recipe), "process", None))
-        return [out / "samples.npz", out / "samples.png"]
+        source = data.of_recipe(recipe)
+        series_charts.fans(each, part, out / "samples.png", getattr(source, "process", None))
+        return [
+            out / "samples.npz",
+            out / "samples.png",
+            *(series_files.write(source, images, out) if of_records else []),
+        ]
     if clip_pictures.is_clip(recipe.shape, "uint8" if recipe.makes_bytes else "float32"):
         return [out / "samples.npz", *clip_pictures.draw(images, classes, out)]
     if not recipe.makes_pictures:
@@ -212,7 +219,8 @@ def _write(out, recipe, make, params, images, labels, seeds, record) -> list[pat
             return [out / "samples.npz", *surface_pictures.draw(images, classes, of.spec.classes, surface, out)]
         if (sound := getattr(of, "sound", None)) is None:
             return [out / "samples.npz"]
-        heard = (sound, images, classes, of.spec.classes)
+        levels = labels["spectrogram"] if sound.mels else None
+        heard = (sound, sound.waveform(np.asarray(images, np.float32), levels), classes, of.spec.classes)
         sound_files.draw(*heard, out / "samples.png")
         return [out / "samples.npz", out / "samples.png", sound_files.write(*heard, out)]
     plots.sample_grid(images, classes, out / "samples.png")

@@ -7,6 +7,7 @@ import pytest
 
 from diffusion.data import gaussian_processes, given_series, sources
 from diffusion.data.sources import series
+from diffusion.experiments.evaluation import series_files
 
 
 def test_draws_have_the_covariance_and_the_conditional_is_that_of_draws():
@@ -109,6 +110,22 @@ def test_windows_of_files(tmp_path):
     whole = train[0]["x"] + train[0]["condition"]["given"]
     assert there.sum() == 23
     np.testing.assert_array_equal(fill[0]["condition"]["given"][there], whole[there])
+    # Samples go back to their steps: the mean of all of a value, in the file's units; what was there stays.
+    longer = np.load(tmp_path / "longer.npy")
+    steps = [np.arange(first, first + 12) for _, first in fill.places]
+    assert [np.isnan(longer[rows]).sum() for rows in steps] == [int(r["condition"]["real"].sum()) for r in fill]
+    truth = np.arange(63.0)[:, None] + [0.0, 100.0]
+    samples = np.stack([(truth[rows] - train.mean) / train.std for rows in steps])
+    (filled,) = fill.filled(np.concatenate([samples - 1, samples + 1])).values()  # two of each record
+    np.testing.assert_allclose(filled, np.where(np.isnan(longer), truth, longer))
+    of_part = sources.series_windows(str(tmp_path / "a.csv"), "test", columns=("load", "price"), **about)
+    assert of_part.places == [("a", 48)]
+    source = sources.series_windows(
+        str(tmp_path / "a.csv"), columns=("load",), held_out=0.0, **about | {"hide": given_series.missing()}
+    )
+    (path,) = series_files.write(source, np.zeros((1, 12, 1)), tmp_path)
+    again = series.read_series(str(path))["filled"]
+    np.testing.assert_allclose(again[:, 0], np.where(np.isnan(table[:, 0]), source.mean[0], table[:, 0]))
 
 
 def test_empty_lines_of_a_table_are_missing_values_or_refused(tmp_path):

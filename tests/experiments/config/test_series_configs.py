@@ -6,11 +6,12 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from diffusion.data import gaussian_processes, given_series
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, data, recipes
-from diffusion.experiments.evaluation import model_metrics, real_images, series_charts, series_scores
+from diffusion.experiments.evaluation import model_metrics, real_images, series_charts, series_process, series_scores
 from diffusion.experiments.sampling import generate, of_run, requested
 from diffusion.metrics import crps
 
@@ -75,6 +76,30 @@ def test_samples_of_the_exact_network_have_the_crps_of_the_exact_conditional():
     np.testing.assert_allclose(samples[:, 0].var(0)[hidden], np.diag(covariance).reshape(12, 2)[hidden], rtol=0.4)
     of_all = series_scores.of_marginal(source, part)["crps_marginal"]["value"]
     assert 1.2 * exact < of_all == pytest.approx(1 / np.sqrt(np.pi), rel=0.2)
+
+
+def test_whole_series_beside_their_process(tmp_path):
+    """Of exact draws: the entropy within four standard errors; of N(0, 4 K): closed forms of all three figures."""
+    config = config_of(None, "unconditional")
+    process = data.source(config, "test").process
+    draws = gaussian_processes.draw(np.zeros(24), process.covariance, 4000, np.random.default_rng(0))
+    subject = model_metrics.Subject(config, tmp_path, draws.reshape(-1, 12, 2), None, None, None)
+    found = model_metrics.METRICS["process"](subject)
+    entropy = found["process_entropy"]["value"]
+    assert entropy == pytest.approx(stats.multivariate_normal(np.zeros(24), process.covariance).entropy() / 24)
+    error = found["process_cross_entropy"]["standard_error"]
+    assert abs(found["process_cross_entropy"]["value"] - entropy) < 4 * error < 0.05
+    assert found["process_distance"]["value"] < 0.1 < 2 < found["noise_process_distance"]["value"]
+    assert found["process_covariance_error"]["value"] < 0.1 < 0.5 < found["noise_process_covariance_error"]["value"]
+    assert (tmp_path / "process.png").is_file()
+    louder = series_process.scores(2 * draws.reshape(-1, 12, 2), process)
+    assert louder["process_cross_entropy"]["value"] == pytest.approx(entropy + 1.5, abs=0.06)
+    assert louder["process_distance"]["value"] == pytest.approx(24, rel=0.05)  # tr(K) (2 - 1)^2
+    assert louder["process_covariance_error"]["value"] == pytest.approx(3, rel=0.1)
+    assert json.dumps(found)
+    for other, words in ((config_of(), "a part is given. Valid: crps"), (recipes.load("points:tiny"), "has none")):
+        with pytest.raises(ConfigError, match=words):
+            model_metrics.METRICS["process"](subject._replace(config=other))
 
 
 def test_missing_values_do_not_count():

@@ -11,24 +11,32 @@ from diffusion.experiments.config import ConfigError, checks, recipes
 from diffusion.experiments.evaluation import model_metrics, real_images
 from diffusion.experiments.sampling import of_run
 from diffusion.metrics import classifier
+from diffusion.models import DiffWave, SequenceTransformer, UNet
 from diffusion.models.budget import peak_memory
 
-SHAPES = {"waveform": (256, 8), "spectrum": (32, 64), "vocoder": (512, 4)}
+SHAPES = {"waveform": (256, 8), "spectrum": (16, 128), "vocoder": (256, 8)}
+NETWORKS = {
+    "waveform": UNet, "waveform:dit": SequenceTransformer, "spectrum": SequenceTransformer, "spectrum:unet": UNet,
+    "vocoder": DiffWave,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_recipe_resolves(name):
-    recipe = checks.on_its_data(checks.validate(recipes.load(f"sound/{name}")))
-    assert recipe.shape == SHAPES[name]
+    config = recipes.load(f"sound/{name}")
+    config.data.source.number = 8
+    recipe = checks.on_its_data(checks.validate(config))
+    assert recipe.shape == SHAPES[name.split(":")[0]] and isinstance(recipe.network, NETWORKS[name])
     assert recipe.num_classes == (0 if name == "vocoder" else 8)
 
 
-def test_clips_longer_than_memory_are_refused_with_the_estimate(tmp_path, monkeypatch):
-    monkeypatch.setattr(peak_memory, "available", lambda: 2**14)
-    with pytest.raises(
-        ConfigError, match=r"a step of 8 clips of 512 samples would need about .* of memory, and there are"
-    ):
-        train.run(recipes.load("sound/spectrum:tiny"), tmp_path)
+@pytest.mark.parametrize("name, shape", [("sound/spectrum:tiny", r"\(4, 128\)"), ("points:tiny", r"\(2,\)")])
+def test_examples_larger_than_memory_are_refused_with_the_estimate(name, shape, tmp_path, monkeypatch):
+    monkeypatch.setattr(peak_memory, "available", lambda: 2**10)
+    config = recipes.load(name)
+    words = rf"a step of {config.train.batch_size} examples of {shape} would need about .* of memory, and there are"
+    with pytest.raises(ConfigError, match=words):
+        train.run(config, tmp_path)
 
 
 @pytest.mark.slow

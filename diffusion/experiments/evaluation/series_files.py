@@ -1,0 +1,37 @@
+"""What is filled of series of one's own: a file like theirs, with the mean of the samples where a value was missing."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from diffusion.data.sources.series import StandardSeries
+from diffusion.experiments.run_folder import workdir
+from diffusion.io import files
+
+
+def write(source: Any, samples: np.ndarray, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes filled.csv of a .csv file, or filled.npz of another one, if any value of it was missing and is sampled.
+
+    Args:
+        source: of the run's conditions.
+        samples: `[N, L, C]`, of its records in turn.
+        folder: of the run's samples.
+
+    Returns:
+        The file; nothing for other sources, and where nothing is filled.
+    """
+    if not isinstance(source, StandardSeries):
+        return []
+    filled = source.filled(np.asarray(samples))
+    if all(np.array_equal(filled[name], one, equal_nan=True) for name, one in source.series.items()):
+        return []
+    if not source.where.endswith(".csv"):
+        with files.whole(folder / "filled.npz") as file:
+            np.savez(file, **filled)
+        return [folder / "filled.npz"]
+    (table,) = filled.values()
+    lines = [",".join(source.columns)] if source.columns else []
+    lines += [",".join("" if np.isnan(value) else f"{value:.9g}" for value in row) for row in table]
+    workdir.write_text(folder / "filled.csv", "\n".join(lines) + "\n")
+    return [folder / "filled.csv"]

@@ -1,0 +1,77 @@
+"""How far samples of whole series are from the Gaussian process that the data are drawn from: figures by closed forms.
+
+Each stands beside its floor, as many draws from the process itself, and beside white noise of the data's variance.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from diffusion.data import gaussian_processes
+from diffusion.data.gaussian_processes import GaussianProcess
+from diffusion.experiments.config import ConfigError, data
+from diffusion.experiments.evaluation import series_charts
+from diffusion.metrics import bootstrap, frechet
+
+SEED = 0  # of the draws beside the model's
+
+
+def scores(samples: np.ndarray, process: GaussianProcess, prefix: str = "") -> dict[str, dict]:
+    """Figures of series, none of which needs a draw from the process.
+
+    Args:
+        samples: `[N, L, C]`, N at least 2.
+        process: N(0, K), of the same L and C.
+        prefix: of the names.
+
+    Returns:
+        {name: {"value", "samples", ...}}:
+        "process_cross_entropy", the mean of -log N(x; 0, K) / (L C) in nats; that of exact draws is the entropy;
+        "process_distance", |m|^2 + tr(K + S - 2 (K^(1/2) S K^(1/2))^(1/2)), with mean m and covariance S of the
+        samples: the squared 2-Wasserstein distance of Gaussian fits (Frechet distance);
+        "process_covariance_error", |S_0 - K| / |K| in Frobenius' norm, with S_0 the mean of x x^T.
+    """
+    flat = np.asarray(samples, np.float64).reshape(len(samples), -1)
+    size = flat.shape[1]
+    K = process.covariance
+    squared = (flat * np.linalg.solve(K, flat.T).T).sum(1)
+    density = 0.5 * (squared + np.linalg.slogdet(2 * np.pi * K)[1]) / size
+    exact = frechet.Moments(2, np.zeros(size), K)  # of a covariance K
+    return {
+        f"{prefix}process_cross_entropy": bootstrap.mean(density),
+        f"{prefix}process_distance": {
+            "value": frechet.distance_to(exact)(frechet.update(frechet.init(size), flat)),
+            "samples": len(flat),
+        },
+        f"{prefix}process_covariance_error": {
+            "value": float(np.linalg.norm(flat.T @ flat / len(flat) - K) / np.linalg.norm(K)),
+            "samples": len(flat),
+        },
+    }
+
+
+def of_process(subject: Any) -> dict:
+    """`scores` of the samples of a run, of as many exact draws and of white noise; and process.png.
+
+    Args:
+        subject: `model_metrics.Subject` of a run on whole series of a process that is known.
+
+    Raises:
+        ConfigError: for another run.
+    """
+    source = data.source(subject.config, subject.config.evaluate.split)
+    process = getattr(source, "process", None)
+    if process is None or source.spec.condition is not None:
+        raise ConfigError(
+            f"--metrics=process is of whole series of a process that is known, and {source.spec.name} has "
+            + ("none. Valid: gaussian_series" if process is None else "series of which a part is given. Valid: crps")
+            + "."
+        )
+    rng = np.random.default_rng(SEED)
+    number, zero = len(subject.images), np.zeros(len(process.covariance))
+    draws = gaussian_processes.draw(zero, process.covariance, number, rng).reshape(number, *process.shape)
+    noise = rng.normal(size=draws.shape) * gaussian_processes.deviation(process, process.covariance)
+    series_charts.lags(subject.images, process, subject.workdir / "process.png")
+    found = scores(subject.images, process) | scores(draws, process, "exact_draws_") | scores(noise, process, "noise_")
+    entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * process.covariance)[1] / len(zero)
+    return found | {"process_entropy": {"value": float(entropy), "samples": 0}}

@@ -1,0 +1,86 @@
+"""Clips flattened by the envelope that their levels show, and back: a vocoder's noise then has the clip's own spectrum.
+
+Noise that is white in the flattened clip is N(0, L L^T) in the clip, with L x = IMDCT(E MDCT(x)). SpecGrad has the
+same with a Fourier transform, whose L has no exact inverse; the MDCT is orthogonal, and both ways here are exact.
+
+Reference: Koizumi et al., "SpecGrad: Diffusion Probabilistic Model based Neural Vocoder with Adaptive Noise Spectral
+Shaping", 2022.
+"""
+
+__all__ = ["envelope", "flattened", "shaped"]
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.sound.mdct import imdct, kaiser_bessel_derived, mdct
+from diffusion.sound.spectrograms import mel_corners, mel_filters
+
+LEAST = 1e-4  # size of a coefficient, that of silence
+NARROW = 2.0  # of the window: its neighbours in frequency matter more than those far off
+
+
+def envelope(levels: Any, sample_rate: int, window: int) -> Any:
+    """The size that the MDCT's coefficients of a clip have, of blocks of W / 2, by its levels.
+
+    White noise of standard deviation 1 has the magnitude (6 / W)^(1/2) in a spectrogram, and coefficients of size 1.
+    The bands are interpolated in their logarithm, and of the frames of a block the loudest counts.
+
+    Args:
+        levels: `[..., F, M]`, of `log_mel`.
+        sample_rate: in Hz.
+        window: W, of the levels, in samples; their hop divides W / 2.
+
+    Returns:
+        `[..., F, W / 2]`, a row for each frame, at least 1e-4.
+    """
+    of = jnp if isinstance(levels, jax.Array) else np
+    low, share, width = _bands(levels.shape[-1], sample_rate, window)
+    log_size = (5 * math.log(10)) * (levels - 1) - np.log(width).astype(levels.dtype)
+    log_size = log_size[..., low] * (1 - share) + log_size[..., low + 1] * share
+    return of.exp(log_size) * math.sqrt(window / 6) + LEAST
+
+
+def flattened(waveform: Any, levels: Any, sample_rate: int, window: int) -> Any:
+    """IMDCT(MDCT(waveform) / E): of about the size of noise in every band and at every time.
+
+    Args:
+        waveform: `[..., L]`, of which W / 2 divides L.
+        levels: `[..., F, M]`, its own.
+        sample_rate, window: those of the levels.
+
+    Returns:
+        `[..., L]`.
+    """
+    shape = kaiser_bessel_derived(window // 2, NARROW)
+    spectrum = mdct(waveform, shape)
+    return imdct(spectrum / _of_blocks(levels, spectrum, sample_rate, window), shape)
+
+
+def shaped(x: Any, levels: Any, sample_rate: int, window: int) -> Any:
+    """The inverse of `flattened` up to rounding; of white noise, noise with the clip's envelope."""
+    shape = kaiser_bessel_derived(window // 2, NARROW)
+    spectrum = mdct(x, shape)
+    return imdct(spectrum * _of_blocks(levels, spectrum, sample_rate, window), shape)
+
+
+def _of_blocks(levels: Any, spectrum: Any, sample_rate: int, window: int) -> Any:
+    """The envelope of each block, `[..., L / bins, bins]`: that of its loudest frame."""
+    frames = envelope(levels, sample_rate, window)
+    blocks, bins = spectrum.shape[-2:]
+    return frames.reshape(*frames.shape[:-2], blocks, -1, bins).max(-2).astype(spectrum.dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _bands(mels: int, sample_rate: int, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The band below each coefficient, the share of the next one, and the width of each band in frequencies."""
+    centers = mel_corners(mels, sample_rate)[1:-1]
+    bins = window // 2
+    at = (np.arange(bins) + 0.5) * sample_rate / (2 * bins)
+    low = np.clip(np.searchsorted(centers, at) - 1, 0, mels - 2)
+    share = np.clip((at - centers[low]) / (centers[low + 1] - centers[low]), 0, 1)
+    return low, share.astype(np.float32), mel_filters(mels, window, sample_rate).sum(0)
