@@ -39,10 +39,10 @@ from diffusion.models.quantised import Stored, is_quantised, quantised, stored
 from diffusion.text import Encoder, Tokenizer
 from diffusion.text.added_words import named_in
 from diffusion.text.encoding import AlreadyRead, reading
-from diffusion.text_to_image import attached, pipelines
+from diffusion.text_to_image import attached, pipelines, timed_loras
 from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.pipelines import USUAL, Kind, Reader, Usual
-from diffusion.text_to_image.timed_loras import Timed, TimedLora
+from diffusion.text_to_image.timed_loras import TimedLora
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,11 +85,11 @@ class TextToImage:
         """The module of the denoiser."""
         return self.modules[self.kind.denoiser]
 
-    @property
+    @functools.cached_property
     def weights(self) -> Any:
-        """The parameters of the denoiser, with the LoRAs that act in an interval of t if there are such."""
+        """The parameters of the denoiser, with the LoRAs that act in an interval of t merged if there are such."""
         params = self.params[self.kind.denoiser]
-        return Timed(params, self.timed) if self.timed else params
+        return timed_loras.timed(params, self.timed) if self.timed else params
 
     def dtype_of(self, part: str) -> str:
         """The type of a network's parameters."""
@@ -375,7 +375,7 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
         if denoiser in file:
             one = file.pop(denoiser)
             scales = jax.tree.map(jnp.float32, one.weighted(weight.weight))
-            timed.append(TimedLora(one.adapter, scales, jnp.asarray(weight.times, jnp.float32)))
+            timed.append(TimedLora(one.adapter, scales, weight.times))
     loaded = [(file, weight.weight) for file, _, weight in files]
     params = dict(model.params)
     for part in params:

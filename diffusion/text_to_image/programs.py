@@ -133,15 +133,16 @@ def denoise(
         beside = condition.pop("beside", None)
         reference = condition.pop("reference", None)
         t: Any = condition.pop("time", None)
-        now = timed_loras.at(params, t)
-        if attached:
-            condition = condition_with(attached, condition, x, t, clock, now)
-        variables = {"params": now}
-        if reference is not None:
-            variables |= _states(model, variables, reference, x, t, clock, condition)
-        if beside is not None:
-            x = jnp.concatenate([x, beside], axis=-1)
-        return model.denoiser.apply(variables, x, clock, condition, **more)
+
+        def evaluate(now: Any) -> Any:
+            seen = condition_with(attached, condition, x, t, clock, now) if attached else condition
+            variables = {"params": now}
+            if reference is not None:
+                variables |= _states(model, variables, reference, x, t, clock, seen)
+            inputs = x if beside is None else jnp.concatenate([x, beside], axis=-1)
+            return model.denoiser.apply(variables, inputs, clock, seen, **more)
+
+        return timed_loras.at(params, t, evaluate)
 
     def at(t: Any, condition: dict[str, Any], batch: int) -> dict[str, Any]:
         return {**condition, "time": jnp.broadcast_to(t, (batch,))} if timely else condition
@@ -281,7 +282,9 @@ def check_memory(
 
     def check(params: Any, program: Callable, *arguments: Any) -> None:
         peak = peak_memory.peak(jax.make_jaxpr(program)(params, *arguments).jaxpr)
-        others = peak_memory.held((model.params, model.timed, attached)) - peak_memory.held(params)
+        timed = [(one.adapter, one.scale) for one in model.timed]
+        merged = model.weights.changed if timed else ()
+        others = peak_memory.held((model.params, timed, merged, attached)) - peak_memory.held(params)
         peak_memory.check(what, others + peak, instead)
 
     height, width = (side // model.modules["vae"].factor for side in course.size)

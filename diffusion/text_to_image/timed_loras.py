@@ -1,56 +1,94 @@
-"""LoRAs that act in an interval of t: merged into the denoiser within the trajectory, at the steps of the interval."""
+"""LoRAs that act in an interval of t: merged once for each combination that occurs, and chosen at each evaluation.
 
-__all__ = ["Timed", "TimedLora", "at"]
+    weights = timed_loras.timed(params, loras)
+    output = timed_loras.at(weights, t, lambda params: network.apply({"params": params}, x, clock, condition))
 
-from collections.abc import Mapping
+The network stands in the program once for each combination. Parameters that are chosen, or merged, within the program
+would be copied at each evaluation.
+"""
+
+__all__ = ["Timed", "TimedLora", "at", "timed"]
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusion.adapters import lora
 
 
 class TimedLora(NamedTuple):
-    """A LoRA of the denoiser with its interval; a pytree that compiled programs take as an argument.
+    """A LoRA of the denoiser with its interval.
 
     Attributes:
         adapter: as `lora.merge` takes it.
         scale: of each place, with the weight in it.
-        times: the first and the last t of its effect, [2].
+        times: the first and the last t of its effect.
     """
 
     adapter: Any
     scale: Mapping[str, Any]
-    times: Array
+    times: tuple[float, float]
 
 
-class Timed(NamedTuple):
-    """The parameters of a denoiser, and the LoRAs that are merged into them at some of the steps.
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["params", "changed"], meta_fields=["acting", "times"])
+@dataclasses.dataclass(frozen=True, eq=False)
+class Timed:
+    """The parameters of a denoiser with each combination of LoRAs that acts at some t; a pytree.
 
     Attributes:
-        params: without them.
-        loras: in the order in which they are merged.
+        params: without LoRAs.
+        changed: of each combination the kernels that it changes, by their paths.
+        acting: of each combination, which of the LoRAs act.
+        times: of each LoRA, its interval, rounded to float32 as t is.
     """
 
     params: Any
-    loras: tuple[TimedLora, ...]
+    changed: tuple[dict[str, Array], ...]
+    acting: tuple[tuple[bool, ...], ...]
+    times: tuple[tuple[float, float], ...]
 
 
-def at(params: Any, t: Any) -> Any:
-    """The parameters of a denoiser at t: W + sum over the LoRAs whose interval holds t.
+def timed(params: Any, loras: Sequence[TimedLora]) -> Timed:
+    """Merges LoRAs, in their order, for each combination of them that acts at some t.
 
     Args:
-        params: `Timed`, or parameters that are the same at every t.
-        t: the schedule's time, one for all examples; of several the greatest counts.
+        params: of the denoiser.
+        loras: at least one.
     """
-    if not isinstance(params, Timed):
-        return params
+    times = tuple((float(np.float32(low)), float(np.float32(high))) for low, high in (one.times for one in loras))
+    ends = sorted({0.0, 1.0}.union(*times))
+    between = [(low + high) / 2 for low, high in itertools.pairwise(ends)]
+    acting = sorted({tuple(low <= t <= high for low, high in times) for t in (*ends, *between)})
+    merge = jax.jit(lora.merge)
+    changed = []
+    for combination in acting:
+        merged = params
+        own = [one for one, acts in zip(loras, combination) if acts]
+        for one in own:
+            merged = merge(merged, one.adapter, one.scale)
+        changed.append(lora.replaced(merged, [one.adapter for one in own]))
+    return Timed(params, tuple(changed), tuple(acting), times)
+
+
+def at(weights: Any, t: Any, evaluate: Callable[[Any], Any]) -> Any:
+    """What is evaluated with a denoiser's parameters at t: W + sum over the LoRAs whose interval holds t.
+
+    Args:
+        weights: `Timed`, or parameters that are the same at every t.
+        t: the schedule's time, one for all examples; of several the greatest counts.
+        evaluate: a pure function of the parameters.
+    """
+    if not isinstance(weights, Timed):
+        return evaluate(weights)
     now = jnp.max(jnp.asarray(t))
-    merged = params.params
-    for one in params.loras:
-        acts = (one.times[0] <= now) & (now <= one.times[1])
-        merge = lambda merged, one=one: lora.merge(merged, one.adapter, one.scale)
-        merged = jax.lax.cond(acts, merge, lambda merged: merged, merged)
-    return merged
+    acts = jnp.stack([(low <= now) & (now <= high) for low, high in weights.times])
+    which = jnp.argmax((acts == jnp.asarray(weights.acting)).all(1))
+    branches = [lambda changed=changed: evaluate(lora.unmerge(weights.params, changed)) for changed in weights.changed]
+    return jax.lax.switch(which, branches)

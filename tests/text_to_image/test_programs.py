@@ -18,7 +18,7 @@ from diffusion.models.attachment import Attachment
 from diffusion.models.autoencoders.latent_space import Moments
 from diffusion.models.budget import peak_memory
 from diffusion.models.interchange import schedulers
-from diffusion.text_to_image import attached, pipelines
+from diffusion.text_to_image import attached, pipelines, timed_loras
 from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.timed_loras import TimedLora
 
@@ -211,7 +211,9 @@ def test_loras_act_in_their_intervals(model, monkeypatch):
         model.params["unet"], [adapters[k] for k in which], [{"kernel": 0.5}] * len(which)
     )
     times = [(0.5, 1.0), (0.2, 0.7)]
-    timed = tuple(TimedLora(*one) for one in zip(adapters, [{"kernel": 0.5}] * 2, map(jnp.asarray, times)))
+    touching = [TimedLora(adapters[k], {"kernel": 0.5}, one) for k, one in enumerate([(0, 0.3), (0.3 + 1e-9, 1)])]
+    assert timed_loras.timed(model.params["unet"], touching).acting == ((False, True), (True, False), (True, True))
+    timed = tuple(TimedLora(*one) for one in zip(adapters, [{"kernel": 0.5}] * 2, times))
     model = dataclasses.replace(model, timed=timed)
     condition = {"tokens": jnp.ones((1, WIDTH))}
     x = jax.random.normal(jax.random.key(2), (1, 8, 8, 3))
@@ -220,16 +222,19 @@ def test_loras_act_in_their_intervals(model, monkeypatch):
     for t, which in ((0.9, (0,)), (0.6, (0, 1)), (0.3, (1,))):
         np.testing.assert_allclose(found(model.weights, t), found(merged(*which), t), rtol=0, atol=1e-5)
     np.testing.assert_array_equal(found(model.weights, 0.1), found(model.params["unet"], 0.1))
+    # A kernel is merged once for each combination that occurs: none, either, both. The program has no product for it.
+    assert model.weights.acting == ((False, False), (False, True), (True, False), (True, True))
+    assert [len(leaves) for leaves in model.weights.changed] == [0, 1, 1, 1]
+    arguments = jax.make_jaxpr(lambda params, t: denoise(params)(x, t).x0)(model.weights, 0.9).jaxpr.invars
+    assert len(arguments) == len(jax.tree.leaves(model.params["unet"])) + 3 + 1
     assert np.abs(found(model.weights, 0.9) - found(model.params["unet"], 0.9)).max() > 0.05
     # An interval is closed, as a control's is: one of no length acts at its t.
     monkeypatch.setattr(lora_files, "load", lambda *_: {"unet": lora_files.Lora(adapters[0], {"kernel": 1.0})})
     model = dataclasses.replace(model, timed=())
     last = text_to_image.with_loras(model, {"a.safetensors": (0.5, (1, 1))})
     np.testing.assert_allclose(found(last.weights, 1.0), found(merged(0), 1.0), rtol=0, atol=1e-5)
-    numbers = (
-        2 * (WIDTH + 3) + 1 + 2
-    )  # of the factors, the scale and the interval: arrays of float32, whose bytes count
-    assert peak_memory.held(last.timed) == 4 * numbers
+    numbers = 2 * (WIDTH + 3) + 1  # of the factors and the scale: arrays of float32, whose bytes count
+    assert peak_memory.held([(one.adapter, one.scale) for one in last.timed]) == 4 * numbers
     np.testing.assert_array_equal(found(last.weights, 0.999), found(model.params["unet"], 0.999))
     for wrong in ((0.5, (0.7, 0.2)), (0.5, (0, 2)), "much", (1, 2, 3)):
         with pytest.raises(ValueError, match=r"(times|weight) of a LoRA|a LoRA has"):
