@@ -1,6 +1,7 @@
-"""Runs on clips: a causal autoencoder of moving drawings.
+"""Runs on clips: a causal autoencoder of moving drawings, and a denoiser of their pixels.
 
     diffusion train --config=video/autoencoder --workdir=runs/video_autoencoder
+    diffusion video_demo --config=video/drawings --workdir=runs/video
 
-docs/video.md has what they are for.
+docs/video.md and docs/video_demo.md have what they are for.
 """

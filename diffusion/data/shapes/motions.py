@@ -13,7 +13,7 @@ A clip has one shape, or two, each in its half of the picture. Pairs of a shape 
 and a shape that `scenes` withholds, stand in no clip of training; those of the split "withheld" have one.
 """
 
-__all__ = ["MOTIONS", "Clip", "Mover", "draw", "example", "frames_of"]
+__all__ = ["MOTIONS", "WORDS", "Clip", "Mover", "Setting", "draw", "example", "frames_of", "said", "words"]
 
 import math
 from typing import NamedTuple
@@ -46,6 +46,30 @@ REACH = 1.2  # radii that the widest shape reaches
 ROWS = (18.0, 46.0)  # of the centres of two shapes
 BAR = (120, 120, 128)
 LEAST = 8  # frames
+SILENT = frozenset({"a", "an", "and", "behind", "bar"})  # words that tell captions of one shape nothing
+WORDS = (*scenes.COLOURS, *scenes.SHAPES, "moves", "bounces", "turns", "passes", "left", "right", "up", "down",
+         "clockwise", "counterclockwise", "slowly", "quickly")  # fmt: skip
+"""The words by which captions of one shape differ."""
+
+
+class Setting(NamedTuple):
+    """What clips show beside their motions.
+
+    Attributes:
+        two: how often there are two shapes.
+        radii: least and greatest radius, in pixels.
+        tilted: what turns begins at any angle, as in the middle of a longer clip; else upright.
+        span: frames in which a speed's way is gone; 0: those of the clip. In a longer clip bouncing and turning go on
+            at their speed, and what moves or hides stays where it arrives.
+    """
+
+    two: float = TWO
+    radii: tuple[float, float] = RADII
+    tilted: bool = False
+    span: int = 0
+
+
+SETTING = Setting()
 
 
 class Mover(NamedTuple):
@@ -89,7 +113,7 @@ class Clip(NamedTuple):
     seen: np.ndarray
 
 
-def example(split: str, number: int, frames: int = 16, seed: int = SEED) -> Clip:
+def example(split: str, number: int, frames: int = 16, seed: int = SEED, setting: Setting = SETTING) -> Clip:
     """Clip `number` of a split, the same whatever others are made.
 
     Args:
@@ -97,6 +121,7 @@ def example(split: str, number: int, frames: int = 16, seed: int = SEED) -> Clip
         number: >= 0.
         frames: F, at least 8.
         seed: of all of them.
+        setting: of all of them.
 
     Raises:
         ValueError: for another split, or fewer frames.
@@ -106,14 +131,14 @@ def example(split: str, number: int, frames: int = 16, seed: int = SEED) -> Clip
     if frames < LEAST:
         raise ValueError(f"frames = {frames}. Valid: at least {LEAST}, so that what hides is hidden in one")
     lot = Lot(seed, STREAMS[split], number)
-    movers = draw(lot, frames, split == "withheld")
+    movers = draw(lot, frames, split == "withheld", setting)
     seen = np.stack([_seen(mover) for mover in movers], axis=1)
     return Clip(" and ".join(map(_phrase, movers)), movers, frames_of(movers, lot), seen)
 
 
-def draw(lot: Lot, frames: int, of_withheld: bool = False) -> tuple[Mover, ...]:
+def draw(lot: Lot, frames: int, of_withheld: bool = False, setting: Setting = SETTING) -> tuple[Mover, ...]:
     """One or two movers, none of them withheld; with `of_withheld` the first one is."""
-    two = lot.between(0, 1) < TWO
+    two = lot.between(0, 1) < setting.two
     kinds = [kind for kind in MOTIONS if not (two and kind == "bounces")]
     movers = []
     for i in range(2 if two else 1):
@@ -127,9 +152,13 @@ def draw(lot: Lot, frames: int, of_withheld: bool = False) -> tuple[Mover, ...]:
                 break
         direction = lot.pick(MOTIONS[motion][:2] if two else MOTIONS[motion])  # of two, none leaves its half
         speed = lot.pick(tuple(SPEEDS)) if motion in ("moves", "turns") else ""
-        radius = lot.between(*RADII)
-        places, turns = _path(lot, frames, look[1], motion, direction, speed, radius, ROWS[i] if two else None)
-        bar = _bar(radius, frames, i if two else None) if motion == "hides" else None
+        radius = lot.between(*setting.radii)
+        span = setting.span or frames
+        clock = np.arange(frames) / (span - 1)
+        places, turns = _path(lot, clock, look[1], motion, direction, speed, radius, ROWS[i] if two else None)
+        if setting.tilted and motion == "turns":
+            turns = turns + lot.between(0, 2 * math.pi)
+        bar = _bar(radius, span, i if two else None) if motion == "hides" else None
         movers.append(Mover(*look, motion, direction, speed, radius, places, turns, bar))
     return tuple(movers)
 
@@ -150,18 +179,18 @@ def frames_of(movers: tuple[Mover, ...], lot: Lot) -> np.ndarray:
 
 
 def _path(
-    lot: Lot, frames: int, look: str, motion: str, direction: str, speed: str, radius: float, row: float | None
+    lot: Lot, clock: np.ndarray, look: str, motion: str, direction: str, speed: str, radius: float, row: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(places [F, 2], turns [F]) of a shape, `look`; `row` is the y of one of two shapes."""
+    """(places [F, 2], turns [F]) of a shape, `look`, at times of which 1 ends the way; `row` is the y of one of two shapes."""
     margin = REACH * radius + 1
     low, high = margin, SIDE - margin
-    clock = np.linspace(0.0, 1.0, frames)
+    frames = len(clock)
     start = np.array([lot.between(low, high), lot.between(low, high) if row is None else row])
     still = np.broadcast_to(start, (frames, 2)).copy()
     upright = np.zeros(frames)
     if motion == "turns":
         least, most = TURNS[speed]
-        most = min(most, CLEAR * (frames - 1) / SYMMETRY.get(look, 1))
+        most = min(most, CLEAR / (SYMMETRY.get(look, 1) * clock[1]))
         way = 2 * math.pi * lot.between(least, most)
         return still, clock * (way if direction == "clockwise" else -way)
     if motion == "bounces":
@@ -172,8 +201,8 @@ def _path(
     axis = int(np.argmax(np.abs(step)))
     way = high - low if motion == "hides" else min(lot.between(*SPEEDS[speed]), high - low)
     first = lot.between(low, high - way)  # of the line from its lower end
-    line = first + clock * way
-    still[:, axis] = line if step[axis] > 0 else line[::-1]
+    passed = np.minimum(clock, 1.0)
+    still[:, axis] = first + way * (passed if step[axis] > 0 else 1 - passed)
     return still, upright
 
 
@@ -230,3 +259,37 @@ def _phrase(mover: Mover) -> str:
     }
     article = "an" if mover.colour[0] in "aeiou" else "a"
     return f"{article} {mover.colour} {mover.shape} {what[mover.motion]}"
+
+
+def words(caption: str) -> np.ndarray:
+    """Which of `WORDS` stand in a caption of one shape: float32 [P] of 0 and 1; their order says nothing more.
+
+    Raises:
+        ValueError: for a word that no caption of one shape has.
+    """
+    found = caption.lower().replace(",", " ").replace(".", " ").split()
+    for word in found:
+        if word not in WORDS and word not in SILENT:
+            raise ValueError(f"{caption!r}: the word {word!r} is not known. Valid: {', '.join(WORDS)}")
+    return np.isin(WORDS, found).astype(np.float32)
+
+
+def said(caption: str) -> dict[str, str]:
+    """The attributes that a caption of one shape states, by name: colour, shape, motion, direction, speed.
+
+    Raises:
+        ValueError: as `words`, and for a caption that names two values of one attribute.
+    """
+    stated = [word for word, there in zip(WORDS, words(caption)) if there]
+    values = {
+        "colour": scenes.COLOURS,
+        "shape": scenes.SHAPES,
+        "motion": ("moves", "bounces", "turns", "passes"),
+        "direction": (*DIRECTIONS, "clockwise", "counterclockwise"),
+        "speed": tuple(SPEEDS),
+    }
+    found = {name: [word for word in stated if word in options] for name, options in values.items()}
+    for name, some in found.items():
+        if len(some) > 1:
+            raise ValueError(f"{caption!r} has two values of its {name}: {', '.join(some)}. Valid: one shape")
+    return {name: "hides" if some[0] == "passes" else some[0] for name, some in found.items() if some}

@@ -96,23 +96,43 @@ def drawings(split: str = "train", *, silent: float = 0.5, number: int = 8_000) 
     return Records(Drawings(split, number, functools.cache(make)), split=split)
 
 
-def moving_drawings(split: str = "train", *, frames: int = 16, side: int = 64, number: int = 8_000) -> Records:
+def moving_drawings(
+    split: str = "train",
+    *,
+    frames: int = 16,
+    side: int = 64,
+    number: int = 8_000,
+    radii: tuple[float, float] = (6.0, 6.6),
+    alone: bool = False,
+) -> Records:
     """Opens clips of moving shapes, see `shapes.motions`; the label is the first shape's motion.
 
     A record is {"image": uint8 [F, side, side, 3], "caption": text, "label": int}; a pixel is the mean of those of
     64 x 64 that it covers. `motions.example(split, row, frames)` has the truth of the same row. Clips are made anew
     whenever they are asked for, since all of them would fill gigabytes.
 
+    With `alone` a clip has one shape, and what turns begins at any angle. In place of the label stands the condition
+    "vector", float32 [28], which says what words the caption has (`motions.words`).
+
     Args:
         split: "train", "test", or "withheld", whose pairs of a shape and a motion, or of a colour, train never shows.
         frames: F, at least 8.
         side: in pixels; it divides 64.
         number: of records.
+        radii: least and greatest radius of a shape, in pixels of 64.
+        alone: whether each clip has one shape.
 
     Raises:
-        ValueError: for another split, too few frames, another side, or a number below 1.
+        ValueError: for another split, too few frames, another side, radii that do not fit, or a number below 1.
     """
     from diffusion.data.shapes import drawing, motions
+
+    low, high = radii
+    if not 4 <= low <= high <= 9:
+        raise ValueError(f"radii = {tuple(radii)}. Valid: two numbers from 4 to 9, the smaller one first")
+    setting = motions.Setting(radii=(low, high))
+    if alone:
+        setting = setting._replace(two=0.0, tilted=True)
 
     if side < 1 or drawing.SIDE % side:
         raise ValueError(f"side = {side}. Valid: a divisor of {drawing.SIDE}")
@@ -120,9 +140,11 @@ def moving_drawings(split: str = "train", *, frames: int = 16, side: int = 64, n
     kinds = tuple(motions.MOTIONS)
 
     def make(row: int) -> dict[str, Any]:
-        clip = motions.example(split, row, frames)
+        clip = motions.example(split, row, frames, setting=setting)
         means = clip.frames.reshape(frames, side, factor, side, factor, 3).mean(axis=(2, 4))
-        label = kinds.index(clip.movers[0].motion)
-        return {"image": np.round(means).astype(np.uint8), "caption": clip.caption, "label": label}
+        record = {"image": np.round(means).astype(np.uint8), "caption": clip.caption}
+        if alone:
+            return {**record, "condition": {"vector": motions.words(clip.caption)}}
+        return {**record, "label": kinds.index(clip.movers[0].motion)}
 
-    return Records(Drawings(split, number, make, tuple(motions.STREAMS)), len(kinds), split)
+    return Records(Drawings(split, number, make, tuple(motions.STREAMS)), 0 if alone else len(kinds), split)

@@ -1,0 +1,76 @@
+"""Text to video on the bundled clips of moving shapes: the denoiser of `make demo-video`.
+
+    diffusion video_demo --config=video/drawings --workdir=runs/video
+    diffusion train --config=video/drawings --workdir=runs/clips        # the denoiser alone
+
+Clips of 8 frames of 32 x 32 pixels with one shape each. A space-time transformer reads which words the caption has, and a
+time for each frame: half of the examples are whole clips, a quarter go on from their first frame, a quarter from their
+first four, so that one network makes clips of captions, of pictures, and longer clips.
+
+Time and score: docs/video_demo.md.
+
+Presets: `drawings:tiny` (seconds; to see that everything works).
+"""
+
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config import recipes
+
+base = recipes.module("rectified_flow")
+FRAMES = 8
+TINY = base.tiny(batch_size=8, samples=16) | {
+    "data.source.number": 16,
+    "train.steps": 4,
+    "train.log_every": 2,
+    "optimizer.warmup": 2,
+    "checkpoint.every": 2,
+    "model.width": 32,
+    "model.depth": 1,
+    "model.heads": 2,
+    "model.patch": 8,
+}
+TINY = {name: value for name, value in TINY.items() if name != "objective.density.strata"}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe, or a preset of it; see the module's docstring."""
+    source = {"name": "moving_drawings", "frames": FRAMES, "side": 32, "radii": (7.6, 8.2), "alone": True}
+    velocity = {"name": "velocity", "clock": {"name": "time", "scale": 1000.0}}
+    objective = {  # the error of the velocity, by a network that need not carry the noise of a patch to the output
+        "name": "denoising",
+        "weighting": {"name": "constant", "parameterization": velocity},
+        "density": {
+            "name": "known_frames",
+            "density": {"name": "logit_normal", "mean": 1.0, "std": 1.0},  # where a clip is laid out
+            "frames": FRAMES,
+            "known": (0, 1, 4),
+            "shares": (0.5, 0.25, 0.25),
+        },
+        "condition_dropout": 0.1,
+    }
+    config = base.flow(source, objective, steps=1_400, batch_size=16)
+    config.parameterization = velocity | {"name": "x0"}
+    config.model = {
+        "name": "video_dit",
+        "patch": 4,
+        "width": 128,
+        "depth": 4,
+        "heads": 4,
+        "vector_width": 28,
+        "positions": "sincos_rope",
+        "qk_norm": True,
+    }
+    config.optimizer = {
+        "name": "muon",
+        "learning_rate": 3e-3,
+        "warmup": 100,
+        "decay": "cosine",
+        "weight_decay": 0.01,
+        "clip": 1.0,
+    }
+    config.checkpoint.every = 200
+    config.train.log_every = 20
+    base.sampled(config, "dpmpp_2m", steps=16, number=40, batch_size=20)
+    config.sample.update({"shift": 2.0})
+    config.sample.guidance.scale = 2.0
+    return recipes.preset(config, arg, {"tiny": TINY})
