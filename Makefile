@@ -3,6 +3,7 @@
 #              (ACCELERATOR=cuda12, cuda13, tpu)
 #                                                                 make test-quick  the mathematics alone
 # make demo-text   a text-to-image model, trained from nothing: three quarters of an hour
+# make demo-video  a model of clips of moving drawings, trained from nothing, and measured by a judge
 # make bench   timings                                            make lint      ruff   make types   pyright
 # make gallery   docs/gallery, of the recipe digits, which it trains
 # make mutate  which small mistakes in the mathematics no test would see
@@ -17,6 +18,7 @@ RUN := $(VENV)/bin/python
 DEMO := runs/demo
 DIGITS := runs/digits
 TEXT := runs/text
+VIDEO := runs/video
 PEERS := .venv-peers
 PLAYGROUND := .venv-playground
 COMPILERS := .venv-accelerators
@@ -29,7 +31,7 @@ ifneq ($(filter-out $(ACCELERATORS),$(ACCELERATOR)),)
 $(error ACCELERATOR=$(ACCELERATOR) is not known. Valid: $(ACCELERATORS), or none for the CPU)
 endif
 
-.PHONY: setup demo gallery demo-text test test-all test-quick test-cluster test-peers fixtures bench accelerators-env playground-env lint types mutate
+.PHONY: setup demo gallery demo-text demo-video test test-all test-quick test-cluster test-peers fixtures bench accelerators-env playground-env lint types mutate
 .PHONY: site lock clean
 setup: $(COMPLETE)
 
@@ -43,7 +45,7 @@ $(COMPLETE): $(LOCK) pyproject.toml
 
 # Commands of minutes take huge pages and all memory arenas: two arenas, which keep the memory of a run of hours from
 # growing (diffusion/training/runtime/huge_pages.py), cost a fifth of the speed here.
-demo gallery: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+demo gallery demo-video: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: setup
 	$(RUN) -m diffusion train --config=digits:demo --workdir=$(DEMO)
 	$(RUN) -m diffusion sample --workdir=$(DEMO)
@@ -58,6 +60,10 @@ demo-text: setup
 	$(RUN) -m diffusion text_demo --config=text/shapes --workdir=$(TEXT)
 	$(RUN) -m diffusion sample --workdir=$(TEXT) --prompt="a red circle above a blue square" -n 4 --out=$(TEXT)
 	$(RUN) -m diffusion text_report --model=$(TEXT)/model --out=$(TEXT)/report
+
+demo-video: setup
+	$(RUN) -m diffusion video_demo --config=video/drawings --workdir=$(VIDEO)
+	$(RUN) -m diffusion video_demo --config=video/drawings --workdir=$(VIDEO) --prompt="a red star turns clockwise slowly"
 
 gallery: setup
 	$(RUN) -m diffusion train --config=digits --workdir=$(DIGITS)

@@ -7,6 +7,7 @@ from diffusion import public
 if TYPE_CHECKING:
     from diffusion.io import (
         array_pickles,
+        clips,
         content_credentials,
         failures,
         file_systems,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "array_pickles",
+    "clips",
     "content_credentials",
     "failures",
     "file_systems",

@@ -146,3 +146,51 @@ def test_the_source_gives_small_clips_and_refuses_what_it_has_not():
             sources.moving_drawings(**options)
     with pytest.raises(ValueError, match=r"frames = 7\. Valid: at least 8"):
         motions.example("train", 0, 7)
+
+
+def test_clips_of_one_shape_begin_at_any_angle_and_longer_ones_go_on():
+    setting = motions.Setting(two=0.0, radii=(7.6, 8.2), tilted=True)
+    made = {}
+    for number in range(60):
+        clip = motions.example("train", number, 8, setting=setting)
+        assert len(clip.movers) == 1 and 7.6 <= clip.movers[0].radius <= 8.2
+        made.setdefault(clip.movers[0].motion, []).append((number, clip))
+    assert set(made) == set(motions.MOTIONS)
+    assert len({round(clip.movers[0].turns[0], 3) for _, clip in made["turns"]}) == len(made["turns"])
+    for motion, examples in made.items():
+        number, clip = examples[0]
+        longer = motions.example("train", number, 32, setting=setting._replace(span=8))
+        assert longer.caption == clip.caption
+        mover = longer.movers[0]
+        np.testing.assert_allclose(mover.places[:8], clip.movers[0].places, atol=1e-9)
+        np.testing.assert_array_equal(longer.frames[:8], clip.frames)
+        if motion == "turns":
+            steps = np.diff(mover.turns)
+            np.testing.assert_allclose(steps, steps[0])
+        if motion in ("moves", "hides"):
+            np.testing.assert_array_equal(mover.places[8:], np.broadcast_to(mover.places[7], (24, 2)))
+        if motion == "bounces":  # 3 of 4 parts of the way are still to come
+            assert np.abs(np.diff(mover.places[8:], axis=0)).sum() > np.abs(np.diff(mover.places[:8], axis=0)).sum()
+
+
+def test_words_and_what_they_say():
+    caption = "a red star turns clockwise slowly"
+    found = motions.words(caption)
+    assert found.dtype == np.float32 and found.sum() == 5 and found.shape == (len(motions.WORDS),)
+    assert {word for word, there in zip(motions.WORDS, found) if there} == set(caption.split()) - {"a"}
+    stated = {"colour": "red", "shape": "star", "motion": "turns", "direction": "clockwise", "speed": "slowly"}
+    assert motions.said(caption) == stated
+    assert motions.said("a moon passes left behind a bar") == {"shape": "moon", "motion": "hides", "direction": "left"}
+    with pytest.raises(ValueError, match=r"the word 'jumps' is not known\. Valid: red, "):
+        motions.words("a red star jumps")
+    with pytest.raises(ValueError, match="two values of its colour: red, blue"):
+        motions.said("a red blue star")
+
+
+def test_the_source_of_one_shape_has_words_for_its_condition():
+    source = sources.moving_drawings("train", frames=8, side=32, number=3, radii=(7.6, 8.2), alone=True)
+    record = source[2]
+    np.testing.assert_array_equal(record["condition"]["vector"], motions.words(record["caption"]))
+    assert "label" not in record and source.spec.num_classes == 0
+    with pytest.raises(ValueError, match=r"radii = \(2, 3\)\. Valid: two numbers from 4 to 9"):
+        sources.moving_drawings(radii=(2, 3))

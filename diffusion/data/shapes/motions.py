@@ -13,7 +13,7 @@ A clip has one shape, or two, each in its half of the picture. Pairs of a shape 
 and a shape that `scenes` withholds, stand in no clip of training; those of the split "withheld" have one.
 """
 
-__all__ = ["MOTIONS", "WORDS", "Clip", "Mover", "Setting", "draw", "example", "frames_of", "said", "words"]
+__all__ = ["MOTIONS", "WORDS", "Clip", "Mover", "Setting", "draw", "example", "frames_of", "said", "shrunk", "words"]
 
 import math
 from typing import NamedTuple
@@ -178,10 +178,25 @@ def frames_of(movers: tuple[Mover, ...], lot: Lot) -> np.ndarray:
     return np.clip(np.round(canvases), 0, 255).astype(np.uint8)
 
 
+def shrunk(frames: np.ndarray, side: int) -> np.ndarray:
+    """Frames of 64 x 64 pixels as smaller ones, uint8 [F, side, side, 3], whose pixels are means.
+
+    Raises:
+        ValueError: for a side that does not divide 64.
+    """
+    if side < 1 or SIDE % side:
+        raise ValueError(f"side = {side}. Valid: a divisor of {SIDE}")
+    means = frames.reshape(len(frames), side, SIDE // side, side, SIDE // side, 3).mean(axis=(2, 4))
+    return np.round(means).astype(np.uint8)
+
+
 def _path(
     lot: Lot, clock: np.ndarray, look: str, motion: str, direction: str, speed: str, radius: float, row: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(places [F, 2], turns [F]) of a shape, `look`, at times of which 1 ends the way; `row` is the y of one of two shapes."""
+    """(places [F, 2], turns [F]) of a shape, `look`, at times of which 1 ends the way.
+
+    `row` is the y of one of two shapes.
+    """
     margin = REACH * radius + 1
     low, high = margin, SIDE - margin
     frames = len(clock)

@@ -7,6 +7,7 @@
 - `sequences`: any Python sequence of records; `iterated`: any iterable; `of_python`: which of them it is, and
   Hugging Face's datasets. `stream_values`: what an iterable yields.
 - `spiral_points`: points in the plane, made here; `sound_clips`: notes of instruments, made here, and WAV files.
+- `clip_files`: films (GIF, MP4, WebM) and folders of numbered pictures.
 - `solid_records`: solids in space, made here; `mesh_records`: a folder of meshes.
 - `series`: series of which a part is given, of a Gaussian process or of one's own files.
 - `file_streams`: tar shards and Parquet from their beginning to their end.
@@ -26,6 +27,7 @@ from diffusion import public
 if TYPE_CHECKING:
     from diffusion.data.sources import (
         array_files,
+        clip_files,
         columns,
         combined,
         combined_streams,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
         tfds_records,
     )
     from diffusion.data.sources.array_files import arrays
+    from diffusion.data.sources.clip_files import clip_folder
     from diffusion.data.sources.combined import filtered, mixture
     from diffusion.data.sources.controlled_pictures import controlled, painted
     from diffusion.data.sources.file_streams import parquet_stream, tar_stream
@@ -83,6 +86,8 @@ __all__ = [
     "array_records",
     "arrays",
     "class_folders",
+    "clip_files",
+    "clip_folder",
     "column",
     "columns",
     "combined",
@@ -144,6 +149,7 @@ public.declare(
     __name__,
     {
         "array_files": ("arrays",),
+        "clip_files": ("clip_folder",),
         "combined": ("filtered", "mixture"),
         "controlled_pictures": ("controlled", "painted"),
         "made_drawings": ("arranged_drawings", "drawings", "moving_drawings"),

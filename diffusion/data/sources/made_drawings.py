@@ -6,8 +6,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from diffusion.data.sources.sequences import Records
 
 SEED = 2028  # of `drawings`; that of the dataset is another
@@ -125,7 +123,7 @@ def moving_drawings(
     Raises:
         ValueError: for another split, too few frames, another side, radii that do not fit, or a number below 1.
     """
-    from diffusion.data.shapes import drawing, motions
+    from diffusion.data.shapes import motions
 
     low, high = radii
     if not 4 <= low <= high <= 9:
@@ -134,15 +132,11 @@ def moving_drawings(
     if alone:
         setting = setting._replace(two=0.0, tilted=True)
 
-    if side < 1 or drawing.SIDE % side:
-        raise ValueError(f"side = {side}. Valid: a divisor of {drawing.SIDE}")
-    factor = drawing.SIDE // side
     kinds = tuple(motions.MOTIONS)
 
     def make(row: int) -> dict[str, Any]:
         clip = motions.example(split, row, frames, setting=setting)
-        means = clip.frames.reshape(frames, side, factor, side, factor, 3).mean(axis=(2, 4))
-        record = {"image": np.round(means).astype(np.uint8), "caption": clip.caption}
+        record = {"image": motions.shrunk(clip.frames, side), "caption": clip.caption}
         if alone:
             return {**record, "condition": {"vector": motions.words(clip.caption)}}
         return {**record, "label": kinds.index(clip.movers[0].motion)}

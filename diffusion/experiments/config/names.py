@@ -374,6 +374,7 @@ SOURCES = _table(
     sources.series_windows,
     sources.instruments,
     sources.wav_folder,
+    sources.clip_folder,
     sources.solid_points,
     sources.solid_distances,
     sources.mesh_clouds,

@@ -1,20 +1,19 @@
 """Pictures of clips: some beside each other, as one animation, and their frames in rows."""
 
-__all__ = ["draw", "is_clip"]
+__all__ = ["beside", "draw", "is_clip"]
 
-import io
 import pathlib
 
 import numpy as np
 
 from diffusion.experiments.evaluation import plots
-from diffusion.io import files
+from diffusion.io import clips as clip_files
 
 ROWS = 8  # clips in the picture of frames
 COLUMNS = 8  # of the animation, and frames of a row
 MOST = 40  # clips of the animation
 SIDE = 64  # pixels that a frame has at least
-MILLISECONDS = 100  # of a frame
+RATE = 10.0  # frames a second
 
 
 def is_clip(shape: object, dtype: str) -> bool:
@@ -33,8 +32,6 @@ def draw(clips: np.ndarray, labels: np.ndarray, out: pathlib.Path) -> list[pathl
     Returns:
         What was written.
     """
-    from PIL import Image
-
     order = np.argsort(_turn(labels), kind="stable")
     frames = plots.paper(clips[order[:MOST]])
     factor = max(1, SIDE // max(frames.shape[2:4]))
@@ -43,17 +40,17 @@ def draw(clips: np.ndarray, labels: np.ndarray, out: pathlib.Path) -> list[pathl
     names = [str(labels[i]) for i in order[:ROWS]]
     plots.mosaic([frames[:ROWS, some]], names, [[f"frame {i + 1}" for i in some]], out / "samples.png")
 
-    columns = min(COLUMNS, len(frames))
-    empty = np.full((-len(frames) % columns, *frames.shape[1:]), 255, np.uint8)
-    grid = np.concatenate([frames, empty]).reshape(-1, columns, *frames.shape[1:])
-    grid = np.pad(grid, [(0, 0)] * 3 + [(2, 2), (2, 2), (0, 0)], constant_values=255)
-    grid = grid.transpose(2, 0, 3, 1, 4, 5).reshape(frames.shape[1], -1, columns * grid.shape[4], 3)
-    pictures = [Image.fromarray(frame) for frame in grid]
-    buffer = io.BytesIO()
-    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0)
-    with files.whole(out / "samples.gif") as file:
-        file.write(buffer.getvalue())
+    clip_files.write_gif(out / "samples.gif", beside(frames), RATE)
     return [out / "samples.gif", out / "samples.png"]
+
+
+def beside(clips: np.ndarray) -> np.ndarray:
+    """The frames of an animation of clips, uint8 [N, F, H, W, 3], in rows of eight: uint8 [F, rows, columns, 3]."""
+    columns = min(COLUMNS, len(clips))
+    empty = np.full((-len(clips) % columns, *clips.shape[1:]), 255, np.uint8)
+    grid = np.concatenate([clips, empty]).reshape(-1, columns, *clips.shape[1:])
+    grid = np.pad(grid, [(0, 0)] * 3 + [(2, 2), (2, 2), (0, 0)], constant_values=255)
+    return grid.transpose(2, 0, 3, 1, 4, 5).reshape(clips.shape[1], -1, columns * grid.shape[4], 3)
 
 
 def _turn(labels: np.ndarray) -> np.ndarray:

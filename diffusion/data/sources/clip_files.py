@@ -1,0 +1,175 @@
+"""Clips of a folder of films (GIF, MP4, WebM ...) and of folders of numbered pictures, decoded when asked for.
+
+    FOLDER/dog.mp4  FOLDER/dog.txt  FOLDER/cat/0001.png  FOLDER/cat/0002.png ...  FOLDER/cat.txt
+
+The text beside a film or folder is its caption; either all have one or none has.
+"""
+
+__all__ = ["clip_folder"]
+
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diffusion.data.sources import splits, table_records
+from diffusion.io import clips, limits, pictures
+
+FILMS = (".gif", ".mp4", ".webm", ".mkv", ".mov", ".avi")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+NUMBER = re.compile(r"(\d+)$")  # at the end of a picture's stem
+
+
+def clip_folder(
+    path: str, split: str = "train", *, frames: int, side: int, rate: float = 8.0, stored_rate: float = 0.0
+) -> table_records.Records:
+    """Opens the films of a folder, and its folders of numbered pictures, as clips of one size and rate.
+
+    A record is {"image": uint8 [F, side, side, 3]} and, with texts, its caption. A film of a higher rate is thinned:
+    frame i is the one shown at i / rate seconds. A longer one is several clips; what remains at its end is left out. Of
+    pictures that are no squares the middle is taken, and larger ones are reduced.
+
+    Args:
+        path: of the folder, or of one film.
+        split: all of it is "train"; a part as `splits.parse` reads it.
+        frames: F of a clip.
+        side: of a clip's frames, in pixels.
+        rate: frames a second of a clip.
+        stored_rate: that of folders of pictures, which do not say it; 0 for `rate`.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: for one without clips, and a clip that does not fit: its name, what it is, and what is valid.
+        limits.Refused: for clips that are larger than the memory.
+    """
+    if frames < 1 or side < 1 or not rate > 0 or stored_rate < 0:
+        raise ValueError(
+            f"frames = {frames} and side = {side} must be at least 1, rate = {rate} positive and stored_rate = "
+            f"{stored_rate} 0 or positive"
+        )
+    limits.fits(f"a clip of {frames} frames of {side} x {side} pixels", 4 * frames * side * side * 3)  # as float32
+    table = _Films(path, split, frames, side, rate, stored_rate or rate)
+    return table_records.Records(table, split, x="x", caption="caption" if "caption" in table.columns else "")
+
+
+class _Films:
+    """The clips as a table; what files say of themselves is read at once, so that a mistake is found before a run."""
+
+    def __init__(self, path: str, split: str, frames: int, side: int, rate: float, stored_rate: float):
+        whole = pathlib.Path(path).expanduser()
+        if not whole.exists():
+            raise FileNotFoundError(f"{whole}: there is no such file or folder.")
+        base = splits.parse(split).base
+        if base != "train":
+            raise ValueError(f"{whole} has no split {base!r}: all of it is 'train'. Valid: a part, e.g. 'train[:90%]'")
+        self.where, self.name = str(whole), whole.name
+        self._frames, self._side = frames, side
+        self._films = _found(whole)
+        if not self._films:
+            raise ValueError(f"{whole} holds no films ({', '.join(FILMS)}) and no folders of numbered pictures.")
+        self._clips: list[tuple[int, np.ndarray]] = []
+        for number, film in enumerate(self._films):
+            self._clips += [(number, rows) for rows in _windows(film, frames, side, rate, stored_rate)]
+        texts = [film.with_suffix(".txt") for film in self._films]
+        there = [text.is_file() for text in texts]
+        if any(there) and not all(there):
+            raise ValueError(f"{texts[there.index(False)]} is missing: either all clips have a caption or none has.")
+        self._texts = [limits.read_text(text).strip() for text in texts] if all(there) else []
+        self.columns = ("x", "caption") if self._texts else ("x",)
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        value = lambda row, name: self._clip(row) if name == "x" else self._texts[self._clips[row][0]]
+        return [{name: value(row, name) for name in columns} for row in rows]
+
+    def place(self, row: int) -> str:
+        number, frames = self._clips[row]
+        return f"{self._films[number]}, from frame {frames[0]}"
+
+    def column(self, name: str) -> Sequence[Any]:
+        return [self._texts[number] for number, _ in self._clips]
+
+    def stamp(self) -> Any:
+        return table_records.stamp_of([file for film in self._films for file in _files_of(film)])
+
+    def _clip(self, row: int) -> np.ndarray:
+        number, rows = self._clips[row]
+        film = self._films[number]
+        if film.is_dir():
+            files = _files_of(film)
+            frames = (np.asarray(pictures.opened(files[each]).convert("RGB")) for each in rows)
+        else:
+            frames = iter(clips.read(film, rows))
+        return np.stack([_square(frame, self._side) for frame in frames])
+
+
+def _found(whole: pathlib.Path) -> list[pathlib.Path]:
+    """Films, and folders that hold numbered pictures, by name."""
+    if whole.is_file():
+        return [whole]
+    inside = sorted(whole.rglob("*"))
+    films = [file for file in inside if file.suffix.lower() in FILMS and file.is_file()]
+    folders = {file.parent for file in inside if file.suffix.lower() in PICTURES and NUMBER.search(file.stem)}
+    return sorted([*films, *folders])
+
+
+def _files_of(film: pathlib.Path) -> list[pathlib.Path]:
+    """The pictures of a folder in the order of their numbers; a film is its own file."""
+    if film.is_file():
+        return [film]
+    numbered = [file for file in film.iterdir() if file.suffix.lower() in PICTURES and NUMBER.search(file.stem)]
+    return sorted(numbered, key=_number)
+
+
+def _number(file: pathlib.Path) -> int:
+    found = NUMBER.search(file.stem)
+    assert found is not None  # of those that `_files_of` has chosen
+    return int(found[1])
+
+
+def _windows(film: pathlib.Path, frames: int, side: int, rate: float, stored_rate: float) -> list[np.ndarray]:
+    """The numbers of the frames of each clip of a film.
+
+    Raises:
+        ValueError: for a film of a lower rate, smaller pictures, too few frames, or a folder in which one is missing.
+    """
+    if film.is_dir():
+        files = _files_of(film)
+        numbers = [_number(file) for file in files]
+        if gaps := sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)):
+            raise ValueError(f"{film} lacks frame {gaps[0]}: its pictures are numbered {numbers[0]} to {numbers[-1]}")
+        width, height = pictures.opened(files[0]).size
+        about = clips.About(len(files), height, width, stored_rate)
+    else:
+        about = clips.about(film)
+    if about.rate < rate * (1 - 1e-3):
+        raise ValueError(
+            f"{film} has {about.rate:g} frames a second, fewer than rate = {rate:g}. Valid: at most as many"
+        )
+    if min(about.height, about.width) < side:
+        raise ValueError(
+            f"{film} has {about.height} x {about.width} pixels, fewer than side = {side}. Valid: a smaller side, or "
+            "larger films"
+        )
+    step = about.rate / rate
+    shown = np.floor(np.arange(int(np.ceil(about.frames / step - 1e-6))) * step + 1e-6).astype(int)
+    if len(shown) < frames:
+        raise ValueError(
+            f"{film} has {about.frames} frames at {about.rate:g} a second, which are {len(shown)} at rate = {rate:g}, "
+            f"fewer than frames = {frames}. Valid: take it away, or choose fewer frames"
+        )
+    return [shown[i : i + frames] for i in range(0, len(shown) - frames + 1, frames)]
+
+
+def _square(frame: np.ndarray, side: int) -> np.ndarray:
+    """The middle square of a picture, uint8 [side, side, 3]."""
+    height, width = frame.shape[:2]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    middle = Image.fromarray(frame[top : top + short, left : left + short])
+    return np.asarray(middle.resize((side, side), Image.Resampling.BOX))

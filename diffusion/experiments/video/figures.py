@@ -1,0 +1,161 @@
+"""Figures of a model of moving drawings: whether clips show what is asked, keep it, and move as real ones do.
+
+Each part is measured on made clips and, by the same functions, on real clips of the same captions, whose figures are
+the floor of the measurement.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion.data.shapes import motions
+from diffusion.data.shapes.motions import Clip
+from diffusion.experiments.video import judge
+from diffusion.experiments.video.judge import Judge
+from diffusion.metrics import bootstrap, clip_reader, frechet, moving_objects, neighbours
+
+Make = Callable[..., np.ndarray]
+SEEDS = {"test": 0, "withheld": 10_000, "picture": 20_000, "longer": 30_000}
+KNOWN = 4  # frames from which a clip is extended, and a window goes on
+TIMES = 4  # as long is an extended clip
+ENDLESS = ("bounces", "turns")  # what moves or hides would leave the picture
+
+
+def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: int = 0) -> dict[str, Any]:
+    """Everything that is measured on clips of captions.
+
+    Args:
+        networks: the judge.
+        clips: uint8 [N, F, 32, 32, 3].
+        truth: real clips of the same captions.
+        known: frames of each clip that are not the model's; they count in no share of frames.
+    """
+    captions = [clip.caption for clip in truth]
+    shown = judge.seen(networks, clips)
+    found = moving_objects.tracks(clips)
+    complete = judge.whole(found)
+    kind = np.array([motions.said(caption)["motion"] for caption in captions])
+    figures: dict[str, Any] = {"asked": judge.score(judge.verdicts(captions, shown))}
+    own = slice(known, None)
+    seen = found.area[:, own] >= moving_objects.LEAST
+    figures["count"] = bootstrap.share(list((found.count[:, own] == 1)[seen])) if seen.any() else None
+    figures["identity"] = bootstrap.share(_constant(judge.frames_read(networks, clips), complete))
+    figures["size_drift"] = _median(moving_objects.size_drift(found, complete))
+    figures["colour_drift"] = _median(moving_objects.colour_drift(found, complete))
+    figures["flicker"] = float(moving_objects.flicker(clips[:, max(0, known - 1) :]).mean())
+    figures["motion"] = _motion(found, complete, kind, captions)
+    if (kind == "hides").any() and clips.shape[1] == judge.FRAMES:
+        figures["permanence"] = bootstrap.share(list(moving_objects.returns(found)[kind == "hides"]))
+    return figures
+
+
+def _constant(read: dict[str, np.ndarray], complete: np.ndarray) -> list[bool]:
+    """Whether colour and shape are the same in all frames that show the whole of a thing."""
+    same = lambda classes, rows: len(set(classes[rows])) == 1
+    return [all(same(classes[i], rows) for classes in read.values()) for i, rows in enumerate(complete)]
+
+
+def _motion(found, complete: np.ndarray, kind: np.ndarray, captions: Sequence[str]) -> dict[str, Any]:
+    """How even motion is, and how near its speed to the one that is asked; pixels of 32, per frame."""
+    places = np.where(complete[..., None], found.centre, np.nan)
+    figures: dict[str, Any] = {}
+    straight = np.isin(kind, ("moves", "hides"))
+    if straight.any():
+        figures["line_error"] = _median(moving_objects.line_error(places)[straight])
+    moves = kind == "moves"
+    if moves.any():
+        speed = np.linalg.norm(moving_objects.velocity(places), axis=-1)[moves]
+        scale = judge.SIDE / motions.SIDE / (judge.FRAMES - 1)
+        stated = [motions.said(caption)["speed"] for caption, is_moving in zip(captions, moves) if is_moving]
+        ranges = scale * np.array([motions.SPEEDS[word] for word in stated])
+        off = np.maximum(np.maximum(ranges[:, 0] - speed, speed - ranges[:, 1]), 0) / ranges.mean(1)
+        figures["speed_error"] = float(np.nanmean(np.where(np.isnan(off), 1.0, off)))
+    if (kind == "bounces").any():
+        steps = moving_objects.speeds(found.centre)[kind == "bounces"]
+        figures["bounce_unevenness"] = _median(_ratio(np.nanstd, steps))
+    return figures
+
+
+def _ratio(spread: Any, steps: np.ndarray) -> np.ndarray:
+    """The spread of steps over their mean; NaN for clips without any."""
+    sound = ~np.isnan(steps).all(1)
+    return np.array([spread(row) / max(np.nanmean(row), 1e-9) for row in steps[sound]])
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
+
+
+def distances(networks: Judge, clips: np.ndarray, real: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    """The Frechet video distance in the judge's space of clips to real ones, beside the floor, that of `others`.
+
+    FD = |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)),   of the last hidden layer of the judge's network of clips
+
+    It is no FVD, whose space is I3D's; sets of equal size are compared, since the distance of small sets is biased.
+    """
+
+    def of(rows: np.ndarray) -> frechet.Moments:
+        seen = clip_reader.features(networks.clips, *judge.looked_at(rows)).astype(np.float64)
+        return frechet.update(frechet.init(seen.shape[1]), seen)
+
+    reference = of(real)
+    number = min(len(clips), len(others))
+    noise = np.random.default_rng(0).integers(0, 256, clips[:number].shape, np.uint8)
+    return {
+        "distance": float(frechet.frechet_distance(of(clips[:number]), reference)),
+        "floor": float(frechet.frechet_distance(of(others[:number]), reference)),
+        "noise": float(frechet.frechet_distance(of(noise), reference)),
+        "clips": number,
+    }
+
+
+def text_to_video(
+    networks: Judge, make: Make, split: str, number: int
+) -> tuple[dict[str, Any], np.ndarray, list[Clip]]:
+    """Figures of clips made of a split's captions, with those of its real clips: (figures, clips, truth)."""
+    real, truth = judge.real(split, range(number))
+    clips = make([clip.caption for clip in truth], range(SEEDS[split], SEEDS[split] + number))
+    return {"made": measured(networks, clips, truth), "real": measured(networks, real, truth)}, clips, truth
+
+
+def image_to_video(networks: Judge, make: Make, number: int) -> tuple[dict[str, Any], np.ndarray, list[Clip]]:
+    """The same of clips that go on from the first frame of real ones."""
+    rows = range(1_000, 1_000 + number)
+    real, truth = judge.real("test", rows)
+    seeds = range(SEEDS["picture"], SEEDS["picture"] + number)
+    clips = make([clip.caption for clip in truth], seeds, real[:, :1])
+    return {"made": measured(networks, clips, truth, 1), "real": measured(networks, real, truth, 1)}, clips, truth
+
+
+def extension(networks: Judge, make: Make, number: int) -> tuple[dict[str, Any], np.ndarray, list[Clip]]:
+    """The same of clips of four times the length, made by windows from the first four frames of real ones.
+
+    Only motions without an end are asked. "speed_kept" is the median over clips of |v - v_0| / v_0, with the mean step
+    of the last 8 frames of a clip that bounces, and that of its real continuation.
+    """
+    frames = TIMES * judge.FRAMES
+    chosen: list[tuple[np.ndarray, Clip]] = []
+    row = 2_000
+    while len(chosen) < number:
+        made = judge.example("test", row, frames=frames)
+        if made[1].movers[0].motion in ENDLESS:
+            chosen.append(made)
+        row += 1
+    real, truth = np.stack([clip for clip, _ in chosen]), [about for _, about in chosen]
+    seeds = range(SEEDS["longer"], SEEDS["longer"] + number)
+    clips = make([clip.caption for clip in truth], seeds, real[:, :KNOWN], frames)
+    figures = {"made": measured(networks, clips, truth, KNOWN), "real": measured(networks, real, truth, KNOWN)}
+    bouncing = np.array([clip.movers[0].motion == "bounces" for clip in truth])
+    if bouncing.any():
+        step = lambda some: np.nanmean(moving_objects.speeds(moving_objects.tracks(some[bouncing]).centre)[:, -7:], 1)
+        with np.errstate(invalid="ignore"):
+            off = np.abs(step(clips) / step(real) - 1)
+        figures["made"]["speed_kept"] = float(np.median(np.where(np.isnan(off), 1.0, off)))
+    return figures, clips, truth
+
+
+def copies(clips: np.ndarray, train: np.ndarray) -> dict[str, Any]:
+    """Copies of training clips, beside real clips of the test split: `neighbours.copying`."""
+    held_out, _ = judge.real("test", range(5_000, 5_000 + len(clips)))
+    return neighbours.copying(clips, held_out, train)

@@ -1,0 +1,153 @@
+"""What clips of one moving shape show, by networks that were trained apart from every model of videos.
+
+Places, areas and speeds are measured by arithmetic (`metrics.moving_objects`). One network reads colour and shape in
+the part of a frame around its place (`metrics.attribute_reader`), one motion, direction and speed in these parts of all
+frames and in the places (`metrics.clip_reader`). They learn from clips of their own seed, withheld combinations among
+them.
+"""
+
+import hashlib
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.data.shapes import motions, scenes
+from diffusion.data.shapes.motions import Clip, Setting
+from diffusion.metrics import attribute_reader, bootstrap, clip_reader, moving_objects
+from diffusion.metrics.attribute_reader import Reader
+from diffusion.training.runtime import progress
+
+SEED = 7_002  # of its clips; that of the data is another
+CLIPS = 3_000  # it learns from; each eighth has a withheld combination
+FRAME_STEPS, CLIP_STEPS = 1_000, 800
+FRAMES, SIDE = 8, 32
+PART = 16  # pixels of the part of a frame that is read
+SETTING = Setting(two=0.0, radii=(7.6, 8.2), tilted=True)
+OF_FRAMES = {"colour": scenes.COLOURS, "shape": scenes.SHAPES}
+OF_CLIPS = {
+    "motion": tuple(motions.MOTIONS),
+    "direction": ("", *motions.DIRECTIONS, "clockwise", "counterclockwise"),
+    "speed": ("", *motions.SPEEDS),
+}
+ATTRIBUTES = (*OF_FRAMES, *OF_CLIPS)
+WHOLE = 0.9  # of the largest area in a clip, from which on a frame shows the whole of a thing
+
+
+class Judge(NamedTuple):
+    """The two networks."""
+
+    frames: Reader
+    clips: Reader
+
+
+def example(split: str, number: int, seed: int = motions.SEED, frames: int = FRAMES) -> tuple[np.ndarray, Clip]:
+    """A real clip in the size of the recipe, uint8 [F, 32, 32, 3], and its truth; longer ones go on at their speed."""
+    clip = motions.example(split, number, frames, seed, SETTING._replace(span=FRAMES))
+    return motions.shrunk(clip.frames, SIDE), clip
+
+
+def real(split: str, numbers: Sequence[int], seed: int = motions.SEED) -> tuple[np.ndarray, list[Clip]]:
+    """Real clips, uint8 [N, 8, 32, 32, 3], and their truth."""
+    made = [example(split, number, seed) for number in numbers]
+    return np.stack([frames for frames, _ in made]), [clip for _, clip in made]
+
+
+def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[int, int] = (FRAME_STEPS, CLIP_STEPS)):
+    """The judge, from a folder (by default the library's cache), or trained now (minutes): a `Judge`."""
+    files = [pathlib.Path(module.__file__).read_bytes() for module in (attribute_reader, clip_reader)]
+    some = [example(split, i, SEED)[0].tobytes() for split in motions.STREAMS for i in range(8)]  # which stand for all
+    about = repr((SEED, clips, steps, OF_FRAMES, OF_CLIPS))
+    name = hashlib.sha256(b"".join(files + some) + about.encode()).hexdigest()[:32]
+    learned: list[tuple[np.ndarray, list[Clip]]] = []
+
+    def lessons() -> tuple[np.ndarray, list[Clip]]:
+        if not learned:
+            some = [example("train" if i % 8 else "withheld", i, SEED) for i in range(clips)]
+            learned.append((np.stack([frames for frames, _ in some]), [clip for _, clip in some]))
+        return learned[0]
+
+    def of_frames() -> Reader:
+        images, truth = lessons()
+        seen = np.stack([clip.seen[:, 0] for clip in truth]) > WHOLE
+        label = lambda values, entry: np.array([values.index(getattr(clip.movers[0], entry)) for clip in truth])
+        labels = {name: np.repeat(label(values, name)[:, None], FRAMES, 1)[seen] for name, values in OF_FRAMES.items()}
+        parts, _ = looked_at(images)
+        with progress.bar("training the judge of frames", steps[0], "steps") as advance:
+            return attribute_reader.train(parts[seen], labels, steps=steps[0], progress=lambda step, _: advance(step))
+
+    def of_clips() -> Reader:
+        images, truth = lessons()
+        label = lambda values, entry: np.array([values.index(getattr(clip.movers[0], entry)) for clip in truth])
+        labels = {name: label(values, name) for name, values in OF_CLIPS.items()}
+        with progress.bar("training the judge of clips", steps[1], "steps") as advance:
+            return clip_reader.train(*looked_at(images), labels, steps=steps[1], progress=lambda step, _: advance(step))
+
+    return Judge(
+        attribute_reader.cached(f"video-frames-{name}", of_frames, folder),
+        attribute_reader.cached(f"video-clips-{name}", of_clips, folder),
+    )
+
+
+def looked_at(clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the networks see of clips: the parts around the thing, uint8 [N, F, 16, 16, 3], and where it is, [N, 3 F].
+
+    Of each frame that is (x, y) from the middle and the area, of about unit variance, zeros where nothing is seen.
+    """
+    found = moving_objects.tracks(clips)
+    places = np.nan_to_num((found.centre - SIDE / 2) / (SIDE / 4))
+    numbers = np.concatenate([places, found.area[..., None] / PART**1.5], axis=-1)
+    parts = moving_objects.around(clips, found.centre, PART)
+    return parts, numbers.reshape(len(clips), -1).astype(np.float32)
+
+
+def whole(found: moving_objects.Tracks) -> np.ndarray:
+    """Which frames show a thing in full, Bool [N, F]: those with nine tenths of its largest area in the clip."""
+    most = found.area.max(1, keepdims=True)
+    return (found.area >= WHOLE * most) & (most >= moving_objects.LEAST)
+
+
+def frames_read(networks: Judge, clips: np.ndarray) -> dict[str, np.ndarray]:
+    """Colour and shape by frame, int64 [N, F] each."""
+    number, frames = clips.shape[:2]
+    parts, _ = looked_at(clips)
+    read = attribute_reader.read(networks.frames, parts.reshape(-1, *parts.shape[2:]))
+    return {name: classes.reshape(number, frames) for name, classes in read.items()}
+
+
+def seen(networks: Judge, clips: np.ndarray) -> list[dict[str, str]]:
+    """What clips show, by attribute: colour and shape of most frames that show the whole, "" where none does.
+
+    Args:
+        networks: the judge.
+        clips: uint8 [N, F, 32, 32, 3]; of longer ones the last 8 frames are read.
+    """
+    clips = clips[:, -FRAMES:]
+    by_frame = frames_read(networks, clips)
+    complete = whole(moving_objects.tracks(clips))
+    of_clips = clip_reader.read(networks.clips, *looked_at(clips))
+    shown = [{name: values[of_clips[name][i]] for name, values in OF_CLIPS.items()} for i in range(len(clips))]
+    for i, each in enumerate(shown):
+        for name, values in OF_FRAMES.items():
+            classes = by_frame[name][i][complete[i]]
+            each[name] = values[np.bincount(classes).argmax()] if len(classes) else ""
+    return shown
+
+
+def verdicts(captions: Sequence[str], shown: Sequence[dict[str, str]]) -> list[dict[str, bool]]:
+    """Which of the attributes that each caption states are shown."""
+    stated = [motions.said(caption) for caption in captions]
+    return [{name: value == each[name] for name, value in wanted.items()} for wanted, each in zip(stated, shown)]
+
+
+def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, dict]:
+    """Shares of what is right, with Wilson's 95 % intervals: of all attributes, whole clips, and each attribute."""
+    shares = {
+        "attributes": bootstrap.share([right for each in verdicts for right in each.values()]),
+        "clips": bootstrap.share([all(each.values()) for each in verdicts]),
+    }
+    for name in ATTRIBUTES:
+        if of_name := [each[name] for each in verdicts if name in each]:
+            shares[name] = bootstrap.share(of_name)
+    return shares

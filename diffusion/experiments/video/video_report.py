@@ -1,0 +1,96 @@
+"""The report of a model of moving drawings: its rows, each beside that of real clips, and as Markdown."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion.experiments.evaluation import report
+
+PARTS = {
+    "test": "clips of captions",
+    "withheld": "clips of withheld combinations",
+    "image_to_video": "from a first picture",
+    "extension": "four times the length",
+}
+SHARES = {"count": "one object, of frames that show any", "identity": "the same colour and shape in all frames"}
+NUMBERS = {
+    "size_drift": "drift of the size, of the size",
+    "colour_drift": "drift of the colour, of 255",
+    "flicker": "change where nothing moves, of 255",
+}
+MOTION = {
+    "line_error": "off the straight line, in pixels of 32",
+    "speed_error": "outside of the speed that is asked, of the speed",
+    "bounce_unevenness": "unevenness of the steps of what bounces",
+}
+HOW_TO_READ = (
+    "- **Asked**: of each clip the attributes that its caption states: colour, shape, motion, direction, speed. "
+    "Intervals are Wilson's, of 95 %.\n"
+    "- **Judge**: two networks trained apart from the model, on clips of their own seed. What they read in real clips "
+    "of the same captions bounds what a model can reach, and stands beside each figure, as do measurements of pixels.\n"
+    "- **Permanence**: of what passes behind a bar, the share that is hidden in a frame and comes out where its even "
+    "motion takes it, within one pixel.\n"
+    "- **Frechet distance**: in the judge's space of clips, which is not that of FVD.\n"
+    "- **Four times the length**: 32 frames by windows of 8 that see the last 4 of those before; the judge reads the "
+    "last 8. Only what bounces or turns is asked."
+)
+
+Row = tuple[str, str, str]
+"""What, its figure, the reference beside it."""
+
+
+def rows(found: Mapping[str, Any]) -> list[Row]:
+    """The figures as text, in the order in which they are measured."""
+    lines: list[Row] = []
+    for part, title in PARTS.items():
+        if part not in found:
+            continue
+        made, real = found[part]["made"], found[part]["real"]
+        for name, share in made["asked"].items():
+            beside = f"judge on real clips {real['asked'][name]['share']:.1%}"
+            what = {"attributes": "what is asked", "clips": "clips with all of it"}.get(name, name)
+            lines.append((f"{title}: {what}", report.percent(share), beside))
+        for name, what in SHARES.items():
+            if made[name] is not None:
+                lines.append((f"{title}: {what}", report.percent(made[name]), f"real {real[name]['share']:.1%}"))
+        if "permanence" in made:
+            share = made["permanence"]
+            lines.append((f"{title}: permanence", report.percent(share), f"real {real['permanence']['share']:.1%}"))
+        pairs = [(what, made[name], real[name]) for name, what in NUMBERS.items()]
+        pairs += [(what, made["motion"][name], real["motion"][name]) for name, what in MOTION.items()
+                  if name in made["motion"]]  # fmt: skip
+        lines += [(f"{title}: {what}", f"{value:.3g}", f"real {floor:.3g}") for what, value, floor in pairs]
+        if "speed_kept" in made:
+            lines.append((f"{title}: speed of what bounces, off the real one", f"{made['speed_kept']:.1%}", "median"))
+    if "distance" in found:
+        each = found["distance"]
+        beside = f"floor {each['floor']:.3g}; noise {each['noise']:.3g}; {each['clips']} clips"
+        lines.append(("Frechet distance of clips (in the judge's space)", f"{each['distance']:.3g}", beside))
+    if "copies" in found:
+        near = found["copies"]["share_below_held_out_percentile"]
+        exact = f"exact copies {found['copies']['samples']['exact_duplicates']}"
+        lines.append(
+            ("nearer to training clips than 1 % / 5 % of test clips", f"{near['1']:.1%} / {near['5']:.1%}", exact)
+        )
+    return lines
+
+
+def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
+    """The report as Markdown; animations that are in the folder are embedded by relative links."""
+    protocol = content["protocol"]
+    pictures = [f"## {title[0].upper()}{title[1:]}\n\n![{title}]({part}.gif)" for part, title in PARTS.items()
+                if (folder / f"{part}.gif").is_file()]  # fmt: skip
+    parts = [
+        f"# Video: {protocol['run']}",
+        f"Guidance {protocol['guidance']:g}, {protocol['steps']} steps; {protocol['training steps']} of training.",
+        report.table(
+            ("", "model", "beside"), ((what, f"**{v}**", beside) for what, v, beside in rows(content["figures"]))
+        ),
+        *pictures,
+        "## How to read the figures",
+        HOW_TO_READ,
+        "## Protocol",
+        report.table(("", ""), protocol.items()),
+        report.IN_FULL,
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,210 @@
+"""Trains a model of moving drawings, and measures clips of captions, of pictures, and longer ones, by a judge.
+
+    diffusion video_demo --config=video/drawings --workdir=runs/video
+    diffusion video_demo --config=video/drawings:tiny --workdir=runs/video_tiny --number=4
+    diffusion video_demo --config=video/drawings --workdir=runs/video --prompt="a red star turns clockwise slowly"
+
+    WORKDIR/denoiser    a run of diffusion train
+    WORKDIR/report      report.json, report.md, and the clips as GIF (and MP4, where PyAV is installed)
+    WORKDIR/clips       those of --prompt
+
+The same command goes on where it was stopped, or where --until=denoiser ended. A trained judge is kept in the library's
+cache.
+
+Exit status: as experiments.train.
+"""
+
+from absl import flags
+
+from diffusion.experiments.config import command_line
+
+if __name__ == "__main__":  # before the imports that take seconds
+    command_line.flag()
+    flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/video")
+    flags.DEFINE_enum("until", "report", ["denoiser", "report"], "the last stage")
+    flags.DEFINE_integer("number", 96, "clips of each kind of caption in the report", lower_bound=4)
+    flags.DEFINE_multi_string("prompt", [], "a caption whose clips are made in place of the report")
+    flags.DEFINE_integer("n", 4, "clips of each prompt", lower_bound=1)
+    flags.mark_flags_as_required(["config", "workdir"])
+    command_line.begin()
+
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion.data.shapes import motions
+from diffusion.experiments import train
+from diffusion.experiments.config import ConfigError, checks, fields
+from diffusion.experiments.config.differences import differences
+from diffusion.experiments.evaluation import clip_pictures, report
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import trained_run
+from diffusion.experiments.video import figures, judge, making, video_report
+from diffusion.io import clips as clip_files
+from diffusion.training.checkpointing import checkpoints
+
+RATE = 4.0  # frames a second of what is written
+SHOWN = 16  # clips in an animation
+ENLARGED = 3
+OTHERS = 512  # real clips that distances are taken to
+
+
+def run(
+    config: ConfigDict, folder: str | pathlib.Path, command: str = "the same command", until: str = "report",
+    number: int = 96,
+) -> int:  # fmt: skip
+    """Trains the denoiser and writes the report, as far as that is not done; returns the exit status.
+
+    Args:
+        config: of the recipe `video/drawings`.
+        folder: of all that is made.
+        command: how a user goes on, for messages.
+        until: "denoiser" or "report".
+        number: clips of each kind of caption in the report.
+
+    Raises:
+        ConfigError: for a mistake in the config, or data of another size than the judge reads. Others as `train.run`.
+    """
+    check(config)
+    folder = pathlib.Path(folder)
+    here = shlex.quote(str(folder))
+    began = time.monotonic()
+    say = lambda number, what: print(
+        f"== {number} of 2, after {(time.monotonic() - began) / 60:.1f} min: {what}", flush=True
+    )
+    say(1, f"the denoiser, diffusion train -> {here}/denoiser")
+    if not _finished(config, folder / "denoiser"):
+        if status := train.run(config, folder / "denoiser", command):
+            return status
+    if until == "denoiser":
+        return 0
+    say(2, f"what a judge sees in its clips -> {here}/report")
+    if not clip_files.has_library():
+        print(f"PyAV is not installed, so that clips are written as GIF alone: {clip_files.INSTALL}", flush=True)
+    content = measure(folder / "denoiser", folder / "report", number)
+    for row in video_report.rows(content["figures"]):
+        print(f"{row[0]:56} {row[1]:28} {row[2]}")
+    print(f"== done after {(time.monotonic() - began) / 60:.1f} min: {folder / 'report' / 'report.md'}", flush=True)
+    return 0
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses a config whose clips the judge does not read.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    fields.check(config)
+    source = config.data.source.to_dict()
+    wanted = {"frames": judge.FRAMES, "side": judge.SIDE, "alone": True, "radii": judge.SETTING.radii}
+    if source.get("name") != "moving_drawings":
+        raise ConfigError(
+            f"config.data.source.name = {source.get('name')!r}, and the judge reads moving_drawings. Train on other "
+            "clips by: diffusion train"
+        )
+    for name, value in wanted.items():
+        found = source.get(name)
+        found = tuple(found) if isinstance(found, (list, tuple)) else found
+        if found != value:
+            raise ConfigError(f"config.data.source.{name} = {found!r}, and the judge reads clips of {value!r}.")
+    checks.validate(config)
+
+
+def _finished(config: ConfigDict, folder: pathlib.Path) -> bool:
+    """Whether a run of this config has come to its end."""
+    if not (folder / "config.json").is_file() or checkpoints.latest(folder) != config.train.steps:
+        return False
+    if differences(workdir.read_config(folder), fields.absolute(config)):
+        return False
+    print(f"{folder} is finished: step {config.train.steps}", flush=True)
+    return True
+
+
+def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[str, Any]:
+    """Makes the clips of a report, measures and writes them; returns the content of report.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    networks = judge.judge()
+    run = trained_run.load(run_folder)
+    make = making.maker(run)
+    began = time.process_time()
+    found: dict[str, Any] = {}
+    made = {}
+    for split in ("test", "withheld"):
+        found[split], made[split], truth = figures.text_to_video(networks, make, split, number)
+        write(made[split], out / split, [clip.caption for clip in truth])
+    found["image_to_video"], clips, truth = figures.image_to_video(networks, make, number)
+    write(clips, out / "image_to_video", [clip.caption for clip in truth])
+    found["extension"], clips, truth = figures.extension(networks, make, max(4, number // 4))
+    write(clips, out / "extension", [clip.caption for clip in truth])
+    real, _ = judge.real("test", range(10_000, 10_000 + OTHERS))
+    others, _ = judge.real("test", range(20_000, 20_000 + number))
+    found["distance"] = figures.distances(networks, made["test"], real, others)
+    learned = np.stack([judge.example("train", row)[0] for row in range(int(run.config.data.source.number))])
+    found["copies"] = figures.copies(made["test"], learned)
+    protocol = {
+        "run": str(run_folder),
+        "sampler": run.config.sample.sampler.name,
+        "steps": run.config.sample.steps,
+        "guidance": run.config.sample.guidance.scale,
+        "training steps": checkpoints.latest(run_folder),
+        "clips": number,
+        "seeds": figures.SEEDS,
+        "judge": {"frames": networks.frames.digest, "clips": networks.clips.digest},
+        "seconds of CPU": round(time.process_time() - began),
+        **report.software(),
+    }
+    content = report.plain({"figures": found, "protocol": protocol})
+    report.write(out, content, video_report.markdown(content, out))
+    return content
+
+
+def write(clips: np.ndarray, path: pathlib.Path, captions: Sequence[str]) -> None:
+    """Writes the first clips as PATH.gif, with PyAV also as PATH.mp4, and their captions as PATH.txt."""
+    large = clips[:SHOWN].repeat(ENLARGED, 2).repeat(ENLARGED, 3)
+    frames = clip_pictures.beside(large)
+    clip_files.write_gif(path.with_suffix(".gif"), frames, RATE)
+    if clip_files.has_library():
+        even = np.pad(frames, [(0, 0), *((0, side % 2) for side in frames.shape[1:3]), (0, 0)], mode="edge")
+        clip_files.write_mp4(path.with_suffix(".mp4"), even, RATE)
+    workdir.write_text(path.with_suffix(".txt"), "".join(f"{caption}\n" for caption in captions[:SHOWN]))
+
+
+def sample(config: ConfigDict, folder: pathlib.Path, prompts: Sequence[str], number: int) -> list[pathlib.Path]:
+    """Makes clips of prompts, a file for each prompt.
+
+    Raises:
+        ConfigError: for a word that the model does not know, or a folder without a trained run.
+    """
+    try:
+        for prompt in prompts:
+            motions.said(prompt)
+    except ValueError as error:
+        raise ConfigError(f"--prompt: {error}") from error
+    make = making.maker(trained_run.load(folder / "denoiser"), batch_size=number)
+    (folder / "clips").mkdir(parents=True, exist_ok=True)
+    paths = []
+    for prompt in prompts:
+        path = folder / "clips" / prompt.replace(" ", "_")
+        write(make([prompt] * number, range(number)), path, [prompt] * number)
+        paths.append(path.with_suffix(".gif"))
+    return paths
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command line."""
+    values = flags.FLAGS
+    if values.prompt:
+        for path in sample(values.config, pathlib.Path(values.workdir), values.prompt, values.n):
+            print(path)
+        return
+    sys.exit(run(values.config, values.workdir, workdir.command("diffusion video_demo"), values.until, values.number))
+
+
+if __name__ == "__main__":
+    command_line.run(main, workdir.FAILURES, compiles=True)

@@ -1,0 +1,186 @@
+"""Clips of pictures as files: GIF by Pillow; MP4, WebM and others by PyAV (`pip install jax-diffusion[video]`)."""
+
+__all__ = ["About", "about", "has_library", "read", "write_gif", "write_mp4"]
+
+import io
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from diffusion.io import files, limits, pictures
+
+INSTALL = "pip install 'jax-diffusion[video]'"
+
+
+class About(NamedTuple):
+    """What a file of a clip says of itself.
+
+    Attributes:
+        frames: number of pictures.
+        height, width: in pixels.
+        rate: frames a second.
+    """
+
+    frames: int
+    height: int
+    width: int
+    rate: float
+
+
+def has_library() -> bool:
+    """Whether PyAV is installed, which all but GIF needs."""
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def about(path: str | os.PathLike) -> About:
+    """What a file says of itself; a film that does not say how many frames it has is counted by its packets.
+
+    Raises:
+        ValueError: if it is no sound clip, or PyAV is needed and not installed.
+        OSError: if it cannot be read.
+    """
+    file = pathlib.Path(path)
+    if file.suffix.lower() == ".gif":
+        with _gif(file) as picture:
+            try:
+                frames = getattr(picture, "n_frames", 1)
+            except pictures.DAMAGED as error:
+                raise ValueError(f"{file} is damaged or cut short: {error}") from error
+            duration = float(picture.info.get("duration", 100)) or 100.0
+            return About(frames, picture.height, picture.width, 1000.0 / duration)
+    with _film(file) as film:
+        stream = film.streams.video[0]
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        frames = stream.frames or sum(packet.size > 0 for packet in film.demux(stream))
+        return About(int(frames), int(stream.height), int(stream.width), rate)
+
+
+def read(path: str | os.PathLike, numbers: np.ndarray) -> np.ndarray:
+    """Some frames of a file, uint8 [K, H, W, 3]; no more of it than up to the last of them is decoded.
+
+    Args:
+        path: of the file.
+        numbers: int [K], increasing, of the frames.
+
+    Raises:
+        ValueError: as `about`, or if the file ends before these frames.
+        limits.Refused: for more frames than the memory holds.
+    """
+    file = pathlib.Path(path)
+    wanted = {int(number) for number in numbers}
+    size = about(file)
+    limits.fits(str(file), limits.array_bytes(str(file), (len(wanted), size.height, size.width, 3), 1))
+    found: dict[int, np.ndarray] = {}
+    try:
+        if file.suffix.lower() == ".gif":
+            with _gif(file) as picture:
+                for number in sorted(wanted):
+                    picture.seek(number)
+                    found[number] = np.asarray(picture.convert("RGB"))
+        else:
+            with _film(file) as film:
+                for number, frame in enumerate(film.decode(video=0)):
+                    if number in wanted:
+                        found[number] = frame.to_ndarray(format="rgb24")
+                    if number >= max(wanted):
+                        break
+    except (*pictures.DAMAGED, *_errors()) as error:
+        raise ValueError(f"{file} is damaged or cut short after frame {max(found, default=-1) + 1}: {error}") from error
+    if missing := sorted(wanted - set(found)):
+        raise ValueError(
+            f"{file} is cut short: it has {size.frames} frames by its header, and frame {missing[0]} is gone"
+        )
+    return np.stack([found[int(number)] for number in numbers])
+
+
+def write_gif(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
+    """Writes an animation that repeats, whole or not at all.
+
+    Args:
+        path: of the file.
+        frames: uint8 [F, H, W, 3].
+        rate: frames a second; GIF has hundredths of a second.
+    """
+    shown = [Image.fromarray(frame) for frame in frames]
+    content = io.BytesIO()
+    shown[0].save(
+        content, "GIF", save_all=True, append_images=shown[1:], duration=round(100 / rate) * 10, loop=0, disposal=1
+    )
+    with files.whole(pathlib.Path(path)) as file:
+        file.write(content.getvalue())
+
+
+def write_mp4(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
+    """Writes an MP4 film of H.264, whole or not at all.
+
+    Args:
+        path: of the file.
+        frames: uint8 [F, H, W, 3], H and W even.
+        rate: frames a second.
+
+    Raises:
+        ValueError: if PyAV is not installed, or a side is odd.
+    """
+    if frames.shape[1] % 2 or frames.shape[2] % 2:
+        raise ValueError(f"an MP4 film has even sides, and these frames are {frames.shape[1]} x {frames.shape[2]}")
+    av = _library(pathlib.Path(path))
+    from fractions import Fraction
+
+    content = io.BytesIO()
+    with av.open(content, "w", format="mp4") as film:
+        stream = film.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"  # what every player shows
+        stream.options = {"crf": "14"}
+        for frame in frames:
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        film.mux(stream.encode())
+    with files.whole(pathlib.Path(path)) as file:
+        file.write(content.getvalue())
+
+
+def _library(path: pathlib.Path) -> Any:
+    try:
+        import av
+    except ImportError:
+        raise ValueError(f"{path} needs PyAV, which is not installed. Install it: {INSTALL}; or use GIF") from None
+    return av
+
+
+def _errors() -> tuple[type[BaseException], ...]:
+    """What PyAV raises for a damaged file; nothing without it."""
+    if not has_library():
+        return ()
+    import av
+
+    return (av.error.FFmpegError,)
+
+
+def _gif(path: pathlib.Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=("GIF",))
+    except FileNotFoundError:
+        raise
+    except pictures.DAMAGED as error:
+        raise ValueError(f"{path} is no GIF animation, or is cut short: {error}") from error
+
+
+def _film(path: pathlib.Path) -> Any:
+    av = _library(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file.")
+    try:
+        film = av.open(str(path))
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{path} is no film, or is cut short: {error}") from error
+    if not film.streams.video:
+        film.close()
+        raise ValueError(f"{path} has no pictures, only other streams")
+    return film

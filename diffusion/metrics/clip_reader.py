@@ -1,0 +1,178 @@
+"""A small network that predicts the class of each attribute of a clip, such as its motion, to judge made clips.
+
+It is `attribute_reader` with an eye on change: the layers of a picture read each frame with the frames before and after
+it as further channels, and two more layers read what they found in all frames, and numbers that stand beside the clip,
+such as places. The outputs of the last are its features, in which the Frechet distance of clips is taken.
+"""
+
+__all__ = ["features", "read", "train"]
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from diffusion.metrics import attribute_reader
+from diffusion.metrics.attribute_reader import Reader
+
+CHUNK = 50  # clips in one call of the compiled forward pass
+
+
+def train(
+    clips: np.ndarray,
+    beside: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    *,
+    steps: int = 1200,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: Callable[[int, float], None] = lambda step, loss: None,
+) -> Reader:
+    """Trains by AdamW with a cosine decay, on the mean cross entropy of the attributes.
+
+    All frames of a clip are blurred and made paler or darker alike, at random.
+
+    Args:
+        clips: uint8 [N, F, H, W, 3], H and W multiples of 8.
+        beside: float32 [N, P], of about unit variance; P may be 0.
+        labels: for each attribute int [N] in 0..K-1.
+        steps: number of updates.
+        batch_size: clips in an update.
+        seed: of the initial weights, batches and changes.
+        progress: called after every step with its number and the loss.
+
+    Raises:
+        TypeError: if the clips are not uint8.
+        ValueError: if shapes do not fit.
+    """
+    _check(clips, beside)
+    if any(np.shape(column) != (len(clips),) for column in labels.values()) or not labels:
+        shapes = {name: list(np.shape(column)) for name, column in labels.items()}
+        raise ValueError(f"each attribute has a label for each of the {len(clips)} clips; got {shapes}")
+    classes = {name: int(np.max(column)) + 1 for name, column in labels.items()}
+    key = jax.random.key(seed)
+    params = _init(jax.random.fold_in(key, 0), clips.shape[1:], beside.shape[1], classes)
+    rate = optax.cosine_decay_schedule(attribute_reader.LEARNING_RATE, steps)
+    optimizer = optax.adamw(rate, weight_decay=attribute_reader.WEIGHT_DECAY)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def update(params, state, key, x, numbers, y):
+        loss, gradient = jax.value_and_grad(_loss)(params, _changed(key, x), numbers, y)
+        change, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, change), state, loss
+
+    rng = np.random.default_rng(seed)
+    for step in range(steps):
+        rows = rng.integers(0, len(clips), batch_size)
+        some = {name: np.asarray(column)[rows] for name, column in labels.items()}
+        params, state, loss = update(params, state, jax.random.fold_in(key, step + 1), clips[rows], beside[rows], some)
+        progress(step + 1, loss)
+    return _reader(jax.tree.map(np.asarray, params), classes)
+
+
+def read(reader: Reader, clips: np.ndarray, beside: np.ndarray) -> dict[str, np.ndarray]:
+    """The most probable class of each attribute, int64 [N] each.
+
+    Args:
+        reader: from `train`.
+        clips: uint8 [N, F, H, W, 3], of the size that it was trained on.
+        beside: float32 [N, P], as there.
+
+    Raises:
+        TypeError, ValueError: if they have another type or shape.
+    """
+    last = features(reader, clips, beside)
+    params = jax.tree.map(np.asarray, reader.params)
+    return {name: (last @ params[f"{name}/out"] + params[f"{name}/bias"]).argmax(1) for name in reader.classes}
+
+
+def features(reader: Reader, clips: np.ndarray, beside: np.ndarray) -> np.ndarray:
+    """The last hidden layer, float32 [N, DIM]; arguments as those of `read`."""
+    _check(clips, beside)
+    shapes = (clips.shape[1:], beside.shape[1])
+    expected = jax.eval_shape(lambda: _init(jax.random.key(0), *shapes, reader.classes))
+    if any(expected[name].shape != reader.params[name].shape for name in ("hidden", "frames", "beside")):
+        raise ValueError(
+            f"clips {list(clips.shape[1:])} with {beside.shape[1]} numbers are not of the size that the reader was "
+            "trained on"
+        )
+    parts = range(0, len(clips), CHUNK)
+    made = [_compiled(reader.params, *_filled(clips[i : i + CHUNK], beside[i : i + CHUNK])) for i in parts]
+    return np.concatenate([np.asarray(part) for part in made])[: len(clips)]
+
+
+def _filled(clips: np.ndarray, beside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A chunk of `CHUNK` clips, so that one program serves all: the last one repeated."""
+    rows = np.minimum(np.arange(CHUNK), len(clips) - 1)
+    return clips[rows], beside[rows]
+
+
+def _check(clips: np.ndarray, beside: np.ndarray) -> None:
+    """Refuses clips of another type or shape."""
+    if np.ndim(clips) != 5:
+        raise ValueError(f"need clips [N, F, H, W, 3], got {list(np.shape(clips))}")
+    attribute_reader.check(clips.reshape(-1, *clips.shape[2:]))
+    if np.ndim(beside) != 2 or len(beside) != len(clips):
+        raise ValueError(f"need numbers [N, P] beside the {len(clips)} clips, got {list(np.shape(beside))}")
+
+
+def _init(key: Array, shape: tuple[int, ...], numbers: int, classes: Mapping[str, int]) -> dict[str, Array]:
+    """The weights of the layers of a frame, of that of all frames, and of a linear layer for each attribute."""
+    frames, height, width, channels = shape
+    size = attribute_reader.DIM
+    normal = lambda number, *shape: attribute_reader.he_normal(jax.random.fold_in(key, number), shape)
+    params = attribute_reader.init_hidden(key, (height, width, 3 * channels))
+    params["frames"] = normal(300, frames * size, size)
+    params["any_frame"] = normal(301, size, size)
+    params["beside"] = normal(302, numbers, size) if numbers else jnp.zeros((0, size))
+    params["between"] = normal(303, size, size)
+    params["frames_bias"], params["between_bias"] = jnp.zeros(size), jnp.zeros(size)
+    for i, (name, number) in enumerate(sorted(classes.items())):
+        params[f"{name}/out"] = 0.1 * normal(200 + i, size, number)
+        params[f"{name}/bias"] = jnp.zeros(number)
+    return params
+
+
+def _hidden(params: Mapping[str, Array], clips: Array, beside: Array) -> Array:
+    """The last hidden layer [B, DIM] of clips [B, F, H, W, 3] in 0..255, and numbers [B, P]."""
+    padded = jnp.concatenate([clips[:, :1], clips, clips[:, -1:]], axis=1)
+    windows = jnp.concatenate([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], axis=-1)
+    of_frames = attribute_reader.hidden(params, windows.reshape(-1, *windows.shape[2:]))
+    of_frames = of_frames.reshape(*clips.shape[:2], -1)
+    anywhere = of_frames.max(1) @ params["any_frame"] + beside @ params["beside"]
+    of_all = jax.nn.gelu(of_frames.reshape(len(clips), -1) @ params["frames"] + anywhere + params["frames_bias"])
+    return jax.nn.gelu(of_all @ params["between"] + params["between_bias"])
+
+
+_compiled = jax.jit(_hidden)
+
+
+def _loss(params: Mapping[str, Array], clips: Array, beside: Array, labels: Mapping[str, Array]) -> Array:
+    last = _hidden(params, clips, beside)
+    losses: list[Any] = [
+        optax.softmax_cross_entropy_with_integer_labels(last @ params[f"{name}/out"] + params[f"{name}/bias"], y)
+        for name, y in labels.items()
+    ]
+    return jnp.mean(jnp.stack(losses))
+
+
+def _reader(params: dict[str, Any], classes: dict[str, int]) -> Reader:
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        digest.update(f"{name} {params[name].shape} {params[name].dtype}".encode())
+        digest.update(np.ascontiguousarray(params[name]).tobytes())
+    return Reader(params, classes, digest.hexdigest())
+
+
+def _changed(key: Array, clips: Array) -> Array:
+    """Clips in 0..255, each blurred and changed in contrast at random, its frames beside each other alike."""
+    batch, frames, height, width, channels = clips.shape
+    beside = clips.swapaxes(1, 2).reshape(batch, height, frames * width, channels)
+    changed = attribute_reader.changed(key, beside)
+    return changed.reshape(batch, height, frames, width, channels).swapaxes(1, 2)

@@ -1,0 +1,199 @@
+"""What moves in clips of coloured things on pale paper: places, areas and colours by frame, and figures of them.
+
+Everything here is arithmetic of pixels. A pixel belongs to a thing as far as it has a colour,
+
+    w = clip((max - min of its red, green and blue - 24) / 60, 0, 1),
+
+so that white, grey and black, paper and bars, are none. Lengths are pixels of the clip.
+"""
+
+__all__ = [
+    "Tracks",
+    "around",
+    "colour_drift",
+    "flicker",
+    "line_error",
+    "returns",
+    "size_drift",
+    "speeds",
+    "tracks",
+    "velocity",
+]
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+PALE, RANGE = 24.0, 60.0  # of a pixel's greatest less its least channel: what is no colour, and what makes it whole
+LEAST = 2.0  # pixels of weight: less is no thing
+NEAR = 2  # pixels around things in which a change is theirs
+
+
+class Tracks(NamedTuple):
+    """What is seen in each frame.
+
+    Attributes:
+        area: float64 [N, F], the sum of the weights, in pixels.
+        centre: float64 [N, F, 2], (x, y) of their centre of mass, from the upper left corner; NaN where area < 2.
+        colour: float64 [N, F, 3], the mean colour by weight; NaN likewise.
+        count: int64 [N, F], number of connected parts of w > 1/2 with an area of 2 or more.
+    """
+
+    area: np.ndarray
+    centre: np.ndarray
+    colour: np.ndarray
+    count: np.ndarray
+
+
+def weights(clips: np.ndarray) -> np.ndarray:
+    """How far each pixel belongs to a thing, float64 [N, F, H, W] in [0, 1].
+
+    Args:
+        clips: uint8 [N, F, H, W, 3].
+
+    Raises:
+        TypeError, ValueError: if the clips have another type or shape.
+    """
+    if clips.dtype != np.uint8:
+        raise TypeError(f"clips are uint8, got {clips.dtype}")
+    if clips.ndim != 5 or clips.shape[-1] != 3:
+        raise ValueError(f"need clips [N, F, H, W, 3], got {list(clips.shape)}")
+    chroma = clips.max(-1).astype(np.float64) - clips.min(-1)
+    return np.clip((chroma - PALE) / RANGE, 0, 1)
+
+
+def tracks(clips: np.ndarray) -> Tracks:
+    """Place, area, colour and count of the things in each frame; arguments and errors as those of `weights`."""
+    found = weights(clips)
+    height, width = found.shape[2:]
+    area = found.sum((2, 3))
+    seen = np.where(area < LEAST, np.nan, area)
+    x = found.sum(2) @ (np.arange(width) + 0.5) / seen
+    y = found.sum(3) @ (np.arange(height) + 0.5) / seen
+    colour = np.einsum("nfhw,nfhwc->nfc", found, clips.astype(np.float64)) / seen[..., None]
+    count = np.array([[_parts(frame) for frame in clip] for clip in found > 0.5], np.int64).reshape(area.shape)
+    return Tracks(area, np.stack([x, y], -1), colour, count)
+
+
+def _parts(mask: np.ndarray) -> int:
+    """Number of connected parts of a mask [H, W] with an area of 2 or more; corners connect."""
+    labels, number = ndimage.label(mask, np.ones((3, 3)))
+    return int((ndimage.sum_labels(mask, labels, np.arange(1, number + 1)) >= LEAST).sum()) if number else 0
+
+
+def around(clips: np.ndarray, places: np.ndarray, side: int) -> np.ndarray:
+    """The part of each frame around a place, to the whole pixel: uint8 [N, F, side, side, 3].
+
+    Args:
+        clips: uint8 [N, F, H, W, 3].
+        places: [N, F, 2], (x, y); the middle of the frame stands for NaN.
+        side: in pixels, even. What lies outside of a frame is its border, repeated.
+    """
+    number, frames, height, width = clips.shape[:4]
+    middle = np.array([width / 2, height / 2])
+    left = np.round(np.where(np.isnan(places), middle, places) - side / 2).astype(int)
+    rows = np.clip(left[..., 1, None] + np.arange(side), 0, height - 1)[..., :, None]
+    columns = np.clip(left[..., 0, None] + np.arange(side), 0, width - 1)[..., None, :]
+    of = np.arange(number)[:, None, None, None]
+    return clips[of, np.arange(frames)[:, None, None], rows, columns]
+
+
+def velocity(places: np.ndarray) -> np.ndarray:
+    """The velocity of the straight, even motion that is nearest to places, pixels a frame.
+
+        v = sum (f - mean f) (p_f - mean p) / sum (f - mean f)^2,    over the frames f that are seen
+
+    Args:
+        places: [N, F, 2]; NaN where nothing is seen.
+
+    Returns:
+        float64 [N, 2]; NaN with fewer than two frames.
+    """
+    seen = ~np.isnan(places[..., 0])
+    share = seen / np.maximum(seen.sum(1, keepdims=True), 1)
+    clock = np.arange(places.shape[1]) - (share * np.arange(places.shape[1])).sum(1, keepdims=True)
+    clock = np.where(seen, clock, 0.0)
+    spread = np.square(clock).sum(1)
+    moved = np.einsum("nf,nfc->nc", clock, np.nan_to_num(places))
+    return moved / np.where(spread > 0, spread, np.nan)[:, None]
+
+
+def line_error(places: np.ndarray) -> np.ndarray:
+    """How far places are from straight, even motion: the root mean square of the distance, pixels [N].
+
+    Args:
+        places: [N, F, 2]; NaN where nothing is seen.
+    """
+    seen = ~np.isnan(places[..., 0])
+    number = np.maximum(seen.sum(1), 1)
+    mean = np.nan_to_num(places).sum(1) / number[:, None]
+    clock = np.arange(places.shape[1]) - ((seen * np.arange(places.shape[1])).sum(1) / number)[:, None]
+    line = mean[:, None] + clock[..., None] * velocity(places)[:, None]
+    off = np.where(seen, np.square(np.nan_to_num(places) - line).sum(-1), 0.0)
+    return np.sqrt(off.sum(1) / number)
+
+
+def speeds(places: np.ndarray) -> np.ndarray:
+    """The distance from each frame to the next, pixels [N, F - 1]; NaN where one of them shows nothing."""
+    return np.linalg.norm(np.diff(places, axis=1), axis=-1)
+
+
+def size_drift(found: Tracks, whole: np.ndarray) -> np.ndarray:
+    """The standard deviation of the area over its mean, over the frames that show the whole of it, [N].
+
+    Args:
+        found: of `tracks`.
+        whole: Bool [N, F].
+
+    Returns:
+        NaN for clips without such frames.
+    """
+    area = np.where(whole, found.area, np.nan)
+    return _over_frames(np.nanstd, area) / _over_frames(np.nanmean, area)
+
+
+def colour_drift(found: Tracks, whole: np.ndarray) -> np.ndarray:
+    """The root mean square distance of a thing's colour from its mean, of 255, over frames that show all of it, [N]."""
+    colour = np.where(whole[..., None], found.colour, np.nan)
+    off = np.square(colour - _over_frames(np.nanmean, colour)[:, None]).sum(-1)
+    return np.sqrt(_over_frames(np.nanmean, off))
+
+
+def _over_frames(of: np.ufunc, values: np.ndarray) -> np.ndarray:
+    """A function of NumPy that leaves NaN out, over axis 1, NaN where nothing is left."""
+    some = ~np.isnan(values).all(axis=1)
+    result = np.full(some.shape, np.nan)
+    filled = np.where(np.isnan(values).all(axis=1, keepdims=True), 0.0, values)
+    return np.where(some, of(filled, axis=1), result)
+
+
+def returns(found: Tracks, most: float = 1.0) -> np.ndarray:
+    """Whether a thing is seen, is hidden for a frame or more, and is seen again where even motion takes it: Bool [N].
+
+    Args:
+        found: of `tracks`.
+        most: pixels that it may be off the line, on average over the frames in which three quarters of it are seen.
+    """
+    seen = found.area >= LEAST
+    first, last = seen.argmax(1), seen.shape[1] - 1 - seen[:, ::-1].argmax(1)
+    between = (np.arange(seen.shape[1]) > first[:, None]) & (np.arange(seen.shape[1]) < last[:, None])
+    hidden = (between & ~seen).any(1)
+    whole = found.area >= 0.75 * found.area.max(1, keepdims=True)
+    places = np.where((whole & seen)[..., None], found.centre, np.nan)
+    return seen.any(1) & hidden & (line_error(places) <= most)
+
+
+def flicker(clips: np.ndarray) -> np.ndarray:
+    """The mean change of a pixel from a frame to the next where nothing moves, of 255, [N].
+
+    Left out are pixels that are within 2 pixels of a thing in either frame.
+
+    Args:
+        clips: uint8 [N, F, H, W, 3].
+    """
+    things = weights(clips) > 0
+    wide = ndimage.maximum_filter(things, size=(1, 1, 2 * NEAR + 1, 2 * NEAR + 1))
+    still = ~(wide[:, 1:] | wide[:, :-1])
+    change = np.abs(np.diff(clips.astype(np.int16), axis=1)).mean(-1)
+    return (change * still).sum((1, 2, 3)) / np.maximum(still.sum((1, 2, 3)), 1)

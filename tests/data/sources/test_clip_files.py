@@ -1,0 +1,99 @@
+"""Clips of films and of folders of pictures: the right frames, captions, and what cannot be used."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion.data import sources
+from diffusion.io import clips, limits
+
+
+def film(frames, height=16, width=16):
+    """Frames of one grey each, 10 times their number."""
+    return np.broadcast_to(np.uint8(10 * np.arange(frames))[:, None, None, None], (frames, height, width, 3)).copy()
+
+
+def greys(record):
+    return record["image"].mean((1, 2, 3))
+
+
+def write_folder(folder, frames, height=16, width=16):
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(film(frames, height, width)):
+        Image.fromarray(frame).save(folder / f"frame_{number + 1}.png")
+
+
+def test_films_and_folders_are_thinned_cut_and_captioned(tmp_path):
+    clips.write_gif(tmp_path / "a.gif", film(9), 10)
+    write_folder(tmp_path / "b", 12, 16, 24)
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(f"clip {name}\n")
+    source = sources.clip_folder(str(tmp_path), frames=4, side=8, rate=10)
+    assert len(source) == 2 + 3 and source.spec.shape == (4, 8, 8, 3) and source.spec.dtype == "uint8"
+    np.testing.assert_allclose(greys(source[1]), [40, 50, 60, 70], atol=1)
+    np.testing.assert_allclose(greys(source[2]), [0, 10, 20, 30])  # b: frame_10 comes after frame_9
+    np.testing.assert_allclose(greys(source[4]), [80, 90, 100, 110])
+    assert source.captions() == ["clip a"] * 2 + ["clip b"] * 3
+    slower = sources.clip_folder(str(tmp_path), frames=4, side=8, rate=4, stored_rate=8)
+    np.testing.assert_allclose(greys(slower[0]), [0, 20, 50, 70], atol=1)  # at 0, 1/4, 1/2 and 3/4 seconds of 10
+    np.testing.assert_allclose(greys(slower[1]), [0, 20, 40, 60])  # of 8
+
+
+def test_the_middle_square_is_taken(tmp_path):
+    frames = film(2, 8, 16)
+    frames[:, :, :4] = 255
+    clips.write_gif(tmp_path / "a.gif", frames, 10)
+    record = sources.clip_folder(str(tmp_path), frames=2, side=4, rate=10)[0]
+    np.testing.assert_allclose(greys(record), [0, 10], atol=1)
+
+
+def test_mp4_films_are_read_as_they_were_written(tmp_path):
+    pytest.importorskip("av")
+    clips.write_mp4(tmp_path / "a.mp4", film(9), 8)
+    assert clips.about(tmp_path / "a.mp4") == clips.About(9, 16, 16, 8.0)
+    source = sources.clip_folder(str(tmp_path), frames=4, side=16, rate=4)
+    np.testing.assert_allclose(greys(source[0]), [0, 20, 40, 60], atol=2)
+    content = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "a.mp4").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"a\.mp4 is .*cut short"):
+        sources.clip_folder(str(tmp_path), frames=4, side=16, rate=4)[0]
+
+
+def test_what_cannot_be_used_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        sources.clip_folder(str(tmp_path / "none"), frames=4, side=8)
+    with pytest.raises(ValueError, match="holds no films"):
+        sources.clip_folder(str(tmp_path), frames=4, side=8)
+    clips.write_gif(tmp_path / "a.gif", film(9), 10)
+    for options, message in [
+        ({"frames": 4, "side": 8, "rate": 20}, r"a\.gif has 10 frames a second, fewer than rate = 20"),
+        ({"frames": 4, "side": 32, "rate": 10}, r"a\.gif has 16 x 16 pixels, fewer than side = 32"),
+        ({"frames": 10, "side": 8, "rate": 10}, r"has 9 frames at 10 a second, which are 9 .* fewer than frames = 10"),
+        ({"frames": 0, "side": 8}, "must be at least 1"),
+        ({"frames": 4, "side": 8, "split": "test"}, "no split 'test'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            sources.clip_folder(str(tmp_path), **options)
+    with pytest.raises(limits.Refused, match=r"a clip of 1000000000 frames of 512 x 512 pixels declares .*PiB"):
+        sources.clip_folder(str(tmp_path), frames=10**9, side=512)
+    write_folder(tmp_path / "b", 6)
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(ValueError, match=r"b\.txt is missing: either all clips have a caption or none"):
+        sources.clip_folder(str(tmp_path), frames=4, side=8)
+    (tmp_path / "b.txt").write_text("b")
+    (tmp_path / "b" / "frame_3.png").unlink()
+    with pytest.raises(ValueError, match=r"b lacks frame 3: its pictures are numbered 1 to 6"):
+        sources.clip_folder(str(tmp_path), frames=4, side=8)
+    (tmp_path / "b" / "frame_3.png").write_bytes(b"no picture")
+    source = sources.clip_folder(str(tmp_path), frames=4, side=8)
+    with pytest.raises(sources.DamagedRecord, match=r"b, from frame 0"):
+        source[2]
+
+
+def test_a_gif_that_is_cut_short_is_named(tmp_path):
+    noisy = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    clips.write_gif(tmp_path / "a.gif", noisy, 10)
+    content = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(content[: len(content) * 3 // 8])
+    with pytest.raises((ValueError, sources.DamagedRecord), match=r"a\.gif"):
+        sources.clip_folder(str(tmp_path), frames=4, side=8, rate=10)[0]
