@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
         },
         "condition_dropout": 0.1,
     }
-    config = base.flow(source, objective, steps=450, batch_size=24)
+    config = base.flow(source, objective, steps=500, batch_size=24)
     config.parameterization = velocity | {"name": "x0"}
     config.model = {
         "name": "video_dit",

@@ -16,7 +16,7 @@ from diffusion.timesteps import plan
 
 
 def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
-    """What makes clips: (captions, seeds, first frames uint8 [N, K, H, W, C] or None, frames T) -> uint8 [N, T, H, W, C].
+    """What makes clips: (captions, seeds, first frames [N, K, H, W, C] or None, frames T) -> [N, T, H, W, C], uint8.
 
     The first frames stand unchanged at the beginning. T is F, the frames of the run's clips, or K + n (F - K): then
     windows of F frames each see the last K before them (`videos.rollout`). One program is compiled for each K and T.
