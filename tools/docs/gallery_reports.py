@@ -48,13 +48,21 @@ REPORTS = {
             "diffusion control_report --reference=runs/reference --out=runs/image_prompt",
         ),
     ),
+    "video": Report(
+        "Clips of captions",
+        ("test.gif", "image_to_video.gif", "extension.gif"),
+        "The model of `make demo-video`, which draws moving shapes in 8 frames: from captions, from a first picture, and "
+        "four times as long as the clips that it learned from. What a judge sees in them: [its report](video/report.md), "
+        "[how it is trained](../video_demo.md).",
+        ("diffusion video_demo --config=video/drawings --workdir=runs/video",),
+    ),
 }
 
 
 def section(folder: str, report: Report) -> str:
     """The section of a report."""
     pictures = "\n\n".join(
-        f"![{name.removesuffix('.png').replace('_', ' ')}]({folder}/{name})" for name in report.pictures
+        f"![{pathlib.Path(name).stem.replace('_', ' ')}]({folder}/{name})" for name in report.pictures
     )
     commands = "\n".join(report.commands)
     return f"## {report.title}\n\n{pictures}\n\n{report.text}\n\n```sh\n{commands}\n```\n"
