@@ -51,9 +51,9 @@ REPORTS = {
     "video": Report(
         "Clips of captions",
         ("test.gif", "image_to_video.gif", "extension.gif"),
-        "The model of `make demo-video`, which draws moving shapes in 8 frames: from captions, from a first picture, and "
-        "four times as long as the clips that it learned from. What a judge sees in them: [its report](video/report.md), "
-        "[how it is trained](../video_demo.md).",
+        "The model of `make demo-video`, which draws moving shapes in 8 frames: from captions, from a first picture, "
+        "and four times as long as the clips that it learned from. What a judge sees in them: "
+        "[its report](video/report.md), [how it is trained](../video_demo.md).",
         ("diffusion video_demo --config=video/drawings --workdir=runs/video",),
     ),
 }
