@@ -45,7 +45,7 @@ from diffusion.experiments.config.differences import differences
 from diffusion.experiments.evaluation import clip_pictures, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import trained_run
-from diffusion.experiments.video import figures, judge, making, video_report
+from diffusion.experiments.video import clip_judge, clip_maker, motion_figures, video_report
 from diffusion.io import clips as clip_files
 from diffusion.training.checkpointing import checkpoints
 
@@ -102,7 +102,7 @@ def check(config: ConfigDict) -> None:
     """
     fields.check(config)
     source = config.data.source.to_dict()
-    wanted = {"frames": judge.FRAMES, "side": judge.SIDE, "alone": True, "radii": judge.SETTING.radii}
+    wanted = {"frames": clip_judge.FRAMES, "side": clip_judge.SIDE, "alone": True, "radii": clip_judge.SETTING.radii}
     if source.get("name") != "moving_drawings":
         raise ConfigError(
             f"config.data.source.name = {source.get('name')!r}, and the judge reads moving_drawings. Train on other "
@@ -129,24 +129,24 @@ def _finished(config: ConfigDict, folder: pathlib.Path) -> bool:
 def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[str, Any]:
     """Makes the clips of a report, measures and writes them; returns the content of report.json."""
     out.mkdir(parents=True, exist_ok=True)
-    networks = judge.judge()
+    networks = clip_judge.judge()
     run = trained_run.load(run_folder)
-    make = making.maker(run)
+    make = clip_maker.maker(run)
     began = time.process_time()
     found: dict[str, Any] = {}
     made = {}
     for split in ("test", "withheld"):
-        found[split], made[split], truth = figures.text_to_video(networks, make, split, number)
+        found[split], made[split], truth = motion_figures.text_to_video(networks, make, split, number)
         write(made[split], out / split, [clip.caption for clip in truth])
-    found["image_to_video"], clips, truth = figures.image_to_video(networks, make, number)
+    found["image_to_video"], clips, truth = motion_figures.image_to_video(networks, make, number)
     write(clips, out / "image_to_video", [clip.caption for clip in truth])
-    found["extension"], clips, truth = figures.extension(networks, make, max(4, number // 4))
+    found["extension"], clips, truth = motion_figures.extension(networks, make, max(4, number // 4))
     write(clips, out / "extension", [clip.caption for clip in truth])
-    real, _ = judge.real("test", range(10_000, 10_000 + OTHERS))
-    others, _ = judge.real("test", range(20_000, 20_000 + number))
-    found["distance"] = figures.distances(networks, made["test"], real, others)
-    learned = np.stack([judge.example("train", row)[0] for row in range(int(run.config.data.source.number))])
-    found["copies"] = figures.copies(made["test"], learned)
+    real, _ = clip_judge.real("test", range(10_000, 10_000 + OTHERS))
+    others, _ = clip_judge.real("test", range(20_000, 20_000 + number))
+    found["distance"] = motion_figures.distances(networks, made["test"], real, others)
+    learned = np.stack([clip_judge.example("train", row)[0] for row in range(int(run.config.data.source.number))])
+    found["copies"] = motion_figures.copies(made["test"], learned)
     protocol = {
         "run": str(run_folder),
         "sampler": run.config.sample.sampler.name,
@@ -154,7 +154,7 @@ def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[st
         "guidance": run.config.sample.guidance.scale,
         "training steps": checkpoints.latest(run_folder),
         "clips": number,
-        "seeds": figures.SEEDS,
+        "seeds": motion_figures.SEEDS,
         "judge": {"frames": networks.frames.digest, "clips": networks.clips.digest},
         "seconds of CPU": round(time.process_time() - began),
         **report.software(),
@@ -186,7 +186,7 @@ def sample(config: ConfigDict, folder: pathlib.Path, prompts: Sequence[str], num
             motions.said(prompt)
     except ValueError as error:
         raise ConfigError(f"--prompt: {error}") from error
-    make = making.maker(trained_run.load(folder / "denoiser"), batch_size=number)
+    make = clip_maker.maker(trained_run.load(folder / "denoiser"), batch_size=number)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     paths = []
     for prompt in prompts:

@@ -18,6 +18,7 @@ __all__ = [
     "speeds",
     "tracks",
     "velocity",
+    "weights",
 ]
 
 from typing import NamedTuple

@@ -6,50 +6,50 @@ import pytest
 from diffusion.experiments import video_demo
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipes import load
-from diffusion.experiments.video import figures, judge, video_report
+from diffusion.experiments.video import clip_judge, motion_figures, video_report
 
 
 @pytest.fixture(scope="module")
 def real():
-    return judge.real("test", range(40))
+    return clip_judge.real("test", range(40))
 
 
 def test_real_clips_move_as_asked(real):
     clips, truth = real
-    found = figures.moving_objects.tracks(clips)
-    complete = judge.whole(found)
+    found = motion_figures.moving_objects.tracks(clips)
+    complete = clip_judge.whole(found)
     captions = [clip.caption for clip in truth]
     kind = np.array([clip.movers[0].motion for clip in truth])
-    motion = figures._motion(found, complete, kind, captions)
+    motion = motion_figures._motion(found, complete, kind, captions)
     assert motion["line_error"] < 0.3 and motion["speed_error"] < 0.02
     still = np.repeat(clips[:, :1], 8, axis=1)  # what does not move is wholly outside of the speed that is asked
-    tracks = figures.moving_objects.tracks(still)
-    frozen = figures._motion(tracks, judge.whole(tracks), kind, captions)["speed_error"]
+    tracks = motion_figures.moving_objects.tracks(still)
+    frozen = motion_figures._motion(tracks, clip_judge.whole(tracks), kind, captions)["speed_error"]
     scales = {"slowly": 12 / 15, "quickly": 30 / 35}  # the least speed over the middle of its range
     speeds = [clip.movers[0].speed for clip in truth if clip.movers[0].motion == "moves"]
     np.testing.assert_allclose(frozen, np.mean([scales[speed] for speed in speeds]), rtol=1e-6)
-    assert figures.moving_objects.returns(found)[kind == "hides"].mean() > 0.8
-    assert not figures.moving_objects.returns(found)[kind != "hides"].any()
+    assert motion_figures.moving_objects.returns(found)[kind == "hides"].mean() > 0.8
+    assert not motion_figures.moving_objects.returns(found)[kind != "hides"].any()
 
 
 def test_verdicts_and_shares(real):
     _, truth = real
     captions = [clip.caption for clip in truth]
-    mover = lambda clip: {name: getattr(clip.movers[0], name) for name in judge.ATTRIBUTES}
-    right = judge.verdicts(captions, [mover(clip) for clip in truth])
-    assert judge.score(right)["attributes"]["share"] == 1
-    wrong = judge.verdicts(captions, [{**mover(clip), "colour": "grey"} for clip in truth])
-    scores = judge.score(wrong)
+    mover = lambda clip: {name: getattr(clip.movers[0], name) for name in clip_judge.ATTRIBUTES}
+    right = clip_judge.verdicts(captions, [mover(clip) for clip in truth])
+    assert clip_judge.score(right)["attributes"]["share"] == 1
+    wrong = clip_judge.verdicts(captions, [{**mover(clip), "colour": "grey"} for clip in truth])
+    scores = clip_judge.score(wrong)
     assert scores["colour"]["share"] == 0 == scores["clips"]["share"] and scores["shape"]["share"] == 1
 
 
 def test_the_parts_that_the_judge_sees_show_the_shape(real):
     clips, truth = real
-    parts, numbers = judge.looked_at(clips)
+    parts, numbers = clip_judge.looked_at(clips)
     assert parts.shape == (40, 8, 16, 16, 3) and numbers.shape == (40, 24)
     seen = np.stack([clip.seen[:, 0] for clip in truth]) > 0.99
-    whole = figures.moving_objects.weights(clips).sum((2, 3))
-    in_part = figures.moving_objects.weights(parts).sum((2, 3))
+    whole = motion_figures.moving_objects.weights(clips).sum((2, 3))
+    in_part = motion_figures.moving_objects.weights(parts).sum((2, 3))
     assert (in_part[seen] > 0.97 * whole[seen]).all()
 
 
@@ -72,8 +72,8 @@ def test_mistakes_are_named(tmp_path):
 def test_the_command_trains_reports_and_goes_on(tmp_path, monkeypatch):
     """A tiny model with a judge of a few steps; the second call trains nothing."""
     monkeypatch.setattr(video_demo, "OTHERS", 24)
-    made = judge.judge(tmp_path / "judge", 24, (4, 4))
-    monkeypatch.setattr(judge, "judge", lambda: made)
+    made = clip_judge.judge(tmp_path / "judge", 24, (4, 4))
+    monkeypatch.setattr(clip_judge, "judge", lambda: made)
     config = load("video/drawings:tiny")
     assert video_demo.run(config, tmp_path / "run", number=4) == 0
     report = (tmp_path / "run" / "report" / "report.md").read_text()

@@ -11,8 +11,8 @@ import numpy as np
 
 from diffusion.data.shapes import motions
 from diffusion.data.shapes.motions import Clip
-from diffusion.experiments.video import judge
-from diffusion.experiments.video.judge import Judge
+from diffusion.experiments.video import clip_judge
+from diffusion.experiments.video.clip_judge import Judge
 from diffusion.metrics import bootstrap, clip_reader, frechet, moving_objects, neighbours
 
 Make = Callable[..., np.ndarray]
@@ -32,20 +32,20 @@ def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: i
         known: frames of each clip that are not the model's; they count in no share of frames.
     """
     captions = [clip.caption for clip in truth]
-    shown = judge.seen(networks, clips)
+    shown = clip_judge.seen(networks, clips)
     found = moving_objects.tracks(clips)
-    complete = judge.whole(found)
+    complete = clip_judge.whole(found)
     kind = np.array([motions.said(caption)["motion"] for caption in captions])
-    figures: dict[str, Any] = {"asked": judge.score(judge.verdicts(captions, shown))}
+    figures: dict[str, Any] = {"asked": clip_judge.score(clip_judge.verdicts(captions, shown))}
     own = slice(known, None)
     seen = found.area[:, own] >= moving_objects.LEAST
     figures["count"] = bootstrap.share(list((found.count[:, own] == 1)[seen])) if seen.any() else None
-    figures["identity"] = bootstrap.share(_constant(judge.frames_read(networks, clips), complete))
+    figures["identity"] = bootstrap.share(_constant(clip_judge.frames_read(networks, clips), complete))
     figures["size_drift"] = _median(moving_objects.size_drift(found, complete))
     figures["colour_drift"] = _median(moving_objects.colour_drift(found, complete))
     figures["flicker"] = float(moving_objects.flicker(clips[:, max(0, known - 1) :]).mean())
     figures["motion"] = _motion(found, complete, kind, captions)
-    if (kind == "hides").any() and clips.shape[1] == judge.FRAMES:
+    if (kind == "hides").any() and clips.shape[1] == clip_judge.FRAMES:
         figures["permanence"] = bootstrap.share(list(moving_objects.returns(found)[kind == "hides"]))
     return figures
 
@@ -66,7 +66,7 @@ def _motion(found, complete: np.ndarray, kind: np.ndarray, captions: Sequence[st
     moves = kind == "moves"
     if moves.any():
         speed = np.linalg.norm(moving_objects.velocity(places), axis=-1)[moves]
-        scale = judge.SIDE / motions.SIDE / (judge.FRAMES - 1)
+        scale = clip_judge.SIDE / motions.SIDE / (clip_judge.FRAMES - 1)
         stated = [motions.said(caption)["speed"] for caption, is_moving in zip(captions, moves) if is_moving]
         ranges = scale * np.array([motions.SPEEDS[word] for word in stated])
         off = np.maximum(np.maximum(ranges[:, 0] - speed, speed - ranges[:, 1]), 0) / ranges.mean(1)
@@ -96,7 +96,7 @@ def distances(networks: Judge, clips: np.ndarray, real: np.ndarray, others: np.n
     """
 
     def of(rows: np.ndarray) -> frechet.Moments:
-        seen = clip_reader.features(networks.clips, *judge.looked_at(rows)).astype(np.float64)
+        seen = clip_reader.features(networks.clips, *clip_judge.looked_at(rows)).astype(np.float64)
         return frechet.update(frechet.init(seen.shape[1]), seen)
 
     reference = of(real)
@@ -114,7 +114,7 @@ def text_to_video(
     networks: Judge, make: Make, split: str, number: int
 ) -> tuple[dict[str, Any], np.ndarray, list[Clip]]:
     """Figures of clips made of a split's captions, with those of its real clips: (figures, clips, truth)."""
-    real, truth = judge.real(split, range(number))
+    real, truth = clip_judge.real(split, range(number))
     clips = make([clip.caption for clip in truth], range(SEEDS[split], SEEDS[split] + number))
     return {"made": measured(networks, clips, truth), "real": measured(networks, real, truth)}, clips, truth
 
@@ -122,7 +122,7 @@ def text_to_video(
 def image_to_video(networks: Judge, make: Make, number: int) -> tuple[dict[str, Any], np.ndarray, list[Clip]]:
     """The same of clips that go on from the first frame of real ones."""
     rows = range(1_000, 1_000 + number)
-    real, truth = judge.real("test", rows)
+    real, truth = clip_judge.real("test", rows)
     seeds = range(SEEDS["picture"], SEEDS["picture"] + number)
     clips = make([clip.caption for clip in truth], seeds, real[:, :1])
     return {"made": measured(networks, clips, truth, 1), "real": measured(networks, real, truth, 1)}, clips, truth
@@ -134,11 +134,11 @@ def extension(networks: Judge, make: Make, number: int) -> tuple[dict[str, Any],
     Only motions without an end are asked. "speed_kept" is the median over clips of |v - v_0| / v_0, with the mean step
     of the last 8 frames of a clip that bounces, and that of its real continuation.
     """
-    frames = TIMES * judge.FRAMES
+    frames = TIMES * clip_judge.FRAMES
     chosen: list[tuple[np.ndarray, Clip]] = []
     row = 2_000
     while len(chosen) < number:
-        made = judge.example("test", row, frames=frames)
+        made = clip_judge.example("test", row, frames=frames)
         if made[1].movers[0].motion in ENDLESS:
             chosen.append(made)
         row += 1
@@ -157,5 +157,5 @@ def extension(networks: Judge, make: Make, number: int) -> tuple[dict[str, Any],
 
 def copies(clips: np.ndarray, train: np.ndarray) -> dict[str, Any]:
     """Copies of training clips, beside real clips of the test split: `neighbours.copying`."""
-    held_out, _ = judge.real("test", range(5_000, 5_000 + len(clips)))
+    held_out, _ = clip_judge.real("test", range(5_000, 5_000 + len(clips)))
     return neighbours.copying(clips, held_out, train)
