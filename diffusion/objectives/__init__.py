@@ -29,6 +29,7 @@ from diffusion.objectives.masked import masked_denoising, with_masked_copy
 from diffusion.objectives.mean_flow import Guidance, improved_mean_flow, mean_flow
 from diffusion.objectives.objective import Denoises, Head, Jumps, Moves, Objective, Second, Stages, Teacher
 from diffusion.objectives.padded_examples import with_padding
+from diffusion.objectives.pictures_of_clips import with_pictures
 from diffusion.objectives.prior_preservation import with_prior_preservation
 from diffusion.objectives.progressive import progressive_distillation
 from diffusion.objectives.reflow import reflow, reflow_pairs
@@ -101,6 +102,7 @@ __all__ = [
     "with_condition_dropout",
     "with_masked_copy",
     "with_padding",
+    "with_pictures",
     "with_prior_preservation",
     "with_trained_schedule",
     "with_uncertainty",

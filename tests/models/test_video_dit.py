@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from diffusion import parameterizations, samplers, schedules, timesteps
+from diffusion.io.leaf_names import leaves_of
 from diffusion.models import DiT, VideoDiT, video_angles, with_frames
 from diffusion.models.layers.embeddings import rotate
+from diffusion.training.warm_start import warm_start
 from tests.models import backbones
 
 SCHEDULE = schedules.rectified_flow()
@@ -103,6 +105,17 @@ def test_a_network_of_pictures_with_frames_begins_as_itself():
     gate = jax.jit(jax.grad(loss))(extended)["blocks"]["temporal_modulation"]["dense"]["kernel"]
     assert np.abs(gate[..., 2, :]).max() > 0  # so that the new layers learn
     np.testing.assert_allclose(video.apply({"params": extended}, X[:, :1], T, labels)[:, 0], frames[::3], atol=1e-5)
+
+
+def test_a_run_of_videos_starts_from_one_of_pictures():
+    """`config.init_from` fills what a DiT has, and leaves what is along the frames as it begins: `with_frames`."""
+    picture = DiT(**FIELDS, num_classes=0)
+    params = trained(picture, SHAPE[1:])
+    key = jax.random.key(0)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    begun, taken, skipped = warm_start(with_frames(picture, zeros, key)[1], leaves_of(params))
+    jax.tree.map(np.testing.assert_array_equal, begun, with_frames(picture, params, key)[1])
+    assert len(taken) == len(jax.tree.leaves(params)) and all("temporal" in line for line in skipped)
 
 
 def test_frames_that_are_known_stay_and_the_others_are_sampled(made):

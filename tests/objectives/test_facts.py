@@ -207,6 +207,12 @@ FACTS = {
         UNIFORM,
         {"masks": 4, "masks_vary": True},
     ),
+    "with_pictures": lambda: (
+        objectives.with_pictures(objectives.flow_matching(UNIFORM)),
+        Denoises(parameterizations.velocity()),
+        UNIFORM,
+        {"block": None},
+    ),
     "with_condition_dropout": lambda: (
         objectives.with_condition_dropout(objectives.mean_flow(UNIFORM), null=3, rate=0.2),
         (flow_maps.mean_flow, "velocity", False),

@@ -19,6 +19,7 @@ ELSEWHERE = {
     "with_prior_preservation": "test_prior_preservation.py: the weighted sum",
     **dict.fromkeys(["concept_direction", "concept_slider", "erased_concept"], "test_concept_direction.py: by hand"),
     **dict.fromkeys(["masked_denoising", "with_masked_copy"], "test_masked.py: by hand from the network's output"),
+    "with_pictures": "test_pictures_of_clips.py: the objective it wraps, on clips and on their frames",
     "with_trained_schedule": "test_trained_schedule.py: the objective it wraps, under the schedule it trains",
     "with_padding": "test_pytree_losses.py: the objective it wraps, with the mask of the condition",
     "with_augmentation": "../data/test_augmentation.py: the objective it wraps, on what the augmentation makes",

@@ -292,6 +292,7 @@ class Resolver:
         terms = entry.pop("terms", ())
         uncertainty = entry.pop("uncertainty", None)
         masked = entry.pop("masked", None)
+        pictures = entry.pop("pictures", None)
         entry.pop("end_to_end", None)
         function = KINDS[kind].table.get(entry.get("name"))
         clock = None
@@ -326,6 +327,8 @@ class Resolver:
             made = objectives.with_uncertainty(made, network)
         if masked is not None:
             made = applied(objectives.with_masked_copy, masked, f"{path}.masked", "masked copy", objective=made)
+        if pictures is not None:
+            made = applied(objectives.with_pictures, pictures, f"{path}.pictures", "pictures of clips", objective=made)
         made = self._with_terms(made, terms, f"{path}.terms")
         if augment is not None:
             augmentation = self._made("conditioning augmentation", augment, f"{path}.augment")

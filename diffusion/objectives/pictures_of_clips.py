@@ -1,0 +1,94 @@
+"""Training on clips and pictures in one batch: a picture is a clip of one frame."""
+
+__all__ = ["frame_by_frame", "with_pictures"]
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.objectives.entry import entry
+from diffusion.objectives.objective import Objective
+
+PER_EXAMPLE = ("x", "condition", "index", "noise")
+
+
+def frame_by_frame(network: Callable[..., Any]) -> Callable[..., Any]:
+    """A network of clips that receives each frame as a clip of its own, under the clip's condition.
+
+        out[:, f] = network(x[:, f : f + 1], t[f], condition)
+
+    Args:
+        network: (x `[B, F, ...]`, clock `[]`, `[B]` or `[B, F]`, condition) -> output.
+
+    Returns:
+        A network of the same inputs.
+    """
+
+    def apply(x, clock, condition):
+        batch, frames = x.shape[:2]
+        of_each = lambda leaf: jnp.repeat(leaf, frames, axis=0)
+        t = clock if jnp.ndim(clock) == 0 else (of_each(clock) if jnp.ndim(clock) == 1 else clock.reshape(-1))
+        output = network(x.reshape(-1, 1, *x.shape[2:]), t, jax.tree.map(of_each, condition))
+        return output.reshape(batch, frames, *output.shape[2:])
+
+    return apply
+
+
+def with_pictures(objective: Objective, share: float = 0.25) -> Objective:
+    """An objective that trains on some of the clips of a batch as on as many pictures as they have frames.
+
+        loss of a clip = mean over its frames of the losses of these as pictures,   for a share of the examples
+                         that of the objective,                                     for the others
+
+    The network sees clips and pictures in each step, and learns from both at once. Which examples are pictures is drawn
+    anew in each step; the cost is that of the clips alone, less what attention along the frames takes.
+
+    Facts:
+        loss: that of the objective it wraps, on clips, and on clips of one frame
+        networks: those of the objective it wraps
+        optimum: that of the objective it wraps, for clips and for pictures
+        paper: Ho et al. 2022, "Video Diffusion Models", section 3.1; Ma et al. 2024, "Latte: Latent Diffusion
+            Transformer for Video Generation"
+
+    Args:
+        objective: the objective to wrap: of the network "model" alone, whose features it does not read.
+        share: of the examples, in (0, 1), rounded to one of the batch at least.
+
+    Returns:
+        An objective, with the metrics of the one it wraps.
+
+    Raises:
+        ValueError: for a share out of range, or an objective with heads or features; when called, for a batch of one.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"with_pictures: share = {share}. Valid: above 0 and below 1")
+    if objective.features or objective.heads or objective.kind != "backbone" or objective.teacher:
+        raise ValueError(
+            "with_pictures: the objective has terms on features, heads or a teacher, which are of clips. Valid: e.g. "
+            "flow_matching or denoising without terms"
+        )
+
+    @entry(entries=None)
+    def mixed(networks, schedule, keys, batch, step):
+        size = batch["x"].shape[0]
+        pictures = min(max(round(share * size), 1), size - 1)
+        if size < 2:
+            raise ValueError("with_pictures: a batch of one example has no share of pictures. Valid: at least 2")
+        order = jax.random.permutation(jax.random.fold_in(keys[0], 1), size)
+        alone = {**networks, "model": frame_by_frame(networks["model"])}
+        made = []
+        for nets, rows in ((alone, order[:pictures]), (networks, order[pictures:])):
+            take = lambda leaf, rows=rows: leaf[rows]
+            own = {name: jax.tree.map(take, batch[name]) for name in PER_EXAMPLE if name in batch}
+            own.setdefault("index", rows)
+            made.append(objective.loss(nets, schedule, keys[rows], {**batch, **own}, step))
+        back = lambda *leaves: (
+            jnp.zeros((size, *np.shape(leaves[0])[1:]), leaves[0].dtype).at[order].set(jnp.concatenate(leaves))
+        )
+        return jax.tree.map(back, *made)
+
+    return dataclasses.replace(objective, loss=mixed, real=False, block=None)

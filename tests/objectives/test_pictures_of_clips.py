@@ -1,0 +1,57 @@
+"""Clips and pictures in one batch: of a network that sees each frame alone the losses are what they were."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import objectives, schedules, timesteps
+
+SCHEDULE = schedules.rectified_flow()
+B, F = 8, 3
+X = jnp.asarray(np.random.default_rng(0).normal(size=(B, F, 2)), jnp.float32)
+BATCH = {"x": X, "condition": jnp.arange(B) / B, "index": jnp.arange(B) + 40}
+KEYS = jax.random.split(jax.random.key(0), B)
+UNIFORM = timesteps.uniform_density(SCHEDULE, strata=B)
+
+
+def each(x, clock, condition):
+    """What a frame becomes by itself, at its time and condition."""
+    clock = jnp.broadcast_to(clock.reshape(len(x), -1), x.shape[:2])
+    return jnp.sin(x + condition[:, None, None]) * clock[..., None]
+
+
+def together(x, clock, condition):
+    return each(x, clock, condition) + 10 * (x - x.mean(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize(
+    "density",
+    [pytest.param(UNIFORM, marks=pytest.mark.slow), timesteps.per_frame(UNIFORM, F)],
+    ids=["one time", "one a frame"],
+)
+def test_examples_keep_their_draws_and_some_are_pictures(density):
+    plain = objectives.flow_matching(density)
+    mixed = objectives.with_pictures(plain, share=0.25)
+    run = lambda objective, network: jax.jit(lambda keys: objective({"model": network}, SCHEDULE, keys, BATCH, 0))(KEYS)
+    losses, metrics = run(plain, each)
+    found, of_mixed = run(mixed, each)
+    np.testing.assert_allclose(found, losses, rtol=1e-5)
+    np.testing.assert_allclose(of_mixed["t"], metrics["t"])
+    clips, _ = run(plain, together)  # a frame alone is its own mean: as a picture it has the loss of `each`
+    some, _ = run(mixed, together)
+    pictures = np.isclose(some, losses, rtol=1e-4)
+    np.testing.assert_allclose(some[~pictures], clips[~pictures], rtol=1e-5)
+    assert pictures.sum() == 2
+
+
+def test_what_cannot_be_pictures_is_refused():
+    plain = objectives.flow_matching(UNIFORM)
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match=f"share = {share}. Valid"):
+            objectives.with_pictures(plain, share)
+    with pytest.raises(ValueError, match="a batch of one example"):
+        one = jax.tree.map(lambda leaf: leaf[:1], BATCH)
+        objectives.with_pictures(plain)({"model": each}, SCHEDULE, KEYS[:1], one, 0)
+    with pytest.raises(ValueError, match="heads or a teacher"):
+        objectives.with_pictures(objectives.autoencoding.kl_autoencoder())
