@@ -39,63 +39,68 @@ def has_library() -> bool:
     return True
 
 
-def about(path: str | os.PathLike) -> About:
+def about(source: str | os.PathLike | bytes, name: str = "") -> About:
     """What a file says of itself; a film that does not say how many frames it has is counted by its packets.
+
+    Args:
+        source: path of the file, or its content.
+        name: of it, for messages; the path by default.
 
     Raises:
         ValueError: if it is no sound clip, or PyAV is needed and not installed.
         OSError: if it cannot be read.
     """
-    file = pathlib.Path(path)
-    if file.suffix.lower() == ".gif":
-        with _gif(file) as picture:
+    name = name or str(source)
+    if _is_gif(source):
+        with _gif(source, name) as picture:
             try:
                 frames = getattr(picture, "n_frames", 1)
             except pictures.DAMAGED as error:
-                raise ValueError(f"{file} is damaged or cut short: {error}") from error
+                raise ValueError(f"{name} is damaged or cut short: {error}") from error
             duration = float(picture.info.get("duration", 100)) or 100.0
             return About(frames, picture.height, picture.width, 1000.0 / duration)
-    with _film(file) as film:
+    with _film(source, name) as film:
         stream = film.streams.video[0]
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         frames = stream.frames or sum(packet.size > 0 for packet in film.demux(stream))
         return About(int(frames), int(stream.height), int(stream.width), rate)
 
 
-def read(path: str | os.PathLike, numbers: np.ndarray) -> np.ndarray:
+def read(source: str | os.PathLike | bytes, numbers: np.ndarray, name: str = "") -> np.ndarray:
     """Some frames of a file, uint8 [K, H, W, 3]; no more of it than up to the last of them is decoded.
 
     Args:
-        path: of the file.
+        source: path of the file, or its content.
         numbers: int [K], increasing, of the frames.
+        name: of it, for messages; the path by default.
 
     Raises:
         ValueError: as `about`, or if the file ends before these frames.
         limits.Refused: for more frames than the memory holds.
     """
-    file = pathlib.Path(path)
+    name = name or str(source)
     wanted = {int(number) for number in numbers}
-    size = about(file)
-    limits.fits(str(file), limits.array_bytes(str(file), (len(wanted), size.height, size.width, 3), 1))
+    size = about(source, name)
+    limits.fits(name, limits.array_bytes(name, (len(wanted), size.height, size.width, 3), 1))
     found: dict[int, np.ndarray] = {}
     try:
-        if file.suffix.lower() == ".gif":
-            with _gif(file) as picture:
+        if _is_gif(source):
+            with _gif(source, name) as picture:
                 for number in sorted(wanted):
                     picture.seek(number)
                     found[number] = np.asarray(picture.convert("RGB"))
         else:
-            with _film(file) as film:
+            with _film(source, name) as film:
                 for number, frame in enumerate(film.decode(video=0)):
                     if number in wanted:
                         found[number] = frame.to_ndarray(format="rgb24")
                     if number >= max(wanted):
                         break
     except (*pictures.DAMAGED, *_errors()) as error:
-        raise ValueError(f"{file} is damaged or cut short after frame {max(found, default=-1) + 1}: {error}") from error
+        raise ValueError(f"{name} is damaged or cut short after frame {max(found, default=-1) + 1}: {error}") from error
     if missing := sorted(wanted - set(found)):
         raise ValueError(
-            f"{file} is cut short: it has {size.frames} frames by its header, and frame {missing[0]} is gone"
+            f"{name} is cut short: it has {size.frames} frames by its header, and frame {missing[0]} is gone"
         )
     return np.stack([found[int(number)] for number in numbers])
 
@@ -130,7 +135,7 @@ def write_mp4(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
     """
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         raise ValueError(f"an MP4 film has even sides, and these frames are {frames.shape[1]} x {frames.shape[2]}")
-    av = _library(pathlib.Path(path))
+    av = _library(str(path))
     from fractions import Fraction
 
     content = io.BytesIO()
@@ -146,11 +151,11 @@ def write_mp4(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
         file.write(content.getvalue())
 
 
-def _library(path: pathlib.Path) -> Any:
+def _library(name: str) -> Any:
     try:
         import av
     except ImportError:
-        raise ValueError(f"{path} needs PyAV, which is not installed. Install it: {INSTALL}; or use GIF") from None
+        raise ValueError(f"{name} needs PyAV, which is not installed. Install it: {INSTALL}; or use GIF") from None
     return av
 
 
@@ -163,24 +168,28 @@ def _errors() -> tuple[type[BaseException], ...]:
     return (av.error.FFmpegError,)
 
 
-def _gif(path: pathlib.Path) -> Image.Image:
+def _is_gif(source: str | os.PathLike | bytes) -> bool:
+    return source.startswith(b"GIF8") if isinstance(source, bytes) else pathlib.Path(source).suffix.lower() == ".gif"
+
+
+def _gif(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     try:
-        return Image.open(path, formats=("GIF",))
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=("GIF",))
     except FileNotFoundError:
         raise
     except pictures.DAMAGED as error:
-        raise ValueError(f"{path} is no GIF animation, or is cut short: {error}") from error
+        raise ValueError(f"{name} is no GIF animation, or is cut short: {error}") from error
 
 
-def _film(path: pathlib.Path) -> Any:
-    av = _library(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
+def _film(source: str | os.PathLike | bytes, name: str) -> Any:
+    av = _library(name)
+    if not isinstance(source, bytes) and not pathlib.Path(source).is_file():
+        raise FileNotFoundError(f"{name}: there is no such file.")
     try:
-        film = av.open(str(path))
+        film = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source))
     except av.error.FFmpegError as error:
-        raise ValueError(f"{path} is no film, or is cut short: {error}") from error
+        raise ValueError(f"{name} is no film, or is cut short: {error}") from error
     if not film.streams.video:
         film.close()
-        raise ValueError(f"{path} has no pictures, only other streams")
+        raise ValueError(f"{name} has no pictures, only other streams")
     return film

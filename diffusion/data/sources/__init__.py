@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         tfds_records,
     )
     from diffusion.data.sources.array_files import arrays
-    from diffusion.data.sources.clip_files import clip_folder
+    from diffusion.data.sources.clip_files import clip_folder, clip_shards
     from diffusion.data.sources.combined import filtered, mixture
     from diffusion.data.sources.controlled_pictures import controlled, painted
     from diffusion.data.sources.file_streams import parquet_stream, tar_stream
@@ -88,6 +88,7 @@ __all__ = [
     "class_folders",
     "clip_files",
     "clip_folder",
+    "clip_shards",
     "column",
     "columns",
     "combined",
@@ -149,7 +150,7 @@ public.declare(
     __name__,
     {
         "array_files": ("arrays",),
-        "clip_files": ("clip_folder",),
+        "clip_files": ("clip_folder", "clip_shards"),
         "combined": ("filtered", "mixture"),
         "controlled_pictures": ("controlled", "painted"),
         "made_drawings": ("arranged_drawings", "drawings", "moving_drawings"),

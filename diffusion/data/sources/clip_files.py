@@ -2,10 +2,11 @@
 
     FOLDER/dog.mp4  FOLDER/dog.txt  FOLDER/cat/0001.png  FOLDER/cat/0002.png ...  FOLDER/cat.txt
 
-The text beside a film or folder is its caption; either all have one or none has.
+The text beside a film or folder is its caption; either all have one or none has. The same films are read from the tar
+shards of WebDataset.
 """
 
-__all__ = ["clip_folder"]
+__all__ = ["clip_folder", "clip_shards"]
 
 import pathlib
 import re
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diffusion.data.sources import splits, table_records
+from diffusion.data.sources import splits, table_records, tar_files
 from diffusion.io import clips, limits, pictures
 
 FILMS = (".gif", ".mp4", ".webm", ".mkv", ".mov", ".avi")
@@ -45,14 +46,81 @@ def clip_folder(
         ValueError: for one without clips, and a clip that does not fit: its name, what it is, and what is valid.
         limits.Refused: for clips that are larger than the memory.
     """
+    _check(frames, side, rate, stored_rate)
+    table = _Films(path, split, frames, side, rate, stored_rate or rate)
+    return table_records.Records(table, split, x="x", caption="caption" if "caption" in table.columns else "")
+
+
+def clip_shards(path: str, split: str = "train", *, frames: int, side: int, rate: float = 8.0) -> table_records.Records:
+    """Opens the films of WebDataset's tar shards: the first frames of each, at one rate, cut as by `clip_folder`.
+
+    Records are those of `tar_files`: members of one stem, 0001.mp4 and 0001.txt, are one film and its caption.
+
+    Args:
+        path: a folder, a file, or a pattern such as "shards/train-*.tar".
+        split: as `splits.parse` reads it; files are of the split that their names begin with.
+        frames, side, rate: as `clip_folder`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: as `tar_files.tar_shards`, and for shards without films.
+        limits.Refused: for clips that are larger than the memory.
+    """
+    _check(frames, side, rate, 0.0)
+    table = _Shards(path, split, frames, side, rate)
+    return table_records.Records(table, split, x="x", caption="caption" if "caption" in table.columns else "")
+
+
+def _check(frames: int, side: int, rate: float, stored_rate: float) -> None:
+    """Refuses numbers out of range, and clips that are larger than the memory."""
     if frames < 1 or side < 1 or not rate > 0 or stored_rate < 0:
         raise ValueError(
             f"frames = {frames} and side = {side} must be at least 1, rate = {rate} positive and stored_rate = "
             f"{stored_rate} 0 or positive"
         )
     limits.fits(f"a clip of {frames} frames of {side} x {side} pixels", 4 * frames * side * side * 3)  # as float32
-    table = _Films(path, split, frames, side, rate, stored_rate or rate)
-    return table_records.Records(table, split, x="x", caption="caption" if "caption" in table.columns else "")
+
+
+class _Shards:
+    """The films of tar shards as a table; a film is looked at when its record is read."""
+
+    def __init__(self, path: str, split: str, frames: int, side: int, rate: float):
+        self._table = tar_files.TarShards(path, split)
+        self.where, self.name = self._table.where, self._table.name
+        self._size = frames, side, rate
+        films = [name for name in self._table.columns if f".{name.rpartition('.')[2]}" in FILMS]
+        texts = [name for name in self._table.columns if name in tar_files.TEXTS]
+        if len(films) != 1:
+            raise ValueError(
+                f"{self.where} has the members {', '.join(self._table.columns)}. Valid: one film ({', '.join(FILMS)})"
+            )
+        self._stored = {"x": films[0]} | ({"caption": texts[0]} if texts else {})
+        self.columns = tuple(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        stored = self._table.read(rows, [self._stored[name] for name in columns])
+        value = lambda row, each, name: self._clip(row, each) if name == "x" else each
+        return [
+            {name: value(row, each[self._stored[name]], name) for name in columns} for row, each in zip(rows, stored)
+        ]
+
+    def place(self, row: int) -> str:
+        return self._table.place(row)
+
+    def column(self, name: str) -> Sequence[Any]:
+        return self._table.column(self._stored[name])
+
+    def stamp(self) -> Any:
+        return self._table.stamp()
+
+    def _clip(self, row: int, content: bytes) -> np.ndarray:
+        frames, side, rate = self._size
+        name = f"its {self._stored['x']}"
+        numbers = _clips_of(clips.about(content, name), name, frames, side, rate)[0]
+        return np.stack([_square(frame, side) for frame in clips.read(content, numbers, name)])
 
 
 class _Films:
@@ -136,31 +204,38 @@ def _windows(film: pathlib.Path, frames: int, side: int, rate: float, stored_rat
     """The numbers of the frames of each clip of a film.
 
     Raises:
-        ValueError: for a film of a lower rate, smaller pictures, too few frames, or a folder in which one is missing.
+        ValueError: as `_clips_of`, and for a folder in which a frame is missing.
     """
-    if film.is_dir():
-        files = _files_of(film)
-        numbers = [_number(file) for file in files]
-        if gaps := sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)):
-            raise ValueError(f"{film} lacks frame {gaps[0]}: its pictures are numbered {numbers[0]} to {numbers[-1]}")
-        width, height = pictures.opened(files[0]).size
-        about = clips.About(len(files), height, width, stored_rate)
-    else:
-        about = clips.about(film)
+    if not film.is_dir():
+        return _clips_of(clips.about(film), str(film), frames, side, rate)
+    files = _files_of(film)
+    numbers = [_number(file) for file in files]
+    if gaps := sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)):
+        raise ValueError(f"{film} lacks frame {gaps[0]}: its pictures are numbered {numbers[0]} to {numbers[-1]}")
+    width, height = pictures.opened(files[0]).size
+    return _clips_of(clips.About(len(files), height, width, stored_rate), str(film), frames, side, rate)
+
+
+def _clips_of(about: clips.About, name: str, frames: int, side: int, rate: float) -> list[np.ndarray]:
+    """The numbers of the frames of each clip of a film with such a header.
+
+    Raises:
+        ValueError: for a film of a lower rate, smaller pictures, or too few frames.
+    """
     if about.rate < rate * (1 - 1e-3):
         raise ValueError(
-            f"{film} has {about.rate:g} frames a second, fewer than rate = {rate:g}. Valid: at most as many"
+            f"{name} has {about.rate:g} frames a second, fewer than rate = {rate:g}. Valid: at most as many"
         )
     if min(about.height, about.width) < side:
         raise ValueError(
-            f"{film} has {about.height} x {about.width} pixels, fewer than side = {side}. Valid: a smaller side, or "
+            f"{name} has {about.height} x {about.width} pixels, fewer than side = {side}. Valid: a smaller side, or "
             "larger films"
         )
     step = about.rate / rate
     shown = np.floor(np.arange(int(np.ceil(about.frames / step - 1e-6))) * step + 1e-6).astype(int)
     if len(shown) < frames:
         raise ValueError(
-            f"{film} has {about.frames} frames at {about.rate:g} a second, which are {len(shown)} at rate = {rate:g}, "
+            f"{name} has {about.frames} frames at {about.rate:g} a second, which are {len(shown)} at rate = {rate:g}, "
             f"fewer than frames = {frames}. Valid: take it away, or choose fewer frames"
         )
     return [shown[i : i + frames] for i in range(0, len(shown) - frames + 1, frames)]

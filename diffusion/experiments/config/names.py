@@ -375,6 +375,7 @@ SOURCES = _table(
     sources.instruments,
     sources.wav_folder,
     sources.clip_folder,
+    sources.clip_shards,
     sources.solid_points,
     sources.solid_distances,
     sources.mesh_clouds,

@@ -1,5 +1,8 @@
 """Clips of films and of folders of pictures: the right frames, captions, and what cannot be used."""
 
+import io
+import tarfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -97,3 +100,27 @@ def test_a_gif_that_is_cut_short_is_named(tmp_path):
     (tmp_path / "a.gif").write_bytes(content[: len(content) * 3 // 8])
     with pytest.raises((ValueError, sources.DamagedRecord), match=r"a\.gif"):
         sources.clip_folder(str(tmp_path), frames=4, side=8, rate=10)[0]
+
+
+def shards(folder, members):
+    with tarfile.open(folder / "train-0.tar", "w") as archive:
+        for name, content in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
+
+
+def test_the_films_of_tar_shards_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+    clips.write_gif(tmp_path / "a.gif", film(9), 10)
+    content = (tmp_path / "a.gif").read_bytes()
+    shards(tmp_path, {"1.gif": content, "1.txt": b"one", "2.gif": content[:40], "2.txt": b"two"})
+    source = sources.clip_shards(str(tmp_path), frames=3, side=8, rate=5)
+    assert len(source) == 2 and source.spec.shape == (3, 8, 8, 3) and source.captions() == ["one", "two"]
+    np.testing.assert_allclose(greys(source[0]), [0, 20, 40], atol=1)
+    with pytest.raises(sources.DamagedRecord, match=r"2.*its gif is .*cut short"):
+        source[1]
+    (tmp_path / "train-0.tar").unlink()
+    shards(tmp_path, {"1.txt": b"one"})
+    with pytest.raises(ValueError, match=r"has the members txt\. Valid: one film"):
+        sources.clip_shards(str(tmp_path), frames=3, side=8)
