@@ -2,6 +2,7 @@
 
 __all__ = ["load", "save"]
 
+import math
 import os
 import pathlib
 
@@ -12,6 +13,7 @@ from diffusion.proteins.backbone import ATOMS
 
 MOST_RESIDUES = 9999  # four columns
 RANGE = (-999.999, 9999.999)  # eight columns with three digits after the point
+COORDINATES_END = 54  # last column of z
 MOST_BYTES = 81 * 10 * 4 * MOST_RESIDUES
 
 
@@ -21,12 +23,14 @@ def save(path: str | os.PathLike, atoms: np.ndarray, residue: str = "GLY") -> No
     Args:
         path: of the file.
         atoms: `[n, 4, 3]` N, CA, C, O of each residue in Angstrom; see `backbone.with_oxygen`.
-        residue: name of all residues, three letters; glycine has no atoms but these.
+        residue: name of all residues, one to three ASCII letters and digits; glycine has no atoms but these.
 
     Raises:
-        ValueError: for another shape, a chain longer than the residue column holds, or a coordinate that its column
-            does not.
+        ValueError: for another shape, a chain longer than the residue column holds, or a coordinate or a name that its
+            column does not.
     """
+    if not (1 <= len(residue) <= 3 and residue.isascii() and residue.isalnum()):
+        raise ValueError(f"residue = {residue!r}. Valid: one to three ASCII letters and digits, such as 'GLY'")
     atoms = np.asarray(atoms, np.float64)
     if atoms.ndim != 3 or atoms.shape[1:] != (len(ATOMS), 3) or not len(atoms):
         raise ValueError(f"a chain has the shape [n, 4, 3] of N, CA, C, O; got {list(atoms.shape)}")
@@ -58,38 +62,49 @@ def load(path: str | os.PathLike) -> np.ndarray:
     """The backbone of the first chain of the first model of a file.
 
     Args:
-        path: of a PDB file; atoms beside N, CA, C and O, and other locations of an atom than the first, are left out.
+        path: of a PDB file; atoms beside N, CA, C and O, and other locations of an atom than its first, are left out.
+            Residues of one number are told apart by their insertion codes, in the order of the file.
 
     Returns:
         `[n, 4, 3]` float64, Angstrom.
 
     Raises:
-        ValueError: for a file that is longer than the format's chains, a number that is none, or a residue that is
-            missing or lacks an atom, by its number.
+        ValueError: for a file that is longer than the format's chains, a line that is cut short, a number that is none
+            or not finite, or a residue that is missing or lacks an atom, by its number.
     """
     path = pathlib.Path(path)
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(
             f"{path} has {path.stat().st_size} bytes; a chain of {MOST_RESIDUES} residues has {MOST_BYTES} at most"
         )
-    found: dict[int, dict[str, list[float]]] = {}
+    found: dict[tuple[int, str], dict[str, list[float]]] = {}  # by number and insertion code, in the file's order
     chain = None
     for number, line in enumerate(path.read_text(encoding="ascii", errors="replace").splitlines(), 1):
         if line.startswith(("TER", "ENDMDL")) and found:
             break
-        if not line.startswith("ATOM  ") or line[12:16].strip() not in ATOMS or line[16] not in " A":
+        if not line.startswith("ATOM  ") or (name := line[12:16].strip()) not in ATOMS:
             continue
+        try:
+            residue = int(line[22:26]), line[26:27].strip()
+            position = [float(line[start : start + 8]) for start in (30, 38, 46)]
+        except ValueError:
+            residue, position = (0, ""), [math.nan]
+        if len(line) < COORDINATES_END or not np.isfinite(position).all():
+            raise ValueError(f"{path}, line {number}: columns 23-26 and 31-54 are finite numbers; got {line!r}")
         chain = line[21] if chain is None else chain
         if line[21] != chain:
             break
-        try:
-            position = [float(line[start : start + 8]) for start in (30, 38, 46)]
-            found.setdefault(int(line[22:26]), {})[line[12:16].strip()] = position
-        except ValueError:
-            raise ValueError(f"{path}, line {number}: columns 23-26 and 31-54 are numbers; got {line!r}") from None
+        found.setdefault(residue, {}).setdefault(name, position)
     if not found:
         raise ValueError(f"{path} has no ATOM record of a backbone")
-    for i in range(min(found), max(found) + 1):
-        if missing := [name for name in ATOMS if name not in found.get(i, {})]:
-            raise ValueError(f"{path}: residue {i} of chain {chain} lacks {', '.join(missing)}; a chain has no gaps")
-    return np.array([[found[i][name] for name in ATOMS] for i in sorted(found)])
+    numbers = [number for number, _ in found]
+    for number in sorted({*range(min(numbers), max(numbers) + 1)} - {*numbers}):
+        found[number, ""] = {}
+    residues = sorted(found, key=lambda residue: residue[0])  # those of one number stay in the file's order
+    for residue in residues:
+        if missing := [name for name in ATOMS if name not in found[residue]]:
+            called = f"{residue[0]}{residue[1]}"
+            raise ValueError(
+                f"{path}: residue {called} of chain {chain} lacks {', '.join(missing)}; a chain has no gaps"
+            )
+    return np.array([[found[residue][name] for name in ATOMS] for residue in residues])

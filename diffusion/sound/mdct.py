@@ -76,7 +76,8 @@ def mdct(waveform: Any, window: np.ndarray) -> Any:
     # At the boundary of two blocks the samples at equal distances are turned by an angle, whose cosine is w inside.
     before, after = x[..., :-1, : bins // 2 - 1 : -1], x[..., 1:, : bins // 2]
     turned = inside * before + outside * after, inside * after - outside * before
-    return _bounded(x, *turned) @ basis
+    with jax.default_matmul_precision("highest"):
+        return _bounded(x, *turned) @ basis
 
 
 def imdct(spectrum: Any, window: np.ndarray) -> Any:
@@ -95,7 +96,8 @@ def imdct(spectrum: Any, window: np.ndarray) -> Any:
     bins, inside, outside, basis = _parts(window, spectrum)
     if spectrum.ndim < 2 or spectrum.shape[-1] != bins:
         raise ValueError(f"a spectrum of shape {spectrum.shape}. Valid: [..., F, {bins}], by the window")
-    x = spectrum @ basis.T
+    with jax.default_matmul_precision("highest"):
+        x = spectrum @ basis.T
     before, after = x[..., :-1, : bins // 2 - 1 : -1], x[..., 1:, : bins // 2]
     turned = inside * before - outside * after, inside * after + outside * before
     return _bounded(x, *turned).reshape(*spectrum.shape[:-2], -1)

@@ -18,8 +18,8 @@ def stft(waveform: Any, window: int, hop: int) -> Any:
     Frame i is centred on the samples from i hop to (i + 1) hop; beyond the clip there are zeros.
 
     Args:
-        waveform: `[..., L]`, of which `hop` divides L.
-        window: W, samples of a frame, even, at least `hop`.
+        waveform: `[..., L]`, of which `hop` divides L; of whole numbers, it is computed in float32.
+        window: W, samples of a frame, even, more than `hop`: Hann's window is 0 at its first sample.
         hop: H, samples from frame to frame, even.
 
     Returns:
@@ -37,7 +37,7 @@ def stft(waveform: Any, window: int, hop: int) -> Any:
     border = (window - hop) // 2
     padded = of.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(border, border)])
     rows = hop * np.arange(waveform.shape[-1] // hop)[:, None] + np.arange(window)
-    return of.fft.rfft(padded[..., rows] * _hann(window).astype(waveform.dtype))
+    return of.fft.rfft(padded[..., rows] * _hann(window).astype(_dtype(waveform)))
 
 
 def istft(spectrum: np.ndarray, window: int, hop: int) -> np.ndarray:
@@ -83,7 +83,7 @@ def mel_filters(mels: int, window: int, sample_rate: int) -> np.ndarray:
         sample_rate: in Hz.
 
     Returns:
-        float64 `[W / 2 + 1, M]`, at most 1.
+        float64 `[W / 2 + 1, M]`, at most 1, read-only.
 
     Raises:
         ValueError: if a triangle is so narrow that no frequency lies in it.
@@ -100,6 +100,7 @@ def mel_filters(mels: int, window: int, sample_rate: int) -> np.ndarray:
             f"mels = {mels} is too many for a window of {window} samples at {sample_rate} Hz: a band has no frequency. "
             "Valid: fewer bands, or a longer window"
         )
+    filters.setflags(write=False)  # all callers share it
     return filters
 
 
@@ -123,7 +124,9 @@ def log_mel(waveform: Any, sample_rate: int, mels: int, window: int, hop: int) -
     Reference: Shen et al., "Natural TTS Synthesis by Conditioning WaveNet on Mel Spectrogram Predictions", 2018.
     """
     of = jnp if isinstance(waveform, jax.Array) else np
-    bands = abs(stft(waveform, window, hop)) @ mel_filters(mels, window, sample_rate).astype(waveform.dtype)
+    magnitude = abs(stft(waveform, window, hop))
+    with jax.default_matmul_precision("highest"):
+        bands = magnitude @ mel_filters(mels, window, sample_rate).astype(magnitude.dtype)
     return of.maximum(1 + of.log10(of.maximum(bands, LEAST)) / 5, 0)
 
 
@@ -158,6 +161,10 @@ def _hann(window: int) -> np.ndarray:
     return 2 * shape / shape.sum()
 
 
+def _dtype(waveform: Any) -> Any:
+    return waveform.dtype if waveform.dtype.kind == "f" else np.float32
+
+
 def _check(window: int, hop: int) -> None:
-    if hop < 1 or window < hop or (window - hop) % 2 or window % 2:
-        raise ValueError(f"window = {window} and hop = {hop}. Valid: both even, and the window no shorter than the hop")
+    if hop < 1 or window <= hop or (window - hop) % 2 or window % 2:
+        raise ValueError(f"window = {window} and hop = {hop}. Valid: both even, and the window longer than the hop")

@@ -24,6 +24,7 @@ COLUMNS = {
     (77, 78): " C",
     (79, 80): "  ",
 }
+NUMBERS = ("   1 ", "   1A", "   2 ")  # columns 23 to 27
 
 
 def test_columns_are_those_of_the_format(tmp_path):
@@ -52,6 +53,26 @@ def test_side_chains_second_chains_and_models_are_left_out(tmp_path):
     np.testing.assert_array_equal(pdb.load(tmp_path / "b.pdb"), ATOMS)
 
 
+def test_residues_of_one_number_are_told_apart_by_their_insertion_codes(tmp_path):
+    """Residues 1, 1A and 2, as in antibodies; of CA of the second B and A, the first counts."""
+    pdb.save(tmp_path / "a.pdb", ATOMS)
+    lines = (tmp_path / "a.pdb").read_text().splitlines()[:12]
+    numbered = [line[:22] + NUMBERS[i // 4] + line[27:] for i, line in enumerate(lines)]
+    first = numbered[5][:16] + "B" + numbered[5][17:]
+    later = numbered[5][:16] + "A" + numbered[5][17:30] + "   0.000" * 3 + numbered[5][54:]
+    (tmp_path / "b.pdb").write_text("\n".join([*numbered[:5], first, later, *numbered[6:]]))
+    np.testing.assert_array_equal(pdb.load(tmp_path / "b.pdb"), ATOMS)
+    (tmp_path / "c.pdb").write_text("\n".join([*numbered[:7], *numbered[8:]]))
+    with pytest.raises(ValueError, match="residue 1A of chain A lacks O;"):
+        pdb.load(tmp_path / "c.pdb")
+
+
+@pytest.mark.parametrize("residue", ["GLYC", "", "G Y", "GL\u00dc"])
+def test_names_that_their_column_does_not_hold(residue, tmp_path):
+    with pytest.raises(ValueError, match=r"residue = .*Valid: one to three"):
+        pdb.save(tmp_path / "no.pdb", ATOMS, residue)
+
+
 def test_what_the_columns_do_not_hold_is_refused(tmp_path):
     wide = ATOMS.copy()
     wide[2, 3, 1] = 9999.9996  # rounds to five digits before the point
@@ -78,6 +99,9 @@ def test_files_that_are_no_chain_are_refused(tmp_path):
         ("gap", lines[:4] + lines[8:], "residue 2 of chain A lacks N, CA, C, O"),
         ("atom", lines[:6] + lines[7:], "residue 2 of chain A lacks C;"),
         ("number", [lines[0][:30] + "   x.000" + lines[0][38:]], "line 1: columns"),
+        ("nan", [lines[0][:30] + "     nan" + lines[0][38:]], "line 1: columns 23-26 and 31-54 are finite numbers"),
+        ("short", [*lines[:3], lines[3][:16]], "line 4: columns"),
+        ("digits", [*lines[:3], lines[3][:50]], "line 4: columns"),
         ("none", lines[12:], "no ATOM record"),
     ):
         path = tmp_path / f"{name}.pdb"

@@ -69,7 +69,34 @@ def test_griffin_lim_comes_nearer_to_the_spectrogram():
     assert last < 0.6 * first, (first, last)
 
 
-@pytest.mark.parametrize("window, hop", [(64, 65), (64, 15), (63, 16), (64, 0)])
+def test_whole_numbers_are_not_silence():
+    """Frames are linear: those of 16-bit numbers are 2^15 times those of the same clip in [-1, 1)."""
+    x = np.random.default_rng(2).integers(-(2**15), 2**15, 640).astype(np.int16)
+    np.testing.assert_allclose(sound.stft(x, 64, 16) / 2**15, sound.stft(x / 2**15, 64, 16), atol=1e-6)
+    levels = lambda x: sound.log_mel(x, RATE, 8, 64, 16)
+    for found in (levels(x), jax.jit(levels)(x)):
+        np.testing.assert_allclose(found, levels(x / 2**15) + np.log10(2**15) / 5, atol=1e-5)
+
+
+def test_what_callers_share_is_read_only():
+    with pytest.raises(ValueError, match="read-only"):
+        sound.mel_filters(20, 1024, RATE)[0, 0] = 1
+
+
+def test_products_have_full_precision_where_devices_have_less():
+    """An accelerator multiplies matrices of float32 in fewer bits, unless the product says which."""
+    x, window = np.zeros(64, np.float32), sound.sine_window(8)
+    for program in (
+        lambda x: sound.mdct(x, window),
+        lambda x: sound.imdct(x.reshape(8, 8), window),
+        lambda x: sound.log_mel(x, RATE, 8, 64, 16),
+    ):
+        products = [eqn for eqn in jax.make_jaxpr(program)(x).eqns if eqn.primitive.name == "dot_general"]
+        assert len(products) == 1
+        assert set(products[0].params["precision"]) == {jax.lax.Precision.HIGHEST}
+
+
+@pytest.mark.parametrize("window, hop", [(64, 64), (64, 65), (64, 15), (63, 16), (64, 0)])
 def test_sizes_that_do_not_fit(window, hop):
     with pytest.raises(ValueError, match=f"window = {window} and hop = {hop}"):
         sound.stft(np.zeros(64), window, hop)
