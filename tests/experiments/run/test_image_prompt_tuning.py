@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from diffusion import text_to_image
-from diffusion.adapters import ip_adapter_files, prompt_features
+from diffusion.adapters import image_prompt, ip_adapter_files, prompt_features
 from diffusion.adapters.tuning import Tuning
 from diffusion.data import latent_cache, sources
 from diffusion.experiments import train
@@ -24,7 +24,9 @@ from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
 from tests.experiments.run.made_tuning import config as config_of
 from tests.experiments.run.made_tuning import pictures
 from tests.experiments.run.test_tuning import begun, encoded, same
+from tests.models.interchange import published
 from tests.peers.made_weights import drawn
+from tests.text_to_image import made_pipelines
 
 
 def encoder(folder):
@@ -159,3 +161,25 @@ def test_the_prompt_may_be_another_picture_of_the_record(tmp_path):
         seen_pictures.write(sight._replace(see=None), source, place)  # they are there
         with pytest.raises(latent_cache.CacheError, match=r"autoencoder\.config\.prompt: .* -> 'other'"):
             seen_pictures.write(sight._replace(about={"prompt": "other"}), source, place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, kind", [("siglip", "global"), ("dinov2_plain", "plus")])
+def test_siglip_and_dinov2_take_clips_place(name, kind, tmp_path):
+    """What a picture is in a training is what it is in sampling, by the encoders that transformers writes."""
+    folder = published.case(name).folder(tmp_path / "encoder")
+    model = text_to_image.load(made_pipelines.folder("sd", tmp_path / "sd"))
+    tuning = image_prompt.ip_adapter(model, str(folder), **KINDS[kind])
+    shown = np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)
+    seen = tuning.see([shown])["image_prompt"]
+    reader, _ = interchange.load(folder)
+    assert type(reader).__name__ in ("SigLIP", "DINOv2")
+    assert seen.shape == (1, *tuning.sees["image_prompt"]) and seen.shape[-1] == reader.width
+    weights = tuning.init(jax.random.key(0), model.params)
+    weights = jax.tree.map(lambda leaf: leaf + 0.1, weights)
+    one = tuning.attach(model, weights).attachments["image"]
+    found, absent = one.encode(one.params, jnp.asarray(one.read(shown, (16, 16)))[None])
+    module = ip_adapter_files.fresh(model.denoiser, reader.width, **KINDS[kind])
+    expected = module.apply({"params": weights}, seen)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+    assert np.abs(found[0][0] - absent[0][0]).max() > 1e-3
