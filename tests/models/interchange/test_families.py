@@ -310,7 +310,7 @@ CALLS = {
     "flux_dev": Call(flux_dev, 7e-5),
     "flux_kontext": Call(flux_kontext, 6e-5),
     "chroma": Call(chroma, 5e-6),
-    "chroma_original": Call(chroma, 5e-5),
+    "chroma_original": Call(chroma, 6e-6),
     "unet_2d_ddpm": Call(unet, 2e-5),
     "unet_2d_heads": Call(unet, 8e-6),
     "unet_2d_adm": Call(unet, 2e-5),
