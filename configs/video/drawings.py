@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
         },
         "condition_dropout": 0.1,
     }
-    config = base.flow(source, objective, steps=500, batch_size=24)
+    config = base.flow(source, objective, steps=6_000, batch_size=24)
     config.parameterization = velocity | {"name": "x0"}
     config.model = {
         "name": "video_dit",
@@ -74,8 +74,8 @@ def get_config(arg: str = "") -> ConfigDict:
         "weight_decay": 0.01,
         "clip": 1.0,
     }
-    config.checkpoint.every = 100
-    config.train.log_every = 20
+    config.checkpoint.every = 500
+    config.train.log_every = 50
     base.sampled(config, "dpmpp_2m", steps=16, number=40, batch_size=20)
     config.sample.update({"shift": 2.0})
     config.sample.guidance.scale = 2.0

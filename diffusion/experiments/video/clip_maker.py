@@ -50,8 +50,9 @@ def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
         known = np.zeros((len(vectors), 0, *run.shape[1:]), np.uint8) if known is None else known
         made = programs.setdefault(frames, program(frames))
         clips = []
-        for i in range(0, len(vectors), batch_size):
-            rows = np.minimum(np.arange(i, i + batch_size), len(vectors) - 1)  # the last batch is filled up
+        size = min(batch_size, len(vectors))
+        for i in range(0, len(vectors), size):
+            rows = np.minimum(np.arange(i, i + size), len(vectors) - 1)  # the last batch is filled up
             new = made(vectors[rows], jnp.asarray(np.asarray(seeds)[rows]), to_model(jnp.asarray(known[rows])))
             clips.append(np.asarray(new)[: len(vectors) - i])
         return np.concatenate(clips)
