@@ -148,11 +148,17 @@ def extension(networks: Judge, make: Make, number: int) -> tuple[dict[str, Any],
     figures = {"made": measured(networks, clips, truth, KNOWN), "real": measured(networks, real, truth, KNOWN)}
     bouncing = np.array([clip.movers[0].motion == "bounces" for clip in truth])
     if bouncing.any():
-        step = lambda some: np.nanmean(moving_objects.speeds(moving_objects.tracks(some[bouncing]).centre)[:, -7:], 1)
-        with np.errstate(invalid="ignore"):
-            off = np.abs(step(clips) / step(real) - 1)
+        window = slice(-clip_judge.FRAMES, None)
+        steps = lambda some: moving_objects.speeds(moving_objects.tracks(some[bouncing, window]).centre)
+        off = [abs(_mean(one) / _mean(other) - 1) for one, other in zip(steps(clips), steps(real))]
         figures["made"]["speed_kept"] = float(np.median(np.where(np.isnan(off), 1.0, off)))
     return figures, clips, truth
+
+
+def _mean(steps: np.ndarray) -> float:
+    """The mean of the steps that are seen; NaN where none is."""
+    seen = steps[~np.isnan(steps)]
+    return float(seen.mean()) if len(seen) else float("nan")
 
 
 def copies(clips: np.ndarray, train: np.ndarray) -> dict[str, Any]:
