@@ -10,7 +10,8 @@ the run's latest checkpoint; config.sample says sampler, steps and guidance. Mor
 made window after window, each from as many last frames as --first says. Writes film.npz (images uint8 [N, F, H, W, C],
 given Bool [F], originals, labels), samples.gif and samples.png.
 
-The network has a time for each frame (video_dit), and knows given frames if it was trained with some
+Of a run on latents these are frames of the latent; they are encoded and decoded by config.data.latents.autoencoder. The
+network has a time for each frame (video_dit), and knows given frames if it was trained with some
 (config.objective.density: given_frames or per_frame).
 """
 
@@ -31,6 +32,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.begin()
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,10 +45,11 @@ from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import generate, trained_run
+from diffusion.experiments.sampling import autoencoder_folders, generate, trained_run
 from diffusion.guidance import Memory, Unpaired
 from diffusion.io import files
 from diffusion.models import facts
+from diffusion.models.autoencoders import latent_space
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.step import conditioned
 
@@ -75,11 +78,12 @@ def film(
     Args:
         run: the trained run.
         split: of its data.
-        first, last, every: the frames that are given, see `given_of`.
-        frames: of a film; 0: those of the run's clips.
+        first, last, every: the frames that are given, see `given_of`; of a run on latents those of the latent.
+        frames: of a film, likewise; 0: those of the run's clips.
 
     Returns:
-        {"images": uint8 `[N, F, H, W, C]`, "given": Bool `[F]`, "originals": the clips, "labels": int `[N]`}.
+        {"images": uint8 `[N, F, H, W, C]`, "given": Bool `[F]`, of the frames that were made, "originals": the clips,
+        "labels": int `[N]`}.
 
     Raises:
         ConfigError: for a run that makes no clips of pixels, or frames that do not fit.
@@ -103,19 +107,20 @@ def film(
         labels = conditioned(stacked)
     made_frames = -(-(frames - first) // (window - first)) * (window - first) if longer else int((~given).sum())
     plan = timesteps.plan(run.grid)
+    coder, encode, decode = _coding(run)
 
     @jax.jit
-    def make(params, clips, labels, seeds):
+    def make(params, coder, clips, labels, seeds):
         starts, keys = generate.keys(seeds)
         denoise = generate.denoiser(recipe)(params, labels)
         x = samplers.prior(run.schedule, starts, (made_frames, *run.shape[1:]))
-        known = to_model(clips)
+        known = encode(coder, to_model(clips))
         if longer:
             way = (run.sampler, denoise, run.schedule, x, plan, keys)
-            return to_uint8(videos.rollout(*way, known[:, :first], window))
+            return to_uint8(decode(coder, videos.rollout(*way, known[:, :first], window)[:, :frames]))
         others = videos.completing(denoise, run.schedule, known, given)
         made = samplers.sample(run.sampler, others, run.schedule, x, plan, keys)
-        return to_uint8(known.at[:, np.flatnonzero(~given)].set(made))
+        return to_uint8(decode(coder, known.at[:, np.flatnonzero(~given)].set(made)))
 
     seeds = generate.seeds(config, len(clips))
     size = min(config.sample.batch_size, len(clips))
@@ -123,7 +128,7 @@ def film(
     for start in range(0, len(clips), size):
         rows = np.minimum(np.arange(start, start + size), len(clips) - 1)  # the last batch is filled up, and cut again
         few = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), (clips, labels, seeds))
-        parts.append(np.asarray(make(run.params, *few))[: len(clips) - start, :frames])
+        parts.append(np.asarray(make(run.params, coder, *few))[: len(clips) - start])
     seen = np.arange(frames) < first if longer else given
     return {"images": np.concatenate(parts), "given": seen, "originals": clips, "labels": classes}
 
@@ -135,12 +140,30 @@ def _check(run: trained_run.Trained) -> None:
             f"config.model.name = {config.model.name!r} on examples of {run.shape}: no clips of pictures with a time "
             "for each frame. Valid: video_dit on clips."
         )
-    if recipe.on_latents:
-        raise ConfigError("the run is on latents, and frames of pictures are given. Valid: a run on pictures.")
     if run.sampler.frames:
         raise ConfigError("config.sample.sampler: given frames rest by themselves. Valid: a sampler but per_frame.")
     if isinstance(run.denoise(np.zeros(1)) if recipe.by_class else None, (Memory, Unpaired)):
         raise ConfigError("config.sample.guidance, config.sample.cache: no plain denoiser. Valid: classifier_free.")
+
+
+def _coding(run: trained_run.Trained) -> tuple[Any, Callable, Callable]:
+    """(parameters, (parameters, clips in [-1, 1]) -> x, (parameters, x) -> clips): of a run on latents its autoencoder.
+
+    Raises:
+        ConfigError: for one that trained with the model, or one that is not there.
+    """
+    if run.recipe.autoencoder is not None:
+        raise ConfigError("the run's autoencoder trained with it. Valid: a run on pictures, or on a cache of latents.")
+    params, decode = autoencoder_folders.decoding(run.config)
+    if not run.recipe.on_latents:
+        return params, lambda params, x: x, decode
+    module: Any = autoencoder_folders.load(run.config.data.latents.autoencoder).module
+
+    def encode(params: Any, x: jax.Array) -> jax.Array:
+        moments = module.apply({"params": params}, x, method="encode")
+        return latent_space.to_diffusion(moments.mean, module.scale, module.shift)
+
+    return params, encode, decode
 
 
 def main(argv: list[str]) -> None:
@@ -158,4 +181,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, workdir.FAILURES, compiles=True)
+    command_line.run(main, (*workdir.FAILURES, *autoencoder_folders.FAILURES), compiles=True)

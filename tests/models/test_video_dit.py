@@ -107,6 +107,7 @@ def test_a_network_of_pictures_with_frames_begins_as_itself():
     np.testing.assert_allclose(video.apply({"params": extended}, X[:, :1], T, labels)[:, 0], frames[::3], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_of_videos_starts_from_one_of_pictures():
     """`config.init_from` fills what a DiT has, and leaves what is along the frames as it begins: `with_frames`."""
     picture = DiT(**FIELDS, num_classes=0)

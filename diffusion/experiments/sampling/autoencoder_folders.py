@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion.data import latent_cache
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config import ConfigError, data
 from diffusion.io import limits
 from diffusion.models import interchange
 from diffusion.models.autoencoders.latent_space import Moments, from_diffusion
@@ -164,8 +164,8 @@ def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array
     autoencoder = load(latents["autoencoder"])
     try:
         cache = latent_cache.describe(latents["dir"])
-        data = config["data"]
-        latent_cache.require(cache, data["name"], data["split"], autoencoder.record, where=latents["dir"])
+        name, split = data.name_of(config), config["data"]["split"]
+        latent_cache.require(cache, name, split, autoencoder.record, where=latents["dir"])
     except FileNotFoundError:
         pass  # the cache may have stayed where the run was
     except latent_cache.CacheError as error:

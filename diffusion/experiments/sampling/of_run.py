@@ -211,7 +211,7 @@ def _write(out, recipe, make, params, images, labels, of_records, seeds, record)
             out / "samples.png",
             *(series_files.write(source, images, out) if of_records else []),
         ]
-    if clip_pictures.is_clip(recipe.shape, "uint8" if recipe.makes_bytes else "float32"):
+    if clip_pictures.is_clip(images.shape[1:], str(images.dtype)):
         return [out / "samples.npz", *clip_pictures.draw(images, classes, out)]
     if not recipe.makes_pictures:
         of = None if recipe.data is not None else data.of_recipe(recipe)
