@@ -47,7 +47,7 @@ from diffusion.timesteps import Plan
 HIDES = {"forecast": {"name": "forecast", "horizon": 16}, "gaps": {"name": "gaps"}}
 JUMP, RESAMPLINGS = 5, 5  # of RePaint
 RATE = 10.0  # of DPS
-SELF_GUIDANCE = 10.0  # scale of TSDiff's
+SQUARES, QUANTILES = 3.0, 10.0  # scales of TSDiff's self-guidance
 
 
 def exact_denoiser(process: GaussianProcess, schedule: NoiseSchedule) -> Denoiser:
@@ -80,12 +80,12 @@ def ways(schedule: NoiseSchedule, steps: int) -> dict[str, tuple[samplers.Sample
 
     def squares(denoise, given, mask):
         likelihood = guidance.gaussian_likelihood(lambda x: jnp.where(mask, x, 0), given, 1.0)
-        return guidance.posterior_sampling(denoise, schedule, likelihood, SELF_GUIDANCE)
+        return guidance.posterior_sampling(denoise, schedule, likelihood, SQUARES)
 
     def quantiles(denoise, given, mask):
         levels = (jnp.arange(len(given)) % series_scores.SAMPLES + 0.5) / series_scores.SAMPLES
         likelihood = guidance.quantile_likelihood(lambda x: jnp.where(mask, x, 0), given, levels)
-        return guidance.posterior_sampling(denoise, schedule, likelihood, SELF_GUIDANCE)
+        return guidance.posterior_sampling(denoise, schedule, likelihood, QUANTILES)
 
     def pigdm(denoise, given, mask):
         return guidance.pseudoinverse(denoise, schedule, measurements.masked(mask), given)

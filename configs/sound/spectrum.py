@@ -25,5 +25,5 @@ def get_config(arg: str = "") -> ConfigDict:
     form = {"name": "lapped_spectrum", "bins": 128, "window": "kaiser_bessel", "power": 0.25, "gain": 3.0}
     source = {"name": "instruments", "number": 8000, "length": 2048, "form": form}
     model = {"name": "sequence_transformer", "width": 128, "depth": 5, "heads": 4, "num_classes": 8}
-    config = base.run(source, model, steps=3000, batch_size=32)
+    config = base.run(source, model, steps=2500, batch_size=16)
     return base.finished(config, arg, SMALL, {"unet": {"model": UNET}})
