@@ -5,7 +5,7 @@ the one that is nearest to the data gives the straightest paths. A network that 
 either.
 """
 
-__all__ = ["aligned", "equivariant_optimal_transport", "matched", "rotated"]
+__all__ = ["aligned", "equivariant_optimal_transport", "matched", "rotated", "turn"]
 
 import jax
 import jax.numpy as jnp
@@ -97,9 +97,14 @@ def rotated(x: Array, e: Array) -> Array:
 
     Kabsch 1976, "A solution for the best rotation to relate two sets of vectors"; without reflections.
     """
+    return e @ turn(x, e)
+
+
+def turn(x: Array, e: Array) -> Array:
+    """The rotation R `[D, D]` for which e R is nearest to x, both `[N, D]`; see `rotated`."""
     u, _, vt = jnp.linalg.svd(e.T @ x)
     last = jnp.ones(x.shape[1]).at[-1].set(jnp.sign(jnp.linalg.det(u @ vt)))
-    return e @ (u * last) @ vt
+    return (u * last) @ vt
 
 
 def _nearest(x: Array, e: Array, permutation: bool, rotation: bool) -> Array:

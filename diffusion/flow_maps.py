@@ -40,7 +40,7 @@ from diffusion.parameterizations import (
     read_output,
     time,
 )
-from diffusion.schedules import NoiseSchedule, check_schedule, left_broadcast
+from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
 
 Clocks = Callable[[NoiseSchedule, ArrayLike, ArrayLike], tuple[Array, Array]]
 """(schedule, t, s) -> the two times that a network receives."""
@@ -131,8 +131,9 @@ def heun(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
     def flow_map(x_t, t, s):
         prediction = denoise(x_t, t)
         euler = _along_the_line(schedule, x_t, s, prediction)
-        r_t, r_s = (jnp.exp(-schedule.log_snr(at) / 2) for at in (t, s))
-        weight = left_broadcast(schedule.alpha(s) * (r_s - r_t) / 2, x_t)
+        t_each, s_each = (at_each(schedule, _one_each(at, x_t), x_t) for at in (t, s))
+        r_t, r_s = (jnp.exp(-schedule.log_snr(at) / 2) for at in (t_each, s_each))
+        weight = left_broadcast(schedule.alpha(s_each) * (r_s - r_t) / 2, x_t)
         return euler + weight * (denoise(euler, s).eps - prediction.eps)
 
     return FlowMap(flow_map)
@@ -190,6 +191,7 @@ def mean_velocity(
 ) -> Array:
     """The output of a network of two times at (x_t, t, s), of x_t's shape, in float32 or wider."""
     require_floats(x_t, "x_t")
+    t, s = (at_each(schedule, at, x_t) for at in (t, s))
     return read_output(network(x_t, clocks(schedule, t, s), condition), x_t)
 
 
@@ -310,7 +312,7 @@ def latent_consistency(
 
 def _along_the_line(schedule, x_t, s, prediction: Prediction) -> Array:
     """The x_s that has the noise and the data of a prediction at x_t."""
-    s = _one_each(s, x_t)
+    s = at_each(schedule, _one_each(s, x_t), x_t)
     alpha = left_broadcast(schedule.alpha(s), x_t)
     sigma = left_broadcast(schedule.sigma(s), x_t)
     # At s = 0 the estimate itself, even where eps is not defined because sigma(t) = 0.

@@ -7,6 +7,7 @@ weight w on x0 is the weight w / SNR on epsilon, and w / (SNR + 1) on v where th
 
 __all__ = [
     "Weighting",
+    "at_most",
     "constant",
     "edm",
     "error_scale",
@@ -128,6 +129,27 @@ def soft_min_snr(gamma: float = 4.0) -> Weighting:
     if not gamma > 0:
         raise ValueError(f"soft_min_snr: gamma = {gamma} must be positive (4 in the paper)")
     return lambda schedule, t: 1 / (jnp.exp(-schedule.log_snr(t)) + 1 / gamma)
+
+
+def at_most(weighting: Weighting, most: float) -> Weighting:
+    """min(w, most): a weight that grows towards the data ends at a share of noise.
+
+    Of `constant(velocity())`, whose weight on x0 is 1 / t^2 on straight paths, at_most(100) ends at t = 0.1, as the
+    losses of FrameFlow do.
+
+    Facts:
+        paper: Yim et al. 2023, "Fast protein backbone generation with SE(3) flow matching"
+
+    Args:
+        weighting: w.
+        most: > 0.
+
+    Raises:
+        ValueError: if most is not positive.
+    """
+    if not most > 0:
+        raise ValueError(f"at_most: most = {most} must be positive; a loss without weight trains nothing")
+    return lambda schedule, t: jnp.minimum(weighting(schedule, t), most)
 
 
 def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:

@@ -30,10 +30,10 @@ from tests.schedules import schedule_cases
 from tests.schedules import test_schedules as schedule_suite
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
-KINDS = ("schedule", "objective", "sampler", "guidance", "backbone", "dataset", "metric")
+KINDS = ("schedule", "objective", "sampler", "manifold", "guidance", "backbone", "dataset", "metric")
 TABLES = (
-    names.SCHEDULES, names.OBJECTIVES, names.SAMPLERS, names.GUIDANCES, names.MODELS, names.FEATURES, catalog.BUNDLED,
-    model_metrics.METRICS,
+    names.SCHEDULES, names.OBJECTIVES, names.SAMPLERS, names.MANIFOLDS, names.GUIDANCES, names.MODELS, names.FEATURES,
+    catalog.BUNDLED, model_metrics.METRICS,
 )  # fmt: skip
 
 
@@ -67,6 +67,22 @@ def test_each_kind_has_a_paragraph_and_an_example_of_about_ten_lines(kind):
     assert len(section.split("```")[0].split()) > 30
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
     assert 7 <= sum(bool(line.strip()) for line in code.splitlines()) <= 20
+
+
+def test_the_manifold_is_a_sphere_of_its_radius(ideas):
+    """Lengths of logs are distances, the basis is orthonormal, and the wrapped density has the mass 1."""
+    globe, radius = ideas.globe(3.0), 3.0
+    x, y = globe.uniform(jax.random.key(0), (2, 2000))
+    distance = globe.distance(x, y)
+    np.testing.assert_allclose(distance, radius * np.arccos(np.clip(np.sum(x * y, -1), -1, 1)), atol=2e-3)
+    v = globe.log(x, y)
+    np.testing.assert_allclose(jnp.sqrt(globe.inner(x, v, v)), distance, rtol=1e-4, atol=1e-5)
+    basis = globe.basis(x)
+    gram = globe.inner(x[:, None, None], basis[:, :, None], basis[:, None])
+    np.testing.assert_allclose(gram, np.broadcast_to(np.eye(2), gram.shape), atol=1e-5)
+    density = np.exp(globe.wrapped_log_density(x[:1], 2.5, y))
+    assert density.mean() * globe.volume == pytest.approx(1, abs=4 * float(density.std()) * globe.volume / 2000**0.5)
+    assert globe.volume == pytest.approx(4 * np.pi * 9)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """docs/pytrees.md: its ten lines run, and its polygons train from a config."""
 
+import json
 import pathlib
 import re
 import shlex
@@ -123,3 +124,14 @@ def test_the_commands_of_the_page_train_and_sample(polygons, tmp_path):
     for leaf in ("positions", "types"):
         made = kept[f"images/{leaf}"]
         assert (made[~real] == 0).all() and (made[real] != 0).all()
+    of_run = ["--workdir", folder, "--extend", code]
+    edit = ["--out", str(tmp_path / "edits"), "--editor", '{"name": "sdedit"}', "--pictures=test"]
+    for command in (["edit", *of_run, *edit], ["evaluate", *of_run, "--metrics=bpd", "--config.evaluate.number=4"]):
+        done = commands.run("diffusion", *command, timeout=600)
+        assert done.returncode == 0, done.stderr
+    edited = np.load(tmp_path / "edits" / "edited.npz")
+    real = edited["labels/real"]
+    for leaf in ("positions", "types"):
+        assert (edited[f"images/{leaf}"][~real] == 0).all() and (edited[f"images/{leaf}"][real] != 0).all()
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["model"]["bits_per_dim"]["protocol"]["dimensions"] == "of what is real"

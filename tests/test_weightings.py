@@ -20,6 +20,7 @@ PARAMETERIZATIONS = {
 WEIGHTINGS = {
     **{f"constant({name})": weightings.constant(p) for name, p in PARAMETERIZATIONS.items()},
     "truncated_snr": weightings.truncated_snr(),
+    "at_most": weightings.at_most(weightings.snr(), 5.0),
     "min_snr": weightings.min_snr(),
     "edm": weightings.edm(),
     "snr": weightings.snr(),
@@ -160,6 +161,7 @@ def test_published_forms_on_the_networks_own_error(schedule_name):
     # Crowson et al. 2024: 1 / (sigma^2 + 1 / gamma) on x0; below min-SNR and above half of it.
     soft = weightings.soft_min_snr(5.0)(schedule, t)
     hard = weightings.min_snr(5.0)(schedule, t)
+    np.testing.assert_allclose(weightings.at_most(weightings.snr(), 5.0)(schedule, t), hard, rtol=1e-9)
     np.testing.assert_allclose(soft, snr * 5 / (snr + 5), rtol=1e-9)
     assert (soft <= hard).all()
     assert (soft >= hard / 2).all()

@@ -1,4 +1,4 @@
-"""Class-conditional flow matching on signed distances of solids at 16^3 voxels, by a U-Net of volumes.
+"""Class-conditional flow matching on signed distances of solids at 12^3 voxels, by a U-Net of volumes.
 
     diffusion train --config=shapes/voxels --workdir=runs/voxels
     diffusion sample --workdir=runs/voxels
@@ -19,19 +19,20 @@ base = recipes.module("shapes/base")
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = base.flow({"name": "solid_distances"})
+    config = base.flow({"name": "solid_distances", "side": 12})
     config.model = {
         "name": "unet",
-        "widths": (8, 24, 48),
+        "widths": (8, 16, 32),
         "blocks": 1,
         "attention_levels": (2,),
         "heads": 4,
         "groups": 8,
         "scale_shift": True,
+        "resample": "block",
         "num_classes": 8,
     }
     config.train.batch_size = 16
-    config.train.steps = 1000
+    config.train.steps = 600
     config.objective.density.strata = 16
     tiny = {
         "data.source": {"name": "solid_distances", "side": 8, "number": 40},

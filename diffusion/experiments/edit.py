@@ -6,7 +6,8 @@
     diffusion edit --workdir=runs/digits --out=edits --editor='{"name": "bdia"}'   # back to what they were
 
 Reads config.sample.number pictures of a split with their classes, and the EMA weights of the run's latest checkpoint.
-Writes edited.npz (images uint8 [N, H, W, C], originals, labels) and edited.png. The editors are ddim (DDIM's
+Writes edited.npz (images uint8 [N, H, W, C], originals, labels) and edited.png; of other examples the arrays alone, as
+samples.npz has them. What is padding of an example stays zero. The editors are ddim (DDIM's
 inversion), edict and bdia (exact inversions), sdedit, and prompt_to_prompt, which keeps the layout of a picture by its
 maps of attention; config.sample says grid, steps and, of sdedit, the sampler.
 """
@@ -30,12 +31,13 @@ if __name__ == "__main__":  # before the imports that take seconds
 import ast
 import functools
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from diffusion import padding, pytrees, samplers
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.entries import call
@@ -45,6 +47,7 @@ from diffusion.experiments.sample import requested_labels
 from diffusion.experiments.sampling import editors, generate, trained_run
 from diffusion.guidance import Memory, Unpaired
 from diffusion.io import files
+from diffusion.io.leaf_names import leaves_of
 from diffusion.training.checkpointing import checkpoints
 
 
@@ -58,34 +61,45 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
         labels: the classes to edit to, in turn; None: their own.
 
     Returns:
-        {"images": uint8 `[N, H, W, C]`, "originals" likewise, "labels": int `[N]`, "own_labels": int `[N]`}.
+        {"images": uint8 `[N, H, W, C]`, "originals" likewise, "labels": int `[N]`, "own_labels": int `[N]`}; float32
+        pytrees of other examples, and conditions of padded ones.
 
     Raises:
         ConfigError: for an entry that is wrong, or a guidance that is no plain denoiser.
     """
     change = call(editors.EDITORS, editor, "--editor", "editor")
     x, own = run.real(split, run.config.sample.number)
+    if labels is not None and isinstance(own, Mapping):
+        raise ConfigError("--labels: the examples have conditions with a mask, and no class alone. Valid: none")
     wanted = own if labels is None else requested_labels(labels, len(own), run.recipe.num_classes)
+    own, wanted = generate.as_condition(own), generate.as_condition(wanted)
+    real = generate.real_of(run.recipe, own)
+    shown = to_uint8 if run.recipe.makes_bytes else lambda x: x
     if isinstance(run.denoise(own), (Memory, Unpaired)):
         sample = run.config.sample
         raise ConfigError(
             f"config.sample.guidance.name = {sample.guidance.name!r}, config.sample.cache.name = "
             f"{sample.cache.name!r}: no plain denoiser. Valid: e.g. classifier_free, without a cache."
         )
-    keys = generate.keys(generate.seeds(run.config, len(own)))[1]
+    keys = generate.keys(generate.seeds(run.config, len(x)))[1]
 
     @jax.jit
     def edited(params, x, own, wanted):
         denoise = generate.denoiser(run.recipe)
         there, back = (denoise(params, classes) for classes in (own, wanted))
         beside = functools.partial(generate.side_by_side, run.recipe, params, own, wanted)
-        return to_uint8(change(editors.Task(there, back, beside, run.schedule, run.sampler, x, run.grid, keys)))
+        sampler = run.sampler if real is None else samplers.padded(run.sampler, real)
+        task = editors.Task(there, back, beside, run.schedule, sampler, padding.zeroed(x, real), run.grid, keys)
+        return shown(padding.zeroed(change(task), real))
 
     try:
-        images = edited(run.params, x, jnp.asarray(own), jnp.asarray(wanted))
+        images = edited(run.params, x, own, wanted)
     except ValueError as error:
         raise ConfigError(f"--editor = {editor!r}: {error}") from error
-    return {"images": np.asarray(images), "originals": np.asarray(to_uint8(x)), "labels": wanted, "own_labels": own}
+    made = {"images": images, "originals": shown(x), "labels": wanted, "own_labels": own}
+    if (structure := run.recipe.structure) is not None:
+        made |= {name: pytrees.unpack(made[name], structure) for name in ("images", "originals")}
+    return jax.tree.map(np.asarray, made)
 
 
 def main(argv: list[str]) -> None:
@@ -100,10 +114,13 @@ def main(argv: list[str]) -> None:
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
     with files.whole(out / "edited.npz") as file:
-        np.savez(file, **made)
-    plots.sample_grid(made["images"], made["labels"], out / "edited.png")
-    change = np.abs(made["images"].astype(int) - made["originals"]).mean()
-    print(f"{len(made['images'])} pictures, changed by {change:.1f} of 255 on average: {out / 'edited.npz'}")
+        np.savez(file, **leaves_of(made))
+    if run.recipe.makes_pictures:
+        plots.sample_grid(made["images"], made["labels"], out / "edited.png")
+    examples = [jax.tree.leaves(made[name]) for name in ("images", "originals")]
+    before, after = (np.concatenate([np.float64(leaf).ravel() for leaf in leaves]) for leaves in examples)
+    number, unit = len(examples[0][0]), " of 255" if run.recipe.makes_bytes else ""
+    print(f"{number} examples, changed by {np.abs(after - before).mean():.3g}{unit} on average: {out / 'edited.npz'}")
 
 
 if __name__ == "__main__":

@@ -245,7 +245,7 @@ def _require_pictures(config: Mapping) -> None:
     if spec is not None and not spec.pictures:
         raise ConfigError(
             f"--{requested_flags[0]} is of pictures, and {spec.name} holds {spec.dtype} {spec.shape}. Valid: neither "
-            "--metrics (but nll, on manifolds, crps or process, of series, sound or vocoder, of sound, clouds, of "
+            "--metrics (but bpd, nll, on manifolds, crps or process, of series, sound or vocoder, of sound, clouds, of "
             "shapes, and backbone, of proteins) nor --protocol; the distances of the numbers as they are, are measured "
             "without them."
         )

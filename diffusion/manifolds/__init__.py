@@ -13,8 +13,8 @@ from diffusion.manifolds.euclidean import euclidean
 from diffusion.manifolds.hyperbolic import lorentz, lorentz_to_poincare, poincare, poincare_to_lorentz
 from diffusion.manifolds.manifold import Manifold, check_targets, geodesic, norm, scaled
 from diffusion.manifolds.positive_definite import positive_definite
-from diffusion.manifolds.product_spaces import power, product
-from diffusion.manifolds.rigid_frames import centred, frame_prior, frames
+from diffusion.manifolds.product_spaces import packed, power, product
+from diffusion.manifolds.rigid_frames import aligned_frames, centred, frame_prior, frames
 from diffusion.manifolds.rotations import (
     from_quaternion,
     from_rotation_vector,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from diffusion.manifolds import heat_kernels, mixtures
     from diffusion.manifolds.conditional_flows import riemannian_flow_matching
     from diffusion.manifolds.denoising_scores import riemannian_score_matching
+    from diffusion.manifolds.frame_samplers import frame_ancestral
     from diffusion.manifolds.geodesic_solvers import geodesic_euler, geodesic_heun, geodesic_random_walk, geodesic_rk4
     from diffusion.manifolds.geodesic_transport import geodesic_cost
     from diffusion.manifolds.riemannian_likelihood import (
@@ -44,11 +45,13 @@ __all__ = [
     "Distribution",
     "Manifold",
     "TangentField",
+    "aligned_frames",
     "centred",
     "check_targets",
     "circle",
     "euclidean",
     "exact_divergence",
+    "frame_ancestral",
     "frame_prior",
     "frames",
     "from_quaternion",
@@ -65,6 +68,7 @@ __all__ = [
     "lorentz_to_poincare",
     "mixtures",
     "norm",
+    "packed",
     "poincare",
     "poincare_to_lorentz",
     "positive_definite",
@@ -93,6 +97,7 @@ public.declare(  # what acts on manifolds imports samplers and objectives, which
     {
         "conditional_flows": ("riemannian_flow_matching",),
         "denoising_scores": ("riemannian_score_matching",),
+        "frame_samplers": ("frame_ancestral",),
         "geodesic_transport": ("geodesic_cost",),
         "riemannian_likelihood": ("exact_divergence", "hutchinson_divergence", "riemannian_log_likelihood"),
         "geodesic_solvers": ("geodesic_euler", "geodesic_heun", "geodesic_random_walk", "geodesic_rk4"),

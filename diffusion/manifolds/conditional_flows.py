@@ -1,6 +1,6 @@
 """Conditional flow matching on a manifold: along geodesics, or along the level sets of a premetric."""
 
-__all__ = ["Premetric", "premetric_path", "riemannian_flow_matching"]
+__all__ = ["Auxiliary", "Premetric", "premetric_path", "riemannian_flow_matching"]
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,10 @@ from diffusion.objectives.inputs import pairing, split, times
 from diffusion.objectives.objective import Moves, Objective
 from diffusion.parameterizations import Clock, velocity
 from diffusion.timesteps import Density
+from diffusion.weightings import Weighting
 
+Auxiliary = Callable[[Any, Any, Array], Array]
+"""(the point at t = 0 to which the velocity leads `[B, *shape]`, x_0, t `[B]`) -> another loss `[B]`."""
 Premetric = Callable[[Array, Array], Array]
 """(x `[..., *shape]`, y) -> d(x, y) `[...]` >= 0, zero for x = y alone, with a gradient in x elsewhere."""
 
@@ -35,6 +38,8 @@ def riemannian_flow_matching(
     premetric: Premetric | None = None,
     premetric_steps: int = 10,
     clock: Clock | None = None,
+    weighting: Weighting | None = None,
+    auxiliary: Auxiliary | None = None,
 ) -> Objective:
     """Regression on the velocity of paths between data x_0 and draws x_1 of the prior.
 
@@ -46,6 +51,8 @@ def riemannian_flow_matching(
         dx_t/dt = d(x_1, x_0) grad d(x_t, x_0) / |grad d(x_t, x_0)|^2,    so that d(x_t, x_0) = t d(x_1, x_0),
 
     which is followed from t = 1 by the classical Runge-Kutta method. With d the distance it is the geodesic.
+
+    With a weighting w the loss is t^2 w(t) |u - dx_t/dt|^2 + auxiliary(exp(x_t, -t u), x_0, t).
 
     The share t of the path is the time itself: the schedule is `rectified_flow()`.
 
@@ -63,6 +70,9 @@ def riemannian_flow_matching(
         premetric: None for geodesics.
         premetric_steps: of the solver, >= 1.
         clock: the time that the network "model" receives; t itself if None.
+        weighting: on the squared error of the point x_0 to which u leads, t^2 |u - dx_t/dt|^2; that of the loss above,
+            1 / t^2, if None. `weightings.at_most` of it keeps the largest share of the loss from the last times.
+        auxiliary: another loss of the point to which u leads, such as `proteins.atom_losses.atoms_and_distances()`.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
@@ -98,7 +108,12 @@ def riemannian_flow_matching(
             x_t, target = premetric_path(manifold, premetric, x_0, x_1, t, premetric_steps)
         u = field(player(networks, "model"), schedule, batch.get("condition"))(x_t, t)
         error = jax.tree.map(jnp.subtract, u, target)
-        return importance * manifold.inner(x_t, error, error), {"t": t}
+        loss = manifold.inner(x_t, error, error)
+        if weighting is not None:
+            loss = t**2 * weighting(schedule, t) * loss
+        if auxiliary is not None:
+            loss = loss + auxiliary(manifold.exp(x_t, scaled(-t, u)), x_0, t)
+        return importance * loss, {"t": t}
 
     facts = {**pairing(coupling), "real": False}
     return Objective(loss, reads=Moves(field, start, manifold, velocity(clock)), density=density, **facts)

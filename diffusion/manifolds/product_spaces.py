@@ -1,6 +1,6 @@
 """Products of manifolds, and powers of one: everything is the sum, or the least, over the factors."""
 
-__all__ = ["power", "product"]
+__all__ = ["packed", "power", "product"]
 
 import functools
 import math
@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusion.manifolds import smooth
@@ -152,6 +153,74 @@ def power(factor: Manifold, n: int) -> Manifold:
         injectivity_radius=factor.injectivity_radius,
         check=check,
     )
+
+
+def packed(manifold: Manifold) -> Manifold:
+    """A manifold whose points are tuples, with points as vectors `[D]` of all their coordinates.
+
+    Facts:
+        points: vectors `[D]`, the coordinates of the parts one after another
+        metric: the manifold's
+        cut_locus: the manifold's
+        paper: -
+
+    Objectives, samplers and likelihoods take points that are one array, and so products by this.
+
+    Args:
+        manifold: a product, or any other.
+    """
+    shapes = leaf_shapes(manifold.shape)
+    ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
+
+    def parts(x):
+        """The point, or tangent vector, of a vector `[..., D]`."""
+        leaves = [
+            x[..., end - math.prod(shape) : end].reshape(*x.shape[:-1], *shape) for end, shape in zip(ends, shapes)
+        ]
+        return _nested(manifold.shape, iter(leaves))
+
+    def flat(point):
+        leaves = zip(jax.tree.leaves(point), shapes)
+        return jnp.concatenate([a.reshape(*a.shape[: a.ndim - len(shape)], -1) for a, shape in leaves], -1)
+
+    def joined(function):
+        return lambda *vectors: flat(function(*map(parts, vectors)))
+
+    def valued(function):
+        return lambda *vectors: function(*map(parts, vectors))
+
+    def check(x):
+        got = jnp.shape(x)
+        if not got or got[-1] != ends[-1]:
+            raise ValueError(f"packed: points of {manifold.name} are vectors [..., {ends[-1]}], got {list(got)}")
+        manifold.check(parts(x))
+
+    uniform = manifold.uniform
+    return manifold._replace(
+        name=f"packed({manifold.name})",
+        shape=(ends[-1],),
+        exp=joined(manifold.exp),
+        log=joined(manifold.log),
+        distance=valued(manifold.distance),
+        inner=valued(manifold.inner),
+        project=joined(manifold.project),
+        tangent=joined(manifold.tangent),
+        basis=joined(manifold.basis),
+        transport=joined(manifold.transport),
+        log_volume_change=valued(manifold.log_volume_change),
+        tangent_normal=lambda key, x: flat(manifold.tangent_normal(key, parts(x))),
+        wrapped_log_density=lambda mean, scale, x: manifold.wrapped_log_density(parts(mean), scale, parts(x)),
+        cut_distance=valued(manifold.cut_distance),
+        uniform=(lambda key, shape: flat(uniform(key, shape))) if uniform else None,
+        check=check,
+    )
+
+
+def _nested(shape: Shape, leaves: Any) -> Any:
+    """The arrays in turn as a point of a manifold of this shape."""
+    if all(isinstance(axis, int) for axis in shape):
+        return next(leaves)
+    return tuple(_nested(part, leaves) for part in shape)
 
 
 def _each(function: Any, shape: Shape, tree: Any) -> Any:

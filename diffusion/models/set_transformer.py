@@ -9,21 +9,23 @@
            |                               |
            +------> shift, scale -- norm, dense --> [B, N, C]
 
-No element has a position: a permutation of the elements permutes the output. With `summaries` M, elements attend to M
+No element has a position: a permutation of the elements permutes the output. Sets of several sizes share one array by
+the condition's mask "real". With `summaries` M, elements attend to M
 summaries of the set, which attend to the elements, so that a layer costs N M in place of N^2.
 """
 
 __all__ = ["SetTransformer", "SummaryBlock"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion import padding
 from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import MLPS, Block, Modulation, modulated_output, xavier
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
@@ -55,7 +57,7 @@ class SummaryBlock(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, c: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, c: jax.Array, bias: jax.Array | None = None) -> tuple[jax.Array, None]:
         norm = NORMS[self.norm]
         width = x.shape[-1]
         attend = lambda name: CrossAttention(
@@ -65,7 +67,7 @@ class SummaryBlock(nn.Module):
         h = norm(x) * (1 + scale_a) + shift_a
         seeds = self.param("seeds", nn.initializers.normal(1.0), (self.summaries, width)).astype(h.dtype)
         seeds = jnp.broadcast_to(seeds, (x.shape[0], *seeds.shape))
-        summaries = norm(seeds + attend("summary_attention")(seeds, h))
+        summaries = norm(seeds + attend("summary_attention")(seeds, h, bias))
         x = x + gate_a * attend("attention")(h, summaries)
         mlp = MLPS[self.mlp](self.mlp_ratio, self.dtype, name="mlp")
         x = x + gate_m * mlp(norm(x) * (1 + scale_m) + shift_m)
@@ -144,17 +146,21 @@ class SetTransformer(nn.Module):
         Args:
             x: sets [B, N, C].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` such if `times` is more than 1.
-            condition: class labels int [B], None, or a dict of "label" and "vector" [B, vector_width].
+            condition: class labels int [B], None, or a dict of "label", of "vector" [B, vector_width], and of "real"
+                Bool [B, N]: the elements of each set; the others are padding, which no element sees.
             features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
-            [B, N, C], float32; with `features`: (that, a tuple of the tokens).
+            [B, N, C], float32, zero on padding; with `features`: (that, a tuple of the tokens).
 
         Raises:
             ValueError: for shapes that do not fit, and a superfluous or a missing condition.
         """
         check_example(self, x, "sets [B, N, C]", rank=3)
         seen = Features(features, self.feature_blocks)
+        condition, real = _parted(condition, x)
+        x = padding.zeroed(x, real)
+        bias = None if real is None else mask_bias(real)
         c = ConditionEmbedding(
             self.width, self.num_classes, self.vector_width, self.times, self.dtype, name="condition"
         )(x, t, condition)
@@ -163,13 +169,32 @@ class SetTransformer(nn.Module):
         asked = seen.among(self.depth)
         if self.summaries:
             blocks = scanned(
-                SummaryBlock, self.depth, self.remat, self.is_initializing(), (nn.broadcast,), self.unroll, asked
+                SummaryBlock,
+                self.depth,
+                self.remat,
+                self.is_initializing(),
+                (nn.broadcast, nn.broadcast),
+                self.unroll,
+                asked,
             )
             fields = (self.summaries, self.heads, self.mlp_ratio, self.norm, self.mlp, self.attention, self.dtype)
-            tokens, kept = blocks(*fields, name="blocks")(tokens, c)
+            tokens, kept = blocks(*fields, name="blocks")(tokens, c, bias)
         else:
-            blocks = scanned(Block, self.depth, self.remat, self.is_initializing(), unroll=self.unroll, kept=asked)
+            shared = (nn.broadcast, nn.broadcast, 0, nn.broadcast, nn.broadcast)
+            blocks = scanned(Block, self.depth, self.remat, self.is_initializing(), shared, self.unroll, asked)
             fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, False, self.attention, self.dtype)
-            tokens, kept = blocks(*fields, name="blocks")(tokens, c, None, {})
+            tokens, kept = blocks(*fields, name="blocks")(tokens, c, None, {}, False, bias)
         seen.stack(self.depth, kept or ())
-        return seen.beside(modulated_output(tokens, c, NORMS[self.norm], x.shape[-1], self.dtype))
+        output = modulated_output(tokens, c, NORMS[self.norm], x.shape[-1], self.dtype)
+        return seen.beside(padding.zeroed(output, real))
+
+
+def _parted(condition: Any, x: jax.Array) -> tuple[Any, jax.Array | None]:
+    """The condition without its entry "real", and that mask, which is None where all is real."""
+    if not (isinstance(condition, Mapping) and "real" in condition):
+        return condition, None
+    real = condition["real"]
+    if jnp.shape(real) != x.shape[:2]:
+        raise ValueError(f"the mask of the elements, 'real', is Bool [B, N] = {x.shape[:2]}; got {jnp.shape(real)}")
+    padding.check(real, x)
+    return {name: entry for name, entry in condition.items() if name != "real"} or None, real

@@ -8,10 +8,10 @@ from jax import Array
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player, sum_square, to_the_end
-from diffusion.objectives.inputs import mean_square, noised, normal, split, times
+from diffusion.objectives.inputs import normal, pairs, split, times, weighted_mean_square
 from diffusion.objectives.objective import Objective, Second, Teacher
 from diffusion.parameterizations import Parameterization, predict
-from diffusion.schedules import NoiseSchedule
+from diffusion.schedules import NoiseSchedule, at_each
 from diffusion.timesteps import Density
 from diffusion.weightings import Weighting
 
@@ -58,7 +58,7 @@ def adversarial_generator(
         t, _ = times(density, time_keys, {**batch, "density": density.init()})
         x_t = mix(schedule, t, jax.lax.stop_gradient(x), normal(noise_keys, x))
         judged = jax.lax.stop_gradient(predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition).x0)
-        distillation = weighting(schedule, t) * mean_square(x - judged)
+        distillation = weighted_mean_square(weighting(schedule, at_each(schedule, t, x)), x - judged)
         losses = jnp.mean(fooled, axis=1) + weight * distillation
         return importance * losses, {"t": s, "adversarial": jnp.mean(fooled, axis=1), "distillation": distillation}
 
@@ -122,7 +122,9 @@ def adversarial_discriminator(student: Parameterization, student_density: Densit
 
 def _student(networks, schedule: NoiseSchedule, student, density, keys, batch) -> tuple[Array, Array, Array]:
     """The student's samples from noised data, with their times and importance."""
-    _, _, x_s, s, importance = noised(schedule, density, keys, batch)
+    time_keys, noise_keys = split(keys, 2)
+    s, importance = times(density, time_keys, batch)
+    x_s = mix(schedule, s, *pairs(noise_keys, batch))
     return predict(player(networks, "model"), schedule, student, x_s, s, batch.get("condition")).x0, s, importance
 
 

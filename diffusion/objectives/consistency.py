@@ -30,11 +30,13 @@ from diffusion.objectives.consistency_times import (
 )
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import Distance, frozen, mix, per_example, player, pseudo_huber, squared, to_the_end
-from diffusion.objectives.inputs import noised
+from diffusion.objectives.inputs import pairs as ends
+from diffusion.objectives.inputs import split, times
 from diffusion.objectives.objective import Objective, Teacher
 from diffusion.parameterizations import Network, Parameterization, predict
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import Density, log_normal
+from diffusion.timesteps.valid_ranges import check_one_schedule
 
 PairWeighting = Callable[[NoiseSchedule, Array, Array], Array]
 """(schedule, t, s) -> weight of the pair."""
@@ -77,7 +79,9 @@ def consistency_training(
 
     @entry(parameterization)
     def loss(networks, schedule, keys, batch, step):
-        x_0, eps, _, t, importance = noised(schedule, density, keys, batch)
+        time_keys, noise_keys = split(keys, 2)
+        x_0, eps = ends(noise_keys, batch)
+        t, importance = times(density, time_keys, batch)
         t, s = pairs(schedule, t, step)
         end = lambda network, x, t: _end(network, schedule, parameterization, x, t, batch.get("condition"))
         f_s = end(frozen(networks, target), mix(schedule, s, x_0, eps), s)
@@ -124,7 +128,9 @@ def consistency_distillation(
 
     @entry(parameterization, teacher)
     def loss(networks, schedule, keys, batch, step):
-        x_0, eps, _, t, importance = noised(schedule, density, keys, batch)
+        time_keys, noise_keys = split(keys, 2)
+        x_0, eps = ends(noise_keys, batch)
+        t, importance = times(density, time_keys, batch)
         condition = batch.get("condition")
         t, s = pairs(schedule, t, step)
         x_t = mix(schedule, t, x_0, eps)
@@ -259,6 +265,7 @@ def ect(
 
 def inverse_gap(schedule: NoiseSchedule, t: Array, s: Array) -> Array:
     """1 / (r_t - r_s) with r = sigma / alpha. Song and Dhariwal 2023, section 3.4."""
+    check_one_schedule("inverse_gap", schedule)
     r_t, r_s = (jnp.exp(-schedule.log_snr(at) / 2) for at in (t, s))
     return 1 / (r_t - r_s)
 

@@ -26,6 +26,7 @@ from jax.typing import ArrayLike
 
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Density, from_quantile
+from diffusion.timesteps.valid_ranges import check_one_schedule
 
 Pairs = Callable[[NoiseSchedule, Array, ArrayLike], tuple[Array, Array]]
 """(schedule, t, step) -> (t, s), the pair of times that is trained on."""
@@ -102,6 +103,7 @@ def discretised(curriculum: Curriculum, sigma_min: float = 0.002, sigma_max: flo
     """
 
     def pairs(schedule, t, step):
+        check_one_schedule("discretised", schedule)
         low, high = _ramp(schedule, sigma_min, sigma_max, rho)
         intervals = jnp.asarray(curriculum(step), t.dtype) - 1
         position = (jnp.exp(-schedule.log_snr(t) / (2 * rho)) - low) / (high - low) * intervals
@@ -131,6 +133,7 @@ def ramp_density(
         rho: as `discretised`.
         strata: see `timesteps.from_quantile`.
     """
+    check_one_schedule("ramp_density", schedule)
     low, high = _ramp(schedule, sigma_min, sigma_max, rho)
     return from_quantile(lambda u: schedule.inverse_log_snr(-2 * rho * jnp.log(low + u * (high - low))), strata)
 
@@ -156,6 +159,7 @@ def shrinking(stage: int, q: float = 4.0, k: float = 8.0, b: float = 1.0) -> Pai
         raise ValueError(f"shrinking: stage = {stage} must be at least one step and q = {q} above 1")
 
     def pairs(schedule, t, step):
+        check_one_schedule("shrinking", schedule)
         r = jnp.exp(-schedule.log_snr(t) / 2)
         gap = (1 + k * jax.nn.sigmoid(-b * r)) / q ** (1 + jnp.asarray(step, t.dtype) // stage)
         r_s = r * (1 - gap)

@@ -61,6 +61,11 @@ def continuous_consistency(
 
     @entry(parameterization, teacher)
     def loss(networks, schedule, keys, batch, step):
+        if schedule.leaves:
+            raise ValueError(
+                "continuous_consistency differentiates along the angle of one schedule, and leaves with a schedule "
+                "each have several. Valid: one schedule for all leaves, or consistency_training, mean_flow or shortcut"
+            )
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
         condition = batch.get("condition")
         if teacher is not None:

@@ -17,7 +17,7 @@ from diffusion.objectives.few_step import derivative, mix, player, sum_square
 from diffusion.objectives.inputs import pairs, split, times
 from diffusion.objectives.objective import Jumps, Objective
 from diffusion.parameterizations import velocity
-from diffusion.schedules import left_broadcast
+from diffusion.schedules import at_each, left_broadcast
 from diffusion.timesteps import Density
 
 
@@ -87,7 +87,7 @@ def mean_flow(
         t, s, importance = _two_times(density, equal, pair_keys, batch)
         x_0, eps = pairs(noise_keys, batch)
         x_t = mix(schedule, t, x_0, eps)
-        v = velocity().target(schedule, t, x_0, eps)
+        v = velocity().target(schedule, at_each(schedule, t, x_0), x_0, eps)
         condition = batch.get("condition")
         u = lambda x, t, s, condition: mean_velocity(player(networks, "model"), schedule, clocks, x, t, s, condition)
         if guidance is not None:
@@ -153,7 +153,7 @@ def improved_mean_flow(
         own = jax.lax.stop_gradient(u(x_t, t, t))
         u_t, du_dt = derivative(u, (x_t, t, s), (own, jnp.ones_like(t), jnp.zeros_like(s)))
         V = u_t + left_broadcast(t - s, x_t) * jax.lax.stop_gradient(du_dt)
-        error = V - velocity().target(schedule, t, x_0, eps)
+        error = V - velocity().target(schedule, at_each(schedule, t, x_0), x_0, eps)
         return importance * _adaptive(sum_square(error), p, c), {"t": t, "s": s}
 
     return Objective(

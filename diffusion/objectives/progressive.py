@@ -12,10 +12,10 @@ from diffusion.guidance import classifier_free, together
 from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player
-from diffusion.objectives.inputs import mean_square, pairs, split
+from diffusion.objectives.inputs import pairs, split, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Stages, Teacher
 from diffusion.parameterizations import Parameterization, denoiser, predict
-from diffusion.schedules import left_broadcast
+from diffusion.schedules import at_each, left_broadcast
 from diffusion.weightings import Weighting, truncated_snr
 
 
@@ -94,10 +94,11 @@ def progressive_distillation(
             guided = classifier_free(both, teacher_scale)
             first = stage is None or step < stage
             x_s = jax.lax.cond(first, lambda: two_steps(guided), lambda: two_steps(plain))
-        ratio = schedule.sigma(s) / schedule.sigma(t)
-        scale = schedule.alpha(s) - ratio * schedule.alpha(t)
+        at_t, at_s = (at_each(schedule, at, x_t) for at in (t, s))
+        ratio = schedule.sigma(at_s) / schedule.sigma(at_t)
+        scale = schedule.alpha(at_s) - ratio * schedule.alpha(at_t)
         x_target = jax.lax.stop_gradient((x_s - left_broadcast(ratio, x_t) * x_t) / left_broadcast(scale, x_t))
         x0 = predict(player(networks, "model"), schedule, parameterization, x_t, t, condition).x0
-        return weighting(schedule, t) * mean_square(x0 - x_target), {"t": t}
+        return weighted_mean_square(weighting(schedule, at_t), x0 - x_target), {"t": t}
 
     return Objective(loss, reads=Denoises(parameterization), teacher=Teacher(scale=teacher_scale, stages=stages))

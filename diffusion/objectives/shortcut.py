@@ -15,7 +15,7 @@ from diffusion.objectives.few_step import frozen, mix, player
 from diffusion.objectives.inputs import mean_square, pairs, split
 from diffusion.objectives.objective import Jumps, Objective
 from diffusion.parameterizations import Clock, velocity
-from diffusion.schedules import left_broadcast
+from diffusion.schedules import at_each, left_broadcast
 
 
 def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: Clock | None = None) -> Objective:
@@ -71,7 +71,7 @@ def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: C
         u_1 = u(teacher, x_t, t, t - d / 2)
         u_2 = u(teacher, jnp.clip(x_t - half * u_1, -clip, clip), t - d / 2, t - d)
         joined = jnp.clip((u_1 + u_2) / 2, -clip, clip)
-        v = velocity().target(schedule, t, x_0, eps)
+        v = velocity().target(schedule, at_each(schedule, t, x_0), x_0, eps)
         target = jax.lax.stop_gradient(jnp.where(left_broadcast(bootstrap, v), joined, v))
         return mean_square(u(player(networks, "model"), x_t, t, t - d) - target), {"t": t, "duration": d}
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from diffusion import public
 
 if TYPE_CHECKING:
-    from diffusion.proteins import backbone, fold_torsions, folds, pdb
+    from diffusion.proteins import atom_losses, backbone, fold_torsions, folds, pdb
 
-__all__ = ["backbone", "fold_torsions", "folds", "pdb"]
+__all__ = ["atom_losses", "backbone", "fold_torsions", "folds", "pdb"]
 
 public.declare(__name__)

@@ -11,12 +11,15 @@ from scipy.linalg import expm
 from diffusion import samplers, schedules, timesteps
 from diffusion.manifolds import (
     TangentField,
+    circle,
     geodesic_euler,
     geodesic_heun,
     geodesic_random_walk,
     geodesic_rk4,
     heat_kernels,
     mixtures,
+    packed,
+    product,
     so3,
     sphere,
     torus,
@@ -54,7 +57,20 @@ def pendulum():
     return field, lambda x, t: 2 * np.arctan(np.tan(x / 2) * math.exp(t))
 
 
-CASES = (pytest.param(spiral, marks=SLOW), pytest.param(turning, marks=SLOW), pendulum)
+def together():
+    """On S^2 x S^1 in one vector: the spiral, and an angle with da/dt = sin(a)."""
+    (spiralling, spiral_flow), (_, swing_flow) = spiral(), pendulum()
+    velocity = lambda x, t: jnp.concatenate([spiralling(x[:, :3], t), jnp.sin(x[:, 3:])], -1)
+    flow = lambda x, t: np.concatenate([spiral_flow(x[:, :3], t), swing_flow(x[:, 3:], t)], -1)
+    return TangentField(packed(product(sphere(2), circle())), velocity), flow
+
+
+CASES = (
+    pytest.param(together, marks=SLOW),
+    pytest.param(spiral, marks=SLOW),
+    pytest.param(turning, marks=SLOW),
+    pendulum,
+)
 
 
 @pytest.mark.parametrize("solver", ORDERS, ids=lambda solver: solver.__name__)

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import schedules, timesteps
+from diffusion import parameterizations, schedules, timesteps, weightings
 from diffusion.manifolds import (
+    circle,
     euclidean,
     heat_kernels,
+    packed,
+    product,
     riemannian_flow_matching,
     riemannian_score_matching,
     so3,
@@ -23,7 +26,14 @@ KEYS = jax.random.split(jax.random.key(3), NUMBER)
 FLOW = schedules.rectified_flow()
 DENSITY = timesteps.uniform_density(FLOW, t_min=0.05)
 SLOW = pytest.mark.slow  # on manifolds whose programs take seconds to compile
-MANIFOLDS = (torus(2), pytest.param(sphere(2), marks=SLOW), pytest.param(so3(), marks=SLOW), euclidean(3))
+TOGETHER = packed(product(sphere(2), circle()))
+MANIFOLDS = (
+    torus(2),
+    pytest.param(TOGETHER, marks=SLOW),
+    pytest.param(sphere(2), marks=SLOW),
+    pytest.param(so3(), marks=SLOW),
+    euclidean(3),
+)
 
 
 def prior_of(manifold):
@@ -129,3 +139,21 @@ def test_mistakes_are_refused():
         riemannian_score_matching(heat_kernels.sphere(2), DENSITY)(zero, FLOW, KEYS[:1], {"x": x / 1.1}, 0)
     with pytest.raises(ValueError, match="returned"):
         of_velocity(lambda x, t, c: x[:, :1], FLOW, sphere(2))(x, 0.5)
+
+
+def test_a_weighting_is_on_the_end_of_the_velocity_and_an_auxiliary_loss_sees_that_end():
+    """On the line, of a field that stands still: the end is x_t, at t |x_1 - x_0| from x_0."""
+    manifold = euclidean(3)
+    x, noise = (jnp.asarray(np.random.default_rng(seed).normal(size=(NUMBER, 3)), jnp.float32) for seed in (0, 1))
+    t = {}
+    still = lambda x_t, at, condition: t.update(t=at) or jnp.zeros_like(x_t)
+    weighting = weightings.at_most(weightings.constant(parameterizations.velocity()), 4.0)
+    auxiliary = lambda end, x_0, t: jnp.sum((end - x_0) ** 2, -1) / t**2
+    make = lambda **more: riemannian_flow_matching(manifold, DENSITY, prior_of(manifold), **more)
+    run = lambda **more: make(**more)({"model": still}, FLOW, KEYS, {"x": x, "noise": noise}, 0)[0]
+    squared, plain = np.sum(np.square(x - noise), -1), run()
+    np.testing.assert_allclose(plain, squared, rtol=1e-5)
+    at = np.asarray(t["t"])
+    assert (at < 0.5).any() and (at > 0.5).any()
+    np.testing.assert_allclose(run(weighting=weighting), np.minimum(1, 4 * at**2) * squared, rtol=1e-5)
+    np.testing.assert_allclose(run(auxiliary=auxiliary), 2 * squared, rtol=1e-4)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffusion import manifolds
+from diffusion import manifolds, samplers, schedules, timesteps
 
 N = 4
 
@@ -57,3 +57,43 @@ def test_frames_that_are_none_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_noise_that_is_aligned_is_turned_as_a_whole_towards_the_data():
+    """A turned copy of the data comes back as the data; other noise keeps its shape, and comes no farther."""
+    x, e = manifolds.frame_prior(N).sample(jax.random.split(jax.random.key(5), 6)).reshape(2, 3, N, 3, 4)
+    turn = np.float32(stats.special_ortho_group.rvs(3, random_state=0))
+    pair = manifolds.aligned_frames()
+    np.testing.assert_allclose(pair(None, x, turn @ x), x, atol=1e-5)
+    near = np.asarray(pair(None, x, e))
+    manifolds.frames(N).check(near)
+    relative = lambda a: np.einsum("bnji,bmjk->bnmik", a[..., :3], a)
+    np.testing.assert_allclose(relative(near), relative(np.asarray(e)), atol=1e-5)
+    of = lambda a: np.sum((a[..., 3] - x[..., 3]) ** 2, (1, 2))
+    assert (of(near) < of(e) + 1e-5).all() and (of(near) < of(e) - 0.1).any()
+    assert not pair.independent
+
+
+def test_ancestral_steps_put_the_noise_of_the_prior_on_the_guess():
+    """Of a field that leads to one chain: x_s lies at s of the way to a draw of the prior."""
+    number, manifold, schedule = 60, manifolds.frames(N), schedules.rectified_flow()
+    chain = manifolds.frame_prior(N).sample(jax.random.split(jax.random.key(6), 1))
+    field = manifolds.TangentField(manifold, lambda x, t: manifolds.scaled(-1 / t, manifold.log(x, chain)))
+    keys = jax.random.split(jax.random.key(7), number)
+    start = manifolds.frame_prior(N).sample(keys)
+    plan = timesteps.plan(np.array([1.0, 0.5, 0.25, 0.0]))
+    sampler = manifolds.frame_ancestral(aligned=False)
+    run = jax.jit(lambda x: samplers.sample_trajectory(sampler, field, schedule, x, plan, keys)[1].x)
+    first, second, last = np.asarray(run(start))[-3:]
+    np.testing.assert_allclose(last, np.broadcast_to(chain, last.shape), atol=1e-4)
+    for x, s in ((first, 0.5), (second, 0.25)):
+        manifold.check(x)
+        turns = np.asarray(manifolds.so3().distance(chain[..., :3], x[..., :3])) / s
+        of_uniform = lambda angle: (angle - np.sin(angle)) / np.pi  # the angles of uniform rotations
+        assert stats.kstest(turns.ravel(), of_uniform).pvalue > 1e-3
+        ends = np.asarray(chain[..., 3] + (x[..., 3] - chain[..., 3]) / s)
+        assert ends.std() * np.sqrt(N / (N - 1)) == pytest.approx(1, abs=0.1)
+        assert np.abs(ends.mean(1)).max() < 1e-4
+    assert np.abs(np.corrcoef(first[..., 3].ravel(), second[..., 3].ravel()))[0, 1] < 0.999
+    with pytest.raises(ValueError, match=r"scale = -1\.0"):
+        manifolds.frame_ancestral(-1.0)

@@ -20,6 +20,7 @@ from diffusion.models.layers.image_attention import ImageAttention
 from diffusion.models.layers.resampling import double, halve
 from diffusion.models.sequence_transformer import line_angles
 from tests import oracles
+from tests.conformance import slow_but
 from tests.experiments.config.test_resolve import changed
 from tests.models import backbones
 
@@ -344,3 +345,23 @@ def test_the_example_of_the_page_runs():
     page = (pathlib.Path(__file__).parents[2] / "docs/models.md").read_text()
     (code,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "MLP" in text]
     exec(code, {})
+
+
+@pytest.mark.parametrize(
+    "name", slow_but([("set_transformer",)], [("set_transformer",), ("set_transformer, summaries",)])
+)
+def test_a_padded_set_has_the_output_of_the_set_alone(name):
+    """Whatever stands on padding; the output there is zero. A mask that leaves nothing is refused."""
+    apply, x, t, condition = network(name)
+    named = condition if isinstance(condition, dict) else {"label": condition}
+    of = lambda x, real: np.asarray(apply(x, t, named | ({} if real is None else {"real": real})))
+    real = np.arange(x.shape[1]) < np.array([2, x.shape[1]] * len(x))[: len(x), None]
+    garbage = np.where(real[:, :, None], x, 1e3)
+    found = of(garbage, real)
+    assert (found[~real] == 0).all() and np.abs(found[0, :2]).max() > 1e-3
+    np.testing.assert_allclose(found[0, :2], of(x[:, :2], None)[0], atol=1e-5)
+    np.testing.assert_allclose(found[1], of(x, None)[1], atol=1e-5)
+    with pytest.raises(ValueError, match="leaves nothing of example 0"):
+        of(x, real & (np.arange(len(x)) > 0)[:, None])
+    with pytest.raises(ValueError, match=r"'real', is Bool \[B, N\]"):
+        of(x, real[:, :1])

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from diffusion import couplings, objectives, pytrees, schedules, timesteps
+from diffusion.objectives import consistency_times
 from diffusion.schedules import left_broadcast
 from tests.conformance import slow_but
+from tests.objectives.few_step_cases import UNIFORM, V, near
 from tests.objectives.objective_cases import OBJECTIVES, SCHEDULES, losses_of, network_of
 
 SHAPE = {"positions": (1, 2), "types": (2,)}
@@ -193,3 +195,52 @@ def test_a_condition_says_what_is_real_and_keeps_saying_so_when_it_is_dropped():
         run(objectives.with_padding(flow, shape), condition=None)
     with pytest.raises(TypeError, match=r'entry "real" of a condition is the mask.* got int32'):
         run(objectives.with_padding(flow, shape), condition={"real": jnp.arange(4)})
+
+
+MEANS = {  # of few-step objectives whose losses are means over numbers, so that those of leaves add up
+    "consistency_training": lambda: objectives.consistency_training(V, UNIFORM, near(0.2)),
+    "consistency_distillation": lambda: objectives.consistency_distillation(V, V, UNIFORM, near(0.2)),
+    "shortcut": lambda: objectives.shortcut(16, share=0.5),
+    "mean_flow": lambda: objectives.mean_flow(UNIFORM, equal=0.5, p=0.0),
+    "improved_mean_flow": lambda: objectives.improved_mean_flow(UNIFORM, p=0.0),
+    "progressive_distillation": lambda: objectives.progressive_distillation(V, V, 4),
+    "latent_consistency_distillation": lambda: objectives.latent_consistency_distillation(V, V, null=3),
+    "regression": lambda: objectives.regression(V),
+    "adversarial_generator": lambda: objectives.adversarial_generator(V, V, UNIFORM, UNIFORM),
+}
+
+
+def _few_step(name, schedule, columns):
+    """The loss of some numbers of X under a schedule, of a network that acts on each number by itself."""
+    x = X[:, columns]
+    column = lambda clock: clock if jnp.ndim(clock) == 2 else clock[:, None]
+    act = lambda x, clock, condition: jnp.tanh(x + sum(column(one) for one in jax.tree.leaves(clock)) * 1e-2)
+    networks = {each: act for each in ("model", "target", "teacher")}
+    networks["discriminator"] = lambda x, clock, condition: x.mean(axis=1)
+    batch = {"x": x, "noise": jnp.cos(5 * x), "condition": jnp.arange(4)}
+    if name == "adversarial_generator":  # draws noise for the teacher's time itself
+        networks["teacher"] = lambda x, clock, condition: 0 * x
+    run = jax.jit(lambda batch: MEANS[name]()(networks, schedule, KEYS, batch, 3)[0])
+    return run(batch)
+
+
+@pytest.mark.parametrize("name", slow_but([("shortcut",), ("progressive_distillation",)], [(name,) for name in MEANS]))
+def test_few_step_losses_of_leaves_are_those_of_each_leaf_under_its_own_schedule(name):
+    joint = schedules.per_leaf(OWN, SHAPE)
+    halves = [_few_step(name, OWN[leaf], part) for leaf, part in (("positions", slice(0, 2)), ("types", slice(2, 4)))]
+    scale = 1 if "mean_flow" in name else 0.5  # a sum of squares, or a mean
+    np.testing.assert_allclose(_few_step(name, joint, slice(0, 4)), scale * sum(halves), rtol=2e-4, atol=1e-5)
+
+
+def test_few_step_objectives_whose_times_are_of_one_schedule_refuse_several():
+    joint = schedules.per_leaf(OWN, SHAPE)
+    networks = dict.fromkeys(("model", "target", "teacher"), lambda x, clock, condition: x)
+    run = lambda objective: objective(networks, joint, KEYS, {"x": X, "condition": jnp.arange(4)}, 3)
+    for pairs in (
+        consistency_times.discretised(consistency_times.constant_curriculum(4)),
+        consistency_times.shrinking(5),
+    ):
+        with pytest.raises(ValueError, match="chooses times by their log-SNR, and leaves"):
+            run(objectives.consistency_training(V, UNIFORM, pairs))
+    with pytest.raises(ValueError, match="continuous_consistency differentiates along the angle of one schedule"):
+        run(objectives.continuous_consistency(UNIFORM))

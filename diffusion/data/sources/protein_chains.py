@@ -50,6 +50,10 @@ class ChainRecords(Records):
 
     backbones = True
 
+    def __init__(self, split: str, number: int):
+        super().__init__(ProteinChains(split, number), len(folds.CLASSES), split)
+        self.spec = self.spec._replace(classes=folds.CLASSES)
+
 
 def ideal_folds(split: str = "train", *, number: int = 6000) -> Records:
     """Ideal folds of 32 residues, the classes of `proteins.folds.CLASSES`: helices, hairpins, sheets and assemblies.
@@ -61,4 +65,4 @@ def ideal_folds(split: str = "train", *, number: int = 6000) -> Records:
     Raises:
         ValueError: for another split, or a number out of range.
     """
-    return ChainRecords(ProteinChains(split, number), len(folds.CLASSES), split)
+    return ChainRecords(split, number)

@@ -48,6 +48,7 @@ from diffusion.models.lpips import LPIPS
 from diffusion.models.pixart import PixArt
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision
 from diffusion.objectives import classification, consistency, consistency_times, decoders, few_step, interpolants
+from diffusion.proteins import atom_losses
 from diffusion.training import optimizers
 
 MODELS = {
@@ -148,6 +149,7 @@ WEIGHTINGS = _table(
     weightings.constant,
     weightings.snr,
     weightings.truncated_snr,
+    weightings.at_most,
     weightings.min_snr,
     weightings.soft_min_snr,
     weightings.p2,
@@ -162,6 +164,7 @@ COUPLINGS = _table(
     couplings.schroedinger_bridge,
     equivariant_couplings.aligned,
     equivariant_couplings.equivariant_optimal_transport,
+    manifolds.aligned_frames,
 )
 COSTS = _table(manifolds.geodesic_cost)  # of transport
 OBJECTIVES = _table(
@@ -209,6 +212,7 @@ MANIFOLDS = _table(
     manifolds.frames,
 )
 PRIORS = _table(manifolds.frame_prior)  # on manifolds
+AUXILIARY = _table(atom_losses.atoms_and_distances)  # losses of the end to which a velocity leads
 HEAT_KERNELS = _table(
     manifolds.heat_kernels.sphere,
     manifolds.heat_kernels.torus,
@@ -293,6 +297,7 @@ SAMPLERS = _table(
     manifolds.geodesic_heun,
     manifolds.geodesic_rk4,
     manifolds.geodesic_random_walk,
+    manifolds.frame_ancestral,
 )
 GRIDS = _table(
     timesteps.uniform,

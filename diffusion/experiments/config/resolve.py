@@ -61,6 +61,7 @@ OF_OBJECTIVES = {
     "manifold": "manifold",
     "kernel": "heat kernel",
     "prior": "prior",
+    "auxiliary": "auxiliary loss",
 }
 KINDS = {
     "schedule": Kind(names.SCHEDULES, {"schedule": "schedule"}),
@@ -87,6 +88,7 @@ KINDS = {
     "cost of transport": Kind(names.COSTS, {"manifold": "manifold"}),
     "manifold": Kind(names.MANIFOLDS),
     "prior": Kind(names.PRIORS),
+    "auxiliary loss": Kind(names.AUXILIARY),
     "heat kernel": Kind(names.HEAT_KERNELS, {"manifold": "manifold"}),
     "weighting": Kind(names.WEIGHTINGS, {"parameterization": "parameterization", "weighting": "weighting"}),
     "conditioning augmentation": Kind(names.CONDITIONING_AUGMENTATIONS),

@@ -4,7 +4,7 @@ __all__ = ["HOW", "are_backbones", "draw", "figures", "geometry", "write"]
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -98,28 +98,31 @@ def figures(frames: np.ndarray, train: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def write(frames: np.ndarray, labels: np.ndarray, out: pathlib.Path) -> list[pathlib.Path]:
+def write(frames: np.ndarray, labels: np.ndarray, names: Sequence[str], out: pathlib.Path) -> list[pathlib.Path]:
     """Writes each chain as a PDB file into the folder `pdb`, and a picture, into a folder; returns both paths.
 
     Args:
         frames: `[N, n, 3, 4]`.
         labels: int `[N]`, the classes.
+        names: of the classes, in titles and in the names of files; () for their numbers.
         out: the folder.
     """
+    titles = [_title(label, names) for label in labels]
     atoms = np.asarray(backbone.with_oxygen(backbone.atoms_of(frames)))
     with files.whole_folder(out / "pdb") as folder:
         for row, chain in enumerate(atoms):
-            pdb.save(folder / f"{row:05d}.pdb", chain)
-    draw(atoms[:, :, 1], labels, out / "samples.png")
+            pdb.save(folder / f"{row:05d}_{titles[row]}.pdb", chain)
+    draw(atoms[:, :, 1], labels, names, out / "samples.png")
     return [out / "pdb", out / "samples.png"]
 
 
-def draw(ca: np.ndarray, labels: np.ndarray, path: str | os.PathLike) -> None:
+def draw(ca: np.ndarray, labels: np.ndarray, names: Sequence[str], path: str | os.PathLike) -> None:
     """Draws the traces of CA, a column for each class, from blue (the first residue) to red, along their longest axes.
 
     Args:
         ca: `[N, n, 3]` in Angstrom.
         labels: int `[N]`.
+        names: of the classes; () for their numbers.
         path: the PNG to write.
     """
     from matplotlib import colormaps
@@ -147,9 +150,13 @@ def draw(ca: np.ndarray, labels: np.ndarray, path: str | os.PathLike) -> None:
             axes.view_init(elev=0, azim=-90)
             axes.set_axis_off()
             if row == 0 and len(classes) > 1:
-                axes.set_title(f"class {classes[column]}", fontsize=9)
+                axes.set_title(_title(classes[column], names).replace("_", " "), fontsize=9)
     figure.subplots_adjust(0, 0, 1, 0.95, 0, 0)
     save(figure, path)
+
+
+def _title(label: int, names: Sequence[str]) -> str:
+    return names[label] if names else f"class_{label}"
 
 
 def _upright(points: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 To add one: a function of a Subject below, and a line in METRICS.
 """
 
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import likelihood, ode
+from diffusion import likelihood, ode, padding
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.config.values import from_json, to_json
 from diffusion.experiments.evaluation import backbone_figures, image_metrics, sound_metrics
@@ -28,6 +29,7 @@ from diffusion.training.runtime import progress
 
 TOLERANCE = 1e-5  # of the likelihood's solver, absolute and relative
 EARLIEST = 1e-5  # time at which the likelihood is taken, where the schedule begins before
+LEVELS = 7  # bits by which the density of bytes in [-1, 1] differs from that of their levels
 BATCH = 64  # images whose likelihood is computed at once
 
 
@@ -93,7 +95,10 @@ def copying(subject: Subject) -> dict:
 
 
 def bits_per_dim(subject: Subject) -> dict:
-    """Bits per dimension of held-out images under the moving average, without guidance; see `diffusion.likelihood`."""
+    """Bits per dimension of held-out images under the moving average, without guidance; see `diffusion.likelihood`.
+
+    Of other examples, the bits of the density of their numbers as they are; of padded ones, those of what is real.
+    """
     config = from_json(to_json(subject.config))
     config.sample.guidance = {"name": "classifier_free", "scale": 1.0}  # a guided flow has another density
     config.sample.guides = ()
@@ -104,16 +109,20 @@ def bits_per_dim(subject: Subject) -> dict:
     schedule = recipe.schedule
     denoise = generate.denoiser(recipe)
     start = max(schedule.t_min, EARLIEST)
-    dims = int(np.prod(shape))
+    pictures = subject.real.images.dtype == np.uint8
+    own = subject.real.labels if subject.real.conditions is None else subject.real.conditions
     solver = ode.dormand_prince(start, schedule.t_max, TOLERANCE, TOLERANCE)
 
     @jax.jit
     def of(params, images, labels, numbers):
         keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(jax.random.key(SEED), number)))(numbers)
-        x = likelihood.dequantise(images, keys[:, 0])
+        x = likelihood.dequantise(images, keys[:, 0]) if pictures else images
+        real = generate.real_of(recipe, labels)
+        dims = math.prod(shape) if real is None else padding.count(real, x)
         probe = likelihood.hutchinson(likelihood.rademacher(keys[:, 1], shape))
-        density = likelihood.log_likelihood(denoise(params, labels), schedule, x, solver, probe)
-        return likelihood.bits_per_dim(density.log_density, dims), jnp.broadcast_to(density.nfe, images.shape[:1])
+        density = likelihood.log_likelihood(denoise(params, labels), schedule, x, solver, probe, real=real)
+        bits = likelihood.bits_per_dim(density.log_density, dims) - (0 if pictures else LEVELS)
+        return bits, jnp.broadcast_to(density.nfe, images.shape[:1])
 
     count = min(config.evaluate.number, len(subject.real.images))
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(subject.real.images))[:count])
@@ -122,7 +131,7 @@ def bits_per_dim(subject: Subject) -> dict:
     with progress.bar("likelihood", count, "images") as advance:
         for first in range(0, count, BATCH):
             rows = np.resize(chosen[first : first + BATCH], BATCH)
-            labels = jnp.asarray(subject.real.labels[rows], jnp.int32)
+            labels = generate.as_condition(jax.tree.map(lambda leaf, rows=rows: leaf[rows], own))
             batch = of(params, subject.real.images[rows], labels, rows)
             bits.append(np.asarray(batch[0])[: count - first])
             nfe.append(np.asarray(batch[1])[: count - first])
@@ -141,7 +150,8 @@ def bits_per_dim(subject: Subject) -> dict:
                 "evaluations": float(nfe.mean()),
                 "divergence": "Hutchinson, one Rademacher probe an image, held fixed",
                 "probes": 1,
-                "dequantisation": "uniform, (byte + u) / 128 - 1, one draw an image; + 7 bits",
+                "dequantisation": "uniform, (byte + u) / 128 - 1, one draw an image; + 7 bits" if pictures else "none",
+                "dimensions": "of what is real" if subject.real.conditions is not None else "all",
                 "images": f"{count} of the {len(subject.real.images)} held-out images, drawn by seed {SEED}",
                 "weights": "moving average",
                 "step": step,
@@ -165,5 +175,5 @@ METRICS: dict[str, Callable[[Subject], dict]] = {
     "backbone": backbone_figures.geometry,
 }
 OF_ANY_EXAMPLES = (  # of METRICS; the others are of pictures
-    "nll", "crps", "process", "sound", "vocoder", "clouds", "backbone",
+    "bpd", "nll", "crps", "process", "sound", "vocoder", "clouds", "backbone",
 )  # fmt: skip

@@ -25,6 +25,7 @@ class Split(NamedTuple):
     labels: np.ndarray  # int64 [N], zeros without classes
     spec: sources.DataSpec
     captions: tuple[str, ...] = ()  # of `captioned` alone
+    conditions: Any = None  # a pytree of arrays [N, ...], where they have a mask of what is real
 
 
 def split_of(config: Mapping, split: str) -> Split:
@@ -86,14 +87,19 @@ def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, ...])
     most = STREAMED if isinstance(source, Stream) else spec.size
     images = np.empty((most, *pytrees.packed_shape(spec.shape)), spec.dtype)
     labels = np.zeros(most, np.int64)
+    padded = isinstance(spec.condition, Mapping) and "real" in spec.condition
+    conditions = []
     count = 0
     for record in _records(source, damaged == "skip"):
         example = record[spec.entry]
         # Of pictures of several sizes, the middle.
         images[count] = buckets.fit(example, sizes)[0] if sizes else packing.pack(example, spec.shape)
         labels[count] = class_of(record)
+        if padded:
+            conditions.append(record["condition"])
         count += 1
-    return Split(images[:count], labels[:count], spec)
+    stacked = pipeline.stacked_conditions([{"condition": each} for each in conditions]) if padded else None
+    return Split(images[:count], labels[:count], spec, conditions=stacked)
 
 
 def _records(source: sources.Source | Stream, skip: bool) -> Iterator[Mapping[str, Any]]:

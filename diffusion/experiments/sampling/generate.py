@@ -128,7 +128,7 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
         if recipe.conditions is None and (recipe.null is None or recipe.scale == 1):
             return parameterizations.denoiser(network, schedule, parameterization, condition)
         null = None if recipe.null is None else recipe.null_condition(_number(labels))
-        conditions = (condition, null if _real(recipe, condition) is None else {**null, "real": condition["real"]})
+        conditions = (condition, null if real_of(recipe, condition) is None else {**null, "real": condition["real"]})
         if recipe.conditions is not None:
             conditions = recipe.conditions(recipe.network, *conditions)
         return recipe.guidance(guidance.together(network, schedule, parameterization, conditions))
@@ -145,7 +145,7 @@ def denoiser(recipe: Recipe) -> Callable[..., Any]:
             return denoise
 
         plain = lambda x, clock, condition, **more: recipe.network.apply(params, x, clock, condition, **more)
-        real = _real(recipe, labels)
+        real = real_of(recipe, labels)
         plain = plain if real is None else padding.network(plain, real)
         network = token_merging.merged(plain, recipe.merge)
         return make(network) if recipe.cache is None else caching.cached(make, network, recipe.cache)
@@ -287,7 +287,12 @@ def trained(recipe: Recipe, params: Any) -> Recipe:
     return dataclasses.replace(recipe, plan=choose(denoise, jax.jit(follow)(x)), chosen_plan=None, cache=cache)
 
 
-def _real(recipe: Recipe, condition: Any) -> Array | None:
+def as_condition(labels: Any) -> Any:
+    """Classes `[B]` as int32, or a pytree of conditions, as networks receive them."""
+    return jax.tree.map(jnp.asarray, labels) if isinstance(labels, Mapping) else jnp.asarray(labels, jnp.int32)
+
+
+def real_of(recipe: Recipe, condition: Any) -> Array | None:
     """The mask of what is real of samples of these conditions; None where all is."""
     return pytrees.real_of(condition, recipe.structure or recipe.shape)
 
@@ -344,7 +349,7 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark
         if watermark is not None and watermark.carrier == "noise":
             unit = jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max))  # of the prior
             x = unit * watermark.embed(x / unit, first)
-        real = _real(recipe, labels)
+        real = real_of(recipe, labels)
         of_real = sampler if real is None else samplers.padded(sampler, real)
         return drive(
             sampler=of_real, denoise=network(params, labels, *read), schedule=schedule, x=x, plan=plan, keys=rest
@@ -380,7 +385,7 @@ def of_conditions(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark
         return labels, None if seen is None else seen[np.asarray(seeds) % SEEDS % len(seen)]
 
     def images(params, labels, seeds, progress=lambda done: None):
-        if (real := _real(recipe, labels)) is not None:
+        if (real := real_of(recipe, labels)) is not None:
             padding.check(real, jax.ShapeDtypeStruct((len(seeds), *recipe.shape), np.float32))
         labels = with_pictures(labels, seeds)
         made = []

@@ -193,7 +193,7 @@ def _write(out, recipe, make, params, images, labels, of_records, seeds, record)
     classes = arrays["labels"]
     source = data.of_recipe(recipe) if isinstance(recipe.objective.reads, Moves) else None
     if source is not None and backbone_figures.are_backbones(source):
-        return [out / "samples.npz", *backbone_figures.write(images, classes, out)]
+        return [out / "samples.npz", *backbone_figures.write(images, classes, source.spec.classes, out)]
     if isinstance(recipe.objective.reads, Moves):
         exact = getattr(source, "distribution", None)
         of_manifold = (recipe.objective.reads.manifold, images, out / "samples.png")

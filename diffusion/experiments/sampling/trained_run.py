@@ -11,10 +11,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from diffusion import samplers
@@ -56,9 +56,9 @@ class Trained(NamedTuple):
             raise ConfigError(f"the changes {dict(changes)} do not fit the run's config: {error}") from error
         return of(config, self.params)
 
-    def denoise(self, labels: ArrayLike) -> Any:
-        """The denoiser of these classes, int `[B]`, guided as config.sample.guidance says."""
-        return generate.denoiser(self.recipe)(self.params, jnp.asarray(labels, jnp.int32))
+    def denoise(self, labels: Any) -> Any:
+        """The denoiser of these classes, int `[B]`, or conditions, guided as config.sample.guidance says."""
+        return generate.denoiser(self.recipe)(self.params, generate.as_condition(labels))
 
     def noise(self, number: int) -> tuple[Array, Array]:
         """What `samplers.sample` starts from, of as many seeds as diffusion sample has them: (x `[B, ...]`, keys)."""
@@ -68,6 +68,8 @@ class Trained(NamedTuple):
 
     def real(self, split: str, number: int) -> tuple[Array, np.ndarray]:
         """The first real images of a split, the classes in turn: (float32 `[B, H, W, C]` in [-1, 1], int `[B]`).
+
+        Of padded examples, the second is the pytree of their conditions, with the mask of what is real.
 
         Raises:
             ConfigError: for a run on latents, whose network takes no images, or a split that is not there.
@@ -80,7 +82,8 @@ class Trained(NamedTuple):
             )
         real = real_images.split_of(self.config, split)
         rows = real_images.balanced_order(real.labels)[:number]
-        return to_model(jnp.asarray(real.images[rows])), real.labels[rows]
+        own = real.labels if real.conditions is None else real.conditions
+        return to_model(jnp.asarray(real.images[rows])), jax.tree.map(lambda leaf: leaf[rows], own)
 
 
 def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, step: int | None = None) -> Trained:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         spatial_transformer,
         unet_inputs,
         vision_layers,
+        volumes,
     )
 
 __all__ = [
@@ -91,6 +92,7 @@ __all__ = [
     "spatial_transformer",
     "unet_inputs",
     "vision_layers",
+    "volumes",
 ]
 
 public.declare(__name__)

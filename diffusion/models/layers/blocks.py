@@ -181,9 +181,9 @@ class Block(nn.Module):
 
     The gates start at zero, so that the layer starts as the identity. Arguments of the call: tokens x [B, N, D], the
     condition c [B, D] (time and class, after SiLU) or [B, N, D] for each token, rotary angles or None, this layer's
-    masks, each [B] (`diffusion.models.layers.layer_masks`). Returns (x, None), as a scan expects; with `entering`
-    (what its attention reads, None). Without `bias` the layers of queries, keys and values and those of the MLP have
-    none.
+    masks, each [B] (`diffusion.models.layers.layer_masks`), and the bias of the attention, see `Attention`. Returns
+    (x, None), as a scan expects; with `entering` (what its attention reads, None). Without the field `bias` the layers
+    of queries, keys and values and those of the MLP have none.
 
     Reference: Peebles & Xie, 2023, figure 3.
     """
@@ -199,7 +199,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, c: jax.Array, angles: jax.Array | None, masks: dict[str, jax.Array], entering: bool = False
+        self,
+        x: jax.Array,
+        c: jax.Array,
+        angles: jax.Array | None,
+        masks: dict[str, jax.Array],
+        entering: bool = False,
+        bias: jax.Array | None = None,
     ) -> tuple[jax.Array, None]:
         before = x = layout.row_major(x)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = Modulation(6, self.dtype, x.shape[-1], name="modulation")(
@@ -209,7 +215,7 @@ class Block(nn.Module):
         read = normalisation(self.norm, "attention_norm", self.dtype)(x) * (1 + scale_a) + shift_a
         if entering:
             return read, None
-        mixed = attend(read, angles, masks)
+        mixed = attend(read, angles, masks, bias)
         x = x + gate_a * mixed
         mlp = MLPS[self.mlp](self.mlp_ratio, self.dtype, bias=self.bias, name="mlp")
         x = x + gate_m * mlp(normalisation(self.norm, "mlp_norm", self.dtype)(x) * (1 + scale_m) + shift_m)

@@ -14,6 +14,7 @@
 | "augment"      | [B, A]         | numbers that describe the example's augmentation (EDM); without it, no change      |
 | "given"        | [B, L, C]      | the values of a series that are given, see `diffusion.data.given_series`           |
 | "mask", "real" | Bool [B, L, C] | where they are given; where x is to be predicted                                   |
+| "real"         | Bool [B, N]    | the elements of a set, the residues of a chain; the others are padding             |
 | "spectrogram"  | [B, F, M]      | levels of M bands of frequency in F frames of the clip (DiffWave)                  |
 | "residuals"    | tuple, [B, ..] | ControlNet's additions to the residual stream, in the order of the layers          |
 | "level_residuals" | tuple, [B, ..] | T2I-Adapter's additions at the end of each level of a U-Net                  |

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import layout
 from diffusion.models.layers.resampling import double, halve
+from diffusion.models.layers.volumes import by_planes
 
 
 class GroupNorm(nn.Module):
@@ -79,7 +80,17 @@ def conv(
     """
     start = nn.initializers.zeros_init() if zero else nn.initializers.lecun_normal()
     padding = [(size // 2, size // 2)] * axes
-    return nn.Conv(features, (size,) * axes, (stride,) * axes, padding, dtype=dtype, kernel_init=start, name=name)
+    planes = by_planes if axes == 3 and jax.default_backend() == "cpu" else None
+    return nn.Conv(
+        features,
+        (size,) * axes,
+        (stride,) * axes,
+        padding,
+        dtype=dtype,
+        kernel_init=start,
+        conv_general_dilated=planes,
+        name=name,
+    )
 
 
 class ResnetBlock(nn.Module):

@@ -11,7 +11,7 @@ from diffusion.experiments.config import ConfigError, checks, recipes, resolve
 from diffusion.experiments.evaluation import backbone_figures, model_metrics, real_images
 from diffusion.experiments.sampling import of_run
 from diffusion.models.frame_transformer import FrameTransformer
-from diffusion.proteins import backbone, pdb
+from diffusion.proteins import backbone, folds, pdb
 
 SHAPE = (32, 3, 4)
 
@@ -52,6 +52,7 @@ def test_a_run_trains_and_writes_chains_and_figures(tmp_path):
     recipe.objective.reads.manifold.check(samples)
     files = sorted((tmp_path / "pdb").iterdir())
     assert len(files) == len(samples) == 12
+    assert files[7].name == f"00007_{folds.CLASSES[labels[7]]}.pdb"
     np.testing.assert_allclose(pdb.load(files[7])[:, :3], backbone.atoms_of(samples[7]), atol=1e-3)
     subject = model_metrics.Subject(config, tmp_path, samples, labels, *real_images.splits_of(config))
     measured = model_metrics.METRICS["backbone"](subject)

@@ -12,7 +12,7 @@ from diffusion.experiments.evaluation import cloud_metrics, model_metrics, real_
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import of_run
 
-FORMS = {"points": (128, 3), "voxels": (16, 16, 16, 1)}
+FORMS = {"points": (128, 3), "voxels": (12, 12, 12, 1)}
 
 
 @pytest.mark.parametrize("name", FORMS)
