@@ -13,6 +13,7 @@
 - `file_streams`: tar shards and Parquet from their beginning to their end.
 - `combined`: mixtures by weight, and the records that a condition keeps; `combined_streams`: the same of streams.
 - `controlled_pictures`: pictures with a control that is computed from each, or with a mask.
+- `paced_clips`: clips cut out of longer ones at several frame rates.
 - `streams`: what a source without random access is.
 - `table_records`: what all formats of files share; `columns`: which column is the example, the label, the text.
 - `splits`: the parts of a source of files; `spec`: what the records of a source are.
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         made_drawings,
         mesh_records,
         of_python,
+        paced_clips,
         parquet_files,
         picture_files,
         protein_chains,
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from diffusion.data.sources.manifold_points import rotation_mixture, sphere_mixture, torsion_mixture
     from diffusion.data.sources.mesh_records import mesh_clouds
     from diffusion.data.sources.of_python import huggingface
+    from diffusion.data.sources.paced_clips import paced
     from diffusion.data.sources.parquet_files import parquet
     from diffusion.data.sources.picture_files import class_folders, picture_folder
     from diffusion.data.sources.protein_chains import ideal_folds
@@ -112,6 +115,8 @@ __all__ = [
     "moving_drawings",
     "of_python",
     "open_source",
+    "paced",
+    "paced_clips",
     "painted",
     "parquet",
     "parquet_files",
@@ -155,6 +160,7 @@ public.declare(
         "controlled_pictures": ("controlled", "painted"),
         "made_drawings": ("arranged_drawings", "drawings", "moving_drawings"),
         "file_streams": ("parquet_stream", "tar_stream"),
+        "paced_clips": ("paced",),
         "parquet_files": ("parquet",),
         "mesh_records": ("mesh_clouds",),
         "manifold_points": ("rotation_mixture", "sphere_mixture", "torsion_mixture"),

@@ -389,6 +389,7 @@ SOURCES = _table(
     sources.filtered,
     sources.controlled,
     sources.painted,
+    sources.paced,
 )
 CONTROLS = _table(controls.downsampled, controls.edges, controls.sketch)  # of "controlled": picture -> its control
 HIDINGS = _table(given_series.forecast, given_series.gaps, given_series.missing)  # of series: what is to be predicted

@@ -54,7 +54,7 @@ def test_all_sources_of_files_are_here():
     # tests/data/sources/test_manifold_points.py
     of_manifolds = {"sphere_mixture", "torsion_mixture", "rotation_mixture"}
     of_series = {"gaussian_series", "series_windows"}  # tests/data/sources/test_series.py, test_series_configs.py
-    of_clips = {"clip_folder", "clip_shards"}  # tests/data/sources/test_clip_files.py
+    of_clips = {"clip_folder", "clip_shards", "paced"}  # tests/data/sources/test_clip_files.py, ../test_paced_clips.py
     of_sound = {"instruments", "wav_folder"}  # tests/data/sources/test_sound_clips.py
     of_shapes = {"solid_points", "solid_distances", "mesh_clouds"}  # tests/data/sources/test_solid_records.py
     of_proteins = {"ideal_folds"}  # tests/proteins/test_folds.py

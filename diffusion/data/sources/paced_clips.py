@@ -1,0 +1,89 @@
+"""Clips cut out of longer ones at several frame rates, with the rate and the amount of motion as their condition."""
+
+__all__ = ["PacedClips", "paced"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion.data.sources.spec import Leaf, Source
+from diffusion.data.sources.streams import Stream
+
+
+def paced(of: Any, frames: int, paces: Sequence[int] = (1, 2), seed: int = 0) -> "PacedClips":
+    """The records of a source of clips, cut out at a rate that is drawn, with "vector" in their condition.
+
+        clip = long[start : start + frames pace : pace],   vector = [1 / pace, motion in a frame of the source]
+
+    The motion is the root mean square of the change of pixels in [-1, 1] from frame to frame, over the pace, as
+    `videos.motion(clip, 1 / pace)` has it. A model with vector_width=2 receives both. The pace and the start are
+    functions of the seed and the row: a record is the same whenever it comes.
+
+    Args:
+        of: the source, of clips uint8 [T, H, W, C].
+        frames: of a clip that is cut out.
+        paces: every so manyth frame of the source, one drawn for each record; frames times each is at most T.
+        seed: of the draws.
+
+    Raises:
+        ValueError: for a stream, other examples than clips, a condition that is not one of named entries or has a
+            "vector", or a pace that does not fit.
+    """
+    return PacedClips(of, frames, tuple(paces), seed)
+
+
+class PacedClips:
+    """Clips at several rates; a `Source`."""
+
+    def __init__(self, of: Source, frames: int, paces: tuple[int, ...], seed: int):
+        """Arguments and errors as `paced`."""
+        shape = of.spec.shape
+        if isinstance(of, Stream) or of.spec.dtype != "uint8" or not isinstance(shape, tuple) or len(shape) != 4:
+            raise ValueError(f"{of.spec.name} holds no clips uint8 [T, H, W, C] that are read by their numbers.")
+        condition = of.spec.condition or {}
+        if not isinstance(condition, Mapping) or "vector" in condition:
+            raise ValueError(f"the condition of {of.spec.name} is {condition}. Valid: named entries without 'vector'.")
+        if frames < 2 or not paces or min(paces) < 1 or max(paces) * frames > shape[0]:
+            raise ValueError(
+                f"frames = {frames}, paces = {paces}. Valid: at least 2 frames, and paces of 1 to T / frames, of T = "
+                f"{shape[0]} frames."
+            )
+        self._of, self._frames, self._paces, self._seed = of, frames, paces, seed
+        self.where = of.where
+        labelled = {"label": Leaf((), "int32")} if of.spec.num_classes and "label" not in condition else {}
+        entries = {**condition, **labelled, "vector": Leaf((2,), "float32")}
+        self.spec = of.spec._replace(shape=(frames, *shape[1:]), condition=entries)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Returns one record.
+
+        Raises:
+            DamagedRecord: as the source's.
+        """
+        record = self._of[row]
+        rng = np.random.default_rng((self._seed, row))
+        pace = int(rng.choice(self._paces))
+        start = int(rng.integers(0, self.spec.shape[0] * -pace + len(record["image"]) + 1))
+        clip = np.asarray(record["image"])[start : start + self._frames * pace : pace]
+        change = np.diff(clip.astype(np.float32) / 127.5, axis=0)
+        vector = np.array([1 / pace, np.sqrt(np.mean(change**2)) / pace], np.float32)
+        own = {**record.get("condition", {}), "vector": vector}
+        if "label" in (self.spec.condition or {}) and "label" in record:
+            own.setdefault("label", np.int32(record["label"]))
+        return {**record, "image": clip, "condition": own}
+
+    def captions(self) -> list[str]:
+        """The captions of the source."""
+        return self._of.captions()  # type: ignore[attr-defined]
+
+    def stamp(self) -> str:
+        """That of the source, and of the draws."""
+        return f"{self._of.stamp()} {self._frames} {self._paces} {self._seed}"  # type: ignore[attr-defined]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the source, with the draws."""
+        return {**self._of.fingerprint(), "paced": f"{self._frames} of {self._paces} by {self._seed}"}

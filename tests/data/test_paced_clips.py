@@ -1,0 +1,44 @@
+"""Clips at several rates: what is cut out, and the rate and the motion that the condition says."""
+
+import numpy as np
+import pytest
+
+from diffusion import videos
+from diffusion.data import sources
+from diffusion.data.transforms import to_model
+from diffusion.experiments.config import data
+
+
+def test_clips_are_cut_at_the_rate_that_they_say():
+    long = {"name": "moving_drawings", "frames": 16, "side": 8, "number": 12}
+    entry = {"name": "paced", "of": long, "frames": 4, "paces": (1, 2, 3)}
+    paced = data._opened(entry, "train")
+    of = sources.moving_drawings("train", frames=16, side=8, number=12)
+    assert len(paced) == 12 and paced.spec.shape == (4, 8, 8, 3) and paced.spec.condition["vector"].shape == (2,)
+    seen = set()
+    for row in range(12):
+        record, whole = paced[row], of[row]["image"]
+        pace = round(1 / record["condition"]["vector"][0])
+        starts = [s for s in range(17 - 4 * pace) if (whole[s : s + 4 * pace : pace] == record["image"]).all()]
+        assert starts and record["condition"]["label"] == record["label"] and record["caption"] == of[row]["caption"]
+        motion = videos.motion(to_model(record["image"])[None], 1 / pace)[0]
+        np.testing.assert_allclose(record["condition"]["vector"][1], motion, rtol=1e-5)
+        np.testing.assert_array_equal(record["image"], paced[row]["image"])
+        seen.add(pace)
+    assert seen == {1, 2, 3}
+    other = sources.paced(of, 4, (1, 2, 3), seed=1)  # a config's own is its config.seed
+    assert paced.fingerprint() != other.fingerprint() == sources.paced(of, 4, (1, 2, 3), seed=1).fingerprint()
+
+
+def test_clips_that_do_not_fit_are_refused():
+    of = sources.moving_drawings("train", frames=8, side=8, number=2)
+    for how, message in (
+        ({"frames": 4, "paces": (3,)}, "paces of 1 to T / frames, of T = 8"),
+        ({"frames": 1}, "at least 2 frames"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sources.paced(of, **how)
+    with pytest.raises(ValueError, match="without 'vector'"):
+        sources.paced(sources.paced(of, frames=4), frames=2)
+    with pytest.raises(ValueError, match="holds no clips"):
+        sources.paced(sources.drawings("train", number=2), frames=2)
