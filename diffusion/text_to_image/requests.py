@@ -145,7 +145,7 @@ class Control(NamedTuple):
         weight: of its effect; 0 is none.
         times: the least and the greatest t at which it acts; t = 0 is the picture, t = 1 noise.
         mask: a picture of the size of those that are made, white where it acts (a path, or Bool [H, W]); None:
-            everywhere. Image prompts take one.
+            everywhere. Image prompts take one; a ControlNet that inpaints needs one, white where it paints anew.
         mode: the number of its kind, for a ControlNet that knows several (a union); None: it knows one.
     """
 
