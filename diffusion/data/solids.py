@@ -194,9 +194,12 @@ def superellipsoid(half: Sequence[float] | np.ndarray, upright: float, flat: flo
         return points, np.linalg.norm(points, axis=1) ** 3 / height
 
     def distance(p):
-        value, _ = implicit(p)
-        return np.linalg.norm(p, axis=1) * (1 - value ** (-upright / 2))
+        length = np.linalg.norm(p, axis=1)
+        centre = length == 0  # from there, along the shortest axis
+        directions = np.where(centre[:, None], shortest, p) / np.where(centre, 1, length)[:, None]
+        return length - implicit(directions)[0] ** (-upright / 2)
 
+    shortest = np.eye(3)[sides.argmin()]
     inner = 1 / np.linalg.norm(1 / sides)  # of the octahedron that it contains
     most = np.linalg.norm(sides) ** 3 / inner
 
@@ -216,7 +219,7 @@ def superellipsoid(half: Sequence[float] | np.ndarray, upright: float, flat: flo
 def signed_distance(solid: Solid, points: np.ndarray) -> np.ndarray:
     """The distance of points to a solid's surface, negative inside: the least of its parts'.
 
-    Exact outside of all parts where theirs is; where parts overlap, no less than the true one in size is.
+    Exact outside of all parts where theirs is; inside, where parts overlap, at most the true one in size.
 
     Args:
         solid: the parts.

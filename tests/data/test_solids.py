@@ -77,6 +77,41 @@ def test_points_are_uniform_by_area():
     assert min(values.values()) > 1e-3, values
 
 
+@pytest.mark.parametrize("upright, flat", [(0.3, 1.4), (1.4, 0.3)])
+def test_superquadrics_of_unequal_exponents(upright, flat):
+    """Area, and shares of octants, bands along z and sides, of a mesh by Barr's angles: z = c sin(v)^upright .."""
+    sides = np.array([0.4, 0.8, 0.6])
+    part = solids.superellipsoid(sides, upright, flat)
+    v, w = np.meshgrid(*2 * [np.linspace(0, math.pi / 2, 500)], indexing="ij")
+    across = np.cos(v) ** upright
+    mesh = sides * np.stack([across * np.cos(w) ** flat, across * np.sin(w) ** flat, np.sin(v) ** upright], axis=-1)
+    corners = [mesh[:-1, :-1], mesh[1:, :-1], mesh[:-1, 1:], mesh[1:, 1:]]
+    triangles = np.concatenate([np.stack(corners[i : i + 3]).reshape(3, -1, 3) for i in (0, 1)], axis=1)
+    areas = np.linalg.norm(np.cross(triangles[1] - triangles[0], triangles[2] - triangles[0]), axis=1) / 2
+    assert part.area == pytest.approx(8 * areas.sum(), rel=0.01)
+
+    def counts(points, weights=None):
+        share = np.abs(points) / sides
+        cell = 2 * np.digitize(share[:, 2], [0.3, 0.9]) + (share[:, 0] > share[:, 1])
+        octant = (points > 0) @ [1, 2, 4] if weights is None else 0  # the mesh is one of the eight
+        return np.bincount(6 * octant + cell, weights, minlength=6)
+
+    points = part.draw(rng(), NUMBER)
+    expected = np.tile(counts(triangles.mean(0), areas / areas.sum()), 8) * NUMBER / 8
+    assert expected.min() > 5
+    assert stats.chisquare(counts(points), expected).pvalue > 1e-3
+    np.testing.assert_allclose(part.distance(mesh.reshape(-1, 3)[::997]), 0, atol=1e-9)
+
+
+def test_the_centre_of_a_superquadric_is_inside():
+    """Distances along rays: at the centre of a ball that is exact, and on grids of odd sides it is a record's value."""
+    for part, radius in ((BALL, 0.5), (SPHEROID, 0.4)):
+        near = 10.0 ** -np.arange(1, 25)[:, None] * [0, 0, 1]
+        np.testing.assert_allclose(part.distance(near), near[:, 2] - radius, atol=1e-12)
+        assert part.distance(np.zeros((1, 3))).tolist() == [-radius]
+    assert (BALL.distance(solids.grid(15)) < 0).reshape(15, 15, 15)[5:10, 7, 7].all()
+
+
 def test_a_union_has_the_outer_surface_alone():
     """Two cubes of side 1 that overlap by half are a box of 1.5 x 1 x 1, of whose 8 units of area its ends have 2."""
     cube = solids.box((0.5, 0.5, 0.5))
