@@ -130,20 +130,20 @@ def _obj(text: str) -> tuple[list, _Faces]:
 
 
 def _off(text: str) -> tuple[list, _Faces]:
-    words = [word for line in text.splitlines() for word in line.split("#")[0].split()]
-    if not words or not words[0].startswith("OFF"):
-        raise ValueError("it does not begin with OFF")
-    numbers = words[1:] if words[0] == "OFF" else [words[0][3:], *words[1:]]  # "OFF8 6 12" is seen too
-    lines = _Words(numbers)
-    count, faces = int(lines.take()), int(lines.take())
-    lines.take()  # edges
-    vertices = [[float(lines.take()) for _ in range(3)] for _ in range(count)]
     rows = [row for row in (line.split("#")[0].split() for line in text.splitlines()) if row]
-    if not 0 <= faces < len(rows):
-        raise ValueError(f"it declares {faces} faces, and has {len(rows)} lines")
-    faces_of = rows[len(rows) - faces :]  # a face may end in colours, on its line
-    found = [[int(corner) for corner in row[1 : 1 + int(row[0])]] for row in faces_of]
-    return vertices, found
+    if not rows or not rows[0][0].startswith("OFF"):
+        raise ValueError("it does not begin with OFF")
+    first = [word for word in (rows[0][0][3:], *rows[0][1:]) if word]  # "OFF8 6 12" is seen too
+    counts, rows = (first, rows[1:]) if first else (rows[1], rows[2:])
+    count, number = int(counts[0]), int(counts[1])
+    if count < 0 or number < 0 or len(rows) != count + number:
+        raise ValueError(f"it declares {count} vertices and {number} faces, and has {len(rows)} lines of them")
+    vertices = [[float(value) for value in row[:3]] for row in rows[:count]]  # colours may follow, as behind faces
+    if short := [row for row in rows[:count] if len(row) < 3]:
+        raise ValueError(f"the vertex {' '.join(short[0])!r} has no three numbers")
+    if short := [row for row in rows[count:] if len(row) <= int(row[0])]:
+        raise ValueError(f"the face {' '.join(short[0])!r} has fewer corners than it says")
+    return vertices, [[int(corner) for corner in row[1 : 1 + int(row[0])]] for row in rows[count:]]
 
 
 def _ply(text: str) -> tuple[list, _Faces]:

@@ -58,6 +58,22 @@ def test_points_are_uniform_by_area_and_come_back_from_ply(tmp_path):
         mesh_files.read(tmp_path / "points.ply")
 
 
+OFF = "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n"
+
+
+def test_numbers_behind_the_positions_of_off_files_are_no_positions(tmp_path):
+    """Colours or normals stand on the vertex's line; ModelNet has counts on the first line."""
+    for name, text in (
+        ("plain", OFF + "3 0 1 2\n"),
+        ("first", OFF.replace("OFF\n3", "OFF3") + "3 0 1 2\n"),
+        ("coloured", OFF.replace("1 0 0\n", "1 0 0 255 0 0 # red\n\n") + "3 0 1 2\n"),
+    ):
+        (tmp_path / f"{name}.off").write_text(text)
+        mesh = mesh_files.read(tmp_path / f"{name}.off")
+        assert mesh.vertices.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]], name
+        assert mesh.triangles.tolist() == [[0, 1, 2]]
+
+
 ONE = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
 
 
@@ -72,8 +88,12 @@ ONE = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
         ("a.obj", "v 0 0\nf 1 1 1", "no three numbers"),
         ("a.obj", "v a b c", "no sound OBJ file"),
         ("a.off", "COFF 1 2 3", "begin with OFF"),
-        ("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0", "ends too early"),
-        ("a.off", "OFF\n0 5 0\n", "declares 5 faces"),
+        ("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0", "declares 3 vertices and 1 faces, and has 2 lines"),
+        ("a.off", "OFF\n0 5 0\n", "declares 0 vertices and 5 faces, and has 0 lines"),
+        ("a.off", OFF + "4 0 1 2\n", "the face '4 0 1 2' has fewer corners than it says"),
+        ("a.off", OFF.replace("1 0 0\n", "1 0\n", 1) + "3 0 1 2\n", "the vertex '1 0' has no three numbers"),
+        ("a.off", OFF + "3 0 1 2\n3 0 1 2\n", "and has 5 lines"),
+        ("a.off", "OFF", "no sound OFF file"),
         ("a.ply", "ply\nformat ascii 1.0\nelement vertex 2\nend_header\n0 0", "no triangle"),
         ("a.ply", PLY.replace("property float x\n", "") + "1 2 3 " * 20, "x, y and z"),
         ("a.ply", "ply\nformat binary_little_endian 1.0\nend_header\n", "not ascii 1.0"),

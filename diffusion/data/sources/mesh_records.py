@@ -1,14 +1,16 @@
 """Point clouds from a folder of meshes (.obj, .off, .ply, .stl as text) or of clouds (.npy), of which each is a record.
 
 meshes/chair/one.obj, meshes/chair/two.ply, meshes/table/three.off      # the class is the folder
+meshes/train/chair/one.obj or meshes/chair/train/one.off                # with splits
 meshes/one.obj, meshes/two.npy                                          # no classes
 """
 
 __all__ = ["CloudRecords", "MeshClouds", "mesh_clouds"]
 
+import functools
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from diffusion.io import mesh_files
 
 SEED = 2030
 CLOUD = ".npy"
+KEPT = 2**28  # bytes of meshes and clouds that stay in memory
 
 
 def mesh_clouds(
@@ -37,8 +40,9 @@ def mesh_clouds(
     clouds of different sizes are records of one size. A record is a function of its file and draw alone.
 
     Args:
-        path: of the folder, with FOLDER/CLASS/FILE or FOLDER/FILE.
-        split: all of it is "train"; a part as `splits.parse` reads it.
+        path: of the folder, with FOLDER/CLASS/FILE or FOLDER/FILE; with FOLDER/train or FOLDER/CLASS/train where there
+            are splits; or one file, or a pattern.
+        split: as `splits.parse` reads it; parts are counted in files, so that two of them share none.
         points: of a record.
         draws: records of each file, of other points.
         label: "" for no labels.
@@ -48,7 +52,7 @@ def mesh_clouds(
         FileNotFoundError: if there is no such folder.
         ValueError: if it holds no meshes, or a number is below 1.
     """
-    return CloudRecords(MeshClouds(path, split, points, draws), split, label=label, classes=classes)
+    return CloudRecords(MeshClouds(path, split, points, draws), split, label=label, classes=classes, together=draws)
 
 
 class CloudRecords(Records):
@@ -61,24 +65,16 @@ class MeshClouds:
     """Clouds of meshes as a table with the columns "x" and, with class folders, "label"."""
 
     def __init__(self, path: str, split: str, points: int, draws: int):
-        folder = pathlib.Path(path).expanduser()
-        self.where, self.name = str(folder), folder.name
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: there is no such folder of meshes.")
-        splits.files_of(splits.parse(split).base, ["a file"], self.where)  # all of it is "train"
         for name, value in (("points", points), ("draws", draws)):
             if value < 1:
                 raise ValueError(f"{name} = {value}. Valid: at least 1")
-        valid = (*mesh_files.READERS, CLOUD)
-        self._files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in valid and file.is_file())
-        if not self._files:
-            raise ValueError(f"{folder} holds no meshes and no clouds ({', '.join(valid)}).")
-        folders = [file.relative_to(folder).parts[:-1] for file in self._files]
-        if len({bool(parts) for parts in folders}) > 1:
-            raise ValueError(f"{folder} holds meshes beside folders of meshes. Valid: all in class folders, or none.")
-        self._labels = [parts[0] for parts in folders if parts]
+        self._files, self._labels, self.where, self.name = splits.class_files(
+            path, (*mesh_files.READERS, CLOUD), splits.parse(split).base
+        )
         self.columns: tuple[str, ...] = ("x", "label") if self._labels else ("x",)
         self._points, self._draws = points, draws
+        self._kept: dict[pathlib.Path, _Shape] = {}
+        self._room = KEPT
 
     def __len__(self) -> int:
         return len(self._files) * self._draws
@@ -97,22 +93,55 @@ class MeshClouds:
         return [stamp_of(self._files), self._points, self._draws]
 
     def _cloud(self, row: int) -> np.ndarray:
-        file = self._files[row // self._draws]
-        rng = np.random.default_rng((SEED, row))
-        if file.suffix.lower() == CLOUD:
-            whole = _points_of(file)
-            if len(whole) < self._points:
-                raise ValueError(f"it has {len(whole)} points, fewer than points = {self._points}")
-            cloud = whole[rng.choice(len(whole), self._points, replace=False)]
-        else:
-            mesh = mesh_files.read(file)
-            whole = mesh.vertices[np.unique(mesh.triangles)]
-            cloud = mesh_files.surface_points(mesh, self._points, rng)
-        low, high = whole.min(axis=0), whole.max(axis=0)
-        reach = np.linalg.norm(whole - (low + high) / 2, axis=1).max()
-        if not reach > 0:
-            raise ValueError("all its points are one point, so that it has no size")
-        return ((cloud - (low + high) / 2) / reach).astype(np.float32)
+        shape = self._shape(self._files[row // self._draws])
+        cloud = shape.draw(self._points, np.random.default_rng((SEED, row)))
+        return ((cloud - shape.centre) / shape.reach).astype(np.float32)
+
+    def _shape(self, file: pathlib.Path) -> "_Shape":
+        """What a file holds; it is read once where there is room for all."""
+        if file in self._kept:
+            return self._kept[file]
+        shape, size = _read(file)
+        if size <= self._room:
+            self._room -= size
+            self._kept[file] = shape
+        return shape
+
+
+class _Shape(NamedTuple):
+    """A surface or a cloud.
+
+    Attributes:
+        draw: (number, generator) -> points float64 [number, 3].
+        centre: of the box about it, [3].
+        reach: the distance of its farthest point from there.
+    """
+
+    draw: Callable[[int, np.random.Generator], np.ndarray]
+    centre: np.ndarray
+    reach: float
+
+
+def _read(file: pathlib.Path) -> tuple[_Shape, int]:
+    """The shape in a file, and the bytes that it takes."""
+    if file.suffix.lower() == CLOUD:
+        whole = _points_of(file)
+        draw, size = functools.partial(_rows_of, whole), whole.nbytes
+    else:
+        mesh = mesh_files.read(file)
+        whole = mesh.vertices[np.unique(mesh.triangles)]
+        draw, size = functools.partial(mesh_files.surface_points, mesh), mesh.vertices.nbytes + mesh.triangles.nbytes
+    low, high = whole.min(axis=0), whole.max(axis=0)
+    reach = np.linalg.norm(whole - (low + high) / 2, axis=1).max()
+    if not reach > 0:
+        raise ValueError("all its points are one point, so that it has no size")
+    return _Shape(draw, (low + high) / 2, float(reach)), size
+
+
+def _rows_of(cloud: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+    if len(cloud) < number:
+        raise ValueError(f"it has {len(cloud)} points, fewer than points = {number}")
+    return cloud[rng.choice(len(cloud), number, replace=False)]
 
 
 def _points_of(file: pathlib.Path) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Folders of picture files: one folder for each class, or pictures with a table of captions and labels beside them.
 
-    FOLDER/CLASS/picture.png                  class_folders; FOLDER/train/CLASS/picture.png where there are splits
+    FOLDER/CLASS/picture.png                  class_folders; FOLDER/train/CLASS/picture.png or
+                                              FOLDER/CLASS/train/picture.png where there are splits
     FOLDER/picture.png                        picture_folder, with, by choice, one of
     FOLDER/metadata.csv                         file_name,caption,label,mask_file_name ...
     FOLDER/metadata.jsonl                       {"file_name": "picture.png", "caption": "a cat"} a line
@@ -42,7 +43,7 @@ def class_folders(
     """Opens a folder with a folder of pictures for each class, whose name is the caption of its pictures.
 
     Args:
-        path: the folder, with FOLDER/CLASS/..., or FOLDER/train/CLASS/... and other splits.
+        path: the folder, with FOLDER/CLASS/..., or FOLDER/train/CLASS/... or FOLDER/CLASS/train/... and other splits.
         split: as `splits.parse` reads it.
         side: of the squares that pictures are made; 0 for pictures of one size.
         label: "" for no labels.
@@ -127,9 +128,10 @@ class ClassFolders(_Files):
 
     def __init__(self, path: str, split: str):
         super().__init__(path, split)
-        folder = self._split_folder()
-        names = pictures_in(folder)
-        loose = [name for name in names if "/" not in name]
+        folder, names = self._folder, pictures_in(self._folder)
+        names = splits.files_of(self._base, names, self.where, splits.split_of_folders) if names else []
+        self._labels = [splits.class_of(name) for name in names]
+        loose = [name for name, label in zip(names, self._labels) if not label]
         if loose or not names:
             found = f"{len(loose)} pictures that lie in no class's folder, e.g. {loose[0]}" if loose else "no pictures"
             raise ValueError(
@@ -137,7 +139,6 @@ class ClassFolders(_Files):
                 '{"name": "picture_folder"}.'
             )
         self._paths = [folder / name for name in names]
-        self._labels = [name.split("/")[0] for name in names]
 
     def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         return [{name: self._paths[row] if name == "image" else self._labels[row] for name in columns} for row in rows]

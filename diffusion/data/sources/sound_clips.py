@@ -71,7 +71,8 @@ def wav_folder(
     """Opens the mono WAV files of a folder, cut into clips; those in one folder for each class have its name as label.
 
     Args:
-        path: of the folder, or one file; FOLDER/CLASS/sound.wav or FOLDER/sound.wav.
+        path: of the folder, with FOLDER/CLASS/sound.wav or FOLDER/sound.wav and with FOLDER/train or FOLDER/CLASS/train
+            where there are splits; or one file, or a pattern such as FOLDER/a*.wav.
         split: as `splits.parse` reads it.
         sample_rate: that all files have, in Hz.
         length: samples of a clip; a longer file is several, and what remains at its end is left out.
@@ -143,18 +144,21 @@ class _Notes(Sequence):
 
 
 class _WavFiles:
-    """The clips of WAV files as a table; every header is read at once, so that a mistake is found before a run."""
+    """The clips of WAV files as a table.
+
+    Every header is read at once, so that files that do not fit are found before a run; samples that are cut short are
+    found when they are read.
+    """
 
     def __init__(self, path: str, split: str, sample_rate: int, length: int):
-        self._files, self.where, self.name = splits.files_at(path, (".wav", ".WAV"), splits.parse(split).base)
+        self._files, self._classes, self.where, self.name = splits.class_files(
+            path, (".wav",), splits.parse(split).base
+        )
         self._length = length
         self._clips: list[tuple[int, int]] = []
         for number, file in enumerate(self._files):
             count = _clips_of(file, sample_rate, length)
             self._clips += [(number, length * clip) for clip in range(count)]
-        folders = [file.relative_to(self.where).parts[:-1] if str(file) != self.where else () for file in self._files]
-        classes = [parts[-1] if parts and parts[-1] not in splits.NAMES else "" for parts in folders]
-        self._classes = classes if all(classes) else None
         self.columns: tuple[str, ...] = ("x", "label") if self._classes else ("x",)
 
     def __len__(self) -> int:
@@ -178,7 +182,7 @@ class _WavFiles:
         return table_records.stamp_of(self._files)
 
     def _label(self, row: int) -> str:
-        return (self._classes or [])[self._clips[row][0]]
+        return self._classes[self._clips[row][0]]
 
 
 def _clips_of(file: Any, sample_rate: int, length: int) -> int:

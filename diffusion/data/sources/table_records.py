@@ -73,6 +73,7 @@ class Records(RandomAccess):
         caption: str = "",
         side: int = 0,
         varied: tuple[int, ...] = (),
+        together: int = 1,
     ):
         """Describes the records by the first that is sound, and the labels by all of them.
 
@@ -81,6 +82,7 @@ class Records(RandomAccess):
             split: as `splits.parse` reads it.
             classes: the names of the labels, in the order of their numbers; () for all that occur, sorted.
             x, label, condition, caption, side, varied: as in `columns.Columns`.
+            together: rows, one after another, that no part divides, as in `splits.Split.rows`.
 
         Raises:
             ValueError: for a column that is not there, labels that are no classes, or records that cannot be batched.
@@ -91,7 +93,7 @@ class Records(RandomAccess):
         base = splits.parse(split)
         if not len(table):
             raise ValueError(f"{table.where} holds no records.")
-        self._rows = base.rows(len(table))
+        self._rows = base.rows(len(table), together)
         self._columns = Columns(
             *(table.where, table.columns),
             **{"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "varied": varied},

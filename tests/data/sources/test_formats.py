@@ -134,6 +134,10 @@ def test_splits_by_the_names_of_folders_and_files(tmp_path):
     stored.class_folders(tmp_path / "a/val")
     shutil.rmtree(tmp_path / "a/val/dog")
     assert len(sources.class_folders(str(tmp_path / "a"))) == 6
+    for folder in (tmp_path / "a").glob("*/*"):  # the split below the class
+        shutil.copytree(folder, tmp_path / "c" / folder.name / folder.parent.name)
+    other = sources.class_folders(str(tmp_path / "c"))
+    assert (len(other), other.spec.classes) == (6, tuple(sorted(stored.NAMES)))
     assert len(sources.class_folders(str(tmp_path / "a"), "val", classes=stored.NAMES)) == 3
     with pytest.raises(ValueError, match="its splits are train, val"):
         sources.class_folders(str(tmp_path / "a"), "test")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.data import solids, sources
-from diffusion.data.sources import DamagedRecord
+from diffusion.data.sources import DamagedRecord, mesh_records
 from tests.io.test_mesh_files import ONE, TEXTS
 
 
@@ -71,15 +71,57 @@ def test_a_folder_of_meshes_and_clouds(tmp_path):
     assert [len(part) for part in parts] == [3, 3]
 
 
+def meshes_in(folder, names):
+    for size, name in enumerate(names, 1):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / name, np.diag([1.0, 2.0, 2.0 + size]))
+    return str(folder)
+
+
+def test_parts_share_no_file(tmp_path):
+    """The eight draws of a file are all before the cut or all behind it, whatever the cut."""
+    path = meshes_in(tmp_path, [f"{i}.npy" for i in range(10)])
+    for cut, sizes in (("90%", [72, 8]), ("3", [24, 56])):
+        parts = [sources.mesh_clouds(path, f"train[{part}]", points=3, draws=8) for part in (f":{cut}", f"{cut}:")]
+        assert [len(part) for part in parts] == sizes
+        spreads = [{round(float(np.ptp(part[row]["x"], axis=0)[2]), 5) for row in range(len(part))} for part in parts]
+        assert not spreads[0] & spreads[1] and sum(map(len, spreads)) == 10
+
+
+@pytest.mark.parametrize("layout", ["{split}/{kind}/a.npy", "{kind}/{split}/a.npy"])
+def test_folders_of_splits(layout, tmp_path):
+    names = [layout.format(split=split, kind=kind) for split in ("train", "test") for kind in ("train_1", "chair")]
+    path = meshes_in(tmp_path, names)
+    for split in ("train", "test"):
+        source = sources.mesh_clouds(path, split, points=3)
+        assert (len(source), source.spec.classes) == (2, ("chair", "train_1"))
+    with pytest.raises(ValueError, match="no split 'val'; its splits are test, train"):
+        sources.mesh_clouds(path, "val")
+
+
+def test_a_mesh_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "box.off").write_text(TEXTS["off"])
+    read, opened = mesh_records.mesh_files.read, []
+    monkeypatch.setattr(mesh_records.mesh_files, "read", lambda file: opened.append(file) or read(file))
+    source = sources.mesh_clouds(str(tmp_path), points=8, draws=3)
+    found = [[source[row]["x"] for row in range(3)] for _ in range(2)]
+    np.testing.assert_array_equal(*found)
+    assert len(opened) == 1
+    monkeypatch.setattr(mesh_records, "KEPT", 0)
+    anew = sources.mesh_clouds(str(tmp_path), points=8, draws=3)
+    np.testing.assert_array_equal([anew[row]["x"] for row in range(3)], found[0])
+    assert len(opened) > 3
+
+
 @pytest.mark.parametrize(
     "name, content, words",
     [
         ("a.obj", ONE + "f 1 1 2", "have no area"),
-        ("a.npy", np.zeros((5, 3)), "it has 5 points, fewer than points = 8"),
+        ("a.npy", np.arange(15.0).reshape(5, 3), "it has 5 points, fewer than points = 8"),
         ("a.npy", np.zeros((9, 3)), "one point"),
         ("a.npy", np.full((9, 3), np.nan), "point 0 is NaN"),
         ("a.npy", np.zeros((9, 2)), "[9, 2], and a cloud is floating-point [N, 3]"),
-        ("a.txt", "", "holds no meshes and no clouds (.obj, .off, .ply, .stl, .npy)"),
+        ("a.txt", "", "holds no files that end in .obj or .off or .ply or .stl or .npy"),
     ],
 )
 def test_bad_clouds_are_refused(name, content, words, tmp_path):
@@ -90,12 +132,12 @@ def test_bad_clouds_are_refused(name, content, words, tmp_path):
 
 
 def test_other_mistakes_of_a_folder_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
         sources.mesh_clouds(str(tmp_path / "none"))
     (tmp_path / "a").mkdir()
     for path in (tmp_path / "one.off", tmp_path / "a/two.off"):
         path.write_text(TEXTS["off"])
-    with pytest.raises(ValueError, match="beside folders of meshes"):
+    with pytest.raises(ValueError, match=r"one\.off beside folders of classes"):
         sources.mesh_clouds(str(tmp_path))
     with pytest.raises(ValueError, match="no split 'test'"):
         sources.mesh_clouds(str(tmp_path / "a"), "test")

@@ -63,6 +63,25 @@ def test_a_folder_of_classes_is_cut_into_clips(tmp_path):
         opened({"name": "wav_folder", "path": str(tmp_path), "sample_rate": RATE, "length": LENGTH}, "test")
 
 
+def test_classes_splits_and_patterns(tmp_path):
+    """One rule for all folders of files: the first folder that is no split is the class; patterns have none."""
+    folder_of(tmp_path, {"drum/train/1/a.wav": (512, RATE), "drum/test/a.wav": (600, RATE)})
+    folder_of(tmp_path, {"train/bell/b.WAV": (512, RATE), "test/bell/b.wav": (700, RATE)})
+    open_ = lambda path, split="train": sources.wav_folder(str(path), split, sample_rate=RATE, length=LENGTH)
+    for split in ("train", "test"):
+        assert (len(open_(tmp_path, split)), open_(tmp_path, split).spec.classes) == (2, ("bell", "drum"))
+    folder_of(tmp_path / "loose", {"a1.wav": (512, RATE), "a2.wav": (600, RATE), "train.wav": (700, RATE)})
+    assert len(open_(tmp_path / "loose")) == 3
+    for path, count in (("a*.wav", 2), ("a1.wav", 1)):
+        source = open_(tmp_path / "loose" / path)
+        assert len(source) == count and not source.spec.num_classes
+    with pytest.raises(FileNotFoundError, match=r"b\*\.wav: there is no such file"):
+        open_(tmp_path / "loose/b*.wav")
+    folder_of(tmp_path / "loose", {"drum/a.wav": (512, RATE)})
+    with pytest.raises(ValueError, match=r"a1\.wav beside folders of classes"):
+        open_(tmp_path / "loose")
+
+
 @pytest.mark.parametrize(
     "length, rate, message",
     [
