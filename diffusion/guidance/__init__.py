@@ -27,6 +27,7 @@ from diffusion.guidance.perturbed import perturbed_attention, skip_layer
 from diffusion.guidance.plus_plus import classifier_free_plus_plus
 from diffusion.guidance.projected import adaptive_projected
 from diffusion.guidance.regional import Region, regional
+from diffusion.guidance.renormalised import renormalised
 from diffusion.guidance.rescaled import rescaled
 from diffusion.guidance.strength import Interval, Ramp, Scale, power_cosine
 from diffusion.guidance.thresholding import dynamic_threshold
@@ -63,6 +64,7 @@ __all__ = [
     "pseudoinverse",
     "quantile_likelihood",
     "regional",
+    "renormalised",
     "rescaled",
     "separately",
     "skip_layer",

@@ -116,6 +116,27 @@ def test_zero_star_follows_the_authors_code():
     np.testing.assert_allclose(guided.eps - guided.x0, s * u_u + 3.0 * (u_c - s * u_u), rtol=1e-9)
 
 
+def test_renormalised_velocities_are_as_long_as_the_conditional_ones_in_each_patch():
+    """The lines of Qwen-Image's pipeline on packed tokens, in numpy; of points each is a token."""
+    flow = schedules.rectified_flow()
+    u_c, u_u = (np.asarray(p.eps - p.x0) for p in (_call(exact_denoiser(d, flow)) for d in (COND, NULL)))
+    u = u_u + 3.0 * (u_c - u_u)
+    u = u * (np.linalg.norm(u_c, axis=-1, keepdims=True) / np.linalg.norm(u, axis=-1, keepdims=True))
+    guided = _call(guidance.renormalised(_branches(COND, NULL, schedule=flow), flow, 3.0))
+    np.testing.assert_allclose(guided.eps - guided.x0, u, rtol=1e-9)
+
+    v_c, v_u = np.random.default_rng(0).standard_normal((2, 3, 4, 6, 5))
+    branches = lambda x, t: tuple(Prediction(x - left * v, x + (1 - left) * v) for v in (v_c, v_u))
+    left = T[:, None, None, None]
+    packed = lambda v: v.reshape(3, 2, 2, 3, 2, 5).transpose(0, 1, 3, 2, 4, 5).reshape(3, 6, 20)
+    v = packed(v_u + 3.0 * (v_c - v_u))
+    v = v * np.linalg.norm(packed(v_c), axis=-1, keepdims=True) / np.linalg.norm(v, axis=-1, keepdims=True)
+    guided = _call(guidance.renormalised(branches, flow, 3.0, patch=2), np.ones((3, 4, 6, 5)))
+    np.testing.assert_allclose(packed(guided.eps - guided.x0), v, rtol=1e-9)
+    with pytest.raises(ValueError, match=r"patch = 4 does not divide the sides \(4, 6\)"):
+        _call(guidance.renormalised(branches, flow, 3.0, patch=4), np.ones((3, 4, 6, 5)))
+
+
 def test_zero_star_is_of_the_velocity_of_any_schedule():
     """alpha' x0 + sigma' eps, here of dx = -beta x / 2 dt + sqrt(beta) dw with beta = 2: alpha = e^-t."""
     schedule = schedules.variance_preserving(2.0, 2.0)

@@ -61,6 +61,7 @@ GUIDANCES = {
     "autoguidance": Case(lambda d, s, w, **more: guidance.autoguidance(d[0], d[1], w, **more)),
     "composed": Case(lambda d, s, w: guidance.composed(_each(d, 3), (w, w)), 1.5, 0.0, base=2, calls=3, interval=False),
     "rescaled": Case(lambda d, s, w, **more: guidance.rescaled(_each(d), s, w, 0.7, **more)),
+    "renormalised": Case(lambda d, s, w, **more: guidance.renormalised(_each(d), s, w, **more)),
     "zero_star": Case(lambda d, s, w, **more: guidance.zero_star(_each(d), s, w, **more)),
     "adaptive_projected": Case(
         lambda d, s, w, **more: guidance.adaptive_projected(_each(d), s, w, 0.2, 0.5, 0.0, **more)

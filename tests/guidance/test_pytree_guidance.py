@@ -20,8 +20,8 @@ X = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)), jnp.float32)
 T = jnp.array([0.1, 0.4, 0.9])
 # The norms and angles of these are over the whole of an example, all of its leaves; the others act on each number.
 OF_THE_WHOLE = {
-    "rescaled", "zero_star", "adaptive_projected", "adaptive_projected(momentum)", "dynamic_threshold", "classifier",
-    "posterior_sampling", "pseudoinverse", "windows",
+    "rescaled", "renormalised", "zero_star", "adaptive_projected", "adaptive_projected(momentum)", "dynamic_threshold",
+    "classifier", "posterior_sampling", "pseudoinverse", "windows",
 }  # fmt: skip
 WITH_REAL = {
     "rescaled": lambda d, s, w, real: guidance.rescaled(conformance._each(d), s, w, 0.7, real=real),

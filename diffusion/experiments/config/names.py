@@ -320,6 +320,7 @@ DRIVERS = _table(samplers.sample, samplers.picard, samplers.adaptive)
 GUIDANCES = _table(  # of branches: the condition and the null one, or those of its `of_conditions`
     guidance.classifier_free,
     guidance.rescaled,
+    guidance.renormalised,
     guidance.adaptive_projected,
     guidance.classifier_free_plus_plus,
     guidance.zero_star,

@@ -1,0 +1,68 @@
+"""Classifier-free guidance of flows that keeps the length of the conditional velocity, token by token."""
+
+__all__ = ["renormalised"]
+
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion import parameterizations
+from diffusion.guidance.branches import Branches, evaluate
+from diffusion.guidance.prediction_changes import extrapolate, slide
+from diffusion.guidance.strength import Interval, Scale, check_interval, strength
+from diffusion.parameterizations import Denoiser, derivatives
+from diffusion.schedules import NoiseSchedule, left_broadcast
+
+
+def renormalised(
+    branches: Branches, schedule: NoiseSchedule, scale: Scale, patch: int = 1, interval: Interval = None
+) -> Denoiser:
+    """Classifier-free guidance whose velocity has the length of the conditional one in each token.
+
+        u_cfg = u_c + (w - 1) (u_c - u_u),    u = u_cfg |u_c| / |u_cfg|,    u = alpha' x0 + sigma' eps
+
+    A token is a patch of x with all its channels; the lengths are those of its values.
+
+    Facts:
+        nfe: 2 branches a call
+        neutral: w = 1, the conditional denoiser exactly
+        paper: Qwen Team 2025, "Qwen-Image Technical Report", whose pipeline has it
+
+    Args:
+        branches: evaluates (condition, null or negative condition).
+        schedule: the process, with a velocity at t_max.
+        scale: w, a number, `[B]`, or a function of t.
+        patch: sides of a token along each axis of x between the first and the last, >= 1, which divide them.
+        interval: (t_low, t_high) outside which w = 1; None for all times.
+
+    Raises:
+        ValueError: if the schedule has no finite velocity at t_max, the interval is empty or `patch` below 1; when
+            called, if there are not two branches, or `patch` does not divide an axis.
+    """
+    if patch < 1:
+        raise ValueError(f"renormalised: patch = {patch} must be at least 1")
+    check_interval(interval)
+    parameterizations.check(parameterizations.velocity(), schedule)
+
+    def denoise(x_t, t):
+        cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")
+        guided = extrapolate(cond, [uncond], [strength(scale, 1, interval, t, x_t)])
+        alpha, sigma = (left_broadcast(of(t), x_t) for of in (schedule.alpha, schedule.sigma))
+        alpha_dot, sigma_dot = derivatives(schedule, t, x_t)
+        u_c, u = (alpha_dot * p.x0 + sigma_dot * p.eps for p in (cond, guided))
+        length = _lengths(u, patch)
+        ratio = jnp.where(length > 0, _lengths(u_c, patch) / jnp.where(length > 0, length, 1), 1)
+        return slide(guided, schedule, t, (ratio - 1) * u / (alpha * sigma_dot - sigma * alpha_dot))
+
+    return denoise
+
+
+def _lengths(u: Array, patch: int) -> Array:
+    """The length of each token's values at each of its places, [B, ..., 1]."""
+    sides = u.shape[1:-1]
+    if any(side % patch for side in sides):
+        raise ValueError(f"renormalised: patch = {patch} does not divide the sides {sides} of x")
+    squares = jnp.sum(u * u, axis=-1)
+    cut = squares.reshape(len(u), *(part for side in sides for part in (side // patch, patch)))
+    within = tuple(range(2, 2 + 2 * len(sides), 2))
+    whole = jnp.broadcast_to(jnp.sqrt(cut.sum(within, keepdims=True)), cut.shape)
+    return whole.reshape(*squares.shape, 1)
