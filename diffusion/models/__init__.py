@@ -12,6 +12,7 @@ from diffusion.models.dit import DiT, check_labels, dit_preset
 from diffusion.models.drifting import DriftingDiT, drifting_preset
 from diffusion.models.edm2_unet import EDM2UNet
 from diffusion.models.flux import Flux
+from diffusion.models.flux2 import Flux2
 from diffusion.models.frame_transformer import FrameTransformer
 from diffusion.models.jit import JiT, jit_preset
 from diffusion.models.layers import attention, embeddings, layer_masks
@@ -22,6 +23,7 @@ from diffusion.models.mit import MiT, imf_preset, pmf_preset
 from diffusion.models.mlp import MLP
 from diffusion.models.mmdit import MMDiT
 from diffusion.models.pixnerd import PixNerd, pixnerd_preset
+from diffusion.models.qwen_image import QwenImage
 from diffusion.models.residual_u_vit import ResidualUViT
 from diffusion.models.sequence_transformer import SequenceTransformer
 from diffusion.models.set_transformer import SetTransformer
@@ -30,6 +32,7 @@ from diffusion.models.text_encoders import clip, t5
 from diffusion.models.u_vit import UViT
 from diffusion.models.unet import UNet
 from diffusion.models.video_dit import VideoDiT, video_angles, with_frames
+from diffusion.models.z_image import ZImage
 
 if TYPE_CHECKING:
     from diffusion.models import (
@@ -63,6 +66,7 @@ MODELS = {
     "drifting": DriftingDiT,
     "edm2_unet": EDM2UNet,
     "flux": Flux,
+    "flux2": Flux2,
     "frame_transformer": FrameTransformer,
     "jit": JiT,
     "mask_dit": MaskDiT,
@@ -71,6 +75,7 @@ MODELS = {
     "mlp": MLP,
     "mmdit": MMDiT,
     "pixnerd": PixNerd,
+    "qwen_image": QwenImage,
     "residual_u_vit": ResidualUViT,
     "sequence_transformer": SequenceTransformer,
     "set_transformer": SetTransformer,
@@ -78,6 +83,7 @@ MODELS = {
     "u_vit": UViT,
     "unet": UNet,
     "video_dit": VideoDiT,
+    "z_image": ZImage,
 }
 """The backbones, by their names in configs."""
 
@@ -94,6 +100,7 @@ __all__ = [
     "EDM2UNet",
     "Equinox",
     "Flux",
+    "Flux2",
     "FrameTransformer",
     "Functions",
     "JiT",
@@ -101,6 +108,7 @@ __all__ = [
     "MaskDiT",
     "MiT",
     "PixNerd",
+    "QwenImage",
     "ResidualUViT",
     "SequenceTransformer",
     "SetTransformer",
@@ -108,6 +116,7 @@ __all__ = [
     "UNet",
     "UViT",
     "VideoDiT",
+    "ZImage",
     "attachment",
     "attention",
     "autoencoders",

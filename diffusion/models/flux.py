@@ -103,12 +103,7 @@ class Flux(nn.Module):
         sizes = ("channels", "out_channels", "width", "depth", "singles", "heads", "text_width")
         network_checks.positive(self, sizes if self.approximator else (*sizes, "pooled_width"))
         network_checks.known(self, CHOICES)
-        if self.width % self.heads:
-            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
-        if len(self.axes) != 3 or sum(self.axes) != self.width // self.heads or any(size % 2 for size in self.axes):
-            raise ValueError(
-                f"axes={self.axes} are three even numbers that sum to the width of a head, {self.width // self.heads}"
-            )
+        network_checks.rotary_axes(self, 3)
         if self.approximator:
             self._check_approximator()
         super().__post_init__()

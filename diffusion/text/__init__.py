@@ -17,18 +17,21 @@ if TYPE_CHECKING:
     from diffusion.text.published_conditions import (
         chroma,
         flux,
+        flux2_klein,
         pixart,
+        qwen_image,
         stable_diffusion,
         stable_diffusion_3,
         stable_diffusion_xl,
+        z_image,
     )
     from diffusion.text.tokenizer import Tokenizer, Tokens
     from diffusion.text.weighting import parse
 
 __all__ = [
     "Embeddings", "Encoder", "Tokenizer", "Tokens", "byte_pairs", "cached", "chroma", "encode", "fingerprint", "flux",
-    "one_after_other", "parse", "pixart", "side_by_side", "stable_diffusion", "stable_diffusion_3",
-    "stable_diffusion_xl", "tokenizer", "weighting",
+    "flux2_klein", "one_after_other", "parse", "pixart", "qwen_image", "side_by_side", "stable_diffusion",
+    "stable_diffusion_3", "stable_diffusion_xl", "tokenizer", "weighting", "z_image",
 ]  # fmt: skip
 
 public.declare(
@@ -39,10 +42,13 @@ public.declare(
         "published_conditions": (
             "chroma",
             "flux",
+            "flux2_klein",
             "pixart",
+            "qwen_image",
             "stable_diffusion",
             "stable_diffusion_3",
             "stable_diffusion_xl",
+            "z_image",
         ),
         "tokenizer": ("Tokenizer", "Tokens"),
         "weighting": ("parse",),

@@ -8,13 +8,26 @@
 | Flux   | [B, 512, 4096] T5                                            | of CLIP             |             |
 | PixArt | [B, 120 or 300, 4096] T5                                     |                     | T5's        |
 | Chroma | [B, 512, 4096] T5                                            |                     | and one     |
+| FLUX.2 klein | [B, 512, 7680] three layers of Qwen 3 side by side         |                     |             |
+| Qwen-Image | [B, 512, 3584] Qwen 2.5 VL, behind what describes the task | Qwen's  |
+| Z-Image | [B, 512, 2560] Qwen 3, of the prompt in a template          |                     | Qwen's      |
 
 SDXL and SD 3 read CLIP's states before the last layer, without the final norm: `Encoder.of(..., skip=1, norm=False)`.
 Encode prompts and negative prompts in one call, so that they have as many tokens; "" is a prompt like any other. (SDXL
 was published to receive zeros where there is no negative prompt: `jax.tree.map(jnp.zeros_like, condition)`.)
 """
 
-__all__ = ["chroma", "flux", "pixart", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl"]
+__all__ = [
+    "chroma",
+    "flux",
+    "flux2_klein",
+    "pixart",
+    "qwen_image",
+    "stable_diffusion",
+    "stable_diffusion_3",
+    "stable_diffusion_xl",
+    "z_image",
+]
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +36,16 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, side_by_side
+
+# What stands before and behind the words of a user in the chats of Qwen.
+USER = "<|im_start|>user\n"
+NO_THOUGHT = "<think>\n\n</think>\n\n"
+TASK = (  # of Qwen-Image
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+    "relationships of the objects and background:<|im_end|>\n"
+)
+OF_TASK = 34  # tokens of the task and of what stands before the user's words
+ANSWER = "<|im_end|>\n<|im_start|>assistant\n"
 
 
 def stable_diffusion(prompts: Sequence[str], clip: Encoder, **how: Any) -> dict[str, jax.Array]:
@@ -116,6 +139,49 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
     """
     embeddings = encode([prompt.lower().strip() for prompt in prompts], t5, **how)
     return {"text": embeddings.tokens, "text_mask": embeddings.mask}
+
+
+def z_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of Z-Image: what a user says to Qwen 3, up to where the answer begins; padding stands last.
+
+    Args:
+        prompts: B texts.
+        qwen: the states of its last layer but one, `masked=True, layers=(-2,)`, with a tokenizer of 512 tokens.
+        **how: further arguments of `encode`.
+    """
+    return _text_first(encode([f"{USER}{prompt}{ANSWER}" for prompt in prompts], qwen, **how))
+
+
+def qwen_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of Qwen-Image: the prompt as Qwen 2.5 VL reads it behind a task, whose tokens are left out.
+
+    Args:
+        prompts: B texts.
+        qwen: the normalised states of its last layer, `masked=True`, with a tokenizer of 34 + 512 tokens.
+        **how: further arguments of `encode`.
+    """
+    embeddings = encode([f"{TASK}{USER}{prompt}{ANSWER}" for prompt in prompts], qwen, **how)
+    tokens, mask = embeddings.tokens[:, OF_TASK:], embeddings.mask[:, OF_TASK:]
+    return _text_first(embeddings._replace(tokens=tokens, mask=mask))
+
+
+def flux2_klein(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text"} of FLUX.2 klein: what a user says to Qwen 3, which is not to think, and the padding behind.
+
+    Args:
+        prompts: B texts.
+        qwen: the states of its layers 9, 18 and 27, `masked=True, layers=(9, 18, 27)`, with a tokenizer of 512 tokens.
+        **how: further arguments of `encode`.
+    """
+    return {"text": encode([f"{USER}{prompt}{ANSWER}{NO_THOUGHT}" for prompt in prompts], qwen, **how).tokens}
+
+
+def _text_first(embeddings: Embeddings) -> dict[str, Any]:
+    """{"text", "text_mask"} with the tokens of all windows before all padding."""
+    mask = jnp.asarray(embeddings.mask)
+    order = jnp.argsort(~mask, axis=1, stable=True)
+    text = jnp.take_along_axis(embeddings.tokens, order[..., None], axis=1)
+    return {"text": text, "text_mask": jnp.take_along_axis(mask, order, axis=1)}
 
 
 def _pooled(embeddings: Embeddings) -> jax.Array:

@@ -261,7 +261,7 @@ def described(folder: str | pathlib.Path, *, dtype: str = "float32", prediction:
     readers = {f"text_encoder{reader.suffix}": reader for reader in kind.readers}
     encoders = [part for part, reader in readers.items() if pipelines.has_part(index, part, reader.optional)]
     table = limits.read_table(folder / "scheduler" / "scheduler_config.json")
-    process = schedulers.read(table, prediction, kind.even)
+    process = schedulers.read(table, prediction, kind.even, kind.by_steps)
     modules, params, tokenizers = {}, {}, {}
     for part in (kind.denoiser, "vae", *encoders):
         wanted = "float32" if part == "vae" else dtype
@@ -283,10 +283,11 @@ def described(folder: str | pathlib.Path, *, dtype: str = "float32", prediction:
         process = process._replace(parameterization=parameterizations.learned_variance(process.parameterization))
     config = limits.read_table(folder / kind.denoiser / "config.json")
     schema.check({"sample_size": SIDES}, config, f"{folder / kind.denoiser}: config.json")
-    side = config.get("sample_size") or 128
+    side = config.get("sample_size") or 128 // getattr(modules["vae"], "packed", 1)
     side = (max(side) if isinstance(side, list) else side) * modules["vae"].factor
     zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
-    usual = pipelines.read_usual(folder, pipelines.published(kind, process, denoiser))
+    student = bool(index.get("is_distilled"))
+    usual = pipelines.read_usual(folder, pipelines.published(kind, process, denoiser, student))
     return TextToImage(name, kind, modules, params, tokenizers, process, int(side), zeros, usual, dtype)
 
 

@@ -10,6 +10,9 @@
 | StableDiffusion3Pipeline       | MM-DiT                   | two CLIPs and T5, two pooled vectors                   |
 | FluxPipeline                   | Flux                     | T5, CLIP's pooled vector, the guidance it was made for |
 | ChromaPipeline                 | Flux, one approximator   | T5 and where its padding begins                        |
+| Flux2KleinPipeline             | FLUX.2                   | three layers of Qwen 3                                 |
+| QwenImagePipeline              | Qwen-Image               | Qwen 2.5 VL's tokens                                   |
+| ZImagePipeline                 | Z-Image                  | Qwen 3's tokens                                        |
 | FluxFillPipeline               | Flux of 96 channels      | as Flux, the mask and what is not masked               |
 | FluxKontextPipeline            | Flux                     | as Flux, tokens of the picture that is edited          |
 | PixArtAlphaPipeline            | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
@@ -32,6 +35,7 @@ __all__ = [
     "read_usual",
 ]
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -40,10 +44,14 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from diffusion import text
+from diffusion import guidance, text
 from diffusion.io import limits, schema
+from diffusion.models.flux2 import Flux2
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers import Process
+from diffusion.models.qwen_image import QwenImage
+from diffusion.models.z_image import ZImage
+from diffusion.parameterizations import Denoiser
 
 SAMPLING = "sampling.json"  # our own; other programs ignore it
 CONTENT = (".json", ".txt", ".model", ".safetensors")  # the files of a folder that change its pictures
@@ -98,11 +106,16 @@ class Kind(NamedTuple):
         image_guidance: scale of the guidance by the picture that is edited, in the same `__call__`; 1 is none.
         undistilled: the same for a denoiser that reads no strength, where the class expects one; None: `usual`.
         unit_clock: whether the network of a flow receives t in [0, 1], not in [0, 1000].
+        by_steps: whether the shift of its flow depends on their number, too, as FLUX.2's does; see `schedulers.read`.
         even: whether it sets the steps of a flow itself, see `schedulers.read`.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
         appends: whether its denoiser sees the picture that is edited as further tokens.
         fills: whether its denoiser, a transformer, sees a mask and what is not masked; a U-Net's channels say so.
         approximated: whether one network makes the vectors of all layers of its denoiser.
+        network: class of its denoiser; None: any.
+        guides: (branches, schedule, scale) -> the guided denoiser.
+        student: steps and guidance where model_index.json says is_distilled; None: `usual`.
+        students: steps and guidance of a student of few steps, by the shift of its flow, which tells it.
         inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
         edits: the class of its relative whose denoiser sees the picture that is edited; "": there is none.
     """
@@ -117,10 +130,15 @@ class Kind(NamedTuple):
     undistilled: Usual | None = None
     unit_clock: bool = False
     even: bool = False
+    by_steps: bool = False
     zeros: bool = False
     appends: bool = False
     fills: bool = False
     approximated: bool = False
+    network: type[nn.Module] | None = None
+    guides: Callable[..., Denoiser] = lambda branches, schedule, scale: guidance.classifier_free(branches, scale)
+    student: Usual | None = None
+    students: Mapping[float, Usual] = {}
     inpainting: str = ""
     edits: str = ""
 
@@ -192,6 +210,44 @@ CHROMA = Kind(
     even=True,
     approximated=True,
 )
+# diffusers writes pos + w (pos - neg), without guidance at w = 0: our scales are one more.
+Z_IMAGE = Kind(
+    "ZImage",
+    "transformer",
+    (Reader(how={"masked": True, "layers": (-2,)}, length=512),),
+    text.z_image,
+    FLUX.multiple,
+    Usual(50, 6.0),
+    unit_clock=True,
+    even=True,
+    network=ZImage,
+    students={3.0: Usual(8, 1.0)},  # Z-Image-Turbo
+)
+FLUX2_KLEIN = Kind(
+    "Flux2Klein",
+    "transformer",
+    (Reader(how={"masked": True, "layers": (9, 18, 27)}, length=512),),
+    text.flux2_klein,
+    lambda module: 1,
+    Usual(50, 4.0),
+    unit_clock=True,
+    even=True,
+    by_steps=True,
+    network=Flux2,
+    student=Usual(4, 1.0),
+)
+QWEN_IMAGE = Kind(
+    "QwenImage",
+    "transformer",
+    (Reader(how={"masked": True}, length=34 + 512),),
+    text.qwen_image,
+    FLUX.multiple,
+    Usual(50, 4.0),
+    unit_clock=True,
+    even=True,
+    network=QwenImage,
+    guides=functools.partial(guidance.renormalised, patch=2),
+)
 PIXART_ALPHA = Kind("PixArt", "transformer", (Reader(how={"masked": True}, length=120),), text.pixart, _patch,
                     Usual(20, 4.5))  # fmt: skip
 PIXART_SIGMA = PIXART_ALPHA._replace(readers=(Reader(how={"masked": True}, length=300),))
@@ -211,6 +267,9 @@ KINDS = {
     "FluxFillPipeline": FLUX_FILL,
     "FluxKontextPipeline": KONTEXT,
     "ChromaPipeline": CHROMA,
+    "ZImagePipeline": Z_IMAGE,
+    "Flux2KleinPipeline": FLUX2_KLEIN,
+    "QwenImagePipeline": QWEN_IMAGE,
     "PixArtAlphaPipeline": PIXART_ALPHA,
     "PixArtSigmaPipeline": PIXART_SIGMA,
 }
@@ -242,6 +301,11 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
         Refusal: naming what differs.
     """
     kind = KINDS[name]
+    if kind.network is not None and not isinstance(denoiser, kind.network):
+        raise Refusal(
+            f"{folder}: a {name} is supported whose denoiser is a {kind.network.__name__}, and this one's is a "
+            f"{type(denoiser).__name__}."
+        )
     latents = autoencoder.latent_channels
     channels = latents + kind.fills * (latents + autoencoder.factor**2)
     found = getattr(denoiser, "channels", channels)
@@ -261,7 +325,7 @@ def distilled(denoiser: nn.Module) -> bool:
     return bool(getattr(denoiser, "strength", False) or getattr(denoiser, "strength_width", 0))
 
 
-def published(kind: Kind, process: Process, denoiser: nn.Module) -> Usual:
+def published(kind: Kind, process: Process, denoiser: nn.Module, student: bool = False) -> Usual:
     """Steps and guidance with which a model was published, as far as its folder shows.
 
     | the folder has                                            | steps | guidance  | source                           |
@@ -270,6 +334,8 @@ def published(kind: Kind, process: Process, denoiser: nn.Module) -> Usual:
     | LCMScheduler, a denoiser that reads the strength          | 4     | 8.5       | LatentConsistencyModelPipeline   |
     | LCMScheduler, another denoiser (LCM merged, PixArt-LCM)   | 4     | none      | cards of the LCM-LoRAs           |
     | a Flux without guidance_embeds                            | 4     | none      | card of FLUX.1-schnell           |
+    | is_distilled (`student`)                                  | 4     | none      | card of FLUX.2 klein             |
+    | a Z-Image whose flow is shifted by 3                      | 8     | none      | card of Z-Image-Turbo            |
     | anything else                                             | `kind.usual`      | the pipeline's `__call__`        |
     """
     few = process.sampler in ("euler", "euler_ancestral") and process.fields.get("timestep_spacing") == "trailing"
@@ -277,6 +343,10 @@ def published(kind: Kind, process: Process, denoiser: nn.Module) -> Usual:
         return Usual(1, 1.0)
     if process.sampler == "lcm":
         return LCM.usual if distilled(denoiser) else LCM.usual._replace(guidance=1.0)
+    if student and kind.student is not None:
+        return kind.student
+    if (few_steps := kind.students.get(process.fields.get("shift"))) is not None:
+        return few_steps
     return kind.usual if kind.undistilled is None or distilled(denoiser) else kind.undistilled
 
 
@@ -307,7 +377,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
             "each of its networks, as diffusers' save_pretrained writes it."
         )
     index = limits.read_table(path)
-    stated = {"force_zeros_for_empty_prompt": schema.FLAG, "is_cosxl_edit": schema.FLAG}
+    stated = {"force_zeros_for_empty_prompt": schema.FLAG, "is_cosxl_edit": schema.FLAG, "is_distilled": schema.FLAG}
     schema.check({"_class_name": schema.text(), **stated}, index, str(path))
     if index.get("is_cosxl_edit"):  # whose picture's latents have another scale, and whose process is EDM's
         raise Refusal(f"{path}: is_cosxl_edit = true is not supported; valid: false.")

@@ -31,7 +31,7 @@ from jax import Array
 
 from diffusion import caching, editing, flow_maps, guidance, parameterizations, samplers, timesteps
 from diffusion.data.transforms import to_uint8
-from diffusion.models import token_merging
+from diffusion.models import facts, token_merging
 from diffusion.models.attachment import Attachment
 from diffusion.models.autoencoders import latent_space, tiles
 from diffusion.models.budget import peak_memory
@@ -156,7 +156,7 @@ def denoise(
                 return guidance.text_and_picture(branches, scale[0], scale[1])
             if regions:
                 return guidance.regional(branches, scale, places.masks)
-            return guidance.classifier_free(branches, scale)
+            return model.kind.guides(branches, schedule, scale)
 
         if not timely:  # the branches' conditions are joined once, and not at each step
             return of(tuple(conditions))
@@ -332,11 +332,17 @@ def _autoencoder(model: Any, params: Any, tile: int) -> tuple[Callable, Callable
     """(encode, decode), in tiles if `tile` is not 0."""
     vae = model.modules["vae"]
     encode, decode = (functools.partial(vae.apply, {"params": params}, method=name) for name in ("encode", "decode"))
+    if facts.of_frames(vae):  # a picture is a clip of one frame
+        encode, decode = _of_one_frame(encode), _of_one_frame(decode)
     if tile:
         few = tile // vae.factor
         decode = tiles.tiled(decode, few, few // 4)
         encode = tiles.tiled(encode, tile, few // 4 * vae.factor, step=vae.factor)
     return encode, decode
+
+
+def _of_one_frame(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    return lambda x: jax.tree.map(lambda leaf: leaf[:, 0], function(x[:, None]))
 
 
 def begin(

@@ -14,6 +14,7 @@ from diffusion.models.diffwave import DiffWave
 from diffusion.models.dit import DiT
 from diffusion.models.edm2_unet import EDM2UNet
 from diffusion.models.flux import Flux
+from diffusion.models.flux2 import Flux2
 from diffusion.models.jit import JiT
 from diffusion.models.mask_dit import MaskDiT
 from diffusion.models.mdt import MDT
@@ -22,6 +23,7 @@ from diffusion.models.mlp import MLP
 from diffusion.models.mmdit import MMDiT
 from diffusion.models.pixart import PixArt
 from diffusion.models.pixnerd import PixNerd
+from diffusion.models.qwen_image import QwenImage
 from diffusion.models.residual_u_vit import ResidualUViT
 from diffusion.models.sequence_transformer import SequenceTransformer
 from diffusion.models.set_transformer import SetTransformer
@@ -29,6 +31,7 @@ from diffusion.models.song_unet import SongUNet
 from diffusion.models.u_vit import UViT
 from diffusion.models.unet import UNet
 from diffusion.models.video_dit import VideoDiT
+from diffusion.models.z_image import ZImage
 
 CLASSES, TEXT, POOLED, VECTOR = 3, 12, 10, 6
 
@@ -179,6 +182,15 @@ BACKBONES = {
         words("text_mask"),
         blocks="(?:single_)?blocks",
     ),
+    "flux2": Backbone(
+        Flux2(4, 24, 2, 2, 2, TEXT, (2, 4, 4, 2), strength=True),
+        (8, 8, 4),
+        words("strength"),
+        divides=1,
+        blocks="(?:single_)?blocks",
+    ),
+    "qwen_image": Backbone(QwenImage(4, 24, 2, 2, TEXT, (4, 4, 4)), (8, 8, 4), words("text_mask")),
+    "z_image": Backbone(ZImage(4, 24, 2, 1, 2, TEXT, (4, 4, 4)), (8, 8, 4), words("text_mask")),
     "jit": Backbone(
         JiT(**TOKENS | {"depth": 3}, num_classes=CLASSES, bottleneck=8, class_tokens=4, class_start=1),
         (8, 8, 3),

@@ -27,6 +27,7 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tests.peers.cases import last
 from tests.peers.made_weights import drawn, made
@@ -66,6 +67,15 @@ LCM = {
     "timestep_scaling": 10.0,
 }
 SHIFTED = {"shift": 3.0}
+QWEN_FLOW = {  # as it is published
+    "base_shift": 0.5,
+    "max_shift": 0.9,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 8192,
+    "shift_terminal": 0.02,
+    "time_shift_type": "exponential",
+    "use_dynamic_shifting": True,
+}
 PIXART = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "final_sigmas_type": "zero"}
 EDM = {
     "sigma_min": 0.002,
@@ -381,6 +391,106 @@ def chroma_texts(pipe) -> dict:
     return found
 
 
+def qwen_tokenizer(thought: str = ""):
+    """Bytes, some of them merged, with the template of Qwen 3's chats for one message, and what it answers at once."""
+    letters = sorted(bytes_to_unicode().values())
+    merges = [("c", "a"), ("ca", "t"), ("Ġ", "cat"), ("u", "s"), ("e", "r"), ("us", "er")]
+    words = [*letters, *("".join(pair) for pair in merges), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = transformers.Qwen2Tokenizer({word: i for i, word in enumerate(words)}, merges)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n" + thought + "{% endif %}"
+    )
+    return tokenizer
+
+
+QWEN = {
+    "vocab_size": 272,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+
+
+def flux2_klein(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """A base, not distilled; of its language model layers 9, 18 and 27 are read."""
+    body = {name: value for name, value in VAE.items() if name != "latent_channels"}
+    vae = diffusers.AutoencoderKLFlux2(latent_channels=1, **body)
+    vae.bn.running_mean.copy_(torch.from_numpy(drawn("mean of latents", 4)))
+    vae.bn.running_var.copy_(torch.from_numpy(np.square(drawn("deviation of latents", 4))))
+    return diffusers.Flux2KleinPipeline(
+        vae=vae,
+        tokenizer=qwen_tokenizer("<think>\n\n</think>\n\n"),
+        text_encoder=transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**QWEN | {"num_hidden_layers": 28})),
+        transformer=diffusers.Flux2Transformer2DModel(
+            in_channels=4,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=72,
+            axes_dims_rope=(2, 6, 6, 2),
+            guidance_embeds=False,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(SHIFTED | {"use_dynamic_shifting": True}),
+    )
+
+
+def qwen_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
+              "patch_size": 4}  # fmt: skip
+    turns = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}
+    text = {name: value for name, value in QWEN.items() if name != "head_dim"} | {"rope_parameters": turns}
+    config = transformers.Qwen2_5_VLConfig(text_config=text | {"hidden_size": 32}, vision_config=vision)
+    return diffusers.QwenImagePipeline(
+        vae=diffusers.AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 2],
+            num_res_blocks=1,
+            temperal_downsample=[True],
+            latents_mean=[-0.7, 0.1, 0.9, -0.2],
+            latents_std=[2.8, 1.4, 0.7, 1.9],
+        ),
+        tokenizer=qwen_tokenizer(),
+        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config),
+        transformer=diffusers.QwenImageTransformer2DModel(
+            in_channels=16,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            axes_dims_rope=(4, 6, 6),
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(QWEN_FLOW),
+    )
+
+
+def z_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    return diffusers.ZImagePipeline(
+        vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
+        tokenizer=qwen_tokenizer(),
+        text_encoder=transformers.Qwen3Model(transformers.Qwen3Config(**QWEN)),
+        transformer=diffusers.ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=1,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=24,
+            axes_dims=[4, 6, 6],
+            axes_lens=[1536, 512, 512],
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(SHIFTED),
+    )
+
+
 PIPELINES = {
     "sd": stable_diffusion,
     "inpaint": stable_diffusion_inpaint,
@@ -395,6 +505,9 @@ PIPELINES = {
     "fill": flux_fill,
     "kontext": flux_kontext,
     "chroma": chroma,
+    "klein": flux2_klein,
+    "qwen_image": qwen_image,
+    "z_image": z_image,
     "playground": playground,
     "lcm": latent_consistency,
 }
@@ -456,6 +569,9 @@ TRAJECTORIES = {
     "fill": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "kontext": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "chroma": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
+    "klein": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
+    "qwen_image": (QWEN_FLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    "z_image": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "playground": (
         EDM,
         {
@@ -487,7 +603,7 @@ def weight(component: str, name: str, shape: tuple[int, ...]):
     return made(f"{component}.{name}", shape) * np.float32(SMALL if small else 1)
 
 
-LAST = ("conv_out.", "proj_out.")
+LAST = ("conv_out.", "proj_out.", "all_final_layer.")
 
 
 def saved(pipe, folder: pathlib.Path) -> dict:
@@ -534,7 +650,8 @@ def write(name: str, folder: pathlib.Path) -> None:
         about = saved(pipe, pathlib.Path(place) / "saved")
     arrays = {f"kept/{key}": torch.from_numpy(value) for key, value in about.pop("kept").items()}
     print(name, "kept:", ", ".join(arrays) or "none")
-    channels = pipe.vae.config.latent_channels
+    channels = pipe.vae.config.get("latent_channels") or pipe.vae.config.z_dim
+    channels = 4 * channels if name == "klein" else channels  # of patches of 2 x 2
     x = torch.from_numpy(drawn("latents", 2, 8, 8, channels)).movedim(-1, 1)
     about["walks"], about["steps"], (base, trajectories) = {}, {}, TRAJECTORIES[name]
     for trajectory, (scheduler, settings) in trajectories.items():
@@ -556,6 +673,14 @@ def write(name: str, folder: pathlib.Path) -> None:
                 del arguments["negative_prompt"]
                 arguments |= chroma_texts(pipe)
                 latents = pipe._pack_latents(latents, 2, channels, 8, 8)
+            if name == "klein":
+                del arguments["negative_prompt"]
+                arguments["negative_prompt_embeds"], _ = pipe.encode_prompt([NEGATIVE] * 2, device="cpu")
+            if name == "qwen_image":
+                arguments["true_cfg_scale"] = arguments.pop("guidance_scale")
+                latents = pipe._pack_latents(latents, 2, channels, 8, 8)
+            if name == "z_image":  # its scale is 0 without guidance
+                arguments |= {"guidance_scale": GUIDANCE - 1, "max_sequence_length": 64}
             if name == "inpaint":
                 arguments |= {
                     "image": torch.zeros(1, 3, 16, 16),
@@ -571,15 +696,28 @@ def write(name: str, folder: pathlib.Path) -> None:
             if name == "lcm":
                 arguments = {}
             sides = {} if name.startswith("edit") else {"height": 16, "width": 16}  # there those of the picture
+            sides = {"height": 32, "width": 32} if name == "klein" else sides
             draw = functools.partial(
                 pipe, prompt=None if name == "chroma" else PROMPTS, latents=latents, **sides, **arguments
             )
             found = draw(output_type="latent").images
             if name in ("flux", "fill", "kontext", "chroma"):
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
-            factor = pipe.vae.config.scaling_factor
-            shift = getattr(pipe.vae.config, "shift_factor", None) or 0
-            picture = pipe.vae.decode(found / factor + shift).sample
+            if name == "klein":  # what it returns is decoded as it is
+                picture = pipe.vae.decode(found).sample
+                of_channels = lambda numbers: numbers.view(1, -1, 1, 1)
+                deviation = torch.sqrt(of_channels(pipe.vae.bn.running_var) + 1e-4)
+                found = (pipe._patchify_latents(found) - of_channels(pipe.vae.bn.running_mean)) / deviation
+            elif name == "qwen_image":  # a clip of one frame
+                found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
+                of_channels = lambda numbers: torch.tensor(numbers).view(1, -1, 1, 1, 1)
+                mean, deviation = (of_channels(pipe.vae.config[f"latents_{one}"]) for one in ("mean", "std"))
+                picture = pipe.vae.decode(found * deviation + mean).sample[:, :, 0]
+                found = found[:, :, 0]
+            else:
+                factor = pipe.vae.config.scaling_factor
+                shift = getattr(pipe.vae.config, "shift_factor", None) or 0
+                picture = pipe.vae.decode(found / factor + shift).sample
         if name in PICTURES and "picture" not in arrays:
             unclipped = mock.patch.object(pipe.image_processor, "postprocess", lambda image, **_: image)
             with made_noise(pipe.scheduler), torch.no_grad(), unclipped:

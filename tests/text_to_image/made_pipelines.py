@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from tests.peers.made_weights import made
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "text_to_image"
-LAST = ("conv_out.", "proj_out.")  # as in tests/peers/pipelines.py, with its factor
+LAST = ("conv_out.", "proj_out.", "all_final_layer.")  # as in tests/peers/pipelines.py, with its factor
 SMALL = 0.1
 
 

@@ -99,6 +99,9 @@ TRAJECTORIES = {
     "fill": {"euler": 4e-5},
     "kontext": {"euler": 4e-5},
     "chroma": {"euler": 4e-5},
+    "klein": {"euler": 4e-5},
+    "qwen_image": {"euler": 4e-5},
+    "z_image": {"euler": 4e-5},
     "playground": {"dpmpp_2m": 3e-5, "euler": 3e-5},
     "lcm": {"lcm": 4e-5},
 }
@@ -114,13 +117,14 @@ def test_every_trajectory_of_a_fixture_is_compared(name):
 def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, case):
     about, found = made_pipelines.fixture(name)
     model, conditional, unconditional = compiled(name)
-    process = schedulers.read(about["walks"][case], even=model.kind.even)
+    process = schedulers.read(about["walks"][case], even=model.kind.even, by_steps=model.kind.by_steps)
     if case == "dpmpp_2m, karras":  # the network there receives whole times, though its sigma is of one between
         clock = process.parameterization.clock
         whole = process.parameterization._replace(clock=lambda schedule, t: jnp.round(clock(schedule, t)))
         process = process._replace(parameterization=whole)
+    tokens = 64 // model.kind.multiple(model.denoiser) ** 2
     trajectory = schedulers.trajectory(
-        process, case.partition(",")[0].partition(" ")[0], about["steps"][case], tokens=16
+        process, case.partition(",")[0].partition(" ")[0], about["steps"][case], tokens=tokens
     )
     assert model.process.sampler == OWN_SAMPLER[name]
     model = dataclasses.replace(model, process=process._replace(parameterization=_read_as(model, process)))
@@ -204,6 +208,9 @@ OWN_SAMPLER = {
     "fill": "euler",
     "kontext": "euler",
     "chroma": "euler",
+    "klein": "euler",
+    "qwen_image": "euler",
+    "z_image": "euler",
     "playground": "dpmpp_2m",
     "lcm": "lcm",
 }
@@ -250,7 +257,7 @@ def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["playground", "lcm", "chroma", "kontext", "fill"])
+@pytest.mark.parametrize("name", ["playground", "lcm", "chroma", "kontext", "fill", "klein", "qwen_image", "z_image"])
 def test_pictures_of_the_whole_program_follow_from_prompt_and_seed(name):
     seen = {"height": 16, "width": 16} | ({"image": picture()[:, :16]} if name in ("kontext", "fill") else {})
     seen |= {"mask": np.add.outer(np.arange(16), np.arange(16)) > 12} if name == "fill" else {}

@@ -12,9 +12,12 @@ from diffusion import parameterizations, text_to_image
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.flux import Flux
+from diffusion.models.flux2 import Flux2
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.pixart import PixArt
+from diffusion.models.qwen_image import QwenImage
+from diffusion.models.z_image import ZImage
 from diffusion.text_to_image import pipelines
 from tests.text_to_image import made_pipelines
 
@@ -194,6 +197,10 @@ LCM = SD_1 | {"_class_name": "LCMScheduler"}
     ("StableDiffusion3Pipeline", FLOW, UNET, (28, 7.0)),
     ("FluxPipeline", FLOW, DEV, (28, 3.5)),
     ("FluxPipeline", FLOW, SCHNELL, (4, 1.0)),
+    ("QwenImagePipeline", FLOW, QwenImage(), (50, 4.0)),
+    ("Flux2KleinPipeline", FLOW, Flux2(), (50, 4.0)),
+    ("ZImagePipeline", FLOW | {"shift": 6.0}, ZImage(), (50, 6.0)),
+    ("ZImagePipeline", FLOW | {"shift": 3.0}, ZImage(), (8, 1.0)),
     ("PixArtAlphaPipeline", SD_1, UNET, (20, 4.5)),
     ("PixArtSigmaPipeline", SD_1, UNET, (20, 4.5)),
     ("LatentConsistencyModelPipeline", LCM, STUDENT, (4, 8.5)),
@@ -222,6 +229,10 @@ def test_a_model_is_sampled_as_it_was_published(name, scheduler, denoiser, usual
     ("FluxFillPipeline", Flux(channels=96, strength=True), ""),
     ("FluxKontextPipeline", DEV, ""),
     ("ChromaPipeline", Flux(pooled_width=0, approximator=(64, 8, 2)), ""),
+    ("QwenImagePipeline", QwenImage(), ""),
+    ("Flux2KleinPipeline", SCHNELL, "whose denoiser is a Flux2, and this one's is a Flux"),
+    ("ZImagePipeline", ZImage(), ""),
+    ("ZImagePipeline", SCHNELL, "whose denoiser is a ZImage, and this one's is a Flux"),
     ("PixArtAlphaPipeline", PixArt(), ""),
     ("StableDiffusionInpaintPipeline", UNET, ""),
 ])  # fmt: skip
@@ -231,6 +242,11 @@ def test_a_denoiser_receives_what_its_pipeline_gives(name, denoiser, message, tm
         return check()
     with pytest.raises(Refusal, match=f"a {name} is supported {message}"):
         check()
+
+
+def test_a_distilled_klein_takes_few_steps(tmp_path):
+    kind = pipelines.kind_of("Flux2KleinPipeline", tmp_path)
+    assert pipelines.published(kind, schedulers.read(FLOW), Flux2(), student=True) == (4, 1.0)
 
 
 def test_every_pipeline_that_loads_is_on_the_page_of_families():

@@ -9,6 +9,9 @@
 | Stable Diffusion XL          | 8 | 4  | yes       | 0.13025 | 0      |
 | Stable Diffusion 3           | 8 | 16 | no        | 1.5305  | 0.0609 |
 | FLUX.1                       | 8 | 16 | no        | 0.3611  | 0.1159 |
+| FLUX.2                       | 16 | 128 | yes     | of each | of each |
+
+FLUX.2 has 32 channels at f = 8, of which `packed` patches of 2 x 2 become the values of its latents.
 """
 
 __all__ = ["AutoencoderKL"]
@@ -33,7 +36,7 @@ class AutoencoderKL(nn.Module):
     Attributes:
         widths: channels of each level, from the picture's side on.
         layers: residual blocks of a level of the encoder; the decoder has one more.
-        latent_channels: D.
+        latent_channels: D; `packed`^2 divides it.
         picture_channels: C.
         groups: of the norms.
         attention_levels: levels, 0 at the picture's side, that have attention after each block.
@@ -46,6 +49,7 @@ class AutoencoderKL(nn.Module):
         input_range: of the pixels inside the network; ours are in [-1, 1], and `encode` and `decode` convert them.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
+        packed: side p of the patches that become one value of the latent, channel by channel; f is p times as large.
 
     Raises:
         ValueError: at construction, for a field out of range or an unknown name.
@@ -68,11 +72,17 @@ class AutoencoderKL(nn.Module):
     decoded_channels: int | None = None
     attention: str = "auto"
     dtype: str = "float32"
+    packed: int = 1
     kind = "autoencoder"
     ranks = (3,)
 
     def __post_init__(self):
         encoder_decoder.check_options(self.options, self.input_range)
+        if self.packed < 1 or self.latent_channels % self.packed**2:
+            raise ValueError(
+                f"packed={self.packed}: patches of that side have a whole number of the "
+                f"latent_channels={self.latent_channels}"
+            )
         super().__post_init__()
 
     @property
@@ -89,13 +99,14 @@ class AutoencoderKL(nn.Module):
         )
 
     def setup(self):
-        self.encoder = Encoder(self.options, 2 * self.latent_channels)
+        inner = self.latent_channels // self.packed**2
+        self.encoder = Encoder(self.options, 2 * inner)
         self.decoder = Decoder(self.options, self.decoded_channels or self.picture_channels)
         behind, before = self.convs
         if behind:
-            self.moments_conv = nn.Conv(2 * self.latent_channels, (1, 1))
+            self.moments_conv = nn.Conv(2 * inner, (1, 1))
         if before:
-            self.latents_conv = nn.Conv(self.latent_channels, (1, 1))
+            self.latents_conv = nn.Conv(inner, (1, 1))
 
     @property
     def convs(self) -> tuple[bool, bool]:
@@ -105,7 +116,7 @@ class AutoencoderKL(nn.Module):
     @property
     def factor(self) -> int:
         """f, by which the sides of a latent are smaller than the picture's."""
-        return 2 ** (len(self.widths) - 1)
+        return self.packed * 2 ** (len(self.widths) - 1)
 
     def encode(self, x: jax.Array) -> Moments:
         """The posterior q(z | x).
@@ -123,7 +134,7 @@ class AutoencoderKL(nn.Module):
         h = self.encoder(latent_space.to_range(x, self.input_range))
         if self.quantization_convs:
             h = self.moments_conv(h)
-        mean, log_variance = jnp.split(h, 2, axis=-1)
+        mean, log_variance = (_packed(part, self.packed) for part in jnp.split(h, 2, axis=-1))
         return Moments(mean, log_variance.clip(*LOG_VARIANCE))
 
     def decode(self, z: jax.Array) -> jax.Array:
@@ -139,6 +150,7 @@ class AutoencoderKL(nn.Module):
             ValueError: for another number of channels.
         """
         encoder_decoder.check_latents(z, self.latent_channels)
+        z = _unpacked(z, self.packed)
         if self.convs[1]:
             z = self.latents_conv(z)
         return latent_space.from_range(self.decoder(z), self.input_range)
@@ -146,3 +158,17 @@ class AutoencoderKL(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """The reconstruction of pictures [B, H, W, C] from the mean of their posterior."""
         return self.decode(self.encode(x).mean)
+
+
+def _packed(z: jax.Array, side: int) -> jax.Array:
+    """Patches as values, channel by channel: [B, p h, p w, C] -> [B, h, w, C p p]."""
+    batch, height, width, _ = z.shape
+    cut = z.reshape(batch, height // side, side, width // side, side, -1)
+    return cut.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // side, width // side, -1)
+
+
+def _unpacked(z: jax.Array, side: int) -> jax.Array:
+    """The inverse of `_packed`."""
+    batch, height, width, _ = z.shape
+    cut = z.reshape(batch, height, width, -1, side, side)
+    return cut.transpose(0, 1, 4, 2, 5, 3).reshape(batch, height * side, width * side, -1)

@@ -241,6 +241,10 @@ def build_kl(config: Mapping[str, Any]) -> AutoencoderKL:
 
 def describe_kl(module: AutoencoderKL) -> dict[str, Any]:
     """Our module -> their config.json."""
+    if module.packed != 1:
+        raise Refusal(
+            f"AutoencoderKL: diffusers has latents of single pixels; this network has packed={module.packed}."
+        )
     if isinstance(module.scale, tuple) or isinstance(module.shift, tuple):
         each = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
         scaling = {

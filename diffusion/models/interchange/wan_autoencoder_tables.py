@@ -1,10 +1,11 @@
-"""AutoencoderKLVideo by diffusers' names of Wan 2.1's autoencoder.
+"""AutoencoderKLVideo by diffusers' names of Wan 2.1's autoencoder, which Qwen-Image has under another name.
 
 The encoder's layers are in one list with one count: blocks, and the convolutions that halve.
 """
 
 __all__ = []
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVide
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, SIZES, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, POINT, Layout, Row, linear
 
-NAME = "AutoencoderKLWan"
+CHANNELS = {"AutoencoderKLWan": ("in_channels", "out_channels"), "AutoencoderKLQwenImage": ("input_channels",)}
 # A convolution of videos: theirs [out, in, F, H, W], ours [F, H, W, in, out].
 VIDEO = Layout(lambda a, shape: a.transpose(2, 3, 4, 1, 0), lambda a: a.transpose(4, 3, 0, 1, 2))
 # One along the frames: theirs [out, in, F, 1, 1], ours [F, in, out].
@@ -87,24 +88,26 @@ def _rows(module: AutoencoderKLVideo) -> list[Row]:
     return rows + linear("post_quant_conv", "latents_conv", PIXEL)
 
 
-def _build(config: Mapping[str, Any]) -> AutoencoderKLVideo:
-    fields = Fields(NAME, config, ("dropout", "scale_factor_temporal", "scale_factor_spatial", "clip_output"))
+def _build(name: str, config: Mapping[str, Any]) -> AutoencoderKLVideo:
+    fields = Fields(name, config, ("dropout", "scale_factor_temporal", "scale_factor_spatial", "clip_output"))
     base = fields.take("base_dim", 96, SIZE)
     multiples = fields.take("dim_mult", (1, 2, 4, 4), SIZES)
     if multiples[0] != 1:
-        raise Refusal(f"{NAME}: dim_mult = {multiples} is not supported; supported are those that begin with 1.")
+        raise Refusal(f"{name}: dim_mult = {multiples} is not supported; supported are those that begin with 1.")
     if fields.take("decoder_base_dim", None, MAYBE_SIZE) not in (None, base):
-        raise Refusal(f"{NAME}: decoder_base_dim is supported as base_dim, {base}, alone.")
+        raise Refusal(f"{name}: decoder_base_dim is supported as base_dim, {base}, alone.")
     fields.only("attn_scales", ())
     fields.only("is_residual", False)
     fields.only("patch_size", None)
-    channels = fields.take("in_channels", 3, SIZE)
-    fields.only("out_channels", channels)
+    enter, *leave = CHANNELS[name]
+    channels = fields.take(enter, 3, SIZE)
+    for field in leave:
+        fields.only(field, channels)
     mean = fields.take("latents_mean", WAN["latents_mean"], NUMBERS)
     deviation = fields.take("latents_std", WAN["latents_std"], NUMBERS)
     latents = fields.take("z_dim", 16, SIZE)
     if {len(mean), len(deviation)} != {latents} or min(deviation) <= 0:
-        raise Refusal(f"{NAME}: latents_mean and latents_std have z_dim = {latents} numbers each, the second above 0.")
+        raise Refusal(f"{name}: latents_mean and latents_std have z_dim = {latents} numbers each, the second above 0.")
     module = AutoencoderKLVideo(
         tuple(base * one for one in multiples),
         fields.take("num_res_blocks", 2, DEPTH),
@@ -118,10 +121,10 @@ def _build(config: Mapping[str, Any]) -> AutoencoderKLVideo:
     return module
 
 
-def _describe(module: AutoencoderKLVideo) -> dict[str, Any]:
+def _describe(name: str, module: AutoencoderKLVideo) -> dict[str, Any]:
     base = module.widths[0]
     if any(width % base for width in module.widths):
-        raise Refusal(f"{NAME}: diffusers has widths that are multiples of the first; these are {module.widths}.")
+        raise Refusal(f"{name}: diffusers has widths that are multiples of the first; these are {module.widths}.")
     each = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
     return {
         "base_dim": base,
@@ -133,12 +136,13 @@ def _describe(module: AutoencoderKLVideo) -> dict[str, Any]:
         "dropout": 0.0,
         "latents_mean": each(module.shift).tolist(),
         "latents_std": (1 / each(module.scale)).tolist(),
-        "is_residual": False,
-        "in_channels": module.picture_channels,
-        "out_channels": module.picture_channels,
-        "scale_factor_temporal": module.time_factor,
-        "scale_factor_spatial": module.factor,
+        **dict.fromkeys(CHANNELS[name], module.picture_channels),
     }
+
+
+def _describe_wan(name: str, module: AutoencoderKLVideo) -> dict[str, Any]:
+    factors = {"scale_factor_temporal": module.time_factor, "scale_factor_spatial": module.factor}
+    return {**_describe(name, module), "is_residual": False, **factors}
 
 
 def _video(module: AutoencoderKLVideo) -> tuple[jax.ShapeDtypeStruct]:
@@ -146,4 +150,18 @@ def _video(module: AutoencoderKLVideo) -> tuple[jax.ShapeDtypeStruct]:
     return (jax.ShapeDtypeStruct(shape, np.float32),)
 
 
-FAMILY = Family(NAME, AutoencoderKLVideo, _build, _describe, _video, {"diffusers": _rows}, published={"Wan 2.1": {}})
+FAMILIES = tuple(
+    Family(
+        name,
+        AutoencoderKLVideo,
+        functools.partial(_build, name),
+        functools.partial(describe, name),
+        _video,
+        {"diffusers": _rows},
+        published=published,
+    )
+    for name, describe, published in (
+        ("AutoencoderKLWan", _describe_wan, {"Wan 2.1": {}}),
+        ("AutoencoderKLQwenImage", _describe, {}),
+    )
+)

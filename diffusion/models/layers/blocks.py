@@ -128,11 +128,13 @@ class Modulation(nn.Module):
     count: int
     dtype: str
     width: int = 0
+    bias: bool = True
 
     @nn.compact
     def __call__(self, c: jax.Array) -> list[jax.Array]:
         out = nn.DenseGeneral(
             (self.count, self.width or c.shape[-1]),
+            use_bias=self.bias,
             dtype=self.dtype,
             kernel_init=zeros,
             bias_init=zeros,
@@ -152,6 +154,7 @@ def modulated_output(
     outputs: int,
     dtype: str,
     vectors: tuple[jax.Array, jax.Array] | None = None,
+    bias: bool = True,
 ) -> jax.Array:
     """The last layers of a network: norm(x) (1 + scale) + shift, and a dense layer; zero at the start.
 
@@ -165,13 +168,14 @@ def modulated_output(
         outputs: values of a token.
         dtype: compute type of the modulation.
         vectors: shift and scale [B, 1, D] in place of those computed from c.
+        bias: whether the two layers have one.
 
     Returns:
         [B, N, outputs], float32.
     """
-    shift, scale = vectors or Modulation(2, dtype, tokens.shape[-1], name="final_modulation")(c)
+    shift, scale = vectors or Modulation(2, dtype, tokens.shape[-1], bias, name="final_modulation")(c)
     tokens = norm(tokens) * (1 + scale) + shift
-    return nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+    return nn.Dense(outputs, use_bias=bias, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
 
 
 class Block(nn.Module):

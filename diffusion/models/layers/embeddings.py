@@ -53,6 +53,8 @@ class TimestepEmbedding(nn.Module):
         dtype: compute type of the two layers; the sinusoid itself stays in float32.
         shift: of the frequencies, see `sinusoid`.
         max_period: of the frequencies, see `sinusoid`.
+        hidden: features between the two layers; 0: `width`.
+        bias: whether the two layers have one.
 
     Reference: Peebles & Xie, 2023.
     """
@@ -61,13 +63,15 @@ class TimestepEmbedding(nn.Module):
     dtype: str = "float32"
     shift: int = 0
     max_period: float = 10_000.0
+    hidden: int = 0
+    bias: bool = True
 
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:
         init = nn.initializers.normal(0.02)
         features = sinusoid(t, max_period=self.max_period, shift=self.shift)
-        hidden = nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="hidden")(features)
-        return nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="out")(nn.silu(hidden))
+        dense = lambda width, name: nn.Dense(width, self.bias, self.dtype, kernel_init=init, name=name)
+        return dense(self.width, "out")(nn.silu(dense(self.hidden or self.width, "hidden")(features)))
 
 
 class FourierEmbedding(nn.Module):

@@ -8,7 +8,9 @@ __all__ = [
     "SingleBlock",
     "Stream",
     "VectorEmbedding",
+    "attend",
     "modulated",
+    "to_tokens",
 ]
 
 from typing import Any
@@ -20,13 +22,15 @@ import jax.numpy as jnp
 from diffusion.models.layers import extra_attention, layout
 from diffusion.models.layers.activations import gelu
 from diffusion.models.layers.attention import attention, mask_bias
-from diffusion.models.layers.blocks import Gelu, Modulation, xavier
+from diffusion.models.layers.blocks import Gelu, Modulation, SwiGlu, xavier
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.heads import Heads
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.products import rows_first
 from diffusion.models.layers.rotary import turn
 from diffusion.models.layers.scan import keep_narrow
+
+GATED = 4.5  # of `SwiGlu`: three times the width
 
 
 class VectorEmbedding(nn.Module):
@@ -66,7 +70,8 @@ class Projections(nn.Module):
         leave: [B, N, H, D / H] -> [B, N, D]
 
     With `beside`, the same two matrices also hold an MLP of beside * D hidden features, parallel to the attention:
-    `enter` also returns [B, N, beside, H, D / H], and `leave` takes [B, N, 1 + beside, H, D / H].
+    `enter` also returns [B, N, beside, H, D / H], and `leave` takes [B, N, 1 + beside, H, D / H]. `bias` is whether the
+    two have one, `epsilon` that of the norms.
     """
 
     width: int
@@ -74,14 +79,18 @@ class Projections(nn.Module):
     qk_norm: bool
     dtype: str
     beside: int = 0
+    bias: bool = True
+    epsilon: float = 1e-6
 
     def setup(self):
-        self.qkv = Heads(self.heads, self.width // self.heads, self.dtype, beside=self.beside)
+        self.qkv = Heads(self.heads, self.width // self.heads, self.dtype, self.bias, self.beside)
         axes = (-3, -2, -1) if self.beside else (-2, -1)
-        self.out = nn.DenseGeneral(self.width, axes, dtype=self.dtype, kernel_init=xavier, dot_general=rows_first)
+        self.out = nn.DenseGeneral(
+            self.width, axes, use_bias=self.bias, dtype=self.dtype, kernel_init=xavier, dot_general=rows_first
+        )
         if self.qk_norm:
-            self.query_norm = nn.RMSNorm(dtype=self.dtype)
-            self.key_norm = nn.RMSNorm(dtype=self.dtype)
+            self.query_norm = nn.RMSNorm(self.epsilon, dtype=self.dtype)
+            self.key_norm = nn.RMSNorm(self.epsilon, dtype=self.dtype)
 
     def projected(self, x: jax.Array) -> list[jax.Array]:
         """As `enter`, before the norms."""
@@ -98,7 +107,7 @@ class Projections(nn.Module):
         return layout.split(keep_narrow(self.out(x)), "batch", "tokens", None)
 
 
-def _attend(
+def attend(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -114,7 +123,8 @@ def _attend(
     return layout.attended(attention(q, k, v, implementation, bias))
 
 
-def _to_tokens(x: jax.Array) -> jax.Array:
+def to_tokens(x: jax.Array) -> jax.Array:
+    """[B, N, H, D / H], the tokens split over devices."""
     return layout.split(x, "batch", "tokens", "heads", None)
 
 
@@ -122,7 +132,7 @@ class Stream(nn.Module):
     """One stream's part of a joint layer: adaLN, projections to and from the joint attention, and an MLP.
 
     The attention between the two parts belongs to `JointBlock`. A stream that ends in this layer has `vectors` = 2, the
-    shift and scale before attention; a stream with a second attention has 9.
+    shift and scale before attention; a stream with a second attention has 9. `gated` is as `JointBlock`'s.
     """
 
     width: int
@@ -130,11 +140,12 @@ class Stream(nn.Module):
     qk_norm: bool
     dtype: str
     vectors: int
+    gated: bool = False
 
     def setup(self):
         self.modulation = Modulation(self.vectors, self.dtype)
-        self.attention = Projections(self.width, self.heads, self.qk_norm, self.dtype)
-        self.mlp = Gelu(4.0, self.dtype)
+        self.attention = Projections(self.width, self.heads, self.qk_norm, self.dtype, bias=not self.gated)
+        self.mlp = SwiGlu(GATED, self.dtype, bias=False) if self.gated else Gelu(4.0, self.dtype)
 
     def of(self, c: Any, given: jax.Array | None) -> list[jax.Array]:
         """The stream's vectors [B, 1, D], of the condition, or as they are given [B, vectors, D]."""
@@ -151,7 +162,7 @@ class Stream(nn.Module):
 
     def leave(self, x: jax.Array, mixed: jax.Array, vectors: list[jax.Array]) -> jax.Array:
         """x [B, N, D] and the output of attention [B, N, H, D / H] -> x after the layer."""
-        x = x + vectors[2] * self.attention.leave(_to_tokens(mixed))
+        x = x + vectors[2] * self.attention.leave(to_tokens(mixed))
         return layout.split(x + vectors[5] * self.mlp(modulated(x, *vectors[3:5])), "batch", "tokens", None)
 
 
@@ -193,6 +204,7 @@ class JointBlock(nn.Module):
         last: no later layer needs the text; this one only attends to it.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.
+        gated: the MLP is SwiGLU with three times the width, and no layer has a bias (FLUX.2).
 
     Reference: Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024, figure 2b.
     """
@@ -203,6 +215,7 @@ class JointBlock(nn.Module):
     last: bool
     attention: str
     dtype: str
+    gated: bool = False
 
     @nn.compact
     def __call__(
@@ -215,21 +228,22 @@ class JointBlock(nn.Module):
     ) -> tuple[Any, None]:
         x, text = streams = jax.tree.map(layout.row_major, streams)
         width = x.shape[-1]
-        image = Stream(width, self.heads, self.qk_norm, self.dtype, 9 if self.dual else 6, name="image")
+        of_stream = (width, self.heads, self.qk_norm, self.dtype)
+        image = Stream(*of_stream, 9 if self.dual else 6, self.gated, name="image")
         of_picture, of_text = inputs.get("vectors", (None, None))
         if entering:
             return modulated(x, *image.of(c, of_picture)[:2]), None
-        words = Stream(width, self.heads, self.qk_norm, self.dtype, 2 if self.last else 6, name="text")
+        words = Stream(*of_stream, 2 if self.last else 6, self.gated, name="text")
 
         own, vectors = image.enter(x, c, of_picture)
         theirs, text_vectors = words.enter(text, c, of_text)
         q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(theirs, own))
-        mixed = _attend(own[0] if self.last else q, k, v, angles, self.attention, inputs.get("seen"))
+        mixed = attend(own[0] if self.last else q, k, v, angles, self.attention, inputs.get("seen"))
 
         if self.dual:
             second = Projections(width, self.heads, self.qk_norm, self.dtype, name="self_attention")
             q, k, v = second.enter(modulated(x, *vectors[6:8]))
-            x = x + vectors[8] * second.leave(_to_tokens(_attend(q, k, v, None, self.attention)))
+            x = x + vectors[8] * second.leave(to_tokens(attend(q, k, v, None, self.attention)))
         of_image = mixed[:, -x.shape[1] :]
         if "extra_joint" in inputs:  # XLA makes one product of these and those of `enter`
             plain = image.projected(streams[0], vectors)
@@ -262,7 +276,7 @@ class PictureBlock(nn.Module):
     def __call__(self, x: jax.Array, c: jax.Array) -> tuple[jax.Array, None]:
         image = Stream(x.shape[-1], self.heads, False, self.dtype, 6, name="image")
         (q, k, v), vectors = image.enter(x, c)
-        return image.leave(x, _attend(q, k, v, None, self.attention), vectors), None
+        return image.leave(x, attend(q, k, v, None, self.attention), vectors), None
 
 
 class SingleBlock(nn.Module):
@@ -273,7 +287,7 @@ class SingleBlock(nn.Module):
 
     Arguments of the call: tokens x [B, M + N, D], text first; c and angles as `JointBlock`; its entry
     "residual" [B, N, D] is added to the picture's tokens; "vectors" [B, 3, D] and "seen" are as `JointBlock`'s. Returns
-    (x, None).
+    (x, None). With `gated`, silu(h) h' of three times the width each stands in the place of gelu(h), without biases.
 
     Reference: Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023, section 2, for the
     parallel layer; the code of FLUX.1 (Black Forest Labs, 2024).
@@ -282,15 +296,18 @@ class SingleBlock(nn.Module):
     heads: int
     attention: str
     dtype: str
+    gated: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, c: Any, angles: jax.Array, inputs: dict[str, jax.Array]) -> tuple[jax.Array, None]:
         given = inputs.get("vectors")
         shift, scale, gate = Modulation(3, self.dtype, name="modulation")(c) if given is None else _each(given)
-        both = Projections(x.shape[-1], self.heads, True, self.dtype, beside=4, name="attention")
+        of_both = {"beside": 6 if self.gated else 4, "bias": not self.gated}
+        both = Projections(x.shape[-1], self.heads, True, self.dtype, **of_both, name="attention")
         q, k, v, hidden = both.enter(modulated(x, shift, scale))
-        mixed = _to_tokens(_attend(q, k, v, angles, self.attention, inputs.get("seen")))
-        x = x + gate * both.leave(jnp.concatenate([mixed[:, :, None], gelu(hidden)], axis=2))
+        mixed = to_tokens(attend(q, k, v, angles, self.attention, inputs.get("seen")))
+        hidden = nn.silu(hidden[:, :, :3]) * hidden[:, :, 3:] if self.gated else gelu(hidden)
+        x = x + gate * both.leave(jnp.concatenate([mixed[:, :, None], hidden], axis=2))
         if "residual" in inputs:
             text = x.shape[1] - inputs["residual"].shape[1]
             x = x.at[:, text:].add(inputs["residual"].astype(x.dtype))

@@ -1,6 +1,6 @@
 """Checks that networks share: of their fields when they are constructed, and of their inputs before any computation."""
 
-__all__ = ["classes", "images", "known", "positive", "times"]
+__all__ = ["classes", "images", "known", "positive", "rotary_axes", "times"]
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -38,6 +38,24 @@ def known(network: Any, choices: Mapping[str, Iterable[str]]) -> None:
     """
     for field, names in choices.items():
         look_up(dict.fromkeys(names), getattr(network, field), field)
+
+
+def rotary_axes(network: Any, number: int) -> None:
+    """Refuses heads that do not divide the width, and `axes` that do not share out the features of a head in pairs.
+
+    Args:
+        network: the module, with `width`, `heads` and `axes`.
+        number: of the coordinates of a token, at most four.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    width, heads, axes = network.width, network.heads, network.axes
+    if width % heads:
+        raise ValueError(f"heads={heads} does not divide width={width}")
+    if len(axes) != number or sum(axes) != width // heads or any(size < 2 or size % 2 for size in axes):
+        words = {3: "three", 4: "four"}[number]
+        raise ValueError(f"axes={axes} are {words} even numbers that sum to the width of a head, {width // heads}")
 
 
 def classes(network: Any) -> None:

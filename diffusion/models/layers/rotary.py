@@ -38,13 +38,13 @@ def turn(x: jax.Array, angles: jax.Array) -> jax.Array:
 
     Args:
         x: queries or keys [B, N, H, D].
-        angles: [N, D / 2] from `axis_angles`.
+        angles: [N, D / 2] from `axis_angles`, or [B, N, D / 2] where the tokens of each example have their own.
 
     Returns:
         [B, N, H, D], of the dtype of x (computed in float32).
     """
-    cos = jnp.cos(angles)[:, None]
-    sin = jnp.sin(angles)[:, None]
+    cos = jnp.cos(angles)[..., None, :]
+    sin = jnp.sin(angles)[..., None, :]
     a = x[..., 0::2]
     b = x[..., 1::2]
     return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape).astype(x.dtype)

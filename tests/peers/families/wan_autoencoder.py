@@ -1,4 +1,4 @@
-"""Diffusers' AutoencoderKLWan, of Wan 2.1: small networks with what they put out, and the published size."""
+"""Diffusers' AutoencoderKLWan, of Wan 2.1, and AutoencoderKLQwenImage: small networks, and the published size."""
 
 import diffusers
 import torch
@@ -42,4 +42,10 @@ CASES = {
         "wan_autoencoder_two", 3, 2, dim_mult=[1, 1, 3], num_res_blocks=2, temperal_downsample=[False, True]
     ),
 }
+QWEN = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [True]}
+CASES["qwen_image_autoencoder"] = Case(  # of one frame, as its pipeline reads it
+    lambda: diffusers.AutoencoderKLQwenImage(**QWEN, latents_mean=[0.5] * 4, latents_std=[2.0] * 4),
+    {"x": drawn("qwen_image_autoencoder x", 2, 1, 4, 6, 3), "z": drawn("qwen_image_autoencoder z", 2, 1, 2, 3, 4)},
+    run,
+)
 LISTINGS = {"wan_autoencoder_full": lambda: diffusers.AutoencoderKLWan()}

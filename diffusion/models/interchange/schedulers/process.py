@@ -86,6 +86,7 @@ KINDS = {  # what the fields of a config may hold
     "flow_shift": schema.number(1e-3, 1e3),
     "base_shift": schema.number(-50, 50),
     "max_shift": schema.number(-50, 50),
+    "shift_terminal": schema.optional(schema.number(0, 1)),
     "base_image_seq_len": schema.whole(1),
     "max_image_seq_len": schema.whole(1),
     "boundary_scaling": schema.optional(schema.number()),
@@ -118,7 +119,7 @@ class Process(NamedTuple):
     fields: Mapping[str, Any]
 
 
-def read(config: Mapping[str, Any], prediction: str = "", even: bool = False) -> Process:
+def read(config: Mapping[str, Any], prediction: str = "", even: bool = False, by_steps: bool = False) -> Process:
     """The process of a scheduler's config.
 
     Args:
@@ -126,6 +127,8 @@ def read(config: Mapping[str, Any], prediction: str = "", even: bool = False) ->
         prediction: what the caller expects the network to predict, a name in PREDICTIONS; "" as the config says.
         even: whether the pipeline lays the steps of a flow itself, evenly from 1 to 1 / steps before they are shifted,
             as Flux's does; otherwise its scheduler does.
+        by_steps: whether a dynamic shift depends on the number of the steps too, and not on the config's numbers, as
+            that of FLUX.2's pipeline.
 
     Raises:
         Refusal: for what is not supported, or a prediction that contradicts the config.
@@ -136,7 +139,7 @@ def read(config: Mapping[str, Any], prediction: str = "", even: bool = False) ->
     fields = Fields(name or "scheduler", config, tuple(WITHOUT_EFFECT), KINDS)
     T = fields.take("num_train_timesteps", 1000)
     if name in FLOWS or config.get("use_flow_sigmas"):
-        process = _flow(fields, T, even)
+        process = _flow(fields, T, even, by_steps)
     elif name in EDMS:
         process = _edm(fields, name, T)
     else:
@@ -236,14 +239,16 @@ def _negated(parameterization: Parameterization) -> Parameterization:
     )
 
 
-def _flow(fields: Fields, T: int, even: bool) -> Process:
+def _flow(fields: Fields, T: int, even: bool, by_steps: bool) -> Process:
     if fields.take("use_flow_sigmas", False):
         return _tabulated_flow(fields, T)
     shifts = {
         "shift": float(fields.take("shift", 1.0)),
         "even": even,
+        "by_steps": by_steps,
         "dynamic": bool(fields.take("use_dynamic_shifting", False)),
         "base": (fields.take("base_image_seq_len", 256), fields.take("base_shift", 0.5)),
+        "terminal": fields.take("shift_terminal") or 0.0,
         "largest": (fields.take("max_image_seq_len", 4096), fields.take("max_shift", 1.15)),
     }
     for other in ("karras", "exponential", "beta"):

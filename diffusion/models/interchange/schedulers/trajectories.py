@@ -158,10 +158,30 @@ def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
     if fields["dynamic"]:
         last = 1 / steps if fields["even"] else 1 / process.T
         grid = np.append(np.linspace(1.0, last, steps), 0.0)
-        return timesteps.flux_shift(process.schedule, grid, tokens, fields["base"], fields["largest"])
+        if fields["by_steps"]:
+            grid = timesteps.shift(process.schedule, grid, math.exp(_log_shift(tokens, steps)))
+        else:
+            grid = timesteps.flux_shift(process.schedule, grid, tokens, fields["base"], fields["largest"])
+        return _stretched(grid, fields["terminal"])
     if fields.get("even"):
-        return moved(np.append(np.linspace(1.0, 1 / steps, steps), 0.0))
+        return _stretched(moved(np.append(np.linspace(1.0, 1 / steps, steps), 0.0)), fields["terminal"])
     if "first" in fields:
         return moved(fields["first"] * np.linspace(1.0, 0.0, steps + 1))
     # diffusers shifts the smallest time where it builds the scheduler, and again with all others; pictures show it.
-    return np.append(moved(np.linspace(1.0, moved(1 / process.T), steps)), 0.0)
+    grid = np.append(moved(np.linspace(1.0, moved(1 / process.T), steps)), 0.0)
+    return _stretched(grid, fields.get("terminal", 0.0))
+
+
+def _log_shift(tokens: int, steps: int) -> float:
+    """The logarithm of FLUX.2's shift: linear in the steps between those of 10 and of 200, of up to 4300 tokens."""
+    of_200 = 0.00016927 * tokens + 0.45666666
+    of_10 = 8.73809524e-05 * tokens + 1.89833333
+    return of_200 if tokens > 4300 else of_200 + (of_200 - of_10) / 190 * (steps - 200)
+
+
+def _stretched(grid: np.ndarray, terminal: float) -> np.ndarray:
+    """The grid whose last time but 0 is `terminal`, by a scale of 1 - t; 0: as it is."""
+    last = grid[-2]
+    if not terminal or last == 1:
+        return grid
+    return np.append(1 - (1 - grid[:-1]) * (1 - terminal) / (1 - last), 0.0)

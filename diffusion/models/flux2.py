@@ -1,0 +1,196 @@
+"""The transformer of FLUX.2: Flux's layers without biases, with SwiGLU and one modulation for all layers of a kind.
+
+                 text [B, M, E]        x [B, H, W, C]
+                      |                      |
+                    dense                  dense
+                      |                      |
+    t (strength) --> [ joint layer: attention over both, an MLP each ]   x depth
+         c            |                      |
+                      +------ [text, picture] ------+
+                                  |
+             --> [ single layer: attention beside an MLP ]               x singles
+                                  |  picture's tokens
+                       norm, shift, scale, dense
+                                  |
+                           [B, H, W, C]
+
+A value of x is a patch of 2 x 2 of the autoencoder's latents. Pictures and features are channels last.
+"""
+
+__all__ = ["Flux2"]
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.layers import layout, network_checks
+from diffusion.models.layers.attention import IMPLEMENTATIONS
+from diffusion.models.layers.block_features import Features
+from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.blocks import Modulation, modulated_output, xavier
+from diffusion.models.layers.conditions import entries
+from diffusion.models.layers.embeddings import TimestepEmbedding
+from diffusion.models.layers.joint_blocks import JointBlock, SingleBlock
+from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.norms import layer_norm
+from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.scan import REMAT, scanned
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+
+
+class Flux2(nn.Module):
+    """The transformer of FLUX.2: `apply(variables, x, t, condition)` is a `Network`.
+
+    Its clock is t itself, in [0, 1], and its strength is the scale of the guidance itself; the network multiplies both
+    by 1000. The position of a value of x is (0, row, column, 0), that of text token i, 0 the first, (0, 0, 0, i).
+
+    Attributes:
+        channels: C of the latents.
+        width: features of a token; `heads` divides it.
+        depth: number of joint layers.
+        singles: number of single layers.
+        heads: attention heads.
+        text_width: E, features of the text's tokens.
+        axes: features of a head that rotate with each of the four coordinates; they sum to width / heads.
+        theta: base of the rotary frequencies.
+        strength: the network receives the guidance strength that it imitates (FLUX.2 dev).
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
+        remat: what to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: from the constructor, for a field out of range or an unknown name.
+
+    Reference: the code of FLUX.2 (Black Forest Labs, 2025).
+    """
+
+    channels: int = 128
+    width: int = 3072
+    depth: int = 5
+    singles: int = 20
+    heads: int = 24
+    text_width: int = 7680
+    axes: tuple[int, int, int, int] = (32, 32, 32, 32)
+    theta: float = 2000.0
+    strength: bool = False
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+    ranks = (3,)
+    reuses = ("blocks",)
+
+    def __post_init__(self):
+        network_checks.positive(self, ("channels", "width", "depth", "singles", "heads", "text_width", "theta"))
+        network_checks.known(self, CHOICES)
+        network_checks.rotary_axes(self, 4)
+        super().__post_init__()
+
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth + self.singles
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        condition: Mapping[str, Any],
+        features: Sequence[int] | None = None,
+        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+    ) -> Any:
+        """One evaluation of the network.
+
+        Args:
+            x: noised latents [B, H, W, C].
+            t: in [0, 1], [B] or [], float32 or wider.
+            condition: see `diffusion.models.layers.conditions`: "text": [B, M, text_width]. "strength": [B], required
+                where the network receives it, refused elsewhere.
+            features: layers, joint and then single ones, 1 .. depth + singles, whose tokens of the picture
+                [B, N, width] the call returns too, see `layers.block_features`; None: none.
+            through: evaluates the layers in the network's place, see `layers.block_reuse`; None: all of them run.
+
+        Returns:
+            [B, H, W, C], float32; with `features`: (that, a tuple of the features); with `through`: (that, what it
+            returns beside the features).
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        inputs = entries(condition, ("text", "strength") if self.strength else ("text",))
+        self._check(x, t, inputs)
+        seen = Features(features, self.feature_blocks)
+        batch, height, width, _ = x.shape
+
+        dense = lambda name: nn.Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=xavier, name=name)
+        image = dense("patch_embedding")(x.reshape(batch, height * width, self.channels))
+        text = dense("text_embedding")(inputs["text"])
+        embedding = lambda name: TimestepEmbedding(self.width, self.dtype, bias=False, name=name)
+        c = embedding("time")(1000 * jnp.broadcast_to(jnp.asarray(t), (batch,)))
+        c = nn.silu(c + embedding("strength")(1000 * inputs["strength"]) if self.strength else c)
+        vectors = lambda count, name: jnp.concatenate(Modulation(count, self.dtype, bias=False, name=name)(c), axis=1)
+        of_layers = lambda own, depth: jnp.broadcast_to(own, (depth, *own.shape))
+        both = vectors(6, "image_modulation"), vectors(6, "text_modulation")
+        per_layer = {"vectors": tuple(of_layers(own, self.depth) for own in both)}
+        of_single = {"vectors": of_layers(vectors(3, "single_modulation"), self.singles)}
+        angles = jnp.asarray(axis_angles(token_positions(text.shape[1], height, width), self.axes, self.theta))
+
+        streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
+        words = text.shape[1]
+        joint = (self.heads, True, False, False, self.attention, self.dtype, True)
+        single = (self.heads, self.attention, self.dtype, True)
+        joined = lambda streams: jnp.concatenate(streams[::-1], axis=1)
+        if through is not None:
+            axes = (nn.broadcast, nn.broadcast, 0)
+            params = params_of(self)
+            segments = (
+                Segment(JointBlock(*joint, parent=None), params["blocks"], self.depth, (None, angles, per_layer), axes),
+                Segment(
+                    SingleBlock(*single, parent=None),
+                    params["single_blocks"],
+                    self.singles,
+                    (None, angles, of_single),
+                    axes,
+                    joined,
+                ),
+            )
+            of_picture = lambda carry: carry[0] if isinstance(carry, tuple) else carry[:, words:]
+            tokens, more = through(Blocks(streams, segments, of_picture))
+            return self._output(tokens, c, x.shape), more
+        initializing = self.is_initializing()
+        first = lambda streams: streams[0]
+        stack = scanned(JointBlock, self.depth, self.remat, initializing, kept=seen.among(self.depth), pick=first)
+        streams, kept = stack(*joint, name="blocks")(streams, None, angles, per_layer)
+        seen.stack(self.depth, kept or ())
+        picture = lambda tokens: tokens[:, words:]
+        stack = scanned(
+            SingleBlock, self.singles, self.remat, initializing, kept=seen.among(self.singles), pick=picture
+        )
+        tokens, kept = stack(*single, name="single_blocks")(joined(streams), None, angles, of_single)
+        seen.stack(self.singles, kept or ())
+        return seen.beside(self._output(picture(tokens), c, x.shape))
+
+    def _output(self, tokens: jax.Array, c: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return modulated_output(tokens, c, layer_norm, self.channels, self.dtype, bias=False).reshape(shape)
+
+    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
+        if x.ndim != 4 or x.shape[-1] != self.channels:
+            raise ValueError(f"this Flux2 takes latents [B, H, W, {self.channels}]; got an array of shape {x.shape}")
+        network_checks.times(self, x, t)
+        check_text(x.shape[0], self.text_width, inputs)
+        if self.strength and inputs["strength"].shape != x.shape[:1]:
+            raise ValueError(f"the condition's 'strength' is [B] = {x.shape[:1]}; got {inputs['strength'].shape}")
+
+
+def token_positions(words: int, height: int, width: int) -> np.ndarray:
+    """Rotary positions of M words and of the values of latents [height, width]: [M + N, 4]."""
+    rows, columns = np.indices((height, width)).reshape(2, -1)
+    still = np.zeros_like(rows)
+    text = np.zeros((words, 4))
+    text[:, 3] = np.arange(words)
+    return np.concatenate([text, np.stack([still, rows, columns, still], axis=1)])

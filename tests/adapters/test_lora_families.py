@@ -1,0 +1,51 @@
+"""LoRA files of Z-Image and Qwen-Image by the names that tools write, merged here as by hand in numpy."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from diffusion.adapters import lora, lora_files
+from diffusion.models import QwenImage, ZImage
+from diffusion.models.interchange import families, folders, rows
+from tests.peers.made_weights import made
+
+Z_IMAGE = ZImage(4, 24, 2, 1, 2, 12, (4, 4, 4))
+QWEN_IMAGE = QwenImage(4, 24, 2, 2, 12, (4, 4, 4))
+PREFIXES = ("transformer.", "diffusion_model.", "", "base_model.model.", "lora_unet_")
+LAYERS = [
+    (Z_IMAGE, "diffusers", "layers.1.attention.to_k"),
+    (Z_IMAGE, "diffusers", "noise_refiner.0.attention.to_out.0"),
+    (Z_IMAGE, "diffusers", "layers.0.feed_forward.w3"),
+    (Z_IMAGE, "diffusers", "layers.0.adaLN_modulation.0"),
+    (Z_IMAGE, "original", "context_refiner.0.attention.qkv"),
+    (QWEN_IMAGE, "diffusers", "transformer_blocks.1.attn.add_q_proj"),
+    (QWEN_IMAGE, "diffusers", "transformer_blocks.0.img_mlp.net.0.proj"),
+    (QWEN_IMAGE, "diffusers", "transformer_blocks.0.txt_mod.1"),
+]
+
+
+@pytest.mark.parametrize("module, layout, layer", LAYERS, ids=[layer for *_, layer in LAYERS])
+def test_a_layer_is_updated_under_each_of_its_names(module, layout, layer, tmp_path):
+    """W + alpha / r B A of their weight, and no other leaf moves."""
+    family = families.of(module)
+    shapes = folders.leaves_of(folders.shapes_of(family, module))
+    table = [row for row in family.tables[layout](module) if row.theirs == f"{layer}.weight"]
+    leaves = {path: made(path, leaf.shape) for path, leaf in shapes.items()}
+    (row,) = table
+    outputs, inputs = rows.their_shapes(table, shapes)[row.theirs]
+    down, up = made("A", (3, inputs)), made("B", (outputs, 3))
+    before = np.asarray(row.layout.to_theirs(leaves[row.ours][row.at]))
+    for prefix in PREFIXES:
+        kohya = prefix.endswith("_")
+        name = prefix + (layer.replace(".", "_") if kohya else layer)
+        ends = ("lora_down", "lora_up") if kohya else ("lora_A", "lora_B")
+        tensors = {f"{name}.{end}.weight": array for end, array in zip(ends, (down, up))}
+        tensors |= {f"{name}.alpha": np.asarray(1.5, np.float32)} if kohya else {}
+        save_file(tensors, tmp_path / "a.safetensors")
+        found = lora_files.load(tmp_path / "a.safetensors", {"transformer": module})
+        assert found.keys() == {"transformer"}
+        one = found["transformer"]
+        after = folders.leaves_of(lora.merge(lora.nested(leaves), one.adapter, one.scale))
+        assert [path for path in leaves if not np.array_equal(after[path], leaves[path])] == [row.ours], name
+        theirs = np.asarray(row.layout.to_theirs(np.asarray(after[row.ours])[row.at]))
+        np.testing.assert_allclose(theirs, before + (0.5 if kohya else 1.0) * up @ down, rtol=1e-5, atol=1e-6)
