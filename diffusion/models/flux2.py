@@ -138,7 +138,7 @@ class Flux2(nn.Module):
         both = vectors(6, "image_modulation"), vectors(6, "text_modulation")
         per_layer = {"vectors": tuple(of_layers(own, self.depth) for own in both)}
         of_single = {"vectors": of_layers(vectors(3, "single_modulation"), self.singles)}
-        angles = jnp.asarray(axis_angles(token_positions(text.shape[1], height, width), self.axes, self.theta))
+        angles = jnp.asarray(axis_angles(_token_positions(text.shape[1], height, width), self.axes, self.theta))
 
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
         words = text.shape[1]
@@ -187,7 +187,7 @@ class Flux2(nn.Module):
             raise ValueError(f"the condition's 'strength' is [B] = {x.shape[:1]}; got {inputs['strength'].shape}")
 
 
-def token_positions(words: int, height: int, width: int) -> np.ndarray:
+def _token_positions(words: int, height: int, width: int) -> np.ndarray:
     """Rotary positions of M words and of the values of latents [height, width]: [M + N, 4]."""
     rows, columns = np.indices((height, width)).reshape(2, -1)
     still = np.zeros_like(rows)

@@ -125,7 +125,7 @@ class QwenImage(nn.Module):
         text = dense("text_embedding")(nn.RMSNorm(dtype=self.dtype, name="text_norm")(inputs["text"]))
         t = jnp.broadcast_to(jnp.asarray(t), (batch,))
         c = nn.silu(TimestepEmbedding(self.width, self.dtype, name="time")(1000 * t))
-        angles = jnp.asarray(axis_angles(token_positions(text.shape[1], height // PATCH, width // PATCH), self.axes))
+        angles = jnp.asarray(axis_angles(_token_positions(text.shape[1], height // PATCH, width // PATCH), self.axes))
 
         shown = jnp.concatenate([inputs["text_mask"], jnp.ones(image.shape[:2], bool)], axis=1)
         per_layer = {"seen": jnp.broadcast_to(shown, (self.depth, *shown.shape))}
@@ -159,7 +159,7 @@ class QwenImage(nn.Module):
         check_text(x.shape[0], self.text_width, inputs)
 
 
-def token_positions(words: int, rows: int, columns: int) -> np.ndarray:
+def _token_positions(words: int, rows: int, columns: int) -> np.ndarray:
     """Rotary positions of M words and of rows x columns patches: [M + N, 3]."""
     row, column = np.indices((rows, columns)).reshape(2, -1)
     patches = np.stack([np.zeros_like(row), row - (rows - rows // 2), column - (columns - columns // 2)], axis=1)
