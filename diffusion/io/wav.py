@@ -4,12 +4,18 @@ __all__ = ["Header", "header", "read", "write"]
 
 import os
 import pathlib
+import struct
 import wave
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from diffusion.io import files
+
+PCM, EXTENSIBLE = 1, 0xFFFE  # codes of formats; an extensible one has its code in the first two bytes of its subformat
+CODES = {2: "ADPCM", 3: "floating point", 6: "A-law", 7: "mu-law", 17: "ADPCM", 85: "MP3"}
+SUBFORMAT = bytes.fromhex("000000001000800000aa00389b71")  # the other bytes of the subformats with a code
 
 
 class Header(NamedTuple):
@@ -32,16 +38,10 @@ def header(path: str | os.PathLike) -> Header:
     """What a WAV file says of itself; its samples are not read.
 
     Raises:
-        ValueError: if it is no WAV file of whole numbers.
+        ValueError: if it is no WAV file of whole numbers (PCM); the format that it has instead, by its code.
         OSError: if it cannot be read.
     """
-    try:
-        with wave.open(os.fspath(path), "rb") as file:
-            return Header(file.getframerate(), file.getnchannels(), file.getnframes(), file.getsampwidth())
-    except (wave.Error, EOFError) as error:
-        raise ValueError(
-            f"{path} is no WAV file of uncompressed whole numbers ({str(error) or 'it is cut short'})"
-        ) from None
+    return _opened(path)[0]
 
 
 def read(path: str | os.PathLike, start: int = 0, length: int | None = None) -> tuple[np.ndarray, int]:
@@ -59,14 +59,15 @@ def read(path: str | os.PathLike, start: int = 0, length: int | None = None) -> 
         ValueError: as `header`, or if the file ends before these samples.
         OSError: if it cannot be read.
     """
-    about = header(path)
+    about, start_of_data = _opened(path)
     length = about.length - start if length is None else length
-    with wave.open(os.fspath(path), "rb") as file:
-        if not 0 <= start <= start + length <= about.length:
-            raise ValueError(f"{path} has {about.length} samples, and {start} to {start + length} were requested")
-        file.setpos(start)
-        content = file.readframes(length)
-    if len(content) != length * about.channels * about.width:
+    if not 0 <= start <= start + length <= about.length:
+        raise ValueError(f"{path} has {about.length} samples, and {start} to {start + length} were requested")
+    frame = about.channels * about.width
+    with open(path, "rb") as file:
+        file.seek(start_of_data + start * frame)
+        content = file.read(length * frame)
+    if len(content) != length * frame:
         raise ValueError(f"{path} is cut short: its header says {about.length} samples")
     if about.width == 1:  # the only width without a sign
         numbers = (np.frombuffer(content, np.uint8).astype(np.float32) - 128) / 128
@@ -97,3 +98,44 @@ def write(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int) -> No
         sound.setsampwidth(2)
         sound.setframerate(sample_rate)
         sound.writeframes(content)
+
+
+def _opened(path: str | os.PathLike) -> tuple[Header, int]:
+    """What a WAV file says of itself, and the byte at which its samples begin."""
+    refused = lambda why: ValueError(f"{path} is no WAV file of uncompressed whole numbers ({why})")
+    about = None
+    with open(path, "rb") as file:
+        head = file.read(12)
+        if head and (head[:4] != b"RIFF" or head[8:] != b"WAVE"):
+            raise refused("it does not begin with RIFF and WAVE")
+        while True:
+            chunk = file.read(8)
+            if len(chunk) < 8:
+                raise refused("it is cut short")
+            name, size = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                break
+            content = file.read(min(size, 40)) if name == b"fmt " else b""
+            if name == b"fmt ":
+                about = _format(content, refused)
+            file.seek(size + size % 2 - len(content), os.SEEK_CUR)
+        if about is None:
+            raise refused("its samples come before their format")
+        return about._replace(length=size // (about.channels * about.width)), file.tell()
+
+
+def _format(content: bytes, refused: Callable[[str], ValueError]) -> Header:
+    """The header, without its length, of a chunk "fmt "."""
+    if len(content) < 16:
+        raise refused("it is cut short")
+    code, channels, sample_rate, _, frame, bits = struct.unpack("<HHIIHH", content[:16])
+    if code == EXTENSIBLE and content[26:40] == SUBFORMAT:
+        code = struct.unpack("<H", content[24:26])[0]
+    if code != PCM:
+        raise refused(
+            f"its format is {code}, {CODES.get(code, 'another one')}; valid: {PCM}, e.g. by: sox IN -e signed OUT"
+        )
+    width = (bits + 7) // 8
+    if not channels or not 1 <= width <= 4 or frame != channels * width:
+        raise refused(f"{channels} channels of {bits} bits in {frame} bytes; valid: 8, 16, 24 or 32 bits")
+    return Header(sample_rate, channels, 0, width)

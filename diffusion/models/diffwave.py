@@ -52,6 +52,7 @@ class DilatedConvolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """The convolution of x [B, L, C]: [B, L, features]."""
         distance = min(self.dilation, x.shape[1])
         zeros = jnp.zeros((x.shape[0], distance, x.shape[2]), x.dtype)
         before = jnp.concatenate([zeros, x], axis=1)[:, : x.shape[1]]
@@ -73,10 +74,15 @@ class ResidualLayer(nn.Module):
 
     @nn.compact
     def __call__(self, h: jax.Array, time: jax.Array, levels: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Args:
-        h: the residual stream [B, L, width].
-        time: its embedding [B, 512].
-        levels: the spectrogram at each sample [B, L, M], or None.
+        """The layer's two outputs.
+
+        Args:
+            h: the residual stream [B, L, width].
+            time: its embedding [B, 512].
+            levels: the spectrogram at each sample [B, L, M], or None.
+
+        Returns:
+            (the residual stream behind the layer, what it adds to the sum of skips), both [B, L, width].
         """
         width = h.shape[-1]
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)

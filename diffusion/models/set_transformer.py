@@ -58,6 +58,16 @@ class SummaryBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, c: jax.Array, bias: jax.Array | None = None) -> tuple[jax.Array, None]:
+        """One block, in the form of `nn.scan`.
+
+        Args:
+            x: elements [B, N, D].
+            c: what shifts, scales and gates follow from, as `Block` receives it.
+            bias: added to the scores of the elements where seeds attend to them, such as `mask_bias`; None: nothing.
+
+        Returns:
+            (the elements behind the block [B, N, D], None).
+        """
         norm = NORMS[self.norm]
         width = x.shape[-1]
         attend = lambda name: CrossAttention(

@@ -1,5 +1,7 @@
 """WAV files beside scipy's: what is written, what is read at each width, and what is refused."""
 
+import struct
+
 import numpy as np
 import pytest
 import scipy.io.wavfile
@@ -38,6 +40,45 @@ def test_24_bits(tmp_path):
         file.setparams((1, 3, RATE, 0, "NONE", ""))
         file.writeframes(b"\x00\x00\x40" + b"\x00\x00\x80" + b"\x01\x00\x00")
     np.testing.assert_allclose(wav.read(tmp_path / "a.wav")[0][:, 0], [0.5, -1, 2.0**-23])
+
+
+def extensible(path, code, numbers, bits):
+    """A file as 24-bit tools write it: WAVE_FORMAT_EXTENSIBLE, and a chunk of odd size before the samples."""
+    tail = bytes.fromhex("000000001000800000aa00389b71")
+    block = numbers.shape[1] * bits // 8
+    form = struct.pack("<HHIIHHHHIH", 0xFFFE, numbers.shape[1], RATE, RATE * block, block, bits, 22, bits, 0, code)
+    data = b"".join(int(value).to_bytes(bits // 8, "little", signed=True) for value in numbers.ravel())
+    chunks = [(b"fmt ", form + tail), (b"JUNK", b"odd"), (b"data", data)]
+    body = b"WAVE" + b"".join(name + struct.pack("<I", len(of)) + of + b"\0" * (len(of) % 2) for name, of in chunks)
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+
+
+@pytest.mark.parametrize("bits", [16, 24])
+def test_extensible_files_are_those_that_scipy_reads(bits, tmp_path):
+    numbers = np.random.default_rng(bits).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (20, 2))
+    extensible(tmp_path / "a.wav", 1, numbers, bits)
+    assert wav.header(tmp_path / "a.wav") == (RATE, 2, 20, bits // 8)
+    rate, theirs = scipy.io.wavfile.read(tmp_path / "a.wav")  # 24 bits as the upper ones of 32
+    assert rate == RATE
+    found, _ = wav.read(tmp_path / "a.wav", 3, 15)
+    np.testing.assert_allclose(found, theirs[3:18] / 2.0 ** (16 if bits == 16 else 32) * 2, atol=1e-7)
+
+
+def test_other_formats_are_refused_by_their_codes(tmp_path):
+    scipy.io.wavfile.write(tmp_path / "float.wav", RATE, np.zeros(20, np.float32))
+    extensible(tmp_path / "float_too.wav", 3, np.zeros((20, 1)), 32)
+    extensible(tmp_path / "law.wav", 7, np.zeros((20, 1)), 8)
+    for name, message in (("float", "3, floating point"), ("float_too", "3, floating point"), ("law", "7, mu-law")):
+        with pytest.raises(ValueError, match=f"its format is {message}; valid: 1"):
+            wav.header(tmp_path / f"{name}.wav")
+    (tmp_path / "data.wav").write_bytes(b"RIFF\0\0\0\0WAVEdata\0\0\0\0")
+    (tmp_path / "bits.wav").write_bytes((tmp_path / "law.wav").read_bytes().replace(b"\x07\0", b"\x01\0"))
+    content = bytearray((tmp_path / "bits.wav").read_bytes())
+    content[32:36] = struct.pack("<HH", 8, 64)
+    (tmp_path / "bits.wav").write_bytes(content)
+    for name, message in (("data", "before their format"), ("bits", "1 channels of 64 bits in 8 bytes")):
+        with pytest.raises(ValueError, match=message):
+            wav.header(tmp_path / f"{name}.wav")
 
 
 def test_what_is_refused(tmp_path):

@@ -71,6 +71,56 @@ def test_levels_begin_as_an_interpolation():
         np.testing.assert_allclose(found[inner], 4 * of[inner] - 2, atol=1e-5)
 
 
+def test_the_network_is_the_published_formula():
+    """Every line by loops in float64: time, upsampled levels, gated layers, the sum of their skips, the last two."""
+    width, layers, cycle, mels, hop, length = 2, 3, 2, 2, 4, 8
+    net = DiffWave(width, layers, cycle, mels, hop, clock="level")
+    rng = np.random.default_rng(4)
+    x, levels = rng.normal(size=(1, length, 1)), rng.normal(size=(1, length // hop, mels))
+    inputs = (np.float32(x), np.float32([0.3]), {"spectrogram": np.float32(levels)})
+    shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs)
+    drawn = lambda leaf: np.float32(rng.normal(size=leaf.shape) / np.sqrt(max(1, leaf.size // leaf.shape[-1])))
+    params = jax.tree.map(drawn, shapes)
+    found = jax.jit(net.apply)(params, *inputs)
+    p = jax.tree.map(np.float64, params["params"])
+    dense = lambda value, of: value @ of["kernel"] + of["bias"]
+    sigmoid = lambda value: 1 / (1 + np.exp(-value))
+
+    angles = np.float64(np.float32(0.3) * np.float32(5000 * 10 ** (-4 * np.arange(64) / 63)))
+    time = np.array([*np.sin(angles), *np.cos(angles)])
+    for name in ("time_0", "time_1"):
+        time = dense(time, p[name])
+        time = time * sigmoid(time)
+
+    seen = levels[0]
+    for name in ("spectrogram_0", "spectrogram_1"):  # strides of 2; kernel [4, 3]; zeros outside
+        kernel, apart = p[name]["kernel"][:, :, 0, 0], np.zeros((2 * len(seen) + 4, mels + 2))
+        apart[2 : 2 + 2 * len(seen) : 2, 1:-1] = seen
+        wide = np.zeros((2 * len(seen), mels))
+        for i in range(len(wide)):
+            for band in range(mels):
+                wide[i, band] = np.sum(apart[i : i + 4, band : band + 3] * kernel) + p[name]["bias"][0]
+        seen = np.where(wide > 0, wide, 0.4 * wide)
+    seen = 4 * seen - 2
+
+    h, skips = np.maximum(0, dense(x[0], p["in"])), np.zeros((length, width))
+    for layer, distance in enumerate((1, 2, 1)):  # cycles of two
+        of = p[f"layer_{layer}"]
+        inside = h + dense(time, of["time"])
+        after = np.zeros_like(h)
+        for i in range(length):
+            at = lambda j, inside=inside: inside[j] if 0 <= j < length else np.zeros(width)
+            taps = np.concatenate([at(i - distance), at(i), at(i + distance)])
+            y = dense(taps, of["conv"]["taps"]) + dense(seen[i], of["spectrogram"])
+            out = dense(sigmoid(y[:width]) * np.tanh(y[width:]), of["out"])
+            after[i] = (h[i] + out[:width]) / np.sqrt(2)
+            skips[i] += out[width:]
+        h = after
+    expected = dense(np.maximum(0, dense(skips / np.sqrt(layers), p["skips"])), p["out"])
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "fields, message",
     [

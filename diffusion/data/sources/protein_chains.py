@@ -1,4 +1,4 @@
-"""Backbones of ideal folds, drawn when they are asked for."""
+"""Backbones of ideal folds, all drawn when the source is opened."""
 
 __all__ = ["ChainRecords", "ProteinChains", "ideal_folds"]
 

@@ -87,9 +87,13 @@ def heard(subject: Any) -> dict:
 def pictures(sound: Sound, x: np.ndarray) -> np.ndarray:
     """What the judge sees of examples `[N, ...]`: levels as uint8 `[N, frames, bands, 1]`."""
     waveforms = sound.waveform(np.asarray(x, np.float32))
-    border = -waveforms.shape[-1] % JUDGE["hop"]
-    levels = log_mel(np.pad(waveforms, [(0, 0), (0, border)]), sound.sample_rate, **JUDGE)
+    levels = log_mel(_padded(waveforms, JUDGE["hop"]), sound.sample_rate, **JUDGE)
     return np.uint8(np.clip(np.round(255 * levels), 0, 255))[..., None]
+
+
+def _padded(waveforms: np.ndarray, hop: int) -> np.ndarray:
+    """Clips `[N, L]` with zeros behind them, up to a whole number of hops."""
+    return np.pad(waveforms, [(0, 0), (0, -waveforms.shape[-1] % hop)])
 
 
 def _share(accuracy: dict) -> dict:
@@ -143,7 +147,7 @@ def log_spectral_distance(sound: Sound, made: np.ndarray, real: np.ndarray) -> n
     sqrt(mean_k (20 log10 |X_ik| - 20 log10 |Y_ik|)^2), with magnitudes of at least 1e-4 (-80 dB). Gray and Markel,
     "Distance Measures for Speech Processing", 1976.
     """
-    decibels = lambda x: 20 * np.log10(np.maximum(np.abs(stft(x, *FRAMES)), 1e-4))
+    decibels = lambda x: 20 * np.log10(np.maximum(np.abs(stft(_padded(x, FRAMES[1]), *FRAMES)), 1e-4))
     return np.sqrt(((decibels(made) - decibels(real)) ** 2).mean(-1)).mean(-1)
 
 

@@ -23,6 +23,15 @@ def test_errors_of_a_louder_clip():
     assert [float(of(CLIPS, REAL, REAL).max()) for of in list(sound_metrics.ERRORS.values())[:2]] == [0, 0]
 
 
+def test_clips_of_any_length_have_a_log_spectral_distance():
+    """A recipe may have clips of 2016 samples and a hop of 32, which 64 does not divide."""
+    silence = np.zeros((3, 2016 - 512), np.float32)
+    long = np.concatenate([REAL, silence], axis=1)
+    whole = np.concatenate([long, np.zeros((3, 32), np.float32)], axis=1)
+    distance = lambda x: sound_metrics.log_spectral_distance(CLIPS, 10 * x, x)
+    np.testing.assert_allclose(distance(long), distance(whole))
+
+
 def test_a_shift_counts_for_the_signal_and_hardly_for_the_spectrum():
     moved = np.roll(REAL, 1, axis=-1)
     assert sound_metrics.signal_to_noise(CLIPS, moved, REAL).max() < 0
