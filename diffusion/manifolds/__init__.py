@@ -18,6 +18,7 @@ from diffusion.manifolds.rigid_frames import aligned_frames, centred, frame_prio
 from diffusion.manifolds.rotations import (
     from_quaternion,
     from_rotation_vector,
+    hat,
     se3,
     so3,
     to_quaternion,
@@ -62,6 +63,7 @@ __all__ = [
     "geodesic_heun",
     "geodesic_random_walk",
     "geodesic_rk4",
+    "hat",
     "heat_kernels",
     "hutchinson_divergence",
     "lorentz",

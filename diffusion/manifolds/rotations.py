@@ -1,6 +1,6 @@
 """Rotations of space, and rigid motions."""
 
-__all__ = ["from_quaternion", "from_rotation_vector", "se3", "so3", "to_quaternion", "to_rotation_vector"]
+__all__ = ["from_quaternion", "from_rotation_vector", "hat", "se3", "so3", "to_quaternion", "to_rotation_vector"]
 
 import math
 
@@ -41,15 +41,15 @@ def so3() -> Manifold:
         return smooth.length(vector(x, y))
 
     def tangent(x, v):
-        return _product(x, _hat(body(x, v)))
+        return _product(x, hat(body(x, v)))
 
     def transport(x, y, v):
         # Half of the rotation, backwards: in the frame that turns with the geodesic dw/dt = -[W, w] / 2.
         half = from_rotation_vector(-vector(x, y) / 2)
-        return _product(y, _hat(jnp.sum(half * body(x, v)[..., None, :], -1)))
+        return _product(y, hat(jnp.sum(half * body(x, v)[..., None, :], -1)))
 
     def basis(x):
-        return _product(x[..., None, :, :], _hat(jnp.eye(3, dtype=jnp.result_type(x))))
+        return _product(x[..., None, :, :], hat(jnp.eye(3, dtype=jnp.result_type(x))))
 
     def log_volume_change(x, v):
         return 2 * jnp.log(jnp.abs(smooth.sine_ratio(inner(x, v, v) / 4)))
@@ -69,7 +69,7 @@ def so3() -> Manifold:
         shape=(3, 3),
         dimension=3,
         exp=exp,
-        log=lambda x, y: _product(x, _hat(vector(x, y))),
+        log=lambda x, y: _product(x, hat(vector(x, y))),
         distance=distance,
         inner=inner,
         project=lambda x: from_quaternion(to_quaternion(x)),
@@ -77,7 +77,7 @@ def so3() -> Manifold:
         basis=basis,
         transport=transport,
         log_volume_change=log_volume_change,
-        tangent_normal=lambda key, x: _product(x, _hat(jax.random.normal(key, x.shape[:-1], jnp.result_type(x)))),
+        tangent_normal=lambda key, x: _product(x, hat(jax.random.normal(key, x.shape[:-1], jnp.result_type(x)))),
         wrapped_log_density=wrapped_log_density,
         cut_distance=lambda x, y: math.pi - distance(x, y),
         volume=8 * math.pi**2,
@@ -109,7 +109,7 @@ def from_rotation_vector(w: Array) -> Array:
         w: `[..., 3]`.
     """
     squared = jnp.sum(w * w, -1)[..., None, None]
-    k = _hat(w)
+    k = hat(w)
     eye = jnp.eye(3, dtype=jnp.result_type(w))
     return eye + smooth.sine_ratio(squared) * k + smooth.versine_ratio(squared) * _product(k, k)
 
@@ -165,13 +165,17 @@ def from_quaternion(q: Array) -> Array:
         q: `[..., 4]`, (w, x, y, z).
     """
     w, v = q[..., :1, None], q[..., 1:]
-    k = _hat(v)
+    k = hat(v)
     eye = jnp.eye(3, dtype=jnp.result_type(q))
     return eye + 2 * (w * k + _product(k, k)) / jnp.sum(q * q, -1)[..., None, None]
 
 
-def _hat(w: Array) -> Array:
-    """The matrix of the cross product with w."""
+def hat(w: Array) -> Array:
+    """`[..., 3, 3]` matrix of the cross product with w: hat(w) v = w x v.
+
+    Args:
+        w: `[..., 3]`.
+    """
     x, y, z = w[..., 0], w[..., 1], w[..., 2]
     zero = jnp.zeros_like(x)
     rows = [jnp.stack(row, -1) for row in ((zero, -z, y), (z, zero, -x), (-y, x, zero))]

@@ -40,9 +40,11 @@ def test_rotations_are_scipys():
         moved = so3.exp(x, x @ (turns - jnp.swapaxes(turns, -1, -2)) / 2)  # sin(angle) hat(axis)
         back = jnp.swapaxes(x, -1, -2) @ so3.log(x, y)
         quaternions = manifolds.to_quaternion(turns)
-        return turns, manifolds.to_rotation_vector(turns), quaternions, so3.distance(x, y), back, moved
+        crossed = jnp.einsum("nij,nj->ni", manifolds.hat(vectors), y[:, 0])
+        return turns, manifolds.to_rotation_vector(turns), quaternions, so3.distance(x, y), back, moved, crossed
 
-    turns, vectors_back, quaternions, distances, logs, moved = ours(x, y, vectors)
+    turns, vectors_back, quaternions, distances, logs, moved, crossed = ours(x, y, vectors)
+    np.testing.assert_allclose(crossed, np.cross(vectors, y[:, 0]), atol=1e-14)
     np.testing.assert_allclose(turns, turn.as_matrix(), atol=1e-14)
     np.testing.assert_allclose(vectors_back, vectors, atol=1e-9)
     theirs = turn.as_quat(canonical=True)[:, [3, 0, 1, 2]]
