@@ -5,8 +5,7 @@
     diffusion sample --workdir=runs/waveform
     diffusion evaluate --workdir=runs/waveform --metrics=sound
 
-Eight samples in a row are the channels of one step: 256 steps of 8 numbers. A sample is the root of its size, with its
-sign, so that what is quiet counts. `diffusion sample` writes WAV files.
+Eight samples in a row are the channels of one step: 256 steps of 8 numbers. `diffusion sample` writes WAV files.
 
 Presets: `waveform:dit` (a 1-D DiT in place of the U-Net), `waveform:tiny` (seconds; to see that everything works).
 """
@@ -22,8 +21,7 @@ DIT = {"name": "sequence_transformer", "width": 128, "depth": 5, "heads": 4, "pa
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    form = {"name": "samples", "fold": 8, "power": 0.5}
-    source = {"name": "instruments", "number": 8000, "length": 2048, "form": form}
+    source = {"name": "instruments", "number": 2000, "length": 2048, "form": {"name": "samples", "fold": 8}}
     model = {"name": "unet", "widths": (48, 96, 128), "blocks": 1, "heads": 4, "groups": 8, "num_classes": 8}
     config = base.run(source, model, steps=2000, batch_size=16)
     return base.finished(config, arg, SMALL, {"dit": {"model": DIT}})

@@ -31,24 +31,21 @@ class Form(NamedTuple):
     block: int
 
 
-def samples(fold: int = 1, gain: float = 2.0, power: float = 1.0) -> Form:
+def samples(fold: int = 1, gain: float = 2.0) -> Form:
     """The samples themselves, by choice several in a row as the channels of one step.
-
-        x = gain sign(w) |w|^power
 
     Args:
         fold: samples of one step, at least 1.
         gain: what they are multiplied by, for the size that noise has; positive.
-        power: in (0, 1]; 1 changes nothing, less makes sizes more equal, as the companding of telephones does.
 
     Raises:
         ValueError: for a value out of range.
     """
-    if fold < 1 or gain <= 0 or not 0 < power <= 1:
-        raise ValueError(f"fold = {fold} must be at least 1, gain = {gain} positive, and power = {power} in (0, 1]")
+    if fold < 1 or gain <= 0:
+        raise ValueError(f"fold = {fold} must be at least 1, and gain = {gain} positive")
     return Form(
-        lambda waveform: gain * _signed(waveform, power).reshape(*waveform.shape[:-1], -1, fold),
-        lambda x: _signed(x.reshape(*x.shape[:-2], -1) / gain, 1 / power),
+        lambda waveform: gain * waveform.reshape(*waveform.shape[:-1], -1, fold),
+        lambda x: x.reshape(*x.shape[:-2], -1) / gain,
         fold,
     )
 
@@ -72,16 +69,13 @@ def lapped_spectrum(bins: int = 64, window: str = "sine", power: float = 0.5, ga
     if bins < 2 or bins % 2 or not 0 < power <= 1 or gain <= 0:
         raise ValueError(f"bins = {bins} must be even, power = {power} in (0, 1], and gain = {gain} positive")
     shape = WINDOWS[window](bins)
+    of = lambda x: jnp if isinstance(x, jax.Array) else np
+    signed = lambda x, power: of(x).sign(x) * abs(x) ** power
     return Form(
-        lambda waveform: gain * _signed(mdct(waveform, shape), power),
-        lambda x: imdct(_signed(x / gain, 1 / power), shape),
+        lambda waveform: gain * signed(mdct(waveform, shape), power),
+        lambda x: imdct(signed(x / gain, 1 / power), shape),
         bins,
     )
-
-
-def _signed(x: Any, power: float) -> Any:
-    """sign(x) |x|^power."""
-    return x if power == 1 else (jnp if isinstance(x, jax.Array) else np).sign(x) * abs(x) ** power
 
 
 class Sound(NamedTuple):
