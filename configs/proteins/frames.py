@@ -4,7 +4,8 @@
     diffusion sample --workdir=runs/frames
     diffusion evaluate --workdir=runs/frames --metrics=backbone
 
-Rotations start uniform and positions normal, in nanometres, and both move along geodesics. The commands write each
+Rotations start uniform and positions normal, in nanometres, turned towards the chain, and both move along geodesics.
+Close to the data the loss has a largest weight, and those of atoms and of their distances. The commands write each
 sample as a PDB file, and measure bonds, angles, clashes and torsions beside those of real folds and of noise.
 
 Presets: `frames:tiny` (seconds; to see that everything works).
@@ -32,9 +33,12 @@ def get_config(arg: str = "") -> ConfigDict:
         "manifold": {"name": "frames", "n": RESIDUES},
         "prior": {"name": "frame_prior", "n": RESIDUES},
         "density": {"name": "uniform_density", "strata": 32},
-        "condition_dropout": 0.1,
+        "coupling": {"name": "aligned_frames"},
+        "weighting": {"name": "at_most", "most": 100.0, "weighting": {"name": "constant"}},
+        "auxiliary": {"name": "atoms_and_distances", "until": 0.25},
+        "condition_dropout": 0.0,
     }
-    config = base.flow({"name": "ideal_folds"}, objective, steps=2000, batch_size=32)
+    config = base.flow({"name": "ideal_folds"}, objective, steps=3000, batch_size=32)
     config.parameterization.clock = {"name": "time"}
     config.model = {
         "name": "frame_transformer",
@@ -45,6 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "num_classes": 6,
     }
     config.checkpoint.every = 500
-    base.sampled(config, "geodesic_euler", steps=100, number=240, batch_size=60)
+    base.sampled(config, "frame_ancestral", steps=50, number=240, batch_size=60)
+    config.sample.grid = {"name": "polynomial", "rho": 2.0}
     config.evaluate.number = 600
     return recipes.preset(config, arg, {"tiny": TINY})

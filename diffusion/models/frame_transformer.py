@@ -6,24 +6,25 @@
                        |                          |
                    s [B, N, D]              z [B, N, N, E]
                        |                          |
-         [ s = norm(s + invariant point attention(s, z, F)) ]
-         [ s = norm(s + MLP(s))                             ]  x depth
-         [ u = u + dense(s),    F = exp(x_t, -t u)          ]
+         [ s = norm(s + invariant point attention(s, z, F))        ]
+         [ s = norm(s + MLP(s, the frames before and after in F))  ]  x depth
+         [ F = F exp(max(t, 0.1) dense(s))                         ]
                        |
-            velocity: R hat(w), R v  for u = (w, v)
+            velocity: -log(x_t, F) / t
 
-u is the velocity in each residue's own frame, so that a rigid motion of x_t moves the output along. F is the guess
-of the clean frames that follows from the velocity so far; attention sees it, as AlphaFold's structure module does.
+F are the guessed clean frames, x_t at first. Every update is a motion in the frames' own axes, as in AlphaFold's
+structure module, so that a rigid motion of x_t moves the output along. Near the data F is a map onto the folds, which
+is smooth; the velocity there changes as fast as 1 / t, and a network whose output it is cannot follow.
 """
 
-__all__ = ["FrameTransformer", "tangents"]
+__all__ = ["FrameTransformer", "neighbours", "tangents"]
 
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.manifolds.rotations import from_rotation_vector
+from diffusion.manifolds.rotations import from_rotation_vector, to_rotation_vector
 from diffusion.models.layers import network_checks
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example
 from diffusion.models.layers.embeddings import sinusoid
@@ -32,6 +33,9 @@ from diffusion.models.layers.invariant_point_attention import EXACT, InvariantPo
 BINS = 16  # of distances
 FARTHEST = 3.0  # centre of the last, in the unit of positions
 OFFSETS = 32  # along the chain that are told apart in either direction
+SMALLEST = 0.1  # share of noise below which updates become no smaller
+EARLIEST = 0.01  # share of noise below which the velocity is that to the guess, over this share
+ONE_BOND = 0.38  # nanometres between CA of neighbours
 STEPS = 1000.0  # of the embedding of t
 
 
@@ -114,8 +118,8 @@ class FrameTransformer(nn.Module):
         z = self._pairs(rotations, positions) + nn.Dense(self.pair_width, name="pair_condition")(c)[:, None, None]
         z = nn.LayerNorm(name="pair_norm")(z)
 
-        u = jnp.zeros((batch, number, 6), jnp.float32)
         share = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (batch,))[:, None, None]
+        size = jnp.maximum(share, SMALLEST)
         turned, moved = rotations, positions
         for i in range(self.depth):
             attend = InvariantPointAttention(
@@ -128,13 +132,16 @@ class FrameTransformer(nn.Module):
             )
             s = nn.LayerNorm(name=f"attention_norm_{i}")(s + attend(s, z, turned, moved))
             h = s + nn.Dense(self.width, name=f"time_{i}")(c)[:, None]
+            h += nn.Dense(self.width, name=f"neighbours_{i}")(neighbours(turned, moved))
             h = nn.relu(nn.Dense(2 * self.width, name=f"hidden_{i}")(h))
             s = nn.LayerNorm(name=f"transition_norm_{i}")(s + nn.Dense(self.width, name=f"transition_{i}")(h))
-            u = u + nn.Dense(6, kernel_init=nn.initializers.zeros, name=f"update_{i}")(s)
-            step = -share * u
-            turned = jnp.einsum("bnij,bnjk->bnik", rotations, from_rotation_vector(step[..., :3]), precision=EXACT)
-            moved = positions + jnp.einsum("bnij,bnj->bni", rotations, step[..., 3:], precision=EXACT)
-        return tangents(rotations, u)
+            step = size * nn.Dense(6, kernel_init=nn.initializers.zeros, name=f"update_{i}")(s)
+            moved = moved + jnp.einsum("bnij,bnj->bni", turned, step[..., 3:], precision=EXACT)
+            turned = jnp.einsum("bnij,bnjk->bnik", turned, from_rotation_vector(step[..., :3]), precision=EXACT)
+        inverse = jnp.swapaxes(rotations, -1, -2)
+        w = to_rotation_vector(jnp.matmul(inverse, turned, precision=EXACT))
+        v = jnp.einsum("bnij,bnj->bni", inverse, moved - positions, precision=EXACT)
+        return tangents(rotations, -jnp.concatenate([w, v], -1) / jnp.maximum(share, EARLIEST))
 
     def _pairs(self, rotations: jax.Array, positions: jax.Array) -> jax.Array:
         """`[B, N, N, E]` of what residue i sees of j from its frame: offset, distance, direction and turn."""
@@ -151,6 +158,27 @@ class FrameTransformer(nn.Module):
         table = self.param("offsets", nn.initializers.normal(0.02), (2 * OFFSETS + 1, self.pair_width))
         h = nn.Dense(self.pair_width, name="pair")(parts) + table[offset]
         return nn.Dense(self.pair_width, name="pair_out")(nn.relu(h))
+
+
+def neighbours(rotations: jax.Array, positions: jax.Array) -> jax.Array:
+    """`[B, N, 24]` the frames before and after each in the chain, from its own: they decide the bonds.
+
+    Args:
+        rotations: `[B, N, 3, 3]`.
+        positions: `[B, N, 3]`.
+
+    Returns:
+        A turn and a step for each of both, zeros at the ends.
+    """
+    parts = []
+    for step in (1, -1):
+        other, place = jnp.roll(rotations, step, 1), jnp.roll(positions, step, 1)
+        turn = jnp.einsum("bnji,bnjk->bnik", rotations, other, precision=EXACT)
+        seen = jnp.einsum("bnji,bnj->bni", rotations, place - positions, precision=EXACT)
+        each = jnp.concatenate([turn.reshape(*turn.shape[:2], 9), seen / ONE_BOND], -1)
+        ends = jnp.arange(positions.shape[1]) == (0 if step == 1 else positions.shape[1] - 1)
+        parts.append(jnp.where(ends[:, None], 0.0, each))
+    return jnp.concatenate(parts, -1)
 
 
 def tangents(rotations: jax.Array, u: jax.Array) -> jax.Array:

@@ -409,7 +409,7 @@ class Objective:
                 else "the objective trains a denoiser, which samplers of flow maps do not take. Valid: e.g. heun or "
                 "dpmpp_2m"
             )
-        if sampler.draws and not self.score:
+        if sampler.draws and not self.score and not isinstance(self.reads, Moves):  # a field has a score, or says so
             raise ValueError(
                 "the sampler adds noise and needs the score, which a network trained with dependent pairs (a coupling) "
                 "does not determine. Valid: a deterministic sampler, e.g. euler, heun or dpmpp_2m"
