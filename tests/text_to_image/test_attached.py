@@ -28,7 +28,7 @@ from diffusion.models.mmdit_control_net import MMDiTControlNet
 from diffusion.models.pixart import PixArt
 from diffusion.models.pixart_control_net import PixArtControlNet
 from diffusion.models.quantised import quantised
-from diffusion.text_to_image import attached, png, programs
+from diffusion.text_to_image import attached, pipelines, png, programs
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.requests import Control, Request
 from tests.peers.made_weights import drawn, made
@@ -47,7 +47,7 @@ class Sum:
 
 def model():
     process = schedulers.read({"_class_name": "FlowMatchEulerDiscreteScheduler"})
-    return types.SimpleNamespace(denoiser=Sum(), process=process, sees_picture=False)
+    return types.SimpleNamespace(denoiser=Sum(), process=process, kind=pipelines.SD, sees_picture=False)
 
 
 def constant(value):
