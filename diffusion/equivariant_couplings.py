@@ -1,8 +1,10 @@
 """Couplings of sets of points, whose order or orientation carries no meaning.
 
 The noise is independent of order and orientation, so that any permutation and any rotation of it is as good a partner:
-the one that is nearest to the data gives the straightest paths. A network that is equivariant learns the same from
-either.
+the one that is nearest to the data gives the straightest paths. The noise of a pair is then no longer N(0, I), only its
+orbit is: the set of its points up to order and orientation. The network must therefore be equivariant under what the
+coupling uses, permutations, rotations or both, so that all of an orbit is one to it; with any other, training and
+sampling start from different distributions.
 """
 
 __all__ = ["aligned", "equivariant_optimal_transport", "matched", "rotated", "turn"]
@@ -22,16 +24,17 @@ def aligned(permutation: bool = True, rotation: bool = True) -> Coupling:
 
         eps -> P eps R,    P, R = argmin |x_0 - P eps R|^2 over permutations P and rotations R
 
-    A permutation alone, or a rotation alone, is the best one; both are found in turn, which ends in a local optimum,
-    never farther than the start.
+    A permutation alone, or a rotation alone, is the best one; both are found in three rounds of one after the other,
+    each no farther than the one before.
 
     Facts:
         paper: Klein et al. 2023, "Equivariant flow matching"; Song et al. 2023, "Equivariant Flow Matching with Hybrid
             Probability Transport for 3D Molecule Generation"
 
     Args:
-        permutation: whether points may change places.
-        rotation: whether the set may be rotated about the origin; both sets should have their centres there.
+        permutation: whether points may change places; the network is equivariant under permutations.
+        rotation: whether the set may be rotated about the origin, where both sets should have their centres; the
+            network is equivariant under rotations.
 
     Raises:
         ValueError: if neither may be, or, when called, for examples that are not `[N, D]`.
@@ -42,7 +45,7 @@ def aligned(permutation: bool = True, rotation: bool = True) -> Coupling:
         _check_points(x0)
         return jax.vmap(lambda x, e: _nearest(x, e, permutation, rotation))(x0, eps)
 
-    # Each draw is still N(0, I), but no longer independent of the data.
+    # Only the orbit of a draw is still that of N(0, I), and the draw depends on the data.
     return Coupling(pair)
 
 
@@ -88,7 +91,7 @@ def matched(x: Array, e: Array) -> Array:
     """The points e `[N, D]` in the order that is nearest to x `[N, D]`; Kuhn 1955, "The Hungarian method"."""
     import optax
 
-    rows, columns = optax.assignment.hungarian_algorithm(-x @ e.T)
+    rows, columns = optax.assignment.hungarian_algorithm(-_product(x, e.T))
     return e[columns[jnp.argsort(rows)]]
 
 
@@ -97,14 +100,19 @@ def rotated(x: Array, e: Array) -> Array:
 
     Kabsch 1976, "A solution for the best rotation to relate two sets of vectors"; without reflections.
     """
-    return e @ turn(x, e)
+    return _product(e, turn(x, e))
 
 
 def turn(x: Array, e: Array) -> Array:
     """The rotation R `[D, D]` for which e R is nearest to x, both `[N, D]`; see `rotated`."""
-    u, _, vt = jnp.linalg.svd(e.T @ x)
-    last = jnp.ones(x.shape[1]).at[-1].set(jnp.sign(jnp.linalg.det(u @ vt)))
-    return (u * last) @ vt
+    u, _, vt = jnp.linalg.svd(_product(e.T, x))
+    last = jnp.ones(x.shape[1]).at[-1].set(jnp.sign(jnp.linalg.det(_product(u, vt))))
+    return _product(u * last, vt)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """The matrix product in full precision on every device."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _nearest(x: Array, e: Array, permutation: bool, rotation: bool) -> Array:

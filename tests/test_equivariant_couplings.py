@@ -1,5 +1,7 @@
 """Couplings of sets of points find the order and the orientation again; and transport by a distance of one's own."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,9 +39,15 @@ def test_both_together_come_nearer_and_change_only_order_and_orientation():
     noise = np.random.default_rng(7).normal(size=SETS.shape).astype(np.float32)
     near = np.asarray(equivariant_couplings.aligned()(KEYS, SETS, noise))
     assert np.all(np.sum((near - SETS) ** 2, (1, 2)) < np.sum((noise - SETS) ** 2, (1, 2)))
-    np.testing.assert_allclose(
-        np.sort(np.linalg.norm(near, axis=-1)), np.sort(np.linalg.norm(noise, axis=-1)), atol=1e-5
-    )
+    for one, other in zip(noise, near):
+        (order,) = (p for p in map(list, itertools.permutations(range(5))) if same_shape(one[p], other))
+        turn = np.linalg.lstsq(one[order], other, rcond=None)[0]
+        assert np.linalg.det(turn) == pytest.approx(1, abs=1e-4)  # -1 for a reflection
+
+
+def same_shape(a, b):
+    """Whether all inner products of the points are the same, as under rotations and reflections alone."""
+    return np.allclose(a @ a.T, b @ b.T, atol=1e-4)
 
 
 def test_transport_between_sets_finds_each_partner_again():
@@ -51,6 +59,15 @@ def test_transport_between_sets_finds_each_partner_again():
         KEYS, SETS, turned(SETS, 2)[order]
     )
     np.testing.assert_allclose(paired, SETS, atol=1e-5)
+    both = equivariant_couplings.equivariant_optimal_transport(4)
+    noise = np.random.default_rng(8).normal(size=SETS.shape).astype(np.float32)
+    paired, aligned = (np.asarray(pair(KEYS, SETS, noise)) for pair in (both, equivariant_couplings.aligned()))
+    assert np.sum((paired - SETS) ** 2) <= np.sum((aligned - SETS) ** 2) + 1e-4
+    partners = [
+        [any(same_shape(e[list(p)], f) for p in itertools.permutations(range(5))) for e in noise] for f in paired
+    ]
+    np.testing.assert_array_equal(np.sum(partners, 0), 1)
+    np.testing.assert_array_equal(np.sum(partners, 1), 1)
 
 
 def test_transport_by_geodesic_distance_goes_round_the_torus():

@@ -35,6 +35,14 @@ def test_schedules_of_leaves_are_each_leaf_s_own_on_its_numbers():
         np.testing.assert_array_equal(drawn[:, columns], samplers.prior(OWN[leaf], keys, (4,))[:, columns])
 
 
+def test_leaves_of_tuples_in_tuples_have_a_schedule_each():
+    """As a molecule's (positions, (types, charges)): a tuple of shapes is no shape."""
+    nested = schedules.per_leaf((OWN["positions"], (OWN["types"], OWN["positions"])), ((1, 2), ((2,), (3,))))
+    assert [size for size, _ in nested.leaves] == [2, 2, 3]
+    with pytest.raises(ValueError, match="give one for each leaf"):
+        schedules.per_leaf((OWN["positions"], OWN["types"]), ((1, 2), ((2,), (3,))))
+
+
 DERIVED = {
     "shifted": lambda schedule: schedules.shifted(schedule, 3.0),
     "interpolated": lambda schedule: schedules.interpolated(schedule, 0.5, 2.0),

@@ -45,7 +45,8 @@ def riemannian_flow_matching(
 
         loss = |u(x_t, t) - dx_t/dt|^2 in the metric at x_t,    t ~ density, x_0 ~ data, x_1 ~ prior
 
-    Along geodesics x_t = exp(x_0, t log(x_0, x_1)), in closed form. Under a premetric d the path makes d(x_t, x_0)
+    Along geodesics x_t = exp(x_1, (1 - t) log(x_1, x_0)), in closed form: x_0 may lie on an edge, such as a corner of
+    the simplex, from which log does not start. Under a premetric d the path makes d(x_t, x_0)
     shrink in proportion to t, along the gradient of d:
 
         dx_t/dt = d(x_1, x_0) grad d(x_t, x_0) / |grad d(x_t, x_0)|^2,    so that d(x_t, x_0) = t d(x_1, x_0),
@@ -102,7 +103,7 @@ def riemannian_flow_matching(
             x_1 = coupling(pair_keys, x_0, x_1)
         t, importance = times(density, time_keys, batch)
         if premetric is None:
-            along = lambda t: geodesic(manifold, x_0, x_1, t)
+            along = lambda t: geodesic(manifold, x_1, x_0, 1 - t)
             x_t, target = jax.jvp(along, (t,), (jnp.ones_like(t),))
         else:
             x_t, target = premetric_path(manifold, premetric, x_0, x_1, t, premetric_steps)
@@ -141,7 +142,7 @@ def premetric_path(
         basis = manifold.basis(x)  # [B, dimension, *shape]
         along = lambda v: jax.jvp(lambda x: premetric(x, x_0), (x,), (v,))[1]
         slopes = jax.vmap(along, in_axes=1, out_axes=1)(basis)  # [B, dimension]
-        gradient = jnp.einsum("bi,bi...->b...", slopes, basis)
+        gradient = jnp.einsum("bi,bi...->b...", slopes, basis, precision=jax.lax.Precision.HIGHEST)
         steepness = jnp.sum(slopes**2, axis=1)
         return scaled(whole / jnp.where(steepness > 0, steepness, 1), gradient)
 

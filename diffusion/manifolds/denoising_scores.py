@@ -12,7 +12,7 @@ from diffusion.arguments import require
 from diffusion.manifolds.distributions import Distribution, uniform
 from diffusion.manifolds.heat_kernels import HeatKernel
 from diffusion.manifolds.manifold import scaled
-from diffusion.manifolds.tangent_field import of_score
+from diffusion.manifolds.tangent_field import of_score, require_brownian
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import split, times
@@ -61,13 +61,7 @@ def riemannian_score_matching(
 
     @entry()
     def loss(networks, schedule, keys, batch, step):
-        with jax.ensure_compile_time_eval():
-            alpha = float(schedule.alpha(schedule.t_max))
-        if alpha != 1:
-            raise ValueError(
-                "riemannian_score_matching: the schedule shrinks the data, which a manifold does not allow. Valid: one "
-                "with alpha = 1, variance_exploding()"
-            )
+        require_brownian(schedule, "riemannian_score_matching")
         time_keys, noise_keys = split(keys, 2)
         x_0 = batch["x"]
         manifold.check(x_0)

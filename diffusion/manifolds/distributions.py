@@ -2,7 +2,6 @@
 
 __all__ = ["Distribution", "uniform", "wrapped_normal"]
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ class Distribution(NamedTuple):
 
 
 def uniform(manifold: Manifold) -> Distribution:
-    """The uniform distribution 1 / volume of a compact manifold.
+    """The uniform distribution 1 / volume of a compact manifold; its log-density is -log_volume everywhere.
 
     Args:
         manifold: of finite volume.
@@ -42,7 +41,7 @@ def uniform(manifold: Manifold) -> Distribution:
 
     def log_density(x):
         leaf, axes = jax.tree.leaves(x)[0], leaf_shapes(manifold.shape)[0]
-        return jnp.full(leaf.shape[: leaf.ndim - len(axes)], -math.log(manifold.volume), leaf.dtype)
+        return jnp.full(leaf.shape[: leaf.ndim - len(axes)], -manifold.log_volume, leaf.dtype)
 
     return Distribution(lambda keys: jax.vmap(lambda key: draw(key, ()))(keys), log_density)
 

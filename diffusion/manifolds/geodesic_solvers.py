@@ -8,6 +8,7 @@ injectivity radius, within which these coordinates are good.
 
 __all__ = ["carried", "geodesic_euler", "geodesic_heun", "geodesic_random_walk", "geodesic_rk4", "standard_normal"]
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,9 +19,10 @@ from jax.typing import ArrayLike
 
 from diffusion import public
 from diffusion.manifolds.manifold import Manifold, scaled
-from diffusion.manifolds.tangent_field import TangentField
+from diffusion.manifolds.tangent_field import TangentField, require_brownian
 from diffusion.samplers.sample import Sampler, State
 
+BASES = 2**24  # numbers of all bases that a random walk holds at a time
 EULER = ((), (1.0,))
 HEUN = (((1.0,),), (0.5, 0.5))
 RK4 = (((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
@@ -76,9 +78,9 @@ def geodesic_random_walk() -> Sampler:
 
     Facts:
         kind: stochastic, single step
-        order: weak order 1 in v
+        order: that of Euler-Maruyama, not measured
         nfe: steps
-        accepts: tangent fields with a score, schedules with alpha = 1
+        accepts: tangent fields with a score, schedules with alpha = 1, plans that go down
         paper: De Bortoli et al. 2022, "Riemannian Score-Based Generative Modelling"; Jorgensen 1975, "The
             central limit problem for geodesic random walks"
     """
@@ -89,6 +91,7 @@ def geodesic_random_walk() -> Sampler:
                 "geodesic_random_walk follows the score, and this field has only a velocity. Valid: a field with a "
                 "score, as riemannian_score_matching trains it; a velocity is followed by geodesic_heun()"
             )
+        require_brownian(schedule, "geodesic_random_walk")
         t = plan.t[i]
         variance = schedule.sigma(t) ** 2 - schedule.sigma(plan.s[i]) ** 2
         drift = scaled(variance, field.score(state.x, t))
@@ -100,9 +103,20 @@ def geodesic_random_walk() -> Sampler:
 
 
 def standard_normal(manifold: Manifold, x: Array, noise: Array) -> Array:
-    """A standard normal tangent at x `[B, *shape]`, made of standard normal numbers of x's shape."""
+    """A standard normal tangent at x `[B, *shape]`, made of standard normal numbers of x's shape.
+
+    Few bases, of dimension times D numbers each, are in memory at a time.
+    """
+
+    def combined(at):
+        point, numbers = at
+        return jnp.tensordot(numbers, manifold.basis(point), 1, precision=jax.lax.Precision.HIGHEST)
+
     numbers = noise.reshape(len(x), -1)[:, : manifold.dimension]
-    return jnp.einsum("bi,bi...->b...", numbers, manifold.basis(x))
+    together = max(1, BASES // (manifold.dimension * max(1, math.prod(manifold.shape))))
+    if len(x) <= together:
+        return jax.vmap(combined)((x, numbers))
+    return jax.lax.map(combined, (x, numbers), batch_size=together)
 
 
 def carried(

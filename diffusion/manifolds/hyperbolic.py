@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from diffusion.manifolds import smooth, wrapped
 from diffusion.manifolds.manifold import Manifold, checked, identity_basis
@@ -34,14 +36,14 @@ def poincare(n: int) -> Manifold:
     """
     name = f"poincare({_positive('poincare', n)})"
     gap = lambda x: 1 - _dot(x, x)
+    lift = lambda x, w: gap(x) / 2 * w
 
     def inner(x, u, v):
         return (4 / jnp.square(gap(x)) * _dot(u, v))[..., 0]
 
     def exp(x, v):
         # tanh(r / 2) / r, r = |v|_x
-        squared = inner(x, v, v)[..., None] / 4
-        z = v / gap(x) * smooth.sine_ratio(-squared) / smooth.cosine(-squared)
+        z = v / gap(x) * smooth.tanh_ratio(inner(x, v, v)[..., None] / 4)
         xz, zz = _dot(x, z), _dot(z, z)
         return project(((1 + 2 * xz + zz) * x + gap(x) * z) / (1 + 2 * xz + _dot(x, x) * zz))
 
@@ -72,8 +74,14 @@ def poincare(n: int) -> Manifold:
         return gap(y) / gap(x) * turned
 
     def log_volume_change(x, v):
-        return (n - 1) * jnp.log(smooth.sine_ratio(-inner(x, v, v)))
+        return (n - 1) * smooth.log_sinh_ratio(inner(x, v, v))
 
+    def wrapped_log_density(mean, scale, x):
+        if not isinstance(mean, Tracer) and not isinstance(scale, Tracer):
+            _require_room(name, n, mean, scale)
+        return density(mean, scale, x)
+
+    density = wrapped.open_(log, inner, log_volume_change, n)
     outside = lambda size: np.where(size < 1, 0, np.maximum(size - 1, 1e-12))
     return Manifold(
         name=name,
@@ -85,13 +93,14 @@ def poincare(n: int) -> Manifold:
         inner=inner,
         project=project,
         tangent=lambda x, v: v,
+        lift=lift,
         basis=lambda x: gap(x)[..., None] / 2 * identity_basis(x, (n,)),
         transport=transport,
         log_volume_change=log_volume_change,
-        tangent_normal=lambda key, x: gap(x) / 2 * jax.random.normal(key, x.shape, jnp.result_type(x)),
-        wrapped_log_density=wrapped.open_(log, inner, log_volume_change, n),
+        tangent_normal=lambda key, x: lift(x, jax.random.normal(key, x.shape, jnp.result_type(x))),
+        wrapped_log_density=wrapped_log_density,
         cut_distance=lambda x, y: jnp.full_like(distance(x, y), jnp.inf),
-        volume=math.inf,
+        log_volume=math.inf,
         uniform=None,
         injectivity_radius=math.inf,
         check=checked(
@@ -164,7 +173,7 @@ def lorentz(n: int) -> Manifold:
         return _minkowski(u, v)[..., 0]
 
     def log_volume_change(x, v):
-        return (n - 1) * jnp.log(smooth.sine_ratio(-inner(x, v, v)))
+        return (n - 1) * smooth.log_sinh_ratio(inner(x, v, v))
 
     def tangent_normal(key, x):
         return from_origin(x, jax.random.normal(key, (*x.shape[:-1], n), jnp.result_type(x)))
@@ -182,13 +191,14 @@ def lorentz(n: int) -> Manifold:
         inner=inner,
         project=project,
         tangent=tangent,
+        lift=lambda x, w: from_origin(x, w[..., 1:]),
         basis=lambda x: from_origin(x[..., None, :], identity_basis(x[..., 1:], (n,))),
         transport=transport,
         log_volume_change=log_volume_change,
         tangent_normal=tangent_normal,
         wrapped_log_density=wrapped.open_(log, inner, log_volume_change, n),
         cut_distance=lambda x, y: jnp.full_like(distance(x, y), jnp.inf),
-        volume=math.inf,
+        log_volume=math.inf,
         uniform=None,
         injectivity_radius=math.inf,
         check=checked(name, (n + 1,), "x_0 is (1 + x_1^2 + ... + x_n^2)^(1/2)", off),
@@ -212,6 +222,23 @@ def lorentz_to_poincare(x: Array) -> Array:
         x: `[..., n + 1]` on the hyperboloid.
     """
     return x[..., 1:] / (1 + x[..., :1])
+
+
+def _require_room(name: str, n: int, mean: Array, scale: ArrayLike) -> None:
+    """Refuses a wrapped normal whose draws leave the ball's numbers, where `project` takes them back to its edge.
+
+    Raises:
+        ValueError: naming the scale and the farthest distance from the origin.
+    """
+    room = math.log(2 / (16 * float(jnp.finfo(jnp.result_type(mean)).eps)))
+    means = np.asarray(mean, np.float64)
+    before = 2 * np.arctanh(np.minimum(np.linalg.norm(means, axis=-1), 1 - 1e-16))
+    reach = before + np.asarray(scale, np.float64) * (math.sqrt(n) + 5)  # the length of n normal numbers
+    if np.max(reach, initial=0) > room:
+        raise ValueError(
+            f"{name}: draws of scale = {np.max(scale):g} come {np.max(reach):.3g} from the origin, and the type's "
+            f"numbers hold distances up to {room:.3g}. Valid: a smaller scale, float64, or lorentz({n})"
+        )
 
 
 def _positive(name: str, n: int) -> int:

@@ -16,6 +16,7 @@ __all__ = [
     "scaled",
 ]
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,13 +41,16 @@ class Manifold(NamedTuple):
         name: for messages, such as "sphere(2)".
         shape: of one point in its coordinates; of a product, a tuple of shapes.
         dimension: the manifold's own, not that of its coordinates.
-        exp: (x, v) -> y, where the geodesic from x with velocity v is at time 1; of any length of v.
+        exp: (x, v) -> y, where the geodesic from x with velocity v is at time 1; of any length of v for which the
+            coordinates have numbers.
         log: (x, y) -> v, the shortest v with exp(x, v) = y. On the cut locus, where several are shortest, it is one of
             them, always the same, and its derivatives are finite; `cut_distance` is 0 there.
         distance: (x, y) -> `[...]`, length of the shortest geodesic.
         inner: (x, u, v) -> `[...]`, the metric.
         project: x -> a point of the manifold near the given coordinates.
         tangent: (x, v) -> the orthogonal projection of ambient coordinates v on the tangent space at x.
+        lift: (x, w) -> the tangent vector at x that numbers w `[..., *shape]`, such as a network's output, stand for:
+            linear in w, onto the tangent space, and of a length in the metric like |w| at every x, up to the edge.
         basis: x -> `[..., dimension, *shape]`, a basis of the tangent space that is orthonormal in the metric.
         transport: (x, y, v) -> v carried along the geodesic exp(x, t log(x, y)) from x to y, in parallel.
         log_volume_change: (x, v) -> `[...]`, log |det d exp_x| at v, in orthonormal bases at both ends.
@@ -55,7 +59,7 @@ class Manifold(NamedTuple):
         wrapped_log_density: (mean, scale, x) -> `[...]`, of `wrapped_normal`, in the volume of the metric.
         cut_distance: (x, y) -> `[...]`, by how much the geodesic from x to y may become longer and stay the shortest;
             inf where there is no cut locus.
-        volume: total; inf where the manifold is not compact.
+        log_volume: log of the total volume; inf where the manifold is not compact.
         uniform: (key, batch shape) -> draws, uniform in the volume of the metric; None where that is infinite.
         injectivity_radius: the least distance of a point from its cut locus.
         check: x -> None; ValueError if the shape is wrong, or, outside of `jit`, if a point is off the manifold.
@@ -70,16 +74,22 @@ class Manifold(NamedTuple):
     inner: Callable[[Any, Any, Any], Array]
     project: Callable[[Any], Any]
     tangent: Callable[[Any, Any], Any]
+    lift: Callable[[Any, Any], Any]
     basis: Callable[[Any], Any]
     transport: Callable[[Any, Any, Any], Any]
     log_volume_change: Callable[[Any, Any], Array]
     tangent_normal: Callable[[Array, Any], Any]
     wrapped_log_density: Callable[[Any, Any, Any], Array]
     cut_distance: Callable[[Any, Any], Array]
-    volume: float
+    log_volume: float
     uniform: Callable[[Array, tuple[int, ...]], Any] | None
     injectivity_radius: float
     check: Callable[[Any], None]
+
+    @property
+    def volume(self) -> float:
+        """exp(log_volume), which leaves the range of a float in many dimensions."""
+        return math.exp(self.log_volume)
 
 
 def geodesic(manifold: Manifold, x: Any, y: Any, t: ArrayLike) -> Any:

@@ -52,7 +52,7 @@ def von_mises_fisher(mean: ArrayLike, concentration: float) -> Distribution:
         return surface.exp(mean, angle * across / jnp.linalg.norm(across))
 
     def log_density(x):
-        return concentration * (x @ mean - 1) + math.log(concentration / (2 * math.pi * rest))
+        return concentration * (jnp.sum(x * mean, -1) - 1) + math.log(concentration / (2 * math.pi * rest))
 
     return Distribution(jax.vmap(draw), log_density)
 

@@ -50,6 +50,9 @@ def positive_definite(n: int) -> Manifold:
         """L w L^T."""
         return symmetric(_conjugated(jnp.linalg.cholesky(x), w))
 
+    def lift(x, w):
+        return coloured(x, symmetric(w))
+
     def exp(x, v):
         return coloured(x, symmetric_functions.exp(whitened(x, v)))
 
@@ -80,7 +83,7 @@ def positive_definite(n: int) -> Manifold:
         values = symmetric_functions.eigenvalues(whitened(x, v))
         rows, columns = np.triu_indices(n, 1)
         half = (values[..., rows] - values[..., columns]) / 2
-        return jnp.log(smooth.sine_ratio(-jnp.square(half))).sum(-1)
+        return smooth.log_sinh_ratio(jnp.square(half)).sum(-1)
 
     def off(x):
         finite = np.isfinite(x).all((-2, -1))
@@ -98,13 +101,14 @@ def positive_definite(n: int) -> Manifold:
         inner=inner,
         project=project,
         tangent=lambda x, v: symmetric(v),
+        lift=lift,
         basis=basis,
         transport=transport,
         log_volume_change=log_volume_change,
-        tangent_normal=lambda key, x: coloured(x, symmetric(jax.random.normal(key, x.shape, jnp.result_type(x)))),
+        tangent_normal=lambda key, x: lift(x, jax.random.normal(key, x.shape, jnp.result_type(x))),
         wrapped_log_density=wrapped.open_(log, inner, log_volume_change, dimension),
         cut_distance=lambda x, y: jnp.full_like(distance(x, y), jnp.inf),
-        volume=math.inf,
+        log_volume=math.inf,
         uniform=None,
         injectivity_radius=math.inf,
         check=checked(name, (n, n), "points are symmetric matrices with positive eigenvalues", off),

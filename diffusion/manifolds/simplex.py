@@ -8,8 +8,9 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from diffusion.manifolds import smooth
+from diffusion.manifolds import smooth, wrapped
 from diffusion.manifolds.manifold import Manifold, checked
 from diffusion.manifolds.sphere import sphere
 
@@ -30,7 +31,7 @@ def simplex(n: int) -> Manifold:
 
     The simplex has an edge: exp is reflected at the faces, and log undoes it only as far as they are. Targets of log
     may lie on a face, also on a corner, which is one category; its first argument lies inside. `wrapped_log_density`
-    sums all reflections, up to n = 10.
+    sums all reflections, up to n = 10. A path from a corner stays there: follow it from its other end.
 
     Args:
         n: dimension, one less than the categories, >= 1.
@@ -54,6 +55,11 @@ def simplex(n: int) -> Manifold:
     def log(p, q):
         return down(p, ball.log(smooth.root(p), smooth.root(q)))
 
+    def lift(p, w):
+        # The velocity 2 ds/dt on the sphere: near a face the metric's 1 / p does not enlarge it.
+        s = smooth.root(p)
+        return s * ball.tangent(s, w)
+
     def transport(p, q, v):
         return down(q, ball.transport(smooth.root(p), smooth.root(q), up(p, v)))
 
@@ -64,6 +70,8 @@ def simplex(n: int) -> Manifold:
     def wrapped_log_density(mean, scale, x):
         if n > _MOST:
             raise ValueError(f"{name}: the density of a wrapped normal sums 2^(n + 1) reflections, up to n = {_MOST}")
+        if not isinstance(scale, Tracer):
+            wrapped.require_scale(scale, turns=2)
         signs = jnp.asarray(list(itertools.product((1, -1), repeat=n + 1)), jnp.result_type(x))
         reflected = signs * smooth.root(x)[..., None, :]
         scales = jnp.asarray(scale)[..., None] / 2
@@ -80,13 +88,14 @@ def simplex(n: int) -> Manifold:
         inner=lambda p, u, v: jnp.sum(u * v / _positive(p), -1),
         project=project,
         tangent=lambda p, v: v - p * jnp.sum(v, -1, keepdims=True),
+        lift=lift,
         basis=lambda p: smooth.root(p)[..., None, :] * ball.basis(smooth.root(p)),
         transport=transport,
         log_volume_change=lambda p, v: ball.log_volume_change(smooth.root(p), up(p, v)),
-        tangent_normal=lambda key, p: smooth.root(p) * ball.tangent_normal(key, smooth.root(p)),
+        tangent_normal=lambda key, p: lift(p, jax.random.normal(key, p.shape, jnp.result_type(p))),
         wrapped_log_density=wrapped_log_density,
         cut_distance=lambda p, q: jnp.full_like(distance(p, q), jnp.inf),
-        volume=ball.volume / 2,
+        log_volume=ball.log_volume - math.log(2),
         uniform=lambda key, shape: jax.random.dirichlet(key, jnp.full(n + 1, 0.5), shape),
         injectivity_radius=math.inf,
         check=checked(

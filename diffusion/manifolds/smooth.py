@@ -5,7 +5,7 @@ function below is one such series, evaluated by its closed form away from zero. 
 function: spheres and hyperbolic spaces share their formulas.
 """
 
-__all__ = ["arctan_ratio", "cosine", "length", "root", "sine_ratio", "versine_ratio"]
+__all__ = ["arctan_ratio", "cosine", "length", "log_sinh_ratio", "root", "sine_ratio", "tanh_ratio", "versine_ratio"]
 
 import math
 from collections.abc import Callable, Sequence
@@ -34,6 +34,21 @@ def arctan_ratio(s: Array) -> Array:
     """arctan(sqrt(s)) / sqrt(s) for s >= 0, artanh(sqrt(-s)) / sqrt(-s) for -1 < s < 0."""
     odd = [(-1) ** j / (2 * j + 1) for j in range(14)]
     return _joined(s, odd, 0.0625, lambda r: jnp.arctan(r) / r, lambda r: jnp.arctanh(r) / r)
+
+
+def tanh_ratio(s: Array) -> Array:
+    """tanh(sqrt(s)) / sqrt(s) for s >= 0, of any size."""
+    near = s < 1
+    small, r = jnp.where(near, s, 0), jnp.sqrt(jnp.where(near, 1, s))
+    return jnp.where(near, sine_ratio(-small) / cosine(-small), jnp.tanh(r) / r)
+
+
+def log_sinh_ratio(s: Array) -> Array:
+    """log(sinh(sqrt(s)) / sqrt(s)) for s >= 0, of any size."""
+    near = s < 1
+    small, r = jnp.where(near, s, 0), jnp.sqrt(jnp.where(near, 1, s))
+    far = r + jnp.log(-jnp.expm1(-2 * r) / (2 * r))
+    return jnp.where(near, jnp.log(sine_ratio(-small)), far)
 
 
 def length(v: ArrayLike, axes: int | tuple[int, ...] = -1) -> Array:

@@ -59,9 +59,16 @@ def _turned(q: Array, e: Array) -> Array:
 exp = _of_symmetric(jnp.exp, lambda a, b: jnp.exp((a + b) / 2) * smooth.sine_ratio(-jnp.square((a - b) / 2)))
 """`[..., n, n]` exponential of symmetric matrices."""
 
-log = _of_symmetric(
-    jnp.log, lambda a, b: 2 / (a + b) * smooth.arctan_ratio(-jnp.minimum(jnp.square((a - b) / (a + b)), 1 - 1e-6))
-)
+
+def _log_slope(a: Array, b: Array) -> Array:
+    """(log a - log b) / (a - b) where they are apart, and its series in (a - b) / (a + b) where they are near."""
+    apart = jnp.abs(a - b) > (a + b) / 4
+    share = jnp.where(apart, 0, (a - b) / (a + b))
+    series = 2 / (a + b) * smooth.arctan_ratio(-jnp.square(share))
+    return jnp.where(apart, jnp.log(a / b) / jnp.where(apart, a - b, 1), series)
+
+
+log = _of_symmetric(jnp.log, _log_slope)
 """`[..., n, n]` logarithm of positive definite matrices."""
 
 square_root = _of_symmetric(jnp.sqrt, lambda a, b: 1 / (jnp.sqrt(a) + jnp.sqrt(b)))

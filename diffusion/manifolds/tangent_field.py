@@ -1,10 +1,11 @@
 """What a network on a manifold is read as: a tangent field that carries samples, and the score where it is known."""
 
-__all__ = ["TangentField", "of_score", "of_velocity"]
+__all__ = ["TangentField", "of_score", "of_velocity", "require_brownian"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -38,7 +39,7 @@ class TangentField(NamedTuple):
 def of_velocity(
     network: Network, schedule: NoiseSchedule, manifold: Manifold, clock: Clock | None = None, condition: Any = None
 ) -> TangentField:
-    """The field of a network that predicts the velocity: its output's part in the tangent space.
+    """The field of a network that predicts the velocity: the tangent vector that its output stands for.
 
     Args:
         network: (x `[B, *shape]`, clock `[B]`, condition) -> output of the same shape.
@@ -72,15 +73,34 @@ def of_score(
     return TangentField(manifold, velocity, score)
 
 
+def require_brownian(schedule: NoiseSchedule, name: str) -> None:
+    """Refuses a schedule that shrinks the data, alpha < 1, which no manifold allows.
+
+    Args:
+        schedule: of the process.
+        name: of who needs Brownian motion.
+
+    Raises:
+        ValueError: naming what is valid.
+    """
+    with jax.ensure_compile_time_eval():
+        alpha = float(schedule.alpha(schedule.t_max))
+    if alpha != 1:
+        raise ValueError(
+            f"{name}: the schedule shrinks the data, which a manifold does not allow. Valid: one with alpha = 1, "
+            "variance_exploding()"
+        )
+
+
 def _tangent(
     network: Network, schedule: NoiseSchedule, manifold: Manifold, clock: Clock | None, condition: Any
 ) -> Callable[[Array, ArrayLike], Array]:
-    """(x, t) -> the part of the network's output in the tangent space at x."""
+    """(x, t) -> the tangent vector at x that the network's output stands for, see `Manifold.lift`."""
     clock = clock or time()
 
     def output(x, t):
         t = jnp.broadcast_to(jnp.asarray(t), x.shape[:1])
-        return manifold.tangent(x, read_output(network(x, clock(schedule, t), condition), x))
+        return manifold.lift(x, read_output(network(x, clock(schedule, t), condition), x))
 
     return output
 

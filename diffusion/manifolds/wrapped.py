@@ -82,16 +82,21 @@ def closed(angle: Array, scale: ArrayLike, dimension: int, ratio: Callable[[Arra
     return jax.nn.logsumexp(terms, -1)
 
 
-def require_scale(scale: ArrayLike) -> None:
+def require_scale(scale: ArrayLike, turns: int = 1) -> None:
     """Refuses the scales that `closed` does not sum exactly.
 
+    Args:
+        scale: of any shape.
+        turns: the largest valid one, in units of pi: half the length of a closed geodesic.
+
     Raises:
-        ValueError: naming the worst.
+        ValueError: naming the first.
     """
     scales = np.asarray(scale, np.float64)
-    if scales.size and not (np.min(scales) > 0 and np.max(scales) <= math.pi + 1e-6):
-        wrong = scales[~((scales > 0) & (scales <= math.pi + 1e-6))].flat[0]
+    valid = (scales > 0) & (scales <= turns * (math.pi + 1e-6))
+    if not valid.all():
+        most = "pi" if turns == 1 else f"{turns} pi"
         raise ValueError(
-            f"scale = {wrong:g} of a wrapped normal must be in (0, pi] where geodesics close; wider ones are "
-            "nearly `uniform`"
+            f"scale = {scales[~valid].flat[0]:g} of a wrapped normal must be in (0, {most}] where geodesics close; "
+            "wider ones are nearly `uniform`"
         )

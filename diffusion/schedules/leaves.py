@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.pytrees import sizes_of
+from diffusion.pytrees import is_shape, sizes_of
 from diffusion.schedules.noise_schedule import NoiseSchedule, check_schedule
 
 
@@ -42,7 +42,7 @@ def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
     leaves, structure = jax.tree.flatten(schedules, is_leaf=lambda node: isinstance(node, NoiseSchedule))
     for leaf in leaves:
         check_schedule(leaf)
-    expected = jax.tree.structure(shape, is_leaf=lambda node: isinstance(node, tuple))
+    expected = jax.tree.structure(shape, is_leaf=is_shape)
     if structure != expected:
         raise ValueError(f"per_leaf: the schedules are {structure}, and the shapes {expected}; give one for each leaf")
     return joined(list(zip(sizes, leaves)))

@@ -12,10 +12,13 @@ from diffusion import samplers, schedules, timesteps
 from diffusion.manifolds import (
     TangentField,
     circle,
+    frame_prior,
+    frames,
     geodesic_euler,
     geodesic_heun,
     geodesic_random_walk,
     geodesic_rk4,
+    geodesic_solvers,
     heat_kernels,
     mixtures,
     packed,
@@ -118,6 +121,29 @@ def test_a_random_walk_needs_a_score():
         samplers.sample(
             geodesic_random_walk(), field, schedules.rectified_flow(), x, plan, jax.random.split(jax.random.key(0), 1)
         )
+
+
+def test_a_random_walk_needs_brownian_motion():
+    """A schedule that shrinks the data is refused, whose differences of variances are not those of the walk."""
+    field = TangentField(torus(1), lambda x, t: x, lambda x, t: -x)
+    rest = jnp.zeros((1, 1)), timesteps.plan([1.0, 0.0]), jax.random.split(jax.random.key(0), 1)
+    with pytest.raises(ValueError, match="geodesic_random_walk: the schedule shrinks the data"):
+        samplers.sample(geodesic_random_walk(), field, schedules.rectified_flow(), *rest)
+    with pytest.raises(ValueError, match="cannot invert"):
+        up = timesteps.plan([0.5, 1.0])
+        samplers.sample(geodesic_random_walk(), field, schedules.variance_exploding(), rest[0], up, rest[2])
+
+
+def test_a_standard_normal_tangent_is_the_same_with_few_bases_at_a_time(monkeypatch):
+    """Of frames: as many standard normal coordinates as dimensions, whose squared length is that of the tangent."""
+    manifold = frames(3)
+    x = frame_prior(3).sample(jax.random.split(jax.random.key(0), 5))
+    noise = jax.random.normal(jax.random.key(1), x.shape)
+    whole = geodesic_solvers.standard_normal(manifold, x, noise)
+    monkeypatch.setattr(geodesic_solvers, "BASES", 2 * manifold.dimension * 36)
+    np.testing.assert_allclose(geodesic_solvers.standard_normal(manifold, x, noise), whole, atol=1e-6)
+    numbers = noise.reshape(5, -1)[:, : manifold.dimension]
+    np.testing.assert_allclose(manifold.inner(x, whole, whole), jnp.sum(numbers**2, 1), rtol=1e-5)
 
 
 def test_samplers_of_one_kind_refuse_fields_of_the_other():

@@ -49,12 +49,13 @@ def circles(n):
 SLOW = pytest.mark.slow  # kernels whose programs take seconds to compile
 CASES = {  # kernel, angles -> points, density by angle in float64, largest error of the logarithm
     "sphere2": (heat_kernels.sphere(2), circles(2), lambda a, v: sphere_series(2, a, v), 2e-3),
+    "sphere5": (heat_kernels.sphere(5), circles(5), lambda a, v: sphere_series(5, a, v), 6e-3),
     "so3": (heat_kernels.so3(), rotations, rotation_series, 2e-5),
     "torus": (heat_kernels.torus(1), lambda a: a[:, None], circle_series, 2e-5),
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param("sphere2", marks=SLOW), pytest.param("so3", marks=SLOW), "torus"])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW) for name in ("sphere2", "sphere5", "so3")] + ["torus"])
 def test_density_and_score_are_those_of_the_series(name):
     kernel, points, series, tolerance = CASES[name]
     start = jnp.asarray(points(np.zeros(1)), jnp.float32)
@@ -102,6 +103,36 @@ def test_varadhan_is_the_limit_of_small_variances():
     assert errors[0] < 0.05
 
 
-def test_a_sphere_of_too_few_dimensions_is_refused():
-    with pytest.raises(ValueError, match=r"dimension = 1 .* the circle is torus\(1\)"):
-        heat_kernels.sphere(1)
+def test_the_kernel_of_the_three_sphere_is_that_of_its_closed_form():
+    """e^(v / 2) (2 pi v)^(-3/2) sum_k (theta + 2 pi k) / sin(theta) exp(-(theta + 2 pi k)^2 / (2 v)), by images."""
+    kernel = heat_kernels.sphere(3)
+    ends = jnp.asarray(circles(3)(ANGLES), jnp.float32)
+    starts = jnp.broadcast_to(jnp.eye(4, dtype=jnp.float32)[0], ends.shape)
+    density = jax.jit(lambda v: kernel.log_density(starts, ends, v))
+    for v in (0.08, 0.15, 0.18, 0.3, 0.35, 2.0):
+        images = ANGLES + 2 * math.pi * np.arange(-9, 10)[:, None]
+        total = np.sum(images * np.exp(-(images**2) / (2 * v)), 0) / np.sin(ANGLES)
+        exact = np.log(total) + v / 2 - 1.5 * math.log(2 * math.pi * v)
+        np.testing.assert_allclose(density(jnp.full(ANGLES.shape, v, jnp.float32)), exact, atol=5e-5)
+
+
+def test_near_the_start_the_score_is_in_proportion_to_the_distance():
+    """Of SO(3), in both of its forms: no jump where its derivative is taken at a fixed distance."""
+    kernel = heat_kernels.so3()
+    angles = np.array([1e-3, 9e-3, 9.9e-3, 1.01e-2, 1.1e-2])
+    ends = jnp.asarray(rotations(angles), jnp.float32)
+    starts = jnp.broadcast_to(jnp.eye(3, dtype=jnp.float32), ends.shape)
+    score = jax.jit(lambda v: kernel.score(starts, ends, v))
+    for v in (0.5, 2.0):
+        step = 1e-2 * np.array([0.5, 1.0, 1.5])
+        low, _, high = np.log(rotation_series(step, v))
+        exact = (high - low) / step[1] ** 2  # slope at 0.01, over 0.01
+        found = np.asarray(score(jnp.full(angles.shape, v, jnp.float32)), np.float64)
+        ratio = found[:, 1, 0] / angles
+        np.testing.assert_allclose(ratio, exact, rtol=2e-2)
+
+
+def test_a_sphere_of_too_few_or_too_many_dimensions_is_refused():
+    for dimension in (1, 6):
+        with pytest.raises(ValueError, match=rf"dimension = {dimension} .* the circle is torus\(1\)"):
+            heat_kernels.sphere(dimension)

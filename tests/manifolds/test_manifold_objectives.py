@@ -1,5 +1,7 @@
 """Objectives on manifolds at their optima, which are known where the data is one point."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +16,14 @@ from diffusion.manifolds import (
     product,
     riemannian_flow_matching,
     riemannian_score_matching,
+    simplex,
     so3,
     sphere,
     torus,
     wrapped_normal,
 )
 from diffusion.manifolds.tangent_field import of_velocity
+from tests.manifolds.manifold_cases import CASES
 
 NUMBER = 6
 KEYS = jax.random.split(jax.random.key(3), NUMBER)
@@ -73,6 +77,53 @@ def test_the_loss_of_a_field_that_stands_still_is_the_squared_distance(manifold)
     objective = riemannian_flow_matching(manifold, DENSITY, prior_of(manifold))
     still = losses(objective, lambda x_t, t, condition: jnp.zeros_like(x_t), x, noise=noise)
     np.testing.assert_allclose(still, manifold.distance(x, noise) ** 2, rtol=2e-4, atol=1e-5)
+
+
+ARRAYS = [name for name in CASES if not isinstance(CASES[name].origin, tuple)]  # whose points are one array
+
+
+def standing_for(manifold, x, u):
+    """The numbers that `lift` makes the tangent u of: by its pseudo-inverse."""
+
+    def one(x, u):
+        lift = jax.jacfwd(lambda w: manifold.lift(x, w))(jnp.zeros_like(x)).reshape(u.size, u.size)
+        return (jnp.linalg.pinv(lift, rtol=1e-5) @ u.reshape(-1)).reshape(u.shape)
+
+    return jax.vmap(one)(x, u)
+
+
+@pytest.mark.parametrize("name", [name if name == "simplex(3)" else pytest.param(name, marks=SLOW) for name in ARRAYS])
+def test_the_flow_of_every_manifold_has_its_optimum(name):
+    """Paths from x_1 to the point have the velocity -log(x_t, point) / t, and a field at rest loses its square."""
+    case = CASES[name]
+    manifold = case.make()
+    point = manifold.project(jnp.asarray(case.origin, jnp.float32))
+    prior = wrapped_normal(manifold, point, case.spread)
+    x = jnp.broadcast_to(point, (NUMBER, *manifold.shape))
+    back = lambda x_t, t: jax.vmap(lambda x, t: -manifold.log(x, point) / t)(x_t, t)
+    network = lambda x_t, t, condition: standing_for(manifold, x_t, back(x_t, t))
+    objective = riemannian_flow_matching(manifold, DENSITY, prior)
+    noise = prior.sample(KEYS)
+    squared = np.asarray(manifold.distance(x, noise) ** 2)
+    assert np.all(losses(objective, network, x, noise=noise) < 1e-4 * squared)
+    still = losses(objective, lambda x_t, t, condition: jnp.zeros_like(x_t), x, noise=noise)
+    np.testing.assert_allclose(still, squared, rtol=2e-3)
+
+
+def test_a_flow_to_the_corners_of_the_simplex_learns_where_they_are():
+    """Of one-hot data: the loss at rest is the squared distance, and numbers of size one cost no more near a face."""
+    manifold = simplex(2)
+    corners = jnp.eye(3)[jnp.arange(NUMBER) % 3]
+    noise = manifold.uniform(jax.random.key(2), (NUMBER,))
+    objective = riemannian_flow_matching(manifold, timesteps.uniform_density(FLOW))
+    still = losses(objective, lambda x_t, t, condition: jnp.zeros_like(x_t), corners, noise=noise)
+    squared = (2 * np.arccos(np.sqrt(np.asarray((corners * noise).sum(1), np.float64)))) ** 2
+    np.testing.assert_allclose(still, squared, rtol=1e-3)
+    ones = lambda x_t, t, condition: jnp.ones_like(x_t)
+    for t in (1e-3, 1e-6):
+        at_t = DENSITY._replace(sample=lambda state, keys, index, t=t: (jnp.full(NUMBER, t), jnp.ones(NUMBER)))
+        near = losses(riemannian_flow_matching(manifold, at_t), ones, corners, noise=noise)
+        assert np.all(near <= (np.sqrt(squared) + math.sqrt(3)) ** 2)
 
 
 @SLOW

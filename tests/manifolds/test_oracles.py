@@ -155,6 +155,29 @@ def test_derivatives_of_matrix_functions_where_eigenvalues_coincide(name, deriva
     assert np.isfinite(jax.grad(lambda a: function(a).sum())(jnp.eye(2))).all()
 
 
+def test_the_derivative_of_the_logarithm_is_the_divided_difference_at_any_ratio_of_eigenvalues():
+    """Beside the diagonal of diag(a, b): (log a - log b) / (a - b), in float64 and in float32."""
+    e = jnp.asarray([[0.0, 1.0], [1.0, 0.0]])
+    for dtype, tolerance in ((jnp.float64, 1e-13), (jnp.float32, 1e-6)):
+        for ratio in (1.1, 1.6, 1.7, 1e3, 1e7, 1e12):
+            a = jnp.diag(jnp.asarray([1.0, ratio], dtype))
+            found = jax.jvp(manifolds.symmetric_functions.log, (a,), (e.astype(dtype),))[1][0, 1]
+            assert float(found) == pytest.approx(math.log(ratio) / (ratio - 1), rel=tolerance / min(ratio - 1, 1))
+
+
+def test_hyperbolic_space_far_from_its_origin():
+    """exp leads to the edge of the ball in float32, and volumes grow as (sinh(r) / r)^(n - 1) at any length."""
+    with jax.enable_x64(False):
+        ball = manifolds.poincare(2)
+        zero, v = jnp.zeros(2, jnp.float32), jnp.asarray([100.0, 0.0], jnp.float32)
+        far = ball.exp(zero, v)
+        ball.check(far)
+        np.testing.assert_allclose(far, [1, 0], atol=3e-6)
+        assert np.isfinite(jax.jacfwd(lambda v: ball.exp(zero, v))(v)).all()
+        for m, x, w in ((ball, zero, v), (manifolds.lorentz(2), jnp.eye(3)[0], 200 * jnp.eye(3)[1])):
+            assert float(m.log_volume_change(x, w)) == pytest.approx(200 - math.log(400), rel=1e-6)
+
+
 def test_a_geodesic_of_se3_turns_and_moves_independently():
     se3 = manifolds.se3()
     turn = Rotation.from_rotvec([0, 0, 1.2])
@@ -174,6 +197,12 @@ def test_smooth_functions_are_their_closed_forms():
     np.testing.assert_allclose(
         manifolds.smooth.versine_ratio(s), choose(1 - np.cos(r), np.cosh(r) - 1) / r**2, rtol=1e-12
     )
+    s = np.array([0.01, 0.9, 1.0, 30.0])
+    r = np.sqrt(s)
+    np.testing.assert_allclose(manifolds.smooth.tanh_ratio(s), np.tanh(r) / r, rtol=1e-13)
+    np.testing.assert_allclose(manifolds.smooth.log_sinh_ratio(s), np.log(np.sinh(r) / r), rtol=1e-9)
+    assert jax.grad(manifolds.smooth.tanh_ratio)(0.0) == pytest.approx(-1 / 3)
+    assert jax.grad(manifolds.smooth.log_sinh_ratio)(0.0) == pytest.approx(1 / 6)
     s = np.array([-0.9, -0.06, 0.06, 0.07, 40.0])
     r = np.sqrt(np.abs(s))
     with np.errstate(invalid="ignore"):
