@@ -24,7 +24,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.manifolds.rotations import from_rotation_vector, to_rotation_vector
+from diffusion.manifolds.rotations import from_rotation_vector, hat, to_rotation_vector
 from diffusion.models.layers import network_checks
 from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example
 from diffusion.models.layers.embeddings import sinusoid
@@ -183,8 +183,5 @@ def neighbours(rotations: jax.Array, positions: jax.Array) -> jax.Array:
 
 def tangents(rotations: jax.Array, u: jax.Array) -> jax.Array:
     """Tangents `[..., 3, 4]` of velocities (w, v) `[..., 6]` in the frames themselves: R hat(w), and beside it R v."""
-    x, y, z = u[..., 0], u[..., 1], u[..., 2]
-    zero = jnp.zeros_like(x)
-    columns = ((zero, z, -y), (-z, zero, x), (y, -x, zero), tuple(jnp.moveaxis(u[..., 3:], -1, 0)))
-    own = jnp.stack([jnp.stack(column, -1) for column in columns], -1)
+    own = jnp.concatenate([hat(u[..., :3]), u[..., 3:, None]], -1)
     return jnp.einsum("...ij,...jk->...ik", rotations, own, precision=EXACT)
