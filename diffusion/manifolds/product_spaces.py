@@ -194,7 +194,7 @@ def packed(manifold: Manifold) -> Manifold:
     def check(x):
         got = jnp.shape(x)
         if not got or got[-1] != ends[-1]:
-            raise ValueError(f"packed: points of {manifold.name} are vectors [..., {ends[-1]}], got {list(got)}")
+            raise ValueError(f"packed: points of {manifold.name} have shape [..., {ends[-1]}], got {list(got)}")
         manifold.check(parts(x))
 
     uniform = manifold.uniform

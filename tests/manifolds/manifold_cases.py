@@ -55,7 +55,7 @@ CASES = {
     ),
     "packed(sphere(2) x circle)": Case(
         lambda: manifolds.packed(manifolds.product(manifolds.sphere(2), manifolds.circle())),
-        np.array([*AXIS, 0.0]), 3.1, cut=lambda x: jnp.concatenate([-x[:3], x[3:]]),
+        np.array([*AXIS, 0.0]), 3.1, cut=lambda x: jnp.concatenate([-x[..., :3], x[..., 3:]], -1),
     ),
     "se3^2": Case(
         lambda: manifolds.power(manifolds.se3(), 2), (np.stack([np.eye(3)] * 2), np.stack([AXIS, -AXIS])), 3.1,
