@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from diffusion import pytrees
 from diffusion.data import buckets, captions, feature_cache, latent_cache, pipeline, sources
@@ -15,8 +16,10 @@ from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
 from diffusion.models import facts
+from diffusion.objectives import Moves
 from diffusion.training.runtime import agreement
 
+CHECKED = 256  # records whose points are checked before a run on a manifold
 NAMED = 10  # classes that the start of a run names, at most
 
 
@@ -130,6 +133,8 @@ def _of_source(recipe: Recipe, source: sources.Source | Stream, sizes: tuple[buc
     """The examples of a source of records, in buckets of these sizes; none where all are of one size."""
     spec = source.spec
     settings = recipe.config["data"]
+    if isinstance(recipe.objective.reads, Moves):
+        check_points(recipe.objective.reads, source)
     if isinstance(source, Stream):
         _check_stream(recipe, source)
     elif sizes and not (spec.pictures and hasattr(source, "sizes")):
@@ -140,6 +145,30 @@ def _of_source(recipe: Recipe, source: sources.Source | Stream, sizes: tuple[buc
     bucket = buckets.nearest(buckets.measured_once(source, settings["threads"]), sizes) if sizes else ()
     captioned = _with_texts(recipe, source, spec.name, lambda: source)
     return Examples(captioned, spec, recipe.augmentations, sizes, bucket, source.where)
+
+
+def check_points(reads: Moves, source: sources.Source | Stream) -> None:
+    """Refuses data, and draws of the prior, off the manifold, such as angles in degrees: compiled programs cannot.
+
+    Args:
+        reads: of the objective.
+        source: of which the first records and some of the others are read.
+
+    Raises:
+        ConfigError: naming the point that is farthest off.
+    """
+    if isinstance(source, Stream):
+        records = [source.decode(raw) for raw in source.first]
+    else:
+        records = [source[row] for row in np.unique(np.linspace(0, len(source) - 1, CHECKED).astype(int)).tolist()]
+    for what, points in (
+        ("config.data", np.stack([record[source.spec.entry] for record in records])),
+        ("config.objective.prior", reads.prior.sample(jax.random.split(jax.random.key(0), 4))),
+    ):
+        try:
+            reads.manifold.check(points)
+        except ValueError as error:
+            raise ConfigError(f"{what}: {error}") from error
 
 
 def _check_stream(recipe: Recipe, stream: Stream) -> None:

@@ -7,9 +7,11 @@ import pytest
 
 from diffusion import manifolds
 from diffusion.data.sources import DataSpec
+from diffusion.data.sources.sequences import Records
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, recipes, resolve
 from diffusion.experiments.evaluation import model_metrics, real_images
+from diffusion.experiments.run import examples
 from diffusion.experiments.sampling import of_run
 from diffusion.objectives import Moves
 
@@ -51,6 +53,19 @@ def test_a_sampler_on_manifolds_needs_such_an_objective():
     config.sample.sampler = {"name": "geodesic_heun"}
     with pytest.raises(ConfigError, match="follows fields on manifolds"):
         checks.validate(config)
+
+
+def test_points_off_the_manifold_are_refused_before_anything_is_compiled():
+    """Torsions in degrees, and a prior of another number of angles."""
+    torus = manifolds.torus(2)
+    reads = lambda prior: Moves(None, manifolds.uniform(prior), torus)
+    radians = np.random.default_rng(0).uniform(-3, 3, (300, 2)).astype(np.float32)
+    records = lambda x: Records([{"x": one} for one in x])
+    examples.check_points(reads(torus), records(radians))
+    with pytest.raises(ConfigError, match=r"config\.data: circle.* radians in"):
+        examples.check_points(reads(torus), records(np.degrees(radians)))
+    with pytest.raises(ConfigError, match=r"config\.objective\.prior: .* shape"):
+        examples.check_points(reads(manifolds.torus(3)), records(radians))
 
 
 @pytest.mark.slow
