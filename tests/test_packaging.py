@@ -44,6 +44,7 @@ OF_RUNS = (
     "diffusion.metrics.protocols",
 )
 SIGNED = ("diffusion.io.content_credentials", "diffusion.io.local_certificates")  # these need "provenance"
+FILMED = ("diffusion.io.clips",)  # and these "video"
 DISTRIBUTIONS = {
     "c2pa": "c2pa-python",
     "cryptography": "c2pa-python",  # which requires it
@@ -84,7 +85,8 @@ def imported(path):
 def test_every_module_imports_what_its_installation_has(name):
     path = ROOT / name.replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    assert imported(path) <= required(*["train"] * name.startswith(OF_RUNS), *["provenance"] * (name in SIGNED))
+    more = ["train"] * name.startswith(OF_RUNS) + ["provenance"] * (name in SIGNED) + ["video"] * (name in FILMED)
+    assert imported(path) <= required(*more)
 
 
 def test_experiments_import_what_the_extras_have():
