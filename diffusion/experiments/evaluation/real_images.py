@@ -96,9 +96,9 @@ def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, ...])
         images[count] = buckets.fit(example, sizes)[0] if sizes else packing.pack(example, spec.shape)
         labels[count] = class_of(record)
         if padded:
-            conditions.append(record["condition"])
+            conditions.append({"condition": record["condition"]})
         count += 1
-    stacked = pipeline.stacked_conditions([{"condition": each} for each in conditions]) if padded else None
+    stacked = pipeline.stacked_conditions(conditions)["condition"] if padded else None
     return Split(images[:count], labels[:count], spec, conditions=stacked)
 
 

@@ -83,7 +83,8 @@ class Trained(NamedTuple):
         real = real_images.split_of(self.config, split)
         rows = real_images.balanced_order(real.labels)[:number]
         own = real.labels if real.conditions is None else real.conditions
-        return to_model(jnp.asarray(real.images[rows])), jax.tree.map(lambda leaf: leaf[rows], own)
+        x = jnp.asarray(real.images[rows])
+        return to_model(x) if x.dtype == jnp.uint8 else x, jax.tree.map(lambda leaf: leaf[rows], own)
 
 
 def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, step: int | None = None) -> Trained:
