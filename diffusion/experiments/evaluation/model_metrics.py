@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import likelihood, ode, padding
-from diffusion.experiments.config import ConfigError, resolve
+from diffusion import likelihood, ode, padding, pytrees
+from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.experiments.config.values import from_json, to_json
 from diffusion.experiments.evaluation import backbone_figures, image_metrics, sound_metrics
 from diffusion.experiments.evaluation.cloud_metrics import of_clouds
@@ -105,7 +105,13 @@ def bits_per_dim(subject: Subject) -> dict:
     config.sample.update({"cache": {"name": ""}, "merge": 0.0})
     shape = subject.real.images.shape[1:]
     params, step = checkpoints.load_ema(subject.workdir)
-    recipe = generate.on_trained_schedule(resolve.recipe(config, shape), params)
+    spec = subject.real.spec
+    recipe = (
+        resolve.recipe(config, shape)
+        if pytrees.is_shape(spec.shape)
+        else checks.with_data(checks.validate(config), spec)
+    )
+    recipe = generate.on_trained_schedule(recipe, params)
     schedule = recipe.schedule
     denoise = generate.denoiser(recipe)
     start = max(schedule.t_min, EARLIEST)
