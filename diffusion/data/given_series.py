@@ -43,12 +43,13 @@ def forecast(horizon: int) -> Hiding:
 def gaps(least: float = 0.1, most: float = 0.7, longest: int = 12) -> Hiding:
     """Hides single points and gaps, of each channel its own, until at least a random share of the series is hidden.
 
-    The last gap may go beyond that share, and gaps may join to longer ones. Of two values or more, one at least is
-    hidden and one given.
+    What is missing anyway counts in that share. The last gap may go beyond it, and gaps may join to longer ones. Of two
+    values or more, one at least is hidden and one given.
 
     Args:
         least, most: that share is uniform between them, 0 < least <= most < 1.
-        longest: a gap, in steps, before gaps join; half of the gaps are single points.
+        longest: a gap, in steps, before gaps join. Half of the gaps are single points by a coin, the others of 1 to
+            `longest` steps.
 
     Raises:
         ValueError: for a number out of range.

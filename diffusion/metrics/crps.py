@@ -140,8 +140,7 @@ def coverage(samples: np.ndarray, y: np.ndarray, level: float) -> np.ndarray:
     Args:
         samples: `[S, ...]`.
         y: `[...]`.
-        level: in (0, 1). Where targets have the samples' distribution, this share of them is covered, but for about
-            1 / S.
+        level: in (0, 1). Of targets with the samples' distribution the share level (S - 1) / (S + 1) is covered.
 
     Returns:
         Bool `[...]`.
