@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from diffusion.experiments.config import recipes
 
-base = recipes.module("rectified_flow")
+base = recipes.module("small_flow")
 RESIDUES = 32
 TINY = base.tiny(batch_size=8, samples=12) | {
     "data.source": {"name": "ideal_folds", "number": 60},

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from diffusion.experiments.config import recipes
 
-base = recipes.module("rectified_flow")
+base = recipes.module("small_flow")
 TINY = base.tiny(batch_size=16, samples=16)
 
 

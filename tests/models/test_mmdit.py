@@ -158,7 +158,7 @@ def test_rotary_positions_are_turns_in_the_complex_plane():
         ("sd3", {"positions": 0}, "positions=0 must be positive"),
         ("sd3", {"remat": "ful"}, "remat='ful'.*mean 'full'"),
         ("flux", {"axes": (4, 6, 8)}, r"axes=\(4, 6, 8\).*width of a head, 16"),
-        ("flux", {"axes": (5, 5, 6)}, r"axes=\(5, 5, 6\) are three even"),
+        ("flux", {"axes": (5, 5, 6)}, r"axes=\(5, 5, 6\) are 3 even"),
         ("flux", {"singles": 0}, "singles=0 must be positive"),
         ("flux", {"approximator": (8, 12, 2)}, r"approximator=\(8, 12, 2\): it takes no strength \(strength=True\)"),
     ],

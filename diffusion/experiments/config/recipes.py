@@ -32,7 +32,10 @@ def load(recipe: str) -> ConfigDict:
     name, _, preset = recipe.partition(":")
     loaded = module(name)
     if not hasattr(loaded, "get_config"):
-        raise ConfigError(f'{name!r} defines no get_config(arg=""), which has to return the config.')
+        raise ConfigError(
+            f'{name!r} defines no get_config(arg=""), which has to return the config. The recipes of this library: '
+            f"{', '.join(names())}."
+        )
     return loaded.get_config(preset)
 
 

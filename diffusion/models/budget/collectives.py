@@ -13,7 +13,8 @@ operations in MPICH", section 4), from each device:
 | data     | all-reduce of the gradients (the part that fsdp leaves); over sequence too                               |
 | tensor   | all-reduce of a layer's two sums over heads and hidden features, and of their gradients                  |
 | sequence | all-to-all of q, k, v and the output of attention, from tokens to heads and back, and of their gradients; |
-|          | where heads do not divide, k and v travel from device to device, and backward with their gradients       |
+|          | where heads do not divide, k and v travel from device to device, and backward with their gradients; with |
+|          | another attention than "auto", all-gathers of k and v, and reduce-scatter of their gradients             |
 
 Parameters and gradients have the compute type. With `mesh.split = "optimizer"`, whole parameters are gathered once a
 step, in float32, after the update. XLA may find a cheaper collective for small arrays, or choose an all-reduce where
@@ -101,10 +102,13 @@ def collectives(
     of_heads = of_tokens / mesh.shape.get("tensor", 1)
     with layout.over(mesh):
         in_a_ring = layout.in_a_ring(model.heads)
-    if in_a_ring:  # n devices: n - 1 turns, and one more brings the gradients home, which are sums in float32
-        n = mesh.shape["sequence"]
+    n = mesh.shape.get("sequence", 1)
+    if not in_a_ring:
+        add("all-to-all", ("sequence",), model.depth * passes * 4 * of_heads)
+    elif model.attention == "auto":  # n - 1 turns, and one more brings the gradients home, which are sums in float32
         turns = passes * (n - 1) + n * BYTES["float32"] / size
         bytes_by_kind["collective-permute", ("sequence",)] = model.depth * turns * 2 * of_heads
     else:
-        add("all-to-all", ("sequence",), model.depth * passes * 4 * of_heads)
+        add("all-gather", ("sequence",), model.depth * passes * 2 * n * of_heads)
+        add("reduce-scatter", ("sequence",), model.depth * 2 * n * of_heads)
     return [Collective(kind, axes, total) for (kind, axes), total in bytes_by_kind.items()]

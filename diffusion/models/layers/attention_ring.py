@@ -30,16 +30,17 @@ def ring(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None
         q: queries [B, N, H, D], floating point.
         k: keys [B, M, H, D], of the dtype of q.
         v: values [B, M, H, D], of the dtype of q.
-        bias: added to the scores, [B or 1, H or 1, N or 1, M], or None.
+        bias: added to the scores, [B or 1, H or 1, N or 1, M or 1], or None.
 
     Returns:
         [B, N, H, D], of the dtype of q.
 
     Raises:
-        MeshError: where queries or keys do not divide over the devices.
+        MeshError: where examples, heads, queries or keys do not divide over the devices.
     """
     if bias is None:
         return layout.on_each_device(lambda q, k, v: _ring(q, k, v, None), *TOKENS)(q, k, v)
+    bias = jnp.broadcast_to(bias, (*bias.shape[:3], k.shape[1]))
     rows = (None if size == 1 else name for name, size in zip(("batch", "heads", "tokens"), bias.shape))
     return layout.on_each_device(_ring, *TOKENS, arguments=(TOKENS, TOKENS, TOKENS, (*rows, None)))(q, k, v, bias)
 

@@ -83,14 +83,7 @@ def split(x: jax.Array, *names: str | None) -> jax.Array:
     if mesh is None:
         return x
     spec = _axes(mesh, names)
-    for size, name, axes in zip(x.shape, names, spec, strict=True):
-        parts = math.prod(mesh.shape[axis] for axis in axes or ())
-        if size % parts:
-            raise MeshError(
-                f"{size} {name} do not divide over {parts} devices "
-                f"({' x '.join(f'mesh.{axis}' for axis in axes or ())}): "
-                f"choose mesh axes that multiply to a divisor of {size}"
-            )
+    _check(mesh, x.shape, names)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
@@ -130,13 +123,35 @@ def on_each_device(
 
     Returns:
         The function itself where activations are not split.
+
+    Raises:
+        MeshError: when it is called with an array of which a dimension does not divide over its axes.
     """
     mesh = _devices()
     if mesh is None:
         return function
     spec = PartitionSpec(*_axes(mesh, names))
     specs = spec if arguments is None else tuple(PartitionSpec(*_axes(mesh, each)) for each in arguments)
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)
+
+    def checked(*given: jax.Array) -> jax.Array:
+        for x, each in zip(given, arguments or [names] * len(given), strict=True):
+            _check(mesh, x.shape, each)
+        return mapped(*given)
+
+    return checked
+
+
+def _check(mesh: Mesh, shape: Sequence[int], names: Sequence[str | None]) -> None:
+    """Refuses a dimension that does not divide over its axes."""
+    for size, name, axes in zip(shape, names, _axes(mesh, names), strict=True):
+        parts = math.prod(mesh.shape[axis] for axis in axes or ())
+        if size % parts:
+            raise MeshError(
+                f"{size} {name} do not divide over {parts} devices "
+                f"({' x '.join(f'mesh.{axis}' for axis in axes or ())}): "
+                f"choose mesh axes that multiply to a divisor of {size}"
+            )
 
 
 def _axes(mesh: Mesh, names: Sequence[str | None]) -> list[tuple[str, ...] | None]:

@@ -45,7 +45,7 @@ def rotary_axes(network: Any, number: int) -> None:
 
     Args:
         network: the module, with `width`, `heads` and `axes`.
-        number: of the coordinates of a token, at most four.
+        number: of the coordinates of a token.
 
     Raises:
         ValueError: naming the field.
@@ -54,8 +54,7 @@ def rotary_axes(network: Any, number: int) -> None:
     if width % heads:
         raise ValueError(f"heads={heads} does not divide width={width}")
     if len(axes) != number or sum(axes) != width // heads or any(size < 2 or size % 2 for size in axes):
-        words = {3: "three", 4: "four"}[number]
-        raise ValueError(f"axes={axes} are {words} even numbers that sum to the width of a head, {width // heads}")
+        raise ValueError(f"axes={axes} are {number} even numbers that sum to the width of a head, {width // heads}")
 
 
 def classes(network: Any) -> None:

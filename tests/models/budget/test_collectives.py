@@ -94,3 +94,6 @@ def test_keys_and_values_travel_where_heads_do_not_divide():
     block = 4 * 256 / 16 * WIDTH * 2  # the keys of a device, in bfloat16; values are as many
     assert found["collective-permute", ("sequence",)] == pytest.approx(DEPTH * 2 * block * (15 + 15 + 2 * 16))
     assert ("all-to-all", ("sequence",)) not in found
+    gathered = communication(WHOLE, sequence=16, model={"attention": "xla"})  # which has no ring
+    assert gathered["all-gather", ("sequence",)] == pytest.approx(DEPTH * 2 * 2 * 15 * block)
+    assert gathered["reduce-scatter", ("sequence",)] == pytest.approx(DEPTH * 2 * 15 * block)

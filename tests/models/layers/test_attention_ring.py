@@ -78,7 +78,8 @@ def test_without_a_mesh_nothing_travels():
 SPLIT = """
 import jax, jax.numpy as jnp, numpy as np
 from diffusion.models.layers import layout
-from diffusion.models.layers.attention import attention, mask_bias, xla
+from diffusion.models.layers.attention import attention, xla
+from diffusion.models.layers.attention_splash import splash
 from diffusion.training import sharding
 from tests.models.layers.test_attention_ring import BIASES, arrays
 
@@ -109,12 +110,29 @@ def forward(*a):
 
 for found, expected in zip(*(jax.jvp(f, primals, primals[::-1]) for f in (jax.jit(forward), xla))):
     np.testing.assert_allclose(found, expected, atol=5e-6)
-try:
-    jax.eval_shape(lambda p: loss([x[:, :6] for x in p], None), primals)
-except layout.MeshError as error:
-    assert "6 tokens do not divide over 4 devices" in str(error), error
-else:
-    raise AssertionError("6 tokens over 4 devices")
+one_column = jnp.array([0.5, 1.0]).reshape(2, 1, 1, 1)
+np.testing.assert_allclose(jax.jit(loss)(primals, one_column), loss(primals, None), rtol=1e-5)
+
+def refused(words, call, *a):
+    try:
+        jax.eval_shape(call, *a)
+    except layout.MeshError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(words)
+
+def alone(*a):
+    with layout.over(mesh):
+        return attention(*a)
+
+def by_heads(*a):
+    with layout.over(mesh):
+        return splash(*a, interpret=True)
+
+refused("6 tokens do not divide over 4 devices", lambda p: loss([x[:, :6] for x in p], None), primals)
+refused("6 tokens do not divide over 4 devices", alone, *(x[:, :6] for x in primals))
+refused("1 batch do not divide over 2 devices", alone, *(x[:1] for x in primals))
+refused("3 attended heads do not divide over 4 devices", by_heads, *primals)
 """
 
 

@@ -1,4 +1,4 @@
-"""What the small runs on other things than pictures have in common: straight paths, AdamW with a cosine, an average."""
+"""What the small flows of points, series, solids, sound, proteins have in common: straight paths, AdamW, an average."""
 
 from ml_collections import ConfigDict
 
