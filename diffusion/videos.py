@@ -2,10 +2,10 @@
 
 | task                     | how                                                                                    |
 |--------------------------|----------------------------------------------------------------------------------------|
-| image to video           | sample with completing(denoise, schedule, clips, frames_of("1..."))                    |
-| first and last frame     | likewise, frames_of("1..1")                                                            |
-| interpolation            | likewise, frames_of("1.1.1")                                                           |
-| extension                | likewise, frames_of("11..")                                                            |
+| image to video           | sample with completing(denoise, schedule, clips, given_pattern("1..."))                    |
+| first and last frame     | likewise, given_pattern("1..1")                                                            |
+| interpolation            | likewise, given_pattern("1.1.1")                                                           |
+| extension                | likewise, given_pattern("11..")                                                            |
 | frames in a pyramid      | fill(...) along timesteps.staggered(grid, F, delay): the near future is sharp first    |
 | a long video, by itself  | rollout(...): window after window, each from the last frames of the one before         |
 | a long video, at once    | a denoiser by guidance.windows(denoise, (n,), (stride,))                               |
@@ -33,9 +33,9 @@ from diffusion.timesteps import Plan
 def completing(
     denoise: Denoiser, schedule: NoiseSchedule, clips: Array, given: ArrayLike, at: float | None = None
 ) -> Denoiser:
-    """The denoiser of the frames that are not given, which sees the others as they are, at t_min.
+    """The denoiser of the frames that are not given, which sees the others as they are, at `clean_time`.
 
-        prediction(x_t, t) = denoise([clips at given frames, x_t at the others], [t_min, t]) at the others
+        prediction(x_t, t) = denoise([clips at given frames, x_t at the others], [clean, t]) at the others
 
     Every sampler and every plan takes it. With the exact denoiser E[x_0 | x_t] for times of single frames, what is
     sampled has the exact law under the condition of the given frames, unlike by replacement.
@@ -49,8 +49,8 @@ def completing(
         denoise: takes `[B, F, ...]` and t `[B, F]`.
         schedule: the process.
         clips: x_0 `[B, F, ...]`; any values in the frames that are made.
-        given: Bool `[F]`, see `timesteps.frames_of`.
-        at: time of the given frames; None: t_min. A later one tells the network that they may be wrong, as a rollout's
+        given: Bool `[F]`, see `timesteps.given_pattern`.
+        at: time of the given frames; None: `timesteps.clean_time`. A later one tells the network that they may be wrong, as a rollout's
             own frames are.
 
     Returns:
@@ -62,7 +62,7 @@ def completing(
     given = _checked(given, clips)
     made = np.flatnonzero(~given)
     denoise = checked(denoise)
-    rest = schedule.t_min if at is None else at
+    rest = timesteps.clean_time(schedule) if at is None else at
 
     def of_others(x_t, t):
         times = jnp.broadcast_to(t[:, None] if jnp.ndim(t) == 1 else t, x_t.shape[:2])
@@ -86,7 +86,7 @@ def fill(
 ) -> Array:
     """Samples clips whose frames go their own ways through the plan, while the given ones rest.
 
-        x_T[f] = clips[f] for given f, noise for the others;   t[f] = 0 for given f, that of the plan for the others
+        x_T[f] = clips[f] for given f, noise for the others;   t[f] at rest for given f, that of the plan for the others
 
     Where all frames go together, `completing` does the same with any sampler.
 
@@ -98,7 +98,7 @@ def fill(
         plan: `timesteps.plan(grid)`, or `timesteps.staggered`.
         keys: `[B]`.
         clips: x_0 `[B, F, ...]`; any values in the frames that are made.
-        given: Bool `[F]`, see `timesteps.frames_of`.
+        given: Bool `[F]`, see `timesteps.given_pattern`.
         at: see `timesteps.held`.
 
     Returns:

@@ -52,7 +52,7 @@ CLIP = np.array([1.0, -0.5, 2.0, 0.7], np.float32)[None, :, None]
 @pytest.mark.parametrize("pattern, delay", [("1..1", 0), (".1..", 0), ("11..", 30)])
 def test_frames_follow_their_law_under_the_given_ones(pattern, delay):
     """First and last frame, one within, and an extension in a pyramid; what is made is N(S_rg S_gg^-1 g, ...)."""
-    given = timesteps.frames_of(pattern)
+    given = timesteps.given_pattern(pattern)
     plan = timesteps.staggered(PLAN.grid, F, delay) if delay else PLAN
 
     def sample(noise):
@@ -71,7 +71,7 @@ def test_frames_follow_their_law_under_the_given_ones(pattern, delay):
 
 def test_a_denoiser_of_the_other_frames_serves_every_sampler():
     """The same law by Heun's method, of the frames that are made alone."""
-    given = timesteps.frames_of("1..1")
+    given = timesteps.given_pattern("1..1")
     plan = timesteps.plan(timesteps.uniform(SCHEDULE, 20))
 
     def sample(noise):
@@ -98,9 +98,28 @@ def test_a_rollout_follows_the_law_of_the_long_video():
     np.testing.assert_allclose(found, covariance(6) - np.outer(RHO**steps, RHO**steps), atol=0.03)
 
 
+@pytest.mark.parametrize("make", ["rollout", "fill"])
+def test_gradients_go_through_given_frames(make):
+    """Of a network of x0, whose noise (x - alpha x0) / sigma has no derivative at sigma = 0: as in forward mode."""
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, 3))
+    noise = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 1)), jnp.float32)
+
+    def loss(weight):
+        network = lambda x, t, condition: weight * x + weight**2 * jnp.roll(x, 1, axis=1)
+        own = parameterizations.denoiser(network, SCHEDULE, parameterizations.x0())
+        way = (samplers.ddim(), own, SCHEDULE, noise, plan, KEYS(2))
+        if make == "rollout":
+            return jnp.sum(jnp.square(videos.rollout(*way, jnp.ones((2, 1, 1)), window=3)))
+        return jnp.sum(jnp.square(videos.fill(*way, jnp.ones((2, 4, 1)), [True, False, False, True])))
+
+    forward, back = jax.jit(lambda weight: (jax.jvp(loss, (weight,), (1.0,))[1], jax.grad(loss)(weight)))(0.4)
+    assert abs(back) > 1
+    np.testing.assert_allclose(back, forward, rtol=1e-4)
+
+
 def test_a_branch_without_the_given_frames_knows_nothing_of_them():
     """It is the denoiser of the other frames alone; guidance by frames lies on the line through both."""
-    given = timesteps.frames_of("1..")
+    given = timesteps.given_pattern("1..")
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 1)), jnp.float32)
     t = jnp.asarray([[0.0, 0.4, 0.4], [0.0, 0.7, 0.2]])
     neither = videos.without_frames(denoise, SCHEDULE, given, jnp.full(x.shape, 3.0))
@@ -162,8 +181,8 @@ def test_bad_frames_are_refused():
         ),
         (lambda: call([True, False, False], up), "no plan with steps that renoise"),
         (lambda: call([True, False, False], x=x[:, :2]), "of one shape"),
-        (lambda: timesteps.frames_of("1x."), "the pattern '1x.' has '1' for each"),
-        (lambda: timesteps.frames_of("111"), "at least one"),
+        (lambda: timesteps.given_pattern("1x."), "the pattern '1x.' has '1' for each"),
+        (lambda: timesteps.given_pattern("111"), "at least one"),
         (lambda: timesteps.given_frames(SCHEDULE, density, ("1..", "1.")), "patterns of one length"),
         (lambda: timesteps.given_frames(SCHEDULE, density, ("1..",), (0.5, 0.5)), r"shares = \(0.5, 0.5\)"),
         (lambda: videos.rollout(samplers.ddim(), denoise, SCHEDULE, x, PLAN, KEYS(2), x[:, :1], 3), "makes 2 new ones"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from diffusion.flow_maps import FlowMap
 from diffusion.samplers.sample import Sampler, State, start
-from diffusion.timesteps import Plan
+from diffusion.timesteps import Plan, clean_time
 
 
 def per_frame(sampler: Sampler) -> Sampler:
@@ -15,7 +15,8 @@ def per_frame(sampler: Sampler) -> Sampler:
 
         x_s[f] = step of the sampler from t[f] to s[f] on the prediction for the whole sequence at times t
 
-    The denoiser is evaluated once in each step, with times `[B, F]`. A frame with t[f] = s[f] rests. Plans have t and s
+    The denoiser is evaluated once in each step, with times `[B, F]`. A frame with t[f] = s[f] rests; one at the end of
+    the process is seen at `timesteps.clean_time`. Plans have t and s
     of shape `[N, F]`; see `timesteps.staggered`.
 
     Facts:
@@ -46,7 +47,8 @@ def per_frame(sampler: Sampler) -> Sampler:
         return start(x, schedule, plan)
 
     def step(state, denoise, schedule, plan, i, noise):
-        prediction = denoise(state.x, jnp.broadcast_to(plan.t[i], state.x.shape[:2]))
+        clocks = jnp.maximum(plan.t[i], clean_time(schedule))
+        prediction = denoise(state.x, jnp.broadcast_to(clocks, state.x.shape[:2]))
 
         def advance(state, prediction, t, s, noise):
             alone = Plan(t[None], s[None], jnp.zeros(1, bool))

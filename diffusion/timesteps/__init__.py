@@ -18,7 +18,7 @@ from diffusion.timesteps.densities import (
 )
 from diffusion.timesteps.discrete_grids import leading, linspace, trailing
 from diffusion.timesteps.frames import staggered
-from diffusion.timesteps.given_frames import frames_of, given_frames, held
+from diffusion.timesteps.given_frames import clean_time, given_frames, given_pattern, held
 from diffusion.timesteps.grids import (
     beta,
     exponential,
@@ -40,6 +40,7 @@ __all__ = [
     "align_your_steps",
     "beta",
     "beta_density",
+    "clean_time",
     "cosmap",
     "dimension_shift",
     "dimension_shifted",
@@ -47,9 +48,9 @@ __all__ = [
     "discrete_density",
     "exponential",
     "flux_shift",
-    "frames_of",
     "from_quantile",
     "given_frames",
+    "given_pattern",
     "held",
     "karras",
     "kl_optimal",

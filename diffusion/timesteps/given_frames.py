@@ -1,6 +1,6 @@
 """Frames that are given: they stay at the clean end of the process while the others are noised, trained or sampled."""
 
-__all__ = ["frames_of", "given_frames", "held"]
+__all__ = ["clean_time", "given_frames", "given_pattern", "held"]
 
 from collections.abc import Sequence
 
@@ -15,7 +15,18 @@ from diffusion.timesteps.plans import Plan
 from diffusion.timesteps.valid_ranges import check_one_schedule
 
 
-def frames_of(pattern: str) -> np.ndarray:
+def clean_time(schedule: NoiseSchedule) -> float:
+    """The time at which a network sees frames that are given: t_min + 2^-24 (t_max - t_min).
+
+    No weight of a loss and no derivative of a prediction divides by zero there, as they do at t_min where sigma is 0.
+
+    Facts:
+        paper: none
+    """
+    return schedule.t_min + 2.0**-24 * (schedule.t_max - schedule.t_min)
+
+
+def given_pattern(pattern: str) -> np.ndarray:
     """Bool `[F]`, True for the frames that are given, of a pattern with a character for each frame: "1..1".
 
     Facts:
@@ -68,28 +79,27 @@ def given_frames(
 ) -> Density:
     """The density under which an example's given frames are clean and without a loss: t `[B, F]`, importance `[B, F]`.
 
-        t[f] = t_min, importance[f] = 0   for the given frames;   importance F / (frames that are made) for the others
+        t[f] = clean_time, importance[f] = 0   for the given frames;   importance F / (frames that are made) for the others
 
     Each example draws a pattern. A network with a time for each frame so learns E[x_0 | x_t] where these frames are
-    known: "...." to make whole clips, "1..." to continue a picture, "1..1" to join two. Clean stands for 2^-24 of the
-    range of t, where no weight of a loss divides by zero.
+    known: "...." to make whole clips, "1..." to continue a picture, "1..1" to join two.
 
     Facts:
         paper: the noise level of each frame of Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets
             Full-Sequence Diffusion"; frames without noise as in Ho et al. 2022, "Video Diffusion Models"
-        range: that of the density, and t_min
+        range: that of the density, and clean_time
 
     Args:
         schedule: the process.
         density: of one time an example, or of one a frame (`per_frame`); it does not adapt.
-        patterns: see `frames_of`, of one length, the number of frames of the data.
+        patterns: see `given_pattern`, of one length, the number of frames of the data.
         shares: how often each of them is drawn; () for alike.
 
     Raises:
         ValueError: for patterns of several lengths, none, another number of shares, or a density that adapts.
     """
     check_one_schedule("given_frames", schedule)
-    masks = [frames_of(pattern) for pattern in patterns]
+    masks = [given_pattern(pattern) for pattern in patterns]
     shares = tuple(shares) or (1.0,) * len(masks)
     if len({mask.size for mask in masks}) != 1 or len(shares) != len(masks) or min(shares) < 0 or not sum(shares) > 0:
         raise ValueError(
@@ -101,7 +111,7 @@ def given_frames(
     table = np.stack(masks)
     weight = table.shape[1] / np.sum(~table, axis=1, keepdims=True)
     chances = np.array(shares) / sum(shares)
-    clean = schedule.t_min + 2.0**-24 * (schedule.t_max - schedule.t_min)
+    clean = clean_time(schedule)
 
     def sample(state, keys, index):
         time_keys, pattern_keys = jax.vmap(jax.random.split, out_axes=1)(keys)

@@ -13,7 +13,7 @@ A clip has one shape, or two, each in its half of the picture. Pairs of a shape 
 and a shape that `scenes` withholds, stand in no clip of training; those of the split "withheld" have one.
 """
 
-__all__ = ["MOTIONS", "WORDS", "Clip", "Mover", "Setting", "draw", "example", "frames_of", "said", "shrunk", "words"]
+__all__ = ["MOTIONS", "WORDS", "Clip", "Mover", "Setting", "draw", "example", "painted", "said", "shrunk", "words"]
 
 import math
 from typing import NamedTuple
@@ -133,7 +133,7 @@ def example(split: str, number: int, frames: int = 16, seed: int = SEED, setting
     lot = Lot(seed, STREAMS[split], number)
     movers = draw(lot, frames, split == "withheld", setting)
     seen = np.stack([_seen(mover) for mover in movers], axis=1)
-    return Clip(" and ".join(map(_phrase, movers)), movers, frames_of(movers, lot), seen)
+    return Clip(" and ".join(map(_phrase, movers)), movers, painted(movers, lot), seen)
 
 
 def draw(lot: Lot, frames: int, of_withheld: bool = False, setting: Setting = SETTING) -> tuple[Mover, ...]:
@@ -163,7 +163,7 @@ def draw(lot: Lot, frames: int, of_withheld: bool = False, setting: Setting = SE
     return tuple(movers)
 
 
-def frames_of(movers: tuple[Mover, ...], lot: Lot) -> np.ndarray:
+def painted(movers: tuple[Mover, ...], lot: Lot) -> np.ndarray:
     """The frames, uint8 [F, 64, 64, 3], in tints and on a paper of their draws, the same in all frames."""
     paper = np.array(lot.pick(drawing.PAPERS), np.float64)
     tints = [np.array(drawing.PALETTE[m.colour]) + np.array([lot.between(-8, 8) for _ in range(3)]) for m in movers]
