@@ -1,6 +1,6 @@
 """Clips of pictures as files: GIF by Pillow; MP4, WebM and others by PyAV (`pip install jax-diffusion[video]`)."""
 
-__all__ = ["About", "about", "has_library", "read", "write_gif", "write_mp4"]
+__all__ = ["About", "about", "evenly", "has_library", "read", "write_gif", "write_mp4"]
 
 import io
 import os
@@ -8,7 +8,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import GifImagePlugin, Image, ImageChops
 
 from diffusion.io import files, limits, pictures
 
@@ -19,15 +19,23 @@ class About(NamedTuple):
     """What a file of a clip says of itself.
 
     Attributes:
-        frames: number of pictures.
         height, width: in pixels.
-        rate: frames a second.
+        rate: frames a second: the average, and in a GIF, where equal frames may be one that is shown for longer, that
+            of its shortest frame.
+        times: when each frame appears, in seconds after the first, increasing.
+        length: of the whole, in seconds.
     """
 
-    frames: int
     height: int
     width: int
     rate: float
+    times: tuple[float, ...]
+    length: float
+
+
+def evenly(frames: int, height: int, width: int, rate: float) -> About:
+    """What a clip of frames at equal distances says of itself."""
+    return About(height, width, rate, tuple(i / rate for i in range(frames)), frames / rate)
 
 
 def has_library() -> bool:
@@ -40,7 +48,7 @@ def has_library() -> bool:
 
 
 def about(source: str | os.PathLike | bytes, name: str = "") -> About:
-    """What a file says of itself; a film that does not say how many frames it has is counted by its packets.
+    """What a file says of itself. All of a film is read for the times of its frames, and nothing of it decoded.
 
     Args:
         source: path of the file, or its content.
@@ -53,17 +61,31 @@ def about(source: str | os.PathLike | bytes, name: str = "") -> About:
     name = name or str(source)
     if _is_gif(source):
         with _gif(source, name) as picture:
+            shown = []
             try:
-                frames = getattr(picture, "n_frames", 1)
+                for number in range(getattr(picture, "n_frames", 1)):
+                    picture.seek(number)
+                    shown.append((picture.info.get("duration", 0) or 100) / 1000)  # without one, as browsers do
             except pictures.DAMAGED as error:
                 raise ValueError(f"{name} is damaged or cut short: {error}") from error
-            duration = float(picture.info.get("duration", 100)) or 100.0
-            return About(frames, picture.height, picture.width, 1000.0 / duration)
+            ends = np.cumsum(shown).tolist()
+            return About(picture.height, picture.width, 1 / min(shown), (0.0, *ends[:-1]), ends[-1])
     with _film(source, name) as film:
         stream = film.streams.video[0]
         rate = float(stream.average_rate or stream.guessed_rate or 0)
-        frames = stream.frames or sum(packet.size > 0 for packet in film.demux(stream))
-        return About(int(frames), int(stream.height), int(stream.width), rate)
+        if not rate:
+            raise ValueError(f"{name} does not say how many frames a second it has")
+        packets = [packet for packet in film.demux(stream) if packet.size]
+        if len(packets) < stream.frames:
+            raise ValueError(
+                f"{name} is cut short: it has {stream.frames} frames by its header, and {len(packets)} are there"
+            )
+        stamps = [packet.pts for packet in packets if not packet.is_discard]
+        even = evenly(len(stamps), int(stream.height), int(stream.width), rate)
+        if not stamps or None in stamps:
+            return even
+        times = [float((stamp - min(stamps)) * stream.time_base) for stamp in sorted(stamps)]
+        return even._replace(times=tuple(times), length=times[-1] + 1 / rate)
 
 
 def read(source: str | os.PathLike | bytes, numbers: np.ndarray, name: str = "") -> np.ndarray:
@@ -100,13 +122,13 @@ def read(source: str | os.PathLike | bytes, numbers: np.ndarray, name: str = "")
         raise ValueError(f"{name} is damaged or cut short after frame {max(found, default=-1) + 1}: {error}") from error
     if missing := sorted(wanted - set(found)):
         raise ValueError(
-            f"{name} is cut short: it has {size.frames} frames by its header, and frame {missing[0]} is gone"
+            f"{name} is cut short: it has {len(size.times)} frames by its header, and frame {missing[0]} is gone"
         )
     return np.stack([found[int(number)] for number in numbers])
 
 
 def write_gif(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
-    """Writes an animation that repeats, whole or not at all.
+    """Writes an animation that repeats, whole or not at all; of a frame what changes, and never less than a pixel.
 
     Args:
         path: of the file.
@@ -114,12 +136,19 @@ def write_gif(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
         rate: frames a second; GIF has hundredths of a second.
     """
     shown = [Image.fromarray(frame) for frame in frames]
-    content = io.BytesIO()
-    shown[0].save(
-        content, "GIF", save_all=True, append_images=shown[1:], duration=round(100 / rate) * 10, loop=0, disposal=1
-    )
+    whole = (0, 0, *shown[0].size)
+    how = {"duration": round(100 / rate) * 10, "disposal": 1, "include_color_table": True}
+    parts = GifImagePlugin.getheader(_indexed(shown[0]), info={"loop": 0})[0]
+    for number, frame in enumerate(shown):  # not by Image.save, which leaves out a frame that is equal to the last
+        box = (ImageChops.difference(shown[number - 1], frame).getbbox() or (0, 0, 1, 1)) if number else whole
+        parts += GifImagePlugin.getdata(_indexed(frame.crop(box)), box[:2], **how)
     with files.whole(pathlib.Path(path)) as file:
-        file.write(content.getvalue())
+        file.write(b"".join([*parts, b";"]))
+
+
+def _indexed(picture: Image.Image) -> Image.Image:
+    """The picture with a palette of its own, of 256 colours at most."""
+    return picture.convert("P", palette=Image.Palette.ADAPTIVE)
 
 
 def write_mp4(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:

@@ -8,6 +8,7 @@ shards of WebDataset.
 
 __all__ = ["clip_folder", "clip_shards"]
 
+import itertools
 import pathlib
 import re
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from diffusion.io import clips, limits, pictures
 FILMS = (".gif", ".mp4", ".webm", ".mkv", ".mov", ".avi")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 NUMBER = re.compile(r"(\d+)$")  # at the end of a picture's stem
+ROUNDING = 1e-3  # s, of the times that films have in their files
 
 
 def clip_folder(
@@ -30,8 +32,9 @@ def clip_folder(
     """Opens the films of a folder, and its folders of numbered pictures, as clips of one size and rate.
 
     A record is {"image": uint8 [F, side, side, 3]} and, with texts, its caption. A film of a higher rate is thinned:
-    frame i is the one shown at i / rate seconds. A longer one is several clips; what remains at its end is left out. Of
-    pictures that are no squares the middle is taken, and larger ones are reduced.
+    frame i is the one that is shown at i / rate seconds, also where a film shows its frames for unequal times. A longer
+    film is several clips; what remains at its end is left out. Of pictures that are no squares the middle is taken, and
+    larger ones are reduced.
 
     Args:
         path: of the folder, or of one film.
@@ -141,7 +144,7 @@ class _Films:
         self._clips: list[tuple[int, np.ndarray]] = []
         for number, film in enumerate(self._films):
             self._clips += [(number, rows) for rows in _windows(film, frames, side, rate, stored_rate)]
-        texts = [film.with_suffix(".txt") for film in self._films]
+        texts = [film.parent / f"{film.name if film.is_dir() else film.stem}.txt" for film in self._films]
         there = [text.is_file() for text in texts]
         if any(there) and not all(there):
             raise ValueError(f"{texts[there.index(False)]} is missing: either all clips have a caption or none has.")
@@ -204,16 +207,19 @@ def _windows(film: pathlib.Path, frames: int, side: int, rate: float, stored_rat
     """The numbers of the frames of each clip of a film.
 
     Raises:
-        ValueError: as `_clips_of`, and for a folder in which a frame is missing.
+        ValueError: as `_clips_of`, and for a folder in which a frame is missing or there twice.
     """
     if not film.is_dir():
         return _clips_of(clips.about(film), str(film), frames, side, rate)
     files = _files_of(film)
     numbers = [_number(file) for file in files]
+    for file, after in itertools.pairwise(files):
+        if _number(file) == _number(after):
+            raise ValueError(f"{film} has frame {_number(file)} twice, as {file.name} and {after.name}. Valid: once")
     if gaps := sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)):
         raise ValueError(f"{film} lacks frame {gaps[0]}: its pictures are numbered {numbers[0]} to {numbers[-1]}")
     width, height = pictures.opened(files[0]).size
-    return _clips_of(clips.About(len(files), height, width, stored_rate), str(film), frames, side, rate)
+    return _clips_of(clips.evenly(len(files), height, width, stored_rate), str(film), frames, side, rate)
 
 
 def _clips_of(about: clips.About, name: str, frames: int, side: int, rate: float) -> list[np.ndarray]:
@@ -231,12 +237,12 @@ def _clips_of(about: clips.About, name: str, frames: int, side: int, rate: float
             f"{name} has {about.height} x {about.width} pixels, fewer than side = {side}. Valid: a smaller side, or "
             "larger films"
         )
-    step = about.rate / rate
-    shown = np.floor(np.arange(int(np.ceil(about.frames / step - 1e-6))) * step + 1e-6).astype(int)
+    wanted = np.arange(int(np.ceil((about.length - ROUNDING) * rate))) / rate
+    shown = np.searchsorted(about.times, wanted + ROUNDING, side="right") - 1
     if len(shown) < frames:
         raise ValueError(
-            f"{name} has {about.frames} frames at {about.rate:g} a second, which are {len(shown)} at rate = {rate:g}, "
-            f"fewer than frames = {frames}. Valid: take it away, or choose fewer frames"
+            f"{name} has {len(about.times)} frames at {about.rate:g} a second, which are {len(shown)} at rate = "
+            f"{rate:g}, fewer than frames = {frames}. Valid: take it away, or choose fewer frames"
         )
     return [shown[i : i + frames] for i in range(0, len(shown) - frames + 1, frames)]
 

@@ -53,13 +53,64 @@ def test_the_middle_square_is_taken(tmp_path):
 def test_mp4_films_are_read_as_they_were_written(tmp_path):
     pytest.importorskip("av")
     clips.write_mp4(tmp_path / "a.mp4", film(9), 8)
-    assert clips.about(tmp_path / "a.mp4") == clips.About(9, 16, 16, 8.0)
+    assert clips.about(tmp_path / "a.mp4") == clips.evenly(9, 16, 16, 8.0)
     source = sources.clip_folder(str(tmp_path), frames=4, side=16, rate=4)
     np.testing.assert_allclose(greys(source[0]), [0, 20, 40, 60], atol=2)
     content = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "a.mp4").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"a\.mp4 is .*cut short"):
         sources.clip_folder(str(tmp_path), frames=4, side=16, rate=4)[0]
+
+
+def test_equal_frames_stay(tmp_path):
+    """A GIF has as many frames as were written, each with its pixels and its time; also of noise, and of one frame."""
+    frames = film(8)
+    frames[3:6] = frames[3]
+    frames[7, 4:6, 8:12] = (255, 0, 3)
+    clips.write_gif(tmp_path / "a.gif", frames, 10)
+    about = clips.about(tmp_path / "a.gif")
+    np.testing.assert_allclose(about.times, np.arange(8) / 10)
+    assert about.length == pytest.approx(0.8) and about.rate == 10
+    np.testing.assert_array_equal(clips.read(tmp_path / "a.gif", np.arange(8)), frames)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
+    clips.write_gif(tmp_path / "b.gif", noise, 5)
+    np.testing.assert_array_equal(clips.read(tmp_path / "b.gif", np.arange(3)), noise)
+    clips.write_gif(tmp_path / "c.gif", noise[:1], 5)
+    np.testing.assert_array_equal(clips.read(tmp_path / "c.gif", np.arange(1)), noise[:1])
+
+
+def test_frames_of_unequal_times_are_chosen_by_time(tmp_path):
+    """A GIF in which frames 3 to 5 are one that is shown three times as long, and a film that slows down."""
+    shown = [Image.fromarray(frame) for frame in film(6)]
+    times = [100, 100, 100, 300, 100, 100]
+    shown[0].save(tmp_path / "a.gif", save_all=True, append_images=shown[1:], duration=times)
+    source = sources.clip_folder(str(tmp_path), frames=8, side=16, rate=10)
+    np.testing.assert_allclose(greys(source[0]), [0, 10, 20, 30, 30, 30, 40, 50], atol=1)
+
+
+def test_films_that_slow_down_are_chosen_by_time(tmp_path):
+    """Four frames at 10 a second and four at 5: a clip at 5 has 0, 2, and then each of the others."""
+    av = pytest.importorskip("av")
+    from fractions import Fraction
+
+    with av.open(str(tmp_path / "a.mp4"), "w") as made:
+        stream = made.add_stream("libx264", rate=10, options={"crf": "5"})
+        stream.height, stream.width, stream.pix_fmt = 16, 16, "yuv420p"
+        for frame, tenths in zip(film(8), (0, 1, 2, 3, 4, 6, 8, 10)):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = tenths, Fraction(1, 10)
+            made.mux(stream.encode(picture))
+        made.mux(stream.encode())
+    np.testing.assert_allclose(clips.about(tmp_path / "a.mp4").times, np.array([0, 1, 2, 3, 4, 6, 8, 10]) / 10)
+    source = sources.clip_folder(str(tmp_path), frames=6, side=16, rate=5)
+    np.testing.assert_allclose(greys(source[0]), [0, 20, 40, 50, 60, 70], atol=3)
+
+
+def test_captions_of_folders_with_dots_are_beside_them(tmp_path):
+    for number, name in enumerate(("clip.1", "clip.2")):
+        write_folder(tmp_path / name, 2)
+        (tmp_path / f"{name}.txt").write_text(str(number))
+    assert sources.clip_folder(str(tmp_path), frames=2, side=8).captions() == ["0", "1"]
 
 
 def test_what_cannot_be_used_is_named(tmp_path):
@@ -88,6 +139,10 @@ def test_what_cannot_be_used_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"b lacks frame 3: its pictures are numbered 1 to 6"):
         sources.clip_folder(str(tmp_path), frames=4, side=8)
     (tmp_path / "b" / "frame_3.png").write_bytes(b"no picture")
+    (tmp_path / "b" / "right_2.png").write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"b has frame 2 twice, as (frame|right)_2\.png and (frame|right)_2\.png"):
+        sources.clip_folder(str(tmp_path), frames=4, side=8)
+    (tmp_path / "b" / "right_2.png").unlink()
     source = sources.clip_folder(str(tmp_path), frames=4, side=8)
     with pytest.raises(sources.DamagedRecord, match=r"b, from frame 0"):
         source[2]
