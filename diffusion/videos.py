@@ -1,16 +1,16 @@
 """Videos `[B, F, ...]` by a denoiser with a time for each frame: given frames, long videos, and what guides them.
 
-| task                     | how                                                                                    |
-|--------------------------|----------------------------------------------------------------------------------------|
-| image to video           | sample with completing(denoise, schedule, clips, given_pattern("1..."))                    |
-| first and last frame     | likewise, given_pattern("1..1")                                                            |
-| interpolation            | likewise, given_pattern("1.1.1")                                                           |
-| extension                | likewise, given_pattern("11..")                                                            |
-| frames in a pyramid      | fill(...) along timesteps.staggered(grid, F, delay): the near future is sharp first    |
-| a long video, by itself  | rollout(...): window after window, each from the last frames of the one before         |
-| a long video, at once    | a denoiser by guidance.windows(denoise, (n,), (stride,))                               |
-| a network with one time  | samplers.sample(..., after_step=editing.replacement(schedule, plan, clips, given))     |
-| guidance by given frames | a branch by without_frames(...), e.g. in guidance.text_and_picture                     |
+| task                     | how                                                                                 |
+|--------------------------|-------------------------------------------------------------------------------------|
+| image to video           | sample with completing(denoise, schedule, clips, given_pattern("1..."))             |
+| first and last frame     | likewise, given_pattern("1..1")                                                     |
+| interpolation            | likewise, given_pattern("1.1.1")                                                    |
+| extension                | likewise, given_pattern("11..")                                                     |
+| frames in a pyramid      | fill(...) along timesteps.staggered(grid, F, delay): the near future is sharp first |
+| a long video, by itself  | rollout(...): window after window, each from the last frames of the one before      |
+| a long video, at once    | a denoiser by guidance.windows(denoise, (n,), (stride,))                            |
+| a network with one time  | samplers.sample(..., after_step=editing.replacement(schedule, plan, clips, given))  |
+| guidance by given frames | a branch by without_frames(...), e.g. in guidance.text_and_picture                  |
 
 Training is with `timesteps.per_frame` (every frame at its own time) or `timesteps.given_frames`.
 """
@@ -50,8 +50,8 @@ def completing(
         schedule: the process.
         clips: x_0 `[B, F, ...]`; any values in the frames that are made.
         given: Bool `[F]`, see `timesteps.given_pattern`.
-        at: time of the given frames; None: `timesteps.clean_time`. A later one tells the network that they may be wrong, as a rollout's
-            own frames are.
+        at: time of the given frames; None: `timesteps.clean_time`. A later one tells the network that they may be
+            wrong, as a rollout's own frames are.
 
     Returns:
         A denoiser of `[B, M, ...]`, the M frames that are made; t is `[]`, `[B]` or `[B, M]`.

@@ -78,7 +78,8 @@ def with_pictures(objective: Objective, share: float = 0.25) -> Objective:
         pictures = min(max(round(share * size), 1), size - 1)
         if size < 2:
             raise ValueError("with_pictures: a batch of one example has no share of pictures. Valid: at least 2")
-        order = jax.random.permutation(jax.random.fold_in(keys[0], 1), size)
+        choices, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        order = jax.random.permutation(choices[0], size)
         alone = {**networks, "model": frame_by_frame(networks["model"])}
         made = []
         for nets, rows in ((alone, order[:pictures]), (networks, order[pictures:])):

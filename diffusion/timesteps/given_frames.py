@@ -79,7 +79,8 @@ def given_frames(
 ) -> Density:
     """The density under which an example's given frames are clean and without a loss: t `[B, F]`, importance `[B, F]`.
 
-        t[f] = clean_time, importance[f] = 0   for the given frames;   importance F / (frames that are made) for the others
+        t[f] = clean_time, importance[f] = 0                   for the given frames
+        t[f], importance[f] = those of the density, F / made   for the others, whose number is made
 
     Each example draws a pattern. A network with a time for each frame so learns E[x_0 | x_t] where these frames are
     known: "...." to make whole clips, "1..." to continue a picture, "1..1" to join two.

@@ -27,19 +27,25 @@ def together(x, clock, condition):
 
 @pytest.mark.parametrize(
     "density",
-    [pytest.param(UNIFORM, marks=pytest.mark.slow), timesteps.per_frame(UNIFORM, F)],
-    ids=["one time", "one a frame"],
+    [
+        pytest.param(UNIFORM, marks=pytest.mark.slow),
+        pytest.param(timesteps.per_frame(UNIFORM, F), marks=pytest.mark.slow),
+        timesteps.given_frames(SCHEDULE, timesteps.per_frame(UNIFORM, F), ("1..", "...")),
+    ],
+    ids=["one time", "one a frame", "given frames"],
 )
-def test_examples_keep_their_draws_and_some_are_pictures(density):
+def test_some_examples_are_pictures_and_all_have_draws_of_their_own(density):
+    """What chooses the pictures has the first half of each key; losses are those of the objective by the second."""
     plain = objectives.flow_matching(density)
+    own = jax.vmap(jax.random.split, out_axes=1)(KEYS)[1]
     mixed = objectives.with_pictures(plain, share=0.25)
-    run = lambda objective, network: jax.jit(lambda keys: objective({"model": network}, SCHEDULE, keys, BATCH, 0))(KEYS)
-    losses, metrics = run(plain, each)
-    found, of_mixed = run(mixed, each)
+    of = lambda objective, network: jax.jit(lambda keys: objective({"model": network}, SCHEDULE, keys, BATCH, 0))
+    losses, metrics = of(plain, each)(own)
+    found, of_mixed = of(mixed, each)(KEYS)
     np.testing.assert_allclose(found, losses, rtol=1e-5)
     np.testing.assert_allclose(of_mixed["t"], metrics["t"])
-    clips, _ = run(plain, together)  # a frame alone is its own mean: as a picture it has the loss of `each`
-    some, _ = run(mixed, together)
+    clips, _ = of(plain, together)(own)  # a frame alone is its own mean: as a picture it has the loss of `each`
+    some, _ = of(mixed, together)(KEYS)
     pictures = np.isclose(some, losses, rtol=1e-4)
     np.testing.assert_allclose(some[~pictures], clips[~pictures], rtol=1e-5)
     assert pictures.sum() == 2
