@@ -95,7 +95,7 @@ def run(
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses a config whose clips the judge does not read.
+    """Refuses a config whose clips the judge does not read, or whose sampling does not go on from given frames.
 
     Raises:
         ConfigError: naming the field.
@@ -113,7 +113,7 @@ def check(config: ConfigDict) -> None:
         found = tuple(found) if isinstance(found, (list, tuple)) else found
         if found != value:
             raise ConfigError(f"config.data.source.{name} = {found!r}, and the judge reads clips of {value!r}.")
-    checks.validate(config)
+    clip_maker.check(checks.on_its_data(checks.validate(config)))
 
 
 def _finished(config: ConfigDict, folder: pathlib.Path) -> bool:

@@ -4,7 +4,19 @@ It trains on real pictures and their attributes alone, never with the prompt of 
 as features. Like `classifier`, it needs no network library.
 """
 
-__all__ = ["Reader", "cached", "changed", "check", "features", "he_normal", "hidden", "init_hidden", "read", "train"]
+__all__ = [
+    "Reader",
+    "cached",
+    "changed",
+    "check",
+    "features",
+    "he_normal",
+    "hidden",
+    "init_hidden",
+    "of",
+    "read",
+    "train",
+]
 
 import functools
 import hashlib
@@ -92,7 +104,7 @@ def train(
         some = {name: np.asarray(column)[rows] for name, column in labels.items()}
         params, state, loss = update(params, state, jax.random.fold_in(key, step + 1), images[rows], some)
         progress(step + 1, loss)
-    return _reader(jax.tree.map(np.asarray, params), classes)
+    return of(jax.tree.map(np.asarray, params), classes)
 
 
 def read(reader: Reader, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -132,7 +144,7 @@ def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = 
         files.require_readable(path)
         with safetensors.safe_open(path, "np") as file:
             classes = {key: int(value) for key, value in (file.metadata() or {}).items()}
-        return _reader(load_file(path), classes)
+        return of(load_file(path), classes)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         if failures.of_machine(error):
             raise failures.Unreadable(f"{path} could not be read: {error}.") from error
@@ -226,7 +238,8 @@ def check(images: np.ndarray) -> None:
         raise ValueError(f"need pictures [N, H, W, 3] with sides that 8 divides, got {list(images.shape)}")
 
 
-def _reader(params: dict[str, Any], classes: dict[str, int]) -> Reader:
+def of(params: dict[str, Any], classes: dict[str, int]) -> Reader:
+    """The reader of these parameters and classes, with their digest."""
     digest = hashlib.sha256()
     for name in sorted(params):
         digest.update(f"{name} {params[name].shape} {params[name].dtype}".encode())

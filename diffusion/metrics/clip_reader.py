@@ -7,7 +7,6 @@ such as places. The outputs of the last are its features, in which the Frechet d
 
 __all__ = ["features", "read", "train"]
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from diffusion.metrics import attribute_reader
+from diffusion.metrics import attribute_reader, chunks
 from diffusion.metrics.attribute_reader import Reader
 
 CHUNK = 50  # clips in one call of the compiled forward pass
@@ -73,7 +72,7 @@ def train(
         some = {name: np.asarray(column)[rows] for name, column in labels.items()}
         params, state, loss = update(params, state, jax.random.fold_in(key, step + 1), clips[rows], beside[rows], some)
         progress(step + 1, loss)
-    return _reader(jax.tree.map(np.asarray, params), classes)
+    return attribute_reader.of(jax.tree.map(np.asarray, params), classes)
 
 
 def read(reader: Reader, clips: np.ndarray, beside: np.ndarray) -> dict[str, np.ndarray]:
@@ -102,15 +101,8 @@ def features(reader: Reader, clips: np.ndarray, beside: np.ndarray) -> np.ndarra
             f"clips {list(clips.shape[1:])} with {beside.shape[1]} numbers are not of the size that the reader was "
             "trained on"
         )
-    parts = range(0, len(clips), CHUNK)
-    made = [_compiled(reader.params, *_filled(clips[i : i + CHUNK], beside[i : i + CHUNK])) for i in parts]
-    return np.concatenate([np.asarray(part) for part in made])[: len(clips)]
-
-
-def _filled(clips: np.ndarray, beside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A chunk of `CHUNK` clips, so that one program serves all: the last one repeated."""
-    rows = np.minimum(np.arange(CHUNK), len(clips) - 1)
-    return clips[rows], beside[rows]
+    run = lambda rows: _compiled(reader.params, *rows)
+    return chunks.applied(run, (clips, beside), CHUNK)
 
 
 def _check(clips: np.ndarray, beside: np.ndarray) -> None:
@@ -160,14 +152,6 @@ def _loss(params: Mapping[str, Array], clips: Array, beside: Array, labels: Mapp
         for name, y in labels.items()
     ]
     return jnp.mean(jnp.stack(losses))
-
-
-def _reader(params: dict[str, Any], classes: dict[str, int]) -> Reader:
-    digest = hashlib.sha256()
-    for name in sorted(params):
-        digest.update(f"{name} {params[name].shape} {params[name].dtype}".encode())
-        digest.update(np.ascontiguousarray(params[name]).tobytes())
-    return Reader(params, classes, digest.hexdigest())
 
 
 def _changed(key: Array, clips: Array) -> Array:

@@ -28,6 +28,8 @@ from scipy import ndimage
 
 PALE, RANGE = 24.0, 60.0  # of a pixel's greatest less its least channel: what is no colour, and what makes it whole
 LEAST = 2.0  # pixels of weight: less is no thing
+WHOLE = 0.9  # of a thing, from which on it counts as seen in full
+SAME = 40.0  # of the distance of two colours, in red, green and blue of 255: less are tints of one
 NEAR = 2  # pixels around things in which a change is theirs
 
 
@@ -145,13 +147,14 @@ def size_drift(found: Tracks, whole: np.ndarray) -> np.ndarray:
 
     Args:
         found: of `tracks`.
-        whole: Bool [N, F].
+        whole: Bool [N, F], the frames that should show the whole of it. Where nothing is seen the area is 0.
 
     Returns:
-        NaN for clips without such frames.
+        NaN for clips without such frames, or with nothing in them.
     """
     area = np.where(whole, found.area, np.nan)
-    return _over_frames(np.nanstd, area) / _over_frames(np.nanmean, area)
+    mean = _over_frames(np.nanmean, area)
+    return _over_frames(np.nanstd, area) / np.where(mean > 0, mean, np.nan)
 
 
 def colour_drift(found: Tracks, whole: np.ndarray) -> np.ndarray:
@@ -169,20 +172,34 @@ def _over_frames(of: np.ufunc, values: np.ndarray) -> np.ndarray:
     return np.where(some, of(filled, axis=1), result)
 
 
-def returns(found: Tracks, most: float = 1.0) -> np.ndarray:
-    """Whether a thing is seen, is hidden for a frame or more, and is seen again where even motion takes it: Bool [N].
+def returns(found: Tracks, places: np.ndarray, seen: np.ndarray, most: float = 1.0) -> np.ndarray:
+    """Whether a thing is hidden where it should be, and comes out as itself where its motion takes it: Bool [N].
+
+    With p_f where it is, q_f where it should be, and b the frames that show the whole of it before it is hidden,
+
+        max_f |p_f - q_f - mean_b (p_b - q_b)| <= most,    over all frames f that show the whole of it,
+
+    so that another beginning of the same motion is allowed. In each such frame it has, within bounds, the colour
+    and at least half the area that it had before, and where nothing of it should be seen, nothing is.
 
     Args:
         found: of `tracks`.
-        most: pixels that it may be off the line, on average over the frames in which three quarters of it are seen.
+        places: [N, F, 2], of the true motion, in the same pixels.
+        seen: [N, F], the share of the thing that should be seen: 0 where it is hidden; from 0.9 on it is whole.
+        most: pixels.
     """
-    seen = found.area >= LEAST
-    first, last = seen.argmax(1), seen.shape[1] - 1 - seen[:, ::-1].argmax(1)
-    between = (np.arange(seen.shape[1]) > first[:, None]) & (np.arange(seen.shape[1]) < last[:, None])
-    hidden = (between & ~seen).any(1)
-    whole = found.area >= 0.75 * found.area.max(1, keepdims=True)
-    places = np.where((whole & seen)[..., None], found.centre, np.nan)
-    return seen.any(1) & hidden & (line_error(places) <= most)
+    hidden, whole = seen == 0, seen >= WHOLE
+    before = whole & (np.arange(seen.shape[1]) < hidden.argmax(1)[:, None])
+    after = whole & ~before
+    there = found.area >= LEAST
+    asked = hidden.any(1) & before.any(1) & after.any(1)
+    sound = asked & (there | ~whole).all(1) & ~(there & hidden).any(1)
+    of_before = lambda values: _over_frames(np.nanmean, np.where(before[..., None], values, np.nan))[:, None]
+    from_before = lambda values: np.linalg.norm(values - of_before(values), axis=-1)
+    kept = from_before(found.centre - places) <= most
+    kept &= from_before(found.colour) <= SAME
+    kept &= found.area >= 0.5 * of_before(found.area[..., None])[..., 0]
+    return sound & (kept | ~whole).all(1)
 
 
 def flicker(clips: np.ndarray) -> np.ndarray:
@@ -192,9 +209,13 @@ def flicker(clips: np.ndarray) -> np.ndarray:
 
     Args:
         clips: uint8 [N, F, H, W, 3].
+
+    Returns:
+        NaN for clips without any other pixel, such as noise.
     """
     things = weights(clips) > 0
     wide = ndimage.maximum_filter(things, size=(1, 1, 2 * NEAR + 1, 2 * NEAR + 1))
     still = ~(wide[:, 1:] | wide[:, :-1])
     change = np.abs(np.diff(clips.astype(np.int16), axis=1)).mean(-1)
-    return (change * still).sum((1, 2, 3)) / np.maximum(still.sum((1, 2, 3)), 1)
+    number = still.sum((1, 2, 3))
+    return (change * still).sum((1, 2, 3)) / np.where(number > 0, number, np.nan)

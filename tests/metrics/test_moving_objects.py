@@ -58,19 +58,36 @@ def test_drift_of_size_and_colour():
     np.testing.assert_allclose(moving_objects.size_drift(found, whole), 10 / 26)  # areas 16 and 36
     np.testing.assert_allclose(moving_objects.size_drift(found, whole & (found.area < 20)), 0)
     assert np.isnan(moving_objects.size_drift(found, ~whole)).all()
+    empty = moving_objects.tracks(clip([None] * 4)[None])
+    assert np.isnan(moving_objects.size_drift(empty, whole)).all()
     tinted = clip([(4, 4)] * 2, colours=[(200, 40, 40), (200, 40, 70)])[None]
     drift = moving_objects.colour_drift(moving_objects.tracks(tinted), whole[:, :2])
     np.testing.assert_allclose(drift, 15)
 
 
-def test_what_is_hidden_returns_where_even_motion_takes_it():
+def test_what_is_hidden_returns_where_its_motion_takes_it_as_itself():
     line = [(1, 8), (4, 8), (7, 8), None, None, (16, 8), (19, 8)]
-    back = [*line[:5], (7, 8), (4, 8)]  # it turns round behind the bar
-    gone = [*line[:5], None, None]
-    never = [(1 + 3 * f, 8) for f in range(7)]
-    clips = np.stack([clip(each, side=24) for each in (line, back, gone, never)])
+    truth = np.tile([(3.0 + 3 * f, 10.0) for f in range(7)], (9, 1, 1))
+    seen = np.tile([1, 1, 0.5, 0, 0, 0.5, 1], (9, 1))
+    blue = [(40, 80, 210)]
+    clips = np.stack([
+        clip(line),
+        clip([(x, y + 9) for x, y in line[:3]] + [None, None, (16, 17), (19, 17)]),  # the same motion elsewhere
+        clip([*line[:5], (7, 8), (4, 8)]),  # it turns round behind the bar
+        clip([*line[:5], None, None]),  # gone
+        clip([(1 + 3 * f, 8) for f in range(7)]),  # never hidden
+        clip(line, colours=[RED] * 5 + blue * 2),  # another comes out
+        clip([*line[:5], (22, 2), (22, 2)], 2, colours=[RED] * 5 + blue * 2),  # a speck in a corner
+        clip([*line[:4], (13, 8), (16, 8), (19, 8)]),  # hidden for a frame too few
+        clip([None] * 7),
+    ])  # fmt: skip
     found = moving_objects.tracks(clips)
-    np.testing.assert_array_equal(moving_objects.returns(found), [True, False, False, False])
+    np.testing.assert_array_equal(moving_objects.returns(found, truth, seen), [True, True] + [False] * 7)
+    shrunk = clip(line)
+    shrunk[5:] = clip([(x + 1, y + 1) if x else None for x, y in [(16, 8), (19, 8)]], 2)  # a quarter of its area
+    one = moving_objects.tracks(shrunk[None])
+    assert not moving_objects.returns(one, truth[:1], seen[:1])
+    assert not moving_objects.returns(found, truth, np.ones((9, 7))).any()  # nothing should be hidden
 
 
 def test_flicker_leaves_out_what_moves():
@@ -78,6 +95,8 @@ def test_flicker_leaves_out_what_moves():
     uneven = STEADY.copy()
     uneven[1::2] = np.where(uneven[1::2] == PAPER, uneven[1::2] - np.uint8(6), uneven[1::2])
     np.testing.assert_allclose(moving_objects.flicker(uneven[None]), 6)
+    noise = np.random.default_rng(0).integers(0, 256, (1, 4, 24, 24, 3), np.uint8)
+    assert np.isnan(moving_objects.flicker(noise)).all()  # no pixel of it is still
 
 
 def test_the_part_around_a_place():

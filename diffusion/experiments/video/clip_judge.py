@@ -17,6 +17,7 @@ from diffusion.data.shapes import motions, scenes
 from diffusion.data.shapes.motions import Clip, Setting
 from diffusion.metrics import attribute_reader, bootstrap, clip_reader, moving_objects
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.metrics.prompt_following import clustered
 from diffusion.training.runtime import progress
 
 SEED = 7_002  # of its clips; that of the data is another
@@ -32,7 +33,6 @@ OF_CLIPS = {
     "speed": ("", *motions.SPEEDS),
 }
 ATTRIBUTES = (*OF_FRAMES, *OF_CLIPS)
-WHOLE = 0.9  # of the largest area in a clip, from which on a frame shows the whole of a thing
 
 
 class Judge(NamedTuple):
@@ -54,12 +54,18 @@ def real(split: str, numbers: Sequence[int], seed: int = motions.SEED) -> tuple[
     return np.stack([frames for frames, _ in made]), [clip for _, clip in made]
 
 
+def name_of(clips: int, steps: tuple[int, int]) -> str:
+    """What a judge depends on, as 32 digits: the code of its networks, and what they see of some of its clips."""
+    code = [pathlib.Path(module.__file__).read_bytes() for module in (attribute_reader, clip_reader)]
+    some = np.stack([example(split, i, SEED)[0] for split in motions.STREAMS for i in range(8)])  # which stand for all
+    seen = [part.tobytes() for part in (some, *looked_at(some))]
+    about = repr((SEED, clips, steps, moving_objects.WHOLE, OF_FRAMES, OF_CLIPS))
+    return hashlib.sha256(b"".join(code + seen) + about.encode()).hexdigest()[:32]
+
+
 def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[int, int] = (FRAME_STEPS, CLIP_STEPS)):
     """The judge, from a folder (by default the library's cache), or trained now (minutes): a `Judge`."""
-    files = [pathlib.Path(module.__file__).read_bytes() for module in (attribute_reader, clip_reader)]
-    some = [example(split, i, SEED)[0].tobytes() for split in motions.STREAMS for i in range(8)]  # which stand for all
-    about = repr((SEED, clips, steps, OF_FRAMES, OF_CLIPS))
-    name = hashlib.sha256(b"".join(files + some) + about.encode()).hexdigest()[:32]
+    name = name_of(clips, steps)
     learned: list[tuple[np.ndarray, list[Clip]]] = []
 
     def lessons() -> tuple[np.ndarray, list[Clip]]:
@@ -70,7 +76,7 @@ def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[i
 
     def of_frames() -> Reader:
         images, truth = lessons()
-        seen = np.stack([clip.seen[:, 0] for clip in truth]) > WHOLE
+        seen = whole(truth)
         label = lambda values, entry: np.array([values.index(getattr(clip.movers[0], entry)) for clip in truth])
         labels = {name: np.repeat(label(values, name)[:, None], FRAMES, 1)[seen] for name, values in OF_FRAMES.items()}
         parts, _ = looked_at(images)
@@ -102,36 +108,38 @@ def looked_at(clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return parts, numbers.reshape(len(clips), -1).astype(np.float32)
 
 
-def whole(found: moving_objects.Tracks) -> np.ndarray:
-    """Which frames show a thing in full, Bool [N, F]: those with nine tenths of its largest area in the clip."""
-    most = found.area.max(1, keepdims=True)
-    return (found.area >= WHOLE * most) & (most >= moving_objects.LEAST)
+def whole(truth: Sequence[Clip]) -> np.ndarray:
+    """Which frames should show a thing in full, Bool [N, F]."""
+    return np.stack([clip.seen[:, 0] for clip in truth]) >= moving_objects.WHOLE
 
 
 def frames_read(networks: Judge, clips: np.ndarray) -> dict[str, np.ndarray]:
-    """Colour and shape by frame, int64 [N, F] each."""
+    """Colour and shape by frame, their numbers in `OF_FRAMES`, int64 [N, F] each; -1 where nothing is seen."""
     number, frames = clips.shape[:2]
     parts, _ = looked_at(clips)
+    there = moving_objects.tracks(clips).area >= moving_objects.LEAST
     read = attribute_reader.read(networks.frames, parts.reshape(-1, *parts.shape[2:]))
-    return {name: classes.reshape(number, frames) for name, classes in read.items()}
+    return {name: np.where(there, classes.reshape(number, frames), -1) for name, classes in read.items()}
 
 
-def seen(networks: Judge, clips: np.ndarray) -> list[dict[str, str]]:
-    """What clips show, by attribute: colour and shape of most frames that show the whole, "" where none does.
+def seen(networks: Judge, clips: np.ndarray, complete: np.ndarray) -> list[dict[str, str]]:
+    """What clips show, by attribute: colour and shape of most of the frames that should show the whole.
+
+    An attribute is "" where most of these frames show nothing, or there are none.
 
     Args:
         networks: the judge.
         clips: uint8 [N, F, 32, 32, 3]; of longer ones the last 8 frames are read.
+        complete: Bool [N, F], the frames in which colour and shape are read.
     """
-    clips = clips[:, -FRAMES:]
+    clips, complete = clips[:, -FRAMES:], complete[:, -FRAMES:]
     by_frame = frames_read(networks, clips)
-    complete = whole(moving_objects.tracks(clips))
     of_clips = clip_reader.read(networks.clips, *looked_at(clips))
     shown = [{name: values[of_clips[name][i]] for name, values in OF_CLIPS.items()} for i in range(len(clips))]
     for i, each in enumerate(shown):
         for name, values in OF_FRAMES.items():
             classes = by_frame[name][i][complete[i]]
-            each[name] = values[np.bincount(classes).argmax()] if len(classes) else ""
+            each[name] = ("", *values)[np.bincount(classes + 1).argmax()] if len(classes) else ""
     return shown
 
 
@@ -142,9 +150,13 @@ def verdicts(captions: Sequence[str], shown: Sequence[dict[str, str]]) -> list[d
 
 
 def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, dict]:
-    """Shares of what is right, with Wilson's 95 % intervals: of all attributes, whole clips, and each attribute."""
+    """Shares of what is right, with 95 % intervals: of all attributes, whole clips, and each attribute.
+
+    The attributes of a clip are no independent draws: see `clustered.share`.
+    """
+    of = [i for i, each in enumerate(verdicts) for _ in each]
     shares = {
-        "attributes": bootstrap.share([right for each in verdicts for right in each.values()]),
+        "attributes": clustered.share([right for each in verdicts for right in each.values()], of),
         "clips": bootstrap.share([all(each.values()) for each in verdicts]),
     }
     for name in ATTRIBUTES:

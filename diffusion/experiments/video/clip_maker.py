@@ -7,12 +7,35 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import guidance, samplers, videos
+from diffusion import samplers, videos
 from diffusion.data.shapes import motions
-from diffusion.data.transforms import to_model
+from diffusion.data.transforms import to_model, to_uint8
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling import generate
 from diffusion.experiments.sampling.trained_run import Trained
+from diffusion.guidance import Memory, Unpaired
 from diffusion.timesteps import plan
+
+
+def check(recipe: Recipe) -> None:
+    """Refuses a sampler and a guidance that do not go on from given frames.
+
+    Args:
+        recipe: of a run on moving drawings, for the examples of its data.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    if recipe.sampler.frames:
+        raise ConfigError("config.sample.sampler: the frames of a clip are made together. Valid: all but per_frame.")
+    denoise = generate.denoiser(recipe)(None, {"vector": jnp.zeros((1, len(motions.WORDS)))})
+    if isinstance(denoise, (Memory, Unpaired)):
+        name = recipe.config.sample.guidance.name
+        raise ConfigError(
+            f"config.sample.guidance.name = {name!r} gives no plain denoiser (nor do some "
+            "guides and caches), and clips go on from given frames by one. Valid: classifier_free."
+        )
 
 
 def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
@@ -21,23 +44,18 @@ def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
     The first frames stand unchanged at the beginning. T is F, the frames of the run's clips, or K + n (F - K): then
     windows of F frames each see the last K before them (`videos.rollout`). One program is compiled for each K and T.
     """
-    recipe = run.recipe
-    scale = float(run.config.sample.guidance.scale)
+    denoiser = generate.denoiser(run.recipe)
     steps = plan(run.grid)
     window = run.shape[0]
-    network = lambda x, t, condition: recipe.network.apply(run.params, x, t, condition)
 
     def program(frames: int) -> Callable[[Array, Array, Array], Array]:
         @jax.jit
         def made(vectors: Array, seeds: Array, known: Array) -> Array:
-            conditions = ({"vector": vectors}, {"vector": jnp.zeros_like(vectors)})
-            both = guidance.together(network, run.schedule, recipe.parameterization, conditions)
-            denoise = guidance.classifier_free(both, scale)
+            denoise = denoiser(run.params, {"vector": vectors})
             first, rest = generate.keys(seeds)
             x = samplers.prior(run.schedule, first, (frames - known.shape[1], *run.shape[1:]))
             walk = (run.sampler, denoise, run.schedule, x, steps, rest)
-            x = videos.rollout(*walk, known, window) if known.shape[1] else samplers.sample(*walk)
-            return jnp.clip(jnp.round(127.5 * (x + 1)), 0, 255).astype(jnp.uint8)
+            return to_uint8(videos.rollout(*walk, known, window) if known.shape[1] else samplers.sample(*walk))
 
         return made
 

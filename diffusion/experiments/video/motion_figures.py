@@ -14,6 +14,7 @@ from diffusion.data.shapes.motions import Clip
 from diffusion.experiments.video import clip_judge
 from diffusion.experiments.video.clip_judge import Judge
 from diffusion.metrics import bootstrap, clip_reader, frechet, moving_objects, neighbours
+from diffusion.metrics.prompt_following import clustered
 
 Make = Callable[..., np.ndarray]
 SEEDS = {"test": 0, "withheld": 10_000, "picture": 20_000, "longer": 30_000}
@@ -25,66 +26,74 @@ ENDLESS = ("bounces", "turns")  # what moves or hides would leave the picture
 def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: int = 0) -> dict[str, Any]:
     """Everything that is measured on clips of captions.
 
+    The truth says in which frames a thing should be seen in full. Where one of them shows nothing, the clip counts as
+    infinitely far off in the medians, and as one whose colour and shape change.
+
     Args:
         networks: the judge.
         clips: uint8 [N, F, 32, 32, 3].
-        truth: real clips of the same captions.
+        truth: real clips of the same captions, with as many frames.
         known: frames of each clip that are not the model's; they count in no share of frames.
     """
     captions = [clip.caption for clip in truth]
-    shown = clip_judge.seen(networks, clips)
     found = moving_objects.tracks(clips)
-    complete = clip_judge.whole(found)
+    complete = clip_judge.whole(truth)
+    own = complete & (np.arange(clips.shape[1]) >= known)
+    there = found.area >= moving_objects.LEAST
+    lacking = (complete & ~there).any(1)
     kind = np.array([motions.said(caption)["motion"] for caption in captions])
-    figures: dict[str, Any] = {"asked": clip_judge.score(clip_judge.verdicts(captions, shown))}
-    own = slice(known, None)
-    seen = found.area[:, own] >= moving_objects.LEAST
-    figures["count"] = bootstrap.share(list((found.count[:, own] == 1)[seen])) if seen.any() else None
-    figures["identity"] = bootstrap.share(_constant(clip_judge.frames_read(networks, clips), complete))
-    figures["size_drift"] = _median(moving_objects.size_drift(found, complete))
-    figures["colour_drift"] = _median(moving_objects.colour_drift(found, complete))
-    figures["flicker"] = float(moving_objects.flicker(clips[:, max(0, known - 1) :]).mean())
-    figures["motion"] = _motion(found, complete, kind, captions)
-    if (kind == "hides").any() and clips.shape[1] == clip_judge.FRAMES:
-        figures["permanence"] = bootstrap.share(list(moving_objects.returns(found)[kind == "hides"]))
+    shown = clip_judge.seen(networks, clips, own)
+    rows = np.nonzero(own)[0]
+    figures: dict[str, Any] = {
+        "asked": clip_judge.score(clip_judge.verdicts(captions, shown)),
+        "seen": clustered.share(there[own], rows),
+        "count": clustered.share(found.count[own] == 1, rows),
+        "identity": bootstrap.share(_constant(clip_judge.frames_read(networks, clips), complete)),
+        "size_drift": _median(moving_objects.size_drift(found, complete), lacking),
+        "colour_drift": _median(moving_objects.colour_drift(found, complete), lacking),
+        "flicker": _median(moving_objects.flicker(clips[:, max(0, known - 1) :])),
+        "motion": _motion(found, complete, kind, captions),
+    }
+    hides = kind == "hides"
+    if hides.any() and clips.shape[1] == clip_judge.FRAMES:
+        scale = clip_judge.SIDE / motions.SIDE
+        places = scale * np.stack([clip.movers[0].places for clip in truth])
+        back = moving_objects.returns(found, places, np.stack([clip.seen[:, 0] for clip in truth]))
+        figures["permanence"] = bootstrap.share(list(back[hides]))
     return figures
 
 
 def _constant(read: dict[str, np.ndarray], complete: np.ndarray) -> list[bool]:
-    """Whether colour and shape are the same in all frames that show the whole of a thing."""
-    same = lambda classes, rows: len(set(classes[rows])) == 1
-    return [all(same(classes[i], rows) for classes in read.values()) for i, rows in enumerate(complete)]
+    """Whether colour and shape are read, and are the same, in all frames that should show the whole of a thing."""
+    same = lambda classes: len(set(classes)) == 1 and classes[0] >= 0
+    return [all(same(classes[i][rows]) for classes in read.values()) for i, rows in enumerate(complete)]
 
 
 def _motion(found, complete: np.ndarray, kind: np.ndarray, captions: Sequence[str]) -> dict[str, Any]:
     """How even motion is, and how near its speed to the one that is asked; pixels of 32, per frame."""
     places = np.where(complete[..., None], found.centre, np.nan)
+    lacking = (complete & np.isnan(found.centre[..., 0])).any(1)
     figures: dict[str, Any] = {}
-    straight = np.isin(kind, ("moves", "hides"))
-    if straight.any():
-        figures["line_error"] = _median(moving_objects.line_error(places)[straight])
     moves = kind == "moves"
     if moves.any():
+        figures["line_error"] = _median(moving_objects.line_error(places)[moves], lacking[moves])
         speed = np.linalg.norm(moving_objects.velocity(places), axis=-1)[moves]
         scale = clip_judge.SIDE / motions.SIDE / (clip_judge.FRAMES - 1)
         stated = [motions.said(caption)["speed"] for caption, is_moving in zip(captions, moves) if is_moving]
         ranges = scale * np.array([motions.SPEEDS[word] for word in stated])
         off = np.maximum(np.maximum(ranges[:, 0] - speed, speed - ranges[:, 1]), 0) / ranges.mean(1)
-        figures["speed_error"] = float(np.nanmean(np.where(np.isnan(off), 1.0, off)))
-    if (kind == "bounces").any():
-        steps = moving_objects.speeds(found.centre)[kind == "bounces"]
-        figures["bounce_unevenness"] = _median(_ratio(np.nanstd, steps))
+        figures["speed_error"] = float(np.where(lacking[moves], np.fmax(off, 1.0), off).mean())
+    bounces = kind == "bounces"
+    if bounces.any():
+        steps = moving_objects.speeds(places)[bounces]
+        uneven = steps.std(1) / np.maximum(steps.mean(1), 1e-9)
+        figures["bounce_unevenness"] = _median(uneven, lacking[bounces])
     return figures
 
 
-def _ratio(spread: Any, steps: np.ndarray) -> np.ndarray:
-    """The spread of steps over their mean; NaN for clips without any."""
-    sound = ~np.isnan(steps).all(1)
-    return np.array([spread(row) / max(np.nanmean(row), 1e-9) for row in steps[sound]])
-
-
-def _median(values: np.ndarray) -> float:
-    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
+def _median(values: np.ndarray, lacking: np.ndarray | bool = False) -> float:
+    """The median over clips, in which those that lack what is measured are infinitely far off."""
+    return float(np.median(np.where(lacking | np.isnan(values), np.inf, values)))
 
 
 def distances(networks: Judge, clips: np.ndarray, real: np.ndarray, others: np.ndarray) -> dict[str, float]:

@@ -12,7 +12,11 @@ PARTS = {
     "image_to_video": "from a first picture",
     "extension": "four times the length",
 }
-SHARES = {"count": "one object, of frames that show any", "identity": "the same colour and shape in all frames"}
+SHARES = {
+    "seen": "something, in frames that should show it in full",
+    "count": "one object in them",
+    "identity": "the same colour and shape in all of them",
+}
 NUMBERS = {
     "size_drift": "drift of the size, of the size",
     "colour_drift": "drift of the colour, of 255",
@@ -25,11 +29,15 @@ MOTION = {
 }
 HOW_TO_READ = (
     "- **Asked**: of each clip the attributes that its caption states: colour, shape, motion, direction, speed. "
-    "Intervals are Wilson's, of 95 %.\n"
+    "Intervals are Wilson's, of 95 %, for as many independent draws as attributes, or frames, of the same clips are "
+    "worth.\n"
+    "- **Frames that should show it in full** are those of the real clips of the same captions. Drifts, distances and "
+    "unevenness are medians over clips, in which one that shows nothing in such a frame counts as infinitely far off; "
+    "so does one without a still pixel in the change where nothing moves.\n"
     "- **Judge**: two networks trained apart from the model, on clips of their own seed. What they read in real clips "
     "of the same captions bounds what a model can reach, and stands beside each figure, as do measurements of pixels.\n"
-    "- **Permanence**: of what passes behind a bar, the share that is hidden in a frame and comes out where its even "
-    "motion takes it, within one pixel.\n"
+    "- **Permanence**: of what passes behind a bar, the share that is hidden when it should be, and comes out with its "
+    "colour where the motion of the real clip takes it, within one pixel.\n"
     "- **Frechet distance**: in the judge's space of clips, which is not that of FVD.\n"
     "- **Four times the length**: 32 frames by windows of 8 that see the last 4 of those before; the judge reads the "
     "last 8. Only what bounces or turns is asked."
@@ -51,8 +59,7 @@ def rows(found: Mapping[str, Any]) -> list[Row]:
             what = {"attributes": "what is asked", "clips": "clips with all of it"}.get(name, name)
             lines.append((f"{title}: {what}", report.percent(share), beside))
         for name, what in SHARES.items():
-            if made[name] is not None:
-                lines.append((f"{title}: {what}", report.percent(made[name]), f"real {real[name]['share']:.1%}"))
+            lines.append((f"{title}: {what}", report.percent(made[name]), f"real {real[name]['share']:.1%}"))
         if "permanence" in made:
             share = made["permanence"]
             lines.append((f"{title}: permanence", report.percent(share), f"real {real['permanence']['share']:.1%}"))

@@ -1,12 +1,22 @@
 """The demo of videos: real clips have the figures that they should have, and mistakes are named."""
 
+import functools
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion import samplers
+from diffusion.data.shapes import drawing, motions, scenes
+from diffusion.data.transforms import to_uint8
 from diffusion.experiments import video_demo
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipes import load
-from diffusion.experiments.video import clip_judge, motion_figures, video_report
+from diffusion.experiments.sampling import trained_run
+from diffusion.experiments.video import clip_judge, clip_maker, motion_figures, video_report
+from diffusion.metrics import bootstrap
+from diffusion.parameterizations import Prediction
+from diffusion.schedules import rectified_flow
 
 
 @pytest.fixture(scope="module")
@@ -14,22 +24,101 @@ def real():
     return clip_judge.real("test", range(40))
 
 
-def test_real_clips_move_as_asked(real):
+@pytest.fixture
+def judge(monkeypatch):
+    """One that reads the nearest colour of the palette, and the first class of all else."""
+    palette = np.array([drawing.PALETTE[name] for name in scenes.COLOURS])
+
+    def of_frames(_, parts):
+        colour = motion_figures.moving_objects.tracks(parts[:, None]).colour[:, 0]
+        nearest = np.linalg.norm(np.nan_to_num(colour)[:, None] - palette, axis=-1).argmin(1)
+        return {"colour": nearest, "shape": np.zeros(len(parts), int)}
+
+    of_clips = lambda _, clips, beside: {name: np.zeros(len(clips), int) for name in clip_judge.OF_CLIPS}
+    monkeypatch.setattr(clip_judge.attribute_reader, "read", of_frames)
+    monkeypatch.setattr(clip_judge.clip_reader, "read", of_clips)
+    return clip_judge.Judge(None, None)
+
+
+def test_real_clips_are_as_asked(real, judge):
     clips, truth = real
-    found = motion_figures.moving_objects.tracks(clips)
-    complete = clip_judge.whole(found)
-    captions = [clip.caption for clip in truth]
+    figures = motion_figures.measured(judge, clips, truth)
+    assert figures["seen"]["share"] == figures["count"]["share"] == figures["permanence"]["share"] == 1
+    assert figures["asked"]["colour"]["share"] > 0.95 and figures["identity"]["share"] > 0.9
+    assert figures["size_drift"] < 0.05 and figures["colour_drift"] < 5 and figures["flicker"] < 0.01
+    motion = figures["motion"]
+    assert motion["line_error"] < 0.3 and motion["speed_error"] < 0.02 and motion["bounce_unevenness"] < 0.3
+    frames = int(clip_judge.whole(truth).sum())
+    assert figures["count"]["count"] == figures["seen"]["count"] == frames
+    assert frames > 5 * len(clips)  # which are no independent draws
+    np.testing.assert_allclose(figures["count"]["interval"], bootstrap.wilson_interval(len(clips), len(clips)))
+
+
+def test_clips_without_what_is_asked_are_worse_in_every_figure(real, judge):
+    clips, truth = real
+    paper = clips[:, :1, :1, :1]
+    gone = clips.copy()
+    gone[:, 3:] = paper
     kind = np.array([clip.movers[0].motion for clip in truth])
-    motion = motion_figures._motion(found, complete, kind, captions)
-    assert motion["line_error"] < 0.3 and motion["speed_error"] < 0.02
-    still = np.repeat(clips[:, :1], 8, axis=1)  # what does not move is wholly outside of the speed that is asked
-    tracks = motion_figures.moving_objects.tracks(still)
-    frozen = motion_figures._motion(tracks, clip_judge.whole(tracks), kind, captions)["speed_error"]
+    for known, of_frames in [(0, lambda whole: whole), (1, lambda whole: whole[:, 1:])]:
+        figures = motion_figures.measured(judge, gone, truth, known)
+        asked = of_frames(clip_judge.whole(truth))
+        assert figures["seen"]["share"] == figures["count"]["share"] == asked[:, : 3 - known].sum() / asked.sum()
+        assert (
+            figures["asked"]["colour"]["share"] == figures["identity"]["share"] == figures["permanence"]["share"] == 0
+        )
+        assert figures["size_drift"] == figures["colour_drift"] == np.inf
+        motion = figures["motion"]
+        assert motion["line_error"] == motion["bounce_unevenness"] == np.inf and motion["speed_error"] >= 1
+    growing = np.broadcast_to(paper, clips.shape).copy()
+    for frame, side in enumerate((3, 4, 6, 8, 10, 12, 14, 16)):
+        growing[:, frame, 8 : 8 + side, 8 : 8 + side] = (214, 40, 40)
+    areas = np.square([3.0, 4, 6, 8, 10, 12, 14, 16])
+    bouncing = np.flatnonzero(kind == "bounces")
+    figures = motion_figures.measured(judge, growing[bouncing], [truth[i] for i in bouncing])
+    np.testing.assert_allclose(figures["size_drift"], areas.std() / areas.mean())
+    noise = np.random.default_rng(0).integers(0, 256, clips.shape, np.uint8)
+    assert motion_figures.measured(judge, noise, truth)["flicker"] == np.inf
+
+
+def test_what_stands_still_is_outside_of_the_speed_that_is_asked(real, judge):
+    clips, truth = real
+    still = np.repeat(clips[:, :1], 8, axis=1)
+    frozen = motion_figures.measured(judge, still, truth)["motion"]["speed_error"]
     scales = {"slowly": 12 / 15, "quickly": 30 / 35}  # the least speed over the middle of its range
     speeds = [clip.movers[0].speed for clip in truth if clip.movers[0].motion == "moves"]
     np.testing.assert_allclose(frozen, np.mean([scales[speed] for speed in speeds]), rtol=1e-6)
-    assert motion_figures.moving_objects.returns(found)[kind == "hides"].mean() > 0.8
-    assert not motion_figures.moving_objects.returns(found)[kind != "hides"].any()
+
+
+def test_a_judge_is_named_by_what_its_networks_see(monkeypatch):
+    monkeypatch.setattr(clip_judge, "example", functools.cache(clip_judge.example))  # drawn once
+    name = clip_judge.name_of(10, (1, 1))
+    assert name == clip_judge.name_of(10, (1, 1)) != clip_judge.name_of(11, (1, 1))
+    for module, constant in [
+        (motion_figures.moving_objects, "PALE"),
+        (motion_figures.moving_objects, "RANGE"),
+        (motion_figures.moving_objects, "WHOLE"),
+        (clip_judge, "PART"),
+    ]:
+        with monkeypatch.context() as change:
+            change.setattr(module, constant, getattr(module, constant) * 2)
+            assert clip_judge.name_of(10, (1, 1)) != name, constant
+
+
+def test_clips_are_made_by_the_denoiser_of_the_run(monkeypatch):
+    """Whose guidance, guides and null condition are those of every other command."""
+    shade = lambda labels: labels["vector"][:, :1, None, None, None]
+    predict = lambda x, labels: Prediction(jnp.broadcast_to(shade(labels), x.shape), jnp.zeros_like(x))
+    denoiser = lambda params, labels: lambda x, t: predict(x, labels)
+    monkeypatch.setattr(clip_maker.generate, "denoiser", lambda recipe: denoiser)
+    schedule = rectified_flow()
+    grid = np.array([1.0, 0.5, schedule.t_min])
+    run = trained_run.Trained(None, None, schedule, samplers.ddim(), grid, (8, 2, 2, 3))
+    clips = clip_maker.maker(run)(["a red star bounces", "a blue star bounces"], [0, 1])
+    assert clips.shape == (2, 8, 2, 2, 3)
+    expected = to_uint8(np.float32(motions.words("a red star bounces")[0])), to_uint8(np.float32(0))
+    for clip, value in zip(clips, expected):
+        np.testing.assert_allclose(clip, value, atol=1)
 
 
 def test_verdicts_and_shares(real):
@@ -53,12 +142,21 @@ def test_the_parts_that_the_judge_sees_show_the_shape(real):
     assert (in_part[seen] > 0.97 * whole[seen]).all()
 
 
+FRAMES = {
+    "sample.sampler": {"name": "per_frame", "sampler": {"name": "ddim"}},
+    "sample.plan": {"name": "staggered", "frames": 8, "delay": 1},
+    "parameterization.name": "velocity",
+}
+
+
 def test_mistakes_are_named(tmp_path):
     config = load("video/drawings:tiny")
     video_demo.check(config)
     for changes, message in [
         ({"data.source.side": 16}, r"config\.data\.source\.side = 16, and the judge reads clips of 32"),
         ({"data.source.name": "drawings"}, "'drawings', and the judge reads moving_drawings"),
+        ({"sample.guidance.name": "adaptive_projected"}, "'adaptive_projected' gives no plain denoiser"),
+        (FRAMES, "the frames of a clip are made together"),
     ]:
         wrong = config.copy_and_resolve_references()
         wrong.update_from_flattened_dict(changes)
