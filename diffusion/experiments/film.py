@@ -105,6 +105,11 @@ def film(
     if recipe.null is not None and not recipe.by_class:
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(record["condition"] for record in records))
         labels = conditioned(stacked)
+    if isinstance(run.denoise(jax.tree.map(lambda leaf: leaf[:1], labels)), (Memory, Unpaired)):
+        raise ConfigError(
+            f"config.sample.guidance.name = {config.sample.guidance.name!r}, config.sample.cache.name = "
+            f"{config.sample.cache.name!r}: no plain denoiser. Valid: e.g. classifier_free, without a cache."
+        )
     made_frames = -(-(frames - first) // (window - first)) * (window - first) if longer else int((~given).sum())
     plan = timesteps.plan(run.grid)
     coder, encode, decode = _coding(run)
@@ -142,8 +147,6 @@ def _check(run: trained_run.Trained) -> None:
         )
     if run.sampler.frames:
         raise ConfigError("config.sample.sampler: given frames rest by themselves. Valid: a sampler but per_frame.")
-    if isinstance(run.denoise(np.zeros(1)) if recipe.by_class else None, (Memory, Unpaired)):
-        raise ConfigError("config.sample.guidance, config.sample.cache: no plain denoiser. Valid: classifier_free.")
 
 
 def _coding(run: trained_run.Trained) -> tuple[Any, Callable, Callable]:

@@ -28,7 +28,7 @@ def test_a_run_on_latents_of_clips_makes_clips(tmp_path):
     cached = encode.run(autoencoder_folders.load(vae), named(text), cache, batch_size=4)
     assert cached.shape == (5, 4, 4, 2) and cached.autoencoder["family"] == "AutoencoderKLWan"
 
-    base = recipes.module("rectified_flow")
+    base = recipes.module("small_flow")
     density = {"name": "given_frames", "density": {"name": "uniform_density"}, "patterns": (".....", "1....")}
     config: ConfigDict = base.flow(SOURCE, {"name": "flow_matching", "density": density}, steps=2, batch_size=2)
     config.objective.pictures = {"share": 0.5}

@@ -5,15 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion import samplers, timesteps, videos
+from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments import film
 from diffusion.experiments.config import ConfigError, checks, recipes
-from diffusion.experiments.sampling import trained_run
+from diffusion.experiments.sampling import generate, trained_run
 
 
 @pytest.fixture(scope="module")
 def run():
     """Clips of 8 frames of 8 x 8 pixels, and a network as it begins, of random last layers."""
-    base = recipes.module("rectified_flow")
+    base = recipes.module("small_flow")
     objective = {
         "name": "flow_matching",
         "density": {"name": "given_frames", "density": {"name": "uniform_density"}, "patterns": ("1.......",)},
@@ -42,11 +44,33 @@ def test_given_frames_come_back_and_the_others_are_made(run):
 
 @pytest.mark.slow
 def test_a_film_goes_on_window_after_window(run):
-    """18 frames behind 2, in windows of 8; the first window is that of a film of 8 frames without other noise."""
+    """18 frames behind 2, in windows of 8: each is sampled from its part of the noise and the two frames before it."""
     made = film.film(run, first=2, frames=20)
     assert made["images"].shape == (3, 20, 8, 8, 3) and made["given"].sum() == 2
     np.testing.assert_array_equal(made["images"][:, :2], made["originals"][:, :2])
-    assert (made["images"][:, 2:].reshape(3, 18, -1).std(axis=2) > 0).all()
+    starts, keys = generate.keys(generate.seeds(run.config, 3))
+    noise = samplers.prior(run.schedule, starts, (18, 8, 8, 3))
+
+    @jax.jit
+    def window(last, noise):
+        clips = jnp.concatenate([last, jnp.zeros((3, 6, 8, 8, 3))], axis=1)
+        others = videos.completing(run.denoise(made["labels"]), run.schedule, clips, np.arange(8) < 2)
+        return samplers.sample(run.sampler, others, run.schedule, noise, timesteps.plan(run.grid), keys)
+
+    last = to_model(jnp.asarray(made["originals"][:, :2]))
+    for first in range(2, 20, 6):
+        new = window(last, noise[:, first - 2 : first + 4])
+        shown = np.asarray(to_uint8(new)).astype(int)
+        assert np.abs(shown - made["images"][:, first : first + 6]).max() <= 1
+        last = new[:, -2:]
+
+
+def test_a_guidance_with_a_memory_is_refused_before_anything_is_compiled():
+    """Also of a run whose conditions are no classes."""
+    config = recipes.module("video/drawings").get_config("tiny")
+    config.sample.guidance = {"name": "adaptive_projected", "scale": 2.0, "momentum": -0.5}
+    with pytest.raises(ConfigError, match=r"'adaptive_projected', .*no plain denoiser"):
+        film.film(trained_run.of(config, {}), first=1)
 
 
 def test_frames_that_do_not_fit_are_refused(run):

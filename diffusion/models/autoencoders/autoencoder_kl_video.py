@@ -33,7 +33,7 @@ from diffusion.models.autoencoders.causal_layers import (
     FrameAttention,
     FrameConv,
     HalveTime,
-    VideoBlock,
+    CausalBlock,
     doubled,
 )
 from diffusion.models.autoencoders.latent_space import Factor, Moments
@@ -50,9 +50,9 @@ class Middle(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = VideoBlock(self.width, self.dtype, name="block_0")(x)
+        x = CausalBlock(self.width, self.dtype, name="block_0")(x)
         x = FrameAttention(self.attention, self.dtype, name="mixing_0")(x)
-        return VideoBlock(self.width, self.dtype, name="block_1")(x)
+        return CausalBlock(self.width, self.dtype, name="block_1")(x)
 
 
 def _last(x: jax.Array, outputs: int) -> jax.Array:
@@ -75,7 +75,7 @@ class Encoder(nn.Module):
         x = CausalConv(self.widths[0], dtype=self.dtype, name="conv_in")(x)
         for i, width in enumerate(self.widths):
             for j in range(self.layers):
-                x = VideoBlock(width, self.dtype, name=f"level_{i}_block_{j}")(x)
+                x = CausalBlock(width, self.dtype, name=f"level_{i}_block_{j}")(x)
             if i + 1 < len(self.widths):
                 x = FrameConv(width, True, self.dtype, name=f"down_{i}")(x)
                 if self.temporal[i]:
@@ -99,7 +99,7 @@ class Decoder(nn.Module):
         x = Middle(self.widths[-1], self.attention, self.dtype, name="middle")(x)
         for i in reversed(range(len(self.widths))):
             for j in range(self.layers + 1):
-                x = VideoBlock(self.widths[i], self.dtype, name=f"level_{i}_block_{j}")(x)
+                x = CausalBlock(self.widths[i], self.dtype, name=f"level_{i}_block_{j}")(x)
             if i:
                 if self.temporal[i - 1]:
                     x = DoubleTime(self.dtype, name=f"double_{i}")(x)

@@ -17,7 +17,7 @@ __all__ = [
     "FrameAttention",
     "FrameConv",
     "HalveTime",
-    "VideoBlock",
+    "CausalBlock",
     "doubled",
     "with_past",
 ]
@@ -141,7 +141,7 @@ class ChannelNorm(nn.Module):
         return (h * scale).astype(x.dtype)
 
 
-class VideoBlock(nn.Module):
+class CausalBlock(nn.Module):
     """x + conv(silu(norm(h))), h = conv(silu(norm(x))), with causal convolutions.
 
     Attributes:
