@@ -27,13 +27,13 @@ import jax.numpy as jnp
 from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
 from diffusion.models.autoencoders.causal_layers import (
     STREAM,
+    CausalBlock,
     CausalConv,
     ChannelNorm,
     DoubleTime,
     FrameAttention,
     FrameConv,
     HalveTime,
-    CausalBlock,
     doubled,
 )
 from diffusion.models.autoencoders.latent_space import Factor, Moments

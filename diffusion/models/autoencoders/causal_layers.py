@@ -11,13 +11,13 @@ Without the collection the input begins a video.
 
 __all__ = [
     "STREAM",
+    "CausalBlock",
     "CausalConv",
     "ChannelNorm",
     "DoubleTime",
     "FrameAttention",
     "FrameConv",
     "HalveTime",
-    "CausalBlock",
     "doubled",
     "with_past",
 ]
@@ -65,8 +65,7 @@ class CausalConv(nn.Module):
 
         out[f] = sum_k K_k * x[f - 2 + k],   k = 0, 1, 2   (one k for kernels of one pixel)
 
-    It is computed as a convolution of pictures whose channels are those of three frames: a sixth of the time of XLA's
-    convolution of volumes on CPU.
+    It is computed as a convolution of pictures whose channels are those of three frames.
 
     Attributes:
         features: D.
