@@ -1,6 +1,6 @@
 """Conditions that hold in parts of the picture."""
 
-__all__ = ["Region", "regional", "shares"]
+__all__ = ["Region", "mixed", "regional", "shares"]
 
 import math
 from collections.abc import Sequence
@@ -53,25 +53,44 @@ def regional(branches: Branches, scale: Scale, regions: Sequence[Region], interv
             x, or another number of branches.
     """
     check_interval(interval)
+    in_all = mixed(branches, regions)
+
+    def denoise(x_t, t):
+        cond, *null = in_all(x_t, t)
+        return extrapolate(cond, null, [strength(scale, 1, interval, t, x_t)] * len(null))
+
+    return denoise
+
+
+def mixed(branches: Branches, regions: Sequence[Region]) -> Branches:
+    """The branches (sum_k m_k cond_k, null condition) of any guidance, of those that `regional` takes, with its m_k.
+
+    Args:
+        branches: evaluates (the condition of the rest, of region 1, ..., of region K, null condition); the last may be
+            missing.
+        regions: K boxes or masks; a mask has the sides of x.
+
+    Raises:
+        ValueError: as `regional`.
+    """
     for region in regions:
         _check(region)
     if not len(regions):
         raise ValueError("regional: regions is empty; give a box (left, top, right, bottom) or a mask for each")
 
-    def denoise(x_t, t):
+    def evaluated(x_t, t):
         count = len(regions) + 1
         order = f"(rest, region 1, ..., region {len(regions)}, and by choice the null condition)"
         predictions = evaluate(branches, x_t, t, (count, count + 1), order)
         conds = predictions[:count]
         weights = shares(regions, x_t.shape[1:3])[..., None]
-        mixed = [
+        combined = [
             None if parts[0] is None else sum(weight * part for weight, part in zip(weights, parts))
             for parts in zip(*conds)
         ]
-        null = list(predictions[count:])
-        return extrapolate(conds[0]._make(mixed), null, [strength(scale, 1, interval, t, x_t)] * len(null))
+        return conds[0]._make(combined), *predictions[count:]
 
-    return denoise
+    return evaluated
 
 
 def shares(regions: Sequence[Region], sides: tuple[int, int]) -> np.ndarray:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.text import weighting
-from diffusion.text.long_prompts import all_windows, first_window
+from diffusion.text.long_prompts import Windows, all_windows, first_window
 from diffusion.text.tokenizer import Tokenizer, checked
 from diffusion.text.weighting import EMPHASIS
 
@@ -88,7 +88,15 @@ class Embeddings(NamedTuple):
     pooled: jax.Array | None
 
 
-def encode(prompts: Sequence[str], encoder: Encoder, *, emphasis: str = "none", windows: bool = False) -> Embeddings:
+def encode(
+    prompts: Sequence[str],
+    encoder: Encoder,
+    *,
+    emphasis: str = "none",
+    windows: bool = False,
+    before: str = "",
+    behind: str = "",
+) -> Embeddings:
     """The embeddings of prompts.
 
     Args:
@@ -103,6 +111,7 @@ def encode(prompts: Sequence[str], encoder: Encoder, *, emphasis: str = "none", 
                 position (ComfyUI's way, and compel's for weights above one).
         windows: read a long prompt in several windows, which follow one another, [B, K N, D]; pooled is the first's.
             Otherwise what does not fit is cut, and a warning quotes it.
+        before, behind: what stands around each prompt, also an empty one, with weight 1: the template of a chat.
 
     Returns:
         `Embeddings`, with M = N, or K N for the K windows of the longest prompt.
@@ -115,34 +124,45 @@ def encode(prompts: Sequence[str], encoder: Encoder, *, emphasis: str = "none", 
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts = {prompts!r}; valid: a list of at least one text")
     tokenizer: Any = encoder.tokenizer
+
+    def in_windows(prompt: str) -> Windows:
+        parts = [(prompt, 1.0)] if emphasis == "none" else weighting.parse(prompt)
+        parts = weighting.joined([(before, 1.0), *parts, (behind, 1.0)])
+        return (all_windows if windows else first_window)(parts, tokenizer)
+
     read = []
     for prompt in map(checked, prompts):
-        parts = [(prompt, 1.0)] if emphasis == "none" else weighting.parse(prompt)
-        read.append((all_windows if windows else first_window)(parts, tokenizer))
+        read.append(in_windows(prompt))
         if cut := read[-1].cut:
+            cut = cut.removesuffix(behind) or cut
             warnings.warn(
                 f"the prompt {prompt[:30]!r} is longer than the {tokenizer.length} tokens of its encoder; "
                 f"left out: {cut!r}. windows=True reads all of it",
                 stacklevel=2,
             )
     count = max(len(one.rows) for one in read)
-    rows = [row for one in read for row in one.rows + [[]] * (count - len(one.rows))]
+    filled = lambda one: one.rows + [[]] * (count - len(one.rows))
+    rows = [row for one in read for row in filled(one)]
     ids, mask = tokenizer.framed([[token for token, _ in row] for row in rows])
     tokens, pooled = encoder.network(ids, mask)
     weights = np.ones(ids.shape, np.float32)
     for i, row in enumerate(rows):
         weights[i, len(tokenizer.start) : len(tokenizer.start) + len(row)] = [weight for _, weight in row]
     if (weights != 1).any():
-        tokens = _emphasised(tokens, weights, emphasis, encoder)
+        nothing = [[token for token, _ in row] for row in filled(in_windows(""))]
+        tokens = _emphasised(tokens, weights, emphasis, encoder, nothing)
     by_prompt = lambda a: a.reshape(len(prompts), -1, *a.shape[2:])
     pooled = None if pooled is None else pooled[::count]
     return Embeddings(by_prompt(tokens), by_prompt(mask), pooled)
 
 
-def _emphasised(tokens: jax.Array, weights: np.ndarray, emphasis: str, encoder: Encoder) -> jax.Array:
-    """The tokens [W, N, D] of windows, weighted by [W, N] as `encode` says."""
+def _emphasised(
+    tokens: jax.Array, weights: np.ndarray, emphasis: str, encoder: Encoder, nothing: list[list[int]]
+) -> jax.Array:
+    """The tokens [W, N, D] of windows, weighted by [W, N] as `encode` says; `nothing` is an empty prompt."""
     if emphasis == "from_empty":
-        empty, _ = encoder.network(*encoder.tokenizer.framed([[]]))
+        states, _ = encoder.network(*encoder.tokenizer.framed(nothing))
+        empty = jnp.tile(states, (len(tokens) // len(nothing), 1, 1))
         return empty + weights[..., None] * (tokens - empty)
     weighted = tokens * weights[..., None]
     if emphasis == "scale":

@@ -8,8 +8,8 @@
 | Flux   | [B, 512, 4096] T5                                            | of CLIP             |             |
 | PixArt | [B, 120 or 300, 4096] T5                                     |                     | T5's        |
 | Chroma | [B, 512, 4096] T5                                            |                     | and one     |
-| FLUX.2 klein | [B, 512, 7680] three layers of Qwen 3 side by side         |                     |             |
-| Qwen-Image | [B, 512, 3584] Qwen 2.5 VL, behind what describes the task | Qwen's  |
+| klein  | [B, 512, 7680] three layers of Qwen 3 side by side           |                     |             |
+| Qwen-Image | [B, 512, 3584] Qwen 2.5 VL, behind the task              |                     | Qwen's      |
 | Z-Image | [B, 512, 2560] Qwen 3, of the prompt in a template          |                     | Qwen's      |
 
 SDXL and SD 3 read CLIP's states before the last layer, without the final norm: `Encoder.of(..., skip=1, norm=False)`.
@@ -149,7 +149,7 @@ def z_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]
         qwen: the states of its last layer but one, `masked=True, layers=(-2,)`, with a tokenizer of 512 tokens.
         **how: further arguments of `encode`.
     """
-    return _text_first(encode([f"{USER}{prompt}{ANSWER}" for prompt in prompts], qwen, **how))
+    return _text_first(encode(prompts, qwen, before=USER, behind=ANSWER, **how))
 
 
 def qwen_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def qwen_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, A
         qwen: the normalised states of its last layer, `masked=True`, with a tokenizer of 34 + 512 tokens.
         **how: further arguments of `encode`.
     """
-    embeddings = encode([f"{TASK}{USER}{prompt}{ANSWER}" for prompt in prompts], qwen, **how)
+    embeddings = encode(prompts, qwen, before=TASK + USER, behind=ANSWER, **how)
     tokens, mask = embeddings.tokens[:, OF_TASK:], embeddings.mask[:, OF_TASK:]
     return _text_first(embeddings._replace(tokens=tokens, mask=mask))
 
@@ -173,7 +173,7 @@ def flux2_klein(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, 
         qwen: the states of its layers 9, 18 and 27, `masked=True, layers=(9, 18, 27)`, with a tokenizer of 512 tokens.
         **how: further arguments of `encode`.
     """
-    return {"text": encode([f"{USER}{prompt}{ANSWER}{NO_THOUGHT}" for prompt in prompts], qwen, **how).tokens}
+    return {"text": encode(prompts, qwen, before=USER, behind=ANSWER + NO_THOUGHT, **how).tokens}
 
 
 def _text_first(embeddings: Embeddings) -> dict[str, Any]:

@@ -11,9 +11,10 @@ Brackets nest, and their factors multiply. A bracket that is left open closes at
 closes nothing is text. Syntax and corner cases are those of AUTOMATIC1111's "stable-diffusion-webui".
 """
 
-__all__ = ["parse"]
+__all__ = ["joined", "parse"]
 
 import re
+from collections.abc import Iterable
 
 EMPHASIS = ("none", "scale", "restore_mean", "from_empty")  # what a weight does, see `text.encode`
 ROUND = 1.1
@@ -61,10 +62,15 @@ def parse(prompt: str) -> list[tuple[str, float]]:
         for start in opened[bracket]:
             multiply(start, factor)
 
-    merged: list[tuple[str, float]] = []
+    return joined((text, weight) for text, weight in parts) or [("", 1.0)]
+
+
+def joined(parts: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Texts and weights with neighbours of one weight as one text, whose letters a tokenizer may join to one token."""
+    found: list[tuple[str, float]] = []
     for text, weight in parts:
-        if merged and merged[-1][1] == weight:
-            merged[-1] = (merged[-1][0] + text, weight)
+        if found and found[-1][1] == weight:
+            found[-1] = (found[-1][0] + text, weight)
         else:
-            merged.append((text, weight))
-    return merged or [("", 1.0)]
+            found.append((text, weight))
+    return found

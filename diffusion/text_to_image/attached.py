@@ -110,8 +110,8 @@ def opened(
                 f"the picture of the control {control.attachment!r} is uint8 [H, W, 3]; got {picture.dtype} "
                 f"{list(picture.shape)}"
             )
-        if attachment.inpaints:
-            picture = np.dstack([picture, _painted(control, picture.shape[:2])])
+        if attachment.inpaints and picture.shape[:2] == tuple(size):  # of another size `read` refuses the picture
+            picture = np.dstack([picture, _painted(control, size)])
         try:
             array = attachment.read(picture, size)
         except ValueError as error:

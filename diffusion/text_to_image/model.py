@@ -305,7 +305,7 @@ def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
     """
     if model.timed:
         raise ValueError(
-            "a LoRA with an interval of t is merged at its steps, which quantised kernels do not take: leave the "
+            "a LoRA with an interval of t is merged beside the kernels, and quantised kernels take none: leave the "
             "interval or the quantisation out"
         )
     part = model.kind.denoiser
@@ -350,8 +350,9 @@ def with_attachments(
 def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> TextToImage:
     """The model with LoRA files merged into its networks; the model itself stays as it is.
 
-    A file with an interval of t is merged into the denoiser at the steps of the interval alone, after those without
-    one. A prompt is read once for the whole trajectory, so that what such a file has for text encoders acts throughout.
+    A file with an interval of t acts on the denoiser at the steps of the interval alone, after those without one, by
+    kernels of its own (`timed_loras`). A prompt is read once for the whole trajectory, so that what such a file has for
+    text encoders acts throughout.
 
     Args:
         model: from `load`.

@@ -31,6 +31,7 @@ from jax import Array
 
 from diffusion import caching, editing, flow_maps, guidance, parameterizations, samplers, timesteps
 from diffusion.data.transforms import to_uint8
+from diffusion.guidance.regional import mixed
 from diffusion.models import facts, token_merging
 from diffusion.models.attachment import Attachment
 from diffusion.models.autoencoders import latent_space, tiles
@@ -155,7 +156,9 @@ def denoise(
             if model.sees_picture:
                 return guidance.text_and_picture(branches, scale[0], scale[1])
             if regions:
-                return guidance.regional(branches, scale, places.masks)
+                branches = mixed(branches, places.masks)
+                if unconditional is None:
+                    return lambda x, t: branches(x, t)[0]
             return model.kind.guides(branches, schedule, scale)
 
         if not timely:  # the branches' conditions are joined once, and not at each step
@@ -277,13 +280,16 @@ def check_memory(
 
     The decoder comes first: while a denoiser is traced it makes a table of positions, as large as the pictures.
     """
+    own = model.params[model.kind.denoiser]
+    # Their shapes, for nothing is merged before it is known to fit.
+    weights = jax.eval_shape(lambda own: timed_loras.timed(own, model.timed), own) if model.timed else own
     what = f"{batch} {'pictures' if batch > 1 else 'picture'} of {course.size[0]} x {course.size[1]} (height x width)"
     instead = f"choose fewer at once or smaller ones{'' if course.tile else ', or for tiles of the autoencoder'}"
 
     def check(params: Any, program: Callable, *arguments: Any) -> None:
         peak = peak_memory.peak(jax.make_jaxpr(program)(params, *arguments).jaxpr)
         timed = [(one.adapter, one.scale) for one in model.timed]
-        merged = model.weights.changed if timed else ()
+        merged = weights.changed if timed else ()
         others = peak_memory.held((model.params, timed, merged, attached)) - peak_memory.held(params)
         peak_memory.check(what, others + peak, instead)
 
@@ -302,13 +308,13 @@ def check_memory(
         more["picture"] = x
     elif model.sees_mask or model.sees_picture:
         more["beside"] = jax.ShapeDtypeStruct((*x.shape[:3], model.seen_channels), jnp.float32)
-    own = rows(conditional) | more
+    condition = rows(conditional) | more
     other = rows(unconditional) | more if course.guided else None
     if reference:
         seen = {"reference": jax.ShapeDtypeStruct((*x.shape[:3], 2 * model.channels), jnp.float32)}
-        own |= seen
+        condition |= seen
         other = other and other | seen
-    check((model.weights, attached), guided, x, own, other)
+    check((weights, attached), guided, x, condition, other)
     return True
 
 

@@ -1,4 +1,4 @@
-"""LoRAs that act in an interval of t: merged once for each combination that occurs, and chosen at each evaluation.
+"""LoRAs that act in an interval of t: merged once for each combination at some t, and chosen at each evaluation.
 
     weights = timed_loras.timed(params, loras)
     output = timed_loras.at(weights, t, lambda params: network.apply({"params": params}, x, clock, condition))
@@ -56,7 +56,9 @@ class Timed:
 
 
 def timed(params: Any, loras: Sequence[TimedLora]) -> Timed:
-    """Merges LoRAs, in their order, for each combination of them that acts at some t.
+    """Merges LoRAs for each combination of them that acts at some t of 0 to 1, those of one combination at once.
+
+    Intervals are closed: two that touch act together at the t that they share, which is a combination of its own.
 
     Args:
         params: of the denoiser.
@@ -69,11 +71,10 @@ def timed(params: Any, loras: Sequence[TimedLora]) -> Timed:
     merge = jax.jit(lora.merge)
     changed = []
     for combination in acting:
-        merged = params
         own = [one for one, acts in zip(loras, combination) if acts]
-        for one in own:
-            merged = merge(merged, one.adapter, one.scale)
-        changed.append(lora.replaced(merged, [one.adapter for one in own]))
+        adapters = [one.adapter for one in own]
+        # A compiled function copies what it leaves alone, so it receives the kernels that change, and no others.
+        changed.append(merge(lora.replaced(params, adapters), adapters, [one.scale for one in own]))
     return Timed(params, tuple(changed), tuple(acting), times)
 
 

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffusion import samplers, text_to_image
-from diffusion.adapters import ip_adapter_files, prompt_features
+from diffusion.adapters import ip_adapter, ip_adapter_files, prompt_features
 from diffusion.models import interchange
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.interchange import schedulers
@@ -55,6 +55,23 @@ def test_without_scores_a_picture_sees_the_mean_of_its_own_values_and_the_prompt
     one = np.ones((2, 1), np.float32)
     found = extra_attention.beside_own(q, k, v, ((keys, values, one, ones, 2 * ones),), "matmul")
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_picture_acts_where_the_mask_is():
+    """One layer of the network mixes no tokens after it has read the picture: outside of the mask it is the base."""
+    module = TINY.clone(depth=1)
+    x, t = drawn("x", 1, 8, 8, module.channels), np.full(1, 0.5)
+    condition = {"text": drawn("text", 1, 3, 4), "pooled": drawn("pooled", 1, 4)}
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x, t, condition)["params"]
+    params = jax.tree.map(lambda leaf: drawn(str(leaf.shape), *leaf.shape), shapes)
+    layers = ((drawn("keys", 1, 5, 8), drawn("values", 1, 5, 8), np.ones((1, 4)), np.ones((1, 4))),)
+    mask = np.broadcast_to(np.arange(16) < 8, (1, 16, 16)).astype(np.float32)
+    masked = lambda weight: {"extra_joint": (ip_adapter._everywhere_or_masked(layers, weight, module, x),)}
+    apply = jax.jit(lambda more: module.apply({"params": params}, x, t, condition | more))
+    base, everywhere, left = apply({}), apply(masked(np.ones(1))), apply(masked(mask))
+    assert np.abs(everywhere - base).min((0, 1, 3)).max() > 1e-3
+    np.testing.assert_allclose(left[:, :, :4], everywhere[:, :, :4], atol=1e-5)
+    np.testing.assert_allclose(left[:, :, 4:], base[:, :, 4:], atol=1e-5)
 
 
 def test_prompts_of_another_network_are_refused():

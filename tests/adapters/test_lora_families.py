@@ -1,16 +1,17 @@
-"""LoRA files of Z-Image and Qwen-Image by the names that tools write, merged here as by hand in numpy."""
+"""LoRA files of Z-Image, Qwen-Image and FLUX.2 klein by the names that tools write, merged here as by hand in numpy."""
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from diffusion.adapters import lora, lora_files
-from diffusion.models import QwenImage, ZImage
+from diffusion.models import Flux2, QwenImage, ZImage
 from diffusion.models.interchange import families, folders, rows
 from tests.peers.made_weights import made
 
 Z_IMAGE = ZImage(4, 24, 2, 1, 2, 12, (4, 4, 4))
 QWEN_IMAGE = QwenImage(4, 24, 2, 2, 12, (4, 4, 4))
+KLEIN = Flux2(4, 24, 2, 2, 3, 12, (2, 2, 2, 2))
 PREFIXES = ("transformer.", "diffusion_model.", "", "base_model.model.", "lora_unet_")
 LAYERS = [
     (Z_IMAGE, "diffusers", "layers.1.attention.to_k"),
@@ -21,6 +22,11 @@ LAYERS = [
     (QWEN_IMAGE, "diffusers", "transformer_blocks.1.attn.add_q_proj"),
     (QWEN_IMAGE, "diffusers", "transformer_blocks.0.img_mlp.net.0.proj"),
     (QWEN_IMAGE, "diffusers", "transformer_blocks.0.txt_mod.1"),
+    (KLEIN, "diffusers", "transformer_blocks.1.attn.add_q_proj"),
+    (KLEIN, "diffusers", "single_transformer_blocks.1.attn.to_qkv_mlp_proj"),
+    (KLEIN, "diffusers", "double_stream_modulation_img.linear"),
+    (KLEIN, "original", "double_blocks.0.img_attn.qkv"),
+    (KLEIN, "original", "single_blocks.1.linear2"),
 ]
 
 

@@ -112,6 +112,24 @@ def test_weights_go_from_the_empty_prompt(encoder, tokenizer):
         np.testing.assert_array_equal(found[0], full[0])
 
 
+def test_what_stands_around_a_prompt_has_no_weight(encoder, tokenizer):
+    """Brackets of the prompt end with it, those of the template are text, and an empty prompt has the template, too."""
+    template = {"before": "a [", "behind": "on"}
+    first, inside, end = (tokenizer.ids(part) for part in ("a [", "cat", "on"))
+    ids = [*tokenizer.start, *first, *inside, *end]
+    weights = np.ones(12, np.float32)
+    weights[1 + len(first) : 1 + len(first) + len(inside)] = 1.1
+    full, _ = embed(np.array([ids + [*tokenizer.end] * (12 - len(ids))]))
+    scaled = text.encode(["(cat"], encoder, emphasis="scale", **template).tokens
+    np.testing.assert_allclose(scaled, full * weights[:, None], rtol=1e-6)
+    ids = [*tokenizer.start, *tokenizer.ids("a [on")]
+    empty, _ = embed(np.array([ids + [*tokenizer.end] * (12 - len(ids))]))
+    moved = text.encode(["(cat"], encoder, emphasis="from_empty", **template).tokens
+    np.testing.assert_allclose(moved, empty + weights[:, None] * (full - empty), rtol=1e-6)
+    with pytest.warns(UserWarning, match=r"the prompt 'a cat and a dog .* under a tree'\."):
+        text.encode([LONG], encoder, **template)
+
+
 def test_without_emphasis_brackets_are_text(encoder, tokenizer):
     prompt = "(a [cat]:1.5)"
     np.testing.assert_array_equal(ids_of(text.encode([prompt], encoder))[0], tokenizer([prompt]).ids[0])

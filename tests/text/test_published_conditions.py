@@ -68,7 +68,7 @@ def test_chroma_sees_the_first_token_of_the_padding():
 
 def test_z_image_reads_the_windows_of_a_prompt_without_the_padding_between_them(monkeypatch):
     read = Embeddings(jnp.arange(8.0).reshape(1, 8, 1), np.array([[1, 1, 1, 0, 1, 1, 0, 0]], bool), None)
-    monkeypatch.setattr(published_conditions, "encode", lambda prompts, qwen, windows: read)
+    monkeypatch.setattr(published_conditions, "encode", lambda prompts, qwen, windows, before, behind: read)
     unused: Any = None
     found = text.z_image(["a cat"], unused, windows=True)
     np.testing.assert_array_equal(found["text"][0, :, 0], [0, 1, 2, 4, 5, 3, 6, 7])

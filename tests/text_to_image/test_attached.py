@@ -143,6 +143,8 @@ def test_an_attachment_that_inpaints_reads_what_is_kept_and_where():
         attached.opened([control._replace(mask=None)], {"paint": one}, (4, 4))
     with pytest.raises(ValueError, match=r"mask of the control 'paint' is Bool .* \[4, 4\]; got bool \[2, 4\]"):
         attached.opened([control._replace(mask=mask[:2])], {"paint": one}, (4, 4))
+    with pytest.raises(ValueError, match=r"picture of the control 'paint' does not fit: it has 2 x 4 pixels"):
+        attached.opened([control._replace(picture=shown[:2])], {"paint": one}, (4, 4))
 
 
 @pytest.mark.parametrize("text, control", [

@@ -395,7 +395,7 @@ def test_a_lora_changes_the_pictures_and_leaves_the_model_as_it_was(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, moment.params, model.params)
     by_half = draw(half)
     assert (by_half != before).mean() > 0.02 and (by_half != draw(changed)).mean() > 0.02
-    with pytest.raises(ValueError, match="a LoRA with an interval of t is merged at its steps"):
+    with pytest.raises(ValueError, match="a LoRA with an interval of t is merged beside the kernels"):
         text_to_image.with_quantised(half, "int8")
 
 

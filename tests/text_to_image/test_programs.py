@@ -18,7 +18,7 @@ from diffusion.models.attachment import Attachment
 from diffusion.models.autoencoders.latent_space import Moments
 from diffusion.models.budget import peak_memory
 from diffusion.models.interchange import schedulers
-from diffusion.text_to_image import attached, pipelines, timed_loras
+from diffusion.text_to_image import attached, pipelines, programs, timed_loras
 from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.timed_loras import TimedLora
 
@@ -228,6 +228,12 @@ def test_loras_act_in_their_intervals(model, monkeypatch):
     arguments = jax.make_jaxpr(lambda params, t: denoise(params)(x, t).x0)(model.weights, 0.9).jaxpr.invars
     assert len(arguments) == len(jax.tree.leaves(model.params["unet"])) + 3 + 1
     assert np.abs(found(model.weights, 0.9) - found(model.params["unet"], 0.9)).max() > 0.05
+    # Two that act are rounded once, and the kernels that no LoRA changes are not in memory again.
+    half = {"kernel": model.params["unet"]["kernel"].astype(jnp.bfloat16), "other": jnp.ones(4)}
+    both = timed_loras.timed(half, timed)
+    exact = np.float32(half["kernel"]) + sum(0.5 * np.float32(one[:, :2] @ one[:2]) for one in factors)
+    assert [set(leaves) for leaves in both.changed] == [set(), {"kernel"}, {"kernel"}, {"kernel"}]
+    np.testing.assert_array_equal(both.changed[3]["kernel"], exact.astype(jnp.bfloat16))
     # An interval is closed, as a control's is: one of no length acts at its t.
     monkeypatch.setattr(lora_files, "load", lambda *_: {"unet": lora_files.Lora(adapters[0], {"kernel": 1.0})})
     model = dataclasses.replace(model, timed=())
@@ -239,6 +245,27 @@ def test_loras_act_in_their_intervals(model, monkeypatch):
     for wrong in ((0.5, (0.7, 0.2)), (0.5, (0, 2)), "much", (1, 2, 3)):
         with pytest.raises(ValueError, match=r"(times|weight) of a LoRA|a LoRA has"):
             LoraWeight.of(wrong)
+
+
+def test_regions_are_guided_as_the_pipeline_guides(model):
+    """One that covers everything is the guided denoiser of its own condition, whatever the guidance."""
+    kind = model.kind._replace(
+        guides=lambda branches, schedule, scale: guidance.rescaled(branches, schedule, scale, 0.7)
+    )
+    params = model.params["unet"]
+    rest, region, null = ({"tokens": value * jnp.arange(1.0, 1 + WIDTH)[None]} for value in (1.0, -2.0, 0.3))
+    x = jax.random.normal(jax.random.key(2), (1, 8, 8, 3))
+    own = dataclasses.replace(model, kind=kind)
+    expected = text_to_image.denoise(own, params, region, null, 3.0)(x, 0.5)
+    made = lambda mask, other: text_to_image.denoise(
+        own, params, {**rest, "regions": (region,)}, other, 3.0, places=programs.Places((mask,))
+    )(x, 0.5)
+    np.testing.assert_allclose(made(np.ones((8, 8)), null).x0, expected.x0, rtol=0, atol=1e-6)
+    plain = text_to_image.denoise(model, params, region, null, 3.0)(x, 0.5)
+    assert np.abs(plain.x0 - expected.x0).max() > 0.01
+    alone = [text_to_image.denoise(own, params, one, None, 3.0)(x, 0.5).x0 for one in (rest, region)]
+    found = made(RIGHT, None).x0  # without a null branch
+    np.testing.assert_allclose(found, np.where(RIGHT[..., None], alone[1], alone[0]), rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -342,6 +369,17 @@ def test_pictures_that_do_not_fit_into_memory_are_refused_with_the_estimate(mode
         count = {"batch_size": 4} if make is text_to_image.generate else {}
         with pytest.raises(limits.Refused, match=words):
             make(model, "a cat", steps=1, seeds=range(4), height=1024, width=1024, sampler="ddim", **count)
+    # Kernels that LoRAs of an interval change count, and nothing is merged before.
+    adapter = {"kernel": {"down": jnp.ones((WIDTH, 1)), "up": jnp.ones((1, 3))}}
+    timed = (TimedLora(adapter, {"kernel": jnp.float32(1.0)}, (0.5, 1.0)),)
+    model = dataclasses.replace(model, timed=timed, _programs={})
+    held = []
+    monkeypatch.setattr(peak_memory, "check", lambda what, needed, instead: held.append(needed))
+    course = programs.Course((8, 8), schedulers.trajectory(model.process, "ddim", 1), False, False, 0, ())
+    for one in (model, dataclasses.replace(model, timed=())):
+        programs.check_memory(one, course, 1, {"tokens": jnp.ones((1, WIDTH))}, {})
+    numbers = (WIDTH + 3 + 1) + WIDTH * 3  # of the factors and the scale, and of the kernel in the interval
+    assert held[0] - held[2] == 4 * numbers and "weights" not in vars(model)
 
 
 def test_the_peak_of_a_program_is_counted_by_hand():
