@@ -203,10 +203,8 @@ def _is_gif(source: str | os.PathLike | bytes) -> bool:
 
 def _gif(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=("GIF",))
-    except FileNotFoundError:
-        raise
-    except pictures.DAMAGED as error:
+        return pictures.opened(source if isinstance(source, bytes) else os.fspath(source), name, formats=("GIF",))
+    except ValueError as error:
         raise ValueError(f"{name} is no GIF animation, or is cut short: {error}") from error
 
 

@@ -27,14 +27,15 @@ DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeEr
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes of more than 8 bits
 
 
-def opened(source: str | pathlib.Path | bytes, name: str = "") -> Image.Image:
+def opened(source: str | pathlib.Path | bytes, name: str = "", formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """A picture whose header is read and checked, and none of whose pixels is decoded; every picture is opened here.
 
     It is the first one of a file that holds several (an animation, pages).
 
     Args:
-        source: path of a file of one of `FORMATS`, whatever its name, or its content.
+        source: path of a file of one of the formats, whatever its name, or its content.
         name: of it, for messages; the path by default.
+        formats: Pillow's names of those that are read.
 
     Raises:
         FileNotFoundError: if there is no file.
@@ -46,9 +47,9 @@ def opened(source: str | pathlib.Path | bytes, name: str = "") -> Image.Image:
         if not os.path.isfile(source):  # False for a name that is too long, too
             raise FileNotFoundError(f"{name}: there is no such file.")
     try:
-        picture = Image.open(source if isinstance(source, pathlib.Path) else io.BytesIO(source), formats=FORMATS)
+        picture = Image.open(source if isinstance(source, pathlib.Path) else io.BytesIO(source), formats=formats)
     except UnidentifiedImageError:
-        raise ValueError(f"{name} is not a valid picture in one of these formats: {', '.join(FORMATS)}") from None
+        raise ValueError(f"{name} is not a valid picture in one of these formats: {', '.join(formats)}") from None
     except DAMAGED as error:
         raise ValueError(f"{name} is not a valid picture: {error!r}") from error
     if picture.width * picture.height > PIXELS:

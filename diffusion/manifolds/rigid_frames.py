@@ -157,8 +157,7 @@ def aligned_frames() -> Coupling:
     The prior does not change under rotations, so that this noise is as likely; an equivariant network learns straighter
     paths. Each example still has its own noise, which is no longer independent of the data.
 
-    Facts:
-        paper: Yim et al. 2023, "Fast protein backbone generation with SE(3) flow matching"
+    Reference: Yim et al., "Fast protein backbone generation with SE(3) flow matching", 2023.
     """
 
     def align(x, e):

@@ -20,10 +20,11 @@ UNREACHED = {  # that neither a config names nor a command calls, and why
     "diffusion.schedules.from_alpha_sigma": "takes functions of t; schedules of a user's own call it",
     "diffusion.guidance.windows": "a canvas larger than the network's pictures, which no run folder describes",
     "diffusion.samplers.denoising_error": "a table of a trained network's errors, which `ddpm` takes as numbers",
+    "diffusion.timesteps.held": "of `videos.fill`, frames that go their own ways; `diffusion film` makes them together",
     "diffusion.schedules.per_leaf": "takes the shape of a user's pytree; docs/pytrees.md names one by --extend",
 } | {
     f"diffusion.manifolds.{name}": "no recipe has points of it; a source of a user's own names its manifold"
-    for name in ("lorentz", "poincare", "positive_definite", "product", "se3", "simplex")
+    for name in ("lorentz", "packed", "poincare", "positive_definite", "product", "se3", "simplex")
 }
 SECTIONS = [section for sections in catalogue.PAGES.values() for section in sections]
 

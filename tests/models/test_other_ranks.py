@@ -216,9 +216,11 @@ def test_a_config_sizes_them_by_the_data(shape, model, field):
 
 @pytest.mark.parametrize("shape", [(16, 4), (8, 8, 8, 1), (2,)])
 def test_a_network_of_pictures_refuses_other_ranks_and_names_those_that_do_not(shape):
-    of_rank = {1: "mlp", 2: "diffwave, mlp, sequence_transformer, set_transformer, unet", 4: "mlp, unet, video_dit"}[
-        len(shape)
-    ]
+    of_rank = {
+        1: "mlp",
+        2: "diffwave, mlp, sequence_transformer, set_transformer, unet",
+        4: "autoencoder_kl_video, mlp, unet, video_dit",
+    }[len(shape)]
     config = changed()
     recipe = checks.validate(config)
     with pytest.raises(ConfigError, match=rf"config\.model\.name = 'dit', but digits holds .*Valid: {of_rank}\.$"):

@@ -18,7 +18,8 @@ FORMS = {"points": (128, 3), "voxels": (12, 12, 12, 1)}
 @pytest.mark.parametrize("name", FORMS)
 def test_every_recipe_fits_its_data(name):
     config = recipes.load(f"shapes/{name}")
-    spec = getattr(sources, config.data.source.name)(number=1).spec
+    fields = config.data.source.to_dict()
+    spec = getattr(sources, fields.pop("name"))(**fields | {"number": 1}).spec
     assert spec.shape == FORMS[name]
     recipe = checks.with_data(checks.validate(config), spec)
     assert recipe.num_classes == 8 and not recipe.makes_pictures
