@@ -4,8 +4,9 @@
     diffusion sample --workdir=runs/voxels
     diffusion evaluate --workdir=runs/voxels --metrics=clouds
 
-The surface of a sample lies where its distance is zero. The recipe has not been trained to its end: its time and its
-figures are not known.
+The surface of a sample lies where its distance is zero.
+
+Time and figures: docs/shapes.md.
 
 Presets: `voxels:tiny` (seconds; to see that everything works).
 """
