@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         quantised,
         text_encoders,
         token_merging,
+        wan,
     )
     from diffusion.models.other_libraries import NNX, Equinox, Functions
 
@@ -156,6 +157,7 @@ __all__ = [
     "text_encoders",
     "token_merging",
     "video_angles",
+    "wan",
     "with_frames",
 ]
 

@@ -47,6 +47,7 @@ from diffusion.models.interchange import (
     unet_2d_tables,
     vit_tables,
     wan_autoencoder_tables,
+    wan_tables,
     z_image_tables,
 )
 from diffusion.models.interchange.family import Family, Refusal
@@ -89,11 +90,12 @@ FAMILIES: dict[str, Family] = {
         *rae_tables.FAMILIES,
         *siglip_tables.FAMILIES,
         t2i_adapter_tables.FAMILY,
-        t5_tables.FAMILY,
+        *t5_tables.FAMILIES,
         u_vit_tables.FAMILY,
         unet_2d_tables.FAMILY,
         *vit_tables.FAMILIES,
         *wan_autoencoder_tables.FAMILIES,
+        wan_tables.FAMILY,
         z_image_tables.FAMILY,
         adm_tables.FAMILY,
         *edm_tables.FAMILIES,

@@ -1,17 +1,25 @@
-"""T5's encoder: transformers' T5EncoderModel, also out of a whole T5, and out of the single file of SD 3."""
+"""T5's encoder: transformers' T5EncoderModel, also out of a whole T5, and of SD 3's single file; and umT5's."""
 
 __all__ = ["build", "describe", "rows"]
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.interchange.family import DEPTH, Family, Fields
+from diffusion.models.interchange.family import DEPTH, Family, Fields, Refusal
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, stacked, within
 from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
 from diffusion.models.text_encoders.t5 import MLPS, T5Encoder
+
+T5, UMT5 = "T5EncoderModel", "UMT5EncoderModel"
+POSITIONS = "layer.0.SelfAttention.relative_attention_bias.weight"
+USUAL: Mapping[str, Mapping[str, Any]] = {  # defaults of their configs that differ
+    T5: {"vocab_size": 32128, "num_layers": 6, "num_heads": 8, "d_ff": 2048, "feed_forward_proj": "relu"},
+    UMT5: {"vocab_size": 250112, "num_layers": 8, "num_heads": 6, "d_ff": 1024, "feed_forward_proj": "gated-gelu"},
+}
 
 
 def _layer(module: T5Encoder) -> list[Row]:
@@ -20,6 +28,8 @@ def _layer(module: T5Encoder) -> list[Row]:
         at = (slice(None), i)
         table.append(Row(f"layer.0.SelfAttention.{theirs}.weight", "attention/qkv/kernel", DENSE, at))
     table.append(Row("layer.0.SelfAttention.o.weight", "attention/out/kernel", DENSE_OUT))
+    if module.own_positions:
+        table.append(Row(POSITIONS, "positions"))
     if module.mlp == "relu":
         table.append(Row("layer.1.DenseReluDense.wi.weight", "mlp/hidden/kernel", DENSE))
     else:
@@ -30,40 +40,44 @@ def _layer(module: T5Encoder) -> list[Row]:
 
 
 def rows(module: T5Encoder) -> list[Row]:
-    """The encoder by transformers' names; its first layer has the table of positions."""
-    table = [
-        Row("shared.weight", "tokens/embedding"),
-        Row("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "positions"),
-        Row("encoder.final_layer_norm.weight", "final_norm/scale"),
-    ]
+    """The encoder by transformers' names; its first layer has the table of positions, of umT5 each has one."""
+    table = [Row("shared.weight", "tokens/embedding"), Row("encoder.final_layer_norm.weight", "final_norm/scale")]
+    if not module.own_positions:
+        table.append(Row(f"encoder.block.0.{POSITIONS}", "positions"))
     for i in range(module.depth):
         table += within(stacked(_layer(module), i), f"encoder.block.{i}.", "layers/")
     return table
 
 
-def build(config: Mapping[str, Any]) -> T5Encoder:
-    """Our module for their config."""
-    fields = Fields("T5EncoderModel", config, (*WITHOUT_EFFECT, "dense_act_fn", "eos_token_id", "is_gated_act"))
+def build(name: str, config: Mapping[str, Any]) -> T5Encoder:
+    """Our module for the config of T5EncoderModel or UMT5EncoderModel."""
+    usual = USUAL[name]
+    fields = Fields(
+        name, config, (*WITHOUT_EFFECT, "dense_act_fn", "eos_token_id", "is_gated_act", "scalable_attention")
+    )
     fields.only("layer_norm_epsilon", 1e-6)
     module = T5Encoder(
-        vocabulary=fields.take("vocab_size", 32128),
+        vocabulary=fields.take("vocab_size", usual["vocab_size"]),
         width=fields.take("d_model", 512),
-        depth=fields.take("num_layers", 6, DEPTH),
-        heads=fields.take("num_heads", 8),
+        depth=fields.take("num_layers", usual["num_layers"], DEPTH),
+        heads=fields.take("num_heads", usual["num_heads"]),
         head_size=fields.take("d_kv", 64),
-        hidden=fields.take("d_ff", 2048),
-        mlp=fields.only("feed_forward_proj", *reversed(MLPS)),
+        hidden=fields.take("d_ff", usual["d_ff"]),
+        mlp=fields.only("feed_forward_proj", *sorted(MLPS, key=lambda mlp: mlp != usual["feed_forward_proj"])),
         buckets=fields.take("relative_attention_num_buckets", 32),
         farthest=fields.take("relative_attention_max_distance", 128),
+        own_positions=name == UMT5,
     )
     fields.end()
     return module
 
 
-def describe(module: T5Encoder) -> dict[str, Any]:
-    """Their config for our module."""
+def describe(name: str, module: T5Encoder) -> dict[str, Any]:
+    """The config of T5EncoderModel or UMT5EncoderModel for our module."""
+    if module.own_positions != (name == UMT5):
+        raise Refusal(f"{name}: own_positions = {module.own_positions} is not supported; umT5's layers have their own.")
     return {
-        "model_type": "t5",
+        "model_type": "umt5" if name == UMT5 else "t5",
         "vocab_size": module.vocabulary,
         "d_model": module.width,
         "num_layers": module.depth,
@@ -76,19 +90,32 @@ def describe(module: T5Encoder) -> dict[str, Any]:
     }
 
 
+def _family(name: str, published: Mapping[str, Mapping[str, Any]], **how: Any) -> Family:
+    return Family(
+        name=name,
+        module=T5Encoder,
+        build=functools.partial(build, name),
+        describe=functools.partial(describe, name),
+        example=lambda module: (jax.ShapeDtypeStruct((1, 8), jnp.int32),),
+        tables={"transformers": rows},
+        stem="model",
+        library="transformers",
+        # The table of tokens under its other name, and the decoder of a whole T5.
+        ignored=(r"encoder\.embed_tokens\.weight", r"decoder\..*", r"lm_head\.weight"),
+        published=published,
+        **how,
+    )
+
+
 XXL = {"d_model": 4096, "num_layers": 24, "num_heads": 64, "d_kv": 64, "d_ff": 10240, "feed_forward_proj": "gated-gelu"}
-FAMILY = Family(
-    name="T5EncoderModel",
-    module=T5Encoder,
-    build=build,
-    describe=describe,
-    example=lambda module: (jax.ShapeDtypeStruct((1, 8), jnp.int32),),
-    tables={"transformers": rows},
-    stem="model",
-    library="transformers",
-    # The table of tokens under its other name, and the decoder of a whole T5.
-    ignored=(r"encoder\.embed_tokens\.weight", r"decoder\..*", r"lm_head\.weight"),
-    published={"T5 v1.1 XXL": XXL},
-    prefixes=("", "text_encoders.t5xxl.transformer."),
-    also={"T5ForConditionalGeneration": {}, "T5WithLMHeadModel": {}, "T5Model": {}},
+FAMILIES = (
+    _family(
+        T5,
+        {"T5 v1.1 XXL": XXL},
+        prefixes=("", "text_encoders.t5xxl.transformer."),
+        also={"T5ForConditionalGeneration": {}, "T5WithLMHeadModel": {}, "T5Model": {}},
+    ),
+    _family(
+        UMT5, {"umT5 XXL": {**XXL, "vocab_size": 256384}}, also={"UMT5ForConditionalGeneration": {}, "UMT5Model": {}}
+    ),
 )

@@ -21,6 +21,7 @@
 | "extra"        | tuple, nested  | image prompts (IP-Adapter): keys and values of each layer, see `extra_attention`   |
 | "extra_joint"  | tuple, nested  | those of SD 3, attended to beside the picture's own tokens, see `extra_attention`  |
 | "picture"      | [B, h, w, C]   | latents of a picture that is edited, which are further tokens (Kontext)            |
+| "patches"      | [B, K, P]      | patches of pictures as an encoder of pictures sees them (Wan)                      |
 
 The layer masks (`models.layers.layer_masks`) are entries of the same dict. The first axis of every leaf is the example,
 so that guidance concatenates conditions with one `jax.tree.map`. A network refuses an unknown entry.

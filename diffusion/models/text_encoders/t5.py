@@ -4,7 +4,8 @@
 
     layer:  x = x + out(softmax(q k^T + b[j - i]) v);  x = x + out(gelu(gate(norm(x))) * linear(norm(x)))
 
-    q, k, v of norm(x);  norm(x) = scale * x / rms(x);  b one table for all layers;  no bias anywhere
+    q, k, v of norm(x);  norm(x) = scale * x / rms(x);  no bias anywhere
+    b one table for all layers, or one of each layer (umT5)
 
 Tokens are the second axis, features the last.
 """
@@ -12,6 +13,7 @@ Tokens are the second axis, features the last.
 __all__ = ["Attention", "Layer", "Mlp", "RmsNorm", "T5Encoder", "buckets"]
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -112,6 +114,8 @@ class Layer(nn.Module):
     """x = x + attention(norm(x)); x = x + mlp(norm(x)).
 
     The sum stays float32 whatever the compute type: T5's states grow so large that bfloat16 would lose the summands.
+    With `buckets`, the rows of a table of positions of its own, `bias` [B, 1, 1, N] is of the mask alone, or None, and
+    `rows` [N, N] are those of `buckets`; otherwise it is that of the scores, and there are no rows.
     """
 
     heads: int
@@ -120,17 +124,27 @@ class Layer(nn.Module):
     mlp: str
     attention: str
     dtype: str
+    buckets: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, bias: jax.Array | None, rows: jax.Array | None) -> tuple[jax.Array, None]:
+        if self.buckets:
+            bias = _of_positions(self, self.buckets, self.heads, rows, bias)
         attended = Attention(self.heads, self.head_size, self.attention, self.dtype, name="attention")
         x = x + attended(RmsNorm(self.dtype, name="norm_1")(x), bias)
         x = x + Mlp(self.hidden, self.mlp, self.dtype, name="mlp")(RmsNorm(self.dtype, name="norm_2")(x))
         return layout.split(x, "batch", "tokens", None), None
 
 
+def _of_positions(module: nn.Module, count: int, heads: int, rows: Any, mask: jax.Array | None) -> jax.Array:
+    """The bias [B or 1, H, N, N] of a table of positions, a parameter of the module, and of the mask."""
+    table = module.param("positions", nn.initializers.normal(0.1), (count, heads))
+    bias = table[rows].transpose(2, 0, 1)[None]
+    return bias if mask is None else bias + mask
+
+
 class T5Encoder(nn.Module):
-    """The encoder of T5: ids [B, N] -> tokens [B, N, width].
+    """The encoder of T5 and umT5: ids [B, N] -> tokens [B, N, width].
 
     Attributes:
         vocabulary: number of token ids.
@@ -142,6 +156,7 @@ class T5Encoder(nn.Module):
         mlp: "gated-gelu" (version 1.1) or "relu" (the first).
         buckets: rows of the table of positions.
         farthest: distance of tokens from which on all distances share a row.
+        own_positions: whether each layer has a table of positions of its own (umT5).
         attention: implementation, see `diffusion.models.layers.attention`.
         remat: see `diffusion.models.dit.DiT`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
@@ -149,7 +164,9 @@ class T5Encoder(nn.Module):
     Raises:
         ValueError: at construction, for a field out of range or an unknown name.
 
-    Reference: Raffel et al., 2020, section 2.1; Shazeer, "GLU Variants Improve Transformer", 2020, for version 1.1.
+    Reference: Raffel et al., 2020, section 2.1; Shazeer, "GLU Variants Improve Transformer", 2020, for version 1.1;
+    Chung et al., "UniMax: Fairer and More Effective Language Sampling for Large-Scale Multilingual Pretraining", 2023,
+    for umT5.
     """
 
     vocabulary: int
@@ -161,6 +178,7 @@ class T5Encoder(nn.Module):
     mlp: str = "gated-gelu"
     buckets: int = 32
     farthest: int = 128
+    own_positions: bool = False
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
@@ -193,12 +211,14 @@ class T5Encoder(nn.Module):
             raise ValueError(f"the mask has shape {mask.shape}, the ids {ids.shape}")
         embedding = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(1.0), name="tokens")
         x = layout.split(embedding(ids).astype(jnp.float32), "batch", "tokens", None)
-        table = self.param("positions", nn.initializers.normal(0.1), (self.buckets, self.heads))
-        bias = table[buckets(ids.shape[1], self.buckets, self.farthest)].transpose(2, 0, 1)[None]
-        bias = bias if mask is None else bias + mask_bias(mask)
+        rows = jnp.asarray(buckets(ids.shape[1], self.buckets, self.farthest))
+        bias = None if mask is None else mask_bias(mask)
+        own = self.buckets if self.own_positions else 0
+        if not own:
+            bias = _of_positions(self, self.buckets, self.heads, rows, bias)
 
-        layers = scanned(Layer, self.depth, self.remat, self.is_initializing(), nn.broadcast)(
-            self.heads, self.head_size, self.hidden, self.mlp, self.attention, self.dtype, name="layers"
+        layers = scanned(Layer, self.depth, self.remat, self.is_initializing(), (nn.broadcast,) * 2)(
+            self.heads, self.head_size, self.hidden, self.mlp, self.attention, self.dtype, own, name="layers"
         )
-        x, _ = layers(x, bias)
+        x, _ = layers(x, bias, rows if own else None)
         return Encoded(RmsNorm("float32", name="final_norm")(x), None)

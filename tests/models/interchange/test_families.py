@@ -172,6 +172,12 @@ def chroma(net, a):
     return {"output": net(a["x"], a["t"], {"text": a["text"], "text_mask": a["text_mask"]})}
 
 
+def wan(net, a):
+    condition = {name: a[name] for name in ("text", "patches") if name in a}
+    by_frame = a["t"][:, None] * np.float32([0, 0.5, 1])
+    return {"output": net(a["x"], a["t"], condition), "by_frame": net(a["x"], by_frame, condition)}
+
+
 def flux_kontext(net, a):
     plain = {name: a[name] for name in ("text", "pooled", "strength", "picture")}
     residuals = tuple((a[f"{kind}_0"], a[f"{kind}_1"]) for kind in ("joint", "single"))
@@ -239,6 +245,7 @@ CALLS = {
     "t5_gated": Call(t5, 2e-5),
     "t5_relu": Call(t5, 2e-5),
     "t5_whole": Call(t5, 3e-5),
+    "umt5": Call(t5, 2e-5),
     "decoder_llama": Call(decoder, 8e-6),
     "decoder_mistral": Call(decoder, 9e-6),
     "decoder_qwen2": Call(decoder, 1e-5),
@@ -317,6 +324,11 @@ CALLS = {
     "flux2_dev": Call(mmdit, 1e-4),
     "flux2_autoencoder": Call(autoencoder_kl, 6e-6),
     "qwen_image": Call(chroma, 4e-5),
+    "wan": Call(wan, 2e-5),
+    "wan_plain": Call(wan, 2e-5),
+    "wan_pictured": Call(wan, 2e-5),
+    "wan_first_and_last": Call(wan, 2e-5),
+    "wan_original": Call(wan, 2e-5),
     "unet_2d_ddpm": Call(unet, 2e-5),
     "unet_2d_heads": Call(unet, 8e-6),
     "unet_2d_adm": Call(unet, 2e-5),
@@ -354,12 +366,16 @@ LEFT_OUT = (
     "t2i_adapter_sd15", "control_net_original", "mmdit_control_net_options", "flux_control_net_union",
     "control_net_original_full_sd15", "control_net_union_full_xl", "flux_control_net_full_union",
     "mmdit_control_net_full", "pixart_control_net_full",
+    "wan", "wan_plain", "wan_first_and_last", "wan_original", "wan_full_1_3b", "wan_full_14b", "wan_full_i2v_14b",
+    "wan_full_ti2v_5b",
+    "umt5_xxl",
 )  # fmt: skip
 # the family of a listing: names and shapes at the published size
 LISTINGS = {
     **dict.fromkeys(("clip_text_large", "clip_original_sd2"), "CLIPTextModel"),
     **dict.fromkeys(("clip_text_big_g", "clip_original_big_g"), "CLIPTextModelWithProjection"),
     **dict.fromkeys(("t5_base", "t5_xxl"), "T5EncoderModel"),
+    "umt5_xxl": "UMT5EncoderModel",
     "decoder_full_qwen3_4b": "Qwen3Model",
     "decoder_full_gemma2_2b": "Gemma2Model",
     **{f"dinov2_full_{size}": "Dinov2Model" for size in ("small", "base", "large", "giant")},
@@ -408,6 +424,7 @@ LISTINGS = {
     "flux2_autoencoder_full": "AutoencoderKLFlux2",
     "qwen_image_full": "QwenImageTransformer2DModel",
     "z_image_full": "ZImageTransformer2DModel",
+    **{f"wan_full_{name}": "WanTransformer3DModel" for name in ("1_3b", "14b", "i2v_14b", "ti2v_5b")},
     **{f"unet_2d_full_{name}": "UNet2DModel" for name in ("cifar10", "256", "imagenet64", "ncsnpp")},
     **{f"adm_unet_full_{side}": "ADMUNet" for side in (64, 256, 512)},
     "song_unet_full_ddpmpp": "SongUNet",

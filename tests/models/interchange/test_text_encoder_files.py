@@ -127,7 +127,7 @@ def test_configs_of_old_versions_are_read():
         "tie_word_embeddings": False,
         "decoder_start_token_id": 0,
     }
-    assert t5_tables.FAMILY.build(t5) == t5_tables.FAMILY.build(t5_tables.XXL)
+    assert t5_tables.FAMILIES[0].build(t5) == t5_tables.FAMILIES[0].build(t5_tables.XXL)
 
 
 @pytest.mark.parametrize(

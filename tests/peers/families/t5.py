@@ -1,4 +1,4 @@
-"""T5's encoder, small, by transformers."""
+"""T5's encoder and umT5's, small, by transformers."""
 
 import numpy as np
 import transformers
@@ -30,7 +30,14 @@ def whole(**fields):
     return Case(build, {"ids": IDS, "mask": MASK}, lambda model, inputs: run(model.encoder, inputs), same=same)
 
 
+def umt5(**fields):
+    """Each layer has positions of its own; "masked" is compared where there is text, for padding has no neighbours."""
+    build = lambda: transformers.UMT5EncoderModel(transformers.UMT5Config(**SMALL, **fields))
+    return Case(build, {"ids": IDS, "mask": MASK}, run, same={"encoder.embed_tokens.weight": "shared.weight"})
+
+
 CASES = {
+    "umt5": umt5(relative_attention_max_distance=20),
     "t5_whole": whole(feed_forward_proj="gated-gelu", tie_word_embeddings=False),
     "t5_gated": case(feed_forward_proj="gated-gelu", relative_attention_max_distance=20),
     "t5_relu": case(feed_forward_proj="relu", relative_attention_num_buckets=8),
@@ -44,4 +51,7 @@ def listing(**fields):
 LISTINGS = {
     "t5_base": listing(d_model=768, d_ff=2048, num_layers=12, num_heads=12),
     "t5_xxl": listing(d_model=4096, d_ff=10240, num_layers=24, num_heads=64),
+    "umt5_xxl": lambda: transformers.UMT5EncoderModel(
+        transformers.UMT5Config(vocab_size=256384, d_model=4096, d_ff=10240, num_layers=24, num_heads=64)
+    ),
 }

@@ -1,0 +1,332 @@
+"""Wan's transformer of videos: full attention over the patches of all frames, and attention to a text and to pictures.
+
+    text [B, M, E] -- dense, gelu, dense          x [B, F, H, W, C]        pictures [B, K, P]
+                              |                           |                       |
+                              |               patches of 1 x 2 x 2, dense     norm, MLP, norm
+    t [B] or [B, F] --+       |                           |                       |
+         |            |   [ attention over all patches, shifted, scaled and gated by table + c ]
+         |       c [6, D] [ attention to the text, and by keys of their own to the pictures    ]  x depth
+         |            +-> [ MLP, shifted, scaled and gated by table + c                        ]
+         |                                                |
+         +----- table + t: shift, scale ------- norm, dense, unpatchify --> [B, F, H, W, C]
+
+Videos and features are channels last; a picture is a video of one frame.
+"""
+
+__all__ = ["PictureEmbedding", "Wan", "WanAttention", "WanBlock"]
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.layers import layout, network_checks
+from diffusion.models.layers.activations import gelu
+from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
+from diffusion.models.layers.block_features import Features
+from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.blocks import xavier, zeros
+from diffusion.models.layers.conditions import EMBEDDINGS, entries
+from diffusion.models.layers.embeddings import TimestepEmbedding
+from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.norms import layer_norm
+from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.rotary import axis_angles, turn
+from diffusion.models.layers.scan import REMAT, keep_narrow, scanned
+
+CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
+PATCH = 2  # side of a patch, which is of one frame
+small = nn.initializers.normal(0.02)
+
+
+def _table(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Gaussian vectors whose expected squared length is one."""
+    return jax.random.normal(key, shape) / shape[-1] ** 0.5
+
+
+class WanAttention(nn.Module):
+    """Attention of tokens [B, N, D] to a context, with norms of queries and keys over all heads at once.
+
+        out(attention(norm(q), norm(k), v) + attention(norm(q), norm(k'), v'))
+
+    k and v are of the context, by default the tokens, and k' and v' of pictures where there are some.
+    """
+
+    heads: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        context: jax.Array | None = None,
+        angles: jax.Array | None = None,
+        pictures: jax.Array | None = None,
+    ) -> jax.Array:
+        width = x.shape[-1]
+        context = x if context is None else context
+
+        def project(source: jax.Array, name: str, norm: str = "") -> jax.Array:
+            heads = nn.DenseGeneral((self.heads, width // self.heads), dtype=self.dtype, kernel_init=xavier, name=name)(
+                source
+            )
+            heads = layout.attended(layout.split(heads, "batch", "tokens", "heads", None))
+            if not norm:
+                return heads
+            return nn.RMSNorm(dtype=self.dtype, reduction_axes=(-2, -1), feature_axes=(-2, -1), name=norm)(heads)
+
+        q = project(x, "query", "query_norm")
+        k = project(context, "key", "key_norm")
+        v = project(context, "value")
+        if angles is not None:
+            q = turn(q, angles)
+            k = turn(k, angles)
+        out = attention(q, k, v, self.attention)
+        if pictures is not None:
+            own = project(pictures, "picture_key", "picture_norm"), project(pictures, "picture_value")
+            out = out + attention(q, *own, self.attention)
+        out = layout.split(layout.attended(out), "batch", "tokens", "heads", None)
+        out = nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, name="out")(out)
+        return layout.split(out, "batch", "tokens", None)
+
+
+class WanBlock(nn.Module):
+    """Attention over all patches, attention to the text, MLP; the first and the last conditioned by table + c.
+
+        x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, mlp
+        x <- x + attention(norm(x), text)
+
+    Arguments of the call: tokens x [B, N, D]; c [B, F, 6, D], the same for all layers, with F = 1 where all frames have
+    one time; the angles of the patches; the text [B, M, D]; tokens of pictures [B, K, D] or None. Returns (x, None), as
+    a scan expects; with `entering` (what its attention reads, None).
+    """
+
+    heads: int
+    hidden: int
+    text_norm: bool
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        c: jax.Array,
+        angles: jax.Array,
+        text: jax.Array,
+        pictures: jax.Array | None,
+        entering: bool = False,
+    ) -> tuple[jax.Array, None]:
+        width = x.shape[-1]
+        vectors = c + self.param("table", _table, (6, width)).astype(c.dtype)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (vectors[:, :, i] for i in range(6))
+        attend = lambda name: WanAttention(self.heads, self.attention, self.dtype, name=name)
+        read = _modulated(x, shift_a, scale_a)
+        if entering:
+            return read, None
+        x = x + _of_tokens(gate_a, x) * attend("attention")(read, angles=angles)
+        read = nn.LayerNorm(1e-6, dtype=self.dtype, name="text_norm")(x) if self.text_norm else x
+        x = x + attend("cross_attention")(read, text, pictures=pictures)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=xavier)
+        hidden = dense(self.hidden, name="mlp_hidden")(_modulated(x, shift_m, scale_m))
+        hidden = layout.split(gelu(hidden), "batch", "tokens", "hidden")
+        x = x + _of_tokens(gate_m, x) * keep_narrow(dense(width, name="mlp_out")(hidden))
+        return layout.split(x, "batch", "tokens", None), None
+
+
+def _of_tokens(vectors: jax.Array, x: jax.Array) -> jax.Array:
+    """A vector for each frame, [B, F, D], as one for each token of x [B, F S, D]; [B, 1, D] stays as it is."""
+    return vectors if vectors.shape[1] == 1 else jnp.repeat(vectors, x.shape[1] // vectors.shape[1], axis=1)
+
+
+def _modulated(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    return layer_norm(x) * (1 + _of_tokens(scale, x)) + _of_tokens(shift, x)
+
+
+class PictureEmbedding(nn.Module):
+    """Patches of pictures, as an encoder of pictures sees them, as tokens: norm(MLP(norm(x + positions))).
+
+    [B, K, P] -> [B, K, width]; `positions` is K where the pictures have learned positions, and 0 where they have none.
+    """
+
+    width: int
+    positions: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.positions:
+            x = x + self.param("positions", small, (self.positions, x.shape[-1]))
+        norm = lambda name: nn.LayerNorm(1e-5, dtype=self.dtype, name=name)
+        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=xavier, name=name)
+        hidden = nn.gelu(dense(x.shape[-1], "hidden")(norm("norm_in")(x)), approximate=False)
+        return norm("norm_out")(dense(self.width, "out")(hidden))
+
+
+class Wan(nn.Module):
+    """The transformer of Wan 2.1 and 2.2: `apply(variables, x, t, condition)` is a `Network`.
+
+    Its clock is 0 .. 1000. Of the features of a head of D, S = 2 floor(D / 6) rotate with the row, as many with the
+    column, and the others with the frame.
+
+    Attributes:
+        channels: C of the latents.
+        in_channels: of what the network sees: the latents, and beside them a mask and the latents of given frames.
+        width: features of a token; `heads` divides it.
+        depth: number of layers.
+        heads: attention heads.
+        hidden: features inside the MLP.
+        text_width: E, features of the text's tokens.
+        picture_width: P, features of the patches of pictures; 0 for a network that receives none.
+        picture_tokens: K, where these patches have learned positions; 0: they have none, and any number is valid.
+        text_norm: whether the attention to the text has a norm of its own.
+        attention: implementation of attention, see `diffusion.models.layers.attention`.
+        remat: what to compute again in the backward pass, see `DiT`.
+        dtype: compute type, "float32" or "bfloat16".
+
+    Raises:
+        ValueError: from the constructor, for a field out of range or an unknown name.
+
+    Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, and its code.
+    """
+
+    channels: int = 16
+    in_channels: int = 16
+    width: int = 5120
+    depth: int = 40
+    heads: int = 40
+    hidden: int = 13824
+    text_width: int = 4096
+    picture_width: int = 0
+    picture_tokens: int = 0
+    text_norm: bool = True
+    attention: str = "auto"
+    remat: str = "none"
+    dtype: str = "float32"
+    text_inputs = EMBEDDINGS
+    ranks = (4,)
+    of_frames = True
+    reuses = ("blocks",)
+
+    def __post_init__(self):
+        sizes = ("channels", "in_channels", "width", "depth", "heads", "hidden", "text_width")
+        network_checks.positive(self, sizes)
+        network_checks.known(self, CHOICES)
+        if self.in_channels < self.channels or min(self.picture_width, self.picture_tokens) < 0:
+            raise ValueError(
+                f"in_channels={self.in_channels}, picture_width={self.picture_width}, picture_tokens="
+                f"{self.picture_tokens}: a Wan sees at least its {self.channels} channels, and no number is negative"
+            )
+        network_checks.rotary_axes(self, 3)
+        super().__post_init__()
+
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        """Features of a head that rotate with the frame, the row and the column."""
+        size = self.width // self.heads
+        space = size // 6 * 2
+        return size - 2 * space, space, space
+
+    @property
+    def feature_blocks(self) -> int:
+        """Number of blocks whose features a call can return."""
+        return self.depth
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        condition: Mapping[str, Any],
+        features: Sequence[int] | None = None,
+        through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+    ) -> Any:
+        """One evaluation of the network.
+
+        Args:
+            x: noised latents [B, F, H, W, in_channels], H and W even.
+            t: the clock, [], [B], or [B, F] with a time for each frame; float32 or wider.
+            condition: see `diffusion.models.layers.conditions`:
+                "text": [B, M, text_width], all of whose tokens are attended to.
+                "patches": [B, K, picture_width], with `picture_width`.
+            features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
+            through: evaluates the blocks in the network's place, see `layers.block_reuse`; None: all of them run.
+
+        Returns:
+            [B, F, H, W, channels], float32; with `features`: (that, a tuple of the tokens); with `through`: (that, what
+            it returns beside the features).
+
+        Raises:
+            ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
+        """
+        inputs = entries(condition, ("text", *("patches",) * bool(self.picture_width)))
+        self._check(x, t, inputs)
+        seen = Features(features, self.feature_blocks)
+        batch, frames, height, width, _ = x.shape
+        rows, columns = height // PATCH, width // PATCH
+        dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
+
+        tokens = dense(self.width, "patch_embedding")(patchify(x.reshape(-1, *x.shape[2:]), PATCH))
+        tokens = layout.split(tokens.reshape(batch, -1, self.width), "batch", "tokens", None)
+        text = dense(self.width, "text_hidden", small)(inputs["text"])
+        text = dense(self.width, "text_out", small)(gelu(text))
+        pictures = None
+        if self.picture_width:
+            embed = PictureEmbedding(self.width, self.picture_tokens, self.dtype, name="picture_embedding")
+            pictures = embed(inputs["patches"])
+
+        t = t if jnp.ndim(t) == 2 else jnp.broadcast_to(t, (batch,))[:, None]
+        embedding = TimestepEmbedding(self.width, self.dtype, name="time")(t.reshape(-1))
+        vectors = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")
+        c = vectors(nn.silu(embedding)).reshape(*t.shape, 6, self.width)
+        embedding = embedding.reshape(*t.shape, self.width)
+
+        grid = np.indices((frames, rows, columns)).reshape(3, -1).T
+        arguments = (c, jnp.asarray(axis_angles(grid, self.axes)), text, pictures)
+        axes = (nn.broadcast,) * 4
+        fields = (self.heads, self.hidden, self.text_norm, self.attention, self.dtype)
+        more: Any = None
+        if through is None:
+            init = self.is_initializing()
+            blocks = scanned(WanBlock, self.depth, self.remat, init, axes, kept=seen.among(self.depth))
+            tokens, kept = blocks(*fields, name="blocks")(tokens, *arguments)
+            seen.stack(self.depth, kept or ())
+        else:
+            stack = Segment(WanBlock(*fields, parent=None), params_of(self)["blocks"], self.depth, arguments, axes)
+            tokens, more = through(Blocks(tokens, (stack,)))
+
+        table = self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
+        tokens = _modulated(tokens, embedding + table[0], embedding + table[1])
+        # In float32: bfloat16 would round the output to 8 bits.
+        final = nn.Dense(PATCH**2 * self.channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(
+            tokens
+        )
+        output = unpatchify(final.reshape(batch * frames, rows * columns, -1), PATCH, height, width)
+        output = output.reshape(*x.shape[:-1], self.channels)
+        return seen.beside(output) if through is None else (output, more)
+
+    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
+        if x.ndim != 5 or x.shape[-1] != self.in_channels or x.shape[2] % PATCH or x.shape[3] % PATCH:
+            raise ValueError(
+                f"this Wan takes latents [B, F, H, W, {self.in_channels}], H and W even; got an array of shape "
+                f"{x.shape}"
+            )
+        if jnp.shape(t) not in ((), x.shape[:1], x.shape[:2]):
+            raise ValueError(
+                f"Wan takes one time for each video, t [B] = {x.shape[:1]}, or for each frame, t [B, F] = "
+                f"{x.shape[:2]}; got shape {jnp.shape(t)}"
+            )
+        check_text(x.shape[0], self.text_width, inputs)
+        if self.picture_width:
+            patches = inputs["patches"].shape
+            number = self.picture_tokens or (patches[1] if len(patches) == 3 else 0)
+            if patches != (x.shape[0], number, self.picture_width):
+                raise ValueError(
+                    f"the condition's 'patches' are [B, K, picture_width] = ({x.shape[0]}, "
+                    f"{self.picture_tokens or 'K'}, {self.picture_width}); got {patches}"
+                )
