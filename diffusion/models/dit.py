@@ -32,6 +32,7 @@ from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
 from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Block, modulated_output, normalisation, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
+from diffusion.models.layers.joint_conditions import check_strength
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.scan import REMAT, scanned
 
@@ -239,8 +240,7 @@ class DiT(nn.Module):
                 'this DiT receives the strength of guidance: its condition is a dict with "label" and "strength" [B]'
             )
         rest = {name: leaf for name, leaf in condition.items() if name != "strength"}
-        if condition["strength"].shape != (batch,):
-            raise ValueError(f"the condition's 'strength' is [B] = ({batch},); got {condition['strength'].shape}")
+        check_strength(batch, condition)
         return rest, condition["strength"]
 
     def _check(self, x, clocks, condition):

@@ -40,7 +40,7 @@ from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.extra_attention import ExtraLayer
 from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, SingleBlock
-from diffusion.models.layers.joint_conditions import check_residuals, check_text
+from diffusion.models.layers.joint_conditions import check_residuals, check_strength, check_text
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
@@ -272,9 +272,7 @@ class Flux(nn.Module):
         return np.concatenate([np.zeros((words, 3)), patches])
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
-        if x.ndim != 4 or x.shape[-1] != self.channels:
-            raise ValueError(f"this Flux takes latents [B, H, W, {self.channels}]; got an array of shape {x.shape}")
-        network_checks.times(self, x, t)
+        network_checks.latents(self, x, t, self.channels)
         edited = inputs["picture"]
         if edited is not None and (
             edited.ndim != 4 or (edited.shape[0], edited.shape[3]) != (x.shape[0], self.channels)
@@ -285,8 +283,7 @@ class Flux(nn.Module):
                 f"got {edited.shape}"
             )
         check_text(x.shape[0], self.text_width, inputs, self.pooled_width)
-        if self.strength and inputs["strength"].shape != x.shape[:1]:
-            raise ValueError(f"the condition's 'strength' is [B] = {x.shape[:1]}; got {inputs['strength'].shape}")
+        check_strength(x.shape[0], inputs)
         tokens = (x.shape[0], x.shape[1] * x.shape[2] // PATCH**2, self.width)
         if inputs["residuals"] is not None and len(inputs["residuals"]) != 2:
             raise ValueError(

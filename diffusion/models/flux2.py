@@ -35,7 +35,7 @@ from diffusion.models.layers.blocks import Modulation, modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_blocks import JointBlock, SingleBlock
-from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.joint_conditions import check_strength, check_text
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.scan import REMAT, scanned
@@ -179,12 +179,9 @@ class Flux2(nn.Module):
         return modulated_output(tokens, c, layer_norm, self.channels, self.dtype, bias=False).reshape(shape)
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
-        if x.ndim != 4 or x.shape[-1] != self.channels:
-            raise ValueError(f"this Flux2 takes latents [B, H, W, {self.channels}]; got an array of shape {x.shape}")
-        network_checks.times(self, x, t)
+        network_checks.latents(self, x, t, self.channels)
         check_text(x.shape[0], self.text_width, inputs)
-        if self.strength and inputs["strength"].shape != x.shape[:1]:
-            raise ValueError(f"the condition's 'strength' is [B] = {x.shape[:1]}; got {inputs['strength'].shape}")
+        check_strength(x.shape[0], inputs)
 
 
 def _token_positions(words: int, height: int, width: int) -> np.ndarray:

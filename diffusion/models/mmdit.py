@@ -245,9 +245,7 @@ class MMDiT(nn.Module):
         return per_layer
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
-        if x.ndim != 4 or x.shape[-1] != self.channels:
-            raise ValueError(f"this MMDiT takes latents [B, H, W, {self.channels}]; got an array of shape {x.shape}")
-        network_checks.times(self, x, t)
+        network_checks.latents(self, x, t, self.channels)
         if max(x.shape[1:3]) // self.patch > self.positions:
             raise ValueError(
                 f"latents of {x.shape[1]} x {x.shape[2]} have more patches of {self.patch} on a side than "

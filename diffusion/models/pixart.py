@@ -33,7 +33,7 @@ from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positions
 from diffusion.models.layers.extra_attention import ExtraLayer
-from diffusion.models.layers.joint_conditions import check_residuals, check_text
+from diffusion.models.layers.joint_conditions import check_residuals, check_strength, check_text
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.scan import REMAT, scanned
@@ -269,11 +269,10 @@ class PixArt(nn.Module):
         return per_layer
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
-        if x.ndim != 4 or x.shape[-1] != self.shape[-1]:
-            raise ValueError(f"this PixArt takes latents [B, H, W, {self.shape[-1]}]; got an array of shape {x.shape}")
-        network_checks.times(self, x, t)
+        network_checks.latents(self, x, t, self.shape[-1])
         batch = x.shape[0]
         check_text(batch, self.text_width, inputs)
+        check_strength(batch, inputs)
         size = inputs.get("size")
         if size is not None and size.shape != (batch, 6):
             raise ValueError(f"the condition's 'size' is [B, 6] = ({batch}, 6); got {size.shape}")

@@ -210,7 +210,5 @@ class ZImage(nn.Module):
         return -unpatchify(tokens, PATCH, height, width)
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
-        if x.ndim != 4 or x.shape[-1] != self.channels:
-            raise ValueError(f"this ZImage takes latents [B, H, W, {self.channels}]; got an array of shape {x.shape}")
-        network_checks.times(self, x, t)
+        network_checks.latents(self, x, t, self.channels)
         check_text(x.shape[0], self.text_width, inputs)

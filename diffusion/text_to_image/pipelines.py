@@ -328,15 +328,15 @@ def distilled(denoiser: nn.Module) -> bool:
 def published(kind: Kind, process: Process, denoiser: nn.Module, student: bool = False) -> Usual:
     """Steps and guidance with which a model was published, as far as its folder shows.
 
-    | the folder has                                            | steps | guidance  | source                           |
-    |-----------------------------------------------------------|-------|-----------|----------------------------------|
-    | Euler's schedulers, "trailing", epsilon prediction        | 1     | none      | cards of SD-Turbo and SDXL-Turbo |
-    | LCMScheduler, a denoiser that reads the strength          | 4     | 8.5       | LatentConsistencyModelPipeline   |
-    | LCMScheduler, another denoiser (LCM merged, PixArt-LCM)   | 4     | none      | cards of the LCM-LoRAs           |
-    | a Flux without guidance_embeds                            | 4     | none      | card of FLUX.1-schnell           |
-    | is_distilled (`student`)                                  | 4     | none      | card of FLUX.2 klein             |
-    | a Z-Image whose flow is shifted by 3                      | 8     | none      | card of Z-Image-Turbo            |
-    | anything else                                             | `kind.usual`      | the pipeline's `__call__`        |
+    | the folder has                                           | steps | guidance  | source                            |
+    |----------------------------------------------------------|-------|-----------|-----------------------------------|
+    | Euler's schedulers, "trailing", epsilon prediction       | 1     | none      | cards of SD-Turbo and SDXL-Turbo  |
+    | LCMScheduler, a denoiser that reads the strength         | 4     | 8.5       | LatentConsistencyModelPipeline    |
+    | LCMScheduler, another denoiser (LCM merged, PixArt-LCM)  | 4     | none      | cards of the LCM-LoRAs            |
+    | a Flux without guidance_embeds                           | 4     | none      | card of FLUX.1-schnell            |
+    | is_distilled (`student`)                                 | 4     | none      | its published use                 |
+    | a Z-Image whose flow is shifted by 3                     | 8     | none      | 8 evaluations, by diffusers' page |
+    | anything else                                            | `kind.usual`      | the pipeline's `__call__`         |
     """
     few = process.sampler in ("euler", "euler_ancestral") and process.fields.get("timestep_spacing") == "trailing"
     if few and process.prediction == "epsilon":

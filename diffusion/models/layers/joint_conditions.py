@@ -1,6 +1,6 @@
-"""Checks of the texts and residuals that transformers receive in their condition."""
+"""Checks of the texts, strengths and residuals that transformers receive in their condition."""
 
-__all__ = ["check_residuals", "check_text"]
+__all__ = ["check_residuals", "check_strength", "check_text"]
 
 from typing import Any
 
@@ -27,6 +27,21 @@ def check_text(batch: int, text_width: int, inputs: dict[str, Any], pooled_width
         raise ValueError(
             f"the condition's 'text_mask' is Bool [B, M] = {text[:2]}; got {mask.dtype} of shape {mask.shape}"
         )
+
+
+def check_strength(batch: int, inputs: dict[str, Any]) -> None:
+    """Refuses a strength of the guidance that is not one number for each example, if there is one.
+
+    Args:
+        batch: B.
+        inputs: entries of the condition.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    strength = inputs.get("strength")
+    if strength is not None and strength.shape != (batch,):
+        raise ValueError(f"the condition's 'strength' is [B] = ({batch},); got {strength.shape}")
 
 
 def check_residuals(residuals: Any, tokens: tuple[int, int, int], depth: int) -> None:

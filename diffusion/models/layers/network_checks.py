@@ -1,6 +1,6 @@
 """Checks that networks share: of their fields when they are constructed, and of their inputs before any computation."""
 
-__all__ = ["classes", "images", "known", "positive", "rotary_axes", "times"]
+__all__ = ["classes", "images", "known", "latents", "positive", "rotary_axes", "times"]
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -82,6 +82,24 @@ def images(network: Any, x: jax.Array) -> None:
         raise ValueError(f"{name} takes images [B, H, W, C]; got an array of shape {x.shape}")
     if network.shape is not None and network.shape[-1] != x.shape[-1]:
         raise ValueError(f"shape={network.shape}: this {name} takes images of that many channels; got {x.shape[-1]}")
+
+
+def latents(network: Any, x: jax.Array, t: jax.typing.ArrayLike, channels: int) -> None:
+    """Refuses what are no latents of that many channels, and a clock that does not fit them.
+
+    Args:
+        network: the module.
+        x: its input.
+        t: the time that it receives.
+        channels: C of its latents.
+
+    Raises:
+        ValueError: naming the shape.
+    """
+    if x.ndim != 4 or x.shape[-1] != channels:
+        name = type(network).__name__
+        raise ValueError(f"this {name} takes latents [B, H, W, {channels}]; got an array of shape {x.shape}")
+    times(network, x, t)
 
 
 def times(network: Any, x: jax.Array, *clocks: jax.typing.ArrayLike) -> None:
