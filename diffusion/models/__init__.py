@@ -25,6 +25,7 @@ from diffusion.models.mmdit import MMDiT
 from diffusion.models.pixnerd import PixNerd, pixnerd_preset
 from diffusion.models.qwen_image import QwenImage
 from diffusion.models.residual_u_vit import ResidualUViT
+from diffusion.models.sana import Sana
 from diffusion.models.sequence_transformer import SequenceTransformer
 from diffusion.models.set_transformer import SetTransformer
 from diffusion.models.song_unet import SongUNet
@@ -78,6 +79,7 @@ MODELS = {
     "pixnerd": PixNerd,
     "qwen_image": QwenImage,
     "residual_u_vit": ResidualUViT,
+    "sana": Sana,
     "sequence_transformer": SequenceTransformer,
     "set_transformer": SetTransformer,
     "song_unet": SongUNet,
@@ -111,6 +113,7 @@ __all__ = [
     "PixNerd",
     "QwenImage",
     "ResidualUViT",
+    "Sana",
     "SequenceTransformer",
     "SetTransformer",
     "SongUNet",

@@ -15,7 +15,7 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["PixArt", "PixArtBlock"]
+__all__ = ["PixArt", "PixArtBlock", "table"]
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("f
 small = nn.initializers.normal(0.02)
 
 
-def _table(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def table(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """Gaussian vectors whose expected squared length is one."""
     return jax.random.normal(key, shape) / shape[-1] ** 0.5
 
@@ -72,7 +72,7 @@ class PixArtBlock(nn.Module):
     ) -> tuple[jax.Array, None]:
         before = x
         width = x.shape[-1]
-        vectors = c + self.param("table", _table, (6, width)).astype(c.dtype)
+        vectors = c + self.param("table", table, (6, width)).astype(c.dtype)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (vectors[:, i, None] for i in range(6))
         attend = Attention(self.heads, False, self.attention, self.dtype, name="attention")
         read = layer_norm(x) * (1 + scale_a) + shift_a
@@ -226,7 +226,7 @@ class PixArt(nn.Module):
             stack = Segment(PixArtBlock(*fields, parent=None), params_of(self)["blocks"], self.depth, arguments, axes)
             tokens, more = through(Blocks(tokens, (stack,)))
 
-        final = embedding[:, None] + self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
+        final = embedding[:, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
         tokens = layer_norm(tokens) * (1 + final[:, 1, None]) + final[:, 0, None]
         # In float32: bfloat16 would round the output to 8 bits.
         outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)

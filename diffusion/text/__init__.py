@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         flux2_klein,
         pixart,
         qwen_image,
+        sana,
         stable_diffusion,
         stable_diffusion_3,
         stable_diffusion_xl,
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Embeddings", "Encoder", "Tokenizer", "Tokens", "byte_pairs", "cached", "chroma", "encode", "fingerprint", "flux",
-    "flux2_klein", "one_after_other", "parse", "pixart", "qwen_image", "side_by_side", "stable_diffusion",
-    "stable_diffusion_3", "stable_diffusion_xl", "tokenizer", "weighting", "z_image",
+    "flux2_klein", "one_after_other", "parse", "pixart", "qwen_image", "sana", "side_by_side",
+    "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl", "tokenizer", "weighting", "z_image",
 ]  # fmt: skip
 
 public.declare(
@@ -45,6 +46,7 @@ public.declare(
             "flux2_klein",
             "pixart",
             "qwen_image",
+            "sana",
             "stable_diffusion",
             "stable_diffusion_3",
             "stable_diffusion_xl",

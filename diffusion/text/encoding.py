@@ -34,6 +34,15 @@ class AlreadyRead(NamedTuple):
     start = ()
     room = 0
 
+    @property
+    def length(self) -> int:
+        """N."""
+        return self.ids.shape[1]
+
+    def longer(self, ids: int) -> "AlreadyRead":
+        """Itself: the texts have been read with the room that they needed."""
+        return self
+
     def split(self, text: str) -> tuple[list[int], Callable[[int], str]]:
         """No ids: `framed` has them all."""
         return [], lambda first: ""

@@ -10,6 +10,7 @@
 | Chroma | [B, 512, 4096] T5                                            |                     | and one     |
 | klein  | [B, 512, 7680] three layers of Qwen 3 side by side           |                     |             |
 | Qwen-Image | [B, 512, 3584] Qwen 2.5 VL, behind the task              |                     | Qwen's      |
+| SANA   | [B, 300, 2304] Gemma 2, of the prompt behind an instruction  |                     | Gemma's     |
 | Z-Image | [B, 512, 2560] Qwen 3, of the prompt in a template          |                     | Qwen's      |
 
 SDXL and SD 3 read CLIP's states before the last layer, without the final norm: `Encoder.of(..., skip=1, norm=False)`.
@@ -23,6 +24,7 @@ __all__ = [
     "flux2_klein",
     "pixart",
     "qwen_image",
+    "sana",
     "stable_diffusion",
     "stable_diffusion_3",
     "stable_diffusion_xl",
@@ -45,6 +47,23 @@ TASK = (  # of Qwen-Image
     "relationships of the objects and background:<|im_end|>\n"
 )
 OF_TASK = 34  # tokens of the task and of what stands before the user's words
+INSTRUCTION = (  # of SANA
+    "Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for image "
+    "generation. Evaluate the level of detail in the user prompt:\n"
+    "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, and spatial "
+    "relationships to create vivid and concrete scenes.\n"
+    "- If the prompt is already detailed, refine and enhance the existing details slightly without overcomplicating.\n"
+    "Here are examples of how to transform or refine prompts:\n"
+    "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled up in a round shape, sleeping "
+    "peacefully on a warm sunny windowsill, surrounded by pots of blooming red flowers.\n"
+    "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street "
+    "lamps, a diverse crowd of people in colorful clothing, and a double-decker bus passing by towering glass "
+    "skyscrapers.\n"
+    "Please generate only the enhanced description for the prompt below and avoid including any additional commentary "
+    "or evaluations:\n"
+    "User Prompt: "
+)
+OF_PROMPT = 300  # tokens of SANA's prompt, the start among them
 ANSWER = "<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -163,6 +182,29 @@ def qwen_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, A
     embeddings = encode(prompts, qwen, before=TASK + USER, behind=ANSWER, **how)
     tokens, mask = embeddings.tokens[:, OF_TASK:], embeddings.mask[:, OF_TASK:]
     return _text_first(embeddings._replace(tokens=tokens, mask=mask))
+
+
+def sana(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of SANA: the prompt in lower case, as Gemma 2 reads it behind an instruction.
+
+    Of the instruction the start of the text is left, and the last token, in whose place the prompt may begin.
+
+    Args:
+        prompts: B texts.
+        gemma: the normalised states of its last layer, `masked=True`, with a tokenizer of 300 tokens.
+        instructed: False for negative prompts, which have no instruction.
+        **how: further arguments of `encode`.
+    """
+    prompts = [prompt.lower().strip() for prompt in prompts]
+    if not instructed:
+        embeddings = encode(prompts, gemma, **how)
+        return {"text": embeddings.tokens, "text_mask": embeddings.mask}
+    tokenizer: Any = gemma.tokenizer
+    tokenizer = tokenizer.longer(len(tokenizer.start) + len(tokenizer.split(INSTRUCTION)[0]) - 2)
+    embeddings = encode(prompts, gemma._replace(tokenizer=tokenizer), before=INSTRUCTION, **how)
+    first = tokenizer.length - OF_PROMPT + 1
+    kept = lambda rows: jnp.concatenate([rows[:, :1], rows[:, first:]], axis=1)
+    return {"text": kept(embeddings.tokens), "text_mask": kept(jnp.asarray(embeddings.mask))}
 
 
 def flux2_klein(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:

@@ -126,6 +126,10 @@ class Tokenizer(NamedTuple):
         """Ids of a text that fit between start and end."""
         return self.length - len(self.start) - len(self.end)
 
+    def longer(self, ids: int) -> "Tokenizer":
+        """The same vocabulary with room for so many ids more in each text."""
+        return self._replace(length=self.length + ids)
+
     def ids(self, text: str) -> list[int]:
         """All ids of a text, without start and end."""
         return self.split(checked(text))[0]

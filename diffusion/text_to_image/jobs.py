@@ -214,6 +214,8 @@ class Job(NamedTuple):
             draws = trajectory.sampler.draws > 0 or bool(np.any(trajectory.plan.renoise))
             mark.check_readable(draws, noised)
         cache = cache_of(model, request.cache, trajectory, whole)
+        if request.words and model.kind.instructed:
+            raise ValueError(f"words are found in a prompt alone; those of a {model.name} stand behind an instruction")
         if request.words and cache is not None:
             raise ValueError("words move x_t by gradients through the network, which no cache follows; leave cache out")
         if request.reference is not None and cache is not None and cache.reads == "blocks" and not cache.idle:

@@ -427,16 +427,30 @@ def conditions(
     Returns:
         (conditional, unconditional).
     """
-    texts = list(dict.fromkeys([*prompts, negative or ""]))
-    check_words(model, texts)
+    own = list(dict.fromkeys(prompts))
+    check_words(model, [*own, negative or ""])
     if None in model.encoders:  # SD 3 without T5 receives zeros in its place
         how = {"width": model.denoiser.text_width, **how}
-    encoded = model.kind.condition(texts, *model.encoders, **how)
     number = len(prompts)
-    rows = lambda chosen: jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.array(chosen)], encoded)
-    conditional = rows([texts.index(prompt) for prompt in prompts])
-    unconditional = rows([texts.index(negative or "")] * number)
+    encode = lambda texts, **more: model.kind.condition(texts, *model.encoders, **how, **more)
+    rows = lambda encoded, chosen: jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.array(chosen)], encoded)
+    if model.kind.instructed:
+        conditional = rows(encode(own), [own.index(prompt) for prompt in prompts])
+        unconditional = rows(encode([negative or ""], instructed=False), [0] * number)
+        conditional, unconditional = _equally_long(conditional, unconditional)
+    else:  # in one call, so that they have as many tokens
+        texts = list(dict.fromkeys([*own, negative or ""]))
+        encoded = encode(texts)
+        conditional = rows(encoded, [texts.index(prompt) for prompt in prompts])
+        unconditional = rows(encoded, [texts.index(negative or "")] * number)
     if model.zeros and negative is None:
         unconditional = jax.tree.map(jnp.zeros_like, unconditional)
     beside = model.beside(number, guidance, height, width)
     return conditional | beside, unconditional | beside
+
+
+def _equally_long(*conditions: dict[str, Array]) -> list[dict[str, Array]]:
+    """Conditions of a text [B, M, E] and its mask [B, M], padded to the longest of them."""
+    longest = max(condition["text"].shape[1] for condition in conditions)
+    pad = lambda leaf: jnp.pad(leaf, [(0, 0), (0, longest - leaf.shape[1]), *[(0, 0)] * (leaf.ndim - 2)])
+    return [jax.tree.map(pad, condition) for condition in conditions]

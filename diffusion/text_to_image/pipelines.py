@@ -13,6 +13,7 @@
 | Flux2KleinPipeline             | FLUX.2                   | three layers of Qwen 3                                 |
 | QwenImagePipeline              | Qwen-Image               | Qwen 2.5 VL's tokens                                   |
 | ZImagePipeline                 | Z-Image                  | Qwen 3's tokens                                        |
+| SanaPipeline                   | SANA                     | Gemma 2's tokens behind an instruction                 |
 | FluxFillPipeline               | Flux of 96 channels      | as Flux, the mask and what is not masked               |
 | FluxKontextPipeline            | Flux                     | as Flux, tokens of the picture that is edited          |
 | PixArtAlphaPipeline            | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
@@ -50,6 +51,7 @@ from diffusion.models.flux2 import Flux2
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers import Process
 from diffusion.models.qwen_image import QwenImage
+from diffusion.models.sana import Sana
 from diffusion.models.z_image import ZImage
 from diffusion.parameterizations import Denoiser
 
@@ -108,6 +110,7 @@ class Kind(NamedTuple):
         unit_clock: whether the network of a flow receives t in [0, 1], not in [0, 1000].
         by_steps: whether the shift of its flow depends on their number, too, as FLUX.2's does; see `schedulers.read`.
         even: whether it sets the steps of a flow itself, see `schedulers.read`.
+        instructed: whether prompts, but no negative ones, stand behind an instruction; `condition` takes that name.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
         appends: whether its denoiser sees the picture that is edited as further tokens.
         fills: whether its denoiser, a transformer, sees a mask and what is not masked; a U-Net's channels say so.
@@ -131,6 +134,7 @@ class Kind(NamedTuple):
     unit_clock: bool = False
     even: bool = False
     by_steps: bool = False
+    instructed: bool = False
     zeros: bool = False
     appends: bool = False
     fills: bool = False
@@ -248,6 +252,16 @@ QWEN_IMAGE = Kind(
     network=QwenImage,
     guides=functools.partial(guidance.renormalised, patch=2),
 )
+SANA = Kind(
+    "Sana",
+    "transformer",
+    (Reader(how={"masked": True}, length=300),),
+    text.sana,
+    _patch,
+    Usual(20, 4.5),
+    network=Sana,
+    instructed=True,
+)
 PIXART_ALPHA = Kind("PixArt", "transformer", (Reader(how={"masked": True}, length=120),), text.pixart, _patch,
                     Usual(20, 4.5))  # fmt: skip
 PIXART_SIGMA = PIXART_ALPHA._replace(readers=(Reader(how={"masked": True}, length=300),))
@@ -270,6 +284,7 @@ KINDS = {
     "ZImagePipeline": Z_IMAGE,
     "Flux2KleinPipeline": FLUX2_KLEIN,
     "QwenImagePipeline": QWEN_IMAGE,
+    "SanaPipeline": SANA,
     "PixArtAlphaPipeline": PIXART_ALPHA,
     "PixArtSigmaPipeline": PIXART_SIGMA,
 }

@@ -1,17 +1,18 @@
-"""LoRA files of Z-Image, Qwen-Image and FLUX.2 klein by the names that tools write, merged here as by hand in numpy."""
+"""LoRA files of some families by the names that tools write, merged here as by hand in numpy."""
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from diffusion.adapters import lora, lora_files
-from diffusion.models import Flux2, QwenImage, ZImage
+from diffusion.models import Flux2, QwenImage, Sana, ZImage
 from diffusion.models.interchange import families, folders, rows
 from tests.peers.made_weights import made
 
 Z_IMAGE = ZImage(4, 24, 2, 1, 2, 12, (4, 4, 4))
 QWEN_IMAGE = QwenImage(4, 24, 2, 2, 12, (4, 4, 4))
 KLEIN = Flux2(4, 24, 2, 2, 3, 12, (2, 2, 2, 2))
+SANA = Sana(8, 4, 1, 24, 2, 3, 2, 12)
 PREFIXES = ("transformer.", "diffusion_model.", "", "base_model.model.", "lora_unet_")
 LAYERS = [
     (Z_IMAGE, "diffusers", "layers.1.attention.to_k"),
@@ -27,6 +28,9 @@ LAYERS = [
     (KLEIN, "diffusers", "double_stream_modulation_img.linear"),
     (KLEIN, "original", "double_blocks.0.img_attn.qkv"),
     (KLEIN, "original", "single_blocks.1.linear2"),
+    (SANA, "diffusers", "transformer_blocks.1.attn1.to_k"),
+    (SANA, "diffusers", "transformer_blocks.0.attn2.to_v"),
+    (SANA, "original", "blocks.1.attn.qkv"),
 ]
 
 

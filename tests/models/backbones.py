@@ -25,6 +25,7 @@ from diffusion.models.pixart import PixArt
 from diffusion.models.pixnerd import PixNerd
 from diffusion.models.qwen_image import QwenImage
 from diffusion.models.residual_u_vit import ResidualUViT
+from diffusion.models.sana import Sana
 from diffusion.models.sequence_transformer import SequenceTransformer
 from diffusion.models.set_transformer import SetTransformer
 from diffusion.models.song_unet import SongUNet
@@ -190,6 +191,9 @@ BACKBONES = {
         blocks="(?:single_)?blocks",
     ),
     "qwen_image": Backbone(QwenImage(4, 24, 2, 2, TEXT, (4, 4, 4)), (8, 8, 4), words("text_mask")),
+    "sana": Backbone(
+        Sana(8, 4, 1, 24, 2, 6, 2, TEXT, qk_norm=True), (8, 8, 4), words("text_mask"), divides=1, untrained=r"key/bias$"
+    ),
     "z_image": Backbone(ZImage(4, 24, 2, 1, 2, TEXT, (4, 4, 4)), (8, 8, 4), words("text_mask")),
     "jit": Backbone(
         JiT(**TOKENS | {"depth": 3}, num_classes=CLASSES, bottleneck=8, class_tokens=4, class_start=1),

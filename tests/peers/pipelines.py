@@ -76,6 +76,7 @@ QWEN_FLOW = {  # as it is published
     "time_shift_type": "exponential",
     "use_dynamic_shifting": True,
 }
+FLOW_SIGMAS = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}  # SANA's
 PIXART = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "final_sigmas_type": "zero"}
 EDM = {
     "sigma_min": 0.002,
@@ -471,6 +472,50 @@ def qwen_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
 
 
+def gemma_tokenizer():
+    """Letters, some of them merged, behind a start."""
+    letters = [chr(code) for code in range(33, 127)] + ["\n", "\u2581"]
+    merges = [("c", "a"), ("ca", "t"), ("\u2581", "cat"), ("\u2581", "a"), ("u", "s"), ("e", "r"), ("us", "er")]
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *letters, *("".join(pair) for pair in merges)]
+    return transformers.GemmaTokenizer({word: i for i, word in enumerate(words)}, merges)
+
+
+GEMMA = {name: value for name, value in QWEN.items() if name != "vocab_size"} | {"vocab_size": 120}
+
+
+def sana(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """With the scheduler that SANA is published with."""
+    levels = {"block_out_channels": (8, 16), "layers_per_block": (1, 1)}
+    of_level = {"block_types": ("ResBlock", "EfficientViTBlock"), "qkv_multiscales": ((), (5,))}
+    sides = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (levels | of_level).items()}
+    return diffusers.SanaPipeline(
+        tokenizer=gemma_tokenizer(),
+        text_encoder=transformers.Gemma2Model(transformers.Gemma2Config(**GEMMA)),
+        vae=diffusers.AutoencoderDC(
+            latent_channels=4,
+            attention_head_dim=8,
+            downsample_block_type="conv",
+            upsample_block_type="interpolate",
+            decoder_norm_types="rms_norm",
+            decoder_act_fns="silu",
+            scaling_factor=0.41407,
+            **sides,
+        ),
+        transformer=diffusers.SanaTransformer2DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=4,
+            attention_head_dim=8,
+            num_layers=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=16,
+            cross_attention_dim=32,
+            caption_channels=24,
+        ),
+        scheduler=diffusers.DPMSolverMultistepScheduler.from_config(FLOW_SIGMAS),
+    )
+
+
 def z_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     return diffusers.ZImagePipeline(
         vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
@@ -507,6 +552,7 @@ PIPELINES = {
     "chroma": chroma,
     "klein": flux2_klein,
     "qwen_image": qwen_image,
+    "sana": sana,
     "z_image": z_image,
     "playground": playground,
     "lcm": latent_consistency,
@@ -572,6 +618,7 @@ TRAJECTORIES = {
     "klein": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "qwen_image": (QWEN_FLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "z_image": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    "sana": (FLOW_SIGMAS, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "playground": (
         EDM,
         {
@@ -691,12 +738,14 @@ def write(name: str, folder: pathlib.Path) -> None:
             if name.startswith("edit"):  # from a picture that has its latents' form, so that it is not encoded
                 image = torch.from_numpy(drawn("pictured", 2, 8, 8, 4)).movedim(-1, 1)
                 arguments |= {"image": image, "image_guidance_scale": IMAGE_GUIDANCE}
-            if name in ("pixart", "alpha"):
+            if name == "sana":
+                arguments["negative_prompt"] = NEGATIVE
+            if name in ("pixart", "alpha", "sana"):
                 arguments |= {"clean_caption": False, "use_resolution_binning": False}
             if name == "lcm":
                 arguments = {}
             sides = {} if name.startswith("edit") else {"height": 16, "width": 16}  # there those of the picture
-            sides = {"height": 32, "width": 32} if name == "klein" else sides
+            sides = {"height": 32, "width": 32} if name in ("klein", "sana") else sides
             draw = functools.partial(
                 pipe, prompt=None if name == "chroma" else PROMPTS, latents=latents, **sides, **arguments
             )

@@ -81,3 +81,19 @@ def test_chroma_sees_one_token_of_padding_of_a_prompt_in_two_windows(monkeypatch
     unused: Any = None
     found = text.chroma(["a cat"], unused, windows=True)
     np.testing.assert_array_equal(found["text_mask"], np.array([[1, 1, 1, 0, 1, 1, 1, 0]], bool))
+
+
+def test_sana_keeps_the_start_and_what_follows_the_instruction():
+    """A letter a token: the start, the last letter of the instruction, the prompt in lower case, and 300 in all."""
+    split = lambda text: ([ord(letter) for letter in text], lambda first: text[first:])
+    encoder = Encoder(Tokenizer(split, (1,), (), 0, 300), lambda ids, mask: (jnp.asarray(ids)[..., None], None))
+    found = text.sana(["A Cat", "b"], encoder)
+    expected = np.zeros((2, 300), int)
+    expected[0, :7] = [1, ord(" "), *map(ord, "a cat")]
+    expected[1, :3] = [1, ord(" "), ord("b")]
+    np.testing.assert_array_equal(found["text"][..., 0], expected)
+    np.testing.assert_array_equal(found["text_mask"], expected > 0)
+    plain = text.sana(["A Cat"], encoder, instructed=False)
+    np.testing.assert_array_equal(plain["text"][0, :7, 0], [1, *map(ord, "a cat"), 0])
+    read = AlreadyRead(np.arange(1500)[None], np.ones((1, 1500), bool))  # whose first 1201 are start and instruction
+    np.testing.assert_array_equal(text.sana([""], encoder._replace(tokenizer=read))["text"][0, :3, 0], [0, 1201, 1202])

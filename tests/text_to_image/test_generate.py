@@ -102,6 +102,7 @@ TRAJECTORIES = {
     "klein": {"euler": 4e-5},
     "qwen_image": {"euler": 4e-5},
     "z_image": {"euler": 4e-5},
+    "sana": {"dpmpp_2m": 3e-5},
     "playground": {"dpmpp_2m": 3e-5, "euler": 3e-5},
     "lcm": {"lcm": 4e-5},
 }
@@ -118,10 +119,10 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, case):
     about, found = made_pipelines.fixture(name)
     model, conditional, unconditional = compiled(name)
     process = schedulers.read(about["walks"][case], even=model.kind.even, by_steps=model.kind.by_steps)
-    if case == "dpmpp_2m, karras":  # the network there receives whole times, though its sigma is of one between
-        clock = process.parameterization.clock
-        whole = process.parameterization._replace(clock=lambda schedule, t: jnp.round(clock(schedule, t)))
-        process = process._replace(parameterization=whole)
+    if case == "dpmpp_2m, karras" or name == "sana":  # the network there receives whole times, of a sigma between two
+        clock, whole = process.parameterization.clock, jnp.round if name == "sd" else jnp.floor
+        cut = process.parameterization._replace(clock=lambda schedule, t: whole(clock(schedule, t)))
+        process = process._replace(parameterization=cut)
     tokens = 64 // model.kind.multiple(model.denoiser) ** 2
     trajectory = schedulers.trajectory(
         process, case.partition(",")[0].partition(" ")[0], about["steps"][case], tokens=tokens
@@ -211,6 +212,7 @@ OWN_SAMPLER = {
     "klein": "euler",
     "qwen_image": "euler",
     "z_image": "euler",
+    "sana": "dpmpp_2m",
     "playground": "dpmpp_2m",
     "lcm": "lcm",
 }
@@ -218,7 +220,7 @@ OWN_SAMPLER = {
 
 def _read_as(model, process):
     """The clock and the channels of the model, with what the process of a trajectory predicts."""
-    if model.name.startswith("StableDiffusionP"):
+    if model.name.startswith(("StableDiffusionP", "Sana")):
         return process.parameterization
     return model.process.parameterization
 
@@ -257,7 +259,9 @@ def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["playground", "lcm", "chroma", "kontext", "fill", "klein", "qwen_image", "z_image"])
+@pytest.mark.parametrize(
+    "name", ["playground", "lcm", "chroma", "kontext", "fill", "klein", "qwen_image", "sana", "z_image"]
+)
 def test_pictures_of_the_whole_program_follow_from_prompt_and_seed(name):
     seen = {"height": 16, "width": 16} | ({"image": picture()[:, :16]} if name in ("kontext", "fill") else {})
     seen |= {"mask": np.add.outer(np.arange(16), np.arange(16)) > 12} if name == "fill" else {}

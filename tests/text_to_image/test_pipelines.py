@@ -17,6 +17,7 @@ from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.pixart import PixArt
 from diffusion.models.qwen_image import QwenImage
+from diffusion.models.sana import Sana
 from diffusion.models.z_image import ZImage
 from diffusion.text_to_image import pipelines
 from tests.text_to_image import made_pipelines
@@ -199,6 +200,7 @@ LCM = SD_1 | {"_class_name": "LCMScheduler"}
     ("FluxPipeline", FLOW, SCHNELL, (4, 1.0)),
     ("QwenImagePipeline", FLOW, QwenImage(), (50, 4.0)),
     ("Flux2KleinPipeline", FLOW, Flux2(), (50, 4.0)),
+    ("SanaPipeline", FLOW, Sana(), (20, 4.5)),
     ("ZImagePipeline", FLOW | {"shift": 6.0}, ZImage(), (50, 6.0)),
     ("ZImagePipeline", FLOW | {"shift": 3.0}, ZImage(), (8, 1.0)),
     ("PixArtAlphaPipeline", SD_1, UNET, (20, 4.5)),

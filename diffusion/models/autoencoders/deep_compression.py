@@ -24,7 +24,8 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import layout
 from diffusion.models.layers.constants import constant
-from diffusion.models.layers.convolutions import conv, upsample
+from diffusion.models.layers.convolutions import conv, gated_convolution, upsample
+from diffusion.models.layers.linear_attention import linear_attention
 
 ACTIVATIONS = {"silu": nn.silu, "relu": nn.relu}
 
@@ -105,12 +106,9 @@ class PlainBlock(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """x + norm(out(attention of ReLU features)), on pixels and on neighbourhoods.
+    """x + norm(out(linear attention)), on pixels and on neighbourhoods.
 
-        out_n = sum_m (relu(q_n) . relu(k_m)) v_m / sum_m relu(q_n) . relu(k_m)
-
-    The cost is linear in the number of pixels: the sum over m is computed once for all n. The neighbourhoods are q, k
-    and v after a depthwise convolution; they are additional heads.
+    The neighbourhoods are q, k and v after a depthwise convolution; they are additional heads.
 
     Attributes:
         head_size: d; it divides the channels C.
@@ -118,7 +116,7 @@ class LinearAttention(nn.Module):
         norm: a name in NORMS.
         dtype: compute type; the attention itself is float32.
 
-    Reference: Katharopoulos et al., "Transformers are RNNs", 2020, equation 6; Cai et al., 2023, figure 3.
+    Reference: Cai et al., 2023, figure 3.
     """
 
     head_size: int
@@ -137,30 +135,20 @@ class LinearAttention(nn.Module):
             mixed = nn.Conv(3 * channels, (1, 1), feature_group_count=groups, name=f"mixed_{i}", **options)
             qkv.append(mixed(near(qkv[0])))
         # The published networks cut the 3 C channels into heads first, and each head's 3 d into q, k and v.
-        heads = jnp.concatenate(qkv, -1).astype(jnp.float32)
-        heads = heads.reshape(batch, height * width, -1, 3, self.head_size)
-        q = nn.relu(heads[..., 0, :])
-        k = nn.relu(heads[..., 1, :])
-        v = heads[..., 2, :]
-        summed = jnp.einsum("bmhd,bmhe->bhde", k, v)
-        weight = jnp.einsum("bnhd,bhd->bnh", q, k.sum(1))
-        h = jnp.einsum("bnhd,bhde->bnhe", q, summed) / (weight[..., None] + 1e-15)
+        heads = jnp.concatenate(qkv, -1).reshape(batch, height * width, -1, 3, self.head_size)
+        h = linear_attention(heads[..., 0, :], heads[..., 1, :], heads[..., 2, :])
         h = nn.Dense(channels, name="project", **options)(h.reshape(batch, height, width, -1))
         return layout.split(x + NORMS[self.norm](name="norm")(h), "batch", None, None, None)
 
 
 class GatedConv(nn.Module):
-    """x + norm(project(a silu(b))), [a, b] = depthwise convolution of silu(widen(x)), 4 C channels each."""
+    """x + norm(gated convolution of 4 C channels)."""
 
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = 8 * x.shape[-1]
-        h = nn.silu(nn.Dense(wide, dtype=self.dtype, name="widen")(x))
-        h = nn.Conv(wide, (3, 3), feature_group_count=wide, dtype=self.dtype, name="near")(h)
-        a, b = jnp.split(h, 2, axis=-1)
-        h = nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="project")(a * nn.silu(b))
+        h = gated_convolution(x, 4 * x.shape[-1], self.dtype)
         return layout.split(x + RmsNorm(name="norm")(h), "batch", None, None, None)
 
 

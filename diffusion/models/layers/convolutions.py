@@ -1,6 +1,6 @@
 """Convolutional layers that the U-Nets and autoencoders of the field share, channels last."""
 
-__all__ = ["GroupNorm", "ResnetBlock", "conv", "upsample"]
+__all__ = ["GroupNorm", "ResnetBlock", "conv", "gated_convolution", "upsample"]
 
 import flax.linen as nn
 import jax
@@ -167,3 +167,26 @@ def upsample(x: jax.Array) -> jax.Array:
     for axis in range(1, x.ndim - 1):
         x = x.repeat(2, axis=axis)
     return x
+
+
+def gated_convolution(x: jax.Array, hidden: int, dtype: str) -> jax.Array:
+    """The gated depthwise convolution of EfficientViT and SANA (there Mix-FFN), without norm and residual.
+
+        out = project(a silu(b)),   [a, b] = depthwise 3 x 3 convolution of silu(widen(x))
+
+    Called inside a module's `__call__`, whose parameters "widen", "near" and "project" they are.
+
+    Args:
+        x: [B, H, W, C].
+        hidden: channels of a, and of b.
+        dtype: compute type.
+
+    Returns:
+        [B, H, W, C].
+
+    Reference: Xie et al., "SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion Transformers", 2024.
+    """
+    h = nn.silu(nn.Dense(2 * hidden, dtype=dtype, name="widen")(x))
+    h = nn.Conv(2 * hidden, (3, 3), feature_group_count=2 * hidden, dtype=dtype, name="near")(h)
+    a, b = jnp.split(h, 2, axis=-1)
+    return nn.Dense(x.shape[-1], use_bias=False, dtype=dtype, name="project")(a * nn.silu(b))

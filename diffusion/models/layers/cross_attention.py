@@ -7,6 +7,7 @@ import jax
 
 from diffusion.models.layers import attention_records, extra_attention, layout
 from diffusion.models.layers.attention import attention, probabilities
+from diffusion.models.layers.heads import norm_over_heads
 
 xavier = nn.initializers.xavier_uniform()
 
@@ -21,6 +22,7 @@ class CrossAttention(nn.Module):
         zero: whether the output starts at zero.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.
+        qk_norm: RMS-normalise queries and keys over all heads together, with a learned scale.
     """
 
     heads: int
@@ -29,6 +31,7 @@ class CrossAttention(nn.Module):
     zero: bool = False
     attention: str = "auto"
     dtype: str = "float32"
+    qk_norm: bool = False
 
     @nn.compact
     def __call__(
@@ -59,6 +62,8 @@ class CrossAttention(nn.Module):
         q = project(x, "query")
         k = project(context, "key")
         v = project(context, "value")
+        if self.qk_norm:
+            q, k = norm_over_heads(q, "query_norm", self.dtype), norm_over_heads(k, "key_norm", self.dtype)
         out = attention(q, k, v, self.attention, bias)
         if cross and attention_records.shows(self, attention_records.MAPS):
             attention_records.show(self, attention_records.MAPS, probabilities(q, k, bias))

@@ -1,6 +1,6 @@
 """The projection of tokens into the heads of an attention."""
 
-__all__ = ["Heads"]
+__all__ = ["Heads", "norm_over_heads"]
 
 import math
 from collections.abc import Callable
@@ -58,6 +58,21 @@ class Heads(nn.Module):
         whole = part(0, shape[0])
         q, k, v = (one.squeeze(2) for one in jnp.split(_attended(whole[:, :, :3]), 3, axis=2))
         return [q, k, v, *([whole[:, :, 3:]] if self.beside else ())]
+
+
+def norm_over_heads(x: jax.Array, name: str, dtype: str, epsilon: float = 1e-5) -> jax.Array:
+    """Queries or keys, RMS-normalised over the features of all heads of a token, with a learned scale [H, S].
+
+    Called inside a module's `__call__`, whose module of that name it is.
+
+    Args:
+        x: [B, N, H, S].
+        name: of the module.
+        dtype: compute type.
+        epsilon: of the norm, positive.
+    """
+    axes = (-2, -1)
+    return nn.RMSNorm(epsilon, dtype=dtype, reduction_axes=axes, feature_axes=axes, name=name)(x)
 
 
 def _attended(x: jax.Array) -> jax.Array:

@@ -1,0 +1,30 @@
+"""Attention whose cost is linear in the number of tokens."""
+
+__all__ = ["linear_attention"]
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def linear_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attention of ReLU features, for each example and head: the sum over m is computed once for all n.
+
+        out_n = sum_m (relu(q_n) . relu(k_m)) v_m / sum_m relu(q_n) . relu(k_m)
+
+    Args:
+        q: queries [B, N, H, D].
+        k: keys [B, M, H, D].
+        v: values [B, M, H, D].
+
+    Returns:
+        [B, N, H, D], float32 or wider.
+
+    Reference: Katharopoulos et al., "Transformers are RNNs", 2020, equation 6; Cai et al., "EfficientViT: Multi-Scale
+    Linear Attention for High-Resolution Dense Prediction", 2023, for the ReLU.
+    """
+    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    q, k, v = nn.relu(wide(q)), nn.relu(wide(k)), wide(v)
+    summed = jnp.einsum("bmhd,bmhe->bhde", k, v)
+    weight = jnp.einsum("bnhd,bhd->bnh", q, k.sum(1))
+    return jnp.einsum("bnhd,bhde->bnhe", q, summed) / (weight[..., None] + 1e-15)
