@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from diffusion import public
 from diffusion.models import dit
 from diffusion.models.budget import flops
+from diffusion.models.cogvideox import CogVideoX
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.ddt import DDT, ddt_preset, dit_dh_preset
 from diffusion.models.diffwave import DiffWave
@@ -17,6 +18,7 @@ from diffusion.models.frame_transformer import FrameTransformer
 from diffusion.models.jit import JiT, jit_preset
 from diffusion.models.layers import attention, embeddings, layer_masks
 from diffusion.models.lightning_dit import lightning_dit_preset
+from diffusion.models.ltx_video import LTXVideo
 from diffusion.models.mask_dit import MaskDiT, mask_dit_preset
 from diffusion.models.mdt import MDT, mdt_preset
 from diffusion.models.mit import MiT, imf_preset, pmf_preset
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from diffusion.models.other_libraries import NNX, Equinox, Functions
 
 MODELS = {
+    "cogvideox": CogVideoX,
     "conditional_unet": ConditionalUNet,
     "ddt": DDT,
     "diffwave": DiffWave,
@@ -71,6 +74,7 @@ MODELS = {
     "flux2": Flux2,
     "frame_transformer": FrameTransformer,
     "jit": JiT,
+    "ltx_video": LTXVideo,
     "mask_dit": MaskDiT,
     "mdt": MDT,
     "mit": MiT,
@@ -96,6 +100,7 @@ __all__ = [
     "MLP",
     "MODELS",
     "NNX",
+    "CogVideoX",
     "ConditionalUNet",
     "DiT",
     "DiffWave",
@@ -107,6 +112,7 @@ __all__ = [
     "FrameTransformer",
     "Functions",
     "JiT",
+    "LTXVideo",
     "MMDiT",
     "MaskDiT",
     "MiT",

@@ -316,11 +316,7 @@ class VideoDiT(nn.Module):
         check_example(self, x, "videos [B, F, H, W, C]", rank=5)
         if x.shape[2] % self.patch or x.shape[3] % self.patch:
             raise ValueError(f"patch={self.patch} does not divide height and width of {x.shape[2:4]} pixels")
-        if jnp.shape(t) not in ((), x.shape[:1], x.shape[:2]):
-            raise ValueError(
-                f"VideoDiT takes one time for each video, t [B] = {x.shape[:1]}, or for each frame, t [B, F] = "
-                f"{x.shape[:2]}; got shape {jnp.shape(t)}"
-            )
+        network_checks.frame_times(self, x, t)
 
     def _entries(self, condition: Any, batch: int) -> dict[str, Any]:
         """The entries of the condition, with None for missing ones."""

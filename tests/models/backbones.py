@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.models.cogvideox import CogVideoX
 from diffusion.models.conditional_unet import ConditionalUNet
 from diffusion.models.ddt import DDT
 from diffusion.models.diffwave import DiffWave
@@ -16,6 +17,7 @@ from diffusion.models.edm2_unet import EDM2UNet
 from diffusion.models.flux import Flux
 from diffusion.models.flux2 import Flux2
 from diffusion.models.jit import JiT
+from diffusion.models.ltx_video import LTXVideo
 from diffusion.models.mask_dit import MaskDiT
 from diffusion.models.mdt import MDT
 from diffusion.models.mit import MiT
@@ -328,6 +330,16 @@ BACKBONES = {
         lambda batch: {**words("text_mask")(batch), **vectors(batch)},
         untrained="key/bias$",
         divides=1,
+    ),
+    "cogvideox": Backbone(
+        CogVideoX(4, 32, 2, 2, TEXT, 12, frames=2, positions="rope", grid=(8, 8)),
+        (4, 4, 4, 4),
+        words(),
+        untrained="key_norm/bias$",
+        divides=1,
+    ),
+    "ltx_video": Backbone(
+        LTXVideo(4, 24, 2, 2, TEXT), (3, 4, 4, 4), words("text_mask"), untrained="key/bias$", divides=1
     ),
     "video_dit, full": Backbone(
         VideoDiT(**TOKENS, num_classes=CLASSES, mixing="full", norm="scaled_rmsnorm", mlp="swiglu", qk_norm=True),

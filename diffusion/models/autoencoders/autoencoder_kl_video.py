@@ -37,6 +37,7 @@ from diffusion.models.autoencoders.causal_layers import (
     doubled,
 )
 from diffusion.models.autoencoders.latent_space import Factor, Moments
+from diffusion.models.autoencoders.video_checks import check_latents, check_video
 from diffusion.models.layers.attention import IMPLEMENTATIONS
 from diffusion.models.layers.choices import look_up
 
@@ -194,7 +195,7 @@ class AutoencoderKLVideo(nn.Module):
         Raises:
             ValueError: for a size that the factors do not divide.
         """
-        self._check(x)
+        check_video(self, x, later="encoder" in self.variables.get(STREAM, {}))
         mean, log_variance = jnp.split(self.moments_conv(self.encoder(x)), 2, axis=-1)
         return Moments(mean, log_variance.clip(*LOG_VARIANCE))
 
@@ -211,41 +212,12 @@ class AutoencoderKLVideo(nn.Module):
         Raises:
             ValueError: for another rank or number of channels.
         """
-        if z.ndim != 5 or z.shape[-1] != self.latent_channels:
-            raise ValueError(
-                f"this autoencoder decodes latents [B, F, h, w, {self.latent_channels}]; got an array of shape "
-                f"{z.shape}"
-            )
+        check_latents(self, z)
         return self.decoder(self.latents_conv(z))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The reconstruction of videos [B, F, H, W, C] from the mean of their posterior."""
         return self.decode(self.encode(x).mean)
-
-    def _check(self, x: jax.Array) -> None:
-        f, f_t = self.factor, self.time_factor
-        if x.ndim != 5 or x.shape[-1] != self.picture_channels:
-            raise ValueError(
-                f"this autoencoder takes videos [B, F, H, W, {self.picture_channels}]; got an array of shape {x.shape}"
-            )
-        _, frames, height, width, _ = x.shape
-        if height % f or width % f or not height * width:
-            nearest = " x ".join(str(max(f, round(side / f) * f)) for side in (height, width))
-            raise ValueError(
-                f"this autoencoder makes frames {f} times smaller, and {f} does not divide {height} x {width}; the "
-                f"nearest valid size is {nearest}"
-            )
-        later = "encoder" in self.variables.get(STREAM, {})
-        if frames < 1 or (frames - (not later)) % f_t:
-            valid = (
-                f"a later chunk of a stream has a multiple of {f_t}"
-                if later
-                else f"valid are 1, {1 + f_t}, {1 + 2 * f_t} .."
-            )
-            raise ValueError(
-                f"this autoencoder makes one frame of each {f_t} after the first; a video of {frames} frames does not "
-                f"fit: {valid}"
-            )
 
 
 def streamed(module: AutoencoderKLVideo, params: Any, method: str, chunk: int = 1) -> Callable[[jax.Array], Any]:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         unet_inputs,
         vision_layers,
         volumes,
+        wide_attention,
     )
 
 __all__ = [
@@ -97,6 +98,7 @@ __all__ = [
     "unet_inputs",
     "vision_layers",
     "volumes",
+    "wide_attention",
 ]
 
 public.declare(__name__)

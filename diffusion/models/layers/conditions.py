@@ -9,6 +9,7 @@
 | "pooled"       | [B, P]         | one embedding of the whole prompt                                                  |
 | "size"         | [B, 6]         | original height and width, top and left of the crop, requested height and width    |
 | "strength"     | [B]            | guidance strength that the network was distilled with                              |
+| "rate"         | [B]            | frames of the video in a second                                                    |
 | "keep"         | int [B, K]     | numbers of the patches that a masked network sees (kept_patches); without it, all  |
 | "interval"     | [B, 2]         | times from and to which that guidance acts (MiT)                                   |
 | "augment"      | [B, A]         | numbers that describe the example's augmentation (EDM); without it, no change      |

@@ -46,7 +46,7 @@ def sinusoid(t: jax.Array, size: int = 256, max_period: float = 10_000.0, shift:
 
 
 class TimestepEmbedding(nn.Module):
-    """A two-layer network (SiLU between) on 256 sinusoidal features of the time: [B] -> [B, width].
+    """A two-layer network (SiLU between) on sinusoidal features of the time: [B] -> [B, width].
 
     Attributes:
         width: features of the output.
@@ -55,6 +55,7 @@ class TimestepEmbedding(nn.Module):
         max_period: of the frequencies, see `sinusoid`.
         hidden: features between the two layers; 0: `width`.
         bias: whether the two layers have one.
+        features: of the sinusoid, even.
 
     Reference: Peebles & Xie, 2023.
     """
@@ -65,11 +66,12 @@ class TimestepEmbedding(nn.Module):
     max_period: float = 10_000.0
     hidden: int = 0
     bias: bool = True
+    features: int = 256
 
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:
         init = nn.initializers.normal(0.02)
-        features = sinusoid(t, max_period=self.max_period, shift=self.shift)
+        features = sinusoid(t, self.features, max_period=self.max_period, shift=self.shift)
         dense = lambda width, name: nn.Dense(width, self.bias, self.dtype, kernel_init=init, name=name)
         return dense(self.width, "out")(nn.silu(dense(self.hidden or self.width, "hidden")(features)))
 

@@ -1,6 +1,6 @@
 """Checks that networks share: of their fields when they are constructed, and of their inputs before any computation."""
 
-__all__ = ["classes", "images", "known", "latents", "positive", "rotary_axes", "times"]
+__all__ = ["classes", "frame_times", "images", "known", "latents", "positive", "rotary_axes", "times"]
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -119,3 +119,21 @@ def times(network: Any, x: jax.Array, *clocks: jax.typing.ArrayLike) -> None:
                 f"{type(network).__name__} takes one time for each image, t [B] = {x.shape[:1]}; got shape "
                 f"{jnp.shape(t)}"
             )
+
+
+def frame_times(network: Any, x: jax.Array, t: jax.typing.ArrayLike) -> None:
+    """Refuses a clock that is neither one time for all videos, nor one for each, nor one for each of their frames.
+
+    Args:
+        network: the module.
+        x: its videos [B, F, ...].
+        t: the times that it receives.
+
+    Raises:
+        ValueError: naming the shape.
+    """
+    if jnp.shape(t) not in ((), x.shape[:1], x.shape[:2]):
+        raise ValueError(
+            f"{type(network).__name__} takes one time for each video, t [B] = {x.shape[:1]}, or for each frame, "
+            f"t [B, F] = {x.shape[:2]}; got shape {jnp.shape(t)}"
+        )

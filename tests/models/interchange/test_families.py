@@ -26,6 +26,12 @@ def autoencoder_kl(apply, inputs):
     return {**moments._asdict(), "decoded": apply(inputs["z"], method="decode")}
 
 
+def ltx_autoencoder(apply, inputs):
+    moments = apply(inputs["x"], method="encode")
+    decoded = apply(inputs["z"], *((inputs["t"],) if "t" in inputs else ()), method="decode")
+    return {**moments._asdict(), "decoded": decoded}
+
+
 def autoencoder_vq(apply, inputs):
     codes, indices = apply(inputs["z"], method="quantize")
     return {
@@ -176,6 +182,12 @@ def wan(net, a):
     condition = {name: a[name] for name in ("text", "patches") if name in a}
     by_frame = a["t"][:, None] * np.float32([0, 0.5, 1])
     return {"output": net(a["x"], a["t"], condition), "by_frame": net(a["x"], by_frame, condition)}
+
+
+def ltx_video(net, a):
+    plain = {"text": a["text"], "text_mask": a["text_mask"]}
+    of_frames = net(a["x"], a["t_of_frames"], {**plain, "rate": a["rate"]})
+    return {"output": net(a["x"], a["t"], plain), "of_frames": of_frames}
 
 
 def flux_kontext(net, a):
@@ -332,6 +344,14 @@ CALLS = {
     "wan_pictured": Call(wan, 2e-5),
     "wan_first_and_last": Call(wan, 2e-5),
     "wan_original": Call(wan, 2e-5),
+    "cogvideox_sincos": Call(pixart, 1e-5),
+    "cogvideox_rope": Call(pixart, 1e-5),
+    "cogvideox_frames": Call(pixart, 1e-5),
+    "cogvideox_autoencoder": Call(autoencoder_kl, 1e-5),
+    "ltx_autoencoder": Call(ltx_autoencoder, 1e-5),
+    "ltx_autoencoder_noise": Call(ltx_autoencoder, 1e-5),
+    "ltx_autoencoder_folds": Call(ltx_autoencoder, 1e-5),
+    "ltx_video": Call(ltx_video, 3e-5),
     "unet_2d_ddpm": Call(unet, 2e-5),
     "unet_2d_heads": Call(unet, 8e-6),
     "unet_2d_adm": Call(unet, 2e-5),
@@ -362,7 +382,10 @@ LEFT_OUT = (
     "autoencoder_dc_full_original_sana", "unet_2d_full_cifar10", "song_unet_full_ddpmpp", "siglip_towers",
     "lightning_dit", "lightning_dit_full_xl_1", "autoencoder_rae_mae",
     "image_reward", "flux_kontext", "chroma_original", "wan_autoencoder", "wan_autoencoder_two",
-    "flux2_dev", "qwen_image_autoencoder", "flux2_autoencoder_full",
+    "flux2_dev", "qwen_image_autoencoder", "flux2_autoencoder_full", "ltx_autoencoder", "ltx_autoencoder_noise",
+    "cogvideox_full_5b",
+    "cogvideox_sincos", "cogvideox_rope", "cogvideox_full_1_5", "cogvideox_autoencoder_full",
+    "ltx_autoencoder_full_0_9_0", "ltx_autoencoder_full_0_9_1", "ltx_autoencoder_full_0_9_5",
     "decoder_llama", "decoder_mistral", "decoder_qwen2", "decoder_qwen3", "decoder_full_gemma2_2b",
     "ddt_full_xl", "ddt_head_full_xl", "ddt_head", "conditional_unet_full_sd15",
     "conditional_unet_levels", "conditional_unet_levels_xl", "t2i_adapter_full_xl", "t2i_adapter_light",
@@ -429,6 +452,10 @@ LISTINGS = {
     "sana_full": "SanaTransformer2DModel",
     "z_image_full": "ZImageTransformer2DModel",
     **{f"wan_full_{name}": "WanTransformer3DModel" for name in ("1_3b", "14b", "i2v_14b", "ti2v_5b")},
+    **{f"ltx_autoencoder_full_0_9_{i}": "AutoencoderKLLTXVideo" for i in (0, 1, 5)},
+    **{f"cogvideox_full_{name}": "CogVideoXTransformer3DModel" for name in ("2b", "5b", "1_5")},
+    "cogvideox_autoencoder_full": "AutoencoderKLCogVideoX",
+    "ltx_video_full": "LTXVideoTransformer3DModel",
     **{f"unet_2d_full_{name}": "UNet2DModel" for name in ("cifar10", "256", "imagenet64", "ncsnpp")},
     **{f"adm_unet_full_{side}": "ADMUNet" for side in (64, 256, 512)},
     "song_unet_full_ddpmpp": "SongUNet",

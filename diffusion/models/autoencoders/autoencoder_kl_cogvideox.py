@@ -1,0 +1,262 @@
+"""CogVideoX's autoencoder: the first frame by itself, the others in groups of four, whose norms see two groups.
+
+    x [B, 1 + 8 n, H, W, C] - Encoder - mean, log variance [B, 1 + 2 n, H/8, W/8, D]
+    z [B, 1 + 2 n, h, w, D] - Decoder - x [B, 1 + 8 n, 8 h, 8 w, C]
+
+    encoder: conv - [block x layers - (mean of two frames) - halve] x levels - block x 2 - norm - conv
+    decoder: conv - block x 2 - [block x (layers + 1) - (each frame twice) - double] x levels - norm - conv
+
+Its authors code a video in chunks of eight frames, the first of nine: convolutions go on from chunk to chunk, and a
+group norm has the statistics of one chunk. Here the whole video is coded at once, with those statistics. Norms of the
+decoder are scaled and shifted by the latent of each place.
+"""
+
+__all__ = ["AutoencoderKLCogVideoX", "ChunkNorm", "Decoder", "Encoder", "GroupBlock"]
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
+from diffusion.models.autoencoders.causal_layers import FrameConv, doubled
+from diffusion.models.autoencoders.edge_convolution import EdgeConv
+from diffusion.models.autoencoders.latent_space import Factor, Moments
+from diffusion.models.autoencoders.video_checks import check_latents, check_video
+from diffusion.models.layers.choices import look_up
+
+CHUNK = 2  # frames of the latent, without the first
+
+
+class ChunkNorm(nn.Module):
+    """Group norm over the pixels of a chunk of frames, by choice scaled and shifted by the latent of each place.
+
+    Attributes:
+        groups: of the channels.
+        chunk: frames in a chunk; the first chunk has one more.
+        dtype: compute type.
+
+    Reference: Wu & He, "Group Normalization", 2018, equation 4; the scale and shift by the latent as in Zheng et al.,
+    "MoVQ: Modulating Quantized Vectors for High-Fidelity Image Generation", 2022, section 3.1.
+    """
+
+    groups: int
+    chunk: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, z: jax.Array | None = None) -> jax.Array:
+        """Args:
+            x: [B, 1 + chunk n, H, W, D].
+            z: [B, f, h, w, C], whose frames after the first and whose sides divide those of x; None: no scale.
+
+        Returns:
+            [B, 1 + chunk n, H, W, D].
+        """
+        norm = nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")
+        first, later = x[:, : 1 + self.chunk], x[:, 1 + self.chunk :]
+        parts = [norm(first)]
+        if later.shape[1]:
+            parts.append(norm(later.reshape(-1, self.chunk, *x.shape[2:])).reshape(later.shape))
+        out = jnp.concatenate(parts, axis=1)
+        if z is None:
+            return out
+        scale, shift = (nn.Dense(x.shape[-1], dtype=self.dtype, name=name)(z) for name in ("scale", "shift"))
+        return out * _as_large(scale, x) + _as_large(shift, x)
+
+
+def _as_large(z: jax.Array, x: jax.Array) -> jax.Array:
+    """z at the nearest place of each pixel of x."""
+    for axis in (2, 3):
+        z = jnp.repeat(z, x.shape[axis] // z.shape[axis], axis)
+    if z.shape[1] == 1:
+        return z
+    times = (x.shape[1] - 1) // (z.shape[1] - 1)
+    return jnp.concatenate([z[:, :1], jnp.repeat(z[:, 1:], times, axis=1)], axis=1)
+
+
+class GroupBlock(nn.Module):
+    """x + conv(silu(norm(h))), h = conv(silu(norm(x))), with causal convolutions; norms as `ChunkNorm`.
+
+    Attributes:
+        features: channels of the output; the input goes through a convolution of one pixel where it has others.
+        groups, chunk: of the norms.
+        dtype: compute type.
+    """
+
+    features: int
+    groups: int
+    chunk: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, z: jax.Array | None = None) -> jax.Array:
+        h = x
+        for i in (1, 2):
+            h = nn.silu(ChunkNorm(self.groups, self.chunk, self.dtype, name=f"norm_{i}")(h, z))
+            h = EdgeConv(self.features, dtype=self.dtype, name=f"conv_{i}")(h)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, dtype=self.dtype, name="shortcut")(x)
+        return x + h
+
+
+class Encoder(nn.Module):
+    """[B, 1 + 8 n, H, W, C] -> [B, 1 + 2 n, H/f, W/f, outputs]; fields as `AutoencoderKLCogVideoX`."""
+
+    widths: tuple[int, ...]
+    layers: int
+    halvings: int
+    groups: int
+    outputs: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        chunk = CHUNK * 2**self.halvings
+        block = lambda width, chunk, name: GroupBlock(width, self.groups, chunk, self.dtype, name=name)
+        x = EdgeConv(self.widths[0], dtype=self.dtype, name="conv_in")(x)
+        for i, width in enumerate(self.widths):
+            for j in range(self.layers):
+                x = block(width, chunk, f"level_{i}_block_{j}")(x)
+            if i + 1 < len(self.widths):
+                if i < self.halvings:
+                    chunk //= 2
+                    pairs = x[:, 1:].reshape(len(x), -1, 2, *x.shape[2:]).mean(2)
+                    x = jnp.concatenate([x[:, :1], pairs], axis=1)
+                x = FrameConv(width, True, self.dtype, name=f"down_{i}")(x)
+        for j in range(2):
+            x = block(self.widths[-1], chunk, f"middle_block_{j}")(x)
+        x = nn.silu(ChunkNorm(self.groups, chunk, self.dtype, name="norm_out")(x))
+        return EdgeConv(self.outputs, name="conv_out")(x)  # in float32: bfloat16 would round the output to 8 bits
+
+
+class Decoder(nn.Module):
+    """[B, 1 + 2 n, h, w, D] -> [B, 1 + 8 n, f h, f w, outputs]; fields as `AutoencoderKLCogVideoX`."""
+
+    widths: tuple[int, ...]
+    layers: int
+    halvings: int
+    groups: int
+    outputs: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        chunk = CHUNK
+        block = lambda width, chunk, name: GroupBlock(width, self.groups, chunk, self.dtype, name=name)
+        x = EdgeConv(self.widths[-1], dtype=self.dtype, name="conv_in")(z)
+        for j in range(2):
+            x = block(self.widths[-1], chunk, f"middle_block_{j}")(x, z)
+        for i in reversed(range(len(self.widths))):
+            for j in range(self.layers + 1):
+                x = block(self.widths[i], chunk, f"level_{i}_block_{j}")(x, z)
+            if i:
+                if len(self.widths) - 1 - i < self.halvings:
+                    chunk *= 2
+                    x = jnp.concatenate([x[:, :1], jnp.repeat(x[:, 1:], 2, axis=1)], axis=1)
+                x = FrameConv(self.widths[i], False, self.dtype, name=f"up_{i}")(doubled(x))
+        x = nn.silu(ChunkNorm(self.groups, chunk, self.dtype, name="norm_out")(x, z))
+        return EdgeConv(self.outputs, name="conv_out")(x)
+
+
+class AutoencoderKLCogVideoX(nn.Module):
+    """Videos to the moments of a Gaussian, and latents to videos, as CogVideoX has it; f = 2^(levels - 1).
+
+        moments = module.apply({"params": params}, x, method="encode")
+        x = module.apply({"params": params}, z, method="decode")
+
+    Attributes:
+        widths: channels of each level, from the picture's side on.
+        layers: residual blocks of a level of the encoder; the decoder has one more.
+        halvings: of time, in the first levels of the encoder and of the decoder; f_t = 2^halvings.
+        latent_channels: D.
+        picture_channels: C.
+        groups: of the norms; it divides each width.
+        scale: of the latents, see `latent_space.to_diffusion`.
+        shift: of the latents, likewise.
+        dtype: compute type, "float32" or "bfloat16"; outputs are float32.
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: Yang et al., "CogVideoX: Text-to-Video Diffusion Models with An Expert Transformer", 2024, section 2.1.
+    """
+
+    widths: tuple[int, ...] = (128, 256, 256, 512)
+    layers: int = 3
+    halvings: int = 2
+    latent_channels: int = 16
+    picture_channels: int = 3
+    groups: int = 32
+    scale: Factor = 1.15258426
+    shift: Factor = 0.0
+    dtype: str = "float32"
+    kind = "autoencoder"
+    ranks = (4,)
+    of_frames = True
+
+    def __post_init__(self):
+        look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
+        if not self.widths or self.groups < 1 or any(width < 1 or width % self.groups for width in self.widths):
+            raise ValueError(
+                f"widths={self.widths} are positive numbers, one or more, that groups={self.groups} divides"
+            )
+        if min(self.layers, self.latent_channels, self.picture_channels) < 1:
+            raise ValueError(
+                f"layers={self.layers}, latent_channels={self.latent_channels}, picture_channels="
+                f"{self.picture_channels} must be positive"
+            )
+        if not 0 <= self.halvings < len(self.widths):
+            raise ValueError(f"halvings={self.halvings} of time are at most those of the sides, {len(self.widths) - 1}")
+        super().__post_init__()
+
+    @property
+    def factor(self) -> int:
+        """f, by which the sides of a latent are smaller than the picture's."""
+        return 2 ** (len(self.widths) - 1)
+
+    @property
+    def time_factor(self) -> int:
+        """f_t: so many frames, after the first, make one of the latent's."""
+        return 2**self.halvings
+
+    def setup(self):
+        fields = (self.widths, self.layers, self.halvings, self.groups)
+        self.encoder = Encoder(*fields, 2 * self.latent_channels, self.dtype)
+        self.decoder = Decoder(*fields, self.picture_channels, self.dtype)
+
+    def encode(self, x: jax.Array) -> Moments:
+        """The posterior q(z | x).
+
+        Args:
+            x: videos [B, 1 + 2 f_t n, H, W, C] in [-1, 1], n >= 0; f divides height and width.
+
+        Returns:
+            mean and log variance, [B, 1 + 2 n, H/f, W/f, D] each, float32; the log variance lies in [-30, 20].
+
+        Raises:
+            ValueError: for a size that the factors do not divide.
+        """
+        check_video(self, x, together=CHUNK)
+        mean, log_variance = jnp.split(self.encoder(x), 2, axis=-1)
+        return Moments(mean, log_variance.clip(*LOG_VARIANCE))
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """The video of a latent.
+
+        Args:
+            z: [B, 1 + 2 n, h, w, D], as the encoder returns it, neither scaled nor shifted.
+
+        Returns:
+            [B, 1 + 2 f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32.
+
+        Raises:
+            ValueError: for another rank or number of channels, and an even number of frames.
+        """
+        check_latents(self, z)
+        if (z.shape[1] - 1) % CHUNK:
+            raise ValueError(f"this autoencoder decodes latents of 1, 3, 5 .. frames; got {z.shape[1]}")
+        return self.decoder(z)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The reconstruction of videos [B, F, H, W, C] from the mean of their posterior."""
+        return self.decode(self.encode(x).mean)

@@ -1,0 +1,394 @@
+"""LTX-Video's autoencoder: latents 32 times smaller in each direction and 8 times shorter, of 128 channels.
+
+    x [B, 1 + 8 n, H, W, C] - patches 4 x 4 - Encoder - mean [B, 1 + n, H/32, W/32, D], log variance of each place
+    z [B, 1 + n, h, w, D]   - Decoder - patches 4 x 4 - x [B, 1 + 8 n, 32 h, 32 w, C]
+
+    encoder: conv - [block x layers - halve] x levels - block x layers - norm - conv
+    decoder: conv - block x layers - [double - block x layers] x levels - norm - conv
+
+The encoder sees no later frame; a convolution of the decoder sees one to each side. The decoder of 0.9.1 and later is
+also the last step of the denoiser: it receives the time of the noise that its latent still has.
+
+| published | halve                                                 | decoder's time | noise in the decoder |
+|-----------|-------------------------------------------------------|----------------|----------------------|
+| 0.9.0     | conv, conv, conv                                      | no             | no                   |
+| 0.9.1     | conv, conv, conv                                      | yes            | yes                  |
+| 0.9.5 ..  | spatial, temporal, spatiotemporal, spatiotemporal     | yes            | no                   |
+"""
+
+__all__ = ["NOISE", "AutoencoderKLLTX", "Decoder", "Double", "Encoder", "Halve", "ResidualBlock", "fold", "unfold"]
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
+from diffusion.models.autoencoders.edge_convolution import EdgeConv
+from diffusion.models.autoencoders.latent_space import Factor, Moments
+from diffusion.models.autoencoders.video_checks import check_latents, check_video
+from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.embeddings import TimestepEmbedding
+from diffusion.models.layers.norms import rms_norm
+
+EPSILON = 1e-8  # of the norms
+NOISE = "noise"
+"""The stream of random numbers that the decoder of 0.9.1 adds, `rngs={"noise": key}`; without it their mean, zero."""
+STRIDES = {"conv": (2, 2, 2), "spatial": (1, 2, 2), "temporal": (2, 1, 1), "spatiotemporal": (2, 2, 2), "": (1, 1, 1)}
+
+
+def fold(x: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
+    """Each box of (s, r, c) pixels as channels: [B, F, H, W, C] -> [B, F/s, H/r, W/c, C s r c], channel first."""
+    batch, *sizes, channels = x.shape
+    parts = [part for size, step in zip(sizes, stride) for part in (size // step, step)]
+    x = x.reshape(batch, *parts, channels).transpose(0, 1, 3, 5, 7, 2, 4, 6)
+    return x.reshape(*x.shape[:4], -1)
+
+
+def unfold(x: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
+    """The inverse of `fold`."""
+    batch, *sizes, _ = x.shape
+    x = x.reshape(batch, *sizes, -1, *stride).transpose(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(batch, *(size * step for size, step in zip(sizes, stride)), -1)
+
+
+def _patches(x: jax.Array, patch: int) -> jax.Array:
+    """Patches as channels, of which the columns are the outer ones."""
+    return fold(x.swapaxes(2, 3), (1, patch, patch)).swapaxes(2, 3)
+
+
+def _pixels(x: jax.Array, patch: int) -> jax.Array:
+    """The inverse of `_patches`."""
+    return unfold(x.swapaxes(2, 3), (1, patch, patch)).swapaxes(2, 3)
+
+
+def _table(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    return jax.random.normal(key, shape) / shape[-1] ** 0.5
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(f(h)), h = conv(f(x)), f(x) = silu(rms_norm(x) (1 + scale) + shift).
+
+    Attributes:
+        features: channels of the output; the input goes through a norm and a convolution of one pixel where it has
+            others.
+        causal: of the convolutions.
+        noise: whether each of the two adds noise of a frame's pixels, times a learned scale of each channel.
+        timed: whether the call has a condition [B, 4, features], of the two shifts and scales.
+        dtype: compute type.
+    """
+
+    features: int
+    causal: bool
+    noise: bool = False
+    timed: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, c: jax.Array | None = None) -> jax.Array:
+        shift = scale = (0.0, 0.0)
+        if self.timed and c is not None:
+            vectors = c + self.param("table", _table, (4, self.features)).astype(c.dtype)
+            vectors = [vectors[:, i, None, None, None] for i in range(4)]
+            shift, scale = vectors[::2], vectors[1::2]
+        h = x
+        for i in range(2):
+            h = nn.silu(rms_norm(h, EPSILON) * (1 + scale[i]) + shift[i])
+            h = EdgeConv(self.features, causal=self.causal, dtype=self.dtype, name=f"conv_{i + 1}")(h)
+            if self.noise:
+                size = self.param(f"noise_{i + 1}", nn.initializers.zeros_init(), (self.features,)).astype(h.dtype)
+                if self.has_rng(NOISE):
+                    h = h + size * jax.random.normal(self.make_rng(NOISE), (*h.shape[2:4], 1), h.dtype)
+        if x.shape[-1] != self.features:
+            x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm_shortcut")(x)
+            x = EdgeConv(self.features, (1, 1, 1), dtype=self.dtype, name="shortcut")(x)
+        return x + h
+
+
+class Halve(nn.Module):
+    """fold(conv(x)) + mean of groups of fold(x), behind the first frame once more where time is halved.
+
+    Attributes:
+        features: channels of the output.
+        stride: of frames, rows and columns.
+        dtype: compute type.
+    """
+
+    features: int
+    stride: tuple[int, int, int]
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = jnp.concatenate([x[:, : self.stride[0] - 1], x], axis=1)
+        h = EdgeConv(self.features // math.prod(self.stride), dtype=self.dtype, name="conv")(x)
+        same = fold(x, self.stride)
+        return fold(h, self.stride) + same.reshape(*same.shape[:-1], self.features, -1).mean(-1)
+
+
+class Double(nn.Module):
+    """unfold(conv(x)), without the first frame; by choice + unfold(x), whose channels are repeated.
+
+    Attributes:
+        features: channels of the output.
+        residual: whether the input is added.
+        dtype: compute type.
+    """
+
+    features: int
+    residual: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        stride = (2, 2, 2)
+        h = unfold(EdgeConv(8 * self.features, causal=False, dtype=self.dtype, name="conv")(x), stride)
+        if self.residual:
+            same = unfold(x, stride)
+            h = h + jnp.concatenate([same] * (self.features // same.shape[-1]), axis=-1)
+        return h[:, 1:]
+
+
+class Encoder(nn.Module):
+    """[B, 1 + f_t n, H, W, C] -> [B, 1 + n, H/f, W/f, outputs]; fields as `AutoencoderKLLTX`."""
+
+    widths: tuple[int, ...]
+    layers: tuple[int, ...]
+    halve: tuple[str, ...]
+    outputs: int
+    patch: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        block = lambda features, name: ResidualBlock(features, True, dtype=self.dtype, name=name)
+        x = EdgeConv(self.widths[0], dtype=self.dtype, name="conv_in")(_patches(x, self.patch))
+        for i, how in enumerate(self.halve):
+            width, wider = self.widths[i : i + 2]
+            for j in range(self.layers[i]):
+                x = block(width, f"level_{i}_block_{j}")(x)
+            if how == "conv":
+                x = EdgeConv(width, stride=(2, 2, 2), dtype=self.dtype, name=f"halve_{i}")(x)
+            elif how:
+                x = Halve(wider, STRIDES[how], self.dtype, name=f"halve_{i}")(x)
+            if x.shape[-1] != wider:
+                x = block(wider, f"widen_{i}")(x)
+        for j in range(self.layers[-1]):
+            x = block(self.widths[-1], f"middle_block_{j}")(x)
+        # In float32: bfloat16 would round the output to 8 bits.
+        return EdgeConv(self.outputs, name="conv_out")(nn.silu(rms_norm(x, EPSILON)))
+
+
+class Decoder(nn.Module):
+    """[B, 1 + n, h, w, D] -> [B, 1 + f_t n, f h, f w, outputs]; fields as `AutoencoderKLLTX`."""
+
+    widths: tuple[int, ...]
+    layers: tuple[int, ...]
+    double: tuple[bool, ...]
+    narrowing: tuple[int, ...]
+    residual: tuple[bool, ...]
+    noise: tuple[bool, ...]
+    timed: bool
+    outputs: int
+    patch: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, z: jax.Array, t: jax.Array | None) -> jax.Array:
+        clock = self.param("clock", nn.initializers.constant(1000.0), ()) if self.timed else 1.0
+
+        def vectors(count: int, width: int, name: str) -> jax.Array | None:
+            """Of the time, [B, count, width]."""
+            if t is None:
+                return None
+            return TimestepEmbedding(count * width, self.dtype, name=name)(clock * t).reshape(len(z), count, width)
+
+        def blocks(x: jax.Array, level: int, name: str) -> jax.Array:
+            c = vectors(4, x.shape[-1], f"{name}_time")
+            for j in range(self.layers[level]):
+                fields = (x.shape[-1], False, self.noise[level], self.timed, self.dtype)
+                x = ResidualBlock(*fields, name=f"{name}_block_{j}")(x, c)
+            return x
+
+        x = EdgeConv(self.widths[-1], causal=False, dtype=self.dtype, name="conv_in")(z)
+        x = blocks(x, -1, "middle")
+        for i in reversed(range(len(self.widths))):
+            width = self.widths[i] // self.narrowing[i]
+            if self.narrowing[i] == 1 and x.shape[-1] != width:
+                x = ResidualBlock(width, False, self.noise[i], dtype=self.dtype, name=f"narrow_{i}")(x)
+            if self.double[i]:
+                x = Double(width, self.residual[i], self.dtype, name=f"double_{i}")(x)
+            x = blocks(x, i, f"level_{i}")
+        x = rms_norm(x, EPSILON)
+        last = vectors(2, x.shape[-1], "final_time")
+        if last is not None:
+            last = last + self.param("final_table", _table, last.shape[1:]).astype(last.dtype)
+            x = x * (1 + last[:, 1, None, None, None]) + last[:, 0, None, None, None]
+        x = EdgeConv(self.outputs * self.patch**2, causal=False, name="conv_out")(nn.silu(x))
+        return _pixels(x, self.patch)
+
+
+class AutoencoderKLLTX(nn.Module):
+    """Videos to the moments of a Gaussian, and latents to videos, as LTX-Video has it.
+
+        moments = module.apply({"params": params}, x, method="encode")
+        x = module.apply({"params": params}, z, method="decode")
+
+    Attributes:
+        widths: channels of each level of the encoder, from the picture's side on, and of its middle.
+        layers: residual blocks of each level of the encoder, and of its middle.
+        halve: at the end of each level: "conv", "spatial", "temporal" or "spatiotemporal"; "" for none.
+        decoder_widths: channels of each level of the decoder before they are divided, from the picture's side on.
+        decoder_layers: residual blocks of each level of the decoder, and of its middle.
+        double: whether a level of the decoder begins with twice the frames and sides.
+        narrowing: by which a level of the decoder divides its channels as it doubles the sides.
+        residual: whether the input is added where sides double.
+        noise: whether the blocks of each level of the decoder, and of its middle, add noise.
+        timed: whether the decoder receives a time.
+        latent_channels: D.
+        picture_channels: C.
+        patch: side of the patches that are the outermost channels.
+        scale: of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
+        shift: of the latents, likewise.
+        dtype: compute type, "float32" or "bfloat16"; outputs are float32.
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: HaCohen et al., "LTX-Video: Realtime Video Latent Diffusion", 2024, section on the video VAE.
+    """
+
+    widths: tuple[int, ...] = (128, 256, 512, 512, 512)
+    layers: tuple[int, ...] = (4, 3, 3, 3, 4)
+    halve: tuple[str, ...] = ("conv", "conv", "conv", "")
+    decoder_widths: tuple[int, ...] = (128, 256, 512, 512)
+    decoder_layers: tuple[int, ...] = (4, 3, 3, 3, 4)
+    double: tuple[bool, ...] = (True, True, True, False)
+    narrowing: tuple[int, ...] = (1, 1, 1, 1)
+    residual: tuple[bool, ...] = (False, False, False, False)
+    noise: tuple[bool, ...] = (False, False, False, False, False)
+    timed: bool = False
+    latent_channels: int = 128
+    picture_channels: int = 3
+    patch: int = 4
+    scale: Factor = 1.0
+    shift: Factor = 0.0
+    dtype: str = "float32"
+    kind = "autoencoder"
+    ranks = (4,)
+    of_frames = True
+
+    def __post_init__(self):
+        look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
+        for how in self.halve:
+            look_up(STRIDES, how, "halve")
+        numbers = (*self.widths, *self.decoder_widths, *self.narrowing)
+        if min(self.latent_channels, self.picture_channels, self.patch, *numbers) < 1:
+            raise ValueError("an autoencoder has positive widths, channels, narrowing and patch")
+        levels, lower = len(self.halve), len(self.decoder_widths)
+        for field, length in (
+            ("widths", levels + 1),
+            ("layers", levels + 1),
+            ("decoder_layers", lower + 1),
+            ("double", lower),
+            ("narrowing", lower),
+            ("residual", lower),
+            ("noise", lower + 1),
+        ):
+            if len(getattr(self, field)) != length:
+                raise ValueError(f"{field}={getattr(self, field)} has {length} entries here, one for each level")
+        self._check_encoder()
+        self._check_decoder()
+        super().__post_init__()
+
+    def _check_encoder(self) -> None:
+        for i, how in enumerate(self.halve):
+            folded = self.widths[i] * math.prod(STRIDES[how])
+            if how not in ("", "conv") and (
+                folded % self.widths[i + 1] or self.widths[i + 1] % math.prod(STRIDES[how])
+            ):
+                raise ValueError(
+                    f"widths={self.widths}: level {i} folds to {folded} channels, in groups for {self.widths[i + 1]}"
+                )
+
+    def _check_decoder(self) -> None:
+        entering = self.decoder_widths[-1]
+        for i in reversed(range(len(self.decoder_widths))):
+            width, factor = self.decoder_widths[i], self.narrowing[i]
+            if factor > 1 and not (self.double[i] and entering == width and width % factor == 0):
+                raise ValueError(
+                    f"decoder_widths={self.decoder_widths}: level {i} divides {entering} channels by "
+                    f"narrowing={factor} as it doubles; valid is a width of {entering} that {factor} divides"
+                )
+            if factor == 1 and self.timed and entering != width:
+                raise ValueError(f"decoder_widths={self.decoder_widths}: a timed decoder changes channels by narrowing")
+            if self.residual[i] and self.double[i] and (width % 8 or (8 % factor)):
+                raise ValueError(f"decoder_widths={self.decoder_widths}: 8 divides a width with a residual")
+            entering = width // factor
+
+    @property
+    def factor(self) -> int:
+        """f, by which the sides of a latent are smaller than the picture's."""
+        return self.patch * math.prod(STRIDES[how][1] for how in self.halve)
+
+    @property
+    def time_factor(self) -> int:
+        """f_t: so many frames, after the first, make one of the latent's."""
+        return math.prod(STRIDES[how][0] for how in self.halve)
+
+    def setup(self):
+        self.encoder = Encoder(self.widths, self.layers, self.halve, self.latent_channels + 1, self.patch, self.dtype)
+        self.decoder = Decoder(
+            self.decoder_widths,
+            self.decoder_layers,
+            self.double,
+            self.narrowing,
+            self.residual,
+            self.noise,
+            self.timed,
+            self.picture_channels,
+            self.patch,
+            self.dtype,
+        )
+
+    def encode(self, x: jax.Array) -> Moments:
+        """The posterior q(z | x).
+
+        Args:
+            x: videos [B, 1 + f_t n, H, W, C] in [-1, 1], n >= 0; f divides height and width.
+
+        Returns:
+            mean and log variance, [B, 1 + n, H/f, W/f, D] each, float32; the log variance is that of all channels, and
+            lies in [-30, 20].
+
+        Raises:
+            ValueError: for a size that the factors do not divide.
+        """
+        check_video(self, x)
+        found = self.encoder(x)
+        mean, log_variance = found[..., :-1], found[..., -1:]
+        return Moments(mean, jnp.broadcast_to(log_variance.clip(*LOG_VARIANCE), mean.shape))
+
+    def decode(self, z: jax.Array, t: jax.typing.ArrayLike | None = None) -> jax.Array:
+        """The video of a latent.
+
+        Args:
+            z: [B, 1 + n, h, w, D], as the encoder returns it, neither scaled nor shifted.
+            t: of a timed decoder, the time in [0, 1] of the noise that the latent has, [] or [B]; None: 0.
+
+        Returns:
+            [B, 1 + f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32.
+
+        Raises:
+            ValueError: for another rank or number of channels, and a time that the decoder does not receive.
+        """
+        check_latents(self, z)
+        if t is not None and not self.timed:
+            raise ValueError("this autoencoder's decoder receives no time; t is None")
+        time = jnp.broadcast_to(jnp.asarray(0.0 if t is None else t, jnp.float32), z.shape[:1]) if self.timed else None
+        return self.decoder(z, time)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The reconstruction of videos [B, F, H, W, C] from the mean of their posterior."""
+        return self.decode(self.encode(x).mean)

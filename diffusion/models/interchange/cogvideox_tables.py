@@ -1,0 +1,170 @@
+"""CogVideoX's transformer by diffusers' names, CogVideoXTransformer3DModel."""
+
+__all__ = []
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.cogvideox import CogVideoX
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, patches, stacked, within
+
+NAME = "CogVideoXTransformer3DModel"
+WITHOUT_EFFECT = ("dropout", "sample_frames", "max_text_seq_length", "patch_bias", "temporal_compression_ratio")
+
+
+def _norm(theirs: str, ours: str) -> list[Row]:
+    return [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
+
+
+LAYER = [
+    *_norm("norm1.norm", "attention_norm"),
+    *linear("norm1.linear", "attention_modulation/dense"),
+    *_norm("norm2.norm", "mlp_norm"),
+    *linear("norm2.linear", "mlp_modulation/dense"),
+    *(row for i, name in enumerate("qkv") for row in linear(f"attn1.to_{name}", "qkv", at=(slice(None), i))),
+    *_norm("attn1.norm_q", "query_norm"),
+    *_norm("attn1.norm_k", "key_norm"),
+    *linear("attn1.to_out.0", "out", DENSE_OUT),
+    *linear("ff.net.0.proj", "mlp/hidden"),
+    *linear("ff.net.2", "mlp/out"),
+]
+
+
+def _outer(module: CogVideoX) -> tuple[Layout, Layout]:
+    """Layouts of what puts out the values of boxes, channels first: theirs [C f p p, D] and [C f p p]."""
+    box = (module.frames, module.patch, module.patch)
+    kernel = Layout(
+        lambda a, shape: a.reshape(-1, *box, a.shape[-1]).transpose(4, 1, 2, 3, 0).reshape(shape),
+        lambda a: a.reshape(len(a), *box, -1).transpose(4, 1, 2, 3, 0).reshape(-1, len(a)),
+    )
+    bias = Layout(
+        lambda a, shape: a.reshape(-1, *box).transpose(1, 2, 3, 0).reshape(shape),
+        lambda a: a.reshape(*box, -1).transpose(3, 0, 1, 2).reshape(-1),
+    )
+    return kernel, bias
+
+
+def _inner(module: CogVideoX) -> Layout:
+    """The layout of what receives them: theirs a convolution of pictures, or [D, C f p p]."""
+    if module.frames == 1:
+        return patches(module.patch)
+    box = (module.frames, module.patch, module.patch)
+    return Layout(
+        lambda a, shape: a.reshape(len(a), -1, *box).transpose(2, 3, 4, 1, 0).reshape(shape),
+        lambda a: a.reshape(*box, -1, a.shape[-1]).transpose(4, 3, 0, 1, 2).reshape(a.shape[-1], -1),
+    )
+
+
+def _rows(module: CogVideoX) -> list[Row]:
+    kernel, bias = _outer(module)
+    table = [
+        *linear("patch_embed.proj", "patch_embedding", _inner(module)),
+        *linear("patch_embed.text_proj", "text_embedding"),
+        *linear("time_embedding.linear_1", "timestep_embedding/hidden"),
+        *linear("time_embedding.linear_2", "timestep_embedding/out"),
+        *_norm("norm_final", "norm"),
+        *_norm("norm_out.norm", "norm_out"),
+        *linear("norm_out.linear", "final_modulation/dense"),
+        Row("proj_out.weight", "final/kernel", kernel),
+        Row("proj_out.bias", "final/bias", bias),
+    ]
+    for layer in range(module.depth):
+        table += within(stacked(LAYER, layer), f"transformer_blocks.{layer}.", "blocks/")
+    return table
+
+
+def _build(config: Mapping[str, Any]) -> CogVideoX:
+    fields = Fields(NAME, config, WITHOUT_EFFECT)
+    fields.only("flip_sin_to_cos", True)
+    fields.only("freq_shift", 0)
+    fields.only("ofs_embed_dim", None)
+    fields.only("attention_bias", True)
+    fields.only("activation_fn", "gelu-approximate")
+    fields.only("timestep_activation_fn", "silu")
+    fields.only("norm_elementwise_affine", True)
+    fields.only("norm_eps", 1e-5)
+    fields.only("use_learned_positional_embeddings", False)
+    channels = fields.take("in_channels", 16, SIZE)
+    if (fields.take("out_channels", 16, MAYBE_SIZE) or channels) != channels:
+        raise Refusal(
+            f"{NAME}: out_channels is supported as in_channels, {channels}, alone, not the models of pictures."
+        )
+    heads = fields.take("num_attention_heads", 30, SIZE)
+    try:
+        module = CogVideoX(
+            channels=channels,
+            width=heads * fields.take("attention_head_dim", 64, SIZE),
+            depth=fields.take("num_layers", 30, DEPTH),
+            heads=heads,
+            text_width=fields.take("text_embed_dim", 4096, SIZE),
+            time_width=fields.take("time_embed_dim", 512, SIZE),
+            patch=fields.take("patch_size", 2, SIZE),
+            frames=fields.take("patch_size_t", None, MAYBE_SIZE) or 1,
+            positions="rope" if fields.take("use_rotary_positional_embeddings", False) else "sincos",
+            grid=(fields.take("sample_height", 60, SIZE), fields.take("sample_width", 90, SIZE)),
+            spacing=(
+                fields.take("temporal_interpolation_scale", 1.0),
+                fields.take("spatial_interpolation_scale", 1.875),
+            ),
+        )
+    except ValueError as why:
+        raise Refusal(f"{NAME}: {why}.") from None
+    fields.end()
+    return module
+
+
+def _describe(module: CogVideoX) -> dict[str, Any]:
+    return {
+        "num_attention_heads": module.heads,
+        "attention_head_dim": module.width // module.heads,
+        "in_channels": module.channels,
+        "out_channels": module.channels,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "time_embed_dim": module.time_width,
+        "text_embed_dim": module.text_width,
+        "num_layers": module.depth,
+        "attention_bias": True,
+        "sample_width": module.grid[1],
+        "sample_height": module.grid[0],
+        "patch_size": module.patch,
+        "patch_size_t": None if module.frames == 1 else module.frames,
+        "activation_fn": "gelu-approximate",
+        "timestep_activation_fn": "silu",
+        "norm_elementwise_affine": True,
+        "norm_eps": 1e-5,
+        "spatial_interpolation_scale": module.spacing[1],
+        "temporal_interpolation_scale": module.spacing[0],
+        "use_rotary_positional_embeddings": module.positions == "rope",
+        "use_learned_positional_embeddings": False,
+    }
+
+
+def _example(module: CogVideoX) -> tuple:
+    array = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    x = array(module.frames, module.patch, module.patch, module.channels)
+    return x, array(), {"text": array(1, module.text_width)}
+
+
+FAMILY = Family(
+    NAME,
+    CogVideoX,
+    _build,
+    _describe,
+    _example,
+    {"diffusers": _rows},
+    published={
+        "CogVideoX 2b": {},
+        "CogVideoX 5b": {"num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True},
+        "CogVideoX 1.5 5b": {
+            "num_attention_heads": 48,
+            "num_layers": 42,
+            "use_rotary_positional_embeddings": True,
+            "patch_size_t": 2,
+        },
+    },
+)

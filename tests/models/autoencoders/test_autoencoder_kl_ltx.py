@@ -1,0 +1,50 @@
+"""LTX-Video's autoencoder: what its noise is, what it refuses; its outputs are compared in the tests of families."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX, ResidualBlock, fold, unfold
+
+
+def test_noise_is_one_picture_for_all_frames_times_a_scale_of_each_channel():
+    block = ResidualBlock(3, False, noise=True)
+    x = np.random.default_rng(0).normal(size=(2, 3, 16, 16, 3)).astype(np.float32)
+    shapes = jax.eval_shape(block.init, jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    sizes = jnp.array([0.5, -1.0, 2.0])
+    params["noise_2"] = sizes
+    np.testing.assert_array_equal(block.apply({"params": params}, x), x)
+    added = (block.apply({"params": params}, x, rngs={"noise": jax.random.key(1)}) - x) / sizes
+    np.testing.assert_allclose(added, np.broadcast_to(added[:1, :1, ..., :1], x.shape), atol=1e-5)
+    assert 0.8 < added[0, 0, ..., 0].std() < 1.2
+
+
+def test_a_fold_has_the_channel_outside_and_unfold_is_its_inverse():
+    x = np.arange(2 * 2 * 4 * 2).reshape(1, 2, 2, 4, 2)
+    folded = fold(x, (2, 1, 2))
+    assert folded.shape == (1, 1, 2, 2, 8)
+    expected = [x[0, f, 1, 2 + c, channel] for channel in range(2) for f in range(2) for c in range(2)]
+    np.testing.assert_array_equal(folded[0, 0, 1, 1], expected)
+    np.testing.assert_array_equal(unfold(folded, (2, 1, 2)), x)
+
+
+def test_refusals_name_what_fits():
+    autoencoder = AutoencoderKLLTX()
+    assert (autoencoder.factor, autoencoder.time_factor) == (32, 8)
+    encode = lambda *shape: jax.eval_shape(
+        lambda x: autoencoder.init_with_output(jax.random.key(0), x, method="encode"), jnp.zeros((1, *shape, 3))
+    )
+    with pytest.raises(ValueError, match=r"8 frames does not fit: valid are 1, 9, 17"):
+        encode(8, 32, 32)
+    with pytest.raises(ValueError, match=r"32 does not divide 32 x 40; the nearest valid size is 32 x 32"):
+        encode(9, 32, 40)
+    with pytest.raises(ValueError, match="decoder receives no time"):
+        jax.eval_shape(
+            lambda z: autoencoder.init_with_output(jax.random.key(0), z, 0.1, method="decode"),
+            jnp.zeros((1, 1, 1, 1, 128)),
+        )
+    with pytest.raises(ValueError, match="level 0 divides 128 channels by narrowing=2"):
+        halves = {"double": (True, True), "narrowing": (2, 2), "residual": (False, False), "noise": (False,) * 3}
+        AutoencoderKLLTX(decoder_widths=(512, 256), decoder_layers=(1, 1, 1), **halves)
