@@ -9,10 +9,14 @@ __all__ = [
     "cached",
     "changed",
     "check",
+    "check_labels",
     "features",
+    "fitted",
     "he_normal",
     "hidden",
     "init_hidden",
+    "init_linear",
+    "most_probable",
     "of",
     "read",
     "train",
@@ -83,27 +87,69 @@ def train(
         ValueError: if shapes do not fit.
     """
     check(images)
-    if any(np.shape(column) != (len(images),) for column in labels.values()) or not labels:
-        shapes = {name: list(np.shape(column)) for name, column in labels.items()}
-        raise ValueError(f"each attribute has a label for each of the {len(images)} pictures; got {shapes}")
+    init = lambda key, classes: _init(key, images.shape[1:], classes)
+    return fitted(
+        hidden,
+        init,
+        (images,),
+        labels,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        change=changed,
+        progress=progress,
+    )
+
+
+def fitted(
+    hidden: Callable[..., Array],
+    init: Callable[[Array, Mapping[str, int]], dict[str, Array]],
+    inputs: tuple[np.ndarray, ...],
+    labels: Mapping[str, np.ndarray],
+    *,
+    change: Callable[[Array, Array], Array],
+    steps: int,
+    batch_size: int,
+    seed: int,
+    progress: Callable[[int, float], None],
+) -> Reader:
+    """The training of a reader whose last hidden layer is (params, *inputs `[B, ...]`) -> `[B, DIM]`.
+
+    Args:
+        hidden: that layer.
+        init: (key, number of classes of each attribute) -> params, with those of `init_linear`.
+        inputs: arrays `[N, ...]`.
+        labels: for each attribute int `[N]` in 0..K-1.
+        change: (key, the first input `[B, ...]`) -> the same, changed at random.
+        steps, batch_size, seed, progress: as of `train`.
+    """
     classes = {name: int(np.max(column)) + 1 for name, column in labels.items()}
     key = jax.random.key(seed)
-    params = _init(jax.random.fold_in(key, 0), images.shape[1:], classes)
+    params = init(jax.random.fold_in(key, 0), classes)
     optimizer = optax.adamw(optax.cosine_decay_schedule(LEARNING_RATE, steps), weight_decay=WEIGHT_DECAY)
     state = optimizer.init(params)
 
+    def loss(params, key, first, *beside, labels):
+        last = hidden(params, change(key, first), *beside)
+        losses = [
+            optax.softmax_cross_entropy_with_integer_labels(last @ params[f"{name}/out"] + params[f"{name}/bias"], y)
+            for name, y in labels.items()
+        ]
+        return jnp.mean(jnp.stack(losses))
+
     @jax.jit
     def update(params, state, key, x, y):
-        loss, gradient = jax.value_and_grad(_loss)(params, changed(key, x), y)
+        value, gradient = jax.value_and_grad(loss)(params, key, *x, labels=y)
         change, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, change), state, loss
+        return optax.apply_updates(params, change), state, value
 
     rng = np.random.default_rng(seed)
     for step in range(steps):
-        rows = rng.integers(0, len(images), batch_size)
+        rows = rng.integers(0, len(inputs[0]), batch_size)
+        few = tuple(array[rows] for array in inputs)
         some = {name: np.asarray(column)[rows] for name, column in labels.items()}
-        params, state, loss = update(params, state, jax.random.fold_in(key, step + 1), images[rows], some)
-        progress(step + 1, loss)
+        params, state, value = update(params, state, jax.random.fold_in(key, step + 1), few, some)
+        progress(step + 1, value)
     return of(jax.tree.map(np.asarray, params), classes)
 
 
@@ -117,7 +163,11 @@ def read(reader: Reader, images: np.ndarray) -> dict[str, np.ndarray]:
     Raises:
         TypeError, ValueError: if the images have another type or shape.
     """
-    last = features(reader, images)
+    return most_probable(reader, features(reader, images))
+
+
+def most_probable(reader: Reader, last: np.ndarray) -> dict[str, np.ndarray]:
+    """The most probable class of each attribute, int64 `[N]` each, by features `[N, DIM]`."""
     params = jax.tree.map(np.asarray, reader.params)
     return {name: (last @ params[f"{name}/out"] + params[f"{name}/bias"]).argmax(1) for name in reader.classes}
 
@@ -158,7 +208,12 @@ def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = 
 
 def _init(key: Array, shape: tuple[int, ...], classes: Mapping[str, int]) -> dict[str, Array]:
     """The weights of the hidden layers, and of a linear layer for each attribute."""
-    params = init_hidden(key, shape)
+    return init_hidden(key, shape) | init_linear(key, classes)
+
+
+def init_linear(key: Array, classes: Mapping[str, int]) -> dict[str, Array]:
+    """The weights of a linear layer `[DIM, K]` for each attribute of K classes."""
+    params = {}
     for i, (name, number) in enumerate(sorted(classes.items())):
         params[f"{name}/out"] = 0.1 * he_normal(jax.random.fold_in(key, 200 + i), (DIM, number))
         params[f"{name}/bias"] = jnp.zeros(number)
@@ -211,15 +266,6 @@ def _neighbourhoods(x: Array, stride: int) -> Array:
 _compiled = jax.jit(hidden)
 
 
-def _loss(params: Mapping[str, Array], images: Array, labels: Mapping[str, Array]) -> Array:
-    last = hidden(params, images)
-    losses = [
-        optax.softmax_cross_entropy_with_integer_labels(last @ params[f"{name}/out"] + params[f"{name}/bias"], y)
-        for name, y in labels.items()
-    ]
-    return jnp.mean(jnp.stack(losses))
-
-
 def changed(key: Array, images: Array) -> Array:
     """Pictures in 0..255, each blurred and changed in contrast at random."""
     x = images.astype(jnp.float32)
@@ -236,6 +282,13 @@ def check(images: np.ndarray) -> None:
         raise TypeError(f"the reader takes uint8 pictures, got {images.dtype}")
     if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] % 8 or images.shape[2] % 8:
         raise ValueError(f"need pictures [N, H, W, 3] with sides that 8 divides, got {list(images.shape)}")
+
+
+def check_labels(labels: Mapping[str, np.ndarray], number: int, noun: str) -> None:
+    """Refuses labels that are not one for each of so many pictures, or whatever the noun says."""
+    if any(np.shape(column) != (number,) for column in labels.values()) or not labels:
+        shapes = {name: list(np.shape(column)) for name, column in labels.items()}
+        raise ValueError(f"each attribute has a label for each of the {number} {noun}; got {shapes}")
 
 
 def of(params: dict[str, Any], classes: dict[str, int]) -> Reader:

@@ -8,12 +8,10 @@ such as places. The outputs of the last are its features, in which the Frechet d
 __all__ = ["features", "read", "train"]
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 from diffusion.metrics import attribute_reader, chunks
@@ -50,29 +48,18 @@ def train(
         ValueError: if shapes do not fit.
     """
     _check(clips, beside)
-    if any(np.shape(column) != (len(clips),) for column in labels.values()) or not labels:
-        shapes = {name: list(np.shape(column)) for name, column in labels.items()}
-        raise ValueError(f"each attribute has a label for each of the {len(clips)} clips; got {shapes}")
-    classes = {name: int(np.max(column)) + 1 for name, column in labels.items()}
-    key = jax.random.key(seed)
-    params = _init(jax.random.fold_in(key, 0), clips.shape[1:], beside.shape[1], classes)
-    rate = optax.cosine_decay_schedule(attribute_reader.LEARNING_RATE, steps)
-    optimizer = optax.adamw(rate, weight_decay=attribute_reader.WEIGHT_DECAY)
-    state = optimizer.init(params)
-
-    @jax.jit
-    def update(params, state, key, x, numbers, y):
-        loss, gradient = jax.value_and_grad(_loss)(params, _changed(key, x), numbers, y)
-        change, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, change), state, loss
-
-    rng = np.random.default_rng(seed)
-    for step in range(steps):
-        rows = rng.integers(0, len(clips), batch_size)
-        some = {name: np.asarray(column)[rows] for name, column in labels.items()}
-        params, state, loss = update(params, state, jax.random.fold_in(key, step + 1), clips[rows], beside[rows], some)
-        progress(step + 1, loss)
-    return attribute_reader.of(jax.tree.map(np.asarray, params), classes)
+    attribute_reader.check_labels(labels, len(clips), "clips")
+    return attribute_reader.fitted(
+        _hidden,
+        lambda key, classes: _init(key, clips.shape[1:], beside.shape[1], classes),
+        (clips, beside),
+        labels,
+        change=_changed,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
 
 
 def read(reader: Reader, clips: np.ndarray, beside: np.ndarray) -> dict[str, np.ndarray]:
@@ -86,9 +73,7 @@ def read(reader: Reader, clips: np.ndarray, beside: np.ndarray) -> dict[str, np.
     Raises:
         TypeError, ValueError: if they have another type or shape.
     """
-    last = features(reader, clips, beside)
-    params = jax.tree.map(np.asarray, reader.params)
-    return {name: (last @ params[f"{name}/out"] + params[f"{name}/bias"]).argmax(1) for name in reader.classes}
+    return attribute_reader.most_probable(reader, features(reader, clips, beside))
 
 
 def features(reader: Reader, clips: np.ndarray, beside: np.ndarray) -> np.ndarray:
@@ -125,10 +110,7 @@ def _init(key: Array, shape: tuple[int, ...], numbers: int, classes: Mapping[str
     params["beside"] = normal(302, numbers, size) if numbers else jnp.zeros((0, size))
     params["between"] = normal(303, size, size)
     params["frames_bias"], params["between_bias"] = jnp.zeros(size), jnp.zeros(size)
-    for i, (name, number) in enumerate(sorted(classes.items())):
-        params[f"{name}/out"] = 0.1 * normal(200 + i, size, number)
-        params[f"{name}/bias"] = jnp.zeros(number)
-    return params
+    return params | attribute_reader.init_linear(key, classes)
 
 
 def _hidden(params: Mapping[str, Array], clips: Array, beside: Array) -> Array:
@@ -143,15 +125,6 @@ def _hidden(params: Mapping[str, Array], clips: Array, beside: Array) -> Array:
 
 
 _compiled = jax.jit(_hidden)
-
-
-def _loss(params: Mapping[str, Array], clips: Array, beside: Array, labels: Mapping[str, Array]) -> Array:
-    last = _hidden(params, clips, beside)
-    losses: list[Any] = [
-        optax.softmax_cross_entropy_with_integer_labels(last @ params[f"{name}/out"] + params[f"{name}/bias"], y)
-        for name, y in labels.items()
-    ]
-    return jnp.mean(jnp.stack(losses))
 
 
 def _changed(key: Array, clips: Array) -> Array:
