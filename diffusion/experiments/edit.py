@@ -45,7 +45,6 @@ from diffusion.experiments.evaluation import plots
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sample import requested_labels
 from diffusion.experiments.sampling import editors, generate, trained_run
-from diffusion.guidance import Memory, Unpaired
 from diffusion.io import files
 from diffusion.io.leaf_names import leaves_of
 from diffusion.training.checkpointing import checkpoints
@@ -75,12 +74,7 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
     own, wanted = generate.as_condition(own), generate.as_condition(wanted)
     real = generate.real_of(run.recipe, own)
     shown = to_uint8 if run.recipe.makes_bytes else lambda x: x
-    if isinstance(run.denoise(own), (Memory, Unpaired)):
-        sample = run.config.sample
-        raise ConfigError(
-            f"config.sample.guidance.name = {sample.guidance.name!r}, config.sample.cache.name = "
-            f"{sample.cache.name!r}: no plain denoiser. Valid: e.g. classifier_free, without a cache."
-        )
+    generate.check_plain(run.recipe, own)
     keys = generate.keys(generate.seeds(run.config, len(x)))[1]
 
     @jax.jit

@@ -36,7 +36,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffusion import samplers, timesteps, videos
@@ -46,8 +45,8 @@ from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, generate, trained_run
-from diffusion.guidance import Memory, Unpaired
 from diffusion.io import files
+from diffusion.metrics import chunks
 from diffusion.models import facts
 from diffusion.models.autoencoders import latent_space
 from diffusion.training.checkpointing import checkpoints
@@ -105,11 +104,7 @@ def film(
     if recipe.null is not None and not recipe.by_class:
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(record["condition"] for record in records))
         labels = conditioned(stacked)
-    if isinstance(run.denoise(jax.tree.map(lambda leaf: leaf[:1], labels)), (Memory, Unpaired)):
-        raise ConfigError(
-            f"config.sample.guidance.name = {config.sample.guidance.name!r}, config.sample.cache.name = "
-            f"{config.sample.cache.name!r}: no plain denoiser. Valid: e.g. classifier_free, without a cache."
-        )
+    generate.check_given_frames(recipe, jax.tree.map(lambda leaf: leaf[:1], labels))
     made_frames = -(-(frames - first) // (window - first)) * (window - first) if longer else int((~given).sum())
     plan = timesteps.plan(run.grid)
     coder, encode, decode = _coding(run)
@@ -129,13 +124,9 @@ def film(
 
     seeds = generate.seeds(config, len(clips))
     size = min(config.sample.batch_size, len(clips))
-    parts = []
-    for start in range(0, len(clips), size):
-        rows = np.minimum(np.arange(start, start + size), len(clips) - 1)  # the last batch is filled up, and cut again
-        few = jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf[rows]), (clips, labels, seeds))
-        parts.append(np.asarray(make(run.params, coder, *few))[: len(clips) - start])
+    images = chunks.applied(lambda rows: make(run.params, coder, *rows), (clips, labels, seeds), size)
     seen = np.arange(frames) < first if longer else given
-    return {"images": np.concatenate(parts), "given": seen, "originals": clips, "labels": classes}
+    return {"images": images, "given": seen, "originals": clips, "labels": classes}
 
 
 def _check(run: trained_run.Trained) -> None:
@@ -145,8 +136,6 @@ def _check(run: trained_run.Trained) -> None:
             f"config.model.name = {config.model.name!r} on examples of {run.shape}: no clips of pictures with a time "
             "for each frame. Valid: video_dit on clips."
         )
-    if run.sampler.frames:
-        raise ConfigError("config.sample.sampler: given frames rest by themselves. Valid: a sampler but per_frame.")
 
 
 def _coding(run: trained_run.Trained) -> tuple[Any, Callable, Callable]:

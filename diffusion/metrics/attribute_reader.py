@@ -87,18 +87,10 @@ def train(
         ValueError: if shapes do not fit.
     """
     check(images)
+    check_labels(labels, len(images), "pictures")
     init = lambda key, classes: _init(key, images.shape[1:], classes)
-    return fitted(
-        hidden,
-        init,
-        (images,),
-        labels,
-        steps=steps,
-        batch_size=batch_size,
-        seed=seed,
-        change=changed,
-        progress=progress,
-    )
+    how = {"steps": steps, "batch_size": batch_size, "seed": seed, "progress": progress}
+    return fitted(hidden, init, (images,), labels, change=changed, **how)
 
 
 def fitted(

@@ -264,6 +264,35 @@ def of_kind(recipe: Recipe) -> Callable[[Any, Array], Any]:
     return (flow_map if flow_maps.FlowMap in recipe.sampler.takes else denoiser)(recipe)
 
 
+def check_plain(recipe: Recipe, condition: Any) -> None:
+    """Refuses a guidance or a cache by which the recipe's denoiser is no plain function of x and t.
+
+    Args:
+        recipe: of the run.
+        condition: of one example, as its network receives it.
+
+    Raises:
+        ConfigError: naming both fields.
+    """
+    if isinstance(denoiser(recipe)(None, condition), (guidance.Memory, guidance.Unpaired)):
+        sample = recipe.config.sample
+        raise ConfigError(
+            f"config.sample.guidance.name = {sample.guidance.name!r}, config.sample.cache.name = "
+            f"{sample.cache.name!r}: no plain denoiser. Valid: e.g. classifier_free, without a cache."
+        )
+
+
+def check_given_frames(recipe: Recipe, condition: Any) -> None:
+    """Refuses a sampler, a guidance and a cache that do not go on from given frames; arguments as `check_plain`'s.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    if recipe.sampler.frames:
+        raise ConfigError("config.sample.sampler: given frames rest by themselves. Valid: a sampler but per_frame.")
+    check_plain(recipe, condition)
+
+
 def on_trained_schedule(recipe: Recipe, params: Any) -> Recipe:
     """The recipe under the schedule that a run has trained, with the parameters of its networks; or as it is."""
     if recipe.schedule.trained is None:

@@ -10,11 +10,10 @@ from jax import Array
 from diffusion import samplers, videos
 from diffusion.data.shapes import motions
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling import generate
 from diffusion.experiments.sampling.trained_run import Trained
-from diffusion.guidance import Memory, Unpaired
+from diffusion.metrics import chunks
 from diffusion.timesteps import plan
 
 
@@ -27,15 +26,7 @@ def check(recipe: Recipe) -> None:
     Raises:
         ConfigError: naming the field.
     """
-    if recipe.sampler.frames:
-        raise ConfigError("config.sample.sampler: the frames of a clip are made together. Valid: all but per_frame.")
-    denoise = generate.denoiser(recipe)(None, {"vector": jnp.zeros((1, len(motions.WORDS)))})
-    if isinstance(denoise, (Memory, Unpaired)):
-        name = recipe.config.sample.guidance.name
-        raise ConfigError(
-            f"config.sample.guidance.name = {name!r} gives no plain denoiser (nor do some "
-            "guides and caches), and clips go on from given frames by one. Valid: classifier_free."
-        )
+    generate.check_given_frames(recipe, {"vector": jnp.zeros((1, len(motions.WORDS)))})
 
 
 def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
@@ -55,7 +46,9 @@ def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
             first, rest = generate.keys(seeds)
             x = samplers.prior(run.schedule, first, (frames - known.shape[1], *run.shape[1:]))
             walk = (run.sampler, denoise, run.schedule, x, steps, rest)
-            return to_uint8(videos.rollout(*walk, known, window) if known.shape[1] else samplers.sample(*walk))
+            if not known.shape[1]:
+                return to_uint8(samplers.sample(*walk))
+            return to_uint8(videos.rollout(*walk, to_model(known), window))
 
         return made
 
@@ -67,12 +60,7 @@ def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
         vectors = np.stack([motions.words(caption) for caption in captions])
         known = np.zeros((len(vectors), 0, *run.shape[1:]), np.uint8) if known is None else known
         made = programs.setdefault(frames, program(frames))
-        clips = []
-        size = min(batch_size, len(vectors))
-        for i in range(0, len(vectors), size):
-            rows = np.minimum(np.arange(i, i + size), len(vectors) - 1)  # the last batch is filled up
-            new = made(vectors[rows], jnp.asarray(np.asarray(seeds)[rows]), to_model(jnp.asarray(known[rows])))
-            clips.append(np.asarray(new)[: len(vectors) - i])
-        return np.concatenate(clips)
+        rows = (vectors, np.asarray(seeds), known)
+        return chunks.applied(lambda rows: made(*rows), rows, min(batch_size, len(vectors)))
 
     return make
