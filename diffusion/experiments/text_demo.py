@@ -47,7 +47,6 @@ from ml_collections import ConfigDict
 from diffusion.data import captions, latent_cache, sources
 from diffusion.experiments import encode, encode_text, train
 from diffusion.experiments.config import ConfigError, checks, data, fields, resolve, unknown
-from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
@@ -89,18 +88,19 @@ def run(
     tokenizer = folder / "tokenizer"
     if not tokenizer.is_dir():
         encode_text.vocabulary(source, tokenizer, config.vocabulary.size, config.vocabulary.length)
+    trained = lambda name: train.unless_finished(stage[name], folder / name, command)
     say(2, f"the text encoder, diffusion train -> {here}/encoder")
-    if (status := _train(stage, "encoder", folder, command)) or until == "encoder":
+    if (status := trained("encoder")) or until == "encoder":
         return status
     say(3, f"the autoencoder, diffusion train -> {here}/autoencoder")
-    if (status := _train(stage, "autoencoder", folder, command)) or until == "autoencoder":
+    if (status := trained("autoencoder")) or until == "autoencoder":
         return status
     say(4, f"captions and pictures, encoded once -> {here}/captions, {here}/latents")
     _encode(config, folder, source)
     if not (folder / "image_encoder").is_dir():
         model.image_encoder(folder / "encoder", folder / "image_encoder")
     say(5, f"the denoiser, diffusion train -> {here}/denoiser")
-    if status := _train(stage, "denoiser", folder, command):
+    if status := trained("denoiser"):
         return status
     parts = {name: folder / name for name in ("text_encoder", "tokenizer", "vae")}
     model.pipeline(folder / "denoiser", folder / "model", parts)
@@ -163,17 +163,6 @@ def _with_stand_ins(config: ConfigDict, folder: pathlib.Path) -> dict[str, Confi
     byte_pairs.write(folder / "tokenizer", byte_pairs.learn(["a"], 600), length)
     captions.write(folder / "captions", captions.table(["a"], entries), {"format": 1, "dataset": {}, "encoder": ""})
     return settled(config, folder)
-
-
-def _train(stage: Mapping[str, ConfigDict], name: str, folder: pathlib.Path, command: str) -> int:
-    """The exit status of a stage's training, which is left alone where it is finished."""
-    config = stage[name]
-    folder = folder / name
-    if (folder / "config.json").is_file() and checkpoints.latest(folder) == config.train.steps:
-        if not differences(workdir.read_config(folder), fields.absolute(config)):
-            print(f"{folder} is finished: step {config.train.steps}", flush=True)
-            return 0
-    return train.run(config, folder, command)
 
 
 def _encode(config: ConfigDict, folder: pathlib.Path, source: sources.Source) -> None:

@@ -37,6 +37,7 @@ from ml_collections import ConfigDict
 
 from diffusion.data import sources
 from diffusion.experiments.config import checks, extensions, fields
+from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import (
     bookkeeping,
@@ -65,6 +66,15 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
     sharding.initialize_distributed()
     recipe = checks.validate(config)
     return train(dataclasses.replace(recipe, config=fields.absolute(config)), folder, command, project)
+
+
+def unless_finished(config: ConfigDict, folder: pathlib.Path, command: str = "the same command") -> int:
+    """`run`, but a run of this config that has come to its end is left alone: 0."""
+    if (folder / "config.json").is_file() and checkpoints.latest(folder) == config.train.steps:
+        if not differences(workdir.read_config(folder), fields.absolute(config)):
+            print(f"{folder} is finished: step {config.train.steps}", flush=True)
+            return 0
+    return run(config, folder, command)
 
 
 def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same call", project: str = "") -> int:

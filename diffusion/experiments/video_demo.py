@@ -41,7 +41,6 @@ from ml_collections import ConfigDict
 from diffusion.data.shapes import motions
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, fields
-from diffusion.experiments.config.differences import differences
 from diffusion.experiments.evaluation import clip_pictures, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import trained_run
@@ -79,9 +78,8 @@ def run(
         f"== {number} of 2, after {(time.monotonic() - began) / 60:.1f} min: {what}", flush=True
     )
     say(1, f"the denoiser, diffusion train -> {here}/denoiser")
-    if not _finished(config, folder / "denoiser"):
-        if status := train.run(config, folder / "denoiser", command):
-            return status
+    if status := train.unless_finished(config, folder / "denoiser", command):
+        return status
     if until == "denoiser":
         return 0
     say(2, f"what a judge sees in its clips -> {here}/report")
@@ -114,16 +112,6 @@ def check(config: ConfigDict) -> None:
         if found != value:
             raise ConfigError(f"config.data.source.{name} = {found!r}, and the judge reads clips of {value!r}.")
     clip_maker.check(checks.on_its_data(checks.validate(config)))
-
-
-def _finished(config: ConfigDict, folder: pathlib.Path) -> bool:
-    """Whether a run of this config has come to its end."""
-    if not (folder / "config.json").is_file() or checkpoints.latest(folder) != config.train.steps:
-        return False
-    if differences(workdir.read_config(folder), fields.absolute(config)):
-        return False
-    print(f"{folder} is finished: step {config.train.steps}", flush=True)
-    return True
 
 
 def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[str, Any]:

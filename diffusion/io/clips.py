@@ -55,7 +55,7 @@ def about(source: str | os.PathLike | bytes, name: str = "") -> About:
         name: of it, for messages; the path by default.
 
     Raises:
-        ValueError: if it is no sound clip, or PyAV is needed and not installed.
+        ValueError: if it is no whole clip, or PyAV is needed and not installed.
         OSError: if it cannot be read.
     """
     name = name or str(source)
@@ -102,17 +102,18 @@ def read(source: str | os.PathLike | bytes, numbers: np.ndarray, name: str = "")
     """
     name = name or str(source)
     wanted = {int(number) for number in numbers}
-    size = about(source, name)
-    limits.fits(name, limits.array_bytes(name, (len(wanted), size.height, size.width, 3), 1))
+    fits = lambda height, width: limits.fits(name, limits.array_bytes(name, (len(wanted), height, width, 3), 1))
     found: dict[int, np.ndarray] = {}
     try:
         if _is_gif(source):
             with _gif(source, name) as picture:
+                fits(picture.height, picture.width)
                 for number in sorted(wanted):
                     picture.seek(number)
                     found[number] = np.asarray(picture.convert("RGB"))
         else:
             with _film(source, name) as film:
+                fits(int(film.streams.video[0].height), int(film.streams.video[0].width))
                 for number, frame in enumerate(film.decode(video=0)):
                     if number in wanted:
                         found[number] = frame.to_ndarray(format="rgb24")
@@ -122,7 +123,8 @@ def read(source: str | os.PathLike | bytes, numbers: np.ndarray, name: str = "")
         raise ValueError(f"{name} is damaged or cut short after frame {max(found, default=-1) + 1}: {error}") from error
     if missing := sorted(wanted - set(found)):
         raise ValueError(
-            f"{name} is cut short: it has {len(size.times)} frames by its header, and frame {missing[0]} is gone"
+            f"{name} is cut short: it has {len(about(source, name).times)} frames by its header, and frame "
+            f"{missing[0]} is gone"
         )
     return np.stack([found[int(number)] for number in numbers])
 

@@ -141,9 +141,11 @@ class _Films:
         self._films = _found(whole)
         if not self._films:
             raise ValueError(f"{whole} holds no films ({', '.join(FILMS)}) and no folders of numbered pictures.")
+        self._files = [_files_of(film) for film in self._films]
         self._clips: list[tuple[int, np.ndarray]] = []
         for number, film in enumerate(self._films):
-            self._clips += [(number, rows) for rows in _windows(film, frames, side, rate, stored_rate)]
+            found = _windows(film, self._files[number], frames, side, rate, stored_rate)
+            self._clips += [(number, rows) for rows in found]
         texts = [film.parent / f"{film.name if film.is_dir() else film.stem}.txt" for film in self._films]
         there = [text.is_file() for text in texts]
         if any(there) and not all(there):
@@ -166,13 +168,13 @@ class _Films:
         return [self._texts[number] for number, _ in self._clips]
 
     def stamp(self) -> Any:
-        return table_records.stamp_of([file for film in self._films for file in _files_of(film)])
+        return table_records.stamp_of([file for files in self._files for file in files])
 
     def _clip(self, row: int) -> np.ndarray:
         number, rows = self._clips[row]
         film = self._films[number]
         if film.is_dir():
-            files = _files_of(film)
+            files = self._files[number]
             frames = (np.asarray(pictures.opened(files[each]).convert("RGB")) for each in rows)
         else:
             frames = iter(clips.read(film, rows))
@@ -203,7 +205,9 @@ def _number(file: pathlib.Path) -> int:
     return int(found[1])
 
 
-def _windows(film: pathlib.Path, frames: int, side: int, rate: float, stored_rate: float) -> list[np.ndarray]:
+def _windows(
+    film: pathlib.Path, files: list[pathlib.Path], frames: int, side: int, rate: float, stored_rate: float
+) -> list[np.ndarray]:
     """The numbers of the frames of each clip of a film.
 
     Raises:
@@ -211,7 +215,6 @@ def _windows(film: pathlib.Path, frames: int, side: int, rate: float, stored_rat
     """
     if not film.is_dir():
         return _clips_of(clips.about(film), str(film), frames, side, rate)
-    files = _files_of(film)
     numbers = [_number(file) for file in files]
     for file, after in itertools.pairwise(files):
         if _number(file) == _number(after):
