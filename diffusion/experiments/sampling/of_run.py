@@ -5,7 +5,6 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,26 +13,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import diffusion
 from diffusion import pytrees
-from diffusion.experiments.config import ConfigError, as_config_errors, data
+from diffusion.experiments.config import ConfigError, as_config_errors
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
-from diffusion.experiments.evaluation import (
-    backbone_figures,
-    clip_pictures,
-    manifold_charts,
-    plots,
-    series_charts,
-    series_files,
-    sound_files,
-    surface_pictures,
-)
+from diffusion.experiments.evaluation import plots
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import averages, batches_on_disk, generate
+from diffusion.experiments.sampling import averages, batches_on_disk, generate, sample_pictures
 from diffusion.io import files
 from diffusion.io.content_credentials import Signer
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import quantised as storage
-from diffusion.objectives import Moves
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, progress
@@ -191,38 +180,9 @@ def _write(out, recipe, make, params, images, labels, of_records, seeds, record)
     workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
     batches_on_disk.clear(out)
     classes = arrays["labels"]
-    source = data.of_recipe(recipe) if isinstance(recipe.objective.reads, Moves) else None
-    if source is not None and backbone_figures.are_backbones(source):
-        return [out / "samples.npz", *backbone_figures.write(images, classes, source.spec.classes, out)]
-    if isinstance(recipe.objective.reads, Moves):
-        exact = getattr(source, "distribution", None)
-        of_manifold = (recipe.objective.reads.manifold, images, out / "samples.png")
-        drawn = manifold_charts.draw(*of_manifold, exact and exact.log_density)
-        return [out / "samples.npz", *[out / "samples.png"] * drawn]
-    if recipe.shape == (2,):
-        plots.scatter(images, classes, out / "samples.png")
-        return [out / "samples.npz", out / "samples.png"]
-    if isinstance(recipe.null, Mapping) and "given" in recipe.null:
-        each, part = series_charts.grouped(images, labels)
-        source = data.of_recipe(recipe)
-        series_charts.fans(each, part, out / "samples.png", getattr(source, "process", None))
-        return [
-            out / "samples.npz",
-            out / "samples.png",
-            *(series_files.write(source, images, out) if of_records else []),
-        ]
-    if clip_pictures.is_clip(images.shape[1:], str(images.dtype)):
-        return [out / "samples.npz", *clip_pictures.draw(images, classes, out)]
-    if not recipe.makes_pictures:
-        of = None if recipe.data is not None else data.of_recipe(recipe)
-        if (surface := getattr(of, "surface", None)) is not None:
-            return [out / "samples.npz", *surface_pictures.draw(images, classes, of.spec.classes, surface, out)]
-        if (sound := getattr(of, "sound", None)) is None:
-            return [out / "samples.npz"]
-        levels = labels["spectrogram"] if sound.mels else None
-        heard = (sound, sound.waveform(np.asarray(images, np.float32), levels), classes, of.spec.classes)
-        sound_files.draw(*heard, out / "samples.png")
-        return [out / "samples.npz", out / "samples.png", sound_files.write(*heard, out)]
+    drawn = sample_pictures.draw(sample_pictures.Samples(recipe, images, labels, classes, of_records, out))
+    if drawn is not None:
+        return [out / "samples.npz", *drawn]
     plots.sample_grid(images, classes, out / "samples.png")
     first = np.unique(classes, return_index=True)[1][:10]
     x, x0 = make.trajectory(params, jax.tree.map(lambda leaf: leaf[first], labels), seeds[first])

@@ -1,0 +1,124 @@
+"""What people look at of the samples of a run that are no pictures: charts, clips, sounds, surfaces, backbones.
+
+A source of data may have its own function: `drawn(samples, classes, folder)` writes files, and returns their paths.
+"""
+
+__all__ = ["Samples", "draw"]
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion.experiments.config import data
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.evaluation import (
+    backbone_figures,
+    clip_pictures,
+    manifold_charts,
+    plots,
+    series_charts,
+    series_files,
+    sound_files,
+    surface_pictures,
+)
+from diffusion.objectives import Moves
+
+
+class Samples(NamedTuple):
+    """Samples of a run.
+
+    Attributes:
+        recipe: of the run.
+        x: `[N, ...]`, uint8 or float32.
+        labels: what the network received, int `[N]` or a pytree `[N, ...]`.
+        classes: int `[N]`, zeros where there are none.
+        of_records: whether the conditions are those of the data's first records.
+        out: the folder to write into.
+    """
+
+    recipe: Recipe
+    x: np.ndarray
+    labels: Any
+    classes: np.ndarray
+    of_records: bool
+    out: pathlib.Path
+
+
+def draw(samples: Samples) -> list[pathlib.Path] | None:
+    """Draws the samples as what they are; returns the files, none where nothing shows them; None for pictures."""
+    for kind in KINDS:
+        if (drawn := kind(samples)) is not None:
+            return drawn
+    return None
+
+
+def _points_of_manifold(samples: Samples) -> list[pathlib.Path] | None:
+    reads = samples.recipe.objective.reads
+    if not isinstance(reads, Moves):
+        return None
+    source: Any = data.of_recipe(samples.recipe)
+    if (own := _by_source(source, samples)) is not None:
+        return own
+    if backbone_figures.are_backbones(source):
+        return backbone_figures.write(samples.x, samples.classes, source.spec.classes, samples.out)
+    exact = getattr(source, "distribution", None)
+    path = samples.out / "samples.png"
+    return [path] * manifold_charts.draw(reads.manifold, samples.x, path, exact and exact.log_density)
+
+
+def _points_of_plane(samples: Samples) -> list[pathlib.Path] | None:
+    if samples.recipe.shape != (2,):
+        return None
+    plots.scatter(samples.x, samples.classes, samples.out / "samples.png")
+    return [samples.out / "samples.png"]
+
+
+def _series(samples: Samples) -> list[pathlib.Path] | None:
+    if not isinstance(samples.recipe.null, Mapping) or "given" not in samples.recipe.null:
+        return None
+    source = data.of_recipe(samples.recipe)
+    each, part = series_charts.grouped(samples.x, samples.labels)
+    path = samples.out / "samples.png"
+    series_charts.fans(each, part, path, getattr(source, "process", None))
+    return [path, *(series_files.write(source, samples.x, samples.out) if samples.of_records else [])]
+
+
+def _clips(samples: Samples) -> list[pathlib.Path] | None:
+    if not clip_pictures.is_clip(samples.x.shape[1:], str(samples.x.dtype)):
+        return None
+    return clip_pictures.draw(samples.x, samples.classes, samples.out)
+
+
+def _by_records(samples: Samples) -> list[pathlib.Path] | None:
+    """Samples that are no pictures, by what the records of the run's data stand for."""
+    if samples.recipe.makes_pictures:
+        return None
+    source: Any = data.of_recipe(samples.recipe)
+    if (own := _by_source(source, samples)) is not None:
+        return own
+    if (surface := getattr(source, "surface", None)) is not None:
+        return surface_pictures.draw(samples.x, samples.classes, source.spec.classes, surface, samples.out)
+    if (sound := getattr(source, "sound", None)) is not None:
+        levels = samples.labels["spectrogram"] if sound.mels else None
+        waveforms = sound.waveform(np.asarray(samples.x, np.float32), levels)
+        heard = (sound, waveforms, samples.classes, source.spec.classes)
+        sound_files.draw(*heard, samples.out / "samples.png")
+        return [samples.out / "samples.png", sound_files.write(*heard, samples.out)]
+    return []
+
+
+def _by_source(source: Any, samples: Samples) -> list[pathlib.Path] | None:
+    """What a source's own function draws; None for one without."""
+    drawn = getattr(source, "drawn", None)
+    return None if drawn is None else list(drawn(samples.x, samples.classes, samples.out))
+
+
+KINDS: tuple[Callable[[Samples], list[pathlib.Path] | None], ...] = (
+    _points_of_manifold,
+    _points_of_plane,
+    _series,
+    _clips,
+    _by_records,
+)
