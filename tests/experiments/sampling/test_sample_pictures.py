@@ -17,8 +17,8 @@ class Molecules(Records):
     """Records of three numbers, which know how they are drawn."""
 
     def drawn(self, samples, classes, folder):
-        path = folder / "molecules.txt"
-        path.write_text(f"{samples.shape} {classes.tolist()}")
+        path = folder / "molecules.csv"
+        np.savetxt(path, samples + classes[:, None], delimiter=",")
         return [path]
 
 
@@ -37,8 +37,8 @@ def test_a_source_draws_its_samples_itself(kind, tmp_path):
     if kind is Records:
         assert made == []
         return
-    assert made == [tmp_path / "molecules.txt"]
-    assert made[0].read_text() == "(2, 3) [0, 0]"
+    assert made == [tmp_path / "molecules.csv"]
+    np.testing.assert_array_equal(np.loadtxt(made[0], delimiter=","), np.zeros((2, 3)))
 
 
 def test_pictures_are_left_to_the_caller_and_need_no_data(tmp_path, monkeypatch):
