@@ -11,7 +11,17 @@ import jax
 
 from diffusion import pytrees
 from diffusion.data import given_series, sources
-from diffusion.experiments.config import ConfigError, data, fields, fits, names, resolve, unknown
+from diffusion.experiments.config import (
+    ConfigError,
+    data,
+    fields,
+    fits,
+    names,
+    null_condition,
+    picture_sizes,
+    resolve,
+    unknown,
+)
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import built_in_python, plain
@@ -288,7 +298,7 @@ def _check_text(recipe: Recipe) -> None:
     by = f"config.model.name = {config['model']['name']!r}"
     text = config["data"]["text"]
     inputs = facts.text_inputs(recipe.network)
-    field = resolve.TEXT_FOLDERS[inputs.of] if inputs else ""
+    field = null_condition.TEXT_FOLDERS[inputs.of] if inputs else ""
     for other in ("tokenizer", "dir"):
         if text[other] and other != field:
             valid = f"''{f' here, and config.data.text.{field}' if field else ''}"
@@ -318,7 +328,7 @@ def _check_buckets(made: resolve.Resolver) -> None:
     config = made.config
     data = config["data"]
     shape = data["shape"]
-    sizes = resolve.sizes(config)
+    sizes = picture_sizes.sizes(config)
     if not sizes:
         return
     if data["latents"]["dir"]:

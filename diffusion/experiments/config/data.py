@@ -7,7 +7,7 @@ from typing import Any
 from diffusion.data import latent_cache, sources
 from diffusion.data.sources import of_python
 from diffusion.data.sources.streams import Stream
-from diffusion.experiments.config import ConfigError, names, resolve
+from diffusion.experiments.config import ConfigError, names, picture_sizes
 from diffusion.experiments.config.entries import call
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import plain
@@ -34,7 +34,7 @@ def of_settings(settings: Mapping, split: str, seed: int = 0) -> sources.Source:
     Raises:
         ConfigError, DamagedRecord: as `source`.
     """
-    varied = resolve.varied({"data": settings})
+    varied = picture_sizes.varied({"data": settings})
     return _opened(settings["source"], split, settings["name"], settings["dir"], varied, seed)
 
 

@@ -97,6 +97,26 @@ class Measured(NamedTuple):
     noise_std: float
 
 
+def measured(config: Mapping) -> Measured | None:
+    """The measured pictures `config.sample.measurement`; None without an operator."""
+    settings = config["sample"]["measurement"]
+    path = "config.sample.measurement"
+    if not settings["operator"].get("name"):
+        return None
+    if config["data"]["latents"]["dir"] or config["autoencoder"]["network"].get("name"):
+        raise ConfigError(
+            f"{path}.operator: the run is on latents, and pictures are measured. Valid: a run on pictures."
+        )
+    if not settings["pictures"]:
+        raise ConfigError(f"{path}.pictures = ''. Valid: a split of the data, e.g. 'test', or a .npz or .npy file.")
+
+    def of(shape):
+        mask = lambda spec, at: call(names.MASKS, spec, at, "mask", shape=shape)
+        return call(names.MEASUREMENTS, settings["operator"], f"{path}.operator", "measurement", nested={"mask": mask})
+
+    return Measured(of, settings["pictures"], settings["noise_std"])
+
+
 def made(
     config: Mapping, schedule: Any, measured: Measured | None, recipe_of: Callable, shape: Any
 ) -> tuple[Guide, ...]:

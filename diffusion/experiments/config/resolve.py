@@ -7,18 +7,26 @@ import pathlib
 import typing
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, NoneType
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion import flow_maps, objectives, parameterizations, pytrees, samplers, schedules, timesteps
 from diffusion.adapters.tuning import Tuning
 from diffusion.caching import Cache, evaluations
-from diffusion.data import buckets, transforms
-from diffusion.data import captions as texts
-from diffusion.experiments.config import ConfigError, fields, fits, guides, names
+from diffusion.data import transforms
+from diffusion.experiments.config import (
+    ConfigError,
+    fields,
+    fits,
+    guidance_entry,
+    guides,
+    kinds,
+    names,
+    null_condition,
+    picture_sizes,
+)
 from diffusion.experiments.config.autoencoder import Autoencoder
 from diffusion.experiments.config.base import Base, TunedNetwork
 from diffusion.experiments.config.encoder import Encoder
@@ -28,79 +36,12 @@ from diffusion.experiments.config.recipe import ChosenPlan, Recipe, SecondPlayer
 from diffusion.experiments.config.values import plain
 from diffusion.guidance import Branches, Memory, Unpaired
 from diffusion.models import facts
-from diffusion.models.layers import layer_masks
-from diffusion.models.layers.conditions import TextInputs
 from diffusion.parameterizations import Denoiser
 from diffusion.text_to_image import described
 from diffusion.training import ema, optimizers, power_ema
 
-TEXT_FOLDERS = {"tokens": "tokenizer", "embeddings": "dir"}  # of config.data.text, by what the network receives
-MOST_MULTIPLES = 128  # that a side of a bucket is
 SETTINGS = ("guidance", "aligned", "equivariance")  # arguments of objectives that are tuples of settings
 OBJECTIVE_PATHS = {"objective": "config.objective", "second player": "config.second_player.objective"}
-
-
-class Kind(NamedTuple):
-    """The functions that entries of one kind name, and the kinds of those of their arguments that are entries too."""
-
-    table: Mapping[str, Callable]
-    entries: Mapping[str, str] = MappingProxyType({})
-
-
-OF_OBJECTIVES = {
-    "density": "density",
-    "student_density": "density",
-    "coupling": "coupling",
-    "weighting": "weighting",
-    "interpolant": "interpolant",
-    "decoder": "decoder",
-    "pairs": "pairs of times",
-    "distance": "distance",
-    "pair_weighting": "weighting of pairs",
-    "solver": "solver",
-    "manifold": "manifold",
-    "kernel": "heat kernel",
-    "prior": "prior",
-    "auxiliary": "auxiliary loss",
-}
-KINDS = {
-    "schedule": Kind(names.SCHEDULES, {"schedule": "schedule"}),
-    "parameterization": Kind(names.PARAMETERIZATIONS, {"clock": "clock", "parameterization": "parameterization"}),
-    "clock": Kind(names.CLOCKS),
-    "objective": Kind(names.OBJECTIVES, OF_OBJECTIVES),
-    "second player": Kind(names.SECOND_PLAYERS, OF_OBJECTIVES),
-    "density": Kind(names.DENSITIES, {"density": "density"}),
-    "interpolant": Kind(names.INTERPOLANTS),
-    "term": Kind(names.TERMS, {"projector": "projector", "critic": "projector"}),
-    "projector": Kind(names.PROJECTORS),
-    "network of uncertainty": Kind(names.UNCERTAINTIES),
-    "autoencoder": Kind(names.AUTOENCODERS),
-    "encoder": Kind(names.ENCODERS),
-    "critic": Kind(names.CRITICS),
-    "perceptual network": Kind(names.PERCEPTUAL),
-    "decoder": Kind(names.DECODERS),
-    "pairs of times": Kind(names.PAIRS, {"curriculum": "curriculum"}),
-    "curriculum": Kind(names.CURRICULA),
-    "distance": Kind(names.DISTANCES),
-    "weighting of pairs": Kind(names.PAIR_WEIGHTINGS),
-    "solver": Kind(names.SOLVERS),
-    "coupling": Kind(names.COUPLINGS, {"cost": "cost of transport"}),
-    "cost of transport": Kind(names.COSTS, {"manifold": "manifold"}),
-    "manifold": Kind(names.MANIFOLDS),
-    "prior": Kind(names.PRIORS),
-    "auxiliary loss": Kind(names.AUXILIARY),
-    "heat kernel": Kind(names.HEAT_KERNELS, {"manifold": "manifold"}),
-    "weighting": Kind(names.WEIGHTINGS, {"parameterization": "parameterization", "weighting": "weighting"}),
-    "conditioning augmentation": Kind(names.CONDITIONING_AUGMENTATIONS),
-    "model": Kind(names.MODELS),
-    "tuning": Kind(names.TUNINGS),
-    "optimizer": Kind(names.OPTIMIZERS),
-    "augmentation": Kind(names.AUGMENTATIONS),
-    "sampler": Kind(names.SAMPLERS, {"predictor": "sampler", "sampler": "sampler"}),
-    "grid": Kind(names.GRIDS, {"grid": "grid"}),
-    "plan": Kind(names.PLANS),
-    "cache": Kind(names.CACHES),
-}
 
 
 def recipe(config: ConfigDict, shape: tuple[int, ...] | None = None) -> Recipe:
@@ -181,7 +122,7 @@ class Resolver:
             supplied["parameterization"] = self._mean
         elif kind == "curriculum":
             supplied["total"] = self.config["train"]["steps"]
-        table, arguments = KINDS[kind]
+        table, arguments = kinds.KINDS[kind]
         inner = {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}  # of a grid of a grid
         nested = {argument: functools.partial(self._made, of, **inner) for argument, of in arguments.items()} | (
             nested or {}
@@ -258,7 +199,7 @@ class Resolver:
             return self._without_dropout(kind, entry)
         try:
             follows = self.base is not None or fits.conditions_may_follow(self.config)
-            null = self.null_class if self.null is None and not follows else self.null
+            null = null_condition.null_class(self.config) if self.null is None and not follows else self.null
             if entry.get("end_to_end") is not None:
                 return self._end_to_end(self._of_x(kind, entry), entry, condition_dropout=rate, null=null)
             alone = self.tuning.apart if self.tuning is not None else ()
@@ -296,7 +237,7 @@ class Resolver:
         masked = entry.pop("masked", None)
         pictures = entry.pop("pictures", None)
         entry.pop("end_to_end", None)
-        function = KINDS[kind].table.get(entry.get("name"))
+        function = kinds.KINDS[kind].table.get(entry.get("name"))
         clock = None
         if self.base is not None:
             clock = self.base.parameterization.clock
@@ -344,7 +285,7 @@ class Resolver:
         """For each argument of an objective in SETTINGS, the function (entry, path) that makes its tuple."""
 
         def setting(kind: type, argument: str, entry: Any, path: str) -> Any:
-            null = {"null": self.null_class} if takes(kind, "null") else {}
+            null = {"null": null_condition.null_class(self.config)} if takes(kind, "null") else {}
             return applied(kind, entry, path, argument, **null)
 
         kinds = {argument: tuples_of(annotation(function, argument)) for argument in SETTINGS}
@@ -376,7 +317,7 @@ class Resolver:
             return TunedNetwork(self.base, self.tuning)
         shape = shape or self.of_model(self.config["data"]["shape"])
         if shape is not None:
-            check_shape(self.config, shape)
+            picture_sizes.check_shape(self.config, shape)
         name = plain(self.config["model"]).get("name")
         # Before the data are known only the other fields are looked at, of images of some size.
         module = self._sized(name, shape or (64, 64, 3))
@@ -620,66 +561,18 @@ class Resolver:
         return drive
 
     def guidance(self, branches: Branches) -> Denoiser | Memory | Unpaired:
-        """The guidance `config.sample.guidance` of its branches: of the condition and the null one, or `conditions`.
-
-        Raises:
-            ConfigError: for a name or argument that is not known, or a scale below zero.
-        """
-        spec, _ = self._guidance_entry
-        path = "config.sample.guidance"
-        if "scale" in spec or self.conditions is None:
-            fields.check_type(f"{path}.scale", spec.get("scale"), float)
-            if spec["scale"] < 0:
-                raise ConfigError(f"{path}.scale = {spec['scale']}. Valid: at least 0; 1 is no guidance.")
-        interval = spec.get("interval")
-        if interval is not None and not fields.pair(interval):
-            raise ConfigError(
-                f"{path}.interval = {interval!r}. Valid: two times (t_low, t_high) with 0 <= t_low < t_high, or None."
-            )
-        nested = {"ramp": lambda entry, at: call(names.RAMPS, entry, at, "ramp")}
-        return call(names.GUIDANCES, spec, path, "guidance", nested, branches=branches, schedule=self.schedule)
-
-    @property
-    def _guidance_entry(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The entry without what is None, as its function takes it, and as the function of its conditions does."""
-        entry = plain(self.config["sample"]["guidance"])
-        spec = {name: value for name, value in entry.items() if value is not None}
-        function = names.GUIDANCES.get(spec.get("name"))
-        of = getattr(function, "conditions", None)
-        if of is None:
-            return spec, {}
-        rest = {
-            name: value
-            for name, value in spec.items()
-            if name == "name" or not takes(of, name) or takes(function, name)
-        }
-        return rest, {name: value for name, value in spec.items() if name == "name" or takes(of, name)}
+        """The guidance `config.sample.guidance` of its branches; see `guidance_entry.guided`."""
+        return guidance_entry.guided(self.config, self.schedule, branches)
 
     @property
     def conditions(self) -> Callable[..., tuple[Any, ...]] | None:
         """(network, condition, null) -> the conditions of the branches; None: the condition and the null one."""
-        function = names.GUIDANCES.get(self.config["sample"]["guidance"].get("name"))
-        of = getattr(function, "conditions", None)
-        if of is None:
-            return None
-        _, spec = self._guidance_entry
+        return guidance_entry.conditions(self.config)
 
-        def conditions(network: Any, condition: Any, null: Any) -> tuple[Any, ...]:
-            number = len(jax.tree.leaves(condition)[0]) if jax.tree.leaves(condition) else 1
-
-            def mask(layers):
-                if not facts.layer_masks(network):
-                    raise ValueError(
-                        f"config.model.name = {self.config['model']['name']!r} has no layers that a mask impairs. "
-                        "Valid: "
-                        f"{', '.join(name for name, other in names.MODELS.items() if facts.layer_masks(other))}"
-                    )
-                return layer_masks.mask(number, network.depth, layers)
-
-            supplied = {"condition": condition, "null": null, "mask": mask}
-            return call({spec["name"]: of}, spec, "config.sample.guidance", "guidance", **supplied)
-
-        return conditions
+    @property
+    def depths(self) -> bool:
+        """Whether `config.sample.guidance` combines predictions from two depths of the network."""
+        return guidance_entry.of_depths(self.config)
 
     @property
     def cache(self) -> Cache | None:
@@ -690,31 +583,9 @@ class Resolver:
         return self._made("cache", entry, "config.sample.cache", **evaluations(self.plan))
 
     @property
-    def depths(self) -> bool:
-        """Whether `config.sample.guidance` combines predictions from two depths of the network."""
-        return getattr(names.GUIDANCES.get(self.config["sample"]["guidance"].get("name")), "depths", False)
-
-    @property
     def measured(self) -> guides.Measured | None:
         """The measured pictures `config.sample.measurement`; None without an operator."""
-        settings = self.config["sample"]["measurement"]
-        path = "config.sample.measurement"
-        if not settings["operator"].get("name"):
-            return None
-        if self.config["data"]["latents"]["dir"] or self.autoencoder is not None:
-            raise ConfigError(
-                f"{path}.operator: the run is on latents, and pictures are measured. Valid: a run on pictures."
-            )
-        if not settings["pictures"]:
-            raise ConfigError(f"{path}.pictures = ''. Valid: a split of the data, e.g. 'test', or a .npz or .npy file.")
-
-        def of(shape):
-            mask = lambda spec, at: call(names.MASKS, spec, at, "mask", shape=shape)
-            return call(
-                names.MEASUREMENTS, settings["operator"], f"{path}.operator", "measurement", nested={"mask": mask}
-            )
-
-        return guides.Measured(of, settings["pictures"], settings["noise_std"])
+        return guides.measured(self.config)
 
     @property
     def guides(self) -> tuple[guides.Guide, ...]:
@@ -726,102 +597,12 @@ class Resolver:
     # ==== The null condition ====
 
     @property
-    def text_inputs(self) -> TextInputs | None:
-        """What the network `config.model` receives of a text; None for one that receives no text."""
-        model = self.config["model"]
-        return facts.text_inputs(names.MODELS.get(model.get("name")), model.get("text_width"))
-
-    @property
-    def null_class(self) -> int:
-        """The label that stands for no class: num_classes, one beyond the last.
-
-        Raises:
-            ConfigError: where the model has no classes.
-        """
-        classes = self.config["model"].get("num_classes", 0)
-        if classes < 1:
-            raise ConfigError(
-                f"config.model.num_classes = {classes}: an unconditional model has no null class. Set "
-                "config.objective.condition_dropout = 0 and config.sample.guidance.scale = 1, or give the "
-                "model classes."
-            )
-        return classes
-
-    @property
     def null(self) -> Any:
         """The null condition of one example, a label or the empty caption's entries; None for an unconditional network.
 
         Raises:
             ConfigError: if config.data.text names no vocabulary, or no captions.
         """
-        return self._once("the null condition", self._null)
-
-    def _null(self) -> Any:
         if self.base is not None:
             return None  # its data say which entries a condition has
-        text = self.text_inputs
-        if text is None:
-            return np.int32(self.null_class) if self.config["model"].get("num_classes", 0) else None
-        field = TEXT_FOLDERS[text.of]
-        folder = self.config["data"]["text"][field]
-        if not folder:
-            raise ConfigError(
-                f"config.data.text.{field} = '', but config.model.name = {self.config['model']['name']!r} receives "
-                "text. Valid: a folder that diffusion encode_text wrote."
-            )
-        label = {"label": np.int32(self.null_class)} if self.config["model"].get("num_classes", 0) else {}
-        try:
-            return (texts.null(folder) if text.of == "embeddings" else texts.tokens([""], folder).null) | label
-        except (FileNotFoundError, ValueError) as error:
-            raise ConfigError(f"config.data.text.{field} = {folder!r}: {error}") from error
-
-
-def sizes(config: Mapping) -> tuple[buckets.Size, ...]:
-    """The heights and widths of `config.data.buckets`, from the highest to the widest; none where it is off.
-
-    Raises:
-        ConfigError: if no size fits.
-    """
-    settings = plain(config["data"]["buckets"])
-    area = settings["area"]
-    multiple = settings["multiple"]
-    if not area:
-        return ()
-    if area * settings["widest"] > (MOST_MULTIPLES * multiple) ** 2:
-        raise ConfigError(
-            f"config.data.buckets = {settings!r} has too many sizes, for each of which a step is "
-            f"compiled. Valid: a larger multiple, so that no side is more than {MOST_MULTIPLES} of it."
-        )
-    least, most = (math.sqrt(area * ratio) for ratio in (1 / settings["widest"], settings["widest"]))
-    try:
-        return buckets.within(area, multiple, math.ceil(least), math.floor(most))
-    except ValueError as error:
-        raise ConfigError(
-            f"config.data.buckets = {settings!r}: {error}. Valid: e.g. an area of {(4 * multiple) ** 2}."
-        ) from error
-
-
-def varied(config: Mapping) -> tuple[int, ...]:
-    """(H, W) of the samples where the run's pictures are of several sizes; () where all are of one."""
-    return tuple(config["data"]["shape"][:2]) if config["data"]["buckets"]["area"] else ()
-
-
-def check_shape(config: Mapping, shape: Any) -> None:
-    """Refuses a patch that does not divide the sides of the data, and a U-Net that halves them too often."""
-    if not pytrees.is_shape(tuple(shape)):
-        return
-    patch = config["model"].get("patch", 1)
-    sides = shape[1:-1] if facts.of_frames(names.MODELS.get(config["model"]["name"])) else shape[:-1]
-    if any(side % patch for side in sides):
-        valid = [p for p in range(1, min(sides) + 1) if all(side % p == 0 for side in sides)]
-        raise ConfigError(
-            f"config.model.patch = {patch} does not divide the sides of data of shape {shape}. Valid: "
-            f"{', '.join(map(str, valid))}."
-        )
-    widths = config["model"].get("widths")
-    halvings = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # of another type: the call refuses it
-    if any(side % 2**halvings for side in sides):
-        raise ConfigError(
-            f"config.model.widths has {halvings + 1} levels, and data of shape {shape} cannot be halved "
-            f"{halvings} times. Valid: fewer levels."
-        )
+        return self._once("the null condition", lambda: null_condition.null(self.config))

@@ -11,7 +11,7 @@ from diffusion.data import buckets, captions, packing, pipeline, sources
 from diffusion.data.sources import of_python
 from diffusion.data.sources.spec import class_of
 from diffusion.data.sources.streams import Stream
-from diffusion.experiments.config import ConfigError, data, resolve
+from diffusion.experiments.config import ConfigError, data, picture_sizes
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import from_json, to_json
 
@@ -79,7 +79,7 @@ def require_held_out(recipe: Recipe) -> None:
 def _read_split(text: str, split: str) -> Split:
     """The split of a config's data, whose fields are a text, the key of the cache."""
     settings = from_json(text)
-    return _read(data.of_settings(settings, split), settings["damaged"], resolve.varied({"data": settings}))
+    return _read(data.of_settings(settings, split), settings["damaged"], picture_sizes.varied({"data": settings}))
 
 
 def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, ...]) -> Split:

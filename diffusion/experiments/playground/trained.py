@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from diffusion import caching, editing, flow_maps, manifolds, samplers, timesteps
 from diffusion.data.transforms import to_uint8
-from diffusion.experiments.config import ConfigError, checks, names, resolve
+from diffusion.experiments.config import ConfigError, checks, names, null_condition, resolve
 from diffusion.experiments.config.entries import call
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.recipe import Recipe
@@ -204,13 +204,12 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
     Raises:
         ConfigError: says what to do instead.
     """
-    made = resolve.Resolver(config)
-    if made.text_inputs == conditions.EMBEDDINGS:
+    if null_condition.text_inputs(config) == conditions.EMBEDDINGS:
         raise ConfigError(
             f"--workdir={folder} holds no text model: it trains a denoiser that receives text. Make one "
             f"of it: {printed('text_model', f'--workdir={folder}')}"
         )
-    if made.objective.reads is None:
+    if resolve.Resolver(config).objective.reads is None:
         raise ConfigError(
             f"--workdir={folder} trains {config.model.name}, which makes no pictures. Name the run of a denoiser, or "
             "a text-to-image model by --model=FOLDER."

@@ -12,7 +12,7 @@ from diffusion.data import buckets, captions, feature_cache, latent_cache, pipel
 from diffusion.data.sources.streams import Stream
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.data.transforms import Augmentation
-from diffusion.experiments.config import ConfigError, data, resolve
+from diffusion.experiments.config import ConfigError, data, null_condition, picture_sizes
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
 from diffusion.models import facts
@@ -109,7 +109,7 @@ def open_examples(recipe: Recipe) -> Examples:
     folder = settings["latents"]["dir"]
     try:
         if not folder:
-            sizes = resolve.sizes(config)
+            sizes = picture_sizes.sizes(config)
             return _of_source(recipe, data.source(config, settings["split"]), sizes)
         cache, spec = latent_cache.open_cache(folder)
         required = settings["latents"]["autoencoder"]
@@ -251,7 +251,7 @@ def _with_texts(
     if inputs is None:
         return source
     settings = recipe.config["data"]
-    folder = settings["text"][resolve.TEXT_FOLDERS[inputs.of]]
+    folder = settings["text"][null_condition.TEXT_FOLDERS[inputs.of]]
     if isinstance(source, Stream):
         return captions.of_stream(source, folder, inputs.entries)
     if inputs.of == "embeddings":

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from diffusion.adapters.tuning import Tuning
 from diffusion.data import feature_cache
-from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config import ConfigError, picture_sizes
 from diffusion.experiments.config.base import NULL, Base
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import built_in_python
@@ -197,7 +197,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         condition = {name: entry(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in text.items()}
         batch["prompts"] = dict.fromkeys(objective.prompts, condition)
     if config.mesh.kind == "jit":  # what does not fit the mesh shows before anything is made
-        for size in resolve.sizes(config) or (None,):
+        for size in picture_sizes.sizes(config) or (None,):
             image = {"image": jax.ShapeDtypeStruct((rows, *size, shape[-1]), np.uint8, sharding=where)} if size else {}
             jax.eval_shape(step, target, batch | image, seed)
     tuned = (recipe.base, recipe.tuning)

@@ -16,9 +16,9 @@ from diffusion import pytrees
 from diffusion.experiments.config import ConfigError, as_config_errors
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import config_hash, plain
-from diffusion.experiments.evaluation import plots
+from diffusion.experiments.evaluation import plots, sample_pictures
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import averages, batches_on_disk, generate, sample_pictures
+from diffusion.experiments.sampling import averages, batches_on_disk, generate
 from diffusion.io import files
 from diffusion.io.content_credentials import Signer
 from diffusion.io.leaf_names import leaves_of

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.data import captions
-from diffusion.experiments.config import ConfigError, data, resolve
+from diffusion.experiments.config import ConfigError, data, null_condition, resolve
 from diffusion.experiments.evaluation import model_card
 from diffusion.experiments.run.networks import network_of
 from diffusion.experiments.run_folder import workdir
@@ -217,7 +217,7 @@ def of_run(run: str | pathlib.Path, license: str = "") -> pathlib.Path:
     """
     run = pathlib.Path(run)
     config = workdir.read_config(run)
-    if resolve.Resolver(config).text_inputs != conditions.EMBEDDINGS or not config["data"]["text"]["dir"]:
+    if null_condition.text_inputs(config) != conditions.EMBEDDINGS or not config["data"]["text"]["dir"]:
         raise ConfigError(
             f"--workdir={run} trained {config['model']['name']!r}, which receives no captions. Valid: a "
             "run of a text-to-image model's denoiser, or of a student of it."

@@ -7,7 +7,7 @@ from flax import linen as nn
 from diffusion.data.sources.sequences import Records
 from diffusion.experiments.config import data
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.sampling import sample_pictures
+from diffusion.experiments.evaluation import sample_pictures
 from diffusion.objectives import flow_matching
 from diffusion.parameterizations import velocity
 from diffusion.schedules import rectified_flow

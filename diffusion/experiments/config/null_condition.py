@@ -1,0 +1,60 @@
+"""The condition that stands for none: a class beyond the last, or the empty caption."""
+
+__all__ = ["TEXT_FOLDERS", "null", "null_class", "text_inputs"]
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from diffusion.data import captions as texts
+from diffusion.experiments.config import ConfigError, names
+from diffusion.models import facts
+from diffusion.models.layers.conditions import TextInputs
+
+TEXT_FOLDERS = {"tokens": "tokenizer", "embeddings": "dir"}  # of config.data.text, by what the network receives
+
+
+def text_inputs(config: Mapping) -> TextInputs | None:
+    """What the network `config.model` receives of a text; None for one that receives no text."""
+    model = config["model"]
+    return facts.text_inputs(names.MODELS.get(model.get("name")), model.get("text_width"))
+
+
+def null_class(config: Mapping) -> int:
+    """The label that stands for no class: num_classes, one beyond the last.
+
+    Raises:
+        ConfigError: where the model has no classes.
+    """
+    classes = config["model"].get("num_classes", 0)
+    if classes < 1:
+        raise ConfigError(
+            f"config.model.num_classes = {classes}: an unconditional model has no null class. Set "
+            "config.objective.condition_dropout = 0 and config.sample.guidance.scale = 1, or give the "
+            "model classes."
+        )
+    return classes
+
+
+def null(config: Mapping) -> Any:
+    """The null condition of one example, a label or the empty caption's entries; None for an unconditional network.
+
+    Raises:
+        ConfigError: if config.data.text names no vocabulary, or no captions.
+    """
+    text = text_inputs(config)
+    if text is None:
+        return np.int32(null_class(config)) if config["model"].get("num_classes", 0) else None
+    field = TEXT_FOLDERS[text.of]
+    folder = config["data"]["text"][field]
+    if not folder:
+        raise ConfigError(
+            f"config.data.text.{field} = '', but config.model.name = {config['model']['name']!r} receives "
+            "text. Valid: a folder that diffusion encode_text wrote."
+        )
+    label = {"label": np.int32(null_class(config))} if config["model"].get("num_classes", 0) else {}
+    try:
+        return (texts.null(folder) if text.of == "embeddings" else texts.tokens([""], folder).null) | label
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"config.data.text.{field} = {folder!r}: {error}") from error
