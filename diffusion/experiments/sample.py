@@ -14,6 +14,7 @@ invisible watermark into what is made, and --credentials=FOLDER signs the PNG fi
 `--again` are in from_prompt.py:
 
     diffusion sample --model=stable-diffusion-v1-5 --prompt="a cat on a mat" -n 4
+    diffusion sample --model=Wan2.1-T2V-1.3B-Diffusers --prompt="a cat runs" --frames=33      # an MP4 film
 """
 
 from absl import flags

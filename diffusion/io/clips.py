@@ -1,6 +1,6 @@
 """Clips of pictures as files: GIF by Pillow; MP4, WebM and others by PyAV (`pip install jax-diffusion[video]`)."""
 
-__all__ = ["About", "about", "evenly", "has_library", "read", "write_gif", "write_mp4"]
+__all__ = ["About", "about", "evenly", "has_library", "read", "row", "write", "write_gif", "write_mp4"]
 
 import io
 import os
@@ -12,6 +12,7 @@ from PIL import GifImagePlugin, Image, ImageChops
 
 from diffusion.io import files, limits, pictures
 
+SHOWN = 8  # frames of `row`
 INSTALL = "pip install 'jax-diffusion[video]'"
 
 
@@ -127,6 +128,29 @@ def read(source: str | os.PathLike | bytes, numbers: np.ndarray, name: str = "")
             f"{missing[0]} is gone"
         )
     return np.stack([found[int(number)] for number in numbers])
+
+
+def row(frames: np.ndarray) -> np.ndarray:
+    """Up to eight frames of a clip, uint8 [F, H, W, 3], from the first to the last beside each other: [H, K W, 3]."""
+    some = np.linspace(0, len(frames) - 1, min(SHOWN, len(frames))).round().astype(int)
+    return np.concatenate(list(frames[some]), axis=1)
+
+
+def write(path: str | os.PathLike, frames: np.ndarray, rate: float) -> pathlib.Path:
+    """Writes a clip: an MP4 film where PyAV is installed and the sides are even, else a GIF animation.
+
+    Args:
+        path: of the file; its ending becomes .mp4 or .gif.
+        frames: uint8 [F, H, W, 3].
+        rate: frames a second.
+
+    Returns:
+        The path.
+    """
+    film = has_library() and not (frames.shape[1] % 2 or frames.shape[2] % 2)
+    path = pathlib.Path(path).with_suffix(".mp4" if film else ".gif")
+    (write_mp4 if film else write_gif)(path, frames, rate)
+    return path
 
 
 def write_gif(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         stable_diffusion,
         stable_diffusion_3,
         stable_diffusion_xl,
+        wan,
         z_image,
     )
     from diffusion.text.tokenizer import Tokenizer, Tokens
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Embeddings", "Encoder", "Tokenizer", "Tokens", "byte_pairs", "cached", "chroma", "encode", "fingerprint", "flux",
     "flux2_klein", "one_after_other", "parse", "pixart", "qwen_image", "sana", "side_by_side",
-    "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl", "tokenizer", "weighting", "z_image",
+    "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl", "tokenizer", "wan", "weighting", "z_image",
 ]  # fmt: skip
 
 public.declare(
@@ -50,6 +51,7 @@ public.declare(
             "stable_diffusion",
             "stable_diffusion_3",
             "stable_diffusion_xl",
+            "wan",
             "z_image",
         ),
         "tokenizer": ("Tokenizer", "Tokens"),

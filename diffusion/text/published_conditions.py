@@ -11,6 +11,7 @@
 | klein  | [B, 512, 7680] three layers of Qwen 3 side by side           |                     |             |
 | Qwen-Image | [B, 512, 3584] Qwen 2.5 VL, behind the task              |                     | Qwen's      |
 | SANA   | [B, 300, 2304] Gemma 2, of the prompt behind an instruction  |                     | Gemma's     |
+| Wan    | [B, 512, 4096] umT5, zeros behind the text                   |                     |             |
 | Z-Image | [B, 512, 2560] Qwen 3, of the prompt in a template          |                     | Qwen's      |
 
 SDXL and SD 3 read CLIP's states before the last layer, without the final norm: `Encoder.of(..., skip=1, norm=False)`.
@@ -28,6 +29,7 @@ __all__ = [
     "stable_diffusion",
     "stable_diffusion_3",
     "stable_diffusion_xl",
+    "wan",
     "z_image",
 ]
 
@@ -205,6 +207,18 @@ def sana(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **h
     first = tokenizer.length - OF_PROMPT + 1
     kept = lambda rows: jnp.concatenate([rows[:, :1], rows[:, first:]], axis=1)
     return {"text": kept(embeddings.tokens), "text_mask": kept(jnp.asarray(embeddings.mask))}
+
+
+def wan(prompts: Sequence[str], umt5: Encoder, **how: Any) -> dict[str, jax.Array]:
+    """{"text"} of Wan, whose network attends to zeros behind the text; runs of white space are one space.
+
+    Args:
+        prompts: B texts.
+        umt5: umT5's encoder, `masked=True`, with a tokenizer of 512 tokens.
+        **how: further arguments of `encode`.
+    """
+    embeddings = encode([" ".join(prompt.split()) for prompt in prompts], umt5, **how)
+    return {"text": jnp.where(jnp.asarray(embeddings.mask)[..., None], embeddings.tokens, 0)}
 
 
 def flux2_klein(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:

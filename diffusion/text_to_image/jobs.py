@@ -27,7 +27,7 @@ from diffusion.guidance import Unpaired
 from diffusion.models import facts
 from diffusion.models.interchange import schedulers
 from diffusion.text import Tokenizer
-from diffusion.text_to_image import programs
+from diffusion.text_to_image import programs, video_models
 from diffusion.text_to_image.attached import Attached, Opened, opened
 from diffusion.text_to_image.canvas import Canvas
 from diffusion.text_to_image.model import TextToImage, conditions
@@ -47,11 +47,11 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
         prompts: one text, or N.
         **settings: the other fields of a `Request`, which says what each does and may be: seeds (one number for all, or
             N; with one prompt as many pictures as seeds are made), negative, steps, guidance, sampler, height, width,
-            image_guidance, image, mask, margins, strength, resamplings, batch_size, tile, windows, watermark, cache,
-            merge, emphasis, controls, regions, words, attention and reference.
+            frames, image_guidance, image, mask, margins, strength, resamplings, batch_size, tile, windows, watermark,
+            cache, merge, emphasis, controls, regions, words, attention and reference.
 
     Returns:
-        uint8 [N, H, W, 3].
+        uint8 [N, H, W, 3]; of a model that makes clips [N, F, H, W, 3].
 
     Raises:
         TypeError: for a setting that is not known.
@@ -68,7 +68,8 @@ class Frame(NamedTuple):
         step: how many steps are done.
         steps: of the whole trajectory.
         t: the time that it has reached, plan.s.
-        pictures: uint8 [N, H, W, 3], the prediction of x_0; after the last step what `generate` returns.
+        pictures: uint8 [N, H, W, 3], of clips [N, F, H, W, 3], the prediction of x_0; after the last step what
+            `generate` returns.
     """
 
     step: int
@@ -189,15 +190,18 @@ class Job(NamedTuple):
         request = request.resolved(model)
         usual = model.usual.overridden(request.steps, request.guidance)
         request.check(model)
+        video_models.check(request, model)
         canvas = Canvas.open(request.image, request.mask).extended(request.margins)
         size = request.size(model, canvas.image)
         controls = opened(request.controls, model.attachments, size)
+        frames = video_models.frames(request, model)
         tokens = (size[0] // model.multiple) * (size[1] // model.multiple)
-        first = 0 if model.sees_picture else request.first_step(usual.steps)
+        tokens *= video_models.latent_frames(model.modules["vae"], frames) if frames else 1
+        first = 0 if model.sees_picture or frames else request.first_step(usual.steps)
         trajectory = schedulers.trajectory(model.process, request.sampler, usual.steps, tokens)
         whole = trajectory.plan
         trajectory = trajectory._replace(plan=programs.repeated(whole, first, request.resamplings))
-        noised = request.begins_at_image(first) and not model.sees_picture
+        noised = request.begins_at_image(first) and not model.sees_picture and not frames
         guided = request.guided(model)
         if request.words and Unpaired not in trajectory.sampler.takes:
             raise ValueError(
@@ -224,8 +228,8 @@ class Job(NamedTuple):
                 "the cache or the reference out"
             )
         how = (request.tile, mark, request.cache, request.merge, places.key, request.reference is not None)
-        key = (request.sampler, usual.steps, first, request.resamplings, noised, guided, size, *how)
-        course = Course(size, trajectory, noised, guided, request.tile, key, mark, cache, request.merge, places)
+        key = (request.sampler, usual.steps, first, request.resamplings, noised, guided, size, frames, *how)
+        course = Course(size, trajectory, noised, guided, request.tile, key, mark, cache, request.merge, places, frames)
         return cls(request, usual, canvas, course, controls, _reference(request.reference, size))
 
     def attached(self, model: TextToImage) -> tuple[Attached, ...]:

@@ -32,7 +32,7 @@ from diffusion.io import limits, schema
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
 from diffusion.models.interchange import folders, schedulers
-from diffusion.models.interchange.family import SIDES
+from diffusion.models.interchange.family import SIDES, Refusal
 from diffusion.models.interchange.schedulers import Process
 from diffusion.models.layers.choices import look_up
 from diffusion.models.quantised import Stored, is_quantised, quantised, stored
@@ -43,6 +43,7 @@ from diffusion.text_to_image import attached, pipelines, timed_loras
 from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.pipelines import USUAL, Kind, Reader, Usual
 from diffusion.text_to_image.timed_loras import TimedLora
+from diffusion.text_to_image.video_models import Experts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,6 +64,7 @@ class TextToImage:
         dtype: of all networks but the autoencoder, which is float32.
         attachments: by the names that controls of requests have.
         timed: LoRAs of the denoiser that act in an interval of t.
+        boundary: the smallest t of the denoiser where a second one has the rest; None: it has all.
     """
 
     name: str
@@ -78,6 +80,7 @@ class TextToImage:
     words: tuple[str, ...] = ()
     attachments: Mapping[str, Attachment] = dataclasses.field(default_factory=dict)
     timed: tuple[TimedLora, ...] = ()
+    boundary: float | None = None
     _programs: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -87,9 +90,12 @@ class TextToImage:
 
     @functools.cached_property
     def weights(self) -> Any:
-        """The parameters of the denoiser, with the LoRAs that act in an interval of t merged if there are such."""
+        """The parameters of the denoiser, or of both, and with the LoRAs that act in an interval of t merged."""
         params = self.params[self.kind.denoiser]
-        return timed_loras.timed(params, self.timed) if self.timed else params
+        params = timed_loras.timed(params, self.timed) if self.timed else params
+        if self.boundary is None or self.kind.video is None:
+            return params
+        return Experts(params, self.params[self.kind.video.second], self.boundary)
 
     def dtype_of(self, part: str) -> str:
         """The type of a network's parameters."""
@@ -178,6 +184,11 @@ class TextToImage:
         return dataclasses.replace(self, name=name, kind=kind, usual=usual)
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the pictures, or of the frames, that it was made for, in pixels."""
+        return (self.side, self.side) if self.kind.video is None else self.kind.video.size
+
+    @property
     def multiple(self) -> int:
         """The number of pixels that divides the sides of its pictures."""
         return self.modules["vae"].factor * self.kind.multiple(self.denoiser)
@@ -190,7 +201,8 @@ class TextToImage:
     @property
     def sees_mask(self) -> bool:
         """Whether the denoiser was trained to inpaint: it takes a mask and the masked picture beside x_t."""
-        return self.seen_channels in (self.channels + 1, self.channels + self.modules["vae"].factor ** 2)
+        seen = (self.channels + 1, self.channels + self.modules["vae"].factor ** 2)
+        return self.kind.video is None and self.seen_channels in seen
 
     @property
     def seen_channels(self) -> int:
@@ -204,7 +216,8 @@ class TextToImage:
 
         They stand beside x_t, or are further tokens (`kind.appends`).
         """
-        return self.kind.appends or getattr(self.denoiser, "in_channels", 0) == 2 * self.channels
+        twice = self.kind.video is None and getattr(self.denoiser, "in_channels", 0) == 2 * self.channels
+        return self.kind.appends or twice
 
     @property
     def distilled(self) -> bool:
@@ -263,7 +276,8 @@ def described(folder: str | pathlib.Path, *, dtype: str = "float32", prediction:
     table = limits.read_table(folder / "scheduler" / "scheduler_config.json")
     process = schedulers.read(table, prediction, kind.even, kind.by_steps)
     modules, params, tokenizers = {}, {}, {}
-    for part in (kind.denoiser, "vae", *encoders):
+    boundary, second = _two_denoisers(kind, index)
+    for part in (kind.denoiser, *second, "vae", *encoders):
         wanted = "float32" if part == "vae" else dtype
         found = folders.find(folder / part)
         params[part] = jax.tree.map(
@@ -277,6 +291,8 @@ def described(folder: str | pathlib.Path, *, dtype: str = "float32", prediction:
         tokenizers[part] = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
     denoiser = modules[kind.denoiser]
     pipelines.check_denoiser(folder, name, denoiser, modules["vae"])
+    if any(modules[part] != denoiser for part in second):
+        raise Refusal(f"{folder}: two denoisers are supported that have one config, and those of this folder differ.")
     if kind.unit_clock:
         process = process._replace(parameterization=parameterizations.velocity())
     if getattr(denoiser, "learn_sigma", False):
@@ -288,7 +304,18 @@ def described(folder: str | pathlib.Path, *, dtype: str = "float32", prediction:
     zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
     student = bool(index.get("is_distilled"))
     usual = pipelines.read_usual(folder, pipelines.published(kind, process, denoiser, student))
-    return TextToImage(name, kind, modules, params, tokenizers, process, int(side), zeros, usual, dtype)
+    made = TextToImage(name, kind, modules, params, tokenizers, process, int(side), zeros, usual, dtype)
+    return dataclasses.replace(made, boundary=boundary)
+
+
+def _two_denoisers(kind: Kind, index: Mapping[str, Any]) -> tuple[float | None, tuple[str, ...]]:
+    """The smallest t of the first denoiser and the name of the second, if model_index.json has both."""
+    if kind.video is None or not pipelines.has_part(index, kind.video.second, True):
+        return None, ()
+    boundary = index.get("boundary_ratio")
+    if boundary is None:
+        raise Refusal(f"model_index.json has a {kind.video.second} and no boundary_ratio, which says where it begins.")
+    return float(boundary), (kind.video.second,)
 
 
 def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:

@@ -1,4 +1,5 @@
-"""Text-to-image models as diffusers publishes them: a denoiser, an autoencoder, text encoders and a scheduler.
+"""Text-to-image and text-to-video models as diffusers publishes them: a denoiser, an autoencoder, text encoders and a
+scheduler.
 
 | class in model_index.json      | denoiser                 | receives                                               |
 |--------------------------------|--------------------------|--------------------------------------------------------|
@@ -18,6 +19,8 @@
 | FluxKontextPipeline            | Flux                     | as Flux, tokens of the picture that is edited          |
 | PixArtAlphaPipeline            | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
 | PixArtSigmaPipeline            | DiT with cross-attention | T5 (300 tokens); ours, CLIP's tokens                   |
+| WanPipeline                    | Wan, of clips; or two    | umT5                                                   |
+| WanImageToVideoPipeline        | Wan of 36 channels       | umT5, a first frame, in 2.1 also as CLIP sees it       |
 
 Each is one line of KINDS.
 """
@@ -52,8 +55,10 @@ from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers import Process
 from diffusion.models.qwen_image import QwenImage
 from diffusion.models.sana import Sana
+from diffusion.models.wan import Wan
 from diffusion.models.z_image import ZImage
 from diffusion.parameterizations import Denoiser
+from diffusion.text_to_image.video_models import Video
 
 SAMPLING = "sampling.json"  # our own; other programs ignore it
 CONTENT = (".json", ".txt", ".model", ".safetensors")  # the files of a folder that change its pictures
@@ -121,6 +126,7 @@ class Kind(NamedTuple):
         students: steps and guidance of a student of few steps, by the shift of its flow, which tells it.
         inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
         edits: the class of its relative whose denoiser sees the picture that is edited; "": there is none.
+        video: how it makes clips; None: it makes pictures.
     """
 
     family: str
@@ -145,6 +151,7 @@ class Kind(NamedTuple):
     students: Mapping[float, Usual] = {}
     inpainting: str = ""
     edits: str = ""
+    video: Video | None = None
 
 
 def _halvings(module: Any) -> int:
@@ -265,6 +272,18 @@ SANA = Kind(
 PIXART_ALPHA = Kind("PixArt", "transformer", (Reader(how={"masked": True}, length=120),), text.pixart, _patch,
                     Usual(20, 4.5))  # fmt: skip
 PIXART_SIGMA = PIXART_ALPHA._replace(readers=(Reader(how={"masked": True}, length=300),))
+WAN_CLIPS = Video(81, (480, 832), 16.0, second="transformer_2")
+WAN = Kind(
+    "Wan",
+    "transformer",
+    (Reader(how={"masked": True}, length=512),),
+    text.wan,
+    FLUX.multiple,
+    Usual(50, 5.0),
+    network=Wan,
+    video=WAN_CLIPS,
+)
+WAN_FROM_IMAGE = WAN._replace(video=WAN_CLIPS._replace(begins=True))
 KINDS = {
     "StableDiffusionPipeline": SD,
     "StableDiffusionImg2ImgPipeline": SD,
@@ -287,6 +306,8 @@ KINDS = {
     "SanaPipeline": SANA,
     "PixArtAlphaPipeline": PIXART_ALPHA,
     "PixArtSigmaPipeline": PIXART_SIGMA,
+    "WanPipeline": WAN,
+    "WanImageToVideoPipeline": WAN_FROM_IMAGE,
 }
 
 
@@ -328,11 +349,29 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
         raise Refusal(
             f"{folder}: a {name} is supported whose denoiser takes {channels} channels, and this one's takes {found}."
         )
+    if kind.video is not None:
+        _check_video(f"{folder}: a {name} is supported whose", kind.video, denoiser, autoencoder)
     if bool(getattr(denoiser, "approximator", ())) != kind.approximated:
         stated = "an approximator, and this one's has none" if kind.approximated else "no approximator, as Chroma's"
         raise Refusal(f"{folder}: a {name} is supported whose denoiser has {stated}.")
     if kind.appends and not distilled(denoiser):
         raise Refusal(f"{folder}: a {name} is supported whose denoiser has guidance_embeds, and this one's has none.")
+
+
+def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> None:
+    if not hasattr(autoencoder, "time_factor"):
+        raise Refusal(f"{what} autoencoder is one of clips, and this one's is of pictures.")
+    if getattr(denoiser, "picture_width", 0):
+        raise Refusal(
+            f"{what} denoiser sees latents of the first frame alone, as Wan 2.2's, and this one's sees the picture by "
+            "CLIP, too."
+        )
+    valid = autoencoder.latent_channels
+    if video.begins:
+        valid += autoencoder.time_factor + autoencoder.latent_channels
+    found = getattr(denoiser, "in_channels", valid)
+    if found != valid:
+        raise Refusal(f"{what} denoiser sees {valid} channels, and this one's {found}.")
 
 
 def distilled(denoiser: nn.Module) -> bool:
@@ -393,6 +432,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
         )
     index = limits.read_table(path)
     stated = {"force_zeros_for_empty_prompt": schema.FLAG, "is_cosxl_edit": schema.FLAG, "is_distilled": schema.FLAG}
+    stated |= {"boundary_ratio": schema.optional(schema.number(0, 1)), "expand_timesteps": schema.FLAG}
     schema.check({"_class_name": schema.text(), **stated}, index, str(path))
     if index.get("is_cosxl_edit"):  # whose picture's latents have another scale, and whose process is EDM's
         raise Refusal(f"{path}: is_cosxl_edit = true is not supported; valid: false.")

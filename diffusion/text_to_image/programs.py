@@ -39,7 +39,7 @@ from diffusion.models.budget import peak_memory
 from diffusion.models.interchange.schedulers import Trajectory
 from diffusion.models.layers import attention_records
 from diffusion.schedules import NoiseSchedule
-from diffusion.text_to_image import timed_loras
+from diffusion.text_to_image import timed_loras, video_models
 from diffusion.text_to_image.attached import Attached, condition_with, with_seen
 from diffusion.text_to_image.regions import Box
 from diffusion.watermarks import Watermark
@@ -126,7 +126,7 @@ def denoise(
         conditions.append(with_seen(unconditional, attached, 1))
         if model.sees_picture:
             conditions.append({**conditions[-1], "beside": jnp.zeros_like(conditions[-1]["beside"])})
-    timed = isinstance(params, timed_loras.Timed)
+    timed = isinstance(params, (timed_loras.Timed, video_models.Experts))
     timely = bool(attached) or timed or "reference" in conditional  # what reads the schedule's time
 
     def network(x: Array, clock: Array, condition: Mapping[str, Array], **more: Any) -> Any:
@@ -143,7 +143,7 @@ def denoise(
             inputs = x if beside is None else jnp.concatenate([x, beside], axis=-1)
             return model.denoiser.apply(variables, inputs, clock, seen, **more)
 
-        return timed_loras.at(params, t, evaluate)
+        return video_models.evaluated(params, t, evaluate)
 
     def at(t: Any, condition: dict[str, Any], batch: int) -> dict[str, Any]:
         return {**condition, "time": jnp.broadcast_to(t, (batch,))} if timely else condition
@@ -251,6 +251,7 @@ class Course(NamedTuple):
         cache: of the denoiser's blocks; None: all of them run.
         merge: share of the tokens that self-attention sees merged.
         places: of regions and words.
+        frames: of a clip; 0: pictures.
     """
 
     size: tuple[int, int]
@@ -263,6 +264,13 @@ class Course(NamedTuple):
     cache: caching.Cache | None = None
     merge: float = 0.0
     places: Places = NOWHERE
+    frames: int = 0
+
+    def latents(self, model: Any) -> tuple[int, ...]:
+        """The shape of the latents of one example of a model."""
+        vae = model.modules["vae"]
+        frames = (video_models.latent_frames(vae, self.frames),) if self.frames else ()
+        return (*frames, self.size[0] // vae.factor, self.size[1] // vae.factor, model.channels)
 
 
 def check_memory(
@@ -283,8 +291,14 @@ def check_memory(
     own = model.params[model.kind.denoiser]
     # Their shapes, for nothing is merged before it is known to fit.
     weights = jax.eval_shape(lambda own: timed_loras.timed(own, model.timed), own) if model.timed else own
-    what = f"{batch} {'pictures' if batch > 1 else 'picture'} of {course.size[0]} x {course.size[1]} (height x width)"
-    instead = f"choose fewer at once or smaller ones{'' if course.tile else ', or for tiles of the autoencoder'}"
+    both = weights
+    if model.boundary is not None:
+        both = video_models.Experts(weights, model.params[model.kind.video.second], model.boundary)
+    one = f"clip of {course.frames} frames" if course.frames else "picture"
+    several = one.replace("clip", "clips") if course.frames else "pictures"
+    what = f"{batch} {several if batch > 1 else one} of {course.size[0]} x {course.size[1]} (height x width)"
+    fewer = "fewer frames, fewer" if course.frames else "fewer"
+    instead = f"choose {fewer} at once or smaller ones{'' if course.tile else ', or for tiles of the autoencoder'}"
 
     def check(params: Any, program: Callable, *arguments: Any) -> None:
         peak = peak_memory.peak(jax.make_jaxpr(program)(params, *arguments).jaxpr)
@@ -293,8 +307,7 @@ def check_memory(
         others = peak_memory.held((model.params, timed, merged, attached)) - peak_memory.held(params)
         peak_memory.check(what, others + peak, instead)
 
-    height, width = (side // model.modules["vae"].factor for side in course.size)
-    x = jax.ShapeDtypeStruct((batch, height, width, model.channels), jnp.float32)
+    x = jax.ShapeDtypeStruct((batch, *course.latents(model)), jnp.float32)
     check(model.params["vae"], functools.partial(decoded, model, course), x)
 
     def guided(params: Any, x: Array, condition: Any, other: Any) -> Any:
@@ -306,15 +319,15 @@ def check_memory(
     more = {}
     if model.kind.appends:
         more["picture"] = x
-    elif model.sees_mask or model.sees_picture:
-        more["beside"] = jax.ShapeDtypeStruct((*x.shape[:3], model.seen_channels), jnp.float32)
+    elif model.sees_mask or model.sees_picture or (course.frames and model.seen_channels):
+        more["beside"] = jax.ShapeDtypeStruct((*x.shape[:-1], model.seen_channels), jnp.float32)
     condition = rows(conditional) | more
     other = rows(unconditional) | more if course.guided else None
     if reference:
         seen = {"reference": jax.ShapeDtypeStruct((*x.shape[:3], 2 * model.channels), jnp.float32)}
         condition |= seen
         other = other and other | seen
-    check((weights, attached), guided, x, condition, other)
+    check((both, attached), guided, x, condition, other)
     return True
 
 
@@ -334,11 +347,13 @@ def stepwise(model: Any, course: Course) -> Callable:
     return samplers.stepwise(loop)
 
 
-def _autoencoder(model: Any, params: Any, tile: int) -> tuple[Callable, Callable]:
-    """(encode, decode), in tiles if `tile` is not 0."""
+def _autoencoder(model: Any, params: Any, tile: int, of_clips: bool = False) -> tuple[Callable, Callable]:
+    """(encode, decode) of pictures or of clips, in tiles if `tile` is not 0."""
     vae = model.modules["vae"]
     encode, decode = (functools.partial(vae.apply, {"params": params}, method=name) for name in ("encode", "decode"))
-    if facts.of_frames(vae):  # a picture is a clip of one frame
+    if of_clips:
+        encode, decode = video_models.coding(vae, params)
+    elif facts.of_frames(vae):  # a picture is a clip of one frame
         encode, decode = _of_one_frame(encode), _of_one_frame(decode)
     if tile:
         few = tile // vae.factor
@@ -363,9 +378,9 @@ def begin(
     """(x at the first time, keys, latents of the image, where they are painted, further conditions)."""
     vae = model.modules["vae"]
     factor = vae.factor
-    encode, _ = _autoencoder(model, vae_params, course.tile)
+    encode, _ = _autoencoder(model, vae_params, course.tile, course.frames > 0)
     own, keys, encoding = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
-    shape = (course.size[0] // factor, course.size[1] // factor, model.channels)
+    shape = course.latents(model)
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(own)
     if course.watermark is not None and course.watermark.carrier == "noise":
         noise = course.watermark.embed(noise, own)
@@ -382,6 +397,9 @@ def begin(
         beside["reference"] = jnp.concatenate([encoded(reference), other], axis=-1)
     if image is None:
         return x, keys, None, None, beside
+    if course.frames:
+        seen = video_models.given(vae, encode, image, course.frames)
+        return x, keys, None, None, beside | {"beside": jnp.repeat(seen, keys.size, axis=0)}
     if model.sees_picture:  # by the mean; beside x_t without the scale of latents
         z = encode(image)
         z = z.mean if isinstance(z, latent_space.Moments) else z
@@ -430,9 +448,9 @@ def _guided(
 
 
 def decoded(model: Any, course: Course, vae_params: Any, x: Array) -> Array:
-    """uint8 [B, H, W, 3] of latents."""
+    """uint8 [B, H, W, 3] of latents, of a clip [B, F, H, W, 3]."""
     vae = model.modules["vae"]
-    _, decode = _autoencoder(model, vae_params, course.tile)
+    _, decode = _autoencoder(model, vae_params, course.tile, course.frames > 0)
     return to_uint8(decode(latent_space.from_diffusion(x, vae.scale, vae.shift)))
 
 

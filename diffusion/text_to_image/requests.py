@@ -30,6 +30,7 @@ from diffusion.text_to_image.regions import Region, Word
 STEPS = 1000
 RESAMPLINGS = 100  # the published figures are of 10
 BATCH = 4096  # pictures at once
+FRAMES = 10_000  # of a clip
 NUMBER = 2**20  # pictures of one request
 SIDE = 2**16  # pixels
 SEED = 2**32 - 1
@@ -254,6 +255,9 @@ class Request:
     sampler: str = setting("", text(100), "a sampler, for example dpmpp_2m; by default the model's own")
     height: int = setting(0, schema.whole(0, SIDE), "of the pictures in pixels; 0: of the image, or the model's own")
     width: int = setting(0, schema.whole(0, SIDE), "of the pictures in pixels; 0: of the image, or the model's own")
+    frames: int = setting(
+        0, schema.whole(0, FRAMES), "of a clip, by a model that makes clips; 0: as the model was published"
+    )
     image: str | np.ndarray | None = setting(None, PICTURE, "a picture to start from")
     mask: str | np.ndarray | None = setting(
         None, PICTURE, "a picture of the image's size, white where the image is painted anew; the rest stays as it is"
@@ -464,8 +468,8 @@ class Request:
                     f"has {sides[0]} x {sides[1]}; leave height and width out, or scale the image"
                 )
             height, width = sides
-        height = height or model.side
-        width = width or model.side
+        height = height or model.sides[0]
+        width = width or model.sides[1]
         for name, value in (("height", height), ("width", width)):
             if value % model.multiple:
                 low = max(value // model.multiple, 1) * model.multiple

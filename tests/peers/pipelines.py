@@ -36,6 +36,7 @@ from tests.text.vocabularies import folder_of
 PROMPTS, NEGATIVE = ["a cat", "the red car on a hill"], "bad"
 STEPS, GUIDANCE, IMAGE_GUIDANCE = 30, 7.5, 1.5
 STEPS_OF = {"lcm": 4, "pndm": 25}  # its half steps there are whole numbers of the process's: of 40, not of 33
+FRAMES_OF_LATENTS = 3
 SMALL = 0.1  # factor of the last layer
 # As SD 1.5 is published: what is not there, such as the spacing, each scheduler has by its own default.
 SD_1 = {
@@ -77,6 +78,23 @@ QWEN_FLOW = {  # as it is published
     "use_dynamic_shifting": True,
 }
 FLOW_SIGMAS = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}  # SANA's
+WAN_FLOW = {  # as it is published, for 480 pixels
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "disable_corrector": [],
+    "final_sigmas_type": "zero",
+    "flow_shift": 3.0,
+    "lower_order_final": True,
+    "num_train_timesteps": 1000,
+    "predict_x0": True,
+    "prediction_type": "flow_prediction",
+    "solver_order": 2,
+    "solver_p": None,
+    "solver_type": "bh2",
+    "timestep_spacing": "linspace",
+    "use_flow_sigmas": True,
+}
 PIXART = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "final_sigmas_type": "zero"}
 EDM = {
     "sigma_min": 0.002,
@@ -536,6 +554,45 @@ def z_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
 
 
+def wan(folder: pathlib.Path, second: bool = False) -> diffusers.DiffusionPipeline:
+    """Wan 2.1 of prompts; with a second transformer as 2.2."""
+    vae = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [True],
+           "scale_factor_temporal": 2, "scale_factor_spatial": 2}  # fmt: skip
+    transformer = lambda: diffusers.WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        text_dim=32,
+        ffn_dim=40,
+        num_layers=2,
+    )
+    config = {"vocab_size": 512, "d_model": 32, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4}
+    return diffusers.WanPipeline(
+        tokenizer=t5_tokenizer(folder / "t5"),
+        text_encoder=transformers.UMT5EncoderModel(transformers.UMT5Config(**config)),
+        vae=diffusers.AutoencoderKLWan(latents_mean=[-0.7, 0.1, 0.9, -0.2], latents_std=[2.8, 1.4, 0.7, 1.9], **vae),
+        scheduler=diffusers.UniPCMultistepScheduler.from_config(WAN_FLOW),
+        transformer=transformer(),
+        **({"transformer_2": transformer(), "boundary_ratio": 0.875} if second else {}),
+    )
+
+
+def wan_of_two(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    return wan(folder, second=True)
+
+
+def of_its_noise(scheduler) -> None:
+    """The network receives the times of its noise, which UniPC of flows cuts to whole numbers."""
+    set_timesteps = scheduler.set_timesteps
+
+    def exact(*arguments, **named):
+        set_timesteps(*arguments, **named)
+        scheduler.timesteps = scheduler.sigmas[:-1] * scheduler.config.num_train_timesteps
+
+    scheduler.set_timesteps = exact
+
+
 PIPELINES = {
     "sd": stable_diffusion,
     "inpaint": stable_diffusion_inpaint,
@@ -554,6 +611,8 @@ PIPELINES = {
     "qwen_image": qwen_image,
     "sana": sana,
     "z_image": z_image,
+    "wan": wan,
+    "wan_of_two": wan_of_two,
     "playground": playground,
     "lcm": latent_consistency,
 }
@@ -619,6 +678,8 @@ TRAJECTORIES = {
     "qwen_image": (QWEN_FLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "z_image": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "sana": (FLOW_SIGMAS, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
+    "wan": (WAN_FLOW, {"unipc": ("UniPCMultistepScheduler", {})}),
+    "wan_of_two": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "playground": (
         EDM,
         {
@@ -646,7 +707,7 @@ def fill(pipe) -> None:
 
 def weight(component: str, name: str, shape: tuple[int, ...]):
     """The made weights of a network; the last layer of a denoiser is small."""
-    small = component in ("unet", "transformer") and name.startswith(LAST)
+    small = component in ("unet", "transformer", "transformer_2") and name.startswith(LAST)
     return made(f"{component}.{name}", shape) * np.float32(SMALL if small else 1)
 
 
@@ -699,12 +760,15 @@ def write(name: str, folder: pathlib.Path) -> None:
     print(name, "kept:", ", ".join(arrays) or "none")
     channels = pipe.vae.config.get("latent_channels") or pipe.vae.config.z_dim
     channels = 4 * channels if name == "klein" else channels  # of patches of 2 x 2
-    x = torch.from_numpy(drawn("latents", 2, 8, 8, channels)).movedim(-1, 1)
+    clip = (FRAMES_OF_LATENTS,) * name.startswith("wan")
+    x = torch.from_numpy(drawn("latents", 2, *clip, 8, 8, channels)).movedim(-1, 1)
     about["walks"], about["steps"], (base, trajectories) = {}, {}, TRAJECTORIES[name]
     for trajectory, (scheduler, settings) in trajectories.items():
         pipe.scheduler = getattr(diffusers, scheduler).from_config(base | settings)
         about["walks"][trajectory] = {"_class_name": scheduler, **base, **settings}
         steps = about["steps"][trajectory] = STEPS_OF.get(trajectory, STEPS)
+        if clip:
+            of_its_noise(pipe.scheduler)
         with made_noise(pipe.scheduler), torch.no_grad():
             arguments = {"negative_prompt": [NEGATIVE] * 2, "num_inference_steps": steps, "guidance_scale": GUIDANCE}
             latents = x.clone()
@@ -744,12 +808,15 @@ def write(name: str, folder: pathlib.Path) -> None:
                 arguments |= {"clean_caption": False, "use_resolution_binning": False}
             if name == "lcm":
                 arguments = {}
+            if clip:
+                arguments["num_frames"] = 2 * FRAMES_OF_LATENTS - 1
             sides = {} if name.startswith("edit") else {"height": 16, "width": 16}  # there those of the picture
             sides = {"height": 32, "width": 32} if name in ("klein", "sana") else sides
             draw = functools.partial(
                 pipe, prompt=None if name == "chroma" else PROMPTS, latents=latents, **sides, **arguments
             )
-            found = draw(output_type="latent").images
+            found = draw(output_type="latent")
+            found = found.frames if clip else found.images
             if name in ("flux", "fill", "kontext", "chroma"):
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
             if name == "klein":  # what it returns is decoded as it is
@@ -757,6 +824,14 @@ def write(name: str, folder: pathlib.Path) -> None:
                 of_channels = lambda numbers: numbers.view(1, -1, 1, 1)
                 deviation = torch.sqrt(of_channels(pipe.vae.bn.running_var) + 1e-4)
                 found = (pipe._patchify_latents(found) - of_channels(pipe.vae.bn.running_mean)) / deviation
+            elif clip:
+                of_channels = lambda numbers: torch.tensor(numbers).view(1, -1, 1, 1, 1)
+                mean, deviation = (of_channels(pipe.vae.config[f"latents_{one}"]) for one in ("mean", "std"))
+                parts = []  # of the decoder, since the peer cuts what lies outside [-1, 1]
+                hook = pipe.vae.decoder.register_forward_hook(lambda *called, parts=parts: parts.append(called[-1]))
+                pipe.vae.decode(found * deviation + mean)
+                hook.remove()
+                picture = torch.cat(parts, dim=2)
             elif name == "qwen_image":  # a clip of one frame
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
                 of_channels = lambda numbers: torch.tensor(numbers).view(1, -1, 1, 1, 1)

@@ -31,7 +31,9 @@ def folder(name, place, changed=None):
         (place / file).write_text(text)
     for file, shapes in about["shapes"].items():
         component = file.split("/")[0]
-        small = lambda key, component=component: component in ("unet", "transformer") and key.startswith(LAST)
+        small = lambda key, component=component: (
+            component in ("unet", "transformer", "transformer_2") and key.startswith(LAST)
+        )
         tensors = {
             key: made(f"{component}.{key}", tuple(shape)) * np.float32(SMALL if small(key) else 1)
             for key, shape in shapes.items()

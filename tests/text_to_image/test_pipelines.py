@@ -18,6 +18,7 @@ from diffusion.models.interchange.family import Refusal
 from diffusion.models.pixart import PixArt
 from diffusion.models.qwen_image import QwenImage
 from diffusion.models.sana import Sana
+from diffusion.models.wan import Wan
 from diffusion.models.z_image import ZImage
 from diffusion.text_to_image import pipelines
 from tests.text_to_image import made_pipelines
@@ -205,6 +206,7 @@ LCM = SD_1 | {"_class_name": "LCMScheduler"}
     ("ZImagePipeline", FLOW | {"shift": 3.0}, ZImage(), (8, 1.0)),
     ("PixArtAlphaPipeline", SD_1, UNET, (20, 4.5)),
     ("PixArtSigmaPipeline", SD_1, UNET, (20, 4.5)),
+    ("WanPipeline", FLOW, Wan(), (50, 5.0)),
     ("LatentConsistencyModelPipeline", LCM, STUDENT, (4, 8.5)),
     ("StableDiffusionXLPipeline", LCM, STUDENT, (4, 8.5)),
     ("PixArtAlphaPipeline", LCM, UNET, (4, 1.0)),
@@ -269,8 +271,8 @@ def test_relatives_of_an_unknown_pipeline_are_named_and_strangers_are_not(tmp_pa
         r"StableDiffusionXLInpaintPipeline, StableDiffusionXLInstructPix2PixPipeline\.$"
     ):
         pipelines.kind_of("StableDiffusionXLControlNetPipeline", tmp_path)
-    for stranger in ("WanPipeline", "StableVideoDiffusionPipeline", "None"):
-        with refused(match=r"supported: .*PixArtSigmaPipeline\.$"):
+    for stranger in ("AudioLDMPipeline", "StableVideoDiffusionPipeline", "None"):
+        with refused(match=r"supported: .*PixArtSigmaPipeline, [^.]*\.$"):
             pipelines.kind_of(stranger, tmp_path)
 
 

@@ -57,6 +57,10 @@ class Published:
     ):
         more = {"embeddings": embeddings, "attachments": attachments}
         self.model = text_to_image.load(folder, dtype=dtype, loras=loras, **more)
+        if self.model.kind.video is not None:
+            raise ValueError(
+                f"{folder} makes clips, and the page shows pictures; use diffusion sample --model={folder}"
+            )
         if quantised:
             self.model, stored = text_to_image.with_quantised(self.model, quantised)
             print(f"{quantised}: {stored}")

@@ -1,13 +1,15 @@
-"""Pictures of prompts by a published model, for diffusion sample: `--model`, and `--again` for one more time.
+"""Pictures or clips of prompts by a published model, for diffusion sample: `--model`, and `--again` for one more time.
 
     diffusion sample --model=FOLDER --prompt="a cat" --negative=blurry --steps=30 --guidance=7.5 -n 4
+    diffusion sample --model=VIDEO_FOLDER --prompt="a cat runs" --frames=33 --height=480 --width=832
     diffusion sample --model=FOLDER --prompt="a dog" --image=cat.png --strength=0.6 --mask=head.png
     diffusion sample --model=FOLDER --prompt="a house" --attach=edges=CONTROLNET --controls=edges:house.png:0.8
     diffusion sample --workdir=runs/text --prompt="a red circle"
     diffusion sample --workdir=runs/lora --prompt="a photo of sks dog"
     diffusion sample --again=pictures/42.png
 
---workdir is a folder of diffusion text_demo, or a run that tunes a model (docs/tuning.md). Writes OUT/<seed>.png. Each
+--workdir is a folder of diffusion text_demo, or a run that tunes a model (docs/tuning.md). Writes OUT/<seed>.png; of a
+clip these are some of its frames, and OUT/<seed>.mp4 is the clip, or .gif without PyAV. Each PNG
 file carries all that it was made from: settings, checksums of the model and of what was edited, versions, and the kind
 of the device. `--again` makes it anew from that: the same bytes on the same kind of device with the same versions,
 elsewhere from the same draws, with pixels that differ by rounding.
@@ -30,7 +32,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import model_flags, prompt_flags, tuned_run
 from diffusion.experiments.sampling.model_flags import DTYPE, MODEL, QUANTISED
 from diffusion.experiments.sampling.prompt_flags import AGAIN
-from diffusion.io import pictures
+from diffusion.io import clips, pictures
 from diffusion.io.content_credentials import Signer
 from diffusion.text_to_image import jobs, pipelines, png
 from diffusion.text_to_image.requests import Request
@@ -94,11 +96,21 @@ def main(
         written = []
         for picture, about in zip(made, png.records(request, png.model(folder, **source) | tuned)):
             path = pictures.unused(target, str(about["seed"]))
-            pictures.write(path, picture, about)
+            pictures.write(path, _shown(path, picture, folder), about)
             print(path, flush=True)
             written.append((path, about))
         for path, about in written if signer is not None else ():
             signer.sign(path, about, diffusion.__version__)
+
+
+def _shown(path: pathlib.Path, made: np.ndarray, folder: str) -> np.ndarray:
+    """What stands in the PNG file of what was made: the picture, or some frames of a clip, which is written beside."""
+    if made.ndim == 3:
+        return made
+    video = pipelines.kind_of(pipelines.read_index(pathlib.Path(folder).expanduser())["_class_name"], path).video
+    assert video is not None  # it made a clip
+    print(clips.write(path, made, video.rate), flush=True)
+    return clips.row(made)
 
 
 def again(path: pathlib.Path, out: str | None, folder: str | None = None, signer: Signer | None = None) -> None:
@@ -117,10 +129,11 @@ def again(path: pathlib.Path, out: str | None, folder: str | None = None, signer
     if about["at"] >= len(about["seeds"]):
         raise ValueError(f"{path} was made as number {about['at']}, from 0, of {len(about['seeds'])} pictures")
     request = png.request(about, Request())
-    picture = make(request, about, folder or about["model"], path)[about["at"]]
+    folder = folder or about["model"]
+    picture = make(request, about, folder, path)[about["at"]]
     target = pictures.unused(pathlib.Path(out) if out else path.parent, f"{path.stem}_again")
     target.parent.mkdir(parents=True, exist_ok=True)
-    pictures.write(target, picture, about)
+    pictures.write(target, _shown(target, picture, folder), about)
     print(target, verdict(path, target, about, jax.devices()[0].device_kind), sep=": ")
     if signer is not None:
         signer.sign(target, about, diffusion.__version__)

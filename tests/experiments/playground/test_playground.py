@@ -288,7 +288,8 @@ def test_folders_without_a_model_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_published_model_is_quantised_and_its_pictures_say_so(monkeypatch):
-    loaded, few = (types.SimpleNamespace(side=64, attachments={}) for _ in range(2))
+    pictured = types.SimpleNamespace(video=None)
+    loaded, few = (types.SimpleNamespace(side=64, attachments={}, kind=pictured) for _ in range(2))
     monkeypatch.setattr(source.text_to_image, "load", lambda folder, **how: loaded)
     monkeypatch.setattr(source.text_to_image, "with_quantised", lambda model, kind: (few, "fewer bytes"))
     monkeypatch.setattr(PageRequest, "resolved", lambda request, model: request)

@@ -17,6 +17,7 @@ own default. What differs from diffusers:
   the network receives differ by less than 0.01 of a training step.
 - With Karras' steps the network of diffusers' DPM-Solver++ receives whole times; ours receives those that belong to its
   noise.
+- Flows by UniPC (Wan) have whole times in diffusers, cut and not rounded, likewise.
 - PNDM's Runge-Kutta steps of diffusers have whole half steps, (T // steps) // 2.
 - "euler", "heun" and their kin integrate in sigma / alpha, as everywhere in this field; `samplers.euler` is in t.
 - LCM's boundary, whose weight is 7e-6 at the smallest of its times, is left out.

@@ -262,10 +262,10 @@ def _tabulated_flow(fields: Fields, T: int) -> Process:
     for field in ("beta_schedule", "beta_start", "beta_end", "trained_betas"):
         fields.take(field)
     name = fields.take("_class_name")
-    if name not in ("DPMSolverMultistepScheduler", OURS):
+    if name not in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", OURS):
         raise Refusal(
             f"{name}: use_flow_sigmas = True is not supported for this class; it is for "
-            f"DPMSolverMultistepScheduler and {OURS}."
+            f"DPMSolverMultistepScheduler, UniPCMultistepScheduler and {OURS}."
         )
     predicts = fields.only("prediction_type", "flow_prediction", "sample")
     fields.only("algorithm_type", "dpmsolver++")
@@ -289,6 +289,9 @@ def _tabulated_flow(fields: Fields, T: int) -> Process:
             bounded = flow_maps.latent_consistency(process.parameterization, scaling=scaling, T=T)
             process = process._replace(parameterization=bounded)
         return process
+    if name == "UniPCMultistepScheduler":
+        options = _options(fields)
+        return _flow_process("unipc", T, options | shifts | {"first": 1.0, "last": 1 / T}, predicts)
     sampler = "ddim" if fields.take("solver_order", 2) == 1 else "dpmpp_2m"
     return _flow_process(sampler, T, _options(fields) | shifts | {"first": 1 - 1 / T}, predicts)
 

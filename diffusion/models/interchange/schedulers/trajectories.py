@@ -16,6 +16,8 @@ from diffusion.models.layers.choices import look_up
 from diffusion.samplers import Sampler
 from diffusion.timesteps import Plan
 
+NEAR = 1e-6  # to t = 1
+
 
 class Trajectory(NamedTuple):
     """How to sample.
@@ -165,6 +167,9 @@ def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
         return _stretched(grid, fields["terminal"])
     if fields.get("even"):
         return _stretched(moved(np.append(np.linspace(1.0, 1 / steps, steps), 0.0)), fields["terminal"])
+    if "last" in fields:  # of the step after the last; at t = 1 there is no signal, of which UniPC takes the logarithm
+        grid = moved(np.linspace(fields["first"], fields["last"], steps + 1)[:-1])
+        return np.append(np.minimum(grid, 1 - NEAR), 0.0)
     if "first" in fields:
         return moved(fields["first"] * np.linspace(1.0, 0.0, steps + 1))
     # diffusers shifts the smallest time where it builds the scheduler, and again with all others; pictures show it.

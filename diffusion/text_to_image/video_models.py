@@ -1,0 +1,174 @@
+"""Clips by the same requests as pictures: a pipeline with a `Video` makes [F, H, W, C] of each prompt and seed.
+
+    model = text_to_image.load("Wan2.1-T2V-1.3B-Diffusers")
+    clips = text_to_image.generate(model, "a cat runs", frames=33, height=480, width=832)      # uint8 [1, 33, H, W, 3]
+
+Its denoiser takes x_t [B, F', h, w, C] and its autoencoder is one of frames, with `time_factor`: F = 1 + (F' - 1)
+time_factor. A model of Wan 2.2 has two denoisers, each for its part of the trajectory.
+"""
+
+__all__ = ["Experts", "Video", "check", "coding", "evaluated", "frames", "given", "latent_frames"]
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.models.autoencoders import latent_space
+from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo, streamed
+from diffusion.text_to_image import timed_loras
+
+# Settings of a request that are of pictures, with the value that says nothing.
+OF_PICTURES = {
+    "mask": None,
+    "margins": (0, 0, 0, 0),
+    "strength": None,
+    "resamplings": 1,
+    "watermark": "",
+    "merge": 0.0,
+    "controls": (),
+    "regions": (),
+    "words": (),
+    "reference": None,
+}
+
+
+class Video(NamedTuple):
+    """How a pipeline makes clips.
+
+    Attributes:
+        frames: of a clip where a request names none, as in the class's `__call__`.
+        size: height and width in pixels, likewise.
+        rate: frames a second.
+        second: folder of a second denoiser, of the times below model_index.json's boundary_ratio; "": there is none.
+        begins: whether its clips begin with the image of the request, whose latents its denoiser sees.
+    """
+
+    frames: int
+    size: tuple[int, int]
+    rate: float
+    second: str = ""
+    begins: bool = False
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["early", "late"], meta_fields=["boundary"])
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experts:
+    """The parameters of two denoisers of one architecture; a pytree.
+
+    Attributes:
+        early: of t from `boundary` to 1.
+        late: of smaller t.
+        boundary: in [0, 1].
+
+    Reference: Wan Team, Wan 2.2's code, 2025.
+    """
+
+    early: Any
+    late: Any
+    boundary: float
+
+
+def evaluated(weights: Any, t: Any, evaluate: Callable[[Any], Any]) -> Any:
+    """What is evaluated with a denoiser's parameters at t.
+
+    Args:
+        weights: `Experts` or what `timed_loras.at` takes.
+        t: the schedule's time, one for all examples.
+        evaluate: a pure function of the parameters.
+    """
+    if not isinstance(weights, Experts):
+        return timed_loras.at(weights, t, evaluate)
+    early = jnp.max(jnp.asarray(t)) >= weights.boundary
+    of = lambda own: lambda: timed_loras.at(own, t, evaluate)
+    return jax.lax.cond(early, of(weights.early), of(weights.late))
+
+
+def frames(request: Any, model: Any) -> int:
+    """The frames of a request's clips, 0 of a model that makes pictures.
+
+    Raises:
+        ValueError: for a number that the autoencoder cannot make, or of a model that makes pictures.
+    """
+    video = model.kind.video
+    if video is None:
+        if request.frames:
+            raise ValueError(f"frames = {request.frames}: this model makes pictures; leave frames out")
+        return 0
+    wanted = request.frames or video.frames
+    factor = model.modules["vae"].time_factor
+    if (wanted - 1) % factor:
+        low = 1 + (wanted - 1) // factor * factor
+        raise ValueError(
+            f"frames = {wanted}: the autoencoder makes the first frame and groups of {factor} behind it; near it are "
+            f"{low} and {low + factor}"
+        )
+    return wanted
+
+
+def check(request: Any, model: Any) -> None:
+    """Refuses what a model of clips cannot do.
+
+    Args:
+        request: a resolved `Request`.
+        model: a `TextToImage`.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    video = model.kind.video
+    if video is None:
+        return
+    for name, nothing in OF_PICTURES.items():
+        value = getattr(request, name)
+        if value is not nothing and value != nothing:
+            raise ValueError(f"this model makes clips, and takes no {name}; leave it out")
+    if video.begins and request.image is None:
+        raise ValueError("the clips of this model begin with a picture: name the image")
+    if not video.begins and request.image is not None:
+        raise ValueError(f"this model makes clips of prompts alone ({model.name}); leave the image out")
+    if request.cache and video.second:
+        raise ValueError(
+            f"cache = {request.cache}: this model has two denoisers, and no cache follows both; leave it out"
+        )
+
+
+def latent_frames(vae: Any, number: int) -> int:
+    """F' of the latents of so many frames."""
+    return 1 + (number - 1) // vae.time_factor
+
+
+def coding(vae: Any, params: Any) -> tuple[Callable[[Array], Any], Callable[[Array], Array]]:
+    """(encode, decode) of clips; of `AutoencoderKLVideo` chunk by chunk, with the memory of one."""
+    if isinstance(vae, AutoencoderKLVideo):
+        return streamed(vae, params, "encode"), streamed(vae, params, "decode")
+    return tuple(functools.partial(vae.apply, {"params": params}, method=name) for name in ("encode", "decode"))
+
+
+def given(vae: Any, encode: Callable[[Array], Any], image: Array, number: int) -> Array:
+    """What a denoiser sees of a clip whose first frame is given: `time_factor` masks, and latents.
+
+        [is given, latents of (image, 0, 0, ...)]
+
+    Args:
+        vae: the autoencoder.
+        encode: of `coding`.
+        image: [1, H, W, C] in [-1, 1].
+        number: F, frames of the clip.
+
+    Returns:
+        [1, F', h, w, time_factor + D].
+
+    Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, on image to video.
+    """
+    rest = jnp.zeros((1, number - 1, *image.shape[1:]), image.dtype)
+    z = encode(jnp.concatenate([image[:, None], rest], axis=1))
+    z = z.mean if isinstance(z, latent_space.Moments) else z
+    z = latent_space.to_diffusion(z, vae.scale, vae.shift)
+    first = jnp.arange(z.shape[1]) == 0
+    mask = jnp.broadcast_to(first[None, :, None, None, None], (*z.shape[:-1], vae.time_factor))
+    return jnp.concatenate([mask.astype(z.dtype), z], axis=-1)

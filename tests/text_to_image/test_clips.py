@@ -1,0 +1,107 @@
+"""Clips of prompts: Wan's pipelines are diffusers', frames and settings are checked before anything is computed."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import samplers, text_to_image
+from diffusion.data.transforms import to_uint8
+from diffusion.models.interchange import schedulers
+from diffusion.models.interchange.family import Refusal
+from diffusion.text_to_image import programs, video_models
+from diffusion.text_to_image.jobs import Job
+from diffusion.text_to_image.requests import Request
+from tests.peers.made_weights import drawn
+from tests.text_to_image import made_pipelines
+
+PROMPTS = ["a cat", "the red car on a hill"]
+
+
+@functools.cache
+def loaded(name, how=text_to_image.load):
+    with tempfile.TemporaryDirectory() as place:
+        return how(made_pipelines.folder(name, pathlib.Path(place)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, case, within", [("wan", "unipc", 3e-5), ("wan_of_two", "euler", 1e-5)])
+def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(name, case, within):
+    """From the same noise; with two transformers each acts on its side of the boundary."""
+    about, found = made_pipelines.fixture(name)
+    model = loaded(name)
+    conditional, unconditional = text_to_image.conditions(model, PROMPTS, "bad", 7.5, 16, 16)
+    process = schedulers.read(about["walks"][case], even=model.kind.even)
+    trajectory = schedulers.trajectory(process, case, about["steps"][case])
+    if case == "unipc":
+        assert process.parameterization.name == model.process.parameterization.name and model.process.sampler == case
+    model = dataclasses.replace(model, process=process)
+    x = trajectory.start * jnp.asarray(drawn("latents", 2, 3, 8, 8, 4))
+
+    @jax.jit
+    def walk(weights, x):
+        denoise = text_to_image.denoise(model, weights, conditional, unconditional, 7.5)
+        keys = jax.random.split(jax.random.key(0), 2)
+        return samplers.sample(trajectory.sampler, denoise, process.schedule, x, trajectory.plan, keys)
+
+    ours, theirs = walk(model.weights, x), found[f"latents/{case}"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=within * np.abs(theirs).max())
+    course = programs.Course((16, 16), trajectory, False, True, 0, (), frames=5)
+    clip = jax.jit(functools.partial(programs.decoded, model, course))(model.params["vae"], theirs)
+    assert clip.shape == (2, 5, 16, 16, 3)
+    assert np.abs(np.asarray(clip, int) - np.asarray(to_uint8(found["picture"]), int)).max() <= 1
+
+
+@pytest.mark.slow
+def test_a_clip_depends_on_its_own_seed_and_frames_alone():
+    model = loaded("wan")
+    make = functools.partial(text_to_image.generate, model, "a cat", frames=5, height=16, width=24, steps=2)
+    both = make(seeds=(3, 4), batch_size=2)
+    assert both.shape == (2, 5, 16, 24, 3) and both.dtype == np.uint8
+    assert np.abs(both[1].astype(int) - make(seeds=4)[0]).max() <= 1 < np.abs(both[1].astype(int) - both[0]).max()
+    *_, last = text_to_image.watch(model, "a cat", frames=5, height=16, width=24, steps=2, seeds=3)
+    assert np.abs(last.pictures[0].astype(int) - both[0]).max() <= 1
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"frames": 6}, "frames = 6: the autoencoder makes the first frame and groups of 2 behind it; near it are 5 and 7"),
+    ({"height": 18}, "height = 18: 4 must divide it"),
+    ({"image": np.zeros((16, 16, 3), np.uint8)}, "makes clips of prompts alone"),
+    ({"merge": 0.5}, "this model makes clips, and takes no merge"),
+    ({"frames": 9999, "height": 8192, "width": 8192}, "1 clip of 9999 frames of 8192 x 8192"),
+])  # fmt: skip
+def test_what_a_model_of_clips_cannot_make_is_refused_before_anything_is_computed(settings, message):
+    model = loaded("wan", text_to_image.described)
+    request = Request.of("a cat", **{"frames": 5, "height": 16, "width": 16, **settings})
+    words = jax.ShapeDtypeStruct((1, 512, 32), jnp.float32)
+    with pytest.raises(ValueError, match=message):
+        job = Job.of(model, request)
+        programs.check_memory(model, job.course, 1, {"text": words}, {"text": words})
+
+
+def test_a_model_of_clips_has_the_size_and_the_frames_of_its_class():
+    model = loaded("wan_of_two", text_to_image.described)
+    job = Job.of(model, Request.of("a cat"))
+    assert (job.course.size, job.course.frames, job.usual) == ((480, 832), 81, (50, 5.0))
+    assert job.course.latents(model) == (41, 240, 416, 4)
+    assert model.boundary == 0.875 and isinstance(model.weights, video_models.Experts)
+
+
+def test_two_denoisers_are_chosen_by_the_boundary():
+    weights = video_models.Experts(jnp.float32(2), jnp.float32(3), 0.875)
+    at = lambda t: float(video_models.evaluated(weights, jnp.full(2, t), lambda own: 10 * own))
+    assert [at(t) for t in (1.0, 0.875, 0.874)] == [20, 20, 30]
+
+
+def test_a_second_denoiser_without_a_boundary_is_refused(tmp_path):
+    folder = made_pipelines.folder("wan_of_two", tmp_path)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "boundary_ratio": None}))
+    with pytest.raises(Refusal, match="has a transformer_2 and no boundary_ratio"):
+        text_to_image.described(folder)
