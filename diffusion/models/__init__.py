@@ -15,6 +15,7 @@ from diffusion.models.edm2_unet import EDM2UNet
 from diffusion.models.flux import Flux
 from diffusion.models.flux2 import Flux2
 from diffusion.models.frame_transformer import FrameTransformer
+from diffusion.models.hunyuan_video import HunyuanVideo
 from diffusion.models.jit import JiT, jit_preset
 from diffusion.models.layers import attention, embeddings, layer_masks
 from diffusion.models.lightning_dit import lightning_dit_preset
@@ -73,6 +74,7 @@ MODELS = {
     "flux": Flux,
     "flux2": Flux2,
     "frame_transformer": FrameTransformer,
+    "hunyuan_video": HunyuanVideo,
     "jit": JiT,
     "ltx_video": LTXVideo,
     "mask_dit": MaskDiT,
@@ -111,6 +113,7 @@ __all__ = [
     "Flux2",
     "FrameTransformer",
     "Functions",
+    "HunyuanVideo",
     "JiT",
     "LTXVideo",
     "MMDiT",

@@ -39,7 +39,7 @@ EPSILON = 1e-5
 
 
 def _norm(dtype: str, name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon, dtype=dtype, name=name)
+    return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class CogVideoXBlock(nn.Module):

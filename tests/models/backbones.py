@@ -16,6 +16,7 @@ from diffusion.models.dit import DiT
 from diffusion.models.edm2_unet import EDM2UNet
 from diffusion.models.flux import Flux
 from diffusion.models.flux2 import Flux2
+from diffusion.models.hunyuan_video import HunyuanVideo
 from diffusion.models.jit import JiT
 from diffusion.models.ltx_video import LTXVideo
 from diffusion.models.mask_dit import MaskDiT
@@ -337,6 +338,13 @@ BACKBONES = {
         words(),
         untrained="key_norm/bias$",
         divides=1,
+    ),
+    "hunyuan_video": Backbone(
+        HunyuanVideo(4, 24, 1, 1, 1, 2, TEXT, POOLED, (4, 4, 4)),
+        (3, 4, 4, 4),
+        words("text_mask", "pooled", "strength"),
+        divides=1,
+        blocks="(?:single_)?blocks",
     ),
     "ltx_video": Backbone(
         LTXVideo(4, 24, 2, 2, TEXT), (3, 4, 4, 4), words("text_mask"), untrained="key/bias$", divides=1

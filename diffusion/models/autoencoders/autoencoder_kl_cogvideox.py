@@ -52,7 +52,7 @@ class ChunkNorm(nn.Module):
         Returns:
             [B, 1 + chunk n, H, W, D].
         """
-        norm = nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")
+        norm = nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, use_fast_variance=False, name="norm")
         first, later = x[:, : 1 + self.chunk], x[:, 1 + self.chunk :]
         parts = [norm(first)]
         if later.shape[1]:

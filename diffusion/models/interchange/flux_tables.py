@@ -1,6 +1,6 @@
 """Flux's transformer by the names of diffusers' FluxTransformer2DModel and of Black Forest Labs' single files."""
 
-__all__ = ["build", "describe", "described", "example", "sizes", "table"]
+__all__ = ["build", "describe", "described", "diffusers_single", "example", "sizes", "table"]
 
 from collections.abc import Mapping
 from typing import Any
@@ -49,7 +49,8 @@ ENDS = {  # ours: (diffusers', the original)
 }
 
 
-def _diffusers_single() -> list[Row]:
+def diffusers_single() -> list[Row]:
+    """The rows of a single layer, by diffusers' names."""
     rows = linear("norm.linear", "modulation/dense")
     for part, name in enumerate(("attn.to_q", "attn.to_k", "attn.to_v")):
         rows += linear(name, "attention/qkv", at=(slice(None), part))
@@ -106,7 +107,7 @@ def table(module: Flux, layout: str) -> list[Row]:
     joint = [row for names, ours in zip(JOINT[layout], ("image", "text")) for row in stream_rows(names, ours, True)]
     for i in range(module.depth):
         rows += within(stacked(joint, i), f"{joints}.{i}.", "blocks/")
-    single = _diffusers_single() if diffusers else _original_single()
+    single = diffusers_single() if diffusers else _original_single()
     for i in range(module.singles):
         rows += within(stacked(single, i), f"{singles}.{i}.", "single_blocks/")
     return rows

@@ -184,6 +184,10 @@ def wan(net, a):
     return {"output": net(a["x"], a["t"], condition), "by_frame": net(a["x"], by_frame, condition)}
 
 
+def hunyuan_video(net, a):
+    return {"output": net(a["x"], a["t"], {name: a[name] for name in ("text", "text_mask", "pooled", "strength")})}
+
+
 def ltx_video(net, a):
     plain = {"text": a["text"], "text_mask": a["text_mask"]}
     of_frames = net(a["x"], a["t_of_frames"], {**plain, "rate": a["rate"]})
@@ -348,6 +352,8 @@ CALLS = {
     "cogvideox_rope": Call(pixart, 1e-5),
     "cogvideox_frames": Call(pixart, 1e-5),
     "cogvideox_autoencoder": Call(autoencoder_kl, 1e-5),
+    "hunyuan_video": Call(hunyuan_video, 1e-4),
+    "hunyuan_autoencoder": Call(autoencoder_kl, 3e-5),
     "ltx_autoencoder": Call(ltx_autoencoder, 1e-5),
     "ltx_autoencoder_noise": Call(ltx_autoencoder, 1e-5),
     "ltx_autoencoder_folds": Call(ltx_autoencoder, 1e-5),
@@ -385,6 +391,7 @@ LEFT_OUT = (
     "flux2_dev", "qwen_image_autoencoder", "flux2_autoencoder_full", "ltx_autoencoder", "ltx_autoencoder_noise",
     "cogvideox_full_5b",
     "cogvideox_sincos", "cogvideox_rope", "cogvideox_full_1_5", "cogvideox_autoencoder_full",
+    "hunyuan_autoencoder", "hunyuan_autoencoder_full",
     "ltx_autoencoder_full_0_9_0", "ltx_autoencoder_full_0_9_1", "ltx_autoencoder_full_0_9_5",
     "decoder_llama", "decoder_mistral", "decoder_qwen2", "decoder_qwen3", "decoder_full_gemma2_2b",
     "ddt_full_xl", "ddt_head_full_xl", "ddt_head", "conditional_unet_full_sd15",
@@ -455,6 +462,8 @@ LISTINGS = {
     **{f"ltx_autoencoder_full_0_9_{i}": "AutoencoderKLLTXVideo" for i in (0, 1, 5)},
     **{f"cogvideox_full_{name}": "CogVideoXTransformer3DModel" for name in ("2b", "5b", "1_5")},
     "cogvideox_autoencoder_full": "AutoencoderKLCogVideoX",
+    "hunyuan_video_full": "HunyuanVideoTransformer3DModel",
+    "hunyuan_autoencoder_full": "AutoencoderKLHunyuanVideo",
     "ltx_video_full": "LTXVideoTransformer3DModel",
     **{f"unet_2d_full_{name}": "UNet2DModel" for name in ("cifar10", "256", "imagenet64", "ncsnpp")},
     **{f"adm_unet_full_{side}": "ADMUNet" for side in (64, 256, 512)},

@@ -1,0 +1,248 @@
+"""HunyuanVideo's autoencoder: causal convolutions that repeat the pixels at the edge, and norms over a whole video.
+
+    x [B, 1 + f_t n, H, W, C] - Encoder - (conv 1x1) - mean, log variance [B, 1 + n, H/f, W/f, D]
+    z [B, 1 + n, h, w, D]     - (conv 1x1) - Decoder - x [B, 1 + f_t n, f h, f w, C]
+
+    encoder: conv - [block x layers - halve sides (and time)] x levels - block - attention - block - norm - conv
+    decoder: conv - block - attention - block - [block x (layers + 1) - double] x levels - norm - conv
+
+Convolutions and the attention see no later frame; the norms see all.
+"""
+
+__all__ = ["AutoencoderKLHunyuanVideo", "CausalAttention", "Decoder", "Encoder", "VideoBlock"]
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
+from diffusion.models.autoencoders.causal_layers import doubled
+from diffusion.models.autoencoders.edge_convolution import EdgeConv
+from diffusion.models.autoencoders.latent_space import Factor, Moments
+from diffusion.models.autoencoders.video_checks import check_latents, check_video
+from diffusion.models.layers.attention import IMPLEMENTATIONS, attention, mask_bias
+from diffusion.models.layers.choices import look_up
+
+
+def _norm(groups: int, dtype: str, name: str) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class VideoBlock(nn.Module):
+    """x + conv(silu(norm(h))), h = conv(silu(norm(x))).
+
+    Attributes:
+        features: channels of the output; the input goes through a convolution of one pixel where it has others.
+        groups: of the norms, over all frames.
+        dtype: compute type.
+    """
+
+    features: int
+    groups: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = x
+        for i in (1, 2):
+            h = nn.silu(_norm(self.groups, self.dtype, f"norm_{i}")(h))
+            h = EdgeConv(self.features, repeats=True, dtype=self.dtype, name=f"conv_{i}")(h)
+        if x.shape[-1] != self.features:
+            x = EdgeConv(self.features, (1, 1, 1), dtype=self.dtype, name="shortcut")(x)
+        return x + h
+
+
+class CausalAttention(nn.Module):
+    """x + project(attention(norm(x))): a pixel attends to those of its frame and of earlier ones, with one head."""
+
+    groups: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, frames, height, width, channels = x.shape
+        dense = lambda name: nn.Dense(channels, dtype=self.dtype, name=name)
+        h = _norm(self.groups, self.dtype, "norm")(x).reshape(batch, -1, 1, channels)
+        times = np.repeat(np.arange(frames), height * width)
+        bias = mask_bias(jnp.asarray(times[:, None] >= times)[None])
+        q, k, v = (dense(name)(h) for name in ("query", "key", "value"))
+        return x + dense("project")(attention(q, k, v, self.attention, bias)).reshape(x.shape)
+
+
+class Encoder(nn.Module):
+    """[B, 1 + f_t n, H, W, C] -> [B, 1 + n, H/f, W/f, outputs]; fields as `AutoencoderKLHunyuanVideo`."""
+
+    widths: tuple[int, ...]
+    layers: int
+    halvings: int
+    groups: int
+    mixes: bool
+    outputs: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        conv = lambda width, name, **how: EdgeConv(width, repeats=True, dtype=self.dtype, name=name, **how)
+        last = len(self.widths) - 1
+        x = conv(self.widths[0], "conv_in")(x)
+        for i, width in enumerate(self.widths):
+            for j in range(self.layers):
+                x = VideoBlock(width, self.groups, self.dtype, name=f"level_{i}_block_{j}")(x)
+            if i < last:
+                stride = (2 if i >= last - self.halvings else 1, 2, 2)
+                x = conv(width, f"down_{i}", stride=stride)(x)
+        return _last(self, _mixed(self, x), self.outputs)
+
+
+class Decoder(nn.Module):
+    """[B, 1 + n, h, w, D] -> [B, 1 + f_t n, f h, f w, outputs]; fields as `AutoencoderKLHunyuanVideo`."""
+
+    widths: tuple[int, ...]
+    layers: int
+    halvings: int
+    groups: int
+    mixes: bool
+    outputs: int
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        conv = lambda width, name: EdgeConv(width, repeats=True, dtype=self.dtype, name=name)
+        x = _mixed(self, conv(self.widths[-1], "conv_in")(z))
+        for i in reversed(range(len(self.widths))):
+            for j in range(self.layers + 1):
+                x = VideoBlock(self.widths[i], self.groups, self.dtype, name=f"level_{i}_block_{j}")(x)
+            if i:
+                x = doubled(x)
+                if i <= self.halvings:
+                    x = jnp.concatenate([x[:, :1], jnp.repeat(x[:, 1:], 2, axis=1)], axis=1)
+                x = conv(self.widths[i], f"up_{i}")(x)
+        return _last(self, x, self.outputs)
+
+
+def _mixed(module: Encoder | Decoder, x: jax.Array) -> jax.Array:
+    """block - attention - block, at the smallest side."""
+    width, groups, dtype = module.widths[-1], module.groups, module.dtype
+    x = VideoBlock(width, groups, dtype, name="middle_block_0")(x)
+    if module.mixes:
+        x = CausalAttention(groups, module.attention, dtype, name="mixing")(x)
+    return VideoBlock(width, groups, dtype, name="middle_block_1")(x)
+
+
+def _last(module: Encoder | Decoder, x: jax.Array, outputs: int) -> jax.Array:
+    """The output, in float32: bfloat16 would round it to 8 bits."""
+    h = nn.silu(_norm(module.groups, module.dtype, "norm_out")(x))
+    return EdgeConv(outputs, repeats=True, name="conv_out")(h)
+
+
+class AutoencoderKLHunyuanVideo(nn.Module):
+    """Videos to the moments of a Gaussian, and latents to videos, as HunyuanVideo has it; f = 2^(levels - 1).
+
+        moments = module.apply({"params": params}, x, method="encode")
+        x = module.apply({"params": params}, z, method="decode")
+
+    Attributes:
+        widths: channels of each level, from the picture's side on.
+        layers: residual blocks of a level of the encoder; the decoder has one more.
+        halvings: of time, with the encoder's last and the decoder's last changes of the sides; f_t = 2^halvings.
+        latent_channels: D.
+        picture_channels: C.
+        groups: of the norms; it divides each width.
+        mixes: whether there is attention at the smallest side.
+        scale: of the latents, see `latent_space.to_diffusion`.
+        shift: of the latents, likewise.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type, "float32" or "bfloat16"; outputs are float32.
+
+    Raises:
+        ValueError: at construction, for a field out of range or an unknown name.
+
+    Reference: Kong et al., "HunyuanVideo: A Systematic Framework For Large Video Generative Models", 2024, section on
+    the 3D variational autoencoder.
+    """
+
+    widths: tuple[int, ...] = (128, 256, 512, 512)
+    layers: int = 2
+    halvings: int = 2
+    latent_channels: int = 16
+    picture_channels: int = 3
+    groups: int = 32
+    mixes: bool = True
+    scale: Factor = 0.476986
+    shift: Factor = 0.0
+    attention: str = "auto"
+    dtype: str = "float32"
+    kind = "autoencoder"
+    ranks = (4,)
+    of_frames = True
+
+    def __post_init__(self):
+        look_up(dict.fromkeys(("auto", *IMPLEMENTATIONS)), self.attention, "attention")
+        look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
+        if not self.widths or self.groups < 1 or any(width < 1 or width % self.groups for width in self.widths):
+            raise ValueError(f"widths={self.widths} are positive, one or more, and groups={self.groups} divides them")
+        if min(self.layers, self.latent_channels, self.picture_channels) < 1:
+            raise ValueError(
+                f"layers={self.layers}, latent_channels={self.latent_channels}, picture_channels="
+                f"{self.picture_channels} must be positive"
+            )
+        if not 0 <= self.halvings < len(self.widths):
+            raise ValueError(f"halvings={self.halvings} of time are at most those of the sides, {len(self.widths) - 1}")
+        super().__post_init__()
+
+    @property
+    def factor(self) -> int:
+        """f, by which the sides of a latent are smaller than the picture's."""
+        return 2 ** (len(self.widths) - 1)
+
+    @property
+    def time_factor(self) -> int:
+        """f_t: so many frames, after the first, make one of the latent's."""
+        return 2**self.halvings
+
+    def setup(self):
+        fields = (self.widths, self.layers, self.halvings, self.groups, self.mixes)
+        how = (self.attention, self.dtype)
+        self.encoder = Encoder(*fields, 2 * self.latent_channels, *how)
+        self.decoder = Decoder(*fields, self.picture_channels, *how)
+        self.moments_conv = nn.Dense(2 * self.latent_channels)
+        self.latents_conv = nn.Dense(self.latent_channels)
+
+    def encode(self, x: jax.Array) -> Moments:
+        """The posterior q(z | x).
+
+        Args:
+            x: videos [B, 1 + f_t n, H, W, C] in [-1, 1], n >= 0; f divides height and width.
+
+        Returns:
+            mean and log variance, [B, 1 + n, H/f, W/f, D] each, float32; the log variance lies in [-30, 20].
+
+        Raises:
+            ValueError: for a size that the factors do not divide.
+        """
+        check_video(self, x)
+        mean, log_variance = jnp.split(self.moments_conv(self.encoder(x)), 2, axis=-1)
+        return Moments(mean, log_variance.clip(*LOG_VARIANCE))
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """The video of a latent.
+
+        Args:
+            z: [B, 1 + n, h, w, D], as the encoder returns it, neither scaled nor shifted.
+
+        Returns:
+            [B, 1 + f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32.
+
+        Raises:
+            ValueError: for another rank or number of channels.
+        """
+        check_latents(self, z)
+        return self.decoder(self.latents_conv(z))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The reconstruction of videos [B, F, H, W, C] from the mean of their posterior."""
+        return self.decode(self.encode(x).mean)
