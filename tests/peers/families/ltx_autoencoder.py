@@ -58,6 +58,7 @@ SMALL = {
         "layers_per_block": (1, 1, 1),
         "spatio_temporal_scaling": (True, True),
         "decoder_inject_noise": (True, True, False),
+        "downsample_type": ("conv",) * 2,
     },
     "ltx_autoencoder_folds": {
         **TIMED,
