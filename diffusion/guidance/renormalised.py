@@ -14,13 +14,20 @@ from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
 def renormalised(
-    branches: Branches, schedule: NoiseSchedule, scale: Scale, patch: int = 1, interval: Interval = None
+    branches: Branches,
+    schedule: NoiseSchedule,
+    scale: Scale,
+    patch: int = 1,
+    interval: Interval = None,
+    axis: int | None = None,
 ) -> Denoiser:
     """Classifier-free guidance whose velocity has the length of the conditional one in each token.
 
         u_cfg = u_c + (w - 1) (u_c - u_u),    u = u_cfg |u_c| / |u_cfg|,    u = alpha' x0 + sigma' eps
 
-    A token is a patch of x with all its channels; the lengths are those of its values.
+    A token is a patch of x with all its channels; the lengths are those of its values. With `axis` they are those of
+    the values along one axis of x, at each place of the others, as diffusers' pipeline of Lumina-Image 2 takes them
+    along the columns of each channel.
 
     Facts:
         nfe: 2 branches a call
@@ -33,6 +40,7 @@ def renormalised(
         scale: w, a number, `[B]`, or a function of t.
         patch: sides of a token along each axis of x between the first and the last, >= 1, which divide them.
         interval: (t_low, t_high) outside which w = 1; None for all times.
+        axis: of x, in place of tokens; None for tokens.
 
     Raises:
         ValueError: if the schedule has no finite velocity at t_max, the interval is empty or `patch` below 1; when
@@ -49,8 +57,9 @@ def renormalised(
         alpha, sigma = (left_broadcast(of(t), x_t) for of in (schedule.alpha, schedule.sigma))
         alpha_dot, sigma_dot = derivatives(schedule, t, x_t)
         u_c, u = (alpha_dot * p.x0 + sigma_dot * p.eps for p in (cond, guided))
-        length = _lengths(u, patch)
-        ratio = jnp.where(length > 0, _lengths(u_c, patch) / jnp.where(length > 0, length, 1), 1)
+        lengths = lambda u: _lengths(u, patch) if axis is None else jnp.linalg.norm(u, axis=axis, keepdims=True)
+        length = lengths(u)
+        ratio = jnp.where(length > 0, lengths(u_c) / jnp.where(length > 0, length, 1), 1)
         return slide(guided, schedule, t, (ratio - 1) * u / (alpha * sigma_dot - sigma * alpha_dot))
 
     return denoise

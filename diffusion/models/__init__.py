@@ -20,6 +20,7 @@ from diffusion.models.jit import JiT, jit_preset
 from diffusion.models.layers import attention, embeddings, layer_masks
 from diffusion.models.lightning_dit import lightning_dit_preset
 from diffusion.models.ltx_video import LTXVideo
+from diffusion.models.lumina2 import Lumina2
 from diffusion.models.mask_dit import MaskDiT, mask_dit_preset
 from diffusion.models.mdt import MDT, mdt_preset
 from diffusion.models.mit import MiT, imf_preset, pmf_preset
@@ -77,6 +78,7 @@ MODELS = {
     "hunyuan_video": HunyuanVideo,
     "jit": JiT,
     "ltx_video": LTXVideo,
+    "lumina2": Lumina2,
     "mask_dit": MaskDiT,
     "mdt": MDT,
     "mit": MiT,
@@ -116,6 +118,7 @@ __all__ = [
     "HunyuanVideo",
     "JiT",
     "LTXVideo",
+    "Lumina2",
     "MMDiT",
     "MaskDiT",
     "MiT",

@@ -150,7 +150,7 @@ class ZImage(nn.Module):
         arguments = (c, angles, shown)
         picture = lambda tokens: tokens[:, -number:]
         if through is not None:
-            block = SandwichBlock(self.heads, self.epsilon, self.attention, self.dtype, number, parent=None)
+            block = SandwichBlock(self.heads, self.epsilon, self.attention, self.dtype, picture=number, parent=None)
             segment = Segment(block, params_of(self)["blocks"], self.depth, arguments, (nn.broadcast,) * 3)
             tokens, more = through(Blocks(tokens, (segment,), picture))
             return self._output(tokens, c, height, width), more

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         chroma,
         flux,
         flux2_klein,
+        lumina2,
         pixart,
         qwen_image,
         sana,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Embeddings", "Encoder", "Tokenizer", "Tokens", "byte_pairs", "cached", "chroma", "encode", "fingerprint", "flux",
-    "flux2_klein", "one_after_other", "parse", "pixart", "qwen_image", "sana", "side_by_side",
+    "flux2_klein", "lumina2", "one_after_other", "parse", "pixart", "qwen_image", "sana", "side_by_side",
     "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl", "tokenizer", "wan", "weighting", "z_image",
 ]  # fmt: skip
 
@@ -45,6 +46,7 @@ public.declare(
             "chroma",
             "flux",
             "flux2_klein",
+            "lumina2",
             "pixart",
             "qwen_image",
             "sana",

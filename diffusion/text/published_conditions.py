@@ -10,6 +10,7 @@
 | Chroma | [B, 512, 4096] T5                                            |                     | and one     |
 | klein  | [B, 512, 7680] three layers of Qwen 3 side by side           |                     |             |
 | Qwen-Image | [B, 512, 3584] Qwen 2.5 VL, behind the task              |                     | Qwen's      |
+| Lumina-Image 2 | [B, 256, 2304] Gemma 2, of the prompt behind a system's   |                     | Gemma's     |
 | SANA   | [B, 300, 2304] Gemma 2, of the prompt behind an instruction  |                     | Gemma's     |
 | Wan    | [B, 512, 4096] umT5, zeros behind the text                   |                     |             |
 | Z-Image | [B, 512, 2560] Qwen 3, of the prompt in a template          |                     | Qwen's      |
@@ -23,6 +24,7 @@ __all__ = [
     "chroma",
     "flux",
     "flux2_klein",
+    "lumina2",
     "pixart",
     "qwen_image",
     "sana",
@@ -49,6 +51,10 @@ TASK = (  # of Qwen-Image
     "relationships of the objects and background:<|im_end|>\n"
 )
 OF_TASK = 34  # tokens of the task and of what stands before the user's words
+SYSTEM = (  # of Lumina-Image 2
+    "You are an assistant designed to generate superior images with the superior degree of image-text alignment based "
+    "on textual prompts or user prompts. <Prompt Start> "
+)
 INSTRUCTION = (  # of SANA
     "Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for image "
     "generation. Evaluate the level of detail in the user prompt:\n"
@@ -184,6 +190,18 @@ def qwen_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, A
     embeddings = encode(prompts, qwen, before=TASK + USER, behind=ANSWER, **how)
     tokens, mask = embeddings.tokens[:, OF_TASK:], embeddings.mask[:, OF_TASK:]
     return _text_first(embeddings._replace(tokens=tokens, mask=mask))
+
+
+def lumina2(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of Lumina-Image 2: what Gemma 2 reads of the prompt behind a system's; padding stands last.
+
+    Args:
+        prompts: B texts.
+        gemma: the states of its last layer but one, `masked=True, layers=(-2,)`, with a tokenizer of 256 tokens.
+        instructed: False for negative prompts, which have no system's before them.
+        **how: further arguments of `encode`.
+    """
+    return _text_first(encode(prompts, gemma, before=SYSTEM if instructed else "", **how))
 
 
 def sana(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **how: Any) -> dict[str, Any]:

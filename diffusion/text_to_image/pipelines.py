@@ -14,6 +14,7 @@ scheduler.
 | Flux2KleinPipeline             | FLUX.2                   | three layers of Qwen 3                                 |
 | QwenImagePipeline              | Qwen-Image               | Qwen 2.5 VL's tokens                                   |
 | ZImagePipeline                 | Z-Image                  | Qwen 3's tokens                                        |
+| Lumina2Pipeline                | Lumina-Image 2           | Gemma 2's tokens behind a system's prompt              |
 | SanaPipeline                   | SANA                     | Gemma 2's tokens behind an instruction                 |
 | FluxFillPipeline               | Flux of 96 channels      | as Flux, the mask and what is not masked               |
 | FluxKontextPipeline            | Flux                     | as Flux, tokens of the picture that is edited          |
@@ -53,6 +54,7 @@ from diffusion.io import limits, schema
 from diffusion.models.flux2 import Flux2
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers import Process
+from diffusion.models.lumina2 import Lumina2
 from diffusion.models.qwen_image import QwenImage
 from diffusion.models.sana import Sana
 from diffusion.models.wan import Wan
@@ -259,6 +261,19 @@ QWEN_IMAGE = Kind(
     network=QwenImage,
     guides=functools.partial(guidance.renormalised, patch=2),
 )
+LUMINA2 = Kind(
+    "Lumina2",
+    "transformer",
+    (Reader(how={"masked": True, "layers": (-2,)}, length=256),),
+    text.lumina2,
+    FLUX.multiple,
+    Usual(30, 4.0),
+    unit_clock=True,
+    even=True,
+    network=Lumina2,
+    guides=functools.partial(guidance.renormalised, axis=-2),  # along the columns
+    instructed=True,
+)
 SANA = Kind(
     "Sana",
     "transformer",
@@ -303,6 +318,7 @@ KINDS = {
     "ZImagePipeline": Z_IMAGE,
     "Flux2KleinPipeline": FLUX2_KLEIN,
     "QwenImagePipeline": QWEN_IMAGE,
+    "Lumina2Pipeline": LUMINA2,
     "SanaPipeline": SANA,
     "PixArtAlphaPipeline": PIXART_ALPHA,
     "PixArtSigmaPipeline": PIXART_SIGMA,

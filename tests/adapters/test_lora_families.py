@@ -5,13 +5,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from diffusion.adapters import lora, lora_files
-from diffusion.models import Flux2, QwenImage, Sana, ZImage
+from diffusion.models import Flux2, Lumina2, QwenImage, Sana, ZImage
 from diffusion.models.interchange import families, folders, rows
 from tests.peers.made_weights import made
 
 Z_IMAGE = ZImage(4, 24, 2, 1, 2, 12, (4, 4, 4))
 QWEN_IMAGE = QwenImage(4, 24, 2, 2, 12, (4, 4, 4))
 KLEIN = Flux2(4, 24, 2, 2, 3, 12, (2, 2, 2, 2))
+LUMINA2 = Lumina2(4, 24, 2, 1, 4, 2, 16, 12, (2, 2, 2))
 SANA = Sana(8, 4, 1, 24, 2, 3, 2, 12)
 PREFIXES = ("transformer.", "diffusion_model.", "", "base_model.model.", "lora_unet_")
 LAYERS = [
@@ -28,6 +29,8 @@ LAYERS = [
     (KLEIN, "diffusers", "double_stream_modulation_img.linear"),
     (KLEIN, "original", "double_blocks.0.img_attn.qkv"),
     (KLEIN, "original", "single_blocks.1.linear2"),
+    (LUMINA2, "diffusers", "layers.1.attn.to_v"),
+    (LUMINA2, "diffusers", "context_refiner.0.feed_forward.linear_3"),
     (SANA, "diffusers", "transformer_blocks.1.attn1.to_k"),
     (SANA, "diffusers", "transformer_blocks.0.attn2.to_v"),
     (SANA, "original", "blocks.1.attn.qkv"),

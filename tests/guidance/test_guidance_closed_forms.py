@@ -133,6 +133,10 @@ def test_renormalised_velocities_are_as_long_as_the_conditional_ones_in_each_pat
     v = v * np.linalg.norm(packed(v_c), axis=-1, keepdims=True) / np.linalg.norm(v, axis=-1, keepdims=True)
     guided = _call(guidance.renormalised(branches, flow, 3.0, patch=2), np.ones((3, 4, 6, 5)))
     np.testing.assert_allclose(packed(guided.eps - guided.x0), v, rtol=1e-9)
+    v = v_u + 3.0 * (v_c - v_u)  # of Lumina-Image 2's, whose last axis counts columns
+    v = v * np.linalg.norm(v_c, axis=2, keepdims=True) / np.linalg.norm(v, axis=2, keepdims=True)
+    guided = _call(guidance.renormalised(branches, flow, 3.0, axis=-2), np.ones((3, 4, 6, 5)))
+    np.testing.assert_allclose(guided.eps - guided.x0, v, rtol=1e-9)
     with pytest.raises(ValueError, match=r"patch = 4 does not divide the sides \(4, 6\)"):
         _call(guidance.renormalised(branches, flow, 3.0, patch=4), np.ones((3, 4, 6, 5)))
 

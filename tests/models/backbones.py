@@ -19,6 +19,7 @@ from diffusion.models.flux2 import Flux2
 from diffusion.models.hunyuan_video import HunyuanVideo
 from diffusion.models.jit import JiT
 from diffusion.models.ltx_video import LTXVideo
+from diffusion.models.lumina2 import Lumina2
 from diffusion.models.mask_dit import MaskDiT
 from diffusion.models.mdt import MDT
 from diffusion.models.mit import MiT
@@ -194,6 +195,7 @@ BACKBONES = {
         blocks="(?:single_)?blocks",
     ),
     "qwen_image": Backbone(QwenImage(4, 24, 2, 2, TEXT, (4, 4, 4)), (8, 8, 4), words("text_mask")),
+    "lumina2": Backbone(Lumina2(4, 24, 2, 1, 4, 2, 16, TEXT, (2, 2, 2)), (8, 8, 4), words("text_mask")),
     "sana": Backbone(
         Sana(8, 4, 1, 24, 2, 6, 2, TEXT, qk_norm=True), (8, 8, 4), words("text_mask"), divides=1, untrained=r"key/bias$"
     ),

@@ -501,6 +501,26 @@ def gemma_tokenizer():
 GEMMA = {name: value for name, value in QWEN.items() if name != "vocab_size"} | {"vocab_size": 120}
 
 
+def lumina2(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    return diffusers.Lumina2Pipeline(
+        vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
+        tokenizer=gemma_tokenizer(),
+        text_encoder=transformers.Gemma2Model(transformers.Gemma2Config(**GEMMA)),
+        transformer=diffusers.Lumina2Transformer2DModel(
+            in_channels=4,
+            hidden_size=64,
+            num_layers=1,
+            num_refiner_layers=1,
+            num_attention_heads=4,
+            num_kv_heads=2,
+            multiple_of=8,
+            axes_dim_rope=(4, 6, 6),
+            cap_feat_dim=24,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config({"shift": 6.0}),
+    )
+
+
 def sana(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     """With the scheduler that SANA is published with."""
     levels = {"block_out_channels": (8, 16), "layers_per_block": (1, 1)}
@@ -609,6 +629,7 @@ PIPELINES = {
     "chroma": chroma,
     "klein": flux2_klein,
     "qwen_image": qwen_image,
+    "lumina2": lumina2,
     "sana": sana,
     "z_image": z_image,
     "wan": wan,
@@ -677,6 +698,7 @@ TRAJECTORIES = {
     "klein": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "qwen_image": (QWEN_FLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "z_image": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    "lumina2": ({"shift": 6.0}, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "sana": (FLOW_SIGMAS, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "wan": (WAN_FLOW, {"unipc": ("UniPCMultistepScheduler", {})}),
     "wan_of_two": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
@@ -711,7 +733,7 @@ def weight(component: str, name: str, shape: tuple[int, ...]):
     return made(f"{component}.{name}", shape) * np.float32(SMALL if small else 1)
 
 
-LAST = ("conv_out.", "proj_out.", "all_final_layer.")
+LAST = ("conv_out.", "proj_out.", "all_final_layer.", "norm_out.linear_2.")
 
 
 def saved(pipe, folder: pathlib.Path) -> dict:

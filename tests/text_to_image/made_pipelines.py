@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 from tests.peers.made_weights import made
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "text_to_image"
-LAST = ("conv_out.", "proj_out.", "all_final_layer.")  # as in tests/peers/pipelines.py, with its factor
+# As in tests/peers/pipelines.py, with its factor.
+LAST = ("conv_out.", "proj_out.", "all_final_layer.", "norm_out.linear_2.")
 SMALL = 0.1
 
 

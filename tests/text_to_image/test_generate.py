@@ -102,6 +102,7 @@ TRAJECTORIES = {
     "klein": {"euler": 4e-5},
     "qwen_image": {"euler": 4e-5},
     "z_image": {"euler": 4e-5},
+    "lumina2": {"euler": 5e-6},
     "sana": {"dpmpp_2m": 3e-5},
     "playground": {"dpmpp_2m": 3e-5, "euler": 3e-5},
     "lcm": {"lcm": 4e-5},
@@ -212,6 +213,7 @@ OWN_SAMPLER = {
     "klein": "euler",
     "qwen_image": "euler",
     "z_image": "euler",
+    "lumina2": "euler",
     "sana": "dpmpp_2m",
     "playground": "dpmpp_2m",
     "lcm": "lcm",
@@ -260,7 +262,7 @@ def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["playground", "lcm", "chroma", "kontext", "fill", "klein", "qwen_image", "sana", "z_image"]
+    "name", ["playground", "lcm", "chroma", "kontext", "fill", "klein", "lumina2", "qwen_image", "sana", "z_image"]
 )
 def test_pictures_of_the_whole_program_follow_from_prompt_and_seed(name):
     seen = {"height": 16, "width": 16} | ({"image": picture()[:, :16]} if name in ("kontext", "fill") else {})

@@ -15,6 +15,7 @@ from diffusion.models.flux import Flux
 from diffusion.models.flux2 import Flux2
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
+from diffusion.models.lumina2 import Lumina2
 from diffusion.models.pixart import PixArt
 from diffusion.models.qwen_image import QwenImage
 from diffusion.models.sana import Sana
@@ -201,6 +202,7 @@ LCM = SD_1 | {"_class_name": "LCMScheduler"}
     ("FluxPipeline", FLOW, SCHNELL, (4, 1.0)),
     ("QwenImagePipeline", FLOW, QwenImage(), (50, 4.0)),
     ("Flux2KleinPipeline", FLOW, Flux2(), (50, 4.0)),
+    ("Lumina2Pipeline", FLOW, Lumina2(), (30, 4.0)),
     ("SanaPipeline", FLOW, Sana(), (20, 4.5)),
     ("ZImagePipeline", FLOW | {"shift": 6.0}, ZImage(), (50, 6.0)),
     ("ZImagePipeline", FLOW | {"shift": 3.0}, ZImage(), (8, 1.0)),

@@ -101,15 +101,19 @@ class Gelu(nn.Module):
 
 
 class SwiGlu(nn.Module):
-    """out(silu(a) * b), [a, b] = hidden(x); two thirds of the hidden width keep the size equal (Shazeer, 2020)."""
+    """out(silu(a) * b), [a, b] = hidden(x); two thirds of the hidden width keep the size equal (Shazeer, 2020).
+
+    `hidden` is the width of a and of b; 0: two thirds of `ratio` times that of x.
+    """
 
     ratio: float
     dtype: str
     bias: bool = True
+    hidden: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        hidden = int(2 * self.ratio * x.shape[-1] / 3)
+        hidden = self.hidden or int(2 * self.ratio * x.shape[-1] / 3)
         options: Any = {"use_bias": self.bias, "dtype": self.dtype, "kernel_init": xavier, "dot_general": rows_first}
         h = nn.DenseGeneral((2, hidden), **options, name="hidden")(x)
         a, b = jnp.moveaxis(layout.split(h, "batch", "tokens", None, "hidden"), -2, 0)

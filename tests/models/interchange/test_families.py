@@ -336,6 +336,7 @@ CALLS = {
     "chroma": Call(chroma, 5e-6),
     "chroma_original": Call(chroma, 6e-6),
     "z_image": Call(chroma, 7e-5),
+    "lumina2": Call(chroma, 5e-6),
     "sana": Call(chroma, 8e-6),
     "sana_normed": Call(chroma, 8e-6),
     "sana_original": Call(chroma, 2e-5),
@@ -401,7 +402,7 @@ LEFT_OUT = (
     "mmdit_control_net_full", "pixart_control_net_full",
     "wan", "wan_plain", "wan_first_and_last", "wan_original", "wan_full_1_3b", "wan_full_14b", "wan_full_i2v_14b",
     "wan_full_ti2v_5b",
-    "umt5_xxl", "sana",
+    "umt5_xxl", "sana", "lumina2_full",
 )  # fmt: skip
 # the family of a listing: names and shapes at the published size
 LISTINGS = {
@@ -456,6 +457,7 @@ LISTINGS = {
     "flux2_full_klein": "Flux2Transformer2DModel",
     "flux2_autoencoder_full": "AutoencoderKLFlux2",
     "qwen_image_full": "QwenImageTransformer2DModel",
+    **dict.fromkeys(("lumina2_full", "lumina2_full_original"), "Lumina2Transformer2DModel"),
     "sana_full": "SanaTransformer2DModel",
     "z_image_full": "ZImageTransformer2DModel",
     **{f"wan_full_{name}": "WanTransformer3DModel" for name in ("1_3b", "14b", "i2v_14b", "ti2v_5b")},
