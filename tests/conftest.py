@@ -11,6 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 from jax._src.interpreters import mlir
 
 from tests import kept_programs
@@ -24,6 +25,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("diffusion")
+# Hypothesis would read the sources of all modules that happen to be loaded, for their constants: that takes seconds, and
+# its examples would depend on which other tests are run.
+providers._get_local_constants = providers.Constants
 FAST = "not slow"  # the tests that pyproject.toml selects by default
 FLAG = "--xla_cpu_use_fusion_emitters=false"
 
@@ -45,6 +49,7 @@ def pytest_configure(config):
         if jax.config.jax_compilation_cache_dir is None:  # tools.mutate has a folder of its own
             kept_programs.keep(first=not hasattr(config, "workerinput"))
         mlir.make_ir_context = _shared_context
+    gc.disable()  # until the tests are collected
 
 
 @functools.cache
@@ -61,6 +66,7 @@ def pytest_collection_finish(session):
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(20_000, 20, 50)
 
 

@@ -65,6 +65,7 @@ def modules(package: str) -> dict[str, pathlib.Path]:
 MODULES = modules("diffusion")
 
 
+@functools.cache
 def imports(path: pathlib.Path) -> set[str]:
     """What a file imports, by full names: modules, and names in modules."""
     names = set()

@@ -1,6 +1,7 @@
 """What `pip install` brings: requirements by extra, public names, types, and a wheel that works on its own."""
 
 import ast
+import functools
 import importlib
 import inspect
 import os
@@ -21,6 +22,7 @@ from setuptools.config.pyprojecttoml import apply_configuration
 
 import diffusion
 from diffusion import commands
+from tests.test_layers import imports
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -71,22 +73,22 @@ def required(*extras):
 
 def imported(path):
     """The distributions that a file imports from, those of the standard library and our own aside."""
-    tops = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            tops |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            tops.add(node.module.partition(".")[0])
-    tops -= {*sys.stdlib_module_names, "diffusion", "configs", "tests"}
+    tops = {name.partition(".")[0] for name in imports(path)} - {
+        *sys.stdlib_module_names,
+        "diffusion",
+        "configs",
+        "tests",
+    }
     return {DISTRIBUTIONS.get(top, top) for top in tops}
 
 
-@pytest.mark.parametrize("name", ["diffusion", *MODULES])
-def test_every_module_imports_what_its_installation_has(name):
-    path = ROOT / name.replace(".", "/")
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    more = ["train"] * name.startswith(OF_RUNS) + ["provenance"] * (name in SIGNED) + ["video"] * (name in FILMED)
-    assert imported(path) <= required(*more)
+def test_every_module_imports_what_its_installation_has():
+    has = functools.cache(required)
+    for name in ["diffusion", *MODULES]:
+        path = ROOT / name.replace(".", "/")
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        more = ["train"] * name.startswith(OF_RUNS) + ["provenance"] * (name in SIGNED) + ["video"] * (name in FILMED)
+        assert imported(path) <= has(*more), name
 
 
 def test_experiments_import_what_the_extras_have():

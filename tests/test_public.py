@@ -38,35 +38,34 @@ def test_every_name_is_imported_when_it_is_used_and_no_device_is_touched():
     assert names == [f"diffusion.{name}" for name in diffusion.__all__]
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_what_type_checkers_read_is_what_is_imported(name):
-    package = importlib.import_module(name)
-    for branch in ast.parse(inspect.getsource(package)).body:
-        if isinstance(branch, ast.If):
-            for node in branch.body:
-                for alias in node.names:
-                    module = importlib.import_module(node.module)
-                    assert getattr(package, alias.name) is getattr(module, alias.name)
+def test_what_type_checkers_read_is_what_is_imported():
+    for package in map(importlib.import_module, PACKAGES):
+        for branch in ast.parse(inspect.getsource(package)).body:
+            if isinstance(branch, ast.If):
+                for node in branch.body:
+                    for alias in node.names:
+                        module = importlib.import_module(node.module)
+                        assert getattr(package, alias.name) is getattr(module, alias.name), (package, alias.name)
 
 
-@pytest.mark.parametrize("name", LIBRARY)
-def test_every_module_lists_its_public_names(name):
+def test_every_module_lists_its_public_names():
     """Functions, classes and types without an underscore, and constants with a docstring; a package's parts."""
-    path = ROOT / name.replace(".", "/")
-    if path.is_dir():
-        assert importlib.import_module(name).__all__
-        return
-    module = public_names._read(path.with_suffix(".py"), path.with_suffix(".py").relative_to(ROOT))
-    defined = {each for each, what in module.defined.items() if what.kind != "constant" or what.sentence}
-    assert {each for each in defined if not each.startswith("_")} == set(module.listed or ()), "write them into __all__"
-    assert module.listed is not None
+    for name in LIBRARY:
+        path = ROOT / name.replace(".", "/")
+        if path.is_dir():
+            assert importlib.import_module(name).__all__, name
+            continue
+        module = public_names._read(path.with_suffix(".py"), path.with_suffix(".py").relative_to(ROOT))
+        defined = {each for each, what in module.defined.items() if what.kind != "constant" or what.sentence}
+        public = {each for each in defined if not each.startswith("_")}
+        assert module.listed is not None and public == set(module.listed), f"{name}: write them into __all__"
 
 
-@pytest.mark.parametrize("name", OPENED)
-def test_a_package_of_modules_lists_them_all(name):
-    listed = set(importlib.import_module(name).__all__)
-    inside = {each.rpartition(".")[2] for each in LIBRARY if each.rpartition(".")[0] == name}
-    assert not listed <= inside or listed == inside
+def test_a_package_of_modules_lists_them_all():
+    for name in OPENED:
+        listed = set(importlib.import_module(name).__all__)
+        inside = {each.rpartition(".")[2] for each in LIBRARY if each.rpartition(".")[0] == name}
+        assert not listed <= inside or listed == inside, name
 
 
 @pytest.mark.parametrize("name", sorted({"diffusion", *OPENED, *(f"diffusion.{name}" for name in diffusion.__all__)}))

@@ -6,8 +6,6 @@ import pkgutil
 import subprocess
 import sys
 
-import pytest
-
 import diffusion
 
 # The only places that may know a neural network library, and those that may read or draw pictures.
@@ -54,14 +52,14 @@ print(bool(xla_bridge._backends))
     assert result.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("name", ["diffusion", *_names()])
-def test_every_public_function_and_class_has_a_docstring(name):
-    module = importlib.import_module(name)
-    assert inspect.getdoc(module), f"{name} has no docstring"
-    own = lambda value: getattr(value, "__module__", None) == name
-    for attribute, value in vars(module).items():
-        if attribute.startswith("_") or not (inspect.isfunction(value) or inspect.isclass(value)) or not own(value):
-            continue
-        assert value.__doc__, f"{name}.{attribute} has no docstring"
-        # What dataclasses and NamedTuples write by themselves is the list of fields, which says nothing.
-        assert not value.__doc__.startswith(f"{attribute}("), f"{name}.{attribute} has no docstring of its own"
+def test_every_public_function_and_class_has_a_docstring():
+    for name in ["diffusion", *_names()]:
+        module = importlib.import_module(name)
+        assert inspect.getdoc(module), f"{name} has no docstring"
+        for attribute, value in vars(module).items():
+            own = getattr(value, "__module__", None) == name and (inspect.isfunction(value) or inspect.isclass(value))
+            if attribute.startswith("_") or not own:
+                continue
+            assert value.__doc__, f"{name}.{attribute} has no docstring"
+            # What dataclasses and NamedTuples write by themselves is the list of fields, which says nothing.
+            assert not value.__doc__.startswith(f"{attribute}("), f"{name}.{attribute} has no docstring of its own"
