@@ -25,8 +25,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("diffusion")
-# Hypothesis would read the sources of all modules that happen to be loaded, for their constants: that takes seconds, and
-# its examples would depend on which other tests are run.
+# Hypothesis would read the sources of all modules that happen to be loaded, for their constants: that takes seconds,
+# and its examples would depend on which other tests are run.
 providers._get_local_constants = providers.Constants
 FAST = "not slow"  # the tests that pyproject.toml selects by default
 FLAG = "--xla_cpu_use_fusion_emitters=false"

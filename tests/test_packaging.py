@@ -73,13 +73,8 @@ def required(*extras):
 
 def imported(path):
     """The distributions that a file imports from, those of the standard library and our own aside."""
-    tops = {name.partition(".")[0] for name in imports(path)} - {
-        *sys.stdlib_module_names,
-        "diffusion",
-        "configs",
-        "tests",
-    }
-    return {DISTRIBUTIONS.get(top, top) for top in tops}
+    tops = {name.partition(".")[0] for name in imports(path)} - {"diffusion", "configs", "tests"}
+    return {DISTRIBUTIONS.get(top, top) for top in tops - sys.stdlib_module_names}
 
 
 def test_every_module_imports_what_its_installation_has():

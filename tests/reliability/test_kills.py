@@ -118,22 +118,24 @@ def values(workdir, step):
     return found
 
 
-def finish(driver, workdir, changes, env=None):
-    """Trains to the end and samples; nothing but the last state is saved on the way."""
+def finish(driver, workdir, changes, env=None, samples=True):
+    """Trains to the end, and samples where it is to; nothing but the last state is saved on the way."""
     result = driver.train(workdir, changes | {"checkpoint.every": 10**6}, env=env)
     assert result.status == 0, result
-    sampled = driver.run("experiments.sample", f"--workdir={workdir}", env=env)
-    assert sampled.status == 0, sampled
+    if samples:
+        sampled = driver.run("experiments.sample", f"--workdir={workdir}", env=env)
+        assert sampled.status == 0, sampled
 
 
 def assert_same(workdir, other, step):
-    """Parameters, average, optimizer, metrics, config and samples, bit for bit."""
+    """Parameters, average, optimizer, metrics, config and samples, if they were made, bit for bit."""
     ours = values(workdir, step)
     theirs = values(other, step)
     assert ours == theirs
     assert sum("opt_state" in name for name in ours) >= 2 * sum(name.startswith("params") for name in ours) > 10
     assert checkpoints.read_about(workdir, step) == checkpoints.read_about(other, step)
-    for name in ("metrics.jsonl", "config.json", "samples.npz"):
+    samples = ["samples.npz"] * any((folder / "samples.npz").exists() for folder in (workdir, other))
+    for name in ("metrics.jsonl", "config.json", *samples):
         assert (workdir / name).read_bytes() == (other / name).read_bytes(), name
     steps = [
         [json.loads(line)["step"] for line in (folder / "timing.jsonl").read_text().splitlines()]
@@ -145,11 +147,12 @@ def assert_same(workdir, other, step):
 @pytest.mark.parametrize("points", [FEW[2:3], pytest.param(FEW, marks=pytest.mark.slow)], ids=["one", "six"])
 def test_a_few_kills(driver, tmp_path, points):
     """At the renaming of a checkpoint, with one before it; test_hundred_kills has the other points too."""
-    finish(driver, tmp_path / "straight", {})
+    samples = len(points) > 1  # what is sampled depends on the parameters alone
+    finish(driver, tmp_path / "straight", {}, samples=samples)
     for i, point in enumerate(points):
         kill(driver, tmp_path / "killed", point, changes={"checkpoint.keep_every": 10**6 + i})
     assert checkpoints.latest(tmp_path / "killed") < TINY["train.steps"]
-    finish(driver, tmp_path / "killed", {})
+    finish(driver, tmp_path / "killed", {}, samples=samples)
     assert_same(tmp_path / "killed", tmp_path / "straight", TINY["train.steps"])
 
 
