@@ -212,12 +212,12 @@ class TextToImage:
 
     @property
     def sees_picture(self) -> bool:
-        """Whether the denoiser was trained to edit by instructions: it takes the latents of a picture, too.
+        """Whether the denoiser takes the latents of a picture, too, which it edits or follows (`kind.controlled`).
 
         They stand beside x_t, or are further tokens (`kind.appends`).
         """
         twice = self.kind.video is None and getattr(self.denoiser, "in_channels", 0) == 2 * self.channels
-        return self.kind.appends or twice
+        return self.kind.appends or self.kind.controlled or twice
 
     @property
     def distilled(self) -> bool:

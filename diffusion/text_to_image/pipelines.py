@@ -17,6 +17,7 @@ scheduler.
 | Lumina2Pipeline                | Lumina-Image 2           | Gemma 2's tokens behind a system's prompt              |
 | SanaPipeline                   | SANA                     | Gemma 2's tokens behind an instruction                 |
 | FluxFillPipeline               | Flux of 96 channels      | as Flux, the mask and what is not masked               |
+| FluxControlPipeline            | Flux of 32 channels      | as Flux, the picture of edges or depths                |
 | FluxKontextPipeline            | Flux                     | as Flux, tokens of the picture that is edited          |
 | PixArtAlphaPipeline            | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
 | PixArtSigmaPipeline            | DiT with cross-attention | T5 (300 tokens); ours, CLIP's tokens                   |
@@ -120,6 +121,7 @@ class Kind(NamedTuple):
         instructed: whether prompts, but no negative ones, stand behind an instruction; `condition` takes that name.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
         appends: whether its denoiser sees the picture that is edited as further tokens.
+        controlled: whether its denoiser, a transformer, sees the latents of a picture of edges or depths beside x_t.
         fills: whether its denoiser, a transformer, sees a mask and what is not masked; a U-Net's channels say so.
         approximated: whether one network makes the vectors of all layers of its denoiser.
         network: class of its denoiser; None: any.
@@ -145,6 +147,7 @@ class Kind(NamedTuple):
     instructed: bool = False
     zeros: bool = False
     appends: bool = False
+    controlled: bool = False
     fills: bool = False
     approximated: bool = False
     network: type[nn.Module] | None = None
@@ -211,6 +214,7 @@ FLUX = Kind(
     even=True,
 )
 FLUX_FILL = FLUX._replace(usual=Usual(50, 30.0), undistilled=None, fills=True)
+FLUX_CONTROL = FLUX._replace(undistilled=None, controlled=True)
 KONTEXT = FLUX._replace(undistilled=None, appends=True)
 CHROMA = Kind(
     "Chroma",
@@ -313,6 +317,7 @@ KINDS = {
     "StableDiffusion3Pipeline": SD_3,
     "FluxPipeline": FLUX,
     "FluxFillPipeline": FLUX_FILL,
+    "FluxControlPipeline": FLUX_CONTROL,
     "FluxKontextPipeline": KONTEXT,
     "ChromaPipeline": CHROMA,
     "ZImagePipeline": Z_IMAGE,
@@ -359,7 +364,7 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
             f"{type(denoiser).__name__}."
         )
     latents = autoencoder.latent_channels
-    channels = latents + kind.fills * (latents + autoencoder.factor**2)
+    channels = latents + kind.controlled * latents + kind.fills * (latents + autoencoder.factor**2)
     found = getattr(denoiser, "channels", channels)
     if found != channels:
         raise Refusal(
@@ -370,7 +375,7 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
     if bool(getattr(denoiser, "approximator", ())) != kind.approximated:
         stated = "an approximator, and this one's has none" if kind.approximated else "no approximator, as Chroma's"
         raise Refusal(f"{folder}: a {name} is supported whose denoiser has {stated}.")
-    if kind.appends and not distilled(denoiser):
+    if (kind.appends or kind.controlled) and not distilled(denoiser):
         raise Refusal(f"{folder}: a {name} is supported whose denoiser has guidance_embeds, and this one's has none.")
 
 

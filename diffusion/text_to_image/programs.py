@@ -400,10 +400,10 @@ def begin(
     if course.frames:
         seen = video_models.given(vae, encode, image, course.frames)
         return x, keys, None, None, beside | {"beside": jnp.repeat(seen, keys.size, axis=0)}
-    if model.sees_picture:  # by the mean; beside x_t without the scale of latents
+    if model.sees_picture:  # by the mean; beside a U-Net's x_t without the scale of latents
         z = encode(image)
         z = z.mean if isinstance(z, latent_space.Moments) else z
-        z = latent_space.to_diffusion(z, vae.scale, vae.shift) if model.kind.appends else z
+        z = latent_space.to_diffusion(z, vae.scale, vae.shift) if model.kind.appends or model.kind.controlled else z
         beside["picture" if model.kind.appends else "beside"] = jnp.repeat(z, keys.size, axis=0)
     known = encoded(image)
     if course.noised:

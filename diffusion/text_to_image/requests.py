@@ -407,7 +407,7 @@ class Request:
                 f"{max(self.tile // factor, 1) * factor}; 0 is no tiles"
             )
         if model.sees_picture:
-            self._check_edit()
+            self._check_edit("follows" if model.kind.controlled else "edits")
         if (model.distilled or not model.sees_picture) and self.image_guidance != 1:
             raise ValueError(
                 f"image_guidance = {self.image_guidance:g}: this model has one guidance, that by the text; leave "
@@ -432,10 +432,11 @@ class Request:
         if not all(prompt.strip() for prompt in self.prompts):
             warnings.warn("a prompt is empty: its picture shows anything that the model knows", stacklevel=3)
 
-    def _check_edit(self) -> None:
-        """Refuses what a model that edits by instructions cannot do."""
+    def _check_edit(self, does: str) -> None:
+        """Refuses what a model that edits a picture by instructions, or follows its edges or depths, cannot do."""
         if self.image is None:
-            raise ValueError("this model edits a picture by the prompt: name the image")
+            of = ", its edges or depths," if does == "follows" else ""
+            raise ValueError(f"this model {does} a picture{of} by the prompt: name the image")
         if self.strength not in (None, 1):
             raise ValueError(
                 f"strength = {self.strength}: this model sees the image and begins at noise; image_guidance says how "
@@ -443,7 +444,7 @@ class Request:
             )
         for name, value in (("regions", self.regions), ("reference", self.reference is not None)):
             if value:
-                raise ValueError(f"this model edits a picture by the prompt, and takes no {name}; leave it out")
+                raise ValueError(f"this model {does} a picture by the prompt, and takes no {name}; leave it out")
 
     def guided(self, model: Any) -> bool:
         """Whether the model is evaluated with the negative prompt, too; the request is a resolved one."""

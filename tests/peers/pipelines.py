@@ -375,6 +375,11 @@ def flux_fill(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     return pipe
 
 
+def flux_control(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """4 channels of latents, and 4 of a picture's."""
+    return flux_like(folder, diffusers.FluxControlPipeline, in_channels=32, out_channels=16)
+
+
 def flux_kontext(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     return flux_like(folder, diffusers.FluxKontextPipeline)
 
@@ -625,6 +630,7 @@ PIPELINES = {
     "alpha": pixart_alpha,
     "flux": flux,
     "fill": flux_fill,
+    "control": flux_control,
     "kontext": flux_kontext,
     "chroma": chroma,
     "klein": flux2_klein,
@@ -693,6 +699,7 @@ TRAJECTORIES = {
     "alpha": (PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "flux": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "fill": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
+    "control": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "kontext": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "chroma": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "klein": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
@@ -794,11 +801,14 @@ def write(name: str, folder: pathlib.Path) -> None:
         with made_noise(pipe.scheduler), torch.no_grad():
             arguments = {"negative_prompt": [NEGATIVE] * 2, "num_inference_steps": steps, "guidance_scale": GUIDANCE}
             latents = x.clone()
-            if name in ("flux", "fill", "kontext"):  # has its guidance distilled in, and takes patches
+            if name in ("flux", "fill", "control", "kontext"):  # has its guidance distilled in, and takes patches
                 del arguments["negative_prompt"]
                 latents = pipe._pack_latents(latents, 2, channels, 8, 8)
             if name == "fill":
                 arguments |= {"image": torch.zeros(1, 3, 16, 16), "mask_image": mask()}
+            if name == "control":  # tokens, which it does not encode
+                image = torch.from_numpy(drawn("pictured", 2, 8, 8, 4)).movedim(-1, 1)
+                arguments["control_image"] = pipe._pack_latents(image, 2, channels, 8, 8)
             if name == "kontext":
                 image = torch.from_numpy(drawn("pictured", 2, 8, 8, 4)).movedim(-1, 1)
                 arguments |= {"image": image, "max_area": 256, "_auto_resize": False}
@@ -839,7 +849,7 @@ def write(name: str, folder: pathlib.Path) -> None:
             )
             found = draw(output_type="latent")
             found = found.frames if clip else found.images
-            if name in ("flux", "fill", "kontext", "chroma"):
+            if name in ("flux", "fill", "control", "kontext", "chroma"):
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
             if name == "klein":  # what it returns is decoded as it is
                 picture = pipe.vae.decode(found).sample

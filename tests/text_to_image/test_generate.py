@@ -97,6 +97,7 @@ TRAJECTORIES = {
     "alpha": {"dpmpp_2m": 5e-5},
     "flux": {"euler": 3e-5},
     "fill": {"euler": 4e-5},
+    "control": {"euler": 3e-5},
     "kontext": {"euler": 4e-5},
     "chroma": {"euler": 4e-5},
     "klein": {"euler": 4e-5},
@@ -208,6 +209,7 @@ OWN_SAMPLER = {
     "alpha": "dpmpp_2m",
     "flux": "euler",
     "fill": "euler",
+    "control": "euler",
     "kontext": "euler",
     "chroma": "euler",
     "klein": "euler",
@@ -262,10 +264,13 @@ def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["playground", "lcm", "chroma", "kontext", "fill", "klein", "lumina2", "qwen_image", "sana", "z_image"]
+    "name",
+    ["playground", "lcm", "chroma", "control", "kontext", "fill", "klein", "lumina2", "qwen_image", "sana", "z_image"],
 )
 def test_pictures_of_the_whole_program_follow_from_prompt_and_seed(name):
-    seen = {"height": 16, "width": 16} | ({"image": picture()[:, :16]} if name in ("kontext", "fill") else {})
+    seen = {"height": 16, "width": 16} | (
+        {"image": picture()[:, :16]} if name in ("kontext", "control", "fill") else {}
+    )
     seen |= {"mask": np.add.outer(np.arange(16), np.arange(16)) > 12} if name == "fill" else {}
     draw = lambda prompt, seed: text_to_image.generate(loaded(name), prompt, seeds=seed, steps=4, sampler="", **seen)
     first = draw("a cat", 1)

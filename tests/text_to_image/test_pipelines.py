@@ -228,6 +228,9 @@ def test_a_model_is_sampled_as_it_was_published(name, scheduler, denoiser, usual
 @pytest.mark.parametrize("name, denoiser, message", [
     ("FluxPipeline", Flux(channels=32), "whose denoiser takes 16 channels, and this one's takes 32"),
     ("FluxFillPipeline", DEV, "whose denoiser takes 96 channels, and this one's takes 16"),
+    ("FluxControlPipeline", DEV, "whose denoiser takes 32 channels, and this one's takes 16"),
+    ("FluxControlPipeline", Flux(channels=32), "whose denoiser has guidance_embeds, and this one's has none"),
+    ("FluxControlPipeline", Flux(channels=32, strength=True), ""),
     ("FluxKontextPipeline", SCHNELL, "whose denoiser has guidance_embeds, and this one's has none"),
     ("ChromaPipeline", SCHNELL, "whose denoiser has an approximator, and this one's has none"),
     ("FluxPipeline", Flux(pooled_width=0, approximator=(64, 8, 2)), "whose denoiser has no approximator, as Chroma's"),

@@ -92,3 +92,16 @@ def test_a_distilled_model_that_edits_takes_a_request_that_names_no_guidance(dis
     request = Request(prompts=("a cat",), image=np.zeros((16, 16, 3), np.uint8)).resolved(model)
     request.check(model)
     assert request.image_guidance == image_guidance
+
+
+@pytest.mark.parametrize("name, does", [
+    ("FluxKontextPipeline", "edits a picture by the prompt"),
+    ("FluxControlPipeline", "follows a picture, its edges or depths, by the prompt"),
+])  # fmt: skip
+def test_a_model_that_sees_a_picture_says_which_it_needs(name, does):
+    kind = pipelines.KINDS[name]
+    facts = {"kind": kind, "usual": kind.usual, "distilled": True, "sees_picture": True, "sees_mask": False}
+    process, vae = types.SimpleNamespace(sampler="euler"), types.SimpleNamespace(factor=8)
+    model = types.SimpleNamespace(**facts, process=process, modules={"vae": vae})
+    with pytest.raises(ValueError, match=f"this model {does}: name the image"):
+        Request(prompts=("a cat",)).resolved(model).check(model)
