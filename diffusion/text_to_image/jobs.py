@@ -263,6 +263,8 @@ class Job(NamedTuple):
             model, prompts, request.negative, self.usual.guidance, *self.course.size, **how
         )
         both: tuple[Any, Any] = encode(prompts)
+        if patches := model.patches(self.canvas.image, len(prompts)):
+            both = both[0] | patches, both[1] | patches
         if request.regions:
             both[0]["regions"] = tuple(encode([region.prompt] * len(prompts))[0] for region in request.regions)
         if request.words:

@@ -26,7 +26,7 @@ import numpy as np
 from jax import Array
 
 from diffusion import parameterizations
-from diffusion.adapters import lora, lora_files, word_embeddings
+from diffusion.adapters import lora, lora_files, prompt_features, word_embeddings
 from diffusion.adapters.tuning import CAPTIONED
 from diffusion.io import limits, schema
 from diffusion.models import interchange
@@ -44,6 +44,8 @@ from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.pipelines import USUAL, Kind, Reader, Usual
 from diffusion.text_to_image.timed_loras import TimedLora
 from diffusion.text_to_image.video_models import Experts
+
+EYES = "image_encoder"  # folder of the encoder that sees the picture with which a clip begins
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,6 +179,15 @@ class TextToImage:
             found["strength"] = jnp.full(number, guidance, jnp.float32)
         return found
 
+    def patches(self, picture: np.ndarray | None, number: int) -> dict[str, Array]:
+        """What the denoiser receives of a picture, uint8 [H, W, 3], by the image encoder, N times; {} without one."""
+        if picture is None or not getattr(self.denoiser, "picture_width", 0):
+            return {}
+        reader = self.modules[EYES]
+        image = prompt_features.fitted(reader, picture)[None]
+        seen = jax.jit(functools.partial(prompt_features.of, reader, whole=True))(self.params[EYES], image)
+        return {"patches": jnp.repeat(seen, number, axis=0)}
+
     def of_pipeline(self, name: str) -> "TextToImage":
         """The model as one of another pipeline, a class in `pipelines.KINDS`, with that one's usual steps."""
         kind = pipelines.KINDS[name]
@@ -277,7 +288,8 @@ def described(folder: str | pathlib.Path, *, dtype: str = "float32", prediction:
     process = schedulers.read(table, prediction, kind.even, kind.by_steps)
     modules, params, tokenizers = {}, {}, {}
     boundary, second = _two_denoisers(kind, index)
-    for part in (kind.denoiser, *second, "vae", *encoders):
+    eyes = (EYES,) if kind.video is not None and kind.video.begins and pipelines.has_part(index, EYES, True) else ()
+    for part in (kind.denoiser, *second, "vae", *encoders, *eyes):
         wanted = "float32" if part == "vae" else dtype
         found = folders.find(folder / part)
         params[part] = jax.tree.map(
@@ -291,6 +303,8 @@ def described(folder: str | pathlib.Path, *, dtype: str = "float32", prediction:
         tokenizers[part] = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
     denoiser = modules[kind.denoiser]
     pipelines.check_denoiser(folder, name, denoiser, modules["vae"])
+    if getattr(denoiser, "picture_width", 0) and not eyes:
+        raise Refusal(f"{folder}: its denoiser sees the picture by an {EYES}, which model_index.json does not name.")
     if any(modules[part] != denoiser for part in second):
         raise Refusal(f"{folder}: two denoisers are supported that have one config, and those of this folder differ.")
     if kind.unit_clock:

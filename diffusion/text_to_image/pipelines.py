@@ -382,11 +382,8 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
 def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> None:
     if not hasattr(autoencoder, "time_factor"):
         raise Refusal(f"{what} autoencoder is one of clips, and this one's is of pictures.")
-    if getattr(denoiser, "picture_width", 0):
-        raise Refusal(
-            f"{what} denoiser sees latents of the first frame alone, as Wan 2.2's, and this one's sees the picture by "
-            "CLIP, too."
-        )
+    if getattr(denoiser, "picture_tokens", 0):
+        raise Refusal(f"{what} denoiser sees a first frame, and this one's sees a first and a last one.")
     valid = autoencoder.latent_channels
     if video.begins:
         valid += autoencoder.time_factor + autoencoder.latent_channels

@@ -7,6 +7,7 @@ from safetensors.numpy import save_file
 from diffusion.adapters import lora, lora_files
 from diffusion.models import Flux2, Lumina2, QwenImage, Sana, ZImage
 from diffusion.models.interchange import families, folders, rows
+from diffusion.models.wan import Wan
 from tests.peers.made_weights import made
 
 Z_IMAGE = ZImage(4, 24, 2, 1, 2, 12, (4, 4, 4))
@@ -14,6 +15,7 @@ QWEN_IMAGE = QwenImage(4, 24, 2, 2, 12, (4, 4, 4))
 KLEIN = Flux2(4, 24, 2, 2, 3, 12, (2, 2, 2, 2))
 LUMINA2 = Lumina2(4, 24, 2, 1, 4, 2, 16, 12, (2, 2, 2))
 SANA = Sana(8, 4, 1, 24, 2, 3, 2, 12)
+WAN = Wan(4, 10, 24, 2, 2, 40, 12, 20)
 PREFIXES = ("transformer.", "diffusion_model.", "", "base_model.model.", "lora_unet_")
 LAYERS = [
     (Z_IMAGE, "diffusers", "layers.1.attention.to_k"),
@@ -34,6 +36,10 @@ LAYERS = [
     (SANA, "diffusers", "transformer_blocks.1.attn1.to_k"),
     (SANA, "diffusers", "transformer_blocks.0.attn2.to_v"),
     (SANA, "original", "blocks.1.attn.qkv"),
+    (WAN, "diffusers", "blocks.1.attn1.to_k"),
+    (WAN, "diffusers", "blocks.0.attn2.add_v_proj"),
+    (WAN, "original", "blocks.1.self_attn.o"),
+    (WAN, "original", "blocks.0.ffn.2"),
 ]
 
 

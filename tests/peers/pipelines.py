@@ -25,6 +25,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -579,32 +580,51 @@ def z_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
 
 
-def wan(folder: pathlib.Path, second: bool = False) -> diffusers.DiffusionPipeline:
-    """Wan 2.1 of prompts; with a second transformer as 2.2."""
+def wan(folder: pathlib.Path, second: bool = False, image: bool = False) -> diffusers.DiffusionPipeline:
+    """Wan 2.1 of prompts, or from an image, which CLIP sees; with a second transformer as 2.2."""
     vae = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [True],
            "scale_factor_temporal": 2, "scale_factor_spatial": 2}  # fmt: skip
     transformer = lambda: diffusers.WanTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
-        in_channels=4,
+        in_channels=10 if image else 4,
         out_channels=4,
         text_dim=32,
         ffn_dim=40,
         num_layers=2,
+        **({"image_dim": 24, "added_kv_proj_dim": 32} if image else {}),
     )
+    seen = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "image_size": 8, "patch_size": 4, "hidden_act": "gelu"}  # fmt: skip
+    sides = {"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}}
+    eyes = {
+        "image_encoder": transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**seen)),
+        "image_processor": transformers.CLIPImageProcessor(**sides),
+    }
     config = {"vocab_size": 512, "d_model": 32, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4}
-    return diffusers.WanPipeline(
+    return (diffusers.WanImageToVideoPipeline if image else diffusers.WanPipeline)(
         tokenizer=t5_tokenizer(folder / "t5"),
         text_encoder=transformers.UMT5EncoderModel(transformers.UMT5Config(**config)),
         vae=diffusers.AutoencoderKLWan(latents_mean=[-0.7, 0.1, 0.9, -0.2], latents_std=[2.8, 1.4, 0.7, 1.9], **vae),
         scheduler=diffusers.UniPCMultistepScheduler.from_config(WAN_FLOW),
         transformer=transformer(),
         **({"transformer_2": transformer(), "boundary_ratio": 0.875} if second else {}),
+        **(eyes if image else {}),
     )
 
 
 def wan_of_two(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     return wan(folder, second=True)
+
+
+def wan_from_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    module = importlib.import_module("diffusers.pipelines.wan.pipeline_wan_i2v")
+    module.ftfy = mock.MagicMock(fix_text=lambda text: text)  # it mends letters that these texts do not have
+    return wan(folder, image=True)
+
+
+def first_frame() -> Image.Image:
+    return Image.fromarray((128 + 60 * drawn("first frame", 16, 16, 3)).clip(0, 255).astype(np.uint8))
 
 
 def of_its_noise(scheduler) -> None:
@@ -640,6 +660,7 @@ PIPELINES = {
     "z_image": z_image,
     "wan": wan,
     "wan_of_two": wan_of_two,
+    "wan_from_image": wan_from_image,
     "playground": playground,
     "lcm": latent_consistency,
 }
@@ -709,6 +730,7 @@ TRAJECTORIES = {
     "sana": (FLOW_SIGMAS, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "wan": (WAN_FLOW, {"unipc": ("UniPCMultistepScheduler", {})}),
     "wan_of_two": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    "wan_from_image": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "playground": (
         EDM,
         {
@@ -842,6 +864,8 @@ def write(name: str, folder: pathlib.Path) -> None:
                 arguments = {}
             if clip:
                 arguments["num_frames"] = 2 * FRAMES_OF_LATENTS - 1
+            if name == "wan_from_image":
+                arguments["image"] = first_frame()
             sides = {} if name.startswith("edit") else {"height": 16, "width": 16}  # there those of the picture
             sides = {"height": 32, "width": 32} if name in ("klein", "sana") else sides
             draw = functools.partial(

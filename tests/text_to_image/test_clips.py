@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffusion import samplers, text_to_image
-from diffusion.data.transforms import to_uint8
+from diffusion.data.transforms import to_model, to_uint8
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
 from diffusion.text_to_image import programs, video_models
@@ -31,9 +31,11 @@ def loaded(name, how=text_to_image.load):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, case, within", [("wan", "unipc", 3e-5), ("wan_of_two", "euler", 1e-5)])
+@pytest.mark.parametrize(
+    "name, case, within", [("wan", "unipc", 3e-5), ("wan_of_two", "euler", 1e-5), ("wan_from_image", "euler", 1e-5)]
+)
 def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(name, case, within):
-    """From the same noise; with two transformers each acts on its side of the boundary."""
+    """From the same noise; with two transformers each acts on its side of the boundary; and from a first frame."""
     about, found = made_pipelines.fixture(name)
     model = loaded(name)
     conditional, unconditional = text_to_image.conditions(model, PROMPTS, "bad", 7.5, 16, 16)
@@ -42,6 +44,15 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
     if case == "unipc":
         assert process.parameterization.name == model.process.parameterization.name and model.process.sampler == case
     model = dataclasses.replace(model, process=process)
+    course = programs.Course((16, 16), trajectory, False, True, 0, (), frames=5)
+    if name == "wan_from_image":
+        picture = (128 + 60 * drawn("first frame", 16, 16, 3)).clip(0, 255).astype(np.uint8)
+        begin = jax.jit(functools.partial(programs.begin, model, course))
+        keys = jax.random.split(jax.random.key(0), 2)
+        seen = (
+            model.patches(picture, 2) | begin(model.params["vae"], keys, jnp.asarray(to_model(picture))[None], None)[-1]
+        )
+        conditional, unconditional = conditional | seen, unconditional | seen
     x = trajectory.start * jnp.asarray(drawn("latents", 2, 3, 8, 8, 4))
 
     @jax.jit
@@ -52,7 +63,6 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
 
     ours, theirs = walk(model.weights, x), found[f"latents/{case}"]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=within * np.abs(theirs).max())
-    course = programs.Course((16, 16), trajectory, False, True, 0, (), frames=5)
     clip = jax.jit(functools.partial(programs.decoded, model, course))(model.params["vae"], theirs)
     assert clip.shape == (2, 5, 16, 16, 3)
     assert np.abs(np.asarray(clip, int) - np.asarray(to_uint8(found["picture"]), int)).max() <= 1
@@ -91,6 +101,16 @@ def test_a_model_of_clips_has_the_size_and_the_frames_of_its_class():
     assert (job.course.size, job.course.frames, job.usual) == ((480, 832), 81, (50, 5.0))
     assert job.course.latents(model) == (41, 240, 416, 4)
     assert model.boundary == 0.875 and isinstance(model.weights, video_models.Experts)
+
+
+def test_a_model_that_begins_with_a_picture_needs_one_and_sees_it():
+    model = loaded("wan_from_image", text_to_image.described)
+    settings = {"frames": 5, "guidance": 1.0}
+    with pytest.raises(ValueError, match="the clips of this model begin with a picture: name the image"):
+        Job.of(model, Request.of("a cat", **settings))
+    job = Job.of(model, Request.of("a cat", image=np.zeros((16, 24, 3), np.uint8), **settings))
+    assert (job.course.size, job.course.noised, model.seen_channels) == ((16, 24), False, 2 + 4)
+    assert not model.sees_mask and not model.sees_picture
 
 
 def test_two_denoisers_are_chosen_by_the_boundary():
