@@ -47,8 +47,8 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
         prompts: one text, or N.
         **settings: the other fields of a `Request`, which says what each does and may be: seeds (one number for all, or
             N; with one prompt as many pictures as seeds are made), negative, steps, guidance, sampler, height, width,
-            frames, image_guidance, image, mask, margins, strength, resamplings, batch_size, tile, windows, watermark,
-            cache, merge, emphasis, controls, regions, words, attention and reference.
+            frames, late_guidance, image_guidance, image, mask, margins, strength, resamplings, batch_size, tile,
+            windows, watermark, cache, merge, emphasis, controls, regions, words, attention and reference.
 
     Returns:
         uint8 [N, H, W, 3]; of a model that makes clips [N, F, H, W, 3].
@@ -276,9 +276,12 @@ class Job(NamedTuple):
         return both
 
     def scale(self, model: TextToImage) -> Array:
-        """The scale of the guidance, []; of a model that edits by instructions those by text and by picture, [2]."""
+        """The scale of the guidance, []; [2] by text and by picture, or of the first denoiser and of the second."""
         if model.sees_picture:
             return jnp.asarray([self.usual.guidance, self.request.image_guidance], jnp.float32)
+        if model.boundary is not None:
+            late = self.request.late_guidance
+            return jnp.asarray([self.usual.guidance, self.usual.guidance if late is None else late], jnp.float32)
         return jnp.float32(self.usual.guidance)
 
     def finished(self, pictures: np.ndarray) -> np.ndarray:

@@ -395,15 +395,18 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     kernels of its own (`timed_loras`). A prompt is read once for the whole trajectory, so that what such a file has for
     text encoders acts throughout.
 
+    Of two denoisers, a file that names neither is of the first, or of the second with the interval from 0 to the
+    boundary.
+
     Args:
         model: from `load`.
         loras: files and weights, each a number or (weight, (least t, greatest t)); see `lora_weights.LoraWeight`.
 
     Raises:
-        ValueError: for a network whose kernels are quantised, or a weight that is none.
+        ValueError: for a network whose kernels are quantised, a weight that is none, or an interval of both denoisers.
     """
     weights = {path: LoraWeight.of(weight) for path, weight in loras.items()}
-    files = [(lora_files.load(path, model.modules), path, weights[path]) for path in loras]
+    files = [_of_its_denoiser(model, lora_files.load(path, model.modules), path, weights[path]) for path in loras]
     denoiser = model.kind.denoiser
     if any(map(is_quantised, jax.tree.leaves(model.params[denoiser], is_leaf=is_quantised))) and not all(
         weight.always for _, _, weight in files
@@ -429,6 +432,24 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
             scales = [one.weighted(weight) for one, weight in of_part]
             params[part] = jax.jit(lora.merge)(params[part], [one.adapter for one, _ in of_part], scales)
     return dataclasses.replace(model, params=params, timed=(*model.timed, *timed), _programs={})
+
+
+def _of_its_denoiser(
+    model: TextToImage, file: dict[str, lora_files.Lora], path: Any, weight: LoraWeight
+) -> tuple[dict[str, lora_files.Lora], Any, LoraWeight]:
+    """A file, its path and its weight; of two denoisers the interval says of which it is."""
+    part, video = model.kind.denoiser, model.kind.video
+    if model.boundary is None or video is None or weight.always or part not in file:
+        return file, path, weight
+    low, high = weight.times
+    if low >= model.boundary:
+        return file, path, weight
+    if (low, high) != (0.0, model.boundary):
+        raise ValueError(
+            f"{path}: of two denoisers one has t from {model.boundary:g} on and the other the rest; valid intervals: "
+            f"0-{model.boundary:g}, or above {model.boundary:g}"
+        )
+    return {video.second if name == part else name: one for name, one in file.items()}, path, LoraWeight(weight.weight)
 
 
 def check_words(model: TextToImage, texts: Sequence[str]) -> None:

@@ -107,7 +107,8 @@ def denoise(
             with "reference" [B, h, w, 2 C], latents and their noise, for attention to another picture, with "regions",
             a condition for each region, and with "words", int [B, S, K], the numbers of their tokens.
         unconditional: condition of the negative prompt; None for no guidance.
-        scale: of the guidance; of a model that sees a picture beside its latents [2], those by text and by picture.
+        scale: of the guidance; of a model that sees a picture beside its latents [2], those by text and by picture; of
+            two denoisers [2], or one for both.
         attached: attachments that add to both conditions.
         cache: of the network's blocks; None: all of them run.
         merge: share of the tokens that self-attention sees merged.
@@ -159,6 +160,8 @@ def denoise(
                 branches = mixed(branches, places.masks)
                 if unconditional is None:
                     return lambda x, t: branches(x, t)[0]
+            if isinstance(params, video_models.Experts):
+                return lambda x, t: model.kind.guides(branches, schedule, params.scale(t, scale))(x, t)
             return model.kind.guides(branches, schedule, scale)
 
         if not timely:  # the branches' conditions are joined once, and not at each step
@@ -311,7 +314,7 @@ def check_memory(
     check(model.params["vae"], functools.partial(decoded, model, course), x)
 
     def guided(params: Any, x: Array, condition: Any, other: Any) -> Any:
-        scale = jnp.full(2, 2.0) if model.sees_picture else 2.0
+        scale = jnp.full(2, 2.0) if model.sees_picture or model.boundary is not None else 2.0
         made = denoise(model, params[0], condition, other, scale, params[1], places=course.places)
         return (made.denoise if isinstance(made, guidance.Unpaired) else made)(x, 0.9)
 

@@ -245,6 +245,12 @@ class Request:
         "scale of classifier-free guidance, or the strength that a distilled model reads; 1 or below is none, of a "
         "model that edits pictures by instructions 1 alone; by default as the model was published",
     )
+    late_guidance: float | None = setting(
+        None,
+        schema.number(-1e6, 1e6),
+        "of a model with two denoisers, such as Wan 2.2: scale of the guidance where the second acts, at small t; by "
+        "default that of the first",
+    )
     image_guidance: float | None = setting(
         None,
         schema.number(-1e6, 1e6),
@@ -421,6 +427,10 @@ class Request:
             )
         if model.sees_mask and self.reference is not None:
             raise ValueError("this model was trained to paint what is masked, and takes no reference; leave it out")
+        if self.late_guidance is not None and model.boundary is None:
+            raise ValueError(
+                f"late_guidance = {self.late_guidance:g}: this model has one denoiser; leave late_guidance out"
+            )
         if self.negative and not self.guided(model):
             needs = "another than" if model.sees_picture else "one above"
             why = (
@@ -452,7 +462,7 @@ class Request:
             return False
         if model.sees_picture:  # a scale below 1 acts too: it weakens the text, or the image
             return self.guidance != 1 or self.image_guidance != 1
-        return self.guidance is not None and self.guidance > 1
+        return max(self.guidance or 0, self.late_guidance or 0) > 1
 
     def size(self, model: Any, image: np.ndarray | None) -> tuple[int, int]:
         """(height, width) of the pictures that a model makes of the request, of an image with its margins if any.

@@ -72,6 +72,15 @@ class Experts:
     late: Any
     boundary: float
 
+    def acts_early(self, t: Any) -> Array:
+        """Whether the first denoiser acts at t; of several times the greatest counts."""
+        return jnp.max(jnp.asarray(t)) >= self.boundary
+
+    def scale(self, t: Any, scales: Any) -> Array:
+        """The scale of the guidance at t, of that of the first denoiser and of the second, or of one for both."""
+        early, late = jnp.broadcast_to(jnp.asarray(scales), (2,))
+        return jnp.where(self.acts_early(t), early, late)
+
 
 def evaluated(weights: Any, t: Any, evaluate: Callable[[Any], Any]) -> Any:
     """What is evaluated with a denoiser's parameters at t.
@@ -83,9 +92,8 @@ def evaluated(weights: Any, t: Any, evaluate: Callable[[Any], Any]) -> Any:
     """
     if not isinstance(weights, Experts):
         return timed_loras.at(weights, t, evaluate)
-    early = jnp.max(jnp.asarray(t)) >= weights.boundary
     of = lambda own: lambda: timed_loras.at(own, t, evaluate)
-    return jax.lax.cond(early, of(weights.early), of(weights.late))
+    return jax.lax.cond(weights.acts_early(t), of(weights.early), of(weights.late))
 
 
 def frames(request: Any, model: Any) -> int:

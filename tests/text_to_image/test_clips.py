@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from diffusion import samplers, text_to_image
 from diffusion.data.transforms import to_model, to_uint8
@@ -117,6 +118,30 @@ def test_two_denoisers_are_chosen_by_the_boundary():
     weights = video_models.Experts(jnp.float32(2), jnp.float32(3), 0.875)
     at = lambda t: float(video_models.evaluated(weights, jnp.full(2, t), lambda own: 10 * own))
     assert [at(t) for t in (1.0, 0.875, 0.874)] == [20, 20, 30]
+    assert [float(weights.scale(t, (4.0, 3.0))) for t in (0.875, 0.874)] == [4, 3]
+    assert float(weights.scale(0.5, 7.0)) == 7
+
+
+def test_a_lora_file_is_of_the_denoiser_that_its_interval_names(tmp_path):
+    model = loaded("wan_of_two", text_to_image.described)
+    model = dataclasses.replace(model, params=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), model.params))
+    ones = {"A": np.ones((3, 32), np.float32), "B": np.ones((32, 3), np.float32)}
+    save_file({f"blocks.0.attn1.to_q.lora_{end}.weight": a for end, a in ones.items()}, tmp_path / "a.safetensors")
+    changed = lambda weight: [
+        part
+        for part, tree in text_to_image.with_loras(model, {tmp_path / "a.safetensors": weight}).params.items()
+        if any(np.any(leaf) for leaf in jax.tree.leaves(tree))
+    ]
+    assert changed(1.0) == ["transformer"] and changed((1.0, (0.0, 0.875))) == ["transformer_2"]
+    with pytest.raises(ValueError, match=r"valid intervals: 0-0\.875, or above 0\.875"):
+        changed((1.0, (0.2, 1.0)))
+
+
+def test_the_guidance_of_a_second_denoiser_is_refused_where_there_is_one():
+    with pytest.raises(ValueError, match="late_guidance = 3: this model has one denoiser"):
+        Job.of(loaded("wan", text_to_image.described), Request.of("a cat", frames=5, late_guidance=3.0))
+    job = Job.of(model := loaded("wan_of_two", text_to_image.described), Request.of("a cat", late_guidance=3.0))
+    np.testing.assert_array_equal(job.scale(model), [5, 3])
 
 
 def test_a_second_denoiser_without_a_boundary_is_refused(tmp_path):
