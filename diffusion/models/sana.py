@@ -35,7 +35,7 @@ from diffusion.models.layers.convolutions import gated_convolution
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positions
 from diffusion.models.layers.heads import Heads, norm_over_heads
-from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.joint_conditions import check_strength, check_text
 from diffusion.models.layers.linear_attention import linear_attention
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
@@ -129,7 +129,7 @@ class SanaBlock(nn.Module):
 
 
 class Sana(nn.Module):
-    """The transformer of SANA and SANA 1.5: `apply(variables, x, t, condition)` is a `Network`.
+    """The transformer of SANA, SANA 1.5 and SANA-Sprint: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
         side: of the latents of its training; others are valid too.
@@ -142,6 +142,8 @@ class Sana(nn.Module):
         text_width: E, features of the text's tokens.
         mlp_ratio: channels of the gated convolution over `width`.
         qk_norm: RMS-normalise the queries and keys of both attentions over all heads together (SANA 1.5).
+        strength: the network receives the scale of the guidance that it was distilled with (SANA-Sprint).
+        strength_scale: factor of that scale before its embedding.
         span: the positions of the patches of a picture of any size go from 0 to this along each side; 0: there are no
             positions.
         attention: implementation of the attention to the text, see `diffusion.models.layers.attention`.
@@ -153,7 +155,8 @@ class Sana(nn.Module):
 
     Reference: Xie et al., "SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion Transformers", 2024;
     Xie et al., "SANA 1.5: Efficient Scaling of Training-Time and Inference-Time Compute in Linear Diffusion
-    Transformer", 2025.
+    Transformer", 2025; Chen et al., "SANA-Sprint: One-Step Diffusion with Continuous-Time Consistency Distillation",
+    2025.
     """
 
     side: int = 32
@@ -166,6 +169,8 @@ class Sana(nn.Module):
     text_width: int = 2304
     mlp_ratio: float = 2.5
     qk_norm: bool = False
+    strength: bool = False
+    strength_scale: float = 0.1
     span: float = 0.0
     attention: str = "auto"
     remat: str = "none"
@@ -175,7 +180,8 @@ class Sana(nn.Module):
     reuses = ("blocks",)
 
     def __post_init__(self):
-        sizes = ("side", "channels", "patch", "width", "depth", "heads", "text_heads", "text_width", "mlp_ratio")
+        sizes = ("side", "channels", "patch", "width", "depth", "heads", "text_heads", "text_width", "mlp_ratio",
+                 "strength_scale")  # fmt: skip
         network_checks.positive(self, sizes)
         network_checks.known(self, CHOICES)
         for field in ("heads", "text_heads"):
@@ -203,9 +209,10 @@ class Sana(nn.Module):
 
         Args:
             x: noised latents [B, H, W, C].
-            t: the network's clock [B] or [], float32 or wider; 0 .. 1000 for the published ones.
+            t: the network's clock [B] or [], float32 or wider; 0 .. 1000 for the published ones, in [0, 1] for
+                SANA-Sprint.
             condition: see `diffusion.models.layers.conditions`:
-                "text": [B, M, text_width]. "text_mask": Bool [B, M].
+                "text": [B, M, text_width]. "text_mask": Bool [B, M]. "strength": [B], with `strength`.
             features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
             through: evaluates the blocks in the network's place, see `layers.block_reuse`; None: all of them run.
 
@@ -216,9 +223,10 @@ class Sana(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
-        inputs = entries(condition, ("text",), ("text_mask",))
+        inputs = entries(condition, ("text", *("strength",) * self.strength), ("text_mask",))
         network_checks.latents(self, x, t, self.channels)
         check_text(x.shape[0], self.text_width, inputs)
+        check_strength(x.shape[0], inputs)
         seen = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows, columns = height // self.patch, width // self.patch
@@ -232,6 +240,9 @@ class Sana(nn.Module):
         text = nn.RMSNorm(1e-5, dtype=self.dtype, name="text_norm")(dense(self.width, "text_out", small)(text))
         bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
         embedding = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
+        if self.strength:
+            strength = TimestepEmbedding(self.width, self.dtype, name="strength_embedding")
+            embedding = embedding + strength(self.strength_scale * inputs["strength"])
         c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
 
         axes = (nn.broadcast,) * 3

@@ -16,6 +16,7 @@ scheduler.
 | ZImagePipeline                 | Z-Image                  | Qwen 3's tokens                                        |
 | Lumina2Pipeline                | Lumina-Image 2           | Gemma 2's tokens behind a system's prompt              |
 | SanaPipeline                   | SANA                     | Gemma 2's tokens behind an instruction                 |
+| SanaSprintPipeline             | SANA with a strength     | the same, the guidance it was made for                 |
 | FluxFillPipeline               | Flux of 96 channels      | as Flux, the mask and what is not masked               |
 | FluxControlPipeline            | Flux of 32 channels      | as Flux, the picture of edges or depths                |
 | FluxKontextPipeline            | Flux                     | as Flux, tokens of the picture that is edited          |
@@ -119,6 +120,7 @@ class Kind(NamedTuple):
         by_steps: whether the shift of its flow depends on their number, too, as FLUX.2's does; see `schedulers.read`.
         even: whether it sets the steps of a flow itself, see `schedulers.read`.
         instructed: whether prompts, but no negative ones, stand behind an instruction; `condition` takes that name.
+        strength: whether its denoiser must read the strength of the guidance.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
         appends: whether its denoiser sees the picture that is edited as further tokens.
         controlled: whether its denoiser, a transformer, sees the latents of a picture of edges or depths beside x_t.
@@ -145,6 +147,7 @@ class Kind(NamedTuple):
     even: bool = False
     by_steps: bool = False
     instructed: bool = False
+    strength: bool = False
     zeros: bool = False
     appends: bool = False
     controlled: bool = False
@@ -214,8 +217,8 @@ FLUX = Kind(
     even=True,
 )
 FLUX_FILL = FLUX._replace(usual=Usual(50, 30.0), undistilled=None, fills=True)
-FLUX_CONTROL = FLUX._replace(undistilled=None, controlled=True)
-KONTEXT = FLUX._replace(undistilled=None, appends=True)
+FLUX_CONTROL = FLUX._replace(undistilled=None, controlled=True, strength=True)
+KONTEXT = FLUX._replace(undistilled=None, appends=True, strength=True)
 CHROMA = Kind(
     "Chroma",
     "transformer",
@@ -288,6 +291,7 @@ SANA = Kind(
     network=Sana,
     instructed=True,
 )
+SANA_SPRINT = SANA._replace(family="SanaSprint", usual=Usual(2, 4.5), unit_clock=True, strength=True)
 PIXART_ALPHA = Kind("PixArt", "transformer", (Reader(how={"masked": True}, length=120),), text.pixart, _patch,
                     Usual(20, 4.5))  # fmt: skip
 PIXART_SIGMA = PIXART_ALPHA._replace(readers=(Reader(how={"masked": True}, length=300),))
@@ -325,6 +329,7 @@ KINDS = {
     "QwenImagePipeline": QWEN_IMAGE,
     "Lumina2Pipeline": LUMINA2,
     "SanaPipeline": SANA,
+    "SanaSprintPipeline": SANA_SPRINT,
     "PixArtAlphaPipeline": PIXART_ALPHA,
     "PixArtSigmaPipeline": PIXART_SIGMA,
     "WanPipeline": WAN,
@@ -375,7 +380,7 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
     if bool(getattr(denoiser, "approximator", ())) != kind.approximated:
         stated = "an approximator, and this one's has none" if kind.approximated else "no approximator, as Chroma's"
         raise Refusal(f"{folder}: a {name} is supported whose denoiser has {stated}.")
-    if (kind.appends or kind.controlled) and not distilled(denoiser):
+    if kind.strength and not distilled(denoiser):
         raise Refusal(f"{folder}: a {name} is supported whose denoiser has guidance_embeds, and this one's has none.")
 
 
@@ -413,7 +418,7 @@ def published(kind: Kind, process: Process, denoiser: nn.Module, student: bool =
     few = process.sampler in ("euler", "euler_ancestral") and process.fields.get("timestep_spacing") == "trailing"
     if few and process.prediction == "epsilon":
         return Usual(1, 1.0)
-    if process.sampler == "lcm":
+    if process.sampler == "lcm" and not process.fields.get("trigonometric"):
         return LCM.usual if distilled(denoiser) else LCM.usual._replace(guidance=1.0)
     if student and kind.student is not None:
         return kind.student

@@ -36,7 +36,11 @@ from tests.text.vocabularies import folder_of
 
 PROMPTS, NEGATIVE = ["a cat", "the red car on a hill"], "bad"
 STEPS, GUIDANCE, IMAGE_GUIDANCE = 30, 7.5, 1.5
-STEPS_OF = {"lcm": 4, "pndm": 25}  # its half steps there are whole numbers of the process's: of 40, not of 33
+STEPS_OF = {
+    "lcm": 4,
+    "lcm, two steps": 2,
+    "pndm": 25,
+}  # its half steps there are whole numbers of the process's: of 40, not of 33
 FRAMES_OF_LATENTS = 3
 SMALL = 0.1  # factor of the last layer
 # As SD 1.5 is published: what is not there, such as the spacing, each scheduler has by its own default.
@@ -560,6 +564,17 @@ def sana(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
 
 
+def sana_sprint(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """A student of SANA that reads the guidance as a strength."""
+    base = sana(folder)
+    config = {name: value for name, value in base.transformer.config.items() if name[0] != "_"}
+    of_student = {"guidance_embeds": True, "qk_norm": "rms_norm_across_heads"}
+    transformer = diffusers.SanaTransformer2DModel.from_config(config | of_student)
+    return diffusers.SanaSprintPipeline(
+        **(base.components | {"transformer": transformer, "scheduler": diffusers.SCMScheduler()})
+    )
+
+
 def z_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     return diffusers.ZImagePipeline(
         vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
@@ -657,6 +672,7 @@ PIPELINES = {
     "qwen_image": qwen_image,
     "lumina2": lumina2,
     "sana": sana,
+    "sprint": sana_sprint,
     "z_image": z_image,
     "wan": wan,
     "wan_of_two": wan_of_two,
@@ -727,6 +743,7 @@ TRAJECTORIES = {
     "qwen_image": (QWEN_FLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "z_image": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "lumina2": ({"shift": 6.0}, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    "sprint": ({}, {"lcm": ("SCMScheduler", {}), "lcm, two steps": ("SCMScheduler", {})}),
     "sana": (FLOW_SIGMAS, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "wan": (WAN_FLOW, {"unipc": ("UniPCMultistepScheduler", {})}),
     "wan_of_two": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
@@ -858,7 +875,10 @@ def write(name: str, folder: pathlib.Path) -> None:
                 arguments |= {"image": image, "image_guidance_scale": IMAGE_GUIDANCE}
             if name == "sana":
                 arguments["negative_prompt"] = NEGATIVE
-            if name in ("pixart", "alpha", "sana"):
+            if name == "sprint":
+                del arguments["negative_prompt"]
+                arguments["intermediate_timesteps"] = 1.3 if steps == 2 else None
+            if name in ("pixart", "alpha", "sana", "sprint"):
                 arguments |= {"clean_caption": False, "use_resolution_binning": False}
             if name == "lcm":
                 arguments = {}
@@ -867,7 +887,7 @@ def write(name: str, folder: pathlib.Path) -> None:
             if name == "wan_from_image":
                 arguments["image"] = first_frame()
             sides = {} if name.startswith("edit") else {"height": 16, "width": 16}  # there those of the picture
-            sides = {"height": 32, "width": 32} if name in ("klein", "sana") else sides
+            sides = {"height": 32, "width": 32} if name in ("klein", "sana", "sprint") else sides
             draw = functools.partial(
                 pipe, prompt=None if name == "chroma" else PROMPTS, latents=latents, **sides, **arguments
             )

@@ -104,6 +104,7 @@ TRAJECTORIES = {
     "qwen_image": {"euler": 4e-5},
     "z_image": {"euler": 4e-5},
     "lumina2": {"euler": 5e-6},
+    "sprint": {"lcm": 2e-5, "lcm, two steps": 2e-5},
     "sana": {"dpmpp_2m": 3e-5},
     "playground": {"dpmpp_2m": 3e-5, "euler": 3e-5},
     "lcm": {"lcm": 4e-5},
@@ -217,6 +218,7 @@ OWN_SAMPLER = {
     "z_image": "euler",
     "lumina2": "euler",
     "sana": "dpmpp_2m",
+    "sprint": "lcm",
     "playground": "dpmpp_2m",
     "lcm": "lcm",
 }
@@ -224,7 +226,7 @@ OWN_SAMPLER = {
 
 def _read_as(model, process):
     """The clock and the channels of the model, with what the process of a trajectory predicts."""
-    if model.name.startswith(("StableDiffusionP", "Sana")):
+    if model.name == "SanaPipeline" or model.name.startswith("StableDiffusionP"):
         return process.parameterization
     return model.process.parameterization
 
@@ -265,7 +267,20 @@ def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["playground", "lcm", "chroma", "control", "kontext", "fill", "klein", "lumina2", "qwen_image", "sana", "z_image"],
+    [
+        "playground",
+        "lcm",
+        "chroma",
+        "control",
+        "kontext",
+        "fill",
+        "klein",
+        "lumina2",
+        "qwen_image",
+        "sana",
+        "sprint",
+        "z_image",
+    ],
 )
 def test_pictures_of_the_whole_program_follow_from_prompt_and_seed(name):
     seen = {"height": 16, "width": 16} | (

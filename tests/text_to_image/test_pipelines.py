@@ -204,6 +204,7 @@ LCM = SD_1 | {"_class_name": "LCMScheduler"}
     ("Flux2KleinPipeline", FLOW, Flux2(), (50, 4.0)),
     ("Lumina2Pipeline", FLOW, Lumina2(), (30, 4.0)),
     ("SanaPipeline", FLOW, Sana(), (20, 4.5)),
+    ("SanaSprintPipeline", {"_class_name": "SCMScheduler"}, Sana(strength=True), (2, 4.5)),
     ("ZImagePipeline", FLOW | {"shift": 6.0}, ZImage(), (50, 6.0)),
     ("ZImagePipeline", FLOW | {"shift": 3.0}, ZImage(), (8, 1.0)),
     ("PixArtAlphaPipeline", SD_1, UNET, (20, 4.5)),
@@ -242,6 +243,7 @@ def test_a_model_is_sampled_as_it_was_published(name, scheduler, denoiser, usual
     ("Flux2KleinPipeline", SCHNELL, "whose denoiser is a Flux2, and this one's is a Flux"),
     ("ZImagePipeline", ZImage(), ""),
     ("ZImagePipeline", SCHNELL, "whose denoiser is a ZImage, and this one's is a Flux"),
+    ("SanaSprintPipeline", Sana(channels=16), "whose denoiser has guidance_embeds, and this one's has none"),
     ("PixArtAlphaPipeline", PixArt(), ""),
     ("StableDiffusionInpaintPipeline", UNET, ""),
 ])  # fmt: skip

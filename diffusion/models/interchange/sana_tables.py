@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Fields, Refusal
 from diffusion.models.interchange.rows import CONV, DENSE_OUT, POINT, VECTOR, Row, linear, patches, stacked, within
 from diffusion.models.sana import Sana
@@ -59,8 +60,6 @@ LAYERS = {"diffusers": ("transformer_blocks", _diffusers_layer), "original": ("b
 ENDS = {
     "diffusers": {
         "patch_embed.proj": "patch_embedding",
-        "time_embed.emb.timestep_embedder.linear_1": "timestep_embedding/hidden",
-        "time_embed.emb.timestep_embedder.linear_2": "timestep_embedding/out",
         "time_embed.linear": "modulation",
         "caption_projection.linear_1": "text_hidden",
         "caption_projection.linear_2": "text_out",
@@ -68,8 +67,6 @@ ENDS = {
     },
     "original": {
         "x_embedder.proj": "patch_embedding",
-        "t_embedder.mlp.0": "timestep_embedding/hidden",
-        "t_embedder.mlp.2": "timestep_embedding/out",
         "t_block.1": "modulation",
         "y_embedder.y_proj.fc1": "text_hidden",
         "y_embedder.y_proj.fc2": "text_out",
@@ -82,11 +79,24 @@ SINGLE = {
 }
 
 
+def _embeddings(module: Sana, layout: str) -> dict[str, tuple[str, str]]:
+    """The names of the two layers of the embeddings of the time and the strength, by ours."""
+    if layout == "original":
+        of = lambda name: (f"{name}_embedder.mlp.0", f"{name}_embedder.mlp.2")
+        return {"timestep_embedding": of("t")} | ({"strength_embedding": of("cfg")} if module.strength else {})
+    of = lambda name: (f"time_embed.{name}_embedder.linear_1", f"time_embed.{name}_embedder.linear_2")
+    if module.strength:
+        return {"timestep_embedding": of("timestep"), "strength_embedding": of("guidance")}
+    return {"timestep_embedding": of("emb.timestep")}
+
+
 def table(module: Sana, layout: str) -> list[Row]:
     """The rows of a network, by the names of a layout, "diffusers" or "original"."""
     rows = [Row(theirs, ours) for theirs, ours in SINGLE[layout].items()]
     for theirs, ours in ENDS[layout].items():
         rows += linear(theirs, ours, patches(module.patch)) if ours == "patch_embedding" else linear(theirs, ours)
+    for ours, theirs in _embeddings(module, layout).items():
+        rows += linear(theirs[0], f"{ours}/hidden") + linear(theirs[1], f"{ours}/out")
     name, layer = LAYERS[layout]
     for i in range(module.depth):
         rows += within(stacked(layer(module), i), f"{name}.{i}.", "blocks/")
@@ -95,13 +105,12 @@ def table(module: Sana, layout: str) -> list[Row]:
 
 def build(config: Mapping[str, Any]) -> Sana:
     """Our module for a config.json of SanaTransformer2DModel."""
-    fields = Fields(NAME, config, ("dropout", "guidance_embeds_scale"))
+    fields = Fields(NAME, config, ("dropout",))
     channels = fields.take("in_channels", 32)
     outputs = fields.take("out_channels", 32, MAYBE_SIZE) or channels
     fields.only("attention_bias", False)
     fields.only("norm_elementwise_affine", False)
     fields.only("norm_eps", 1e-6)
-    fields.only("guidance_embeds", False)  # of SANA-Sprint, a student of trigonometric flows
     fields.only("timestep_scale", 1.0)
     size, patch = fields.take("sample_size", 32), fields.take("patch_size", 1)
     scale = fields.take("interpolation_scale", None, MAYBE_NUMBER)
@@ -127,6 +136,8 @@ def build(config: Mapping[str, Any]) -> Sana:
         text_width=fields.take("caption_channels", 2304),
         mlp_ratio=fields.take("mlp_ratio", 2.5),
         qk_norm=fields.only("qk_norm", None, "rms_norm_across_heads") is not None,
+        strength=fields.take("guidance_embeds", False),
+        strength_scale=float(fields.take("guidance_embeds_scale", 0.1, schema.number())),
         span=0.0 if scale is None else size // patch / scale,
     )
     fields.end()
@@ -153,6 +164,8 @@ def describe(module: Sana) -> dict[str, Any]:
         "norm_elementwise_affine": False,
         "norm_eps": 1e-6,
         "interpolation_scale": scale,
+        "guidance_embeds": module.strength,
+        "guidance_embeds_scale": module.strength_scale,
         "qk_norm": "rms_norm_across_heads" if module.qk_norm else None,
     }
 
@@ -160,7 +173,8 @@ def describe(module: Sana) -> dict[str, Any]:
 def example(module: Sana) -> tuple:
     """Arguments of a small call."""
     array = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    return array(module.patch, module.patch, module.channels), array(), {"text": array(1, module.text_width)}
+    condition = {"text": array(1, module.text_width)} | ({"strength": array()} if module.strength else {})
+    return array(module.patch, module.patch, module.channels), array(), condition
 
 
 SMALL = {"num_attention_heads": 36, "num_layers": 28, "num_cross_attention_heads": 16, "cross_attention_head_dim": 72,
@@ -181,9 +195,12 @@ FAMILY = Family(
         "SANA 0.6B, 1024 pixels": SMALL,
         "SANA 0.6B, 512 pixels": SMALL | {"sample_size": 16},
         "SANA 1.5, 1.6B": NORMED,
+        "SANA-Sprint, 1.6B": NORMED | {"guidance_embeds": True},
+        "SANA-Sprint, 0.6B": SMALL | NORMED | {"guidance_embeds": True},
         "SANA 1.5, 4.8B": NORMED | {"num_layers": 60},
     },
     prefixes=("model.diffusion_model.", ""),
     # Positions are computed; a pipeline computes the embedding of the empty text with Gemma.
     ignored=(r"pos_embed", r"y_embedder\.y_embedding"),
+    dropped={r"logvar_linear\.(weight|bias)": "the weights of times in its training"},
 )

@@ -194,6 +194,10 @@ def ltx_video(net, a):
     return {"output": net(a["x"], a["t"], plain), "of_frames": of_frames}
 
 
+def sana_sprint(net, a):
+    return {"output": net(a["x"], a["t"], {name: a[name] for name in ("text", "text_mask", "strength")})}
+
+
 def flux_kontext(net, a):
     plain = {name: a[name] for name in ("text", "pooled", "strength", "picture")}
     residuals = tuple((a[f"{kind}_0"], a[f"{kind}_1"]) for kind in ("joint", "single"))
@@ -339,6 +343,7 @@ CALLS = {
     "lumina2": Call(chroma, 5e-6),
     "sana": Call(chroma, 8e-6),
     "sana_normed": Call(chroma, 8e-6),
+    "sana_sprint": Call(sana_sprint, 2e-5),
     "sana_original": Call(chroma, 2e-5),
     "flux2_klein": Call(mmdit, 6e-6),
     "flux2_dev": Call(mmdit, 1e-4),
@@ -402,7 +407,7 @@ LEFT_OUT = (
     "mmdit_control_net_full", "pixart_control_net_full",
     "wan", "wan_plain", "wan_first_and_last", "wan_original", "wan_full_1_3b", "wan_full_14b", "wan_full_i2v_14b",
     "wan_full_ti2v_5b",
-    "umt5_xxl", "sana", "lumina2_full",
+    "umt5_xxl", "sana", "sana_normed", "lumina2_full",
 )  # fmt: skip
 # the family of a listing: names and shapes at the published size
 LISTINGS = {

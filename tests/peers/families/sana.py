@@ -39,9 +39,15 @@ def normed() -> SanaTransformer2DModel:
     )
 
 
+def sprint() -> SanaTransformer2DModel:
+    """SANA-Sprint's, which reads the strength of the guidance."""
+    return SanaTransformer2DModel(**SIZES, qk_norm="rms_norm_across_heads", guidance_embeds=True)
+
+
 def run(module, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     mask = a["text_mask"].to(a["x"].dtype)
-    out = module(first(a["x"]), encoder_hidden_states=a["text"], timestep=a["t"], encoder_attention_mask=mask)
+    how = {"guidance": module.config.guidance_embeds_scale * a["strength"]} if "strength" in a else {}
+    out = module(first(a["x"]), encoder_hidden_states=a["text"], timestep=a["t"], encoder_attention_mask=mask, **how)
     return {"output": last(out.sample)}
 
 
@@ -71,6 +77,7 @@ def original() -> Translated:
 CASES = {
     "sana": Case(small, INPUTS, run),
     "sana_normed": Case(normed, INPUTS, run),
+    "sana_sprint": Case(sprint, INPUTS | {"strength": np.array([4.5, 1.2], np.float32)}, run),
     "sana_original": Case(original, INPUTS, run),
 }
 LISTINGS = {"sana_full": SanaTransformer2DModel}

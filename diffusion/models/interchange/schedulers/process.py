@@ -140,6 +140,8 @@ def read(config: Mapping[str, Any], prediction: str = "", even: bool = False, by
     T = fields.take("num_train_timesteps", 1000)
     if name in FLOWS or config.get("use_flow_sigmas"):
         process = _flow(fields, T, even, by_steps)
+    elif name == "SCMScheduler":
+        process = _trigonometric(fields, T)
     elif name in EDMS:
         process = _edm(fields, name, T)
     else:
@@ -237,6 +239,16 @@ def _negated(parameterization: Parameterization) -> Parameterization:
         to_prediction=lambda schedule, t, x_t, output: read(schedule, t, x_t, -output),
         target=lambda schedule, t, x0, eps: -target(schedule, t, x0, eps),
     )
+
+
+def _trigonometric(fields: Fields, T: int) -> Process:
+    """A consistency model in x = cos(s) x0 + sin(s) eps, as SANA-Sprint is sampled, in the time of a flow.
+
+    x / (cos(s) + sin(s)) is the flow's x_t at t = sin(s) / (cos(s) + sin(s)), where the network predicts a velocity.
+    """
+    fields.only("prediction_type", "trigflow")
+    fields.take("sigma_data", 0.5)  # a scale of data and noise, which the pipeline takes out again
+    return _flow_process("lcm", T, _options(fields) | {"shift": 1.0, "dynamic": False, "trigonometric": True})
 
 
 def _flow(fields: Fields, T: int, even: bool, by_steps: bool) -> Process:

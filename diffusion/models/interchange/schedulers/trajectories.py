@@ -153,8 +153,14 @@ def _times(process: Process, indices: np.ndarray) -> np.ndarray:
 
 
 def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
-    """t = sigma from 1 to 0, as FlowMatchEulerDiscreteScheduler has it, or as Flux's pipeline sets it."""
+    """t = sigma from 1 to 0, as FlowMatchEulerDiscreteScheduler has it, or as Flux's pipeline sets it.
+
+    Of a trigonometric process s falls evenly from pi / 2, or of two steps by 1.3, as SANA-Sprint's pipeline sets it.
+    """
     fields = process.fields
+    if fields.get("trigonometric"):
+        angles = np.array([np.pi / 2, 1.3, 0.0]) if steps == 2 else np.linspace(np.pi / 2, 0, steps + 1)
+        return np.sin(angles) / (np.cos(angles) + np.sin(angles))
     shift = process.fields["shift"]
     moved = lambda t: shift * t / (1 + (shift - 1) * t)
     if fields["dynamic"]:
