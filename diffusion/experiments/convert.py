@@ -76,10 +76,13 @@ NOT_NETWORKS = (
 )
 
 
-def networks(path: pathlib.Path, architecture: str = "", prefix: str = "") -> Iterator[tuple[str, nn.Module, Any]]:
+def networks(
+    path: pathlib.Path, architecture: str = "", prefix: str = "", dtype: str = "float32"
+) -> Iterator[tuple[str, nn.Module, Any]]:
     """Yields (folder's name, module, params) of every network in a source; the name is "" where it is the only one.
 
-    `architecture` is one of FAMILIES, or ""; of a file those tensors are read whose names begin with `prefix`.
+    `architecture` is one of FAMILIES, or ""; of a file those tensors are read whose names begin with `prefix`, in the
+    type that is written. A run has its own.
 
     Raises:
         Mismatch: for a file of which something is left over that no network has, or that has no such prefix.
@@ -99,9 +102,9 @@ def networks(path: pathlib.Path, architecture: str = "", prefix: str = "") -> It
     several = [] if path.is_dir() or architecture or prefix else _under_prefixes(path)
     if not several:
         only = folders.find(path, architecture, prefix=prefix or None)
-        yield "", only.module, folders.read(only)
+        yield "", only.module, folders.read(only, dtype)
     for each in several:
-        yield each.family.name, each.module, folders.read(each)
+        yield each.family.name, each.module, folders.read(each, dtype)
 
 
 def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
@@ -180,11 +183,11 @@ def main(argv: list[str]) -> None:
         return
     if values.base:
         base = pathlib.Path(values.base)
-        known = networks(source, values.architecture, values.prefix)
+        known = networks(source, values.architecture, values.prefix, values.dtype)
         parts = assemble.pipeline(source, known, base, out, values.dtype, values.license)
         print(f"{out}: {', '.join(parts)} of {source}, the rest of {base}")
         return
-    for name, module, params in networks(source, values.architecture, values.prefix):
+    for name, module, params in networks(source, values.architecture, values.prefix, values.dtype):
         folder = out / name if name else out
         interchange.save(folder, module, params, layout=values.layout, dtype=values.dtype)
         model_card.write(folder, card(source, type(module).__name__, values.license))

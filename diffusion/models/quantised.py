@@ -25,7 +25,8 @@ class Quantised:
 
     Attributes:
         values: int8 or float8_e4m3fn, of the kernel's shape.
-        scale: float32, of the kernel's axes, with 1 for those that are summed over in a product.
+        scale: float32, of the kernel's axes, with 1 for those that are summed over in a product, or, of a file in
+            blocks, their number.
     """
 
     values: Any
@@ -33,7 +34,11 @@ class Quantised:
 
     def __jax_array__(self) -> jax.Array:
         """float32 values * scale."""
-        return self.values.astype(self.scale.dtype) * self.scale
+        scale = self.scale
+        for axis, side in enumerate(self.values.shape):
+            if scale.shape[axis] not in (1, side):
+                scale = jnp.repeat(scale, side // scale.shape[axis], axis)
+        return self.values.astype(scale.dtype) * scale
 
     shape = property(lambda self: self.values.shape)
     ndim = property(lambda self: self.values.ndim)
@@ -82,10 +87,12 @@ def quantised(params: Any, kind: str) -> Any:
         The tree with `Quantised` in the place of each kernel; the network's `apply` takes it as it takes params.
 
     Raises:
-        ValueError: for another kind, or parameters without kernels.
+        ValueError: for another kind, or parameters without kernels, or whose kernels are quantised.
     """
     if kind not in KINDS:
         raise ValueError(f"quantised = {kind!r}. Valid: {', '.join(KINDS)}")
+    if any(map(is_quantised, jax.tree.leaves(params, is_leaf=is_quantised))):
+        raise ValueError("the kernels of these parameters are quantised already")
     result = _each(params, False, lambda kernel, axes: _quantise(kernel, axes, kind))
     if not any(isinstance(leaf, Quantised) for leaf in jax.tree.leaves(result, is_leaf=is_quantised)):
         raise ValueError("these parameters have no kernel to quantise; those of a Linen network have")

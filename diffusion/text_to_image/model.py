@@ -30,12 +30,13 @@ from diffusion.adapters import lora, lora_files, prompt_features, word_embedding
 from diffusion.adapters.tuning import CAPTIONED
 from diffusion.io import limits, schema
 from diffusion.models import interchange
+from diffusion.models import quantised as storage
 from diffusion.models.attachment import Attachment
 from diffusion.models.interchange import folders, schedulers
 from diffusion.models.interchange.family import SIDES, Refusal
 from diffusion.models.interchange.schedulers import Process
 from diffusion.models.layers.choices import look_up
-from diffusion.models.quantised import Stored, is_quantised, quantised, stored
+from diffusion.models.quantised import Stored, is_quantised, stored
 from diffusion.text import Encoder, Tokenizer
 from diffusion.text.added_words import named_in
 from diffusion.text.encoding import AlreadyRead, reading
@@ -244,6 +245,7 @@ def load(
     loras: Mapping[str | pathlib.Path, Any] | None = None,
     embeddings: Mapping[str | pathlib.Path, str] | None = None,
     attachments: Mapping[str, str | pathlib.Path | Attachment] | None = None,
+    quantised: bool = False,
     **how: Any,
 ) -> TextToImage:
     """Loads a model.
@@ -256,6 +258,7 @@ def load(
         loras: LoRA files and the weight of each, see `with_loras`.
         embeddings: files of words (textual inversion) and the word of each in prompts; "" as the file says.
         attachments: see `with_attachments`.
+        quantised: whether kernels stay in 8 bits that the model's own files have so, see `interchange.load`.
         **how: of `interchange.load`, for every network: shardings.
 
     Raises:
@@ -266,7 +269,9 @@ def load(
     """
     model = described(folder, dtype=dtype, prediction=prediction)
     params = {
-        part: interchange.load(pathlib.Path(folder).expanduser() / part, dtype=model.dtype_of(part), **how)[1]
+        part: interchange.load(
+            pathlib.Path(folder).expanduser() / part, dtype=model.dtype_of(part), quantised=quantised, **how
+        )[1]
         for part in model.modules
     }
     model = dataclasses.replace(model, params=params)
@@ -350,7 +355,7 @@ def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
             "interval or the quantisation out"
         )
     part = model.kind.denoiser
-    params = quantised(model.params[part], kind)
+    params = storage.quantised(model.params[part], kind)
     about = stored(model.params[part], params)
     return dataclasses.replace(model, params={**model.params, part: params}, _programs={}), about
 

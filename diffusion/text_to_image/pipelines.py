@@ -65,7 +65,7 @@ from diffusion.parameterizations import Denoiser
 from diffusion.text_to_image.video_models import Video
 
 SAMPLING = "sampling.json"  # our own; other programs ignore it
-CONTENT = (".json", ".txt", ".model", ".safetensors")  # the files of a folder that change its pictures
+CONTENT = (".json", ".txt", ".model", ".safetensors", ".gguf")  # the files of a folder that change its pictures
 HIDDEN = {"skip": 1, "norm": False}  # CLIP's states as SDXL and SD 3 read them
 
 
@@ -446,7 +446,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     """
     path = folder / "model_index.json"
     if not path.is_file():
-        single = folder.suffix == ".safetensors" and folder.is_file()
+        single = folder.suffix in (".safetensors", ".gguf") and folder.is_file()
         raise FileNotFoundError(
             f"{folder} is a single file; diffusion convert makes a folder of each network in it."
             if single

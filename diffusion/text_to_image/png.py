@@ -24,6 +24,7 @@ from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.requests import BATCH, FILE, NAME, PROMPT, SEED, Request
 
 FORMAT = 1
+STORED = "stored"  # of kernels: in 8 bits, as the model's files have them
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "pillow", "tokenizers")
 TYPES = ("float32", "bfloat16")
 PLAIN = tuple(name for name in requests.settings(Request) if name not in ("prompts", "seeds"))  # a file has its own
@@ -64,7 +65,7 @@ MODEL: Mapping[str, schema.Valid] = {
     "embeddings": schema.table(requests.text(100), 100, FILE),
     "attachments": schema.table(FILE, 100, NAME),
     "checkpoint": FILE,
-    "quantised": requests.one_of("", *KINDS),
+    "quantised": requests.one_of("", *KINDS, STORED),
 }
 RUN: Mapping[str, schema.Valid] = {
     "workdir": FILE,
@@ -84,7 +85,7 @@ def model(
 ) -> dict[str, Any]:
     """What the file of a picture says of the model that made it; the arguments are those of `text_to_image.load`.
 
-    `quantised` is that of `text_to_image.with_quantised`, or "".
+    `quantised` is that of `text_to_image.with_quantised`, STORED for kernels that stay as the files have them, or "".
     """
     checkpoint = pipelines.fingerprint(folder)
     return {

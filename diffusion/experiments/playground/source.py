@@ -12,7 +12,9 @@ from diffusion.experiments.playground.page_request import PageRequest
 from diffusion.io import pictures
 from diffusion.models.attachment import Attachment
 from diffusion.models.interchange import schedulers
+from diffusion.models.quantised import KINDS
 from diffusion.text_to_image import Frame, png
+from diffusion.text_to_image.png import STORED
 
 
 class Source(Protocol):
@@ -56,12 +58,12 @@ class Published:
         quantised: str = "",
     ):
         more = {"embeddings": embeddings, "attachments": attachments}
-        self.model = text_to_image.load(folder, dtype=dtype, loras=loras, **more)
+        self.model = text_to_image.load(folder, dtype=dtype, loras=loras, **more, quantised=quantised == STORED)
         if self.model.kind.video is not None:
             raise ValueError(
                 f"{folder} makes clips, and the page shows pictures; use diffusion sample --model={folder}"
             )
-        if quantised:
+        if quantised in KINDS:
             self.model, stored = text_to_image.with_quantised(self.model, quantised)
             print(f"{quantised}: {stored}")
         self.attachments = self.model.attachments

@@ -34,7 +34,9 @@ from diffusion.experiments.sampling.model_flags import DTYPE, MODEL, QUANTISED
 from diffusion.experiments.sampling.prompt_flags import AGAIN
 from diffusion.io import clips, pictures
 from diffusion.io.content_credentials import Signer
+from diffusion.models.quantised import KINDS
 from diffusion.text_to_image import jobs, pipelines, png
+from diffusion.text_to_image.png import STORED
 from diffusion.text_to_image.requests import Request
 
 TOLERANCE = 8  # of 255: what rounding does to a pixel on another kind of device
@@ -78,14 +80,16 @@ def main(
         source |= {"embeddings": model_flags.embeddings(), "attachments": model_flags.attachments()}
         tuned = {}
         if work is not None and (folder := tuned_run.base_of(work)):
+            if QUANTISED.value == STORED:
+                raise ConfigError(f"--quantised={STORED} is for --model=FOLDER. Valid of a run: {', '.join(KINDS)}.")
             model, step = tuned_run.load(work, requested_step, **source)
             tuned = {"workdir": str(work), "step": step}
         else:
             folder = MODEL.value if work is None else str(workdir.text_model(work))
-            model = text_to_image.load(folder, **source)
-        if QUANTISED.value:
+            model = text_to_image.load(folder, **source, quantised=QUANTISED.value == STORED)
+        source["quantised"] = QUANTISED.value
+        if QUANTISED.value in KINDS:
             model, stored = text_to_image.with_quantised(model, QUANTISED.value)
-            source["quantised"] = QUANTISED.value
             print(f"{QUANTISED.value}: {stored}")
         target = pathlib.Path(out or "pictures")
         target.mkdir(parents=True, exist_ok=True)
@@ -159,8 +163,8 @@ def make(request: Request, about: Mapping[str, Any], folder: str, path: pathlib.
     if "workdir" in about:
         model = tuned_run.load(about["workdir"], about["step"], **how)[0]
     else:
-        model = text_to_image.load(folder, **how)
-    if about.get("quantised"):
+        model = text_to_image.load(folder, **how, quantised=about.get("quantised") == STORED)
+    if about.get("quantised") in KINDS:
         model, _ = text_to_image.with_quantised(model, about["quantised"])
     return text_to_image.make(model, request)
 

@@ -5,7 +5,9 @@ import re
 from absl import flags
 
 from diffusion.experiments.config import ConfigError
+from diffusion.models.quantised import KINDS
 from diffusion.text_to_image.lora_weights import LoraWeight
+from diffusion.text_to_image.png import STORED
 from diffusion.text_to_image.requests import DECIMAL
 
 MODEL = flags.DEFINE_string("model", None, "a published text-to-image model: a folder with model_index.json")
@@ -23,7 +25,12 @@ ATTACH = flags.DEFINE_multi_string(
 )
 TIMES = re.compile(rf"({DECIMAL})-({DECIMAL})")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the denoiser and the text encoders")
-QUANTISED = flags.DEFINE_enum("quantised", "", ["", "int8", "fp8"], "store the denoiser's kernels in 8 bits")
+QUANTISED = flags.DEFINE_enum(
+    "quantised",
+    "",
+    ["", *KINDS, STORED],
+    "store the denoiser's kernels in 8 bits, or keep those that the model's files have so",
+)
 
 
 def embeddings() -> dict[str, str]:

@@ -42,14 +42,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion.io import files, limits, schema
 from diffusion.io.leaf_names import leaves_of
-from diffusion.models.interchange import families, flax_files, rows, tensor_files
+from diffusion.models.interchange import families, flax_files, quantised_rows, rows, tensor_files
 from diffusion.models.interchange.family import Computed, Family, Refusal
 from diffusion.models.interchange.rows import Mismatch, Row
 from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.models.layers.choices import look_up
+from diffusion.models.quantised import Quantised
 
 FLOATS = ("float32", "bfloat16", "float16")
 
@@ -73,6 +75,7 @@ def load(
     config: Mapping[str, Any] | None = None,
     dtype: str = "float32",
     shardings: Callable[[Any], Any] | None = None,
+    quantised: bool = False,
 ) -> tuple[nn.Module, Any]:
     """Loads a network that another library saved.
 
@@ -86,6 +89,8 @@ def load(
         dtype: of the parameters: "float32", "bfloat16" or "float16", whatever the file's.
         shardings: (pytree of shapes) -> pytree of shardings, e.g. `lambda shapes: sharding.shardings(shapes, mesh)`.
             Each leaf is placed before the next is read. By default all are on the first device.
+        quantised: whether kernels that the file has as int8 (GGUF's Q8_0) or fp8 with scales stay so in memory
+            (`models.quantised`); otherwise, as all others, they become numbers of `dtype`.
 
     Returns:
         (module, params): `module.apply({"params": params}, ...)` is the network.
@@ -99,7 +104,7 @@ def load(
     """
     look_up(dict.fromkeys(FLOATS), dtype, "dtype")
     found = find(path, family, config)
-    return found.module, read(found, dtype, shardings)
+    return found.module, read(found, dtype, shardings, quantised)
 
 
 class Found(NamedTuple):
@@ -316,6 +321,8 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
         wrong = sum(found.tensors.shapes.get(name) != shape for name, shape in expected.items())
         if not wrong and share == 1:
             exact.append((published, found))
+            if not found.family.beside:  # nothing could distinguish another of its networks, whose shapes take seconds
+                break
         if nearest is None or wrong < nearest[0]:
             what = f"{found.family.name}, {published} ({found.layout} names)"
             nearest = wrong, expected, found.tensors.shapes, what
@@ -346,13 +353,15 @@ def _distinguished(exact: Sequence[tuple[str, Found]], tensors: Tensors) -> Foun
     )
 
 
-def read(found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] | None = None) -> Any:
+def read(
+    found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] | None = None, quantised: bool = False
+) -> Any:
     """The parameters of a network, leaf by leaf.
 
     Args:
         found: the network and its tensors.
         dtype: of the parameters.
-        shardings: see `load`.
+        shardings, quantised: see `load`.
 
     Raises:
         Mismatch: if a tensor is missing, superfluous or misshapen, or a computed one differs.
@@ -374,7 +383,10 @@ def read(found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] |
         by_leaf.setdefault(row.ours, []).append(row)
     places = leaves_of(shardings(target)) if shardings else dict.fromkeys(leaves)
 
-    def leaf(path: str) -> jax.Array:
+    def leaf(path: str) -> Any:
+        if quantised and path.endswith("kernel"):
+            if (kept := quantised_rows.assembled(by_leaf[path], tensors, leaves[path].shape)) is not None:
+                return jax.block_until_ready(_placed(kept, places[path]))
         whole = np.empty(leaves[path].shape, dtype)
         for row in by_leaf[path]:
             theirs = tensors.read(row.theirs)
@@ -392,10 +404,16 @@ def read(found: Found, dtype: str = "float32", shardings: Callable[[Any], Any] |
     return jax.tree.unflatten(jax.tree.structure(target), [leaf(path) for path in leaves])
 
 
+def _placed(kernel: Quantised, place: Any) -> Quantised:
+    """A quantised kernel on the devices of the kernel; its scales, which are small, are whole on each."""
+    everywhere = NamedSharding(place.mesh, PartitionSpec()) if isinstance(place, NamedSharding) else place
+    return Quantised(jax.device_put(kernel.values, place), jax.device_put(kernel.scale, everywhere))
+
+
 def write(
     family: Family, module: nn.Module, layout: str, params: Any, dtype: str = "float32"
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields their (name, array) pairs of our parameters; the inverse of `read`.
+    """Yields their (name, array) pairs of our parameters, in the order of `expected_of`; the inverse of `read`.
 
     Args:
         family: of the module.
@@ -409,15 +427,16 @@ def write(
     rows.check_cover(table, leaves)
     by_name: dict[str, list[Row]] = {}
     for row in table:
-        by_name.setdefault(row.theirs, []).append(row)
-    for name, parts in by_name.items():
-        parts = sorted(parts, key=lambda row: row.rows or (0, 0))
+        for name in (row.theirs, *row.copies):
+            by_name.setdefault(name, []).append(row)
+    computed = computed_of(family, module, layout)
+    for name in expected_of(family, module, layout, leaves):
+        if name in computed:
+            yield name, computed[name].make().astype(dtype)
+            continue
+        parts = sorted(by_name[name], key=lambda row: row.rows or (0, 0))
         arrays = [row.layout.to_theirs(np.asarray(leaves[row.ours])[row.at]) for row in parts]
-        array = (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).astype(dtype)
-        for also in (name, *parts[0].copies):
-            yield also, array
-    for name, computed in computed_of(family, module, layout).items():
-        yield name, computed.make().astype(dtype)
+        yield name, (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).astype(dtype)
 
 
 def save(
@@ -453,7 +472,9 @@ def save(
     if (folder / "config.json").exists() or list(folder.glob(f"*{tensor_files.SUFFIX}")):
         raise FileExistsError(f"{folder} holds a network already; choose another folder, or remove it first.")
     folder.mkdir(parents=True, exist_ok=True)
-    tensor_files.write_tensors(folder, known.stem, write(known, module, layout, params, dtype), metadata)
+    shapes = expected_of(known, module, layout, leaves_of(params))
+    tensors = write(known, module, layout, params, dtype)
+    tensor_files.write_tensors(folder, known.stem, shapes, dtype, tensors, metadata)
     config = {"architectures": [known.name]} if known.library == "transformers" else {"_class_name": known.name}
     with files.whole(folder / "config.json") as file:
         file.write(json.dumps({**config, **described}, indent=2).encode() + b"\n")

@@ -33,7 +33,7 @@ def prediction(path: str | pathlib.Path) -> str:
     """
     tensors = tensor_files.open_tensors(path)
     stated = {"v_prediction": "a tensor named v_pred"} if "v_pred" in tensors.shapes else {}
-    for file in sorted(set(tensors.places.values())):
+    for file in sorted(file for file in set(tensors.places.values()) if file.suffix == tensor_files.SUFFIX):
         with safetensors.safe_open(file, framework="numpy") as opened:
             stated_type = (opened.metadata() or {}).get("modelspec.prediction_type", "").strip().lower()
         if stated_type and stated_type not in SPECIFIED:

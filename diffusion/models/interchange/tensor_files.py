@@ -1,32 +1,34 @@
-"""Tensors by name in files: safetensors, in one file or several with an index, PyTorch's, and Flax's.
+"""Tensors by name in files: safetensors, in one file or several with an index, GGUF, PyTorch's, and Flax's.
 
-Tensors of safetensors are read on request, those of the others when the file is opened. Nothing in a file is executed.
+Tensors of safetensors and GGUF are read on request, those of the others when the file is opened. Nothing in a file is
+executed.
 """
 
 __all__ = ["Tensors", "open_tensors", "write_tensors"]
 
+import functools
+import itertools
 import json
+import math
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-import safetensors
-from safetensors.numpy import save
 
 from diffusion.io import files, limits, torch_files
-from diffusion.models.interchange import flax_files
+from diffusion.models.interchange import flax_files, gguf_files, quantised_tensors, safetensors_files
+from diffusion.models.interchange.quantised_tensors import Quantised
+from diffusion.models.interchange.safetensors_files import SUFFIX
 
-SUFFIX = ".safetensors"
 PICKLED = (".pt", ".pth", ".ckpt", ".bin")
 DICTIONARIES = ("ema.", "model.", "opt.", "optimizer.", "state_dict.", "args.", "config.", "scheduler.")  # of training
 INDEX = ".safetensors.index.json"
 # Of a variant: model.safetensors.index.fp16.json, in older folders model.safetensors.fp16.index.json.
 VARIANT = re.compile(r"\.safetensors(\.[^.]+\.index|\.index\.[^.]+)\.json$")
-EIGHT_BITS = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
 SHARD = 5 * 10**9  # bytes of a written file, after which the next begins
 
 
@@ -38,14 +40,16 @@ class Tensors(NamedTuple):
         places: the file of each tensor, by its name.
         names: the tensor's name in that file, by its name here (they differ by a prefix).
         shapes: by name.
-        arrays: the tensors themselves by their names in the file, where it was read whole.
+        readers: functions that read a tensor, by its name in the file.
+        quantised: functions that read one as values and scales, of those that are stored so.
     """
 
     path: pathlib.Path
     places: Mapping[str, pathlib.Path]
     names: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
-    arrays: Mapping[str, np.ndarray] = {}
+    readers: Mapping[str, Callable[[], np.ndarray]] = {}
+    quantised: Mapping[str, Callable[[], Quantised | None]] = {}
 
     def read(self, name: str) -> np.ndarray:
         """The tensor of that name, in its stored type (bfloat16 and float8 from ml_dtypes).
@@ -53,21 +57,12 @@ class Tensors(NamedTuple):
         Raises:
             limits.Refused: for an unsupported type.
         """
-        path = self.places[name]
-        stored = self.names[name]
-        if stored in self.arrays:
-            return self.arrays[stored]
-        with safetensors.safe_open(path, framework="numpy") as file:
-            kind = file.get_slice(stored).get_dtype()
-            if kind not in EIGHT_BITS:
-                try:
-                    return file.get_tensor(stored)
-                except (AttributeError, TypeError, safetensors.SafetensorError) as error:
-                    raise limits.Refused(
-                        f"{path}: {stored} is stored as {kind}, which is not read; save it as "
-                        "float32, float16 or bfloat16."
-                    ) from error
-        return _content(path, stored).view(EIGHT_BITS[kind]).reshape(self.shapes[name])
+        return self.readers[self.names[name]]()
+
+    def read_quantised(self, name: str) -> Quantised | None:
+        """The tensor as values and scales; None where it is stored otherwise."""
+        reader = self.quantised.get(self.names[name])
+        return reader() if reader else None
 
     def under(self, prefix: str) -> "Tensors":
         """The tensors whose names begin with the prefix, with the names cut by it."""
@@ -85,12 +80,13 @@ class Tensors(NamedTuple):
 def open_tensors(path: str | pathlib.Path) -> Tensors:
     """Opens a file of tensors, or a folder that has one.
 
-    It is a .safetensors file, a .safetensors.index.json with its shards, a file of torch.save (.pt, .pth, .ckpt), or a
-    checkpoint of Flax (`flax_files`). In a file of torch.save that holds several networks, a moving average ("ema") is
-    the one that is read, and "model" or "state_dict" where there is none.
+    It is a .safetensors file, a .safetensors.index.json with its shards, a .gguf file, a file of torch.save (.pt, .pth,
+    .ckpt), or a checkpoint of Flax (`flax_files`). Layers in fp8 with their scales beside them (`quantised_tensors`)
+    are multiplied with these. In a file of torch.save that holds several networks, a moving average ("ema") is the one
+    that is read, and "model" or "state_dict" where there is none.
 
     Of several in a folder (half-precision variants, `*.fp16.safetensors`), an index comes before a file, the shortest
-    name first, and a variant in shards last.
+    name first, and a variant in shards last. A .gguf file is read where no .safetensors file lies.
 
     Args:
         path: of the file or folder.
@@ -115,6 +111,7 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
         # Only the index leads to the shards.
         candidates += shortest(p for p in path.glob(f"*{SUFFIX}") if not re.search(r"-\d+-of-\d+\.", p.name))
         candidates += shortest(p for p in path.glob("*.json") if VARIANT.search(p.name))
+        candidates += shortest(path.glob(f"*{gguf_files.SUFFIX}"))
         if not candidates:
             there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
             raise FileNotFoundError(
@@ -122,24 +119,42 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
                 "not read; most are published as safetensors too, and `safetensors.torch.save_file` writes them."
             )
         path = candidates[0]
+    if path.suffix == gguf_files.SUFFIX:
+        return _opened(path, gguf_files.read(path))
     indexed = path.name.endswith(INDEX) or VARIANT.search(path.name)
     shards = _shards(path) if indexed else {path: None}
-    places, names, shapes = {}, {}, {}
+    stored: dict[str, safetensors_files.Stored] = {}
     for shard, expected in shards.items():
-        for name, shape in _header(shard).items():
-            if name in places:
-                raise limits.Refused(f"{path}: {name} is in two shards, {places[name].name} and {shard.name}.")
-            places[name], names[name], shapes[name] = shard, name, shape
+        if shard.suffix != SUFFIX:
+            raise limits.Refused(f"{shard}: weights are read only from {SUFFIX} files.")
+        for name, one in safetensors_files.read(shard).items():
+            if name in stored:
+                raise limits.Refused(f"{path}: {name} is in two shards, {stored[name].path.name} and {shard.name}.")
+            stored[name] = one
         for name in expected or ():
-            if name not in places:
+            if name not in stored:
                 raise limits.Refused(f"{path}: its index lists {name} in {shard.name}; it is not there.")
-    return Tensors(path, places, names, shapes)
+    return _opened(path, quantised_tensors.scaled(stored))
+
+
+def _opened(path: pathlib.Path, stored: Mapping[str, Any]) -> Tensors:
+    """The tensors of files whose headers were read."""
+    table = lambda field: {name: field(one) for name, one in stored.items()}
+    return Tensors(
+        path,
+        table(lambda one: one.path),
+        {name: name for name in stored},
+        table(lambda one: one.shape),
+        table(lambda one: one.read),
+        {name: one.quantised for name, one in stored.items() if hasattr(one, "quantised")},
+    )
 
 
 def _held(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> Tensors:
     """The tensors of a file that was read whole."""
     shapes = {name: array.shape for name, array in arrays.items()}
-    return Tensors(path, dict.fromkeys(arrays, path), {name: name for name in arrays}, shapes, arrays)
+    readers = {name: functools.partial(lambda array: array, array) for name, array in arrays.items()}
+    return Tensors(path, dict.fromkeys(arrays, path), {name: name for name in arrays}, shapes, readers)
 
 
 def _main(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -176,28 +191,11 @@ def _shards(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
     return shards
 
 
-def _header(path: pathlib.Path) -> dict[str, tuple[int, ...]]:
-    if path.suffix != SUFFIX:
-        raise limits.Refused(f"{path}: weights are read only from {SUFFIX} files.")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise limits.Refused(f"{path} is not a whole safetensors file: {error}.") from error
-
-
-def _content(path: pathlib.Path, name: str) -> np.ndarray:
-    """The bytes of a tensor; safetensors has accepted the file's header."""
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        begin, end = json.loads(file.read(size))[name]["data_offsets"]
-        file.seek(8 + size + begin)
-        return np.frombuffer(file.read(end - begin), np.uint8)
-
-
 def write_tensors(
     folder: pathlib.Path,
     stem: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: str,
     tensors: Iterator[tuple[str, np.ndarray]],
     metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
@@ -208,35 +206,25 @@ def write_tensors(
     Args:
         folder: exists.
         stem: of the file's name, "diffusion_pytorch_model".
-        tensors: (name, array) pairs, read one by one, so that memory holds only one file's content.
+        shapes: of all tensors by their names, in the order of `tensors`.
+        dtype: of all.
+        tensors: (name, array) pairs, read one by one, so that memory holds only one tensor.
         metadata: texts for each file's header.
     """
-    shard: dict[str, np.ndarray] = {}
-    written: list[list[str]] = []
-    total = 0
-
-    def put_away(name: str) -> None:
-        with files.whole(folder / name) as file:
-            file.write(save(shard, metadata={"format": "pt", **metadata}))
-        written.append(list(shard))
-        shard.clear()
-
-    part = lambda i: f".{stem}-{i}.part"
-    for name, array in tensors:
-        array = np.asarray(array, order="C")  # ascontiguousarray would add an axis to a scalar
-        if shard and sum(held.nbytes for held in shard.values()) + array.nbytes > SHARD:
-            put_away(part(len(written)))
-        shard[name] = array
-        total += array.nbytes
-    if not written:
-        put_away(stem + SUFFIX)
-        return
-    put_away(part(len(written)))
+    size = lambda name: math.prod(shapes[name]) * np.dtype(dtype).itemsize
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    for name, shape in shapes.items():
+        if shards[-1] and sum(map(size, shards[-1])) + size(name) > SHARD:
+            shards.append({})
+        shards[-1][name] = shape
     weight_map = {}
-    for i, names in enumerate(written):
-        final = f"{stem}-{i + 1:05d}-of-{len(written):05d}{SUFFIX}"
-        (folder / part(i)).rename(folder / final)
-        weight_map |= dict.fromkeys(names, final)
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    with files.whole(folder / (stem + INDEX)) as file:
-        file.write(json.dumps(index, indent=2).encode())
+    for i, shard in enumerate(shards):
+        numbered = f"-{i + 1:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+        file = f"{stem}{numbered}{SUFFIX}"
+        part = itertools.islice(tensors, len(shard))
+        safetensors_files.write(folder / file, shard, dtype, part, {"format": "pt", **metadata})
+        weight_map |= dict.fromkeys(shard, file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(map(size, shapes))}, "weight_map": weight_map}
+        with files.whole(folder / (stem + INDEX)) as opened:
+            opened.write(json.dumps(index, indent=2).encode())

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import weakref
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors
 from safetensors.numpy import load_file, save_file
 
 from diffusion.io import limits
@@ -176,6 +178,51 @@ def test_large_networks_are_written_in_shards(tmp_path, monkeypatch):
     assert index["weight_map"].keys() == toy.tensors().keys()
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in toy.tensors().values())
     check(interchange.load(tmp_path / "ours")[1])
+
+
+def test_a_header_is_read_once_and_a_file_written_tensor_after_tensor(tmp_path, monkeypatch):
+    """SDXL's 1,680 tensors read its header as often; what is written is let go of before the next is made."""
+    opened = []
+    true = safetensors.safe_open
+    monkeypatch.setattr(safetensors, "safe_open", lambda path, **how: opened.append(path) or true(path, **how))
+    check(interchange.load(folder(tmp_path / "theirs"))[1])
+    assert opened == [tmp_path / "theirs" / FILE]
+    held = []
+
+    def tensors():
+        for name in "abc":
+            assert all(array() is None for array in held)
+            array = np.full((2, 3), ord(name), np.float32)
+            held.append(weakref.ref(array))
+            yield name, array
+            del array
+
+    tensor_files.write_tensors(tmp_path, "a", dict.fromkeys("abc", (2, 3)), "float32", tensors())
+    written = load_file(tmp_path / "a.safetensors")
+    assert len(held) == 3 and all((written[name] == ord(name)).all() for name in "abc")
+
+
+def test_a_file_cut_short_is_refused_when_it_is_opened_and_later(tmp_path):
+    path = folder(tmp_path) / FILE
+    content = path.read_bytes()
+    found = tensor_files.open_tensors(path)
+    path.write_bytes(content[:-4])
+    with pytest.raises(limits.Refused, match=f"{FILE} is not a whole safetensors file"):
+        tensor_files.open_tensors(path)
+    last = max(found.readers, key=lambda name: found.readers[name].__self__.begin)
+    with pytest.raises(limits.Refused, match=f"{FILE} ends within {last}: it was cut short"):
+        found.read(last)
+
+
+def test_shapes_are_computed_of_one_network_where_nothing_distinguishes_more(tmp_path, monkeypatch):
+    """Each takes seconds for a U-Net, and four published ones have the names of Stable Diffusion 1."""
+    traced = []
+    true = folders.shapes_of
+    monkeypatch.setattr(folders, "shapes_of", lambda family, module: traced.append(module) or true(family, module))
+    save_file(toy.tensors(), tmp_path / "a.safetensors")
+    assert folders.find(tmp_path / "a.safetensors").module == toy.Toy(3) and traced == [toy.Toy(3)]
+    save_file(toy.tensors(5), tmp_path / "b.safetensors")
+    assert folders.find(tmp_path / "b.safetensors").module == toy.Toy(5) and traced[1:] == [toy.Toy(3), toy.Toy(5)]
 
 
 def test_broken_shards_are_refused(tmp_path):

@@ -1,0 +1,204 @@
+"""Files of GGUF and of layers in fp8 with scales: their numbers, what stays in 8 bits, and what is refused."""
+
+import sys
+
+import gguf
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from diffusion.io import limits
+from diffusion.io.leaf_names import leaves_of
+from diffusion.models import interchange
+from diffusion.models.interchange import families, flux_tables, folders, gguf_files, tensor_files
+from diffusion.models.quantised import is_quantised, quantised
+from tests.models.interchange import toy
+
+FLUX = {
+    "in_channels": 16,
+    "num_layers": 2,
+    "num_single_layers": 3,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 32,
+    "pooled_projection_dim": 32,
+    "axes_dims_rope": (8, 12, 12),
+}
+RNG = np.random.default_rng(0)
+
+
+def write(path, tensors, kinds=None):
+    """A file as llama.cpp's programs write it; `kinds`: of the tensors that are bytes of blocks."""
+    writer = gguf.GGUFWriter(path, "flux")
+    for name, array in tensors.items():
+        writer.add_tensor(name, array, raw_dtype=(kinds or {}).get(name))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def q8_0(array):
+    """(bytes, the numbers that they stand for): int8 rounded by the largest of 32, its scale in float16."""
+    blocks = array.reshape(*array.shape[:-1], -1, 32)
+    scale = (np.abs(blocks).max(-1, keepdims=True) / 127).astype(np.float16)
+    values = np.clip(np.rint(blocks / scale.astype(np.float32)), -127, 127).astype(np.int8)
+    content = np.concatenate([scale.view(np.uint8), values.view(np.uint8)], -1)
+    return content.reshape(*array.shape[:-1], -1), (values * scale.astype(np.float32)).reshape(array.shape)
+
+
+def block(kind):
+    """(bytes of a block, its values) by the formats' definitions, at values that are equal within it."""
+    half = lambda *numbers: np.array(numbers, np.float16).view(np.uint8)
+    byte = lambda value, count: np.full(count, value, np.uint8)
+    six = np.concatenate([byte(1, 8), byte(0x11, 4)])  # eight scales and minima of 6 bits, all 1
+    return {
+        "Q4_0": ((half(0.5), byte(0xBB, 16)), np.full(32, 0.5 * (11 - 8))),
+        "Q4_1": ((half(0.5, -3), byte(0xBB, 16)), np.full(32, 0.5 * 11 - 3)),
+        "Q5_0": ((half(0.5), byte(0xFF, 4), byte(0xBB, 16)), np.full(32, 0.5 * (16 + 11 - 16))),
+        "Q5_1": ((half(0.5, -3), byte(0xFF, 4), byte(0xBB, 16)), np.full(32, 0.5 * (16 + 11) - 3)),
+        "Q8_0": ((half(0.5), np.arange(-16, 16, dtype=np.int8).view(np.uint8)), 0.5 * np.arange(-16, 16)),
+        "Q4_K": ((half(0.5, 0.25), six, byte(0xBB, 128)), np.full(256, 0.5 * 11 - 0.25)),
+        "Q5_K": ((half(0.5, 0.25), six, byte(0xFF, 32), byte(0xBB, 128)), np.full(256, 0.5 * 27 - 0.25)),
+        "Q6_K": ((byte(0xBB, 128), byte(0, 64), byte(2, 16), half(0.5)), np.full(256, 0.5 * 2 * (11 - 32))),
+    }[kind]
+
+
+def test_the_blocks_of_gguf_stand_for_their_numbers(tmp_path):
+    kinds = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+    tensors = {kind: np.stack([np.concatenate(block(kind)[0])] * 3) for kind in kinds}
+    plain = {"F32": RNG.normal(size=(2, 3)).astype(np.float32), "F16": RNG.normal(size=4).astype(np.float16)}
+    half = RNG.normal(size=(2, 4)).astype(ml_dtypes.bfloat16)
+    types = {kind: gguf.GGMLQuantizationType[kind] for kind in (*kinds, "BF16")}
+    path = write(tmp_path / "a.gguf", {**tensors, **plain, "BF16": half.view(np.uint8)}, types)
+    found = tensor_files.open_tensors(path)
+    for kind in kinds:
+        values = block(kind)[1]
+        assert found.shapes[kind] == (3, len(values))
+        np.testing.assert_array_equal(found.read(kind), np.stack([values] * 3), err_msg=kind)
+        assert (found.read_quantised(kind) is None) == (kind != "Q8_0")
+    for kind, array in {**plain, "BF16": half}.items():
+        assert found.read(kind).dtype == array.dtype and found.read_quantised(kind) is None
+        np.testing.assert_array_equal(found.read(kind), array)
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory):
+    """(file of GGUF by the original names, parameters with its numbers), matrices in Q8_0."""
+    family = flux_tables.FAMILY
+    module = folders.built(family, FLUX)
+    shapes = folders.expected_of(family, module, "original", leaves_of(folders.shapes_of(family, module)))
+    theirs, stored, kinds = {}, {}, {}
+    for name, shape in shapes.items():
+        theirs[name] = stored[name] = RNG.normal(size=shape).astype(np.float32)
+        if len(shape) == 2 and shape[1] % 32 == 0:
+            stored[name], theirs[name] = q8_0(theirs[name])
+            kinds[name] = gguf.GGMLQuantizationType.Q8_0
+    folder = tmp_path_factory.mktemp("flux")
+    save_file(theirs, folder / "whole.safetensors")
+    _, params = interchange.load(folder / "whole.safetensors", family.name, config=FLUX)
+    return write(folder / "few.gguf", stored, kinds), params
+
+
+def test_a_gguf_file_of_flux_is_read(flux):
+    path, expected = flux
+    module, params = interchange.load(path, "FluxTransformer2DModel", config=FLUX)
+    assert module == folders.built(flux_tables.FAMILY, FLUX)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def test_kernels_in_q8_0_stay_so_in_memory(flux):
+    """The same numbers to the bit, out of values of 8 bits and a scale for 32 inputs of an output."""
+    path, expected = flux
+    _, params = interchange.load(path, "FluxTransformer2DModel", config=FLUX, quantised=True)
+    kept = [leaf for leaf in jax.tree.leaves(params, is_leaf=is_quantised) if is_quantised(leaf)]
+    assert len(kept) > 15 and all(leaf.values.dtype == np.int8 for leaf in kept)
+    assert all(leaf.scale.size * 32 == leaf.values.size for leaf in kept)
+    jax.tree.map(
+        lambda leaf, whole: np.testing.assert_array_equal(jnp.asarray(leaf), whole),
+        params,
+        expected,
+        is_leaf=is_quantised,
+    )
+    with pytest.raises(ValueError, match="quantised already"):
+        quantised(params, "int8")
+
+
+def fp8(scale, **more):
+    """A toy's file with its first layer in fp8."""
+    tensors = {**toy.tensors(), "scaled_fp8": np.zeros(0, ml_dtypes.float8_e4m3fn), **more}
+    tensors["layers.0.weight"] = tensors["layers.0.weight"].astype(ml_dtypes.float8_e4m3fn)
+    return {
+        **tensors,
+        "layers.0.scale_weight": np.asarray(scale, np.float32),
+        "layers.0.scale_input": np.ones((), "f4"),
+    }
+
+
+@pytest.fixture
+def known(monkeypatch):
+    monkeypatch.setattr(families, "FAMILIES", {toy.FAMILY.name: toy.FAMILY})
+
+
+@pytest.mark.parametrize("scale", [0.25, [0.25, 2.0, 0.5], [[0.25], [2.0], [0.5]]])
+def test_layers_in_fp8_are_multiplied_with_their_scales(tmp_path, known, scale):
+    tensors = fp8(scale)
+    save_file(tensors, tmp_path / "a.safetensors")
+    expected = tensors["layers.0.weight"].astype(np.float32) * np.asarray(scale, np.float32).reshape(-1, 1)
+    _, params = interchange.load(tmp_path / "a.safetensors", config={"width": 3}, family="ToyModel")
+    np.testing.assert_array_equal(params["a"]["kernel"], expected.T)
+    _, few = interchange.load(tmp_path / "a.safetensors", config={"width": 3}, family="ToyModel", quantised=True)
+    assert few["a"]["kernel"].values.dtype == ml_dtypes.float8_e4m3fn
+    assert few["a"]["kernel"].scale.shape == (1, np.size(scale)) and not is_quantised(few["b"]["kernel"])
+    np.testing.assert_array_equal(jnp.asarray(few["a"]["kernel"]), expected.T)
+
+
+def test_what_is_not_read_of_quantised_files_is_said(tmp_path, known, monkeypatch):
+    save_file(fp8([1.0, 2.0]), tmp_path / "two.safetensors")
+    with pytest.raises(
+        limits.Refused, match=r"layers\.0\.scale_weight has 2 numbers for .* one for each of its 3 outputs"
+    ):
+        interchange.load(tmp_path / "two.safetensors", "ToyModel", config={"width": 3})
+    four = fp8(1.0, **{"layers.1.weight": np.zeros((3, 2), np.uint8), "layers.1.weight_scale": np.ones((), "f4")})
+    save_file(four, tmp_path / "four.safetensors")
+    with pytest.raises(limits.Refused, match=r"layers\.1\.weight is stored in 4 bits with scales, which is not read"):
+        tensor_files.open_tensors(tmp_path / "four.safetensors")
+    eight = gguf.GGMLQuantizationType.Q8_K
+    path = write(tmp_path / "a.gguf", {"a": np.zeros((1, gguf.GGML_QUANT_SIZES[eight][1]), np.uint8)}, {"a": eight})
+    with pytest.raises(limits.Refused, match=r"a\.gguf: a is stored as Q8_K, which is not read; take the file in Q8_0"):
+        tensor_files.open_tensors(path).read("a")
+    content = path.read_bytes()
+    for cut in (3, 20, 60, len(content) - 40):  # behind a block of 292 bytes are 28 of padding
+        (tmp_path / "cut.gguf").write_bytes(content[:cut])
+        with pytest.raises(limits.Refused, match=r"cut\.gguf is not a whole GGUF file: "):
+            tensor_files.open_tensors(tmp_path / "cut.gguf")
+    found = tensor_files.open_tensors(path)
+    path.write_bytes(content[:-40])
+    with pytest.raises(limits.Refused, match=r"a\.gguf ends within a: it was cut short"):
+        found.read("a")
+    (tmp_path / "other.gguf").write_bytes(b"GGUX" + content[4:])
+    with pytest.raises(limits.Refused, match=r"other\.gguf is not a whole GGUF file: GGUF magic invalid"):
+        tensor_files.open_tensors(tmp_path / "other.gguf")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    gguf_files._reader.cache_clear()
+    with pytest.raises(limits.Refused, match=r"need the package gguf: pip install 'jax-diffusion\[gguf\]'"):
+        tensor_files.open_tensors(path)
+
+
+def test_a_length_beyond_the_end_of_a_gguf_file_is_not_counted_to(tmp_path):
+    """A list of 2^60 bytes in a file of a hundred."""
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "flux")
+    writer.add_array("list", [1, 2, 3])  # of int32, whose number is 5, and their number in 64 bits
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    content = (tmp_path / "a.gguf").read_bytes()
+    head = (5).to_bytes(4, "little") + (3).to_bytes(8, "little")
+    assert content.count(head) == 1
+    (tmp_path / "a.gguf").write_bytes(content.replace(head, head[:4] + (2**60).to_bytes(8, "little")))
+    with pytest.raises(limits.Refused, match=r"a\.gguf is not a whole GGUF file: .*it ends at \d+ bytes"):
+        tensor_files.open_tensors(tmp_path / "a.gguf")
