@@ -152,6 +152,7 @@ class LTXVideo(nn.Module):
     text_inputs = EMBEDDINGS
     ranks = (4,)
     of_frames = True
+    cell = CELL
 
     def __post_init__(self):
         network_checks.positive(self, ("channels", "width", "depth", "heads", "text_width"))

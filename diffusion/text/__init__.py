@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, side_by_side
     from diffusion.text.published_conditions import (
         chroma,
+        cogvideox,
         flux,
         flux2_klein,
+        ltx_video,
         lumina2,
         pixart,
         qwen_image,
@@ -32,9 +34,9 @@ if TYPE_CHECKING:
     from diffusion.text.weighting import parse
 
 __all__ = [
-    "Embeddings", "Encoder", "Tokenizer", "Tokens", "byte_pairs", "cached", "chroma", "encode", "fingerprint", "flux",
-    "flux2_klein", "lumina2", "one_after_other", "parse", "pixart", "qwen_image", "sana", "side_by_side",
-    "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl", "tokenizer", "wan", "weighting", "z_image",
+    "Embeddings", "Encoder", "Tokenizer", "Tokens", "byte_pairs", "cached", "chroma", "cogvideox", "encode", "fingerprint",
+    "flux", "flux2_klein", "ltx_video", "lumina2", "one_after_other", "parse", "pixart", "qwen_image", "sana",
+    "side_by_side", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl", "tokenizer", "wan", "weighting", "z_image",
 ]  # fmt: skip
 
 public.declare(
@@ -44,8 +46,10 @@ public.declare(
         "encoding": ("Embeddings", "Encoder", "encode", "one_after_other", "side_by_side"),
         "published_conditions": (
             "chroma",
+            "cogvideox",
             "flux",
             "flux2_klein",
+            "ltx_video",
             "lumina2",
             "pixart",
             "qwen_image",

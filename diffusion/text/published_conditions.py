@@ -12,6 +12,8 @@
 | Qwen-Image | [B, 512, 3584] Qwen 2.5 VL, behind the task              |                     | Qwen's      |
 | Lumina-Image 2 | [B, 256, 2304] Gemma 2, of the prompt behind a system's   |                     | Gemma's     |
 | SANA   | [B, 300, 2304] Gemma 2, of the prompt behind an instruction  |                     | Gemma's     |
+| LTX-Video | [B, 128, 4096] T5                                         |                     | T5's        |
+| CogVideoX | [B, 226, 4096] T5                                         |                     |             |
 | Wan    | [B, 512, 4096] umT5, zeros behind the text                   |                     |             |
 | Z-Image | [B, 512, 2560] Qwen 3, of the prompt in a template          |                     | Qwen's      |
 
@@ -22,8 +24,10 @@ was published to receive zeros where there is no negative prompt: `jax.tree.map(
 
 __all__ = [
     "chroma",
+    "cogvideox",
     "flux",
     "flux2_klein",
+    "ltx_video",
     "lumina2",
     "pixart",
     "qwen_image",
@@ -166,6 +170,29 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
     """
     embeddings = encode([prompt.lower().strip() for prompt in prompts], t5, **how)
     return {"text": embeddings.tokens, "text_mask": embeddings.mask}
+
+
+def ltx_video(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of LTX-Video, whose T5 sees the padding and whose network does not.
+
+    Args:
+        prompts: B texts.
+        t5: T5's encoder with a tokenizer of 128 tokens.
+        **how: further arguments of `encode`.
+    """
+    embeddings = encode(prompts, t5, **how)
+    return {"text": embeddings.tokens, "text_mask": jnp.asarray(embeddings.mask)}
+
+
+def cogvideox(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, jax.Array]:
+    """{"text"} of CogVideoX, which sees the padding, too.
+
+    Args:
+        prompts: B texts.
+        t5: T5's encoder with a tokenizer of 226 tokens.
+        **how: further arguments of `encode`.
+    """
+    return {"text": encode(prompts, t5, **how).tokens}
 
 
 def z_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:

@@ -22,6 +22,8 @@ scheduler.
 | FluxKontextPipeline            | Flux                     | as Flux, tokens of the picture that is edited          |
 | PixArtAlphaPipeline            | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
 | PixArtSigmaPipeline            | DiT with cross-attention | T5 (300 tokens); ours, CLIP's tokens                   |
+| LTXPipeline                    | LTX-Video, of clips      | T5 (128 tokens)                                        |
+| CogVideoXPipeline              | CogVideoX, of clips      | T5 (226 tokens)                                        |
 | WanPipeline                    | Wan, of clips; or two    | umT5                                                   |
 | WanImageToVideoPipeline        | Wan of 36 channels       | umT5, a first frame, in 2.1 also as CLIP sees it       |
 
@@ -53,9 +55,11 @@ import flax.linen as nn
 
 from diffusion import guidance, text
 from diffusion.io import limits, schema
+from diffusion.models.cogvideox import CogVideoX
 from diffusion.models.flux2 import Flux2
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers import Process
+from diffusion.models.ltx_video import LTXVideo
 from diffusion.models.lumina2 import Lumina2
 from diffusion.models.qwen_image import QwenImage
 from diffusion.models.sana import Sana
@@ -307,6 +311,27 @@ WAN = Kind(
     video=WAN_CLIPS,
 )
 WAN_FROM_IMAGE = WAN._replace(video=WAN_CLIPS._replace(begins=True))
+LTX = Kind(
+    "LTX",
+    "transformer",
+    (Reader(length=128),),
+    text.ltx_video,
+    lambda module: 1,
+    Usual(50, 3.0),
+    even=True,
+    network=LTXVideo,
+    video=Video(161, (512, 704), 25.0),
+)
+COGVIDEOX = Kind(
+    "CogVideoX",
+    "transformer",
+    (Reader(length=226),),
+    text.cogvideox,
+    _patch,
+    Usual(50, 6.0),
+    network=CogVideoX,
+    video=Video(49, (480, 720), 8.0),
+)
 KINDS = {
     "StableDiffusionPipeline": SD,
     "StableDiffusionImg2ImgPipeline": SD,
@@ -332,6 +357,8 @@ KINDS = {
     "SanaSprintPipeline": SANA_SPRINT,
     "PixArtAlphaPipeline": PIXART_ALPHA,
     "PixArtSigmaPipeline": PIXART_SIGMA,
+    "LTXPipeline": LTX,
+    "CogVideoXPipeline": COGVIDEOX,
     "WanPipeline": WAN,
     "WanImageToVideoPipeline": WAN_FROM_IMAGE,
 }
@@ -389,6 +416,13 @@ def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> No
         raise Refusal(f"{what} autoencoder is one of clips, and this one's is of pictures.")
     if getattr(denoiser, "picture_tokens", 0):
         raise Refusal(f"{what} denoiser sees a first frame, and this one's sees a first and a last one.")
+    cell = (autoencoder.time_factor, autoencoder.factor, autoencoder.factor)
+    if getattr(denoiser, "cell", cell) != cell:
+        raise Refusal(
+            f"{what} autoencoder makes a latent of {denoiser.cell} frames, rows and columns; this one's {cell}."
+        )
+    if getattr(denoiser, "frames", 1) != 1:
+        raise Refusal(f"{what} denoiser has patches of one frame, and this one's of {denoiser.frames} (CogVideoX 1.5).")
     valid = autoencoder.latent_channels
     if video.begins:
         valid += autoencoder.time_factor + autoencoder.latent_channels

@@ -108,7 +108,8 @@ def frames(request: Any, model: Any) -> int:
             raise ValueError(f"frames = {request.frames}: this model makes pictures; leave frames out")
         return 0
     wanted = request.frames or video.frames
-    factor = model.modules["vae"].time_factor
+    vae = model.modules["vae"]
+    factor = getattr(vae, "frame_step", vae.time_factor)
     if (wanted - 1) % factor:
         low = 1 + (wanted - 1) // factor * factor
         raise ValueError(

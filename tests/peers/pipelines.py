@@ -36,12 +36,10 @@ from tests.text.vocabularies import folder_of
 
 PROMPTS, NEGATIVE = ["a cat", "the red car on a hill"], "bad"
 STEPS, GUIDANCE, IMAGE_GUIDANCE = 30, 7.5, 1.5
-STEPS_OF = {
-    "lcm": 4,
-    "lcm, two steps": 2,
-    "pndm": 25,
-}  # its half steps there are whole numbers of the process's: of 40, not of 33
+STEPS_OF = {"lcm": 4, "lcm, two steps": 2, "pndm": 25, "cogvideox": 25}
+# The half steps of PNDM are whole numbers of the process's: of 40, not of 33; so are CogVideoX's steps.
 FRAMES_OF_LATENTS = 3
+CLIPS = {"ltx": (32, 8, 2), "cogvideox": (4, 4, 4)}  # pixels and frames in a latent, and its sides
 SMALL = 0.1  # factor of the last layer
 # As SD 1.5 is published: what is not there, such as the spacing, each scheduler has by its own default.
 SD_1 = {
@@ -99,6 +97,27 @@ WAN_FLOW = {  # as it is published, for 480 pixels
     "solver_type": "bh2",
     "timestep_spacing": "linspace",
     "use_flow_sigmas": True,
+}
+LTX_FLOW = {  # as it is published
+    "base_image_seq_len": 1024,
+    "base_shift": 0.95,
+    "max_image_seq_len": 4096,
+    "max_shift": 2.05,
+    "shift": 1.0,
+    "shift_terminal": 0.1,
+    "use_dynamic_shifting": True,
+}
+COGVIDEOX = {  # as 2b is published
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "set_alpha_to_one": True,
+    "snr_shift_scale": 3.0,
+    "timestep_spacing": "trailing",
 }
 PIXART = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "final_sigmas_type": "zero"}
 EDM = {
@@ -642,6 +661,76 @@ def first_frame() -> Image.Image:
     return Image.fromarray((128 + 60 * drawn("first frame", 16, 16, 3)).clip(0, 255).astype(np.uint8))
 
 
+def ltx(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """Its autoencoder is of 0.9.5, whose decoder receives a time."""
+    vae = diffusers.AutoencoderKLLTXVideo(
+        latent_channels=8,
+        block_out_channels=(8, 8, 16, 16, 16),
+        down_block_types=("LTXVideo095DownBlock3D",) * 4,
+        layers_per_block=(1,) * 5,
+        spatio_temporal_scaling=(True,) * 4,
+        downsample_type=("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
+        decoder_block_out_channels=(8, 16, 32),
+        decoder_layers_per_block=(1,) * 4,
+        decoder_spatio_temporal_scaling=(True,) * 3,
+        decoder_inject_noise=(False,) * 4,
+        upsample_residual=(True,) * 3,
+        upsample_factor=(2,) * 3,
+        timestep_conditioning=True,
+        spatial_compression_ratio=32,
+        temporal_compression_ratio=8,
+    )
+    vae.latents_mean.copy_(torch.arange(8) / 4 - 1)
+    vae.latents_std.copy_(1 + torch.arange(8) / 8)
+    transformer = diffusers.LTXVideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        num_layers=2,
+        caption_channels=32,
+    )
+    return diffusers.LTXPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(LTX_FLOW),
+        vae=vae,
+        text_encoder=t5(),
+        tokenizer=t5_tokenizer(folder / "t5"),
+        transformer=transformer,
+    )
+
+
+def cogvideox(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    transformer = diffusers.CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=12,
+        text_embed_dim=32,
+        num_layers=2,
+        sample_width=12,
+        sample_height=8,
+        use_rotary_positional_embeddings=True,
+    )
+    vae = diffusers.AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 3,
+        up_block_types=("CogVideoXUpBlock3D",) * 3,
+        block_out_channels=(8, 8, 16),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=0.7,
+    )
+    return diffusers.CogVideoXPipeline(
+        tokenizer=t5_tokenizer(folder / "t5"),
+        text_encoder=t5(),
+        vae=vae,
+        transformer=transformer,
+        scheduler=diffusers.CogVideoXDDIMScheduler.from_config(COGVIDEOX),
+    )
+
+
 def of_its_noise(scheduler) -> None:
     """The network receives the times of its noise, which UniPC of flows cuts to whole numbers."""
     set_timesteps = scheduler.set_timesteps
@@ -677,6 +766,8 @@ PIPELINES = {
     "wan": wan,
     "wan_of_two": wan_of_two,
     "wan_from_image": wan_from_image,
+    "ltx": ltx,
+    "cogvideox": cogvideox,
     "playground": playground,
     "lcm": latent_consistency,
 }
@@ -746,6 +837,8 @@ TRAJECTORIES = {
     "sprint": ({}, {"lcm": ("SCMScheduler", {}), "lcm, two steps": ("SCMScheduler", {})}),
     "sana": (FLOW_SIGMAS, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "wan": (WAN_FLOW, {"unipc": ("UniPCMultistepScheduler", {})}),
+    "ltx": (LTX_FLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    "cogvideox": (COGVIDEOX, {"ddim": ("CogVideoXDDIMScheduler", {}), "dpmpp_2m_sde": ("CogVideoXDPMScheduler", {})}),
     "wan_of_two": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "wan_from_image": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "playground": (
@@ -776,7 +869,7 @@ def fill(pipe) -> None:
 def weight(component: str, name: str, shape: tuple[int, ...]):
     """The made weights of a network; the last layer of a denoiser is small."""
     small = component in ("unet", "transformer", "transformer_2") and name.startswith(LAST)
-    return made(f"{component}.{name}", shape) * np.float32(SMALL if small else 1)
+    return np.asarray(made(f"{component}.{name}", shape) * np.float32(SMALL if small else 1))
 
 
 LAST = ("conv_out.", "proj_out.", "all_final_layer.", "norm_out.linear_2.")
@@ -806,8 +899,8 @@ def made_noise(scheduler):
     def draw(shape, **_):
         nonlocal count
         count += 1
-        batch, channels, height, width = shape
-        return torch.from_numpy(drawn(f"step {count - 1}", batch, height, width, channels)).movedim(-1, 1)
+        *before, channels, height, width = shape  # CogVideoX's frames stand before the channels
+        return torch.from_numpy(drawn(f"step {count - 1}", *before, height, width, channels)).movedim(-1, -3)
 
     return mock.patch.object(sys.modules[scheduler.__module__], "randn_tensor", draw, create=True)
 
@@ -828,14 +921,15 @@ def write(name: str, folder: pathlib.Path) -> None:
     print(name, "kept:", ", ".join(arrays) or "none")
     channels = pipe.vae.config.get("latent_channels") or pipe.vae.config.z_dim
     channels = 4 * channels if name == "klein" else channels  # of patches of 2 x 2
-    clip = (FRAMES_OF_LATENTS,) * name.startswith("wan")
-    x = torch.from_numpy(drawn("latents", 2, *clip, 8, 8, channels)).movedim(-1, 1)
+    clip = (FRAMES_OF_LATENTS,) * (name.startswith("wan") or name in CLIPS)
+    factor, of_frames, side = CLIPS.get(name, (2, 2, 8))
+    x = torch.from_numpy(drawn("latents", 2, *clip, side, side, channels)).movedim(-1, 1)
     about["walks"], about["steps"], (base, trajectories) = {}, {}, TRAJECTORIES[name]
     for trajectory, (scheduler, settings) in trajectories.items():
         pipe.scheduler = getattr(diffusers, scheduler).from_config(base | settings)
         about["walks"][trajectory] = {"_class_name": scheduler, **base, **settings}
-        steps = about["steps"][trajectory] = STEPS_OF.get(trajectory, STEPS)
-        if clip:
+        steps = about["steps"][trajectory] = STEPS_OF.get(trajectory, STEPS_OF.get(name, STEPS))
+        if name.startswith("wan"):
             of_its_noise(pipe.scheduler)
         with made_noise(pipe.scheduler), torch.no_grad():
             arguments = {"negative_prompt": [NEGATIVE] * 2, "num_inference_steps": steps, "guidance_scale": GUIDANCE}
@@ -883,11 +977,16 @@ def write(name: str, folder: pathlib.Path) -> None:
             if name == "lcm":
                 arguments = {}
             if clip:
-                arguments["num_frames"] = 2 * FRAMES_OF_LATENTS - 1
+                arguments["num_frames"] = of_frames * (FRAMES_OF_LATENTS - 1) + 1
             if name == "wan_from_image":
                 arguments["image"] = first_frame()
             sides = {} if name.startswith("edit") else {"height": 16, "width": 16}  # there those of the picture
             sides = {"height": 32, "width": 32} if name in ("klein", "sana", "sprint") else sides
+            sides = {"height": factor * side, "width": factor * side} if clip else sides
+            if name == "ltx":
+                latents = pipe._pack_latents(latents)
+            if name == "cogvideox":  # its frames come before its channels
+                latents = latents.movedim(1, 2)
             draw = functools.partial(
                 pipe, prompt=None if name == "chroma" else PROMPTS, latents=latents, **sides, **arguments
             )
@@ -900,6 +999,13 @@ def write(name: str, folder: pathlib.Path) -> None:
                 of_channels = lambda numbers: numbers.view(1, -1, 1, 1)
                 deviation = torch.sqrt(of_channels(pipe.vae.bn.running_var) + 1e-4)
                 found = (pipe._patchify_latents(found) - of_channels(pipe.vae.bn.running_mean)) / deviation
+            elif name == "ltx":
+                found = pipe._unpack_latents(found, FRAMES_OF_LATENTS, side, side)
+                moments = pipe.vae.latents_mean, pipe.vae.latents_std
+                picture = pipe.vae.decode(pipe._denormalize_latents(found, *moments), torch.zeros(2)).sample
+            elif name == "cogvideox":
+                found = found.movedim(2, 1)
+                picture = pipe.vae.decode(found / pipe.vae.config.scaling_factor).sample
             elif clip:
                 of_channels = lambda numbers: torch.tensor(numbers).view(1, -1, 1, 1, 1)
                 mean, deviation = (of_channels(pipe.vae.config[f"latents_{one}"]) for one in ("mean", "std"))
@@ -925,7 +1031,8 @@ def write(name: str, folder: pathlib.Path) -> None:
         print(name, trajectory, f"latents up to {found.abs().max():.2f}, picture up to {picture.abs().max():.2f}")
         arrays[f"latents/{trajectory}"] = last(found).contiguous()
         if "picture" not in arrays:
-            arrays["picture"] = last(picture).contiguous()
+            seen = last(picture)[:1, ::4].half() if name in CLIPS else last(picture)  # large ones in part
+            arrays["picture"] = seen.contiguous()
     if name == "sd":
         edit = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
         edit.set_progress_bar_config(disable=True)

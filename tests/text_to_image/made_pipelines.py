@@ -36,7 +36,7 @@ def folder(name, place, changed=None):
             component in ("unet", "transformer", "transformer_2") and key.startswith(LAST)
         )
         tensors = {
-            key: made(f"{component}.{key}", tuple(shape)) * np.float32(SMALL if small(key) else 1)
+            key: np.asarray(made(f"{component}.{key}", tuple(shape)) * np.float32(SMALL if small(key) else 1))
             for key, shape in shapes.items()
         }
         tensors |= {key: arrays[f"kept/{component}/{key}"] for key in shapes if f"kept/{component}/{key}" in arrays}

@@ -1,4 +1,4 @@
-"""Clips of prompts: Wan's pipelines are diffusers', frames and settings are checked before anything is computed."""
+"""Clips of prompts: pipelines are diffusers', frames and settings are checked before anything is computed."""
 
 import dataclasses
 import functools
@@ -14,9 +14,13 @@ from safetensors.numpy import save_file
 
 from diffusion import samplers, text_to_image
 from diffusion.data.transforms import to_model, to_uint8
+from diffusion.models import CogVideoX, LTXVideo
+from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
+from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
-from diffusion.text_to_image import programs, video_models
+from diffusion.text_to_image import pipelines, programs, video_models
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.requests import Request
 from tests.peers.made_weights import drawn
@@ -32,20 +36,27 @@ def loaded(name, how=text_to_image.load):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name, case, within", [("wan", "unipc", 3e-5), ("wan_of_two", "euler", 1e-5), ("wan_from_image", "euler", 1e-5)]
-)
-def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(name, case, within):
+@pytest.mark.parametrize("name, case, shape, within", [
+    ("wan", "unipc", (3, 8, 8, 4), 3e-5),
+    ("wan_of_two", "euler", (3, 8, 8, 4), 1e-5),
+    ("wan_from_image", "euler", (3, 8, 8, 4), 1e-5),
+    ("ltx", "euler", (3, 2, 2, 8), 3e-5),
+    ("cogvideox", "ddim", (3, 4, 4, 4), 3e-5),
+    ("cogvideox", "dpmpp_2m_sde", (3, 4, 4, 4), 3e-5),
+])  # fmt: skip
+def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(name, case, shape, within):
     """From the same noise; with two transformers each acts on its side of the boundary; and from a first frame."""
     about, found = made_pipelines.fixture(name)
     model = loaded(name)
     conditional, unconditional = text_to_image.conditions(model, PROMPTS, "bad", 7.5, 16, 16)
     process = schedulers.read(about["walks"][case], even=model.kind.even)
-    trajectory = schedulers.trajectory(process, case, about["steps"][case])
+    trajectory = schedulers.trajectory(process, case, about["steps"][case], int(np.prod(shape[:3])))
     if case == "unipc":
         assert process.parameterization.name == model.process.parameterization.name and model.process.sampler == case
     model = dataclasses.replace(model, process=process)
-    course = programs.Course((16, 16), trajectory, False, True, 0, (), frames=5)
+    vae = model.modules["vae"]
+    frames, sides = 1 + vae.time_factor * (shape[0] - 1), (vae.factor * shape[1], vae.factor * shape[2])
+    course = programs.Course(sides, trajectory, False, True, 0, (), frames=frames)
     if name == "wan_from_image":
         picture = (128 + 60 * drawn("first frame", 16, 16, 3)).clip(0, 255).astype(np.uint8)
         begin = jax.jit(functools.partial(programs.begin, model, course))
@@ -54,19 +65,29 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
             model.patches(picture, 2) | begin(model.params["vae"], keys, jnp.asarray(to_model(picture))[None], None)[-1]
         )
         conditional, unconditional = conditional | seen, unconditional | seen
-    x = trajectory.start * jnp.asarray(drawn("latents", 2, 3, 8, 8, 4))
+    sampler = trajectory.sampler
+    if sampler.draws:  # with the noise that theirs received: of the two draws of a step the second
+        noises = jnp.stack([drawn(f"step {2 * i}", 2, *shape) for i in range(about["steps"][case])])
+        step = lambda state, denoise, schedule, plan, i, noise: trajectory.sampler.step(
+            state, denoise, schedule, plan, i, noises[i][None]
+        )
+        sampler = sampler._replace(step=step)
+    x = trajectory.start * jnp.asarray(drawn("latents", 2, *shape))
 
     @jax.jit
     def walk(weights, x):
         denoise = text_to_image.denoise(model, weights, conditional, unconditional, 7.5)
         keys = jax.random.split(jax.random.key(0), 2)
-        return samplers.sample(trajectory.sampler, denoise, process.schedule, x, trajectory.plan, keys)
+        return samplers.sample(sampler, denoise, process.schedule, x, trajectory.plan, keys)
 
     ours, theirs = walk(model.weights, x), found[f"latents/{case}"]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=within * np.abs(theirs).max())
+    theirs = found[f"latents/{next(iter(about['walks']))}"]  # of which the picture is
     clip = jax.jit(functools.partial(programs.decoded, model, course))(model.params["vae"], theirs)
-    assert clip.shape == (2, 5, 16, 16, 3)
-    assert np.abs(np.asarray(clip, int) - np.asarray(to_uint8(found["picture"]), int)).max() <= 1
+    assert clip.shape == (2, frames, *sides, 3)
+    theirs = np.asarray(to_uint8(found["picture"]), int)  # of large clips some frames of the first
+    seen = clip if theirs.shape == clip.shape else clip[:1, ::4]
+    assert np.abs(np.asarray(seen, int) - theirs).max() <= 1
 
 
 @pytest.mark.slow
@@ -112,6 +133,37 @@ def test_a_model_that_begins_with_a_picture_needs_one_and_sees_it():
     job = Job.of(model, Request.of("a cat", image=np.zeros((16, 24, 3), np.uint8), **settings))
     assert (job.course.size, job.course.noised, model.seen_channels) == ((16, 24), False, 2 + 4)
     assert not model.sees_mask and not model.sees_picture
+
+
+@pytest.mark.parametrize("name, frames, near", [("ltx", 10, "9 and 17"), ("cogvideox", 13, "9 and 17")])
+def test_frames_that_do_not_fit_the_autoencoder_are_refused_with_those_that_do(name, frames, near):
+    model = loaded(name, text_to_image.described)
+    with pytest.raises(ValueError, match=f"frames = {frames}: .* groups of 8 behind it; near it are {near}"):
+        Job.of(model, Request.of("a cat", frames=frames, height=64, width=64))
+
+
+@pytest.mark.parametrize("name, course, usual", [
+    ("ltx", ((512, 704), 161, (21, 16, 22, 8)), (50, 3.0)),
+    ("cogvideox", ((480, 720), 49, (13, 120, 180, 4)), (50, 6.0)),
+])  # fmt: skip
+def test_other_families_have_the_size_and_the_frames_of_their_class(name, course, usual):
+    model = loaded(name, text_to_image.described)
+    job = Job.of(model, Request.of("a cat"))
+    assert (job.course.size, job.course.frames, job.course.latents(model)) == course and job.usual == usual
+
+
+@pytest.mark.parametrize("name, denoiser, autoencoder, message", [
+    ("LTXPipeline", LTXVideo(), AutoencoderKLLTX(), ""),
+    ("LTXPipeline", LTXVideo(channels=16), AutoencoderKLVideo(), r"a latent of \(8, 32, 32\) .* one's \(4, 8, 8\)"),
+    ("CogVideoXPipeline", CogVideoX(), AutoencoderKLCogVideoX(), ""),
+    ("CogVideoXPipeline", CogVideoX(frames=2), AutoencoderKLCogVideoX(), r"this one's of 2 \(CogVideoX 1.5\)"),
+])  # fmt: skip
+def test_a_denoiser_of_clips_fits_its_autoencoder(name, denoiser, autoencoder, message, tmp_path):
+    check = functools.partial(pipelines.check_denoiser, tmp_path, name, denoiser, autoencoder)
+    if not message:
+        return check()
+    with pytest.raises(Refusal, match=message):
+        check()
 
 
 def test_two_denoisers_are_chosen_by_the_boundary():

@@ -219,6 +219,11 @@ class AutoencoderKLCogVideoX(nn.Module):
         """f_t: so many frames, after the first, make one of the latent's."""
         return 2**self.halvings
 
+    @property
+    def frame_step(self) -> int:
+        """Videos have so many frames more than one, or twice as many, ..."""
+        return CHUNK * self.time_factor
+
     def setup(self):
         fields = (self.widths, self.layers, self.halvings, self.groups)
         self.encoder = Encoder(*fields, 2 * self.latent_channels, self.dtype)

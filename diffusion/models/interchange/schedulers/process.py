@@ -11,7 +11,7 @@ import numpy as np
 from diffusion import flow_maps, parameterizations, schedules
 from diffusion.io import limits, schema
 from diffusion.models.interchange.family import Fields, Refusal
-from diffusion.models.interchange.schedulers.solvers import SOLVERS, SPACINGS, lcm_indices
+from diffusion.models.interchange.schedulers.solvers import SD_BETAS, SOLVERS, SPACINGS, lcm_indices
 from diffusion.models.layers.choices import look_up
 from diffusion.parameterizations import Parameterization
 from diffusion.schedules import NoiseSchedule
@@ -27,6 +27,7 @@ OURS = "FlowConsistencyScheduler"
 """The class that our own scheduler has in a scheduler's config."""
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 EDMS = {"EDMEulerScheduler": "euler", "EDMDPMSolverMultistepScheduler": "dpmpp_2m"}
+COGVIDEOX = {"CogVideoXDDIMScheduler": "ddim", "CogVideoXDPMScheduler": "dpmpp_2m_sde"}
 OPTIONS: Mapping[str, tuple] = {
     "timestep_spacing": (None, *SPACINGS),
     "set_alpha_to_one": (None, True, False),
@@ -79,6 +80,7 @@ KINDS = {  # what the fields of a config may hold
     "num_train_timesteps": schema.whole(1, LONGEST),
     "original_inference_steps": schema.whole(0, LONGEST),
     "steps_offset": schema.whole(0, LONGEST),
+    "snr_shift_scale": schema.number(1e-3, 1e3),
     "beta_start": schema.number(0, 1),
     "beta_end": schema.number(0, 1),
     "trained_betas": schema.optional(schema.several(schema.number(0, 1), 1, LONGEST)),
@@ -164,8 +166,8 @@ def read(config: Mapping[str, Any], prediction: str = "", even: bool = False, by
 
 def _tabulated(fields: Fields, name: str, T: int) -> Process:
     known = {solver.scheduler: sampler for sampler, solver in reversed(SOLVERS.items())}
-    sampler = look_up(known, name, "scheduler")
-    usual = SOLVERS[sampler].betas
+    sampler = COGVIDEOX.get(name) or look_up(known, name, "scheduler")
+    usual = SD_BETAS if name in COGVIDEOX else SOLVERS[sampler].betas
     kind = fields.only("beta_schedule", *dict.fromkeys((usual[0], "linear", "scaled_linear", "squaredcos_cap_v2")))
     ends = fields.take("beta_start", usual[1]), fields.take("beta_end", usual[2])
     betas = fields.take("trained_betas")
@@ -179,6 +181,8 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
             schedule = schedules.from_betas(np.minimum(1 - bar[1:] / bar[:-1], 0.999))
         else:
             schedule = (schedules.linear_beta if kind == "linear" else schedules.scaled_linear)(*ends, T)
+        if name in COGVIDEOX:  # which divides the signal-to-noise ratio
+            schedule = schedules.shifted(schedule, math.sqrt(fields.take("snr_shift_scale", 3.0)))
         if fields.take("rescale_betas_zero_snr", False):
             schedule = schedules.zero_terminal_snr(schedule)
     except ValueError as error:
@@ -189,6 +193,9 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
     if name == "PNDMScheduler" and not fields.take("skip_prk_steps", False):
         sampler = "pndm"
     options = _options(fields)
+    if name in COGVIDEOX:  # which clips nothing, is silent on spacing, and ends with a step of first order
+        options |= {"clip_sample": False, "timestep_spacing": options["timestep_spacing"] or "leading"}
+        options["euler_at_final"] = True
     options["original_inference_steps"] = fields.take("original_inference_steps", 50)
     if SOLVERS[sampler].spacing == "lcm":  # the others do not read it
         try:
