@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from diffusion.text.weighting import parse
 
 __all__ = [
-    "Embeddings", "Encoder", "Tokenizer", "Tokens", "byte_pairs", "cached", "chroma", "cogvideox", "encode", "fingerprint",
-    "flux", "flux2_klein", "ltx_video", "lumina2", "one_after_other", "parse", "pixart", "qwen_image", "sana",
-    "side_by_side", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl", "tokenizer", "wan", "weighting", "z_image",
+    "Embeddings", "Encoder", "Tokenizer", "Tokens", "byte_pairs", "cached", "chroma", "cogvideox", "encode",
+    "fingerprint", "flux", "flux2_klein", "ltx_video", "lumina2", "one_after_other", "parse", "pixart", "qwen_image",
+    "sana", "side_by_side", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl", "tokenizer", "wan",
+    "weighting", "z_image",
 ]  # fmt: skip
 
 public.declare(
