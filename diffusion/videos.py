@@ -8,6 +8,7 @@
 | extension                | likewise, given_pattern("11..")                                                     |
 | frames in a pyramid      | fill(...) along timesteps.staggered(grid, F, delay): the near future is sharp first |
 | a long video, by itself  | rollout(...): window after window, each from the last frames of the one before      |
+| likewise, causal network | rollout_from_memory(...): new frames alone are evaluated, by keys and values kept      |
 | a long video, at once    | a denoiser by guidance.windows(denoise, (n,), (stride,))                            |
 | a network with one time  | samplers.sample(..., after_step=editing.replacement(schedule, plan, clips, given))  |
 | guidance by given frames | a branch by without_frames(...), e.g. in guidance.text_and_picture                  |
@@ -15,7 +16,10 @@
 Training is with `timesteps.per_frame` (every frame at its own time) or `timesteps.given_frames`.
 """
 
-__all__ = ["completing", "fill", "motion", "rollout", "without_frames"]
+__all__ = ["completing", "fill", "motion", "rollout", "rollout_from_memory", "without_frames"]
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +28,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import public, samplers, timesteps
+from diffusion.flow_maps import FlowMap
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
@@ -31,9 +36,9 @@ from diffusion.timesteps import Plan
 
 
 def completing(
-    denoise: Denoiser, schedule: NoiseSchedule, clips: Array, given: ArrayLike, at: float | None = None
-) -> Denoiser:
-    """The denoiser of the frames that are not given, which sees the others as they are, at `clean_time`.
+    denoise: Denoiser | FlowMap, schedule: NoiseSchedule, clips: Array, given: ArrayLike, at: float | None = None
+) -> Any:
+    """The denoiser, or flow map, of the frames that are not given, which sees the others as they are, at `clean_time`.
 
         prediction(x_t, t) = denoise([clips at given frames, x_t at the others], [clean, t]) at the others
 
@@ -46,7 +51,7 @@ def completing(
         paper: frames without noise as in Ho et al. 2022, "Video Diffusion Models"
 
     Args:
-        denoise: takes `[B, F, ...]` and t `[B, F]`.
+        denoise: takes `[B, F, ...]` and t `[B, F]`, a flow map s `[B, F]` too.
         schedule: the process.
         clips: x_0 `[B, F, ...]`; any values in the frames that are made.
         given: Bool `[F]`, see `timesteps.given_pattern`.
@@ -54,23 +59,26 @@ def completing(
             wrong, as a rollout's own frames are.
 
     Returns:
-        A denoiser of `[B, M, ...]`, the M frames that are made; t is `[]`, `[B]` or `[B, M]`.
+        A denoiser, or a flow map, of `[B, M, ...]`, the M frames that are made; t is `[]`, `[B]` or `[B, M]`.
 
     Raises:
         ValueError: for shapes that do not fit.
     """
     given = _checked(given, clips)
     made = np.flatnonzero(~given)
-    denoise = checked(denoise)
     rest = timesteps.clean_time(schedule) if at is None else at
 
-    def of_others(x_t, t):
+    def clocks(x_t, t):
         times = jnp.broadcast_to(t[:, None] if jnp.ndim(t) == 1 else t, x_t.shape[:2])
-        whole = clips.astype(x_t.dtype).at[:, made].set(x_t)
-        clocks = jnp.full(clips.shape[:2], rest, times.dtype).at[:, made].set(times)
-        return jax.tree.map(lambda leaf: leaf[:, made], denoise(whole, clocks))
+        return jnp.full(clips.shape[:2], rest, times.dtype).at[:, made].set(times)
 
-    return of_others
+    def whole(x_t):
+        return clips.astype(x_t.dtype).at[:, made].set(x_t)
+
+    if isinstance(denoise, FlowMap):
+        return FlowMap(lambda x_t, t, s: denoise(whole(x_t), clocks(x_t, t), clocks(x_t, s))[:, made])
+    denoise = checked(denoise)
+    return lambda x_t, t: jax.tree.map(lambda leaf: leaf[:, made], denoise(whole(x_t), clocks(x_t, t)))
 
 
 def fill(
@@ -118,7 +126,7 @@ def fill(
 
 def rollout(
     sampler: Sampler,
-    denoise: Denoiser,
+    denoise: Denoiser | FlowMap,
     schedule: NoiseSchedule,
     x: Array,
     plan: Plan,
@@ -132,12 +140,11 @@ def rollout(
         window i = (last K frames, N = window - K frames that are sampled by `completing`)
 
     If the frames depend on the last K before them alone, the law is exact with the exact denoiser. The whole is one
-    program that is differentiated through the network's own frames, as the training by self-forcing does. It holds one
-    copy of the network.
+    program that is differentiated through the network's own frames. It holds one copy of the network.
 
     Args:
-        sampler: any of denoisers.
-        denoise: takes windows `[B, window, ...]` and t `[B, window]`.
+        sampler: any that takes `denoise`.
+        denoise: a denoiser or a flow map, of windows `[B, window, ...]` and t `[B, window]`.
         schedule: the process.
         x: noise `[B, T, ...]` of the frames that are made, T a multiple of N.
         plan: of the sampler.
@@ -176,6 +183,57 @@ def rollout(
 
     _, parts = jax.lax.scan(piece, context, (jnp.arange(len(noise)), noise))
     return jnp.concatenate([context, jnp.moveaxis(parts, 0, 1).reshape(x.shape)], axis=1)
+
+
+def rollout_from_memory(
+    sampler: Sampler,
+    denoise: Callable[[Any], Denoiser | FlowMap],
+    remember: Callable[[Array, Any], Any],
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    memory: Any,
+    chunk: int,
+) -> Array:
+    """A clip chunk after chunk by a causal network, which keeps what it saw and evaluates the new frames alone.
+
+        x[c] = sample(sampler, denoise(memory_c), noise[c]),    memory_{c + 1} = remember(x[c], memory_c)
+
+    It is what the network makes by evaluations of all frames (`samplers.per_frame` along `timesteps.staggered`), with
+    steps + 1 evaluations of each frame in place of steps times the number of chunks.
+
+    Args:
+        sampler: any that takes what `denoise` makes.
+        denoise: memory -> a denoiser or a flow map of `[B, chunk, ...]`.
+        remember: (x_0 `[B, chunk, ...]`, memory) -> the memory with these frames; `models.frame_memory.remembered`.
+        schedule: the process.
+        x: noise `[B, T, ...]`, T a multiple of the chunk.
+        plan: of the sampler.
+        keys: `[B]`.
+        memory: of the frames before, or `models.frame_memory.empty`.
+        chunk: frames that are made together.
+
+    Returns:
+        x_0 `[B, T, ...]`.
+
+    Raises:
+        ValueError: for a chunk that does not divide the frames.
+
+    Reference: Huang et al. 2025, "Self Forcing: Bridging the Train-Test Gap in Autoregressive Video Diffusion".
+    """
+    if chunk < 1 or x.shape[1] % chunk:
+        raise ValueError(f"rollout_from_memory: chunk = {chunk} does not divide {x.shape[1]} frames. Valid: a divisor")
+    noise = jnp.moveaxis(x.reshape(len(x), -1, chunk, *x.shape[2:]), 1, 0)
+
+    def piece(memory, step):
+        i, noise = step
+        own = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+        made = samplers.sample(sampler, denoise(memory), schedule, noise, plan, own)
+        return remember(made, memory), made
+
+    _, parts = jax.lax.scan(piece, memory, (jnp.arange(len(noise)), noise))
+    return jnp.moveaxis(parts, 0, 1).reshape(x.shape)
 
 
 def without_frames(denoise: Denoiser, schedule: NoiseSchedule, given: ArrayLike, noise: Array) -> Denoiser:

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.io.leaf_names import leaves_of
+from diffusion.models import frame_memory
 from diffusion.models.attachment import begun
 from diffusion.models.dit import DiT
 from diffusion.models.layers import conditions, layout, network_checks
@@ -60,7 +61,7 @@ CHOICES = {
     "remat": REMAT,
     "dtype": ("float32", "bfloat16"),
 }
-OWN = ("mixing", "text_width", "vector_width", "shape")  # fields that DiT has not, or has for pictures
+OWN = ("mixing", "text_width", "vector_width", "causal", "shape")  # fields that DiT has not, or has for pictures
 UNKNOWN = {"times": 1, "strength": False, "frequency_shift": 0, "own_embeddings": False}  # fields of DiT alone
 
 
@@ -105,8 +106,8 @@ class VideoBlock(nn.Module):
     All gates and the output of the attention to the text start at zero. Its parameters are those of DiT's `Block`,
     "temporal_modulation", "temporal_attention" and "cross_attention". Arguments of the call: tokens x [B, F S, D]; the
     condition c [B, F or 1, D]; (the angles within a frame or None, those along the frames), or (those of all patches,
-    None); the text [B, M, D] or None; what is added to the scores of its tokens, or None. Returns (x, None), as a
-    scan expects.
+    None); the text [B, M, D] or None; what is added to the scores of its tokens, or None; what is added to those along
+    the frames, or None; keys and values of earlier frames, or None. Returns (x, None), as a scan expects.
 
     Reference: Ma et al., "Latte: Latent Diffusion Transformer for Video Generation", 2024, section 3.2.
     """
@@ -123,7 +124,14 @@ class VideoBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, c: jax.Array, angles: tuple, text: jax.Array | None, bias: jax.Array | None
+        self,
+        x: jax.Array,
+        c: jax.Array,
+        angles: tuple,
+        text: jax.Array | None,
+        bias: jax.Array | None,
+        seen: jax.Array | None,
+        before: tuple[jax.Array, jax.Array] | None,
     ) -> tuple[jax.Array, None]:
         batch, tokens, width = x.shape
         grid = (batch, self.frames, tokens // self.frames, width)
@@ -146,7 +154,7 @@ class VideoBlock(nn.Module):
         if self.mixing == "factorised":
             shift, scale, gate = vectors(3, "temporal_modulation")
             lines = entering(scale, shift, "temporal_norm").swapaxes(1, 2)
-            along = attend("temporal_attention")(lines.reshape(-1, self.frames, width), angles[1], {})
+            along = attend("temporal_attention")(lines.reshape(-1, self.frames, width), angles[1], {}, seen, before)
             x = x + gate * along.reshape(lines.shape).swapaxes(1, 2)
         if text is not None:
             cross = CrossAttention(
@@ -176,6 +184,8 @@ class VideoDiT(nn.Module):
             for a network that receives none.
         mixing: "factorised" (attention within each frame, then along the frames at each place; cost F S (F + S)) or
             "full" (attention over the patches of all frames; cost (F S)^2).
+        causal: frames of a chunk, which see each other and earlier chunks alone, so that a chunk can be evaluated with
+            what `frame_memory` keeps of these; 0: all frames see each other. With "factorised" alone.
         mlp_ratio: hidden features of the MLP over `width`.
         learn_sigma: the output has 2 C channels, as DiT.
         norm, mlp, qk_norm, attention, remat, unroll, dtype: as DiT.
@@ -208,6 +218,7 @@ class VideoDiT(nn.Module):
     remat: str = "none"
     unroll: int = 0
     dtype: str = "float32"
+    causal: int = 0
     shape: tuple[int, int, int, int] | None = None
     text_inputs = conditions.EMBEDDINGS
     ranks = (4,)
@@ -217,7 +228,7 @@ class VideoDiT(nn.Module):
         network_checks.positive(self, ("patch", "width", "depth", "heads", "mlp_ratio"))
         network_checks.classes(self)
         network_checks.known(self, CHOICES)
-        for field in ("text_width", "vector_width", "unroll"):
+        for field in ("text_width", "vector_width", "unroll", "causal"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be 0 or positive")
         if self.width % (4 * self.heads):
@@ -229,6 +240,8 @@ class VideoDiT(nn.Module):
                 f"mixing='full' needs positions 'rope' or 'sincos_rope' and heads of 8 features or more; got "
                 f"{self.positions!r} and {self.width // self.heads}"
             )
+        if self.mixing == "full" and self.causal:
+            raise ValueError(f"causal={self.causal}: frames that see earlier ones alone need mixing='factorised'")
         super().__post_init__()
 
     @property
@@ -237,7 +250,14 @@ class VideoDiT(nn.Module):
         return self.depth
 
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array, condition: Any = None, features: Sequence[int] | None = None) -> Any:
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        condition: Any = None,
+        features: Sequence[int] | None = None,
+        memory: frame_memory.FrameMemory | None = None,
+    ) -> Any:
         """One evaluation of the network.
 
         Args:
@@ -246,6 +266,7 @@ class VideoDiT(nn.Module):
             condition: class labels int [B], vectors [B, P], None, or a dict, see `diffusion.models.layers.conditions`:
                 "label": int [B], with `num_classes`. "vector": [B, P], with `vector_width`.
                 "text": [B, M, E], with `text_width`. "text_mask": Bool [B, M].
+            memory: of earlier frames, behind which those of x are; needs `causal`.
             features: blocks whose tokens [B, F S, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
@@ -256,6 +277,8 @@ class VideoDiT(nn.Module):
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
         self._check_videos(x, t)
+        if memory is not None and not self.causal:
+            raise ValueError("a memory of earlier frames needs a network with causal, whose frames see no later ones")
         batch, frames, height, width, channels = x.shape
         inputs = self._entries(condition, batch)
         seen = Features(features, self.feature_blocks)
@@ -276,13 +299,16 @@ class VideoDiT(nn.Module):
             self.depth,
             self.remat,
             self.is_initializing(),
-            (nn.broadcast,) * 4,
+            (*(nn.broadcast,) * 5, 0),
             self.unroll,
             seen.among(self.depth),
         )
         fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype)
-        angles = self._angles(frames, rows, columns)
-        tokens, kept = blocks(frames, self.mixing, *fields, name="blocks")(tokens, c, angles, text, bias)
+        angles = self._angles(frames, rows, columns, memory)
+        along = frame_memory.seen(frames, self.causal, memory) if self.causal else None
+        before = None if memory is None else memory[:2]
+        stack = blocks(frames, self.mixing, *fields, name="blocks")
+        tokens, kept = stack(tokens, c, angles, text, bias, along, before)
         seen.stack(self.depth, kept or ())
 
         c = jnp.broadcast_to(c, (batch, frames, self.width)).reshape(-1, self.width)
@@ -304,13 +330,18 @@ class VideoDiT(nn.Module):
             c = c + nn.Dense(self.width, dtype=self.dtype, name="vector_embedding")(inputs["vector"])[:, None]
         return nn.silu(c)
 
-    def _angles(self, frames: int, rows: int, columns: int) -> tuple[jax.Array | None, jax.Array | None]:
+    def _angles(
+        self, frames: int, rows: int, columns: int, memory: frame_memory.FrameMemory | None
+    ) -> tuple[jax.Array | None, jax.Array | None]:
         """Of the attention within frames and along them, or of that over all patches."""
         head_size = self.width // self.heads
         if self.mixing == "full":
             return jnp.asarray(video_angles(frames, rows, columns, head_size)), None
         within = None if self.positions == "sincos" else jnp.asarray(rope_angles(rows, columns, head_size))
-        return within, jnp.asarray(line_angles(frames, head_size))
+        if memory is None:
+            return within, jnp.asarray(line_angles(frames, head_size))
+        places = jnp.asarray(line_angles(memory.keys.shape[2], head_size))
+        return within, jax.lax.dynamic_slice_in_dim(places, memory.frames, frames)
 
     def _check_videos(self, x: jax.Array, t: jax.Array) -> None:
         check_example(self, x, "videos [B, F, H, W, C]", rank=5)

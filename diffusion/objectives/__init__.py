@@ -4,6 +4,7 @@ from diffusion import public
 from diffusion.objectives import autoencoding, decoders, image_text, interpolants, projectors, recipes
 from diffusion.objectives.adversarial import adversarial_discriminator, adversarial_generator
 from diffusion.objectives.augmented import Augmentation, with_augmentation
+from diffusion.objectives.backward_simulation import Simulation, backward_simulation, one_step, self_forcing
 from diffusion.objectives.concept_direction import concept_direction, concept_slider, erased_concept
 from diffusion.objectives.conditioning import drop_condition, with_condition_dropout
 from diffusion.objectives.consistency import cd, consistency_distillation, consistency_training, ct, ect, ict
@@ -49,6 +50,7 @@ __all__ = [
     "Objective",
     "Second",
     "Seen",
+    "Simulation",
     "Stages",
     "Teacher",
     "Term",
@@ -57,6 +59,7 @@ __all__ = [
     "adversarial_generator",
     "alignment",
     "autoencoding",
+    "backward_simulation",
     "cd",
     "concept_direction",
     "concept_slider",
@@ -85,6 +88,7 @@ __all__ = [
     "latent_consistency_distillation",
     "masked_denoising",
     "mean_flow",
+    "one_step",
     "progressive_distillation",
     "projectors",
     "recipes",
@@ -93,6 +97,7 @@ __all__ = [
     "regression",
     "schroedinger_bridge",
     "self_alignment",
+    "self_forcing",
     "shortcut",
     "stochastic_interpolant",
     "structured_alignment",

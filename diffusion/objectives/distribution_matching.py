@@ -1,40 +1,25 @@
-"""Distribution matching distillation: a one-step generator whose samples follow the teacher's distribution.
+"""Distribution matching distillation: a few-step generator whose samples follow the teacher's distribution.
 
 There are three objectives: the generator's, that of the score of its samples ("fake"), and DMD's regression on a fixed
 set of the teacher's samples. DMD2 has no regression and more updates of the fake score: `alternating` with
 Player(fake, "fake", ...) at every step and Player(generator, "model", ..., every=5).
 """
 
-__all__ = ["distribution_matching", "fake_score", "generate", "regression"]
+__all__ = ["distribution_matching", "fake_score", "regression"]
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
+from diffusion.objectives.backward_simulation import Simulation, generate, one_step
 from diffusion.objectives.denoising import denoising
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import Distance, frozen, mix, per_example, player, squared, to_the_end
 from diffusion.objectives.inputs import mean_square, normal, split, times
 from diffusion.objectives.objective import Denoises, Objective, Second, Teacher
-from diffusion.parameterizations import Network, Parameterization, predict
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.parameterizations import Parameterization, predict
+from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
 from diffusion.weightings import Weighting
-
-
-def generate(
-    network: Network, schedule: NoiseSchedule, parameterization: Parameterization, noise: Array, condition=None
-) -> Array:
-    """One-step samples: the generator's x0 at pure noise, x = x0(z, t_max).
-
-    Args:
-        network: the generator.
-        schedule: the process.
-        parameterization: what the generator predicts, defined at t_max.
-        noise: `[B, ...]` z from the schedule's prior.
-        condition: passed to the network as it is.
-    """
-    return predict(network, schedule, parameterization, noise, schedule.t_max, condition).x0
 
 
 def distribution_matching(
@@ -43,10 +28,11 @@ def distribution_matching(
     fake: Parameterization,
     density: Density,
     normalise: bool = True,
+    samples: Simulation | None = None,
 ) -> Objective:
     """The generator's loss, whose gradient lowers the KL divergence of its samples from the teacher's.
 
-        x = G(z),    x_t = alpha_t x + sigma_t eps
+        x = G(z),    x_t = alpha_t x + sigma_t eps,    G as `samples` say
         loss = mean |x - stop(x - g)|^2 / 2,    g = (x0_fake(x_t) - x0_teacher(x_t)) / mean |x - x0_teacher(x_t)|
 
     so that d loss / dx = g / D. Without the denominator, g = sigma^2 / alpha (score_fake - score_teacher), whose
@@ -65,16 +51,19 @@ def distribution_matching(
         fake: what the network "fake" predicts.
         density: distribution of t, within [0.02, 0.98] of the range in the paper.
         normalise: whether to divide by the distance of the sample to the teacher's estimate, as published.
+        samples: how the generator makes them: `backward_simulation` (DMD2), `self_forcing`; `one_step` if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`.
     """
 
+    samples = samples or one_step()
+
     @entry(generator, teacher, fake)
     def loss(networks, schedule, keys, batch, step):
         prior_keys, time_keys, noise_keys = split(keys, 3)
         condition = batch.get("condition")
-        x = generate(player(networks, "model"), schedule, generator, _prior(schedule, prior_keys, batch), condition)
+        x = samples.draw(player(networks, "model"), schedule, generator, prior_keys, batch)
         t, importance = times(density, time_keys, batch)
         x_t = mix(schedule, t, jax.lax.stop_gradient(x), normal(noise_keys, x))
         real_x0 = predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition).x0
@@ -87,15 +76,20 @@ def distribution_matching(
 
     return Objective(
         loss,
-        reads=to_the_end(generator, one_step=True),
+        reads=to_the_end(generator, samples.one_step),
         density=density,
         teacher=Teacher(),
         second=Second("fake", by=fake_score),
+        shares=samples.setting,
     )
 
 
 def fake_score(
-    generator: Parameterization, fake: Parameterization, weighting: Weighting, density: Density
+    generator: Parameterization,
+    fake: Parameterization,
+    weighting: Weighting,
+    density: Density,
+    samples: Simulation | None = None,
 ) -> Objective:
     """Denoising of the generator's own samples, by which "fake" learns their score.
 
@@ -112,22 +106,23 @@ def fake_score(
         fake: what the network "fake" predicts.
         weighting: (schedule, t) -> weight on the squared error of x0; `edm(0.5)` in the authors' code for EDM.
         density: distribution of t.
+        samples: how the generator makes them, as in its own objective.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`.
     """
+    samples = samples or one_step()
     denoise = denoising(fake, weighting, density)
 
     @entry(generator)
     def loss(networks, schedule, keys, batch, step):
         prior_keys, denoise_keys = split(keys, 2)
-        z = _prior(schedule, prior_keys, batch)
-        x = generate(frozen(networks, "model"), schedule, generator, z, batch.get("condition"))
-        samples = {**batch, "x": jax.lax.stop_gradient(x)}
-        samples.pop("noise", None)  # it is paired with the batch's own x
-        return denoise({"model": player(networks, "fake")}, schedule, denoise_keys, samples, step)
+        x = samples.draw(frozen(networks, "model"), schedule, generator, prior_keys, batch)
+        generated = {**batch, "x": jax.lax.stop_gradient(x)}
+        generated.pop("noise", None)  # it is paired with the batch's own x
+        return denoise({"model": player(networks, "fake")}, schedule, denoise_keys, generated, step)
 
-    return Objective(loss, reads=Denoises(fake), density=density, trains="fake")
+    return Objective(loss, reads=Denoises(fake), density=density, trains="fake", shares=samples.setting)
 
 
 def regression(generator: Parameterization, distance: Distance | None = None) -> Objective:
@@ -161,7 +156,3 @@ def regression(generator: Parameterization, distance: Distance | None = None) ->
         return distance(x, batch["x"]), {"t": jnp.full(x.shape[0], schedule.t_max)}
 
     return Objective(loss, reads=to_the_end(generator, one_step=True), teacher=Teacher(pairs=True))
-
-
-def _prior(schedule: NoiseSchedule, keys: Array, batch) -> Array:
-    return jax.vmap(lambda key: schedule.prior(key, batch["x"].shape[1:]))(keys)

@@ -15,9 +15,9 @@ def per_frame(sampler: Sampler) -> Sampler:
 
         x_s[f] = step of the sampler from t[f] to s[f] on the prediction for the whole sequence at times t
 
-    The denoiser is evaluated once in each step, with times `[B, F]`. A frame with t[f] = s[f] rests; one at the end of
-    the process is seen at `timesteps.clean_time`. Plans have t and s
-    of shape `[N, F]`; see `timesteps.staggered`.
+    The denoiser, or the flow map, is evaluated once in each step, with times `[B, F]`. A frame with t[f] = s[f] rests;
+    one at the end of the process is seen at `timesteps.clean_time`. Plans have t and s of shape `[N, F]`; see
+    `timesteps.staggered`.
 
     Facts:
         kind: as the sampler's
@@ -27,15 +27,15 @@ def per_frame(sampler: Sampler) -> Sampler:
         paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 2
 
     Args:
-        sampler: with one evaluation in each step and without history: `ddpm()`, `ddim()`, `euler()`.
+        sampler: with one evaluation in each step and without history: `ddpm()`, `ddim()`, `euler()`, `consistency()`.
 
     Raises:
         ValueError: if the sampler evaluates the network more than once in a step; when called, if it has a history.
     """
-    if sampler.nfe(3) != 3 or FlowMap in sampler.takes:
+    if sampler.nfe(3) != 3:
         raise ValueError(
-            "per_frame takes samplers of denoisers that evaluate the network once in a step, such as ddim(); this "
-            f"one needs {sampler.nfe(3)} evaluations for 3 steps"
+            "per_frame takes samplers that evaluate the network once in a step, such as ddim(); this one needs "
+            f"{sampler.nfe(3)} evaluations for 3 steps"
         )
 
     def init(x, schedule, plan):
@@ -47,16 +47,28 @@ def per_frame(sampler: Sampler) -> Sampler:
         return start(x, schedule, plan)
 
     def step(state, denoise, schedule, plan, i, noise):
-        clocks = jnp.maximum(plan.t[i], clean_time(schedule))
-        prediction = denoise(state.x, jnp.broadcast_to(clocks, state.x.shape[:2]))
+        each = lambda times: jnp.broadcast_to(times, state.x.shape[:2])
+        clocks = each(jnp.maximum(plan.t[i], clean_time(schedule)))
 
-        def advance(state, prediction, t, s, noise):
+        def advance(state, seen, t, s, noise):
             alone = Plan(t[None], s[None], jnp.zeros(1, bool))
-            new = sampler.step(state, lambda x, t: prediction, schedule, alone, 0, noise)
+            new = sampler.step(state, lambda *_: seen, schedule, alone, 0, noise)
             return jax.tree.map(lambda new, old: jnp.where(t == s, old, new), new, state)
 
-        over_frames = jax.vmap(advance, in_axes=(1, 1, 0, 0, 2), out_axes=1)
-        return over_frames(state, prediction, plan.t[i], plan.s[i], noise)
+        def ends(state, t, s, noise):
+            """The time to which the step carries a frame by the flow map, which is 0 for a consistency function."""
+            asked = []
+            carry = lambda x, t, s: (asked.append(s), x)[1]
+            sampler.step(state, carry, schedule, Plan(t[None], s[None], jnp.zeros(1, bool)), 0, noise)
+            return asked[0]
+
+        way = (plan.t[i], plan.s[i], noise)
+        if FlowMap in sampler.takes:
+            to = jax.vmap(ends, in_axes=(1, 0, 0, 2))(state, *way)
+            seen = denoise(state.x, clocks, each(to))
+        else:
+            seen = denoise(state.x, clocks)
+        return jax.vmap(advance, in_axes=(1, 1, 0, 0, 2), out_axes=1)(state, seen, *way)
 
     facts = {"draws": sampler.draws, "takes": sampler.takes, "real": sampler.real}
     return Sampler(init, step, nfe=lambda steps: steps, frames=True, **facts)

@@ -8,30 +8,33 @@ from jax.typing import ArrayLike
 from diffusion.timesteps.plans import Plan, plan
 
 
-def staggered(grid: ArrayLike, frames: int, delay: int) -> Plan:
-    """The plan in which frame f follows the grid `delay` f steps after the first, for `samplers.per_frame`.
+def staggered(grid: ArrayLike, frames: int, delay: int, chunk: int = 1) -> Plan:
+    """The plan in which chunk c of the frames follows the grid `delay` c steps after the first, for `per_frame`.
 
     With delay 0 all frames go together, with delay N one after the other; between them is diffusion forcing's pyramid,
-    in which the near future is sharp before the far one.
+    in which the near future is sharp before the far one. Frame f is in chunk f // chunk, whose frames go together.
 
     Facts:
-        paper: Chen et al. 2024, "Diffusion Forcing", section 3.2
+        paper: Chen et al. 2024, "Diffusion Forcing", section 3.2; chunks as Huang et al. 2025, "Self Forcing"
 
     Args:
         grid: `[N + 1]` times, strictly decreasing.
         frames: F, >= 1.
-        delay: steps between the starts of two frames, >= 0.
+        delay: steps between the starts of two chunks, >= 0.
+        chunk: frames that go together, >= 1; it divides F.
 
     Returns:
-        A plan with t and s of shape `[N + delay (F - 1), F]`; a frame rests where they are equal.
+        A plan with t and s of shape `[N + delay (F / chunk - 1), F]`; a frame rests where they are equal.
 
     Raises:
-        ValueError: if frames or delay is out of range, or as `plan` does.
+        ValueError: if frames, delay or chunk is out of range, or as `plan` does.
     """
     if frames < 1 or delay < 0:
         raise ValueError(f"staggered: needs frames >= 1 and delay >= 0; got {frames} and {delay}")
+    if chunk < 1 or frames % chunk:
+        raise ValueError(f"staggered: chunk = {chunk} does not divide {frames} frames. Valid: a divisor")
     steps = plan(grid).t.shape[0]
-    total = steps + delay * (frames - 1)
-    position = np.clip(np.arange(total + 1)[:, None] - delay * np.arange(frames), 0, steps)
+    total = steps + delay * (frames // chunk - 1)
+    position = np.clip(np.arange(total + 1)[:, None] - delay * (np.arange(frames) // chunk), 0, steps)
     times = np.asarray(grid)[position]
     return Plan(times[:-1], times[1:], np.zeros(total, bool))

@@ -27,7 +27,7 @@ from tests import commands
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 ROOT = pathlib.Path(__file__).parents[2]
-STUDENTS = ("progressive", "consistency", "lcm", "dmd", "turbo", "reflow")
+STUDENTS = ("progressive", "consistency", "lcm", "dmd", "dmd2", "turbo", "reflow")
 STEPS, BROKEN = 6, 4  # of a training, and after how many it is interrupted: within a stage, while DMD's model rests
 TINY = {
     "train.steps": STEPS,
@@ -43,6 +43,7 @@ TINY = {
 OF_ONE = {
     "progressive": {"objective.N": 2, "objective.stage": 3},
     "dmd": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
+    "dmd2": {"objective.density.strata": 8, "second_player.objective.density.strata": 8},
     "turbo": {
         "objective.density.strata": 8,
         "objective.student_density.strata": 8,
@@ -269,6 +270,10 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
 
 @pytest.mark.parametrize("name, changes, words", [
     ("dmd", {"second_player.objective": {"name": ""}}, "the network 'fake', not None. Valid: .*, e.g. fake_score.$"),
+    ("dmd2", {"second_player.objective.samples": {"name": "one_step"}},
+     r"judges what is made with \('one_step',\), and the objective makes it with \('backward_simulation', 1.0, "),
+    ("dmd2", {"objective.samples": {"name": "backwards"}},
+     "config.objective.samples.name: .*'backwards'.* Valid: .*one_step"),
     ("dmd", {"train.log_every": 7}, "config.train.log_every = 7, .* the model acts at every 5-th step"),
     ("consistency", {"second_player.updates": 2}, "config.second_player.updates = 2, but there is no second player"),
     ("progressive", {"train.steps": 7}, "7 training steps are more than the 2 stages of 3 steps have, which are 6"),
@@ -322,6 +327,38 @@ def test_a_pattern_matches_the_runs_of_a_sweep_and_not_the_files_beside_them(tmp
         few_steps.runs_of(f"{tmp_path}/n*")
 
 
+@pytest.fixture(scope="module")
+def of_clips(tmp_path_factory):
+    """A folder with the config of a teacher of clips, and its student by self-forcing."""
+    folder = tmp_path_factory.mktemp("of_clips")
+    config = recipes.module("video/drawings").get_config("tiny")
+    (folder / "config.json").write_text(to_json(config))
+    more = {"train.steps": 5, "objective.density.strata": 8, "second_player.objective.density.strata": 8}
+    return config, student("self_forcing", folder, **more)
+
+
+def test_self_forcing_is_sampled_as_it_is_trained(of_clips):
+    """Chunk after chunk on the grid of config.sample, by both players and the sampler; it is no one-step student."""
+    _, config = of_clips
+    made = resolve.Resolver(config)
+    grid = made.grid
+    assert made.objective.shares == made.second_player.shares == ("self_forcing", *grid[:-1], 4)
+    np.testing.assert_array_equal(made.plan.t, timesteps.staggered(grid, 8, 4, chunk=4).t)
+    assert made.sampler.frames and len(made.plan.t) == 8 and not made.objective.reads.one_step
+
+
+@pytest.mark.slow
+def test_self_forcing_by_commands(of_clips, tmp_path):
+    teacher, config = of_clips
+    assert train.run(teacher, tmp_path / "clips") == 0
+    config = config.copy_and_resolve_references()
+    config.teacher.path = config.init_from.path = str(tmp_path / "clips")
+    assert train.run(config, tmp_path / "forced") == 0
+    commands.run("-m", "experiments.sample", f"--workdir={tmp_path}/forced", "--config.sample.number=4")
+    with np.load(next((tmp_path / "forced").rglob("samples.npz"))) as file:
+        assert file["images"].shape == (4, 8, 32, 32, 3)
+
+
 @pytest.mark.slow
 def test_one_command_compares(teacher, tmp_path):
     """The table, the plot and the picture; what was measured is not measured again, and not redrawn to other bytes."""
@@ -356,5 +393,6 @@ def test_every_recipe_is_a_program_of_its_players(name, written):
     assert names == {"model", "target"} | {
         "reflow": set(),
         "dmd": {"teacher", "fake"},
+        "dmd2": {"teacher", "fake"},
         "turbo": {"teacher", "discriminator"},
     }.get(name, {"teacher"})

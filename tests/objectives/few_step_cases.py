@@ -62,6 +62,12 @@ MEMBERS = {
     "fake_score": Member(
         lambda: objectives.fake_score(V, V, weightings.constant(V), UNIFORM), ("model",), trained="fake"
     ),
+    "distribution_matching(backward_simulation)": Member(
+        lambda: objectives.distribution_matching(
+            V, V, V, UNIFORM, samples=objectives.backward_simulation((1.0, 0.5, 0.0))
+        ),
+        ("teacher", "fake"),
+    ),
     "regression": Member(lambda: objectives.regression(V)),
     "adversarial_generator": Member(
         lambda: objectives.adversarial_generator(V, V, UNIFORM, UNIFORM), ("teacher",), others=("discriminator",)

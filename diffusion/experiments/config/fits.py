@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion import parameterizations
+from diffusion import parameterizations, timesteps
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.values import built_in_python, plain
 from diffusion.flow_maps import FlowMap
@@ -90,9 +90,10 @@ def check(recipe: Any) -> None:
         with blamed("parameterization.name", "objective.name"):
             objective.check_parameterization(recipe.parameterization)
         with blamed("parameterization", "sample.grid"):
-            parameterizations.check(
-                recipe.parameterization, recipe.schedule, np.append(recipe.plan.t, recipe.schedule.t_max)
-            )
+            times = recipe.plan.t
+            if sampler.frames:  # whose finished frames the network sees at that time
+                times = np.maximum(times, timesteps.clean_time(recipe.schedule))
+            parameterizations.check(recipe.parameterization, recipe.schedule, np.append(times, recipe.schedule.t_max))
         with blamed("sample.sampler", "parameterization.name"):
             if sampler.reads_variance and recipe.parameterization.channels == 1:
                 raise ValueError(

@@ -31,6 +31,7 @@ OF_OBJECTIVES = {
     "kernel": "heat kernel",
     "prior": "prior",
     "auxiliary": "auxiliary loss",
+    "samples": "samples of a generator",
 }
 KINDS = {
     "schedule": Kind(names.SCHEDULES, {"schedule": "schedule"}),
@@ -51,6 +52,7 @@ KINDS = {
     "pairs of times": Kind(names.PAIRS, {"curriculum": "curriculum"}),
     "curriculum": Kind(names.CURRICULA),
     "distance": Kind(names.DISTANCES),
+    "samples of a generator": Kind(names.SIMULATIONS),
     "weighting of pairs": Kind(names.PAIR_WEIGHTINGS),
     "solver": Kind(names.SOLVERS),
     "coupling": Kind(names.COUPLINGS, {"cost": "cost of transport"}),

@@ -258,6 +258,9 @@ CURRICULA = _table(
     consistency_times.square_root_curriculum,
     consistency_times.doubling_curriculum,
 )
+SIMULATIONS = _table(  # of "distribution_matching" and "fake_score": how the generator makes its samples
+    objectives.one_step, objectives.backward_simulation, objectives.self_forcing
+)
 DISTANCES = {**_values(squared=few_step.squared), **_table(few_step.pseudo_huber)}
 PAIR_WEIGHTINGS = _values(inverse_gap=consistency.inverse_gap)
 SOLVERS = _values(heun=flow_maps.heun, ddim=flow_maps.from_denoiser)  # of the teacher's flow

@@ -122,6 +122,8 @@ class Resolver:
             supplied["parameterization"] = self._mean
         elif kind == "curriculum":
             supplied["total"] = self.config["train"]["steps"]
+        elif kind == "samples of a generator" and "grid" not in entry:
+            supplied["grid"] = self.grid  # trained as it is sampled
         table, arguments = kinds.KINDS[kind]
         inner = {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}  # of a grid of a grid
         nested = {argument: functools.partial(self._made, of, **inner) for argument, of in arguments.items()} | (
@@ -514,10 +516,15 @@ class Resolver:
 
         Where the grid is one that the trained network decides, equal steps stand for it; see `chosen_plan`.
         """
+        return self._planned(self.grid)
+
+    @property
+    def grid(self) -> np.ndarray:
+        """`[steps + 1]` times of sampling, before `config.sample.plan` makes its steps of them."""
         steps = self.config["sample"]["steps"]
         if self.chosen_plan is not None:
-            return self._planned(timesteps.uniform(self.schedule, steps=steps))
-        return self._planned(self._shifted(self._field("grid", "sample.grid", steps=steps)))
+            return timesteps.uniform(self.schedule, steps=steps)
+        return self._shifted(self._field("grid", "sample.grid", steps=steps))
 
     @property
     def chosen_plan(self) -> ChosenPlan | None:

@@ -7,8 +7,9 @@
     output = network.apply({"params": params, **states}, x, t, condition)
 
 A layer writes a collection only where the caller makes it mutable, so that a program without a request has no trace of
-it. With the STATES of another picture, self-attention has the tokens of both as keys and values. A scan stacks what its
-layers show along a first axis. A layer of one's own takes part by the same two functions.
+it. KEYS_VALUES are those of self-attention, for `models.frame_memory`. With the STATES of another picture,
+self-attention has the tokens of both as keys and values. A scan stacks what its layers show along a first axis. A layer
+of one's own takes part by the same two functions.
 """
 
 __all__ = ["beside", "of_layers", "show", "shows"]
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 
 MAPS = "attention_maps"
 STATES = "attention_states"
+KEYS_VALUES = "attention_keys_values"
 LEAF = "seen"
 
 
@@ -29,7 +31,7 @@ def shows(module: nn.Module, collection: str) -> bool:
     return module.is_mutable_collection(collection) and not module.is_initializing()
 
 
-def show(module: nn.Module, collection: str, value: jax.Array) -> None:
+def show(module: nn.Module, collection: str, value: Any) -> None:
     """Shows a value to a caller who asks for the collection."""
     if shows(module, collection):
         module.put_variable(collection, LEAF, value)

@@ -41,8 +41,8 @@ class Attention(nn.Module):
     """Multi-head self-attention, [B, N, D] -> [B, N, D]; rotary positions and normalised q and k by choice.
 
     The layer masks "identity" and "borrow" are `[B]`, see `diffusion.models.layers.layer_masks`; the bias of a call is
-    added to its scores, see `attention`. The field `bias` is whether the
-    layer of queries, keys and values has one.
+    added to its scores, see `attention`. Keys and values `before` [B, M, H, D] come before its own. The field `bias` is
+    whether the layer of queries, keys and values has one.
     """
 
     heads: int
@@ -53,7 +53,12 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, angles: jax.Array | None, masks: dict[str, jax.Array], bias: jax.Array | None = None
+        self,
+        x: jax.Array,
+        angles: jax.Array | None,
+        masks: dict[str, jax.Array],
+        bias: jax.Array | None = None,
+        before: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array:
         head_size = x.shape[-1] // self.heads
         attention_records.show(self, attention_records.STATES, x)
@@ -70,6 +75,9 @@ class Attention(nn.Module):
         if "borrow" in masks:  # the maps are softmax(q k^T)
             rows = jnp.arange(x.shape[0]) + masks["borrow"]
             q, k = (layout.attended(jnp.take(a, rows, axis=0)) for a in (q, k))
+        attention_records.show(self, attention_records.KEYS_VALUES, (k, v))
+        if before is not None:
+            k, v = (jnp.concatenate([kept.astype(own.dtype), own], axis=1) for kept, own in zip(before, (k, v)))
         out = attention(q, k, v, self.attention, bias)
         if "identity" in masks:
             out = jnp.where(masks["identity"][:, None, None, None], v[:, : x.shape[1]], out)

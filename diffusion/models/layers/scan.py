@@ -72,7 +72,9 @@ def scanned(
     # A loop parts the passes. Without it XLA would find the forward pass in the backward pass, and keep all of it.
     block = nn.remat(block, policy=policy, prevent_cse=layers > 1) if policy else block
     options: dict[str, Any] = {
-        "variable_axes": {"params": 0, attention_records.MAPS: 0, attention_records.STATES: 0},
+        "variable_axes": dict.fromkeys(
+            ("params", attention_records.MAPS, attention_records.STATES, attention_records.KEYS_VALUES), 0
+        ),
         "split_rngs": {"params": True},
         "length": length,
         "unroll": layers,

@@ -158,7 +158,7 @@ REFUSED = {
     ),
     "frames of a history": (
         {"sampler": {"name": "per_frame", "sampler": {"name": "heun"}}},
-        r"config\.sample\.sampler: per_frame takes samplers of denoisers that evaluate the network once",
+        r"config\.sample\.sampler: per_frame takes samplers that evaluate the network once",
     ),
     "restart": (
         {"plan": {"name": "restart_plan", "restarts": ((2, 1, 1.0, 0.3),)}},

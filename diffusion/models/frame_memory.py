@@ -1,0 +1,121 @@
+"""Keys and values that a causal network of videos keeps of earlier frames, so that it evaluates new frames alone.
+
+    memory = frame_memory.empty(network, (B, F, H, W, C))
+    remember = lambda clips, memory: frame_memory.remembered(network, params, schedule, v, clips, condition, memory)
+    denoise = lambda memory: parameterizations.denoiser(frame_memory.reading(network, params, memory), schedule, v)
+    clips = videos.rollout_from_memory(sampler, denoise, remember, schedule, noise, plan, keys, memory, chunk)
+
+Frames do not hear later ones, so that what is kept stays true.
+"""
+
+__all__ = ["FrameMemory", "empty", "reading", "remembered", "seen"]
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion.models.layers import attention_records
+from diffusion.models.layers.attention import mask_bias
+from diffusion.parameterizations import Network, Parameterization
+from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.timesteps import clean_time
+
+
+class FrameMemory(NamedTuple):
+    """Keys and values along the frames.
+
+    Attributes:
+        keys: `[layers, B S, M, heads, D]`, S the patches of a frame and M the frames for which there is room.
+        values: likewise.
+        frames: int32 `[]`, how many frames are kept.
+    """
+
+    keys: Array
+    values: Array
+    frames: Array
+
+
+def empty(network: Any, shape: tuple[int, ...]) -> FrameMemory:
+    """The memory of no frame.
+
+    Args:
+        network: a `VideoDiT` with `causal`.
+        shape: of the clips, (B, F, H, W, C): it has room for F frames.
+
+    Raises:
+        ValueError: for a network that is not causal.
+    """
+    if not network.causal:
+        raise ValueError(f"causal={network.causal}: frames that hear later ones are not kept. Valid: e.g. causal=1")
+    batch, frames, height, width, _ = shape
+    rows = batch * (height // network.patch) * (width // network.patch)
+    size = (network.depth, rows, frames, network.heads, network.width // network.heads)
+    zeros = jnp.zeros(size, network.dtype)
+    return FrameMemory(zeros, zeros, jnp.zeros((), jnp.int32))
+
+
+def reading(network: Any, variables: Any, memory: FrameMemory) -> Network:
+    """The network of frames `[B, n, ...]` that follow those of the memory.
+
+    Args:
+        network: a `VideoDiT` with `causal`.
+        variables: its variables.
+        memory: of earlier frames, a multiple of `causal`.
+    """
+    return lambda x, clock, condition: network.apply(variables, x, clock, condition, memory=memory)
+
+
+def remembered(
+    network: Any,
+    variables: Any,
+    schedule: NoiseSchedule,
+    parameterization: Parameterization,
+    x_0: Array,
+    condition: Any,
+    memory: FrameMemory,
+) -> FrameMemory:
+    """The memory with further frames, which it sees at `timesteps.clean_time` behind those that it has.
+
+    Args:
+        network: a `VideoDiT` with `causal`.
+        variables: its variables.
+        schedule: the process.
+        parameterization: what the network predicts.
+        x_0: `[B, n, ...]` frames, a multiple of `causal` for which there is room.
+        condition: passed to the network as it is.
+        memory: of earlier frames.
+    """
+    t = jnp.full(x_0.shape[:2], clean_time(schedule))
+    x = left_broadcast(parameterization.input_scale(schedule, t), x_0) * x_0
+    clock = parameterization.clock(schedule, t)
+    collection = attention_records.KEYS_VALUES
+    _, shown = network.apply(variables, x, clock, condition, memory=memory, mutable=[collection])
+    own = shown[collection]["blocks"]["temporal_attention"][attention_records.LEAF]
+
+    def written(kept: Array, new: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(kept, new.astype(kept.dtype), memory.frames, axis=2)
+
+    return FrameMemory(*map(written, memory[:2], own), memory.frames + x_0.shape[1])
+
+
+def seen(frames: int, chunk: int, memory: FrameMemory | None = None) -> Array:
+    """The bias of causal attention along frames: each sees its own chunk, earlier ones, and what is kept.
+
+    Args:
+        frames: n, of a call.
+        chunk: frames that see each other.
+        memory: of M frames; None for none.
+
+    Returns:
+        [1, 1, n, n], or [1, 1, n, M + n], see `attention.mask_bias`.
+    """
+    place = np.arange(frames) // chunk
+    mask = jnp.asarray(place[:, None] >= place)
+    if memory is not None:
+        room = memory.keys.shape[2]
+        kept = jnp.broadcast_to(jnp.arange(room) < memory.frames, (frames, room))
+        mask = jnp.concatenate([kept, mask], axis=1)
+    return mask_bias(mask[None])

@@ -1,0 +1,199 @@
+"""How a generator makes the samples that it is trained on: as it will make them when it is sampled.
+
+| samples                    | what they are                          | how the generator is sampled                       |
+|----------------------------|----------------------------------------|----------------------------------------------------|
+| one_step()                 | x0 at pure noise                       | consistency() in one step                          |
+| backward_simulation(grid)  | x0 at a state that its own steps made  | consistency() on plan(grid)                        |
+| self_forcing(grid, chunk)  | likewise, chunk after chunk of a clip  | per_frame(consistency()) on                        |
+|                            | behind its own frames                  | staggered(grid, frames, len(grid) - 1, chunk)      |
+
+`distribution_matching` and `fake_score` take one of them, both the same.
+"""
+
+__all__ = ["Simulation", "backward_simulation", "generate", "one_step", "self_forcing"]
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+
+from diffusion.objectives.few_step import mix
+from diffusion.objectives.inputs import normal, split
+from diffusion.objectives.objective import Batch
+from diffusion.parameterizations import Network, Parameterization, predict
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps import clean_time, plan
+
+
+class Simulation(NamedTuple):
+    """How a generator makes the samples that it is trained on.
+
+    Attributes:
+        draw: (network, schedule, what the network predicts, keys `[B]`, batch) -> x `[B, ...]`, of the shape of the
+            batch's "x", under its "condition".
+        setting: its name and arguments, which the generator's objective and that of the fake score have alike.
+        one_step: whether the generator is evaluated at t_max alone.
+    """
+
+    draw: Callable[[Network, NoiseSchedule, Parameterization, Array, Batch], Array]
+    setting: tuple
+    one_step: bool = False
+
+
+def generate(
+    network: Network, schedule: NoiseSchedule, parameterization: Parameterization, noise: Array, condition=None
+) -> Array:
+    """One-step samples: the generator's x0 at pure noise, x = x0(z, t_max).
+
+    Args:
+        network: the generator.
+        schedule: the process.
+        parameterization: what the generator predicts, defined at t_max.
+        noise: `[B, ...]` z from the schedule's prior.
+        condition: passed to the network as it is.
+    """
+    return predict(network, schedule, parameterization, noise, schedule.t_max, condition).x0
+
+
+def one_step() -> Simulation:
+    """Samples of one step, x = x0(z, t_max), whose gradient is that of the one evaluation.
+
+    Facts:
+        paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation"
+    """
+
+    def draw(network, schedule, generator, keys, batch):
+        return generate(network, schedule, generator, _prior(schedule, keys, batch), batch.get("condition"))
+
+    return Simulation(draw, ("one_step",), one_step=True)
+
+
+def backward_simulation(grid: Sequence[float]) -> Simulation:
+    """Samples at one of a few steps, whose noisy input the generator made itself as it does when it is sampled.
+
+        x_0 = z,   x_{i+1} = alpha(t_{i+1}) stop x0(x_i, t_i) + sigma(t_{i+1}) eps_i     for i < k
+        x = x0(x_k, t_k),   k uniform in 0 .. N - 1, for each example
+
+    The steps before k have no gradient. N evaluations, of which one is differentiated. On the grid (t_max, 0) it is
+    `one_step` to the bit.
+
+    Facts:
+        paper: Yin et al. 2024, "Improved Distribution Matching Distillation for Fast Image Synthesis", section 4.5
+
+    Args:
+        grid: `[N + 1]` times from t_max down to 0, as `samplers.consistency` will take them. In a config it is that of
+            config.sample (grid, steps, shift) unless the entry has its own.
+
+    Raises:
+        ValueError: for a grid that does not go down to 0; when called, for one that does not begin at t_max.
+    """
+    times = _times(grid, "backward_simulation")
+
+    def draw(network, schedule, generator, keys, batch):
+        estimate = lambda x, t: predict(network, schedule, generator, x, t, batch.get("condition")).x0
+        return _simulated(estimate, schedule, times, *_drawn(schedule, times, keys, batch))
+
+    return Simulation(draw, ("backward_simulation", *times), one_step=len(times) == 1)
+
+
+def self_forcing(grid: Sequence[float], chunk: int) -> Simulation:
+    """Clips that the generator makes chunk after chunk, each behind the frames that it made itself.
+
+        x[c] = backward_simulation of the chunk c, by x0(stop x[< c] at clean_time, x_t[c] at t, z[> c] at t_max)
+
+    Each chunk is so seen by the network as when it is sampled, with the errors of the earlier ones; later chunks are
+    still noise. Later chunks send no gradient to earlier ones. The step k is one for all chunks of an example. N
+    evaluations of the clip for each chunk, of which one is differentiated; the program holds one copy of the network
+    for those and one for these.
+
+    Facts:
+        paper: Huang et al. 2025, "Self Forcing: Bridging the Train-Test Gap in Autoregressive Video Diffusion",
+            section 3 and algorithm 1; there k is one for the whole batch
+
+    Args:
+        grid: as `backward_simulation`.
+        chunk: frames that are made together, >= 1; it divides the frames of a clip.
+
+    Raises:
+        ValueError: as `backward_simulation`, and for a chunk below 1; when called, for one that does not divide the
+            frames of x.
+    """
+    times = _times(grid, "self_forcing")
+    if chunk < 1:
+        raise ValueError(f"self_forcing: a chunk of {chunk} frames. Valid: 1 or more")
+
+    def draw(network, schedule, generator, keys, batch):
+        shape = batch["x"].shape
+        if len(shape) < 2 or shape[1] % chunk:
+            raise ValueError(
+                f"self_forcing: a chunk of {chunk} frames does not divide those of x [B, F, ...] {shape}. Valid: a "
+                "divisor"
+            )
+        z, *decisions = _drawn(schedule, times, keys, batch)
+        place = np.arange(shape[1]) // chunk
+
+        def append(clip: Array, c: Array) -> tuple[Array, None]:
+            now = (place == c).reshape(1, -1, *[1] * (len(shape) - 2))
+            known = jax.lax.stop_gradient(clip)
+
+            def estimate(x_t: Array, t: Array) -> Array:
+                clocks = jnp.where(place < c, clean_time(schedule), jnp.where(place == c, t[:, None], times[0]))
+                x_t = jnp.where(now, x_t, known)
+                return predict(network, schedule, generator, x_t, clocks, batch.get("condition")).x0
+
+            made = _simulated(estimate, schedule, times, z, *decisions)
+            return jnp.where(now, made.astype(clip.dtype), clip), None
+
+        return jax.lax.scan(append, z, jnp.arange(shape[1] // chunk))[0]
+
+    return Simulation(draw, ("self_forcing", *times, chunk))
+
+
+def _simulated(
+    estimate: Callable[[Array, Array], Array],
+    schedule: NoiseSchedule,
+    times: tuple[float, ...],
+    z: Array,
+    last: Array,
+    keys: Array,
+) -> Array:
+    """x0 at the step `last` `[B]` of each example, which alone has a gradient; estimate is (x_t, t `[B]`) -> x0."""
+    all_times = jnp.asarray(times, jnp.promote_types(z.dtype, jnp.float32))
+    each = lambda t: jnp.broadcast_to(t, last.shape)
+
+    def step(states: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+        x_t, kept = states
+        x0 = jax.lax.stop_gradient(estimate(x_t, each(all_times[i])))
+        noise = normal(jax.vmap(jax.random.fold_in, (0, None))(keys, i), z)
+        x_s = mix(schedule, each(all_times[i + 1]), x0, noise).astype(z.dtype)
+        chosen = (last == i + 1).reshape(-1, *[1] * (z.ndim - 1))
+        return (x_s, jnp.where(chosen, x_s, kept)), None
+
+    (_, x_t), _ = jax.lax.scan(step, (z, z), jnp.arange(len(times) - 1))
+    return estimate(x_t, all_times[last])
+
+
+def _drawn(schedule: NoiseSchedule, times: tuple[float, ...], keys: Array, batch: Batch) -> tuple[Array, Array, Array]:
+    """(z `[B, ...]`, the steps `[B]` that are trained, keys `[B]` of the noise between the steps)."""
+    t_max = schedule.t_max
+    if not isinstance(t_max, Tracer) and not np.isclose(times[0], t_max, rtol=1e-5):
+        raise ValueError(f"the grid of a generator begins at t = {times[0]:g}, and noise is at t_max = {t_max:g}")
+    starts, choices, noises = (keys,) * 3 if len(times) == 1 else split(keys, 3)  # one step chooses nothing
+    last = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(times)))(choices)
+    return _prior(schedule, starts, batch), last, noises
+
+
+def _prior(schedule: NoiseSchedule, keys: Array, batch: Batch) -> Array:
+    return jax.vmap(lambda key: schedule.prior(key, batch["x"].shape[1:]))(keys)
+
+
+def _times(grid: Sequence[float], name: str) -> tuple[float, ...]:
+    """The times of the grid at which the network is evaluated: all but the last, which is 0."""
+    steps = plan(grid)
+    if steps.t[0] < steps.s[0] or steps.s[-1] != 0:
+        raise ValueError(f"{name}: the grid goes from {steps.t[0]:g} to {steps.s[-1]:g}. Valid: from t_max down to 0")
+    return tuple(float(t) for t in steps.t)

@@ -1,0 +1,76 @@
+"""A causal network of videos hears no later frame, and makes with what it keeps what it makes by all frames."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import parameterizations, samplers, schedules, timesteps, videos
+from diffusion.models import VideoDiT, frame_memory
+from tests.models import backbones
+
+SCHEDULE = schedules.rectified_flow()
+V = parameterizations.velocity()
+CHUNK, FRAMES, STEPS = 2, 6, 3
+SHAPE = (FRAMES, 8, 8, 3)
+NETWORK = VideoDiT(patch=4, width=16, depth=2, heads=2, causal=CHUNK, num_classes=3)
+X, T, LABELS = backbones.drawn(2, *SHAPE), np.float32([[0.1] * 4 + [0.9] * 2] * 2), np.array([0, 2])
+
+
+@pytest.fixture(scope="module")
+def variables():
+    labels = lambda batch: np.zeros(batch, int)
+    return {"params": backbones.parameters(backbones.Backbone(NETWORK, SHAPE, labels))}
+
+
+def test_a_chunk_hears_itself_and_earlier_ones(variables):
+    apply = jax.jit(NETWORK.apply)
+    before = apply(variables, X, T, LABELS)
+    for frame in (1, 3, 4):
+        x, t = X.copy(), T.copy()
+        x[:, frame] *= -1
+        t[:, frame] = 0.5
+        heard = np.abs(apply(variables, x, t, LABELS) - before).max(axis=(0, 2, 3, 4)) > 1e-5
+        np.testing.assert_array_equal(heard, np.arange(FRAMES) >= frame // CHUNK * CHUNK)
+
+
+def test_a_rollout_by_what_is_kept_is_that_by_all_frames(variables):
+    """The same clips from the same noise; a chunk costs less than half of the clip of three."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    grid = timesteps.uniform(SCHEDULE, STEPS)
+    denoiser = lambda network: parameterizations.denoiser(network, SCHEDULE, V, LABELS)
+
+    @jax.jit
+    def by_all(variables, x):
+        whole = denoiser(lambda *inputs: NETWORK.apply(variables, *inputs))
+        plan = timesteps.staggered(grid, FRAMES, STEPS, CHUNK)
+        return samplers.sample(samplers.per_frame(samplers.ddim()), whole, SCHEDULE, x, plan, keys)
+
+    def by_memory(variables, x):
+        remember = lambda made, kept: frame_memory.remembered(NETWORK, variables, SCHEDULE, V, made, LABELS, kept)
+        denoise = lambda kept: denoiser(frame_memory.reading(NETWORK, variables, kept))
+        memory = frame_memory.empty(NETWORK, X.shape)
+        way = (SCHEDULE, x, timesteps.plan(grid), keys, memory, CHUNK)
+        return videos.rollout_from_memory(samplers.ddim(), denoise, remember, *way)
+
+    expected = by_all(variables, X)
+    np.testing.assert_allclose(jax.jit(by_memory)(variables, X), expected, atol=1e-5)
+    assert np.abs(expected - X).max() > 0.1
+
+    memory = frame_memory.empty(NETWORK, X.shape)
+    flops = lambda f, *inputs: jax.jit(f).lower(*inputs).compile().cost_analysis()["flops"]
+    part = flops(lambda v, x, t: frame_memory.reading(NETWORK, v, memory)(x, t, LABELS), variables, X[:, :2], T[:, :2])
+    whole = flops(lambda v, x, t: NETWORK.apply(v, x, t, LABELS), variables, X, T)
+    assert part < 0.5 * whole, (part, whole)
+
+
+def test_networks_that_keep_nothing_are_refused(variables):
+    plain = NETWORK.clone(causal=0)
+    with pytest.raises(ValueError, match="causal=0: frames that hear later ones are not kept"):
+        frame_memory.empty(plain, X.shape)
+    with pytest.raises(ValueError, match="needs a network with causal"):
+        jax.eval_shape(lambda: plain.apply(variables, X, T, LABELS, memory=frame_memory.empty(NETWORK, X.shape)))
+    with pytest.raises(ValueError, match="need mixing='factorised'"):
+        VideoDiT(patch=4, width=16, depth=2, heads=2, causal=1, mixing="full")
+    with pytest.raises(ValueError, match="chunk = 4 does not divide 6 frames"):
+        videos.rollout_from_memory(samplers.ddim(), None, None, SCHEDULE, jnp.asarray(X), None, None, None, 4)

@@ -1,0 +1,132 @@
+"""Generators trained on samples that they make as they will be sampled: in a few steps, and chunk after chunk."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import flow_maps, objectives, parameterizations, samplers, schedules, timesteps, videos
+from tests.objectives.objective_cases import at
+
+FLOW = schedules.rectified_flow()
+X0 = parameterizations.x0()
+GRID = (1.0, 0.5, 0.0)
+RHO = 0.8
+KEYS = lambda n: jax.random.split(jax.random.key(0), n)
+draw = lambda samples, network, number, frames=3: samples.draw(
+    network, FLOW, X0, KEYS(number), {"x": jnp.zeros((number, frames, 1))}
+)
+
+
+def linear(w, a):
+    """x0 = w x_t + a x_t of the frame before."""
+    return lambda x, t, condition: w * x + a * jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0)))
+
+
+def exact(x, t, condition):
+    """The end of the flow of each frame under the condition of the one before it, x[f] = RHO x[f - 1] + noise."""
+    alpha, sigma = 1 - t[..., None], t[..., None]
+    mean = RHO * jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    variance = jnp.where(jnp.arange(x.shape[1]) > 0, 1 - RHO**2, 1.0)[:, None]
+    return mean + jnp.sqrt(variance / (alpha**2 * variance + sigma**2)) * (x - alpha * mean)
+
+
+def covariance(frames):
+    apart = np.arange(frames)
+    return RHO ** np.abs(apart[:, None] - apart)
+
+
+def test_one_step_is_the_simplest_of_all():
+    """One step of the grid (t_max, 0) to the bit, and one chunk is the whole clip."""
+    ways = (
+        objectives.one_step(),
+        objectives.backward_simulation((1.0, 0.0)),
+        objectives.self_forcing((1.0, 0.0), 3),
+        objectives.backward_simulation(GRID),
+        objectives.self_forcing(GRID, 3),
+    )
+    one, simulated, forced, *several = jax.jit(lambda: [draw(samples, linear(0.7, 0.2), 8) for samples in ways])()
+    np.testing.assert_array_equal(one, simulated)
+    np.testing.assert_array_equal(one, forced)
+    np.testing.assert_allclose(*several, rtol=1e-6)
+    assert np.abs(several[0] - one).max() > 0.1
+
+
+def test_the_gradient_is_that_of_one_evaluation():
+    """Of x = w x_t + a x[f - 1] it is x_t by w and x[f - 1] by a, although both depend on w and a themselves."""
+    w, a = 0.7, 0.4
+    for samples in (objectives.backward_simulation(GRID), objectives.self_forcing(GRID, 1)):
+        run = lambda w, a, samples=samples: draw(samples, linear(w, a), 16)
+        x, (by_w, by_a) = jax.jit(lambda w, a, run=run: (run(w, a), jax.jacfwd(run, (0, 1))(w, a)))(w, a)
+        np.testing.assert_allclose(w * by_w + a * by_a, x, rtol=1e-5, atol=1e-6)
+        assert np.abs(by_a[:, 0]).max() == 0
+    np.testing.assert_allclose(by_a[:, 1:], x[:, :-1], rtol=1e-6)  # the context is the generator's own frames
+    assert np.abs(by_a[:, 1:]).max() > 0.1
+
+
+def test_the_steps_are_those_of_the_sampler():
+    """E x^2 of x = w x_k: w^2 for k = 0, w^2 (w^2 + 1) / 4 for k = 1, each for half of the examples."""
+    w = 1.5
+    x = jax.jit(lambda: draw(objectives.backward_simulation(GRID), linear(w, 0.0), 20_000))()
+    np.testing.assert_allclose(jnp.mean(x**2), (w**2 + w**2 * (w**2 + 1) / 4) / 2, rtol=0.02)
+    # Under one step or the other: of two values a shared state would make one.
+    assert abs(np.corrcoef(np.asarray(x[:, 0, 0]), np.asarray(x[:, 1, 0]))[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize("how", ["trained", "sampled", "rolled out"])
+def test_clips_of_the_exact_generator_have_the_exact_law(how):
+    """With the end of the flow under the condition of the frame before, in three steps a frame."""
+    grid, number, frames = (1.0, 0.6, 0.3, 0.0), 20_000, 3
+    flow_map = flow_maps.consistency(exact, FLOW, X0)
+    prior = lambda frames: samplers.prior(FLOW, KEYS(number), (frames, 1))
+    keys = jax.random.split(jax.random.key(1), number)
+
+    @jax.jit
+    def make():
+        if how == "trained":
+            return draw(objectives.self_forcing(grid, 1), exact, number)
+        if how == "sampled":
+            plan = timesteps.staggered(grid, frames, delay=3)
+            return samplers.sample(samplers.per_frame(samplers.consistency()), flow_map, FLOW, prior(3), plan, keys)
+        first = jax.random.normal(jax.random.key(2), (number, 1, 1))
+        plan = timesteps.plan(grid)
+        return videos.rollout(samplers.consistency(), flow_map, FLOW, prior(2), plan, keys, first, window=2)
+
+    x = np.asarray(make())[..., 0]
+    np.testing.assert_allclose(x.mean(0), 0, atol=0.03)
+    np.testing.assert_allclose(np.cov(x.T), covariance(frames), atol=0.04)
+
+
+def test_a_fake_score_that_is_the_teachers_leaves_the_generator():
+    """And another does not; both players make the same samples."""
+    samples = objectives.self_forcing(GRID, 1)
+    objective = objectives.distribution_matching(X0, X0, X0, at(0.5), samples=samples)
+    fake = objectives.fake_score(X0, X0, lambda schedule, t: jnp.ones_like(t), at(0.5), samples)
+    batch = {"x": jnp.zeros((4, 3, 1))}
+    score = lambda scale: lambda x, t, condition: scale * x
+
+    @jax.jit
+    @jax.grad
+    def slope(w, scale):
+        players = {"model": linear(w, 0.3), "teacher": score(0.5), "fake": score(scale)}
+        return objective(players, FLOW, KEYS(4), batch, 0)[0].sum()
+
+    assert slope(0.7, 0.5) == 0 and abs(slope(0.7, 0.9)) > 1e-3
+    assert objective.shares == fake.shares == ("self_forcing", 1.0, 0.5, 1)
+    assert not objective.reads.one_step and objectives.distribution_matching(X0, X0, X0, at(0.5)).reads.one_step
+    by_model = lambda w: fake({"model": linear(w, 0.3), "fake": score(0.9)}, FLOW, KEYS(4), batch, 0)[0].sum()
+    assert jax.jit(jax.grad(by_model))(0.7) == 0
+
+
+def test_what_no_generator_makes_is_refused():
+    network = linear(0.7, 0.2)
+    for make, message in (
+        (lambda: objectives.backward_simulation((1.0, 0.5)), "goes from 1 to 0.5. Valid: from t_max down to 0"),
+        (lambda: objectives.self_forcing((0.0, 1.0), 1), "goes from 0 to 1"),
+        (lambda: objectives.self_forcing(GRID, 0), "a chunk of 0 frames"),
+        (lambda: draw(objectives.self_forcing(GRID, 2), network, 2), r"a chunk of 2 frames does not divide"),
+        (lambda: draw(objectives.backward_simulation((0.9, 0.0)), network, 2), "begins at t = 0.9, and noise is at"),
+        (lambda: timesteps.staggered(GRID, 3, 1, chunk=2), "chunk = 2 does not divide 3 frames"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
