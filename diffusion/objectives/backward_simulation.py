@@ -1,11 +1,11 @@
 """How a generator makes the samples that it is trained on: as it will make them when it is sampled.
 
-| samples                    | what they are                          | how the generator is sampled                       |
-|----------------------------|----------------------------------------|----------------------------------------------------|
-| one_step()                 | x0 at pure noise                       | consistency() in one step                          |
-| backward_simulation(grid)  | x0 at a state that its own steps made  | consistency() on plan(grid)                        |
-| self_forcing(grid, chunk)  | likewise, chunk after chunk of a clip  | per_frame(consistency()) on                        |
-|                            | behind its own frames                  | staggered(grid, frames, len(grid) - 1, chunk)      |
+| samples                   | what they are                         | how the generator is sampled                  |
+|---------------------------|---------------------------------------|-----------------------------------------------|
+| one_step()                | x0 at pure noise                      | consistency() in one step                     |
+| backward_simulation(grid) | x0 at a state that its own steps made | consistency() on plan(grid)                   |
+| self_forcing(grid, chunk) | likewise, chunk after chunk of a clip | per_frame(consistency()) on                   |
+|                           | behind its own frames                 | staggered(grid, frames, len(grid) - 1, chunk) |
 
 `distribution_matching` and `fake_score` take one of them, both the same.
 """
