@@ -30,6 +30,7 @@ settings.load_profile("diffusion")
 providers._get_local_constants = providers.Constants
 FAST = "not slow"  # the tests that pyproject.toml selects by default
 FLAG = "--xla_cpu_use_fusion_emitters=false"
+PLACE = pytest.StashKey[int]()
 
 
 def pytest_configure(config):
@@ -56,6 +57,16 @@ def pytest_configure(config):
 def _shared_context(make=mlir.make_ir_context):
     """One MLIR context for all programs of a file: JAX makes one for each, and needs longer for it than to lower it."""
     return make()
+
+
+def pytest_collection_modifyitems(items):
+    """The tests of one sampler follow each other: they share its programs, and xdist may cut a file between any two."""
+    first = {}
+    for index, item in enumerate(items):
+        name = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        of_sampler = isinstance(name, str) and "samplers" in item.path.parts
+        item.stash[PLACE] = first.setdefault((item.path, name), index) if of_sampler else index
+    items.sort(key=lambda item: item.stash[PLACE])
 
 
 @pytest.hookimpl(trylast=True)

@@ -29,17 +29,16 @@ def config():
 
 @pytest.fixture(scope="module")
 def params(config):
-    params = (
-        resolve.Resolver(config)
-        .model(SHAPE)
-        .init(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
-    )
-    # An untrained DiT answers 0 to everything: give every parameter a value that shows.
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(
-        structure, [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
-    )
+    network = resolve.Resolver(config).model(SHAPE)
+
+    @jax.jit
+    def params(key):
+        params = network.init(key, jnp.zeros((1, *SHAPE)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+        # An untrained DiT answers 0 to everything: give every parameter a value that shows.
+        leaves, structure = jax.tree.flatten(params)
+        return structure.unflatten([leaf + 0.1 * jax.random.normal(jax.random.key(1), leaf.shape) for leaf in leaves])
+
+    return params(jax.random.key(0))
 
 
 def images(config, params, labels, seeds, batch_size):

@@ -151,17 +151,18 @@ def slopes(name):
         origin = m.project(origin)
         draw = lambda key: m.exp(origin, manifolds.scaled(case.spread, m.tangent_normal(key, origin)))
         x = jax.vmap(draw)(jax.random.split(key, 4))
-        zero = jax.tree.map(jnp.zeros_like, x)
         targets = {"itself": x} | ({"cut locus": m.project(case.cut(x))} if case.cut else {})
+        joined = lambda *points: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *points)
+        many, y = joined(*[x] * len(targets)), joined(*targets.values())  # one batch, so that each is derived once
 
         def sums(x, y, v):
             density = m.wrapped_log_density(x, 1.0, y).sum()
             numbers = [leaf.sum() for leaf in jax.tree.leaves((m.log(x, y), m.exp(x, v), m.transport(x, y, v)))]
             return m.distance(x, y).sum() + density + m.log_volume_change(x, v).sum() + sum(numbers)
 
-        found = {place: jax.grad(sums, (0, 1, 2))(x, y, zero) for place, y in targets.items()}
-        reached = {place: apart(m.exp(x, m.log(x, y)), y) for place, y in targets.items()}
-        left = {place: m.cut_distance(x, y) for place, y in targets.items()}
+        found = jax.grad(sums, (0, 1, 2))(many, y, jax.tree.map(jnp.zeros_like, many))
+        parts = lambda values: dict(zip(targets, jnp.split(values, len(targets))))
+        reached, left = parts(apart(m.exp(many, m.log(many, y)), y)), parts(m.cut_distance(many, y))
         return x, targets, found, reached, left
 
     return at

@@ -104,7 +104,7 @@ def test_a_network_of_pictures_with_frames_begins_as_itself():
 
     gate = jax.jit(jax.grad(loss))(extended)["blocks"]["temporal_modulation"]["dense"]["kernel"]
     assert np.abs(gate[..., 2, :]).max() > 0  # so that the new layers learn
-    np.testing.assert_allclose(video.apply({"params": extended}, X[:, :1], T, labels)[:, 0], frames[::3], atol=1e-5)
+    np.testing.assert_allclose(apply({"params": extended}, X[:, :1], T, labels)[:, 0], frames[::3], atol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Guidance by the names of a config: of more branches, of a second run, of measured pictures; thresholds after it."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -52,7 +54,8 @@ def predicted(config, params, t=0.6):
 def test_guidance_with_impaired_layers_is_its_formula(params):
     """At s = 0 (and w = 1) the plain network; else away from the network with its mask, by the network itself."""
     recipe = checks.validate(config_of()).at(SHAPE)
-    plain = predicted(config_of(), params)
+    plain = predicted_of(params, LABELS)
+    apply = jax.jit(recipe.network.apply)
     for name, kind in (("perturbed_attention", "identity"), ("skip_layer", "skip")):
         entry = {"name": name, "scale": 2.0, "layers": (1,)}
         neutral = predicted(config_of(guidance=entry | {"scale": 0.0, "classifier_free": 1.0}), params)
@@ -60,8 +63,8 @@ def test_guidance_with_impaired_layers_is_its_formula(params):
         mask = np.tile([False, True], (4, 1))
         x0 = lambda output: X - 0.6 * output  # of the velocity
         clock = recipe.parameterization.clock(LINE, jnp.full(4, 0.6))
-        away = recipe.network.apply(params, X, clock, {"label": LABELS, kind: mask})
-        null = recipe.network.apply(params, X, clock, jnp.full(4, 10, jnp.int32))
+        away = apply(params, X, clock, {"label": LABELS, kind: mask})
+        null = apply(params, X, clock, jnp.full(4, 10, jnp.int32))
         expected = plain.x0 + 2.0 * (plain.x0 - x0(away)) + 0.5 * (plain.x0 - x0(null))
         made = predicted(config_of(guidance=entry | {"classifier_free": 1.5}), params)
         np.testing.assert_allclose(made.x0, expected, atol=1e-4)
@@ -81,8 +84,14 @@ def test_further_classes_are_composed(params):
 
 
 def predicted_of(params, labels):
+    """The plain network's, by one program for all."""
+    return plain_network()(params, labels)
+
+
+@functools.cache
+def plain_network():
     recipe = checks.validate(config_of()).at(SHAPE)
-    return jax.jit(lambda params, labels: generate.denoiser(recipe)(params, labels)(X, 0.6))(params, labels)
+    return jax.jit(lambda params, labels: generate.denoiser(recipe)(params, labels)(X, 0.6))
 
 
 def test_a_threshold_comes_after_the_guidance(params):
