@@ -44,6 +44,19 @@ class Drawings(Sequence):
         return self._record(int(row))
 
 
+class Described(Records):
+    """Records whose condition is a function of a caption, so that a page can ask for one in words.
+
+    Attributes:
+        condition_of: caption -> condition, as the records have it; ValueError for a caption that is not understood.
+    """
+
+    def __init__(self, records: Drawings, split: str, condition_of: Callable[[str], dict[str, Any]]):
+        """Wraps records without labels."""
+        super().__init__(records, 0, split)
+        self.condition_of = condition_of
+
+
 def arranged_drawings(split: str = "train", *, kind: str = "outlines", number: int = 8_000) -> Records:
     """Opens drawings of shapes that stand anywhere, with "control" in their condition, see `shapes.arrangements`.
 
@@ -138,7 +151,9 @@ def moving_drawings(
         clip = motions.example(split, row, frames, setting=setting)
         record = {"image": motions.shrunk(clip.frames, side), "caption": clip.caption}
         if alone:
-            return {**record, "condition": {"vector": motions.words(clip.caption)}}
+            return {**record, "condition": condition_of(clip.caption)}
         return {**record, "label": kinds.index(clip.movers[0].motion)}
 
-    return Records(Drawings(split, number, make, tuple(motions.STREAMS)), 0 if alone else len(kinds), split)
+    condition_of = lambda caption: {"vector": motions.words(caption)}
+    drawings = Drawings(split, number, make, tuple(motions.STREAMS))
+    return Described(drawings, split, condition_of) if alone else Records(drawings, len(kinds), split)

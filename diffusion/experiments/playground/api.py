@@ -21,7 +21,10 @@ def endpoint(source: Source, out: pathlib.Path) -> Callable[..., Iterator[list[s
     usual = values(source.usual)
 
     def generate(*sent: Any) -> Iterator[list[str]]:
-        """Makes pictures: PNG files in base64, which carry their settings. Pictures are sent in base64, too."""
+        """Makes pictures: PNG files in base64, which carry their settings; of clips the films follow them.
+
+        Pictures are sent in base64, too.
+        """
         try:
             own = dict(zip(INPUTS, sent, strict=True))
             request = received(own, out / "inputs", functools.partial(check, source))
@@ -34,7 +37,8 @@ def endpoint(source: Source, out: pathlib.Path) -> Callable[..., Iterator[list[s
             log(request, "by the API: stopped, the client has left")
             raise
         log(request, "by the API")
-        yield [encoded(path) for path in made.paths]
+        films = [path for path in made.shown if path not in made.paths]
+        yield [encoded(path) for path in (*made.paths, *films)]
 
     several = lambda one: list[int] if one.of is None else list[str | dict]
     types = {name: several(one) if one.type is tuple else one.type for name, one in INPUTS.items()}

@@ -39,9 +39,10 @@ class Form:
     def condition(self) -> list[gr.Textbox]:
         """Makes the fields of prompts, or that of a class; returns those in which Enter starts the work."""
         prompts = self._source.prompts
+        captions = prompts or self._source.captions
         classes = self._source.classes
         texts = [
-            self._add(gr.Textbox, "prompt", lines=2, visible=prompts),
+            self._add(gr.Textbox, "prompt", lines=2, visible=captions),
             self._add(gr.Textbox, "negative", label="Negative prompt", visible=prompts),
         ]
         box = "left,top,right,bottom, in parts of the sides"
@@ -77,6 +78,7 @@ class Form:
         with gr.Row(visible=self._source.free):
             self._add(gr.Number, "height", value=height, min_width=90)
             self._add(gr.Number, "width", value=width, min_width=90)
+            self._add(gr.Number, "frames", min_width=90, visible=self._source.clip_rate > 0)
 
     def editing(self) -> None:
         """Makes the fields of a picture to start from: its mask and margins, and how it is changed."""
@@ -146,7 +148,9 @@ class Form:
         drawn = json.loads(brush) if brush else {"picture": "", "mask": ""}
         sent |= {"margins": [sent.pop(side) for side in SIDES], "image": drawn["picture"], "mask": drawn["mask"]}
         ignored = {*(("height", "width") if drawn["picture"] else EDITS)}
-        ignored |= set() if self._source.prompts else {"prompt", "negative", "attention", "reference", *LINES}
+        ignored |= set() if self._source.prompts else {"negative", "attention", "reference", *LINES}
+        ignored |= set() if self._source.prompts or self._source.captions else {"prompt"}
+        ignored |= set() if self._source.free and self._source.clip_rate else {"frames"}
         ignored |= set() if self._source.classes else {"label"}
         return received(
             {name: value for name, value in sent.items() if name not in ignored},

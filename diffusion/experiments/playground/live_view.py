@@ -12,13 +12,19 @@ from diffusion.experiments.playground.source import coloured
 from diffusion.text_to_image import Frame
 
 COLUMNS, THUMBNAIL = 8, 112  # of the strip: pictures, and their larger side in pixels
+LARGEST = 512  # pixels of the larger side of a clip, whose frames are sent at every step
 EMPTY = '<div class="live empty"><p>Pictures appear here, step by step.</p></div>'
 
 
 class Strip:
-    """The trajectory of a picture: the prediction of x_0 at some steps, evenly apart, kept small."""
+    """The trajectory of a picture: the prediction of x_0 at some steps, evenly apart, kept small.
 
-    def __init__(self):
+    Args:
+        rate: frames a second, where they are clips.
+    """
+
+    def __init__(self, rate: float = 0.0):
+        self.rate = rate
         self._kept: list[tuple[int, float, list[str]]] = []
         self.steps_done = 0
         self._columns = 0
@@ -28,7 +34,9 @@ class Strip:
         self.steps_done = frame.step
         self._columns = min(COLUMNS, frame.steps)
         if frame.step in {round(i * (frame.steps - 1) / (COLUMNS - 1)) + 1 for i in range(COLUMNS)}:
-            self._kept.append((frame.step, frame.t, [address(picture, THUMBNAIL) for picture in frame.pictures]))
+            self._kept.append(
+                (frame.step, frame.t, [address(picture, THUMBNAIL, self.rate) for picture in frame.pictures])
+            )
 
     def html(self, seeds: Sequence[int]) -> str:
         """A row for each picture."""
@@ -59,8 +67,9 @@ def progress(
         if state == "done"
         else f"{stopped_after}step {frame.step} of {frame.steps}, t = {frame.t:.2f}, {seconds:.1f} s"
     )
+    shown = lambda made: address(made, LARGEST if strip.rate else 0, strip.rate)
     figures = "".join(
-        f'<figure><img src="{address(picture)}" alt="the picture of seed {seed}"><figcaption>seed {seed}</figcaption>'
+        f'<figure><img src="{shown(picture)}" alt="the picture of seed {seed}"><figcaption>seed {seed}</figcaption>'
         "</figure>"
         for seed, picture in zip(seeds, frame.pictures)
     )
@@ -87,11 +96,20 @@ def waiting(message: str) -> str:
     )
 
 
-def address(picture: np.ndarray, most: int = 0) -> str:
-    """A data URL of uint8 [H, W, C], made smaller where a side is more than `most`."""
-    image = Image.fromarray(coloured(picture))
+def address(made: np.ndarray, most: int = 0, rate: float = 0.0) -> str:
+    """A data URL of a picture uint8 [H, W, C], or of a clip [F, H, W, C] that plays for ever.
+
+    Args:
+        made: picture or clip.
+        most: pixels to which the larger side is reduced; 0: as it is.
+        rate: frames a second of a clip.
+    """
+    frames = [Image.fromarray(frame) for frame in coloured(made if rate else made[None])]
+    for frame in frames:
+        if most and max(frame.size) > most:
+            frame.thumbnail((most, most))
     file = io.BytesIO()
-    if most and max(image.size) > most:
-        image.thumbnail((most, most))
-    image.save(file, "PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    how = {"save_all": True, "append_images": frames[1:], "duration": round(1000 / rate), "loop": 0} if rate else {}
+    frames[0].save(file, "WEBP" if rate else "PNG", **how, **({"quality": 80} if rate else {"compress_level": 1}))
+    kind = "webp" if rate else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

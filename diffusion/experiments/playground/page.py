@@ -29,7 +29,9 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
     form = Form(source)
     answers = Answers(source, form, out)
     height, width = source.size
-    kind = "text to image" if source.prompts else f"{source.classes} classes" if source.classes else "no condition"
+    of = "video" if source.clip_rate else "image"
+    without = f"{source.classes} classes" if source.classes else "no condition"
+    kind = f"text to {of}" if source.prompts or source.captions else without
     with gr.Blocks(title=f"{source.name}: playground", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(f"<h1>{source.name}</h1><p>{kind}, {height} x {width} pixels</p>", elem_classes="heading")
         mine = gr.State([])  # files of this visitor's pictures
@@ -41,7 +43,8 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
                     go = gr.Button("Make", variant="primary", elem_id="make", scale=2, min_width=100)
                     stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=80)
                 form.sampling()
-                with gr.Accordion("Start from a picture", open=False, elem_id="start"):
+                starts = source.free or not source.clip_rate
+                with gr.Accordion("Start from a picture", open=False, elem_id="start", visible=starts):
                     form.editing()
                 with gr.Accordion("Attention", open=False, elem_id="of_attention", visible=source.prompts):
                     form.attention()
@@ -95,7 +98,7 @@ class Answers:
     def make(self, visitor: gr.Request, *shown: Any) -> Iterator[tuple]:
         """Makes the pictures of the form, step by step: (the view, the gallery, the files of this visit)."""
         *shown, mine = shown
-        strip = live_view.Strip()
+        strip = live_view.Strip(self._source.clip_rate)
         began = time.perf_counter()
         request = None
         visit = visitor.session_hash
@@ -110,7 +113,7 @@ class Answers:
                 _, seeds = request.rows()
                 view = live_view.progress(made.frame, seeds, strip, made.notes, seconds, ends)
                 if made.paths:
-                    mine = [*made.paths, *mine]
+                    mine = [*made.shown, *mine]
                     yield view, gr.Gallery(mine, visible=True), mine
                 else:
                     yield view, gr.skip(), mine
@@ -141,4 +144,4 @@ class Answers:
 
     def choose(self, mine: list[str], event: gr.SelectData) -> tuple[str, Any]:
         """The file of the picture that is chosen in the gallery, and the button that loads its settings."""
-        return mine[event.index], gr.Button(visible=True)
+        return str(pathlib.Path(mine[event.index]).with_suffix(".png")), gr.Button(visible=True)

@@ -39,8 +39,8 @@ ONE_PROMPT = {
 INPUTS: Mapping[str, Setting] = {
     name: ONE_PROMPT.get(name) or settings(PageRequest)[name]
     for name in ("prompt", "negative", "label", "steps", "guidance", "image_guidance", "seed", "sampler", "height",
-                 "width", "batch", "image", "mask", "margins", "strength", "resamplings", "controls", "regions",
-                 "words", "attention", "reference")
+                 "width", "frames", "batch", "image", "mask", "margins", "strength", "resamplings", "controls",
+                 "regions", "words", "attention", "reference")
 }  # fmt: skip
 EMPTY = {
     "negative": "",

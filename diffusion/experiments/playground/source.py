@@ -9,7 +9,7 @@ import numpy as np
 
 from diffusion import text_to_image
 from diffusion.experiments.playground.page_request import PageRequest
-from diffusion.io import pictures
+from diffusion.io import clips, pictures
 from diffusion.models.attachment import Attachment
 from diffusion.models.interchange import schedulers
 from diffusion.models.quantised import KINDS
@@ -24,6 +24,8 @@ class Source(Protocol):
     usual: PageRequest  # the request where a visitor says nothing
     size: tuple[int, int]  # height and width of the pictures that it was made for, in pixels
     prompts: bool  # whether it reads prompts
+    captions: bool  # whether it reads captions, and nothing else of a prompt
+    clip_rate: float  # frames a second of the clips that it makes; 0 where it makes pictures
     classes: int  # how many it has; 0 for none
     samplers: tuple[str, ...]  # their names
     edits: bool  # whether it edits a picture by an instruction, with a guidance of its own by the picture
@@ -46,7 +48,7 @@ class Source(Protocol):
 class Published:
     """The model of a folder with model_index.json, as a `Source`; its arguments are those of `png.model`."""
 
-    prompts, classes, free = True, 0, True
+    prompts, captions, classes, free = True, False, 0, True
 
     def __init__(
         self,
@@ -59,16 +61,14 @@ class Published:
     ):
         more = {"embeddings": embeddings, "attachments": attachments}
         self.model = text_to_image.load(folder, dtype=dtype, loras=loras, **more, quantised=quantised == STORED)
-        if self.model.kind.video is not None:
-            raise ValueError(
-                f"{folder} makes clips, and the page shows pictures; use diffusion sample --model={folder}"
-            )
         if quantised in KINDS:
             self.model, stored = text_to_image.with_quantised(self.model, quantised)
             print(f"{quantised}: {stored}")
         self.attachments = self.model.attachments
         self.name = pathlib.Path(folder).resolve().name
-        self.size = self.model.side, self.model.side
+        video = self.model.kind.video
+        self.size = (self.model.side, self.model.side) if video is None else video.size
+        self.clip_rate = 0.0 if video is None else video.rate
         self.usual = PageRequest().resolved(self.model)
         self.samplers = tuple(sorted(schedulers.SOLVERS))
         self._record = png.model(folder, dtype, loras, **more, quantised=quantised)
@@ -89,11 +89,19 @@ class Published:
 
 
 class Made(NamedTuple):
-    """What has been made of a request until now: a step, the model's warnings, and the files once they are done."""
+    """What has been made of a request until now.
+
+    Attributes:
+        frame: the last step.
+        notes: the model's warnings.
+        paths: PNG files with their settings, once they are done.
+        shown: what the page shows of them: these files, or of clips the films beside them.
+    """
 
     frame: Frame
     notes: tuple[str, ...]
     paths: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
 
 
 def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Made]:
@@ -112,11 +120,14 @@ def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Ma
         if frame.step < frame.steps:
             yield Made(frame, notes)
     out.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths, shown = [], []
     for picture, about in zip(frame.pictures, png.records(request, source.record(request))):
-        paths.append(pictures.unused(out, str(about["seed"])))
-        pictures.write(paths[-1], coloured(picture), about)
-    yield Made(frame, notes, tuple(map(str, paths)))
+        path = pictures.unused(out, str(about["seed"]))
+        picture = coloured(picture)
+        paths.append(path)
+        shown.append(clips.write(path, picture, source.clip_rate) if source.clip_rate else path)
+        pictures.write(path, clips.row(picture) if source.clip_rate else picture, about)
+    yield Made(frame, notes, tuple(map(str, paths)), tuple(map(str, shown)))
 
 
 def check(source: Source, request: PageRequest) -> None:
@@ -125,8 +136,10 @@ def check(source: Source, request: PageRequest) -> None:
     Raises:
         ValueError: says what the model reads.
     """
-    of_prompts = request.prompts[0] or request.negative or request.regions or request.words
+    of_prompts = (request.prompts[0] and not source.captions) or request.negative or request.regions or request.words
     if not source.prompts and (of_prompts or request.reference is not None):
+        if source.captions:
+            raise ValueError(f"{source.name} reads captions, and no negative prompts, regions, words or references.")
         reads = "a class" if source.classes else "no condition"
         instead = "Choose the class by label" if source.classes else "Leave the prompts out"
         raise ValueError(
@@ -152,5 +165,5 @@ def check(source: Source, request: PageRequest) -> None:
 
 
 def coloured(picture: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] of a picture of 1 or 3 channels."""
+    """uint8 [..., H, W, 3] of a picture or a clip of 1 or 3 channels."""
     return np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture

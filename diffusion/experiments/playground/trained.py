@@ -1,4 +1,4 @@
-"""A trained run on the page, which makes pictures of a class that is chosen from its list."""
+"""A trained run on the page, which makes pictures or clips of a class that is chosen from its list, or of a caption."""
 
 import dataclasses
 import inspect
@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 
 from diffusion import caching, editing, flow_maps, manifolds, samplers, timesteps
 from diffusion.data.transforms import to_uint8
-from diffusion.experiments.config import ConfigError, checks, names, null_condition, resolve
+from diffusion.experiments.config import ConfigError, checks, data, names, null_condition, resolve
 from diffusion.experiments.config.entries import call
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.playground.page_request import PageRequest
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, generate
@@ -34,13 +35,17 @@ class Trained:
     Args:
         folder, config: of the run.
         params, step: the parameters, and the training step that they are of.
-        shape: (H, W, C) of one example.
+        shape: (H, W, C) of one example, or (F, H, W, C).
+        described: the source of its data with `condition_of`, caption -> the condition that its network receives; None
+            for a run on classes, or on nothing.
     """
 
     prompts, free, edits = False, False, False
     attachments: Mapping[str, Any] = {}
 
-    def __init__(self, folder: str, config: ConfigDict, params: Any, step: int, shape: tuple[int, int, int]):
+    def __init__(
+        self, folder: str, config: ConfigDict, params: Any, step: int, shape: tuple[int, ...], described: Any = None
+    ):
         self.config, self.params, self.step = config, params, step
         own = resolve.Resolver(config).autoencoder  # which trained with the network
         self.shape = own.latent_shape(shape) if own else shape
@@ -53,7 +58,10 @@ class Trained:
         table = sorted(names.SAMPLERS.items())
         self.samplers = tuple(name for name, make in table if name == sample.sampler.name or _fits(make, own))
         x0 = jax.eval_shape(self._decode, self._decoder, jax.ShapeDtypeStruct((1, *self.shape), jnp.float32))
-        self.size = x0.shape[1:3]
+        self.size = x0.shape[-3:-1]
+        self.clip_rate = clip_pictures.RATE if len(x0.shape) == 5 else 0.0
+        self.captions = described is not None
+        self._described = described
         self.usual = PageRequest(
             label=0 if self.classes else -1,
             steps=sample.steps,
@@ -67,13 +75,21 @@ class Trained:
         """The moving average of the latest checkpoint of a run.
 
         Raises:
-            ConfigError: if the run makes no pictures, or receives text; others as `workdir` and `checkpoints`.
+            ConfigError: if the run makes no pictures, or receives text or conditions that no caption says; others as
+                `workdir` and `checkpoints`.
         """
         config = workdir.read_config(folder)
         refuse_other_kinds(config, folder)
-        checks.validate(config)
+        recipe = checks.validate(config)
+        described = data.of_recipe(recipe) if config.model.get("vector_width", 0) else None
+        if described is not None and not hasattr(described, "condition_of"):
+            raise ConfigError(
+                f"--workdir={folder} receives vectors, for which the page has no field. Valid: a run on classes or on "
+                "nothing, or one whose source has condition_of. Without the page: "
+                f"{printed('sample', f'--workdir={folder}')}"
+            )
         params, step = checkpoints.load_ema(folder)
-        return cls(folder, config, params, step, workdir.example_shape(config))
+        return cls(folder, config, params, step, workdir.example_shape(config), described)
 
     def resolved(self, request: PageRequest) -> PageRequest:
         usual = self.usual
@@ -83,6 +99,7 @@ class Trained:
     def watch(self, request: PageRequest) -> Iterator[Frame]:
         canvas = self._canvas(request)
         recipe = self._configured(request)
+        labels = self._labels(request)
         first = request.first_step(len(recipe.plan.t))
         plan = programs.repeated(recipe.plan, first, request.resamplings)
         if recipe.cache is not None:  # of the steps that are left
@@ -90,7 +107,7 @@ class Trained:
             cache = call(names.CACHES, recipe.config.sample.cache, "config.sample.cache", "cache", **along)
             recipe = dataclasses.replace(recipe, cache=cache)
         compiled = self._compiled(request, recipe, plan, request.begins_at_image(first))
-        return self._frames(request, compiled, plan, canvas)
+        return self._frames(request, labels, compiled, plan, canvas)
 
     def record(self, request: PageRequest) -> Mapping[str, Any]:
         return {"workdir": str(self._folder), "step": self.step, "label": request.label}
@@ -110,6 +127,8 @@ class Trained:
         canvas = Canvas.open(request.image, request.mask)
         if canvas.image is None:
             return canvas
+        if self.clip_rate:
+            raise ValueError(f"{self.name} makes clips, which begin with pictures by diffusion film, not here")
         if self._decoder != ():
             raise ValueError(
                 f"{self.name} was trained on latents: its pictures are made, not changed, here. A folder "
@@ -140,14 +159,27 @@ class Trained:
                 valid = ", ".join(self.samplers)
                 raise ConfigError(f"sampler = {request.sampler!r} is none for this run. Valid: {valid}.")
             config.sample.sampler = {"name": request.sampler}
-        return generate.trained(checks.validate(config).at(self.shape), self.params)
+        recipe = checks.validate(config)
+        recipe = recipe.on(self._described.spec) if self.captions else recipe.at(self.shape)
+        return generate.trained(recipe, self.params)
+
+    def _labels(self, request: PageRequest) -> Any:
+        """What the network receives of a request: classes `[N]`, or the condition of its caption `[N, ...]`.
+
+        Raises:
+            ValueError: for a caption that is not understood.
+        """
+        if not self.captions:
+            return jnp.full(request.number, max(request.label, 0), jnp.int32)
+        repeated = lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], request.number, axis=0)
+        return jax.tree.map(repeated, self._described.condition_of(request.prompts[0]))
 
     def _compiled(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan, noised: bool) -> tuple:
         """(begin, run, finish) for settings; what they need of memory is checked when they are new."""
         key = (request.sampler, request.steps, request.guidance, len(plan.t), request.resamplings, noised)
         if (key, request.number) not in self._programs:
             compiled = self._programs.get(key) or self._made(recipe, plan, noised)
-            self._check_memory(request.number, recipe, plan)
+            self._check_memory(request, recipe, plan)
             self._programs |= {key: compiled, (key, request.number): compiled}
         return self._programs[key]
 
@@ -170,7 +202,8 @@ class Trained:
         finish = jax.jit(lambda decoder, x: to_uint8(self._decode(decoder, x)))
         return jax.jit(begin), samplers.stepwise(loop), finish
 
-    def _check_memory(self, number: int, recipe: Recipe, plan: timesteps.Plan) -> None:
+    def _check_memory(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan) -> None:
+        number = request.number
         network = generate.of_kind(recipe)
 
         def pictures(params, decoder, labels, keys, x):
@@ -178,15 +211,16 @@ class Trained:
             return self._decode(decoder, x)
 
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), number))
-        labels = jax.ShapeDtypeStruct((number,), jnp.int32)
+        labels = jax.eval_shape(lambda: self._labels(request))
         x = jax.ShapeDtypeStruct((number, *self.shape), jnp.float32)
         program = jax.make_jaxpr(pictures)(self.params, self._decoder, labels, keys, x)
-        what = f"{number} pictures of {self.size[0]} x {self.size[1]}"
+        what = f"{number} {'clips' if self.clip_rate else 'pictures'} of {self.size[0]} x {self.size[1]}"
         peak_memory.check(what, peak_memory.peak(program.jaxpr), "choose fewer at once")
 
-    def _frames(self, request: PageRequest, compiled: tuple, plan: timesteps.Plan, canvas: Canvas) -> Iterator[Frame]:
+    def _frames(
+        self, request: PageRequest, labels: Any, compiled: tuple, plan: timesteps.Plan, canvas: Canvas
+    ) -> Iterator[Frame]:
         begin, run, finish = compiled
-        labels = jnp.full(request.number, max(request.label, 0), jnp.int32)
         known, painted = canvas.arrays()
         _, seeds = request.rows()
         x, keys = begin(jnp.asarray(np.array(seeds, np.uint32)), known)

@@ -13,15 +13,16 @@ import pytest
 from PIL import Image
 
 from configs import digits
+from configs.video import drawings
 from diffusion import caching
-from diffusion.experiments.config import ConfigError, resolve
+from diffusion.experiments.config import ConfigError, checks, data, resolve
 from diffusion.experiments.config.values import to_json
 from diffusion.experiments.playground import __main__ as command
 from diffusion.experiments.playground import live_view, page_request, source, trained, uploads
 from diffusion.experiments.playground.page_request import PageRequest
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, model_flags
-from diffusion.io import limits, pictures
+from diffusion.io import clips, limits, pictures
 from diffusion.text_to_image import Frame, png
 from tests import commands
 
@@ -297,3 +298,44 @@ def test_a_published_model_is_quantised_and_its_pictures_say_so(monkeypatch):
     page = source.Published("a", "float32", {}, {}, {}, "int8")
     assert page.model is few
     assert page.record(PageRequest())["quantised"] == "int8"
+
+
+@pytest.fixture(scope="module")
+def clips_run():
+    """A tiny run on clips of captions in memory, as a `Source`."""
+    config = drawings.get_config("tiny")
+    described = data.source(config, "train")
+    recipe = checks.validate(config).on(described.spec)
+    condition = {"vector": jnp.zeros((1, *described.spec.condition["vector"].shape))}
+    init = lambda: recipe.network.init(jax.random.key(0), jnp.zeros((1, *recipe.shape)), jnp.zeros(1), condition)
+    numbers = np.random.default_rng(0)
+    shapes = jax.eval_shape(init)
+    params = jax.tree.map(lambda leaf: 0.15 * numbers.standard_normal(leaf.shape).astype(np.float32), shapes)
+    return trained.Trained("runs/clips", config, params, 4, recipe.shape, described)
+
+
+def test_clips_of_captions_are_films_beside_their_settings(clips_run, tmp_path):
+    assert clips_run.captions and not clips_run.prompts and clips_run.size == (32, 32)
+    request = dataclasses.replace(clips_run.usual, steps=2, seeds=(7,))
+    ask = lambda words: list(source.make(clips_run, dataclasses.replace(request, prompts=(words,)), tmp_path))
+    *_, last = ask("a red star turns clockwise slowly")
+    assert last.frame.pictures.shape == (1, 8, 32, 32, 3) and last.frame.pictures.dtype == np.uint8
+    (path,), (film,) = last.paths, last.shown
+    assert png.read(path)["prompts"] == ("a red star turns clockwise slowly",)
+    assert film == str(clips.write(tmp_path / "same", last.frame.pictures[0], 10.0)).replace("same", "7")
+    assert clips.about(film).rate == 10 and len(clips.about(film).times) == 8
+    *_, other = ask("a blue heart moves to the left quickly")
+    assert (other.frame.pictures != last.frame.pictures).any()
+    with Image.open(io.BytesIO(base64.b64decode(live_view.address(last.frame.pictures[0], 16, 4.0)[23:]))) as shown:
+        assert (shown.size, shown.n_frames, shown.info["duration"]) == ((16, 16), 8, 250)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"prompts": "a red dog"}, "the word 'dog' is not known"),
+    ({"negative": "blue"}, "clips reads captions, and no negative prompts"),
+    ({"image": "image"}, "clips makes clips, which begin with pictures by diffusion film"),
+])  # fmt: skip
+def test_what_a_run_of_clips_cannot_do_is_refused_in_words(clips_run, files, wrong, message, tmp_path):
+    wrong = {name: files.get(value, value) if name == "image" else value for name, value in wrong.items()}
+    with pytest.raises(ValueError, match=message):
+        next(source.make(clips_run, dataclasses.replace(clips_run.usual, **wrong), tmp_path))
