@@ -187,7 +187,7 @@ def test_numbers_of_json_are_taken_and_empty_inputs_say_nothing():
     (True, 0, {"image_guidance": 2}, "image_guidance = 2: made edits no pictures by instructions"),
 ])  # fmt: skip
 def test_a_request_has_only_inputs_that_the_model_reads(prompts, classes, wrong, message):
-    kind = types.SimpleNamespace(name="made", prompts=prompts, classes=classes, edits=False)
+    kind = types.SimpleNamespace(name="made", captions=False, prompts=prompts, classes=classes, edits=False)
     with pytest.raises(ValueError, match=message):
         source.check(kind, PageRequest(**wrong))
 
@@ -196,6 +196,7 @@ class Made:
     """A source of known frames."""
 
     name, prompts, classes, usual = "made", True, 0, PageRequest(sampler="ddim", steps=2)
+    captions, clip_rate = False, 0.0
 
     def resolved(self, request):
         return request
@@ -321,12 +322,13 @@ def test_clips_of_captions_are_films_beside_their_settings(clips_run, tmp_path):
     *_, last = ask("a red star turns clockwise slowly")
     assert last.frame.pictures.shape == (1, 8, 32, 32, 3) and last.frame.pictures.dtype == np.uint8
     (path,), (film,) = last.paths, last.shown
-    assert png.read(path)["prompts"] == ("a red star turns clockwise slowly",)
+    assert png.request(png.read(path), clips_run.usual).prompts == ("a red star turns clockwise slowly",)
     assert film == str(clips.write(tmp_path / "same", last.frame.pictures[0], 10.0)).replace("same", "7")
     assert clips.about(film).rate == 10 and len(clips.about(film).times) == 8
-    *_, other = ask("a blue heart moves to the left quickly")
+    *_, other = ask("a blue heart moves left quickly")
     assert (other.frame.pictures != last.frame.pictures).any()
     with Image.open(io.BytesIO(base64.b64decode(live_view.address(last.frame.pictures[0], 16, 4.0)[23:]))) as shown:
+        shown.load()
         assert (shown.size, shown.n_frames, shown.info["duration"]) == ((16, 16), 8, 250)
 
 
