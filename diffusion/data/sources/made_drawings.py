@@ -1,6 +1,6 @@
 """Drawings of shapes, made when they are asked for: with exact controls, with silent captions, or in motion."""
 
-__all__ = ["Drawings", "arranged_drawings", "drawings", "moving_drawings"]
+__all__ = ["Described", "Drawings", "arranged_drawings", "drawings", "moving_drawings"]
 
 import functools
 from collections.abc import Callable, Sequence
