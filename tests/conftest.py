@@ -50,13 +50,22 @@ def pytest_configure(config):
         if jax.config.jax_compilation_cache_dir is None:  # tools.mutate has a folder of its own
             kept_programs.keep(first=not hasattr(config, "workerinput"))
         mlir.make_ir_context = _shared_context
-    gc.disable()  # until the tests are collected
 
 
 @functools.cache
 def _shared_context(make=mlir.make_ir_context):
     """One MLIR context for all programs of a file: JAX makes one for each, and needs longer for it than to lower it."""
     return make()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Builds much that stays, and little garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):
@@ -77,7 +86,6 @@ def pytest_collection_finish(session):
     """
     gc.collect()
     gc.freeze()
-    gc.enable()
     gc.set_threshold(20_000, 20, 50)
 
 
