@@ -10,6 +10,11 @@ the run's latest checkpoint; config.sample says sampler, steps and guidance. Mor
 made window after window, each from as many last frames as --first says. Writes film.npz (images uint8 [N, F, H, W, C],
 given Bool [F], originals, labels), samples.gif and samples.png.
 
+A student by self-forcing goes on chunk after chunk, where --first and its chunk are the frames of its clips:
+
+    diffusion film --workdir=runs/self_forcing --first=4 --frames=64 --out=films \
+        --config.sample.sampler='{"name": "consistency"}' --config.sample.plan='{"name": "plan"}'
+
 Of a run on latents these are frames of the latent; they are encoded and decoded by config.data.latents.autoencoder. The
 network has a time for each frame (video_dit), and knows given frames if it was trained with some
 (config.objective.density: given_frames or per_frame).
@@ -112,7 +117,7 @@ def film(
     @jax.jit
     def make(params, coder, clips, labels, seeds):
         starts, keys = generate.keys(seeds)
-        denoise = generate.denoiser(recipe)(params, labels)
+        denoise = generate.of_kind(recipe)(params, labels)
         x = samplers.prior(run.schedule, starts, (made_frames, *run.shape[1:]))
         known = encode(coder, to_model(clips))
         if longer:
@@ -161,7 +166,7 @@ def _coding(run: trained_run.Trained) -> tuple[Any, Callable, Callable]:
 def main(argv: list[str]) -> None:
     """Makes the films, and writes the files."""
     values = flags.FLAGS
-    run = trained_run.of(values.config, checkpoints.load_ema(values.workdir)[0])
+    run = trained_run.of(values.config, checkpoints.load_ema(values.workdir)[0], any_kind=True)
     made = film(run, values.clips, values.first, values.last, values.every, values.frames)
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -65,6 +65,25 @@ def test_a_film_goes_on_window_after_window(run):
         last = new[:, -2:]
 
 
+@pytest.mark.slow
+def test_a_few_step_student_is_rolled_out(run):
+    """A flow map by its sampler: 8 frames behind the 4 that are given, in two windows."""
+    config = run.config.copy_and_resolve_references()
+    config.objective = {
+        "name": "consistency_training",
+        "density": {"name": "uniform_density"},
+        "pairs": {"name": "shrinking", "stage": 100},
+        "target": "model",
+    }
+    config.sample.sampler = {"name": "consistency"}
+    made = film.film(trained_run.of(config, run.params, any_kind=True), first=4, frames=12)
+    assert made["images"].shape == (3, 12, 8, 8, 3)
+    np.testing.assert_array_equal(made["images"][:, :4], made["originals"][:, :4])
+    assert np.abs(made["images"][:, 8:].astype(int) - made["images"][:, 4:8]).max() > 0
+    with pytest.raises(ConfigError, match="trains a flow map"):
+        trained_run.of(config, run.params)
+
+
 def test_a_guidance_with_a_memory_is_refused_before_anything_is_compiled():
     """Also of a run whose conditions are no classes."""
     config = recipes.module("video/drawings").get_config("tiny")

@@ -24,6 +24,7 @@ from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
+from diffusion.objectives import Jumps
 from diffusion.schedules import NoiseSchedule
 from diffusion.training.checkpointing import checkpoints
 
@@ -54,7 +55,7 @@ class Trained(NamedTuple):
             config.update_from_flattened_dict(changes)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"the changes {dict(changes)} do not fit the run's config: {error}") from error
-        return of(config, self.params)
+        return of(config, self.params, isinstance(self.recipe.objective.reads, Jumps))
 
     def denoise(self, labels: Any) -> Any:
         """The denoiser of these classes, int `[B]`, or conditions, guided as config.sample.guidance says."""
@@ -100,13 +101,19 @@ def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, s
     return run.changed(changes) if changes else run
 
 
-def of(config: ConfigDict, params: Any) -> Trained:
+def of(config: ConfigDict, params: Any, any_kind: bool = False) -> Trained:
     """The run of a config, with these parameters of its network.
 
+    Args:
+        config: of the run.
+        params: of its network.
+        any_kind: whether a run that trains a flow map will do, which has no `denoise`; see `generate.of_kind`.
+
     Raises:
-        ConfigError: if the config cannot run, or the run trains a flow map.
+        ConfigError: if the config cannot run, or the run trains a flow map and a denoiser is needed.
     """
     recipe = checks.on_its_data(checks.validate(config))
-    generate.denoiser(recipe)  # refuses a flow map
+    if not any_kind:
+        generate.denoiser(recipe)  # refuses a flow map
     recipe = generate.trained(recipe, params)
     return Trained(recipe, params, recipe.schedule, recipe.sampler, recipe.plan.grid, recipe.shape)
