@@ -353,6 +353,7 @@ KINDS = {
     "Flux2KleinPipeline": FLUX2_KLEIN,
     "QwenImagePipeline": QWEN_IMAGE,
     "Lumina2Pipeline": LUMINA2,
+    "Lumina2Text2ImgPipeline": LUMINA2,  # its first name
     "SanaPipeline": SANA,
     "SanaSprintPipeline": SANA_SPRINT,
     "PixArtAlphaPipeline": PIXART_ALPHA,

@@ -308,8 +308,11 @@ def fused_in_pipelines(folder: str, to: str) -> None:
         with tempfile.TemporaryDirectory() as place:
             pipe = pipelines.PIPELINES[path.stem](pathlib.Path(place))
         pipelines.fill(pipe)
-        state, alphas, metadata = pipe.lora_state_dict(str(path), return_alphas=True, return_lora_metadata=True)
-        pipe.load_lora_into_transformer(state, alphas, pipe.transformer, metadata=metadata)
+        if path.stem in ("sana", "lumina2"):
+            pipe.load_lora_weights(str(path))
+        else:  # of Flux, whose pipelines change the sizes of what they load
+            state, alphas, metadata = pipe.lora_state_dict(str(path), return_alphas=True, return_lora_metadata=True)
+            pipe.load_lora_into_transformer(state, alphas, pipe.transformer, metadata=metadata)
         pipe.transformer.fuse_lora()
         for name, value in pipe.transformer.state_dict().items():
             if "lora" not in name:

@@ -95,14 +95,14 @@ def test_diffusers_splits_the_single_blocks_of_the_published_flux(tmp_path):
 
 
 @live
-def test_diffusers_merges_what_we_write_for_pipelines_of_fluxs_kind(tmp_path):
-    """Every matrix of the transformers of Fill, Kontext and Chroma but the last modulation, which has no LoRA here."""
+def test_diffusers_merges_what_we_write_for_transformers(tmp_path):
+    """Every matrix but the last modulation and convolutions of each channel alone, which have no LoRA here."""
     files, expected, rng = tmp_path / "files", {}, np.random.default_rng(0)
     files.mkdir()
-    for name in ("fill", "kontext", "chroma"):
+    for name in ("fill", "kontext", "chroma", "sana", "lumina2"):
         model = text_to_image.load(made_pipelines.folder(name, tmp_path / name))
         module, params = model.denoiser, model.params["transformer"]
-        blank = lora_files.blank(module, "^(?!norm_out)", rank=2)
+        blank = lora_files.blank(module, "^(?!norm_out|.*conv_depth)", rank=2)
         adapter = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 2, blank)
         one = lora_files.Lora(adapter, dict.fromkeys(lora.places_of(adapter), 1.5))
         lora_files.save(files / f"{name}.safetensors", {"transformer": one}, {"transformer": module})
