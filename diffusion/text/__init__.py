@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         cogvideox,
         flux,
         flux2_klein,
+        hunyuan_video,
         ltx_video,
         lumina2,
         pixart,
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Embeddings", "Encoder", "Tokenizer", "Tokens", "byte_pairs", "cached", "chroma", "cogvideox", "encode",
-    "fingerprint", "flux", "flux2_klein", "ltx_video", "lumina2", "one_after_other", "parse", "pixart", "qwen_image",
-    "sana", "side_by_side", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl", "tokenizer", "wan",
-    "weighting", "z_image",
+    "fingerprint", "flux", "flux2_klein", "hunyuan_video", "ltx_video", "lumina2", "one_after_other", "parse", "pixart",
+    "qwen_image", "sana", "side_by_side", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl", "tokenizer",
+    "wan", "weighting", "z_image",
 ]  # fmt: skip
 
 public.declare(
@@ -50,6 +51,7 @@ public.declare(
             "cogvideox",
             "flux",
             "flux2_klein",
+            "hunyuan_video",
             "ltx_video",
             "lumina2",
             "pixart",

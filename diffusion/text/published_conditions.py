@@ -13,6 +13,7 @@
 | Lumina-Image 2 | [B, 256, 2304] Gemma 2, of the prompt behind a system's   |                     | Gemma's     |
 | SANA   | [B, 300, 2304] Gemma 2, of the prompt behind an instruction  |                     | Gemma's     |
 | LTX-Video | [B, 128, 4096] T5                                         |                     | T5's        |
+| HunyuanVideo | [B, 256, 4096] Llama 3, of the prompt behind a task    | of CLIP             | Llama's     |
 | CogVideoX | [B, 226, 4096] T5                                         |                     |             |
 | Wan    | [B, 512, 4096] umT5, zeros behind the text                   |                     |             |
 | Z-Image | [B, 512, 2560] Qwen 3, of the prompt in a template          |                     | Qwen's      |
@@ -27,6 +28,7 @@ __all__ = [
     "cogvideox",
     "flux",
     "flux2_klein",
+    "hunyuan_video",
     "ltx_video",
     "lumina2",
     "pixart",
@@ -76,6 +78,14 @@ INSTRUCTION = (  # of SANA
     "User Prompt: "
 )
 OF_PROMPT = 300  # tokens of SANA's prompt, the start among them
+CLIP_TASK = (  # of HunyuanVideo
+    "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the following aspects: 1. The main "
+    "content and theme of the video.2. The color, shape, size, texture, quantity, text, and spatial relationships of "
+    "the objects.3. Actions, events, behaviors temporal relationships, physical movement changes of the objects.4. "
+    "background environment, light, style and atmosphere.5. camera angles, movements, and transitions used in the "
+    "video:<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+)
+OF_CLIP_TASK = 95  # tokens of that
 ANSWER = "<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -182,6 +192,20 @@ def ltx_video(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]
     """
     embeddings = encode(prompts, t5, **how)
     return {"text": embeddings.tokens, "text_mask": jnp.asarray(embeddings.mask)}
+
+
+def hunyuan_video(prompts: Sequence[str], llama: Encoder, clip: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask", "pooled"} of HunyuanVideo: Llama reads the prompt behind a task, which is left out.
+
+    Args:
+        prompts: B texts.
+        llama: the states before its last two layers, `masked=True, layers=(-3,)`, with a tokenizer of 95 + 256 tokens.
+        clip: ViT-L's text tower; it reads the first window of a long prompt alone.
+        **how: further arguments of `encode`, for Llama.
+    """
+    embeddings = encode(prompts, llama, before=CLIP_TASK, behind="<|eot_id|>", **how)
+    tokens, mask = embeddings.tokens[:, OF_CLIP_TASK:], embeddings.mask[:, OF_CLIP_TASK:]
+    return _text_first(embeddings._replace(tokens=tokens, mask=mask)) | {"pooled": _pooled(encode(prompts, clip))}
 
 
 def cogvideox(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, jax.Array]:

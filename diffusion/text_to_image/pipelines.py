@@ -23,6 +23,7 @@ scheduler.
 | PixArtAlphaPipeline            | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
 | PixArtSigmaPipeline            | DiT with cross-attention | T5 (300 tokens); ours, CLIP's tokens                   |
 | LTXPipeline                    | LTX-Video, of clips      | T5 (128 tokens)                                        |
+| HunyuanVideoPipeline           | HunyuanVideo, of clips   | Llama 3, CLIP's pooled vector, the guidance            |
 | CogVideoXPipeline              | CogVideoX, of clips      | T5 (226 tokens)                                        |
 | WanPipeline                    | Wan, of clips; or two    | umT5                                                   |
 | WanImageToVideoPipeline        | Wan of 36 channels       | umT5, a first frame, in 2.1 also as CLIP sees it       |
@@ -57,6 +58,7 @@ from diffusion import guidance, text
 from diffusion.io import limits, schema
 from diffusion.models.cogvideox import CogVideoX
 from diffusion.models.flux2 import Flux2
+from diffusion.models.hunyuan_video import HunyuanVideo
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers import Process
 from diffusion.models.ltx_video import LTXVideo
@@ -332,6 +334,18 @@ COGVIDEOX = Kind(
     network=CogVideoX,
     video=Video(49, (480, 720), 8.0),
 )
+HUNYUAN_VIDEO = Kind(
+    "HunyuanVideo",
+    "transformer",
+    (Reader(how={"masked": True, "layers": (-3,)}, length=95 + 256), Reader("_2")),
+    text.hunyuan_video,
+    FLUX.multiple,
+    Usual(50, 6.0),
+    unit_clock=True,
+    even=True,
+    network=HunyuanVideo,
+    video=Video(129, (720, 1280), 24.0),
+)
 KINDS = {
     "StableDiffusionPipeline": SD,
     "StableDiffusionImg2ImgPipeline": SD,
@@ -360,6 +374,7 @@ KINDS = {
     "PixArtSigmaPipeline": PIXART_SIGMA,
     "LTXPipeline": LTX,
     "CogVideoXPipeline": COGVIDEOX,
+    "HunyuanVideoPipeline": HUNYUAN_VIDEO,
     "WanPipeline": WAN,
     "WanImageToVideoPipeline": WAN_FROM_IMAGE,
 }

@@ -17,6 +17,7 @@ import gzip
 import importlib
 import json
 import pathlib
+import re
 import sys
 import tempfile
 from unittest import mock
@@ -25,6 +26,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video as hunyuan
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -39,7 +41,11 @@ STEPS, GUIDANCE, IMAGE_GUIDANCE = 30, 7.5, 1.5
 STEPS_OF = {"lcm": 4, "lcm, two steps": 2, "pndm": 25, "cogvideox": 25}
 # The half steps of PNDM are whole numbers of the process's: of 40, not of 33; so are CogVideoX's steps.
 FRAMES_OF_LATENTS = 3
-CLIPS = {"ltx": (32, 8, 2), "cogvideox": (4, 4, 4)}  # pixels and frames in a latent, and its sides
+CLIPS = {  # pixels and frames in a latent, and its sides
+    "ltx": (32, 8, 2),
+    "cogvideox": (4, 4, 4),
+    "hunyuan_video": (8, 4, 2),
+}
 SMALL = 0.1  # factor of the last layer
 # As SD 1.5 is published: what is not there, such as the spacing, each scheduler has by its own default.
 SD_1 = {
@@ -731,6 +737,56 @@ def cogvideox(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
 
 
+def llama_tokenizer():
+    """Bytes, of which the words of HunyuanVideo's task are merged, so that the prompt fits behind it."""
+    task = hunyuan.DEFAULT_PROMPT_TEMPLATE["template"].replace("{}", "")
+    words = [word.replace(" ", "Ġ") for word in re.findall(r" ?[a-zA-Z]+", re.sub(r"<\|.*?\|>", "", task))]
+    merges = list(dict.fromkeys((word[:i], word[i]) for word in words for i in range(1, len(word))))
+    special = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    letters = sorted(bytes_to_unicode().values())
+    known = dict.fromkeys([*letters, *("".join(pair) for pair in merges), "<|endoftext|>", *special])
+    tokenizer = transformers.Qwen2Tokenizer({word: i for i, word in enumerate(known)}, merges)
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    return tokenizer
+
+
+def hunyuan_video(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    tokenizer, of_clip = llama_tokenizer(), clip_tokenizer(folder / "clip")
+    of_clip_text = transformers.CLIPTextConfig(**CLIP | {"max_position_embeddings": 77})
+    of_clip.model_max_length = 77
+    config = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 4,
+              "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+    return diffusers.HunyuanVideoPipeline(
+        text_encoder=transformers.LlamaModel(transformers.LlamaConfig(**config)),
+        tokenizer=tokenizer,
+        transformer=diffusers.HunyuanVideoTransformer3DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            text_embed_dim=32,
+            pooled_projection_dim=24,
+            rope_axes_dim=(4, 6, 6),
+        ),
+        vae=diffusers.AutoencoderKLHunyuanVideo(
+            down_block_types=("HunyuanVideoDownBlock3D",) * 4,
+            up_block_types=("HunyuanVideoUpBlock3D",) * 4,
+            block_out_channels=(8, 8, 8, 16),
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=4,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config({"shift": 7.0}),
+        text_encoder_2=transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(**CLIP | {"max_position_embeddings": 77})
+        ),
+        tokenizer_2=of_clip,
+    )
+
+
 def of_its_noise(scheduler) -> None:
     """The network receives the times of its noise, which UniPC of flows cuts to whole numbers."""
     set_timesteps = scheduler.set_timesteps
@@ -768,6 +824,7 @@ PIPELINES = {
     "wan_from_image": wan_from_image,
     "ltx": ltx,
     "cogvideox": cogvideox,
+    "hunyuan_video": hunyuan_video,
     "playground": playground,
     "lcm": latent_consistency,
 }
@@ -838,6 +895,7 @@ TRAJECTORIES = {
     "sana": (FLOW_SIGMAS, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "wan": (WAN_FLOW, {"unipc": ("UniPCMultistepScheduler", {})}),
     "ltx": (LTX_FLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    "hunyuan_video": ({"shift": 7.0}, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "cogvideox": (COGVIDEOX, {"ddim": ("CogVideoXDDIMScheduler", {}), "dpmpp_2m_sde": ("CogVideoXDPMScheduler", {})}),
     "wan_of_two": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "wan_from_image": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
@@ -985,6 +1043,8 @@ def write(name: str, folder: pathlib.Path) -> None:
             sides = {"height": factor * side, "width": factor * side} if clip else sides
             if name == "ltx":
                 latents = pipe._pack_latents(latents)
+            if name == "hunyuan_video":  # has its guidance distilled in
+                del arguments["negative_prompt"]
             if name == "cogvideox":  # its frames come before its channels
                 latents = latents.movedim(1, 2)
             draw = functools.partial(
@@ -1003,6 +1063,8 @@ def write(name: str, folder: pathlib.Path) -> None:
                 found = pipe._unpack_latents(found, FRAMES_OF_LATENTS, side, side)
                 moments = pipe.vae.latents_mean, pipe.vae.latents_std
                 picture = pipe.vae.decode(pipe._denormalize_latents(found, *moments), torch.zeros(2)).sample
+            elif name == "hunyuan_video":
+                picture = pipe.vae.decode(found / pipe.vae.config.scaling_factor).sample
             elif name == "cogvideox":
                 found = found.movedim(2, 1)
                 picture = pipe.vae.decode(found / pipe.vae.config.scaling_factor).sample
