@@ -752,7 +752,6 @@ def llama_tokenizer():
 
 def hunyuan_video(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     tokenizer, of_clip = llama_tokenizer(), clip_tokenizer(folder / "clip")
-    of_clip_text = transformers.CLIPTextConfig(**CLIP | {"max_position_embeddings": 77})
     of_clip.model_max_length = 77
     config = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 4,
               "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip

@@ -147,6 +147,7 @@ def test_frames_that_do_not_fit_the_autoencoder_are_refused_with_those_that_do(n
 @pytest.mark.parametrize("name, course, usual", [
     ("ltx", ((512, 704), 161, (21, 16, 22, 8)), (50, 3.0)),
     ("cogvideox", ((480, 720), 49, (13, 120, 180, 4)), (50, 6.0)),
+    ("hunyuan_video", ((720, 1280), 129, (33, 90, 160, 4)), (50, 6.0)),
 ])  # fmt: skip
 def test_other_families_have_the_size_and_the_frames_of_their_class(name, course, usual):
     model = loaded(name, text_to_image.described)
