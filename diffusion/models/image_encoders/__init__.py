@@ -1,4 +1,4 @@
-"""Image encoders that others have trained: images -> features of their patches and of the whole."""
+"""Image encoders that others have trained, and one of clips: images -> features of their patches and of the whole."""
 
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,20 @@ if TYPE_CHECKING:
         mae,
         picture_fitting,
         siglip,
+        videomae,
     )
 
-__all__ = ["blip", "convnext", "dinov2", "dinov3", "ijepa", "image_features", "mae", "picture_fitting", "siglip"]
+__all__ = [
+    "blip",
+    "convnext",
+    "dinov2",
+    "dinov3",
+    "ijepa",
+    "image_features",
+    "mae",
+    "picture_fitting",
+    "siglip",
+    "videomae",
+]
 
 public.declare(__name__)

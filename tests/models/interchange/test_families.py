@@ -83,6 +83,11 @@ def image_encoder(apply, inputs):
     return outputs
 
 
+def videomae(apply, inputs):
+    tokens, pooled = apply(inputs["clips"])
+    return {"tokens": tokens, "pooled": pooled}
+
+
 def siglip_towers(apply, inputs):
     alone = {
         "texts": apply(inputs["ids"], method="encode_text"),
@@ -289,6 +294,7 @@ CALLS = {
     "mae": Call(image_encoder, 5e-6),
     "mae_whole": Call(image_encoder, 5e-6),
     "ijepa": Call(image_encoder, 4e-6),
+    **{f"videomae{kind}": Call(videomae, 1e-5) for kind in ("", "_without_norm", "_classifier")},
     "conditional_unet_sd1": Call(conditional_unet, 8e-6),
     "conditional_unet_original_sd1": Call(conditional_unet, 1e-5),
     "conditional_unet_sd2": Call(conditional_unet, 9e-6),
@@ -408,6 +414,7 @@ LEFT_OUT = (
     "wan", "wan_plain", "wan_first_and_last", "wan_original", "wan_full_1_3b", "wan_full_14b", "wan_full_i2v_14b",
     "wan_full_ti2v_5b",
     "umt5_xxl", "sana", "sana_normed", "lumina2_full",
+    "videomae", "videomae_without_norm", "videomae_full_giant",
 )  # fmt: skip
 # the family of a listing: names and shapes at the published size
 LISTINGS = {
@@ -427,6 +434,7 @@ LISTINGS = {
     "convnext_v2_full_base": "ConvNextV2Model",
     "mae_full_large": "ViTMAEModel",
     "ijepa_full_huge": "IJepaModel",
+    "videomae_full_giant": "VideoMAEForVideoClassification",
     "dit_xl_2_256": "DiTTransformer2DModel",
     "dit_original_xl_2": "DiT",
     "lightning_dit_full_xl_1": "LightningDiT",

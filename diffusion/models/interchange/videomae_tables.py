@@ -1,0 +1,150 @@
+"""VideoMAE's encoder by transformers' names (VideoMAEModel, and within its classifier) and by those of the authors."""
+
+__all__ = []
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.models.image_encoders import videomae
+from diffusion.models.image_encoders.videomae import VideoMAE
+from diffusion.models.interchange.family import SIZE, Family, Fields, Refusal
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Layout, Row, linear, stacked, within
+from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT
+from diffusion.models.interchange.vision_rows import attention, described_sizes, norm, sizes
+from diffusion.models.layers.vision_layers import PROJECTIONS
+
+TRAINING = ("attention_probs_dropout_prob", "hidden_dropout_prob", "norm_pix_loss")
+DECODER = (
+    "decoder_hidden_size",
+    "decoder_intermediate_size",
+    "decoder_num_attention_heads",
+    "decoder_num_hidden_layers",
+)
+LAST_EPSILON = 1e-5  # of the classifier's norm, which no config has
+
+
+def _tubelets(module: VideoMAE) -> Layout:
+    """Theirs a strided convolution [D, 3, t, p, p], ours a dense layer [t p p 3, D]."""
+    box = (module.tubelet, module.patch, module.patch)
+    return Layout(
+        lambda a, shape: a.transpose(2, 3, 4, 1, 0).reshape(shape),
+        lambda a: a.reshape(*box, 3, a.shape[-1]).transpose(4, 3, 0, 1, 2),
+    )
+
+
+def _patches(theirs: str, module: VideoMAE) -> list[Row]:
+    return [Row(f"{theirs}.weight", "patches/kernel", _tubelets(module)), Row(f"{theirs}.bias", "patches/bias")]
+
+
+def _layers(layer: list[Row], module: VideoMAE, theirs: str) -> list[Row]:
+    return [row for i in range(module.depth) for row in within(stacked(layer, i), f"{theirs}{i}.", "layers/")]
+
+
+def _encoder(module: VideoMAE) -> list[Row]:
+    layer = norm("layernorm_before", "norm_1") + norm("layernorm_after", "norm_2")
+    layer += attention("attention.attention.{0}", "attention.output.dense", ())
+    layer += _biases(module, "attention.attention.")
+    layer += linear("intermediate.dense", "mlp/hidden") + linear("output.dense", "mlp/out")
+    return _patches("embeddings.patch_embeddings.projection", module) + _layers(layer, module, "encoder.layer.")
+
+
+def _biases(module: VideoMAE, before: str) -> list[Row]:
+    rows = [Row(f"{before}{name[0]}_bias", f"attention/{name}/bias", VECTOR) for name in ("query", "value")]
+    return rows * module.biased
+
+
+def _authors(module: VideoMAE) -> list[Row]:
+    """By the names of the authors' code, in which one matrix has queries, keys and values."""
+    width = module.width
+    layer = norm("norm1", "norm_1") + norm("norm2", "norm_2")
+    for i, name in enumerate(PROJECTIONS):
+        rows = (i * width, (i + 1) * width)
+        layer.append(Row("attn.qkv.weight", f"attention/{name}/kernel", DENSE, rows=rows))
+    layer += _biases(module, "attn.")
+    layer += linear("attn.proj", "attention/out", DENSE_OUT)
+    layer += linear("mlp.fc1", "mlp/hidden") + linear("mlp.fc2", "mlp/out")
+    rows = _patches("patch_embed.proj", module) + _layers(layer, module, "blocks.")
+    return rows + norm("fc_norm" if module.last == "mean" else "norm", "norm", module.last != "none")
+
+
+def _model(module: VideoMAE) -> list[Row]:
+    return _encoder(module) + norm("layernorm", "norm", module.last != "none")
+
+
+def _classifier(module: VideoMAE) -> list[Row]:
+    return within(_encoder(module), "videomae.") + norm("fc_norm", "norm")
+
+
+def _build(name: str, config: Mapping[str, Any], classifier: bool) -> VideoMAE:
+    fields = Fields(name, config, (*WITHOUT_EFFECT, *TRAINING, *DECODER))
+    fields.only("num_channels", 3)
+    fields.only("hidden_act", "gelu")
+    mean = fields.only("use_mean_pooling", True) if classifier else fields.only("use_mean_pooling", True, False)
+    epsilon = fields.take("layer_norm_eps", 1e-12)
+    biased = fields.take("qkv_bias", True)
+    module = VideoMAE(
+        **sizes(fields),
+        frames=fields.take("num_frames", 16, SIZE),
+        tubelet=fields.take("tubelet_size", 2, SIZE),
+        biased=fields.take("qv_bias", biased),
+        epsilon=epsilon,
+        last_epsilon=LAST_EPSILON if classifier else epsilon,
+        last="mean" if classifier else "none" if mean else "tokens",
+    )
+    fields.end()
+    return module
+
+
+def _describe(module: VideoMAE, name: str, classifier: bool) -> dict[str, Any]:
+    if (module.last == "mean") != classifier:
+        raise Refusal(f"{name}: last = {module.last!r} cannot be written to it.")
+    if module.last_epsilon != (LAST_EPSILON if classifier else module.epsilon):
+        raise Refusal(f"{name}: last_epsilon = {module.last_epsilon} cannot be written to it.")
+    return {
+        "model_type": "videomae",
+        "num_channels": 3,
+        **described_sizes(module),
+        "num_frames": module.frames,
+        "tubelet_size": module.tubelet,
+        "hidden_act": "gelu",
+        "qv_bias": module.biased,
+        "layer_norm_eps": module.epsilon,
+        "use_mean_pooling": module.last != "tokens",
+    }
+
+
+def _example(module: VideoMAE) -> tuple:
+    return (jax.ShapeDtypeStruct((1, module.frames, module.size, module.size, 3), jnp.float32),)
+
+
+MODEL = Family(
+    name="VideoMAEModel",
+    module=VideoMAE,
+    build=lambda config: _build("VideoMAEModel", config, False),
+    describe=lambda module: _describe(module, "VideoMAEModel", False),
+    example=_example,
+    tables={"transformers": _model, "with its decoder": lambda module: within(_model(module), "videomae.")},
+    stem="model",
+    library="transformers",
+    ignored=(r"decoder\..*", r"encoder_to_decoder\..*", "mask_token"),
+    also={"VideoMAEForPreTraining": {}},
+)
+CLASSIFIER = Family(
+    name="VideoMAEForVideoClassification",
+    module=VideoMAE,
+    build=lambda config: _build("VideoMAEForVideoClassification", config, True),
+    describe=lambda module: _describe(module, "VideoMAEForVideoClassification", True),
+    example=_example,
+    tables={"transformers": _classifier, "authors": _authors},
+    stem="model",
+    library="transformers",
+    ignored=(r"classifier\..*", r"head\..*"),
+    published={
+        name: _describe(videomae.preset(name, last_epsilon=LAST_EPSILON), "VideoMAEForVideoClassification", True)
+        for name in videomae.PRESETS
+    },
+)
+FAMILIES = (MODEL, CLASSIFIER)

@@ -1,0 +1,90 @@
+"""I3D beside PyTorch's, with made weights, and one inflated block beside SciPy's correlation."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import safetensors
+from safetensors.numpy import load_file, save_file
+from scipy import ndimage
+
+from diffusion.metrics import i3d
+from diffusion.metrics.inception_weights import WeightsError
+from tests.peers.made_weights import drawn, made
+
+FOLDER = pathlib.Path(os.environ.get("PEERS_FIXTURES") or pathlib.Path(__file__).parent.parent / "fixtures")
+CLIPS = {"whole": (2, 16, 32, 32, 3), "uneven": (1, 11, 45, 38, 3)}
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    return {name: made(name, shape) for name, shape in i3d.SHAPES.items()}
+
+
+def test_the_tensors_are_those_of_the_peer():
+    with safetensors.safe_open(FOLDER / "i3d.safetensors", framework="numpy") as file:
+        stated = {name: tuple(json.loads(shape)) for name, shape in file.metadata().items()}
+    assert i3d.SHAPES == stated and len(i3d.CONVOLUTIONS) == 57
+
+
+def correlated(x, kernel):
+    """[F, H, W, C] by [out, in, ...], zeros around."""
+    total = lambda weights: sum(
+        ndimage.correlate(x[..., i], weight, mode="constant") for i, weight in enumerate(weights)
+    )
+    return np.stack([total(weights) for weights in kernel], -1)
+
+
+def test_a_block_is_a_correlation_a_norm_and_a_maximum():
+    """Of the published form, with few channels: what a block does depends on its tensors alone."""
+    sizes = {"b0": (2, 3, 1), "b1a": (2, 3, 1), "b1b": (3, 2, 3), "b2a": (1, 3, 1), "b2b": (2, 1, 3), "b3b": (2, 3, 1)}
+    kernels = {name: made(f"block {name}", (out, into, k, k, k)) for name, (out, into, k) in sizes.items()}
+    bias = {name: made(f"bias {name}", (sizes[name][0],)) for name in sizes}
+    params = {f"Mixed_3b.{name}.kernel": kernel.transpose(2, 3, 4, 1, 0) for name, kernel in kernels.items()}
+    params |= {f"Mixed_3b.{name}.bias": each for name, each in bias.items()}
+    x = np.abs(drawn("block", 4, 5, 3, 3)).astype(np.float64)
+    unit = lambda name, x: np.maximum(correlated(x, kernels[name].astype(np.float64)) + bias[name], 0)
+    pooled = ndimage.maximum_filter(x, size=(3, 3, 3, 1), mode="constant")
+    expected = [
+        unit("b0", x), unit("b1b", unit("b1a", x)), unit("b2b", unit("b2a", x)), unit("b3b", pooled),
+    ]  # fmt: skip
+    found = i3d.mixed(params, "Mixed_3b", x[None].astype(np.float32))[0]
+    np.testing.assert_allclose(found, np.concatenate(expected, -1), atol=1e-5)
+
+
+def test_a_batch_norm_is_folded(tensors):
+    name = "Mixed_3b.b0"
+    params = i3d.fold(tensors)
+    x = drawn("pixel", 192).astype(np.float64)
+    part = lambda each: tensors[f"{name}.{each}"].astype(np.float64)
+    product = part("conv3d.weight")[:, :, 0, 0, 0] @ x
+    expected = part("bn.weight") * (product - part("bn.running_mean")) / np.sqrt(part("bn.running_var") + 1e-3)
+    found = x @ np.asarray(params[f"{name}.kernel"][0, 0, 0], np.float64) + np.asarray(params[f"{name}.bias"])
+    np.testing.assert_allclose(found, expected + part("bn.bias"), atol=1e-5)
+
+
+def test_another_file_is_refused_by_its_first_tensor(tensors, tmp_path):
+    save_file(tensors, tmp_path / "whole.safetensors")
+    assert i3d.read(tmp_path / "whole.safetensors").keys() == i3d.SHAPES.keys()
+    less = {name: array for name, array in tensors.items() if name != "Mixed_4f.b2b.bn.bias"}
+    save_file(less, tmp_path / "less.safetensors")
+    with pytest.raises(WeightsError, match=r"Mixed_4f.b2b.bn.bias \[128\] is missing"):
+        i3d.load(tmp_path / "less.safetensors")
+    save_file({**tensors, "logits.conv3d.bias": np.zeros(600, np.float32)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match=r"logits.conv3d.bias is float32 \[600\]. Valid: float32 \[400\]"):
+        i3d.load(tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="no file"):
+        i3d.load(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"F >= 9 frames; got \[1, 8, 32, 32, 3\]"):
+        i3d.features({}, np.zeros((1, 8, 32, 32, 3), np.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLIPS)
+def test_logits_are_the_peers(tensors, name):
+    expected = load_file(FOLDER / "i3d.safetensors")[name]
+    found = i3d.features(i3d.fold(tensors), drawn(f"i3d {name}", *CLIPS[name]))
+    assert np.abs(expected).max() > 0.05, "an output of zeros compares nothing"
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
