@@ -55,9 +55,12 @@ if __name__ == "__main__":  # before the imports that take seconds
         "protocol",
         None,
         "how images are prepared: adm, edm, pytorch-fid, torch-fidelity, mind, clean-fid, tf-gan; in the features of "
-        "another network (--encoder): dgm-eval, edm2-dinov2, cmmd, cmmd-siglip2, fdr-convnext, fdr-mae",
+        "another network (--encoder): dgm-eval, edm2-dinov2, cmmd, cmmd-siglip2, fdr-convnext, fdr-mae; of clips, "
+        "likewise: fvd, stylegan-v, stylegan-v-128, cd-fvd",
     )
-    flags.DEFINE_string("encoder", None, "folder or .safetensors of a protocol's image encoder, as transformers has it")
+    flags.DEFINE_string(
+        "encoder", None, "folder or .safetensors of a protocol's encoder, as transformers has it; file of FVD's I3D"
+    )
     flags.DEFINE_string("inception", None, "file of FID's Inception-v3: .pth, TorchScript or .safetensors")
     flags.DEFINE_string("inception_sha256", None, "digest that the network must have; that of 2015-12-05 by default")
     flags.DEFINE_string("features", None, "space to compare in, without --workdir: inception, pixels")
@@ -87,15 +90,17 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.begin()
 
 import hashlib
+import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.config import ConfigError, data, unknown
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.values import plain
 from diffusion.experiments.evaluation import (
     comparison,
     figures,
@@ -114,7 +119,7 @@ from diffusion.experiments.evaluation.sample_metrics import FULL, Effort
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.sampling.sample_files import read_samples
-from diffusion.metrics import encoder_protocols, protocols
+from diffusion.metrics import clip_protocols, protocols
 from diffusion.training.runtime import progress
 
 ROUNDING = "floor(clip(127.5 x + 128, 0, 255))"
@@ -227,13 +232,18 @@ def requested(**changes) -> comparison.Request:
 
 def measured_by(protocol: str | None) -> tuple[str, ...]:
     """The figures that a protocol measures where --metrics names none; () for the command's own choice."""
-    if protocol in encoder_protocols.PROTOCOLS:
-        return encoder_protocols.PROTOCOLS[protocol].reports
+    if network := comparison.of_network(protocol):
+        return network.reports
     return protocols.PROTOCOLS[protocol].measures if protocol in protocols.PROTOCOLS else ()
 
 
+def reference_of(config: Mapping, split: str) -> str:
+    """What names the run's data at a split: NAME@SPLIT of TFDS, or the entry of another source, in JSON."""
+    return f"{config.data.name if data.is_tfds(config) else json.dumps(plain(config.data.source))}@{split}"
+
+
 def _require_pictures(config: Mapping) -> None:
-    """Refuses flags of pictures for a run on other examples.
+    """Refuses flags of pictures for a run on other examples; those of clips for a run on clips are none.
 
     Raises:
         ConfigError: naming the flag.
@@ -242,6 +252,12 @@ def _require_pictures(config: Mapping) -> None:
     if set(flags.FLAGS.metrics or ()) <= set(model_metrics.OF_ANY_EXAMPLES):
         requested_flags = [name for name in requested_flags if name != "metrics"]
     spec = real_images.split_of(config, config.evaluate.split).spec if requested_flags else None
+    if (
+        flags.FLAGS.protocol in clip_protocols.PROTOCOLS
+        and isinstance(spec and spec.shape, tuple)
+        and len(spec.shape) == 4
+    ):
+        return
     if spec is not None and not spec.pictures:
         raise ConfigError(
             f"--{requested_flags[0]} is of pictures, and {spec.name} holds {spec.dtype} {spec.shape}. Valid: neither "
@@ -276,11 +292,11 @@ def evaluate_run() -> None:
             content["model"] |= report.plain(model_metrics.METRICS[name](subject))
         run_report.write(content, folder)
     if flags.FLAGS.protocol or flags.FLAGS.inception or flags.FLAGS.encoder:
-        encoder = encoder_protocols.PROTOCOLS.get(flags.FLAGS.protocol)
+        encoder = comparison.of_network(flags.FLAGS.protocol)
         protocol = encoder or protocols.PROTOCOLS.get(flags.FLAGS.protocol)
         request = requested(
             samples=str(folder / "samples.npz"),
-            reference=flags.FLAGS.reference or f"{config.data.name}@{protocol.split if protocol else 'train'}",
+            reference=flags.FLAGS.reference or reference_of(config, protocol.split if protocol else "train"),
             metrics=of_images or measured_by(flags.FLAGS.protocol) or None,
             data_dir=flags.FLAGS.data_dir or config.data.dir,
         )

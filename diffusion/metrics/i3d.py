@@ -111,10 +111,14 @@ def read(path: pathlib.Path | str) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path} holds no weights that can be read: {error}") from error
     for name, shape in SHAPES.items():
         if name not in found:
-            raise WeightsError(f"{path} does not hold I3D in the names of pytorch-i3d: {name} {list(shape)} is missing.")
+            raise WeightsError(
+                f"{path} does not hold I3D in the names of pytorch-i3d: {name} {list(shape)} is missing."
+            )
         array = found[name]
         if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
-            raise WeightsError(f"{path}: {name} is {array.dtype} {list(array.shape)}. Valid: float32 {list(shape)}, finite")
+            raise WeightsError(
+                f"{path}: {name} is {array.dtype} {list(array.shape)}. Valid: float32 {list(shape)}, finite"
+            )
         if name.endswith("running_var") and array.min() < 0:
             raise WeightsError(f"{path}: {name} has a variance below 0.")
     return {name: found[name] for name in SHAPES}

@@ -34,14 +34,14 @@ class ImageSet(NamedTuple):
 
     Attributes:
         count: N.
-        shape: (H, W, C) of each, C = 1 or 3.
-        read: (start, stop) -> [stop - start, H, W, C] as they are stored: uint8, or floating.
+        shape: (H, W, C) of each, C = 1 or 3; (F, H, W, C) of clips (`clip_sets`).
+        read: (start, stop) -> [stop - start, *shape] as they are stored: uint8, or floating.
         fingerprint: sha256 that changes with any image.
         record: for a report: "images" (the name that was passed), "kind", "dtype", and for a dataset "version".
     """
 
     count: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     read: Callable[[int, int], np.ndarray]
     fingerprint: str
     record: dict

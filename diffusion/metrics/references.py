@@ -22,6 +22,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -36,7 +37,7 @@ from diffusion.metrics import features, frechet, image_sets, inception, protocol
 from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.statistics import Statistics, StatisticsError
 
-CHUNK = 512  # images between two merges of moments: constant, so that an interruption changes no bit
+CHUNK = 512  # images, or frames, between two merges of moments: constant, so that an interruption changes no bit
 SAVE_SECONDS = 15  # between two writes of the moments so far
 VERSIONS = ("jax", "numpy", "pillow")
 
@@ -54,6 +55,8 @@ class Space(NamedTuple):
         neighbours: k of precision and recall.
         overlap_rows: the most rows of each set in precision, recall, density and coverage; 0: all.
         edm2: what EDM2's tools call the Frechet distance in it; "" if they do not know it.
+        frechet: what the literature calls the Frechet distance in it.
+        usual: number of samples of published figures; 0 where none is usual.
     """
 
     extract: Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -65,6 +68,8 @@ class Space(NamedTuple):
     neighbours: int = 3
     overlap_rows: int = 0
     edm2: str = ""
+    frechet: str = "fd"
+    usual: int = 0
 
     @property
     def name(self) -> str:
@@ -116,7 +121,7 @@ def inception_space(net: inception.Inception, protocol: protocols.Protocol, taps
     prepare = functools.partial(protocols.preprocess, protocol)
     extract = lambda images: inception.extract(net.params, images, taps, prepare)
     identity = {"weights": net.digest, "resize": protocol.resize, "scaling": protocol.scaling, "size": inception.SIZE}
-    return Space(extract, tuple(taps), "2048", protocol.rounding, identity, edm2="fid")
+    return Space(extract, tuple(taps), "2048", protocol.rounding, identity, edm2="fid", frechet="fid", usual=50_000)
 
 
 def function_space(extractor: features.Extractor, rounding: str = protocols.PROTOCOLS["edm"].rounding) -> Space:
@@ -133,7 +138,9 @@ def function_space(extractor: features.Extractor, rounding: str = protocols.PROT
     return Space(extract, ("features",), "features", rounding, dict(extractor.record))
 
 
-def open_reference(spec: str, data_dir: str = "", side: int = 0) -> Reference:
+def open_reference(
+    spec: str, data_dir: str = "", side: int = 0, opened: Callable[[str], ImageSet] | None = None
+) -> Reference:
     """Opens the reference with which samples are compared.
 
     Args:
@@ -141,6 +148,7 @@ def open_reference(spec: str, data_dir: str = "", side: int = 0) -> Reference:
             with dgm-eval's reps; EDM2's .pkl), or images as `image_sets.open_set` takes them.
         data_dir: folder of prepared datasets.
         side: as in `image_sets.open_set`.
+        opened: that opens a name in place of `image_sets.open_set`, such as one for clips.
 
     Returns:
         The reference.
@@ -148,6 +156,7 @@ def open_reference(spec: str, data_dir: str = "", side: int = 0) -> Reference:
     Raises:
         StatisticsError, ImageSetError: if it does not exist, is damaged, or holds neither.
     """
+    opened = opened or functools.partial(image_sets.open_set, data_dir=data_dir, side=side)
     path = pathlib.Path(spec)
     if path.suffix == ".npz" and path.is_file():
         try:
@@ -156,12 +165,10 @@ def open_reference(spec: str, data_dir: str = "", side: int = 0) -> Reference:
             raise StatisticsError(str(error)) from error
         has_images = any(name in there for name in image_sets.ARRAYS)
         has_statistics = bool({"mu", "reps"} & there) or not has_images
-        return Reference(
-            spec, statistics.read(path) if has_statistics else None, image_sets.open_set(spec) if has_images else None
-        )
+        return Reference(spec, statistics.read(path) if has_statistics else None, opened(spec) if has_images else None)
     if path.suffix in (".safetensors", ".pkl", ".pickle", ".pt", ".pth") and not path.is_dir():
         return Reference(spec, statistics.read(path), None)
-    return Reference(spec, None, image_sets.open_set(spec, data_dir, side))
+    return Reference(spec, None, opened(spec))
 
 
 def in_space(reference: Reference, space: Space) -> Reference:
@@ -229,13 +236,18 @@ def gather(
     if folder is None:
         return _go_on(images, space, keep, None, None, advance, began)
     rounding = "" if images.record["dtype"] == "uint8" else space.rounding
-    named = json.dumps([images.fingerprint, images.count, space.identity, rounding, CHUNK], sort_keys=True)
+    named = json.dumps([images.fingerprint, images.count, space.identity, rounding, _chunk(images)], sort_keys=True)
     key = hashlib.sha256(named.encode()).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder / f"{key}.lock"):
         path = folder / f"{key}.safetensors"
         before = _before(path, images, space, keep)
         return _go_on(images, space, keep, path, before, advance, began)
+
+
+def _chunk(images: ImageSet) -> int:
+    """Images of a chunk: 512, or as many clips as have about 512 frames."""
+    return max(1, CHUNK // math.prod(images.shape[:-3]))
 
 
 def _go_on(images, space, keep, path, before, advance, began) -> Gathered:
@@ -265,7 +277,7 @@ def _go_on(images, space, keep, path, before, advance, began) -> Gathered:
                 files[tap].seek(0, os.SEEK_END)
         advance(done)
         while done < images.count:
-            stop = min(done + CHUNK, images.count)
+            stop = min(done + _chunk(images), images.count)
             chunk = _bytes(images, space, done, stop)
             for image in chunk:
                 images_sha = hashlib.sha256(images_sha.encode() + image.tobytes()).hexdigest()

@@ -6,7 +6,7 @@ The text beside a film or folder is its caption; either all have one or none has
 shards of WebDataset.
 """
 
-__all__ = ["clip_folder", "clip_shards"]
+__all__ = ["clip_folder", "clip_shards", "files_of", "films_of", "square"]
 
 import itertools
 import pathlib
@@ -123,7 +123,7 @@ class _Shards:
         frames, side, rate = self._size
         name = f"its {self._stored['x']}"
         numbers = _clips_of(clips.about(content, name), name, frames, side, rate)[0]
-        return np.stack([_square(frame, side) for frame in clips.read(content, numbers, name)])
+        return np.stack([square(frame, side) for frame in clips.read(content, numbers, name)])
 
 
 class _Films:
@@ -138,10 +138,10 @@ class _Films:
             raise ValueError(f"{whole} has no split {base!r}: all of it is 'train'. Valid: a part, e.g. 'train[:90%]'")
         self.where, self.name = str(whole), whole.name
         self._frames, self._side = frames, side
-        self._films = _found(whole)
+        self._films = films_of(whole)
         if not self._films:
             raise ValueError(f"{whole} holds no films ({', '.join(FILMS)}) and no folders of numbered pictures.")
-        self._files = [_files_of(film) for film in self._films]
+        self._files = [files_of(film) for film in self._films]
         self._clips: list[tuple[int, np.ndarray]] = []
         for number, film in enumerate(self._films):
             found = _windows(film, self._files[number], frames, side, rate, stored_rate)
@@ -178,10 +178,10 @@ class _Films:
             frames = (np.asarray(pictures.opened(files[each]).convert("RGB")) for each in rows)
         else:
             frames = iter(clips.read(film, rows))
-        return np.stack([_square(frame, self._side) for frame in frames])
+        return np.stack([square(frame, self._side) for frame in frames])
 
 
-def _found(whole: pathlib.Path) -> list[pathlib.Path]:
+def films_of(whole: pathlib.Path) -> list[pathlib.Path]:
     """Films, and folders that hold numbered pictures, by name."""
     if whole.is_file():
         return [whole]
@@ -191,7 +191,7 @@ def _found(whole: pathlib.Path) -> list[pathlib.Path]:
     return sorted([*films, *folders])
 
 
-def _files_of(film: pathlib.Path) -> list[pathlib.Path]:
+def files_of(film: pathlib.Path) -> list[pathlib.Path]:
     """The pictures of a folder in the order of their numbers; a film is its own file."""
     if film.is_file():
         return [film]
@@ -201,7 +201,7 @@ def _files_of(film: pathlib.Path) -> list[pathlib.Path]:
 
 def _number(file: pathlib.Path) -> int:
     found = NUMBER.search(file.stem)
-    assert found is not None  # of those that `_files_of` has chosen
+    assert found is not None  # of those that `files_of` has chosen
     return int(found[1])
 
 
@@ -250,7 +250,7 @@ def _clips_of(about: clips.About, name: str, frames: int, side: int, rate: float
     return [shown[i : i + frames] for i in range(0, len(shown) - frames + 1, frames)]
 
 
-def _square(frame: np.ndarray, side: int) -> np.ndarray:
+def square(frame: np.ndarray, side: int) -> np.ndarray:
     """The middle square of a picture, uint8 [side, side, 3]."""
     height, width = frame.shape[:2]
     short = min(height, width)

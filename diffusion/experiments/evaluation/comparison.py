@@ -7,15 +7,31 @@ In Python, for features of your own (DINOv2, CLIP, ...), which no command line n
                        references.function_space(extractor), metrics=("fid", "kid"))
 """
 
+import json
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diffusion.experiments.config import ConfigError, unknown
+import numpy as np
+
+from diffusion.data import pipeline
+from diffusion.experiments.config import ConfigError, data, unknown
 from diffusion.experiments.evaluation.image_metrics import METRICS, OF_ROWS, TAPS, FeatureSets, NotMeasured, called
 from diffusion.experiments.run_folder.workdir import WorkdirError
-from diffusion.metrics import encoder_protocols, features, image_sets, inception, protocols, references, statistics
+from diffusion.metrics import (
+    clip_protocols,
+    clip_sets,
+    encoder_protocols,
+    features,
+    image_sets,
+    inception,
+    protocols,
+    references,
+    statistics,
+)
+from diffusion.metrics.clip_protocols import ClipProtocol
+from diffusion.metrics.encoder_protocols import EncoderProtocol
 from diffusion.metrics.image_sets import ImageSet, ImageSetError
 from diffusion.metrics.inception_weights import KNOWN, WeightsError
 from diffusion.metrics.references import Gathered, Reference, Space
@@ -25,7 +41,6 @@ from diffusion.training.runtime import progress
 FAILURES = (ImageSetError, StatisticsError, WeightsError)  # for command_line.run
 DEFAULT = ("fid", "kid", "pr")
 FEATURES = ("inception", "pixels")  # the spaces that a command line can name
-USUAL = 50_000  # samples of published figures
 
 
 class Request(NamedTuple):
@@ -33,7 +48,9 @@ class Request(NamedTuple):
 
     samples: str = ""  # images, as `image_sets.open_set` reads them
     reference: str = ""  # images or statistics, as `references.open_reference` reads them
-    protocol: str = ""  # a name of `protocols.PROTOCOLS` or `encoder_protocols.PROTOCOLS`; "" for other features
+    protocol: str = (
+        ""  # a name of a PROTOCOLS in `protocols`, `encoder_protocols`, `clip_protocols`; "" for other features
+    )
     inception: str = ""  # file of the network; "" likewise
     inception_sha256: str = ""  # digest that the network must have; "" for that of the published figures
     features: str = "inception"  # a name of FEATURES
@@ -157,10 +174,10 @@ def warnings(samples: ImageSet, reference: Reference, sets: FeatureSets) -> list
             "Frechet distance is far too high (its bias falls as 1 / N). Do not report it; compare KID, or make more "
             "samples."
         )
-    elif samples.count != USUAL and sets.space.main == "2048":
+    elif samples.count != (usual := sets.space.usual) and usual:
         texts.append(
-            f"published figures are of {USUAL:,} samples; of {samples.count:,} a Frechet distance is "
-            f"{'higher' if samples.count < USUAL else 'lower'} for the same model."
+            f"published figures are of {usual:,} samples; of {samples.count:,} a Frechet distance is "
+            f"{'higher' if samples.count < usual else 'lower'} for the same model."
         )
     count = sets.reference.statistics.count
     if count is not None and count <= dim:
@@ -192,12 +209,13 @@ def space_of(request: Request) -> tuple[Space, dict]:
             raise ConfigError("--features=pixels takes no --protocol and no --inception.")
         extractor = features.pixels(None, None)
         return references.function_space(extractor), {"features": extractor.record, "protocol": None, "weights": None}
-    if request.protocol in encoder_protocols.PROTOCOLS:
-        return _encoder_space(encoder_protocols.PROTOCOLS[request.protocol], request)
+    if protocol := of_network(request.protocol):
+        return _network_space(protocol, request)
     if request.encoder:
-        raise ConfigError(f"--encoder goes with --protocol={' or '.join(encoder_protocols.PROTOCOLS)} alone.")
+        valid = [*encoder_protocols.PROTOCOLS, *clip_protocols.PROTOCOLS]
+        raise ConfigError(f"--encoder goes with --protocol={' or '.join(valid)} alone.")
     if request.protocol not in protocols.PROTOCOLS:
-        valid = [*sorted(protocols.PROTOCOLS), *encoder_protocols.PROTOCOLS]
+        valid = [*sorted(protocols.PROTOCOLS), *encoder_protocols.PROTOCOLS, *clip_protocols.PROTOCOLS]
         if not request.protocol:
             raise ConfigError(
                 f"--protocol is missing: the one that the figure is to be compared under. Valid: {', '.join(valid)}."
@@ -227,14 +245,48 @@ def space_of(request: Request) -> tuple[Space, dict]:
     return references.inception_space(net, protocol, taps), about
 
 
-def _encoder_space(protocol: encoder_protocols.EncoderProtocol, request: Request) -> tuple[Space, dict]:
-    """`space_of` for a protocol of an image encoder."""
+def of_network(name: str | None) -> EncoderProtocol | ClipProtocol | None:
+    """The protocol of that name if its network is an image encoder or one of clips, which --encoder names."""
+    return encoder_protocols.PROTOCOLS.get(name or "") or clip_protocols.PROTOCOLS.get(name or "")
+
+
+def opened(spec: str, request: Request) -> ImageSet:
+    """Opens the pictures, or under a protocol of clips the clips, that a request names."""
+    protocol = clip_protocols.PROTOCOLS.get(request.protocol)
+    if protocol is None:
+        return image_sets.open_set(spec, request.data_dir, request.size)
+    if not spec.startswith("{"):
+        return clip_sets.open_set(spec, protocol.frames, protocol.every, request.size, request.seed)
+    source = data.named(spec)
+    about = source.spec
+    if request.size or not isinstance(about.shape, tuple) or about.dtype != "uint8":
+        raise ImageSetError(
+            f"{spec} has {about.dtype} {about.shape}. Valid: clips of bytes [F, H, W, C], without --size."
+        )
+    read = lambda start, stop: np.stack(
+        [record[about.entry] for record in pipeline.fetch(source, np.arange(start, stop))]
+    )
+    shape = (about.size, *about.shape)
+    mark = json.dumps([spec, source.fingerprint()], sort_keys=True, default=str)
+    return clip_sets.of_records(spec, shape, read, mark, protocol.frames, protocol.every, request.seed)
+
+
+def _network_space(protocol: EncoderProtocol | ClipProtocol, request: Request) -> tuple[Space, dict]:
+    """`space_of` for a protocol of an image encoder, or of a network of clips."""
     if request.inception:
         raise ConfigError(f"--protocol={protocol.name} takes no --inception: its network is {protocol.network}.")
     if not request.encoder:
         raise ConfigError(
-            f"--encoder is missing: the folder or safetensors file of {protocol.network}, as transformers writes it."
+            f"--encoder is missing: the folder or safetensors file of {protocol.network}; docs/evaluation.md says which."
         )
+    if isinstance(protocol, ClipProtocol):
+        network = clip_protocols.load(protocol, request.encoder)
+        about = {
+            "features": {"features": network.name, "dimensions": network.dimensions},
+            "protocol": clip_protocols.described(protocol),
+            "weights": clip_protocols.record(network),
+        }
+        return clip_protocols.space(protocol, network), about
     encoder = encoder_protocols.load(protocol, request.encoder)
     about = {
         "features": {"features": protocol.network, "dimensions": protocol.dimensions},
@@ -250,8 +302,8 @@ def run(request: Request, fresh: bool = False) -> dict:
         if name not in METRICS:
             raise unknown("--metrics", name, METRICS, "metric")
     space, about = space_of(request)
-    reference = references.open_reference(request.reference, request.data_dir, request.size)
-    samples = image_sets.open_set(request.samples, request.data_dir, request.size)
+    reference = references.open_reference(request.reference, opened=lambda spec: opened(spec, request))
+    samples = opened(request.samples, request)
     splits = (about["protocol"] or {}).get("score_splits", "ten, shuffled")
     measured = measure(
         samples, reference, space, request.metrics, request.seed, splits, references.cache_folder(), fresh
@@ -273,7 +325,7 @@ def make_reference(request: Request, out: pathlib.Path) -> statistics.Statistics
         raise ConfigError(
             f"--out={out}: EDM2's tools know no distance in the features of {space.name}. Valid: .safetensors, .npz."
         )
-    images = image_sets.open_set(request.reference, request.data_dir, request.size)
+    images = opened(request.reference, request)
     foreign = out.suffix == ".npz"
     gathered = _gather("the reference", images, space, (space.main,) * foreign, references.cache_folder())
     if foreign:

@@ -71,11 +71,13 @@ def _equal(sets: FeatureSets, tap: str, most: int = 0) -> tuple[np.ndarray, np.n
 
 
 # What the figures of Inception features, which alone have these names in the literature, are called in other spaces.
-ELSEWHERE = {"fid": "fd", "fid_infinity": "fd_infinity", "kid": "kd", "rfid": "rfd"}
+ELSEWHERE = {"fid_infinity": "fd_infinity", "kid": "kd", "rfid": "rfd"}
 
 
 def called(space: Space, name: str) -> str:
     """The name of a figure in a space: "fid" is of FID's Inception features alone, "fd" a Frechet distance of any."""
+    if name == "fid":
+        return space.frechet
     return name if space.main in inception.TAPS else ELSEWHERE.get(name, name)
 
 

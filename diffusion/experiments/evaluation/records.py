@@ -41,6 +41,7 @@ TOLERANCES = {
     "ssim": (1e-4, 0),
 }
 TOLERANCES |= {other: TOLERANCES[name] for name, other in ELSEWHERE.items()}
+TOLERANCES |= dict.fromkeys(("fd", "fvd", "cd_fvd"), TOLERANCES["fid"])
 INPUTS = {  # what two records must share for their figures to compare
     "samples": ("sha256", "count"),
     "reference": ("sha256", "count", "fingerprint"),
@@ -169,7 +170,8 @@ def compare(before: Mapping, after: Mapping) -> list[str]:
 def _by_current_names(content: Mapping) -> dict:
     """The figures of a record; records of earlier versions called a Frechet distance of pixels "fid" too."""
     inception = content["protocol"] is not None
-    return {name if inception else ELSEWHERE.get(name, name): figure for name, figure in content["figures"].items()}
+    current = {"fid": "fd", **ELSEWHERE}
+    return {name if inception else current.get(name, name): figure for name, figure in content["figures"].items()}
 
 
 def show(content: Mapping) -> None:

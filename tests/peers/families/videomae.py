@@ -48,9 +48,7 @@ GIANT = {
     "patch_size": 14,
 }
 CASES = {
-    "videomae": Case(
-        lambda: transformers.VideoMAEModel(config(use_mean_pooling=False)), INPUTS, tokens, by_file=True
-    ),
+    "videomae": Case(lambda: transformers.VideoMAEModel(config(use_mean_pooling=False)), INPUTS, tokens, by_file=True),
     "videomae_without_norm": Case(lambda: transformers.VideoMAEModel(config()), INPUTS, tokens, by_file=True),
     "videomae_classifier": Case(
         lambda: transformers.VideoMAEForVideoClassification(config()), INPUTS, classified, by_file=True
@@ -59,5 +57,5 @@ CASES = {
 LISTINGS = {
     "videomae_full_giant": lambda: transformers.VideoMAEForVideoClassification(
         transformers.VideoMAEConfig(**GIANT, num_labels=174)
-    ),
+    )
 }

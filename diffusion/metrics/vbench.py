@@ -1,0 +1,384 @@
+"""VBench's dimensions of films, as functions of clips and of what networks of your own say of them.
+
+| dimension                                   | function             | network of the paper's figures            |
+|---------------------------------------------|----------------------|-------------------------------------------|
+| subject consistency                         | `consistency`        | DINO ViT-B/16, of each frame              |
+| background consistency                      | `consistency`        | CLIP ViT-B/32, of each frame              |
+| temporal flickering                         | `flickering`         | none; of films that do not move           |
+| motion smoothness                           | `motion_smoothness`  | AMT-S, which interpolates frames          |
+| dynamic degree                              | `dynamic`            | RAFT, optical flow                        |
+| object class, multiple objects              | `objects`            | GRiT, 16 frames                           |
+| color                                       | `colour`             | GRiT, captions of objects, 16 frames      |
+| spatial relationship                        | `relation`           | GRiT, 16 frames                           |
+| human action                                | `action`             | UMT ViT-L/16, Kinetics-400                |
+| scene                                       | `scene`              | Tag2Text, captions of frames              |
+| appearance style                            | `text_consistency`   | CLIP ViT-B/32, of each frame              |
+| temporal style, overall consistency         | `text_consistency`   | ViCLIP, of the whole film                 |
+
+Aesthetic and imaging quality are means over the frames of a predictor's score (LAION's, MUSIQ), in [0, 1].
+Each function gives a number for each film; a figure is the mean over films. No weights come with this library.
+
+Reference: Huang et al. 2024, "VBench: Comprehensive Benchmark Suite for Video Generative Models",
+https://arxiv.org/abs/2311.17982; where the paper is silent, the authors' code, Vchitect/VBench.
+"""
+
+__all__ = [
+    "DIMENSIONS",
+    "Dimension",
+    "Flow",
+    "Interpolate",
+    "action",
+    "colour",
+    "consistency",
+    "dynamic",
+    "flickering",
+    "motion_smoothness",
+    "objects",
+    "relation",
+    "scene",
+    "text_consistency",
+    "total",
+]
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.metrics.prompt_following.readers import Detection
+
+Interpolate = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Frames uint8 [M, H, W, 3] and the frames that follow them -> the frames in their middle, uint8 [M, H, W, 3]."""
+Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Frames uint8 [M, H, W, 3] and the frames that follow them -> the motion of each pixel [M, H, W, 2], in pixels."""
+
+SHARE = 0.05  # of the pixels, those that move most, whose mean is a step's motion
+SURE = 0.85  # probability from which on an action is seen
+APART = 0.1  # intersection over union from which on two objects overlap
+COLOURS = ("white", "red", "pink", "blue", "silver", "purple", "orange", "green", "gray", "yellow", "black", "grey")
+SIDES = ("on the right of", "on the left of")
+HEIGHTS = ("on the bottom of", "on the top of")
+
+
+# ==== Of frames and their features ====
+
+
+def consistency(features: np.ndarray) -> np.ndarray:
+    """How alike the frames of films are: subject consistency with DINO's features, background with CLIP's.
+
+        1 / (F - 1) sum_{f > 0} (max(0, cos(x_f, x_{f - 1})) + max(0, cos(x_f, x_0))) / 2
+
+    Args:
+        features: [N, F, D], of each frame, of any length but zero; F >= 2.
+
+    Returns:
+        float64 [N], in [0, 1].
+
+    Raises:
+        ValueError: for another shape, or features that are not finite or zero.
+    """
+    x = _unit("features", features, 3)
+    _several(x.shape)
+    before = np.maximum((x[:, 1:] * x[:, :-1]).sum(-1), 0)
+    first = np.maximum((x[:, 1:] * x[:, :1]).sum(-1), 0)
+    return ((before + first) / 2).mean(1)
+
+
+def flickering(clips: np.ndarray) -> np.ndarray:
+    """1 where nothing changes from a frame to the next; of films that should not move (see `dynamic`).
+
+        (255 - 1 / (F - 1) sum_f mean |x_f - x_{f - 1}|) / 255
+
+    Args:
+        clips: uint8 [N, F, H, W, 3], F >= 2.
+
+    Returns:
+        float64 [N], in [0, 1].
+
+    Raises:
+        TypeError, ValueError: for clips of another type or shape.
+    """
+    _checked(clips)
+    return np.array([1 - np.abs(np.diff(clip.astype(np.int16), axis=0)).mean() / 255 for clip in clips])
+
+
+def motion_smoothness(clips: np.ndarray, interpolate: Interpolate) -> np.ndarray:
+    """How near the odd frames are to those that are interpolated between the even ones.
+
+        (255 - mean_k mean |x_{2k + 1} - I(x_{2k}, x_{2k + 2})|) / 255
+
+    Args:
+        clips: uint8 [N, F, H, W, 3], F >= 3; of an even F the last frame is left out.
+        interpolate: I.
+
+    Returns:
+        float64 [N], in [0, 1].
+
+    Raises:
+        TypeError, ValueError: for clips of another type or shape, or an answer of another shape.
+    """
+    _checked(clips, 3)
+    scores = []
+    for clip in clips:
+        even = clip[::2]
+        made = np.asarray(interpolate(even[:-1], even[1:]))
+        if made.shape != even[:-1].shape or made.dtype != np.uint8:
+            raise ValueError(f"interpolate gives {made.dtype} {list(made.shape)}, not uint8 {list(even[:-1].shape)}")
+        left_out = clip[1::2][: len(made)]
+        scores.append(1 - np.abs(left_out.astype(np.int16) - made).mean() / 255)
+    return np.array(scores)
+
+
+def dynamic(clips: np.ndarray, flow: Flow, rate: float) -> np.ndarray:
+    """Whether films move; dynamic degree is the share that does, and flickering is of those that do not.
+
+    Every so many-th frame is taken that about 8 of a second are left, M of them. A step moves by r, the mean length of
+    the flow of the 5 % of pixels that move most. A film moves if
+
+        #{steps: r > 6 max(1, 8 / rate) min(H, W) / 256} >= round(4 M / 16)
+
+    Args:
+        clips: uint8 [N, F, H, W, 3], of at least 20 pixels.
+        flow: from a frame to the next that is taken.
+        rate: frames a second of the clips.
+
+    Returns:
+        Bool [N].
+
+    Raises:
+        TypeError, ValueError: for clips of another type or shape, no positive rate, or an answer of another shape.
+    """
+    if not rate > 0:
+        raise ValueError(f"rate is positive, got {rate}")
+    _checked(clips)
+    height, width = clips.shape[2:4]
+    most = int(height * width * SHARE)
+    taken = clips[:, :: max(1, round(rate / 8))]
+    _several(taken.shape)
+    if not most:
+        raise ValueError(f"frames have at least 20 pixels, got {height} x {width}")
+    least = 6 * max(1.0, 8 / rate) * min(height, width) / 256
+    moves = []
+    for clip in taken:
+        motion = np.asarray(flow(clip[:-1], clip[1:]), np.float64)
+        if motion.shape != (len(clip) - 1, height, width, 2):
+            raise ValueError(f"flow gives {list(motion.shape)}, not {[len(clip) - 1, height, width, 2]}")
+        lengths = np.linalg.norm(motion, axis=-1).reshape(len(motion), -1)
+        steps = np.sort(lengths, axis=1)[:, -most:].mean(1)
+        moves.append((steps > least).sum() >= round(4 * len(clip) / 16))
+    return np.array(moves)
+
+
+def text_consistency(features: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """How well films fit texts: 1 / F sum_f cos(x_f, text), [N].
+
+    Args:
+        features: [N, F, D], of each frame (CLIP's, appearance style), or F = 1, of the whole film (ViCLIP's, temporal
+            style and overall consistency).
+        texts: [N, D], of the style or of the prompt.
+
+    Raises:
+        ValueError: for shapes that do not fit, or features that are not finite or zero.
+    """
+    x, y = _unit("features", features, 3), _unit("texts", texts, 2)
+    if y.shape != (x.shape[0], x.shape[2]):
+        raise ValueError(f"texts have shape {list(y.shape)}, and features [N, F, D] are {list(x.shape)}")
+    return np.einsum("nfd,nd->n", x, y) / x.shape[1]
+
+
+# ==== Of what networks find ====
+
+
+def objects(found: Sequence[Sequence[Detection]], names: Sequence[str]) -> float:
+    """The share of a film's frames in which every object is found: object class, and multiple objects for two names.
+
+    Args:
+        found: of each frame, as by a `readers.Detector`.
+        names: labels.
+
+    Raises:
+        ValueError: without a frame or a name.
+    """
+    if not found or not names:
+        raise ValueError(f"need a frame and a name at least, got {len(found)} and {len(names)}")
+    return sum(set(names) <= {each.label for each in frame} for frame in found) / len(found)
+
+
+def colour(found: Sequence[Sequence[tuple[str, str]]], name: str, wanted: str) -> float | None:
+    """Of the frames whose captions say a colour of the object, the share in which it is the wanted one.
+
+    Args:
+        found: of each frame (label, caption) of its objects.
+        name: the object's label.
+        wanted: the colour, one of COLOURS.
+
+    Returns:
+        None where no caption says a colour of the object: such films do not count.
+
+    Raises:
+        ValueError: for an unknown colour.
+    """
+    if wanted not in COLOURS:
+        raise ValueError(f"unknown colour {wanted!r}. Valid: {', '.join(COLOURS)}")
+    of_object = [[caption for label, caption in frame if label == name] for frame in found]
+    said = [any(each in caption for caption in captions for each in COLOURS) for captions in of_object]
+    right = [any(wanted in caption for caption in captions) for captions in of_object]
+    return sum(right) / sum(said) if any(said) else None
+
+
+def relation(found: Sequence[Sequence[Detection]], first: str, second: str, place: str) -> float:
+    """How well two objects stand beside or above one another, mean over a film's frames.
+
+    A frame's score is the greatest over pairs of boxes of these labels: 1 where the centres are further apart along the
+    place's axis than across it, times APART / IoU where they overlap by APART or more. As in the authors' code the
+    order, left or right, does not count, and two boxes of one label are a pair too.
+
+    Args:
+        found: of each frame, as by a `readers.Detector`.
+        first, second: labels.
+        place: one of SIDES or HEIGHTS.
+
+    Raises:
+        ValueError: for another place, or without a frame.
+    """
+    if place not in (*SIDES, *HEIGHTS) or not found:
+        raise ValueError(
+            f"need a frame, and a place of {', '.join((*SIDES, *HEIGHTS))}; got {len(found)} and {place!r}"
+        )
+    scores = []
+    for frame in found:
+        boxes = [np.asarray(each.box, np.float64) for each in frame if each.label in (first, second)]
+        pairs = [_placed(a, b, place in SIDES) for i, a in enumerate(boxes) for b in boxes[i + 1 :]]
+        scores.append(max(pairs, default=0.0))
+    return float(np.mean(scores))
+
+
+def _placed(a: np.ndarray, b: np.ndarray, beside: bool) -> float:
+    apart = np.abs((a[:2] + a[2:]) - (b[:2] + b[2:])) / 2
+    if not (apart[0] > apart[1] if beside else apart[1] > apart[0]):
+        return 0.0
+    area = lambda box: np.prod(box[2:] - box[:2])
+    common = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
+    union = area(a) + area(b) - common
+    overlap = common / union if union > 0 else 0.0
+    return 1.0 if overlap < APART else float(APART / overlap)
+
+
+def action(probabilities: Mapping[str, float], wanted: str) -> bool:
+    """Whether an action is among the five likeliest of a film, with a probability of 0.85 at least.
+
+    Args:
+        probabilities: of each action; each is a sigmoid of its own, so that they need no sum of 1.
+        wanted: the action of the prompt.
+
+    Raises:
+        ValueError: for an action that has no probability.
+    """
+    if wanted not in probabilities:
+        raise ValueError(f"{wanted!r} is none of the {len(probabilities)} actions")
+    five = sorted(probabilities, key=lambda name: -probabilities[name])[:5]
+    return wanted in five and round(probabilities[wanted], 4) >= SURE
+
+
+def scene(captions: Sequence[str], wanted: str) -> float:
+    """The share of a film's frames whose caption has every word of the scene.
+
+    Args:
+        captions: of each frame.
+        wanted: the scene, words with spaces.
+
+    Raises:
+        ValueError: without a caption.
+    """
+    if not captions:
+        raise ValueError("need the caption of a frame at least")
+    return sum(all(word in caption for word in wanted.split(" ")) for caption in captions) / len(captions)
+
+
+# ==== The total ====
+
+
+class Dimension(NamedTuple):
+    """A dimension in the total.
+
+    Attributes:
+        least, most: figures that become 0 and 1.
+        weight: in its half's mean.
+        semantic: whether it belongs to the semantic half, and not to that of quality.
+    """
+
+    least: float = 0.0
+    most: float = 1.0
+    weight: float = 1.0
+    semantic: bool = False
+
+
+DIMENSIONS: dict[str, Dimension] = {
+    "subject consistency": Dimension(0.1462),
+    "background consistency": Dimension(0.2615),
+    "temporal flickering": Dimension(0.6293),
+    "motion smoothness": Dimension(0.706, 0.9975),
+    "dynamic degree": Dimension(weight=0.5),
+    "aesthetic quality": Dimension(),
+    "imaging quality": Dimension(),
+    "object class": Dimension(semantic=True),
+    "multiple objects": Dimension(semantic=True),
+    "human action": Dimension(semantic=True),
+    "color": Dimension(semantic=True),
+    "spatial relationship": Dimension(semantic=True),
+    "scene": Dimension(most=0.8222, semantic=True),
+    "appearance style": Dimension(0.0009, 0.2855, semantic=True),
+    "temporal style": Dimension(most=0.364, semantic=True),
+    "overall consistency": Dimension(most=0.364, semantic=True),
+}
+"""The sixteen dimensions, with the ranges and weights of the authors' scripts."""
+
+
+def total(figures: Mapping[str, float]) -> dict[str, float]:
+    """The scores of the authors' table, {"quality", "semantic", "total"}.
+
+        half = sum_d w_d (figure_d - least_d) / (most_d - least_d) / sum_d w_d;    total = (4 quality + semantic) / 5
+
+    Args:
+        figures: of every dimension, by the names of DIMENSIONS.
+
+    Raises:
+        ValueError: naming the dimensions that are missing or unknown.
+    """
+    if figures.keys() != DIMENSIONS.keys():
+        raise ValueError(
+            f"missing: {', '.join(DIMENSIONS.keys() - figures.keys()) or 'none'}; "
+            f"unknown: {', '.join(figures.keys() - DIMENSIONS.keys()) or 'none'}"
+        )
+    halves = {}
+    for half, semantic in (("quality", False), ("semantic", True)):
+        of_half = {name: each for name, each in DIMENSIONS.items() if each.semantic == semantic}
+        scored = [d.weight * (figures[name] - d.least) / (d.most - d.least) for name, d in of_half.items()]
+        halves[half] = sum(scored) / sum(each.weight for each in of_half.values())
+    return {**halves, "total": (4 * halves["quality"] + halves["semantic"]) / 5}
+
+
+# ==== Checks ====
+
+
+def _unit(name: str, rows: np.ndarray, rank: int) -> np.ndarray:
+    rows = np.asarray(rows, np.float64)
+    if rows.ndim != rank or 0 in rows.shape or not np.isfinite(rows).all():
+        raise ValueError(f"{name} are finite numbers [{'N, F, D' if rank == 3 else 'N, D'}], got {list(rows.shape)}")
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    if not lengths.all():
+        raise ValueError(f"{name} have a row of zeros, which has no direction")
+    return rows / lengths
+
+
+def _checked(clips: np.ndarray, least: int = 2) -> None:
+    if clips.dtype != np.uint8:
+        raise TypeError(f"clips are uint8, got {clips.dtype}")
+    if clips.ndim != 5 or clips.shape[-1] != 3 or 0 in clips.shape:
+        raise ValueError(f"need clips [N, F, H, W, 3], got {list(clips.shape)}")
+    _several(clips.shape, least)
+
+
+def _several(shape: tuple[int, ...], least: int = 2) -> None:
+    if shape[1] < least:
+        raise ValueError(f"a film has at least {least} frames here, got {shape[1]}")

@@ -1,0 +1,93 @@
+"""Frechet distances of clips: what the networks see, which files are refused, and the command from clips to a record."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import scipy.linalg
+from PIL import Image
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.evaluation import comparison, records
+from diffusion.metrics import clip_protocols, clip_sets
+from diffusion.metrics.inception_weights import WeightsError
+from diffusion.models import interchange
+from diffusion.models.image_encoders.videomae import VideoMAE
+
+NETWORK = VideoMAE(width=8, depth=1, heads=2, hidden=8, size=8, patch=4, frames=4, last_epsilon=1e-5)
+TINY = clip_protocols.PROTOCOLS["cd-fvd"]._replace(name="tiny", network="a tiny VideoMAE", frames=4, size=8)
+
+
+@pytest.fixture(scope="module")
+def params():
+    shapes = jax.eval_shape(NETWORK.init, jax.random.key(0), np.zeros((1, 4, 8, 8, 3), np.float32))["params"]
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) * 0.3, shapes)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory, params):
+    folder = tmp_path_factory.mktemp("videomae") / "tiny"
+    interchange.save(folder, NETWORK, params)
+    return folder
+
+
+def test_a_record_of_clips_is_the_distance_of_their_features_and_is_measured_again(
+    tmp_path, monkeypatch, encoder, params
+):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(clip_protocols.PROTOCOLS, "tiny", TINY)
+    rng = np.random.default_rng(1)
+    made = rng.integers(0, 256, (20, 4, 8, 8, 3), np.uint8)
+    real = rng.integers(0, 200, (15, 4, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "made.npz", made)
+    for i, clip in enumerate(real):
+        (tmp_path / "real" / f"{i:02}").mkdir(parents=True)
+        for j, frame in enumerate(clip):
+            Image.fromarray(frame).save(tmp_path / "real" / f"{i:02}" / f"{j}.png")
+    request = comparison.Request(
+        f"{tmp_path}/made.npz", f"{tmp_path}/real", "tiny", encoder=str(encoder), metrics=("fid",)
+    )
+    record = records.measure(request)
+    apply = jax.jit(lambda x: NETWORK.apply({"params": params}, x).pooled)
+    x, y = (np.asarray(apply(clips.astype(np.float32) / 255), np.float64) for clips in (made, real))
+    root = np.real(scipy.linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)))
+    distance = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T) + np.cov(y.T) - 2 * root)
+    figure = record["figures"]["cd_fvd"]
+    assert figure["value"] == pytest.approx(distance, rel=1e-3)
+    assert (figure["samples"], figure["reference"], figure["standard_error"] > 0) == (20, 15, True)
+    assert record["protocol"]["frames"] == 4 and record["weights"]["network"].startswith("VideoMAE of width 8")
+    assert "published figures are of 2,048" in record["warnings"][0]
+    records.write(tmp_path / "result.json", record)
+    assert not records.verify(tmp_path / "result.json")
+    with pytest.raises(ConfigError, match="--encoder is missing: .* a tiny VideoMAE"):
+        comparison.space_of(request._replace(encoder=""))
+
+
+def test_networks_see_bytes_in_their_own_range():
+    clips = np.zeros((1, 16, 5, 4, 3), np.uint8)
+    for name, protocol in clip_protocols.PROTOCOLS.items():
+        small = protocol._replace(size=6)
+        ends = [clip_protocols.prepared(small, clips + np.uint8(byte)) for byte in (0, 255)]
+        assert ends[0].shape == (1, 16, 6, 6, 3) and ends[0].dtype == np.float32
+        np.testing.assert_allclose([each.mean() for each in ends], (0, 1) if name == "cd-fvd" else (-1, 1), atol=1e-6)
+        assert json.loads(json.dumps(clip_protocols.described(protocol)))["name"] == name
+    with pytest.raises(ValueError, match=r"\[1, 15, 5, 4, 3\]. Valid: \[B, 16"):
+        clip_protocols.prepared(clip_protocols.PROTOCOLS["fvd"], clips[:, :15])
+
+
+def test_a_network_of_other_clips_is_refused(encoder, tmp_path):
+    with pytest.raises(WeightsError, match=r"does not take the clips of cd-fvd: .*\[B, 4, 8, 8, 3\]"):
+        clip_protocols.load(clip_protocols.PROTOCOLS["cd-fvd"], encoder)
+    with pytest.raises(WeightsError, match="no file of I3D's weights"):
+        clip_protocols.load(clip_protocols.PROTOCOLS["fvd"], tmp_path / "none.safetensors")
+
+
+def test_a_source_of_clips_is_opened_by_its_entry():
+    spec = '{"name": "moving_drawings", "frames": 16, "side": 8, "number": 3}@test'
+    found = comparison.opened(spec, comparison.Request(protocol="fvd"))
+    assert (found.count, found.shape) == (3, (16, 8, 8, 3))
+    assert found.read(1, 3).shape == (2, 16, 8, 8, 3)
+    same = clip_sets.from_array(found.read(0, 3), 16)
+    np.testing.assert_array_equal(same.read(2, 3), found.read(2, 3))

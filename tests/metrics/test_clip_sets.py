@@ -1,0 +1,69 @@
+"""Sets of clips: which frames of a film are taken, from which files, and what is refused."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion.io import clips
+from diffusion.metrics import clip_sets
+from diffusion.metrics.image_sets import ImageSetError
+
+
+def numbered(films, frames):
+    """Clips whose every pixel is 10 film + frame."""
+    values = 10 * np.arange(films)[:, None] + np.arange(frames)
+    return np.broadcast_to(values[..., None, None, None], (films, frames, 4, 6, 3)).astype(np.uint8)
+
+
+def test_a_clip_is_a_row_of_frames_that_follow_at_the_asked_distance(tmp_path):
+    np.savez(tmp_path / "a.npz", numbered(8, 9))
+    seen = set()
+    for seed in range(3):
+        found = clip_sets.open_set(str(tmp_path / "a.npz"), 3, 2, seed=seed)
+        taken = found.read(0, 8)[..., 0, 0, 0].astype(int) - 10 * np.arange(8)[:, None]
+        assert found.shape == (3, 4, 6, 3) and (np.diff(taken) == 2).all() and taken.max() <= 8
+        np.testing.assert_array_equal(found.read(5, 7)[..., 0, 0, 0], found.read(0, 8)[5:7, ..., 0, 0, 0])
+        seen |= set(taken[:, 0])
+    assert seen == {0, 1, 2, 3, 4}
+    whole = clip_sets.open_set(str(tmp_path / "a.npz"), 9)
+    np.testing.assert_array_equal(whole.read(0, 8), numbered(8, 9))
+    assert whole.fingerprint != found.fingerprint
+
+
+def test_films_and_folders_of_pictures_are_clips(tmp_path):
+    film = numbered(2, 4)
+    clips.write_gif(tmp_path / "a.gif", film[0], 8)
+    (tmp_path / "b").mkdir()
+    for i, frame in enumerate(film[1]):
+        Image.fromarray(frame).save(tmp_path / "b" / f"{i}.png")
+    found = clip_sets.open_set(str(tmp_path), 4)
+    np.testing.assert_array_equal(found.read(0, 2), film)
+    square = clip_sets.open_set(str(tmp_path), 4, side=2)
+    assert square.shape == (4, 2, 2, 3) and square.fingerprint != found.fingerprint
+    clips.write_gif(tmp_path / "c.gif", film[0, :, :3], 8)
+    other = clip_sets.open_set(str(tmp_path), 4)
+    with pytest.raises(ImageSetError, match="c.gif has frames of 3 x 6 pixels, and the first film 4 x 6"):
+        other.read(0, 3)
+
+
+@pytest.mark.parametrize(
+    ("array", "match"),
+    [
+        (np.zeros((2, 7, 4, 4, 3), np.uint8), "has 7 frames, and a clip of 4, one of every 3, needs 10"),
+        (np.zeros((2, 10, 4, 4), np.uint8), r"shape \[2, 10, 4, 4\]. Valid: \[N, F, H, W, 3\]"),
+        (np.zeros((2, 10, 4, 4, 3), np.int32), "clips are int32"),
+    ],
+)
+def test_clips_that_do_not_fit_are_refused(array, match):
+    with pytest.raises(ImageSetError, match=match):
+        clip_sets.from_array(array, 4, 3)
+
+
+def test_what_is_no_set_of_clips_is_refused(tmp_path):
+    with pytest.raises(ImageSetError, match="holds no films"):
+        clip_sets.open_set(str(tmp_path), 4)
+    with pytest.raises(ImageSetError, match="this is none"):
+        clip_sets.open_set("cifar10@train", 4)
+    (tmp_path / "cut.gif").write_bytes(b"GIF89a")
+    with pytest.raises(ImageSetError, match="cut.gif"):
+        clip_sets.open_set(str(tmp_path), 4)
