@@ -252,11 +252,8 @@ def _require_pictures(config: Mapping) -> None:
     if set(flags.FLAGS.metrics or ()) <= set(model_metrics.OF_ANY_EXAMPLES):
         requested_flags = [name for name in requested_flags if name != "metrics"]
     spec = real_images.split_of(config, config.evaluate.split).spec if requested_flags else None
-    if (
-        flags.FLAGS.protocol in clip_protocols.PROTOCOLS
-        and isinstance(spec and spec.shape, tuple)
-        and len(spec.shape) == 4
-    ):
+    of_clips = spec is not None and isinstance(spec.shape, tuple) and len(spec.shape) == 4
+    if of_clips and flags.FLAGS.protocol in clip_protocols.PROTOCOLS:
         return
     if spec is not None and not spec.pictures:
         raise ConfigError(

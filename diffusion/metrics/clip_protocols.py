@@ -1,11 +1,11 @@
 """The protocols of Frechet distances of clips, as data, and their networks out of files.
 
-| protocol       | network, features                                  | frames                | resize to 224          |
-|----------------|----------------------------------------------------|-----------------------|------------------------|
-| fvd            | I3D, 400 logits                                    | 16 that follow        | TensorFlow 1, bilinear |
-| stylegan-v     | the same                                           | 16 that follow        | PyTorch, bilinear      |
-| stylegan-v-128 | the same                                           | every 8th of 121      | the same               |
-| cd-fvd         | VideoMAE V2 (ViT-g/14 in the paper), mean of tokens | 16 that follow        | the same               |
+| protocol       | network, features                  | frames           | resize to 224          |
+|----------------|------------------------------------|------------------|------------------------|
+| fvd            | I3D, 400 logits                    | 16 that follow   | TensorFlow 1, bilinear |
+| stylegan-v     | the same                           | 16 that follow   | PyTorch, bilinear      |
+| stylegan-v-128 | the same                           | every 8th of 121 | the same               |
+| cd-fvd         | VideoMAE V2, mean of the tokens    | 16 that follow   | the same               |
 
 To add one: a line in PROTOCOLS.
 """
@@ -169,9 +169,9 @@ PROTOCOLS: dict[str, ClipProtocol] = {
             open=_videomae,
             scaling="b / 255",
             frechet="cd_fvd",
-            notes="The authors' network is VideoMAE V2 ViT-g/14 (vit_g_hybrid_pt_1200e_ssv2_ft); any size of VideoMAE is "
-            "read, and figures of different weights do not compare. Its frames are in [0, 1], without ImageNet's mean "
-            "and deviation. 2,048 generated clips, all real ones.",
+            notes="The authors' network is VideoMAE V2 ViT-g/14 (vit_g_hybrid_pt_1200e_ssv2_ft); any size is read, and "
+            "figures of different weights do not compare. Its frames are in [0, 1], without ImageNet's mean and "
+            "deviation. 2,048 generated clips, all real ones.",
             source="Ge et al., On the content bias in Frechet video distance, 2024; songweige/content-debiased-fvd, "
             "cdfvd/third_party/VideoMAEv2/utils.py",
         ),

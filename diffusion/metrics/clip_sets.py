@@ -25,8 +25,8 @@ def open_set(spec: str, frames: int, every: int = 1, side: int = 0, seed: int = 
     """Opens clips.
 
     Args:
-        spec: a .npz with clips [N, F, H, W, C] named arr_0, images or samples; or a folder of films (GIF, MP4, WebM ...)
-            and of folders of numbered pictures, or one of them.
+        spec: a .npz with clips [N, F, H, W, C] named arr_0, images or samples; or a folder of films (GIF, MP4,
+            WebM ...) and of folders of numbered pictures, or one of them.
         frames: of a clip.
         every: of a film's frames each so many-th is taken.
         side: of the squares that frames of any size become, the middle of each; 0 for films of one size.

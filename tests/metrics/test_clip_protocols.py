@@ -1,4 +1,4 @@
-"""Frechet distances of clips: what the networks see, which files are refused, and the command from clips to a record."""
+"""Frechet distances of clips: what the networks see, which files are refused, and a record from films."""
 
 import json
 
@@ -61,7 +61,7 @@ def test_a_record_of_clips_is_the_distance_of_their_features_and_is_measured_aga
     assert "published figures are of 2,048" in record["warnings"][0]
     records.write(tmp_path / "result.json", record)
     assert not records.verify(tmp_path / "result.json")
-    with pytest.raises(ConfigError, match="--encoder is missing: .* a tiny VideoMAE"):
+    with pytest.raises(ConfigError, match=r"--encoder is missing: .* a tiny VideoMAE"):
         comparison.space_of(request._replace(encoder=""))
 
 

@@ -18,7 +18,7 @@ def numbered(films, frames):
 def test_a_clip_is_a_row_of_frames_that_follow_at_the_asked_distance(tmp_path):
     np.savez(tmp_path / "a.npz", numbered(8, 9))
     seen = set()
-    for seed in range(3):
+    for seed in range(6):
         found = clip_sets.open_set(str(tmp_path / "a.npz"), 3, 2, seed=seed)
         taken = found.read(0, 8)[..., 0, 0, 0].astype(int) - 10 * np.arange(8)[:, None]
         assert found.shape == (3, 4, 6, 3) and (np.diff(taken) == 2).all() and taken.max() <= 8
@@ -42,7 +42,7 @@ def test_films_and_folders_of_pictures_are_clips(tmp_path):
     assert square.shape == (4, 2, 2, 3) and square.fingerprint != found.fingerprint
     clips.write_gif(tmp_path / "c.gif", film[0, :, :3], 8)
     other = clip_sets.open_set(str(tmp_path), 4)
-    with pytest.raises(ImageSetError, match="c.gif has frames of 3 x 6 pixels, and the first film 4 x 6"):
+    with pytest.raises(ImageSetError, match=r"c\.gif has frames of 3 x 6 pixels, and the first film 4 x 6"):
         other.read(0, 3)
 
 
@@ -65,5 +65,5 @@ def test_what_is_no_set_of_clips_is_refused(tmp_path):
     with pytest.raises(ImageSetError, match="this is none"):
         clip_sets.open_set("cifar10@train", 4)
     (tmp_path / "cut.gif").write_bytes(b"GIF89a")
-    with pytest.raises(ImageSetError, match="cut.gif"):
+    with pytest.raises(ImageSetError, match=r"cut\.gif"):
         clip_sets.open_set(str(tmp_path), 4)

@@ -51,14 +51,14 @@ def test_smoothness_is_the_error_of_the_odd_frames():
 
 
 def test_a_film_moves_if_enough_steps_are_longer_than_the_bound():
-    """256 pixels at 8 frames a second: the bound is 6 pixels, and of 16 frames four steps are needed."""
-    clips = np.zeros((1, 16, 256, 256, 3), np.uint8)
+    """Lengths count in pixels of 256. At 8 frames a second the bound is 6, and of 16 frames four steps are needed."""
+    clips = np.zeros((1, 16, 64, 64, 3), np.uint8)
 
     def flow(steps, length, share=0.05):
         def of(first, second):
-            motion = np.zeros((len(first), 256 * 256, 2))
-            motion[:steps, : int(share * 256 * 256)] = length * np.array([0.6, -0.8])
-            return motion.reshape(len(first), 256, 256, 2)
+            motion = np.zeros((len(first), 64 * 64, 2))
+            motion[:steps, : int(share * 64 * 64)] = length / 4 * np.array([0.6, -0.8])
+            return motion.reshape(len(first), 64, 64, 2)
 
         return of
 

@@ -48,9 +48,7 @@ class Request(NamedTuple):
 
     samples: str = ""  # images, as `image_sets.open_set` reads them
     reference: str = ""  # images or statistics, as `references.open_reference` reads them
-    protocol: str = (
-        ""  # a name of a PROTOCOLS in `protocols`, `encoder_protocols`, `clip_protocols`; "" for other features
-    )
+    protocol: str = ""  # of `protocols`, `encoder_protocols` or `clip_protocols`, a name; "" for other features
     inception: str = ""  # file of the network; "" likewise
     inception_sha256: str = ""  # digest that the network must have; "" for that of the published figures
     features: str = "inception"  # a name of FEATURES
@@ -277,7 +275,7 @@ def _network_space(protocol: EncoderProtocol | ClipProtocol, request: Request) -
         raise ConfigError(f"--protocol={protocol.name} takes no --inception: its network is {protocol.network}.")
     if not request.encoder:
         raise ConfigError(
-            f"--encoder is missing: the folder or safetensors file of {protocol.network}; docs/evaluation.md says which."
+            f"--encoder is missing: the folder or file of {protocol.network}; docs/evaluation.md says which."
         )
     if isinstance(protocol, ClipProtocol):
         network = clip_protocols.load(protocol, request.encoder)

@@ -34,8 +34,8 @@ class VideoMAE(nn.Module):
         patch: side of a tubelet.
         frames: F of a clip.
         tubelet: frames of a tubelet.
-        last: of what the last norm is: "mean", of the mean of the tokens, in networks that were fine-tuned so; "tokens",
-            of each token, before the mean; "none", where the file has none.
+        last: of what the last norm is: "mean", of the mean of the tokens, in networks that were fine-tuned so;
+            "tokens", of each token, before the mean; "none", where the file has none.
         epsilon: of the norms in the layers: 1e-12 in transformers' configs, 1e-6 in the authors' code.
         last_epsilon: of the last norm: 1e-5 in transformers' classifier, elsewhere as the others.
         biased: whether queries and values have a bias.
@@ -78,7 +78,8 @@ class VideoMAE(nn.Module):
                 deviation (`vision_layers.normalised`) for those of transformers' processor.
 
         Returns:
-            `ImageFeatures`: tokens [B, N, width], normalised where `last` is "tokens", and the pooled vector [B, width].
+            `ImageFeatures`: tokens [B, N, width], normalised where `last` is "tokens", and the pooled vector
+            [B, width].
 
         Raises:
             ValueError: for clips of another shape or of integers.
