@@ -34,8 +34,8 @@ BATCH = 2  # clips in one call of the compiled network
 PUBLISHED = 2048  # clips of published figures
 AUTHORS = 1e-6  # epsilon of the norms in the code of VideoMAE's authors
 
-Features = Callable[[jax.Array], jax.Array]
-"""(clips float32 [B, F, S, S, 3], scaled as the protocol says) -> [B, D], jitted."""
+# (clips float32 [B, F, S, S, 3], scaled as the protocol says) -> [B, D], jitted
+_Features = Callable[[jax.Array], jax.Array]
 
 
 class ClipNetwork(NamedTuple):
@@ -49,7 +49,7 @@ class ClipNetwork(NamedTuple):
     """
 
     name: str
-    features: Features
+    features: _Features
     dimensions: int
     digest: str
 

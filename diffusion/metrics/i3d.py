@@ -6,7 +6,7 @@ Padding is TensorFlow's "same". The networks of several files differ in their nu
 published FVDs, is not that of the authors' repository. The digest says which one a figure is of.
 """
 
-__all__ = ["I3D", "SHAPES", "features", "fold", "load", "read"]
+__all__ = ["I3D", "SHAPES", "features", "fold", "load", "mixed", "read"]
 
 import pathlib
 from typing import NamedTuple
