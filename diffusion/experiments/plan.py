@@ -11,6 +11,13 @@ the bytes of base and new weights, and operations and temporary memory as they a
 
     diffusion plan --config=tuning/lora --config.base.path=stable-diffusion-v1-5 --config.data.source.path=photos
 
+With --model, what a text-to-image model needs of one device to make pictures, and their time at best: the folder's
+configs and tokenizers are enough, so that a user knows what fits before the weights are there. The settings are those
+of diffusion sample.
+
+    diffusion plan --model=FLUX.1-dev --machine=rtx4090
+    diffusion plan --model=stable-diffusion-xl --height=768 --width=1344 --steps=20 --batch_size=4
+
 Takes the config of a run as diffusion train does, and any mesh of --devices devices, by default of those that JAX
 finds on this machine. Bytes of the state are exact; every other figure is an estimate by formulas, and times are those
 of the makers' data sheets, which no program reaches. --compile compiles the step itself for a TPU or for H100s, and
@@ -25,12 +32,19 @@ from diffusion.experiments.config import command_line
 from diffusion.experiments.planning.machines import MACHINES
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.flag()
+    if command_line.names("model"):
+        from diffusion.experiments.sampling import prompt_flags
+
+        flags.adopt_module_key_flags(prompt_flags)  # so that --help lists its flags
+        flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "of the denoiser and the text encoders")
+    else:
+        command_line.flag()
+        flags.mark_flags_as_required(["config"])
+    flags.DEFINE_string("model", None, "a text-to-image model to make pictures with, a folder with model_index.json")
     flags.DEFINE_integer("devices", None, "how many devices the run is to have, e.g. 64; by default those found here")
     flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "the kind of device, by its data sheet")
     flags.DEFINE_string("out", "", "a file for the plan as JSON, e.g. plan.json")
     flags.DEFINE_bool("compile", False, "compile the step (h100, v5p, v6e) and show what XLA says of it")
-    flags.mark_flags_as_required(["config"])
     command_line.begin()
 
 import collections
@@ -38,6 +52,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,7 +61,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from diffusion.experiments.config import ConfigError, checks, resolve
+from diffusion.experiments.config import ConfigError, as_config_errors, checks, resolve
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.values import config_hash
 from diffusion.experiments.planning import ahead_of_time, estimate, tables, tuned
@@ -55,6 +70,8 @@ from diffusion.experiments.planning.machines import Machine, machine_of, topolog
 from diffusion.experiments.run import program as programs
 from diffusion.experiments.run_folder import workdir
 from diffusion.models.dit import DiT
+
+PROMPT = "a photograph of an astronaut who rides a horse on the moon"  # where none is named
 
 
 def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: bool = False) -> dict[str, Any]:
@@ -207,6 +224,12 @@ def described(devices: int | None, machine: str) -> tuple[int, tuple[str, ...]]:
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     out = flags.FLAGS.out
+    if flags.FLAGS.model is not None:
+        planned = of_pictures(flags.FLAGS.model)
+        if out:
+            write(pathlib.Path(out), planned)
+            print(f"written: {out}")
+        return
     devices, names = described(flags.FLAGS.devices, flags.FLAGS.machine)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)  # described alone: nothing is computed on them
@@ -216,6 +239,26 @@ def main(argv: list[str]) -> None:
     if out:
         write(pathlib.Path(out), planned)
         print(f"written: {out}")
+
+
+def of_pictures(folder: str) -> dict[str, Any]:
+    """Prints the plan of a request for pictures, and returns it."""
+    from diffusion.experiments.planning import picture_plan
+    from diffusion.experiments.sampling import prompt_flags
+
+    values = flags.FLAGS
+    if values.devices is not None or values["compile"].value:
+        raise ConfigError("pictures are made on one device. Valid with --model: no --devices, no --compile.")
+    if prompt_flags.PROMPT.value is None:
+        values.prompt = PROMPT
+    jax.config.update("jax_platforms", "cpu")
+    names = tuple(MACHINES) if values.machine == "all" else (values.machine,)
+    with warnings.catch_warnings(), as_config_errors():
+        warnings.simplefilter("ignore", UserWarning)
+        planned = picture_plan.plan(folder, prompt_flags.request(), names, values.dtype)
+    console = Console()
+    picture_plan.show(planned, console if console.is_terminal else Console(width=110))
+    return planned
 
 
 def write(path: pathlib.Path, content: Mapping[str, Any]) -> None:

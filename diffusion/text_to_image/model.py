@@ -280,8 +280,13 @@ def load(
     return with_attachments(model, attachments, **how) if attachments else model
 
 
-def described(folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str = "") -> TextToImage:
-    """A model without its weights: its `params` are their shapes. Arguments and errors as `load`."""
+def described(
+    folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str = "", weights: bool = True
+) -> TextToImage:
+    """A model without its weights: its `params` are their shapes. Arguments and errors as `load`.
+
+    With `weights` their files have to be there and fit their config; without it the configs and tokenizers are enough.
+    """
     look_up(dict.fromkeys(folders.FLOATS), dtype, "dtype")
     folder = pathlib.Path(folder).expanduser()
     index = pipelines.read_index(folder)
@@ -296,12 +301,11 @@ def described(folder: str | pathlib.Path, *, dtype: str = "float32", prediction:
     eyes = (EYES,) if kind.video is not None and kind.video.begins and pipelines.has_part(index, EYES, True) else ()
     for part in (kind.denoiser, *second, "vae", *encoders, *eyes):
         wanted = "float32" if part == "vae" else dtype
-        found = folders.find(folder / part)
+        family, module = folders.find(folder / part)[:2] if weights else folders.described(folder / part)
         params[part] = jax.tree.map(
-            lambda leaf, kind=wanted: jax.ShapeDtypeStruct(leaf.shape, kind),
-            folders.shapes_of(found.family, found.module),
+            lambda leaf, kind=wanted: jax.ShapeDtypeStruct(leaf.shape, kind), folders.shapes_of(family, module)
         )
-        modules[part] = found.module.clone(dtype=wanted) if hasattr(found.module, "dtype") else found.module
+        modules[part] = module.clone(dtype=wanted) if hasattr(module, "dtype") else module
     for part in encoders:
         reader = readers[part]
         longest = getattr(modules[part], "positions", reader.length)  # T5 has no end of its own

@@ -11,6 +11,7 @@ __all__ = [
     "Found",
     "built",
     "computed_of",
+    "described",
     "expected_of",
     "family_of",
     "find",
@@ -150,6 +151,14 @@ def find(
             f"{len(names[layout])}: {', '.join(missing[:3])} and others are missing."
         )
     return _varied(Found(known, module, layout, tensors))
+
+
+def described(folder: str | pathlib.Path) -> tuple[Family, nn.Module]:
+    """The network that a folder's config.json describes, where no weights need to be; errors as `load`."""
+    folder = pathlib.Path(folder).expanduser()
+    config = read_config(folder)
+    family = families.find(family_of(config, folder))
+    return family, built(family, config)
 
 
 def _beginnings(tensors: Tensors) -> list[str]:
