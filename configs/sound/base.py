@@ -26,15 +26,33 @@ def run(source: dict, model: dict, steps: int, batch_size: int) -> ConfigDict:
         steps: of the training.
         batch_size: clips in a step.
     """
-    objective = {"name": "flow_matching", "density": {"name": "logit_normal", "strata": batch_size}}
+    density = {"name": "logit_normal", "mean": 0.3, "strata": batch_size}
+    objective = {"name": "flow_matching", "density": density}
     config = base.flow(source, objective, steps, batch_size)
     config.model = model
     config.optimizer.warmup = 50
     config.ema.decay = 0.995
     config.checkpoint.every = 500
-    base.sampled(config, "heun", steps=20, number=240, batch_size=60)
+    base.sampled(config, "dpmpp_2m", steps=20, number=240, batch_size=60)
+    config.sample.shift = 1.5
     config.evaluate.number = 200
     return config
+
+
+def transformer(patch: int, steps: int) -> dict:
+    """What makes a run one of a 1-D DiT by Muon, as a preset.
+
+    Args:
+        patch: steps of an example in a token.
+        steps: of the training.
+    """
+    model = {"name": "sequence_transformer", "width": 128, "depth": 4, "heads": 4, "qk_norm": True, "num_classes": 8}
+    return {
+        "model": model | {"patch": patch},
+        "optimizer.name": "muon",
+        "optimizer.learning_rate": 4e-3,
+        "train.steps": steps,
+    }
 
 
 def finished(config: ConfigDict, arg: str, tiny: dict, other: dict) -> ConfigDict:

@@ -1,13 +1,13 @@
-"""A transformer on the lapped spectrum (MDCT) of notes of eight instruments, by their class.
+"""A 1-D U-Net along the frequencies of the lapped spectrum (MDCT) of notes of eight instruments, by their class.
 
     diffusion train --config=sound/spectrum --workdir=runs/spectrum
     diffusion sample --workdir=runs/spectrum
     diffusion evaluate --workdir=runs/spectrum --metrics=sound
 
-A clip is 32 blocks of 64 coefficients, as many numbers as samples; `diffusion sample` writes WAV files of its samples.
+A clip is 256 frequencies, the steps, at 8 times, the channels; as many numbers as samples. A convolution along
+frequency knows a partial wherever it lies. `diffusion sample` writes WAV files of its samples.
 
-Presets: `spectrum:unet` (a 1-D U-Net in place of the transformer), `spectrum:tiny` (seconds; to see that everything
-works).
+Presets: `spectrum:dit` (a 1-D DiT in place of the U-Net), `spectrum:tiny` (seconds; to see that everything works).
 """
 
 from ml_collections import ConfigDict
@@ -15,13 +15,16 @@ from ml_collections import ConfigDict
 from diffusion.experiments.config import recipes
 
 base = recipes.module("sound/base")
-SMALL = {"model.width": 16, "model.depth": 1, "model.heads": 2}
-UNET = {"name": "unet", "widths": (128, 192), "blocks": 1, "heads": 4, "groups": 8, "num_classes": 8}
+SMALL = {"model.widths": (8, 16), "model.attention_levels": (), "model.groups": 4, "model.heads": 2}
+UNET = {
+    "name": "unet", "widths": (64, 96, 128), "blocks": 1, "attention_levels": (2,), "heads": 4, "groups": 8,
+    "num_classes": 8,
+}  # fmt: skip
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    source = {"name": "instruments", "number": 2000, "length": 2048, "form": {"name": "lapped_spectrum"}}
-    model = {"name": "sequence_transformer", "width": 128, "depth": 4, "heads": 4, "num_classes": 8}
-    config = base.run(source, model, steps=3000, batch_size=16)
-    return base.finished(config, arg, SMALL, {"unet": {"model": UNET}})
+    form = {"name": "lapped_spectrum", "bins": 256, "gain": 5.0, "along": "frequency"}
+    source = {"name": "instruments", "number": 2000, "length": 2048, "form": form}
+    config = base.run(source, UNET, steps=1200, batch_size=16)
+    return base.finished(config, arg, SMALL, {"dit": base.transformer(patch=8, steps=2500)})

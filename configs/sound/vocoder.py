@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "weighting": {"name": "constant"},
         "density": {"name": "uniform_density", "strata": 8},
     }
-    config.sample.sampler = {"name": "dpmpp_2m"}
+    config.sample.shift = 1.0
     config.sample.number = 64
     config.sample.batch_size = 64
     return base.finished(config, arg, SMALL, {})

@@ -5,7 +5,7 @@
     diffusion sample --workdir=runs/waveform
     diffusion evaluate --workdir=runs/waveform --metrics=sound
 
-Eight samples in a row are the channels of one step: 256 steps of 8 numbers. `diffusion sample` writes WAV files.
+Sixteen samples in a row are the channels of one step: 128 steps of 16 numbers. `diffusion sample` writes WAV files.
 
 Presets: `waveform:dit` (a 1-D DiT in place of the U-Net), `waveform:tiny` (seconds; to see that everything works).
 """
@@ -15,13 +15,16 @@ from ml_collections import ConfigDict
 from diffusion.experiments.config import recipes
 
 base = recipes.module("sound/base")
-SMALL = {"model.widths": (8, 16), "model.groups": 4, "model.heads": 2}
-DIT = {"name": "sequence_transformer", "width": 128, "depth": 5, "heads": 4, "patch": 8, "num_classes": 8}
+SMALL = {"model.widths": (8, 16), "model.attention_levels": (), "model.groups": 4, "model.heads": 2}
+UNET = {
+    "name": "unet", "widths": (64, 128, 192), "blocks": 1, "attention_levels": (1, 2), "heads": 4, "groups": 8,
+    "num_classes": 8,
+}  # fmt: skip
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    source = {"name": "instruments", "number": 2000, "length": 2048, "form": {"name": "samples", "fold": 8}}
-    model = {"name": "unet", "widths": (48, 96, 128), "blocks": 1, "heads": 4, "groups": 8, "num_classes": 8}
-    config = base.run(source, model, steps=2000, batch_size=16)
-    return base.finished(config, arg, SMALL, {"dit": {"model": DIT}})
+    form = {"name": "samples", "fold": 16, "gain": 4.0}
+    source = {"name": "instruments", "number": 2000, "length": 2048, "form": form}
+    config = base.run(source, UNET, steps=1000, batch_size=16)
+    return base.finished(config, arg, SMALL, {"dit": base.transformer(patch=4, steps=2000)})

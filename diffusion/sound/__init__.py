@@ -10,7 +10,7 @@ from diffusion import public
 from diffusion.sound.forms import Form, Sound, lapped_spectrum, samples
 from diffusion.sound.mdct import imdct, kaiser_bessel_derived, mdct, sine_window
 from diffusion.sound.shaping import envelope, flattened, shaped
-from diffusion.sound.spectrograms import griffin_lim, istft, log_mel, mel_corners, mel_filters, stft
+from diffusion.sound.spectrograms import between_bands, griffin_lim, istft, log_mel, mel_corners, mel_filters, stft
 
 if TYPE_CHECKING:
     from diffusion.sound import instruments
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Form",
     "Sound",
+    "between_bands",
     "envelope",
     "flattened",
     "griffin_lim",

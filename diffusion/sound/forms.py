@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion.sound import shaping
 from diffusion.sound.mdct import imdct, kaiser_bessel_derived, mdct, sine_window
-from diffusion.sound.spectrograms import log_mel
+from diffusion.sound.spectrograms import between_bands, log_mel
 
 WINDOWS = {"sine": sine_window, "kaiser_bessel": kaiser_bessel_derived}
 LONGEST = 2**26  # samples of a clip: 256 MiB
@@ -23,12 +23,15 @@ class Form(NamedTuple):
     Attributes:
         example: waveforms `[..., L]` -> examples `[..., F, C]`, F C = L.
         waveform: the inverse.
-        block: C; it divides L.
+        block: samples that belong together; it divides L.
+        of_frequencies: whether the steps are the `block` frequencies, and the channels L / block times; else F is
+            L / block, and C the block.
     """
 
     example: Callable[[Any], Any]
     waveform: Callable[[Any], Any]
     block: int
+    of_frequencies: bool = False
 
 
 def samples(fold: int = 1, gain: float = 2.0) -> Form:
@@ -50,20 +53,28 @@ def samples(fold: int = 1, gain: float = 2.0) -> Form:
     )
 
 
-def lapped_spectrum(bins: int = 64, window: str = "sine", power: float = 0.5, gain: float = 2.0) -> Form:
+def lapped_spectrum(
+    bins: int = 64, window: str = "sine", power: float = 0.5, gain: float = 2.0, along: str = "time"
+) -> Form:
     """The MDCT, whose coefficients are made of more equal size by a power, sign by sign.
 
         x = gain sign(X) |X|^power,   X = sign(x) |x / gain|^(1 / power)
+
+    Along time, what a network of sequences learns of one frequency it has to learn again at the next. Along frequency,
+    with the blocks as channels, a convolution knows a partial wherever it lies; the blocks are then few and long.
 
     Args:
         bins: N, coefficients of a block, even.
         window: "sine" or "kaiser_bessel".
         power: in (0, 1]; 1 changes nothing.
         gain: for the size that noise has; positive.
+        along: what the steps of an example are, "time" (`[L / bins, bins]`) or "frequency" (`[bins, L / bins]`).
 
     Raises:
-        ValueError: for a value out of range, or an unknown window.
+        ValueError: for a value out of range, or an unknown name.
     """
+    if along not in ("time", "frequency"):
+        raise ValueError(f"along = {along!r}. Valid: time, frequency")
     if window not in WINDOWS:
         raise ValueError(f"window = {window!r}. Valid: {', '.join(WINDOWS)}")
     if bins < 2 or bins % 2 or not 0 < power <= 1 or gain <= 0:
@@ -71,10 +82,12 @@ def lapped_spectrum(bins: int = 64, window: str = "sine", power: float = 0.5, ga
     shape = WINDOWS[window](bins)
     of = lambda x: jnp if isinstance(x, jax.Array) else np
     signed = lambda x, power: of(x).sign(x) * abs(x) ** power
+    turned = lambda x: x.swapaxes(-1, -2) if along == "frequency" else x
     return Form(
-        lambda waveform: gain * signed(mdct(waveform, shape), power),
-        lambda x: imdct(signed(x / gain, 1 / power), shape),
+        lambda waveform: turned(gain * signed(mdct(waveform, shape), power)),
+        lambda x: imdct(signed(turned(x) / gain, 1 / power), shape),
         bins,
+        along == "frequency",
     )
 
 
@@ -101,11 +114,28 @@ class Sound(NamedTuple):
     @property
     def shape(self) -> tuple[int, int]:
         """Of an example, (steps, channels)."""
-        return self.length // self.form.block, self.form.block
+        blocks, block = self.length // self.form.block, self.form.block
+        return (block, blocks) if self.form.of_frequencies else (blocks, block)
+
+    @property
+    def condition_shape(self) -> tuple[int, int]:
+        """Of `condition`."""
+        frames = self.length // self.hop
+        return (self.form.block, frames) if self.form.of_frequencies else (frames, self.mels)
 
     def levels(self, waveform: Any) -> Any:
-        """The condition, `log_mel` of waveforms `[..., L]`: `[..., L / hop, mels]`."""
+        """`log_mel` of waveforms `[..., L]`: `[..., L / hop, mels]`."""
         return log_mel(waveform, self.sample_rate, self.mels, self.window, self.hop)
+
+    def condition(self, levels: Any) -> Any:
+        """What a network receives of levels `[..., L / hop, mels]`.
+
+        They are themselves where the steps of an example are times, and at each frequency that is a step, between the
+        bands, all frames, `[..., block, L / hop]`.
+        """
+        if not self.form.of_frequencies:
+            return levels
+        return between_bands(levels, self.sample_rate, self.form.block).swapaxes(-1, -2)
 
     def example(self, waveform: Any) -> Any:
         """Waveforms `[..., L]` as examples `[..., *shape]`."""
@@ -125,6 +155,12 @@ class Sound(NamedTuple):
         if levels is None:
             raise ValueError("shaped clips are flattened by their levels: no waveform without them")
         return shaping.shaped(waveform, levels, self.sample_rate, self.window)
+
+    @property
+    def can_shape(self) -> bool:
+        """Whether noise can be shaped by the levels, see `sound.shaping`."""
+        block = self.window // 2
+        return self.mels > 1 and not (block % 2 or block % self.hop or self.length % block)
 
     def check(self) -> None:
         """Refuses sizes that do not fit each other, before anything is read.
@@ -153,8 +189,12 @@ class Sound(NamedTuple):
                 raise ValueError(
                     f"length = {self.length} is no whole number of hops of {self.hop} samples. Valid: a multiple"
                 )
-        block = self.window // 2
-        if self.shaped and (self.mels < 2 or block % 2 or block % self.hop or self.length % block):
+        if self.form.of_frequencies and (self.shaped or self.mels == 1):
+            raise ValueError(
+                f"shaped = {self.shaped}, mels = {self.mels}: examples along frequency are not flattened, and their "
+                "levels lie between bands. Valid: shaped = False, and no bands or at least 2"
+            )
+        if self.shaped and not self.can_shape:
             raise ValueError(
                 f"shaped: mels = {self.mels} must be at least 2, half of window = {self.window} even, a multiple of "
                 f"hop = {self.hop}, and divide length = {self.length}"

@@ -9,7 +9,6 @@ Shaping", 2022.
 
 __all__ = ["envelope", "flattened", "shaped"]
 
-import functools
 import math
 from typing import Any
 
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.sound.mdct import imdct, kaiser_bessel_derived, mdct
-from diffusion.sound.spectrograms import mel_corners, mel_filters
+from diffusion.sound.spectrograms import between_bands, mel_filters
 
 LEAST = 1e-4  # size of a coefficient, that of silence
 NARROW = 2.0  # of the window: its neighbours in frequency matter more than those far off
@@ -39,9 +38,9 @@ def envelope(levels: Any, sample_rate: int, window: int) -> Any:
         `[..., F, W / 2]`, a row for each frame, at least 1e-4.
     """
     of = jnp if isinstance(levels, jax.Array) else np
-    low, share, width = _bands(levels.shape[-1], sample_rate, window)
+    width = mel_filters(levels.shape[-1], window, sample_rate).sum(0)  # of each band in frequencies
     log_size = (5 * math.log(10)) * (levels - 1) - np.log(width).astype(levels.dtype)
-    log_size = log_size[..., low] * (1 - share) + log_size[..., low + 1] * share
+    log_size = between_bands(log_size, sample_rate, window // 2)
     return of.exp(log_size) * math.sqrt(window / 6) + LEAST
 
 
@@ -73,14 +72,3 @@ def _of_blocks(levels: Any, spectrum: Any, sample_rate: int, window: int) -> Any
     frames = envelope(levels, sample_rate, window)
     blocks, bins = spectrum.shape[-2:]
     return frames.reshape(*frames.shape[:-2], blocks, -1, bins).max(-2).astype(spectrum.dtype)
-
-
-@functools.lru_cache(maxsize=16)
-def _bands(mels: int, sample_rate: int, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The band below each coefficient, the share of the next one, and the width of each band in frequencies."""
-    centers = mel_corners(mels, sample_rate)[1:-1]
-    bins = window // 2
-    at = (np.arange(bins) + 0.5) * sample_rate / (2 * bins)
-    low = np.clip(np.searchsorted(centers, at) - 1, 0, mels - 2)
-    share = np.clip((at - centers[low]) / (centers[low + 1] - centers[low]), 0, 1)
-    return low, share.astype(np.float32), mel_filters(mels, window, sample_rate).sum(0)

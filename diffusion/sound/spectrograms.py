@@ -1,6 +1,6 @@
 """Spectrograms that do not determine the phase: the short-time Fourier transform, log-mel levels, Griffin and Lim."""
 
-__all__ = ["griffin_lim", "istft", "log_mel", "mel_corners", "mel_filters", "stft"]
+__all__ = ["between_bands", "griffin_lim", "istft", "log_mel", "mel_corners", "mel_filters", "stft"]
 
 import functools
 from typing import Any
@@ -128,6 +128,31 @@ def log_mel(waveform: Any, sample_rate: int, mels: int, window: int, hop: int) -
     with jax.default_matmul_precision("highest"):
         bands = magnitude @ mel_filters(mels, window, sample_rate).astype(magnitude.dtype)
     return of.maximum(1 + of.log10(of.maximum(bands, LEAST)) / 5, 0)
+
+
+def between_bands(values: Any, sample_rate: int, bins: int) -> Any:
+    """Values of mel bands at the frequencies (k + 1/2) R / (2 N), linear between the middles of the bands.
+
+    Args:
+        values: `[..., M]`, M at least 2.
+        sample_rate: R, in Hz.
+        bins: N, those of an MDCT.
+
+    Returns:
+        `[..., N]`; beyond the outermost middles the value of the outermost band.
+    """
+    low, share = _places(values.shape[-1], sample_rate, bins)
+    return values[..., low] * (1 - share) + values[..., low + 1] * share
+
+
+@functools.lru_cache(maxsize=16)
+def _places(mels: int, sample_rate: int, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """The band below each frequency, and the share of the next one."""
+    middles = mel_corners(mels, sample_rate)[1:-1]
+    at = (np.arange(bins) + 0.5) * sample_rate / (2 * bins)
+    low = np.clip(np.searchsorted(middles, at) - 1, 0, mels - 2)
+    share = np.clip((at - middles[low]) / (middles[low + 1] - middles[low]), 0, 1)
+    return low, share.astype(np.float32)
 
 
 def griffin_lim(

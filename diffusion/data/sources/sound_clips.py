@@ -101,7 +101,7 @@ class Sounds:
         self.where = of.where
         self.spec = of.spec._replace(shape=sound.shape)
         if sound.mels:
-            levels = {"spectrogram": Leaf((sound.length // sound.hop, sound.mels), "float32")}
+            levels = {"spectrogram": Leaf(sound.condition_shape, "float32")}
             self.spec = self.spec._replace(num_classes=0, classes=(), condition=levels)
 
     def __len__(self) -> int:
@@ -117,7 +117,8 @@ class Sounds:
         waveform = np.asarray(record["x"])
         record["x"] = np.asarray(self.sound.example(waveform), np.float32)
         if self.sound.mels:
-            record["condition"] = {"spectrogram": np.asarray(self.sound.levels(waveform), np.float32)}
+            levels = self.sound.condition(self.sound.levels(waveform))
+            record["condition"] = {"spectrogram": np.asarray(levels, np.float32)}
             record.pop("label", None)
         return record
 

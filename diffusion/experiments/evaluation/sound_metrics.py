@@ -14,7 +14,7 @@ from diffusion.experiments.evaluation import sample_metrics
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import bootstrap, features
-from diffusion.sound import Sound, griffin_lim, log_mel, stft
+from diffusion.sound import Sound, griffin_lim, log_mel, shaped, stft
 from diffusion.training.checkpointing import checkpoints
 
 JUDGE = {"mels": 16, "window": 512, "hop": 128}  # of the picture of a clip that the judge sees
@@ -119,20 +119,22 @@ def vocoder_error(subject: Any) -> dict:
     source = data.source(config, config.evaluate.split)
     count = min(config.evaluate.number, len(source))
     records = pipeline.fetch(source, np.arange(count))
-    levels = np.stack([record["condition"]["spectrogram"] for record in records])
-    clips = sound.waveform(np.stack([record["x"] for record in records]), levels)
+    given = np.stack([record["condition"]["spectrogram"] for record in records])
+    clips = sound.waveform(np.stack([record["x"] for record in records]), given)
+    levels = sound.levels(clips)
     params, step = checkpoints.load_ema(subject.workdir)
     recipe = resolve.recipe(config, sound.shape).on(subject.real.spec)
     make = generate.generator(recipe)
-    made = make.images(params, {"spectrogram": levels}, generate.seeds(config, count))
+    made = make.images(params, {"spectrogram": given}, generate.seeds(config, count))
     by_hand = [griffin_lim(one, sound.sample_rate, sound.window, sound.hop) for one in levels]
     sets = {
-        "": sound.waveform(np.asarray(made, np.float32), levels),
+        "": sound.waveform(np.asarray(made, np.float32), given),
         "_of_griffin_lim": np.float32(by_hand),
         "_of_another_clip": np.roll(clips, 1, axis=0),
     }
-    noise = np.random.default_rng(0).normal(size=(count, *sound.shape)).astype(np.float32)
-    sets["_of_noise"] = sound.waveform(noise, levels)
+    if sound.can_shape:
+        noise = np.random.default_rng(0).normal(size=clips.shape).astype(np.float32)
+        sets["_of_noise"] = shaped(noise, levels, sound.sample_rate, sound.window)
     protocol = {"clips": f"the first {count} of {config.evaluate.split}", "step": step, "nfe": make.nfe}
     metrics = {}
     for name, distance in ERRORS.items():

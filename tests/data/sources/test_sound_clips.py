@@ -12,6 +12,7 @@ RATE, LENGTH = 8000, 512
 FORMS = {
     "samples": {"name": "samples", "fold": 8},
     "lapped_spectrum": {"name": "lapped_spectrum", "bins": 32, "window": "kaiser_bessel"},
+    "frequencies": {"name": "lapped_spectrum", "bins": 64, "along": "frequency"},
 }
 
 
@@ -25,7 +26,8 @@ def test_notes_in_a_form_and_back(form):
     source = opened(entry | {"form": FORMS[form]})
     plain = opened(entry)
     block = source.sound.form.block
-    assert source.spec.shape == (LENGTH // block, block) and source.spec.num_classes == 8
+    shape = (LENGTH // block, block)
+    assert source.spec.shape == (shape[::-1] if form == "frequencies" else shape) and source.spec.num_classes == 8
     for row in (0, 8):
         assert source[row]["label"] == row % 8
         waveform = plain[row]["x"][:, 0] / 2  # by its gain
@@ -40,6 +42,18 @@ def test_levels_are_the_condition():
     levels = sound.log_mel(record["x"][:, 0] / 2, RATE, 16, 128, 64)
     np.testing.assert_allclose(record["condition"]["spectrogram"], levels, atol=1e-5)
     assert source.spec.condition["spectrogram"].shape == levels.shape == (8, 16)
+
+
+def test_levels_along_frequency_are_those_between_the_bands():
+    form = sound.lapped_spectrum(bins=64, along="frequency")
+    source = sources.instruments(number=4, length=LENGTH, mels=16, window=128, hop=64, form=form)
+    record = source[1]
+    levels = sound.log_mel(form.waveform(record["x"]), RATE, 16, 128, 64)
+    middles = sound.mel_corners(16, RATE)[1:-1]
+    at = (np.arange(64) + 0.5) * RATE / 128
+    expected = np.stack([np.interp(at, middles, frame) for frame in levels], axis=1)
+    np.testing.assert_allclose(record["condition"]["spectrogram"], expected, atol=1e-5)
+    assert source.spec.condition["spectrogram"].shape == expected.shape == (64, 8)
 
 
 def folder_of(path, files):
@@ -112,6 +126,10 @@ def test_stereo_and_no_sound(tmp_path):
         ({"number": 0}, "number = 0"),
         ({"sample_rate": 100}, "sample_rate = 100"),
         ({"length": 0}, "length = 0"),
+        (
+            {"form": sound.lapped_spectrum(along="frequency"), "mels": 40, "shaped": True},
+            "shaped = True, mels = 40: examples along frequency are not flattened",
+        ),
         ({"length": 100, "form": sound.samples(8)}, "length = 100 is no whole number of steps of 8"),
         ({"length": 100, "mels": 8}, "length = 100 is no whole number of hops of 64"),
         ({"mels": 8, "window": 32}, "window = 32 and hop = 64"),
@@ -132,6 +150,7 @@ def test_arguments_that_do_not_fit(arguments, message):
         (lambda: sound.samples(0), "fold = 0"),
         (lambda: sound.lapped_spectrum(bins=7), "bins = 7"),
         (lambda: sound.lapped_spectrum(power=2.0), "power = 2.0"),
+        (lambda: sound.lapped_spectrum(along="mel"), "along = 'mel'. Valid: time, frequency"),
         (lambda: sound.lapped_spectrum(window="hann"), "window = 'hann'. Valid: sine, kaiser_bessel"),
     ],
 )

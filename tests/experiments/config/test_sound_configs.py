@@ -14,9 +14,9 @@ from diffusion.metrics import classifier
 from diffusion.models import DiffWave, SequenceTransformer, UNet
 from diffusion.models.budget import peak_memory
 
-SHAPES = {"waveform": (256, 8), "spectrum": (32, 64), "vocoder": (256, 8)}
+SHAPES = {"waveform": (128, 16), "spectrum": (256, 8), "vocoder": (256, 8)}
 NETWORKS = {
-    "waveform": UNet, "waveform:dit": SequenceTransformer, "spectrum": SequenceTransformer, "spectrum:unet": UNet,
+    "waveform": UNet, "waveform:dit": SequenceTransformer, "spectrum": UNet, "spectrum:dit": SequenceTransformer,
     "vocoder": DiffWave,
 }  # fmt: skip
 
@@ -30,7 +30,7 @@ def test_every_recipe_resolves(name):
     assert recipe.num_classes == (0 if name == "vocoder" else 8)
 
 
-@pytest.mark.parametrize("name, shape", [("sound/spectrum:tiny", r"\(8, 64\)"), ("points:tiny", r"\(2,\)")])
+@pytest.mark.parametrize("name, shape", [("sound/spectrum:tiny", r"\(256, 2\)"), ("points:tiny", r"\(2,\)")])
 def test_examples_larger_than_memory_are_refused_with_the_estimate(name, shape, tmp_path, monkeypatch):
     monkeypatch.setattr(peak_memory, "available", lambda: 2**10)
     config = recipes.load(name)
