@@ -157,7 +157,7 @@ def _frames(
     for i, state in enumerate(states):
         if plan.renoise[i]:
             continue
-        pictures = np.asarray(decoded(vae, state.x0 if i + 1 < len(s) else state.x))
+        pictures = np.asarray(decoded(vae, state.x0 if i + 1 < len(s) else state.x, known))
         yield Frame(i + 1, len(s), float(s[i]), job.finished(pictures))
 
 

@@ -292,6 +292,9 @@ def described(
     index = pipelines.read_index(folder)
     name = str(index.get("_class_name"))
     kind = pipelines.kind_of(name, folder)
+    clean = bool(index.get("expand_timesteps"))
+    if clean and kind.video is not None:
+        kind = kind._replace(video=kind.video._replace(clean=True, rate=24.0))
     readers = {f"text_encoder{reader.suffix}": reader for reader in kind.readers}
     encoders = [part for part, reader in readers.items() if pipelines.has_part(index, part, reader.optional)]
     table = limits.read_table(folder / "scheduler" / "scheduler_config.json")
@@ -311,7 +314,7 @@ def described(
         longest = getattr(modules[part], "positions", reader.length)  # T5 has no end of its own
         tokenizers[part] = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
     denoiser = modules[kind.denoiser]
-    pipelines.check_denoiser(folder, name, denoiser, modules["vae"])
+    pipelines.check_denoiser(folder, name, denoiser, modules["vae"], clean)
     if getattr(denoiser, "picture_width", 0) and not eyes:
         raise Refusal(f"{folder}: its denoiser sees the picture by an {EYES}, which model_index.json does not name.")
     if any(modules[part] != denoiser for part in second):

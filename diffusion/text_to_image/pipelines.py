@@ -394,13 +394,14 @@ def kind_of(name: str, folder: pathlib.Path) -> Kind:
     raise Refusal(f"{folder} is a {name}, which is not supported; supported: {', '.join(KINDS)}.{hint}")
 
 
-def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: Any) -> None:
+def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: Any, clean: bool = False) -> None:
     """Refuses a denoiser that does not receive what its pipeline gives; a U-Net's channels say what it sees.
 
     Args:
         folder: of the model, for the message.
         name: of the pipeline's class.
         denoiser, autoencoder: modules.
+        clean: whether model_index.json says expand_timesteps, see `Video.clean`.
 
     Raises:
         Refusal: naming what differs.
@@ -419,7 +420,7 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
             f"{folder}: a {name} is supported whose denoiser takes {channels} channels, and this one's takes {found}."
         )
     if kind.video is not None:
-        _check_video(f"{folder}: a {name} is supported whose", kind.video, denoiser, autoencoder)
+        _check_video(f"{folder}: a {name} is supported whose", kind.video._replace(clean=clean), denoiser, autoencoder)
     if bool(getattr(denoiser, "approximator", ())) != kind.approximated:
         stated = "an approximator, and this one's has none" if kind.approximated else "no approximator, as Chroma's"
         raise Refusal(f"{folder}: a {name} is supported whose denoiser has {stated}.")
@@ -440,7 +441,7 @@ def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> No
     if getattr(denoiser, "frames", 1) != 1:
         raise Refusal(f"{what} denoiser has patches of one frame, and this one's of {denoiser.frames} (CogVideoX 1.5).")
     valid = autoencoder.latent_channels
-    if video.begins:
+    if video.begins and not video.clean:
         valid += autoencoder.time_factor + autoencoder.latent_channels
     found = getattr(denoiser, "in_channels", valid)
     if found != valid:

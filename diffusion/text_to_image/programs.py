@@ -400,6 +400,9 @@ def begin(
         beside["reference"] = jnp.concatenate([encoded(reference), other], axis=-1)
     if image is None:
         return x, keys, None, None, beside
+    if course.frames and model.kind.video.clean:
+        first = jnp.repeat(video_models.first_latent(vae, encode, image), keys.size, axis=0)
+        return x[:, 1:], keys, first, None, beside
     if course.frames:
         seen = video_models.given(vae, encode, image, course.frames)
         return x, keys, None, None, beside | {"beside": jnp.repeat(seen, keys.size, axis=0)}
@@ -445,13 +448,16 @@ def _guided(
     evaluated = denoise(model, params, conditional, other, scale, attached, course.cache, course.merge, course.places)
     if flow_maps.FlowMap in course.trajectory.sampler.takes:
         evaluated = flow_maps.from_denoiser(evaluated, schedule)
+    if course.frames and known is not None:
+        return video_models.completed(evaluated, schedule, known, course.latents(model)[0]), keys, None
     if known is None or painted is None:
         return evaluated, keys, None
     return evaluated, keys, editing.replacement(schedule, course.trajectory.plan, known, ~painted)
 
 
-def decoded(model: Any, course: Course, vae_params: Any, x: Array) -> Array:
-    """uint8 [B, H, W, 3] of latents, of a clip [B, F, H, W, 3]."""
+def decoded(model: Any, course: Course, vae_params: Any, x: Array, first: Array | None = None) -> Array:
+    """uint8 [B, H, W, 3] of latents, of a clip [B, F, H, W, 3]; `first` is its first frame where that was given."""
+    x = x if first is None or not course.frames else jnp.concatenate([first, x], axis=1)
     vae = model.modules["vae"]
     _, decode = _autoencoder(model, vae_params, course.tile, course.frames > 0)
     return to_uint8(decode(latent_space.from_diffusion(x, vae.scale, vae.shift)))
@@ -489,10 +495,20 @@ def pictures(
 
 
 def sampled(
-    model: Any, course: Course, params: Mapping[str, Any], x: Array, *rest: Any
+    model: Any,
+    course: Course,
+    params: Mapping[str, Any],
+    x: Array,
+    conditional: dict,
+    unconditional: dict,
+    scale,
+    keys,
+    known,
+    *rest: Any,
 ) -> tuple[Array, caching.Work | None]:
     """As `pictures`, of x at the first time; the rest are the arguments of `_guided` from the conditions on."""
-    evaluated, keys, hook = _guided(model, course, params[model.kind.denoiser], *rest)
+    both = conditional, unconditional
+    evaluated, keys, hook = _guided(model, course, params[model.kind.denoiser], *both, scale, keys, known, *rest)
     sampler, plan, _ = course.trajectory
     x, memory = samplers.sample_with_memory(sampler, evaluated, model.process.schedule, x, plan, keys, after_step=hook)
-    return decoded(model, course, params["vae"], x), caching.work(memory)
+    return decoded(model, course, params["vae"], x, known), caching.work(memory)

@@ -7,7 +7,18 @@ Its denoiser takes x_t [B, F', h, w, C] and its autoencoder is one of frames, wi
 time_factor. A model of Wan 2.2 has two denoisers, each for its part of the trajectory.
 """
 
-__all__ = ["Experts", "Video", "check", "coding", "evaluated", "frames", "given", "latent_frames"]
+__all__ = [
+    "Experts",
+    "Video",
+    "check",
+    "coding",
+    "completed",
+    "evaluated",
+    "first_latent",
+    "frames",
+    "given",
+    "latent_frames",
+]
 
 import dataclasses
 import functools
@@ -16,10 +27,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from diffusion import videos
 from diffusion.models.autoencoders import latent_space
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo, streamed
+from diffusion.parameterizations import Denoiser
+from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import timed_loras
 
 # Settings of a request that are of pictures, with the value that says nothing.
@@ -45,7 +60,9 @@ class Video(NamedTuple):
         size: height and width in pixels, likewise.
         rate: frames a second.
         second: folder of a second denoiser, of the times below model_index.json's boundary_ratio; "": there is none.
-        begins: whether its clips begin with the image of the request, whose latents its denoiser sees.
+        begins: whether its clips begin with the image of the request, whose latents its denoiser sees beside its own.
+        clean: whether its denoiser has a time for each frame, so that the clips may begin with an image whose frame of
+            the latent is clean (TI2V-5B of Wan 2.2).
     """
 
     frames: int
@@ -53,6 +70,7 @@ class Video(NamedTuple):
     rate: float
     second: str = ""
     begins: bool = False
+    clean: bool = False
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["early", "late"], meta_fields=["boundary"])
@@ -136,9 +154,9 @@ def check(request: Any, model: Any) -> None:
         value = getattr(request, name)
         if value is not nothing and value != nothing:
             raise ValueError(f"this model makes clips, and takes no {name}; leave it out")
-    if video.begins and request.image is None:
+    if video.begins and not video.clean and request.image is None:
         raise ValueError("the clips of this model begin with a picture: name the image")
-    if not video.begins and request.image is not None:
+    if not (video.begins or video.clean) and request.image is not None:
         raise ValueError(f"this model makes clips of prompts alone ({model.name}); leave the image out")
     if request.cache and video.second:
         raise ValueError(
@@ -156,6 +174,26 @@ def coding(vae: Any, params: Any) -> tuple[Callable[[Array], Any], Callable[[Arr
     if isinstance(vae, AutoencoderKLVideo):
         return streamed(vae, params, "encode"), streamed(vae, params, "decode")
     return tuple(functools.partial(vae.apply, {"params": params}, method=name) for name in ("encode", "decode"))
+
+
+def first_latent(vae: Any, encode: Callable[[Array], Any], image: Array) -> Array:
+    """The clean first frame of a latent, [1, 1, h, w, D], of an image [1, H, W, C]: a clip of one frame."""
+    z = encode(image[:, None])
+    z = z.mean if isinstance(z, latent_space.Moments) else z
+    return latent_space.to_diffusion(z, vae.scale, vae.shift)
+
+
+def completed(denoise: Denoiser, schedule: NoiseSchedule, first: Array, frames: int) -> Denoiser:
+    """The denoiser of the frames behind the first, which is clean; see `videos.completing`.
+
+    Args:
+        denoise: takes x_t [B, F', h, w, D] and t [B, F'].
+        schedule: the process.
+        first: [B, 1, h, w, D].
+        frames: F'.
+    """
+    clips = jnp.pad(first, ((0, 0), (0, frames - 1), (0, 0), (0, 0), (0, 0)))
+    return videos.completing(denoise, schedule, clips, np.arange(frames) == 0)
 
 
 def given(vae: Any, encode: Callable[[Array], Any], image: Array, number: int) -> Array:

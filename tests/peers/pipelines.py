@@ -26,6 +26,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video as hunyuan
 from PIL import Image
 from safetensors import safe_open
@@ -657,14 +658,35 @@ def wan_of_two(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     return wan(folder, second=True)
 
 
-def wan_from_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+def wan_5b(folder: pathlib.Path, image: bool = False) -> diffusers.DiffusionPipeline:
+    """Wan 2.2 with a residual autoencoder, a first frame of which has a time of its own."""
+    base = wan(folder)
+    config = {name: value for name, value in base.vae.config.items() if name[0] != "_"}
+    config |= {"is_residual": True, "patch_size": 2, "dim_mult": [1, 1], "scale_factor_spatial": 4}
+    vae = diffusers.AutoencoderKLWan.from_config(config | {"in_channels": 12, "out_channels": 12})
+    parts = {name: part for name, part in base.components.items() if part is not None} | {"vae": vae}
+    mend_letters()
+    kind = diffusers.WanImageToVideoPipeline if image else diffusers.WanPipeline
+    return kind(**parts, expand_timesteps=True)
+
+
+def wan_5b_from_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    return wan_5b(folder, image=True)
+
+
+def mend_letters() -> None:
+    """A library mends letters that these texts do not have."""
     module = importlib.import_module("diffusers.pipelines.wan.pipeline_wan_i2v")
-    module.ftfy = mock.MagicMock(fix_text=lambda text: text)  # it mends letters that these texts do not have
+    module.ftfy = mock.MagicMock(fix_text=lambda text: text)
+
+
+def wan_from_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    mend_letters()
     return wan(folder, image=True)
 
 
-def first_frame() -> Image.Image:
-    return Image.fromarray((128 + 60 * drawn("first frame", 16, 16, 3)).clip(0, 255).astype(np.uint8))
+def first_frame(side: int) -> Image.Image:
+    return Image.fromarray((128 + 60 * drawn("first frame", side, side, 3)).clip(0, 255).astype(np.uint8))
 
 
 def ltx(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
@@ -824,6 +846,8 @@ PIPELINES = {
     "ltx": ltx,
     "cogvideox": cogvideox,
     "hunyuan_video": hunyuan_video,
+    "wan_5b": wan_5b,
+    "wan_5b_from_image": wan_5b_from_image,
     "playground": playground,
     "lcm": latent_consistency,
 }
@@ -897,7 +921,9 @@ TRAJECTORIES = {
     "hunyuan_video": ({"shift": 7.0}, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "cogvideox": (COGVIDEOX, {"ddim": ("CogVideoXDDIMScheduler", {}), "dpmpp_2m_sde": ("CogVideoXDPMScheduler", {})}),
     "wan_of_two": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
-    "wan_from_image": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    **dict.fromkeys(
+        ("wan_from_image", "wan_5b", "wan_5b_from_image"), (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})})
+    ),
     "playground": (
         EDM,
         {
@@ -1035,8 +1061,8 @@ def write(name: str, folder: pathlib.Path) -> None:
                 arguments = {}
             if clip:
                 arguments["num_frames"] = of_frames * (FRAMES_OF_LATENTS - 1) + 1
-            if name == "wan_from_image":
-                arguments["image"] = first_frame()
+            if name.startswith("wan") and name.endswith("from_image"):
+                arguments["image"] = first_frame(8 * factor)
             sides = {} if name.startswith("edit") else {"height": 16, "width": 16}  # there those of the picture
             sides = {"height": 32, "width": 32} if name in ("klein", "sana", "sprint") else sides
             sides = {"height": factor * side, "width": factor * side} if clip else sides
@@ -1075,6 +1101,8 @@ def write(name: str, folder: pathlib.Path) -> None:
                 pipe.vae.decode(found * deviation + mean)
                 hook.remove()
                 picture = torch.cat(parts, dim=2)
+                if patch := pipe.vae.config.get("patch_size"):
+                    picture = unpatchify(picture, patch)
             elif name == "qwen_image":  # a clip of one frame
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
                 of_channels = lambda numbers: torch.tensor(numbers).view(1, -1, 1, 1, 1)

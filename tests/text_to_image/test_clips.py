@@ -40,6 +40,8 @@ def loaded(name, how=text_to_image.load):
     ("wan", "unipc", (3, 8, 8, 4), 3e-5),
     ("wan_of_two", "euler", (3, 8, 8, 4), 1e-5),
     ("wan_from_image", "euler", (3, 8, 8, 4), 1e-5),
+    ("wan_5b", "euler", (3, 8, 8, 4), 1e-5),
+    ("wan_5b_from_image", "euler", (3, 8, 8, 4), 1e-5),
     ("ltx", "euler", (3, 2, 2, 8), 3e-5),
     ("cogvideox", "ddim", (3, 4, 4, 4), 3e-5),
     ("hunyuan_video", "euler", (3, 2, 2, 4), 1e-4),
@@ -59,13 +61,13 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
     vae = model.modules["vae"]
     frames, sides = 1 + vae.time_factor * (shape[0] - 1), (vae.factor * shape[1], vae.factor * shape[2])
     course = programs.Course(sides, trajectory, False, True, 0, (), frames=frames)
-    if name == "wan_from_image":
-        picture = (128 + 60 * drawn("first frame", 16, 16, 3)).clip(0, 255).astype(np.uint8)
+    first = None
+    if name.endswith("from_image"):
+        picture = (128 + 60 * drawn("first frame", *sides, 3)).clip(0, 255).astype(np.uint8)
         begin = jax.jit(functools.partial(programs.begin, model, course))
         keys = jax.random.split(jax.random.key(0), 2)
-        seen = (
-            model.patches(picture, 2) | begin(model.params["vae"], keys, jnp.asarray(to_model(picture))[None], None)[-1]
-        )
+        *_, first, _, beside = begin(model.params["vae"], keys, jnp.asarray(to_model(picture))[None], None)
+        seen = model.patches(picture, 2) | beside
         conditional, unconditional = conditional | seen, unconditional | seen
     sampler = trajectory.sampler
     if sampler.draws:  # with the noise that theirs received: of the two draws of a step the second
@@ -74,15 +76,17 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
             state, denoise, schedule, plan, i, noises[i][None]
         )
         sampler = sampler._replace(step=step)
-    x = trajectory.start * jnp.asarray(drawn("latents", 2, *shape))
+    x = trajectory.start * jnp.asarray(drawn("latents", 2, *shape))[:, 0 if first is None else 1 :]
 
     @jax.jit
     def walk(weights, x):
         denoise = text_to_image.denoise(model, weights, conditional, None if model.distilled else unconditional, 7.5)
+        denoise = denoise if first is None else video_models.completed(denoise, process.schedule, first, shape[0])
         keys = jax.random.split(jax.random.key(0), 2)
         return samplers.sample(sampler, denoise, process.schedule, x, trajectory.plan, keys)
 
     ours, theirs = walk(model.weights, x), found[f"latents/{case}"]
+    ours = ours if first is None else np.concatenate([first, ours], axis=1)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=within * np.abs(theirs).max())
     theirs = found[f"latents/{next(iter(about['walks']))}"]  # of which the picture is
     clip = jax.jit(functools.partial(programs.decoded, model, course))(model.params["vae"], theirs)

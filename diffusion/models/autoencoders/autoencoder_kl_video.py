@@ -13,6 +13,10 @@ of one frame. Norms are of single pixels, so that a video is coded chunk by chun
 | published | f | f_t | D  | scale and shift           |
 |-----------|---|-----|----|---------------------------|
 | Wan 2.1   | 8 | 4   | 16 | of each channel           |
+| Wan 2.2, 5B | 16 | 4 | 48 | of each channel          |
+
+That of Wan 2.2 is residual: around each level is a shortcut of means or copies of channels, and it sees pixels in
+patches of 2 x 2.
 """
 
 __all__ = ["AutoencoderKLVideo", "Decoder", "Encoder", "Middle", "streamed"]
@@ -34,7 +38,9 @@ from diffusion.models.autoencoders.causal_layers import (
     FrameAttention,
     FrameConv,
     HalveTime,
+    averaged,
     doubled,
+    repeated,
 )
 from diffusion.models.autoencoders.latent_space import Factor, Moments
 from diffusion.models.autoencoders.video_checks import check_latents, check_video
@@ -70,17 +76,21 @@ class Encoder(nn.Module):
     outputs: int
     attention: str
     dtype: str
+    residual: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = CausalConv(self.widths[0], dtype=self.dtype, name="conv_in")(x)
         for i, width in enumerate(self.widths):
+            entering, last = x, i + 1 == len(self.widths)
             for j in range(self.layers):
                 x = CausalBlock(width, self.dtype, name=f"level_{i}_block_{j}")(x)
             if i + 1 < len(self.widths):
                 x = FrameConv(width, True, self.dtype, name=f"down_{i}")(x)
                 if self.temporal[i]:
                     x = HalveTime(self.dtype, name=f"halve_{i}")(x)
+            if self.residual:
+                x = x + averaged(entering, width, 1 if last else 1 + self.temporal[i], 1 if last else 2)
         return _last(Middle(self.widths[-1], self.attention, self.dtype, name="middle")(x), self.outputs)
 
 
@@ -93,23 +103,28 @@ class Decoder(nn.Module):
     outputs: int
     attention: str
     dtype: str
+    residual: bool = False
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
+        begins = not self.variables.get(STREAM)
         x = CausalConv(self.widths[-1], dtype=self.dtype, name="conv_in")(z)
         x = Middle(self.widths[-1], self.attention, self.dtype, name="middle")(x)
         for i in reversed(range(len(self.widths))):
+            entering, width = x, self.widths[i]
             for j in range(self.layers + 1):
                 x = CausalBlock(self.widths[i], self.dtype, name=f"level_{i}_block_{j}")(x)
             if i:
                 if self.temporal[i - 1]:
                     x = DoubleTime(self.dtype, name=f"double_{i}")(x)
-                x = FrameConv(self.widths[i] // 2, False, self.dtype, name=f"up_{i}")(doubled(x))
+                x = FrameConv(width if self.residual else width // 2, False, self.dtype, name=f"up_{i}")(doubled(x))
+                if self.residual:
+                    x = x + repeated(entering, width, 1 + self.temporal[i - 1], 2, begins)
         return _last(x, self.outputs)
 
 
 class AutoencoderKLVideo(nn.Module):
-    """Videos to the moments of a Gaussian, and latents to videos; f = 2^(levels - 1), and f_t = 2^(halvings of time).
+    """Videos to the moments of a Gaussian, and latents to videos; f = patch 2^(levels - 1), f_t = 2^(halvings of time).
 
         moments = module.apply({"params": params}, x, method="encode")
         x = module.apply({"params": params}, z, method="decode")
@@ -122,6 +137,9 @@ class AutoencoderKLVideo(nn.Module):
         picture_channels: C.
         scale: of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
         shift: of the latents, likewise.
+        residual: whether each level has a shortcut around it (Wan 2.2).
+        decoder_widths: channels of each level of the decoder; () for those of the encoder.
+        patch: side of the patches of pixels that the first level sees as channels.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
 
@@ -140,6 +158,9 @@ class AutoencoderKLVideo(nn.Module):
     picture_channels: int = 3
     scale: Factor = 1.0
     shift: Factor = 0.0
+    residual: bool = False
+    decoder_widths: tuple[int, ...] = ()
+    patch: int = 1
     attention: str = "auto"
     dtype: str = "float32"
     kind = "autoencoder"
@@ -154,7 +175,12 @@ class AutoencoderKLVideo(nn.Module):
                 f"widths={self.widths}, layers={self.layers}, latent_channels={self.latent_channels}, "
                 f"picture_channels={self.picture_channels}: an autoencoder has at least one level, and positive numbers"
             )
-        if any(width % 2 for width in self.widths[1:]):
+        if self.patch < 1 or (self.decoder_widths and len(self.decoder_widths) != len(self.widths)):
+            raise ValueError(
+                f"patch={self.patch}, decoder_widths={self.decoder_widths}: a patch has 1 or more pixels on a side, "
+                f"and the decoder as many levels as widths={self.widths}"
+            )
+        if not self.residual and any(width % 2 for width in (*self.widths[1:], *self.decoder_widths[1:])):
             raise ValueError(f"widths={self.widths}: half of a width comes out where sides double, so that it is even")
         if len(self.temporal) != len(self.widths) - 1:
             raise ValueError(
@@ -166,7 +192,7 @@ class AutoencoderKLVideo(nn.Module):
     @property
     def factor(self) -> int:
         """f, by which the sides of a latent are smaller than the picture's."""
-        return 2 ** len(self.temporal)
+        return self.patch * 2 ** len(self.temporal)
 
     @property
     def time_factor(self) -> int:
@@ -174,10 +200,11 @@ class AutoencoderKLVideo(nn.Module):
         return 2 ** sum(self.temporal)
 
     def setup(self):
-        fields = (self.widths, self.layers, self.temporal)
-        how = (self.attention, self.dtype)
-        self.encoder = Encoder(*fields, 2 * self.latent_channels, *how)
-        self.decoder = Decoder(*fields, self.picture_channels, *how)
+        fields = (self.layers, self.temporal)
+        how = (self.attention, self.dtype, self.residual)
+        self.encoder = Encoder(self.widths, *fields, 2 * self.latent_channels, *how)
+        outputs = self.picture_channels * self.patch**2
+        self.decoder = Decoder(self.decoder_widths or self.widths, *fields, outputs, *how)
         self.moments_conv = nn.Dense(2 * self.latent_channels)
         self.latents_conv = nn.Dense(self.latent_channels)
 
@@ -196,7 +223,7 @@ class AutoencoderKLVideo(nn.Module):
             ValueError: for a size that the factors do not divide.
         """
         check_video(self, x, later="encoder" in self.variables.get(STREAM, {}))
-        mean, log_variance = jnp.split(self.moments_conv(self.encoder(x)), 2, axis=-1)
+        mean, log_variance = jnp.split(self.moments_conv(self.encoder(_folded(x, self.patch))), 2, axis=-1)
         return Moments(mean, log_variance.clip(*LOG_VARIANCE))
 
     def decode(self, z: jax.Array) -> jax.Array:
@@ -213,11 +240,25 @@ class AutoencoderKLVideo(nn.Module):
             ValueError: for another rank or number of channels.
         """
         check_latents(self, z)
-        return self.decoder(self.latents_conv(z))
+        return _unfolded(self.decoder(self.latents_conv(z)), self.patch)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The reconstruction of videos [B, F, H, W, C] from the mean of their posterior."""
         return self.decode(self.encode(x).mean)
+
+
+def _folded(x: jax.Array, patch: int) -> jax.Array:
+    """[B, F, H, W, C] -> [B, F, H / p, W / p, C p p]: channels first, then columns, then rows."""
+    batch, frames, height, width, _ = x.shape
+    x = x.reshape(batch, frames, height // patch, patch, width // patch, patch, -1)
+    return x.transpose(0, 1, 2, 4, 6, 5, 3).reshape(batch, frames, height // patch, width // patch, -1)
+
+
+def _unfolded(x: jax.Array, patch: int) -> jax.Array:
+    """The inverse of `_folded`."""
+    batch, frames, height, width, _ = x.shape
+    x = x.reshape(batch, frames, height, width, -1, patch, patch).transpose(0, 1, 2, 6, 3, 5, 4)
+    return x.reshape(batch, frames, height * patch, width * patch, -1)
 
 
 def streamed(module: AutoencoderKLVideo, params: Any, method: str, chunk: int = 1) -> Callable[[jax.Array], Any]:

@@ -18,7 +18,9 @@ __all__ = [
     "FrameAttention",
     "FrameConv",
     "HalveTime",
+    "averaged",
     "doubled",
+    "repeated",
     "with_past",
 ]
 
@@ -241,6 +243,51 @@ def _time_kernel(module: Any, inputs: int, outputs: int, taps: tuple[float, ...]
     kernel = module.param("kernel", start, (3, inputs, outputs))
     bias = module.param("bias", nn.initializers.zeros_init(), (outputs,))
     return kernel.reshape(-1, outputs).astype(module.dtype), bias.astype(module.dtype)
+
+
+def averaged(x: jax.Array, features: int, time: int, space: int) -> jax.Array:
+    """Means of the channels and pixels of small boxes, without parameters: the shortcut around a level of an encoder.
+
+        [B, F, H, W, C] -> [B, F / time, H / space, W / space, features]
+
+    The values of a box, channel by channel, are cut into as many groups as there are features. Zeros stand before the
+    first frame where the number of frames is odd and time is 2.
+
+    Args:
+        x: videos.
+        features: that divide the values of a box.
+        time: frames of a box, 1 or 2.
+        space: pixels along each side of a box.
+
+    Reference: Wan Team, Wan 2.2's code, 2025; Chen et al., "Deep Compression Autoencoder for Efficient High-Resolution
+    Diffusion Models", 2024, section 3.2.
+    """
+    x = jnp.pad(x, ((0, 0), (-x.shape[1] % time, 0), (0, 0), (0, 0), (0, 0)))
+    batch, frames, height, width, channels = x.shape
+    boxes = x.reshape(batch, frames // time, time, height // space, space, width // space, space, channels)
+    values = boxes.transpose(0, 1, 3, 5, 7, 2, 4, 6).reshape(*boxes.shape[:2], height // space, width // space, -1)
+    return values.reshape(*values.shape[:-1], features, -1).mean(-1)
+
+
+def repeated(x: jax.Array, features: int, time: int, space: int, begins: bool) -> jax.Array:
+    """Channels as the pixels of small boxes, without parameters: the shortcut around a level of a decoder.
+
+        [B, F, H, W, C] -> [B, F time, H space, W space, features], time - 1 frames less where a video begins
+
+    Args:
+        x: videos.
+        features: of the output; C divides those of a box.
+        time: frames of a box, 1 or 2.
+        space: pixels along each side of a box.
+        begins: whether x begins a video.
+
+    Reference: as `averaged`.
+    """
+    batch, frames, height, width, channels = x.shape
+    values = jnp.repeat(x, features * time * space**2 // channels, axis=-1)
+    boxes = values.reshape(*x.shape[:-1], features, time, space, space).transpose(0, 1, 5, 2, 6, 3, 7, 4)
+    made = boxes.reshape(batch, frames * time, height * space, width * space, features)
+    return made[:, time - 1 :] if begins else made
 
 
 def doubled(x: jax.Array) -> jax.Array:

@@ -62,7 +62,34 @@ def _ends(side: str) -> list[Row]:
     ]
 
 
+def _residual_rows(module: AutoencoderKLVideo) -> list[Row]:
+    """Of Wan 2.2's, whose encoder has a list for each level, as the decoder."""
+    levels = len(module.widths)
+    rows = []
+    for side, widths, extra in (("encoder", module.widths, 0), ("decoder", module.decoder_widths or module.widths, 1)):
+        rows += _ends(side)
+        for i, width in enumerate(widths):
+            before = widths[max(i - 1, 0)] if side == "encoder" else widths[min(i + 1, levels - 1)]
+            theirs = f"encoder.down_blocks.{i}" if side == "encoder" else f"decoder.up_blocks.{levels - 1 - i}"
+            for j in range(module.layers + extra):
+                ours = f"{side}/level_{i}_block_{j}"
+                rows += _block(f"{theirs}.resnets.{j}", ours, j == 0 and before != width)
+            resampled, level, at = (
+                (i + 1 < levels, i, f"{theirs}.downsampler")
+                if side == "encoder"
+                else (i > 0, i - 1, f"{theirs}.upsampler")
+            )
+            if resampled:
+                spatial, temporal = ("down", "halve") if side == "encoder" else ("up", "double")
+                rows += linear(f"{at}.resample.1", f"{side}/{spatial}_{i}", CONV)
+                rows += linear(f"{at}.time_conv", f"{side}/{temporal}_{i}", TIME) * module.temporal[level]
+    rows += linear("quant_conv", "moments_conv", PIXEL)
+    return rows + linear("post_quant_conv", "latents_conv", PIXEL)
+
+
 def _rows(module: AutoencoderKLVideo) -> list[Row]:
+    if module.residual:
+        return _residual_rows(module)
     widths, levels = module.widths, len(module.widths)
     rows = _ends("encoder") + _ends("decoder")
     layer = 0
@@ -94,13 +121,20 @@ def _build(name: str, config: Mapping[str, Any]) -> AutoencoderKLVideo:
     multiples = fields.take("dim_mult", (1, 2, 4, 4), SIZES)
     if multiples[0] != 1:
         raise Refusal(f"{name}: dim_mult = {multiples} is not supported; supported are those that begin with 1.")
-    if fields.take("decoder_base_dim", None, MAYBE_SIZE) not in (None, base):
-        raise Refusal(f"{name}: decoder_base_dim is supported as base_dim, {base}, alone.")
+    residual = fields.take("is_residual", False)
+    outer = fields.take("decoder_base_dim", None, MAYBE_SIZE) or base
+    if outer != base and not residual:
+        raise Refusal(
+            f"{name}: decoder_base_dim is supported as base_dim, {base}, alone, but where is_residual is true."
+        )
     fields.only("attn_scales", ())
-    fields.only("is_residual", False)
-    fields.only("patch_size", None)
+    patch = fields.take("patch_size", None, MAYBE_SIZE) or 1
     enter, *leave = CHANNELS[name]
     channels = fields.take(enter, 3, SIZE)
+    if channels % patch**2:
+        raise Refusal(
+            f"{name}: {enter} = {channels} is not a multiple of the {patch**2} pixels of patch_size = {patch}."
+        )
     for field in leave:
         fields.only(field, channels)
     mean = fields.take("latents_mean", WAN["latents_mean"], NUMBERS)
@@ -113,9 +147,12 @@ def _build(name: str, config: Mapping[str, Any]) -> AutoencoderKLVideo:
         fields.take("num_res_blocks", 2, DEPTH),
         fields.take("temperal_downsample", (False, True, True), HALVINGS),
         latents,
-        channels,
+        channels // patch**2,
         scale=tuple(1 / one for one in deviation),
         shift=mean,
+        residual=residual,
+        decoder_widths=() if outer == base else tuple(outer * one for one in multiples),
+        patch=patch,
     )
     fields.end()
     return module
@@ -136,13 +173,19 @@ def _describe(name: str, module: AutoencoderKLVideo) -> dict[str, Any]:
         "dropout": 0.0,
         "latents_mean": each(module.shift).tolist(),
         "latents_std": (1 / each(module.scale)).tolist(),
-        **dict.fromkeys(CHANNELS[name], module.picture_channels),
+        **dict.fromkeys(CHANNELS[name], module.picture_channels * module.patch**2),
     }
 
 
 def _describe_wan(name: str, module: AutoencoderKLVideo) -> dict[str, Any]:
     factors = {"scale_factor_temporal": module.time_factor, "scale_factor_spatial": module.factor}
-    return {**_describe(name, module), "is_residual": False, **factors}
+    more = {"is_residual": module.residual, "patch_size": None if module.patch == 1 else module.patch}
+    if module.decoder_widths:
+        base = module.decoder_widths[0]
+        if [width * module.widths[0] for width in module.decoder_widths] != [width * base for width in module.widths]:
+            raise Refusal(f"{name}: diffusers has the multiples of the encoder, {module.widths}, in the decoder, too.")
+        more["decoder_base_dim"] = base
+    return {**_describe(name, module), **more, **factors}
 
 
 def _video(module: AutoencoderKLVideo) -> tuple[jax.ShapeDtypeStruct]:
