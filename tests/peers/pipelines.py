@@ -43,6 +43,8 @@ STEPS_OF = {"lcm": 4, "lcm, two steps": 2, "pndm": 25, "cogvideox": 25}
 # The half steps of PNDM are whole numbers of the process's: of 40, not of 33; so are CogVideoX's steps.
 FRAMES_OF_LATENTS = 3
 CLIPS = {  # pixels and frames in a latent, and its sides
+    "wan_5b": (4, 2, 8),
+    "wan_5b_from_image": (4, 2, 8),
     "ltx": (32, 8, 2),
     "cogvideox": (4, 4, 4),
     "hunyuan_video": (8, 4, 2),
