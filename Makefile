@@ -103,6 +103,7 @@ $(PEERS)/.complete: tests/peers/requirements.txt
 fixtures: $(PEERS)/.complete
 	$(PEERS)/bin/python -m tests.peers.diffusers_reference tests/fixtures/diffusers.safetensors
 	$(PEERS)/bin/python -m tests.peers.cases tests/fixtures/models
+	$(PEERS)/bin/python -m tests.peers.i3d_reference tests/fixtures/i3d.safetensors
 	$(PEERS)/bin/python -m tests.peers.tokenizers_reference tests/fixtures/text
 	$(PEERS)/bin/python -m tests.peers.text_conditions_reference tests/fixtures/text
 	mkdir -p tests/fixtures/text_to_image
@@ -118,7 +119,9 @@ fixtures: $(PEERS)/.complete
 test-peers: setup $(PEERS)/.complete
 	mkdir -p runs/peers
 	$(PEERS)/bin/python -m tests.peers.diffusers_reference runs/peers/diffusers.safetensors
+	$(PEERS)/bin/python -m tests.peers.i3d_reference runs/peers/i3d.safetensors
 	PEERS_FIXTURES=runs/peers $(RUN) -m pytest tests/peers
+	PEERS_FIXTURES=runs/peers $(RUN) -m pytest -n 0 -m "slow or not slow" tests/metrics/test_i3d.py
 
 # What runs here; benchmarks.programs, in the environment of accelerators-env, compiles for what is not here.
 bench: setup

@@ -120,7 +120,8 @@ def _videomae(path: pathlib.Path) -> ClipNetwork:
     @jax.jit
     def features(params: Any, clips: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest"):
-            return module.apply({"params": params}, clips).pooled
+            seen: Any = module.apply({"params": params}, clips)
+            return seen.pooled
 
     name = f"VideoMAE of width {module.width}, {module.depth} layers, mean of the tokens"
     return ClipNetwork(name, functools.partial(features, params), module.width, found)
