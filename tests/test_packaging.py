@@ -45,8 +45,12 @@ OF_RUNS = (
     "diffusion.metrics.references",
     "diffusion.metrics.protocols",
 )
-SIGNED = ("diffusion.io.content_credentials", "diffusion.io.local_certificates")  # these need "provenance"
-FILMED = ("diffusion.io.clips",)  # and these "video"
+EXTRAS = {  # modules that need an extra of their own, and say so where it is missing
+    "diffusion.io.content_credentials": "provenance",
+    "diffusion.io.local_certificates": "provenance",
+    "diffusion.io.clips": "video",
+    "diffusion.models.interchange.gguf_files": "gguf",
+}
 DISTRIBUTIONS = {
     "c2pa": "c2pa-python",
     "cryptography": "c2pa-python",  # which requires it
@@ -82,7 +86,7 @@ def test_every_module_imports_what_its_installation_has():
     for name in ["diffusion", *MODULES]:
         path = ROOT / name.replace(".", "/")
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        more = ["train"] * name.startswith(OF_RUNS) + ["provenance"] * (name in SIGNED) + ["video"] * (name in FILMED)
+        more = ["train"] * name.startswith(OF_RUNS) + [EXTRAS[name]] * (name in EXTRAS)
         assert imported(path) <= has(*more), name
 
 
