@@ -49,6 +49,9 @@ PAGES = {
     ),
     "objectives": (
         Section("Objectives", "diffusion.objectives", ("loss", "networks", "optimum", "paper"), ("Objective",)),
+        Section(
+            "Samples that generators are trained on", "diffusion.objectives", ("paper",), ("Simulation",), summary=True
+        ),
         Section("Couplings", "diffusion.couplings", ("paper",), ("Coupling",), summary=True),
         Section(
             "Couplings of sets of points", "diffusion.equivariant_couplings", ("paper",), ("Coupling",), summary=True
