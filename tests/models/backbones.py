@@ -342,7 +342,7 @@ BACKBONES = {
         divides=1,
     ),
     "hunyuan_video": Backbone(
-        HunyuanVideo(4, 24, 1, 1, 1, 2, TEXT, POOLED, (4, 4, 4)),
+        HunyuanVideo(4, 24, 2, 2, 1, 2, TEXT, POOLED, (4, 4, 4)),
         (3, 4, 4, 4),
         words("text_mask", "pooled", "strength"),
         divides=1,
