@@ -345,7 +345,7 @@ def _two_denoisers(kind: Kind, index: Mapping[str, Any]) -> tuple[float | None, 
 
 
 def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
-    """The model with the kernels of its denoiser stored in 8 bits, and what that saves and costs.
+    """The model with the kernels of its denoiser, or of both, stored in 8 bits, and what that saves and costs.
 
     Merge LoRA files first: what is merged is quantised with the rest.
 
@@ -361,10 +361,12 @@ def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
             "a LoRA with an interval of t is merged beside the kernels, and quantised kernels take none: leave the "
             "interval or the quantisation out"
         )
-    part = model.kind.denoiser
-    params = storage.quantised(model.params[part], kind)
-    about = stored(model.params[part], params)
-    return dataclasses.replace(model, params={**model.params, part: params}, _programs={}), about
+    parts = [model.kind.denoiser]
+    if model.boundary is not None and model.kind.video is not None:
+        parts.append(model.kind.video.second)
+    whole = {part: model.params[part] for part in parts}
+    params = {part: storage.quantised(weights, kind) for part, weights in whole.items()}
+    return dataclasses.replace(model, params={**model.params, **params}, _programs={}), stored(whole, params)
 
 
 def with_words(model: TextToImage, embeddings: Mapping[str | pathlib.Path, str]) -> TextToImage:

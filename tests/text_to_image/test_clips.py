@@ -20,6 +20,7 @@ from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
+from diffusion.models.quantised import is_quantised
 from diffusion.text_to_image import pipelines, programs, video_models
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.requests import Request
@@ -209,3 +210,13 @@ def test_a_second_denoiser_without_a_boundary_is_refused(tmp_path):
     (folder / "model_index.json").write_text(json.dumps({**index, "boundary_ratio": None}))
     with pytest.raises(Refusal, match="has a transformer_2 and no boundary_ratio"):
         text_to_image.described(folder)
+
+
+def test_both_of_two_denoisers_are_stored_in_8_bits():
+    model = loaded("wan_of_two")
+    quantised, about = text_to_image.with_quantised(model, "int8")
+    numbers = [
+        sum(map(is_quantised, jax.tree.leaves(quantised.params[part], is_leaf=is_quantised)))
+        for part in (model.kind.denoiser, model.kind.video.second)
+    ]
+    assert numbers[0] == numbers[1] > 5 and about.kernels == sum(numbers)
