@@ -5,9 +5,7 @@ import re
 from absl import flags
 
 from diffusion.experiments.config import ConfigError
-from diffusion.models.quantised import KINDS
 from diffusion.text_to_image.lora_weights import LoraWeight
-from diffusion.text_to_image.png import STORED
 from diffusion.text_to_image.requests import DECIMAL
 
 MODEL = flags.DEFINE_string("model", None, "a published text-to-image model: a folder with model_index.json")
@@ -28,7 +26,7 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the d
 QUANTISED = flags.DEFINE_enum(
     "quantised",
     "",
-    ["", *KINDS, STORED],
+    ["", "int8", "fp8", "stored"],  # written out: help imports no network
     "store the denoiser's kernels in 8 bits, or keep those that the model's files have so",
 )
 

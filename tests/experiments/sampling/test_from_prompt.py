@@ -14,6 +14,7 @@ from diffusion import watermarks
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.sampling import from_prompt, model_flags, prompt_flags
 from diffusion.io import content_credentials, local_certificates, pictures
+from diffusion.models.quantised import KINDS
 from diffusion.text_to_image import png
 from diffusion.text_to_image.requests import Request, settings
 from tests import commands
@@ -105,6 +106,10 @@ def flags():
     for name, value in before.items():
         if getattr(values, name) != value:
             setattr(values, name, value)
+
+
+def test_the_flag_of_quantisation_has_every_kind(flags):
+    assert flags["quantised"].parser.enum_values == ["", *KINDS, png.STORED]
 
 
 @pytest.mark.parametrize(
