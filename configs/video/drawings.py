@@ -7,7 +7,7 @@ Clips of 8 frames of 32 x 32 pixels with one shape each. A space-time transforme
 a time for each frame: half of the examples are whole clips, a quarter go on from their first frame, a quarter from
 their first four, so that one network makes clips of captions, of pictures, and longer clips.
 
-docs/video_demo.md has the time and the figures of 340 of its 6,000 steps; it has not been trained to its end.
+Time and figures: docs/video_demo.md.
 
 Presets: `drawings:tiny` (seconds; to see that everything works).
 """
