@@ -21,7 +21,7 @@ from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
 from diffusion.models.autoencoders.causal_layers import FrameConv, doubled
 from diffusion.models.autoencoders.edge_convolution import EdgeConv
 from diffusion.models.autoencoders.latent_space import Factor, Moments
-from diffusion.models.autoencoders.video_checks import check_latents, check_video
+from diffusion.models.autoencoders.video_checks import check_latents, check_levels, check_video
 from diffusion.models.layers.choices import look_up
 
 CHUNK = 2  # frames of the latent, without the first
@@ -196,17 +196,7 @@ class AutoencoderKLCogVideoX(nn.Module):
 
     def __post_init__(self):
         look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
-        if not self.widths or self.groups < 1 or any(width < 1 or width % self.groups for width in self.widths):
-            raise ValueError(
-                f"widths={self.widths} are positive numbers, one or more, that groups={self.groups} divides"
-            )
-        if min(self.layers, self.latent_channels, self.picture_channels) < 1:
-            raise ValueError(
-                f"layers={self.layers}, latent_channels={self.latent_channels}, picture_channels="
-                f"{self.picture_channels} must be positive"
-            )
-        if not 0 <= self.halvings < len(self.widths):
-            raise ValueError(f"halvings={self.halvings} of time are at most those of the sides, {len(self.widths) - 1}")
+        check_levels(self)
         super().__post_init__()
 
     @property

@@ -1,6 +1,6 @@
 """Checks of the videos and latents that an autoencoder of videos receives."""
 
-__all__ = ["check_latents", "check_video"]
+__all__ = ["check_latents", "check_levels", "check_video"]
 
 from typing import Any
 
@@ -58,3 +58,25 @@ def check_latents(module: Any, z: jax.Array) -> None:
         raise ValueError(
             f"this autoencoder decodes latents [B, F, h, w, {module.latent_channels}]; got an array of shape {z.shape}"
         )
+
+
+def check_levels(module: Any) -> None:
+    """Refuses sizes of an autoencoder of levels that are out of range.
+
+    Args:
+        module: with `widths`, `groups`, `layers`, `latent_channels`, `picture_channels` and `halvings`.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    if not module.widths or module.groups < 1 or any(width < 1 or width % module.groups for width in module.widths):
+        raise ValueError(
+            f"widths={module.widths} are positive numbers, one or more, that groups={module.groups} divides"
+        )
+    if min(module.layers, module.latent_channels, module.picture_channels) < 1:
+        raise ValueError(
+            f"layers={module.layers}, latent_channels={module.latent_channels}, picture_channels="
+            f"{module.picture_channels} must be positive"
+        )
+    if not 0 <= module.halvings < len(module.widths):
+        raise ValueError(f"halvings={module.halvings} of time are at most those of the sides, {len(module.widths) - 1}")
