@@ -87,7 +87,17 @@ def remembered(
         x_0: `[B, n, ...]` frames, a multiple of `causal` for which there is room.
         condition: passed to the network as it is.
         memory: of earlier frames.
+
+    Raises:
+        ValueError: for frames that are no whole chunks, or more than the memory has room for at all. Where it is full
+            already, what the network makes is NaN.
     """
+    frames, room = x_0.shape[1], memory.keys.shape[2]
+    if frames % network.causal or frames > room:
+        raise ValueError(
+            f"{frames} frames for a memory of {room} frames in chunks of causal={network.causal}. Valid: a multiple of "
+            f"{network.causal} up to {room}"
+        )
     t = jnp.full(x_0.shape[:2], clean_time(schedule))
     x = left_broadcast(parameterization.input_scale(schedule, t), x_0) * x_0
     clock = parameterization.clock(schedule, t)

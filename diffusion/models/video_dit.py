@@ -341,7 +341,8 @@ class VideoDiT(nn.Module):
         if memory is None:
             return within, jnp.asarray(line_angles(frames, head_size))
         places = jnp.asarray(line_angles(memory.keys.shape[2], head_size))
-        return within, jax.lax.dynamic_slice_in_dim(places, memory.frames, frames)
+        here = memory.frames + jnp.arange(frames)
+        return within, jnp.take(places, here, axis=0, mode="fill")  # NaN where the memory has no room for a frame
 
     def _check_videos(self, x: jax.Array, t: jax.Array) -> None:
         check_example(self, x, "videos [B, F, H, W, C]", rank=5)

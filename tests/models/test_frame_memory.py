@@ -64,6 +64,18 @@ def test_a_rollout_by_what_is_kept_is_that_by_all_frames(variables):
     assert part < 0.5 * whole, (part, whole)
 
 
+def test_frames_without_room_and_parts_of_a_chunk_do_not_pass_in_silence(variables):
+    """A memory that is full would else lay new frames over its last ones."""
+    memory = frame_memory.empty(NETWORK, (2, CHUNK, *SHAPE[1:]))
+    remember = lambda x, memory: frame_memory.remembered(NETWORK, variables, SCHEDULE, V, x, LABELS, memory)
+    evaluate = lambda memory: frame_memory.reading(NETWORK, variables, memory)(X[:, :CHUNK], T[:, :CHUNK], LABELS)
+    made, beyond = jax.jit(lambda x: (evaluate(memory), evaluate(remember(x, memory))))(X[:, :CHUNK])
+    assert np.isfinite(made).all() and np.isnan(beyond).all()
+    for frames, message in ((1, "1 frames for a memory of 2"), (4, "4 frames for a memory of 2 frames in chunks of")):
+        with pytest.raises(ValueError, match=message):
+            remember(X[:, :frames], memory)
+
+
 def test_networks_that_keep_nothing_are_refused(variables):
     plain = NETWORK.clone(causal=0)
     with pytest.raises(ValueError, match="causal=0: frames that hear later ones are not kept"):

@@ -8,7 +8,7 @@ them.
 
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from diffusion.data.shapes import motions, scenes
 from diffusion.data.shapes.motions import Clip, Setting
 from diffusion.metrics import attribute_reader, bootstrap, clip_reader, moving_objects
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.metrics.moving_objects import Tracks
 from diffusion.metrics.prompt_following import clustered
 from diffusion.training.runtime import progress
 
@@ -58,7 +59,7 @@ def name_of(clips: int, steps: tuple[int, int]) -> str:
     """What a judge depends on, as 32 digits: the code of its networks, and what they see of some of its clips."""
     code = [pathlib.Path(module.__file__).read_bytes() for module in (attribute_reader, clip_reader)]
     some = np.stack([example(split, i, SEED)[0] for split in motions.STREAMS for i in range(8)])  # which stand for all
-    seen = [part.tobytes() for part in (some, *looked_at(some))]
+    seen = [part.tobytes() for part in (some, *looked_at(some, moving_objects.tracks(some)))]
     about = repr((SEED, clips, steps, moving_objects.WHOLE, OF_FRAMES, OF_CLIPS))
     return hashlib.sha256(b"".join(code + seen) + about.encode()).hexdigest()[:32]
 
@@ -79,7 +80,7 @@ def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[i
         seen = whole(truth)
         label = lambda values, entry: np.array([values.index(getattr(clip.movers[0], entry)) for clip in truth])
         labels = {name: np.repeat(label(values, name)[:, None], FRAMES, 1)[seen] for name, values in OF_FRAMES.items()}
-        parts, _ = looked_at(images)
+        parts, _ = looked_at(images, moving_objects.tracks(images))
         with progress.bar("training the judge of frames", steps[0], "steps") as advance:
             return attribute_reader.train(parts[seen], labels, steps=steps[0], progress=lambda step, _: advance(step))
 
@@ -88,7 +89,8 @@ def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[i
         label = lambda values, entry: np.array([values.index(getattr(clip.movers[0], entry)) for clip in truth])
         labels = {name: label(values, name) for name, values in OF_CLIPS.items()}
         with progress.bar("training the judge of clips", steps[1], "steps") as advance:
-            return clip_reader.train(*looked_at(images), labels, steps=steps[1], progress=lambda step, _: advance(step))
+            parts = looked_at(images, moving_objects.tracks(images))
+            return clip_reader.train(*parts, labels, steps=steps[1], progress=lambda step, _: advance(step))
 
     return Judge(
         attribute_reader.cached(f"video-frames-{name}", of_frames, folder),
@@ -96,12 +98,15 @@ def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[i
     )
 
 
-def looked_at(clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def looked_at(clips: np.ndarray, found: Tracks) -> tuple[np.ndarray, np.ndarray]:
     """What the networks see of clips: the parts around the thing, uint8 [N, F, 16, 16, 3], and where it is, [N, 3 F].
 
     Of each frame that is (x, y) from the middle and the area, of about unit variance, zeros where nothing is seen.
+
+    Args:
+        clips: uint8 [N, F, 32, 32, 3].
+        found: `moving_objects.tracks` of them.
     """
-    found = moving_objects.tracks(clips)
     places = np.nan_to_num((found.centre - SIDE / 2) / (SIDE / 4))
     numbers = np.concatenate([places, found.area[..., None] / PART**1.5], axis=-1)
     parts = moving_objects.around(clips, found.centre, PART)
@@ -113,16 +118,18 @@ def whole(truth: Sequence[Clip]) -> np.ndarray:
     return np.stack([clip.seen[:, 0] for clip in truth]) >= moving_objects.WHOLE
 
 
-def frames_read(networks: Judge, clips: np.ndarray) -> dict[str, np.ndarray]:
+def frames_read(networks: Judge, clips: np.ndarray, found: Tracks) -> dict[str, np.ndarray]:
     """Colour and shape by frame, their numbers in `OF_FRAMES`, int64 [N, F] each; -1 where nothing is seen."""
     number, frames = clips.shape[:2]
-    parts, _ = looked_at(clips)
-    there = moving_objects.tracks(clips).area >= moving_objects.LEAST
+    parts, _ = looked_at(clips, found)
+    there = found.area >= moving_objects.LEAST
     read = attribute_reader.read(networks.frames, parts.reshape(-1, *parts.shape[2:]))
     return {name: np.where(there, classes.reshape(number, frames), -1) for name, classes in read.items()}
 
 
-def seen(networks: Judge, clips: np.ndarray, complete: np.ndarray) -> list[dict[str, str]]:
+def seen(
+    networks: Judge, clips: np.ndarray, found: Tracks, by_frame: Mapping[str, np.ndarray], complete: np.ndarray
+) -> list[dict[str, str]]:
     """What clips show, by attribute: colour and shape of most of the frames that should show the whole.
 
     An attribute is "" where most of these frames show nothing, or there are none.
@@ -130,15 +137,17 @@ def seen(networks: Judge, clips: np.ndarray, complete: np.ndarray) -> list[dict[
     Args:
         networks: the judge.
         clips: uint8 [N, F, 32, 32, 3]; of longer ones the last 8 frames are read.
-        complete: Bool [N, F], the frames in which colour and shape are read.
+        found: `moving_objects.tracks` of them.
+        by_frame: `frames_read` of them.
+        complete: Bool [N, F], the frames in which colour and shape count.
     """
-    clips, complete = clips[:, -FRAMES:], complete[:, -FRAMES:]
-    by_frame = frames_read(networks, clips)
-    of_clips = clip_reader.read(networks.clips, *looked_at(clips))
+    last = slice(-FRAMES, None)
+    parts = looked_at(clips[:, last], Tracks(*(each[:, last] for each in found)))
+    of_clips = clip_reader.read(networks.clips, *parts)
     shown = [{name: values[of_clips[name][i]] for name, values in OF_CLIPS.items()} for i in range(len(clips))]
     for i, each in enumerate(shown):
         for name, values in OF_FRAMES.items():
-            classes = by_frame[name][i][complete[i]]
+            classes = by_frame[name][i, last][complete[i, last]]
             each[name] = ("", *values)[np.bincount(classes + 1).argmax()] if len(classes) else ""
     return shown
 

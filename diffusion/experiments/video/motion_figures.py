@@ -42,13 +42,14 @@ def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: i
     there = found.area >= moving_objects.LEAST
     lacking = (complete & ~there).any(1)
     kind = np.array([motions.said(caption)["motion"] for caption in captions])
-    shown = clip_judge.seen(networks, clips, own)
+    by_frame = clip_judge.frames_read(networks, clips, found)
+    shown = clip_judge.seen(networks, clips, found, by_frame, own)
     rows = np.nonzero(own)[0]
     figures: dict[str, Any] = {
         "asked": clip_judge.score(clip_judge.verdicts(captions, shown)),
         "seen": clustered.share(there[own], rows),
         "count": clustered.share(found.count[own] == 1, rows),
-        "identity": bootstrap.share(_constant(clip_judge.frames_read(networks, clips), complete)),
+        "identity": bootstrap.share(_constant(by_frame, complete)),
         "size_drift": _median(moving_objects.size_drift(found, complete), lacking),
         "colour_drift": _median(moving_objects.colour_drift(found, complete), lacking),
         "flicker": _median(moving_objects.flicker(clips[:, max(0, known - 1) :])),
@@ -105,7 +106,8 @@ def distances(networks: Judge, clips: np.ndarray, real: np.ndarray, others: np.n
     """
 
     def of(rows: np.ndarray) -> frechet.Moments:
-        seen = clip_reader.features(networks.clips, *clip_judge.looked_at(rows)).astype(np.float64)
+        parts = clip_judge.looked_at(rows, moving_objects.tracks(rows))
+        seen = clip_reader.features(networks.clips, *parts).astype(np.float64)
         return frechet.update(frechet.init(seen.shape[1]), seen)
 
     reference = of(real)
