@@ -39,8 +39,8 @@ HOW_TO_READ = (
     "- **Permanence**: of what passes behind a bar, the share that is hidden when it should be, and comes out with its "
     "colour where the motion of the real clip takes it, within one pixel.\n"
     "- **Frechet distance**: in the judge's space of clips, which is not that of FVD.\n"
-    "- **From a first picture**: the picture shows colour and shape, so that a clip which stands still has these right; "
-    "motion, direction and speed are what the model adds.\n"
+    "- **From a first picture**: the picture shows colour and shape, so that a clip that stands still has these "
+    "right; motion, direction and speed are what the model adds.\n"
     "- **Four times the length**: 32 frames by windows of 8 that see the last 4 of those before; the judge reads the "
     "last 8. Only what bounces or turns is asked."
 )
