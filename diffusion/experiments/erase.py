@@ -10,6 +10,7 @@ repeated. --out is the folder of the whole model. Erasure by training is a recip
 from absl import flags
 
 from diffusion.experiments.config import command_line
+from diffusion.text_to_image import model_index
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of a text-to-image model, with model_index.json", required=True)
@@ -31,7 +32,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import model_card
 from diffusion.io import files, limits
 from diffusion.models import interchange
-from diffusion.text_to_image import model_folder, pipelines
+from diffusion.text_to_image import model_folder
 
 FAILURES = (interchange.Refusal, interchange.Mismatch, limits.Refused, FileNotFoundError, FileExistsError)
 
@@ -61,7 +62,7 @@ def run(
         raise ConfigError(f"{folder}: {error}.") from error
     denoiser = model.kind.denoiser
     with files.whole_folder(out) as new:
-        about = {"base_model": folder.name, "base_sha256": pipelines.fingerprint(folder)}
+        about = {"base_model": folder.name, "base_sha256": model_index.fingerprint(folder)}
         about |= {"erased": dict(pairs), "kept": list(kept), "preserve": preserve, "near": near}
         model_folder.save(new, folder, denoiser, model.denoiser, changed.params[denoiser])
         model_folder.complete(new, folder, about=about)

@@ -16,6 +16,7 @@ the autoencoder bound what the model could reach. Writes report.json, report.md 
 from absl import flags
 
 from diffusion.experiments.config import command_line
+from diffusion.text_to_image import model_index
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model before the tuning, with model_index.json")
@@ -47,7 +48,7 @@ from diffusion.experiments.sampling import tuned_run
 from diffusion.experiments.text import glyph, glyph_metrics, judge, prompt_metrics, report_pictures
 from diffusion.io import json_lines
 from diffusion.metrics import chunks
-from diffusion.text_to_image import TextToImage, pipelines
+from diffusion.text_to_image import TextToImage
 
 SHOWN = (
     Scene("one", "plain", "cyan", glyph.NAME, "large", "top right"),
@@ -225,7 +226,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     base = pathlib.Path(values.model)
     taught = [Taught("no tuning", prompt_metrics.load(base)), *(of_run(pathlib.Path(run)) for run in values.runs)]
-    protocol = {"model": str(base), "checkpoint": pipelines.fingerprint(base), "runs": ", ".join(values.runs)}
+    protocol = {"model": str(base), "checkpoint": model_index.fingerprint(base), "runs": ", ".join(values.runs)}
     content = run(taught, pathlib.Path(values.out), values.number, values.batch_size, protocol)
     report.show("A glyph from five pictures", HEADER, table(content["figures"]))
     print(f"{pathlib.Path(values.out) / 'report.md'}")

@@ -18,6 +18,7 @@ each picture.
 from absl import flags
 
 from diffusion.experiments.config import command_line
+from diffusion.text_to_image import model_index
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
@@ -54,7 +55,6 @@ from diffusion.metrics.picture_scores import Columns, Scorer, Source
 from diffusion.metrics.preference import preferred
 from diffusion.metrics.prompt_following import clustered
 from diffusion.metrics.prompt_following.readers import ReaderError
-from diffusion.text_to_image import pipelines
 from diffusion.training.runtime import progress
 
 
@@ -86,7 +86,7 @@ def fingerprint(path: str) -> str:
     """sha256 of a file, or of all configs, vocabularies and weights in a folder."""
     place = pathlib.Path(path).expanduser()
     if place.is_dir():
-        return pipelines.fingerprint(place)
+        return model_index.fingerprint(place)
     with open(place, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

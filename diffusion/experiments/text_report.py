@@ -18,6 +18,7 @@ measured on captions of the test split and of the withheld combinations. Parts, 
 from absl import flags
 
 from diffusion.experiments.config import command_line
+from diffusion.text_to_image import model_index
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
@@ -53,7 +54,6 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import edits, judge, prompt_metrics, report_pictures, shape_questions, shapes_report
 from diffusion.experiments.text.prompt_metrics import Subject
 from diffusion.metrics import neighbours
-from diffusion.text_to_image import pipelines
 
 PARTS = ("sweep", "prompts", "geneval", "negative", "distances", "edits")
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
@@ -136,7 +136,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
             plots.mosaic([list(images)], list(names), [blank], out / f"{name.replace(' ', '_')}.png")
     protocol = {
         "model": str(folder),
-        "checkpoint": pipelines.fingerprint(folder),
+        "checkpoint": model_index.fingerprint(folder),
         "dataset": f"shapes {shapes.Shapes.VERSION}",
         **settings._asdict(),
         "seeds": "0.. of test captions, 5000.. of withheld ones, 0.. of the sweep, 20000.. of GenEval's questions",

@@ -6,21 +6,16 @@ from diffusion import public
 
 if TYPE_CHECKING:
     from diffusion.text_to_image import pipelines, png, requests
+    from diffusion.text_to_image.additions import with_attachments, with_loras, with_quantised, with_words
+    from diffusion.text_to_image.guided_denoiser import denoise
     from diffusion.text_to_image.jobs import Frame, frames, generate, make, watch
-    from diffusion.text_to_image.model import (
-        TextToImage,
-        check_words,
-        conditions,
-        described,
-        load,
-        with_attachments,
-        with_loras,
-        with_quantised,
-        with_words,
-    )
-    from diffusion.text_to_image.programs import denoise, noised
+    from diffusion.text_to_image.loading import described, load
+    from diffusion.text_to_image.model import TextToImage
+    from diffusion.text_to_image.picture_controls import Control
+    from diffusion.text_to_image.programs import noised
+    from diffusion.text_to_image.prompt_conditions import check_words, conditions
     from diffusion.text_to_image.regions import Region, Word
-    from diffusion.text_to_image.requests import Control, Request
+    from diffusion.text_to_image.requests import Request
 
 __all__ = [
     "Control", "Frame", "Region", "Request", "TextToImage", "Word", "check_words", "conditions", "denoise", "described",
@@ -31,20 +26,15 @@ __all__ = [
 public.declare(
     __name__,
     {
+        "additions": ("with_attachments", "with_loras", "with_quantised", "with_words"),
+        "prompt_conditions": ("check_words", "conditions"),
+        "picture_controls": ("Control",),
+        "guided_denoiser": ("denoise",),
         "jobs": ("Frame", "frames", "generate", "make", "watch"),
-        "model": (
-            "TextToImage",
-            "check_words",
-            "conditions",
-            "described",
-            "load",
-            "with_attachments",
-            "with_loras",
-            "with_quantised",
-            "with_words",
-        ),
-        "programs": ("denoise", "noised"),
+        "loading": ("described", "load"),
+        "model": ("TextToImage",),
+        "programs": ("noised",),
         "regions": ("Region", "Word"),
-        "requests": ("Control", "Request"),
+        "requests": ("Request",),
     },
 )

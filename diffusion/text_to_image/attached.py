@@ -18,7 +18,7 @@ from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.layers import conditions
-from diffusion.text_to_image.requests import Control
+from diffusion.text_to_image.picture_controls import Control
 
 
 class Opened(NamedTuple):

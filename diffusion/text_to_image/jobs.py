@@ -30,9 +30,12 @@ from diffusion.text import Tokenizer
 from diffusion.text_to_image import programs, video_models
 from diffusion.text_to_image.attached import Attached, Opened, opened
 from diffusion.text_to_image.canvas import Canvas
-from diffusion.text_to_image.model import TextToImage, conditions
+from diffusion.text_to_image.memory_check import check_memory
+from diffusion.text_to_image.model import TextToImage
 from diffusion.text_to_image.pipelines import Usual
+from diffusion.text_to_image.places import Places, ends
 from diffusion.text_to_image.programs import Course, compiled
+from diffusion.text_to_image.prompt_conditions import conditions
 from diffusion.text_to_image.regions import on_latents, token_places
 from diffusion.text_to_image.requests import Request
 
@@ -270,7 +273,7 @@ class Job(NamedTuple):
         if request.words:
             both[0]["words"] = jnp.asarray(token_places(request.words, prompts, _tokenizer(model)))
         reference = self.reference is not None
-        check = lambda *_: programs.check_memory(model, self.course, batch, *both, attached, reference)
+        check = lambda *_: check_memory(model, self.course, batch, *both, attached, reference)
         names = tuple(one.control.attachment for one in self.controls)
         program(model, self.course, ("memory", batch, names), check)
         return both
@@ -334,13 +337,13 @@ def _tokenizer(model: TextToImage) -> Tokenizer:
     return model.tokenizers[f"text_encoder{model.kind.readers[0].suffix}"]
 
 
-def _places(model: TextToImage, request: Request, masks: list[np.ndarray], plan: timesteps.Plan) -> programs.Places:
+def _places(model: TextToImage, request: Request, masks: list[np.ndarray], plan: timesteps.Plan) -> Places:
     """Where the regions, of these masks, and the words of a request lie on the latents."""
     small = tuple(on_latents(mask, model.modules["vae"].factor) for mask in masks)
     if not request.words:
-        return programs.Places(small)
+        return Places(small)
     boxes = tuple(word.box for word in request.words)
-    return programs.Places(small, boxes, request.attention, len(_tokenizer(model).start), programs.ends(plan))
+    return Places(small, boxes, request.attention, len(_tokenizer(model).start), ends(plan))
 
 
 def _reference(reference: str | np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:

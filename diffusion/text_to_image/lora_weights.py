@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 from diffusion.io import schema
-from diffusion.text_to_image.requests import valid_as
+from diffusion.text_to_image.valid_values import valid_as
 
 WEIGHT = schema.number(-1e6, 1e6)
 TIMES = schema.several(schema.number(0, 1), 2, 2)

@@ -12,7 +12,7 @@ import flax.linen as nn
 
 from diffusion.io import limits
 from diffusion.models import interchange
-from diffusion.text_to_image import pipelines
+from diffusion.text_to_image import model_index
 
 INDEX = "model_index.json"
 ABOUT = "tuning.json"
@@ -50,7 +50,7 @@ def complete(
     for path in sorted(base.iterdir()):
         if path.is_dir() and not (folder / path.name).exists():
             shutil.copytree(path, folder / path.name)
-        elif path.name in (INDEX, pipelines.SAMPLING):
+        elif path.name in (INDEX, model_index.SAMPLING):
             shutil.copyfile(path, folder / path.name)
     index = json.loads((folder / INDEX).read_text())
     if pipeline and index["_class_name"] != pipeline:

@@ -31,23 +31,9 @@ scheduler.
 Each is one line of KINDS.
 """
 
-__all__ = [
-    "Kind",
-    "Reader",
-    "Usual",
-    "check_denoiser",
-    "distilled",
-    "fingerprint",
-    "has_part",
-    "kind_of",
-    "published",
-    "read_index",
-    "read_usual",
-]
+__all__ = ["Kind", "Reader", "Usual", "distilled", "kind_of", "published"]
 
 import functools
-import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -55,7 +41,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from diffusion import guidance, text
-from diffusion.io import limits, schema
 from diffusion.models.cogvideox import CogVideoX
 from diffusion.models.flux2 import Flux2
 from diffusion.models.hunyuan_video import HunyuanVideo
@@ -70,8 +55,6 @@ from diffusion.models.z_image import ZImage
 from diffusion.parameterizations import Denoiser
 from diffusion.text_to_image.video_models import Video
 
-SAMPLING = "sampling.json"  # our own; other programs ignore it
-CONTENT = (".json", ".txt", ".model", ".safetensors", ".gguf")  # the files of a folder that change its pictures
 HIDDEN = {"skip": 1, "norm": False}  # CLIP's states as SDXL and SD 3 read them
 
 
@@ -394,60 +377,6 @@ def kind_of(name: str, folder: pathlib.Path) -> Kind:
     raise Refusal(f"{folder} is a {name}, which is not supported; supported: {', '.join(KINDS)}.{hint}")
 
 
-def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: Any, clean: bool = False) -> None:
-    """Refuses a denoiser that does not receive what its pipeline gives; a U-Net's channels say what it sees.
-
-    Args:
-        folder: of the model, for the message.
-        name: of the pipeline's class.
-        denoiser, autoencoder: modules.
-        clean: whether model_index.json says expand_timesteps, see `Video.clean`.
-
-    Raises:
-        Refusal: naming what differs.
-    """
-    kind = KINDS[name]
-    if kind.network is not None and not isinstance(denoiser, kind.network):
-        raise Refusal(
-            f"{folder}: a {name} is supported whose denoiser is a {kind.network.__name__}, and this one's is a "
-            f"{type(denoiser).__name__}."
-        )
-    latents = autoencoder.latent_channels
-    channels = latents + kind.controlled * latents + kind.fills * (latents + autoencoder.factor**2)
-    found = getattr(denoiser, "channels", channels)
-    if found != channels:
-        raise Refusal(
-            f"{folder}: a {name} is supported whose denoiser takes {channels} channels, and this one's takes {found}."
-        )
-    if kind.video is not None:
-        _check_video(f"{folder}: a {name} is supported whose", kind.video._replace(clean=clean), denoiser, autoencoder)
-    if bool(getattr(denoiser, "approximator", ())) != kind.approximated:
-        stated = "an approximator, and this one's has none" if kind.approximated else "no approximator, as Chroma's"
-        raise Refusal(f"{folder}: a {name} is supported whose denoiser has {stated}.")
-    if kind.strength and not distilled(denoiser):
-        raise Refusal(f"{folder}: a {name} is supported whose denoiser has guidance_embeds, and this one's has none.")
-
-
-def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> None:
-    if not hasattr(autoencoder, "time_factor"):
-        raise Refusal(f"{what} autoencoder is one of clips, and this one's is of pictures.")
-    if getattr(denoiser, "picture_tokens", 0):
-        raise Refusal(f"{what} denoiser sees a first frame, and this one's sees a first and a last one.")
-    cell = (autoencoder.time_factor, autoencoder.factor, autoencoder.factor)
-    if getattr(denoiser, "cell", cell) != cell:
-        raise Refusal(
-            f"{what} autoencoder makes a latent of {denoiser.cell} frames, rows and columns; this one's {cell}."
-        )
-    if getattr(denoiser, "frames", 1) != 1:
-        raise Refusal(f"{what} denoiser has patches of one frame, and this one's of {denoiser.frames} (CogVideoX 1.5).")
-    valid = autoencoder.latent_channels
-    if video.begins and not video.clean:
-        valid += autoencoder.time_factor + autoencoder.latent_channels
-    found = getattr(denoiser, "in_channels", valid)
-    if found != valid:
-        raise Refusal(f"{what} denoiser sees {valid} channels, and this one's {found}.")
-
-
 def distilled(denoiser: nn.Module) -> bool:
     """Whether a denoiser reads the strength of the guidance, and so takes no negative prompt."""
     return bool(getattr(denoiser, "strength", False) or getattr(denoiser, "strength_width", 0))
@@ -476,71 +405,3 @@ def published(kind: Kind, process: Process, denoiser: nn.Module, student: bool =
     if (few_steps := kind.students.get(process.fields.get("shift"))) is not None:
         return few_steps
     return kind.usual if kind.undistilled is None or distilled(denoiser) else kind.undistilled
-
-
-def fingerprint(folder: str | pathlib.Path) -> str:
-    """sha256 of all configs, vocabularies and weights in the folder of a pipeline, with their names."""
-    folder = pathlib.Path(folder).expanduser()
-    total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in CONTENT):
-        with open(path, "rb") as file:
-            total.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
-
-
-def read_index(folder: pathlib.Path) -> dict[str, Any]:
-    """The folder's model_index.json.
-
-    Raises:
-        FileNotFoundError: if it has none; says what to do.
-        Refusal: for a field that is not supported.
-    """
-    path = folder / "model_index.json"
-    if not path.is_file():
-        single = folder.suffix in (".safetensors", ".gguf") and folder.is_file()
-        raise FileNotFoundError(
-            f"{folder} is a single file; diffusion convert makes a folder of each network in it."
-            if single
-            else f"{path}: there is no such file; a text-to-image model is a folder with model_index.json and one for "
-            "each of its networks, as diffusers' save_pretrained writes it."
-        )
-    index = limits.read_table(path)
-    stated = {"force_zeros_for_empty_prompt": schema.FLAG, "is_cosxl_edit": schema.FLAG, "is_distilled": schema.FLAG}
-    stated |= {"boundary_ratio": schema.optional(schema.number(0, 1)), "expand_timesteps": schema.FLAG}
-    schema.check({"_class_name": schema.text(), **stated}, index, str(path))
-    if index.get("is_cosxl_edit"):  # whose picture's latents have another scale, and whose process is EDM's
-        raise Refusal(f"{path}: is_cosxl_edit = true is not supported; valid: false.")
-    return index
-
-
-def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
-    """Steps and guidance that the folder's sampling.json states; `otherwise` for what it leaves out.
-
-    Raises:
-        Refusal: for a field that is not known, or a value out of range.
-    """
-    path = folder / SAMPLING
-    if not path.is_file():
-        return otherwise
-    table = limits.read_json(path)
-    if not isinstance(table, dict) or not table.keys() <= set(Usual._fields):
-        raise Refusal(f"{path} holds {json.dumps(table)[:200]}; valid fields: {', '.join(Usual._fields)}.")
-    usual = otherwise._replace(**table)
-    for field, valid in (("steps", schema.whole(1)), ("guidance", schema.number())):
-        if why := schema.objection(field, getattr(usual, field), valid):
-            raise Refusal(f"{path}: {why} A guidance of 1 is none.")
-    return usual
-
-
-def has_part(index: Mapping[str, Any], part: str, optional: bool) -> bool:
-    """Whether model_index.json names a part, the name of a folder.
-
-    Raises:
-        Refusal: if a part is missing that is not optional, or its entry is damaged.
-    """
-    stated = index.get(part) or [None]
-    if not isinstance(stated, list):
-        raise limits.Refused(f"model_index.json: {part} = {limits.short(stated)}; valid: a library and a class.")
-    if stated[0] is None and not optional:
-        raise Refusal(f"model_index.json has no {part}, which this pipeline reads: {json.dumps(dict(index))[:200]}")
-    return stated[0] is not None

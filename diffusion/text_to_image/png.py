@@ -19,9 +19,10 @@ import jax
 
 from diffusion.io import pictures, schema
 from diffusion.models.quantised import KINDS
-from diffusion.text_to_image import pipelines, requests
+from diffusion.text_to_image import model_index, requests
 from diffusion.text_to_image.lora_weights import LoraWeight
-from diffusion.text_to_image.requests import BATCH, FILE, NAME, PROMPT, SEED, Request
+from diffusion.text_to_image.requests import BATCH, SEED, Request
+from diffusion.text_to_image.valid_values import FILE, NAME, PROMPT, one_of, text, valid_as
 
 FORMAT = 1
 STORED = "stored"  # of kernels: in 8 bits, as the model's files have them
@@ -55,17 +56,17 @@ PICTURE: Mapping[str, schema.Valid] = {
     "seeds": schema.several(schema.whole(0, SEED), 1, BATCH),  # of the pictures that were made with it
     "at": schema.whole(0, BATCH - 1),  # which of them it is
     "files": schema.table(CHECKSUM, 200, FILE),
-    "versions": schema.table(requests.text(100), 100),
-    "device": requests.text(200),
+    "versions": schema.table(text(100), 100),
+    "device": text(200),
 }
 MODEL: Mapping[str, schema.Valid] = {
     "model": FILE,
-    "dtype": requests.one_of(*TYPES),
+    "dtype": one_of(*TYPES),
     "loras": schema.table(LORA, 100, FILE),
-    "embeddings": schema.table(requests.text(100), 100, FILE),
+    "embeddings": schema.table(text(100), 100, FILE),
     "attachments": schema.table(FILE, 100, NAME),
     "checkpoint": FILE,
-    "quantised": requests.one_of("", *KINDS, STORED),
+    "quantised": one_of("", *KINDS, STORED),
 }
 RUN: Mapping[str, schema.Valid] = {
     "workdir": FILE,
@@ -87,7 +88,7 @@ def model(
 
     `quantised` is that of `text_to_image.with_quantised`, STORED for kernels that stay as the files have them, or "".
     """
-    checkpoint = pipelines.fingerprint(folder)
+    checkpoint = model_index.fingerprint(folder)
     return {
         "format": FORMAT,
         "model": folder,
@@ -151,7 +152,7 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
             if name in PLAIN:
                 about[name] = requests.settings(Request)[name].read(name, value)
             elif name in valid:
-                about[name] = requests.valid_as(valid[name], name, value)
+                about[name] = valid_as(valid[name], name, value)
     except ValueError as error:
         raise ValueError(f"{path} carries settings that this program does not write: {error}") from None
     return about
@@ -185,7 +186,7 @@ def checksum(name: str) -> str:
         FileNotFoundError: if there is no such file; a pipe or a device, which would be read without end, is none.
     """
     if os.path.isfile(os.path.join(name, "config.json")):
-        return pipelines.fingerprint(name)
+        return model_index.fingerprint(name)
     if not os.path.isfile(name):
         raise FileNotFoundError(f"{name}: there is no such file.")
     with open(name, "rb") as file:

@@ -8,24 +8,24 @@ A request checks itself where it is made: first each setting on its own, then wh
 check what depends on the model. `model` is a `text_to_image.TextToImage`.
 """
 
-__all__ = ["Control", "Request", "Setting", "one_of", "setting", "settings", "text", "valid_as"]
+__all__ = ["Request", "Setting", "setting", "settings"]
 
 import dataclasses
 import functools
 import json
-import os
-import re
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from diffusion.io import limits, schema
+from diffusion.io import schema
 from diffusion.text.weighting import EMPHASIS
+from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.regions import Region, Word
+from diffusion.text_to_image.valid_values import FILE, PICTURE, PROMPT, one_of, text, typed, valid_as
 
 STEPS = 1000
 RESAMPLINGS = 100  # the published figures are of 10
@@ -34,34 +34,12 @@ FRAMES = 10_000  # of a clip
 NUMBER = 2**20  # pictures of one request
 SIDE = 2**16  # pixels
 SEED = 2**32 - 1
-TEXT = 20_000  # characters of a prompt
-PATH = 4096  # characters
 ENTRY_TEXT = 10_000  # characters
 CONTROLS = 16  # pictures that attachments read
 REGIONS = 16
 WORDS = 16
 MOVING = "ddim"  # of the samplers that follow a guidance which moves x_t, the one that published methods take
-
-
-def text(longest: int) -> schema.Valid:
-    """Texts of at most so many letters, without the letter NUL, which ends a path."""
-    valid = schema.text(longest)
-    return schema.Valid(f"{valid.words}, without NUL", lambda value: valid.holds(value) and "\0" not in value)
-
-
-def one_of(*values: str) -> schema.Valid:
-    """Some texts."""
-    return schema.Valid(f"one of {', '.join(values)}", lambda value: isinstance(value, str) and value in values)
-
-
-PROMPT = text(TEXT)
-FILE = text(PATH)
-NAME = text(100)
 STRENGTH = schema.Valid("a number above 0 and at most 1", lambda value: type(value) in (int, float) and 0 < value <= 1)
-PICTURE = schema.Valid(
-    f"the path of a picture ({FILE.words}) or an array",
-    lambda value: isinstance(value, np.ndarray) or FILE.holds(value),
-)
 
 
 def _is_entry(value: Any) -> bool:
@@ -105,18 +83,11 @@ class Setting(NamedTuple):
         if value is None and self.optional:
             return None
         if self.of is None:
-            value = _typed(self.type, value)
+            value = typed(self.type, value)
         else:
             value = tuple(map(self.of, value if isinstance(value, (list, tuple)) else (value,)))
         value = valid_as(self.valid, name, value)
         return float(value) if self.type is float else value
-
-
-def valid_as(valid: schema.Valid, name: str, value: Any) -> Any:
-    """The value itself; a ValueError if it is not valid."""
-    if why := schema.objection(name, value, valid):
-        raise ValueError(why)
-    return value
 
 
 def setting(default: Any, valid: schema.Valid, help: str, of: Callable[[Any], Any] | None = None) -> Any:
@@ -135,84 +106,6 @@ def settings(record: type) -> Mapping[str, Setting]:
         kind = typing.get_origin(kinds[0]) or kinds[0]
         table[field.name] = Setting(kind, field.default, optional=types.NoneType in kinds, **field.metadata)
     return types.MappingProxyType(table)
-
-
-class Control(NamedTuple):
-    """A picture that an attachment of the model reads, such as edges that a ControlNet follows.
-
-    Attributes:
-        attachment: its name among the model's.
-        picture: a path, or uint8 [H, W, 3].
-        weight: of its effect; 0 is none.
-        times: the least and the greatest t at which it acts; t = 0 is the picture, t = 1 noise.
-        mask: a picture of the size of those that are made, white where it acts (a path, or Bool [H, W]); None:
-            everywhere. Image prompts take one; a ControlNet that inpaints needs one, white where it paints anew.
-        mode: the number of its kind, for a ControlNet that knows several (a union); None: it knows one.
-    """
-
-    attachment: str
-    picture: str | np.ndarray
-    weight: float = 1.0
-    times: tuple[float, float] = (0.0, 1.0)
-    mask: str | np.ndarray | None = None
-    mode: int | None = None
-
-    @classmethod
-    def of(cls, value: Any) -> "Control":
-        """The control of a tuple in the order of the attributes, or of a table by their names.
-
-        Raises:
-            ValueError: for anything else, or a part that is not valid.
-        """
-        table = isinstance(value, Mapping)
-        if not table and not isinstance(value, (list, tuple)):
-            raise ValueError(f"controls: {limits.short(value)}; valid: {CONTROL_WORDS}.")
-        if table and not {"attachment", "picture"} <= value.keys() <= CONTROL_PARTS.keys():
-            raise ValueError(f"controls: a table with {', '.join(map(str, value))}; valid: {CONTROL_WORDS}.")
-        if not table and not 2 <= len(value) <= len(CONTROL_PARTS):
-            raise ValueError(f"controls: {len(value)} values; valid: {CONTROL_WORDS}.")
-        parts = dict(value) if table else dict(zip(CONTROL_PARTS, value))
-        for name, (kind, valid) in CONTROL_PARTS.items():
-            if name in parts and not (name in ("mask", "mode") and parts[name] is None):
-                parts[name] = valid_as(valid, f"controls: {name}", _typed(kind, parts[name]))
-        control = cls(**parts)
-        control = control._replace(weight=float(control.weight), times=tuple(map(float, control.times)))
-        if control.times[0] > control.times[1]:
-            raise ValueError(f"controls: times = {control.times}; valid: the least t first, {control.times[::-1]}.")
-        return control
-
-    @classmethod
-    def parsed(cls, text: str) -> "Control":
-        """The control of a flag: ATTACHMENT:PICTURE, and by choice :WEIGHT, :FROM-TO, :mode=NUMBER and :mask=PICTURE.
-
-            edges:a.png:0.8:0.2-1:mode=2:mask=left.png
-
-        Raises:
-            ValueError: for a text without the two names, or parts that are not valid.
-        """
-        text, _, mask = text.partition(":mask=")
-        parts = rf"([^:]+):(.+?)(?::({DECIMAL}))?(?::({DECIMAL})-({DECIMAL}))?(?::mode=(\d{{1,4}}))?"
-        match = re.fullmatch(parts, text, re.DOTALL)
-        if match is None:
-            raise ValueError(f"{text!r} is no control: write ATTACHMENT:PICTURE, such as edges:house.png:0.8:0.2-1")
-        name, picture, weight, low, high, mode = match.groups()
-        numbers: dict[str, Any] = {} if weight is None else {"weight": float(weight)}
-        if low is not None:
-            numbers["times"] = (float(low), float(high))
-        numbers |= {} if mode is None else {"mode": int(mode)}
-        return cls.of({"attachment": name, "picture": picture, **numbers, "mask": mask or None})
-
-
-DECIMAL = r"-?(?:\d+\.?\d*|\.\d+)"
-CONTROL_PARTS = {
-    "attachment": (str, schema.Valid("a name", lambda value: bool(value) and NAME.holds(value))),
-    "picture": (str, PICTURE),
-    "weight": (float, schema.number(-100, 100)),
-    "times": (tuple, schema.several(schema.number(0, 1), 2, 2)),
-    "mask": (str, PICTURE),
-    "mode": (int, schema.whole(0)),
-}
-CONTROL_WORDS = "an attachment and a picture, by choice a weight, two times, a mask and a mode, or a table of these"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -353,7 +246,7 @@ class Request:
     @classmethod
     def series(cls, prompt: str, seed: int, number: int, **more: Any) -> Self:
         """The request for `number` pictures of one prompt, with seeds that follow one another from `seed` on."""
-        whole = lambda name, value, low, high: valid_as(schema.whole(low, high), name, _typed(int, value))
+        whole = lambda name, value, low, high: valid_as(schema.whole(low, high), name, typed(int, value))
         number = whole("number", number, 1, NUMBER)
         seed = whole("seed", seed, 0, SEED - number + 1)  # so that the last one is in range, too
         return cls(prompts=(prompt,), seeds=tuple(range(seed, seed + number)), **more)
@@ -490,19 +383,3 @@ class Request:
                     f"{model.kind.multiple(model.denoiser)}); near it are {low} and {low + model.multiple}"
                 )
         return height, width
-
-
-def _typed(kind: type, value: Any) -> Any:
-    if kind is tuple:
-        if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-            value = (value,)
-        return value if isinstance(value, Mapping) else tuple(_typed(object, one) for one in value)
-    if isinstance(value, os.PathLike):
-        return str(value)
-    if kind is str and hasattr(value, "shape") and not isinstance(value, str):
-        return np.asarray(value)
-    if np.ndim(value) == 0 and (item := getattr(value, "item", None)):
-        value = item()
-    if isinstance(value, float) and kind is not float and value % 1 == 0:
-        return int(value)
-    return value

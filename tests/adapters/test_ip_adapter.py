@@ -25,7 +25,7 @@ from diffusion.models.interchange.conditional_unet_tables import PUBLISHED, buil
 from diffusion.models.layers import conditions
 from diffusion.models.pixart import PixArt
 from diffusion.text_to_image import attached
-from diffusion.text_to_image.requests import Control
+from diffusion.text_to_image.picture_controls import Control
 from tests.peers.made_weights import drawn, made
 from tests.text_to_image import made_pipelines
 

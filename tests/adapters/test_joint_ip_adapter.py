@@ -23,7 +23,7 @@ from diffusion.models.layers import extra_attention
 from diffusion.models.layers.extra_attention import ExtraLayer
 from diffusion.models.mmdit import MMDiT
 from diffusion.text_to_image import attached
-from diffusion.text_to_image.requests import Control
+from diffusion.text_to_image.picture_controls import Control
 from tests.adapters.test_ip_adapter import picture
 from tests.peers.made_weights import drawn, made
 from tests.text_to_image import made_pipelines

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from diffusion import text_to_image
 from diffusion.adapters.control import t2i_adapter
-from diffusion.text_to_image.requests import Control
+from diffusion.text_to_image.picture_controls import Control
 from tests.peers.test_exports import PYTHON, ROOT, live
 from tests.text_to_image import made_pipelines
 from tests.text_to_image.test_attached import latents, picture

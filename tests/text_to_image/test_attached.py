@@ -30,7 +30,8 @@ from diffusion.models.pixart_control_net import PixArtControlNet
 from diffusion.models.quantised import quantised
 from diffusion.text_to_image import attached, pipelines, png, programs
 from diffusion.text_to_image.attached import Attached
-from diffusion.text_to_image.requests import Control, Request
+from diffusion.text_to_image.picture_controls import Control
+from diffusion.text_to_image.requests import Request
 from tests.peers.made_weights import drawn, made
 from tests.text_to_image import made_pipelines
 

@@ -21,8 +21,9 @@ from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVide
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.quantised import is_quantised
-from diffusion.text_to_image import pipelines, programs, video_models
+from diffusion.text_to_image import denoiser_checks, programs, video_models
 from diffusion.text_to_image.jobs import Job
+from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.requests import Request
 from tests.peers.made_weights import drawn
 from tests.text_to_image import made_pipelines
@@ -121,7 +122,7 @@ def test_what_a_model_of_clips_cannot_make_is_refused_before_anything_is_compute
     words = jax.ShapeDtypeStruct((1, 512, 32), jnp.float32)
     with pytest.raises(ValueError, match=message):
         job = Job.of(model, request)
-        programs.check_memory(model, job.course, 1, {"text": words}, {"text": words})
+        check_memory(model, job.course, 1, {"text": words}, {"text": words})
 
 
 def test_a_model_of_clips_has_the_size_and_the_frames_of_its_class():
@@ -167,7 +168,7 @@ def test_other_families_have_the_size_and_the_frames_of_their_class(name, course
     ("CogVideoXPipeline", CogVideoX(frames=2), AutoencoderKLCogVideoX(), r"this one's of 2 \(CogVideoX 1.5\)"),
 ])  # fmt: skip
 def test_a_denoiser_of_clips_fits_its_autoencoder(name, denoiser, autoencoder, message, tmp_path):
-    check = functools.partial(pipelines.check_denoiser, tmp_path, name, denoiser, autoencoder)
+    check = functools.partial(denoiser_checks.check_denoiser, tmp_path, name, denoiser, autoencoder)
     if not message:
         return check()
     with pytest.raises(Refusal, match=message):

@@ -21,7 +21,7 @@ from diffusion.models.qwen_image import QwenImage
 from diffusion.models.sana import Sana
 from diffusion.models.wan import Wan
 from diffusion.models.z_image import ZImage
-from diffusion.text_to_image import pipelines
+from diffusion.text_to_image import denoiser_checks, model_index, pipelines
 from tests.text_to_image import made_pipelines
 
 SD_1 = {
@@ -182,7 +182,7 @@ def test_a_student_of_a_flow_steps_from_its_noise_to_the_data():
 def test_a_folder_may_say_how_its_model_is_sampled(content, usual, tmp_path):
     if content is not None:
         (tmp_path / "sampling.json").write_text(json.dumps(content))
-    assert pipelines.read_usual(tmp_path, pipelines.Usual(28, 3.5)) == usual
+    assert model_index.read_usual(tmp_path, pipelines.Usual(28, 3.5)) == usual
 
 
 UNET = ConditionalUNet((32,), (1,), (2,), 8)
@@ -248,7 +248,9 @@ def test_a_model_is_sampled_as_it_was_published(name, scheduler, denoiser, usual
     ("StableDiffusionInpaintPipeline", UNET, ""),
 ])  # fmt: skip
 def test_a_denoiser_receives_what_its_pipeline_gives(name, denoiser, message, tmp_path):
-    check = functools.partial(pipelines.check_denoiser, tmp_path, name, denoiser, AutoencoderKL(latent_channels=16))
+    check = functools.partial(
+        denoiser_checks.check_denoiser, tmp_path, name, denoiser, AutoencoderKL(latent_channels=16)
+    )
     if not message:
         return check()
     with pytest.raises(Refusal, match=f"a {name} is supported {message}"):
@@ -294,7 +296,7 @@ def test_relatives_of_an_unknown_pipeline_are_named_and_strangers_are_not(tmp_pa
 def test_what_a_folder_says_wrongly_of_its_sampling_is_refused(content, message, tmp_path):
     (tmp_path / "sampling.json").write_text(json.dumps(content))
     with pytest.raises(Refusal, match=message):
-        pipelines.read_usual(tmp_path, pipelines.Usual())
+        model_index.read_usual(tmp_path, pipelines.Usual())
 
 
 @pytest.mark.parametrize("config, how, message", [
@@ -366,10 +368,10 @@ def test_folders_that_are_no_known_pipeline_are_refused(tmp_path):
 def test_the_fingerprint_is_of_names_and_content(tmp_path):
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text("{}")
-    first = pipelines.fingerprint(tmp_path)
+    first = model_index.fingerprint(tmp_path)
     (tmp_path / "picture.png").write_bytes(b"1")  # nothing of the model
-    assert pipelines.fingerprint(tmp_path) == first
+    assert model_index.fingerprint(tmp_path) == first
     (tmp_path / "unet" / "config.json").write_text("{ }")
-    second = pipelines.fingerprint(tmp_path)
+    second = model_index.fingerprint(tmp_path)
     (tmp_path / "unet").rename(tmp_path / "vae")
-    assert len({first, second, pipelines.fingerprint(tmp_path)}) == 3
+    assert len({first, second, model_index.fingerprint(tmp_path)}) == 3

@@ -22,8 +22,7 @@ from diffusion import text_to_image
 from diffusion.experiments.playground.page_request import PageRequest, of_file
 from diffusion.experiments.sampling import from_prompt
 from diffusion.io import pictures
-from diffusion.text_to_image import jobs, pipelines, png
-from diffusion.text_to_image.model import load
+from diffusion.text_to_image import jobs, load, model_index, png
 from diffusion.text_to_image.requests import Request
 from tests.text_to_image import made_pipelines
 
@@ -169,7 +168,7 @@ def used(folder):
     patch = pytest.MonkeyPatch()
     patch.setattr(text_to_image, "load", lambda folder, **how: None)
     patch.setattr(png, "checksum", lambda name, real=png.checksum: real(name) and CHECKSUM)
-    patch.setattr(pipelines, "fingerprint", lambda folder: CHECKSUM)
+    patch.setattr(model_index, "fingerprint", lambda folder: CHECKSUM)
 
     def use(content, make=lambda model, request: np.zeros((request.number, 8, 8, 3), np.uint8)):
         patch.setattr(text_to_image, "make", make)

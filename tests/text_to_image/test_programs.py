@@ -20,6 +20,8 @@ from diffusion.models.budget import peak_memory
 from diffusion.models.interchange import schedulers
 from diffusion.text_to_image import attached, pipelines, programs, timed_loras
 from diffusion.text_to_image.lora_weights import LoraWeight
+from diffusion.text_to_image.memory_check import check_memory
+from diffusion.text_to_image.places import Places
 from diffusion.text_to_image.timed_loras import TimedLora
 
 CONFIG = {
@@ -258,7 +260,7 @@ def test_regions_are_guided_as_the_pipeline_guides(model):
     own = dataclasses.replace(model, kind=kind)
     expected = text_to_image.denoise(own, params, region, null, 3.0)(x, 0.5)
     made = lambda mask, other: text_to_image.denoise(
-        own, params, {**rest, "regions": (region,)}, other, 3.0, places=programs.Places((mask,))
+        own, params, {**rest, "regions": (region,)}, other, 3.0, places=Places((mask,))
     )(x, 0.5)
     np.testing.assert_allclose(made(np.ones((8, 8)), null).x0, expected.x0, rtol=0, atol=1e-6)
     plain = text_to_image.denoise(model, params, region, null, 3.0)(x, 0.5)
@@ -377,7 +379,7 @@ def test_pictures_that_do_not_fit_into_memory_are_refused_with_the_estimate(mode
     monkeypatch.setattr(peak_memory, "check", lambda what, needed, instead: held.append(needed))
     course = programs.Course((8, 8), schedulers.trajectory(model.process, "ddim", 1), False, False, 0, ())
     for one in (model, dataclasses.replace(model, timed=())):
-        programs.check_memory(one, course, 1, {"tokens": jnp.ones((1, WIDTH))}, {})
+        check_memory(one, course, 1, {"tokens": jnp.ones((1, WIDTH))}, {})
     numbers = (WIDTH + 3 + 1) + WIDTH * 3  # of the factors and the scale, and of the kernel in the interval
     assert held[0] - held[2] == 4 * numbers and "weights" not in vars(model)
 

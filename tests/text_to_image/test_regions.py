@@ -14,6 +14,7 @@ from diffusion.io import pictures
 from diffusion.models.layers import attention_records
 from diffusion.text import Tokenizer
 from diffusion.text_to_image import png, programs
+from diffusion.text_to_image.places import Places, ends
 from diffusion.text_to_image.regions import Region, Word, on_latents, token_places
 from diffusion.text_to_image.requests import Request
 from tests.text_to_image import made_pipelines
@@ -83,11 +84,11 @@ def test_words_are_found_by_their_tokens():
 def test_words_act_in_the_first_half_and_in_the_first_fifth_of_the_steps():
     """Of few steps, too, and of those that are left; steps that are repeated count once."""
     grid = np.array([0.752, 0.502, 0.252, 0.002, 0.0])
-    assert programs.ends(timesteps.plan(grid)) == (0.502, 0.752)
-    assert programs.ends(programs.repeated(timesteps.plan(grid), 1, 1)) == (0.252, 0.502)
+    assert ends(timesteps.plan(grid)) == (0.502, 0.752)
+    assert ends(programs.repeated(timesteps.plan(grid), 1, 1)) == (0.252, 0.502)
     fifty = np.linspace(1, 0, 51)
     for plan in (timesteps.plan(fifty), programs.repeated(timesteps.plan(fifty), 0, 3)):
-        assert programs.ends(plan) == (fifty[24], fifty[9])
+        assert ends(plan) == (fifty[24], fifty[9])
 
 
 @functools.cache
@@ -133,7 +134,7 @@ def test_the_maps_of_a_network_and_the_moves_that_they_guide(name):
     first = len(own.tokenizers["text_encoder"].start)
     plain = text_to_image.denoise(own, params, conditional, unconditional, 2.0)(x, 0.9)
     for attention in (0.0, 1.0):
-        places = programs.Places((), (None, HALF), attention, first)
+        places = Places((), (None, HALF), attention, first)
         guided = text_to_image.denoise(own, params, words, unconditional, 2.0, places=places)
         assert isinstance(guided, Unpaired)
         found = guided.denoise(x, 0.9)

@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.adapters.tuning import Tuning
+from diffusion.adapters.tuning import CAPTIONED, Tuning
 from diffusion.data.sources.spec import Leaf
 from diffusion.models import interchange
 from diffusion.models.interchange import schedulers
 from diffusion.parameterizations import Parameterization
 from diffusion.text_to_image import TextToImage
-from diffusion.text_to_image.model import CAPTIONED
 
 NULL = "null"  # in the base's parameters: what stands for no caption
 

@@ -21,9 +21,10 @@ from diffusion.experiments.planning.machines import MACHINES, Machine
 from diffusion.experiments.planning.tables import in_bytes, in_seconds
 from diffusion.models.budget import peak_memory
 from diffusion.models.budget.counted_flops import counted_flops
-from diffusion.text_to_image import model as models
 from diffusion.text_to_image import programs
 from diffusion.text_to_image.jobs import Job
+from diffusion.text_to_image.loading import described
+from diffusion.text_to_image.prompt_conditions import conditions
 from diffusion.text_to_image.requests import Request
 
 FREE = 0.9  # of a device's memory, as for a run
@@ -47,7 +48,7 @@ def plan(folder: str, request: Request, names: Sequence[str], dtype: str = "bflo
     Raises:
         FileNotFoundError, ValueError: as `text_to_image.load` and `generate`.
     """
-    model = models.described(folder, dtype=dtype, weights=False)
+    model = described(folder, dtype=dtype, weights=False)
     job = Job.of(model, request)
     batch = request.batch_size
     weights = {part: peak_memory.held(params) for part, params in model.params.items()}
@@ -56,7 +57,7 @@ def plan(folder: str, request: Request, names: Sequence[str], dtype: str = "bflo
         own = dataclasses.replace(model, params=params, _programs={})
         prompts = np.resize(job.request.rows()[0], batch).tolist()
         how = {"windows": request.windows, "emphasis": request.emphasis}
-        return models.conditions(own, prompts, request.negative, job.usual.guidance, *job.course.size, **how)
+        return conditions(own, prompts, request.negative, job.usual.guidance, *job.course.size, **how)
 
     both = jax.eval_shape(encoded, model.params)
     latents = jax.ShapeDtypeStruct((batch, *job.course.latents(model)), jnp.float32)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from diffusion.models.attachment import Attachment
-from diffusion.text_to_image.requests import Control
+from diffusion.text_to_image.picture_controls import Control
 
 IMAGES = ("picture", "mask")  # the parts that are pictures
 

@@ -8,7 +8,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.metrics import picture_scores
 from diffusion.metrics.prompt_following.readers import Embedder
 from diffusion.models.image_encoders import picture_fitting
-from diffusion.text_to_image import pipelines
+from diffusion.text_to_image import model_index
 
 BATCH = 8  # rows at once, so that one program of each tower serves all
 
@@ -28,7 +28,7 @@ def opened(folder: str) -> tuple[Embedder, str]:
         fitted = [picture_fitting.cropped(each, towers.side) for each in found]
         return _in_batches(fitted, lambda rows: towers.images(np.stack(rows)))
 
-    return Embedder(pictures, lambda texts: _in_batches(list(texts), towers.texts)), pipelines.fingerprint(folder)
+    return Embedder(pictures, lambda texts: _in_batches(list(texts), towers.texts)), model_index.fingerprint(folder)
 
 
 def _in_batches(rows: list, embed) -> np.ndarray:

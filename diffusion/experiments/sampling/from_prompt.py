@@ -35,7 +35,7 @@ from diffusion.experiments.sampling.prompt_flags import AGAIN
 from diffusion.io import clips, pictures
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
-from diffusion.text_to_image import jobs, pipelines, png
+from diffusion.text_to_image import jobs, model_index, pipelines, png
 from diffusion.text_to_image.png import STORED
 from diffusion.text_to_image.requests import Request
 
@@ -111,7 +111,7 @@ def _shown(path: pathlib.Path, made: np.ndarray, folder: str) -> np.ndarray:
     """What stands in the PNG file of what was made: the picture, or some frames of a clip, which is written beside."""
     if made.ndim == 3:
         return made
-    video = pipelines.kind_of(pipelines.read_index(pathlib.Path(folder).expanduser())["_class_name"], path).video
+    video = pipelines.kind_of(model_index.read_index(pathlib.Path(folder).expanduser())["_class_name"], path).video
     assert video is not None  # it made a clip
     print(clips.write(path, made, video.rate), flush=True)
     return clips.row(made)
@@ -147,7 +147,7 @@ def make(request: Request, about: Mapping[str, Any], folder: str, path: pathlib.
     """The pictures of a request, if the model in a folder and the files are those that a picture's file names."""
     if not os.path.isfile(os.path.join(os.path.expanduser(folder), "model_index.json")):
         raise FileNotFoundError(f"{folder}, which {path} was made with, is not there: name its folder by --model")
-    checkpoint = pipelines.fingerprint(folder)
+    checkpoint = model_index.fingerprint(folder)
     if checkpoint != about["checkpoint"]:
         raise ValueError(
             f"{folder} is not the model that {path} was made with: its checksum is "

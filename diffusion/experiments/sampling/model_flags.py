@@ -6,7 +6,7 @@ from absl import flags
 
 from diffusion.experiments.config import ConfigError
 from diffusion.text_to_image.lora_weights import LoraWeight
-from diffusion.text_to_image.requests import DECIMAL
+from diffusion.text_to_image.picture_controls import DECIMAL
 
 MODEL = flags.DEFINE_string("model", None, "a published text-to-image model: a folder with model_index.json")
 LORA = flags.DEFINE_multi_string(

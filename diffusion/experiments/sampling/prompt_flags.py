@@ -3,7 +3,8 @@
 from absl import flags
 
 from diffusion.experiments.config import ConfigError
-from diffusion.text_to_image.requests import Control, Request, Setting, settings
+from diffusion.text_to_image.picture_controls import Control
+from diffusion.text_to_image.requests import Request, Setting, settings
 
 AGAIN = flags.DEFINE_string("again", None, "a picture that this command wrote, to make anew")
 PROMPT = flags.DEFINE_string("prompt", None, settings(Request)["prompts"].help)

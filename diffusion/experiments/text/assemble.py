@@ -18,7 +18,7 @@ from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders, schedulers, stated
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.rows import Mismatch
-from diffusion.text_to_image import model_folder, pipelines
+from diffusion.text_to_image import model_folder, model_index
 
 
 def modules_of(base: pathlib.Path) -> dict[str, tuple[str, nn.Module]]:
@@ -78,7 +78,7 @@ def pipeline(
     """
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another folder, or remove it first.")
-    pipelines.read_index(base)
+    model_index.read_index(base)
     check_prediction(source, base)
     parts = modules_of(base)
     shapes = {part: _shapes(folders.shapes_of(FAMILIES[name], module)) for part, (name, module) in parts.items()}

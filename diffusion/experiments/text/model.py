@@ -36,7 +36,7 @@ from diffusion.models.layers import conditions
 from diffusion.models.pixart import PixArt
 from diffusion.models.text_encoders.clip import CLIPVisionProjection
 from diffusion.objectives import Jumps
-from diffusion.text_to_image import pipelines
+from diffusion.text_to_image import model_index
 from diffusion.text_to_image.pipelines import Usual
 from diffusion.training.checkpointing import checkpoints
 
@@ -193,7 +193,7 @@ def write(
     library = "diffusion" if scheduler["_class_name"] == schedulers.OURS else "diffusers"
     contents = {
         "scheduler/scheduler_config.json": scheduler,
-        pipelines.SAMPLING: usual._asdict(),
+        model_index.SAMPLING: usual._asdict(),
         "model_index.json": INDEX | {"scheduler": [library, scheduler["_class_name"]]},
     }
     with files.whole_folder(out) as new:

@@ -295,7 +295,7 @@ def test_a_published_model_is_quantised_and_its_pictures_say_so(monkeypatch):
     monkeypatch.setattr(source.text_to_image, "load", lambda folder, **how: loaded)
     monkeypatch.setattr(source.text_to_image, "with_quantised", lambda model, kind: (few, "fewer bytes"))
     monkeypatch.setattr(PageRequest, "resolved", lambda request, model: request)
-    monkeypatch.setattr(png.pipelines, "fingerprint", lambda folder: "")
+    monkeypatch.setattr(png.model_index, "fingerprint", lambda folder: "")
     page = source.Published("a", "float32", {}, {}, {}, "int8")
     assert page.model is few
     assert page.record(PageRequest())["quantised"] == "int8"

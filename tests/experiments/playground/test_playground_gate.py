@@ -15,7 +15,7 @@ from diffusion.experiments.playground import control_fields, page_request, sourc
 from diffusion.experiments.playground.gate import BODY, Gate
 from diffusion.io import pictures
 from diffusion.models.attachment import Attachment
-from diffusion.text_to_image.requests import Control
+from diffusion.text_to_image.picture_controls import Control
 
 HERE = "127.0.0.1:7860"
 

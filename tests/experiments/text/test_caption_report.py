@@ -11,7 +11,7 @@ from diffusion import text_to_image
 from diffusion.experiments import caption_report
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import real_images
-from diffusion.text_to_image import pipelines
+from diffusion.text_to_image import model_index
 from tests.data.made import image_feature, png, write
 
 HUES, GREYS = ("red", "green", "blue"), ("black", "grey", "white")
@@ -36,7 +36,7 @@ def made(tmp_path_factory):
 def test_real_pictures_score_as_real_and_exchanged_ones_as_chance(made, tmp_path, monkeypatch, turn, right):
     real = real_images.captioned("made@train[:60]", made)
     texts = real.captions
-    monkeypatch.setattr(pipelines, "fingerprint", lambda folder: "0" * 64)
+    monkeypatch.setattr(model_index, "fingerprint", lambda folder: "0" * 64)
     monkeypatch.setattr(caption_report, "FULL", caption_report.FULL._replace(draws=5, subsets=2))
     rows = np.sort(np.random.default_rng(caption_report.SEED).permutation(60)[:40])
     monkeypatch.setattr(text_to_image, "generate", lambda *_, **__: np.roll(real.images[rows], turn, axis=0))

@@ -15,7 +15,7 @@ from diffusion.experiments.text import judge, shape_questions
 from diffusion.experiments.text_report import Settings
 from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
-from diffusion.text_to_image import pipelines
+from diffusion.text_to_image import model_index
 from tests import commands
 
 MODEL = types.SimpleNamespace(side=64)
@@ -53,7 +53,7 @@ def painted(monkeypatch, tmp_path):
     monkeypatch.setattr(judge, "seen", seen)
     sparse = lambda _, images: images[:, 8::16, 8::16, 0].reshape(-1, 16) / 255
     monkeypatch.setattr(attribute_reader, "features", sparse)
-    monkeypatch.setattr(pipelines, "fingerprint", lambda folder: "0" * 64)
+    monkeypatch.setattr(model_index, "fingerprint", lambda folder: "0" * 64)
 
 
 @pytest.mark.slow

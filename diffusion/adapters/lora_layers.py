@@ -1,0 +1,129 @@
+"""Layers of a LoRA file as parts of our parameters: which part a layer is, and the adapter that such parts make."""
+
+__all__ = ["Part", "Place", "layers_of", "parts_of", "stacked"]
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.adapters import lora, lora_kinds
+from diffusion.adapters.separation import Separation, separation
+from diffusion.models.interchange import families, folders, rows
+from diffusion.models.interchange.rows import Mismatch, Row
+
+
+class Place(NamedTuple):
+    """The part of our parameters that a layer's weight, or some rows of it, is."""
+
+    row: Row
+    theirs: tuple[int, ...]  # shape of the whole weight
+    leaf: tuple[int, ...]  # shape of our leaf
+
+    def how(self) -> Separation | None:
+        rows_of_it = self.theirs[0] if self.row.rows is None else self.row.rows[1] - self.row.rows[0]
+        ours = rows.part_shape(self.leaf, self.row.at)
+        return separation(self.row.layout, (rows_of_it, *self.theirs[1:]), ours)
+
+
+class Part(NamedTuple):
+    """Our factors, and the part of a leaf that they update."""
+
+    path: str
+    at: tuple
+    leaf: tuple[int, ...]
+    factors: dict[str, np.ndarray]
+    scale: float
+
+
+@functools.lru_cache(maxsize=16)
+def layers_of(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, list[Place]]:
+    """The layers of a network that have a matrix, by their names; in these layouts, or in all of them."""
+    of_class = lambda known: [family for family in known if type(module) is family.module]
+    # Flux and Chroma are of one class; what neither can write has the layers of both.
+    own = of_class(families.describing(module)) or of_class(families.FAMILIES.values())
+    found: dict[str, list[Place]] = {}
+    leaves = folders.leaves_of(folders.shapes_of(own[0], module)) if own else {}
+    for family in own:
+        for layout, table in family.tables.items():
+            if layouts and layout not in layouts:
+                continue
+            weights = [row for row in table(module) if row.theirs.endswith(".weight")]
+            shapes = rows.their_shapes(weights, leaves)
+            places: dict[str, list[Place]] = {}
+            for row in weights:
+                for name in (row.theirs, *row.copies) if len(shapes[row.theirs]) >= 2 else ():
+                    place = Place(row, shapes[row.theirs], leaves[row.ours].shape)
+                    places.setdefault(name.removesuffix(".weight"), []).append(place)
+            found = places | found
+    return found
+
+
+def parts_of(
+    places: Sequence[Place],
+    pairs: Sequence[lora_kinds.Pair],
+    magnitude: tuple[str, np.ndarray] | None,
+    scale: float,
+    what: str,
+) -> list[Part]:
+    """A [r, in, ..] and B [out, r, ..] of one of their layers, and its magnitudes, as parts of our leaves."""
+    found = []
+    for place in places:
+        how = place.how()
+        if how is None:
+            raise Mismatch(
+                f"{what}: our {place.row.ours} separates inputs and outputs in another way; a LoRA of this "
+                "layer is not supported."
+            )
+        rows_of_it = slice(*place.row.rows) if place.row.rows else slice(None)
+        factors: dict[str, np.ndarray] = {}
+        for names, (down, up) in zip((("down", "up"), ("down_2", "up_2")), pairs):
+            factors |= zip(names, how.to_ours(down, up[rows_of_it]))
+        if magnitude and magnitude[0] == "outputs":
+            factors["magnitude"] = how.outputs_to_ours(magnitude[1][rows_of_it])
+        elif magnitude:
+            ours = how.inputs_to_ours(magnitude[1], place.theirs)
+            if ours is None or place.row.rows:
+                raise Mismatch(
+                    f"{what}: its magnitudes are norms over outputs, [1, in, ..], which our "
+                    f"{place.row.ours} splits; such a DoRA of this layer is not supported."
+                )
+            factors["input_magnitude"] = ours
+        found.append(Part(place.row.ours, place.row.at, place.leaf, factors, scale))
+    return found
+
+
+def stacked(parts: Sequence[Part]) -> tuple[dict[str, Any], dict[str, float]]:
+    """The adapter of these parts and its scales, with all layers of a scan as one where the parts hold each of them."""
+    groups: dict[tuple, list[Part]] = {}
+    for part in parts:
+        layer = bool(part.at) and isinstance(part.at[0], int)  # the first axis of a kernel's inputs is never indexed so
+        shapes = tuple((name, array.shape) for name, array in part.factors.items())
+        alike = (part.path, layer, str(part.at[1:] if layer else part.at), shapes, part.scale)
+        groups.setdefault(alike, []).append(part)
+    adapter, scale = {}, {}
+
+    def put(path, at, factors, its_scale):
+        while at and at[-1] == slice(None):
+            at = at[:-1]
+        place = lora.written(path, at)
+        adapter[place], scale[place] = factors, its_scale
+
+    for (path, layer, *_), group in groups.items():
+        if layer and sorted(part.at[0] for part in group) == list(range(group[0].leaf[0])):
+            group = sorted(group, key=lambda part: part.at[0])
+            at = (slice(None), *group[0].at[1:])
+            stacked = {name: _stack([part.factors[name] for part in group]) for name in group[0].factors}
+            put(path, at, stacked, group[0].scale)
+        else:
+            for part in group:
+                put(part.path, part.at, part.factors, part.scale)
+    return lora.nested(adapter), scale
+
+
+def _stack(arrays: Sequence[Any]) -> Any:
+    return (jnp if any(isinstance(array, jax.Array) for array in arrays) else np).stack(arrays)

@@ -1,0 +1,151 @@
+"""An adapter of ours as updates of the layers that a LoRA file names, for writing."""
+
+__all__ = ["Update", "their_layers"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from diffusion.adapters import lora, lora_kinds
+from diffusion.adapters.lora_layers import Place, layers_of
+from diffusion.models.interchange import families
+
+
+class Update(NamedTuple):
+    """What an adapter does to one of their layers.
+
+    Attributes:
+        pairs: (A [r, in, ..], B [out, r, ..]), one or, of a LoHa, two.
+        magnitude: [out] of a DoRA; None without one.
+        scale: alpha / r.
+    """
+
+    pairs: tuple[lora_kinds.Pair, ...]
+    magnitude: np.ndarray | None
+    scale: float
+
+
+def their_layers(
+    module: nn.Module, adapter: Mapping[str, Any], scales: Mapping[str, float] | float, layout: str
+) -> dict[str, Update]:
+    """What an adapter of ours does to each of their layers, in that layout, that it changes."""
+    family = families.of(module)
+    table = layers_of(module, (layout,))
+    fused = layout != next(iter(family.tables))
+    found: dict[str, list[Update]] = {}
+    for name, factors in lora.places_of(adapter).items():
+        if "input_magnitude" in factors:
+            raise ValueError(
+                f"{name} has magnitudes of its inputs, which are not written. Merge it, and write the network"
+            )
+        path, at = lora.parsed(name)
+        scale = scales[name] if isinstance(scales, Mapping) else float(scales)
+        covered = False
+        for layer, places in table.items():
+            for place in (place for place in places if place.row.ours == path):
+                selected = _selected(factors, at, place, fused)
+                if selected is None:
+                    continue
+                covered = True
+                how = place.how()
+                if how is None or place.row.rows is not None or (layer in found and not fused):
+                    raise ValueError(
+                        f"{name} and others are one layer {layer} of {family.name}, with one A for all; "
+                        "that cannot be written."
+                    )
+                pairs = [how.to_theirs(*selected)]
+                if "down_2" in factors:
+                    second = {"down": factors["down_2"], "up": factors["up_2"]}
+                    pairs.append(how.to_theirs(*(_selected(second, at, place, fused) or ())))
+                magnitude = None
+                if "magnitude" in factors:  # as B of rank 1
+                    layers = _leading(factors, place.leaf, at)
+                    as_up = np.expand_dims(np.asarray(factors["magnitude"]), layers)
+                    of_one = {"down": np.asarray(factors["down"])[..., :1], "up": as_up}
+                    magnitude = how.to_theirs(*(_selected(of_one, at, place, fused) or ()))[1][:, 0]
+                found.setdefault(layer, []).append(Update(tuple(pairs), magnitude, scale))
+        if not covered:
+            raise ValueError(f"{name} is not a layer of {family.name}, and cannot be written.")
+    layers = {}
+    for layer, updates in found.items():
+        if len(updates) > 1 and any(len(update.pairs) > 1 or update.magnitude is not None for update in updates):
+            raise ValueError(
+                f"{layer} of {family.name} holds several updates of a DoRA or LoHa, and cannot be written as one. "
+                'Valid: layout = "peft"'
+            )
+        pairs = updates[0].pairs
+        scale = updates[0].scale
+        if len(updates) > 1:
+            down, up, scale = _joined([(*update.pairs[0], update.scale) for update in updates])
+            pairs = ((down, up),)
+        theirs = table[layer][0].theirs
+        # B of a convolution is a convolution of one pixel.
+        shaped = tuple(
+            (down.reshape(-1, *theirs[1:]), up.reshape(*up.shape, *[1] * (len(theirs) - 2))) for down, up in pairs
+        )
+        layers[layer] = Update(shaped, updates[0].magnitude, scale)
+    return layers
+
+
+def _leading(factors: Mapping[str, Any], leaf: tuple[int, ...], at: tuple) -> int:
+    """Number of axes of layers of a place's factors."""
+    axes = len(leaf) - sum(isinstance(index, int) for index in at)
+    return np.ndim(factors["down"]) + np.ndim(factors["up"]) - axes - 2
+
+
+def _joined(updates: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> tuple[np.ndarray, np.ndarray, float]:
+    """Several updates of one layer as one: their factors side by side, or B summed where they have one A."""
+    down, _, scale = updates[0]
+    if any(other != scale for _, _, other in updates):
+        updates = [(a, b * np.float32(own), 1.0) for a, b, own in updates]
+        scale = 1.0
+    downs = [a for a, _, _ in updates]
+    ups = [b for _, b, _ in updates]
+    if all(np.array_equal(a, down) for a in downs):
+        return down, np.sum(ups, axis=0), scale
+    return np.concatenate(downs), np.concatenate(ups, axis=1), scale
+
+
+def _selected(factors: Mapping[str, Any], at: tuple, place: Place, fused: bool) -> tuple[np.ndarray, np.ndarray] | None:
+    """The factors of a place's part, out of those of the part `at` of its leaf; None if they do not touch it.
+
+    With `fused` they may cover some of the part's outputs, and are zero for the others.
+    """
+    whole = lambda index: [*index, *[slice(None)] * (len(place.leaf) - len(index))]
+    mine = whole(at)
+    theirs = whole(place.row.at)
+    down = np.asarray(factors["down"])
+    up = np.asarray(factors["up"])
+    if fused:
+        mine, up = _filled(mine, theirs, place.leaf, down, up)
+    index, dropped = [], 0
+    for own, other in zip(mine, theirs):
+        if own == slice(None):
+            index.append(other)
+        elif own == other:
+            index += [] if isinstance(own, int) else [slice(None)]
+            dropped += isinstance(own, int)
+        else:
+            return None
+    layers = down.ndim + up.ndim - (len(place.leaf) - dropped) - 2
+    inner = down.ndim - 1
+    return down[tuple(index[:inner])], up[(*index[:layers], slice(None), *index[inner:])]
+
+
+def _filled(
+    mine: list, theirs: list, leaf: tuple[int, ...], down: np.ndarray, up: np.ndarray
+) -> tuple[list, np.ndarray]:
+    """The index and the up of factors, with zeros for outputs of the part that the factors do not cover."""
+    kept = [axis for axis, index in enumerate(mine) if not isinstance(index, int)]
+    outputs = range(kept[down.ndim - 2] + 1, len(leaf))
+    added = [axis for axis in outputs if theirs[axis] == slice(None) != mine[axis]]
+    axes = [axis for axis in outputs if axis in added or axis in kept]
+    lead = up.ndim - len([axis for axis in outputs if axis in kept])
+    sizes = iter(up.shape)
+    stack = [next(sizes) for _ in range(lead)]
+    own = {axis: next(sizes) for axis in axes if axis in kept}
+    filled = np.zeros((*stack, *[leaf[axis] if axis in added else own[axis] for axis in axes]), up.dtype)
+    filled[(..., *[mine[axis] if axis in added else slice(None) for axis in axes])] = up
+    return [slice(None) if axis in added else index for axis, index in enumerate(mine)], filled

@@ -1,0 +1,143 @@
+"""A model with LoRA files, words or attachments, or with kernels in 8 bits; the model itself stays as it is."""
+
+__all__ = ["with_attachments", "with_loras", "with_quantised", "with_words"]
+
+import dataclasses
+import pathlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.adapters import lora, lora_files, word_embeddings
+from diffusion.models import quantised as storage
+from diffusion.models.attachment import Attachment
+from diffusion.models.quantised import Stored, is_quantised, stored
+from diffusion.text_to_image import attached
+from diffusion.text_to_image.lora_weights import LoraWeight
+from diffusion.text_to_image.model import TextToImage
+from diffusion.text_to_image.timed_loras import TimedLora
+
+
+def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
+    """The model with the kernels of its denoiser, or of both, stored in 8 bits, and what that saves and costs.
+
+    Merge LoRA files first: what is merged is quantised with the rest.
+
+    Args:
+        model: from `load`.
+        kind: "int8" or "fp8", see `models.quantised`.
+
+    Raises:
+        ValueError: for a model with LoRAs that act in an interval of t.
+    """
+    if model.timed:
+        raise ValueError(
+            "a LoRA with an interval of t is merged beside the kernels, and quantised kernels take none: leave the "
+            "interval or the quantisation out"
+        )
+    parts = [model.kind.denoiser]
+    if model.boundary is not None and model.kind.video is not None:
+        parts.append(model.kind.video.second)
+    whole = {part: model.params[part] for part in parts}
+    params = {part: storage.quantised(weights, kind) for part, weights in whole.items()}
+    return dataclasses.replace(model, params={**model.params, **params}, _programs={}), stored(whole, params)
+
+
+def with_words(model: TextToImage, embeddings: Mapping[str | pathlib.Path, str]) -> TextToImage:
+    """The model with the words of files; the model itself stays as it is.
+
+    Args:
+        model: from `load`, without LoRA files of its text encoders.
+        embeddings: files, and the word of each in prompts; "" as the file says.
+    """
+    words = [word_embeddings.load(path, model, text) for path, text in embeddings.items()]
+    return word_embeddings.extended(model, words)
+
+
+def with_attachments(
+    model: TextToImage, attachments: Mapping[str, str | pathlib.Path | Attachment], **how: Any
+) -> TextToImage:
+    """The model with attachments, which controls of a request name; the model itself stays as it is.
+
+    Args:
+        model: from `load`.
+        attachments: by name: a folder or file of a network that attaches to the denoiser, such as a ControlNet, or an
+            `Attachment`.
+        **how: of `interchange.load`: shardings.
+
+    Raises:
+        Refusal: for a network that attaches to nothing, or to another base.
+    """
+    denoiser, base = model.denoiser, model.params[model.kind.denoiser]
+    made = {
+        name: one if isinstance(one, Attachment) else attached.load(one, denoiser, base, dtype=model.dtype, **how)
+        for name, one in attachments.items()
+    }
+    return dataclasses.replace(model, attachments={**model.attachments, **made}, _programs={})
+
+
+def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> TextToImage:
+    """The model with LoRA files merged into its networks; the model itself stays as it is.
+
+    A file with an interval of t acts on the denoiser at the steps of the interval alone, after those without one, by
+    kernels of its own (`timed_loras`). A prompt is read once for the whole trajectory, so that what such a file has for
+    text encoders acts throughout.
+
+    Of two denoisers, a file that names neither is of the first, or of the second with the interval from 0 to the
+    boundary.
+
+    Args:
+        model: from `load`.
+        loras: files and weights, each a number or (weight, (least t, greatest t)); see `lora_weights.LoraWeight`.
+
+    Raises:
+        ValueError: for a network whose kernels are quantised, a weight that is none, or an interval of both denoisers.
+    """
+    weights = {path: LoraWeight.of(weight) for path, weight in loras.items()}
+    files = [_of_its_denoiser(model, lora_files.load(path, model.modules), path, weights[path]) for path in loras]
+    denoiser = model.kind.denoiser
+    if any(map(is_quantised, jax.tree.leaves(model.params[denoiser], is_leaf=is_quantised))) and not all(
+        weight.always for _, _, weight in files
+    ):
+        raise ValueError(f"the kernels of {denoiser} are quantised, and take no LoRA with an interval of t")
+    timed = []
+    for file, path, weight in files:
+        if weight.always:
+            continue
+        if len(file) > (denoiser in file):
+            warnings.warn(f"{path}: its part for text encoders acts at every t, as the prompt does", stacklevel=2)
+        if denoiser in file:
+            one = file.pop(denoiser)
+            scales = jax.tree.map(jnp.float32, one.weighted(weight.weight))
+            timed.append(TimedLora(one.adapter, scales, weight.times))
+    loaded = [(file, weight.weight) for file, _, weight in files]
+    params = dict(model.params)
+    for part in params:
+        of_part = [(file[part], weight) for file, weight in loaded if part in file]
+        if of_part:
+            if any(map(is_quantised, jax.tree.leaves(params[part], is_leaf=is_quantised))):
+                raise ValueError(f"the kernels of {part} are quantised: merge LoRA files before with_quantised")
+            scales = [one.weighted(weight) for one, weight in of_part]
+            params[part] = jax.jit(lora.merge)(params[part], [one.adapter for one, _ in of_part], scales)
+    return dataclasses.replace(model, params=params, timed=(*model.timed, *timed), _programs={})
+
+
+def _of_its_denoiser(
+    model: TextToImage, file: dict[str, lora_files.Lora], path: Any, weight: LoraWeight
+) -> tuple[dict[str, lora_files.Lora], Any, LoraWeight]:
+    """A file, its path and its weight; of two denoisers the interval says of which it is."""
+    part, video = model.kind.denoiser, model.kind.video
+    if model.boundary is None or video is None or weight.always or part not in file:
+        return file, path, weight
+    low, high = weight.times
+    if low >= model.boundary:
+        return file, path, weight
+    if (low, high) != (0.0, model.boundary):
+        raise ValueError(
+            f"{path}: of two denoisers one has t from {model.boundary:g} on and the other the rest; valid intervals: "
+            f"0-{model.boundary:g}, or above {model.boundary:g}"
+        )
+    return {video.second if name == part else name: one for name, one in file.items()}, path, LoraWeight(weight.weight)

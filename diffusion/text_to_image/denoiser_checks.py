@@ -1,0 +1,64 @@
+"""Whether the networks of a folder are those of its pipeline: what its denoiser sees, and how large a latent is."""
+
+__all__ = ["check_denoiser"]
+
+import pathlib
+from typing import Any
+
+from diffusion.models.interchange.family import Refusal
+from diffusion.text_to_image.pipelines import KINDS, distilled
+from diffusion.text_to_image.video_models import Video
+
+
+def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: Any, clean: bool = False) -> None:
+    """Refuses a denoiser that does not receive what its pipeline gives; a U-Net's channels say what it sees.
+
+    Args:
+        folder: of the model, for the message.
+        name: of the pipeline's class.
+        denoiser, autoencoder: modules.
+        clean: whether model_index.json says expand_timesteps, see `Video.clean`.
+
+    Raises:
+        Refusal: naming what differs.
+    """
+    kind = KINDS[name]
+    if kind.network is not None and not isinstance(denoiser, kind.network):
+        raise Refusal(
+            f"{folder}: a {name} is supported whose denoiser is a {kind.network.__name__}, and this one's is a "
+            f"{type(denoiser).__name__}."
+        )
+    latents = autoencoder.latent_channels
+    channels = latents + kind.controlled * latents + kind.fills * (latents + autoencoder.factor**2)
+    found = getattr(denoiser, "channels", channels)
+    if found != channels:
+        raise Refusal(
+            f"{folder}: a {name} is supported whose denoiser takes {channels} channels, and this one's takes {found}."
+        )
+    if kind.video is not None:
+        _check_video(f"{folder}: a {name} is supported whose", kind.video._replace(clean=clean), denoiser, autoencoder)
+    if bool(getattr(denoiser, "approximator", ())) != kind.approximated:
+        stated = "an approximator, and this one's has none" if kind.approximated else "no approximator, as Chroma's"
+        raise Refusal(f"{folder}: a {name} is supported whose denoiser has {stated}.")
+    if kind.strength and not distilled(denoiser):
+        raise Refusal(f"{folder}: a {name} is supported whose denoiser has guidance_embeds, and this one's has none.")
+
+
+def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> None:
+    if not hasattr(autoencoder, "time_factor"):
+        raise Refusal(f"{what} autoencoder is one of clips, and this one's is of pictures.")
+    if getattr(denoiser, "picture_tokens", 0):
+        raise Refusal(f"{what} denoiser sees a first frame, and this one's sees a first and a last one.")
+    cell = (autoencoder.time_factor, autoencoder.factor, autoencoder.factor)
+    if getattr(denoiser, "cell", cell) != cell:
+        raise Refusal(
+            f"{what} autoencoder makes a latent of {denoiser.cell} frames, rows and columns; this one's {cell}."
+        )
+    if getattr(denoiser, "frames", 1) != 1:
+        raise Refusal(f"{what} denoiser has patches of one frame, and this one's of {denoiser.frames} (CogVideoX 1.5).")
+    valid = autoencoder.latent_channels
+    if video.begins and not video.clean:
+        valid += autoencoder.time_factor + autoencoder.latent_channels
+    found = getattr(denoiser, "in_channels", valid)
+    if found != valid:
+        raise Refusal(f"{what} denoiser sees {valid} channels, and this one's {found}.")

@@ -1,0 +1,167 @@
+"""The guided denoiser of a text-to-image model, with all that a request adds to it.
+
+`model` is a `text_to_image.TextToImage`.
+"""
+
+__all__ = ["denoise"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion import caching, guidance, parameterizations
+from diffusion.guidance.regional import mixed
+from diffusion.models import token_merging
+from diffusion.models.layers import attention_records
+from diffusion.schedules import NoiseSchedule
+from diffusion.text_to_image import timed_loras, video_models
+from diffusion.text_to_image.attached import Attached, condition_with, with_seen
+from diffusion.text_to_image.places import NOWHERE, Places
+
+# Entries of attachments, which a reference does not have.
+ADDED = ("extra", "extra_joint", "residuals", "level_residuals")
+
+
+def denoise(
+    model: Any,
+    params: Any,
+    conditional: Mapping[str, Array],
+    unconditional: Mapping[str, Array] | None,
+    scale: Any,
+    attached: Sequence[Attached] = (),
+    cache: caching.Cache | None = None,
+    merge: float = 0.0,
+    places: Places = NOWHERE,
+) -> parameterizations.Denoiser | guidance.Memory | guidance.Unpaired:
+    """The guided denoiser of a model.
+
+    Args:
+        model: from `load`.
+        params: the denoiser's, `TextToImage.weights`.
+        conditional: condition of B pictures; with "beside" [B, h, w, K] for a network that sees more than the latents,
+            with "reference" [B, h, w, 2 C], latents and their noise, for attention to another picture, with "regions",
+            a condition for each region, and with "words", int [B, S, K], the numbers of their tokens.
+        unconditional: condition of the negative prompt; None for no guidance.
+        scale: of the guidance; of a model that sees a picture beside its latents [2], those by text and by picture; of
+            two denoisers [2], or one for both.
+        attached: attachments that add to both conditions.
+        cache: of the network's blocks; None: all of them run.
+        merge: share of the tokens that self-attention sees merged.
+        places: masks of the regions, and boxes of the words.
+
+    Returns:
+        The denoiser; `Memory` with a cache, `Unpaired` where words move x_t.
+    """
+    schedule, parameterization = model.process.schedule, model.process.parameterization
+    conditional = dict(conditional)
+    regions = conditional.pop("regions", ())
+    tokens = conditional.pop("words", None)
+    condition = with_seen(conditional, attached, 0)
+    conditions = [condition, *({**condition, **region} for region in regions)]
+    if unconditional is not None:
+        conditions.append(with_seen(unconditional, attached, 1))
+        if model.sees_picture:
+            conditions.append({**conditions[-1], "beside": jnp.zeros_like(conditions[-1]["beside"])})
+    timed = isinstance(params, (timed_loras.Timed, video_models.Experts))
+    timely = bool(attached) or timed or "reference" in conditional  # what reads the schedule's time
+
+    def network(x: Array, clock: Array, condition: Mapping[str, Array], **more: Any) -> Any:
+        condition = dict(condition)
+        beside = condition.pop("beside", None)
+        reference = condition.pop("reference", None)
+        t: Any = condition.pop("time", None)
+
+        def evaluate(now: Any) -> Any:
+            seen = condition_with(attached, condition, x, t, clock, now) if attached else condition
+            variables = {"params": now}
+            if reference is not None:
+                variables |= _states(model, variables, reference, x, t, clock, seen)
+            inputs = x if beside is None else jnp.concatenate([x, beside], axis=-1)
+            return model.denoiser.apply(variables, inputs, clock, seen, **more)
+
+        return video_models.evaluated(params, t, evaluate)
+
+    def at(t: Any, condition: dict[str, Any], batch: int) -> dict[str, Any]:
+        return {**condition, "time": jnp.broadcast_to(t, (batch,))} if timely else condition
+
+    def guided(network: parameterizations.Network) -> parameterizations.Denoiser:
+        def of(conditions: tuple[dict[str, Any], ...]) -> parameterizations.Denoiser:
+            if len(conditions) == 1:
+                return parameterizations.denoiser(network, schedule, parameterization, conditions[0])
+            branches = guidance.together(network, schedule, parameterization, conditions)
+            if model.sees_picture:
+                return guidance.text_and_picture(branches, scale[0], scale[1])
+            if regions:
+                branches = mixed(branches, places.masks)
+                if unconditional is None:
+                    return lambda x, t: branches(x, t)[0]
+            if isinstance(params, video_models.Experts):
+                return lambda x, t: model.kind.guides(branches, schedule, params.scale(t, scale))(x, t)
+            return model.kind.guides(branches, schedule, scale)
+
+        if not timely:  # the branches' conditions are joined once, and not at each step
+            return of(tuple(conditions))
+        return lambda x, t: of(tuple(at(t, condition, len(x)) for condition in conditions))(x, t)
+
+    def maps(x: Array, t: Any) -> tuple[Array, ...]:
+        shown = []
+
+        def showing(x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
+            output, seen = network(x, clock, condition, mutable=[attention_records.MAPS])
+            shown.append(seen)
+            return output
+
+        parameterizations.denoiser(showing, schedule, parameterization, at(t, condition, len(x)))(x, t)
+        if not (layers := attention_records.of_layers(shown[0])):
+            raise ValueError(
+                f"words are found in the maps of cross-attention; a {type(model.denoiser).__name__} has none"
+            )
+        return layers
+
+    merged = token_merging.merged(network, merge)
+    if tokens is not None:
+        return _with_words(guided(merged), schedule, maps, tokens, places)
+    return guided(merged) if cache is None else caching.cached(guided, merged, cache)
+
+
+def _states(
+    model: Any, variables: dict, reference: Array, x: Array, t: Any, clock: Array, condition: Mapping[str, Any]
+) -> dict:
+    """The states of self-attention for a reference [B, h, w, 2 C], latents and noise, noised to the time of x."""
+    schedule = model.process.schedule
+    known, noise = jnp.split(reference, 2, axis=-1)
+    wide = lambda value: jnp.reshape(value, (-1, 1, 1, 1))
+    repeat = lambda value: jnp.tile(value, (len(x) // len(value), 1, 1, 1)) if value.ndim else value
+    t = jnp.ravel(t)
+    scale = model.process.parameterization.input_scale(schedule, t)
+    noised = repeat(wide(scale * schedule.alpha(t))) * known + repeat(wide(scale * schedule.sigma(t))) * noise
+    own = {name: entry for name, entry in condition.items() if name not in ADDED}
+    _, states = model.denoiser.apply(variables, noised.astype(x.dtype), clock, own, mutable=[attention_records.STATES])
+    if not jax.tree.leaves(states):
+        raise ValueError(f"a {type(model.denoiser).__name__} has no self-attention that takes a reference")
+    return dict(states)
+
+
+def _with_words(
+    denoise: parameterizations.Denoiser, schedule: NoiseSchedule, maps: guidance.Maps, tokens: Array, places: Places
+) -> guidance.Unpaired:
+    """The denoiser that is moved until words are seen, with the published strengths and times.
+
+    Attend-and-Excite: 20 sqrt(1 .. 1/2) over the steps, in the first half of them. Layout guidance: 30, in the first
+    fifth, five times each.
+    """
+    half, fifth = places.ends
+    boxes = [box for box in places.boxes if box is not None]
+    boxed = np.array([box is not None for box in places.boxes])
+    if not boxed.all():
+        fall = lambda t: 20.0 * places.attention * jnp.sqrt((1 + t) / 2)
+        free = tokens[:, ~boxed]
+        denoise = guidance.attend_and_excite(denoise, maps, free, fall, (half, 1.0), first=places.first).denoise
+    if boxes:
+        scale = 30.0 * places.attention
+        denoise = guidance.layout(denoise, schedule, maps, tokens[:, boxed], boxes, scale, (fifth, 1.0), 5).denoise
+    return guidance.Unpaired(denoise)

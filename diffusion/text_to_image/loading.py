@@ -1,0 +1,130 @@
+"""A text-to-image model out of its folder, with its weights or with their shapes alone."""
+
+__all__ = ["described", "load"]
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from diffusion import parameterizations
+from diffusion.io import limits, schema
+from diffusion.models import interchange
+from diffusion.models.attachment import Attachment
+from diffusion.models.interchange import folders, schedulers
+from diffusion.models.interchange.family import SIDES, Refusal
+from diffusion.models.layers.choices import look_up
+from diffusion.text import Tokenizer
+from diffusion.text_to_image import denoiser_checks, model_index, pipelines
+from diffusion.text_to_image.additions import with_attachments, with_loras, with_words
+from diffusion.text_to_image.model import EYES, TextToImage
+from diffusion.text_to_image.pipelines import Kind
+
+
+def load(
+    folder: str | pathlib.Path,
+    *,
+    dtype: str = "float32",
+    prediction: str = "",
+    loras: Mapping[str | pathlib.Path, Any] | None = None,
+    embeddings: Mapping[str | pathlib.Path, str] | None = None,
+    attachments: Mapping[str, str | pathlib.Path | Attachment] | None = None,
+    quantised: bool = False,
+    **how: Any,
+) -> TextToImage:
+    """Loads a model.
+
+    Args:
+        folder: as diffusers' `save_pretrained` writes it, with model_index.json, of a class in `pipelines.KINDS`.
+        dtype: "float32" or "bfloat16", of the denoiser's and the text encoders' parameters and computation. The
+            autoencoder stays float32.
+        prediction: what the caller expects the denoiser to predict, see `schedulers.read`; "" as the folder says.
+        loras: LoRA files and the weight of each, see `with_loras`.
+        embeddings: files of words (textual inversion) and the word of each in prompts; "" as the file says.
+        attachments: see `with_attachments`.
+        quantised: whether kernels stay in 8 bits that the model's own files have so, see `interchange.load`.
+        **how: of `interchange.load`, for every network: shardings.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        Refusal: for another pipeline (names its known relatives), or a config that is not supported or contradicts
+            itself.
+        Mismatch: if weights do not fit their config.
+    """
+    model = described(folder, dtype=dtype, prediction=prediction)
+    params = {
+        part: interchange.load(
+            pathlib.Path(folder).expanduser() / part, dtype=model.dtype_of(part), quantised=quantised, **how
+        )[1]
+        for part in model.modules
+    }
+    model = dataclasses.replace(model, params=params)
+    model = with_words(model, embeddings) if embeddings else model
+    model = with_loras(model, loras) if loras else model
+    return with_attachments(model, attachments, **how) if attachments else model
+
+
+def described(
+    folder: str | pathlib.Path, *, dtype: str = "float32", prediction: str = "", weights: bool = True
+) -> TextToImage:
+    """A model without its weights: its `params` are their shapes. Arguments and errors as `load`.
+
+    With `weights` their files have to be there and fit their config; without it the configs and tokenizers are enough.
+    """
+    look_up(dict.fromkeys(folders.FLOATS), dtype, "dtype")
+    folder = pathlib.Path(folder).expanduser()
+    index = model_index.read_index(folder)
+    name = str(index.get("_class_name"))
+    kind = pipelines.kind_of(name, folder)
+    clean = bool(index.get("expand_timesteps"))
+    if clean and kind.video is not None:
+        kind = kind._replace(video=kind.video._replace(clean=True, rate=24.0))
+    readers = {f"text_encoder{reader.suffix}": reader for reader in kind.readers}
+    encoders = [part for part, reader in readers.items() if model_index.has_part(index, part, reader.optional)]
+    table = limits.read_table(folder / "scheduler" / "scheduler_config.json")
+    process = schedulers.read(table, prediction, kind.even, kind.by_steps)
+    modules, params, tokenizers = {}, {}, {}
+    boundary, second = _two_denoisers(kind, index)
+    eyes = (EYES,) if kind.video is not None and kind.video.begins and model_index.has_part(index, EYES, True) else ()
+    for part in (kind.denoiser, *second, "vae", *encoders, *eyes):
+        wanted = "float32" if part == "vae" else dtype
+        family, module = folders.find(folder / part)[:2] if weights else folders.described(folder / part)
+        params[part] = jax.tree.map(
+            lambda leaf, kind=wanted: jax.ShapeDtypeStruct(leaf.shape, kind), folders.shapes_of(family, module)
+        )
+        modules[part] = module.clone(dtype=wanted) if hasattr(module, "dtype") else module
+    for part in encoders:
+        reader = readers[part]
+        longest = getattr(modules[part], "positions", reader.length)  # T5 has no end of its own
+        tokenizers[part] = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
+    denoiser = modules[kind.denoiser]
+    denoiser_checks.check_denoiser(folder, name, denoiser, modules["vae"], clean)
+    if getattr(denoiser, "picture_width", 0) and not eyes:
+        raise Refusal(f"{folder}: its denoiser sees the picture by an {EYES}, which model_index.json does not name.")
+    if any(modules[part] != denoiser for part in second):
+        raise Refusal(f"{folder}: two denoisers are supported that have one config, and those of this folder differ.")
+    if kind.unit_clock:
+        process = process._replace(parameterization=parameterizations.velocity())
+    if getattr(denoiser, "learn_sigma", False):
+        process = process._replace(parameterization=parameterizations.learned_variance(process.parameterization))
+    config = limits.read_table(folder / kind.denoiser / "config.json")
+    schema.check({"sample_size": SIDES}, config, f"{folder / kind.denoiser}: config.json")
+    side = config.get("sample_size") or 128 // getattr(modules["vae"], "packed", 1)
+    side = (max(side) if isinstance(side, list) else side) * modules["vae"].factor
+    zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
+    student = bool(index.get("is_distilled"))
+    usual = model_index.read_usual(folder, pipelines.published(kind, process, denoiser, student))
+    made = TextToImage(name, kind, modules, params, tokenizers, process, int(side), zeros, usual, dtype)
+    return dataclasses.replace(made, boundary=boundary)
+
+
+def _two_denoisers(kind: Kind, index: Mapping[str, Any]) -> tuple[float | None, tuple[str, ...]]:
+    """The smallest t of the first denoiser and the name of the second, if model_index.json has both."""
+    if kind.video is None or not model_index.has_part(index, kind.video.second, True):
+        return None, ()
+    boundary = index.get("boundary_ratio")
+    if boundary is None:
+        raise Refusal(f"model_index.json has a {kind.video.second} and no boundary_ratio, which says where it begins.")
+    return float(boundary), (kind.video.second,)

@@ -1,0 +1,79 @@
+"""Whether pictures or clips fit in memory beside a model's weights, before anything of them is computed.
+
+`model` is a `text_to_image.TextToImage`.
+"""
+
+__all__ = ["check_memory"]
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion import guidance
+from diffusion.models.budget import peak_memory
+from diffusion.text_to_image import timed_loras, video_models
+from diffusion.text_to_image.attached import Attached
+from diffusion.text_to_image.guided_denoiser import denoise
+from diffusion.text_to_image.programs import Course, decoded
+
+
+def check_memory(
+    model: Any,
+    course: Course,
+    batch: int,
+    conditional: dict,
+    unconditional: dict,
+    attached: Sequence[Attached] = (),
+    reference: bool = False,
+) -> bool:
+    """Refuses pictures that the decoder or a call of the denoiser cannot hold beside the weights; or returns True.
+
+    A denoiser that does not take words, or a reference, is refused here, too.
+
+    The decoder comes first: while a denoiser is traced it makes a table of positions, as large as the pictures.
+    """
+    own = model.params[model.kind.denoiser]
+    # Their shapes, for nothing is merged before it is known to fit.
+    weights = jax.eval_shape(lambda own: timed_loras.timed(own, model.timed), own) if model.timed else own
+    both = weights
+    if model.boundary is not None:
+        both = video_models.Experts(weights, model.params[model.kind.video.second], model.boundary)
+    one = f"clip of {course.frames} frames" if course.frames else "picture"
+    several = one.replace("clip", "clips") if course.frames else "pictures"
+    what = f"{batch} {several if batch > 1 else one} of {course.size[0]} x {course.size[1]} (height x width)"
+    fewer = "fewer frames, fewer" if course.frames else "fewer"
+    instead = f"choose {fewer} at once or smaller ones{'' if course.tile else ', or for tiles of the autoencoder'}"
+
+    def check(params: Any, program: Callable, *arguments: Any) -> None:
+        peak = peak_memory.peak(jax.make_jaxpr(program)(params, *arguments).jaxpr)
+        timed = [(one.adapter, one.scale) for one in model.timed]
+        merged = weights.changed if timed else ()
+        others = peak_memory.held((model.params, timed, merged, attached)) - peak_memory.held(params)
+        peak_memory.check(what, others + peak, instead)
+
+    x = jax.ShapeDtypeStruct((batch, *course.latents(model)), jnp.float32)
+    check(model.params["vae"], functools.partial(decoded, model, course), x)
+
+    def guided(params: Any, x: Array, condition: Any, other: Any) -> Any:
+        scale = jnp.full(2, 2.0) if model.sees_picture or model.boundary is not None else 2.0
+        made = denoise(model, params[0], condition, other, scale, params[1], places=course.places)
+        return (made.denoise if isinstance(made, guidance.Unpaired) else made)(x, 0.9)
+
+    rows = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), tree)
+    more = {}
+    if model.kind.appends:
+        more["picture"] = x
+    elif model.sees_mask or model.sees_picture or (course.frames and model.seen_channels):
+        more["beside"] = jax.ShapeDtypeStruct((*x.shape[:-1], model.seen_channels), jnp.float32)
+    condition = rows(conditional) | more
+    other = rows(unconditional) | more if course.guided else None
+    if reference:
+        seen = {"reference": jax.ShapeDtypeStruct((*x.shape[:3], 2 * model.channels), jnp.float32)}
+        condition |= seen
+        other = other and other | seen
+    check((both, attached), guided, x, condition, other)
+    return True

@@ -1,0 +1,84 @@
+"""The files at the top of a model's folder, model_index.json and sampling.json, and a checksum of the whole folder."""
+
+__all__ = ["fingerprint", "has_part", "read_index", "read_usual"]
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion.io import limits, schema
+from diffusion.models.interchange.family import Refusal
+from diffusion.text_to_image.pipelines import Usual
+
+SAMPLING = "sampling.json"  # our own; other programs ignore it
+CONTENT = (".json", ".txt", ".model", ".safetensors", ".gguf")  # the files of a folder that change its pictures
+
+
+def fingerprint(folder: str | pathlib.Path) -> str:
+    """sha256 of all configs, vocabularies and weights in the folder of a pipeline, with their names."""
+    folder = pathlib.Path(folder).expanduser()
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in CONTENT):
+        with open(path, "rb") as file:
+            total.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def read_index(folder: pathlib.Path) -> dict[str, Any]:
+    """The folder's model_index.json.
+
+    Raises:
+        FileNotFoundError: if it has none; says what to do.
+        Refusal: for a field that is not supported.
+    """
+    path = folder / "model_index.json"
+    if not path.is_file():
+        single = folder.suffix in (".safetensors", ".gguf") and folder.is_file()
+        raise FileNotFoundError(
+            f"{folder} is a single file; diffusion convert makes a folder of each network in it."
+            if single
+            else f"{path}: there is no such file; a text-to-image model is a folder with model_index.json and one for "
+            "each of its networks, as diffusers' save_pretrained writes it."
+        )
+    index = limits.read_table(path)
+    stated = {"force_zeros_for_empty_prompt": schema.FLAG, "is_cosxl_edit": schema.FLAG, "is_distilled": schema.FLAG}
+    stated |= {"boundary_ratio": schema.optional(schema.number(0, 1)), "expand_timesteps": schema.FLAG}
+    schema.check({"_class_name": schema.text(), **stated}, index, str(path))
+    if index.get("is_cosxl_edit"):  # whose picture's latents have another scale, and whose process is EDM's
+        raise Refusal(f"{path}: is_cosxl_edit = true is not supported; valid: false.")
+    return index
+
+
+def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
+    """Steps and guidance that the folder's sampling.json states; `otherwise` for what it leaves out.
+
+    Raises:
+        Refusal: for a field that is not known, or a value out of range.
+    """
+    path = folder / SAMPLING
+    if not path.is_file():
+        return otherwise
+    table = limits.read_json(path)
+    if not isinstance(table, dict) or not table.keys() <= set(Usual._fields):
+        raise Refusal(f"{path} holds {json.dumps(table)[:200]}; valid fields: {', '.join(Usual._fields)}.")
+    usual = otherwise._replace(**table)
+    for field, valid in (("steps", schema.whole(1)), ("guidance", schema.number())):
+        if why := schema.objection(field, getattr(usual, field), valid):
+            raise Refusal(f"{path}: {why} A guidance of 1 is none.")
+    return usual
+
+
+def has_part(index: Mapping[str, Any], part: str, optional: bool) -> bool:
+    """Whether model_index.json names a part, the name of a folder.
+
+    Raises:
+        Refusal: if a part is missing that is not optional, or its entry is damaged.
+    """
+    stated = index.get(part) or [None]
+    if not isinstance(stated, list):
+        raise limits.Refused(f"model_index.json: {part} = {limits.short(stated)}; valid: a library and a class.")
+    if stated[0] is None and not optional:
+        raise Refusal(f"model_index.json has no {part}, which this pipeline reads: {json.dumps(dict(index))[:200]}")
+    return stated[0] is not None

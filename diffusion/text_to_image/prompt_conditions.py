@@ -1,0 +1,80 @@
+"""The conditions of a denoiser: prompts as a model's text encoders read them, and what is given beside them."""
+
+__all__ = ["check_words", "conditions"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion.text.added_words import named_in
+from diffusion.text_to_image.model import TextToImage
+
+
+def check_words(model: TextToImage, texts: Sequence[str]) -> None:
+    """Refuses texts with a word that is written as trigger words are, "<cat-toy>", and that the model does not have.
+
+    Raises:
+        ValueError: naming the word.
+    """
+    for text in texts:
+        if missing := named_in(text, model.words):
+            has = ", ".join(model.words) or "none"
+            raise ValueError(
+                f"the prompt {text[:60]!r} has the word {missing[0]!r}, whose embeddings are not there. Valid: its "
+                f"file (embeddings, --embedding=FILE), or words that the model was taught: {has}"
+            )
+
+
+def conditions(
+    model: TextToImage,
+    prompts: Sequence[str],
+    negative: str | None,
+    guidance: float,
+    height: int,
+    width: int,
+    **how: Any,
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The conditions of the denoiser's two branches: of N prompts, and of the negative prompt, N times.
+
+    Args:
+        model: from `load`.
+        prompts: N texts.
+        negative: one text; None for what the model's unconditional branch receives where there is none.
+        guidance: the strength that a distilled model receives.
+        height, width: of the pictures in pixels, which some models receive.
+        **how: of `text.encode`.
+
+    Returns:
+        (conditional, unconditional).
+    """
+    own = list(dict.fromkeys(prompts))
+    check_words(model, [*own, negative or ""])
+    if None in model.encoders:  # SD 3 without T5 receives zeros in its place
+        how = {"width": model.denoiser.text_width, **how}
+    number = len(prompts)
+    encode = lambda texts, **more: model.kind.condition(texts, *model.encoders, **how, **more)
+    rows = lambda encoded, chosen: jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.array(chosen)], encoded)
+    if model.kind.instructed:
+        conditional = rows(encode(own), [own.index(prompt) for prompt in prompts])
+        unconditional = rows(encode([negative or ""], instructed=False), [0] * number)
+        conditional, unconditional = _equally_long(conditional, unconditional)
+    else:  # in one call, so that they have as many tokens
+        texts = list(dict.fromkeys([*own, negative or ""]))
+        encoded = encode(texts)
+        conditional = rows(encoded, [texts.index(prompt) for prompt in prompts])
+        unconditional = rows(encoded, [texts.index(negative or "")] * number)
+    if model.zeros and negative is None:
+        unconditional = jax.tree.map(jnp.zeros_like, unconditional)
+    beside = model.beside(number, guidance, height, width)
+    return conditional | beside, unconditional | beside
+
+
+def _equally_long(*conditions: dict[str, Array]) -> list[dict[str, Array]]:
+    """Conditions of a text [B, M, E] and its mask [B, M], padded to the longest of them."""
+    longest = max(condition["text"].shape[1] for condition in conditions)
+    pad = lambda leaf: jnp.pad(leaf, [(0, 0), (0, longest - leaf.shape[1]), *[(0, 0)] * (leaf.ndim - 2)])
+    return [jax.tree.map(pad, condition) for condition in conditions]
