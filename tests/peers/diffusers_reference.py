@@ -341,7 +341,7 @@ def write(path: str, made: dict[str, np.ndarray], name: str, about: dict) -> Non
             "diffusers": diffusers.__version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
-            "command": f"python -m tests.peers.diffusers_reference {path}",
+            "command": f"python -m tests.peers.diffusers_reference tests/fixtures/{pathlib.Path(path).name}",
             name: json.dumps(about, sort_keys=True),
         },
     )

@@ -157,7 +157,7 @@ def main(path: str) -> None:
     versions = {library.__name__: library.__version__ for library in (diffusers, transformers, peft, torch)}
     packed = gzip.compress(json.dumps(about, default=str).encode(), mtime=0)
     arrays["about"] = torch.tensor(list(packed), dtype=torch.uint8)
-    command = f"python -m tests.peers.loras {path}"
+    command = "python -m tests.peers.loras tests/fixtures/text_to_image/lora.safetensors"
     save_file(arrays, path, metadata={"versions": json.dumps(versions), "command": command})
     pathlib.Path(path).chmod(0o644)
 
@@ -283,7 +283,7 @@ def spellings(path: str) -> None:
     versions = {library.__name__: library.__version__ for library in (diffusers, peft, torch)}
     packed = gzip.compress(json.dumps(about, default=str).encode(), mtime=0)
     arrays["about"] = torch.tensor(list(packed), dtype=torch.uint8)
-    command = f"python -m tests.peers.loras spellings {path}"
+    command = "python -m tests.peers.loras spellings tests/fixtures/text_to_image/lora_spellings.safetensors"
     save_file(arrays, path, metadata={"versions": json.dumps(versions), "command": command})
     pathlib.Path(path).chmod(0o644)
 

@@ -1145,7 +1145,7 @@ def write(name: str, folder: pathlib.Path) -> None:
             arrays[f"edited/{trajectory}"] = last(found).contiguous()
     arrays["about"] = torch.tensor(list(gzip.compress(json.dumps(about).encode(), mtime=0)), dtype=torch.uint8)
     versions = {library.__name__: library.__version__ for library in (diffusers, transformers, torch)}
-    command = f"python -m tests.peers.pipelines {folder}"
+    command = "python -m tests.peers.pipelines tests/fixtures/text_to_image"
     path = folder / f"{name}.safetensors"
     save_file(arrays, path, metadata={"versions": json.dumps(versions), "command": command})
     path.chmod(0o644)
