@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from diffusion.experiments.playground import control_fields
+from diffusion.experiments.playground import control_fields, region_fields
 from diffusion.experiments.playground.api import encoded
 from diffusion.experiments.playground.page_request import EDITS, INPUTS, PageRequest, received, values
 from diffusion.experiments.playground.source import Source, check
@@ -54,6 +54,11 @@ class Form:
         unset = {} if classes else {"value": None}
         self._add(gr.Dropdown, "label", choices=choices, label="Class", visible=classes > 0, **unset)
         return texts
+
+    def masks(self) -> None:
+        """Makes the field of the files that lines of regions name."""
+        label = "Masks, white where a prompt holds; a line of a region names one: PROMPT:mask=FILE.png"
+        self._add(gr.File, "masks", label=label, file_count="multiple", file_types=["image"], type="filepath")
 
     def attention(self) -> None:
         """Makes the fields of what acts on a network's attention: the scale of what words do, and a reference."""
@@ -145,6 +150,7 @@ class Form:
         sent["controls"] = control_fields.sent(sent, self._source.attachments, encoded)
         sent["reference"] = encoded(sent["reference"]) if sent["reference"] else ""
         sent |= {name: [line for line in (sent[name] or "").splitlines() if line.strip()] for name in LINES}
+        sent["regions"] = region_fields.sent(sent["regions"], sent.pop("masks") or (), encoded)
         drawn = json.loads(brush) if brush else {"picture": "", "mask": ""}
         sent |= {"margins": [sent.pop(side) for side in SIDES], "image": drawn["picture"], "mask": drawn["mask"]}
         ignored = {*(("height", "width") if drawn["picture"] else EDITS)}
@@ -163,5 +169,6 @@ class Form:
         said = _shown(values(request))
         said |= dict(zip(SIDES, request.margins)) | {"label": said["label"] if said["label"] >= 0 else None}
         said |= control_fields.shown(request.controls, self._source.attachments)
+        said["regions"], said["masks"] = region_fields.shown(request.regions)
         url = lambda path: f"data:image/png;base64,{encoded(path)}" if path else ""
         return [*(said[name] for name in self._fields), gr.HTML(picture=url(said["image"]), mask=url(said["mask"]))]

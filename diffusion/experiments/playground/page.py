@@ -46,6 +46,8 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
                 starts = source.free or not source.clip_rate
                 with gr.Accordion("Start from a picture", open=False, elem_id="start", visible=starts):
                     form.editing()
+                with gr.Accordion("Masks of regions", open=False, elem_id="of_regions", visible=source.prompts):
+                    form.masks()
                 with gr.Accordion("Attention", open=False, elem_id="of_attention", visible=source.prompts):
                     form.attention()
                 with gr.Accordion("Controls", open=False, elem_id="controls", visible=bool(source.attachments)):

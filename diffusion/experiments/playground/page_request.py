@@ -94,13 +94,20 @@ def received(sent: Mapping[str, Any], inputs: pathlib.Path, check: Callable[[Pag
         )
     parts = [[name for name in ("picture", "mask") if one.get(name)] for one in controls]
     unread = [{**one, "mask": None, **dict.fromkeys(names, later)} for one, names in zip(controls, parts)]
-    request = read({**sent, **dict.fromkeys(named, later), "controls": unread})
-    if not all(isinstance(region.where, tuple) for region in request.regions):
-        raise ValueError("regions: the page takes boxes, PROMPT:left,top,right,bottom; masks are for the command")
+    regions = sent.get("regions") or []
+    if not isinstance(regions, list):
+        raise ValueError("regions: valid: a list of texts, or of tables with prompt and where")
+    masks = [one["where"] if isinstance(one, Mapping) and isinstance(one.get("where"), str) else "" for one in regions]
+    regions = [{**one, "where": later} if mask else one for one, mask in zip(regions, masks)]
+    request = read({**sent, **dict.fromkeys(named, later), "controls": unread, "regions": regions})
+    if not all(mask or isinstance(region.where, tuple) for region, mask in zip(request.regions, masks)):
+        raise ValueError("regions: a mask is sent as a table of prompt and where, a file in base64; paths are not read")
     check(request)
     kept: dict[str, Any] = {name: keep(sent[name], inputs) for name in named}
     pictures = [{name: keep(one[name], inputs) for name in names} for one, names in zip(controls, parts)]
     kept["controls"] = [one._replace(**paths) for one, paths in zip(request.controls, pictures)]
+    held = [keep(mask, inputs) if mask else region.where for region, mask in zip(request.regions, masks)]
+    kept["regions"] = [region._replace(where=where) for region, where in zip(request.regions, held)]
     return dataclasses.replace(request, **kept)
 
 
@@ -122,7 +129,7 @@ def of_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path) 
         about = {name: value for name, value in about.items() if name not in EDITS}
     if not all(is_here(path) for one in about.get("controls", ()) for path in (one.picture, one.mask) if path):
         del about["controls"]
-    if not all(isinstance(region.where, tuple) for region in about.get("regions", ())):
+    if not all(isinstance(one.where, tuple) or is_here(one.where) for one in about.get("regions", ())):
         del about["regions"]
     if not is_here(about.get("reference") or ""):
         about.pop("reference", None)

@@ -5,13 +5,14 @@ import base64
 import dataclasses
 import functools
 import io
+import pathlib
 import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion.experiments.playground import control_fields, page_request, source
+from diffusion.experiments.playground import control_fields, page_request, region_fields, source
 from diffusion.experiments.playground.gate import BODY, Gate
 from diffusion.io import pictures
 from diffusion.models.attachment import Attachment
@@ -144,6 +145,37 @@ def test_fields_of_controls_are_those_that_an_attachment_takes():
     assert [one.get("mask") for one in sent] == [None, "sent m.png", None]
     back = lambda one: Control.of(one | {part: one[part][5:] for part in control_fields.IMAGES if part in one})
     assert list(map(back, sent)) == controls
+
+
+def test_regions_have_masks_of_their_own(tmp_path, monkeypatch):
+    """A line names a file that was uploaded; what is sent is kept, and shown again by its name."""
+    mask = np.zeros((8, 4), bool)
+    mask[:2] = True
+    Image.fromarray(mask).save(tmp_path / "left.png")
+    lines = ["a dog:0.0,0.0,0.5,1.0", "a red ball:mask=left.png"]
+    encoded = lambda path: base64.b64encode(pathlib.Path(path).read_bytes()).decode()
+    sent = region_fields.sent(lines, [str(tmp_path / "left.png")], encoded)
+    assert sent[0] == lines[0] and sent[1]["prompt"] == "a red ball"
+    with pytest.raises(ValueError, match=r"no mask 'left\.png' was uploaded; valid: right\.png"):
+        region_fields.sent(lines, ["elsewhere/right.png"], encoded)
+    inputs = tmp_path / "inputs"
+    request = page_request.received({"prompt": "a lawn", "regions": sent}, inputs, lambda request: None)
+    box, held = request.regions
+    assert box.where == (0, 0, 0.5, 1) and pathlib.Path(held.where).parent == inputs
+    np.testing.assert_array_equal(held.mask((8, 4)), mask)
+    text, masks = region_fields.shown(request.regions)
+    assert masks == [held.where] and region_fields.sent(text.splitlines(), masks, str)[1]["where"] == held.where
+    for regions, words in (
+        ([f"a red ball:mask={held.where}"], "paths are not read"),
+        ([["a red ball", held.where]], "paths are not read"),
+        ("a red ball", "a list of texts"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            page_request.received({"prompt": "a lawn", "regions": regions}, inputs, lambda request: None)
+    usual = dataclasses.replace(request, regions=())
+    for folder, number in ((inputs, 2), (tmp_path / "other", 0)):
+        monkeypatch.setattr(page_request.png, "read", lambda path: {"regions": request.regions})
+        assert len(page_request.of_file("made.png", usual, folder).regions) == number
 
 
 def test_what_is_sent_is_kept(tmp_path):

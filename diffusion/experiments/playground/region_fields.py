@@ -1,0 +1,42 @@
+"""The page's regions: a line for each, and the files of their masks, which the lines name."""
+
+__all__ = ["sent", "shown"]
+
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from diffusion.text_to_image.regions import Region
+
+
+def sent(lines: Iterable[str], masks: Sequence[str], encoded: Callable[[str], str]) -> list[Any]:
+    """The regions of lines, as inputs of a request.
+
+    Args:
+        lines: PROMPT:left,top,right,bottom or PROMPT:mask=NAME, the name of a file that was uploaded.
+        masks: paths of these files.
+        encoded: path of a picture -> the picture as inputs have it.
+
+    Raises:
+        ValueError: for a line that is no region, or that names another file.
+    """
+    files = {pathlib.Path(path).name: path for path in masks}
+    regions = []
+    for line in lines:
+        region = Region.of(line)
+        if isinstance(region.where, str):
+            if region.where not in files:
+                raise ValueError(
+                    f"regions: no mask {region.where!r} was uploaded; valid: {', '.join(files) or 'none are there'}"
+                )
+            region = region._asdict() | {"where": encoded(files[region.where])}
+        regions.append(line if isinstance(region, Region) else region)
+    return regions
+
+
+def shown(regions: Iterable[Region]) -> tuple[str, list[str]]:
+    """(the lines, the paths of the masks) of regions; the inverse of `sent`."""
+    regions = list(regions)
+    masks = dict.fromkeys(region.where for region in regions if isinstance(region.where, str))
+    named = lambda where: pathlib.Path(where).name if isinstance(where, str) else where
+    return "\n".join(region._replace(where=named(region.where)).text for region in regions), list(masks)
