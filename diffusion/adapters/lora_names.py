@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import safetensors
 
 from diffusion.io import limits
+from diffusion.models.interchange import tensor_files
 from diffusion.models.interchange.rows import Mismatch
 from diffusion.models.interchange.tensor_files import Tensors
 
@@ -124,8 +124,7 @@ def configs(tensors: Tensors, components: Sequence[str]) -> dict[str, dict[str, 
     """peft's config of each network, from the file's metadata, or from adapter_config.json beside a file of one."""
     found: dict[str, dict[str, Any]] = {}
     for path in set(tensors.places.values()):
-        with safetensors.safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(METADATA, "{}")
+        text = tensor_files.metadata(path).get(METADATA, "{}")
         about = limits.parse_json(text, f"{path}: its {METADATA}")
         for field, value in about.items() if isinstance(about, dict) else ():
             component, _, name = field.partition(".")
@@ -139,10 +138,7 @@ def configs(tensors: Tensors, components: Sequence[str]) -> dict[str, dict[str, 
 
 def said(path: pathlib.Path) -> dict[str, str]:
     """What a file says of itself beside its tensors, without peft's config; {} for one that is no .safetensors."""
-    if path.suffix != ".safetensors":
-        return {}
-    with safetensors.safe_open(path, framework="numpy") as file:
-        return {name: text for name, text in (file.metadata() or {}).items() if name not in (METADATA, "format")}
+    return {name: text for name, text in tensor_files.metadata(path).items() if name not in (METADATA, "format")}
 
 
 def scale(

@@ -4,6 +4,7 @@
 |-----------------------|-------------------------------------------------------------|
 | diffusers, SD         | "<word>" [K, D] or [D]                                      |
 | AUTOMATIC1111's, SD   | "emb_params" [K, D]; the word is the name of the file       |
+| .pt files of it       | "string_to_param.*" [K, D]; the word is the name of the file|
 | SDXL, SD 3            | "clip_l" [K, 768], "clip_g" [K, 1280]                       |
 
 A word of several vectors is K tokens, one after the other.
@@ -20,7 +21,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 from safetensors.numpy import save as serialized
 
 from diffusion.io import files
@@ -31,6 +31,7 @@ from diffusion.text.added_words import with_words
 
 PARTS = ("clip_l", "clip_g")  # the names of the encoders of CLIP in files, in the order of a pipeline's
 FILE = "learned_embeds.safetensors"
+NAMELESS = ("emb_params", "string_to_param.*")  # tensors of files that do not name their word
 WORDS = "trigger_words"  # in a file's metadata
 
 
@@ -127,7 +128,7 @@ def load(path: str | pathlib.Path, model: Any, text: str = "") -> Word:
     """Reads the file of a word.
 
     Args:
-        path: a .safetensors file.
+        path: a .safetensors file, or one of torch.save (.bin, .pt), which is read without executing it.
         model: that it is for.
         text: the word in prompts; "" as the file says: its tensor's name or metadata, or its own name.
 
@@ -161,7 +162,6 @@ def load(path: str | pathlib.Path, model: Any, text: str = "") -> Word:
         rows[part] = np.atleast_2d(tensors.read(name).astype(np.float32))
     if len(of) < len(towers):
         raise Mismatch(f"{tensors.path} has {', '.join(of)}, and the model has {', '.join(towers)}: it is of another.")
-    own = names[0] if len(names) == 1 and names[0] not in ("emb_params", *PARTS) else ""
-    with safetensors.safe_open(tensors.path, framework="numpy") as file:
-        said = (file.metadata() or {}).get(WORDS, "")
+    own = names[0] if len(names) == 1 and names[0] not in (*NAMELESS, *PARTS) else ""
+    said = tensor_files.metadata(tensors.path).get(WORDS, "")
     return Word(text or own or (said if len(said.split()) == 1 else "") or pathlib.Path(path).stem, rows)

@@ -17,6 +17,7 @@ from diffusion.models import interchange
 from diffusion.models.dit import DiT
 from diffusion.models.interchange import folders, rows
 from diffusion.models.interchange.rows import Mismatch
+from tests.metrics import torch_writer
 from tests.models.interchange import published, test_families
 from tests.peers.made_weights import made
 
@@ -107,8 +108,11 @@ def test_what_is_written_is_what_was_read(layout, tmp_path):
     for name, array in read.items():
         assert written[name].shape == array.shape, name
         np.testing.assert_array_equal(written[name], array, err_msg=name)
+    torch_writer.archive(tmp_path / "ours.bin", *torch_writer.state(load_file(tmp_path / "ours.safetensors")))
+    in_torch = lora_files.load(tmp_path / "ours.bin", modules())  # of torch.save, which is read and not executed
     again = lora_files.load(tmp_path / "ours.safetensors", modules())
     for component in loras:
+        jax.tree.map(np.testing.assert_array_equal, in_torch[component].adapter, loras[component].adapter)
         assert again[component].scale == pytest.approx(loras[component].scale)
         jax.tree.map(np.testing.assert_array_equal, again[component].adapter, loras[component].adapter)
 

@@ -14,6 +14,7 @@ from diffusion.adapters.custom_diffusion import custom_diffusion
 from diffusion.adapters.textual_inversion import textual_inversion
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models.interchange.rows import Mismatch
+from tests.metrics import torch_writer
 from tests.text_to_image import made_pipelines
 
 
@@ -90,6 +91,12 @@ def test_files_are_those_of_others_and_are_read_back(models, name, names, tmp_pa
     if name == "sd":
         theirs = tmp_path / "my-style.safetensors"
         save_file({"emb_params": weights["text_encoder"][0]}, theirs)
+        rows = weights["text_encoder"]
+        for file, tensor, text in (("a.bin", "<their>", "<their>"), ("auto.pt", "string_to_param.*", "auto")):
+            torch_writer.archive(tmp_path / file, *torch_writer.state({tensor: rows}))  # read, and not executed
+            word = word_embeddings.load(tmp_path / file, model)
+            assert word.text == text
+            np.testing.assert_array_equal(word.rows["text_encoder"], rows)
         word = word_embeddings.load(theirs, model)
         assert word.text == "my-style" and word.rows["text_encoder"].shape == (1, weights["text_encoder"].shape[1])
 

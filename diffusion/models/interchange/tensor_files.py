@@ -4,7 +4,7 @@ Tensors of safetensors and GGUF are read on request, those of the others when th
 executed.
 """
 
-__all__ = ["Tensors", "open_tensors", "write_tensors"]
+__all__ = ["Tensors", "metadata", "open_tensors", "write_tensors"]
 
 import functools
 import itertools
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+import safetensors
 
 from diffusion.io import files, limits, torch_files
 from diffusion.models.interchange import flax_files, gguf_files, quantised_tensors, safetensors_files
@@ -135,6 +136,14 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
             if name not in stored:
                 raise limits.Refused(f"{path}: its index lists {name} in {shard.name}; it is not there.")
     return _opened(path, quantised_tensors.scaled(stored))
+
+
+def metadata(path: pathlib.Path) -> dict[str, str]:
+    """The texts in the head of a .safetensors file, beside its tensors; {} of a file in another format."""
+    if path.suffix != SUFFIX:
+        return {}
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return file.metadata() or {}
 
 
 def _opened(path: pathlib.Path, stored: Mapping[str, Any]) -> Tensors:
