@@ -50,12 +50,19 @@ def their_layers(
                     continue
                 covered = True
                 how = place.how()
-                if how is None or place.row.rows is not None or (layer in found and not fused):
+                parted = place.row.rows is not None
+                if how is None or (layer in found and not fused and not parted):
                     raise ValueError(
                         f"{name} and others are one layer {layer} of {family.name}, with one A for all; "
                         "that cannot be written."
                     )
-                pairs = [how.to_theirs(*selected)]
+                if parted and ("down_2" in factors or "magnitude" in factors):
+                    raise ValueError(
+                        f"{name} is some rows of {layer} of {family.name}, and a DoRA or LoHa of these cannot be "
+                        "written. Merge it, and write the network"
+                    )
+                down, up = how.to_theirs(*selected)
+                pairs = [(down, _among_rows(up, place))]
                 if "down_2" in factors:
                     second = {"down": factors["down_2"], "up": factors["up_2"]}
                     pairs.append(how.to_theirs(*(_selected(second, at, place, fused) or ())))
@@ -87,6 +94,15 @@ def their_layers(
         )
         layers[layer] = Update(shaped, updates[0].magnitude, scale)
     return layers
+
+
+def _among_rows(up: np.ndarray, place: Place) -> np.ndarray:
+    """B of a layer [out, r] out of that of the rows that a place has; zeros in the others."""
+    if place.row.rows is None:
+        return up
+    whole = np.zeros((place.theirs[0], *up.shape[1:]), up.dtype)
+    whole[slice(*place.row.rows)] = up
+    return whole
 
 
 def _leading(factors: Mapping[str, Any], leaf: tuple[int, ...], at: tuple) -> int:

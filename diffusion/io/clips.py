@@ -1,10 +1,13 @@
 """Clips of pictures as files: GIF by Pillow; MP4, WebM and others by PyAV (`pip install jax-diffusion[video]`)."""
 
-__all__ = ["About", "about", "evenly", "has_library", "read", "row", "write", "write_gif", "write_mp4"]
+__all__ = [
+    "About", "about", "evenly", "has_library", "read", "row", "write", "write_gif", "write_mp4", "write_with_row",
+]  # fmt: skip
 
 import io
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,6 +137,23 @@ def row(frames: np.ndarray) -> np.ndarray:
     """Up to eight frames of a clip, uint8 [F, H, W, 3], from the first to the last beside each other: [H, K W, 3]."""
     some = np.linspace(0, len(frames) - 1, min(SHOWN, len(frames))).round().astype(int)
     return np.concatenate(list(frames[some]), axis=1)
+
+
+def write_with_row(path: str | os.PathLike, frames: np.ndarray, rate: float, about: Mapping[str, Any]) -> pathlib.Path:
+    """Writes a clip, and beside it a PNG file of some of its frames, which carries its settings.
+
+    Args:
+        path: of the PNG file; the clip has its name, and an end of its own.
+        frames: uint8 [F, H, W, 3].
+        rate: frames a second.
+        about: settings, see `pictures.write`.
+
+    Returns:
+        The path of the clip.
+    """
+    film = write(path, frames, rate)
+    pictures.write(path, row(frames), about)
+    return film
 
 
 def write(path: str | os.PathLike, frames: np.ndarray, rate: float) -> pathlib.Path:

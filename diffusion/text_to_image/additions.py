@@ -53,6 +53,7 @@ def with_words(model: TextToImage, embeddings: Mapping[str | pathlib.Path, str])
         model: from `load`, without LoRA files of its text encoders.
         embeddings: files, and the word of each in prompts; "" as the file says.
     """
+    _check_has_text(model)
     words = [word_embeddings.load(path, model, text) for path, text in embeddings.items()]
     return word_embeddings.extended(model, words)
 
@@ -96,10 +97,11 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     Raises:
         ValueError: for a network whose kernels are quantised, a weight that is none, or an interval of both denoisers.
     """
+    _check_has_text(model)
     weights = {path: LoraWeight.of(weight) for path, weight in loras.items()}
     files = [_of_its_denoiser(model, lora_files.load(path, model.modules), path, weights[path]) for path in loras]
     denoiser = model.kind.denoiser
-    if any(map(is_quantised, jax.tree.leaves(model.params[denoiser], is_leaf=is_quantised))) and not all(
+    if any(map(is_quantised, jax.tree.leaves(model.params.get(denoiser, ()), is_leaf=is_quantised))) and not all(
         weight.always for _, _, weight in files
     ):
         raise ValueError(f"the kernels of {denoiser} are quantised, and take no LoRA with an interval of t")
@@ -123,6 +125,12 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
             scales = [one.weighted(weight) for one, weight in of_part]
             params[part] = jax.jit(lora.merge)(params[part], [one.adapter for one, _ in of_part], scales)
     return dataclasses.replace(model, params=params, timed=(*model.timed, *timed), _programs={})
+
+
+def _check_has_text(model: TextToImage) -> None:
+    """Refuses a model that drops its text encoders, which read their files again without what is added here."""
+    if model.text is not None:
+        raise ValueError("this model drops its text encoders. Valid: load(..., loras, embeddings, drop_text=True)")
 
 
 def _of_its_denoiser(

@@ -32,6 +32,7 @@ def load(
     embeddings: Mapping[str | pathlib.Path, str] | None = None,
     attachments: Mapping[str, str | pathlib.Path | Attachment] | None = None,
     quantised: bool = False,
+    drop_text: bool = False,
     **how: Any,
 ) -> TextToImage:
     """Loads a model.
@@ -45,6 +46,8 @@ def load(
         embeddings: files of words (textual inversion) and the word of each in prompts; "" as the file says.
         attachments: see `with_attachments`.
         quantised: whether kernels stay in 8 bits that the model's own files have so, see `interchange.load`.
+        drop_text: whether the text encoders are read from their files for the prompts of each request, and dropped
+            before the trajectory begins; otherwise they stay in memory.
         **how: of `interchange.load`, for every network: shardings.
 
     Raises:
@@ -54,16 +57,23 @@ def load(
         Mismatch: if weights do not fit their config.
     """
     model = described(folder, dtype=dtype, prediction=prediction)
-    params = {
-        part: interchange.load(
-            pathlib.Path(folder).expanduser() / part, dtype=model.dtype_of(part), quantised=quantised, **how
-        )[1]
-        for part in model.modules
-    }
-    model = dataclasses.replace(model, params=params)
-    model = with_words(model, embeddings) if embeddings else model
-    model = with_loras(model, loras) if loras else model
-    return with_attachments(model, attachments, **how) if attachments else model
+
+    def read(part: str) -> Any:
+        place = pathlib.Path(folder).expanduser() / part
+        return interchange.load(place, dtype=model.dtype_of(part), quantised=quantised, **how)[1]
+
+    def added(params: Mapping[str, Any], *dropped: str) -> TextToImage:
+        made = dataclasses.replace(model, params={**{part: model.params[part] for part in dropped}, **params})
+        made = with_words(made, embeddings) if embeddings else made
+        made = dataclasses.replace(made, params={part: made.params[part] for part in params})
+        return with_loras(made, loras) if loras else made
+
+    readers = tuple(model.readers) if drop_text else ()
+    result = added({part: read(part) for part in model.modules if part not in readers}, *readers)
+    if readers:
+        text = lambda: added({part: read(part) for part in readers}).params
+        result = dataclasses.replace(result, text=text)
+    return with_attachments(result, attachments, **how) if attachments else result
 
 
 def described(

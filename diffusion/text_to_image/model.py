@@ -35,7 +35,8 @@ class TextToImage:
         name: of its pipeline's class, in `pipelines.KINDS`.
         kind: how its parts belong together.
         modules: its networks by the names of their folders.
-        params: their parameters; of a model that is `described`, their shapes.
+        params: their parameters; of a model that is `described`, their shapes. A model that drops its text encoders
+            has none of these.
         tokenizers: by the names of the encoders.
         process: that the denoiser was trained with.
         side: of the pictures that it was made for, in pixels.
@@ -46,6 +47,7 @@ class TextToImage:
         attachments: by the names that controls of requests have.
         timed: LoRAs of the denoiser that act in an interval of t.
         boundary: the smallest t of the denoiser where a second one has the rest; None: it has all.
+        text: reads the parameters of the text encoders, of a model that drops them; None: they are in `params`.
     """
 
     name: str
@@ -62,6 +64,7 @@ class TextToImage:
     attachments: Mapping[str, Attachment] = dataclasses.field(default_factory=dict)
     timed: tuple[TimedLora, ...] = ()
     boundary: float | None = None
+    text: Callable[[], Mapping[str, Any]] | None = None
     _programs: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -83,14 +86,23 @@ class TextToImage:
         return "float32" if part == "vae" else self.dtype
 
     @functools.cached_property
+    def _readings(self) -> dict[str, Callable[[Any, Any, Any], tuple]]:
+        """(parameters, ids, mask) -> (tokens, pooled) of its text encoders, compiled once."""
+        return {name: jax.jit(reading(self.modules[name], **reader.how)) for name, reader in self.readers.items()}
+
+    @property
     def encoders(self) -> tuple[Encoder | None, ...]:
-        """Its text encoders, compiled; None for one that the folder leaves out."""
-        names = [(f"text_encoder{reader.suffix}", reader.how) for reader in self.kind.readers]
+        """Its text encoders, compiled; None for one that the folder leaves out.
+
+        Those of a model that drops them are read here, and held for as long as what this returns.
+        """
+        params = self.params if self.text is None else self.text()
+        names = [f"text_encoder{reader.suffix}" for reader in self.kind.readers]
         return tuple(
-            Encoder.of(self.tokenizers[name], self.modules[name], self.params[name], **how)
+            Encoder(self.tokenizers[name], functools.partial(self._readings[name], params[name]))
             if name in self.modules
             else None
-            for name, how in names
+            for name in names
         )
 
     @property

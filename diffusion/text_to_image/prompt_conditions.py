@@ -53,10 +53,11 @@ def conditions(
     """
     own = list(dict.fromkeys(prompts))
     check_words(model, [*own, negative or ""])
-    if None in model.encoders:  # SD 3 without T5 receives zeros in its place
+    encoders = model.encoders
+    if None in encoders:  # SD 3 without T5 receives zeros in its place
         how = {"width": model.denoiser.text_width, **how}
     number = len(prompts)
-    encode = lambda texts, **more: model.kind.condition(texts, *model.encoders, **how, **more)
+    encode = lambda texts, **more: model.kind.condition(texts, *encoders, **how, **more)
     rows = lambda encoded, chosen: jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.array(chosen)], encoded)
     if model.kind.instructed:
         conditional = rows(encode(own), [own.index(prompt) for prompt in prompts])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from diffusion.adapters import lora, lora_files
 from diffusion.models import Flux2, Lumina2, QwenImage, Sana, ZImage
@@ -68,3 +68,29 @@ def test_a_layer_is_updated_under_each_of_its_names(module, layout, layer, tmp_p
         assert [path for path in leaves if not np.array_equal(after[path], leaves[path])] == [row.ours], name
         theirs = np.asarray(row.layout.to_theirs(np.asarray(after[row.ours])[row.at]))
         np.testing.assert_allclose(theirs, before + (0.5 if kohya else 1.0) * up @ down, rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_whose_halves_are_ours_in_another_order_is_written(tmp_path):
+    """norm_out.linear of FLUX.2, whose shift and scale diffusers has the other way round: the file again, and B A."""
+    shapes = {"lora_A": (3, 24), "lora_B": (48, 3)}
+    theirs = {f"transformer.norm_out.linear.{name}.weight": made(name, shape) for name, shape in shapes.items()}
+    save_file(theirs, tmp_path / "a.safetensors")
+    one = lora_files.load(tmp_path / "a.safetensors", {"transformer": KLEIN})["transformer"]
+    lora_files.save(tmp_path / "b.safetensors", {"transformer": one}, {"transformer": KLEIN})
+    written = load_file(tmp_path / "b.safetensors")
+    assert written.keys() == theirs.keys()
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(written[name], array)
+    halves = list(lora.places_of(one.adapter).values())
+    assert len(halves) == 2
+    halves[1]["down"] = 2 * np.asarray(halves[1]["down"])  # trained apart, the halves have an A each
+    lora_files.save(tmp_path / "c.safetensors", {"transformer": one}, {"transformer": KLEIN})
+    again = lora_files.load(tmp_path / "c.safetensors", {"transformer": KLEIN})["transformer"]
+    zeros = {
+        path: np.zeros(leaf.shape, np.float32)
+        for path, leaf in folders.leaves_of(folders.shapes_of(families.of(KLEIN), KLEIN)).items()
+    }
+    both = [folders.leaves_of(lora.merge(lora.nested(zeros), each.adapter, each.scale)) for each in (one, again)]
+    assert any(leaf.any() for leaf in both[0].values())
+    for path, leaf in both[0].items():
+        np.testing.assert_allclose(both[1][path], leaf, rtol=0, atol=1e-6, err_msg=path)

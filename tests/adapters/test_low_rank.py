@@ -100,7 +100,8 @@ def test_a_pattern_and_settings_that_do_not_fit_are_refused(base):
         low_rank.lora(described, alpha=0.0)
     with pytest.raises(ValueError, match=r"alpha = -1\. Valid: above 0"):
         low_rank.lokr(described, alpha=-1)
+    low_rank.lora(described, targets="norm1_context.linear")
     with pytest.raises(ValueError, match=r"transformer_blocks.1.norm1_context.linear of SD3.*cannot be written"):
-        low_rank.lora(described, targets="norm1_context.linear")  # before it is trained, not after
+        low_rank.dora(described, targets="norm1_context.linear")  # before it is trained, not after
     shapes = lora_files.shapes(described.denoiser, "attn.to_q$")
     assert shapes == {f"transformer_blocks.{i}.attn.to_q": (32, 32) for i in range(2)}

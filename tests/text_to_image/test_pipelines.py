@@ -4,9 +4,12 @@ import functools
 import json
 import pathlib
 import re
+import weakref
 
+import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from diffusion import parameterizations, text_to_image
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -375,3 +378,34 @@ def test_the_fingerprint_is_of_names_and_content(tmp_path):
     second = model_index.fingerprint(tmp_path)
     (tmp_path / "unet").rename(tmp_path / "vae")
     assert len({first, second, model_index.fingerprint(tmp_path)}) == 3
+
+
+def test_text_encoders_that_are_dropped_are_read_for_each_request(tmp_path):
+    """The same pictures, with a word and a LoRA of the text encoder; while the trajectory runs, the rest is held."""
+    folder = made_pipelines.folder("sd", tmp_path / "sd")
+    kept = text_to_image.load(folder)
+    module, width = kept.modules["text_encoder"], kept.modules["text_encoder"].width
+    layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    factors = {"lora_A": drawn_like((2, width), 1), "lora_B": drawn_like((width, 2), 2)}
+    save_file({f"{layer}.{name}.weight": array for name, array in factors.items()}, tmp_path / "lora.safetensors")
+    save_file({"<toy>": drawn_like((1, width), 3)}, tmp_path / "word.safetensors")
+    files = {"loras": {tmp_path / "lora.safetensors": 1.0}, "embeddings": {tmp_path / "word.safetensors": ""}}
+    kept = text_to_image.load(folder, **files)
+    dropping = text_to_image.load(folder, **files, drop_text=True)
+    assert set(kept.params) - set(dropping.params) == {"text_encoder"}
+    encoders = dropping.encoders
+    held = weakref.ref(jax.tree.leaves(encoders[0].network.args[0])[0])
+    del encoders
+    assert held() is None  # nothing else holds what a request has read
+    for prompt in ("a <toy> cat", "a dog"):
+        both = [text_to_image.conditions(model, [prompt], "bad", 2.0, 16, 16) for model in (kept, dropping)]
+        jax.tree.map(np.testing.assert_array_equal, *both)
+    plain = text_to_image.conditions(text_to_image.load(folder), ["a dog"], "bad", 2.0, 16, 16)
+    assert np.abs(plain[0]["text"] - both[0][0]["text"]).max() > 1e-3
+    assert module.vocabulary + 1 == dropping.modules["text_encoder"].vocabulary
+    with pytest.raises(ValueError, match=r"drops its text encoders\. Valid: load"):
+        text_to_image.with_loras(dropping, files["loras"])
+
+
+def drawn_like(shape, seed):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

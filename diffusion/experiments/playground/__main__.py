@@ -13,7 +13,7 @@ from absl import flags
 
 from diffusion.experiments.config import command_line
 from diffusion.experiments.sampling import model_flags
-from diffusion.experiments.sampling.model_flags import DTYPE, MODEL, QUANTISED
+from diffusion.experiments.sampling.model_flags import DROP_TEXT, DTYPE, MODEL, QUANTISED
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("workdir", None, "the folder of a trained run, e.g. runs/digits, or of the text demo")
@@ -84,10 +84,12 @@ def opened(model: str | None, run: str | None) -> Source:
     if model or (made / "model_index.json").is_file():
         try:
             more = {"embeddings": model_flags.embeddings(), "attachments": model_flags.attachments()}
-            more |= {"quantised": QUANTISED.value}
+            more |= {"quantised": QUANTISED.value, "drop_text": DROP_TEXT.value}
             return Published(model or str(made), DTYPE.value, model_flags.loras(), **more)
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(str(error)) from error
+    if DROP_TEXT.value:
+        raise ConfigError("--drop_text is for a text-to-image model: --model=FOLDER.")
     if QUANTISED.value:
         raise ConfigError(f"--quantised={QUANTISED.value} is for a text-to-image model: --model=FOLDER.")
     return Trained.load(run)

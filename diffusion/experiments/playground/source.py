@@ -46,7 +46,7 @@ class Source(Protocol):
 
 
 class Published:
-    """The model of a folder with model_index.json, as a `Source`; its arguments are those of `png.model`."""
+    """The model of a folder with model_index.json, as a `Source`; its arguments are those of `png.model` and `load`."""
 
     prompts, captions, classes, free = True, False, 0, True
 
@@ -58,9 +58,11 @@ class Published:
         embeddings: Mapping[str, str],
         attachments: Mapping[str, str],
         quantised: str = "",
+        drop_text: bool = False,
     ):
         more = {"embeddings": embeddings, "attachments": attachments}
-        self.model = text_to_image.load(folder, dtype=dtype, loras=loras, **more, quantised=quantised == STORED)
+        how = {"quantised": quantised == STORED, "drop_text": drop_text}
+        self.model = text_to_image.load(folder, dtype=dtype, loras=loras, **more, **how)
         if quantised in KINDS:
             self.model, stored = text_to_image.with_quantised(self.model, quantised)
             print(f"{quantised}: {stored}")
@@ -125,8 +127,11 @@ def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Ma
         path = pictures.unused(out, str(about["seed"]))
         picture = coloured(picture)
         paths.append(path)
-        shown.append(clips.write(path, picture, source.clip_rate) if source.clip_rate else path)
-        pictures.write(path, clips.row(picture) if source.clip_rate else picture, about)
+        if source.clip_rate:
+            shown.append(clips.write_with_row(path, picture, source.clip_rate, about))
+        else:
+            pictures.write(path, picture, about)
+            shown.append(path)
     yield Made(frame, notes, tuple(map(str, paths)), tuple(map(str, shown)))
 
 

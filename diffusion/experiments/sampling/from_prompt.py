@@ -30,7 +30,7 @@ from diffusion import text_to_image
 from diffusion.experiments.config import ConfigError, as_config_errors
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import model_flags, prompt_flags, tuned_run
-from diffusion.experiments.sampling.model_flags import DTYPE, MODEL, QUANTISED
+from diffusion.experiments.sampling.model_flags import DROP_TEXT, DTYPE, MODEL, QUANTISED
 from diffusion.experiments.sampling.prompt_flags import AGAIN
 from diffusion.io import clips, pictures
 from diffusion.io.content_credentials import Signer
@@ -82,11 +82,14 @@ def main(
         if work is not None and (folder := tuned_run.base_of(work)):
             if QUANTISED.value == STORED:
                 raise ConfigError(f"--quantised={STORED} is for --model=FOLDER. Valid of a run: {', '.join(KINDS)}.")
+            if DROP_TEXT.value:
+                raise ConfigError("--drop_text is for --model=FOLDER. Valid of a run: no --drop_text.")
             model, step = tuned_run.load(work, requested_step, **source)
             tuned = {"workdir": str(work), "step": step}
         else:
             folder = MODEL.value if work is None else str(workdir.text_model(work))
-            model = text_to_image.load(folder, **source, quantised=QUANTISED.value == STORED)
+            kept = QUANTISED.value == STORED
+            model = text_to_image.load(folder, **source, quantised=kept, drop_text=DROP_TEXT.value)
         source["quantised"] = QUANTISED.value
         if QUANTISED.value in KINDS:
             model, stored = text_to_image.with_quantised(model, QUANTISED.value)
@@ -100,21 +103,21 @@ def main(
         written = []
         for picture, about in zip(made, png.records(request, png.model(folder, **source) | tuned)):
             path = pictures.unused(target, str(about["seed"]))
-            pictures.write(path, _shown(path, picture, folder), about)
+            _write(path, picture, folder, about)
             print(path, flush=True)
             written.append((path, about))
         for path, about in written if signer is not None else ():
             signer.sign(path, about, diffusion.__version__)
 
 
-def _shown(path: pathlib.Path, made: np.ndarray, folder: str) -> np.ndarray:
-    """What stands in the PNG file of what was made: the picture, or some frames of a clip, which is written beside."""
+def _write(path: pathlib.Path, made: np.ndarray, folder: str, about: Mapping[str, Any]) -> None:
+    """Writes the PNG file of what was made; of a clip it has some frames, and the clip is beside it."""
     if made.ndim == 3:
-        return made
+        return pictures.write(path, made, about)
     video = pipelines.kind_of(model_index.read_index(pathlib.Path(folder).expanduser())["_class_name"], path).video
     assert video is not None  # it made a clip
-    print(clips.write(path, made, video.rate), flush=True)
-    return clips.row(made)
+    print(clips.write_with_row(path, made, video.rate, about), flush=True)
+    return None
 
 
 def again(path: pathlib.Path, out: str | None, folder: str | None = None, signer: Signer | None = None) -> None:
@@ -137,7 +140,7 @@ def again(path: pathlib.Path, out: str | None, folder: str | None = None, signer
     picture = make(request, about, folder, path)[about["at"]]
     target = pictures.unused(pathlib.Path(out) if out else path.parent, f"{path.stem}_again")
     target.parent.mkdir(parents=True, exist_ok=True)
-    pictures.write(target, _shown(target, picture, folder), about)
+    _write(target, picture, folder, about)
     print(target, verdict(path, target, about, jax.devices()[0].device_kind), sep=": ")
     if signer is not None:
         signer.sign(target, about, diffusion.__version__)
@@ -163,7 +166,8 @@ def make(request: Request, about: Mapping[str, Any], folder: str, path: pathlib.
     if "workdir" in about:
         model = tuned_run.load(about["workdir"], about["step"], **how)[0]
     else:
-        model = text_to_image.load(folder, **how, quantised=about.get("quantised") == STORED)
+        kept = about.get("quantised") == STORED
+        model = text_to_image.load(folder, **how, quantised=kept, drop_text=DROP_TEXT.value)
     if about.get("quantised") in KINDS:
         model, _ = text_to_image.with_quantised(model, about["quantised"])
     return text_to_image.make(model, request)

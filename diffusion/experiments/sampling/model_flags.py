@@ -29,6 +29,9 @@ QUANTISED = flags.DEFINE_enum(
     ["", "int8", "fp8", "stored"],  # written out: help imports no network
     "store the denoiser's kernels in 8 bits, or keep those that the model's files have so",
 )
+DROP_TEXT = flags.DEFINE_bool(
+    "drop_text", False, "read the text encoders from their files for each request, and drop them before the trajectory"
+)
 
 
 def embeddings() -> dict[str, str]:

@@ -42,7 +42,7 @@ class Quantised(NamedTuple):
 
 
 class _Scaled(NamedTuple):
-    """A tensor in fp8 and the tensor of its scale."""
+    """A tensor in fp8 or int8 and the tensor of its scale."""
 
     weight: Stored
     scale: Stored
@@ -70,7 +70,7 @@ class _Scaled(NamedTuple):
 
 
 def scaled(stored: Mapping[str, Stored]) -> dict[str, Stored | _Scaled]:
-    """The tensors of a file whose layers in fp8 have their scales beside them; of another file as they are.
+    """The tensors of a file whose layers in fp8 or int8 have their scales beside them; of another file as they are.
 
         blocks.0.attn.qkv.weight        F8_E4M3 [out, in]
         blocks.0.attn.qkv.scale_weight  F32 [], the number that the weight is multiplied with; also weight_scale
@@ -81,7 +81,7 @@ def scaled(stored: Mapping[str, Stored]) -> dict[str, Stored | _Scaled]:
     Returns:
         The same without scales, and without what tells a program how to compute in fp8.
     """
-    if not any(one.kind in EIGHT_BITS for one in stored.values()):
+    if not any(one.kind in (*EIGHT_BITS, "I8") for one in stored.values()):
         return dict(stored)
     found: dict[str, Stored | _Scaled] = {}
     for name, one in stored.items():

@@ -272,6 +272,7 @@ def test_one_model_is_named():
 def test_folders_without_a_model_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "DTYPE", types.SimpleNamespace(value="float32"))
     monkeypatch.setattr(command, "QUANTISED", types.SimpleNamespace(value=""))
+    monkeypatch.setattr(command, "DROP_TEXT", types.SimpleNamespace(value=False))
     monkeypatch.setattr(model_flags, "loras", dict)
     monkeypatch.setattr(model_flags, "attachments", dict)
     monkeypatch.setattr(model_flags, "embeddings", dict)
@@ -284,6 +285,10 @@ def test_folders_without_a_model_are_refused(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(to_json(config))
     with pytest.raises(ConfigError, match="holds no text model"):
         command.opened(None, str(tmp_path))
+    monkeypatch.setattr(command, "DROP_TEXT", types.SimpleNamespace(value=True))
+    with pytest.raises(ConfigError, match="drop_text is for a text-to-image model"):
+        command.opened(None, str(tmp_path))
+    monkeypatch.setattr(command, "DROP_TEXT", types.SimpleNamespace(value=False))
     monkeypatch.setattr(command, "QUANTISED", types.SimpleNamespace(value="int8"))
     with pytest.raises(ConfigError, match="quantised=int8 is for a text-to-image model"):
         command.opened(None, str(tmp_path))

@@ -128,10 +128,11 @@ def test_kernels_in_q8_0_stay_so_in_memory(flux):
         quantised(params, "int8")
 
 
-def fp8(scale, **more):
-    """A toy's file with its first layer in fp8."""
-    tensors = {**toy.tensors(), "scaled_fp8": np.zeros(0, ml_dtypes.float8_e4m3fn), **more}
-    tensors["layers.0.weight"] = tensors["layers.0.weight"].astype(ml_dtypes.float8_e4m3fn)
+def fp8(scale, kind=ml_dtypes.float8_e4m3fn, **more):
+    """A toy's file with its first layer in 8 bits; one in int8 has nothing in fp8."""
+    mark = {} if kind == np.int8 else {"scaled_fp8": np.zeros(0, kind)}
+    tensors = {**toy.tensors(), **mark, **more}
+    tensors["layers.0.weight"] = tensors["layers.0.weight"].astype(kind)
     return {
         **tensors,
         "layers.0.scale_weight": np.asarray(scale, np.float32),
@@ -144,15 +145,16 @@ def known(monkeypatch):
     monkeypatch.setattr(families, "FAMILIES", {toy.FAMILY.name: toy.FAMILY})
 
 
+@pytest.mark.parametrize("kind", [ml_dtypes.float8_e4m3fn, np.int8])
 @pytest.mark.parametrize("scale", [0.25, [0.25, 2.0, 0.5], [[0.25], [2.0], [0.5]]])
-def test_layers_in_fp8_are_multiplied_with_their_scales(tmp_path, known, scale):
-    tensors = fp8(scale)
+def test_layers_in_8_bits_are_multiplied_with_their_scales(tmp_path, known, scale, kind):
+    tensors = fp8(scale, kind)
     save_file(tensors, tmp_path / "a.safetensors")
     expected = tensors["layers.0.weight"].astype(np.float32) * np.asarray(scale, np.float32).reshape(-1, 1)
     _, params = interchange.load(tmp_path / "a.safetensors", config={"width": 3}, family="ToyModel")
     np.testing.assert_array_equal(params["a"]["kernel"], expected.T)
     _, few = interchange.load(tmp_path / "a.safetensors", config={"width": 3}, family="ToyModel", quantised=True)
-    assert few["a"]["kernel"].values.dtype == ml_dtypes.float8_e4m3fn
+    assert few["a"]["kernel"].values.dtype == kind
     assert few["a"]["kernel"].scale.shape == (1, np.size(scale)) and not is_quantised(few["b"]["kernel"])
     np.testing.assert_array_equal(jnp.asarray(few["a"]["kernel"]), expected.T)
 
