@@ -54,7 +54,12 @@ def samples(fold: int = 1, gain: float = 2.0) -> Form:
 
 
 def lapped_spectrum(
-    bins: int = 64, window: str = "sine", power: float = 0.5, gain: float = 2.0, along: str = "time"
+    bins: int = 64,
+    window: str = "sine",
+    power: float = 0.5,
+    gain: float = 2.0,
+    along: str = "time",
+    alternating: bool = False,
 ) -> Form:
     """The MDCT, whose coefficients are made of more equal size by a power, sign by sign.
 
@@ -63,12 +68,20 @@ def lapped_spectrum(
     Along time, what a network of sequences learns of one frequency it has to learn again at the next. Along frequency,
     with the blocks as channels, a convolution knows a partial wherever it lies; the blocks are then few and long.
 
+    A steady tone turns by pi kappa from block to block, kappa its frequency in bins: a bin higher, every second block
+    has the other sign, and is another picture to a convolution. With signs that alternate,
+
+        x_ik = (-1)^(i k) gain sign(X_ik) |X_ik|^power,
+
+    tones of random phase have one distribution, which moves along with kappa: pitch is a shift.
+
     Args:
         bins: N, coefficients of a block, even.
         window: "sine" or "kaiser_bessel".
         power: in (0, 1]; 1 changes nothing.
         gain: for the size that noise has; positive.
         along: what the steps of an example are, "time" (`[L / bins, bins]`) or "frequency" (`[bins, L / bins]`).
+        alternating: whether every second coefficient of every second block has the other sign, see above.
 
     Raises:
         ValueError: for a value out of range, or an unknown name.
@@ -83,9 +96,14 @@ def lapped_spectrum(
     of = lambda x: jnp if isinstance(x, jax.Array) else np
     signed = lambda x, power: of(x).sign(x) * abs(x) ** power
     turned = lambda x: x.swapaxes(-1, -2) if along == "frequency" else x
+
+    def alternated(x: Any) -> Any:
+        both_odd = np.outer(np.arange(x.shape[-2]) % 2, np.arange(bins) % 2)
+        return x * (1 - 2 * both_odd).astype(x.dtype) if alternating else x
+
     return Form(
-        lambda waveform: turned(gain * signed(mdct(waveform, shape), power)),
-        lambda x: imdct(signed(turned(x) / gain, 1 / power), shape),
+        lambda waveform: turned(alternated(gain * signed(mdct(waveform, shape), power))),
+        lambda x: imdct(signed(alternated(turned(x)) / gain, 1 / power), shape),
         bins,
         along == "frequency",
     )

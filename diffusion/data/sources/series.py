@@ -18,6 +18,7 @@ from diffusion.io import limits, npz
 
 COPIES = 4  # of a float64 array, that are in memory at once while series are drawn
 SEEDS = {"train": 2026, "test": 2027}
+APART = 1  # beside the seed of what is hidden: numpy has one stream for the seeds s and (s, 0)
 
 
 class SeriesWindows(Sequence):
@@ -30,7 +31,9 @@ class SeriesWindows(Sequence):
         left_out: number of series of which nothing would be given, or nothing hidden, and which are no records.
     """
 
-    def __init__(self, values: Sequence[np.ndarray], hide: Hiding | None, seed: int, name: str = "series"):
+    def __init__(
+        self, values: Sequence[np.ndarray], hide: Hiding | None, seed: int | tuple[int, ...], name: str = "series"
+    ):
         """Wraps series.
 
         Args:
@@ -42,7 +45,8 @@ class SeriesWindows(Sequence):
         Raises:
             ValueError: if a value is missing and nothing is hidden.
         """
-        self._values, self._hide, self._seed, self._name = values, hide, seed, name
+        self._values, self._hide, self._name = values, hide, name
+        self._seed = seed if isinstance(seed, tuple) else (seed,)
         holes = np.array([np.isnan(own).any() for own in values])
         if hide is None and holes.any():
             raise ValueError(
@@ -58,7 +62,7 @@ class SeriesWindows(Sequence):
 
     def _hidden(self, row: int) -> np.ndarray:
         assert self._hide is not None
-        return self._hide(np.random.default_rng((self._seed, row)), ~np.isnan(self._values[row]))
+        return self._hide(np.random.default_rng((*self._seed, row)), ~np.isnan(self._values[row]))
 
     def _is_record(self, row: int) -> bool:
         hidden = self._hidden(row)
@@ -81,11 +85,12 @@ class ExactSeries(Records):
         process: `gaussian_processes.GaussianProcess`.
     """
 
-    def __init__(self, process: GaussianProcess, split: str, number: int, hide: Hiding | None):
+    def __init__(self, process: GaussianProcess, split: str, number: int, hide: Hiding | None, apart: bool = True):
         rng = np.random.default_rng(SEEDS[split])
         drawn = gaussian_processes.draw(np.zeros(len(process.covariance)), process.covariance, number, rng)
         values = drawn.astype(np.float32).reshape(number, *process.shape)
-        super().__init__(SeriesWindows(list(values), hide, SEEDS[split]), 0, split)
+        seed = (SEEDS[split], APART) if apart else SEEDS[split]
+        super().__init__(SeriesWindows(list(values), hide, seed), 0, split)
         self.process = process
 
 
@@ -101,6 +106,7 @@ def gaussian_series(
     share: float = 0.5,
     scale: float = 10.0,
     period: float = 12.0,
+    apart: bool = True,
 ) -> Records:
     """Series of a Gaussian process, trend, season and noise, of which every conditional distribution is known.
 
@@ -112,6 +118,8 @@ def gaussian_series(
         hide: what of a series is hidden and to be predicted, e.g. {"name": "forecast", "horizon": 16}; None: nothing,
             for an unconditional model.
         correlation, noise, share, scale, period: of the process, see `gaussian_processes.stationary`.
+        apart: whether what is hidden is drawn apart from the series. In runs up to version 21 of config.json, what is
+            hidden of row 0 was drawn by the numbers that the series begin with.
 
     Raises:
         ValueError: for another split, a number out of range, or more than fits into memory.
@@ -128,7 +136,7 @@ def gaussian_series(
             f"{limits.size(needed)} while they are drawn, and this machine has {limits.size(limits.memory())} of "
             "memory. Valid: smaller ones"
         )
-    return ExactSeries(gaussian_processes.stationary(length, channels, **about), split, number, hide)
+    return ExactSeries(gaussian_processes.stationary(length, channels, **about), split, number, hide, apart)
 
 
 class StandardSeries(Records):

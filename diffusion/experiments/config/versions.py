@@ -88,6 +88,12 @@ def _autoencoder(fields: Fields) -> None:
         fields.setdefault("autoencoder", {"network": {"name": ""}, "path": ""})
 
 
+def _streams_of_series(fields: Fields) -> None:
+    source = fields["data"].get("source") if isinstance(fields.get("data"), dict) else None
+    if isinstance(source, dict) and source.get("name") == "gaussian_series":
+        source.setdefault("apart", False)
+
+
 MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("data", "latents", {"dir": "", "autoencoder": ""}),
     _adds("data", "changed", "stop"),
@@ -110,4 +116,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("sample", "merge", 0.0),
     _tuning,
     _autoencoder,
+    _streams_of_series,
 ]

@@ -19,6 +19,9 @@ from diffusion.training.checkpointing import checkpoints
 
 JUDGE = {"mels": 16, "window": 512, "hop": 128}  # of the picture of a clip that the judge sees
 FRAMES = (256, 64)  # window and hop of the log-spectral distance
+RESOLUTIONS = ((128, 32), (512, 128), (1024, 256))  # windows and hops of the spectral convergence
+LONG = (1024, 256)  # window and hop in which tones are lines, and noise between them shows
+QUIET = 1e-6  # of a frame's loudest power: the least that counts for its flatness
 
 
 def sound_of(subject: Any, metric: str) -> Sound:
@@ -164,8 +167,44 @@ def signal_to_noise(sound: Sound, made: np.ndarray, real: np.ndarray) -> np.ndar
     return 10 * np.log10(np.maximum((real**2).sum(-1), 1e-12) / np.maximum(error, 1e-12))
 
 
+def spectral_convergence(sound: Sound, made: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """The relative error of magnitudes, mean over short, middle and long windows: `[N]`, 0 for the clip, 1 for silence.
+
+    mean_w sqrt(sum_ik (|X_ik| - |Y_ik|)^2 / sum_ik |Y_ik|^2). In long windows noise is far from a tone of its level.
+    Arik et al., "Fast Spectrogram Inversion using Multi-head Convolutional Neural Networks", 2019; Yamamoto et al.,
+    "Parallel WaveGAN", 2020, for the windows.
+    """
+
+    def error(window: int, hop: int) -> np.ndarray:
+        of_made, of_real = (np.abs(stft(_padded(x, hop), window, hop)) for x in (made, real))
+        squared = ((of_made - of_real) ** 2).sum((-2, -1))
+        return np.sqrt(squared / np.maximum((of_real**2).sum((-2, -1)), 1e-12))
+
+    return np.mean([error(*sizes) for sizes in RESOLUTIONS], axis=0)
+
+
+def flatness(waveforms: np.ndarray) -> np.ndarray:
+    """Spectral flatness in dB of clips `[N, L]`: `[N]`; 0 for a spectrum without lines, lower for tones.
+
+    10 log10(geometric / arithmetic mean over k of |X_ik|^2) in long windows, mean over frames by their power. Gray and
+    Markel, "A Spectral-Flatness Measure for Studying the Autocorrelation Method of Linear Prediction", 1974.
+    """
+    power = np.abs(stft(_padded(waveforms, LONG[1]), *LONG)) ** 2
+    power = np.maximum(power, np.maximum(QUIET * power.max(-1, keepdims=True), 1e-20))
+    of_frames = 10 * (np.log10(power).mean(-1) - np.log10(power.mean(-1)))
+    loudness = power.sum(-1)
+    return (of_frames * loudness).sum(-1) / loudness.sum(-1)
+
+
+def flatness_error(sound: Sound, made: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """The difference of spectral flatness, in dB: `[N]`; noise at the levels of a tone is flatter than the tone."""
+    return np.abs(flatness(made) - flatness(real))
+
+
 ERRORS: dict[str, Callable[[Sound, np.ndarray, np.ndarray], np.ndarray]] = {
     "log_spectral_distance": log_spectral_distance,
     "mel_error": mel_error,
     "signal_to_noise": signal_to_noise,
+    "spectral_convergence": spectral_convergence,
+    "flatness_error": flatness_error,
 }

@@ -57,6 +57,23 @@ def test_records_are_what_is_hidden_beside_what_is_given(hide):
     assert test.fingerprint() != source.fingerprint() == again.fingerprint()
 
 
+@pytest.mark.parametrize("apart", (True, False))
+def test_what_is_hidden_is_drawn_apart_from_the_series(apart):
+    """numpy has one stream for the seeds s and (s, 0), and runs of before have it for row 0."""
+    begins = []
+
+    def hide(rng, there):
+        begins.append(rng.bit_generator.state["state"]["state"])
+        return given_series.forecast(1)(rng, there)
+
+    source = sources.gaussian_series(length=4, number=3, hide=hide, apart=apart)
+    begins.clear()
+    for row in range(3):
+        source[row]
+    of_series = np.random.default_rng(series.SEEDS["train"]).bit_generator.state["state"]["state"]
+    assert len(set(begins)) == 3 and (of_series in begins) == (not apart)
+
+
 def test_of_missing_values_nothing_is_learned_and_few_values_leave_one_of_each():
     values = np.arange(12.0).reshape(6, 2)
     values[1, 0] = values[4:, 1] = np.nan

@@ -100,6 +100,12 @@ def test_a_migration_replaces_nothing_that_was_written():
     assert versions.read('{"teacher": {"scale": [1]}}').teacher.scale == (1,)
 
 
+def test_series_of_before_keep_their_streams():
+    config = {"version": 21, "data": {"source": {"name": "gaussian_series"}}}
+    assert versions.read(json.dumps(config)).data.source.apart is False
+    assert "apart" not in versions.read(json.dumps({**config, "version": 22})).data.source
+
+
 @pytest.mark.parametrize("version", [-1, len(versions.MIGRATIONS) + 1, "1", True, None, 1.0])
 def test_a_version_that_none_can_be_is_refused(version):
     with pytest.raises(ConfigError, match=f"version {version!r}. Valid here: 0 to {len(versions.MIGRATIONS)}"):

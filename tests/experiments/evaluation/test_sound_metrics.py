@@ -20,7 +20,42 @@ def test_errors_of_a_louder_clip():
     np.testing.assert_allclose(errors["log_spectral_distance"], 20, atol=0.05)
     np.testing.assert_allclose(errors["mel_error"], 20, atol=1e-3)
     np.testing.assert_allclose(errors["signal_to_noise"], -20 * np.log10(9), atol=1e-3)
-    assert [float(of(CLIPS, REAL, REAL).max()) for of in list(sound_metrics.ERRORS.values())[:2]] == [0, 0]
+    np.testing.assert_allclose(errors["spectral_convergence"], 9, rtol=1e-5)
+    np.testing.assert_allclose(errors["flatness_error"], 0, atol=1e-3)
+    same = {name: float(of(CLIPS, REAL, REAL).max()) for name, of in sound_metrics.ERRORS.items()}
+    assert all(same[name] == 0 for name in same if name != "signal_to_noise")
+
+
+def test_flatness_by_closed_forms():
+    """A tone on bin k of Hann's window has the powers 1/4, 1, 1/4; of an impulse all are equal.
+
+    White noise of n independent exponential powers has -10 gamma / log(10) dB.
+    """
+    window, hop = sound_metrics.LONG
+    bins, rest = window // 2 + 1, sound_metrics.QUIET
+    tone = np.cos(2 * np.pi * 100 / window * np.arange(64 * window))[None]
+    logs = (2 * np.log10(0.25) + (bins - 3) * np.log10(rest)) / bins
+    expected = 10 * (logs - np.log10((1.5 + (bins - 3) * rest) / bins))
+    np.testing.assert_allclose(sound_metrics.flatness(tone), expected, atol=0.3)  # the ends have broader lines
+    impulse = np.zeros((1, 4 * window))
+    impulse[0, 2 * window + hop // 2] = 1
+    np.testing.assert_allclose(sound_metrics.flatness(impulse), 0, atol=1e-6)
+    noise = np.random.default_rng(1).normal(size=(1, 64 * window))
+    np.testing.assert_allclose(sound_metrics.flatness(noise), -10 * np.euler_gamma / np.log(10), atol=0.1)
+
+
+def test_noise_at_the_levels_of_a_tone_is_no_tone():
+    """Both see what the levels do not: noise with the tone's own spectrogram of bands."""
+    time = np.arange(4096) / 8000
+    tone = sum(0.1 * np.sin(2 * np.pi * pitch * time) for pitch in (330, 660, 990))[None]
+    shifted = sum(0.1 * np.cos(2 * np.pi * pitch * time) for pitch in (330, 660, 990))[None]
+    clips = sound.Sound(8000, 4096, sound.samples(), 40, 256, 64)
+    noise = np.random.default_rng(0).normal(size=tone.shape)
+    for _ in range(3):
+        noise = sound.shaped(noise, clips.levels(tone) - clips.levels(noise), 8000, 256)
+    for name in ("spectral_convergence", "flatness_error"):
+        of = sound_metrics.ERRORS[name]
+        assert of(clips, shifted, tone) < of(clips, noise, tone) / 3
 
 
 def test_clips_of_any_length_have_a_log_spectral_distance():
