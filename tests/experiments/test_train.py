@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -159,6 +160,22 @@ def test_finished_run_says_so_and_more_steps_go_on(tmp_path, capsys):
     assert train.run(tiny(**{"train.steps": 6}), tmp_path) == 0
     assert checkpoints.latest(tmp_path) == 6
     assert workdir.read_config(tmp_path).train.steps == 6
+
+
+def test_the_command_ends_with_the_status_of_its_run(monkeypatch):
+    monkeypatch.setattr(train, "run", lambda *_: 143)
+    monkeypatch.setattr(train.flags, "FLAGS", types.SimpleNamespace(config=None, workdir=None, wandb=None))
+    monkeypatch.setattr(train.workdir, "command", lambda name: name)
+    with pytest.raises(SystemExit) as ended:
+        train.main([])
+    assert ended.value.code == 143
+
+
+def test_a_run_whose_folder_is_removed_stops(tmp_path, monkeypatch):
+    """At its next line, instead of computing what nobody will find; and a save does not make the folder anew."""
+    at_batch(monkeypatch, 4, lambda: shutil.rmtree(tmp_path / "run"))
+    with pytest.raises(workdir.WorkdirError, match=f"{tmp_path}/run cannot be written: its config.json is gone"):
+        train.run(tiny(**{"train.log_every": 100}), tmp_path / "run")
 
 
 def test_damaged_checkpoint_is_skipped_loudly(tmp_path, capsys):

@@ -105,6 +105,7 @@ def test_full_disk_while_lines_are_dropped(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_run_folder_removed_while_training(driver, tmp_path):
     """The run stops at its next line or save, instead of computing what nobody will find."""
     run = driver.start(*train_command(tmp_path / "run", {"train.steps": 10**6}))
@@ -125,6 +126,7 @@ def altered(folder, change):
     path.write_text(json.dumps(written))
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_newer_version(driver, straight, tmp_path):
     """It is sound, so nothing falls back: the user has to update."""
     folder = shutil.copytree(straight, tmp_path / "run")
@@ -135,10 +137,8 @@ def test_checkpoint_of_a_newer_version(driver, straight, tmp_path):
     assert sorted(os.listdir(folder / "checkpoints")) == before
 
 
-@pytest.mark.parametrize(
-    "fault",
-    ["truncated", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("a file is missing", "half copied"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["truncated", "a file is missing", "half copied"])
 def test_a_checkpoint_that_is_not_whole(driver, straight, tmp_path, fault):
     """The run falls back to the one before it, loudly, keeps the damaged one, and ends in the same bits."""
     folder = shutil.copytree(straight, tmp_path / "run")

@@ -29,12 +29,10 @@ def lines(workdir):
     return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGUSR1, signal.SIGHUP))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_saves_and_says_how_to_go_on(driver, tmp_path, number):
-    """SLURM's warning (SIGUSR1) and a lost connection (SIGHUP) as SIGTERM."""
+    """SLURM's warning (SIGUSR1) and a lost connection (SIGHUP) as SIGTERM, which test_train has in process."""
     run = driver.start(*train_command(tmp_path, ENDLESS))
     until(said(run, "first step"))
     os.kill(run[0], number)
