@@ -1,4 +1,4 @@
-"""Writes the sections of the gallery that show reports of the drawings' model: docs/gallery/FOLDER/report.md.
+"""Writes the sections of the gallery that show what lies in a folder of its own: docs/gallery/FOLDER/report.md.
 
     diffusion control_report --runs=runs/outlines,runs/layers,runs/sketch --out=docs/gallery/control
     diffusion control_report --reference=runs/reference --out=docs/gallery/image_prompt
@@ -63,6 +63,13 @@ REPORTS = {
             "diffusion video_demo --config=video/drawings --workdir=runs/video --number=48",
             "python -m tools.docs.gallery_reports runs/video/report",
         ),
+    ),
+    "sound": Report(
+        "Notes of eight instruments",
+        ("../../images/sound_samples.png",),
+        "Samples of `sound/spectrum`, a 1-D U-Net along the frequencies of the MDCT: waveforms, and spectrograms up to "
+        "4 kHz. [The WAV files](sound/report.md), and [how they are made and judged](../sound.md#figures).",
+        ("diffusion train --config=sound/spectrum --workdir=runs/spectrum", "diffusion sample --workdir=runs/spectrum"),
     ),
 }
 
