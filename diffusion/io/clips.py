@@ -139,7 +139,7 @@ def row(frames: np.ndarray) -> np.ndarray:
     return np.concatenate(list(frames[some]), axis=1)
 
 
-def write_with_row(path: str | os.PathLike, frames: np.ndarray, rate: float, about: Mapping[str, Any]) -> pathlib.Path:
+def write_with_row(path: str | pathlib.Path, frames: np.ndarray, rate: float, about: Mapping[str, Any]) -> pathlib.Path:
     """Writes a clip, and beside it a PNG file of some of its frames, which carries its settings.
 
     Args:
