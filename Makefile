@@ -110,6 +110,7 @@ fixtures: $(PEERS)/.complete
 	$(PEERS)/bin/python -m tests.peers.loras tests/fixtures/text_to_image/lora.safetensors
 	$(PEERS)/bin/python -m tests.peers.loras spellings tests/fixtures/text_to_image/lora_spellings.safetensors
 	$(PEERS)/bin/python -m tests.peers.pipelines tests/fixtures/text_to_image
+	$(PEERS)/bin/python -m tests.peers.class_pipelines tests/fixtures/text_to_image
 	$(PEERS)/bin/python -m tests.peers.controlled tests/fixtures/text_to_image
 	$(PEERS)/bin/python -m tests.peers.controlled_transformers tests/fixtures/text_to_image
 	$(PEERS)/bin/python -m tests.peers.controlled_union tests/fixtures/text_to_image

@@ -25,6 +25,12 @@ kohya's or peft's layout, --base is the pipeline that it is for, and --out a fil
 Of a run that tunes a model (docs/tuning.md) --out is a new folder with the files of what it has been taught, by the
 moving average of its latest checkpoint; the run's own folder `tuning` is replaced.
 
+Of a published model of classes (docs/class_models.md), a folder with model_index.json, --out is a run folder: to
+evaluate, to distil, to start from. With --pipeline a run is written as such a folder, which diffusers opens:
+
+    diffusion convert --source=ddpm-cifar10-32 --out=runs/ddpm
+    diffusion convert --source=runs/tuned --pipeline --out=tuned
+
 Every tensor of the source is accounted for; nothing in it is executed. See docs/models.md for what is known.
 """
 
@@ -39,6 +45,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("layout", "", "of the names: by default that of the architecture's library")
     flags.DEFINE_string("prefix", "", "of the names of the tensors to read, in a file with several averages")
     flags.DEFINE_string("base", "", "a pipeline's folder: what a LoRA file is for, or what a single file lacks")
+    flags.DEFINE_bool("pipeline", False, "of a run of classes: write a pipeline that diffusers opens")
     flags.DEFINE_string("license", "", "of the model card; by default that of the source's own card, or unknown")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "of the numbers that are written")
     command_line.begin()
@@ -51,11 +58,11 @@ from typing import Any
 import flax.linen as nn
 
 from diffusion.adapters import lora_files, lora_names
-from diffusion.experiments.config import resolve
+from diffusion.experiments.config import model_index, resolve
 from diffusion.experiments.evaluation import model_card
 from diffusion.experiments.run import tuned_files
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import representation_autoencoders, tuned_run
+from diffusion.experiments.sampling import class_model_folders, representation_autoencoders, tuned_run
 from diffusion.experiments.text import assemble, model
 from diffusion.models import interchange
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
@@ -171,6 +178,16 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     source = pathlib.Path(values.source)
     out = pathlib.Path(values.out)
+    if model_index.is_of_classes(source):
+        class_model_folders.as_run(source, out)
+        print(f"{source} as a run: {out}")
+        return
+    if values.pipeline:
+        config = workdir.read_config(source)
+        name = class_model_folders.write(config, checkpoints.load_ema(source)[0], out)
+        model_card.write(out, card(source, name, values.license))
+        print(f"{name}: {out}")
+        return
     if tuned_run.base_of(source):
         tuned_files.require_new(source, out)
         config = workdir.read_config(source)

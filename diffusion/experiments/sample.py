@@ -10,19 +10,36 @@ Reads the run's config and the EMA weights of its latest checkpoint. Writes samp
 labels, seeds), samples.json (how they were made), samples.png and trajectory.png into the run folder, or into --out.
 Each device of a process makes a part of every batch, and each of several processes (launch/) a share of the batches, in
 a folder that all see. The same command goes on with samples that were interrupted. --watermark=KEYFILE puts an
-invisible watermark into what is made, and --credentials=FOLDER signs the PNG files (docs/provenance.md). `--model` and
-`--again` are in from_prompt.py:
+invisible watermark into what is made, and --credentials=FOLDER signs the PNG files (docs/provenance.md). --model is a
+published model. One of classes, or of nothing (docs/class_models.md), is sampled as a run is, into --out:
+
+    diffusion sample --model=DiT-XL-2-256 --labels=207,360 -n 8
+    diffusion sample --model=ddpm-cifar10-32 -n 16 --steps=100 --config.sample.seed=1
+
+One of prompts is sampled by from_prompt.py, and so is `--again`:
 
     diffusion sample --model=stable-diffusion-v1-5 --prompt="a cat on a mat" -n 4
     diffusion sample --model=Wan2.1-T2V-1.3B-Diffusers --prompt="a cat runs" --frames=33      # an MP4 film
 """
 
+from typing import Any
+
 from absl import flags
 
-from diffusion.experiments.config import command_line
+from diffusion.experiments.config import as_config_errors, command_line, model_index
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.saved_flag(unless=("model", "again", "prompt"))
+
+    def class_config(folder: str) -> Any:
+        """The config of a published model without a text encoder; None for another folder, or a request by a prompt."""
+        with as_config_errors():
+            if command_line.names("prompt", "again") or not model_index.is_of_classes(folder):
+                return None
+            from diffusion.experiments.sampling import class_models  # reads networks
+
+            return class_models.config_of(folder)
+
+    command_line.saved_flag(unless=("model", "again", "prompt"), of_model=class_config)
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
     flags.DEFINE_string("out", None, "where to write; the run folder, or pictures/, by default")
     flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
@@ -33,7 +50,9 @@ if __name__ == "__main__":  # before the imports that take seconds
         "width, as a share of the run, of a moving average made now from those of all kept checkpoints; for a run with "
         "config.ema.sigma_rel",
     )
-    flags.DEFINE_list("labels", None, "classes to sample, in turn, e.g. 3,8; all of them by default")
+    flags.DEFINE_list(
+        "labels", None, "classes to sample, in turn, e.g. 3,8, or their words in a published model; all by default"
+    )
     flags.DEFINE_string(
         "condition",
         None,
@@ -57,7 +76,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import numpy as np
 
 from diffusion import watermarks
-from diffusion.experiments.config import ConfigError, as_config_errors, checks
+from diffusion.experiments.config import ConfigError, checks
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import of_run, requested
 from diffusion.io import content_credentials
@@ -69,6 +88,11 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     with as_config_errors():
         signer = content_credentials.Signer(values.credentials) if values.credentials else None
+    if values.get_flag_value("model", None) and "config" in values:
+        from diffusion.experiments.sampling import from_class_model
+
+        from_class_model.main(values.config, values.model, values.out, values.labels, signer)
+        return None
     if command_line.names("model", "again", "prompt"):
         from diffusion.experiments.sampling import from_prompt  # its flags are for a request alone
 

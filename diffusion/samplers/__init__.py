@@ -3,6 +3,7 @@
 from diffusion import public
 from diffusion.samplers.adaptive import AdaptiveStats, adaptive
 from diffusion.samplers.ancestral import dpm_2_ancestral, euler_ancestral
+from diffusion.samplers.clipped import clipped
 from diffusion.samplers.ddpm import ddim, ddpm
 from diffusion.samplers.denoising_error import denoising_error
 from diffusion.samplers.dpm_solver import dpm_2, dpm_solver_2, dpm_solver_3
@@ -44,6 +45,7 @@ __all__ = [
     "Trajectory",
     "adaptive",
     "bdia",
+    "clipped",
     "consistency",
     "ddim",
     "ddim_inversion",

@@ -34,11 +34,12 @@ def flow_map() -> Sampler:
     return Sampler(start, step, draws=0, nfe=lambda steps: steps, takes=(FlowMap,))
 
 
-def consistency() -> Sampler:
-    """Multistep consistency sampling: x0 = F(x_t, t, 0), then x_s = alpha_s x0 + sigma_s z.
+def consistency(sigma_min: float = 0.0) -> Sampler:
+    """Multistep consistency sampling: x0 = F(x_t, t, 0), then
 
-    The literature of latent consistency models calls it LCM. The authors' data are at their smallest time t_min, so
-    that their noise has the variance s^2 - t_min^2; here the data are at 0.
+        x_s = alpha_s x0 + sqrt(sigma_s^2 - alpha_s^2 sigma_min^2) z.
+
+    The literature of latent consistency models calls it LCM.
 
     Facts:
         kind: stochastic, flow map
@@ -47,13 +48,25 @@ def consistency() -> Sampler:
         accepts: flow maps, any schedule
         paper: Song et al. 2023, "Consistency Models", algorithm 1; Luo et al. 2023, "Latent Consistency Models",
             multistep sampling
+
+    Args:
+        sigma_min: sigma / alpha of the data that the map leads to, >= 0. The authors' are at their smallest time
+            (0.002); 0 is the data themselves.
+
+    Raises:
+        ValueError: if sigma_min is negative.
     """
+    if not sigma_min >= 0:
+        raise ValueError(f"consistency: sigma_min = {sigma_min} must not be negative (0.002 in the authors' code)")
 
     def step(state, flow_map, schedule, plan, i, noise):
         t = plan.t[i]
         s = plan.s[i]
         x0 = flow_map(state.x, t, jnp.zeros_like(s))
-        return State(schedule.alpha(s) * x0 + schedule.sigma(s) * noise[0], x0)
+        alpha = schedule.alpha(s)
+        sigma = schedule.sigma(s)
+        std = root(sigma**2 - (alpha * sigma_min) ** 2) if sigma_min else sigma
+        return State(alpha * x0 + std * noise[0], x0)
 
     return Sampler(start, step, draws=1, nfe=lambda steps: steps, takes=(FlowMap,))
 

@@ -15,6 +15,7 @@ from tests.conformance import DATA, SCHEDULES, exact_denoiser, level, slow_but, 
 MAPS = {
     "flow_map": samplers.flow_map(),
     "consistency": samplers.consistency(),
+    "clipped": samplers.clipped(samplers.consistency(), 1e6),
     "tcd": samplers.tcd(),
     "tcd(0.7)": samplers.tcd(0.7),
 }
@@ -235,3 +236,16 @@ def test_stochastic_map_samplers_do_not_invert():
         samplers.sample(
             samplers.consistency(), _exact_map(schedule), schedule, x, timesteps.plan(np.array([0.1, 0.5])), keys
         )
+
+
+def test_consistency_leaves_out_the_noise_of_the_authors_smallest_time():
+    """x_s = x0 + sqrt(s^2 - sigma_min^2) z, by the difference of two runs with the same noise."""
+    schedule = SCHEDULES["edm"]
+    x, keys = start(schedule)
+    plan = timesteps.plan(np.array([1.0, 0.1]))
+    zero = FlowMap(lambda x, t, s: jnp.zeros_like(x))
+    run = lambda sampler: samplers.sample(sampler, zero, schedule, x, plan, keys)
+    sigma = float(schedule.sigma(0.1))
+    whole = run(samplers.consistency())
+    np.testing.assert_allclose(run(samplers.consistency(6.0)), whole * np.sqrt(1 - 36 / sigma**2), rtol=1e-5)
+    np.testing.assert_allclose(run(samplers.consistency(2 * sigma)), 0)

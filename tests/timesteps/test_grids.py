@@ -26,6 +26,7 @@ GRIDS = {
     "exponential": lambda schedule, steps: timesteps.exponential(schedule, steps, 0.02, 20.0),
     "exponential(2)": lambda schedule, steps: timesteps.exponential(schedule, steps, 0.02, 20.0, 2.0),
     "karras": lambda schedule, steps: timesteps.karras(schedule, steps, 0.02, 20.0),
+    "karras_levels": lambda schedule, steps: timesteps.karras_levels(schedule, steps, 0.02, 20.0, levels=50),
     "kl_optimal": lambda schedule, steps: timesteps.kl_optimal(schedule, steps, 0.02, 20.0),
     "kl_optimal(0.5)": lambda schedule, steps: timesteps.kl_optimal(schedule, steps, 0.02, 20.0, 0.5),
     "align_your_steps": lambda schedule, steps: timesteps.align_your_steps(schedule, steps, "stable_diffusion_xl"),
@@ -257,3 +258,15 @@ def test_sigma_grids_refuse_bad_ranges(make, sigma_min, sigma_max):
 def test_the_grid_of_a_plan_is_every_time_at_which_it_arrives():
     times = np.array([1.0, 0.6, 0.3, 0.0])
     np.testing.assert_array_equal(timesteps.plan(times).grid, times)
+
+
+def test_levels_of_consistency_models_are_those_of_the_karras_grid():
+    """Two steps of the authors' ImageNet-64 model are at the levels 0 and 22 of 40."""
+    schedule = schedules.edm()
+    roots = lambda i: 80 ** (1 / 7) + i / 39 * (0.002 ** (1 / 7) - 80 ** (1 / 7))
+    chosen = 80 * np.asarray(timesteps.karras_levels(schedule, 2, chosen=(0, 22)))
+    np.testing.assert_allclose(chosen, [80, roots(22) ** 7, 0], rtol=1e-6)
+    even = 80 * np.asarray(timesteps.karras_levels(schedule, 3))
+    np.testing.assert_allclose(even, [80, roots(13) ** 7, roots(26) ** 7, 0], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"chosen = \(0, 40\) must be 2 increasing indices from 0, below 40"):
+        timesteps.karras_levels(schedule, 2, chosen=(0, 40))

@@ -48,13 +48,20 @@ def flag() -> None:
     )
 
 
-def saved_flag(unless: tuple[str, ...] = ()) -> None:
+def saved_flag(
+    unless: tuple[str, ...] = (), of_model: Callable[[str], ConfigDict | None] = lambda folder: None
+) -> None:
     """Defines the flag `config` from the run in `--workdir`, changed by `--config.a.b=value`.
 
-    The command defines the flag `workdir` itself, and starts by `run`; with one of the flags `unless` it has no config.
+    The command defines the flag `workdir` itself, and starts by `run`; with one of the flags `unless` it has no config,
+    unless --model names a folder that has one.
+
+    Args:
+        unless: names of flags.
+        of_model: folder of --model -> its config, or None.
     """
     extend_flag()
-    _checks.append(lambda argv: _define_saved_flag(argv, unless))
+    _checks.append(lambda argv: _define_saved_flag(argv, unless, of_model))
 
 
 _checks: list[Callable[[list[str]], None]] = []  # what `run` does with the arguments before they are parsed
@@ -94,9 +101,12 @@ def _with_paths(argv: list[str]) -> list[str]:
     ]
 
 
-def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
+def _define_saved_flag(argv: list[str], unless: tuple[str, ...], of_model: Callable) -> None:
     """Defines `--config.a.b` from the config of the run that the arguments name: its fields become known here."""
     workdir = _named(argv, "workdir")
+    model = _named(argv, "model") if "model" in unless else None
+    if model is not None and workdir is None and (config := of_model(model)) is not None:
+        return _define(config, argv)
     if any(_named(argv, name) is not None for name in unless):
         return
     if workdir is None:
@@ -118,8 +128,12 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...]) -> None:
     except limits.Refused as error:
         raise ConfigError(f"--workdir={workdir}: {error}") from error
     require_names(saved, workdir)
+    _define(saved, argv)
+
+
+def _define(config: ConfigDict, argv: list[str]) -> None:
     config_flags.DEFINE_config_dict(
-        "config", settable(saved), sys_argv=argv, lock_config=False, accept_new_attributes=True
+        "config", settable(config), sys_argv=argv, lock_config=False, accept_new_attributes=True
     )
 
 

@@ -25,7 +25,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import pathlib
 
-from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config import ConfigError, as_config_errors, model_index
 from diffusion.experiments.playground.gate import BODY, Gate
 from diffusion.experiments.playground.source import Published, Source
 from diffusion.experiments.playground.trained import Trained
@@ -75,11 +75,17 @@ def main(argv: list[str]) -> None:
 
 
 def opened(model: str | None, run: str | None) -> Source:
-    """What the flags name: a text-to-image model, one that diffusion text_demo left in its folder, or a trained run.
+    """What the flags name: a published model, one that diffusion text_demo left in its folder, or a trained run.
 
     Raises:
         ConfigError, FAILURES: for a folder that makes no pictures.
     """
+    if model and model_index.is_of_classes(model):
+        for flag in (model_flags.LORA, model_flags.EMBEDDING, model_flags.ATTACH, QUANTISED):
+            if flag.value:
+                raise ConfigError(f"--{flag.name}={flag.value} is for models of prompts. Valid here: no such flag.")
+        with as_config_errors():
+            return Trained.published(model)
     made = pathlib.Path(run or "") / "model"
     if model or (made / "model_index.json").is_file():
         try:

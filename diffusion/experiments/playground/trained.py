@@ -21,7 +21,7 @@ from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.playground.page_request import PageRequest
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import autoencoder_folders, generate
+from diffusion.experiments.sampling import autoencoder_folders, class_models, generate
 from diffusion.models.budget import peak_memory
 from diffusion.models.layers import conditions
 from diffusion.text_to_image import Frame, programs
@@ -90,6 +90,12 @@ class Trained:
             )
         params, step = checkpoints.load_ema(folder)
         return cls(folder, config, params, step, workdir.example_shape(config), described)
+
+    @classmethod
+    def published(cls, folder: str) -> "Trained":
+        """A published model of classes, or of nothing; errors as `class_models.load`."""
+        model = class_models.load(folder)
+        return cls(folder, model.config, model.params, 0, model.config.data.shape)
 
     def resolved(self, request: PageRequest) -> PageRequest:
         usual = self.usual

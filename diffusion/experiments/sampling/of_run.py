@@ -1,11 +1,14 @@
-"""The samples of a run, in its folder: as many and as its recipe says, made anew or gone on with."""
+"""The samples of a run, in its folder: as many and as its recipe says, made anew or gone on with.
+
+Those of a published model of classes are made likewise, by `of_weights`.
+"""
 
 import functools
 import hashlib
 import json
 import pathlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -65,17 +68,58 @@ def sample(
         ConfigError: if the run makes no samples of classes.
         WorkdirError, CheckpointError: if there is no checkpoint, or nothing can be written.
     """
-    config = recipe.config
     if recipe.shape is None:
         raise ConfigError("the recipe has no shape: sample(recipe.at(shape), folder).")
-    out = pathlib.Path(out or folder)
-    out.mkdir(parents=True, exist_ok=True)
     about: dict[str, Any] = {"weights": weights}
     if average is not None:
-        params, step, about = averages.post_hoc(folder, config.ema.sigma_rel, average, step)
+        params, step, about = averages.post_hoc(folder, recipe.config.ema.sigma_rel, average, step)
     else:
         load = checkpoints.load_ema if weights == "ema" else checkpoints.load_params
         params, step = load(folder, step)
+    leaves = checkpoints.read_about(folder, step)["leaves"]
+    made_by = Weights(params, pathlib.Path(folder).resolve().name, f"step {step}", {"step": step, **about}, leaves)
+    return of_weights(recipe, made_by, out or folder, labels, watermark, signer, quantised)
+
+
+class Weights(NamedTuple):
+    """The parameters that samples are made with.
+
+    Attributes:
+        params: as `recipe.network.apply` takes them.
+        model: name of the run's folder, or of a published model's.
+        version: what they are of it, in words.
+        about: the same for samples.json.
+        identity: JSON-able, of their content.
+    """
+
+    params: Any
+    model: str
+    version: str
+    about: dict[str, Any]
+    identity: Any
+
+
+def of_weights(
+    recipe: Recipe,
+    weights: Weights,
+    out: str | pathlib.Path,
+    labels: Any = None,
+    watermark: Watermark | None = None,
+    signer: Signer | None = None,
+    quantised: str = "",
+) -> Any:
+    """The samples of a recipe and its parameters; arguments and errors as `sample`.
+
+    Args:
+        recipe: for a shape of examples.
+        weights: the parameters.
+        out: where to write.
+        labels, watermark, signer, quantised: as of `sample`.
+    """
+    config = recipe.config
+    out = pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    params, about = weights.params, dict(weights.about)
     if watermark is not None:
         _check_watermark(watermark, recipe)
         about["watermark"] = watermark.identity
@@ -95,8 +139,7 @@ def sample(
     recipe = generate.trained(recipe, params)
     make = generate.generator(recipe, mesh, watermark) if watermark else generate.generator(recipe, mesh)
     began = time.perf_counter()
-    leaves = checkpoints.read_about(folder, step)["leaves"]
-    unfinished = out / f".samples-{batches_on_disk.key(config, leaves, json.dumps(about), labels, seeds)}"
+    unfinished = out / f".samples-{batches_on_disk.key(config, weights.identity, json.dumps(about), labels, seeds)}"
     batch_size = min(config.sample.batch_size, number)
     share = (jax.process_index(), jax.process_count())
     made = functools.partial(
@@ -110,20 +153,20 @@ def sample(
         whole = images if share[1] == 1 else made(lambda done: None)
         seconds = time.perf_counter() - began
         skipped = make.skipped(batches_on_disk.work(unfinished))
-        record = _record(recipe, make.nfe, skipped, {"step": step, **about})
+        record = _record(recipe, make.nfe, skipped, about)
         shown = _write(out, recipe, make, params, whole, labels, of_records, seeds, record)
         evaluations = f"{make.nfe} network evaluations" if make.nfe else "as many evaluations as the driver needs"
         if skipped is not None:
             evaluations += f" with {100 * skipped:.1f} % of their blocks skipped,"
         if signer is not None:
-            made_by = record | {"model": pathlib.Path(folder).resolve().name, "weights": record["checkpoint"]}
+            made_by = record | {"model": weights.model, "weights": record["checkpoint"]}
             made_by["checkpoint"] = checksum(params)
             with as_config_errors():
                 for path in (path for path in shown if path.suffix == ".png"):
                     signer.sign(path, made_by, diffusion.__version__)
         print(
             f"{number} {'images' if recipe.makes_pictures else 'samples'} in {seconds:.1f} s ({number / seconds:.1f} a "
-            f"second, {evaluations} each) from step {step}: {', '.join(map(str, shown))}"
+            f"second, {evaluations} each) from {weights.version}: {', '.join(map(str, shown))}"
         )
 
     agreement.first(finish)

@@ -19,11 +19,11 @@ from ml_collections import ConfigDict
 
 from diffusion import samplers
 from diffusion.data.transforms import to_model
-from diffusion.experiments.config import ConfigError, checks
+from diffusion.experiments.config import ConfigError, checks, model_index
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import generate
+from diffusion.experiments.sampling import class_models, generate
 from diffusion.objectives import Jumps
 from diffusion.schedules import NoiseSchedule
 from diffusion.training.checkpointing import checkpoints
@@ -91,13 +91,18 @@ class Trained(NamedTuple):
 def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, step: int | None = None) -> Trained:
     """Loads the moving average of a run, at a step of its checkpoints; None for the latest.
 
+    Of a published model of classes, a folder with model_index.json, it is what the folder holds, see `class_models`.
     `changes` are dotted fields of the config and their values, e.g. {"sample.guidance.scale": 4.0}.
 
     Raises:
         ConfigError: if a field is not known, or the run trains a flow map.
         WorkdirError, CheckpointError: if there is no run, or no checkpoint.
     """
-    run = of(workdir.read_config(folder), checkpoints.load_ema(folder, step)[0])
+    if model_index.is_of_classes(folder):
+        model = class_models.load(folder)
+        run = of(model.config, model.params, class_models.kind_of(pathlib.Path(folder)).consistency)
+    else:
+        run = of(workdir.read_config(folder), checkpoints.load_ema(folder, step)[0])
     return run.changed(changes) if changes else run
 
 

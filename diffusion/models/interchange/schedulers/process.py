@@ -4,6 +4,7 @@ __all__ = ["ONLY", "OPTIONS", "OURS", "PREDICTIONS", "WITHOUT_EFFECT", "Process"
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,6 +112,7 @@ class Process(NamedTuple):
         sampler: the name of the solver that the config names.
         T: steps of the process.
         fields: what the config sets beside (OPTIONS and a few numbers), or the shifts of a flow, or EDM's levels.
+        named: the schedule of a table of betas as our configs name it, {"name": "linear_beta", ...}; {} of others.
     """
 
     schedule: NoiseSchedule
@@ -119,6 +121,7 @@ class Process(NamedTuple):
     sampler: str
     T: int
     fields: Mapping[str, Any]
+    named: Mapping[str, Any] = MappingProxyType({})
 
 
 def read(config: Mapping[str, Any], prediction: str = "", even: bool = False, by_steps: bool = False) -> Process:
@@ -174,17 +177,23 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
     if betas is not None and len(betas) != T:
         raise Refusal(f"{name}: {len(betas)} trained_betas and num_train_timesteps = {T} contradict each other.")
     try:
+        if betas is None and kind == "squaredcos_cap_v2":
+            bar = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
+            betas = tuple(np.minimum(1 - bar[1:] / bar[:-1], 0.999).tolist())
         if betas is not None:
             schedule = schedules.from_betas(np.asarray(betas))
-        elif kind == "squaredcos_cap_v2":
-            bar = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
-            schedule = schedules.from_betas(np.minimum(1 - bar[1:] / bar[:-1], 0.999))
+            named = {"name": "from_betas", "betas": betas}
         else:
             schedule = (schedules.linear_beta if kind == "linear" else schedules.scaled_linear)(*ends, T)
+            betas_named = "linear_beta" if kind == "linear" else "scaled_linear"
+            named = {"name": betas_named, "beta_start": ends[0], "beta_end": ends[1], "T": T}
         if name in COGVIDEOX:  # which divides the signal-to-noise ratio
-            schedule = schedules.shifted(schedule, math.sqrt(fields.take("snr_shift_scale", 3.0)))
+            factor = math.sqrt(fields.take("snr_shift_scale", 3.0))
+            schedule = schedules.shifted(schedule, factor)
+            named = {"name": "shifted", "schedule": named, "factor": factor}
         if fields.take("rescale_betas_zero_snr", False):
             schedule = schedules.zero_terminal_snr(schedule)
+            named = {"name": "zero_terminal_snr", "schedule": named}
     except ValueError as error:
         raise Refusal(f"{name}: its betas are those of no process: {limits.reason(error)}") from error
     predicts = fields.only("prediction_type", "epsilon", "v_prediction", "sample")
@@ -205,7 +214,7 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
     if sum(bool(options[level]) for level in LEVELS) > 1:
         raise Refusal(f"{name}: more than one of {', '.join(LEVELS)} is set; choose one.")
     parameterization = PREDICTIONS[predicts](parameterizations.steps(T))
-    return Process(schedule, parameterization, predicts, sampler, T, options)
+    return Process(schedule, parameterization, predicts, sampler, T, options, named)
 
 
 def _options(fields: Fields) -> dict[str, Any]:

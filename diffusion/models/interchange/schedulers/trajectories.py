@@ -3,13 +3,11 @@
 __all__ = ["Trajectory", "trajectory"]
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from diffusion import flow_maps, samplers, timesteps
-from diffusion.guidance.prediction_changes import replace_x0
+from diffusion import samplers, timesteps
 from diffusion.models.interchange.schedulers.process import LEVELS, Process
 from diffusion.models.interchange.schedulers.solvers import SOLVERS, Solver, lcm_indices, spaced_indices
 from diffusion.models.layers.choices import look_up
@@ -98,7 +96,8 @@ def _of_table(process: Process, name: str, solver: Solver, steps: int) -> Trajec
     # A scheduler's own default holds where the config names it, not where it stands in for the one that is named.
     own = SOLVERS[process.sampler].scheduler == solver.scheduler and solver.clips
     if solver.clips is not None and (own if fields["clip_sample"] is None else fields["clip_sample"]):
-        made = _clipping(made, name, fields["clip_sample_range"])
+        # Heun's method alone makes eps anew of the clipped x0.
+        made = samplers.clipped(made, fields["clip_sample_range"], keeps_eps=name != "heun")
     return Trajectory(made, _ending(grid, end, solver.beyond), start)
 
 
@@ -107,22 +106,6 @@ def _ending(grid: np.ndarray, end: float, beyond: bool) -> Plan:
     if grid[-1] == end and beyond:
         return Plan(grid, np.append(grid[1:], end), np.zeros(len(grid), bool))
     return timesteps.plan(np.append(grid, end) if grid[-1] > end else grid)
-
-
-def _clipping(sampler: Sampler, name: str, largest: float) -> Sampler:
-    """A sampler that clips the estimates of the data; Heun's method recomputes eps, the others keep it."""
-
-    def step(state, denoise, schedule, plan, i, noise):
-        def clipped(x, t, *s) -> Any:
-            output = denoise(x, t, *s)
-            if flow_maps.FlowMap in sampler.takes:
-                return jnp.clip(output, -largest, largest)
-            x0 = jnp.clip(output.x0, -largest, largest)
-            return replace_x0(output, schedule, t, x0) if name == "heun" else output._replace(x0=x0)
-
-        return sampler.step(state, clipped, schedule, plan, i, noise)
-
-    return sampler._replace(step=step)
 
 
 def _spread(

@@ -1,0 +1,181 @@
+"""Published models of classes as run folders, and trained runs as folders that diffusers opens.
+
+diffusion convert --source=DiT-XL-2-256 --out=runs/dit          # a teacher, a run to evaluate or to start from
+diffusion convert --source=runs/dit --pipeline --out=tuned      # DiTPipeline.from_pretrained("tuned")
+"""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config import ConfigError, checks
+from diffusion.experiments.config.model_index import INDEX
+from diffusion.experiments.config.values import config_hash, plain
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import class_models
+from diffusion.models import interchange
+from diffusion.models.dit import DiT
+from diffusion.models.unet import UNet
+from diffusion.text_to_image import pipelines
+from diffusion.training.checkpointing.checkpoints import Checkpoints
+from diffusion.training.state import HEALTHY, TrainState
+
+STEP = 1  # of the checkpoint: the training of a published model is not known
+BETAS = {"linear_beta": "linear", "scaled_linear": "scaled_linear"}
+PREDICTIONS = {ours: theirs for theirs, ours in class_models.PARAMETERIZATIONS.items()}
+VARIANCES = {"small": "fixed_small", "large": "fixed_large", "learned": "learned_range"}
+
+
+def as_run(source: str | pathlib.Path, out: str | pathlib.Path) -> None:
+    """Writes a published model as a run folder with one checkpoint, whose moving average are its parameters.
+
+    Args:
+        source: the folder with model_index.json; an autoencoder stays there, and the run names it.
+        out: the run folder.
+
+    Raises:
+        FileExistsError: if there is a run.
+        as `class_models.load`.
+    """
+    out = pathlib.Path(out)
+    if (out / "config.json").exists():
+        raise FileExistsError(f"{out} holds a run already; choose another folder, or remove it first.")
+    model = class_models.load(source)
+    config = model.config
+    config.train.steps = STEP
+    with workdir.lock(out, "--out"):
+        workdir.settle_config(out, config)
+        whole = jnp.full([], HEALTHY, jnp.int32)
+        state = TrainState(jnp.asarray(STEP, jnp.int32), model.params, (), model.params, (), whole)
+        about = {"published": {"model": model.name, "sha256": model.sha256}, "config_hash": config_hash(config)}
+        saving = Checkpoints(out)
+        saving.save(jax.tree.map(jnp.asarray, state), about)
+        saving.close()
+
+
+def write(config: ConfigDict, params: Any, out: str | pathlib.Path) -> str:
+    """Writes the network of a run, its process and its autoencoder as a pipeline that diffusers opens.
+
+    Args:
+        config: of the run.
+        params: of its network, as `recipe.network.apply` takes them.
+        out: the folder; must not hold a pipeline.
+
+    Returns:
+        The class of the pipeline.
+
+    Raises:
+        FileExistsError: if there is a pipeline.
+        ConfigError: for a run that no pipeline of `class_models.KINDS` describes; says which field, and what is valid.
+        Refusal: for a network that diffusers does not have.
+    """
+    out = pathlib.Path(out)
+    if (out / INDEX).exists():
+        raise FileExistsError(f"{out} holds a pipeline already; choose another folder, or remove it first.")
+    recipe = checks.on_its_data(checks.validate(config))
+    module = recipe.network
+    if not isinstance(module, (DiT, UNet)):
+        raise ConfigError(f"config.model.name = {config.model.name!r} is of no pipeline. Valid: dit, unet.")
+    settings = plain(config)
+    name, scheduler = _scheduler(settings, isinstance(module, DiT))
+    kind = class_models.KINDS[name]
+    vae = settings["data"]["latents"]["autoencoder"]
+    if kind.latents != bool(vae):
+        valid = "the folder of the autoencoder" if kind.latents else "'': this pipeline has none"
+        raise ConfigError(f"config.data.latents.autoencoder = {vae!r}. Valid of a {name}: {valid}.")
+    interchange.save(out / kind.part, module, params["params"])
+    if vae:
+        shutil.copytree(pathlib.Path(vae).expanduser(), out / "vae")
+    (out / "scheduler").mkdir()
+    (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
+    usual = {"steps": config.sample.steps, "guidance": float(config.sample.guidance.scale)}
+    (out / pipelines.SAMPLING).write_text(json.dumps(usual) + "\n")
+    network = {"unet": "UNet2DModel", "transformer": "DiTTransformer2DModel"}[kind.part]
+    index = {"_class_name": name, "_diffusers_version": "0.42.1", kind.part: ["diffusers", network]}
+    index |= {"scheduler": ["diffusers", scheduler["_class_name"]]}
+    index |= {"vae": ["diffusers", "AutoencoderKL"]} if vae else {}
+    (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    return name
+
+
+def _scheduler(settings: Mapping[str, Any], by_transformer: bool) -> tuple[str, dict[str, Any]]:
+    """(class of the pipeline, scheduler_config.json) of a run's config."""
+    sampler = settings["sample"]["sampler"]
+    clip = sampler["name"] == "clipped"
+    largest = sampler.get("largest", 1.0)
+    sampler = sampler["sampler"] if clip else sampler
+    predicts = settings["parameterization"]
+    if predicts["name"] == "consistency_boundary":
+        return "ConsistencyModelPipeline", _of_consistency(settings, clip)
+    learned = predicts["name"] == "learned_variance"
+    predicts = predicts["parameterization"] if learned else predicts
+    if predicts["name"] not in PREDICTIONS:
+        raise ConfigError(
+            f"config.parameterization.name = {predicts['name']!r} is of no scheduler. Valid: {', '.join(PREDICTIONS)}, "
+            "learned_variance, consistency_boundary."
+        )
+    table = settings["schedule"]
+    rescaled = table["name"] == "zero_terminal_snr"
+    table = table["schedule"] if rescaled else table
+    if table["name"] in BETAS:
+        ends = {"linear_beta": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012)}[table["name"]]
+        T = table.get("T", 1000)
+        betas = {"beta_schedule": BETAS[table["name"]], "beta_start": table.get("beta_start", ends[0])}
+        betas |= {"beta_end": table.get("beta_end", ends[1]), "trained_betas": None}
+    elif table["name"] == "from_betas":
+        betas = {"trained_betas": list(table["betas"])}
+        T = len(table["betas"])
+    else:
+        valid = "linear_beta, scaled_linear, from_betas, zero_terminal_snr of them"
+        raise ConfigError(f"config.schedule.name = {table['name']!r} is no table of betas. Valid: {valid}.")
+    if predicts.get("clock") != {"name": "steps", "T": T}:
+        raise ConfigError(
+            f"config.parameterization.clock = {predicts.get('clock')!r}: schedulers give whole steps. Valid: "
+            f"{{'name': 'steps', 'T': {T}}}."
+        )
+    grid = settings["sample"]["grid"]
+    known = grid["name"] in ("leading", "trailing", "linspace")
+    fields = {
+        **betas,
+        "num_train_timesteps": T,
+        "prediction_type": PREDICTIONS[predicts["name"]],
+        "clip_sample": clip,
+        "clip_sample_range": largest,
+        "timestep_spacing": grid["name"] if known else "leading",
+        "steps_offset": grid.get("offset", 0),
+        "rescale_betas_zero_snr": rescaled,
+    }
+    ancestral = sampler["name"] == "ddpm" and not by_transformer
+    if ancestral:
+        scheduler = {"_class_name": "DDPMScheduler", "variance_type": VARIANCES[sampler.get("variance", "small")]}
+    else:  # the solver is a choice of who samples: of another than these two, DDIM
+        scheduler = {"_class_name": "DDIMScheduler", "set_alpha_to_one": True}
+    name = "DiTPipeline" if by_transformer else "DDPMPipeline" if ancestral else "DDIMPipeline"
+    return name, scheduler | {"_diffusers_version": "0.42.1"} | fields
+
+
+def _of_consistency(settings: Mapping[str, Any], clip: bool) -> dict[str, Any]:
+    predicts, ends = settings["parameterization"], settings["schedule"]
+    if ends["name"] != "edm" or predicts.get("clock") != {"name": "log_sigma", "scale": 250.0}:
+        raise ConfigError(
+            f"config.schedule.name = {ends['name']!r} with the clock {predicts.get('clock')!r} is of no scheduler. "
+            "Valid: edm, with {'name': 'log_sigma', 'scale': 250.0}, for consistency_boundary."
+        )
+    grid = settings["sample"]["grid"]
+    return {
+        "_class_name": class_models.CONSISTENCY,
+        "_diffusers_version": "0.42.1",
+        "num_train_timesteps": grid.get("levels", 40),
+        "sigma_min": ends.get("sigma_min", 0.002),
+        "sigma_max": ends.get("sigma_max", 80.0),
+        "sigma_data": predicts.get("sigma_data", 0.5),
+        "s_noise": 1.0,
+        "rho": grid.get("rho", 7.0),
+        "clip_denoised": clip,
+    }

@@ -1,0 +1,248 @@
+"""Published models of classes, or of nothing, in diffusers' folders: as the config of a run, and its parameters.
+
+| class in model_index.json | network                 | scheduler                      | steps | guidance |
+|---------------------------|-------------------------|--------------------------------|-------|----------|
+| DDPMPipeline              | UNet2DModel             | DDPMScheduler, DDIMScheduler   | 1000  | none     |
+| DDIMPipeline              | UNet2DModel             | the same                       | 50    | none     |
+| ConsistencyModelPipeline  | UNet2DModel             | CMStochasticIterativeScheduler | 1     | none     |
+| DiTPipeline               | DiTTransformer2DModel   | DDPMScheduler, DDIMScheduler   | 50    | 4        |
+
+    model = class_models.load("DiT-XL-2-256")
+    model.config.sample.steps                   # 50
+    run = trained_run.load("DiT-XL-2-256")      # samples, edits ... as any trained run
+
+The steps and the guidance are those of the class in diffusers 0.42, or of sampling.json beside model_index.json. What
+differs from diffusers: the null class of a DiT is its number of classes, there always 1000; and what
+`interchange.schedulers` says of steps.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+from ml_collections import ConfigDict
+
+from diffusion.experiments.config import checks
+from diffusion.experiments.config.defaults import defaults
+from diffusion.experiments.config.model_index import INDEX
+from diffusion.io import limits, schema
+from diffusion.models import MODELS
+from diffusion.models.dit import DiT
+from diffusion.models.interchange import folders, schedulers
+from diffusion.models.interchange.family import Fields, Refusal
+from diffusion.models.interchange.schedulers.process import KINDS as VALID
+from diffusion.models.unet import UNet
+from diffusion.text_to_image import pipelines
+from diffusion.text_to_image.pipelines import Usual
+
+CONSISTENCY = "CMStochasticIterativeScheduler"
+PARAMETERIZATIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
+DROPOUT = 0.1  # of the class, in the training of DiT
+
+
+class Kind(NamedTuple):
+    """One pipeline.
+
+    Attributes:
+        part: folder of its network.
+        network: class of the network.
+        usual: steps and guidance of the class's `__call__`.
+        solver: the sampler whatever the scheduler's class says; "": the scheduler's own.
+        latents: whether the folder has an autoencoder, "vae", that decodes the samples.
+        consistency: whether the network jumps to the data.
+    """
+
+    part: str
+    network: type[nn.Module]
+    usual: Usual
+    solver: str = ""
+    latents: bool = False
+    consistency: bool = False
+
+
+KINDS = {
+    "DDPMPipeline": Kind("unet", UNet, Usual(1000, 1.0)),
+    "DDIMPipeline": Kind("unet", UNet, Usual(50, 1.0), solver="ddim"),
+    "ConsistencyModelPipeline": Kind("unet", UNet, Usual(1, 1.0), consistency=True),
+    "DiTPipeline": Kind("transformer", DiT, Usual(50, 4.0), latents=True),
+}
+SUPPLIED = {"shape", "resolution", "in_channels", "out_channels", "learn_sigma", "times", "strength", "dtype",
+            "parent", "name"}  # fmt: skip
+"""Fields of networks that the rest of a config determines."""
+
+
+class ClassModel(NamedTuple):
+    """A published model of classes.
+
+    Attributes:
+        name: of its folder.
+        config: of a run that has such a network and samples as the folder says.
+        params: as `recipe.network.apply` takes them.
+        classes: the numbers of classes by their words, as the folder names them; {} where it names none.
+        sha256: of the folder's files.
+    """
+
+    name: str
+    config: ConfigDict
+    params: Any
+    classes: Mapping[str, int]
+    sha256: str
+
+
+def kind_of(folder: pathlib.Path) -> Kind:
+    """The kind of a folder.
+
+    Raises:
+        Refusal: for another class; names the valid ones.
+        limits.Refused: for a damaged model_index.json.
+    """
+    index = limits.read_table(folder / INDEX)
+    schema.check({"_class_name": schema.text()}, index, str(folder / INDEX))
+    name = index["_class_name"]
+    if name not in KINDS:
+        raise Refusal(
+            f"{folder} is a {name}, which is not supported; supported without a text encoder: {', '.join(KINDS)}."
+        )
+    return KINDS[name]
+
+
+def load(folder: str | pathlib.Path) -> ClassModel:
+    """Loads a published model; the parameters are float32.
+
+    Raises:
+        FileNotFoundError: if the folder lacks a part.
+        Refusal, Mismatch, limits.Refused: for what is not supported, other tensors, or a damaged file.
+    """
+    folder = pathlib.Path(folder).expanduser().absolute()
+    found = folders.find(folder / kind_of(folder).part)
+    config = _config(folder, found.module)
+    params = {"params": folders.read(found)}
+    return ClassModel(folder.name, config, params, classes_of(folder), pipelines.fingerprint(folder))
+
+
+def config_of(folder: str | pathlib.Path) -> ConfigDict:
+    """The config of a published model's folder, whose weights are not read.
+
+    Raises:
+        as `load`.
+    """
+    folder = pathlib.Path(folder).expanduser().absolute()
+    return _config(folder, folders.find(folder / kind_of(folder).part).module)
+
+
+def _config(folder: pathlib.Path, module: Any) -> ConfigDict:
+    kind = kind_of(folder)
+    if not isinstance(module, kind.network):
+        raise Refusal(
+            f"{folder}: a pipeline of its class is supported whose network is a {kind.network.__name__}, and this "
+            f"one's is a {type(module).__name__}."
+        )
+    config = defaults()
+    config.model = entry_of(module)
+    config.data.shape = shape = _shape(folder / kind.part, module)
+    config.data.name = folder.name
+    if kind.latents:
+        if not (folder / "vae").is_dir():
+            raise FileNotFoundError(f"{folder / 'vae'}: there is no such folder; the autoencoder decodes the samples.")
+        config.data.latents.update({"dir": str(folder / "latents"), "autoencoder": str(folder / "vae")})
+    usual = pipelines.read_usual(folder, kind.usual)
+    config.sample.update({"steps": usual.steps, "number": 8, "batch_size": 8})
+    config.sample.guidance.scale = float(usual.guidance)
+    scheduler = limits.read_table(folder / "scheduler" / "scheduler_config.json")
+    entries = _consistency(scheduler) if kind.consistency else _tabulated(scheduler, kind, module, shape)
+    for name in ("schedule", "parameterization", "objective"):
+        config[name] = entries[name]
+    config.sample.sampler, config.sample.grid = entries["sampler"], entries["grid"]
+    if (made := checks.validate(config).network) != module:
+        raise Refusal(f"{folder}: no config of ours describes its network, {module}, but {made}.")
+    return config
+
+
+def entry_of(module: nn.Module) -> dict[str, Any]:
+    """A network as a config names it: its name, and the fields that differ from their defaults."""
+    names = {network: name for name, network in MODELS.items()}
+    fields = type(module).__dataclass_fields__.values()
+    values = {field.name: getattr(module, field.name) for field in fields if field.name not in SUPPLIED}
+    differ = {field.name for field in fields if values.get(field.name) != field.default}
+    return {"name": names[type(module)], **{name: value for name, value in values.items() if name in differ}}
+
+
+def classes_of(folder: pathlib.Path) -> dict[str, int]:
+    """The classes by their words, of model_index.json's id2label: {"207": "golden retriever, goldie"}."""
+    stated = limits.read_table(folder / INDEX).get("id2label") or {}
+    if not isinstance(stated, Mapping) or not all(
+        key.isdigit() and isinstance(words, str) for key, words in stated.items()
+    ):
+        raise Refusal(f"{folder / INDEX}: id2label = {limits.short(stated)}; valid: words of each number of a class.")
+    return {word.strip(): int(key) for key, words in stated.items() for word in words.split(",")}
+
+
+def _shape(folder: pathlib.Path, module: Any) -> tuple[int, ...]:
+    """Of an example: as the network knows it, or as its config says."""
+    if isinstance(module, DiT):
+        return module.shape
+    stated = limits.read_table(folder / "config.json").get("sample_size")
+    if stated is None:
+        raise Refusal(f"{folder / 'config.json'}: sample_size is missing: the side of the pictures.")
+    sides = (stated, stated) if isinstance(stated, int) else tuple(stated)
+    return (*sides, module.in_channels)
+
+
+def _tabulated(scheduler: Mapping[str, Any], kind: Kind, module: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The entries of a process that is a table of betas."""
+    fields = Fields("scheduler", {"_class_name": scheduler.get("_class_name", "")})
+    fields.only("_class_name", "DDPMScheduler", "DDIMScheduler")
+    process = schedulers.read(scheduler)
+    options, T = process.fields, process.T
+    solver = kind.solver or process.sampler
+    if solver == "ddim" and options["set_alpha_to_one"] is False:
+        raise Refusal("DDIMScheduler: set_alpha_to_one = False is not supported here; supported: True.")
+    grid = {"name": options["timestep_spacing"] or "leading", "T": T}
+    if grid["name"] == "leading":
+        grid["offset"] = options["steps_offset"]
+    variance = options["variance_type"] or "fixed_small"
+    sampler: dict[str, Any] = {"name": solver}
+    if solver == "ddpm":
+        variances = {"fixed_small_log": "small", "learned_range": "learned"}
+        sampler["variance"] = variances.get(variance, variance.removeprefix("fixed_"))
+    if options["clip_sample"] is not False:  # by default, of both
+        sampler = {"name": "clipped", "sampler": sampler, "largest": options["clip_sample_range"]}
+    predicts = {"name": PARAMETERIZATIONS[process.prediction], "clock": {"name": "steps", "T": T}}
+    objective: dict[str, Any] = {"name": "denoising", "density": {"name": "discrete_density", "T": T}}
+    outputs = 2 * shape[-1] if getattr(module, "learn_sigma", False) else getattr(module, "out_channels", shape[-1])
+    if outputs == 2 * shape[-1]:
+        predicts = {"name": "learned_variance", "parameterization": predicts}
+        objective |= {"name": "hybrid", "T": T}
+    elif process.prediction == "epsilon":
+        objective["weighting"] = {"name": "snr"}  # on x0: a constant one on eps
+    if isinstance(module, DiT):
+        objective["condition_dropout"] = DROPOUT
+    entries = {"schedule": process.named, "parameterization": predicts, "objective": objective}
+    return entries | {"sampler": sampler, "grid": grid}
+
+
+def _consistency(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a consistency model, as its authors' code has it (Song et al. 2023)."""
+    fields = Fields(CONSISTENCY, scheduler, kinds=VALID)
+    fields.only("_class_name", CONSISTENCY)
+    levels = fields.take("num_train_timesteps", 40)
+    ends = {"sigma_min": fields.take("sigma_min", 0.002), "sigma_max": fields.take("sigma_max", 80.0)}
+    if not ends["sigma_min"] < ends["sigma_max"]:
+        raise Refusal(f"{CONSISTENCY}: sigma_min = {ends['sigma_min']} must be below sigma_max = {ends['sigma_max']}.")
+    low = ends["sigma_min"]
+    fields.only("s_noise", 1.0)
+    sampler: dict[str, Any] = {"name": "consistency", "sigma_min": low}
+    if fields.take("clip_denoised", True):
+        sampler = {"name": "clipped", "sampler": sampler}
+    predicts = {"name": "consistency_boundary", "sigma_data": fields.take("sigma_data", 0.5), "sigma_min": low}
+    grid = {"name": "karras_levels", **ends, "rho": fields.take("rho", 7.0), "levels": levels}
+    fields.end()
+    return {
+        "schedule": {"name": "edm", **ends},
+        # The network receives 1000 ln(sigma) / 4.
+        "parameterization": {**predicts, "clock": {"name": "log_sigma", "scale": 250.0}},
+        "objective": {"name": "ct"},
+        "sampler": sampler,
+        "grid": grid,
+    }

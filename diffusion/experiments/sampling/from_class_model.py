@@ -1,0 +1,101 @@
+"""Samples from a published model of classes, for diffusion sample: `--model` without a prompt.
+
+    diffusion sample --model=DiT-XL-2-256 --labels=207,360 -n 8
+    diffusion sample --model=DiT-XL-2-256 --labels="golden retriever" --steps=250 --guidance=1.5
+    diffusion sample --model=cd_imagenet64 --labels=207 --steps=2 --config.sample.grid.chosen="(0, 22)"
+
+Writes samples.npz, samples.json and the pictures that show them into --out, as of a run.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from diffusion import watermarks
+from diffusion.experiments.config import ConfigError, as_config_errors, checks
+from diffusion.experiments.sampling import class_models, model_flags, of_run, prompt_flags
+from diffusion.experiments.sampling.class_models import ClassModel
+from diffusion.io.content_credentials import Signer
+from diffusion.models.quantised import KINDS
+
+TAKEN = ("steps", "guidance", "watermark")  # of the flags of a request by a prompt
+OF_RUNS = ("weights", "average", "condition", "step")
+OF_PROMPTS = ("seed", "lora", "embedding", "attach")
+
+
+def main(config: ConfigDict, folder: str, out: str | None, labels: Sequence[str] | None, signer: Signer | None) -> Any:
+    """Makes the samples that the flags describe.
+
+    Args:
+        config: of the folder, as `--config.a.b=value` changes it.
+        folder: of the published model.
+        out: where to write; "pictures" by default.
+        labels: numbers of classes, or their words; None for all of them in turn.
+        signer: of content credentials for the pictures; None for none.
+
+    Returns:
+        uint8 `[N, H, W, C]`.
+
+    Raises:
+        ConfigError: for a mistake in the flags, or a folder that cannot be read.
+    """
+    _check_flags()
+    given = {name: prompt_flags.SETTINGS[name].value for name in ("steps", "guidance")}
+    config.sample.steps = config.sample.steps if given["steps"] is None else given["steps"]
+    if given["guidance"] is not None:
+        config.sample.guidance.scale = float(given["guidance"])
+    if prompt_flags.NUMBER.present:
+        config.sample.number = prompt_flags.NUMBER.value
+    config.train.dtype = model_flags.DTYPE.value
+    recipe = checks.on_its_data(checks.validate(config))
+    with as_config_errors():
+        key = prompt_flags.SETTINGS["watermark"].value
+        mark = watermarks.load(key) if key else None
+        classes = class_models.classes_of(folder)
+        numbers = labels and numbered(labels, recipe.num_classes, classes, config.sample.number)
+        model = class_models.load(folder)
+    quantised = model_flags.QUANTISED.value
+    return of_run.of_weights(recipe, weights_of(model), out or "pictures", numbers, mark, signer, quantised)
+
+
+def weights_of(model: ClassModel) -> of_run.Weights:
+    """The parameters of a published model, as samples name them."""
+    about = {"model": model.name, "sha256": model.sha256}
+    return of_run.Weights(model.params, model.name, model.name, about, {"sha256": model.sha256})
+
+
+def numbered(labels: Sequence[str], num_classes: int, classes: dict[str, int], number: int) -> np.ndarray:
+    """int32 `[number]`: classes by their numbers or words, in turn.
+
+    Raises:
+        ConfigError: for one that the model does not have; says how many it has.
+    """
+    rows = []
+    for label in labels:
+        label = label.strip()
+        row = int(label) if label.isdigit() else classes.get(label, -1)
+        if not 0 <= row < num_classes:
+            valid = f"0 .. {num_classes - 1} of its {num_classes} classes" if num_classes else "none: it has no classes"
+            words = ", or words of the model's id2label" if classes else ""
+            raise ConfigError(f"--labels: {label!r} is no class of this model. Valid: {valid}{words}.")
+        rows.append(row)
+    return np.resize(np.array(rows, np.int32), number)
+
+
+def _check_flags() -> None:
+    """Refuses flags of runs, and of requests by prompts."""
+    values = flags.FLAGS
+    others = [name for name in prompt_flags.SETTINGS if name not in TAKEN]
+    for name in (*OF_RUNS, *OF_PROMPTS, *others):
+        if values[name].present:
+            raise ConfigError(
+                f"--{name} = {values[name].value!r} is not for a model without a text encoder. Valid: --labels, -n, "
+                "--steps, --guidance, and --config.sample.FIELD=VALUE as of a run, such as --config.sample.seed=1."
+            )
+    if prompt_flags.NUMBER.value < 1:
+        raise ConfigError(f"-n = {prompt_flags.NUMBER.value} must be at least 1.")
+    if model_flags.QUANTISED.value not in ("", *KINDS):
+        raise ConfigError(f"--quantised={model_flags.QUANTISED.value} is of text-to-image models. Valid: {KINDS}.")

@@ -1,0 +1,46 @@
+"""Samplers whose estimates of the data keep to the range of the data."""
+
+__all__ = ["clipped"]
+
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+
+from diffusion.flow_maps import FlowMap
+from diffusion.guidance.prediction_changes import replace_x0
+
+AnySampler = TypeVar("AnySampler")
+
+
+def clipped(sampler: AnySampler, largest: float = 1.0, keeps_eps: bool = True) -> AnySampler:
+    """The sampler on estimates of the data that are clipped: x0 <- clip(x0, -largest, largest).
+
+    Facts:
+        kind: as the sampler's
+        order: as the sampler's where nothing is clipped
+        nfe: as the sampler's
+        accepts: as the sampler does
+        paper: none; Ho et al. 2020, "Denoising Diffusion Probabilistic Models", in its code
+
+    Args:
+        sampler: any `Sampler`.
+        largest: of the data's absolute values, > 0.
+        keeps_eps: whether eps stays as it was predicted, as in the code of DDPM and DDIM; otherwise it follows x0.
+
+    Raises:
+        ValueError: if largest is not positive.
+    """
+    if not largest > 0:
+        raise ValueError(f"clipped: largest = {largest} must be positive; 1 is the range of pictures")
+
+    def step(state, denoise, schedule, plan, i, noise):
+        def within(x, t, *s) -> Any:
+            made = denoise(x, t, *s)
+            if FlowMap in sampler.takes:  # type: ignore[attr-defined]
+                return jnp.clip(made, -largest, largest)
+            x0 = jnp.clip(made.x0, -largest, largest)
+            return made._replace(x0=x0) if keeps_eps else replace_x0(made, schedule, t, x0)
+
+        return sampler.step(state, within, schedule, plan, i, noise)  # type: ignore[attr-defined]
+
+    return sampler._replace(step=step)  # type: ignore[attr-defined]

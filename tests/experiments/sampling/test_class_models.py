@@ -1,0 +1,134 @@
+"""Published models of classes beside diffusers: the pipeline from the same noise, as a run, and written again."""
+
+import functools
+import json
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import samplers
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.values import plain
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import class_model_folders, class_models, from_class_model, generate, trained_run
+from diffusion.io import limits
+from diffusion.models.interchange.family import Refusal
+from diffusion.training.checkpointing import checkpoints
+from tests.peers.made_weights import drawn
+from tests.text_to_image import made_pipelines
+
+LABELS = np.array([3, 0], np.int32)
+CHOSEN = {"sample.steps": 2, "sample.grid.chosen": (0, 22)}
+CALLS = [  # the fixture, the number of its call, what differs from the folder's own settings, the largest difference
+    ("class_ddpm", 0, {"sample.steps": 8}, 1e-5),
+    ("class_ddpm_small", 0, {"sample.steps": 8}, 1e-5),
+    ("class_ddim", 0, {"sample.steps": 8}, 2e-5),
+    ("class_consistency", 0, {}, 1e-5),
+    ("class_consistency", 1, {"sample.steps": 3}, 1e-5),
+    ("class_consistency", 2, CHOSEN, 1e-5),
+    ("class_dit", 0, {"sample.steps": 8}, 1e-5),
+    ("class_dit", 1, {"sample.steps": 8, "sample.guidance.scale": 1.0}, 1e-5),
+    ("class_dit_converted", 0, {"sample.steps": 8}, 1e-5),
+]
+
+
+@functools.cache
+def folder(name):
+    """The folder that diffusers saved, in a place that stays for the session."""
+    return made_pipelines.folder(name, pathlib.Path(tempfile.mkdtemp(prefix=name)))
+
+
+@functools.cache
+def published(name):
+    return trained_run.load(folder(name))
+
+
+def made(run):
+    """The samples of a run for LABELS, from the noise that diffusers received."""
+    shape = (2, *run.shape)
+    sampler = run.sampler
+    if sampler.draws:
+        noises = jnp.stack([jnp.asarray(drawn(f"step {i}", *shape)) for i in range(len(run.grid) - 1)])
+        step = lambda state, denoise, schedule, plan, i, noise: run.sampler.step(
+            state, denoise, schedule, plan, i, noises[i][None]
+        )
+        sampler = sampler._replace(step=step)
+    x = float(run.schedule.sigma(run.schedule.t_max)) if run.recipe.config.schedule.name == "edm" else 1.0
+    x = x * jnp.asarray(drawn("latents", *shape))
+    network = generate.of_kind(run.recipe)
+    keys = jax.random.split(jax.random.key(0), 2)
+    sample = lambda params, x: samplers.sample(sampler, network(params, LABELS), run.schedule, x, run.recipe.plan, keys)
+    return jax.jit(sample)(run.params, x)
+
+
+@pytest.mark.parametrize("name, call, changes, within", CALLS)
+def test_samples_are_those_of_diffusers(name, call, changes, within):
+    about, found = made_pipelines.fixture(name)
+    run = published(name).changed(changes)
+    theirs = found[f"sample/{call}"]
+    assert run.sampler.nfe(run.recipe.plan.solved) == about["evaluations"][call]
+    ours = np.asarray(made(run))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=within * np.abs(theirs).max())
+
+
+def test_each_block_of_a_dit_keeps_its_own_embeddings_where_they_differ():
+    assert published("class_dit").recipe.network.own_embeddings
+    assert not published("class_dit_converted").recipe.network.own_embeddings
+
+
+@pytest.mark.parametrize("name", ["class_ddpm", "class_consistency", "class_dit_converted"])
+def test_a_published_model_is_a_run_and_a_run_is_written_for_diffusers_again(name, tmp_path):
+    class_model_folders.as_run(folder(name), tmp_path / "run")
+    run = trained_run.of(workdir.read_config(tmp_path / "run"), checkpoints.load_ema(tmp_path / "run")[0], True)
+    assert run.recipe.network == published(name).recipe.network
+    kind = class_model_folders.write(run.config, run.params, tmp_path / "again")
+    again = class_models.load(tmp_path / "again")
+    assert kind == json.loads((folder(name) / "model_index.json").read_text())["_class_name"]
+    for ours, theirs in zip(jax.tree.leaves(again.params), jax.tree.leaves(published(name).params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    before = plain(published(name).config)
+    after = plain(again.config)
+    assert {part: after[part] for part in ("model", "schedule", "parameterization")} == {
+        part: before[part] for part in ("model", "schedule", "parameterization")
+    }
+    assert after["sample"] == before["sample"]
+    folders = (folder(name), tmp_path / "again")
+    theirs, ours = (json.loads((place / "scheduler/scheduler_config.json").read_text()) for place in folders)
+    common = theirs.keys() & ours.keys()
+    assert {field: theirs[field] for field in common} == {field: ours[field] for field in common}
+
+
+def test_classes_have_numbers_and_words():
+    words = {"white shark": 2, "goldfish": 1}
+    np.testing.assert_array_equal(
+        from_class_model.numbered(["goldfish", "4", "white shark"], 5, words, 4), [1, 4, 2, 1]
+    )
+    with pytest.raises(ConfigError, match=r"'5' is no class of this model. Valid: 0 .. 4 of its 5 classes"):
+        from_class_model.numbered(["5"], 5, {}, 1)
+    with pytest.raises(ConfigError, match="none: it has no classes"):
+        from_class_model.numbered(["0"], 0, {}, 1)
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def _changed(name, place, file, change):
+    made_pipelines.folder(name, place)
+    path = place / file
+    change(path)
+    return place
+
+
+@pytest.mark.parametrize("file, change, message", [
+    ("model_index.json", lambda path: path.write_text('{"_class_name": "LDMPipeline"}'), "DDPMPipeline, DDIMPipeline"),
+    ("unet/diffusion_pytorch_model.safetensors", _cut, "cut|short|end"),
+    ("scheduler/scheduler_config.json", lambda path: path.write_text('{"_class_name": "PNDMScheduler"}'), "'DDPMSched"),
+])  # fmt: skip
+def test_bad_folders_are_refused_in_a_sentence(file, change, message, tmp_path):
+    with pytest.raises((Refusal, limits.Refused), match=message):
+        class_models.load(_changed("class_ddim", tmp_path, file, change))
