@@ -184,7 +184,7 @@ def karras_levels(
     levels: int = 40,
     chosen: tuple[int, ...] = (),
 ) -> np.ndarray:
-    """`[steps + 1]` times: `steps` of the levels sigma_0 > .. > sigma_(N - 1) of `karras`, then 0.
+    """`[steps + 1]` times: `steps` of the N levels that `karras` has in N steps, then 0.
 
     Level i (N // steps) for i = 0, 1, .., or the chosen ones, (0, 22) of 40 for the authors' ImageNet 64.
 

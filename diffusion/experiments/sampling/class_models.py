@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from diffusion.experiments.config import checks
+from diffusion.experiments.config import checks, values
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.model_index import INDEX
 from diffusion.io import limits, schema
@@ -156,25 +156,26 @@ def _config(folder: pathlib.Path, module: Any) -> ConfigDict:
     config.sample.sampler, config.sample.grid = entries["sampler"], entries["grid"]
     if (made := checks.validate(config).network) != module:
         raise Refusal(f"{folder}: no config of ours describes its network, {module}, but {made}.")
-    return config
+    return values.from_json(values.to_json(config))  # without references, as the config of a run folder
 
 
 def entry_of(module: nn.Module) -> dict[str, Any]:
     """A network as a config names it: its name, and the fields that differ from their defaults."""
     names = {network: name for name, network in MODELS.items()}
     fields = type(module).__dataclass_fields__.values()
-    values = {field.name: getattr(module, field.name) for field in fields if field.name not in SUPPLIED}
-    differ = {field.name for field in fields if values.get(field.name) != field.default}
-    return {"name": names[type(module)], **{name: value for name, value in values.items() if name in differ}}
+    stated = {field.name: getattr(module, field.name) for field in fields if field.name not in SUPPLIED}
+    differ = {field.name for field in fields if stated.get(field.name) != field.default}
+    return {"name": names[type(module)], **{name: value for name, value in stated.items() if name in differ}}
 
 
-def classes_of(folder: pathlib.Path) -> dict[str, int]:
+def classes_of(folder: str | pathlib.Path) -> dict[str, int]:
     """The classes by their words, of model_index.json's id2label: {"207": "golden retriever, goldie"}."""
-    stated = limits.read_table(folder / INDEX).get("id2label") or {}
+    path = pathlib.Path(folder).expanduser() / INDEX
+    stated = limits.read_table(path).get("id2label") or {}
     if not isinstance(stated, Mapping) or not all(
         key.isdigit() and isinstance(words, str) for key, words in stated.items()
     ):
-        raise Refusal(f"{folder / INDEX}: id2label = {limits.short(stated)}; valid: words of each number of a class.")
+        raise Refusal(f"{path}: id2label = {limits.short(stated)}; valid: words of each number of a class.")
     return {word.strip(): int(key) for key, words in stated.items() for word in words.split(",")}
 
 

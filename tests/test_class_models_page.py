@@ -1,0 +1,30 @@
+"""docs/class_models.md: every line of shell and of Python runs, on small models under the names of published ones."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests import commands
+from tests.test_task_pages import lines, snippets
+from tests.text_to_image import made_pipelines
+
+PAGE = pathlib.Path(__file__).parent.parent / "docs/class_models.md"
+MODELS = {"DiT-XL-2-256": "class_dit", "ddpm-cifar10-32": "class_ddpm", "cd_imagenet64": "class_consistency"}
+
+
+@pytest.mark.slow
+def test_every_line_of_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(PAGE.parent.parent))
+    for name, fixture in MODELS.items():
+        made_pipelines.folder(fixture, tmp_path / name)
+    for language, code in snippets(PAGE):
+        for words in [["-c", code]] if language == "python" else lines(code):
+            done = commands.run(*words, cwd=tmp_path, timeout=600)
+            assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    for out in ("dogs_and_otters", "cifar10", "two_steps", "runs/ddpm"):
+        made = np.load(tmp_path / out / "samples.npz")["images"]
+        assert made.shape[0] == 2 and made.dtype == np.uint8 and np.ptp(made) > 10, out
+    assert (tmp_path / "written/model_index.json").is_file()
+    refused = commands.run("diffusion", "sample", "--model=cd_imagenet64", "--labels=5", cwd=tmp_path)
+    assert refused.returncode == 2 and "'5' is no class of this model. Valid: 0 .. 4 of its 5 classes" in refused.stderr
