@@ -5,6 +5,7 @@ __all__ = [
     "ending_at_zero",
     "exponential",
     "karras",
+    "karras_levels",
     "kl_optimal",
     "polynomial",
     "sigmoid",
