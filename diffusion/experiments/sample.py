@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     with as_config_errors():
         signer = content_credentials.Signer(values.credentials) if values.credentials else None
-    if values.get_flag_value("model", None) and "config" in values:
+    if command_line.names("model") and "config" in values:  # of a published model of classes
         from diffusion.experiments.sampling import from_class_model
 
         from_class_model.main(values.config, values.model, values.out, values.labels, signer)
