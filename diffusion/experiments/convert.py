@@ -58,7 +58,7 @@ from typing import Any
 import flax.linen as nn
 
 from diffusion.adapters import lora_files, lora_names
-from diffusion.experiments.config import model_index, resolve
+from diffusion.experiments.config import class_folders, resolve
 from diffusion.experiments.evaluation import model_card
 from diffusion.experiments.run import tuned_files
 from diffusion.experiments.run_folder import workdir
@@ -178,7 +178,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     source = pathlib.Path(values.source)
     out = pathlib.Path(values.out)
-    if model_index.is_of_classes(source):
+    if class_folders.is_of_classes(source):
         class_model_folders.as_run(source, out)
         print(f"{source} as a run: {out}")
         return

@@ -26,14 +26,14 @@ from typing import Any
 
 from absl import flags
 
-from diffusion.experiments.config import as_config_errors, command_line, model_index
+from diffusion.experiments.config import as_config_errors, class_folders, command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
 
     def class_config(folder: str) -> Any:
         """The config of a published model without a text encoder; None for another folder, or a request by a prompt."""
         with as_config_errors():
-            if command_line.names("prompt", "again") or not model_index.is_of_classes(folder):
+            if command_line.names("prompt", "again") or not class_folders.is_of_classes(folder):
                 return None
             from diffusion.experiments.sampling import class_models  # reads networks
 

@@ -25,7 +25,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import pathlib
 
-from diffusion.experiments.config import ConfigError, as_config_errors, model_index
+from diffusion.experiments.config import ConfigError, as_config_errors, class_folders
 from diffusion.experiments.playground.gate import BODY, Gate
 from diffusion.experiments.playground.source import Published, Source
 from diffusion.experiments.playground.trained import Trained
@@ -80,7 +80,7 @@ def opened(model: str | None, run: str | None) -> Source:
     Raises:
         ConfigError, FAILURES: for a folder that makes no pictures.
     """
-    if model and model_index.is_of_classes(model):
+    if model and class_folders.is_of_classes(model):
         for flag in (model_flags.LORA, model_flags.EMBEDDING, model_flags.ATTACH, QUANTISED):
             if flag.value:
                 raise ConfigError(f"--{flag.name}={flag.value} is for models of prompts. Valid here: no such flag.")

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from diffusion.experiments.config import ConfigError, checks
-from diffusion.experiments.config.model_index import INDEX
+from diffusion.experiments.config.class_folders import INDEX
 from diffusion.experiments.config.values import config_hash, plain
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import class_models
 from diffusion.models import interchange
 from diffusion.models.dit import DiT
 from diffusion.models.unet import UNet
-from diffusion.text_to_image import pipelines
+from diffusion.text_to_image import model_index
 from diffusion.training.checkpointing.checkpoints import Checkpoints
 from diffusion.training.state import HEALTHY, TrainState
 
@@ -95,7 +95,7 @@ def write(config: ConfigDict, params: Any, out: str | pathlib.Path) -> str:
     (out / "scheduler").mkdir()
     (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
     usual = {"steps": config.sample.steps, "guidance": float(config.sample.guidance.scale)}
-    (out / pipelines.SAMPLING).write_text(json.dumps(usual) + "\n")
+    (out / model_index.SAMPLING).write_text(json.dumps(usual) + "\n")
     network = {"unet": "UNet2DModel", "transformer": "DiTTransformer2DModel"}[kind.part]
     index = {"_class_name": name, "_diffusers_version": "0.42.1", kind.part: ["diffusers", network]}
     index |= {"scheduler": ["diffusers", scheduler["_class_name"]]}

@@ -24,8 +24,8 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from diffusion.experiments.config import checks, values
+from diffusion.experiments.config.class_folders import INDEX
 from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.config.model_index import INDEX
 from diffusion.io import limits, schema
 from diffusion.models import MODELS
 from diffusion.models.dit import DiT
@@ -33,7 +33,7 @@ from diffusion.models.interchange import folders, schedulers
 from diffusion.models.interchange.family import Fields, Refusal
 from diffusion.models.interchange.schedulers.process import KINDS as VALID
 from diffusion.models.unet import UNet
-from diffusion.text_to_image import pipelines
+from diffusion.text_to_image import model_index
 from diffusion.text_to_image.pipelines import Usual
 
 CONSISTENCY = "CMStochasticIterativeScheduler"
@@ -118,7 +118,7 @@ def load(folder: str | pathlib.Path) -> ClassModel:
     found = folders.find(folder / kind_of(folder).part)
     config = _config(folder, found.module)
     params = {"params": folders.read(found)}
-    return ClassModel(folder.name, config, params, classes_of(folder), pipelines.fingerprint(folder))
+    return ClassModel(folder.name, config, params, classes_of(folder), model_index.fingerprint(folder))
 
 
 def config_of(folder: str | pathlib.Path) -> ConfigDict:
@@ -146,7 +146,7 @@ def _config(folder: pathlib.Path, module: Any) -> ConfigDict:
         if not (folder / "vae").is_dir():
             raise FileNotFoundError(f"{folder / 'vae'}: there is no such folder; the autoencoder decodes the samples.")
         config.data.latents.update({"dir": str(folder / "latents"), "autoencoder": str(folder / "vae")})
-    usual = pipelines.read_usual(folder, kind.usual)
+    usual = model_index.read_usual(folder, kind.usual)
     config.sample.update({"steps": usual.steps, "number": 8, "batch_size": 8})
     config.sample.guidance.scale = float(usual.guidance)
     scheduler = limits.read_table(folder / "scheduler" / "scheduler_config.json")

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from diffusion import samplers
 from diffusion.data.transforms import to_model
-from diffusion.experiments.config import ConfigError, checks, model_index
+from diffusion.experiments.config import ConfigError, checks, class_folders
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run_folder import workdir
@@ -98,7 +98,7 @@ def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, s
         ConfigError: if a field is not known, or the run trains a flow map.
         WorkdirError, CheckpointError: if there is no run, or no checkpoint.
     """
-    if model_index.is_of_classes(folder):
+    if class_folders.is_of_classes(folder):
         model = class_models.load(folder)
         run = of(model.config, model.params, class_models.kind_of(pathlib.Path(folder)).consistency)
     else:
