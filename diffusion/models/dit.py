@@ -27,14 +27,14 @@ import numpy as np
 
 from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Block, modulated_output, normalisation, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
 from diffusion.models.layers.joint_conditions import check_strength
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.single_stack import single_stack
 
 CHOICES = {
     "norm": BLOCK_NORMS,
@@ -175,7 +175,6 @@ class DiT(nn.Module):
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
         clocks = t if isinstance(t, tuple) else (t,)
         self._check(x, clocks, label)
-        seen = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -214,24 +213,15 @@ class DiT(nn.Module):
 
         axes = (0 if self.own_embeddings else nn.broadcast, nn.broadcast, 0)
         fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype)
-        more: Any = None
-        if through is None:
-            blocks = scanned(
-                Block, self.depth, self.remat, self.is_initializing(), axes, self.unroll, seen.among(self.depth)
-            )
-            tokens, kept = blocks(*fields, name="blocks")(tokens, c, angles, masks)
-            seen.stack(self.depth, kept or ())
-        else:
-            block = Block(*fields, parent=None)
-            stack = Segment(block, params_of(self)["blocks"], self.depth, (c, angles, masks), axes)
-            tokens, more = through(Blocks(tokens, (stack,)))
+        arguments = (c, angles, masks)
 
-        c = c[0] if self.own_embeddings else c
-        outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
-        norm = normalisation(self.norm, "final_norm", self.dtype)
-        tokens = modulated_output(tokens, c, norm, outputs, self.dtype)
-        output = unpatchify(tokens, self.patch, height, width)
-        return seen.beside(output) if through is None else (output, more)
+        def output(tokens):
+            outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
+            norm = normalisation(self.norm, "final_norm", self.dtype)
+            tokens = modulated_output(tokens, c[0] if self.own_embeddings else c, norm, outputs, self.dtype)
+            return unpatchify(tokens, self.patch, height, width)
+
+        return single_stack(self, Block, fields, tokens, arguments, axes, output, features, through, unroll=self.unroll)
 
     def _without_strength(self, condition, batch):
         """The condition without its strength, and the strength."""

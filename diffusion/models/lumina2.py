@@ -29,8 +29,7 @@ import numpy as np
 
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import Modulation, modulated_output, xavier
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
@@ -40,9 +39,11 @@ from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.sandwich_blocks import SandwichBlock
 from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.single_stack import single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2
+SHARED = (nn.broadcast,) * 3  # the arguments of a layer
 CONDITION = 1024  # features of the time's vector at most
 
 
@@ -136,7 +137,6 @@ class Lumina2(nn.Module):
         inputs = entries(condition, ("text",), ("text_mask",))
         network_checks.latents(self, x, t, self.channels)
         check_text(x.shape[0], self.text_width, inputs)
-        seen = Features(features, self.feature_blocks)
         batch, height, width, _ = x.shape
         c = TimestepEmbedding(min(self.width, CONDITION), self.dtype, name="time")(
             1 - jnp.broadcast_to(jnp.asarray(t), (batch,))
@@ -150,35 +150,23 @@ class Lumina2(nn.Module):
 
         angles = self._angles(shown.sum(1), text.shape[1], height // PATCH, width // PATCH)
         of_text, of_image = jnp.split(angles, [text.shape[1]], axis=1)
-        text = self._stack("text_refiners", self.refiners)(text, None, of_text, shown)[0]
-        image = self._stack("picture_refiners", self.refiners)(image, c, of_image, None)[0]
+        text = self._refined("text_refiners", text, None, of_text, shown)
+        image = self._refined("picture_refiners", image, c, of_image, None)
         number = image.shape[1]
         tokens = layout.split(jnp.concatenate([text, image], axis=1), "batch", "tokens", None)
         arguments = (c, angles, jnp.concatenate([shown, jnp.ones((batch, number), bool)], axis=1))
         picture = lambda tokens: tokens[:, -number:]
-        if through is not None:
-            block = SandwichBlock(*self._fields, picture=number, parent=None)
-            segment = Segment(block, params_of(self)["blocks"], self.depth, arguments, (nn.broadcast,) * 3)
-            tokens, more = through(Blocks(tokens, (segment,), picture))
-            return self._output(tokens, c, height, width), more
-        tokens, kept = self._stack("blocks", self.depth, seen.among(self.depth), picture)(tokens, *arguments)
-        seen.stack(self.depth, kept or ())
-        return seen.beside(self._output(picture(tokens), c, height, width))
+        output = lambda tokens: self._output(tokens, c, height, width)
+        fields = (*self._fields, number)
+        return single_stack(self, SandwichBlock, fields, tokens, arguments, SHARED, output, features, through, picture)
 
     @property
     def _fields(self) -> tuple:
         return self.heads, self.epsilon, self.attention, self.dtype, self.hidden, self.key_heads
 
-    def _stack(
-        self,
-        name: str,
-        length: int,
-        kept: Sequence[int] = (),
-        pick: Callable[[jax.Array], jax.Array] = lambda carry: carry,
-    ) -> Callable:
-        axes = (nn.broadcast,) * 3
-        stack = scanned(SandwichBlock, length, self.remat, self.is_initializing(), axes, kept=kept, pick=pick)
-        return stack(*self._fields, name=name)
+    def _refined(self, name: str, tokens: jax.Array, *arguments: Any) -> jax.Array:
+        stack = scanned(SandwichBlock, self.refiners, self.remat, self.is_initializing(), SHARED)
+        return stack(*self._fields, name=name)(tokens, *arguments)[0]
 
     def _angles(self, length: jax.Array, words: int, rows: int, columns: int) -> jax.Array:
         """The angles of all tokens [B, M + N, head / 2], behind texts of `length` [B]."""

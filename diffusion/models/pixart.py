@@ -26,8 +26,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import extra_attention, layer_masks, layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
-from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import Attention, Gelu, xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.cross_attention import CrossAttention
@@ -36,7 +35,8 @@ from diffusion.models.layers.extra_attention import ExtraLayer
 from diffusion.models.layers.joint_conditions import check_residuals, check_strength, check_text
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.single_stack import single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 small = nn.initializers.normal(0.02)
@@ -192,7 +192,6 @@ class PixArt(nn.Module):
         required = ("text", *("size",) * self.sized, *("strength",) * self.strength)
         inputs = entries(condition, required, ("text_mask", *layer_masks.KINDS, "residuals", "extra"))
         self._check(x, t, inputs)
-        seen = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -216,23 +215,16 @@ class PixArt(nn.Module):
         axes = (nn.broadcast, nn.broadcast, nn.broadcast, 0)
         fields = (self.heads, self.mlp_ratio, self.attention, self.dtype)
         arguments = (c, text, bias, self._per_layer(inputs, batch))
-        more: Any = None
-        if through is None:
-            init = self.is_initializing()
-            blocks = scanned(PixArtBlock, self.depth, self.remat, init, axes, kept=seen.among(self.depth))
-            tokens, kept = blocks(*fields, name="blocks")(tokens, *arguments)
-            seen.stack(self.depth, kept or ())
-        else:
-            stack = Segment(PixArtBlock(*fields, parent=None), params_of(self)["blocks"], self.depth, arguments, axes)
-            tokens, more = through(Blocks(tokens, (stack,)))
 
-        final = embedding[:, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
-        tokens = layer_norm(tokens) * (1 + final[:, 1, None]) + final[:, 0, None]
-        # In float32: bfloat16 would round the output to 8 bits.
-        outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
-        tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
-        output = unpatchify(tokens, self.patch, height, width)
-        return seen.beside(output) if through is None else (output, more)
+        def output(tokens: jax.Array) -> jax.Array:
+            final = embedding[:, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
+            tokens = layer_norm(tokens) * (1 + final[:, 1, None]) + final[:, 0, None]
+            # In float32: bfloat16 would round the output to 8 bits.
+            outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
+            tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+            return unpatchify(tokens, self.patch, height, width)
+
+        return single_stack(self, PixArtBlock, fields, tokens, arguments, axes, output, features, through)
 
     @staticmethod
     def text_states(params: Mapping[str, Any], text: Any) -> jax.Array:

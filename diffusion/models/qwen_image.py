@@ -25,8 +25,7 @@ import numpy as np
 
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
@@ -35,7 +34,8 @@ from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.single_stack import single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2
@@ -117,7 +117,6 @@ class QwenImage(nn.Module):
         """
         inputs = entries(condition, ("text", "text_mask"))
         self._check(x, t, inputs)
-        seen = Features(features, self.feature_blocks)
         batch, height, width, _ = x.shape
 
         dense = lambda name: nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name=name)
@@ -131,20 +130,11 @@ class QwenImage(nn.Module):
         per_layer = {"seen": jnp.broadcast_to(shown, (self.depth, *shown.shape))}
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
         arguments = (c, angles, per_layer)
+        axes = (nn.broadcast, nn.broadcast, 0)
         fields = (self.heads, True, False, False, self.attention, self.dtype)
         picture = lambda streams: streams[0]
-        if through is not None:
-            block = JointBlock(*fields, parent=None)
-            axes = (nn.broadcast, nn.broadcast, 0)
-            segment = Segment(block, params_of(self)["blocks"], self.depth, arguments, axes)
-            tokens, more = through(Blocks(streams, (segment,), picture))
-            return self._output(tokens, c, height, width), more
-        stack = scanned(
-            JointBlock, self.depth, self.remat, self.is_initializing(), kept=seen.among(self.depth), pick=picture
-        )
-        streams, kept = stack(*fields, name="blocks")(streams, *arguments)
-        seen.stack(self.depth, kept or ())
-        return seen.beside(self._output(picture(streams), c, height, width))
+        output = lambda tokens: self._output(tokens, c, height, width)
+        return single_stack(self, JointBlock, fields, streams, arguments, axes, output, features, through, picture)
 
     def _output(self, tokens: jax.Array, c: jax.Array, height: int, width: int) -> jax.Array:
         tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.channels, self.dtype)

@@ -27,8 +27,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS, mask_bias
-from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.convolutions import gated_convolution
@@ -39,7 +38,8 @@ from diffusion.models.layers.joint_conditions import check_strength, check_text
 from diffusion.models.layers.linear_attention import linear_attention
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.scan import REMAT
+from diffusion.models.layers.single_stack import single_stack
 from diffusion.models.pixart import small, table
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
@@ -227,7 +227,6 @@ class Sana(nn.Module):
         network_checks.latents(self, x, t, self.channels)
         check_text(x.shape[0], self.text_width, inputs)
         check_strength(x.shape[0], inputs)
-        seen = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows, columns = height // self.patch, width // self.patch
         dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
@@ -248,21 +247,13 @@ class Sana(nn.Module):
         axes = (nn.broadcast,) * 3
         fields = (rows, columns, self.heads, self.text_heads, self.mlp_ratio, self.qk_norm, self.attention, self.dtype)
         arguments = (c, text, bias)
-        more: Any = None
-        if through is None:
-            blocks = scanned(
-                SanaBlock, self.depth, self.remat, self.is_initializing(), axes, kept=seen.among(self.depth)
-            )
-            tokens, kept = blocks(*fields, name="blocks")(tokens, *arguments)
-            seen.stack(self.depth, kept or ())
-        else:
-            stack = Segment(SanaBlock(*fields, parent=None), params_of(self)["blocks"], self.depth, arguments, axes)
-            tokens, more = through(Blocks(tokens, (stack,)))
 
-        final = embedding[:, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
-        tokens = layer_norm(tokens) * (1 + final[:, 1, None]) + final[:, 0, None]
-        # In float32: bfloat16 would round the output to 8 bits.
-        outputs = self.patch**2 * channels
-        tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
-        output = unpatchify(tokens, self.patch, height, width)
-        return seen.beside(output) if through is None else (output, more)
+        def output(tokens: jax.Array) -> jax.Array:
+            final = embedding[:, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
+            tokens = layer_norm(tokens) * (1 + final[:, 1, None]) + final[:, 0, None]
+            # In float32: bfloat16 would round the output to 8 bits.
+            outputs = self.patch**2 * channels
+            tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+            return unpatchify(tokens, self.patch, height, width)
+
+        return single_stack(self, SanaBlock, fields, tokens, arguments, axes, output, features, through)

@@ -27,8 +27,7 @@ import numpy as np
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.activations import gelu
 from diffusion.models.layers.attention import IMPLEMENTATIONS, attention
-from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
@@ -36,7 +35,8 @@ from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles, turn
-from diffusion.models.layers.scan import REMAT, keep_narrow, scanned
+from diffusion.models.layers.scan import REMAT, keep_narrow
+from diffusion.models.layers.single_stack import single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2  # side of a patch, which is of one frame
@@ -266,7 +266,6 @@ class Wan(nn.Module):
         """
         inputs = entries(condition, ("text", *("patches",) * bool(self.picture_width)))
         self._check(x, t, inputs)
-        seen = Features(features, self.feature_blocks)
         batch, frames, height, width, _ = x.shape
         rows, columns = height // PATCH, width // PATCH
         dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
@@ -290,25 +289,17 @@ class Wan(nn.Module):
         arguments = (c, jnp.asarray(axis_angles(grid, self.axes)), text, pictures)
         axes = (nn.broadcast,) * 4
         fields = (self.heads, self.hidden, self.text_norm, self.attention, self.dtype)
-        more: Any = None
-        if through is None:
-            init = self.is_initializing()
-            blocks = scanned(WanBlock, self.depth, self.remat, init, axes, kept=seen.among(self.depth))
-            tokens, kept = blocks(*fields, name="blocks")(tokens, *arguments)
-            seen.stack(self.depth, kept or ())
-        else:
-            stack = Segment(WanBlock(*fields, parent=None), params_of(self)["blocks"], self.depth, arguments, axes)
-            tokens, more = through(Blocks(tokens, (stack,)))
 
-        table = self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
-        tokens = _modulated(tokens, embedding + table[0], embedding + table[1])
-        # In float32: bfloat16 would round the output to 8 bits.
-        final = nn.Dense(PATCH**2 * self.channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(
-            tokens
-        )
-        output = unpatchify(final.reshape(batch * frames, rows * columns, -1), PATCH, height, width)
-        output = output.reshape(*x.shape[:-1], self.channels)
-        return seen.beside(output) if through is None else (output, more)
+        def output(tokens: jax.Array) -> jax.Array:
+            table = self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
+            tokens = _modulated(tokens, embedding + table[0], embedding + table[1])
+            # In float32: bfloat16 would round the output to 8 bits.
+            outputs = PATCH**2 * self.channels
+            final = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+            pictures = unpatchify(final.reshape(batch * frames, rows * columns, -1), PATCH, height, width)
+            return pictures.reshape(*x.shape[:-1], self.channels)
+
+        return single_stack(self, WanBlock, fields, tokens, arguments, axes, output, features, through)
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         if x.ndim != 5 or x.shape[-1] != self.in_channels or x.shape[2] % PATCH or x.shape[3] % PATCH:

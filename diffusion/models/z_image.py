@@ -30,8 +30,7 @@ import numpy as np
 
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import IMPLEMENTATIONS
-from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.block_reuse import Blocks, Segment, params_of
+from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import Modulation, modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
@@ -41,9 +40,11 @@ from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.sandwich_blocks import SandwichBlock
 from diffusion.models.layers.scan import REMAT, scanned
+from diffusion.models.layers.single_stack import single_stack
 
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 PATCH = 2
+SHARED = (nn.broadcast,) * 3  # the arguments of a layer
 MULTIPLE = 32  # of the tokens of the text and of the picture
 CONDITION, HIDDEN = 256, 1024  # features of the time's vector at most, and between its two layers
 
@@ -133,7 +134,6 @@ class ZImage(nn.Module):
         """
         inputs = entries(condition, ("text", "text_mask"))
         self._check(x, t, inputs)
-        seen = Features(features, self.feature_blocks)
         batch, height, width, _ = x.shape
         t = jnp.broadcast_to(jnp.asarray(t), (batch,))
         features_of_time = min(self.width, CONDITION)
@@ -142,33 +142,24 @@ class ZImage(nn.Module):
         text, shown, length = self._text(inputs["text"], inputs["text_mask"])
         image, angles = self._picture(x, length, text.shape[1])
         of_text, of_image = jnp.split(angles, [text.shape[1]], axis=1)
-        text = self._stack("text_refiners", self.refiners)(text, None, of_text, shown)[0]
-        image = self._stack("picture_refiners", self.refiners)(image, c, of_image, None)[0]
+        text = self._refined("text_refiners", text, None, of_text, shown)
+        image = self._refined("picture_refiners", image, c, of_image, None)
         number = height * width // PATCH**2
         tokens = layout.split(jnp.concatenate([text, image], axis=1), "batch", "tokens", None)
         shown = jnp.concatenate([shown, jnp.ones(image.shape[:2], bool)], axis=1)
         arguments = (c, angles, shown)
         picture = lambda tokens: tokens[:, -number:]
-        if through is not None:
-            block = SandwichBlock(self.heads, self.epsilon, self.attention, self.dtype, picture=number, parent=None)
-            segment = Segment(block, params_of(self)["blocks"], self.depth, arguments, (nn.broadcast,) * 3)
-            tokens, more = through(Blocks(tokens, (segment,), picture))
-            return self._output(tokens, c, height, width), more
-        tokens, kept = self._stack("blocks", self.depth, seen.among(self.depth), picture)(tokens, *arguments)
-        seen.stack(self.depth, kept or ())
-        return seen.beside(self._output(picture(tokens), c, height, width))
+        output = lambda tokens: self._output(tokens, c, height, width)
+        fields = (*self._fields, 0, 0, number)
+        return single_stack(self, SandwichBlock, fields, tokens, arguments, SHARED, output, features, through, picture)
 
-    def _stack(
-        self,
-        name: str,
-        length: int,
-        kept: Sequence[int] = (),
-        pick: Callable[[jax.Array], jax.Array] = lambda carry: carry,
-    ) -> Callable:
-        stack = scanned(
-            SandwichBlock, length, self.remat, self.is_initializing(), (nn.broadcast,) * 3, kept=kept, pick=pick
-        )
-        return stack(self.heads, self.epsilon, self.attention, self.dtype, name=name)
+    @property
+    def _fields(self) -> tuple:
+        return self.heads, self.epsilon, self.attention, self.dtype
+
+    def _refined(self, name: str, tokens: jax.Array, *arguments: Any) -> jax.Array:
+        stack = scanned(SandwichBlock, self.refiners, self.remat, self.is_initializing(), SHARED)
+        return stack(*self._fields, name=name)(tokens, *arguments)[0]
 
     def _text(self, text: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The text's tokens [B, M', width] up to a multiple, which of them are seen, and how many [B]."""
