@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         chroma,
         cogvideox,
         flux,
+        flux2,
         flux2_klein,
         hunyuan_video,
         ltx_video,
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Embeddings", "Encoder", "Tokenizer", "Tokens", "byte_pairs", "cached", "chroma", "cogvideox", "encode",
-    "fingerprint", "flux", "flux2_klein", "hunyuan_video", "ltx_video", "lumina2", "one_after_other", "parse", "pixart",
-    "qwen_image", "sana", "side_by_side", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl", "tokenizer",
-    "wan", "weighting", "z_image",
+    "fingerprint", "flux", "flux2", "flux2_klein", "hunyuan_video", "ltx_video", "lumina2", "one_after_other", "parse",
+    "pixart", "qwen_image", "sana", "side_by_side", "stable_diffusion", "stable_diffusion_3", "stable_diffusion_xl",
+    "tokenizer", "wan", "weighting", "z_image",
 ]  # fmt: skip
 
 public.declare(
@@ -50,6 +51,7 @@ public.declare(
             "chroma",
             "cogvideox",
             "flux",
+            "flux2",
             "flux2_klein",
             "hunyuan_video",
             "ltx_video",

@@ -39,6 +39,10 @@ class AlreadyRead(NamedTuple):
         """N."""
         return self.ids.shape[1]
 
+    def begin(self, ids: int) -> int:
+        """0: its rows are empty."""
+        return 0
+
     def longer(self, ids: int) -> "AlreadyRead":
         """Itself: the texts have been read with the room that they needed."""
         return self
@@ -156,7 +160,8 @@ def encode(
     tokens, pooled = encoder.network(ids, mask)
     weights = np.ones(ids.shape, np.float32)
     for i, row in enumerate(rows):
-        weights[i, len(tokenizer.start) : len(tokenizer.start) + len(row)] = [weight for _, weight in row]
+        first = tokenizer.begin(len(row))
+        weights[i, first : first + len(row)] = [weight for _, weight in row]
     if (weights != 1).any():
         nothing = [[token for token, _ in row] for row in filled(in_windows(""))]
         tokens = _emphasised(tokens, weights, emphasis, encoder, nothing)

@@ -8,6 +8,7 @@
 | Flux   | [B, 512, 4096] T5                                            | of CLIP             |             |
 | PixArt | [B, 120 or 300, 4096] T5                                     |                     | T5's        |
 | Chroma | [B, 512, 4096] T5                                            |                     | and one     |
+| FLUX.2 dev | [B, 512, 15360] three layers of Mistral 3 side by side, padding first |        |             |
 | klein  | [B, 512, 7680] three layers of Qwen 3 side by side           |                     |             |
 | Qwen-Image | [B, 512, 3584] Qwen 2.5 VL, behind the task              |                     | Qwen's      |
 | Lumina-Image 2 | [B, 256, 2304] Gemma 2, of the prompt behind a system's   |                     | Gemma's     |
@@ -27,6 +28,7 @@ __all__ = [
     "chroma",
     "cogvideox",
     "flux",
+    "flux2",
     "flux2_klein",
     "hunyuan_video",
     "ltx_video",
@@ -86,6 +88,10 @@ CLIP_TASK = (  # of HunyuanVideo
     "video:<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
 )
 OF_CLIP_TASK = 95  # tokens of that
+JUDGE = (  # of FLUX.2 dev
+    "[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give structured responses focusing on "
+    "object relationships, object\nattribution and actions without speculation.[/SYSTEM_PROMPT][INST]"
+)
 ANSWER = "<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -288,6 +294,19 @@ def wan(prompts: Sequence[str], umt5: Encoder, **how: Any) -> dict[str, jax.Arra
     """
     embeddings = encode([" ".join(prompt.split()) for prompt in prompts], umt5, **how)
     return {"text": jnp.where(jnp.asarray(embeddings.mask)[..., None], embeddings.tokens, 0)}
+
+
+def flux2(prompts: Sequence[str], mistral: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text"} of FLUX.2 dev: the padding, and what Mistral 3 reads of the prompt behind a system's.
+
+    Args:
+        prompts: B texts, of which "[IMG]", the place of a picture, is left out.
+        mistral: the states of its layers 10, 20 and 30, `masked=True, layers=(10, 20, 30)`, with a tokenizer of 512
+            tokens that pads on the left.
+        **how: further arguments of `encode`.
+    """
+    texts = [prompt.replace("[IMG]", "") for prompt in prompts]
+    return {"text": encode(texts, mistral, before=JUDGE, behind="[/INST]", **how).tokens}
 
 
 def flux2_klein(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:

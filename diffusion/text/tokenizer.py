@@ -82,6 +82,7 @@ class Tokenizer(NamedTuple):
         end: ids after it.
         pad: id after the end.
         length: N.
+        left: whether padding stands before a text, and not behind it.
     """
 
     split: Callable[[str], tuple[list[int], Callable[[int], str]]]
@@ -89,6 +90,7 @@ class Tokenizer(NamedTuple):
     end: tuple[int, ...]
     pad: int
     length: int
+    left: bool = False
 
     @classmethod
     def open(cls, folder: str | pathlib.Path, length: int = 0) -> "Tokenizer":
@@ -126,6 +128,10 @@ class Tokenizer(NamedTuple):
         """Ids of a text that fit between start and end."""
         return self.length - len(self.start) - len(self.end)
 
+    def begin(self, ids: int) -> int:
+        """The place of the first id of a text that has so many."""
+        return self.length - len(self.end) - ids if self.left else len(self.start)
+
     def longer(self, ids: int) -> "Tokenizer":
         """The same vocabulary with room for so many ids more in each text."""
         return self._replace(length=self.length + ids)
@@ -146,7 +152,9 @@ class Tokenizer(NamedTuple):
         mask = np.zeros(ids.shape, bool)
         for i, row in enumerate(rows):
             whole = (*self.start, *row, *self.end)
-            ids[i, : len(whole)], mask[i, : len(whole)] = whole, True
+            first = self.begin(len(row)) - len(self.start)
+            own = slice(first, first + len(whole))
+            ids[i, own], mask[i, own] = whole, True
         return ids, mask
 
     def __call__(self, texts: Sequence[str]) -> Tokens:

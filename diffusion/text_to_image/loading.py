@@ -108,7 +108,8 @@ def described(
     for part in encoders:
         reader = readers[part]
         longest = getattr(modules[part], "positions", reader.length)  # T5 has no end of its own
-        tokenizers[part] = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
+        tokenizer = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
+        tokenizers[part] = tokenizer._replace(left=reader.left)
     denoiser = modules[kind.denoiser]
     denoiser_checks.check_denoiser(folder, name, denoiser, modules["vae"], clean)
     if getattr(denoiser, "picture_width", 0) and not eyes:

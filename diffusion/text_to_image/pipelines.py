@@ -11,6 +11,7 @@ scheduler.
 | StableDiffusion3Pipeline       | MM-DiT                   | two CLIPs and T5, two pooled vectors                   |
 | FluxPipeline                   | Flux                     | T5, CLIP's pooled vector, the guidance it was made for |
 | ChromaPipeline                 | Flux, one approximator   | T5 and where its padding begins                        |
+| Flux2Pipeline                  | FLUX.2 with a strength   | three layers of Mistral 3                              |
 | Flux2KleinPipeline             | FLUX.2                   | three layers of Qwen 3                                 |
 | QwenImagePipeline              | Qwen-Image               | Qwen 2.5 VL's tokens                                   |
 | ZImagePipeline                 | Z-Image                  | Qwen 3's tokens                                        |
@@ -66,12 +67,14 @@ class Reader(NamedTuple):
         how: of `text.Encoder.of`.
         length: of its texts in tokens, or all that its encoder has positions for; 0: as its tokenizer says.
         optional: whether a folder may lack it.
+        left: whether padding stands before its texts.
     """
 
     suffix: str = ""
     how: Mapping[str, Any] = {}
     length: int = 0
     optional: bool = False
+    left: bool = False
 
 
 class Usual(NamedTuple):
@@ -245,6 +248,13 @@ FLUX2_KLEIN = Kind(
     network=Flux2,
     student=Usual(4, 1.0),
 )
+FLUX2 = FLUX2_KLEIN._replace(
+    family="Flux2",
+    readers=(Reader(how={"masked": True, "layers": (10, 20, 30)}, length=512, left=True),),
+    condition=text.flux2,
+    strength=True,
+    student=None,
+)
 QWEN_IMAGE = Kind(
     "QwenImage",
     "transformer",
@@ -347,6 +357,7 @@ KINDS = {
     "FluxKontextPipeline": KONTEXT,
     "ChromaPipeline": CHROMA,
     "ZImagePipeline": Z_IMAGE,
+    "Flux2Pipeline": FLUX2,
     "Flux2KleinPipeline": FLUX2_KLEIN,
     "QwenImagePipeline": QWEN_IMAGE,
     "Lumina2Pipeline": LUMINA2,

@@ -24,6 +24,7 @@ from unittest import mock
 
 import diffusers
 import numpy as np
+import tokenizers
 import torch
 import transformers
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
@@ -497,6 +498,42 @@ def flux2_klein(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
 
 
+def mistral_tokenizer():
+    """Bytes, some of them merged, with padding on the left and the template of Mistral's chats for two messages."""
+    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<pad>"]
+    merges = [("c", "a"), ("ca", "t"), ("\u0120", "cat"), ("o", "n"), ("i", "on"), ("t", "ion")]
+    words = [*special, *sorted(bytes_to_unicode().values()), *("".join(pair) for pair in merges)]
+    library = tokenizers.Tokenizer(tokenizers.models.BPE({word: i for i, word in enumerate(words)}, merges))
+    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=library, bos_token="<s>", eos_token="</s>", pad_token="<pad>", padding_side="left"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": special[3:7]})
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% set name = 'SYSTEM_PROMPT' if m.role == 'system' else 'INST' %}"
+        "[{{ name }}]{{ m.content[0].text }}[/{{ name }}]{% endfor %}"
+    )
+    return tokenizer
+
+
+def flux2(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """FLUX.2 dev, which reads the guidance; of its language model layers 10, 20 and 30 are read."""
+    base = flux2_klein(folder)
+    tokenizer = mistral_tokenizer()
+    text = QWEN | {"vocab_size": len(tokenizer), "num_hidden_layers": 31, "sliding_window": None}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Mistral3Config(text_config=text | {"model_type": "mistral"}, vision_config=vision)
+    transformer = {name: value for name, value in base.transformer.config.items() if name[0] != "_"}
+    return diffusers.Flux2Pipeline(
+        scheduler=base.scheduler,
+        vae=base.vae,
+        text_encoder=transformers.Mistral3ForConditionalGeneration(config),
+        tokenizer=tokenizer,
+        transformer=diffusers.Flux2Transformer2DModel.from_config(transformer | {"guidance_embeds": True}),
+    )
+
+
 def qwen_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
               "patch_size": 4}  # fmt: skip
@@ -836,6 +873,7 @@ PIPELINES = {
     "control": flux_control,
     "kontext": flux_kontext,
     "chroma": chroma,
+    "flux2": flux2,
     "klein": flux2_klein,
     "qwen_image": qwen_image,
     "lumina2": lumina2,
@@ -912,6 +950,7 @@ TRAJECTORIES = {
     "control": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "kontext": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "chroma": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
+    "flux2": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "klein": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "qwen_image": (QWEN_FLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "z_image": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
@@ -941,13 +980,23 @@ PICTURES = ("playground", "lcm")  # whose pictures are those of the pipeline its
 EDITED, STRENGTH = ("ddim", "euler", "dpmpp_2m"), 0.6  # trajectories of "sd" that start from a picture, and how late
 
 
+OTHERWISE = {  # parts of Mistral 3's names in memory, and in a file
+    "model.language_model.": "language_model.model.",
+    "model.vision_tower.": "vision_tower.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+}
+
+
 def fill(pipe) -> None:
     """Gives every network its made weights, a tensor of two names that of the first."""
     for component, module in pipe.components.items():
         if isinstance(module, torch.nn.Module):
             module.eval()
+            saved_as = OTHERWISE if isinstance(module, transformers.Mistral3ForConditionalGeneration) else {}
             with torch.no_grad():
                 for name, tensor in module.named_parameters():
+                    for own, theirs in saved_as.items():
+                        name = name.replace(own, theirs)
                     tensor.copy_(torch.from_numpy(weight(component, name, tuple(tensor.shape))))
 
 
@@ -1005,7 +1054,7 @@ def write(name: str, folder: pathlib.Path) -> None:
     arrays = {f"kept/{key}": torch.from_numpy(value) for key, value in about.pop("kept").items()}
     print(name, "kept:", ", ".join(arrays) or "none")
     channels = pipe.vae.config.get("latent_channels") or pipe.vae.config.z_dim
-    channels = 4 * channels if name == "klein" else channels  # of patches of 2 x 2
+    channels = 4 * channels if name in ("flux2", "klein") else channels  # of patches of 2 x 2
     clip = (FRAMES_OF_LATENTS,) * (name.startswith("wan") or name in CLIPS)
     factor, of_frames, side = CLIPS.get(name, (2, 2, 8))
     x = torch.from_numpy(drawn("latents", 2, *clip, side, side, channels)).movedim(-1, 1)
@@ -1034,6 +1083,8 @@ def write(name: str, folder: pathlib.Path) -> None:
                 del arguments["negative_prompt"]
                 arguments |= chroma_texts(pipe)
                 latents = pipe._pack_latents(latents, 2, channels, 8, 8)
+            if name == "flux2":  # has its guidance distilled in
+                del arguments["negative_prompt"]
             if name == "klein":
                 del arguments["negative_prompt"]
                 arguments["negative_prompt_embeds"], _ = pipe.encode_prompt([NEGATIVE] * 2, device="cpu")
@@ -1066,7 +1117,7 @@ def write(name: str, folder: pathlib.Path) -> None:
             if name.startswith("wan") and name.endswith("from_image"):
                 arguments["image"] = first_frame(8 * factor)
             sides = {} if name.startswith("edit") else {"height": 16, "width": 16}  # there those of the picture
-            sides = {"height": 32, "width": 32} if name in ("klein", "sana", "sprint") else sides
+            sides = {"height": 32, "width": 32} if name in ("flux2", "klein", "sana", "sprint") else sides
             sides = {"height": factor * side, "width": factor * side} if clip else sides
             if name == "ltx":
                 latents = pipe._pack_latents(latents)
@@ -1081,7 +1132,13 @@ def write(name: str, folder: pathlib.Path) -> None:
             found = found.frames if clip else found.images
             if name in ("flux", "fill", "control", "kontext", "chroma"):
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
-            if name == "klein":  # what it returns is decoded as it is
+            if name == "flux2":
+                found = found.reshape(2, side, side, channels).movedim(-1, 1)
+                of_channels = lambda numbers: numbers.view(1, -1, 1, 1)
+                deviation = torch.sqrt(of_channels(pipe.vae.bn.running_var) + 1e-4)
+                as_decoded = pipe._unpatchify_latents(found * deviation + of_channels(pipe.vae.bn.running_mean))
+                picture = pipe.vae.decode(as_decoded).sample
+            elif name == "klein":  # what it returns is decoded as it is
                 picture = pipe.vae.decode(found).sample
                 of_channels = lambda numbers: numbers.view(1, -1, 1, 1)
                 deviation = torch.sqrt(of_channels(pipe.vae.bn.running_var) + 1e-4)

@@ -103,6 +103,18 @@ def test_weights_multiply_and_the_mean_is_restored(encoder, tokenizer):
     np.testing.assert_array_equal(restored[1], before[1])  # a prompt without weights is left alone
 
 
+def test_padding_may_stand_before_a_prompt_and_its_weights_with_it(encoder, tokenizer):
+    left = encoder._replace(tokenizer=tokenizer._replace(left=True))
+    right = text.encode(["a (cat:1.5)", LONG[:6]], encoder, emphasis="scale")
+    found = text.encode(["a (cat:1.5)", LONG[:6]], left, emphasis="scale")
+    for i, length in enumerate(right.mask.sum(1)):
+        np.testing.assert_array_equal(found.mask[i], np.arange(12) >= 12 - length)
+        ids = tokenizer.framed([tokenizer.ids(("a cat", LONG[:6])[i])])[0][0, :length]
+        weights = np.asarray(right.tokens[i, :length, 0]) / (ids + 1)
+        np.testing.assert_allclose(found.tokens[i, 12 - length :, 0], (ids + 1) * weights, rtol=1e-6)
+        np.testing.assert_array_equal(found.tokens[i, : 12 - length, 0], tokenizer.pad + 1)
+
+
 def test_weights_go_from_the_empty_prompt(encoder, tokenizer):
     full, empty = embed(tokenizer(["a cat", ""]).ids)[0]
     for weight in (0.0, 0.5, 2.0):

@@ -125,6 +125,7 @@ def example(module: Flux2) -> tuple:
 
 KLEIN = {"guidance_embeds": False, "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24,
          "joint_attention_dim": 7680}  # fmt: skip
+KLEIN_9B = KLEIN | {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288}
 FAMILY = Family(
     NAME,
     Flux2,
@@ -132,7 +133,7 @@ FAMILY = Family(
     describe,
     example,
     {layout: lambda module, layout=layout: table(module, layout) for layout in JOINT},
-    published={"FLUX.2 dev": {}, "FLUX.2 klein 4B": KLEIN},
+    published={"FLUX.2 dev": {}, "FLUX.2 klein 4B": KLEIN, "FLUX.2 klein 9B": KLEIN_9B},
     prefixes=("model.diffusion_model.", ""),
     kohya="original",
 )

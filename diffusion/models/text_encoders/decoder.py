@@ -76,8 +76,8 @@ def frequencies(size: int, theta: float, scaling: Sequence[float] = ()) -> np.nd
 def visible(length: int, mask: jax.Array | None = None, window: int = 0) -> jax.Array:
     """Which tokens (rows) see which (columns), Bool [B or 1, N, N].
 
-    Token i sees the tokens j <= i that the mask shows, of a window w those with i - j < w; where that is none, as for
-    padding on the left, it sees itself alone, so that its state is finite and no later token changes it.
+    Token i sees the tokens j <= i that the mask shows, of a window w those with i - j < w. For padding on the left that
+    is none.
 
     Args:
         length: N tokens.
@@ -88,8 +88,7 @@ def visible(length: int, mask: jax.Array | None = None, window: int = 0) -> jax.
     near = (back >= 0) & ((back < window) | (window == 0))
     if mask is None:
         return jnp.asarray(near[None])
-    seen = near & mask[:, None]
-    return seen | ((back == 0) & ~seen.any(-1, keepdims=True))
+    return near & mask[:, None]
 
 
 class RmsNorm(nn.Module):
@@ -174,8 +173,9 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """One layer; `near` (Bool) selects the second of two pairs of angles and biases, if there are two.
+    """One layer; `near` (Bool) selects the second of two kinds of angles, biases and sight, if there are two.
 
+    A token that sees none, as padding on the left, takes nothing from attention (`sighted` [B or 1, N, 1] is False).
     The sum stays float32 whatever the compute type, as T5's: a few of the states are so large that bfloat16 would lose
     the summands. Returns (x, None), as a scan expects.
     """
@@ -188,11 +188,14 @@ class Layer(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, angles: tuple, biases: tuple, near: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(
+        self, x: jax.Array, angles: tuple, biases: tuple, sighted: tuple, near: jax.Array
+    ) -> tuple[jax.Array, None]:
         norm = lambda name, dtype=self.dtype: RmsNorm(self.epsilon, self.gemma, dtype, name=name)
         select = lambda pair: pair[0] if len(pair) == 1 else jnp.where(near, pair[1], pair[0])
         attended = Attention(*self.attention_fields, name="attention")
         h = attended(norm("norm_1")(x), select(angles), select(biases))
+        h = jnp.where(select(sighted), h, 0)
         x = x + (norm("after_1", "float32")(h) if self.gemma else h)
         h = Mlp(self.hidden, self.activation, self.dtype, name="mlp")(norm("norm_2")(x))
         x = x + (norm("after_2", "float32")(h) if self.gemma else h)
@@ -305,19 +308,19 @@ class DecoderEncoder(nn.Module):
         states = {0: x}
 
         turns = [frequencies(self.head_size, self.theta, self.scaling)]
-        biases = [mask_bias(visible(length, mask))]
+        seen = [visible(length, mask)]
         if any(self.near):
             turns.append(frequencies(self.head_size, self.near_theta) if self.near_theta else turns[0])
-            biases.append(mask_bias(visible(length, mask, self.window)))
+            seen.append(visible(length, mask, self.window))
         angles = tuple(jnp.asarray(np.outer(np.arange(length), turn), jnp.float32) for turn in turns)
         kept = sorted({layer for layer in wanted if 0 < layer < self.depth})
-        stack = scanned(
-            Layer, self.depth, self.remat, self.is_initializing(), (nn.broadcast, nn.broadcast, 0), kept=kept
-        )
+        stack = scanned(Layer, self.depth, self.remat, self.is_initializing(), (*(nn.broadcast,) * 3, 0), kept=kept)
         fields = (self.heads, self.key_heads, self.head_size, self.biased, self.qk_norm, self.gemma, self.cap,
                   self.score_size or self.head_size, self.epsilon, self.attention, self.dtype)  # fmt: skip
         stack = stack(self.hidden, self.activation, fields, self.epsilon, self.gemma, self.dtype, name="layers")
-        x, features = stack(x, angles, tuple(biases), np.array(self.near or (False,) * self.depth))
+        biases = tuple(mask_bias(tokens) for tokens in seen)
+        sighted = tuple(tokens.any(-1)[..., None] for tokens in seen)
+        x, features = stack(x, angles, biases, sighted, np.array(self.near or (False,) * self.depth))
         states |= dict(zip(kept, features or ()))
         states[self.depth] = RmsNorm(self.epsilon, self.gemma, "float32", name="final_norm")(x)
         return Encoded(jnp.concatenate([states[layer] for layer in wanted], axis=-1), None)

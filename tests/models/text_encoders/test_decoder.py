@@ -108,6 +108,10 @@ def test_padding_is_not_seen_on_either_side():
     np.testing.assert_array_equal(
         changed[:, 0, :2], of_all(IDS, left)[:, 0, :2]
     )  # padding sees nothing that comes later
+    # Nor itself: attention adds nothing to it. (transformers by PyTorch's fused attention; FLUX.2 dev reads these.)
+    alone = jax.tree.map(np.array, made(MODEL))
+    alone["layers"]["attention"]["out"]["kernel"][:] = 0
+    np.testing.assert_array_equal(of_all(IDS, left)[:, 0, :3], states(MODEL, alone, IDS, left)[:, 0, :3])
 
 
 def test_a_key_for_two_heads_is_two_equal_keys():
