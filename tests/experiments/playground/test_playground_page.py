@@ -19,17 +19,25 @@ import time
 import urllib.error
 import urllib.request
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion import text_to_image
+from diffusion.adapters import ip_adapter_files
 from diffusion.experiments.config import resolve
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
 from diffusion.io import pictures
 from diffusion.training.checkpointing import checkpoints
 from tests import browser, commands
+from tests.experiments.run.test_image_prompt_tuning import encoder
+from tests.peers.made_weights import drawn
 from tests.text_to_image import made_pipelines
+from tests.text_to_image.test_attached import net
+from tests.text_to_image.test_attached import picture as control_picture
 
 PYTHON = commands.ROOT / ".venv-playground/bin/python"
 pytestmark = [
@@ -359,6 +367,64 @@ def png(array):
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG")
     return file.getvalue()
+
+
+def image_adapter(place, model):
+    """The file of an IP-Adapter for a model, with its image encoder beside."""
+    encoder(place / "image_encoder")
+    denoiser = text_to_image.described(model).denoiser
+    module = ip_adapter_files.fresh(denoiser, 10, tokens=2)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 10)))["params"]
+    leaves, tree = jax.tree.flatten(shapes)
+    params = tree.unflatten([drawn(f"adapter {i}", *leaf.shape) * 0.3 for i, leaf in enumerate(leaves)])
+    ip_adapter_files.save(place / "style.safetensors", module, params, denoiser)
+    return place / "style.safetensors"
+
+
+def test_pictures_follow_controls_image_prompts_regions_and_words(page, tmp_path, compilation_cache):
+    """Uploads to the fields of two attachments, beside a region with a mask and a word."""
+    model = made_pipelines.folder("sd", tmp_path / "sd")
+    attachments = {"edges": net("edges", tmp_path / "edges"), "style": image_adapter(tmp_path / "ip", model)}
+    edges, left = tmp_path / "edges.png", tmp_path / "left.png"
+    Image.fromarray(control_picture("edges")).save(edges)
+    Image.fromarray(np.repeat([[255, 0]], 8, 1).repeat(16, 0).astype(np.uint8)).save(left)
+    Image.new("RGB", (24, 24), "red").save(tmp_path / "large.png")
+    named = [f"--attach={name}={path}" for name, path in attachments.items()]
+    field = lambda name, part: f'[id="{name}: {part}"]'
+
+    def upload(name, path):
+        page.type(f"{field(*name)} input[type=file]", str(path))
+        page.until(f"return document.querySelector('{field(*name)} img')", 30)
+
+    with serving(tmp_path / "page", f"--model={model}", *named) as served:
+        visit(page, served)
+        put(page, "#prompt textarea", "a cat")
+        put(page, "#regions textarea", "the red car:mask=left.png")
+        put(page, "#words textarea", "cat")
+        choose(page, "sampler", "ddim")
+        for css, value in (("#steps", 4), ("#guidance", 2), ("#height", 16), ("#width", 16), ("#seed", 7)):
+            put(page, f"{css} input[type=number]", value)
+        page.run("for (const b of document.querySelectorAll('#controls button, #of_regions button')) b.click()")
+        page.until(f"return document.querySelector('{field('style', 'mask')} input[type=file]')", 30)
+        page.until("return document.querySelector('#masks input[type=file]')", 30)
+        page.type("#masks input[type=file]", str(left))
+        page.until("return document.querySelector('#masks').innerText.includes('left')", 30)
+        upload(("edges", "picture"), edges)
+        put(page, "#width input[type=number]", 24)
+        page.click("#make")
+        page.until("return document.querySelector('.live.refused')", 60)
+        assert "16 x 24" in page.texts(".live")[0] and "16 x 16" in page.texts(".live")[0]
+        put(page, "#width input[type=number]", 16)
+        upload(("style", "picture"), tmp_path / "large.png")
+        upload(("style", "mask"), left)
+        put(page, f"{field('edges', 'weight')} input[type=number]", 0.75)
+        put(page, f"{field('edges', 'from')} input[type=number]", 0.3)
+        page.click("#make")
+        page.until("return !document.querySelector('.live.refused')", 60)
+        assert len(made(page)) == 1
+        said = pictures.settings_of(served.out / "7.png")["controls"]
+        assert [one["attachment"] for one in said] == ["edges", "style"]
+        assert (said[0]["weight"], tuple(said[0]["times"])) == (0.75, (0.3, 1.0))
 
 
 def test_the_documented_examples_run(tmp_path, compilation_cache):
