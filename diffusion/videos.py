@@ -134,6 +134,7 @@ def rollout(
     context: Array,
     window: int,
     at: float | None = None,
+    coding: tuple[Callable[[Array], Array], Callable[[Array], Array]] | None = None,
 ) -> Array:
     """A video of any length, window after window: each begins with the last frames of what is there already.
 
@@ -152,9 +153,12 @@ def rollout(
         context: the first frames `[B, K, ...]`, K < window.
         window: frames that the denoiser takes.
         at: as in `completing`.
+        coding: (frames -> x, x -> frames), where the denoiser takes latents: the context is of frames, which are coded
+            anew for each window, since an autoencoder of videos codes the first frame of a clip unlike the others.
+            Given frames stay as they are.
 
     Returns:
-        `[B, K + T, ...]`, which begins with the context.
+        `[B, K + T, ...]`, which begins with the context; with `coding` frames of pixels.
 
     Raises:
         ValueError: for shapes that do not fit.
@@ -162,12 +166,14 @@ def rollout(
     Reference: Chen et al. 2024, "Diffusion Forcing" (autoregressive rollout); Huang et al. 2025, "Self
     Forcing: Bridging the Train-Test Gap in Autoregressive Video Diffusion" (training on such rollouts).
     """
-    known = context.shape[1]
+    encode, decode = coding or (lambda frames: frames, lambda x: x)
+    coded = jax.eval_shape(encode, context).shape
+    known, length = coded[1], context.shape[1]
     new = window - known
-    if not 0 < known < window or x.shape[1] % max(new, 1) or context.shape[2:] != x.shape[2:]:
+    if not 0 < known < window or x.shape[1] % max(new, 1) or coded[2:] != x.shape[2:]:
         raise ValueError(
             f"rollout: a window of {window} frames with a context of {known} makes {new} new ones, and the noise of "
-            f"{x.shape[1]} frames is a multiple of that, of the context's shape {context.shape[2:]}; got {x.shape}"
+            f"{x.shape[1]} frames is a multiple of that, of the context's shape {coded[2:]}; got {x.shape}"
         )
     noise = jnp.moveaxis(x.reshape(len(x), -1, new, *x.shape[2:]), 1, 0)
     given = np.arange(window) < known
@@ -176,13 +182,16 @@ def rollout(
     def piece(last, step):
         i, noise = step
         own = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
-        clips = jnp.concatenate([last, jnp.zeros_like(noise)], axis=1)
+        before = encode(last)
+        clips = jnp.concatenate([before, jnp.zeros_like(noise)], axis=1)
         others = completing(denoise, schedule, clips, given, at)
         made = samplers.sample(sampler, others, schedule, noise, plan, own)
-        return jnp.concatenate([last, made], axis=1)[:, -known:], made
+        made = decode(jnp.concatenate([before, made], axis=1))[:, length:]
+        return jnp.concatenate([last, made], axis=1)[:, -length:], made
 
     _, parts = jax.lax.scan(piece, context, (jnp.arange(len(noise)), noise))
-    return jnp.concatenate([context, jnp.moveaxis(parts, 0, 1).reshape(x.shape)], axis=1)
+    made = jnp.moveaxis(parts, 0, 1)
+    return jnp.concatenate([context, made.reshape(len(x), -1, *made.shape[3:])], axis=1)
 
 
 def rollout_from_memory(

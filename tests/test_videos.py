@@ -98,6 +98,21 @@ def test_a_rollout_follows_the_law_of_the_long_video():
     np.testing.assert_allclose(found, covariance(6) - np.outer(RHO**steps, RHO**steps), atol=0.03)
 
 
+def test_a_rollout_on_latents_codes_the_last_frames_anew():
+    """Of a coding by a factor, frames are those without one, by that factor; given frames stay to the bit."""
+    x, first = jax.random.normal(jax.random.key(0), (2, 6, 1)), jnp.float32([[[0.3]], [[-0.7]]])
+    denoise = lambda x, t: Prediction(0.5 * jnp.roll(x, 1, axis=1), 0.1 * x)
+    way = (samplers.ddim(), denoise, SCHEDULE, x, PLAN, KEYS(2))
+    plain = videos.rollout(*way, 4 * first, window=3)
+    coded = videos.rollout(*way, first, window=3, coding=(lambda frames: 4 * frames, lambda x: x / 4))
+    np.testing.assert_allclose(4 * coded, plain, rtol=1e-5)
+    np.testing.assert_array_equal(coded[:, :1], first)
+    pairs = videos.rollout(
+        *way, first, window=3, coding=(lambda frames: 4 * frames, lambda x: jnp.repeat(x, 2, 1)[:, 1:])
+    )
+    assert pairs.shape == (2, 1 + 2 * 6, 1)
+
+
 @pytest.mark.parametrize("make", ["rollout", "fill"])
 def test_gradients_go_through_given_frames(make):
     """Of a network of x0, whose noise (x - alpha x0) / sigma has no derivative at sigma = 0: as in forward mode."""

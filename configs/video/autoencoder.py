@@ -1,4 +1,4 @@
-"""A causal autoencoder of moving drawings: 9 frames of 32 x 32 pixels to 3 frames of 8 x 8 latents with 4 channels.
+"""A causal autoencoder of moving drawings: 9 frames of 32 x 32 pixels to 5 frames of 8 x 8 latents with 8 channels.
 
     diffusion train --config=video/autoencoder --workdir=runs/video_autoencoder
     diffusion convert --source=runs/video_autoencoder --out=video_vae
@@ -17,7 +17,7 @@ from diffusion.experiments.config.recipes import preset
 
 TINY = {
     "data.source": {"name": "moving_drawings", "frames": 9, "side": 16, "number": 16},
-    "model.widths": (4, 4, 4),
+    "model.widths": (4, 4),
     "train.steps": 4,
     "train.batch_size": 4,
     "train.log_every": 2,
@@ -35,10 +35,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective = {"name": "kl_autoencoder", "pixels": "l2", "kl": 1e-6}  # by "l1" dark pictures lose their hues
     config.model = {
         "name": "autoencoder_kl_video",
-        "widths": (8, 16, 32),
+        "patch": 2,  # half of the time of a level of single pixels
+        "widths": (16, 32),
         "layers": 1,
-        "temporal": (True, True),
-        "latent_channels": 4,
+        "temporal": (True,),
+        "latent_channels": 8,
     }
     config.optimizer = {
         "name": "adamw",

@@ -37,7 +37,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.begin()
 
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,11 +48,10 @@ from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import autoencoder_folders, generate, trained_run
+from diffusion.experiments.sampling import autoencoder_folders, clip_coding, generate, trained_run
 from diffusion.io import files
 from diffusion.metrics import chunks
 from diffusion.models import facts
-from diffusion.models.autoencoders import latent_space
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.step import conditioned
 
@@ -86,7 +84,7 @@ def film(
         frames: of a film, likewise; 0: those of the run's clips.
 
     Returns:
-        {"images": uint8 `[N, F, H, W, C]`, "given": Bool `[F]`, of the frames that were made, "originals": the clips,
+        {"images": uint8 `[N, F, H, W, C]`, "given": Bool `[F]`, of their frames of pixels, "originals": the clips,
         "labels": int `[N]`}.
 
     Raises:
@@ -112,17 +110,19 @@ def film(
     generate.check_given_frames(recipe, jax.tree.map(lambda leaf: leaf[:1], labels))
     made_frames = -(-(frames - first) // (window - first)) * (window - first) if longer else int((~given).sum())
     plan = timesteps.plan(run.grid)
-    coder, encode, decode = _coding(run)
+    coder, encode, decode, step = clip_coding.of_run(run)
+    pixels = lambda count: 1 + step * (count - 1)  # frames of so many of the latent
 
     @jax.jit
     def make(params, coder, clips, labels, seeds):
         starts, keys = generate.keys(seeds)
         denoise = generate.of_kind(recipe)(params, labels)
         x = samplers.prior(run.schedule, starts, (made_frames, *run.shape[1:]))
-        known = encode(coder, to_model(clips))
         if longer:
-            way = (run.sampler, denoise, run.schedule, x, plan, keys)
-            return to_uint8(decode(coder, videos.rollout(*way, known[:, :first], window)[:, :frames]))
+            coding = (lambda clips: encode(coder, clips), lambda x: decode(coder, x))
+            way = (run.sampler, denoise, run.schedule, x, plan, keys, to_model(clips[:, : pixels(first)]), window)
+            return to_uint8(videos.rollout(*way, coding=coding)[:, : pixels(frames)])
+        known = encode(coder, to_model(clips))
         others = videos.completing(denoise, run.schedule, known, given)
         made = samplers.sample(run.sampler, others, run.schedule, x, plan, keys)
         return to_uint8(decode(coder, known.at[:, np.flatnonzero(~given)].set(made)))
@@ -131,6 +131,7 @@ def film(
     size = min(config.sample.batch_size, len(clips))
     images = chunks.applied(lambda rows: make(run.params, coder, *rows), (clips, labels, seeds), size)
     seen = np.arange(frames) < first if longer else given
+    seen = np.repeat(seen, [1] + [step] * (frames - 1))
     return {"images": images, "given": seen, "originals": clips, "labels": classes}
 
 
@@ -141,26 +142,6 @@ def _check(run: trained_run.Trained) -> None:
             f"config.model.name = {config.model.name!r} on examples of {run.shape}: no clips of pictures with a time "
             "for each frame. Valid: video_dit on clips."
         )
-
-
-def _coding(run: trained_run.Trained) -> tuple[Any, Callable, Callable]:
-    """(parameters, (parameters, clips in [-1, 1]) -> x, (parameters, x) -> clips): of a run on latents its autoencoder.
-
-    Raises:
-        ConfigError: for one that trained with the model, or one that is not there.
-    """
-    if run.recipe.autoencoder is not None:
-        raise ConfigError("the run's autoencoder trained with it. Valid: a run on pictures, or on a cache of latents.")
-    params, decode = autoencoder_folders.decoding(run.config)
-    if not run.recipe.on_latents:
-        return params, lambda params, x: x, decode
-    module: Any = autoencoder_folders.load(run.config.data.latents.autoencoder).module
-
-    def encode(params: Any, x: jax.Array) -> jax.Array:
-        moments = module.apply({"params": params}, x, method="encode")
-        return latent_space.to_diffusion(moments.mean, module.scale, module.shift)
-
-    return params, encode, decode
 
 
 def main(argv: list[str]) -> None:

@@ -3,6 +3,7 @@
     diffusion video_demo --config=video/drawings --workdir=runs/video
     diffusion video_demo --config=video/drawings:tiny --workdir=runs/video_tiny --number=4
     diffusion video_demo --config=video/drawings --workdir=runs/video --prompt="a red star turns clockwise slowly"
+    diffusion video_demo --config=video/latents --workdir=runs/video_latents    # an autoencoder first, and its latents
 
     WORKDIR/denoiser    a run of diffusion train
     WORKDIR/report      report.json, report.md, and the clips as GIF (and MP4, where PyAV is installed)
@@ -21,7 +22,7 @@ from diffusion.experiments.config import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.flag()
     flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/video")
-    flags.DEFINE_enum("until", "report", ["denoiser", "report"], "the last stage")
+    flags.DEFINE_enum("until", "report", ["autoencoder", "denoiser", "report"], "the last stage")
     flags.DEFINE_integer("number", 96, "clips of each kind of caption in the report", lower_bound=4)
     flags.DEFINE_multi_string("prompt", [], "a caption whose clips are made in place of the report")
     flags.DEFINE_integer("n", 4, "clips of each prompt", lower_bound=1)
@@ -38,13 +39,14 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion.data import latent_cache
 from diffusion.data.shapes import motions
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, fields
 from diffusion.experiments.evaluation import clip_pictures, report
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import trained_run
-from diffusion.experiments.video import clip_judge, clip_maker, motion_figures, video_report
+from diffusion.experiments.sampling import autoencoder_folders, trained_run
+from diffusion.experiments.video import clip_judge, clip_maker, motion_figures, stages, video_report
 from diffusion.io import clips as clip_files
 from diffusion.training.checkpointing import checkpoints
 
@@ -61,10 +63,10 @@ def run(
     """Trains the denoiser and writes the report, as far as that is not done; returns the exit status.
 
     Args:
-        config: of the recipe `video/drawings`.
+        config: of the recipe `video/drawings` or `video/latents`.
         folder: of all that is made.
         command: how a user goes on, for messages.
-        until: "denoiser" or "report".
+        until: "autoencoder", "denoiser" or "report".
         number: clips of each kind of caption in the report.
 
     Raises:
@@ -72,17 +74,26 @@ def run(
     """
     check(config)
     folder = pathlib.Path(folder)
+    on_latents = stages.autoencoder_of(config) is not None
+    if until == "autoencoder" and not on_latents:
+        raise ConfigError("--until=autoencoder: this config's denoiser works on pixels. Valid: denoiser or report.")
     here = shlex.quote(str(folder))
     began = time.monotonic()
     say = lambda number, what: print(
-        f"== {number} of 2, after {(time.monotonic() - began) / 60:.1f} min: {what}", flush=True
+        f"== {number} of {4 if on_latents else 2}, after {(time.monotonic() - began) / 60:.1f} min: {what}", flush=True
     )
-    say(1, f"the denoiser, diffusion train -> {here}/denoiser")
-    if status := train.unless_finished(config, folder / "denoiser", command):
+    if on_latents:
+        say(1, f"the autoencoder, diffusion train -> {here}/autoencoder")
+        if (status := stages.autoencoder_trained(config, folder, command)) or until == "autoencoder":
+            return status
+        say(2, f"the latents of the training clips -> {here}/vae, {here}/latents")
+        stages.encoded(config, folder)
+    say(3 if on_latents else 1, f"the denoiser, diffusion train -> {here}/denoiser")
+    if status := train.unless_finished(stages.denoiser_of(config, folder), folder / "denoiser", command):
         return status
     if until == "denoiser":
         return 0
-    say(2, f"what a judge sees in its clips -> {here}/report")
+    say(4 if on_latents else 2, f"what a judge sees in its clips -> {here}/report")
     if not clip_files.has_library():
         print(f"PyAV is not installed, so that clips are written as GIF alone: {clip_files.INSTALL}", flush=True)
     content = measure(folder / "denoiser", folder / "report", number)
@@ -98,9 +109,12 @@ def check(config: ConfigDict) -> None:
     Raises:
         ConfigError: naming the field.
     """
-    fields.check(config)
+    on_latents = stages.autoencoder_of(config)
+    for each in filter(None, (on_latents, stages.denoiser_of(config))):
+        fields.check(each)
     source = config.data.source.to_dict()
-    wanted = {"frames": clip_judge.FRAMES, "side": clip_judge.SIDE, "alone": True, "radii": clip_judge.SETTING.radii}
+    span = "span" if on_latents is not None else "frames"  # of a clip on latents the first frames are judged
+    wanted = {span: clip_judge.FRAMES, "side": clip_judge.SIDE, "alone": True, "radii": clip_judge.SETTING.radii}
     if source.get("name") != "moving_drawings":
         raise ConfigError(
             f"config.data.source.name = {source.get('name')!r}, and the judge reads moving_drawings. Train on other "
@@ -111,7 +125,10 @@ def check(config: ConfigDict) -> None:
         found = tuple(found) if isinstance(found, (list, tuple)) else found
         if found != value:
             raise ConfigError(f"config.data.source.{name} = {found!r}, and the judge reads clips of {value!r}.")
-    clip_maker.check(checks.on_its_data(checks.validate(config)))
+    if on_latents is not None:
+        checks.validate(on_latents)
+        stages.check_autoencoder(config)
+    clip_maker.check(checks.on_its_data(checks.validate(stages.denoiser_of(config))))
 
 
 def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[str, Any]:
@@ -119,7 +136,7 @@ def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[st
     out.mkdir(parents=True, exist_ok=True)
     networks = clip_judge.judge()
     run = trained_run.load(run_folder)
-    make = clip_maker.maker(run)
+    make, known = clip_maker.maker(run), clip_maker.context(run)
     began = time.process_time()
     found: dict[str, Any] = {}
     made = {}
@@ -128,8 +145,11 @@ def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[st
         write(made[split], out / split, [clip.caption for clip in truth])
     found["image_to_video"], clips, truth = motion_figures.image_to_video(networks, make, number)
     write(clips, out / "image_to_video", [clip.caption for clip in truth])
-    found["extension"], clips, truth = motion_figures.extension(networks, make, max(4, number // 4))
+    found["extension"], clips, truth = motion_figures.extension(networks, make, max(4, number // 4), known)
     write(clips, out / "extension", [clip.caption for clip in truth])
+    if run.recipe.on_latents:
+        code = autoencoder_folders.reconstruction(autoencoder_folders.load(run.config.data.latents.autoencoder))
+        found["autoencoder"] = motion_figures.decoded(networks, code, int(run.config.data.source.frames), number)
     real, _ = clip_judge.real("test", range(10_000, 10_000 + OTHERS))
     others, _ = clip_judge.real("test", range(20_000, 20_000 + number))
     found["distance"] = motion_figures.distances(networks, made["test"], real, others)
@@ -195,4 +215,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, workdir.FAILURES, compiles=True)
+    command_line.run(main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, latent_cache.CacheError), compiles=True)

@@ -192,5 +192,13 @@ def test_the_source_of_one_shape_has_words_for_its_condition():
     record = source[2]
     np.testing.assert_array_equal(record["condition"]["vector"], motions.words(record["caption"]))
     assert "label" not in record and source.spec.num_classes == 0
+    np.testing.assert_array_equal(source.conditions([0, 2])[1]["vector"], record["condition"]["vector"])
+    for row, split in ((0, "train"), (7, "withheld")):  # two shapes, and one
+        assert motions.caption(split, row) == motions.example(split, row).caption
+    longer = sources.moving_drawings(frames=10, side=32, number=3, radii=(7.6, 8.2), alone=True, span=8)
+    np.testing.assert_array_equal(longer[2]["image"][:8], record["image"])
+    assert (longer[2]["condition"]["vector"] == record["condition"]["vector"]).all()
+    with pytest.raises(ValueError, match=r"span = 9\. Valid: 0, or 8 to frames = 8"):
+        sources.moving_drawings(frames=8, span=9)
     with pytest.raises(ValueError, match=r"radii = \(2, 3\)\. Valid: two numbers from 4 to 9"):
         sources.moving_drawings(radii=(2, 3))

@@ -42,7 +42,5 @@ def test_a_run_on_latents_of_clips_makes_clips(tmp_path):
     assert made.shape == (3, 9, 8, 8, 3) and made.dtype == np.uint8 and (tmp_path / "run" / "samples.gif").is_file()
 
     films = film.film(trained_run.load(run), "train", first=1, frames=7)
-    assert films["images"].shape == (3, 13, 8, 8, 3) and films["given"].tolist() == [True] + [False] * 6
-    first = VAE.apply({"params": params}, jnp.asarray(films["originals"][:, :1] / 127.5 - 1, jnp.float32))
-    shown = np.clip(127.5 * np.asarray(first[:, 0]) + 128, 0, 255).astype(int)
-    assert np.abs(films["images"][:, 0].astype(int) - shown).max() <= 1
+    assert films["images"].shape == (3, 13, 8, 8, 3) and films["given"].tolist() == [True] + [False] * 12
+    np.testing.assert_array_equal(films["images"][:, 0], films["originals"][:, 0])

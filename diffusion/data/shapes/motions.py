@@ -13,7 +13,20 @@ A clip has one shape, or two, each in its half of the picture. Pairs of a shape 
 and a shape that `scenes` withholds, stand in no clip of training; those of the split "withheld" have one.
 """
 
-__all__ = ["MOTIONS", "WORDS", "Clip", "Mover", "Setting", "draw", "example", "painted", "said", "shrunk", "words"]
+__all__ = [
+    "MOTIONS",
+    "WORDS",
+    "Clip",
+    "Mover",
+    "Setting",
+    "caption",
+    "draw",
+    "example",
+    "painted",
+    "said",
+    "shrunk",
+    "words",
+]
 
 import math
 from typing import NamedTuple
@@ -126,14 +139,27 @@ def example(split: str, number: int, frames: int = 16, seed: int = SEED, setting
     Raises:
         ValueError: for another split, or fewer frames.
     """
+    lot, movers = _begun(split, number, frames, seed, setting)
+    seen = np.stack([_seen(mover) for mover in movers], axis=1)
+    return Clip(_in_words(movers), movers, painted(movers, lot), seen)
+
+
+def caption(split: str, number: int, frames: int = 16, seed: int = SEED, setting: Setting = SETTING) -> str:
+    """The caption of `example`, of the same arguments, without its frames, which take a hundred times as long."""
+    return _in_words(_begun(split, number, frames, seed, setting)[1])
+
+
+def _begun(split: str, number: int, frames: int, seed: int, setting: Setting) -> tuple[Lot, tuple[Mover, ...]]:
     if split not in STREAMS:
         raise ValueError(f"moving drawings have no split {split!r}. Valid: {', '.join(STREAMS)}")
     if frames < LEAST:
         raise ValueError(f"frames = {frames}. Valid: at least {LEAST}, so that what hides is hidden in one")
     lot = Lot(seed, STREAMS[split], number)
-    movers = draw(lot, frames, split == "withheld", setting)
-    seen = np.stack([_seen(mover) for mover in movers], axis=1)
-    return Clip(" and ".join(map(_phrase, movers)), movers, painted(movers, lot), seen)
+    return lot, draw(lot, frames, split == "withheld", setting)
+
+
+def _in_words(movers: tuple[Mover, ...]) -> str:
+    return " and ".join(map(_phrase, movers))
 
 
 def draw(lot: Lot, frames: int, of_withheld: bool = False, setting: Setting = SETTING) -> tuple[Mover, ...]:

@@ -51,10 +51,21 @@ class Described(Records):
         condition_of: caption -> condition, as the records have it; ValueError for a caption that is not understood.
     """
 
-    def __init__(self, records: Drawings, split: str, condition_of: Callable[[str], dict[str, Any]]):
-        """Wraps records without labels."""
+    def __init__(
+        self,
+        records: Drawings,
+        split: str,
+        condition_of: Callable[[str], dict[str, Any]],
+        caption: Callable[[int], str],
+    ):
+        """Wraps records without labels; `caption` is that of a row."""
         super().__init__(records, 0, split)
         self.condition_of = condition_of
+        self._caption = caption
+
+    def conditions(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """The conditions of records, which are not drawn."""
+        return [self.condition_of(self._caption(row)) for row in rows]
 
 
 def arranged_drawings(split: str = "train", *, kind: str = "outlines", number: int = 8_000) -> Records:
@@ -115,6 +126,7 @@ def moving_drawings(
     number: int = 8_000,
     radii: tuple[float, float] = (6.0, 6.6),
     alone: bool = False,
+    span: int = 0,
 ) -> Records:
     """Opens clips of moving shapes, see `shapes.motions`; the label is the first shape's motion.
 
@@ -132,16 +144,21 @@ def moving_drawings(
         number: of records.
         radii: least and greatest radius of a shape, in pixels of 64.
         alone: whether each clip has one shape.
+        span: frames in which the way of a speed is gone, of clips with more of them; 0: those of the clip. A clip of
+            more frames begins as that of the same row with `frames` = span.
 
     Raises:
-        ValueError: for another split, too few frames, another side, radii that do not fit, or a number below 1.
+        ValueError: for another split, too few frames, another side or span, radii that do not fit, or a number below
+            1.
     """
     from diffusion.data.shapes import motions
 
     low, high = radii
     if not 4 <= low <= high <= 9:
         raise ValueError(f"radii = {tuple(radii)}. Valid: two numbers from 4 to 9, the smaller one first")
-    setting = motions.Setting(radii=(low, high))
+    if span and not motions.LEAST <= span <= frames:
+        raise ValueError(f"span = {span}. Valid: 0, or {motions.LEAST} to frames = {frames}")
+    setting = motions.Setting(radii=(low, high), span=span)
     if alone:
         setting = setting._replace(two=0.0, tilted=True)
 
@@ -156,4 +173,5 @@ def moving_drawings(
 
     condition_of = lambda caption: {"vector": motions.words(caption)}
     drawings = Drawings(split, number, make, tuple(motions.STREAMS))
-    return Described(drawings, split, condition_of) if alone else Records(drawings, len(kinds), split)
+    caption = lambda row: motions.caption(split, row, frames, setting=setting)
+    return Described(drawings, split, condition_of, caption) if alone else Records(drawings, len(kinds), split)

@@ -1,5 +1,6 @@
 """The recipe of a config: what its fields must fit, with each other, with the data, with the files that they name."""
 
+import dataclasses
 import functools
 import math
 import operator
@@ -102,7 +103,13 @@ def on_its_data(recipe: Recipe) -> Recipe:
     """
     config = recipe.config
     shape = data.known_shape(config)
-    recipe = recipe.on(data.source(config, config["data"]["split"]).spec) if shape is None else recipe.at(shape)
+    spec = None if data.is_tfds(config) else data.source(config, config["data"]["split"]).spec
+    if shape is None:
+        recipe = recipe.on(spec or data.source(config, config["data"]["split"]).spec)
+    elif spec is None or spec.condition is None:
+        recipe = recipe.at(shape)
+    else:  # latents have the conditions of what they are of
+        recipe = dataclasses.replace(recipe.on(spec._replace(shape=shape)), dtype=recipe.dtype)
     fits.check_frames(recipe)
     return recipe
 

@@ -14,6 +14,7 @@ from diffusion.data.stream_batches import StreamBatches
 from diffusion.data.transforms import Augmentation
 from diffusion.experiments.config import ConfigError, data, null_condition, picture_sizes
 from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.run.conditioned_latents import Beside
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
 from diffusion.models import facts
 from diffusion.objectives import Moves
@@ -121,7 +122,12 @@ def open_examples(recipe: Recipe) -> Examples:
             features = feature_cache.open_beside(folder, cache.description)
             encoder_features.require(features.description, recipe.encoder, folder)
             source = feature_cache.Featured(cache, features)
-        captioned = _with_texts(recipe, source, name, lambda: data.source(config, settings["split"]))
+        pictures = lambda: data.source(config, settings["split"])
+        if not (data.is_tfds(config) or recipe.receives_text or recipe.encoder):
+            if (made_of := pictures()).spec.condition is not None:
+                source = Beside(cache, made_of)
+                spec = source.spec
+        captioned = _with_texts(recipe, source, name, pictures)
         return Examples(captioned, spec, (cache.draw,), where=folder)
     except (sources.DamagedRecord, ConfigError):
         raise  # the first is no mistake in the config

@@ -20,13 +20,14 @@ import jax
 import numpy as np
 
 from diffusion.adapters.tuning import Tuning
-from diffusion.data import captions, latent_cache, pipeline, sources
+from diffusion.data import captions, latent_cache, sources
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.config.base import CAPTIONED, Base
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import plain
 from diffusion.experiments.run import seen_pictures
+from diffusion.experiments.run.conditioned_latents import Beside, every_record
 from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.models.autoencoders import latent_space
@@ -35,15 +36,6 @@ from diffusion.training.runtime import agreement, progress
 
 FLIP = {"name": "flip"}  # the augmentation that a cache of latents can hold
 BATCH = 8  # pictures, or captions, that are encoded at once
-
-
-@contextlib.contextmanager
-def every_record() -> Iterator[None]:
-    """Within it, a damaged record's error does not advise to leave the record out, since a run that tunes does not."""
-    try:
-        yield
-    except sources.DamagedRecord as error:
-        raise error.where_none_is_left_out() from error
 
 
 @every_record()
@@ -147,35 +139,6 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, found: Examples) -> tup
         raise ConfigError(f"config.data: {error}") from error
     recipe = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, null=null))
     return recipe, found._replace(source=records, augment=(latents.draw,))
-
-
-class Beside:
-    """Latents with what their pictures' records have as their condition, such as a control."""
-
-    def __init__(self, latents: latent_cache.Latents, source: sources.Source):
-        """Joins them, record by record."""
-        self._latents, self._source = latents, source
-        self.spec = latents.spec
-
-    def __len__(self) -> int:
-        return len(self._latents)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """Returns one record."""
-        return self.__getitems__([row])[0]
-
-    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns many records."""
-        with every_record():
-            theirs = pipeline.fetch(self._source, np.asarray(rows))
-        return [
-            record | {"condition": other["condition"]}
-            for record, other in zip(self._latents.__getitems__(rows), theirs)
-        ]
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Those of the latents, which are of the pictures."""
-        return self._latents.fingerprint()
 
 
 class Prompted(NamedTuple):

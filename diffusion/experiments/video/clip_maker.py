@@ -11,8 +11,9 @@ from diffusion import samplers, videos
 from diffusion.data.shapes import motions
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.sampling import generate
+from diffusion.experiments.sampling import clip_coding, generate
 from diffusion.experiments.sampling.trained_run import Trained
+from diffusion.experiments.video.clip_judge import FRAMES
 from diffusion.metrics import chunks
 from diffusion.timesteps import plan
 
@@ -29,36 +30,47 @@ def check(recipe: Recipe) -> None:
     generate.check_given_frames(recipe, {"vector": jnp.zeros((1, len(motions.WORDS)))})
 
 
+def context(run: Trained) -> int:
+    """K, the frames from which a clip is extended: half of a window, of a run on latents in whole frames of these."""
+    return 1 + clip_coding.of_run(run).step * ((run.shape[0] + 1) // 2 - 1)
+
+
 def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
     """What makes clips: (captions, seeds, first frames [N, K, H, W, C] or None, frames T) -> [N, T, H, W, C], uint8.
 
-    The first frames stand unchanged at the beginning. T is F, the frames of the run's clips, or K + n (F - K): then
-    windows of F frames each see the last K before them (`videos.rollout`). One program is compiled for each K and T.
+    The first frames stand unchanged at the beginning. Windows of the run's clips see the last K before them
+    (`videos.rollout`), as often as T needs; what is beyond T is left out. One program is compiled for each K and T.
     """
     denoiser = generate.denoiser(run.recipe)
+    coder, encode, decode, step = clip_coding.of_run(run)
     steps = plan(run.grid)
     window = run.shape[0]
+    whole = 1 + step * (window - 1)  # frames of a window
 
     def program(frames: int) -> Callable[[Array, Array, Array], Array]:
         @jax.jit
         def made(vectors: Array, seeds: Array, known: Array) -> Array:
             denoise = denoiser(run.params, {"vector": vectors})
             first, rest = generate.keys(seeds)
-            x = samplers.prior(run.schedule, first, (frames - known.shape[1], *run.shape[1:]))
+            length = known.shape[1]
+            before = 1 + (length - 1) // step if length else 0  # frames of x that are known
+            windows = -(-(frames - length) // (whole - length))
+            x = samplers.prior(run.schedule, first, (windows * (window - before), *run.shape[1:]))
             walk = (run.sampler, denoise, run.schedule, x, steps, rest)
-            if not known.shape[1]:
-                return to_uint8(samplers.sample(*walk))
-            return to_uint8(videos.rollout(*walk, to_model(known), window))
+            if not length:
+                return to_uint8(decode(coder, samplers.sample(*walk)))[:, :frames]
+            coding = (lambda clips: encode(coder, clips), lambda x: decode(coder, x))
+            return to_uint8(videos.rollout(*walk, to_model(known), window, coding=coding))[:, :frames]
 
         return made
 
     programs: dict[int, Callable[..., Array]] = {}
 
     def make(
-        captions: Sequence[str], seeds: Sequence[int], known: np.ndarray | None = None, frames: int = window
+        captions: Sequence[str], seeds: Sequence[int], known: np.ndarray | None = None, frames: int = FRAMES
     ) -> np.ndarray:
         vectors = np.stack([motions.words(caption) for caption in captions])
-        known = np.zeros((len(vectors), 0, *run.shape[1:]), np.uint8) if known is None else known
+        known = np.zeros((len(vectors), 0), np.uint8) if known is None else known
         made = programs.setdefault(frames, program(frames))
         rows = (vectors, np.asarray(seeds), known)
         return chunks.applied(lambda rows: made(*rows), rows, min(batch_size, len(vectors)))

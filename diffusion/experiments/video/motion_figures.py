@@ -7,18 +7,19 @@ the floor of the measurement.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from diffusion.data.shapes import motions
 from diffusion.data.shapes.motions import Clip
 from diffusion.experiments.video import clip_judge
 from diffusion.experiments.video.clip_judge import Judge
-from diffusion.metrics import bootstrap, clip_reader, frechet, moving_objects, neighbours
+from diffusion.metrics import bootstrap, chunks, clip_reader, frechet, moving_objects, neighbours, reconstruction_error
 from diffusion.metrics.prompt_following import clustered
 
 Make = Callable[..., np.ndarray]
 SEEDS = {"test": 0, "withheld": 10_000, "picture": 20_000, "longer": 30_000}
-KNOWN = 4  # frames from which a clip is extended, and a window goes on
+KNOWN = 4  # frames from which a clip is extended, and a window goes on, of a run on pixels
 TIMES = 4  # as long is an extended clip
 ENDLESS = ("bounces", "turns")  # what moves or hides would leave the picture
 
@@ -139,8 +140,31 @@ def image_to_video(networks: Judge, make: Make, number: int) -> tuple[dict[str, 
     return {"made": measured(networks, clips, truth, 1), "real": measured(networks, real, truth, 1)}, clips, truth
 
 
-def extension(networks: Judge, make: Make, number: int) -> tuple[dict[str, Any], np.ndarray, list[Clip]]:
-    """The same of clips of four times the length, made by windows from the first four frames of real ones.
+def decoded(networks: Judge, code: Callable[[np.ndarray], np.ndarray], frames: int, number: int) -> dict[str, Any]:
+    """What an autoencoder leaves of real clips: {"psnr" in dB, "asked"}, the best that a model of its latents can show.
+
+    Args:
+        networks: the judge.
+        code: clips uint8 [N, frames, 32, 32, 3] -> what is decoded of their latents.
+        frames: that it takes, at least 8; the first 8 are judged.
+        number: of clips of the test split.
+    """
+    some = [clip_judge.example("test", row, frames=frames) for row in range(number)]
+    real, truth = np.stack([clip for clip, _ in some]), [about for _, about in some]
+    made = chunks.applied(code, real, min(32, number))
+    pictures = [jnp.asarray(clips.reshape(-1, *clips.shape[2:])) for clips in (made, real)]
+    first = made[:, : clip_judge.FRAMES]
+    found = moving_objects.tracks(first)
+    seen = np.stack([clip.seen[: clip_judge.FRAMES, 0] for clip in truth]) >= moving_objects.WHOLE
+    shown = clip_judge.seen(networks, first, found, clip_judge.frames_read(networks, first, found), seen)
+    asked = clip_judge.score(clip_judge.verdicts([clip.caption for clip in truth], shown))
+    return {"psnr": float(np.mean(reconstruction_error.psnr(*pictures))), "asked": asked, "clips": number}
+
+
+def extension(
+    networks: Judge, make: Make, number: int, known: int = KNOWN
+) -> tuple[dict[str, Any], np.ndarray, list[Clip]]:
+    """The same of clips of four times the length, made by windows from the first frames of real ones, so many `known`.
 
     Only motions without an end are asked. "speed_kept" is the median over clips of |v - v_0| / v_0, with the mean step
     of the last 8 frames of a clip that bounces, and that of its real continuation.
@@ -155,8 +179,8 @@ def extension(networks: Judge, make: Make, number: int) -> tuple[dict[str, Any],
         row += 1
     real, truth = np.stack([clip for clip, _ in chosen]), [about for _, about in chosen]
     seeds = range(SEEDS["longer"], SEEDS["longer"] + number)
-    clips = make([clip.caption for clip in truth], seeds, real[:, :KNOWN], frames)
-    figures = {"made": measured(networks, clips, truth, KNOWN), "real": measured(networks, real, truth, KNOWN)}
+    clips = make([clip.caption for clip in truth], seeds, real[:, :known], frames)
+    figures = {"made": measured(networks, clips, truth, known), "real": measured(networks, real, truth, known)}
     bouncing = np.array([clip.movers[0].motion == "bounces" for clip in truth])
     if bouncing.any():
         window = slice(-clip_judge.FRAMES, None)

@@ -41,8 +41,9 @@ HOW_TO_READ = (
     "- **Frechet distance**: in the judge's space of clips, which is not that of FVD.\n"
     "- **From a first picture**: the picture shows colour and shape, so that a clip that stands still has these "
     "right; motion, direction and speed are what the model adds.\n"
-    "- **Four times the length**: 32 frames by windows of 8 that see the last 4 of those before; the judge reads the "
-    "last 8. Only what bounces or turns is asked."
+    "- **Autoencoder**: of a model on latents, what is left of real clips behind it; a model can show no more.\n"
+    "- **Four times the length**: 32 frames by windows that see the last half of those before, 4 frames of 8 (on "
+    "latents 5 of 9); the judge reads the last 8. Only what bounces or turns is asked."
 )
 
 Row = tuple[str, str, str]
@@ -71,6 +72,11 @@ def rows(found: Mapping[str, Any]) -> list[Row]:
         lines += [(f"{title}: {what}", f"{value:.3g}", f"real {floor:.3g}") for what, value, floor in pairs]
         if "speed_kept" in made:
             lines.append((f"{title}: speed of what bounces, off the real one", f"{made['speed_kept']:.1%}", "median"))
+    if "autoencoder" in found:
+        each = found["autoencoder"]
+        of_them = f"{each['clips']} real clips, decoded of their latents"
+        lines.append(("autoencoder: PSNR, dB", f"{each['psnr']:.1f}", of_them))
+        lines.append(("autoencoder: what is asked", report.percent(each["asked"]["attributes"]), of_them))
     if "distance" in found:
         each = found["distance"]
         beside = f"floor {each['floor']:.3g}; noise {each['noise']:.3g}; {each['clips']} clips"

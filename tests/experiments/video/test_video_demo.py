@@ -12,6 +12,7 @@ from diffusion.data.transforms import to_uint8
 from diffusion.experiments import video_demo
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipes import load
+from diffusion.experiments.run import examples
 from diffusion.experiments.sampling import trained_run
 from diffusion.experiments.video import clip_judge, clip_maker, motion_figures, video_report
 from diffusion.metrics import bootstrap
@@ -111,6 +112,8 @@ def test_clips_are_made_by_the_denoiser_of_the_run(monkeypatch):
     predict = lambda x, labels: Prediction(jnp.broadcast_to(shade(labels), x.shape), jnp.zeros_like(x))
     denoiser = lambda params, labels: lambda x, t: predict(x, labels)
     monkeypatch.setattr(clip_maker.generate, "denoiser", lambda recipe: denoiser)
+    of_pixels = clip_maker.clip_coding.Coding((), lambda params, x: x, lambda params, x: x)
+    monkeypatch.setattr(clip_maker.clip_coding, "of_run", lambda run: of_pixels)
     schedule = rectified_flow()
     grid = np.array([1.0, 0.5, schedule.t_min])
     run = trained_run.Trained(None, None, schedule, samplers.ddim(), grid, (8, 2, 2, 3))
@@ -164,6 +167,47 @@ def test_mistakes_are_named(tmp_path):
             video_demo.check(wrong)
     with pytest.raises(ConfigError, match=r"--prompt: .* the word 'dog' is not known"):
         video_demo.sample(config, tmp_path, ["a red dog"], 1)
+
+
+def test_a_demo_on_latents_is_checked_before_anything_is_trained(tmp_path):
+    config = load("video/latents:tiny")
+    video_demo.check(config)
+    for changes, message in [
+        ({"data.source.frames": 10}, "each 2 after the first. Valid: 1 and a multiple of 2"),
+        ({"denoiser.objective.density.patterns": ("........",)}, "clips of 9 frames have 5 of the latent"),
+        ({"data.source.span": 9}, r"config\.data\.source\.span = 9, and the judge reads clips of 8"),
+        ({"denoiser.sample.guidance.name": "adaptive_projected"}, "no plain denoiser"),
+    ]:
+        wrong = config.copy_and_resolve_references()
+        wrong.update_from_flattened_dict(changes)
+        with pytest.raises(ConfigError, match=message):
+            video_demo.check(wrong)
+    with pytest.raises(ConfigError, match="--until=autoencoder: this config's denoiser works on pixels"):
+        video_demo.run(load("video/drawings:tiny"), tmp_path, until="autoencoder")
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_latents_and_reports(tmp_path, monkeypatch):
+    """Two trainings and the latents between them, whose captions they keep; what is given stays as it is."""
+    monkeypatch.setattr(video_demo, "OTHERS", 24)
+    made = clip_judge.judge(tmp_path / "judge", 24, (4, 4))
+    monkeypatch.setattr(clip_judge, "judge", lambda: made)
+    config, folder = load("video/latents:tiny"), tmp_path / "run"
+    assert video_demo.run(config, folder, until="autoencoder") == 0 and not (folder / "latents").exists()
+    assert video_demo.run(config, folder, number=4) == 0
+    report = (folder / "report" / "report.md").read_text()
+    assert "autoencoder: PSNR, dB" in report and "four times the length: what is asked" in report
+    run = trained_run.load(folder / "denoiser")
+    assert run.shape == (5, 8, 8, 8) and clip_maker.context(run) == 5
+    real, truth = clip_judge.real("test", range(2))
+    clips = clip_maker.maker(run)([clip.caption for clip in truth], [0, 1], real[:, :5], 17)
+    assert clips.shape == (2, 17, 32, 32, 3) and (clips[:, :5] == real[:, :5]).all()
+    recipe = run.recipe
+    batch = next(examples.open_examples(recipe).batches(recipe.config, 0, [0, 1], 0))
+    words = {
+        tuple(motions.words(motions.example("train", row, setting=clip_judge.SETTING).caption)) for row in range(16)
+    }
+    assert {tuple(vector) for vector in batch["condition"]["vector"]} <= words
 
 
 @pytest.mark.slow

@@ -1,0 +1,50 @@
+"""Latents of a cache, which has classes alone, with the conditions of the records that they were made of."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion.data import latent_cache, pipeline, sources
+
+
+@contextlib.contextmanager
+def every_record() -> Iterator[None]:
+    """Within it, a damaged record's error does not advise to leave the record out, since a run that tunes does not."""
+    try:
+        yield
+    except sources.DamagedRecord as error:
+        raise error.where_none_is_left_out() from error
+
+
+class Beside:
+    """Latents with what their pictures' records have as their condition, such as a control or the words of a caption.
+
+    A source with `conditions(rows)` gives these without its pictures.
+    """
+
+    def __init__(self, latents: latent_cache.Latents, source: sources.Source):
+        """Joins them, record by record."""
+        self._latents, self._source = latents, source
+        self.spec = latents.spec._replace(condition=source.spec.condition)
+
+    def __len__(self) -> int:
+        return len(self._latents)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """Returns one record."""
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns many records."""
+        with every_record():
+            if (known := getattr(self._source, "conditions", None)) is not None:
+                theirs = known(rows)
+            else:
+                theirs = [record["condition"] for record in pipeline.fetch(self._source, np.asarray(rows))]
+        return [record | {"condition": own} for record, own in zip(self._latents.__getitems__(rows), theirs)]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Those of the latents, which are of the pictures."""
+        return self._latents.fingerprint()

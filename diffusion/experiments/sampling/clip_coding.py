@@ -1,0 +1,47 @@
+"""Between clips of pixels and what the network of a run takes: their latents, or the pixels themselves."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from diffusion.experiments.config import ConfigError
+from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.experiments.sampling.trained_run import Trained
+from diffusion.models.autoencoders import latent_space
+
+
+class Coding(NamedTuple):
+    """Of a run on latents its autoencoder, else nothing.
+
+    Attributes:
+        params: of the autoencoder.
+        encode: (params, clips `[B, F, H, W, C]` in [-1, 1]) -> x `[B, f, ...]`.
+        decode: (params, x) -> clips.
+        step: f_t; a clip of 1 + f_t n frames has 1 + n frames of x.
+    """
+
+    params: Any
+    encode: Callable[[Any, jax.Array], jax.Array]
+    decode: Callable[[Any, jax.Array], jax.Array]
+    step: int = 1
+
+
+def of_run(run: Trained) -> Coding:
+    """The coding of a run.
+
+    Raises:
+        ConfigError: for an autoencoder that trained with the model, or one that is not there.
+    """
+    if run.recipe.autoencoder is not None:
+        raise ConfigError("the run's autoencoder trained with it. Valid: a run on pictures, or on a cache of latents.")
+    params, decode = autoencoder_folders.decoding(run.config)
+    if not run.recipe.on_latents:
+        return Coding(params, lambda params, x: x, decode)
+    module: Any = autoencoder_folders.load(run.config.data.latents.autoencoder).module
+
+    def encode(params: Any, x: jax.Array) -> jax.Array:
+        moments = module.apply({"params": params}, x, method="encode")
+        return latent_space.to_diffusion(moments.mean, module.scale, module.shift)
+
+    return Coding(params, encode, decode, getattr(module, "time_factor", 1))

@@ -1,0 +1,121 @@
+"""The trainings of the demo of videos: a denoiser of pixels, or an autoencoder and a denoiser of its latents.
+
+WORKDIR/autoencoder    a run of diffusion train, on clips
+WORKDIR/vae            what it learned, as other programs read it; its latents have mean 0 and variance 1
+WORKDIR/latents        those of the training clips, as diffusion encode writes them
+WORKDIR/denoiser       a run of diffusion train, on these or on clips
+"""
+
+import pathlib
+import shutil
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion.data import latent_cache
+from diffusion.experiments import encode, train
+from diffusion.experiments.config import ConfigError, data, resolve, unknown
+from diffusion.experiments.evaluation import model_card
+from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.experiments.text import model
+from diffusion.io import files
+from diffusion.models import interchange
+from diffusion.models.autoencoders import latent_space
+from diffusion.training.checkpointing import checkpoints
+
+FIELDS = ("autoencoder", "denoiser", "data", "measured")
+
+
+def denoiser_of(config: ConfigDict, folder: pathlib.Path | None = None) -> ConfigDict:
+    """The config of the denoiser, on the latents in a folder; without one on clips, as it is checked.
+
+    Args:
+        config: of a denoiser of clips, or {"autoencoder", "denoiser", "data", "measured"} as `video/latents` has it.
+        folder: of all that is made.
+
+    Raises:
+        ConfigError: for another field, or one that is missing.
+    """
+    if "denoiser" not in config:
+        return config
+    for name in config:
+        if name not in FIELDS:
+            raise unknown("config", name, FIELDS, "field")
+    for name in FIELDS:
+        if name not in config:
+            raise ConfigError(f"config.{name} is missing. Start from the recipe video/latents.")
+    found = _with_data(config, "denoiser")
+    if folder is not None:
+        found.data.latents.update({"dir": str(folder / "latents"), "autoencoder": str(folder / "vae")})
+    return found
+
+
+def autoencoder_of(config: ConfigDict) -> ConfigDict | None:
+    """The config of the autoencoder; None where the denoiser works on pixels."""
+    return _with_data(config, "autoencoder") if "denoiser" in config else None
+
+
+def check_autoencoder(config: ConfigDict) -> None:
+    """Refuses an autoencoder whose latents the denoiser does not take, before either is trained.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    module = resolve.Resolver(config.autoencoder).model()
+    frames = config.data.source.frames
+    if (frames - 1) % module.time_factor:
+        raise ConfigError(
+            f"config.data.source.frames = {frames}, and the autoencoder makes one frame of the latent of each "
+            f"{module.time_factor} after the first. Valid: 1 and a multiple of {module.time_factor}."
+        )
+    patterns = config.denoiser.objective.density.patterns
+    own = 1 + (frames - 1) // module.time_factor
+    if {len(pattern) for pattern in patterns} != {own}:
+        raise ConfigError(
+            f"config.denoiser.objective.density.patterns = {tuple(patterns)}, and clips of {frames} frames have {own} "
+            f"of the latent. Valid: patterns of {own}."
+        )
+
+
+def encoded(config: ConfigDict, folder: pathlib.Path) -> None:
+    """Writes the autoencoder's folder and the latents of the training clips, where that is not done yet.
+
+    Raises:
+        ConfigError: for an autoencoder that has trained on since a denoiser learned its latents.
+        CacheError: for latents that are not its own.
+    """
+    trained = str(checkpoints.latest(folder / "autoencoder"))
+    note = folder / "vae.step"
+    settings = _with_data(config, "autoencoder")
+    source = data.source(settings, settings.data.split)
+    if not (note.is_file() and note.read_text() == trained):
+        if checkpoints.latest(folder / "denoiser") is not None:
+            raise ConfigError(
+                f"{folder / 'autoencoder'} has been trained on to step {trained}, but {folder / 'denoiser'} learned "
+                "what it made before. Choose another --workdir, or remove that folder."
+            )
+        shutil.rmtree(folder / "latents", ignore_errors=True)
+        module, params, _ = model.trained(folder / "autoencoder")
+        encoder = autoencoder_folders.encoder(autoencoder_folders.of(module, params))
+        rows = np.linspace(0, len(source) - 1, min(config.measured, len(source))).astype(int)
+        batches = (np.stack([source[row]["image"] for row in rows[i : i + 32]]) for i in range(0, len(rows), 32))
+        scaling = latent_space.estimate((encoder(batch)[:, 0] for batch in batches), per_channel=True)
+        with files.whole_folder(folder / "vae") as new:
+            interchange.save(new, module.clone(**scaling._asdict()), params)
+            card = model_card.of_run(folder / "autoencoder", "Autoencoder")
+            model_card.write(new, card, folder / "vae")
+        workdir.write_text(note, trained)
+    if not (folder / "latents" / latent_cache.INDEX).is_file():
+        encode.run(autoencoder_folders.load(folder / "vae"), source, str(folder / "latents"))
+
+
+def autoencoder_trained(config: ConfigDict, folder: pathlib.Path, command: str) -> int:
+    """Trains the autoencoder, if that is not done; returns the exit status."""
+    return train.unless_finished(_with_data(config, "autoencoder"), folder / "autoencoder", command)
+
+
+def _with_data(config: ConfigDict, stage: str) -> ConfigDict:
+    found = config[stage].copy_and_resolve_references()
+    found.data.update(config.data.to_dict())
+    return found
