@@ -110,7 +110,7 @@ def film(
     generate.check_given_frames(recipe, jax.tree.map(lambda leaf: leaf[:1], labels))
     made_frames = -(-(frames - first) // (window - first)) * (window - first) if longer else int((~given).sum())
     plan = timesteps.plan(run.grid)
-    coder, encode, decode, step = clip_coding.of_run(run)
+    coder, encode, decode, step = clip_coding.of_recipe(run.recipe)
     pixels = lambda count: 1 + step * (count - 1)  # frames of so many of the latent
 
     @jax.jit

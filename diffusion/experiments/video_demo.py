@@ -46,7 +46,7 @@ from diffusion.experiments.config import ConfigError, checks, fields
 from diffusion.experiments.evaluation import clip_pictures, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, trained_run
-from diffusion.experiments.video import clip_judge, clip_maker, motion_figures, stages, video_report
+from diffusion.experiments.video import clip_judge, clip_maker, demo_stages, motion_figures, video_report
 from diffusion.io import clips as clip_files
 from diffusion.training.checkpointing import checkpoints
 
@@ -74,7 +74,7 @@ def run(
     """
     check(config)
     folder = pathlib.Path(folder)
-    on_latents = stages.autoencoder_of(config) is not None
+    on_latents = demo_stages.autoencoder_of(config) is not None
     if until == "autoencoder" and not on_latents:
         raise ConfigError("--until=autoencoder: this config's denoiser works on pixels. Valid: denoiser or report.")
     here = shlex.quote(str(folder))
@@ -84,12 +84,12 @@ def run(
     )
     if on_latents:
         say(1, f"the autoencoder, diffusion train -> {here}/autoencoder")
-        if (status := stages.autoencoder_trained(config, folder, command)) or until == "autoencoder":
+        if (status := demo_stages.autoencoder_trained(config, folder, command)) or until == "autoencoder":
             return status
         say(2, f"the latents of the training clips -> {here}/vae, {here}/latents")
-        stages.encoded(config, folder)
+        demo_stages.encoded(config, folder)
     say(3 if on_latents else 1, f"the denoiser, diffusion train -> {here}/denoiser")
-    if status := train.unless_finished(stages.denoiser_of(config, folder), folder / "denoiser", command):
+    if status := train.unless_finished(demo_stages.denoiser_of(config, folder), folder / "denoiser", command):
         return status
     if until == "denoiser":
         return 0
@@ -109,8 +109,8 @@ def check(config: ConfigDict) -> None:
     Raises:
         ConfigError: naming the field.
     """
-    on_latents = stages.autoencoder_of(config)
-    for each in filter(None, (on_latents, stages.denoiser_of(config))):
+    on_latents = demo_stages.autoencoder_of(config)
+    for each in filter(None, (on_latents, demo_stages.denoiser_of(config))):
         fields.check(each)
     source = config.data.source.to_dict()
     span = "span" if on_latents is not None else "frames"  # of a clip on latents the first frames are judged
@@ -127,8 +127,8 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"config.data.source.{name} = {found!r}, and the judge reads clips of {value!r}.")
     if on_latents is not None:
         checks.validate(on_latents)
-        stages.check_autoencoder(config)
-    clip_maker.check(checks.on_its_data(checks.validate(stages.denoiser_of(config))))
+        demo_stages.check_autoencoder(config)
+    clip_maker.check(checks.on_its_data(checks.validate(demo_stages.denoiser_of(config))))
 
 
 def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[str, Any]:

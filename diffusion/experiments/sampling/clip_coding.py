@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 
 from diffusion.experiments.config import ConfigError
+from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling import autoencoder_folders
-from diffusion.experiments.sampling.trained_run import Trained
 from diffusion.models.autoencoders import latent_space
 
 
@@ -27,18 +27,18 @@ class Coding(NamedTuple):
     step: int = 1
 
 
-def of_run(run: Trained) -> Coding:
-    """The coding of a run.
+def of_recipe(recipe: Recipe) -> Coding:
+    """The coding of a run, by its recipe.
 
     Raises:
         ConfigError: for an autoencoder that trained with the model, or one that is not there.
     """
-    if run.recipe.autoencoder is not None:
+    if recipe.autoencoder is not None:
         raise ConfigError("the run's autoencoder trained with it. Valid: a run on pictures, or on a cache of latents.")
-    params, decode = autoencoder_folders.decoding(run.config)
-    if not run.recipe.on_latents:
+    params, decode = autoencoder_folders.decoding(recipe.config)
+    if not recipe.on_latents:
         return Coding(params, lambda params, x: x, decode)
-    module: Any = autoencoder_folders.load(run.config.data.latents.autoencoder).module
+    module: Any = autoencoder_folders.load(recipe.config.data.latents.autoencoder).module
 
     def encode(params: Any, x: jax.Array) -> jax.Array:
         moments = module.apply({"params": params}, x, method="encode")

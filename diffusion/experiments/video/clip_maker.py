@@ -32,7 +32,7 @@ def check(recipe: Recipe) -> None:
 
 def context(run: Trained) -> int:
     """K, the frames from which a clip is extended: half of a window, of a run on latents in whole frames of these."""
-    return 1 + clip_coding.of_run(run).step * ((run.shape[0] + 1) // 2 - 1)
+    return 1 + clip_coding.of_recipe(run.recipe).step * ((run.shape[0] + 1) // 2 - 1)
 
 
 def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
@@ -42,7 +42,7 @@ def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
     (`videos.rollout`), as often as T needs; what is beyond T is left out. One program is compiled for each K and T.
     """
     denoiser = generate.denoiser(run.recipe)
-    coder, encode, decode, step = clip_coding.of_run(run)
+    coder, encode, decode, step = clip_coding.of_recipe(run.recipe)
     steps = plan(run.grid)
     window = run.shape[0]
     whole = 1 + step * (window - 1)  # frames of a window
