@@ -6,8 +6,9 @@
     diffusion control_report --runs=runs/outlines,runs/layers,runs/sketch --out=runs/control
 
 The base is runs/text/model, or another by --config.base.path. It has drawn shapes at nine places alone; the pictures of
-this training have them anywhere and over each other, with captions that do not say where (`shapes.arrangements`).
-Loss, density of the times and optimizer are those of the base's training.
+this training have them at 25 and over each other, with captions that do not say where (`shapes.arrangements`), and
+anywhere with `--config.data.source.places="()"`. Loss, density of the times and optimizer are those of the base's
+training.
 
 Time and error: docs/control.md.
 
@@ -21,6 +22,7 @@ from diffusion.experiments.config import recipes
 base = recipes.module("tuning/base")
 shapes = recipes.module("text/shapes")
 
+PLACES = (16.0, 24.0, 32.0, 40.0, 48.0)  # pixels, along each side
 PRESETS = {name: {"data.source.kind": name} for name in ("outlines", "layers", "sketch")}
 PRESETS["tiny"] = base.TINY | {"data.source.number": 16}
 
@@ -29,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     config = base.tuned({"name": "control_net"}, learning_rate=3e-3, steps=1500)
     config.optimizer.name = "muon"
-    config.data.source = {"name": "arranged_drawings", "kind": "outlines", "number": 4_000}
+    config.data.source = {"name": "arranged_drawings", "kind": "outlines", "number": 4_000, "places": PLACES}
     return recipes.preset(of_drawings(config), arg, PRESETS)
 
 

@@ -74,14 +74,14 @@ def run(
     """
     if not runs and not reference:
         raise ConfigError("--runs and --reference are both empty. Valid: at least one run folder.")
-    controls = {run: _control_of(run) for run in runs}
+    controls = {run: _arranged(run) for run in runs}
     reader = reader or judge.reader()
     out.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {"control": {}}
     steps: dict[str, int] = {}
-    for folder, name in controls.items():
+    for folder, (name, places) in controls.items():
         model, steps[folder] = tuned_run.load(folder)
-        examples = [arrangements.example("test", row, name) for row in range(settings.number)]
+        examples = [arrangements.example("test", row, name, places=places) for row in range(settings.number)]
         rows = control_metrics.rows(functools.partial(_made, model, control.NAME, settings), examples)
         figures["control"][name] = {which: control_metrics.follows(rows[which], examples, reader) for which in BESIDE}
         tiles = [np.stack([example.control for example in examples]), rows["with"], rows["without"]]
@@ -102,12 +102,12 @@ def run(
     return content
 
 
-def _control_of(run: str) -> str:
-    """The name of the control that a run has learned from."""
+def _arranged(run: str) -> tuple[str, tuple[float, ...]]:
+    """The control that a run has learned from, and the places of its shapes."""
     source = workdir.read_config(run)["data"]["source"]
     if source["name"] != "arranged_drawings":
         raise ConfigError(f"{run} learned from {source['name']!r}. Valid: a run of tuning/drawings_control.")
-    return source["kind"]
+    return source["kind"], tuple(source.get("places", arrangements.ANYWHERE))
 
 
 def _made(

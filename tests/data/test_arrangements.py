@@ -54,6 +54,18 @@ def test_shapes_lie_within_the_picture_and_enough_is_seen_of_each(examples):
     assert over >= 5
 
 
+def test_shapes_keep_to_given_places():
+    """Each centre is one of the places; two that have no place over each other are set apart."""
+    over = 0
+    for row in range(40):
+        things = arrangements.draw(Lot(0, 0, row), (16.0, 24.0, 48.0))[0].things
+        assert {place for thing in things for place in (thing.x, thing.y)} <= {16.0, 24.0, 48.0}
+        over += len(things) == 2 and np.hypot(things[0].x - things[1].x, things[0].y - things[1].y) < 16
+    assert over >= 3
+    far = [arrangements.draw(Lot(0, 0, row), (16.0, 48.0))[0].things for row in range(20)]
+    assert all(len({thing[2:4] for thing in things}) == len(things) for things in far)
+
+
 def test_what_is_seen_of_two_squares_is_what_the_nearer_leaves():
     """Of squares of half side 8.4 about x = 24 and 32: 16 columns of pixel centres each, the nearer hides 8 of them."""
     seen = arrangements.visible(BOTH)
@@ -87,6 +99,10 @@ def test_sources_of_drawings_and_what_they_refuse():
     source = sources.arranged_drawings("test", kind="layers", number=3)
     record = source[2]
     assert len(source) == 3 and len(source.captions()) == 3
+    placed = sources.arranged_drawings("test", number=3, places=(16.0, 32.0, 48.0))[2]["image"]
+    here = arrangements.example("test", 2, "outlines", places=(16.0, 32.0, 48.0)).image
+    np.testing.assert_array_equal(placed, here)
+    assert (placed != record["image"]).any()
     np.testing.assert_array_equal(record["condition"]["control"], arrangements.example("test", 2, "layers").control)
     assert source.spec.condition["control"] == sources.Leaf((64, 64, 3), "uint8")
     captions = sources.drawings(number=40).captions()
@@ -95,6 +111,7 @@ def test_sources_of_drawings_and_what_they_refuse():
     for make, message in (
         (lambda: sources.arranged_drawings("validation"), "no split 'validation'"),
         (lambda: sources.arranged_drawings(kind="depth"), "kind = 'depth'. Valid: outlines, layers, sketch"),
+        (lambda: sources.arranged_drawings(places=(8.0, 32.0)), r"places = \(8.0, 32.0\). Valid: numbers from 16 to 48"),
         (lambda: sources.drawings(silent=2.0), "silent = 2.0. Valid: 0 to 1"),
         (lambda: sources.drawings(number=0), "number = 0. Valid: at least 1"),
     ):

@@ -8,7 +8,7 @@
 | layers   | the shapes' insides by their order, as a depth map: the nearest white, farther ones grey |
 | sketch   | wavy and broken outlines, dark on white, as if drawn by hand                             |
 
-A picture has the style, the colours and the sizes of `scenes`; its shapes do not keep to the nine places.
+A picture has the style, the colours and the sizes of `scenes`. Its shapes stand anywhere, or at places that are given.
 """
 
 __all__ = [
@@ -44,8 +44,10 @@ SHARES = scenes.Shares(kinds=(0.3, 0.25, 0.45, 0.0), styles=(0.7, 0.15, 0.15))
 REACH = 1.2  # radii that the widest shape reaches
 OVER = 0.6  # how often two plain shapes lie over each other
 GAP = 6.0  # pixels between shapes of neon, whose glow would join
+TRIED = 100  # draws of two given places until the shapes are set apart
 SEEN = 0.5  # of a shape, at least, that none lies over
 FARTHER = 48  # grey values from a shape to the next farther one
+ANYWHERE: tuple[float, ...] = ()  # places of shapes that keep to none
 GREY = 60  # of a sketch's lines
 WAVES = 1.0  # pixels by which a sketch departs from the outline
 GAPS = 0.3  # of a sketch's outline that is left out, about
@@ -81,7 +83,9 @@ Control = Callable[[Arrangement, Lot], np.ndarray]
 """(an arrangement, draws) -> uint8 [64, 64, 3]."""
 
 
-def example(split: str, number: int, control: str, seed: int = SEED) -> Example:
+def example(
+    split: str, number: int, control: str, seed: int = SEED, places: tuple[float, ...] = ANYWHERE
+) -> Example:
     """Example `number` of a split: the same whatever others are made, and the same picture for every control.
 
     Args:
@@ -89,15 +93,22 @@ def example(split: str, number: int, control: str, seed: int = SEED) -> Example:
         number: >= 0.
         control: a name in `CONTROLS`.
         seed: of all of them.
+        places: as of `draw`.
     """
     lot = Lot(seed, STREAMS[split], number)
-    arrangement, caption = draw(lot)
+    arrangement, caption = draw(lot, places)
     image = picture(arrangement, lot)
     return Example(arrangement, caption, image, CONTROLS[control](arrangement, lot))
 
 
-def draw(lot: Lot) -> tuple[Arrangement, str]:
-    """An arrangement of one to five shapes, in the colours and shapes of training, and its caption without places."""
+def draw(lot: Lot, places: tuple[float, ...] = ANYWHERE) -> tuple[Arrangement, str]:
+    """An arrangement of one to five shapes, in the colours and shapes of training, and its caption without places.
+
+    Args:
+        lot: the draws.
+        places: pixels from the upper left corner at which centres stand, along each side; `ANYWHERE` for all that leave
+            a shape inside.
+    """
     scene = scenes.draw(lot, shares=SHARES)
     size = scene.size if lot.between(0, 1) < scenes.STATED["size"] else NONE
     radii = [lot.between(*_radii(scene)) for _ in range(2 if scene.kind == "pair" else 1)]
@@ -105,8 +116,9 @@ def draw(lot: Lot) -> tuple[Arrangement, str]:
     if scene.kind == "pair":
         looks[1] = scene.second_colour, scene.second_shape
     over = scene.kind == "pair" and scene.style == "plain" and lot.between(0, 1) < OVER
-    while True:
-        things = tuple(_placed(lot, look, radii[min(i, len(radii) - 1)]) for i, look in enumerate(looks))
+    for tried in itertools.count():
+        over = over and (not places or tried < TRIED)  # a few places may have none where enough of both is seen
+        things = tuple(_placed(lot, look, radii[min(i, len(radii) - 1)], places) for i, look in enumerate(looks))
         if _fits(things, over, GAP if scene.style == "neon" else 0.0):
             break
     if lot.between(0, 1) < 0.5:  # the shape that the caption names first may be the farther one or the nearer one
@@ -120,9 +132,9 @@ def _radii(scene: Scene) -> tuple[float, float]:
     return drawing.RADIUS_OF_TWO if scene.kind == "pair" else drawing.RADIUS_OF_MANY
 
 
-def _placed(lot: Lot, look: tuple[str, str], radius: float) -> Thing:
+def _placed(lot: Lot, look: tuple[str, str], radius: float, places: tuple[float, ...]) -> Thing:
     margin = REACH * radius + 1
-    x, y = (lot.between(margin, SIDE - margin) for _ in range(2))
+    x, y = (lot.pick(places) if places else lot.between(margin, SIDE - margin) for _ in range(2))
     return Thing(*look, x, y, radius)
 
 

@@ -68,8 +68,10 @@ class Described(Records):
         return [self.condition_of(self._caption(row)) for row in rows]
 
 
-def arranged_drawings(split: str = "train", *, kind: str = "outlines", number: int = 8_000) -> Records:
-    """Opens drawings of shapes that stand anywhere, with "control" in their condition, see `shapes.arrangements`.
+def arranged_drawings(
+    split: str = "train", *, kind: str = "outlines", number: int = 8_000, places: tuple[float, ...] = ()
+) -> Records:
+    """Opens drawings of arranged shapes, with "control" in their condition, see `shapes.arrangements`.
 
     A record is a function of its row and split alone; its picture is the same for every control.
 
@@ -77,17 +79,23 @@ def arranged_drawings(split: str = "train", *, kind: str = "outlines", number: i
         split: "train" or "test".
         kind: of the control, "outlines", "layers" or "sketch".
         number: of records.
+        places: pixels from the upper left corner at which centres stand, along each side, from 16 to 48; () for
+            anywhere.
 
     Raises:
-        ValueError: for another split or kind, or a number below 1.
+        ValueError: for another split or kind, a place out of range, or a number below 1.
     """
     from diffusion.data.shapes import arrangements  # here: it imports TFDS, which takes half a second
 
     if kind not in arrangements.CONTROLS:
         raise ValueError(f"kind = {kind!r}. Valid: {', '.join(arrangements.CONTROLS)}")
 
+    if not all(16 <= place <= 48 for place in places):
+        raise ValueError(f"places = {tuple(places)}. Valid: numbers from 16 to 48, or none for anywhere")
+    places = tuple(places)
+
     def make(row: int) -> dict[str, Any]:
-        made = arrangements.example(split, row, kind)
+        made = arrangements.example(split, row, kind, places=places)
         return {"image": made.image, "caption": made.caption, "condition": {"control": made.control}}
 
     return Records(Drawings(split, number, functools.cache(make)), split=split)
