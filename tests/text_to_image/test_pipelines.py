@@ -244,7 +244,7 @@ def test_a_model_is_sampled_as_it_was_published(name, scheduler, denoiser, usual
     ("FluxKontextPipeline", DEV, ""),
     ("ChromaPipeline", Flux(pooled_width=0, approximator=(64, 8, 2)), ""),
     ("QwenImagePipeline", QwenImage(), ""),
-    ("Flux2Pipeline", Flux2(), "whose denoiser has guidance_embeds, and this one's has none"),
+    ("Flux2Pipeline", Flux2(channels=16), "whose denoiser has guidance_embeds, and this one's has none"),
     ("Flux2KleinPipeline", SCHNELL, "whose denoiser is a Flux2, and this one's is a Flux"),
     ("ZImagePipeline", ZImage(), ""),
     ("ZImagePipeline", SCHNELL, "whose denoiser is a ZImage, and this one's is a Flux"),
