@@ -111,7 +111,7 @@ def test_sources_of_drawings_and_what_they_refuse():
     for make, message in (
         (lambda: sources.arranged_drawings("validation"), "no split 'validation'"),
         (lambda: sources.arranged_drawings(kind="depth"), "kind = 'depth'. Valid: outlines, layers, sketch"),
-        (lambda: sources.arranged_drawings(places=(8.0, 32.0)), r"places = \(8.0, 32.0\). Valid: numbers from 16 to 48"),
+        (lambda: sources.arranged_drawings(places=(8.0, 32.0)), r"places = \(8.0, 32.0\). Valid: numbers from 16"),
         (lambda: sources.drawings(silent=2.0), "silent = 2.0. Valid: 0 to 1"),
         (lambda: sources.drawings(number=0), "number = 0. Valid: at least 1"),
     ):

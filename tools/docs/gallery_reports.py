@@ -33,7 +33,7 @@ REPORTS = {
         "Where shapes stand",
         ("outlines.png", "layers.png", "sketch.png"),
         "ControlNets of the model of `make demo-text`, which has drawn shapes at nine places alone and never over each "
-        "other: the control, with it, and without it from the same noise. Colours and the order of shapes are not always "
+        "other: the control, with it, and without it from the same noise. Colours and the order are not always "
         "as asked. Position errors in pixels: "
         "[its report](control/report.md), [how it is trained](../control.md#on-the-drawings-model).",
         (

@@ -83,9 +83,7 @@ Control = Callable[[Arrangement, Lot], np.ndarray]
 """(an arrangement, draws) -> uint8 [64, 64, 3]."""
 
 
-def example(
-    split: str, number: int, control: str, seed: int = SEED, places: tuple[float, ...] = ANYWHERE
-) -> Example:
+def example(split: str, number: int, control: str, seed: int = SEED, places: tuple[float, ...] = ANYWHERE) -> Example:
     """Example `number` of a split: the same whatever others are made, and the same picture for every control.
 
     Args:
