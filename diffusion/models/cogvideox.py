@@ -1,7 +1,7 @@
 """The transformer of CogVideoX: one stream of text and video, whose layers scale and shift the two differently.
 
-text [B, M, E] -- dense --+-- tokens -- patches (by choice of two frames), dense -- x [B, F, H, W, C]
-                          |             (+ sin-cos positions)
+text [B, M, E] -- dense --+-- tokens -- patches (by choice of two frames), dense -- x [B, F, H, W, C + given]
+                          |             (+ sin-cos or learned positions)
 t [B] -- c [B, T] --> [ attention over both, with rotary positions of the video    ]
                       [ MLP                                                        ]  x depth
                           |
@@ -36,6 +36,7 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
 }
 EPSILON = 1e-5
+OFFSET = 2.0  # in all published networks that have an embedding of it
 
 
 def _norm(dtype: str, name: str, epsilon: float = EPSILON) -> nn.LayerNorm:
@@ -94,6 +95,7 @@ class CogVideoX(nn.Module):
 
     Attributes:
         channels: C of the latents.
+        in_channels: of what the network sees: the latents, and beside them those of a given first frame.
         width: features of a token; `heads` divides it.
         depth: number of layers.
         heads: attention heads.
@@ -104,6 +106,9 @@ class CogVideoX(nn.Module):
         positions: "sincos" (2b), added to the video's tokens, or "rope" (5b), rotary in each head.
         grid: rows and columns of latents of the training. Rotary positions of one frame in a patch are scaled to it.
         spacing: (of frames, of rows and columns): sin-cos positions are divided by them.
+        words: M, where positions of all tokens are learned, too; 0: they are not.
+        learned: F, likewise; x is then of the `grid`.
+        offset: whether an embedding of the number 2 is added to the time's (CogVideoX 1.5 from a picture).
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: what to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
@@ -115,6 +120,7 @@ class CogVideoX(nn.Module):
     """
 
     channels: int = 16
+    in_channels: int = 16
     width: int = 1920
     depth: int = 30
     heads: int = 30
@@ -125,6 +131,9 @@ class CogVideoX(nn.Module):
     positions: str = "sincos"
     grid: tuple[int, int] = (60, 90)
     spacing: tuple[float, float] = (1.0, 1.875)
+    words: int = 0
+    learned: int = 0
+    offset: bool = False
     attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
@@ -133,7 +142,7 @@ class CogVideoX(nn.Module):
     of_frames = True
 
     def __post_init__(self):
-        numbers = ("channels", "width", "depth", "heads", "text_width", "time_width", "patch", "frames")
+        numbers = ("channels", "in_channels", "width", "depth", "heads", "text_width", "time_width", "patch", "frames")
         network_checks.positive(self, numbers)
         network_checks.known(self, CHOICES)
         step = 16 * self.heads if self.positions == "rope" else 16
@@ -141,6 +150,11 @@ class CogVideoX(nn.Module):
             raise ValueError(f"width={self.width}: positions={self.positions!r} need a width that {step} divides")
         if min(*self.grid, *self.spacing) <= 0:
             raise ValueError(f"grid={self.grid} and spacing={self.spacing} must be positive")
+        if min(self.words, self.learned) < 0 or bool(self.words) != bool(self.learned):
+            raise ValueError(
+                f"words={self.words} and learned={self.learned}: positions are learned of so many words and frames; "
+                "both are positive, or 0"
+            )
         super().__post_init__()
 
     @property
@@ -155,7 +169,7 @@ class CogVideoX(nn.Module):
         """One evaluation of the network.
 
         Args:
-            x: noised latents [B, F, H, W, C]; `frames` divides F, and `patch` H and W.
+            x: noised latents [B, F, H, W, in_channels]; `frames` divides F, and `patch` H and W.
             t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
             condition: see `diffusion.models.layers.conditions`: "text": [B, M, text_width], of T5.
             features: blocks whose tokens of the video [B, N, width] the call returns too, see `layers.block_features`;
@@ -178,15 +192,21 @@ class CogVideoX(nn.Module):
 
         video = dense("patch_embedding")(_boxes(x, grid, box))
         angles = None
-        if self.positions == "sincos":
+        if self.positions == "sincos" and not self.learned:
             video = video + jnp.asarray(self._added(grid), video.dtype)
-        else:
+        elif self.positions == "rope":
             angles = jnp.asarray(np.pad(self._angles(grid), [(words, 0), (0, 0)]))
         tokens = jnp.concatenate([dense("text_embedding")(inputs["text"]), video], axis=1)
+        if self.learned:
+            tokens = tokens + self.param("positions_of_all", self._start, tokens.shape[1:]).astype(tokens.dtype)
         tokens = layout.split(tokens, "batch", "tokens", None)
         t = jnp.broadcast_to(t, (batch,))
         time = TimestepEmbedding(self.time_width, self.dtype, features=self.width, name="timestep_embedding")
-        c = nn.silu(time(t))
+        c = time(t)
+        if self.offset:
+            embed = TimestepEmbedding(self.time_width, self.dtype, features=self.time_width, name="offset_embedding")
+            c = c + embed(jnp.full(batch, OFFSET))
+        c = nn.silu(c)
 
         only_video = lambda tokens: tokens[:, words:]
         axes = (nn.broadcast, nn.broadcast)
@@ -204,6 +224,12 @@ class CogVideoX(nn.Module):
             np.prod(box) * self.channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final"
         )
         return seen.beside(_pixels(final(tokens), grid, box))
+
+    def _start(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+        """Where learned positions begin: zeros of the words, and sin-cos positions."""
+        rows, columns = (side // self.patch for side in self.grid)
+        video = self._added((self.learned // self.frames, rows, columns))
+        return jnp.asarray(np.pad(video, [(shape[0] - len(video), 0), (0, 0)]), jnp.float32)
 
     def _added(self, grid: tuple[int, int, int]) -> np.ndarray:
         """Sin-cos positions [N, D]: a quarter of the features of the frame, the others of column and row."""
@@ -227,9 +253,14 @@ class CogVideoX(nn.Module):
         return axis_angles(positions, (head // 4, 3 * head // 8, 3 * head // 8))
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
-        if x.ndim != 5 or x.shape[-1] != self.channels:
+        if x.ndim != 5 or x.shape[-1] != self.in_channels:
             raise ValueError(
-                f"this CogVideoX takes latents [B, F, H, W, {self.channels}]; got an array of shape {x.shape}"
+                f"this CogVideoX takes latents [B, F, H, W, {self.in_channels}]; got an array of shape {x.shape}"
+            )
+        if self.learned and (x.shape[1:4], inputs["text"].shape[1]) != ((self.learned, *self.grid), self.words):
+            raise ValueError(
+                f"this CogVideoX has learned positions of {self.words} words and {self.learned} frames of "
+                f"{self.grid[0]} x {self.grid[1]}; got {inputs['text'].shape[1]} words and latents {x.shape}"
             )
         if x.shape[1] % self.frames or x.shape[2] % self.patch or x.shape[3] % self.patch:
             raise ValueError(

@@ -50,31 +50,31 @@ def _table(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     return jax.random.normal(key, shape) / shape[-1] ** 0.5
 
 
-def ltx_angles(rate: jax.Array, frames: int, rows: int, columns: int, width: int) -> jax.Array:
+def ltx_angles(seconds: jax.Array, rows: int, columns: int, width: int) -> jax.Array:
     """Angles of the pairs of neighbouring features of a token, other ones in each head.
 
-        p = (8 f / (20 rate), 32 i / 2048, 32 j / 2048),   w_k = (pi / 2) 10000^(k / (K - 1)),   k < K = floor(D / 6)
+        p = (seconds_f / 20, 32 i / 2048, 32 j / 2048),   w_k = (pi / 2) 10000^(k / (K - 1)),   k < K = floor(D / 6)
         out[n] = [0, .., w_0 (2 p_0 - 1), w_0 (2 p_1 - 1), w_0 (2 p_2 - 1), w_1 (2 p_0 - 1), ..]
 
     The zeros are as many as D / 2 - 3 K. The arithmetic is float32's, as in training: the largest angles, of 15,708
     radians, are rounded there.
 
     Args:
-        rate: frames of the video in a second, [B].
-        frames, rows, columns: the grid of latents.
+        seconds: time in the video of each frame of the latents, [B, F].
+        rows, columns: of a frame of the latents.
         width: D, even and at least 12.
 
     Returns:
-        [B, frames * rows * columns, D / 2] in radians, float32.
+        [B, F * rows * columns, D / 2] in radians, float32.
 
     Reference: HaCohen et al., "LTX-Video: Realtime Video Latent Diffusion", 2024, section on positions; its code.
     """
-    grid = np.stack(np.meshgrid(*map(np.arange, (frames, rows, columns)), indexing="ij"), axis=-1)
+    seconds = jnp.asarray(seconds, jnp.float32)
+    grid = np.stack(np.meshgrid(*map(np.arange, (seconds.shape[1], rows, columns)), indexing="ij"), axis=-1)
     grid = jnp.asarray(grid.reshape(-1, 3), jnp.float32)
-    rate = jnp.asarray(rate, jnp.float32)[:, None]
-    seconds = grid[:, 0] * (CELL[0] / rate) / SPAN[0]
-    sides = [jnp.broadcast_to(grid[:, a] * CELL[a] / SPAN[a], seconds.shape) for a in (1, 2)]
-    positions = jnp.stack([seconds, *sides], axis=-1)
+    times = jnp.repeat(seconds, rows * columns, axis=1) / SPAN[0]
+    sides = [jnp.broadcast_to(grid[:, a] * CELL[a] / SPAN[a], times.shape) for a in (1, 2)]
+    positions = jnp.stack([times, *sides], axis=-1)
     exponents = np.linspace(0, 1, width // 6, dtype=np.float32)
     frequencies = np.float32(10_000) ** exponents * np.float32(math.pi) / np.float32(2)
     angles = frequencies[:, None] * (positions[..., None, :] * 2 - 1)
@@ -177,7 +177,8 @@ class LTXVideo(nn.Module):
             t: the network's clock in [0, 1000], [], [B], or [B, F] with a time for each frame; float32 or wider.
             condition: see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of T5. "text_mask": Bool [B, M].
-                "rate": frames of the video in a second, [B]; without it 25.
+                "rate": frames of the video in a second, [B]; without it 25, so that frame f of x is of 8 f / rate.
+                "seconds": the time of each frame of x in seconds, [B, F], in place of the rate.
             features: blocks whose tokens [B, F H W, width] the call returns too, see `layers.block_features`; None:
                 none.
 
@@ -187,7 +188,7 @@ class LTXVideo(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
-        inputs = entries(condition, ("text",), ("text_mask", "rate"))
+        inputs = entries(condition, ("text",), ("text_mask", "rate", "seconds"))
         self._check(x, t, inputs)
         seen = Features(features, self.feature_blocks)
         batch, *grid, channels = x.shape
@@ -198,8 +199,11 @@ class LTXVideo(nn.Module):
         text = dense(self.width, "text_hidden", small)(inputs["text"])
         text = dense(self.width, "text_out", small)(nn.gelu(text, approximate=True))
         bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
-        rate = jnp.full(1, RATE) if inputs["rate"] is None else inputs["rate"]
-        angles = ltx_angles(rate, *grid, self.width)
+        seconds = inputs["seconds"]
+        if seconds is None:
+            rate = jnp.full(1, RATE) if inputs["rate"] is None else inputs["rate"]
+            seconds = jnp.arange(grid[0], dtype=jnp.float32) * (CELL[0] / jnp.asarray(rate, jnp.float32)[:, None])
+        angles = ltx_angles(seconds, *grid[1:], self.width)
 
         t = jnp.broadcast_to(t, (batch,))[:, None] if jnp.ndim(t) < 2 else t
         embedding = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(t.reshape(-1))
@@ -228,3 +232,8 @@ class LTXVideo(nn.Module):
         rate = inputs["rate"]
         if rate is not None and rate.shape != x.shape[:1]:
             raise ValueError(f"the condition's 'rate' is [B] = {x.shape[:1]}; got {rate.shape}")
+        seconds = inputs["seconds"]
+        if seconds is not None and seconds.shape != x.shape[:2]:
+            raise ValueError(f"the condition's 'seconds' are [B, F] = {x.shape[:2]}; got {seconds.shape}")
+        if rate is not None and seconds is not None:
+            raise ValueError("the condition has 'seconds' and a 'rate', which says them too; leave one of them out")

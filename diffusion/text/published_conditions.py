@@ -189,11 +189,11 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
 
 
 def ltx_video(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
-    """{"text", "text_mask"} of LTX-Video, whose T5 sees the padding and whose network does not.
+    """{"text", "text_mask"} of LTX-Video, whose network does not see the padding; its T5 does, before 0.9.5.
 
     Args:
         prompts: B texts.
-        t5: T5's encoder with a tokenizer of 128 tokens.
+        t5: T5's encoder with a tokenizer of 128 tokens; of 0.9.5 and later `masked=True`, 256 tokens.
         **how: further arguments of `encode`.
     """
     embeddings = encode(prompts, t5, **how)

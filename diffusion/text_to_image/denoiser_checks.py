@@ -36,7 +36,8 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
             f"{folder}: a {name} is supported whose denoiser takes {channels} channels, and this one's takes {found}."
         )
     if kind.video is not None:
-        _check_video(f"{folder}: a {name} is supported whose", kind.video._replace(clean=clean), denoiser, autoencoder)
+        video = kind.video._replace(clean=clean or kind.video.clean)
+        _check_video(f"{folder}: a {name} is supported whose", video, denoiser, autoencoder)
     if bool(getattr(denoiser, "approximator", ())) != kind.approximated:
         stated = "an approximator, and this one's has none" if kind.approximated else "no approximator, as Chroma's"
         raise Refusal(f"{folder}: a {name} is supported whose denoiser has {stated}.")
@@ -54,11 +55,11 @@ def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> No
         raise Refusal(
             f"{what} autoencoder makes a latent of {denoiser.cell} frames, rows and columns; this one's {cell}."
         )
-    if getattr(denoiser, "frames", 1) != 1:
-        raise Refusal(f"{what} denoiser has patches of one frame, and this one's of {denoiser.frames} (CogVideoX 1.5).")
+    if getattr(denoiser, "frames", 1) not in (1, 2):
+        raise Refusal(f"{what} denoiser has patches of one or two frames, and this one's of {denoiser.frames}.")
     valid = autoencoder.latent_channels
     if video.begins and not video.clean:
-        valid += autoencoder.time_factor + autoencoder.latent_channels
+        valid += video.masked * autoencoder.time_factor + autoencoder.latent_channels
     found = getattr(denoiser, "in_channels", valid)
     if found != valid:
         raise Refusal(f"{what} denoiser sees {valid} channels, and this one's {found}.")

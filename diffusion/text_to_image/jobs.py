@@ -198,8 +198,9 @@ class Job(NamedTuple):
         size = request.size(model, canvas.image)
         controls = opened(request.controls, model.attachments, size)
         frames = video_models.frames(request, model)
+        video_models.check_learned(model, size, frames)
         tokens = (size[0] // model.multiple) * (size[1] // model.multiple)
-        tokens *= video_models.latent_frames(model.modules["vae"], frames) if frames else 1
+        tokens *= video_models.latent_frames(model, frames) if frames else 1
         first = 0 if model.sees_picture or frames else request.first_step(usual.steps)
         trajectory = schedulers.trajectory(model.process, request.sampler, usual.steps, tokens)
         whole = trajectory.plan
@@ -261,7 +262,7 @@ class Job(NamedTuple):
         """
         request = self.request
         prompts, _ = request.rows()
-        how = {"windows": request.windows, "emphasis": request.emphasis}
+        how = {"windows": request.windows, "emphasis": request.emphasis, "frames": self.course.frames}
         encode = lambda prompts: conditions(
             model, prompts, request.negative, self.usual.guidance, *self.course.size, **how
         )

@@ -94,7 +94,7 @@ def described(
     readers = {f"text_encoder{reader.suffix}": reader for reader in kind.readers}
     encoders = [part for part, reader in readers.items() if model_index.has_part(index, part, reader.optional)]
     table = limits.read_table(folder / "scheduler" / "scheduler_config.json")
-    process = schedulers.read(table, prediction, kind.even, kind.by_steps)
+    process = schedulers.read(table, prediction, kind.even, kind.by_steps, kind.bent)
     modules, params, tokenizers = {}, {}, {}
     boundary, second = _two_denoisers(kind, index)
     eyes = (EYES,) if kind.video is not None and kind.video.begins and model_index.has_part(index, EYES, True) else ()
@@ -124,6 +124,8 @@ def described(
     schema.check({"sample_size": SIDES}, config, f"{folder / kind.denoiser}: config.json")
     side = config.get("sample_size") or 128 // getattr(modules["vae"], "packed", 1)
     side = (max(side) if isinstance(side, list) else side) * modules["vae"].factor
+    if kind.paired is not None and getattr(denoiser, "frames", 1) == 2:
+        kind = kind._replace(video=kind.paired)
     zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
     student = bool(index.get("is_distilled"))
     usual = model_index.read_usual(folder, pipelines.published(kind, process, denoiser, student))

@@ -19,7 +19,7 @@ from diffusion.models.attachment import Attachment
 from diffusion.models.interchange.schedulers import Process
 from diffusion.text import Encoder, Tokenizer
 from diffusion.text.encoding import AlreadyRead, reading
-from diffusion.text_to_image import pipelines, timed_loras
+from diffusion.text_to_image import pipelines, timed_loras, video_models
 from diffusion.text_to_image.pipelines import USUAL, Kind, Reader, Usual
 from diffusion.text_to_image.timed_loras import TimedLora
 from diffusion.text_to_image.video_models import Experts
@@ -161,13 +161,18 @@ class TextToImage:
         how = {"width": self.denoiser.text_width} if None in encoders else {}  # SD 3 without T5 has zeros in its place
         return self.kind.condition(list(texts), *encoders, **how)
 
-    def beside(self, number: int, guidance: float, height: int, width: int) -> dict[str, Array]:
-        """What the denoiser receives beside the text, of N pictures: their sizes, and the strength of the guidance."""
+    def beside(self, number: int, guidance: float, height: int, width: int, frames: int = 0) -> dict[str, Array]:
+        """What the denoiser receives beside the text, of N pictures or clips.
+
+        Their sizes, the strength of the guidance, the times of the frames.
+        """
         found = {}
         if getattr(self.denoiser, "added_width", 0) or getattr(self.denoiser, "sized", False):
             found["size"] = jnp.tile(jnp.asarray([height, width, 0, 0, height, width], jnp.float32), (number, 1))
         if self.distilled:
             found["strength"] = jnp.full(number, guidance, jnp.float32)
+        if frames and self.kind.video is not None and self.kind.video.timed:
+            found["seconds"] = jnp.tile(video_models.seconds(self, frames), (number, 1))
         return found
 
     def patches(self, picture: np.ndarray | None, number: int) -> dict[str, Array]:

@@ -23,9 +23,12 @@ scheduler.
 | FluxKontextPipeline            | Flux                     | as Flux, tokens of the picture that is edited          |
 | PixArtAlphaPipeline            | DiT with cross-attention | T5 (120 tokens); of 1024 pixels, sizes                 |
 | PixArtSigmaPipeline            | DiT with cross-attention | T5 (300 tokens); ours, CLIP's tokens                   |
-| LTXPipeline                    | LTX-Video, of clips      | T5 (128 tokens)                                        |
+| LTXPipeline                    | LTX-Video, of clips      | T5 (128 tokens), a first frame                         |
+| LTXImageToVideoPipeline        | LTX-Video, of clips      | the same                                               |
+| LTXConditionPipeline           | LTX-Video, of clips      | T5 (256 tokens), a first frame, times of its frames    |
 | HunyuanVideoPipeline           | HunyuanVideo, of clips   | Llama 3, CLIP's pooled vector, the guidance            |
 | CogVideoXPipeline              | CogVideoX, of clips      | T5 (226 tokens)                                        |
+| CogVideoXImageToVideoPipeline  | CogVideoX of 32 channels | the same, a first frame                                |
 | WanPipeline                    | Wan, of clips; or two    | umT5                                                   |
 | WanImageToVideoPipeline        | Wan of 36 channels       | umT5, a first frame, in 2.1 also as CLIP sees it       |
 
@@ -110,7 +113,7 @@ class Kind(NamedTuple):
         undistilled: the same for a denoiser that reads no strength, where the class expects one; None: `usual`.
         unit_clock: whether the network of a flow receives t in [0, 1], not in [0, 1000].
         by_steps: whether the shift of its flow depends on their number, too, as FLUX.2's does; see `schedulers.read`.
-        even: whether it sets the steps of a flow itself, see `schedulers.read`.
+        even, bent: whether it sets the steps of a flow itself, see `schedulers.read`.
         instructed: whether prompts, but no negative ones, stand behind an instruction; `condition` takes that name.
         strength: whether its denoiser must read the strength of the guidance.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
@@ -125,6 +128,7 @@ class Kind(NamedTuple):
         inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
         edits: the class of its relative whose denoiser sees the picture that is edited; "": there is none.
         video: how it makes clips; None: it makes pictures.
+        paired: the same where a patch of its denoiser has two frames.
     """
 
     family: str
@@ -137,6 +141,7 @@ class Kind(NamedTuple):
     undistilled: Usual | None = None
     unit_clock: bool = False
     even: bool = False
+    bent: bool = False
     by_steps: bool = False
     instructed: bool = False
     strength: bool = False
@@ -152,6 +157,7 @@ class Kind(NamedTuple):
     inpainting: str = ""
     edits: str = ""
     video: Video | None = None
+    paired: Video | None = None
 
 
 def _halvings(module: Any) -> int:
@@ -306,6 +312,7 @@ WAN = Kind(
     video=WAN_CLIPS,
 )
 WAN_FROM_IMAGE = WAN._replace(video=WAN_CLIPS._replace(begins=True))
+LTX_CLIPS = Video(161, (512, 704), 25.0, clean=True)
 LTX = Kind(
     "LTX",
     "transformer",
@@ -315,8 +322,15 @@ LTX = Kind(
     Usual(50, 3.0),
     even=True,
     network=LTXVideo,
-    video=Video(161, (512, 704), 25.0),
+    video=LTX_CLIPS,
 )
+LTX_CONDITION = LTX._replace(
+    readers=(Reader(how={"masked": True}, length=256),),
+    even=False,
+    bent=True,
+    video=LTX_CLIPS._replace(timed=True, blur=0.15),
+)
+COGVIDEOX_CLIPS = Video(49, (480, 720), 8.0, masked=False)
 COGVIDEOX = Kind(
     "CogVideoX",
     "transformer",
@@ -325,7 +339,11 @@ COGVIDEOX = Kind(
     _patch,
     Usual(50, 6.0),
     network=CogVideoX,
-    video=Video(49, (480, 720), 8.0),
+    video=COGVIDEOX_CLIPS,
+    paired=Video(81, (768, 1360), 16.0, masked=False),  # by the card of CogVideoX 1.5
+)
+COGVIDEOX_FROM_IMAGE = COGVIDEOX._replace(
+    video=COGVIDEOX_CLIPS._replace(begins=True), paired=COGVIDEOX.paired._replace(begins=True)
 )
 HUNYUAN_VIDEO = Kind(
     "HunyuanVideo",
@@ -367,7 +385,10 @@ KINDS = {
     "PixArtAlphaPipeline": PIXART_ALPHA,
     "PixArtSigmaPipeline": PIXART_SIGMA,
     "LTXPipeline": LTX,
+    "LTXImageToVideoPipeline": LTX,
+    "LTXConditionPipeline": LTX_CONDITION,
     "CogVideoXPipeline": COGVIDEOX,
+    "CogVideoXImageToVideoPipeline": COGVIDEOX_FROM_IMAGE,
     "HunyuanVideoPipeline": HUNYUAN_VIDEO,
     "WanPipeline": WAN,
     "WanImageToVideoPipeline": WAN_FROM_IMAGE,

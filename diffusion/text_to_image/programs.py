@@ -74,7 +74,7 @@ class Course(NamedTuple):
     def latents(self, model: Any) -> tuple[int, ...]:
         """The shape of the latents of one example of a model."""
         vae = model.modules["vae"]
-        frames = (video_models.latent_frames(vae, self.frames),) if self.frames else ()
+        frames = (video_models.latent_frames(model, self.frames),) if self.frames else ()
         return (*frames, self.size[0] // vae.factor, self.size[1] // vae.factor, model.channels)
 
 
@@ -148,7 +148,10 @@ def begin(
         first = jnp.repeat(video_models.first_latent(vae, encode, image), keys.size, axis=0)
         return x[:, 1:], keys, first, None, beside
     if course.frames:
-        seen = video_models.given(vae, encode, image, course.frames)
+        if model.kind.video.masked:
+            seen = video_models.given(vae, encode, image, course.frames)
+        else:
+            seen = video_models.padded(vae, encode, image, shape[0])
         return x, keys, None, None, beside | {"beside": jnp.repeat(seen, keys.size, axis=0)}
     if model.sees_picture:  # by the mean; beside a U-Net's x_t without the scale of latents
         z = encode(image)
@@ -193,7 +196,8 @@ def _guided(
     if flow_maps.FlowMap in course.trajectory.sampler.takes:
         evaluated = flow_maps.from_denoiser(evaluated, schedule)
     if course.frames and known is not None:
-        return video_models.completed(evaluated, schedule, known, course.latents(model)[0]), keys, None
+        frames, blur = course.latents(model)[0], model.kind.video.blur
+        return video_models.completed(evaluated, schedule, known, frames, blur, keys), keys, None
     if known is None or painted is None:
         return evaluated, keys, None
     return evaluated, keys, editing.replacement(schedule, course.trajectory.plan, known, ~painted)
@@ -203,6 +207,8 @@ def decoded(model: Any, course: Course, vae_params: Any, x: Array, first: Array 
     """uint8 [B, H, W, 3] of latents, of a clip [B, F, H, W, 3]; `first` is its first frame where that was given."""
     x = x if first is None or not course.frames else jnp.concatenate([first, x], axis=1)
     vae = model.modules["vae"]
+    if course.frames:  # without those that fill a patch
+        x = x[:, x.shape[1] - 1 - (course.frames - 1) // vae.time_factor :]
     _, decode = _autoencoder(model, vae_params, course.tile, course.frames > 0)
     return to_uint8(decode(latent_space.from_diffusion(x, vae.scale, vae.shift)))
 

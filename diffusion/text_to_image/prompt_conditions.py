@@ -36,6 +36,7 @@ def conditions(
     guidance: float,
     height: int,
     width: int,
+    frames: int = 0,
     **how: Any,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The conditions of the denoiser's two branches: of N prompts, and of the negative prompt, N times.
@@ -46,6 +47,7 @@ def conditions(
         negative: one text; None for what the model's unconditional branch receives where there is none.
         guidance: the strength that a distilled model receives.
         height, width: of the pictures in pixels, which some models receive.
+        frames: of a clip, whose times some models receive; 0: pictures.
         **how: of `text.encode`.
 
     Returns:
@@ -70,7 +72,7 @@ def conditions(
         unconditional = rows(encoded, [texts.index(negative or "")] * number)
     if model.zeros and negative is None:
         unconditional = jax.tree.map(jnp.zeros_like, unconditional)
-    beside = model.beside(number, guidance, height, width)
+    beside = model.beside(number, guidance, height, width, frames)
     return conditional | beside, unconditional | beside
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "Experts",
     "Video",
     "check",
+    "check_learned",
     "coding",
     "completed",
     "evaluated",
@@ -18,6 +19,8 @@ __all__ = [
     "frames",
     "given",
     "latent_frames",
+    "padded",
+    "seconds",
 ]
 
 import dataclasses
@@ -52,6 +55,9 @@ OF_PICTURES = {
 }
 
 
+OF_FIRST = 2**31  # of the keys of a first frame's noise, apart from the numbers of steps
+
+
 class Video(NamedTuple):
     """How a pipeline makes clips.
 
@@ -61,8 +67,12 @@ class Video(NamedTuple):
         rate: frames a second.
         second: folder of a second denoiser, of the times below model_index.json's boundary_ratio; "": there is none.
         begins: whether its clips begin with the image of the request, whose latents its denoiser sees beside its own.
+        masked: whether it then sees masks of the frames that are given, too.
         clean: whether its denoiser has a time for each frame, so that the clips may begin with an image whose frame of
-            the latent is clean (TI2V-5B of Wan 2.2).
+            the latent is clean (TI2V-5B of Wan 2.2, LTX-Video).
+        blur: of that frame, as much noise as blur t^2 at the time t of the others.
+        timed: whether its denoiser receives the time of each frame of the latent in seconds, of the last frame of the
+            clip that it stands for.
     """
 
     frames: int
@@ -70,7 +80,10 @@ class Video(NamedTuple):
     rate: float
     second: str = ""
     begins: bool = False
+    masked: bool = True
     clean: bool = False
+    blur: float = 0.0
+    timed: bool = False
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["early", "late"], meta_fields=["boundary"])
@@ -137,6 +150,30 @@ def frames(request: Any, model: Any) -> int:
     return wanted
 
 
+def check_learned(model: Any, size: tuple[int, int], number: int) -> None:
+    """Refuses clips of another shape than that whose positions a denoiser has learned.
+
+    Args:
+        model: a `TextToImage`.
+        size: height and width in pixels.
+        number: of frames; 0: pictures.
+
+    Raises:
+        ValueError: naming that shape.
+    """
+    learned = getattr(model.denoiser, "learned", None)
+    if not number or not learned:
+        return
+    vae = model.modules["vae"]
+    height, width = (side * vae.factor for side in model.denoiser.grid)
+    valid = 1 + (learned - 1) * vae.time_factor
+    if (number, *size) != (valid, height, width):
+        raise ValueError(
+            f"{number} frames of {size[0]} x {size[1]} (height x width): this model has learned positions of {valid} "
+            f"frames of {height} x {width} alone; scale or cut the image"
+        )
+
+
 def check(request: Any, model: Any) -> None:
     """Refuses what a model of clips cannot do.
 
@@ -164,9 +201,16 @@ def check(request: Any, model: Any) -> None:
         )
 
 
-def latent_frames(vae: Any, number: int) -> int:
-    """F' of the latents of so many frames."""
-    return 1 + (number - 1) // vae.time_factor
+def latent_frames(model: Any, number: int) -> int:
+    """F' of the latents of so many frames, with those before the first that fill a patch of the denoiser."""
+    found = 1 + (number - 1) // model.modules["vae"].time_factor
+    return found + -found % getattr(model.denoiser, "frames", 1)
+
+
+def seconds(model: Any, number: int) -> Array:
+    """When each frame of the latents of so many frames ends, [F'] in seconds: a group's last frame, in LTX-Video."""
+    factor = model.modules["vae"].time_factor
+    return jnp.maximum(factor * jnp.arange(latent_frames(model, number)) - factor + 1, 0) / model.kind.video.rate
 
 
 def coding(vae: Any, params: Any) -> tuple[Callable[[Array], Any], Callable[[Array], Array]]:
@@ -183,17 +227,56 @@ def first_latent(vae: Any, encode: Callable[[Array], Any], image: Array) -> Arra
     return latent_space.to_diffusion(z, vae.scale, vae.shift)
 
 
-def completed(denoise: Denoiser, schedule: NoiseSchedule, first: Array, frames: int) -> Denoiser:
+def completed(
+    denoise: Denoiser, schedule: NoiseSchedule, first: Array, frames: int, blur: float = 0.0, keys: Array | None = None
+) -> Denoiser:
     """The denoiser of the frames behind the first, which is clean; see `videos.completing`.
+
+        the first frame at the time t of the others: first + blur t^2 n(t),   n(t) ~ N(0, I), anew at each time
 
     Args:
         denoise: takes x_t [B, F', h, w, D] and t [B, F'].
         schedule: the process.
         first: [B, 1, h, w, D].
         frames: F'.
+        blur: see `Video.blur`.
+        keys: [B], of n; needed with a blur alone.
+
+    Reference: the noise is that of the code of LTX-Video 0.9.5 (Lightricks, 2025).
     """
-    clips = jnp.pad(first, ((0, 0), (0, frames - 1), (0, 0), (0, 0), (0, 0)))
-    return videos.completing(denoise, schedule, clips, np.arange(frames) == 0)
+
+    def completing(first: Array) -> Denoiser:
+        clips = jnp.pad(first, ((0, 0), (0, frames - 1), (0, 0), (0, 0), (0, 0)))
+        return videos.completing(denoise, schedule, clips, np.arange(frames) == 0)
+
+    if not blur:
+        return completing(first)
+
+    def at(x_t: Array, t: Any) -> Any:
+        now = jnp.max(jnp.asarray(t, jnp.float32))
+        bits = jax.lax.bitcast_convert_type(now, jnp.uint32)
+        own = lambda key: jax.random.fold_in(jax.random.fold_in(key, OF_FIRST), bits)
+        noise = jax.vmap(lambda key: jax.random.normal(own(key), first.shape[1:]))(keys)
+        return completing(first + blur * now**2 * noise)(x_t, t)
+
+    return at
+
+
+def padded(vae: Any, encode: Callable[[Array], Any], image: Array, frames: int) -> Array:
+    """What a denoiser sees of a clip whose first frame is given and masked by nothing: (its latents, 0, 0, ...).
+
+    Args:
+        vae: the autoencoder; one of CogVideoX says whether it divides by its scale here, where it multiplies otherwise.
+        encode: of `coding`.
+        image: [1, H, W, C] in [-1, 1].
+        frames: F', of the latents.
+
+    Returns:
+        [1, F', h, w, D].
+    """
+    first = first_latent(vae, encode, image)
+    first = first / vae.scale**2 if getattr(vae, "inverted", False) else first
+    return jnp.pad(first, ((0, 0), (0, frames - 1), (0, 0), (0, 0), (0, 0)))
 
 
 def given(vae: Any, encode: Callable[[Array], Any], image: Array, number: int) -> Array:

@@ -335,7 +335,7 @@ BACKBONES = {
         divides=1,
     ),
     "cogvideox": Backbone(
-        CogVideoX(4, 32, 2, 2, TEXT, 12, frames=2, positions="rope", grid=(8, 8)),
+        CogVideoX(4, 4, 32, 2, 2, TEXT, 12, frames=2, positions="rope", grid=(8, 8)),
         (4, 4, 4, 4),
         words(),
         untrained="key_norm/bias$",

@@ -12,6 +12,7 @@ of the stochastic steps are made from names. The last layer of a denoiser is mad
 the noise and not the rounding.
 """
 
+import contextlib
 import functools
 import gzip
 import importlib
@@ -46,10 +47,12 @@ FRAMES_OF_LATENTS = 3
 CLIPS = {  # pixels and frames in a latent, and its sides
     "wan_5b": (4, 2, 8),
     "wan_5b_from_image": (4, 2, 8),
-    "ltx": (32, 8, 2),
+    **dict.fromkeys(("ltx", "ltx_from_image", "ltx_conditions"), (32, 8, 2)),
     "cogvideox": (4, 4, 4),
+    **dict.fromkeys(("cogvideox_from_image", "cogvideox_frames", "cogvideox_frames_from_image"), (4, 4, 4)),
     "hunyuan_video": (8, 4, 2),
 }
+LTX_FROM_FRAMES = (diffusers.LTXImageToVideoPipeline, diffusers.LTXConditionPipeline)
 SMALL = 0.1  # factor of the last layer
 # As SD 1.5 is published: what is not there, such as the spacing, each scheduler has by its own default.
 SD_1 = {
@@ -767,19 +770,46 @@ def ltx(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
 
 
-def cogvideox(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    transformer = diffusers.CogVideoXTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        in_channels=4,
-        out_channels=4,
-        time_embed_dim=12,
-        text_embed_dim=32,
-        num_layers=2,
-        sample_width=12,
-        sample_height=8,
-        use_rotary_positional_embeddings=True,
-    )
+def ltx_from_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    return diffusers.LTXImageToVideoPipeline(**ltx(folder).components)
+
+
+def ltx_conditions(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    return diffusers.LTXConditionPipeline(**ltx(folder).components | {"scheduler": scheduler})
+
+
+def cogvideox_from_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    learned = {"use_learned_positional_embeddings": True, "in_channels": 8, "sample_frames": 9, "sample_width": 4}
+    return diffusers.CogVideoXImageToVideoPipeline(**cogvideox(folder, learned | {"sample_height": 4}).components)
+
+
+def cogvideox_frames(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    return cogvideox(folder, {"patch_size_t": 2})
+
+
+def cogvideox_frames_from_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    options = {"patch_size_t": 2, "ofs_embed_dim": 12, "in_channels": 8}
+    base = cogvideox(folder, options, {"invert_scale_latents": True})
+    return diffusers.CogVideoXImageToVideoPipeline(**base.components)
+
+
+def cogvideox(
+    folder: pathlib.Path, options: dict | None = None, of_latents: dict | None = None
+) -> diffusers.DiffusionPipeline:
+    sizes = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "time_embed_dim": 12,
+        "text_embed_dim": 32,
+        "num_layers": 2,
+        "sample_width": 12,
+        "sample_height": 8,
+        "use_rotary_positional_embeddings": True,
+    }
+    transformer = diffusers.CogVideoXTransformer3DModel(**sizes | (options or {}))
     vae = diffusers.AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * 3,
         up_block_types=("CogVideoXUpBlock3D",) * 3,
@@ -788,6 +818,7 @@ def cogvideox(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
         layers_per_block=1,
         norm_num_groups=4,
         scaling_factor=0.7,
+        **(of_latents or {}),
     )
     return diffusers.CogVideoXPipeline(
         tokenizer=t5_tokenizer(folder / "t5"),
@@ -884,7 +915,12 @@ PIPELINES = {
     "wan_of_two": wan_of_two,
     "wan_from_image": wan_from_image,
     "ltx": ltx,
+    "ltx_from_image": ltx_from_image,
+    "ltx_conditions": ltx_conditions,
     "cogvideox": cogvideox,
+    "cogvideox_from_image": cogvideox_from_image,
+    "cogvideox_frames": cogvideox_frames,
+    "cogvideox_frames_from_image": cogvideox_frames_from_image,
     "hunyuan_video": hunyuan_video,
     "wan_5b": wan_5b,
     "wan_5b_from_image": wan_5b_from_image,
@@ -958,7 +994,12 @@ TRAJECTORIES = {
     "sprint": ({}, {"lcm": ("SCMScheduler", {}), "lcm, two steps": ("SCMScheduler", {})}),
     "sana": (FLOW_SIGMAS, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "wan": (WAN_FLOW, {"unipc": ("UniPCMultistepScheduler", {})}),
-    "ltx": (LTX_FLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    **dict.fromkeys(("ltx", "ltx_from_image"), (LTX_FLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})})),
+    "ltx_conditions": ({"shift": 1.0}, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    **dict.fromkeys(
+        ("cogvideox_from_image", "cogvideox_frames", "cogvideox_frames_from_image"),
+        (COGVIDEOX, {"ddim": ("CogVideoXDDIMScheduler", {})}),
+    ),
     "hunyuan_video": ({"shift": 7.0}, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "cogvideox": (COGVIDEOX, {"ddim": ("CogVideoXDDIMScheduler", {}), "dpmpp_2m_sde": ("CogVideoXDPMScheduler", {})}),
     "wan_of_two": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
@@ -1039,6 +1080,21 @@ def made_noise(scheduler):
     return mock.patch.object(sys.modules[scheduler.__module__], "randn_tensor", draw, create=True)
 
 
+@contextlib.contextmanager
+def beginning(pipe, latents: torch.Tensor):
+    """A first frame is encoded by its mean; LTX's pipelines with one take no latents beside it, and draw these."""
+    module = sys.modules[type(pipe).__module__]
+    mean = mock.patch.object(module, "retrieve_latents", lambda output, *_, **__: output.latent_dist.mode())
+    draws = mock.patch.object(module, "randn_tensor", lambda *_, **__: latents.clone())
+    with contextlib.ExitStack() as patched:
+        if "cogvideo" in module.__name__ and hasattr(module, "retrieve_latents"):
+            patched.enter_context(mean)
+        if isinstance(pipe, LTX_FROM_FRAMES):
+            patched.enter_context(mean)
+            patched.enter_context(draws)
+        yield
+
+
 def mask() -> torch.Tensor:
     """One where it is painted: the right half of a picture."""
     return (torch.arange(16) >= 8).float().expand(1, 1, 16, 16)
@@ -1053,16 +1109,19 @@ def write(name: str, folder: pathlib.Path) -> None:
         about = saved(pipe, pathlib.Path(place) / "saved")
     arrays = {f"kept/{key}": torch.from_numpy(value) for key, value in about.pop("kept").items()}
     print(name, "kept:", ", ".join(arrays) or "none")
+    clip_of = lambda kind: name.startswith(kind) and name in CLIPS
     channels = pipe.vae.config.get("latent_channels") or pipe.vae.config.z_dim
     channels = 4 * channels if name in ("flux2", "klein") else channels  # of patches of 2 x 2
     clip = (FRAMES_OF_LATENTS,) * (name.startswith("wan") or name in CLIPS)
     factor, of_frames, side = CLIPS.get(name, (2, 2, 8))
-    x = torch.from_numpy(drawn("latents", 2, *clip, side, side, channels)).movedim(-1, 1)
+    of_latents = tuple(frames + ("frames" in name) for frames in clip)  # of CogVideoX 1.5 an even number
+    x = torch.from_numpy(drawn("latents", 2, *of_latents, side, side, channels)).movedim(-1, 1)
     about["walks"], about["steps"], (base, trajectories) = {}, {}, TRAJECTORIES[name]
     for trajectory, (scheduler, settings) in trajectories.items():
         pipe.scheduler = getattr(diffusers, scheduler).from_config(base | settings)
         about["walks"][trajectory] = {"_class_name": scheduler, **base, **settings}
-        steps = about["steps"][trajectory] = STEPS_OF.get(trajectory, STEPS_OF.get(name, STEPS))
+        usual = STEPS_OF["cogvideox"] if clip_of("cogvideox") else STEPS
+        steps = about["steps"][trajectory] = STEPS_OF.get(trajectory, usual)
         if name.startswith("wan"):
             of_its_noise(pipe.scheduler)
         with made_noise(pipe.scheduler), torch.no_grad():
@@ -1114,21 +1173,24 @@ def write(name: str, folder: pathlib.Path) -> None:
                 arguments = {}
             if clip:
                 arguments["num_frames"] = of_frames * (FRAMES_OF_LATENTS - 1) + 1
-            if name.startswith("wan") and name.endswith("from_image"):
-                arguments["image"] = first_frame(8 * factor)
+            if clip and name.endswith(("from_image", "conditions")):
+                images = [first_frame(side * factor)]
+                arguments["image"] = images * 2 if clip_of("cogvideox") else images[0]
             sides = {} if name.startswith("edit") else {"height": 16, "width": 16}  # there those of the picture
             sides = {"height": 32, "width": 32} if name in ("flux2", "klein", "sana", "sprint") else sides
             sides = {"height": factor * side, "width": factor * side} if clip else sides
+            if name == "ltx_conditions":  # without noise on the first frame
+                arguments["image_cond_noise_scale"] = 0.0
             if name == "ltx":
                 latents = pipe._pack_latents(latents)
             if name == "hunyuan_video":  # has its guidance distilled in
                 del arguments["negative_prompt"]
-            if name == "cogvideox":  # its frames come before its channels
+            if clip_of("cogvideox"):  # its frames come before its channels
                 latents = latents.movedim(1, 2)
-            draw = functools.partial(
-                pipe, prompt=None if name == "chroma" else PROMPTS, latents=latents, **sides, **arguments
-            )
-            found = draw(output_type="latent")
+            given = {} if isinstance(pipe, LTX_FROM_FRAMES) else {"latents": latents}
+            draw = functools.partial(pipe, prompt=None if name == "chroma" else PROMPTS, **given, **sides, **arguments)
+            with beginning(pipe, latents):
+                found = draw(output_type="latent")
             found = found.frames if clip else found.images
             if name in ("flux", "fill", "control", "kontext", "chroma"):
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
@@ -1143,15 +1205,16 @@ def write(name: str, folder: pathlib.Path) -> None:
                 of_channels = lambda numbers: numbers.view(1, -1, 1, 1)
                 deviation = torch.sqrt(of_channels(pipe.vae.bn.running_var) + 1e-4)
                 found = (pipe._patchify_latents(found) - of_channels(pipe.vae.bn.running_mean)) / deviation
-            elif name == "ltx":
-                found = pipe._unpack_latents(found, FRAMES_OF_LATENTS, side, side)
+            elif clip_of("ltx"):
+                if found.ndim == 3:
+                    found = pipe._unpack_latents(found, FRAMES_OF_LATENTS, side, side)
                 moments = pipe.vae.latents_mean, pipe.vae.latents_std
                 picture = pipe.vae.decode(pipe._denormalize_latents(found, *moments), torch.zeros(2)).sample
             elif name == "hunyuan_video":
                 picture = pipe.vae.decode(found / pipe.vae.config.scaling_factor).sample
-            elif name == "cogvideox":
+            elif clip_of("cogvideox"):
                 found = found.movedim(2, 1)
-                picture = pipe.vae.decode(found / pipe.vae.config.scaling_factor).sample
+                picture = pipe.vae.decode(found[:, :, -FRAMES_OF_LATENTS:] / pipe.vae.config.scaling_factor).sample
             elif clip:
                 of_channels = lambda numbers: torch.tensor(numbers).view(1, -1, 1, 1, 1)
                 mean, deviation = (of_channels(pipe.vae.config[f"latents_{one}"]) for one in ("mean", "std"))

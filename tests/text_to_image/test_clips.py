@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from diffusion import samplers, text_to_image
+from diffusion import parameterizations, samplers, schedules, text_to_image
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.models import CogVideoX, LTXVideo
 from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
@@ -48,23 +48,29 @@ def loaded(name, how=text_to_image.load):
     ("cogvideox", "ddim", (3, 4, 4, 4), 3e-5),
     ("hunyuan_video", "euler", (3, 2, 2, 4), 1e-4),
     ("cogvideox", "dpmpp_2m_sde", (3, 4, 4, 4), 3e-5),
+    ("ltx_from_image", "euler", (3, 2, 2, 8), 3e-5),
+    ("ltx_conditions", "euler", (3, 2, 2, 8), 3e-5),
+    ("cogvideox_from_image", "ddim", (3, 4, 4, 4), 3e-5),
+    ("cogvideox_frames", "ddim", (4, 4, 4, 4), 3e-5),
+    ("cogvideox_frames_from_image", "ddim", (4, 4, 4, 4), 3e-5),
 ])  # fmt: skip
 def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(name, case, shape, within):
     """From the same noise; with two transformers each acts on its side of the boundary; and from a first frame."""
     about, found = made_pipelines.fixture(name)
     model = loaded(name)
-    conditional, unconditional = text_to_image.conditions(model, PROMPTS, "bad", 7.5, 16, 16)
-    process = schedulers.read(about["walks"][case], even=model.kind.even)
+    frames = 1 + model.modules["vae"].time_factor * 2
+    conditional, unconditional = text_to_image.conditions(model, PROMPTS, "bad", 7.5, 16, 16, frames)
+    process = schedulers.read(about["walks"][case], even=model.kind.even, bent=model.kind.bent)
     trajectory = schedulers.trajectory(process, case, about["steps"][case], int(np.prod(shape[:3])))
     if case == "unipc":
         assert process.parameterization.name == model.process.parameterization.name and model.process.sampler == case
     unit = {"parameterization": model.process.parameterization} if model.kind.unit_clock else {}
     model = dataclasses.replace(model, process=process._replace(**unit))
     vae = model.modules["vae"]
-    frames, sides = 1 + vae.time_factor * (shape[0] - 1), (vae.factor * shape[1], vae.factor * shape[2])
+    sides = vae.factor * shape[1], vae.factor * shape[2]
     course = programs.Course(sides, trajectory, False, True, 0, (), frames=frames)
     first = None
-    if name.endswith("from_image"):
+    if name.endswith(("from_image", "conditions")):
         picture = (128 + 60 * drawn("first frame", *sides, 3)).clip(0, 255).astype(np.uint8)
         begin = jax.jit(functools.partial(programs.begin, model, course))
         keys = jax.random.split(jax.random.key(0), 2)
@@ -154,6 +160,8 @@ def test_frames_that_do_not_fit_the_autoencoder_are_refused_with_those_that_do(n
     ("ltx", ((512, 704), 161, (21, 16, 22, 8)), (50, 3.0)),
     ("cogvideox", ((480, 720), 49, (13, 120, 180, 4)), (50, 6.0)),
     ("hunyuan_video", ((720, 1280), 129, (33, 90, 160, 4)), (50, 6.0)),
+    ("ltx_conditions", ((512, 704), 161, (21, 16, 22, 8)), (50, 3.0)),
+    ("cogvideox_frames", ((768, 1360), 81, (22, 192, 340, 4)), (50, 6.0)),
 ])  # fmt: skip
 def test_other_families_have_the_size_and_the_frames_of_their_class(name, course, usual):
     model = loaded(name, text_to_image.described)
@@ -165,7 +173,11 @@ def test_other_families_have_the_size_and_the_frames_of_their_class(name, course
     ("LTXPipeline", LTXVideo(), AutoencoderKLLTX(), ""),
     ("LTXPipeline", LTXVideo(channels=16), AutoencoderKLVideo(), r"a latent of \(8, 32, 32\) .* one's \(4, 8, 8\)"),
     ("CogVideoXPipeline", CogVideoX(), AutoencoderKLCogVideoX(), ""),
-    ("CogVideoXPipeline", CogVideoX(frames=2), AutoencoderKLCogVideoX(), r"this one's of 2 \(CogVideoX 1.5\)"),
+    ("CogVideoXPipeline", CogVideoX(frames=2), AutoencoderKLCogVideoX(), ""),
+    ("CogVideoXPipeline", CogVideoX(frames=4), AutoencoderKLCogVideoX(), "one or two frames, and this one's of 4"),
+    ("CogVideoXPipeline", CogVideoX(in_channels=32), AutoencoderKLCogVideoX(), "sees 16 channels, and this one's 32"),
+    ("CogVideoXImageToVideoPipeline", CogVideoX(in_channels=32), AutoencoderKLCogVideoX(), ""),
+    ("CogVideoXImageToVideoPipeline", CogVideoX(), AutoencoderKLCogVideoX(), "sees 32 channels, and this one's 16"),
 ])  # fmt: skip
 def test_a_denoiser_of_clips_fits_its_autoencoder(name, denoiser, autoencoder, message, tmp_path):
     check = functools.partial(denoiser_checks.check_denoiser, tmp_path, name, denoiser, autoencoder)
@@ -173,6 +185,45 @@ def test_a_denoiser_of_clips_fits_its_autoencoder(name, denoiser, autoencoder, m
         return check()
     with pytest.raises(Refusal, match=message):
         check()
+
+
+def test_a_clip_of_learned_positions_has_their_shape():
+    model = loaded("cogvideox_from_image", text_to_image.described)
+    picture = np.zeros((16, 16, 3), np.uint8)
+    assert Job.of(model, Request.of("a cat", image=picture, frames=9)).course.latents(model) == (3, 4, 4, 4)
+    with pytest.raises(ValueError, match=r"17 frames of 16 x 16 .* learned positions of 9 frames of 16 x 16 alone"):
+        Job.of(model, Request.of("a cat", image=picture, frames=17))
+    with pytest.raises(ValueError, match=r"9 frames of 32 x 16 .* of 9 frames of 16 x 16 alone; scale or cut"):
+        Job.of(model, Request.of("a cat", image=np.zeros((32, 16, 3), np.uint8), frames=9))
+
+
+def test_a_model_with_times_of_frames_may_begin_with_a_picture_and_has_their_seconds():
+    model = loaded("ltx_conditions", text_to_image.described)
+    job = Job.of(model, Request.of("a cat", frames=17, image=np.zeros((32, 64, 3), np.uint8)))
+    assert job.course.size == (32, 64)
+    np.testing.assert_allclose(model.beside(2, 3.0, 32, 64, 17)["seconds"], [[0, 1 / 25, 9 / 25]] * 2)
+    t = np.asarray(job.course.trajectory.plan.t)
+    np.testing.assert_allclose(t[:26], np.linspace(1, 0.975, 26), atol=1e-6)  # then a parabola that ends at 0
+    np.testing.assert_allclose(np.diff(t[25:], 2), np.diff(t[25:], 2)[0], rtol=1e-3)
+
+
+def test_a_blurred_first_frame_has_noise_that_grows_with_the_square_of_the_time():
+    first, keys = jnp.full((2, 1, 40, 40, 8), 3.0), jax.random.split(jax.random.key(0), 2)
+    seen = []
+
+    def denoise(x, t):
+        seen.append(x)
+        return parameterizations.Prediction(x, x)
+
+    blurred = video_models.completed(denoise, schedules.rectified_flow(), first, 3, 0.15, keys)
+    noise = []
+    for t in (1.0, 0.5, 0.5, 0.0):
+        assert blurred(jnp.zeros((2, 2, 40, 40, 8)), t).x0.shape[1] == 2
+        noise.append(np.asarray(seen[-1][:, 0] - 3))
+        np.testing.assert_allclose(noise[-1].std((1, 2, 3)), 0.15 * t**2, rtol=0.03)
+    np.testing.assert_array_equal(noise[1], noise[2])  # a time has its noise, each example its own
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.05
+    assert abs(np.corrcoef(noise[0][0].ravel(), noise[0][1].ravel())[0, 1]) < 0.05
 
 
 def test_two_denoisers_are_chosen_by_the_boundary():

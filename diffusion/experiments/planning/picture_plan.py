@@ -56,7 +56,7 @@ def plan(folder: str, request: Request, names: Sequence[str], dtype: str = "bflo
     def encoded(params: Mapping[str, Any]) -> Any:
         own = dataclasses.replace(model, params=params, _programs={})
         prompts = np.resize(job.request.rows()[0], batch).tolist()
-        how = {"windows": request.windows, "emphasis": request.emphasis}
+        how = {"windows": request.windows, "emphasis": request.emphasis, "frames": job.course.frames}
         return conditions(own, prompts, request.negative, job.usual.guidance, *job.course.size, **how)
 
     both = jax.eval_shape(encoded, model.params)

@@ -35,9 +35,10 @@ from diffusion.experiments.sampling.prompt_flags import AGAIN
 from diffusion.io import clips, pictures
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
-from diffusion.text_to_image import jobs, model_index, pipelines, png
+from diffusion.text_to_image import jobs, model_index, png
 from diffusion.text_to_image.png import STORED
 from diffusion.text_to_image.requests import Request
+from diffusion.text_to_image.video_models import Video
 
 TOLERANCE = 8  # of 255: what rounding does to a pixel on another kind of device
 
@@ -103,18 +104,17 @@ def main(
         written = []
         for picture, about in zip(made, png.records(request, png.model(folder, **source) | tuned)):
             path = pictures.unused(target, str(about["seed"]))
-            _write(path, picture, folder, about)
+            _write(path, picture, model.kind.video, about)
             print(path, flush=True)
             written.append((path, about))
         for path, about in written if signer is not None else ():
             signer.sign(path, about, diffusion.__version__)
 
 
-def _write(path: pathlib.Path, made: np.ndarray, folder: str, about: Mapping[str, Any]) -> None:
+def _write(path: pathlib.Path, made: np.ndarray, video: Video | None, about: Mapping[str, Any]) -> None:
     """Writes the PNG file of what was made; of a clip it has some frames, and the clip is beside it."""
     if made.ndim == 3:
         return pictures.write(path, made, about)
-    video = pipelines.kind_of(model_index.read_index(pathlib.Path(folder).expanduser())["_class_name"], path).video
     assert video is not None  # it made a clip
     print(clips.write_with_row(path, made, video.rate, about), flush=True)
     return None
@@ -137,17 +137,23 @@ def again(path: pathlib.Path, out: str | None, folder: str | None = None, signer
         raise ValueError(f"{path} was made as number {about['at']}, from 0, of {len(about['seeds'])} pictures")
     request = png.request(about, Request())
     folder = folder or about["model"]
-    picture = make(request, about, folder, path)[about["at"]]
+    made, video = make(request, about, folder, path)
+    picture = made[about["at"]]
     target = pictures.unused(pathlib.Path(out) if out else path.parent, f"{path.stem}_again")
     target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, picture, folder, about)
+    _write(target, picture, video, about)
     print(target, verdict(path, target, about, jax.devices()[0].device_kind), sep=": ")
     if signer is not None:
         signer.sign(target, about, diffusion.__version__)
 
 
-def make(request: Request, about: Mapping[str, Any], folder: str, path: pathlib.Path) -> np.ndarray:
-    """The pictures of a request, if the model in a folder and the files are those that a picture's file names."""
+def make(
+    request: Request, about: Mapping[str, Any], folder: str, path: pathlib.Path
+) -> tuple[np.ndarray, Video | None]:
+    """The pictures of a request, if the model in a folder and the files are those that a picture's file names.
+
+    And how the model makes clips, or None.
+    """
     if not os.path.isfile(os.path.join(os.path.expanduser(folder), "model_index.json")):
         raise FileNotFoundError(f"{folder}, which {path} was made with, is not there: name its folder by --model")
     checkpoint = model_index.fingerprint(folder)
@@ -170,7 +176,7 @@ def make(request: Request, about: Mapping[str, Any], folder: str, path: pathlib.
         model = text_to_image.load(folder, **how, quantised=kept, drop_text=DROP_TEXT.value)
     if about.get("quantised") in KINDS:
         model, _ = text_to_image.with_quantised(model, about["quantised"])
-    return text_to_image.make(model, request)
+    return text_to_image.make(model, request), model.kind.video
 
 
 def verdict(path: pathlib.Path, target: pathlib.Path, about: Mapping[str, Any], device: str) -> str:

@@ -173,6 +173,8 @@ class AutoencoderKLCogVideoX(nn.Module):
         groups: of the norms; it divides each width.
         scale: of the latents, see `latent_space.to_diffusion`.
         shift: of the latents, likewise.
+        inverted: whether the latents of a first frame that a denoiser is given are divided by the scale, and not
+            multiplied (CogVideoX 1.5 from a picture).
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
 
     Raises:
@@ -189,6 +191,7 @@ class AutoencoderKLCogVideoX(nn.Module):
     groups: int = 32
     scale: Factor = 1.15258426
     shift: Factor = 0.0
+    inverted: bool = False
     dtype: str = "float32"
     kind = "autoencoder"
     ranks = (4,)

@@ -16,7 +16,7 @@ from diffusion.models.interchange.wan_autoencoder_tables import PIXEL, VIDEO
 NAME = "AutoencoderKLCogVideoX"
 DOWN, UP = "CogVideoXDownBlock3D", "CogVideoXUpBlock3D"
 # Of pictures of the training, of memory, and of the latents of image-to-video alone.
-WITHOUT_EFFECT = ("sample_height", "sample_width", "force_upcast", "invert_scale_latents")
+WITHOUT_EFFECT = ("sample_height", "sample_width", "force_upcast")
 
 
 def _conv(theirs: str, ours: str) -> list[Row]:
@@ -87,6 +87,7 @@ def _build(config: Mapping[str, Any]) -> AutoencoderKLCogVideoX:
             picture_channels=channels,
             groups=fields.take("norm_num_groups", 32, SIZE),
             scale=fields.take("scaling_factor", 1.15258426),
+            inverted=bool(fields.take("invert_scale_latents", False)),
         )
     except ValueError as why:
         raise Refusal(f"{NAME}: {why}.") from None
@@ -110,6 +111,7 @@ def _describe(module: AutoencoderKLCogVideoX) -> dict[str, Any]:
         "norm_num_groups": module.groups,
         "temporal_compression_ratio": module.time_factor,
         "scaling_factor": module.scale,
+        "invert_scale_latents": module.inverted,
         "use_quant_conv": False,
         "use_post_quant_conv": False,
     }

@@ -13,7 +13,9 @@ from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, Family,
 from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, patches, stacked, within
 
 NAME = "CogVideoXTransformer3DModel"
-WITHOUT_EFFECT = ("dropout", "sample_frames", "max_text_seq_length", "patch_bias", "temporal_compression_ratio")
+WITHOUT_EFFECT = ("dropout", "patch_bias")
+GROUP = 4  # frames of a clip in one of its latents
+WHOLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])  # theirs [1, M + N, D]
 
 
 def _norm(theirs: str, ours: str) -> list[Row]:
@@ -72,6 +74,13 @@ def _rows(module: CogVideoX) -> list[Row]:
         Row("proj_out.weight", "final/kernel", kernel),
         Row("proj_out.bias", "final/bias", bias),
     ]
+    if module.learned:
+        table += [Row("patch_embed.pos_embedding", "positions_of_all", WHOLE)]
+    if module.offset:
+        table += [
+            *linear("ofs_embedding.linear_1", "offset_embedding/hidden"),
+            *linear("ofs_embedding.linear_2", "offset_embedding/out"),
+        ]
     for layer in range(module.depth):
         table += within(stacked(LAYER, layer), f"transformer_blocks.{layer}.", "blocks/")
     return table
@@ -81,30 +90,43 @@ def _build(config: Mapping[str, Any]) -> CogVideoX:
     fields = Fields(NAME, config, WITHOUT_EFFECT)
     fields.only("flip_sin_to_cos", True)
     fields.only("freq_shift", 0)
-    fields.only("ofs_embed_dim", None)
     fields.only("attention_bias", True)
     fields.only("activation_fn", "gelu-approximate")
     fields.only("timestep_activation_fn", "silu")
     fields.only("norm_elementwise_affine", True)
     fields.only("norm_eps", 1e-5)
-    fields.only("use_learned_positional_embeddings", False)
-    channels = fields.take("in_channels", 16, SIZE)
-    if (fields.take("out_channels", 16, MAYBE_SIZE) or channels) != channels:
+    seen = fields.take("in_channels", 16, SIZE)
+    channels = fields.take("out_channels", 16, MAYBE_SIZE) or seen
+    if seen not in (channels, 2 * channels):
         raise Refusal(
-            f"{NAME}: out_channels is supported as in_channels, {channels}, alone, not the models of pictures."
+            f"{NAME}: in_channels is supported as out_channels, {channels}, or twice as many, for the latents of a "
+            f"first frame; this one has {seen}."
         )
+    rotary = fields.take("use_rotary_positional_embeddings", False)
+    learned = fields.take("use_learned_positional_embeddings", False)
+    if learned and not rotary:
+        raise Refusal(f"{NAME}: learned positions are supported beside rotary ones alone, as they were published.")
+    time_width = fields.take("time_embed_dim", 512, SIZE)
+    offset = fields.only("ofs_embed_dim", None, time_width)
+    of_words = fields.take("max_text_seq_length", 226, SIZE)
+    of_frames = fields.take("sample_frames", 49, SIZE)
+    fields.only("temporal_compression_ratio", GROUP)
     heads = fields.take("num_attention_heads", 30, SIZE)
     try:
         module = CogVideoX(
             channels=channels,
+            in_channels=seen,
             width=heads * fields.take("attention_head_dim", 64, SIZE),
             depth=fields.take("num_layers", 30, DEPTH),
             heads=heads,
             text_width=fields.take("text_embed_dim", 4096, SIZE),
-            time_width=fields.take("time_embed_dim", 512, SIZE),
+            time_width=time_width,
             patch=fields.take("patch_size", 2, SIZE),
             frames=fields.take("patch_size_t", None, MAYBE_SIZE) or 1,
-            positions="rope" if fields.take("use_rotary_positional_embeddings", False) else "sincos",
+            positions="rope" if rotary else "sincos",
+            words=of_words if learned else 0,
+            learned=1 + (of_frames - 1) // GROUP if learned else 0,
+            offset=offset is not None,
             grid=(fields.take("sample_height", 60, SIZE), fields.take("sample_width", 90, SIZE)),
             spacing=(
                 fields.take("temporal_interpolation_scale", 1.0),
@@ -118,14 +140,16 @@ def _build(config: Mapping[str, Any]) -> CogVideoX:
 
 
 def _describe(module: CogVideoX) -> dict[str, Any]:
+    shape = {"max_text_seq_length": module.words, "sample_frames": 1 + (module.learned - 1) * GROUP}
     return {
         "num_attention_heads": module.heads,
         "attention_head_dim": module.width // module.heads,
-        "in_channels": module.channels,
+        "in_channels": module.in_channels,
         "out_channels": module.channels,
         "flip_sin_to_cos": True,
         "freq_shift": 0,
         "time_embed_dim": module.time_width,
+        "ofs_embed_dim": module.time_width if module.offset else None,
         "text_embed_dim": module.text_width,
         "num_layers": module.depth,
         "attention_bias": True,
@@ -140,14 +164,18 @@ def _describe(module: CogVideoX) -> dict[str, Any]:
         "spatial_interpolation_scale": module.spacing[1],
         "temporal_interpolation_scale": module.spacing[0],
         "use_rotary_positional_embeddings": module.positions == "rope",
-        "use_learned_positional_embeddings": False,
+        "use_learned_positional_embeddings": bool(module.learned),
+        **(shape if module.learned else {}),
     }
 
 
 def _example(module: CogVideoX) -> tuple:
     array = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    x = array(module.frames, module.patch, module.patch, module.channels)
-    return x, array(), {"text": array(1, module.text_width)}
+    if module.learned:
+        x = array(module.learned, *module.grid, module.in_channels)
+    else:
+        x = array(module.frames, module.patch, module.patch, module.in_channels)
+    return x, array(), {"text": array(module.words or 1, module.text_width)}
 
 
 FAMILY = Family(
@@ -165,6 +193,13 @@ FAMILY = Family(
             "num_layers": 42,
             "use_rotary_positional_embeddings": True,
             "patch_size_t": 2,
+        },
+        "CogVideoX 5b from a picture": {
+            "num_attention_heads": 48,
+            "num_layers": 42,
+            "in_channels": 32,
+            "use_rotary_positional_embeddings": True,
+            "use_learned_positional_embeddings": True,
         },
     },
 )

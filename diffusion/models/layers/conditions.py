@@ -10,6 +10,7 @@
 | "size"         | [B, 6]         | original height and width, top and left of the crop, requested height and width    |
 | "strength"     | [B]            | guidance strength that the network was distilled with                              |
 | "rate"         | [B]            | frames of the video in a second                                                    |
+| "seconds"      | [B, F]         | the time of each frame in seconds, in place of the rate                            |
 | "keep"         | int [B, K]     | numbers of the patches that a masked network sees (kept_patches); without it, all  |
 | "interval"     | [B, 2]         | times from and to which that guidance acts (MiT)                                   |
 | "augment"      | [B, A]         | numbers that describe the example's augmentation (EDM); without it, no change      |

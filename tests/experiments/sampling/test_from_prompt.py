@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion import watermarks
+from diffusion import text_to_image, watermarks
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.sampling import from_prompt, model_flags, prompt_flags
-from diffusion.io import content_credentials, local_certificates, pictures
+from diffusion.io import clips, content_credentials, local_certificates, pictures
 from diffusion.models.quantised import KINDS
-from diffusion.text_to_image import png
+from diffusion.text_to_image import model_index, png
 from diffusion.text_to_image.requests import Request, settings
 from tests import commands
 from tests.text_to_image import made_pipelines
@@ -205,6 +205,20 @@ def test_what_differs_is_said_in_words(tmp_path):
         "the same pixels, in a file"
     )
     assert "MORE THAN the 8" in from_prompt.verdict(tmp_path / "a.png", tmp_path / "c.png", about, "cpu")
+
+
+def test_a_clip_has_the_rate_of_its_model_and_not_of_its_class(flags, tmp_path, monkeypatch):
+    """TI2V-5B of Wan 2.2 makes 24 frames a second, where the class has 16."""
+    folder = made_pipelines.folder("wan_5b", tmp_path)
+    model = text_to_image.described(folder)
+    monkeypatch.setattr(text_to_image, "load", lambda *_, **__: model)
+    monkeypatch.setattr(text_to_image, "make", lambda *_, **__: np.zeros((2, 1, 8, 8, 3), np.uint8))
+    rates = []
+    monkeypatch.setattr(clips, "write_with_row", lambda path, made, rate, about: rates.append(rate) or path)
+    about = {"checkpoint": model_index.fingerprint(folder), "dtype": "float32", "loras": {}, "files": {}}
+    made, video = from_prompt.make(Request(prompts="a cat"), about, str(folder), tmp_path / "0.png")
+    from_prompt._write(tmp_path / "0.png", made[0], video, about)
+    assert rates == [24.0]
 
 
 def test_no_file_is_written_over(tmp_path):

@@ -364,6 +364,8 @@ CALLS = {
     "cogvideox_sincos": Call(pixart, 1e-5),
     "cogvideox_rope": Call(pixart, 1e-5),
     "cogvideox_frames": Call(pixart, 1e-5),
+    "cogvideox_picture": Call(pixart, 1e-5),
+    "cogvideox_frames_picture": Call(pixart, 1e-5),
     "cogvideox_autoencoder": Call(autoencoder_kl, 1e-5),
     "hunyuan_video": Call(hunyuan_video, 1e-4),
     "hunyuan_autoencoder": Call(autoencoder_kl, 3e-5),
@@ -402,7 +404,7 @@ LEFT_OUT = (
     "lightning_dit", "lightning_dit_full_xl_1", "autoencoder_rae_mae",
     "image_reward", "flux_kontext", "chroma_original", "wan_autoencoder", "wan_autoencoder_two",
     "flux2_dev", "qwen_image_autoencoder", "flux2_autoencoder_full", "ltx_autoencoder", "ltx_autoencoder_noise",
-    "cogvideox_full_5b",
+    "cogvideox_full_5b", "cogvideox_full_1_5_picture", "cogvideox_frames_picture",
     "cogvideox_sincos", "cogvideox_rope", "cogvideox_full_1_5", "cogvideox_autoencoder_full",
     "hunyuan_autoencoder", "hunyuan_autoencoder_full",
     "ltx_autoencoder_full_0_9_0", "ltx_autoencoder_full_0_9_1", "ltx_autoencoder_full_0_9_5",
@@ -477,7 +479,10 @@ LISTINGS = {
     "z_image_full": "ZImageTransformer2DModel",
     **{f"wan_full_{name}": "WanTransformer3DModel" for name in ("1_3b", "14b", "i2v_14b", "ti2v_5b")},
     **{f"ltx_autoencoder_full_0_9_{i}": "AutoencoderKLLTXVideo" for i in (0, 1, 5)},
-    **{f"cogvideox_full_{name}": "CogVideoXTransformer3DModel" for name in ("2b", "5b", "1_5")},
+    **{
+        f"cogvideox_full_{name}": "CogVideoXTransformer3DModel"
+        for name in ("2b", "5b", "1_5", "5b_picture", "1_5_picture")
+    },
     "cogvideox_autoencoder_full": "AutoencoderKLCogVideoX",
     "hunyuan_video_full": "HunyuanVideoTransformer3DModel",
     "hunyuan_autoencoder_full": "AutoencoderKLHunyuanVideo",

@@ -124,7 +124,9 @@ class Process(NamedTuple):
     named: Mapping[str, Any] = MappingProxyType({})
 
 
-def read(config: Mapping[str, Any], prediction: str = "", even: bool = False, by_steps: bool = False) -> Process:
+def read(
+    config: Mapping[str, Any], prediction: str = "", even: bool = False, by_steps: bool = False, bent: bool = False
+) -> Process:
     """The process of a scheduler's config.
 
     Args:
@@ -134,6 +136,8 @@ def read(config: Mapping[str, Any], prediction: str = "", even: bool = False, by
             as Flux's does; otherwise its scheduler does.
         by_steps: whether a dynamic shift depends on the number of the steps too, and not on the config's numbers, as
             that of FLUX.2's pipeline.
+        bent: whether the pipeline lays the steps of a flow itself, first slowly and then fast, as that of LTX-Video
+            0.9.5 and later.
 
     Raises:
         Refusal: for what is not supported, or a prediction that contradicts the config.
@@ -144,7 +148,7 @@ def read(config: Mapping[str, Any], prediction: str = "", even: bool = False, by
     fields = Fields(name or "scheduler", config, tuple(WITHOUT_EFFECT), KINDS)
     T = fields.take("num_train_timesteps", 1000)
     if name in FLOWS or config.get("use_flow_sigmas"):
-        process = _flow(fields, T, even, by_steps)
+        process = _flow(fields, T, even, by_steps, bent)
     elif name == "SCMScheduler":
         process = _trigonometric(fields, T)
     elif name in EDMS:
@@ -267,18 +271,24 @@ def _trigonometric(fields: Fields, T: int) -> Process:
     return _flow_process("lcm", T, _options(fields) | {"shift": 1.0, "dynamic": False, "trigonometric": True})
 
 
-def _flow(fields: Fields, T: int, even: bool, by_steps: bool) -> Process:
+def _flow(fields: Fields, T: int, even: bool, by_steps: bool, bent: bool) -> Process:
     if fields.take("use_flow_sigmas", False):
         return _tabulated_flow(fields, T)
     shifts = {
         "shift": float(fields.take("shift", 1.0)),
         "even": even,
         "by_steps": by_steps,
+        "bent": bent,
         "dynamic": bool(fields.take("use_dynamic_shifting", False)),
         "base": (fields.take("base_image_seq_len", 256), fields.take("base_shift", 0.5)),
         "terminal": fields.take("shift_terminal") or 0.0,
         "largest": (fields.take("max_image_seq_len", 4096), fields.take("max_shift", 1.15)),
     }
+    if bent and shifts["dynamic"]:
+        raise Refusal(
+            f"{fields.name}: use_dynamic_shifting = True is not supported for a pipeline that sets its times itself; "
+            "valid: False."
+        )
     for other in ("karras", "exponential", "beta"):
         fields.only(f"use_{other}_sigmas", False)
     sampler = "heun" if "Heun" in fields.name else "euler"

@@ -146,6 +146,8 @@ def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
         return np.sin(angles) / (np.cos(angles) + np.sin(angles))
     shift = process.fields["shift"]
     moved = lambda t: shift * t / (1 + (shift - 1) * t)
+    if fields.get("bent"):
+        return _stretched(moved(_bent(steps)), fields["terminal"])
     if fields["dynamic"]:
         last = 1 / steps if fields["even"] else 1 / process.T
         grid = np.append(np.linspace(1.0, last, steps), 0.0)
@@ -164,6 +166,21 @@ def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
     # diffusers shifts the smallest time where it builds the scheduler, and again with all others; pictures show it.
     grid = np.append(moved(np.linspace(1.0, moved(1 / process.T), steps)), 0.0)
     return _stretched(grid, fields.get("terminal", 0.0))
+
+
+def _bent(steps: int) -> np.ndarray:
+    """Times of N steps, of which the first H = N // 2 go from 1 to 0.975 alone.
+
+        t_i = 1 - 0.025 i / H - (1 - 0.025 N / H) (max(i - H, 0) / (N - H))^2
+
+    Reference: Polyak et al., "Movie Gen: A Cast of Media Foundation Models", 2024, on the linear-quadratic schedule; as
+    in LTX-Video's code.
+    """
+    half = steps // 2
+    if not half:
+        return np.array([1.0, 0.0])
+    i = np.arange(steps + 1)
+    return 1 - 0.025 * i / half - (1 - 0.025 * steps / half) * (np.maximum(i - half, 0) / (steps - half)) ** 2
 
 
 def _log_shift(tokens: int, steps: int) -> float:
