@@ -9,6 +9,7 @@ import pathlib
 import random
 import struct
 import time
+import types
 import warnings
 import zlib
 
@@ -27,6 +28,7 @@ from diffusion.text_to_image.requests import Request
 from tests.text_to_image import made_pipelines
 
 CHECKSUM = "0" * 64
+MODEL = types.SimpleNamespace(kind=types.SimpleNamespace(video=None))  # of pictures; nothing of it is computed
 SOUND = {
     "format": 1,
     "model": "model",
@@ -166,7 +168,7 @@ def folder(tmp_path_factory):
 def used(folder):
     """(bytes of a file) -> the error of each of its users, or None; `make` is what makes the picture again."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(text_to_image, "load", lambda folder, **how: None)
+    patch.setattr(text_to_image, "load", lambda folder, **how: MODEL)
     patch.setattr(png, "checksum", lambda name, real=png.checksum: real(name) and CHECKSUM)
     patch.setattr(model_index, "fingerprint", lambda folder: CHECKSUM)
 

@@ -70,7 +70,7 @@ def main(
         warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", flush=True)
         warnings.simplefilter("always", UserWarning)
         if AGAIN.value is not None:
-            return again(pathlib.Path(AGAIN.value), out, MODEL.value, signer)
+            return again(pathlib.Path(AGAIN.value), out, MODEL.value, signer, DROP_TEXT.value)
         if work is None and MODEL.value is None:
             raise ConfigError(
                 "--prompt is for a text-to-image model: name its folder by --model, or by --workdir "
@@ -120,11 +120,17 @@ def _write(path: pathlib.Path, made: np.ndarray, video: Video | None, about: Map
     return None
 
 
-def again(path: pathlib.Path, out: str | None, folder: str | None = None, signer: Signer | None = None) -> None:
+def again(
+    path: pathlib.Path,
+    out: str | None,
+    folder: str | None = None,
+    signer: Signer | None = None,
+    drop_text: bool = False,
+) -> None:
     """Makes a picture from what its file carries, and says whether it is the same.
 
     `out` is that of the file by default; `folder` is the model's, where it is no longer where the file says; `signer`
-    signs the new file.
+    signs the new file; `drop_text` is that of `text_to_image.load`.
 
     Raises:
         ValueError: if the file carries no settings, or the model or another file is not the one that it was made from.
@@ -137,7 +143,7 @@ def again(path: pathlib.Path, out: str | None, folder: str | None = None, signer
         raise ValueError(f"{path} was made as number {about['at']}, from 0, of {len(about['seeds'])} pictures")
     request = png.request(about, Request())
     folder = folder or about["model"]
-    made, video = make(request, about, folder, path)
+    made, video = make(request, about, folder, path, drop_text)
     picture = made[about["at"]]
     target = pictures.unused(pathlib.Path(out) if out else path.parent, f"{path.stem}_again")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +154,7 @@ def again(path: pathlib.Path, out: str | None, folder: str | None = None, signer
 
 
 def make(
-    request: Request, about: Mapping[str, Any], folder: str, path: pathlib.Path
+    request: Request, about: Mapping[str, Any], folder: str, path: pathlib.Path, drop_text: bool = False
 ) -> tuple[np.ndarray, Video | None]:
     """The pictures of a request, if the model in a folder and the files are those that a picture's file names.
 
@@ -173,7 +179,7 @@ def make(
         model = tuned_run.load(about["workdir"], about["step"], **how)[0]
     else:
         kept = about.get("quantised") == STORED
-        model = text_to_image.load(folder, **how, quantised=kept, drop_text=DROP_TEXT.value)
+        model = text_to_image.load(folder, **how, quantised=kept, drop_text=drop_text)
     if about.get("quantised") in KINDS:
         model, _ = text_to_image.with_quantised(model, about["quantised"])
     return text_to_image.make(model, request), model.kind.video
