@@ -55,15 +55,15 @@ def test_shapes_lie_within_the_picture_and_enough_is_seen_of_each(examples):
 
 
 def test_shapes_keep_to_given_places():
-    """Each centre is one of the places; two that have no place over each other are set apart."""
-    over = 0
-    for row in range(40):
-        things = arrangements.draw(Lot(0, 0, row), (16.0, 24.0, 48.0))[0].things
-        assert {place for thing in things for place in (thing.x, thing.y)} <= {16.0, 24.0, 48.0}
-        over += len(things) == 2 and np.hypot(things[0].x - things[1].x, things[0].y - things[1].y) < 16
-    assert over >= 3
-    far = [arrangements.draw(Lot(0, 0, row), (16.0, 48.0))[0].things for row in range(20)]
-    assert all(len({thing[2:4] for thing in things}) == len(things) for things in far)
+    """Each centre is one of the places, also where five shapes need them."""
+    over = {}
+    for places in ((16.0, 24.0, 32.0, 40.0, 48.0), drawing.PLACES):
+        plans = [arrangements.draw(Lot(0, 0, row), places)[0].things for row in range(40)]
+        assert {place for things in plans for thing in things for place in (thing.x, thing.y)} <= set(places)
+        assert max(len(things) for things in plans) >= 4
+        apart = [np.hypot(a.x - b.x, a.y - b.y) for a, b in (things for things in plans if len(things) == 2)]
+        over[len(places)] = sum(distance < 16 for distance in apart)
+    assert over[5] >= 3 and over[3] == 0
 
 
 def test_what_is_seen_of_two_squares_is_what_the_nearer_leaves():
@@ -111,7 +111,7 @@ def test_sources_of_drawings_and_what_they_refuse():
     for make, message in (
         (lambda: sources.arranged_drawings("validation"), "no split 'validation'"),
         (lambda: sources.arranged_drawings(kind="depth"), "kind = 'depth'. Valid: outlines, layers, sketch"),
-        (lambda: sources.arranged_drawings(places=(8.0, 32.0)), r"places = \(8.0, 32.0\). Valid: numbers from 16"),
+        (lambda: sources.arranged_drawings(places=(16.0, 48.0)), r"places = \(16.0, 48.0\). Valid: \(\) for anywhere"),
         (lambda: sources.drawings(silent=2.0), "silent = 2.0. Valid: 0 to 1"),
         (lambda: sources.drawings(number=0), "number = 0. Valid: at least 1"),
     ):

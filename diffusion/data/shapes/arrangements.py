@@ -104,9 +104,16 @@ def draw(lot: Lot, places: tuple[float, ...] = ANYWHERE) -> tuple[Arrangement, s
 
     Args:
         lot: the draws.
-        places: pixels from the upper left corner at which centres stand, along each side; `ANYWHERE` for all that leave
-            a shape inside.
+        places: pixels from the upper left corner at which centres stand, along each side, from 16 to 48 and with 16, 32
+            and 48 among them; `ANYWHERE` for all that leave a shape inside.
+
+    Raises:
+        ValueError: for other places.
     """
+    if places and not (set(drawing.PLACES) <= set(places) and all(16 <= place <= 48 for place in places)):
+        raise ValueError(  # five shapes would find no room
+            f"places = {tuple(places)}. Valid: () for anywhere, or 16, 32, 48 and numbers between them"
+        )
     scene = scenes.draw(lot, shares=SHARES)
     size = scene.size if lot.between(0, 1) < scenes.STATED["size"] else NONE
     radii = [lot.between(*_radii(scene)) for _ in range(2 if scene.kind == "pair" else 1)]

@@ -79,20 +79,18 @@ def arranged_drawings(
         split: "train" or "test".
         kind: of the control, "outlines", "layers" or "sketch".
         number: of records.
-        places: pixels from the upper left corner at which centres stand, along each side, from 16 to 48; () for
-            anywhere.
+        places: as of `arrangements.draw`; () for anywhere.
 
     Raises:
-        ValueError: for another split or kind, a place out of range, or a number below 1.
+        ValueError: for another split or kind, other places, or a number below 1.
     """
     from diffusion.data.shapes import arrangements  # here: it imports TFDS, which takes half a second
 
     if kind not in arrangements.CONTROLS:
         raise ValueError(f"kind = {kind!r}. Valid: {', '.join(arrangements.CONTROLS)}")
 
-    if not all(16 <= place <= 48 for place in places):
-        raise ValueError(f"places = {tuple(places)}. Valid: numbers from 16 to 48, or none for anywhere")
     places = tuple(places)
+    arrangements.draw(arrangements.scenes.Lot(0, 0, 0), places)  # refuses places, before a worker does
 
     def make(row: int) -> dict[str, Any]:
         made = arrangements.example(split, row, kind, places=places)
