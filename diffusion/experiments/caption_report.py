@@ -12,7 +12,6 @@ floor, and copies of training pictures.
 from absl import flags
 
 from diffusion.experiments.config import command_line
-from diffusion.text_to_image import model_index
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
@@ -43,6 +42,7 @@ from diffusion.experiments.text import prompt_metrics, report_pictures
 from diffusion.experiments.text.shapes_report import copies_row, frechet_row, table_of
 from diffusion.metrics import caption_retrieval, neighbours
 from diffusion.metrics.features import Extractor
+from diffusion.text_to_image import model_index
 from diffusion.training.runtime import progress
 
 STEPS = 1_500  # of the towers' training

@@ -10,7 +10,6 @@ repeated. --out is the folder of the whole model. Erasure by training is a recip
 from absl import flags
 
 from diffusion.experiments.config import command_line
-from diffusion.text_to_image import model_index
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of a text-to-image model, with model_index.json", required=True)
@@ -32,7 +31,7 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import model_card
 from diffusion.io import files, limits
 from diffusion.models import interchange
-from diffusion.text_to_image import model_folder
+from diffusion.text_to_image import model_folder, model_index
 
 FAILURES = (interchange.Refusal, interchange.Mismatch, limits.Refused, FileNotFoundError, FileExistsError)
 

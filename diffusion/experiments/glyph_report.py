@@ -16,7 +16,6 @@ the autoencoder bound what the model could reach. Writes report.json, report.md 
 from absl import flags
 
 from diffusion.experiments.config import command_line
-from diffusion.text_to_image import model_index
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model before the tuning, with model_index.json")
@@ -48,7 +47,7 @@ from diffusion.experiments.sampling import tuned_run
 from diffusion.experiments.text import glyph, glyph_metrics, judge, prompt_metrics, report_pictures
 from diffusion.io import json_lines
 from diffusion.metrics import chunks
-from diffusion.text_to_image import TextToImage
+from diffusion.text_to_image import TextToImage, model_index
 
 SHOWN = (
     Scene("one", "plain", "cyan", glyph.NAME, "large", "top right"),

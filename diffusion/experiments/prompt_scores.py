@@ -18,7 +18,6 @@ each picture.
 from absl import flags
 
 from diffusion.experiments.config import command_line
-from diffusion.text_to_image import model_index
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
@@ -55,6 +54,7 @@ from diffusion.metrics.picture_scores import Columns, Scorer, Source
 from diffusion.metrics.preference import preferred
 from diffusion.metrics.prompt_following import clustered
 from diffusion.metrics.prompt_following.readers import ReaderError
+from diffusion.text_to_image import model_index
 from diffusion.training.runtime import progress
 
 

@@ -18,7 +18,6 @@ measured on captions of the test split and of the withheld combinations. Parts, 
 from absl import flags
 
 from diffusion.experiments.config import command_line
-from diffusion.text_to_image import model_index
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
@@ -54,6 +53,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import edits, judge, prompt_metrics, report_pictures, shape_questions, shapes_report
 from diffusion.experiments.text.prompt_metrics import Subject
 from diffusion.metrics import neighbours
+from diffusion.text_to_image import model_index
 
 PARTS = ("sweep", "prompts", "geneval", "negative", "distances", "edits")
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
