@@ -46,7 +46,7 @@ from ml_collections import ConfigDict
 
 from diffusion.data import captions, latent_cache, sources
 from diffusion.experiments import encode, encode_text, train
-from diffusion.experiments.config import ConfigError, checks, data, fields, resolve, unknown
+from diffusion.experiments.config import ConfigError, check_stages, checks, data, fields, resolve
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
@@ -129,12 +129,7 @@ def check(config: Mapping) -> None:
     Raises:
         ConfigError: naming the first such field.
     """
-    for name in config:
-        if name not in FIELDS:
-            raise unknown("config", name, FIELDS, "field")
-    for name in FIELDS:
-        if name not in config:
-            raise ConfigError(f"config.{name} is missing. Start from the recipe text/shapes.")
+    check_stages(config, FIELDS, "text/shapes")
     if config["measured"] < 1:
         raise ConfigError(f"config.measured = {config['measured']}. Valid: at least 1 picture.")
     with tempfile.TemporaryDirectory() as folder:  # what is misspelt shows before an hour of training

@@ -18,6 +18,7 @@ __all__ = [
     "Example",
     "Thing",
     "centres",
+    "check_places",
     "draw",
     "example",
     "layers",
@@ -110,10 +111,7 @@ def draw(lot: Lot, places: tuple[float, ...] = ANYWHERE) -> tuple[Arrangement, s
     Raises:
         ValueError: for other places.
     """
-    if places and not (set(drawing.PLACES) <= set(places) and all(16 <= place <= 48 for place in places)):
-        raise ValueError(  # five shapes would find no room
-            f"places = {tuple(places)}. Valid: () for anywhere, or 16, 32, 48 and numbers between them"
-        )
+    check_places(places)
     scene = scenes.draw(lot, shares=SHARES)
     size = scene.size if lot.between(0, 1) < scenes.STATED["size"] else NONE
     radii = [lot.between(*_radii(scene)) for _ in range(2 if scene.kind == "pair" else 1)]
@@ -129,6 +127,16 @@ def draw(lot: Lot, places: tuple[float, ...] = ANYWHERE) -> tuple[Arrangement, s
     if lot.between(0, 1) < 0.5:  # the shape that the caption names first may be the farther one or the nearer one
         things = things[::-1]
     return Arrangement(scene.style, things), scenes.phrase(scene._replace(size=size, position=NONE, relation=NONE))
+
+
+def check_places(places: tuple[float, ...]) -> None:
+    """Refuses places at which five shapes find no room, see `draw`.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if places and not (set(drawing.PLACES) <= set(places) and all(16 <= place <= 48 for place in places)):
+        raise ValueError(f"places = {tuple(places)}. Valid: () for anywhere, or 16, 32, 48 and numbers between them")
 
 
 def _radii(scene: Scene) -> tuple[float, float]:

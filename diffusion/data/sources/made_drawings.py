@@ -90,7 +90,7 @@ def arranged_drawings(
         raise ValueError(f"kind = {kind!r}. Valid: {', '.join(arrangements.CONTROLS)}")
 
     places = tuple(places)
-    arrangements.draw(arrangements.scenes.Lot(0, 0, 0), places)  # refuses places, before a worker does
+    arrangements.check_places(places)
 
     def make(row: int) -> dict[str, Any]:
         made = arrangements.example(split, row, kind, places=places)

@@ -1,7 +1,7 @@
 """Configs as data: a run's recipe in numbers, strings, booleans, None, sequences and mappings, and what it may say."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from diffusion import public
@@ -26,3 +26,17 @@ def unknown(path: str, name: Any, valid: Iterable[str], kind: str = "name") -> C
     near = public.nearest(name, valid)
     hint = f" Did you mean {near!r}?" if near else ""
     return ConfigError(f"{path}: unknown {kind} {name!r}.{hint} Valid: {', '.join(valid) or '(none)'}.")
+
+
+def check_stages(config: Iterable[str], names: Sequence[str], recipe: str) -> None:
+    """Refuses a config of several trainings whose fields are not `names`; `recipe` is one that has them.
+
+    Raises:
+        ConfigError: for another field, or one that is missing.
+    """
+    for name in config:
+        if name not in names:
+            raise unknown("config", name, names, "field")
+    for name in names:
+        if name not in config:
+            raise ConfigError(f"config.{name} is missing. Start from the recipe {recipe}.")

@@ -95,16 +95,21 @@ def autoencoder(run: str | pathlib.Path, out: str | pathlib.Path, number: int) -
 
     They are measured on `number` of its training pictures; returns the scale and the shift of each channel before.
     """
+    module, params, scaling = measured(run, number)
+    with files.whole_folder(out) as new:
+        interchange.save(new, module.clone(scale=1.0, shift=0.0), standardised(module, params, scaling))
+        model_card.write(new, model_card.of_run(run, "Autoencoder"), out)
+    return scaling
+
+
+def measured(run: str | pathlib.Path, number: int) -> tuple[Any, Any, latent_space.Scaling]:
+    """The autoencoder of a run, its parameters, and each channel's scale and shift on `number` training examples."""
     module, params, config = trained(run)
     source = data.source(config, config["data"]["split"])
     encode = autoencoder_folders.encoder(autoencoder_folders.of(module, params))
     rows = np.linspace(0, len(source) - 1, min(number, len(source))).astype(int)
     batches = (np.stack([source[row]["image"] for row in rows[i : i + 64].tolist()]) for i in range(0, len(rows), 64))
-    measured = latent_space.estimate((encode(batch)[:, 0] for batch in batches), per_channel=True)
-    with files.whole_folder(out) as new:
-        interchange.save(new, module.clone(scale=1.0, shift=0.0), standardised(module, params, measured))
-        model_card.write(new, model_card.of_run(run, "Autoencoder"), out)
-    return measured
+    return module, params, latent_space.estimate((encode(batch)[:, 0] for batch in batches), per_channel=True)
 
 
 def standardised(module: AutoencoderKL, params: Any, measured: latent_space.Scaling) -> Any:

@@ -9,19 +9,17 @@ WORKDIR/denoiser       a run of diffusion train, on these or on clips
 import pathlib
 import shutil
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion.data import latent_cache
 from diffusion.experiments import encode, train
-from diffusion.experiments.config import ConfigError, data, resolve, unknown
+from diffusion.experiments.config import ConfigError, check_stages, data, resolve
 from diffusion.experiments.evaluation import model_card
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.text import model
 from diffusion.io import files
 from diffusion.models import interchange
-from diffusion.models.autoencoders import latent_space
 from diffusion.training.checkpointing import checkpoints
 
 FIELDS = ("autoencoder", "denoiser", "data", "measured")
@@ -39,12 +37,7 @@ def denoiser_of(config: ConfigDict, folder: pathlib.Path | None = None) -> Confi
     """
     if "denoiser" not in config:
         return config
-    for name in config:
-        if name not in FIELDS:
-            raise unknown("config", name, FIELDS, "field")
-    for name in FIELDS:
-        if name not in config:
-            raise ConfigError(f"config.{name} is missing. Start from the recipe video/latents.")
+    check_stages(config, FIELDS, "video/latents")
     found = _with_data(config, "denoiser")
     if folder is not None:
         found.data.latents.update({"dir": str(folder / "latents"), "autoencoder": str(folder / "vae")})
@@ -96,11 +89,7 @@ def encoded(config: ConfigDict, folder: pathlib.Path) -> None:
                 "what it made before. Choose another --workdir, or remove that folder."
             )
         shutil.rmtree(folder / "latents", ignore_errors=True)
-        module, params, _ = model.trained(folder / "autoencoder")
-        encoder = autoencoder_folders.encoder(autoencoder_folders.of(module, params))
-        rows = np.linspace(0, len(source) - 1, min(config.measured, len(source))).astype(int)
-        batches = (np.stack([source[row]["image"] for row in rows[i : i + 32]]) for i in range(0, len(rows), 32))
-        scaling = latent_space.estimate((encoder(batch)[:, 0] for batch in batches), per_channel=True)
+        module, params, scaling = model.measured(folder / "autoencoder", config.measured)
         with files.whole_folder(folder / "vae") as new:
             interchange.save(new, module.clone(**scaling._asdict()), params)
             card = model_card.of_run(folder / "autoencoder", "Autoencoder")
