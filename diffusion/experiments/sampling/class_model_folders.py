@@ -19,6 +19,7 @@ from diffusion.experiments.config.class_folders import INDEX
 from diffusion.experiments.config.values import config_hash, plain
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import class_models
+from diffusion.io import files
 from diffusion.models import interchange
 from diffusion.models.dit import DiT
 from diffusion.models.unet import UNet
@@ -65,19 +66,19 @@ def write(config: ConfigDict, params: Any, out: str | pathlib.Path) -> str:
     Args:
         config: of the run.
         params: of its network, as `recipe.network.apply` takes them.
-        out: the folder; must not hold a pipeline.
+        out: the folder; it must be empty, or not exist yet.
 
     Returns:
         The class of the pipeline.
 
     Raises:
-        FileExistsError: if there is a pipeline.
+        FileExistsError: if it holds files.
         ConfigError: for a run that no pipeline of `class_models.KINDS` describes; says which field, and what is valid.
         Refusal: for a network that diffusers does not have.
     """
     out = pathlib.Path(out)
-    if (out / INDEX).exists():
-        raise FileExistsError(f"{out} holds a pipeline already; choose another folder, or remove it first.")
+    if out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} holds files already; choose another folder, or remove it first.")
     recipe = checks.on_its_data(checks.validate(config))
     module = recipe.network
     if not isinstance(module, (DiT, UNet)):
@@ -89,18 +90,19 @@ def write(config: ConfigDict, params: Any, out: str | pathlib.Path) -> str:
     if kind.latents != bool(vae):
         valid = "the folder of the autoencoder" if kind.latents else "'': this pipeline has none"
         raise ConfigError(f"config.data.latents.autoencoder = {vae!r}. Valid of a {name}: {valid}.")
-    interchange.save(out / kind.part, module, params["params"])
-    if vae:
-        shutil.copytree(pathlib.Path(vae).expanduser(), out / "vae")
-    (out / "scheduler").mkdir()
-    (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
-    usual = {"steps": config.sample.steps, "guidance": float(config.sample.guidance.scale)}
-    (out / model_index.SAMPLING).write_text(json.dumps(usual) + "\n")
-    network = {"unet": "UNet2DModel", "transformer": "DiTTransformer2DModel"}[kind.part]
-    index = {"_class_name": name, "_diffusers_version": "0.42.1", kind.part: ["diffusers", network]}
-    index |= {"scheduler": ["diffusers", scheduler["_class_name"]]}
-    index |= {"vae": ["diffusers", "AutoencoderKL"]} if vae else {}
-    (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    with files.whole_folder(out) as new:
+        interchange.save(new / kind.part, module, params["params"])
+        if vae:
+            shutil.copytree(pathlib.Path(vae).expanduser(), new / "vae")
+        (new / "scheduler").mkdir()
+        (new / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
+        usual = {"steps": config.sample.steps, "guidance": float(config.sample.guidance.scale)}
+        (new / model_index.SAMPLING).write_text(json.dumps(usual) + "\n")
+        network = {"unet": "UNet2DModel", "transformer": "DiTTransformer2DModel"}[kind.part]
+        index = {"_class_name": name, "_diffusers_version": "0.42.1", kind.part: ["diffusers", network]}
+        index |= {"scheduler": ["diffusers", scheduler["_class_name"]]}
+        index |= {"vae": ["diffusers", "AutoencoderKL"]} if vae else {}
+        (new / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     return name
 
 
