@@ -40,7 +40,7 @@ from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.extra_attention import ExtraLayer
 from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, SingleBlock
-from diffusion.models.layers.joint_conditions import check_residuals, check_strength, check_text
+from diffusion.models.layers.joint_conditions import check_residuals, check_strength, check_text, lengthened
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
@@ -149,6 +149,8 @@ class Flux(nn.Module):
                 arrays [B, N, width] over the N patches, row by row; the k-th is added to the picture's tokens after
                 each of the layers i with floor(i / ceil(L / K)) = k, of L layers of the kind.
                 "extra": image prompts, see `extra_attention`.
+                "extra_text": a tuple of pairs, further tokens of the text [B, K, text_width], and Bool [B, K] which of
+                them are seen (Redux).
                 "picture": latents [B, h, w, channels] of a picture that is edited (FLUX.1 Kontext); h and w even.
                 Residuals and the weights [B, N] of image prompts are zero for its patches.
             features: layers, joint and then single ones, 1 .. depth + singles, whose tokens of the picture
@@ -164,7 +166,7 @@ class Flux(nn.Module):
         """
         required = ("text", "pooled", "strength") if self.strength else ("text", "pooled")
         required = ("text", "text_mask") if self.approximator else required
-        inputs = entries(condition, required, ("residuals", "extra", "picture"))
+        inputs = entries(condition, required, ("residuals", "extra", "picture", "extra_text"))
         self._check(x, t, inputs)
         seen = Features(features, self.feature_blocks)
         _, height, width, _ = x.shape
@@ -175,19 +177,20 @@ class Flux(nn.Module):
         if edited is not None:
             patches = jnp.concatenate([patches, patchify(edited, PATCH).astype(patches.dtype)], axis=1)
         image = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(patches)
-        text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(inputs["text"])
+        words, words_seen = lengthened(inputs["text"], inputs.get("text_mask"), inputs["extra_text"] or ())
+        text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(words)
         strength = 1000 * inputs["strength"] if self.strength else None
         t = jnp.asarray(t)
         c, last, per_layer, of_single = None, None, {}, {}
         if self.approximator:
             last, per_layer["vectors"], of_single["vectors"] = self._vectors(jnp.broadcast_to(t, x.shape[:1]))
-            shown = jnp.ones((x.shape[0], image.shape[1]), bool)
-            seen_tokens = jnp.concatenate([inputs["text_mask"], shown], axis=1)
+        else:
+            c = Conditioning(self.width, self.dtype, name="conditioning")(1000 * t, inputs["pooled"], strength)
+        if words_seen is not None:
+            seen_tokens = jnp.concatenate([words_seen, jnp.ones((x.shape[0], image.shape[1]), bool)], axis=1)
             per_layer["seen"], of_single["seen"] = (
                 jnp.broadcast_to(seen_tokens, (depth, *seen_tokens.shape)) for depth in (self.depth, self.singles)
             )
-        else:
-            c = Conditioning(self.width, self.dtype, name="conditioning")(1000 * t, inputs["pooled"], strength)
         positions = self.token_positions(text.shape[1], height, width)
         if edited is not None:
             positions = np.concatenate([positions, self.token_positions(0, *edited.shape[1:3]) + [1, 0, 0]])
@@ -217,8 +220,8 @@ class Flux(nn.Module):
                     lambda streams: jnp.concatenate(streams[::-1], axis=1),
                 ),
             )
-            words = text.shape[1]
-            of_picture = lambda carry: carry[0] if isinstance(carry, tuple) else carry[:, words:]
+            length = text.shape[1]
+            of_picture = lambda carry: carry[0] if isinstance(carry, tuple) else carry[:, length:]
             tokens, more = through(Blocks(streams, segments, of_picture))
             return self._output(tokens[:, :own], c, last, height, width), more
         picture = lambda streams: streams[0][:, :own]

@@ -40,6 +40,7 @@ from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.scan import REMAT, scanned
 
+SPACING = 10  # of the first coordinate of x and of the pictures that are edited
 CHOICES = {"attention": ("auto", *IMPLEMENTATIONS), "remat": REMAT, "dtype": ("float32", "bfloat16")}
 
 
@@ -47,7 +48,8 @@ class Flux2(nn.Module):
     """The transformer of FLUX.2: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its strength is the scale of the guidance itself; the network multiplies both
-    by 1000. The position of a value of x is (0, row, column, 0), that of text token i, 0 the first, (0, 0, 0, i).
+    by 1000. The position of a value of x is (0, row, column, 0), that of text token i, 0 the first, (0, 0, 0, i), and
+    that of a value of the k-th picture that is edited (10 k, row, column, 0), 1 the first.
 
     Attributes:
         channels: C of the latents.
@@ -110,7 +112,8 @@ class Flux2(nn.Module):
             x: noised latents [B, H, W, C].
             t: in [0, 1], [B] or [], float32 or wider.
             condition: see `diffusion.models.layers.conditions`: "text": [B, M, text_width]. "strength": [B], required
-                where the network receives it, refused elsewhere.
+                where the network receives it, refused elsewhere. "pictures": a tuple of latents [B, h, w, C], each of
+                its own h and w, of pictures that are edited or combined; they are further tokens.
             features: layers, joint and then single ones, 1 .. depth + singles, whose tokens of the picture
                 [B, N, width] the call returns too, see `layers.block_features`; None: none.
             through: evaluates the layers in the network's place, see `layers.block_reuse`; None: all of them run.
@@ -122,13 +125,15 @@ class Flux2(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
-        inputs = entries(condition, ("text", "strength") if self.strength else ("text",))
+        inputs = entries(condition, ("text", "strength") if self.strength else ("text",), ("pictures",))
         self._check(x, t, inputs)
         seen = Features(features, self.feature_blocks)
         batch, height, width, _ = x.shape
 
         dense = lambda name: nn.Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=xavier, name=name)
-        image = dense("patch_embedding")(x.reshape(batch, height * width, self.channels))
+        pictures = tuple(inputs["pictures"] or ())
+        flat = [latents.reshape(batch, -1, self.channels) for latents in (x, *pictures)]
+        image = dense("patch_embedding")(jnp.concatenate([tokens.astype(x.dtype) for tokens in flat], axis=1))
         text = dense("text_embedding")(inputs["text"])
         embedding = lambda name: TimestepEmbedding(self.width, self.dtype, bias=False, name=name)
         c = embedding("time")(1000 * jnp.broadcast_to(jnp.asarray(t), (batch,)))
@@ -138,10 +143,11 @@ class Flux2(nn.Module):
         both = vectors(6, "image_modulation"), vectors(6, "text_modulation")
         per_layer = {"vectors": tuple(of_layers(own, self.depth) for own in both)}
         of_single = {"vectors": of_layers(vectors(3, "single_modulation"), self.singles)}
-        angles = jnp.asarray(axis_angles(_token_positions(text.shape[1], height, width), self.axes, self.theta))
+        sides = [latents.shape[1:3] for latents in (x, *pictures)]
+        angles = jnp.asarray(axis_angles(_token_positions(text.shape[1], sides), self.axes, self.theta))
 
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
-        words = text.shape[1]
+        words, own = text.shape[1], height * width
         joint = (self.heads, True, False, False, self.attention, self.dtype, True)
         single = (self.heads, self.attention, self.dtype, True)
         joined = lambda streams: jnp.concatenate(streams[::-1], axis=1)
@@ -161,13 +167,13 @@ class Flux2(nn.Module):
             )
             of_picture = lambda carry: carry[0] if isinstance(carry, tuple) else carry[:, words:]
             tokens, more = through(Blocks(streams, segments, of_picture))
-            return self._output(tokens, c, x.shape), more
+            return self._output(tokens[:, :own], c, x.shape), more
         initializing = self.is_initializing()
-        first = lambda streams: streams[0]
+        first = lambda streams: streams[0][:, :own]
         stack = scanned(JointBlock, self.depth, self.remat, initializing, kept=seen.among(self.depth), pick=first)
         streams, kept = stack(*joint, name="blocks")(streams, None, angles, per_layer)
         seen.stack(self.depth, kept or ())
-        picture = lambda tokens: tokens[:, words:]
+        picture = lambda tokens: tokens[:, words : words + own]
         stack = scanned(
             SingleBlock, self.singles, self.remat, initializing, kept=seen.among(self.singles), pick=picture
         )
@@ -180,14 +186,23 @@ class Flux2(nn.Module):
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         network_checks.latents(self, x, t, self.channels)
+        for latents in inputs["pictures"] or ():
+            if latents.ndim != 4 or (latents.shape[0], latents.shape[3]) != (x.shape[0], self.channels):
+                raise ValueError(
+                    f"each of the condition's 'pictures' is [B, h, w, C] = ({x.shape[0]}, h, w, {self.channels}); got "
+                    f"{latents.shape}"
+                )
         check_text(x.shape[0], self.text_width, inputs)
         check_strength(x.shape[0], inputs)
 
 
-def _token_positions(words: int, height: int, width: int) -> np.ndarray:
-    """Rotary positions of M words and of the values of latents [height, width]: [M + N, 4]."""
-    rows, columns = np.indices((height, width)).reshape(2, -1)
-    still = np.zeros_like(rows)
+def _token_positions(words: int, sides: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Rotary positions of M words and of the values of latents, K pairs [height, width], x first: [M + N, 4]."""
     text = np.zeros((words, 4))
     text[:, 3] = np.arange(words)
-    return np.concatenate([text, np.stack([still, rows, columns, still], axis=1)])
+    positions = [text]
+    for i, (height, width) in enumerate(sides):
+        rows, columns = np.indices((height, width)).reshape(2, -1)
+        still = np.zeros_like(rows)
+        positions.append(np.stack([still + SPACING * i, rows, columns, still], axis=1))
+    return np.concatenate(positions)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.adapters import ip_adapter, ip_adapter_files
+from diffusion.adapters import ip_adapter, ip_adapter_files, redux_prompt
 from diffusion.io import pictures
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
@@ -68,6 +68,8 @@ def load(path: str | pathlib.Path, denoiser: nn.Module, base: Any, **how: Any) -
         Refusal: for a network that attaches to nothing.
         ValueError: for one of another base; FileNotFoundError and others as `interchange.load`.
     """
+    if redux_prompt.recognised(path):
+        return redux_prompt.opened(path, denoiser, **how)
     if ip_adapter_files.recognised(path):
         return ip_adapter.opened(path, denoiser, **how)
     module, params = interchange.load(path, **how)

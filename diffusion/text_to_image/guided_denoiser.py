@@ -23,7 +23,7 @@ from diffusion.text_to_image.attached import Attached, condition_with, with_seen
 from diffusion.text_to_image.places import NOWHERE, Places
 
 # Entries of attachments, which a reference does not have.
-ADDED = ("extra", "extra_joint", "residuals", "level_residuals")
+ADDED = ("extra", "extra_joint", "extra_text", "residuals", "level_residuals")
 
 
 def denoise(

@@ -27,7 +27,7 @@ from diffusion.guidance import Unpaired
 from diffusion.models import facts
 from diffusion.models.interchange import schedulers
 from diffusion.text import Tokenizer
-from diffusion.text_to_image import programs, video_models
+from diffusion.text_to_image import edited_images, programs, video_models
 from diffusion.text_to_image.attached import Attached, Opened, opened
 from diffusion.text_to_image.canvas import Canvas
 from diffusion.text_to_image.memory_check import check_memory
@@ -50,8 +50,8 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
         prompts: one text, or N.
         **settings: the other fields of a `Request`, which says what each does and may be: seeds (one number for all, or
             N; with one prompt as many pictures as seeds are made), negative, steps, guidance, sampler, height, width,
-            frames, late_guidance, image_guidance, image, mask, margins, strength, resamplings, batch_size, tile,
-            windows, watermark, cache, merge, emphasis, controls, regions, words, attention and reference.
+            frames, late_guidance, image_guidance, image, images, mask, margins, strength, resamplings, batch_size,
+            tile, windows, watermark, cache, merge, emphasis, controls, regions, words, attention and reference.
 
     Returns:
         uint8 [N, H, W, 3]; of a model that makes clips [N, F, H, W, 3].
@@ -124,7 +124,7 @@ def make_and_count(model: TextToImage, request: Request) -> tuple[np.ndarray, fl
         pick = lambda tree, rows=rows: jax.tree.map(lambda leaf: leaf[rows], tree)
         both = pick(conditional), pick(unconditional)
         few, work = pictures(
-            params, *both, job.scale(model), job.keys(rows), *job.canvas.arrays(), attached, job.reference
+            params, *both, job.scale(model), job.keys(rows), *job.canvas.arrays(), attached, job.reference, job.images
         )
         made.append(np.asarray(few)[: request.number - begin])
         if work is not None:
@@ -152,7 +152,7 @@ def _frames(
     decoded = program(model, job.course, "decoded", compiled(programs.decoded))
     params = model.weights
     vae = model.params["vae"]
-    x, keys, known, painted, beside = begin(vae, job.keys(), *job.canvas.arrays(), job.reference)
+    x, keys, known, painted, beside = begin(vae, job.keys(), *job.canvas.arrays(), job.reference, job.images)
     plan = job.course.trajectory.plan
     s = np.asarray(plan.s)
     both = conditional | beside, unconditional | beside
@@ -174,6 +174,7 @@ class Job(NamedTuple):
         course: what programs are compiled for.
         controls: with their pictures, read.
         reference: a picture that self-attention takes in, float32 [1, H, W, 3] in [-1, 1], or None.
+        images: that the denoiser sees, each float32 [1, h, w, 3] in [-1, 1].
     """
 
     request: Request
@@ -182,6 +183,7 @@ class Job(NamedTuple):
     course: Course
     controls: tuple[Opened, ...] = ()
     reference: np.ndarray | None = None
+    images: tuple[np.ndarray, ...] = ()
 
     @classmethod
     def of(cls, model: TextToImage, request: Request) -> "Job":
@@ -195,7 +197,8 @@ class Job(NamedTuple):
         request.check(model)
         video_models.check(request, model)
         canvas = Canvas.open(request.image, request.mask).extended(request.margins)
-        size = request.size(model, canvas.image)
+        images = edited_images.opened(request.images, model.kind.several, model.multiple)
+        size = request.size(model, canvas.image, images)
         controls = opened(request.controls, model.attachments, size)
         frames = video_models.frames(request, model)
         video_models.check_learned(model, size, frames)
@@ -231,10 +234,12 @@ class Job(NamedTuple):
                 f"cache = {request.cache}: its blocks run without the states of the reference's self-attention; leave "
                 "the cache or the reference out"
             )
-        how = (request.tile, mark, request.cache, request.merge, places.key, request.reference is not None)
+        of_images = tuple(image.shape for image in images)
+        how = (request.tile, mark, request.cache, request.merge, places.key, request.reference is not None, of_images)
         key = (request.sampler, usual.steps, first, request.resamplings, noised, guided, size, frames, *how)
         course = Course(size, trajectory, noised, guided, request.tile, key, mark, cache, request.merge, places, frames)
-        return cls(request, usual, canvas, course, controls, _reference(request.reference, size))
+        seen = tuple(np.asarray(to_model(image))[None] for image in images)
+        return cls(request, usual, canvas, course, controls, _reference(request.reference, size), seen)
 
     def attached(self, model: TextToImage) -> tuple[Attached, ...]:
         """The attachments of the controls, with what they see of the pictures."""
@@ -274,7 +279,8 @@ class Job(NamedTuple):
         if request.words:
             both[0]["words"] = jnp.asarray(token_places(request.words, prompts, _tokenizer(model)))
         reference = self.reference is not None
-        check = lambda *_: check_memory(model, self.course, batch, *both, attached, reference)
+        images = [image.shape[1:3] for image in self.images]
+        check = lambda *_: check_memory(model, self.course, batch, *both, attached, reference, images)
         names = tuple(one.control.attachment for one in self.controls)
         program(model, self.course, ("memory", batch, names), check)
         return both

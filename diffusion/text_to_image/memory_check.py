@@ -29,10 +29,13 @@ def check_memory(
     unconditional: dict,
     attached: Sequence[Attached] = (),
     reference: bool = False,
+    images: Sequence[tuple[int, ...]] = (),
 ) -> bool:
     """Refuses pictures that the decoder or a call of the denoiser cannot hold beside the weights; or returns True.
 
     A denoiser that does not take words, or a reference, is refused here, too.
+
+    `images` are the sides in pixels of those that the denoiser sees.
 
     The decoder comes first: while a denoiser is traced it makes a table of positions, as large as the pictures.
     """
@@ -69,6 +72,10 @@ def check_memory(
         more["picture"] = x
     elif model.sees_mask or model.sees_picture or (course.frames and model.seen_channels):
         more["beside"] = jax.ShapeDtypeStruct((*x.shape[:-1], model.seen_channels), jnp.float32)
+    if images:
+        factor = model.modules["vae"].factor
+        shape = lambda sides: (batch, sides[0] // factor, sides[1] // factor, model.channels)
+        more["pictures"] = tuple(jax.ShapeDtypeStruct(shape(sides), jnp.float32) for sides in images)
     condition = rows(conditional) | more
     other = rows(unconditional) | more if course.guided else None
     if reference:

@@ -11,8 +11,8 @@ scheduler.
 | StableDiffusion3Pipeline       | MM-DiT                   | two CLIPs and T5, two pooled vectors                   |
 | FluxPipeline                   | Flux                     | T5, CLIP's pooled vector, the guidance it was made for |
 | ChromaPipeline                 | Flux, one approximator   | T5 and where its padding begins                        |
-| Flux2Pipeline                  | FLUX.2 with a strength   | three layers of Mistral 3                              |
-| Flux2KleinPipeline             | FLUX.2                   | three layers of Qwen 3                                 |
+| Flux2Pipeline                  | FLUX.2 with a strength   | three layers of Mistral 3, tokens of edited pictures   |
+| Flux2KleinPipeline             | FLUX.2                   | three layers of Qwen 3, the same                       |
 | QwenImagePipeline              | Qwen-Image               | Qwen 2.5 VL's tokens                                   |
 | ZImagePipeline                 | Z-Image                  | Qwen 3's tokens                                        |
 | Lumina2Pipeline                | Lumina-Image 2           | Gemma 2's tokens behind a system's prompt              |
@@ -45,6 +45,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from diffusion import guidance, text
+from diffusion.adapters import redux_prompt
 from diffusion.models.cogvideox import CogVideoX
 from diffusion.models.flux2 import Flux2
 from diffusion.models.hunyuan_video import HunyuanVideo
@@ -118,6 +119,8 @@ class Kind(NamedTuple):
         strength: whether its denoiser must read the strength of the guidance.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
         appends: whether its denoiser sees the picture that is edited as further tokens.
+        several: the most pixels of each of several pictures that its denoiser sees as further tokens where a request
+            has some, to which larger ones are scaled; 0: it sees none.
         controlled: whether its denoiser, a transformer, sees the latents of a picture of edges or depths beside x_t.
         fills: whether its denoiser, a transformer, sees a mask and what is not masked; a U-Net's channels say so.
         approximated: whether one network makes the vectors of all layers of its denoiser.
@@ -147,6 +150,7 @@ class Kind(NamedTuple):
     strength: bool = False
     zeros: bool = False
     appends: bool = False
+    several: int = 0
     controlled: bool = False
     fills: bool = False
     approximated: bool = False
@@ -252,6 +256,7 @@ FLUX2_KLEIN = Kind(
     even=True,
     by_steps=True,
     network=Flux2,
+    several=1024**2,
     student=Usual(4, 1.0),
 )
 FLUX2 = FLUX2_KLEIN._replace(
@@ -403,6 +408,11 @@ def kind_of(name: str, folder: pathlib.Path) -> Kind:
     """
     if name in KINDS:
         return KINDS[name]
+    if name == redux_prompt.CLASS:
+        raise Refusal(
+            f"{folder} is FLUX.1 Redux, which is attached to a FLUX.1: text_to_image.load(.., attachments={{'look': "
+            "FOLDER}), --attach=look=FOLDER, and --controls=look:PICTURE"
+        )
     family = max((kind.family for kind in KINDS.values() if name.startswith(kind.family)), key=len, default=None)
     relatives = [other for other, kind in KINDS.items() if kind.family == family]
     hint = f" Its family has {', '.join(relatives)}." if relatives else ""

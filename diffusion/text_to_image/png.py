@@ -32,7 +32,7 @@ PLAIN = tuple(name for name in requests.settings(Request) if name not in ("promp
 LATER = (  # settings that older files do not carry
     *("embeddings", "tile", "resamplings", "emphasis", "watermark", "cache", "merge", "quantised"),
     *("controls", "attachments", "regions", "words", "attention", "reference", "image_guidance"),
-    *("frames", "late_guidance"),
+    *("frames", "late_guidance", "images"),
 )
 CHECKSUM = schema.Valid(
     "a checksum of 64 digits, 0 .. 9 and a .. f",
@@ -108,7 +108,15 @@ def named_files(request: Request, source: Mapping[str, Any]) -> list[str]:
     controls = [path for control in request.controls for path in (control.picture, control.mask)]
     masks = [region.where for region in request.regions if isinstance(region.where, str)]
     own = (request.image, request.mask, request.watermark, request.reference)
-    named = [*own, *masks, *controls, *source.get("loras", ()), *source.get("embeddings", ()), *attachments]
+    named = [
+        *own,
+        *request.images,
+        *masks,
+        *controls,
+        *source.get("loras", ()),
+        *source.get("embeddings", ()),
+        *attachments,
+    ]
     return [str(path) for path in named if path]
 
 

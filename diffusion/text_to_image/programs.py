@@ -121,7 +121,8 @@ def begin(
     image: Array | None,
     mask: Array | None,
     reference: Array | None = None,
-) -> tuple[Array, Array, Array | None, Array | None, dict[str, Array]]:
+    images: Sequence[Array] = (),
+) -> tuple[Array, Array, Array | None, Array | None, dict[str, Any]]:
     """(x at the first time, keys, latents of the image, where they are painted, further conditions)."""
     vae = model.modules["vae"]
     factor = vae.factor
@@ -137,8 +138,16 @@ def begin(
         z = latent_space.draw(z, encoding) if isinstance(z, latent_space.Moments) else z
         return latent_space.to_diffusion(z, vae.scale, vae.shift)
 
+    def mean(image: Array) -> Array:
+        z = encode(image)
+        return z.mean if isinstance(z, latent_space.Moments) else z
+
+    for_all = lambda z: jnp.repeat(z, keys.size, axis=0)
     x = course.trajectory.start * noise
-    beside = {}
+    beside: dict[str, Any] = {}
+    if images:  # by the mean
+        latents = [latent_space.to_diffusion(mean(image), vae.scale, vae.shift) for image in images]
+        beside["pictures"] = tuple(map(for_all, latents))
     if reference is not None:
         other = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, REFERENCE), shape))(encoding)
         beside["reference"] = jnp.concatenate([encoded(reference), other], axis=-1)
@@ -154,10 +163,9 @@ def begin(
             seen = video_models.padded(vae, encode, image, shape[0])
         return x, keys, None, None, beside | {"beside": jnp.repeat(seen, keys.size, axis=0)}
     if model.sees_picture:  # by the mean; beside a U-Net's x_t without the scale of latents
-        z = encode(image)
-        z = z.mean if isinstance(z, latent_space.Moments) else z
+        z = mean(image)
         z = latent_space.to_diffusion(z, vae.scale, vae.shift) if model.kind.appends or model.kind.controlled else z
-        beside["picture" if model.kind.appends else "beside"] = jnp.repeat(z, keys.size, axis=0)
+        beside["picture" if model.kind.appends else "beside"] = for_all(z)
     known = encoded(image)
     if course.noised:
         x = noised(model.process.schedule, course.trajectory.plan, known, noise)
@@ -237,9 +245,10 @@ def pictures(
     mask,
     attached: Sequence[Attached] = (),
     reference: Array | None = None,
+    images: Sequence[Array] = (),
 ) -> tuple[Array, caching.Work | None]:
     """(uint8 [B, H, W, 3], what of the denoiser has run under a cache): the whole trajectory as one program."""
-    x, keys, known, painted, beside = begin(model, course, params["vae"], keys, image, mask, reference)
+    x, keys, known, painted, beside = begin(model, course, params["vae"], keys, image, mask, reference, images)
     both = conditional | beside, unconditional | beside
     return sampled(model, course, params, x, *both, scale, keys, known, painted, attached)
 

@@ -38,6 +38,7 @@ ENTRY_TEXT = 10_000  # characters
 CONTROLS = 16  # pictures that attachments read
 REGIONS = 16
 WORDS = 16
+IMAGES = 16  # that a denoiser sees beside the noise
 MOVING = "ddim"  # of the samplers that follow a guidance which moves x_t, the one that published methods take
 STRENGTH = schema.Valid("a number above 0 and at most 1", lambda value: type(value) in (int, float) and 0 < value <= 1)
 
@@ -117,6 +118,8 @@ class Request:
 
     image, mask: paths of pictures, or uint8 [H, W, 3], and Bool [H, W], True where the image is painted anew; the rest
         stays as it is, pixel for pixel.
+    images: of any size; the first one sets the size of what is made where none is named. Of such a model `image`
+        without strength, mask and margins is the first of them.
     resamplings: RePaint (Lugmayr et al. 2022) takes nearly as many times the evaluations.
     tile: the autoencoder's memory then does not grow with the picture, see `diffusion.models.autoencoders.tiles`;
         neighbours share a quarter.
@@ -158,6 +161,12 @@ class Request:
         0, schema.whole(0, FRAMES), "of a clip, by a model that makes clips; 0: as the model was published"
     )
     image: str | np.ndarray | None = setting(None, PICTURE, "a picture to start from")
+    images: tuple[str | np.ndarray, ...] = setting(
+        (),
+        schema.several(PICTURE, 0, IMAGES),
+        "pictures that the prompt edits or combines, by a model that sees several, such as FLUX.2; each a path",
+        lambda value: valid_as(PICTURE, "images", typed(str, value)),
+    )
     mask: str | np.ndarray | None = setting(
         None, PICTURE, "a picture of the image's size, white where the image is painted anew; the rest stays as it is"
     )
@@ -291,6 +300,8 @@ class Request:
         own = {"steps": steps, "guidance": guidance, "sampler": sampler}
         if self.image_guidance is None:
             own["image_guidance"] = 1.0 if model.distilled else model.kind.image_guidance
+        if model.kind.several and self.image is not None and self.strength is None and not self.keeps:
+            own |= {"image": None, "images": (self.image, *self.images)}
         return dataclasses.replace(self, **own)
 
     def check(self, model: Any) -> None:
@@ -311,6 +322,11 @@ class Request:
             raise ValueError(
                 f"image_guidance = {self.image_guidance:g}: this model has one guidance, that by the text; leave "
                 "image_guidance out"
+            )
+        if self.images and not model.kind.several:
+            one = "one picture, its image" if model.sees_picture else "none"
+            raise ValueError(
+                f"images: a {model.name} sees {one}; several are seen by a model such as FLUX.2. Leave images out"
             )
         if model.sees_mask and not self.keeps:
             raise ValueError("this model was trained to paint what is masked: name an image and a mask")
@@ -357,8 +373,10 @@ class Request:
             return self.guidance != 1 or self.image_guidance != 1
         return max(self.guidance or 0, self.late_guidance or 0) > 1
 
-    def size(self, model: Any, image: np.ndarray | None) -> tuple[int, int]:
+    def size(self, model: Any, image: np.ndarray | None, images: Sequence[np.ndarray] = ()) -> tuple[int, int]:
         """(height, width) of the pictures that a model makes of the request, of an image with its margins if any.
+
+        Otherwise that of the first of the `images`, as `edited_images` has them, where the request names none.
 
         Raises:
             ValueError: for a size that is not the image's, or that the model cannot make.
@@ -372,8 +390,8 @@ class Request:
                     f"has {sides[0]} x {sides[1]}; leave height and width out, or scale the image"
                 )
             height, width = sides
-        height = height or model.sides[0]
-        width = width or model.sides[1]
+        usual = images[0].shape if images else model.sides
+        height, width = height or usual[0], width or usual[1]
         for name, value in (("height", height), ("width", width)):
             if value % model.multiple:
                 low = max(value // model.multiple, 1) * model.multiple

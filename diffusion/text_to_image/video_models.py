@@ -42,6 +42,7 @@ from diffusion.text_to_image import timed_loras
 
 # Settings of a request that are of pictures, with the value that says nothing.
 OF_PICTURES = {
+    "images": (),
     "mask": None,
     "margins": (0, 0, 0, 0),
     "strength": None,

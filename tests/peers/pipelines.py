@@ -906,6 +906,8 @@ PIPELINES = {
     "chroma": chroma,
     "flux2": flux2,
     "klein": flux2_klein,
+    "flux2_edits": flux2,
+    "klein_edits": flux2_klein,
     "qwen_image": qwen_image,
     "lumina2": lumina2,
     "sana": sana,
@@ -986,6 +988,10 @@ TRAJECTORIES = {
     "control": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "kontext": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "chroma": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
+    **dict.fromkeys(
+        ("flux2_edits", "klein_edits"),
+        (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
+    ),
     "flux2": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "klein": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True})}),
     "qwen_image": (QWEN_FLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
@@ -1095,6 +1101,10 @@ def beginning(pipe, latents: torch.Tensor):
         yield
 
 
+def _bytes(picture: np.ndarray) -> np.ndarray:
+    return np.uint8(np.clip(128 + 60 * picture, 0, 255))
+
+
 def mask() -> torch.Tensor:
     """One where it is painted: the right half of a picture."""
     return (torch.arange(16) >= 8).float().expand(1, 1, 16, 16)
@@ -1111,11 +1121,15 @@ def write(name: str, folder: pathlib.Path) -> None:
     print(name, "kept:", ", ".join(arrays) or "none")
     clip_of = lambda kind: name.startswith(kind) and name in CLIPS
     channels = pipe.vae.config.get("latent_channels") or pipe.vae.config.z_dim
-    channels = 4 * channels if name in ("flux2", "klein") else channels  # of patches of 2 x 2
+    own = name.removesuffix("_edits")
+    channels = 4 * channels if own in ("flux2", "klein") else channels  # of patches of 2 x 2
     clip = (FRAMES_OF_LATENTS,) * (name.startswith("wan") or name in CLIPS)
     factor, of_frames, side = CLIPS.get(name, (2, 2, 8))
     of_latents = tuple(frames + ("frames" in name) for frames in clip)  # of CogVideoX 1.5 an even number
     x = torch.from_numpy(drawn("latents", 2, *of_latents, side, side, channels)).movedim(-1, 1)
+    if name.endswith("_edits"):  # at least of 64 pixels, and one whose sides its factor does not divide
+        levels = [drawn(f"edited {i}", *sides, 3) for i, sides in enumerate([(64, 64), (66, 75)])]
+        arrays |= {f"image/{i}": torch.from_numpy(_bytes(picture)) for i, picture in enumerate(levels)}
     about["walks"], about["steps"], (base, trajectories) = {}, {}, TRAJECTORIES[name]
     for trajectory, (scheduler, settings) in trajectories.items():
         pipe.scheduler = getattr(diffusers, scheduler).from_config(base | settings)
@@ -1142,11 +1156,13 @@ def write(name: str, folder: pathlib.Path) -> None:
                 del arguments["negative_prompt"]
                 arguments |= chroma_texts(pipe)
                 latents = pipe._pack_latents(latents, 2, channels, 8, 8)
-            if name == "flux2":  # has its guidance distilled in
+            if own == "flux2":  # has its guidance distilled in
                 del arguments["negative_prompt"]
-            if name == "klein":
+            if own == "klein":
                 del arguments["negative_prompt"]
                 arguments["negative_prompt_embeds"], _ = pipe.encode_prompt([NEGATIVE] * 2, device="cpu")
+            if name.endswith("_edits"):
+                arguments["image"] = [Image.fromarray(arrays[f"image/{i}"].numpy()) for i in range(2)]
             if name == "qwen_image":
                 arguments["true_cfg_scale"] = arguments.pop("guidance_scale")
                 latents = pipe._pack_latents(latents, 2, channels, 8, 8)
@@ -1177,7 +1193,7 @@ def write(name: str, folder: pathlib.Path) -> None:
                 images = [first_frame(side * factor)]
                 arguments["image"] = images * 2 if clip_of("cogvideox") else images[0]
             sides = {} if name.startswith("edit") else {"height": 16, "width": 16}  # there those of the picture
-            sides = {"height": 32, "width": 32} if name in ("flux2", "klein", "sana", "sprint") else sides
+            sides = {"height": 32, "width": 32} if own in ("flux2", "klein", "sana", "sprint") else sides
             sides = {"height": factor * side, "width": factor * side} if clip else sides
             if name == "ltx_conditions":  # without noise on the first frame
                 arguments["image_cond_noise_scale"] = 0.0
@@ -1194,13 +1210,13 @@ def write(name: str, folder: pathlib.Path) -> None:
             found = found.frames if clip else found.images
             if name in ("flux", "fill", "control", "kontext", "chroma"):
                 found = pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
-            if name == "flux2":
+            if own == "flux2":
                 found = found.reshape(2, side, side, channels).movedim(-1, 1)
                 of_channels = lambda numbers: numbers.view(1, -1, 1, 1)
                 deviation = torch.sqrt(of_channels(pipe.vae.bn.running_var) + 1e-4)
                 as_decoded = pipe._unpatchify_latents(found * deviation + of_channels(pipe.vae.bn.running_mean))
                 picture = pipe.vae.decode(as_decoded).sample
-            elif name == "klein":  # what it returns is decoded as it is
+            elif own == "klein":  # what it returns is decoded as it is
                 picture = pipe.vae.decode(found).sample
                 of_channels = lambda numbers: numbers.view(1, -1, 1, 1)
                 deviation = torch.sqrt(of_channels(pipe.vae.bn.running_var) + 1e-4)

@@ -10,7 +10,10 @@ from safetensors.numpy import load_file, save_file
 
 from diffusion import text_to_image
 from diffusion.adapters import ip_adapter, ip_adapter_files
+from diffusion.models import interchange
+from diffusion.models.redux import Redux
 from tests.adapters import test_joint_ip_adapter as joint
+from tests.adapters import test_redux_prompt as redux
 from tests.adapters.test_ip_adapter import fixture, latents, theirs
 from tests.peers.made_weights import drawn, made
 from tests.peers.test_exports import PYTHON, ROOT, live
@@ -83,4 +86,20 @@ def test_diffusers_opens_our_file_for_stable_diffusion_3(tmp_path):
     expected = load_file(to)["latents"]
     mine = dataclasses.replace(one, params={**one.params, "adapter": weights})
     found = joint.latents(dataclasses.replace(model, attachments={"style": mine}))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5 * np.abs(expected).max())
+
+
+@live
+def test_diffusers_opens_our_redux(tmp_path):
+    """Layers of numbers that no file of theirs has had, written by us: the latents of both pipelines."""
+    model = redux.theirs()
+    one = model.attachments["look"]
+    weights = jax.tree.map(lambda leaf: 0.7 * leaf, one.params["redux"])
+    folder = made_pipelines.folder("redux", tmp_path / "redux")
+    interchange.save(folder / "image_embedder", Redux(32, 32), weights)
+    to = tmp_path / "latents.safetensors"
+    subprocess.run([PYTHON, "-m", "tests.peers.redux", "opened", folder, to], cwd=ROOT, check=True)
+    expected = load_file(to)["latents"]
+    mine = dataclasses.replace(one, params={**one.params, "redux": weights})
+    found, _ = redux.latents(dataclasses.replace(model, attachments={"look": mine}))
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5 * np.abs(expected).max())

@@ -102,6 +102,8 @@ TRAJECTORIES = {
     "chroma": {"euler": 4e-5},
     "flux2": {"euler": 4e-5},
     "klein": {"euler": 4e-5},
+    "flux2_edits": {"euler": 4e-5},
+    "klein_edits": {"euler": 4e-5},
     "qwen_image": {"euler": 4e-5},
     "z_image": {"euler": 4e-5},
     "lumina2": {"euler": 5e-6},
@@ -153,6 +155,16 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, case):
         seen = "picture" if model.kind.appends else "beside"
         beside = {seen: jnp.asarray(drawn("pictured", 2, 8, 8, 4))}
         conditional, unconditional, scale = conditional | beside, unconditional | beside, jnp.array([7.5, 1.5])
+    if name.endswith("_edits"):
+        request = Request(images=tuple(found[f"image/{i}"] for i in range(2)), prompts=PROMPTS, height=32, width=32)
+        job = Job.of(loaded(name), request)
+        assert [image.shape[1:3] for image in job.images] == [(64, 64), (64, 72)]
+        with jax.disable_jit(False):
+            begin = jax.jit(
+                lambda vae, images: programs.begin(model, job.course, vae, job.keys(), None, None, None, images)
+            )
+            beside = begin(model.params["vae"], job.images)[-1]
+        conditional, unconditional = conditional | beside, unconditional | beside
     other = unconditional if guided else None
     denoise = text_to_image.denoise(model, model.params[part], conditional, other, scale)
     if flow_maps.FlowMap in sampler.takes:
@@ -216,6 +228,8 @@ OWN_SAMPLER = {
     "chroma": "euler",
     "flux2": "euler",
     "klein": "euler",
+    "flux2_edits": "euler",
+    "klein_edits": "euler",
     "qwen_image": "euler",
     "z_image": "euler",
     "lumina2": "euler",

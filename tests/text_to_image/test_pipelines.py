@@ -411,3 +411,8 @@ def test_text_encoders_that_are_dropped_are_read_for_each_request(tmp_path):
 
 def drawn_like(shape, seed):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_redux_is_refused_as_a_model_with_how_it_is_attached(tmp_path):
+    with pytest.raises(Refusal, match=r"is FLUX\.1 Redux, which is attached to a FLUX\.1: .*--attach=look=FOLDER"):
+        pipelines.kind_of("FluxPriorReduxPipeline", tmp_path)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffusion import text_to_image
-from diffusion.text_to_image import pipelines
+from diffusion.text_to_image import edited_images, pipelines
 from diffusion.text_to_image.requests import Request, settings
 
 IMAGE = np.zeros((16, 16, 3), np.uint8)
@@ -105,3 +105,33 @@ def test_a_model_that_sees_a_picture_says_which_it_needs(name, does):
     model = types.SimpleNamespace(**facts, process=process, modules={"vae": vae})
     with pytest.raises(ValueError, match=f"this model {does}: name the image"):
         Request(prompts=("a cat",)).resolved(model).check(model)
+
+
+def test_the_image_of_a_model_that_sees_several_is_the_first_of_its_images_unless_it_is_changed():
+    kind = pipelines.KINDS["Flux2KleinPipeline"]
+    facts = {"kind": kind, "usual": kind.usual, "distilled": False, "sees_picture": False, "sees_mask": False}
+    process, vae = types.SimpleNamespace(sampler="euler"), types.SimpleNamespace(factor=16)
+    more = {"sides": (64, 64), "multiple": 16, "boundary": None, "name": "Flux2KleinPipeline"}
+    model = types.SimpleNamespace(**facts, **more, process=process, modules={"vae": vae})
+    of = lambda **settings: Request(prompts=("a cat",), **settings).resolved(model)
+    edited = of(image="a.png", images=["b.png", "c.png"])
+    edited.check(model)
+    assert edited.image is None and edited.images == ("a.png", "b.png", "c.png")
+    changed = of(image="a.png", images="b.png", strength=0.5)
+    assert changed.image == "a.png" and changed.images == ("b.png",)
+    assert of(image="a.png", margins=(8, 0, 0, 0)).images == ()
+
+    # More than a megapixel is scaled to one, 1024 sqrt(2) x 1024 / sqrt(2) rounded down; then the middle is cut out.
+    large, odd = np.zeros((2048, 1024, 3), np.uint8), np.arange(33 * 20 * 3, dtype=np.uint8).reshape(33, 20, 3)
+    found = edited_images.opened((large, odd), kind.several, 16)
+    assert found[0].shape == (1440, 720 // 16 * 16, 3) and found[1].shape == (32, 16, 3)
+    np.testing.assert_array_equal(found[1], odd[:32, 2:18])
+    assert edited.size(model, None, found) == (1440, 720)
+    assert of(images="a.png", height=32).size(model, None, found) == (32, 720)
+    with pytest.raises(ValueError, match=r"one of the images has 33 x 9 pixels .* at least 16"):
+        edited_images.opened((odd[:, :9],), kind.several, 16)
+
+    kontext = types.SimpleNamespace(**{**vars(model), "kind": pipelines.KINDS["FluxKontextPipeline"],
+                                       "sees_picture": True, "distilled": True})  # fmt: skip
+    with pytest.raises(ValueError, match=r"images: a .* sees one picture, its image; several .* FLUX\.2"):
+        Request(prompts=("a cat",), image="a.png", images="b.png").resolved(kontext).check(kontext)

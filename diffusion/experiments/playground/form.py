@@ -24,7 +24,8 @@ SLIDER = 190  # pixels that a slider, its name and its number need side by side
 def _shown(inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs' values as the page writes them."""
     lines = {name: "\n".join(inputs[name]) for name in LINES}
-    return inputs | lines | {"reference": inputs["reference"] or None}
+    files = {"reference": inputs["reference"] or None, "images": list(inputs["images"]) or None}
+    return inputs | lines | files
 
 
 class Form:
@@ -100,6 +101,9 @@ class Form:
             "Paint over what is to be made anew; the rest stays as it is, pixel for pixel. Without paint, the whole "
             "picture is changed."
         )
+        label = "Pictures that the prompt edits or combines: the first, and further ones"
+        several = {"file_count": "multiple", "file_types": ["image"], "type": "filepath"}
+        self._add(gr.File, "images", label=label, visible=self._source.several, **several)
         label = "Image guidance: how much of the picture stays (0: as usual)"
         how = {"minimum": 0, "maximum": 5, "step": 0.05, "visible": self._source.edits}
         self._add(gr.Slider, "image_guidance", label=label, **how)
@@ -149,6 +153,7 @@ class Form:
         sent = dict(zip(self._fields, shown, strict=True))
         sent["controls"] = control_fields.sent(sent, self._source.attachments, encoded)
         sent["reference"] = encoded(sent["reference"]) if sent["reference"] else ""
+        sent["images"] = [encoded(path) for path in sent["images"] or ()]
         sent |= {name: [line for line in (sent[name] or "").splitlines() if line.strip()] for name in LINES}
         sent["regions"] = region_fields.sent(sent["regions"], sent.pop("masks") or (), encoded)
         drawn = json.loads(brush) if brush else {"picture": "", "mask": ""}
@@ -157,6 +162,7 @@ class Form:
         ignored |= set() if self._source.prompts else {"negative", "attention", "reference", *LINES}
         ignored |= set() if self._source.prompts or self._source.captions else {"prompt"}
         ignored |= set() if self._source.free and self._source.clip_rate else {"frames"}
+        ignored |= set() if self._source.several else {"images"}
         ignored |= set() if self._source.classes else {"label"}
         return received(
             {name: value for name, value in sent.items() if name not in ignored},

@@ -40,8 +40,8 @@ ONE_PROMPT = {
 INPUTS: Mapping[str, Setting] = {
     name: ONE_PROMPT.get(name) or settings(PageRequest)[name]
     for name in ("prompt", "negative", "label", "steps", "guidance", "image_guidance", "seed", "sampler", "height",
-                 "width", "frames", "batch", "image", "mask", "margins", "strength", "resamplings", "controls",
-                 "regions", "words", "attention", "reference")
+                 "width", "frames", "batch", "image", "images", "mask", "margins", "strength", "resamplings",
+                 "controls", "regions", "words", "attention", "reference")
 }  # fmt: skip
 EMPTY = {
     "negative": "",
@@ -99,12 +99,17 @@ def received(sent: Mapping[str, Any], inputs: pathlib.Path, check: Callable[[Pag
         raise ValueError("regions: valid: a list of texts, or of tables with prompt and where")
     masks = [one["where"] if isinstance(one, Mapping) and isinstance(one.get("where"), str) else "" for one in regions]
     regions = [{**one, "where": later} if mask else one for one, mask in zip(regions, masks)]
-    request = read({**sent, **dict.fromkeys(named, later), "controls": unread, "regions": regions})
+    images = sent.get("images") or []
+    if not isinstance(images, list):
+        raise ValueError("images: valid: a list of files in base64")
+    unseen = {"controls": unread, "regions": regions, "images": [later] * len(images)}
+    request = read({**sent, **dict.fromkeys(named, later), **unseen})
     if not all(mask or isinstance(region.where, tuple) for region, mask in zip(request.regions, masks)):
         raise ValueError("regions: a mask is sent as a table of prompt and where, a file in base64; paths are not read")
     check(request)
     kept: dict[str, Any] = {name: keep(sent[name], inputs) for name in named}
     pictures = [{name: keep(one[name], inputs) for name in names} for one, names in zip(controls, parts)]
+    kept["images"] = tuple(keep(image, inputs) for image in images)
     kept["controls"] = [one._replace(**paths) for one, paths in zip(request.controls, pictures)]
     held = [keep(mask, inputs) if mask else region.where for region, mask in zip(request.regions, masks)]
     kept["regions"] = [region._replace(where=where) for region, where in zip(request.regions, held)]
@@ -131,6 +136,8 @@ def of_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path) 
         del about["controls"]
     if not all(isinstance(one.where, tuple) or is_here(one.where) for one in about.get("regions", ())):
         del about["regions"]
+    if not all(map(is_here, about.get("images", ()))):
+        del about["images"]
     if not is_here(about.get("reference") or ""):
         about.pop("reference", None)
     return png.request(about, usual)

@@ -29,6 +29,7 @@ class Source(Protocol):
     classes: int  # how many it has; 0 for none
     samplers: tuple[str, ...]  # their names
     edits: bool  # whether it edits a picture by an instruction, with a guidance of its own by the picture
+    several: bool  # whether it sees several pictures, which the prompt edits or combines
     free: bool  # whether it makes pictures of other sizes, too
     attachments: Mapping[str, Attachment]  # by the names that controls may have
 
@@ -78,6 +79,10 @@ class Published:
     @property
     def edits(self) -> bool:
         return self.model.sees_picture and not self.model.distilled
+
+    @property
+    def several(self) -> bool:
+        return self.model.kind.several > 0
 
     def resolved(self, request: PageRequest) -> PageRequest:
         return request.resolved(self.model)
@@ -151,6 +156,8 @@ def check(source: Source, request: PageRequest) -> None:
             f"{source.name} receives {reads}, and no prompt: it has no text model, and with it no regions, "
             f"words or references. {instead}, or start the page with a text-to-image model."
         )
+    if request.images and not source.several:
+        raise ValueError(f"images: {source.name} does not see several pictures; leave images out")
     if request.image_guidance not in (None, 1) and not source.edits:
         raise ValueError(
             f"image_guidance = {request.image_guidance:g}: {source.name} edits no pictures by instructions; leave it "

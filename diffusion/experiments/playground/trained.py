@@ -40,7 +40,7 @@ class Trained:
             for a run on classes, or on nothing.
     """
 
-    prompts, free, edits = False, False, False
+    prompts, free, edits, several = False, False, False, False
     attachments: Mapping[str, Any] = {}
 
     def __init__(

@@ -1,8 +1,12 @@
 """Checks of the texts, strengths and residuals that transformers receive in their condition."""
 
-__all__ = ["check_residuals", "check_strength", "check_text"]
+__all__ = ["check_residuals", "check_strength", "check_text", "lengthened"]
 
+from collections.abc import Sequence
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 
 def check_text(batch: int, text_width: int, inputs: dict[str, Any], pooled_width: int = 0) -> None:
@@ -27,6 +31,36 @@ def check_text(batch: int, text_width: int, inputs: dict[str, Any], pooled_width
         raise ValueError(
             f"the condition's 'text_mask' is Bool [B, M] = {text[:2]}; got {mask.dtype} of shape {mask.shape}"
         )
+
+
+def lengthened(
+    text: jax.Array, mask: jax.Array | None, more: Sequence[tuple[jax.Array, jax.Array]]
+) -> tuple[jax.Array, jax.Array | None]:
+    """A text and the mask of its tokens with further tokens behind them.
+
+    Args:
+        text: [B, M, E].
+        mask: Bool [B, M]; None: all are seen.
+        more: pairs of tokens [B, K, E] and Bool [B, K].
+
+    Returns:
+        ([B, M', E], Bool [B, M'], or None where there is no mask and nothing more).
+
+    Raises:
+        ValueError: for further tokens of another shape.
+    """
+    for tokens, seen in more:
+        fits = tokens.ndim == 3 and (tokens.shape[0], tokens.shape[2]) == (text.shape[0], text.shape[2])
+        if not fits or seen.shape != tokens.shape[:2] or seen.dtype != bool:
+            raise ValueError(
+                f"each of the condition's 'extra_text' is a pair of [B, K, E] = ({text.shape[0]}, K, {text.shape[2]}) "
+                f"and Bool [B, K]; got {tokens.shape} and {seen.dtype} {seen.shape}"
+            )
+    if not more:
+        return text, mask
+    mask = jnp.ones(text.shape[:2], bool) if mask is None else mask
+    tokens = [text, *(tokens.astype(text.dtype) for tokens, _ in more)]
+    return jnp.concatenate(tokens, axis=1), jnp.concatenate([mask, *(seen for _, seen in more)], axis=1)
 
 
 def check_strength(batch: int, inputs: dict[str, Any]) -> None:

@@ -187,7 +187,9 @@ def test_numbers_of_json_are_taken_and_empty_inputs_say_nothing():
     (True, 0, {"image_guidance": 2}, "image_guidance = 2: made edits no pictures by instructions"),
 ])  # fmt: skip
 def test_a_request_has_only_inputs_that_the_model_reads(prompts, classes, wrong, message):
-    kind = types.SimpleNamespace(name="made", captions=False, prompts=prompts, classes=classes, edits=False)
+    kind = types.SimpleNamespace(
+        name="made", captions=False, prompts=prompts, classes=classes, edits=False, several=False
+    )
     with pytest.raises(ValueError, match=message):
         source.check(kind, PageRequest(**wrong))
 

@@ -203,6 +203,12 @@ def sana_sprint(net, a):
     return {"output": net(a["x"], a["t"], {name: a[name] for name in ("text", "text_mask", "strength")})}
 
 
+def flux2(net, a):
+    plain = {name: a[name] for name in ("text", "strength") if name in a}
+    pictures = {"pictures": (a["picture_0"], a["picture_1"])}
+    return {"output": net(a["x"], a["t"], plain), "edited": net(a["x"], a["t"], plain | pictures)}
+
+
 def flux_kontext(net, a):
     plain = {name: a[name] for name in ("text", "pooled", "strength", "picture")}
     residuals = tuple((a[f"{kind}_0"], a[f"{kind}_1"]) for kind in ("joint", "single"))
@@ -352,8 +358,9 @@ CALLS = {
     "sana_normed": Call(chroma, 8e-6),
     "sana_sprint": Call(sana_sprint, 2e-5),
     "sana_original": Call(chroma, 2e-5),
-    "flux2_klein": Call(mmdit, 6e-6),
-    "flux2_dev": Call(mmdit, 1e-4),
+    "redux": Call(lambda net, a: {"output": net(a["x"])}, 6e-6),
+    "flux2_klein": Call(flux2, 6e-6),
+    "flux2_dev": Call(flux2, 1e-4),
     "flux2_autoencoder": Call(autoencoder_kl, 6e-6),
     "qwen_image": Call(chroma, 4e-5),
     "wan": Call(wan, 2e-5),
@@ -473,6 +480,7 @@ LISTINGS = {
     "chroma_full": "ChromaTransformer2DModel",
     "flux2_full_klein": "Flux2Transformer2DModel",
     "flux2_autoencoder_full": "AutoencoderKLFlux2",
+    "redux_full": "ReduxImageEncoder",
     "qwen_image_full": "QwenImageTransformer2DModel",
     **dict.fromkeys(("lumina2_full", "lumina2_full_original"), "Lumina2Transformer2DModel"),
     "sana_full": "SanaTransformer2DModel",

@@ -13,6 +13,8 @@ INPUTS = {
     "x": drawn("flux2 x", 2, 4, 6, 12),
     "t": np.array([0.003, 0.7315], np.float32),
     "text": drawn("flux2 text", 2, 5, 24),
+    "picture_0": drawn("flux2 picture 0", 2, 3, 4, 12),
+    "picture_1": drawn("flux2 picture 1", 2, 2, 5, 12),
 }
 KLEIN = {
     "num_layers": 5,
@@ -37,12 +39,17 @@ def small(strength: bool) -> diffusers.Flux2Transformer2DModel:
 
 
 def run(module: diffusers.Flux2Transformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Also with two pictures that are edited, as the pipeline has their tokens and positions."""
     pipeline = diffusers.Flux2KleinPipeline
     latents = first(a["x"])
-    places = pipeline._prepare_latent_ids(latents), pipeline._prepare_text_ids(a["text"])
+    places, words = pipeline._prepare_latent_ids(latents), pipeline._prepare_text_ids(a["text"])
     tokens = pipeline._pack_latents(latents)
-    out = module(tokens, a["text"], a["t"], *places, a.get("strength")).sample
-    return {"output": out.reshape(a["x"].shape)}
+    call = lambda tokens, places: module(tokens, a["text"], a["t"], places, words, a.get("strength")).sample
+    edited = [first(a[f"picture_{i}"]) for i in range(2)]
+    of_edited = pipeline._prepare_image_ids([picture[:1] for picture in edited]).expand(len(latents), -1, -1)
+    more = call(torch.cat([tokens, *map(pipeline._pack_latents, edited)], dim=1), torch.cat([places, of_edited], dim=1))
+    of_x = lambda out: out[:, : tokens.shape[1]].reshape(a["x"].shape)
+    return {"output": of_x(call(tokens, places)), "edited": of_x(more)}
 
 
 def autoencoder() -> diffusers.AutoencoderKLFlux2:

@@ -1,0 +1,97 @@
+"""FLUX.1 Redux at work: a picture as further tokens of the text.
+
+attachment = redux_prompt.opened("FLUX.1-Redux-dev", flux)    # with its folders image_encoder and image_embedder
+"""
+
+__all__ = ["attachment", "opened", "recognised"]
+
+import functools
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffusion.adapters import prompt_features
+from diffusion.io import limits
+from diffusion.models import interchange
+from diffusion.models.attachment import Attachment
+from diffusion.models.flux import Flux
+from diffusion.models.redux import Redux
+
+CLASS = "FluxPriorReduxPipeline"  # in model_index.json
+EMBEDDER, ENCODER = "image_embedder", "image_encoder"
+
+
+def recognised(path: str | pathlib.Path) -> bool:
+    """Whether a folder's model_index.json is that of Redux."""
+    index = pathlib.Path(path).expanduser() / "model_index.json"
+    return index.is_file() and limits.read_table(index).get("_class_name") == CLASS
+
+
+def opened(folder: str | pathlib.Path, denoiser: nn.Module, **how: Any) -> Attachment:
+    """The attachment in a folder as diffusers' FluxPriorReduxPipeline writes it; its text encoders are not read.
+
+    Args:
+        folder: with image_encoder and image_embedder.
+        denoiser: that it attaches to.
+        **how: of `interchange.load`: shardings. Its numbers are float32.
+
+    Raises:
+        FileNotFoundError: if one of the two is missing.
+        Mismatch: for an image encoder of other features, or another denoiser.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    how = {**how, "dtype": "float32"}
+    module, params = interchange.load(folder / EMBEDDER, **how)
+    encoder, encoder_params = interchange.load(folder / ENCODER, **how)
+    try:
+        return attachment(module, params, denoiser, encoder, encoder_params)
+    except ValueError as error:
+        raise interchange.Mismatch(f"{folder}: {error}.") from None
+
+
+def attachment(module: nn.Module, params: Any, denoiser: nn.Module, encoder: nn.Module, of: Any) -> Attachment:
+    """Redux as what sampling attaches to a denoiser.
+
+    The weight multiplies the tokens of the picture; at weight 0 the text is seen alone. The unconditional branch sees
+    none of them.
+
+    Args:
+        module, params: of Redux.
+        denoiser: a Flux or Chroma.
+        encoder, of: SigLIP and its parameters, see `prompt_features`.
+
+    Raises:
+        ValueError: for another denoiser, or another encoder.
+    """
+    if not isinstance(denoiser, Flux):
+        raise ValueError(f"Redux attaches to FLUX.1, and this denoiser is a {type(denoiser).__name__}")
+    if not isinstance(module, Redux) or module.text_width != denoiser.text_width:
+        raise ValueError(
+            f"Redux makes tokens of a text with {denoiser.text_width} features for this denoiser, and {module} does not"
+        )
+    width = prompt_features.width(encoder, whole=True)
+    if width != module.features:
+        raise ValueError(
+            f"Redux reads tokens of {module.features} features, and the image encoder {type(encoder).__name__} has "
+            f"{width}: it is another one"
+        )
+
+    def encode(params: Any, images: jax.Array) -> tuple[Any, Any]:
+        seen = prompt_features.of(encoder, params["encoder"], images, whole=True)
+        tokens = module.apply({"params": params["redux"]}, seen)
+        return tokens, jnp.zeros_like(tokens)
+
+    def entries(params: Any, weight: jax.Array, seen: jax.Array, *rest: Any) -> dict[str, Any]:
+        tokens = weight[:, None, None].astype(seen.dtype) * seen
+        return {"extra_text": ((tokens, jnp.any(tokens != 0, axis=-1)),)}
+
+    read = functools.partial(_read, encoder)
+    return Attachment({"redux": params, "encoder": of}, entries, read, encode)
+
+
+def _read(encoder: nn.Module, picture: Any, size: tuple[int, int]) -> Any:
+    """A picture of any size, as the encoder reads it; an `Attachment.read`."""
+    return prompt_features.fitted(encoder, picture)
