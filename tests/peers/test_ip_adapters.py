@@ -1,6 +1,7 @@
 """IP-Adapter files that we write, opened by diffusers: the same pictures. Live: under `make test-peers` alone."""
 
 import dataclasses
+import shutil
 import subprocess
 
 import jax
@@ -96,6 +97,7 @@ def test_diffusers_opens_our_redux(tmp_path):
     one = model.attachments["look"]
     weights = jax.tree.map(lambda leaf: 0.7 * leaf, one.params["redux"])
     folder = made_pipelines.folder("redux", tmp_path / "redux")
+    shutil.rmtree(folder / "image_embedder")
     interchange.save(folder / "image_embedder", Redux(32, 32), weights)
     to = tmp_path / "latents.safetensors"
     subprocess.run([PYTHON, "-m", "tests.peers.redux", "opened", folder, to], cwd=ROOT, check=True)
