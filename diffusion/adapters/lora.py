@@ -57,7 +57,7 @@ MAGNITUDES = ("magnitude", "input_magnitude")
 # The leaves of `diffusion.models` that stack the layers of a scan, and those whose kernels are [in, *out]; the other
 # kernels are [*in, out].
 LAYERS = r"(^|/)([a-z]+_)?(blocks|layers)/"
-FAN_OUT = r"(^|/)(qkv|query|key|value|hidden|dense|modulation)/kernel$"
+FAN_OUT = r"(^|/)(picture_)?(qkv|query|key|value|hidden|dense|modulation)/kernel$"
 
 
 def init(

@@ -35,7 +35,6 @@ from jax import Array
 
 from diffusion import videos
 from diffusion.models.autoencoders import latent_space
-from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo, streamed
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import timed_loras
@@ -215,10 +214,8 @@ def seconds(model: Any, number: int) -> Array:
 
 
 def coding(vae: Any, params: Any) -> tuple[Callable[[Array], Any], Callable[[Array], Array]]:
-    """(encode, decode) of clips; of `AutoencoderKLVideo` chunk by chunk, with the memory of one."""
-    if isinstance(vae, AutoencoderKLVideo):
-        return streamed(vae, params, "encode"), streamed(vae, params, "decode")
-    return tuple(functools.partial(vae.apply, {"params": params}, method=name) for name in ("encode", "decode"))
+    """(encode, decode) of clips, part by part, see `diffusion.models.autoencoders.streams`."""
+    return vae.in_parts(vae, params, "encode"), vae.in_parts(vae, params, "decode")
 
 
 def first_latent(vae: Any, encode: Callable[[Array], Any], image: Array) -> Array:

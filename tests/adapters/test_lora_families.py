@@ -1,11 +1,12 @@
 """LoRA files of some families by the names that tools write, merged here as by hand in numpy."""
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffusion.adapters import lora, lora_files
-from diffusion.models import Flux2, Lumina2, QwenImage, Sana, ZImage
+from diffusion.models import CogVideoX, Flux2, HunyuanVideo, LTXVideo, Lumina2, QwenImage, Sana, ZImage
 from diffusion.models.interchange import families, folders, rows
 from diffusion.models.wan import Wan
 from tests.peers.made_weights import made
@@ -16,6 +17,9 @@ KLEIN = Flux2(4, 24, 2, 2, 3, 12, (2, 2, 2, 2))
 LUMINA2 = Lumina2(4, 24, 2, 1, 4, 2, 16, 12, (2, 2, 2))
 SANA = Sana(8, 4, 1, 24, 2, 3, 2, 12)
 WAN = Wan(4, 10, 24, 2, 2, 40, 12, 20)
+LTX = LTXVideo(channels=4, width=24, depth=2, heads=2, text_width=12)
+COGVIDEOX = CogVideoX(channels=4, in_channels=4, width=32, depth=2, heads=2, text_width=12, time_width=16, grid=(4, 4))
+HUNYUAN = HunyuanVideo(4, 24, 2, 2, 1, 2, 12, 8, (4, 4, 4))
 PREFIXES = ("transformer.", "diffusion_model.", "", "base_model.model.", "lora_unet_")
 LAYERS = [
     (Z_IMAGE, "diffusers", "layers.1.attention.to_k"),
@@ -40,7 +44,35 @@ LAYERS = [
     (WAN, "diffusers", "blocks.0.attn2.add_v_proj"),
     (WAN, "original", "blocks.1.self_attn.o"),
     (WAN, "original", "blocks.0.ffn.2"),
+    (LTX, "diffusers", "transformer_blocks.1.attn2.to_v"),
+    (LTX, "diffusers", "transformer_blocks.0.ff.net.0.proj"),
+    (LTX, "diffusers", "time_embed.linear"),
+    (LTX, "original", "adaln_single.linear"),
+    (LTX, "original", "patchify_proj"),
+    (COGVIDEOX, "diffusers", "transformer_blocks.1.attn1.to_k"),
+    (COGVIDEOX, "diffusers", "transformer_blocks.0.attn1.to_out.0"),
+    (COGVIDEOX, "diffusers", "transformer_blocks.1.norm1.linear"),
+    (COGVIDEOX, "diffusers", "patch_embed.text_proj"),
+    (HUNYUAN, "diffusers", "transformer_blocks.1.attn.add_k_proj"),
+    (HUNYUAN, "diffusers", "single_transformer_blocks.0.proj_mlp"),
+    (HUNYUAN, "diffusers", "context_embedder.token_refiner.refiner_blocks.0.attn.to_q"),
+    (HUNYUAN, "original", "double_blocks.0.img_attn_qkv"),
+    (HUNYUAN, "original", "double_blocks.1.txt_mlp.fc2"),
+    (HUNYUAN, "original", "single_blocks.1.linear1"),
+    (HUNYUAN, "original", "txt_in.individual_token_refiner.blocks.0.self_attn_qkv"),
 ]
+# Kernels of each network of clips and its inputs: x, t, condition.
+CLIPS = {
+    "wan": (WAN, "(query|value|mlp_hidden)/kernel", (1, 2, 2, 4, 10), {"text": (1, 3, 12), "patches": (1, 5, 20)}),
+    "ltx": (LTX, "(query|value|mlp/hidden)/kernel", (1, 2, 2, 3, 4), {"text": (1, 3, 12)}),
+    "cogvideox": (COGVIDEOX, "(qkv|mlp/hidden)/kernel", (1, 2, 4, 4, 4), {"text": (1, 3, 12)}),
+    "hunyuan": (
+        HUNYUAN,
+        "blocks/.*(qkv|hidden|out)/kernel",
+        (1, 2, 2, 4, 4),
+        {"text": (1, 3, 12), "text_mask": (1, 3), "pooled": (1, 8), "strength": (1,)},
+    ),
+}
 
 
 @pytest.mark.parametrize("module, layout, layer", LAYERS, ids=[layer for *_, layer in LAYERS])
@@ -68,6 +100,30 @@ def test_a_layer_is_updated_under_each_of_its_names(module, layout, layer, tmp_p
         assert [path for path in leaves if not np.array_equal(after[path], leaves[path])] == [row.ours], name
         theirs = np.asarray(row.layout.to_theirs(np.asarray(after[row.ours])[row.at]))
         np.testing.assert_allclose(theirs, before + (0.5 if kohya else 1.0) * up @ down, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "hunyuan" else pytest.mark.slow) for n in CLIPS])
+def test_networks_of_clips_begin_as_their_base_and_are_merged_to_what_they_were(name, tmp_path):
+    """At step 0 the base's output to the bit; trained, the output of the merged weights and of the file written."""
+    module, pattern, shape, conditions = CLIPS[name]
+    shapes = folders.shapes_of(families.of(module), module)
+    params = lora.nested({path: made(path, leaf.shape) for path, leaf in folders.leaves_of(shapes).items()})
+    condition = {key: np.abs(made(key, each)) > 0.1 if key == "text_mask" else made(key, each)
+                 for key, each in conditions.items()}  # fmt: skip
+    run = jax.jit(lambda params: module.apply({"params": params}, made("x", shape), np.float32([0.5]), condition))
+    adapter = lora.init(jax.random.key(0), params, 2, pattern)
+    base = run(params)
+    unmerged = lora.adapted(run, params, 1.5)
+    np.testing.assert_array_equal(unmerged(adapter), base)
+    adapter = jax.tree.map(lambda leaf: leaf + made("drawn", leaf.shape), adapter)
+    moved = unmerged(adapter)
+    assert np.abs(moved - base).max() > 5e-5 * np.abs(base).max()
+    one = lora_files.Lora(adapter, dict.fromkeys(lora.places_of(adapter), 1.5))
+    for layout in lora_files.LAYOUTS:
+        lora_files.save(tmp_path / f"{layout}.safetensors", {"transformer": one}, {"transformer": module}, layout)
+        again = lora_files.load(tmp_path / f"{layout}.safetensors", {"transformer": module})["transformer"]
+        found = run(lora.merge(params, again.adapter, again.scale))
+        np.testing.assert_allclose(found, moved, rtol=0, atol=2e-5 * np.abs(moved).max(), err_msg=layout)
 
 
 def test_a_layer_whose_halves_are_ours_in_another_order_is_written(tmp_path):

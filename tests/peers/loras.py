@@ -308,7 +308,7 @@ def fused_in_pipelines(folder: str, to: str) -> None:
         with tempfile.TemporaryDirectory() as place:
             pipe = pipelines.PIPELINES[path.stem](pathlib.Path(place))
         pipelines.fill(pipe)
-        if path.stem in ("sana", "lumina2", "flux2"):
+        if path.stem not in ("fill", "kontext", "chroma"):
             pipe.load_lora_weights(str(path))
         else:  # of Flux, whose pipelines change the sizes of what they load
             state, alphas, metadata = pipe.lora_state_dict(str(path), return_alphas=True, return_lora_metadata=True)

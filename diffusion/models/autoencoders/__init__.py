@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         patch_discriminator,
         quantizers,
         rae_decoder,
+        streams,
         tiles,
         video_checks,
     )
@@ -45,6 +46,7 @@ __all__ = [
     "patch_discriminator",
     "quantizers",
     "rae_decoder",
+    "streams",
     "tiles",
     "video_checks",
 ]

@@ -7,8 +7,9 @@
     decoder: conv - block x 2 - [block x (layers + 1) - (each frame twice) - double] x levels - norm - conv
 
 Its authors code a video in chunks of eight frames, the first of nine: convolutions go on from chunk to chunk, and a
-group norm has the statistics of one chunk. Here the whole video is coded at once, with those statistics. Norms of the
-decoder are scaled and shifted by the latent of each place.
+group norm has the statistics of one chunk. Here the whole video is coded at once, with those statistics, or by
+`streams.streamed` chunk by chunk, with the same result. Norms of the decoder are scaled and shifted by the latent of
+each place.
 """
 
 __all__ = ["AutoencoderKLCogVideoX", "ChunkNorm", "Decoder", "Encoder", "GroupBlock"]
@@ -18,9 +19,10 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
-from diffusion.models.autoencoders.causal_layers import FrameConv, doubled
+from diffusion.models.autoencoders.causal_layers import STREAM, FrameConv, doubled
 from diffusion.models.autoencoders.edge_convolution import EdgeConv
 from diffusion.models.autoencoders.latent_space import Factor, Moments
+from diffusion.models.autoencoders.streams import streamed
 from diffusion.models.autoencoders.video_checks import check_latents, check_levels, check_video
 from diffusion.models.layers.choices import look_up
 
@@ -35,6 +37,8 @@ class ChunkNorm(nn.Module):
         chunk: frames in a chunk; the first chunk has one more.
         dtype: compute type.
 
+    `begins` of the call says whether its frames begin the video.
+
     Reference: Wu & He, "Group Normalization", 2018, equation 4; the scale and shift by the latent as in Zheng et al.,
     "MoVQ: Modulating Quantized Vectors for High-Fidelity Image Generation", 2022, section 3.1.
     """
@@ -44,32 +48,36 @@ class ChunkNorm(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, z: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, z: jax.Array | None = None, begins: bool = True) -> jax.Array:
         """Args:
-            x: [B, 1 + chunk n, H, W, D].
+            x: [B, 1 + chunk n, H, W, D]; of a later part of a stream chunk n frames.
             z: [B, f, h, w, C], whose frames after the first and whose sides divide those of x; None: no scale.
+            begins: whether x begins the video.
 
         Returns:
-            [B, 1 + chunk n, H, W, D].
+            As x.
         """
         norm = nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, use_fast_variance=False, name="norm")
-        first, later = x[:, : 1 + self.chunk], x[:, 1 + self.chunk :]
-        parts = [norm(first)]
+        length = 1 + self.chunk if begins else 0
+        first, later = x[:, :length], x[:, length:]
+        parts = [norm(first)] if begins else []
         if later.shape[1]:
             parts.append(norm(later.reshape(-1, self.chunk, *x.shape[2:])).reshape(later.shape))
         out = jnp.concatenate(parts, axis=1)
         if z is None:
             return out
         scale, shift = (nn.Dense(x.shape[-1], dtype=self.dtype, name=name)(z) for name in ("scale", "shift"))
-        return out * _as_large(scale, x) + _as_large(shift, x)
+        return out * _as_large(scale, x, begins) + _as_large(shift, x, begins)
 
 
-def _as_large(z: jax.Array, x: jax.Array) -> jax.Array:
+def _as_large(z: jax.Array, x: jax.Array, begins: bool) -> jax.Array:
     """z at the nearest place of each pixel of x."""
     for axis in (2, 3):
         z = jnp.repeat(z, x.shape[axis] // z.shape[axis], axis)
     if z.shape[1] == 1:
         return z
+    if not begins:
+        return jnp.repeat(z, x.shape[1] // z.shape[1], axis=1)
     times = (x.shape[1] - 1) // (z.shape[1] - 1)
     return jnp.concatenate([z[:, :1], jnp.repeat(z[:, 1:], times, axis=1)], axis=1)
 
@@ -89,10 +97,10 @@ class GroupBlock(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, z: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, z: jax.Array | None = None, begins: bool = True) -> jax.Array:
         h = x
         for i in (1, 2):
-            h = nn.silu(ChunkNorm(self.groups, self.chunk, self.dtype, name=f"norm_{i}")(h, z))
+            h = nn.silu(ChunkNorm(self.groups, self.chunk, self.dtype, name=f"norm_{i}")(h, z, begins))
             h = EdgeConv(self.features, dtype=self.dtype, name=f"conv_{i}")(h)
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, dtype=self.dtype, name="shortcut")(x)
@@ -111,21 +119,23 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        begins = not self.variables.get(STREAM)
         chunk = CHUNK * 2**self.halvings
         block = lambda width, chunk, name: GroupBlock(width, self.groups, chunk, self.dtype, name=name)
         x = EdgeConv(self.widths[0], dtype=self.dtype, name="conv_in")(x)
         for i, width in enumerate(self.widths):
             for j in range(self.layers):
-                x = block(width, chunk, f"level_{i}_block_{j}")(x)
+                x = block(width, chunk, f"level_{i}_block_{j}")(x, None, begins)
             if i + 1 < len(self.widths):
                 if i < self.halvings:
                     chunk //= 2
-                    pairs = x[:, 1:].reshape(len(x), -1, 2, *x.shape[2:]).mean(2)
-                    x = jnp.concatenate([x[:, :1], pairs], axis=1)
+                    first, later = x[:, : int(begins)], x[:, int(begins) :]
+                    pairs = later.reshape(len(x), -1, 2, *x.shape[2:]).mean(2)
+                    x = jnp.concatenate([first, pairs], axis=1)
                 x = FrameConv(width, True, self.dtype, name=f"down_{i}")(x)
         for j in range(2):
-            x = block(self.widths[-1], chunk, f"middle_block_{j}")(x)
-        x = nn.silu(ChunkNorm(self.groups, chunk, self.dtype, name="norm_out")(x))
+            x = block(self.widths[-1], chunk, f"middle_block_{j}")(x, None, begins)
+        x = nn.silu(ChunkNorm(self.groups, chunk, self.dtype, name="norm_out")(x, None, begins))
         return EdgeConv(self.outputs, name="conv_out")(x)  # in float32: bfloat16 would round the output to 8 bits
 
 
@@ -141,20 +151,22 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
+        begins = not self.variables.get(STREAM)
         chunk = CHUNK
         block = lambda width, chunk, name: GroupBlock(width, self.groups, chunk, self.dtype, name=name)
         x = EdgeConv(self.widths[-1], dtype=self.dtype, name="conv_in")(z)
         for j in range(2):
-            x = block(self.widths[-1], chunk, f"middle_block_{j}")(x, z)
+            x = block(self.widths[-1], chunk, f"middle_block_{j}")(x, z, begins)
         for i in reversed(range(len(self.widths))):
             for j in range(self.layers + 1):
-                x = block(self.widths[i], chunk, f"level_{i}_block_{j}")(x, z)
+                x = block(self.widths[i], chunk, f"level_{i}_block_{j}")(x, z, begins)
             if i:
                 if len(self.widths) - 1 - i < self.halvings:
                     chunk *= 2
-                    x = jnp.concatenate([x[:, :1], jnp.repeat(x[:, 1:], 2, axis=1)], axis=1)
+                    first, later = x[:, : int(begins)], x[:, int(begins) :]
+                    x = jnp.concatenate([first, jnp.repeat(later, 2, axis=1)], axis=1)
                 x = FrameConv(self.widths[i], False, self.dtype, name=f"up_{i}")(doubled(x))
-        x = nn.silu(ChunkNorm(self.groups, chunk, self.dtype, name="norm_out")(x, z))
+        x = nn.silu(ChunkNorm(self.groups, chunk, self.dtype, name="norm_out")(x, z, begins))
         return EdgeConv(self.outputs, name="conv_out")(x)
 
 
@@ -196,6 +208,8 @@ class AutoencoderKLCogVideoX(nn.Module):
     kind = "autoencoder"
     ranks = (4,)
     of_frames = True
+    together = CHUNK
+    in_parts = staticmethod(streamed)
 
     def __post_init__(self):
         look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
@@ -226,7 +240,8 @@ class AutoencoderKLCogVideoX(nn.Module):
         """The posterior q(z | x).
 
         Args:
-            x: videos [B, 1 + 2 f_t n, H, W, C] in [-1, 1], n >= 0; f divides height and width.
+            x: videos [B, 1 + 2 f_t n, H, W, C] in [-1, 1], n >= 0; f divides height and width. A later chunk of a
+                stream has 2 f_t n frames.
 
         Returns:
             mean and log variance, [B, 1 + 2 n, H/f, W/f, D] each, float32; the log variance lies in [-30, 20].
@@ -234,7 +249,7 @@ class AutoencoderKLCogVideoX(nn.Module):
         Raises:
             ValueError: for a size that the factors do not divide.
         """
-        check_video(self, x, together=CHUNK)
+        check_video(self, x, later="encoder" in self.variables.get(STREAM, {}), together=CHUNK)
         mean, log_variance = jnp.split(self.encoder(x), 2, axis=-1)
         return Moments(mean, log_variance.clip(*LOG_VARIANCE))
 
@@ -242,7 +257,8 @@ class AutoencoderKLCogVideoX(nn.Module):
         """The video of a latent.
 
         Args:
-            z: [B, 1 + 2 n, h, w, D], as the encoder returns it, neither scaled nor shifted.
+            z: [B, 1 + 2 n, h, w, D], as the encoder returns it, neither scaled nor shifted; of a later chunk of a
+                stream 2 n frames.
 
         Returns:
             [B, 1 + 2 f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32.
@@ -251,7 +267,8 @@ class AutoencoderKLCogVideoX(nn.Module):
             ValueError: for another rank or number of channels, and an even number of frames.
         """
         check_latents(self, z)
-        if (z.shape[1] - 1) % CHUNK:
+        later = "decoder" in self.variables.get(STREAM, {})
+        if (z.shape[1] - (not later)) % CHUNK:
             raise ValueError(f"this autoencoder decodes latents of 1, 3, 5 .. frames; got {z.shape[1]}")
         return self.decoder(z)
 

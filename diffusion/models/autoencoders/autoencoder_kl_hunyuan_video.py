@@ -6,7 +6,8 @@
     encoder: conv - [block x layers - halve sides (and time)] x levels - block - attention - block - norm - conv
     decoder: conv - block - attention - block - [block x (layers + 1) - double] x levels - norm - conv
 
-Convolutions and the attention see no later frame; the norms see all.
+Convolutions and the attention see no later frame; the norms see all. Its authors code longer clips in parts, which are
+blended (`streams.blended`).
 """
 
 __all__ = ["AutoencoderKLHunyuanVideo", "CausalAttention", "Decoder", "Encoder", "VideoBlock"]
@@ -20,6 +21,7 @@ from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
 from diffusion.models.autoencoders.causal_layers import doubled
 from diffusion.models.autoencoders.edge_convolution import EdgeConv
 from diffusion.models.autoencoders.latent_space import Factor, Moments
+from diffusion.models.autoencoders.streams import blended
 from diffusion.models.autoencoders.video_checks import check_latents, check_levels, check_video
 from diffusion.models.layers.attention import IMPLEMENTATIONS, attention, mask_bias
 from diffusion.models.layers.choices import look_up
@@ -179,6 +181,7 @@ class AutoencoderKLHunyuanVideo(nn.Module):
     kind = "autoencoder"
     ranks = (4,)
     of_frames = True
+    in_parts = staticmethod(blended)
 
     def __post_init__(self):
         look_up(dict.fromkeys(("auto", *IMPLEMENTATIONS)), self.attention, "attention")

@@ -6,7 +6,8 @@
     encoder: conv - [block x layers - halve] x levels - block x layers - norm - conv
     decoder: conv - block x layers - [double - block x layers] x levels - norm - conv
 
-The encoder sees no later frame; a convolution of the decoder sees one to each side. The decoder of 0.9.1 and later is
+The encoder sees no later frame; a convolution of the decoder sees one to each side, so that clips are coded in parts
+(`streams.lagging`). The decoder of 0.9.1 and later is
 also the last step of the denoiser: it receives the time of the noise that its latent still has.
 
 | published | halve                                                 | decoder's time | noise in the decoder |
@@ -25,8 +26,10 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
-from diffusion.models.autoencoders.edge_convolution import EdgeConv
+from diffusion.models.autoencoders.causal_layers import STREAM
+from diffusion.models.autoencoders.edge_convolution import EdgeConv, Place, delayed
 from diffusion.models.autoencoders.latent_space import Factor, Moments
+from diffusion.models.autoencoders.streams import lagging
 from diffusion.models.autoencoders.video_checks import check_latents, check_video
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import TimestepEmbedding
@@ -77,6 +80,8 @@ class ResidualBlock(nn.Module):
         noise: whether each of the two adds noise of a frame's pixels, times a learned scale of each channel.
         timed: whether the call has a condition [B, 4, features], of the two shifts and scales.
         dtype: compute type.
+
+    With a `place` the call takes a chunk, and puts out that which begins two frames earlier.
     """
 
     features: int
@@ -86,7 +91,7 @@ class ResidualBlock(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array, c: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, c: jax.Array | None = None, place: Place | None = None) -> jax.Array:
         shift = scale = (0.0, 0.0)
         if self.timed and c is not None:
             vectors = c + self.param("table", _table, (4, self.features)).astype(c.dtype)
@@ -95,11 +100,13 @@ class ResidualBlock(nn.Module):
         h = x
         for i in range(2):
             h = nn.silu(rms_norm(h, EPSILON) * (1 + scale[i]) + shift[i])
-            h = EdgeConv(self.features, causal=self.causal, dtype=self.dtype, name=f"conv_{i + 1}")(h)
+            own = place and place.earlier(i)
+            h = EdgeConv(self.features, causal=self.causal, dtype=self.dtype, name=f"conv_{i + 1}")(h, own)
             if self.noise:
                 size = self.param(f"noise_{i + 1}", nn.initializers.zeros_init(), (self.features,)).astype(h.dtype)
                 if self.has_rng(NOISE):
                     h = h + size * jax.random.normal(self.make_rng(NOISE), (*h.shape[2:4], 1), h.dtype)
+        x = x if place is None else delayed(self, x, 2)
         if x.shape[-1] != self.features:
             x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm_shortcut")(x)
             x = EdgeConv(self.features, (1, 1, 1), dtype=self.dtype, name="shortcut")(x)
@@ -108,6 +115,8 @@ class ResidualBlock(nn.Module):
 
 class Halve(nn.Module):
     """fold(conv(x)) + mean of groups of fold(x), behind the first frame once more where time is halved.
+
+    `begins` of the call says whether its frames begin the video.
 
     Attributes:
         features: channels of the output.
@@ -120,8 +129,8 @@ class Halve(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = jnp.concatenate([x[:, : self.stride[0] - 1], x], axis=1)
+    def __call__(self, x: jax.Array, begins: bool = True) -> jax.Array:
+        x = jnp.concatenate([x[:, : self.stride[0] - 1], x], axis=1) if begins else x
         h = EdgeConv(self.features // math.prod(self.stride), dtype=self.dtype, name="conv")(x)
         same = fold(x, self.stride)
         return fold(h, self.stride) + same.reshape(*same.shape[:-1], self.features, -1).mean(-1)
@@ -134,6 +143,8 @@ class Double(nn.Module):
         features: channels of the output.
         residual: whether the input is added.
         dtype: compute type.
+
+    With a `place` the call takes a chunk, and puts out that of `doubled_place`.
     """
 
     features: int
@@ -141,13 +152,19 @@ class Double(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, place: Place | None = None) -> jax.Array:
         stride = (2, 2, 2)
-        h = unfold(EdgeConv(8 * self.features, causal=False, dtype=self.dtype, name="conv")(x), stride)
+        h = unfold(EdgeConv(8 * self.features, causal=False, dtype=self.dtype, name="conv")(x, place), stride)
         if self.residual:
+            x = x if place is None else delayed(self, x, 1)
             same = unfold(x, stride)
             h = h + jnp.concatenate([same] * (self.features // same.shape[-1]), axis=-1)
-        return h[:, 1:]
+        return h[:, 1:] if place is None else h
+
+
+def doubled_place(place: Place) -> Place:
+    """Of the chunk that `Double` makes: it begins a frame earlier, and the video's first frame is left out."""
+    return Place(2 * (place.start - 1) - 1, 2 * place.frames - 1)
 
 
 class Encoder(nn.Module):
@@ -162,6 +179,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        begins = not self.variables.get(STREAM)
         block = lambda features, name: ResidualBlock(features, True, dtype=self.dtype, name=name)
         x = EdgeConv(self.widths[0], dtype=self.dtype, name="conv_in")(_patches(x, self.patch))
         for i, how in enumerate(self.halve):
@@ -171,7 +189,7 @@ class Encoder(nn.Module):
             if how == "conv":
                 x = EdgeConv(width, stride=(2, 2, 2), dtype=self.dtype, name=f"halve_{i}")(x)
             elif how:
-                x = Halve(wider, STRIDES[how], self.dtype, name=f"halve_{i}")(x)
+                x = Halve(wider, STRIDES[how], self.dtype, name=f"halve_{i}")(x, begins)
             if x.shape[-1] != wider:
                 x = block(wider, f"widen_{i}")(x)
         for j in range(self.layers[-1]):
@@ -195,7 +213,7 @@ class Decoder(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, z: jax.Array, t: jax.Array | None) -> jax.Array:
+    def __call__(self, z: jax.Array, t: jax.Array | None, place: Place | None = None) -> jax.Array:
         clock = self.param("clock", nn.initializers.constant(1000.0), ()) if self.timed else 1.0
 
         def vectors(count: int, width: int, name: str) -> jax.Array | None:
@@ -204,28 +222,33 @@ class Decoder(nn.Module):
                 return None
             return TimestepEmbedding(count * width, self.dtype, name=name)(clock * t).reshape(len(z), count, width)
 
-        def blocks(x: jax.Array, level: int, name: str) -> jax.Array:
+        def blocks(x: jax.Array, level: int, name: str, place: Place | None) -> jax.Array:
             c = vectors(4, x.shape[-1], f"{name}_time")
             for j in range(self.layers[level]):
                 fields = (x.shape[-1], False, self.noise[level], self.timed, self.dtype)
-                x = ResidualBlock(*fields, name=f"{name}_block_{j}")(x, c)
+                x = ResidualBlock(*fields, name=f"{name}_block_{j}")(x, c, place and place.earlier(2 * j))
             return x
 
-        x = EdgeConv(self.widths[-1], causal=False, dtype=self.dtype, name="conv_in")(z)
-        x = blocks(x, -1, "middle")
+        x = EdgeConv(self.widths[-1], causal=False, dtype=self.dtype, name="conv_in")(z, place)
+        place = place and place.earlier(1)
+        x = blocks(x, -1, "middle", place)
+        place = place and place.earlier(2 * self.layers[-1])
         for i in reversed(range(len(self.widths))):
             width = self.widths[i] // self.narrowing[i]
             if self.narrowing[i] == 1 and x.shape[-1] != width:
-                x = ResidualBlock(width, False, self.noise[i], dtype=self.dtype, name=f"narrow_{i}")(x)
+                x = ResidualBlock(width, False, self.noise[i], dtype=self.dtype, name=f"narrow_{i}")(x, place=place)
+                place = place and place.earlier(2)
             if self.double[i]:
-                x = Double(width, self.residual[i], self.dtype, name=f"double_{i}")(x)
-            x = blocks(x, i, f"level_{i}")
+                x = Double(width, self.residual[i], self.dtype, name=f"double_{i}")(x, place)
+                place = place and doubled_place(place)
+            x = blocks(x, i, f"level_{i}", place)
+            place = place and place.earlier(2 * self.layers[i])
         x = rms_norm(x, EPSILON)
         last = vectors(2, x.shape[-1], "final_time")
         if last is not None:
             last = last + self.param("final_table", _table, last.shape[1:]).astype(last.dtype)
             x = x * (1 + last[:, 1, None, None, None]) + last[:, 0, None, None, None]
-        x = EdgeConv(self.outputs * self.patch**2, causal=False, name="conv_out")(nn.silu(x))
+        x = EdgeConv(self.outputs * self.patch**2, causal=False, name="conv_out")(nn.silu(x), place)
         return _pixels(x, self.patch)
 
 
@@ -278,6 +301,8 @@ class AutoencoderKLLTX(nn.Module):
     kind = "autoencoder"
     ranks = (4,)
     of_frames = True
+    together = 1
+    in_parts = staticmethod(lagging)
 
     def __post_init__(self):
         look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
@@ -337,6 +362,19 @@ class AutoencoderKLLTX(nn.Module):
         """f_t: so many frames, after the first, make one of the latent's."""
         return math.prod(STRIDES[how][0] for how in self.halve)
 
+    @property
+    def lag(self) -> int:
+        """Frames that the decoder's output begins late where a clip comes in chunks, see `streams.lagging`."""
+        place = Place(-1 - 2 * self.decoder_layers[-1], 0)
+        entering = self.decoder_widths[-1]
+        for i in reversed(range(len(self.decoder_widths))):
+            width = self.decoder_widths[i] // self.narrowing[i]
+            place = place.earlier(2 if self.narrowing[i] == 1 and entering != width else 0)
+            place = doubled_place(place) if self.double[i] else place
+            place = place.earlier(2 * self.decoder_layers[i])
+            entering = width
+        return 1 - int(place.start)
+
     def setup(self):
         self.encoder = Encoder(self.widths, self.layers, self.halve, self.latent_channels + 1, self.patch, self.dtype)
         self.decoder = Decoder(
@@ -356,29 +394,32 @@ class AutoencoderKLLTX(nn.Module):
         """The posterior q(z | x).
 
         Args:
-            x: videos [B, 1 + f_t n, H, W, C] in [-1, 1], n >= 0; f divides height and width.
+            x: videos [B, 1 + f_t n, H, W, C] in [-1, 1], n >= 0; f divides height and width. A later chunk of a stream
+                has f_t n frames.
 
         Returns:
             mean and log variance, [B, 1 + n, H/f, W/f, D] each, float32; the log variance is that of all channels, and
-            lies in [-30, 20].
+            lies in [-30, 20]. Of a later chunk n frames.
 
         Raises:
             ValueError: for a size that the factors do not divide.
         """
-        check_video(self, x)
+        check_video(self, x, later="encoder" in self.variables.get(STREAM, {}))
         found = self.encoder(x)
         mean, log_variance = found[..., :-1], found[..., -1:]
         return Moments(mean, jnp.broadcast_to(log_variance.clip(*LOG_VARIANCE), mean.shape))
 
-    def decode(self, z: jax.Array, t: jax.typing.ArrayLike | None = None) -> jax.Array:
+    def decode(self, z: jax.Array, t: jax.typing.ArrayLike | None = None, place: Place | None = None) -> jax.Array:
         """The video of a latent.
 
         Args:
             z: [B, 1 + n, h, w, D], as the encoder returns it, neither scaled nor shifted.
             t: of a timed decoder, the time in [0, 1] of the noise that the latent has, [] or [B]; None: 0.
+            place: of n frames that are a chunk of a stream, where they stand in it; None: z is the clip's latent.
 
         Returns:
-            [B, 1 + f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32.
+            [B, 1 + f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32. Of a chunk f_t n frames, which begin
+            `lag` frames before its own.
 
         Raises:
             ValueError: for another rank or number of channels, and a time that the decoder does not receive.
@@ -387,7 +428,7 @@ class AutoencoderKLLTX(nn.Module):
         if t is not None and not self.timed:
             raise ValueError("this autoencoder's decoder receives no time; t is None")
         time = jnp.broadcast_to(jnp.asarray(0.0 if t is None else t, jnp.float32), z.shape[:1]) if self.timed else None
-        return self.decoder(z, time)
+        return self.decoder(z, time, place)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The reconstruction of videos [B, F, H, W, C] from the mean of their posterior."""

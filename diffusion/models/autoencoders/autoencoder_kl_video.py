@@ -8,7 +8,7 @@
 
 No frame sees a later one: the latents of a video's beginning are the beginning of its latents, and a picture is a video
 of one frame. Norms are of single pixels, so that a video is coded chunk by chunk with the memory of one chunk
-(`streamed`), to the same result. `tiles.tiled` cuts frames into tiles.
+(`streams.streamed`), to the same result. `tiles.tiled` cuts frames into tiles.
 
 | published | f | f_t | D  | scale and shift           |
 |-----------|---|-----|----|---------------------------|
@@ -19,10 +19,7 @@ That of Wan 2.2 is residual: around each level is a shortcut of means or copies 
 patches of 2 x 2.
 """
 
-__all__ = ["AutoencoderKLVideo", "Decoder", "Encoder", "Middle", "streamed"]
-
-from collections.abc import Callable
-from typing import Any
+__all__ = ["AutoencoderKLVideo", "Decoder", "Encoder", "Middle"]
 
 import flax.linen as nn
 import jax
@@ -43,6 +40,7 @@ from diffusion.models.autoencoders.causal_layers import (
     repeated,
 )
 from diffusion.models.autoencoders.latent_space import Factor, Moments
+from diffusion.models.autoencoders.streams import streamed
 from diffusion.models.autoencoders.video_checks import check_latents, check_video
 from diffusion.models.layers.attention import IMPLEMENTATIONS
 from diffusion.models.layers.choices import look_up
@@ -166,6 +164,8 @@ class AutoencoderKLVideo(nn.Module):
     kind = "autoencoder"
     ranks = (4,)
     of_frames = True
+    together = 1
+    in_parts = staticmethod(streamed)
 
     def __post_init__(self):
         look_up(dict.fromkeys(("auto", *IMPLEMENTATIONS)), self.attention, "attention")
@@ -259,50 +259,3 @@ def _unfolded(x: jax.Array, patch: int) -> jax.Array:
     batch, frames, height, width, _ = x.shape
     x = x.reshape(batch, frames, height, width, -1, patch, patch).transpose(0, 1, 2, 6, 3, 5, 4)
     return x.reshape(batch, frames, height * patch, width * patch, -1)
-
-
-def streamed(module: AutoencoderKLVideo, params: Any, method: str, chunk: int = 1) -> Callable[[jax.Array], Any]:
-    """Encodes or decodes a video chunk by chunk along its frames, with the memory of one chunk.
-
-    The result is that of the whole video, up to rounding: each convolution keeps the last frames that it has seen.
-
-        latents = streamed(vae, params, "encode")(x).mean
-        video = tiles.tiled(streamed(vae, params, "decode"), tile=32, overlap=8)(latents)       # and by tiles
-
-    Args:
-        module: an autoencoder of videos.
-        params: its parameters.
-        method: "encode" or "decode".
-        chunk: frames of the latent in a chunk; the first chunk is the first frame.
-
-    Returns:
-        A function of what the method takes, which returns what the method returns.
-
-    Raises:
-        ValueError: for another method or a chunk below 1.
-
-    Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025 (its feature cache).
-    """
-    look_up(dict.fromkeys(("encode", "decode")), method, "method")
-    if chunk < 1:
-        raise ValueError(f"chunk={chunk} must be 1 or more frames of the latent")
-    frames = chunk * (module.time_factor if method == "encode" else 1)
-
-    def part(stream: Any, x: jax.Array) -> tuple[Any, Any]:
-        made, kept = module.apply({"params": params, **stream}, x, method=method, mutable=[STREAM])
-        return kept, made
-
-    def whole(x: jax.Array) -> Any:
-        stream, first = part({}, x[:, :1])
-        made = [first]
-        full = (x.shape[1] - 1) // frames
-        if full:
-            chunks = x[:, 1 : 1 + full * frames].reshape(len(x), full, frames, *x.shape[2:])
-            stream, parts = jax.lax.scan(part, stream, jnp.moveaxis(chunks, 1, 0))
-            joined = lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(len(x), -1, *leaf.shape[3:])
-            made.append(jax.tree.map(joined, parts))
-        if 1 + full * frames < x.shape[1]:
-            made.append(part(stream, x[:, 1 + full * frames :])[1])
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *made)
-
-    return whole

@@ -37,19 +37,22 @@ STREAM = "stream"
 """The collection of frames that a call leaves for the next."""
 
 
-def with_past(module: nn.Module, x: jax.Array, frames: int) -> tuple[jax.Array, bool]:
+def with_past(module: nn.Module, x: jax.Array, frames: int, repeats: bool = False) -> tuple[jax.Array, bool]:
     """An input behind the frames before it, which are zeros where a video begins, and whether it begins one.
 
     Args:
         module: that keeps the last frames for its next call.
         x: [B, F, ...].
         frames: how many, n.
+        repeats: whether the first frame stands before a video, in place of zeros.
 
     Returns:
         ([B, n + F, ...], whether x begins a video).
     """
     begins = not module.has_variable(STREAM, "past")
     empty = jnp.zeros((x.shape[0], frames, *x.shape[2:]), x.dtype)
+    if repeats:
+        empty = jnp.broadcast_to(x[:, :1], empty.shape)
     joined = jnp.concatenate([empty if begins else module.get_variable(STREAM, "past"), x], axis=1)
     if module.is_mutable_collection(STREAM) and not module.is_initializing():
         module.put_variable(STREAM, "past", joined[:, -frames:])

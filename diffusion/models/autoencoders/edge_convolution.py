@@ -1,10 +1,39 @@
-"""A convolution of videos whose first frame, and by choice whose last one, stands again outside."""
+"""A convolution of videos whose first frame, and by choice whose last one, stands again outside.
 
-__all__ = ["EdgeConv"]
+Under the collection `causal_layers.STREAM` a video comes chunk by chunk: a causal convolution keeps the frames before a
+chunk, and one that sees later frames, too, puts out the frames before them (`Place`).
+"""
+
+__all__ = ["EdgeConv", "Place", "delayed"]
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from diffusion.models.autoencoders.causal_layers import with_past
+
+
+class Place(NamedTuple):
+    """Where a chunk of a video stands in it; frames before the first and behind the last have any values.
+
+    Attributes:
+        start: number of its first frame, [] or an integer; negative before the video.
+        frames: of the video.
+    """
+
+    start: jax.typing.ArrayLike
+    frames: int
+
+    def earlier(self, frames: int) -> "Place":
+        """The chunk of as many frames that begins so much earlier."""
+        return Place(self.start - frames, self.frames)
+
+
+def delayed(module: nn.Module, x: jax.Array, frames: int) -> jax.Array:
+    """The chunk that begins so many frames before x; the module keeps the last ones for its next call."""
+    return with_past(module, x, frames)[0][:, : x.shape[1]]
 
 
 class EdgeConv(nn.Module):
@@ -32,22 +61,38 @@ class EdgeConv(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, place: Place | None = None) -> jax.Array:
+        """Args:
+            x: [B, F, H, W, C], a video or a chunk of one.
+            place: of a convolution that is not causal, where the chunk stands; None: x is the video.
+
+        Returns:
+            [B, F', H', W', D]; with `place` the chunk that begins (T - 1) / 2 frames earlier.
+        """
         shape = (*self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)).astype(self.dtype)
         frames, *sides = self.size
-        before = frames - 1 if self.causal else frames // 2
         around = [(side // 2, side // 2) for side in sides]
-        times = (before, frames - 1 - before)
+        if frames > 1 and self.causal:
+            x, begins = with_past(self, x, frames - 1, repeats=True)
+            x = x if begins else x[:, self.stride[0] - 1 :]
+        elif frames > 1 and place is None:
+            x = jnp.pad(x, [(0, 0), (frames // 2, frames // 2), *[(0, 0)] * 3], "edge")
+        elif frames > 1:
+            x = _within(with_past(self, x, frames - 1)[0], place.earlier(frames - 1))
         if self.repeats:
-            x = jnp.pad(x, [(0, 0), times, *around, (0, 0)], "edge")
-            padding = [(0, 0)] * 3
-        else:
-            x = jnp.pad(x, [(0, 0), times, *[(0, 0)] * 3], "edge") if frames > 1 else x
-            padding = [(0, 0), *around]
+            x = jnp.pad(x, [(0, 0), (0, 0), *around, (0, 0)], "edge")
+        padding = [(0, 0), *([(0, 0)] * 2 if self.repeats else around)]
         form = ("NDHWC", "DHWIO", "NDHWC")
         return (
             jax.lax.conv_general_dilated(x.astype(self.dtype), kernel, self.stride, padding, dimension_numbers=form)
             + bias
         )
+
+
+def _within(x: jax.Array, place: Place) -> jax.Array:
+    """A chunk whose frames outside the video are the video's first or last one, where the chunk has that."""
+    own = jnp.arange(x.shape[1])
+    last = place.frames - 1 - place.start
+    return jnp.take(x, jnp.clip(jnp.clip(own, -place.start, last), 0, x.shape[1] - 1), axis=1)

@@ -166,4 +166,5 @@ FAMILY = Family(
         "Wan 2.2 TI2V, 5B": _published(24, 14336, 30, in_channels=48, out_channels=48),
     },
     prefixes=("model.diffusion_model.", ""),
+    kohya="original",
 )

@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffusion.models import interchange
+from diffusion.models.autoencoders import streams
 from diffusion.models.interchange import families, folders, rows
 from diffusion.models.pixart import PixArt
 from tests.models.interchange import published
@@ -24,6 +25,15 @@ from tests.models.interchange import published
 def autoencoder_kl(apply, inputs):
     moments = apply(inputs["x"], method="encode")
     return {**moments._asdict(), "decoded": apply(inputs["z"], method="decode")}
+
+
+def in_blended_parts(apply, inputs):
+    class Coded:
+        time_factor = 4
+        apply = staticmethod(lambda variables, x, method: apply(x, method=method))
+
+    moments = streams.blended(Coded, {}, "encode")(inputs["x"])
+    return {**moments._asdict(), "decoded": streams.blended(Coded, {}, "decode")(inputs["z"])}
 
 
 def ltx_autoencoder(apply, inputs):
@@ -375,7 +385,9 @@ CALLS = {
     "cogvideox_frames_picture": Call(pixart, 1e-5),
     "cogvideox_autoencoder": Call(autoencoder_kl, 1e-5),
     "hunyuan_video": Call(hunyuan_video, 1e-4),
+    "hunyuan_video_original": Call(hunyuan_video, 1e-4),
     "hunyuan_autoencoder": Call(autoencoder_kl, 3e-5),
+    "hunyuan_autoencoder_parts": Call(in_blended_parts, 3e-5),
     "ltx_autoencoder": Call(ltx_autoencoder, 1e-5),
     "ltx_autoencoder_noise": Call(ltx_autoencoder, 1e-5),
     "ltx_autoencoder_folds": Call(ltx_autoencoder, 1e-5),
@@ -413,7 +425,7 @@ LEFT_OUT = (
     "flux2_dev", "qwen_image_autoencoder", "flux2_autoencoder_full", "ltx_autoencoder", "ltx_autoencoder_noise",
     "cogvideox_full_5b", "cogvideox_full_1_5_picture", "cogvideox_frames_picture",
     "cogvideox_sincos", "cogvideox_rope", "cogvideox_full_1_5", "cogvideox_autoencoder_full",
-    "hunyuan_autoencoder", "hunyuan_autoencoder_full",
+    "hunyuan_autoencoder", "hunyuan_autoencoder_full", "hunyuan_video_original", "hunyuan_autoencoder_parts",
     "ltx_autoencoder_full_0_9_0", "ltx_autoencoder_full_0_9_1", "ltx_autoencoder_full_0_9_5",
     "decoder_llama", "decoder_mistral", "decoder_qwen2", "decoder_qwen3", "decoder_full_gemma2_2b",
     "ddt_full_xl", "ddt_head_full_xl", "ddt_head", "conditional_unet_full_sd15",

@@ -1,4 +1,4 @@
-"""Diffusers' AutoencoderKLHunyuanVideo, small and at the published size, on a video that it codes as a whole."""
+"""Diffusers' AutoencoderKLHunyuanVideo, small and at the published size, on videos that it codes as a whole and in parts."""
 
 from diffusers import AutoencoderKLHunyuanVideo
 
@@ -28,6 +28,11 @@ CASES = {
         small,
         {"x": drawn("hunyuan_autoencoder x", 1, 9, 8, 16, 3), "z": drawn("hunyuan_autoencoder z", 1, 3, 1, 2, 4)},
         run,
-    )
+    ),
+    "hunyuan_autoencoder_parts": Case(
+        small,
+        {"x": drawn("hunyuan_autoencoder x", 1, 33, 8, 16, 3), "z": drawn("hunyuan_autoencoder z", 1, 9, 1, 2, 4)},
+        run,
+    ),
 }
 LISTINGS = {"hunyuan_autoencoder_full": AutoencoderKLHunyuanVideo}

@@ -1,11 +1,13 @@
-"""HunyuanVideo's transformer of diffusers, small and at the published size."""
+"""HunyuanVideo's transformer of diffusers, small and at the published size, and under the names of its authors' files."""
 
 import numpy as np
 import torch
 from diffusers import HunyuanVideoTransformer3DModel
+from diffusers.loaders.single_file_utils import convert_hunyuan_video_transformer_to_diffusers
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
+from tests.peers.translated import Tensors, Translated, dense, under
 
 INPUTS = {
     "x": drawn("hunyuan_video x", 2, 3, 4, 6, 4),
@@ -32,11 +34,64 @@ def small() -> HunyuanVideoTransformer3DModel:
     )
 
 
+def original() -> Translated:
+    """Under the names of the authors' files."""
+    width, text, pooled, box = 32, 10, 8, 16
+    embedder = lambda name, inputs, hidden, out: dense(
+        **{f"{name}{hidden}": (inputs, width), f"{name}{out}": (width,) * 2}
+    )
+    norms = lambda *names: {f"{name}.weight": (16,) for name in names}
+    shapes = {
+        **under("img_in", {"proj.weight": (width, 4, 1, 2, 2), "proj.bias": (width,)}),
+        **embedder("time_in__mlp__", 256, 0, 2),
+        **embedder("guidance_in__mlp__", 256, 0, 2),
+        **embedder("vector_in__", pooled, "in_layer", "out_layer"),
+        **dense(txt_in__input_embedder=(text, width)),
+        **embedder("txt_in__t_embedder__mlp__", 256, 0, 2),
+        **embedder("txt_in__c_embedder__", text, "linear_1", "linear_2"),
+        **dense(final_layer__linear=(width, box), final_layer__adaLN_modulation__1=(width, 2 * width)),
+    }
+    refined = {
+        **dense(
+            self_attn_qkv=(width, 3 * width), self_attn_proj=(width, width), adaLN_modulation__1=(width, 2 * width)
+        ),
+        **dense(mlp__fc1=(width, 4 * width), mlp__fc2=(4 * width, width)),
+        **{f"norm{i}.{leaf}": (width,) for i in (1, 2) for leaf in ("weight", "bias")},
+    }
+    stream = {
+        **dense(mod__linear=(width, 6 * width), attn_qkv=(width, 3 * width), attn_proj=(width, width)),
+        **dense(mlp__fc1=(width, 4 * width), mlp__fc2=(4 * width, width)),
+        **norms("attn_q_norm", "attn_k_norm"),
+    }
+    joint = {f"{name}_{leaf}": shape for name in ("img", "txt") for leaf, shape in stream.items()}
+    single = {
+        **dense(linear1=(width, 7 * width), linear2=(5 * width, width), modulation__linear=(width, 3 * width)),
+        **norms("q_norm", "k_norm"),
+    }
+    blocks = {"txt_in.individual_token_refiner.blocks": refined, "double_blocks": joint, "single_blocks": single}
+    for name, layer in blocks.items():
+        for i in range(2):
+            shapes |= under(f"{name}.{i}", layer)
+    return Translated(small(), shapes, converted)
+
+
+def converted(tensors: Tensors) -> Tensors:
+    """By diffusers, which splits the first layer of a single block at the published width alone: that is split here."""
+    parts = {}
+    for name in [name for name in tensors if ".linear1." in name]:
+        block, leaf = name.replace("single_blocks", "single_transformer_blocks").split(".linear1.")
+        ends = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
+        parts |= {f"{block}.{end}.{leaf}": part for end, part in zip(ends, tensors.pop(name).split((32, 32, 32, 128)))}
+    renamed = convert_hunyuan_video_transformer_to_diffusers(dict(tensors))
+    tensors.clear()
+    return renamed | parts
+
+
 def run(module: HunyuanVideoTransformer3DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     mask = a["text_mask"].long()
     out = module(first(a["x"]), 1000 * a["t"], a["text"], mask, a["pooled"], 1000 * a["strength"]).sample
     return {"output": last(out)}
 
 
-CASES = {"hunyuan_video": Case(small, INPUTS, run)}
+CASES = {"hunyuan_video": Case(small, INPUTS, run), "hunyuan_video_original": Case(original, INPUTS, run)}
 LISTINGS = {"hunyuan_video_full": HunyuanVideoTransformer3DModel}
