@@ -1,10 +1,10 @@
 """Clips of any length with the memory of a part of them.
 
-| function  | of autoencoders                                       | its result                                           |
-|-----------|-------------------------------------------------------|------------------------------------------------------|
-| `streamed`| whose frames see earlier ones alone                   | that of the whole clip, up to rounding               |
-| `lagging` | whose convolutions see as many later frames           | that of the whole clip, up to rounding               |
-| `blended` | whose norms are over a whole clip                     | parts of four groups, coded apart and blended        |
+| function   | of autoencoders                             | its result                                    |
+|------------|---------------------------------------------|-----------------------------------------------|
+| `streamed` | whose frames see earlier ones alone         | that of the whole clip, up to rounding        |
+| `lagging`  | whose convolutions see as many later frames | that of the whole clip, up to rounding        |
+| `blended`  | whose norms are over a whole clip           | parts of four groups, coded apart and blended |
 
 An autoencoder says which is its own: `module.in_parts(module, params, "decode")`.
 """

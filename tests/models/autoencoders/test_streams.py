@@ -1,5 +1,7 @@
 """Clips in parts: those of a stream are the whole, blended ones are weighted means of parts coded alone."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,7 +90,7 @@ def test_a_clip_in_chunks_is_the_whole(vae, method, groups, chunks):
 
 
 def test_a_blended_clip_is_parts_of_five_frames_whose_first_group_turns_into_that_of_the_part_before():
-    """By hand, with an autoencoder whose frames are 2 f, 2 f + the number of frames that it sees; clips of any length."""
+    """By hand, with an autoencoder that repeats frames and adds the number of those that it sees."""
 
     class Counts:
         time_factor = 2
@@ -102,7 +104,7 @@ def test_a_blended_clip_is_parts_of_five_frames_whose_first_group_turns_into_tha
             made = np.repeat(part, 2)[1:] + 100.0 * len(part)
             tiles.append(made[1:] if start else made)
         out = [tiles[0][:7]]
-        for before, tile in zip(tiles, tiles[1:]):
+        for before, tile in itertools.pairwise(tiles):
             last, tile = before[-2:], tile.copy()
             tile[:2] = [last[0], 0.5 * (last[1] + tile[1])]
             out.append(tile[:6])
@@ -125,7 +127,7 @@ def test_a_blended_clip_is_parts_of_five_frames_whose_first_group_turns_into_tha
     ],
 )
 def test_the_memory_of_parts_grows_with_the_clip_alone(vae):
-    """From 40 to 80 groups: by the latents and the clip, a few times; whole, by more, here of few channels twice as much."""
+    """From 40 to 80 groups: by the clip, a few times; whole, by more, here of few channels by twice as much."""
     params = jax.eval_shape(lambda: params_of(vae))
 
     def peak(decode, groups):

@@ -1,4 +1,4 @@
-"""Diffusers' AutoencoderKLHunyuanVideo, small and at the published size, on videos that it codes as a whole and in parts."""
+"""Diffusers' AutoencoderKLHunyuanVideo, small and at the published size, on videos coded whole and in parts."""
 
 from diffusers import AutoencoderKLHunyuanVideo
 
