@@ -214,7 +214,7 @@ def seconds(model: Any, number: int) -> Array:
 
 
 def coding(vae: Any, params: Any) -> tuple[Callable[[Array], Any], Callable[[Array], Array]]:
-    """(encode, decode) of clips, part by part, see `diffusion.models.autoencoders.streams`."""
+    """(encode, decode) of clips, part by part, see `diffusion.models.autoencoders.clip_parts`."""
     return vae.in_parts(vae, params, "encode"), vae.in_parts(vae, params, "decode")
 
 

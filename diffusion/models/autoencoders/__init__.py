@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         autoencoder_tiny,
         autoencoder_vq,
         causal_layers,
+        clip_parts,
         deep_compression,
         edge_convolution,
         encoder_decoder,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
         patch_discriminator,
         quantizers,
         rae_decoder,
-        streams,
         tiles,
         video_checks,
     )
@@ -39,6 +39,7 @@ __all__ = [
     "autoencoder_tiny",
     "autoencoder_vq",
     "causal_layers",
+    "clip_parts",
     "deep_compression",
     "edge_convolution",
     "encoder_decoder",
@@ -46,7 +47,6 @@ __all__ = [
     "patch_discriminator",
     "quantizers",
     "rae_decoder",
-    "streams",
     "tiles",
     "video_checks",
 ]

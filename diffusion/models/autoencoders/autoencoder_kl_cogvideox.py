@@ -8,7 +8,7 @@
 
 Its authors code a video in chunks of eight frames, the first of nine: convolutions go on from chunk to chunk, and a
 group norm has the statistics of one chunk. Here the whole video is coded at once, with those statistics, or by
-`streams.streamed` chunk by chunk, with the same result. Norms of the decoder are scaled and shifted by the latent of
+`clip_parts.streamed` chunk by chunk, with the same result. Norms of the decoder are scaled and shifted by the latent of
 each place.
 """
 
@@ -20,9 +20,9 @@ import jax.numpy as jnp
 
 from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
 from diffusion.models.autoencoders.causal_layers import STREAM, FrameConv, doubled
+from diffusion.models.autoencoders.clip_parts import streamed
 from diffusion.models.autoencoders.edge_convolution import EdgeConv
 from diffusion.models.autoencoders.latent_space import Factor, Moments
-from diffusion.models.autoencoders.streams import streamed
 from diffusion.models.autoencoders.video_checks import check_latents, check_levels, check_video
 from diffusion.models.layers.choices import look_up
 

@@ -7,7 +7,7 @@
     decoder: conv - block - attention - block - [block x (layers + 1) - double] x levels - norm - conv
 
 Convolutions and the attention see no later frame; the norms see all. Its authors code longer clips in parts, which are
-blended (`streams.blended`).
+blended (`clip_parts.blended`).
 """
 
 __all__ = ["AutoencoderKLHunyuanVideo", "CausalAttention", "Decoder", "Encoder", "VideoBlock"]
@@ -19,9 +19,9 @@ import numpy as np
 
 from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
 from diffusion.models.autoencoders.causal_layers import doubled
+from diffusion.models.autoencoders.clip_parts import blended
 from diffusion.models.autoencoders.edge_convolution import EdgeConv
 from diffusion.models.autoencoders.latent_space import Factor, Moments
-from diffusion.models.autoencoders.streams import blended
 from diffusion.models.autoencoders.video_checks import check_latents, check_levels, check_video
 from diffusion.models.layers.attention import IMPLEMENTATIONS, attention, mask_bias
 from diffusion.models.layers.choices import look_up

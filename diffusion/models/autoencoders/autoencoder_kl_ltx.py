@@ -7,7 +7,7 @@
     decoder: conv - block x layers - [double - block x layers] x levels - norm - conv
 
 The encoder sees no later frame; a convolution of the decoder sees one to each side, so that clips are coded in parts
-(`streams.lagging`). The decoder of 0.9.1 and later is
+(`clip_parts.lagging`). The decoder of 0.9.1 and later is
 also the last step of the denoiser: it receives the time of the noise that its latent still has.
 
 | published | halve                                                 | decoder's time | noise in the decoder |
@@ -27,9 +27,9 @@ import jax.numpy as jnp
 
 from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
 from diffusion.models.autoencoders.causal_layers import STREAM
+from diffusion.models.autoencoders.clip_parts import lagging
 from diffusion.models.autoencoders.edge_convolution import EdgeConv, Place, delayed
 from diffusion.models.autoencoders.latent_space import Factor, Moments
-from diffusion.models.autoencoders.streams import lagging
 from diffusion.models.autoencoders.video_checks import check_latents, check_video
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import TimestepEmbedding
@@ -144,7 +144,7 @@ class Double(nn.Module):
         residual: whether the input is added.
         dtype: compute type.
 
-    With a `place` the call takes a chunk, and puts out that of `doubled_place`.
+    With a `place` the call takes a chunk, and puts out that of `_doubled`.
     """
 
     features: int
@@ -162,7 +162,7 @@ class Double(nn.Module):
         return h[:, 1:] if place is None else h
 
 
-def doubled_place(place: Place) -> Place:
+def _doubled(place: Place) -> Place:
     """Of the chunk that `Double` makes: it begins a frame earlier, and the video's first frame is left out."""
     return Place(2 * (place.start - 1) - 1, 2 * place.frames - 1)
 
@@ -240,7 +240,7 @@ class Decoder(nn.Module):
                 place = place and place.earlier(2)
             if self.double[i]:
                 x = Double(width, self.residual[i], self.dtype, name=f"double_{i}")(x, place)
-                place = place and doubled_place(place)
+                place = place and _doubled(place)
             x = blocks(x, i, f"level_{i}", place)
             place = place and place.earlier(2 * self.layers[i])
         x = rms_norm(x, EPSILON)
@@ -364,13 +364,13 @@ class AutoencoderKLLTX(nn.Module):
 
     @property
     def lag(self) -> int:
-        """Frames that the decoder's output begins late where a clip comes in chunks, see `streams.lagging`."""
+        """Frames that the decoder's output begins late where a clip comes in chunks, see `clip_parts.lagging`."""
         place = Place(-1 - 2 * self.decoder_layers[-1], 0)
         entering = self.decoder_widths[-1]
         for i in reversed(range(len(self.decoder_widths))):
             width = self.decoder_widths[i] // self.narrowing[i]
             place = place.earlier(2 if self.narrowing[i] == 1 and entering != width else 0)
-            place = doubled_place(place) if self.double[i] else place
+            place = _doubled(place) if self.double[i] else place
             place = place.earlier(2 * self.decoder_layers[i])
             entering = width
         return 1 - int(place.start)

@@ -8,7 +8,7 @@
 
 No frame sees a later one: the latents of a video's beginning are the beginning of its latents, and a picture is a video
 of one frame. Norms are of single pixels, so that a video is coded chunk by chunk with the memory of one chunk
-(`streams.streamed`), to the same result. `tiles.tiled` cuts frames into tiles.
+(`clip_parts.streamed`), to the same result. `tiles.tiled` cuts frames into tiles.
 
 | published | f | f_t | D  | scale and shift           |
 |-----------|---|-----|----|---------------------------|
@@ -39,8 +39,8 @@ from diffusion.models.autoencoders.causal_layers import (
     doubled,
     repeated,
 )
+from diffusion.models.autoencoders.clip_parts import streamed
 from diffusion.models.autoencoders.latent_space import Factor, Moments
-from diffusion.models.autoencoders.streams import streamed
 from diffusion.models.autoencoders.video_checks import check_latents, check_video
 from diffusion.models.layers.attention import IMPLEMENTATIONS
 from diffusion.models.layers.choices import look_up

@@ -6,7 +6,7 @@ chunk, and one that sees later frames, too, puts out the frames before them (`Pl
 
 __all__ = ["EdgeConv", "Place", "delayed"]
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,7 @@ class Place(NamedTuple):
         frames: of the video.
     """
 
-    start: jax.typing.ArrayLike
+    start: Any
     frames: int
 
     def earlier(self, frames: int) -> "Place":
@@ -77,10 +77,10 @@ class EdgeConv(nn.Module):
         if frames > 1 and self.causal:
             x, begins = with_past(self, x, frames - 1, repeats=True)
             x = x if begins else x[:, self.stride[0] - 1 :]
-        elif frames > 1 and place is None:
-            x = jnp.pad(x, [(0, 0), (frames // 2, frames // 2), *[(0, 0)] * 3], "edge")
-        elif frames > 1:
+        elif frames > 1 and place is not None:
             x = _within(with_past(self, x, frames - 1)[0], place.earlier(frames - 1))
+        elif frames > 1:
+            x = jnp.pad(x, [(0, 0), (frames // 2, frames // 2), *[(0, 0)] * 3], "edge")
         if self.repeats:
             x = jnp.pad(x, [(0, 0), (0, 0), *around, (0, 0)], "edge")
         padding = [(0, 0), *([(0, 0)] * 2 if self.repeats else around)]

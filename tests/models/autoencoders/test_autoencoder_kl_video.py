@@ -12,7 +12,7 @@ import pytest
 from diffusion.models.autoencoders import causal_layers as layers
 from diffusion.models.autoencoders import tiles
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
-from diffusion.models.autoencoders.streams import streamed
+from diffusion.models.autoencoders.clip_parts import streamed
 
 VAE = AutoencoderKLVideo(widths=(4, 4, 6), layers=1, temporal=(True, True), latent_channels=2)
 SHAPE = (1, 13, 8, 12, 3)

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffusion.models import interchange
-from diffusion.models.autoencoders import streams
+from diffusion.models.autoencoders import clip_parts
 from diffusion.models.interchange import families, folders, rows
 from diffusion.models.pixart import PixArt
 from tests.models.interchange import published
@@ -32,8 +32,8 @@ def in_blended_parts(apply, inputs):
         time_factor = 4
         apply = staticmethod(lambda variables, x, method: apply(x, method=method))
 
-    moments = streams.blended(Coded, {}, "encode")(inputs["x"])
-    return {**moments._asdict(), "decoded": streams.blended(Coded, {}, "decode")(inputs["z"])}
+    moments = clip_parts.blended(Coded, {}, "encode")(inputs["x"])
+    return {**moments._asdict(), "decoded": clip_parts.blended(Coded, {}, "decode")(inputs["z"])}
 
 
 def ltx_autoencoder(apply, inputs):

@@ -1,4 +1,4 @@
-"""HunyuanVideo's transformer of diffusers, small and at the published size, and under the names of its authors' files."""
+"""HunyuanVideo's transformer of diffusers, small, at the published size, and by the names of its authors' files."""
 
 import numpy as np
 import torch

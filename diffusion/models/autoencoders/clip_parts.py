@@ -14,7 +14,6 @@ __all__ = ["blended", "lagging", "streamed"]
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -22,10 +21,10 @@ from diffusion.models.autoencoders.causal_layers import STREAM
 from diffusion.models.autoencoders.edge_convolution import Place
 from diffusion.models.layers.choices import look_up
 
-METHODS = dict.fromkeys(("encode", "decode"))
+METHODS: dict[str, None] = dict.fromkeys(("encode", "decode"))
 
 
-def streamed(module: nn.Module, params: Any, method: str, chunk: int | None = None) -> Callable[[jax.Array], Any]:
+def streamed(module: Any, params: Any, method: str, chunk: int | None = None) -> Callable[[jax.Array], Any]:
     """Encodes or decodes a video chunk by chunk along its frames, with the memory of one chunk.
 
     The result is that of the whole video, up to rounding: each convolution keeps the last frames that it has seen.
@@ -49,8 +48,8 @@ def streamed(module: nn.Module, params: Any, method: str, chunk: int | None = No
     Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025 (its feature cache).
     """
     look_up(METHODS, method, "method")
-    together = module.together
-    chunk = together if chunk is None else chunk
+    together: int = module.together
+    chunk = chunk if chunk is not None else together
     if chunk < 1 or chunk % together:
         raise ValueError(f"chunk={chunk} must be 1 or more frames of the latent, a multiple of {together}")
     scale = module.time_factor if method == "encode" else 1
@@ -76,7 +75,7 @@ def streamed(module: nn.Module, params: Any, method: str, chunk: int | None = No
     return whole
 
 
-def lagging(module: nn.Module, params: Any, method: str, chunk: int = 1) -> Callable[[jax.Array], Any]:
+def lagging(module: Any, params: Any, method: str, chunk: int = 1) -> Callable[[jax.Array], Any]:
     """As `streamed`, of an autoencoder whose decoder sees later frames too: it puts out frames that are complete.
 
     A convolution over three frames puts out the frame before the last that it has seen, so that the decoder's output
@@ -120,7 +119,7 @@ def lagging(module: nn.Module, params: Any, method: str, chunk: int = 1) -> Call
     return whole
 
 
-def blended(module: nn.Module, params: Any, method: str) -> Callable[[jax.Array], Any]:
+def blended(module: Any, params: Any, method: str) -> Callable[[jax.Array], Any]:
     """Codes a video in parts of a frame and four groups, which begin every three groups and are blended linearly.
 
     A part's first frame counts in the first part alone. Its first group is a weighted mean, of weight i / n at the i-th

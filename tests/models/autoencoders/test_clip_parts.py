@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.models.autoencoders import streams
+from diffusion.models.autoencoders import clip_parts
 from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
@@ -112,10 +112,10 @@ def test_a_blended_clip_is_parts_of_five_frames_whose_first_group_turns_into_tha
 
     for frames in (5, 7, 9, 12):
         z = np.arange(frames, dtype=np.float32) ** 2
-        found = streams.blended(Counts, {}, "decode")(jnp.asarray(z)[None, :, None, None, None])
+        found = clip_parts.blended(Counts, {}, "decode")(jnp.asarray(z)[None, :, None, None, None])
         np.testing.assert_allclose(found.reshape(-1), by_hand(z), err_msg=str(frames))
     z = jnp.arange(4.0)[None, :, None, None, None]
-    np.testing.assert_array_equal(streams.blended(Counts, {}, "decode")(z), Counts.apply({}, z, "decode"))
+    np.testing.assert_array_equal(clip_parts.blended(Counts, {}, "decode")(z), Counts.apply({}, z, "decode"))
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_the_memory_of_parts_grows_with_the_clip_alone(vae):
 
 def test_refusals_name_the_chunk():
     with pytest.raises(ValueError, match="chunk=3 must be 1 or more frames of the latent, a multiple of 2"):
-        streams.streamed(COGVIDEOX, {}, "decode", 3)
+        clip_parts.streamed(COGVIDEOX, {}, "decode", 3)
     with pytest.raises(ValueError, match="chunk=0 must be 1 or more frames of the latent"):
-        streams.lagging(LTX, {}, "decode", 0)
+        clip_parts.lagging(LTX, {}, "decode", 0)
     with pytest.raises(ValueError, match="method='code' is not known"):
-        streams.blended(HUNYUAN, {}, "code")
+        clip_parts.blended(HUNYUAN, {}, "code")
