@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from diffusion.adapters import (
         control,
         custom_diffusion,
+        custom_diffusion_files,
         erasure,
         full_tuning,
         image_projection_rows,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "control",
     "custom_diffusion",
+    "custom_diffusion_files",
     "erasure",
     "full_tuning",
     "image_projection_rows",

@@ -3,6 +3,7 @@
 __all__ = ["custom_diffusion"]
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.adapters import custom_diffusion_files
 from diffusion.adapters.erasure import CROSS
 from diffusion.adapters.full_tuning import chosen_leaves, nested, with_leaves
 from diffusion.adapters.textual_inversion import text_of, textual_inversion
@@ -21,7 +23,8 @@ def custom_diffusion(
 ) -> Tuning:
     """A word as in `textual_inversion`, and whole keys and values of cross-attention beside it.
 
-    A run writes the folder of the model, and the file of the word in it.
+    A run writes the folder of the model and, in it, the file of the word and diffusers' small file of the layers, where
+    that can hold those of `targets`: keys and values of cross-attention, with or without its queries and outputs.
 
     Args:
         base, word, vectors, initial: as in `textual_inversion`.
@@ -50,5 +53,9 @@ def custom_diffusion(
         model = dataclasses.replace(model, params={**model.params, denoiser: layers}, _programs={})
         return words.attach(model, weights["words"])
 
-    write = lambda folder, weights, metadata: words.write(folder, weights["words"], metadata)
+    def write(folder: pathlib.Path, weights: Any, metadata: Mapping[str, str]) -> list[pathlib.Path]:
+        written = words.write(folder, weights["words"], metadata)
+        tensors = custom_diffusion_files.tensors_of(base.modules[denoiser], weights["layers"])
+        return written + ([] if tensors is None else [custom_diffusion_files.save(folder, tensors, metadata)])
+
     return dataclasses.replace(words, init=init, apply=apply, write=write, attach=attach, replaces=(denoiser,))

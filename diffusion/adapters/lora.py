@@ -13,11 +13,12 @@ so that dense layers [in, *out] and [*in, out], stacked layers and convolutions 
 of the three arrays show how many axes there are of each kind. Factors may belong to a part of a kernel: their name is
 then "kernel[:, :, 0]", here the queries of a stacked qkv [L, in, 3, heads, size].
 
-With D = down up the merged kernel is W + scale D. Files have two more kinds:
+With D = down up the merged kernel is W + scale D. Files have further kinds:
 
     {"down", "up", "down_2", "up_2"}    LoHa and LoKr: D = (down up) * (down_2 up_2), element by element
     + "magnitude" [*layers, *outputs]   DoRA: m (W + scale D) / |W + scale D|, the norm over the inputs of each output
     + "input_magnitude" [*layers, *inputs], 1 along axes of pixels: the norm over the rest, for each input
+    {"whole"}                           V, of the shape of the leaf: D = V - W, as files of custom diffusion have it
 
 Reference: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", for the magnitudes.
 """
@@ -52,7 +53,7 @@ Scale = float | Array | Mapping[str, float]
 """The scale of an adapter: one number, an array, or one for each kernel (or part of one) by its name."""
 
 # The factors that a part of a kernel may have, and the magnitudes beside them.
-FACTORS = (frozenset({"down", "up"}), frozenset({"down", "up", "down_2", "up_2"}))
+FACTORS = (frozenset({"down", "up"}), frozenset({"down", "up", "down_2", "up_2"}), frozenset({"whole"}))
 MAGNITUDES = ("magnitude", "input_magnitude")
 # The leaves of `diffusion.models` that stack the layers of a scan, and those whose kernels are [in, *out]; the other
 # kernels are [*in, out].
@@ -183,7 +184,11 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
             return leaf
         total = jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
         for place, at, factors, its_scale in updates[path]:
-            total = total.at[at].set(_updated(place, factors, total[at], its_scale))
+            if "whole" in factors:
+                changed = total[at] + its_scale * _difference(place, factors["whole"], leaf[at])
+            else:
+                changed = _updated(place, factors, total[at], its_scale)
+            total = total.at[at].set(changed)
         return total.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(lambda path, leaf: updated(leaf_name(path), leaf), params)
@@ -246,10 +251,11 @@ def places_of(adapter: Any) -> dict[str, dict[str, Array]]:
         place, _, part = path.rpartition("/")
         places.setdefault(place, {})[part] = leaf
     for place, factors in places.items():
-        if factors.keys() - set(MAGNITUDES) not in FACTORS or factors.keys() >= set(MAGNITUDES):
+        magnitudes = factors.keys() & set(MAGNITUDES)
+        if factors.keys() - magnitudes not in FACTORS or len(magnitudes) > ("whole" not in factors):
             raise ValueError(
                 f"lora: {place} has {', '.join(map(repr, factors))}, not the factors 'down' and 'up', "
-                "with or without 'down_2' and 'up_2', and with one of the magnitudes at most"
+                "with or without 'down_2' and 'up_2', and with one of the magnitudes at most, nor 'whole' alone"
             )
     return places
 
@@ -296,6 +302,13 @@ def _scale_at(scale: Scale, place: str) -> float | Array:
     if place not in scale:
         raise ValueError(f"lora.merge: there is no scale for {place}")
     return scale[place]
+
+
+def _difference(place: str, whole: Array, leaf: Array) -> Array:
+    """V - W, of the parameters as they are without any adapter, so that the order of adapters does not matter."""
+    if jnp.shape(whole) != leaf.shape:
+        raise ValueError(f"lora: a whole layer of shape {jnp.shape(whole)} does not fit {place}, {leaf.shape}")
+    return whole - leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def _updated(place: str, factors: Mapping[str, Array], kernel: Array, scale: float | Array) -> Array:

@@ -32,7 +32,7 @@ import flax.linen as nn
 import numpy as np
 from safetensors.numpy import save as serialized
 
-from diffusion.adapters import lora, lora_kinds, lora_names
+from diffusion.adapters import custom_diffusion_files, lora, lora_kinds, lora_names
 from diffusion.adapters.lora_layers import Part, layers_of, parts_of, stacked
 from diffusion.adapters.lora_updates import Update, their_layers
 from diffusion.io import files
@@ -79,6 +79,9 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
         limits.Refused: for a file that is damaged or hostile.
     """
     tensors = tensor_files.open_tensors(path)
+    denoiser = next((component for component in lora_names.DENOISER if component in modules), "")
+    if denoiser and custom_diffusion_files.recognised(tensors.shapes):
+        return {denoiser: Lora(*custom_diffusion_files.load(tensors, modules[denoiser]))}
     tables = {component: layers_of(module) for component, module in modules.items()}
     names = {component: lora_names.underscored(table) for component, table in tables.items()}
     layers: dict[tuple[str, str], dict[str, str]] = {}

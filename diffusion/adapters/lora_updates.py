@@ -36,10 +36,9 @@ def their_layers(
     fused = layout != next(iter(family.tables))
     found: dict[str, list[Update]] = {}
     for name, factors in lora.places_of(adapter).items():
-        if "input_magnitude" in factors:
-            raise ValueError(
-                f"{name} has magnitudes of its inputs, which are not written. Merge it, and write the network"
-            )
+        if "input_magnitude" in factors or "whole" in factors:
+            what = "a whole layer" if "whole" in factors else "magnitudes of its inputs"
+            raise ValueError(f"{name} has {what}, which is not written as LoRA. Merge it, and write the network")
         path, at = lora.parsed(name)
         scale = scales[name] if isinstance(scales, Mapping) else float(scales)
         covered = False

@@ -119,8 +119,9 @@ def test_custom_diffusion_trains_a_word_and_keys_and_values(models, tmp_path):
     np.testing.assert_array_equal(output(weights), plain)
     gradient = jax.grad(lambda weights: jnp.square(output(weights)).sum())(weights)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))
-    (path,) = tuning.write(tmp_path, weights, {})
-    assert path.name == "learned_embeds.safetensors" and tuning.replaces == ("unet",)
+    written = [path.name for path in tuning.write(tmp_path, weights, {})]
+    assert written == ["learned_embeds.safetensors", "pytorch_custom_diffusion_weights.safetensors"]
+    assert tuning.replaces == ("unet",)
     with pytest.raises(ValueError, match="finds none of the tensors of SD3Transformer2DModel"):
         custom_diffusion(models("mmdit")[0])
 

@@ -1,0 +1,130 @@
+"""diffusers' small files of custom diffusion: layers of attention that stand in place of the model's own.
+
+| tensor, behind the name of an attention                                     | in place of                      |
+|-----------------------------------------------------------------------------|----------------------------------|
+| `processor.to_k_custom_diffusion.weight`, `to_v_custom_diffusion`           | `to_k.weight`, `to_v.weight`     |
+| `processor.to_q_custom_diffusion.weight`, `to_out_custom_diffusion.0.weight`| `to_q.weight`, `to_out.0.weight` |
+| `processor.to_out_custom_diffusion.0.bias`                                  | `to_out.0.bias`                  |
+| `processor`, a tensor without numbers                                       | nothing: the attention stays     |
+
+Without the last kind, diffusers refuses a file that does not have all attentions; its own .bin files have empty tables
+there. A layer V in place of W is an adapter of `lora` with the update V - W, so that it has a weight and an interval.
+"""
+
+__all__ = ["load", "recognised", "save", "tensors_of"]
+
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+from safetensors.numpy import save as serialized
+
+from diffusion.adapters.lora_layers import Part, stacked
+from diffusion.io import files
+from diffusion.io.leaf_names import leaves_of
+from diffusion.models.interchange import families, folders, rows
+from diffusion.models.interchange.rows import Mismatch, Row
+from diffusion.models.interchange.tensor_files import Tensors
+
+FILE = "pytorch_custom_diffusion_weights.safetensors"
+STAYS = re.compile(r"(.+)\.processor")
+NAME = re.compile(r"(.+)\.processor\.(to_[kvq]|to_out)_custom_diffusion\.((?:0\.)?(?:weight|bias))")
+KEYS = frozenset({"to_k.weight", "to_v.weight"})
+WHOLE = (KEYS, KEYS | {"to_q.weight", "to_out.0.weight", "to_out.0.bias"})  # what diffusers opens of an attention
+
+
+def recognised(names: Iterable[str]) -> bool:
+    """Whether tensors of these names are a file of custom diffusion."""
+    return any(NAME.fullmatch(name) for name in names)
+
+
+def load(tensors: Tensors, module: nn.Module) -> tuple[dict[str, Any], dict[str, float]]:
+    """The adapter of a file and the scale of each place, as `lora.merge` takes them.
+
+    Args:
+        tensors: of the file.
+        module: of the denoiser.
+
+    Raises:
+        Mismatch: for a tensor that the denoiser has no layer for, or one of another shape: the file is of another base;
+            or for keys without values. The message names the first.
+        limits.Refused: for a file that is damaged or hostile.
+    """
+    table = _table(module)
+    leaves = folders.leaves_of(folders.shapes_of(families.of(module), module))
+    found: dict[str, set[str]] = {}
+    parts = []
+    for name in tensors.shapes:
+        place = NAME.fullmatch(name)
+        stays = None if place else STAYS.fullmatch(name)
+        if stays and f"{stays[1]}.to_k.weight" in table and 0 in tensors.shapes[name]:
+            continue
+        theirs = f"{place[1]}.{place[2]}.{place[3]}" if place else name
+        if theirs not in table:
+            raise Mismatch(f"{tensors.path} is of another base: this model has no layer for {name}.")
+        of_it = table[theirs]
+        shape = rows.their_shapes(of_it, leaves)[theirs]
+        if tuple(tensors.shapes[name]) != shape:
+            raise Mismatch(
+                f"{tensors.path} is of another base: {name} has the shape {list(tensors.shapes[name])}, and this "
+                f"model's {of_it[0].ours} takes {list(shape)}."
+            )
+        whole = tensors.read(name).astype(np.float32)
+        for row in of_it:
+            leaf = leaves[row.ours].shape
+            mine = whole[slice(*row.rows)] if row.rows else whole
+            ours = row.layout.to_ours(mine, rows.part_shape(leaf, row.at))
+            parts.append(Part(row.ours, row.at, leaf, {"whole": np.asarray(ours)}, 1.0))
+        found.setdefault(theirs.rpartition(".to_")[0], set()).add(f"to_{theirs.rpartition('.to_')[2]}")
+    for attention, layers in found.items():
+        if missing := sorted(KEYS - layers):
+            raise Mismatch(f"{tensors.path}: {attention} has {', '.join(sorted(layers))} and no {missing[0]}.")
+    return stacked(parts)
+
+
+def tensors_of(module: nn.Module, layers: Any) -> dict[str, np.ndarray] | None:
+    """The tensors of a file; None where it cannot hold these layers: others than keys and values, or some of them.
+
+    Args:
+        module: of the denoiser.
+        layers: leaves of its parameters, nested as they are.
+    """
+    leaves = leaves_of(layers)
+    table = _table(module)
+    held: dict[str, np.ndarray] = {}
+    found: dict[str, set[str]] = {}
+    for theirs, of_it in table.items():
+        mine = [row for row in of_it if row.ours in leaves]
+        if not mine:
+            continue
+        attention, _, layer = theirs.rpartition(".to_")
+        found.setdefault(attention, set()).add(f"to_{layer}")
+        arrays = [row.layout.to_theirs(np.asarray(leaves[row.ours], np.float32)[row.at]) for row in mine]
+        part, _, end = layer.partition(".")
+        held[f"{attention}.processor.to_{part}_custom_diffusion.{end}"] = np.concatenate(arrays)
+    if not all(each in WHOLE for each in found.values()):
+        return None
+    attentions = [theirs.removesuffix(".to_k.weight") for theirs in table if theirs.endswith(".to_k.weight")]
+    stay = {f"{name}.processor": np.zeros(0, np.float32) for name in attentions if name not in found}
+    return {name: np.array(array, order="C") for name, array in {**held, **stay}.items()}
+
+
+def save(folder: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> pathlib.Path:
+    """Writes the tensors of `tensors_of` under the name that diffusers gives them."""
+    path = folder / FILE
+    with files.whole(path) as file:
+        file.write(serialized(dict(tensors), metadata={**metadata, "format": "pt"}))
+    return path
+
+
+def _table(module: nn.Module) -> dict[str, list[Row]]:
+    """The rows of each tensor of a denoiser by its name in the denoiser's own library."""
+    family = families.of(module)
+    found: dict[str, list[Row]] = {}
+    for row in folders.rows_of(family, module, next(iter(family.tables))):
+        for name in (row.theirs, *row.copies):
+            found.setdefault(name, []).append(row)
+    return found
