@@ -144,11 +144,14 @@ def _under_prefixes(path: pathlib.Path) -> list[folders.Found]:
     return several
 
 
-def convert_lora(source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, layout: str = "peft") -> list[str]:
+def convert_lora(
+    source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, layout: str = "peft", license: str = ""
+) -> list[str]:
     """Writes a LoRA file in the layout "peft", or "kohya"; returns the names of the networks that it changes.
 
     Of `base`, the folder of the pipeline, the configs alone are read. What the file says of itself beside its tensors
-    (base, trigger words, training) stays, but for peft's config, which is that of the new layout.
+    (base, trigger words, training) stays, but for peft's config, which is that of the new layout. Its model card
+    stands beside it.
 
     Raises:
         FileExistsError: if `out` exists.
@@ -158,7 +161,9 @@ def convert_lora(source: pathlib.Path, base: pathlib.Path, out: pathlib.Path, la
         raise FileExistsError(f"{out} exists already; choose another name, or remove it first.")
     modules = {part: module for part, (_, module) in assemble.modules_of(base).items()}
     loras = lora_files.load(source, modules)
-    lora_files.save(out, loras, modules, layout, lora_names.said(source))
+    said = lora_names.said(source)
+    lora_files.save(out, loras, modules, layout, said)
+    model_card.write_beside(out, model_card.of_lora(source, said, license, base))
     return list(loras)
 
 
@@ -195,7 +200,7 @@ def main(argv: list[str]) -> None:
         print(f"what {source} has taught {tuned_run.base_of(source)}: {', '.join(map(str, written))}")
         return
     if values.base and _is_lora(source):
-        changed = convert_lora(source, pathlib.Path(values.base), out, values.layout or "peft")
+        changed = convert_lora(source, pathlib.Path(values.base), out, values.layout or "peft", values.license)
         print(f"LoRA of {', '.join(changed)}: {out}")
         return
     if values.base:

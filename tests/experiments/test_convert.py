@@ -141,6 +141,14 @@ def test_a_lora_file_of_kohya_becomes_that_of_peft(tmp_path):
         assert {"trigger_words": "<cat>", "base_model": "sd"}.items() <= file.metadata().items()
     assert ours.keys() == theirs.keys()
     equal(ours, theirs)
+    card = (tmp_path / "peft.md").read_text()
+    for line in (
+        'license: "unknown"',
+        'base_model: "sd"',
+        'instance_prompt: "<cat>"',
+        "Converted from `kohya.safetensors`",
+    ):
+        assert line in card
     with pytest.raises(FileExistsError, match="exists already"):
         convert.convert_lora(kohya, tmp_path / "base", tmp_path / "peft.safetensors")
     with pytest.raises(FileNotFoundError, match="no folder of a known network"):

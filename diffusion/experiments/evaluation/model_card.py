@@ -77,6 +77,18 @@ def is_ours(content: bytes) -> bool:
     return found is not None and _digest(text[: found.start()]) == found[1]
 
 
+def write_beside(file: str | pathlib.Path, card: Card) -> pathlib.Path:
+    """Writes the card of a single file beside it, style.md of style.safetensors, unless a person wrote the one there.
+
+    Returns:
+        Its path.
+    """
+    path = pathlib.Path(file).with_suffix(".md")
+    if not path.is_file() or is_ours(path.read_bytes()):
+        workdir.write_text(path, text(card))
+    return path
+
+
 def write(folder: str | pathlib.Path, card: Card, before: str | pathlib.Path | None = None) -> pathlib.Path:
     """Writes README.md into a folder, unless a person wrote the one that is there.
 
@@ -152,6 +164,25 @@ def of_source(source: str | pathlib.Path, network: str, license: str = "", base:
         "None were measured after the conversion.",
         f"Those of the source. {unknown}",
     )  # fmt: skip
+
+
+def of_lora(source: str | pathlib.Path, said: Mapping[str, str], license: str, base: str | pathlib.Path) -> Card:
+    """The card of a LoRA file that was converted, with what it says of itself.
+
+    Args:
+        source: the file that was read.
+        said: its metadata, of which base_model, trigger_words and config_sha256 are taken.
+        license: of the card; "" for "unknown".
+        base: the folder of the pipeline that it was read for.
+    """
+    card = of_source(source, "LoRA", license)
+    named = pathlib.Path(base).name
+    front = {**card.front, "tags": ["diffusion", "lora"], "library_name": "diffusers"}
+    front["base_model"] = said.get("base_model", named)
+    if words := said.get("trigger_words"):
+        front["instance_prompt"] = words
+    trained = f" It was trained by the config of SHA-256 `{said['config_sha256']}`." if "config_sha256" in said else ""
+    return card._replace(front=front, recipe=f"{card.recipe} It was read for `{named}`.{trained}")
 
 
 def stated_license(folder: pathlib.Path) -> dict[str, str]:

@@ -113,3 +113,19 @@ def test_a_converted_network_has_the_licence_of_its_source(tmp_path):
     assert model_card.text(model_card.of_source(tmp_path, "unet")).startswith(
         '---\nlicense: "other"\nlicense_name: "my-terms"\nlicense_link: "https://example.org/terms"\n'
     )
+
+
+def test_the_card_of_a_lora_stands_beside_it_with_what_the_file_says(tmp_path):
+    said = {"base_model": "sd15", "trigger_words": "<cat>", "config_sha256": "ab" * 32}
+    card = model_card.of_lora(tmp_path / "kohya.safetensors", said, "mit", tmp_path / "pipe")
+    path = model_card.write_beside(tmp_path / "cat.peft.safetensors", card)
+    front, body = parts(path.read_text())
+    assert path.name == "cat.peft.md"
+    assert (front["license"], front["base_model"], front["instance_prompt"]) == ("mit", "sd15", "<cat>")
+    assert "`pipe`" in body["Recipe"] and "ab" * 32 in body["Recipe"]
+    bare = model_card.of_lora(tmp_path / "kohya.safetensors", {}, "", tmp_path / "pipe")
+    assert (bare.front["base_model"], bare.license) == ("pipe", "unknown")
+    assert "instance_prompt" not in bare.front
+    path.write_text("by hand")
+    model_card.write_beside(tmp_path / "cat.peft.safetensors", bare)
+    assert path.read_text() == "by hand"
