@@ -382,7 +382,7 @@ def image_adapter(place, model):
 
 
 def test_pictures_follow_controls_image_prompts_regions_and_words(page, tmp_path, compilation_cache):
-    """Uploads to the fields of two attachments, beside a region with a mask and a word."""
+    """Uploads to the fields of two attachments, beside a region and a word: the picture is the one of `generate`."""
     model = made_pipelines.folder("sd", tmp_path / "sd")
     attachments = {"edges": net("edges", tmp_path / "edges"), "style": image_adapter(tmp_path / "ip", model)}
     edges, left = tmp_path / "edges.png", tmp_path / "left.png"
@@ -421,10 +421,22 @@ def test_pictures_follow_controls_image_prompts_regions_and_words(page, tmp_path
         put(page, f"{field('edges', 'from')} input[type=number]", 0.3)
         page.click("#make")
         page.until("return !document.querySelector('.live.refused')", 60)
-        assert len(made(page)) == 1
+        (found,) = made(page)
         said = pictures.settings_of(served.out / "7.png")["controls"]
         assert [one["attachment"] for one in said] == ["edges", "style"]
         assert (said[0]["weight"], tuple(said[0]["times"])) == (0.75, (0.3, 1.0))
+    loaded = text_to_image.load(model, attachments=attachments)
+    how = {"steps": 4, "guidance": 2.0, "height": 16, "width": 16, "sampler": "ddim", "seeds": [7]}
+    how |= {"regions": [("the red car", str(left))], "words": ["cat"]}
+    controls = [
+        ("edges", str(edges), 0.75, (0.3, 1.0)),
+        ("style", str(tmp_path / "large.png"), 1.0, (0.0, 1.0), str(left)),
+    ]
+    wanted = text_to_image.generate(loaded, "a cat", controls=controls, **how)[0]
+    assert np.abs(found.astype(int) - wanted).max() <= 1
+    for fewer in (controls[:1], controls[1:]):
+        other = text_to_image.generate(loaded, "a cat", controls=fewer, **how)[0]
+        assert (np.abs(other.astype(int) - wanted) > 1).mean() > 0.05
 
 
 def test_the_documented_examples_run(tmp_path, compilation_cache):
