@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.io import limits
+from diffusion.io import limits, opener
 from diffusion.models.interchange import tensor_files
 from diffusion.models.interchange.rows import Mismatch
 from diffusion.models.interchange.tensor_files import Tensors
@@ -131,7 +131,7 @@ def configs(tensors: Tensors, components: Sequence[str]) -> dict[str, dict[str, 
             found.setdefault(component, {})[name] = value
         beside = path.parent / "adapter_config.json"
         if len(components) == 1 and not found and beside.is_file():
-            config = limits.read_json(beside)
+            config = opener.read_json(beside)
             found = {components[0]: config} if isinstance(config, dict) else {}
     return found
 

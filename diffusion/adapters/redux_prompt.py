@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.adapters import prompt_features
-from diffusion.io import limits
+from diffusion.io import opener
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
 from diffusion.models.flux import Flux
@@ -27,7 +27,7 @@ EMBEDDER, ENCODER = "image_embedder", "image_encoder"
 def recognised(path: str | pathlib.Path) -> bool:
     """Whether a folder's model_index.json is that of Redux."""
     index = pathlib.Path(path).expanduser() / "model_index.json"
-    return index.is_file() and limits.read_table(index).get("_class_name") == CLASS
+    return index.is_file() and opener.read_table(index).get("_class_name") == CLASS
 
 
 def opened(folder: str | pathlib.Path, denoiser: nn.Module, **how: Any) -> Attachment:

@@ -39,7 +39,7 @@ from diffusion.data.latent_cache import CacheError
 from diffusion.data.sources import DataSpec
 from diffusion.data.sources.combined_streams import CaptionedStream
 from diffusion.data.sources.streams import Stream
-from diffusion.io import failures, files, limits
+from diffusion.io import failures, files, opener
 from diffusion.text import Tokenizer, fingerprint
 
 FORMAT = 1
@@ -241,7 +241,7 @@ def description_of(folder: str | pathlib.Path) -> dict[str, Any]:
             f"{folder} holds no captions. They are written by: diffusion encode_text "
             f"--text_encoder=FOLDER --tokenizer=FOLDER --data=NAME@SPLIT " + shlex.quote(f"--out={folder}")
         )
-    note = limits.read_json(path)
+    note = opener.read_json(path)
     if not isinstance(note, dict) or note.get("format") != FORMAT or not isinstance(note.get("dataset"), dict):
         raise CacheError(f"{path} is no description of captions in format {FORMAT}; write them again.")
     return note
@@ -257,7 +257,7 @@ def read(folder: str | pathlib.Path) -> Table:
     path = pathlib.Path(folder) / ARRAYS
     description_of(folder)
     try:
-        files.require_readable(path)
+        opener.check(path)
         arrays = load_file(path)
         row = arrays.pop(ROW)
     except (OSError, KeyError, safetensors.SafetensorError) as error:
@@ -273,7 +273,7 @@ def null(folder: str | pathlib.Path) -> Entries:
     path = pathlib.Path(folder) / ARRAYS
     description_of(folder)
     try:
-        files.require_readable(path)
+        opener.check(path)
         with safetensors.safe_open(path, "np") as file:
             names = [name for name in file.keys() if name != ROW]
             return {name.removeprefix("entries/"): file.get_slice(name)[:1][0] for name in names}

@@ -15,7 +15,7 @@ from typing import Any
 
 from diffusion import public
 from diffusion.data import builders
-from diffusion.io import limits
+from diffusion.io import limits, opener
 from diffusion.io.files import cache
 
 # Datasets that the library makes itself on first use; a new one is a TFDS builder that downloads nothing, and a line:
@@ -114,7 +114,7 @@ def check_folder(folder: Path) -> None:
     """
     _check_features(folder / "features.json")
     path = folder / "dataset_info.json"
-    content = limits.read_json(path)
+    content = opener.read_json(path)
     _check_names(path, _values(content, "name", "filepathTemplate", "filepath_template", "fileFormat", "file_format"))
 
 
@@ -127,7 +127,7 @@ def _check_names(path: Path, names: list[Any]) -> None:
 
 
 def _check_features(path: Path) -> None:
-    content = limits.read_json(path)
+    content = opener.read_json(path)
     # Older forms, and text that is parsed again later, would hide names from this search.
     if not isinstance(content, dict) or "type" in content or _values(content, "jsonFeature", "json_feature"):
         raise ValueError(f"{path} is not in the form that TFDS 4.3 and later write; prepare the dataset again.")
@@ -196,7 +196,7 @@ def _check_made_by(builder: type, folder: Path) -> None:
     """Refuses records that other code has made; those of this library are versioned, and tested against their rule."""
     if builder.__module__.partition(".")[0] == __name__.partition(".")[0] or not (folder / MADE_BY).is_file():
         return
-    content = limits.read_json(folder / MADE_BY)
+    content = opener.read_json(folder / MADE_BY)
     now = builders.checksum(builder)
     made_by = content.get("code") if isinstance(content, dict) else None
     if now and made_by and made_by != now:

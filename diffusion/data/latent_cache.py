@@ -22,7 +22,7 @@ import numpy as np
 from diffusion.data import pipeline
 from diffusion.data.sources import DataSpec
 from diffusion.data.sources.spec import RandomAccess
-from diffusion.io import limits
+from diffusion.io import limits, opener
 
 FORMAT = 1  # raised when a change makes older readers wrong
 PARTS = {"moments": 2, "mean": 1}  # arrays of a view: the mean, and the log variance of a posterior that has one
@@ -80,7 +80,7 @@ def describe(folder: str | pathlib.Path) -> Description:
         FileNotFoundError: if it holds no finished cache.
         CacheError, limits.Refused: if its description is damaged.
     """
-    return parse(_index(folder), limits.read_json(_index(folder)))
+    return parse(_index(folder), opener.read_json(_index(folder)))
 
 
 def named(folder: str | pathlib.Path, name: str) -> str:
@@ -103,7 +103,7 @@ def open_cache(folder: str | pathlib.Path) -> tuple["Latents", DataSpec]:
         CacheError, limits.Refused: if its description is damaged, or a file does not have the length in it.
     """
     description = describe(folder)
-    sizes = limits.read_json(_index(folder))["files"]
+    sizes = opener.read_json(_index(folder))["files"]
     for name, size in sizes.items():
         path = pathlib.Path(folder) / name
         if not path.is_file():

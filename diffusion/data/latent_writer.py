@@ -16,7 +16,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from diffusion.data import pipeline, sources
 from diffusion.data.latent_cache import BEGUN, FORMAT, INDEX, LABEL, CacheError, Description, differences, parse
 from diffusion.data.sources import DataSpec
-from diffusion.io import limits
+from diffusion.io import opener
 from diffusion.io.files import whole
 
 SHARD = 2**28  # bytes of a file, about: what a writing that is killed may lose
@@ -126,7 +126,7 @@ def _settle(folder: pathlib.Path, description: Description, each: int) -> tuple[
     if noted is None:
         _note(folder / BEGUN, description, each, {})
         return each, {}
-    note = limits.read_json(noted)
+    note = opener.read_json(noted)
     if differs := differences(parse(noted, note), description):
         raise CacheError(
             f"{folder} holds other latents than these: {'; '.join(differs)}. Choose another folder, or remove it."

@@ -7,6 +7,7 @@ from diffusion import public
 if TYPE_CHECKING:
     from diffusion.io import (
         array_pickles,
+        budgets,
         clips,
         content_credentials,
         failures,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         local_certificates,
         mesh_files,
         npz,
+        opener,
         pickles,
         pictures,
         schema,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "array_pickles",
+    "budgets",
     "clips",
     "content_credentials",
     "failures",
@@ -38,6 +41,7 @@ __all__ = [
     "local_certificates",
     "mesh_files",
     "npz",
+    "opener",
     "pickles",
     "pictures",
     "schema",

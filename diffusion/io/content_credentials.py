@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from diffusion.io import files, limits
+from diffusion.io import files, limits, opener
 
 CHAIN, KEY, ROOT = "chain.pem", "key.pem", "root.pem"  # of a signer's folder
 FORMAT = "image/png"
@@ -238,7 +238,7 @@ def _certificates(root: pathlib.Path) -> str:
     """
     from cryptography import x509  # comes with c2pa-python
 
-    text = limits.read_text(root)
+    text = opener.read_text(root)
     try:
         x509.load_pem_x509_certificates(text.encode())
     except ValueError as error:

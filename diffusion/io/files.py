@@ -1,6 +1,6 @@
 """The files that the library keeps: their folder, and how to write them whole."""
 
-__all__ = ["array", "cache", "require_readable", "whole", "whole_folder"]
+__all__ = ["array", "cache", "whole", "whole_folder"]
 
 import contextlib
 import os
@@ -17,11 +17,6 @@ from diffusion.io import failures
 def cache(name: str) -> pathlib.Path:
     """Returns the folder of that name in DIFFUSION_CACHE, or else in ~/.cache/diffusion."""
     return pathlib.Path(os.environ.get("DIFFUSION_CACHE") or "~/.cache/diffusion").expanduser() / name
-
-
-def require_readable(path: str | os.PathLike) -> None:
-    """Raises the true OSError of a file that cannot be opened; safetensors calls each of them FileNotFoundError."""
-    open(path, "rb").close()
 
 
 def array(path: pathlib.Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:

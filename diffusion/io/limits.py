@@ -15,9 +15,6 @@ __all__ = [
     "no_links",
     "parse_json",
     "plain_files",
-    "read_json",
-    "read_table",
-    "read_text",
     "reason",
     "short",
     "size",
@@ -155,50 +152,6 @@ def no_links(folder: pathlib.Path) -> None:
         if not entry.is_dir() and (entry.is_symlink() or not entry.is_file()):
             word = "a link to a file" if entry.is_symlink() else "no file"
             raise Refused(f"{entry.path} is {word}; in a run folder only folders may be links. Remove it.")
-
-
-def read_text(path: pathlib.Path) -> str:
-    """Reads a file of text of at most `TEXT` bytes.
-
-    Args:
-        path: of a file; a pipe or a device has no end, and is refused.
-
-    Raises:
-        OSError: if it cannot be read.
-        Refused: if it is larger, is not a file, or not text.
-    """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise Refused(f"{path} is not a file.")
-    if found.st_size > TEXT:
-        raise Refused(f"{path} has {size(found.st_size)}; at most {size(TEXT)} are read.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise Refused(f"{path} is not text: {error}.") from error
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """Reads a file of JSON, with the limits of `read_text`.
-
-    Raises:
-        OSError: if it cannot be read.
-        Refused: if it is larger, is not a file, or is not JSON.
-    """
-    return parse_json(read_text(path), str(path))
-
-
-def read_table(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a file of JSON that holds a table of fields, with the limits of `read_text`.
-
-    Raises:
-        OSError: if it cannot be read.
-        Refused: as `read_json`, or if it holds no table.
-    """
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise Refused(f"{path} holds {type(found).__name__}, not a table of fields.")
-    return found
 
 
 def parse_json(text: str | bytes, what: str) -> Any:

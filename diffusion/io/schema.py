@@ -1,7 +1,7 @@
 """What the fields of a table from elsewhere may hold: types and ranges, checked before anything is built of them.
 
     FIELDS = {"num_train_timesteps": whole(1, 10**5), "shift": number(1e-6, 1e6), "shift_terminal": optional(number())}
-    schema.check(FIELDS, limits.read_table(path), str(path))
+    schema.check(FIELDS, opener.read_table(path), str(path))
 
 A field that a schema does not name is not checked here; the reader decides whether it may be there.
 """

@@ -36,7 +36,7 @@ import safetensors
 from jax import Array
 from safetensors.numpy import load_file, save
 
-from diffusion.io import failures, files
+from diffusion.io import failures, files, opener
 from diffusion.metrics import chunks
 
 PATCH = 4  # pixels of the sides of a patch; each becomes WIDTHS[0] numbers
@@ -183,7 +183,7 @@ def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = 
     """
     path = (folder or files.cache("readers")) / f"{name}.safetensors"
     try:
-        files.require_readable(path)
+        opener.check(path)
         with safetensors.safe_open(path, "np") as file:
             classes = {key: int(value) for key, value in (file.metadata() or {}).items()}
         return of(load_file(path), classes)

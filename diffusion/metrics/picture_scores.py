@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import text
-from diffusion.io import limits
+from diffusion.io import limits, opener
 from diffusion.metrics import vqa_score
 from diffusion.metrics.clip_score import clip_scores
 from diffusion.metrics.vqa_score import AnswerLogProbability
@@ -361,7 +361,7 @@ def _fitting(path: pathlib.Path, protocol: PromptProtocol) -> str:
     if protocol.family != "SiglipModel" or not file.is_file():
         return protocol.fitting
     names = {2: "square by Pillow's bilinear filter", 3: "square by Pillow's bicubic filter"}  # Pillow's numbers
-    filter_ = limits.read_table(file).get("resample")
+    filter_ = opener.read_table(file).get("resample")
     if filter_ is None:
         return protocol.fitting
     if type(filter_) is not int or filter_ not in names:

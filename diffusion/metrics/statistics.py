@@ -25,7 +25,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from diffusion.io import array_pickles, files, limits, npz, schema
+from diffusion.io import array_pickles, files, limits, npz, opener, schema
 from diffusion.metrics import frechet
 from diffusion.metrics.inception_weights import digest
 
@@ -164,7 +164,7 @@ def read(path: pathlib.Path | str) -> Statistics:
 
 
 def _read_own(path: pathlib.Path) -> Statistics:
-    files.require_readable(path)
+    opener.check(path)
     limits.fits(str(path), path.stat().st_size)
     with safetensors.safe_open(path, "np") as file:
         text = (file.metadata() or {}).get("statistics")

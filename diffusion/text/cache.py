@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save
 
-from diffusion.io import failures, files
+from diffusion.io import failures, files, opener
 from diffusion.text.encoding import Encoder
 
 
@@ -80,7 +80,7 @@ def _name(ids: np.ndarray, mask: np.ndarray) -> str:
 
 def _read(path: pathlib.Path) -> Mapping[str, np.ndarray] | None:
     try:
-        files.require_readable(path)
+        opener.check(path)
         return load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         if failures.of_machine(error):

@@ -23,7 +23,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import normalizers, pre_tokenizers
 
-from diffusion.io import limits, schema
+from diffusion.io import limits, opener, schema
 
 BOUNDLESS = 10**6  # configs without a length have a larger "model_max_length"
 # How OpenAI's code cuts text into words, whose bytes are then merged.
@@ -186,7 +186,7 @@ def checked(text: str) -> str:
 
 
 def _config(path: pathlib.Path) -> dict[str, Any]:
-    table = limits.read_table(path) if path.is_file() else {}
+    table = opener.read_table(path) if path.is_file() else {}
     schema.check(KINDS, table, str(path))
     return table
 
@@ -244,7 +244,7 @@ def _from_library(
 
 def _from_json(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
     path = folder / "tokenizer.json"
-    content = limits.read_text(path)
+    content = opener.read_text(path)
     table = limits.parse_json(content, str(path))
     if not isinstance(table, dict):
         raise limits.Refused(f"{path} holds {type(table).__name__}, not a table of fields.")
@@ -267,10 +267,10 @@ def _growth(rule: Any) -> float:
 
 def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
     path = folder / "vocab.json"
-    vocabulary = limits.read_table(path)
+    vocabulary = opener.read_table(path)
     if wrong := next((token for token, number in vocabulary.items() if not IDS.holds(number)), None):
         raise limits.Refused(f"{path}: {schema.objection(limits.short(wrong), vocabulary[wrong], IDS)}")
-    lines = limits.read_text(folder / "merges.txt").split("\n")
+    lines = opener.read_text(folder / "merges.txt").split("\n")
     # The first line is a remark; the published file ends after those that its vocabulary has.
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     special = _special(config, CLIP_SPECIAL)
@@ -324,7 +324,7 @@ def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length:
 
 def _from_words(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
     path = folder / "vocab.txt"
-    vocabulary = {word: i for i, word in enumerate(limits.read_text(path).removesuffix("\n").split("\n"))}
+    vocabulary = {word: i for i, word in enumerate(opener.read_text(path).removesuffix("\n").split("\n"))}
     special = _special(config, {"unk_token": "[UNK]", "pad_token": "[PAD]"}) | BERT_FRAME
     with _refusing(f"{path} is not a vocabulary of pieces of words"):
         library = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token=special["unk_token"]))

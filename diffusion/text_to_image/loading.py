@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from diffusion import parameterizations
-from diffusion.io import limits, schema
+from diffusion.io import opener, schema
 from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
 from diffusion.models.interchange import folders, schedulers
@@ -93,7 +93,7 @@ def described(
         kind = kind._replace(video=kind.video._replace(clean=True, rate=24.0))
     readers = {f"text_encoder{reader.suffix}": reader for reader in kind.readers}
     encoders = [part for part, reader in readers.items() if model_index.has_part(index, part, reader.optional)]
-    table = limits.read_table(folder / "scheduler" / "scheduler_config.json")
+    table = opener.read_table(folder / "scheduler" / "scheduler_config.json")
     process = schedulers.read(table, prediction, kind.even, kind.by_steps, kind.bent)
     modules, params, tokenizers = {}, {}, {}
     boundary, second = _two_denoisers(kind, index)
@@ -120,7 +120,7 @@ def described(
         process = process._replace(parameterization=parameterizations.velocity())
     if getattr(denoiser, "learn_sigma", False):
         process = process._replace(parameterization=parameterizations.learned_variance(process.parameterization))
-    config = limits.read_table(folder / kind.denoiser / "config.json")
+    config = opener.read_table(folder / kind.denoiser / "config.json")
     schema.check({"sample_size": SIDES}, config, f"{folder / kind.denoiser}: config.json")
     side = config.get("sample_size") or 128 // getattr(modules["vae"], "packed", 1)
     side = (max(side) if isinstance(side, list) else side) * modules["vae"].factor

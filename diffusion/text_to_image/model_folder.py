@@ -10,7 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from diffusion.io import limits
+from diffusion.io import opener
 from diffusion.models import interchange
 from diffusion.text_to_image import model_index
 
@@ -31,7 +31,7 @@ def save(folder: pathlib.Path, base: pathlib.Path, part: str, module: nn.Module,
     interchange.save(folder / part, module, params, **how)
     config = folder / part / "config.json"
     ours = json.loads(config.read_text())
-    theirs = limits.read_table(base / part / "config.json")
+    theirs = opener.read_table(base / part / "config.json")
     if "sample_size" in theirs and "sample_size" not in ours:
         config.write_text(json.dumps({**ours, "sample_size": theirs["sample_size"]}, indent=2) + "\n")
 

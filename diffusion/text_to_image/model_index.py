@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion.io import limits, schema
+from diffusion.io import limits, opener, schema
 from diffusion.models.interchange.family import Refusal
 from diffusion.text_to_image.pipelines import Usual
 
@@ -42,7 +42,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
             else f"{path}: there is no such file; a text-to-image model is a folder with model_index.json and one for "
             "each of its networks, as diffusers' save_pretrained writes it."
         )
-    index = limits.read_table(path)
+    index = opener.read_table(path)
     stated = {"force_zeros_for_empty_prompt": schema.FLAG, "is_cosxl_edit": schema.FLAG, "is_distilled": schema.FLAG}
     stated |= {"boundary_ratio": schema.optional(schema.number(0, 1)), "expand_timesteps": schema.FLAG}
     schema.check({"_class_name": schema.text(), **stated}, index, str(path))
@@ -60,7 +60,7 @@ def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
     path = folder / SAMPLING
     if not path.is_file():
         return otherwise
-    table = limits.read_json(path)
+    table = opener.read_json(path)
     if not isinstance(table, dict) or not table.keys() <= set(Usual._fields):
         raise Refusal(f"{path} holds {json.dumps(table)[:200]}; valid fields: {', '.join(Usual._fields)}.")
     usual = otherwise._replace(**table)

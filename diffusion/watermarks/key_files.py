@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffusion import public
-from diffusion.io import files, limits
+from diffusion.io import files, limits, opener
 from diffusion.watermarks.gaussian_shading import gaussian_shading
 from diffusion.watermarks.spread_spectrum import spread_spectrum
 from diffusion.watermarks.tree_ring import tree_ring
@@ -63,7 +63,7 @@ def load(path: str | pathlib.Path) -> Watermark:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such key file; diffusion watermark make writes one.")
     try:
-        return _of_text(json.dumps(limits.read_table(path)))
+        return _of_text(json.dumps(opener.read_table(path)))
     except limits.Refused:
         raise
     except ValueError as error:

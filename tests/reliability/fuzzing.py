@@ -30,7 +30,7 @@ from diffusion import text
 from diffusion.experiments.config import ConfigError, recipes
 from diffusion.experiments.config.values import plain
 from diffusion.experiments.run_folder import workdir
-from diffusion.io import limits, npz, torch_files
+from diffusion.io import limits, npz, opener, torch_files
 from diffusion.metrics import frechet, statistics
 from diffusion.models import interchange
 from diffusion.models.interchange import schedulers, tensor_files
@@ -248,7 +248,7 @@ def scheduler_configs(folder: pathlib.Path) -> Reader:
     def read(rng: random.Random | None) -> Any:
         config = json.loads(rng.choice(known) if rng else known[0])
         path.write_bytes(as_json(config, rng) if rng else json.dumps(config).encode())
-        return schedulers.read(limits.read_table(path))
+        return schedulers.read(opener.read_table(path))
 
     return read
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion.data.sources import splits, table_records, tar_files
-from diffusion.io import clips, limits, pictures
+from diffusion.io import clips, limits, opener, pictures
 
 FILMS = (".gif", ".mp4", ".webm", ".mkv", ".mov", ".avi")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -150,7 +150,7 @@ class _Films:
         there = [text.is_file() for text in texts]
         if any(there) and not all(there):
             raise ValueError(f"{texts[there.index(False)]} is missing: either all clips have a caption or none has.")
-        self._texts = [limits.read_text(text).strip() for text in texts] if all(there) else []
+        self._texts = [opener.read_text(text).strip() for text in texts] if all(there) else []
         self.columns = ("x", "caption") if self._texts else ("x",)
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from diffusion.experiments.arena.competitors import Competitor, matched
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
-from diffusion.io import limits, schema
+from diffusion.io import opener, schema
 
 FILE = "arena.json"
 VERSION = 1
@@ -121,7 +121,7 @@ def read(folder: pathlib.Path) -> Arena:
     if not path.is_file():
         raise WorkdirError(f"{folder} holds no arena: there is no {path}. Begin one by --runs=runs/a,runs/b.")
     try:
-        content = limits.read_table(path)
+        content = opener.read_table(path)
         rows = content.pop("comparisons", None)
         schema.check(SHAPE, content, str(path))
         comparisons = [Comparison(first, second, (i, j), request) for first, second, (i, j), request in rows]

@@ -4,7 +4,7 @@ __all__ = ["INDEX", "is_of_classes"]
 
 import pathlib
 
-from diffusion.io import limits
+from diffusion.io import opener
 
 INDEX = "model_index.json"
 
@@ -16,4 +16,4 @@ def is_of_classes(folder: str | pathlib.Path) -> bool:
         limits.Refused: for a model_index.json that is no table.
     """
     path = pathlib.Path(folder).expanduser() / INDEX
-    return path.is_file() and not any(name.startswith("text_encoder") for name in limits.read_table(path))
+    return path.is_file() and not any(name.startswith("text_encoder") for name in opener.read_table(path))

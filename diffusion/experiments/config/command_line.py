@@ -18,7 +18,7 @@ from diffusion import commands
 from diffusion.experiments.config import ConfigError, recipes, versions
 from diffusion.experiments.config.extensions import extend, extend_by_project, printed
 from diffusion.experiments.config.values import require_names
-from diffusion.io import file_systems, limits
+from diffusion.io import file_systems, limits, opener
 from diffusion.training.runtime import accelerators, huge_pages
 
 flags.disclaim_key_flags()  # `--help` then lists the flag under the command that defines it, not under this module
@@ -124,7 +124,7 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...], of_model: Calla
         )
     try:
         limits.no_links(file.parent)
-        saved = versions.read(limits.read_text(file))
+        saved = versions.read(opener.read_text(file))
     except limits.Refused as error:
         raise ConfigError(f"--workdir={workdir}: {error}") from error
     require_names(saved, workdir)

@@ -15,7 +15,7 @@ from diffusion.experiments.config.entries import annotation, call, takes
 from diffusion.experiments.config.values import plain
 from diffusion.guidance import LogProbability
 from diffusion.guidance.measurements import Measurement
-from diffusion.io import limits
+from diffusion.io import limits, opener
 from diffusion.objectives import Denoises
 from diffusion.parameterizations import Denoiser
 from diffusion.training.checkpointing import checkpoints
@@ -206,7 +206,7 @@ def _second_run(value: Any, path: str, recipe_of: Callable, reads: Any) -> Secon
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{path} = {str(folder)!r}: there is no run. Valid: the folder of a run.")
     try:
-        theirs = versions.read(limits.read_text(folder / "config.json"))
+        theirs = versions.read(opener.read_text(folder / "config.json"))
     except limits.Refused as error:
         raise ConfigError(f"{path} = {str(folder)!r}: {error}") from error
     recipe = recipe_of(theirs)

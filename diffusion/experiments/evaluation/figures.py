@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.experiments.sampling import sample_files
-from diffusion.io import json_lines, limits
+from diffusion.io import json_lines, limits, opener
 
 POINTS = 500  # of a curve, at most
 LEVEL = 0.95  # of intervals
@@ -72,7 +72,7 @@ def of_run(folder: pathlib.Path) -> Measured:
 def read_report(folder: pathlib.Path) -> dict[str, Any]:
     """The content of report.json in a folder; {} where there is none that can be read."""
     try:
-        return limits.read_json(folder / "report.json")
+        return opener.read_json(folder / "report.json")
     except (FileNotFoundError, NotADirectoryError, limits.Refused):
         return {}
 

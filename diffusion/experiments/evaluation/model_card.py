@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from diffusion.experiments.config.values import config_hash, plain
 from diffusion.experiments.evaluation import run_report
 from diffusion.experiments.run_folder import workdir
-from diffusion.io import json_lines, limits
+from diffusion.io import json_lines, limits, opener
 from diffusion.training.checkpointing import checkpoints
 
 NAME = "README.md"
@@ -236,7 +236,7 @@ def _figures(run: pathlib.Path, step: int | None) -> str:
 def _report(run: pathlib.Path) -> dict[str, Any] | None:
     """report.json of a run's samples on a dataset; None where there is none, or another report's."""
     try:
-        content = limits.read_json(run / "report.json")
+        content = opener.read_json(run / "report.json")
     except (FileNotFoundError, limits.Refused):
         return None
     tables = [content.get(name) if isinstance(content, dict) else None for name in ("figures", "protocol")]
@@ -247,7 +247,7 @@ def _report(run: pathlib.Path) -> dict[str, Any] | None:
 def _failures(run: pathlib.Path) -> str:
     """What a person wrote of them in the run folder, and what its report shows."""
     if (run / FAILURES).is_file():
-        return limits.read_text(run / FAILURES).strip()
+        return opener.read_text(run / FAILURES).strip()
     return "\n".join(_shown(_report(run))) or (
         f"None are recorded, and nothing was looked for: write them into {FAILURES} of the run folder, or here."
     )

@@ -17,7 +17,7 @@ from diffusion.experiments.evaluation.comparison import Request
 from diffusion.experiments.evaluation.image_metrics import ELSEWHERE
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.experiments.sampling import sample_files
-from diffusion.io import limits
+from diffusion.io import limits, opener
 from diffusion.metrics import references
 
 FORMAT = 1  # raised when a change makes older readers wrong
@@ -116,7 +116,7 @@ def write(path: pathlib.Path, content: Mapping) -> None:
 def read(path: pathlib.Path) -> dict:
     """Reads a record, of which nothing is executed; one that is damaged or altered is a ResultError."""
     try:
-        content = limits.read_json(path)
+        content = opener.read_json(path)
         if not isinstance(content, dict) or not {"format", "figures", "request", "sha256"} <= content.keys():
             raise ResultError(f"{path} is no record of a measurement; those are written by --out=FILE.json.")
         if content["format"] != FORMAT:

@@ -11,7 +11,7 @@ import numpy as np
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.prompt_benchmark.benchmarks import Benchmark, Item, Picture, Readers
 from diffusion.experiments.run_folder.workdir import write_text
-from diffusion.io import json_lines, limits, pictures
+from diffusion.io import json_lines, limits, opener, pictures
 from diffusion.metrics.prompt_following import readers
 from diffusion.training.runtime import progress
 
@@ -72,7 +72,7 @@ def begin(folder: pathlib.Path, request: Mapping[str, Any]) -> None:
     """
     path = folder / REQUEST
     try:
-        before = limits.read_table(path)
+        before = opener.read_table(path)
     except FileNotFoundError:
         write_text(path, json.dumps(request, indent=2) + "\n")
         return
@@ -164,7 +164,7 @@ def require_pictures(benchmark: Benchmark, files: Sequence[File], images: pathli
             if not (images / path).is_file():
                 continue
             try:
-                content = limits.read_json(images / path)
+                content = opener.read_json(images / path)
             except limits.Refused as error:
                 raise ConfigError(f"--images: {error}") from error
             if content != json.loads(text):

@@ -28,7 +28,7 @@ from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import players
 from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.run_folder.workdir import write_text
-from diffusion.io import files, limits
+from diffusion.io import files, opener
 from diffusion.models.layers import layout
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
@@ -169,7 +169,7 @@ def _teacher(config: Mapping, folder: pathlib.Path, mesh: Mesh) -> Any:
     """The teacher's moving average: of its latest checkpoint, or of that by which the first pairs were made."""
     path = pathlib.Path(config["teacher"]["path"]).expanduser()
     record = folder / "teacher.json"
-    before = limits.read_json(record) if record.exists() else None
+    before = opener.read_json(record) if record.exists() else None
     params, step = checkpoints.load_ema(path, before and before["step"])
     leaves = json.dumps(checkpoints.read_about(path, step)["leaves"], sort_keys=True)
     now = {"step": step, "sha256": hashlib.sha256(leaves.encode()).hexdigest()}

@@ -26,7 +26,7 @@ from diffusion.experiments.config import ConfigError, data, fields, versions
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.values import require_names
-from diffusion.io import file_systems, limits
+from diffusion.io import file_systems, limits, opener
 from diffusion.io.files import whole
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement
@@ -161,7 +161,7 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
 def _saved_config(workdir: str | pathlib.Path) -> ConfigDict:
     path = pathlib.Path(workdir) / "config.json"
     try:
-        return versions.read(limits.read_text(path))
+        return versions.read(opener.read_text(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise WorkdirError(f"--workdir={workdir} holds no run: {path} cannot be read ({error.strerror}).") from error
     except limits.Refused as error:

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from diffusion.experiments.config import checks, values
 from diffusion.experiments.config.class_folders import INDEX
 from diffusion.experiments.config.defaults import defaults
-from diffusion.io import limits, schema
+from diffusion.io import limits, opener, schema
 from diffusion.models import MODELS
 from diffusion.models.dit import DiT
 from diffusion.models.interchange import folders, schedulers
@@ -97,7 +97,7 @@ def kind_of(folder: pathlib.Path) -> Kind:
         Refusal: for another class; names the valid ones.
         limits.Refused: for a damaged model_index.json.
     """
-    index = limits.read_table(folder / INDEX)
+    index = opener.read_table(folder / INDEX)
     schema.check({"_class_name": schema.text()}, index, str(folder / INDEX))
     name = index["_class_name"]
     if name not in KINDS:
@@ -149,7 +149,7 @@ def _config(folder: pathlib.Path, module: Any) -> ConfigDict:
     usual = model_index.read_usual(folder, kind.usual)
     config.sample.update({"steps": usual.steps, "number": 8, "batch_size": 8})
     config.sample.guidance.scale = float(usual.guidance)
-    scheduler = limits.read_table(folder / "scheduler" / "scheduler_config.json")
+    scheduler = opener.read_table(folder / "scheduler" / "scheduler_config.json")
     entries = _consistency(scheduler) if kind.consistency else _tabulated(scheduler, kind, module, shape)
     for name in ("schedule", "parameterization", "objective"):
         config[name] = entries[name]
@@ -171,7 +171,7 @@ def entry_of(module: nn.Module) -> dict[str, Any]:
 def classes_of(folder: str | pathlib.Path) -> dict[str, int]:
     """The classes by their words, of model_index.json's id2label: {"207": "golden retriever, goldie"}."""
     path = pathlib.Path(folder).expanduser() / INDEX
-    stated = limits.read_table(path).get("id2label") or {}
+    stated = opener.read_table(path).get("id2label") or {}
     if not isinstance(stated, Mapping) or not all(
         key.isdigit() and isinstance(words, str) for key, words in stated.items()
     ):
@@ -183,7 +183,7 @@ def _shape(folder: pathlib.Path, module: Any) -> tuple[int, ...]:
     """Of an example: as the network knows it, or as its config says."""
     if isinstance(module, DiT):
         return module.shape
-    stated = limits.read_table(folder / "config.json").get("sample_size")
+    stated = opener.read_table(folder / "config.json").get("sample_size")
     if stated is None:
         raise Refusal(f"{folder / 'config.json'}: sample_size is missing: the side of the pictures.")
     sides = (stated, stated) if isinstance(stated, int) else tuple(stated)

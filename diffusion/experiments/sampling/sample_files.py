@@ -6,7 +6,7 @@ import numpy as np
 
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.run_folder.workdir import WorkdirError
-from diffusion.io import limits, npz
+from diffusion.io import limits, npz, opener
 
 
 def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +42,7 @@ def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 def read_record(folder: str | pathlib.Path) -> dict | None:
     """What samples.json says of how the samples were made; None where there is none that can be read."""
     try:
-        content = limits.read_json(pathlib.Path(folder) / "samples.json")
+        content = opener.read_json(pathlib.Path(folder) / "samples.json")
     except (FileNotFoundError, NotADirectoryError, limits.Refused):
         return None
     return content if isinstance(content, dict) else None

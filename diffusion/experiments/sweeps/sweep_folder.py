@@ -19,7 +19,7 @@ from diffusion import commands as command_lines
 from diffusion.experiments.config import recipes
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
-from diffusion.io import file_systems, limits
+from diffusion.io import file_systems, limits, opener
 from diffusion.io.json_lines import append, rows
 
 FORMAT = 1  # raised when a change makes older readers wrong
@@ -71,7 +71,7 @@ def read(directory: pathlib.Path) -> Record:
     """
     path = directory / "sweep.json"
     try:
-        content = limits.read_json(path)
+        content = opener.read_json(path)
         if content["format"] != FORMAT:
             raise WorkdirError(f"{path} has format {content['format']!r}; this version reads {FORMAT}.")
         content["runs"] = [Plan(**run) for run in content["runs"]]

@@ -13,7 +13,7 @@ from typing import Any
 import flax.linen as nn
 
 from diffusion.experiments.evaluation import model_card
-from diffusion.io import files, limits
+from diffusion.io import files, opener
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folders, schedulers, stated
 from diffusion.models.interchange.family import Refusal
@@ -43,7 +43,7 @@ def check_prediction(source: pathlib.Path, base: pathlib.Path) -> str:
     Raises:
         Refusal: if they contradict each other.
     """
-    process = schedulers.read(limits.read_table(base / "scheduler" / "scheduler_config.json"))
+    process = schedulers.read(opener.read_table(base / "scheduler" / "scheduler_config.json"))
     said = stated.prediction(source)
     if said not in ("", process.prediction):
         raise Refusal(

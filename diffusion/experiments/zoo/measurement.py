@@ -26,7 +26,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, batches_on_disk, generate
 from diffusion.experiments.zoo import checkpoint_file, sampling_cost
 from diffusion.experiments.zoo.row import Row
-from diffusion.io import files, limits
+from diffusion.io import files, limits, opener
 from diffusion.metrics import encoder_protocols, references
 from diffusion.models.interchange.folders import Found
 from diffusion.training import sharding
@@ -119,7 +119,7 @@ def _check_autoencoder(row: Row, path: str) -> None:
         return
     file = pathlib.Path(path).expanduser() / "config.json"
     try:
-        config = limits.read_json(file)
+        config = opener.read_json(file)
     except FileNotFoundError as error:
         raise ConfigError(
             f"--autoencoder={path} has no config.json. Valid: the folder of {row.autoencoder}."
@@ -245,7 +245,7 @@ def _samples(
 def _made(out: pathlib.Path) -> str:
     """The key of the samples in a folder; "" where they are not whole."""
     try:
-        record = limits.read_json(out / "samples.json")
+        record = opener.read_json(out / "samples.json")
     except (FileNotFoundError, limits.Refused):
         return ""
     return record.get("key", "") if isinstance(record, dict) and (out / "samples.npz").is_file() else ""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.io import limits
+from diffusion.io import limits, opener
 from diffusion.metrics.prompt_following.readers import PromptsError
 
 COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
@@ -60,7 +60,7 @@ def read(path: pathlib.Path) -> list[Prompt]:
         OSError: if the file cannot be read.
     """
     try:
-        rows = csv.DictReader(io.StringIO(limits.read_text(path), newline=""))
+        rows = csv.DictReader(io.StringIO(opener.read_text(path), newline=""))
         lines = list(rows)
     except (limits.Refused, csv.Error) as error:
         raise PromptsError(f"{path} cannot be read: {error}") from error

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion.io import limits
+from diffusion.io import limits, opener
 from diffusion.metrics.prompt_following.readers import (
     Detection,
     Embedder,
@@ -97,7 +97,7 @@ def read(path: pathlib.Path) -> list[Prompt]:
     """
     prompts = []
     try:
-        lines = limits.read_text(path).splitlines()
+        lines = opener.read_text(path).splitlines()
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 prompts.append(parse(limits.parse_json(line, f"{path}, line {number}"), f"{path}, line {number}"))

@@ -31,7 +31,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-from diffusion.io import limits
+from diffusion.io import limits, opener
 from diffusion.metrics.prompt_following.readers import Detection, Parse, PromptsError
 
 CATEGORIES = ("color", "shape", "texture", "spatial", "non_spatial", "complex")
@@ -54,7 +54,7 @@ def read(path: pathlib.Path) -> list[str]:
         OSError: if it cannot be read.
     """
     try:
-        prompts = [line.strip("\n") for line in limits.read_text(path).splitlines() if line.strip()]
+        prompts = [line.strip("\n") for line in opener.read_text(path).splitlines() if line.strip()]
     except limits.Refused as error:
         raise PromptsError(str(error)) from error
     if not prompts:

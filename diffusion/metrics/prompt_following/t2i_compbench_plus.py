@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from diffusion.io import limits
+from diffusion.io import limits, opener
 from diffusion.metrics.prompt_following.readers import Detection, PromptsError
 from diffusion.metrics.prompt_following.t2i_compbench import PEOPLE
 
@@ -47,7 +47,7 @@ def read_objects(path: pathlib.Path) -> dict[str, str]:
         OSError: if the file cannot be read.
     """
     try:
-        lines = [line.strip() for line in limits.read_text(path).splitlines() if line.strip()]
+        lines = [line.strip() for line in opener.read_text(path).splitlines() if line.strip()]
     except limits.Refused as error:
         raise PromptsError(str(error)) from error
     plurals = {}

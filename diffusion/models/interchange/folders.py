@@ -45,7 +45,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffusion.io import files, limits, schema
+from diffusion.io import files, limits, opener, schema
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models.interchange import families, flax_files, quantised_rows, rows, tensor_files
 from diffusion.models.interchange.family import Computed, Family, Refusal
@@ -268,7 +268,7 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
             f"{path}: there is no such file; it describes the weights beside it. Copy it from "
             "the place of publication, or pass the config."
         )
-    return limits.read_table(path)
+    return opener.read_table(path)
 
 
 def family_of(config: Mapping[str, Any], path: pathlib.Path) -> str:

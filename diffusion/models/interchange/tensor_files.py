@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from diffusion.io import files, limits, torch_files
+from diffusion.io import files, limits, opener, torch_files
 from diffusion.models.interchange import flax_files, gguf_files, quantised_tensors, safetensors_files
 from diffusion.models.interchange.quantised_tensors import Quantised
 from diffusion.models.interchange.safetensors_files import SUFFIX
@@ -181,7 +181,7 @@ def _main(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _shards(path: pathlib.Path) -> dict[pathlib.Path, list[str]]:
     """The files of an index, each with the names that the index lists for it."""
-    index = limits.read_json(path)
+    index = opener.read_json(path)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise limits.Refused(

@@ -36,7 +36,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from diffusion.io import failures, files, limits
+from diffusion.io import failures, files, limits, opener
 from diffusion.training.checkpointing import validation
 from diffusion.training.checkpointing.checksums import checksums, later
 from diffusion.training.runtime import agreement
@@ -282,7 +282,7 @@ def read_about(workdir: str | pathlib.Path, step: int) -> dict:
     """
     path = folder(workdir) / str(step)
     with _reading(path / "about" / "metadata"):
-        written = limits.read_json(path / "about" / "metadata")
+        written = opener.read_json(path / "about" / "metadata")
         about = written["about"]
         digest = written["sha256"]
         written_step = about["step"]

@@ -1,0 +1,175 @@
+"""How a file is opened that a user's data, or a file of someone else, names: a plain file, in its folder, of a size.
+
+    with opener.open_file(folder / name, within=folder, most=2**26) as file:
+        content = file.read()
+
+A named pipe would wait for a writer, a device may have no end, and a link can lead to any file of this user. So readers
+open nothing by themselves: they call `open_file` or a function here that does, or `check` before a library that opens
+by name. `budgets` bounds what a file unpacks to.
+"""
+
+__all__ = ["check", "open_file", "read", "read_json", "read_table", "read_text", "text_of"]
+
+import os
+import pathlib
+import stat
+from typing import Any, BinaryIO
+
+from diffusion.io import limits
+
+KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+SNAPSHOTS, BLOBS = "snapshots", "blobs"  # folders of Hugging Face's cache; links in the first lead to the second
+
+
+def open_file(path: str | os.PathLike, *, within: str | os.PathLike | None = None, most: int | None = None) -> BinaryIO:
+    """Opens a plain file to be read; it never waits, and nothing of it is read yet.
+
+    Args:
+        path: the file; it may be a link, which is followed.
+        within: the folder that the file must lie in after links are followed, where the folder or a file in it gave
+            the name; None where the user named the file itself. Links of Hugging Face's cache may lead to its blobs.
+        most: the largest size in bytes; None for any.
+
+    Returns:
+        The file, open in binary mode.
+
+    Raises:
+        OSError: if there is no such file, it is a folder, or this user may not read it.
+        limits.Refused: if it is no plain file, lies elsewhere, or is larger.
+    """
+    name = path
+    if within is not None:
+        path = _resolved(path, within)
+    _require_plain(name, os.stat(path))  # first, for to open a device can act on it
+    no_link = os.O_NOFOLLOW if within is not None else 0
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | no_link)
+    try:
+        status = os.fstat(descriptor)
+        _require_plain(name, status)  # again: what is open may be another file than the one before
+        if most is not None and status.st_size > most:
+            raise limits.Refused(f"{name} has {limits.size(status.st_size)}; at most {limits.size(most)} are read.")
+        os.set_blocking(descriptor, True)
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def check(path: str | os.PathLike, *, within: str | os.PathLike | None = None, most: int | None = None) -> pathlib.Path:
+    """Refuses what `open_file` refuses, before a library opens the file by its name.
+
+    Args:
+        path, within, most: as in `open_file`.
+
+    Returns:
+        The path to give to the library; with `within`, one without links.
+
+    Raises:
+        OSError, limits.Refused: as `open_file`.
+    """
+    open_file(path, within=within, most=most).close()
+    return pathlib.Path(path if within is None else os.path.realpath(path))
+
+
+def read(path: str | os.PathLike, *, within: str | os.PathLike | None = None, most: int | None = None) -> bytes:
+    """The content of a plain file.
+
+    Args:
+        path, within: as in `open_file`.
+        most: the largest size in bytes; None for the memory of this machine.
+
+    Raises:
+        OSError, limits.Refused: as `open_file`.
+    """
+    most = limits.memory() if most is None else most
+    with open_file(path, within=within, most=most) as file:
+        content = file.read(most + 1)
+    if len(content) > most:  # a file may grow; one of /proc has no size, and content
+        raise limits.Refused(f"{path} has more than the {limits.size(most)} that are read.")
+    return content
+
+
+def read_text(path: str | os.PathLike, *, within: str | os.PathLike | None = None, most: int = limits.TEXT) -> str:
+    """The text of a plain file in UTF-8, its lines ended by "\\n".
+
+    Args:
+        path, within, most: as in `open_file`.
+
+    Raises:
+        OSError: if it cannot be read.
+        limits.Refused: as `open_file` and `text_of`.
+    """
+    text = text_of(read(path, within=within, most=most), path)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def text_of(content: bytes, path: str | os.PathLike) -> str:
+    """The text of a file's content in UTF-8, without the mark that some editors put before it.
+
+    Args:
+        content: the bytes of the file.
+        path: its name, for the message.
+
+    Raises:
+        limits.Refused: if it is not text: the line of the first byte that is none, and what to do.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        name = os.path.basename(path)
+        raise limits.Refused(
+            f"{path} is not text, or is not in UTF-8: line {line} has the byte 0x{content[error.start]:02x}. If it is "
+            f"in Latin-1, write it anew by: iconv -f LATIN1 -t UTF-8 {name} > new && mv new {name}"
+        ) from None
+
+
+def read_json(path: str | os.PathLike, *, within: str | os.PathLike | None = None) -> Any:
+    """The value in a file of JSON, with the limits of `read_text`.
+
+    Args:
+        path, within: as in `open_file`.
+
+    Raises:
+        OSError: if it cannot be read.
+        limits.Refused: as `read_text`, or if it is not JSON.
+    """
+    return limits.parse_json(read_text(path, within=within), str(path))
+
+
+def read_table(path: str | os.PathLike, *, within: str | os.PathLike | None = None) -> dict[str, Any]:
+    """The table of fields in a file of JSON, with the limits of `read_text`.
+
+    Args:
+        path, within: as in `open_file`.
+
+    Raises:
+        OSError: if it cannot be read.
+        limits.Refused: as `read_json`, or if it holds no table.
+    """
+    table = read_json(path, within=within)
+    if not isinstance(table, dict):
+        raise limits.Refused(f"{path} holds {type(table).__name__}, not a table of fields.")
+    return table
+
+
+def _require_plain(path: str | os.PathLike, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(f"{path} is not a file, but a folder.")
+    if not stat.S_ISREG(status.st_mode):
+        raise limits.Refused(f"{path} is not a file, but {KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}.")
+
+
+def _resolved(path: str | os.PathLike, within: str | os.PathLike) -> str:
+    """The path without links, which must lie in the folder without links."""
+    folder = pathlib.Path(os.path.realpath(within))
+    for parent in folder.parents:
+        if parent.name == SNAPSHOTS and (parent.parent / BLOBS).is_dir():
+            folder = parent.parent
+    resolved = os.path.realpath(path)
+    if not pathlib.Path(resolved).is_relative_to(folder):
+        raise limits.Refused(
+            f"{path} leads out of its folder {within}, to {resolved}: the folder is damaged or hostile. If you trust "
+            "the link, replace it by the file that it names (cp -rL copies links as files)."
+        )
+    return resolved
