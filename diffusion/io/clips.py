@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
-from diffusion.io import files, limits, pictures
+from diffusion.io import files, gif_blocks, limits, pictures
 
 SHOWN = 8  # frames of `row`
 INSTALL = "pip install 'jax-diffusion[video]'"
@@ -249,9 +249,15 @@ def _is_gif(source: str | os.PathLike | bytes) -> bool:
 
 def _gif(source: str | os.PathLike | bytes, name: str) -> Image.Image:
     try:
-        return pictures.opened(source if isinstance(source, bytes) else os.fspath(source), name, formats=("GIF",))
+        picture = pictures.opened(source if isinstance(source, bytes) else os.fspath(source), name, formats=("GIF",))
     except ValueError as error:
         raise ValueError(f"{name} is no GIF animation, or is cut short: {error}") from error
+    try:
+        gif_blocks.require_whole(picture.fp, name)  # type: ignore[arg-type]
+    except ValueError:
+        picture.close()
+        raise
+    return picture
 
 
 def _film(source: str | os.PathLike | bytes, name: str) -> Any:

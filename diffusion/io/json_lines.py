@@ -2,7 +2,6 @@
 
 __all__ = ["append", "mend", "rewind", "rows", "sync"]
 
-import contextlib
 import json
 import os
 import pathlib
@@ -26,20 +25,32 @@ def append(path: pathlib.Path, row: Mapping) -> None:
 
 
 def rows(path: pathlib.Path) -> list[dict]:
-    """The lines of a .jsonl file that a run is perhaps writing; a torn one is left out.
+    """The lines of a .jsonl file that a run is perhaps writing; a torn last one is left out.
 
     Args:
         path: metrics.jsonl or its like; may be missing.
+
+    Raises:
+        OSError: if a line before the torn one is no JSON object; the message has its number.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().splitlines(keepends=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    whole_lines = []
-    for line in lines:
-        with contextlib.suppress(limits.Refused):
-            whole_lines.append(limits.parse_json(line, str(path)))
-    return [row for row in whole_lines if isinstance(row, dict)]
+    objects = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = limits.parse_json(line, f"{path}: line {number}")
+        except limits.Refused as error:
+            if line.endswith(b"\n"):
+                raise OSError(f"{error} Mend the line or remove it.") from error
+            continue
+        if not isinstance(row, dict):
+            raise OSError(f"{path}: line {number} is {line.decode()[:40].strip()}, and no JSON object.")
+        objects.append(row)
+    return objects
 
 
 def rewind(path: pathlib.Path, step: int) -> None:

@@ -41,3 +41,13 @@ def test_rewind_drops_later_and_torn_lines(tmp_path):
     path.write_text(first + '{"step": 5}')  # whole, but for its end of line: the next would stick to it
     json_lines.rewind(path, 5)
     assert path.read_text() == first
+
+
+@pytest.mark.parametrize("damage", [b'{"step": 2, "lo\n', b"[2]\n", b"\x00\x00\n", b"2\n"])
+def test_a_damaged_line_inside_is_named_and_a_torn_last_one_left_out(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + damage + b'{"step": 3}\n')
+    with pytest.raises(OSError, match=r"metrics\.jsonl: line 2 "):
+        json_lines.rows(path)
+    path.write_bytes(b'{"step": 1}\n\n{"step": 2}\n{"step": 3, "lo')
+    assert json_lines.rows(path) == [{"step": 1}, {"step": 2}]

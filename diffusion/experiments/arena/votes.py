@@ -49,11 +49,15 @@ def read(folder: pathlib.Path, comparisons: int) -> list[Vote]:
         comparisons: how many it has.
 
     Raises:
-        WorkdirError: if a line holds no vote on one of them.
+        WorkdirError: if a line is damaged, or holds no vote on one of them.
     """
     path = folder / FILE
     standing: dict[tuple[str, int], Vote] = {}
-    for row in json_lines.rows(path):
+    try:
+        lines = json_lines.rows(path)
+    except OSError as error:
+        raise WorkdirError(str(error)) from error
+    for row in lines:
         try:
             schema.check(LINE, row, str(path))
             vote = Vote(**row)

@@ -45,3 +45,13 @@ def test_a_line_that_is_no_vote_is_named(tmp_path, line, message):
     (tmp_path / votes.FILE).write_text(line + "\n")
     with pytest.raises(WorkdirError, match=message):
         votes.read(tmp_path, 2)
+
+
+def test_a_damaged_line_among_the_votes_is_an_error(tmp_path):
+    for comparison in range(5):
+        votes.add(tmp_path, Vote("ana", comparison, FIRST, FIRST))
+    path = tmp_path / votes.FILE
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], lines[2][:20] + b"\n", *lines[3:]]))
+    with pytest.raises(WorkdirError, match=r"votes\.jsonl: line 3 "):
+        votes.read(tmp_path, 5)

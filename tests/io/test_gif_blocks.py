@@ -1,0 +1,46 @@
+"""GIF files: whole ones pass, and every cut is seen, wherever it is."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion.io import clips, gif_blocks
+
+
+@pytest.fixture(scope="module")
+def animation(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gif") / "a.gif"
+    clips.write_gif(path, np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), np.uint8), 8)
+    return path.read_bytes()
+
+
+def test_every_cut_of_an_animation_is_an_error(animation):
+    assert len(clips.about(animation, "a.gif").times) == 24
+    for size in range(1, len(animation), 7):
+        with pytest.raises(ValueError, match=r"a\.gif is (no GIF|cut short|no film)|a\.gif needs PyAV"):
+            clips.about(animation[:size], "a.gif")
+
+
+def test_half_an_animation_says_how_many_frames_are_whole(animation, tmp_path):
+    (tmp_path / "a.gif").write_bytes(animation[: len(animation) // 2])
+    with pytest.raises(ValueError, match=r"a\.gif is cut short: 1[12] frames are whole"):
+        clips.about(tmp_path / "a.gif")
+    with pytest.raises(ValueError, match=r"a\.gif is cut short"):
+        clips.read(tmp_path / "a.gif", np.arange(4))
+
+
+def test_files_of_another_writer_are_whole():
+    """Pillow's own, with a table of colours for the file, one for each frame, comments, and bytes after the end."""
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)) for _ in range(3)]
+    for options in ({}, {"comment": b"x" * 600, "loop": 0, "duration": 30}, {"disposal": 2, "transparency": 0}):
+        file = io.BytesIO()
+        frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], **options)
+        file.write(b"\0\0")
+        file.seek(5)
+        gif_blocks.require_whole(file, "x")
+        assert file.tell() == 5
+    with pytest.raises(ValueError, match="block of kind 0"):
+        gif_blocks.require_whole(io.BytesIO(b"GIF89a" + bytes(20)), "x")
