@@ -91,7 +91,6 @@ NOT_YET = {
     "diffusion/metrics/references.py",
     "diffusion/metrics/statistics.py",
     "diffusion/models/interchange/flax_files.py",
-    "diffusion/models/interchange/gguf_files.py",
     "diffusion/models/interchange/safetensors_files.py",
     "diffusion/models/interchange/stated.py",
     "diffusion/models/interchange/tensor_files.py",

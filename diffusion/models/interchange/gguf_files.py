@@ -11,14 +11,16 @@ Their names are those of the original repositories' single files.
 
 __all__ = ["Stored", "read"]
 
-import functools
+import math
+import os
 import pathlib
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from diffusion.io import limits
+from diffusion.io import limits, opener
+from diffusion.models.interchange import gguf_header
 from diffusion.models.interchange.quantised_tensors import Quantised
 
 SUFFIX = ".gguf"
@@ -48,9 +50,11 @@ class Stored(NamedTuple):
     size: int
 
     def _bytes(self) -> np.ndarray:
-        content = np.fromfile(self.path, np.uint8, self.size, offset=self.begin)
-        if content.size != self.size:
-            raise limits.Refused(f"{self.path} ends within {self.name}: it was cut short.")
+        content = np.empty(self.size, np.uint8)
+        with opener.open_file(self.path) as file:
+            file.seek(self.begin)
+            if file.readinto(content.data) != self.size:
+                raise limits.Refused(f"{self.path} ends within {self.name}: it was cut short.")
         return content
 
     def quantised(self) -> Quantised | None:
@@ -72,6 +76,8 @@ class Stored(NamedTuple):
         plain = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
         if self.kind.name in plain:
             return self._bytes().view(plain[self.kind.name]).reshape(self.shape)
+        if not self.size:
+            return np.zeros(self.shape, np.float32)
         rows = self._bytes().reshape(-1, self.size // max(1, int(np.prod(self.sides[:-1]))))
         try:
             return gguf.dequantize(rows, self.kind).reshape(self.shape)
@@ -86,46 +92,39 @@ def read(path: pathlib.Path) -> dict[str, Stored]:
     """The tensors of a file by their names; of the file the header alone is read.
 
     Raises:
+        OSError: if it cannot be read.
         limits.Refused: for a file that is not whole, or not in the format, or without the package gguf; says how to
             install it.
     """
     try:
-        kind = _reader()
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     except ImportError as error:
         raise limits.Refused(
             f"{path}: files of GGUF need the package gguf: pip install 'jax-diffusion[gguf]'."
         ) from error
-    try:
-        reader = kind(path)
-    except (ValueError, LookupError, TypeError, OverflowError, MemoryError, UnicodeDecodeError) as error:
-        raise limits.Refused(f"{path} is not a whole GGUF file: {limits.reason(error)}.") from error
-    if reader.endianess.name != "LITTLE":
-        raise limits.Refused(f"{path} is a GGUF file in big-endian order, which is not read.")
-    found = {}
-    for tensor in reader.tensors:
-        sides = tuple(int(side) for side in reversed(tensor.shape.tolist()))
-        field = reader.get_field(ORIGINAL + tensor.name)
-        shape = tuple(int(field.parts[i][0]) for i in field.data) if field else sides
-        if np.prod(shape, dtype=object) != np.prod(sides, dtype=object):
+    with opener.open_file(path) as file:
+        length = os.fstat(file.fileno()).st_size
+        try:
+            header = gguf_header.read(file, length)
+        except ValueError as error:
+            raise limits.Refused(f"{path} is not a whole GGUF file: {limits.reason(error)}.") from error
+    tensors = {}
+    for entry in header.entries:
+        what = f"{path}: {entry.name}"
+        if entry.kind not in GGMLQuantizationType._value2member_map_:
+            raise limits.Refused(f"{what} has the type {entry.kind}, which the package gguf does not know.")
+        kind = GGMLQuantizationType(entry.kind)
+        block, size = GGML_QUANT_SIZES[kind]
+        number = math.prod(entry.sides)
+        if (entry.sides and entry.sides[-1] % block) or (not entry.sides and block > 1):
+            raise limits.Refused(f"{what} has the sides {list(entry.sides)}, which blocks of {block} do not fill.")
+        begin, size = header.begin + entry.offset, number // block * size
+        if begin + size > length:
             raise limits.Refused(
-                f"{path}: {tensor.name} has the shape {list(sides)}, and its field says {list(shape)}."
+                f"{path} is not a whole GGUF file: it ends at {length} bytes, and byte {begin + size} is to be read."
             )
-        begin, size = int(tensor.data_offset), int(tensor.n_bytes)
-        found[tensor.name] = Stored(path, tensor.name, tensor.tensor_type, shape, sides, begin, size)
-    return found
-
-
-@functools.cache
-def _reader() -> Any:
-    import gguf
-
-    class Reader(gguf.GGUFReader):
-        """Theirs, which stops where the file does: a length beyond it would be counted to its end."""
-
-        def _get(self, offset, dtype, count=1, *more, **named):
-            end = int(offset) + int(count) * np.dtype(dtype).itemsize
-            if end > len(self.data):
-                raise ValueError(f"it ends at {len(self.data)} bytes, and byte {end} is to be read")
-            return super()._get(offset, dtype, count, *more, **named)
-
-    return Reader
+        shape = tuple(header.fields.get(ORIGINAL + entry.name, entry.sides))
+        if any(type(side) is not int or side < 0 for side in shape) or math.prod(shape) != number:
+            raise limits.Refused(f"{what} has the shape {list(entry.sides)}, and its field says {list(shape)}.")
+        tensors[entry.name] = Stored(path, entry.name, kind, shape, entry.sides, begin, size)
+    return tensors

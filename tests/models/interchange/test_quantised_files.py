@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from diffusion.io import limits
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import interchange
-from diffusion.models.interchange import families, flux_tables, folders, gguf_files, tensor_files
+from diffusion.models.interchange import families, flux_tables, folders, tensor_files
 from diffusion.models.quantised import is_quantised, quantised
 from tests.models.interchange import toy
 
@@ -186,7 +186,6 @@ def test_what_is_not_read_of_quantised_files_is_said(tmp_path, known, monkeypatc
     with pytest.raises(limits.Refused, match=r"other\.gguf is not a whole GGUF file: GGUF magic invalid"):
         tensor_files.open_tensors(tmp_path / "other.gguf")
     monkeypatch.setitem(sys.modules, "gguf", None)
-    gguf_files._reader.cache_clear()
     with pytest.raises(limits.Refused, match=r"need the package gguf: pip install 'jax-diffusion\[gguf\]'"):
         tensor_files.open_tensors(path)
 
