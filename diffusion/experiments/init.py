@@ -17,6 +17,8 @@ import sys
 TEMPLATE = pathlib.Path(__file__).parent / "project_template"
 SUFFIX = ".template"  # of every file of it, so that no tool takes them for modules of this library
 NAME = "PACKAGE"
+# What lies beside the package: files of the template, folders that commands and tools write, files that tools look for.
+TAKEN = ("config", "sweep", "tests", "runs", "build", "dist", "setup", "conftest")
 
 
 class InitError(ValueError):
@@ -27,11 +29,14 @@ def package_of(folder: pathlib.Path) -> str:
     """The name of a project's Python package, from that of its folder: "my-paper" is my_paper.
 
     Raises:
-        InitError: if it is no name of a package, or that of a module which is installed.
+        InitError: if it is no name of a package, one of `TAKEN`, or that of a module which is installed.
     """
     package = re.sub(r"[-. ]", "_", folder.absolute().name)
     if not package.isidentifier() or keyword.iskeyword(package):
         raise InitError(f"{folder}: {package!r} is no name of a Python package. Valid: letters, digits, _; my_paper.")
+    if package.lower() in TAKEN:  # on some file systems the case of a name makes no difference
+        valid = "any other, e.g. my_paper"
+        raise InitError(f"{folder}: {package!r} is a name of the project's own files and folders. Valid: {valid}.")
     installed = importlib.util.find_spec(package)
     if package in sys.stdlib_module_names or (installed and installed.origin):  # a folder alone has no origin
         raise InitError(f"{folder}: a module {package!r} is there already, and would be imported. Choose another name.")

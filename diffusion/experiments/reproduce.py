@@ -33,11 +33,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
 import diffusion
 from diffusion.data.sources.streams import Stream
-from diffusion.experiments.config import checks, resolve
+from diffusion.experiments.config import checks
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.run import failure, noise_pairs, prior_pictures, tuned_base, tuned_examples
 from diffusion.experiments.run import program as programs
@@ -74,8 +73,13 @@ class Repeated(NamedTuple):
         return int(self.metrics["failed_at"]) == state.HEALTHY
 
 
-def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = None) -> Repeated:
+def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None) -> Repeated:
     """Repeats the step of a run after a checkpoint, or the one that failed.
+
+    Args:
+        recipe: the run's, or one with a change that may mend the step.
+        workdir: the run folder.
+        step: the number of the checkpoint; None for the step that failed.
 
     Raises:
         CheckpointError: if there is no such state, or it is damaged.
@@ -86,7 +90,7 @@ def repeat(config: ConfigDict, workdir: str | pathlib.Path, step: int | None = N
         have = ", ".join(map(str, checkpoints.steps(workdir))) or "none"
         lacks = "no step that has failed" if step is None else f"no checkpoint of step {step}"
         raise checkpoints.CheckpointError(f"{workdir} holds {lacks}; --step takes one of its checkpoints: {have}.")
-    recipe = resolve.recipe(config)
+    config = recipe.config
     data = open_examples(recipe) if recipe.base is None else tuned_examples.pictures(recipe)
     recipe = recipe.on(data.spec)
     if recipe.base is not None:
@@ -227,8 +231,7 @@ def _some(lines: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     sharding.initialize_distributed()
-    checks.validate(flags.FLAGS.config)
-    repeated = repeat(flags.FLAGS.config, flags.FLAGS.workdir, flags.FLAGS.step)
+    repeated = repeat(checks.validate(flags.FLAGS.config), flags.FLAGS.workdir, flags.FLAGS.step)
     if jax.process_index() == 0:
         print(report(repeated))
     sys.exit(0 if repeated.finite else 1)

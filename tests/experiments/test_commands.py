@@ -164,8 +164,10 @@ def test_a_command_says_that_it_begins_and_what_is_wrong_before_it_imports_the_l
         ("diffusion", "train", "--config=digits", f"--workdir={tmp_path}"),
         ("diffusion", "train", "--config=configs/digitz.py", f"--workdir={tmp_path}"),
         ("diffusion", "evaluate", f"--workdir={tmp_path}/none"),
+        ("diffusion", "train", "--config=digits"),
     )
-    begun, unknown, none = said.values()
+    begun, unknown, none, missing = said.values()
+    assert "error: --workdir is missing: the run folder, made if missing, e.g. runs/digits\n" in missing
     assert begun == "diffusion train: loading the libraries\nimports jax\n"
     assert "there is no recipe file 'configs/digitz.py'" in unknown and "imports" not in unknown
     assert "none: there is no run" in none and "imports" not in none

@@ -88,6 +88,8 @@ def test_no_file_keeps_the_placeholder_and_every_file_is_named_in_the_readme_or_
         ("2nd", "'2nd' is no name of a Python package"),
         ("class", "'class' is no name of a Python package"),
         ("full", "is not empty"),
+        *((name, f"{name!r} is a name of the project's own") for name in ("config", "sweep", "tests", "runs")),
+        *((name, f"{name!r} is a name of the project's own") for name in ("setup", "conftest", "Config", "build")),
     ],
 )
 def test_a_folder_that_cannot_become_a_project_is_left_as_it_is(tmp_path, capsys, name, words):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffusion.experiments.reproduce
 from diffusion import objectives, parameterizations, samplers, schedules, timesteps, weightings
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipe import Recipe, SecondPlayer, Teacher
@@ -70,10 +71,17 @@ def recipe(data=None, settings=None, **parts):
     return Recipe(data=points() if data is None else data, config=SETTINGS | (settings or {}), **parts)
 
 
-def test_points_train_go_on_and_are_sampled(tmp_path, monkeypatch):
+def test_points_train_go_on_and_are_sampled(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     run = tmp_path / "run"
     assert train(recipe(), run) == 0
+    said = capsys.readouterr().out
+    assert f"finished 2 steps: {run}. Next: diffusion.experiments.sampling.of_run.sample(recipe, {str(run)!r})" in said
+    assert train(recipe(), run) == 0
+    said = capsys.readouterr().out
+    assert f"sample(recipe, {str(run)!r}), or train on with config={{'train.steps': 4}}." in said
+    with pytest.raises(workdir.WorkdirError, match=rf"Make it by: diffusion\..*\.sample\(recipe, {str(run)!r}\)"):
+        evaluate(recipe(held_out=points()), run)
     assert train(recipe(settings={"train.steps": 4}), run) == 0
     straight = tmp_path / "straight"
     assert train(recipe(settings={"train.steps": 4}), straight) == 0
@@ -92,6 +100,18 @@ def test_points_train_go_on_and_are_sampled(tmp_path, monkeypatch):
     figures = evaluate(recipe(held_out=points()), run)["figures"]
     assert figures["distances"]["energy_distance"]["value"] > 0 and figures["count"] == 6
     assert (run / "beside.png").is_file()
+
+
+def test_a_step_that_is_not_finite_is_repeated_by_the_call_that_the_run_prints(tmp_path, monkeypatch, capsys):
+    """A run that Python built has no command: each message names a call, which works."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    failing = recipe(objective=own_objective(np.inf))
+    assert train(failing, tmp_path / "run") == 1
+    said = capsys.readouterr().out
+    call = f"diffusion.experiments.reproduce.repeat(recipe, {str(tmp_path / 'run')!r})"
+    assert said.rstrip().endswith(f"\n  {call}")
+    assert "--" not in said and "The same call fails the same way." in said
+    assert not eval(call, {"diffusion": diffusion, "recipe": failing}).finite
 
 
 def test_pictures_are_sampled_and_measured(tmp_path, monkeypatch):

@@ -112,6 +112,7 @@ class Records(RandomAccess):
         """Of the first sound picture; 0 where the example is none."""
         if not isinstance(self._columns.example, str):
             return 0
+        first: Exception | None = None
         for row in range(min(len(self), 100)):
             try:
                 value = self._table.read([int(self._rows[row])], [self._columns.example])[0][self._columns.example]
@@ -119,7 +120,7 @@ class Records(RandomAccess):
             except (ValueError, OSError) as error:
                 if failures.of_machine(error):
                     raise
-                first = row or error
+                first = first or error
         raise ValueError(f"{self._table.place(int(self._rows[0]))} cannot be used, nor the records after it: {first}")
 
     def _first_sound(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
         raise _refused(config, "model.name", f"{name} holds examples of {spec.shape}", valid)
     classes = spec.num_classes
     if recipe.num_classes not in (0, classes):
-        valid = f"{classes}, or 0 for an unconditional model"
+        valid = f"{classes}, or 0 for an unconditional model" if classes else "0"
         raise _refused(config, "model.num_classes", f"{name} has {classes} classes", valid)
     if "classifier" in config["evaluate"]["features"] and not classes:
         valid = ", ".join(sorted(names.FEATURES.keys() - {"classifier"}))

@@ -4,6 +4,7 @@ import argparse
 import functools
 import logging as python_logging
 import pathlib
+import re
 import sys
 import types
 import warnings
@@ -277,7 +278,12 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
         return remaining
     except SystemExit as end:
         raise SystemExit(0 if _asks_for_help(argv) else end.code) from None  # absl ends its help with status 1
-    except flags.Error as error:  # wraps what get_config raised, with its traceback: show our own sentence alone
+    except flags.Error as error:
+        # absl's words for required flags that are absent.
+        if absent := re.findall(r"^flag --(\w+)=None: ", str(error), re.MULTILINE):
+            missing = (f"--{name} is missing: {flags.FLAGS[name].help}" for name in absent)
+            raise ConfigError("; ".join(missing)) from error
+        # Others wrap what get_config raised, with its traceback: show our own sentence alone.
         cause = error
         while cause is not None and not isinstance(cause, ConfigError):
             cause = cause.__cause__ or cause.__context__

@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 from diffusion import commands
 from diffusion.experiments.config import ConfigError, unknown
+from diffusion.experiments.config.values import built_in_python
+from diffusion.io import limits, opener
 
 GROUP = "diffusion.plugins"  # of entry points
 PLUGIN = "plugin:"
@@ -31,6 +33,12 @@ VALID = (
     "Valid: a Python file, my_ideas.py; a module that is installed or lies in the current folder, mypaper.register; an "
     f"entry point of the group {GROUP}, {PLUGIN}NAME. It calls names.add, as docs/extend.md shows."
 )
+
+# What a command does with a run, as a call from Python.
+CALLS = {
+    "sample": "diffusion.experiments.sampling.of_run.sample",
+    "reproduce": "diffusion.experiments.reproduce.repeat",
+}
 
 
 class Extension(NamedTuple):
@@ -142,6 +150,22 @@ def _failed(where: str, home: pathlib.Path, error: Exception) -> ConfigError:
         file, line = error.filename or file, error.lineno
     kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
     return ConfigError(f"{where}{'' if home.is_file() else f', {file}'}, line {line}: {kind}{error}")
+
+
+def way_on(name: str, folder: str | pathlib.Path) -> str:
+    """How a user goes on with a run: a command to paste, or a call where Python built the run.
+
+    Args:
+        name: the command, one of `CALLS`.
+        folder: the run folder.
+    """
+    try:
+        config = opener.read_table(pathlib.Path(folder) / "config.json")
+    except (OSError, limits.Refused):
+        config = {}  # the command says what is wrong with it
+    if built_in_python(config):
+        return f"{CALLS[name]}(recipe, {str(folder)!r})"
+    return printed(name, f"--workdir={folder}")
 
 
 def printed(name: str, *words: str) -> str:

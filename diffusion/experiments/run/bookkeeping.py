@@ -14,9 +14,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion.data.stream_batches import StreamBatches
-from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.config.extensions import way_on
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.config.values import config_hash
+from diffusion.experiments.config.values import built_in_python, config_hash
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run import failure, hooks, networks, tracking
 from diffusion.experiments.run.examples import Examples
@@ -106,9 +106,11 @@ class Bookkeeping:
         if step < self._total or self.owes_evaluation(step):
             return False
         after = f"{self._sampling()}, or " if self._recipe.makes_samples else ""
+        more = f"--config.train.steps={2 * self._total}"
+        if built_in_python(self._config):
+            more = f"config={ {'train.steps': 2 * self._total} }"
         self.display.say(
-            f"{self._folder} is finished: step {step} of {self._total}. Next: {after}train on with "
-            f"--config.train.steps={2 * self._total}."
+            f"{self._folder} is finished: step {step} of {self._total}. Next: {after}train on with {more}."
         )
         return True
 
@@ -294,8 +296,9 @@ class Bookkeeping:
         self.display.pause(time.perf_counter() - began)
         if failed is not None and self._config.evaluate.failed == "stop":
             raise EvaluationStopped(
-                f"the evaluation failed: {failed}. The run is saved at step {step}; the same command goes on behind "
-                "that evaluation (config.evaluate.failed = 'stop')."
+                f"the evaluation failed: {failed}. The run is saved at step {step}; the same "
+                f"{'call' if built_in_python(self._config) else 'command'} goes on behind that evaluation "
+                "(config.evaluate.failed = 'stop')."
             )
         self._keep_best(step, figures)
         return self.stop.received()
@@ -324,19 +327,19 @@ class Bookkeeping:
     def failed(self, step: int, frozen: TrainState) -> int:
         """Keeps the state before a step that was not finite, and says so; returns the exit status."""
         self._saver.wait()
-        self.display.say(failure.message(step, self._folder, self._config.optimizer.get("clip")))
+        self.display.say(failure.message(step, self._folder, self._config))
         about = self._origin(step)
         if self._stream is not None:
             about["stream"] = dict(self._streams).get(step)
         kept = failure.keep(self._folder, frozen, about)
         self.display.say(
             f"The state before that step is kept in {kept}. To repeat the step and see what is not finite:"
-            f"\n  {printed('reproduce', f'--workdir={self._folder}')}"
+            f"\n  {way_on('reproduce', self._folder)}"
         )
         return 1
 
     def _sampling(self) -> str:
-        return printed("sample", f"--workdir={self._folder}")
+        return way_on("sample", self._folder)
 
 
 def _scaled(number: float) -> str:

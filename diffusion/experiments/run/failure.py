@@ -3,10 +3,12 @@
 import pathlib
 import shlex
 import shutil
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 
+from diffusion.experiments.config.values import built_in_python
 from diffusion.training import state
 from diffusion.training.checkpointing import checkpoints
 
@@ -19,19 +21,23 @@ class RunFailed(Exception):
         self.step = step
 
 
-def message(step: int, workdir: pathlib.Path, clip: float | None = None) -> str:
-    """What a user reads when a step fails; `clip` is the largest norm of a gradient that the optimizer lets pass."""
+def message(step: int, workdir: pathlib.Path, config: Mapping) -> str:
+    """What a user reads when a step of the run of a config fails."""
     good = checkpoints.latest(workdir)
     kept = "There is no checkpoint yet." if good is None else f"The last good checkpoint is step {good}."
+    python = built_in_python(config)
+    clip = None if python else config["optimizer"].get("clip")  # the largest norm of a gradient that passes
     if step == 0:
         advice = "No step has changed the weights yet: look at the data, the network and the objective."
+    elif python:
+        advice = "Try a smaller learning rate or clipped gradients in a new folder."
     else:
         less = "--config.optimizer.learning_rate" + ("" if clip else " or --config.optimizer.clip=1.0")
         source = f"--config.init_from.path={checkpoints.folder(workdir) / str(good)}"
         advice = f"Try a smaller {less} with a new --workdir{'' if good is None else f' {shlex.quote(source)}'}."
     return (
         f"error: the loss or the gradient was not finite in step {step} (counted from 0). The state was frozen before "
-        f"that step. {kept}\nThe same command fails the same way. {advice}"
+        f"that step. {kept}\nThe same {'call' if python else 'command'} fails the same way. {advice}"
     )
 
 

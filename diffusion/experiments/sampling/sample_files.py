@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.config.extensions import way_on
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.io import limits, npz, opener
 
@@ -18,7 +18,7 @@ def read_samples(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         WorkdirError: if it is missing, damaged, or lacks an array; says which command makes it.
     """
     path = pathlib.Path(folder) / "samples.npz"
-    again = f"Make it by: {printed('sample', f'--workdir={folder}')}"
+    again = f"Make it by: {way_on('sample', folder)}"
     if not path.is_file():
         raise WorkdirError(f"{path} is not there. {again}")
     try:

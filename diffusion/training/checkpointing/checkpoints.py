@@ -472,10 +472,13 @@ def _set_aside(workdir: str | pathlib.Path, damaged: list[int]) -> None:
 
 def _load(item: str, workdir: str | pathlib.Path, step: int | None) -> tuple[Any, int]:
     step = latest(workdir) if step is None else step
-    if step not in steps(workdir):
-        have = ", ".join(map(str, steps(workdir))) or "none"
-        wanted = "any step" if step is None else f"step {step}"
-        raise CheckpointError(f"There is no checkpoint of {wanted} in {folder(workdir)} (there are: {have}).")
+    have = steps(workdir)
+    if not have:
+        asked = "" if step is None else f", and step {step} was asked for"
+        raise CheckpointError(f"There is no checkpoint in {folder(workdir)}{asked}.")
+    if step not in have:
+        there = ", ".join(map(str, have))
+        raise CheckpointError(f"There is no checkpoint of step {step} in {folder(workdir)} (there are: {there}).")
     path = folder(workdir) / str(step)
 
     def read():

@@ -8,6 +8,7 @@ import io
 import tarfile
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -100,6 +101,14 @@ def test_a_broken_picture_is_named_and_the_others_are_read(tmp_path, name):
             rest = [record for record in pipeline.sound(source, range(6)) if record is not None]
     expected = [picture.tobytes() for k, picture in enumerate(stored.PICTURES) if k != 3]
     assert sorted(record["image"].tobytes() for record in rest) == sorted(expected)
+
+
+def test_data_of_broken_pictures_alone_are_refused_with_the_cause_of_the_first(tmp_path):
+    rows = [{"image": {"bytes": b"no picture", "path": None}, "label": k % 2} for k in range(3)]
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data/train.parquet")
+    with pytest.raises(ValueError, match=r"train\.parquet, row 0 cannot be used.*: .*not a valid picture"):
+        sources.parquet(str(tmp_path / "data"))
 
 
 @pytest.mark.parametrize("name", ["class_folders", "picture_folder", "tar_shards", "parquet", *STREAMS, *PYTHON])

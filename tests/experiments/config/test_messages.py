@@ -79,13 +79,13 @@ def test_a_file_named_by_a_relative_path_fails_at_its_own_line(tmp_path, monkeyp
     ],
 )
 def test_the_advice_after_a_failure_is_of_use(tmp_path, step, clip, there, missing):
-    message = failure.message(step, tmp_path, clip)
+    message = failure.message(step, tmp_path, {"optimizer": {"clip": clip}})
     assert there in message and missing not in message
 
 
 def test_the_advice_quotes_the_checkpoint_to_start_from(tmp_path):
     (tmp_path / "my run" / "checkpoints" / "5").mkdir(parents=True)
-    message = failure.message(7, tmp_path / "my run", 1.0)
+    message = failure.message(7, tmp_path / "my run", {"optimizer": {"clip": 1.0}})
     assert f"'--config.init_from.path={tmp_path}/my run/checkpoints/5'." in message
 
 

@@ -256,6 +256,12 @@ def test_a_classifier_needs_classes():
         checks.with_data(checks.validate(config), SPEC._replace(num_classes=0))
 
 
+@pytest.mark.parametrize("classes, valid", [(0, "0"), (7, "7, or 0 for an unconditional model")])
+def test_classes_that_the_data_do_not_have_are_answered_with_each_valid_number_once(classes, valid):
+    with pytest.raises(ConfigError, match=rf"config\.model\.num_classes = 10, .*{classes} classes.* Valid: {valid}\.$"):
+        checks.with_data(checks.validate(changed()), SPEC._replace(num_classes=classes))
+
+
 def test_a_missing_field_is_named():
     config = changed()
     del config.ema["decay"]

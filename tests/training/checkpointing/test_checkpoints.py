@@ -373,8 +373,10 @@ def test_a_folder_of_checkpoints_that_may_not_be_listed_is_not_an_empty_one(run_
 
 def test_no_checkpoint_yet(tmp_path):
     assert checkpoints.restore_latest(tmp_path, toys.make_state()) is None
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match=rf"^There is no checkpoint in {tmp_path}/checkpoints\.$"):
         checkpoints.load_ema(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"no checkpoint in {tmp_path}/checkpoints, and step 3 was asked for"):
+        checkpoints.load_ema(tmp_path, step=3)
 
 
 def test_sampling_reads_the_average_without_an_optimizer(saved):
