@@ -198,7 +198,7 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -
 def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> None:
     """The first samples of every row, one below the other: a column has one seed and one class."""
     shown = [np.load(out / "rows" / f"{row['name']}-{row['steps']}.npz", allow_pickle=False) for row in rows]
-    images = plots.paper(np.stack([arrays["images"] for arrays in shown]))
+    images = plots.coloured(np.stack([arrays["images"] for arrays in shown]))
     beside = [f"{row['name']}, {row['nfe']}" for row in rows]
     plots.mosaic([images], beside, [[textwrap.fill(str(label), WRAPPED) for label in shown[0]["labels"]]], path)
 

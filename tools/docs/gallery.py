@@ -128,7 +128,7 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
         )
     rows = [row for row in (3, 5, 8, 9, 2) if row < _classes(run)]
     shown = np.stack(made, axis=1)  # [number, scales, H, W, C]
-    blocks = [plots.paper(shown[rows]), plots.paper(shown[[row + _classes(run) for row in rows]])]
+    blocks = [plots.coloured(shown[rows]), plots.coloured(shown[[row + _classes(run) for row in rows]])]
     texts = [f"w = {SCALES[0]:g}", *(f"{scale:g}" for scale in SCALES[1:])]
     plots.mosaic(
         blocks,
@@ -171,7 +171,7 @@ def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
             block.append(of_seed)
     texts = [f"{STEPS[0]} step", *map(str, STEPS[1:])]
     plots.mosaic(
-        [plots.paper(np.stack(block)) for block in blocks],
+        [plots.coloured(np.stack(block)) for block in blocks],
         SAMPLERS,
         (texts, texts),
         place / "samplers.png",
@@ -196,10 +196,9 @@ def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     top = height // 4
     left = width // 4
     around, canvas, known = outpaint(run, images[:, top : height - top, left : width - left], labels)
-    black = to_uint8(images)
-    tinted = lambda x, mask: np.where(mask, plots.paper(to_uint8(x), black), np.uint8(UNKNOWN))
-    real = plots.paper(black)
-    made = lambda x: plots.paper(to_uint8(x), black)
+    tinted = lambda x, mask: np.where(mask, plots.coloured(to_uint8(x)), np.uint8(UNKNOWN))
+    real = plots.coloured(to_uint8(images))
+    made = lambda x: plots.coloured(to_uint8(x))
     rows = [real, tinted(images, upper), made(painted), tinted(canvas, np.asarray(known)), made(around)]
     plots.mosaic(
         [np.stack(rows)],
@@ -221,11 +220,10 @@ def sdedit(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     wanted = {1: 7, 3: 8, 4: 9, 5: 6, 0: 8}
     rows = np.array([row for row in wanted if row < _classes(run)])
     others = np.array([wanted[row] % _classes(run) for row in rows], np.int32)
-    black = to_uint8(images)
-    grid = [plots.paper(to_uint8(images))[rows]]
+    grid = [plots.coloured(to_uint8(images))[rows]]
     for strength in STRENGTHS:
         made = to_uint8(edit(run, images[rows], others, strength))
-        grid.append(plots.paper(made, black))
+        grid.append(plots.coloured(made))
     names_of_rows = [f"{labels[row]} as {other}" for row, other in zip(rows, others)]
     texts = ["real", f"t = {STRENGTHS[0]:g}", *(f"{strength:g}" for strength in STRENGTHS[1:])]
     plots.mosaic([np.stack(grid, axis=1)], names_of_rows, (texts,), place / "sdedit.png")
@@ -242,7 +240,7 @@ def interpolation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     labels = np.array([row for row in (0, 2, 3, 4, 7) if row < _classes(run)], np.int32)
     grid = np.stack([to_uint8(between(run, labels, float(weight))) for weight in WEIGHTS], axis=1)
     texts = ["one seed", *(f"{weight:.2g}" for weight in WEIGHTS[1:-1]), "another"]
-    plots.mosaic([plots.paper(grid)], [str(label) for label in labels], (texts,), place / "interpolation.png")
+    plots.mosaic([plots.coloured(grid)], [str(label) for label in labels], (texts,), place / "interpolation.png")
     return Shown(
         _python(between),
         "A deterministic sampler maps noise to digits continuously: between two seeds lie digits of the same class.",

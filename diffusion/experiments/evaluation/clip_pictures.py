@@ -33,7 +33,7 @@ def draw(clips: np.ndarray, labels: np.ndarray, out: pathlib.Path) -> list[pathl
         What was written.
     """
     order = np.argsort(_turn(labels), kind="stable")
-    frames = plots.paper(clips[order[:MOST]])
+    frames = plots.coloured(clips[order[:MOST]])
     factor = max(1, SIDE // max(frames.shape[2:4]))
     frames = frames.repeat(factor, 2).repeat(factor, 3)
     some = np.linspace(0, frames.shape[1] - 1, min(COLUMNS, frames.shape[1])).round().astype(int)

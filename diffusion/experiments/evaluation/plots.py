@@ -47,7 +47,7 @@ def sample_grid(images: np.ndarray, labels: np.ndarray, path: str | os.PathLike,
     else:
         rows = [np.flatnonzero(labels == label)[:columns] for label in classes]
         names = [str(label) for label in classes]
-    shown = paper(images)
+    shown = coloured(images)
     mosaic([[[shown[i] for i in row] for row in rows]], names, [[]], path)
 
 
@@ -122,7 +122,7 @@ def trajectory(
     # Noise is wider than data (much wider where variance explodes): each time is shown on a scale that holds it.
     width = [max(1.0, 1.25 * float(x[i].std())) for i in chosen]
     noisy = np.stack([x[i] / scale for i, scale in zip(chosen, width)])
-    blocks = [np.swapaxes(paper(to_uint8(a[:, :rows]), to_uint8(x[-1])), 0, 1) for a in (noisy, predicted[chosen])]
+    blocks = [np.swapaxes(coloured(to_uint8(a[:, :rows])), 0, 1) for a in (noisy, predicted[chosen])]
     times = [_time(ts[index], column == 0) for column, index in enumerate(chosen)]
     titles = ("sample $x_t$", "prediction of $x_0$")
     mosaic(blocks, [str(label) for label in labels[:rows]], (times, times), path, titles)
@@ -138,7 +138,7 @@ def mosaic(
     """Draws blocks of images side by side, each image enlarged by a whole number, with names beside rows and columns.
 
     Args:
-        blocks: each uint8 `[R, C, H, W, 3]`, from `paper`; R, H and W alike, rows also of several lengths.
+        blocks: each uint8 `[R, C, H, W, 3]`, from `coloured`; R, H and W alike, rows also of several lengths.
         names: of the R rows; "" for one without.
         columns: for each block the texts above its C columns.
         path: the PNG to write.
@@ -183,18 +183,17 @@ def mosaic(
     save(figure, path)
 
 
-def paper(images: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
-    """uint8 `[..., H, W, 3]`, as images are shown: grey ones on black ground (digits) become dark ink on white paper.
+def coloured(images: np.ndarray) -> np.ndarray:
+    """uint8 `[..., H, W, 3]`, images as they are shown: with the values that they have, grey ones in three channels.
 
     Args:
         images: uint8 `[..., H, W, C]`, C = 1 or 3.
-        like: images `[..., H, W, C]` whose ground is that of all; the images themselves by default.
+
+    Raises:
+        ValueError: for another number of channels.
     """
     if images.shape[-1] not in (1, 3):
         raise ValueError(f"an image of {images.shape[-1]} channels cannot be shown; pictures take 1 or 3")
-    like = images if like is None else like
-    border = np.concatenate([edge.ravel() for edge in (like[..., 0, :, :], like[..., -1, :, :], like[..., :, 0, :])])
-    images = 255 - images if images.shape[-1] == 1 and np.median(border) < 64 else images
     return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 
