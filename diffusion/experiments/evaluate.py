@@ -242,25 +242,30 @@ def reference_of(config: Mapping, split: str) -> str:
     return f"{config.data.name if data.is_tfds(config) else json.dumps(plain(config.data.source))}@{split}"
 
 
-def _require_pictures(config: Mapping) -> None:
-    """Refuses flags of pictures for a run on other examples; those of clips for a run on clips are none.
+def require_pictures(config: Mapping, metrics: Sequence[str], protocol: str = "", networks: Sequence[str] = ()) -> None:
+    """Refuses what is of pictures alone for a run on other examples; a protocol of clips is none for a run on clips.
+
+    Args:
+        config: of the run.
+        metrics: the names of --metrics.
+        protocol: that of --protocol; "" where there is none.
+        networks: the flags that name a network of pictures, such as "inception".
 
     Raises:
         ConfigError: naming the flag.
     """
-    requested_flags = [name for name in ("metrics", "protocol", "inception", "encoder") if flags.FLAGS[name].value]
-    if set(flags.FLAGS.metrics or ()) <= set(model_metrics.OF_ANY_EXAMPLES):
-        requested_flags = [name for name in requested_flags if name != "metrics"]
-    spec = real_images.split_of(config, config.evaluate.split).spec if requested_flags else None
+    table = model_metrics.METRICS
+    others = [name for name, metric in table.items() if not model_metrics.takes_pictures_alone(metric)]
+    wrong = [f"--metrics={name}" for name in metrics if name not in others]
+    wrong += [f"--{name}" for name in (*(["protocol"] if protocol else []), *networks)]
+    spec = real_images.split_of(config, config.evaluate.split).spec if wrong else None
     of_clips = spec is not None and isinstance(spec.shape, tuple) and len(spec.shape) == 4
-    if of_clips and flags.FLAGS.protocol in clip_protocols.PROTOCOLS:
+    if of_clips and protocol in clip_protocols.PROTOCOLS:
         return
     if spec is not None and not spec.pictures:
         raise ConfigError(
-            f"--{requested_flags[0]} is of pictures, and {spec.name} holds {spec.dtype} {spec.shape}. Valid: neither "
-            "--metrics (but bpd, nll, on manifolds, crps or process, of series, sound or vocoder, of sound, clouds, of "
-            "shapes, and backbone, of proteins) nor --protocol; the distances of the numbers as they are, are measured "
-            "without them."
+            f"{wrong[0]} is of pictures, and {spec.name} holds {spec.dtype} {spec.shape}. Valid: no --protocol, and of "
+            f"--metrics {', '.join(others)}; the distances of the numbers as they are, are measured without them."
         )
 
 
@@ -277,7 +282,8 @@ def evaluate_run() -> None:
     run_folder = pathlib.Path(flags.FLAGS.workdir)
     folder = pathlib.Path(flags.FLAGS.samples or run_folder)
     of_images, of_model = split_metrics(flags.FLAGS.metrics or ())
-    _require_pictures(config)
+    networks = [name for name in ("inception", "encoder") if flags.FLAGS[name].value]
+    require_pictures(config, flags.FLAGS.metrics or (), flags.FLAGS.protocol or "", networks)
     before = figures.read_report(folder)
     content = run(config, folder, workdir.command("diffusion evaluate"))
     content = with_earlier(content, before)

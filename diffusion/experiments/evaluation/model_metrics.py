@@ -1,6 +1,6 @@
 """Metrics of a run's model beyond the distance of its samples: what `evaluate --workdir --metrics` can name.
 
-To add one: a function of a Subject below, and a line in METRICS.
+To add one: a function of a Subject below, `@of_pictures` where it takes nothing else, and a line in METRICS.
 """
 
 import math
@@ -45,8 +45,21 @@ class Subject(NamedTuple):
 
 
 # (Subject) -> {metric: {"value", "standard_error" or "interval", "samples", ...}}, as those of `image_metrics`.
+Metric = Callable[[Subject], dict]
 
 
+def of_pictures(metric: Metric) -> Metric:
+    """Marks a metric that takes pictures alone; a run on other examples that asks for it is refused at once."""
+    metric.of_pictures = True  # type: ignore[attr-defined]
+    return metric
+
+
+def takes_pictures_alone(metric: Metric) -> bool:
+    """Whether a metric is marked by `of_pictures`."""
+    return getattr(metric, "of_pictures", False)
+
+
+@of_pictures
 def accuracy(subject: Subject) -> dict:
     """Classifier accuracy score, and that of as many real training images, its ceiling."""
     if not subject.config["model"].get("num_classes", 0):
@@ -76,6 +89,7 @@ def accuracy(subject: Subject) -> dict:
     return metrics
 
 
+@of_pictures
 def copying(subject: Subject) -> dict:
     """Whether samples lie nearer to the training images than held-out images do: C_T, below -3 where they do; and
     the share of samples that are no near copies, beside that of the held-out images.
@@ -168,7 +182,7 @@ def bits_per_dim(subject: Subject) -> dict:
     }
 
 
-METRICS: dict[str, Callable[[Subject], dict]] = {
+METRICS: dict[str, Metric] = {
     "cas": accuracy,
     "copying": copying,
     "bpd": bits_per_dim,
@@ -180,6 +194,3 @@ METRICS: dict[str, Callable[[Subject], dict]] = {
     "clouds": of_clouds,
     "backbone": backbone_figures.geometry,
 }
-OF_ANY_EXAMPLES = (  # of METRICS; the others are of pictures
-    "bpd", "nll", "crps", "process", "sound", "vocoder", "clouds", "backbone",
-)  # fmt: skip

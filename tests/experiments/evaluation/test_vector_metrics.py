@@ -8,9 +8,9 @@ import pytest
 from diffusion.data.sources import of_python
 from diffusion.experiments import evaluate
 from diffusion.experiments import train as training
-from diffusion.experiments.config import ConfigError, checks
+from diffusion.experiments.config import ConfigError, checks, names
 from diffusion.experiments.config.defaults import defaults
-from diffusion.experiments.evaluation import figures, real_images, vector_metrics
+from diffusion.experiments.evaluation import figures, model_metrics, real_images, vector_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling import of_run, sample_files
@@ -114,6 +114,20 @@ def test_a_run_on_points_is_evaluated(tmp_path):
     assert figures.of_run(tmp_path).figures["energy_distance"].value == pytest.approx(
         content["figures"]["distances"]["energy_distance"]["value"]
     )
+
+
+def test_a_metric_of_ones_own_is_of_any_examples_unless_it_says_that_it_is_of_pictures(monkeypatch):
+    config = config_of({"name": "spirals", "arms": 2, "number": 40})
+    monkeypatch.setattr(model_metrics, "METRICS", dict(model_metrics.METRICS))
+    names.add(model_metrics.METRICS, lambda subject: {}, "spread")
+    names.add(model_metrics.METRICS, model_metrics.of_pictures(lambda subject: {}), "brightness")
+    evaluate.require_pictures(config, ["spread", "bpd"])
+    for metric in ("brightness", "cas", "copying", "fid"):
+        with pytest.raises(ConfigError, match=rf"--metrics={metric} is of pictures.*Valid: .*bpd.*spread"):
+            evaluate.require_pictures(config, ["spread", metric])
+    for wrong in ({"protocol": "adm"}, {"networks": ["inception"]}):
+        with pytest.raises(ConfigError, match=r"--(protocol|inception) is of pictures"):
+            evaluate.require_pictures(config, ["spread"], **wrong)
 
 
 def test_the_leaves_of_pytrees_are_packed_as_the_data_are(tmp_path):
