@@ -100,6 +100,20 @@ def test_the_text_is_encoded_once_both_branches_are_one_batch_and_the_trajectory
     assert len(model.denoiser.traced) == 2
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 8])
+def test_every_picture_is_that_of_its_own_prompt_and_seed_in_whichever_batch_it_is_made(model, batch):
+    """Five pictures of five seeds in batches: each as made alone, the later batches and the last, shorter one too."""
+    prompts, seeds = ["a", "a cat", "a cat on a mat", "a dog", "two dogs and a cat"], [7, 3, 2**32 - 1, 0, 5]
+    how = {"negative": "bad", "steps": 2, "sampler": "ddpm"}
+    alone = [text_to_image.generate(model, prompt, seeds=seed, **how)[0] for prompt, seed in zip(prompts, seeds)]
+    made = text_to_image.generate(model, prompts, seeds=seeds, batch_size=batch, **how)
+    assert made.shape == (5, 8, 8, 3)
+    assert np.abs(made.astype(int) - np.stack(alone)).max() <= 1  # up to the rounding of a sum
+    same = text_to_image.generate(model, "a cat", seeds=seeds, batch_size=batch, **how)
+    equal = (same[:, None] == same[None]).mean((2, 3, 4))
+    assert equal[~np.eye(5, dtype=bool)].max() < 0.5  # no two of one prompt share their noise
+
+
 def test_a_request_without_settings_is_sampled_as_the_model_was_published(model):
     model = dataclasses.replace(model, usual=pipelines.Usual(2, 1.0))
     made = text_to_image.generate(model, "a cat", sampler="lcm")
