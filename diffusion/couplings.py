@@ -1,8 +1,13 @@
 """Couplings: which noise goes with which data.
 
-A coupling is a function (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired. The keys serve pairs that are
-drawn at random, and nothing else. With any coupling but `independent`, E[eps | x_t] is no longer -sigma times the
-score, so samplers that read a score do not apply to a network that is trained with it.
+A coupling is a function (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`, condition) -> eps re-paired. The keys serve pairs
+that are drawn at random, and nothing else. With any coupling but `independent`, E[eps | x_t] is no longer -sigma times
+the score, so samplers that read a score do not apply to a network that is trained with it.
+
+Samples of a condition start from the prior, so that the noise given the condition must have its distribution in
+training too. Transport between all examples of a block takes the noise that lies nearest to a class for that class, and
+leaves it another distribution. The couplings here therefore pair examples of equal conditions alone;
+`conditional_couplings` is for conditions that are continuous, and `across_conditions` for pairs that ignore them.
 
 Transport plans are solved in fixed blocks of consecutive examples of the global batch, so that the pairs do not
 depend on the number of devices or of micro-batches, as long as each holds whole blocks. Every x0 keeps its position
@@ -12,16 +17,21 @@ and its condition.
 __all__ = [
     "Cost",
     "Coupling",
+    "across_conditions",
+    "assignment",
     "entropic_plan",
+    "in_blocks",
     "independent",
     "marginal_error",
     "optimal_transport",
+    "same_condition",
     "schroedinger_bridge",
     "sinkhorn",
 ]
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,19 +43,49 @@ from diffusion import public
 
 @dataclasses.dataclass(frozen=True)
 class Coupling:
-    """Which noise goes with which data; called as `pair`.
+    """Which noise goes with which data; called as `pair`, with the condition or without one.
 
     Attributes:
-        pair: (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired.
+        pair: (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`) -> eps re-paired; with `condition` = "seen",
+            (keys, x0, eps, condition) -> eps re-paired.
         block: examples are paired within the same so many consecutive ones, which divide the batch.
         independent: whether the noise is independent of the data, so that a trained network determines the score.
+        condition: treatment of examples that have a condition. "seen": `pair` receives the condition, a pytree of
+            arrays `[B, ...]`, or None. "ignored": `pair` does without it. "refused": it takes no such examples.
     """
 
-    pair: Callable[[Array, Array, Array], Array]
+    pair: Callable[..., Array]
     block: int = 1
     independent: bool = False
+    condition: Literal["seen", "ignored", "refused"] = "refused"
 
-    def __call__(self, keys: Array, x0: Array, eps: Array) -> Array:
+    def __post_init__(self) -> None:
+        if self.condition not in ("seen", "ignored", "refused"):
+            raise ValueError(f'Coupling: condition = {self.condition!r}. Valid: "seen", "ignored" or "refused"')
+
+    def __call__(self, keys: Array, x0: Array, eps: Array, condition: Any = None) -> Array:
+        """Pairs the noise of a batch.
+
+        Args:
+            keys: `[B]` random keys, one an example.
+            x0: `[B, ...]` data.
+            eps: `[B, ...]` noise.
+            condition: pytree of arrays `[B, ...]` as the data has it, before any of it is dropped; None without one.
+
+        Returns:
+            `[B, ...]` noise.
+
+        Raises:
+            ValueError: for a condition, if the coupling refuses one.
+        """
+        if self.condition == "seen":
+            return self.pair(keys, x0, eps, condition)
+        if self.condition == "refused" and condition is not None:
+            raise ValueError(
+                "the coupling does not see the condition of the data: the noise of a condition would not be that which "
+                'its samples start from. Valid: a Coupling of condition = "seen", e.g. couplings.optimal_transport(), '
+                "or, for pairs that ignore the condition, couplings.across_conditions(coupling)"
+            )
         return self.pair(keys, x0, eps)
 
 
@@ -59,34 +99,58 @@ def independent() -> Coupling:
     Facts:
         paper: Lipman et al. 2023, "Flow Matching for Generative Modeling"; Ho et al. 2020
     """
-    return Coupling(lambda keys, x0, eps: eps, independent=True)
+    return Coupling(lambda keys, x0, eps: eps, independent=True, condition="ignored")
+
+
+def across_conditions(coupling: Coupling) -> Coupling:
+    """The pairs that a coupling makes of examples without a condition, whatever their conditions are.
+
+    It is for data whose condition says nothing about x0, and for comparison with what is published: samples of a
+    condition start from the prior, and the noise that these pairs give it is another.
+
+    Facts:
+        paper: Tong et al. 2024, "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal
+            Transport", for classes; its error: Cheng and Schwing 2025, "The Curse of Conditions: Analyzing and
+            Improving Optimal Transport for Conditional Flow-Based Generation"
+
+    Args:
+        coupling: the coupling, e.g. `optimal_transport()`.
+    """
+    return dataclasses.replace(coupling, pair=lambda keys, x0, eps: coupling(keys, x0, eps), condition="ignored")
 
 
 def optimal_transport(block: int = 64, cost: Cost | None = None) -> Coupling:
     """Exact minibatch optimal transport: the pairing within a block that has the least total cost.
 
+        sigma = argmin sum_i cost(x_i, e_sigma(i)),    c_sigma(i) = c_i
+
+    over the permutations that leave the conditions c as they are, so that the noise of a condition has the distribution
+    of all noise. An example whose condition no other one of its block has keeps its own noise.
+
     Facts:
         paper: Pooladian et al. 2023, "Multisample Flow Matching", section 3; Tong et al. 2024, "Improving and
-            Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", section 3.2.3
+            Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", section 3.2.3; with classes:
+            Cheng and Schwing 2025, "The Curse of Conditions: Analyzing and Improving Optimal Transport for Conditional
+            Flow-Based Generation"
 
     Args:
         block: number of examples that are matched among themselves, >= 2; the work grows as its cube.
         cost: of a pair; the squared distance if None.
 
     Raises:
-        ValueError: if block < 2, or, when called, if block does not divide the batch.
+        ValueError: if block < 2, or, when called, if block does not divide the batch or the condition is of
+            floating-point numbers, see `conditional_couplings`.
     """
 
-    import optax  # imported here: nothing else in the mathematics needs it
-
-    def match(keys, x, e):
+    def match(keys, x, e, condition):
         # |x - e|^2 = |x|^2 + |e|^2 - 2 x.e, of which only the last term depends on the pairing.
         costs = -2 * x.reshape(block, -1) @ e.reshape(block, -1).T if cost is None else cost(x, e)
-        rows, columns = optax.assignment.hungarian_algorithm(costs)
-        return e[jnp.zeros(block, columns.dtype).at[rows].set(columns)], jnp.zeros([])
+        if condition is not None:
+            costs = jnp.where(same_condition(condition), costs, jnp.inf)
+        return e[assignment(costs)], jnp.zeros([])
 
-    couple = _in_blocks("optimal_transport", block, match)
-    return Coupling(lambda keys, x0, eps: couple(keys, x0, eps)[0], block)
+    couple = in_blocks("optimal_transport", block, match)
+    return Coupling(lambda *batch: couple(*batch)[0], block, condition="seen")
 
 
 def sinkhorn(
@@ -98,7 +162,8 @@ def sinkhorn(
 
     in blocks of n examples, with every row and column of pi summing to 1 / n. A noise may be drawn twice, or not at
     all, as in the authors' code. That code also draws the x_i with replacement; here each x_i is used once. The limit
-    for reg -> 0 is `optimal_transport`, that for reg -> infinity `independent` pairs.
+    for reg -> 0 is `optimal_transport`, that for reg -> infinity `independent` pairs. As in `optimal_transport` the
+    pairs are of equal conditions: pi_ij = 0 of all others.
 
     Facts:
         paper: Cuturi 2013, "Sinkhorn Distances"; Pooladian et al. 2023, "Multisample Flow Matching", section 3; Tong et
@@ -115,21 +180,22 @@ def sinkhorn(
         cost: of a pair, in place of |x_i - e_j|^2; None for that.
 
     Raises:
-        ValueError: if reg <= 0, block < 2, or, when called, if block does not divide the batch; outside of `jit` also
-            if the iteration ends before the tolerance is reached. A compiled program cannot raise: try the arguments on
-            a batch first, or look at `marginal_error` of the `entropic_plan`.
+        ValueError: if reg <= 0, block < 2, or, when called, if block does not divide the batch or the condition is of
+            floating-point numbers; outside of `jit` also if the iteration ends before the tolerance is reached. A
+            compiled program cannot raise: try the arguments on a batch first, or look at `marginal_error` of the
+            `entropic_plan`.
     """
     if not reg > 0:
         raise ValueError(f"sinkhorn: reg = {reg} must be positive; optimal_transport is its limit at 0")
 
-    def draw(keys, x, e):
-        log_plan = entropic_plan(x, e, reg, tolerance, iterations, cost)
+    def draw(keys, x, e, condition):
+        log_plan = entropic_plan(x, e, reg, tolerance, iterations, cost, condition)
         return e[jax.vmap(jax.random.categorical)(keys, log_plan)], marginal_error(log_plan)
 
-    couple = _in_blocks("sinkhorn", block, draw)
+    couple = in_blocks("sinkhorn", block, draw)
 
-    def checked(keys, x0, eps):
-        paired, error = couple(keys, x0, eps)
+    def checked(keys, x0, eps, condition):
+        paired, error = couple(keys, x0, eps, condition)
         if not isinstance(error, Tracer) and not error <= tolerance:
             raise ValueError(
                 f"sinkhorn: after {iterations} iterations a column of the plan is off by {error:.2g} of "
@@ -138,7 +204,7 @@ def sinkhorn(
             )
         return paired
 
-    return Coupling(checked, block)
+    return Coupling(checked, block, condition="seen")
 
 
 def schroedinger_bridge(sigma: float, block: int = 64, tolerance: float = 1e-3, iterations: int = 1000) -> Coupling:
@@ -175,7 +241,13 @@ def marginal_error(log_plan: Array) -> Array:
 
 
 def entropic_plan(
-    x: Array, e: Array, reg: float, tolerance: float = 1e-3, iterations: int = 1000, cost: Cost | None = None
+    x: Array,
+    e: Array,
+    reg: float,
+    tolerance: float = 1e-3,
+    iterations: int = 1000,
+    cost: Cost | None = None,
+    condition: Any = None,
 ) -> Array:
     """`[n, n]` logarithm of the plan of entropic transport between two sets of n points, by Sinkhorn's iteration.
 
@@ -191,6 +263,7 @@ def entropic_plan(
         tolerance: see `sinkhorn`.
         iterations: see `sinkhorn`.
         cost: see `sinkhorn`.
+        condition: pytree of integers `[n, ...]`, one an example; the plan is zero between unequal ones. None for none.
     """
     n = x.shape[0]
     if cost is None:
@@ -199,6 +272,8 @@ def entropic_plan(
         scores = 2 * x @ e.T / reg
     else:
         scores = -cost(x, e) / reg
+    if condition is not None:
+        scores = jnp.where(same_condition(condition), scores, -jnp.inf)
     normalized = lambda scores, axis: scores - jax.nn.logsumexp(scores, axis, keepdims=True) - jnp.log(n)
 
     def unfinished(carry):
@@ -212,19 +287,63 @@ def entropic_plan(
     return jax.lax.while_loop(unfinished, sweep, (normalized(scores, 1), 0))[0]
 
 
-def _in_blocks(
-    name: str, block: int, match: Callable[[Array, Array, Array], tuple[Array, Array]]
-) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
-    """(keys, x0, eps) -> (eps re-paired, the largest error of a block `[]`), by `match` of `block` consecutive ones."""
+def same_condition(condition: Any) -> Array:
+    """`[n, n]` whether two examples have equal conditions, in all leaves.
+
+    Args:
+        condition: pytree of arrays `[n, ...]` of integers or booleans.
+
+    Raises:
+        ValueError: for floating-point numbers, of which no two are equal, or leaves that are not one an example.
+    """
+    leaves = jax.tree.leaves(condition)
+    if any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves):
+        raise ValueError(
+            "examples of equal conditions are paired, and the condition is of floating-point numbers, of which no two "
+            "are equal. Valid: conditional_couplings.conditional_optimal_transport(ratio), or, for pairs that ignore "
+            "the condition, couplings.across_conditions(coupling)"
+        )
+    same = [(flat[:, None] == flat[None]).all(-1) for flat in (leaf.reshape(leaf.shape[0], -1) for leaf in leaves)]
+    return jnp.stack(same).all(0)
+
+
+def assignment(costs: Array) -> Array:
+    """`[n]` the column of each row in the assignment of least total cost; an infinite cost is no pair.
+
+    Args:
+        costs: `[n, n]`, of which an assignment is finite.
+    """
+    import optax  # imported here: nothing else in the mathematics needs it
+
+    rows, columns = optax.assignment.hungarian_algorithm(costs)
+    return jnp.zeros(costs.shape[0], columns.dtype).at[rows].set(columns)
+
+
+def in_blocks(
+    name: str, block: int, match: Callable[[Array, Array, Array, Any], tuple[Array, Array]]
+) -> Callable[[Array, Array, Array, Any], tuple[Array, Array]]:
+    """A coupling of a batch from one of `block` consecutive examples.
+
+    Args:
+        name: the coupling's name, for errors.
+        block: number of examples, >= 2.
+        match: (keys `[block]`, x0, eps, condition) -> (eps re-paired, an error `[]`), of a block.
+
+    Returns:
+        (keys `[B]`, x0, eps, condition) -> (eps re-paired, the largest error of a block `[]`).
+
+    Raises:
+        ValueError: if block < 2, or, when called, if it does not divide the batch.
+    """
     if block < 2:
         raise ValueError(f"{name}: block = {block}; at least 2 examples can be matched")
 
-    def couple(keys, x0, eps):
+    def couple(keys, x0, eps, condition):
         batch = x0.shape[0]
         if batch % block:
             raise ValueError(f"{name}: the batch of {batch} is not a whole number of blocks of {block}")
         blocks = lambda a: a.reshape((batch // block, block) + a.shape[1:])
-        paired, errors = jax.vmap(match)(blocks(keys), blocks(x0), blocks(eps))
+        paired, errors = jax.vmap(match)(*jax.tree.map(blocks, (keys, x0, eps, condition)))
         return paired.reshape(eps.shape), errors.max()
 
     return couple

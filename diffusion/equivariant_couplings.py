@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion import public
-from diffusion.couplings import Coupling
+from diffusion.couplings import Coupling, assignment, in_blocks, same_condition
 
 ROUNDS = 3  # of a matching and a rotation in turn, each of which can only shorten the distance
 
@@ -45,12 +45,14 @@ def aligned(permutation: bool = True, rotation: bool = True) -> Coupling:
         _check_points(x0)
         return jax.vmap(lambda x, e: _nearest(x, e, permutation, rotation))(x0, eps)
 
-    # Only the orbit of a draw is still that of N(0, I), and the draw depends on the data.
-    return Coupling(pair)
+    # Only the orbit of a draw is still that of N(0, I), under each condition, and the draw depends on the data.
+    return Coupling(pair, condition="ignored")
 
 
 def equivariant_optimal_transport(block: int = 16, permutation: bool = True, rotation: bool = True) -> Coupling:
     """Minibatch optimal transport, where the cost of a pair is the least over permutations and rotations.
+
+    As in `couplings.optimal_transport` the pairs are of equal conditions.
 
     Facts:
         paper: Klein et al. 2023, "Equivariant flow matching"
@@ -61,38 +63,30 @@ def equivariant_optimal_transport(block: int = 16, permutation: bool = True, rot
         rotation: see `aligned`.
 
     Raises:
-        ValueError: as `aligned`; if block < 2, or, when called, if block does not divide the batch.
+        ValueError: as `aligned`; if block < 2, or, when called, if block does not divide the batch or the condition is
+            of floating-point numbers.
     """
     _check(permutation, rotation)
-    if block < 2:
-        raise ValueError(f"equivariant_optimal_transport: block = {block}; at least 2 examples can be matched")
 
-    def match(x, e):
-        import optax  # imported here: nothing else in the mathematics needs it
-
+    def match(keys, x, e, condition):
         nearest = jax.vmap(lambda x: jax.vmap(lambda e: _nearest(x, e, permutation, rotation))(e))(x)
-        cost = jnp.sum((nearest - x[:, None]) ** 2, axis=(2, 3))
-        rows, columns = optax.assignment.hungarian_algorithm(cost)
-        return nearest[rows, columns][jnp.argsort(rows)]
+        costs = jnp.sum((nearest - x[:, None]) ** 2, axis=(2, 3))
+        if condition is not None:
+            costs = jnp.where(same_condition(condition), costs, jnp.inf)
+        return nearest[jnp.arange(block), assignment(costs)], jnp.zeros([])
 
-    def pair(keys, x0, eps):
+    couple = in_blocks("equivariant_optimal_transport", block, match)
+
+    def pair(keys, x0, eps, condition):
         _check_points(x0)
-        if len(x0) % block:
-            raise ValueError(
-                f"equivariant_optimal_transport: the batch of {len(x0)} is not a whole number of blocks of {block}"
-            )
-        blocks = lambda a: a.reshape(len(a) // block, block, *a.shape[1:])
-        return jax.vmap(match)(blocks(x0), blocks(eps)).reshape(eps.shape)
+        return couple(keys, x0, eps, condition)[0]
 
-    return Coupling(pair, block)
+    return Coupling(pair, block, condition="seen")
 
 
 def matched(x: Array, e: Array) -> Array:
     """The points e `[N, D]` in the order that is nearest to x `[N, D]`; Kuhn 1955, "The Hungarian method"."""
-    import optax
-
-    rows, columns = optax.assignment.hungarian_algorithm(-_product(x, e.T))
-    return e[columns[jnp.argsort(rows)]]
+    return e[assignment(-_product(x, e.T))]
 
 
 def rotated(x: Array, e: Array) -> Array:

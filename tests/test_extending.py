@@ -30,10 +30,10 @@ from tests.schedules import schedule_cases
 from tests.schedules import test_schedules as schedule_suite
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "extend.md").read_text()
-KINDS = ("schedule", "objective", "sampler", "manifold", "guidance", "backbone", "dataset", "metric")
+KINDS = ("schedule", "objective", "coupling", "sampler", "manifold", "guidance", "backbone", "dataset", "metric")
 TABLES = (
-    names.SCHEDULES, names.OBJECTIVES, names.SAMPLERS, names.MANIFOLDS, names.GUIDANCES, names.MODELS, names.FEATURES,
-    catalog.BUNDLED, model_metrics.METRICS,
+    names.SCHEDULES, names.OBJECTIVES, names.COUPLINGS, names.SAMPLERS, names.MANIFOLDS, names.GUIDANCES, names.MODELS,
+    names.FEATURES, catalog.BUNDLED, model_metrics.METRICS,
 )  # fmt: skip
 
 
@@ -143,6 +143,17 @@ def test_the_objective_is_least_at_the_mean_of_what_has_one_x_t(ideas):
     np.testing.assert_allclose(losses, np.sqrt((d**2).mean(axis=1) / t**2 + c**2) - c, rtol=1e-5)  # the error is d / t
     np.testing.assert_allclose(slope, 0, atol=1e-5)
     assert (slope_and_losses(jnp.full(2, 0.1))[0] > 0.05).all()
+
+
+def test_the_coupling_sorts_the_noise_of_each_class_as_the_data(ideas):
+    """In one dimension every direction has the order of the numbers, or its reverse, for both."""
+    x, eps = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 1)), jnp.float32)
+    labels = np.array([0, 1, 1, 0, 0, 1, 0, 1])
+    paired = np.asarray(ideas.sliced(8)(jax.random.split(jax.random.key(0), 8), x, eps, jnp.asarray(labels)))
+    for label in (0, 1):
+        mine = labels == label
+        order = np.argsort(x[mine, 0])
+        np.testing.assert_array_equal(paired[mine][order], np.sort(eps[mine], axis=0))
 
 
 def test_the_sampler_quarters_its_error_with_half_the_step(ideas):

@@ -18,7 +18,7 @@ from diffusion.manifolds.manifold import Manifold, geodesic, scaled
 from diffusion.manifolds.tangent_field import of_velocity
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import pairing, split, times
+from diffusion.objectives.inputs import condition_of_data, pairing, split, times
 from diffusion.objectives.objective import Moves, Objective
 from diffusion.parameterizations import Clock, velocity
 from diffusion.timesteps import Density
@@ -100,7 +100,7 @@ def riemannian_flow_matching(
         manifold.check(x_0)
         x_1 = batch["noise"] if "noise" in batch else start.sample(prior_keys).astype(x_0.dtype)
         if coupling is not None:
-            x_1 = coupling(pair_keys, x_0, x_1)
+            x_1 = coupling(pair_keys, x_0, x_1, condition_of_data(batch))
         t, importance = times(density, time_keys, batch)
         if premetric is None:
             along = lambda t: geodesic(manifold, x_1, x_0, 1 - t)

@@ -164,7 +164,7 @@ def aligned_frames() -> Coupling:
         q = turn(x[..., 3], e[..., 3]).T
         return jnp.einsum("ij,njk->nik", q, e, precision=jax.lax.Precision.HIGHEST)
 
-    return Coupling(lambda keys, x0, eps: jax.vmap(align)(x0, eps))
+    return Coupling(lambda keys, x0, eps: jax.vmap(align)(x0, eps), condition="ignored")
 
 
 def _split(x: Array) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ import jax
 from jax import Array
 
 from diffusion.objectives.entry import entry
-from diffusion.objectives.inputs import split
+from diffusion.objectives.inputs import conditioned, split
 from diffusion.objectives.objective import Objective
 
 
@@ -51,6 +51,6 @@ def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
         if condition is not None and not isinstance(condition, Mapping):
             condition = {"label": condition}
         condition = {**(condition or {}), "augment": numbers}
-        return objective(networks, schedule, keys, {**batch, "x": x, "condition": condition}, step)
+        return objective(networks, schedule, keys, {**conditioned(batch, condition), "x": x}, step)
 
     return dataclasses.replace(objective, loss=augmented, real=False, augmentations=augment.numbers)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.objectives.entry import entry
-from diffusion.objectives.inputs import split
+from diffusion.objectives.inputs import conditioned, split
 from diffusion.objectives.objective import Objective
 from diffusion.schedules import left_broadcast
 
@@ -111,7 +111,7 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: 
         if batch.get("condition") is None:
             raise ValueError('condition dropout needs a condition, and the batch has none; labels are a "condition"')
         condition = drop_condition(drop_keys, batch["condition"], null, rate, alone)
-        return objective.loss(networks, schedule, keys, {**batch, "condition": condition}, step)
+        return objective.loss(networks, schedule, keys, conditioned(batch, condition), step)
 
     kept = (1 - objective.condition_dropout) * (1 - rate)
     return dataclasses.replace(objective, loss=dropped, condition_dropout=1 - kept)

@@ -23,7 +23,7 @@ from diffusion.objectives.autoencoding import Coded
 from diffusion.objectives.conditioning import drop_condition
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player, with_fixed_parameters
-from diffusion.objectives.inputs import split
+from diffusion.objectives.inputs import conditioned, split
 from diffusion.objectives.objective import Head, Objective, Second
 
 NAME = "autoencoder"  # of the head, and of its statistics among the metrics
@@ -156,7 +156,7 @@ def end_to_end(
         seen = dict(batch)
         if objective.encoder and "features" not in batch:
             seen["features"] = jax.lax.stop_gradient(player(networks, "encoder")(x, None, None))
-        on = lambda x, **changes: objective.loss(networks, schedule, keys, {**seen, "x": x, **changes}, step)
+        on = lambda x, batch=seen: objective.loss(networks, schedule, keys, {**batch, "x": x}, step)
 
         def aligned(x):
             metrics = on(x)[1]
@@ -168,10 +168,10 @@ def end_to_end(
         still = jax.lax.stop_gradient(z)
         axes = tuple(range(z.ndim - 1))
         whitened = normalised(still, jnp.mean(still, axes), jnp.var(still, axes), epsilon)
-        dropped = {}
+        received = seen
         if condition_dropout:
-            dropped = {"condition": drop_condition(drop_keys, batch["condition"], null, condition_dropout)}
-        losses, of_model = on(whitened, **dropped)
+            received = conditioned(seen, drop_condition(drop_keys, batch["condition"], null, condition_dropout))
+        losses, of_model = on(whitened, received)
         statistics = {NAME: _statistics(still, mean)}
         metrics |= {"autoencoder_term": term, **of_model, **statistics}
         return losses + own + alignment * term, metrics

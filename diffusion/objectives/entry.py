@@ -15,7 +15,7 @@ from diffusion.parameterizations import Parameterization, check
 from diffusion.schedules import check_schedule
 
 # All entries of a batch that some objective of this library reads: two players share one batch.
-ENTRIES = ("x", "condition", "index", "noise", "start", "density", "features", "real")
+ENTRIES = ("x", "condition", "data_condition", "index", "noise", "start", "density", "features", "real")
 
 
 def entry(

@@ -8,7 +8,8 @@
   batch: mapping with "x" `[B, ...]` clean data in float32, "condition" (a pytree with leading axis B, or None),
     optionally "index" `[B]`, the examples' global indices (0 .. B - 1 if absent; stratified densities use them),
     "noise" `[B, ...]`, the other end of each example's path at t_max (drawn from N(0, I) if absent), "real", a mask of
-    x without its padding (see `diffusion.padding`), and "density", the state of an adaptive density of times.
+    x without its padding (see `diffusion.padding`), "density", the state of an adaptive density of times, and
+    "data_condition", the condition as the data has it, where the network receives another (see `conditioned`).
   step: the training step, for objectives that follow a curriculum.
 
   losses: `[B]` float32, one an example; the training step takes their mean.
@@ -20,6 +21,8 @@ of devices or of micro-batches, as long as each holds whole blocks.
 
 __all__ = [
     "Noised",
+    "condition_of_data",
+    "conditioned",
     "in_blocks",
     "mean_square",
     "noised",
@@ -83,7 +86,7 @@ def pairs(keys: Array, batch: Batch, coupling: Coupling | None = None) -> tuple[
     """The two ends of each path, `[B, ...]` each: data, and the batch's "noise" or a draw; zeros on padding.
 
     Raises:
-        ValueError: for a mask with a coupling that chooses the noise by the data.
+        ValueError: for a mask with a coupling that chooses the noise by the data, or a condition that it refuses.
     """
     if "real" in batch and not (coupling is None or coupling.independent):
         raise ValueError(
@@ -94,10 +97,28 @@ def pairs(keys: Array, batch: Batch, coupling: Coupling | None = None) -> tuple[
     x_0 = batch["x"]
     x_1 = batch["noise"] if "noise" in batch else normal(noise_keys, x_0)
     if coupling is not None:
-        x_1 = coupling(pair_keys, x_0, x_1)
+        x_1 = coupling(pair_keys, x_0, x_1, condition_of_data(batch))
     require_shape(x_1, x_0.shape, "the noise that each x is paired with")
     real = batch.get("real")
     return padding.zeroed(x_0, real), padding.zeroed(x_1, real)
+
+
+def conditioned(batch: Batch, condition: Any) -> dict[str, Any]:
+    """The batch with another condition for the network, while couplings still see the data's.
+
+    What a wrapper drops from the condition, or adds to it, says nothing about the data. The velocities with a condition
+    and without one are then of the same pairs, as classifier-free guidance supposes.
+
+    Args:
+        batch: the batch that the wrapper received.
+        condition: pytree of arrays `[B, ...]`.
+    """
+    return {**batch, "condition": condition, "data_condition": condition_of_data(batch)}
+
+
+def condition_of_data(batch: Batch) -> Any:
+    """The condition of a batch as the data has it; None without one."""
+    return batch["data_condition"] if "data_condition" in batch else batch.get("condition")
 
 
 def pairing(coupling: Coupling | None) -> dict[str, Any]:

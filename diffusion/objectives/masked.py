@@ -12,7 +12,7 @@ from jax import Array
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
-from diffusion.objectives.inputs import noised, split
+from diffusion.objectives.inputs import conditioned, noised, split
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
@@ -144,7 +144,7 @@ def with_masked_copy(objective: Objective, patch: int = 2, least: float = 0.3, m
         # The keys of the objective's own draws stay what they are.
         mask_keys, keys = split(jax.vmap(jax.random.fold_in, (0, None))(keys, 1), 2)
         keep = kept(mask_keys, _number(batch["x"], patch), least, most)
-        masked = {**batch, "condition": _with_keep(batch.get("condition"), keep)}
+        masked = conditioned(batch, _with_keep(batch.get("condition"), keep))
         again, _ = objective(networks, schedule, keys, masked, step)
         return losses + again, {**metrics, "masked": again}
 

@@ -13,7 +13,7 @@ import numpy as np
 from diffusion.objectives.entry import entry
 from diffusion.objectives.objective import Objective
 
-PER_EXAMPLE = ("x", "condition", "index", "noise")
+PER_EXAMPLE = ("x", "condition", "data_condition", "index", "noise")
 
 
 def frame_by_frame(network: Callable[..., Any]) -> Callable[..., Any]:

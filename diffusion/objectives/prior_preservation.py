@@ -44,6 +44,7 @@ def with_prior_preservation(objective: Objective, weight: float = 1.0) -> Object
         keys, own = split(keys, 2)
         rest = {name: leaf for name, leaf in batch.items() if name != "prior"}
         losses, metrics = objective.loss(networks, schedule, keys, rest, step)
+        rest.pop("data_condition", None)  # that of the examples
         prior, _ = objective.loss(networks, schedule, own, rest | dict(batch["prior"]), step)
         return losses + weight * prior, {**metrics, "prior": prior}
 

@@ -54,6 +54,13 @@ PAGES = {
         ),
         Section("Couplings", "diffusion.couplings", ("paper",), ("Coupling",), summary=True),
         Section(
+            "Couplings under continuous conditions",
+            "diffusion.conditional_couplings",
+            ("paper",),
+            ("Coupling",),
+            summary=True,
+        ),
+        Section(
             "Couplings of sets of points", "diffusion.equivariant_couplings", ("paper",), ("Coupling",), summary=True
         ),
         Section("Flow maps", "diffusion.flow_maps", ("map", "network", "paper"), ("FlowMap",)),

@@ -55,7 +55,10 @@ KINDS = {
     "samples of a generator": Kind(names.SIMULATIONS),
     "weighting of pairs": Kind(names.PAIR_WEIGHTINGS),
     "solver": Kind(names.SOLVERS),
-    "coupling": Kind(names.COUPLINGS, {"cost": "cost of transport"}),
+    "coupling": Kind(
+        names.COUPLINGS, {"cost": "cost of transport", "distance": "distance of conditions", "coupling": "coupling"}
+    ),
+    "distance of conditions": Kind(names.CONDITION_DISTANCES),
     "cost of transport": Kind(names.COSTS, {"manifold": "manifold"}),
     "manifold": Kind(names.MANIFOLDS),
     "prior": Kind(names.PRIORS),

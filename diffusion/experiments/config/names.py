@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from diffusion import (
     caching,
+    conditional_couplings,
     couplings,
     editing,
     equivariant_couplings,
@@ -162,11 +163,14 @@ COUPLINGS = _table(
     couplings.optimal_transport,
     couplings.sinkhorn,
     couplings.schroedinger_bridge,
+    couplings.across_conditions,
+    conditional_couplings.conditional_optimal_transport,
     equivariant_couplings.aligned,
     equivariant_couplings.equivariant_optimal_transport,
     manifolds.aligned_frames,
 )
 COSTS = _table(manifolds.geodesic_cost)  # of transport
+CONDITION_DISTANCES = _values(squared=conditional_couplings.squared, cosine=conditional_couplings.cosine)
 OBJECTIVES = _table(
     objectives.denoising,
     objectives.flow_matching,

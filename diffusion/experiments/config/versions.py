@@ -94,6 +94,24 @@ def _streams_of_series(fields: Fields) -> None:
         source.setdefault("apart", False)
 
 
+TRANSPORT = ("optimal_transport", "sinkhorn", "schroedinger_bridge", "equivariant_optimal_transport")
+
+
+def _couplings_that_saw_no_condition(fields: Fields) -> None:
+    """Transport between all examples, which later pairs equal conditions alone; without a condition it is the same."""
+    parts = [fields.get(name) for name in ("objective", "model", "data")]
+    if not all(isinstance(part, dict) for part in parts):
+        return
+    objective, model, data = parts
+    if not model.get("num_classes") and data.get("source") == {"name": "tfds"}:
+        return  # it has no condition
+    coupling = objective.get("coupling")
+    if objective.get("name") == "schroedinger_bridge" and coupling is None and "sigma" in objective:
+        coupling = {"name": "schroedinger_bridge", "sigma": objective["sigma"]}
+    if isinstance(coupling, dict) and coupling.get("name") in TRANSPORT:
+        objective["coupling"] = {"name": "across_conditions", "coupling": coupling}
+
+
 MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("data", "latents", {"dir": "", "autoencoder": ""}),
     _adds("data", "changed", "stop"),
@@ -117,4 +135,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _tuning,
     _autoencoder,
     _streams_of_series,
+    _couplings_that_saw_no_condition,
 ]

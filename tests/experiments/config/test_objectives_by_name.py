@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from diffusion import couplings, flow_maps, objectives, parameterizations, schedules, timesteps
+from diffusion import conditional_couplings, couplings, flow_maps, objectives, parameterizations, schedules, timesteps
 from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.experiments.run import program
@@ -51,6 +51,33 @@ CASES = {  # the entry, other fields, and the same in Python
             timesteps.uniform_density(LINE, t_min=0.01),
             couplings.schroedinger_bridge(0.5, block=8),
             clock=parameterizations.steps(),
+        ),
+    ),
+    "flow_matching": (
+        {
+            "name": "flow_matching",
+            "density": UNIFORM,
+            "coupling": {"name": "conditional_optimal_transport", "ratio": 0.3, "distance": {"name": "cosine"}}
+            | {"block": 8},
+        },
+        {},
+        lambda: objectives.flow_matching(
+            timesteps.uniform_density(LINE),
+            conditional_couplings.conditional_optimal_transport(0.3, 8, conditional_couplings.cosine),
+            parameterizations.steps(),
+        ),
+    ),
+    "flow_matching across conditions": (
+        {
+            "name": "flow_matching",
+            "density": UNIFORM,
+            "coupling": {"name": "across_conditions", "coupling": {"name": "sinkhorn", "reg": 2.0, "block": 8}},
+        },
+        {},
+        lambda: objectives.flow_matching(
+            timesteps.uniform_density(LINE),
+            couplings.across_conditions(couplings.sinkhorn(2.0, 8)),
+            parameterizations.steps(),
         ),
     ),
     "consistency_training": (
@@ -116,6 +143,8 @@ def test_an_entry_is_its_function_of_its_parts(name, tmp_path):
     x = jnp.clip(jax.random.normal(jax.random.key(1), (8, 2, 2, 1)), -1, 1)
     batch = {"x": x, "noise": jnp.roll(x, 1, axis=0)} if named.teacher and named.teacher.pairs else {"x": x}
     channels = named.channels or 1
+    if name.startswith("flow_matching"):  # by its coupling
+        batch["condition"] = x[:, 0] if "across" not in name else jnp.arange(8) % 2
     network = lambda x, clock, condition: jnp.concatenate([jnp.sin(3 * x + jnp.mean(clock) / 1000)] * channels, -1)
     networks = dict.fromkeys(("model", "target", "teacher"), network)
     losses = [

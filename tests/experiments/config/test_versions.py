@@ -106,6 +106,30 @@ def test_series_of_before_keep_their_streams():
     assert "apart" not in versions.read(json.dumps({**config, "version": 22})).data.source
 
 
+@pytest.mark.parametrize(
+    "objective, coupling",
+    [
+        ({"coupling": {"name": "sinkhorn", "reg": 0.5, "block": 8}}, {"name": "sinkhorn", "reg": 0.5, "block": 8}),
+        ({"name": "schroedinger_bridge", "sigma": 0.5}, {"name": "schroedinger_bridge", "sigma": 0.5}),
+    ],
+)
+def test_transport_of_before_still_ignores_the_condition(objective, coupling):
+    config = {"version": 22, "objective": objective, "model": {"num_classes": 2}, "data": {"source": {"name": "tfds"}}}
+    across = {"name": "across_conditions", "coupling": coupling}
+    assert plain(versions.read(json.dumps(config)).objective.coupling) == across
+    points = {**config, "model": {}, "data": {"source": {"name": "points"}}}  # which may have a condition
+    assert plain(versions.read(json.dumps(points)).objective.coupling) == across
+    assert plain(versions.read(json.dumps({**config, "model": {}})).objective) == objective  # it has none
+    assert plain(versions.read(json.dumps({**config, "version": 23})).objective) == objective
+
+
+@pytest.mark.parametrize("coupling", [None, {"name": "independent"}, {"name": "aligned"}, "sinkhorn", [1]])
+def test_couplings_of_before_that_transport_nothing_stay(coupling):
+    objective = {"name": "flow_matching", "coupling": coupling}
+    config = {"version": 22, "objective": objective, "model": {"num_classes": 2}, "data": {"source": 1}}
+    assert plain(versions.read(json.dumps(config)).objective) == plain(objective)
+
+
 @pytest.mark.parametrize("version", [-1, len(versions.MIGRATIONS) + 1, "1", True, None, 1.0])
 def test_a_version_that_none_can_be_is_refused(version):
     with pytest.raises(ConfigError, match=f"version {version!r}. Valid here: 0 to {len(versions.MIGRATIONS)}"):
