@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 from jax._src.interpreters import mlir
 
-from tests import kept_programs
+from tests import kept_programs, xla_flags
 
 # Compilation makes the first example slow, and an example must not depend on the day it is run.
 settings.register_profile(
@@ -29,7 +29,8 @@ settings.load_profile("diffusion")
 # and its examples would depend on which other tests are run.
 providers._get_local_constants = providers.Constants
 FAST = "not slow"  # the tests that pyproject.toml selects by default
-# The emitters that compile in half the time; and one LLVM module a program, not one for each part: a third less.
+# The emitters that compile in half the time, as far as XLA has them (jax 0.10); and one LLVM module a program, not one
+# for each part: a third less.
 XLA_FLAGS = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
 PLACE = pytest.StashKey[int]()
 
@@ -38,15 +39,14 @@ def pytest_configure(config):
     """A recompilation is a warning in use and a failure here. (In pyproject.toml the line would import jax first.)
 
     The fast tests spend most of their time in XLA's compiler, on programs that then run for milliseconds: they are
-    compiled without its optimizations and with `XLA_FLAGS`, and kept for the next run (also by the processes of
-    tests/reliability). With the slow ones (make test-all) every program is compiled as in use.
+    compiled without its optimizations and with those of `XLA_FLAGS` that XLA knows, and kept for the next run (also by
+    the processes of tests/reliability). With the slow ones (make test-all) every program is compiled as in use.
     """
     config.addinivalue_line("filterwarnings", "error::diffusion.training.runtime.recompilation.RecompilationWarning")
     if config.option.markexpr == FAST:
         jax.config.update("jax_disable_most_optimizations", True)
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
-        flags = os.environ.get("XLA_FLAGS", "").split()
-        os.environ["XLA_FLAGS"] = " ".join([*flags, *(flag for flag in XLA_FLAGS if flag not in flags)])
+        xla_flags.add(XLA_FLAGS)
         if jax.config.jax_compilation_cache_dir is None:  # tools.mutate has a folder of its own
             kept_programs.keep(first=not hasattr(config, "workerinput"))
         mlir.make_ir_context = _shared_context

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import pathlib
 from collections.abc import Iterator
 
 VERSION = 0x20080522  # capabilities(7): CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
@@ -28,6 +29,18 @@ def dropped() -> Iterator[None]:
         yield
     finally:
         _set(held)
+
+
+@contextlib.contextmanager
+def unreadable(path: pathlib.Path) -> Iterator[None]:
+    """Within the block nobody may read the file, whoever runs the test; after it, its mode is as before."""
+    mode = path.stat().st_mode
+    path.chmod(0)
+    try:
+        with dropped():
+            yield
+    finally:
+        path.chmod(mode)
 
 
 def _header() -> ctypes.Array:

@@ -9,6 +9,7 @@ is killed, all are.
 
 import argparse
 import collections
+import errno
 import os
 import queue
 import re
@@ -191,6 +192,15 @@ def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Gu
     return exit_status(processes[failed].popen.returncode)
 
 
+def is_present(program: str) -> bool:
+    """Whether a file of that name can be seen: at its path, or in a folder of PATH.
+
+    The error of a failed start does not tell: it is EACCES too where a folder of PATH may not be entered.
+    """
+    folders = [""] if os.sep in program else os.get_exec_path()
+    return any(os.path.isfile(os.path.join(folder, program)) for folder in folders)
+
+
 def _say(text: str) -> None:
     print(f"diffusion launch local: {text}", file=sys.stderr, flush=True)
 
@@ -221,8 +231,10 @@ def main(argv: list[str]) -> int:
             processes.append(start(command, i, names | launcher, guard))
         return wait(processes, signals, options.grace, guard)
     except OSError as error:
-        _say(f"cannot run {command[0]!r}: {error.strerror}. Write the command after --, e.g. diffusion train ...")
-        return 127 if isinstance(error, FileNotFoundError) else 126
+        present = is_present(command[0])
+        reason = error.strerror if present else os.strerror(errno.ENOENT)
+        _say(f"cannot run {command[0]!r}: {reason}. Write the command after --, e.g. diffusion train ...")
+        return 126 if present else 127
     finally:
         signal_all(processes, signal.SIGKILL)  # none outlives the launcher
         guard.close()

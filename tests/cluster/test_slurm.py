@@ -6,6 +6,7 @@ The commands of the jobs are small scripts of bash, with a run's exit statuses, 
 import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -210,7 +211,7 @@ def test_no_daemon_and_no_job_outlives_the_tests_that_started_them(tmp_path):
     with tempfile.TemporaryDirectory(prefix="slurm") as name:
         folder = pathlib.Path(name)
         folder.chmod(0o755)
-        command = f"sleep 600 | {sys.executable} -m tests.cluster.daemons {name} & wait"
+        command = f"sleep 600 | {shlex.quote(sys.executable)} -m tests.cluster.daemons {name} & wait"
         holder = subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert holder.stdout.readline() == "ready\n"
         Cluster(folder).run("sbatch", "--output=/dev/null", "--wrap=srun sleep 600")

@@ -112,8 +112,7 @@ KEPT = [classifier_of, reader_of, captions_of, no_condition_of, statistics_of, p
 def test_what_may_not_be_read_is_neither_made_again_nor_called_damaged(kept, tmp_path):
     path, read = kept(tmp_path)
     before = path.read_bytes()
-    path.chmod(0)
-    with rights.dropped(), pytest.raises((OSError, ValueError), match="ermission denied") as error:
+    with rights.unreadable(path), pytest.raises((OSError, ValueError), match="ermission denied") as error:
         read()
     assert failures.of_machine(error.value) and "damaged" not in str(error.value)
     assert path.read_bytes() == before
@@ -161,6 +160,5 @@ def test_sizes_that_could_not_be_read_are_not_measured_again(tmp_path, monkeypat
     np.save(path, np.ones((9, 2), np.int64))
     source = type("Source", (), {"stamp": lambda self: "stamp", "__len__": lambda self: 9})()
     assert buckets.measured_once(source).shape == (9, 2)
-    path.chmod(0)
-    with rights.dropped(), pytest.raises(failures.Unreadable, match="Permission denied"):
+    with rights.unreadable(path), pytest.raises(failures.Unreadable, match="Permission denied"):
         buckets.measured_once(source)

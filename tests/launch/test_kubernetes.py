@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -292,7 +293,7 @@ def test_bad_arguments(argv, words, capsys):
 
 
 def test_creates_through_kubectl(tmp_path, monkeypatch, capfd):
-    (tmp_path / "kubectl").write_text(f'#!/bin/bash\ncat > {tmp_path}/got; echo "$@"; exit 3\n')
+    (tmp_path / "kubectl").write_text(f'#!/bin/bash\ncat > {shlex.quote(str(tmp_path))}/got; echo "$@"; exit 3\n')
     (tmp_path / "kubectl").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert kubernetes.main([*BASE, "--", "prog", *HARD]) == 3

@@ -14,6 +14,7 @@ import pytest
 
 from diffusion.launch import local
 from diffusion.launch.guard import Guard
+from tests import rights
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -285,6 +286,19 @@ def test_the_guard_spares_a_group_that_ended(tmp_path):
 def test_a_missing_program_is_named(tmp_path, capfd):
     assert local.main(["--", "no-such-program-of-ours", "x"]) == 127
     assert "no-such-program-of-ours" in capfd.readouterr().err
+
+
+def test_a_program_is_missing_also_where_a_folder_of_path_may_not_be_entered(tmp_path, capfd, monkeypatch):
+    """The error of the start is then EACCES, as of a file that may not be executed, which stays 126."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (tmp_path / "not-a-program").touch()
+    monkeypatch.setenv("PATH", f"{closed}:{os.environ['PATH']}")
+    with rights.unreadable(closed):
+        assert local.main(["--", "no-such-program-of-ours"]) == 127
+        assert "No such file" in capfd.readouterr().err
+        assert local.main(["--", str(tmp_path / "not-a-program")]) == 126
+        assert "Permission denied" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,19 @@
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from diffusion.launch import slurm
+from tests import stand_ins
 
 HARD = ["a b", "it's", '"quoted"', "$HOME $(echo no) `no`", "back\\slash\\n", "two\nlines", "", "*", "-x", "é", "{}"]
 
 # Runs the command once a task, one after the other, with the variables that SLURM sets and none of the caller's others.
-SRUN = f"""#!{sys.executable}
+SRUN = stand_ins.python_program("""
 import os, subprocess, sys
 words = sys.argv[1:]
 while words[0].startswith("-"):
@@ -21,12 +23,12 @@ while words[0].startswith("-"):
 nodes, tasks = int(os.environ["FAKE_NODES"]), int(os.environ["FAKE_TASKS"])
 status = 0
 for rank in range(nodes * tasks):
-    variables = {{"PATH": os.environ["PATH"], "SLURM_NTASKS": str(nodes * tasks), "SLURM_PROCID": str(rank),
-            "SLURM_LOCALID": str(rank % tasks), "SRUN_PID": str(os.getpid())}}
+    variables = {"PATH": os.environ["PATH"], "SLURM_NTASKS": str(nodes * tasks), "SLURM_PROCID": str(rank),
+            "SLURM_LOCALID": str(rank % tasks), "SRUN_PID": str(os.getpid())}
     sys.stdout.flush()
     status = max(status, subprocess.run(words, env=variables).returncode)
 sys.exit(status)
-"""
+""")
 SCONTROL = """#!/bin/bash
 if [ "$1" = requeue ]; then echo "requeued $2"; exit; fi
 [ "$*" = "show hostnames gpu[07-08]" ] && printf 'gpu07\\ngpu08\\n'
@@ -259,7 +261,7 @@ def test_bad_arguments(argv, words, capsys):
 
 
 def test_submits_through_sbatch(tmp_path, monkeypatch, capfd):
-    sbatch = f"#!/bin/bash\ncat > {tmp_path}/got; echo Submitted; exit 3\n"
+    sbatch = f"#!/bin/bash\ncat > {shlex.quote(str(tmp_path))}/got; echo Submitted; exit 3\n"
     monkeypatch.setenv("PATH", put(tmp_path / "bin", sbatch=sbatch))
     assert slurm.main(["--nodes=2", "--", "prog", *HARD]) == 3
     assert (tmp_path / "got").read_text() == text_of("--nodes=2", "--", "prog", *HARD)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from diffusion.launch import tpu
+from tests import stand_ins
 
 HARD = ["a b", "it's", '"quoted"', "$HOME $(echo no) `no`", "back\\slash\\n", "two\nlines", "", "*", "-x", "é", "{}"]
 POD = ["--name=my-pod", "--zone=us-east5-a"]
@@ -16,12 +17,12 @@ TASK = """import json, os, sys
 print(json.dumps([sys.argv[1:], os.getcwd(), {k: v for k, v in os.environ.items() if k.startswith("DIFFUSION_")}]))
 """
 # As ssh does: the command is one string, which a shell in the home directory reads.
-GCLOUD = f"""#!{sys.executable}
+GCLOUD = stand_ins.python_program("""
 import os, subprocess, sys
 print("words", len(sys.argv) - 1, sys.argv[1:6], flush=True)
 command, = [word.removeprefix("--command=") for word in sys.argv if word.startswith("--command=")]
-sys.exit(subprocess.run(["bash", "-c", command], cwd=os.environ["HOME"], env={{"PATH": os.environ["PATH"]}}).returncode)
-"""
+sys.exit(subprocess.run(["bash", "-c", command], cwd=os.environ["HOME"], env={"PATH": os.environ["PATH"]}).returncode)
+""")
 
 
 @pytest.fixture

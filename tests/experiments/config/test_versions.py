@@ -9,7 +9,7 @@ commit made of them: metrics.jsonl after two more steps, and samples.npz at step
 
 import json
 import pathlib
-import tarfile
+import shutil
 
 import numpy as np
 import pytest
@@ -31,8 +31,7 @@ pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 @pytest.fixture
 def before(request, tmp_path):
-    with tarfile.open(FIXTURES / f"{request.param}.tar.gz") as file:
-        file.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(FIXTURES / f"{request.param}.tar.gz", tmp_path)
     return tmp_path
 
 

@@ -365,10 +365,11 @@ def test_nothing_is_renamed_before_a_sound_one_is_known(run_folder, monkeypatch,
 
 def test_a_folder_of_checkpoints_that_may_not_be_listed_is_not_an_empty_one(run_folder):
     workdir, _ = run_folder
-    (workdir / "checkpoints").chmod(0)
-    with rights.dropped(), pytest.raises(checkpoints.UnreadableCheckpoint, match="Permission denied"):
+    with (
+        rights.unreadable(workdir / "checkpoints"),
+        pytest.raises(checkpoints.UnreadableCheckpoint, match="Permission denied"),
+    ):
         checkpoints.restore_latest(workdir, toys.make_state())
-    (workdir / "checkpoints").chmod(0o755)
 
 
 def test_no_checkpoint_yet(tmp_path):

@@ -1,0 +1,37 @@
+"""XLA's flags for tests, as far as the installed XLA knows them: it ends every process that sets another."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+NAME = "XLA_FLAGS"  # the environment variable, words with spaces between them
+PROBE = "import jax; jax.devices()"
+
+
+def add(flags: Sequence[str]) -> None:
+    """Adds to this environment the flags that XLA knows, beside those that it has.
+
+    Args:
+        flags: words such as `"--xla_cpu_parallel_codegen_split_count=1"`.
+    """
+    before = os.environ.get(NAME, "").split()
+    fresh = [flag for flag in flags if flag not in before]
+    if fresh:  # not in pytest's workers, whose environment is that of the process that starts them
+        os.environ[NAME] = " ".join([*before, *known(fresh)])
+
+
+def known(flags: Sequence[str]) -> list[str]:
+    """The flags that XLA knows: a child process tries all at once, and one for each flag where that one ends.
+
+    Args:
+        flags: words as in `add`.
+    """
+    if _starts(flags):
+        return [*flags]
+    return [flag for flag in flags if _starts([flag])]
+
+
+def _starts(flags: Sequence[str]) -> bool:
+    environment = {**os.environ, NAME: " ".join(flags), "JAX_PLATFORMS": "cpu"}
+    return subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True).returncode == 0
