@@ -11,7 +11,7 @@ What a layer keeps for one image, in elements, with N tokens of D features, hidd
 | "narrow" | input and the two that are added | 3 N D |  | sequence |
 |        | attention "cudnn", "splash" | N D  | H N                            | sequence, tensor |
 | "none" | tokens                | 6 N D + 4 D                    | 2 N D + 4 N                    | sequence         |
-|        | MLP                   | 6 N M (GELU in bfloat16: 2)    |                                | sequence, tensor |
+|        | MLP                   | 6 N M (GELU: 1 + JAX keeps)    |                                | sequence, tensor |
 |        | normalised q, k       |                                | 6 N D + 4 H N                  | sequence, tensor |
 |        | attention "xla"       | 4 N D + H N^2                  | H N^2 + 2 H N                  | sequence, tensor |
 |        | attention "matmul"    | 5 N D + H N^2 (0 in float32)   | H N^2                          | sequence, tensor |
@@ -24,8 +24,13 @@ term by term. XLA may keep fewer where two are equal, but does not on a TPU.
 
 __all__ = ["kept_bytes", "layer_bytes"]
 
+import functools
+
+import jax
+
 from diffusion.models.budget.flops import hidden, tokens
 from diffusion.models.dit import DiT
+from diffusion.models.layers.activations import gelu
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -80,6 +85,14 @@ def layer_bytes(
         "cudnn": size * 4 * n * d + 4 * h * n,
         "splash": size * 4 * n * d + 4 * h * n,
     }[attention]
-    inside = 2 if model.mlp == "gelu" and model.dtype == "bfloat16" else 6  # see `activations.gelu`
+    inside = 1 + _kept_by_gelu(model.dtype) if model.mlp == "gelu" else 6  # the second dense layer keeps its input
     normalised = 4 * (6 * n * d + 4 * h * n) if model.qk_norm else 0
     return of_tokens + (size * inside * n * m + of_heads + normalised) / (sequence * tensor)
+
+
+@functools.cache
+def _kept_by_gelu(dtype: str) -> int:
+    """The number of arrays of GELU's size that its backward pass needs, which depends on JAX's version in float32."""
+    x = jax.ShapeDtypeStruct((2, 3), dtype)
+    kept = jax.eval_shape(lambda x: jax.vjp(gelu, x)[1], x)
+    return sum(leaf.shape == x.shape for leaf in jax.tree.leaves(kept))
