@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+import scipy  # reads its parts where they are first used
 
 Control = Callable[[np.ndarray], np.ndarray]
 """A picture uint8 [H, W, 3] -> its control, uint8 [H, W, 3]."""
@@ -33,9 +33,9 @@ def edges(low: float = 100.0, high: float = 200.0, blur: float = 1.0) -> Control
         raise ValueError(f"low = {low}, high = {high}, blur = {blur}. Valid: 0 <= low <= high, and blur at least 0.")
 
     def control(picture: np.ndarray) -> np.ndarray:
-        grey = ndimage.gaussian_filter(_grey(picture), blur)
-        down = ndimage.sobel(grey, axis=0)
-        right = ndimage.sobel(grey, axis=1)
+        grey = scipy.ndimage.gaussian_filter(_grey(picture), blur)
+        down = scipy.ndimage.sobel(grey, axis=0)
+        right = scipy.ndimage.sobel(grey, axis=1)
         steep = np.round(np.hypot(down, right), 6)  # so that equal slopes compare as equal
         # Of four directions the nearest to the gradient; a pixel stays where neither neighbour along it is steeper.
         turn = np.round(np.arctan2(down, right) / (np.pi / 4)).astype(int) % 4
@@ -45,7 +45,7 @@ def edges(low: float = 100.0, high: float = 200.0, blur: float = 1.0) -> Control
         steepest = np.zeros(steep.shape, bool)
         for direction, (i, j) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):
             steepest |= (turn == direction) & (steep >= at(i, j)) & (steep > at(-i, -j))
-        labelled: Any = ndimage.label(steepest & (steep >= low), np.ones((3, 3)))
+        labelled: Any = scipy.ndimage.label(steepest & (steep >= low), np.ones((3, 3)))
         parts, number = labelled
         strong = np.zeros(number + 1, bool)
         strong[np.unique(parts[steepest & (steep >= high)])] = True
@@ -69,7 +69,7 @@ def sketch(blur: float = 3.0) -> Control:
 
     def control(picture: np.ndarray) -> np.ndarray:
         grey = _grey(picture)
-        around = ndimage.gaussian_filter(grey, blur)
+        around = scipy.ndimage.gaussian_filter(grey, blur)
         return _coloured(255 * np.minimum((grey + 1) / (around + 1), 1))
 
     return control

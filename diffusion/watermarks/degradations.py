@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import scipy.ndimage
+import scipy  # reads its parts where they are first used
 from PIL import Image
 
 from diffusion.io import pictures

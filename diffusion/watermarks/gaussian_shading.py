@@ -8,7 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
+import scipy  # reads its parts where they are first used
 from jax import Array
 
 from diffusion.watermarks import keyed

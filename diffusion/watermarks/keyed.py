@@ -6,7 +6,7 @@ import hashlib
 import re
 
 import numpy as np
-import scipy.special
+import scipy  # reads its parts where they are first used
 
 DIGITS = 64  # of a key: 256 bits
 

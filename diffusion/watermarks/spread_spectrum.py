@@ -3,7 +3,7 @@
 __all__ = ["spread_spectrum"]
 
 import numpy as np
-import scipy.fft
+import scipy  # reads its parts where they are first used
 
 from diffusion.watermarks import keyed
 from diffusion.watermarks.watermark import Reading, Watermark, check_finite, check_whole

@@ -6,7 +6,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
+import scipy  # reads its parts where they are first used
 from jax import Array
 
 from diffusion.watermarks import keyed

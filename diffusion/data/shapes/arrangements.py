@@ -33,7 +33,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy  # reads its parts where they are first used
 
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.drawing import DISTANCES, SIDE
@@ -162,7 +162,7 @@ def _fits(things: tuple[Thing, ...], over: bool, gap: float) -> bool:
             return False
         rests = [a & ~b for a, b in (whole, whole[::-1])]  # whichever is the nearer
         return all(
-            rest.sum() >= SEEN * own.sum() and ndimage.label(rest)[1] == 1  # pyright: ignore[reportIndexIssue]
+            rest.sum() >= SEEN * own.sum() and scipy.ndimage.label(rest)[1] == 1  # pyright: ignore[reportIndexIssue]
             for rest, own in zip(rests, whole)
         )
     apart = lambda a, b: np.hypot(a.x - b.x, a.y - b.y) > REACH * (a.radius + b.radius) + gap
