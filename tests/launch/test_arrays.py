@@ -1,13 +1,13 @@
 """The launchers of sweeps: each task or pod runs one run, goes on where it saved, and ends no other."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
 from diffusion.launch import kubernetes_array, slurm_array
+from tests import stand_ins
 from tests.launch import schema
 from tests.launch.test_kubernetes import HARD as WORDS_OF_PODS
 from tests.launch.test_kubernetes import TASK as TASK_OF_PODS
@@ -37,7 +37,11 @@ def execute(tmp_path, *argv: str, index=7, state="RUNNING", restarts=None) -> su
         "FAKE_TASKS": "1",
     }
     return subprocess.run(
-        ["bash", str(file)], capture_output=True, text=True, timeout=60, env={"PATH": path} | message | again
+        ["bash", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=stand_ins.environment(path) | message | again,
     )
 
 
@@ -129,7 +133,7 @@ def test_a_pod_runs_the_run_of_its_index():
     names = {entry["name"]: expand(entry["value"], {}) for entry in container["env"] if "value" in entry}
     names["DIFFUSION_RUN"] = "31"  # as the kubelet fills it in
     words = [expand(word, names) for word in container["command"]]
-    done = subprocess.run(words, capture_output=True, text=True, env={"PATH": os.environ["PATH"], **names})
+    done = subprocess.run(words, capture_output=True, text=True, env=stand_ins.environment() | names)
     assert json.loads(done.stdout) == [[*WORDS_OF_PODS, "--run=31"], {"DIFFUSION_RUN": "31", "MY_NAME": "a $(b)"}]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "1"}
     assert {"name": "v0", "mountPath": "/runs"} in container["volumeMounts"]

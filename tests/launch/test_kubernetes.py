@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from diffusion.launch import kubernetes
+from tests import stand_ins
 from tests.launch import schema
 
 HARD = ["a b", "it's", '"quoted"', "$HOME $(HOME) $$(HOME) $$ `no`", "back\\slash\\n", "two\nlines", "", "*", "-x", "é"]
@@ -87,7 +88,7 @@ def run_pod(jobset: dict, index: int) -> list:
             assert "['batch.kubernetes.io/job-completion-index']" in entry["valueFrom"]["fieldRef"]["fieldPath"]
             names[entry["name"]] = str(index)
     words = [expand(word, names) for word in container["command"]]
-    done = subprocess.run(words, env=names | {"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True)
+    done = subprocess.run(words, env=names | stand_ins.environment(), capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 

@@ -23,7 +23,8 @@ while words[0].startswith("-"):
 nodes, tasks = int(os.environ["FAKE_NODES"]), int(os.environ["FAKE_TASKS"])
 status = 0
 for rank in range(nodes * tasks):
-    variables = {"PATH": os.environ["PATH"], "SLURM_NTASKS": str(nodes * tasks), "SLURM_PROCID": str(rank),
+    variables = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    variables |= {"SLURM_NTASKS": str(nodes * tasks), "SLURM_PROCID": str(rank),
             "SLURM_LOCALID": str(rank % tasks), "SRUN_PID": str(os.getpid())}
     sys.stdout.flush()
     status = max(status, subprocess.run(words, env=variables).returncode)
@@ -59,9 +60,9 @@ def execute(tmp_path, *argv: str, nodes=1, tasks=1, state="RUNNING", restarts=No
         ["bash", str(file)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         env={
-            "PATH": path,
+            **stand_ins.environment(path),
             "SLURM_JOB_ID": "1234567",
             "SLURM_JOB_NODELIST": "gpu[07-08]",
             "FAKE_NODES": str(nodes),
@@ -164,8 +165,8 @@ def test_unknown_hosts_stop_the_script(tmp_path):
         ["bash", "-c", text_of("--", "true")],
         capture_output=True,
         text=True,
-        timeout=30,
-        env={"PATH": path, "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "x"},
+        timeout=300,
+        env={**stand_ins.environment(path), "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "x"},
     )
     assert done.returncode == 1 and "no hosts" in done.stderr and "option" not in done.stdout
 

@@ -21,7 +21,8 @@ GCLOUD = stand_ins.python_program("""
 import os, subprocess, sys
 print("words", len(sys.argv) - 1, sys.argv[1:6], flush=True)
 command, = [word.removeprefix("--command=") for word in sys.argv if word.startswith("--command=")]
-sys.exit(subprocess.run(["bash", "-c", command], cwd=os.environ["HOME"], env={"PATH": os.environ["PATH"]}).returncode)
+kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+sys.exit(subprocess.run(["bash", "-c", command], cwd=os.environ["HOME"], env=kept).returncode)
 """)
 
 
