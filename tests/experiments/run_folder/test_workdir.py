@@ -103,8 +103,8 @@ def test_processes_with_folders_of_their_own_are_refused(tmp_path, monkeypatch):
     said["folder seen"][1] = '["b:/runs", true]'
     (tmp_path / ".shared").write_text("token")
     began = time.monotonic()
-    workdir.require_shared(tmp_path, seconds=60)
-    assert time.monotonic() - began < 10
+    workdir.require_shared(tmp_path, seconds=600)
+    assert time.monotonic() - began < 300
 
 
 def test_two_runs_on_one_folder(tmp_path):

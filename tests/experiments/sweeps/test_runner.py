@@ -8,7 +8,6 @@ import queue
 import signal
 import sys
 import threading
-import time
 
 import pytest
 from rich.console import Console
@@ -131,9 +130,10 @@ def test_second_and_third_signals_end_what_does_not_listen(tmp_path):
 
     def interrupt():
         until(lambda: (tmp_path / "a" / "up").exists(), 60)
-        for _ in range(3):
-            signals.put(signal.SIGINT)
-            time.sleep(0.15)
+        signals.put(signal.SIGINT)
+        until(lambda: (tmp_path / "a" / "heard").exists(), 60)  # else the second could end it before
+        signals.put(signal.SIGINT)
+        signals.put(signal.SIGINT)
 
     with later(interrupt):
         ended, _, shown = go(tmp_path, [deaf], signals=signals)

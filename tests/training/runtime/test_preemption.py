@@ -12,7 +12,7 @@ from diffusion.training.runtime.preemption import Interrupted, StopRequest
 def test_work_alone_is_interrupted_wherever_it_is(monkeypatch):
     """In a loop of Python and in a wait of the operating system; without a request it goes on to its end."""
     monkeypatch.setattr(preemption, "BEAT", 0.02)
-    forever = [lambda: all(iter(lambda: 1, 0)), lambda: time.sleep(60)]
+    forever = [lambda: all(iter(lambda: 1, 0)), lambda: time.sleep(600)]
     for work in forever:
         with StopRequest() as stop:
             stop.check()
@@ -22,7 +22,7 @@ def test_work_alone_is_interrupted_wherever_it_is(monkeypatch):
             began = time.monotonic()
             with pytest.raises(Interrupted), stop.interrupting():
                 work()
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 300  # not the whole sleep
             with pytest.raises(Interrupted):
                 stop.check()
     assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
@@ -128,7 +128,7 @@ def test_work_alone_is_interrupted_in_a_run_of_several_processes(three_processes
     at["reached"] = 4
     began = time.monotonic()
     with pytest.raises(Interrupted), stop.interrupting():
-        time.sleep(30)
-    assert 0.05 < time.monotonic() - began < 10
+        time.sleep(600)
+    assert 0.05 < time.monotonic() - began < 300
     assert asked == list(range(1, len(asked) + 1)) and len(asked) >= 6
     assert stop.received() == signal.SIGTERM
