@@ -2,6 +2,7 @@
 # make setup   the environment alone                              make test-all    with the slow ones
 #              (ACCELERATOR=cuda12, cuda13, tpu)
 #                                                                 make test-quick  the mathematics alone
+#                                                                 make test-newest  for a newer Python
 # make demo-text   a text-to-image model, trained from nothing: three quarters of an hour
 # make demo-video  a model of clips of moving drawings, trained from nothing, and measured by a judge
 # make bench   timings                                            make lint      ruff   make types   pyright
@@ -31,7 +32,7 @@ ifneq ($(filter-out $(ACCELERATORS),$(ACCELERATOR)),)
 $(error ACCELERATOR=$(ACCELERATOR) is not known. Valid: $(ACCELERATORS), or none for the CPU)
 endif
 
-.PHONY: setup demo gallery demo-text demo-video test test-all test-quick test-cluster test-peers fixtures bench accelerators-env playground-env lint types mutate
+.PHONY: setup demo gallery demo-text demo-video test test-all test-quick test-newest test-cluster test-peers fixtures bench accelerators-env playground-env lint types mutate
 .PHONY: site lock clean
 setup: $(COMPLETE)
 
@@ -73,7 +74,7 @@ gallery: setup
 
 # The first run compiles; .cache keeps the programs for the next run of every target that has fast tests alone.
 # pytest keeps the tests as it rewrites them, and Python what it compiles, where the environment forbids it (containers do).
-test test-quick test-all: export PYTHONDONTWRITEBYTECODE :=
+test test-quick test-newest test-all: export PYTHONDONTWRITEBYTECODE :=
 # Three workers for two cores: some tests wait for processes that they start.
 test: setup
 	$(RUN) -m pytest -n 3 --dist worksteal
@@ -85,6 +86,14 @@ MATHEMATICS := tests/schedules tests/timesteps tests/samplers tests/guidance tes
 LONG := few_step_* samplers sampler_orders sampler_gradients sampler_moments guidance_conformance short_trainings
 test-quick: setup
 	$(RUN) -m pytest -n 2 --dist worksteal -q $(MATHEMATICS) $(patsubst %,--ignore-glob='*/test_%.py',$(LONG))
+
+# What is tried on the newest Python as well: the mathematics, the commands of the demo in seconds, the help of each.
+test-newest: test-quick
+	rm -rf runs/newest
+	$(RUN) -m diffusion train --config=digits:tiny --workdir=runs/newest
+	$(RUN) -m diffusion sample --workdir=runs/newest
+	$(RUN) -m diffusion evaluate --workdir=runs/newest
+	$(RUN) -m pytest -n 2 -q -m "" tests/experiments/test_commands.py -k help
 
 test-all: setup
 	$(RUN) -m pytest -n 2 --dist loadfile -m ""
