@@ -5,17 +5,22 @@ Nothing but positions and faces is read. A face of more corners than three is cu
 
 __all__ = ["READERS", "Mesh", "area", "read", "surface_points", "write_points"]
 
+import array
+import io
+import itertools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from diffusion import public
-from diffusion.io import files, limits
+from diffusion.io import files, limits, opener
 
 BYTES = 2**26  # of a file: a text of a million triangles
+MOST = 2**21  # points, and triangles
+CORNERS = 2**16  # of a face
 
 
 class Mesh(NamedTuple):
@@ -42,17 +47,15 @@ def read(path: str | os.PathLike) -> Mesh:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path}: {path.suffix or 'a name without ending'} is no mesh. Valid: {', '.join(READERS)}")
-    if path.stat().st_size > BYTES:
-        raise limits.Refused(f"{path} has {limits.size(path.stat().st_size)}. Valid: at most {limits.size(BYTES)}")
-    content = path.read_bytes()
+    content = opener.read(path, most=BYTES)
     if b"\0" in content:
         raise ValueError(f"{path} is binary. Valid: the same mesh as text (ASCII)")
+    surface = _Surface()
     try:
-        vertices, faces = reader(content.decode("utf-8", "replace"))
+        reader(content.decode("utf-8", "replace"), surface)
     except (ValueError, IndexError) as error:
-        raise ValueError(f"{path} is no sound {path.suffix[1:].upper()} file: {error}") from error
-    triangles = [(face[0], face[i], face[i + 1]) for face in faces for i in range(1, len(face) - 1)]
-    mesh = Mesh(np.array(vertices, float).reshape(-1, 3), np.array(triangles, np.int64).reshape(-1, 3))
+        raise ValueError(f"{path} is no sound {path.suffix[1:].upper()} file: {limits.reason(error)}") from error
+    mesh = surface.mesh()
     if not len(mesh.triangles):
         raise ValueError(f"{path} holds no triangle: {len(mesh.vertices)} points without a face have no surface")
     if not np.isfinite(mesh.vertices).all():
@@ -108,47 +111,88 @@ def _areas(mesh: Mesh) -> np.ndarray:
     return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
 
 
-# ==== Formats: text -> (vertices, faces of any number of corners, counted from 0) ====
-
-_Faces = list[list[int]]
+# ==== Formats: text -> points and faces of any number of corners, counted from 0 ====
 
 
-def _obj(text: str) -> tuple[list, _Faces]:
-    vertices, faces = [], []
-    for line in text.splitlines():
-        word, *rest = line.split("#")[0].split() or [""]
+class _Surface:
+    """What has been read of a mesh, as numbers one after another."""
+
+    def __init__(self):
+        self._positions = array.array("d")
+        self._corners = array.array("q")
+
+    @property
+    def number(self) -> int:
+        """How many points there are so far."""
+        return len(self._positions) // 3
+
+    def add_point(self, words: Sequence[str], line: str) -> None:
+        """Adds a point by its first three words."""
+        if len(words) < 3:
+            raise ValueError(f"the vertex {line.strip()!r} has no three numbers")
+        if self.number >= MOST:
+            raise ValueError(f"it has more than {MOST:,} points")
+        self._positions.extend(float(word) for word in words[:3])
+
+    def add_face(self, corners: Sequence[int]) -> None:
+        """Adds the fan of a face from its first corner."""
+        if len(corners) > CORNERS:
+            raise ValueError(f"a face has {len(corners):,} corners. Valid: at most {CORNERS:,}")
+        for corner in corners:
+            if abs(corner) > BYTES:  # more than a file has letters
+                raise ValueError(f"a face names vertex {corner}, counted from 0")
+        if len(self._corners) // 3 + len(corners) - 2 > MOST:
+            raise ValueError(f"it has more than {MOST:,} triangles")
+        for second, third in itertools.pairwise(corners[1:]):
+            self._corners.extend((corners[0], second, third))
+
+    def mesh(self) -> Mesh:
+        return Mesh(np.array(self._positions).reshape(-1, 3), np.array(self._corners, np.int64).reshape(-1, 3))
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The lines, without comments and without those that are empty then."""
+    for line in io.StringIO(text):
+        if line := line.partition("#")[0].strip():
+            yield line
+
+
+def _obj(text: str, surface: _Surface) -> None:
+    for line in _lines(text):
+        word, *rest = line.split()
         if word == "v":
-            vertices.append([float(value) for value in rest[:3]])
-            if len(rest) < 3:
-                raise ValueError(f"the vertex {line.strip()!r} has no three numbers")
+            surface.add_point(rest, line)
         elif word == "f":
             corners = [int(corner.split("/")[0]) for corner in rest]
             if 0 in corners:
                 raise ValueError("a face names vertex 0, and they count from 1")
-            faces.append([corner - 1 if corner > 0 else len(vertices) + corner for corner in corners])
-    return vertices, faces
+            surface.add_face([corner - 1 if corner > 0 else surface.number + corner for corner in corners])
 
 
-def _off(text: str) -> tuple[list, _Faces]:
-    rows = [row for row in (line.split("#")[0].split() for line in text.splitlines()) if row]
-    if not rows or not rows[0][0].startswith("OFF"):
+def _off(text: str, surface: _Surface) -> None:
+    lines = _lines(text)
+    first = next(lines, "")
+    if not first.startswith("OFF"):
         raise ValueError("it does not begin with OFF")
-    first = [word for word in (rows[0][0][3:], *rows[0][1:]) if word]  # "OFF8 6 12" is seen too
-    counts, rows = (first, rows[1:]) if first else (rows[1], rows[2:])
-    count, number = int(counts[0]), int(counts[1])
-    if count < 0 or number < 0 or len(rows) != count + number:
-        raise ValueError(f"it declares {count} vertices and {number} faces, and has {len(rows)} lines of them")
-    vertices = [[float(value) for value in row[:3]] for row in rows[:count]]  # colours may follow, as behind faces
-    if short := [row for row in rows[:count] if len(row) < 3]:
-        raise ValueError(f"the vertex {' '.join(short[0])!r} has no three numbers")
-    if short := [row for row in rows[count:] if len(row) <= int(row[0])]:
-        raise ValueError(f"the face {' '.join(short[0])!r} has fewer corners than it says")
-    return vertices, [[int(corner) for corner in row[1 : 1 + int(row[0])]] for row in rows[count:]]
+    counts = (first[3:].split() or next(lines, "").split())[:2]  # "OFF8 6 12" is seen too
+    count, number = (int(word) for word in counts)
+    total = 0
+    for total, line in enumerate(lines, 1):
+        words = line.split()
+        if total <= count:
+            surface.add_point(words, line)  # colours may follow, as behind faces
+        elif total <= count + number:
+            corners = int(words[0])
+            if not 0 <= corners < len(words):
+                raise ValueError(f"the face {line!r} has fewer corners than it says")
+            surface.add_face([int(word) for word in words[1 : 1 + corners]])
+    if count < 0 or number < 0 or total != count + number:
+        raise ValueError(f"it declares {count} vertices and {number} faces, and has {total} lines of them")
 
 
-def _ply(text: str) -> tuple[list, _Faces]:
+def _ply(text: str, surface: _Surface) -> None:
     head, found, body = text.partition("end_header")
-    lines = [line.split() for line in head.splitlines() if line.split()]
+    lines = [line.split() for line in _lines(head)]
     if not found or lines[0] != ["ply"]:
         raise ValueError("it has no header from ply to end_header")
     if ["format", "ascii", "1.0"] not in lines:
@@ -159,37 +203,39 @@ def _ply(text: str) -> tuple[list, _Faces]:
             elements.append((line[1], int(line[2]), []))
         elif line[0] == "property":
             elements[-1][2].append(line[1:])
-    vertices, faces = [], []
-    words = _Words(body.split())
+    words = _Words(body)
     for name, count, properties in elements:
+        if name == "vertex" and properties and not {*"xyz"} <= {property[-1] for property in properties}:
+            raise ValueError("its vertices have no properties x, y and z")
         for _ in range(count if properties else 0):
             row = {}
             for kind, *rest in properties:
-                row[rest[-1]] = [words.take() for _ in range(int(words.take()))] if kind == "list" else words.take()
+                row[rest[-1]] = words.some(int(words.take())) if kind == "list" else words.take()
             if name == "vertex":
-                vertices.append([float(row[axis]) for axis in "xyz"] if {*"xyz"} <= row.keys() else [])
+                surface.add_point([row[axis] for axis in "xyz"], name)
             elif name == "face":
-                faces.append([int(corner) for corner in row.get("vertex_indices", row.get("vertex_index", []))])
-    if any(len(vertex) != 3 for vertex in vertices):
-        raise ValueError("its vertices have no properties x, y and z")
-    return vertices, faces
+                surface.add_face([int(corner) for corner in row.get("vertex_indices", row.get("vertex_index", []))])
 
 
-def _stl(text: str) -> tuple[list, _Faces]:
-    rows = [line.split() for line in text.splitlines() if line.split()]
-    if not rows or rows[0][0] != "solid":
+def _stl(text: str, surface: _Surface) -> None:
+    lines = _lines(text)
+    if next(lines, "").split()[:1] != ["solid"]:
         raise ValueError("it does not begin with solid")
-    vertices = [[float(value) for value in row[1:4]] for row in rows if row[0] == "vertex"]
-    if len(vertices) % 3 or any(len(vertex) != 3 for vertex in vertices):
-        raise ValueError(f"its {len(vertices)} vertices are not three for each triangle")
-    return vertices, [[i, i + 1, i + 2] for i in range(0, len(vertices), 3)]
+    for line in lines:
+        word, *rest = line.split()
+        if word == "vertex":
+            surface.add_point(rest, line)
+            if surface.number % 3 == 0:
+                surface.add_face(range(surface.number - 3, surface.number))
+    if surface.number % 3:
+        raise ValueError(f"its {surface.number} vertices are not three for each triangle")
 
 
 class _Words:
-    """Words in turn."""
+    """The words of a text in turn."""
 
-    def __init__(self, words: list[str]):
-        self._words = iter(words)
+    def __init__(self, text: str):
+        self._words = (word for line in io.StringIO(text) for word in line.split())
 
     def take(self) -> str:
         """The next word.
@@ -202,8 +248,18 @@ class _Words:
             raise ValueError("it ends too early")
         return word
 
+    def some(self, number: int) -> list[str]:
+        """The next words, of a list.
 
-READERS: dict[str, Callable[[str], tuple[list, _Faces]]] = {".obj": _obj, ".off": _off, ".ply": _ply, ".stl": _stl}
-"""Formats by the ending of a name: a text -> vertices and faces."""
+        Raises:
+            ValueError: if there are fewer, or more than a face may have corners.
+        """
+        if number > CORNERS:
+            raise ValueError(f"a face has {number:,} corners. Valid: at most {CORNERS:,}")
+        return [self.take() for _ in range(number)]
+
+
+READERS: dict[str, Callable[[str, _Surface], None]] = {".obj": _obj, ".off": _off, ".ply": _ply, ".stl": _stl}
+"""Formats by the ending of a name: each adds what a text holds to a surface."""
 
 public.declare(__name__)

@@ -1,5 +1,6 @@
 """Meshes of four formats: the same cube from each, points uniform on it, and what is refused."""
 
+import os
 import re
 
 import numpy as np
@@ -77,6 +78,23 @@ def test_numbers_behind_the_positions_of_off_files_are_no_positions(tmp_path):
 ONE = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
 
 
+def test_a_mesh_of_too_many_triangles_or_points_is_refused_as_soon_as_it_has_them(tmp_path, monkeypatch):
+    """What is kept grows no further: a file of faces without end ends there."""
+    monkeypatch.setattr(mesh_files, "MOST", 4)
+    for text in (ONE + "f 1 2 3\n" * 5, ONE + "f 1 2 3 1 2 3 1\n", ONE * 2 + "f 1 2 3\n"):
+        (tmp_path / "a.obj").write_text(text + "f no number")
+        with pytest.raises(ValueError, match=r"more than 4 (triangles|points)"):
+            mesh_files.read(tmp_path / "a.obj")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_plain_file_is_refused(tmp_path, kind):
+    path = tmp_path / "a.obj"
+    {"pipe": os.mkfifo, "folder": os.mkdir, "device": lambda path: os.symlink("/dev/zero", path)}[kind](path)
+    with pytest.raises((ValueError, IsADirectoryError), match="is not a file"):
+        mesh_files.read(path)
+
+
 @pytest.mark.parametrize(
     "name, text, words",
     [
@@ -87,6 +105,11 @@ ONE = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
         ("a.obj", ONE.replace("1", "nan") + "f 1 2 3", "vertex 1 is NaN"),
         ("a.obj", "v 0 0\nf 1 1 1", "no three numbers"),
         ("a.obj", "v a b c", "no sound OBJ file"),
+        ("a.obj", ONE + f"f 1 2 {10**30}", "is no sound OBJ file: a face names vertex 99999"),
+        ("a.obj", ONE + f"f 1 2 -{10**30}", "is no sound OBJ file: a face names vertex -99999"),
+        ("a.obj", "v 0 0 0\n" + "f" + " 1" * 70_000, "a face has 70,000 corners. Valid: at most 65,536"),
+        ("a.ply", PLY + rows(np.zeros((8, 4))) + "\n70000" + " 1" * 70_000, "a face has 70,000 corners"),
+        ("a.off", OFF + f"3 0 1 {10**30}\n", "is no sound OFF file: a face names vertex 10000"),
         ("a.off", "COFF 1 2 3", "begin with OFF"),
         ("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0", "declares 3 vertices and 1 faces, and has 2 lines"),
         ("a.off", "OFF\n0 5 0\n", "declares 0 vertices and 5 faces, and has 0 lines"),
