@@ -83,6 +83,15 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
     if denoiser and custom_diffusion_files.recognised(tensors.shapes):
         return {denoiser: Lora(*custom_diffusion_files.load(tensors, modules[denoiser]))}
     tables = {component: layers_of(module) for component, module in modules.items()}
+    known = ", ".join(f"{component} ({type(module).__name__})" for component, module in modules.items())
+    if not tensors.shapes:
+        raise Mismatch(f"{tensors.path} holds no LoRA: it has no tensors.")
+    number = sum(map(len, tables.values()))
+    if len(tensors.shapes) > number * len(lora_names.PARTS):  # before the names, each of which takes a while
+        raise Mismatch(
+            f"{tensors.path} is no LoRA of {known}: it has {len(tensors.shapes):,} tensors, and the {number:,} layers "
+            f"have at most {number * len(lora_names.PARTS):,}."
+        )
     names = {component: lora_names.underscored(table) for component, table in tables.items()}
     layers: dict[tuple[str, str], dict[str, str]] = {}
     unknown = []
@@ -99,7 +108,6 @@ def load(path: str | pathlib.Path, modules: Mapping[str, nn.Module]) -> dict[str
         else:
             unknown.append(name)
     if unknown:
-        known = ", ".join(f"{component} ({type(module).__name__})" for component, module in modules.items())
         raise Mismatch(
             f"{tensors.path}: {len(unknown)} of its {len(tensors.shapes)} tensors are no LoRA of {known}: "
             f"{', '.join(unknown[:5])}{', ..' if len(unknown) > 5 else '.'}"

@@ -71,7 +71,8 @@ def lora(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
     down = parts["down"]
     up = parts["up"]
     rank = down.shape[0] if down.ndim else 0
-    if down.size != rank * math.prod(theirs[1:]) or up.size != rank * theirs[0] or up.shape[1:2] != (rank,):
+    _require_rank(rank, theirs, what)
+    if not rank or down.size != rank * math.prod(theirs[1:]) or up.size != rank * theirs[0] or up.shape[1:2] != (rank,):
         raise Mismatch(
             f"{what}: factors of shapes {list(down.shape)} and {list(up.shape)} do not fit the weight "
             f"{list(theirs)}; valid: [r, in, ..] and [out, r, ..]."
@@ -86,15 +87,15 @@ def loha(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
         up = parts[f"hada_w{i}_a"]
         down = parts[f"hada_w{i}_b"]
         core = parts.get(f"hada_t{i}")
-        down, up = _tucker(core, down, up, what) if core is not None else (down, up)
+        down, up = _tucker(core, down, up, theirs, what) if core is not None else (down, up)
         found.append(lora({"down": down, "up": up}, theirs, what))
     return Update((*found[0].pairs, *found[1].pairs), found[0].rank)
 
 
 def lokr(parts: Parts, theirs: tuple[int, ...], what: str) -> Update:
     """kron(w1, w2), of w1 [a, b] and w2 [out / a, in / b, ..]; a pure function of arrays of JAX too."""
-    small, small_rank = _factors(parts, 1, what)
-    large, large_rank = _factors(parts, 2, what)
+    small, small_rank = _factors(parts, 1, theirs, what)
+    large, large_rank = _factors(parts, 2, theirs, what)
     (down, up), (large_down, large_up) = small, large
     (a, b), c = (up.shape[0], down[:1].size), large_up.shape[0]
     if b == 0 or a * c != theirs[0] or theirs[1] % b or large_down[:1].size != theirs[1] // b * math.prod(theirs[2:]):
@@ -160,7 +161,13 @@ def first_rows(up: np.ndarray, theirs: tuple[int, ...], what: str) -> np.ndarray
     return np.pad(up, ((0, theirs[0] - len(up)), (0, 0)))
 
 
-def _factors(parts: Parts, i: int, what: str) -> tuple[Pair, int | None]:
+def _require_rank(rank: int, theirs: tuple[int, ...], what: str) -> None:
+    """Refuses a rank that no update of a weight needs: small factors of it would become large ones."""
+    if rank > (most := max(theirs[0], math.prod(theirs[1:]))):
+        raise Mismatch(f"{what}: its factors have rank {rank}, and the weight {list(theirs)} has at most {most}.")
+
+
+def _factors(parts: Parts, i: int, theirs: tuple[int, ...], what: str) -> tuple[Pair, int | None]:
     """w_i of a LoKr as a pair, and its rank where the file has w_i in two factors."""
     whole = parts.get(f"lokr_w{i}")
     if whole is not None:
@@ -171,7 +178,8 @@ def _factors(parts: Parts, i: int, what: str) -> tuple[Pair, int | None]:
     down = parts[f"lokr_w{i}_b"]
     core = parts.get(f"lokr_t{i}")
     if core is not None:
-        down, up = _tucker(core, down, up, what)
+        down, up = _tucker(core, down, up, theirs, what)
+    _require_rank(len(down) if down.ndim else 0, theirs, what)
     if up.ndim != 2 or down.ndim < 2 or up.shape[1] != len(down):
         raise Mismatch(
             f"{what}: lokr_w{i}_a {list(up.shape)} and lokr_w{i}_b {list(down.shape)} are no factors; "
@@ -180,11 +188,14 @@ def _factors(parts: Parts, i: int, what: str) -> tuple[Pair, int | None]:
     return (down, up), len(down)
 
 
-def _tucker(core: np.ndarray, down: np.ndarray, up: np.ndarray, what: str) -> Pair:
+def _tucker(core: np.ndarray, down: np.ndarray, up: np.ndarray, theirs: tuple[int, ...], what: str) -> Pair:
     """A [r, in, H, W] and B [out, r] of a convolution's core t [r, r, H, W], b [r, in] and a [r, out]."""
     if core.ndim < 3 or down.ndim != 2 or up.ndim != 2 or core.shape[:2] != (len(up), len(down)):
         raise Mismatch(
             f"{what}: a core of shape {list(core.shape)} with factors {list(up.shape)} and "
             f"{list(down.shape)}; valid: [r, r, H, W], [r, out] and [r, in]."
         )
+    _require_rank(len(core), theirs, what)
+    if down.shape[1] * math.prod(core.shape[2:]) > math.prod(theirs[1:]):
+        raise Mismatch(f"{what}: a core {list(core.shape)} and a factor {list(down.shape)} do not fit {list(theirs)}.")
     return np.einsum("ij...,jn->in...", core, down), up.T

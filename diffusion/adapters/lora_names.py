@@ -16,6 +16,8 @@ from diffusion.models.interchange.rows import Mismatch
 from diffusion.models.interchange.tensor_files import Tensors
 
 METADATA = "lora_adapter_metadata"  # where diffusers writes peft's config, as JSON
+LARGEST = 2**31  # of a rank or an alpha
+EXCEPTIONS = 2**14  # layers with a rank or an alpha of their own
 DENOISER = ("unet", "transformer")
 # Prefixes of a layer's name, and the networks that each can mean. Names after one that ends in "_" have "_" for ".".
 PREFIXES = {
@@ -55,6 +57,7 @@ ENDS = {
     **{name: name for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")},
     "alpha": "alpha",
 }
+PARTS = frozenset(ENDS.values())
 # Names of attention processors, as those of layers. XLabs' queries, keys and values of a single block are the first
 # rows of its first layer.
 PROCESSORS = {
@@ -121,7 +124,12 @@ def _known(layer: str, clip: str, layers: Mapping[str, str]) -> str | None:
 
 
 def configs(tensors: Tensors, components: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """peft's config of each network, from the file's metadata, or from adapter_config.json beside a file of one."""
+    """peft's config of each network, from the file's metadata, or from adapter_config.json beside a file of one.
+
+    Raises:
+        Mismatch: for a pattern that is no table of layers' names.
+        limits.Refused: for text that is not JSON.
+    """
     found: dict[str, dict[str, Any]] = {}
     for path in set(tensors.places.values()):
         text = tensor_files.metadata(path).get(METADATA, "{}")
@@ -133,7 +141,20 @@ def configs(tensors: Tensors, components: Sequence[str]) -> dict[str, dict[str, 
         if len(components) == 1 and not found and beside.is_file():
             config = opener.read_json(beside)
             found = {components[0]: config} if isinstance(config, dict) else {}
+        for config in found.values():
+            for field in ("alpha_pattern", "rank_pattern"):
+                _check_pattern(config.get(field) or {}, f"{path}: its config's {field}")
     return found
+
+
+def _check_pattern(pattern: Any, what: str) -> None:
+    """Refuses exceptions of layers that are no table of their names."""
+    if not isinstance(pattern, dict) or len(pattern) > EXCEPTIONS:
+        shown = limits.short(pattern) if not isinstance(pattern, dict) else f"a table of {len(pattern):,}"
+        raise Mismatch(f"{what} is {shown}, and must be a table of at most {EXCEPTIONS:,} layers.")
+    for name in pattern:
+        if not re.fullmatch(r"\^?[\w.-]+", name):
+            raise Mismatch(f"{what} has {limits.short(name)}, which is not a layer's name.")
 
 
 def said(path: pathlib.Path) -> dict[str, str]:
@@ -174,12 +195,13 @@ def scale(
 def _number(config: Mapping[str, Any], field: str, exceptions: str, default: int, layer: str, what: str) -> Any:
     """A number of peft's config, or that of its layers' exceptions."""
     value = config.get(field, default)
-    for name, other in (config.get(exceptions) or {}).items():
-        if not re.fullmatch(r"\^?[\w.-]+", name):
-            raise Mismatch(f"{what}: its config's {exceptions} has {name!r}, which is not a layer's name.")
-        if layer == name.removeprefix("^") or layer.endswith(f".{name}"):
-            value = other
-    if not isinstance(value, (int, float)):
+    pattern = config.get(exceptions) or {}
+    words = layer.split(".")
+    ends = [f"^{layer}", *(".".join(words[i:]) for i in range(len(words)))]
+    named = {end for end in ends if end in pattern}
+    if named:  # several may mean this layer; as in peft the first of the table does
+        value = pattern[next(name for name in pattern if name in named)]
+    if not isinstance(value, (int, float)) or not abs(value) < LARGEST:
         raise Mismatch(f"{what}: its config's {field} is {limits.short(value)}, and must be a number.")
     return value
 

@@ -159,6 +159,8 @@ def load(path: str | pathlib.Path, model: Any, text: str = "") -> Word:
                 f"{tensors.path}: {name} is {list(shape)}, and the words of {part} have {towers[part].width} numbers: "
                 "it is of another model."
             )
+        if 0 in shape:
+            raise Mismatch(f"{tensors.path}: {name} is {list(shape)}, a word without a vector; valid: [K, D], K >= 1.")
         rows[part] = np.atleast_2d(tensors.read(name).astype(np.float32))
     if len(of) < len(towers):
         raise Mismatch(f"{tensors.path} has {', '.join(of)}, and the model has {', '.join(towers)}: it is of another.")

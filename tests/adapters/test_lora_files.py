@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from diffusion.adapters import lora, lora_files
+from diffusion.adapters import lora, lora_files, lora_layers, lora_names
 from diffusion.adapters.lora_files import Lora
 from diffusion.adapters.separation import separation
 from diffusion.models import interchange
@@ -219,9 +219,63 @@ def test_what_is_wrong_with_a_file_is_said_by_name(tmp_path):
     metadata = lambda **fields: {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in fields.items()})}
     refused({}, "sets use_dora", metadata(use_dora=True))
     refused({}, "is not a layer's name", metadata(lora_alpha=1, alpha_pattern={"(a+)+$": 2}))
+    huge = {"lora_adapter_metadata": '{"unet.r": 4, "unet.lora_alpha": 1' + "0" * 400 + "}"}
+    refused({}, r"lora_alpha is 10+ \.\.\., and must be a number", huge)
+    refused({}, "lora_alpha is inf, and must be a number", metadata(lora_alpha=float("inf")))
+    refused({}, r"lora_alpha is '3', and must be a number", metadata(lora_alpha="3"))
+    refused({}, r"config's alpha_pattern is \[1, 2\], and must be a table of", metadata(alpha_pattern=[1, 2]))
+    many = {f"layer.{i}": 1 for i in range(2**14 + 1)}
+    refused({}, r"config's rank_pattern is a table of 16,385, and must be", metadata(rank_pattern=many))
+    rankless = {f"{layer}.lora_A.weight": made("x", (0, 16, 1, 1)), f"{layer}.lora_B.weight": made("x", (16, 0, 1, 1))}
+    refused(rankless, r"factors of shapes \[0, 16, 1, 1\] and \[16, 0, 1, 1\] do not fit")
     save_file(good, path, metadata={"lora_adapter_metadata": "[" * 10_000})
     with pytest.raises(ValueError, match="not valid JSON"):
         lora_files.load(path, modules())
+
+
+def test_of_several_alphas_that_mean_a_layer_the_first_does_as_in_peft(tmp_path):
+    """peft.utils.other.get_pattern_key takes the first key of the table that ends the layer's name."""
+    path = file("peft", tmp_path / "a.safetensors")
+    unet = {"unet": modules()["unet"]}
+    good = {name: array for name, array in load_file(path).items() if name.startswith("unet.")}
+    layer = "down_blocks.0.attentions.0.proj_in"
+    scales = []
+    for keys in (("proj_in", layer), (layer, "proj_in"), (f"^{layer}", layer)):
+        about = {"unet.r": 3, "unet.lora_alpha": 3, "unet.alpha_pattern": dict(zip(keys, (6, 12)))}
+        save_file(good, path, metadata={"lora_adapter_metadata": json.dumps(about)})
+        scale = lora_files.load(path, unet)["unet"].scale
+        scales.append(scale["down_0_transformer_0/in/kernel"])
+    assert scales == [2.0, 2.0, 2.0]
+
+
+def test_a_file_without_tensors_is_refused(tmp_path):
+    save_file({}, tmp_path / "a.safetensors")
+    with pytest.raises(Mismatch, match=r"a\.safetensors holds no LoRA: it has no tensors"):
+        lora_files.load(tmp_path / "a.safetensors", {"unet": modules()["unet"]})
+
+
+def test_a_header_of_more_names_than_the_networks_have_is_refused_before_a_name_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(lora_names, "parsed", lambda *_: pytest.fail("a name was read"))
+    unet = modules()["unet"]
+    layers = len(lora_layers.layers_of(unet))
+    names = {f"down_blocks.{i}.lora_A.weight": np.zeros(1, "f4") for i in range(19 * layers + 1)}
+    save_file(names, tmp_path / "many.safetensors")
+    with pytest.raises(Mismatch, match=rf"{len(names):,} tensors, and .*{layers} layers .* most {19 * layers:,}"):
+        lora_files.load(tmp_path / "many.safetensors", {"unet": unet})
+
+
+def test_factors_that_would_grow_beyond_the_weight_are_refused(tmp_path):
+    """A LoKr whose small factors of a high rank stand for large ones, and a convolution's core likewise."""
+    layer = "lora_unet_down_blocks_0_attentions_0_proj_in"  # [16, 16, 1, 1]
+    ones = lambda *shape: np.ones(shape, np.float32)
+    small = {"lokr_w1_a": ones(1, 400), "lokr_w1_b": ones(400, 1), "lokr_w2": ones(16, 16)}
+    core = {"lora_down.weight": ones(400, 16, 1, 1), "lora_up.weight": ones(16, 400, 1, 1)}
+    loha = {"hada_w1_a": ones(400, 16), "hada_w1_b": ones(1, 16), "hada_t1": ones(400, 1, 1, 1)}
+    for number, parts in enumerate((small, core, loha | {name.replace("1", "2"): x for name, x in loha.items()})):
+        path = tmp_path / f"{number}.safetensors"
+        save_file({f"{layer}.{name}": array for name, array in parts.items()}, path)
+        with pytest.raises(Mismatch, match=r"rank 400, and the weight \[16, 16, 1, 1\] has at most 16"):
+            lora_files.load(path, {"unet": modules()["unet"]})
 
 
 def test_what_their_layers_cannot_say_is_not_written(tmp_path):

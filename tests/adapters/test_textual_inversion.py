@@ -140,6 +140,9 @@ def test_a_word_that_is_not_there_and_files_of_other_models_are_refused(models, 
     save_file({"<new>": np.zeros((1, 7), np.float32)}, tmp_path / "seven.safetensors")
     with pytest.raises(Mismatch, match=r"<new> is \[1, 7\], and the words of text_encoder have \d+ numbers: it is of"):
         word_embeddings.load(tmp_path / "seven.safetensors", model)
+    save_file({"<new>": np.zeros((0, 24), np.float32)}, tmp_path / "none.safetensors")
+    with pytest.raises(Mismatch, match=r"none\.safetensors: <new> is \[0, \d+\], a word without a vector"):
+        word_embeddings.load(tmp_path / "none.safetensors", model)
     with pytest.raises(ValueError, match="the word '<NEW>' is there twice"):
         word_embeddings.extended(tuning.base, [word_embeddings.Word("<NEW>", weights)])
     with pytest.raises(ValueError, match=r"vectors = 0\. Valid: at least 1"):
