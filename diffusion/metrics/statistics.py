@@ -22,10 +22,9 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from diffusion.io import array_pickles, files, limits, npz, opener, schema
+from diffusion.io import array_pickles, files, limits, npz, safetensors_files, schema
 from diffusion.metrics import frechet
 from diffusion.metrics.inception_weights import digest
 
@@ -156,7 +155,7 @@ def read(path: pathlib.Path | str) -> Statistics:
             statistics = _read_pickle(path)
         else:
             statistics = _read_npz(path) if path.suffix == ".npz" else _read_own(path)
-    except (OSError, limits.Refused, safetensors.SafetensorError) as error:
+    except (OSError, limits.Refused) as error:
         raise StatisticsError(f"{path} cannot be read as statistics: {error}") from error
     for tap, moments in statistics.moments.items():
         _check(f"{path}, tap {tap}", moments)
@@ -164,13 +163,11 @@ def read(path: pathlib.Path | str) -> Statistics:
 
 
 def _read_own(path: pathlib.Path) -> Statistics:
-    opener.check(path)
-    limits.fits(str(path), path.stat().st_size)
-    with safetensors.safe_open(path, "np") as file:
-        text = (file.metadata() or {}).get("statistics")
-        if other := [name for name in file.keys() if file.get_slice(name).get_dtype() != "F64"]:
-            raise StatisticsError(f"{path}: {other[0]} is {file.get_slice(other[0]).get_dtype()}, not F64.")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    header = safetensors_files.header(path)
+    text = header.metadata.get("statistics")
+    if other := [one for one in header.tensors.values() if one.kind != "F64"]:
+        raise StatisticsError(f"{path}: {other[0].name} is {other[0].kind}, not F64.")
+    tensors = safetensors_files.load(path)
     try:
         about = limits.parse_json(text or "", str(path))
         schema.check(_ABOUT, about, str(path))

@@ -16,10 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
-from diffusion.io import failures, files, opener
+from diffusion.io import failures, files, limits, safetensors_files
 from diffusion.text.encoding import Encoder
 
 
@@ -80,9 +79,8 @@ def _name(ids: np.ndarray, mask: np.ndarray) -> str:
 
 def _read(path: pathlib.Path) -> Mapping[str, np.ndarray] | None:
     try:
-        opener.check(path)
-        return load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
+        return safetensors_files.load(path)
+    except (OSError, limits.Refused) as error:
         if failures.of_machine(error):
             raise failures.Unreadable(f"{path} could not be read: {error}.") from error
         return None

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion.io import limits
+from diffusion.io import limits, safetensors_files
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.sharding import leaf_name
 from diffusion.training.step import HEADS
@@ -35,14 +35,10 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
     if path.is_file():
         if path.suffix != ".safetensors":
             raise ValueError(f"init_from = {str(path)!r}: a file must be a .safetensors file.")
-        from safetensors import SafetensorError
-        from safetensors.flax import load_file
-
-        limits.fits(str(path), path.stat().st_size)
         try:
-            return {name.replace(".", "/"): leaf for name, leaf in load_file(path).items()}
-        except SafetensorError as error:
-            raise ValueError(f"init_from = {str(path)!r} is not a safetensors file: {error}.") from error
+            return {name.replace(".", "/"): leaf for name, leaf in safetensors_files.load(path).items()}
+        except limits.Refused as error:
+            raise ValueError(f"init_from = {str(path)!r}: {error}") from error
     if path.parent.name == "checkpoints" and checkpoints.STEP.fullmatch(path.name):
         params, _ = checkpoints.load_ema(path.parent.parent, int(path.name))
     else:

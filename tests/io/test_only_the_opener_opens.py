@@ -22,7 +22,8 @@ WRITES = set("wax")
 
 # {module: {call: why it may}}
 ALLOWED: dict[str, dict[str, str]] = {
-    "diffusion/io/opener.py": {"open": "it is the opener", "os.open": "it is the opener"}
+    "diffusion/io/opener.py": {"open": "it is the opener", "os.open": "it is the opener"},
+    "diffusion/metrics/classifier.py": {".read_bytes": "its own code, whose digest names what is kept"},
 }
 # Modules whose readers do not call the opener yet. A line goes when its module does.
 NOT_YET = {
@@ -77,23 +78,15 @@ NOT_YET = {
     "diffusion/io/file_systems.py",
     "diffusion/io/files.py",
     "diffusion/io/json_lines.py",
-    "diffusion/io/mesh_files.py",
     "diffusion/io/npz.py",
     "diffusion/io/pictures.py",
     "diffusion/io/torch_files.py",
     "diffusion/io/wav.py",
-    "diffusion/metrics/attribute_reader.py",
-    "diffusion/metrics/classifier.py",
     "diffusion/metrics/clip_sets.py",
-    "diffusion/metrics/i3d.py",
     "diffusion/metrics/image_sets.py",
-    "diffusion/metrics/inception_weights.py",
     "diffusion/metrics/references.py",
     "diffusion/metrics/statistics.py",
     "diffusion/models/interchange/flax_files.py",
-    "diffusion/models/interchange/safetensors_files.py",
-    "diffusion/models/interchange/stated.py",
-    "diffusion/models/interchange/tensor_files.py",
     "diffusion/proteins/pdb.py",
     "diffusion/text/tokenizer.py",
     "diffusion/text_to_image/model_folder.py",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.io import limits
-from diffusion.models.interchange.safetensors_files import Stored
+from diffusion.io.safetensors_files import Stored
 
 # ComfyUI's files, and the ends that their newer ones have.
 SCALES = ("scale_weight", "weight_scale")

@@ -12,8 +12,6 @@ __all__ = ["prediction"]
 
 import pathlib
 
-import safetensors
-
 from diffusion.models.interchange import tensor_files
 from diffusion.models.interchange.family import Refusal
 
@@ -34,8 +32,7 @@ def prediction(path: str | pathlib.Path) -> str:
     tensors = tensor_files.open_tensors(path)
     stated = {"v_prediction": "a tensor named v_pred"} if "v_pred" in tensors.shapes else {}
     for file in sorted(file for file in set(tensors.places.values()) if file.suffix == tensor_files.SUFFIX):
-        with safetensors.safe_open(file, framework="numpy") as opened:
-            stated_type = (opened.metadata() or {}).get("modelspec.prediction_type", "").strip().lower()
+        stated_type = tensor_files.metadata(file).get("modelspec.prediction_type", "").strip().lower()
         if stated_type and stated_type not in SPECIFIED:
             raise Refusal(
                 f"{file}: its metadata has modelspec.prediction_type = {stated_type!r}; valid: {', '.join(SPECIFIED)}."

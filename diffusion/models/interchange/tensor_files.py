@@ -18,12 +18,11 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-import safetensors
 
-from diffusion.io import files, limits, opener, torch_files
-from diffusion.models.interchange import flax_files, gguf_files, quantised_tensors, safetensors_files
+from diffusion.io import files, limits, opener, safetensors_files, torch_files
+from diffusion.io.safetensors_files import SUFFIX
+from diffusion.models.interchange import flax_files, gguf_files, quantised_tensors
 from diffusion.models.interchange.quantised_tensors import Quantised
-from diffusion.models.interchange.safetensors_files import SUFFIX
 
 PICKLED = (".pt", ".pth", ".ckpt", ".bin")
 DICTIONARIES = ("ema.", "model.", "opt.", "optimizer.", "state_dict.", "args.", "config.", "scheduler.")  # of training
@@ -128,7 +127,7 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
     for shard, expected in shards.items():
         if shard.suffix != SUFFIX:
             raise limits.Refused(f"{shard}: weights are read only from {SUFFIX} files.")
-        for name, one in safetensors_files.read(shard).items():
+        for name, one in safetensors_files.header(shard).tensors.items():
             if name in stored:
                 raise limits.Refused(f"{path}: {name} is in two shards, {stored[name].path.name} and {shard.name}.")
             stored[name] = one
@@ -139,11 +138,14 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
 
 
 def metadata(path: pathlib.Path) -> dict[str, str]:
-    """The texts in the head of a .safetensors file, beside its tensors; {} of a file in another format."""
+    """The texts in the head of a .safetensors file, beside its tensors; {} of a file in another format.
+
+    Raises:
+        OSError, limits.Refused: as `safetensors_files.header`.
+    """
     if path.suffix != SUFFIX:
         return {}
-    with safetensors.safe_open(path, framework="numpy") as file:
-        return file.metadata() or {}
+    return safetensors_files.header(path).metadata
 
 
 def _opened(path: pathlib.Path, stored: Mapping[str, Any]) -> Tensors:

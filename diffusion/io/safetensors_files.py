@@ -1,0 +1,193 @@
+"""Files of safetensors: the header is read once, and each tensor from its own bytes; written tensor after tensor.
+
+size of the header u64, the header in JSON, the bytes of the tensors one after another
+{"__metadata__": {name: text}, name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ..}
+"""
+
+__all__ = ["Header", "Stored", "header", "load", "write"]
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from diffusion.io import files, limits, opener
+
+SUFFIX = ".safetensors"
+HEADER = 2**23  # bytes
+TENSORS = 2**16  # of a file; those of the largest published models have a few thousand
+DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+
+
+class Stored(NamedTuple):
+    """Where a tensor lies in a file.
+
+    Attributes:
+        path: of the file.
+        name: in the file, for messages.
+        kind: its type, as the header writes it.
+        shape: its sides.
+        begin: of its bytes in the file.
+        size: of them.
+    """
+
+    path: pathlib.Path
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    begin: int
+    size: int
+
+    def read(self) -> np.ndarray:
+        """The tensor, in its stored type.
+
+        Raises:
+            limits.Refused: for an unsupported type, or a file that has become shorter.
+        """
+        if self.kind not in DTYPES:
+            raise limits.Refused(
+                f"{self.path}: {self.name} is stored as {self.kind}, which is not read; save it as "
+                "float32, float16 or bfloat16."
+            )
+        array = np.empty(self.shape, DTYPES[self.kind])
+        with opener.open_file(self.path) as file:
+            file.seek(self.begin)
+            if file.readinto(array.reshape(-1).view(np.uint8).data) != self.size:
+                raise limits.Refused(f"{self.path} ends within {self.name}: it was cut short.")
+        return array
+
+
+class Header(NamedTuple):
+    """What a file declares.
+
+    Attributes:
+        tensors: places of the tensors, by their names.
+        metadata: texts beside the tensors, by their names.
+    """
+
+    tensors: dict[str, Stored]
+    metadata: dict[str, str]
+
+
+def header(path: pathlib.Path) -> Header:
+    """The header of a file, of which no tensor is read.
+
+    Raises:
+        OSError: if it cannot be read.
+        limits.Refused: for a file that is not whole, or not in the format, or declares more than `HEADER` bytes or
+            `TENSORS` tensors.
+    """
+    with opener.open_file(path) as file:
+        length = os.fstat(file.fileno()).st_size
+        size = int.from_bytes(file.read(8), "little")
+        if length < 8 or size > length - 8:
+            raise _refused(path, f"it has {length} bytes, and declares a header of {size}")
+        if size > HEADER:
+            raise limits.Refused(f"{path} declares a header of {limits.size(size)}. Valid: {limits.size(HEADER)}.")
+        text = file.read(size)
+    table = limits.parse_json(text, f"the header of {path}")
+    if not isinstance(table, dict):
+        raise _refused(path, f"its header is a {type(table).__name__}")
+    metadata = table.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise _refused(path, "its __metadata__ is no table of texts")
+    if len(table) > TENSORS:
+        raise limits.Refused(f"{path} declares {len(table):,} tensors. Valid: at most {TENSORS:,} in a file.")
+    tensors = {name: _entry(path, name, entry, 8 + size) for name, entry in table.items()}
+    end = 8 + size
+    for one in sorted(tensors.values(), key=lambda one: (one.begin, one.size)):
+        if one.begin != end:
+            raise _refused(path, f"{one.name} begins at byte {one.begin}, and what is before it ends at {end}")
+        end += one.size
+    if end != length:
+        raise _refused(path, f"it has {length} bytes, and declares {end}")
+    return Header(tensors, metadata)
+
+
+def _entry(path: pathlib.Path, name: str, entry: Any, begin: int) -> Stored:
+    """The place of one tensor, whose size is that of its shape and type."""
+    fields = entry if isinstance(entry, dict) else {}
+    kind, shape, offsets = (fields.get(field) for field in ("dtype", "shape", "data_offsets"))
+    sound = isinstance(kind, str) and isinstance(offsets, list) and [type(at) for at in offsets] == [int, int]
+    if not sound or not 0 <= offsets[0] <= offsets[1]:
+        raise _refused(path, f"its entry of {limits.short(name)} is {limits.short(entry)}")
+    size = offsets[1] - offsets[0]
+    declared = limits.array_bytes(f"{path}: {limits.short(name)}", shape, np.dtype(DTYPES.get(kind, np.uint8)).itemsize)
+    if kind in DTYPES and declared != size:
+        raise _refused(path, f"{limits.short(name)} has {size} bytes, and {kind} {shape} would have {declared}")
+    return Stored(path, name, kind, tuple(shape), begin + offsets[0], size)
+
+
+def _refused(path: pathlib.Path, why: str) -> limits.Refused:
+    return limits.Refused(f"{path} is not a whole safetensors file: {why}.")
+
+
+def load(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by their names, in their stored types.
+
+    Raises:
+        OSError: if it cannot be read.
+        limits.Refused: as `header` and `Stored.read`, or for more than this machine's memory.
+    """
+    tensors = header(path).tensors
+    limits.fits(str(path), sum(one.size for one in tensors.values()))
+    return {name: one.read() for name, one in tensors.items()}
+
+
+def write(
+    path: pathlib.Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: str,
+    tensors: Iterator[tuple[str, np.ndarray]],
+    metadata: Mapping[str, str],
+) -> None:
+    """Writes one file, which appears whole; memory holds one tensor at a time.
+
+    Args:
+        path: of the file.
+        shapes: of all tensors by their names, in the order of `tensors`.
+        dtype: of all.
+        tensors: (name, array) pairs.
+        metadata: texts for the header.
+    """
+    itemsize = np.dtype(dtype).itemsize
+    header: dict = {"__metadata__": dict(metadata)}
+    begin = 0
+    for name, shape in shapes.items():
+        end = begin + math.prod(shape) * itemsize
+        header[name] = {"dtype": NAMES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns what follows
+    with files.whole(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in shapes.items():
+            given, array = next(tensors)
+            if (given, array.shape, array.dtype) != (name, tuple(shape), np.dtype(dtype)):
+                raise ValueError(
+                    f"{path}: {given} {array.shape} {array.dtype}, and the header has {name} {shape} {dtype}"
+                )
+            file.write(np.asarray(array, order="C").reshape(-1).view(np.uint8).data)
+            del array  # before the next is made
