@@ -1,18 +1,21 @@
 """Mutation testing: makes one small wrong change at a time, runs its tests, and reports the changes that none finds.
 
     python -m tools.mutate diffusion/guidance diffusion/weightings.py --per-file 5 --seed 0
+    python -m tools.mutate diffusion/adapters --per-folder 20 --seed 7    20 mutants of a folder, in minutes
     python -m tools.mutate --again runs/mutate/report.json          the survivors of a report, after new tests
     python -m tools.mutate diffusion/flow_maps.py --per-file 1000   every mutant of a file
 
-The first run executes all fast tests once to record the lines that each runs (some minutes; the record in runs/mutate
-is updated for changed files). Each mutant is then made in a scratch copy, in a process forked from one that has
-imported JAX, and its tests run until the first failure, the likeliest and fastest first. The working tree is only read.
+The first run executes once the fast tests that import a changed folder, to record the lines that each runs (some
+minutes; the record in runs/mutate is updated for changed files). Each mutant is then made in a scratch copy, in a
+process forked from one that has imported JAX, and its tests run until the first failure, the likeliest and fastest
+first. The working tree is only read.
 
 A survivor is a missing test, or equivalent: then it gets an entry in tools/mutate/equivalent.toml with the reason, and
 counts as explained. The score is killed / (mutants - explained). Reports: OUT/report.txt and OUT/report.json.
 """
 
 import argparse
+import ast
 import collections
 import json
 import os
@@ -25,13 +28,33 @@ from collections.abc import Iterable
 from typing import Any
 
 from tools.mutate import forks, reached
-from tools.mutate.mutants import Mutant, mutants, sample
+from tools.mutate.mutants import Mutant, digest, mutants, sample
 from tools.mutate.reached import Case
 
 LIBRARY = "diffusion"
 ROOT = pathlib.Path(__file__).parents[2]
 EXPLAINED = pathlib.Path(__file__).with_name("equivalent.toml")
-FOLDERS = ("schedules", "timesteps", "objectives", "samplers", "guidance", "metrics", "training")
+FOLDERS = (
+    "schedules",
+    "timesteps",
+    "objectives",
+    "samplers",
+    "guidance",
+    "metrics",
+    "training",
+    "manifolds",
+    "sound",
+    "proteins",
+    "caching",
+    "watermarks",
+    "adapters",
+    "data/sources",
+    "text_to_image",
+    "models/image_encoders",
+    "experiments/run",
+    "experiments/sampling",
+    "experiments/evaluation",
+)
 FILES = (
     "parameterizations.py",
     "weightings.py",
@@ -42,9 +65,11 @@ FILES = (
     "probability_flow.py",
     "likelihood.py",
     "editing.py",
+    "videos.py",
+    "data/given_series.py",
+    "data/gaussian_processes.py",
 )
 SOURCES = (*FOLDERS, *FILES)
-TESTS = ("tests/*.py", *(f"tests/{folder}" for folder in FOLDERS))
 START = 30.0  # seconds of a child in addition to its tests
 
 
@@ -56,14 +81,15 @@ def main(words: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
     began = time.monotonic()  # as it is now, whatever changes meanwhile
     root = forks.copy(root, out / "copy")
     chosen = _chosen(arguments, root)
-    tests = sorted(str(path.relative_to(root)) for path in _files(root, arguments.tests, "test_*.py"))
+    tests = sorted(str(path.relative_to(root)) for path in _tests(arguments, root, chosen))
     forks.prepare()
     forks.preload(root, [root / path for path in [*tests, *{mutant.path for mutant in chosen}]])
     forks.keep_compiled(out / "compiled")
     _say(f"{len(chosen)} mutants, {len(tests)} test files")
     cases = reached.find(root, LIBRARY, tests, out / "map", arguments.jobs, arguments.limit * 10, _say)
     rows = _outcomes(root, chosen, cases, out, arguments)
-    text = _report(rows, f"seed {arguments.seed}, {arguments.per_file} a file, {time.monotonic() - began:.0f} s")
+    number = f"{arguments.per_file} a file" + (f", {arguments.per_folder} a folder" if arguments.per_folder else "")
+    text = _report(rows, f"seed {arguments.seed}, {number}, {time.monotonic() - began:.0f} s")
     (out / "report.txt").write_text(text)
     (out / "report.json").write_text(json.dumps({"rows": rows, "seed": arguments.seed}, indent=1))
     _say(text)
@@ -78,11 +104,14 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         "sources",
         nargs="*",
         default=[f"diffusion/{name}" for name in SOURCES],
-        help="files and folders to change; the mathematics and the train step if none",
+        help="files and folders to change; those of `SOURCES` if none",
     )
     parser.add_argument("--per-file", type=int, default=5, help="mutants of each file, on different lines (5)")
+    parser.add_argument("--per-folder", type=int, help="of these, so many of each folder (all)")
     parser.add_argument("--seed", type=int, default=0, help="which of them (0)")
-    parser.add_argument("--tests", nargs="+", default=TESTS, help=f"test files and folders ({' '.join(TESTS)})")
+    parser.add_argument(
+        "--tests", nargs="+", help="test files and folders (those that import a folder with a mutant, or have its name)"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes at once (2)")
     parser.add_argument(
         "--limit",
@@ -115,12 +144,39 @@ def _chosen(arguments: argparse.Namespace, root: pathlib.Path) -> list[Mutant]:
         paths = sorted({row["path"] for row in rows if row["outcome"] == "survived"})
         every = (mutant for path in paths for mutant in mutants(path, (root / path).read_bytes()))
         return [mutant for mutant in every if mutant.name in names]
-    chosen = []
+    folders: dict[pathlib.Path, list[Mutant]] = {}
     for path in _files(root, arguments.sources, "*.py"):
         source = path.read_bytes()
         every = mutants(str(path.relative_to(root)), source)
-        chosen += sample(every, source, arguments.per_file, arguments.seed)
-    return chosen
+        folders.setdefault(path.parent, []).extend(sample(every, source, arguments.per_file, arguments.seed))
+    lot = lambda mutant: digest(arguments.seed, mutant.name)
+    return [mutant for own in folders.values() for mutant in sorted(own, key=lot)[: arguments.per_folder]]
+
+
+def _tests(arguments: argparse.Namespace, root: pathlib.Path, chosen: list[Mutant]) -> Iterable[pathlib.Path]:
+    """The test files to run: the named ones, or those that import what stands beside a mutant or have its name."""
+    if arguments.tests:
+        return _files(root, arguments.tests, "test_*.py")
+    parents = {pathlib.PurePath(mutant.path).parent for mutant in chosen}
+    beside = {".".join(parent.parts) for parent in parents} - {LIBRARY}
+    beside |= {mutant.path.removesuffix(".py").replace("/", ".") for mutant in chosen}
+    same = [root / "tests" / parent.relative_to(LIBRARY) for parent in parents if parent.name != LIBRARY]
+    near = lambda path: any(folder in path.parents for folder in same)
+    reads = lambda path: any(name == own or name.startswith(own + ".") for name in imported(path) for own in beside)
+    live = ("peers", "cluster")  # beside other libraries and programs, in environments of their own
+    files = (path for path in _files(root, ["tests"], "test_*.py") if path.parent.name not in live)
+    return (path for path in files if near(path) or reads(path))
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """Every module that a file imports, and every name that it imports from one."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def _explained() -> dict[tuple[str, str, str], str]:
@@ -207,11 +263,11 @@ def _try(mutant: Mutant, tests: list[list[str]], root: pathlib.Path, place: path
 
 
 def _report(rows: list[dict[str, Any]], heading: str) -> str:
-    """Counts by package, and every survivor with its diff."""
+    """Counts by folder, and every survivor with its diff."""
     table: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for row in rows:
-        parts = pathlib.PurePath(row["path"]).parts
-        for name in ("/".join(parts[:2]), "all"):
+        parent = str(pathlib.PurePath(row["path"]).parent)
+        for name in (row["path"] if parent == LIBRARY else parent, "all"):
             table[name][row["outcome"]] += 1
     lines = [heading, "", f"{'':34} mutants killed explained survived  score"]
     for name in [*sorted(table.keys() - {"all"}), *(["all"] if rows else [])]:
