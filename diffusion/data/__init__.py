@@ -14,6 +14,7 @@
 - `latent_cache`, `latent_writer`: a cache of what an autoencoder makes of a split, read by the same pipeline.
 - `feature_cache`: what a frozen image encoder makes of it, beside its latents.
 - `given_series`: what is given of a series and what is hidden; `gaussian_processes`: of which that is exactly known.
+- `identities`: which stored records a source reads; `shared_records`: which of them two sources have in common.
 - `buckets`: batches of several sizes and aspect ratios in one run.
 """
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         fingerprints,
         gaussian_processes,
         given_series,
+        identities,
         image_folder,
         keyed_permutation,
         latent_cache,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         pipeline,
         preparation,
         shapes,
+        shared_records,
         solids,
         sources,
         stream_batches,
@@ -61,6 +64,7 @@ __all__ = [
     "fingerprints",
     "gaussian_processes",
     "given_series",
+    "identities",
     "image_folder",
     "keyed_permutation",
     "latent_cache",
@@ -70,6 +74,7 @@ __all__ = [
     "pipeline",
     "preparation",
     "shapes",
+    "shared_records",
     "solids",
     "sources",
     "stream_batches",

@@ -35,6 +35,7 @@ import numpy as np
 from diffusion import text_to_image
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import report
+from diffusion.experiments.evaluation.held_out import trained_on
 from diffusion.experiments.evaluation.real_images import captioned
 from diffusion.experiments.evaluation.sample_metrics import FULL, distance
 from diffusion.experiments.run_folder import workdir
@@ -75,6 +76,11 @@ def run(
     """
     real = captioned(data, data_dir)
     others = captioned(held_out, data_dir)
+    if (shared := trained_on(real, others)).count:
+        raise ConfigError(
+            f"--held_out={held_out}: {shared.count:,} of its {shared.of:,} pictures are among those of --data={data}. "
+            "Valid: a split that shares none, e.g. NAME@train[:90%] and NAME@train[90%:]."
+        )
     if real.images.shape[1] != model.side:
         raise ConfigError(
             f"{folder} makes pictures of {model.side} pixels, and those of {data} have "

@@ -104,6 +104,7 @@ from diffusion.experiments.config.values import plain
 from diffusion.experiments.evaluation import (
     comparison,
     figures,
+    held_out,
     image_metrics,
     model_metrics,
     plots,
@@ -152,6 +153,7 @@ def run(
     folder = pathlib.Path(folder)
     images, labels = read_samples(folder)
     train, real = splits or real_images.splits_of(config)
+    held_out.require(config, train, real)  # before a classifier learns
     if "classifier" in config["evaluate"]["features"] and train.spec.num_classes:
         sample_metrics.trained_classifier(train)
     with progress.bar("evaluating", len(config["evaluate"]["features"]) + 2, "parts") as advance:
@@ -284,6 +286,7 @@ def evaluate_run() -> None:
     of_images, of_model = split_metrics(flags.FLAGS.metrics or ())
     networks = [name for name in ("inception", "encoder") if flags.FLAGS[name].value]
     require_pictures(config, flags.FLAGS.metrics or (), flags.FLAGS.protocol or "", networks)
+    held_out.require_trained_split(config, workdir.read_config(run_folder))
     before = figures.read_report(folder)
     content = run(config, folder, workdir.command("diffusion evaluate"))
     content = with_earlier(content, before)

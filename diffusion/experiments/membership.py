@@ -32,9 +32,8 @@ import numpy as np
 from jax import Array
 
 from diffusion import parameterizations
-from diffusion.data.sources import splits as splits_of_files
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.evaluation import real_images
+from diffusion.experiments.evaluation import held_out, real_images
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import trained_run
 from diffusion.metrics import chunks, detection, membership
@@ -43,26 +42,6 @@ from diffusion.training.runtime import progress
 LEVEL = 0.01  # of false positives
 BATCH = 250
 Attack = Callable[..., Array]
-
-
-def overlap(one: str, other: str, size: Callable[[str], int]) -> bool:
-    """Whether two splits of a dataset have records in common; of forms that are not parsed, whether they are equal.
-
-    Args:
-        one, other: such as "train" and "train[90%:]".
-        size: of a whole split by its name; called where one names a share and the other a number of records.
-    """
-    try:
-        parts = splits_of_files.parse(one), splits_of_files.parse(other)
-    except ValueError:
-        return one == other
-    base = parts[0].base
-    if base != parts[1].base:
-        return False
-    shares = {end.endswith("%") for part in parts for end in (part.first, part.last) if end}
-    number = size(base) if len(shares) > 1 else 2**40  # a share of it, or more than a split has
-    (first, last), (other_first, other_last) = (part.ends(number) for part in parts)
-    return max(first, other_first) < min(last, other_last)
 
 
 def measure(
@@ -96,11 +75,12 @@ def measure(
     if run.recipe.null is not None and not run.recipe.by_class:
         raise ConfigError("diffusion membership takes runs of classes, or without conditions.")
     splits = {"members": config.data.split, "others": config.evaluate.split}
-    if overlap(*splits.values(), lambda base: len(real_images.split_of(config, base).images)):
+    shared = held_out.trained_on(*(real_images.split_of(config, split) for split in splits.values()))
+    if shared.count:
         raise ConfigError(
             f"config.data.split = {config.data.split!r} and config.evaluate.split = {config.evaluate.split!r} have "
-            "pictures in common, which would be members and others at once. Valid: disjoint ones, such as train and "
-            "test, or train[:90%] and train[90%:]."
+            f"{shared.count:,} pictures in common, which would be members and others at once. Valid: disjoint ones, "
+            "such as train and test, or train[:90%] and train[90%:]."
         )
     sets = {who: run.real(split, number) for who, split in splits.items()}
     attacks: dict[str, Attack] = {

@@ -39,6 +39,7 @@ from diffusion.data import sources
 from diffusion.experiments.config import checks, extensions, fields
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.evaluation import held_out
 from diffusion.experiments.run import (
     bookkeeping,
     examples,
@@ -105,6 +106,8 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         data = examples.open_examples(recipe) if recipe.base is None else tuned_examples.pictures(recipe)
         fingerprint = data.source.fingerprint()
         recipe = checks.with_data(recipe, data.spec)
+        notices: list[str] = []
+        agreement.first(lambda: notices.append(held_out.at_start(recipe, data.source)))
 
         # ==== Run folder ====
         folder = pathlib.Path(folder)
@@ -138,6 +141,8 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
                 _write_tuning(config, folder, books)
             return 0
         books.announce()
+        for notice in filter(None, notices):
+            books.display.say(notice)
 
         # ==== Batches ====
         if recipe.teacher and recipe.teacher.pairs:

@@ -53,8 +53,8 @@ def own_objective(scale=1.0):
     return objectives.Objective(loss, density=DENSITY)
 
 
-def points(number=16):
-    return [{"x": np.float32([np.cos(i), np.sin(i)])} for i in range(number)]
+def points(number=16, first=0):
+    return [{"x": np.float32([np.cos(i), np.sin(i)])} for i in range(first, first + number)]
 
 
 def pictures(number=16, shift=0):
@@ -81,7 +81,7 @@ def test_points_train_go_on_and_are_sampled(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert f"sample(recipe, {str(run)!r}), or train on with config={{'train.steps': 4}}." in said
     with pytest.raises(workdir.WorkdirError, match=rf"Make it by: diffusion\..*\.sample\(recipe, {str(run)!r}\)"):
-        evaluate(recipe(held_out=points()), run)
+        evaluate(recipe(held_out=points(first=16)), run)
     assert train(recipe(settings={"train.steps": 4}), run) == 0
     straight = tmp_path / "straight"
     assert train(recipe(settings={"train.steps": 4}), straight) == 0
@@ -97,7 +97,7 @@ def test_points_train_go_on_and_are_sampled(tmp_path, monkeypatch, capsys):
     plan = timesteps.plan(timesteps.uniform(LINE, steps=2))
     by_hand = samplers.sample(samplers.heun(), denoise, LINE, samplers.prior(LINE, keys[0], (2,)), plan, keys[1])
     np.testing.assert_allclose(made, by_hand, rtol=1e-4, atol=1e-5)
-    figures = evaluate(recipe(held_out=points()), run)["figures"]
+    figures = evaluate(recipe(held_out=points(first=16)), run)["figures"]
     assert figures["distances"]["energy_distance"]["value"] > 0 and figures["count"] == 6
     assert (run / "beside.png").is_file()
 

@@ -138,6 +138,14 @@ class Mixture:
                 found[mine] = source.sizes(((at[mine] - first) % len(source)).tolist())  # type: ignore[attr-defined]
         return found
 
+    def identities(self) -> np.ndarray | None:
+        """Those of the sources, see `data.identities`; None if one does not know them."""
+        said = [getattr(source, "identities", lambda: None)() for source in self._of]
+        if any(own is None for own in said):
+            return None
+        sizes = np.diff([0, *self._ends])
+        return np.concatenate([own[np.arange(size) % len(own)] for own, size in zip(said, sizes)])
+
     def stamp(self) -> str:
         """Those of the sources, and where each ends."""
         stamps = [source.stamp().encode() for source in self._of]  # type: ignore[attr-defined]
@@ -186,6 +194,11 @@ class Filtered:
     def sizes(self, rows: Sequence[int]) -> np.ndarray:
         """The heights and widths of pictures, as the source has them."""
         return self._of.sizes(self._rows[list(rows)].tolist())  # type: ignore[attr-defined]
+
+    def identities(self) -> np.ndarray | None:
+        """Those of the records that are kept, see `data.identities`."""
+        said = getattr(self._of, "identities", lambda: None)()
+        return None if said is None else said[self._rows]
 
     def stamp(self) -> str:
         """That of the source, and of which rows are kept."""

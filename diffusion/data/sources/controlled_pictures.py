@@ -117,6 +117,11 @@ class Controlled:
         """A column of the source."""
         return self._of.column(name)  # type: ignore[attr-defined]
 
+    def identities(self) -> np.ndarray | None:
+        """Those of the source, see `data.identities`."""
+        said = getattr(self._of, "identities", None)
+        return said() if said else None
+
     def stamp(self) -> str:
         """That of the source."""
         return self._of.stamp()  # type: ignore[attr-defined]

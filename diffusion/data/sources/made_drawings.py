@@ -6,6 +6,9 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
+from diffusion.data import identities
 from diffusion.data.sources.sequences import Records
 
 SEED = 2028  # of `drawings`; that of the dataset is another
@@ -34,9 +37,14 @@ class Drawings(Sequence):
             raise ValueError(f"number = {number}. Valid: at least 1")
         self._number = number
         self._record = make
+        self._split, self._splits = split, splits
 
     def __len__(self) -> int:
         return self._number
+
+    def identities(self) -> np.ndarray:
+        """Which drawings they are, see `data.identities`: two of different rows may look alike."""
+        return identities.numbered(["drawings", self._splits], self._split, range(self._number))
 
     def __getitem__(self, row: Any) -> Any:
         if not 0 <= row < self._number:

@@ -94,6 +94,7 @@ class HuggingFace:
         about = getattr(dataset, "info", None)
         self.name = getattr(about, "dataset_name", None) or type(dataset).__qualname__
         self.where = f"{type(dataset).__module__}.{type(dataset).__qualname__} {self.name!r}"
+        self.identity = str(getattr(dataset, "_fingerprint", ""))  # "": it cannot be told from others
         self.columns = tuple(dataset.column_names)
         self._views: dict[tuple[str, ...], Any] = {}  # by the columns that are read
 

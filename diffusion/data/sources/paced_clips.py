@@ -80,6 +80,11 @@ class PacedClips:
         """The captions of the source."""
         return self._of.captions()  # type: ignore[attr-defined]
 
+    def identities(self) -> np.ndarray | None:
+        """Those of the source, see `data.identities`."""
+        said = getattr(self._of, "identities", None)
+        return said() if said else None
+
     def stamp(self) -> str:
         """That of the source, and of the draws."""
         return f"{self._of.stamp()} {self._frames} {self._paces} {self._seed}"  # type: ignore[attr-defined]

@@ -60,6 +60,11 @@ class Records:
                 raise ValueError(f'record {row} of the data has no text under "caption".') from None
         return texts
 
+    def identities(self) -> np.ndarray | None:
+        """Which stored records they are, see `data.identities`, where the sequence says it."""
+        said = getattr(self._records, "identities", None)
+        return said() if said else None
+
     def fingerprint(self) -> dict[str, int | str]:
         """How many records there are, and a digest of some of them."""
         sampled = fingerprints.digest(map(self._stored, fingerprints.rows(len(self))))

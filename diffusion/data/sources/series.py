@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.data import gaussian_processes, given_series
+from diffusion.data import gaussian_processes, given_series, identities
 from diffusion.data.gaussian_processes import GaussianProcess
 from diffusion.data.given_series import Hiding
 from diffusion.data.sources.array_files import mapped
@@ -154,6 +154,11 @@ class StandardSeries(Records):
     series: dict[str, np.ndarray]
     columns: tuple[str, ...]
     places: list[tuple[str, int]]
+
+    def identities(self) -> np.ndarray:
+        """Which windows of the file they are, see `data.identities`."""
+        own = [identities.numbered(["series", self.where, *self.columns], name, [first]) for name, first in self.places]
+        return np.concatenate(own)
 
     def filled(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         """The file's series, with the mean of all samples of a value where it is missing.

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from diffusion.data import fingerprints
+from diffusion.data import fingerprints, identities
 from diffusion.data.sources import splits
 from diffusion.data.sources.columns import Columns, class_numbers, encoded, stored_bytes
 from diffusion.data.sources.spec import DamagedRecord, RandomAccess
@@ -93,6 +93,7 @@ class Records(RandomAccess):
         base = splits.parse(split)
         if not len(table):
             raise ValueError(f"{table.where} holds no records.")
+        self._base = base.base
         self._rows = base.rows(len(table), together)
         self._columns = Columns(
             *(table.where, table.columns),
@@ -199,6 +200,11 @@ class Records(RandomAccess):
         """
         opened = lambda value: pictures.opened(encoded(value), "its image")  # type: ignore[arg-type]
         return self._sizes(rows, str(self._columns.example), opened)
+
+    def identities(self) -> np.ndarray | None:
+        """Which rows of the table they are, see `data.identities`; the files of another split are another table."""
+        named = getattr(self._table, "identity", self.where)
+        return identities.numbered([named, self._base, len(self._table)], "rows", self._rows) if named else None
 
     def stamp(self) -> str:
         """sha256 of what the files are and of which rows of them; reads no record."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from diffusion.data import catalog, fingerprints
+from diffusion.data import catalog, fingerprints, identities
 from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, RandomAccess
 from diffusion.data.transforms import decode, decode_any, decode_square
 from diffusion.io import files, limits, pictures
@@ -208,6 +208,13 @@ class Records(RandomAccess):
         paths = self._encoded.dataset_info.splits[self.spec.split].filepaths
         held = sum(Path(path).stat().st_size for path in paths)
         return {"records": len(self), "bytes": held, "sha256": self._sampled()}
+
+    def identities(self) -> np.ndarray:
+        """Which records of the dataset's files they are, see `data.identities`."""
+        info = self._encoded.dataset_info
+        parts = info.splits[self.spec.split].file_instructions
+        files = [(Path(part.filename).name, range(part.skip, part.skip + part.take)) for part in parts]
+        return np.concatenate([identities.numbered(info.full_name, *file) for file in files])
 
     def stamp(self) -> str:
         """sha256 of what the split is and of its files' names, lengths and times of change; reads no record."""

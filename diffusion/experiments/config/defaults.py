@@ -156,6 +156,7 @@ def defaults() -> ConfigDict:
                 "every": 0,  # training steps between evaluations in the loop; 0: none
                 "number": 1000,
                 "split": "test",  # that samples are compared with
+                "overlap": "stop",  # where that has records of the training; or "accept": reports say how many
                 "features": ("pixels",),
                 "inception": "",  # file of FID's Inception-v3, for the feature "inception"
                 "protocol": "adm",  # how images are prepared for it

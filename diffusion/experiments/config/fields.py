@@ -104,6 +104,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sample.seed": (lambda v: 0 <= v < 4000, "in [0, 4000)"),
     "evaluate.every": AT_LEAST_ZERO,
     "evaluate.failed": (lambda v: v in ("skip", "stop"), '"skip" or "stop"'),
+    "evaluate.overlap": (lambda v: v in ("stop", "accept"), '"stop" or "accept"'),
     "evaluate.number": AT_LEAST_ONE,
     "evaluate.features": (_texts, 'names of features, e.g. ("pixels",)'),
     "evaluate.protocol": (lambda v: v in protocols.PROTOCOLS, f"one of {', '.join(protocols.PROTOCOLS)}"),

@@ -136,4 +136,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _autoencoder,
     _streams_of_series,
     _couplings_that_saw_no_condition,
+    _adds("evaluate", "overlap", "stop"),
 ]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion import pytrees
-from diffusion.data import buckets, captions, packing, pipeline, sources
+from diffusion.data import buckets, captions, packing, pipeline, shared_records, sources
 from diffusion.data.sources import of_python
 from diffusion.data.sources.spec import class_of
 from diffusion.data.sources.streams import Stream
@@ -26,6 +26,7 @@ class Split(NamedTuple):
     spec: sources.DataSpec
     captions: tuple[str, ...] = ()  # of `captioned` alone
     conditions: Any = None  # a pytree of arrays [N, ...], where they have a mask of what is real
+    stored: shared_records.Known = None  # which records of their dataset they are
 
 
 def split_of(config: Mapping, split: str) -> Split:
@@ -99,7 +100,7 @@ def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, ...])
             conditions.append({"condition": record["condition"]})
         count += 1
     stacked = pipeline.stacked_conditions(conditions)["condition"] if padded else None
-    return Split(images[:count], labels[:count], spec, conditions=stacked)
+    return Split(images[:count], labels[:count], spec, conditions=stacked, stored=shared_records.identify(source))
 
 
 def _records(source: sources.Source | Stream, skip: bool) -> Iterator[Mapping[str, Any]]:
@@ -124,7 +125,7 @@ def captioned(text: str, data_dir: str = "", number: int = 0) -> Split:
         raise ConfigError(f"{text}: {error}") from error
     count = min(number or spec.size, spec.size)
     images = np.stack([record["image"] for record in pipeline.fetch(source, np.arange(count))])
-    return Split(images, np.zeros(count, np.int64), spec, tuple(texts[:count]))
+    return Split(images, np.zeros(count, np.int64), spec, tuple(texts[:count]), stored=shared_records.identify(source))
 
 
 def balanced_order(labels: np.ndarray) -> np.ndarray:

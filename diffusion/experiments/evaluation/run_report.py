@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.config.values import config_hash, plain
-from diffusion.experiments.evaluation import backbone_figures, report
+from diffusion.experiments.evaluation import backbone_figures, held_out, report
 from diffusion.experiments.sampling import sample_files
 
 PICTURES = {
@@ -126,6 +126,7 @@ def rows(content: dict) -> Iterator[tuple[str, str, str, str]]:
     measured = content["figures"]
     data = content["protocol"]["dataset"]
     split = data["split"]
+    shared = said_of_overlap(measured)
     if accuracy := measured["asked_class"]:
         beside = f"{accuracy['real']['share']:.1%} of real {split} images"
         how = (
@@ -166,7 +167,10 @@ def rows(content: dict) -> Iterator[tuple[str, str, str, str]]:
         value = f"{distance['ratio']:.2f}{report.span(distance['ratio_interval'], '.2f')}"
         yield "… times the floor", value, f"1; noise {distance['noise'] / floor['mean']:.0f}", ""
     if near := measured["neighbours"]:
-        yield from _near(near, data)
+        yield from _near(near, data, f"{split} images" if shared else "held-out images")
+    if shared:
+        how = "of the records that the figures above compare with, how many the model was trained on"
+        yield f"{split} records", shared, "none of those held out", how
     for row in report.metric_rows(content.get("model", {})):
         yield (*row, MODEL_METRICS.get(row[0], ""))
     for name, part in under_protocols(content):
@@ -189,18 +193,24 @@ def _notes(content: Mapping) -> Iterator[tuple[str, str]]:
         yield from ((name, text) for text in part.get("warnings", ()))
 
 
-def _near(near: Mapping, data: Mapping) -> Iterator[tuple[str, str, str, str]]:
+def said_of_overlap(measured: Mapping) -> str:
+    """How many records that samples are compared with were trained on, "trained on: 9 of 60"; "" for none."""
+    shared = measured.get("trained_on") or {"count": 0}  # reports of before do not say it
+    return str(held_out.TrainedOn(**shared)) if shared["count"] else ""
+
+
+def _near(near: Mapping, data: Mapping, others: str) -> Iterator[tuple[str, str, str, str]]:
     """The rows of the nearest training images."""
     samples = near["samples"]
-    held_out = near["held_out"]
-    beside = f"{held_out['quantiles']['0.5']:.3g} from real {data['split']} images"
-    how = f"Euclidean, pixels in [0, 1]; {samples['count']:,} samples, {held_out['count']:,} held out"
+    real = near["held_out"]
+    beside = f"{real['quantiles']['0.5']:.3g} from real {data['split']} images"
+    how = f"Euclidean, pixels in [0, 1]; {samples['count']:,} samples, {real['count']:,} {others}"
     yield "nearest training image, median", f"{samples['quantiles']['0.5']:.3g}", beside, how
     share = near["share_below_held_out_percentile"]
     value = f"{share['1']:.1%} / {share['5']:.1%}"
-    how = "share of samples below those quantiles of the held-out distances"
-    yield "… nearer than 1 % / 5 % of held-out images", value, "1 % / 5 % without copying", how
-    beside = f"{held_out['exact_duplicates']} of the held-out images"
+    how = "share of samples below those quantiles of their distances"
+    yield f"… nearer than 1 % / 5 % of {others}", value, "1 % / 5 % without copying", how
+    beside = f"{real['exact_duplicates']} of the {others}"
     how = f"the same bytes as one of the {data['train_size']:,} training images"
     yield "… exact copies", f"{samples['exact_duplicates']}", beside, how
 

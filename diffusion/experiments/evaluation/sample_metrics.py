@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.experiments.config import ConfigError, unknown
-from diffusion.experiments.evaluation import figures, vector_metrics
+from diffusion.experiments.evaluation import figures, held_out, vector_metrics
 from diffusion.experiments.evaluation.real_images import Split, balanced_order, split_of
 from diffusion.experiments.sampling.sample_files import check_samples
 from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
@@ -69,27 +69,24 @@ def measure(
         real_splits: the training images, and those that the samples are compared with; None: those of config.data.
 
     Returns:
-        {"asked_class": dict | None, "frechet": {feature: dict}, "neighbours": dict, "count": N of the distances}; of
-        examples that are no pictures as `vector_metrics.measure` says.
+        {"asked_class": dict | None, "frechet": {feature: dict}, "neighbours": dict, "count": N of the distances,
+        "trained_on": {"count", "of"}, the records of the split that are also of the training}; of examples that are no
+        pictures as `vector_metrics.measure` says.
 
     Raises:
-        ConfigError: if a feature is not known, or a split is not in the dataset.
+        ConfigError: if a feature is not known, a split is not in the dataset, or the split has records of the training.
         WorkdirError: if the samples do not fit the dataset.
     """
     names = tuple(config["evaluate"]["features"])
     for name in names:
         if name not in feature_names():
             raise unknown("config.evaluate.features", name, feature_names(), "feature")
-    if split == (real_splits[0].spec.split if real_splits else config["data"]["split"]):
-        raise ConfigError(
-            f"config.evaluate.split = {split!r} is what the model was trained on, and the floor would compare images "
-            "with themselves. Valid: another split, e.g. 'test', or 'train[90%:]' after training on 'train[:90%]'."
-        )
     train, real = real_splits or (split_of(config, config["data"]["split"]), split_of(config, split))
+    shared = held_out.require(config, train, real)
     if not real.spec.pictures:
         measured = vector_metrics.measure(images, config, train, real, effort.draws, effort.subsets)
         advance(len(names) + 2)
-        return measured
+        return measured | {"trained_on": shared._asdict()}
     classes = real.spec.num_classes if config["model"].get("num_classes", 0) else 0
     check_samples(images, labels, real.spec.shape, classes)
     if "classifier" in names and not real.spec.num_classes:
@@ -109,7 +106,13 @@ def measure(
     some = lambda rows: rows if len(rows) <= NEIGHBOURS else rows[rng.permutation(len(rows))[:NEIGHBOURS]]
     copies = neighbours.copying(some(images), some(real.images), train.images)
     advance(len(names) + 2)
-    return {"asked_class": recognised, "frechet": distances, "neighbours": copies, "count": count}
+    return {
+        "asked_class": recognised,
+        "frechet": distances,
+        "neighbours": copies,
+        "count": count,
+        "trained_on": shared._asdict(),
+    }
 
 
 def extractor_of(name: str, config: Mapping, train: Split) -> Extractor:

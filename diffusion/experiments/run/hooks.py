@@ -12,9 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from diffusion.data import shared_records
 from diffusion.experiments.config import ConfigError, data
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.evaluation import plots, real_images
+from diffusion.experiments.evaluation import held_out, plots, real_images
 from diffusion.experiments.evaluation.sample_metrics import evaluate_samples
 from diffusion.experiments.sampling import generate
 from diffusion.training.runtime import agreement
@@ -102,19 +103,23 @@ def evaluation(
 
 
 def _split_of(config: ConfigDict) -> str:
-    """The split that samples are compared with in the loop."""
+    """The split that samples are compared with in the loop: validation where it is held out."""
     try:
-        data.source(config, "validation")
-        return "validation"
+        validation = data.source(config, "validation")
     except ConfigError:
         data.source(config, config.evaluate.split)
         return config.evaluate.split
+    train = data.source(config, config.data.split)
+    trained_on = shared_records.by_number(*map(shared_records.identify, (validation, train)))
+    return config.evaluate.split if trained_on else "validation"
 
 
 def _attempt(work: Callable[[], Any]) -> tuple[Any, str]:
     """What the work returns, and ""; or None, and what failed and where."""
     try:
         return work(), ""
+    except held_out.Overlap as error:  # seen by their content alone, when they were read
+        return None, str(error)
     except ConfigError:
         raise
     except Exception as error:  # a metric, a disk or a device: whatever it is, the training needs none of it

@@ -60,7 +60,7 @@ def test_the_config_of_an_earlier_commit_is_complete(before):
     assert rest["sample"].pop("cache") == {"name": ""} and rest["sample"].pop("merge") == 0.0
     assert rest.pop("base") == {"path": "", "dtype": "float32"} and rest.pop("tuning") == {"name": ""}
     assert rest.pop("prior") == {"prompt": "", "number": 200, "weight": 1.0}
-    assert rest["data"]["text"].pop("prompt") == ""
+    assert rest["data"]["text"].pop("prompt") == "" and rest["evaluate"].pop("overlap") == "stop"
     del rest["second_player"], old["rival"]
     assert rest == plain(old)
 
@@ -70,7 +70,7 @@ def test_each_field_that_came_later_gets_the_value_that_changes_nothing():
     config = defaults()
     oldest = plain(config)
     del oldest["encoder"], oldest["second_player"], oldest["ema"]["sigma_rel"], oldest["evaluate"]["failed"]
-    del oldest["teacher"]["scale"], oldest["teacher"]["pairs"]
+    del oldest["teacher"]["scale"], oldest["teacher"]["pairs"], oldest["evaluate"]["overlap"]
     for name in ("latents", "changed", "buckets", "text", "source"):
         del oldest["data"][name]
     for name in ("plan", "driver", "guides", "measurement"):

@@ -1,0 +1,51 @@
+"""Which stored records the records of a source are, by numbers that stay the same however a source is cut.
+
+A source says it by `identities() -> int64 [N, 3] | None`: for each record the set of stored records that it is of, the
+part of that set, and its number there.
+"""
+
+__all__ = ["count_common", "have_common_set", "numbered"]
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from diffusion.data import fingerprints
+
+
+def numbered(stored: Any, part: Any, numbers: Iterable[int] | np.ndarray) -> np.ndarray:
+    """The identities of records of one part of a set, int64 `[N, 3]`.
+
+    Args:
+        stored: the name of the set, as JSON: the same wherever it is opened, and of no other set.
+        part: the name of the part, as JSON.
+        numbers: int `[N]`, those of the records in the part.
+    """
+    numbers = np.fromiter(numbers, np.int64) if not isinstance(numbers, np.ndarray) else numbers.astype(np.int64)
+    return np.stack([np.full_like(numbers, _digest(stored)), np.full_like(numbers, _digest(part)), numbers], axis=1)
+
+
+def _digest(value: Any) -> int:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return int(fingerprints.digest([text.encode()])[:15], 16)  # 60 bits
+
+
+def have_common_set(some: np.ndarray, others: np.ndarray) -> bool:
+    """Whether two lists of identities `[N, 3]`, `[M, 3]` have a set in common, so that they can be told apart."""
+    return bool(np.isin(np.unique(some[:, 0]), others[:, 0]).any())
+
+
+def count_common(some: np.ndarray, others: np.ndarray) -> int:
+    """How many of the identities `some` `[N, 3]` are among `others` `[M, 3]`."""
+    values, known = (_as_values(identities) for identities in (some, others))
+    known = np.unique(known)
+    at = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    return int((known[at] == values).sum())
+
+
+def _as_values(identities: np.ndarray) -> np.ndarray:
+    """Each row as one value, which can be sorted and compared."""
+    fields = np.dtype([("set", np.int64), ("part", np.int64), ("number", np.int64)])
+    return np.ascontiguousarray(identities, np.int64).view(fields)[:, 0]

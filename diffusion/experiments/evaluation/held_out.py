@@ -1,0 +1,174 @@
+"""Whether the records that a figure calls held out were trained on: counted, and refused or said.
+
+What compares a model with records that it was not trained on (the floor, copying, nearest neighbours, likelihoods,
+classifiers) asks `require` first. A published FID compares with a reference that its user names, which may be the
+training set.
+"""
+
+__all__ = ["Overlap", "TrainedOn", "at_start", "require", "require_trained_split", "trained_on"]
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from diffusion.data import shared_records, sources
+from diffusion.data.sources import of_python
+from diffusion.data.sources.streams import Stream
+from diffusion.experiments.config import ConfigError, data
+from diffusion.experiments.config.recipe import Recipe
+from diffusion.experiments.config.values import plain
+from diffusion.experiments.evaluation.real_images import Split
+from diffusion.experiments.run_folder import workdir
+
+VALID = "splits that share none, e.g. train on 'train[:90%]' and compare with 'train[90%:]'"
+ACCEPT = "--config.evaluate.overlap=accept, and reports say how many they are"
+
+
+class Overlap(ConfigError):
+    """Records are trained on and held out at once."""
+
+
+class TrainedOn(NamedTuple):
+    """How many of the records that samples are compared with are among those of the training.
+
+    Attributes:
+        count: how many.
+        of: how many there are.
+    """
+
+    count: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"trained on: {self.count:,} of {self.of:,}"
+
+
+def trained_on(train: Split, real: Split) -> TrainedOn:
+    """Counts them by their numbers, or by the content of the examples where these are of no common set.
+
+    Args:
+        train: the records of the training.
+        real: those that samples are compared with.
+    """
+    of = len(real.images)
+    count = shared_records.by_number(real.stored, train.stored)
+    return TrainedOn(shared_records.by_content(real.images, train.images) if count is None else min(count, of), of)
+
+
+def require(config: Mapping, train: Split, real: Split) -> TrainedOn:
+    """Refuses to compare with records that a model was trained on, unless config.evaluate.overlap = "accept".
+
+    A model has been trained on the records of its run, and on those of the runs that it began with or learned from, as
+    far as their folders and their data are still there.
+
+    Args:
+        config: of the run.
+        train, real: as in `trained_on`.
+
+    Returns:
+        How many they are; of several trainings, the most.
+
+    Raises:
+        ConfigError: naming both splits, and how many records they share.
+    """
+    shared, by = trained_on(train, real), train.spec
+    for source in _of_earlier_runs(config):
+        count = shared_records.by_number(real.stored, shared_records.identify(source)) or 0
+        if count > shared.count:
+            shared, by = TrainedOn(min(count, shared.of), shared.of), source.spec
+    if shared.count and config["evaluate"]["overlap"] != "accept":
+        raise Overlap(_message(real.spec, by, shared))
+    return shared
+
+
+def _of_earlier_runs(config: Mapping, depth: int = 8) -> Iterator[sources.Source | Stream]:
+    """The records of the runs from whose weights a run began, and of its teacher."""
+    for path in (config["init_from"]["path"], config["teacher"]["path"]):
+        folder = pathlib.Path(path).expanduser()
+        if not path or not depth or not (folder / "config.json").is_file():
+            continue
+        with contextlib.suppress(ConfigError, workdir.WorkdirError):  # a run of Python, or data that are gone
+            earlier = workdir.read_config(folder)
+            yield data.source(earlier, earlier["data"]["split"])
+            yield from _of_earlier_runs(earlier, depth - 1)
+
+
+def _message(real: sources.DataSpec, train: sources.DataSpec, shared: TrainedOn) -> str:
+    return (
+        f"{shared.count:,} of the {shared.of:,} records of {real.split!r}, which samples are compared with "
+        f"(config.evaluate.split), are among those of {train.split!r}, which the model is trained on; the floor, "
+        f"nearest neighbours, likelihoods and classifiers need others. Valid: {VALID}; or {ACCEPT}. (An FID against "
+        "the training set needs none: diffusion evaluate --samples=RUN/samples.npz "
+        f"--reference=NAME@{train.split} --protocol=NAME.)"
+    )
+
+
+def require_trained_split(config: Mapping, saved: Mapping) -> None:
+    """Refuses a config that says of a run that it was trained on another part of its data than it was.
+
+    Args:
+        config: the run's, perhaps changed by flags.
+        saved: the one in its folder.
+
+    Raises:
+        ConfigError: naming the split of the training.
+    """
+    said, trained = ([one["data"]["split"], *_splits(plain(one["data"]["source"]))] for one in (config, saved))
+    if said != trained:
+        raise ConfigError(
+            f"config.data.split = {', '.join(map(repr, said))}, and the run was trained on "
+            f"{', '.join(map(repr, trained))}, which cannot be changed afterwards. Valid: that; "
+            "config.evaluate.split is what samples are compared with."
+        )
+
+
+def _splits(entry: Any) -> Iterator[str]:
+    """The splits that a source's entry, and those within it, name by themselves."""
+    for key, value in entry.items() if isinstance(entry, Mapping) else enumerate(entry):
+        if key == "split":
+            yield str(value)
+        elif isinstance(value, (Mapping, tuple, list)):
+            yield from _splits(value)
+
+
+def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
+    """What a run says, before it trains, of the records that its samples will be compared with.
+
+    Args:
+        recipe: of the run.
+        source: the records that it trains on.
+
+    Returns:
+        One line; "" where some are held out, or where the run makes no samples that are compared with records.
+
+    Raises:
+        ConfigError: if records are trained on and held out at once, as far as their numbers say.
+    """
+    if not recipe.makes_samples:
+        return ""
+    try:
+        other = _held_out(recipe)
+        source = data.of_recipe(recipe) if recipe.on_latents else source
+    except (ConfigError, sources.DamagedRecord) as error:
+        return "" if recipe.on_latents else f"no records are held out ({error}), and an evaluation needs some: {VALID}"
+    if other is None:
+        return "no records are held out, and an evaluation needs some: Recipe(held_out=records)"
+    count = shared_records.by_number(shared_records.identify(other), shared_records.identify(source))
+    number = max(other.spec.size, 0)
+    if count is None and not isinstance(other, Stream) and other.fingerprint() == source.fingerprint():
+        count = number
+    if not count:
+        return ""
+    shared = TrainedOn(min(count, number or count), number or count)
+    if recipe.config["evaluate"]["overlap"] != "accept":
+        raise Overlap(_message(other.spec, source.spec, shared))
+    return f"of the records that samples are compared with, {shared}"
+
+
+def _held_out(recipe: Recipe) -> sources.Source | Stream | None:
+    if recipe.data is None:
+        return data.source(recipe.config, recipe.config["evaluate"]["split"])
+    if recipe.held_out is None:
+        return None
+    return of_python.source_of(recipe.held_out, recipe.num_classes, "held out")
