@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from diffusion.data.transforms import square
-from diffusion.io import limits, pictures
+from diffusion.io import limits, opener, pictures
 
 METADATA = "metadata.csv"
 REQUIRED, OPTIONAL = ("file_name", "caption"), ("category",)
@@ -61,12 +61,12 @@ def read_metadata(folder: pathlib.Path) -> list[Row]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: a table of the pictures with the columns {_columns()}.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = opener.text_of(opener.read(path, within=folder), path)
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         names = table.fieldnames or []
         numbered = [(table.line_num, line) for line in table]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read ({error}): it is a CSV in UTF-8 with {_columns()}.") from None
+    except (limits.Refused, csv.Error) as error:
+        raise ValueError(f"{path} is no CSV: {error}. Valid: a CSV in UTF-8 with {_columns()}.") from None
     if set(REQUIRED) - set(names) or set(names) - set(REQUIRED + OPTIONAL):
         raise ValueError(f"{path} has the columns {', '.join(map(str, names)) or 'none'}; it takes {_columns()}.")
     if not numbered:
@@ -178,7 +178,7 @@ def _one_size(folder: pathlib.Path, rows: list[Row]) -> tuple[int, int]:
 def _header(folder: pathlib.Path, name: str) -> tuple[int, int]:
     """(width, height) of a picture, from its header alone."""
     try:
-        with pictures.opened(folder / name) as image:
+        with pictures.opened(folder / name, within=folder) as image:
             return image.size
     except ValueError as error:
         raise _unreadable(folder, name, error) from None
@@ -187,7 +187,7 @@ def _header(folder: pathlib.Path, name: str) -> tuple[int, int]:
 def _opened(folder: pathlib.Path, name: str) -> Image.Image:
     """A picture in red, green and blue; transparent ones on white."""
     try:
-        with pictures.opened(folder / name) as image:
+        with pictures.opened(folder / name, within=folder) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"its mode is {image.mode}, of more than 8 bits a value; save it with 8")
             if image.has_transparency_data:

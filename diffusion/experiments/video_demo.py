@@ -48,6 +48,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, trained_run
 from diffusion.experiments.video import clip_judge, clip_maker, demo_stages, motion_figures, video_report
 from diffusion.io import clips as clip_files
+from diffusion.io import films
 from diffusion.training.checkpointing import checkpoints
 
 RATE = 4.0  # frames a second of what is written
@@ -94,8 +95,8 @@ def run(
     if until == "denoiser":
         return 0
     say(4 if on_latents else 2, f"what a judge sees in its clips -> {here}/report")
-    if not clip_files.has_library():
-        print(f"PyAV is not installed, so that clips are written as GIF alone: {clip_files.INSTALL}", flush=True)
+    if not films.has_library():
+        print(f"PyAV is not installed, so that clips are written as GIF alone: {films.INSTALL}", flush=True)
     content = measure(folder / "denoiser", folder / "report", number)
     for row in video_report.rows(content["figures"]):
         print(f"{row[0]:56} {row[1]:28} {row[2]}")
@@ -177,7 +178,7 @@ def write(clips: np.ndarray, path: pathlib.Path, captions: Sequence[str]) -> Non
     large = clips[:SHOWN].repeat(ENLARGED, 2).repeat(ENLARGED, 3)
     frames = clip_pictures.beside(large)
     clip_files.write_gif(path.with_suffix(".gif"), frames, RATE)
-    if clip_files.has_library():
+    if films.has_library():
         even = np.pad(frames, [(0, 0), *((0, side % 2) for side in frames.shape[1:3]), (0, 0)], mode="edge")
         clip_files.write_mp4(path.with_suffix(".mp4"), even, RATE)
     workdir.write_text(path.with_suffix(".txt"), "".join(f"{caption}\n" for caption in captions[:SHOWN]))

@@ -1,7 +1,7 @@
 """Clips of pictures as files: GIF by Pillow; MP4, WebM and others by PyAV (`pip install jax-diffusion[video]`)."""
 
 __all__ = [
-    "About", "about", "evenly", "has_library", "read", "row", "write", "write_gif", "write_mp4", "write_with_row",
+    "About", "about", "evenly", "read", "row", "write", "write_gif", "write_mp4", "write_with_row",
 ]  # fmt: skip
 
 import io
@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
-from diffusion.io import files, gif_blocks, limits, pictures
+from diffusion.io import budgets, files, films, gif_blocks, limits, opener, pictures
 
 SHOWN = 8  # frames of `row`
-INSTALL = "pip install 'jax-diffusion[video]'"
+CANVAS = 4  # bytes of a pixel while an animation is put together
 
 
 class About(NamedTuple):
@@ -42,95 +42,75 @@ def evenly(frames: int, height: int, width: int, rate: float) -> About:
     return About(height, width, rate, tuple(i / rate for i in range(frames)), frames / rate)
 
 
-def has_library() -> bool:
-    """Whether PyAV is installed, which all but GIF needs."""
-    try:
-        import av  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def about(source: str | os.PathLike | bytes, name: str = "") -> About:
-    """What a file says of itself. All of a film is read for the times of its frames, and nothing of it decoded.
+def about(source: str | os.PathLike | bytes, name: str = "", within: pathlib.Path | None = None) -> About:
+    """What a file says of itself; nothing of it is decoded.
 
     Args:
         source: path of the file, or its content.
         name: of it, for messages; the path by default.
+        within: the folder that the file must lie in, as in `opener.open_file`.
 
     Raises:
-        ValueError: if it is no whole clip, or PyAV is needed and not installed.
+        ValueError: if it is no whole clip, holds too many frames, or PyAV is needed and not installed.
         OSError: if it cannot be read.
     """
     name = name or str(source)
     if _is_gif(source):
-        with _gif(source, name) as picture:
-            shown = []
-            try:
-                for number in range(getattr(picture, "n_frames", 1)):
-                    picture.seek(number)
-                    shown.append((picture.info.get("duration", 0) or 100) / 1000)  # without one, as browsers do
-            except pictures.DAMAGED as error:
-                raise ValueError(f"{name} is damaged or cut short: {error}") from error
-            ends = np.cumsum(shown).tolist()
-            return About(picture.height, picture.width, 1 / min(shown), (0.0, *ends[:-1]), ends[-1])
-    with _film(source, name) as film:
-        stream = film.streams.video[0]
-        rate = float(stream.average_rate or stream.guessed_rate or 0)
-        if not rate:
-            raise ValueError(f"{name} does not say how many frames a second it has")
-        packets = [packet for packet in film.demux(stream) if packet.size]
-        if len(packets) < stream.frames:
-            raise ValueError(
-                f"{name} is cut short: it has {stream.frames} frames by its header, and {len(packets)} are there"
-            )
-        stamps = [packet.pts for packet in packets if not packet.is_discard]
-        even = evenly(len(stamps), int(stream.height), int(stream.width), rate)
-        if not stamps or None in stamps:
-            return even
-        times = [float((stamp - min(stamps)) * stream.time_base) for stamp in sorted(stamps)]
-        return even._replace(times=tuple(times), length=times[-1] + 1 / rate)
+        blocks = gif_blocks.read(_content(source, within), name)
+        ends = np.cumsum(blocks.shown).tolist()
+        return About(blocks.height, blocks.width, 1 / min(blocks.shown), (0.0, *ends[:-1]), ends[-1])
+    said = films.about(source, name, within)
+    even = evenly(said.count, said.height, said.width, said.rate)
+    return even._replace(times=said.times, length=said.times[-1] + 1 / said.rate) if said.times else even
 
 
-def read(source: str | os.PathLike | bytes, numbers: np.ndarray, name: str = "") -> np.ndarray:
+def read(
+    source: str | os.PathLike | bytes, numbers: np.ndarray, name: str = "", within: pathlib.Path | None = None
+) -> np.ndarray:
     """Some frames of a file, uint8 [K, H, W, 3]; no more of it than up to the last of them is decoded.
 
     Args:
         source: path of the file, or its content.
         numbers: int [K], increasing, of the frames.
         name: of it, for messages; the path by default.
+        within: the folder that the file must lie in, as in `opener.open_file`.
 
     Raises:
         ValueError: as `about`, or if the file ends before these frames.
-        limits.Refused: for more frames than the memory holds.
+        limits.Refused: for more frames than the memory holds, or than a file of its size may unpack to.
     """
     name = name or str(source)
-    wanted = {int(number) for number in numbers}
-    fits = lambda height, width: limits.fits(name, limits.array_bytes(name, (len(wanted), height, width, 3), 1))
-    found: dict[int, np.ndarray] = {}
-    try:
-        if _is_gif(source):
-            with _gif(source, name) as picture:
-                fits(picture.height, picture.width)
-                for number in sorted(wanted):
-                    picture.seek(number)
-                    found[number] = np.asarray(picture.convert("RGB"))
-        else:
-            with _film(source, name) as film:
-                fits(int(film.streams.video[0].height), int(film.streams.video[0].width))
-                for number, frame in enumerate(film.decode(video=0)):
-                    if number in wanted:
-                        found[number] = frame.to_ndarray(format="rgb24")
-                    if number >= max(wanted):
-                        break
-    except (*pictures.DAMAGED, *_errors()) as error:
-        raise ValueError(f"{name} is damaged or cut short after frame {max(found, default=-1) + 1}: {error}") from error
-    if missing := sorted(wanted - set(found)):
+    wanted = sorted({int(number) for number in numbers})
+    frames, damage = (_gif_frames if _is_gif(source) else films.read)(source, wanted, name, within)
+    if damage:
+        raise ValueError(f"{name} is damaged or cut short after frame {max(frames, default=-1) + 1}: {damage}")
+    if missing := sorted(set(wanted) - set(frames)):
         raise ValueError(
-            f"{name} is cut short: it has {len(about(source, name).times)} frames by its header, and frame "
+            f"{name} is cut short: it has {len(about(source, name, within).times)} frames by its header, and frame "
             f"{missing[0]} is gone"
         )
-    return np.stack([found[int(number)] for number in numbers])
+    return np.stack([frames[int(number)] for number in numbers])
+
+
+def _gif_frames(
+    source: str | os.PathLike | bytes, numbers: list[int], name: str, within: pathlib.Path | None
+) -> tuple[dict[int, np.ndarray], str | None]:
+    """Some frames of an animation, and what is damaged after them, as `films.read`."""
+    content = _content(source, within)
+    blocks = gif_blocks.read(content, name)
+    budget = budgets.Budget(name, budgets.unpacked(len(content)))
+    budget.spend(CANVAS * blocks.height * blocks.width)
+    budget.spend(blocks.pixels[min(numbers[-1], len(blocks.pixels) - 1)])
+    limits.fits(name, limits.array_bytes(name, (len(numbers), blocks.height, blocks.width, 3), 1))
+    frames: dict[int, np.ndarray] = {}
+    try:
+        with pictures.opened(content, name, formats=("GIF",)) as picture:
+            for number in numbers:
+                picture.seek(number)
+                frames[number] = np.asarray(picture.convert("RGB"))
+    except pictures.DAMAGED as error:
+        return frames, str(error) or type(error).__name__
+    return frames, None
 
 
 def row(frames: np.ndarray) -> np.ndarray:
@@ -167,7 +147,7 @@ def write(path: str | os.PathLike, frames: np.ndarray, rate: float) -> pathlib.P
     Returns:
         The path.
     """
-    film = has_library() and not (frames.shape[1] % 2 or frames.shape[2] % 2)
+    film = films.has_library() and not (frames.shape[1] % 2 or frames.shape[2] % 2)
     path = pathlib.Path(path).with_suffix(".mp4" if film else ".gif")
     (write_mp4 if film else write_gif)(path, frames, rate)
     return path
@@ -210,8 +190,11 @@ def write_mp4(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
     """
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         raise ValueError(f"an MP4 film has even sides, and these frames are {frames.shape[1]} x {frames.shape[2]}")
-    av = _library(str(path))
+    if not films.has_library():
+        raise ValueError(f"{path} needs PyAV, which is not installed. Install it: {films.INSTALL}; or use GIF")
     from fractions import Fraction
+
+    import av
 
     content = io.BytesIO()
     with av.open(content, "w", format="mp4") as film:
@@ -226,49 +209,9 @@ def write_mp4(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
         file.write(content.getvalue())
 
 
-def _library(name: str) -> Any:
-    try:
-        import av
-    except ImportError:
-        raise ValueError(f"{name} needs PyAV, which is not installed. Install it: {INSTALL}; or use GIF") from None
-    return av
-
-
-def _errors() -> tuple[type[BaseException], ...]:
-    """What PyAV raises for a damaged file; nothing without it."""
-    if not has_library():
-        return ()
-    import av
-
-    return (av.error.FFmpegError,)
-
-
 def _is_gif(source: str | os.PathLike | bytes) -> bool:
     return source.startswith(b"GIF8") if isinstance(source, bytes) else pathlib.Path(source).suffix.lower() == ".gif"
 
 
-def _gif(source: str | os.PathLike | bytes, name: str) -> Image.Image:
-    try:
-        picture = pictures.opened(source if isinstance(source, bytes) else os.fspath(source), name, formats=("GIF",))
-    except ValueError as error:
-        raise ValueError(f"{name} is no GIF animation, or is cut short: {error}") from error
-    try:
-        gif_blocks.require_whole(picture.fp, name)  # type: ignore[arg-type]
-    except ValueError:
-        picture.close()
-        raise
-    return picture
-
-
-def _film(source: str | os.PathLike | bytes, name: str) -> Any:
-    av = _library(name)
-    if not isinstance(source, bytes) and not pathlib.Path(source).is_file():
-        raise FileNotFoundError(f"{name}: there is no such file.")
-    try:
-        film = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source))
-    except av.error.FFmpegError as error:
-        raise ValueError(f"{name} is no film, or is cut short: {error}") from error
-    if not film.streams.video:
-        film.close()
-        raise ValueError(f"{name} has no pictures, only other streams")
-    return film
+def _content(source: str | os.PathLike | bytes, within: pathlib.Path | None) -> bytes:
+    return source if isinstance(source, bytes) else opener.read(source, within=within)

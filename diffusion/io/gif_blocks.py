@@ -1,58 +1,84 @@
-"""The blocks of a GIF file, counted without decoding: whether it is there to its end."""
+"""The blocks of a GIF animation: where its frames are, how large, and how long each is shown; nothing is decoded.
 
-__all__ = ["require_whole"]
+Reference: CompuServe, "Graphics Interchange Format, Version 89a", 1990.
+"""
 
-from typing import BinaryIO
+__all__ = ["Blocks", "read"]
 
-EXTENSION, FRAME, TRAILER = b"\x21", b"\x2c", b"\x3b"
-HEADER = 13  # bytes before the global table of colours
-DESCRIPTOR = 9  # bytes of a frame before its own table of colours
+from typing import NamedTuple
 
-
-class _Short(Exception):
-    """The file ends inside a block."""
+FRAMES = 100_000  # of one animation: 50 minutes at 30 a second
+STEP = 0.1  # s that a frame is shown which does not say it, as browsers do
 
 
-def require_whole(file: BinaryIO, name: str) -> None:
-    """Refuses a GIF file without its end; Pillow takes what is there for all of it. The position in it stays.
+class Blocks(NamedTuple):
+    """What a GIF animation says of itself.
+
+    Attributes:
+        height, width: of the whole, in pixels.
+        shown: how long each frame is shown, in seconds.
+        pixels: those of all frames up to and with each, which are to be decoded for it.
+    """
+
+    height: int
+    width: int
+    shown: tuple[float, ...]
+    pixels: tuple[int, ...]
+
+
+def read(content: bytes, name: str) -> Blocks:
+    """Reads the blocks up to the end that the format marks.
 
     Args:
-        file: of which the header has been checked.
-        name: of it, for the message.
+        content: the file.
+        name: of it, for messages.
 
     Raises:
-        ValueError: if it ends before its trailer, with the number of frames that are whole.
+        ValueError: if it is no GIF, is cut short, holds another kind of block, no frame, or more than `FRAMES`.
     """
-    position = file.tell()
-    frames = 0
+    if content[:4] != b"GIF8" or len(content) < 13:
+        raise ValueError(f"{name} is no GIF animation, or is cut short")
+    width, height = int.from_bytes(content[6:8], "little"), int.from_bytes(content[8:10], "little")
+    at = 13 + _table(content[10])
+    shown: list[float] = []
+    pixels: list[int] = []
+    step = STEP
+    whole = 0
     try:
-        file.seek(0)
-        _skip_colours(file, _taken(file, HEADER)[10])
-        while (kind := _taken(file, 1)) != TRAILER:
-            if kind == EXTENSION:
-                _taken(file, 1)
-            elif kind == FRAME:
-                _skip_colours(file, _taken(file, DESCRIPTOR)[8])
-                _taken(file, 1)
+        while content[at] != 0x3B:
+            kind = content[at]
+            if kind == 0x21:  # an extension: its label, then its blocks
+                if content[at + 1] == 0xF9 and content[at + 2] >= 4:
+                    step = int.from_bytes(content[at + 4 : at + 6], "little") / 100 or STEP
+                at = _skipped(content, at + 2)
+            elif kind == 0x2C:  # a frame: its place, its colours, then its blocks
+                sides = (
+                    int.from_bytes(content[at + 5 : at + 7], "little"),
+                    int.from_bytes(content[at + 7 : at + 9], "little"),
+                )
+                pixels.append((pixels[-1] if pixels else 0) + sides[0] * sides[1])
+                shown.append(step)
+                step = STEP
+                if len(shown) > FRAMES:
+                    raise ValueError(f"{name} holds more than {FRAMES:,} frames: split it into several files")
+                at = _skipped(content, at + 10 + _table(content[at + 9]) + 1)
+                whole += 1
             else:
-                raise ValueError(f"{name} is damaged: after {frames} frames it has a block of kind {kind[0]}")
-            while size := _taken(file, 1)[0]:
-                _taken(file, size)
-            frames += kind == FRAME
-    except _Short:
-        raise ValueError(f"{name} is cut short: {frames} frames are whole, and its end is missing") from None
-    finally:
-        file.seek(position)
+                raise ValueError(f"{name} is damaged: after {len(shown)} frames it has a block of kind {kind}")
+    except IndexError:
+        raise ValueError(f"{name} is cut short: {whole} frames are whole, and its end is missing") from None
+    if not shown:
+        raise ValueError(f"{name} holds no frame")
+    return Blocks(height, width, tuple(shown), tuple(pixels))
 
 
-def _taken(file: BinaryIO, size: int) -> bytes:
-    content = file.read(size)
-    if len(content) < size:
-        raise _Short
-    return content
+def _table(flags: int) -> int:
+    """Bytes of a table of colours."""
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _skip_colours(file: BinaryIO, flags: int) -> None:
-    """Passes over a table of colours, where the flags before it say that there is one."""
-    if flags & 0x80:
-        _taken(file, 3 * 2 ** (1 + (flags & 7)))
+def _skipped(content: bytes, at: int) -> int:
+    """The byte after blocks that each begin with their length, up to the empty one."""
+    while length := content[at]:
+        at += 1 + length
+    return at + 1

@@ -1,42 +1,26 @@
 """Arrays out of .npz files from elsewhere: without pickle, no larger than they are, row by row where they are large."""
 
-__all__ = ["Header", "header", "headers", "load", "names", "rows"]
+__all__ = ["Header", "decoded", "header", "headers", "load", "names", "rows", "stored"]
 
 import contextlib
 import errno
+import io
 import lzma
 import math
 import pathlib
-import struct
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 
-from diffusion.io import limits
+from diffusion.io import budgets, limits, npy, opener
+from diffusion.io.npy import Header
 
 SKIP = 2**20  # bytes that are read at once on the way to a position
 # What zipfile, the decompressors and NumPy's reader of headers raise for bytes that are none of theirs.
-DAMAGED = (ValueError, LookupError, TypeError, OverflowError, RuntimeError, NotImplementedError, EOFError, MemoryError,
-           SyntaxError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError)  # fmt: skip
-_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-
-
-class Header(NamedTuple):
-    """What an array of a file declares.
-
-    Attributes:
-        shape: of the array.
-        dtype: of its elements.
-        start: bytes before the first element.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    start: int
+DAMAGED = (*npy.DAMAGED, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 def names(path: pathlib.Path | str) -> set[str]:
@@ -46,7 +30,7 @@ def names(path: pathlib.Path | str) -> set[str]:
         Refused: if the file is damaged.
         OSError: if it cannot be read.
     """
-    with _refusing(f"{path} is not a valid .npz file"), zipfile.ZipFile(path) as archive:
+    with _archive(path) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
@@ -64,9 +48,29 @@ def headers(path: pathlib.Path | str, only: Iterable[str] | None = None) -> dict
         Refused: if the file is damaged, holds objects, or an array declares another size than it has.
         OSError: if it cannot be read.
     """
-    with _refusing(f"{path} is not a valid .npz file"), zipfile.ZipFile(path) as archive:
-        listed = {name.removesuffix(".npy"): name for name in archive.namelist()}
-        return {name: header(archive, listed[name]) for name in (listed if only is None else only) if name in listed}
+    with _archive(path) as archive:
+        return _headers(archive, path, only)
+
+
+def _headers(archive: zipfile.ZipFile, path: pathlib.Path | str, only: Iterable[str] | None) -> dict[str, Header]:
+    entries = _entries(archive)
+    wanted = [name for name in (entries if only is None else only) if name in entries]
+    return {name: header(archive, entries[name], f"{entries[name]} in {path}") for name in wanted}
+
+
+def _entries(archive: zipfile.ZipFile) -> dict[str, str]:
+    """The arrays of a file: name -> that of its entry."""
+    return {name.removesuffix(".npy"): name for name in archive.namelist()}
+
+
+@contextlib.contextmanager
+def _archive(path: pathlib.Path | str) -> Iterator[zipfile.ZipFile]:
+    with (
+        opener.open_file(path) as file,
+        _refusing(f"{path} is not a valid .npz file"),
+        zipfile.ZipFile(file) as archive,
+    ):
+        yield archive
 
 
 @contextlib.contextmanager
@@ -84,12 +88,13 @@ def _refusing(what: str) -> Iterator[None]:
         raise limits.Refused(f"{what} ({limits.reason(error)}).") from error
 
 
-def header(archive: zipfile.ZipFile, name: str) -> Header:
+def header(archive: zipfile.ZipFile, name: str, what: str) -> Header:
     """What an array declares, which must be what its entry in the file holds.
 
     Args:
         archive: the file.
         name: of the array in it, e.g. "images.npy".
+        what: to call it in messages.
 
     Returns:
         The header.
@@ -97,23 +102,11 @@ def header(archive: zipfile.ZipFile, name: str) -> Header:
     Raises:
         Refused: if the two differ, or the array is of a kind that is not read.
     """
-    what = f"{name} in {archive.filename}"
     with archive.open(name) as file:  # NumPy would allocate what the header declares before it reads
-        with _refusing(f"{what} is not an array"):
-            version = np.lib.format.read_magic(file)
-            if version not in _READERS:
-                raise limits.Refused(f"{what} is of NumPy's format {version}, not 1.0 or 2.0.")
-            shape, fortran, kind = _READERS[version](file)
-        if kind.hasobject:
-            raise limits.Refused(f"{what} holds Python objects. Object arrays are pickles, and are not read.")
-        if fortran and len(shape) > 1:
-            raise limits.Refused(f"{what} is stored column by column; save it by np.ascontiguousarray.")
-        declared = limits.array_bytes(what, shape, kind.itemsize)
-        held = archive.getinfo(name).file_size - file.tell()
-        if declared != held:
-            limits.fits(what, declared)
-            raise limits.Refused(f"{what} declares {limits.size(declared)}, but holds {limits.size(held)}.")
-        return Header(shape, kind, file.tell())
+        found = npy.read_header(file, archive.getinfo(name).file_size, what)  # type: ignore[arg-type]
+    if found.fortran and len(found.shape) > 1:
+        raise limits.Refused(f"{what} is stored column by column; save it by np.ascontiguousarray.")
+    return found._replace(fortran=False)
 
 
 def load(path: pathlib.Path | str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
@@ -130,11 +123,71 @@ def load(path: pathlib.Path | str, wanted: Iterable[str]) -> dict[str, np.ndarra
         Refused: as in `headers`, or if one is larger than this machine's memory.
         OSError: if it cannot be read.
     """
-    there = headers(path, wanted)
-    for name, declared in there.items():
-        limits.fits(f"{name} in {path}", limits.array_bytes(name, declared.shape, declared.dtype.itemsize))
-    with _refusing(f"{path} cannot be read"), np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in there}
+    with _archive(path) as archive:
+        there = _headers(archive, path, wanted)
+        for name, declared in there.items():
+            limits.fits(f"{name} in {path}", limits.array_bytes(name, declared.shape, declared.dtype.itemsize))
+        return {name: _array(archive, name, declared) for name, declared in there.items()}
+
+
+def decoded(content: bytes, what: str) -> dict[str, np.ndarray]:
+    """The arrays in the content of a .npz file, whole; they unpack to no more than `budgets` allows.
+
+    Args:
+        content: the bytes.
+        what: they are, for messages.
+
+    Raises:
+        Refused: as in `headers`, or if they unpack to more.
+    """
+    budget = budgets.Budget(what, budgets.unpacked(len(content)))
+    with _refusing(f"{what} is not a valid .npz file"), zipfile.ZipFile(io.BytesIO(content)) as archive:
+        there = _headers(archive, what, None)
+        for declared in there.values():
+            budget.spend(limits.array_bytes(what, declared.shape, declared.dtype.itemsize), members=1)
+        return {name: _array(archive, name, declared) for name, declared in there.items()}
+
+
+def _array(archive: zipfile.ZipFile, name: str, declared: Header) -> np.ndarray:
+    """An array whose header has been checked."""
+    array = np.empty(declared.shape, declared.dtype)
+    rest = memoryview(array.reshape(-1).view(np.uint8)) if array.nbytes else memoryview(b"")
+    with archive.open(_entries(archive)[name]) as file:
+        _skip(file, declared.start)
+        while rest:
+            count = file.readinto(rest)  # type: ignore[attr-defined]
+            if not count:
+                raise limits.Refused(f"{name} is cut short.")
+            rest = rest[count:]
+        file.read(1)  # its end, where its checksum is compared
+    return array
+
+
+def stored(path: pathlib.Path | str) -> dict[str, int]:
+    """Where the arrays begin that are stored as they are, and can be mapped into memory.
+
+    Args:
+        path: of the .npz.
+
+    Returns:
+        name -> the byte of the file at which its .npy begins; compressed and empty arrays are left out.
+
+    Raises:
+        Refused: if the file is damaged.
+        OSError: if it cannot be read.
+    """
+    starts = {}
+    with opener.open_file(path) as file, _refusing(f"{path} is not a valid .npz file"):
+        with zipfile.ZipFile(file) as archive:
+            infos = [info for info in archive.infolist() if info.compress_type == zipfile.ZIP_STORED]
+        for info in infos:
+            file.seek(info.header_offset)
+            local = file.read(30)
+            if len(local) < 30:
+                raise limits.Refused(f"{path} is cut short.")
+            extra = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+            starts[info.filename.removesuffix(".npy")] = info.header_offset + 30 + extra
+    return starts
 
 
 def _skip(file: IO[bytes], position: int) -> None:
@@ -160,7 +213,7 @@ def rows(path: pathlib.Path | str, name: str) -> Callable[[int, int], np.ndarray
     """
     found = headers(path, [name])[name]
     row = math.prod(found.shape[1:]) * found.dtype.itemsize
-    file = zipfile.ZipFile(path).open(f"{name}.npy")
+    file = zipfile.ZipFile(opener.open_file(path)).open(f"{name}.npy")
 
     def read(start: int, stop: int) -> np.ndarray:
         try:

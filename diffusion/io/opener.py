@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from diffusion.io import limits
 
 KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+CHUNK = 2**16  # bytes
 SNAPSHOTS, BLOBS = "snapshots", "blobs"  # folders of Hugging Face's cache; links in the first lead to the second
 
 
@@ -83,8 +84,10 @@ def read(path: str | os.PathLike, *, within: str | os.PathLike | None = None, mo
     """
     most = limits.memory() if most is None else most
     with open_file(path, within=within, most=most) as file:
-        content = file.read(most + 1)
-    if len(content) > most:  # a file may grow; one of /proc has no size, and content
+        content = file.read(os.fstat(file.fileno()).st_size)
+        while len(content) <= most and (more := file.read(CHUNK)):  # it may grow; one of /proc has content, and no size
+            content += more
+    if len(content) > most:
         raise limits.Refused(f"{path} has more than the {limits.size(most)} that are read.")
     return content
 

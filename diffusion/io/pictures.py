@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from diffusion.io import files
+from diffusion.io import files, opener
 
 KEY = "diffusion"  # of the text in a PNG file that holds the settings, as JSON
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow reads others by running programs: EPS by Ghostscript
@@ -27,7 +27,12 @@ DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeEr
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes of more than 8 bits
 
 
-def opened(source: str | pathlib.Path | bytes, name: str = "", formats: tuple[str, ...] = FORMATS) -> Image.Image:
+def opened(
+    source: str | pathlib.Path | bytes,
+    name: str = "",
+    formats: tuple[str, ...] = FORMATS,
+    within: pathlib.Path | None = None,
+) -> Image.Image:
     """A picture whose header is read and checked, and none of whose pixels is decoded; every picture is opened here.
 
     It is the first one of a file that holds several (an animation, pages).
@@ -36,18 +41,25 @@ def opened(source: str | pathlib.Path | bytes, name: str = "", formats: tuple[st
         source: path of a file of one of the formats, whatever its name, or its content.
         name: of it, for messages; the path by default.
         formats: Pillow's names of those that are read.
+        within: the folder that the file must lie in, as in `opener.open_file`.
 
     Raises:
         FileNotFoundError: if there is no file.
-        ValueError: if it is not a valid picture in one of these formats, or has more than `PIXELS` pixels.
+        ValueError: if it is not a valid picture in one of these formats, has more than `PIXELS` pixels, or is no plain
+            file.
     """
+    file = source if isinstance(source, bytes) else None
     if isinstance(source, (str, pathlib.Path)):
         name = name or str(source)
         source = pathlib.Path(os.path.expanduser(source))
-        if not os.path.isfile(source):  # False for a name that is too long, too
-            raise FileNotFoundError(f"{name}: there is no such file.")
+        try:
+            file = opener.open_file(source, within=within)
+        except PermissionError:
+            raise
+        except OSError:  # also for a name that is too long, and for a folder
+            raise FileNotFoundError(f"{name}: there is no such file.") from None
     try:
-        picture = Image.open(source if isinstance(source, pathlib.Path) else io.BytesIO(source), formats=formats)
+        picture = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats)
     except UnidentifiedImageError:
         raise ValueError(f"{name} is not a valid picture in one of these formats: {', '.join(formats)}") from None
     except DAMAGED as error:
@@ -58,6 +70,7 @@ def opened(source: str | pathlib.Path | bytes, name: str = "", formats: tuple[st
             f"{name} declares {picture.width} x {picture.height} pixels, and at most {PIXELS:,} are read "
             "(8192 x 8192): make it smaller"
         )
+    picture._exclusive_fp = not isinstance(file, bytes)  # type: ignore[attr-defined]  # closed once it is read
     return picture
 
 

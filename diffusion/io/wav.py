@@ -7,14 +7,15 @@ import pathlib
 import struct
 import wave
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from diffusion.io import files
+from diffusion.io import files, opener
 
 PCM, EXTENSIBLE = 1, 0xFFFE  # codes of formats; an extensible one has its code in the first two bytes of its subformat
 CODES = {2: "ADPCM", 3: "floating point", 6: "A-law", 7: "mu-law", 17: "ADPCM", 85: "MP3"}
+CHUNKS = 10_000  # parts of a file, most of which say who made it
 SUBFORMAT = bytes.fromhex("000000001000800000aa00389b71")  # the other bytes of the subformats with a code
 
 
@@ -34,21 +35,28 @@ class Header(NamedTuple):
     width: int
 
 
-def header(path: str | os.PathLike) -> Header:
+def header(path: str | os.PathLike, within: str | os.PathLike | None = None) -> Header:
     """What a WAV file says of itself; its samples are not read.
 
+    Args:
+        path, within: as in `opener.open_file`.
+
     Raises:
-        ValueError: if it is no WAV file of whole numbers (PCM); the format that it has instead, by its code.
+        ValueError: if it is no WAV file of whole numbers (PCM), with the format that it has instead, by its code; or if
+            it ends before the samples that it declares.
         OSError: if it cannot be read.
     """
-    return _opened(path)[0]
+    with opener.open_file(path, within=within) as file:
+        return _header(file, path)[0]
 
 
-def read(path: str | os.PathLike, start: int = 0, length: int | None = None) -> tuple[np.ndarray, int]:
+def read(
+    path: str | os.PathLike, start: int = 0, length: int | None = None, within: str | os.PathLike | None = None
+) -> tuple[np.ndarray, int]:
     """Samples of a WAV file of 8, 16, 24 or 32 bits.
 
     Args:
-        path: of the file.
+        path, within: as in `opener.open_file`.
         start: first sample.
         length: number of samples; None for all that follow.
 
@@ -59,12 +67,12 @@ def read(path: str | os.PathLike, start: int = 0, length: int | None = None) -> 
         ValueError: as `header`, or if the file ends before these samples.
         OSError: if it cannot be read.
     """
-    about, start_of_data = _opened(path)
-    length = about.length - start if length is None else length
-    if not 0 <= start <= start + length <= about.length:
-        raise ValueError(f"{path} has {about.length} samples, and {start} to {start + length} were requested")
-    frame = about.channels * about.width
-    with open(path, "rb") as file:
+    with opener.open_file(path, within=within) as file:
+        about, start_of_data = _header(file, path)
+        length = about.length - start if length is None else length
+        if not 0 <= start <= start + length <= about.length:
+            raise ValueError(f"{path} has {about.length} samples, and {start} to {start + length} were requested")
+        frame = about.channels * about.width
         file.seek(start_of_data + start * frame)
         content = file.read(length * frame)
     if len(content) != length * frame:
@@ -100,28 +108,34 @@ def write(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int) -> No
         sound.writeframes(content)
 
 
-def _opened(path: str | os.PathLike) -> tuple[Header, int]:
+def _header(file: BinaryIO, path: str | os.PathLike) -> tuple[Header, int]:
     """What a WAV file says of itself, and the byte at which its samples begin."""
     refused = lambda why: ValueError(f"{path} is no WAV file of uncompressed whole numbers ({why})")
     about = None
-    with open(path, "rb") as file:
-        head = file.read(12)
-        if head and (head[:4] != b"RIFF" or head[8:] != b"WAVE"):
-            raise refused("it does not begin with RIFF and WAVE")
-        while True:
-            chunk = file.read(8)
-            if len(chunk) < 8:
-                raise refused("it is cut short")
-            name, size = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                break
-            content = file.read(min(size, 40)) if name == b"fmt " else b""
-            if name == b"fmt ":
-                about = _format(content, refused)
-            file.seek(size + size % 2 - len(content), os.SEEK_CUR)
-        if about is None:
-            raise refused("its samples come before their format")
-        return about._replace(length=size // (about.channels * about.width)), file.tell()
+    held = os.fstat(file.fileno()).st_size
+    head = file.read(12)
+    if head and (head[:4] != b"RIFF" or head[8:] != b"WAVE"):
+        raise refused("it does not begin with RIFF and WAVE")
+    for _ in range(CHUNKS):
+        chunk = file.read(8)
+        if len(chunk) < 8:
+            raise refused("it is cut short")
+        name, size = struct.unpack("<4sI", chunk)
+        if name == b"data":
+            break
+        content = file.read(min(size, 40)) if name == b"fmt " else b""
+        if name == b"fmt ":
+            about = _format(content, refused)
+        file.seek(size + size % 2 - len(content), os.SEEK_CUR)
+    else:
+        raise refused(f"it has no samples in its first {CHUNKS:,} parts")
+    if about is None:
+        raise refused("its samples come before their format")
+    frame = about.channels * about.width
+    if size > held - file.tell():
+        there = (held - file.tell()) // frame
+        raise ValueError(f"{path} is cut short: its header says {size // frame} samples, and {there} are there")
+    return about._replace(length=size // frame), file.tell()
 
 
 def _format(content: bytes, refused: Callable[[str], ValueError]) -> Header:

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from diffusion.io import limits, opener
+from tests.reliability.hostile import little_memory  # noqa: F401
 
 
 @pytest.fixture
@@ -135,6 +136,10 @@ def test_a_file_without_a_size_is_read_up_to_the_limit(folder):
     assert opener.read("/proc/self/status").startswith(b"Name:")
     with pytest.raises(limits.Refused, match="more than the 10 B"):
         opener.read("/proc/self/status", most=10)
+
+
+def test_a_small_file_takes_little_memory_whatever_the_limit(folder, little_memory):  # noqa: F811
+    assert opener.read(folder / "a.txt") == b"inside"
 
 
 def test_another_file_in_the_place_of_a_checked_one_is_not_read(folder, monkeypatch):

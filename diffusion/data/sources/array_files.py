@@ -6,18 +6,16 @@ An array that is stored as it is (.npy, and .npz of `np.savez`) is mapped into m
 `np.savez_compressed` is read whole.
 """
 
-__all__ = ["Arrays", "arrays", "mapped"]
-
+__all__ = ["Arrays", "arrays"]
 
 import pathlib
-import zipfile
 from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 
 from diffusion.data.sources.table_records import Records, stamp_of
-from diffusion.io import limits, npz
+from diffusion.io import npy, npz, opener
 
 
 def arrays(
@@ -61,7 +59,9 @@ class Arrays:
         if not file.exists():
             raise FileNotFoundError(f"{file}: there is no such file or folder of arrays.")
         self._files = sorted(file.glob("*.npy")) if file.is_dir() else [file]
-        self._arrays = _zipped(file) if file.suffix == ".npz" else {each.stem: mapped(each) for each in self._files}
+        within = file if file.is_dir() else None
+        named = lambda: {each.stem: npy.mapped(each, within) for each in self._files}
+        self._arrays = _zipped(file) if file.suffix == ".npz" else named()
         if file.suffix == ".npy":
             self._arrays = {"x": self._arrays[file.stem]}
         if not self._arrays:
@@ -91,35 +91,14 @@ class Arrays:
         return stamp_of(self._files)
 
 
-def mapped(file: pathlib.Path) -> np.ndarray:
-    """The array of a .npy file, mapped into memory.
-
-    Raises:
-        ValueError: if the file is damaged, or holds objects.
-    """
-    try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{file} is no sound array: {error}") from error
-
-
 def _zipped(file: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a .npz file: mapped where they are stored as they are, else read."""
-    found = npz.headers(file)
-    with zipfile.ZipFile(file) as archive:
-        infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    headers, starts = npz.headers(file), npz.stored(file)
     arrays = {}
-    for name, header in found.items():
-        info = infos[name]
-        if info.compress_type != zipfile.ZIP_STORED or not all(header.shape):
+    for name, header in headers.items():
+        if name in starts and all(header.shape):
+            with opener.open_file(file) as content:
+                arrays[name] = np.memmap(content, header.dtype, "r", starts[name] + header.start, header.shape)
+        else:
             arrays |= npz.load(file, (name,))
-            continue
-        with open(file, "rb") as content:
-            content.seek(info.header_offset)
-            local = content.read(30)
-        if len(local) < 30:
-            raise limits.Refused(f"{file} is cut short.")
-        extra = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
-        start = info.header_offset + 30 + extra + header.start
-        arrays[name] = np.memmap(file, header.dtype, "r", start, header.shape)
     return arrays

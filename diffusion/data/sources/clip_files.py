@@ -141,16 +141,17 @@ class _Films:
         self._films = films_of(whole)
         if not self._films:
             raise ValueError(f"{whole} holds no films ({', '.join(FILMS)}) and no folders of numbered pictures.")
+        self._within = splits.within(self.where)
         self._files = [files_of(film) for film in self._films]
         self._clips: list[tuple[int, np.ndarray]] = []
         for number, film in enumerate(self._films):
-            found = _windows(film, self._files[number], frames, side, rate, stored_rate)
+            found = _windows(film, self._within, self._files[number], frames, side, rate, stored_rate)
             self._clips += [(number, rows) for rows in found]
         texts = [film.parent / f"{film.name if film.is_dir() else film.stem}.txt" for film in self._films]
         there = [text.is_file() for text in texts]
         if any(there) and not all(there):
             raise ValueError(f"{texts[there.index(False)]} is missing: either all clips have a caption or none has.")
-        self._texts = [opener.read_text(text).strip() for text in texts] if all(there) else []
+        self._texts = [opener.read_text(text, within=self._within).strip() for text in texts] if all(there) else []
         self.columns = ("x", "caption") if self._texts else ("x",)
 
     def __len__(self) -> int:
@@ -175,9 +176,9 @@ class _Films:
         film = self._films[number]
         if film.is_dir():
             files = self._files[number]
-            frames = (np.asarray(pictures.opened(files[each]).convert("RGB")) for each in rows)
+            frames = (np.asarray(pictures.opened(files[each], within=self._within).convert("RGB")) for each in rows)
         else:
-            frames = iter(clips.read(film, rows))
+            frames = iter(clips.read(film, rows, within=self._within))
         return np.stack([square(frame, self._side) for frame in frames])
 
 
@@ -206,7 +207,13 @@ def _number(file: pathlib.Path) -> int:
 
 
 def _windows(
-    film: pathlib.Path, files: list[pathlib.Path], frames: int, side: int, rate: float, stored_rate: float
+    film: pathlib.Path,
+    within: pathlib.Path | None,
+    files: list[pathlib.Path],
+    frames: int,
+    side: int,
+    rate: float,
+    stored_rate: float,
 ) -> list[np.ndarray]:
     """The numbers of the frames of each clip of a film.
 
@@ -214,14 +221,14 @@ def _windows(
         ValueError: as `_clips_of`, and for a folder in which a frame is missing or there twice.
     """
     if not film.is_dir():
-        return _clips_of(clips.about(film), str(film), frames, side, rate)
-    numbers = [_number(file) for file in files]
+        return _clips_of(clips.about(film, within=within), str(film), frames, side, rate)
+    numbers = [_number(file) for file in files]  # ascending
     for file, after in itertools.pairwise(files):
         if _number(file) == _number(after):
             raise ValueError(f"{film} has frame {_number(file)} twice, as {file.name} and {after.name}. Valid: once")
-    if gaps := sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)):
+    if gaps := [number + 1 for number, after in itertools.pairwise(numbers) if after > number + 1]:
         raise ValueError(f"{film} lacks frame {gaps[0]}: its pictures are numbered {numbers[0]} to {numbers[-1]}")
-    width, height = pictures.opened(files[0]).size
+    width, height = pictures.opened(files[0], within=within).size
     return _clips_of(clips.evenly(len(files), height, width, stored_rate), str(film), frames, side, rate)
 
 

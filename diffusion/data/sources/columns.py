@@ -1,18 +1,19 @@
 """From the columns of a format to a record: which is the example, the label, the condition, the text."""
 
-__all__ = ["Columns", "class_numbers", "encoded", "numeric", "stored_bytes"]
+__all__ = ["Columns", "PictureFile", "class_numbers", "content_of", "encoded", "numeric", "opened", "stored_bytes"]
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from PIL import Image
 
 from diffusion import pytrees
 from diffusion.data import transforms
 from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, Leaf, number_type
-from diffusion.io import pictures
+from diffusion.io import limits, opener, pictures
 from diffusion.public import nearest
 
 MODES = {"1": 1, "L": 1, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 3, "YCbCr": 3, "LA": 4}  # channels by Pillow's mode
@@ -28,6 +29,21 @@ EXAMPLE = (
 )  # columns that are the example, if none is named
 LABEL = ("label", "labels", "cls")  # those that are the label
 CAPTION = ("caption", "captions", "text", "txt", "prompt")  # those that are the caption
+
+ENCODED = 2**29  # bytes of an encoded picture, twice those of a decoded one
+CLASSES = 10**6  # at most, which are as many as the largest label says
+
+
+class PictureFile(NamedTuple):
+    """The file of an encoded picture.
+
+    Attributes:
+        path: of the file.
+        within: the folder that it must lie in; None where the user named the file itself.
+    """
+
+    path: pathlib.Path
+    within: pathlib.Path | None = None
 
 
 class Columns:
@@ -162,7 +178,7 @@ class Columns:
         data = encoded(value)
         if data is None:
             return 0
-        with pictures.opened(data, "its image") as image:
+        with opened(data) as image:
             return 4 if image.has_transparency_data else MODES.get(image.mode, 3)
 
     def record(self, stored: Mapping[str, Any], number: int | None = None) -> dict[str, Any]:
@@ -193,9 +209,9 @@ class Columns:
         if data is None:
             return numeric(value)
         if not channels:
-            with pictures.opened(data, "its image") as image:
+            with opened(data) as image:
                 channels = MODES.get(image.mode, 3)
-        content = data.read_bytes() if isinstance(data, pathlib.Path) else data
+        content = content_of(data)
         if self._side:
             picture = transforms.decode_square(content, self._side, channels, IMAGE_LIMIT)
         else:
@@ -275,15 +291,39 @@ def class_numbers(
     if numbers.min() < 0:
         row = int(numbers.argmin())
         raise ValueError(f"{place(row)}: its label is {numbers[row]}. Valid: integers from 0 on.")
+    if numbers.max() >= CLASSES:
+        row = int(numbers.argmax())
+        raise ValueError(
+            f"{place(row)}: its label is {numbers[row]}. Valid: integers from 0 to {CLASSES - 1:,}, one for each class."
+        )
     return tuple(map(str, range(int(numbers.max()) + 1))), numbers.astype(np.int64)
 
 
-def encoded(value: Any) -> bytes | pathlib.Path | None:
-    """The content or the file of an encoded picture; None for a value of another kind."""
+def encoded(value: Any) -> bytes | PictureFile | None:
+    """The content or the file of an encoded picture; None for a value of another kind.
+
+    Raises:
+        limits.Refused: for a record that names a file, which could be any of this user.
+    """
     if isinstance(value, dict) and "bytes" in value:
-        inner = value["bytes"]
-        return inner if inner is not None else pathlib.Path(value["path"])
-    return value if isinstance(value, (bytes, pathlib.Path)) else None
+        value = value["bytes"]
+        if not isinstance(value, bytes):
+            raise limits.Refused(
+                "it names a file in place of a picture, which could be any file. Valid: {'bytes': the encoded picture}"
+            )
+    return value if isinstance(value, (bytes, PictureFile)) else None
+
+
+def opened(data: bytes | PictureFile) -> Image.Image:
+    """The picture, whose header alone is read."""
+    if isinstance(data, PictureFile):
+        return pictures.opened(data.path, "its image", within=data.within)
+    return pictures.opened(data, "its image")
+
+
+def content_of(data: bytes | PictureFile) -> bytes:
+    """The bytes of an encoded picture."""
+    return opener.read(data.path, within=data.within, most=ENCODED) if isinstance(data, PictureFile) else data
 
 
 def numeric(value: Any) -> np.ndarray:
@@ -301,8 +341,6 @@ def numeric(value: Any) -> np.ndarray:
 def stored_bytes(value: Any) -> bytes:
     """A stored value as bytes, for a digest."""
     data = encoded(value)
-    if isinstance(data, pathlib.Path):
-        return data.read_bytes()
     if data is not None:
-        return data
+        return content_of(data)
     return value.encode() if isinstance(value, str) else np.asarray(value).tobytes()

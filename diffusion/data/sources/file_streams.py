@@ -7,8 +7,10 @@ goes on reads its window again, and the part of the file before it.
 
 __all__ = ["FileStream", "Raw", "parquet_records", "parquet_stream", "tar_records", "tar_stream"]
 
+import functools
 import itertools
 import lzma
+import os
 import pathlib
 import tarfile
 import zlib
@@ -22,7 +24,7 @@ from diffusion.data.sources.columns import Columns
 from diffusion.data.sources.iterated import Iterated
 from diffusion.data.sources.spec import DamagedRecord
 from diffusion.data.sources.stream_values import Stored
-from diffusion.io import failures
+from diffusion.io import budgets, failures, opener, parquet_batches
 
 Raw = tuple[str, Mapping[str, Any]]
 """What to call a record, and what is stored of it: the values of its columns, or the members of a tar."""
@@ -132,7 +134,7 @@ class _Order:
         path: str,
         split: str,
         suffixes: tuple[str, ...],
-        read: Callable[[pathlib.Path, int], Iterator[Raw]],
+        read: Callable[..., Iterator[Raw]],
         columns: Callable[[Any], Mapping[str, Any]],
         window: int,
         seed: int,
@@ -141,7 +143,8 @@ class _Order:
         if window < 1:
             raise ValueError(f"window = {window}. Valid: at least 1 record")
         paths, self.where, self.name = splits.files_at(path, suffixes, base)
-        self.read, self.columns, self.window, self.seed = read, columns, window, seed
+        self.read = functools.partial(read, within=splits.within(self.where))
+        self.columns, self.window, self.seed = columns, window, seed
         first, last = splits.numbers(ends, split)
         self.parts = list(self._parts(paths, first, last))
         if not self.parts:
@@ -239,7 +242,7 @@ class _Pass:
         self._rows = self._order.permutation(len(held), self._epoch, 1 + self._start["window"])
 
 
-def tar_records(file: pathlib.Path, first: int) -> Iterator[Raw]:
+def tar_records(file: pathlib.Path, first: int, within: pathlib.Path | None = None) -> Iterator[Raw]:
     """The records of a tar file from one on: members of one stem that follow one another.
 
     Raises:
@@ -247,8 +250,14 @@ def tar_records(file: pathlib.Path, first: int) -> Iterator[Raw]:
     """
     last, number, members, start = "none", -1, {}, 0
     try:
-        with tarfile.open(file, "r|*", tarinfo=tar_files.Strict) as archive:
-            for member in archive:
+        with (
+            opener.open_file(file, within=within) as content,
+            tarfile.open(fileobj=content, mode="r|*", tarinfo=tar_files.Strict) as archive,
+        ):
+            stored = os.fstat(content.fileno()).st_size
+            while (member := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # which it would keep
+                budgets.Budget(str(file), budgets.unpacked(stored)).spend(member.size)
                 if not member.isfile():
                     continue
                 folder, _, base = member.name.rpartition("/")
@@ -260,7 +269,9 @@ def tar_records(file: pathlib.Path, first: int) -> Iterator[Raw]:
                     last, number, members, start = key, number + 1, {}, member.offset
                 if number >= first:
                     members[suffix.lower()] = archive.extractfile(member).read()  # type: ignore[union-attr]
-    except (tarfile.ReadError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, *tar_files.DAMAGED, OSError) as error:
+        if failures.of_machine(error):
+            raise
         raise DamagedRecord(
             f"{file} is no whole tar archive: after record {last!r} at byte {start:,}: {error}. Copy it again."
         ) from error
@@ -277,26 +288,26 @@ def _of_members(members: Mapping[str, bytes]) -> dict[str, Any]:
     return values
 
 
-def parquet_records(file: pathlib.Path, first: int) -> Iterator[Raw]:
+def parquet_records(file: pathlib.Path, first: int, within: pathlib.Path | None = None) -> Iterator[Raw]:
     """The rows of a Parquet file from one on, a group of rows at a time.
 
     Raises:
         DamagedRecord: if it is no sound Parquet file, with the row from which on it is not.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     row = 0
     try:
-        with pq.ParquetFile(file) as content:
-            for group in range(content.num_row_groups):
-                rows = content.metadata.row_group(group).num_rows
-                if row + rows > first:
-                    for values in content.read_row_group(group).slice(max(first - row, 0)).to_pylist():
-                        yield f"{file}, row {max(first, row)}", values
-                        first = max(first, row) + 1
+        about = parquet_batches.metadata(file, within)
+        for group in range(about.num_row_groups):
+            rows = about.row_group(group).num_rows
+            if row + rows <= first:
                 row += rows
-    except (pa.ArrowInvalid, OSError) as error:
+                continue
+            for batch in parquet_batches.batches(file, None, [group], within):
+                for values in batch.slice(max(first - row, 0)).to_pylist():
+                    yield f"{file}, row {max(first, row)}", values
+                    first = max(first, row) + 1
+                row += batch.num_rows
+    except (ValueError, OSError, OverflowError) as error:
         if failures.of_machine(error):
             raise failures.Unreadable(f"{file} could not be read: {error}. It may be sound.") from error
         raise DamagedRecord(f"{file}, from row {max(first, row)} on, is no sound Parquet file: {error}.") from error

@@ -16,9 +16,8 @@ import numpy as np
 
 from diffusion.data import level_sets
 from diffusion.data.sources import splits
-from diffusion.data.sources.array_files import mapped
 from diffusion.data.sources.table_records import Records, stamp_of
-from diffusion.io import mesh_files
+from diffusion.io import mesh_files, npy, opener
 
 SEED = 2030
 CLOUD = ".npy"
@@ -71,6 +70,7 @@ class MeshClouds:
         self._files, self._labels, self.where, self.name = splits.class_files(
             path, (*mesh_files.READERS, CLOUD), splits.parse(split).base
         )
+        self._within = splits.within(self.where)
         self.columns: tuple[str, ...] = ("x", "label") if self._labels else ("x",)
         self._points, self._draws = points, draws
         self._kept: dict[pathlib.Path, _Shape] = {}
@@ -101,7 +101,7 @@ class MeshClouds:
         """What a file holds; it is read once where there is room for all."""
         if file in self._kept:
             return self._kept[file]
-        shape, size = _read(file)
+        shape, size = _read(opener.check(file, within=self._within))
         if size <= self._room:
             self._room -= size
             self._kept[file] = shape
@@ -146,7 +146,7 @@ def _rows_of(cloud: np.ndarray, number: int, rng: np.random.Generator) -> np.nda
 
 def _points_of(file: pathlib.Path) -> np.ndarray:
     """The cloud of a .npy file, float64 [N, 3]."""
-    points = mapped(file)
+    points = npy.mapped(file)
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind != "f" or not len(points):
         raise ValueError(f"it holds {points.dtype} {list(points.shape)}, and a cloud is floating-point [N, 3]")
     points = np.asarray(points, np.float64)

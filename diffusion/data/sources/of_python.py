@@ -3,11 +3,12 @@
 __all__ = ["HuggingFace", "huggingface", "source_of"]
 
 import copy
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusion.data.sources import sequences, splits, table_records
-from diffusion.data.sources.columns import Columns
+from diffusion.data.sources.columns import Columns, PictureFile
 from diffusion.data.sources.iterated import Iterated, is_iterable
 from diffusion.data.sources.spec import Source
 from diffusion.data.sources.stream_values import Mappings, Stored
@@ -83,7 +84,21 @@ def huggingface(
     first, last = splits.numbers(ends, split)
     dataset = dataset if last is None else dataset.take(last)
     dataset = dataset.skip(first) if first else dataset
-    return Iterated(dataset, Stored(columns, names, split), where)
+    return Iterated(dataset, _Rows(columns, names, split), where)
+
+
+class _Rows(Stored):
+    """The rows of a stream, whose pictures may be files that the dataset names."""
+
+    def record(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        return super().record({name: _with_file(each) for name, each in value.items()})
+
+
+def _with_file(value: Any) -> Any:
+    """A stored value; the file of a picture that the dataset, an object of this user's, names in place of its bytes."""
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"} and value["bytes"] is None and value["path"]:
+        return PictureFile(pathlib.Path(value["path"]))
+    return value
 
 
 class HuggingFace:
@@ -106,7 +121,7 @@ class HuggingFace:
         if names not in self._views:
             self._views[names] = self._dataset.select_columns(list(names))
         found = self._views[names][list(rows)]
-        return [{name: found[name][k] for name in names} for k in range(len(rows))]
+        return [{name: _with_file(found[name][k]) for name in names} for k in range(len(rows))]
 
     def place(self, row: int) -> str:
         return f"{self.where}, row {row}"

@@ -17,7 +17,7 @@ import numpy as np
 
 from diffusion.data.sources import splits
 from diffusion.data.sources.table_records import Records, stamp_of
-from diffusion.io import files
+from diffusion.io import failures, files, limits, parquet_batches
 
 IN_MEMORY = 2**30
 
@@ -56,20 +56,13 @@ class Parquet:
     """The rows of Parquet files as a table."""
 
     def __init__(self, path: str, split: str):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         self._paths, self.where, self.name = splits.files_at(path, (".parquet", ".parq"), splits.parse(split).base)
-        metadata = []
-        for file in self._paths:
-            try:
-                metadata.append(pq.read_metadata(file))
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"{file} is no sound Parquet file: {error}") from None
-        self._schema = metadata[0].schema.to_arrow_schema()
+        self._within = splits.within(self.where)
+        metadata = [parquet_batches.metadata(file, self._within) for file in self._paths]
+        self._schema = _schema(metadata[0], self._paths[0])
         self.columns = tuple(self._schema.names)
         for file, each in zip(self._paths, metadata):
-            names = each.schema.to_arrow_schema().names
+            names = _schema(each, file).names
             if set(names) != set(self.columns):
                 raise ValueError(
                     f"{file} has the columns {', '.join(names)}, and {self._paths[0].name} has "
@@ -77,6 +70,7 @@ class Parquet:
                 )
         self._starts = np.cumsum([0, *(each.num_rows for each in metadata)])
         self._tables: dict[str, Any] = {}  # by column
+        self._damaged: dict[str, ValueError] = {}  # why a column cannot be read
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -98,36 +92,45 @@ class Parquet:
     def classes(self, label: str | None) -> tuple[str, ...]:
         """The names of the classes of a column, from Hugging Face's metadata; () where it has none."""
         try:
-            about = json.loads((self._schema.metadata or {})[b"huggingface"])
+            about = limits.parse_json((self._schema.metadata or {})[b"huggingface"], "its metadata")
             return tuple(about["info"]["features"][label or "label"]["names"])
         except (KeyError, TypeError, ValueError):
             return ()
 
     def _column(self, name: str) -> Any:
         """A column of all files with random access."""
+        if name in self._damaged:  # not read anew for each row
+            raise self._damaged[name]
         if name not in self._tables:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
             try:
-                size = sum(_bytes_of(pq.read_metadata(file), name) for file in self._paths)
-                read = self._mapped if size > IN_MEMORY else self._whole
-                self._tables[name] = read(name)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise ValueError(f"{self.where}: column {name!r} cannot be read: {error}") from error
+                size = sum(_bytes_of(parquet_batches.metadata(file, self._within), name) for file in self._paths)
+                column = self._whole(name) if size <= IN_MEMORY else None
+                column = self._mapped(name) if column is None else column
+                if len(column) != len(self):
+                    raise ValueError(f"it has {len(column)} rows of {len(self)}")
+                self._tables[name] = column
+            except (ValueError, OSError) as error:
+                if failures.of_machine(error):
+                    raise
+                self._damaged[name] = ValueError(f"{self.where}: column {name!r} cannot be read: {error}")
+                raise self._damaged[name] from error
         return self._tables[name]
 
     def _whole(self, name: str) -> Any:
+        """The column in memory; None where it takes more than `IN_MEMORY`."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        return pa.chunked_array(
-            [chunk for file in self._paths for chunk in pq.read_table(file, columns=[name])[name].chunks]
-        )
+        chunks, size = [], 0
+        for file in self._paths:
+            for batch in parquet_batches.batches(file, [name], within=self._within):
+                size += batch.nbytes
+                if size > IN_MEMORY:
+                    return None
+                chunks.append(batch.column(name))
+        return pa.chunked_array(chunks, None if chunks else self._schema.field(name).type)
 
     def _mapped(self, name: str) -> Any:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         text = json.dumps([[str(file) for file in self._paths], self.stamp(), name])
         place = files.cache("parquet") / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.arrow"
@@ -137,9 +140,19 @@ class Parquet:
             schema = pa.schema([self._schema.field(name)])
             with files.whole(place) as out, pa.ipc.new_file(out, schema) as writer:
                 for file in self._paths:
-                    for batch in pq.ParquetFile(file).iter_batches(1024, columns=[name]):
+                    for batch in parquet_batches.batches(file, [name], within=self._within):
                         writer.write_batch(batch.cast(schema) if batch.schema != schema else batch)
         return pa.ipc.open_file(pa.memory_map(str(place))).read_all()[name]
+
+
+def _schema(metadata: Any, file: pathlib.Path) -> Any:
+    """The columns of a file."""
+    import pyarrow as pa
+
+    try:
+        return metadata.schema.to_arrow_schema()
+    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
+        raise ValueError(f"{file} is no sound Parquet file: {limits.reason(error)}") from error
 
 
 def _bytes_of(metadata: Any, name: str) -> int:

@@ -10,12 +10,11 @@
 Nothing is ever written into them.
 """
 
-__all__ = ["ClassFolders", "PictureFolder", "class_folders", "decoded", "picture_folder", "pictures_in", "read_table"]
+__all__ = ["ClassFolders", "PictureFolder", "class_folders", "picture_folder", "pictures_in", "read_table"]
 
 
 import csv
 import io
-import json
 import os
 import pathlib
 from collections import Counter
@@ -23,8 +22,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusion.data.sources import splits
+from diffusion.data.sources.columns import PictureFile
 from diffusion.data.sources.table_records import Records, stamp_of
-from diffusion.io import limits
+from diffusion.io import limits, opener
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -141,7 +141,8 @@ class ClassFolders(_Files):
         self._paths = [folder / name for name in names]
 
     def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        return [{name: self._paths[row] if name == "image" else self._labels[row] for name in columns} for row in rows]
+        picture = lambda row: PictureFile(self._paths[row], self._folder)
+        return [{name: picture(row) if name == "image" else self._labels[row] for name in columns} for row in rows]
 
     def column(self, name: str) -> Sequence[Any]:
         return self._labels
@@ -162,13 +163,15 @@ class PictureFolder(_Files):
         self._paths = [folder / row[FILE] for row in rows]
         others = [name for name in rows[0] if name != FILE]
         named = lambda name: name.removesuffix(f"_{FILE}")
-        self._values: dict[str, list[Any]] = {"image": list(self._paths)}
+        self._values: dict[str, list[Any]] = {"image": [PictureFile(path, folder) for path in self._paths]}
         for name in others:
             files = name.endswith(f"_{FILE}")
-            self._values[named(name)] = [folder / row[name] if files else row[name] for row in rows]
+            self._values[named(name)] = [
+                PictureFile(folder / row[name], folder) if files else row[name] for row in rows
+            ]
         self.columns = tuple(self._values)
         _require_there(
-            folder, [path for values in self._values.values() for path in values if isinstance(path, pathlib.Path)]
+            folder, [file.path for values in self._values.values() for file in values if isinstance(file, PictureFile)]
         )
 
     def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -201,24 +204,7 @@ def _sidecars(folder: pathlib.Path) -> list[dict[str, Any]]:
             f"{folder}: {len(missing)} of {len(names)} pictures have no caption, e.g. {missing[0]} has no "
             f"{pathlib.Path(missing[0]).with_suffix('.txt').name}. Write them, or take these pictures away."
         )
-    return [{FILE: name, "caption": decoded(text).strip()} for name, text in zip(names, texts)]
-
-
-def decoded(path: pathlib.Path) -> str:
-    """The content of a text file.
-
-    Raises:
-        ValueError: if it is not in UTF-8: the line of the first byte that is not, and what to do.
-    """
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path} is not in UTF-8: line {line} has the byte 0x{content[error.start]:02x}. If it is in Latin-1, "
-            f"write it anew by: iconv -f LATIN1 -t UTF-8 {path.name} > new && mv new {path.name}"
-        ) from None
+    return [{FILE: name, "caption": opener.read_text(text, within=folder).strip()} for name, text in zip(names, texts)]
 
 
 def read_table(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -227,7 +213,7 @@ def read_table(path: pathlib.Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: if it cannot be read, has no file_name, ragged lines, or names a file twice or outside the folder.
     """
-    text = decoded(path)
+    text = opener.text_of(opener.read(path, within=path.parent), path)
     rows = _jsonl(path, text) if path.suffix == ".jsonl" else _csv(path, text)
     if not rows:
         raise ValueError(f"{path} names no picture.")
@@ -272,11 +258,14 @@ def _jsonl(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
-        except ValueError as error:
-            raise ValueError(f"{path}: line {line} is no JSON: {error}.") from None
+            row = limits.parse_json(content, "it")
+        except limits.Refused as error:
+            raise ValueError(f"{path}: line {line} is no JSON: {error}") from None
         if not isinstance(row, dict) or FILE not in row:
             raise ValueError(f"{path}: line {line} is no object with a {FILE!r}.")
+        for name, value in row.items():
+            if name.endswith(FILE) and not isinstance(value, str):
+                raise ValueError(f"{path}: line {line}: its {name} is {limits.short(value)}, and a name is a text.")
         if rows and row.keys() != rows[0].keys():
             odd = ", ".join(sorted(row.keys() ^ rows[0].keys()))
             raise ValueError(f"{path}: line {line} differs from the first in {odd}; each has the same columns.")

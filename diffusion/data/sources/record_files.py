@@ -9,8 +9,6 @@ of TFDS, whose records are features, are read by `tfds_records`.
 __all__ = ["ArrayRecords", "Parser", "array_records", "by_its_first_bytes"]
 
 
-import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy as np
 
 from diffusion.data.sources import splits
 from diffusion.data.sources.table_records import Records, stamp_of
+from diffusion.io import limits, npy, npz, opener
 
 Parser = Callable[[bytes], Mapping[str, Any]]
 """A function from a record as it is stored to its values by name."""
@@ -65,14 +64,18 @@ class ArrayRecords:
         self._parse = parse
         self._readers = []
         for file in self._paths:
+            place = opener.check(file, within=splits.within(self.where))
             try:
-                self._readers.append(ArrayRecordReader(str(file)))
+                self._readers.append(ArrayRecordReader(str(place)))
             except (RuntimeError, ValueError) as error:
                 raise ValueError(f"{file} is no sound ArrayRecord file: {error}") from None
         self._starts = np.cumsum([0, *(reader.num_records() for reader in self._readers)])
         if not len(self):
             raise ValueError(f"{self.where} holds no records.")
-        self.columns = tuple(self._values(0))
+        try:
+            self.columns = tuple(self._values(0))
+        except (RuntimeError, limits.Refused) as error:
+            raise ValueError(f"{self.place(0)} cannot be read: {error}") from error
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -102,7 +105,14 @@ class ArrayRecords:
         return found
 
     def column(self, name: str) -> Sequence[Any]:
-        return [self._values(row)[name] for row in range(len(self))]
+        values = []
+        for row in range(len(self)):
+            try:
+                values.append(self._values(row)[name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                why = f"it has no {name}" if isinstance(error, KeyError) else error
+                raise ValueError(f"{self.place(row)} cannot be used: {why}") from error
+        return values
 
     def stamp(self) -> Any:
         return stamp_of(self._paths)
@@ -115,12 +125,11 @@ def by_its_first_bytes(record: bytes) -> Mapping[str, Any]:
         ValueError: if it is none of them.
     """
     if record[:2] == b"PK":
-        with np.load(io.BytesIO(record), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays}
+        return npz.decoded(record, "it")
     if record[:6] == b"\x93NUMPY":
-        return {"x": np.load(io.BytesIO(record), allow_pickle=False)}
+        return {"x": npy.decoded(record, "it")}
     if record[:1] == b"{":
-        return json.loads(record)
+        return limits.parse_json(record, "it")
     if record[:4] in (b"\x89PNG", b"RIFF") or record[:2] in (b"\xff\xd8", b"BM", b"II", b"MM"):
         return {"image": record}
     raise ValueError(

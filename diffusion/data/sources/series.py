@@ -3,6 +3,7 @@
 __all__ = ["ExactSeries", "SeriesWindows", "StandardSeries", "gaussian_series", "read_series", "series_windows"]
 
 import csv
+import io
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +13,8 @@ import numpy as np
 from diffusion.data import gaussian_processes, given_series, identities
 from diffusion.data.gaussian_processes import GaussianProcess
 from diffusion.data.given_series import Hiding
-from diffusion.data.sources.array_files import mapped
 from diffusion.data.sources.sequences import Records
-from diffusion.io import limits, npz
+from diffusion.io import limits, npy, npz, opener
 
 COPIES = 4  # of a float64 array, that are in memory at once while series are drawn
 SEEDS = {"train": 2026, "test": 2027}
@@ -295,7 +295,7 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
     if file.suffix == ".csv":
         found = {file.stem: _table(file, columns)}
     elif file.suffix == ".npy":
-        array = mapped(file)
+        array = npy.mapped(file)
         found = {str(i): one for i, one in enumerate(array)} if array.ndim == 3 else {file.stem: array}
     elif file.suffix == ".npz":
         found = npz.load(file, tuple(npz.names(file)))
@@ -318,8 +318,7 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
 
 
 def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
-    with open(file, newline="", encoding="utf-8-sig") as content:
-        rows = list(csv.reader(content))
+    rows = _rows(file)
     width = len(next(filter(None, rows), []))
     if not width:
         raise ValueError(f"{file} holds no rows")
@@ -349,13 +348,21 @@ def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
     return values
 
 
+def _rows(file: pathlib.Path) -> list[list[str]]:
+    """The cells of each line of a .csv file."""
+    text = opener.text_of(opener.read(file), file)
+    try:
+        return list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise ValueError(f"{file} is no CSV: {error}.") from None
+
+
 def _header(path: str) -> tuple[str, ...]:
     """The names of a .csv's columns; () where it has none, or is another file."""
     file = pathlib.Path(path).expanduser()
     if file.suffix != ".csv":
         return ()
-    with open(file, newline="", encoding="utf-8-sig") as content:
-        first = next(csv.reader(content))
+    first = _rows(file)[0]
     return () if all(_number(cell) is not None for cell in first) else tuple(first)
 
 

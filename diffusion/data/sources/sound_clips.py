@@ -156,9 +156,10 @@ class _WavFiles:
             path, (".wav",), splits.parse(split).base
         )
         self._length = length
+        self._within = splits.within(self.where)
         self._clips: list[tuple[int, int]] = []
         for number, file in enumerate(self._files):
-            count = _clips_of(file, sample_rate, length)
+            count = _clips_of(file, self._within, sample_rate, length)
             self._clips += [(number, length * clip) for clip in range(count)]
         self.columns: tuple[str, ...] = ("x", "label") if self._classes else ("x",)
 
@@ -168,7 +169,7 @@ class _WavFiles:
     def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         def clip(row: int) -> np.ndarray:
             number, start = self._clips[row]
-            return wav.read(self._files[number], start, self._length)[0][:, 0]
+            return wav.read(self._files[number], start, self._length, self._within)[0][:, 0]
 
         return [{name: clip(row) if name == "x" else self._label(row) for name in columns} for row in rows]
 
@@ -186,13 +187,13 @@ class _WavFiles:
         return self._classes[self._clips[row][0]]
 
 
-def _clips_of(file: Any, sample_rate: int, length: int) -> int:
+def _clips_of(file: Any, within: Any, sample_rate: int, length: int) -> int:
     """The number of clips of a file.
 
     Raises:
         ValueError: if it is of another sample rate, not mono, empty, or shorter than a clip.
     """
-    about = wav.header(file)
+    about = wav.header(file, within)
     if about.channels != 1:
         raise ValueError(f"{file} has {about.channels} channels. Valid: mono; mix it down, e.g. by: sox IN -c 1 OUT")
     if about.sample_rate != sample_rate:

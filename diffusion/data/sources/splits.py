@@ -10,6 +10,7 @@ __all__ = [
     "parse",
     "split_of",
     "split_of_folders",
+    "within",
 ]
 
 import pathlib
@@ -163,12 +164,24 @@ def files_at(
         if not found:
             raise ValueError(f"{whole} holds no files that end in {' or '.join(suffixes)}.")
         return [whole / name for name in files_of(base, found, str(whole), said)], str(whole), whole.name
-    found = [whole] if whole.is_file() else sorted(whole.parent.glob(whole.name))
+    found = [whole] if whole.exists() else sorted(whole.parent.glob(whole.name))
     if not found:
         raise FileNotFoundError(f"{whole}: there is no such file or folder.")
     if base != "train":
         files_of(base, ["a file"], str(whole))  # says that all of it is "train"
     return list(found), str(whole), whole.name
+
+
+def within(where: str) -> pathlib.Path | None:
+    """The folder that the files of a source must lie in, links followed; None for one file that the user named.
+
+    Args:
+        where: they are, as `files_at` returns it.
+    """
+    whole = pathlib.Path(where)
+    if whole.is_dir():
+        return whole
+    return None if whole.exists() else whole.parent  # of a pattern
 
 
 def files_of(base: str, names: Sequence[str], what: str, said: Callable[[str], str] = split_of) -> list[str]:

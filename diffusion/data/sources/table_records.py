@@ -16,16 +16,16 @@ import numpy as np
 
 from diffusion.data import fingerprints, identities
 from diffusion.data.sources import splits
-from diffusion.data.sources.columns import Columns, class_numbers, encoded, stored_bytes
+from diffusion.data.sources.columns import Columns, class_numbers, encoded, opened, stored_bytes
 from diffusion.data.sources.spec import DamagedRecord, RandomAccess
-from diffusion.io import failures, pictures
+from diffusion.io import failures
 
 
 class Table(Protocol):
     """Rows of named columns.
 
-    Values are bytes or a `pathlib.Path` for encoded pictures, {"bytes": bytes} as Hugging Face stores them, text,
-    numbers, arrays, and lists of numbers.
+    Values are bytes or a `columns.PictureFile` for encoded pictures, {"bytes": bytes} as Hugging Face stores them,
+    text, numbers, arrays, and lists of numbers.
 
     Attributes:
         name: of the data, for people.
@@ -198,8 +198,8 @@ class Records(RandomAccess):
         Raises:
             DamagedRecord: a record begins with no picture.
         """
-        opened = lambda value: pictures.opened(encoded(value), "its image")  # type: ignore[arg-type]
-        return self._sizes(rows, str(self._columns.example), opened)
+        header = lambda value: opened(encoded(value))  # type: ignore[arg-type]
+        return self._sizes(rows, str(self._columns.example), header)
 
     def identities(self) -> np.ndarray | None:
         """Which rows of the table they are, see `data.identities`; the files of another split are another table."""

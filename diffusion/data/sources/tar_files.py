@@ -6,27 +6,29 @@ The headers of a shard are read once, and where its members lie is kept in DIFFU
 that a record needs, so that the order of a run is the same as from any other source.
 """
 
-__all__ = ["Strict", "TarShards", "tar_shards", "value_of"]
-
+__all__ = ["DAMAGED", "Strict", "TarShards", "tar_shards", "value_of"]
 
 import functools
 import hashlib
-import io
 import json
 import os
 import pathlib
+import struct
 import tarfile
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
+from typing import Any, BinaryIO
 
 from diffusion.data.sources import splits
 from diffusion.data.sources.table_records import Records, stamp_of
-from diffusion.io import files, limits
+from diffusion.io import budgets, files, limits, npy, opener
 
 TEXTS = ("txt", "text", "caption")
 END = 1024  # zero bytes that end an archive
+HEADER = 2**20  # bytes of a long name, or of a header of pax
+MEMBERS = 10**8  # of an archive, each of at least 512 bytes
+ANNOUNCES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
+             tarfile.SOLARIS_XHDTYPE)  # fmt: skip  # kinds of headers that are read before a member
+DAMAGED = (ValueError, LookupError, TypeError, OverflowError, RuntimeError, AttributeError, struct.error)
 
 
 def tar_shards(
@@ -62,9 +64,11 @@ class TarShards:
 
     def __init__(self, path: str, split: str):
         self._paths, self.where, self.name = splits.files_at(path, (".tar",), splits.parse(split).base)
+        self._within = splits.within(self.where)
         self._members: list[tuple[int, str, dict[str, tuple[int, int]]]] = []  # shard, key, {suffix: (offset, length)}
         for shard, file in enumerate(self._paths):
-            for key, members in _index(file):
+            opener.check(file, within=self._within)
+            for key, members in _index(file, self._within):
                 self._members.append((shard, key, members))
         if not self._members:
             raise ValueError(f"{self.where} holds no records: its archives are empty.")
@@ -105,7 +109,9 @@ class TarShards:
         suffix, _, key = name.partition(".") if name.startswith("json.") else (name, "", "")
         shard, _, members = self._members[row]
         start, length = members[suffix]
-        content = os.pread(_opened(str(self._paths[shard])), length, start)
+        content = os.pread(_opened(str(self._paths[shard]), self._within), length, start)
+        if len(content) != length:
+            raise ValueError(f"its {suffix} is cut short")
         value = value_of(suffix, content)
         if key and key not in value:
             raise ValueError(f"its json has no {key!r}, only {', '.join(value)}")
@@ -125,7 +131,7 @@ def value_of(suffix: str, content: bytes) -> Any:
     kind = suffix.rpartition(".")[2]
     try:
         if kind == "npy":
-            return np.load(io.BytesIO(content), allow_pickle=False)
+            return npy.decoded(content, f"its {suffix}")
         if kind == "json":
             return limits.parse_json(content, f"its {suffix}")
         if kind == "cls":
@@ -139,34 +145,59 @@ def value_of(suffix: str, content: bytes) -> Any:
 
 
 class Strict(tarfile.TarInfo):
-    """The header of a member; one that is damaged, or is missing where no mark ends the archive, is an error."""
+    """The header of a member; one that is damaged, or is missing where no mark ends the archive, is an error.
+
+    So is one longer than `HEADER`, of a negative size, or of a sparse member, which declares what it does not hold.
+    """
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
         at = tarfile_.offset
         try:
-            return super().fromtarfile(tarfile_)
+            member = super().fromtarfile(tarfile_)
+        except (tarfile.EOFHeaderError, tarfile.ReadError):  # type: ignore[attr-defined]
+            raise
         except tarfile.HeaderError as error:  # of which TarFile takes any but the first for the end
-            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
-                raise
             raise tarfile.ReadError(f"{error} at byte {at:,}") from None
+        except DAMAGED as error:  # what the fields of a header, or of one of pax, raise that are none
+            raise tarfile.ReadError(f"{limits.reason(error)} at byte {at:,}") from error
+        if member.issparse():
+            raise tarfile.ReadError(f"a sparse member at byte {at:,}, which is not read")
+        if member.size < 0 or tarfile_.offset <= at:
+            raise tarfile.ReadError(f"a member of a negative size at byte {at:,}")
+        return member
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """Looks at the size of a header before what it announces is read into memory."""
+        if self.size < 0:
+            raise tarfile.ReadError(f"a member of a negative size at byte {self.offset:,}")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError(f"a sparse member at byte {self.offset:,}, which is not read")
+        if self.type in ANNOUNCES and self.size > HEADER:
+            raise tarfile.ReadError(f"a header of {limits.size(self.size)} at byte {self.offset:,}")
+        return super()._proc_member(archive)  # type: ignore[misc]
 
 
 @functools.lru_cache(maxsize=1024)
-def _opened(file: str) -> int:
+def _kept_open(file: str, within: pathlib.Path | None) -> BinaryIO:
+    return opener.open_file(file, within=within)
+
+
+def _opened(file: str, within: pathlib.Path | None) -> int:
     """A descriptor of a file, which stays open; `os.pread` reads it from any thread."""
-    return os.open(file, os.O_RDONLY)
+    return _kept_open(file, within).fileno()
 
 
-def _index(file: pathlib.Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+def _index(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, dict[str, tuple[int, int]]]]:
     """Where the members of a shard lie, by record; from the cache where the file is as it was."""
     stamp = hashlib.sha256(json.dumps([str(file.absolute()), stamp_of([file])]).encode()).hexdigest()[:32]
     kept = files.cache("tar_index") / f"{stamp}.json"
     if kept.is_file():
         return [
-            (key, {name: tuple(at) for name, at in members.items()}) for key, members in json.loads(kept.read_bytes())
-        ]  # type: ignore
-    found = _scanned(file)
+            (key, {name: tuple(at) for name, at in members.items()})  # type: ignore[misc]
+            for key, members in json.loads(opener.read(kept))
+        ]
+    found = _scanned(file, within)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with files.whole(kept) as out:
@@ -176,14 +207,22 @@ def _index(file: pathlib.Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
     return found
 
 
-def _scanned(file: pathlib.Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+def _scanned(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+    with opener.open_file(file, within=within) as content:
+        return _scan(content, file)
+
+
+def _scan(content: BinaryIO, file: pathlib.Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
     records: dict[str, dict[str, tuple[int, int]]] = {}
-    size = file.stat().st_size
+    size = os.fstat(content.fileno()).st_size
     end = 0
     last = "none"
+    budget = budgets.Budget(str(file), size, members=MEMBERS)
     try:
-        with tarfile.open(file, "r:", tarinfo=Strict) as archive:
-            for member in archive:
+        with tarfile.open(fileobj=content, mode="r:", tarinfo=Strict) as archive:
+            while (member := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # which it would keep
+                budget.spend(members=1)
                 if not member.isfile():
                     continue
                 end = member.offset_data + member.size
@@ -197,23 +236,19 @@ def _scanned(file: pathlib.Path) -> list[tuple[str, dict[str, tuple[int, int]]]]
                     member.size,
                 )
     except tarfile.ReadError as error:
-        if not records:
-            compressed = "; it is compressed, and has no random access: unpack it" if _is_compressed(file) else ""
+        if not records and not isinstance(error.__cause__, DAMAGED):
+            content.seek(0)
+            compressed = content.read(4)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
+            compressed = "; it is compressed, and has no random access: unpack it" if compressed else ""
             raise ValueError(f"{file} is no tar archive ({error}){compressed}.") from None
-        if isinstance(error.__context__, tarfile.InvalidHeaderError):  # type: ignore[attr-defined]
+        if "at byte" in str(error):
             whole = f"the last member that is whole is {last}"
             raise ValueError(f"{file} is damaged: {error}; {whole}. Copy the file again.") from None
         end = size + 1
-    with open(file, "rb") as content:
-        content.seek(max(size - END, 0))
-        ended = not any(content.read())
+    content.seek(max(size - END, 0))
+    ended = not any(content.read())
     if end > size or not ended:
         raise ValueError(
             f"{file} is cut short at byte {size:,}: the last member that is whole is {last}. Copy the file again."
         )
     return list(records.items())
-
-
-def _is_compressed(file: pathlib.Path) -> bool:
-    with open(file, "rb") as content:
-        return content.read(4)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")

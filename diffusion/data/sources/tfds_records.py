@@ -16,7 +16,7 @@ import numpy as np
 from diffusion.data import catalog, fingerprints, identities
 from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, RandomAccess
 from diffusion.data.transforms import decode, decode_any, decode_square
-from diffusion.io import files, limits, pictures
+from diffusion.io import files, limits, opener, pictures
 
 if TYPE_CHECKING:
     import tensorflow_datasets
@@ -82,8 +82,10 @@ def open_source(
     builder = _builder(name, data_dir)
     spec = _spec(builder, name, split, (side, side) if side else varied)
     for path in builder.info.splits[split].filepaths:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{name} ({split}): {path} is missing; prepare the dataset again.")
+        try:
+            opener.check(path, within=Path(path).parent)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{name} ({split}): {path} is missing; prepare the dataset again.") from None
     held = sum(Path(path).stat().st_size for path in builder.info.splits[split].filepaths)
     if spec.size > held:  # else the order of an epoch alone would fill the memory
         raise ValueError(

@@ -1,0 +1,165 @@
+"""The program that decodes films, apart from the process that reads them: without network, files, or much memory.
+
+    python film_child.py        # its standard input is a socket: requests and films come in, answers go out
+
+FFmpeg reads files of many kinds in C, and some kinds name other files or hosts. Here it knows those of `FORMATS` alone,
+no protocol, and can open nothing: the process may have no further descriptor. It imports nothing of the package.
+"""
+
+__all__ = ["main"]
+
+import array
+import importlib
+import io
+import json
+import os
+import pkgutil
+import resource
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy  # noqa: F401  # by which PyAV returns pixels
+
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"  # FFmpeg's names of .mp4, .mov, .mkv, .webm, .avi
+MEMORY = 2**30  # bytes beyond those that it begins with
+PIXELS = 2**23, 2**26  # of a frame, in a small file and in a large one: 4096 x 2048 and 8192 x 8192
+BYTES_A_PIXEL = 8  # pixels that a frame may have for each byte of its file, beyond the first of `PIXELS`
+SECONDS = 60  # of computing for a request, and
+SECONDS_A_BYTE = 2e-6  # for each byte of the film
+
+
+class Ended(Exception):
+    """The process that asks has gone."""
+
+
+def main() -> None:
+    """Answers requests until the socket is closed."""
+    for module in pkgutil.walk_packages(av.__path__, "av."):  # what it imports later could not be opened
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    asking = socket.socket(fileno=0)
+    held = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize() if os.path.exists("/proc") else 0
+    if held:
+        resource.setrlimit(resource.RLIMIT_DATA, (held + MEMORY, held + MEMORY))
+    try:
+        while True:
+            _answer(asking)
+    except (Ended, ConnectionError):
+        return
+
+
+def _answer(asking: socket.socket) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, most), most))
+    head, descriptors = _received(asking)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, most))  # from here on nothing can be opened: no file, no socket
+    content = os.fdopen(descriptors[0], "rb") if descriptors else io.BytesIO(_exactly(asking, head["length"]))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = used.ru_utime + used.ru_stime + SECONDS + SECONDS_A_BYTE * head["length"]
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, resource.RLIM_INFINITY))
+    try:
+        with content:
+            for said, pixels in {"about": _about, "read": _read}[head["do"]](content, head):
+                _send(asking, said, pixels)
+    except (av.error.FFmpegError, ValueError, OverflowError, MemoryError) as error:
+        damaged = "is damaged or cut short: " if isinstance(error, av.error.FFmpegError) else ""
+        _send(asking, {"end": True, "error": damaged + (str(error) or type(error).__name__)})
+
+
+def _send(asking: socket.socket, said: dict[str, Any], pixels: bytes = b"") -> None:
+    text = json.dumps(said).encode()
+    asking.sendall(struct.pack("<Q", len(text)) + text)
+    asking.sendall(pixels)
+
+
+def _received(asking: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """A request, and the descriptor of its film where it comes with one."""
+    size = array.array("i").itemsize
+    data, ancillary, _, _ = asking.recvmsg(8, socket.CMSG_LEN(size))
+    if not data:
+        raise Ended
+    data += _exactly(asking, 8 - len(data))
+    descriptors = array.array("i")
+    for _, _, part in ancillary:
+        descriptors.frombytes(part[: len(part) - len(part) % size])
+    return json.loads(_exactly(asking, struct.unpack("<Q", data)[0])), list(descriptors)
+
+
+def _exactly(asking: socket.socket, length: int) -> bytes:
+    content = bytearray(length)
+    rest = memoryview(content)
+    while rest:
+        count = asking.recv_into(rest)
+        if not count:
+            raise Ended
+        rest = rest[count:]
+    return bytes(content)
+
+
+def _opened(content: Any, head: dict[str, Any]) -> Any:
+    """The film, and its stream of pictures."""
+    low, high = PIXELS
+    pixels = min(max(low, BYTES_A_PIXEL * head["length"]), high)
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "none", "max_pixels": str(pixels)}
+    try:
+        film = av.open(content, options=options)
+    except av.error.FFmpegError as error:
+        raise ValueError(f"is no film, or is cut short: {error}") from error
+    if not film.streams.video:
+        raise ValueError("has no pictures, only other streams")
+    stream = film.streams.video[0]
+    if stream.height * stream.width > pixels:
+        raise ValueError(
+            f"declares {stream.height} x {stream.width} pixels, and a film of its size has at most {pixels:,}"
+        )
+    stream.codec_context.options = {"max_pixels": str(pixels)}
+    return film, stream
+
+
+def _about(content: Any, head: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The sizes, the rate and the times of the frames; packets are looked at one by one, and nothing is decoded."""
+    film, stream = _opened(content, head)
+    with film:
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        stamps, count = [], 0
+        for packet in film.demux(stream):
+            if not packet.size:
+                continue
+            count += 1
+            if not packet.is_discard:
+                stamps.append(packet.pts)
+            if count > head["frames"]:
+                raise ValueError(f"holds more than {head['frames']:,} frames: split it into several files")
+        base = stream.time_base
+        said = {"height": stream.height, "width": stream.width, "rate": rate, "declared": stream.frames}
+        base = [base.numerator, base.denominator] if base else [0, 1]
+        yield {"end": True, **said, "count": count, "stamps": stamps, "base": base}, b""
+
+
+def _read(content: Any, head: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Some frames, each as soon as it is decoded; what is after them is not decoded."""
+    film, stream = _opened(content, head)
+    wanted = set(head["numbers"])
+    shape = None
+    damage = None
+    with film:
+        try:
+            for number, frame in enumerate(film.decode(stream)):
+                if number in wanted:
+                    pixels = frame.to_ndarray(format="rgb24")
+                    shape = shape or pixels.shape
+                    if pixels.shape != shape:
+                        raise ValueError(f"has frames of {shape[:2]} and of {pixels.shape[:2]} pixels")
+                    yield {"number": number, "shape": shape}, pixels.tobytes()
+                if number >= head["numbers"][-1]:
+                    break
+        except av.error.FFmpegError as error:
+            damage = str(error)
+    yield {"end": True, "damage": damage}, b""
+
+
+if __name__ == "__main__":
+    main()

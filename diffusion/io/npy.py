@@ -1,0 +1,105 @@
+"""Arrays in NumPy's own format, .npy: no larger than the bytes that hold them, and never by pickle."""
+
+__all__ = ["DAMAGED", "Header", "decoded", "mapped", "read_header"]
+
+import io
+import os
+import struct
+import tokenize
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from diffusion.io import limits, opener
+
+# What NumPy's reader of headers raises for bytes that are none.
+DAMAGED = (ValueError, LookupError, TypeError, OverflowError, RuntimeError, EOFError, MemoryError, SyntaxError,
+           struct.error, tokenize.TokenError)  # fmt: skip
+_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+ROWS = 2**20  # of an array without bytes, which can be of any length
+
+
+class Header(NamedTuple):
+    """What an array of a file declares.
+
+    Attributes:
+        shape: of the array.
+        dtype: of its elements.
+        start: bytes before the first element.
+        fortran: whether its elements are stored column by column.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    start: int
+    fortran: bool = False
+
+
+def read_header(file: IO[bytes], size: int, what: str) -> Header:
+    """What an array declares, which must be what its bytes hold.
+
+    Args:
+        file: the bytes, from their beginning.
+        size: the number of these bytes.
+        what: name of the array, for messages.
+
+    Returns:
+        The header.
+
+    Raises:
+        limits.Refused: if the two differ, or the array is of a kind that is not read.
+        OSError: if the file cannot be read.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in _READERS:
+            raise limits.Refused(f"{what} is of NumPy's format {version}, not 1.0 or 2.0.")
+        shape, fortran, kind = _READERS[version](file)
+    except limits.Refused:
+        raise
+    except DAMAGED as error:
+        raise limits.Refused(f"{what} is not an array ({limits.reason(error)}).") from error
+    if kind.hasobject:
+        raise limits.Refused(f"{what} holds Python objects. Object arrays are pickles, and are not read.")
+    declared = limits.array_bytes(what, shape, kind.itemsize)
+    held = size - file.tell()
+    if declared != held:
+        limits.fits(what, declared)
+        raise limits.Refused(f"{what} declares {limits.size(declared)}, but holds {limits.size(held)}.")
+    if not declared and max(shape, default=0) > ROWS:
+        raise limits.Refused(f"{what} declares the shape {list(shape)} of nothing; valid: at most {ROWS:,} empty rows.")
+    return Header(shape, kind, file.tell(), bool(fortran))
+
+
+def decoded(content: bytes, what: str) -> np.ndarray:
+    """The array in the content of a .npy file, read-only; it shares these bytes.
+
+    Args:
+        content: the bytes.
+        what: name of the array, for messages.
+
+    Raises:
+        limits.Refused: as `read_header`.
+    """
+    found = read_header(io.BytesIO(content), len(content), what)
+    flat = np.frombuffer(content, found.dtype, offset=found.start) if all(found.shape) else np.empty(0, found.dtype)
+    return flat.reshape(found.shape, order="F" if found.fortran else "C")
+
+
+def mapped(path: str | os.PathLike, within: str | os.PathLike | None = None) -> np.ndarray:
+    """The array of a .npy file, mapped into memory, read-only.
+
+    Args:
+        path, within: as in `opener.open_file`.
+
+    Raises:
+        OSError: as `opener.open_file`.
+        limits.Refused: as `opener.open_file` and `read_header`.
+    """
+    with opener.open_file(path, within=within) as file:
+        found = read_header(file, os.fstat(file.fileno()).st_size, str(path))
+        order = "F" if found.fortran else "C"
+        if not all(found.shape):  # nothing to map
+            return np.empty(found.shape, found.dtype, order)
+        return np.memmap(file, found.dtype, "r", found.start, found.shape, order)

@@ -1,0 +1,202 @@
+"""Parquet files a batch of rows at a time, none of which unpacks to more than its file explains.
+
+Some bytes of a file can stand for thousands of millions: a page that is compressed, a number that is repeated, an entry
+of a dictionary that each row names. The headers of the pages say how much each unpacks to, so they are read first.
+"""
+
+__all__ = ["batches", "metadata"]
+
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+from diffusion.io import budgets, failures, limits, opener
+
+BATCH = 2**26  # bytes that a batch may have, if each of its values is as long as a page
+ROWS = 2**14  # of a batch, at most
+PARTS = 10**6  # columns of all groups of rows of a file
+HEADER = 2**16  # bytes of the header of a page, with the least and the greatest value in it
+FIXED = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}  # bytes of a value
+
+
+def _damaged() -> tuple[type[BaseException], ...]:
+    import pyarrow as pa
+
+    return (pa.ArrowException, OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError)
+
+
+def metadata(path: pathlib.Path, within: pathlib.Path | None = None) -> Any:
+    """What a file says of its columns and groups of rows.
+
+    Args:
+        path, within: as in `opener.open_file`.
+
+    Raises:
+        limits.Refused: if it is no sound Parquet file, or declares more rows or parts than a file of its size may have.
+        OSError: if it cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    path = opener.check(path, within=within)
+    try:
+        found = pq.read_metadata(path)
+    except _damaged() as error:
+        if failures.of_machine(error):
+            raise
+        raise limits.Refused(f"{path} is no sound Parquet file: {limits.reason(error)}") from error
+    groups, columns = found.num_row_groups, found.num_columns
+    budget = budgets.Budget(str(path), budgets.unpacked(os.stat(path).st_size), members=PARTS)
+    budget.spend(members=groups * columns)
+    counts = [found.row_group(group).num_rows for group in range(groups)]
+    if min(counts, default=0) < 0 or sum(counts) != found.num_rows:
+        raise limits.Refused(f"{path} is damaged: it declares {found.num_rows} rows, and groups of {counts[:5]} rows")
+    budget.spend(8 * found.num_rows)
+    return found
+
+
+def batches(
+    path: pathlib.Path, columns: Sequence[str] | None, groups: Sequence[int] | None = None, within: Any = None
+) -> Iterator[Any]:
+    """The record batches of some columns of a file, in order.
+
+    Args:
+        path, within: as in `opener.open_file`.
+        columns: their names; None for all.
+        groups: the groups of rows; None for all.
+
+    Raises:
+        limits.Refused: if the file is damaged, or unpacks to more than a file of its size may.
+        OSError: if it cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    about = metadata(path, within)
+    path = opener.check(path, within=within)
+    groups = range(about.num_row_groups) if groups is None else groups
+    try:
+        with opener.open_file(path) as file:
+            longest = _check_pages(file, about, columns, groups, path)
+        rows = max(1, min(ROWS, BATCH // max(longest, 1)))
+        wanted = sum(about.row_group(group).num_rows for group in groups)
+        budget = budgets.Budget(str(path), budgets.unpacked(os.stat(path).st_size))
+        with pq.ParquetFile(path) as content:
+            names = None if columns is None else list(columns)
+            for batch in content.iter_batches(rows, row_groups=list(groups), columns=names, use_threads=False):
+                budget.spend(batch.nbytes)
+                wanted -= batch.num_rows
+                yield batch
+        if wanted:
+            raise limits.Refused(f"it has {wanted} rows fewer than it declares")
+    except limits.Refused:
+        raise
+    except _damaged() as error:
+        if failures.of_machine(error):
+            raise
+        raise limits.Refused(f"{path} is no sound Parquet file: {limits.reason(error)}") from error
+
+
+# ==== The headers of pages, in Thrift's compact protocol ====
+
+
+def _check_pages(
+    file: BinaryIO, about: Any, columns: Sequence[str] | None, groups: Sequence[int], path: pathlib.Path
+) -> int:
+    """Refuses pages that unpack to more than the file explains; returns the bytes of the longest value there may be."""
+    size = os.fstat(file.fileno()).st_size
+    budget = budgets.Budget(str(path), budgets.unpacked(size))
+    longest = 1
+    for group in groups:
+        part = about.row_group(group)
+        for number in range(part.num_columns):
+            column = part.column(number)
+            if columns is not None and column.path_in_schema.split(".")[0] not in columns:
+                continue
+            schema = about.schema.column(number)
+            width = FIXED.get(column.physical_type, schema.length or 0)
+            at = column.dictionary_page_offset if column.has_dictionary_page else None
+            at = column.data_page_offset if at is None else min(at, column.data_page_offset)
+            end = at + column.total_compressed_size
+            if not 0 <= at <= end <= size:
+                raise limits.Refused(f"{path} is damaged: a column lies at bytes {at} to {end} of {size}")
+            biggest = 0
+            while at < end:
+                file.seek(at)
+                length, unpacked, packed, values = _page(file.read(min(HEADER, end - at)), path)
+                budget.spend(unpacked + values * (width or 4), members=1)
+                biggest = max(biggest, unpacked)
+                at += length + packed
+                if not width and schema.max_repetition_level:  # one row can have all of its values
+                    budget.spend(values * biggest)
+            longest = max(longest, width or biggest)
+    return longest
+
+
+def _page(content: bytes, path: pathlib.Path) -> tuple[int, int, int, int]:
+    """The bytes of a page's header, those that its page unpacks to and has, and the number of its values."""
+    try:
+        fields, length = _struct(content, 0, 0)
+        unpacked, packed = fields[2], fields[3]
+        values = max((part.get(1, 0) for kind in (5, 7, 8) if isinstance(part := fields.get(kind), dict)), default=0)
+    except (IndexError, KeyError, TypeError, RecursionError) as error:
+        raise limits.Refused(f"{path} is damaged: a page has no header") from error
+    if min(unpacked, packed, values) < 0:
+        raise limits.Refused(f"{path} is damaged: a page declares {unpacked}, {packed} bytes and {values} values")
+    return length, unpacked, packed, values
+
+
+def _struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
+    """The numbers and structs of a struct by their field, and the byte after it."""
+    fields: dict[int, Any] = {}
+    field = 0
+    while head := content[at]:
+        at += 1
+        if head >> 4:
+            field += head >> 4
+        else:
+            field, at = _number(content, at)
+        fields[field], at = _value(content, at, head & 15, depth)
+    return fields, at + 1
+
+
+def _value(content: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
+    if depth > 20:
+        raise IndexError(depth)
+    if kind in (1, 2):  # a truth value stands in its type
+        return kind == 1, at
+    if kind == 3:
+        return content[at], at + 1
+    if kind in (4, 5, 6):
+        return _number(content, at)
+    if kind == 7:
+        return None, at + 8
+    if kind == 8:
+        length, at = _varint(content, at)
+        return None, at + length
+    if kind in (9, 10):
+        head, at = content[at], at + 1
+        length = head >> 4
+        if length == 15:
+            length, at = _varint(content, at)
+        for _ in range(length):
+            _, at = (None, at + 1) if head & 15 in (1, 2) else _value(content, at, head & 15, depth + 1)
+        return None, at
+    if kind == 12:
+        return _struct(content, at, depth + 1)
+    raise IndexError(kind)
+
+
+def _number(content: bytes, at: int) -> tuple[int, int]:
+    value, at = _varint(content, at)
+    return (value >> 1) ^ -(value & 1), at
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = content[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise IndexError(at)
