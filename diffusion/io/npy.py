@@ -98,7 +98,10 @@ def mapped(path: str | os.PathLike, within: str | os.PathLike | None = None) -> 
         limits.Refused: as `opener.open_file` and `read_header`.
     """
     with opener.open_file(path, within=within) as file:
-        found = read_header(file, os.fstat(file.fileno()).st_size, str(path))
+        try:
+            found = read_header(file, os.fstat(file.fileno()).st_size, "it")
+        except limits.Refused as error:
+            raise limits.Refused(f"{path} is no sound array: {error}") from error
         order = "F" if found.fortran else "C"
         if not all(found.shape):  # nothing to map
             return np.empty(found.shape, found.dtype, order)

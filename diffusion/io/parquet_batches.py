@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from diffusion.io import budgets, failures, limits, opener
 
-BATCH = 2**26  # bytes that a batch may have, if each of its values is as long as a page
+BATCH = 2**25  # bytes that a batch may have, if each of its values is as long as a page
 ROWS = 2**14  # of a batch, at most
 PARTS = 10**6  # columns of all groups of rows of a file
 HEADER = 2**16  # bytes of the header of a page, with the least and the greatest value in it

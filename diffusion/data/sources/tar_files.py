@@ -241,7 +241,7 @@ def _scan(content: BinaryIO, file: pathlib.Path) -> list[tuple[str, dict[str, tu
             compressed = content.read(4)[:2] in (b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
             compressed = "; it is compressed, and has no random access: unpack it" if compressed else ""
             raise ValueError(f"{file} is no tar archive ({error}){compressed}.") from None
-        if "at byte" in str(error):
+        if "at byte" in str(error) and not isinstance(error.__context__, tarfile.TruncatedHeaderError):  # type: ignore[attr-defined]
             whole = f"the last member that is whole is {last}"
             raise ValueError(f"{file} is damaged: {error}; {whole}. Copy the file again.") from None
         end = size + 1
