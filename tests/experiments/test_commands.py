@@ -180,3 +180,21 @@ def test_the_help_of_evaluate_names_what_there_is():
     assert f"without --workdir: {', '.join(comparison.FEATURES)}" in said
     assert f"figures, of {','.join(image_metrics.METRICS)}; {','.join(comparison.DEFAULT)} by default" in said
     assert f"with --workdir also {','.join(model_metrics.METRICS)}, in the report" in said
+
+
+SLOW = pytest.mark.slow  # a process of its own, for JAX reads its environment when it is imported
+
+
+@pytest.mark.parametrize(
+    "platform, words",
+    [
+        ("cuda", "without its CUDA plugin. Valid: JAX_PLATFORMS=cpu"),
+        pytest.param("cudo", "Unable to initialize backend", marks=SLOW),
+    ],
+)
+def test_a_platform_that_is_not_there_is_one_sentence(tmp_path, platform, words):
+    env = {**os.environ, "JAX_PLATFORMS": platform}
+    command = as_process(["diffusion", "train", "--config=digits:tiny", f"--workdir={tmp_path}/run"])
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"error: JAX_PLATFORMS={platform}: " in done.stderr and words in done.stderr

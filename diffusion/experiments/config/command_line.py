@@ -3,6 +3,7 @@
 import argparse
 import functools
 import logging as python_logging
+import os
 import pathlib
 import re
 import sys
@@ -21,6 +22,8 @@ from diffusion.experiments.config.extensions import extend, extend_by_project, p
 from diffusion.experiments.config.values import require_names
 from diffusion.io import file_systems, limits, opener
 from diffusion.training.runtime import accelerators, huge_pages
+
+NO_BACKEND = "Unable to initialize backend"  # JAX's words for a platform that is not there
 
 flags.disclaim_key_flags()  # `--help` then lists the flag under the command that defines it, not under this module
 
@@ -275,6 +278,8 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
             python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's too
         if len(remaining) > 1 and not takes_words:
             raise ConfigError(f"unexpected argument {remaining[1]!r}: flags are written as --name=value.")
+        if why := accelerators.refusal():
+            raise ConfigError(why)
         return remaining
     except SystemExit as end:
         raise SystemExit(0 if _asks_for_help(argv) else end.code) from None  # absl ends its help with status 1
@@ -303,5 +308,10 @@ def _in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) 
         except (ConfigError, *failures) as error:
             print(f"error: {error}", file=sys.stderr)
             _leave(2 if isinstance(error, ConfigError) else 1)
+        except RuntimeError as error:
+            if not str(error).startswith(NO_BACKEND):
+                raise
+            print(f"error: JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {error}", file=sys.stderr)
+            _leave(2)
 
     return wrapped

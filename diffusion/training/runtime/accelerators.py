@@ -1,6 +1,6 @@
 """An accelerator of this machine that JAX cannot use as it is installed; nothing here imports JAX."""
 
-__all__ = ["advice"]
+__all__ = ["advice", "refusal"]
 
 import importlib.util
 import os
@@ -22,4 +22,15 @@ def advice() -> str | None:
         f"this machine has an NVIDIA device ({device}), but jax is installed without its CUDA plugin and computes on "
         "the CPU: pip install 'jax-diffusion[cuda12]', or in a clone make setup ACCELERATOR=cuda12; JAX_PLATFORMS=cpu "
         "says that the CPU is meant"
+    )
+
+
+def refusal() -> str | None:
+    """Why the platforms that JAX_PLATFORMS names cannot be; None where they may be, which JAX then finds out."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if "cuda" not in platforms.split(",") or any(importlib.util.find_spec(name) for name in PLUGINS):
+        return None
+    return (
+        f"JAX_PLATFORMS={platforms}: jax is installed without its CUDA plugin. Valid: JAX_PLATFORMS=cpu, or with the "
+        "plugin, pip install 'jax-diffusion[cuda12]'; in a clone make setup ACCELERATOR=cuda12"
     )
