@@ -26,7 +26,9 @@ if __name__ == "__main__":  # before the imports that take seconds
 import pathlib
 
 from diffusion.experiments.config import ConfigError, as_config_errors, class_folders
+from diffusion.experiments.playground.fields import Fields
 from diffusion.experiments.playground.gate import BODY, Gate
+from diffusion.experiments.playground.page_request import INPUTS
 from diffusion.experiments.playground.source import Published, Source
 from diffusion.experiments.playground.trained import Trained
 from diffusion.experiments.run_folder import workdir
@@ -54,7 +56,12 @@ def main(argv: list[str]) -> None:
     built = page.build(source, out).queue(max_size=WAITING)
     try:
         built.launch(
-            app_kwargs={"middleware": [(Gate, (), {"host": values.host})]},
+            app_kwargs={
+                "middleware": [
+                    (Gate, (), {"host": values.host}),
+                    (Fields, (), {"path": "/call/v2/generate", "known": tuple(INPUTS)}),
+                ]
+            },
             max_file_size=BODY,
             server_name=values.host,
             server_port=values.port,

@@ -5,6 +5,7 @@ import base64
 import dataclasses
 import functools
 import io
+import json
 import pathlib
 import types
 
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from diffusion.experiments.playground import control_fields, page_request, region_fields, source
+from diffusion.experiments.playground.fields import Fields
 from diffusion.experiments.playground.gate import BODY, Gate
 from diffusion.io import pictures
 from diffusion.models.attachment import Attachment
@@ -54,6 +56,51 @@ def test_at_all_addresses_each_address_is_a_name_and_foreign_names_are_none():
     for host in ("192.168.0.7:7860", "[fe80::1]:7860", HERE):
         assert answered([("host", host)], "0.0.0.0") == 200
     assert answered([("host", "evil.example")], "0.0.0.0") == 403
+
+
+CALL = "/gradio_api/call/v2/generate"
+
+
+def posted(body, path=CALL, parts=1):
+    """(status, words) of the answer to a body that comes in parts; 200 and the body where the page is reached."""
+    size = max(1, -(-len(body) // parts))
+    messages = [{"body": body[i : i + size], "more_body": i + size < len(body)} for i in range(0, len(body) or 1, size)]
+    sent = []
+
+    async def page(scope, receive, send):
+        content = (await receive()).get("body", b"")
+        await send({"status": 200})
+        await send({"body": content})
+
+    async def receive():
+        return messages.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(
+        Fields(page, "/call/v2/generate", ("label", "seed"))(
+            {"type": "http", "method": "POST", "path": path}, receive, send
+        )
+    )
+    return sent[0]["status"], sent[1]["body"].decode(errors="replace")
+
+
+@pytest.mark.parametrize("body, words", [
+    (b'{"lable": 1}', "'lable' is no field. Valid: label, seed"), (b"[1]", "the body is a list"),
+    (b'{"label": 1', "the body is not valid JSON"), (b"[" * 100_000, "not valid JSON"), (b"\xff", "not valid JSON"),
+    (b"", "not valid JSON"), (b'{"' + b"x" * 10**6 + b'": 1}', " ... is no field"),
+])  # fmt: skip
+def test_a_body_with_an_unknown_field_is_answered_by_the_valid_ones(body, words):
+    status, said = posted(body)
+    assert status == 400 and words in json.loads(said)["error"]
+    assert posted(body, "/gradio_api/upload")[0] == 200
+
+
+def test_a_body_of_known_fields_reaches_the_page_as_it_came():
+    for body in (b'{"label": 1, "seed": 7}', b'{"session_hash": "a"}', b"{}"):
+        for parts in (1, 2):
+            assert posted(body, parts=parts) == (200, body.decode())
 
 
 @pytest.mark.parametrize("headers, status", [

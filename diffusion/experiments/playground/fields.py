@@ -1,0 +1,53 @@
+"""Which fields a request to the page's HTTP interface may have: others are refused by name before gradio reads them."""
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+from diffusion.io import limits
+
+OWN = ("session_hash", "trigger_id")  # of gradio's own programs
+
+
+class Fields:
+    """ASGI middleware that answers 400 to a body that is no table of known fields.
+
+    Args:
+        app: the application behind it.
+        path: the address of the interface, which may follow the path that a proxy adds.
+        known: the names of the fields.
+    """
+
+    def __init__(self, app: Any, path: str, known: Collection[str]):
+        self._app, self._path, self._known = app, path, known
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith(self._path):
+            return await self._app(scope, receive, send)
+        content, more = b"", True
+        while more:
+            message = await receive()
+            content += message.get("body", b"")
+            more = message.get("more_body", False)
+        if why := self._refusal(content):
+            body = json.dumps({"error": why}).encode()
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": 400, "headers": headers})
+            return await send({"type": "http.response.body", "body": body})
+        again = iter([{"type": "http.request", "body": content, "more_body": False}])
+
+        async def replayed() -> Any:
+            return next(again, None) or await receive()
+
+        return await self._app(scope, replayed, send)
+
+    def _refusal(self, content: bytes) -> str:
+        """What is wrong with a body; "" where nothing is."""
+        try:
+            table = limits.parse_json(content, "the body")
+        except limits.Refused as error:
+            return str(error)
+        if not isinstance(table, dict):
+            return f"the body is a {type(table).__name__}. Valid: a table of fields"
+        unknown = [name for name in table if name not in (*self._known, *OWN)]
+        return f"{limits.short(unknown[0])} is no field. Valid: {', '.join(self._known)}" if unknown else ""
