@@ -67,6 +67,17 @@ def test_an_objective_that_takes_no_mask_is_refused_before_anything_is_compiled(
         checks.on_its_data(checks.validate(config))
 
 
+@pytest.mark.parametrize("name", ["mlp", "dit", "set_transformer"])
+def test_a_network_of_arrays_is_refused_for_records_that_are_pytrees(polygons, name):
+    config = points.get_config()
+    config.data.source = {"name": "polygons", "number": 20}
+    sizes = {"patch": 2, "width": 8, "depth": 1, "heads": 1, "num_classes": 0} if name == "dit" else {}
+    config.model = {"name": name, **sizes}
+    config.objective.condition_dropout = 0.0
+    with pytest.raises(ConfigError, match=rf"config\.model\.name = '{name}', but .* are pytrees .*docs/pytrees\.md"):
+        checks.with_data(checks.validate(config), polygons.polygons(number=20).spec)
+
+
 @pytest.mark.slow
 def test_the_exact_denoiser_of_polygons_has_their_sizes(polygons):
     """E[x_0 | x_t] by a sum over radii and angles, under the schedule of each leaf, in the 20 steps of the page."""

@@ -7,6 +7,7 @@
 | `one_size`       | False      | whether it takes pictures of one size alone                                 |
 | `layer_masks`    | ()         | the masks of `depth` layers that its condition may have, e.g. "skip"        |
 | `ranks`          | None       | of one example that it takes, 3 for pictures (H, W, C); None: any           |
+| `of_arrays`      | False      | whether it takes no pytrees; one with `ranks` takes none either             |
 | `of_frames`      | False      | whether the first axis counts frames, which neither patches nor levels part |
 | `feature_blocks` | 0          | blocks, 1 .. so many, whose outputs a call with `features=` returns too     |
 | `reuses`         | ()         | what of a call another one may take over: "blocks", "deep"; `caching` reads |
@@ -14,7 +15,17 @@
 | `masks_vary`     | False      | whether "keep" may have -1, where an example has fewer patches than others  |
 """
 
-__all__ = ["feature_blocks", "kind", "layer_masks", "of_frames", "one_size", "reuses", "takes_rank", "text_inputs"]
+__all__ = [
+    "feature_blocks",
+    "kind",
+    "layer_masks",
+    "of_frames",
+    "one_size",
+    "reuses",
+    "takes_pytrees",
+    "takes_rank",
+    "text_inputs",
+]
 
 from typing import Any
 
@@ -56,6 +67,11 @@ def takes_rank(network: Any, shape: tuple[int, ...]) -> bool:
     """Whether a module, or one of its class, takes examples of as many axes as `shape` has."""
     ranks = getattr(network, "ranks", None)
     return ranks is None or len(shape) in ranks
+
+
+def takes_pytrees(network: Any) -> bool:
+    """Whether a module, or one of its class, may take examples that are pytrees."""
+    return getattr(network, "ranks", None) is None and not getattr(network, "of_arrays", False)
 
 
 def feature_blocks(network: Any) -> int:

@@ -81,6 +81,7 @@ class MLP(nn.Module):
     times: int = 1
     periodic: bool = False
     shape: tuple[int, ...] | None = None
+    of_arrays = True
 
     def __post_init__(self):
         check_fields(self, ("width", "depth", "mlp_ratio", "times"))

@@ -26,6 +26,7 @@ from diffusion.experiments.config import (
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.config.values import built_in_python, plain
+from diffusion.io.leaf_names import leaves_of
 from diffusion.metrics import features, vector_distances
 from diffusion.models import facts
 from diffusion.training import sharding
@@ -65,6 +66,10 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
     if pytrees.is_shape(spec.shape) and not facts.takes_rank(recipe.network, spec.shape):
         valid = ", ".join(n for n, other in sorted(names.MODELS.items()) if facts.takes_rank(other, spec.shape))
         raise _refused(config, "model.name", f"{name} holds examples of {spec.shape}", valid)
+    if not pytrees.is_shape(spec.shape) and not facts.takes_pytrees(recipe.network):
+        why = f"the examples of {name} are pytrees of {', '.join(leaves_of(spec.shape, pytrees.is_shape))}"
+        valid = "a network of your own, which takes the pytree; docs/pytrees.md has one"
+        raise _refused(config, "model.name", why, valid)
     classes = spec.num_classes
     if recipe.num_classes not in (0, classes):
         valid = f"{classes}, or 0 for an unconditional model" if classes else "0"
