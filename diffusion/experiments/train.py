@@ -126,8 +126,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
 
         # ==== Program, first state, bookkeeping ====
         program = programs.build(recipe, mesh)
-        if recipe.base is None:
-            programs.check_memory(program, f"a step of {config.train.batch_size} examples of {recipe.shape}")
+        programs.check_memory(program, f"a step of {config.train.batch_size} examples of {recipe.shape}")
         saver = checkpoints.Checkpoints(folder, config.checkpoint.keep, config.checkpoint.keep_every)
         stack.callback(saver.close)
         train_state, start = first_state(config, folder, program, fingerprint)

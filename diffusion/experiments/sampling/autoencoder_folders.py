@@ -18,6 +18,7 @@ from diffusion.experiments.config import ConfigError, data
 from diffusion.io import limits
 from diffusion.models import interchange
 from diffusion.models.autoencoders.latent_space import Moments, from_diffusion
+from diffusion.models.budget import peak_memory
 from diffusion.models.interchange import families, folders
 
 FAILURES = (interchange.Refusal, interchange.Mismatch, limits.Refused)  # for command_line.run
@@ -110,15 +111,29 @@ def _encode(module: nn.Module, params: Any, x: jax.Array) -> tuple[jax.Array, ..
 def encoder(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles uint8 [B, H, W, C] -> float32 [B, parts, h, w, D]: the mean, and a log variance where there is one.
 
-    The pictures of a batch are split over all devices of this process if they divide it.
+    The pictures of a batch are split over all devices of this process if they divide it. On a CPU, whose system ends a
+    process without a word, the first of a size are refused where they would need more memory than there is.
     """
+    fitting: set[tuple[int, ...]] = set()
 
     @jax.jit
     def encode(params, images):
         return jnp.stack(_encode(autoencoder.module, params, to_model(images)), axis=1).astype(jnp.float32)
 
     takes = autoencoder.module.picture_channels
-    return lambda images: np.asarray(encode(*placed(autoencoder.params, channels(images, takes))))
+
+    def encoded(images: np.ndarray) -> np.ndarray:
+        arguments = placed(autoencoder.params, channels(images, takes))
+        if images.shape not in fitting and jax.local_devices()[0].platform == "cpu":
+            what = f"{autoencoder.path}: to encode {len(images)} pictures of {images.shape[1]} x {images.shape[2]}"
+            try:
+                peak_memory.check(what, peak_memory.peak(encode.trace(*arguments).jaxpr.jaxpr), "choose smaller ones")
+            except limits.Refused as error:
+                raise ConfigError(f"{error}.") from error
+            fitting.add(images.shape)
+        return np.asarray(encode(*arguments))
+
+    return encoded
 
 
 def reconstruction(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarray]:

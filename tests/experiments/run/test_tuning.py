@@ -20,6 +20,7 @@ from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, fields, names, recipes
 from diffusion.experiments.run import prior_pictures, program, tuned_base, tuned_examples, tuned_files
 from diffusion.experiments.sampling import tuned_run
+from diffusion.io import limits
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments.run.made_tuning import config as config_of
@@ -235,6 +236,22 @@ def test_pictures_that_cannot_be_encoded_together_are_refused(trained, tmp_path)
     config.data.text.prompt = ""
     with pytest.raises(ConfigError, match=r"caption = COLUMN\. Or one caption .* config\.data\.text\.prompt"):
         tuned_examples.pictures(checks.validate(config))
+
+
+def test_pictures_that_the_autoencoder_cannot_encode_in_memory_are_refused_before_it_compiles(tmp_path, monkeypatch):
+    """512 x 512 pixels, which the autoencoder halves once: its attention compares 65,536 places."""
+    config = config_of(tmp_path, LORA)
+    pictures(tmp_path / "large", 1, 512)
+    config.data.source["path"] = str(tmp_path / "large")
+    monkeypatch.setattr(limits, "memory", lambda: 2**34)
+    with pytest.raises(ConfigError, match=r"vae: to encode 1 pictures of 512 x 512 would need about .* GiB"):
+        begun(config, tmp_path / "run")
+
+
+def test_a_step_of_a_tuning_that_does_not_fit_is_refused(trained, monkeypatch, tmp_path):
+    monkeypatch.setattr(limits, "memory", lambda: 2**20)
+    with pytest.raises(ConfigError, match=r"a step of 2 examples of .* would need about .*MiB"):
+        train.train(checks.validate(trained[0]), tmp_path / "run")
 
 
 def test_a_dropped_caption_is_zeros_where_that_is_the_unconditional_branch(trained, monkeypatch):
