@@ -26,8 +26,8 @@ if __name__ == "__main__":  # before the imports that take seconds
 import pathlib
 
 from diffusion.experiments.config import ConfigError, as_config_errors, class_folders
-from diffusion.experiments.playground.fields import Fields
 from diffusion.experiments.playground.gate import BODY, Gate
+from diffusion.experiments.playground.known_fields import Fields
 from diffusion.experiments.playground.page_request import INPUTS
 from diffusion.experiments.playground.source import Published, Source
 from diffusion.experiments.playground.trained import Trained

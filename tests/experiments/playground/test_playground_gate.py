@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from diffusion.experiments.playground import control_fields, page_request, region_fields, source
-from diffusion.experiments.playground.fields import Fields
 from diffusion.experiments.playground.gate import BODY, Gate
+from diffusion.experiments.playground.known_fields import Fields
 from diffusion.io import pictures
 from diffusion.models.attachment import Attachment
 from diffusion.text_to_image.picture_controls import Control
