@@ -1,0 +1,217 @@
+"""Films are decoded in a child that can open nothing: no neighbour, no socket; it is one, and starts anew."""
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from diffusion.data import sources
+from diffusion.io import clips, films, limits
+
+av = pytest.importorskip("av")
+
+FRAMES = np.broadcast_to(np.uint8(10 * np.arange(9))[:, None, None, None], (9, 16, 16, 3)).copy()
+
+
+@pytest.fixture
+def film(tmp_path):
+    clips.write_mp4(tmp_path / "a.mp4", FRAMES, 8)
+    return tmp_path / "a.mp4"
+
+
+def child() -> subprocess.Popen:
+    clip = films._reader.child
+    assert clip is not None
+    return clip.process
+
+
+def decoded(path):
+    """All frames of a film, by PyAV in this process."""
+    with av.open(str(path)) as content:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in content.decode(video=0)])
+
+
+@pytest.mark.parametrize("options", [{"bf": "0"}, {"bf": "3", "g": "4"}])
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi", "mov"])
+def test_frames_are_those_that_pyav_decodes(tmp_path, ending, options):
+    path = tmp_path / f"a.{ending}"
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream("libx264", rate=10, options=options)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        for _ in range(12):
+            frame = av.VideoFrame.from_ndarray(rng.integers(0, 256, (32, 48, 3), np.uint8), format="rgb24")
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode())
+    exact = decoded(path)
+    for source in (path, path.read_bytes()):
+        np.testing.assert_array_equal(clips.read(source, np.array([0, 3, 11])), exact[[0, 3, 11]])
+        about = clips.about(source)
+        assert (about.height, about.width, len(about.times)) == (32, 48, 12)
+        np.testing.assert_allclose(about.times, np.arange(12) / 10, atol=2e-3)
+
+
+def tar(path, content):
+    with tarfile.open(path, "w") as archive:
+        header = tarfile.TarInfo("0.mp4")
+        header.size = len(content)
+        archive.addfile(header, io.BytesIO(content))
+
+
+def sdp(port):
+    """A description of a session, at which FFmpeg listens."""
+    lines = ("v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=x", "c=IN IP4 127.0.0.1", "t=0 0", f"m=video {port} RTP/AVP 96",
+             "a=rtpmap:96 H264/90000", "")  # fmt: skip
+    return "\n".join(lines)
+
+
+def free_port():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as some:
+        some.bind(("127.0.0.1", 0))
+        return some.getsockname()[1]
+
+
+def bound(port):
+    """Whether a UDP socket of this machine has the port."""
+    return any(f":{port:04X} " in line for line in open("/proc/net/udp"))
+
+
+def test_a_session_in_the_place_of_a_film_binds_no_port(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+    port = free_port()
+    tar(tmp_path / "a.tar", sdp(port).encode())
+    seen = []
+    ended = threading.Event()
+
+    def look():
+        while not ended.is_set():
+            seen.append(bound(port))
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        with pytest.raises(ValueError, match="its mp4 is no film"):
+            sources.clip_shards(str(tmp_path), frames=1, side=8)[0]
+    finally:
+        ended.set()
+        thread.join()
+    assert not any(seen)
+
+
+@pytest.mark.parametrize("text", [
+    "ffconcat version 1.0\nfile '{film}'\n", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{film}\n#EXT-X-ENDLIST\n",
+    "concat:{film}", "http://127.0.0.1:9/a.mp4",
+])  # fmt: skip
+def test_a_list_of_other_films_reads_none_of_them(film, tmp_path, text):
+    path = tmp_path / "list.mp4"
+    path.write_text(text.format(film=film))
+    for source in (path, path.read_bytes()):
+        with pytest.raises(ValueError, match="is no film"):
+            clips.about(source, "list.mp4")
+
+
+def test_the_child_can_open_nothing():
+    """Its limit of descriptors is none at all while it decodes, which the system counts."""
+    program = (
+        "import resource, socket; resource.setrlimit(resource.RLIMIT_NOFILE, (0, 100))\n"
+        "for call in (lambda: open('/dev/null'), socket.socket):\n"
+        "    try: call()\n"
+        "    except OSError as error: print(error.errno)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["24", "24"]
+
+
+def test_one_child_decodes_many_films(film):
+    clips.about(film)
+    first = child().pid
+    for _ in range(20):
+        assert len(clips.read(film, np.arange(9))) == 9
+    assert child().pid == first
+
+
+def test_a_child_that_is_killed_starts_anew(film):
+    clips.about(film)
+    first = child()
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert len(clips.about(film).times) == 9 and child().pid != first.pid
+
+
+def test_a_child_that_dies_at_a_film_is_an_error_of_that_film_alone(film, monkeypatch):
+    clips.about(film)
+    first = child()
+    os.kill(first.pid, signal.SIGSTOP)
+    threading.Timer(0.2, lambda: os.kill(first.pid, signal.SIGKILL)).start()
+    with pytest.raises(limits.Refused, match=r"a\.mp4 cannot be decoded: its decoder ended \(SIGKILL\)"):
+        clips.about(film)
+    assert len(clips.about(film).times) == 9
+
+
+def test_a_film_that_takes_too_long_is_refused(film, monkeypatch):
+    clips.about(film)
+    first = child()
+    os.kill(first.pid, signal.SIGSTOP)
+    films._reader.child.socket.settimeout(0.2)
+    with pytest.raises(limits.Refused, match="takes longer than a film of its size may"):
+        clips.about(film)
+    assert first.poll() is not None
+
+
+def test_a_child_is_not_shared_with_a_forked_process(film):
+    clips.about(film)
+    before = child().pid
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            ok = len(clips.read(film, np.arange(9))) == 9 and child().pid != before
+            films._reader.stop()
+            os.write(write, b"1" if ok else b"0")
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(read, 1) == b"1"
+    assert len(clips.read(film, np.arange(9))) == 9 and child().pid == before
+
+
+def test_small_films_declare_no_giant_frames(tmp_path):
+    """A film of some kilobytes, whose frames have 8 times the pixels that a small file may declare."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as made:
+        stream = made.add_stream("libx264", rate=1, options={"preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = 4096, 4096, "yuv420p"
+        frame = av.VideoFrame(4096, 4096, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        made.mux(stream.encode(frame))
+        made.mux(stream.encode())
+    assert (tmp_path / "a.mkv").stat().st_size < 2**20
+    with pytest.raises(ValueError, match=r"a\.mkv (declares 4096 x 4096 pixels|is no film|is damaged)"):
+        clips.about(tmp_path / "a.mkv")
+
+
+def test_threads_take_turns(film):
+    errors = []
+
+    def read(number):
+        try:
+            np.testing.assert_array_equal(clips.read(film, np.array([number])), exact[[number]])
+        except BaseException as error:
+            errors.append(error)
+
+    exact = decoded(film)
+    threads = [threading.Thread(target=read, args=(k % 9,)) for k in range(18)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
