@@ -66,7 +66,9 @@ def read_metadata(folder: pathlib.Path) -> list[Row]:
         names = table.fieldnames or []
         numbered = [(table.line_num, line) for line in table]
     except (limits.Refused, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV: {error}. Valid: a CSV in UTF-8 with {_columns()}.") from None
+        raise ValueError(
+            f"{path} cannot be read: it is no CSV: {error}. Valid: a CSV in UTF-8 with {_columns()}."
+        ) from None
     if set(REQUIRED) - set(names) or set(names) - set(REQUIRED + OPTIONAL):
         raise ValueError(f"{path} has the columns {', '.join(map(str, names)) or 'none'}; it takes {_columns()}.")
     if not numbered:

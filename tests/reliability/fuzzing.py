@@ -223,7 +223,8 @@ def feature_statistics(folder: pathlib.Path) -> Reader:
 def pickled_statistics(folder: pathlib.Path) -> Reader:
     path = folder / "a.pkl"
     part = {"mu": np.arange(3.0), "sigma": np.eye(3)}
-    whole = pickle.dumps({"num_images": 20, "fid": part, "fd_dinov2": {**part, "mu": np.arange(3, dtype=">f4")}}, 4)
+    other = {"mu": np.arange(4, dtype=">f4"), "sigma": np.eye(4)}  # of another number of dimensions, as it must be
+    whole = pickle.dumps({"num_images": 20, "fid": part, "fd_dinov2": other}, 4)
 
     def read(rng: random.Random | None) -> Any:
         path.write_bytes(spoilt(whole, rng) if rng else whole)
@@ -338,6 +339,13 @@ KINDS = {
 }
 
 
+def kinds() -> dict[str, Kind]:
+    """The kinds of files, those of data among them."""
+    from tests.reliability import fuzzed_data  # which are made of what is above
+
+    return {**KINDS, **fuzzed_data.KINDS}
+
+
 def fault(kind: Kind, reader: Reader, seed: int) -> str:
     """What is wrong with how the input of a seed is read; "" where nothing is."""
     try:
@@ -362,7 +370,7 @@ def held() -> int:
 
 def main(name: str, first: int, last: int) -> None:
     """Reads the inputs of some seeds; each line printed is a seed that is begun, or a fault."""
-    kind = KINDS[name]
+    kind = kinds()[name]
     with tempfile.TemporaryDirectory() as folder:
         reader = kind.prepare(pathlib.Path(folder))
         reader(None)
