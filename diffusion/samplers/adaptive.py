@@ -20,8 +20,8 @@ class AdaptiveStats(NamedTuple):
     """The cost of an adaptive solve.
 
     Attributes:
-        nfe: `[B]` network evaluations that each sample needed, those of refused steps included.
-        evaluations: `[]` calls of the network with the whole batch, as many as the slowest sample needs.
+        nfe: `[B]` network evaluations that each sample needed, refused steps included.
+        evaluations: `[]` calls of the network with the whole batch: the number that the slowest sample needs.
     """
 
     nfe: Array
@@ -60,10 +60,10 @@ def adaptive(
         x: `[B, ...]` samples at t_start.
         rtol: relative tolerance of a step, > 0.
         atol: absolute tolerance of a step on the scale of u, which has about the variance of the data, > 0.
-        t_start: where x is; schedule.t_max if None.
-        t_end: where to go; schedule.t_min if None. A network that cannot be read at sigma = 0 needs a little more: 1e-5
-            with a continuous schedule.
-        most: attempts before giving up; a sample that has not arrived by then is NaN.
+        t_start: time of x; schedule.t_max if None.
+        t_end: time of the result; schedule.t_min if None. A network that cannot be evaluated at sigma = 0 needs a time
+            slightly above it: 1e-5 with a continuous schedule.
+        most: largest number of attempted steps, >= 1; a sample that has not arrived by then is NaN.
 
     Returns:
         (x at t_end `[B, ...]`, `AdaptiveStats`).

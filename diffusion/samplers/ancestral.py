@@ -80,9 +80,9 @@ def dpm_2_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         euler = lambda prediction: schedule.alpha(s) * prediction.x0 + down * prediction.eps
 
         def midpoint():
-            kept = 1 - eta**2 + eta**2 * jnp.exp(-2 * h)
-            regular = jnp.isfinite(h) & (kept > 0)
-            to_down = jnp.where(regular, h, 0) - jnp.log(jnp.where(regular, kept, 1)) / 2  # log(r_t / r_down)
+            remainder = 1 - eta**2 + eta**2 * jnp.exp(-2 * h)
+            regular = jnp.isfinite(h) & (remainder > 0)
+            to_down = jnp.where(regular, h, 0) - jnp.log(jnp.where(regular, remainder, 1)) / 2  # log(r_t / r_down)
             start = jnp.where(regular, schedule.log_snr(t), schedule.log_snr(s))
             m = jnp.where(regular, schedule.inverse_log_snr(start + to_down), between(schedule, t, s, 0.5))
             second = denoise(ddim_step(schedule, m, first), m)

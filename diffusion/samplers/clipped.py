@@ -24,7 +24,7 @@ def clipped(sampler: AnySampler, largest: float = 1.0, keeps_eps: bool = True) -
 
     Args:
         sampler: any `Sampler`.
-        largest: of the data's absolute values, > 0.
+        largest: largest absolute value of the data, > 0.
         keeps_eps: whether eps stays as it was predicted, as in the code of DDPM and DDIM; otherwise it follows x0.
 
     Raises:
@@ -35,11 +35,11 @@ def clipped(sampler: AnySampler, largest: float = 1.0, keeps_eps: bool = True) -
 
     def step(state, denoise, schedule, plan, i, noise):
         def within(x, t, *s) -> Any:
-            made = denoise(x, t, *s)
+            output = denoise(x, t, *s)
             if FlowMap in sampler.takes:  # type: ignore[attr-defined]
-                return jnp.clip(made, -largest, largest)
-            x0 = jnp.clip(made.x0, -largest, largest)
-            return made._replace(x0=x0) if keeps_eps else replace_x0(made, schedule, t, x0)
+                return jnp.clip(output, -largest, largest)
+            x0 = jnp.clip(output.x0, -largest, largest)
+            return output._replace(x0=x0) if keeps_eps else replace_x0(output, schedule, t, x0)
 
         return sampler.step(state, within, schedule, plan, i, noise)  # type: ignore[attr-defined]
 

@@ -39,7 +39,7 @@ def ddpm(variance: str = "small", error: Callable[[Array], Array] | None = None)
 
     Args:
         variance: "small", "large", "learned" or "analytic". The step onto t = 0 adds no noise.
-        error: for "analytic", log-SNR -> mean squared error of the denoiser there, per dimension, >= 0; see
+        error: log-SNR -> mean squared error of the denoiser per dimension, >= 0, which "analytic" needs; see
             `denoising_error`. The paper's statistic Gamma = E |score|^2 / D is equivalent: for a perfect denoiser
             error = (sigma / alpha)^2 (1 - sigma^2 Gamma).
 
@@ -90,7 +90,7 @@ def ddim(eta: float = 0.0) -> Sampler:
         paper: Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 and 16
 
     Args:
-        eta: in [0, 1].
+        eta: share of the posterior's noise, in [0, 1]; 0 is deterministic.
 
     Raises:
         ValueError: if eta is not in [0, 1].

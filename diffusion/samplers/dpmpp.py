@@ -26,7 +26,7 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
         u = (sigma_m / sigma_t) x_t + alpha_m (1 - e^(-h/2)) x0(x_t, t),
         x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) x0(u, m).
 
-    From alpha(t) = 0 the middle is that of alpha / sigma.
+    In a step from alpha(t) = 0 the middle lies half way in alpha / sigma.
 
     With middle = "grid" m is a time of the plan: two steps of the plan, each with one evaluation, make one step of the
     method, as in the authors' code. With r = (lambda_m - lambda_t) / h the first is DDIM's from t to m, the second
@@ -42,8 +42,8 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
 
     Args:
         middle: "log-SNR", half way in lambda, or "grid", at the plan's odd times.
-        lower_order_final: with the middle on the grid, whether the last step of the plan is DDIM's wherever it ends, as
-            in the authors' code; the step onto sigma(s) = 0 always is.
+        lower_order_final: whether the last step of the plan is DDIM's wherever it ends, as in the authors' code, if the
+            middle lies on the grid; the step onto sigma(s) = 0 always is.
 
     Raises:
         ValueError: if the middle is another, or `lower_order_final` has no use.
@@ -96,8 +96,8 @@ def _on_the_grid(lower_order_final: bool) -> Sampler:
             inverse = jnp.where(regular, 1 - rest / jnp.where(regular, inner, 1), jnp.exp(-rest))  # 1 / r
             sigma = schedule.sigma(t)
             eps = (state.began - schedule.alpha(t) * state.x0) / jnp.where(sigma > 0, sigma, 1)
-            whole = schedule.alpha(s) * state.x0 + schedule.sigma(s) * eps
-            return whole + data_gain(schedule, t, s) * inverse / 2 * (prediction.x0 - state.x0)
+            first_order = schedule.alpha(s) * state.x0 + schedule.sigma(s) * eps
+            return first_order + data_gain(schedule, t, s) * inverse / 2 * (prediction.x0 - state.x0)
 
         last = lower_order_final & (i == plan.t.shape[0] - 1)
         odd = (jnp.asarray(i) % 2 == 1) & (schedule.sigma(s) > 0) & ~jnp.asarray(last)

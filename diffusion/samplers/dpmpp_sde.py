@@ -33,7 +33,7 @@ def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Sampler
         x_s = (down / sigma_t) x_t + (alpha_s - alpha_t down / sigma_t) D + s_noise up z,
 
     with down and up as in `euler_ancestral`. The noises of the two stages are increments of one Brownian motion, whose
-    share up to m is (SNR_m - SNR_t) / (SNR_s - SNR_t): exactly that of the equation at eta = 1, where independent draws
+    share up to m is (SNR_m - SNR_t) / (SNR_s - SNR_t): exactly the equation's share at eta = 1, where independent draws
     would lose the second order. (k-diffusion's motion runs in sigma, which is the same to first order.)
 
     Facts:
@@ -156,7 +156,7 @@ def dpmpp_3m_sde(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
 
     Facts:
         kind: stochastic, multistep; deterministic at eta = 0
-        order: weak 2; at eta = 0 that of `dpmpp_3m`. The first two steps are those of `dpmpp_2m_sde` with "heun", the
+        order: weak 2; at eta = 0 as `dpmpp_3m`. The first two steps are taken as in `dpmpp_2m_sde` with "heun", the
             step onto sigma(s) = 0 is of order 1
         nfe: steps
         accepts: any schedule; plans that go up invert at eta = 0

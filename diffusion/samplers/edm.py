@@ -33,7 +33,7 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
     Args:
         s_churn: amount of noise over all steps, at most gamma = sqrt(2) - 1 in one; 0 for none, 40 to 80 in the paper.
         s_tmin: smallest sigma / alpha at which noise is added.
-        s_tmax: largest such.
+        s_tmax: largest sigma / alpha at which noise is added.
         s_noise: factor of the noise; 1.003 to 1.007 in the paper, where it counters a loss of detail.
 
     Raises:
@@ -52,9 +52,9 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
         most = log_ratio(schedule, t) - log_ratio(schedule, schedule.t_max)
         rise = jnp.where(inside, jnp.minimum(math.log1p(gamma), most), 0)
         t_hat = jnp.where(rise > 0, schedule.inverse_log_snr(schedule.log_snr(t) - 2 * rise), t)
-        kept = jnp.where(rise > 0, schedule.alpha(t_hat) / schedule.alpha(t), 1)
+        shrink = jnp.where(rise > 0, schedule.alpha(t_hat) / schedule.alpha(t), 1)
         added = schedule.sigma(t_hat) * root(-jnp.expm1(-2 * rise))
-        return kept * x + s_noise * added * z, t_hat, rise
+        return shrink * x + s_noise * added * z, t_hat, rise
 
     def step(state, denoise, schedule, plan, i, noise):
         t = plan.t[i]

@@ -50,8 +50,8 @@ def consistency(sigma_min: float = 0.0) -> Sampler:
             multistep sampling
 
     Args:
-        sigma_min: sigma / alpha of the data that the map leads to, >= 0. The authors' are at their smallest time
-            (0.002); 0 is the data themselves.
+        sigma_min: sigma / alpha of the data that the map leads to, >= 0. The authors' maps lead to their smallest
+            time (0.002); 0 is the data themselves.
 
     Raises:
         ValueError: if sigma_min is negative.

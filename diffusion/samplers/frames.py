@@ -11,7 +11,7 @@ from diffusion.timesteps import Plan, clean_time
 
 
 def per_frame(sampler: Sampler) -> Sampler:
-    """A sampler that takes every frame of x `[B, F, ...]` along times of its own.
+    """A sampler that moves every frame of x `[B, F, ...]` along its own times.
 
         x_s[f] = step of the sampler from t[f] to s[f] on the prediction for the whole sequence at times t
 
@@ -27,7 +27,7 @@ def per_frame(sampler: Sampler) -> Sampler:
         paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 2
 
     Args:
-        sampler: with one evaluation in each step and without history: `ddpm()`, `ddim()`, `euler()`, `consistency()`.
+        sampler: sampler with one evaluation a step and without history: `ddpm()`, `ddim()`, `euler()`, `consistency()`.
 
     Raises:
         ValueError: if the sampler evaluates the network more than once in a step; when called, if it has a history.
@@ -47,28 +47,28 @@ def per_frame(sampler: Sampler) -> Sampler:
         return start(x, schedule, plan)
 
     def step(state, denoise, schedule, plan, i, noise):
-        each = lambda times: jnp.broadcast_to(times, state.x.shape[:2])
-        clocks = each(jnp.maximum(plan.t[i], clean_time(schedule)))
+        by_frame = lambda times: jnp.broadcast_to(times, state.x.shape[:2])
+        clocks = by_frame(jnp.maximum(plan.t[i], clean_time(schedule)))
 
-        def advance(state, seen, t, s, noise):
+        def advance(state, prediction, t, s, noise):
             alone = Plan(t[None], s[None], jnp.zeros(1, bool))
-            new = sampler.step(state, lambda *_: seen, schedule, alone, 0, noise)
+            new = sampler.step(state, lambda *_: prediction, schedule, alone, 0, noise)
             return jax.tree.map(lambda new, old: jnp.where(t == s, old, new), new, state)
 
         def ends(state, t, s, noise):
             """The time to which the step carries a frame by the flow map, which is 0 for a consistency function."""
-            asked = []
-            carry = lambda x, t, s: (asked.append(s), x)[1]
+            targets = []
+            carry = lambda x, t, s: (targets.append(s), x)[1]
             sampler.step(state, carry, schedule, Plan(t[None], s[None], jnp.zeros(1, bool)), 0, noise)
-            return asked[0]
+            return targets[0]
 
         way = (plan.t[i], plan.s[i], noise)
         if FlowMap in sampler.takes:
             to = jax.vmap(ends, in_axes=(1, 0, 0, 2))(state, *way)
-            seen = denoise(state.x, clocks, each(to))
+            prediction = denoise(state.x, clocks, by_frame(to))
         else:
-            seen = denoise(state.x, clocks)
-        return jax.vmap(advance, in_axes=(1, 1, 0, 0, 2), out_axes=1)(state, seen, *way)
+            prediction = denoise(state.x, clocks)
+        return jax.vmap(advance, in_axes=(1, 1, 0, 0, 2), out_axes=1)(state, prediction, *way)
 
     facts = {"draws": sampler.draws, "takes": sampler.takes, "real": sampler.real}
     return Sampler(init, step, nfe=lambda steps: steps, frames=True, **facts)

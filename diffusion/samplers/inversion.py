@@ -82,7 +82,7 @@ def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
 def edict(
     denoise: Denoiser, schedule: NoiseSchedule, pair: tuple[Array, Array], plan: Plan, mix: float = 0.93
 ) -> tuple[Array, Array]:
-    """Two coupled DDIM chains x and y, each of which moves by the noise that the network predicts in the other.
+    """Two coupled DDIM chains x and y: each moves by the noise that the network predicts in the other.
 
         x' = a x_t + b eps(y_t, t),    y' = a y_t + b eps(x', t),    a = alpha_s / alpha_t,    b = sigma_s - a sigma_t,
         x_s = p x' + (1 - p) y',       y_s = p y' + (1 - p) x_s
@@ -174,7 +174,7 @@ def bdia(
         schedule: the process.
         pair: (x `[B, ...]` at grid[0], x `[B, ...]` at grid[1]).
         grid: `[N + 1]` times, N >= 2, strictly decreasing or increasing; increasing inverts.
-        gamma: in (0, 1]; the share of the last step that is taken back. The same for both directions.
+        gamma: share of the last step that is taken back, in (0, 1]; the same for both directions.
 
     Returns:
         (x at grid[-2], x at grid[-1]).

@@ -45,7 +45,7 @@ def predictor_corrector(
 
         x <- x + e score(x, s) + sqrt(2 e) z,    e = 2 (snr |z| / |score|)^2 ("norms") or 2 (snr sigma_s)^2 ("sigma").
 
-    The norms are those of each sample, so that samples stay independent of one another; the authors average them over
+    The norms are taken over each sample, so that samples stay independent of one another; the authors average them over
     the batch. There are no corrections at sigma(s) = 0. The predictor acts first, as in the paper's algorithms; the
     authors' code begins with the corrector. This e is right in any scaling of x, so that it lacks the paper's factor
     alpha_i for variance-preserving processes. (Its symbol is the product of 1 - beta; the authors' code has one
@@ -61,10 +61,11 @@ def predictor_corrector(
             1 and 4; "sigma" is the step of Song and Ermon 2019 as `ald` in the authors' code
 
     Args:
-        predictor: None for `reverse_diffusion()`; `ddpm()` is the paper's ancestral predictor.
+        predictor: sampler that takes the step; None for `reverse_diffusion()`. `ddpm()` is the paper's ancestral
+            predictor.
         snr: signal-to-noise ratio r of a Langevin step, > 0; 0.16 in the paper's main experiments.
         corrections: Langevin steps after each predictor's step, >= 1.
-        step_size: "norms" or "sigma", to which it tends in many dimensions.
+        step_size: rule for e, "norms" or "sigma"; "norms" tends to "sigma" in many dimensions.
 
     Raises:
         ValueError: if snr is not positive, there are no corrections, or the step size is unknown.

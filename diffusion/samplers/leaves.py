@@ -1,4 +1,4 @@
-"""The step of a sampler on a pytree whose leaves have schedules of their own."""
+"""The step of a sampler on a pytree whose leaves each have a schedule."""
 
 __all__ = ["over_leaves"]
 
@@ -22,12 +22,12 @@ def over_leaves(sampler: Any, schedule: NoiseSchedule) -> Any:
 
     Every leaf runs the sampler's own step beside the others: where it calls the denoiser, the leaves' samples and times
     are gathered, `[B, D]` each, and each leaf gets its part of the prediction. Norms within a step
-    (`predictor_corrector`) are those of a leaf. A branch that some leaves do not take, such as the second stage of a
-    step onto sigma(s) = 0, is evaluated and not used.
+    (`predictor_corrector`) are taken over one leaf. A branch that some leaves do not take, such as the second stage of
+    a step onto sigma(s) = 0, is evaluated and not used.
 
     Args:
         sampler: a `Sampler`.
-        schedule: of `schedules.per_leaf`; any other leaves the sampler as it is.
+        schedule: a schedule of `schedules.per_leaf`; any other schedule leaves the sampler as it is.
     """
     if not schedule.leaves:
         return sampler
@@ -49,17 +49,17 @@ def over_leaves(sampler: Any, schedule: NoiseSchedule) -> Any:
         return _Leaves(x, jnp.zeros_like(x), jax.tree.map(lambda *a: jnp.stack(a), *parts))
 
     def step(state, denoise, schedule, plan, i, noise):
-        def of_leaf(l, x, own_state, own_noise):
+        def step_of_leaf(l, x, own_state, own_noise):
             def joint(x, *times):
                 leaves = jax.lax.all_gather(x, "leaf")
-                own = lambda t: left_broadcast(jax.lax.all_gather(jnp.asarray(t), "leaf"), leaves)
-                every, *at = (gathered(jnp.broadcast_to(a, leaves.shape)) for a in (leaves, *map(own, times)))
+                to_leaves = lambda t: left_broadcast(jax.lax.all_gather(jnp.asarray(t), "leaf"), leaves)
+                every, *at = (gathered(jnp.broadcast_to(a, leaves.shape)) for a in (leaves, *map(to_leaves, times)))
                 return jax.tree.map(lambda part: spread(part)[l], denoise(every, *at))
 
             return sampler.step(own_state._replace(x=x), joint, _of_index(schedule, l), plan, i, own_noise)
 
-        each = jax.vmap(of_leaf, axis_name="leaf")
-        states = each(jnp.arange(len(sizes)), spread(state.x), state.states, spread(noise))
+        all_leaves = jax.vmap(step_of_leaf, axis_name="leaf")
+        states = all_leaves(jnp.arange(len(sizes)), spread(state.x), state.states, spread(noise))
         return _Leaves(gathered(states.x), gathered(states.x0), states)
 
     return sampler._replace(init=init, step=step)

@@ -56,10 +56,10 @@ def latest(nodes: Array, plan: Plan, i: Array, order: int, lower_order_final: bo
     """`[K]` nodes, infinite where the step i of a plan does not use them: it uses the first min(order, N - i) of them.
 
     Args:
-        nodes: `[K]`, the newest first.
-        plan: of N steps.
-        i: the step.
-        order: of the method, the number of its nodes.
+        nodes: `[K]` nodes, the newest first.
+        plan: plan of N steps.
+        i: index of the step, int `[]`.
+        order: order of the method, which is its number of nodes.
         lower_order_final: whether the last steps have the orders .. 3, 2, 1, as in the code of DPM-Solver's authors;
             otherwise they all use `order` nodes.
     """
@@ -115,7 +115,7 @@ def lms(order: int = 4) -> Sampler:
         paper: Zhang and Chen 2023, "Fast Sampling of Diffusion Models with Exponential Integrator", rho AB-DEIS
 
     Args:
-        order: in 1 .. 4; 1 is ddim.
+        order: largest number of outputs that a step uses, in 1 .. 4; 1 is ddim.
 
     Raises:
         ValueError: for another order.
@@ -142,7 +142,7 @@ def deis(order: int = 3, variable: str = "t", lower_order_final: bool = False) -
 
     Args:
         order: number of points of the polynomial, in 1 .. 4; 1 is ddim, 2 to 4 are tAB1 to tAB3 in the paper.
-        variable: of the polynomial, "t" or "log-SNR" (the logarithm of r, times -2).
+        variable: variable of the polynomial, "t" or "log-SNR" (the logarithm of r, times -2).
         lower_order_final: whether the order falls to 1 over the last steps, see `latest`.
 
     Raises:

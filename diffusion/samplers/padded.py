@@ -46,13 +46,13 @@ def over_real(sampler: Any) -> Any:
         return sampler.init(padding.zeroed(x, real), schedule, plan)
 
     def step(state, denoise, schedule, plan, i, noise):
-        def of_real(x, *times):
-            made = denoise(padding.zeroed(x, real), *times)
-            if not isinstance(made, Prediction):  # that of a flow map
-                return padding.zeroed(made, real)
-            return Prediction._make(None if part is None else padding.zeroed(part, real) for part in made)
+        def denoise_real(x, *times):
+            output = denoise(padding.zeroed(x, real), *times)
+            if not isinstance(output, Prediction):  # the output of a flow map
+                return padding.zeroed(output, real)
+            return Prediction._make(None if part is None else padding.zeroed(part, real) for part in output)
 
         noise = jnp.where(left_broadcast(real, state.x), noise, 0)
-        return sampler.step(state._replace(x=padding.zeroed(state.x, real)), of_real, schedule, plan, i, noise)
+        return sampler.step(state._replace(x=padding.zeroed(state.x, real)), denoise_real, schedule, plan, i, noise)
 
     return sampler._replace(init=init, step=step)

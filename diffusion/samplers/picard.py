@@ -26,8 +26,8 @@ class PicardStats(NamedTuple):
     """The cost of a parallel trajectory.
 
     Attributes:
-        sweeps: `[]` number of consecutive sweeps, each of a whole window of steps in parallel; `sample` needs as many
-            consecutive evaluations as there are steps.
+        sweeps: `[]` number of consecutive sweeps, each of a whole window of steps in parallel; `sample` needs one
+            consecutive evaluation for each step.
         steps: `[]` steps computed in all, sweeps * window.
     """
 
@@ -53,7 +53,7 @@ def picard(
 
         x_{j+1} <- x_0 + sum_{i <= j} (step_i(x_i) - x_i),
 
-    while the rest of a sampler's state (the history of a multistep method) is that of the step before. Every sweep
+    while the rest of a sampler's state (the history of a multistep method) comes from the step before. Every sweep
     makes at least one more sample final, so that N sweeps give the result of `sample` to rounding. The window moves on
     over the samples that a sweep changes by no more than the tolerance. The whole batch moves at the pace of its
     slowest sample; the other samples are then closer than required, and depend on the rest of the batch by less than
@@ -67,14 +67,14 @@ def picard(
         paper: Shih et al. 2023, "Parallel Sampling of Diffusion Models" (ParaDiGMS), algorithm 1
 
     Args:
-        sampler: of one evaluation a step or several; noise as for `sample`.
+        sampler: sampler with one or several evaluations a step; its noise is drawn as in `sample`.
         denoise: (x_t, t) -> Prediction, or a flow map for a sampler of those; mapped over the window by `jax.vmap`.
         schedule: the process.
         x: `[B, ...]` sample at plan.t[0].
         plan: the steps, none of which renoises.
         keys: `[B]` random keys, one a sample.
-        window: number of steps that are computed in parallel; all of them if None. The memory is that of as many
-            evaluations.
+        window: number of steps that are computed in parallel; all of them if None. The memory grows with
+            it: a sweep evaluates the network on the whole window.
         tolerance: a sample is final when a sweep changes it by no more than this, root mean square in units of
             sqrt(alpha^2 + sigma^2), >= 0. With 0 the sweeps end when nothing changes, after N at most.
 
@@ -98,7 +98,7 @@ def picard(
         raise ValueError("picard: this plan adds noise on the way (renoise); only `sample` takes such plans")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
-    radii = jnp.stack([probability_flow.radius(each, plan.s) for each in of_each_leaf(schedule)]).min(axis=0)
+    radii = jnp.stack([probability_flow.radius(leaf, plan.s) for leaf in of_each_leaf(schedule)]).min(axis=0)
 
     def step(state, i):
         noise = normal(keys_of_step(keys, i)[0], sampler.draws, x)
@@ -107,9 +107,9 @@ def picard(
     def sweep(carry):
         states, begin, sweeps = carry  # states[j] is the state before step j; those up to `begin` are final
         begin = jnp.minimum(begin, N - window)
-        of_window = lambda shift: jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin + shift, window), states)
-        before = of_window(0)
-        guess = of_window(1)
+        windowed = lambda shift: jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin + shift, window), states)
+        before = windowed(0)
+        guess = windowed(1)
         after = jax.vmap(step)(before, begin + jnp.arange(window))
         after = after._replace(x=before.x[0] + jnp.cumsum(after.x - before.x, axis=0))
         change = (after.x - guess.x).reshape(*guess.x.shape[:2], -1)

@@ -36,12 +36,12 @@ def plms() -> Sampler:
 
     Facts:
         kind: deterministic, multistep
-        order: 2 in t on plans whose steps change smoothly, its weights being those of equal ones (1 on others); the
+        order: 2 in t on plans whose steps change smoothly, with weights for equal steps (1 on other plans); the
             step from alpha(t) = 0 is of order 1
         nfe: steps + 1 (1 for one step)
         accepts: any schedule; plans that go up invert
         paper: Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models on Manifolds", eq. 12; the start as in
-            CompVis' plms.py, which is that of the paper's S-PNDM
+            CompVis' plms.py, which is the start of the paper's S-PNDM
     """
 
     def improved_euler(schedule, denoise, t, s, first):
@@ -58,7 +58,7 @@ def pndm() -> Sampler:
 
     Facts:
         kind: deterministic, multistep after three single steps
-        order: 2 in t on plans whose steps change smoothly, its weights being those of equal ones (1 on others); the
+        order: 2 in t on plans whose steps change smoothly, with weights for equal steps (1 on other plans); the
             step from alpha(t) = 0 is of order 1
         nfe: steps + 9 (steps + 3 (steps - 1) for up to three)
         accepts: any schedule; plans that go up invert

@@ -39,8 +39,8 @@ def posterior_weight(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike) -> Arr
 
 def posterior_mean(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike, x_t: Array, x_0: Array) -> Array:
     """Mean of q(x_s | x_t, x_0): (alpha_t sigma_s^2) / (alpha_s sigma_t^2) x_t + alpha_s (1 - SNR_t / SNR_s) x_0."""
-    of_x_t = schedule.alpha(t) / schedule.alpha(s) * (schedule.sigma(s) / schedule.sigma(t)) ** 2
-    return left_broadcast(of_x_t, x_t) * x_t + left_broadcast(posterior_weight(schedule, t, s), x_t) * x_0
+    x_t_weight = schedule.alpha(t) / schedule.alpha(s) * (schedule.sigma(s) / schedule.sigma(t)) ** 2
+    return left_broadcast(x_t_weight, x_t) * x_t + left_broadcast(posterior_weight(schedule, t, s), x_t) * x_0
 
 
 def forward(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike, x_t: Array, noise: Array) -> Array:

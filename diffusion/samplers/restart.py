@@ -41,9 +41,9 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
         paper: Xu et al. 2023, "Restart Sampling for Improving Generative Processes", section 3, as in the authors' code
 
     Args:
-        schedule: turns sigma / alpha into t.
+        schedule: the process, which turns sigma / alpha into t.
         grid: `[N + 1]` decreasing times of the main trajectory.
-        restarts: in any order; tuples (steps, repeats, sigma_min, sigma_max) are valid too.
+        restarts: the restarts in any order; tuples (steps, repeats, sigma_min, sigma_max) are valid too.
         rho: spacing of the steps within a restart.
 
     Returns:

@@ -67,13 +67,13 @@ class Sampler(NamedTuple):
         step: (state, denoise, schedule, plan, i, noise) -> state, from plan.t[i] to plan.s[i].
         draws: number of noise arrays of x's shape that a step uses, `noise` `[draws, B, ...]`; 0 if deterministic.
         nfe: steps -> number of network evaluations of a plan of this many steps that ends at t = 0.
-        takes: the types of what `denoise` may be. `Denoiser` stands for any function (x_t, t) -> Prediction, and
+        takes: the types that `denoise` may have. `Denoiser` stands for any function (x_t, t) -> Prediction, and
             `guidance.Memory` for a denoiser whose memory `sample` carries. A sampler takes `guidance.Unpaired` if its
             step puts x0 and eps, as they are, into x_s = alpha_s x0 + c eps + ... A sampler of flow maps takes
             `flow_maps.FlowMap` alone, and calls it as (x_t, t, s) -> x_s.
-        frames: whether each frame of a sample has times of its own, and plans have t and s `[N, F]`.
+        frames: whether each frame of a sample has its own times, and plans have t and s `[N, F]`.
         reads_variance: whether a step reads `Prediction.variance`, which a network with learned variance predicts.
-        real: mask of what is real of the samples, see `samplers.padded`; None: all is.
+        real: mask of the samples without their padding, see `samplers.padded`; None: all is real.
     """
 
     init: Callable[[Array, NoiseSchedule, Plan], Any]
@@ -107,9 +107,9 @@ def prior(schedule: NoiseSchedule, keys: Array, shape: tuple[int, ...]) -> Array
     """`[B, *shape]` samples to start from, each from its own key.
 
     Args:
-        schedule: gives the distribution at t_max.
-        keys: `[B]` random keys; other keys than those of `sample`.
-        shape: of one sample.
+        schedule: the process, whose distribution at t_max is sampled.
+        keys: `[B]` random keys, different from the keys of `sample`.
+        shape: shape of one sample.
 
     Raises:
         TypeError: if the schedule is not a `NoiseSchedule`.
@@ -144,7 +144,7 @@ def loop(
     keys: Array,
     after_step: AfterStep | None = None,
 ) -> Loop:
-    """The functions that make a trajectory; arguments and errors are those of `sample`."""
+    """The functions that make a trajectory; arguments and errors as in `sample`."""
     check_arguments(sampler, denoise, schedule, plan)
     sampler = over_real(over_leaves(sampler, schedule))
     concrete = not isinstance(plan.renoise, Tracer)
@@ -209,9 +209,9 @@ def sample(
     x[i] and keys[i] alone.
 
     Args:
-        sampler: for example `samplers.heun()`.
-        denoise: what the sampler takes (`Sampler.takes`): a denoiser (x_t, t) -> Prediction, a guidance with memory,
-            or, for the samplers of flow maps, a `FlowMap`.
+        sampler: the sampler, for example `samplers.heun()`.
+        denoise: a denoiser (x_t, t) -> Prediction, a guidance with memory or, for the samplers of flow maps, a
+            `FlowMap`: one of the sampler's types (`Sampler.takes`).
         schedule: the process.
         x: `[B, ...]` sample at plan.t[0]; from `prior` for a plan that starts at t_max.
         plan: the steps.
@@ -261,7 +261,7 @@ def sample_trajectory(
     *,
     after_step: AfterStep | None = None,
 ) -> tuple[Array, Trajectory]:
-    """The samples of `sample` and the trajectory that leads to them; arguments and errors are those of `sample`.
+    """The samples of `sample` and the trajectory that leads to them; arguments and errors as in `sample`.
 
     Returns:
         (x at plan.s[-1] `[B, ...]`, its `Trajectory`).
@@ -282,16 +282,16 @@ def held_at_ends(schedule: NoiseSchedule, times: ArrayLike) -> Array:
 
     There the coefficients may have infinite slopes; a learned grid keeps its ends.
     """
-    own = of_each_leaf(schedule)
-    inside = jnp.stack([(each.alpha(times) > 0) & (each.sigma(times) > 0) for each in own]).all(axis=0)
+    leaves = of_each_leaf(schedule)
+    inside = jnp.stack([(leaf.alpha(times) > 0) & (leaf.sigma(times) > 0) for leaf in leaves]).all(axis=0)
     return jnp.where(inside, times, jax.lax.stop_gradient(times))
 
 
 def stepwise(make: Callable[..., Loop]) -> Callable[..., Iterator[State]]:
-    """A trajectory whose step is a compiled program of its own, so that one can watch it and stop it.
+    """A trajectory whose steps run one by one, as a compiled program, so that one can watch it and stop it.
 
-    Advancing the generator computes a step; closing it ends the trajectory. The samples are those of `sample` up to
-    the rounding of another program.
+    Advancing the generator computes a step; closing it ends the trajectory. The samples equal `sample`'s up to the
+    rounding of another program.
 
         run = samplers.stepwise(lambda params, keys: samplers.loop(sampler, denoiser(params), schedule, plan, keys))
         for state in run(x, 20, params, keys): show(state.x0)
@@ -316,7 +316,7 @@ def stepwise(make: Callable[..., Loop]) -> Callable[..., Iterator[State]]:
 
 
 def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, plan: Plan) -> None:
-    """Refuses arguments of a wrong type; errors are those of `sample`."""
+    """Refuses arguments of a wrong type; errors as in `sample`."""
     require(sampler, Sampler, "sampler", "a Sampler, such as samplers.heun()")
     check_schedule(schedule)
     require(plan, Plan, "plan", "a Plan, which timesteps.plan(grid) makes of a grid of times")

@@ -35,7 +35,7 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False)
         paper: Zhao et al. 2023, "UniPC", algorithms 1 and 2, and the authors' code
 
     Args:
-        order: p, in 1 .. 3.
+        order: number p of nodes of the predictor, in 1 .. 3.
         variant: "bh1", B(h) = h, which the authors advise for unconditional sampling in few steps; or "bh2",
             B(h) = 1 - e^-h, for guided sampling.
         lower_order_final: whether p falls to 1 over the last steps, as in the authors' code, see `latest`.
