@@ -42,16 +42,16 @@ def attend_and_excite(
 
     Args:
         denoise: the denoiser to be guided.
-        maps: of the network with the prompt's condition.
-        tokens: int `[B, S, K]`, the K tokens of each of S words; -1 for none.
-        scale: w, a number, `[B]`, or a function of t.
+        maps: attention maps of the network with the prompt's condition.
+        tokens: positions of the K tokens of each of S words, int `[B, S, K]`; -1 for none.
+        scale: guidance scale w: a number, `[B]` or a function of t.
         interval: (t_low, t_high) outside which w = 0; None for all times.
         first: number of leading tokens without a word (1 for CLIP's).
-        repeats: moves of each call, at least 1.
+        repeats: number of moves in each call, at least 1.
 
     Returns:
-        An `Unpaired` denoiser, that of another x than x_t: `samplers.sample` takes it with samplers that read both
-        fields, such as ddim.
+        An `Unpaired` denoiser, since it is evaluated at another x than x_t: `samplers.sample` takes it with samplers
+        that read both fields, such as ddim.
 
     Raises:
         ValueError: if the interval is empty, or there is no repetition.
@@ -81,20 +81,20 @@ def layout(
 
     Args:
         denoise: the denoiser to be guided.
-        schedule: the process, of sigma_t.
-        maps: of the network with the prompt's condition.
-        tokens: int `[B, S, K]`, the K tokens of each of S words; -1 for none.
-        boxes: S boxes (left, top, right, bottom) in parts of the sides.
-        scale: w, a number, `[B]`, or a function of t.
+        schedule: the process, which gives sigma_t.
+        maps: attention maps of the network with the prompt's condition.
+        tokens: positions of the K tokens of each of S words, int `[B, S, K]`; -1 for none.
+        boxes: S boxes (left, top, right, bottom), as fractions of the sides in [0, 1].
+        scale: guidance scale w: a number, `[B]` or a function of t.
         interval: (t_low, t_high) outside which w = 0; None for all times.
-        repeats: moves of each call, at least 1.
+        repeats: number of moves in each call, at least 1.
 
     Returns:
         An `Unpaired` denoiser, as `attend_and_excite`.
 
     Raises:
         ValueError: if the interval is empty, there is no repetition, or words and boxes differ in number; when called,
-            for a box that holds no place of a map.
+            for a box that contains no point of a map.
     """
     if len(boxes) != tokens.shape[1]:
         raise ValueError(f"layout: {len(boxes)} boxes for {tokens.shape[1]} words; give one for each")
@@ -110,7 +110,7 @@ def _moved(
     interval: Interval,
     repeats: int,
 ) -> Unpaired:
-    """The denoiser at x - size grad loss(x), the move made so many times; without a gradient where all sizes are 0."""
+    """The denoiser at x - size grad loss(x), after `repeats` such moves; without a gradient where all sizes are 0."""
     check_interval(interval)
     if repeats < 1:
         raise ValueError(f"repeats = {repeats} must be at least 1")

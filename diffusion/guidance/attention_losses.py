@@ -1,7 +1,7 @@
 """Losses of maps of cross-attention: whether words are seen, and where.
 
-Maps are probabilities `[B, heads, N, M]`: of query n, a place of the picture, over the M tokens of the prompt. Tokens
-are int `[B, S, K]`: K tokens of each of S words for each example; -1 stands for none.
+Maps are probabilities `[B, heads, N, M]`: query n, a point of the picture, has a distribution over the prompt's M
+tokens. Tokens are int `[B, S, K]`: K tokens of each of S words for each example; -1 stands for none.
 """
 
 __all__ = ["boxed", "chosen", "excited", "grid", "of_tokens"]
@@ -19,7 +19,7 @@ SHARPNESS = 100.0  # of the softmax over the words, in the code of Attend-and-Ex
 
 
 def grid(queries: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of so many queries over a picture of these sides.
+    """Rows and columns of a map's queries over a picture of these sides.
 
     Raises:
         ValueError: for a number that is no grid of the picture's ratio.
@@ -51,8 +51,8 @@ def excited(maps: Sequence[Array], tokens: Array, sides: tuple[int, int], first:
     their sum; a Gaussian of 3 x 3 with deviation 1/2 smooths them, so that no single place is enough.
 
     Args:
-        maps: of the layers.
-        tokens: words that have to be seen.
+        maps: attention maps of the layers, `[B, heads, N, M]` each.
+        tokens: tokens of the S words that have to be seen, int `[B, S, K]`.
         sides: height and width of x.
         first: number of leading tokens without a word, which take most of the attention (1 for CLIP's).
 
@@ -63,8 +63,8 @@ def excited(maps: Sequence[Array], tokens: Array, sides: tuple[int, int], first:
     rows, columns = grid(few[0].shape[2], *sides)
     mean = jnp.stack([a.mean(1) for a in few]).mean(0)
     words = jax.nn.softmax(SHARPNESS * mean[..., first:], axis=-1)
-    seen = of_tokens(words, tokens - first).reshape(*tokens.shape, rows, columns)
-    return jnp.where(tokens >= first, 1 - _smoothed(seen).max((-2, -1)), 0).max((1, 2))
+    word_maps = of_tokens(words, tokens - first).reshape(*tokens.shape, rows, columns)
+    return jnp.where(tokens >= first, 1 - _smoothed(word_maps).max((-2, -1)), 0).max((1, 2))
 
 
 def _smoothed(maps: Array) -> Array:
@@ -85,9 +85,9 @@ def boxed(maps: Sequence[Array], tokens: Array, boxes: Sequence[Sequence[float]]
         E = mean over layers, words, tokens, heads of (1 - sum_{n in box} A_n / sum_n A_n)^2
 
     Args:
-        maps: of the layers.
-        tokens: S words.
-        boxes: S of (left, top, right, bottom) in parts of the sides.
+        maps: attention maps of the layers, `[B, heads, N, M]` each.
+        tokens: tokens of S words, int `[B, S, K]`.
+        boxes: S boxes (left, top, right, bottom), as fractions of the sides in [0, 1].
         sides: height and width of x.
 
     Reference: Chen et al. 2023, "Training-Free Layout Control with Cross-Attention Guidance", equation 5; their code.
@@ -102,7 +102,7 @@ def boxed(maps: Sequence[Array], tokens: Array, boxes: Sequence[Sequence[float]]
             mask[int(top * rows) : int(bottom * rows), int(left * columns) : int(right * columns)] = 1
         if not inside.any((1, 2)).all():
             raise ValueError(f"a box holds none of the {rows} x {columns} places of a map: {list(map(tuple, boxes))}")
-        seen = of_tokens(layer, tokens)  # [B, S, K, heads, N]
-        share = (seen * inside.reshape(len(boxes), 1, 1, -1)).sum(-1) / seen.sum(-1)
+        word_maps = of_tokens(layer, tokens)  # [B, S, K, heads, N]
+        share = (word_maps * inside.reshape(len(boxes), 1, 1, -1)).sum(-1) / word_maps.sum(-1)
         total = total + (present * ((1 - share) ** 2).mean(-1)).sum(-1) / jnp.maximum(present.sum(-1), 1)
     return (total / len(few)).mean(-1)

@@ -25,7 +25,7 @@ def together(
     Args:
         network: (x `[K B, ...]`, clock `[K B]`, condition) -> output.
         schedule: the process.
-        parameterization: what the output means.
+        parameterization: meaning of the network's output.
         conditions: K pytrees of one structure, with leading axis B; none of them may be None (pass the null class).
 
     Returns:
@@ -78,17 +78,17 @@ def evaluate(branches: Branches, x_t: Array, t: ArrayLike, counts: tuple[int, ..
 
 
 def of_conditions(conditions: Callable[..., tuple[Any, ...]]) -> Callable[[Callable], Callable]:
-    """A decorator of guidances that combine other branches than those of the condition and the null condition.
+    """A decorator of guidances that combine other branches than the conditional and the unconditional one.
 
     A config then gives the arguments of both functions in one entry.
 
     Args:
-        conditions: (condition `[B, ...]`, null, mask, and arguments of its own) -> the conditions of the branches; mask
-            is layers -> Bool `[B, L]`, True at these layers of the network. It takes what it needs of these.
+        conditions: (condition `[B, ...]`, null, mask, further arguments) -> the conditions of the branches; mask is
+            layers -> Bool `[B, L]`, True at these layers of the network. The function names the arguments it needs.
     """
 
-    def of(guidance: Callable) -> Callable:
+    def attach(guidance: Callable) -> Callable:
         guidance.conditions = conditions  # type: ignore[attr-defined]
         return guidance
 
-    return of
+    return attach

@@ -16,7 +16,7 @@ def classifier_free(
     """Classifier-free guidance: cond + (w - 1) (cond - uncond), for x0 and eps alike.
 
     w = 0 is the second branch. A negative condition in place of the null one (negative prompting) pushes the sample
-    away from it. Where the two scores belong to densities p_c and p_u, the guided score is that of p_c^w p_u^(1 - w).
+    away from it. Where the two scores belong to densities p_c and p_u, the guided score belongs to p_c^w p_u^(1 - w).
 
     Facts:
         nfe: 2 branches a call
@@ -67,7 +67,7 @@ def autoguidance(denoise: Denoiser, worse: Denoiser, scale: Scale, interval: Int
     Args:
         denoise: the network to be guided, with its condition.
         worse: the worse network, with the same condition.
-        scale: w, a number, `[B]`, or a function of t.
+        scale: guidance scale w: a number, `[B]` or a function of t.
         interval: (t_low, t_high) outside which w = 1; None for all times.
 
     Raises:

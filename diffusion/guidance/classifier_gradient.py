@@ -42,8 +42,8 @@ def classifier(
     Args:
         denoise: the denoiser to be guided.
         schedule: the process.
-        log_probability: (x_t `[B, ...]`, t) -> log p(y_b | x_t) `[B]`, each of its own example.
-        scale: w, a number, `[B]`, or a function of t.
+        log_probability: (x_t `[B, ...]`, t) -> log p(y_b | x_t) `[B]`, where number b depends on example b alone.
+        scale: guidance scale w: a number, `[B]` or a function of t.
         interval: (t_low, t_high) outside which w = 0; None for all times.
 
     Raises:

@@ -14,7 +14,7 @@ from diffusion.parameterizations import Denoiser
 
 
 def _and_labels(condition: Array, null: Array, labels: Sequence[int] = ()) -> tuple[Array, ...]:
-    """The conditions of `composed` in a config: a sample's own class, further classes, none."""
+    """The conditions of `composed` in a config: the sample's class, further classes, the null class."""
     return (condition, *(jnp.full_like(condition, label) for label in labels), null)
 
 
@@ -22,7 +22,7 @@ def _and_labels(condition: Array, null: Array, labels: Sequence[int] = ()) -> tu
 def composed(branches: Branches, scales: Sequence[Scale]) -> Denoiser:
     """Several conditions, each with a weight that may be negative: uncond + sum_k w_k (cond_k - uncond).
 
-    Where the scores belong to densities, the guided score is that of p_u prod_k (p_k / p_u)^(w_k). A condition and a
+    Where the scores belong to densities, the guided score belongs to p_u prod_k (p_k / p_u)^(w_k). A condition and a
     negative one are composed((cond, negative, null), (w, -v)).
 
     Facts:
@@ -32,7 +32,7 @@ def composed(branches: Branches, scales: Sequence[Scale]) -> Denoiser:
 
     Args:
         branches: evaluates (condition 1, ..., condition K, null condition).
-        scales: w_1 .. w_K, each a number, `[B]`, or a function of t.
+        scales: weights w_1 .. w_K, each a number, `[B]` or a function of t.
 
     Returns:
         A denoiser. The variance, where the network predicts one, is the null branch's.

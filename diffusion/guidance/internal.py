@@ -26,7 +26,7 @@ def internal(branches: Branches, scale: Scale, interval: Interval = None) -> Den
 
     Args:
         branches: evaluates (full, early), see `of_depths`.
-        scale: w, a number, `[B]`, or a function of t.
+        scale: guidance scale w: a number, `[B]` or a function of t.
         interval: (t_low, t_high), both included, outside which w = 1; None for all times.
 
     Raises:
@@ -35,7 +35,7 @@ def internal(branches: Branches, scale: Scale, interval: Interval = None) -> Den
     return classifier_free(branches, scale, interval)
 
 
-internal.depths = True  # type: ignore[attr-defined]  # its branches are those of `of_depths`
+internal.depths = True  # type: ignore[attr-defined]  # `of_depths` makes its branches
 
 
 def of_depths(
@@ -46,15 +46,15 @@ def of_depths(
     layer: int,
     head: Callable[[Array, tuple[int, ...]], Array],
 ) -> Branches:
-    """Evaluates a network once, for its prediction and for that from the features of one of its blocks.
+    """Evaluates a network once, for its own prediction and for one from the features of one of its blocks.
 
     Args:
         network: (x, clock, condition, features=(layer,)) -> (output, (features h,)).
         schedule: the process.
-        parameterization: what both outputs mean.
-        condition: of both.
-        layer: the block.
-        head: (h, shape of an example) -> the output `[B, ...]` that h gives.
+        parameterization: meaning of both outputs.
+        condition: condition of both predictions.
+        layer: index of the block, int.
+        head: (features h, shape of an example) -> output `[B, ...]`.
 
     Returns:
         (x_t, t) -> (full, early).
@@ -63,15 +63,15 @@ def of_depths(
 
     def branches(x_t, t):
         t = jnp.broadcast_to(jnp.asarray(t), x_t.shape[:1])
-        kept = []
+        features = []
 
         def full(x, clock, condition):
             output, (h,) = network(x, clock, condition, features=(layer,))
-            kept.append(h)
+            features.append(h)
             return output
 
-        whole = predict(full, schedule, parameterization, x_t, t, condition)
-        early = predict(lambda *_: head(kept[0], x_t.shape[1:]), schedule, parameterization, x_t, t, condition)
-        return whole, early
+        final = predict(full, schedule, parameterization, x_t, t, condition)
+        early = predict(lambda *_: head(features[0], x_t.shape[1:]), schedule, parameterization, x_t, t, condition)
+        return final, early
 
     return branches

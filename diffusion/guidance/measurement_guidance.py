@@ -39,8 +39,8 @@ def posterior_sampling(
     Args:
         denoise: the denoiser, differentiable.
         schedule: the process.
-        log_likelihood: x0 `[B, ...]` -> log p(y_b | x0_b) `[B]`, each of its own example.
-        scale: w, a number, `[B]`, or a function of t.
+        log_likelihood: x0 `[B, ...]` -> log p(y_b | x0_b) `[B]`, where number b depends on example b alone.
+        scale: guidance scale w: a number, `[B]` or a function of t.
         interval: (t_low, t_high) outside which w = 0; None for all times.
 
     Raises:
@@ -60,9 +60,9 @@ def gaussian_likelihood(operator: Callable[[Array], Array], y: Array, noise_std:
     """log p(y | x0) = -|y - A(x0)|^2 / (2 sigma_y^2), up to a constant, for `posterior_sampling`.
 
     Args:
-        operator: A, x0 `[B, ...]` -> `[B, ...]`; it may be nonlinear.
+        operator: operator A: x0 `[B, ...]` -> `[B, ...]`; it may be nonlinear.
         y: the measurement, of the shape of A's result.
-        noise_std: sigma_y > 0.
+        noise_std: standard deviation sigma_y of the noise, > 0.
     """
     if not noise_std > 0:
         raise ValueError(
@@ -90,12 +90,12 @@ def quantile_likelihood(
         log p(y | x0) = -sum max(k (y - A(x0)), (k - 1) (y - A(x0))) + constant
 
     The loss of the quantile k: its gradient is k where A(x0) is below y, and k - 1 above, whatever the distance. TSDiff
-    gives each sample of a series a level of its own, evenly from 0 to 1, for samples that spread as a forecast does.
+    gives each sample of a series another level, evenly from 0 to 1, so that the samples spread as a forecast does.
 
     Args:
-        operator: A, x0 `[B, ...]` -> `[B, ...]`; of a series of which a part is given, `jnp.where(mask, x0, 0)`.
+        operator: operator A: x0 `[B, ...]` -> `[B, ...]`; `jnp.where(mask, x0, 0)` for a series that is known in part.
         y: the measurement, of the shape of A's result.
-        level: k in (0, 1), a number or one for each example `[B]`.
+        level: quantile level k in (0, 1), a number or one for each example `[B]`.
 
     Raises:
         ValueError: for a level out of range, if its value is known.
@@ -139,11 +139,11 @@ def pseudoinverse(
     Args:
         denoise: the denoiser, differentiable.
         schedule: the process.
-        measurement: A, such as `measurements.masked(mask)`.
+        measurement: the operator A, such as `measurements.masked(mask)`.
         y: `[B, ...]` the measurement.
-        noise_std: sigma_y >= 0.
-        data_std: s > 0.
-        scale: w, a number, `[B]`, or a function of t.
+        noise_std: standard deviation sigma_y of the noise, >= 0.
+        data_std: standard deviation s of the data, > 0.
+        scale: guidance scale w: a number, `[B]` or a function of t.
 
     Raises:
         ValueError: if a standard deviation is out of range.

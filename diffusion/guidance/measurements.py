@@ -28,7 +28,7 @@ def masked(mask: Array) -> Measurement:
     """Some values are known: A x = mask x.
 
     Args:
-        mask: Bool that broadcasts against x `[B, ...]`, True where x is known. y is then of x's shape, 0 elsewhere.
+        mask: Bool that broadcasts against x `[B, ...]`, True where x is known. y then has x's shape and is 0 elsewhere.
     """
     return Measurement(lambda x: jnp.where(mask, x, 0), lambda y, ratio: jnp.where(mask, y / (1 + ratio), 0))
 
@@ -37,9 +37,9 @@ def box(shape: Sequence[int], corner: Sequence[int], size: Sequence[int]) -> np.
     """Bool `[H, W, 1]`, False in a box, which is unknown: a mask for `masked`.
 
     Args:
-        shape: (H, W, C) of a picture.
-        corner: (row, column) of the box's first pixel.
-        size: (rows, columns) of the box.
+        shape: shape (H, W, C) of a picture.
+        corner: the box's first pixel (row, column).
+        size: size (rows, columns) of the box.
 
     Raises:
         ValueError: if the box is not within the picture.
@@ -55,9 +55,9 @@ def at_random(shape: Sequence[int], share: float, seed: int = 0) -> np.ndarray:
     """Bool `[H, W, 1]`, True at a share of the pixels, the same for all pictures: a mask for `masked`.
 
     Args:
-        shape: (H, W, C) of a picture.
-        share: of the pixels that are known, in (0, 1].
-        seed: of their choice.
+        shape: shape (H, W, C) of a picture.
+        share: share of the pixels that are known, in (0, 1].
+        seed: seed of the choice of pixels.
 
     Raises:
         ValueError: if the share is out of range.
@@ -71,7 +71,7 @@ def blurred(std: float) -> Measurement:
     """Images `[B, H, W, C]` are blurred by a Gaussian that goes round at the edges; A is diagonal in Fourier's basis.
 
     Args:
-        std: of the Gaussian, in pixels, > 0.
+        std: standard deviation of the Gaussian, in pixels, > 0.
 
     Raises:
         ValueError: if std is not positive.
@@ -96,7 +96,7 @@ def pooled(factor: int) -> Measurement:
     """Means over factor x factor pixels of images `[B, H, W, C]` are known (super-resolution): A A^T = I / factor^2.
 
     Args:
-        factor: divides H and W.
+        factor: side of a pooled square in pixels, >= 1, a divisor of H and W.
 
     Raises:
         ValueError: if factor is not positive.
@@ -115,7 +115,7 @@ def matrix(A: np.ndarray) -> Measurement:
     """Any matrix, for small problems: y = A x, x flattened.
 
     Args:
-        A: `[M, D]`, concrete. y is `[B, M]`.
+        A: the matrix `[M, D]`, concrete. y is `[B, M]`.
     """
     A = np.asarray(A)
     A = A if np.issubdtype(A.dtype, np.floating) else A.astype(np.float32)

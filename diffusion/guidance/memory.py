@@ -21,9 +21,9 @@ class Memory(NamedTuple):
     Attributes:
         init: x `[B, ...]` -> memory, a pytree whose shapes and dtypes never change.
         apply: (memory, x_t, t) -> (Prediction, the next memory).
-        later: (memory, x_t, t) -> Prediction, of a step's evaluations after the first, which write nothing; None: that
-            of `apply`.
-        again: (memory, x `[B, ...]`) -> the memory after a step that renoises; None: that of `init`.
+        later: (memory, x_t, t) -> Prediction, for a step's evaluations after the first, which write nothing; None:
+            `apply`'s prediction.
+        again: (memory, x `[B, ...]`) -> the memory after a step that renoises; None: `init`'s memory.
     """
 
     init: Callable[[Array], Any]
@@ -65,7 +65,7 @@ def within_step(denoise: Any, memory: Any) -> tuple[Callable, Callable[[], Any]]
 
     Args:
         denoise: a `Memory`, or any other callable, which stays as it is.
-        memory: of the last step.
+        memory: the memory after the last step.
 
     Returns:
         (the denoiser for the step, () -> the next memory, to be called once the step is done).

@@ -22,12 +22,12 @@ def text_and_picture(
 
     Args:
         branches: evaluates (text and picture, picture alone, neither).
-        text_scale: s_T, a number, `[B]`, or a function of t.
-        picture_scale: s_I, in the same forms.
+        text_scale: guidance scale s_T of the text: a number, `[B]` or a function of t.
+        picture_scale: guidance scale s_I of the picture, in the same forms.
         interval: (t_low, t_high), both included, outside which both are 1; None for all times.
 
     Returns:
-        A denoiser. The variance, where the network predicts one, is that of the first branch.
+        A denoiser. The variance, where the network predicts one, is the first branch's.
 
     Raises:
         ValueError: if the interval is empty; when called, if there are not three branches.
@@ -36,9 +36,9 @@ def text_and_picture(
 
     def denoise(x_t, t):
         both, picture, null = evaluate(branches, x_t, t, (3,), "(text and picture, picture, neither)")
-        of_text = strength(text_scale, 1, interval, t, x_t)
-        of_picture = strength(picture_scale, 1, interval, t, x_t)
-        guided = lambda both, picture, null: both + of_text * (both - picture) + of_picture * (picture - null)
+        s_text = strength(text_scale, 1, interval, t, x_t)
+        s_picture = strength(picture_scale, 1, interval, t, x_t)
+        guided = lambda both, picture, null: both + s_text * (both - picture) + s_picture * (picture - null)
         return both._replace(x0=guided(both.x0, picture.x0, null.x0), eps=guided(both.eps, picture.eps, null.eps))
 
     return denoise

@@ -27,13 +27,13 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
         paper: Bar-Tal et al. 2023, "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", eq. 5
 
     Args:
-        denoise: takes windows `[B, *size, ...]`.
-        size: of a window, along the axes of x that follow the batch: (h, w) for images, (n,) for sequences.
-        stride: from one window to the next, a number in [1, size] for each axis.
+        denoise: denoiser of windows `[B, *size, ...]`.
+        size: size of a window along the axes of x that follow the batch: (h, w) for images, (n,) for sequences.
+        stride: distance from one window to the next, a number in [1, size] for each axis.
 
     Returns:
-        A denoiser of canvases `[B, H, W, ...]`, H >= h, W >= w; t is `[]` or `[B]`, or `[B, H]`, a time for each place
-        along the first axis, such as the frames of a video.
+        A denoiser of canvases `[B, H, W, ...]`, H >= h, W >= w; t is `[]` or `[B]`, or `[B, H]`, a time for each index
+        of the first axis, such as the frames of a video.
 
     Raises:
         ValueError: if a stride is out of range; when called, if a window is larger than the canvas or t has other axes.
@@ -50,7 +50,7 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
 
     def guided(x_t, t):
         canvas = x_t.shape[1 : 1 + len(size)]
-        if len(canvas) < len(size) or any(side > whole for side, whole in zip(size, canvas, strict=True)):
+        if len(canvas) < len(size) or any(side > length for side, length in zip(size, canvas, strict=True)):
             raise ValueError(f"windows of size {size} do not fit a canvas of shape {x_t.shape}")
         if jnp.shape(t) not in ((), x_t.shape[:1], x_t.shape[:2]):
             raise ValueError(
@@ -86,7 +86,7 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
 def _starts(canvas, size, stride):
     """`[W, axes]` first corners of all windows."""
     axes = [
-        np.unique(np.append(np.arange(0, whole - side + 1, step), whole - side))
-        for whole, side, step in zip(canvas, size, stride, strict=True)
+        np.unique(np.append(np.arange(0, length - side + 1, step), length - side))
+        for length, side, step in zip(canvas, size, stride, strict=True)
     ]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(size)).astype(np.int32)

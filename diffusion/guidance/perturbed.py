@@ -15,14 +15,14 @@ def _impaired(kind: str) -> Callable[..., tuple[Any, ...]]:
     def conditions(
         condition: Any, null: Any, mask: Callable, layers: Sequence[int], classifier_free: Scale | None = None
     ) -> tuple[Any, ...]:
-        """The conditions in a config: of the sample, none where that is guided too, and of the impaired network."""
+        """The conditions in a config: the sample's, the null condition if w guides too, and the impaired network's."""
 
-        def of(condition, layers):
+        def masked(condition, layers):
             entries = condition if isinstance(condition, Mapping) else {"label": condition}
             return {**{name: entry for name, entry in entries.items() if entry is not None}, kind: mask(layers)}
 
-        unconditional = () if classifier_free is None else (of(null, ()),)
-        return (of(condition, ()), *unconditional, of(condition, layers))
+        unconditional = () if classifier_free is None else (masked(null, ()),)
+        return (masked(condition, ()), *unconditional, masked(condition, layers))
 
     return conditions
 
@@ -43,12 +43,12 @@ def perturbed_attention(
 
     Args:
         branches: evaluates (condition, perturbed) or (condition, null condition, perturbed).
-        scale: s, a number, `[B]`, or a function of t.
-        classifier_free: w, likewise, of three branches; None for two branches.
+        scale: guidance scale s: a number, `[B]` or a function of t.
+        classifier_free: scale w of classifier-free guidance, in the same forms, for three branches; None for two.
         interval: (t_low, t_high) outside which s = 0; None for all times.
 
     Raises:
-        ValueError: if the interval is empty; when called, if the branches are not these.
+        ValueError: if the interval is empty; when called, if there is another number of branches.
     """
     return _away(branches, scale, classifier_free, interval)
 
@@ -70,12 +70,12 @@ def skip_layer(
 
     Args:
         branches: evaluates (condition, skipped) or (condition, null condition, skipped).
-        scale: s, a number, `[B]`, or a function of t.
-        classifier_free: w, likewise, of three branches; None for two branches.
+        scale: guidance scale s: a number, `[B]` or a function of t.
+        classifier_free: scale w of classifier-free guidance, in the same forms, for three branches; None for two.
         interval: (t_low, t_high) outside which s = 0; None for all times.
 
     Raises:
-        ValueError: if the interval is empty; when called, if the branches are not these.
+        ValueError: if the interval is empty; when called, if there is another number of branches.
     """
     return _away(branches, scale, classifier_free, interval)
 

@@ -21,7 +21,7 @@ def classifier_free_plus_plus(branches: Branches, scale: Scale, interval: Interv
 
     Args:
         branches: evaluates (condition, null condition).
-        scale: lambda, in [0, 1] in the paper; a number, `[B]`, or a function of t.
+        scale: guidance scale lambda, in [0, 1] in the paper: a number, `[B]` or a function of t.
         interval: (t_low, t_high) outside which lambda = 0; None for all times.
 
     Returns:

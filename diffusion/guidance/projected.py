@@ -38,7 +38,7 @@ def adaptive_projected(
     Args:
         branches: evaluates (condition, null or negative condition).
         schedule: the process.
-        scale: w, a number, `[B]`, or a function of t.
+        scale: guidance scale w: a number, `[B]` or a function of t.
         eta: share of the parallel part that is kept; 0 in the paper.
         norm_threshold: r > 0, the largest norm of d (2.5 to 15 in the paper); None for no limit.
         momentum: beta, negative in the paper (-0.75 to 0); 0 for none.

@@ -19,7 +19,7 @@ Region = Sequence[float] | np.ndarray
 
 
 def _and_labels(condition: Array, null: Array, labels: Sequence[int] = ()) -> tuple[Array, ...]:
-    """The conditions of `regional` in a config: a sample's own class, those of the regions, none."""
+    """The conditions of `regional` in a config: the sample's class, the regions' classes, the null class."""
     return (condition, *(jnp.full_like(condition, label) for label in labels), null)
 
 
@@ -41,7 +41,7 @@ def regional(branches: Branches, scale: Scale, regions: Sequence[Region], interv
     Args:
         branches: evaluates (the condition of the rest, of region 1, ..., of region K, null condition); without the
             last, nothing is guided.
-        scale: w, a number, `[B]`, or a function of t.
+        scale: guidance scale w: a number, `[B]` or a function of t.
         regions: K boxes or masks; a mask has the sides of x.
         interval: (t_low, t_high) outside which w = 1; None for all times.
 
@@ -63,7 +63,7 @@ def regional(branches: Branches, scale: Scale, regions: Sequence[Region], interv
 
 
 def mixed(branches: Branches, regions: Sequence[Region]) -> Branches:
-    """The branches (sum_k m_k cond_k, null condition) of any guidance, of those that `regional` takes, with its m_k.
+    """Branches (sum_k m_k cond_k, null condition) for any guidance, from the branches and with the m_k of `regional`.
 
     Args:
         branches: evaluates (the condition of the rest, of region 1, ..., of region K, null condition); the last may be
@@ -94,7 +94,7 @@ def mixed(branches: Branches, regions: Sequence[Region]) -> Branches:
 
 
 def shares(regions: Sequence[Region], sides: tuple[int, int]) -> np.ndarray:
-    """What each pixel takes of the rest and of every region: float32 `[1 + K, H, W]`, of sum 1 over the first axis.
+    """Weights of the rest and of every region at each pixel: float32 `[1 + K, H, W]`, with sum 1 over the first axis.
 
     Raises:
         ValueError: for a mask of another size, with both sizes.

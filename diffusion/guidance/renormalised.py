@@ -25,9 +25,9 @@ def renormalised(
 
         u_cfg = u_c + (w - 1) (u_c - u_u),    u = u_cfg |u_c| / |u_cfg|,    u = alpha' x0 + sigma' eps
 
-    A token is a patch of x with all its channels; the lengths are those of its values. With `axis` they are those of
-    the values along one axis of x, at each place of the others, as diffusers' pipeline of Lumina-Image 2 takes them
-    along the columns of each channel.
+    A token is a patch of x with all its channels; its length is the norm of its values. With `axis` the length is the
+    norm of the values along one axis of x, at each index of the other axes; diffusers' pipeline of Lumina-Image 2 takes
+    it along the columns of each channel.
 
     Facts:
         nfe: 2 branches a call
@@ -37,10 +37,10 @@ def renormalised(
     Args:
         branches: evaluates (condition, null or negative condition).
         schedule: the process, with a velocity at t_max.
-        scale: w, a number, `[B]`, or a function of t.
+        scale: guidance scale w: a number, `[B]` or a function of t.
         patch: sides of a token along each axis of x between the first and the last, >= 1, which divide them.
         interval: (t_low, t_high) outside which w = 1; None for all times.
-        axis: of x, in place of tokens; None for tokens.
+        axis: axis of x along which lengths are taken in place of tokens; None for tokens.
 
     Raises:
         ValueError: if the schedule has no finite velocity at t_max, the interval is empty or `patch` below 1; when
@@ -54,7 +54,7 @@ def renormalised(
     def denoise(x_t, t):
         cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")
         guided = extrapolate(cond, [uncond], [strength(scale, 1, interval, t, x_t)])
-        alpha, sigma = (left_broadcast(of(t), x_t) for of in (schedule.alpha, schedule.sigma))
+        alpha, sigma = (left_broadcast(coefficient(t), x_t) for coefficient in (schedule.alpha, schedule.sigma))
         alpha_dot, sigma_dot = derivatives(schedule, t, x_t)
         u_c, u = (alpha_dot * p.x0 + sigma_dot * p.eps for p in (cond, guided))
         lengths = lambda u: _lengths(u, patch) if axis is None else jnp.linalg.norm(u, axis=axis, keepdims=True)
@@ -73,5 +73,5 @@ def _lengths(u: Array, patch: int) -> Array:
     squares = jnp.sum(u * u, axis=-1)
     cut = squares.reshape(len(u), *(part for side in sides for part in (side // patch, patch)))
     within = tuple(range(2, 2 + 2 * len(sides), 2))
-    whole = jnp.broadcast_to(jnp.sqrt(cut.sum(within, keepdims=True)), cut.shape)
-    return whole.reshape(*squares.shape, 1)
+    lengths = jnp.broadcast_to(jnp.sqrt(cut.sum(within, keepdims=True)), cut.shape)
+    return lengths.reshape(*squares.shape, 1)

@@ -24,8 +24,8 @@ def rescaled(
 
         v_cfg = v_c + (w - 1) (v_c - v_u),    v = v_cfg (phi std(v_c) / std(v_cfg) + 1 - phi)
 
-    The standard deviation is that of one example's values. The paper scales the output of its network, v. This function
-    scales v whatever the network predicts; scaling eps, which is common for networks that predict it, differs.
+    The standard deviation is taken over one example's values. The paper scales the output of its network, v. This
+    function scales v whatever the network predicts; scaling eps, which is common for networks that predict it, differs.
 
     Facts:
         nfe: 2 branches a call
@@ -36,10 +36,10 @@ def rescaled(
     Args:
         branches: evaluates (condition, null or negative condition).
         schedule: the process.
-        scale: w, a number, `[B]`, or a function of t.
+        scale: guidance scale w: a number, `[B]` or a function of t.
         rescale: phi in [0, 1].
         interval: (t_low, t_high) outside which w = 1; None for all times.
-        real: mask of x without its padding, see `diffusion.padding`; the deviation is then that of the real values.
+        real: mask of x without its padding, see `diffusion.padding`; the deviation is then taken over the real values.
 
     Raises:
         ValueError: if phi is not in [0, 1] or the interval is empty; when called, if there are not two branches.

@@ -24,7 +24,7 @@ def power_cosine(power: float = 4.0) -> Ramp:
     """A guidance that grows towards the data: (1 - cos(pi (1 - t)^power)) / 2.
 
     Args:
-        power: > 0; the greater, the later it grows.
+        power: exponent, > 0; the greater it is, the later the guidance grows.
 
     Raises:
         ValueError: if power is not positive.
@@ -57,11 +57,11 @@ def strength(scale: Scale, neutral: float, interval: Interval, t: ArrayLike, x: 
     """scale - neutral within the interval and exactly 0 outside it, shaped to multiply x example by example.
 
     Args:
-        scale: a number, `[B]`, or a function of t with values of t's shape (or numbers).
+        scale: guidance scale: a number, `[B]` or a function of t with values of t's shape (or numbers).
         neutral: the scale that changes nothing.
         interval: (t_low, t_high), both included; None for all times.
-        t: `[]`, `[B]` or `[B, F]`.
-        x: `[B, ...]`.
+        t: times `[]`, `[B]` or `[B, F]`.
+        x: noisy samples `[B, ...]`.
     """
     t = jnp.asarray(t)
     value = scale(t) if callable(scale) else scale

@@ -39,7 +39,7 @@ def dynamic_threshold(
         percentile: share of an example's values that s leaves unclipped, in (0, 1]; 0.995 in the paper.
         maximum: the largest s, >= 1; none in the paper. 1 cuts at [-1, 1] without dividing; it is `sample_max_value` of
             diffusers' schedulers, whose default is 1.
-        real: mask of x without its padding, see `diffusion.padding`; the percentile is then that of the real values.
+        real: mask of x without its padding, see `diffusion.padding`; the percentile is then taken over the real values.
 
     Raises:
         ValueError: if the percentile is not in (0, 1], or the maximum below 1.

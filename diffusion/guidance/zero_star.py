@@ -33,7 +33,7 @@ def zero_star(
     Args:
         branches: evaluates (condition, null or negative condition).
         schedule: the process, with a velocity at t_max.
-        scale: w, a number, `[B]`, or a function of t.
+        scale: guidance scale w: a number, `[B]` or a function of t.
         zero_above: the time above which the velocity is zero; None for nowhere.
         interval: (t_low, t_high) outside which w = 1; None for all times.
 
