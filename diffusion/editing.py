@@ -50,12 +50,12 @@ def noised(schedule: NoiseSchedule, t: ArrayLike, images: Array, keys: Array) ->
 def replacement(
     schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array
 ) -> Callable[[Array, Array, Array, Array], Array]:
-    """Inpainting: after each step the known values are those of a fresh draw of q(x_s | x_0).
+    """Inpainting: after each step the known values come from a fresh draw of q(x_s | x_0).
 
         x_s <- mask (alpha_s known + sigma_s z) + (1 - mask) x_s
 
     The known part has its exact law at every s, and is exact at s = 0. The rest does not quite follow its conditional
-    law, since each step draws the known values anew; RePaint's resampling corrects that. Steps that renoise do not
+    law, since each step draws the known values afresh; RePaint's resampling corrects that. Steps that renoise do not
     change, as in RePaint's algorithm 1.
 
     Facts:
@@ -158,7 +158,7 @@ def sdedit(
         schedule: the process.
         images: `[B, ...]` to edit.
         grid: `[N + 1]` decreasing times, of which those below t_0 are taken.
-        t_0: where to start; above the grid's last time and at most the schedule's t_max.
+        t_0: starting time, above the grid's last time and at most the schedule's t_max.
         keys: `[B]` random keys.
         after_step: a hook after each step, as in `samplers.sample`.
 
@@ -173,8 +173,8 @@ def sdedit(
         )
     below = grid[grid.astype(np.float32) < np.float32(t_0)]  # a time that is t_0 but for rounding would be no step
     plan = timesteps.plan(np.append(t_0, below).astype(grid.dtype))
-    own, rest = jax.vmap(jax.random.split, out_axes=1)(keys)
-    x = noised(schedule, t_0, images.astype(jnp.promote_types(images.dtype, jnp.float32)), own)
+    noise_keys, rest = jax.vmap(jax.random.split, out_axes=1)(keys)
+    x = noised(schedule, t_0, images.astype(jnp.promote_types(images.dtype, jnp.float32)), noise_keys)
     return sample(sampler, denoise, schedule, x, plan, rest, after_step=after_step)
 
 
@@ -210,7 +210,7 @@ def borrowing(source: Array, target: Array, depth: int, layers: Sequence[int]) -
         source: `[B]` labels.
         target: `[B]` labels.
         depth: number of layers of the network.
-        layers: those in which maps are borrowed.
+        layers: indices of the layers in which maps are borrowed.
     """
     offset = np.repeat([0, -source.shape[0]], source.shape[0])
     borrow = offset[:, None] * np.isin(np.arange(depth), list(layers))

@@ -293,7 +293,7 @@ def latent_consistency(
         paper: Luo et al. 2023, "Latent Consistency Models", eq. 9 and appendix; scalings as in the authors' code
 
     Args:
-        parameterization: what the network predicts, with alpha(t) > 0 where it needs that.
+        parameterization: the network's parameterization, with alpha(t) > 0 where it needs that.
         sigma_data: 0.5 in the paper.
         scaling: how fast the boundary is left; 10 in the authors' code.
         T: number of steps of the discrete process.

@@ -103,10 +103,10 @@ def log_likelihood(
         x: `[B, ...]` data, of any rank.
         solver: `ode.runge_kutta(times(schedule, 100))` or `ode.dormand_prince(t_start, schedule.t_max)`.
         divergence: `exact()`, or `hutchinson(probes)`, whose probes stay the same during the whole solve.
-        log_prior: x `[B, ...]` -> log-density `[B]` at solver.end; that of `schedule.prior` if None. With a mask it is
-            that of what is real.
-        real: mask of x without its padding, see `diffusion.padding`; the density is that of what is real, whose
-            numbers `padding.count` counts for `bits_per_dim`. None: all is real.
+        log_prior: x `[B, ...]` -> log-density `[B]` at solver.end; the density of `schedule.prior` if None. With a mask
+            it is the density of the real values.
+        real: mask of x without its padding, see `diffusion.padding`; the result is the density of the real
+            values, whose number `padding.count` gives for `bits_per_dim`. None: all is real.
 
     Returns:
         `Likelihood` at solver.start.
@@ -139,7 +139,7 @@ def log_likelihood(
 
 
 def exact() -> Divergence:
-    """The trace of the whole Jacobian: as many vector-Jacobian products as an example has numbers.
+    """The trace of the whole Jacobian: one vector-Jacobian product for each number of an example.
 
     Returns:
         (field, u `[B, ...]`) -> (field(u), divergence `[B]`), where the field treats examples independently.
@@ -184,23 +184,23 @@ def hutchinson(probes: Array) -> Divergence:
 
 
 def rademacher(keys: Array, shape: tuple[int, ...], count: int = 1) -> Array:
-    """`[count, B, *shape]` probes of -1 and 1, those of an example from its own key: the least variance.
+    """`[count, B, *shape]` probes of -1 and 1, each example's from its own key: the least variance.
 
     Args:
-        keys: `[B]` random keys, one an example, used for nothing else.
-        shape: of an example.
-        count: probes an example.
+        keys: `[B]` random keys, one for each example, used for nothing else.
+        shape: shape of an example.
+        count: number of probes for each example.
     """
     return jax.vmap(lambda key: jax.random.rademacher(key, (count, *shape), jnp.float32), out_axes=1)(keys)
 
 
 def normal(keys: Array, shape: tuple[int, ...], count: int = 1) -> Array:
-    """`[count, B, *shape]` standard normal probes, those of an example from its own key.
+    """`[count, B, *shape]` standard normal probes, each example's from its own key.
 
     Args:
-        keys: `[B]` random keys, one an example, used for nothing else.
-        shape: of an example.
-        count: probes an example.
+        keys: `[B]` random keys, one for each example, used for nothing else.
+        shape: shape of an example.
+        count: number of probes for each example.
     """
     return jax.vmap(lambda key: jax.random.normal(key, (count, *shape), jnp.float32), out_axes=1)(keys)
 

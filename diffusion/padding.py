@@ -71,20 +71,20 @@ def share(real: Array, x: Array) -> Array:
 def network(network: Callable[..., Any], real: Array) -> Callable[..., Any]:
     """A network that receives zeros on padding, and puts out zeros there: predictions are then zero there too.
 
-    So norms and angles of a guidance, over the whole of an example, are those of what is real.
+    So a guidance takes norms and angles of an example over its real values.
 
     Args:
         network: (x, clock, condition) -> output.
-        real: the mask of x; of a batch of K B, such as that of `guidance.together`, the mask of each B.
+        real: mask of x; for a batch of K B, as in `guidance.together`, the mask of one B.
     """
 
     def real_alone(x: Array, clock: Any, condition: Any, **more: Any) -> Any:
-        whole = jnp.concatenate([real] * (len(x) // len(real)))
-        output = network(zeroed(x, whole), clock, condition, **more)
+        repeated = jnp.concatenate([real] * (len(x) // len(real)))
+        output = network(zeroed(x, repeated), clock, condition, **more)
         values, rest = output if more else (output, None)
-        if values.shape[-1] != x.shape[-1] and whole.ndim == x.ndim:  # a mask of channels, and several outputs of each
-            whole = jnp.concatenate([whole] * (values.shape[-1] // x.shape[-1]), axis=-1)
-        return (zeroed(values, whole), rest) if more else zeroed(values, whole)
+        if values.shape[-1] != x.shape[-1] and repeated.ndim == x.ndim:  # a mask of channels, several outputs a channel
+            repeated = jnp.concatenate([repeated] * (values.shape[-1] // x.shape[-1]), axis=-1)
+        return (zeroed(values, repeated), rest) if more else zeroed(values, repeated)
 
     return real_alone
 

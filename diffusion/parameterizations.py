@@ -79,7 +79,7 @@ class Parameterization(NamedTuple):
     """How to feed a network at time t and how to read its output.
 
     Attributes:
-        name: as in the tables of names.
+        name: its name in the tables of names.
         input_scale: (schedule, t) -> c_in, by which x_t is multiplied before it enters the network.
         clock: (schedule, t) -> the time that the network receives.
         to_prediction: (schedule, t, x_t, output) -> `Prediction`.
@@ -109,7 +109,7 @@ def denoiser(
     Args:
         network: (x `[B, ...]`, clock `[B]` or `[B, F]`, condition) -> output, any callable.
         schedule: the process.
-        parameterization: what the output means.
+        parameterization: meaning of the network's output.
         condition: passed to the network as it is; a pytree with leading axis B, or None.
 
     Returns:
@@ -522,8 +522,8 @@ def edm(sigma_data: float = 0.5, clock: Clock | None = None) -> Parameterization
 def learned_variance(parameterization: Parameterization) -> Parameterization:
     """A network with twice the channels: the first half as in `parameterization`, the second the variance.
 
-    The second half o in [-1, 1] gives the fraction (o + 1) / 2 of `Prediction.variance`. `target` stays that of the
-    first half. Nichol and Dhariwal 2021, eq. 15, in the scaling of the authors' code; DiT's "learned sigma".
+    The second half o in [-1, 1] gives the fraction (o + 1) / 2 of `Prediction.variance`. `target` stays the target
+    of the first half. Nichol and Dhariwal 2021, eq. 15, in the scaling of the authors' code; DiT's "learned sigma".
 
     Args:
         parameterization: the meaning of the first C of 2 C channels.

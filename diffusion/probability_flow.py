@@ -29,7 +29,7 @@ NEAR = 1e-6  # share of t_max: the distance from an end at which slopes are comp
 
 
 def angle(schedule: NoiseSchedule, t: ArrayLike) -> Array:
-    """theta = atan2(sigma, alpha), from 0 at the data to pi / 2 where alpha = 0; the mean of those of all leaves."""
+    """theta = atan2(sigma, alpha), from 0 at the data to pi / 2 where alpha = 0; the mean of the leaves' angles."""
     if schedule.leaves:
         return jnp.stack([angle(leaf, t) for _, leaf in schedule.leaves]).mean(axis=0)
     return jnp.arctan2(schedule.sigma(t), schedule.alpha(t))
@@ -76,14 +76,14 @@ def velocity(denoise: Denoiser, schedule: NoiseSchedule) -> Callable[[Array, Arr
 def _of_leaves(schedule: NoiseSchedule, t: Array) -> tuple[Array, Array]:
     """The angle of each number and its derivative by the mean of all leaves' angles, `[B, D]` each, at t `[B]`.
 
-    Where angles of some leaves have an infinite slope in t, as that of sigma ~ sqrt(t) at t = 0, these have the whole
+    Where angles of some leaves have an infinite slope in t, as sigma ~ sqrt(t) at t = 0, these have the whole
     change, in the ratio of their slopes beside that end.
     """
     slope = lambda t, leaf: jax.jvp(lambda t: angle(leaf, t), (t,), (jnp.ones_like(t),))[1]
     inside = jnp.clip(t, NEAR * schedule.t_max, (1 - NEAR) * schedule.t_max)
     angles, rates, beside = (
-        jnp.stack([of(leaf) for _, leaf in schedule.leaves], axis=1)
-        for of in (lambda leaf: angle(leaf, t), functools.partial(slope, t), functools.partial(slope, inside))
+        jnp.stack([value(leaf) for _, leaf in schedule.leaves], axis=1)
+        for value in (lambda leaf: angle(leaf, t), functools.partial(slope, t), functools.partial(slope, inside))
     )
     infinite = ~jnp.isfinite(rates)
     rates = jnp.where(infinite, beside, jnp.where(infinite.any(axis=1, keepdims=True), 0, rates))

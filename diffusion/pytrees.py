@@ -1,7 +1,8 @@
 """Pytrees of arrays as x: the vector of their numbers, which is what schedules, objectives and samplers take.
 
-Noise is drawn for each number by itself, and a loss is a mean over all numbers, so that the process of a pytree is that
-of the vector of its leaves. The leaves stand in JAX's order of a pytree, those of a mapping by the order of its keys.
+Noise is drawn for each number by itself, and a loss is a mean over all numbers, so that the process of a pytree is
+the process of the vector of its leaves. The leaves stand in JAX's order of a pytree: those of a mapping in the order of
+its keys.
 
     x = pytrees.pack({"positions": positions, "types": types})         # [B, D]
     network = pytrees.of_leaves(network, {"positions": (N, 3), "types": (N, K)})
@@ -81,38 +82,38 @@ def unpack(x: Any, shape: Any) -> Any:
 
 
 def mask(real: Any, shape: Any) -> Array:
-    """The mask `[B, D]` of the numbers that are real, of masks of whole elements.
+    """The mask `[B, D]` of the numbers that are real, from masks of elements.
 
     Args:
         real: Bool `[B, ...]`, a prefix of every leaf's shape (`[B, N]` of leaves `[B, N, 3]` and `[B, N, K]`), or a
-            pytree of such, one for each leaf.
+            pytree of masks, one for each leaf.
         shape: the pytree of shapes, without the batch.
 
     Raises:
         ValueError: for a mask that is no prefix of its leaf, or another pytree of masks.
     """
     shapes, structure = jax.tree.flatten(shape, is_leaf=is_shape)
-    masks, found = jax.tree.flatten(real)
-    if found != structure:
+    masks, given = jax.tree.flatten(real)
+    if given != structure:
         if len(masks) != 1:
-            raise ValueError(f"the masks are {found}, and the leaves {structure}; give one for all, or one for each")
+            raise ValueError(f"the masks are {given}, and the leaves {structure}; give one for all, or one for each")
         masks = masks * len(shapes)
     parts = []
     for one, leaf in zip(masks, shapes):
         rest = leaf[one.ndim - 1 :]
         if one.shape[1:] != leaf[: one.ndim - 1]:
             raise ValueError(f"a mask of shape {one.shape[1:]} is no prefix of a leaf of shape {leaf}")
-        whole = jnp.broadcast_to(jnp.reshape(one, one.shape + (1,) * len(rest)), (len(one), *leaf))
-        parts.append(whole.reshape(len(one), -1))
+        leaf_mask = jnp.broadcast_to(jnp.reshape(one, one.shape + (1,) * len(rest)), (len(one), *leaf))
+        parts.append(leaf_mask.reshape(len(one), -1))
     return jnp.concatenate(parts, axis=1)
 
 
 def real_of(condition: Any, shape: Any) -> Array | None:
-    """The mask of x that a condition has as its entry "real"; None of one without it.
+    """The mask of x, which is the entry "real" of a condition; None where the condition has no such entry.
 
     Args:
-        condition: of a batch.
-        shape: of an example, or the pytree of the shapes of its leaves; the mask is then `[B, D]`, as `mask`.
+        condition: the condition of a batch.
+        shape: shape of an example, or the pytree of its leaves' shapes; the mask is then `[B, D]`, as in `mask`.
 
     Raises:
         TypeError: for an entry that is not of Bool.
@@ -132,36 +133,36 @@ def of_leaves(network: Callable[..., Any], shape: Any) -> Callable[..., Any]:
     """A network of pytrees as one of vectors, which denoisers and objectives call.
 
     Args:
-        network: (x, clock, condition) -> output, pytrees of one structure. The clock is `[B]`, or, where leaves are at
-            times of their own (`schedules.per_leaf`), the pytree of the leaves' clocks, `[B]` each.
+        network: (x, clock, condition) -> output, pytrees of one structure. The clock is `[B]`, or, where each leaf has
+            its own time (`schedules.per_leaf`), the pytree of the leaves' clocks, `[B]` each.
         shape: the pytree of shapes, without the batch.
 
     Returns:
-        (x `[B, D]`, clock `[B]` or `[B, D]`, condition) -> output `[B, D]`; with `features`: (that, its features).
+        (x `[B, D]`, clock `[B]` or `[B, D]`, condition) -> output `[B, D]`; with `features`: (output, features).
 
     Raises:
         ValueError: when called, if the network puts out another pytree than it receives.
     """
 
-    def of_vectors(x: Array, clock: Any, condition: Any, **features: Any) -> Any:
+    def vector_network(x: Array, clock: Any, condition: Any, **features: Any) -> Any:
         output = network(*leaves_and_clocks(x, clock, shape), condition, **features)
-        seen: Any = None
+        hidden: Any = None
         if features:
-            output, seen = output
-        found = jax.tree.map(lambda leaf: tuple(leaf.shape[1:]), output)
-        if found != shape:
-            raise ValueError(f"the network puts out {found}, and receives {shape}: they have to be the same")
-        return (pack(output), seen) if features else pack(output)
+            output, hidden = output
+        shapes = jax.tree.map(lambda leaf: tuple(leaf.shape[1:]), output)
+        if shapes != shape:
+            raise ValueError(f"the network puts out {shapes}, and receives {shape}: they have to be the same")
+        return (pack(output), hidden) if features else pack(output)
 
-    return of_vectors
+    return vector_network
 
 
 def leaves_and_clocks(x: Array, clock: Any, shape: Any) -> tuple[Any, Any]:
-    """What a network of pytrees receives of x `[B, D]` and a clock, or a tuple of two, see `of_leaves`."""
+    """The pytrees that a network receives for x `[B, D]` and a clock, or a tuple of two clocks, see `of_leaves`."""
     starts = np.cumsum([0, *sizes_of(shape)[:-1]])
     structure = jax.tree.structure(shape, is_leaf=is_shape)
-    own = lambda clock: clock if jnp.ndim(clock) < 2 else structure.unflatten([clock[:, start] for start in starts])
-    return unpack(x, shape), tuple(map(own, clock)) if isinstance(clock, tuple) else own(clock)
+    by_leaf = lambda clock: clock if jnp.ndim(clock) < 2 else structure.unflatten([clock[:, start] for start in starts])
+    return unpack(x, shape), tuple(map(by_leaf, clock)) if isinstance(clock, tuple) else by_leaf(clock)
 
 
 public.declare(__name__)

@@ -38,7 +38,7 @@ from diffusion.timesteps import Plan
 def completing(
     denoise: Denoiser | FlowMap, schedule: NoiseSchedule, clips: Array, given: ArrayLike, at: float | None = None
 ) -> Any:
-    """The denoiser, or flow map, of the frames that are not given, which sees the others as they are, at `clean_time`.
+    """The denoiser, or flow map, of the frames that are not given; it sees the given ones as they are, at `clean_time`.
 
         prediction(x_t, t) = denoise([clips at given frames, x_t at the others], [clean, t]) at the others
 
@@ -51,12 +51,12 @@ def completing(
         paper: frames without noise as in Ho et al. 2022, "Video Diffusion Models"
 
     Args:
-        denoise: takes `[B, F, ...]` and t `[B, F]`, a flow map s `[B, F]` too.
+        denoise: denoiser of x `[B, F, ...]` at t `[B, F]`, or a flow map, which takes s `[B, F]` too.
         schedule: the process.
         clips: x_0 `[B, F, ...]`; any values in the frames that are made.
         given: Bool `[F]`, see `timesteps.given_pattern`.
-        at: time of the given frames; None: `timesteps.clean_time`. A later one tells the network that they may be
-            wrong, as a rollout's own frames are.
+        at: time of the given frames; None: `timesteps.clean_time`. A later time tells the network that the frames
+            may be wrong, as sampled frames of a rollout are.
 
     Returns:
         A denoiser, or a flow map, of `[B, M, ...]`, the M frames that are made; t is `[]`, `[B]` or `[B, M]`.
@@ -65,20 +65,20 @@ def completing(
         ValueError: for shapes that do not fit.
     """
     given = _checked(given, clips)
-    made = np.flatnonzero(~given)
+    missing = np.flatnonzero(~given)
     rest = timesteps.clean_time(schedule) if at is None else at
 
     def clocks(x_t, t):
         times = jnp.broadcast_to(t[:, None] if jnp.ndim(t) == 1 else t, x_t.shape[:2])
-        return jnp.full(clips.shape[:2], rest, times.dtype).at[:, made].set(times)
+        return jnp.full(clips.shape[:2], rest, times.dtype).at[:, missing].set(times)
 
-    def whole(x_t):
-        return clips.astype(x_t.dtype).at[:, made].set(x_t)
+    def assembled(x_t):
+        return clips.astype(x_t.dtype).at[:, missing].set(x_t)
 
     if isinstance(denoise, FlowMap):
-        return FlowMap(lambda x_t, t, s: denoise(whole(x_t), clocks(x_t, t), clocks(x_t, s))[:, made])
+        return FlowMap(lambda x_t, t, s: denoise(assembled(x_t), clocks(x_t, t), clocks(x_t, s))[:, missing])
     denoise = checked(denoise)
-    return lambda x_t, t: jax.tree.map(lambda leaf: leaf[:, made], denoise(whole(x_t), clocks(x_t, t)))
+    return lambda x_t, t: jax.tree.map(lambda leaf: leaf[:, missing], denoise(assembled(x_t), clocks(x_t, t)))
 
 
 def fill(
@@ -92,22 +92,22 @@ def fill(
     given: ArrayLike,
     at: float | None = None,
 ) -> Array:
-    """Samples clips whose frames go their own ways through the plan, while the given ones rest.
+    """Samples clips whose frames each follow their own times of the plan, while the given ones rest.
 
-        x_T[f] = clips[f] for given f, noise for the others;   t[f] at rest for given f, that of the plan for the others
+        x_T[f] = clips[f] for given f, noise for the others;   t[f] at rest for given f, the plan's for the others
 
     Where all frames go together, `completing` does the same with any sampler.
 
     Args:
-        sampler: with one evaluation a step and without history: `ddpm()`, `ddim()`, `euler()`.
-        denoise: takes t `[B, F]`.
+        sampler: sampler with one evaluation a step and without history: `ddpm()`, `ddim()`, `euler()`.
+        denoise: denoiser of x `[B, F, ...]` at t `[B, F]`.
         schedule: the process.
         x: noise `[B, F, ...]`, from `samplers.prior`.
         plan: `timesteps.plan(grid)`, or `timesteps.staggered`.
-        keys: `[B]`.
+        keys: `[B]` random keys.
         clips: x_0 `[B, F, ...]`; any values in the frames that are made.
         given: Bool `[F]`, see `timesteps.given_pattern`.
-        at: see `timesteps.held`.
+        at: time of the given frames, see `timesteps.held`.
 
     Returns:
         x_0 `[B, F, ...]`, in the given frames `clips` itself.
@@ -136,7 +136,7 @@ def rollout(
     at: float | None = None,
     coding: tuple[Callable[[Array], Array], Callable[[Array], Array]] | None = None,
 ) -> Array:
-    """A video of any length, window after window: each begins with the last frames of what is there already.
+    """A video of any length, window after window: each window begins with the last frames of the video so far.
 
         window i = (last K frames, N = window - K frames that are sampled by `completing`)
 
@@ -144,17 +144,18 @@ def rollout(
     program that is differentiated through the network's own frames. It holds one copy of the network.
 
     Args:
-        sampler: any that takes `denoise`.
+        sampler: any sampler that takes `denoise`.
         denoise: a denoiser or a flow map, of windows `[B, window, ...]` and t `[B, window]`.
         schedule: the process.
         x: noise `[B, T, ...]` of the frames that are made, T a multiple of N.
-        plan: of the sampler.
-        keys: `[B]`.
+        plan: plan of the sampler.
+        keys: `[B]` random keys.
         context: the first frames `[B, K, ...]`, K < window.
-        window: frames that the denoiser takes.
-        at: as in `completing`.
-        coding: (frames -> x, x -> frames), where the denoiser takes latents: the context is of frames, which are coded
-            anew for each window, since an autoencoder of videos codes the first frame of a clip unlike the others.
+        window: number of frames that the denoiser takes.
+        at: time of the given frames, as in `completing`.
+        coding: (frames -> x, x -> frames), where the denoiser takes latents: the context holds frames, which are
+            encoded again for each window, since an autoencoder of videos codes the first frame of a clip unlike the
+            others.
             Given frames stay as they are.
 
     Returns:
@@ -181,17 +182,17 @@ def rollout(
 
     def piece(last, step):
         i, noise = step
-        own = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
         before = encode(last)
         clips = jnp.concatenate([before, jnp.zeros_like(noise)], axis=1)
         others = completing(denoise, schedule, clips, given, at)
-        made = samplers.sample(sampler, others, schedule, noise, plan, own)
-        made = decode(jnp.concatenate([before, made], axis=1))[:, length:]
-        return jnp.concatenate([last, made], axis=1)[:, -length:], made
+        sampled = samplers.sample(sampler, others, schedule, noise, plan, step_keys)
+        sampled = decode(jnp.concatenate([before, sampled], axis=1))[:, length:]
+        return jnp.concatenate([last, sampled], axis=1)[:, -length:], sampled
 
     _, parts = jax.lax.scan(piece, context, (jnp.arange(len(noise)), noise))
-    made = jnp.moveaxis(parts, 0, 1)
-    return jnp.concatenate([context, made.reshape(len(x), -1, *made.shape[3:])], axis=1)
+    sampled = jnp.moveaxis(parts, 0, 1)
+    return jnp.concatenate([context, sampled.reshape(len(x), -1, *sampled.shape[3:])], axis=1)
 
 
 def rollout_from_memory(
@@ -209,19 +210,19 @@ def rollout_from_memory(
 
         x[c] = sample(sampler, denoise(memory_c), noise[c]),    memory_{c + 1} = remember(x[c], memory_c)
 
-    It is what the network makes by evaluations of all frames (`samplers.per_frame` along `timesteps.staggered`), with
+    The result equals evaluations of all frames (`samplers.per_frame` along `timesteps.staggered`), with
     steps + 1 evaluations of each frame in place of steps times the number of chunks.
 
     Args:
-        sampler: any that takes what `denoise` makes.
+        sampler: any sampler that takes the result of `denoise`.
         denoise: memory -> a denoiser or a flow map of `[B, chunk, ...]`.
         remember: (x_0 `[B, chunk, ...]`, memory) -> the memory with these frames; `models.frame_memory.remembered`.
         schedule: the process.
         x: noise `[B, T, ...]`, T a multiple of the chunk.
-        plan: of the sampler.
-        keys: `[B]`.
-        memory: of the frames before, or `models.frame_memory.empty`.
-        chunk: frames that are made together.
+        plan: plan of the sampler.
+        keys: `[B]` random keys.
+        memory: memory of the frames before, or `models.frame_memory.empty`.
+        chunk: number of frames that are made together.
 
     Returns:
         x_0 `[B, T, ...]`.
@@ -237,9 +238,9 @@ def rollout_from_memory(
 
     def piece(memory, step):
         i, noise = step
-        own = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
-        made = samplers.sample(sampler, denoise(memory), schedule, noise, plan, own)
-        return remember(made, memory), made
+        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+        frames = samplers.sample(sampler, denoise(memory), schedule, noise, plan, step_keys)
+        return remember(frames, memory), frames
 
     _, parts = jax.lax.scan(piece, memory, (jnp.arange(len(noise)), noise))
     return jnp.moveaxis(parts, 0, 1).reshape(x.shape)
@@ -259,7 +260,7 @@ def without_frames(denoise: Denoiser, schedule: NoiseSchedule, given: ArrayLike,
         paper: Song et al. 2025, "History-Guided Video Diffusion"
 
     Args:
-        denoise: takes t `[B, F]`.
+        denoise: denoiser of x `[B, F, ...]` at t `[B, F]`.
         schedule: the process, whose prior tells nothing of the data (alpha(t_max) = 0, or nearly).
         given: Bool `[F]`.
         noise: `[B, F, ...]`, from `samplers.prior`.

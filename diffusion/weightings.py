@@ -44,7 +44,7 @@ def error_scale(schedule: NoiseSchedule, t: ArrayLike, parameterization: Paramet
     Args:
         schedule: the process.
         t: times of any shape.
-        parameterization: what the output means.
+        parameterization: meaning of the network's output.
 
     Returns:
         Array of t's shape.

@@ -24,20 +24,21 @@ def from_alpha_sigma(alpha: Coefficient, sigma: Coefficient, t_min: float | None
         log-SNR = 2 ln(alpha / sigma),    f = alpha' / alpha,    g^2 = (sigma^2)' - 2 f sigma^2
 
     The derivatives are automatic. The inverse of the log-SNR is found by bisection and one Newton step, which carries
-    the derivatives; so alpha and sigma may hold parameters that are trained, as those of `learned` do. Write sigma so
-    that it keeps its digits near the data: sqrt((1 - alpha) (1 + alpha)), not sqrt(1 - alpha^2).
+    the derivatives; so alpha and sigma may hold parameters that are trained, as in `learned`. Write sigma so that it
+    keeps its digits near the data: sqrt((1 - alpha) (1 + alpha)), not sqrt(1 - alpha^2).
 
     Facts:
         alpha: the function
         sigma: the function
-        end: that of the functions
+        end: the functions' own
         paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 5, for
             drift and diffusion of any process; Kingma et al. 2021, "Variational Diffusion Models", appendix A
 
     Args:
         alpha: t -> signal coefficient in [0, 1], by jax.numpy, for arrays of times in [0, 1].
         sigma: t -> noise standard deviation, >= 0. Where sigma(0) > 0, it jumps there from the data, which is at t = 0.
-        t_min: as in `NoiseSchedule`; 0 if alpha and sigma reach the data, (1, 0), at t = 0, else 1e-5.
+        t_min: smallest time at which a network is trained or evaluated; if None, 0 where alpha and sigma reach the
+            data, (1, 0), at t = 0, else 1e-5.
 
     Raises:
         TypeError: if alpha or sigma is no function.

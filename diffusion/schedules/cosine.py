@@ -89,8 +89,8 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
             the Importance of Noise Scheduling for Diffusion Models", algorithm 1
 
     Args:
-        start: where the segment begins; -3 in the papers, or 0.
-        end: where it ends, > start; 3 in the papers.
+        start: start of the segment; -3 in the papers, or 0.
+        end: end of the segment, > start; 3 in the papers.
         tau: temperature, > 0: 1 here as in the code, 0.3 to 1.1 in the second paper.
 
     Raises:

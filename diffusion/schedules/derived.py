@@ -83,8 +83,8 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
 
     Args:
         schedule: any schedule on [0, 1].
-        first: > 0.
-        last: at least `first`, so that the log-SNR still decreases.
+        first: factor of the noise near the data, > 0.
+        last: factor of the noise near pure noise, at least `first`, so that the log-SNR still decreases.
 
     Raises:
         ValueError: if first or last is out of range.
@@ -124,8 +124,8 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
         return schedule.drift(t) - n_dot / n
 
     def diffusion(t):
-        own = jnp.sqrt(schedule.diffusion(t) ** 2 + 2 * growth * schedule.sigma(t) ** 2)
-        return factor(t) / norm(t) * own
+        unscaled = jnp.sqrt(schedule.diffusion(t) ** 2 + 2 * growth * schedule.sigma(t) ** 2)
+        return factor(t) / norm(t) * unscaled
 
     def prior(key, shape):
         scale = 1.0 if preserves_variance(schedule) else sigma(schedule.t_max) / schedule.sigma(schedule.t_max)
@@ -149,7 +149,7 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
         alpha'(t) = alpha(t_min) (alpha(t) - alpha(t_max)) / (alpha(t_min) - alpha(t_max)),    sigma'^2 = 1 - alpha'^2
 
     for t >= t_min; below t_min nothing changes. On a discrete process this is the paper's algorithm at its times,
-    where t_min is the first. Everything else (log-SNR, drift, weights) is that of the new process. Train with v or
+    where t_min is the first. Everything else (log-SNR, drift, weights) follows the new process. Train with v or
     another parameterization that is defined at alpha = 0, and sample on a grid that starts there (`trailing`).
 
     Facts:

@@ -57,7 +57,7 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
     Facts:
         alpha: sqrt(prod_{j <= i} (1 - beta_j)) at t = (i + 1) / T
         sigma: sqrt(1 - alpha^2)
-        end: that of the betas
+        end: the last beta's
         paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", eq. 4
 
     Args:
@@ -91,7 +91,7 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
         values = jnp.asarray(table, t.dtype)
         return values[i] + (u - i) * (values[jnp.minimum(i + 1, T)] - values[i])
 
-    # The derivative of the look-up on the grid is zero; that of the process is not.
+    # The look-up on the grid has the derivative zero, unlike the process.
     log_alpha.defjvp(lambda t, t_dot: (log_alpha(*t), slope(*t) * t_dot[0]))
 
     def alpha(t):

@@ -15,24 +15,24 @@ from diffusion.schedules.noise_schedule import NoiseSchedule, check_schedule
 
 
 def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
-    """The process of a pytree whose leaves follow schedules of their own, on its vector of numbers `[B, D]`.
+    """The process of a pytree whose leaves each follow a schedule, on its vector of numbers `[B, D]`.
 
         x_t[d] = alpha_l(t) x_0[d] + sigma_l(t) eps[d],    l the leaf of the number d
 
     Its functions take a time for each number, t `[B, ..., D]`, or one for all, `[]` or `[B, ..., 1]`, and return
     `[..., D]`. They refuse times `[B]`, whose B may be D.
-    Denoisers, objectives, samplers and likelihoods give them that of their t `[]` or `[B]`.
+    Denoisers, objectives, samplers and likelihoods turn their t `[]` or `[B]` into such times.
 
     Facts:
-        alpha: that of each leaf's schedule
-        sigma: that of each leaf's schedule
-        end: those of the leaves' schedules
+        alpha: alpha of each leaf's schedule
+        sigma: sigma of each leaf's schedule
+        end: the ends of the leaves' schedules
         paper: none; Vignac et al. 2023, "MiDi: Mixed Graph and 3D Denoising Diffusion for Molecule Generation", has a
             schedule for each kind of a molecule's data
 
     Args:
         schedules: the pytree of the leaves' schedules, all with the same t_max.
-        shape: the pytree of their shapes, without the batch.
+        shape: the pytree of the leaves' shapes, without the batch.
 
     Raises:
         TypeError: for a leaf that is no schedule.
@@ -49,7 +49,7 @@ def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
 
 
 def joined(own: Sequence[tuple[int, NoiseSchedule]]) -> NoiseSchedule:
-    """The process whose leaves have so many numbers and these schedules, one after another; see `per_leaf`."""
+    """The process of leaves one after another, each with its number of values and its schedule; see `per_leaf`."""
     sizes, leaves = zip(*own)
     if any(leaf.trained is not None for leaf in leaves):
         raise ValueError(
@@ -68,20 +68,20 @@ def joined(own: Sequence[tuple[int, NoiseSchedule]]) -> NoiseSchedule:
     def columns(field: str) -> Callable[..., Array]:
         """The function of that name, on the numbers of each leaf by its own schedule."""
 
-        def of(*t: ArrayLike) -> Array:
+        def on_columns(*t: ArrayLike) -> Array:
             # The two lengths of a norm are numbers of x, and no times.
-            each = [_of_each(one, dims, values=field == "norm") for one in t]
+            times = [_of_each(one, dims, values=field == "norm") for one in t]
             parts = [
-                getattr(leaf, field)(*(one[..., start : start + size] for one in each))
+                getattr(leaf, field)(*(one[..., start : start + size] for one in times))
                 for leaf, start, size in zip(leaves, starts, sizes)
             ]
             return jnp.concatenate(parts, axis=-1)
 
-        return of
+        return on_columns
 
     def prior(key, shape):
-        whole = [leaf.prior(key, shape) for leaf in leaves]  # of one key: a schedule for all draws the same numbers
-        parts = [x[..., start : start + size] for x, start, size in zip(whole, starts, sizes)]
+        draws = [leaf.prior(key, shape) for leaf in leaves]  # one key: the same numbers as from one schedule
+        parts = [x[..., start : start + size] for x, start, size in zip(draws, starts, sizes)]
         return jnp.concatenate(parts, axis=-1)
 
     norms = {leaf.norm for leaf in leaves}

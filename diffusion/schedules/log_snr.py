@@ -83,7 +83,7 @@ def learned(params: Mapping[str, Array]) -> NoiseSchedule:
         log-SNR(t) = log_snr_max - range (h(t) - h(0)) / (h(1) - h(0)),
         h(t) = |slope| t + mean(|outer| tanh(|inner| (2 t - 1) + bias))
 
-    The network is that of the authors' code, with the postprocessing of the paper's appendix H, which lets the ends
+    The network is taken from the authors' code, with the postprocessing of the paper's appendix H, which lets the ends
     be learned (by the bound) apart from the shape between them (by the variance of its estimate). Build it inside
     the loss, so that gradients reach `params`.
 

@@ -28,7 +28,7 @@ class Trained(NamedTuple):
     """How a schedule trains with the model.
 
     Attributes:
-        init: () -> its parameters at first.
+        init: () -> initial parameters.
         of: parameters -> the `NoiseSchedule`.
     """
 
@@ -51,15 +51,16 @@ class NoiseSchedule(NamedTuple):
         diffusion: t -> g(t) >= 0.
         t_min: smallest time at which a network is trained or evaluated; at t_min = 0 sigma is zero, and only the
             parameterizations that do not divide by it are defined there.
-        t_max: largest such time; where alpha(t_max) = 0, epsilon and score prediction are not defined.
+        t_max: largest time at which a network is trained or evaluated; where alpha(t_max) = 0, epsilon and score
+            prediction are not defined.
         prior: (key, shape) -> one example of the distribution that sampling starts from: N(0, I) where the variance is
             preserved, for data of mean 0 and variance 1, and N(0, sigma(t_max)^2 I) elsewhere.
         norm: (a, b) -> the norm that is 1 along the process, norm(alpha(t), sigma(t)) = 1, with norm(c a, c b) = c
             norm(a, b): `jnp.hypot` where the variance is preserved, a + b on straight lines, a where alpha = 1. It
             defines the kind of process, whatever its clock: (a, b) / norm(a, b) is its point with the ratio a / b.
-        trained: how it trains with the model, where this schedule is the first of its training; None: it does not.
-        leaves: of a pytree whose leaves have a schedule each (`schedules.per_leaf`), how many numbers each leaf has and
-            its schedule; (): one schedule for all.
+        trained: its training with the model, where this schedule is the initial one; None: it is not trained.
+        leaves: the number of values and the schedule of each leaf, for a pytree whose leaves have a schedule each
+            (`schedules.per_leaf`); (): one schedule for all.
 
     Every function of t takes float t of any shape (integers and half precision are promoted to float32) and returns
     the same shape, float32, or float64 where t is.
@@ -143,7 +144,7 @@ def variance_preserving_from(
         log_snr: decreasing, differentiable function of float t.
         inverse_log_snr: its inverse, for log-SNRs down to log_snr(1); it may return anything for those above
             log_snr(0).
-        t_min: as in `NoiseSchedule`, > 0.
+        t_min: smallest time at which a network is trained or evaluated, > 0.
     """
 
     def ended(t):

@@ -55,7 +55,7 @@ def from_quantile(quantile: Callable[[Array], Array], strata: int | None = None)
     offset of Kingma et al. 2021 does, while each example's time depends on nothing but its own key and index.
 
     Facts:
-        range: that of the quantile function
+        range: the quantile function's
         paper: Kingma et al. 2021, "Variational Diffusion Models", appendix I.1, low-discrepancy sampler, for the strata
 
     Args:
@@ -156,8 +156,8 @@ def mode(schedule: NoiseSchedule, scale: float = 1.29, strata: int | None = None
 
     Args:
         schedule: gives the range.
-        scale: in [-1, 2 / (pi - 2)], where the function of u is monotone: 0 is uniform, positive values favour the
-            middle and negative ones the ends; 1.29 in the paper's best setting.
+        scale: strength of the mode, in [-1, 2 / (pi - 2)], where the function of u is monotone: 0 is uniform, positive
+            values favour the middle and negative ones the ends; 1.29 in the paper's best setting.
         strata: see `from_quantile`.
 
     Raises:
@@ -291,12 +291,12 @@ def dimension_shifted_density(
 
     Facts:
         paper: Zheng et al. 2025, "Diffusion Transformers with Representation Autoencoders", section 4.2
-        range: that of the density, moved
+        range: the density's, moved
 
     Args:
         schedule: the process.
-        density: of the times before.
-        dimension: numbers of an example; a config's is that of its data.shape.
+        density: density of the times before the shift.
+        dimension: how many numbers an example has; a config fills it in from its data.shape.
         base: see `timesteps.dimension_shift`.
 
     Raises:
@@ -321,7 +321,7 @@ def per_frame(density: Density, frames: int) -> Density:
 
     Facts:
         paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 1
-        range: that of the density
+        range: the density's
 
     Args:
         density: the density of one time.

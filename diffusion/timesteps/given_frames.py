@@ -55,7 +55,7 @@ def held(plan: Plan, given: ArrayLike, at: float | None = None) -> Plan:
         paper: Chen et al. 2024, "Diffusion Forcing", section 3
 
     Args:
-        plan: with t and s `[N]` or `[N, F]`, without steps that renoise.
+        plan: plan with t and s `[N]` or `[N, F]`, without steps that renoise.
         given: Bool `[F]`.
         at: time of the given frames; None: the end of the plan, where they are clean. A little later tells the network
             that they may be wrong, as a rollout's own frames are.
@@ -80,7 +80,7 @@ def given_frames(
     """The density under which an example's given frames are clean and without a loss: t `[B, F]`, importance `[B, F]`.
 
         t[f] = clean_time, importance[f] = 0                   for the given frames
-        t[f], importance[f] = those of the density, F / made   for the others, whose number is made
+        t[f], importance[f] = the density's, F / M             for the others, M frames
 
     Each example draws a pattern. A network with a time for each frame so learns E[x_0 | x_t] where these frames are
     known: "...." to make whole clips, "1..." to continue a picture, "1..1" to join two.
@@ -88,11 +88,11 @@ def given_frames(
     Facts:
         paper: the noise level of each frame of Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets
             Full-Sequence Diffusion"; frames without noise as in Ho et al. 2022, "Video Diffusion Models"
-        range: that of the density, and clean_time
+        range: the density's, and clean_time
 
     Args:
         schedule: the process.
-        density: of one time an example, or of one a frame (`per_frame`); it does not adapt.
+        density: density of one time for each example, or one for each frame (`per_frame`); it does not adapt.
         patterns: see `given_pattern`, of one length, the number of frames of the data.
         shares: how often each of them is drawn; () for alike.
 
@@ -116,8 +116,8 @@ def given_frames(
 
     def sample(state, keys, index):
         time_keys, pattern_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        each = lambda a: a.reshape(len(keys), -1)
-        t, importance = map(each, density.sample(state, time_keys, index))
+        by_example = lambda a: a.reshape(len(keys), -1)
+        t, importance = map(by_example, density.sample(state, time_keys, index))
         choose = lambda key: jax.random.choice(key, len(table), p=jnp.asarray(chances, t.dtype))
         which = jax.vmap(choose)(pattern_keys)
         given = jnp.asarray(table)[which]

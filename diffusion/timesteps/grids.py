@@ -123,7 +123,7 @@ def uniform_log_snr(schedule: NoiseSchedule, steps: int, sigma_min: float, sigma
         schedule: turns sigma / alpha into t.
         steps: number of solver steps, >= 1.
         sigma_min: smallest sigma / alpha before the end.
-        sigma_max: where to start; at most sigma / alpha at t_max.
+        sigma_max: sigma / alpha at the start, at most its value at t_max.
     """
     return exponential(schedule, steps, sigma_min, sigma_max)
 
@@ -144,7 +144,7 @@ def exponential(
         schedule: turns sigma / alpha into t.
         steps: number of solver steps N, >= 1.
         sigma_min: smallest sigma / alpha before the end.
-        sigma_max: where to start; at most sigma / alpha at t_max.
+        sigma_max: sigma / alpha at the start, at most its value at t_max.
         rho: > 0; larger values put more steps near the data.
     """
     check_sigmas(schedule, sigma_min, sigma_max)
@@ -167,7 +167,7 @@ def karras(
         schedule: turns sigma / alpha into t.
         steps: number of solver steps N, >= 1.
         sigma_min: smallest sigma / alpha before the end.
-        sigma_max: where to start; at most sigma / alpha at t_max.
+        sigma_max: sigma / alpha at the start, at most its value at t_max.
         rho: > 0; larger values put more steps near the data.
     """
     check_sigmas(schedule, sigma_min, sigma_max)
@@ -228,7 +228,7 @@ def kl_optimal(
         schedule: turns sigma / alpha into t.
         steps: number of solver steps, >= 1.
         sigma_min: smallest sigma / alpha before the end.
-        sigma_max: where to start; at most sigma / alpha at t_max.
+        sigma_max: sigma / alpha at the start, at most its value at t_max.
         sigma_data: standard deviation of the data, > 0.
     """
     check_sigmas(schedule, sigma_min, sigma_max)

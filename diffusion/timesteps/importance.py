@@ -18,8 +18,8 @@ def loss_second_moment(
         p_i = (1 - q) r_i / sum_j r_j + q / bins,    r_i^2 = mean of the last `history` squared losses of bin i
         importance = 1 / (bins p_i)
 
-    so that the expected loss is that of uniform times, with less variance. Times are uniform until every bin has
-    seen `history` losses. The history is of losses without their importance, which `update` divides out.
+    so that the expected loss equals the loss under uniform times, with less variance. Times are uniform until every bin
+    has seen `history` losses. The history holds losses without their importance, which `update` divides out.
 
     Facts:
         paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", section 3.3 and the
@@ -80,7 +80,7 @@ def loss_second_moment(
         rank = jnp.arange(i.size) - jnp.searchsorted(i, i)
         count = jnp.zeros(bins, jnp.int32).at[i].add(1)
         slot = (state["seen"][i] + rank) % history
-        kept = jnp.where(rank >= count[i] - history, i, bins)  # out of bounds, and dropped, if not
-        return {"losses": state["losses"].at[kept, slot].set(losses, mode="drop"), "seen": state["seen"] + count}
+        row = jnp.where(rank >= count[i] - history, i, bins)  # out of bounds, and dropped, if not
+        return {"losses": state["losses"].at[row, slot].set(losses, mode="drop"), "seen": state["seen"] + count}
 
     return Density(init, sample, update)

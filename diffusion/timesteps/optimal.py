@@ -20,8 +20,8 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
 
         e_ij = |alpha_j x0(x_i, t_i) + sigma_j eps(x_i, t_i) - x_j| / std(x_j)    (root mean squares over the batch),
 
-    and dynamic programming finds the path from the first time to the last, in so many steps, with the least sum of
-    them: no other choice of these times has a smaller one. The division by the spread of the x_j brings errors at all
+    and dynamic programming finds the path of `steps` steps from the first time to the last with the least sum of
+    errors: no other choice of these times has a smaller sum. The division by the spread of the x_j brings errors at all
     times to the scale that they have in the data, which is exact where the data are Gaussian. It costs one evaluation
     of the network on the whole batch for each time of the fine grid. It is made for solvers of order 1 (ddim; euler,
     where the paths are straight); one of a higher order may do better on another grid.
@@ -42,7 +42,7 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
         steps: number of steps N of the new grid, in [1, M].
 
     Returns:
-        `[N + 1]` times, of which the first and the last are those of the fine grid.
+        `[N + 1]` times, which begin and end as the fine grid does.
 
     Raises:
         ValueError: if the trajectories do not belong to the grid, or there are fewer times than `steps + 1`.
@@ -77,7 +77,7 @@ def _errors(denoise: Denoiser, schedule: NoiseSchedule, grid: Array, x: Array) -
 
 def _shortest_path(errors: np.ndarray, steps: int) -> np.ndarray:
     """The `[steps + 1]` indices, from the first to the last, of the path with the least sum of errors."""
-    best = errors[0]  # best[j]: the least sum on the way from 0 to j in so many steps
+    best = errors[0]  # best[j]: the least sum on the way from 0 to j in the steps so far
     before = []
     for _ in range(steps - 1):
         through = best[:, None] + errors

@@ -47,15 +47,15 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
 
 
 def dimension_shift(dimension: int | None, base: int = 4096) -> float:
-    """The factor of `shift` for data of another dimension than that of the schedule: sqrt(dimension / base).
+    """The factor of `shift` for data of another dimension than the schedule's: sqrt(dimension / base).
 
     Facts:
         paper: Zheng et al. 2025, "Diffusion Transformers with Representation Autoencoders", section 4.2: the shift of
             Esser et al. 2024 by the numbers of a latent, in place of its resolution
 
     Args:
-        dimension: m, numbers of an example: height x width x channels of a latent.
-        base: n, for which the schedule was made; 4096 in the paper.
+        dimension: how many numbers m an example has: height x width x channels of a latent.
+        base: dimension n for which the schedule was made; 4096 in the paper.
 
     Raises:
         ValueError: if one is not positive, or the dimension is not known.
@@ -76,7 +76,7 @@ def dimension_shifted(schedule: NoiseSchedule, grid: ArrayLike, dimension: int |
     Args:
         schedule: the process.
         grid: `[N + 1]` times.
-        dimension: numbers of an example; a config's is that of its data.shape.
+        dimension: how many numbers an example has; a config fills it in from its data.shape.
         base: see `dimension_shift`.
 
     Raises:
