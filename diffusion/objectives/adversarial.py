@@ -32,12 +32,12 @@ def adversarial_generator(
     Facts:
         loss: -D(x) + weight c(t) mean |x - stop x0_teacher(x_t, t)|^2; with heads, D is the mean over them
         networks: model (the student), teacher, discriminator, features (optional)
-        optimum: none of its own: a game with `adversarial_discriminator`
+        optimum: none by itself: a game with `adversarial_discriminator`
         paper: Sauer et al. 2023, "Adversarial Diffusion Distillation", eq. 1, 2 and 4
 
     Args:
-        student: what the network "model" predicts.
-        teacher: what the network "teacher" predicts.
+        student: parameterization of the network "model".
+        teacher: parameterization of the network "teacher".
         student_density: distribution of s: the few times at which the student is sampled, t_max among them.
         density: distribution of t.
         weight: lambda of the paper, 2.5 there.
@@ -86,7 +86,7 @@ def adversarial_discriminator(student: Parameterization, student_density: Densit
         paper: Sauer et al. 2023, "Adversarial Diffusion Distillation", eq. 3; Mescheder et al. 2018 for R1
 
     Args:
-        student: what the network "model" predicts.
+        student: parameterization of the network "model".
         student_density: distribution of the student's times.
         r1: gamma of the paper, >= 0; 1e-5 there; 0 saves the second derivative.
 
@@ -109,9 +109,9 @@ def adversarial_discriminator(student: Parameterization, student_density: Densit
         real, slope = jax.vjp(judge, features)
         penalty = 0.0
         if r1:
-            of = jax.vmap(lambda of_head: sum(map(sum_square, jax.tree.leaves(slope(of_head)[0]))))
+            squares = jax.vmap(lambda of_head: sum(map(sum_square, jax.tree.leaves(slope(of_head)[0]))))
             heads = jnp.broadcast_to(jnp.eye(real.shape[1], dtype=real.dtype)[:, None], (real.shape[1], *real.shape))
-            penalty = r1 * jnp.mean(of(heads), axis=0)
+            penalty = r1 * jnp.mean(squares(heads), axis=0)
         fake = _logits(networks, jax.lax.stop_gradient(x), condition)
         hinge = jnp.mean(jax.nn.relu(1 - real) + jax.nn.relu(1 + fake), axis=1)
         metrics = {"t": s, "real": jnp.mean(real, axis=1), "fake": jnp.mean(fake, axis=1)}

@@ -33,14 +33,14 @@ def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
     """An objective on augmented examples, whose condition has the numbers of the change as "augment".
 
     Facts:
-        loss: that of the objective it wraps
-        networks: those of the objective it wraps
-        optimum: that of the objective it wraps for examples as they are, where "augment" is zero
+        loss: the wrapped objective's
+        networks: the wrapped objective's
+        optimum: the wrapped objective's for examples as they are, where "augment" is zero
         paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", appendix F.2
 
     Args:
         objective: the objective to wrap. Wrap condition dropout around this one, so that it does not drop "augment".
-        augment: for images `data.augmentation.edm_augmentation`.
+        augment: the augmentation; for images `data.augmentation.edm_augmentation`.
     """
 
     @entry(entries=None)

@@ -76,7 +76,7 @@ class Perceived(NamedTuple):
 
     Attributes:
         layers: features `[B, h, w, C]` of each layer.
-        weights: for each layer `[C]`, see `perceptual_distance`.
+        weights: weights `[C]` of each layer, see `perceptual_distance`.
     """
 
     layers: Sequence[Array]
@@ -94,8 +94,8 @@ def gaussian_kl(mean: Array, log_variance: Array) -> Array:
 
     Reference: Kingma and Welling 2013, "Auto-Encoding Variational Bayes", appendix B.
     """
-    each = jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance
-    return 0.5 * jnp.sum(each, axis=tuple(range(1, each.ndim)))
+    terms = jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance
+    return 0.5 * jnp.sum(terms, axis=tuple(range(1, terms.ndim)))
 
 
 def perceptual_distance(
@@ -106,9 +106,9 @@ def perceptual_distance(
         sum over layers of mean over positions of sum_c w_c (f_c / |f| - g_c / |g|)^2
 
     Args:
-        features: of pictures, `[B, h, w, C]` for each layer.
-        others: of the pictures to compare with, of the same shapes.
-        weights: for each layer w `[C]`, >= 0, learned from people's judgements in the paper; ones if None.
+        features: features of pictures, `[B, h, w, C]` for each layer.
+        others: features of the pictures to compare with, in the same shapes.
+        weights: weights w `[C]` of each layer, >= 0, learned from people's judgements in the paper; ones if None.
 
     Raises:
         ValueError: if the numbers of layers differ.
@@ -142,7 +142,7 @@ def adaptive_weight(reconstruction: Array, adversarial: Array, limit: float = 1e
         `[]`, without gradient.
 
     Reference: Esser, Rombach and Ommer 2021, "Taming Transformers for High-Resolution Image Synthesis", equation 7; the
-    limit is that of the authors' code.
+    limit is taken from the authors' code.
     """
     norm = lambda gradient: jnp.sqrt(jnp.sum(jnp.square(gradient)))
     return jax.lax.stop_gradient(jnp.clip(norm(reconstruction) / (norm(adversarial) + delta), 0, limit))
@@ -191,12 +191,13 @@ def kl_autoencoder(
         loss = error / exp(s) + N s + kl KL(q(z | x) || N(0, 1)) + adversarial lambda mean -D(y)
 
     with y the reconstruction from a draw of q, s the learned log-variance, and lambda by `adaptive_weight`; sums over
-    pixels and components, as in the authors' code. Lambda is of the whole batch (with accumulation, the micro-batch).
+    pixels and components, as in the authors' code. Lambda is one for the batch (with accumulation, for the
+    micro-batch).
 
     Facts:
         loss: error / exp(s) + N s + kl KL + adversarial lambda mean -D(y); the last term from step `start` on
         networks: model (the autoencoder), features and critic (optional); encoder, with `aligned`
-        optimum: none of its own: a game with `patch_critic`
+        optimum: none by itself: a game with `patch_critic`
         paper: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", section 3.1 and
             appendix G
 
@@ -208,7 +209,7 @@ def kl_autoencoder(
         start: step from which the adversarial term counts.
         channel_weights: see `perceptual_distance`; the weights of "features" itself where it has some.
         aligned: the alignment of the latents with a frozen encoder's features (VA-VAE); None: none.
-        equivariance: what is done to pictures and latents (EQ-VAE); None: nothing.
+        equivariance: transformations of pictures and latents (EQ-VAE); None: none.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros: there is no time), "reconstruction" (the
@@ -217,7 +218,7 @@ def kl_autoencoder(
 
     Raises:
         ValueError: for an unknown `pixels`, values of `equivariance` out of range, or it and `aligned` together; when
-            called, for an encoder with other places than the latents.
+            called, for an encoder with another number of positions than the latents.
     """
     distance = choice(PIXELS, pixels, "pixels")
 
@@ -230,10 +231,10 @@ def kl_autoencoder(
         equivariance.check()
         if aligned is not None:
             raise ValueError("kl_autoencoder: aligned latents are those of whole pictures. Valid: no equivariance")
-    made = _autoencoder(losses_of, {"kl": kl}, adversarial, start, aligned, equivariance)
+    objective = _autoencoder(losses_of, {"kl": kl}, adversarial, start, aligned, equivariance)
     if aligned is None:
-        return made
-    return dataclasses.replace(made, heads={PROJECTION: Head(0, _init_projection, _project)}, encoder=True)
+        return objective
+    return dataclasses.replace(objective, heads={PROJECTION: Head(0, _init_projection, _project)}, encoder=True)
 
 
 def vq_autoencoder(
@@ -254,7 +255,7 @@ def vq_autoencoder(
         loss: mean |x - y| + P + |stop z - e|^2 + |z - stop e|^2 + adversarial lambda
             mean -D(y); the last term from step `start` on
         networks: model (the autoencoder), features and critic (optional)
-        optimum: none of its own: a game with `patch_critic`
+        optimum: none by itself: a game with `patch_critic`
         paper: Esser, Rombach and Ommer 2021, "Taming Transformers for High-Resolution Image Synthesis", equations 4 to
             7
 
@@ -262,7 +263,7 @@ def vq_autoencoder(
         pixels: "l1" or "l2".
         codebook: weight of the codebook's loss; 0 where it is a moving average, or there is none to learn.
         commitment: weight of the commitment.
-        perceptual, adversarial, start, channel_weights: as in `kl_autoencoder`.
+        perceptual, adversarial, start, channel_weights: weights and first step, as in `kl_autoencoder`.
 
     Returns:
         An objective, as `kl_autoencoder`, with "codebook" and "commitment" among the metrics.
@@ -292,21 +293,21 @@ def rae_decoder(
         y = D(E(x) + sigma eps),    sigma = tau |n| with n ~ N(0, 1),    eps ~ N(0, I),    one sigma an example
         loss = mean |x - y| / 2 + perceptual P(x, y) + adversarial lambda mean -C(y)
 
-    The halves are those of pictures in [0, 1], which the authors' code compares. E is frozen.
+    The halves come from pictures in [0, 1], which the authors' code compares. E is frozen.
 
     Facts:
         loss: mean |x - y| / 2 + P + adversarial lambda mean -C(y); the last term from step `start` on
         networks: model (the decoder), encoder, features and critic (optional)
-        optimum: none of its own: a game with `rae_critic`
+        optimum: none by itself: a game with `rae_critic`
         paper: Zheng et al. 2025, "Diffusion Transformers with Representation Autoencoders", sections 3.1 and 4.3, and
             the authors' code
 
     Args:
         pixels: "l1", or "l2": (x - y)^2 / 4.
-        perceptual, adversarial, channel_weights: as in `kl_autoencoder`.
+        perceptual, adversarial, channel_weights: weights, as in `kl_autoencoder`.
         start: step from which the adversarial term counts; 8 of 16 epochs of ImageNet in batches of 512.
-        tau: of the noise, >= 0; 0.8 in the paper.
-        noise: how sigma is drawn: "half_normal" (the paper), or "uniform" in (0, tau) (the authors' code).
+        tau: scale of the noise, >= 0; 0.8 in the paper.
+        noise: distribution of sigma: "half_normal" (the paper), or "uniform" in (0, tau) (the authors' code).
 
     Returns:
         An objective, as `kl_autoencoder`; its metrics have "sigma" `[B]` too.
@@ -320,9 +321,9 @@ def rae_decoder(
     def losses_of(networks, x, coded, reconstruction):
         return picture_error(networks, lambda d: distance(d / 2), perceptual, channel_weights, x, reconstruction)
 
-    made = _autoencoder(losses_of, {"sigma": 0.0}, adversarial, start, code=code)  # among the metrics
+    objective = _autoencoder(losses_of, {"sigma": 0.0}, adversarial, start, code=code)  # among the metrics
     return dataclasses.replace(
-        made,
+        objective,
         kind="decoder",
         encoder=True,
         second=Second("critic", by=rae_critic, optional=True, own=True),
@@ -383,8 +384,8 @@ def picture_error(networks, distance, perceptual, channel_weights, x, reconstruc
     if isinstance(ours, Perceived):
         channel_weights = jax.lax.stop_gradient(ours.weights) if channel_weights is None else channel_weights
         ours, theirs = ours.layers, theirs.layers
-    seen = perceptual_distance(ours, theirs, channel_weights)
-    return pixels + perceptual * seen, {"reconstruction": pixels, "perceptual": seen}
+    perceived = perceptual_distance(ours, theirs, channel_weights)
+    return pixels + perceptual * perceived, {"reconstruction": pixels, "perceptual": perceived}
 
 
 def _autoencoder(
@@ -397,7 +398,7 @@ def _autoencoder(
     code: Callable[..., Coded] = _encoding,
 ) -> Objective:
     def compared(networks, x, coded, condition, step):
-        """The losses of what was made, with the pictures x that were to come out."""
+        """The losses of the reconstructions, compared with the pictures x."""
         losses, metrics = losses_of(networks, x, coded, coded.x)
         for name, weight in weights.items():
             if name in coded.penalties:
@@ -407,7 +408,7 @@ def _autoencoder(
             losses += _foundation(networks, aligned, losses_of, x, coded, metrics)
         if "critic" in networks:
             fooled = lambda pictures: -_mean(networks["critic"](pictures, jnp.zeros(x.shape[0]), condition))
-            # Only the last kernel varies: the layers before it are those of the forward pass above.
+            # Only the last kernel varies: the forward pass above has evaluated the layers before it.
             mine = jax.grad(lambda kernel: jnp.mean(losses_of(networks, x, coded, coded.redo(kernel))[0]))(coded.last)
             theirs = jax.grad(lambda kernel: jnp.mean(fooled(coded.redo(kernel))))(coded.last)
             weight = adaptive_weight(mine, theirs)
@@ -421,8 +422,10 @@ def _autoencoder(
         if equivariance is None:
             coded = code(networks, batch["x"], keys, condition)
             return compared(networks, batch["x"], coded, condition, step)
-        of = lambda x, out, change: compared(networks, out, code(networks, x, keys, condition, change), condition, step)
-        return equivariance.switched(_first(keys), batch["x"], of)
+        transformed_loss = lambda x, out, change: compared(
+            networks, out, code(networks, x, keys, condition, change), condition, step
+        )
+        return equivariance.switched(_first(keys), batch["x"], transformed_loss)
 
     second = Second("critic", by=patch_critic, optional=True, own=True)
     shares = ("pictures", equivariance)
@@ -430,7 +433,7 @@ def _autoencoder(
 
 
 def _first(keys: Array) -> Array:
-    """A key of a step's own, out of that of its first example."""
+    """The step's key, derived from its first example's key."""
     return jax.random.fold_in(keys[0], 1)
 
 
@@ -438,7 +441,7 @@ def _foundation(networks, aligned: VisionFoundation, losses_of, x, coded: Coded,
     """`[B]` the weighted alignment of latents with a frozen encoder's features."""
     features = jax.lax.stop_gradient(player(networks, "encoder")(x, None, None))
     latents, recode = coded.latents, coded.recode
-    assert latents is not None and recode is not None  # those of `coding.kl_network`
+    assert latents is not None and recode is not None  # as `coding.kl_network` returns them
     places = latents.shape[1] * latents.shape[2]
     if features.shape[1] != places:
         raise ValueError(
@@ -476,7 +479,7 @@ def patch_critic(loss: str = "hinge", start: int = 0, equivariance: Equivariance
     Args:
         loss: "hinge" or "vanilla".
         start: step from which the critic learns; the same as in the autoencoder's objective.
-        equivariance: as in the autoencoder's objective; its draws are the critic's own.
+        equivariance: transformations, as in the autoencoder's objective, with separate draws for the critic.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros), "real" and "fake" (mean logits) `[B]`.
@@ -490,7 +493,7 @@ def patch_critic(loss: str = "hinge", start: int = 0, equivariance: Equivariance
 
 
 def rae_critic(loss: str = "hinge", start: int = 15_013, tau: float = 0.8, noise: str = "half_normal") -> Objective:
-    """The discriminator's loss beside `rae_decoder`: that of `patch_critic`, of reconstructions from noised features.
+    """The discriminator's loss beside `rae_decoder`: `patch_critic`'s, on reconstructions from noised features.
 
     Facts:
         loss: as `patch_critic`
@@ -501,7 +504,7 @@ def rae_critic(loss: str = "hinge", start: int = 15_013, tau: float = 0.8, noise
     Args:
         loss: "hinge" or "vanilla".
         start: step from which the critic learns; 6 of 16 epochs of ImageNet in batches of 512.
-        tau, noise: as in `rae_decoder`.
+        tau, noise: scale and distribution of the noise, as in `rae_decoder`.
 
     Returns:
         An objective, as `patch_critic`.

@@ -33,9 +33,9 @@ class Simulation(NamedTuple):
     """How a generator makes the samples that it is trained on.
 
     Attributes:
-        draw: (network, schedule, what the network predicts, keys `[B]`, batch) -> x `[B, ...]`, of the shape of the
+        draw: (network, schedule, its parameterization, keys `[B]`, batch) -> x `[B, ...]`, of the shape of the
             batch's "x", under its "condition".
-        setting: its name and arguments, which the generator's objective and that of the fake score have alike.
+        setting: its name and arguments, which the objectives of the generator and of the fake score share.
         one_step: whether the generator is evaluated at t_max alone.
     """
 
@@ -52,7 +52,7 @@ def generate(
     Args:
         network: the generator.
         schedule: the process.
-        parameterization: what the generator predicts, defined at t_max.
+        parameterization: the generator's parameterization, defined at t_max.
         noise: `[B, ...]` z from the schedule's prior.
         condition: passed to the network as it is.
     """
@@ -60,7 +60,7 @@ def generate(
 
 
 def one_step() -> Simulation:
-    """Samples of one step, x = x0(z, t_max), whose gradient is that of the one evaluation.
+    """Samples of one step, x = x0(z, t_max), with the gradient of that evaluation.
 
     Facts:
         paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation"
@@ -85,8 +85,8 @@ def backward_simulation(grid: Sequence[float]) -> Simulation:
         paper: Yin et al. 2024, "Improved Distribution Matching Distillation for Fast Image Synthesis", section 4.5
 
     Args:
-        grid: `[N + 1]` times from t_max down to 0, as `samplers.consistency` will take them. In a config it is that of
-            config.sample (grid, steps, shift) unless the entry has its own.
+        grid: `[N + 1]` times from t_max down to 0, as `samplers.consistency` will take them. In a config it is the
+            grid of config.sample (grid, steps, shift) unless the entry has its own.
 
     Raises:
         ValueError: for a grid that does not go down to 0; when called, for one that does not begin at t_max.
@@ -105,18 +105,18 @@ def self_forcing(grid: Sequence[float], chunk: int) -> Simulation:
 
         x[c] = backward_simulation of the chunk c, by x0(stop x[< c] at clean_time, x_t[c] at t, z[> c] at t_max)
 
-    Each chunk is so seen by the network as when it is sampled, with the errors of the earlier ones; later chunks are
+    The network sees each chunk as when it is sampled, with the errors of the earlier chunks; later chunks are
     still noise. Later chunks send no gradient to earlier ones. The step k is one for all chunks of an example. N
-    evaluations of the clip for each chunk, of which one is differentiated; the program holds one copy of the network
-    for those and one for these.
+    evaluations of the clip for each chunk, of which one is differentiated; the program holds one copy of
+    the network for the evaluations with a gradient and one for the others.
 
     Facts:
         paper: Huang et al. 2025, "Self Forcing: Bridging the Train-Test Gap in Autoregressive Video Diffusion",
             section 3 and algorithm 1; there k is one for the whole batch
 
     Args:
-        grid: as `backward_simulation`.
-        chunk: frames that are made together, >= 1; it divides the frames of a clip.
+        grid: `[N + 1]` times, as in `backward_simulation`.
+        chunk: number of frames that are made together, >= 1; it divides the number of frames of a clip.
 
     Raises:
         ValueError: as `backward_simulation`, and for a chunk below 1; when called, for one that does not divide the
@@ -145,8 +145,8 @@ def self_forcing(grid: Sequence[float], chunk: int) -> Simulation:
                 x_t = jnp.where(now, x_t, known)
                 return predict(network, schedule, generator, x_t, clocks, batch.get("condition")).x0
 
-            made = _simulated(estimate, schedule, times, z, *decisions)
-            return jnp.where(now, made.astype(clip.dtype), clip), None
+            frames = _simulated(estimate, schedule, times, z, *decisions)
+            return jnp.where(now, frames.astype(clip.dtype), clip), None
 
         return jax.lax.scan(append, z, jnp.arange(shape[1] // chunk))[0]
 
@@ -163,15 +163,15 @@ def _simulated(
 ) -> Array:
     """x0 at the step `last` `[B]` of each example, which alone has a gradient; estimate is (x_t, t `[B]`) -> x0."""
     all_times = jnp.asarray(times, jnp.promote_types(z.dtype, jnp.float32))
-    each = lambda t: jnp.broadcast_to(t, last.shape)
+    for_examples = lambda t: jnp.broadcast_to(t, last.shape)
 
     def step(states: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-        x_t, kept = states
-        x0 = jax.lax.stop_gradient(estimate(x_t, each(all_times[i])))
+        x_t, chosen_x = states
+        x0 = jax.lax.stop_gradient(estimate(x_t, for_examples(all_times[i])))
         noise = normal(jax.vmap(jax.random.fold_in, (0, None))(keys, i), z)
-        x_s = mix(schedule, each(all_times[i + 1]), x0, noise).astype(z.dtype)
+        x_s = mix(schedule, for_examples(all_times[i + 1]), x0, noise).astype(z.dtype)
         chosen = (last == i + 1).reshape(-1, *[1] * (z.ndim - 1))
-        return (x_s, jnp.where(chosen, x_s, kept)), None
+        return (x_s, jnp.where(chosen, x_s, chosen_x)), None
 
     (_, x_t), _ = jax.lax.scan(step, (z, z), jnp.arange(len(times) - 1))
     return estimate(x_t, all_times[last])

@@ -36,10 +36,10 @@ def concept_direction(
             Gandikota et al. 2023, "Erasing Concepts from Diffusion Models", eq. 6
 
     Args:
-        parameterization: what the networks predict; every one is affine in its output, as the guidance is.
+        parameterization: the networks' parameterization; every one is affine in its output, as the guidance is.
         density: distribution of t.
         target, neutral, positive, negative: prompts; "" is the empty one.
-        scale: of the difference.
+        scale: factor of the difference.
     """
 
     @entry(parameterization, entries=None)
@@ -85,7 +85,7 @@ def erased_concept(parameterization: Parameterization, density: Density, concept
         paper: Gandikota et al. 2023, "Erasing Concepts from Diffusion Models", eq. 6
 
     Args:
-        parameterization: what the networks predict.
+        parameterization: the networks' parameterization.
         density: distribution of t.
         concept: a prompt, e.g. "Van Gogh".
         scale: eta, 1 in the paper.

@@ -19,26 +19,26 @@ from diffusion.schedules import left_broadcast
 def drop_condition(keys: Array, condition: Any, null: Any, rate: float, alone: Sequence[str] = ()) -> Any:
     """Replaces each example's condition by the null condition with probability `rate`.
 
-    One number for each example decides, so that with `alone` these are different examples: a share `rate` without any
-    of the condition, and for each of these entries a share `rate` without that entry alone.
+    One random number decides for each example. With `alone`, different examples lose different parts: a share `rate`
+    loses the whole condition, and for each entry of `alone` another share `rate` loses that entry alone.
 
     Args:
         keys: `[B]` random keys, used for nothing else.
         condition: pytree of arrays `[B, ...]`.
         null: the null condition of one example, see `whole_null`.
-        rate: in [0, 1].
+        rate: probability that a condition is dropped, in [0, 1].
         alone: names of entries of a condition that is a mapping.
 
     Returns:
         A condition of the same structure, shapes and dtypes.
     """
     draws = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)
-    whole = null_of(condition, null)
+    nulls = null_of(condition, null)
     replaced = lambda drop, c, n: jax.tree.map(lambda c, n: jnp.where(left_broadcast(drop, c), n, c), c, n)
-    dropped = replaced(draws < rate, condition, whole)
+    dropped = replaced(draws < rate, condition, nulls)
     for k, name in enumerate(alone, start=1):
-        own = (k * rate <= draws) & (draws < (k + 1) * rate)
-        dropped = {**dropped, name: replaced(own, dropped[name], whole[name])}
+        drops = (k * rate <= draws) & (draws < (k + 1) * rate)
+        dropped = {**dropped, name: replaced(drops, dropped[name], nulls[name])}
     return dropped
 
 
@@ -47,10 +47,10 @@ def null_of(condition: Any, null: Any) -> Any:
 
     A mask of padding, the entry "real", stays: it says what x is, not what it is to be.
     """
-    whole = whole_null(null, jax.tree.map(jnp.zeros_like, condition))
+    nulls = whole_null(null, jax.tree.map(jnp.zeros_like, condition))
     if isinstance(condition, Mapping) and "real" in condition:
-        whole = {**whole, "real": condition["real"]}
-    return jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), condition, whole)
+        nulls = {**nulls, "real": condition["real"]}
+    return jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), condition, nulls)
 
 
 def whole_null(null: Any, zeros: Any) -> Any:
@@ -60,7 +60,7 @@ def whole_null(null: Any, zeros: Any) -> Any:
         null: a pytree of the structure of `zeros`; None; or, for a condition that is a mapping, some of its entries. A
             class alone is the entry "label": the integer num_classes, of {"label", "vector"}, is
             {"label": num_classes, "vector": zeros}.
-        zeros: in the form of the condition.
+        zeros: zeros in the form of the condition.
 
     Raises:
         ValueError: for an entry that the condition does not have.
@@ -81,11 +81,11 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: 
     """An objective that trains on the null condition for a share `rate` of the examples.
 
     Facts:
-        loss: that of the objective it wraps
-        networks: those of the objective it wraps
-        optimum: that of the objective it wraps, with the condition and without it
-        paper: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", algorithm 1; of two conditions: Brooks et al.
-            2023, "InstructPix2Pix: Learning to Follow Image Editing Instructions", section 3.2.1
+        loss: the wrapped objective's
+        networks: the wrapped objective's
+        optimum: the wrapped objective's, with the condition and without it
+        paper: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", algorithm 1; for two conditions: Brooks et
+            al. 2023, "InstructPix2Pix: Learning to Follow Image Editing Instructions", section 3.2.1
 
     Args:
         objective: the objective to wrap.
@@ -113,5 +113,5 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: 
         condition = drop_condition(drop_keys, batch["condition"], null, rate, alone)
         return objective.loss(networks, schedule, keys, conditioned(batch, condition), step)
 
-    kept = (1 - objective.condition_dropout) * (1 - rate)
-    return dataclasses.replace(objective, loss=dropped, condition_dropout=1 - kept)
+    conditioned_share = (1 - objective.condition_dropout) * (1 - rate)
+    return dataclasses.replace(objective, loss=dropped, condition_dropout=1 - conditioned_share)

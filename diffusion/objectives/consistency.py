@@ -114,7 +114,7 @@ def consistency_distillation(
 
     Args:
         parameterization: how f is read from the output; see `flow_maps.consistency`.
-        teacher: what the network "teacher" predicts.
+        teacher: parameterization of the network "teacher".
         density: distribution of t.
         pairs: (schedule, t, step) -> (t, s); `discretised` of a fixed number, 18 for Heun in the paper.
         distance: d of two batches -> `[B]`; the mean square if None.
@@ -211,7 +211,7 @@ def cd(
     Args:
         schedule: turns sigma / alpha in [0.002, 80] into t.
         parameterization: see `consistency_training`; `flow_maps.consistency_boundary()` in the paper.
-        teacher: what the network "teacher" predicts.
+        teacher: parameterization of the network "teacher".
         N: number of times, >= 2; 18 in the paper.
         strata: see `timesteps.from_quantile`.
 

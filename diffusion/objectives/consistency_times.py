@@ -99,7 +99,7 @@ def discretised(curriculum: Curriculum, sigma_min: float = 0.002, sigma_max: flo
         curriculum: step -> N, number of times; `constant_curriculum(N)` for a fixed number.
         sigma_min: smallest sigma / alpha; the schedule's own if that is larger.
         sigma_max: largest; the schedule's own if that is smaller.
-        rho: as `timesteps.karras`.
+        rho: spacing of the times, as in `timesteps.karras`.
     """
 
     def pairs(schedule, t, step):
@@ -128,9 +128,9 @@ def ramp_density(
 
     Args:
         schedule: turns sigma / alpha into t.
-        sigma_min: as `discretised`.
-        sigma_max: as `discretised`.
-        rho: as `discretised`.
+        sigma_min: smallest sigma / alpha, as in `discretised`.
+        sigma_max: largest sigma / alpha, as in `discretised`.
+        rho: spacing of the times, as in `discretised`.
         strata: see `timesteps.from_quantile`.
     """
     check_one_schedule("ramp_density", schedule)

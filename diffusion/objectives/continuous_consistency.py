@@ -44,10 +44,11 @@ def continuous_consistency(
         density: distribution of t; `log_normal(schedule, -1.0, 1.4)` for CIFAR-10 in the paper.
         sigma_data: standard deviation of the data, > 0.
         warmup: steps over which the unstable part of the tangent fades in; 10 000 in the paper, 0 for none.
-        c: of the tangent's normalisation; 0.1 in the paper. Normalising biases sCT in few dimensions, where |g| varies.
+        c: constant of the tangent's normalisation; 0.1 in the paper. Normalising biases sCT in few dimensions, where
+            |g| varies.
         clock: the network's time; `log_sigma()` if None. The paper's network receives the angle, which varies less at
             the ends.
-        teacher: what the network "teacher" predicts; None trains without one.
+        teacher: parameterization of the network "teacher"; None trains without one.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "tangent" (|g|), each `[B]`.

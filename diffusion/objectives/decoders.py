@@ -28,8 +28,8 @@ def levels(count: int = 256) -> Decoder:
         values = jnp.arange(count) / half - 1
         y = (x_0 + ratio * noise)[..., None]
         log_p = jax.nn.log_softmax(-jnp.square((y - values) / ratio[..., None]) / 2)
-        own = jnp.round((x_0 + 1) * half).astype(jnp.int32)
-        return jnp.take_along_axis(log_p, own[..., None], axis=-1)[..., 0]
+        level = jnp.round((x_0 + 1) * half).astype(jnp.int32)
+        return jnp.take_along_axis(log_p, level[..., None], axis=-1)[..., 0]
 
     return decoder
 

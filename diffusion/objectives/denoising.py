@@ -27,7 +27,7 @@ def denoising(parameterization: Parameterization, weighting: Weighting, density:
             Diffusion Objectives as the ELBO with Simple Data Augmentation", for the weights
 
     Args:
-        parameterization: what the network "model" predicts.
+        parameterization: parameterization of the network "model".
         weighting: (schedule, t) -> weight on the squared error of x0.
         density: distribution of t; one with a time for each frame (`timesteps.per_frame`) is diffusion forcing.
 

@@ -1,6 +1,6 @@
 """Distribution matching distillation: a few-step generator whose samples follow the teacher's distribution.
 
-There are three objectives: the generator's, that of the score of its samples ("fake"), and DMD's regression on a fixed
+There are three objectives: for the generator, for the score of its samples ("fake"), and DMD's regression on a fixed
 set of the teacher's samples. DMD2 has no regression and more updates of the fake score: `alternating` with
 Player(fake, "fake", ...) at every step and Player(generator, "model", ..., every=5).
 """
@@ -41,14 +41,14 @@ def distribution_matching(
     Facts:
         loss: mean |x - stop(x - g)|^2 / 2; its value is no divergence
         networks: model (the generator), teacher, fake (the score of the generator's samples)
-        optimum: the teacher's distribution (with the exact fake score, the gradient is that of a KL divergence)
+        optimum: the teacher's distribution (the exact fake score gives the gradient of a KL divergence)
         paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 7 and 8; factors as in
             the authors' code, which leaves out alpha
 
     Args:
-        generator: what the network "model" predicts, defined at t_max.
-        teacher: what the network "teacher" predicts.
-        fake: what the network "fake" predicts.
+        generator: parameterization of the network "model", defined at t_max.
+        teacher: parameterization of the network "teacher".
+        fake: parameterization of the network "fake".
         density: distribution of t, within [0.02, 0.98] of the range in the paper.
         normalise: whether to divide by the distance of the sample to the teacher's estimate, as published.
         samples: how the generator makes them: `backward_simulation` (DMD2), `self_forcing`; `one_step` if None.
@@ -96,14 +96,14 @@ def fake_score(
         x = stop G(z),    loss = w(t) |x0_fake(alpha_t x + sigma_t eps) - x|^2, in the scale of `denoising`
 
     Facts:
-        loss: that of `denoising` on x = stop G(z)
+        loss: `denoising`'s on x = stop G(z)
         networks: fake, model (the generator)
         optimum: E[x | x_t] for samples x of the generator
         paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 6
 
     Args:
-        generator: what the network "model" predicts, defined at t_max.
-        fake: what the network "fake" predicts.
+        generator: parameterization of the network "model", defined at t_max.
+        fake: parameterization of the network "fake".
         weighting: (schedule, t) -> weight on the squared error of x0; `edm(0.5)` in the authors' code for EDM.
         density: distribution of t.
         samples: how the generator makes them, as in its own objective.
@@ -135,7 +135,7 @@ def regression(generator: Parameterization, distance: Distance | None = None) ->
         paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 9, with LPIPS
 
     Args:
-        generator: what the network "model" predicts, defined at t_max.
+        generator: parameterization of the network "model", defined at t_max.
         distance: d of two batches -> `[B]`; the mean square if None.
 
     Returns:

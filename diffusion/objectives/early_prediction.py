@@ -35,11 +35,11 @@ def early_prediction(
             (DiTwDDTHeadIG), whose final layer reads h + the embedding of t; this one reads h alone
 
     Args:
-        parameterization: of the network, which says how it is read.
-        layer: the block whose features are h; 8 of 28 in the authors' code.
-        weight: of the term; 1 in the authors' code.
+        parameterization: the network's parameterization, by which its output is read.
+        layer: index of the block whose features are h; 8 of 28 in the authors' code.
+        weight: weight of the term; 1 in the authors' code.
         until: the training step at which it ends; None: it goes on.
-        projector: of h, to the values of x that a token stands for; None: `projectors.final_layer()`.
+        projector: projector from h to the values of x that a token stands for; None: `projectors.final_layer()`.
 
     Raises:
         ValueError: for a layer below 1, and for a parameterization whose velocity divides the output by what vanishes
@@ -61,9 +61,9 @@ def early_prediction(
         x_t = seen.x / left_broadcast(parameterization.input_scale(schedule, t), x_0)
         eps = (x_t - left_broadcast(schedule.alpha(t), x_0) * x_0) / left_broadcast(schedule.sigma(t), x_0)
         output = projectors.untokens(seen.project(seen.features[0]), x_0.shape[1:])
-        found = parameterization.to_prediction(schedule, t, x_t, output)
-        of = lambda x_0, eps: velocity().target(schedule, t, x_0, eps)
-        return mean_square(of(found.x0, jnp.asarray(found.eps)) - of(x_0, eps))
+        prediction = parameterization.to_prediction(schedule, t, x_t, output)
+        velocity_of = lambda x_0, eps: velocity().target(schedule, t, x_0, eps)
+        return mean_square(velocity_of(prediction.x0, jnp.asarray(prediction.eps)) - velocity_of(x_0, eps))
 
     return Term(loss, (layer,), weight, until, projector=projector or projectors.final_layer(), target=0, predicts=True)
 

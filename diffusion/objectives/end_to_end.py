@@ -50,7 +50,7 @@ class Tuned(NamedTuple):
     """What the head "autoencoder" returns.
 
     Attributes:
-        coded: of the pictures.
+        coded: code of the pictures.
         mean: `[D]` running mean of the latents.
         variance: `[D]` running variance.
     """
@@ -71,13 +71,13 @@ def restored(x: Array, mean: Array, variance: Array) -> Array:
 
 
 def followed(mean: Array, variance: Array, z: Array, momentum: float = 0.1) -> tuple[Array, Array]:
-    """Running statistics one step later: (1 - momentum) of them and momentum of the batch's.
+    """Running statistics one step later: (1 - momentum) old + momentum batch's.
 
     Args:
-        mean: `[D]`.
-        variance: `[D]`.
-        z: latents `[B, ..., D]` of the whole batch, whose variance is the unbiased one.
-        momentum: in (0, 1].
+        mean: `[D]` running mean.
+        variance: `[D]` running variance.
+        z: latents `[B, ..., D]` of the whole batch, whose unbiased variance is taken.
+        momentum: share of the batch's statistics, in (0, 1].
     """
     return _followed(mean, variance, _statistics(z, mean), momentum)
 
@@ -103,31 +103,31 @@ def end_to_end(
         autoencoder:   mean |x - y| + perceptual P(x, y) + kl KL(q || N(0, 1)) + adversarial mean -C(y)
                        + alignment terms(running norm(z)), through the model and its projectors as they are
 
-    The terms are those that read the encoder; others, such as `early_prediction`, reach the model alone.
+    Only terms that read the encoder count here; others, such as `early_prediction`, reach the model alone.
 
     The diffusion loss does not reach the autoencoder, and the terms' gradient for it reaches nothing else. Both parts
-    have the same z, times and noise. Batch norm is without a scale of its own; it takes the statistics of the batch,
+    have the same z, times and noise. Batch norm has no scale parameter; it takes the statistics of the batch,
     or of the part of a batch that one device (`pmap`) or micro-batch has; the running ones follow the whole batch.
 
     Facts:
-        loss: that of the objective on normalised latents, plus |x - y| + P + KL + adversarial -C(y) + alignment terms
+        loss: the objective's on normalised latents, plus |x - y| + P + KL + adversarial -C(y) + alignment terms
         networks: model and encoder, as the terms read them; autoencoder (a head); features and critic (optional)
-        optimum: that of the objective, on the latents of an autoencoder that the terms have changed
+        optimum: the objective's, on the latents of an autoencoder that the terms have changed
         paper: Leng et al. 2025, "REPA-E: Unlocking VAE for End-to-End Tuning with Latent Diffusion Transformers"; the
-            values are those of the authors' code
+            values are taken from the authors' code
 
     Args:
-        objective: of the model, with at least one term that reads the encoder (`added`). The values of these terms,
-            without their own weights, are what aligns the autoencoder.
-        autoencoder: its functions, and what its running statistics begin with.
+        objective: the model's objective, with at least one term that reads the encoder (`added`). The values of these
+            terms, without their own weights, align the autoencoder.
+        autoencoder: the autoencoder's functions and initial running statistics.
         alignment: weight of the terms for the autoencoder, > 0; the model's is the term's own, 0.5 in the paper.
         pixels: "l1" (the authors' code), or "l2".
         perceptual: weight of the distance of features, used where there is a network "features".
         kl: weight of the KL, a sum over a latent.
         adversarial: weight of the adversarial term, used where there is a network "critic"; it does not adapt.
         start: step from which the adversarial term counts.
-        momentum: of the running statistics.
-        epsilon: of both norms.
+        momentum: momentum of the running statistics, in (0, 1].
+        epsilon: constant added to the variance in both norms.
         condition_dropout: share of the examples that the model is trained on with the null condition; the autoencoder
             is aligned with all conditions, as in the authors' code.
         null: see `objectives.with_condition_dropout`.
@@ -153,28 +153,30 @@ def end_to_end(
         if coded.latents is None:
             raise ValueError("end_to_end: the autoencoder returns no latents. Valid: a Coded with `latents`")
         z = coded.latents
-        seen = dict(batch)
+        encoded_batch = dict(batch)
         if objective.encoder and "features" not in batch:
-            seen["features"] = jax.lax.stop_gradient(player(networks, "encoder")(x, None, None))
-        on = lambda x, batch=seen: objective.loss(networks, schedule, keys, {**batch, "x": x}, step)
+            encoded_batch["features"] = jax.lax.stop_gradient(player(networks, "encoder")(x, None, None))
+        on = lambda x, batch=encoded_batch: objective.loss(networks, schedule, keys, {**batch, "x": x}, step)
 
         def aligned(x):
             metrics = on(x)[1]
             return functools.reduce(operator.add, (metrics[name] for name in objective.aligned))
 
         term = with_fixed_parameters(aligned, normalised(z, mean, variance, epsilon))
-        own, metrics = _own(networks, x, coded, batch.get("condition"), step)
+        autoencoder_losses, metrics = _own(networks, x, coded, batch.get("condition"), step)
 
         still = jax.lax.stop_gradient(z)
         axes = tuple(range(z.ndim - 1))
         whitened = normalised(still, jnp.mean(still, axes), jnp.var(still, axes), epsilon)
-        received = seen
+        received = encoded_batch
         if condition_dropout:
-            received = conditioned(seen, drop_condition(drop_keys, batch["condition"], null, condition_dropout))
-        losses, of_model = on(whitened, received)
+            received = conditioned(
+                encoded_batch, drop_condition(drop_keys, batch["condition"], null, condition_dropout)
+            )
+        losses, model_metrics = on(whitened, received)
         statistics = {NAME: _statistics(still, mean)}
-        metrics |= {"autoencoder_term": term, **of_model, **statistics}
-        return losses + own + alignment * term, metrics
+        metrics |= {"autoencoder_term": term, **model_metrics, **statistics}
+        return losses + autoencoder_losses + alignment * term, metrics
 
     def _own(networks, x, coded, condition, step) -> tuple[Array, dict[str, Any]]:
         """The autoencoder's losses of its reconstructions."""
@@ -187,7 +189,7 @@ def end_to_end(
             losses = losses + jnp.where(step >= start, adversarial, 0.0) * metrics["adversarial"]
         return losses, metrics
 
-    kept = (1 - objective.condition_dropout) * (1 - condition_dropout)
+    conditioned_share = (1 - objective.condition_dropout) * (1 - condition_dropout)
     return dataclasses.replace(
         objective,
         loss=loss,
@@ -195,14 +197,14 @@ def end_to_end(
         autoencoder=True,
         perceptual=True,
         block=None,
-        condition_dropout=1 - kept,
+        condition_dropout=1 - conditioned_share,
         second=Second("critic", by=end_to_end_critic, optional=True, own=True),
         shares=SHARES,
     )
 
 
 def end_to_end_critic(loss: str = "hinge", start: int = 0) -> Objective:
-    """The discriminator's loss beside `end_to_end`: that of `patch_critic`, of the head's reconstructions.
+    """The discriminator's loss beside `end_to_end`: `patch_critic`'s, on the head's reconstructions.
 
     Facts:
         loss: as `patch_critic`
@@ -241,7 +243,7 @@ def _head(autoencoder: Latents, momentum: float) -> Head:
 
 
 def _statistics(z: Array, mean: Array) -> dict[str, Array]:
-    """Of each example: its mean `[B, D]`, its mean square about the running mean `[B, D]`, its positions `[B]`."""
+    """Each example's mean `[B, D]`, mean square about the running mean `[B, D]` and number of positions `[B]`."""
     axes = tuple(range(1, z.ndim - 1))
     positions = z[0, ..., 0].size
     return {
@@ -253,11 +255,11 @@ def _statistics(z: Array, mean: Array) -> dict[str, Array]:
 
 def _followed(mean: Array, variance: Array, statistics: dict[str, Array], momentum: float) -> tuple[Array, Array]:
     number = jnp.sum(statistics["positions"])
-    of_batch = jnp.mean(statistics["mean"], 0)
-    biased = jnp.mean(statistics["square"], 0) - jnp.square(of_batch - mean)
+    batch_mean = jnp.mean(statistics["mean"], 0)
+    biased = jnp.mean(statistics["square"], 0) - jnp.square(batch_mean - mean)
     unbiased = jnp.maximum(biased, 0.0) * number / jnp.maximum(number - 1, 1)
     step = lambda old, new: (1 - momentum) * old + momentum * new
-    return step(mean, of_batch), step(variance, unbiased)
+    return step(mean, batch_mean), step(variance, unbiased)
 
 
 def _check(objective: Objective, momentum: float, condition_dropout: float) -> None:

@@ -33,16 +33,14 @@ def entry(
             where it leaves x and its mask to the objective that it wraps.
 
     Returns:
-        loss -> the loss, which raises
-
-        TypeError: for networks, a schedule or a batch of another type, or an x of integers.
-        ValueError: for keys that are not one an example, an entry of the batch that no objective reads, noise of
-        another shape than x's, a mask that leaves nothing of an example or that the losses do not heed, losses that are
-        not one an example, and, as `parameterizations.denoiser`, a parameterization that is not defined at
-        schedule.t_max: what is trained there could not be sampled.
+        loss -> the checked loss. It raises a TypeError for networks, a schedule or a batch of another type, or an x of
+        integers. It raises a ValueError for keys that are not one for each example, an entry of the batch that no
+        objective reads, noise of another shape than x's, a mask that leaves nothing of an example or that the losses do
+        not heed, losses that are not one for each example, and, as `parameterizations.denoiser`, a parameterization
+        that is not defined at schedule.t_max: what is trained there could not be sampled.
     """
 
-    def of(loss: Loss) -> Loss:
+    def decorate(loss: Loss) -> Loss:
         @functools.wraps(loss)
         def entered(networks, schedule, keys, batch, step):
             if not (isinstance(networks, Mapping) and isinstance(batch, Mapping)):
@@ -82,4 +80,4 @@ def entry(
 
         return entered
 
-    return of
+    return decorate

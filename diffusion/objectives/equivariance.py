@@ -18,14 +18,14 @@ class Equivariance(NamedTuple):
         of the rest, with share q:     loss(S x, decode(z(S x))),    S = scaling by s
         else:                          loss(x, decode(z(x)))
 
-    with z a draw of q(z | x). s is one of `scales`; scaling is bilinear, without antialiasing. One draw, of the first
-    example's key, is for all examples (with accumulation, for a micro-batch), since they have one shape; each scale is
-    a program of its own, of which one runs. In the authors' code the scales are 8/32, 9/32 .. 31/32.
+    with z a draw of q(z | x). s is one of `scales`; scaling is bilinear, without antialiasing. One draw, from the first
+    example's key, holds for all examples (with accumulation, for a micro-batch), since they have one shape; each scale
+    is a separate program, of which one runs. In the authors' code the scales are 8/32, 9/32 .. 31/32.
 
     Attributes:
-        probability: p; 0.5 in the authors' code.
-        low_resolution: q; 0.25 in the authors' code.
-        scales: in (0, 1]; they scale the latents' sides to whole numbers.
+        probability: probability p of a transformed latent; 0.5 in the authors' code.
+        low_resolution: share q of the rest at lower resolution; 0.25 in the authors' code.
+        scales: factors s in (0, 1], which scale the latents' sides to whole numbers.
 
     Reference: Kouzelis et al. 2025, "EQ-VAE: Equivariance Regularized Latent Space for Improved Generative Image
     Modeling", equation 6, and the authors' code.
@@ -51,9 +51,9 @@ class Equivariance(NamedTuple):
         """The loss of the drawn transformation.
 
         Args:
-            key: of the draw.
+            key: random key of the draw.
             x: pictures [B, H, W, C]; squares.
-            loss: (x, the picture that is to come out, what to do to the latents or None) -> a pytree of fixed shapes.
+            loss: (x, target picture, transformation of the latents or None) -> a pytree of fixed shapes.
 
         Raises:
             ValueError: for pictures that are no squares.
@@ -85,8 +85,8 @@ def transformed(h: Array, scale: float, turns: int | Array) -> Array:
 
     Args:
         h: pictures or latents.
-        scale: of their sides.
-        turns: 0 .. 3.
+        scale: factor of their sides, in (0, 1].
+        turns: number of quarter turns, int in 0 .. 3.
 
     Raises:
         ValueError: if the scaled side is no whole number.

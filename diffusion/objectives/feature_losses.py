@@ -33,15 +33,15 @@ class Seen(NamedTuple):
     """What a term is computed from.
 
     Attributes:
-        features: of the network's blocks that the term names, in their order.
-        project: features -> tokens `[B, N, D]`, by the projector; without one as they are.
+        features: features of the network's blocks that the term names, in their order.
+        project: features -> tokens `[B, N, D]`, by the projector; without one the features as they are.
         judge: tokens `[B, N, D]` -> logits `[B, N]`, by the critic; None without one.
         x: the network's input x_t, scaled as it receives it.
         t: times `[B]`.
-        networks: by name.
-        schedule: of the noise.
-        batch: of the objective.
-        keys: `[B]`, for the draws of the term alone.
+        networks: networks by name.
+        schedule: schedule of the noise.
+        batch: the objective's batch.
+        keys: `[B]` random keys, for the draws of the term alone.
     """
 
     features: tuple[Array, ...]
@@ -55,7 +55,7 @@ class Seen(NamedTuple):
     judge: Callable[[Array], Array] | None = None
 
     def encoded(self) -> Array:
-        """The frozen encoder's features `[B, N, D]` of the clean data: of the batch, or computed."""
+        """The frozen encoder's features `[B, N, D]` of the clean data, from the batch or computed."""
         if "features" in self.batch:
             return self.batch["features"]
         return player(self.networks, "encoder")(self.batch["x"], None, None)
@@ -67,18 +67,18 @@ class Term:
 
     Attributes:
         loss: `Seen` -> losses `[B]`.
-        layers: the blocks whose features it reads; layer k is the k-th block that runs, 1 the first.
-        weight: that multiplies it.
+        layers: indices of the blocks whose features it reads; layer k is the k-th block that runs, 1 the first.
+        weight: factor of the term.
         until: the training step from which it has no weight; None: it has throughout.
-        decay: (start, steps): from the training step `start` on its weight falls tenfold in so many steps, again and
-            again; None: it does not.
-        projector: of the features of the first of the layers; None: the term reads them as they are.
-        critic: of projected features and those of the encoder, a network that trains with the model; None without one.
+        decay: (start, steps): from the training step `start` on its weight falls tenfold in every `steps` steps; None:
+            it does not fall.
+        projector: projector of the features of the first layer; None: the term reads them as they are.
+        critic: critic of the projected features and the encoder's, a network that trains with the model; None for none.
         encoder: whether it reads the network "encoder", with which it aligns the features.
-        target: the block that has as many features as the projector puts out; 0: as many as x has values for each
-            token; None: the encoder has.
-        predicts: whether the projector's output, as a picture, means what the network's own output does.
-        block: number of consecutive examples that it compares, as `Objective.block`.
+        target: the block whose number of features the projector puts out; 0: the number of values of x for each token;
+            None: the encoder's number.
+        predicts: whether the projector's output, as a picture, has the meaning of the network's own output.
+        block: number of consecutive examples that it compares, as in `Objective.block`.
     """
 
     loss: Callable[[Seen], Array]
@@ -100,15 +100,15 @@ def added(objective: Objective, *terms: Term) -> Objective:
         loss = objective + sum of weight term(features),    (output, features) = model(x_t, clock, condition, features=)
 
     Facts:
-        loss: that of the objective plus weight times the term
-        networks: those of both; model returns (output, features) when it is called with `features`
+        loss: the objective's plus weight times the term
+        networks: the objective's and the terms'; model returns (output, features) when it is called with `features`
         optimum: the objective's where the term does not bind the output
         paper: Yu et al. 2025, for `alignment`; Wang and He 2025, for `dispersive`; Jiang et al. 2025, for
             `self_alignment`
 
     Args:
         objective: one that evaluates the network once, outside of any derivative: `denoising`, `flow_matching` ...
-        *terms: on its features.
+        *terms: terms on its features.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: the objective's, and "term" `[B]` of the first
@@ -135,8 +135,8 @@ def _with_term(objective: Objective, term: Term) -> Objective:
     if term.projector is not None:
         heads[name] = Head(term.layers[0], term.projector.init, term.projector.apply, term.target)
     if term.critic is not None:
-        of_tokens = lambda key, features, width, init=term.critic.init: init(key, width, 1)
-        heads[f"{name}_critic"] = Head(term.layers[0], of_tokens, term.critic.apply, term.target)
+        init_critic = lambda key, features, width, init=term.critic.init: init(key, width, 1)
+        heads[f"{name}_critic"] = Head(term.layers[0], init_critic, term.critic.apply, term.target)
 
     @entry(entries=None)
     def total(networks, schedule, keys, batch, step):
@@ -149,9 +149,9 @@ def _with_term(objective: Objective, term: Term) -> Objective:
                     'added: the network "model" must return (output, features) when it is called with `features`; it '
                     f"returned {type(returned).__name__}"
                 )
-            output, seen = returned
-            calls.append((x, tuple(seen[: len(term.layers)])))
-            return (output, tuple(seen[len(term.layers) :])) if features else output
+            output, features_read = returned
+            calls.append((x, tuple(features_read[: len(term.layers)])))
+            return (output, tuple(features_read[len(term.layers) :])) if features else output
 
         losses, metrics = objective({**networks, "model": model}, schedule, keys, batch, step)
         if len(calls) != 1:
@@ -163,8 +163,8 @@ def _with_term(objective: Objective, term: Term) -> Objective:
         shape = batch["x"].shape[1:]
         project = lambda h: player(networks, name)(h, shape) if name in heads else tokens(h)
         judge = lambda h: player(networks, f"{name}_critic")(h, shape)[..., 0]
-        own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)  # the objective's draws stay what they are
-        known = (networks, schedule, batch, own, judge if term.critic else None)
+        term_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)  # the objective's draws stay what they are
+        known = (networks, schedule, batch, term_keys, judge if term.critic else None)
         extra = term.loss(Seen(features, project, x, metrics["t"], *known))
         require_shape(extra, losses.shape, "added: the losses of the term, one an example,")
         return losses + _weight(term, step) * extra, {**metrics, name: extra}
@@ -199,12 +199,12 @@ def alignment(
     projector: Projector | None = None,
     normalisation: float | None = None,
 ) -> Term:
-    """Representation alignment (REPA): minus the cosine between projected features and those of a frozen encoder.
+    """Representation alignment (REPA): minus the cosine between projected features and a frozen encoder's.
 
         term = -mean over tokens of cos(project(h), y),    y = encoder(x_0) of the clean data
 
     iREPA has a convolution as the projector, and y with `normalisation` = a: over the tokens of a picture, each feature
-    is (y - a mean) / standard deviation, which leaves what differs between places.
+    is (y - a mean) / standard deviation, which leaves the differences between positions.
 
     Facts:
         loss: -cos(project(h), y), averaged over tokens
@@ -215,14 +215,14 @@ def alignment(
             Information or Spatial Structure?", for iREPA
 
     Args:
-        layer: the block whose features are h; 8 in the paper.
-        weight: of the term.
+        layer: index of the block whose features are h; 8 in the paper.
+        weight: weight of the term.
         until: the training step at which it ends (early stop); None: it goes on.
-        projector: of h; None: `projectors.mlp()`, as the paper's.
-        normalisation: a, 1 in the authors' code of iREPA; None: y as it is.
+        projector: projector of h; None: `projectors.mlp()`, as in the paper.
+        normalisation: factor a of the mean, 1 in the authors' code of iREPA; None: y as it is.
 
     Returns:
-        A term. The encoder's features `[B, N, D]` are those of the batch, "features", where it has them; else
+        A term. The encoder's features `[B, N, D]` are the batch's entry "features", where it has one; else
         networks["encoder"] is called with the clean data, clock None and the condition None. No gradient goes to it.
 
     Raises:
@@ -247,7 +247,7 @@ def structured_alignment(
     projector: Projector | None = None,
     critic: Projector | None = None,
 ) -> Term:
-    """Structural and adversarial alignment (SARA): REPA's, of tokens' relations to each other, and of distributions.
+    """Structural and adversarial alignment (SARA): of features, of the tokens' relations, and of distributions.
 
         term = -mean cos(p, y) + structure mean_ij (A(p) - A(y))^2 + adversarial (softplus(-D(p)) + L_D)
         p = project(h),    y = encoder(x_0),    A(p)_ij = cos(p_i, p_j),
@@ -255,24 +255,24 @@ def structured_alignment(
 
     A is the autocorrelation of a picture's tokens, whose difference is compared by its Frobenius norm, squared and
     divided by the number of pairs. D judges each token; its own loss L_D reaches D alone, and the term before it p
-    alone. The paper's text was known by its abstract and summaries alone: that norm, D's form and loss, and both
-    weights are ours.
+    alone. The authors of this code knew the paper by its abstract and summaries alone: that norm, D's form and loss,
+    and both weights are ours.
 
     Facts:
         loss: -cos(p, y) + structure |A(p) - A(y)|^2 + adversarial (softplus(-D(p)) + L_D)
         networks: model, which returns (output, features); encoder
-        optimum: project(h) along E[y / |y| | x_t, condition] without the last two parts; with them none of its own
+        optimum: project(h) along E[y / |y| | x_t, condition] without the last two parts; with them none by itself
         paper: Chen et al. 2025, "SARA: Structural and Adversarial Representation Alignment for Training-efficient
             Diffusion Models"
 
     Args:
         structure: weight of the autocorrelations, >= 0.
         adversarial: weight of the adversarial part, >= 0.
-        layer: the block whose features are h.
-        weight: of the whole term.
+        layer: index of the block whose features are h.
+        weight: weight of the whole term.
         until: the training step at which it ends; None: it goes on.
-        projector: of h; None: `projectors.mlp()`.
-        critic: D, to one number for each token; None: `projectors.mlp(512)`.
+        projector: projector of h; None: `projectors.mlp()`.
+        critic: critic D, with one number for each token; None: `projectors.mlp(512)`.
 
     Returns:
         A term, as `alignment`; D trains with the model.
@@ -294,8 +294,8 @@ def structured_alignment(
         if adversarial:
             soft = lambda logits: jnp.mean(jax.nn.softplus(logits), axis=1)
             fooled = with_fixed_parameters(lambda p: soft(-seen.judge(p)), p)
-            own = soft(-seen.judge(y)) + soft(seen.judge(jax.lax.stop_gradient(p)))
-            value += adversarial * (fooled + 0.5 * own)
+            critic_loss = soft(-seen.judge(y)) + soft(seen.judge(jax.lax.stop_gradient(p)))
+            value += adversarial * (fooled + 0.5 * critic_loss)
         return value
 
     judge = (critic or projectors.mlp(512)) if adversarial else None
@@ -313,7 +313,7 @@ def self_alignment(
     projector: Projector | None = None,
     decay: tuple[int, int] | None = None,
 ) -> Term:
-    """Self-representation alignment (SRA): features follow those of a later layer of the average at a lower noise.
+    """Self-representation alignment (SRA): features follow a later layer of the averaged model at a lower noise.
 
         term = mean of huber(project(h(x_t, t)) - h'(x_s, s)),    s = max(t - interval u, t_min),    u ~ U(0, 1)
 
@@ -328,15 +328,15 @@ def self_alignment(
             Representation Guidance by Themselves"
 
     Args:
-        parameterization: of the network, which says how it is fed.
-        layer: of the model.
-        teacher_layer: of its average, a later one.
-        interval: the most that t - s is.
-        beta: of the distance.
-        weight: of the term.
+        parameterization: the network's parameterization, by which its input is made.
+        layer: index of the model's block.
+        teacher_layer: index of the averaged model's block, a later one.
+        interval: largest t - s, > 0.
+        beta: width of the distance's quadratic part, > 0.
+        weight: weight of the term.
         until: the training step at which it ends; None: it goes on.
-        projector: of h; None: `projectors.mlp()`.
-        decay: (start, steps): from the training step `start` on the weight falls tenfold in so many steps. In the
+        projector: projector of h; None: `projectors.mlp()`.
+        decay: (start, steps): from the training step `start` on the weight falls tenfold in `steps` steps. In the
             authors' code for ImageNet at 256: from epoch 149 on, tenfold in 1000 epochs, by whole epochs.
 
     Raises:
@@ -387,10 +387,10 @@ def dispersive(layer: int, block: int, temperature: float = 1.0, weight: float =
             InfoNCE with L2 distances, as in the authors' code, whose temperature is 1
 
     Args:
-        layer: the block of the network whose features are h; a quarter of all in the paper.
+        layer: index of the block whose features are h; after a quarter of all blocks in the paper.
         block: number of consecutive examples that repel each other, >= 2; it divides the batch.
-        temperature: > 0.
-        weight: of the term; 0.5 in the paper.
+        temperature: temperature of the loss, > 0.
+        weight: weight of the term; 0.5 in the paper.
         until: the training step at which it ends; None: it goes on.
 
     Returns:

@@ -58,7 +58,7 @@ def with_fixed_parameters(function: Callable[..., Array], x: Array) -> Array:
     """function(x), with a gradient by x alone: parameters that it was made with have none.
 
     Args:
-        function: of one array; it may hold traced parameters.
+        function: function of one array; it may hold traced parameters.
         x: its argument.
     """
     converted, held = jax.closure_convert(function, x)

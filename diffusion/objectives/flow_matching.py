@@ -14,7 +14,7 @@ from diffusion.objectives.objective import Denoises, Objective
 from diffusion.parameterizations import Clock, evaluate, velocity
 from diffusion.timesteps import Density
 
-SHORTEST = 1e-3  # below this length of a velocity its direction counts less, so that that of 0 has a derivative
+SHORTEST = 1e-3  # below this length of a velocity its direction counts less, so that it has a derivative at 0
 
 
 def flow_matching(

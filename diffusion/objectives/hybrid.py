@@ -42,12 +42,12 @@ def hybrid(
         paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 16
 
     Args:
-        parameterization: what the first C of the network's 2 C channels predict.
+        parameterization: parameterization of the first C of the network's 2 C channels.
         density: distribution of t over the times (i + 1) / T.
         T: number of steps of the discrete process.
         vlb_weight: weight of the bound's term, >= 0.
-        weighting: (schedule, t) -> weight on the squared error of x0, of which v is that of the output's; None: v = 1,
-            as published. MDTv2 has `min_snr`.
+        weighting: (schedule, t) -> weight on the squared error of x0; v is the same weight on the output's error; None:
+            v = 1, as published. MDTv2 has `min_snr`.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "mse" and "vlb", each `[B]`.
@@ -102,8 +102,8 @@ def discretized_gaussian_log_likelihood(x, mean, log_std):
 
     Args:
         x: values in [-1, 1], at -1 + 2 k / 255.
-        mean: of the same shape.
-        log_std: of the same shape.
+        mean: means, in the same shape.
+        log_std: logarithms of the standard deviations, in the same shape.
     """
     inv_std = jnp.exp(-log_std)
     # By symmetry the probability is a difference of the tails on the far side, which is exact.

@@ -86,8 +86,8 @@ def contrastive_pretraining() -> Objective:
         texts, images, scale = player(networks, "model")(x, jnp.zeros(x.shape[0]), batch["condition"])
         losses = contrastive(images, texts, jnp.minimum(scale, MOST_SCALE))
         cosines = _products(images, texts)
-        found = (jnp.diagonal(cosines) >= cosines.max(axis=1)).astype(jnp.float32)
-        return losses, {"t": jnp.zeros(x.shape[0]), "found": found}
+        nearest = (jnp.diagonal(cosines) >= cosines.max(axis=1)).astype(jnp.float32)
+        return losses, {"t": jnp.zeros(x.shape[0]), "found": nearest}
 
     return Objective(loss, reads=None, kind="towers", block=None)
 

@@ -75,7 +75,7 @@ def noised(
     """Draws a time and a noise for each example, from two keys that are split from its own."""
     time_keys, noise_keys = split(keys, 2)
     x_0, eps = pairs(noise_keys, batch, coupling)
-    t, importance = (at_each(schedule, each, x_0) for each in times(density, time_keys, batch))
+    t, importance = (at_each(schedule, value, x_0) for value in times(density, time_keys, batch))
     if "real" in batch:
         importance = weigh(importance, padding.share(batch["real"], x_0))
     x_t = left_broadcast(schedule.alpha(t), x_0) * x_0 + left_broadcast(schedule.sigma(t), x_0) * eps

@@ -1,4 +1,4 @@
-"""Stochastic interpolants: paths between any two distributions, with noise of their own in between.
+"""Stochastic interpolants: paths between any two distributions, with noise in between.
 
     x_t = I(t, x_0, x_1) + gamma(t) z,    I(0, ..) = x_0 (data),  I(1, ..) = x_1,  gamma(0) = gamma(1) = 0,  z ~ N(0, I)
 

@@ -44,12 +44,12 @@ def latent_consistency_distillation(
 
     Args:
         parameterization: how f is read from the student's output; `flow_maps.latent_consistency(...)` in the paper.
-        teacher: what the network "teacher" predicts.
+        teacher: parameterization of the network "teacher".
         null: the null condition of one example.
         guidance: least and largest w; 2 and 14 in the paper.
         solver_steps: T / k for the paper's skipping interval k = 20.
         T: number of steps of the discrete process; no time lies below 1 / T.
-        c: of the Huber distance.
+        c: constant of the Huber distance.
         shift: moves t and s to noisier times, see `timesteps.shift`; 1 in the paper. Use the student's sampling shift.
 
     Returns:
@@ -80,9 +80,11 @@ def latent_consistency_distillation(
         nothing = null_of(condition, null)
 
         def guided(x, t):
-            of = lambda c: predict(frozen(networks, "teacher"), schedule, teacher, x, t, c)
+            estimate = lambda c: predict(frozen(networks, "teacher"), schedule, teacher, x, t, c)
             extra = left_broadcast(w, x)
-            return Prediction(*(a + extra * (a - b) for a, b in zip(of(condition)[:2], of(nothing)[:2], strict=True)))
+            return Prediction(
+                *(a + extra * (a - b) for a, b in zip(estimate(condition)[:2], estimate(nothing)[:2], strict=True))
+            )
 
         x_s = jax.lax.stop_gradient(flow_maps.from_denoiser(guided, schedule)(x_t, t, s))
         end = lambda network, x, t: predict(network, schedule, parameterization, x, t, (condition, w)).x0

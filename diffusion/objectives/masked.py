@@ -25,13 +25,13 @@ def kept(keys: Array, number: int, least: float, most: float) -> Array:
 
     Args:
         keys: `[B]` random keys, used for nothing else.
-        number: of patches of a picture, N.
+        number: number N of patches of a picture.
         least: smallest share that is left out.
-        most: largest share; each example's is uniform between the two.
+        most: largest share that is left out; each example's share is uniform between the two.
 
     Returns:
-        int32 `[B, K]` with K = floor(N (1 - least)): the numbers of the patches, each subset of that size as likely as
-        any other; -1 in the last places of an example from which more are left out.
+        int32 `[B, K]` with K = floor(N (1 - least)): the indices of the patches, where all subsets of a size are
+        equally likely; -1 at the end of an example from which more are left out.
     """
     places = max(int(number * (1 - least)), 1)
 
@@ -71,7 +71,7 @@ def masked_denoising(
         paper: Zheng et al. 2023, "Fast Training of Diffusion Models with Masked Transformers", equations 4 to 6
 
     Args:
-        parameterization: what the network "model" predicts.
+        parameterization: parameterization of the network "model".
         weighting: (schedule, t) -> weight on the squared error of x0.
         density: distribution of t.
         patch: side of a patch in pixels, the network's.
@@ -97,17 +97,17 @@ def masked_denoising(
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
         number = _number(x_0, patch)
         keep = kept(mask_keys, number, ratio, ratio)
-        seen = jnp.zeros((len(x_0), number)).at[jnp.arange(len(x_0))[:, None], keep].set(1)
+        visible = jnp.zeros((len(x_0), number)).at[jnp.arange(len(x_0))[:, None], keep].set(1)
         condition = _with_keep(batch.get("condition"), keep)
         output, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, condition)
         weight = importance * weighting(schedule, t) * error_scale(schedule, t, parameterization)
         error = left_broadcast(weight, output) * jnp.square(output - parameterization.target(schedule, t, x_0, eps))
-        denoised = _mean(_patches(error, patch).mean(-1), seen)
+        denoised = _mean(_patches(error, patch).mean(-1), visible)
 
         noisy = _patches(x_t, patch)
         target = (noisy - noisy.mean(-1, keepdims=True)) / jnp.sqrt(noisy.var(-1, keepdims=True, ddof=1) + 1e-6)
         x0_hat = _patches(parameterization.to_prediction(schedule, t, x_t, output).x0, patch)
-        rest = _mean(jnp.square(x0_hat - target).mean(-1), 1 - seen)
+        rest = _mean(jnp.square(x0_hat - target).mean(-1), 1 - visible)
         # The expectation of the whole loss is over the density that `importance` corrects for.
         return denoised + reconstruction * importance * rest, {"t": t, "seen": denoised, "reconstruction": rest}
 
@@ -115,12 +115,12 @@ def masked_denoising(
 
 
 def with_masked_copy(objective: Objective, patch: int = 2, least: float = 0.3, most: float = 0.5) -> Objective:
-    """An objective plus the same once more, with times, noises and patches of its own of which the network sees a part.
+    """An objective plus the same once more, with other times and noises, and a part of the patches.
 
     Facts:
-        loss: that of the objective it wraps, with all patches and with a part of them
-        networks: those of the objective it wraps; the condition of model has "keep" in the second
-        optimum: that of the objective it wraps
+        loss: the wrapped objective's, with all patches and with a part of them
+        networks: the wrapped objective's; the condition of model has "keep" in the second
+        optimum: the wrapped objective's
         paper: Gao et al. 2023, "Masked Diffusion Transformer is a Strong Image Synthesizer", section 3, and
             the authors' code, in which both have the same times
 

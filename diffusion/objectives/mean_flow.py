@@ -67,7 +67,7 @@ def mean_flow(
         p: power of the adaptive weight; 1 in the paper, 0 for the plain squared error. With p > 0 the loss is a robust
             one, whose location need not be the mean: harmless for images, where all errors are about equally long, and
             a large bias in few dimensions.
-        c: of the adaptive weight; 0.01 in the authors' code.
+        c: constant of the adaptive weight; 0.01 in the authors' code.
         guidance: None for none; the condition of a share `guidance.dropout` is then dropped here.
         clocks: the two times that the network receives for t and s; `start_and_duration()` if None.
 
@@ -130,7 +130,7 @@ def improved_mean_flow(
         density: distribution of each of the two times; `logit_normal(schedule, -0.4, 1.0)` in the authors' code.
         equal: share of examples with s = t, in [0, 1]; 0.5 in the authors' code.
         p: power of the adaptive weight; 1 in the authors' code, 0 for the plain squared error; see `mean_flow`.
-        c: of the adaptive weight.
+        c: constant of the adaptive weight.
         clocks: the two times that the network receives for t and s; `start_and_duration()` if None.
 
     Returns:
@@ -150,8 +150,8 @@ def improved_mean_flow(
         x_0, eps = pairs(noise_keys, batch)
         x_t = mix(schedule, t, x_0, eps)
         u = lambda x, t, s: mean_velocity(player(networks, "model"), schedule, clocks, x, t, s, batch.get("condition"))
-        own = jax.lax.stop_gradient(u(x_t, t, t))
-        u_t, du_dt = derivative(u, (x_t, t, s), (own, jnp.ones_like(t), jnp.zeros_like(s)))
+        rate = jax.lax.stop_gradient(u(x_t, t, t))
+        u_t, du_dt = derivative(u, (x_t, t, s), (rate, jnp.ones_like(t), jnp.zeros_like(s)))
         V = u_t + left_broadcast(t - s, x_t) * jax.lax.stop_gradient(du_dt)
         error = V - velocity().target(schedule, at_each(schedule, t, x_0), x_0, eps)
         return importance * _adaptive(sum_square(error), p, c), {"t": t, "s": s}
@@ -168,7 +168,7 @@ def improved_mean_flow(
 def _two_times(density, equal, keys, batch) -> tuple[Array, Array, Array]:
     """The larger and the smaller of two draws, or the larger twice for a share of the examples, and their importance.
 
-    Here each decision has a key of its own; the authors' code takes the first rows of the batch for s = t.
+    Here each decision has its own key; the authors' code takes the first rows of the batch for s = t.
     """
     first_keys, second_keys, equal_keys, stratum_keys = split(keys, 4)
     first, weight = times(density, first_keys, batch)

@@ -18,7 +18,7 @@ from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Density
 
 Batch = Mapping[str, Any]
-"""Arrays `[B, ...]` by their names: "x", and what else the objective reads."""
+"""Arrays `[B, ...]` by their names: "x", and further entries that the objective reads."""
 Metrics = Mapping[str, Array]
 """Arrays `[B]` by their names; "t" is always there."""
 Loss = Callable[[Mapping[str, Network], NoiseSchedule, Array, Batch, ArrayLike], tuple[Array, Metrics]]
@@ -29,7 +29,7 @@ class Denoises(NamedTuple):
     """The trained network is read as a denoiser.
 
     Attributes:
-        parameterization: what it predicts; None: the run's parameterization.
+        parameterization: the network's parameterization; None: the run's.
     """
 
     parameterization: Parameterization | None = None
@@ -43,7 +43,7 @@ class Jumps(NamedTuple):
 
     Attributes:
         flow_map: (network, schedule, condition=condition) -> the map (x_t, t, s) -> x_s.
-        parameterization: what it predicts; None: the run's parameterization.
+        parameterization: the network's parameterization; None: the run's.
         one_step: whether it is trained at t_max alone, and makes its samples in one step.
     """
 
@@ -58,8 +58,8 @@ class Moves(NamedTuple):
     Attributes:
         field: (network, schedule, condition=condition) -> `manifolds.TangentField`.
         prior: `manifolds.Distribution` that samples start from.
-        manifold: `manifolds.Manifold` where they lie.
-        parameterization: what it predicts; None: the run's parameterization.
+        manifold: `manifolds.Manifold` on which the samples lie.
+        parameterization: the network's parameterization; None: the run's.
     """
 
     field: Callable[..., Any]
@@ -72,8 +72,8 @@ class Stages(NamedTuple):
     """A training in stages: after each the student becomes the teacher.
 
     Attributes:
-        length: training steps of a stage.
-        sampling_steps: of the student of each stage, in order.
+        length: number of training steps of a stage.
+        sampling_steps: number of sampling steps of each stage's student, in order.
     """
 
     length: int
@@ -99,9 +99,9 @@ class Teacher(NamedTuple):
     Attributes:
         pairs: whether it learns from pairs of a noise and the teacher's sample of it, the batch's "noise" and "x". The
             run makes them before the training, which then needs no teacher.
-        scale: of the classifier-free guidance that the objective itself applies to the teacher; None: the run guides
-            the teacher.
-        stages: those of the training; None: there is one teacher throughout.
+        scale: scale of the classifier-free guidance that the objective itself applies to the teacher; None: the run
+            guides the teacher.
+        stages: stages of the training; None: there is one teacher throughout.
     """
 
     pairs: bool = False
@@ -112,8 +112,8 @@ class Teacher(NamedTuple):
         """Refuses a run that guides the teacher otherwise than the objective does, or makes other pairs than it needs.
 
         Args:
-            scale: of the classifier-free guidance that the run gives the teacher; 1 is none.
-            pairs: how many it makes.
+            scale: scale of the classifier-free guidance that the run gives the teacher; 1 is none.
+            pairs: number of pairs that the run makes.
 
         Raises:
             ValueError: naming the value and what is valid.
@@ -126,14 +126,14 @@ class Teacher(NamedTuple):
 
 
 class Second(NamedTuple):
-    """The player that trains in turn with the model, by an objective of its own.
+    """The player that trains in turn with the model, by another objective.
 
     Attributes:
         network: its name among the networks.
         logit: whether objectives read one logit an example in its output.
-        by: the function that makes its objective; None: one of the user's.
+        by: the function that makes its objective; None: the user gives the objective.
         optional: whether the model can train without it.
-        own: whether it has an architecture of its own; else it has the teacher's, and starts from its weights.
+        own: whether it has its own architecture; else it has the teacher's, and starts from the teacher's weights.
     """
 
     network: str
@@ -152,8 +152,8 @@ class Head(NamedTuple):
         init: (key, number of these features, number of features of its output) -> parameters; without features both
             numbers are 0.
         apply: (parameters, *inputs) -> output; objectives call it as networks[name](*inputs).
-        target: the block of the model that has as many features as the output; 0: an example has as many values for
-            each token; None: the encoder has.
+        target: the block of the model whose number of features the output has; 0: the number of an example's values for
+            each token; None: the encoder's number of features.
         follow: (parameters after an update, what the loss returns under the head's name among its metrics, `[B, ...]`
             of the whole batch) -> parameters, with the running statistics that follow the batch; None: it has none.
     """
@@ -169,49 +169,51 @@ class Head(NamedTuple):
 class Objective:
     """A training objective: called as its loss, `objective(networks, schedule, keys, batch, step)`.
 
-    All code that depends on the kind of objective reads these facts. The defaults are those of a plain denoising
-    objective.
+    All code that depends on the kind of objective reads these facts. The defaults describe a plain
+    denoising objective.
 
     Attributes:
         loss: (networks, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics); see `objectives.inputs`.
         reads: how the trained network is read when it makes samples; None: it makes none.
-        density: of the training times, whose state the training carries; None: it carries none.
-        channels: how many channels the network puts out for each one of the data; None: as many as the run's
+        density: density of the training times, whose state the training carries; None: it carries none.
+        channels: number of the network's output channels for each channel of the data; None: the number that the run's
             parameterization reads.
-        times: how many times the network receives: 1, or 2 for networks that jump from one to the other.
+        times: number of times that the network receives: 1, or 2 for networks that jump from one to the other.
         forward_mode: whether the loss differentiates the network in forward mode (`jax.jvp`), which fused attention
             does not have.
         trains: name of the network that the gradient goes to.
-        kind: of that network: "backbone", "autoencoder", "decoder", or "towers" of images and texts.
+        kind: kind of that network: "backbone", "autoencoder", "decoder", or "towers" of images and texts.
         teacher: how it learns from a trained network; None: it has no teacher.
         second: the second player; None: the model trains alone.
         shares: the settings that this objective and the second player's must have alike; None, of a second player's
             objective: it goes with any.
         strength: least and largest guidance scale that the network is trained for and receives in its condition; the
             loss calls it with (condition, scale - 1 `[B]`). None: it receives none.
-        augmentations: how many numbers that describe an example's augmentation it adds to the condition, as "augment".
+        augmentations: number of values that describe an example's augmentation, which it adds to the condition as
+            "augment".
         condition_dropout: share of the examples that are trained on the null condition.
         masks: side of the patches of which it leaves some out, by the entry "keep" of the network's condition; 0: it
             leaves out none.
-        masks_vary: whether it leaves out fewer of some examples than of others, whose "keep" has -1.
+        masks_vary: whether the number of patches left out varies between examples; "keep" is then padded with -1.
         block: number of consecutive examples that are compared with each other; 1: each stands alone. None: all
             examples of the batch are compared.
-        features: blocks of the trained network whose features it reads: it calls it with `features`.
+        features: blocks of the trained network whose features it reads: it calls the network with `features`.
         terms: names of the terms on features that are added to it, as its metrics have them.
-        aligned: names of those terms that align the features with the frozen encoder's.
+        aligned: names of the terms that align the features with the frozen encoder's.
         heads: networks that train with the model, by name.
-        early: (name, layer) of the head whose output means what the model's does, made of that block's features; None:
+        early: (name, layer) of the head whose output has the meaning of the model's, from that block's features; None:
             there is none.
         encoder: whether it reads the frozen network "encoder" of clean pictures.
-        autoencoder: whether an autoencoder trains with the model, as its head of that name: the model has latents, and
-            the batch pictures.
+        autoencoder: whether an autoencoder trains with the model, as its head of that name: the model reads latents,
+            and the batch holds pictures.
         perceptual: whether it compares pictures by the frozen network "features", where there is one.
         judges: how the trained network is read as a classifier, (network, schedule, labels `[B]`) -> the function
             (x_t, t) -> log p(y | x_t) `[B]`; None: it is none.
         score: whether the trained denoiser determines the score, as it does where x and its noise are independent.
-        prompts: texts by the names that it has for them, whose conditions the run adds to each batch as its "prompts";
-            beside them it reads the frozen network "base", which the run tunes.
-        real: whether its losses are means over what is real of x, where the batch has that mask (`diffusion.padding`).
+        prompts: texts by name, whose conditions the run adds to each batch as its "prompts"; beside them the objective
+            reads the frozen network "base", which the run tunes.
+        real: whether its losses are means over the real values of x, where the batch has their mask
+            (`diffusion.padding`).
         trains_schedule: whether its values under different schedules can be compared, so that it may train one.
     """
 
@@ -309,8 +311,8 @@ class Objective:
         """Refuses a network that does not receive what the loss passes to it.
 
         Args:
-            network: with its `kind`, and the `times`, `strength`, `augmentations`, `masks` and `masks_vary` that it
-                receives; one without such an attribute is a backbone that receives one time and nothing else.
+            network: network with its `kind`, and the `times`, `strength`, `augmentations`, `masks` and `masks_vary`
+                that it receives; without these attributes it is a backbone that receives one time and nothing else.
 
         Raises:
             ValueError: naming what it receives.
@@ -353,7 +355,7 @@ class Objective:
         """Refuses a network without the features that the loss reads, and an encoder that is missing or superfluous.
 
         Args:
-            network: with its `feature_blocks`; one without such an attribute gives no features.
+            network: network with its `feature_blocks`; without this attribute it gives no features.
             encoder: whether the run has an encoder.
 
         Raises:
@@ -379,10 +381,12 @@ class Objective:
         Raises:
             ValueError: naming what the network predicts.
         """
-        own = self.reads and self.reads.parameterization
-        if self.reads is None or (parameterization.channels == 1 if own is None else own.name == parameterization.name):
+        reading = self.reads and self.reads.parameterization
+        if self.reads is None or (
+            parameterization.channels == 1 if reading is None else reading.name == parameterization.name
+        ):
             return
-        trained = "as many channels as the data has" if own is None else repr(own.name)
+        trained = "as many channels as the data has" if reading is None else repr(reading.name)
         others = " of a learned variance, such as hybrid" if parameterization.channels > 1 else ""
         raise ValueError(
             f"the objective trains a network that predicts {trained}, and sampling would read it as "

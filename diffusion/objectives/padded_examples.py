@@ -14,14 +14,14 @@ def with_padding(objective: Objective, shape: Any) -> Objective:
     """The objective on what is real of x, by the entry "real" of the condition, which the network receives too.
 
     Facts:
-        loss: that of the objective it wraps, a mean over what is real
-        networks: those of the objective it wraps
-        optimum: that of the objective it wraps
+        loss: the wrapped objective's, a mean over the real values
+        networks: the wrapped objective's
+        optimum: the wrapped objective's
         paper: none
 
     Args:
-        objective: one whose losses heed a mask of padding, such as `denoising` or `flow_matching`.
-        shape: of an example, or the pytree of the shapes of its leaves, see `pytrees.mask`.
+        objective: objective whose losses heed a mask of padding, such as `denoising` or `flow_matching`.
+        shape: shape of an example, or the pytree of its leaves' shapes, see `pytrees.mask`.
 
     Raises:
         ValueError: if the objective takes no mask; when called, if the condition has no such entry.

@@ -17,7 +17,7 @@ PER_EXAMPLE = ("x", "condition", "data_condition", "index", "noise")
 
 
 def frame_by_frame(network: Callable[..., Any]) -> Callable[..., Any]:
-    """A network of clips that receives each frame as a clip of its own, under the clip's condition.
+    """A network of clips that receives each frame as a separate clip, under the clip's condition.
 
         out[:, f] = network(x[:, f : f + 1], t[f], condition)
 
@@ -30,33 +30,33 @@ def frame_by_frame(network: Callable[..., Any]) -> Callable[..., Any]:
 
     def apply(x, clock, condition):
         batch, frames = x.shape[:2]
-        of_each = lambda leaf: jnp.repeat(leaf, frames, axis=0)
-        t = clock if jnp.ndim(clock) == 0 else (of_each(clock) if jnp.ndim(clock) == 1 else clock.reshape(-1))
-        output = network(x.reshape(-1, 1, *x.shape[2:]), t, jax.tree.map(of_each, condition))
+        repeat = lambda leaf: jnp.repeat(leaf, frames, axis=0)
+        t = clock if jnp.ndim(clock) == 0 else (repeat(clock) if jnp.ndim(clock) == 1 else clock.reshape(-1))
+        output = network(x.reshape(-1, 1, *x.shape[2:]), t, jax.tree.map(repeat, condition))
         return output.reshape(batch, frames, *output.shape[2:])
 
     return apply
 
 
 def with_pictures(objective: Objective, share: float = 0.25) -> Objective:
-    """An objective that trains on some of the clips of a batch as on as many pictures as they have frames.
+    """An objective that treats each frame of some of the batch's clips as a picture.
 
-        loss of a clip = mean over its frames of the losses of these as pictures,   for a share of the examples
-                         that of the objective,                                     for the others
+        loss of a clip = mean over its frames of their losses as pictures,   for a share of the examples
+                         the objective's loss,                               for the others
 
-    The network sees clips and pictures in each step, and learns from both at once. Which examples are pictures is drawn
-    anew in each step; the cost is that of the clips alone, less what attention along the frames takes.
+    The network sees clips and pictures in each step, and learns from both at once. Each step draws which examples
+    are pictures. It costs as much as the clips alone, less the attention along the frames.
 
     Facts:
-        loss: that of the objective it wraps, on clips, and on clips of one frame
-        networks: those of the objective it wraps
-        optimum: that of the objective it wraps, for clips and for pictures
+        loss: the wrapped objective's, on clips, and on clips of one frame
+        networks: the wrapped objective's
+        optimum: the wrapped objective's, for clips and for pictures
         paper: Ho et al. 2022, "Video Diffusion Models", section 3.1; Ma et al. 2024, "Latte: Latent Diffusion
             Transformer for Video Generation"
 
     Args:
         objective: the objective to wrap: of the network "model" alone, whose features it does not read.
-        share: of the examples, in (0, 1), rounded to one of the batch at least.
+        share: share of the examples, in (0, 1); at least one of a batch.
 
     Returns:
         An objective, with the metrics of the one it wraps.
@@ -81,15 +81,15 @@ def with_pictures(objective: Objective, share: float = 0.25) -> Objective:
         choices, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         order = jax.random.permutation(choices[0], size)
         alone = {**networks, "model": frame_by_frame(networks["model"])}
-        made = []
+        parts = []
         for nets, rows in ((alone, order[:pictures]), (networks, order[pictures:])):
             take = lambda leaf, rows=rows: leaf[rows]
-            own = {name: jax.tree.map(take, batch[name]) for name in PER_EXAMPLE if name in batch}
-            own.setdefault("index", rows)
-            made.append(objective.loss(nets, schedule, keys[rows], {**batch, **own}, step))
+            part = {name: jax.tree.map(take, batch[name]) for name in PER_EXAMPLE if name in batch}
+            part.setdefault("index", rows)
+            parts.append(objective.loss(nets, schedule, keys[rows], {**batch, **part}, step))
         back = lambda *leaves: (
             jnp.zeros((size, *np.shape(leaves[0])[1:]), leaves[0].dtype).at[order].set(jnp.concatenate(leaves))
         )
-        return jax.tree.map(back, *made)
+        return jax.tree.map(back, *parts)
 
     return dataclasses.replace(objective, loss=mixed, real=False, block=None)

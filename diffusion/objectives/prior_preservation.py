@@ -12,24 +12,24 @@ from diffusion.objectives.objective import Objective
 def with_prior_preservation(objective: Objective, weight: float = 1.0) -> Objective:
     """An objective that trains on an example of the class beside each example.
 
-        loss = l(x, c) + weight l(x_prior, c_prior),    each with a time and a noise of its own
+        loss = l(x, c) + weight l(x_prior, c_prior),    each with its own time and noise
 
-    The batch has the example of the class as its entry "prior", {"x" `[B, ...]`, "condition"}: what the model made of
-    the class's prompt before the training.
+    The batch has the example of the class as its entry "prior", {"x" `[B, ...]`, "condition"}: a sample that the
+    model made from the class's prompt before the training.
 
     Facts:
-        loss: the weighted sum of those of the objective it wraps
-        networks: those of the objective it wraps
-        optimum: that of the objective it wraps, on both kinds of examples
+        loss: the weighted sum of the wrapped objective's two losses
+        networks: the wrapped objective's
+        optimum: the wrapped objective's, on both kinds of examples
         paper: Ruiz et al. 2023, "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation",
             eq. 2
 
     Args:
         objective: the objective to wrap.
-        weight: of the prior's loss, lambda >= 0; 1 in the paper.
+        weight: weight of the prior's loss, lambda >= 0; 1 in the paper.
 
     Returns:
-        An objective, with the metrics of the examples; "prior" `[B]` is the loss on those of the class.
+        An objective, with the metrics of the examples; "prior" `[B]` is the loss on the examples of the class.
 
     Raises:
         ValueError: if the weight is negative.
@@ -41,11 +41,11 @@ def with_prior_preservation(objective: Objective, weight: float = 1.0) -> Object
     def both(networks, schedule, keys, batch, step):
         if "prior" not in batch:
             raise ValueError('prior preservation needs examples of the class, and the batch has no entry "prior"')
-        keys, own = split(keys, 2)
+        keys, prior_keys = split(keys, 2)
         rest = {name: leaf for name, leaf in batch.items() if name != "prior"}
         losses, metrics = objective.loss(networks, schedule, keys, rest, step)
         rest.pop("data_condition", None)  # that of the examples
-        prior, _ = objective.loss(networks, schedule, own, rest | dict(batch["prior"]), step)
+        prior, _ = objective.loss(networks, schedule, prior_keys, rest | dict(batch["prior"]), step)
         return losses + weight * prior, {**metrics, "prior": prior}
 
     return dataclasses.replace(objective, loss=both, real=False)

@@ -45,8 +45,8 @@ def progressive_distillation(
             et al. 2023, "On Distillation of Guided Diffusion Models", for a guided teacher
 
     Args:
-        parameterization: what the student predicts; defined at every t = i / N (v or x0 in the paper).
-        teacher: what the network "teacher" predicts.
+        parameterization: the student's parameterization, defined at every t = i / N (v or x0 in the paper).
+        teacher: parameterization of the network "teacher".
         N: number of the student's steps after the first halving, >= 1.
         weighting: (schedule, t) -> weight on the squared error of x0; `truncated_snr()`, max(SNR, 1), if None.
         stage: training steps after which N halves; N is then a power of 2. None: N stays.

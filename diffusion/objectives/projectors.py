@@ -1,4 +1,4 @@
-"""Projectors: small networks from a network's features to those of another, trained with it.
+"""Projectors: small networks from a network's features to another network's, trained with the former.
 
 A projector is a pair of pure functions. The features h are tokens `[B, N, D]`, row by row, or maps `[B, H, W, D]`; what
 it returns are tokens `[B, N, width]`.
@@ -68,7 +68,7 @@ def convolution(side: int = 3) -> Projector:
     """iREPA's projector: one convolution over the grid of tokens, which keeps what lies beside what.
 
     Args:
-        side: of its kernel, odd; 3 in the paper.
+        side: side of its kernel, odd; 3 in the paper.
 
     Raises:
         ValueError: if side is not a positive odd number.
@@ -136,7 +136,7 @@ def untokens(values: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _grid(number: int, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of so many tokens of pictures (H, W, C).
+    """Rows and columns of this number of tokens of pictures (H, W, C).
 
     Raises:
         ValueError: if they are no grid of the pictures' ratio.

@@ -33,7 +33,7 @@ class Recipe(NamedTuple):
 
     Attributes:
         schedule: the process.
-        parameterization: what the network predicts, and the time that it receives.
+        parameterization: meaning of the network's output, and the time that it receives.
         weighting: weight on the error of x0.
         density: distribution of t.
     """
@@ -49,7 +49,8 @@ def ddpm(T: int = 1000, strata: int | None = None) -> Recipe:
 
     Args:
         T: number of steps of the process.
-        strata: of the density, as in all recipes: the batch size for stratified times, None for independent ones.
+        strata: strata of the density, as in all recipes: the batch size for stratified times, None for independent
+            ones.
     """
     return _epsilon(schedules.linear_beta(T=T), T, strata)
 

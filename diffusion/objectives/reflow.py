@@ -33,7 +33,7 @@ def reflow(density: Density, parameterization: Parameterization | None = None) -
 
     Args:
         density: distribution of t.
-        parameterization: what the network "model" predicts; if None, the velocity, with the clock t.
+        parameterization: parameterization of the network "model"; if None, the velocity, with the clock t.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
@@ -41,8 +41,8 @@ def reflow(density: Density, parameterization: Parameterization | None = None) -
     Raises:
         ValueError: when called, if the batch has no "noise".
     """
-    of_velocity = weightings.constant(velocity())
-    matching = denoising(velocity() if parameterization is None else parameterization, of_velocity, density)
+    velocity_weighting = weightings.constant(velocity())
+    matching = denoising(velocity() if parameterization is None else parameterization, velocity_weighting, density)
 
     def loss(networks, schedule, keys, batch, step):
         if "noise" not in batch:
@@ -68,10 +68,10 @@ def reflow_pairs(
     Args:
         denoise: the teacher, (x_t, t) -> Prediction.
         schedule: its process.
-        plan: from t_max to 0.
-        keys: `[B]` random keys, one a pair.
-        shape: of one sample.
-        sampler: a deterministic one; Heun's method if None.
+        plan: plan from t_max to 0.
+        keys: `[B]` random keys, one for each pair.
+        shape: shape of one sample.
+        sampler: a deterministic sampler; Heun's method if None.
 
     Returns:
         {"x": `[B, *shape]`, "noise": `[B, *shape]`}; add conditions and indices where there are any.

@@ -36,8 +36,8 @@ def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: C
             where the paper writes d = 0, as in the authors' code
 
     Args:
-        M: steps at the smallest step size, a power of two; 128 in the paper.
-        share: of examples with the second loss, in [0, 1]; 1/4 in the paper.
+        M: number of steps at the smallest step size, a power of two; 128 in the paper.
+        share: share of the examples with the second loss, in [0, 1]; 1/4 in the paper.
         clip: largest absolute value of x and of the target; 4 in the authors' code, none here.
         clock: the network's time; `time()` if None.
 

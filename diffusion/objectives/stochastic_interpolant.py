@@ -41,14 +41,15 @@ def stochastic_interpolant(
 
         loss = sum over the predicted quantities of mean |output - target|^2
 
-    The flow's samples are those of the SDE dx = (b - e score) dt + sqrt(2 e) dw run from t = 1 to 0, for any e >= 0.
-    x_1 is the batch's "noise", which may be data of another kind, or N(0, I). Where gamma' is infinite at the ends
-    (Brownian bridges) the velocity's loss is not integrable: keep the density away from them, or learn mean_velocity.
+    The flow's samples have the distribution of the SDE dx = (b - e score) dt + sqrt(2 e) dw run from t = 1 to 0, for
+    any e >= 0. x_1 is the batch's "noise", which may be data of another kind, or N(0, I). Where gamma' is infinite at
+    the ends (Brownian bridges) the velocity's loss is not integrable: keep the density away from them, or learn
+    mean_velocity.
 
     Facts:
         loss: sum of |b - (dI/dt + gamma' z)|^2, |v - dI/dt|^2 and |eta - z|^2 over the quantities in `predicts`
         networks: model, with C channels for each quantity
-        optimum: those of b, v and eta that `predicts` names
+        optimum: the functions among b, v and eta that `predicts` names
         paper: Albergo et al. 2023, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions"
 
     Args:

@@ -11,19 +11,19 @@ from diffusion.schedules.noise_schedule import Trained
 
 
 def with_trained_schedule(objective: Objective, trained: Trained) -> Objective:
-    """The objective under a schedule whose parameters its gradient trains, in place of that of the call.
+    """The objective under a schedule whose parameters its gradient trains, in place of the call's schedule.
 
         loss = objective(networks, schedule = trained.of(parameters), ...)
 
     Facts:
-        loss: that of the objective, under the trained schedule
-        networks: those of the objective; schedule, called without arguments, which returns a NoiseSchedule
-        optimum: that of the objective, and the parameters that minimise it
+        loss: the objective's, under the trained schedule
+        networks: the objective's; schedule, called without arguments, which returns a NoiseSchedule
+        optimum: the objective's, and the parameters that minimise it
         paper: Kingma et al. 2021, "Variational Diffusion Models", section 4 and appendix H
 
     Args:
-        objective: whose values under different schedules can be compared: `variational_bound`.
-        trained: how the schedule is made of its parameters, as a schedule's `trained` says.
+        objective: an objective whose values under different schedules can be compared: `variational_bound`.
+        trained: initial parameters, and the function from parameters to the schedule: a schedule's `trained`.
 
     Raises:
         ValueError: for another objective, which a schedule would only make trivial.

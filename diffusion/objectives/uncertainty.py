@@ -41,7 +41,7 @@ def uncertainty(channels: int = 128, seed: int = 0) -> Uncertainty:
 
     Args:
         channels: number of features; 128 in the authors' code.
-        seed: of the frequencies; the same when a run is resumed.
+        seed: seed of the frequencies; the same when a run is resumed.
 
     Raises:
         ValueError: if channels is below 1.
@@ -64,14 +64,14 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
 
         loss' = loss / exp(u) + u,    u = uncertainty(ln(sigma / alpha) / 4)
 
-    The gradient of the first network is then that of the loss relative to its size at each noise level. The second
+    The first network then receives the gradient of the loss relative to its size at each noise level. The second
     is `networks["uncertainty"]`, called as any network but with x_t and the condition None:
     `lambda x_t, clock, condition: pair.apply(params, clock)` with the pair `uncertainty()`.
 
     Facts:
         loss: loss / exp(u) + u
-        networks: those of the objective, uncertainty
-        optimum: that of the objective, and u = ln E[loss | t], where the value is 1 + u
+        networks: the objective's, uncertainty
+        optimum: the objective's, and u = ln E[loss | t], where the value is 1 + u
         paper: Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", eq. 21; Kendall
             et al. 2018
 
@@ -93,7 +93,7 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
                 f"{metrics['t'].shape} for losses of shape {losses.shape}"
             )
         # Of leaves with a schedule each, the mean of their noise levels is as good a clock as t.
-        levels = [log_sigma()(each, metrics["t"]) for each in of_each_leaf(schedule)]
+        levels = [log_sigma()(leaf, metrics["t"]) for leaf in of_each_leaf(schedule)]
         u = predict(None, sum(levels) / len(levels), None)
         require_shape(u, losses.shape, 'with_uncertainty: what the network "uncertainty" returns, one an example,')
         return losses / jnp.exp(u) + u, {**metrics, "unweighted": losses, "uncertainty": u}

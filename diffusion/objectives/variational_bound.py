@@ -41,9 +41,9 @@ def variational_bound(
         paper: Kingma et al. 2021, "Variational Diffusion Models", eq. 11 and 17
 
     Args:
-        parameterization: what the network "model" predicts.
-        density: of t, uniform in (t_start, t_max), as timesteps.uniform_density(schedule, t_min=t_start) is,
-            or another density with an importance that corrects for it.
+        parameterization: parameterization of the network "model".
+        density: density of t, uniform in (t_start, t_max), as timesteps.uniform_density(schedule, t_min=t_start), or
+            another density with an importance that corrects for it.
         t_start: first time, where sigma > 0; the schedule's t_min if None.
         decoder: (x_0, noise, sigma / alpha) -> log p(x_0 | x_{t_start}) entry by entry, of
             `objectives.decoders`; `decoders.levels()` if None, for bytes.
