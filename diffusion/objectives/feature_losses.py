@@ -255,8 +255,8 @@ def structured_alignment(
 
     A is the autocorrelation of a picture's tokens, whose difference is compared by its Frobenius norm, squared and
     divided by the number of pairs. D judges each token; its own loss L_D reaches D alone, and the term before it p
-    alone. The authors of this code knew the paper by its abstract and summaries alone: that norm, D's form and loss,
-    and both weights are ours.
+    alone. We knew the paper by its abstract and summaries alone: that norm, D's form and loss, and both weights are
+    ours.
 
     Facts:
         loss: -cos(p, y) + structure |A(p) - A(y)|^2 + adversarial (softplus(-D(p)) + L_D)

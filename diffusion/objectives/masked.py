@@ -115,7 +115,7 @@ def masked_denoising(
 
 
 def with_masked_copy(objective: Objective, patch: int = 2, least: float = 0.3, most: float = 0.5) -> Objective:
-    """An objective plus the same once more, with other times and noises, and a part of the patches.
+    """An objective plus a copy of it with other times and noises, whose network sees a part of the patches.
 
     Facts:
         loss: the wrapped objective's, with all patches and with a part of them

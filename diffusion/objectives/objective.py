@@ -169,8 +169,8 @@ class Head(NamedTuple):
 class Objective:
     """A training objective: called as its loss, `objective(networks, schedule, keys, batch, step)`.
 
-    All code that depends on the kind of objective reads these facts. The defaults describe a plain
-    denoising objective.
+    All code that depends on the kind of objective reads these facts. The defaults describe a plain denoising
+    objective.
 
     Attributes:
         loss: (networks, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics); see `objectives.inputs`.
