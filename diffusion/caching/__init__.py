@@ -51,8 +51,8 @@ def named(entry: Mapping[str, Any], **supplied: Any) -> Cache:
     """The cache of an entry {"name": ..., **arguments}.
 
     Args:
-        entry: from JSON; the name is one of `CACHES`.
-        **supplied: arguments that the entry may leave out; those that the function does not take are ignored.
+        entry: an entry of JSON, whose name is one of `CACHES`.
+        **supplied: arguments that the entry may leave out; arguments that the function does not take are ignored.
 
     Raises:
         ValueError: for an unknown name or argument, one that is missing, or one of another type or range.

@@ -15,8 +15,8 @@ class Deep(NamedTuple):
     """What DeepCache carries.
 
     Attributes:
-        features: `[B, H', W', C']` those that enter the block of the branch, of the last whole evaluation.
-        steps: int32 `[]` evaluations so far.
+        features: `[B, H', W', C']` features that enter the branch's block in the last whole evaluation.
+        steps: int32 `[]` number of evaluations so far.
     """
 
     features: Array
@@ -24,9 +24,9 @@ class Deep(NamedTuple):
 
 
 def deep_cache(interval: int, branch: int = 0) -> Cache:
-    """DeepCache: the whole U-Net runs every `interval` steps, and between only what lies outside of a skip connection.
+    """DeepCache: the whole U-Net runs every `interval` steps, and its blocks outside of a skip connection always.
 
-        up_m(skip_m(x_t), up_(m + 1)'),    ' of the last whole evaluation
+        up_m(skip_m(x_t), up_(m + 1)'),    ' from the last whole evaluation
 
     Facts:
         skips: all that is deeper than the skip connection `branch`
@@ -34,9 +34,9 @@ def deep_cache(interval: int, branch: int = 0) -> Cache:
         paper: Ma et al. 2023, "DeepCache: Accelerating Diffusion Models for Free", with uniform intervals
 
     Args:
-        interval: every so many steps the whole network runs.
-        branch: the skip connection, 0 the outermost, whose block on the way up runs in all steps; those outside of it
-            run too.
+        interval: number of steps from one run of the whole network to the next, >= 1.
+        branch: index of the skip connection, 0 the outermost, whose block on the way up runs in all steps, as do the
+            blocks outside of it.
 
     Raises:
         ValueError: for an interval below 1, or a negative branch; when called, for one that the network does not have.
@@ -49,8 +49,8 @@ def deep_cache(interval: int, branch: int = 0) -> Cache:
 
     def apply(kept: Deep, call: Call) -> tuple[Array, Deep, Array]:
         def evaluate(deep):
-            output, seen = call(branch=branch, deep=deep)
-            return output, seen.features, jnp.int32(seen.run)
+            output, reuse = call(branch=branch, deep=deep)
+            return output, reuse.features, jnp.int32(reuse.run)
 
         runs = kept.steps % interval == 0
         output, features, run = jax.lax.cond(runs, lambda: evaluate(None), lambda: evaluate(kept.features))

@@ -15,13 +15,14 @@ def evaluations(plan: Plan, whole: Plan | None = None) -> dict[str, Any]:
         caching.mag_cache(0.1, ratios, **{name: of[name] for name in ("whole", "at")})    for of = evaluations(plan)
 
     Args:
-        plan: that is sampled, with or without steps that renoise.
-        whole: the plan of the whole trajectory, of which `plan` may be the end or repeat a part; None: those times of
-            `plan` that are later than none before, in the direction of sampling.
+        plan: the plan that is sampled, with or without steps that renoise.
+        whole: the plan of the whole trajectory, of which `plan` may be the end or repeat a part; None: the times of
+            `plan` that are lower than all times before them.
 
     Returns:
-        steps, the number of evaluations; whole, that of the whole trajectory; at, for each part of the plan between
-        steps that renoise, where its evaluations lie among those of the whole trajectory, counted from 0.
+        A mapping. "steps": number of the plan's evaluations; "whole": number of the whole trajectory's evaluations;
+        "at": for each part of the plan between steps that renoise, its evaluations' indices in the whole trajectory,
+        counted from 0, possibly fractions.
     """
     times = _times(plan)
     knots = times if whole is None else _times(whole)

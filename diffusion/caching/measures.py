@@ -1,4 +1,4 @@
-"""What a model's own trajectory says for its caches: the ratios of MagCache and the polynomial of TeaCache."""
+"""Constants of caches that a model's own trajectory gives: the ratios of MagCache and the polynomial of TeaCache."""
 
 __all__ = ["Measures", "fitted", "measured"]
 
@@ -17,10 +17,10 @@ class Measures(NamedTuple):
     """The memory of `measured` after a trajectory; entry 0 of each series is 1 or 0, for it has no step before.
 
     Attributes:
-        ratios: float32 `[steps]`, the mean over tokens of |residual| / |residual of the step before|: of `mag_cache`.
-        read: float32 `[steps]`, the relative change of what the first block reads.
+        ratios: float32 `[steps]`, the mean over tokens of |residual| / |residual of the step before|, for `mag_cache`.
+        read: float32 `[steps]`, the relative change of the first block's input.
         output: float32 `[steps]`, the relative change of the network's output.
-        last: of the last step: what the first block read, the residual, the output, and how many steps there were.
+        last: (input of the first block, residual, output, number of steps so far) at the last step.
     """
 
     ratios: Array
@@ -30,13 +30,13 @@ class Measures(NamedTuple):
 
 
 def measured(steps: int) -> Cache:
-    """A cache that skips nothing, and whose memory holds the `Measures` of a trajectory of so many evaluations.
+    """A cache that skips nothing, and whose memory holds the `Measures` of a trajectory of `steps` evaluations.
 
         _, memory = samplers.sample_with_memory(sampler, caching.cached(make, network, caching.measured(20)), ...)
         ratios = memory.calls[0].ratios
 
     Args:
-        steps: evaluations of the trajectory.
+        steps: number of evaluations of the trajectory, >= 1.
 
     Raises:
         ValueError: if there are none.
@@ -73,11 +73,11 @@ def _seen(blocks: Any) -> tuple[Array, tuple[Array, Array]]:
 
 
 def fitted(measures: Measures, degree: int = 4) -> tuple[float, ...]:
-    """The polynomial of `tea_cache` for a model: from the change of what the first block reads to that of the output.
+    """The polynomial of `tea_cache` for a model: from the change of the first block's input to the output's.
 
     Args:
-        measures: of a trajectory of at least degree + 2 steps.
-        degree: of the polynomial; 4 in the paper.
+        measures: measures of a trajectory of at least degree + 2 steps.
+        degree: degree of the polynomial; 4 in the paper.
 
     Returns:
         Its coefficients, the highest power first.

@@ -23,8 +23,8 @@ class Cache(NamedTuple):
 
     Attributes:
         memory: call -> a pytree of arrays or shapes; the first memory is the zeros of these shapes.
-        apply: (memory, call) -> (output, the next memory, how many of the network's blocks have run).
-        reads: what it needs of the network, "blocks" or "deep", see `diffusion.models.facts.reuses`.
+        apply: (memory, call) -> (output, the next memory, number of the network's blocks that have run).
+        reads: kind of reuse that the network must offer, "blocks" or "deep", see `diffusion.models.facts.reuses`.
         idle: whether it never skips anything, so that the network is evaluated plainly.
         again: (memory, the first memory) -> the memory after a step that renoises; None: the first one.
     """
@@ -39,7 +39,7 @@ class Cache(NamedTuple):
         """Refuses a network that does not offer what the cache reads.
 
         Args:
-            offered: by the network, `diffusion.models.facts.reuses`.
+            offered: kinds of reuse that the network offers, `diffusion.models.facts.reuses`.
 
         Raises:
             ValueError: naming both.
@@ -50,16 +50,16 @@ class Cache(NamedTuple):
                 "blocks": "DiT, JiT, PixArt, MM-DiT and Flux",
                 "deep": "the U-Nets of DDPM, ADM and Stable Diffusion",
             }
-            of = f", as {kinds[self.reads]} offer them" if self.reads in kinds else ""
-            raise ValueError(f"the cache reads a network's {self.reads}{of}; this network offers {theirs}")
+            examples = f", as {kinds[self.reads]} offer them" if self.reads in kinds else ""
+            raise ValueError(f"the cache reads a network's {self.reads}{examples}; this network offers {theirs}")
 
 
 class Work(NamedTuple):
     """Blocks of a network, counted over the evaluations of a trajectory.
 
     Attributes:
-        run: int32 `[]`, those that have run.
-        evaluations: int32 `[]`, calls of the network of which some blocks may not have run.
+        run: int32 `[]`, number of blocks that have run.
+        evaluations: int32 `[]`, number of calls of the network of which some blocks may not have run.
     """
 
     run: Array
@@ -70,9 +70,9 @@ class Remembered(NamedTuple):
     """The memory of `cached`.
 
     Attributes:
-        calls: of the cache, one for each call of the network in an evaluation of the denoiser.
-        own: of the denoiser itself, where it is a `guidance.Memory`; else ().
-        work: done so far.
+        calls: the cache's memories, one for each call of the network in an evaluation of the denoiser.
+        own: memory of the denoiser itself, where it is a `guidance.Memory`; else ().
+        work: work done so far.
     """
 
     calls: tuple[Any, ...]
@@ -83,19 +83,19 @@ class Remembered(NamedTuple):
 def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache: Cache) -> Denoiser | Memory:
     """A denoiser whose network is evaluated through a cache.
 
-    Each call of the network within the denoiser has a memory of its own, and each row of a call too: the branches of
-    `guidance.together` are rows, those of `guidance.separately` calls. A part of the network is skipped where all rows
-    of a call agree, for the batch is one program. The evaluations of a step after its first (Heun's second) run the
-    whole network. A cache that skips nothing leaves the denoiser as it is.
+    Each call of the network within the denoiser has its own memory, and so has each row of a call: the branches of
+    `guidance.together` are rows, the branches of `guidance.separately` are calls. A part of the network is skipped
+    where all rows of a call agree, for the batch is one program. The evaluations of a step after its first (Heun's
+    second) run the whole network. A cache that skips nothing leaves the denoiser as it is.
 
     Args:
         make: network -> the guided denoiser. It evaluates the network outside of `lax.cond`, `lax.scan` and of
             derivatives.
         network: (x, clock, condition, **further arguments) -> output.
-        cache: for example `first_block(0.1)`.
+        cache: the cache, for example `first_block(0.1)`.
 
     Returns:
-        What `samplers.sample` takes; `work` of its memory says what has run.
+        A denoiser for `samplers.sample`; `work` of its memory says what has run.
 
     Raises:
         TypeError: if the denoiser is `guidance.Unpaired`.
@@ -107,7 +107,7 @@ def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache
     if cache.idle:
         return plain
     remembers = isinstance(plain, Memory)
-    evaluate = plain.apply if isinstance(plain, Memory) else lambda own, x_t, t: (plain(x_t, t), own)
+    evaluate = plain.apply if isinstance(plain, Memory) else lambda inner, x_t, t: (plain(x_t, t), inner)
 
     def init(x: Array) -> Remembered:
         shapes = []
@@ -117,11 +117,11 @@ def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache
             return network(x_t, clock, condition)
 
         denoise = make(recorded)
-        own = denoise.init(x) if isinstance(denoise, Memory) else ()
-        call = (lambda x, t: denoise.apply(own, x, t)[0]) if isinstance(denoise, Memory) else denoise
+        inner = denoise.init(x) if isinstance(denoise, Memory) else ()
+        call = (lambda x, t: denoise.apply(inner, x, t)[0]) if isinstance(denoise, Memory) else denoise
         jax.eval_shape(call, x, jnp.ones((), x.dtype))
         calls = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tuple(shapes))
-        return Remembered(calls, own, Work(jnp.int32(0), jnp.int32(0)))
+        return Remembered(calls, inner, Work(jnp.int32(0), jnp.int32(0)))
 
     def apply(memory: Remembered, x_t: Array, t: ArrayLike) -> tuple[Prediction, Remembered]:
         new = []
@@ -139,12 +139,12 @@ def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache
             return output
 
         denoise = make(through)
-        prediction, own = (
+        prediction, inner = (
             denoise.apply(memory.own, x_t, t) if isinstance(denoise, Memory) else (denoise(x_t, t), memory.own)
         )
         run = sum((blocks for _, blocks in new), memory.work.run)
         work = Work(jnp.asarray(run, jnp.int32), memory.work.evaluations + len(new))
-        return prediction, Remembered(tuple(state for state, _ in new), own, work)
+        return prediction, Remembered(tuple(state for state, _ in new), inner, work)
 
     def again(memory: Remembered, x: Array) -> Remembered:
         first = init(x)

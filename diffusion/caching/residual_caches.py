@@ -18,10 +18,10 @@ class Kept(NamedTuple):
 
     Attributes:
         begun: Bool `[]`, whether there has been an evaluation.
-        sign: `[B, N, D]`, that of an earlier evaluation.
-        residual: `[B, N, D]`, what the skipped blocks added when they ran last.
-        distance: float32 `[B]`, accumulated since then.
-        steps: int32 `[]`, evaluations so far, those before a step that renoises too.
+        sign: `[B, N, D]`, the first block's residual or input in an earlier evaluation, by which change is judged.
+        residual: `[B, N, D]`, the sum that the skipped blocks added when they ran last.
+        distance: float32 `[B]`, change accumulated since then.
+        steps: int32 `[]`, number of evaluations so far, also before a step that renoises.
     """
 
     begun: Array
@@ -36,7 +36,7 @@ def first_block(threshold: float) -> Cache:
 
         r = h_1 - h_0,    skip where  mean |r - r'| <= threshold mean |r'|:    h_L = h_1 + (h_L' - h_1')
 
-    with ' of the last evaluation that ran whole. The mean is over the tokens and features of a row, and a batch skips
+    with ' from the last evaluation that ran whole. The mean is over the tokens and features of a row, and a batch skips
     where all its rows agree; for one picture this is the published rule, whose mean is over the whole batch.
 
     Facts:
@@ -59,12 +59,12 @@ def first_block(threshold: float) -> Cache:
             sign = h - blocks.features(blocks.start)
             near = relative_change(sign, kept.sign) <= threshold
 
-            def whole():
+            def run_all():
                 last = blocks.features(blocks.run(first, 1, blocks.length))
                 return last, kept._replace(begun=jnp.bool_(True), sign=sign, residual=last - h)
 
             skips = kept.begun & near.all()
-            last, new = jax.lax.cond(skips, lambda: (h + kept.residual, kept), whole)
+            last, new = jax.lax.cond(skips, lambda: (h + kept.residual, kept), run_all)
             return last, (new, jnp.where(skips, 1, blocks.length))
 
         output, (new, run) = call(through=through)
@@ -78,22 +78,22 @@ def tea_cache(threshold: float, coefficients: Sequence[float] = (1.0, 0.0), step
 
         d <- d + p(mean |m - m'| / mean |m'|),    skip where  d < threshold:    h_L = h_0 + (h_L' - h_0')
 
-    m is the first block's normalised, shifted and scaled input, ' of the last evaluation for m and of the last whole
-    one for h; p is a polynomial, fitted to how much the output of a model changes. d is 0 again when the blocks run.
-    The first evaluation and the last run whole. Each row of a batch has its d; a batch skips where all rows agree.
+    m is the first block's normalised, shifted and scaled input, ' from the last evaluation for m and from the last
+    whole one for h; p is a polynomial, fitted to how much the output of a model changes. d is 0 again when the blocks
+    run. The first evaluation and the last run whole. Each row of a batch has its d; a batch skips where all rows agree.
 
     Facts:
         skips: all blocks
         number: threshold, 0.1 to 0.6 for Flux; 0 skips nothing
         paper: Liu et al. 2024, "Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model";
-            the rule is that of the authors' code
+            the rule is taken from the authors' code
 
     Args:
-        threshold: of the accumulated change.
-        coefficients: of p, the highest power first; (1, 0) is the change itself. Each model has its own: Flux-dev's
-            published ones are (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861), those of HunyuanVideo
-            (733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896); `caching.fitted` fits them.
-        steps: evaluations of a trajectory, the last of which runs whole; None: no rule for the last.
+        threshold: threshold of the accumulated change.
+        coefficients: coefficients of p, the highest power first; (1, 0) is the change itself. Each model has its own:
+            Flux-dev's are published as (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861), HunyuanVideo's
+            as (733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896); `caching.fitted` fits them.
+        steps: number of evaluations of a trajectory, the last of which runs whole; None: no rule for the last.
 
     Raises:
         ValueError: if the threshold is negative, there are no coefficients or one that is not finite, or no steps.
@@ -113,12 +113,14 @@ def tea_cache(threshold: float, coefficients: Sequence[float] = (1.0, 0.0), step
             )
             ends = False if steps is None else kept.steps == steps - 1
 
-            def whole():
+            def run_all():
                 last = blocks.features(blocks.run(blocks.start, 0, blocks.length))
                 return last, last - h, jnp.zeros_like(distance)
 
             skips = kept.begun & ~ends & (distance < threshold).all()
-            last, residual, distance = jax.lax.cond(skips, lambda: (h + kept.residual, kept.residual, distance), whole)
+            last, residual, distance = jax.lax.cond(
+                skips, lambda: (h + kept.residual, kept.residual, distance), run_all
+            )
             new = Kept(jnp.bool_(True), sign, residual, distance, kept.steps + 1)
             return last, (new, jnp.where(skips, 0, blocks.length))
 
@@ -152,19 +154,20 @@ def mag_cache(
     Facts:
         skips: all blocks
         number: threshold, 0.06 to 0.24 for Flux; 0 skips nothing
-        paper: Ma et al. 2025, "MagCache: Fast Video Generation with Magnitude-Aware Cache"; the rule is that
-            of the authors' code
+        paper: Ma et al. 2025, "MagCache: Fast Video Generation with Magnitude-Aware Cache"; the rule is
+            taken from the authors' code
 
     Args:
-        threshold: of the accumulated error.
-        ratios: of the steps of a whole trajectory, in order; the first one is read by nobody, for it has no step
+        threshold: threshold of the accumulated error.
+        ratios: ratios of the steps of a whole trajectory, in order; the first one is not read, for it has no step
             before.
         keep: share of the first steps of a whole trajectory that always run.
         longest: number of steps in a row that may be skipped.
-        whole: evaluations of a whole trajectory; the ratios of another number are taken from the nearest ones. None: as
-            many as there are ratios.
-        at: where the evaluations lie among these, from 0 to whole - 1, for each part of the trajectory between steps
-            that renoise (`caching.evaluations`); the first one of each part runs. None: all of them, in order.
+        whole: number of evaluations of a whole trajectory; each takes the nearest ratio. None: one evaluation for each
+            ratio.
+        at: positions of the evaluations in the whole trajectory, from 0 to whole - 1, for each part of the trajectory
+            between steps that renoise (`caching.evaluations`); the first one of each part runs. None: all of them, in
+            order.
 
     Raises:
         ValueError: for a negative threshold, no ratios or one that is not finite, a share outside of [0, 1], or
@@ -192,12 +195,12 @@ def mag_cache(
         def through(blocks):
             h = blocks.features(blocks.start)
 
-            def whole():
+            def run_all():
                 last = blocks.features(blocks.run(blocks.start, 0, blocks.length))
                 return last, last - h
 
             runs = ~kept.begun | jnp.asarray(whole_steps)[jnp.minimum(kept.steps, len(whole_steps) - 1)]
-            last, residual = jax.lax.cond(runs, whole, lambda: (h + kept.residual, kept.residual))
+            last, residual = jax.lax.cond(runs, run_all, lambda: (h + kept.residual, kept.residual))
             new = kept._replace(begun=jnp.bool_(True), residual=residual, steps=kept.steps + 1)
             return last, (new, jnp.where(runs, blocks.length, 0))
 
@@ -208,7 +211,7 @@ def mag_cache(
 
 
 def _runs(ratios: np.ndarray, always: np.ndarray, threshold: float, longest: int) -> np.ndarray:
-    """Bool [steps]: whether the blocks run, as they do in the first steps, those of `always` [steps]."""
+    """Bool [steps]: whether the blocks run; they run in the first steps, where `always` [steps] is True."""
     runs = np.ones(len(ratios), bool)
     product, error, skipped = 1.0, 0.0, 0
     for i in np.flatnonzero(~always):
@@ -231,8 +234,8 @@ def _kept(call: Call) -> Any:
 
     def through(blocks):
         h = blocks.features(blocks.start)
-        kept = Kept(jnp.bool_(False), h, h, jnp.zeros(h.shape[0]), jnp.int32(0))
-        return h, kept
+        shapes = Kept(jnp.bool_(False), h, h, jnp.zeros(h.shape[0]), jnp.int32(0))
+        return h, shapes
 
     return call(through=through)[1]
 

@@ -18,8 +18,8 @@ class Forecast(NamedTuple):
     Attributes:
         factors: `[order + 1, B, N, D]` the residual at the last whole evaluation, and its finite differences.
         whole: int32 `[]` number of evaluations that ran whole.
-        last: int32 `[]` the last of these, counted from 0.
-        steps: int32 `[]` evaluations so far.
+        last: int32 `[]` index of the last of these evaluations, counted from 0.
+        steps: int32 `[]` number of evaluations so far.
     """
 
     factors: Array
@@ -41,12 +41,12 @@ def taylor_seer(interval: int, order: int = 1, first: int = 3) -> Cache:
         skips: all blocks
         number: interval, 3 to 6, with an order, 1 to 2; an interval of 1 skips nothing
         paper: Liu et al. 2025, "From Reusing to Forecasting: Accelerating Diffusion Models with TaylorSeers";
-            the steps that run are those of the authors' code
+            the steps that run follow the authors' code
 
     Args:
-        interval: every so many steps the blocks run.
-        order: of the series; 0 reuses the residual as it was.
-        first: steps at the start that all run.
+        interval: number of steps from one run of the blocks to the next, >= 1.
+        order: order of the series; 0 reuses the residual as it was.
+        first: number of steps at the start that all run.
 
     Raises:
         ValueError: for an interval or a first part below 1, or a negative order.
@@ -69,7 +69,7 @@ def taylor_seer(interval: int, order: int = 1, first: int = 3) -> Cache:
             h = blocks.features(blocks.start)
             since = (kept.steps - kept.last).astype(h.dtype)
 
-            def whole():
+            def run_all():
                 last = blocks.features(blocks.run(blocks.start, 0, blocks.length))
                 factors = [last - h]
                 for i in range(order):
@@ -82,7 +82,7 @@ def taylor_seer(interval: int, order: int = 1, first: int = 3) -> Cache:
                 return h + series, kept._replace(steps=kept.steps + 1)
 
             runs = (kept.steps < first) | ((kept.steps - first + 1) % interval == 0)
-            last, new = jax.lax.cond(runs, whole, forecast)
+            last, new = jax.lax.cond(runs, run_all, forecast)
             return last, (new, jnp.where(runs, blocks.length, 0))
 
         output, (new, run) = call(through=through)

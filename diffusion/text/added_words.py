@@ -1,4 +1,4 @@
-"""Words that a vocabulary does not have, with ids of their own: those of textual inversion."""
+"""Words that a vocabulary does not have, with further ids, as textual inversion learns them."""
 
 __all__ = ["named_in", "with_words"]
 
@@ -14,7 +14,7 @@ def with_words(tokenizer: Tokenizer, words: Mapping[str, Sequence[int]]) -> Toke
     """The tokenizer with further words, each of one or several ids; capital and small letters are one.
 
     Args:
-        tokenizer: of the vocabulary.
+        tokenizer: tokenizer of the vocabulary.
         words: the ids of each word, e.g. {"<cat-toy>": (49408, 49409)}.
 
     Raises:
@@ -33,17 +33,17 @@ def with_words(tokenizer: Tokenizer, words: Mapping[str, Sequence[int]]) -> Toke
     def split(text: str) -> tuple[list[int], Callable[[int], str]]:
         parts = []  # (text, ids, n -> the text from id n on)
         at = 0
-        for found in pattern.finditer(text):
-            between = text[at : found.start()]
+        for match in pattern.finditer(text):
+            between = text[at : match.start()]
             parts += [(between, *tokenizer.split(between))] if between.strip() else []
-            parts.append((found[0], table[found[0].lower()], lambda first, word=found[0]: word))
-            at = found.end()
+            parts.append((match[0], table[match[0].lower()], lambda first, word=match[0]: word))
+            at = match.end()
         parts += [(text[at:], *tokenizer.split(text[at:]))] if text[at:].strip() or not parts else []
 
         def rest(first: int) -> str:
-            for i, (_, ids, of_part) in enumerate(parts):
+            for i, (_, ids, text_from) in enumerate(parts):
                 if first < len(ids):
-                    return of_part(first) + "".join(later for later, _, _ in parts[i + 1 :])
+                    return text_from(first) + "".join(later for later, _, _ in parts[i + 1 :])
                 first -= len(ids)
             return ""
 

@@ -84,9 +84,9 @@ def write(folder: str | pathlib.Path, learned: BytePairs, length: int) -> None:
     """Writes a vocabulary as a folder that `Tokenizer.open` reads, and transformers as CLIPTokenizer.
 
     Args:
-        folder: is made.
-        learned: from `learn`.
-        length: of a text in ids, start and end among them, at least 3.
+        folder: the folder, which is made.
+        learned: the result of `learn`.
+        length: number of ids of a text, with start and end, at least 3.
 
     Raises:
         ValueError: for a length that leaves no room.
@@ -95,12 +95,12 @@ def write(folder: str | pathlib.Path, learned: BytePairs, length: int) -> None:
         raise ValueError(f"length = {length} leaves no room for text between its start and its end")
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "do_lower_case": True, **CLIP_SPECIAL}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "do_lower_case": True, **CLIP_SPECIAL}
     lines = ["#version: 0.2", *(" ".join(pair) for pair in learned.merges), ""]
     for name, content in (
         ("vocab.json", json.dumps(learned.ids, ensure_ascii=False)),
         ("merges.txt", "\n".join(lines)),
-        ("tokenizer_config.json", json.dumps(about, indent=2)),
+        ("tokenizer_config.json", json.dumps(config, indent=2)),
     ):
         with files.whole(folder / name) as file:
             file.write(content.encode())

@@ -23,7 +23,7 @@ from diffusion.text.encoding import Encoder
 
 
 def fingerprint(params: Any, **how: Any) -> str:
-    """A hash of an encoder's weights and of its arguments: what its embeddings depend on beside the text.
+    """A hash of an encoder's weights and arguments, which determine its embeddings of a text.
 
     Args:
         params: its parameters.
@@ -43,9 +43,9 @@ def cached(encoder: Encoder, weights: str, folder: str | pathlib.Path | None = N
     A file appears whole, and a damaged one is made again. Several processes may share the folder.
 
     Args:
-        encoder: whose network is called outside `jit`.
-        weights: from `fingerprint`: other weights have other files.
-        folder: of the files; by default "embeddings" in the library's cache (`diffusion.io.files.cache`).
+        encoder: an encoder whose network is called outside `jit`.
+        weights: fingerprint of the weights, from `fingerprint`: other weights have other files.
+        folder: folder of the files; by default "embeddings" in the library's cache (`diffusion.io.files.cache`).
     """
     place = pathlib.Path(folder or files.cache("embeddings")).expanduser() / weights
 
@@ -59,13 +59,13 @@ def cached(encoder: Encoder, weights: str, folder: str | pathlib.Path | None = N
             tokens, pooled = encoder.network(ids[missing], mask[missing])
             place.mkdir(parents=True, exist_ok=True)
             for row, i in enumerate(missing):
-                made = {"tokens": np.asarray(tokens[row])}
-                made |= {} if pooled is None else {"pooled": np.asarray(pooled[row])}
+                embedding = {"tokens": np.asarray(tokens[row])}
+                embedding |= {} if pooled is None else {"pooled": np.asarray(pooled[row])}
                 mine = place / f"{uuid.uuid4().hex}.part"  # of this process alone
                 with files.whole(mine) as file:
-                    file.write(save(made))
+                    file.write(save(embedding))
                 mine.replace(paths[i])
-                known[paths[i]] = made
+                known[paths[i]] = embedding
         rows = [row for path in paths if (row := known[path]) is not None]
         stack = lambda name: jnp.stack([row[name] for row in rows])
         return stack("tokens"), stack("pooled") if "pooled" in rows[0] else None

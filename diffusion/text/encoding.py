@@ -60,7 +60,7 @@ class Encoder(NamedTuple):
     """A vocabulary and the network that reads it.
 
     Attributes:
-        tokenizer: of the network's vocabulary.
+        tokenizer: tokenizer of the network's vocabulary.
         network: (ids [B, N], mask [B, N]) -> (tokens [B, N, D], pooled [B, P] or None).
     """
 
@@ -72,8 +72,8 @@ class Encoder(NamedTuple):
         """The encoder of a Linen module and its parameters, compiled.
 
         Args:
-            tokenizer: of its vocabulary.
-            module: such as `models.clip.CLIPText` or `models.t5.T5Encoder`.
+            tokenizer: tokenizer of its vocabulary.
+            module: text encoder, such as `models.clip.CLIPText` or `models.t5.T5Encoder`.
             params: its parameters.
             masked: whether its attention receives the mask; of the published models only PixArt's T5 does.
             **how: further arguments of its call: `skip=1, norm=False` for CLIP as SDXL and SD 3 read it.
@@ -113,18 +113,19 @@ def encode(
     """The embeddings of prompts.
 
     Args:
-        prompts: B texts, which may be "". Negative prompts belong into the same call: they need as many windows.
-        encoder: to read them.
-        emphasis: what brackets do, see `weighting`:
+        prompts: B texts, which may be "". Negative prompts belong into the same call, since all need one number of
+            windows.
+        encoder: encoder that reads them.
+        emphasis: effect of brackets, see `weighting`:
             "none": they are text.
             "scale": a token's embedding is multiplied by its weight.
             "restore_mean": as "scale", and then the whole window is multiplied by one number, so that the mean over
                 tokens and features is kept (AUTOMATIC1111's way, over a batch there; "scale" is "No norm" there).
             "from_empty": empty + weight (embedding - empty), with the embedding of an empty prompt at the same
                 position (ComfyUI's way, and compel's for weights above one).
-        windows: read a long prompt in several windows, which follow one another, [B, K N, D]; pooled is the first's.
-            Otherwise what does not fit is cut, and a warning quotes it.
-        before, behind: what stands around each prompt, also an empty one, with weight 1: the template of a chat.
+        windows: whether a long prompt is read in several windows, which follow one another, [B, K N, D]; pooled is the
+            first's. Otherwise what does not fit is cut, and a warning quotes it.
+        before, behind: texts around each prompt, also an empty one, with weight 1: the template of a chat.
 
     Returns:
         `Embeddings`, with M = N, or K N for the K windows of the longest prompt.
@@ -188,7 +189,7 @@ def _emphasised(
 def side_by_side(*parts: Embeddings) -> Embeddings:
     """Encoders that read the same tokens, their features one after the other: [B, M, D1 + D2 + ...].
 
-    Pooled is that of the last part.
+    The last part gives pooled.
 
     Raises:
         ValueError: if they have not the same number of prompts and tokens.
@@ -202,7 +203,7 @@ def side_by_side(*parts: Embeddings) -> Embeddings:
 def one_after_other(*parts: Embeddings) -> Embeddings:
     """Encoders whose tokens follow one another, padded with zeros to the widest: [B, M1 + M2 + ..., max D].
 
-    Pooled is that of the first part.
+    The first part gives pooled.
     """
     width = max(part.tokens.shape[-1] for part in parts)
     wide = [jnp.pad(part.tokens, ((0, 0), (0, 0), (0, width - part.tokens.shape[-1]))) for part in parts]

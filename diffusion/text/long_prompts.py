@@ -1,4 +1,4 @@
-"""Long prompts in windows: as many tokens as the encoder's context holds, each window encoded on its own.
+"""Long prompts in windows: each fills the encoder's context with tokens, and is encoded on its own.
 
 A window ends where it is full, or after its last comma if that is near the end, so that no phrase is split; "BREAK" in
 the prompt ends one by hand. AUTOMATIC1111's "stable-diffusion-webui" does the same.
@@ -20,7 +20,7 @@ class Windows(NamedTuple):
     """A prompt in parts.
 
     Attributes:
-        rows: for each window its (id, weight) pairs, at most as many as a context has room for; at least one window.
+        rows: (id, weight) pairs of each window, no more than fit into a context; at least one window.
         cut: the text that did not fit.
     """
 

@@ -20,8 +20,8 @@
 | Z-Image | [B, 512, 2560] Qwen 3, of the prompt in a template          |                     | Qwen's      |
 
 SDXL and SD 3 read CLIP's states before the last layer, without the final norm: `Encoder.of(..., skip=1, norm=False)`.
-Encode prompts and negative prompts in one call, so that they have as many tokens; "" is a prompt like any other. (SDXL
-was published to receive zeros where there is no negative prompt: `jax.tree.map(jnp.zeros_like, condition)`.)
+Encode prompts and negative prompts in one call, so that they have equally many tokens; "" is a prompt like any other.
+(SDXL was published to receive zeros where there is no negative prompt: `jax.tree.map(jnp.zeros_like, condition)`.)
 """
 
 __all__ = [
@@ -112,7 +112,7 @@ def stable_diffusion_xl(prompts: Sequence[str], clip: Encoder, clip_g: Encoder, 
     Args:
         prompts: B texts.
         clip: ViT-L's text tower, `skip=1, norm=False`.
-        clip_g: ViT-bigG's with its projection, the same.
+        clip_g: ViT-bigG's text tower with its projection, `skip=1, norm=False`.
         **how: further arguments of `encode`.
     """
     both = side_by_side(encode(prompts, clip, **how), encode(prompts, clip_g, **how))
@@ -134,9 +134,9 @@ def stable_diffusion_3(
     Args:
         prompts: B texts.
         clip: ViT-L's text tower with its projection, `skip=1, norm=False`.
-        clip_g: ViT-bigG's, the same.
+        clip_g: ViT-bigG's text tower with its projection, `skip=1, norm=False`.
         t5: T5's encoder with a tokenizer of `length`; None: the model receives zeros in its place, as in training.
-        width, length: of T5's tokens where there is none.
+        width, length: width and number of T5's tokens where there is no T5.
         **how: further arguments of `encode`.
     """
     first = encode(prompts, clip, **how)
@@ -172,7 +172,7 @@ def chroma(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
     """
     embeddings = encode(prompts, t5, **how)
     mask = jnp.asarray(embeddings.mask)
-    end = mask.shape[1] - mask[:, ::-1].argmax(1)  # behind the last token, of several windows that of the last one
+    end = mask.shape[1] - mask[:, ::-1].argmax(1)  # behind the last token; with several windows, the last window's
     return {"text": embeddings.tokens, "text_mask": mask | (jnp.arange(mask.shape[1]) == end[:, None])}
 
 
@@ -193,7 +193,7 @@ def ltx_video(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]
 
     Args:
         prompts: B texts.
-        t5: T5's encoder with a tokenizer of 128 tokens; of 0.9.5 and later `masked=True`, 256 tokens.
+        t5: T5's encoder with a tokenizer of 128 tokens; for 0.9.5 and later `masked=True`, with 256 tokens.
         **how: further arguments of `encode`.
     """
     embeddings = encode(prompts, t5, **how)
@@ -205,7 +205,8 @@ def hunyuan_video(prompts: Sequence[str], llama: Encoder, clip: Encoder, **how: 
 
     Args:
         prompts: B texts.
-        llama: the states before its last two layers, `masked=True, layers=(-3,)`, with a tokenizer of 95 + 256 tokens.
+        llama: Llama's states before its last two layers, `masked=True, layers=(-3,)`, with a tokenizer of 95 + 256
+            tokens.
         clip: ViT-L's text tower; it reads the first window of a long prompt alone.
         **how: further arguments of `encode`, for Llama.
     """
@@ -230,7 +231,7 @@ def z_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]
 
     Args:
         prompts: B texts.
-        qwen: the states of its last layer but one, `masked=True, layers=(-2,)`, with a tokenizer of 512 tokens.
+        qwen: Qwen's states of its last layer but one, `masked=True, layers=(-2,)`, with a tokenizer of 512 tokens.
         **how: further arguments of `encode`.
     """
     return _text_first(encode(prompts, qwen, before=USER, behind=ANSWER, **how))
@@ -241,7 +242,7 @@ def qwen_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, A
 
     Args:
         prompts: B texts.
-        qwen: the normalised states of its last layer, `masked=True`, with a tokenizer of 34 + 512 tokens.
+        qwen: Qwen's normalised states of its last layer, `masked=True`, with a tokenizer of 34 + 512 tokens.
         **how: further arguments of `encode`.
     """
     embeddings = encode(prompts, qwen, before=TASK + USER, behind=ANSWER, **how)
@@ -254,8 +255,8 @@ def lumina2(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, 
 
     Args:
         prompts: B texts.
-        gemma: the states of its last layer but one, `masked=True, layers=(-2,)`, with a tokenizer of 256 tokens.
-        instructed: False for negative prompts, which have no system's before them.
+        gemma: Gemma's states of its last layer but one, `masked=True, layers=(-2,)`, with a tokenizer of 256 tokens.
+        instructed: whether the system's text stands before the prompts; False for negative prompts.
         **how: further arguments of `encode`.
     """
     return _text_first(encode(prompts, gemma, before=SYSTEM if instructed else "", **how))
@@ -264,12 +265,12 @@ def lumina2(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, 
 def sana(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **how: Any) -> dict[str, Any]:
     """{"text", "text_mask"} of SANA: the prompt in lower case, as Gemma 2 reads it behind an instruction.
 
-    Of the instruction the start of the text is left, and the last token, in whose place the prompt may begin.
+    Two tokens of the instruction stay: the start of the text, and the last token, with which the prompt may begin.
 
     Args:
         prompts: B texts.
-        gemma: the normalised states of its last layer, `masked=True`, with a tokenizer of 300 tokens.
-        instructed: False for negative prompts, which have no instruction.
+        gemma: Gemma's normalised states of its last layer, `masked=True`, with a tokenizer of 300 tokens.
+        instructed: whether the instruction stands before the prompts; False for negative prompts.
         **how: further arguments of `encode`.
     """
     prompts = [prompt.lower().strip() for prompt in prompts]
@@ -280,8 +281,8 @@ def sana(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **h
     tokenizer = tokenizer.longer(len(tokenizer.start) + len(tokenizer.split(INSTRUCTION)[0]) - 2)
     embeddings = encode(prompts, gemma._replace(tokenizer=tokenizer), before=INSTRUCTION, **how)
     first = tokenizer.length - OF_PROMPT + 1
-    kept = lambda rows: jnp.concatenate([rows[:, :1], rows[:, first:]], axis=1)
-    return {"text": kept(embeddings.tokens), "text_mask": kept(jnp.asarray(embeddings.mask))}
+    prompt_tokens = lambda rows: jnp.concatenate([rows[:, :1], rows[:, first:]], axis=1)
+    return {"text": prompt_tokens(embeddings.tokens), "text_mask": prompt_tokens(jnp.asarray(embeddings.mask))}
 
 
 def wan(prompts: Sequence[str], umt5: Encoder, **how: Any) -> dict[str, jax.Array]:

@@ -65,7 +65,7 @@ class Tokens(NamedTuple):
     Attributes:
         ids: int32 [B, N].
         mask: Bool [B, N], True from the start to the end of the text, False where it is padded.
-        cut: for each text the part that did not fit, "" where all of it did.
+        cut: part of each text that did not fit, "" where all of it did.
     """
 
     ids: np.ndarray
@@ -81,7 +81,7 @@ class Tokenizer(NamedTuple):
         start: ids before a text.
         end: ids after it.
         pad: id after the end.
-        length: N.
+        length: number N of ids for each text, with start, end and padding.
         left: whether padding stands before a text, and not behind it.
     """
 
@@ -97,8 +97,8 @@ class Tokenizer(NamedTuple):
         """Reads a folder as it is published beside an encoder.
 
         Args:
-            folder: see the module.
-            length: N of ids for each text; 0: what tokenizer_config.json says.
+            folder: published folder, see the module.
+            length: number N of ids for each text; 0: the number in tokenizer_config.json.
 
         Raises:
             FileNotFoundError: if no vocabulary is there.
@@ -129,11 +129,11 @@ class Tokenizer(NamedTuple):
         return self.length - len(self.start) - len(self.end)
 
     def begin(self, ids: int) -> int:
-        """The place of the first id of a text that has so many."""
+        """The position of the first id of a text of `ids` ids."""
         return self.length - len(self.end) - ids if self.left else len(self.start)
 
     def longer(self, ids: int) -> "Tokenizer":
-        """The same vocabulary with room for so many ids more in each text."""
+        """The same vocabulary with room for `ids` more ids in each text."""
         return self._replace(length=self.length + ids)
 
     def ids(self, text: str) -> list[int]:
@@ -151,10 +151,10 @@ class Tokenizer(NamedTuple):
         ids = np.full((len(rows), self.length), self.pad, np.int32)
         mask = np.zeros(ids.shape, bool)
         for i, row in enumerate(rows):
-            whole = (*self.start, *row, *self.end)
+            framed_row = (*self.start, *row, *self.end)
             first = self.begin(len(row)) - len(self.start)
-            own = slice(first, first + len(whole))
-            ids[i, own], mask[i, own] = whole, True
+            span = slice(first, first + len(framed_row))
+            ids[i, span], mask[i, span] = framed_row, True
         return ids, mask
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
@@ -232,12 +232,12 @@ def _from_library(
         return encoded.ids, lambda i: text[encoded.offsets[i][0] :]
 
     with _refusing(f"{path} cannot read the text 'a'"):
-        bare, whole = (library.encode("a", add_special_tokens=special).ids for special in (False, True))
-    at = next((i for i in range(len(whole) + 1) if whole[i : i + len(bare)] == bare), None)
+        bare, with_special = (library.encode("a", add_special_tokens=special).ids for special in (False, True))
+    at = next((i for i in range(len(with_special) + 1) if with_special[i : i + len(bare)] == bare), None)
     if at is None:
         raise limits.Refused(f"{path} splits a text differently once it has a start and an end.")
-    start = tuple(whole[:at])
-    end = tuple(whole[at + len(bare) :])
+    start = tuple(with_special[:at])
+    end = tuple(with_special[at + len(bare) :])
     pad = vocabulary.get("pad_token", end[-1] if end else 0)
     return Tokenizer(split, start, end, pad, length)
 

@@ -8,7 +8,7 @@
 | "\\(word\\)"     | 1: the brackets are text                |
 
 Brackets nest, and their factors multiply. A bracket that is left open closes at the end of the prompt, and one that
-closes nothing is text. Syntax and corner cases are those of AUTOMATIC1111's "stable-diffusion-webui".
+closes nothing is text. Syntax and corner cases follow AUTOMATIC1111's "stable-diffusion-webui".
 """
 
 __all__ = ["joined", "parse"]
@@ -67,10 +67,10 @@ def parse(prompt: str) -> list[tuple[str, float]]:
 
 def joined(parts: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
     """Texts and weights with neighbours of one weight as one text, whose letters a tokenizer may join to one token."""
-    found: list[tuple[str, float]] = []
+    merged: list[tuple[str, float]] = []
     for text, weight in parts:
-        if found and found[-1][1] == weight:
-            found[-1] = (found[-1][0] + text, weight)
+        if merged and merged[-1][1] == weight:
+            merged[-1] = (merged[-1][0] + text, weight)
         else:
-            found.append((text, weight))
-    return found
+            merged.append((text, weight))
+    return merged
