@@ -37,8 +37,8 @@ def devices(machine: Machine, topology: str) -> list[Any]:
     """Returns the described devices of a machine, on which nothing can be put.
 
     Args:
-        machine: one that XLA can describe.
-        topology: of `machines.topology_name`.
+        machine: a machine that XLA can describe.
+        topology: XLA's name for the devices, from `machines.topology_name`.
 
     Raises:
         AheadError: without the compiler's package, or if it does not know the topology.
@@ -79,9 +79,9 @@ def compile_step(build: Callable[[Mesh], Program], mesh: Mesh, machine: Machine)
     """Compiles the step of `build(mesh)` for a mesh over described devices of a machine.
 
     Returns:
-        {"seconds": of compilation, "fits": whether there is room in the memory; "error": why if not; else, in bytes on
-        each device, "arguments", "outputs", "aliased" (outputs in the place of arguments), "temporaries", "peak", and
-        "collectives": {kind: bytes sent by each device in a step}}.
+        {"seconds": the time of compilation, "fits": whether there is room in the memory; "error": why there is none;
+        else, in bytes on each device, "arguments", "outputs", "aliased" (outputs in the place of arguments),
+        "temporaries", "peak", and "collectives": {kind: bytes sent by each device in a step}}.
     """
     with as_on(machine.platform):
         program = build(mesh)

@@ -80,15 +80,15 @@ def ring_bandwidth(machine: Machine, mesh: Mapping[str, int], axes: tuple[str, .
     network cards. On a TPU, as many of the torus's dimensions as the group's share of the devices, by its logarithm.
 
     Args:
-        machine: the machine.
+        machine: the device's data sheet.
         mesh: size of each axis by name, the nearest neighbours last.
         axes: the axes whose devices form a group.
     """
     names = list(mesh)
     group = math.prod(mesh[axis] for axis in axes)
     if machine.torus:
-        whole = math.log(max(math.prod(mesh.values()), 2))
-        dimensions = min(max(round(machine.torus * math.log(max(group, 2)) / whole), 1), machine.torus)
+        logarithm = math.log(max(math.prod(mesh.values()), 2))
+        dimensions = min(max(round(machine.torus * math.log(max(group, 2)) / logarithm), 1), machine.torus)
         return machine.link * dimensions / machine.torus
     stride = math.prod(mesh[name] for name in names[names.index(axes[-1]) + 1 :])
     if group * stride <= machine.neighbours:

@@ -34,15 +34,15 @@ def plan(folder: str, request: Request, names: Sequence[str], dtype: str = "bflo
     """Returns what `batch_size` pictures of a model need, and their time.
 
     Args:
-        folder: of the model, see `text_to_image.load`; its configs and tokenizers are enough.
-        request: for pictures; without attachments.
+        folder: the model's folder, see `text_to_image.load`; its configs and tokenizers are enough.
+        request: the request for pictures, without attachments.
         names: keys of `MACHINES`.
-        dtype: of the denoiser and the text encoders.
+        dtype: the type in which the denoiser and the text encoders compute.
 
     Returns:
         {"model", "size", "pictures", "evaluations", "weights": {network: bytes}, "flops": {part: operations}, "trace":
         the most bytes that the traced programs hold beside the weights, "machines": {name: {"hbm_bytes", "seconds":
-        {part: seconds}, "fits", "fits_alone"}}}; "fits_alone" is without the text encoders, which a program may have
+        {part: seconds}, "fits", "fits_alone"}}}; "fits_alone" leaves out the text encoders, which a program may have
         dropped when the trajectory begins.
 
     Raises:
@@ -54,10 +54,10 @@ def plan(folder: str, request: Request, names: Sequence[str], dtype: str = "bflo
     weights = {part: peak_memory.held(params) for part, params in model.params.items()}
 
     def encoded(params: Mapping[str, Any]) -> Any:
-        own = dataclasses.replace(model, params=params, _programs={})
+        encoder = dataclasses.replace(model, params=params, _programs={})
         prompts = np.resize(job.request.rows()[0], batch).tolist()
         how = {"windows": request.windows, "emphasis": request.emphasis, "frames": job.course.frames}
-        return conditions(own, prompts, request.negative, job.usual.guidance, *job.course.size, **how)
+        return conditions(encoder, prompts, request.negative, job.usual.guidance, *job.course.size, **how)
 
     both = jax.eval_shape(encoded, model.params)
     latents = jax.ShapeDtypeStruct((batch, *job.course.latents(model)), jnp.float32)
@@ -127,9 +127,9 @@ def show(planned: Mapping[str, Any], console: Console) -> None:
         column.justify = "right"
     counts = [*planned["flops"].values(), sum(planned["flops"].values())]
     table.add_row("FLOPs", *(f"{count:.3g}" for count in counts))
-    for name, of in planned["machines"].items():
-        fits = "yes" if of["fits"] else "without the text encoders" if of["fits_alone"] else "no"
-        spent = of["seconds"]
+    for name, entry in planned["machines"].items():
+        fits = "yes" if entry["fits"] else "without the text encoders" if entry["fits_alone"] else "no"
+        spent = entry["seconds"]
         table.add_row(name, *map(in_seconds, spent.values()), in_seconds(sum(spent.values())), fits)
     console.print(table)
     console.print(

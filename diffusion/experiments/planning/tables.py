@@ -60,34 +60,34 @@ def show(plan: Mapping[str, Any], console: Console) -> None:
         "Step time and MFU, estimates: if compute, memory and network overlap entirely ... if they take turns, each at "
         f"the bfloat16 peak of its data sheet. A real step is slower. MFU counts {counts}."
     )
-    for name, of in plan["machines"].items():
-        total = sum(of["memory"].values())
-        if not of["fits"]:
+    for name, entry in plan["machines"].items():
+        total = sum(entry["memory"].values())
+        if not entry["fits"]:
             say(
-                f"{name}: does not fit: {in_bytes(total)} (estimate), of {in_bytes(of['hbm_bytes'])}, of which a tenth "
-                f"stays free. What to change: {of['change']}."
+                f"{name}: does not fit: {in_bytes(total)} (estimate), of {in_bytes(entry['hbm_bytes'])}, of which a "
+                f"tenth stays free. What to change: {entry['change']}."
             )
-        if of["compiled"]:
-            console.print(_compiled_table(name, plan, of))
+        if entry["compiled"]:
+            console.print(_compiled_table(name, plan, entry))
 
 
 def _memory_table(machines: Mapping[str, Mapping]) -> Table:
     """Bytes on each device, a column for each platform."""
-    columns = {of["platform"]: of for of in machines.values()}
+    columns = {entry["platform"]: entry for entry in machines.values()}
     table = Table("memory, on each device")
-    for platform, of in columns.items():
-        table.add_column(f"{platform}, attention {of['attention']}", justify="right")
+    for platform, entry in columns.items():
+        table.add_column(f"{platform}, attention {entry['attention']}", justify="right")
     table.add_column("known")
     first = next(iter(columns.values()))["memory"]
     for part in first:
         if part == "others" and not first[part]:
             continue
         kind = "exact" if part in (*EXACT, "base") else "estimate"
-        table.add_row(WORDS.get(part, part), *(in_bytes(of["memory"][part]) for of in columns.values()), kind)
+        table.add_row(WORDS.get(part, part), *(in_bytes(entry["memory"][part]) for entry in columns.values()), kind)
     table.add_section()
-    temporary = [sum(of["memory"].get(part, 0) for part in (*TEMPORARY, "trace")) for of in columns.values()]
+    temporary = [sum(entry["memory"].get(part, 0) for part in (*TEMPORARY, "trace")) for entry in columns.values()]
     table.add_row("temporary, together", *map(in_bytes, temporary), "estimate")
-    table.add_row("all", *(in_bytes(sum(of["memory"].values())) for of in columns.values()), "estimate")
+    table.add_row("all", *(in_bytes(sum(entry["memory"].values())) for entry in columns.values()), "estimate")
     return table
 
 
@@ -109,15 +109,15 @@ def _time_table(machines: Mapping[str, Mapping]) -> Table:
     table = Table("estimates")
     for title in ("compute", "memory", "network", "step", "MFU", "of its memory"):
         table.add_column(title, justify="right", no_wrap=True)
-    for name, of in machines.items():
-        spent = of["seconds"]
-        share = f"{sum(of['memory'].values()) / MACHINES[name].memory:.0%}"
+    for name, entry in machines.items():
+        spent = entry["seconds"]
+        share = f"{sum(entry['memory'].values()) / MACHINES[name].memory:.0%}"
         table.add_row(
             name,
             *(in_seconds(spent[part]) for part in ("compute", "memory", "network")),
             f"{in_seconds(spent['overlapped'])} ... {in_seconds(spent['in_turn'])}",
             f"{spent['mfu_overlapped']:.0%} ... {spent['mfu_in_turn']:.0%}",
-            share if of["fits"] else f"{share}: too much",
+            share if entry["fits"] else f"{share}: too much",
         )
     return table
 

@@ -34,7 +34,7 @@ def plan(config: ConfigDict, devices: int, names: Sequence[str]) -> dict[str, An
 
     Args:
         config: the config, complete; the base's folder and the pictures are there.
-        devices: their number; this process must have as many, real or simulated.
+        devices: the number of devices; this process must have as many, real or simulated.
         names: keys of `MACHINES`.
 
     Returns:

@@ -53,25 +53,25 @@ def analyse(text: str, machine: Machine, devices: int, model_flops: float, root:
 
     Args:
         text: `compiled.as_text()`.
-        machine: for which it is compiled.
-        devices: their number.
-        model_flops: operations of the model in one run of the program on all devices, without any that are computed
-            again: those that utilisation counts.
+        machine: the machine that the program is compiled for.
+        devices: the number of devices that run it together.
+        model_flops: the model's operations in one run of the program on all devices, without any that are computed
+            again; utilisation counts these.
         root: folder of the Python files whose lines are named.
 
     Returns:
-        Of one run on each device: {"kernels", "flops", "tensor_share": of the FLOPs, those of products in bfloat16 or
-        less; "bytes"; "roofline": by the peak of the data sheet; "measured": the same by the rate of a product that was
-        measured, None where none was; and of `findings`: "slowest" kernels, "products": those not in bfloat16,
-        "copies", "collectives", "attention", "recomputed", "stacks"}. Both rooflines have "mfu", the utilisation
-        of the data sheet's peak that is at most reached.
+        The figures of one run on each device: {"kernels", "flops", "tensor_share": the share of the FLOPs in products
+        of bfloat16 or less; "bytes"; "roofline": the roofline by the peak of the data sheet; "measured": the roofline
+        by the rate of a measured product, None where none was measured; and from `findings`: "slowest" kernels,
+        "products" that are not in bfloat16, "copies", "collectives", "attention", "recomputed", "stacks"}. Both
+        rooflines have "mfu", the largest share of the data sheet's peak that the program can reach.
     """
     module = hlo.parse(text)
     run = kernels(module)
     products = findings.products(module, run, root)
     others = findings.outside_tensor_cores(products)
     collectives = findings.communication(module, run, devices, root)
-    in_products = sum(each["flops"] for each in products)
+    in_products = sum(entry["flops"] for entry in products)
     flops = in_products + elementwise(run)
 
     slow = lambda kernel: max(roofline.resources(kernel, machine, machine.flops))
@@ -86,7 +86,7 @@ def analyse(text: str, machine: Machine, devices: int, model_flops: float, root:
         "kernels": sum(kernel.times for kernel in run),
         "flops": flops,
         "model_flops": model_flops / devices,
-        "tensor_share": (in_products - sum(each["flops"] for each in others)) / max(flops, 1),
+        "tensor_share": (in_products - sum(entry["flops"] for entry in others)) / max(flops, 1),
         "bytes": sum(kernel.times * kernel.bytes for kernel in run),
         "roofline": bound(machine.flops),
         "measured": bound(machine.measured),
@@ -114,5 +114,5 @@ def elementwise(run: Iterable[Kernel]) -> int:
 
 def memory(compiled: Any) -> dict[str, int]:
     """What XLA says that a program holds on each device, in bytes: arguments, outputs, temporaries, peak."""
-    found = compiled.memory_analysis()
-    return {re.sub("_size|_memory", "", name): getattr(found, f"{name}_in_bytes") for name in MEMORY}
+    statistics = compiled.memory_analysis()
+    return {re.sub("_size|_memory", "", name): getattr(statistics, f"{name}_in_bytes") for name in MEMORY}

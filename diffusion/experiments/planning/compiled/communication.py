@@ -16,13 +16,13 @@ class Collective(NamedTuple):
     """A collective.
 
     Attributes:
-        kind: of `KINDS`.
-        types: of the arrays, "bf16" or "f32" ...
-        bytes: that each device sends in one run of it.
+        kind: the collective's kind, one of `KINDS`.
+        types: the types of the arrays, "bf16" or "f32" ...
+        bytes: how much each device sends in one run of it.
         group: number of devices that take part in it together.
         times: how often it runs in one run of the program.
         overlapped: whether kernels that do not wait for it run between its start and its end.
-        instruction: of the program.
+        instruction: the instruction of the program that starts it.
     """
 
     kind: str
@@ -38,8 +38,8 @@ def collective_bytes(text: str, devices: int) -> dict[str, float]:
     """Returns the bytes that each device sends in one run of a program, {kind of collective: bytes}.
 
     Args:
-        text: of a compiled program, `compiled.as_text()`.
-        devices: of the whole program: the group of a collective that names none.
+        text: the text of a compiled program, `compiled.as_text()`.
+        devices: the number of devices of the whole program: the group of a collective that names none.
     """
     sent_by_kind = collections.Counter()
     for collective in collectives(launches.kernels(parse(text)), devices):
@@ -54,10 +54,10 @@ def collectives(kernels: Iterable[launches.Kernel], devices: int) -> list[Collec
     reduce-scatter.
 
     Args:
-        kernels: of the program.
-        devices: of the whole program: the group of a collective that names none.
+        kernels: the kernels of the program.
+        devices: the number of devices of the whole program: the group of a collective that names none.
     """
-    found = []
+    program_collectives = []
     for kernel in kernels:
         for instruction, computation in kernel.inside:
             kind = instruction.operation.removesuffix("-start")
@@ -67,11 +67,13 @@ def collectives(kernels: Iterable[launches.Kernel], devices: int) -> list[Collec
             size = _size(instruction, kind, group)
             if kind == "all-reduce" and "all-reduce-scatter" in computation.name:
                 kind = "reduce-scatter"
-            each = size if kind == "collective-permute" else sent(kind, size, group)
+            sent_bytes = size if kind == "collective-permute" else sent(kind, size, group)
             types = tuple(sorted({array.kind for array in instruction.results if array.sizes}))
             overlapped = _overlapped(kernel.instruction, kernel.computation)
-            found.append(Collective(kind, types, each, group, kernel.times, overlapped, instruction))
-    return found
+            program_collectives.append(
+                Collective(kind, types, sent_bytes, group, kernel.times, overlapped, instruction)
+            )
+    return program_collectives
 
 
 def _size(instruction: Instruction, kind: str, group: int) -> int:
@@ -80,8 +82,8 @@ def _size(instruction: Instruction, kind: str, group: int) -> int:
     if instruction.operation.endswith("-start"):  # some name their operands before their results, and contexts after
         results = tuple(array for array in results if array.sizes or array.kind != "u32")
         results = results[len(instruction.operands) :] or results
-    whole = sum(array.bytes for array in results)
-    return whole * group if kind == "reduce-scatter" else whole  # the result is a part
+    array_bytes = sum(array.bytes for array in results)
+    return array_bytes * group if kind == "reduce-scatter" else array_bytes  # the result is a part
 
 
 def _overlapped(start: Instruction, computation: Computation) -> bool:
@@ -90,10 +92,10 @@ def _overlapped(start: Instruction, computation: Computation) -> bool:
         return False
     names = list(computation.instructions)
     for name in names[names.index(start.name) + 1 :]:
-        each = computation.instructions[name]
-        if each.operation.endswith("-done") and start.name in each.operands:
+        instruction = computation.instructions[name]
+        if instruction.operation.endswith("-done") and start.name in instruction.operands:
             return False
-        if not launches.is_free(each) and not each.operation.endswith("-start"):
+        if not launches.is_free(instruction) and not instruction.operation.endswith("-start"):
             return True
     return False
 

@@ -43,7 +43,7 @@ class Place(NamedTuple):
 
     Attributes:
         lines: "FILE:LINE" in this repository, or else anywhere, innermost first.
-        path: of functions and modules, without what JAX adds.
+        path: the functions and modules that it comes from, without what JAX adds.
     """
 
     lines: tuple[str, ...]
@@ -55,7 +55,7 @@ def place(module: Module, instruction: Instruction, root: pathlib.Path) -> Place
 
     Args:
         module: the program.
-        instruction: of it.
+        instruction: an instruction of the program.
         root: folder of the repository.
     """
     lines = module.lines(instruction)
@@ -67,18 +67,22 @@ def place(module: Module, instruction: Instruction, root: pathlib.Path) -> Place
 
 def products(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> list[dict[str, Any]]:
     """The products: {"kinds", "precision", "flops", "times", "lines", "path"}, the largest first."""
-    found = []
+    entries = []
     for kernel in kernels:
         for instruction, computation in kernel.inside:
-            if made := product(instruction, computation):
-                entry = {"kinds": made.kinds, "precision": made.precision, **_where(module, instruction, root)}
-                found.append((entry, {"flops": made.flops * kernel.times, "times": kernel.times}))
-    return _summed(found, "flops")
+            if multiplied := product(instruction, computation):
+                entry = {
+                    "kinds": multiplied.kinds,
+                    "precision": multiplied.precision,
+                    **_where(module, instruction, root),
+                }
+                entries.append((entry, {"flops": multiplied.flops * kernel.times, "times": kernel.times}))
+    return _summed(entries, "flops")
 
 
 def outside_tensor_cores(products: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the products that are not in bfloat16, float16 or eight bits."""
-    return [each for each in products if not all(_is_short(kind) for kind in each["kinds"])]
+    """The products that are not in bfloat16, float16 or eight bits."""
+    return [entry for entry in products if not all(_is_short(kind) for kind in entry["kinds"])]
 
 
 def _is_short(kind: str) -> bool:
@@ -89,18 +93,18 @@ def copies(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> lis
     """The kernels that only move more than a megabyte, and transposes of as much within others.
 
     Returns:
-        [{"kind": of `MOVES`, or "transpose, fused", "type": of the result, "bytes": moved in all, "times", "lines",
-        "path"}], the largest first.
+        [{"kind": a value of `MOVES`, or "transpose, fused", "type": the result's type, "bytes": how much is moved in
+        all, "times", "lines", "path"}], the largest first.
     """
-    found = []
+    entries = []
     for kernel in kernels:
         kind = movement(kernel)
         moved = max(kernel.instruction.results, key=lambda array: array.bytes, default=None)
         if kind and moved and moved.bytes > LARGE and kernel.bytes > LARGE:
             source = _source(module, kernel)
             entry = {"kind": kind, "type": _type(moved), **_where(module, source, root)}
-            found.append((entry, {"bytes": kernel.bytes * kernel.times, "times": kernel.times}))
-    return _summed(found, "bytes")
+            entries.append((entry, {"bytes": kernel.bytes * kernel.times, "times": kernel.times}))
+    return _summed(entries, "bytes")
 
 
 def movement(kernel: Kernel) -> str:
@@ -114,31 +118,31 @@ def movement(kernel: Kernel) -> str:
     if moves and operations <= MOVES.keys() | UNSEEN:
         reads = any(array.sizes for arrays in kernel.computation.operands(kernel.instruction) for array in arrays)
         return MOVES[moves[0]] if reads else "fill"
-    transposes = [each for each, _ in kernel.inside if each.operation == "transpose"]
-    large = any(size(each.results) > LARGE for each in transposes)
-    if large and not any(product(*each) for each in kernel.inside):
+    transposes = [instruction for instruction, _ in kernel.inside if instruction.operation == "transpose"]
+    large = any(size(instruction.results) > LARGE for instruction in transposes)
+    if large and not any(product(*pair) for pair in kernel.inside):
         return "transpose, fused"
     return ""
 
 
 def _source(module: Module, kernel: Kernel) -> Instruction:
     """The instruction that says what a kernel moves: the one that makes a row of a stack; else the kernel's own."""
-    for each, computation in kernel.inside:
-        if name := updated(each):
-            made = _through(computation.instructions, name)
-            if made.operation == "parameter" and computation is not kernel.computation:
-                operand = kernel.instruction.operands[int(made.argument)]
-                made = _through(kernel.computation.instructions, operand)
-            return made if module.lines(made) else kernel.instruction
+    for instruction, computation in kernel.inside:
+        if name := updated(instruction):
+            source = _through(computation.instructions, name)
+            if source.operation == "parameter" and computation is not kernel.computation:
+                operand = kernel.instruction.operands[int(source.argument)]
+                source = _through(kernel.computation.instructions, operand)
+            return source if module.lines(source) else kernel.instruction
     return kernel.instruction
 
 
 def _through(instructions: Mapping[str, Instruction], name: str) -> Instruction:
     """An instruction, behind those that only name, copy or cast it."""
-    made = instructions[name]
-    while made.operation in ("bitcast", "convert", "copy", "get-tuple-element", "reshape") and made.operands:
-        made = instructions[made.operands[0]]
-    return made
+    origin = instructions[name]
+    while origin.operation in ("bitcast", "convert", "copy", "get-tuple-element", "reshape") and origin.operands:
+        origin = instructions[origin.operands[0]]
+    return origin
 
 
 def slowest(
@@ -148,30 +152,30 @@ def slowest(
 
     Args:
         module: the program.
-        kernels: of it.
-        seconds: of all runs of a kernel, see `roofline.resources`.
+        kernels: the kernels of the program.
+        seconds: a function kernel -> the seconds of all its runs, see `roofline.resources`.
         root: folder of the repository.
     """
-    found = []
+    entries = []
     for kernel in kernels:
-        flops = sum(made.flops for each in kernel.inside if (made := product(*each)))
+        flops = sum(multiplied.flops for pair in kernel.inside if (multiplied := product(*pair)))
         entry = {
             "kernel": re.sub(r"[.\d]+$", "", kernel.instruction.name),
             **_where(module, _source(module, kernel), root),
         }
         sums = {"bytes": kernel.bytes, "flops": flops, "times": 1}
-        found.append(
+        entries.append(
             (entry, {"seconds": seconds(kernel)} | {name: kernel.times * value for name, value in sums.items()})
         )
-    return _summed(found, "seconds")
+    return _summed(entries, "seconds")
 
 
 def fused_attention(module: Module, kernels: Sequence[Kernel], root: pathlib.Path) -> dict[str, Any]:
     """How attention is computed.
 
     Returns:
-        {"fused": {kernel of a library: how often it runs}, "products": of `products`, those of attention outside such
-        kernels}.
+        {"fused": {kernel of a library: how often it runs}, "products": the entries of `products` that belong to
+        attention outside such kernels}.
     """
     fused = collections.Counter()
     rest = []
@@ -183,7 +187,7 @@ def fused_attention(module: Module, kernels: Sequence[Kernel], root: pathlib.Pat
         else:
             rest.append(kernel)
     unfused = [
-        each for each in products(module, rest, root) if any(line.startswith(ATTENTION) for line in each["lines"])
+        entry for entry in products(module, rest, root) if any(line.startswith(ATTENTION) for line in entry["lines"])
     ]
     return {"fused": dict(fused), "products": unfused}
 
@@ -192,53 +196,61 @@ def recomputed(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) ->
     """What is computed again: by `jax.checkpoint` ("remat"), or because XLA found too little memory ("XLA").
 
     Returns:
-        [{"by", "flops": of its products, "bytes", "times", "lines", "path"}] of kernels of a megabyte or more, the most
-        bytes first.
+        [{"by", "flops": the FLOPs of its products, "bytes", "times", "lines", "path"}] for the kernels of a megabyte or
+        more, the most bytes first.
     """
-    found = []
+    entries = []
     for kernel in kernels:
-        own = re.search(r"\.remat\d*", kernel.instruction.name)
-        if kernel.bytes < LARGE or (not own and "rematted_computation" not in kernel.instruction.path):
+        renamed = re.search(r"\.remat\d*", kernel.instruction.name)
+        if kernel.bytes < LARGE or (not renamed and "rematted_computation" not in kernel.instruction.path):
             continue
-        flops = sum(made.flops for each in kernel.inside if (made := product(*each)))
-        entry = {"by": "XLA" if own else "remat", **_where(module, kernel.instruction, root)}
+        flops = sum(multiplied.flops for pair in kernel.inside if (multiplied := product(*pair)))
+        entry = {"by": "XLA" if renamed else "remat", **_where(module, kernel.instruction, root)}
         sums = {"flops": flops, "bytes": kernel.bytes, "times": 1}
-        found.append((entry, {name: kernel.times * value for name, value in sums.items()}))
-    return _summed(found, "bytes")
+        entries.append((entry, {name: kernel.times * value for name, value in sums.items()}))
+    return _summed(entries, "bytes")
 
 
 def stacks(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> list[dict[str, Any]]:
     """The arrays that loops fill row by row, one row a turn: what they keep for the backward pass, and gradients.
 
     Returns:
-        [{"type", "bytes": of the whole stack, "times": how many such stacks, "lines", "path"}], the largest first.
+        [{"type", "bytes": the size of the whole stack, "times": how many such stacks, "lines", "path"}], the largest
+        first.
     """
     by_name = {kernel.instruction.name: kernel for kernel in kernels}
-    found = []
+    entries = []
     for computation in module.computations.values():
-        for loop in (each for each in computation.instructions.values() if each.operation == "while"):
+        for loop in (
+            instruction for instruction in computation.instructions.values() if instruction.operation == "while"
+        ):
             body = module.computations[loop_parts(loop)[1]]
             root_of_body = body.instructions[body.root]
             for array, name in zip(root_of_body.results, root_of_body.operands, strict=False):
-                made = body.instructions[name]
+                update = body.instructions[name]
                 kernel = by_name.get(name)
-                if made.operation == "get-tuple-element" and made.operands[0] in by_name:  # one of several results
-                    kernel = by_name[made.operands[0]]
+                if update.operation == "get-tuple-element" and update.operands[0] in by_name:  # one of several results
+                    kernel = by_name[update.operands[0]]
                 if kernel and array.bytes > LARGE and array.sizes[0] == turns(module, loop):
                     source = _source(module, kernel)
                     entry = {"type": _type(array), **_where(module, source, root)}
-                    found.append((entry, {"bytes": array.bytes, "times": 1}))
-    return _summed(found, "bytes")
+                    entries.append((entry, {"bytes": array.bytes, "times": 1}))
+    return _summed(entries, "bytes")
 
 
 def communication(module: Module, kernels: Iterable[Kernel], devices: int, root: pathlib.Path) -> list[dict[str, Any]]:
     """The collectives: {"kind", "types", "group", "overlapped", "bytes": sent by each device, "times", "lines", ..}."""
-    found = []
-    for each in collectives(kernels, devices):
-        entry = {"kind": each.kind, "types": each.types, "group": each.group, "overlapped": each.overlapped}
-        entry |= _where(module, each.instruction, root)
-        found.append((entry, {"bytes": each.bytes * each.times, "times": each.times}))
-    return _summed(found, "bytes")
+    entries = []
+    for collective in collectives(kernels, devices):
+        entry = {
+            "kind": collective.kind,
+            "types": collective.types,
+            "group": collective.group,
+            "overlapped": collective.overlapped,
+        }
+        entry |= _where(module, collective.instruction, root)
+        entries.append((entry, {"bytes": collective.bytes * collective.times, "times": collective.times}))
+    return _summed(entries, "bytes")
 
 
 def _type(array: Array) -> str:
@@ -250,7 +262,7 @@ def _where(module: Module, instruction: Instruction, root: pathlib.Path) -> dict
 
 
 def _summed(found: Iterable[tuple[dict[str, Any], dict[str, float]]], by: str) -> list[dict[str, Any]]:
-    """Entries with what is summed of those that are equal, the largest first."""
+    """Entries with the sums over the entries that are equal, the largest first."""
     sums: dict[str, tuple[dict[str, Any], collections.Counter]] = {}
     for entry, values in found:
         _, total = sums.setdefault(repr(entry), (entry, collections.Counter()))

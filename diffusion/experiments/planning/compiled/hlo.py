@@ -26,8 +26,8 @@ class Array(NamedTuple):
 
     Attributes:
         kind: "bf16", "f32", "pred" ...
-        sizes: of its axes.
-        space: where XLA puts it: 0 for the device's memory, 1 for a TPU's scratch memory beside its cores.
+        sizes: the size of each axis.
+        space: the memory that XLA puts it in: 0 for the device's, 1 for a TPU's scratch memory beside its cores.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Array(NamedTuple):
 
     @property
     def elements(self) -> int:
-        """Their number."""
+        """The number of elements."""
         return math.prod(self.sizes)
 
     @property
@@ -50,12 +50,12 @@ class Instruction(NamedTuple):
     """One instruction of a computation.
 
     Attributes:
-        name: without "%".
+        name: the instruction's name without "%".
         operation: "dot", "fusion", "all-gather-start" ...
-        results: the arrays that it makes; those of a tuple in their order, nested ones flattened.
+        results: the arrays that it makes; the members of a tuple in their order, nested tuples flattened.
         operands: names of instructions of the same computation.
-        argument: what stands between the parentheses, e.g. the number of a parameter.
-        attributes: what follows.
+        argument: the text between the parentheses, e.g. the number of a parameter.
+        attributes: the text after the parentheses.
     """
 
     name: str
@@ -74,8 +74,8 @@ class Instruction(NamedTuple):
     @property
     def path(self) -> str:
         """The functions and modules that it comes from, "jit(step)/jvp(DiT)/blocks/mlp/out/dot_general"."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found.group(1).replace("\\'", "'") if found else ""
+        name = re.search(r'op_name="([^"]*)"', self.attributes)
+        return name.group(1).replace("\\'", "'") if name else ""
 
 
 class Computation(NamedTuple):
@@ -91,15 +91,15 @@ class Computation(NamedTuple):
 
     def users(self, name: str) -> list[Instruction]:
         """The instructions that read one of its instructions."""
-        return [each for each in self.instructions.values() if name in each.operands]
+        return [instruction for instruction in self.instructions.values() if name in instruction.operands]
 
 
 class Module(NamedTuple):
     """A program.
 
     Attributes:
-        computations: by name.
-        entry: the name of the one where it begins.
+        computations: the program's computations by name.
+        entry: the name of the computation where it begins.
         frames: {number: "FILE:LINE" of the call, and of its callers, innermost first}.
     """
 
@@ -109,10 +109,10 @@ class Module(NamedTuple):
 
     def lines(self, instruction: Instruction) -> tuple[str, ...]:
         """The lines of Python that an instruction comes from, "FILE:LINE", innermost first; () if XLA does not say."""
-        if found := re.search(r"stack_frame_id=(\d+)", instruction.attributes):
-            return self.frames.get(int(found.group(1)), ())
-        found = re.search(r'source_file="([^"]*)" source_line=(\d+)', instruction.attributes)
-        return (f"{found.group(1)}:{found.group(2)}",) if found else ()
+        if match := re.search(r"stack_frame_id=(\d+)", instruction.attributes):
+            return self.frames.get(int(match.group(1)), ())
+        match = re.search(r'source_file="([^"]*)" source_line=(\d+)', instruction.attributes)
+        return (f"{match.group(1)}:{match.group(2)}",) if match else ()
 
 
 def parse(text: str) -> Module:
@@ -147,9 +147,9 @@ def parse(text: str) -> Module:
 
 
 def _instruction(name: str, text: str) -> Instruction:
-    """An instruction, of what follows its name and the sign of equality."""
+    """Reads an instruction from the text behind its name and the sign of equality."""
     end = _closed(text) if text.startswith("(") else text.index(" ")
-    results = tuple(_array(*found) for found in ARRAY.findall(text[:end]))
+    results = tuple(_array(*parts) for parts in ARRAY.findall(text[:end]))
     rest = text[end:].lstrip()
     operation, _, rest = rest.partition("(")
     end = _closed("(" + rest) - 1
@@ -169,13 +169,13 @@ def _closed(text: str) -> int:
 
 def _array(kind: str, sizes: str, layout: str) -> Array:
     space = re.search(r"S\((\d+)\)", layout)
-    whole = tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size)
-    return Array(kind, whole, int(space.group(1)) if space else 0)
+    lengths = tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size)
+    return Array(kind, lengths, int(space.group(1)) if space else 0)
 
 
 def _frames(tables: Mapping[str, Mapping[int, str]]) -> dict[int, tuple[str, ...]]:
     """{number of a frame: its lines}. XLA writes the number of a frame's parent plus one, 1 for none."""
-    number = lambda key, row: int(found.group(1)) if (found := re.search(rf"\b{key}=(\d+)", row)) else 0
+    number = lambda key, row: int(match.group(1)) if (match := re.search(rf"\b{key}=(\d+)", row)) else 0
     files = tables.get("FileNames", {})
     lines = {
         key: f"{files[number('file_name_id', row)].strip(chr(34))}:{number('line', row)}"
@@ -194,8 +194,12 @@ def turns(module: Module, loop: Instruction) -> int:
     if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known.group(1))
     condition = module.computations[loop_parts(loop)[0]].instructions.values()
-    counters = [each for each in condition if each.operation == "constant" and each.results == (Array("s32", ()),)]
-    return max((int(each.argument) for each in counters), default=1)
+    counters = [
+        instruction
+        for instruction in condition
+        if instruction.operation == "constant" and instruction.results == (Array("s32", ()),)
+    ]
+    return max((int(instruction.argument) for instruction in counters), default=1)
 
 
 def loop_parts(loop: Instruction) -> tuple[str, str]:

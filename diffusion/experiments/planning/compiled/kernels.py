@@ -17,10 +17,10 @@ class Kernel(NamedTuple):
 
     Attributes:
         instruction: a fusion, a call of a library, a collective, or a single operation.
-        computation: where it stands.
-        inside: (instruction, its computation) of all that it computes; itself, unless it is a fusion.
+        computation: the computation that holds the instruction.
+        inside: (instruction, its computation) for everything that it computes; itself, unless it is a fusion.
         times: how often it runs in one run of the program.
-        bytes: that one run reads from and writes to the device's memory, if no cache helps.
+        bytes: how much one run reads from and writes to the device's memory, if no cache helps.
     """
 
     instruction: Instruction
@@ -31,7 +31,7 @@ class Kernel(NamedTuple):
 
 
 def kernels(module: Module) -> list[Kernel]:
-    """The kernels in the order of the text: those of a loop as often as it turns, those of each branch once.
+    """The kernels in the order of the text: a loop's as often as it turns, each branch's once.
 
     Each operand is read once and each result written once. Of an operand that is sliced or gathered from, the slice
     counts; of an array that is updated in its place, the update.
@@ -71,8 +71,8 @@ def _inside(
         yield instruction, computation
         return
     fused = module.computations[instruction.called[0]]
-    for each in fused.instructions.values():
-        yield from _inside(module, each, fused)
+    for inner in fused.instructions.values():
+        yield from _inside(module, inner, fused)
 
 
 def _bytes(module: Module, instruction: Instruction, computation: Computation) -> int:
@@ -91,7 +91,7 @@ def _bytes(module: Module, instruction: Instruction, computation: Computation) -
 
 
 def _once(instruction: Instruction, parts: list[int]) -> int:
-    """The sum of the bytes that are read of operands; one that stands in several places is read once."""
+    """The sum of the bytes that are read of operands; an operand that stands in several places is read once."""
     by_name: dict[str, int] = {}
     for name, part in zip(instruction.operands, parts, strict=False):
         by_name[name] = max(part, by_name.get(name, 0))
@@ -99,7 +99,7 @@ def _once(instruction: Instruction, parts: list[int]) -> int:
 
 
 def size(arrays: tuple[Array, ...]) -> int:
-    """The bytes of those of the arrays that lie in the device's memory."""
+    """The bytes of the arrays that lie in the device's memory."""
     return sum(array.bytes for array in arrays if array.space == 0)
 
 
@@ -114,8 +114,8 @@ def _part(user: Instruction, number: int, whole: int) -> int:
 
 def _read_by(module: Module, fused: Computation, number: int, whole: int) -> int:
     """The bytes that a fusion reads of its operand of this number."""
-    found = (each for each in fused.instructions.values() if each.operation == "parameter")
-    names = [each.name for each in found if each.argument == str(number)]
+    parameters = (instruction for instruction in fused.instructions.values() if instruction.operation == "parameter")
+    names = [instruction.name for instruction in parameters if instruction.argument == str(number)]
     total = 0
     while names:
         name = names.pop()
@@ -134,17 +134,17 @@ def _read_by(module: Module, fused: Computation, number: int, whole: int) -> int
 def _written(module: Module, computation: Computation, name: str) -> int:
     """The bytes that an instruction writes, or the parts of a tuple."""
     instruction = computation.instructions[name]
-    whole = size(instruction.results)
+    result_bytes = size(instruction.results)
     if instruction.operation == "tuple":
         return sum(_written(module, computation, operand) for operand in instruction.operands)
     if instruction.operation == "bitcast":
-        return min(whole, _written(module, computation, instruction.operands[0]))
+        return min(result_bytes, _written(module, computation, instruction.operands[0]))
     if instruction.operation == "fusion":
         fused = module.computations[instruction.called[0]]
         return _written(module, fused, fused.root)
     if update := updated(instruction):
-        return min(whole, sum(array.bytes for array in computation.instructions[update].results))
-    return whole
+        return min(result_bytes, sum(array.bytes for array in computation.instructions[update].results))
+    return result_bytes
 
 
 def updated(instruction: Instruction) -> str:

@@ -23,10 +23,10 @@ class Roofline(NamedTuple):
     """Seconds of one run on each device.
 
     Attributes:
-        compute: of the products at the device's rate, if nothing else took time.
-        memory: of all bytes at its bandwidth, if nothing else took time.
-        network: of all collectives at its links, if nothing else took time.
-        seconds: of kernels one after the other, and of the collectives that do not run beside them.
+        compute: seconds of the products at the device's rate, if nothing else took time.
+        memory: seconds of all bytes at its bandwidth, if nothing else took time.
+        network: seconds of all collectives at its links, if nothing else took time.
+        seconds: time of the kernels one after the other, and of the collectives that do not run beside them.
         of_memory: the part of `seconds` in kernels whose bytes take longer than their products.
     """
 
@@ -46,8 +46,8 @@ def passes(made: Product, platform: str) -> float:
 
 def resources(kernel: Kernel, machine: Machine, rate: float) -> tuple[float, float]:
     """(seconds of the products, seconds of the bytes) of all runs of a kernel; see `roofline`."""
-    found = (made for each in kernel.inside if (made := product(*each)))
-    work = sum(made.flops * passes(made, machine.platform) for made in found) / rate
+    products = (multiplied for pair in kernel.inside if (multiplied := product(*pair)))
+    work = sum(multiplied.flops * passes(multiplied, machine.platform) for multiplied in products) / rate
     return kernel.times * work, kernel.times * kernel.bytes / machine.bandwidth
 
 
@@ -57,26 +57,29 @@ def roofline(
     """The roofline of a program.
 
     Args:
-        kernels: of the program.
-        collectives: of `findings.communication`.
-        machine: the device.
-        devices: their number.
+        kernels: the kernels of the program.
+        collectives: the entries of `findings.communication`.
+        machine: the device's data sheet.
+        devices: the number of devices that run the program together.
         rate: bfloat16 operations a second of its matrix units.
     """
     compute = 0.0
     memory = 0.0
     seconds = 0.0
-    of_memory = 0.0
+    memory_bound = 0.0
     for kernel in kernels:
         work, moved = resources(kernel, machine, rate)
         compute += work
         memory += moved
         seconds += max(work, moved)
-        of_memory += moved if moved > work else 0.0
-    sent = [(each["overlapped"], each["bytes"] / _links(machine, devices, each["group"])) for each in collectives]
+        memory_bound += moved if moved > work else 0.0
+    sent = [
+        (collective["overlapped"], collective["bytes"] / _links(machine, devices, collective["group"]))
+        for collective in collectives
+    ]
     network = sum(taken for _, taken in sent)
     beside = sum(taken for overlapped, taken in sent if overlapped)
-    return Roofline(compute, memory, network, max(seconds, beside) + network - beside, of_memory)
+    return Roofline(compute, memory, network, max(seconds, beside) + network - beside, memory_bound)
 
 
 def _links(machine: Machine, devices: int, group: int) -> float:

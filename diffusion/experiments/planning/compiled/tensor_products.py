@@ -24,7 +24,7 @@ class Product(NamedTuple):
     """A product, or the products of a fused attention.
 
     Attributes:
-        flops: a multiply-add as two.
+        flops: its operations; a multiply-add counts as two.
         kinds: types of the operands, "bf16" or "f32" ...
         precision: "default", "high" or "highest".
     """
@@ -46,8 +46,8 @@ def product(instruction: Instruction, computation: Computation) -> Product | Non
 
 def target(instruction: Instruction) -> str:
     """Which library's function an instruction calls; "" if it calls none."""
-    found = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
-    return found.group(1) if found else ""
+    match = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
+    return match.group(1) if match else ""
 
 
 def config(instruction: Instruction) -> Any:
@@ -61,12 +61,12 @@ def _operations(instruction: Instruction, computation: Computation) -> int:
     operands = [arrays[0] for arrays in computation.operands(instruction) if arrays]
     name = target(instruction)
     if instruction.operation == "dot":
-        found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
-        return _dot(instruction, operands[0], found.group(1).split(",") if found else [])
+        match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
+        return _dot(instruction, operands[0], match.group(1).split(",") if match else [])
     if instruction.operation == "convolution":
         return _convolution(instruction, operands[0], operands[1], instruction.results[0])
     if name in CONVOLUTIONS:
-        arrays = [instruction.results[0] if of == "result" else operands[of] for of in CONVOLUTIONS[name]]
+        arrays = [instruction.results[0] if index == "result" else operands[index] for index in CONVOLUTIONS[name]]
         return _convolution(instruction, *arrays)
     if name.startswith("__cublas"):
         numbers = config(instruction)["gemm_backend_config"]["dot_dimension_numbers"]
@@ -85,26 +85,27 @@ def _dot(instruction: Instruction, left: Array, summed: list[str]) -> int:
 def _convolution(instruction: Instruction, image: Array, kernel: Array, result: Array) -> int:
     """Operations of a convolution; positions in the padding, and between the rows of a dilated input, cost none."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes).groups()
-    of_image, of_kernel, of_result = (
-        dict(zip(each, array.sizes, strict=True)) for each, array in zip(labels, (image, kernel, result), strict=True)
+    image_sizes, kernel_sizes, result_sizes = (
+        dict(zip(labelled, array.sizes, strict=True))
+        for labelled, array in zip(labels, (image, kernel, result), strict=True)
     )
     pairs = [
-        _pairs(of_image[str(axis)], of_kernel[str(axis)], of_result[str(axis)], window)
+        _pairs(image_sizes[str(axis)], kernel_sizes[str(axis)], result_sizes[str(axis)], window)
         for axis, window in enumerate(windows(instruction))
     ]
-    return 2 * of_result["b"] * of_result["f"] * of_kernel["i"] * math.prod(pairs)
+    return 2 * result_sizes["b"] * result_sizes["f"] * kernel_sizes["i"] * math.prod(pairs)
 
 
 def windows(instruction: Instruction) -> list[dict[str, tuple[int, ...]]]:
     """The window of a convolution along each axis: "size", "stride", "pad" and others, as far as XLA writes them."""
-    found = re.search(r"\bwindow=\{([^}]*)\}", instruction.attributes)
-    entries = dict(entry.split("=") for entry in found.group(1).split()) if found else {}
+    match = re.search(r"\bwindow=\{([^}]*)\}", instruction.attributes)
+    entries = dict(entry.split("=") for entry in match.group(1).split()) if match else {}
     by_axis = {name: [tuple(map(int, part.split("_"))) for part in text.split("x")] for name, text in entries.items()}
     return [{name: parts[axis] for name, parts in by_axis.items()} for axis in range(len(by_axis.get("size", ())))]
 
 
 def _pairs(image: int, kernel: int, result: int, window: dict[str, tuple[int, ...]]) -> int:
-    """How many pairs of a place of the result and one of the kernel meet a value of the input, along one axis."""
+    """How many pairs of a position of the result and one of the kernel meet a value of the input, along one axis."""
     number = lambda name: window.get(name, (1,))[0]
     places = np.arange(result)[:, None] * number("stride") + np.arange(kernel) * number("rhs_dilate")
     places -= window.get("pad", (0,))[0]
