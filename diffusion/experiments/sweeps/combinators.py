@@ -32,8 +32,9 @@ def each(field: str, values: Iterable[Any]) -> list[Overrides]:
     """One run for each value of a field.
 
     Args:
-        field: dotted, as in --config.train.steps.
-        values: in the order of the runs; what a config can hold, e.g. {"name": "min_snr", "gamma": 5.0}.
+        field: the field's dotted name, as in --config.train.steps.
+        values: the values to try, in the order of the runs; each is something that a config can hold, e.g. {"name":
+            "min_snr", "gamma": 5.0}.
 
     Raises:
         SweepError: for no values, or one that comes twice.
@@ -93,7 +94,7 @@ def sample(n: int, seed: int, space: Mapping[str, Distribution]) -> list[Overrid
 
     Args:
         n: the number of runs.
-        seed: at least 0.
+        seed: the seed of the draws, an integer, at least 0.
         space: {field: distribution}, from `diffusion.experiments.sweeps.distributions`.
 
     Raises:
@@ -114,7 +115,7 @@ def identity(run: Overrides) -> str:
 
 
 def distinct(runs: list[Overrides], what: str) -> list[Overrides]:
-    """The runs as they are, none of which comes twice; else a SweepError names those that do."""
+    """Returns the runs unchanged; if one comes twice, raises a SweepError that names it."""
     equal = collections.defaultdict(list)
     for run in runs:
         equal[identity(run)].append(run)
@@ -134,13 +135,13 @@ def _listed(runs: Any, what: str) -> Sequence[Overrides]:
 
 
 def _merged(parts: Iterable[Overrides], what: str) -> Overrides:
-    whole: Overrides = {}
+    merged: Overrides = {}
     for part in parts:
         for field in part:
-            if lost := [name for name in whole if name == field or name.startswith(f"{field}.")]:
+            if lost := [name for name in merged if name == field or name.startswith(f"{field}.")]:
                 how = "twice" if lost[0] == field else f"whole after {lost[0]}, which is a part of it"
                 raise SweepError(
                     f"{what}: {field} is set {how}. Valid: each field in one list; a part after its whole."
                 )
-        whole = {**whole, **part}
-    return whole
+        merged = {**merged, **part}
+    return merged

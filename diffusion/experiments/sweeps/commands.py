@@ -58,9 +58,9 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
     A command has a config if it names a recipe, or the folder of a run that exists or that a command before it trains.
 
     Args:
-        commands: words, complete.
-        overrides: of the run, {dotted field: value}; those that a command sets must come to these values.
-        valid: digests of configs that were checked before; those that pass are added.
+        commands: the words of each command, complete.
+        overrides: the run's overrides, {dotted field: value}; a field that a command sets must come to its value here.
+        valid: digests of configs that were checked before; a config that passes is added.
 
     Returns:
         A Setting for each command that has a config.

@@ -31,10 +31,10 @@ class Sweep(NamedTuple):
 
     Attributes:
         runs: overrides, from `combinators`.
-        commands: of each run, in turn: words, as in a shell.
+        commands: the commands of each run, in turn, each as words, as in a shell.
         seeds: fields over which figures are averaged, where they vary.
-        titles: fields of no config, that name what several others make together: zip(each("method", ("flow", "edm")),
-            [{...}, {...}]). Those others are then left out of names and tables.
+        titles: fields of no config, which name what several others make together: zip(each("method", ("flow", "edm")),
+            [{...}, {...}]). These others are then left out of names and tables.
     """
 
     runs: Sequence[Overrides]
@@ -65,9 +65,9 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path) -> Record:
     """The runs of a sweep with their names and commands, every config checked.
 
     Args:
-        sweep: from `load`.
-        file: as on the command line.
-        directory: of the sweep, which may not exist yet.
+        sweep: the sweep, from `load`.
+        file: the sweep's file as on the command line.
+        directory: the sweep's folder, which may not exist yet.
 
     Returns:
         The content of sweep.json.
@@ -126,24 +126,24 @@ def _commands(sweep: Sweep, run: dict[str, Any], name: str, named: set[str]) -> 
 
 def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
     """The settings of all commands that have a config, each checked; two runs that come to the same are refused."""
-    seen: dict[tuple, str] = {}
+    first_run: dict[tuple, str] = {}
     every = []
     valid = set()
     for plan in plans:
         try:
-            of_run = settings(sweep_folder.commands(directory, plan), plan.overrides, valid)
+            run_settings = settings(sweep_folder.commands(directory, plan), plan.overrides, valid)
         except ConfigError as error:
             raise ConfigError(f"run {plan.name}: {error}") from error
-        every += of_run
+        every += run_settings
         # What a run comes to: its words apart from the overrides, and the configs that these make.
         bare = tuple(tuple(word for word in words if not word.startswith("--config.")) for words in plan.commands)
-        same = (bare, tuple(setting.digest for setting in of_run))
-        if of_run and same in seen:
+        same = (bare, tuple(setting.digest for setting in run_settings))
+        if run_settings and same in first_run:
             raise SweepError(
-                f"runs {seen[same]} and {plan.name} come to the same config: what they set differently "
+                f"runs {first_run[same]} and {plan.name} come to the same config: what they set differently "
                 "is the base config's own value, or another spelling of it. Valid: each once."
             )
-        seen[same] = plan.name
+        first_run[same] = plan.name
     return every
 
 
@@ -164,7 +164,7 @@ def settle(directory: pathlib.Path, new: Record) -> None:
 def difference(old: Record, new: Record) -> list[str]:
     """The differences of two sweeps, a line each."""
     lines = []
-    before, after = ({run.name: run for run in of.runs} for of in (old, new))
+    before, after = ({run.name: run for run in record.runs} for record in (old, new))
     for title, these, those in (("no longer a run", before, after), ("a new run", after, before)):
         lines += [f"{title}: {name}" for name in these if name not in those]
     for name in [name for name in before if name in after]:

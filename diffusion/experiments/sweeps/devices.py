@@ -32,13 +32,13 @@ def slots(jobs: int, gpus: Sequence[str], cores: Sequence[int]) -> list[Slot]:
             "jobs as devices, or a divisor; a device that is named twice, as in --devices=0,0, is shared."
         )
     shared = collections.Counter(gpus)
-    each = len(gpus) // jobs
+    per_job = len(gpus) // jobs
     dealt = []
     for job in range(jobs):
         variables = {}
-        if own := gpus[job * each : (job + 1) * each]:
-            variables["CUDA_VISIBLE_DEVICES"] = ",".join(own)
-            if (sharing := max(shared[gpu] for gpu in own)) > 1:
+        if job_gpus := gpus[job * per_job : (job + 1) * per_job]:
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(job_gpus)
+            if (sharing := max(shared[gpu] for gpu in job_gpus)) > 1:
                 variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY / sharing:.3g}"
         dealt.append(Slot(variables, frozenset(_share(cores, job, jobs))))
     return dealt

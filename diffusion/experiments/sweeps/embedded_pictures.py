@@ -27,8 +27,8 @@ def embedded(paths: Sequence[pathlib.Path]) -> dict[str, str | None]:
 
 def _address(path: pathlib.Path, share: int) -> str | None:
     try:
-        about = path.stat()
-        return _encoded(path, about.st_mtime_ns, about.st_size, share)
+        stat = path.stat()
+        return _encoded(path, stat.st_mtime_ns, stat.st_size, share)
     except (OSError, ValueError):
         return None
 

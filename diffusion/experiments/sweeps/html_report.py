@@ -1,8 +1,8 @@
 """The report of a sweep: one HTML file that holds everything that it shows, and follows the sweep while that runs.
 
 DIR/report.html is to be opened from the disk, or sent round; nothing in it needs a network. Beside it, DIR/news.js says
-which version there is: a page in a file can read no other file, but it can run one, and loads itself anew when that
-names another version than its own. The parts of the page lie in page/.
+which version there is: a page in a file can read no other file, but it can run one, and reloads itself when that names
+another version than its own. The parts of the page lie in page/.
 """
 
 import contextlib
@@ -150,7 +150,7 @@ def write(results: Results, before: str = "") -> str:
 
 @contextlib.contextmanager
 def following(directory: pathlib.Path, every: float = 10.0) -> Iterator[None]:
-    """Keeps DIR/report.html up to date during a `with` block, from a thread every so many seconds, and once at its end.
+    """Keeps DIR/report.html up to date during a `with` block, from a thread every `every` seconds, and once at its end.
 
     A report that cannot be written stops no run: each reason is printed once.
     """

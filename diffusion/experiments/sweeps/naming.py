@@ -34,7 +34,7 @@ def labels(fields: Sequence[str]) -> dict[str, str]:
         return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
 
     ends = {field: ends_of(field) for field in fields}
-    common = collections.Counter(end for each in ends.values() for end in set(each))
+    common = collections.Counter(end for suffixes in ends.values() for end in set(suffixes))
     return {field: next((end for end in ends[field] if common[end] == 1), field) for field in fields}
 
 

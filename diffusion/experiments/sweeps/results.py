@@ -20,9 +20,10 @@ class Run(NamedTuple):
         overrides: {dotted field: value}, JSON's kinds of values.
         workdir: its folder, DIR/name.
         status: "queued", "running", "done", "failed" or "stopped".
-        figures: those of `figures.Measured`, and "seconds/train", "seconds/sample", ... of commands that are done.
+        figures: the figures of `figures.Measured`, and "seconds/train", "seconds/sample", ... for commands that are
+            done.
         command: a line that repeats it, its commands joined by " && ".
-        seconds: of all its commands so far.
+        seconds: time that all its commands have taken so far.
         reason: the last lines of its error where it failed, else "".
         attempts: how often it was begun.
     """
@@ -114,6 +115,6 @@ def over_seeds(results: Results) -> list[Group]:
         names = dict.fromkeys(name for run in runs for name in run.figures)
         done = [run for run in runs if run.status == DONE]
         values = {name: [run.figures[name].value for run in done if name in run.figures] for name in names}
-        means = {name: figures.mean(each) for name, each in values.items() if each}
+        means = {name: figures.mean(numbers) for name, numbers in values.items() if numbers}
         groups.append(Group(naming.label(overrides, labels), overrides, runs, means))
     return groups

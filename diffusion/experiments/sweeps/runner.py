@@ -57,7 +57,7 @@ def run(
     """Runs what is not done yet, one run in each slot at a time.
 
     Args:
-        directory: of the sweep.
+        directory: the sweep's folder.
         plans: the runs.
         slots: one for each job that may run at a time.
         tries: how often each run may be begun before it counts as failed, by name; 0 leaves it as it is.
@@ -68,7 +68,7 @@ def run(
             be their second: there it is SIGINT, which they count apart.
 
     Returns:
-        The exit status of the last command of each run that was begun, by name; 0 of those that are done.
+        The exit status of the last command of each run that was begun, by name; 0 for a run that is done.
     """
     todo = collections.deque(plan for plan in plans if tries[plan.name] > 0)
     free = list(slots)
@@ -194,7 +194,7 @@ def _start(directory: pathlib.Path, job: Job) -> None:
 def _finish(directory: pathlib.Path, job: Job, code: int, requests: int) -> str:
     """Writes down how a command ended; returns its status."""
     folder = directory / job.plan.name
-    about: dict[str, Any] = {
+    event: dict[str, Any] = {
         "attempt": job.attempt,
         "command": job.command,
         "exit": code,
@@ -206,8 +206,8 @@ def _finish(directory: pathlib.Path, job: Job, code: int, requests: int) -> str:
         status = STOPPED
     else:
         status = FAILED
-        about["reason"] = reason(folder / "output.log", job.offset, code)
-    sweep_folder.log_event(folder, status, **about)
+        event["reason"] = reason(folder / "output.log", job.offset, code)
+    sweep_folder.log_event(folder, status, **event)
     return status
 
 

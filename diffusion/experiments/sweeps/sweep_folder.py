@@ -114,7 +114,7 @@ def events(folder: pathlib.Path) -> list[dict]:
 
 
 def logged_status(folder: pathlib.Path, commands: int) -> Status:
-    """What became of a run of so many commands by its events."""
+    """The status of a run of `commands` commands, by its events."""
     last = QUEUED
     done = set()
     attempts = 0

@@ -29,7 +29,7 @@ class Table(NamedTuple):
 
 
 def table(results: Results, figures: Sequence[str] = ()) -> Table:
-    """The figures of a sweep, averaged over its seeds: those of the names, ("all",) for all, () for the usual ones."""
+    """The figures of a sweep, averaged over its seeds: the named figures, ("all",) for all, () for the usual ones."""
     groups = over_seeds(results)
     known = list(dict.fromkeys(name for group in groups for name in group.figures))
     columns = naming.labels(results.fields)
@@ -65,7 +65,7 @@ def note(of: Table) -> str:
 
 
 def averages_csv(of: Table) -> str:
-    """The table as CSV: of each figure its mean, standard deviation, 95 % interval of the mean, and number of runs."""
+    """The table as CSV: for each figure its mean, standard deviation, 95 % interval of the mean, and number of runs."""
     parts = ("", "_std", "_low", "_high", "_n")
     lines = [[*of.columns, "runs_done", *(name + part for name in of.figures for part in parts)]]
     for values, done, figures in of.rows:

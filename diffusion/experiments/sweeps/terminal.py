@@ -26,8 +26,8 @@ class Display:
         """Starts the clock.
 
         Args:
-            counts: how many runs have each status, of all in the sweep.
-            console: where to; standard output by default.
+            counts: how many of the sweep's runs have each status.
+            console: the console that it writes to; standard output by default.
         """
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.total = sum(counts.values())
@@ -64,7 +64,7 @@ class Display:
             self.say(f"begun   {name}{f', attempt {attempt}' if attempt > 1 else ''}{devices}")
 
     def end(self, name: str, status: str, seconds: float, reason: str, again: bool = False) -> None:
-        """Shows that a run ended after so many seconds, why if it failed, and whether it is tried again."""
+        """Shows that a run ended, after how many seconds, why if it failed, and whether it is tried again."""
         self.running.pop(name, None)
         self._finished += 1
         self.done += status == DONE
@@ -86,7 +86,7 @@ class Display:
         self.say(f"{signal.Signals(number).name}: {running} running runs are {what}")
 
     def show(self) -> None:
-        """Draws the bars anew, where there are some."""
+        """Redraws the bars, where there are some."""
         if self._live and time.monotonic() - self._shown > REFRESH:
             self._shown = time.monotonic()
             self._live.update(self._drawn(), refresh=True)
