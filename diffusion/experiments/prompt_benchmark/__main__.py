@@ -80,17 +80,17 @@ def run(
     """Judges the pictures of a benchmark, and writes benchmark.json; returns its content.
 
     Args:
-        benchmark: of `benchmarks.BENCHMARKS`, or one of your own.
-        prompts: its published file.
+        benchmark: the benchmark, one of `benchmarks.BENCHMARKS` or one of your own.
+        prompts: the published file of its prompts.
         images: the folder of pictures.
-        out: of the results.
-        named: what sees them.
-        about: what is written down of the readers, in a form that JSON holds.
+        out: the folder of the results.
+        named: the readers that see the pictures.
+        about: the record's words on the readers, in a form that JSON holds.
         per_prompt: pictures of a prompt; 0 for the published number.
-        batch_size: files that are read at once.
+        batch_size: how many files are read at once.
         model: folder of a text-to-image model that makes what is missing; "" for none.
-        seed: of the first picture that is made.
-        settings: of these pictures: steps, guidance.
+        seed: the seed of the first picture that is made.
+        settings: the settings of the pictures that are made: steps, guidance.
 
     Raises:
         ConfigError: for prompts, pictures or results that do not fit.
@@ -138,22 +138,22 @@ def _figure(values: dict[str, Any]) -> dict[str, Any]:
 def named_readers() -> tuple[Readers, dict[str, Any]]:
     """The readers that the flags name, and what the record says of them."""
     values = flags.FLAGS
-    found: dict[str, Any] = {}
-    about: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     for field, table in TABLES.items():
         if name := values[field].value:
             if name not in table:
                 raise unknown(f"--{field}", name, table, field)
-            found[field] = table[name]()
-            about[field] = name
+            chosen[field] = table[name]()
+            record[field] = name
     if values.clip:
         if values.embedder:
             raise ConfigError("--clip and --embedder name the same; leave one of them out.")
-        found["embedder"], digest = clip_embedder.opened(values.clip)
-        about["embedder"] = {"clip": pathlib.Path(values.clip).name, "sha256": digest}
-    code = [user_code.described(each) for each in extensions.loaded.values()]
-    about["code"] = [{name: each[name] for name in ("name", "sha256")} for each in code]
-    return Readers(**found), about
+        chosen["embedder"], digest = clip_embedder.opened(values.clip)
+        record["embedder"] = {"clip": pathlib.Path(values.clip).name, "sha256": digest}
+    code = [user_code.described(extension) for extension in extensions.loaded.values()]
+    record["code"] = [{name: entry[name] for name in ("name", "sha256")} for entry in code]
+    return Readers(**chosen), record
 
 
 def main(argv: list[str]) -> None:
@@ -165,7 +165,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError("--model and --workdir both name a model; leave one of them out.")
     benchmark = benchmarks.BENCHMARKS[values.protocol]
     benchmarks.opened(benchmark, pathlib.Path(values.prompts))  # before a reader is loaded, which takes minutes
-    named, about = named_readers()
+    named, record = named_readers()
     model = str(workdir.text_model(values.workdir)) if values.workdir else values.model or ""
     settings = {name: values[name].value for name in ("steps", "guidance") if values[name].value is not None}
     out = pathlib.Path(values.out)
@@ -175,7 +175,7 @@ def main(argv: list[str]) -> None:
         pathlib.Path(values.images),
         out,
         named,
-        about=about,
+        about=record,
         per_prompt=values.per_prompt or 0,
         batch_size=values.batch_size,
         model=model,

@@ -19,10 +19,10 @@ class Item(NamedTuple):
     """A prompt.
 
     Attributes:
-        key: of it, which no other has.
-        number: of it among those of its group, which names its files.
-        text: that pictures are made of.
-        group: its task or category; "" where there is one.
+        key: the prompt's key, which no other has.
+        number: its number among the prompts of its group, which names its files.
+        text: the prompt itself, of which pictures are made.
+        group: its task or category; "" where there is only one.
         content: the benchmark's own value.
     """
 
@@ -55,8 +55,8 @@ class Benchmark(NamedTuple):
     """A benchmark.
 
     Attributes:
-        name: in BENCHMARKS.
-        source: of its rules.
+        name: the benchmark's name in BENCHMARKS.
+        source: the publication and the code that its rules come from.
         per_prompt: pictures of each prompt in the published figures.
         rules: its numbers, for the record.
         read: path of its prompts -> (the prompts, sha256 of its files).
@@ -117,7 +117,7 @@ def of_geneval() -> Benchmark:
 
     def read(path: pathlib.Path) -> tuple[list[Item], str]:
         prompts = geneval.read(path)
-        return [Item(f"{i:05}", i, each.text, each.tag, each) for i, each in enumerate(prompts)], _digest([path])
+        return [Item(f"{i:05}", i, row.text, row.tag, row) for i, row in enumerate(prompts)], _digest([path])
 
     def needs(items: Sequence[Item]) -> tuple[str, ...]:
         coloured = any(clause.colour for item in items for clause in item.content.include)
@@ -125,15 +125,18 @@ def of_geneval() -> Benchmark:
 
     def judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         rows = []
-        found = readers.detected(seen.detector, [each.pixels for each in pictures])
-        for picture, detections in zip(pictures, found):
+        all_detections = readers.detected(seen.detector, [picture.pixels for picture in pictures])
+        for picture, detections in zip(pictures, all_detections):
             prompt = picture.item.content
             objects = geneval.kept(detections, prompt.tag, rules)
             colours_of = lambda label, some, picture=picture: geneval.colours(
                 seen.embedder, picture.pixels, label, some
             )
             right, reason = geneval.judged(prompt, objects, colours_of, rules)
-            details = {label: [[*map(float, each.box), each.score] for each in some] for label, some in objects.items()}
+            details = {
+                label: [[*map(float, detection.box), detection.score] for detection in some]
+                for label, some in objects.items()
+            }
             rows.append({"score": float(right), "reason": reason, "details": details})
         return rows
 
@@ -177,7 +180,7 @@ def _dpg_figures(items: Sequence[Item], rows: Sequence[Mapping]) -> dict[str, Me
                 for name in dict.fromkeys((category.split("-")[0].strip(), category)):
                     answers.setdefault(name, []).append((100.0 * right, row["prompt"]))
         if not suffix or last:
-            figures |= {name + suffix: clustered.mean(*zip(*found)) for name, found in sorted(answers.items())}
+            figures |= {name + suffix: clustered.mean(*zip(*rated)) for name, rated in sorted(answers.items())}
     return figures
 
 
@@ -189,7 +192,7 @@ def of_dpg_bench() -> Benchmark:
         for prompt in prompts:
             if not prompt.key or pathlib.PurePath(prompt.key).name != prompt.key:
                 raise PromptsError(f"{path}: item_id = {prompt.key!r} names no file.")
-        return [Item(each.key, i, each.text, "", each) for i, each in enumerate(prompts)], _digest([path])
+        return [Item(prompt.key, i, prompt.text, "", prompt) for i, prompt in enumerate(prompts)], _digest([path])
 
     def judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         asked = [(picture, number) for picture in pictures for number in picture.item.content.questions]
@@ -202,9 +205,9 @@ def of_dpg_bench() -> Benchmark:
         rows = []
         for picture in pictures:
             prompt = picture.item.content
-            of_picture = {number: next(right) for number in prompt.questions}
-            shown = {str(number): answer for number, answer in of_picture.items()}
-            rows.append({"score": dpg_bench.score(prompt, of_picture), "answers": shown})
+            rights = {number: next(right) for number in prompt.questions}
+            shown = {str(number): answer for number, answer in rights.items()}
+            rows.append({"score": dpg_bench.score(prompt, rights), "answers": shown})
         return rows
 
     return Benchmark(
@@ -230,8 +233,8 @@ class Measured(NamedTuple):
     """How a prompt of T2I-CompBench is measured.
 
     Attributes:
-        by: names in _NEEDED.
-        objects: that it counts, with their numbers.
+        by: names in _NEEDED of the metrics that measure it.
+        objects: the objects that it counts, with their numbers.
     """
 
     by: tuple[str, ...]
@@ -275,11 +278,11 @@ def _counted(file: pathlib.Path, prompts: Sequence[str], plurals: Mapping[str, s
     Raises:
         PromptsError: for one that counts none of those in the table.
     """
-    made = [tuple(t2i_compbench_plus.objects_and_numbers(prompt, plurals)) for prompt in prompts]
-    for prompt, objects in zip(prompts, made):
+    counted = [tuple(t2i_compbench_plus.objects_and_numbers(prompt, plurals)) for prompt in prompts]
+    for prompt, objects in zip(prompts, counted):
         if not objects:
             raise PromptsError(f"{file}: {prompt!r} counts no object of new_objects.txt.")
-    return [Measured(("number",), objects) for objects in made]
+    return [Measured(("number",), objects) for objects in counted]
 
 
 _NEEDED = {
@@ -300,9 +303,13 @@ def _compbench_judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[s
     texts = dict.fromkeys(picture.item.text for picture in pictures)
     parses = {text: readers.parsed(seen.grammar, text) for text in texts} if seen.grammar else {}
     parts: list[dict[str, float]] = [{} for _ in pictures]
-    of = lambda kind: [(row, picture) for row, picture in enumerate(pictures) if kind in picture.item.content.by]
+    measured_by = lambda kind: [
+        (row, picture) for row, picture in enumerate(pictures) if kind in picture.item.content.by
+    ]
     asked = [
-        (row, question) for row, each in of("attribute") for question in t2i_compbench.questions(parses[each.item.text])
+        (row, question)
+        for row, picture in measured_by("attribute")
+        for question in t2i_compbench.questions(parses[picture.item.text])
     ]
     if asked:
         pixels = [pictures[row].pixels for row, _ in asked]
@@ -312,34 +319,34 @@ def _compbench_judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[s
             raise readers.ReaderError(
                 f"the answerer answers with {limits.short(answers[yes.index(None)])}, and T2I-CompBench takes P(yes)."
             )
-    for row, _ in of("attribute"):
+    for row, _ in measured_by("attribute"):
         probabilities = [value for (number, _), value in zip(asked, yes) if number == row] if asked else []
         parts[row]["attribute"] = t2i_compbench.attributes(probabilities)
-    if some := of("spatial"):
-        found = readers.detected(seen.detector, [picture.pixels for _, picture in some])
-        for (row, picture), detections in zip(some, found):
+    if some := measured_by("spatial"):
+        all_detections = readers.detected(seen.detector, [picture.pixels for _, picture in some])
+        for (row, picture), detections in zip(some, all_detections):
             objects = t2i_compbench.objects_of(parses[picture.item.text], picture.item.group == "complex")
             parts[row]["spatial"] = t2i_compbench.spatial(picture.item.text, objects, detections)
-    if some := of("depth"):
+    if some := measured_by("depth"):
         pixels = [picture.pixels for _, picture in some]
         seen_objects = zip(some, readers.detected(seen.detector, pixels), readers.depths(seen.depth, pixels))
         for (row, picture), detections, nearness in seen_objects:
             objects = t2i_compbench.objects_of(parses[picture.item.text])
             parts[row]["depth"] = t2i_compbench_plus.spatial_3d(picture.item.text, objects, detections, nearness)
-    if some := of("number"):
-        found = readers.detected(seen.detector, [picture.pixels for _, picture in some])
-        for (row, picture), detections in zip(some, found):
+    if some := measured_by("number"):
+        all_detections = readers.detected(seen.detector, [picture.pixels for _, picture in some])
+        for (row, picture), detections in zip(some, all_detections):
             parts[row]["number"] = t2i_compbench_plus.numeracy(picture.item.content.objects, detections)
-    if some := of("action"):
+    if some := measured_by("action"):
         plain = [
-            t2i_compbench.action(parses[each.item.text]) if each.item.group == "complex" else each.item.text
-            for _, each in some
+            t2i_compbench.action(parses[picture.item.text]) if picture.item.group == "complex" else picture.item.text
+            for _, picture in some
         ]
         seen_rows = readers.embedded_pictures(seen.embedder, [picture.pixels for _, picture in some])
         cosines = (seen_rows * readers.embedded_texts(seen.embedder, plain)).sum(axis=1)
         for (row, _), cosine in zip(some, cosines):
             parts[row]["action"] = float(cosine)
-    return [{"score": t2i_compbench.three_in_one(list(each.values())), "parts": each} for each in parts]
+    return [{"score": t2i_compbench.three_in_one(list(scores.values())), "parts": scores} for scores in parts]
 
 
 def of_t2i_compbench(plus: bool = False) -> Benchmark:

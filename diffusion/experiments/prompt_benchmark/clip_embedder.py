@@ -25,7 +25,7 @@ def opened(folder: str) -> tuple[Embedder, str]:
         raise ConfigError(f"--clip={folder}: {error}") from error
 
     def pictures(found: Sequence[np.ndarray]) -> np.ndarray:
-        fitted = [picture_fitting.cropped(each, towers.side) for each in found]
+        fitted = [picture_fitting.cropped(picture, towers.side) for picture in found]
         return _in_batches(fitted, lambda rows: towers.images(np.stack(rows)))
 
     return Embedder(pictures, lambda texts: _in_batches(list(texts), towers.texts)), model_index.fingerprint(folder)

@@ -30,11 +30,11 @@ class File(NamedTuple):
 
 def files_of(benchmark: Benchmark, items: Sequence[Item], per_prompt: int) -> list[File]:
     """The files of pictures of all prompts, in order."""
-    made = []
+    all_files = []
     for item in items:
         paths = benchmark.files(item, per_prompt)
-        made += [File(item, path, index * per_prompt // len(paths)) for index, path in enumerate(paths)]
-    return made
+        all_files += [File(item, path, index * per_prompt // len(paths)) for index, path in enumerate(paths)]
+    return all_files
 
 
 def require_readers(benchmark: Benchmark, items: Sequence[Item], named: Readers) -> None:
@@ -99,13 +99,13 @@ def judge(
     """Judges the pictures that have no line yet, or are others now, and returns the lines of all.
 
     Args:
-        benchmark: whose rules are applied.
-        files: of pictures, from `files_of`.
-        named: what sees them.
+        benchmark: the benchmark whose rules are applied.
+        files: the files of pictures, from `files_of`.
+        named: the readers that see the pictures.
         images: the folder of pictures.
-        folder: of the results.
+        folder: the folder of the results.
         per_prompt: pictures of a prompt.
-        batch: files at once.
+        batch: how many files are read at once.
 
     Raises:
         ConfigError: if a file is no picture, or a grid of another form.
@@ -117,14 +117,14 @@ def judge(
         for start in range(0, len(files), batch):
             pending: list[tuple[dict, Picture]] = []
             for file in files[start : start + batch]:
-                for about, picture in _pictures(benchmark, file, images, per_prompt):
-                    if before := done.get((about["file"], about["picture"], about["sha256"])):
+                for line, picture in _pictures(benchmark, file, images, per_prompt):
+                    if before := done.get((line["file"], line["picture"], line["sha256"])):
                         rows.append(before)
                     else:
-                        pending.append((about, picture))
+                        pending.append((line, picture))
             answers = benchmark.judged(named, [picture for _, picture in pending]) if pending else []
-            for (about, _), answer in zip(pending, answers):
-                rows.append({**about, **answer})
+            for (line, _), answer in zip(pending, answers):
+                rows.append({**line, **answer})
                 json_lines.append(folder / FILE, rows[-1])
             json_lines.sync(folder / FILE)
             advance(min(start + batch, len(files)))
@@ -143,8 +143,8 @@ def _pictures(
         raise ConfigError(f"--images: {path}: {error}") from error
     digest = hashlib.sha256(content).hexdigest()
     for index, pixels in enumerate(cells, start=file.first):
-        about = {"file": file.path, "picture": index, "sha256": digest, "prompt": file.item.key}
-        yield {**about, "group": file.item.group, "text": file.item.text}, Picture(file.item, index, pixels)
+        line = {"file": file.path, "picture": index, "sha256": digest, "prompt": file.item.key}
+        yield {**line, "group": file.item.group, "text": file.item.text}, Picture(file.item, index, pixels)
 
 
 def require_pictures(benchmark: Benchmark, files: Sequence[File], images: pathlib.Path) -> None:

@@ -26,17 +26,17 @@ def make(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> int:
-    """Makes the pictures that are missing, and changes no other file; returns of how many prompts.
+    """Makes the pictures that are missing, and changes no other file; returns for how many prompts.
 
     Picture k of prompt i has the seed `seed` + i `per_prompt` + k, whatever is made before it.
 
     Args:
-        benchmark: whose layout they have.
+        benchmark: the benchmark whose layout they have.
         items: its prompts.
         images: the folder.
         model: folder of a text-to-image model.
         per_prompt: pictures of a prompt.
-        seed: of the first picture.
+        seed: the seed of the first picture.
         settings: other fields of a `Request`: steps, guidance.
 
     Raises:
@@ -52,15 +52,15 @@ def make(
     source = {"dtype": "float32", "loras": {}}
     try:
         loaded = text_to_image.load(model, **source)
-        about = png.model(model, **source)
+        described = png.model(model, **source)
         with progress.bar("making pictures", len(todo), "prompts") as advance:
             for done, (number, item) in enumerate(todo, start=1):
                 first = seed + number * per_prompt
                 request = Request.series(item.text, first, per_prompt, **settings or {}).resolved(loaded)
-                made = list(text_to_image.make(loaded, request))
-                records = png.records(request, about)
-                contents = benchmark.joined(made)
-                if len(contents) < len(made):  # a grid, which is not one of the pictures that a record describes
+                drawn = list(text_to_image.make(loaded, request))
+                records = png.records(request, described)
+                contents = benchmark.joined(drawn)
+                if len(contents) < len(drawn):  # a grid, which is not one of the pictures that a record describes
                     common = {name: value for name, value in records[0].items() if name not in ("seed", "at")}
                     records = [{**common, "seeds": list(range(first, first + per_prompt))}]
                 for path, content, record in zip(benchmark.files(item, per_prompt), contents, records):
@@ -78,7 +78,7 @@ def make(
 
 
 def makers(paths: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
-    """What made pictures, by the settings in their own files, whenever that was.
+    """The makers of some pictures, by the settings in the pictures' own files, whenever they were made.
 
     Args:
         paths: files of pictures; those without settings, which other programs made, are left out.
@@ -86,15 +86,15 @@ def makers(paths: Iterable[pathlib.Path]) -> list[dict[str, Any]]:
     Returns:
         {SETTINGS ..., "seeds": [lowest, highest], "files": number} of each maker, in the order of its first file.
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_settings: dict[str, dict[str, Any]] = {}
     for path in paths:
         try:
-            about = png.read(path)
+            written = png.read(path)
         except ValueError:
             continue
-        settings = {name: about[name] for name in SETTINGS if name in about}
-        maker = found.setdefault(json.dumps(settings), {**settings, "seeds": [], "files": 0})
-        seeds = [*maker["seeds"], *([about["seed"]] if "seed" in about else about.get("seeds", ()))]
+        settings = {name: written[name] for name in SETTINGS if name in written}
+        maker = by_settings.setdefault(json.dumps(settings), {**settings, "seeds": [], "files": 0})
+        seeds = [*maker["seeds"], *([written["seed"]] if "seed" in written else written.get("seeds", ()))]
         maker["seeds"] = [min(seeds), max(seeds)] if seeds else []
         maker["files"] += 1
-    return list(found.values())
+    return list(by_settings.values())
