@@ -69,7 +69,7 @@ def pipeline(
         networks: (name, module, params) of those in it, from `convert.networks`.
         base: folder of a pipeline with networks of the same sizes.
         out: must not exist.
-        license: of the model card; "" for that of the source's or the base's own.
+        license: the license for the model card; "" for the license of the source or of the base.
 
     Raises:
         FileExistsError: if `out` exists.

@@ -26,12 +26,12 @@ Make = Callable[[Sequence[str], np.ndarray | None, Sequence[int]], np.ndarray]
 
 
 def rows(make: Make, examples: Sequence[Example], seed: int = 0) -> dict[str, np.ndarray]:
-    """The pictures that are measured, of one noise for each example: {"real", "with", "without": uint8 [N, 64, 64, 3]}.
+    """The measured pictures, from one noise for each example: {"real", "with", "without": uint8 [N, 64, 64, 3]}.
 
     Args:
         make: the model.
-        examples: of one control, which training has not seen.
-        seed: of the first picture.
+        examples: examples of one control, which training has not seen.
+        seed: the seed of the first picture.
     """
     prompts = [example.caption for example in examples]
     controls = np.stack([example.control for example in examples])
@@ -47,24 +47,27 @@ def follows(images: np.ndarray, examples: Sequence[Example], reader: Reader) -> 
     """The figures of pictures uint8 [N, 64, 64, 3] of as many examples.
 
     Returns:
-        {"error": mean over pictures of the mean distance of its shapes to their places, in pixels, a missing one
-        counts as `shape_finder.FAR`; "median": over shapes; "close": share of shapes within `CLOSE` pixels; "there": of
-        all shapes, within `CLOSE` pixels stands one of the planned colour and shape; "prompt": of the colours and
-        shapes that the prompt requests, the picture has one that is that, wherever it stands; "count": as many shapes
-        as requested; "order": of the overlapping shapes, the nearer one is on top, or None where none overlap}.
+        {"error": the mean over pictures of the mean distance of a picture's shapes to their places, in pixels, where a
+        missing one counts as `shape_finder.FAR`; "median": the median over shapes; "close": the share of shapes within
+        `CLOSE` pixels; "there": the share of all shapes with a shape of the planned colour and kind within `CLOSE`
+        pixels; "prompt": the share of the requested colours and shapes that the picture shows, wherever it shows them;
+        "count": the share of pictures with as many shapes as requested; "order": the share of overlapping shapes of
+        which the nearer one is on top, or None where none overlap}.
 
     The judge reads colours and shapes of each found part by itself, in the middle: it has learned from shapes at nine
     places alone.
     """
     errors, there, prompt, count, order = [], [], [], [], []
-    found = [shape_finder.found(image) for image in images]
-    parts = [shape_finder.alone(image, part) for image, of in zip(images, found) for part in of]
+    all_parts = [shape_finder.found(image) for image in images]
+    parts = [
+        shape_finder.alone(image, part) for image, picture_parts in zip(images, all_parts) for part in picture_parts
+    ]
     shown = iter(judge.seen(reader, np.stack(parts))) if parts else iter(())
-    for image, example, of in zip(images, examples, found, strict=True):
+    for image, example, picture_parts in zip(images, examples, all_parts, strict=True):
         arrangement = example.arrangement
-        looks = [(scene.colour, scene.shape) for _, scene in zip(of, shown)]
+        looks = [(scene.colour, scene.shape) for _, scene in zip(picture_parts, shown)]
         planned = [(thing.colour, thing.shape) for thing in arrangement.things]
-        match = shape_finder.matched(arrangements.centres(arrangement), of)
+        match = shape_finder.matched(arrangements.centres(arrangement), picture_parts)
         errors.append(match.error)
         there += [
             bool(error < CLOSE and looks[index] == plan)
@@ -72,7 +75,7 @@ def follows(images: np.ndarray, examples: Sequence[Example], reader: Reader) -> 
         ]
         common = (collections.Counter(looks) & collections.Counter(planned)).total()
         prompt += [True] * common + [False] * (len(planned) - common)
-        count.append(len(of) == len(planned))
+        count.append(len(picture_parts) == len(planned))
         right = on_top(image, arrangement)
         order += [] if right is None else [right]
     every = np.concatenate(errors)
@@ -91,8 +94,8 @@ def on_top(image: np.ndarray, arrangement: Arrangement) -> bool | None:
     """Whether most of what two shapes share has the colour of the nearer one; None for shapes that do not overlap."""
     if len(arrangement.things) != 2:
         return None
-    whole = [arrangements.visible(arrangement._replace(things=(thing,)))[0] for thing in arrangement.things]
-    shared = whole[0] & whole[1]
+    masks = [arrangements.visible(arrangement._replace(things=(thing,)))[0] for thing in arrangement.things]
+    shared = masks[0] & masks[1]
     if shared.sum() < LEAST:
         return None
     nearer = COLOURS.index(arrangement.things[1].colour)

@@ -49,9 +49,9 @@ def image_to_image(model: TextToImage, reader: Reader, number: int, **settings: 
     figures = {}
     rows = [("before", images[:SHOWN])]
     for strength in (0.4, 0.6, 0.8, 0.95):
-        made = _edited(model, images, requested, strength=strength, **settings)
-        figures[f"{strength:g}"] = _agreement(reader, made, requested, "colour", "shape", "size", "position")
-        rows.append((f"strength {strength:g}", made[:SHOWN]))
+        edited = _edited(model, images, requested, strength=strength, **settings)
+        figures[f"{strength:g}"] = _agreement(reader, edited, requested, "colour", "shape", "size", "position")
+        rows.append((f"strength {strength:g}", edited[:SHOWN]))
     return {"figures": figures, "rows": rows}
 
 
@@ -62,9 +62,9 @@ def style(model: TextToImage, reader: Reader, number: int, **settings: Any) -> d
     rows = [("before", images[:SHOWN])]
     for word in ("outlined", "neon"):
         requested = [scene._replace(style=word) for scene in shown]
-        made = _edited(model, images, requested, strength=0.9, **settings)
-        figures[word] = _agreement(reader, made, requested, "style", "colour", "shape", "position")
-        rows.append((word, made[:SHOWN]))
+        edited = _edited(model, images, requested, strength=0.9, **settings)
+        figures[word] = _agreement(reader, edited, requested, "style", "colour", "shape", "position")
+        rows.append((word, edited[:SHOWN]))
     return {"figures": figures, "rows": rows}
 
 
@@ -82,23 +82,23 @@ def inpainting(model: TextToImage, reader: Reader, number: int, **settings: Any)
         requested.append(pair._replace(second_colour=other.colour, second_shape=other.shape))
     mask = np.zeros((drawing.SIDE, drawing.SIDE), bool)
     mask[:, HALF:] = True
-    made = _edited(model, images, requested, mask=mask, resamplings=RESAMPLINGS, **settings)
+    edited = _edited(model, images, requested, mask=mask, resamplings=RESAMPLINGS, **settings)
     to_paint = np.where(mask[..., None], np.uint8(200), images)
-    rows = [("before", images[:SHOWN]), ("to paint", to_paint[:SHOWN]), ("after", made[:SHOWN])]
-    return {"figures": _half_kept(model, reader, images, made, requested), "rows": rows}
+    rows = [("before", images[:SHOWN]), ("to paint", to_paint[:SHOWN]), ("after", edited[:SHOWN])]
+    return {"figures": _half_kept(model, reader, images, edited, requested), "rows": rows}
 
 
 def outpainting(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
-    """The right half of a picture is cut off, and painted anew beyond the edge of what is left.
+    """The right half of a picture is cut off, and painted again beyond the edge of what is left.
 
-    The figures are those of `inpainting`, with the attributes of the object that is kept.
+    The figures are the same as in `inpainting`, with the attributes of the object that is kept.
     """
     images, shown = starts(number, position="left", size="medium")
     halves = images[:, :, :HALF]
-    made = _edited(model, halves, shown, margins=(0, 0, 0, HALF), resamplings=RESAMPLINGS, **settings)
+    edited = _edited(model, halves, shown, margins=(0, 0, 0, HALF), resamplings=RESAMPLINGS, **settings)
     before = np.pad(halves, ((0, 0), (0, 0), (0, HALF), (0, 0)), constant_values=200)
-    rows = [("before", before[:SHOWN]), ("after", made[:SHOWN])]
-    return {"figures": _half_kept(model, reader, images, made, shown), "rows": rows}
+    rows = [("before", before[:SHOWN]), ("after", edited[:SHOWN])]
+    return {"figures": _half_kept(model, reader, images, edited, shown), "rows": rows}
 
 
 def _edited(model: TextToImage, images: Iterable[np.ndarray], requested: Sequence[Scene], **settings) -> np.ndarray:
@@ -117,9 +117,9 @@ def _agreement(reader: Reader, made: np.ndarray, requested: Sequence[Scene], *na
 def _half_kept(model: TextToImage, reader: Reader, images: np.ndarray, made: np.ndarray, requested: Sequence[Scene]):
     """The figures of edits that keep the left half of a picture."""
     verdicts = [judge.verdict(scene, shown) for scene, shown in zip(requested, judge.seen(reader, made))]
-    kept = [np.array_equal(a, b) for a, b in zip(images[:, :, :HALF], made[:, :, :HALF])]
+    unchanged = [np.array_equal(a, b) for a, b in zip(images[:, :, :HALF], made[:, :, :HALF])]
     return {
-        "kept_to_the_bit": bootstrap.share(kept),
+        "kept_to_the_bit": bootstrap.share(unchanged),
         "seam": seam(made, through_autoencoder(model, images), images),
         "requested": judge.score(verdicts),
     }
@@ -132,14 +132,15 @@ def _recoloured(scene: Scene, turns: int = 1) -> Scene:
 
 
 def seam(made: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, float]:
-    """How much pixels on both sides of the seam in the middle differ, of edits whose left half is that of `real`.
+    """How much pixels on both sides of the seam in the middle differ, for edits that keep the left half of `real`.
 
     Each is uint8 [N, H, W, 3]. `coded` are the real pictures after encoding and decoding: with their left halves put
     back as in an edit, they have the seam of a model that would paint the very latents of the real picture.
 
     Returns:
-        {"mean", "worst"} of the edits, and of the others after "coded_" and "real_": mean absolute differences of 255,
-        over all pixels of the seam, and of the pixel at which they are largest, the mean over pictures.
+        {"mean", "worst"} for the edits, and with "coded_" and "real_" in front for the other two: mean absolute
+        differences on the scale of 255, over all pixels of the seam ("mean"), and at the pixel where they are largest
+        ("worst"), each averaged over pictures.
     """
     pasted = np.concatenate([real[:, :, :HALF], coded[:, :, HALF:]], axis=2)
     differences = {}
@@ -172,17 +173,19 @@ def interpolation(model: TextToImage, reader: Reader, number: int, **settings: A
         between(model, [scenes.phrase(a)] * 2, (seed, seed + number), weights, **settings)
         for seed, (a, _) in enumerate(ends)
     ]
-    right = lambda scene, images: [all(judge.verdict(scene, seen).values()) for seen in judge.seen(reader, images)]
+    right = lambda scene, images: [
+        all(judge.verdict(scene, scene_shown).values()) for scene_shown in judge.seen(reader, images)
+    ]
     first = np.array([right(a, images) for (a, _), images in zip(ends, prompts)])
     last = np.array([right(b, images) for (_, b), images in zip(ends, prompts)])
-    kept = [right(a, images) for (a, _), images in zip(ends, seeds)]
+    shows_first = [right(a, images) for (a, _), images in zip(ends, seeds)]
     figures = {
         "first_prompt_at_the_start": bootstrap.share(first[:, 0]),
         "second_prompt_at_the_end": bootstrap.share(last[:, -1]),
         "either_prompt_on_the_way": bootstrap.share((first | last).ravel()),
-        "prompt_between_seeds": bootstrap.share(np.ravel(kept)),
+        "prompt_between_seeds": bootstrap.share(np.ravel(shows_first)),
     }
-    rows = [("prompt to prompt", images) for images in prompts[:3]] + [("seed to seed", each) for each in seeds[:3]]
+    rows = [("prompt to prompt", images) for images in prompts[:3]] + [("seed to seed", images) for images in seeds[:3]]
     return {"figures": figures, "rows": rows}
 
 
@@ -195,7 +198,9 @@ def between(
     """
     job = Job.of(model, Request.of(prompts, guidance=guidance, steps=steps))
     weight = jnp.asarray(weights, jnp.float32)
-    conditions = [jax.tree.map(lambda ends: _mixed(ends, weight), each) for each in job.conditions(model, len(weights))]
+    conditions = [
+        jax.tree.map(lambda ends: _mixed(ends, weight), branch) for branch in job.conditions(model, len(weights))
+    ]
     begin = program(model, job.course, "begin", programs.compiled(programs.begin))
     noise, *_ = begin(model.params["vae"], jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), None, None)
     one, other = (jnp.repeat(noise[i : i + 1], len(weights), axis=0) for i in (0, 1))
@@ -207,7 +212,7 @@ def between(
 
 
 def _mixed(ends: jax.Array, weight: jax.Array) -> jax.Array:
-    """[N, ...] between the two rows of an array; what is no number (a mask) is that of either."""
+    """[N, ...] between the two rows of an array; an entry that is no number (a mask) has the value of either row."""
     if ends.dtype == bool:
         return jnp.repeat(ends.any(0, keepdims=True), len(weight), axis=0)
     weight = weight.reshape(-1, *[1] * (ends.ndim - 1))

@@ -54,7 +54,7 @@ def write(folder: str | pathlib.Path) -> pathlib.Path:
     """Writes the five pictures and their captions; the same files each time.
 
     Args:
-        folder: new, or one that has them.
+        folder: a new folder, or one that has the files.
     """
     folder = pathlib.Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)

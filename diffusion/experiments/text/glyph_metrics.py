@@ -25,8 +25,8 @@ class Gallery(NamedTuple):
     """Real pictures that one picture is compared with.
 
     Attributes:
-        features: [M, D].
-        names: of the shape that each has in the glyph's place.
+        features: the pictures' features, [M, D].
+        names: the name of the shape that each has in the glyph's place.
     """
 
     features: np.ndarray
@@ -37,8 +37,8 @@ def retrieved(features: np.ndarray, galleries: Sequence[Gallery]) -> list[str]:
     """The shape of the nearest real picture, by the distance of their features.
 
     Args:
-        features: [N, D], of N pictures.
-        galleries: that of each.
+        features: the features of N pictures, [N, D].
+        galleries: a gallery for each picture.
     """
     if len(features) != len(galleries):
         raise ValueError(f"{len(features)} pictures need a gallery each, and got {len(galleries)}")
@@ -70,17 +70,18 @@ def fidelity(reader: Reader, requested: Sequence[Scene], images: np.ndarray, kno
     """Whether pictures show the glyph, and all else that is requested.
 
     Returns:
-        {"subject": pictures whose nearest real one has the glyph, "prompt": requested attributes that are right beside
-        the shapes, "pictures": pictures of which both hold, all of these attributes}, each from `bootstrap.share`.
+        {"subject": the share of pictures whose nearest real one has the glyph, "prompt": the share of requested
+        attributes beside the shapes that are right, "pictures": the share of pictures of which both hold, with all of
+        these attributes}, each from `bootstrap.share`.
     """
-    found = [name == glyph.NAME for name in retrieved(attribute_reader.features(reader, images), known)]
+    has_glyph = [name == glyph.NAME for name in retrieved(attribute_reader.features(reader, images), known)]
     shown = judge.seen(reader, images)
-    verdicts = [judge.verdict(scene, seen) for scene, seen in zip(requested, shown)]
-    beside = [[right for name, right in each.items() if name != "shape"] for each in verdicts]
+    verdicts = [judge.verdict(scene, scene_shown) for scene, scene_shown in zip(requested, shown)]
+    beside = [[right for name, right in verdict.items() if name != "shape"] for verdict in verdicts]
     return {
-        "subject": bootstrap.share(found),
-        "prompt": bootstrap.share([right for each in beside for right in each]),
-        "pictures": bootstrap.share([one and all(rest) for one, rest in zip(found, beside)]),
+        "subject": bootstrap.share(has_glyph),
+        "prompt": bootstrap.share([right for rights in beside for right in rights]),
+        "pictures": bootstrap.share([one and all(rest) for one, rest in zip(has_glyph, beside)]),
     }
 
 
@@ -90,18 +91,19 @@ def of_real(
     """What the measures say of real pictures, which bounds what they can say of a model's.
 
     Args:
-        reader, requested, known: as in `fidelity`.
-        coded: pictures to what the model's autoencoder makes of them.
+        reader, requested, known: the arguments of `fidelity`.
+        coded: a function from pictures to the autoencoder's reconstructions of them.
 
     Returns:
-        {"right": `fidelity` of real pictures of the scenes, "coded": of what the autoencoder makes of them, "mistaken":
-        of real pictures with another shape in the glyph's place, those that the retriever takes for it}.
+        {"right": `fidelity` of real pictures of the scenes, "coded": `fidelity` of their reconstructions by the
+        autoencoder, "mistaken": the share of real pictures with another shape in the glyph's place that the retriever
+        takes for the glyph}.
     """
     right = np.stack([glyph.picture(scene, RIGHT, i) for i, scene in enumerate(requested)])
     wrong = [with_shape(scene, others(scene)[i % len(others(scene))]) for i, scene in enumerate(requested)]
     images = np.stack([glyph.picture(scene, WRONG, i) for i, scene in enumerate(wrong)])
-    found = retrieved(attribute_reader.features(reader, images), known)
-    mistaken = bootstrap.share([name == glyph.NAME for name in found])
+    nearest_names = retrieved(attribute_reader.features(reader, images), known)
+    mistaken = bootstrap.share([name == glyph.NAME for name in nearest_names])
     return {
         "right": fidelity(reader, requested, right, known),
         "coded": fidelity(reader, requested, coded(right), known),
@@ -114,17 +116,17 @@ def drift(reader: Reader, captions: Sequence[str], before: np.ndarray, after: np
 
     Args:
         reader: the judge.
-        captions: of the dataset.
+        captions: captions from the dataset.
         before: the base's pictures.
-        after: those of the model that was taught.
+        after: the pictures of the model that was taught.
 
     Returns:
-        {"attributes": of the captions that are right after, "same": pictures without any change, each from
-        `bootstrap.share`, "difference": the mean |after - before| of 255}.
+        {"attributes": the share of the captions' attributes that are right after, "same": the share of pictures without
+        any change, each from `bootstrap.share`, "difference": the mean |after - before| on the scale of 255}.
     """
     apart = np.abs(after.astype(np.float32) - before)
     return {
         "attributes": judge.score(prompt_metrics.verdicts(reader, captions, after))["attributes"],
-        "same": bootstrap.share([not each.any() for each in apart]),
+        "same": bootstrap.share([not picture.any() for picture in apart]),
         "difference": float(apart.mean()),
     }

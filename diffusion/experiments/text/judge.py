@@ -75,12 +75,12 @@ def name() -> str:
 def reader(folder: pathlib.Path | None = None) -> Reader:
     """The judge, from a folder (by default the library's cache), or trained now (minutes)."""
 
-    def made() -> Reader:
+    def trained() -> Reader:
         images, shown = pictures()
         with progress.bar("training the judge", STEPS, "steps") as advance:
             return attribute_reader.train(images, labels(shown), steps=STEPS, progress=lambda step, _: advance(step))
 
-    return attribute_reader.cached(name(), made, folder)
+    return attribute_reader.cached(name(), trained, folder)
 
 
 def labels(shown: Sequence[Scene]) -> dict[str, np.ndarray]:
@@ -106,8 +106,8 @@ def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:
     the matched objects. "plain" is not requested, since no caption says it.
 
     Args:
-        requested: as `scenes.parsed` returns it.
-        shown: a scene, as `seen` returns it.
+        requested: the requested scene, as `scenes.parsed` returns it.
+        shown: the scene that is shown, as `seen` returns it.
 
     Returns:
         {attribute: whether it is right}, for "kind" and the requested attributes; "colour" and "shape" of two
@@ -123,11 +123,11 @@ def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:
         return right | ({"count": requested.count == shown.count} if requested.kind == "several" else {})
     turned = facing(requested)
     wanted = ((turned.colour, turned.shape), (turned.second_colour, turned.second_shape))
-    seen = ((shown.colour, shown.shape), (shown.second_colour, shown.second_shape))
+    objects_shown = ((shown.colour, shown.shape), (shown.second_colour, shown.second_shape))
     agreeing = lambda objects: sum(x == y for a, b in zip(wanted, objects) for x, y in zip(a, b))
-    straight = agreeing(seen)
-    crossed = agreeing(seen[::-1])
-    matched = seen if straight >= crossed else seen[::-1]
+    straight = agreeing(objects_shown)
+    crossed = agreeing(objects_shown[::-1])
+    matched = objects_shown if straight >= crossed else objects_shown[::-1]
     for i, name in enumerate(("colour", "shape")):
         right[name] = all(a[i] == b[i] for a, b in zip(wanted, matched))
     if requested.relation != NONE:
@@ -139,13 +139,14 @@ def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, Any]:
     """Shares of what is right in pictures, by their verdicts, with Wilson's 95 % intervals.
 
     Returns:
-        {"attributes": of all requested attributes of `EASY`, "pictures": of pictures of which all requested ones
-        of `EASY` are right, and one entry for each requested attribute}, each {"share", "interval", "count"}.
+        {"attributes": the share of all requested attributes of `EASY` that are right, "pictures": the share of pictures
+        of which all requested ones of `EASY` are right, and one entry for each requested attribute}, each {"share",
+        "interval", "count"}.
     """
-    easy = [[right for name, right in each.items() if name in EASY] for each in verdicts]
-    attributes = [right for each in easy for right in each]
+    easy = [[right for name, right in verdict.items() if name in EASY] for verdict in verdicts]
+    attributes = [right for rights in easy for right in rights]
     shares = {"attributes": bootstrap.share(attributes), "pictures": bootstrap.share(list(map(all, easy)))}
     for name in (*EASY, *HARD):
-        if of_name := [each[name] for each in verdicts if name in each]:
-            shares[name] = bootstrap.share(of_name)
+        if attribute_rights := [verdict[name] for verdict in verdicts if name in verdict]:
+            shares[name] = bootstrap.share(attribute_rights)
     return shares

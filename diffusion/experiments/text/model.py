@@ -140,8 +140,8 @@ def pipeline(
 ) -> None:
     """Writes the folder of a text-to-image model of a run that trained "pixart"; replaces a folder that is there.
 
-    `parts` are the folders of the text_encoder, the tokenizer and the vae; `license` is that of the model card, "" for
-    unknown.
+    `parts` are the folders of the text_encoder, the tokenizer and the vae; `license` is the model card's license, ""
+    for unknown.
 
     Raises:
         ConfigError: if the run trained another network, or no flow that the scheduler samples.
@@ -161,8 +161,8 @@ def pipeline(
 def scheduler_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of the scheduler that samples as a run does.
 
-    Students that jump to the data take the steps of multistep consistency sampling, runs of a method of first order
-    those of Euler, and all others those of DPM-Solver++ of second order.
+    Students that jump to the data take the steps of multistep consistency sampling, runs with a method of first order
+    the steps of Euler's method, and all others those of DPM-Solver++ of second order.
 
     Raises:
         ConfigError: if the run trains another network, or no flow that a scheduler samples.
@@ -215,7 +215,7 @@ def write(
 def of_run(run: str | pathlib.Path, license: str = "") -> pathlib.Path:
     """Writes RUN/model, of a run on captions and the parts that made its data; returns the folder.
 
-    `license` is that of the model card, "" for unknown.
+    `license` is the model card's license, "" for unknown.
 
     Raises:
         ConfigError: as `pipeline`, and if a part is not there, or is not the one that the run learned from.

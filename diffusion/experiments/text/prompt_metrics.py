@@ -122,8 +122,8 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
         seeds = range(10_000 + turn * each, 10_000 + (turn + 1) * each)
 
         def shows(negative: str | None, prompts=prompts, seeds=seeds, name=name) -> list[str]:
-            made = subject.make(prompts, seeds, guidance, negative)
-            return [getattr(scene, name) for scene in judge.seen(subject.judge, made)]
+            images = subject.make(prompts, seeds, guidance, negative)
+            return [getattr(scene, name) for scene in judge.seen(subject.judge, images)]
 
         before = shows(None)
         hits = {"before": [shown == value for value in values for shown in before], "after": []}

@@ -57,8 +57,8 @@ def agreement(reader: Reader, images: np.ndarray, wanted: References, names: Seq
     Args:
         reader: the judge.
         images: uint8 [N, 64, 64, 3].
-        wanted: as many references.
-        names: of attributes, in `CONTENT` and `STYLE`.
+        wanted: the references, one for each picture.
+        names: names of attributes, in `CONTENT` and `STYLE`.
     """
     right: dict[str, list[bool]] = {name: [] for name in names}
     papers = paper(images), paper(wanted.images)
@@ -68,28 +68,29 @@ def agreement(reader: Reader, images: np.ndarray, wanted: References, names: Seq
                 right[name].append(bool(papers[0][row] == papers[1][row]))
             elif getattr(scene, name) != NONE and (name != "count" or scene.kind == "several"):
                 right[name].append(getattr(scene, name) == getattr(shown, name))
-    return {name: bootstrap.share(each) for name, each in right.items() if each}
+    return {name: bootstrap.share(rights) for name, rights in right.items() if rights}
 
 
 def alone(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A prompt that says nothing, and the reference: what of it comes back.
 
     Returns:
-        ({"reference": shares, "none": without it from the same noise, "chance": between two references, "real": of the
-        references themselves}, {"images", "none": uint8 [N, 64, 64, 3], "references"}).
+        ({"reference": shares with the reference, "none": shares without it from the same noise, "chance": shares
+        between two references, "real": shares of the references themselves}, {"images", "none": uint8 [N, 64, 64, 3],
+        "references"}).
     """
     wanted = references(number)
     silent = [SILENT] * number
-    made = make(silent, wanted.images, range(number))
+    with_reference = make(silent, wanted.images, range(number))
     none = make(silent, None, range(number))
     shares = lambda images: agreement(reader, images, wanted, (*STYLE, *CONTENT))
     figures = {
-        "reference": shares(made),
+        "reference": shares(with_reference),
         "none": shares(none),
         "chance": shares(np.roll(wanted.images, 1, axis=0)),
         "real": shares(wanted.images),
     }
-    return figures, {"references": wanted.images, "images": made, "none": none}
+    return figures, {"references": wanted.images, "images": with_reference, "none": none}
 
 
 def with_prompt(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -97,13 +98,13 @@ def with_prompt(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any]
 
     Returns:
         ({"reference", "none", "chance"}: each {"prompt": shares of what the prompt requests, "style", "size",
-        "position", "paper": of the reference's}, {"references", "images", "none", "prompts"}).
+        "position", "paper": shares of the reference's}, {"references", "images", "none", "prompts"}).
     """
     wanted = references(number, ("one",))
     turned = wanted.scenes[1:] + wanted.scenes[:1]
     requested = [Scene("one", "plain", scene.colour, scene.shape) for scene in turned]
     prompts = [phrase(scene) for scene in requested]
-    made = make(prompts, wanted.images, range(number))
+    with_reference = make(prompts, wanted.images, range(number))
     none = make(prompts, None, range(number))
 
     def shares(images: np.ndarray) -> dict[str, Any]:
@@ -112,5 +113,9 @@ def with_prompt(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any]
         asked = {name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in pairs]) for name in names}
         return {"prompt": asked, **agreement(reader, images, wanted, (*STYLE, "size", "position"))}
 
-    figures = {"reference": shares(made), "none": shares(none), "chance": shares(np.roll(wanted.images, 1, axis=0))}
-    return figures, {"references": wanted.images, "images": made, "none": none, "prompts": prompts}
+    figures = {
+        "reference": shares(with_reference),
+        "none": shares(none),
+        "chance": shares(np.roll(wanted.images, 1, axis=0)),
+    }
+    return figures, {"references": wanted.images, "images": with_reference, "none": none, "prompts": prompts}

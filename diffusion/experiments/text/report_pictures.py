@@ -74,10 +74,10 @@ def glyph_rows(
 
     Args:
         taught: uint8 [H, W, 3] each, at most as many as prompts.
-        captions: of them.
-        rows: for each model uint8 [P, H, W, 3].
-        names: of the models.
-        prompts: P.
+        captions: the captions of these pictures.
+        rows: the pictures of each model, uint8 [P, H, W, 3].
+        names: the models' names.
+        prompts: the P prompts.
         path: the PNG to write.
     """
     figure = plots.blank(1.45 * len(prompts) + 1.2, 1.72 * (len(rows) + 1) + 0.5, layout="constrained")

@@ -58,14 +58,14 @@ def hues(picture: np.ndarray) -> np.ndarray:
 
 def found(picture: np.ndarray) -> list[Found]:
     """The parts of a picture uint8 [H, W, 3], of at least `SMALLEST` pixels."""
-    of = hues(picture)
-    y, x = np.mgrid[: of.shape[0], : of.shape[1]] + 0.5
+    hue = hues(picture)
+    y, x = np.mgrid[: hue.shape[0], : hue.shape[1]] + 0.5
     parts = []
-    for number in np.unique(of[of >= 0]):
-        labels, count = ndimage.label(of == number, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+    for number in np.unique(hue[hue >= 0]):
+        labels, count = ndimage.label(hue == number, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
         for part in range(1, count + 1):
             mask = ndimage.binary_fill_holes(labels == part)
-            mask = mask & ((of == number) | (of < 0))  # what lies over it is not a part of it
+            mask = mask & ((hue == number) | (hue < 0))  # what lies over it is not a part of it
             if mask.sum() >= SMALLEST:
                 parts.append(Found(COLOURS[number], float(x[mask].mean()), float(y[mask].mean()), mask))
     return parts
@@ -73,17 +73,17 @@ def found(picture: np.ndarray) -> list[Found]:
 
 def alone(picture: np.ndarray, part: Found) -> np.ndarray:
     """A part by itself in the middle of the picture's paper, for a judge of single shapes; uint8 [H, W, 3]."""
-    of = hues(picture)
-    others = (of >= 0) & ~part.mask
+    hue = hues(picture)
+    others = (hue >= 0) & ~part.mask
     near = ndimage.binary_dilation(part.mask, iterations=RIM) & ~others
     paper = np.broadcast_to(paper_of(picture), picture.shape).astype(np.uint8)
-    kept = np.where(near[..., None], picture, paper)
+    cut = np.where(near[..., None], picture, paper)
     height, width = picture.shape[:2]
     down, right = round(height / 2 - part.y), round(width / 2 - part.x)
     rows, columns = np.mgrid[:height, :width]
     rows, columns = rows - down, columns - right
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    moved = kept[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
+    moved = cut[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
     return np.where(inside[..., None], moved, paper)
 
 
@@ -91,8 +91,8 @@ def matched(centres: np.ndarray, parts: Sequence[Found]) -> Matched:
     """The parts that stand for planned shapes, so that the sum of their distances is smallest; colours do not count.
 
     Args:
-        centres: (x, y) of each planned shape, [K, 2] in pixels.
-        parts: of a picture.
+        centres: the centre (x, y) of each planned shape, [K, 2] in pixels.
+        parts: the parts of a picture.
     """
     index = np.full(len(centres), -1)
     error = np.full(len(centres), FAR)

@@ -1,4 +1,4 @@
-"""GenEval's questions asked of the captioned shapes, with the judge as its detector, and the judge's own error rate.
+"""GenEval's questions on the captioned shapes, with the judge as its detector, and the judge's own error rate.
 
 The prompts have GenEval's six forms ("a circle", "a circle and a star", "three stars", "a red circle", "a circle left
 of a star", "a red circle and a blue star"), and its rules decide, by the objects that the judge reads. How often the
@@ -34,23 +34,23 @@ def prompts(tag: str, number: int) -> list[tuple[Prompt, Scene]]:
 
     Args:
         tag: one of GenEval's.
-        number: of prompts.
+        number: how many prompts.
     """
-    made = []
+    pairs = []
     for index in range(number):
         lot = Lot(SEED, TAGS.index(tag), index)
         scene = _scene(tag, lot)
         while scenes.withheld(scene):
             scene = _scene(tag, lot)
         include, exclude = _clauses(tag, scene)
-        made.append((Prompt(scenes.phrase(scene), tag, include, exclude, {}), scene))
-    return made
+        pairs.append((Prompt(scenes.phrase(scene), tag, include, exclude, {}), scene))
+    return pairs
 
 
 def _scene(tag: str, lot: Lot) -> Scene:
     shape = lot.pick(SHAPES)
     colour = lot.pick(COLOURS)
-    other = lot.pick([each for each in SHAPES if each != shape])
+    other = lot.pick([name for name in SHAPES if name != shape])
     pair = Scene("pair", "plain", NONE, shape, count=2, second_shape=other)
     match tag:
         case "single_object":
@@ -64,7 +64,7 @@ def _scene(tag: str, lot: Lot) -> Scene:
         case "position":
             return pair._replace(relation=lot.pick(RELATIONS))
         case _:
-            return pair._replace(colour=colour, second_colour=lot.pick([each for each in COLOURS if each != colour]))
+            return pair._replace(colour=colour, second_colour=lot.pick([name for name in COLOURS if name != colour]))
 
 
 def _clauses(tag: str, scene: Scene) -> tuple[tuple[Clause, ...], tuple[Clause, ...]]:
@@ -101,8 +101,8 @@ def changed(tag: str, scene: Scene, lot: Lot) -> Scene:
 def right(prompt: Prompt, shown: Scene) -> bool:
     """Whether GenEval's rules find in a scene what a prompt requests."""
     colours = dict(_objects(shown))
-    found = geneval.kept(list(colours), prompt.tag)
-    return geneval.judged(prompt, found, lambda label, some: [colours[each] for each in some])[0]
+    objects = geneval.kept(list(colours), prompt.tag)
+    return geneval.judged(prompt, objects, lambda label, some: [colours[index] for index in some])[0]
 
 
 def _objects(scene: Scene) -> list[tuple[Detection, str]]:
@@ -130,22 +130,23 @@ def error_rates(subject: Subject, tag: str, number: int) -> dict[str, dict[str, 
 
     Args:
         subject: its judge.
-        tag: of the task.
-        number: pictures that are right, and as many that are not.
+        tag: the task's tag.
+        number: how many pictures are right, and how many are not.
 
     Returns:
-        {"right", "wrong"}, each from `bootstrap.share`: of pictures that show it, and of such that do not.
+        {"right", "wrong"}, each from `bootstrap.share`: over pictures that show what is requested, and over pictures
+        that do not.
     """
-    made = prompts(tag, number)
+    pairs = prompts(tag, number)
     shares = {}
     for stream, kind in enumerate(("right", "wrong")):
         images = []
-        for index, (_, scene) in enumerate(made):
+        for index, (_, scene) in enumerate(pairs):
             lot = Lot(SEED, 10 + 10 * TAGS.index(tag) + stream, index)
             shown = scene if kind == "right" else changed(tag, scene, lot)
             images.append(drawing.draw(completed(shown, lot), lot))
-        seen = judge.seen(subject.judge, np.stack(images))
-        shares[kind] = bootstrap.share([right(prompt, shown) for (prompt, _), shown in zip(made, seen)])
+        scenes_read = judge.seen(subject.judge, np.stack(images))
+        shares[kind] = bootstrap.share([right(prompt, shown) for (prompt, _), shown in zip(pairs, scenes_read)])
     return shares
 
 
@@ -153,7 +154,7 @@ def completed(scene: Scene, lot: Lot) -> Scene:
     """The scene of a picture: what a prompt leaves open is drawn by lot, the colours of two objects too."""
     if scene.kind == "pair" and scene.colour == NONE:
         colour = lot.pick(COLOURS)
-        second = lot.pick([each for each in COLOURS if each != colour])
+        second = lot.pick([name for name in COLOURS if name != colour])
         scene = scene._replace(colour=colour, second_colour=second)
     return scenes.completed(scene, lot)
 
@@ -163,8 +164,8 @@ def measured(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
 
     Args:
         subject: the model, and the judge.
-        guidance: of its pictures.
-        each: prompts of a task, one picture of each.
+        guidance: the guidance with which its pictures are made.
+        each: prompts of a task, one picture for each.
 
     Returns:
         For each task, and for "overall", their mean, {"seen": the share that the judge takes for right, with its
@@ -173,14 +174,14 @@ def measured(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
     """
     figures: dict[str, Any] = {}
     for turn, tag in enumerate(TAGS):
-        made = prompts(tag, each)
+        pairs = prompts(tag, each)
         first = FIRST_SEED + turn * each
-        images = subject.make([prompt.text for prompt, _ in made], range(first, first + each), guidance, None)
+        images = subject.make([prompt.text for prompt, _ in pairs], range(first, first + each), guidance, None)
         shown = judge.seen(subject.judge, images)
-        seen = bootstrap.share([right(prompt, scene) for (prompt, _), scene in zip(made, shown)])
+        accepted = bootstrap.share([right(prompt, scene) for (prompt, _), scene in zip(pairs, shown)])
         known = error_rates(subject, tag, max(KNOWN, each))
-        truth = judge_error.corrected(_counts(seen), _counts(known["right"]), _counts(known["wrong"]))
-        figures[tag] = {"seen": seen, "known": known, "corrected": _share(truth)}
+        truth = judge_error.corrected(_counts(accepted), _counts(known["right"]), _counts(known["wrong"]))
+        figures[tag] = {"seen": accepted, "known": known, "corrected": _share(truth)}
     return {**figures, "overall": _overall(figures)}
 
 
@@ -196,12 +197,12 @@ def _overall(figures: Mapping[str, Mapping]) -> dict[str, Any]:
     """The mean over tasks, which are independent; the judge's error rates are those of the tasks."""
 
     def mean(shares: Sequence[Mapping | None]) -> dict[str, Any] | None:
-        found = [share for share in shares if share is not None]
-        if len(found) < len(shares):
+        known = [share for share in shares if share is not None]
+        if len(known) < len(shares):
             return None
-        middle = sum(share["share"] for share in found) / len(found)
-        ends = [(share["share"] - share["interval"][0], share["interval"][1] - share["share"]) for share in found]
-        low, high = (math.hypot(*(end[side] for end in ends)) / len(found) for side in (0, 1))
+        middle = sum(share["share"] for share in known) / len(known)
+        ends = [(share["share"] - share["interval"][0], share["interval"][1] - share["share"]) for share in known]
+        low, high = (math.hypot(*(end[side] for end in ends)) / len(known) for side in (0, 1))
         return {"share": middle, "interval": [max(0.0, middle - low), min(1.0, middle + high)]}
 
     parts = list(figures.values())

@@ -58,39 +58,39 @@ Row = tuple[str, str, str]
 
 def rows(figures: Mapping[str, Any]) -> list[Row]:
     """The figures of a report as text, in the order in which they are measured."""
-    made: list[Row] = []
+    lines: list[Row] = []
     prompts = figures.get("prompts", {})
     for split, words in (("test", "trained combinations"), ("withheld", "withheld combinations")):
         for name in (*HEADINGS, *judge.EASY):
             if share := prompts.get(split, {}).get(name):
                 real = figures["judge"][split].get(name)
                 beside = f"judge on real pictures {percent(real)}" if real else ""
-                made.append((f"{HEADINGS.get(name, f'… {name}')}, {words}", percent(share), beside))
-    made += geneval_rows(figures.get("geneval", {}))
+                lines.append((f"{HEADINGS.get(name, f'… {name}')}, {words}", percent(share), beside))
+    lines += geneval_rows(figures.get("geneval", {}))
     for name, share in figures.get("negative", {}).items():
         what = f"shows the {name} that the negative prompt names"
-        made.append((what, percent(share["after"]), f"before {percent(share['before'])}"))
+        lines.append((what, percent(share["after"]), f"before {percent(share['before'])}"))
     if frechet := figures.get("frechet"):
-        made.append(frechet_row("judge's features", frechet, ".4g"))
+        lines.append(frechet_row("judge's features", frechet, ".4g"))
     if copies := figures.get("copies"):
         what, value, exact = copies_row("real ones", copies)
-        made.append((what, value, f"{exact}, of held-out pictures {copies['held_out']['exact_duplicates']}"))
+        lines.append((what, value, f"{exact}, of held-out pictures {copies['held_out']['exact_duplicates']}"))
     for edit, metrics in figures.get("edits", {}).items():
-        made += [(f"{edit}: {what}", value, beside) for what, value, beside in _leaves(metrics)]
-    return made
+        lines += [(f"{edit}: {what}", value, beside) for what, value, beside in _leaves(metrics)]
+    return lines
 
 
 def geneval_rows(figures: Mapping[str, Any]) -> list[Row]:
     """The figures of `shape_questions.measured`: as the judge sees them, and beside them as they are corrected."""
-    made = []
+    lines = []
     for name, part in figures.items():
         truth = part["corrected"]
         beside = f"corrected {percent(truth)}" if truth else "the judge does not tell right from wrong"
         if known := part.get("known"):
             share = {kind: f"{known[kind]['share']:.1%}" for kind in ("right", "wrong")}
             beside += f"; the judge accepts {share['right']} of right pictures and {share['wrong']} of wrong ones"
-        made.append((f"GenEval: {GENEVAL[name]}", percent(part["seen"]), beside))
-    return made
+        lines.append((f"GenEval: {GENEVAL[name]}", percent(part["seen"]), beside))
+    return lines
 
 
 def frechet_row(space: str, frechet: Mapping, form: str) -> Row:
