@@ -51,17 +51,17 @@ def example(split: str, number: int, seed: int = motions.SEED, frames: int = FRA
 
 def real(split: str, numbers: Sequence[int], seed: int = motions.SEED) -> tuple[np.ndarray, list[Clip]]:
     """Real clips, uint8 [N, 8, 32, 32, 3], and their truth."""
-    made = [example(split, number, seed) for number in numbers]
-    return np.stack([frames for frames, _ in made]), [clip for _, clip in made]
+    examples = [example(split, number, seed) for number in numbers]
+    return np.stack([frames for frames, _ in examples]), [clip for _, clip in examples]
 
 
 def name_of(clips: int, steps: tuple[int, int]) -> str:
     """What a judge depends on, as 32 digits: the code of its networks, and what they see of some of its clips."""
     code = [pathlib.Path(module.__file__).read_bytes() for module in (attribute_reader, clip_reader)]
     some = np.stack([example(split, i, SEED)[0] for split in motions.STREAMS for i in range(8)])  # which stand for all
-    seen = [part.tobytes() for part in (some, *looked_at(some, moving_objects.tracks(some)))]
-    about = repr((SEED, clips, steps, moving_objects.WHOLE, OF_FRAMES, OF_CLIPS))
-    return hashlib.sha256(b"".join(code + seen) + about.encode()).hexdigest()[:32]
+    inputs = [part.tobytes() for part in (some, *looked_at(some, moving_objects.tracks(some)))]
+    settings = repr((SEED, clips, steps, moving_objects.WHOLE, OF_FRAMES, OF_CLIPS))
+    return hashlib.sha256(b"".join(code + inputs) + settings.encode()).hexdigest()[:32]
 
 
 def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[int, int] = (FRAME_STEPS, CLIP_STEPS)):
@@ -75,16 +75,20 @@ def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[i
             learned.append((np.stack([frames for frames, _ in some]), [clip for _, clip in some]))
         return learned[0]
 
-    def of_frames() -> Reader:
+    def train_on_frames() -> Reader:
         images, truth = lessons()
-        seen = whole(truth)
+        in_full = whole(truth)
         label = lambda values, entry: np.array([values.index(getattr(clip.movers[0], entry)) for clip in truth])
-        labels = {name: np.repeat(label(values, name)[:, None], FRAMES, 1)[seen] for name, values in OF_FRAMES.items()}
+        labels = {
+            name: np.repeat(label(values, name)[:, None], FRAMES, 1)[in_full] for name, values in OF_FRAMES.items()
+        }
         parts, _ = looked_at(images, moving_objects.tracks(images))
         with progress.bar("training the judge of frames", steps[0], "steps") as advance:
-            return attribute_reader.train(parts[seen], labels, steps=steps[0], progress=lambda step, _: advance(step))
+            return attribute_reader.train(
+                parts[in_full], labels, steps=steps[0], progress=lambda step, _: advance(step)
+            )
 
-    def of_clips() -> Reader:
+    def train_on_clips() -> Reader:
         images, truth = lessons()
         label = lambda values, entry: np.array([values.index(getattr(clip.movers[0], entry)) for clip in truth])
         labels = {name: label(values, name) for name, values in OF_CLIPS.items()}
@@ -93,8 +97,8 @@ def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[i
             return clip_reader.train(*parts, labels, steps=steps[1], progress=lambda step, _: advance(step))
 
     return Judge(
-        attribute_reader.cached(f"video-frames-{name}", of_frames, folder),
-        attribute_reader.cached(f"video-clips-{name}", of_clips, folder),
+        attribute_reader.cached(f"video-frames-{name}", train_on_frames, folder),
+        attribute_reader.cached(f"video-clips-{name}", train_on_clips, folder),
     )
 
 
@@ -142,20 +146,22 @@ def seen(
         complete: Bool [N, F], the frames in which colour and shape count.
     """
     last = slice(-FRAMES, None)
-    parts = looked_at(clips[:, last], Tracks(*(each[:, last] for each in found)))
-    of_clips = clip_reader.read(networks.clips, *parts)
-    shown = [{name: values[of_clips[name][i]] for name, values in OF_CLIPS.items()} for i in range(len(clips))]
-    for i, each in enumerate(shown):
+    parts = looked_at(clips[:, last], Tracks(*(values[:, last] for values in found)))
+    classes_of_clips = clip_reader.read(networks.clips, *parts)
+    shown = [{name: values[classes_of_clips[name][i]] for name, values in OF_CLIPS.items()} for i in range(len(clips))]
+    for i, attributes in enumerate(shown):
         for name, values in OF_FRAMES.items():
             classes = by_frame[name][i, last][complete[i, last]]
-            each[name] = ("", *values)[np.bincount(classes + 1).argmax()] if len(classes) else ""
+            attributes[name] = ("", *values)[np.bincount(classes + 1).argmax()] if len(classes) else ""
     return shown
 
 
 def verdicts(captions: Sequence[str], shown: Sequence[dict[str, str]]) -> list[dict[str, bool]]:
     """Which of the attributes that each caption states are shown."""
     stated = [motions.said(caption) for caption in captions]
-    return [{name: value == each[name] for name, value in wanted.items()} for wanted, each in zip(stated, shown)]
+    return [
+        {name: value == attributes[name] for name, value in wanted.items()} for wanted, attributes in zip(stated, shown)
+    ]
 
 
 def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, dict]:
@@ -163,12 +169,12 @@ def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, dict]:
 
     The attributes of a clip are no independent draws: see `clustered.share`.
     """
-    of = [i for i, each in enumerate(verdicts) for _ in each]
+    clip = [i for i, verdict in enumerate(verdicts) for _ in verdict]
     shares = {
-        "attributes": clustered.share([right for each in verdicts for right in each.values()], of),
-        "clips": bootstrap.share([all(each.values()) for each in verdicts]),
+        "attributes": clustered.share([right for verdict in verdicts for right in verdict.values()], clip),
+        "clips": bootstrap.share([all(verdict.values()) for verdict in verdicts]),
     }
     for name in ATTRIBUTES:
-        if of_name := [each[name] for each in verdicts if name in each]:
-            shares[name] = bootstrap.share(of_name)
+        if attribute_rights := [verdict[name] for verdict in verdicts if name in verdict]:
+            shares[name] = bootstrap.share(attribute_rights)
     return shares

@@ -22,7 +22,7 @@ def check(recipe: Recipe) -> None:
     """Refuses a sampler and a guidance that do not go on from given frames.
 
     Args:
-        recipe: of a run on moving drawings, for the examples of its data.
+        recipe: the recipe of a run on moving drawings, for the examples of its data.
 
     Raises:
         ConfigError: naming the field.
@@ -45,16 +45,16 @@ def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
     coder, encode, decode, step = clip_coding.of_recipe(run.recipe)
     steps = plan(run.grid)
     window = run.shape[0]
-    whole = 1 + step * (window - 1)  # frames of a window
+    window_frames = 1 + step * (window - 1)  # frames of a window
 
     def program(frames: int) -> Callable[[Array, Array, Array], Array]:
         @jax.jit
-        def made(vectors: Array, seeds: Array, known: Array) -> Array:
+        def make_batch(vectors: Array, seeds: Array, known: Array) -> Array:
             denoise = denoiser(run.params, {"vector": vectors})
             first, rest = generate.keys(seeds)
             length = known.shape[1]
             before = 1 + (length - 1) // step if length else 0  # frames of x that are known
-            windows = -(-(frames - length) // (whole - length))
+            windows = -(-(frames - length) // (window_frames - length))
             x = samplers.prior(run.schedule, first, (windows * (window - before), *run.shape[1:]))
             walk = (run.sampler, denoise, run.schedule, x, steps, rest)
             if not length:
@@ -62,7 +62,7 @@ def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
             coding = (lambda clips: encode(coder, clips), lambda x: decode(coder, x))
             return to_uint8(videos.rollout(*walk, to_model(known), window, coding=coding))[:, :frames]
 
-        return made
+        return make_batch
 
     programs: dict[int, Callable[..., Array]] = {}
 
@@ -71,8 +71,8 @@ def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
     ) -> np.ndarray:
         vectors = np.stack([motions.words(caption) for caption in captions])
         known = np.zeros((len(vectors), 0), np.uint8) if known is None else known
-        made = programs.setdefault(frames, program(frames))
+        make_batch = programs.setdefault(frames, program(frames))
         rows = (vectors, np.asarray(seeds), known)
-        return chunks.applied(lambda rows: made(*rows), rows, min(batch_size, len(vectors)))
+        return chunks.applied(lambda rows: make_batch(*rows), rows, min(batch_size, len(vectors)))
 
     return make

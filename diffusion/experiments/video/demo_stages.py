@@ -2,8 +2,8 @@
 
 WORKDIR/autoencoder    a run of diffusion train, on clips
 WORKDIR/vae            what it learned, as other programs read it; its latents have mean 0 and variance 1
-WORKDIR/latents        those of the training clips, as diffusion encode writes them
-WORKDIR/denoiser       a run of diffusion train, on these or on clips
+WORKDIR/latents        the latents of the training clips, as diffusion encode writes them
+WORKDIR/denoiser       a run of diffusion train, on these latents or on clips
 """
 
 import pathlib
@@ -29,8 +29,9 @@ def denoiser_of(config: ConfigDict, folder: pathlib.Path | None = None) -> Confi
     """The config of the denoiser, on the latents in a folder; without one on clips, as it is checked.
 
     Args:
-        config: of a denoiser of clips, or {"autoencoder", "denoiser", "data", "measured"} as `video/latents` has it.
-        folder: of all that is made.
+        config: the config of a denoiser of clips, or {"autoencoder", "denoiser", "data", "measured"} as `video/latents`
+            has it.
+        folder: the folder of all that is made.
 
     Raises:
         ConfigError: for another field, or one that is missing.
@@ -38,10 +39,10 @@ def denoiser_of(config: ConfigDict, folder: pathlib.Path | None = None) -> Confi
     if "denoiser" not in config:
         return config
     check_stages(config, FIELDS, "video/latents")
-    found = _with_data(config, "denoiser")
+    denoiser = _with_data(config, "denoiser")
     if folder is not None:
-        found.data.latents.update({"dir": str(folder / "latents"), "autoencoder": str(folder / "vae")})
-    return found
+        denoiser.data.latents.update({"dir": str(folder / "latents"), "autoencoder": str(folder / "vae")})
+    return denoiser
 
 
 def autoencoder_of(config: ConfigDict) -> ConfigDict | None:
@@ -63,11 +64,11 @@ def check_autoencoder(config: ConfigDict) -> None:
             f"{module.time_factor} after the first. Valid: 1 and a multiple of {module.time_factor}."
         )
     patterns = config.denoiser.objective.density.patterns
-    own = 1 + (frames - 1) // module.time_factor
-    if {len(pattern) for pattern in patterns} != {own}:
+    latent_frames = 1 + (frames - 1) // module.time_factor
+    if {len(pattern) for pattern in patterns} != {latent_frames}:
         raise ConfigError(
-            f"config.denoiser.objective.density.patterns = {tuple(patterns)}, and clips of {frames} frames have {own} "
-            f"of the latent. Valid: patterns of {own}."
+            f"config.denoiser.objective.density.patterns = {tuple(patterns)}, and clips of {frames} frames have "
+            f"{latent_frames} of the latent. Valid: patterns of {latent_frames}."
         )
 
 
@@ -105,6 +106,6 @@ def autoencoder_trained(config: ConfigDict, folder: pathlib.Path, command: str) 
 
 
 def _with_data(config: ConfigDict, stage: str) -> ConfigDict:
-    found = config[stage].copy_and_resolve_references()
-    found.data.update(config.data.to_dict())
-    return found
+    stage_config = config[stage].copy_and_resolve_references()
+    stage_config.data.update(config.data.to_dict())
+    return stage_config

@@ -1,4 +1,4 @@
-"""Figures of a model of moving drawings: whether clips show what is asked, keep it, and move as real ones do.
+"""Figures of a model of moving drawings: whether clips show their captions, keep what they show, and move as real ones.
 
 Each part is measured on made clips and, by the same functions, on real clips of the same captions, whose figures are
 the floor of the measurement.
@@ -37,30 +37,30 @@ def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: i
         known: frames of each clip that are not the model's; they count in no share of frames.
     """
     captions = [clip.caption for clip in truth]
-    found = moving_objects.tracks(clips)
+    tracks = moving_objects.tracks(clips)
     complete = clip_judge.whole(truth)
-    own = complete & (np.arange(clips.shape[1]) >= known)
-    there = found.area >= moving_objects.LEAST
+    counted = complete & (np.arange(clips.shape[1]) >= known)
+    there = tracks.area >= moving_objects.LEAST
     lacking = (complete & ~there).any(1)
     kind = np.array([motions.said(caption)["motion"] for caption in captions])
-    by_frame = clip_judge.frames_read(networks, clips, found)
-    shown = clip_judge.seen(networks, clips, found, by_frame, own)
-    rows = np.nonzero(own)[0]
+    by_frame = clip_judge.frames_read(networks, clips, tracks)
+    shown = clip_judge.seen(networks, clips, tracks, by_frame, counted)
+    rows = np.nonzero(counted)[0]
     figures: dict[str, Any] = {
         "asked": clip_judge.score(clip_judge.verdicts(captions, shown)),
-        "seen": clustered.share(there[own], rows),
-        "count": clustered.share(found.count[own] == 1, rows),
+        "seen": clustered.share(there[counted], rows),
+        "count": clustered.share(tracks.count[counted] == 1, rows),
         "identity": bootstrap.share(_constant(by_frame, complete)),
-        "size_drift": _median(moving_objects.size_drift(found, complete), lacking),
-        "colour_drift": _median(moving_objects.colour_drift(found, complete), lacking),
+        "size_drift": _median(moving_objects.size_drift(tracks, complete), lacking),
+        "colour_drift": _median(moving_objects.colour_drift(tracks, complete), lacking),
         "flicker": _median(moving_objects.flicker(clips[:, max(0, known - 1) :])),
-        "motion": _motion(found, complete, kind, captions),
+        "motion": _motion(tracks, complete, kind, captions),
     }
     hides = kind == "hides"
     if hides.any() and clips.shape[1] == clip_judge.FRAMES:
         scale = clip_judge.SIDE / motions.SIDE
         places = scale * np.stack([clip.movers[0].places for clip in truth])
-        back = moving_objects.returns(found, places, np.stack([clip.seen[:, 0] for clip in truth]))
+        back = moving_objects.returns(tracks, places, np.stack([clip.seen[:, 0] for clip in truth]))
         figures["permanence"] = bootstrap.share(list(back[hides]))
     return figures
 
@@ -72,7 +72,7 @@ def _constant(read: dict[str, np.ndarray], complete: np.ndarray) -> list[bool]:
 
 
 def _motion(found, complete: np.ndarray, kind: np.ndarray, captions: Sequence[str]) -> dict[str, Any]:
-    """How even motion is, and how near its speed to the one that is asked; pixels of 32, per frame."""
+    """How even motion is, and how near its speed to the caption's; in pixels of 32, per frame."""
     places = np.where(complete[..., None], found.centre, np.nan)
     lacking = (complete & np.isnan(found.centre[..., 0])).any(1)
     figures: dict[str, Any] = {}
@@ -99,25 +99,26 @@ def _median(values: np.ndarray, lacking: np.ndarray | bool = False) -> float:
 
 
 def distances(networks: Judge, clips: np.ndarray, real: np.ndarray, others: np.ndarray) -> dict[str, float]:
-    """The Frechet video distance in the judge's space of clips to real ones, beside the floor, that of `others`.
+    """The Frechet video distance in the judge's space from clips to real ones, beside the floor: the distance of
+    `others`.
 
     FD = |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)),   of the last hidden layer of the judge's network of clips
 
     It is no FVD, whose space is I3D's; sets of equal size are compared, since the distance of small sets is biased.
     """
 
-    def of(rows: np.ndarray) -> frechet.Moments:
+    def moments(rows: np.ndarray) -> frechet.Moments:
         parts = clip_judge.looked_at(rows, moving_objects.tracks(rows))
-        seen = clip_reader.features(networks.clips, *parts).astype(np.float64)
-        return frechet.update(frechet.init(seen.shape[1]), seen)
+        features = clip_reader.features(networks.clips, *parts).astype(np.float64)
+        return frechet.update(frechet.init(features.shape[1]), features)
 
-    reference = of(real)
+    reference = moments(real)
     number = min(len(clips), len(others))
     noise = np.random.default_rng(0).integers(0, 256, clips[:number].shape, np.uint8)
     return {
-        "distance": float(frechet.frechet_distance(of(clips[:number]), reference)),
-        "floor": float(frechet.frechet_distance(of(others[:number]), reference)),
-        "noise": float(frechet.frechet_distance(of(noise), reference)),
+        "distance": float(frechet.frechet_distance(moments(clips[:number]), reference)),
+        "floor": float(frechet.frechet_distance(moments(others[:number]), reference)),
+        "noise": float(frechet.frechet_distance(moments(noise), reference)),
         "clips": number,
     }
 
@@ -146,17 +147,17 @@ def decoded(networks: Judge, code: Callable[[np.ndarray], np.ndarray], frames: i
     Args:
         networks: the judge.
         code: clips uint8 [N, frames, 32, 32, 3] -> what is decoded of their latents.
-        frames: that it takes, at least 8; the first 8 are judged.
-        number: of clips of the test split.
+        frames: how many frames it takes, at least 8; the first 8 are judged.
+        number: how many clips of the test split.
     """
     some = [clip_judge.example("test", row, frames=frames) for row in range(number)]
-    real, truth = np.stack([clip for clip, _ in some]), [about for _, about in some]
-    made = chunks.applied(code, real, min(32, number))
-    pictures = [jnp.asarray(clips.reshape(-1, *clips.shape[2:])) for clips in (made, real)]
-    first = made[:, : clip_judge.FRAMES]
-    found = moving_objects.tracks(first)
-    seen = np.stack([clip.seen[: clip_judge.FRAMES, 0] for clip in truth]) >= moving_objects.WHOLE
-    shown = clip_judge.seen(networks, first, found, clip_judge.frames_read(networks, first, found), seen)
+    real, truth = np.stack([clip for clip, _ in some]), [clip for _, clip in some]
+    coded = chunks.applied(code, real, min(32, number))
+    pictures = [jnp.asarray(clips.reshape(-1, *clips.shape[2:])) for clips in (coded, real)]
+    first = coded[:, : clip_judge.FRAMES]
+    tracks = moving_objects.tracks(first)
+    in_full = np.stack([clip.seen[: clip_judge.FRAMES, 0] for clip in truth]) >= moving_objects.WHOLE
+    shown = clip_judge.seen(networks, first, tracks, clip_judge.frames_read(networks, first, tracks), in_full)
     asked = clip_judge.score(clip_judge.verdicts([clip.caption for clip in truth], shown))
     return {"psnr": float(np.mean(reconstruction_error.psnr(*pictures))), "asked": asked, "clips": number}
 
@@ -164,20 +165,20 @@ def decoded(networks: Judge, code: Callable[[np.ndarray], np.ndarray], frames: i
 def extension(
     networks: Judge, make: Make, number: int, known: int = KNOWN
 ) -> tuple[dict[str, Any], np.ndarray, list[Clip]]:
-    """The same of clips of four times the length, made by windows from the first frames of real ones, so many `known`.
+    """The same for clips of four times the length, made by windows from the first `known` frames of real ones.
 
-    Only motions without an end are asked. "speed_kept" is the median over clips of |v - v_0| / v_0, with the mean step
-    of the last 8 frames of a clip that bounces, and that of its real continuation.
+    Only captions of motions without an end are taken. "speed_kept" is the median over clips of |v - v_0| / v_0, with
+    the mean step v of the last 8 frames of a clip that bounces, and that of its real continuation, v_0.
     """
     frames = TIMES * clip_judge.FRAMES
     chosen: list[tuple[np.ndarray, Clip]] = []
     row = 2_000
     while len(chosen) < number:
-        made = clip_judge.example("test", row, frames=frames)
-        if made[1].movers[0].motion in ENDLESS:
-            chosen.append(made)
+        example = clip_judge.example("test", row, frames=frames)
+        if example[1].movers[0].motion in ENDLESS:
+            chosen.append(example)
         row += 1
-    real, truth = np.stack([clip for clip, _ in chosen]), [about for _, about in chosen]
+    real, truth = np.stack([clip for clip, _ in chosen]), [clip for _, clip in chosen]
     seeds = range(SEEDS["longer"], SEEDS["longer"] + number)
     clips = make([clip.caption for clip in truth], seeds, real[:, :known], frames)
     figures = {"made": measured(networks, clips, truth, known), "real": measured(networks, real, truth, known)}
@@ -192,8 +193,8 @@ def extension(
 
 def _mean(steps: np.ndarray) -> float:
     """The mean of the steps that are seen; NaN where none is."""
-    seen = steps[~np.isnan(steps)]
-    return float(seen.mean()) if len(seen) else float("nan")
+    known = steps[~np.isnan(steps)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def copies(clips: np.ndarray, train: np.ndarray) -> dict[str, Any]:

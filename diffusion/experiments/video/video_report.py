@@ -56,31 +56,33 @@ def rows(found: Mapping[str, Any]) -> list[Row]:
     for part, title in PARTS.items():
         if part not in found:
             continue
-        made, real = found[part]["made"], found[part]["real"]
-        for name, share in made["asked"].items():
+        figures, real = found[part]["made"], found[part]["real"]
+        for name, share in figures["asked"].items():
             beside = f"judge on real clips {real['asked'][name]['share']:.1%}"
             what = {"attributes": "what is asked", "clips": "clips with all of it"}.get(name, name)
             lines.append((f"{title}: {what}", report.percent(share), beside))
         for name, what in SHARES.items():
-            lines.append((f"{title}: {what}", report.percent(made[name]), f"real {real[name]['share']:.1%}"))
-        if "permanence" in made:
-            share = made["permanence"]
+            lines.append((f"{title}: {what}", report.percent(figures[name]), f"real {real[name]['share']:.1%}"))
+        if "permanence" in figures:
+            share = figures["permanence"]
             lines.append((f"{title}: permanence", report.percent(share), f"real {real['permanence']['share']:.1%}"))
-        pairs = [(what, made[name], real[name]) for name, what in NUMBERS.items()]
-        pairs += [(what, made["motion"][name], real["motion"][name]) for name, what in MOTION.items()
-                  if name in made["motion"]]  # fmt: skip
+        pairs = [(what, figures[name], real[name]) for name, what in NUMBERS.items()]
+        pairs += [(what, figures["motion"][name], real["motion"][name]) for name, what in MOTION.items()
+                  if name in figures["motion"]]  # fmt: skip
         lines += [(f"{title}: {what}", f"{value:.3g}", f"real {floor:.3g}") for what, value, floor in pairs]
-        if "speed_kept" in made:
-            lines.append((f"{title}: speed of what bounces, off the real one", f"{made['speed_kept']:.1%}", "median"))
+        if "speed_kept" in figures:
+            lines.append(
+                (f"{title}: speed of what bounces, off the real one", f"{figures['speed_kept']:.1%}", "median")
+            )
     if "autoencoder" in found:
-        each = found["autoencoder"]
-        of_them = f"{each['clips']} real clips, decoded of their latents"
-        lines.append(("autoencoder: PSNR, dB", f"{each['psnr']:.1f}", of_them))
-        lines.append(("autoencoder: what is asked", report.percent(each["asked"]["attributes"]), of_them))
+        coded = found["autoencoder"]
+        clips = f"{coded['clips']} real clips, decoded of their latents"
+        lines.append(("autoencoder: PSNR, dB", f"{coded['psnr']:.1f}", clips))
+        lines.append(("autoencoder: what is asked", report.percent(coded["asked"]["attributes"]), clips))
     if "distance" in found:
-        each = found["distance"]
-        beside = f"floor {each['floor']:.3g}; noise {each['noise']:.3g}; {each['clips']} clips"
-        lines.append(("Frechet distance of clips (in the judge's space)", f"{each['distance']:.3g}", beside))
+        distance = found["distance"]
+        beside = f"floor {distance['floor']:.3g}; noise {distance['noise']:.3g}; {distance['clips']} clips"
+        lines.append(("Frechet distance of clips (in the judge's space)", f"{distance['distance']:.3g}", beside))
     if "copies" in found:
         near = found["copies"]["share_below_held_out_percentile"]
         exact = f"exact copies {found['copies']['samples']['exact_duplicates']}"
