@@ -26,12 +26,12 @@ class Weights(NamedTuple):
 
 
 def find(row: Row, recipe: Recipe, path: str | pathlib.Path) -> Found:
-    """The tensors of a file, which are those of the row's network; of a pickle nothing is read.
+    """The tensors in the file of a row's network; a pickle is refused, and nothing of it is read.
 
     Args:
-        row: whose file it is.
-        recipe: of the row.
-        path: of the file, or of a folder that `diffusion convert` made of it.
+        row: the row of the network that the file holds.
+        recipe: the row's recipe.
+        path: the file, or a folder that `diffusion convert` made of it.
 
     Raises:
         ConfigError: for a pickle, which the authors' environment writes as safetensors.

@@ -98,8 +98,8 @@ class Facts(NamedTuple):
     """What is computed of a row's network, not written.
 
     Attributes:
-        parameters: of the network.
-        cost: of the row's samples.
+        parameters: how many parameters the network has.
+        cost: the cost of the row's samples.
     """
 
     parameters: int
@@ -120,14 +120,14 @@ def page(rows: Iterable[Row], known: Callable[[Row], Facts] = facts) -> str:
     """The whole page.
 
     Args:
-        rows: in their order.
-        known: the facts of a row.
+        rows: the rows in their order.
+        known: a function from a row to its facts.
     """
-    each = [(row, known(row)) for row in rows]
+    rows_with_facts = [(row, known(row)) for row in rows]
     header = ("method", "checkpoint", "config here", "parameters", "published", "ours", "hours")
-    table = report.table(header, [_line(*one) for one in each])
-    sections = "\n".join(section(*one) for one in each)
-    programs = _programs([row for row, _ in each])
+    table = report.table(header, [_line(*one) for one in rows_with_facts])
+    sections = "\n".join(section(*one) for one in rows_with_facts)
+    programs = _programs([row for row, _ in rows_with_facts])
     measuring = MEASURING.replace("SHARE", f"{sampling_cost.UTILISATION:.0%}")
     return f"{HEAD}{table}\n{measuring}{programs}## Rows\n\n{sections}"
 
@@ -162,12 +162,13 @@ def ours(row: Row) -> str:
 
 def _programs(rows: Iterable[Row]) -> str:
     """The programs that write pickles as safetensors, each once, with the rows that need it."""
-    of_rows: dict[str, list[str]] = {}
+    rows_by_program: dict[str, list[str]] = {}
     for row in rows:
         if row.checkpoint.export:
-            of_rows.setdefault(row.checkpoint.export, []).append(row.name)
+            rows_by_program.setdefault(row.checkpoint.export, []).append(row.name)
     parts = [
-        f"Of {', '.join(f'`{name}`' for name in names)}:\n\n```python\n{text}```\n\n" for text, names in of_rows.items()
+        f"Of {', '.join(f'`{name}`' for name in names)}:\n\n```python\n{text}```\n\n"
+        for text, names in rows_by_program.items()
     ]
     return "".join(parts)
 

@@ -39,10 +39,10 @@ class Needs(NamedTuple):
     """The files of a measurement, as a user names them.
 
     Attributes:
-        weights: of the network: the published file, what its export wrote, or a folder of `diffusion convert`.
+        weights: the network's weights: the published file, what its export wrote, or a folder of `diffusion convert`.
         reference: statistics, or images, that the samples are compared with.
-        network: of the protocol's features: FID's Inception, or the folder of an encoder; "" for pixels.
-        autoencoder: folder or file, for a row on latents.
+        network: the network of the protocol's features: FID's Inception, or the folder of an encoder; "" for pixels.
+        autoencoder: the autoencoder's folder or file, for a row on latents.
     """
 
     weights: str
@@ -62,14 +62,14 @@ class Checked(NamedTuple):
 
 
 def recipe_of(row: Row, autoencoder: str = "", number: int = 0, batch_size: int = 0, seed: int = 0) -> Recipe:
-    """The recipe of a row, which makes so many samples.
+    """The recipe of a row, with the number of samples to make.
 
     Args:
         row: the row.
-        autoencoder: folder or file that decodes its latents.
-        number: of samples; 0: the row's.
+        autoencoder: the folder or file that decodes its latents.
+        number: how many samples to make; 0: the row's number.
         batch_size: samples made at once; 0: the recipe's.
-        seed: of the samples; those of different seeds have none in common.
+        seed: the seed of the samples; samples of different seeds have none in common.
 
     Raises:
         ConfigError: if the row's changes do not fit its recipe.
@@ -100,7 +100,7 @@ def check(row: Row, needs: Needs, out: pathlib.Path, number: int = 0, batch_size
         valid = f"--autoencoder=FOLDER of {row.autoencoder}" if row.autoencoder else "no --autoencoder"
         raise ConfigError(f"the network of {row.name} is on {'latents' if row.autoencoder else 'pixels'}: {valid}.")
     _check_autoencoder(row, needs.autoencoder)
-    found = checkpoint_file.find(row, recipe, needs.weights)
+    network_file = checkpoint_file.find(row, recipe, needs.weights)
     decoder, decode = autoencoder_folders.decoding(recipe.config)
     try:
         jax.eval_shape(decode, decoder, jax.ShapeDtypeStruct((1, *recipe.shape), np.float32))
@@ -110,7 +110,7 @@ def check(row: Row, needs: Needs, out: pathlib.Path, number: int = 0, batch_size
     space, _ = comparison.space_of(request)
     reference = references.open_reference(request.reference)
     references.in_space(reference, space)
-    return Checked(row, recipe, found, request, autoencoder_folders.digest(decoder) if row.autoencoder else "")
+    return Checked(row, recipe, network_file, request, autoencoder_folders.digest(decoder) if row.autoencoder else "")
 
 
 def _check_autoencoder(row: Row, path: str) -> None:
@@ -136,30 +136,30 @@ def request_of(row: Row, needs: Needs, out: pathlib.Path) -> Request:
     common = {"samples": str(out / "samples.npz"), "reference": needs.reference, "metrics": (row.published.metric,)}
     if not row.protocol:
         return Request(**common, features="pixels")
-    of_encoder = row.protocol in encoder_protocols.PROTOCOLS
-    return Request(**common, protocol=row.protocol, **{"encoder" if of_encoder else "inception": needs.network})
+    by_encoder = row.protocol in encoder_protocols.PROTOCOLS
+    return Request(**common, protocol=row.protocol, **{"encoder" if by_encoder else "inception": needs.network})
 
 
 def measure(checked: Checked, out: pathlib.Path, advance: Callable[[int], None] = lambda done: None) -> dict:
     """Measures a row, going on with what is in the folder already.
 
     Args:
-        checked: of `check`.
+        checked: the measurement, from `check`.
         out: the folder; is made if missing.
         advance: receives the number of samples done, after each batch.
 
     Returns:
         The content of row.json.
     """
-    row, recipe, found, request, decoder = checked
+    row, recipe, network_file, request, decoder = checked
     out.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
-    with _stage("weights", seconds, f"{found.tensors.path}"):
-        weights = checkpoint_file.read(row, recipe, found)
+    with _stage("weights", seconds, f"{network_file.tensors.path}"):
+        weights = checkpoint_file.read(row, recipe, network_file)
         digest = autoencoder_folders.digest(weights.params)
     expected = sampling_cost.cost(recipe, recipe.config.sample.number)
-    about = f"{recipe.config.sample.number:,}; evaluations of the network for each: {expected.evaluations}"
-    with _stage("samples", seconds, about):
+    summary = f"{recipe.config.sample.number:,}; evaluations of the network for each: {expected.evaluations}"
+    with _stage("samples", seconds, summary):
         key = _samples(recipe, weights.params, digest, decoder, out, advance)
     with _stage("figures", seconds, f"{row.published.metric}, protocol {row.protocol or 'none: pixels'}"):
         measurement = records.measure(request)
@@ -167,7 +167,7 @@ def measure(checked: Checked, out: pathlib.Path, advance: Callable[[int], None] 
     content = report.plain(
         {
             "row": row.name,
-            "weights": {"file": found.tensors.path.name, "sha256": digest, "parameters": weights.parameters},
+            "weights": {"file": network_file.tensors.path.name, "sha256": digest, "parameters": weights.parameters},
             "config": plain(recipe.config),
             "config_hash": config_hash(recipe.config),
             "samples": {"number": recipe.config.sample.number, "seed": recipe.config.sample.seed, "key": key},
@@ -212,10 +212,10 @@ def _samples(
     number = config.sample.number
     labels = generate.conditions_of(recipe, number)
     seeds = generate.seeds(config, number)
-    about = {"autoencoder": config.data.latents.autoencoder}
+    source = {"autoencoder": config.data.latents.autoencoder}
     if decoder:
-        about["decoder"] = decoder
-    key = batches_on_disk.key(config, {"sha256": digest}, json.dumps(about), labels, seeds)
+        source["decoder"] = decoder
+    key = batches_on_disk.key(config, {"sha256": digest}, json.dumps(source), labels, seeds)
     if _made(out) == key:
         advance(number)
         return key

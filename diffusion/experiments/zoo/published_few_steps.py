@@ -59,10 +59,12 @@ def _consistency(name: str, method: str, file: str, fid: float, changes: dict[st
 
 
 def _lsun(kind: str, what: str, fid: float) -> Row:
-    of, file = {"cd": ("distillation (LPIPS)", f"cd_{what}256_lpips.pt"), "ct": ("training", f"ct_{what}256.pt")}[kind]
+    training, file = {"cd": ("distillation (LPIPS)", f"cd_{what}256_lpips.pt"), "ct": ("training", f"ct_{what}256.pt")}[
+        kind
+    ]
     return _consistency(
         f"{kind}_{what}256",
-        f"Consistency {of}, LSUN {what}s 256",
+        f"Consistency {training}, LSUN {what}s 256",
         file,
         fid,
         CONSISTENCY_256,

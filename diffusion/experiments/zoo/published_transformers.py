@@ -18,12 +18,13 @@ BALANCED = "Every class has as many samples as any other; the authors draw the c
 def toward_noise(network: nn.Module, params: Any) -> Any:
     """The parameters of SiT or LightningDiT as a network whose output is our velocity.
 
-    The first C channels of the authors' output are the velocity from the noise to the data, and ours is that from the
-    data to the noise. So of the last layer the first C outputs of each pixel remain, negated. SiT's has C others.
+    The first C channels of the authors' output are the velocity from the noise to the data, and ours is the velocity
+    from the data to the noise. So of the last layer the first C outputs of each pixel remain, negated. SiT's has C
+    others.
 
     Args:
         network: ours, with C channels.
-        params: of the file.
+        params: the parameters in the file.
 
     Reference: willisma/SiT, transport/path.py (x_t = t x_1 + (1 - t) x_0, x_0 the noise) and models.py;
     hustvl/LightningDiT, which has the same transport.

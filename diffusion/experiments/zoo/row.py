@@ -17,15 +17,15 @@ class Checkpoint(NamedTuple):
     """The file of a network, as its authors publish it.
 
     Attributes:
-        repository: as its authors name it: "facebookresearch/DiT".
-        file: as they name it.
-        family: of its names of tensors, a name of `interchange.FAMILIES`.
+        repository: the repository, as its authors name it: "facebookresearch/DiT".
+        file: the file, as they name it.
+        family: the family of its tensors' names, one of `interchange.FAMILIES`.
         stored: the network of the row's config -> the network that the file holds, where they differ.
         taken: (the network of the row's config, parameters of the file) -> parameters of that network.
         export: the text of a program that writes the file as safetensors, where the file is a pickle of the authors'
             classes; it runs in their environment. "" for a file that is read as it is.
-        inside: what is read of an archive, by its path within; "" for a file that is none.
-        prefix: of the names of the tensors that are read, where the file has several averages; "" for any that fits.
+        inside: the part of an archive that is read, by its path within; "" for a file that is no archive.
+        prefix: the prefix of the tensors that are read, where the file has several averages; "" for any that fits.
     """
 
     repository: str
@@ -52,9 +52,9 @@ class Published(NamedTuple):
     """A figure that the authors report.
 
     Attributes:
-        metric: as records name it: "fid".
-        value: of it.
-        source: authors, year, and the table or the place.
+        metric: the metric, as records name it: "fid".
+        value: the figure itself.
+        source: the authors, the year, and the table or the place.
     """
 
     metric: str
@@ -66,12 +66,12 @@ class Measured(NamedTuple):
     """A figure that we measured.
 
     Attributes:
-        value: of the metric of `Published`.
-        standard_error: of it.
-        number: of samples.
-        device: on which they were made.
-        day: of the measurement, 2026-11-23.
-        command: that measured it.
+        value: our value of the metric of `Published`.
+        standard_error: the standard error of the value.
+        number: how many samples it was measured on.
+        device: the device on which they were made.
+        day: the day of the measurement, 2026-11-23.
+        command: the command that measured it.
     """
 
     value: float
@@ -86,18 +86,19 @@ class Row(NamedTuple):
     """A published network, and how its figure is measured here.
 
     Attributes:
-        name: in commands: letters, digits, underscores.
-        method: as people call it: "DiT-XL/2".
+        name: the row's name in commands: letters, digits, underscores.
+        method: the method, as people call it: "DiT-XL/2".
         checkpoint: its file.
         recipe: a recipe of this library, or the path of one: what the network is, and how it is sampled.
-        changes: of the recipe's fields, by dotted names; a mapping as value replaces the whole entry.
-        protocol: of the figure, a name of `protocols.PROTOCOLS` or `encoder_protocols.PROTOCOLS`; "" for pixels.
+        changes: changed values of the recipe's fields, by dotted names; a mapping as value replaces the whole entry.
+        protocol: the figure's protocol, a name of `protocols.PROTOCOLS` or `encoder_protocols.PROTOCOLS`; "" for
+            pixels.
         reference: the statistics with which the authors compare, as they name the file.
-        published: their figure.
-        autoencoder: that decodes the latents, as its authors name it; "" for a network on pixels.
-        autoencoder_config: fields of its folder's config.json that are not what its authors publish: of the latents
-            that this network knows.
-        number: of samples.
+        published: the authors' figure.
+        autoencoder: the network that decodes the latents, as its authors name it; "" for a network on pixels.
+        autoencoder_config: fields of its folder's config.json that differ from what its authors publish, so that they
+            describe the latents that this network knows.
+        number: how many samples the figure takes.
         measured: our figure; None where it was not measured.
         notes: a sentence each: how our measurement differs from theirs.
     """

@@ -11,12 +11,13 @@ UTILISATION = 0.4  # of the peak: an assumption, not a measurement
 
 
 class Cost(NamedTuple):
-    """Of all samples of a row, by its network alone: the autoencoder and the features come on top.
+    """The cost of all samples of a row, by its network alone: the autoencoder and the features come on top.
 
     Attributes:
-        evaluations: of the network for a sample; guidance makes two of one.
-        flops: of one evaluation of one sample.
-        seconds: of the machine, at UTILISATION of its peak, which is half of bfloat16's for float32 (TensorFloat-32).
+        evaluations: how often the network is evaluated for a sample; guidance makes two evaluations of one.
+        flops: operations in one evaluation of one sample.
+        seconds: time of the machine, at UTILISATION of its peak, which is half of bfloat16's for float32
+            (TensorFloat-32).
     """
 
     evaluations: int
@@ -25,11 +26,11 @@ class Cost(NamedTuple):
 
 
 def cost(recipe: Recipe, number: int, machine: str = "h100") -> Cost:
-    """The cost of so many samples; nothing is computed.
+    """The cost of `number` samples; nothing is computed.
 
     Args:
-        recipe: of the row.
-        number: of samples.
+        recipe: the row's recipe.
+        number: how many samples are made.
         machine: a key of `MACHINES`.
     """
     branches = 1 if recipe.null is None or recipe.scale == 1 else 2
