@@ -51,9 +51,10 @@ def begun(
     """The arena in a folder, drawn now where there is none yet, and its competitors.
 
     Args:
-        folder: of the arena.
-        names: who competes; none to go on with what is there.
-        settings: those of `USUAL` that are not as usual; of an arena that is there they must be its own.
+        folder: the arena's folder.
+        names: the competitors; none to go on with what is there.
+        settings: settings of `USUAL` that differ from the usual values; for an arena that exists they must equal its
+            own.
         data_dir: folder of prepared datasets.
 
     Raises:
@@ -68,10 +69,10 @@ def begun(
         comparisons.write(arena, folder)
         return arena, opened
     comparisons.require_same(arena, opened, folder)
-    own = {"number": len(arena.comparisons), "question": arena.question, "seed": arena.seed}
+    existing = {"number": len(arena.comparisons), "question": arena.question, "seed": arena.seed}
     for name, value in settings.items():
-        if value != own[name]:
-            raise ConfigError(f"--{name}={value}: the arena in {folder} has {own[name]!r}. Choose another --out.")
+        if value != existing[name]:
+            raise ConfigError(f"--{name}={value}: the arena in {folder} has {existing[name]!r}. Choose another --out.")
     return arena, opened
 
 
@@ -80,9 +81,9 @@ def conclude(arena: Arena, votes: Sequence[Vote], folder: pathlib.Path) -> None:
     if not votes:
         print(f"{folder}: there are no votes yet.")
         return
-    made = scores.scores(arena, votes)
-    paths = scores.write(arena, votes, made, folder)
-    for title, header, rows in scores.tables(arena, votes, made):
+    ranking = scores.scores(arena, votes)
+    paths = scores.write(arena, votes, ranking, folder)
+    for title, header, rows in scores.tables(arena, votes, ranking):
         report.show(title, header, rows)
     print("\n".join([scores.agreement_line(arena, votes), "wrote " + ", ".join(map(str, paths))]))
 

@@ -29,10 +29,10 @@ class Comparison(NamedTuple):
     """Two pictures, of two competitors.
 
     Attributes:
-        first: number of a competitor.
-        second: number of another.
+        first: the number of a competitor.
+        second: the number of another.
         pictures: the index of the picture in each of the two sets.
-        request: what both were made for; "" if that is not known.
+        request: the class or prompt that both were made for; "" if that is not known.
     """
 
     first: int
@@ -45,8 +45,8 @@ class Arena(NamedTuple):
     """What is compared.
 
     Attributes:
-        question: that voters answer.
-        seed: of the draw, and of the voters' orders.
+        question: the question that voters answer.
+        seed: the seed of the draw, and of the voters' orders.
         competitors: the fingerprint of each by its name.
         comparisons: all of them; a vote names one by its number.
     """
@@ -58,13 +58,13 @@ class Arena(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """Of the competitors, by number."""
+        """The competitors' names, by number."""
         return list(self.competitors)
 
     def turns(self, voter: str) -> list[tuple[int, bool]]:
         """A voter's own order: (number of the comparison, whether its first picture is on the left), at random."""
-        own = hashlib.sha256(f"{self.seed} {voter}".encode()).digest()
-        rng = np.random.default_rng(np.frombuffer(own, np.uint32))
+        digest = hashlib.sha256(f"{self.seed} {voter}".encode()).digest()
+        rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
         order = rng.permutation(len(self.comparisons))
         return [(int(number), bool(left)) for number, left in zip(order, rng.integers(2, size=len(order)))]
 
@@ -73,10 +73,10 @@ def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: i
     """Draws comparisons, as many of each pair of competitors as of any other, as far as their pictures go.
 
     Args:
-        competitors: at least two.
-        number: of comparisons in all, at least 1.
-        question: that voters answer.
-        seed: of the draw.
+        competitors: the competitors, at least two.
+        number: how many comparisons to draw in all, at least 1.
+        question: the question that voters answer.
+        seed: the seed of the draw.
 
     Raises:
         ConfigError: for fewer than two competitors, one that comes twice, or two without a request in common.
@@ -97,7 +97,7 @@ def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: i
         queues.append([Comparison(first, second, met[i][:2], met[i][2]) for i in order])
     turns = itertools.chain.from_iterable(itertools.zip_longest(*(queues[i] for i in rng.permutation(len(queues)))))
     chosen = list(itertools.islice((comparison for comparison in turns if comparison is not None), number))
-    return Arena(question, seed, {each.name: each.fingerprint for each in competitors}, chosen)
+    return Arena(question, seed, {competitor.name: competitor.fingerprint for competitor in competitors}, chosen)
 
 
 def _some(competitor: Competitor) -> str:

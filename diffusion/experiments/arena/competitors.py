@@ -19,8 +19,8 @@ class Competitor(NamedTuple):
     Attributes:
         name: a run folder, or what names another set of images, as the user typed it.
         images: the pictures.
-        requests: what each was made for, "class 3" or a prompt; None where that is not known.
-        fingerprint: sha256 that changes with any picture or request.
+        requests: the request of each picture, "class 3" or a prompt; None where they are not known.
+        fingerprint: a sha256 that changes with any picture or request.
     """
 
     name: str
@@ -37,8 +37,8 @@ def opened(name: str, data_dir: str = "") -> Competitor:
     """Opens a competitor.
 
     Args:
-        name: a run folder, whose samples compete; or any set of images of `image_sets.open_set`. Of a folder of PNG
-            files that text to image wrote, the prompts are read.
+        name: a run folder, whose samples compete; or any set of images of `image_sets.open_set`. If it is a folder of
+            PNG files that text to image wrote, their prompts are read.
         data_dir: folder of prepared datasets; "" for TFDS's default.
 
     Raises:
@@ -57,8 +57,8 @@ def opened(name: str, data_dir: str = "") -> Competitor:
             requests = _prompts(path)
     if images.record["dtype"] != "uint8":
         raise ConfigError(f"--runs={name}: its images are {images.record['dtype']}; an arena shows bytes, uint8.")
-    about = "\n".join([images.fingerprint, *(requests or ())])
-    return Competitor(name, images, requests, hashlib.sha256(about.encode()).hexdigest())
+    content = "\n".join([images.fingerprint, *(requests or ())])
+    return Competitor(name, images, requests, hashlib.sha256(content.encode()).hexdigest())
 
 
 def _set(open_set: Callable[[], image_sets.ImageSet]) -> image_sets.ImageSet:

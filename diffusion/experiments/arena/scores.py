@@ -30,16 +30,16 @@ HOW_TO_READ = (
 
 
 class Score(NamedTuple):
-    """One competitor's.
+    """The score of one competitor.
 
     Attributes:
-        name: of the competitor.
-        score: in Elo's points.
-        low: end of its 95 % interval; nan with votes on fewer than two comparisons.
-        high: the other end.
-        wins: votes for it.
-        ties: votes for neither.
-        losses: votes for the other.
+        name: the competitor's name.
+        score: its score in Elo's points.
+        low: the lower end of its 95 % interval; nan with votes on fewer than two comparisons.
+        high: the upper end.
+        wins: how many votes chose it.
+        ties: how many votes chose neither.
+        losses: how many votes chose the other.
     """
 
     name: str
@@ -66,25 +66,25 @@ def scores(arena: Arena, votes: Sequence[Vote]) -> list[Score]:
     """The score of each competitor, the best first.
 
     Args:
-        arena: of the votes.
-        votes: those that stand, at least one.
+        arena: the arena of the votes.
+        votes: the votes that stand, at least one.
     """
     theta = bradley_terry(wins(arena, votes))
-    of_comparison: dict[int, list[Vote]] = {}
+    votes_by_comparison: dict[int, list[Vote]] = {}
     for vote in votes:
-        of_comparison.setdefault(vote.comparison, []).append(vote)
-    each = np.stack([wins(arena, group) for group in of_comparison.values()])
+        votes_by_comparison.setdefault(vote.comparison, []).append(vote)
+    wins_by_comparison = np.stack([wins(arena, group) for group in votes_by_comparison.values()])
     intervals = [(float("nan"),) * 2] * len(theta)
-    if len(each) > 1:
-        statistic = lambda rows: bradley_terry(each[rows].sum(0))
-        draws = bootstrap.replicates(statistic, len(each), DRAWS, np.random.default_rng(arena.seed))
+    if len(wins_by_comparison) > 1:
+        statistic = lambda rows: bradley_terry(wins_by_comparison[rows].sum(0))
+        draws = bootstrap.replicates(statistic, len(wins_by_comparison), DRAWS, np.random.default_rng(arena.seed))
         intervals = [bootstrap.percentile_interval(column) for column in draws.T]
     counts = [_counts(arena, votes, number) for number in range(len(theta))]
-    made = [
+    ranking = [
         Score(name, float(ELO * value), float(ELO * low), float(ELO * high), *count)
         for name, value, (low, high), count in zip(arena.names, theta, intervals, counts)
     ]
-    return sorted(made, key=lambda score: -score.score)
+    return sorted(ranking, key=lambda score: -score.score)
 
 
 def _counts(arena: Arena, votes: Sequence[Vote], number: int) -> tuple[int, int, int]:
@@ -93,10 +93,10 @@ def _counts(arena: Arena, votes: Sequence[Vote], number: int) -> tuple[int, int,
     for vote in votes:
         comparison = arena.comparisons[vote.comparison]
         if number in (comparison.first, comparison.second):
-            own = FIRST if comparison.first == number else SECOND
+            competitor = FIRST if comparison.first == number else SECOND
             tied += vote.choice == TIE
-            won += vote.choice == own
-            lost += vote.choice not in (TIE, own)
+            won += vote.choice == competitor
+            lost += vote.choice not in (TIE, competitor)
     return won, tied, lost
 
 
@@ -111,11 +111,17 @@ def agreement(arena: Arena, votes: Sequence[Vote]) -> tuple[float, int]:
 
 def tables(arena: Arena, votes: Sequence[Vote], made: Sequence[Score]) -> list[tuple[str, list[str], list[list[str]]]]:
     """The scores `made` of the votes, the pairs and the voters as (title, header, rows of cells)."""
-    of_scores = [
-        [each.name, f"{each.score:+.0f}{report.span((each.low, each.high), '+.0f')}", each.wins, each.ties, each.losses]
-        for each in made
+    score_rows = [
+        [
+            score.name,
+            f"{score.score:+.0f}{report.span((score.low, score.high), '+.0f')}",
+            score.wins,
+            score.ties,
+            score.losses,
+        ]
+        for score in made
     ]
-    of_pairs = []
+    pair_rows = []
     matrix = np.zeros((len(arena.names),) * 2, int)
     for vote in votes:
         comparison = arena.comparisons[vote.comparison]
@@ -126,17 +132,17 @@ def tables(arena: Arena, votes: Sequence[Vote], made: Sequence[Score]) -> list[t
         here, there = int(matrix[first, second]), int(matrix[second, first])
         if here + there:
             share = report.percent(bootstrap.share([True] * here + [False] * there))
-            of_pairs.append([arena.names[first], arena.names[second], f"{here} : {there}", share])
-    of_voters = []
+            pair_rows.append([arena.names[first], arena.names[second], f"{here} : {there}", share])
+    voter_rows = []
     for voter in sorted({vote.voter for vote in votes}):
-        own = votes_file.of_voter(votes, voter)
-        decided = [vote for vote in own if vote.choice != TIE]
+        cast = votes_file.of_voter(votes, voter)
+        decided = [vote for vote in cast if vote.choice != TIE]
         left = report.percent(bootstrap.share([vote.choice == vote.left for vote in decided])) if decided else "—"
-        of_voters.append([voter, len(own), len(own) - len(decided), left])
+        voter_rows.append([voter, len(cast), len(cast) - len(decided), left])
     return [
-        ("Scores", ["run", "score", "wins", "ties", "losses"], of_scores),
-        ("Pairs", ["run", "against", "votes, without ties", "share of the first"], of_pairs),
-        ("Voters", ["voter", "votes", "ties", "chose the left one"], of_voters),
+        ("Scores", ["run", "score", "wins", "ties", "losses"], score_rows),
+        ("Pairs", ["run", "against", "votes, without ties", "share of the first"], pair_rows),
+        ("Voters", ["voter", "votes", "ties", "chose the left one"], voter_rows),
     ]
 
 
@@ -144,10 +150,10 @@ def write(arena: Arena, votes: Sequence[Vote], made: Sequence[Score], folder: pa
     """Writes scores.csv, votes.csv, arena.md and scores.png; returns their paths.
 
     Args:
-        arena: of the votes.
-        votes: those that stand, at least one.
+        arena: the arena of the votes.
+        votes: the votes that stand, at least one.
         made: their scores.
-        folder: of the arena.
+        folder: the arena's folder.
     """
     _csv(folder / "scores.csv", Score._fields, made)
     rows = []

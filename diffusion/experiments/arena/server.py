@@ -46,9 +46,9 @@ class Voting:
     """The turns and votes of all voters; its methods may be called by several threads.
 
     Args:
-        arena: what is compared.
-        competitors: in the arena's order.
-        folder: of the votes.
+        arena: the arena that is served.
+        competitors: its competitors, in the arena's order.
+        folder: the folder of the votes.
     """
 
     def __init__(self, arena: Arena, competitors: Sequence[Competitor], folder: pathlib.Path):
@@ -117,10 +117,10 @@ class Voting:
     def undo(self, voter: str) -> None:
         """Withdraws the last vote of a voter that stands, if there is one."""
         with self._lock:
-            own = votes_file.of_voter(self._votes, voter)
-            if own:
-                votes_file.add(self.folder, own[-1]._replace(choice=WITHDRAWN))
-                self._votes.remove(own[-1])
+            cast = votes_file.of_voter(self._votes, voter)
+            if cast:
+                votes_file.add(self.folder, cast[-1]._replace(choice=WITHDRAWN))
+                self._votes.remove(cast[-1])
 
     def votes(self) -> list[Vote]:
         """All votes that stand."""
@@ -138,8 +138,8 @@ def serve(voting: Voting, port: int) -> ThreadingHTTPServer:
     """A server on this machine's own address, whose `serve_forever` answers.
 
     Args:
-        voting: what it serves.
-        port: 0 for any that is free.
+        voting: the turns and votes that it serves.
+        port: the port; 0 for any that is free.
     """
 
     class Handler(BaseHTTPRequestHandler):

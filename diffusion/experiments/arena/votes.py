@@ -23,10 +23,10 @@ class Vote(NamedTuple):
     """What a voter chose.
 
     Attributes:
-        voter: name.
-        comparison: number.
+        voter: the voter's name.
+        comparison: the comparison's number.
         choice: the first or the second picture of the comparison, a tie, or that an earlier vote is withdrawn.
-        left: which of the two was on the left.
+        left: the picture that was on the left: the first or the second.
     """
 
     voter: str
@@ -45,7 +45,7 @@ def read(folder: pathlib.Path, comparisons: int) -> list[Vote]:
     """The votes that stand, in the order in which they were cast: of each voter one for each comparison at most.
 
     Args:
-        folder: of the arena.
+        folder: the arena's folder.
         comparisons: how many it has.
 
     Raises:
