@@ -93,12 +93,12 @@ def opened(model: str | None, run: str | None) -> Source:
                 raise ConfigError(f"--{flag.name}={flag.value} is for models of prompts. Valid here: no such flag.")
         with as_config_errors():
             return Trained.published(model)
-    made = pathlib.Path(run or "") / "model"
-    if model or (made / "model_index.json").is_file():
+    demo_model = pathlib.Path(run or "") / "model"
+    if model or (demo_model / "model_index.json").is_file():
         try:
             more = {"embeddings": model_flags.embeddings(), "attachments": model_flags.attachments()}
             more |= {"quantised": QUANTISED.value, "drop_text": DROP_TEXT.value}
-            return Published(model or str(made), DTYPE.value, model_flags.loras(), **more)
+            return Published(model or str(demo_model), DTYPE.value, model_flags.loras(), **more)
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(str(error)) from error
     if DROP_TEXT.value:

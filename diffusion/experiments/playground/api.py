@@ -21,15 +21,15 @@ def endpoint(source: Source, out: pathlib.Path) -> Callable[..., Iterator[list[s
     usual = values(source.usual)
 
     def generate(*sent: Any) -> Iterator[list[str]]:
-        """Makes pictures: PNG files in base64, which carry their settings; of clips the films follow them.
+        """Makes pictures: PNG files in base64, which carry their settings; for clips the films follow them.
 
         Pictures are sent in base64, too.
         """
         try:
-            own = dict(zip(INPUTS, sent, strict=True))
-            request = received(own, out / "inputs", functools.partial(check, source))
-            for made in make(source, request, out):
-                if not made.paths:
+            inputs = dict(zip(INPUTS, sent, strict=True))
+            request = received(inputs, out / "inputs", functools.partial(check, source))
+            for progress in make(source, request, out):
+                if not progress.paths:
                     yield []  # here it ends where the client has left
         except REFUSALS as error:
             raise gr.Error(str(error), print_exception=False) from None
@@ -37,8 +37,8 @@ def endpoint(source: Source, out: pathlib.Path) -> Callable[..., Iterator[list[s
             log(request, "by the API: stopped, the client has left")
             raise
         log(request, "by the API")
-        films = [path for path in made.shown if path not in made.paths]
-        yield [encoded(path) for path in (*made.paths, *films)]
+        films = [path for path in progress.shown if path not in progress.paths]
+        yield [encoded(path) for path in (*progress.paths, *films)]
 
     several = lambda one: list[int] if one.of is None else list[str | dict]
     types = {name: several(one) if one.type is tuple else one.type for name, one in INPUTS.items()}

@@ -16,8 +16,8 @@ class Part(NamedTuple):
 
     Attributes:
         component: the name of gradio's component.
-        label: what the page writes beside it.
-        value: where there is no control.
+        label: the text that the page writes beside it.
+        value: its value where there is no control.
         how: further arguments of the component.
     """
 
@@ -36,18 +36,18 @@ def parts(name: str, attachment: Attachment) -> dict[str, Part]:
     """The fields of an attachment's control: pictures first."""
     upload = {"type": "filepath", "sources": ["upload"]}
     unit = {"minimum": 0, "step": 0.05, "maximum": 1}
-    found = {"picture": Part("Image", name, None, upload)}
+    fields = {"picture": Part("Image", name, None, upload)}
     if attachment.masked or attachment.inpaints:
         where = "is painted anew" if attachment.inpaints else "acts"
-        found["mask"] = Part("Image", f"{name}: mask, white where it {where}", None, upload)
-    found |= {
+        fields["mask"] = Part("Image", f"{name}: mask, white where it {where}", None, upload)
+    fields |= {
         "weight": Part("Slider", "Weight", 1.0, {**unit, "maximum": 2}),
         "from": Part("Slider", "From t (0: the picture)", 0.0, unit),
         "to": Part("Slider", "To t (1: noise)", 1.0, unit),
     }
     if attachment.modes:
-        found["kind"] = Part("Dropdown", "Kind, by its number", 0, {"choices": list(range(attachment.modes))})
-    return found
+        fields["kind"] = Part("Dropdown", "Kind, by its number", 0, {"choices": list(range(attachment.modes))})
+    return fields
 
 
 def sent(
@@ -56,16 +56,20 @@ def sent(
     """The controls whose pictures are there, as inputs of a request.
 
     Args:
-        values: of the page's fields; those of controls are taken out.
-        attachments: of the model.
+        values: the values of the page's fields; the controls' values are taken out.
+        attachments: the model's attachments.
         encoded: path of a picture -> the picture as inputs have it.
     """
     controls = []
     for name, attachment in attachments.items():
-        own = {part: values.pop(field(name, part)) for part in parts(name, attachment)}
-        if own["picture"]:
-            images = {part: encoded(own[part]) for part in IMAGES if own.get(part)}
-            settings = {"weight": own["weight"], "times": [own["from"], own["to"]], "mode": own.get("kind")}
+        control = {part: values.pop(field(name, part)) for part in parts(name, attachment)}
+        if control["picture"]:
+            images = {part: encoded(control[part]) for part in IMAGES if control.get(part)}
+            settings = {
+                "weight": control["weight"],
+                "times": [control["from"], control["to"]],
+                "mode": control.get("kind"),
+            }
             controls.append({"attachment": name, **settings, **images})
     return controls
 
@@ -75,7 +79,7 @@ def shown(controls: Iterable[Control], attachments: Mapping[str, Attachment]) ->
     said = {field(name, key): part.value for name, one in attachments.items() for key, part in parts(name, one).items()}
     for control in controls:
         low, high = control.times
-        own = {**control._asdict(), "from": low, "to": high, "kind": control.mode}
+        settings = {**control._asdict(), "from": low, "to": high, "kind": control.mode}
         if attachment := attachments.get(control.attachment):
-            said |= {field(control.attachment, part): own[part] for part in parts(control.attachment, attachment)}
+            said |= {field(control.attachment, part): settings[part] for part in parts(control.attachment, attachment)}
     return said

@@ -38,7 +38,7 @@ class Form:
         self._brush: gr.HTML | None = None
 
     def condition(self) -> list[gr.Textbox]:
-        """Makes the fields of prompts, or that of a class; returns those in which Enter starts the work."""
+        """Makes the fields of prompts, or the field of a class; returns the fields in which Enter starts the work."""
         prompts = self._source.prompts
         captions = prompts or self._source.captions
         classes = self._source.classes

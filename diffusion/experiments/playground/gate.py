@@ -20,7 +20,7 @@ class Gate:
     """ASGI middleware that refuses requests of other origins, under other names, and with large bodies.
 
     Args:
-        app: what answers the rest.
+        app: the application that answers the rest.
         host: the name or address that the page is served at; at 0.0.0.0 or :: each address of the machine is one.
     """
 

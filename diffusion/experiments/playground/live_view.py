@@ -100,7 +100,7 @@ def address(made: np.ndarray, most: int = 0, rate: float = 0.0) -> str:
     """A data URL of a picture uint8 [H, W, C], or of a clip [F, H, W, C] that plays for ever.
 
     Args:
-        made: picture or clip.
+        made: a picture or a clip.
         most: pixels to which the larger side is reduced; 0: as it is.
         rate: frames a second of a clip.
     """

@@ -25,13 +25,13 @@ CSS = (STATIC / "page.css").read_text()
 
 
 def build(source: Source, out: pathlib.Path) -> gr.Blocks:
-    """The page of a model; pictures go to the folder `out`, those that they started from to OUT/inputs."""
+    """The page of a model; pictures go to the folder `out`, and the pictures that they started from to OUT/inputs."""
     form = Form(source)
     answers = Answers(source, form, out)
     height, width = source.size
-    of = "video" if source.clip_rate else "image"
+    medium = "video" if source.clip_rate else "image"
     without = f"{source.classes} classes" if source.classes else "no condition"
-    kind = f"text to {of}" if source.prompts or source.captions else without
+    kind = f"text to {medium}" if source.prompts or source.captions else without
     with gr.Blocks(title=f"{source.name}: playground", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(f"<h1>{source.name}</h1><p>{kind}, {height} x {width} pixels</p>", elem_classes="heading")
         mine = gr.State([])  # files of this visitor's pictures
@@ -108,14 +108,14 @@ class Answers:
         yield live_view.waiting("Compiling for these settings ..."), gr.skip(), mine
         try:
             request = self._form.read(shown, self._out / "inputs")
-            for made in make(self._source, request, self._out):
-                strip.add(made.frame)
+            for progress in make(self._source, request, self._out):
+                strip.add(progress.frame)
                 seconds = time.perf_counter() - began
-                ends = visit in self._stopped and not made.paths
+                ends = visit in self._stopped and not progress.paths
                 _, seeds = request.rows()
-                view = live_view.progress(made.frame, seeds, strip, made.notes, seconds, ends)
-                if made.paths:
-                    mine = [*made.shown, *mine]
+                view = live_view.progress(progress.frame, seeds, strip, progress.notes, seconds, ends)
+                if progress.paths:
+                    mine = [*progress.shown, *mine]
                     yield view, gr.Gallery(mine, visible=True), mine
                 else:
                     yield view, gr.skip(), mine

@@ -59,9 +59,9 @@ def read(values: Mapping[str, Any]) -> PageRequest:
     Raises:
         ValueError: for a value of another type, or out of range, or values that do not fit together.
     """
-    own = {name: value for name, value in values.items() if name not in EMPTY or value != EMPTY[name]}
-    one = {name: one.read(name, own.pop(name, one.default)) for name, one in ONE_PROMPT.items()}
-    return PageRequest.series(one["prompt"], one["seed"], one["batch"], batch_size=one["batch"], **own)
+    given = {name: value for name, value in values.items() if name not in EMPTY or value != EMPTY[name]}
+    one = {name: one.read(name, given.pop(name, one.default)) for name, one in ONE_PROMPT.items()}
+    return PageRequest.series(one["prompt"], one["seed"], one["batch"], batch_size=one["batch"], **given)
 
 
 def values(request: PageRequest) -> dict[str, Any]:
@@ -107,37 +107,37 @@ def received(sent: Mapping[str, Any], inputs: pathlib.Path, check: Callable[[Pag
     if not all(mask or isinstance(region.where, tuple) for region, mask in zip(request.regions, masks)):
         raise ValueError("regions: a mask is sent as a table of prompt and where, a file in base64; paths are not read")
     check(request)
-    kept: dict[str, Any] = {name: keep(sent[name], inputs) for name in named}
+    paths_kept: dict[str, Any] = {name: keep(sent[name], inputs) for name in named}
     pictures = [{name: keep(one[name], inputs) for name in names} for one, names in zip(controls, parts)]
-    kept["images"] = tuple(keep(image, inputs) for image in images)
-    kept["controls"] = [one._replace(**paths) for one, paths in zip(request.controls, pictures)]
+    paths_kept["images"] = tuple(keep(image, inputs) for image in images)
+    paths_kept["controls"] = [one._replace(**paths) for one, paths in zip(request.controls, pictures)]
     held = [keep(mask, inputs) if mask else region.where for region, mask in zip(request.regions, masks)]
-    kept["regions"] = [region._replace(where=where) for region, where in zip(request.regions, held)]
-    return dataclasses.replace(request, **kept)
+    paths_kept["regions"] = [region._replace(where=where) for region, where in zip(request.regions, held)]
+    return dataclasses.replace(request, **paths_kept)
 
 
 def of_file(path: str | pathlib.Path, usual: PageRequest, inputs: pathlib.Path) -> PageRequest:
     """The request that a picture, of this page or of `diffusion sample --model`, was made by.
 
     Args:
-        usual: for the settings that the file does not carry.
+        usual: the request with the settings that the file does not carry.
         inputs: the folder of the pictures that were started from. Others are not read, since a file from elsewhere may
             name any picture of this machine; the request then has none.
 
     Raises:
         ValueError: if it carries no settings, or settings that do not fit together.
     """
-    about = {name: value for name, value in png.read(path).items() if name != "watermark"}  # a path of another machine
+    noted = {name: value for name, value in png.read(path).items() if name != "watermark"}  # a path of another machine
     is_here = lambda name: os.path.isfile(name) and pathlib.Path(name).resolve().is_relative_to(inputs.resolve())
-    files = [about[name] for name in ("image", "mask") if about.get(name)]
+    files = [noted[name] for name in ("image", "mask") if noted.get(name)]
     if not files or not all(map(is_here, files)):
-        about = {name: value for name, value in about.items() if name not in EDITS}
-    if not all(is_here(path) for one in about.get("controls", ()) for path in (one.picture, one.mask) if path):
-        del about["controls"]
-    if not all(isinstance(one.where, tuple) or is_here(one.where) for one in about.get("regions", ())):
-        del about["regions"]
-    if not all(map(is_here, about.get("images", ()))):
-        del about["images"]
-    if not is_here(about.get("reference") or ""):
-        about.pop("reference", None)
-    return png.request(about, usual)
+        noted = {name: value for name, value in noted.items() if name not in EDITS}
+    if not all(is_here(path) for one in noted.get("controls", ()) for path in (one.picture, one.mask) if path):
+        del noted["controls"]
+    if not all(isinstance(one.where, tuple) or is_here(one.where) for one in noted.get("regions", ())):
+        del noted["regions"]
+    if not all(map(is_here, noted.get("images", ()))):
+        del noted["images"]
+    if not is_here(noted.get("reference") or ""):
+        noted.pop("reference", None)
+    return png.request(noted, usual)

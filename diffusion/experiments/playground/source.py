@@ -47,7 +47,7 @@ class Source(Protocol):
 
 
 class Published:
-    """The model of a folder with model_index.json, as a `Source`; its arguments are those of `png.model` and `load`."""
+    """The model of a folder with model_index.json, as a `Source`; its arguments are as in `png.model` and `load`."""
 
     prompts, captions, classes, free = True, False, 0, True
 
@@ -91,7 +91,7 @@ class Published:
         return text_to_image.frames(self.model, request)
 
     def record(self, request: PageRequest) -> Mapping[str, Any]:
-        """So that `diffusion sample --again` makes the picture anew."""
+        """So that `diffusion sample --again` makes the same picture again."""
         return self._record
 
 
@@ -102,7 +102,7 @@ class Made(NamedTuple):
         frame: the last step.
         notes: the model's warnings.
         paths: PNG files with their settings, once they are done.
-        shown: what the page shows of them: these files, or of clips the films beside them.
+        shown: the files that the page shows: the PNG files, or for clips the films beside them.
     """
 
     frame: Frame
@@ -128,14 +128,14 @@ def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Ma
             yield Made(frame, notes)
     out.mkdir(parents=True, exist_ok=True)
     paths, shown = [], []
-    for picture, about in zip(frame.pictures, png.records(request, source.record(request))):
-        path = pictures.unused(out, str(about["seed"]))
+    for picture, settings in zip(frame.pictures, png.records(request, source.record(request))):
+        path = pictures.unused(out, str(settings["seed"]))
         picture = coloured(picture)
         paths.append(path)
         if source.clip_rate:
-            shown.append(clips.write_with_row(path, picture, source.clip_rate, about))
+            shown.append(clips.write_with_row(path, picture, source.clip_rate, settings))
         else:
-            pictures.write(path, picture, about)
+            pictures.write(path, picture, settings)
             shown.append(path)
     yield Made(frame, notes, tuple(map(str, paths)), tuple(map(str, shown)))
 
@@ -146,8 +146,8 @@ def check(source: Source, request: PageRequest) -> None:
     Raises:
         ValueError: says what the model reads.
     """
-    of_prompts = (request.prompts[0] and not source.captions) or request.negative or request.regions or request.words
-    if not source.prompts and (of_prompts or request.reference is not None):
+    needs_prompts = (request.prompts[0] and not source.captions) or request.negative or request.regions or request.words
+    if not source.prompts and (needs_prompts or request.reference is not None):
         if source.captions:
             raise ValueError(f"{source.name} reads captions, and no negative prompts, regions, words or references.")
         reads = "a class" if source.classes else "no condition"

@@ -33,11 +33,11 @@ class Trained:
     """A network that was trained here, as a `Source`.
 
     Args:
-        folder, config: of the run.
-        params, step: the parameters, and the training step that they are of.
+        folder, config: the run's folder and its config.
+        params, step: the parameters, and the training step at which they were saved.
         shape: (H, W, C) of one example, or (F, H, W, C).
         described: the source of its data with `condition_of`, caption -> the condition that its network receives; None
-            for a run on classes, or on nothing.
+            for a run on classes, or on no condition.
     """
 
     prompts, free, edits, several = False, False, False, False
@@ -47,16 +47,18 @@ class Trained:
         self, folder: str, config: ConfigDict, params: Any, step: int, shape: tuple[int, ...], described: Any = None
     ):
         self.config, self.params, self.step = config, params, step
-        own = resolve.Resolver(config).autoencoder  # which trained with the network
-        self.shape = own.latent_shape(shape) if own else shape
-        self._decoder, self._decode = (params, own.decode) if own else autoencoder_folders.decoding(config)
+        autoencoder = resolve.Resolver(config).autoencoder  # which trained with the network
+        self.shape = autoencoder.latent_shape(shape) if autoencoder else shape
+        self._decoder, self._decode = (
+            (params, autoencoder.decode) if autoencoder else autoencoder_folders.decoding(config)
+        )
         self.name = pathlib.Path(folder).resolve().name
         self._folder = folder
         self.classes = config.model.get("num_classes", 0)
         sample = config.sample
-        own = resolve.Resolver(config).sampler
+        sampler = resolve.Resolver(config).sampler
         table = sorted(names.SAMPLERS.items())
-        self.samplers = tuple(name for name, make in table if name == sample.sampler.name or _fits(make, own))
+        self.samplers = tuple(name for name, make in table if name == sample.sampler.name or _fits(make, sampler))
         x0 = jax.eval_shape(self._decode, self._decoder, jax.ShapeDtypeStruct((1, *self.shape), jnp.float32))
         self.size = x0.shape[-3:-1]
         self.clip_rate = clip_pictures.RATE if len(x0.shape) == 5 else 0.0
@@ -99,8 +101,8 @@ class Trained:
 
     def resolved(self, request: PageRequest) -> PageRequest:
         usual = self.usual
-        own = {name: getattr(usual, name) for name in ("steps", "guidance") if getattr(request, name) is None}
-        return dataclasses.replace(request, sampler=request.sampler or usual.sampler, **own)
+        defaults = {name: getattr(usual, name) for name in ("steps", "guidance") if getattr(request, name) is None}
+        return dataclasses.replace(request, sampler=request.sampler or usual.sampler, **defaults)
 
     def watch(self, request: PageRequest) -> Iterator[Frame]:
         canvas = self._canvas(request)
@@ -124,8 +126,8 @@ class Trained:
         Raises:
             ValueError: if the run does not make pictures of this size, or cannot start from a picture.
         """
-        for side, own in zip((request.height, request.width), self.size):
-            if side not in (0, own):
+        for side, made_side in zip((request.height, request.width), self.size):
+            if side not in (0, made_side):
                 raise ValueError(
                     f"the request is for {request.height} x {request.width} pixels, and {self.name} makes pictures "
                     f"of {self.size[0]} x {self.size[1]} alone"
@@ -234,8 +236,8 @@ class Trained:
         for i, state in enumerate(run(x, len(s), self.params, labels, keys, known, painted)):
             if plan.renoise[i]:
                 continue
-            made = np.asarray(finish(self._decoder, state.x0 if i + 1 < len(s) else state.x))
-            yield Frame(i + 1, len(s), float(s[i]), canvas.kept(made))
+            pictures = np.asarray(finish(self._decoder, state.x0 if i + 1 < len(s) else state.x))
+            yield Frame(i + 1, len(s), float(s[i]), canvas.kept(pictures))
 
 
 def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
