@@ -21,8 +21,8 @@ def argument(pattern: str, words: str, repeat: bool = True) -> Callable[[str], s
     """A `type` for argparse: it accepts text that a pattern matches whole.
 
     Args:
-        pattern: of the whole text, ASCII alone.
-        words: what the text must be, after "must be".
+        pattern: a regular expression for the whole text, ASCII alone.
+        words: a description of the valid text, which follows "must be".
         repeat: whether the error repeats the text; not where it may be a secret.
     """
 
@@ -76,8 +76,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Na
     """Splits a launcher's own arguments from the command after `--`; ends it with an error where there is none.
 
     Args:
-        parser: of the launcher's options; its epilog is an example.
-        argv: arguments without the program's name.
+        parser: the parser of the launcher's options; its epilog is an example.
+        argv: the arguments without the program's name.
 
     Returns:
         The options and the command as a list of words.
@@ -101,12 +101,12 @@ def hand_over(launcher: str, text: str, options: argparse.Namespace, tool: list[
     """Prints a text (--dry-run), writes it (--output=FILE), or gives it to a tool on its standard input.
 
     Args:
-        launcher: its name after `diffusion launch`, for messages.
-        text: with a newline at its end.
-        options: with those of `add_output`.
+        launcher: the launcher's name after `diffusion launch`, for messages.
+        text: the text, with a newline at its end.
+        options: the parsed options, with those of `add_output`.
         tool: the words of the command that takes the text.
-        written: what to do with a written file, up to its name.
-        what: the text is.
+        written: the advice for a written file, up to its name.
+        what: a noun for the text.
     """
     if options.dry_run:
         print(text, end="")

@@ -111,8 +111,8 @@ def start(command: list[str], index: int, added: dict[str, str], guard: Guard) -
     )
     errors = collections.deque(maxlen=LINES_KEPT)
     readers = [
-        threading.Thread(target=_pass_on, args=(source, sink, index, kept), daemon=True)
-        for source, sink, kept in [(popen.stdout, sys.stdout, None), (popen.stderr, sys.stderr, errors)]
+        threading.Thread(target=_pass_on, args=(source, sink, index, last_lines), daemon=True)
+        for source, sink, last_lines in [(popen.stdout, sys.stdout, None), (popen.stderr, sys.stderr, errors)]
     ]
     for reader in readers:
         reader.start()

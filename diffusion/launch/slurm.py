@@ -171,8 +171,8 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
     """The sbatch file of what `parse` returns: a bash script whose comments say what the job needs."""
     devices = ""
     if options.gpus_per_node is not None:
-        each = options.gpus_per_node // options.tasks_per_node
-        ids = f"$(seq -s , $((SLURM_LOCALID * {each})) $((SLURM_LOCALID * {each} + {each - 1})))"
+        per_task = options.gpus_per_node // options.tasks_per_node
+        ids = f"$(seq -s , $((SLURM_LOCALID * {per_task})) $((SLURM_LOCALID * {per_task} + {per_task - 1})))"
         devices = f"export JAX_LOCAL_DEVICE_IDS={ids}\n"
     srun = ["--kill-on-bad-exit=1"]  # a failed task ends the others
     srun += ["--label"] if options.nodes * options.tasks_per_node > 1 else []
