@@ -35,8 +35,8 @@ class Autoencoder:
             side = module.factor
             return coding.parameters(module.init(key, jnp.zeros((1, side, side, module.picture_channels)))["params"])
 
-        of_channel = lambda value: jnp.broadcast_to(jnp.asarray(value, jnp.float32), (module.latent_channels,))
-        return Latents(init, network, of_channel(module.shift), of_channel(module.scale) ** -2)
+        by_channel = lambda value: jnp.broadcast_to(jnp.asarray(value, jnp.float32), (module.latent_channels,))
+        return Latents(init, network, by_channel(module.shift), by_channel(module.scale) ** -2)
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """(h, w, D) of the latent of a picture (H, W, C); nothing is computed.

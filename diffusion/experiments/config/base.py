@@ -27,7 +27,7 @@ class Base:
     Attributes:
         path: its folder, a whole path.
         model: `text_to_image.described` of it.
-        null: what stands for no caption, {entry: array}; None before the text encoders have run.
+        null: the condition that stands for no caption, {entry: array}; None before the text encoders have run.
     """
 
     path: str
@@ -36,14 +36,14 @@ class Base:
 
     @property
     def parameterization(self) -> Parameterization:
-        """What the denoiser predicts; of one with a learned variance its first half, which is what a tuning trains."""
+        """The denoiser's prediction; with a learned variance only its first half, which is what a tuning trains."""
         predicts = self.model.process.parameterization
         if predicts.channels == 1:
             return predicts
         return schedulers.PREDICTIONS[self.model.process.prediction](predicts.clock)
 
     def text(self, tuning: Tuning) -> dict[str, Leaf]:
-        """The entries of a caption in a record's condition: of its text, or of its tokens."""
+        """The entries of a caption in a record's condition: its text's, or its tokens'."""
         tokens = tuning.base.tokens([""])
         if tuning.encodes:
             rows = tokens
@@ -57,7 +57,7 @@ class Base:
         """The names of the networks that a run keeps.
 
         Args:
-            tuning: of the run, which reads some of them.
+            tuning: the run's tuning, which reads some of them.
             beside: whether an objective reads the base itself too, as `TunedNetwork.plain`.
         """
         plain = (self.model.kind.denoiser, *(self.model.readers if tuning.encodes else ()))
@@ -89,7 +89,7 @@ class TunedNetwork:
 
     Attributes:
         base: the model.
-        tuning: beside it.
+        tuning: the new weights beside it.
     """
 
     def __init__(self, base: Base, tuning: Tuning):
@@ -106,14 +106,14 @@ class TunedNetwork:
     def apply(
         self, params: Mapping[str, Any], weights: Any, x: jax.Array, clock: jax.Array, condition: Mapping[str, Any]
     ) -> jax.Array:
-        """The output of the denoiser; of one with a learned variance its first half.
+        """The output of the denoiser; with a learned variance only its first half.
 
         Args:
-            params: of the base, and the null condition.
-            weights: of the tuning.
+            params: the parameters of the base, and the null condition.
+            weights: the parameters of the tuning.
             x: latents [B, h, w, C].
-            clock: [B].
-            condition: of a record, [B, ...].
+            clock: the clock of each example, [B].
+            condition: the condition of a record, [B, ...].
         """
         entries = self._entries(params, x, condition)
         output = self.tuning.apply({name: params[name] for name in self.tuning.networks}, weights, x, clock, entries)
@@ -130,7 +130,7 @@ class TunedNetwork:
         return model.denoiser.apply({"params": params[model.kind.denoiser]}, x, clock, entries)[..., : x.shape[-1]]
 
     def _entries(self, params: Mapping[str, Any], x: jax.Array, condition: Mapping[str, Any]) -> dict[str, Any]:
-        """What the denoiser receives: the entries of a condition, those of no caption where it was dropped."""
+        """The entries that the denoiser receives: a condition's, or no caption's where the condition was dropped."""
         model = self.base.model
         entries = dict(condition)
         captioned = entries.pop(CAPTIONED)

@@ -39,8 +39,8 @@ def validate(config: Mapping) -> Recipe:
         ConfigError: naming the first field at fault, its value and what is valid.
     """
     fields.check(config)
-    made = resolve.Resolver(config)
-    recipe = made.recipe(config["data"]["shape"])
+    resolver = resolve.Resolver(config)
+    recipe = resolver.recipe(config["data"]["shape"])
     fits.check(recipe)
     _check_training(config)
     _check_evaluation(config)
@@ -49,7 +49,7 @@ def validate(config: Mapping) -> Recipe:
     _check_autoencoder(recipe)
     _check_encoder(recipe)
     _check_latents(config)
-    _check_buckets(made)
+    _check_buckets(resolver)
     return recipe
 
 
@@ -97,7 +97,7 @@ def _check_hidden(config: Mapping) -> None:
 
 def hidings_of_known_values() -> str:
     """The names of `config.data.source.hide` that hide values which the data have."""
-    return ", ".join(sorted(name for name, of in names.HIDINGS.items() if of is not given_series.missing))
+    return ", ".join(sorted(name for name, hiding in names.HIDINGS.items() if hiding is not given_series.missing))
 
 
 def on_its_data(recipe: Recipe) -> Recipe:

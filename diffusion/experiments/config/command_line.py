@@ -62,7 +62,7 @@ def saved_flag(
 
     Args:
         unless: names of flags.
-        of_model: folder of --model -> its config, or None.
+        of_model: a function from the folder of --model to its config, or None.
     """
     extend_flag()
     _checks.append(lambda argv: _define_saved_flag(argv, unless, of_model))
@@ -97,10 +97,10 @@ def _with_paths(argv: list[str]) -> list[str]:
         return argv
     name, colon, preset = recipe.partition(":")
     file = f"{recipes.path_of(name)}{colon}{preset}"
-    whole = (f"--config={recipe}", f"-config={recipe}")
+    flag_words = (f"--config={recipe}", f"-config={recipe}")
     after = lambda i: i > 0 and argv[i - 1] in ("--config", "-config")
     return [
-        f"--config={file}" if word in whole else file if word == recipe and after(i) else word
+        f"--config={file}" if word in flag_words else file if word == recipe and after(i) else word
         for i, word in enumerate(argv)
     ]
 
@@ -165,7 +165,7 @@ _words: list[str] = []  # of the command line besides its flags, of a command th
 
 
 def begin(takes_words: bool = False) -> None:
-    """Parses the command line, starts the process anew with huge pages, and says that the command begins.
+    """Parses the command line, restarts the process with huge pages, and says that the command begins.
 
     A command calls it once its flags are defined, before it imports the libraries, which takes seconds: then `--help`
     and a mistake in the command line are answered at once. Words besides flags, such as folders, need `takes_words`.
@@ -189,9 +189,9 @@ def run(main: Callable, failures: tuple[type[Exception], ...] = (), compiles: bo
     """`absl.app.run`, where a mistake in the config ends the command with one sentence and exit status 2.
 
     Args:
-        main: function of the remaining arguments.
-        failures: types of errors whose message is meant for the user: one sentence too, and exit status 1.
-        compiles: whether it compiles programs, which are then kept from run to run (`compilation_cache`).
+        main: the command, a function of the remaining arguments.
+        failures: the types of errors whose message is meant for the user: one sentence too, and exit status 1.
+        compiles: whether the command compiles programs, which are then kept from run to run (`compilation_cache`).
     """
     main = _keeping_programs(main) if compiles else main
     sys.unraisablehook, sys.excepthook = _without_echoes, _without_waiting

@@ -28,8 +28,8 @@ def of_settings(settings: Mapping, split: str, seed: int = 0) -> sources.Source:
 
     Args:
         settings: config.data.
-        split: of it.
-        seed: of the order of a stream; an evaluation reads it in the same order in every run.
+        split: the split's name.
+        seed: the seed of a stream's order; an evaluation reads the stream in the same order in every run.
 
     Raises:
         ConfigError, DamagedRecord: as `source`.
@@ -43,7 +43,7 @@ def _opened(
 ) -> sources.Source:
     def opened(spec: Any, path: str) -> Any:
         if isinstance(spec, (tuple, list)):  # those of a mixture
-            return tuple(opened(each, f"{path}[{i}]") for i, each in enumerate(spec))
+            return tuple(opened(part, f"{path}[{i}]") for i, part in enumerate(spec))
         return call(
             names.SOURCES,
             spec,
@@ -85,9 +85,9 @@ def named(text: str, folder: str = "", side: int = 0) -> sources.Source:
     """Opens what a flag --data names.
 
     Args:
-        text: NAME@SPLIT of TFDS, or ENTRY@SPLIT with an entry such as `config.data.source` has, in JSON.
-        folder: of datasets that TFDS has prepared.
-        side: of squares, for a dataset of TFDS with pictures of any size.
+        text: NAME@SPLIT of TFDS, or ENTRY@SPLIT with an entry as `config.data.source` has it, in JSON.
+        folder: the folder of datasets that TFDS has prepared.
+        side: the side of the squares to cut, for a dataset of TFDS with pictures of any size.
 
     Raises:
         ConfigError: if it is neither, or not there.

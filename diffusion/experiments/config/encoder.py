@@ -14,8 +14,8 @@ class Encoder:
     Attributes:
         module: Linen module, called with pictures [B, H, W, C] in [-1, 1]; it returns `image_encoders.ImageFeatures`,
             or any value with their `patches` [B, N, D]. C is its field `picture_channels`, 3 without one.
-        path: file of its weights, in this library's names; "" for those of its initial state.
-        size: side of the pictures that it receives, to which they are resized; 0: as they are.
+        path: the file of its weights, in this library's names; "" for the weights of its initial state.
+        size: the side of the pictures that it receives, to which they are resized; 0: as they are.
         cached: whether its features come with the examples, as their "features", so that the run does not compute them.
     """
 
@@ -26,7 +26,7 @@ class Encoder:
 
     @property
     def channels(self) -> int:
-        """Of the pictures that it receives."""
+        """The channels of the pictures that it receives."""
         return getattr(self.module, "picture_channels", 3)
 
     def init(self, key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> Any:
@@ -41,7 +41,7 @@ class Encoder:
         """(N, D) of a picture of its size; nothing is computed.
 
         Args:
-            params: of the module, as `init` returns them; None: those of its initial state.
+            params: parameters of the module, as `init` returns them; None: the parameters of its initial state.
 
         Raises:
             ValueError: for a size that the module does not take, with its message.

@@ -25,11 +25,11 @@ def call(
     Args:
         table: the names that are allowed, and their functions.
         spec: the entry.
-        path: where it stands, e.g. `config.schedule`.
-        kind: what the table holds, e.g. "schedule".
-        nested: for arguments that are entries themselves, the function (spec, path) that resolves them.
-        **supplied: arguments that do not come from the entry; those that the function does not take are left out. The
-            entry may give those among `nested` instead.
+        path: the path of the entry, e.g. `config.schedule`.
+        kind: a noun for what the table holds, e.g. "schedule".
+        nested: the function (spec, path) that resolves an argument, for each argument that is an entry itself.
+        **supplied: arguments that do not come from the entry; an argument that the function does not take is left out.
+            The entry may give those among `nested` instead.
 
     Returns:
         What the function returns.
@@ -94,9 +94,9 @@ def _check_annotation(path: str, value: Any, annotation: Any) -> None:
     if all(kind in fields.WORDS for kind in kinds):
         fields.check_type(path, value, kinds)
     if Sequence in origins and isinstance(value, tuple):
-        (of,) = typing.get_args(options[origins.index(Sequence)])
+        (item_type,) = typing.get_args(options[origins.index(Sequence)])
         for i, one in enumerate(value):
-            _check_annotation(f"{path}[{i}]", one, of)
+            _check_annotation(f"{path}[{i}]", one, item_type)
 
 
 def takes(function: Callable | None, argument: str) -> bool:

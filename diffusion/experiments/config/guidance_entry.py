@@ -18,7 +18,7 @@ from diffusion.schedules import NoiseSchedule
 
 
 def guided(config: Mapping, schedule: NoiseSchedule, branches: Branches) -> Denoiser | Memory | Unpaired:
-    """The guidance `config.sample.guidance` of its branches: of the condition and the null one, or `conditions`.
+    """The guidance `config.sample.guidance` of its branches: with and without the condition, or of `conditions`.
 
     Raises:
         ConfigError: for a name or argument that is not known, or a scale below zero.
@@ -39,24 +39,26 @@ def guided(config: Mapping, schedule: NoiseSchedule, branches: Branches) -> Deno
 
 
 def _entry(config: Mapping) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The entry without what is None, as its function takes it, and as the function of its conditions does."""
+    """The entry without its None values, as its function takes it, and as the function of its conditions does."""
     entry = plain(config["sample"]["guidance"])
     spec = {name: value for name, value in entry.items() if value is not None}
     function = names.GUIDANCES.get(spec.get("name"))
-    of = getattr(function, "conditions", None)
-    if of is None:
+    conditions_of = getattr(function, "conditions", None)
+    if conditions_of is None:
         return spec, {}
     rest = {
-        name: value for name, value in spec.items() if name == "name" or not takes(of, name) or takes(function, name)
+        name: value
+        for name, value in spec.items()
+        if name == "name" or not takes(conditions_of, name) or takes(function, name)
     }
-    return rest, {name: value for name, value in spec.items() if name == "name" or takes(of, name)}
+    return rest, {name: value for name, value in spec.items() if name == "name" or takes(conditions_of, name)}
 
 
 def conditions(config: Mapping) -> Callable[..., tuple[Any, ...]] | None:
     """(network, condition, null) -> the conditions of the branches; None: the condition and the null one."""
     function = names.GUIDANCES.get(config["sample"]["guidance"].get("name"))
-    of = getattr(function, "conditions", None)
-    if of is None:
+    conditions_of = getattr(function, "conditions", None)
+    if conditions_of is None:
         return None
     _, spec = _entry(config)
 
@@ -73,7 +75,7 @@ def conditions(config: Mapping) -> Callable[..., tuple[Any, ...]] | None:
             return layer_masks.mask(number, network.depth, layers)
 
         supplied = {"condition": condition, "null": null, "mask": mask}
-        return call({spec["name"]: of}, spec, "config.sample.guidance", "guidance", **supplied)
+        return call({spec["name"]: conditions_of}, spec, "config.sample.guidance", "guidance", **supplied)
 
     return of_branches
 

@@ -25,10 +25,10 @@ class SecondRun(NamedTuple):
     """A trained run whose network a guide reads beside the run's own.
 
     Attributes:
-        path: of the config's field.
+        path: the path of the config's field.
         folder: the run folder.
-        step: of its checkpoint.
-        recipe: of that run.
+        step: the step of its checkpoint.
+        recipe: the recipe of that run.
         reads: (recipe, params, condition) -> what the guide's argument receives.
     """
 
@@ -87,9 +87,9 @@ class Measured(NamedTuple):
     """The pictures that samples have to agree with, as an instrument saw them.
 
     Attributes:
-        of: shape of an example -> the measurement.
-        pictures: a split of the run's data, or a .npz or .npy file, whose pictures are measured.
-        noise_std: of the measurement.
+        of: a function from the shape of an example to the measurement.
+        pictures: the pictures that are measured: a split of the run's data, or a .npz or .npy file.
+        noise_std: the standard deviation of the measurement's noise.
     """
 
     of: Callable[[tuple[int, ...]], Measurement]
@@ -123,11 +123,11 @@ def made(
     """The guides `config.sample.guides`, in their order.
 
     Args:
-        config: of the run.
-        schedule: of the run.
-        measured: of the run.
-        recipe_of: the recipe of a config; of second runs.
-        shape: of an example; None before it is known.
+        config: the run's config.
+        schedule: the run's schedule.
+        measured: the run's measured pictures; None without an operator.
+        recipe_of: a function from a config to its recipe, for the second runs.
+        shape: the shape of an example; None before it is known.
 
     Raises:
         ConfigError: for an entry that is wrong, or a second run that cannot be read.
@@ -160,7 +160,7 @@ def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, reci
         }
         if needs:
             operator = measured.of(tuple(y.like))
-            seen = {"measurement": operator, "y": y.rows, "noise_std": measured.noise_std}
+            readings = {"measurement": operator, "y": y.rows, "noise_std": measured.noise_std}
             likelihood = functools.partial(
                 call,
                 names.LIKELIHOODS,
@@ -172,8 +172,8 @@ def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, reci
             nested["log_likelihood"] = lambda spec, at: likelihood(spec=spec, path=at)
             if "log_likelihood" in needs and "log_likelihood" not in entry:
                 usual = {"name": "gaussian_likelihood" if measured.noise_std else "negative_distance"}
-                seen["log_likelihood"] = likelihood(spec=usual, path=f"{path}.log_likelihood")
-            supplied |= seen
+                readings["log_likelihood"] = likelihood(spec=usual, path=f"{path}.log_likelihood")
+            supplied |= readings
         return call(names.GUIDES, entry, path, "guide", nested=nested, **supplied)
 
     # A trial, which checks the arguments before anything is read.
@@ -210,11 +210,11 @@ def _second_run(value: Any, path: str, recipe_of: Callable, reads: Any) -> Secon
     except limits.Refused as error:
         raise ConfigError(f"{path} = {str(folder)!r}: {error}") from error
     recipe = recipe_of(theirs)
-    kept = checkpoints.steps(folder)
+    saved_steps = checkpoints.steps(folder)
     step = value.get("step", theirs.train.steps)
-    if step not in kept:
+    if step not in saved_steps:
         why = f"it has no checkpoint of step {step}" if "step" in value else f"it has not reached its step {step}"
-        valid = f"{{'run': ..., 'step': {kept[-1]}}}" if kept else "a run that has a checkpoint"
+        valid = f"{{'run': ..., 'step': {saved_steps[-1]}}}" if saved_steps else "a run that has a checkpoint"
         raise ConfigError(f"{path} = {str(folder)!r}: {why}. Valid: {valid}.")
     reads.check(recipe, f"{path} = {str(folder)!r}")
     return SecondRun(path, folder, step, recipe, reads.of)
@@ -258,7 +258,7 @@ def weights(guides: tuple[Guide, ...]) -> dict[str, Any]:
 
 
 def measure(measured: Measured, pictures: np.ndarray, seed: int) -> np.ndarray:
-    """y = A x_0 + noise_std z of pictures `[K, ...]` on the scale of the network, z of each from its own number."""
+    """y = A x_0 + noise_std z for pictures `[K, ...]` on the network's scale; z follows from a picture's number."""
     y = measured.of(pictures.shape[1:]).forward(jnp.asarray(pictures))
     keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.key(seed), k))(jnp.arange(len(y)))
     z = jax.vmap(lambda key: jax.random.normal(key, y.shape[1:], y.dtype))(keys)

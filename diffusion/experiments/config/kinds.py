@@ -10,7 +10,7 @@ from diffusion.experiments.config import names
 
 
 class Kind(NamedTuple):
-    """The functions that entries of one kind name, and the kinds of those of their arguments that are entries too."""
+    """The functions that entries of one kind name, and the kind of each of their arguments that is an entry too."""
 
     table: Mapping[str, Callable]
     entries: Mapping[str, str] = MappingProxyType({})

@@ -12,10 +12,10 @@ def learned(log_snr_max: float = 13.3, log_snr_min: float = -5.0, features: int 
     The bound that trains them does not depend on that shape, and its gradient there would be noise alone.
 
     Args:
-        log_snr_max: log-SNR near t = 0 at first.
-        log_snr_min: log-SNR at t = 1 at first, < log_snr_max.
-        features: of the network of the shape.
-        seed: of the network of the shape.
+        log_snr_max: the initial log-SNR near t = 0.
+        log_snr_min: the initial log-SNR at t = 1, < log_snr_max.
+        features: the width of the network of the shape.
+        seed: the seed of the network of the shape.
     """
     first = schedules.init_learned(jax.random.key(seed), log_snr_max, log_snr_min, features)
     ends = {name: first[name] for name in ("log_snr_max", "range")}

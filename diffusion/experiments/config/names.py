@@ -76,9 +76,9 @@ def add(table: dict[str, Callable], function: Callable, name: str = "") -> None:
     """Adds a function to a table, so that configs can name it: what a file that --extend names does (docs/extend.md).
 
     Args:
-        table: e.g. SAMPLERS.
-        function: of the kind that the table holds.
-        name: that configs have for it; its own if "".
+        table: the table, e.g. SAMPLERS.
+        function: a function of the kind that the table holds.
+        name: the name that configs have for it; its own if "".
 
     Raises:
         ConfigError: if it is no function, or the table has another of that name.

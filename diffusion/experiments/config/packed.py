@@ -41,8 +41,10 @@ class PackedNetwork:
         return pytrees.of_leaves(network, self.structure)(x, self._clock(x, clock), condition, **features)
 
     def _clock(self, x: jax.Array, clock: Any) -> Any:
-        """One clock for each number where leaves have times of their own, also of one for all."""
+        """One clock for each number where leaves have times of their own, even if one clock was given for all."""
         if not self.own_times:
             return clock
-        each = lambda clock: clock if jnp.ndim(clock) > 1 else jnp.broadcast_to(jnp.reshape(clock, (-1, 1)), x.shape)
-        return jax.tree.map(each, clock)
+        per_number = lambda clock: (
+            clock if jnp.ndim(clock) > 1 else jnp.broadcast_to(jnp.reshape(clock, (-1, 1)), x.shape)
+        )
+        return jax.tree.map(per_number, clock)

@@ -1,4 +1,4 @@
-"""The parts of a recipe that is built in Python: what it leaves out, and how each is recorded."""
+"""The parts of a recipe that is built in Python: the defaults of what it leaves out, and how each part is recorded."""
 
 import dataclasses
 import math
@@ -80,8 +80,8 @@ def completed(recipe: Any) -> dict[str, Any]:
         if spec.condition is not None:
             parts["null"] = whole_null(parts["null"], spec.null)
         if not pytrees.is_shape(spec.shape):
-            own = bool(recipe.schedule.leaves)
-            parts |= {"structure": spec.shape, "network": PackedNetwork(recipe.network, spec.shape, own)}
+            own_times = bool(recipe.schedule.leaves)
+            parts |= {"structure": spec.shape, "network": PackedNetwork(recipe.network, spec.shape, own_times)}
     for name, field in RECORDED.items():
         section, _, last = field.rpartition(".")
         part = getattr(recipe, name) if name == "network" else parts.get(name, getattr(recipe, name))
@@ -131,7 +131,7 @@ def settings(changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def described(part: Any) -> Any:
-    """A part as data, as far as that can be said: its qualified name, and its fields; of functions their names.
+    """A part as data, as far as possible: its qualified name, and its fields; a function's name.
 
     So a run is not resumed with a part of another kind, or a network of another width. What a function has captured,
     such as the standard deviation of a density, is not seen.
@@ -139,7 +139,7 @@ def described(part: Any) -> Any:
     if part is None or isinstance(part, (bool, int, float, str)):
         return part if not isinstance(part, float) or math.isfinite(part) else repr(part)
     if isinstance(part, (list, tuple)) and not hasattr(part, "_fields"):
-        return [described(each) for each in part]
+        return [described(member) for member in part]
     fields_of = {}
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         fields_of = {

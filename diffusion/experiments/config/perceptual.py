@@ -11,9 +11,9 @@ class Perceptual:
     """A network of features in the form of a network of the run, "features".
 
     Attributes:
-        module: Linen module, called with pictures [B, H, W, C] in [-1, 1]; it returns a sequence of features
-            [B, h, w, C], or an `autoencoding.Perceived`.
-        path: file of its weights, in this library's names; "" for those of its initial state.
+        module: Linen module, called with pictures [B, H, W, C] in [-1, 1]; it returns a sequence of features [B, h, w,
+            C], or an `autoencoding.Perceived`.
+        path: the file of its weights, in this library's names; "" for the weights of its initial state.
     """
 
     module: Any

@@ -41,7 +41,7 @@ def sizes(config: Mapping) -> tuple[buckets.Size, ...]:
 
 
 def varied(config: Mapping) -> tuple[int, ...]:
-    """(H, W) of the samples where the run's pictures are of several sizes; () where all are of one."""
+    """(H, W) of the samples where the run's pictures have several sizes; () where all have one."""
     return tuple(config["data"]["shape"][:2]) if config["data"]["buckets"]["area"] else ()
 
 

@@ -38,9 +38,9 @@ class SecondPlayer(NamedTuple):
     """The player that trains in turn with the model.
 
     Attributes:
-        objective: its own, which says which network it trains.
-        optimizer: of that network.
-        updates: of it for one of the model, which acts at every so many-th step.
+        objective: the player's objective, which says which network it trains.
+        optimizer: the optimizer of that network.
+        updates: how often it is updated for one update of the model, which acts at every `updates`-th step, at least 1.
         network: its module, where it has an architecture of its own; None: the teacher's.
     """
 
@@ -55,11 +55,11 @@ class Teacher(NamedTuple):
 
     Attributes:
         path: its folder; the moving average of its latest checkpoint is read when the run begins.
-        parameterization: what it predicts.
-        scale: of the classifier-free guidance with which it teaches; 1 is none.
+        parameterization: the quantity that it predicts.
+        scale: the scale of the classifier-free guidance with which it teaches; 1 is none.
         pairs: how many pairs of noise and sample it makes before the training.
-        pair_sampler: by which it makes them.
-        pair_steps: of that sampler.
+        pair_sampler: the sampler by which it makes them.
+        pair_steps: how many steps that sampler takes.
     """
 
     path: str
@@ -110,52 +110,54 @@ class Recipe:
 
     Attributes:
         schedule: the process.
-        objective: what the model is trained by, with its facts.
+        objective: the objective that the model is trained by, with its facts.
         network: the model's module, not initialised: anything with `init(key, x, clock, condition)` and
             `apply(params, x, clock, condition)`, as Linen's modules have; networks of other libraries by
             `diffusion.models.NNX`, `Equinox` and `Functions`.
         data: a source, a sequence or an iterable of records {"image": uint8 of any shape, "label": int}, or of "x":
             floating-point of any shape, or a pytree of arrays; "condition", a pytree of arrays, stands in place of the
-            label. See `data.sources.of_python`. None: those of config.data.
-        held_out: such records that samples are compared with; None: those of config.evaluate.split.
-        parameterization: what the network predicts; None: as the objective says.
-        optimizer: of the model; None: AdamW.
+            label. See `data.sources.of_python`. None: the records that config.data names.
+        held_out: such records, with which samples are compared; None: the records of config.evaluate.split.
+        parameterization: the quantity that the network predicts; None: as the objective says.
+        optimizer: the model's optimizer; None: AdamW.
         average: the moving average of its parameters; None: as config.ema says.
         second: the second player, where the objective has one.
-        teacher: where the objective has one.
+        teacher: the teacher, where the objective has one.
         base: the frozen text-to-image model that the run tunes; its network is then a `config.base.TunedNetwork`.
-        tuning: what the run teaches the base.
-        encoder: the frozen one whose features of pictures the objective reads, where it has a term of alignment.
-        autoencoder: the one that trains with the model, which is trained on its latents; None: the model is trained on
-            the examples.
+        tuning: the weights that the run teaches the base.
+        encoder: the frozen encoder whose features of pictures the objective reads, where it has a term of alignment.
+        autoencoder: the autoencoder that trains with the model, which is trained on its latents; None: the model is
+            trained on the examples.
         perceptual: the frozen network by whose features the objective compares pictures, where it does.
-        sampler: that makes samples; None: Heun's method, or one jump of a flow map.
-        plan: the times of its steps; None: config.sample.steps equal ones.
+        sampler: the sampler that makes samples; None: Heun's method, or one jump of a flow map.
+        plan: the times of its steps; None: config.sample.steps equal steps.
         chosen_plan: how the plan is chosen for the trained network; None: it is the plan above.
-        driver: (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan.
-        guidance: branches -> the guided denoiser; None: classifier-free, of scale config.sample.guidance.scale.
+        driver: the function (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan.
+        guidance: a function branches -> the guided denoiser; None: classifier-free, with scale
+            config.sample.guidance.scale.
         conditions: (network, condition, null) -> the conditions of the branches that the guidance combines; None: the
             condition and the null one, or the condition alone at config.sample.guidance.scale = 1.
         depths: whether the guidance combines the network's prediction with that of its middle, which the objective
             trains (`objective.early`).
-        guides: what changes the guided denoiser further, in order.
-        cache: of the network's blocks, from step to step of the sampler.
-        merge: share of the tokens that self-attention sees merged, see `models.token_merging`.
+        guides: functions that change the guided denoiser further, in order.
+        cache: the cache of the network's blocks, from step to step of the sampler.
+        merge: the share of the tokens that self-attention sees merged, see `models.token_merging`.
         measured: the pictures that samples agree with, for the guides that read them.
         null: the null condition of one example, or some of its entries; None: the class `num_classes`, zeros for all
             else in the data's "condition", or nothing for an unconditional network.
-        num_classes: 0 for a network without classes; None: as the network's field of that name says.
-        augmentations: of the training examples.
-        shape: of one example, as schedules and samplers have it: (D,) where it is a pytree of D numbers, a latent's
-            where an autoencoder trains with the model; None before the data are known.
-        pictures: shape of the pictures whose latents that autoencoder makes; None without one.
-        dtype: of an example in a batch, "uint8" or "float32"; None before the data are known.
+        num_classes: the number of classes, 0 for a network without; None: as the network's field of that name says.
+        augmentations: the augmentations of the training examples.
+        shape: the shape of one example, as schedules and samplers have it: (D,) where it is a pytree of D numbers, a
+            latent's where an autoencoder trains with the model; None before the data are known.
+        pictures: the shape of the pictures whose latents that autoencoder makes; None without one.
+        dtype: the type of an example in a batch, "uint8" or "float32"; None before the data are known.
         structure: the pytree of the shapes of an example that is a pytree, which the network receives and puts out;
             None where an example is one array.
         config: the settings that are data (steps, batch size, seeds, folders, mesh ...): a whole ConfigDict, or a
             mapping of dotted fields that differ from their defaults.
-        network_of: shape -> the network for examples of that shape; None: the network as it is.
-        under: schedule -> the recipe with the parts that depend on a schedule made for this one; None: all stay.
+        network_of: a function from a shape to the network for examples of that shape; None: the network as it is.
+        under: a function from a schedule to the recipe whose parts that depend on a schedule are made for this one;
+            None: all stay.
 
     Raises:
         ValueError: for parts that do not fit each other, naming the part.
@@ -241,13 +243,13 @@ class Recipe:
         """The recipe under another schedule: its plan and its guidance are made for that one."""
         if self.under is None:
             return dataclasses.replace(self, schedule=schedule)
-        made = self.under(schedule)
-        parts = {name: getattr(made, name) for name in ("plan", "chosen_plan", "guidance")}
+        rebuilt = self.under(schedule)
+        parts = {name: getattr(rebuilt, name) for name in ("plan", "chosen_plan", "guidance")}
         return dataclasses.replace(self, schedule=schedule, **parts)
 
     @property
     def example_shape(self) -> tuple[int, ...] | None:
-        """Of an example in a batch."""
+        """The shape of an example in a batch."""
         return self.shape if self.autoencoder is None else self.pictures
 
     @property
@@ -266,7 +268,7 @@ class Recipe:
 
     @property
     def makes_bytes(self) -> bool:
-        """Whether its samples are bytes: of data that are, or what an autoencoder makes of latents."""
+        """Whether its samples are bytes: because its data are, or because an autoencoder makes them from latents."""
         return self.entry == "image" or self.on_latents
 
     @property
@@ -276,7 +278,7 @@ class Recipe:
 
     @property
     def scale(self) -> float:
-        """The scale of classifier-free guidance, 1 for none; of a guidance with other conditions, 0 if one is null.
+        """The scale of classifier-free guidance, 1 for none; for a guidance with other conditions, 0 if one is null.
 
         Raises:
             ConfigError: if that guidance takes other arguments, or the network does not have its layers.
@@ -296,28 +298,28 @@ class Recipe:
 
     @property
     def by_class(self) -> bool:
-        """Whether the condition is the class alone, not one of several entries."""
+        """Whether the condition is the class alone, and not one of several entries."""
         return self.num_classes > 0 and not isinstance(self.null, Mapping)
 
     @property
     def receives_text(self) -> bool:
-        """Whether the network receives what is made of a text."""
+        """Whether the network receives what a text model makes of a text."""
         return facts.text_inputs(self.network) is not None
 
     @property
     def makes_samples(self) -> bool:
-        """Whether the run makes samples of classes, or of none: no encoder, no autoencoder, no model of prompts."""
+        """Whether it makes samples of classes, or unconditional ones: no encoder, autoencoder or model of prompts."""
         return self.objective.reads is not None and not self.receives_text and self.base is None
 
     def null_condition(self, number: int) -> Any:
         """The null condition of `number` samples: a pytree of arrays `[number, ...]`, or None."""
-        whole = lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (number, *np.shape(leaf)))
-        return jax.tree.map(whole, self.null)
+        repeated = lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (number, *np.shape(leaf)))
+        return jax.tree.map(repeated, self.null)
 
     def micro_batches(self, mesh: Mesh, init: Callable) -> int:
         """How many micro-batches a step cuts its batch into: `config.train.accumulate`, or by rule if that is 0.
 
-        `init` of the networks, seed -> pytree, is searched for convolutions where that matters.
+        `init` is the networks' function from a seed to a pytree; it is searched for convolutions where that matters.
         """
         requested = self.config.train.accumulate
         if requested or self.objective.block is None:

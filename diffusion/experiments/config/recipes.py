@@ -68,7 +68,7 @@ def path_of(name: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
     flag = "--sweep" if folder == SWEEPS else "--config"
     if name.endswith(".py"):
         named = pathlib.Path(*pathlib.Path(name).with_suffix("").parts[-2:])  # as in the clone: configs/digits.py
-        known = [each for each in (str(named), named.name) if each in names(folder)]
+        known = [valid_name for valid_name in (str(named), named.name) if valid_name in names(folder)]
         hint = f" The {kind} of this library is {flag}={known[0]}." if known else ""
         raise ConfigError(
             f"there is no {kind} file {name!r}.{hint} Valid: a Python file, or {', '.join(names(folder))}."
@@ -79,7 +79,7 @@ def path_of(name: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
 
 
 def short(recipe: str) -> str:
-    """A recipe as this library names it: of `configs/digits.py:tiny` in a clone `digits:tiny`; another as it is."""
+    """A recipe as this library names it: `digits:tiny` for `configs/digits.py:tiny` in a clone; another as it is."""
     name, colon, preset = recipe.partition(":")
     path = pathlib.Path(name)
     if path.suffix == ".py" and path.is_file() and path.resolve().is_relative_to(FOLDER.resolve()):
@@ -93,7 +93,7 @@ def preset(config: ConfigDict, arg: str, presets: Mapping[str, Mapping[str, Any]
     Args:
         config: the recipe, changed in place.
         arg: the preset's name.
-        presets: for each name the dotted fields that it changes, e.g. {"tiny": {"train.steps": 20}}. A mapping as value
+        presets: the dotted fields that each preset changes, e.g. {"tiny": {"train.steps": 20}}. A mapping as value
             replaces the whole entry.
 
     Raises:

@@ -54,10 +54,10 @@ def recipe(config: ConfigDict, shape: tuple[int, ...] | None = None) -> Recipe:
 
 
 class Resolver:
-    """The entries of a config, each built when it is first read, and once: what it is made of is shared."""
+    """The entries of a config, each built once, when it is first read: entries share what they are made of."""
 
     def __init__(self, config: Mapping, schedule: schedules.NoiseSchedule | None = None):
-        """The entries of a config, under another schedule than it names where that is known."""
+        """The entries of a config, under another schedule than the config names where that one is known."""
         self.config = config
         self._built: dict[str, Any] = {} if schedule is None else {"config.schedule": schedule}  # by their paths
 
@@ -126,9 +126,9 @@ class Resolver:
             supplied["grid"] = self.grid  # trained as it is sampled
         table, arguments = kinds.KINDS[kind]
         inner = {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}  # of a grid of a grid
-        nested = {argument: functools.partial(self._made, of, **inner) for argument, of in arguments.items()} | (
-            nested or {}
-        )
+        nested = {
+            argument: functools.partial(self._made, inner_kind, **inner) for argument, inner_kind in arguments.items()
+        } | (nested or {})
         return self._once(path, lambda: call(table, entry, path, kind, nested=nested, **supplied))
 
     def _once(self, what: str, build: Callable[[], Any]) -> Any:
@@ -140,21 +140,21 @@ class Resolver:
 
     @property
     def schedule(self) -> schedules.NoiseSchedule:
-        """The noise schedule `config.schedule`, or that of the base."""
+        """The noise schedule `config.schedule`, or the schedule of the base."""
         if self.base is not None and "config.schedule" not in self._built:
             return self.base.model.process.schedule
         return self._field("schedule", "schedule")
 
     @property
     def parameterization(self) -> parameterizations.Parameterization:
-        """What the network predicts, `config.parameterization`, or as the folder of the base says."""
+        """The network's prediction, `config.parameterization`, or as the folder of the base says."""
         if self.base is not None:
             return self.base.parameterization
         return self._field("parameterization", "parameterization")
 
     @property
     def _mean_field(self) -> str:
-        """The field of what the first half of the channels predicts, where the second half is a variance."""
+        """The field of the first half of the channels' prediction, where the second half is a variance."""
         both = self.parameterization.channels > 1 and "parameterization" in self.config["parameterization"]
         return "parameterization.parameterization" if both else "parameterization"
 
@@ -166,7 +166,7 @@ class Resolver:
 
     @property
     def teacher_parameterization(self) -> parameterizations.Parameterization | None:
-        """What the network "teacher" predicts: as `config.teacher.parameterization` says; None without a teacher."""
+        """What "teacher" predicts, as `config.teacher.parameterization` says; None without a teacher."""
         if not self.config["teacher"]["path"]:
             return None
         return self._field("parameterization", "teacher.parameterization")
@@ -213,8 +213,8 @@ class Resolver:
 
     def _without_dropout(self, kind: str, entry: Mapping) -> objectives.Objective:
         """The objective on all conditions, which says what its network receives before the null condition is known."""
-        made = self._of_x(kind, entry)
-        return made if entry.get("end_to_end") is None else self._end_to_end(made, entry)
+        objective = self._of_x(kind, entry)
+        return objective if entry.get("end_to_end") is None else self._end_to_end(objective, entry)
 
     def _end_to_end(self, objective: objectives.Objective, entry: Mapping, **dropout: Any) -> objectives.Objective:
         """The objective on latents with the training of the autoencoder `config.autoencoder` that makes them."""
@@ -245,7 +245,7 @@ class Resolver:
             clock = self.base.parameterization.clock
         elif "clock" in functools.reduce(operator.getitem, self._mean_field.split("."), self.config):
             clock = self._field("clock", f"{self._mean_field}.clock")
-        made = self._made(
+        objective = self._made(
             kind,
             entry,
             path,
@@ -262,26 +262,30 @@ class Resolver:
             total=self.config["train"]["steps"],
             teacher_scale=self.config["teacher"]["scale"],
         )
-        if not isinstance(made, objectives.Objective):
+        if not isinstance(objective, objectives.Objective):
             raise ConfigError(
-                f"{path}.name = {entry['name']!r} returns a {type(made).__name__}. Valid: a function that returns an "
-                "objectives.Objective, which holds the loss; see docs/extend.md."
+                f"{path}.name = {entry['name']!r} returns a {type(objective).__name__}. Valid: a function that returns "
+                "an objectives.Objective, which holds the loss; see docs/extend.md."
             )
         if uncertainty is not None:
             network = self._made("network of uncertainty", uncertainty, f"{path}.uncertainty")
-            made = objectives.with_uncertainty(made, network)
+            objective = objectives.with_uncertainty(objective, network)
         if masked is not None:
-            made = applied(objectives.with_masked_copy, masked, f"{path}.masked", "masked copy", objective=made)
+            objective = applied(
+                objectives.with_masked_copy, masked, f"{path}.masked", "masked copy", objective=objective
+            )
         if pictures is not None:
-            made = applied(objectives.with_pictures, pictures, f"{path}.pictures", "pictures of clips", objective=made)
-        made = self._with_terms(made, terms, f"{path}.terms")
+            objective = applied(
+                objectives.with_pictures, pictures, f"{path}.pictures", "pictures of clips", objective=objective
+            )
+        objective = self._with_terms(objective, terms, f"{path}.terms")
         if augment is not None:
             augmentation = self._made("conditioning augmentation", augment, f"{path}.augment")
-            made = objectives.with_augmentation(made, augmentation)
+            objective = objectives.with_augmentation(objective, augmentation)
         if self.schedule.trained is None or kind != "objective":
-            return made
+            return objective
         with fits.blamed_on(self.config, "schedule", f"{path.removeprefix('config.')}.name"):
-            return objectives.with_trained_schedule(made, self.schedule.trained)
+            return objectives.with_trained_schedule(objective, self.schedule.trained)
 
     def _settings_of(self, function: Callable | None) -> dict[str, Callable[[Any, str], Any]]:
         """For each argument of an objective in SETTINGS, the function (entry, path) that makes its tuple."""
@@ -291,7 +295,11 @@ class Resolver:
             return applied(kind, entry, path, argument, **null)
 
         kinds = {argument: tuples_of(annotation(function, argument)) for argument in SETTINGS}
-        return {argument: functools.partial(setting, each[0], argument) for argument, each in kinds.items() if each}
+        return {
+            argument: functools.partial(setting, tuple_types[0], argument)
+            for argument, tuple_types in kinds.items()
+            if tuple_types
+        }
 
     def _with_terms(self, objective: objectives.Objective, entries: Any, path: str) -> objectives.Objective:
         """The objective with its terms on the network's features."""
@@ -340,11 +348,11 @@ class Resolver:
             )
         if trains.forward_mode and attention == "auto":
             module = module.clone(attention="auto_jvp")
-        of_any_shape = NoneType in typing.get_args(annotation(names.MODELS.get(name), "shape"))
-        return module.clone(shape=None) if shape is None and of_any_shape else module
+        takes_any_shape = NoneType in typing.get_args(annotation(names.MODELS.get(name), "shape"))
+        return module.clone(shape=None) if shape is None and takes_any_shape else module
 
     def of_model(self, shape: Any) -> Any:
-        """The shape of what the model is trained on, of that of an example: a latent's where an autoencoder trains."""
+        """The shape of the model's x for examples of a shape: a latent's where an autoencoder trains with it."""
         if shape is None or self.autoencoder is None:
             return shape
         try:
@@ -409,8 +417,8 @@ class Resolver:
 
         def opened() -> Base:
             try:
-                whole = str(pathlib.Path(settings["path"]).expanduser().absolute())
-                return Base(whole, described(whole, dtype=settings["dtype"]))
+                folder = str(pathlib.Path(settings["path"]).expanduser().absolute())
+                return Base(folder, described(folder, dtype=settings["dtype"]))
             except (FileNotFoundError, ValueError) as error:
                 raise ConfigError(f"config.base.path = {settings['path']!r}: {error}") from error
 
@@ -464,18 +472,20 @@ class Resolver:
     def optimizer(self) -> optimizers.Optimizer:
         """The optimizer `config.optimizer`, for the updates of the model in `config.train.steps`.
 
-        Where the objective has stages it starts anew with each; a model with a second player is updated at some steps
-        alone.
+        Where the objective has stages, the optimizer restarts with each; a model with a second player is updated at
+        some steps alone.
         """
         total = self.config["train"]["steps"]
         every = self.config["second_player"]["updates"]
         stages = self._trains.teacher and self._trains.teacher.stages
         length = stages.length if stages else None
         updates = length or math.ceil(total / every)
-        made = self._field("optimizer", "optimizer", steps=updates)
+        optimizer = self._field("optimizer", "optimizer", steps=updates)
         if length is None and every == 1:
-            return made
-        return made._replace(learning_rate=lambda step: made.learning_rate(step % length if length else step // every))
+            return optimizer
+        return optimizer._replace(
+            learning_rate=lambda step: optimizer.learning_rate(step % length if length else step // every)
+        )
 
     @property
     def second_optimizer(self) -> optimizers.Optimizer:
@@ -562,8 +572,8 @@ class Resolver:
             return samplers.sample
 
         def drive(**arguments):
-            made = call(names.DRIVERS, entry, "config.sample.driver", "driver", **arguments)
-            return made[0] if isinstance(made, tuple) else made  # what follows x is its cost
+            driven = call(names.DRIVERS, entry, "config.sample.driver", "driver", **arguments)
+            return driven[0] if isinstance(driven, tuple) else driven  # what follows x is its cost
 
         return drive
 
@@ -598,8 +608,8 @@ class Resolver:
     def guides(self) -> tuple[guides.Guide, ...]:
         """What changes the guided denoiser, `config.sample.guides`."""
         shape = self.config["data"]["shape"]
-        of_run = lambda config: recipe(config, config["data"]["shape"])
-        return self._once("guides", lambda: guides.made(self.config, self.schedule, self.measured, of_run, shape))
+        recipe_of = lambda config: recipe(config, config["data"]["shape"])
+        return self._once("guides", lambda: guides.made(self.config, self.schedule, self.measured, recipe_of, shape))
 
     # ==== The null condition ====
 

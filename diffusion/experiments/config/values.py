@@ -105,7 +105,7 @@ def config_hash(config: ConfigDict | Mapping) -> str:
 
 
 def canonical(value: Any) -> str:
-    """One text for each value: 1.0 is written as 1 (a flag may have made one of the other), True stays apart."""
+    """One text for each value: 1.0 is written as 1 (a flag may have turned one into the other), True stays apart."""
 
     def spell(value):
         if isinstance(value, dict):

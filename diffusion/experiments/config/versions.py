@@ -1,8 +1,8 @@
-"""config.json of a run folder: a config with the version of its fields, and what later versions made of earlier ones.
+"""config.json of a run folder: a config with the version of its fields, and the changes from each version to the next.
 
 A folder without a version is of version 0. `MIGRATIONS[v]` turns a config of version v into one of version v + 1, so
-that the run computes what it did; a field that moves or comes adds a function to the end of the list. Those up to
-version 7 ask whether the field is there: folders of all of these versions say none.
+that the run computes what it did; a field that moves or comes adds a function to the end of the list. The functions up
+to version 7 ask whether the field is there: folders of all of these versions say none.
 """
 
 import json
