@@ -66,8 +66,8 @@ def _git(path: pathlib.Path, *words: str) -> str | None:
 
 def changes(before: Iterable[Mapping], now: Iterable[Mapping], step: int) -> list[str]:
     """How the code of a run differs from that of its start at a step, a sentence for each extension."""
-    old = {each["name"]: each for each in before}
-    new = {each["name"]: each for each in now}
+    old = {extension["name"]: extension for extension in before}
+    new = {extension["name"]: extension for extension in now}
     sentences = []
     for name in old.keys() | new.keys():
         if name not in new:

@@ -60,7 +60,7 @@ def lock(workdir: str | pathlib.Path, flag: str = "--workdir") -> Iterator[None]
 
     Args:
         workdir: the folder, made where there is none.
-        flag: that named it, for messages.
+        flag: the flag that named it, for messages.
 
     Raises:
         WorkdirError: if another process holds it, it cannot be written, or its file system lacks what a run needs.
@@ -68,7 +68,7 @@ def lock(workdir: str | pathlib.Path, flag: str = "--workdir") -> Iterator[None]
     path = pathlib.Path(workdir)
     if why := file_systems.objection(workdir):
         raise WorkdirError(f"{flag}={workdir} is {why}")
-    made = not path.exists()
+    is_new = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
         limits.no_links(path)
@@ -88,7 +88,7 @@ def lock(workdir: str | pathlib.Path, flag: str = "--workdir") -> Iterator[None]
                 "Wait until it has ended, stop it, or choose another folder."
             ) from error
         except file_systems.Lacking as error:
-            if made:
+            if is_new:
                 (path / ".lock").unlink()
                 path.rmdir()
             raise WorkdirError(
@@ -118,13 +118,13 @@ def require_shared(workdir: str | pathlib.Path, seconds: float = SHARED) -> None
         write_text(path, token)
     token = agreement.gather("folder", token)[0]
     end = time.monotonic() + seconds
-    while not (seen := _reads(path, token)) and time.monotonic() < end:
+    while not (is_seen := _reads(path, token)) and time.monotonic() < end:
         time.sleep(0.1)
-    answers = agreement.gather("folder seen", json.dumps([here, seen]))
+    answers = agreement.gather("folder seen", json.dumps([here, is_seen]))
     if jax.process_index() == 0:
         path.unlink(missing_ok=True)
     answers = [json.loads(answer) for answer in answers]
-    if lost := [f"process {i} ({where})" for i, (where, seen) in enumerate(answers) if not seen]:
+    if lost := [f"process {i} ({where})" for i, (where, is_seen) in enumerate(answers) if not is_seen]:
         raise WorkdirError(
             f"--workdir={workdir} is not one folder for all processes of this run: within {seconds:g} s "
             f"{', '.join(lost)} has not seen what process 0 ({answers[0][0]}) wrote there. Choose a folder of a file "
@@ -169,9 +169,9 @@ def _saved_config(workdir: str | pathlib.Path) -> ConfigDict:
 
 
 def example_shape(config: Mapping) -> Any:
-    """The shape of one example, a tuple or a pytree of such: the config's own, or that of its data.
+    """The shape of one example, a tuple or a pytree of tuples: the config's own, or the shape of its data.
 
-    Nothing is prepared: of a dataset of TFDS and a cache no record is opened.
+    Nothing is prepared: no record of a dataset of TFDS or of a cache is opened.
     """
     settings = config["data"]
     if settings["shape"] is not None:
@@ -207,7 +207,8 @@ def command(program: str) -> str:
 
 
 def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
-    """Writes config.json, or compares the config with that of the run in the folder; returns whether there was one.
+    """Writes config.json, or compares the config with the config of the run in the folder; returns whether there was
+    one.
 
     Raises:
         ConfigError: if the folder, which is locked, holds another config's run.
