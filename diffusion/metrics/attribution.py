@@ -22,9 +22,9 @@ class Features(NamedTuple):
     """Projected gradients of one example, or of several.
 
     Attributes:
-        loss: `[..., k]`, of the loss, the mean over its draws.
-        output: `[..., draws, k]`, of the network's outputs along random directions: E[output output^T] is the
-            Gauss-Newton matrix of the loss.
+        loss: the projected gradient of the loss, the mean over its draws, `[..., k]`.
+        output: the projected gradients of the network's outputs along random directions, `[..., draws, k]`: E[output
+            output^T] is the Gauss-Newton matrix of the loss.
     """
 
     loss: Array
@@ -46,7 +46,8 @@ def sketch(key: Array, params: Any, k: int) -> Callable[[Any], Array]:
     Args:
         key: one random key; the same for all examples.
         params: the parameters, or their shapes.
-        k: numbers, >= 1. At least as many as there are parameters: none is projected, k becomes their number.
+        k: how many numbers, >= 1. With k at least the number of parameters, none is projected, and k becomes their
+            number.
 
     Returns:
         pytree -> float32 `[min(k, P)]`.
@@ -73,9 +74,9 @@ def features(
     Args:
         residual: (params, key) -> (f, y), the network's output and its target for one draw of time and noise, both
             multiplied by the square root of the loss's weight.
-        params: of the network.
-        keys: `[draws]`.
-        project: from `sketch`.
+        params: the network's parameters.
+        keys: random keys, `[draws]`.
+        project: the projection, from `sketch`.
 
     Returns:
         `Features` of one example.
@@ -106,10 +107,10 @@ def trak(queries: np.ndarray, train: np.ndarray, outputs: np.ndarray, damping: f
             Attribution on Diffusion Models" (D-TRAK)
 
     Args:
-        queries: `[Q, k]`, `Features.loss` of the samples.
-        train: `[N, k]`, of the training examples.
-        outputs: `[N, draws, k]`, `Features.output` of the training examples.
-        damping: of H, as a share of its mean eigenvalue; above 0 where k exceeds N draws.
+        queries: `Features.loss` of the samples, `[Q, k]`.
+        train: `Features.loss` of the training examples, `[N, k]`.
+        outputs: `Features.output` of the training examples, `[N, draws, k]`.
+        damping: the damping of H, as a share of its mean eigenvalue; above 0 where k exceeds N draws.
 
     Returns:
         float64 `[Q, N]`; positive: the example helps the query.

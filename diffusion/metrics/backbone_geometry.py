@@ -95,15 +95,15 @@ def secondary_structure(ca: np.ndarray) -> np.ndarray:
     ca = np.asarray(ca, np.float64)
     number = ca.shape[-2]
     at = lambda i: ca[..., 1 + i : number - 3 + i, :]  # of the residues 1 .. n - 4
-    seen = {f"d{k + 1}": np.linalg.norm(at(k) - at(-1), axis=-1) for k in (1, 2, 3)}
-    seen["angle"] = _angle(at(-1), at(0), at(1))
-    seen["dihedral"] = np.degrees(np.asarray(backbone.dihedral(at(-1), at(0), at(1), at(2))))
-    found = np.zeros(ca.shape[:-1], int)
+    measures = {f"d{k + 1}": np.linalg.norm(at(k) - at(-1), axis=-1) for k in (1, 2, 3)}
+    measures["angle"] = _angle(at(-1), at(0), at(1))
+    measures["dihedral"] = np.degrees(np.asarray(backbone.dihedral(at(-1), at(0), at(1), at(2))))
+    structure = np.zeros(ca.shape[:-1], int)
     for kind, ranges in RANGES.items():
         inside = {
-            name: np.abs((seen[name] - centre + 180) % 360 - 180) <= width
+            name: np.abs((measures[name] - centre + 180) % 360 - 180) <= width
             if name == "dihedral"
-            else np.abs(seen[name] - centre) <= width
+            else np.abs(measures[name] - centre) <= width
             for name, (centre, width) in ranges.items()
         }
         by_distance = np.all([inside[name] for name in DISTANCES[kind]], axis=0)
@@ -114,9 +114,9 @@ def secondary_structure(ca: np.ndarray) -> np.ndarray:
             for true, run in itertools.groupby(candidate[index]):
                 last = first + len(list(run))
                 if true and last - first >= SHORTEST[kind]:
-                    found[index][first:last] = kind
+                    structure[index][first:last] = kind
                 first = last
-    return found
+    return structure
 
 
 def ramachandran(torsions: np.ndarray) -> np.ndarray:
@@ -128,11 +128,11 @@ def ramachandran(torsions: np.ndarray) -> np.ndarray:
         torsions: `[..., n, 3]` phi, psi, omega in radians; see `backbone.torsions_of`.
     """
     phi, psi = (np.degrees(np.asarray(torsions, np.float64))[..., 1:-1, i] for i in (0, 1))
-    found = np.zeros(phi.shape, int)
+    structure = np.zeros(phi.shape, int)
     for kind, ((least, most), (low, high)) in BOXES.items():
         turned = (psi + 165) % 360 - 165
-        found[(phi >= least) & (phi <= most) & (turned >= low) & (turned <= high)] = kind
-    return found
+        structure[(phi >= least) & (phi <= most) & (turned >= low) & (turned <= high)] = kind
+    return structure
 
 
 def _angle(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:

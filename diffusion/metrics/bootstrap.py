@@ -85,8 +85,8 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
     (p + z^2/2n +- z sqrt(p(1 - p)/n + z^2/4n^2)) / (1 + z^2/n)  (Wilson 1927).
 
     Args:
-        successes: in 0..trials.
-        trials: n, at least 1; of draws that are not independent, how many independent ones they are worth.
+        successes: how many trials succeeded, in 0..trials.
+        trials: n, at least 1; for draws that are not independent, how many independent ones they are worth.
         z: normal quantile; the default gives 95 %.
 
     Returns:
@@ -106,7 +106,7 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
 
 
 def share(right: Sequence[bool]) -> dict[str, Any]:
-    """The share of True: {"share", "interval" (Wilson's, 95 %), "count": of all}.
+    """The share of True: {"share", "interval" (Wilson's, 95 %), "count": how many values}.
 
     Args:
         right: one value for each trial, at least one.
@@ -123,13 +123,13 @@ def standard_error(values: np.ndarray) -> float:
         values: `[N]`, independent draws.
 
     Returns:
-        It, NaN for fewer than two values.
+        The standard error, NaN for fewer than two values.
     """
     return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
 def mean(values: np.ndarray) -> dict[str, Any]:
-    """The mean: {"value", "standard_error" (None for one value or an infinite one), "samples": of all}.
+    """The mean: {"value", "standard_error" (None for one value or an infinite one), "samples": how many values}.
 
     Args:
         values: `[N]`, at least one, independent draws.

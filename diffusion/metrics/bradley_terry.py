@@ -15,7 +15,7 @@ def bradley_terry(wins: np.ndarray, prior: float = 0.5) -> np.ndarray:
     P(i is preferred to j) = 1 / (1 + exp(theta_j - theta_i)); theta maximises
     sum_{i != j} (w_ij + prior) log P(i is preferred to j), with sum_i theta_i = 0.
 
-    Of two players theta_1 - theta_2 = log((w_12 + prior) / (w_21 + prior)), with prior 1/2 the estimate of a log-odds
+    For two players theta_1 - theta_2 = log((w_12 + prior) / (w_21 + prior)), with prior 1/2 the estimate of a log-odds
     whose bias is of second order in 1 / n (Haldane 1956). With a prior every strength is finite.
 
     Args:

@@ -1,7 +1,7 @@
 """Retrieval of a picture's caption among many, by two small towers that depend on no text encoder.
 
-The tower of pictures is that of `attribute_reader`; a caption is the sum of a vector for each of its words. Both train
-by CLIP's loss, which moves a picture nearer to its own caption than to the others of its batch.
+The tower of pictures is the network of `attribute_reader`; a caption is the sum of a vector for each of its words. Both
+train by CLIP's loss, which moves a picture nearer to its own caption than to the others of its batch.
 """
 
 __all__ = ["Retriever", "bags", "features", "retrieved", "similarities", "split", "train"]
@@ -55,7 +55,7 @@ def train(
         captions: N texts.
         steps: number of updates.
         batch_size: pictures in an update.
-        seed: of the initial weights, batches and changes.
+        seed: the seed of the initial weights, batches and changes.
         progress: called after every step with its number and the loss.
 
     Raises:
@@ -68,10 +68,10 @@ def train(
     words = {word: i for i, word in enumerate(sorted(counts))}
     caption_bags = bags(captions, words)
     key = jax.random.key(seed)
-    own = [jax.random.fold_in(key, i) for i in range(3)]
-    params = attribute_reader.init_hidden(own[0], images.shape[1:])
-    params["picture"] = attribute_reader.he_normal(own[1], (attribute_reader.DIM, DIM))
-    params["word"] = 0.3 * jax.random.normal(own[2], (len(words), DIM))
+    keys = [jax.random.fold_in(key, i) for i in range(3)]
+    params = attribute_reader.init_hidden(keys[0], images.shape[1:])
+    params["picture"] = attribute_reader.he_normal(keys[1], (attribute_reader.DIM, DIM))
+    params["word"] = 0.3 * jax.random.normal(keys[2], (len(words), DIM))
     optimizer = optax.adamw(optax.cosine_decay_schedule(attribute_reader.LEARNING_RATE, steps), weight_decay=0.05)
     state = optimizer.init(params)
 
@@ -103,7 +103,7 @@ def similarities(retriever: Retriever, images: np.ndarray, captions: Sequence[st
     """The cosine of each picture with each caption, float32 [N, M].
 
     Args:
-        retriever: from `train`.
+        retriever: the trained towers, from `train`.
         images: uint8 [N, H, W, 3].
         captions: M texts; unknown words are ignored.
     """
@@ -122,10 +122,10 @@ def retrieved(scores: np.ndarray, captions: Sequence[str], among: int = 50, seed
     """The share of pictures whose own caption is the nearest of `among`; the others are captions of other pictures.
 
     Args:
-        scores: [N, N], of each picture with the caption of every picture; from `similarities`.
+        scores: the score of each picture with the caption of every picture, [N, N]; from `similarities`.
         captions: N texts; equal ones are never drawn as others.
         among: number of candidates, the picture's own caption included.
-        seed: of the draws.
+        seed: the seed of the draws.
 
     Returns:
         {"share", "interval" (Wilson's, 95 %), "count", "among", "chance": 1 / among}.

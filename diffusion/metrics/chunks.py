@@ -12,7 +12,7 @@ import numpy as np
 def applied(
     function: Callable[[Any], Any], rows: Any, size: int, done: Callable[[int], None] = lambda done: None
 ) -> Any:
-    """What a function makes of all rows; rows of its own fill the last call, so that all calls have one shape.
+    """The function's results for all rows; rows of its own fill the last call, so that all calls have one shape.
 
     Args:
         function: a pytree of [size, ...] -> a pytree of [size, ...], each row from that row alone; jitted, it is
@@ -32,7 +32,7 @@ def applied(
     for begin in range(0, number, size):
         end = min(begin + size, number)
         filled = np.resize(np.arange(begin, end), size)
-        made = function(jax.tree.map(lambda leaf, filled=filled: leaf[filled], rows))
-        parts.append(jax.tree.map(lambda leaf, end=end, begin=begin: np.asarray(leaf)[: end - begin], made))
+        results = function(jax.tree.map(lambda leaf, filled=filled: leaf[filled], rows))
+        parts.append(jax.tree.map(lambda leaf, end=end, begin=begin: np.asarray(leaf)[: end - begin], results))
         done(end)
     return jax.tree.map(lambda *few: np.concatenate(few), *parts)

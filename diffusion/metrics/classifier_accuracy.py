@@ -19,8 +19,8 @@ class Accuracy(NamedTuple):
         by_class: label -> share of the real images of that label; the classes that a model misses show here.
         samples: number of generated training images.
         test: number of real test images.
-        seed: of the training.
-        digest: of the classifier.
+        seed: the seed of the training.
+        digest: the classifier's digest.
     """
 
     value: float
@@ -52,8 +52,8 @@ def classifier_accuracy(
         labels: int [N] in 0..K-1, the requested class of each.
         test_images: uint8 [M, H, W, C], real images that neither the model nor the classifier has seen, M >= 1.
         test_labels: int [M] in 0..K-1.
-        seed: of the training.
-        folder: where `classifier.cached` keeps the network.
+        seed: the seed of the training.
+        folder: the folder where `classifier.cached` keeps the network.
 
     Returns:
         The accuracy, in all and by class.

@@ -42,9 +42,9 @@ class ClipNetwork(NamedTuple):
     """The network of a protocol, out of a file.
 
     Attributes:
-        name: for reports.
-        features: the function.
-        dimensions: D.
+        name: the network's name, for reports.
+        features: the function clips -> features.
+        dimensions: D, the number of features.
         digest: sha256 of the parameters.
     """
 
@@ -58,21 +58,21 @@ class ClipProtocol(NamedTuple):
     """The protocol of a Frechet distance of clips.
 
     Attributes:
-        name: as in PROTOCOLS.
+        name: the protocol's name in PROTOCOLS.
         network: its published name, for reports.
-        open: file or folder -> the network; raises WeightsError.
-        frames: of a clip.
-        every: each so many-th frame of a film is taken.
+        open: a function from a file or folder to the network; raises WeightsError.
+        frames: how many frames a clip has.
+        every: the step between the frames of a film that are taken: every `every`-th.
         size: side of the frames that the network sees, in pixels.
-        resize: to that size, a name of `resizing.RESIZES`.
-        scaling: of bytes to the network's range, a name of SCALINGS.
-        rounding: of a model's floats to bytes, a name of `protocols.ROUNDINGS`.
-        split: of the dataset in its published references.
-        reports: figures that its own code prints, names of metrics.
-        frechet: what its Frechet distance is called.
+        resize: the way in which frames are resized to that size, a name of `resizing.RESIZES`.
+        scaling: the map from bytes to the network's range, a name of SCALINGS.
+        rounding: the map from a model's floats to bytes, a name of `protocols.ROUNDINGS`.
+        split: the split of the dataset in its published references.
+        reports: the figures that its own code prints, names of metrics.
+        frechet: the name of its Frechet distance.
         clips: number of clips of published figures; 0 where none is usual.
         notes: other differences between its code and ours.
-        source: of its definition.
+        source: the publication or code that defines it.
     """
 
     name: str
@@ -115,16 +115,16 @@ def _videomae(path: pathlib.Path) -> ClipNetwork:
         raise WeightsError(f"{path} holds no VideoMAE: {error}") from error
     if not isinstance(module, VideoMAE):
         raise WeightsError(f"{path} holds {type(module).__name__}, not VideoMAE.")
-    found = digest({name: np.asarray(leaf) for name, leaf in leaves_of(params).items()})
+    sha256 = digest({name: np.asarray(leaf) for name, leaf in leaves_of(params).items()})
 
     @jax.jit
     def features(params: Any, clips: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest"):
-            seen: Any = module.apply({"params": params}, clips)
-            return seen.pooled
+            output: Any = module.apply({"params": params}, clips)
+            return output.pooled
 
     name = f"VideoMAE of width {module.width}, {module.depth} layers, mean of the tokens"
-    return ClipNetwork(name, functools.partial(features, params), module.width, found)
+    return ClipNetwork(name, functools.partial(features, params), module.width, sha256)
 
 
 _FVD = ClipProtocol(
@@ -184,8 +184,8 @@ def load(protocol: ClipProtocol, path: str | pathlib.Path) -> ClipNetwork:
     """Loads a protocol's network.
 
     Args:
-        protocol: whose network the file must hold.
-        path: of the file; for VideoMAE also the folder that transformers writes.
+        protocol: the protocol whose network the file must hold.
+        path: the file; for VideoMAE also the folder that transformers writes.
 
     Raises:
         WeightsError: if there is no such file, or it holds another network, or one for other clips.
@@ -214,8 +214,8 @@ def space(protocol: ClipProtocol, network: ClipNetwork) -> Space:
     """The features of a network under a protocol, to compare clips in.
 
     Args:
-        protocol: of the preparation.
-        network: of `load`.
+        protocol: the protocol by which clips are prepared.
+        network: the network, from `load`.
 
     Returns:
         The space, with one tap "features".

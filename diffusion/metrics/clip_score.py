@@ -19,7 +19,7 @@ class ClipScore(NamedTuple):
 
     Attributes:
         value: mean of weight max(cos, 0).
-        standard_error: of it over draws of the pairs.
+        standard_error: the standard error of the value over draws of the pairs.
         samples: number of pairs N.
     """
 
@@ -38,7 +38,7 @@ def clip_score(images: np.ndarray, texts: np.ndarray, weight: float = 100.0) -> 
     Args:
         images: [N, D] image embeddings, of any length but zero.
         texts: [N, D] text embeddings; row i is the caption of image i.
-        weight: of the cosine, > 0.
+        weight: the factor of the cosine, > 0.
 
     Returns:
         Mean and its standard error (NaN for one pair).

@@ -27,10 +27,10 @@ def open_set(spec: str, frames: int, every: int = 1, side: int = 0, seed: int = 
     Args:
         spec: a .npz with clips [N, F, H, W, C] named arr_0, images or samples; or a folder of films (GIF, MP4,
             WebM ...) and of folders of numbered pictures, or one of them.
-        frames: of a clip.
-        every: of a film's frames each so many-th is taken.
-        side: of the squares that frames of any size become, the middle of each; 0 for films of one size.
-        seed: of the frame at which a clip begins.
+        frames: how many frames a clip has.
+        every: the step between the frames of a film that are taken: every `every`-th.
+        side: the side of the squares that frames of any size become, the middle of each; 0 for films of one size.
+        seed: the seed of the frame at which a clip begins.
 
     Returns:
         The set.
@@ -75,11 +75,11 @@ def of_records(
     """The set of clips of a data source, uint8.
 
     Args:
-        spec: its name, for reports.
+        spec: the source's name, for reports.
         shape: [N, F, H, W, C].
         read: (start, stop) -> [stop - start, F, H, W, C].
-        fingerprint: that changes with any clip.
-        frames, every, seed: as in `open_set`.
+        fingerprint: a text that changes with any clip.
+        frames, every, seed: the arguments of `open_set`.
 
     Raises:
         ImageSetError: as `open_set`.
@@ -161,14 +161,14 @@ def _films(spec: str, path: pathlib.Path, how: Mapping) -> ImageSet:
     first = _read(films[0], 0, how)
 
     def read(start: int, stop: int) -> np.ndarray:
-        found = [_read(films[number], number, how) for number in range(start, stop)]
-        for film, clip in zip(films[start:stop], found):
+        clips = [_read(films[number], number, how) for number in range(start, stop)]
+        for film, clip in zip(films[start:stop], clips):
             if clip.shape != first.shape:
                 raise ImageSetError(
                     f"{film} has frames of {clip.shape[1]} x {clip.shape[2]} pixels, and the first film "
                     f"{first.shape[1]} x {first.shape[2]}. Valid: films of one size, or --size=SIDE."
                 )
-        return np.stack(found)
+        return np.stack(clips)
 
     digest = _digest([file for film in films for file in clip_files.files_of(film)])
     return ImageSet(len(films), first.shape, read, _with(digest, how), _record(spec, "films", np.uint8, how))

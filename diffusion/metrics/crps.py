@@ -91,7 +91,7 @@ def quantile_form(
         sum_k sum_n 2 (q_nk - y_n) (1[y_n <= q_nk] - a_k) / (K sum_n |y_n|),    q_nk the a_k-quantile of the samples
 
     Args:
-        samples: `[S, ...]`, of all targets of the test set.
+        samples: the samples of all targets of the test set, `[S, ...]`.
         y: `[...]`.
         real: Bool `[...]`, the targets that count; None: all.
         levels: a, in (0, 1).
@@ -124,8 +124,8 @@ def quantile_sum(
     Args:
         samples: `[S, ..., C]`.
         y: `[..., C]`.
-        real: Bool `[..., C]`; steps count of which every channel does.
-        levels: as in `quantile_form`.
+        real: Bool `[..., C]`; a step counts if every channel does.
+        levels: the levels of `quantile_form`.
 
     Reference: Salinas et al., "High-dimensional multivariate forecasting with low-rank Gaussian copula processes",
     2019; Tashiro et al., "CSDI", 2021, with the quantile form.
@@ -140,7 +140,8 @@ def coverage(samples: np.ndarray, y: np.ndarray, level: float) -> np.ndarray:
     Args:
         samples: `[S, ...]`.
         y: `[...]`.
-        level: in (0, 1). Of targets with the samples' distribution the share level (S - 1) / (S + 1) is covered.
+        level: the share that the interval should cover, in (0, 1). If the targets have the samples' distribution, it
+            covers the share level (S - 1) / (S + 1) of them.
 
     Returns:
         Bool `[...]`.

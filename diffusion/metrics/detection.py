@@ -18,13 +18,13 @@ def auroc(positives: ArrayLike, negatives: ArrayLike, level: float = 0.95) -> di
         A = mean over pairs of [p > n] + [p = n] / 2,    var A = var(V_p) / P + var(V_n) / N
 
     V_p is the share of negatives below the positive p, V_n the share of positives above the negative n (DeLong et al.
-    1988). The interval is that of logit A under the normal law, which stays in (0, 1). Where the variance is 0, as with
-    all pairs in order, it is Wilson's interval of a share among min(P, N).
+    1988). The interval is computed for logit A under the normal law, so that it stays in (0, 1). Where the variance
+    is 0, as with all pairs in order, it is Wilson's interval of a share among min(P, N).
 
     Args:
         positives: `[P]` scores, P >= 2.
         negatives: `[N]`, N >= 2.
-        level: of the interval.
+        level: the coverage of the interval.
 
     Returns:
         {"value", "interval": [low, high], "positives": P, "negatives": N}.
@@ -39,10 +39,10 @@ def auroc(positives: ArrayLike, negatives: ArrayLike, level: float = 0.95) -> di
     place = lambda values, sorted_: (
         (np.searchsorted(sorted_, values, "left") + np.searchsorted(sorted_, values, "right")) / (2 * sorted_.size)
     )
-    of_positives = place(p, np.sort(n))
-    of_negatives = 1 - place(n, np.sort(p))
-    area = of_positives.mean()
-    variance = of_positives.var(ddof=1) / p.size + of_negatives.var(ddof=1) / n.size
+    positive_ranks = place(p, np.sort(n))
+    negative_ranks = 1 - place(n, np.sort(p))
+    area = positive_ranks.mean()
+    variance = positive_ranks.var(ddof=1) / p.size + negative_ranks.var(ddof=1) / n.size
     if variance == 0:
         number = min(p.size, n.size)
         quantile = float(scipy.stats.norm.ppf((1 + level) / 2))

@@ -41,23 +41,23 @@ class EncoderProtocol(NamedTuple):
     """The protocol of a distance in an encoder's features.
 
     Attributes:
-        name: as in PROTOCOLS.
+        name: the protocol's name in PROTOCOLS.
         network: its published name, for reports.
-        family: of its file, a name of `interchange.FAMILIES`.
-        module: () -> the network, without parameters.
-        features: (network, parameters, images [B, size, size, 3] in [-1, 1]) -> [B, D].
-        dimensions: D.
+        family: the family of its file, a name of `interchange.FAMILIES`.
+        module: a function () -> the network, without parameters.
+        features: a function (network, parameters, images [B, size, size, 3] in [-1, 1]) -> [B, D].
+        dimensions: D, the number of features.
         size: side of the images that the network sees, in pixels.
-        resize: to that size, a name of RESIZES.
-        rounding: of a model's floats to bytes, a name of `protocols.ROUNDINGS`.
-        split: of the dataset in its published references.
-        reports: figures that its own code prints, names of metrics.
+        resize: the way in which images are resized to that size, a name of RESIZES.
+        rounding: the map from a model's floats to bytes, a name of `protocols.ROUNDINGS`.
+        split: the split of the dataset in its published references.
+        reports: the figures that its own code prints, names of metrics.
         neighbours: k of precision and recall.
         overlap_rows: the most rows of each set in precision, recall, density and coverage; 0: all.
-        edm2: what EDM2's tools call the Frechet distance in its features; "" if they do not know it.
-        beside: regular expressions of names in a file of several networks that are not this one's.
+        edm2: the name of the Frechet distance in its features in EDM2's tools; "" if they do not know it.
+        beside: regular expressions for names of tensors that belong to other networks in the file.
         notes: other differences between its code and ours.
-        source: of its definition.
+        source: the publication or code that defines it.
     """
 
     name: str
@@ -220,8 +220,8 @@ def load(protocol: EncoderProtocol, path: str | pathlib.Path) -> Encoder:
     """Loads a protocol's network from a folder or a safetensors file, as transformers writes them.
 
     Args:
-        protocol: whose network the file must hold.
-        path: of the folder or file.
+        protocol: the protocol whose network the file must hold.
+        path: the folder or file.
 
     Returns:
         The network.
@@ -264,10 +264,10 @@ def _other_config(family: Family, module: nn.Module, config: Mapping[str, Any]) 
     """The first field in which a folder's config describes another network of the same shapes."""
     if "vision_config" in config and family is clip_tables.VISION_PROJECTION:  # of a whole CLIPModel
         both = clip_tables.BOTH.build(config)
-        found = clip.CLIPVisionProjection(both.vision, both.features)
+        configured = clip.CLIPVisionProjection(both.vision, both.features)
     else:
-        found = folders.built(family, config)
-    theirs = family.describe(found)
+        configured = folders.built(family, config)
+    theirs = family.describe(configured)
     ours = family.describe(module)
     fields = (f"its config.json has {name} = {theirs[name]!r}, not {ours[name]!r}" for name in ours)
     return next((text for text, name in zip(fields, ours) if theirs[name] != ours[name]), "")
@@ -288,7 +288,7 @@ def space(encoder: Encoder) -> Space:
     """The features of an encoder under its protocol, to compare images in.
 
     Args:
-        encoder: of `load`.
+        encoder: the encoder, from `load`.
 
     Returns:
         The space, with one tap "features".

@@ -17,8 +17,8 @@ class Extrapolation(NamedTuple):
 
     Attributes:
         value: intercept of the line, the distance at 1/N = 0; can be negative by noise.
-        standard_error: of the intercept, from the residuals; too small where the subsets overlap.
-        slope: of the line in 1/N, so that slope / N is the bias at N samples.
+        standard_error: the standard error of the intercept, from the residuals; too small where the subsets overlap.
+        slope: the slope of the line in 1/N, so that slope / N is the bias at N samples.
         sizes: int64 [P] numbers of samples N.
         distances: float64 [P], the distance at each.
         reference: number of rows of the reference moments, whose own bias stays in every distance.
@@ -41,7 +41,7 @@ def extrapolate(
     evenly from 5,000 to the number of samples, each subset drawn without replacement, as in the authors' code. (That
     code also draws the generator's noise from a Sobol sequence; this function takes any samples.) The bias of the
     covariance falls as 1/N only where N is large beside the number of features: with 2,048 features, start at 5,000 or
-    more. The reference keeps its own bias. The standard error is that of ordinary least squares,
+    more. The reference keeps its own bias. The standard error follows from ordinary least squares,
 
         SE^2 = s^2 (1/P + m^2 / sum_i (1/N_i - m)^2),    m = mean_i 1/N_i,    s^2 = sum_i residual_i^2 / (P - 2).
 
@@ -49,7 +49,7 @@ def extrapolate(
         samples: [N, D] features of generated images.
         reference: moments of the real features.
         sizes: [P] numbers of samples, at least 3 different ones, 2 <= size <= N; None for the paper's.
-        seed: of the subsets.
+        seed: the seed of the subsets.
 
     Returns:
         The line and its points: distances against sizes are the curve of the bias.

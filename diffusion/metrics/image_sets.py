@@ -33,11 +33,12 @@ class ImageSet(NamedTuple):
     """Images in a fixed order.
 
     Attributes:
-        count: N.
-        shape: (H, W, C) of each, C = 1 or 3; (F, H, W, C) of clips (`clip_sets`).
-        read: (start, stop) -> [stop - start, *shape] as they are stored: uint8, or floating.
-        fingerprint: sha256 that changes with any image.
-        record: for a report: "images" (the name that was passed), "kind", "dtype", and for a dataset "version".
+        count: N, the number of images.
+        shape: the shape (H, W, C) of each, C = 1 or 3; (F, H, W, C) for clips (`clip_sets`).
+        read: a function (start, stop) -> [stop - start, *shape] as they are stored: uint8, or floating.
+        fingerprint: a sha256 that changes with any image.
+        record: the set's entry in a report: "images" (the name that was passed), "kind", "dtype", and for a dataset
+            "version".
     """
 
     count: int
@@ -55,8 +56,8 @@ def open_set(spec: str, data_dir: str = "", side: int = 0) -> ImageSet:
             depths, in the order of their names; an .array_record file of encoded pictures; or a dataset as TFDS names
             it with its split, "cifar10@test" or "cifar10:3.0.2@train[:5000]".
         data_dir: folder of prepared datasets; "" for TFDS's default.
-        side: of the squares to which a dataset's images of any size are cropped and resized, as ADM's code does; 0 for
-            images of one size.
+        side: the side of the squares to which a dataset's images of any size are cropped and resized, as ADM's code
+            does; 0 for images of one size.
 
     Returns:
         The set.
@@ -90,7 +91,7 @@ def from_array(images: np.ndarray, name: str = "an array") -> ImageSet:
 
     Args:
         images: [N, H, W, C], uint8 or floating.
-        name: for reports.
+        name: the set's name, for reports.
 
     Returns:
         The set.
@@ -238,11 +239,11 @@ def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray
 def _dataset(spec: str, data_dir: str, side: int) -> ImageSet:
     name, _, split = spec.rpartition("@")
     try:
-        records, about = sources.open_source(name, split, data_dir, side)
+        records, description = sources.open_source(name, split, data_dir, side)
         folder = catalog.find(name, data_dir)
     except (FileNotFoundError, ValueError) as error:
         raise ImageSetError(f"{spec}: {error}") from error
-    _check(spec, (about.size, *about.shape), np.dtype(np.uint8))
+    _check(spec, (description.size, *description.shape), np.dtype(np.uint8))
 
     def read(start, stop):  # threads decode without Python's lock: a million photographs are an hour of one core
         parts = [range(first, min(first + PART, stop)) for first in range(start, stop, PART)]
@@ -251,7 +252,17 @@ def _dataset(spec: str, data_dir: str, side: int) -> ImageSet:
 
     # A dataset may be too large to read for a fingerprint: that of its description and its files' sizes replaces it.
     files = sorted((file.name, file.stat().st_size) for file in folder.iterdir() if file.is_file())
-    described = [json.dumps([name.partition(":")[0], about.version, split, about.size, list(about.shape), files])]
+    described = [
+        json.dumps(
+            [name.partition(":")[0], description.version, split, description.size, list(description.shape), files]
+        )
+    ]
     described += [(folder / file).read_text() for file in ("dataset_info.json", "features.json")]
     digest = hashlib.sha256("\n".join(described).encode()).hexdigest()
-    return ImageSet(about.size, about.shape, read, digest, _record(spec, "dataset", np.uint8, version=about.version))
+    return ImageSet(
+        description.size,
+        description.shape,
+        read,
+        digest,
+        _record(spec, "dataset", np.uint8, version=description.version),
+    )

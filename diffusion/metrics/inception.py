@@ -56,7 +56,7 @@ def load(path: pathlib.Path | str) -> Inception:
     """Loads the network from pytorch-fid's .pth, a TorchScript file, or safetensors.
 
     Args:
-        path: of the file.
+        path: the file.
 
     Returns:
         The network. Its `record` says whether it is the one of 2015-12-05.
@@ -72,7 +72,7 @@ def fold(tensors: dict[str, np.ndarray]) -> Params:
     """Folds each batch norm into its convolution, in float64: (k * x - mean) / sqrt(var + epsilon) + beta.
 
     Args:
-        tensors: of `inception_weights.read`.
+        tensors: the tensors, from `inception_weights.read`.
 
     Returns:
         Parameters for `features`, float32.
@@ -98,7 +98,7 @@ def record(inception: Inception) -> dict:
 
 
 def require_known(inception: Inception) -> None:
-    """Refuses a network other than that of the published numbers.
+    """Refuses a network other than the one of the published numbers.
 
     Raises:
         WeightsError: if its digest is not in `inception_weights.KNOWN`.
@@ -115,11 +115,12 @@ def features(params: Params, x: Array, taps: tuple[str, ...] = ("2048",)) -> dic
     """The features of images.
 
     Args:
-        params: of `load` or `fold`.
+        params: the parameters, from `load` or `fold`.
         x: float32 [B, H, W, 3] in [-1, 1], H and W at least 75; 299 for comparable figures.
-        taps: of "64", "192", "768", "2048": averages over the pixels after the first pool, the second pool, mixed_7
-            (before the auxiliary classifier), and the last block; "spatial": the first 7 channels of mixed_6/conv,
-            pixel by pixel, for sFID; "logits": of the Inception Score, without their bias as in its first code.
+        taps: the layers to read. "64", "192", "768", "2048": averages over the pixels after the first pool, the second
+            pool, mixed_7 (before the auxiliary classifier), and the last block; "spatial": the first 7 channels of
+            mixed_6/conv, pixel by pixel, for sFID; "logits": the logits of the Inception Score, without their bias as
+            in its first code.
 
     Returns:
         tap -> float32 [B, D] with D = 64, 192, 768, 2048; 7 per pixel of mixed_6, 2023 at 299 x 299; 1008.
@@ -168,9 +169,9 @@ def extract(
     """The features of any number of images, in batches of one size; the last batch is padded and then cut.
 
     Args:
-        params: of `load` or `fold`.
-        images: [N, ...], as `prepare` takes them.
-        taps: as in `features`.
+        params: the parameters, from `load` or `fold`.
+        images: the images [N, ...], as `prepare` takes them.
+        taps: the layers to read, see `features`.
         prepare: images [b, ...] -> float32 [b, H, W, 3] in [-1, 1], such as a protocol's resize.
         batch_size: images in one call of the compiled network.
 
@@ -282,7 +283,7 @@ def _pixel_convs(params, block, x, names, pool=None):
 
 
 def _average_pool(x):
-    """Averages of 3 x 3 pixels; at the border, of those inside the image."""
+    """Averages of 3 x 3 pixels; at the border, averages of those inside the image."""
     total = lambda y: lax.reduce_window(y, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
     return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 

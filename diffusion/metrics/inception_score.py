@@ -15,8 +15,8 @@ class InceptionScore(NamedTuple):
 
     Attributes:
         value: mean over the splits, in [1, K].
-        standard_deviation: over the splits, with divisor `splits` as is usual; 0 for one split. It is the figure that
-            papers print after the sign +-, and not the error of the mean.
+        standard_deviation: the standard deviation over the splits, with divisor `splits` as is usual; 0 for one split.
+            It is the figure that papers print after the sign +-, and not the error of the mean.
         splits: number of splits.
         samples: number of images N.
     """
@@ -41,7 +41,7 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int | None = 0) 
     Args:
         logits: [N, K], N >= splits, K >= 2.
         splits: number of splits, at least 1.
-        seed: of the shuffle; None keeps the order.
+        seed: the seed of the shuffle; None keeps the order.
 
     Returns:
         Mean and standard deviation over the splits.

@@ -124,9 +124,9 @@ class Weights(NamedTuple):
     """The tensors of the network, and which network it is.
 
     Attributes:
-        tensors: name -> float32 array, 376 of convolutions, and two of the last layer where the file has it.
-        digest: sha256 of the 376, so that copies with and without the last layer are one network.
-        logits_digest: sha256 of the last layer's two, or None without them.
+        tensors: name -> float32 array: 376 of the convolutions, and two of the last layer where the file has it.
+        digest: the sha256 of the 376, so that copies with and without the last layer are one network.
+        logits_digest: the sha256 of the last layer's two, or None without them.
     """
 
     tensors: dict[str, np.ndarray]
@@ -138,10 +138,10 @@ def read(path: pathlib.Path | str) -> Weights:
     """Reads the network.
 
     Args:
-        path: of a .pth, TorchScript or safetensors file.
+        path: the .pth, TorchScript or safetensors file.
 
     Returns:
-        Its tensors. Those of another network of the same form are read, too: see `describe`.
+        The network's tensors. A file with another network of the same form is read, too: see `describe`.
 
     Raises:
         WeightsError: if there is no such file, or it does not hold a network of this form.
@@ -167,7 +167,7 @@ def save(path: pathlib.Path | str, weights: Weights) -> None:
     """Writes the network as safetensors, which any program can read; `read` returns the same tensors and digest.
 
     Args:
-        path: of the new file.
+        path: the new file.
         weights: the network.
 
     Raises:

@@ -10,8 +10,8 @@ class Corrected(NamedTuple):
     """A corrected share.
 
     Attributes:
-        value: in [0, 1]; NaN where the judge does not tell right from wrong.
-        interval: of 95 %, with the scatter of the judge's own error rates in it.
+        value: the corrected share, in [0, 1]; NaN where the judge does not tell right from wrong.
+        interval: its 95 % interval, with the scatter of the judge's own error rates in it.
     """
 
     value: float
@@ -22,8 +22,8 @@ def corrected(seen: tuple[int, int], right: tuple[int, int], wrong: tuple[int, i
     """The share of examples that are right, from the share q that a judge takes for right.
 
     p = (q + c - 1) / (s + c - 1), with the judge's sensitivity s and specificity c (Rogan and Gladen 1978), since
-    q = p s + (1 - p) (1 - c). The interval is that of Lang and Reiczigel: with q' = (n q + z^2 / 2) / (n + z^2),
-    s' = (n_s s + 1) / (n_s + 2), c' likewise, and p' of these,
+    q = p s + (1 - p) (1 - c). The interval follows Lang and Reiczigel: with q' = (n q + z^2 / 2) / (n + z^2), s' = (n_s
+    s + 1) / (n_s + 2), c' likewise, and p' of these,
 
         p' + d +- z sqrt(q' (1 - q') / n' + p'^2 v_s + (1 - p')^2 v_c) / (s' + c' - 1),
         v_s = s' (1 - s') / n_s',  v_c = c' (1 - c') / n_c',  d = 2 z^2 (p' v_s - (1 - p') v_c),
@@ -33,8 +33,8 @@ def corrected(seen: tuple[int, int], right: tuple[int, int], wrong: tuple[int, i
 
     Args:
         seen: (how many the judge takes for right, of how many).
-        right: the same of known examples that are right.
-        wrong: the same of known examples that are wrong.
+        right: the same counts for known examples that are right.
+        wrong: the same counts for known examples that are wrong.
         z: normal quantile.
 
     Returns:
@@ -63,8 +63,8 @@ def corrected(seen: tuple[int, int], right: tuple[int, int], wrong: tuple[int, i
     s = (right[0] + 1) / (right[1] + 2)
     c = (wrong[1] - wrong[0] + 1) / (wrong[1] + 2)
     p = (q + c - 1) / (s + c - 1)
-    of_s = s * (1 - s) / (right[1] + 2)
-    of_c = c * (1 - c) / (wrong[1] + 2)
-    middle = p + 2 * z * z * (p * of_s - (1 - p) * of_c)
-    half = z * math.sqrt(q * (1 - q) / number + p * p * of_s + (1 - p) ** 2 * of_c) / (s + c - 1)
+    variance_s = s * (1 - s) / (right[1] + 2)
+    variance_c = c * (1 - c) / (wrong[1] + 2)
+    middle = p + 2 * z * z * (p * variance_s - (1 - p) * variance_c)
+    half = z * math.sqrt(q * (1 - q) / number + p * p * variance_s + (1 - p) ** 2 * variance_c) / (s + c - 1)
     return Corrected(value, (cut(middle - half), cut(middle + half)))

@@ -18,7 +18,8 @@ class Discrepancy(NamedTuple):
 
     Attributes:
         value: the estimate; an unbiased one can be negative.
-        standard_error: of the estimate over draws of both sets, from the first-order term of its variance.
+        standard_error: the standard error of the estimate over draws of both sets, from the first-order term of its
+            variance.
         samples: number of generated rows N.
         reference: number of reference rows M.
     """
@@ -34,7 +35,8 @@ class SubsetMean(NamedTuple):
 
     Attributes:
         value: mean over the subsets.
-        standard_deviation: over the subsets, with divisor subsets - 1: how far one subset's estimate scatters.
+        standard_deviation: the standard deviation over the subsets, with divisor subsets - 1: how far one subset's
+            estimate scatters.
         standard_error: standard_deviation / sqrt(subsets); too small where subsets share many rows, as they do when
             subsets times size exceeds the number of rows.
         subsets: number of subsets.
@@ -133,7 +135,7 @@ def kid(samples: np.ndarray, reference: np.ndarray, subsets: int = 100, size: in
         reference: [M, D] features of real images.
         subsets: number of subsets, at least 2.
         size: rows of a subset, 2 <= size <= min(N, M).
-        seed: of the subsets; the same seed gives the same figure.
+        seed: the seed of the subsets; the same seed gives the same figure.
 
     Returns:
         Mean, standard deviation and standard error.
@@ -203,11 +205,11 @@ def _within(kernel: Kernel, x: np.ndarray, unbiased: bool, block: int) -> np.nda
 
 def _cross(kernel: Kernel, x: np.ndarray, y: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
     """mean_j k(x_i, y_j) of each i, and mean_i of each j: float64 [N] and [M]."""
-    of_x = np.zeros(len(x))
-    of_y = np.zeros(len(y))
+    row_sums = np.zeros(len(x))
+    column_sums = np.zeros(len(y))
     for rows in pairwise.blocks(len(x), block):
         for columns in pairwise.blocks(len(y), block):
             values = kernel(np.asarray(x[rows], np.float64), np.asarray(y[columns], np.float64))
-            of_x[rows] += values.sum(axis=1)
-            of_y[columns] += values.sum(axis=0)
-    return of_x / len(y), of_y / len(x)
+            row_sums[rows] += values.sum(axis=1)
+            column_sums[columns] += values.sum(axis=0)
+    return row_sums / len(y), column_sums / len(x)

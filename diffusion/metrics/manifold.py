@@ -20,7 +20,8 @@ class Overlap(NamedTuple):
         density: mean number of real balls around a sample, over k; 1 is expected for equal distributions, and more
             is possible.
         coverage: share of real balls that hold a sample, in [0, 1].
-        standard_errors: of the four by name, over draws of the rows that are averaged, with the balls fixed.
+        standard_errors: the standard errors of the four by name, over draws of the rows that are averaged, with the
+            balls fixed.
         manifold_k: neighbours in precision and recall.
         density_k: neighbours in density and coverage.
         samples: number of generated rows.
@@ -98,9 +99,9 @@ def overlap(
             balls[rows] += inside.sum(axis=1)
             covered[real_rows] |= inside.any(axis=0)
 
-    each = {"precision": precise, "recall": recalled, "density": balls / density_k, "coverage": covered}
-    errors = {name: bootstrap.standard_error(values) for name, values in each.items()}
-    means = {name: float(values.mean()) for name, values in each.items()}
+    by_name = {"precision": precise, "recall": recalled, "density": balls / density_k, "coverage": covered}
+    errors = {name: bootstrap.standard_error(values) for name, values in by_name.items()}
+    means = {name: float(values.mean()) for name, values in by_name.items()}
     return Overlap(
         **means,
         standard_errors=errors,

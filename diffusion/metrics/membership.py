@@ -35,8 +35,8 @@ def loss_scores(denoise: Denoiser, schedule: NoiseSchedule, x: Array, t: float, 
         schedule: the process.
         x: examples `[B, ...]`.
         t: the time, in (0, t_max].
-        keys: `[B]`; those of members and of others must be drawn alike.
-        draws: of the noise for each example, >= 1.
+        keys: random keys `[B]`; the keys of members and of others must be drawn alike.
+        draws: how many draws of the noise for each example, >= 1.
 
     Returns:
         `[B]`.
@@ -61,12 +61,12 @@ def inversion_scores(
             t-error, and the statistic of their threshold attack)
 
     Args:
-        denoise: as of `loss_scores`.
+        denoise: the denoiser, as `loss_scores` takes it.
         schedule: the process.
         x: examples `[B, ...]`.
         t: the time, in (0, t_max) with a step above it.
-        keys: `[B]`.
-        steps: up to t; s is as far above t as one of them.
+        keys: random keys, `[B]`.
+        steps: how many steps to t; s is as far above t as one of them.
 
     Returns:
         `[B]`.

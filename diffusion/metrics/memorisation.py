@@ -22,7 +22,7 @@ class Share(NamedTuple):
     """A share of the samples.
 
     Attributes:
-        value: in [0, 1].
+        value: the share, in [0, 1].
         interval: its 95 % interval over draws of the samples (Wilson), with the training set fixed.
         samples: number of generated rows.
         train: number of training rows.
@@ -141,8 +141,8 @@ def copied_by_ratio(samples: np.ndarray, train: np.ndarray, ratio: float = 1 / 3
 
     Args:
         samples: [N, D] features (or pixels) of generated images, N >= 1.
-        train: [M, D] of the training images, M >= 2.
-        ratio: in (0, 1).
+        train: [M, D] features (or pixels) of the training images, M >= 2.
+        ratio: the largest d_1 / d_2 of a copy, in (0, 1).
         block: rows in one matrix product.
 
     Returns:
@@ -171,7 +171,7 @@ def copied_by_similarity(
     Args:
         samples: [N, D] features of generated images, N >= 1.
         train: [M, D] features of the training images, M >= 1.
-        threshold: in (-1, 1).
+        threshold: the cosine above which a sample counts as a copy, in (-1, 1).
         block: rows in one matrix product.
 
     Returns:
@@ -228,13 +228,14 @@ def data_copying(
     scores = np.full(len(centres), np.nan)
     shares = np.zeros(len(centres))
     for cell in range(len(centres)):
-        drawn, real, seen = (sets[name][cells[name] == cell] for name in ("samples", "held_out", "train"))
-        if len(real) == 0 or len(seen) == 0:
+        drawn, real, train_rows = (sets[name][cells[name] == cell] for name in ("samples", "held_out", "train"))
+        if len(real) == 0 or len(train_rows) == 0:
             raise ValueError(
-                f"cell {cell} has {len(seen)} training and {len(real)} held-out rows and needs both; pass fewer centres"
+                f"cell {cell} has {len(train_rows)} training and {len(real)} held-out rows and needs both; pass "
+                "fewer centres"
             )
         if len(drawn) >= least:
-            scores[cell] = _rank_score(nearest(drawn, seen, block)[0], nearest(real, seen, block)[0])
+            scores[cell] = _rank_score(nearest(drawn, train_rows, block)[0], nearest(real, train_rows, block)[0])
             shares[cell] = len(real)
     if not shares.any():
         raise ValueError(f"no cell has {least} samples; there are {len(sets['samples'])} in all")

@@ -32,15 +32,15 @@ def mind(samples: np.ndarray, reference: np.ndarray, directions: int = 1000, see
 
         3 D mean over u of  1/N sum_i (<u, x>_(i) - <u, y>_(i))^2,     u uniform on the sphere, (i) the i-th in order
 
-    Of the larger set, as many rows as the smaller has are drawn without replacement. Two sets whose means differ by m
-    and which are equal otherwise have 3 |m|^2. It has a bias that falls with N: compare figures of equal N (1,000,
-    2,000 or 5,000 in the paper, which takes Inception's 2048 features and 1,000 directions).
+    If one set is larger, as many of its rows as the smaller has are drawn without replacement. Two sets whose means
+    differ by m and which are equal otherwise have 3 |m|^2. It has a bias that falls with N: compare figures of equal N
+    (1,000, 2,000 or 5,000 in the paper, which takes Inception's 2048 features and 1,000 directions).
 
     Args:
         samples: [N, D] features of generated images.
         reference: [M, D] features of real images.
         directions: number of random directions, at least 2.
-        seed: of the directions and of the rows that are drawn; the same seed gives the same figure.
+        seed: the seed of the directions and of the rows that are drawn; the same seed gives the same figure.
 
     Returns:
         The distance, in units of the features squared.
@@ -59,8 +59,8 @@ def mind(samples: np.ndarray, reference: np.ndarray, directions: int = 1000, see
     rng = np.random.default_rng(seed)
     x, y = (rows if len(rows) == count else rows[rng.permutation(len(rows))[:count]] for rows in (x, y))
     along = vector_distances.directions(directions, x.shape[1], seed)
-    each = np.empty(directions)
+    distances = np.empty(directions)
     for block in pairwise.blocks(directions, BLOCK):
         ordered = [np.sort(rows @ along[block].T, axis=0) for rows in (x, y)]
-        each[block] = 3 * x.shape[1] * ((ordered[0] - ordered[1]) ** 2).mean(axis=0)
-    return Monge(float(each.mean()), bootstrap.standard_error(each), count, directions)
+        distances[block] = 3 * x.shape[1] * ((ordered[0] - ordered[1]) ** 2).mean(axis=0)
+    return Monge(float(distances.mean()), bootstrap.standard_error(distances), count, directions)

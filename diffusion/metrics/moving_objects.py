@@ -67,15 +67,15 @@ def weights(clips: np.ndarray) -> np.ndarray:
 
 
 def tracks(clips: np.ndarray) -> Tracks:
-    """Place, area, colour and count of the things in each frame; arguments and errors as those of `weights`."""
-    found = weights(clips)
-    height, width = found.shape[2:]
-    area = found.sum((2, 3))
-    seen = np.where(area < LEAST, np.nan, area)
-    x = found.sum(2) @ (np.arange(width) + 0.5) / seen
-    y = found.sum(3) @ (np.arange(height) + 0.5) / seen
-    colour = np.einsum("nfhw,nfhwc->nfc", found, clips.astype(np.float64)) / seen[..., None]
-    count = np.array([[_parts(frame) for frame in clip] for clip in found > 0.5], np.int64).reshape(area.shape)
+    """Place, area, colour and count of the things in each frame; arguments and errors as for `weights`."""
+    weight = weights(clips)
+    height, width = weight.shape[2:]
+    area = weight.sum((2, 3))
+    visible_area = np.where(area < LEAST, np.nan, area)
+    x = weight.sum(2) @ (np.arange(width) + 0.5) / visible_area
+    y = weight.sum(3) @ (np.arange(height) + 0.5) / visible_area
+    colour = np.einsum("nfhw,nfhwc->nfc", weight, clips.astype(np.float64)) / visible_area[..., None]
+    count = np.array([[_parts(frame) for frame in clip] for clip in weight > 0.5], np.int64).reshape(area.shape)
     return Tracks(area, np.stack([x, y], -1), colour, count)
 
 
@@ -91,15 +91,15 @@ def around(clips: np.ndarray, places: np.ndarray, side: int) -> np.ndarray:
     Args:
         clips: uint8 [N, F, H, W, 3].
         places: [N, F, 2], (x, y); the middle of the frame stands for NaN.
-        side: in pixels, even. What lies outside of a frame is its border, repeated.
+        side: the side of the part in pixels, even. Outside of a frame its border is repeated.
     """
     number, frames, height, width = clips.shape[:4]
     middle = np.array([width / 2, height / 2])
     left = np.round(np.where(np.isnan(places), middle, places) - side / 2).astype(int)
     rows = np.clip(left[..., 1, None] + np.arange(side), 0, height - 1)[..., :, None]
     columns = np.clip(left[..., 0, None] + np.arange(side), 0, width - 1)[..., None, :]
-    of = np.arange(number)[:, None, None, None]
-    return clips[of, np.arange(frames)[:, None, None], rows, columns]
+    clip = np.arange(number)[:, None, None, None]
+    return clips[clip, np.arange(frames)[:, None, None], rows, columns]
 
 
 def velocity(places: np.ndarray) -> np.ndarray:
@@ -113,10 +113,10 @@ def velocity(places: np.ndarray) -> np.ndarray:
     Returns:
         float64 [N, 2]; NaN with fewer than two frames.
     """
-    seen = ~np.isnan(places[..., 0])
-    share = seen / np.maximum(seen.sum(1, keepdims=True), 1)
+    is_seen = ~np.isnan(places[..., 0])
+    share = is_seen / np.maximum(is_seen.sum(1, keepdims=True), 1)
     clock = np.arange(places.shape[1]) - (share * np.arange(places.shape[1])).sum(1, keepdims=True)
-    clock = np.where(seen, clock, 0.0)
+    clock = np.where(is_seen, clock, 0.0)
     spread = np.square(clock).sum(1)
     moved = np.einsum("nf,nfc->nc", clock, np.nan_to_num(places))
     return moved / np.where(spread > 0, spread, np.nan)[:, None]
@@ -128,12 +128,12 @@ def line_error(places: np.ndarray) -> np.ndarray:
     Args:
         places: [N, F, 2]; NaN where nothing is seen.
     """
-    seen = ~np.isnan(places[..., 0])
-    number = np.maximum(seen.sum(1), 1)
+    is_seen = ~np.isnan(places[..., 0])
+    number = np.maximum(is_seen.sum(1), 1)
     mean = np.nan_to_num(places).sum(1) / number[:, None]
-    clock = np.arange(places.shape[1]) - ((seen * np.arange(places.shape[1])).sum(1) / number)[:, None]
+    clock = np.arange(places.shape[1]) - ((is_seen * np.arange(places.shape[1])).sum(1) / number)[:, None]
     line = mean[:, None] + clock[..., None] * velocity(places)[:, None]
-    off = np.where(seen, np.square(np.nan_to_num(places) - line).sum(-1), 0.0)
+    off = np.where(is_seen, np.square(np.nan_to_num(places) - line).sum(-1), 0.0)
     return np.sqrt(off.sum(1) / number)
 
 
@@ -143,11 +143,11 @@ def speeds(places: np.ndarray) -> np.ndarray:
 
 
 def size_drift(found: Tracks, whole: np.ndarray) -> np.ndarray:
-    """The standard deviation of the area over its mean, over the frames that show the whole of it, [N].
+    """The standard deviation of the area over its mean, over the frames that show the whole thing, [N].
 
     Args:
-        found: of `tracks`.
-        whole: Bool [N, F], the frames that should show the whole of it. Where nothing is seen the area is 0.
+        found: the tracks, from `tracks`.
+        whole: Bool [N, F], the frames that should show the whole thing. Where nothing is seen the area is 0.
 
     Returns:
         NaN for clips without such frames, or with nothing in them.
@@ -158,7 +158,7 @@ def size_drift(found: Tracks, whole: np.ndarray) -> np.ndarray:
 
 
 def colour_drift(found: Tracks, whole: np.ndarray) -> np.ndarray:
-    """The root mean square distance of a thing's colour from its mean, of 255, over frames that show all of it, [N]."""
+    """The root mean square distance of a thing's colour from its mean, of 255, over frames that show the whole, [N]."""
     colour = np.where(whole[..., None], found.colour, np.nan)
     off = np.square(colour - _over_frames(np.nanmean, colour)[:, None]).sum(-1)
     return np.sqrt(_over_frames(np.nanmean, off))
@@ -183,23 +183,23 @@ def returns(found: Tracks, places: np.ndarray, seen: np.ndarray, most: float = 1
     and at least half the area that it had before, and where nothing of it should be seen, nothing is.
 
     Args:
-        found: of `tracks`.
-        places: [N, F, 2], of the true motion, in the same pixels.
-        seen: [N, F], the share of the thing that should be seen: 0 where it is hidden; from 0.9 on it is whole.
-        most: pixels.
+        found: the tracks, from `tracks`.
+        places: the places of the true motion, [N, F, 2], in the same pixels.
+        seen: the share of the thing that should be seen, [N, F]: 0 where it is hidden; from 0.9 on it is whole.
+        most: how far it may be from where it should be, in pixels.
     """
-    hidden, whole = seen == 0, seen >= WHOLE
-    before = whole & (np.arange(seen.shape[1]) < hidden.argmax(1)[:, None])
-    after = whole & ~before
+    hidden, in_full = seen == 0, seen >= WHOLE
+    before = in_full & (np.arange(seen.shape[1]) < hidden.argmax(1)[:, None])
+    after = in_full & ~before
     there = found.area >= LEAST
     asked = hidden.any(1) & before.any(1) & after.any(1)
-    sound = asked & (there | ~whole).all(1) & ~(there & hidden).any(1)
-    of_before = lambda values: _over_frames(np.nanmean, np.where(before[..., None], values, np.nan))[:, None]
-    from_before = lambda values: np.linalg.norm(values - of_before(values), axis=-1)
-    kept = from_before(found.centre - places) <= most
-    kept &= from_before(found.colour) <= SAME
-    kept &= found.area >= 0.5 * of_before(found.area[..., None])[..., 0]
-    return sound & (kept | ~whole).all(1)
+    sound = asked & (there | ~in_full).all(1) & ~(there & hidden).any(1)
+    mean_before = lambda values: _over_frames(np.nanmean, np.where(before[..., None], values, np.nan))[:, None]
+    from_before = lambda values: np.linalg.norm(values - mean_before(values), axis=-1)
+    same = from_before(found.centre - places) <= most
+    same &= from_before(found.colour) <= SAME
+    same &= found.area >= 0.5 * mean_before(found.area[..., None])[..., 0]
+    return sound & (same | ~in_full).all(1)
 
 
 def flicker(clips: np.ndarray) -> np.ndarray:

@@ -60,7 +60,7 @@ def copying(samples: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> dic
     """Compares the distances of samples to the training set with those of held-out images.
 
     Samples of the data's distribution are as far from the training images as new data is: about 1 % of them fall below
-    the first percentile of the held-out images. Of a model that copies, many more do.
+    the first percentile of the held-out images. If a model copies, many more do.
 
     Args:
         samples: uint8 [N, ...], generated images.

@@ -15,7 +15,7 @@ def checked(name: str, features: np.ndarray, least: int = 1) -> np.ndarray:
     """The features as an array [N, D], after the checks that every metric needs.
 
     Args:
-        name: of the set, for the message.
+        name: the set's name, for the message.
         features: [N, D], NumPy or JAX, any real dtype.
         least: the least N.
 
@@ -79,7 +79,7 @@ def unit(name: str, features: np.ndarray) -> np.ndarray:
     """Rows divided by their Euclidean length, so that inner products are cosines.
 
     Args:
-        name: of the set, for the message.
+        name: the set's name, for the message.
         features: [N, D], already `checked`.
 
     Returns:
@@ -117,7 +117,7 @@ def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def nearest(
     queries: np.ndarray, references: np.ndarray, squared: Callable[[np.ndarray, np.ndarray], np.ndarray], block: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest reference of every query; of several that are equally near, the first.
+    """The nearest reference of every query; if several are equally near, the first.
 
     Args:
         queries: [N, ...].
@@ -147,7 +147,7 @@ def smallest(queries: np.ndarray, references: np.ndarray | None, count: int, blo
     Args:
         queries: [N, D].
         references: [M, D] with M >= count; None for the queries themselves, each but the query itself.
-        count: how many, at least 1.
+        count: how many neighbours, at least 1.
         block: rows in one matrix product; bounds the memory, not the result.
 
     Returns:

@@ -31,7 +31,7 @@ def p_value(
         strata: int [first + second] or None; rows are exchanged within their stratum (such as a class) alone.
 
     Returns:
-        In (0, 1].
+        The p-value, in (0, 1].
 
     Raises:
         ValueError: if draws is too small, or pairs are requested of sets of different sizes.

@@ -55,9 +55,9 @@ class Source(NamedTuple):
     """What a score is made of.
 
     Attributes:
-        weights: path of the network's folder or file; "" where there is none.
-        tokenizer: folder of its vocabulary; "": the weights' folder.
-        answer_log_probability: of "vqascore".
+        weights: the path of the network's folder or file; "" where there is none.
+        tokenizer: the folder of its vocabulary; "": the weights' folder.
+        answer_log_probability: the function of your own that "vqascore" asks.
     """
 
     weights: str = ""
@@ -72,7 +72,7 @@ class Scorer(NamedTuple):
         columns: (pictures uint8 [H, W, 1 or 3] of any sizes, as many prompts) -> float64 [B] by name; "score" is the
             score.
         figures: names of the columns whose mean a report has, with their words for people.
-        record: of the network and the protocol, for reports.
+        record: the record of the network and the protocol, for reports.
         choice: people choose the first of two pictures of a prompt with the probability
             sigmoid(choice (score_1 - score_2)) by the network's own model of choices; None if it has none.
         compiled: whether a batch of another size compiles another program.
@@ -89,17 +89,17 @@ class PromptProtocol(NamedTuple):
     """How a published network scores pictures.
 
     Attributes:
-        name: as in SCORES.
+        name: the protocol's name in SCORES.
         network: its published name, for reports.
-        weights: what a source's weights are, for errors and the docs.
-        family: of the weights, a name of `interchange.FAMILIES`.
+        weights: a description of a source's weights, for errors and the docs.
+        family: the family of the weights, a name of `interchange.FAMILIES`.
         published: the published network of the family that they must be; "" for any.
-        fitting: of pictures to the network's side, a name of FITTINGS.
-        length: ids of a prompt; 0: as its vocabulary's folder or the network says.
+        fitting: the way in which pictures are fitted to the network's side, a name of FITTINGS.
+        length: how many ids a prompt has; 0: as its vocabulary's folder or the network says.
         reading: (network, parameters, tokenizer) -> its columns and its `choice`; the pictures are fitted.
-        figures: as in `Scorer`.
-        notes: what else the figures depend on.
-        source: of its definition.
+        figures: the figures of a `Scorer`.
+        notes: other things that the figures depend on.
+        source: the publication or code that defines it.
     """
 
     name: str
@@ -119,8 +119,8 @@ class Towers(NamedTuple):
     """A CLIP as scores read it.
 
     Attributes:
-        side: of the pictures that it sees.
-        scale: T of the logits.
+        side: the side of the pictures that it sees.
+        scale: T, the factor of the logits.
         images: fitted pictures [B, side, side, 3], bytes or floats in [-1, 1] -> [B, D] of length one.
         texts: prompts -> [B, D] of length one.
     """
@@ -198,7 +198,7 @@ def _reward(module: Any, params: Any, tokenizer: text.Tokenizer):
 
 
 def _signed(pictures: jax.Array) -> jax.Array:
-    """Pictures in [-1, 1], of bytes or as they are."""
+    """Pictures in [-1, 1], from bytes or as they are."""
     return pictures / jnp.float32(127.5) - 1 if pictures.dtype == jnp.uint8 else pictures
 
 
@@ -294,7 +294,7 @@ def opened(protocol: PromptProtocol, source: Source) -> Scorer:
     """Opens the network of a protocol.
 
     Args:
-        protocol: of PROTOCOLS.
+        protocol: the protocol, one of PROTOCOLS.
         source: its weights, and its vocabulary where it does not lie beside them.
 
     Raises:
@@ -325,8 +325,8 @@ def _network(protocol: PromptProtocol, source: Source) -> tuple[Any, Any, text.T
     if path.is_file() and not source.tokenizer:
         raise ValueError(f"{path} is a file without a vocabulary; --tokenizer names the folder of one")
     # A folder says what it holds, which a SiglipModel's is opened as a part of.
-    found = folders.find(path, "" if path.is_dir() and protocol.family == "CLIPModel" else family.name)
-    module = found.module
+    weights_found = folders.find(path, "" if path.is_dir() and protocol.family == "CLIPModel" else family.name)
+    module = weights_found.module
     if not isinstance(module, family.module):
         raise ValueError(f"it holds a {type(module).__name__}; valid: {protocol.weights}")
     if protocol.published:
@@ -338,7 +338,7 @@ def _network(protocol: PromptProtocol, source: Source) -> tuple[Any, Any, text.T
     if protocol.family == "SiglipModel":
         tokenizer = _framed(vocabulary, tokenizer)
     _check_vocabulary(vocabulary, tokenizer, module.text.vocabulary)
-    return module, folders.read(found), tokenizer
+    return module, folders.read(weights_found), tokenizer
 
 
 def _framed(path: pathlib.Path, tokenizer: text.Tokenizer) -> text.Tokenizer:
@@ -356,7 +356,7 @@ def _check_vocabulary(path: pathlib.Path, tokenizer: text.Tokenizer, size: int) 
 
 
 def _fitting(path: pathlib.Path, protocol: PromptProtocol) -> str:
-    """The protocol's, with the filter that the weights' preprocessor_config.json names, if it is SigLIP's."""
+    """The protocol's fitting, with the filter that the weights' preprocessor_config.json names, if it is SigLIP's."""
     file = path / "preprocessor_config.json"
     if protocol.family != "SiglipModel" or not file.is_file():
         return protocol.fitting

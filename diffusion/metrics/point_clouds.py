@@ -107,15 +107,15 @@ def distances(
     others = first if second is None else _checked("second", second)
     if first.shape[2] != others.shape[2]:
         raise ValueError(f"clouds of {first.shape[2]} and of {others.shape[2]} dimensions have no distance")
-    found = np.zeros((len(first), len(others)))
+    table = np.zeros((len(first), len(others)))
     block = max(1, NUMBERS // (first.shape[1] * others.shape[1]))
     for row, cloud in enumerate(first):
         begin = row + 1 if second is None else 0
         for part in pairwise.blocks(len(others) - begin, block):
             columns = slice(part.start + begin, part.stop + begin)
-            found[row, columns] = distance(cloud, others[columns])
+            table[row, columns] = distance(cloud, others[columns])
         done(row + 1)
-    return found + found.T if second is None else found
+    return table + table.T if second is None else table
 
 
 def nearest_neighbour_accuracy(within: np.ndarray, across: np.ndarray, references: np.ndarray) -> float:
@@ -126,8 +126,8 @@ def nearest_neighbour_accuracy(within: np.ndarray, across: np.ndarray, reference
 
     Args:
         within: distances between samples, [N, N].
-        across: of samples to references, [N, N].
-        references: between references, [N, N].
+        across: distances from samples to references, [N, N].
+        references: distances between references, [N, N].
 
     Returns:
         Share in [0, 1].
@@ -145,15 +145,15 @@ def nearest_neighbour_accuracy(within: np.ndarray, across: np.ndarray, reference
         )
     every = np.block([[within, across], [across.T, references]])
     np.fill_diagonal(every, np.inf)
-    own = np.arange(2 * number) < number
-    return float((own[every.argmin(axis=1)] == own).mean())
+    is_sample = np.arange(2 * number) < number
+    return float((is_sample[every.argmin(axis=1)] == is_sample).mean())
 
 
 def coverage(across: np.ndarray) -> float:
     """The share of references that are the nearest of at least one sample.
 
     Args:
-        across: distances of samples to references, [N, M].
+        across: distances from samples to references, [N, M].
 
     Reference: Achlioptas et al. 2018.
     """

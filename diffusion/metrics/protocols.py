@@ -18,17 +18,17 @@ class Protocol(NamedTuple):
     """The protocol of an Inception figure.
 
     Attributes:
-        name: as in PROTOCOLS.
-        resize: to 299 pixels, a name of `resizing.RESIZES`.
-        scaling: of bytes to the network's range, a name of SCALINGS.
-        rounding: of a model's floats in [-1, 1] to bytes, a name of ROUNDINGS; images of bytes do not change.
+        name: the protocol's name in PROTOCOLS.
+        resize: the way in which images are resized to 299 pixels, a name of `resizing.RESIZES`.
+        scaling: the map from bytes to the network's range, a name of SCALINGS.
+        rounding: the map from a model's floats in [-1, 1] to bytes, a name of ROUNDINGS; images of bytes do not change.
         taps: the network's taps that the protocol's own code measures.
-        split: of the dataset in its published references.
-        reports: figures that its own code prints.
-        score_splits: of the Inception Score: "ten, shuffled", "every 5,000", or "one".
+        split: the split of the dataset in its published references.
+        reports: the figures that its own code prints.
+        score_splits: the splits of the Inception Score: "ten, shuffled", "every 5,000", or "one".
         notes: other differences between its code and ours.
-        source: of its definition.
-        measures: what is measured where no figure is named; () for the command's own choice.
+        source: the publication or code that defines it.
+        measures: the figures that are measured where none is named; () for the command's own choice.
     """
 
     name: str
@@ -170,7 +170,7 @@ def get(name: str) -> Protocol:
     """The protocol of a name.
 
     Args:
-        name: of PROTOCOLS.
+        name: the name, one of PROTOCOLS.
 
     Returns:
         The protocol.
@@ -187,7 +187,7 @@ def to_bytes(rounding: str, images: np.ndarray) -> np.ndarray:
     """A model's images as bytes.
 
     Args:
-        rounding: of floats, a name of ROUNDINGS.
+        rounding: the map from floats to bytes, a name of ROUNDINGS.
         images: uint8, returned unchanged, or floating in [-1, 1]; values beyond this range are clipped.
 
     Returns:
@@ -212,7 +212,7 @@ def preprocess(protocol: Protocol, images: np.ndarray) -> np.ndarray:
     """The network's input: colours, 299 x 299 pixels, in about [-1, 1].
 
     Args:
-        protocol: its resize and scaling are applied.
+        protocol: the protocol whose resize and scaling are applied.
         images: uint8 [B, H, W, C] with C = 3, or C = 1, which is repeated.
 
     Returns:

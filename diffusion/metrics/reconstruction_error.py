@@ -26,7 +26,7 @@ def psnr(pictures: Array, originals: Array) -> Array:
 
     Args:
         pictures: uint8 [B, H, W, C].
-        originals: likewise.
+        originals: the original pictures, likewise.
 
     Returns:
         float32 [B]; infinity where the two are equal.
@@ -50,7 +50,7 @@ def ssim(pictures: Array, originals: Array) -> Array:
 
     Args:
         pictures: uint8 [B, H, W, C], at least 11 pixels high and wide.
-        originals: likewise.
+        originals: the original pictures, likewise.
 
     Returns:
         float32 [B], in [-1, 1]; 1 where the two are equal.

@@ -47,15 +47,16 @@ class Space(NamedTuple):
 
     Attributes:
         extract: uint8 [B, H, W, C] -> {tap: [B, D]} of these taps.
-        taps: their names.
+        taps: the names of these taps.
         main: the tap of the Frechet distance, KID, precision and recall.
-        rounding: of floating images to bytes, a name of `protocols.ROUNDINGS`.
-        identity: what must be the same on both sides: JSON-able.
-        dimensions: of the main tap's features, where they identify a file without a description; 0: they do not.
+        rounding: the map from floating images to bytes, a name of `protocols.ROUNDINGS`.
+        identity: the fields that must be the same on both sides: JSON-able.
+        dimensions: the number of the main tap's features, where it identifies a file without a description; 0: it does
+            not.
         neighbours: k of precision and recall.
         overlap_rows: the most rows of each set in precision, recall, density and coverage; 0: all.
-        edm2: what EDM2's tools call the Frechet distance in it; "" if they do not know it.
-        frechet: what the literature calls the Frechet distance in it.
+        edm2: the name of the Frechet distance in it in EDM2's tools; "" if they do not know it.
+        frechet: the name of the Frechet distance in it in the literature.
         usual: number of samples of published figures; 0 where none is usual.
     """
 
@@ -73,7 +74,7 @@ class Space(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its name in a table: "Inception-v3", "pixels", or that of the extractor's record."""
+        """Its name in a table: "Inception-v3", "pixels", or the name in the extractor's record."""
         return statistics.INCEPTION if self.main in inception.TAPS else str(self.identity.get("features", self.main))
 
 
@@ -81,9 +82,9 @@ class Gathered(NamedTuple):
     """The features of a set.
 
     Attributes:
-        statistics: their moments, tap by tap.
-        rows: tap -> float32 [N, D] of the taps in `keep`, possibly on disk.
-        seconds: of computation; 0 if all features were on disk.
+        statistics: the moments of the features, tap by tap.
+        rows: tap -> float32 [N, D] for the taps in `keep`, possibly on disk.
+        seconds: the time of computation; 0 if all features were on disk.
         found: number of images whose features were on disk already.
     """
 
@@ -98,7 +99,7 @@ class Reference(NamedTuple):
 
     Attributes:
         spec: the name that was passed.
-        statistics: of its file, or None.
+        statistics: the statistics in its file, or None.
         images: its images, or None; ADM's files have both.
     """
 
@@ -113,7 +114,7 @@ def inception_space(net: inception.Inception, protocol: protocols.Protocol, taps
     Args:
         net: the network.
         protocol: resize, scaling, rounding.
-        taps: of `inception.TAPS`; "2048" among them.
+        taps: the taps to read, names of `inception.TAPS`; "2048" among them.
 
     Returns:
         The space.
@@ -129,7 +130,7 @@ def function_space(extractor: features.Extractor, rounding: str = protocols.PROT
 
     Args:
         extractor: the function and its record for a report, above all the sha256 of its weights.
-        rounding: of floating images to bytes.
+        rounding: the map from floating images to bytes.
 
     Returns:
         The space, with one tap "features".
@@ -147,8 +148,8 @@ def open_reference(
         spec: a statistics file (.safetensors of ours; .npz with mu and sigma, as ADM, EDM and pytorch-fid publish, or
             with dgm-eval's reps; EDM2's .pkl), or images as `image_sets.open_set` takes them.
         data_dir: folder of prepared datasets.
-        side: as in `image_sets.open_set`.
-        opened: that opens a name in place of `image_sets.open_set`, such as one for clips.
+        side: the side of `image_sets.open_set`.
+        opened: a function that opens a name in place of `image_sets.open_set`, such as one for clips.
 
     Returns:
         The reference.
@@ -175,11 +176,11 @@ def in_space(reference: Reference, space: Space) -> Reference:
     """The reference, its statistics under the names of the space; refuses those of other features.
 
     Args:
-        reference: with or without statistics.
-        space: of the samples' features.
+        reference: the reference, with or without statistics.
+        space: the space of the samples' features.
 
     Returns:
-        The reference; of a file without a description, the features of as many dimensions are now the main tap's.
+        The reference; if its file has no description, the features with as many dimensions are now the main tap's.
 
     Raises:
         StatisticsError: names the two spaces, or the fields that differ.
@@ -220,7 +221,8 @@ def gather(
         images: the set, N >= 2.
         space: the features.
         keep: taps whose rows are kept.
-        folder: for finding and keeping features, so that an interrupted gathering can go on; None keeps nothing.
+        folder: the folder for finding and keeping features, so that an interrupted gathering can go on; None keeps
+            nothing.
         advance: called with the number of images done.
 
     Returns:
@@ -261,13 +263,13 @@ def _go_on(images, space, keep, path, before, advance, began) -> Gathered:
     saved = time.perf_counter()
 
     def state():
-        about = {
+        description = {
             "space": space.identity,
             "rows": rows_sha,
             "versions": versions(),
             "images": {**images.record, "fingerprint": images.fingerprint, "sha256": images_sha},
         }
-        return Statistics(moments, done, about)
+        return Statistics(moments, done, description)
 
     with contextlib.ExitStack() as stack:
         files = {}
@@ -311,14 +313,18 @@ def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[s
     """The result of an earlier gathering, if it is intact and has all taps that are needed now."""
     try:
         earlier = statistics.read(path)
-        kept = earlier.about["rows"]
+        rows_sha = earlier.about["rows"]
         count = earlier.count or 0
-        if earlier.about["space"] != space.identity or not set(keep) <= kept.keys() or not 0 < count <= images.count:
+        if (
+            earlier.about["space"] != space.identity
+            or not set(keep) <= rows_sha.keys()
+            or not 0 < count <= images.count
+        ):
             return None
         for tap in keep:
             size = count * len(earlier.moments[tap].mean) * 4
             os.truncate(_rows_path(path, tap), max(size, 0))  # drops rows that were written after the moments
-            if _rows_digest(path, tap, earlier) != kept[tap]:
+            if _rows_digest(path, tap, earlier) != rows_sha[tap]:
                 return None
     except (StatisticsError, OSError, KeyError, TypeError) as error:
         if failures.of_machine(error):
@@ -326,7 +332,7 @@ def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[s
         return None
     if earlier.count == images.count:
         return earlier if set(space.taps) <= earlier.moments.keys() else None
-    goes_on = earlier.moments.keys() == set(space.taps) and kept.keys() == set(keep)
+    goes_on = earlier.moments.keys() == set(space.taps) and rows_sha.keys() == set(keep)
     return earlier if goes_on else None
 
 

@@ -22,8 +22,8 @@ def representation_ratio(distances: Mapping[str, float], floors: Mapping[str, fl
     distances of the validation set that it divides by.
 
     Args:
-        distances: of the samples, by the name of the space.
-        floors: of as many held-out real images, in the same spaces; each above zero.
+        distances: the distances of the samples, by the name of the space.
+        floors: the distances of as many held-out real images, in the same spaces; each above zero.
 
     Returns:
         The mean ratio.

@@ -1,4 +1,4 @@
-"""The resizes of published Frechet distances, each of which gives the same images another score.
+"""The resizes of published Frechet distances; the same images get another score by each.
 
 Each but `pillow` is separable and linear, so that it is a matrix [out, in] for the rows and one for the columns:
 
@@ -104,7 +104,7 @@ def resize(images: np.ndarray, name: str, to: int) -> np.ndarray:
 
     Args:
         images: [B, H, W, C], any real dtype.
-        name: of RESIZES.
+        name: the name of the resize, one of RESIZES.
         to: pixels of a side after.
 
     Returns:

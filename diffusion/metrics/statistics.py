@@ -57,8 +57,9 @@ class Statistics(NamedTuple):
     Attributes:
         moments: tap -> Moments. Where a file does not record the number of rows, count is 2 and m2 the covariance.
         count: number of images, or None if the file does not record it.
-        about: "space" (of the features; None if the file does not record it), "images" (of which the features are),
-            "rows" (tap -> sha256 of kept rows), "versions"; of a foreign file "file" and "sha256".
+        about: the description: "space" (the features' space; None if the file does not record it), "images" (the images
+            that they are features of), "rows" (tap -> sha256 of kept rows), "versions"; for a foreign file "file" and
+            "sha256".
     """
 
     moments: dict[str, frechet.Moments]
@@ -70,8 +71,8 @@ def write(path: pathlib.Path, statistics: Statistics) -> None:
     """Writes a statistics file, whole or not at all.
 
     Args:
-        path: of the file, .safetensors.
-        statistics: with a known count.
+        path: the file, .safetensors.
+        statistics: the statistics, with a known count.
 
     Raises:
         OSError: if it cannot be written.
@@ -80,9 +81,9 @@ def write(path: pathlib.Path, statistics: Statistics) -> None:
     for tap, moments in statistics.moments.items():
         tensors[f"{tap}.mean"] = np.asarray(moments.mean, np.float64)
         tensors[f"{tap}.m2"] = np.asarray(moments.m2, np.float64)
-    about = {"format": FORMAT, "count": statistics.count, "taps": list(statistics.moments), **statistics.about}
-    about["sha256"] = _digest(about, tensors)
-    content = safetensors.numpy.save(tensors, metadata={"statistics": json.dumps(about, sort_keys=True)})
+    description = {"format": FORMAT, "count": statistics.count, "taps": list(statistics.moments), **statistics.about}
+    description["sha256"] = _digest(description, tensors)
+    content = safetensors.numpy.save(tensors, metadata={"statistics": json.dumps(description, sort_keys=True)})
     with files.whole(path) as file:
         file.write(content)
 
@@ -91,9 +92,9 @@ def write_npz(path: pathlib.Path, statistics: Statistics, tap: str, rows: np.nda
     """Writes the features of one tap for other programs, see the table above, whole or not at all.
 
     Args:
-        path: of the file, .npz.
-        statistics: of the features.
-        tap: which of them.
+        path: the file, .npz.
+        statistics: the statistics of the features.
+        tap: the tap to write.
         rows: float32 [N, D], the features of the images.
 
     Raises:
@@ -114,10 +115,10 @@ def write_pickle(path: pathlib.Path, statistics: Statistics, tap: str, metric: s
     """Writes the moments of one tap as EDM2's calculate_metrics.py reads them, whole or not at all.
 
     Args:
-        path: of the file, .pkl.
-        statistics: of the features, with a known count.
-        tap: which of them.
-        metric: EDM2's name for a distance in them, "fid" or "fd_dinov2".
+        path: the file, .pkl.
+        statistics: the statistics of the features, with a known count.
+        tap: the tap to write.
+        metric: EDM2's name for a distance in its features, "fid" or "fd_dinov2".
 
     Raises:
         OSError: if it cannot be written.
@@ -136,7 +137,7 @@ def read(path: pathlib.Path | str) -> Statistics:
     """Reads a statistics file, ours or another's; nothing in it is executed.
 
     Args:
-        path: of a .safetensors of `write`, a .npz with mu and sigma (and mu_s, sigma_s) or reps, or a .pkl of EDM2.
+        path: the file: .safetensors from `write`, .npz with mu and sigma (and mu_s, sigma_s) or reps, or .pkl of EDM2.
 
     Returns:
         The statistics; a foreign file's taps are named by their dimensions, and "spatial".
@@ -169,15 +170,15 @@ def _read_own(path: pathlib.Path) -> Statistics:
         raise StatisticsError(f"{path}: {other[0].name} is {other[0].kind}, not F64.")
     tensors = safetensors_files.load(path)
     try:
-        about = limits.parse_json(text or "", str(path))
-        schema.check(_ABOUT, about, str(path))
-        version = about.pop("format")
-        stated = about.pop("sha256")
-        count = about.pop("count")
-        taps = about.pop("taps")
+        description = limits.parse_json(text or "", str(path))
+        schema.check(_ABOUT, description, str(path))
+        version = description.pop("format")
+        stated = description.pop("sha256")
+        count = description.pop("count")
+        taps = description.pop("taps")
         if version > FORMAT:
             raise StatisticsError(f"{path} has format {version}; this version reads up to {FORMAT}: update.")
-        if stated != _digest({"format": version, "count": count, "taps": taps, **about}, tensors):
+        if stated != _digest({"format": version, "count": count, "taps": taps, **description}, tensors):
             raise StatisticsError(f"{path} is damaged: its checksum is not that of its content. Make it again.")
         moments = {tap: frechet.Moments(count, tensors[f"{tap}.mean"], tensors[f"{tap}.m2"]) for tap in taps}
     except StatisticsError:
@@ -192,7 +193,7 @@ def _read_own(path: pathlib.Path) -> Statistics:
             f"{path} holds no statistics of features, which diffusion evaluate "
             "--reference=NAME@SPLIT --out=FILE.safetensors makes."
         ) from error
-    return Statistics(moments, count, about)
+    return Statistics(moments, count, description)
 
 
 def _read_npz(path: pathlib.Path) -> Statistics:
@@ -209,9 +210,9 @@ def _read_npz(path: pathlib.Path) -> Statistics:
             raise StatisticsError(f"{path}: {name} is {arrays_in_file[name].dtype}, not floating.")
     with open(path, "rb") as file:
         total = hashlib.file_digest(file, "sha256").hexdigest()
-    about = {"space": _space_of(path, there), "images": None, "file": str(path), "sha256": total}
+    description = {"space": _space_of(path, there), "images": None, "file": str(path), "sha256": total}
     if "mu" not in pairs:
-        return _of_rows(path, arrays_in_file["reps"].shape, about)
+        return _of_rows(path, arrays_in_file["reps"].shape, description)
     for mean, sigma in pairs.items():
         _check_shapes(str(path), arrays_in_file[mean].shape, arrays_in_file[sigma].shape)
     arrays = npz.load(path, wanted)
@@ -219,7 +220,7 @@ def _read_npz(path: pathlib.Path) -> Statistics:
     for mean, sigma in pairs.items():
         mean_and_covariance = arrays[mean].astype(np.float64), arrays[sigma].astype(np.float64)
         moments["spatial" if mean == "mu_s" else str(arrays[mean].size)] = frechet.Moments(2, *mean_and_covariance)
-    return Statistics(moments, None, about)
+    return Statistics(moments, None, description)
 
 
 def _read_pickle(path: pathlib.Path) -> Statistics:
@@ -235,13 +236,13 @@ def _read_pickle(path: pathlib.Path) -> Statistics:
     if count is not None and (type(count) is not int or not 2 <= count < 2**53):
         raise StatisticsError(f"{path}: num_images = {limits.short(count)}; valid: a whole number from 2.")
     moments = {}
-    for metric, found in table.items():
+    for metric, entry in table.items():
         if metric == "num_images":
             continue
-        arrays = [found.get(name) if isinstance(found, dict) else None for name in ("mu", "sigma")]
-        if not all(isinstance(each, np.ndarray) and each.dtype.kind == "f" for each in arrays):
+        arrays = [entry.get(name) if isinstance(entry, dict) else None for name in ("mu", "sigma")]
+        if not all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays):
             raise StatisticsError(f"{path}: {limits.short(metric)} is no table of floating arrays mu and sigma.")
-        mean, covariance = (np.asarray(each, np.float64) for each in arrays)
+        mean, covariance = (np.asarray(array, np.float64) for array in arrays)
         _check_shapes(f"{path}, {metric[:100]}", mean.shape, covariance.shape)
         if str(mean.size) in moments:
             raise StatisticsError(
@@ -307,8 +308,8 @@ def differences(made: dict, required: dict) -> list[str]:
     """The fields in which two descriptions of features differ, in words.
 
     Args:
-        made: "space" of statistics.
-        required: that of the space to compare in.
+        made: the "space" of statistics.
+        required: the description of the space to compare in.
 
     Returns:
         "field: made with OLD, but needed with NEW" for each, sorted.
@@ -324,20 +325,20 @@ def require_same(name: str, statistics: Statistics, space: dict) -> None:
     """Refuses statistics of other features.
 
     Args:
-        name: of the reference, for the message.
-        statistics: of the reference; a foreign file without a description passes.
-        space: of the samples' features.
+        name: the reference's name, for the message.
+        statistics: the reference's statistics; a foreign file without a description passes.
+        space: the space of the samples' features.
 
     Raises:
         StatisticsError: names the fields that differ.
     """
-    made = statistics.about.get("space")
-    if made is None:
+    described = statistics.about.get("space")
+    if described is None:
         return
-    made, space = ({"features": INCEPTION, **each} for each in (made, space))
-    if made["features"] != space["features"]:  # the other fields are those of two networks
-        made, space = ({"features": each["features"]} for each in (made, space))
-    if differ := differences(made, space):
+    described, space = ({"features": INCEPTION, **description} for description in (described, space))
+    if described["features"] != space["features"]:  # the other fields are those of two networks
+        described, space = ({"features": description["features"]} for description in (described, space))
+    if differ := differences(described, space):
         raise StatisticsError(
             f"{name} was made under another protocol, and a distance to it would be meaningless: "
             f"{'; '.join(differ)}. Choose that protocol, or make the reference again."

@@ -69,7 +69,7 @@ def consistency(features: np.ndarray) -> np.ndarray:
         1 / (F - 1) sum_{f > 0} (max(0, cos(x_f, x_{f - 1})) + max(0, cos(x_f, x_0))) / 2
 
     Args:
-        features: [N, F, D], of each frame, of any length but zero; F >= 2.
+        features: the features of each frame, [N, F, D], of any length but zero; F >= 2.
 
     Returns:
         float64 [N], in [0, 1].
@@ -85,7 +85,7 @@ def consistency(features: np.ndarray) -> np.ndarray:
 
 
 def flickering(clips: np.ndarray) -> np.ndarray:
-    """1 where nothing changes from a frame to the next; of films that should not move (see `dynamic`).
+    """1 where nothing changes from a frame to the next; for films that should not move (see `dynamic`).
 
         (255 - 1 / (F - 1) sum_f mean |x_f - x_{f - 1}|) / 255
 
@@ -108,8 +108,8 @@ def motion_smoothness(clips: np.ndarray, interpolate: Interpolate) -> np.ndarray
         (255 - mean_k mean |x_{2k + 1} - I(x_{2k}, x_{2k + 2})|) / 255
 
     Args:
-        clips: uint8 [N, F, H, W, 3], F >= 3; of an even F the last frame is left out.
-        interpolate: I.
+        clips: uint8 [N, F, H, W, 3], F >= 3; if F is even, the last frame is left out.
+        interpolate: the interpolation I of two frames.
 
     Returns:
         float64 [N], in [0, 1].
@@ -121,25 +121,27 @@ def motion_smoothness(clips: np.ndarray, interpolate: Interpolate) -> np.ndarray
     scores = []
     for clip in clips:
         even = clip[::2]
-        made = np.asarray(interpolate(even[:-1], even[1:]))
-        if made.shape != even[:-1].shape or made.dtype != np.uint8:
-            raise ValueError(f"interpolate gives {made.dtype} {list(made.shape)}, not uint8 {list(even[:-1].shape)}")
-        left_out = clip[1::2][: len(made)]
-        scores.append(1 - np.abs(left_out.astype(np.int16) - made).mean() / 255)
+        interpolated = np.asarray(interpolate(even[:-1], even[1:]))
+        if interpolated.shape != even[:-1].shape or interpolated.dtype != np.uint8:
+            raise ValueError(
+                f"interpolate gives {interpolated.dtype} {list(interpolated.shape)}, not uint8 {list(even[:-1].shape)}"
+            )
+        left_out = clip[1::2][: len(interpolated)]
+        scores.append(1 - np.abs(left_out.astype(np.int16) - interpolated).mean() / 255)
     return np.array(scores)
 
 
 def dynamic(clips: np.ndarray, flow: Flow, rate: float) -> np.ndarray:
-    """Whether films move; dynamic degree is the share that does, and flickering is of those that do not.
+    """Whether films move; dynamic degree is the share that does, and flickering is measured on films that do not.
 
-    Every so many-th frame is taken that about 8 of a second are left, M of them. A step moves by r, the mean length of
+    Frames are taken at even steps so that about 8 a second are left, M of them. A step moves by r, the mean length of
     the flow of the 5 % of pixels that move most. A film moves if
 
         #{steps: r > 6 max(1, 8 / rate) min(H, W) / 256} >= round(4 M / 16)
 
     Args:
         clips: uint8 [N, F, H, W, 3], of at least 20 pixels.
-        flow: from a frame to the next that is taken.
+        flow: the optical flow from a frame to the next one that is taken.
         rate: frames a second of the clips.
 
     Returns:
@@ -173,9 +175,9 @@ def text_consistency(features: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """How well films fit texts: 1 / F sum_f cos(x_f, text), [N].
 
     Args:
-        features: [N, F, D], of each frame (CLIP's, appearance style), or F = 1, of the whole film (ViCLIP's, temporal
-            style and overall consistency).
-        texts: [N, D], of the style or of the prompt.
+        features: the features of each frame, [N, F, D] (CLIP's, appearance style), or with F = 1 of the whole film
+            (ViCLIP's, temporal style and overall consistency).
+        texts: the features of the style or of the prompt, [N, D].
 
     Raises:
         ValueError: for shapes that do not fit, or features that are not finite or zero.
@@ -193,22 +195,22 @@ def objects(found: Sequence[Sequence[Detection]], names: Sequence[str]) -> float
     """The share of a film's frames in which every object is found: object class, and multiple objects for two names.
 
     Args:
-        found: of each frame, as by a `readers.Detector`.
-        names: labels.
+        found: the objects in each frame, from a function such as a `readers.Detector`.
+        names: the labels of the objects.
 
     Raises:
         ValueError: without a frame or a name.
     """
     if not found or not names:
         raise ValueError(f"need a frame and a name at least, got {len(found)} and {len(names)}")
-    return sum(set(names) <= {each.label for each in frame} for frame in found) / len(found)
+    return sum(set(names) <= {detection.label for detection in frame} for frame in found) / len(found)
 
 
 def colour(found: Sequence[Sequence[tuple[str, str]]], name: str, wanted: str) -> float | None:
-    """Of the frames whose captions say a colour of the object, the share in which it is the wanted one.
+    """The share of frames that show the object in the wanted colour, among those whose captions say a colour of it.
 
     Args:
-        found: of each frame (label, caption) of its objects.
+        found: the (label, caption) of each object in each frame.
         name: the object's label.
         wanted: the colour, one of COLOURS.
 
@@ -220,9 +222,12 @@ def colour(found: Sequence[Sequence[tuple[str, str]]], name: str, wanted: str) -
     """
     if wanted not in COLOURS:
         raise ValueError(f"unknown colour {wanted!r}. Valid: {', '.join(COLOURS)}")
-    of_object = [[caption for label, caption in frame if label == name] for frame in found]
-    said = [any(each in caption for caption in captions for each in COLOURS) for captions in of_object]
-    right = [any(wanted in caption for caption in captions) for captions in of_object]
+    captions_of_object = [[caption for label, caption in frame if label == name] for frame in found]
+    said = [
+        any(name_of_colour in caption for caption in captions for name_of_colour in COLOURS)
+        for captions in captions_of_object
+    ]
+    right = [any(wanted in caption for caption in captions) for captions in captions_of_object]
     return sum(right) / sum(said) if any(said) else None
 
 
@@ -234,9 +239,9 @@ def relation(found: Sequence[Sequence[Detection]], first: str, second: str, plac
     order, left or right, does not count, and two boxes of one label are a pair too.
 
     Args:
-        found: of each frame, as by a `readers.Detector`.
-        first, second: labels.
-        place: one of SIDES or HEIGHTS.
+        found: the objects in each frame, from a function such as a `readers.Detector`.
+        first, second: the labels of the two objects.
+        place: the place, one of SIDES or HEIGHTS.
 
     Raises:
         ValueError: for another place, or without a frame.
@@ -247,7 +252,7 @@ def relation(found: Sequence[Sequence[Detection]], first: str, second: str, plac
         )
     scores = []
     for frame in found:
-        boxes = [np.asarray(each.box, np.float64) for each in frame if each.label in (first, second)]
+        boxes = [np.asarray(detection.box, np.float64) for detection in frame if detection.label in (first, second)]
         pairs = [_placed(a, b, place in SIDES) for i, a in enumerate(boxes) for b in boxes[i + 1 :]]
         scores.append(max(pairs, default=0.0))
     return float(np.mean(scores))
@@ -268,7 +273,7 @@ def action(probabilities: Mapping[str, float], wanted: str) -> bool:
     """Whether an action is among the five likeliest of a film, with a probability of 0.85 at least.
 
     Args:
-        probabilities: of each action; each is a sigmoid of its own, so that they need no sum of 1.
+        probabilities: the probability of each action; each is a sigmoid by itself, so they need no sum of 1.
         wanted: the action of the prompt.
 
     Raises:
@@ -284,7 +289,7 @@ def scene(captions: Sequence[str], wanted: str) -> float:
     """The share of a film's frames whose caption has every word of the scene.
 
     Args:
-        captions: of each frame.
+        captions: the caption of each frame.
         wanted: the scene, words with spaces.
 
     Raises:
@@ -302,9 +307,9 @@ class Dimension(NamedTuple):
     """A dimension in the total.
 
     Attributes:
-        least, most: figures that become 0 and 1.
-        weight: in its half's mean.
-        semantic: whether it belongs to the semantic half, and not to that of quality.
+        least, most: the figures that become 0 and 1.
+        weight: its weight in the mean of its half.
+        semantic: whether it belongs to the semantic half, and not to the half of quality.
     """
 
     least: float = 0.0
@@ -340,7 +345,7 @@ def total(figures: Mapping[str, float]) -> dict[str, float]:
         half = sum_d w_d (figure_d - least_d) / (most_d - least_d) / sum_d w_d;    total = (4 quality + semantic) / 5
 
     Args:
-        figures: of every dimension, by the names of DIMENSIONS.
+        figures: the figure of every dimension, by the names of DIMENSIONS.
 
     Raises:
         ValueError: naming the dimensions that are missing or unknown.
@@ -352,9 +357,9 @@ def total(figures: Mapping[str, float]) -> dict[str, float]:
         )
     halves = {}
     for half, semantic in (("quality", False), ("semantic", True)):
-        of_half = {name: each for name, each in DIMENSIONS.items() if each.semantic == semantic}
-        scored = [d.weight * (figures[name] - d.least) / (d.most - d.least) for name, d in of_half.items()]
-        halves[half] = sum(scored) / sum(each.weight for each in of_half.values())
+        half_dimensions = {name: dimension for name, dimension in DIMENSIONS.items() if dimension.semantic == semantic}
+        scored = [d.weight * (figures[name] - d.least) / (d.most - d.least) for name, d in half_dimensions.items()]
+        halves[half] = sum(scored) / sum(dimension.weight for dimension in half_dimensions.values())
     return {**halves, "total": (4 * halves["quality"] + halves["semantic"]) / 5}
 
 

@@ -38,7 +38,7 @@ def energy(samples: np.ndarray, reference: np.ndarray) -> float:
         reference: [M, D], M >= 2.
 
     Returns:
-        In units of the vectors.
+        The distance, in units of the vectors.
 
     Raises:
         ValueError: if shapes do not fit, or a number is not finite.
@@ -93,7 +93,7 @@ def directions(number: int, dim: int, seed: int = 0) -> np.ndarray:
 
 
 def sliced_wasserstein(samples: np.ndarray, reference: np.ndarray, along: np.ndarray) -> float:
-    """The sliced 2-Wasserstein distance, squared: that of the projections on a line, averaged over lines.
+    """The sliced 2-Wasserstein distance, squared: the distance of the projections on a line, averaged over lines.
 
         mean over u of  int_0^1 (F^-1(q) - G^-1(q))^2 dq,     F, G: of <u, x> and <u, y>
 
@@ -106,7 +106,7 @@ def sliced_wasserstein(samples: np.ndarray, reference: np.ndarray, along: np.nda
         along: [P, D] directions of length 1, see `directions`.
 
     Returns:
-        In units of the vectors, squared.
+        The distance, in units of the vectors, squared.
 
     Raises:
         ValueError: if shapes do not fit, or a number is not finite.

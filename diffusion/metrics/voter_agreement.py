@@ -12,13 +12,14 @@ def krippendorff_alpha(votes: np.ndarray) -> float:
     """Returns the agreement of voters on items, of which each voter may have seen a part.
 
     alpha = 1 - D_o / D_e: D_o is the share of disagreeing pairs of votes on one item, in which an item with m votes has
-    the weight m, and D_e is that share of all pairs of votes. 1 is full agreement, 0 that of votes at random.
+    the weight m, and D_e is the same share of all pairs of votes. 1 is full agreement, 0 the agreement of votes at
+    random.
 
     Args:
         votes: int [V, N]: the category, 0, 1, ..., that a voter chose for an item, or `NO_VOTE`.
 
     Returns:
-        alpha <= 1; nan where no item has two votes, or all of those that have are of one category.
+        alpha <= 1; nan where no item has two votes, or all items that have chose one category.
 
     Raises:
         ValueError: if `votes` is no such array.
@@ -31,11 +32,11 @@ def krippendorff_alpha(votes: np.ndarray) -> float:
     chosen = votes[None] == np.arange(votes.max(initial=0) + 1)[:, None, None]
     counts = chosen.sum(1).T.astype(np.float64)  # [N, categories]
     counts = counts[counts.sum(1) >= 2]
-    each = counts.sum(1)
-    total = each.sum()
-    of_category = counts.sum(0)
-    expected = total**2 - (of_category**2).sum()
+    votes_by_item = counts.sum(1)
+    total = votes_by_item.sum()
+    votes_by_category = counts.sum(0)
+    expected = total**2 - (votes_by_category**2).sum()
     if expected == 0:
         return float("nan")
-    observed = ((each**2 - (counts**2).sum(1)) / (each - 1)).sum()
+    observed = ((votes_by_item**2 - (counts**2).sum(1)) / (votes_by_item - 1)).sum()
     return float(1 - (total - 1) * observed / expected)

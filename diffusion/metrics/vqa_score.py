@@ -29,22 +29,22 @@ def vqa_score(
 ) -> np.ndarray:
     """P(answer | picture, question about the text) of each pair.
 
-    The authors' figures are of CLIP-FlanT5, of whose answer they take the mean log-probability of a token, that of the
-    end among them: the geometric mean of P("Yes") and P(end | "Yes"). Whether yours does so is for it to say.
+    The authors' figures were measured with CLIP-FlanT5, for whose answer they take the mean log-probability of a token,
+    the end token included: the geometric mean of P("Yes") and P(end | "Yes"). Whether yours does so is for it to say.
 
     Args:
-        answer_log_probability: (pictures, questions, answers) -> natural logarithms, [N], of probabilities.
-        pictures: N, uint8 [H, W, 1 or 3] of any sizes.
-        texts: N; text i is to be shown by picture i.
-        question: with "{}" where the text belongs.
-        answer: whose probability counts.
+        answer_log_probability: a function (pictures, questions, answers) -> natural logarithms of probabilities, [N].
+        pictures: N pictures, uint8 [H, W, 1 or 3] of any sizes.
+        texts: N texts; text i is to be shown by picture i.
+        question: the question, with "{}" where the text belongs.
+        answer: the answer whose probability counts.
 
     Returns:
         float64 [N] in [0, 1].
 
     Raises:
         ValueError: if there are not as many texts as pictures, or the question has no "{}".
-        ReaderError: if the function returns what are no logarithms of probabilities.
+        ReaderError: if the function returns values that are no logarithms of probabilities.
 
     Paper: Lin et al. 2024, "Evaluating Text-to-Visual Generation with Image-to-Text Generation", equation 1.
     """
@@ -58,15 +58,17 @@ def log_probabilities(
     question: str = QUESTION,
     answer: str = ANSWER,
 ) -> np.ndarray:
-    """The natural logarithm of `vqa_score`, float64 [N] up to 0; arguments and errors as there."""
+    """The natural logarithm of `vqa_score`, float64 [N] up to 0; arguments and errors as in `vqa_score`."""
     if len(pictures) != len(texts):
         raise ValueError(f"need a text for each picture, got {len(pictures)} pictures and {len(texts)} texts")
     if question.count("{}") != 1:
         raise ValueError(f"question={question!r} must have one {{}}, where the text belongs")
     questions = [question.replace("{}", text) for text in texts]
-    found = np.asarray(answer_log_probability(pictures, questions, [answer] * len(texts)), np.float64)
-    if found.shape != (len(texts),):
-        raise ReaderError(f"answer_log_probability returned shape {list(found.shape)} for {len(texts)} questions")
-    if np.isnan(found).any() or (found > 1e-6).any():
-        raise ReaderError(f"answer_log_probability returned {found[~(found <= 1e-6)][0]}; logarithms are at most 0")
-    return np.minimum(found, 0)
+    logarithms = np.asarray(answer_log_probability(pictures, questions, [answer] * len(texts)), np.float64)
+    if logarithms.shape != (len(texts),):
+        raise ReaderError(f"answer_log_probability returned shape {list(logarithms.shape)} for {len(texts)} questions")
+    if np.isnan(logarithms).any() or (logarithms > 1e-6).any():
+        raise ReaderError(
+            f"answer_log_probability returned {logarithms[~(logarithms <= 1e-6)][0]}; logarithms are at most 0"
+        )
+    return np.minimum(logarithms, 0)

@@ -16,7 +16,7 @@ class Mean(NamedTuple):
 
     Attributes:
         value: the mean.
-        standard_error: of it, over draws of the prompts; NaN for one prompt.
+        standard_error: the standard error of the mean, over draws of the prompts; NaN for one prompt.
         samples: number of pictures.
         prompts: number of prompts.
     """
@@ -35,24 +35,24 @@ def mean(values: Sequence[float], prompts: Sequence[Hashable]) -> Mean:
 
     Args:
         values: `[N]`, N >= 1.
-        prompts: `[N]`, which values belong together.
+        prompts: the prompt of each value, `[N]`, which says which values belong together.
 
     Reference: Cochran 1977, "Sampling Techniques", section 9A.2.
     """
-    found = np.asarray(values, np.float64)
-    middle = float(found.mean())
+    numbers = np.asarray(values, np.float64)
+    middle = float(numbers.mean())
     names = {name: number for number, name in enumerate(dict.fromkeys(prompts))}
-    sums = np.bincount([names[name] for name in prompts], found - middle, len(names))
+    sums = np.bincount([names[name] for name in prompts], numbers - middle, len(names))
     count = len(names)
-    error = math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / len(found) if count > 1 else math.nan
-    return Mean(middle, error, len(found), count)
+    error = math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / len(numbers) if count > 1 else math.nan
+    return Mean(middle, error, len(numbers), count)
 
 
 def of_means(parts: Sequence[Mean]) -> Mean:
-    """The mean of the means of independent parts, each of which weighs the same.
+    """The mean of the means of independent parts, where each part weighs the same.
 
     Args:
-        parts: at least one, of different prompts.
+        parts: the means to average, at least one, of different prompts.
     """
     error = math.sqrt(sum(part.standard_error**2 for part in parts)) / len(parts)
     value = sum(part.value for part in parts) / len(parts)
@@ -68,7 +68,7 @@ def share(right: Sequence[bool], prompts: Sequence[Hashable]) -> dict[str, Any]:
 
     Args:
         right: `[N]`, N >= 1.
-        prompts: `[N]`, which pictures belong together.
+        prompts: the prompt of each picture, `[N]`, which says which pictures belong together.
 
     Returns:
         {"share", "interval" (95 %), "count": N, "prompts": P}.
@@ -76,14 +76,14 @@ def share(right: Sequence[bool], prompts: Sequence[Hashable]) -> dict[str, Any]:
     Reference: Korn and Graubard 1998, "Confidence Intervals for Proportions with Small Expected Number of Positive
     Counts Estimated from Survey Data", the effective sample size; Wilson 1927.
     """
-    found = mean([*map(float, right)], prompts)
-    number = float(found.prompts)
-    if found.prompts > 1 and found.standard_error > 0:
-        spread = found.value * (1 - found.value) / found.standard_error**2
-        number = min(found.prompts / (found.prompts - 1) * spread, float(found.samples))
+    average = mean([*map(float, right)], prompts)
+    number = float(average.prompts)
+    if average.prompts > 1 and average.standard_error > 0:
+        spread = average.value * (1 - average.value) / average.standard_error**2
+        number = min(average.prompts / (average.prompts - 1) * spread, float(average.samples))
     number = max(number, 1.0)
-    interval = bootstrap.wilson_interval(found.value * number, number)
-    return {"share": found.value, "interval": list(interval), "count": found.samples, "prompts": found.prompts}
+    interval = bootstrap.wilson_interval(average.value * number, number)
+    return {"share": average.value, "interval": list(interval), "count": average.samples, "prompts": average.prompts}
 
 
 def figure(values: Sequence[float], prompts: Sequence[Hashable]) -> dict[str, Any]:
@@ -91,11 +91,14 @@ def figure(values: Sequence[float], prompts: Sequence[Hashable]) -> dict[str, An
 
     Args:
         values: `[N]`, N >= 1.
-        prompts: `[N]`, which values belong together.
+        prompts: the prompt of each value, `[N]`, which says which values belong together.
 
     Returns:
         {"value", "standard_error", "samples", "prompts"}.
     """
     with np.errstate(invalid="ignore"):  # of values that are infinite
-        found = mean(values, prompts)
-    return {**found._asdict(), "standard_error": found.standard_error if math.isfinite(found.standard_error) else None}
+        average = mean(values, prompts)
+    return {
+        **average._asdict(),
+        "standard_error": average.standard_error if math.isfinite(average.standard_error) else None,
+    }

@@ -25,8 +25,8 @@ class Question(NamedTuple):
     """A question about a picture.
 
     Attributes:
-        text: the question, that a faithful picture answers by yes.
-        parents: numbers of the questions that it depends on.
+        text: the question, which a faithful picture answers by yes.
+        parents: the numbers of the questions that it depends on.
         category: "entity - whole"; its first word is the category of the paper's table.
     """
 
@@ -41,7 +41,7 @@ class Prompt(NamedTuple):
     Attributes:
         key: item_id, the name of its picture.
         text: the prompt.
-        questions: by proposition_id, in the order of the file.
+        questions: its questions by proposition_id, in the order of the file.
     """
 
     key: str
@@ -124,12 +124,12 @@ def yes(probabilities: Mapping[str, float]) -> bool:
 def score(prompt: Prompt, answers: Mapping[int, bool]) -> float:
     """The share of a prompt's questions that count, in [0, 1].
 
-    Those that depend on a question of score 0 have score 0; the questions are taken in the order of the file, so that a
+    Questions that depend on a question of score 0 have score 0; they are taken in the order of the file, so that a
     score of 0 goes on to the questions below.
 
     Args:
-        prompt: with its questions.
-        answers: by proposition_id, whether the answer is yes.
+        prompt: the prompt with its questions.
+        answers: whether the answer is yes, by proposition_id.
     """
     scores = {proposition: bool(answers[proposition]) for proposition in prompt.questions}
     for proposition, question in prompt.questions.items():

@@ -1,7 +1,7 @@
 """GenEval: whether a picture shows the objects of its prompt, as many, of the colours and at the places requested.
 
 A detector finds objects; a network such as CLIP names the colour of each, from its crop. The rules are those of
-djghosh13/geneval, evaluation/evaluate_images.py and summary_scores.py, whose figures are those of the paper.
+djghosh13/geneval, evaluation/evaluate_images.py and summary_scores.py, whose figures the paper reports.
 
 Paper: Ghosh et al. 2023, "GenEval: An Object-Focused Framework for Evaluating Text-to-Image Alignment".
 """
@@ -35,11 +35,11 @@ class Clause(NamedTuple):
     """What a picture must show.
 
     Attributes:
-        label: class of the objects.
-        count: as many at least; of an excluded clause, so many are too many.
-        colour: of all of them; "" for any.
-        relation: of each of them to the objects of another clause; "" for none.
-        target: number of that clause.
+        label: the class of the objects.
+        count: the least number of objects that passes; in an excluded clause, the least number that fails.
+        colour: the colour that all of them must have; "" for any.
+        relation: the place of each of them relative to the objects of another clause; "" for none.
+        target: the number of that clause.
     """
 
     label: str
@@ -55,8 +55,8 @@ class Prompt(NamedTuple):
     Attributes:
         text: the prompt.
         tag: its task, one of TAGS.
-        include: what must be shown.
-        exclude: what must not.
+        include: the clauses that a picture must show.
+        exclude: the clauses that it must not show.
         content: the line itself.
     """
 
@@ -71,11 +71,11 @@ class Rules(NamedTuple):
     """The numbers of the protocol.
 
     Attributes:
-        threshold: of the score of an object.
-        counting_threshold: the same, where objects are counted.
-        most: objects of a class, the surest ones.
-        overlap: of boxes of a class, from which the less sure one is dropped; 1 drops none.
-        margin: share of both sizes by which two objects must be apart to be beside each other.
+        threshold: the score above which an object counts.
+        counting_threshold: the same threshold, where objects are counted.
+        most: how many objects of a class count, the surest ones.
+        overlap: the overlap of two boxes of a class from which the less sure one is dropped; 1 drops none.
+        margin: the share of both sizes by which two objects must be apart to be beside each other.
     """
 
     threshold: float = 0.3
@@ -113,7 +113,7 @@ def parse(content: Any, where: str) -> Prompt:
 
     Args:
         content: {"tag", "prompt", "include": [{"class", "count", "color", "position": [relation, number]}], "exclude"}.
-        where: it stands, for messages.
+        where: the place of the table in its file, for messages.
 
     Raises:
         PromptsError: if it has another form.
@@ -132,10 +132,10 @@ def parse(content: Any, where: str) -> Prompt:
 
 def _clauses(content: Mapping, field: str, where: str) -> tuple[Clause, ...]:
     clauses: list[Clause] = []
-    found = content.get(field, [])
-    if not isinstance(found, list):
-        raise PromptsError(f"{where}: {field} = {limits.short(found)}; valid: a list of tables.")
-    for entry in found:
+    entries = content.get(field, [])
+    if not isinstance(entries, list):
+        raise PromptsError(f"{where}: {field} = {limits.short(entries)}; valid: a list of tables.")
+    for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("class"), str):
             raise PromptsError(f"{where}: {field} has {limits.short(entry)}; valid: a table with class and count.")
         count = entry.get("count")
@@ -170,23 +170,23 @@ def kept(detections: Sequence[Detection], tag: str, rules: Rules = PUBLISHED) ->
     """The objects that count, by class, the surest first.
 
     Args:
-        detections: in a picture.
-        tag: of its prompt.
-        rules: of the protocol.
+        detections: the detections in a picture.
+        tag: the tag of its prompt.
+        rules: the rules of the protocol.
     """
     least = rules.counting_threshold if tag == "counting" else rules.threshold
     by_class: dict[str, list[Detection]] = {}
-    for each in sorted(detections, key=lambda each: -each.score):
-        if each.score > least:
-            by_class.setdefault(each.label, []).append(each)
+    for detection in sorted(detections, key=lambda each: -each.score):
+        if detection.score > least:
+            by_class.setdefault(detection.label, []).append(detection)
     return {label: _apart(objects[: rules.most], rules.overlap) for label, objects in by_class.items()}
 
 
 def _apart(objects: Sequence[Detection], overlap: float) -> list[Detection]:
     chosen: list[Detection] = []
-    for each in objects:
-        if overlap == 1 or all(_overlap(each.box, other.box) < overlap for other in chosen):
-            chosen.append(each)
+    for candidate in objects:
+        if overlap == 1 or all(_overlap(candidate.box, other.box) < overlap for other in chosen):
+            chosen.append(candidate)
     return chosen
 
 
@@ -199,14 +199,14 @@ def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def relations(first: Sequence[float], second: Sequence[float], margin: float = 0.1) -> set[str]:
-    """Where one object is, seen from another; none of them, where they are too near.
+    """Where one object is, seen from another; the empty set where they are too near.
 
     Of the offset of the centres, max(|offset| - margin (size + other size), 0) is left along each side; a relation
     holds where that is more than half of the length of the whole offset.
 
-    Args:
-        first: box of the object.
-        second: box of the other one.
+    first: the box of the object.
+        second: the box of the other one.
+        margin: the share of both sizes.
         margin: share of both sizes.
     """
     boxes = np.array([first, second], np.float64).reshape(2, 2, 2)
@@ -232,13 +232,13 @@ def judged(
     Colours and places are those of the surest objects, as many as requested.
 
     Args:
-        prompt: of the picture.
-        objects: in it, from `kept`.
-        colours_of: (class, objects) -> the colour of each.
-        rules: of the protocol.
+        prompt: the picture's prompt.
+        objects: the objects in the picture, from `kept`.
+        colours_of: a function (class, objects) -> the colour of each.
+        rules: the rules of the protocol.
 
     Returns:
-        (whether it does, why not).
+        (whether the picture does, the reason if it does not).
     """
     reasons: list[str] = []
     groups: list[Sequence[Detection] | None] = []
@@ -259,16 +259,16 @@ def _objection(clause, chosen, groups, colours_of, rules) -> str:
     if len(chosen) < clause.count:
         return f"expected {clause.label}>={clause.count}, found {len(chosen)}"
     if clause.colour:
-        found = list(colours_of(clause.label, chosen))
-        if found.count(clause.colour) < clause.count:
-            return f"expected {clause.colour} {clause.label}>={clause.count}, found {', '.join(found)}"
+        names = list(colours_of(clause.label, chosen))
+        if names.count(clause.colour) < clause.count:
+            return f"expected {clause.colour} {clause.label}>={clause.count}, found {', '.join(names)}"
     if clause.relation:
         target = groups[clause.target]
         if target is None:
             return f"no target for {clause.label} to be {clause.relation}"
-        for each in chosen:
+        for candidate in chosen:
             for other in target:
-                holds = relations(each.box, other.box, rules.margin)
+                holds = relations(candidate.box, other.box, rules.margin)
                 if clause.relation not in holds:
                     return f"expected {clause.label} {clause.relation} target, found {' and '.join(sorted(holds))}"
     return ""
@@ -294,16 +294,16 @@ def crop(picture: np.ndarray, found: Detection) -> np.ndarray:
 
 
 def colours(embedder: Embedder, picture: np.ndarray, label: str, objects: Sequence[Detection]) -> list[str]:
-    """The colour of each object by a network such as CLIP: that whose texts are nearest to its crop.
+    """The colour of each object by a network such as CLIP: the colour whose texts are nearest to its crop.
 
     Args:
         embedder: the network; OpenAI's CLIP ViT-L/14 in the paper.
         picture: uint8 `[H, W, 3]`.
-        label: class of the objects.
-        objects: in the picture, at least one.
+        label: the class of the objects.
+        objects: the objects in the picture, at least one.
     """
     texts = [template.format(colour=colour, label=label) for colour in COLOURS for template in TEMPLATES]
     rows = embedded_texts(embedder, texts).reshape(len(COLOURS), len(TEMPLATES), -1).mean(axis=1)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    seen = embedded_pictures(embedder, [crop(picture, each) for each in objects])
-    return [COLOURS[best] for best in (seen @ rows.T).argmax(axis=1)]
+    crop_rows = embedded_pictures(embedder, [crop(picture, detection) for detection in objects])
+    return [COLOURS[best] for best in (crop_rows @ rows.T).argmax(axis=1)]

@@ -1,7 +1,7 @@
 """What reads pictures and prompts for a benchmark: functions that the caller brings, and the forms of their answers.
 
-Each takes a list and answers with a list of the same length, so that it may read as many at once as it likes. The
-functions below call them and refuse an answer of another form.
+Each takes a list and answers with a list of the same length, so that it may read many at once. The functions below call
+them and refuse an answer of another form.
 """
 
 __all__ = [
@@ -100,15 +100,15 @@ def detected(detector: Detector, pictures: Sequence[np.ndarray]) -> list[list[De
     Raises:
         ReaderError: if the detector answers in another form.
     """
-    found = _as_many("the detector", detector(pictures), pictures, DETECTIONS)
-    for objects, picture in zip(found, pictures):
+    all_objects = _as_many("the detector", detector(pictures), pictures, DETECTIONS)
+    for objects, picture in zip(all_objects, pictures):
         if not isinstance(objects, Sequence) or isinstance(objects, str):
             raise _other("the detector", objects, DETECTIONS)
-        for each in objects:
-            if not isinstance(each, Detection) or not _is_detection(each, picture.shape[:2]):
-                raise _other("the detector", each, DETECTIONS)
+        for detection in objects:
+            if not isinstance(detection, Detection) or not _is_detection(detection, picture.shape[:2]):
+                raise _other("the detector", detection, DETECTIONS)
     plain = lambda each: each._replace(score=float(each.score), box=tuple(float(side) for side in each.box))
-    return [sorted(map(plain, objects), key=lambda each: -each.score) for objects in found]
+    return [sorted(map(plain, objects), key=lambda each: -each.score) for objects in all_objects]
 
 
 def _is_detection(each: Detection, shape: tuple[int, ...]) -> bool:
@@ -117,9 +117,9 @@ def _is_detection(each: Detection, shape: tuple[int, ...]) -> bool:
         numbers = (left, top, right, bottom, float(each.score))
     except (TypeError, ValueError):
         return False
-    whole = isinstance(each.label, str) and all(map(math.isfinite, numbers)) and 0 <= each.score <= 1
+    valid = isinstance(each.label, str) and all(map(math.isfinite, numbers)) and 0 <= each.score <= 1
     masked = each.mask is None or (np.shape(each.mask) == shape and np.asarray(each.mask).dtype == bool)
-    return whole and left <= right and top <= bottom and masked
+    return valid and left <= right and top <= bottom and masked
 
 
 def answered(answerer: Answerer, pictures: Sequence[np.ndarray], questions: Sequence[str]) -> list[dict[str, float]]:
@@ -128,13 +128,13 @@ def answered(answerer: Answerer, pictures: Sequence[np.ndarray], questions: Sequ
     Raises:
         ReaderError: if the reader answers in another form.
     """
-    found = _as_many("the answerer", answerer(pictures, questions), questions, ANSWERS)
-    for each in found:
-        if not isinstance(each, Mapping) or not each:
-            raise _other("the answerer", each, ANSWERS)
-        if not all(isinstance(name, str) and _is_probability(value) for name, value in each.items()):
-            raise _other("the answerer", dict(each), ANSWERS)
-    return [{name: float(value) for name, value in each.items()} for each in found]
+    answers = _as_many("the answerer", answerer(pictures, questions), questions, ANSWERS)
+    for answer in answers:
+        if not isinstance(answer, Mapping) or not answer:
+            raise _other("the answerer", answer, ANSWERS)
+        if not all(isinstance(name, str) and _is_probability(value) for name, value in answer.items()):
+            raise _other("the answerer", dict(answer), ANSWERS)
+    return [{name: float(value) for name, value in answer.items()} for answer in answers]
 
 
 def _is_probability(value: Any) -> bool:
@@ -147,11 +147,11 @@ def depths(depth: Depth, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
     Raises:
         ReaderError: if the network answers in another form.
     """
-    found = [np.asarray(each) for each in _as_many("the depth", depth(pictures), pictures, DEPTHS)]
-    for each, picture in zip(found, pictures):
-        if each.shape != picture.shape[:2] or each.dtype.kind not in "fiu" or not np.isfinite(each).all():
-            raise ReaderError(f"the depth answers with {each.dtype} {list(each.shape)}, not with {DEPTHS}.")
-    return [each.astype(np.float64) for each in found]
+    maps = [np.asarray(answer) for answer in _as_many("the depth", depth(pictures), pictures, DEPTHS)]
+    for nearness, picture in zip(maps, pictures):
+        if nearness.shape != picture.shape[:2] or nearness.dtype.kind not in "fiu" or not np.isfinite(nearness).all():
+            raise ReaderError(f"the depth answers with {nearness.dtype} {list(nearness.shape)}, not with {DEPTHS}.")
+    return [nearness.astype(np.float64) for nearness in maps]
 
 
 def embedded_pictures(embedder: Embedder, pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -191,19 +191,19 @@ def parsed(grammar: Grammar, text: str) -> Parse:
     Raises:
         ReaderError: if the reader answers in another form.
     """
-    found = grammar(text)
+    parse = grammar(text)
     pairs = lambda words: all(
         isinstance(word, tuple) and len(word) == 2 and all(isinstance(part, str) for part in word) for word in words
     )
     if (
-        not isinstance(found, Parse)
-        or not isinstance(found.words, Sequence)
-        or not pairs(found.words)
-        or not isinstance(found.phrases, Sequence)
-        or not all(isinstance(phrase, str) for phrase in found.phrases)
+        not isinstance(parse, Parse)
+        or not isinstance(parse.words, Sequence)
+        or not pairs(parse.words)
+        or not isinstance(parse.phrases, Sequence)
+        or not all(isinstance(phrase, str) for phrase in parse.phrases)
     ):
-        raise _other("the grammar", found, PARSE)
-    return found
+        raise _other("the grammar", parse, PARSE)
+    return parse
 
 
 def _as_many(who: str, found: Any, inputs: Sequence, form: str) -> list:

@@ -70,19 +70,21 @@ def read_complex(folder: pathlib.Path, prompts: Sequence[str]) -> list[tuple[str
     """What each complex prompt is scored by: ("attribute", "spatial"), ("attribute", "action"), or all three.
 
     Args:
-        folder: of complex_val_spatial.txt and complex_val_action.txt.
-        prompts: the complex ones.
+        folder: the folder with complex_val_spatial.txt and complex_val_action.txt.
+        prompts: the prompts of the category "complex".
 
     Raises:
         PromptsError, OSError: as `read`.
     """
     lists = {kind: set(map(_plain, read(folder / f"complex_val_{kind}.txt"))) for kind in ("spatial", "action")}
-    of = lambda prompt: next((kind for kind, known in lists.items() if _plain(prompt) in known), None)
-    return [("attribute", kind) if (kind := of(prompt)) else ("attribute", "spatial", "action") for prompt in prompts]
+    listed_as = lambda prompt: next((kind for kind, known in lists.items() if _plain(prompt) in known), None)
+    return [
+        ("attribute", kind) if (kind := listed_as(prompt)) else ("attribute", "spatial", "action") for prompt in prompts
+    ]
 
 
 def questions(parse: Parse) -> list[str]:
-    """What is asked about a picture: a question for each of the first `PHRASES` noun phrases."""
+    """The questions about a picture: one for each of the first `PHRASES` noun phrases."""
     return [f"{phrase}?" for phrase in parse.phrases[:PHRASES]]
 
 
@@ -100,19 +102,19 @@ def objects_of(parse: Parse, is_complex: bool = False) -> tuple[str, str] | None
     """The two objects whose places a prompt states; None where the rules do not find two.
 
     Args:
-        parse: of the prompt.
+        parse: the prompt's grammar.
         is_complex: whether it is of the category "complex", where they stand around the preposition; else they are the
             first noun and the last.
     """
     if not is_complex:
         nouns = [word for word, kind in parse.words if kind == "NOUN"]
         return (_known(nouns[0]), _known(nouns[-1])) if nouns else None
-    found: list[str] = []
+    nouns_around: list[str] = []
     for start in range(len(parse.words)):
         length = next((k for k in (3, 2, 1) if _span(parse, start, k) in PREPOSITIONS), 0)
         if length:
-            found += _before(parse, start) + _after(parse, start + length)
-    return (_known(found[0]), _known(found[1])) if len(found) == 2 else None
+            nouns_around += _before(parse, start) + _after(parse, start + length)
+    return (_known(nouns_around[0]), _known(nouns_around[1])) if len(nouns_around) == 2 else None
 
 
 def _span(parse: Parse, start: int, length: int) -> str:
@@ -139,14 +141,14 @@ def _known(noun: str) -> str:
 def place(word: str, first: Sequence[float], second: Sequence[float]) -> float:
     """How well two boxes stand as a word of place says, in [0, 1].
 
-    Beside an object is what is nearer than `DISTANCE` along one side; else the score is DISTANCE / the larger distance.
-    On one of its sides is what lies farther along that side than across it, with boxes that overlap by less than
-    `OVERLAP` of their union; else it is OVERLAP / overlap.
+    An object that is nearer than `DISTANCE` along one side is beside the other; else the score is DISTANCE / the larger
+    distance. It is on one of the other's sides if it lies farther along that side than across it, with boxes that
+    overlap by less than `OVERLAP` of their union; else the score is OVERLAP / overlap.
 
     Args:
-        word: of PLACES.
-        first: box of the first object.
-        second: box of the other one.
+        word: the word of place, one of PLACES.
+        first: the box of the first object.
+        second: the box of the other one.
     """
     right = (second[0] + second[2] - first[0] - first[2]) / 2  # from the first to the second
     down = (second[1] + second[3] - first[1] - first[3]) / 2
@@ -170,15 +172,17 @@ def place(word: str, first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def spatial(prompt: str, objects: tuple[str, str] | None, detections: Sequence[Detection]) -> float:
-    """UniDet's score: a quarter of each object's own, and half of their place; 0 where that is below 0.5.
+    """UniDet's score: a quarter of each object's own score, and half of their place's; 0 where the sum is below 0.5.
 
     Args:
-        prompt: with a word of place.
-        objects: their classes, of `objects_of`.
-        detections: in the picture, the surest first.
+        prompt: the prompt, with a word of place.
+        objects: the classes of the two objects, from `objects_of`.
+        detections: the objects detected in the picture, the surest first.
     """
-    chosen = [next((each for each in detections if each.label == label), None) for label in objects or ()]
-    there = [each for each in chosen if each is not None]
+    chosen = [
+        next((detection for detection in detections if detection.label == label), None) for label in objects or ()
+    ]
+    there = [detection for detection in chosen if detection is not None]
     if len(there) < 2:
         return 0.0  # at most 0.25, which is below 0.5
     word = next((word for word in PLACES if word in prompt), "")

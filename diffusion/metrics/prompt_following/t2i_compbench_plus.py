@@ -63,35 +63,35 @@ def objects_and_numbers(prompt: str, plurals: Mapping[str, str]) -> list[tuple[s
     """The objects that a prompt counts, each with its number: "two apples and a dog" -> (apple, 2), (dog, 1).
 
     Args:
-        prompt: in lower case, as the authors' are.
-        plurals: of `read_objects`.
+        prompt: the prompt in lower case, as the authors' prompts are.
+        plurals: the plural of each object, from `read_objects`.
     """
     words = re.findall(r"[\w-]+|[^\w\s]", prompt)
     singulars = {plural: singular for singular, plural in plurals.items()}
-    found = []
+    counted = []
     for i, word in enumerate(words):
         if word not in NUMBERS:
             continue
         single = word in SINGLE
         pair = " ".join(words[i + 1 : i + 3]) if i < len(words) - 2 else ""
         if pair in plurals or pair in singulars:
-            found.append((singulars[pair], NUMBERS[word]) if pair in singulars and not single else (pair, 1))
+            counted.append((singulars[pair], NUMBERS[word]) if pair in singulars and not single else (pair, 1))
             continue
         name = words[i + 1] if i + 1 < len(words) else ""
         if name in plurals and single:
-            found.append((name, 1))
+            counted.append((name, 1))
         elif name in plurals or name in singulars:
-            found.append((singulars.get(name, name), NUMBERS[word]))
-    return found
+            counted.append((singulars.get(name, name), NUMBERS[word]))
+    return counted
 
 
 def count_objects(detections: Sequence[Detection]) -> list[str]:
-    """The classes of what is in a picture, each object once: boxes of one class that nearly coincide are one object."""
-    kept: list[Detection] = []
-    for each in detections:
-        if not any(each.label == other.label and _same(each.box, other.box) for other in kept):
-            kept.append(each)
-    return [each.label for each in kept]
+    """The classes of a picture's objects, each object once: boxes of one class that nearly coincide are one object."""
+    distinct: list[Detection] = []
+    for detection in detections:
+        if not any(detection.label == other.label and _same(detection.box, other.box) for other in distinct):
+            distinct.append(detection)
+    return [detection.label for detection in distinct]
 
 
 def _same(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -107,8 +107,8 @@ def numeracy(objects: Sequence[tuple[str, int]], detections: Sequence[Detection]
     """The mean over the objects of 1/2 for one that is in the picture, and 1/2 for its number.
 
     Args:
-        objects: of the prompt, of `objects_and_numbers`.
-        detections: in the picture, the surest first.
+        objects: the objects of the prompt with their numbers, from `objects_and_numbers`.
+        detections: the objects detected in the picture, the surest first.
     """
     labels = count_objects(detections)
     score = 0.0
@@ -127,21 +127,24 @@ def spatial_3d(
     """A quarter of each object's own score, and half of their order in depth.
 
     Args:
-        prompt: with a word of depth.
-        objects: their classes, of `t2i_compbench.objects_of`: a detection is one whose label contains it.
-        detections: in the picture, the surest first.
-        nearness: `[H, W]`, larger for what is nearer, as networks of inverse depth give it.
+        prompt: the prompt, with a word of depth.
+        objects: the classes of the two objects, from `t2i_compbench.objects_of`: a detection belongs to a class if its
+            label contains it.
+        detections: the objects detected in the picture, the surest first.
+        nearness: the nearness of each pixel, `[H, W]`, larger for what is nearer, as networks of inverse depth give it.
     """
     chosen: list[Detection | None] = [None, None]
-    labels = " ".join(each.label for each in detections)
+    labels = " ".join(detection.label for detection in detections)
     wanted = objects or ("", "")
     if not objects or not any(name in labels for name in wanted):
         return 0.0
     both = all(name in labels for name in wanted)
-    for each in detections:  # the authors' loop: an object that was found moves on until the other one is found too
+    for (
+        detection
+    ) in detections:  # the authors' loop: an object that was found moves on until the other one is found too
         for which, name in enumerate(wanted):
-            if name in each.label and (both or chosen[which] is None):
-                chosen[which] = each
+            if name in detection.label and (both or chosen[which] is None):
+                chosen[which] = detection
         if both and None not in chosen:
             break
     first, second = chosen
@@ -158,10 +161,10 @@ def depth_order(word: str, first: Sequence[float], second: Sequence[float], near
     In the order of the word they score their overlap over `DEPTH_OVERLAP`, at most 1.
 
     Args:
-        word: of DEPTH_WORDS.
-        first: box of the first object.
-        second: box of the other one.
-        nearness: `[H, W]`.
+        word: the word of depth, one of DEPTH_WORDS.
+        first: the box of the first object.
+        second: the box of the other one.
+        nearness: the nearness of each pixel, `[H, W]`.
     """
     width = max(0.0, min(first[2], second[2]) - max(first[0], second[0]))
     height = max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
