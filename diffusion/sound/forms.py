@@ -20,10 +20,10 @@ LONGEST = 2**26  # samples of a clip: 256 MiB
 class Form(NamedTuple):
     """A map of waveforms onto examples of a size that suits networks, and its inverse.
 
-    Attributes:
-        example: waveforms `[..., L]` -> examples `[..., F, C]`, F C = L.
-        waveform: the inverse.
-        block: samples that belong together; it divides L.
+    waveform: the inverse map.
+        block: how many samples belong together; it divides L.
+        of_frequencies: whether the steps are the `block` frequencies, and the channels L / block times; else F is L /
+            block, and C the block.
         of_frequencies: whether the steps are the `block` frequencies, and the channels L / block times; else F is
             L / block, and C the block.
     """
@@ -38,8 +38,8 @@ def samples(fold: int = 1, gain: float = 2.0) -> Form:
     """The samples themselves, by choice several in a row as the channels of one step.
 
     Args:
-        fold: samples of one step, at least 1.
-        gain: what they are multiplied by, for the size that noise has; positive.
+        fold: how many samples make one step, at least 1.
+        gain: the factor of the samples, for the size that noise has; positive.
 
     Raises:
         ValueError: for a value out of range.
@@ -61,7 +61,7 @@ def lapped_spectrum(
     along: str = "time",
     alternating: bool = False,
 ) -> Form:
-    """The MDCT, whose coefficients are made of more equal size by a power, sign by sign.
+    """The MDCT, whose coefficients a power makes more equal in size, sign by sign.
 
         x = gain sign(X) |X|^power,   X = sign(x) |x / gain|^(1 / power)
 
@@ -76,11 +76,11 @@ def lapped_spectrum(
     tones of random phase have one distribution, which moves along with kappa: pitch is a shift.
 
     Args:
-        bins: N, coefficients of a block, even.
-        window: "sine" or "kaiser_bessel".
-        power: in (0, 1]; 1 changes nothing.
-        gain: for the size that noise has; positive.
-        along: what the steps of an example are, "time" (`[L / bins, bins]`) or "frequency" (`[bins, L / bins]`).
+        bins: N, the coefficients of a block, even.
+        window: the window, "sine" or "kaiser_bessel".
+        power: the exponent, in (0, 1]; 1 changes nothing.
+        gain: the factor of the coefficients, for the size that noise has; positive.
+        along: the axis of an example's steps, "time" (`[L / bins, bins]`) or "frequency" (`[bins, L / bins]`).
         alternating: whether every second coefficient of every second block has the other sign, see above.
 
     Raises:
@@ -93,8 +93,8 @@ def lapped_spectrum(
     if bins < 2 or bins % 2 or not 0 < power <= 1 or gain <= 0:
         raise ValueError(f"bins = {bins} must be even, power = {power} in (0, 1], and gain = {gain} positive")
     shape = WINDOWS[window](bins)
-    of = lambda x: jnp if isinstance(x, jax.Array) else np
-    signed = lambda x, power: of(x).sign(x) * abs(x) ** power
+    numerics = lambda x: jnp if isinstance(x, jax.Array) else np
+    signed = lambda x, power: numerics(x).sign(x) * abs(x) ** power
     turned = lambda x: x.swapaxes(-1, -2) if along == "frequency" else x
 
     def alternated(x: Any) -> Any:
@@ -110,14 +110,14 @@ def lapped_spectrum(
 
 
 class Sound(NamedTuple):
-    """What the records of a source of sound are.
+    """The form of the records of a source of sound.
 
     Attributes:
-        sample_rate: in Hz.
+        sample_rate: the samples a second, in Hz.
         length: L, samples of a clip.
-        form: how a clip is an example.
+        form: the form of a clip as an example.
         mels: bands of the levels that a record has as its condition; 0 for none.
-        window, hop: of these, in samples.
+        window, hop: the window and the hop of these levels, in samples.
         shaped: whether clips are flattened by their levels, and noise shaped by them; see `sound.shaping`.
     """
 
@@ -131,13 +131,13 @@ class Sound(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of an example, (steps, channels)."""
+        """The shape of an example, (steps, channels)."""
         blocks, block = self.length // self.form.block, self.form.block
         return (block, blocks) if self.form.of_frequencies else (blocks, block)
 
     @property
     def condition_shape(self) -> tuple[int, int]:
-        """Of `condition`."""
+        """The shape of `condition`."""
         frames = self.length // self.hop
         return (self.form.block, frames) if self.form.of_frequencies else (frames, self.mels)
 
@@ -146,10 +146,10 @@ class Sound(NamedTuple):
         return log_mel(waveform, self.sample_rate, self.mels, self.window, self.hop)
 
     def condition(self, levels: Any) -> Any:
-        """What a network receives of levels `[..., L / hop, mels]`.
+        """The condition that a network receives for levels `[..., L / hop, mels]`.
 
-        They are themselves where the steps of an example are times, and at each frequency that is a step, between the
-        bands, all frames, `[..., block, L / hop]`.
+        It is the levels themselves where the steps of an example are times; where they are frequencies, it is, at each
+        of them, all frames between the bands, `[..., block, L / hop]`.
         """
         if not self.form.of_frequencies:
             return levels
@@ -162,7 +162,7 @@ class Sound(NamedTuple):
         return self.form.example(waveform)
 
     def waveform(self, x: Any, levels: Any = None) -> Any:
-        """The inverse of `example`; of shaped clips it needs their levels.
+        """The inverse of `example`; for shaped clips it needs their levels.
 
         Raises:
             ValueError: if they are missing.

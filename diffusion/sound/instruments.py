@@ -17,9 +17,10 @@ def clip(numbers: tuple[int, ...], sample_rate: int, length: int) -> tuple[np.nd
     """One note: its instrument, pitch, decay, vibrato and loudness are drawn by its numbers.
 
     Args:
-        numbers: that identify the clip, non-negative; the last is also what the instruments take turns by.
-        sample_rate: in Hz.
-        length: samples.
+        numbers: the numbers that identify the clip, non-negative; the last also decides whose turn it is among the
+            instruments.
+        sample_rate: the samples a second, in Hz.
+        length: how many samples the clip has.
 
     Returns:
         (float32 `[length]` in (-1, 1), the number of its instrument in `NAMES`).
@@ -40,7 +41,7 @@ def _turns(rng: np.random.Generator, pitch: float, time: np.ndarray, depth: floa
 
 
 def _harmonics(turns: np.ndarray, pitch: float, sample_rate: int, amplitudes: dict[int, float]) -> np.ndarray:
-    """A sum of harmonics, of those below 0.45 of the sample rate."""
+    """A sum of the harmonics below 0.45 of the sample rate."""
     heard = {number: size for number, size in amplitudes.items() if number * pitch < 0.45 * sample_rate}
     return sum(size * np.sin(2 * math.pi * number * turns) for number, size in heard.items()) + 0 * turns
 
@@ -54,13 +55,13 @@ def _pluck(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.nd
     from scipy.signal import lfilter  # here: it takes long to import
 
     period = max(sample_rate / pitch - 0.5, 2.0)
-    whole = int(period)
-    share = period - whole
-    kept = 10 ** (-3 / (pitch * rng.uniform(0.3, 1.5)))  # down by 60 dB after so many seconds
-    loop = np.zeros(whole + 3)
-    loop[whole : whole + 3] = -kept * np.convolve([0.5, 0.5], [1 - share, share])
+    delay = int(period)
+    share = period - delay
+    share_kept = 10 ** (-3 / (pitch * rng.uniform(0.3, 1.5)))  # down by 60 dB after so many seconds
+    loop = np.zeros(delay + 3)
+    loop[delay : delay + 3] = -share_kept * np.convolve([0.5, 0.5], [1 - share, share])
     loop[0] = 1
-    burst = np.where(np.arange(len(time)) < whole, rng.uniform(-1, 1, len(time)), 0)
+    burst = np.where(np.arange(len(time)) < delay, rng.uniform(-1, 1, len(time)), 0)
     return np.asarray(lfilter([1.0], loop, burst))
 
 

@@ -33,7 +33,7 @@ def kaiser_bessel_derived(bins: int, alpha: float = 4.0) -> np.ndarray:
 
     Args:
         bins: N, even.
-        alpha: of the Kaiser window, beta over pi; at least 0.
+        alpha: the parameter of the Kaiser window, beta over pi; at least 0.
 
     Returns:
         float64 `[2 N]`.
@@ -55,8 +55,9 @@ def mdct(waveform: Any, window: np.ndarray) -> Any:
     therefore an orthogonal matrix, and its inverse is its transpose.
 
     Args:
-        waveform: `[..., L]`, of which N divides L.
-        window: `[2 N]`, N even, with w_n^2 + w_(n + N)^2 = 1 and w_(2 N - 1 - n) = w_n (Princen and Bradley).
+        waveform: the clip, `[..., L]`; N divides L.
+        window: the window, `[2 N]`, N even, with w_n^2 + w_(n + N)^2 = 1 and w_(2 N - 1 - n) = w_n (Princen and
+            Bradley).
 
     Returns:
         `[..., L / N, N]`: blocks, each of N coefficients from low to high frequency.
@@ -84,8 +85,8 @@ def imdct(spectrum: Any, window: np.ndarray) -> Any:
     """The clip of an MDCT, the inverse of `mdct` up to rounding.
 
     Args:
-        spectrum: `[..., F, N]`.
-        window: that of the transform, `[2 N]`.
+        spectrum: the transform of a clip, `[..., F, N]`.
+        window: the window of the transform, `[2 N]`.
 
     Returns:
         `[..., F N]`.

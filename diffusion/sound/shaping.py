@@ -24,33 +24,33 @@ NARROW = 2.0  # of the window: its neighbours in frequency matter more than thos
 
 
 def envelope(levels: Any, sample_rate: int, window: int) -> Any:
-    """The size that the MDCT's coefficients of a clip have, of blocks of W / 2, by its levels.
+    """The size of a clip's MDCT coefficients, in blocks of W / 2, by its levels.
 
     White noise of standard deviation 1 has the magnitude (6 / W)^(1/2) in a spectrogram, and coefficients of size 1.
     The bands are interpolated in their logarithm, and of the frames of a block the loudest counts.
 
     Args:
-        levels: `[..., F, M]`, of `log_mel`.
-        sample_rate: in Hz.
-        window: W, of the levels, in samples; their hop divides W / 2.
+        levels: the levels of the clip, `[..., F, M]`, from `log_mel`.
+        sample_rate: the samples a second, in Hz.
+        window: W, the window of the levels, in samples; their hop divides W / 2.
 
     Returns:
         `[..., F, W / 2]`, a row for each frame, at least 1e-4.
     """
-    of = jnp if isinstance(levels, jax.Array) else np
+    numerics = jnp if isinstance(levels, jax.Array) else np
     width = mel_filters(levels.shape[-1], window, sample_rate).sum(0)  # of each band in frequencies
     log_size = (5 * math.log(10)) * (levels - 1) - np.log(width).astype(levels.dtype)
     log_size = between_bands(log_size, sample_rate, window // 2)
-    return of.exp(log_size) * math.sqrt(window / 6) + LEAST
+    return numerics.exp(log_size) * math.sqrt(window / 6) + LEAST
 
 
 def flattened(waveform: Any, levels: Any, sample_rate: int, window: int) -> Any:
     """IMDCT(MDCT(waveform) / E): of about the size of noise in every band and at every time.
 
     Args:
-        waveform: `[..., L]`, of which W / 2 divides L.
-        levels: `[..., F, M]`, its own.
-        sample_rate, window: those of the levels.
+        waveform: the clip, `[..., L]`; W / 2 divides L.
+        levels: the clip's own levels, `[..., F, M]`.
+        sample_rate, window: the sample rate and the window of the levels.
 
     Returns:
         `[..., L]`.
@@ -61,14 +61,14 @@ def flattened(waveform: Any, levels: Any, sample_rate: int, window: int) -> Any:
 
 
 def shaped(x: Any, levels: Any, sample_rate: int, window: int) -> Any:
-    """The inverse of `flattened` up to rounding; of white noise, noise with the clip's envelope."""
+    """The inverse of `flattened` up to rounding; for white noise, noise with the clip's envelope."""
     shape = kaiser_bessel_derived(window // 2, NARROW)
     spectrum = mdct(x, shape)
     return imdct(spectrum * _of_blocks(levels, spectrum, sample_rate, window), shape)
 
 
 def _of_blocks(levels: Any, spectrum: Any, sample_rate: int, window: int) -> Any:
-    """The envelope of each block, `[..., L / bins, bins]`: that of its loudest frame."""
+    """The envelope of each block, `[..., L / bins, bins]`: the envelope of its loudest frame."""
     frames = envelope(levels, sample_rate, window)
     blocks, bins = spectrum.shape[-2:]
     return frames.reshape(*frames.shape[:-2], blocks, -1, bins).max(-2).astype(spectrum.dtype)

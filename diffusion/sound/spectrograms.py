@@ -18,9 +18,9 @@ def stft(waveform: Any, window: int, hop: int) -> Any:
     Frame i is centred on the samples from i hop to (i + 1) hop; beyond the clip there are zeros.
 
     Args:
-        waveform: `[..., L]`, of which `hop` divides L; of whole numbers, it is computed in float32.
-        window: W, samples of a frame, even, more than `hop`: Hann's window is 0 at its first sample.
-        hop: H, samples from frame to frame, even.
+        waveform: the clip, `[..., L]`; `hop` divides L. Whole numbers are transformed in float32.
+        window: W, the samples of a frame, even, more than `hop`: Hann's window is 0 at its first sample.
+        hop: H, the samples from frame to frame, even.
 
     Returns:
         complex `[..., L / H, W / 2 + 1]`.
@@ -33,21 +33,21 @@ def stft(waveform: Any, window: int, hop: int) -> Any:
     _check(window, hop)
     if waveform.shape[-1] % hop or not waveform.shape[-1]:
         raise ValueError(f"{waveform.shape[-1]} samples are no whole number of hops. Valid: a multiple of {hop}")
-    of = jnp if isinstance(waveform, jax.Array) else np
+    numerics = jnp if isinstance(waveform, jax.Array) else np
     border = (window - hop) // 2
-    padded = of.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(border, border)])
+    padded = numerics.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(border, border)])
     rows = hop * np.arange(waveform.shape[-1] // hop)[:, None] + np.arange(window)
-    return of.fft.rfft(padded[..., rows] * _hann(window).astype(_dtype(waveform)))
+    return numerics.fft.rfft(padded[..., rows] * _hann(window).astype(_dtype(waveform)))
 
 
 def istft(spectrum: np.ndarray, window: int, hop: int) -> np.ndarray:
-    """The clip whose `stft` is nearest to a spectrogram in squares: the inverse, where it is one of a clip.
+    """The clip whose `stft` is nearest to a spectrogram in squares: the inverse, where the spectrogram is a clip's own.
 
         x = sum_i w_i IFFT(X_i) / sum_i w_i^2
 
     Args:
         spectrum: complex `[F, W / 2 + 1]`.
-        window, hop: as in `stft`.
+        window, hop: the window and the hop of `stft`.
 
     Returns:
         float64 `[F H]`.
@@ -66,7 +66,7 @@ def istft(spectrum: np.ndarray, window: int, hop: int) -> np.ndarray:
 
 
 def mel_corners(mels: int, sample_rate: int) -> np.ndarray:
-    """The corners of so many triangles in Hz, `[mels + 2]`: triangle m is between corners m and m + 2, see below."""
+    """The corners of `mels` triangles in Hz, `[mels + 2]`: triangle m is between corners m and m + 2, see below."""
     top = 2595 * np.log10(1 + sample_rate / 2 / 700)
     return 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)
 
@@ -78,9 +78,9 @@ def mel_filters(mels: int, window: int, sample_rate: int) -> np.ndarray:
         mel(f) = 2595 log10(1 + f / 700)
 
     Args:
-        mels: M, number of triangles, from 0 Hz to half the sample rate.
-        window: W, samples of a frame.
-        sample_rate: in Hz.
+        mels: M, the number of triangles, from 0 Hz to half the sample rate.
+        window: W, the samples of a frame.
+        sample_rate: the samples a second, in Hz.
 
     Returns:
         float64 `[W / 2 + 1, M]`, at most 1, read-only.
@@ -110,10 +110,10 @@ def log_mel(waveform: Any, sample_rate: int, mels: int, window: int, hop: int) -
         S_im = max(0, 1 + log10(sum_k |X_ik| F_km) / 5)
 
     Args:
-        waveform: `[..., L]`.
-        sample_rate: in Hz.
-        mels: M, number of bands.
-        window, hop: of `stft`.
+        waveform: the clip, `[..., L]`.
+        sample_rate: the samples a second, in Hz.
+        mels: M, the number of bands.
+        window, hop: the window and the hop of `stft`.
 
     Returns:
         `[..., L / H, M]`, at least 0.
@@ -123,20 +123,20 @@ def log_mel(waveform: Any, sample_rate: int, mels: int, window: int, hop: int) -
 
     Reference: Shen et al., "Natural TTS Synthesis by Conditioning WaveNet on Mel Spectrogram Predictions", 2018.
     """
-    of = jnp if isinstance(waveform, jax.Array) else np
+    numerics = jnp if isinstance(waveform, jax.Array) else np
     magnitude = abs(stft(waveform, window, hop))
     with jax.default_matmul_precision("highest"):
         bands = magnitude @ mel_filters(mels, window, sample_rate).astype(magnitude.dtype)
-    return of.maximum(1 + of.log10(of.maximum(bands, LEAST)) / 5, 0)
+    return numerics.maximum(1 + numerics.log10(numerics.maximum(bands, LEAST)) / 5, 0)
 
 
 def between_bands(values: Any, sample_rate: int, bins: int) -> Any:
     """Values of mel bands at the frequencies (k + 1/2) R / (2 N), linear between the middles of the bands.
 
-    Args:
+    values: a value for each band, `[..., M]`, M at least 2.
         values: `[..., M]`, M at least 2.
-        sample_rate: R, in Hz.
-        bins: N, those of an MDCT.
+        sample_rate: R, the samples a second, in Hz.
+        bins: N, the bins of an MDCT.
 
     Returns:
         `[..., N]`; beyond the outermost middles the value of the outermost band.
@@ -163,10 +163,10 @@ def griffin_lim(
     The magnitudes are the least squares of the bands, cut off at 0.
 
     Args:
-        levels: `[F, M]`, of `log_mel`.
-        sample_rate, window, hop: those of the levels.
+        levels: the levels, `[F, M]`, from `log_mel`.
+        sample_rate, window, hop: the sample rate, the window and the hop of the levels.
         steps: number of iterations.
-        seed: of the first phases.
+        seed: the seed of the first phases.
 
     Returns:
         float64 `[F H]`.
