@@ -33,7 +33,7 @@ def atoms_and_distances(
         least: share of noise below which the weight no longer grows, > 0.
 
     Returns:
-        (predicted frames `[B, n, 3, 4]`, those of the data, t `[B]`) -> `[B]`, as
+        (predicted frames `[B, n, 3, 4]`, the data's frames, t `[B]`) -> `[B]`, as
         `manifolds.conditional_flows.Auxiliary`.
 
     Raises:
@@ -48,9 +48,11 @@ def atoms_and_distances(
     def loss(guess: Array, x_0: Array, t: Array) -> Array:
         a, b = (_atoms(frames) for frames in (guess, x_0))
         atoms = jnp.mean(jnp.sum((a - b) ** 2, -1), -1)
-        of_guess, of_data = _distances(a), _distances(b)
-        pairs = (of_data < backbone.ANGSTROM * near) & ~jnp.eye(b.shape[-2], dtype=bool)
-        between = jnp.sum(jnp.where(pairs, (of_guess - of_data) ** 2, 0), (-2, -1)) / jnp.sum(pairs, (-2, -1))
+        guess_distances, data_distances = _distances(a), _distances(b)
+        pairs = (data_distances < backbone.ANGSTROM * near) & ~jnp.eye(b.shape[-2], dtype=bool)
+        between = jnp.sum(jnp.where(pairs, (guess_distances - data_distances) ** 2, 0), (-2, -1)) / jnp.sum(
+            pairs, (-2, -1)
+        )
         close = jnp.where(t < until, 1 / jnp.maximum(t, least) ** 2, 0)
         return weight * x_0.shape[-3] * close * (atoms + between)
 

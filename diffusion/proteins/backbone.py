@@ -4,8 +4,8 @@ Atoms are in Angstrom, `[..., n, 3, 3]` for N, CA, C. Frames are `[..., n, 3, 4]
 the rotation, and beside it the position of CA in nanometres, as the networks of the field scale it. Torsions are in
 radians.
 
-Bond lengths and angles are those of Engh and Huber 1991, "Accurate bond and angle parameters for X-ray protein
-structure refinement", so that a backbone is its frames, or its torsions.
+Bond lengths and angles are as in Engh and Huber 1991, "Accurate bond and angle parameters for X-ray protein structure
+refinement", so that a backbone is its frames, or its torsions.
 """
 
 __all__ = ["atoms_of", "clashes", "dihedral", "frames_of", "from_torsions", "placed", "torsions_of", "with_oxygen"]
@@ -65,7 +65,7 @@ def frames_of(atoms: ArrayLike) -> Array:
 
 
 def atoms_of(frames: ArrayLike) -> Array:
-    """N, CA, C of frames, with ideal bonds within each residue: the inverse of `frames_of` on those.
+    """N, CA, C of frames, with ideal bonds within each residue: the inverse of `frames_of` on such atoms.
 
     Args:
         frames: `[..., n, 3, 4]`.
@@ -82,7 +82,7 @@ def atoms_of(frames: ArrayLike) -> Array:
 def with_oxygen(atoms: ArrayLike) -> Array:
     """N, CA, C, O: each O in the plane of its peptide bond, opposite to the next N by psi + pi.
 
-    The last residue has no next one; its psi is that of the residue before.
+    The last residue has no next one; it takes the psi of the residue before.
 
     Args:
         atoms: `[..., n, 3, 3]` N, CA, C in Angstrom, n >= 2.
@@ -109,8 +109,8 @@ def from_torsions(torsions: ArrayLike) -> Array:
     Parsons et al. 2005, "Practical conversion from torsion space to Cartesian space for in silico protein synthesis".
 
     Args:
-        torsions: `[n, 3]` phi, psi, omega of each residue in radians; omega is that of the bond to the next. The first
-            phi and the last psi and omega have no meaning.
+        torsions: `[n, 3]` phi, psi, omega of each residue in radians; omega turns about the bond to the next residue.
+            The first phi and the last psi and omega have no meaning.
 
     Returns:
         `[n, 3, 3]` in Angstrom; the first residue lies in its own frame.
@@ -153,7 +153,7 @@ def clashes(ca: ArrayLike, least: float = CLASH) -> Array:
 
     Args:
         ca: `[..., n, 3]` in Angstrom.
-        least: the distance.
+        least: the least distance of a pair that does not clash, in Angstrom.
     """
     ca = jnp.asarray(ca)
     squared = jnp.sum((ca[..., :, None, :] - ca[..., None, :, :]) ** 2, -1)
@@ -184,9 +184,9 @@ def placed(a: Array, b: Array, c: Array, length: float, angle: float, torsion: A
         a: `[..., 3]`.
         b: `[..., 3]`.
         c: `[..., 3]`.
-        length: of the bond c-d.
-        angle: in radians.
-        torsion: `[...]` in radians.
+        length: the length of the bond c-d.
+        angle: the angle b-c-d, in radians.
+        torsion: the dihedral a-b-c-d, `[...]` in radians.
     """
     along = _unit(c - b)
     normal = _unit(jnp.cross(b - a, along))

@@ -4,7 +4,7 @@ __all__ = ["FOLDS"]
 
 
 def _variant(text: str) -> tuple[tuple[int, int], ...]:
-    """(phi, psi) of each residue, of "phi psi phi psi ..."."""
+    """(phi, psi) of each residue, from "phi psi phi psi ..."."""
     angles = [int(number) for number in text.split()]
     return tuple(zip(angles[::2], angles[1::2]))
 

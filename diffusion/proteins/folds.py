@@ -1,4 +1,4 @@
-"""Ideal folds of 32 residues, as torsions: helices, strands in ladders of hydrogen bonds, and what turns connect them.
+"""Ideal folds of 32 residues, as torsions: helices, strands in ladders of hydrogen bonds, and the turns between them.
 
 `tools/protein_folds.py` found the table of torsions. Chains of it have ideal bonds, and no clashes.
 """
@@ -30,19 +30,19 @@ def drawn(key: Array, fold: Array) -> Array:
     """The frames of one chain `[RESIDUES, 3, 4]`, centred, in a random orientation: a function of its arguments.
 
     Args:
-        key: of its variant, its noise and its orientation.
-        fold: `[]`, a row of `CLASSES`.
+        key: the random key of its variant, its noise and its orientation.
+        fold: the fold, `[]`, a row of `CLASSES`.
     """
-    of_variant, of_noise, of_turn = jax.random.split(key, 3)
-    variant = jax.random.randint(of_variant, (), 0, jnp.asarray(NUMBERS)[fold])
+    variant_key, noise_key, turn_key = jax.random.split(key, 3)
+    variant = jax.random.randint(variant_key, (), 0, jnp.asarray(NUMBERS)[fold])
     ideal = jnp.asarray(TABLE, jnp.float32)[fold, variant]
-    noise = jnp.radians(jnp.asarray(SPREADS))[:, None, None] * jax.random.normal(of_noise, ideal.shape)
+    noise = jnp.radians(jnp.asarray(SPREADS))[:, None, None] * jax.random.normal(noise_key, ideal.shape)
     angles = ideal + noise
     straight = jnp.full((*angles.shape[:-1], 1), math.pi, angles.dtype)
     chains = jax.vmap(backbone.from_torsions)(jnp.concatenate([angles, straight], -1))
     atoms = chains[jnp.argmin(jax.vmap(crowded)(chains))]
     atoms = atoms - atoms[:, 1].mean(0)
-    turn = from_quaternion(jax.random.normal(of_turn, (4,)))  # uniform
+    turn = from_quaternion(jax.random.normal(turn_key, (4,)))  # uniform
     return backbone.frames_of(jnp.einsum("ij,naj->nai", turn, atoms, precision=jax.lax.Precision.HIGHEST))
 
 

@@ -21,9 +21,9 @@ def save(path: str | os.PathLike, atoms: np.ndarray, residue: str = "GLY") -> No
     """Writes one chain A as ATOM records, TER and END; the file appears whole or not at all.
 
     Args:
-        path: of the file.
+        path: the file.
         atoms: `[n, 4, 3]` N, CA, C, O of each residue in Angstrom; see `backbone.with_oxygen`.
-        residue: name of all residues, one to three ASCII letters and digits; glycine has no atoms but these.
+        residue: the name of all residues, one to three ASCII letters and digits; glycine has no atoms but these.
 
     Raises:
         ValueError: for another shape, a chain longer than the residue column holds, or a coordinate or a name that its
@@ -62,8 +62,8 @@ def load(path: str | os.PathLike) -> np.ndarray:
     """The backbone of the first chain of the first model of a file.
 
     Args:
-        path: of a PDB file; atoms beside N, CA, C and O, and other locations of an atom than its first, are left out.
-            Residues of one number are told apart by their insertion codes, in the order of the file.
+        path: a PDB file; atoms beside N, CA, C and O, and other locations of an atom than its first, are left out.
+            Residues of one number are distinguished by their insertion codes, in the order of the file.
 
     Returns:
         `[n, 4, 3]` float64, Angstrom.
@@ -77,10 +77,12 @@ def load(path: str | os.PathLike) -> np.ndarray:
         raise ValueError(
             f"{path} has {path.stat().st_size} bytes; a chain of {MOST_RESIDUES} residues has {MOST_BYTES} at most"
         )
-    found: dict[tuple[int, str], dict[str, list[float]]] = {}  # by number and insertion code, in the file's order
+    atoms_by_residue: dict[
+        tuple[int, str], dict[str, list[float]]
+    ] = {}  # by number and insertion code, in the file's order
     chain = None
     for number, line in enumerate(path.read_text(encoding="ascii", errors="replace").splitlines(), 1):
-        if line.startswith(("TER", "ENDMDL")) and found:
+        if line.startswith(("TER", "ENDMDL")) and atoms_by_residue:
             break
         if not line.startswith("ATOM  ") or (name := line[12:16].strip()) not in ATOMS:
             continue
@@ -94,17 +96,17 @@ def load(path: str | os.PathLike) -> np.ndarray:
         chain = line[21] if chain is None else chain
         if line[21] != chain:
             break
-        found.setdefault(residue, {}).setdefault(name, position)
-    if not found:
+        atoms_by_residue.setdefault(residue, {}).setdefault(name, position)
+    if not atoms_by_residue:
         raise ValueError(f"{path} has no ATOM record of a backbone")
-    numbers = [number for number, _ in found]
+    numbers = [number for number, _ in atoms_by_residue]
     for number in sorted({*range(min(numbers), max(numbers) + 1)} - {*numbers}):
-        found[number, ""] = {}
-    residues = sorted(found, key=lambda residue: residue[0])  # those of one number stay in the file's order
+        atoms_by_residue[number, ""] = {}
+    residues = sorted(atoms_by_residue, key=lambda residue: residue[0])  # those of one number stay in the file's order
     for residue in residues:
-        if missing := [name for name in ATOMS if name not in found[residue]]:
+        if missing := [name for name in ATOMS if name not in atoms_by_residue[residue]]:
             called = f"{residue[0]}{residue[1]}"
             raise ValueError(
                 f"{path}: residue {called} of chain {chain} lacks {', '.join(missing)}; a chain has no gaps"
             )
-    return np.array([[found[residue][name] for name in ATOMS] for residue in residues])
+    return np.array([[atoms_by_residue[residue][name] for name in ATOMS] for residue in residues])
