@@ -65,12 +65,12 @@ def example(split: str, number: int, seed: int = SEED) -> tuple[np.ndarray, str,
     """Picture `number` of a split, the same whatever others are made.
 
     Args:
-        split: in `SIZES`.
-        number: >= 0.
-        seed: of the whole dataset.
+        split: the split, one of `SIZES`.
+        number: the picture's number, >= 0.
+        seed: the seed of the whole dataset.
 
     Returns:
-        (uint8 [64, 64, 3], its caption, what it shows).
+        (uint8 [64, 64, 3], its caption, the scene that it shows).
     """
     lot = scenes.Lot(seed, tuple(SIZES).index(split), number)
     shares = TRAIN_SHARES if split == "train" else scenes.SHARES

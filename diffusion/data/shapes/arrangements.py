@@ -89,10 +89,10 @@ def example(split: str, number: int, control: str, seed: int = SEED, places: tup
 
     Args:
         split: "train" or "test".
-        number: >= 0.
+        number: the example's number, >= 0.
         control: a name in `CONTROLS`.
-        seed: of all of them.
-        places: as of `draw`.
+        seed: the seed of all examples.
+        places: the places of `draw`.
     """
     lot = Lot(seed, STREAMS[split], number)
     arrangement, caption = draw(lot, places)
@@ -105,8 +105,8 @@ def draw(lot: Lot, places: tuple[float, ...] = ANYWHERE) -> tuple[Arrangement, s
 
     Args:
         lot: the draws.
-        places: pixels from the upper left corner at which centres stand, along each side, from 16 to 48 and with 16, 32
-            and 48 among them; `ANYWHERE` for all that leave a shape inside.
+        places: the positions at which centres stand, along each side, in pixels from the upper left corner, from 16 to
+            48 and with 16, 32 and 48 among them; `ANYWHERE` for all that leave a shape inside.
 
     Raises:
         ValueError: for other places.
@@ -157,13 +157,13 @@ def _fits(things: tuple[Thing, ...], over: bool, gap: float) -> bool:
         near = REACH * (things[0].radius + things[1].radius)
         if np.hypot(things[0].x - things[1].x, things[0].y - things[1].y) > near:  # most draws, at no cost
             return False
-        whole = [_distance(thing) < 0 for thing in things]
-        if (whole[0] & whole[1]).sum() < 20:
+        insides = [_distance(thing) < 0 for thing in things]
+        if (insides[0] & insides[1]).sum() < 20:
             return False
-        rests = [a & ~b for a, b in (whole, whole[::-1])]  # whichever is the nearer
+        rests = [a & ~b for a, b in (insides, insides[::-1])]  # whichever is the nearer
         return all(
-            rest.sum() >= SEEN * own.sum() and scipy.ndimage.label(rest)[1] == 1  # pyright: ignore[reportIndexIssue]
-            for rest, own in zip(rests, whole)
+            rest.sum() >= SEEN * inside.sum() and scipy.ndimage.label(rest)[1] == 1  # pyright: ignore[reportIndexIssue]
+            for rest, inside in zip(rests, insides)
         )
     apart = lambda a, b: np.hypot(a.x - b.x, a.y - b.y) > REACH * (a.radius + b.radius) + gap
     return all(apart(a, b) for a, b in itertools.combinations(things, 2))
@@ -190,12 +190,12 @@ def picture(arrangement: Arrangement, lot: Lot) -> np.ndarray:
 def visible(arrangement: Arrangement) -> np.ndarray:
     """The inside of each shape without what nearer ones cover, Bool [K, 64, 64]."""
     covered = np.zeros((SIDE, SIDE), bool)
-    seen = []
+    parts = []
     for thing in arrangement.things[::-1]:
         inside = _distance(thing) < 0
-        seen.append(inside & ~covered)
+        parts.append(inside & ~covered)
         covered = covered | inside
-    return np.stack(seen[::-1])
+    return np.stack(parts[::-1])
 
 
 def centres(arrangement: Arrangement) -> np.ndarray:

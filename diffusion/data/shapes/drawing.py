@@ -43,7 +43,7 @@ def draw(scene: Scene, lot: Lot, more: Mapping[str, Distance] = MappingProxyType
     Objects stand upright at nine places, so that a small transformer can learn the shapes themselves in half an hour.
 
     Args:
-        scene: what to draw.
+        scene: the scene to draw.
         lot: the draws.
         more: further shapes that the scene may name.
 

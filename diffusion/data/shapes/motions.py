@@ -10,7 +10,7 @@
 | hides   | at one speed behind a bar: nothing of it is seen in a frame, and it comes out |
 
 A clip has one shape, or two, each in its half of the picture. Pairs of a shape and a motion, and the pairs of a colour
-and a shape that `scenes` withholds, stand in no clip of training; those of the split "withheld" have one.
+and a shape that `scenes` withholds, stand in no clip of training; each clip of the split "withheld" has one.
 """
 
 __all__ = [
@@ -71,9 +71,9 @@ class Setting(NamedTuple):
     Attributes:
         two: how often there are two shapes.
         radii: least and greatest radius, in pixels.
-        tilted: what turns begins at any angle, as in the middle of a longer clip; else upright.
-        span: frames in which a speed's way is gone; 0: those of the clip. In a longer clip bouncing and turning go on
-            at their speed, and what moves or hides stays where it arrives.
+        tilted: whether a turning shape begins at any angle, as in the middle of a longer clip; else upright.
+        span: how many frames a speed's way takes; 0: all frames of the clip. In a longer clip bouncing and turning go
+            on at their speed, and what moves or hides stays where it arrives.
     """
 
     two: float = TWO
@@ -89,14 +89,14 @@ class Mover(NamedTuple):
     """A shape of a colour, and where it is in each frame.
 
     Attributes:
-        colour, shape: in `scenes.COLOURS` and `scenes.SHAPES`.
-        motion: in `MOTIONS`.
-        direction: one of the motion's.
-        speed: "slowly", "quickly", or "" of a motion that has but one.
-        radius: pixels.
-        places: float64 [F, 2], (x, y) of its centre, in pixels from the upper left corner.
-        turns: float64 [F], radians, clockwise.
-        bar: (left, right, top, bottom) of what hides it, in pixels; None of one that is not hidden.
+        colour, shape: a name of `scenes.COLOURS` and one of `scenes.SHAPES`.
+        motion: the motion, one of `MOTIONS`.
+        direction: one of the motion's directions.
+        speed: "slowly", "quickly", or "" for a motion that has but one.
+        radius: its radius, in pixels.
+        places: float64 [F, 2], the position (x, y) of its centre, in pixels from the upper left corner.
+        turns: float64 [F], its angle in radians, clockwise.
+        bar: (left, right, top, bottom) of the bar that hides it, in pixels; None if nothing hides it.
     """
 
     colour: str
@@ -114,8 +114,8 @@ class Clip(NamedTuple):
     """Frames, and the truth about them.
 
     Attributes:
-        caption: in words.
-        movers: one or two.
+        caption: the clip in words.
+        movers: the one or two shapes.
         frames: uint8 [F, 64, 64, 3].
         seen: float64 [F, K], the share of each mover that no bar covers.
     """
@@ -131,21 +131,21 @@ def example(split: str, number: int, frames: int = 16, seed: int = SEED, setting
 
     Args:
         split: "train", "test" (both without what is withheld) or "withheld".
-        number: >= 0.
+        number: the clip's number, >= 0.
         frames: F, at least 8.
-        seed: of all of them.
-        setting: of all of them.
+        seed: the seed of all clips.
+        setting: the setting of all clips.
 
     Raises:
         ValueError: for another split, or fewer frames.
     """
     lot, movers = _begun(split, number, frames, seed, setting)
-    seen = np.stack([_seen(mover) for mover in movers], axis=1)
-    return Clip(_in_words(movers), movers, painted(movers, lot), seen)
+    visible = np.stack([_seen(mover) for mover in movers], axis=1)
+    return Clip(_in_words(movers), movers, painted(movers, lot), visible)
 
 
 def caption(split: str, number: int, frames: int = 16, seed: int = SEED, setting: Setting = SETTING) -> str:
-    """The caption of `example`, of the same arguments, without its frames, which take a hundred times as long."""
+    """The caption of `example`, for the same arguments, without its frames, which take a hundred times as long."""
     return _in_words(_begun(split, number, frames, seed, setting)[1])
 
 
@@ -219,7 +219,7 @@ def shrunk(frames: np.ndarray, side: int) -> np.ndarray:
 def _path(
     lot: Lot, clock: np.ndarray, look: str, motion: str, direction: str, speed: str, radius: float, row: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(places [F, 2], turns [F]) of a shape, `look`, at times of which 1 ends the way.
+    """(places [F, 2], turns [F]) of a shape, `look`, at times where 1 ends the way.
 
     `row` is the y of one of two shapes.
     """
@@ -260,9 +260,9 @@ def _turned(distance: drawing.Distance, angle: float) -> drawing.Distance:
 
 
 def _bar(radius: float, frames: int, half: int | None) -> tuple[float, float, float, float]:
-    """So wide that a shape that passes at one speed is behind it, whole, in at least one frame.
+    """A bar so wide that a shape that passes at one speed is entirely behind it in at least one frame.
 
-    `half` is the half of the picture in which it stands, 0 or 1; None: the whole.
+    `half` is the half of the picture in which it stands, 0 or 1; None: the whole picture.
     """
     step = (SIDE - 2 * (REACH * radius + 1)) / (frames - 1)
     wide = REACH * radius + step / 2
@@ -308,11 +308,11 @@ def words(caption: str) -> np.ndarray:
     Raises:
         ValueError: for a word that no caption of one shape has.
     """
-    found = caption.lower().replace(",", " ").replace(".", " ").split()
-    for word in found:
+    spoken = caption.lower().replace(",", " ").replace(".", " ").split()
+    for word in spoken:
         if word not in WORDS and word not in SILENT:
             raise ValueError(f"{caption!r}: the word {word!r} is not known. Valid: {', '.join(WORDS)}")
-    return np.isin(WORDS, found).astype(np.float32)
+    return np.isin(WORDS, spoken).astype(np.float32)
 
 
 def said(caption: str) -> dict[str, str]:
@@ -329,8 +329,8 @@ def said(caption: str) -> dict[str, str]:
         "direction": (*DIRECTIONS, "clockwise", "counterclockwise"),
         "speed": tuple(SPEEDS),
     }
-    found = {name: [word for word in stated if word in options] for name, options in values.items()}
-    for name, some in found.items():
+    named = {name: [word for word in stated if word in options] for name, options in values.items()}
+    for name, some in named.items():
         if len(some) > 1:
             raise ValueError(f"{caption!r} has two values of its {name}: {', '.join(some)}. Valid: one shape")
-    return {name: "hides" if some[0] == "passes" else some[0] for name, some in found.items() if some}
+    return {name: "hides" if some[0] == "passes" else some[0] for name, some in named.items() if some}

@@ -50,17 +50,17 @@ NONE = "none"  # the value of an attribute that a kind of scene does not have
 
 
 class Scene(NamedTuple):
-    """What a picture shows; `NONE` for what its kind does not have.
+    """What a picture shows; `NONE` for an attribute that its kind does not have.
 
     Attributes:
-        kind: in `KINDS`.
-        style: in `STYLES`.
-        colour, shape: of the object, of all objects alike, or of the first of two.
-        size, position: of one object.
-        count: number of objects, 1..5; 0 of a word.
-        relation: of the first object to the second.
-        second_colour, second_shape: of the second object.
-        word: that is written.
+        kind: the kind, one of `KINDS`.
+        style: the style, one of `STYLES`.
+        colour, shape: the colour and shape of the object, of all objects alike, or of the first of two.
+        size, position: the size and position of one object.
+        count: the number of objects, 1..5; 0 for a word.
+        relation: the relation of the first object to the second.
+        second_colour, second_shape: the colour and shape of the second object.
+        word: the word that is written.
     """
 
     kind: str
@@ -123,7 +123,7 @@ def draw(lot: Lot, of_withheld: bool = False, shares: Shares = SHARES) -> Scene:
     Args:
         lot: the draws.
         of_withheld: whether the scene is to be a withheld one, else it is not.
-        shares: of kinds and styles.
+        shares: the shares of kinds and styles.
     """
     while True:
         scene = _any(lot, shares)
@@ -174,7 +174,7 @@ def phrase(scene: Scene) -> str:
     """The caption that states exactly these attributes, without those that are `NONE`: the inverse of `parsed`.
 
     Args:
-        scene: with `colour` or `shape` or both; its style "plain" is not stated.
+        scene: the scene, with `colour` or `shape` or both; its style "plain" is not stated.
     """
     if scene.kind == "word":
         return f'the word "{scene.word}"' + (f" in {scene.colour}" if scene.colour != NONE else "")
@@ -195,7 +195,7 @@ def phrase(scene: Scene) -> str:
 
 
 def completed(scene: Scene, lot: Lot) -> Scene:
-    """A scene with the attributes of a caption; those that `parsed` leaves open are drawn at random."""
+    """A scene with the attributes of a caption; the attributes that `parsed` leaves open are drawn at random."""
     open_to = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "position": tuple(POSITIONS)}
     if scene.kind == "several":
         open_to = {"colour": COLOURS, "shape": SHAPES}
