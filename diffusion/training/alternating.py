@@ -33,9 +33,10 @@ class Player(NamedTuple):
     Attributes:
         objective: (networks, schedule, keys, batch, step) -> (losses [B], metrics); it may read every network, and its
             gradient goes to `trained` alone.
-        trained: name of the network; each network has one player, or none (a teacher, which does not change).
-        optimizer: an optax transformation.
-        every: the player acts at steps 0, every, 2 every, ...
+        trained: the name of the network that it trains; each network has one player, or none (a teacher, which does not
+            change).
+        optimizer: the player's optimizer, an optax transformation.
+        every: the interval of its steps: the player acts at steps 0, every, 2 every, ...
         density: the density of training times that the objective samples; None where its state is not carried.
     """
 
@@ -50,8 +51,10 @@ class Average(NamedTuple):
     """A network whose parameters are a moving average of another's.
 
     Attributes:
-        of: name of the network that is averaged; the average moves at the steps at which that network's player acts.
-        ema: (init, update), see `ema.exponential_moving_average`; its update counts the player's own steps.
+        of: the name of the network that is averaged; the average moves at the steps at which that network's player
+            acts.
+        ema: the average's (init, update), see `ema.exponential_moving_average`; its update counts the player's own
+            steps.
     """
 
     of: str
@@ -102,25 +105,25 @@ def alternating(
 ) -> Alternating:
     """Returns the train step in which players act one after the other, each on the networks that the last one updated.
 
-    Each player's update is that of `make_train_step`: with one player and the average of its network, the two steps are
-    equal. Averages move after the last player. The first player draws from the run's key, each other player from a key
-    of its own. If a loss or a gradient is not finite, nothing of the state changes but `failed_at`.
+    Each player's update is the update of `make_train_step`: with one player and the average of its network, the two
+    steps are equal. Averages move after the last player. The first player draws from the run's key, each other player
+    from a key of its own. If a loss or a gradient is not finite, nothing of the state changes but `failed_at`.
 
     Args:
         players: {name: Player}, in the order in which they act.
         apply: {network: (params, x_t, clock, condition) -> output}, for every network but the averages, which use the
             function of the network that they average.
-        schedule: NoiseSchedule.
+        schedule: the noise schedule, a NoiseSchedule.
         averages: {network: Average}; objectives receive them under these names ("target" is usual).
         accumulate: see `make_train_step`.
         shards: see `make_train_step`.
         axis: see `make_train_step`.
-        heads: see `make_train_step`; of the network "model". The other players see them too, as they are.
-        follow: see `make_train_step`; of these heads.
+        heads: the heads of the network "model", see `make_train_step`. The other players see them too, as they are.
+        follow: the functions that these heads follow, see `make_train_step`.
 
     Returns:
-        Alternating. Metrics are those of `make_train_step` as "player/name", NaN (counts 0) where the player rested,
-        and "failed_at".
+        Alternating. Metrics are the metrics of `make_train_step` as "player/name", NaN (counts 0) where the player
+        rested, and "failed_at".
 
     Raises:
         ValueError: if a network has two players or no function to apply it, or an average is in `apply`; from `init`,
@@ -132,9 +135,11 @@ def alternating(
     every = {player.trained: player.every for player in players.values()}
 
     def init(networks):
-        own = set(apply) - set(averages)
-        if set(networks) != own:
-            raise ValueError(f"alternating: needs the parameters of {sorted(own)}, got those of {sorted(networks)}.")
+        given_networks = set(apply) - set(averages)
+        if set(networks) != given_networks:
+            raise ValueError(
+                f"alternating: needs the parameters of {sorted(given_networks)}, got those of {sorted(networks)}."
+            )
         return AlternatingState(
             step=jnp.zeros([], jnp.int32),
             networks={**networks, **{name: a.ema.init(networks[a.of]) for name, a in averages.items()}},
@@ -152,13 +157,13 @@ def alternating(
             if other != player.trained
         }
 
-        own = heads if player.trained == "model" else {}
-        if not own:
+        trained_heads = heads if player.trained == "model" else {}
+        if not trained_heads:
             parts = state.networks["model"][HEADS] if heads else {}
             others |= {name: functools.partial(head, parts[name]) for name, head in heads.items()}
 
         def objective(networks, *arguments):
-            with_model = {head: networks[head] for head in own}
+            with_model = {head: networks[head] for head in trained_heads}
             return player.objective({**others, **with_model, player.trained: networks["model"]}, *arguments)
 
         update = make_train_step(
@@ -171,8 +176,8 @@ def alternating(
             accumulate,
             shards,
             axis,
-            heads=own,
-            follow=follow if own else {},
+            heads=trained_heads,
+            follow=follow if trained_heads else {},
         )
         params = state.networks[player.trained]
         opt_state = state.opt_state[name]
@@ -190,20 +195,22 @@ def alternating(
         before, metrics = state, {}
         for number, (name, player) in enumerate(players.items()):
             # Steps are int32, so that no step folds in these numbers.
-            own = key if number == 0 else jax.random.fold_in(key, 2**32 - number)
-            turn = lambda state, name=name, own=own: act(name, state, batch, own)
+            player_key = key if number == 0 else jax.random.fold_in(key, 2**32 - number)
+            turn = lambda state, name=name, own=player_key: act(name, state, batch, own)
             if player.every == 1:
-                state, seen = turn(state)
+                state, player_metrics = turn(state)
             else:
                 absent = jax.tree.map(_absent, jax.eval_shape(turn, state)[1])
-                rest = lambda state, absent=absent: (state, absent)
-                state, seen = jax.lax.cond(state.step % player.every == 0, turn, rest, state)
-            metrics.update({f"{name}/{metric}": value for metric, value in seen.items() if metric != "failed_at"})
+                unchanged = lambda state, absent=absent: (state, absent)
+                state, player_metrics = jax.lax.cond(state.step % player.every == 0, turn, unchanged, state)
+            metrics.update(
+                {f"{name}/{metric}": value for metric, value in player_metrics.items() if metric != "failed_at"}
+            )
 
         networks = dict(state.networks)
-        for name, (of, ema) in averages.items():
-            moved = ema.update(networks[name], networks[of], state.step // every[of])
-            acted = state.step % every[of] == 0
+        for name, (averaged, ema) in averages.items():
+            moved = ema.update(networks[name], networks[averaged], state.step // every[averaged])
+            acted = state.step % every[averaged] == 0
             networks[name] = jax.tree.map(
                 lambda new, old, acted=acted: jnp.where(acted, new, old), moved, networks[name]
             )
@@ -224,7 +231,7 @@ def as_train_step(step: Callable[..., tuple[AlternatingState, dict]]) -> Callabl
     run.
 
     Args:
-        step: of `alternating`.
+        step: the step of an `alternating`.
 
     Returns:
         (TrainState, batch, key) -> (TrainState, metrics).

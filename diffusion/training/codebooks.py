@@ -26,9 +26,9 @@ class FollowingState(NamedTuple):
     """The whole state of a run, as one pytree.
 
     Attributes:
-        training: of the players; the codes are among its parameters.
-        counts: [K] of `quantizers.Codebook`.
-        sums: [K, D] likewise.
+        training: the state of the players; the codes are among its parameters.
+        counts: the counts [K] of `quantizers.Codebook`.
+        sums: its sums [K, D].
     """
 
     training: AlternatingState
@@ -41,21 +41,21 @@ def following(
 ) -> Alternating:
     """The same training; after each step the codes follow their vectors, and dead codes start again.
 
-    The vectors are those of the step's batch under the new encoder, which takes one more forward pass. Under `jit` they
-    are those of the whole batch, however it is split over devices; under `pmap` they are not. Give the codebook's loss
-    the weight 0: only `quantizers.codebook_update` and `quantizers.restart_dead` move the codes.
+    The vectors come from the step's batch under the new encoder, which takes one more forward pass. Under `jit` they
+    come from the whole batch, however it is split over devices; under `pmap` they do not. Give the codebook's loss the
+    weight 0: only `quantizers.codebook_update` and `quantizers.restart_dead` move the codes.
 
     Args:
-        training: from `alternating`, with a network of `coding.vq_network` and `coding.parameters`.
-        module: that autoencoder; it has a codebook.
-        decay: of the moving averages, in [0, 1).
-        threshold: codes to which a batch assigns fewer vectors than this, on the average, are restarted at one of its
-            vectors.
-        network: name of the autoencoder.
+        training: the training, from `alternating`, with a network of `coding.vq_network` and `coding.parameters`.
+        module: the module of that autoencoder, which has a codebook.
+        decay: the decay of the moving averages, in [0, 1).
+        threshold: the least number of a batch's vectors that a code needs, on the average; a code with fewer is
+            restarted at one of the vectors.
+        network: the name of the autoencoder.
 
     Returns:
-        (init, step) on `FollowingState`. Metrics beside those of the training: "codebook/restarted", and
-        "codebook/perplexity" of the batch's codes.
+        (init, step) on `FollowingState`. The step adds the metrics "codebook/restarted", and "codebook/perplexity" of
+        the batch's codes.
 
     Raises:
         ValueError: for an autoencoder without a codebook, or a decay or threshold out of range.

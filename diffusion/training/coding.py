@@ -26,11 +26,11 @@ LAST_OF_DECODER = ("out", "kernel")  # of a representation autoencoder's
 
 
 def parameters(params: Any, log_variance: float = 0.0) -> dict[str, Any]:
-    """The trained parameters: those of an autoencoder, and the log-variance of its pixels.
+    """The trained parameters: an autoencoder's, and the log-variance of its pixels.
 
     Args:
-        params: of the autoencoder.
-        log_variance: initial value.
+        params: the autoencoder's parameters.
+        log_variance: its initial value.
     """
     return {"autoencoder": params, "log_variance": jnp.asarray(log_variance, jnp.float32)}
 
@@ -40,8 +40,8 @@ def kl_network(module: nn.Module, last: tuple[str, ...] = LAST, first: tuple[str
 
     Args:
         module: an autoencoder whose `encode` returns `latents.Moments`.
-        last: path of the kernel of its last layer.
-        first: path of the kernel of its encoder's last layer.
+        last: the path of the kernel of its last layer.
+        first: the path of the kernel of its encoder's last layer.
 
     Returns:
         (the result of `parameters`, x [B, H, W, C], keys [B], condition, which is not used, transform=None) -> Coded;
@@ -73,7 +73,7 @@ def decoder_network(module: nn.Module, last: tuple[str, ...] = LAST_OF_DECODER) 
 
     Args:
         module: a decoder [B, h, w, C] -> pictures, with its `patch`.
-        last: path of the kernel of its last layer.
+        last: the path of the kernel of its last layer.
 
     Returns:
         (its variables, features [B, N, C], keys and condition, which are not used, size=(H, W) of the pictures) ->
@@ -107,7 +107,7 @@ def vq_network(module: nn.Module, last: tuple[str, ...] = LAST) -> Callable[...,
     Args:
         module: an autoencoder with `encode`, and `decode(z, quantize=False)`; its codes are the parameter "codebook",
             or finite levels, which have no losses.
-        last: path of the kernel of its last layer.
+        last: the path of the kernel of its last layer.
 
     Returns:
         (the result of `parameters`, x [B, H, W, C], keys and condition, which are not used) -> Coded.

@@ -13,8 +13,8 @@ class ExponentialMovingAverage(NamedTuple):
     """A named pair of pure functions, as an optimizer is in optax.
 
     Attributes:
-        init: params -> average; a float32 copy of the parameters (never zeros, so no debiasing is needed).
-        update: (average, params, step) -> average, where `step` counts the updates made before this one.
+        init: a function params -> average; a float32 copy of the parameters (never zeros, so no debiasing is needed).
+        update: a function (average, params, step) -> average, where `step` counts the updates made before this one.
     """
 
     init: Callable[[Any], Any]
@@ -31,8 +31,8 @@ def rate(step: jax.Array, decay: float, warmup: bool) -> jax.Array:
     """Returns the decay in use at a step: `min(decay, (1 + step) / (10 + step))` with warm-up, else `decay`.
 
     Args:
-        step: int []; updates made before this one, >= 0.
-        decay: in [0, 1).
+        step: the number of updates made before this one, int [], >= 0.
+        decay: the largest decay, in [0, 1).
         warmup: whether the average forgets its start: at step k it then looks back over about k / 9 steps at most.
 
     Returns:
@@ -46,7 +46,7 @@ def exponential_moving_average(decay: float = 0.9999, warmup: bool = True) -> Ex
     """Returns the moving average `a <- d a + (1 - d) params`, with d = `rate(step, decay, warmup)`.
 
     Args:
-        decay: in [0, 1). The average looks back over about 1 / (1 - decay) steps.
+        decay: the decay d, in [0, 1). The average looks back over about 1 / (1 - decay) steps.
         warmup: whether it looks back over fewer steps at the start of a run (see `rate`).
 
     Returns:

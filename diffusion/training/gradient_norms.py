@@ -31,30 +31,30 @@ def _blocks(params: Any) -> Iterator[tuple[str, list, int]]:
 
 
 def names(params: Any) -> list[str]:
-    """The blocks of a network: its outermost modules, and each layer of those that are scanned.
+    """The blocks of a network: its outermost modules, and each layer of the modules that are scanned.
 
     Args:
-        params: pytree of arrays, or of anything with a shape.
+        params: a pytree of arrays, or of anything with a shape.
 
     Returns:
         [K] names, "block" or "block/layer", in the order of `by_block`.
     """
-    made = ([f"{block}/{i}" for i in range(layers)] if layers else [block] for block, _, layers in _blocks(params))
-    return [name for part in made for name in part]
+    parts = ([f"{block}/{i}" for i in range(layers)] if layers else [block] for block, _, layers in _blocks(params))
+    return [name for part in parts for name in part]
 
 
 def by_block(gradients: Any) -> jax.Array:
-    """The Euclidean norm of the gradient in each block; their squares add up to that of the whole.
+    """The Euclidean norm of the gradient in each block; their squares add up to the whole gradient's squared norm.
 
     Args:
-        gradients: pytree of float arrays, of the shape of the parameters.
+        gradients: a pytree of float arrays, of the shape of the parameters.
 
     Returns:
         float32 [K].
     """
     parts = [jnp.zeros([0])]  # so that a network without parameters has no block
     for _, leaves, layers in _blocks(gradients):
-        kept = 1 if layers else 0
-        squares = [jnp.square(leaf.astype(jnp.float32)).sum(range(kept, leaf.ndim)) for leaf in leaves]
+        first_axis = 1 if layers else 0
+        squares = [jnp.square(leaf.astype(jnp.float32)).sum(range(first_axis, leaf.ndim)) for leaf in leaves]
         parts.append(jnp.sqrt(sum(squares)).reshape(-1))
     return jnp.concatenate(parts)

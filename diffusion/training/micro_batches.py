@@ -21,8 +21,8 @@ def number(batch_size: int, mesh: Mesh, block: int = 1) -> int:
 
     Args:
         batch_size: examples in a step, >= 1.
-        mesh: of the devices that the step runs on.
-        block: number of consecutive examples that stay in one part, >= 1 (see `Objective.block`).
+        mesh: the mesh of the devices that the step runs on.
+        block: the number of consecutive examples that stay in one part, >= 1 (see `Objective.block`).
 
     Returns:
         The number; it divides the batch, and each part divides into blocks.
@@ -37,7 +37,7 @@ def convolves(function: Callable, *args: Any) -> bool:
     Cutting a picture into patches does not count.
 
     Args:
-        function: to trace, e.g. a network's forward pass.
+        function: the function to trace, e.g. a network's forward pass.
         args: its arguments, arrays or their shapes.
     """
     return _convolves(jax.make_jaxpr(function)(*args).jaxpr)

@@ -19,9 +19,9 @@ class Optimizer(NamedTuple):
     """An optax transformation with its learning rate.
 
     Attributes:
-        init: params -> state.
-        update: (gradients, state, params) -> (updates, state).
-        learning_rate: step int [] -> float32 []; the rate used in that step.
+        init: a function params -> state.
+        update: a function (gradients, state, params) -> (updates, state).
+        learning_rate: a function of the step int [] -> float32 []; the rate used in that step.
     """
 
     init: Callable[[Any], Any]
@@ -36,8 +36,8 @@ def learning_rate_schedule(peak: float, warmup: int, decay: str, steps: int | No
 
     Args:
         peak: the rate after the warm-up, > 0.
-        warmup: number of steps, >= 0.
-        decay: "constant" or "cosine".
+        warmup: the number of steps of the warm-up, >= 0.
+        decay: the course after the warm-up, "constant" or "cosine".
         steps: the length of the run, at which the cosine reaches 0; needed for "cosine" alone.
 
     Returns:
@@ -76,14 +76,14 @@ def adamw(
     """Returns AdamW (Loshchilov & Hutter, 2019, algorithm 2) behind a clipping of the gradient's global norm.
 
     Args:
-        learning_rate: rate after the warm-up, > 0.
-        warmup: steps of linear warm-up.
-        decay: "constant" or "cosine" (to 0 at `steps`).
+        learning_rate: the rate after the warm-up, > 0.
+        warmup: the number of steps of linear warm-up.
+        decay: the course after the warm-up, "constant" or "cosine" (to 0 at `steps`).
         steps: the length of the run, for "cosine".
-        weight_decay: decoupled, times the learning rate; >= 0. Constants among the parameters have none: leaves with
-            a name in `diffusion.models.layers.constants.NAMES`.
-        b1: decay of the first moment, in [0, 1).
-        b2: decay of the second moment, in [0, 1).
+        weight_decay: the decoupled weight decay, times the learning rate; >= 0. Constants among the parameters have
+            none: leaves with a name in `diffusion.models.layers.constants.NAMES`.
+        b1: the decay of the first moment, in [0, 1).
+        b2: the decay of the second moment, in [0, 1).
         clip: the largest global norm of the gradient; None does not clip.
 
     Returns:
@@ -120,14 +120,14 @@ def muon(
     layers on pixels and outputs, biases and scales.
 
     Args:
-        learning_rate: rate after the warm-up, > 0; two to three times AdamW's is a good first try.
-        warmup: steps of linear warm-up.
-        decay: "constant" or "cosine" (to 0 at `steps`).
+        learning_rate: the rate after the warm-up, > 0; two to three times AdamW's is a good first try.
+        warmup: the number of steps of linear warm-up.
+        decay: the course after the warm-up, "constant" or "cosine" (to 0 at `steps`).
         steps: the length of the run, for "cosine".
-        weight_decay: of the matrices, decoupled, times the learning rate; >= 0.
-        momentum: decay of M, in [0, 1).
-        b1: decay of Adam's first moment, in [0, 1).
-        b2: decay of Adam's second moment, in [0, 1).
+        weight_decay: the decoupled weight decay of the matrices, times the learning rate; >= 0.
+        momentum: the decay of M, in [0, 1).
+        b1: the decay of Adam's first moment, in [0, 1).
+        b2: the decay of Adam's second moment, in [0, 1).
         clip: the largest global norm of the gradient; None does not clip.
 
     Returns:
@@ -176,19 +176,19 @@ def adan(
         m <- b1 m + (1 - b1) G;   v <- b2 v + (1 - b2) D;   n <- b3 n + (1 - b3) (G + b2 D)^2
         W <- W - rate ((m + b2 v) / (sqrt(n) + 1e-8) + weight_decay W)
 
-    D is the gradient's difference to that of the step before, 0 at the first step; m, v and n have the bias correction
-    of Adam's moments. The decays are those of the authors' code, one minus the paper's. (optax's `adan` has 1 - b2 in
-    the place of b2 before D and v.)
+    D is the gradient minus the gradient of the step before, 0 at the first step; m, v and n have the bias correction of
+    Adam's moments. The decays are as in the authors' code, one minus the paper's. (optax's `adan` has 1 - b2 in the
+    place of b2 before D and v.)
 
     Args:
-        learning_rate: rate after the warm-up, > 0.
-        warmup: steps of linear warm-up.
-        decay: "constant" or "cosine" (to 0 at `steps`).
+        learning_rate: the rate after the warm-up, > 0.
+        warmup: the number of steps of linear warm-up.
+        decay: the course after the warm-up, "constant" or "cosine" (to 0 at `steps`).
         steps: the length of the run, for "cosine".
-        weight_decay: decoupled, times the learning rate, as `adamw`; >= 0.
-        b1: decay of the mean gradient, in [0, 1).
-        b2: decay of the mean difference, in [0, 1).
-        b3: decay of the mean square, in [0, 1).
+        weight_decay: the decoupled weight decay, times the learning rate, as `adamw`; >= 0.
+        b1: the decay of the mean gradient, in [0, 1).
+        b2: the decay of the mean difference, in [0, 1).
+        b3: the decay of the mean square, in [0, 1).
         clip: the largest global norm of the gradient; None does not clip.
 
     Returns:

@@ -23,8 +23,8 @@ def jit(make: Callable[..., Callable], target: Any, mesh: Mesh) -> Callable:
     """Returns the step under `jit`: every axis of the mesh, any number of processes.
 
     Args:
-        make: (shards) -> step.
-        target: TrainState of jax.ShapeDtypeStruct with shardings, see `sharding.abstract`.
+        make: a function (shards) -> step.
+        target: a TrainState of jax.ShapeDtypeStruct with shardings, see `sharding.abstract`.
         mesh: the mesh of these shardings.
     """
     step = make(shards=sharding.batch_shards(mesh))
@@ -49,9 +49,9 @@ def pmap(make: Callable[..., Callable], target: Any, mesh: Mesh) -> Callable:
     It is for those who think of their program as one for each device; `jit` does the same and more.
 
     Args:
-        make: (axis) -> step.
-        target: as in `jit`, every leaf whole on every device.
-        mesh: with all devices on the axis data.
+        make: a function (axis) -> step.
+        target: the target of `jit`, every leaf whole on every device.
+        mesh: a mesh with all devices on the axis data.
 
     Raises:
         MeshError: if another axis of the mesh has more than one device.
@@ -72,19 +72,19 @@ def pmap(make: Callable[..., Callable], target: Any, mesh: Mesh) -> Callable:
         devices=list(mesh.devices.flat),
     )
 
-    def of_this_process(x):
+    def local_rows(x):
         """The rows [b, ...] of a global array [B, ...] that lie on this process's devices; copies nothing."""
         rows = [shard.data for shard in x.addressable_shards]
         shape = (sum(len(part) for part in rows), *x.shape[1:])
         return jax.make_array_from_single_device_arrays(shape, here, rows)
 
-    def of_all_processes(leaf, x):
+    def global_array(leaf, x):
         """A leaf that every process holds whole, as the global array that it is; copies nothing."""
         return jax.make_array_from_single_device_arrays(x.shape, leaf.sharding, [s.data for s in x.addressable_shards])
 
     def step(state, batch, seed):
-        state, metrics = mapped(state, by_device(jax.tree.map(of_this_process, batch)), seed)
-        return jax.tree.map(of_all_processes, target, state), metrics
+        state, metrics = mapped(state, by_device(jax.tree.map(local_rows, batch)), seed)
+        return jax.tree.map(global_array, target, state), metrics
 
     return step
 

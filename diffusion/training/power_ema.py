@@ -34,7 +34,7 @@ def gamma(sigma_rel: float) -> float:
     Karras et al. 2024, eq. 123 and algorithm 2.
 
     Args:
-        sigma_rel: in (0, 12^-1/2]; the paper tracks 0.05 and 0.10.
+        sigma_rel: the relative standard deviation, in (0, 12^-1/2]; the paper tracks 0.05 and 0.10.
 
     Raises:
         ValueError: if sigma_rel is out of range.
@@ -56,10 +56,10 @@ def power_function(sigma_rel: float) -> ExponentialMovingAverage:
     Karras et al. 2024, eq. 127.
 
     Args:
-        sigma_rel: width of the profile as a share of the steps so far, in (0, 12^-1/2].
+        sigma_rel: the width of the profile as a share of the steps so far, in (0, 12^-1/2].
 
     Returns:
-        ExponentialMovingAverage, to be used as `ema.exponential_moving_average` is.
+        ExponentialMovingAverage, used in the same way as `ema.exponential_moving_average`.
 
     Raises:
         ValueError: if sigma_rel is out of range.
@@ -97,10 +97,10 @@ def reconstruction_weights(steps: ArrayLike, sigma_rels: ArrayLike, step: float,
     in the authors' code. Karras et al. 2024, algorithm 3.
 
     Args:
-        steps: [K] updates made when each average was stored, >= 1.
-        sigma_rels: [K] or [], its width.
-        step: updates at which the target average ends; at most the largest of `steps`.
-        sigma_rel: its width, not much below the narrowest stored one.
+        steps: the number of updates made when each average was stored, [K], >= 1.
+        sigma_rels: the width of each average, [K] or [].
+        step: the number of updates at which the target average ends; at most the largest of `steps`.
+        sigma_rel: the width of the target average, not much below the narrowest stored one.
 
     Returns:
         float64 [K].
@@ -125,11 +125,11 @@ def reconstruction_weights(steps: ArrayLike, sigma_rels: ArrayLike, step: float,
 
 
 def reconstruct(averages: Sequence[Any], weights: ArrayLike) -> Any:
-    """Returns the weighted sum of pytrees, in float64 on the host; leaves that are not floating are the last one's.
+    """Returns the weighted sum of pytrees, in float64 on the host; a leaf that is not floating is the last pytree's.
 
     Args:
         averages: K pytrees of one structure.
-        weights: [K], see `reconstruction_weights`.
+        weights: the weight of each, [K], see `reconstruction_weights`.
     """
     weights = np.asarray(weights, np.float64)
     if len(averages) != len(weights):

@@ -208,9 +208,9 @@ def create(init: Callable[..., Any], target: Any, *args: Any) -> Any:
     """Returns `init(*args)`, computed in its final sharding, so that nothing is ever built unsharded.
 
     Args:
-        init: function of `args`.
-        target: from `abstract`.
-        *args: arguments of `init`.
+        init: a function of `args`.
+        target: the shapes with shardings, from `abstract`.
+        *args: the arguments of `init`.
     """
     return jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))(*args)
 
@@ -242,7 +242,7 @@ def positions(batch_size: int, mesh: Mesh, process: int | None = None) -> np.nda
     Args:
         batch_size: size of the global batch.
         mesh: the mesh.
-        process: its index; this one's by default.
+        process: the index of the process; this one's by default.
     """
     process = jax.process_index() if process is None else process
     where = batch_sharding(mesh).devices_indices_map((batch_size,))

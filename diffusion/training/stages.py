@@ -1,4 +1,4 @@
-"""Training in stages: after each the student becomes the teacher, and the rest of the state starts anew."""
+"""Training in stages: after each the student becomes the teacher, and the rest of the state restarts."""
 
 __all__ = ["staged"]
 
@@ -15,14 +15,14 @@ def staged(step: Callable, stage: int, optimizer: Any, ema: ExponentialMovingAve
     """Returns a train step that begins each stage after the first with the student as its own teacher.
 
     At the steps stage, 2 stage, ... the frozen network "teacher" becomes the student's moving average, from which the
-    student and its average start; the optimizer starts anew. This is a part of the step, so that a resumed run equals
-    one that was never interrupted.
+    student and its average start; the optimizer restarts. This is a part of the step, so that a resumed run equals one
+    that was never interrupted.
 
     Args:
-        step: (TrainState, batch, key) -> (TrainState, metrics); see `make_train_step`.
-        stage: training steps of a stage, >= 1.
-        optimizer: that of the step.
-        ema: that of the step.
+        step: a train step (TrainState, batch, key) -> (TrainState, metrics); see `make_train_step`.
+        stage: the training steps of a stage, >= 1.
+        optimizer: the optimizer of the step.
+        ema: the moving average of the step.
 
     Returns:
         A step of the same form.

@@ -76,7 +76,10 @@ def create(
     Returns:
         TrainState with step 0; the moving average starts as a copy of `params`.
     """
-    players = {name: SecondPlayer(theirs, own.init(theirs)) for name, (theirs, own) in (second_players or {}).items()}
+    players = {
+        name: SecondPlayer(theirs, player_optimizer.init(theirs))
+        for name, (theirs, player_optimizer) in (second_players or {}).items()
+    }
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         params=params,

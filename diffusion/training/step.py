@@ -37,8 +37,8 @@ def example_keys(key: jax.Array, step: jax.Array, position: jax.Array) -> jax.Ar
 
     Args:
         key: the run's key.
-        step: int [].
-        position: int [B], of each example in the global batch.
+        step: the number of the step, int [].
+        position: the position of each example in the global batch, int [B].
 
     Returns:
         keys [B].
@@ -52,7 +52,7 @@ def training_key(seed: jax.typing.ArrayLike) -> jax.Array:
 
 
 def seeded(step: Callable) -> Callable:
-    """Returns a train step `(state, batch, seed) -> (state, metrics)` from one of a key, see `make_train_step`."""
+    """Returns a train step `(state, batch, seed) -> (state, metrics)` from a step with a key, see `make_train_step`."""
     return lambda state, batch, seed: step(state, batch, training_key(seed))
 
 
@@ -80,7 +80,7 @@ def prepare(batch: dict) -> dict:
 
 
 def conditioned(condition: Any) -> Any:
-    """The condition that a network receives, from that of a record: bytes become numbers in [-1, 1], as those of x."""
+    """The condition that a network receives, from a record's: bytes become numbers in [-1, 1], as they do in x."""
     from diffusion.data.transforms import to_model
 
     return jax.tree.map(lambda leaf: to_model(leaf) if leaf.dtype == np.uint8 else leaf, condition)
@@ -118,10 +118,10 @@ def join(tree: Any, shards: int) -> Any:
 def _made_once(gradients: Any) -> Any:
     """Returns the gradients as they are; on a GPU each is an array before anything reads it.
 
-    There the layers of a stack may be one turn of its scan (`layers.scan.turn`), and its gradient is joined of theirs.
-    XLA for GPUs would join it anew within the update of each moment, of the parameters and of the average: four
-    kernels, which read and write 17 arrays of the parameters' size. With a gradient that is there it makes one kernel,
-    which moves 9, as for every other parameter.
+    There the layers of a stack may be one turn of its scan (`layers.scan.turn`), and its gradient is joined from
+    theirs. XLA for GPUs would join it again within the update of each moment, of the parameters and of the average:
+    four kernels, which read and write 17 arrays of the parameters' size. With a gradient that is there it makes one
+    kernel, which moves 9, as for every other parameter.
     """
     return jax.lax.optimization_barrier(gradients) if jax.default_backend() == "gpu" else gradients
 
@@ -130,8 +130,8 @@ def loss_by_t(t: jax.Array, losses: jax.Array) -> dict[str, jax.Array]:
     """Returns the sum and the count of losses in ten equal bins of t in [0, 1].
 
     Args:
-        t: float [B] or [B, F]; with [B, F] the example counts at its first noise level.
-        losses: float [B].
+        t: the time of each example, float [B] or [B, F]; with [B, F] the example counts at its first noise level.
+        losses: the loss of each example, float [B].
 
     Returns:
         {"sum": float32 [10], "count": int32 [10]}.
@@ -170,25 +170,25 @@ def make_train_step(
     Compile it by `jax.jit(step, donate_argnums=0)`.
 
     Args:
-        objective: (networks, schedule, keys [B], batch, step) -> (losses [B], metrics with "t").
-        apply: (params, x_t, clock, condition) -> output; the network.
-        schedule: NoiseSchedule.
+        objective: the objective, (networks, schedule, keys [B], batch, step) -> (losses [B], metrics with "t").
+        apply: the network, (params, x_t, clock, condition) -> output.
+        schedule: the noise schedule, a NoiseSchedule.
         optimizer: an optax transformation; if it has a `learning_rate` (see `optimizers`), that is among the metrics.
-        ema: see `ema.exponential_moving_average`.
+        ema: the moving average, see `ema.exponential_moving_average`.
         density: the density of training times that the objective samples; None where its state is not carried.
-        accumulate: number of micro-batches whose gradients are summed before the update. The draws are those of the
-            whole batch, and the result is equal up to the order of the sum.
-        shards: number of devices that the batch is split over.
-        axis: under `pmap`, the name of the axis over which the batch is split: each device has its own rows, and this
+        accumulate: the number of micro-batches whose gradients are summed before the update. The draws are the same as
+            for the whole batch, and the result is equal up to the order of the sum.
+        shards: the number of devices that the batch is split over.
+        axis: the name of the axis over which the batch is split under `pmap`: each device has its own rows, and this
             step sums the gradients over devices. None under `jit`, where every function has the whole batch.
         frozen: {name: (params, x_t, clock, condition) -> output} of the networks whose parameters are in `state.frozen`
             or `state.unsaved`.
         heads: {name: (params, *inputs) -> output} of the networks that train with the model, whose parameters are
             `state.params[HEADS]`.
-        base: name of the frozen network that the trained one is a part of: `apply` receives its parameters before its
-            own; "" for none.
-        follow: {name: (params, what the objective returns under this name among its metrics) -> params} of those heads
-            that have running statistics of the batch; see `objectives.Head`.
+        base: the name of the frozen network that the trained one is a part of: `apply` receives its parameters before
+            its own; "" for none.
+        follow: {name: (params, the objective's metric of this name) -> params} for the heads that have running
+            statistics of the batch; see `objectives.Head`.
 
     Returns:
         step: (TrainState, batch of the host (see `prepare`), key) -> (TrainState, metrics): "loss", "grad_norm"
@@ -224,31 +224,33 @@ def make_train_step(
         keys = example_keys(key, state.step, first + jnp.arange(rows))
         batch = prepare(batch)
         shared = {} if density is None else {"density": state.density}  # the same for every example: never split
-        kept = {**(state.frozen or {}), **(state.unsaved or {})}
-        others = {name: functools.partial(frozen[name], kept[name]) for name in frozen}
-        whole = (kept[base],) if base else ()
-        others["target"] = functools.partial(apply, *whole, state.ema)
+        unchanging = {**(state.frozen or {}), **(state.unsaved or {})}
+        others = {name: functools.partial(frozen[name], unchanging[name]) for name in frozen}
+        base_params = (unchanging[base],) if base else ()
+        others["target"] = functools.partial(apply, *base_params, state.ema)
         if accumulate == 1:
-            (loss, seen), grads = gradient(state.params, others, whole, keys, batch | shared, state.step, examples)
-            return loss, grads, seen
+            (loss, details), grads = gradient(
+                state.params, others, base_params, keys, batch | shared, state.step, examples
+            )
+            return loss, grads, details
 
         def micro(carry, part):
             part_keys, part_batch = part
-            (loss, seen), grads = gradient(
-                state.params, others, whole, part_keys, part_batch | shared, state.step, examples
+            (loss, part_details), grads = gradient(
+                state.params, others, base_params, part_keys, part_batch | shared, state.step, examples
             )
-            return jax.tree.map(jnp.add, carry, (loss, grads)), seen
+            return jax.tree.map(jnp.add, carry, (loss, grads)), part_details
 
         zero = (jnp.zeros([], jnp.float32), jax.tree.map(jnp.zeros_like, state.params))
-        (loss, grads), seen = jax.lax.scan(micro, zero, split((keys, batch), accumulate, shards))
-        return loss, grads, join(seen, shards)
+        (loss, grads), details = jax.lax.scan(micro, zero, split((keys, batch), accumulate, shards))
+        return loss, grads, join(details, shards)
 
     def step(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
-        loss, grads, seen = loss_and_gradient(state, batch, key)
+        loss, grads, gathered = loss_and_gradient(state, batch, key)
         if axis is not None:
             loss, grads = jax.lax.psum((loss, grads), axis)
-            seen = jax.lax.all_gather(seen, axis, tiled=True)  # per example, in the order of the batch
-        losses, details = seen
+            gathered = jax.lax.all_gather(gathered, axis, tiled=True)  # per example, in the order of the batch
+        losses, details = gathered
         t = details.pop("t")
         grads = _made_once(grads)
         grad_norm = optax.global_norm(grads)

@@ -25,10 +25,10 @@ def add(sums: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the sums with one more step.
 
     Args:
-        sums: from `empty` or `add`; JSON-able.
-        metrics: of one step, on the host: numbers, "loss_by_t" {"sum": [10], "count": [10]}, and "grad_norm_by_block"
-            [K]. Those of a second player are named "player/loss" and so on; a player whose loss is NaN rested in that
-            step, and none of its metrics counts.
+        sums: the sums so far, from `empty` or `add`; JSON-able.
+        metrics: the metrics of one step, on the host: numbers, "loss_by_t" {"sum": [10], "count": [10]}, and
+            "grad_norm_by_block" [K]. A second player's metrics are named "player/loss" and so on; a player whose loss
+            is NaN rested in that step, and none of its metrics counts.
     """
     result = {**sums, "steps": sums["steps"] + 1}
     rested = {_player(name) for name, value in metrics.items() if _kind(name) == "loss" and np.isnan(value)}
@@ -62,10 +62,10 @@ def row(
     """Returns the line of metrics.jsonl: the means since the line before, with eight digits.
 
     Args:
-        step: updates made.
-        sums: over the steps since the last line.
-        blocks: for each player, "" for the model, [K] names of its network's blocks, see `gradient_norms.names`;
-            without them their norms are left out.
+        step: the number of updates made.
+        sums: the sums over the steps since the last line.
+        blocks: the [K] names of the blocks of each player's network, see `gradient_norms.names`; the model is the
+            player "". Without them their norms are left out.
 
     Returns:
         {"step", "loss", "grad_norm", "grad_norm_by_block": {block: norm}, "learning_rate", "loss_by_t": [10],
@@ -81,8 +81,8 @@ def row(
             result[name] = [_digits(total / count) if count else None for total, count in pairs]
             result[name.replace("loss_by_t", "count_by_t")] = value["count"]
         elif kind == "grad_norm_by_block":
-            if own := blocks.get(_player(name)):
-                result[name] = {block: _digits(norm / acted) for block, norm in zip(own, value, strict=True)}
+            if block_names := blocks.get(_player(name)):
+                result[name] = {block: _digits(norm / acted) for block, norm in zip(block_names, value, strict=True)}
         elif kind in LATEST:
             result[name] = _digits(value)
         elif kind in TOTALS:
@@ -93,7 +93,7 @@ def row(
 
 
 def _player(name: str) -> str:
-    """The second player that a metric is of; "" for the model."""
+    """The second player that a metric belongs to; "" for the model."""
     return name.rpartition("/")[0]
 
 

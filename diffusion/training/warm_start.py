@@ -50,9 +50,9 @@ def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tupl
     """Returns the parameters, with the leaves of `source` that match in name and shape and have the pattern.
 
     Args:
-        params: pytree of arrays (freshly initialised); keeps its types and shardings.
-        source: arrays by name; see `read`.
-        pattern: regular expression, searched in the leaf's name ("blocks/mlp/kernel"); "^(?!.*final)" excludes.
+        params: a pytree of arrays (freshly initialised); keeps its types and shardings.
+        source: the arrays by name; see `read`.
+        pattern: a regular expression, searched in the leaf's name ("blocks/mlp/kernel"); "^(?!.*final)" excludes.
 
     Returns:
         (params, taken, skipped): the names that were taken, and a line with the reason for each other name on either

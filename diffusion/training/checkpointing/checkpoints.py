@@ -115,9 +115,9 @@ def _leaves(tree: Any) -> dict[str, dict]:
 
 
 def _described(about: dict, leaves: dict[str, dict], sums: Callable[[], dict[str, str]]) -> dict:
-    """What a checkpoint says of itself; hashing takes a second a gigabyte and processor, so the train loop goes on."""
-    found = sums()
-    about = {**about, "leaves": {name: {**leaf, "checksum": found[name]} for name, leaf in leaves.items()}}
+    """A checkpoint's description; hashing takes a second a gigabyte and processor, so the train loop goes on."""
+    checksums = sums()
+    about = {**about, "leaves": {name: {**leaf, "checksum": checksums[name]} for name, leaf in leaves.items()}}
     return {"about": about, "sha256": _digest(about)}
 
 
@@ -223,11 +223,11 @@ class Checkpoints:
         self.best = step
         if jax.process_index() > 0:
             return
-        about = {**read_about(self.workdir, step), "best": best}
+        description = {**read_about(self.workdir, step), "best": best}
         path = folder(self.workdir) / str(step) / "about" / "metadata"
         try:
             with files.whole(path) as file:
-                file.write(json.dumps({"about": about, "sha256": _digest(about)}).encode())
+                file.write(json.dumps({"about": description, "sha256": _digest(description)}).encode())
         except OSError as error:
             raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from error
         self._prune()
@@ -264,8 +264,12 @@ class Checkpoints:
             path = folder(self.workdir) / ("" if step is None else str(step))
             for unfinished in folder(self.workdir).glob(f"{step}*orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
-            kept = steps(self.workdir)
-            intact = f"Older checkpoints are intact: {', '.join(map(str, kept))}." if kept else "There is no older one."
+            intact_steps = steps(self.workdir)
+            intact = (
+                f"Older checkpoints are intact: {', '.join(map(str, intact_steps))}."
+                if intact_steps
+                else "There is no older one."
+            )
             raise CheckpointError(
                 f"Could not write the checkpoint {path}: {_first_line(error)}. {intact} "
                 "Check that the disk has room and the folder can be written, then run the same command again."
@@ -283,17 +287,17 @@ def read_about(workdir: str | pathlib.Path, step: int) -> dict:
     path = folder(workdir) / str(step)
     with _reading(path / "about" / "metadata"):
         written = opener.read_json(path / "about" / "metadata")
-        about = written["about"]
+        description = written["about"]
         digest = written["sha256"]
-        written_step = about["step"]
-        written_format = int(about["format"])
-    if _digest(about) != digest or written_step != step:
+        written_step = description["step"]
+        written_format = int(description["format"])
+    if _digest(description) != digest or written_step != step:
         raise DamagedCheckpoint(f"{path / 'about' / 'metadata'} was altered: its checksum or its step is not its own.")
     if written_format > FORMAT:
         raise MismatchedCheckpoint(f"{path} has format {written_format}; this version reads up to {FORMAT}: update.")
     with _reading(path / "about" / "metadata"):
-        validation.check_leaves(str(path / "about" / "metadata"), about.get("leaves"))
-    return about
+        validation.check_leaves(str(path / "about" / "metadata"), description.get("leaves"))
+    return description
 
 
 @contextlib.contextmanager
@@ -365,12 +369,12 @@ def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple
 
     Args:
         workdir: the run folder.
-        step: which checkpoint.
+        step: the step of the checkpoint to read.
         target: a TrainState of arrays, or of jax.ShapeDtypeStruct with shardings: what to restore into. The mesh and
             the shardings may differ from those that saved it.
 
     Returns:
-        (state, about); its `unsaved` are None, or those that a checkpoint of an earlier version holds.
+        (state, about); its `unsaved` are None, or the networks that a checkpoint of an earlier version holds.
 
     Raises:
         MismatchedCheckpoint: if shapes, types or names differ; the message names the first leaf that differs.
@@ -380,23 +384,23 @@ def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple
     path = folder(workdir) / str(step)
 
     def read():
-        about = read_about(workdir, step)
-        held = _held(target, about["leaves"])
+        description = read_about(workdir, step)
+        held = _held(target, description["leaves"])
         items = _items(target._replace(frozen={**(target.frozen or {}), **held}))
-        _require_fit(path, about["leaves"], _leaves(items))
-        return about, _read(workdir, step, about, items)
+        _require_fit(path, description["leaves"], _leaves(items))
+        return description, _read(workdir, step, description, items)
 
-    about, restored = _together(path, read)
-    _together(path, lambda: _verify(path, about, restored))
+    description, restored = _together(path, read)
+    _together(path, lambda: _verify(path, description, restored))
     state = _state(restored)
-    if held := _held(target, about["leaves"]):
+    if held := _held(target, description["leaves"]):
         frozen = {name: params for name, params in state.frozen.items() if name not in held}
         state = state._replace(frozen=frozen or None, unsaved={name: state.frozen[name] for name in held})
-    return state, about
+    return state, description
 
 
 def _held(target: TrainState, leaves: dict) -> dict[str, Any]:
-    """Those of the target's unsaved networks that a checkpoint, of an earlier version, holds among the frozen ones."""
+    """The target's unsaved networks that a checkpoint, of an earlier version, holds among the frozen ones."""
     first = {"/".join(name.split("/")[:2]) for name in leaves}
     return {name: params for name, params in (target.unsaved or {}).items() if f"frozen/{name}" in first}
 
@@ -482,22 +486,22 @@ def _load(item: str, workdir: str | pathlib.Path, step: int | None) -> tuple[Any
     path = folder(workdir) / str(step)
 
     def read():
-        about = read_about(workdir, step)
+        description = read_about(workdir, step)
         with _reading(path):
-            limits.fits(f"{path / item}", validation.check_leaves("", about["leaves"]).get(item, 0))
+            limits.fits(f"{path / item}", validation.check_leaves("", description["leaves"]).get(item, 0))
         where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target: dict = {}
-        for name, leaf in about["leaves"].items():
+        for name, leaf in description["leaves"].items():
             first, *inner, last = name.split("/")
             if first == item:
                 node = target
                 for key in inner:
                     node = node.setdefault(key, {})
                 node[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]), sharding=where)
-        return about, _read(workdir, step, about, {item: target})
+        return description, _read(workdir, step, description, {item: target})
 
-    about, restored = _together(path, read)
-    _together(path, lambda: _verify(path, about, restored))
+    description, restored = _together(path, read)
+    _together(path, lambda: _verify(path, description, restored))
     return restored[item], step
 
 
@@ -506,7 +510,7 @@ def load_ema(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any,
 
     Args:
         workdir: the run folder.
-        step: which checkpoint; the latest by default.
+        step: the step of the checkpoint to read; the latest by default.
 
     Returns:
         (parameters as nested dicts of float32 arrays on the first device, the step).
@@ -518,7 +522,7 @@ def load_ema(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any,
 
 
 def load_params(workdir: str | pathlib.Path, step: int | None = None) -> tuple[Any, int]:
-    """Returns the raw parameters alone; as `load_ema` otherwise."""
+    """Returns the raw parameters alone; otherwise as `load_ema`."""
     return _load("params", workdir, step)
 
 

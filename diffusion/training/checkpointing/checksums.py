@@ -1,7 +1,7 @@
 """Checksums of arrays that do not depend on how the arrays are split over devices and processes.
 
 Orbax restores a file with a flipped bit without an error, so a checkpoint has checksums of its own. They are sums of
-hashes of (position, value): every process adds up those of its own shards, and no array is ever gathered.
+hashes of (position, value): every process adds up the sums of its own shards, and no array is ever gathered.
 """
 
 __all__ = ["checksum", "checksums", "later", "mix"]
@@ -44,7 +44,7 @@ def _words(values: np.ndarray) -> np.ndarray:
 
 
 def checksum(values: np.ndarray, start: tuple[int, ...] = (), shape: tuple[int, ...] | None = None) -> int:
-    """Returns the checksum of an array, or of a part of it; those of the parts add up to that of the whole modulo 2^32.
+    """Returns the checksum of an array, or of a part; the parts' checksums add up to the array's modulo 2^32.
 
         sum_i h(h(i + c) ^ bits_i)  mod 2^32
 
@@ -53,8 +53,8 @@ def checksum(values: np.ndarray, start: tuple[int, ...] = (), shape: tuple[int, 
 
     Args:
         values: the part, of a type of 1, 2, 4 or 8 bytes.
-        start: index of its first element in the whole array; the origin by default.
-        shape: of the whole array; that of `values` by default.
+        start: the index of its first element in the whole array; the origin by default.
+        shape: the shape of the whole array; the shape of `values` by default.
 
     Returns:
         An integer in [0, 2^32).
@@ -146,15 +146,15 @@ def _prepared(tree: Any, take: Callable[[_Part], _Part], subject: str) -> Callab
     """A function that returns the checksums of a tree, from the parts that `take` has made of its own."""
     named = jax.tree_util.tree_leaves_with_path(tree)
     names = [leaf_name(path) for path, _ in named]
-    own = [isinstance(leaf, jax.Array) and leaf.is_fully_addressable for _, leaf in named]
+    is_local = [isinstance(leaf, jax.Array) and leaf.is_fully_addressable for _, leaf in named]
     for _, leaf in named:
         if isinstance(leaf, jax.Array) and jax.default_backend() != "cpu":  # there it keeps the array from donation
             leaf.copy_to_host_async()
     number, parts = [], []
     for i, (_, leaf) in enumerate(named):
-        found = list(_own_parts(leaf))
-        number += [i] * len(found)
-        parts += found
+        leaf_parts = list(_own_parts(leaf))
+        number += [i] * len(leaf_parts)
+        parts += leaf_parts
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(take, parts))
 
@@ -166,7 +166,7 @@ def _prepared(tree: Any, take: Callable[[_Part], _Part], subject: str) -> Callab
             raise
         finally:
             parts.clear()
-        total = _of_all(mine, own, subject)
+        total = _of_all(mine, is_local, subject)
         return {name: f"{int(value):08x}" for name, value in zip(names, total)}
 
     return sums
@@ -181,7 +181,7 @@ def _summed(leaves: int, number: list[int], parts: list[_Part]) -> np.ndarray:
 
 
 def _of_all(mine: np.ndarray, own: list[bool], subject: str) -> np.ndarray:
-    """The checksums from those of all processes' parts, uint32 [N]; a leaf that is a process's `own` has its own."""
+    """The checksums, summed over all processes, uint32 [N]; a leaf that is a process's `own` keeps its own."""
     if jax.process_count() == 1:
         return mine
     texts = agreement.gather(subject, mine.tobytes().hex())

@@ -56,13 +56,13 @@ def check_files(folder: pathlib.Path) -> None:
 
 
 def check_item(folder: pathlib.Path, declared: int) -> None:
-    """Checks that the arrays in one item of a checkpoint are no larger than what `about` declares of it.
+    """Checks that the arrays in one item of a checkpoint are no larger than `about` declares.
 
     TensorStore allocates a whole chunk of an array at a time, and Orbax believes the shapes in the files.
 
     Args:
-        folder: of the item, e.g. WORKDIR/checkpoints/100/params.
-        declared: bytes of all of its leaves.
+        folder: the item's folder, e.g. WORKDIR/checkpoints/100/params.
+        declared: the declared bytes of all of its leaves.
 
     Raises:
         Refused: if it is not in the form that this library writes, or an array or a chunk is larger.
@@ -75,7 +75,7 @@ def check_item(folder: pathlib.Path, declared: int) -> None:
     try:
         store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}).result()
         keys = [key for key in store.list().result() if key.endswith(b"/.zarray")]
-        described = [each.result().value for each in [store.read(key) for key in keys]]
+        described = [pending.result().value for pending in [store.read(key) for key in keys]]
     except ValueError as error:  # TensorStore's, for files that are missing, cut short or altered
         if failures.of_machine(error):
             raise

@@ -21,8 +21,8 @@ def gather(about: str, text: str = "", seconds: float = float("inf")) -> list[st
     """Returns the texts of all processes, by their indices. Each must call it, as often as the others.
 
     Args:
-        about: subject of the message, the same on all processes.
-        text: of this process.
+        about: the subject of the message, the same on all processes.
+        text: the text of this process.
         seconds: how long to wait for the others.
 
     Raises:

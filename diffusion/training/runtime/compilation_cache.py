@@ -1,6 +1,6 @@
 """JAX's persistent compilation cache, in a folder that no one else can write.
 
-JAX finds a program by a hash of its operations, options and versions, so that a change of the code compiles anew. XLA's
+JAX finds a program by a hash of its operations, options and versions, so that changed code is compiled again. XLA's
 programs for CPUs are for one kind of processor, and have a folder for each.
 """
 
@@ -32,7 +32,7 @@ EITHER, READ = "/jax/core/compile/backend_compile_duration", "/jax/compilation_c
 
 
 def processor() -> str:
-    """A name for this kind of processor: 12 hexadecimal digits of a hash of what it can do."""
+    """A name for this kind of processor: 12 hexadecimal digits of a hash of its features."""
     what = platform.machine()
     with contextlib.suppress(OSError, StopIteration):  # not Linux
         what += next(line for line in open("/proc/cpuinfo") if line.startswith(("flags", "Features")))
@@ -56,8 +56,8 @@ def enable(directory: str | None = None) -> pathlib.Path | None:
     own folder not more than `LIMIT` bytes. `JAX_ENABLE_COMPILATION_CACHE=0` turns it off.
 
     Args:
-        directory: created with mode 700 if missing; by default one for this kind of processor within "jax" in the
-            library's cache (`files.cache`). If it is a link, the folder at its end counts.
+        directory: the folder, created with mode 700 if missing; by default one for this kind of processor within "jax"
+            in the library's cache (`files.cache`). If it is a link, the folder at its end counts.
 
     Returns:
         The folder in use. None, with a warning, if it cannot be made or written, is another user's, or others may write
@@ -120,15 +120,15 @@ def _put_whole(self: lru_cache.LRUCache, key: str, value: bytes, put: Callable =
 
 def _prune(folder: pathlib.Path) -> None:
     """Removes the programs that were read the longest ago, until the rest take three quarters of `LIMIT`."""
-    found = []
+    programs = []
     for file in folder.rglob("*-cache*"):  # with what processes that were ended left of some
         with contextlib.suppress(FileNotFoundError):  # another process has removed it
-            about = file.stat()
-            found.append((max(about.st_atime, about.st_mtime), about.st_size, file))
-    held = sum(size for _, size, _ in found)
+            status = file.stat()
+            programs.append((max(status.st_atime, status.st_mtime), status.st_size, file))
+    held = sum(size for _, size, _ in programs)
     if held <= LIMIT:
         return
-    for _, size, file in sorted(found):
+    for _, size, file in sorted(programs):
         if held <= 0.75 * LIMIT:
             return
         file.unlink(missing_ok=True)

@@ -15,11 +15,15 @@ import jax
 def used() -> tuple[int, int | None]:
     """Returns the bytes in use, and the available bytes or None if unknown.
 
-    They are those of this process's fullest accelerator, if it reports them. Otherwise they are the process's bytes of
+    The numbers are of this process's fullest accelerator, if it reports them. Otherwise they are the process's bytes of
     the system's memory, or their maximum so far on a system without a current value (macOS).
     """
     statistics = [device.memory_stats() for device in jax.local_devices()]
-    full = [(of["bytes_in_use"], of.get("bytes_limit")) for of in statistics if of and "bytes_in_use" in of]
+    full = [
+        (device["bytes_in_use"], device.get("bytes_limit"))
+        for device in statistics
+        if device and "bytes_in_use" in device
+    ]
     if full:
         return max(full, key=lambda pair: pair[0])
     try:

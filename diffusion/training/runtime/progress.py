@@ -39,11 +39,11 @@ class Display:
 
         Args:
             total: the step at which the run ends.
-            start: updates made before.
-            batch_size: images in a step, for the rate.
+            start: how many updates were made before.
+            batch_size: how many images a step has, for the rate.
             speaks: whether this process shows anything.
-            console: of the output; standard output by default.
-            begun: what time.perf_counter() said when the run began, for the time to its first step; now by default.
+            console: the console of the output; standard output by default.
+            begun: the value of time.perf_counter() when the run began, for the time to its first step; now by default.
         """
         self.total, self.batch_size, self.speaks = total, batch_size, speaks
         self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
@@ -75,7 +75,7 @@ class Display:
             self.console.print(text, markup=False)
 
     def first_step(self) -> float:
-        """Tells that the first step is done; the rate counts from here. Returns the seconds that it took."""
+        """Notes that the first step is done; the rate counts from here. Returns the seconds that it took."""
         seconds = time.perf_counter() - self._begun
         self.say(f"first step after {seconds:.1f} s (compilation included)")
         self._reported = time.perf_counter()
@@ -87,7 +87,7 @@ class Display:
         """Says once, as soon as some seconds of steps can tell, how long the rest will take.
 
         Args:
-            step: updates whose results have come.
+            step: the number of updates whose results have come.
         """
         if self._counted is None:
             return
@@ -111,9 +111,9 @@ class Display:
         """Shows where the run is; call it with every line of metrics.
 
         Args:
-            step: updates made.
-            loss: mean of the last interval; None if the model rested in it, see config.second_player.updates.
-            skipped: damaged records so far.
+            step: the number of updates made.
+            loss: the mean of the last interval; None if the model rested in it, see config.second_player.updates.
+            skipped: the number of damaged records so far.
 
         Returns:
             Steps a second since the last report, or None if it cannot tell.
@@ -152,10 +152,10 @@ def bar(
     """Shows the progress of a single job: a bar on a terminal, now and then a line in a log.
 
     Args:
-        description: of the job, e.g. "sampling".
+        description: a noun for the job, e.g. "sampling".
         total: the amount of work.
-        unit: of the total, e.g. "images".
-        console: of the output; standard output by default.
+        unit: the unit of the total, e.g. "images".
+        console: the console of the output; standard output by default.
         speaks: whether this process shows anything.
 
     Yields:
@@ -211,7 +211,7 @@ def line(values: Mapping[str, float | str | None], used: int | None = None) -> s
 
     Args:
         values: numbers and words by name.
-        used: bytes of memory; those in use by this process by default.
+        used: the bytes of memory in use; this process's by default.
     """
     bytes_used = process_memory.used()[0] if used is None else used
     known = {name: x for name, x in values.items() if x is not None} | {"memory_gb": bytes_used / 1e9}
@@ -222,7 +222,7 @@ def held(of: tuple[int, int | None] | None = None) -> str:
     """The memory in use as people say it, with the available memory if known: "1.2 GB", "70.1 of 139.8 GB".
 
     Args:
-        of: (bytes in use, available bytes or None); those of this process by default.
+        of: the (bytes in use, available bytes or None); this process's by default.
     """
     used, limit = of or process_memory.used()
     return f"{used / 1e9:.1f}{f' of {limit / 1e9:.1f}' if limit else ''} GB"

@@ -1,7 +1,7 @@
-"""Counts compilations where there should be none: a step that compiles anew at each call is a hundred times slower.
+"""Counts compilations where there should be none: a step that is compiled at each call is a hundred times slower.
 
 Work of one kind (a step, an evaluation, a save) may compile at its first time. Any later compilation is a
-recompilation: a shape, a type or a sharding has changed, or a function is made anew at each call.
+recompilation: a shape, a type or a sharding has changed, or a new function is made at each call.
 """
 
 __all__ = ["RecompilationWarning", "Watch"]
@@ -44,8 +44,8 @@ class Watch:
         """Encloses work that compiles the first time and never again; warns with the functions' names if it does.
 
         Args:
-            kind: of the work, for example "a step".
-            step: of the run, for the message.
+            kind: a noun for the work, for example "a step".
+            step: the step of the run, for the message.
         """
         before = len(self.compiled)
         yield
