@@ -11,10 +11,10 @@
 - `keyed_permutation`: an order of any number of records, without a table.
 - `pipeline`: the batches of a run, as a function of (seed, global example index); `stream_batches`: of a stream.
 - `preparation`: datasets of TFDS, prepared in an environment of their own.
-- `latent_cache`, `latent_writer`: a cache of what an autoencoder makes of a split, read by the same pipeline.
-- `feature_cache`: what a frozen image encoder makes of it, beside its latents.
-- `given_series`: what is given of a series and what is hidden; `gaussian_processes`: of which that is exactly known.
-- `identities`: which stored records a source reads; `shared_records`: which of them two sources have in common.
+- `latent_cache`, `latent_writer`: a cache of an autoencoder's latents of a split, read by the same pipeline.
+- `feature_cache`: the features of a frozen image encoder, beside a cache of latents.
+- `given_series`: the given and the hidden part of a series; `gaussian_processes`: series with exact conditionals.
+- `identities`: the stored records that a source reads; `shared_records`: the records that two sources share.
 - `buckets`: batches of several sizes and aspect ratios in one run.
 """
 

@@ -48,12 +48,12 @@ def edm_augmentation(probability: float = 0.12, mirror: bool = True) -> Augmenta
     is done. Beyond the image is its reflection, and beyond that grey.
 
     Args:
-        probability: of each change, in [0, 1]; 0.12 for CIFAR-10, 0.15 for FFHQ and AFHQ in the paper.
+        probability: the probability of each change, in [0, 1]; 0.12 for CIFAR-10, 0.15 for FFHQ and AFHQ in the paper.
         mirror: whether images are mirrored left to right; not for digits.
 
     Returns:
-        Called with (key, image float [H, W, C] in [-1, 1]) -> (image of that shape, float32 [9] of what was done; zeros
-        where nothing was, and the image is then exactly as it was).
+        A function (key, image float [H, W, C] in [-1, 1]) -> (image of that shape, float32 [9] that describes the
+        change; zeros where nothing was changed, and the image is then exactly as it was).
 
     Raises:
         ValueError: if the probability is out of range.
@@ -99,9 +99,9 @@ def transform(image: Array, inverse: Array) -> Array:
     """The image as seen through an affine map: out(p) = image(inverse p), p = (x, y, 1) from the image's middle.
 
     Args:
-        image: float [H, W, C].
-        inverse: float [3, 3], from positions in the result to positions in the image, in pixels, x to the right, y
-            down.
+        image: the image, float [H, W, C].
+        inverse: the inverse map, float [3, 3], from positions in the result to positions in the image, in pixels, x to
+            the right, y down.
 
     Returns:
         float [H, W, C].

@@ -5,8 +5,9 @@
     for batch in buckets.batches(source, order, sizes, start=step): ...
 
 Which pictures a step reads is a function of (seed, step) alone: a run goes on from its step, and processes share the
-rows of a batch as they like. Each bucket has an endless sequence of its pictures, one permutation after the other; what
-does not fill a batch at the end of an epoch begins the bucket's first one of the next, so that none is left out.
+rows of a batch as they like. Each bucket has an endless sequence of its pictures, one permutation after the other; the
+pictures that do not fill a batch at the end of an epoch begin the bucket's first batch of the next, so that none is
+left out.
 """
 
 __all__ = ["Order", "Size", "batches", "fit", "measured", "measured_once", "nearest", "widest", "within"]
@@ -35,12 +36,12 @@ def within(area: int, multiple: int = 64, least: int = 512, most: int = 2048, sh
     """All sizes of nearly one area, as SDXL is trained on.
 
     Args:
-        area: pixels that none exceeds, 1024 * 1024 for SDXL.
-        multiple: of which every side is one: 64, or the autoencoder's factor times the patch.
-        least: of a side.
-        most: of a side.
-        share: of the area that each fills at least. 0.9 gives the list of SDXL, and 1344 x 704, which that leaves out
-            though it has 704 x 1344.
+        area: the pixels that no size exceeds, 1024 * 1024 for SDXL.
+        multiple: the number that divides every side: 64, or the autoencoder's factor times the patch.
+        least: the least side, in pixels.
+        most: the largest side, in pixels.
+        share: the least share of the area that a size fills. 0.9 gives the list of SDXL, and 1344 x 704, which SDXL
+            leaves out though it has 704 x 1344.
 
     Returns:
         (height, width) pairs, from the highest to the widest.
@@ -59,10 +60,10 @@ def widest(area: int, multiple: int = 64, least: int = 256, most: int = 1024) ->
     """For each width the greatest height within an area, and likewise for each height; and the largest square.
 
     Args:
-        area: pixels that none exceeds, 512 * 768 for NovelAI's.
-        multiple: of which every side is one.
-        least: of a side.
-        most: of a side.
+        area: the pixels that no size exceeds, 512 * 768 for NovelAI's.
+        multiple: the number that divides every side.
+        least: the least side, in pixels.
+        most: the largest side, in pixels.
 
     Returns:
         (height, width) pairs, from the highest to the widest.
@@ -93,11 +94,11 @@ def _sorted(sizes) -> tuple[Size, ...]:
 def nearest(pictures: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
     """The bucket of the nearest aspect ratio for each picture, by |log(ratio / ratio of the bucket)|.
 
-    Logarithms, so that twice as wide is as far as twice as high; of equally near ones, the larger.
+    Logarithms make twice as wide as far as twice as high; of equally near buckets the larger is taken.
 
     Args:
         pictures: int [N, 2], heights and widths, >= 1.
-        sizes: of the buckets.
+        sizes: the sizes of the buckets.
 
     Returns:
         int64 [N], in 0..len(sizes) - 1.
@@ -122,8 +123,8 @@ def measured(source: Any, threads: int = 2, rows: int = 1024) -> np.ndarray:
 
     Args:
         source: records with `sizes(rows) -> int64 [n, 2]`, as `sources.Records`.
-        threads: that read.
-        rows: read at a time.
+        threads: the number of threads that read.
+        rows: how many pictures are read at a time.
 
     Returns:
         int64 [N, 2].
@@ -134,11 +135,11 @@ def measured(source: Any, threads: int = 2, rows: int = 1024) -> np.ndarray:
 
 
 def measured_once(source: Any, threads: int = 2) -> np.ndarray:
-    """What `measured` finds, kept in DIFFUSION_CACHE for the next time, until a file of the source changes.
+    """The sizes that `measured` returns, kept in DIFFUSION_CACHE for the next time, until a file of the source changes.
 
     Args:
-        source: as in `measured`, with `stamp() -> str`, which changes with it.
-        threads: that read.
+        source: the source of `measured`, with `stamp() -> str`, which changes with it.
+        threads: the number of threads that read.
 
     Returns:
         int64 [N, 2].
@@ -151,10 +152,10 @@ def measured_once(source: Any, threads: int = 2) -> np.ndarray:
     with contextlib.suppress(OSError):  # it is not lost, only measured again the next time
         path.parent.mkdir(parents=True, exist_ok=True)
         # Each process writes a file of its own; the last one is as good as the first.
-        own = path.with_name(f"{os.getpid()}.{path.name}")
-        with files.whole(own) as file:
+        process_path = path.with_name(f"{os.getpid()}.{path.name}")
+        with files.whole(process_path) as file:
             np.save(file, sizes)
-        os.replace(own, path)
+        os.replace(process_path, path)
     return sizes
 
 
@@ -162,9 +163,9 @@ class Order(NamedTuple):
     """Which pictures each step of a run reads.
 
     Attributes:
-        members: rows of the pictures of each bucket, int64 [n_k].
-        batch_size: B.
-        seed: in 0..2^64 - 1.
+        members: the rows of the pictures of each bucket, int64 [n_k].
+        batch_size: B, the pictures of a batch.
+        seed: the seed of the order, in 0..2^64 - 1.
     """
 
     members: tuple[np.ndarray, ...]
@@ -176,10 +177,10 @@ class Order(NamedTuple):
         """From the bucket of each picture.
 
         Args:
-            assigned: int [N], as `nearest` gives.
-            buckets: their number.
-            batch_size: of the whole job.
-            seed: of the run.
+            assigned: the bucket of each picture, int [N], from `nearest`.
+            buckets: the number of buckets.
+            batch_size: the batch size of the whole job.
+            seed: the run's seed.
 
         Raises:
             ValueError: for no pictures, or a batch size below 1.
@@ -210,7 +211,7 @@ class Order(NamedTuple):
         """The pictures of a step.
 
         Args:
-            step: >= 0.
+            step: the number of the step, >= 0.
 
         Returns:
             (the bucket, rows int64 [B] of its pictures).
@@ -262,7 +263,7 @@ def fit(image: np.ndarray, size: Size, rng: np.random.Generator | None = None) -
         ]
         image = np.stack([np.asarray(channel) for channel in channels], axis=-1)
     room = [covering[i] - size[i] for i in (0, 1)]
-    top, left = (each // 2 for each in room) if rng is None else (int(rng.integers(each + 1)) for each in room)
+    top, left = (excess // 2 for excess in room) if rng is None else (int(rng.integers(excess + 1)) for excess in room)
     size_condition = np.array([height, width, top, left, *size], np.float32)
     return image[top : top + size[0], left : left + size[1]], size_condition
 
@@ -282,10 +283,10 @@ def batches(
 
     Args:
         source: records {"image": uint8 [H, W, C] of any size, "label": int} ("label" only where there are classes).
-        order: of the run.
-        sizes: of the buckets.
+        order: the run's order.
+        sizes: the sizes of the buckets.
         start: the first step.
-        positions: of the rows [b] of every batch that this process reads, each in 0..B - 1; None: all.
+        positions: the positions of the rows [b] of every batch that this process reads, each in 0..B - 1; None: all.
         augment: functions (rng, image) -> image of the same size, applied in this order to the pictures as they fit.
         with_sizes: whether the batches have "size", for networks that receive it.
         threads: threads that prepare batches in advance; 0 prepares each when it is requested.

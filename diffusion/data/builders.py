@@ -9,7 +9,7 @@ import pathlib
 
 
 def checksum(builder: type) -> str:
-    """Returns the sha256 of the code of a TFDS builder: its class, and what that uses of its own file.
+    """Returns the sha256 of the code of a TFDS builder: its class, and the parts of its own file that the class uses.
 
     Formatting, comments, docstrings and the rest of the file do not count.
 

@@ -1,9 +1,9 @@
-"""Captions as conditions of training: a table with a row for each distinct caption, and which of them each record has.
+"""Captions as conditions of training: a table with a row for each distinct caption, and the row of each record.
 
     FOLDER/captions.json           of which pictures, by which text encoder
     FOLDER/captions.safetensors    the rows: an array [U, ...] for each entry of the condition; and "row" int32 [N]
 
-The first row is that of the empty caption, which stands for no condition (classifier-free guidance). A text encoder is
+The first row belongs to the empty caption, which stands for no condition (classifier-free guidance). A text encoder is
 run once for each distinct caption of a dataset, and not in training.
 """
 
@@ -55,8 +55,8 @@ class Table(NamedTuple):
     """The conditions of a dataset.
 
     Attributes:
-        entries: {name: [U, ...]}, of the condition; row 0 is that of the empty caption.
-        row: int32 [N], the row of each record.
+        entries: the entries of the condition, {name: [U, ...]}; row 0 belongs to the empty caption.
+        row: the row of each record, int32 [N].
     """
 
     entries: Entries
@@ -69,7 +69,7 @@ class Table(NamedTuple):
 
 
 class Captioned:
-    """A source whose records have what a text encoder reads in their "condition", {name: [...]}, beside their own."""
+    """A source whose records have a text encoder's input or output in "condition", {name: [...]}, beside their own."""
 
     def __init__(self, source: sources.Source, table: Table):
         """Adds the table's entries.
@@ -91,7 +91,7 @@ class Captioned:
         return self.__getitems__([row])[0]
 
     def fingerprint(self) -> dict[str, int | str]:
-        """That of the source, and "conditions": a digest of the row of each record, and of some of the rows."""
+        """The source's fingerprint, and "conditions": a digest of the row of each record, and of some of the rows."""
         row, entries = self._table.row, self._table.entries
         some = [entries[name][k].tobytes() for name in sorted(entries) for k in fingerprints.rows(len(entries[name]))]
         return cast(Any, self._source).fingerprint() | {"conditions": fingerprints.digest([row.tobytes(), *some])}
@@ -110,9 +110,9 @@ def of_stream(stream: Stream, tokenizer: str | pathlib.Path, names: Sequence[str
     """A stream whose records have the tokens of their captions in their "condition", beside their own.
 
     Args:
-        stream: of records with captions.
-        tokenizer: folder of the vocabulary, see `text.Tokenizer`.
-        names: of the entries that the network receives.
+        stream: the stream of records with captions.
+        tokenizer: the folder of the vocabulary, see `text.Tokenizer`.
+        names: the names of the entries that the network receives.
 
     Raises:
         FileNotFoundError, ValueError: as `text.Tokenizer.open`, or if the first record has no caption, or the stream's
@@ -160,9 +160,9 @@ def table(texts: Sequence[str], read: Callable[[list[str]], Mapping[str, Any]], 
     """The table of captions.
 
     Args:
-        texts: of each record.
-        read: texts -> {name: [B, ...]}, the entries of the condition.
-        batch_size: texts that are read at once.
+        texts: the caption of each record.
+        read: a function texts -> {name: [B, ...]}, the entries of the condition.
+        batch_size: how many texts are read at once.
     """
     distinct = list(dict.fromkeys(["", *texts]))
     number = {text: i for i, text in enumerate(distinct)}
@@ -200,12 +200,12 @@ def _reader(tokenizer: str | pathlib.Path) -> Callable[[list[str]], Mapping[str,
 
 
 def encoder_fingerprint(params: Any) -> str:
-    """What a folder of captions says of the text encoder that read them, from that one's parameters."""
+    """The fingerprint of a text encoder as a folder of captions notes it, from the encoder's parameters."""
     return fingerprint(params, **READING)
 
 
 def describe(spec: DataSpec, encoder: str) -> dict[str, Any]:
-    """What a folder of captions is of: the dataset, and the fingerprint of the encoder that read them."""
+    """The note of a folder of captions: the dataset, and the fingerprint of the encoder that read them."""
     dataset = {"name": spec.name, "version": spec.version, "split": spec.split, "size": spec.size}
     return {"format": FORMAT, "dataset": dataset, "encoder": encoder}
 
@@ -269,7 +269,7 @@ def read(folder: str | pathlib.Path) -> Table:
 
 
 def null(folder: str | pathlib.Path) -> Entries:
-    """What stands for no condition, without reading the other rows; errors as `read`."""
+    """The condition that stands for none, without reading the other rows; errors as `read`."""
     path = pathlib.Path(folder) / ARRAYS
     description_of(folder)
     try:
@@ -291,17 +291,17 @@ def require(folder: str | pathlib.Path, name: str, split: str, size: int) -> Non
     """Refuses captions of other pictures than those of a run.
 
     Args:
-        folder: of the captions.
-        name, split: of the dataset, as in `latents.require`.
-        size: records of it.
+        folder: the folder of the captions.
+        name, split: the name and the split of the dataset, as in `latents.require`.
+        size: how many records it has.
 
     Raises:
         CacheError: naming what differs.
         FileNotFoundError: as `description_of`.
     """
-    about, (bare, _, version) = description_of(folder)["dataset"], name.partition(":")
+    dataset, (bare, _, version) = description_of(folder)["dataset"], name.partition(":")
     required = {"name": bare, "split": split, "size": size} | ({"version": version} if version else {})
-    present = {**about, "name": str(about.get("name")).partition(":")[0]}
+    present = {**dataset, "name": str(dataset.get("name")).partition(":")[0]}
     if differs := [
         f"{key} is {present.get(key)!r} there, but the run needs {value!r}"
         for key, value in required.items()

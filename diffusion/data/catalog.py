@@ -119,7 +119,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _check_names(path: Path, names: list[Any]) -> None:
-    """Refuses names, each of which becomes a part of a file's name, that would lead elsewhere."""
+    """Refuses names that would lead elsewhere: each becomes a part of a file's name."""
     for name in names:
         if "/" in str(name):
             raise ValueError(f"{path} holds the name {name!r}, a path: the folder is damaged or hostile.")
@@ -176,10 +176,10 @@ def _prepared(name: str, root: Path) -> Path:
             # TFDS's progress bars are for datasets that take longer than a second.
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 builder.download_and_prepare()
-            made = Path(scratch) / name / version
-            (made / MADE_BY).write_text(json.dumps({"code": builders.checksum(made_by)}) + "\n")
+            prepared = Path(scratch) / name / version
+            (prepared / MADE_BY).write_text(json.dumps({"code": builders.checksum(made_by)}) + "\n")
             try:
-                made.rename(folder)
+                prepared.rename(folder)
             except OSError:  # the folder is not empty: another process was first, with the same content
                 if not folder.is_dir():
                     raise
@@ -193,7 +193,7 @@ def _prepared(name: str, root: Path) -> Path:
 
 
 def _check_made_by(builder: type, folder: Path) -> None:
-    """Refuses records that other code has made; those of this library are versioned, and tested against their rule."""
+    """Refuses records that other code has made; this library's own are versioned, and tested against their rule."""
     if builder.__module__.partition(".")[0] == __name__.partition(".")[0] or not (folder / MADE_BY).is_file():
         return
     content = opener.read_json(folder / MADE_BY)

@@ -21,8 +21,8 @@ def edges(low: float = 100.0, high: float = 200.0, blur: float = 1.0) -> Control
     """Edges, white on black: steepest pixels across the gradient, above `high` or connected with such above `low`.
 
     Args:
-        low, high: of the norm of Sobel's gradient of the grey picture, in 0 .. 1442; 0 <= low <= high.
-        blur: standard deviation in pixels of a Gaussian before it, >= 0.
+        low, high: bounds of the norm of Sobel's gradient of the grey picture, in 0 .. 1442; 0 <= low <= high.
+        blur: the standard deviation in pixels of a Gaussian before it, >= 0.
 
     Raises:
         ValueError: for thresholds in the wrong order, or a value out of range.
@@ -59,7 +59,7 @@ def sketch(blur: float = 3.0) -> Control:
     """A pencil drawing, dark on white: grey / (the mean of its surroundings), at most 1.
 
     Args:
-        blur: standard deviation in pixels of the Gaussian that weights the surroundings, > 0.
+        blur: the standard deviation in pixels of the Gaussian that weights the surroundings, > 0.
 
     Raises:
         ValueError: for a blur that is not positive.
@@ -79,7 +79,7 @@ def downsampled(factor: int = 8) -> Control:
     """Means of squares of pixels, each as large as before: what a model for larger pictures or for tiles follows.
 
     Args:
-        factor: side of a square, >= 1.
+        factor: the side of a square in pixels, >= 1.
 
     Raises:
         ValueError: for a factor below 1; from the function, for sides that it does not divide.

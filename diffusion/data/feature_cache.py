@@ -1,4 +1,4 @@
-"""A cache of features: what a frozen encoder makes of the patches of every picture, beside a cache of its latents.
+"""A cache of features: a frozen encoder's features of the patches of every picture, beside a cache of its latents.
 
     FOLDER/latents.json ...             the latents
     FOLDER/features/latents.json ...    the features, a cache of the same form
@@ -28,8 +28,8 @@ class Featured:
     """Latents whose records have "features" `[views, N, D]` beside their own entries.
 
     Attributes:
-        spec: of the latents.
-        where: they lie.
+        spec: the spec of the latents.
+        where: the folder where they lie.
     """
 
     def __init__(self, latents: Latents, features: Latents):
@@ -45,12 +45,12 @@ class Featured:
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns many records; errors as of the two caches."""
+        """Returns many records; errors as for the two caches."""
         both = (pipeline.fetch(source, np.asarray(rows)) for source in (self._latents, self._features))
         return [record | {"features": theirs["x"][:, 0, 0]} for record, theirs in zip(*both)]
 
     def fingerprint(self) -> dict[str, int | str]:
-        """That of the latents, "features": a digest of some of the features, and "encoder": of its weights."""
+        """The latents' fingerprint, "features": a digest of some features, and "encoder": a digest of its weights."""
         features = self._features
         return self._latents.fingerprint() | {
             "features": features.fingerprint()["sha256"],
@@ -77,9 +77,9 @@ def open_beside(folder: str | pathlib.Path, latents: Description) -> Latents:
             "latents have them"
         )
     features, _ = latent_cache.open_cache(beside(folder))
-    found = features.description
-    same = found._replace(dataset=latents.dataset, views=latents.views)
-    if differs := latent_cache.differences(found, same):
+    description = features.description
+    same = description._replace(dataset=latents.dataset, views=latents.views)
+    if differs := latent_cache.differences(description, same):
         raise CacheError(
             f"{beside(folder)} holds features of other pictures than the latents beside it (theirs -> those of the "
             f"latents): {'; '.join(differs)}. Write both by diffusion encode with the same --data, --size and --flip."

@@ -26,7 +26,7 @@ def matern(lag: np.ndarray, scale: float) -> np.ndarray:
     """Matern's kernel of smoothness 3/2: (1 + sqrt(3) r / s) exp(-sqrt(3) r / s).
 
     Args:
-        lag: r >= 0, in steps.
+        lag: r >= 0, the distance of two steps, in steps.
         scale: s > 0, in steps.
 
     Reference: Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006.
@@ -39,7 +39,7 @@ def periodic(lag: np.ndarray, period: float, scale: float) -> np.ndarray:
     """The kernel of functions that repeat themselves: exp(-2 sin^2(pi r / p) / s^2).
 
     Args:
-        lag: r >= 0, in steps.
+        lag: r >= 0, the distance of two steps, in steps.
         period: p > 0, in steps.
         scale: s > 0; the smaller, the more waves in a period.
 
@@ -63,17 +63,17 @@ def stationary(
 
         k = (1 - n) ((1 - q) matern + q periodic),    Cov(x_lc, x_mb) = k(|l - m|) R_cb + n 1[l = m, c = b]
 
-    R has ones on its diagonal and the correlation elsewhere: the channels share what is no noise.
+    R has ones on its diagonal and the correlation elsewhere: the channels share everything but the noise.
 
     Args:
-        length: L, steps of a series.
-        channels: C.
-        correlation: of two channels, in [0, 1).
+        length: L, the steps of a series.
+        channels: C, the channels.
+        correlation: the correlation of two channels, in [0, 1).
         noise: n, the variance of the noise, in [1e-6, 1).
-        share: q, of the season in what is no noise, in [0, 1].
-        scale: of Matern's kernel, in steps.
-        period: of the season, in steps.
-        period_scale: of the periodic kernel.
+        share: q, the share of the season in what is not noise, in [0, 1].
+        scale: the scale of Matern's kernel, in steps.
+        period: the period of the season, in steps.
+        period_scale: the scale of the periodic kernel.
 
     Raises:
         ValueError: for a number out of range.
@@ -98,10 +98,10 @@ def draw(mean: np.ndarray, covariance: np.ndarray, number: int, rng: np.random.G
     """Draws of N(mean, covariance), float64 `[number, D]`.
 
     Args:
-        mean: `[D]`.
-        covariance: `[D, D]`, which may be singular.
-        number: of draws.
-        rng: of the draws.
+        mean: the mean, `[D]`.
+        covariance: the covariance, `[D, D]`, which may be singular.
+        number: how many draws.
+        rng: the generator of the draws.
     """
     values, axes = np.linalg.eigh(covariance)
     root = axes * np.sqrt(np.maximum(values, 0))
@@ -109,16 +109,16 @@ def draw(mean: np.ndarray, covariance: np.ndarray, number: int, rng: np.random.G
 
 
 def conditional(process: GaussianProcess, given: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The exact distribution of a series of which some values are given.
+    """The exact distribution of a series when some of its values are given.
 
         mean = K_xo K_oo^-1 x_o,    covariance = K - K_xo K_oo^-1 K_ox
 
-    Values that are given have themselves as mean, and variance 0.
+    A given value has itself as mean, and variance 0.
 
     Args:
-        process: that the series is drawn from.
-        given: `[L, C]`, values where the mask is True, anything else elsewhere.
-        mask: Bool `[L, C]`.
+        process: the process that the series is drawn from.
+        given: the values where the mask is True, `[L, C]`, anything else elsewhere.
+        mask: whether each value is given, Bool `[L, C]`.
 
     Returns:
         (mean `[L, C]`, covariance `[L C, L C]`), float64.
@@ -131,12 +131,12 @@ def conditional(process: GaussianProcess, given: np.ndarray, mask: np.ndarray) -
     if np.shape(given) != process.shape or np.shape(mask) != process.shape:
         raise ValueError(f"given {np.shape(given)} and mask {np.shape(mask)} must be of the shape {process.shape}")
     K = process.covariance
-    seen = np.asarray(mask, bool).ravel()
-    weights = np.linalg.solve(K[np.ix_(seen, seen)], K[seen]).T
-    values = np.asarray(given, np.float64).ravel()[seen]
+    is_given = np.asarray(mask, bool).ravel()
+    weights = np.linalg.solve(K[np.ix_(is_given, is_given)], K[is_given]).T
+    values = np.asarray(given, np.float64).ravel()[is_given]
     mean = weights @ values
-    covariance = K - weights @ K[seen]
-    mean[seen], covariance[seen], covariance[:, seen] = values, 0, 0  # as they are, but for rounding
+    covariance = K - weights @ K[is_given]
+    mean[is_given], covariance[is_given], covariance[:, is_given] = values, 0, 0  # as they are, but for rounding
     return mean.reshape(process.shape), (covariance + covariance.T) / 2
 
 
@@ -144,7 +144,7 @@ def deviation(process: GaussianProcess, covariance: np.ndarray) -> np.ndarray:
     """The standard deviation of each value, float64 `[L, C]`: the root of the covariance's diagonal.
 
     Args:
-        process: of the series.
-        covariance: `[L C, L C]`, e.g. of `conditional`; a variance below 0 by rounding counts as 0.
+        process: the process of the series.
+        covariance: the covariance, `[L C, L C]`, e.g. from `conditional`; a variance below 0 by rounding counts as 0.
     """
     return np.sqrt(np.maximum(np.diag(covariance), 0)).reshape(process.shape)

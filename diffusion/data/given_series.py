@@ -1,11 +1,11 @@
-"""Series of which a part is given, for forecasting and imputation: what is hidden of them, and their records.
+"""Series of which a part is given, for forecasting and imputation: the choice of the hidden part, and their records.
 
-A record has in its condition what is given, and its example is what is hidden, so that the whole is their sum:
+A record has the given part in its condition, and its example is the hidden part, so that the series is their sum:
 
     {"x": values where hidden, else 0,
      "condition": {"given": values where given, else 0, "mask": whether given, "real": whether hidden}}    all [L, C]
 
-The run then learns p(hidden | given): noise, losses and samples are those of what is hidden ("real", see
+The run then learns p(hidden | given): noise, losses and samples concern the hidden part alone ("real", see
 `diffusion.padding`). A value that is missing is neither given nor, while training, hidden.
 """
 
@@ -24,10 +24,10 @@ def forecast(horizon: int) -> Hiding:
     """Hides the last steps of all channels.
 
     Args:
-        horizon: how many, at least 1.
+        horizon: how many steps to hide, at least 1.
 
     Raises:
-        ValueError: for none; when called, for so many that no step is left.
+        ValueError: for none; when called, if no step is left.
     """
     if horizon < 1:
         raise ValueError(f"forecast: horizon = {horizon} must be at least 1 step")
@@ -41,15 +41,15 @@ def forecast(horizon: int) -> Hiding:
 
 
 def gaps(least: float = 0.1, most: float = 0.7, longest: int = 12) -> Hiding:
-    """Hides single points and gaps, of each channel its own, until at least a random share of the series is hidden.
+    """Hides single points and gaps, each channel's own, until at least a random share of the series is hidden.
 
-    What is missing anyway counts in that share. The last gap may go beyond it, and gaps may join to longer ones. Of two
-    values or more, one at least is hidden and one given.
+    Values that are missing anyway count in that share. The last gap may go beyond it, and gaps may join to longer ones.
+    If there are two values or more, one at least is hidden and one given.
 
     Args:
-        least, most: that share is uniform between them, 0 < least <= most < 1.
-        longest: a gap, in steps, before gaps join. Half of the gaps are single points by a coin, the others of 1 to
-            `longest` steps.
+        least, most: the bounds of that share, which is uniform between them, 0 < least <= most < 1.
+        longest: the longest gap, in steps, before gaps join. Half of the gaps are single points by a coin, the others
+            have 1 to `longest` steps.
 
     Raises:
         ValueError: for a number out of range.
@@ -61,25 +61,25 @@ def gaps(least: float = 0.1, most: float = 0.7, longest: int = 12) -> Hiding:
 
     def hidden(rng: np.random.Generator, there: np.ndarray) -> np.ndarray:
         length, channels = there.shape
-        made = np.zeros(there.shape, bool)
+        hides = np.zeros(there.shape, bool)
         share = rng.uniform(least, most)
-        while np.count_nonzero(made) / made.size < share:
+        while np.count_nonzero(hides) / hides.size < share:
             size = 1 if rng.random() < 0.5 else rng.integers(1, longest + 1)
             first = rng.integers(1 - size, length)
-            made[max(first, 0) : first + size, rng.integers(channels)] = True
+            hides[max(first, 0) : first + size, rng.integers(channels)] = True
         one, other = rng.permutation(np.flatnonzero(there))[:2] if there.sum() > 1 else (None, None)
-        made &= there
-        if one is not None and not made.any():
-            made.flat[one] = True
-        if other is not None and (made == there).all():
-            made.flat[other] = False
-        return made
+        hides &= there
+        if one is not None and not hides.any():
+            hides.flat[one] = True
+        if other is not None and (hides == there).all():
+            hides.flat[other] = False
+        return hides
 
     return hidden
 
 
 def missing() -> Hiding:
-    """Hides what is missing, and nothing else: to fill it by samples. Nothing can be learned from it."""
+    """Hides the missing values, and nothing else: to fill them by samples. Nothing can be learned from it."""
     return lambda rng, there: ~there
 
 
@@ -87,9 +87,9 @@ def record(values: np.ndarray, hidden: np.ndarray, where: str = "the series") ->
     """The record of a series of which a part is hidden.
 
     Args:
-        values: float `[L, C]`, NaN where a value is missing.
-        hidden: Bool `[L, C]`; the example is NaN where a value is missing and hidden.
-        where: what to call it in a message.
+        values: the series, float `[L, C]`, NaN where a value is missing.
+        hidden: whether each value is hidden, Bool `[L, C]`; the example is NaN where a value is missing and hidden.
+        where: a name for the series in a message.
 
     Raises:
         ValueError: if nothing is given, or nothing hidden.
@@ -104,7 +104,7 @@ def record(values: np.ndarray, hidden: np.ndarray, where: str = "the series") ->
 
 
 def check(condition: Mapping[str, Any]) -> None:
-    """Refuses conditions of a batch that are no part of series.
+    """Refuses a batch of conditions that are no parts of series.
 
     Args:
         condition: "given" float `[B, L, C]`, "mask" and "real" Bool `[B, L, C]`, concrete.

@@ -19,9 +19,9 @@ def numbered(stored: Any, part: Any, numbers: Iterable[int] | np.ndarray) -> np.
     """The identities of records of one part of a set, int64 `[N, 3]`.
 
     Args:
-        stored: the name of the set, as JSON: the same wherever it is opened, and of no other set.
+        stored: the name of the set, as JSON: the same wherever it is opened, and no other set's.
         part: the name of the part, as JSON.
-        numbers: int `[N]`, those of the records in the part.
+        numbers: the numbers of the records in the part, int `[N]`.
     """
     numbers = np.fromiter(numbers, np.int64) if not isinstance(numbers, np.ndarray) else numbers.astype(np.int64)
     return np.stack([np.full_like(numbers, _digest(stored)), np.full_like(numbers, _digest(part)), numbers], axis=1)
@@ -33,7 +33,7 @@ def _digest(value: Any) -> int:
 
 
 def have_common_set(some: np.ndarray, others: np.ndarray) -> bool:
-    """Whether two lists of identities `[N, 3]`, `[M, 3]` have a set in common, so that they can be told apart."""
+    """Whether two lists of identities `[N, 3]`, `[M, 3]` have a set in common, so that they can be distinguished."""
     return bool(np.isin(np.unique(some[:, 0]), others[:, 0]).any())
 
 

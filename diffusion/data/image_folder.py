@@ -33,9 +33,9 @@ class Row(NamedTuple):
     """A line of the metadata.
 
     Attributes:
-        file_name: of the picture, from the folder on.
-        caption: what it shows.
-        category: what kind it is; "" where there is none.
+        file_name: the path of the picture, from the folder on.
+        caption: the caption, which says what it shows.
+        category: the kind of picture; "" where there is none.
     """
 
     file_name: str
@@ -47,7 +47,7 @@ def read_metadata(folder: pathlib.Path) -> list[Row]:
     """Reads a folder's metadata, and checks all of it before any picture is opened.
 
     Args:
-        folder: with metadata.csv and the pictures that it names.
+        folder: a folder with metadata.csv and the pictures that it names.
 
     Returns:
         Its rows, in their order.
@@ -96,15 +96,15 @@ def read_metadata(folder: pathlib.Path) -> list[Row]:
 def prepare(folder: str | pathlib.Path, name: str, data_dir: str | pathlib.Path, side: int = 0) -> pathlib.Path:
     """Writes a folder of pictures as a dataset with the features image, caption and category, whole or not at all.
 
-    Pictures of any mode become red, green and blue, transparent ones on white. The order of the records is that of a
-    hash of their names, so that "train[:90%]" is a fair part.
+    Pictures of any mode become red, green and blue, transparent ones on white. The records are ordered by a hash of
+    their names, so that "train[:90%]" is a fair part.
 
     Args:
-        folder: with metadata.csv, see `read_metadata`.
-        name: of the dataset: letters, digits and "_".
-        data_dir: folder of prepared datasets, made if missing.
-        side: pictures are made squares of this side, as `transforms.decode_square` does; 0 for those of one size
-            already.
+        folder: the folder with metadata.csv, see `read_metadata`.
+        name: the name of the dataset: letters, digits and "_".
+        data_dir: the folder of prepared datasets, made if missing.
+        side: the side of the squares that pictures are made, as `transforms.decode_square` does; 0 for pictures of one
+            size already.
 
     Returns:
         The dataset's folder.
@@ -120,16 +120,16 @@ def prepare(folder: str | pathlib.Path, name: str, data_dir: str | pathlib.Path,
         raise ValueError(f"name = {name!r} must begin with a small letter, and go on with letters, digits and '_'.")
     if side < 0:
         raise ValueError(f"side = {side} must be at least 1, or 0 for pictures of one size.")
-    made = root / name / VERSION
-    if made.exists():
-        raise FileExistsError(f"{made} is there already; remove it, or choose another name.")
+    target = root / name / VERSION
+    if target.exists():
+        raise FileExistsError(f"{target} is there already; remove it, or choose another name.")
     rows = read_metadata(folder)
     size = (side, side) if side else _one_size(folder, rows)
-    made.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as scratch:
         _builder(folder, name, rows, size, scratch).download_and_prepare()
-        (pathlib.Path(scratch) / name / VERSION).rename(made)
-    return made
+        (pathlib.Path(scratch) / name / VERSION).rename(target)
+    return target
 
 
 def _builder(

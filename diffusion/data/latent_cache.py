@@ -1,4 +1,4 @@
-"""A cache of latents: what an autoencoder's encoder makes of every picture of a split, written once, read in training.
+"""A cache of latents: an autoencoder's latent of every picture of a split, written once, read in training.
 
     FOLDER/latents.json                            what it holds, and of what; written last, so that no part is a cache
     FOLDER/latents-00003-of-00040.array_record     a run of records, each written under another name and then renamed
@@ -42,12 +42,12 @@ class Description(NamedTuple):
     Attributes:
         dataset: {"name", "version", "split", "size", "num_classes", "shape"} of the pictures.
         autoencoder: {"family", "config", "sha256"}: its architecture, its fields, and the hash of its weights.
-        shape: of a latent, (h, w, D), or (f, h, w, D) of a clip.
-        kind: "moments" of a posterior, from which each epoch draws anew, or its "mean" alone.
-        views: of each picture: "plain", and "flipped", its mirror image, where flips are wanted.
-        dtype: of the numbers on disk: "float32", or "float16" of half the size.
-        scale: of the latents, one number or D: training reads scale (z - shift), of about unit variance.
-        shift: of the latents, likewise.
+        shape: the shape of a latent, (h, w, D), or (f, h, w, D) of a clip.
+        kind: the kind of a record: "moments" of a posterior, of which each epoch takes a new draw, or its "mean" alone.
+        views: the views of each picture: "plain", and "flipped", its mirror image, where flips are wanted.
+        dtype: the type of the numbers on disk: "float32", or "float16" of half the size.
+        scale: the scale of the latents, one number or D: training reads scale (z - shift), of about unit variance.
+        shift: the shift of the latents, likewise.
     """
 
     dataset: dict[str, Any]
@@ -61,20 +61,20 @@ class Description(NamedTuple):
 
     @property
     def record(self) -> tuple[int, ...]:
-        """Shape of the arrays of a record: [views, parts, h, w, D]."""
+        """The shape of the arrays of a record: [views, parts, h, w, D]."""
         return (len(self.views), PARTS[self.kind], *self.shape)
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of a record."""
+        """The bytes of a record."""
         return LABEL.itemsize + limits.array_bytes("a cache of latents", self.record, np.dtype(self.dtype).itemsize)
 
 
 def describe(folder: str | pathlib.Path) -> Description:
-    """What a cache holds, without reading its records.
+    """The description of a cache, without reading its records.
 
     Args:
-        folder: that `latent_writer.write` wrote.
+        folder: a folder that `latent_writer.write` wrote.
 
     Raises:
         FileNotFoundError: if it holds no finished cache.
@@ -92,10 +92,10 @@ def open_cache(folder: str | pathlib.Path) -> tuple["Latents", DataSpec]:
     """Opens a cache for random access.
 
     Args:
-        folder: that `latent_writer.write` wrote.
+        folder: a folder that `latent_writer.write` wrote.
 
     Returns:
-        The latents, and what they are as `pipeline.batches` takes it; `latents.draw` has to be the first of its
+        The latents, and their spec as `pipeline.batches` takes it; `latents.draw` has to be the first of its
         augmentations.
 
     Raises:
@@ -113,20 +113,20 @@ def open_cache(folder: str | pathlib.Path) -> tuple["Latents", DataSpec]:
                 f"{path} has {path.stat().st_size:,} bytes, not the {size:,} that were written; the "
                 "command that wrote the cache of latents writes it again."
             )
-    about = description.dataset
+    dataset = description.dataset
     held = sum(sizes.values())
-    if about["size"] * description.record_bytes > held:  # else the order of an epoch alone would fill the memory
+    if dataset["size"] * description.record_bytes > held:  # else the order of an epoch alone would fill the memory
         raise CacheError(
-            f"{folder} declares {about['size']:,} latents of {description.record_bytes:,} bytes each, and "
+            f"{folder} declares {dataset['size']:,} latents of {description.record_bytes:,} bytes each, and "
             f"its files have {held:,} bytes; write the cache again."
         )
     spec = DataSpec(
-        about["name"],
-        about["split"],
+        dataset["name"],
+        dataset["split"],
         description.shape,
-        about["num_classes"],
-        about["size"],
-        about["version"],
+        dataset["num_classes"],
+        dataset["size"],
+        dataset["version"],
         "float32",
     )
     return Latents(folder, list(sizes), description, spec), spec
@@ -155,8 +155,8 @@ class Latents(RandomAccess):
             scale (mean + exp(log variance / 2) eps - shift),   eps ~ N(0, 1)
 
         Args:
-            rng: of the example.
-            x: [views, parts, h, w, D] of a record; a view is drawn, too.
+            rng: the generator of the example.
+            x: the arrays of a record, [views, parts, h, w, D]; a view is drawn, too.
 
         Returns:
             float32 [h, w, D].
@@ -168,7 +168,7 @@ class Latents(RandomAccess):
         return self._scale * (z - self._shift)
 
     def fingerprint(self) -> dict[str, int | str]:
-        """What the cache holds: how many records, and a digest of some of them; as `sources.Records.fingerprint`."""
+        """A fingerprint of the cache: the number of records, and a digest of some; as `sources.Records.fingerprint`."""
         return {"records": len(self), "sha256": self._sampled()}
 
     def _place(self, row: int) -> str:
@@ -196,8 +196,8 @@ class Latents(RandomAccess):
 
 
 def differences(there: Description, required: Description) -> list[str]:
-    """What differs between two descriptions, a phrase for each field: "autoencoder.sha256: 'ab..' -> 'cd..'"."""
-    there, required = (json.loads(json.dumps(each._asdict())) for each in (there, required))
+    """The differences of two descriptions, a phrase for each field: "autoencoder.sha256: 'ab..' -> 'cd..'"."""
+    there, required = (json.loads(json.dumps(description._asdict())) for description in (there, required))
     return [f"{field}: {old!r} -> {new!r}" for field, old, new in _differing("", there, required)]
 
 
@@ -214,21 +214,21 @@ def _differing(path: str, there: Any, required: Any) -> list[tuple[str, Any, Any
 def require(
     description: Description, name: str, split: str, autoencoder: Mapping[str, Any] | None = None, where: str = "it"
 ) -> None:
-    """Refuses a cache of other pictures, or of another autoencoder, than those of a run.
+    """Refuses a cache of other pictures, or of another autoencoder, than the run has.
 
     Args:
-        description: of the cache.
-        name: of the dataset, `name[/config][:version]`; without a version any will do.
-        split: of it.
-        autoencoder: as in `Description`; None if any will do.
-        where: the cache lies, for the message.
+        description: the description of the cache.
+        name: the name of the dataset, `name[/config][:version]`; without a version any will do.
+        split: the split of the dataset.
+        autoencoder: the autoencoder as `Description` has it; None if any will do.
+        where: the place of the cache, for the message.
 
     Raises:
         CacheError: naming what differs.
     """
-    about, (bare, _, version) = description.dataset, name.partition(":")
+    dataset, (bare, _, version) = description.dataset, name.partition(":")
     required = {"name": bare, "split": split} | ({"version": version} if version else {})
-    present = {key: about[key] for key in required}
+    present = {key: dataset[key] for key in required}
     present["name"] = present["name"].partition(":")[0]
     differs = _differing("dataset", present, required)
     if autoencoder is not None:

@@ -37,15 +37,17 @@ def write(
     """Writes the latents of a split, or goes on with a writing that was interrupted; the files are the same either way.
 
     Args:
-        folder: of the cache; made if missing.
+        folder: the folder of the cache; made if missing.
         source: the pictures.
-        spec: of the pictures, from `sources.open_source`.
-        description: of the cache.
-        encode: uint8 [batch_size, H, W, C] -> [batch_size, parts, h, w, D], for the views one after the other.
-        batch_size: pictures in one call; the last ones are filled up with repetitions.
-        threads: that read and decode pictures in advance.
-        shard_records: records of a file; 0 for files of about `SHARD` bytes.
-        begin: called with the number of records; returns a function that is called with the number written so far.
+        spec: the spec of the pictures, from `sources.open_source`.
+        description: the description of the cache.
+        encode: a function uint8 [batch_size, H, W, C] -> [batch_size, parts, h, w, D], for the views one after the
+            other.
+        batch_size: the pictures in one call; the last ones are filled up with repetitions.
+        threads: the number of threads that read and decode pictures in advance.
+        shard_records: the records of a file; 0 for files of about `SHARD` bytes.
+        begin: a function that is called with the number of records; it returns a function for the number written so
+            far.
 
     Raises:
         CacheError: if the folder holds other latents, or an unfinished writing of other latents (naming what differs),
@@ -56,31 +58,31 @@ def write(
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    each = shard_records or max(1, SHARD // description.record_bytes)
+    per_file = shard_records or max(1, SHARD // description.record_bytes)
     with _alone(folder):
-        each, sizes = _settle(folder, description, each)
-        files = [folder / name for name in _names(spec.size, each)]
+        per_file, sizes = _settle(folder, description, per_file)
+        files = [folder / name for name in _names(spec.size, per_file)]
         sound = lambda file: file.is_file() and sizes.get(file.name, file.stat().st_size) == file.stat().st_size
         missing = [number for number, file in enumerate(files) if not sound(file)]
-        shard_of = lambda number: range(each * number, min(each * (number + 1), spec.size))
+        shard_of = lambda number: range(per_file * number, min(per_file * (number + 1), spec.size))
         runs = [rows[i : i + batch_size] for rows in map(shard_of, missing) for i in range(0, len(rows), batch_size)]
         advance = begin(sum(map(len, runs)))
         done = 0
         writer = None
         for batch in pipeline.rows(source, spec, runs, threads=threads):
-            number = int(batch["index"][0]) // each
+            number = int(batch["index"][0]) // per_file
             last = int(batch["index"][-1]) + 1
             part = folder / f".{files[number].name}.part"
             writer = writer or ArrayRecordWriter(str(part), "group_size:1,uncompressed")
             for record in _records(batch, description, encode, batch_size):
                 writer.write(record)
-            if last % each == 0 or last == spec.size:
+            if last % per_file == 0 or last == spec.size:
                 writer.close()
                 writer = None
                 _finish(part, files[number], len(shard_of(number)))
             done += len(batch["index"])
             advance(done)
-        _note(folder / INDEX, description, each, {path.name: path.stat().st_size for path in files})
+        _note(folder / INDEX, description, per_file, {path.name: path.stat().st_size for path in files})
         (folder / BEGUN).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Points of surfaces: those of a cloud, and those where a signed distance on a grid is zero."""
+"""Points of surfaces: a cloud's own, and those where a signed distance on a grid is zero."""
 
 __all__ = ["crossings", "of_points"]
 
@@ -18,14 +18,15 @@ def of_points(example: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def crossings(distance: np.ndarray, rng: np.random.Generator, number: int = POINTS) -> np.ndarray:
     """Points of the surface where a function on a grid changes its sign.
 
-    On each edge between two neighbours of different sign lies one, where the straight line between their values is
-    zero; of these, `number` are drawn, without replacement where there are enough. Edges are denser, by up to
+    On each edge between two neighbours of different sign lies one point, where the straight line between their values
+    is zero; `number` of these are drawn, without replacement where there are enough. Edges are denser, by up to
     3^(1/2), on surfaces that stand askew.
 
     Args:
-        distance: [S, S, S] or [S, S, S, 1] at the centres of the cells of [-1, 1]^3, negative inside.
+        distance: the signed distance, [S, S, S] or [S, S, S, 1] at the centres of the cells of [-1, 1]^3, negative
+            inside.
         rng: the generator.
-        number: of points.
+        number: how many points to draw.
 
     Returns:
         float64 [number, 3]; all at the origin where the sign does not change.
@@ -40,15 +41,15 @@ def crossings(distance: np.ndarray, rng: np.random.Generator, number: int = POIN
     if not np.isfinite(values).all():
         raise ValueError("a signed distance must be finite, and this one holds NaN or infinity")
     side = len(values)
-    found = []
+    points_by_axis = []
     for axis in range(3):
         first, second = (values.take(range(*ends), axis) for ends in ((0, side - 1), (1, side)))
         edges = np.argwhere((first < 0) != (second < 0))
         near, far = first[tuple(edges.T)], second[tuple(edges.T)]
         points = edges.astype(float)
         points[:, axis] += near / (near - far)
-        found.append((points + 0.5) * 2 / side - 1)
-    points = np.concatenate(found)
+        points_by_axis.append((points + 0.5) * 2 / side - 1)
+    points = np.concatenate(points_by_axis)
     if not len(points):
         return np.zeros((number, 3))
     return points[rng.choice(len(points), number, replace=len(points) < number)]

@@ -23,9 +23,9 @@ def pack(example: Any, shape: Any) -> np.ndarray:
     Raises:
         ValueError: if the example is of another shape, or another pytree; both are named.
     """
-    found = shapes_of(example)
-    if found != shape:
-        raise ValueError(f"an example is of shape {found}, expected {shape}")
+    example_shape = shapes_of(example)
+    if example_shape != shape:
+        raise ValueError(f"an example is of shape {example_shape}, expected {shape}")
     if is_shape(shape):
         return np.asarray(example)
     leaves = [np.asarray(leaf, np.float32).reshape(-1) for leaf in jax.tree.leaves(example)]

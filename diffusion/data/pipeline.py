@@ -75,18 +75,19 @@ def batches(
 
     Args:
         source: the records.
-        spec: what the records are, from `sources.open_source`.
-        seed: in 0..2^64 - 1.
-        batch_size: examples in a global batch.
-        start: global index of the first example, >= 0: 0 for a new run, examples seen so far for one that goes on.
-        positions: of the rows [b] of every global batch that this process reads, each in 0..batch_size - 1; None: all.
+        spec: the spec of the records, from `sources.open_source`.
+        seed: the seed of the order and the augmentations, in 0..2^64 - 1.
+        batch_size: the examples in a global batch.
+        start: the global index of the first example, >= 0: 0 for a new run, examples seen so far for one that goes on.
+        positions: the positions of the rows [b] of every global batch that this process reads, each in 0..batch_size -
+            1; None: all.
         augment: functions (rng, image) -> image, applied in this order, each with an rng of its own; beside a condition
             that is a picture of the example's sides, each has the attribute `moves`, see `transforms.Augmentation`.
         shuffle: False keeps the order of the source in every epoch.
         threads: threads that prepare batches in advance; 0 prepares each when it is requested.
-        damaged: what to do about a record that the source calls damaged: "stop", or "skip": the next sound one in the
+        damaged: the treatment of a record that the source calls damaged: "stop", or "skip": the next sound one in the
             order of the source takes its place, under the same global example index and its draws.
-        order: version of the order, see `records_at`.
+        order: the version of the order, see `records_at`.
 
     Returns:
         Iterator of {"image": uint8 [b, ...] (or "x": float32 [b, ...], of examples that are pytrees [b, D]), "label":
@@ -120,16 +121,16 @@ def assembled(
     """The batch of records.
 
     Args:
-        records: of its rows.
-        spec: what they are.
+        records: the records of its rows.
+        spec: the spec of the records.
         index: global example index of each, int64 [b].
-        seed, augment: as in `batches`.
+        seed, augment: the arguments of `batches`.
     """
     examples = [record[spec.entry] for record in records]
     for position, function in enumerate(augment):
         examples = augmented(function, rngs_of(seed, index, position), examples)
         if spec.masks:
-            records = [_moved(function, spec, *each) for each in zip(rngs_of(seed, index, position), records)]
+            records = [_moved(function, spec, *pair) for pair in zip(rngs_of(seed, index, position), records)]
     batch = {spec.entry: _stack(examples, spec), "label": _labels(records, spec), "index": index}
     return batch | stacked_conditions(records) | _features(records, rngs_of(seed, index, 0))
 
@@ -139,7 +140,7 @@ def epoch(source: Source, spec: DataSpec, batch_size: int, *, threads: int = 2) 
 
     Args:
         source: the records.
-        spec: what the records are, from `sources.open_source`.
+        spec: the spec of the records, from `sources.open_source`.
         batch_size: records in a batch.
         threads: threads that prepare batches in advance; 0 prepares each when it is requested.
 
@@ -160,8 +161,8 @@ def rows(source: Source, spec: DataSpec, runs: Sequence[range], *, threads: int 
 
     Args:
         source: the records.
-        spec: what the records are, from `sources.open_source`.
-        runs: rows of each batch.
+        spec: the spec of the records, from `sources.open_source`.
+        runs: the rows of each batch.
         threads: threads that prepare batches in advance; 0 prepares each when it is requested.
 
     Returns:
@@ -187,7 +188,7 @@ def records_at(index: np.ndarray, size: int, seed: int, order: int = ORDER) -> n
     Args:
         index: global index of examples, int64 [b]; the epoch is index // size.
         size: number of records, >= 1.
-        seed: in 0..2^64 - 1.
+        seed: the seed of the order, in 0..2^64 - 1.
         order: version of the order. 1: `permutation`, which takes about 20 bytes a record and seconds an epoch. 2:
             beyond `SORTED` records `keyed_permutation`, which takes no memory; the same as 1 up to there.
 
@@ -214,8 +215,8 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
     Args:
         size: number of records, >= 1.
-        seed: in 0..2^64 - 1.
-        epoch: >= 0.
+        seed: the seed of the order, in 0..2^64 - 1.
+        epoch: the number of the epoch, >= 0.
 
     Returns:
         Permutation of 0..size - 1, int64 [size].
@@ -249,9 +250,9 @@ def augmented(
     function: Augmentation, rngs: Iterable[np.random.Generator], images: Sequence[np.ndarray]
 ) -> Sequence[np.ndarray]:
     """Augments images, each with its generator: all at once where the function can, and they are of one shape."""
-    of_batch = getattr(function, "of_batch", None)
-    if of_batch and len({np.shape(image) for image in images}) == 1:
-        return of_batch(rngs, images if isinstance(images, np.ndarray) else np.stack(images))
+    augment_batch = getattr(function, "of_batch", None)
+    if augment_batch and len({np.shape(image) for image in images}) == 1:
+        return augment_batch(rngs, images if isinstance(images, np.ndarray) else np.stack(images))
     return [function(rng, image) for rng, image in zip(rngs, images)]
 
 
@@ -260,7 +261,7 @@ def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
 
     Args:
         source: the records.
-        rows: each in 0..len(source) - 1.
+        rows: the rows to read, each in 0..len(source) - 1.
 
     Returns:
         A list as long as `rows`.
@@ -302,8 +303,8 @@ def conditions(source: Source, spec: DataSpec, rows: Sequence[int]) -> Batch:
 
     Args:
         source: the records.
-        spec: what the records are, from `sources.open_source`.
-        rows: numbers of records [b].
+        spec: the spec of the records, from `sources.open_source`.
+        rows: the numbers of the records, [b].
 
     Returns:
         {"label": int32 [b]}, with {"condition": pytree of [b, ...]} where the records have one, as in `batches`.
@@ -319,7 +320,7 @@ def fetch(source: Source, rows: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _skipping(source: Source, rows: np.ndarray) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Reads records, the next sound one for each that is damaged; and int32 [b], 1 for each of those."""
+    """Reads records, the next sound one for each that is damaged; and int32 [b], 1 where a record was replaced."""
     records = sound(source, rows.tolist())
     skipped = np.array([record is None for record in records], np.int32)
     return [_next_sound(source, int(row)) if record is None else record for record, row in zip(records, rows)], skipped
@@ -341,7 +342,7 @@ def _labels(records: Sequence[Mapping[str, Any]], spec: DataSpec) -> np.ndarray:
 
 
 def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns {"condition": pytree of [b, ...]} of records that have one, see `data.captions`, else nothing.
+    """Returns {"condition": pytree of [b, ...]} for records that have one, see `data.captions`, else nothing.
 
     Raises:
         ValueError: for conditions of several shapes, and a mask of padding, the entry "real", that leaves nothing.
@@ -355,8 +356,8 @@ def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         shapes = sorted({str(pytrees.shapes_of(condition)) for condition in conditions})
         raise ValueError(f"conditions are to have one shape, and these are of {' and '.join(shapes[:2])}.") from error
     if isinstance(stacked, Mapping) and "real" in stacked:
-        kept = [leaf.reshape(len(leaf), -1).any(axis=1) for leaf in jax.tree.leaves(stacked["real"])]
-        empty = ~np.any(kept, axis=0)
+        is_kept = [leaf.reshape(len(leaf), -1).any(axis=1) for leaf in jax.tree.leaves(stacked["real"])]
+        empty = ~np.any(is_kept, axis=0)
         if empty.any():
             row = int(np.argmax(empty))
             raise ValueError(f'the mask "real" of record {row} of a batch leaves nothing: all of it is padding.')
@@ -369,11 +370,11 @@ def view(rng: np.random.Generator, views: np.ndarray) -> np.ndarray:
 
 
 def _features(records: Sequence[Mapping[str, Any]], rngs: Iterable[np.random.Generator]) -> Batch:
-    """{"features": [b, N, D]} of records that have them for each view, `[V, N, D]`, else nothing.
+    """{"features": [b, N, D]} for records that have them for each view, `[V, N, D]`, else nothing.
 
     Args:
-        records: of a batch.
-        rngs: those of the first augmentation, which draws the view of the example.
+        records: the records of a batch.
+        rngs: the generators of the first augmentation, which draws the view of the example.
     """
     if not records or "features" not in records[0]:
         return {}
@@ -393,14 +394,14 @@ def _packed(example: Any, spec: DataSpec) -> np.ndarray:
     kind = "u" if spec.dtype == "uint8" else "f"
     if isinstance(example, np.ndarray) and example.shape == spec.shape and example.dtype.kind == kind:
         return example
-    found = f"{getattr(example, 'dtype', '')} {pytrees.shapes_of(example)}".strip()
+    description = f"{getattr(example, 'dtype', '')} {pytrees.shapes_of(example)}".strip()
     try:
         if not isinstance(example, np.ndarray):
             return packing.pack(example, spec.shape)
     except ValueError:
         pass
     raise ValueError(
-        f"{spec.name} ({spec.split}): an {'image' if spec.entry == 'image' else 'example'} is {found}, expected "
+        f"{spec.name} ({spec.split}): an {'image' if spec.entry == 'image' else 'example'} is {description}, expected "
         f"{spec.dtype} {spec.shape}: sources and augmentations must keep the type and shape of the dataset's images."
     )
 

@@ -53,9 +53,9 @@ def environment(
     """Makes the environment, if it is not there; returns its Python.
 
     Args:
-        folder: of it.
-        say: shows a line.
-        install: (its Python, packages), as the function of that name.
+        folder: the folder of the environment.
+        say: a function that shows a line.
+        install: a function (its Python, packages), as the function of that name.
 
     Raises:
         PreparationFailed: if the folder holds something else, or pip fails.
@@ -88,17 +88,17 @@ def prepare(
     """Prepares a dataset, if it is not there.
 
     Args:
-        name: as TFDS names it, `dataset[/config][:version]`.
-        data_dir: folder of prepared datasets; "" for TFDS_DATA_DIR or ~/tensorflow_datasets.
-        folder: of the environment; None for that of the cache.
-        say: shows a line.
-        install: as in `environment`.
+        name: the dataset's name as TFDS has it, `dataset[/config][:version]`.
+        data_dir: the folder of prepared datasets; "" for TFDS_DATA_DIR or ~/tensorflow_datasets.
+        folder: the folder of the environment; None for the one in the cache.
+        say: a function that shows a line.
+        install: a function (its Python, packages), see `environment`.
 
     Returns:
         The folder of the dataset's version.
 
     Raises:
-        ValueError: if the name is none, or that of a bundled dataset.
+        ValueError: if the name is none, or a bundled dataset's.
         PreparationFailed: if `data_dir` holds something else than datasets, the environment cannot be made, or TFDS
             fails.
     """
@@ -106,12 +106,12 @@ def prepare(
         raise ValueError(f"{name!r} is bundled: it is made on first use, and needs no preparation")
     root = catalog.root_of(data_dir)
     try:
-        found = catalog.find(name, str(root))
+        dataset_folder = catalog.find(name, str(root))
     except FileNotFoundError:
         pass
     else:
-        say(f"{name} is prepared already: {found}")
-        return found
+        say(f"{name} is prepared already: {dataset_folder}")
+        return dataset_folder
     require_datasets(root)
     if "tensorflow" in sys.modules:
         raise PreparationFailed("TensorFlow is imported in this process. Valid: the command `diffusion prepare`.")

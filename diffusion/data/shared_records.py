@@ -19,7 +19,7 @@ class Part(NamedTuple):
     """The records of a stream, by the ends of its split.
 
     Attributes:
-        of: where the stream comes from, and the name of the split whose part it is.
+        of: the place that the stream comes from, and the name of the split whose part it is.
         first: the number of its first record.
         last: the number after that of its last; `BEYOND` where it has none.
     """
@@ -49,12 +49,13 @@ def identify(source: Source | Stream) -> Known:
 def by_number(some: Known, others: Known) -> int | None:
     """How many records of a source are also records of another; None where their numbers do not say it.
 
-    Numbers tell apart what is of one set of stored records: splits of a dataset, parts of the same files. Streams of
-    the same files are told apart by the ends of their splits, and the count is at most `BEYOND` where they have none.
+    Numbers distinguish the records of one set of stored records: splits of a dataset, parts of the same files. Streams
+    of the same files are distinguished by the ends of their splits, and the count is at most `BEYOND` where they have
+    none.
 
     Args:
         some: the records that are looked for.
-        others: those among which they are looked for.
+        others: the records among which they are looked for.
     """
     if isinstance(some, Part) and isinstance(others, Part) and some.of == others.of:
         return max(0, min(some.last, others.last) - max(some.first, others.first))
@@ -64,7 +65,7 @@ def by_number(some: Known, others: Known) -> int | None:
 
 
 def by_content(examples: np.ndarray, others: np.ndarray) -> int:
-    """How many examples `[N, ...]` are equal to one of `others` `[M, ...]`, to the bit; 0 of another shape or type."""
+    """How many examples `[N, ...]` equal one of `others` `[M, ...]`, to the bit; 0 if shape or type differ."""
     if examples.shape[1:] != others.shape[1:] or examples.dtype != others.dtype:
         return 0
     known = set(map(_digest, others))

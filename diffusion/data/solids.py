@@ -35,9 +35,9 @@ class Part(NamedTuple):
     """A closed surface.
 
     Attributes:
-        distance: points [N, 3] -> signed distances [N], negative inside.
-        area: of the surface.
-        draw: (generator, n) -> n points [n, 3], independent and uniform by area.
+        distance: a function points [N, 3] -> signed distances [N], negative inside.
+        area: the area of the surface.
+        draw: a function (generator, n) -> n points [n, 3], independent and uniform by area.
     """
 
     distance: Callable[[np.ndarray], np.ndarray]
@@ -59,7 +59,7 @@ def box(half: Sequence[float] | np.ndarray) -> Part:
     """A box about the origin.
 
     Args:
-        half: half of its sides, [3], positive.
+        half: half of each of its sides, [3], positive.
 
     Raises:
         ValueError: if a side is not positive.
@@ -84,8 +84,8 @@ def torus(major: float, minor: float) -> Part:
     """A torus about the z axis.
 
     Args:
-        major: radius of the circle in its middle.
-        minor: radius of the tube, below `major`.
+        major: the radius of the circle in its middle.
+        minor: the radius of the tube, below `major`.
 
     Raises:
         ValueError: if 0 < minor < major does not hold.
@@ -97,12 +97,12 @@ def torus(major: float, minor: float) -> Part:
         return np.hypot(np.hypot(p[:, 0], p[:, 1]) - major, p[:, 2]) - minor
 
     def draw(rng, n):
-        kept = np.empty(0)
-        while len(kept) < n:  # the circle at angle a of the tube is as long as major + minor cos a
+        accepted = np.empty(0)
+        while len(accepted) < n:  # the circle at angle a of the tube is as long as major + minor cos a
             angle = rng.uniform(-math.pi, math.pi, 2 * n)
             room = rng.uniform(0, major + minor, 2 * n)
-            kept = np.concatenate([kept, angle[room < major + minor * np.cos(angle)]])
-        tube, around = kept[:n], rng.uniform(-math.pi, math.pi, n)
+            accepted = np.concatenate([accepted, angle[room < major + minor * np.cos(angle)]])
+        tube, around = accepted[:n], rng.uniform(-math.pi, math.pi, n)
         radius = major + minor * np.cos(tube)
         return np.stack([radius * np.cos(around), radius * np.sin(around), minor * np.sin(tube)], axis=1)
 
@@ -163,9 +163,9 @@ def superellipsoid(half: Sequence[float] | np.ndarray, upright: float, flat: flo
     by directions: a surface around the origin has the area |p|^3 / (p . n) for each unit of solid angle.
 
     Args:
-        half: (a, b, c), positive.
+        half: the half axes (a, b, c), positive.
         upright: the exponent of outlines through the z axis, in (0, 2).
-        flat: that of outlines across it, likewise.
+        flat: the exponent of outlines across it, in (0, 2).
 
     Raises:
         ValueError: for values out of range.
@@ -204,11 +204,11 @@ def superellipsoid(half: Sequence[float] | np.ndarray, upright: float, flat: flo
     most = np.linalg.norm(sides) ** 3 / inner
 
     def draw(rng, n):
-        kept = np.empty((0, 3))
-        while len(kept) < n:
+        accepted = np.empty((0, 3))
+        while len(accepted) < n:
             points, weight = on_surface(_directions(rng.normal(size=(8 * n, 3))))
-            kept = np.concatenate([kept, points[rng.uniform(0, most, 8 * n) < weight]])
-        return kept[:n]
+            accepted = np.concatenate([accepted, points[rng.uniform(0, most, 8 * n) < weight]])
+        return accepted[:n]
 
     number = np.arange(NODES) + 0.5  # Fibonacci's lattice
     z, turn = 1 - 2 * number / NODES, number * math.pi * (1 + math.sqrt(5))
@@ -217,13 +217,14 @@ def superellipsoid(half: Sequence[float] | np.ndarray, upright: float, flat: flo
 
 
 def signed_distance(solid: Solid, points: np.ndarray) -> np.ndarray:
-    """The distance of points to a solid's surface, negative inside: the least of its parts'.
+    """The distance of points to a solid's surface, negative inside: the least distance of its parts.
 
-    Exact outside of all parts where theirs is; inside, where parts overlap, at most the true one in size.
+    Exact outside of all parts where the parts' distances are; inside, where parts overlap, at most the true one in
+    size.
 
     Args:
         solid: the parts.
-        points: [N, 3].
+        points: the points, [N, 3].
 
     Returns:
         float64 [N].
@@ -232,19 +233,19 @@ def signed_distance(solid: Solid, points: np.ndarray) -> np.ndarray:
 
 
 def surface_points(solid: Solid, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Independent points, uniform by area on the surface of the union; what lies within another part is left out.
+    """Independent points, uniform by area on the surface of the union; points within another part are left out.
 
     Args:
         solid: the parts.
-        number: of points.
+        number: how many points to draw.
         rng: the generator.
 
     Returns:
         float64 [number, 3], in random order.
     """
     areas = np.array([part.area for part in solid])
-    kept = np.empty((0, 3))
-    while len(kept) < number:
+    accepted = np.empty((0, 3))
+    while len(accepted) < number:
         counts = rng.multinomial(2 * number, areas / areas.sum())
         drawn = [part.draw(rng, count) for part, count in zip(solid, counts)]
         free = []
@@ -254,8 +255,8 @@ def surface_points(solid: Solid, number: int, rng: np.random.Generator) -> np.nd
                 if j != i:  # where two surfaces coincide, that of the first part counts
                     outside &= other.distance(points) > (ROUNDING if j < i else -ROUNDING)
             free.append(points[outside])
-        kept = np.concatenate([kept, rng.permutation(np.concatenate(free))])
-    return kept[:number]
+        accepted = np.concatenate([accepted, rng.permutation(np.concatenate(free))])
+    return accepted[:number]
 
 
 def grid(side: int) -> np.ndarray:

@@ -24,8 +24,8 @@ class StreamBatches:
     """The endless training batches of a stream, this process's rows of each; an iterator as `pipeline.batches`.
 
     Attributes:
-        state: where the stream is after the last batch, as JSON: the next start's `state`.
-        read_again: records that were read again to come to the start.
+        state: the state of the stream after the last batch, as JSON: the next start's `state`.
+        read_again: how many records were read again to come to the start.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class StreamBatches:
 
         Args:
             stream: the records.
-            start: global index of the first example.
-            state: of the stream there; None for its beginning.
-            seed, batch_size, positions, augment, threads: as in `pipeline.batches`; one thread at a time reads the
-                stream, and all of them decode.
-            damaged: what to do about a record that cannot be used: "stop", or "skip": the next sound one of its batch
+            start: the global index of the first example.
+            state: the state of the stream there; None for its beginning.
+            seed, batch_size, positions, augment, threads: the arguments of `pipeline.batches`; one thread at a time
+                reads the stream, and all of them decode.
+            damaged: the treatment of a record that cannot be used: "stop", or "skip": the next sound one of its batch
                 takes its place, under the same global example index and its draws.
 
         Raises:
@@ -84,7 +84,7 @@ class StreamBatches:
             index = start + step * batch_size + mine
             read = [_sound(stream, raw, row) if damaged == "skip" else (stream.decode(raw[row]), 0) for row in mine]
             batch = pipeline.assembled([record for record, _ in read], stream.spec, index, seed, augment)
-            skipped = {"skipped": np.array([each for _, each in read], np.int32)} if damaged == "skip" else {}
+            skipped = {"skipped": np.array([replaced for _, replaced in read], np.int32)} if damaged == "skip" else {}
             return batch | skipped | {"state": after}
 
         self._batches = pipeline.iterate(sys.maxsize, read, threads)

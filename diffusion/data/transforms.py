@@ -1,4 +1,4 @@
-"""What happens to one image between the disk and the network: decoding, augmentation, and the change of range."""
+"""The steps of one image between the disk and the network: decoding, augmentation, and the change of range."""
 
 __all__ = ["Augmentation", "crop", "decode", "decode_any", "decode_square", "flip", "square", "to_model", "to_uint8"]
 
@@ -50,7 +50,7 @@ def decode_any(data: bytes, channels: int, limit: int) -> np.ndarray:
     """Decodes an image of any size, and leaves it as it is.
 
     Args:
-        data, channels, limit: as in `decode_square`.
+        data, channels, limit: the arguments of `decode_square`.
 
     Returns:
         uint8 [H, W, channels].
@@ -70,9 +70,9 @@ def decode_square(data: bytes, side: int, channels: int, limit: int) -> np.ndarr
 
     Args:
         data: the encoded image.
-        side: of the square.
+        side: the side of the square in pixels.
         channels: 1 (grey), 3 (red, green, blue) or 4 (with opacity); an image of another kind is converted.
-        limit: bytes of a decoded image; compared with its header before any pixel is decoded.
+        limit: the most bytes of a decoded image; compared with its header before any pixel is decoded.
 
     Returns:
         uint8 [side, side, channels].
@@ -161,7 +161,7 @@ def crop(padding: int = 4) -> Augmentation:
     serves a classifier; a generative model would learn to draw the black bars.
 
     Args:
-        padding: pixels added on every side, from 1 to the image's side - 1.
+        padding: the pixels added on every side, from 1 to the image's side - 1.
 
     Returns:
         Function (rng, image [H, W, C]) -> image [H, W, C].
@@ -192,7 +192,7 @@ def crop(padding: int = 4) -> Augmentation:
 
 
 def _of_batches(apply: Callable[[Iterable[np.random.Generator], np.ndarray], np.ndarray]) -> Augmentation:
-    """A geometric augmentation, of one image, by what it is for a batch."""
+    """A geometric augmentation of one image, from its function for a batch."""
 
     def of_one(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         return apply([rng], image[None])[0]
