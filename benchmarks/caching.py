@@ -7,9 +7,9 @@ Samples a run's own guided network along one plan, whole and under each cache th
 thresholds, and whole with fewer steps, which is what a cache has to beat. The ratios of MagCache and the polynomial of
 TeaCache are measured on the run first (`caching.measured`), and printed as entries of a config. The error is the root
 mean square distance of the pictures from those of the whole network, in the data's units [-1, 1]; the Frechet distance
-is between the pixels of the samples and of the training pictures. The share of blocks is exact: blocks that ran over
-those of the whole trajectory. Seconds are of CPU, of all threads, the least of some rounds of the compiled program;
-those of the wall would measure what else runs on the machine.
+is between the pixels of the samples and of the training pictures. The share of blocks is exact: the blocks that ran
+over the blocks of the whole trajectory. Seconds are of CPU, of all threads, the least of some rounds of the compiled
+program; wall-clock seconds would measure what else runs on the machine.
 
 Prints a table; writes OUT.md, OUT.json and OUT.png.
 """
@@ -58,9 +58,9 @@ class Way(NamedTuple):
     """A way to sample.
 
     Attributes:
-        method: its name, for which the figure has one curve.
+        method: the name of the method, for which the figure has one curve.
         number: its threshold, interval, share or number of steps.
-        recipe: of the run, so changed.
+        recipe: the run's recipe with this change.
     """
 
     method: str
@@ -69,14 +69,14 @@ class Way(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a way has cost and made.
+    """The cost and the result of a way.
 
     Attributes:
-        method, number: of the way.
-        blocks: share of the blocks of the whole trajectory that ran.
-        seconds: of CPU, for all samples.
-        error: root mean square distance from the whole network's samples.
-        frechet: distance of the samples' pixels from the training pictures'.
+        method, number: the method and the number of the way.
+        blocks: the share of the blocks of the whole trajectory that ran.
+        seconds: the seconds of CPU for all samples.
+        error: the root mean square distance from the whole network's samples.
+        frechet: the distance of the samples' pixels from the training pictures'.
     """
 
     method: str
@@ -88,7 +88,7 @@ class Measured(NamedTuple):
 
 
 def recipe_of(folder: str, steps: int) -> Recipe:
-    """The recipe of a run whose sampler takes so many steps, without a cache or merging of its own."""
+    """The recipe of a run whose sampler takes `steps` steps, without a cache or merging of its own."""
     config = workdir.read_config(pathlib.Path(folder))
     config.sample.steps = steps
     config.sample.update({"cache": {"name": ""}, "merge": 0.0})
@@ -176,11 +176,11 @@ def draw(rows: list[Measured], whole: Measured, path: str) -> None:
 def main(argv: list[str]) -> None:
     """Measures, prints and draws."""
     values = flags.FLAGS
-    whole = recipe_of(values.workdir, values.steps)
+    uncached = recipe_of(values.workdir, values.steps)
     params, _ = checkpoints.load_ema(pathlib.Path(values.workdir), None)
-    labels = generate.balanced_labels(values.images, whole.num_classes)
-    arguments = (params, labels, *generate.keys(generate.seeds(whole.config, values.images)))
-    source: Any = whole.config["data"]
+    labels = generate.balanced_labels(values.images, uncached.num_classes)
+    arguments = (params, labels, *generate.keys(generate.seeds(uncached.config, values.images)))
+    source: Any = uncached.config["data"]
     real = image_sets.open_set(f"{source['name']}@train", source["dir"])
     flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1)
     moments = lambda x: frechet.update(frechet.init(flat(x).shape[1]), flat(x))
@@ -188,20 +188,20 @@ def main(argv: list[str]) -> None:
     distance = lambda x: float(frechet.frechet_distance(moments(x), data))
 
     measures = None
-    if "blocks" in facts.reuses(whole.network):
-        seen = dataclasses.replace(whole, cache=caching.measured(len(whole.plan.t)))
-        measures = program(seen)(*arguments)[1].calls[0]
+    if "blocks" in facts.reuses(uncached.network):
+        measuring = dataclasses.replace(uncached, cache=caching.measured(len(uncached.plan.t)))
+        measures = program(measuring)(*arguments)[1].calls[0]
         print("mag_cache ratios:", tuple(round(float(ratio), 4) for ratio in measures.ratios))
         print("tea_cache coefficients:", tuple(round(c, 4) for c in caching.fitted(measures, DEGREE)))
-    x, _, seconds = measure(Way("whole", 0, whole), arguments, values.rounds)
+    x, _, seconds = measure(Way("whole", 0, uncached), arguments, values.rounds)
     plain = Measured("whole", 0, 1.0, seconds, 0.0, distance(x))
     fewer = [Way("fewer steps", steps, recipe_of(values.workdir, steps)) for steps in FEWER if steps < values.steps]
     rows = []
-    for way in (*ways(whole, measures), *fewer):
-        made, blocks, seconds = measure(way, arguments, values.rounds)
-        blocks *= len(way.recipe.plan.t) / len(whole.plan.t)
-        error = float(np.sqrt(np.mean((made - x) ** 2)))
-        rows.append(Measured(way.method, way.number, blocks, seconds, error, distance(made)))
+    for way in (*ways(uncached, measures), *fewer):
+        samples, blocks, seconds = measure(way, arguments, values.rounds)
+        blocks *= len(way.recipe.plan.t) / len(uncached.plan.t)
+        error = float(np.sqrt(np.mean((samples - x) ** 2)))
+        rows.append(Measured(way.method, way.number, blocks, seconds, error, distance(samples)))
         print(rows[-1], flush=True)
     write(rows, plain, values)
 
@@ -210,14 +210,14 @@ def write(rows: list[Measured], whole: Measured, values: Any) -> None:
     """OUT.json, OUT.md and OUT.png."""
     out = pathlib.Path(values.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    about = {
+    conditions = {
         "steps": values.steps,
         "images": values.images,
         "device": jax.devices()[0].device_kind,
         "load": os.getloadavg()[0],
         "jax": jax.__version__,
     }
-    table = {"about": about, "rows": [row._asdict() for row in (whole, *rows)]}
+    table = {"about": conditions, "rows": [row._asdict() for row in (whole, *rows)]}
     out.with_suffix(".json").write_text(json.dumps(table, indent=1) + "\n")
     lines = [
         "| method | number | blocks run | CPU seconds | error | Frechet |",
@@ -230,7 +230,7 @@ def write(rows: list[Measured], whole: Measured, values: Any) -> None:
     ]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
     draw(rows, whole, str(out))
-    print(f"{out}.md, .json and .png: {values.images} samples, {values.steps} steps, load {about['load']:.1f}")
+    print(f"{out}.md, .json and .png: {values.images} samples, {values.steps} steps, load {conditions['load']:.1f}")
 
 
 if __name__ == "__main__":

@@ -64,14 +64,14 @@ class Problem(NamedTuple):
     """A flow to follow.
 
     Attributes:
-        name: of the data.
+        name: the name of the data.
         schedule: the process.
         weights: the first argument of `denoise`, so that the program does not hold them as a constant.
-        denoise: (weights, x_t, t) -> Prediction.
-        start: t -> x_t `[N, ...]`, the same noise at every t.
-        exact: t -> where the exact flow leads from there, `[N, ...]`.
-        moments: of the data, flat.
-        scale: standard deviation of the data.
+        denoise: the denoiser, (weights, x_t, t) -> Prediction.
+        start: the initial noise, a function t -> x_t `[N, ...]`, the same noise at every t.
+        exact: the end of the exact flow from there, a function t -> `[N, ...]`.
+        moments: the moments of the data, flat.
+        scale: the standard deviation of the data.
     """
 
     name: str
@@ -179,13 +179,13 @@ def grids(schedule: NoiseSchedule) -> dict[str, Callable[[int], np.ndarray]]:
         "sigma_max": min(NOISIEST, noise(schedule, schedule.t_max) * (1 - 1e-6)),
     }
     section = next(s for s in catalogue.PAGES["schedules"] if s.title.startswith("Grids"))
-    found = {}
+    known_grids = {}
     for name, grid in catalogue.members(section).items():
         parameters = inspect.signature(grid).parameters
         needed = {key for key, value in parameters.items() if value.default is value.empty}
         if needed <= known.keys() | {"steps"} and "steps" in parameters:
-            found[name] = functools.partial(grid, **{key: known[key] for key in known if key in parameters})
-    return found
+            known_grids[name] = functools.partial(grid, **{key: known[key] for key in known if key in parameters})
+    return known_grids
 
 
 def counts(sampler: Sampler, wanted: list[int]) -> dict[int, int]:
@@ -227,14 +227,14 @@ def compared(problem: Problem, x: np.ndarray, t: float, draws: int) -> dict:
     """Distances from the exact flow (of a deterministic sampler), and between moments."""
     if not np.isfinite(x).all():
         return {"error": None, "frechet": None}
-    found = frechet.update(frechet.init(x[0].size), x.reshape(len(x), -1))
+    moments = frechet.update(frechet.init(x[0].size), x.reshape(len(x), -1))
     error = float(np.sqrt(np.mean((x - problem.exact(t)) ** 2)) / problem.scale) if not draws else None
-    distance = frechet.frechet_distance(found, problem.moments)
+    distance = frechet.frechet_distance(moments, problem.moments)
     return {"error": error and float(f"{error:.4g}"), "frechet": float(f"{distance:.4g}")}
 
 
 def floor(problem: Problem) -> float:
-    """The Frechet distance of the exact flow's own samples, which are finitely many, or those of an inexact network."""
+    """The Frechet distance of the exact flow's own samples, which are finitely many, or of an inexact network's."""
     return compared(problem, problem.exact(float(problem.schedule.t_max)), 0.0, draws=1)["frechet"]
 
 
@@ -253,9 +253,9 @@ def main(argv: list[str]) -> None:
     wanted = [int(count) for count in args.counts]
     out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    kept = json.loads(out.with_suffix(".json").read_text()) if args.keep else {}
-    tables = kept.get("tables", {})
-    floors = kept.get("floors", {})
+    earlier = json.loads(out.with_suffix(".json").read_text()) if args.keep else {}
+    tables = earlier.get("tables", {})
+    floors = earlier.get("floors", {})
     for schedule in args.schedules:
         with jax.enable_x64(True):
             problem = mixture(SCHEDULES[schedule], args.number)

@@ -1,4 +1,4 @@
-"""What benchmarks.few_steps found, as tables, a picture, and the ranking that the literature expects."""
+"""The results of benchmarks.few_steps, as tables, a picture, and the ranking that the literature expects."""
 
 import pathlib
 
@@ -39,11 +39,11 @@ TOP = 3.0  # errors beyond it are not drawn: the sample is nowhere near the data
 
 def by_nfe(rows: list[dict], sampler: str, grid: str | None, key: str = "error") -> dict[int, float]:
     """NFE -> figure of a sampler on a grid, or the least of all grids."""
-    found: dict[int, float] = {}
+    least: dict[int, float] = {}
     for row in rows:
         if row["sampler"] == sampler and grid in (None, row["grid"]) and row[key] is not None:
-            found[row["nfe"]] = min(row[key], found.get(row["nfe"], np.inf))
-    return found
+            least[row["nfe"]] = min(row[key], least.get(row["nfe"], np.inf))
+    return least
 
 
 def at(curve: dict[int, float], nfe: int) -> float | None:
@@ -62,7 +62,7 @@ def best_grid(rows: list[dict], sampler: str, key: str) -> str | None:
 
 def lines(rows: list[dict], columns: list[int]) -> list[list[str]]:
     """The cells of a table: sampler, its best grid, its error (deterministic ones) and its Frechet distance there."""
-    made = []
+    table_lines = []
     for sampler in dict.fromkeys(row["sampler"] for row in rows):
         deterministic = any(row["error"] is not None for row in rows if row["sampler"] == sampler)
         grid = best_grid(rows, sampler, "error" if deterministic else "frechet")
@@ -70,8 +70,8 @@ def lines(rows: list[dict], columns: list[int]) -> list[list[str]]:
             continue
         errors, distances = (by_nfe(rows, sampler, grid, key) for key in ("error", "frechet"))
         cells = [_figure(at(errors, nfe)) for nfe in columns]
-        made.append([sampler, grid, *cells, *(_figure(at(distances, nfe)) for nfe in columns)])
-    return made
+        table_lines.append([sampler, grid, *cells, *(_figure(at(distances, nfe)) for nfe in columns)])
+    return table_lines
 
 
 def _figure(value: float | None) -> str:
@@ -114,7 +114,7 @@ def markdown(tables: dict[str, list[dict]], floors: dict[str, float]) -> str:
 
 
 def ranking(tables: dict[str, list[dict]]) -> list[str]:
-    """Whether what the literature knows came out, a line for each claim."""
+    """Whether the results agree with the literature, a line for each claim."""
     verdicts = []
     for title, rows in tables.items():
         names = list(dict.fromkeys(row["sampler"] for row in rows))
@@ -158,7 +158,7 @@ def _verdict(expected: str, baseline: float | None, figures: dict[str, float | N
 
 
 def _of(rows: list[dict], stems: tuple[str, ...]) -> list[str]:
-    """The samplers that are one of these with whatever arguments, but of order 1."""
+    """The samplers that are one of these with any arguments, without those of order 1."""
     names = dict.fromkeys(row["sampler"] for row in rows)
     return [name for name in names if name.split("(")[0] in stems and not name.split("(")[-1].startswith("1")]
 

@@ -41,11 +41,11 @@ def main(argv: list[str]) -> None:
     net = inception.load(args.inception)
     protocol = protocols.get(args.protocol)
     space = references.inception_space(net, protocol)
-    own, real = (
+    samples, real = (
         references.gather(image_sets.open_set(spec, args.data_dir), space, ("2048",), references.cache_folder())
         for spec in (args.samples, args.reference)
     )
-    rows = own.rows["2048"]
+    rows = samples.rows["2048"]
     against = real.rows["2048"]
     sizes = np.unique([int(share * len(rows)) for share in SHARES])
     fit = lambda chosen: extrapolation.extrapolate(rows, real.statistics.moments["2048"], chosen, args.seed)
@@ -60,8 +60,8 @@ def main(argv: list[str]) -> None:
     numbers = {
         "sizes": sizes,
         "fid": curve.distances,
-        "kid": [found.value for found in kid],
-        "kid_standard_error": [found.standard_error for found in kid],
+        "kid": [discrepancy.value for discrepancy in kid],
+        "kid_standard_error": [discrepancy.standard_error for discrepancy in kid],
         "features": rows.shape[1],
         "line": None
         if line is None
@@ -91,8 +91,8 @@ def draw(numbers: dict, out: pathlib.Path) -> None:
     """The picture: FID over N with its fitted line, and KID, which has no bias, over the same N.
 
     Args:
-        numbers: as in the .json.
-        out: file of the picture.
+        numbers: the numbers, as in the .json.
+        out: the file of the picture.
     """
     sizes = np.array(numbers["sizes"])
     figure = Figure((9, 3.4), layout="constrained")

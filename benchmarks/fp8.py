@@ -4,7 +4,7 @@
 
 Both runs compute in bfloat16 and have the same parameters, batches, times and noise; one rounds the operands of the
 products of tokens with kernels to fp8 (`config.train.products`, emulated on a CPU). Printed is the training loss, the
-mean of 50 steps, and by how much the one with fp8 is higher.
+mean of 50 steps, and how much higher it is with fp8.
 """
 
 from absl import flags
@@ -51,8 +51,8 @@ def trained(workdir: pathlib.Path, products: str, steps: int, *changes: str) -> 
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "diffusion", "train", *words], check=True, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    kept = [line for line in lines if "loss" in line]
-    return [line["step"] for line in kept], [line["loss"] for line in kept]
+    with_loss = [line for line in lines if "loss" in line]
+    return [line["step"] for line in with_loss], [line["loss"] for line in with_loss]
 
 
 def draw(curves: dict[str, tuple[list[int], list[float]]], path: pathlib.Path) -> None:

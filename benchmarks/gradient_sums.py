@@ -3,8 +3,9 @@
     python -m benchmarks.gradient_sums --chips=64
 
 Each of N chips has the gradient of its own examples. A ring adds them one after the other and rounds every partial sum
-to bfloat16, N - 1 times; a torus of 4 x 4 x 4 adds along one side after the other, 9 times. The values are those of one
-DiT whose every layer has a gradient, for 4 examples a chip, and three drawn ones whose sum is known to be of one kind.
+to bfloat16, N - 1 times; a torus of 4 x 4 x 4 adds along one side after the other, 9 times. The values are the
+gradients of one DiT whose every layer has a gradient, for 4 examples a chip, and three drawn ones whose sum is known to
+be of one kind.
 
 Theory: rounding to nearest leaves an error of r |s| in a sum s, r = 2^-7 / sqrt(12) 0.74 = 0.0017: an unevenness of
 2^-7 in [1, 2), over numbers whose logarithms are spread evenly. Gradients that are noise alone have partial sums that
@@ -91,18 +92,18 @@ def of_network(chips: int) -> np.ndarray:
     model = DiT(patch=2, width=64, depth=2, heads=4, num_classes=10)
     keys = jax.random.split(jax.random.key(0), 4)
     shape = (EXAMPLES, 8, 8, 1)
-    of_one = (jnp.zeros(shape), jnp.zeros(EXAMPLES), jnp.zeros(EXAMPLES, jnp.int32))
-    params = jax.jit(model.init)(keys[0], *of_one)
+    inputs = (jnp.zeros(shape), jnp.zeros(EXAMPLES), jnp.zeros(EXAMPLES, jnp.int32))
+    params = jax.jit(model.init)(keys[0], *inputs)
     leaves, treedef = jax.tree.flatten(params)  # no gate at zero, which would leave a layer without a gradient
     moved = [leaf + 0.05 * jax.random.normal(key, leaf.shape) for leaf, key in
              zip(leaves, jax.random.split(keys[1], len(leaves)))]  # fmt: skip
     params = jax.tree.unflatten(treedef, moved)
 
     def loss(params, key):
-        of_x, of_noise, of_t = jax.random.split(key, 3)
-        x = jnp.tanh(jax.random.normal(of_x, (EXAMPLES, 1, 1, 1)) + jnp.linspace(-2, 2, 64).reshape(8, 8, 1))
-        noise = jax.random.normal(of_noise, shape)
-        t = jax.random.uniform(of_t, (EXAMPLES,))
+        x_key, noise_key, t_key = jax.random.split(key, 3)
+        x = jnp.tanh(jax.random.normal(x_key, (EXAMPLES, 1, 1, 1)) + jnp.linspace(-2, 2, 64).reshape(8, 8, 1))
+        noise = jax.random.normal(noise_key, shape)
+        t = jax.random.uniform(t_key, (EXAMPLES,))
         mixed = (1 - t[:, None, None, None]) * x + t[:, None, None, None] * noise
         return jnp.square(model.apply(params, mixed, t, jnp.arange(EXAMPLES)) - (noise - x)).mean()
 
@@ -117,9 +118,9 @@ def main(argv: list[str]) -> None:
     table = Table("gradients", "ring", "torus", "rounded once, summed in float32", "along the sum: ring, torus",
                   "of the batch")  # fmt: skip
     for name, parts in {**drawn(chips), "a DiT's, 4 examples a chip": of_network(chips)}.items():
-        found = [error(total(parts), parts) for total in (ring, torus, once)]
-        along = ", ".join(f"{value:+.2%}" for _, value in found[:2])
-        table.add_row(name, *(f"{value:.2%}" for value, _ in found), along, f"{sampling(parts):.0%}")
+        errors = [error(total(parts), parts) for total in (ring, torus, once)]
+        along = ", ".join(f"{value:+.2%}" for _, value in errors[:2])
+        table.add_row(name, *(f"{value:.2%}" for value, _ in errors), along, f"{sampling(parts):.0%}")
     Console(width=140).print(table)
     noise, equal = ROUNDING * ((chips + 3) / 2) ** 0.5, ROUNDING * (chips / 3) ** 0.5
     print(f"theory, ring: noise alone {noise:.2%}, equal with independent errors {equal:.2%}")

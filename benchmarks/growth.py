@@ -43,7 +43,7 @@ from diffusion.training import sharding
 
 
 class Size(NamedTuple):
-    """What is trained: blocks, features, pixels of a side (in patches of 2), images of a step."""
+    """The size of what is trained: blocks, features, pixels of a side (in patches of 2), images of a step."""
 
     depth: int = 4
     width: int = 256
@@ -52,12 +52,12 @@ class Size(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Of one image."""
+        """The tokens of one image."""
         return (self.side // 2) ** 2
 
 
 class Cost(NamedTuple):
-    """Of one step: seconds, one a round, and bytes; and what the formulas say of them, in operations and bytes."""
+    """The cost of one step: seconds, one a round, and bytes; and by the formulas, in operations and bytes."""
 
     seconds: tuple[float, ...]
     bytes: float
@@ -87,10 +87,10 @@ def main(argv: list[str]) -> None:
 
 
 def measured(sizes: list[Size], rounds: int) -> dict[Size, Cost]:
-    """What a step of each costs; all are compiled before the first is measured."""
-    made = {size: prepared(size) for size in sizes}
-    seconds = rows.interleaved({str(size): run for size, (run, *_) in made.items()}, rounds, rest=0.05)
-    return {size: Cost(seconds[str(size)], *formulas) for size, (_, *formulas) in made.items()}
+    """The cost of a step of each; all are compiled before the first is measured."""
+    prepared_sizes = {size: prepared(size) for size in sizes}
+    seconds = rows.interleaved({str(size): run for size, (run, *_) in prepared_sizes.items()}, rounds, rest=0.05)
+    return {size: Cost(seconds[str(size)], *formulas) for size, (_, *formulas) in prepared_sizes.items()}
 
 
 def prepared(size: Size) -> tuple[Callable[[], float], float, float, float]:
@@ -108,22 +108,24 @@ def prepared(size: Size) -> tuple[Callable[[], float], float, float, float]:
     shape = (size.side, size.side, CHANNELS)
     mesh = sharding.make_mesh({"data": 1})
     work = plan.work_of(config, shape, mesh)
-    made = program.build(resolve.recipe(config, shape), mesh)
-    step = made.step.lower(made.target, made.batch, made.seed).compile()
+    built = program.build(resolve.recipe(config, shape), mesh)
+    step = built.step.lower(built.target, built.batch, built.seed).compile()
     memory = step.memory_analysis()
     rng = np.random.default_rng(0)
     # Small numbers in place of `made.init`, which would be compiled too.
     random = lambda leaf: jax.device_put(rng.normal(0, 0.02, leaf.shape).astype(leaf.dtype), leaf.sharding)
     zeros = lambda leaf: jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding)
-    state = jax.tree.map(zeros, made.target)
-    state = state._replace(params=jax.tree.map(random, made.target.params), failed_at=zeros(made.target.failed_at) - 1)
+    state = jax.tree.map(zeros, built.target)
+    state = state._replace(
+        params=jax.tree.map(random, built.target.params), failed_at=zeros(built.target.failed_at) - 1
+    )
     images = rng.integers(0, 256, (size.batch, *shape), dtype=np.uint8)
     batch = {"image": images, "index": np.arange(size.batch), "label": np.arange(size.batch, dtype=np.int32) % 10}
     carried = [state]
     batch = sharding.to_devices(batch, mesh, size.batch)
 
     def run():
-        carried[0], metrics = step(carried[0], batch, made.seed)
+        carried[0], metrics = step(carried[0], batch, built.seed)
         jax.block_until_ready(carried[0])
         return metrics
 
@@ -147,24 +149,24 @@ def slope(x: list[float], y: list[float]) -> float:
 def exponents(name: str, sizes: list[Size], costs: dict[Size, Cost]) -> list[rows.Row]:
     """The exponents of time, one a round, and of memory, each beside the formula's."""
     x = [getattr(size, name) for size in sizes]
-    found = [costs[size] for size in sizes]
+    size_costs = [costs[size] for size in sizes]
     between = f"{name} {x[0]} to {x[-1]}"
-    rounds = range(len(found[0].seconds))
+    rounds = range(len(size_costs[0].seconds))
     return [
         rows.Row(
             f"exponent of the step's time, {between}",
             "",
             False,
-            ours=tuple(slope(x, [cost.seconds[turn] for cost in found]) for turn in rounds),
-            note=f"{best(x, found):.2f} by the least times; "
-            f"expected {slope(x, [cost.operations for cost in found]):.2f} (operations)",
+            ours=tuple(slope(x, [cost.seconds[turn] for cost in size_costs]) for turn in rounds),
+            note=f"{best(x, size_costs):.2f} by the least times; "
+            f"expected {slope(x, [cost.operations for cost in size_costs]):.2f} (operations)",
         ),
         rows.Row(
             f"exponent of the step's memory, {between}",
             "",
             False,
-            ours=(slope(x, [cost.bytes for cost in found]),),
-            note=f"expected {slope(x, [cost.estimate for cost in found]):.2f} (estimate of diffusion plan)",
+            ours=(slope(x, [cost.bytes for cost in size_costs]),),
+            note=f"expected {slope(x, [cost.estimate for cost in size_costs]):.2f} (estimate of diffusion plan)",
         ),
     ]
 
@@ -196,10 +198,10 @@ def draw(sweeps: dict[str, list[Size]], costs: dict[Size, Cost], path: pathlib.P
     }
     for column, (name, sizes) in enumerate(sweeps.items()):
         x = [getattr(size, name) for size in sizes]
-        found = [costs[size] for size in sizes]
+        size_costs = [costs[size] for size in sizes]
         for (unit, (ours, formula, called)), axis in zip(kinds.items(), axes[:, column]):
-            y = [ours(cost) for cost in found]
-            expected = np.array([formula(cost) for cost in found])
+            y = [ours(cost) for cost in size_costs]
+            expected = np.array([formula(cost) for cost in size_costs])
             if called == "operations":  # on the scale of milliseconds: by the rate that all sizes have in the middle
                 expected = expected * np.exp(np.mean(np.log(y) - np.log(expected)))
             axis.loglog(x, expected, "--", color="0.55", linewidth=1.2, label=f"{called}: {slope(x, expected):.2f}")

@@ -5,7 +5,7 @@
 
 From the DiT of `benchmarks.growth` outwards, one quantity is changed at a time, and the step is compiled and never
 run: the figures are XLA's own (`cost_analysis`, `memory_analysis`), so that they do not depend on what else the machine
-does. An exponent p is the slope of the least squares line through (log size, log cost). The formulas are those of
+does. An exponent p is the slope of the least squares line through (log size, log cost). The formulas are as in
 `benchmarks.growth`; over devices, with the parameters split over all of them, each figure is a device's, whose share of
 the work is 1 / devices.
 """
@@ -35,7 +35,7 @@ DEVICES = (1, 2, 4, 8)
 
 
 class Compiled(NamedTuple):
-    """Of one step on one device: FLOPs, bytes moved and reserved by XLA; and the formulas' FLOPs and bytes."""
+    """Figures of one step on one device: FLOPs, bytes moved and reserved by XLA; the formulas' FLOPs and bytes."""
 
     flops: float
     moved: float
@@ -52,17 +52,17 @@ def main(argv: list[str]) -> None:
     for name in flags.FLAGS.sweeps:
         if name == "devices":
             x = [number for number in DEVICES if number <= len(jax.devices())]
-            found = [compiled(Size(depth=2, batch=16), number) for number in x]
+            figures = [compiled(Size(depth=2, batch=16), number) for number in x]
         else:
             x = [getattr(size, name) for size in SWEEPS[name]]
-            found = [compiled(size._replace(depth=2)) for size in SWEEPS[name]]
-        p = Compiled(*(slope(x, column) for column in zip(*found)))
+            figures = [compiled(size._replace(depth=2)) for size in SWEEPS[name]]
+        p = Compiled(*(slope(x, column) for column in zip(*figures)))
         cells = f"{p.flops:.2f} | {p.operations:.2f} | {p.moved:.2f} | {p.peak:.2f} | {p.estimate:.2f}"
         print(f"| {name}, {x[0]} to {x[-1]} | {cells} |", flush=True)
 
 
 def compiled(size: Size, devices: int = 1) -> Compiled:
-    """What a step costs each of so many devices, over which batch and parameters are split."""
+    """The cost of a step for each of `devices` devices, over which batch and parameters are split."""
     config = defaults()
     config.model = {
         "name": "dit", "patch": 2, "width": size.width, "depth": size.depth, "heads": size.width // HEAD,
@@ -73,8 +73,8 @@ def compiled(size: Size, devices: int = 1) -> Compiled:
     shape = (size.side, size.side, CHANNELS)
     mesh = sharding.make_mesh({"data": 1, "fsdp": devices}, jax.devices()[:devices])
     work = plan.work_of(config, shape, mesh)
-    made = program.build(resolve.recipe(config, shape), mesh)
-    step = made.step.lower(made.target, made.batch, made.seed).compile()
+    built = program.build(resolve.recipe(config, shape), mesh)
+    step = built.step.lower(built.target, built.batch, built.seed).compile()
     cost = step.cost_analysis()
     memory = step.memory_analysis()
     return Compiled(

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     rate = lambda name, count: tuple(count / taken for taken in seconds[name])
     what = f"Inception features, batch {batch_size}"
     mine = rate("ours", batch_size)
-    made = [
+    lines = [
         rows.Row(
             what,
             "images/s",
@@ -60,8 +60,8 @@ def main(argv: list[str]) -> None:
         for name in cases
         if name != "ours"
     ]
-    made = made or [rows.Row(what, "images/s", True, mine)]
-    rows.report(made, f"jax {jax.__version__}, {jax.devices()[0].device_kind}", args.out)
+    lines = lines or [rows.Row(what, "images/s", True, mine)]
+    rows.report(lines, f"jax {jax.__version__}, {jax.devices()[0].device_kind}", args.out)
 
 
 def ours(file: str, batch_size: int):

@@ -64,13 +64,13 @@ def main(argv: list[str]) -> None:
             cases[f"{name}, {epoch} epoch"] = lambda augment=augment, first=epoch == "first": read(
                 args.dataset, args.data_dir, augment, args.threads, steps, first
             )
-    found = rows.interleaved(cases, args.rounds)
-    limit = found.pop("limit")
-    made = [
+    measured = rows.interleaved(cases, args.rounds)
+    limit = measured.pop("limit")
+    lines = [
         rows.Row(f"{args.dataset}, augmentation: {name}", "images/s", True, rates, limit=limit)
-        for name, rates in found.items()
+        for name, rates in measured.items()
     ]
-    rows.report(made, f"batches of {BATCH}, {args.threads} threads; limit: copying the bytes", args.out)
+    rows.report(lines, f"batches of {BATCH}, {args.threads} threads; limit: copying the bytes", args.out)
 
 
 def beside_torch(args: flags.FlagValues) -> None:
@@ -90,10 +90,10 @@ def beside_torch(args: flags.FlagValues) -> None:
         for name, (open_source, _) in opened.items():
             for first in (True, False):
                 cases[f"{name}, {_epoch(first)}"] = functools.partial(from_source, open_source, args.threads, first)
-        found = rows.interleaved(cases, args.rounds)
-        made = [
+        rates = rows.interleaved(cases, args.rounds)
+        lines = [
             rows.Row(
-                f"{name}, {_epoch(first)}", "images/s", True, found[f"{name}, {_epoch(first)}"], peer.about, found[form]
+                f"{name}, {_epoch(first)}", "images/s", True, rates[f"{name}, {_epoch(first)}"], peer.about, rates[form]
             )
             for name, (_, form) in opened.items()
             for first in (True, False)
@@ -103,7 +103,7 @@ def beside_torch(args: flags.FlagValues) -> None:
     title = (
         f"{args.images:,} JPEG pictures of {size}, squares of {source_files.SIDE}, flip and crop, batches of {BATCH}"
     )
-    rows.report(made, f"{title}, {args.threads} threads; a DataLoader of {args.threads} workers", args.out)
+    rows.report(lines, f"{title}, {args.threads} threads; a DataLoader of {args.threads} workers", args.out)
 
 
 def _epoch(first: bool) -> str:
@@ -131,10 +131,10 @@ def read(name: str, folder: str, augment: Sequence[Augmentation], threads: int, 
     """Images a second of training's batches, from the start of an epoch.
 
     Args:
-        name, folder: of the dataset.
-        augment: what is done to each image.
-        threads: that read.
-        steps: batches that are counted.
+        name, folder: the name and the folder of the dataset.
+        augment: the augmentations of each image.
+        threads: how many threads read.
+        steps: how many batches are counted.
         first: True where no image has been decoded before, False where all of them have.
     """
     source, spec = sources.open_source(name, "train", folder)

@@ -53,10 +53,10 @@ class Stretches(NamedTuple):
     """Seconds of as many steps, one number a round.
 
     Attributes:
-        steps: of each.
-        loop: of the loop, without a save.
-        saving: of the loop, with one save in the middle, until it is on the disk.
-        bare: of the step alone, twice a round: after each of the loop's.
+        steps: the steps of each stretch.
+        loop: seconds of the loop, without a save.
+        saving: seconds of the loop, with one save in the middle, until it is on the disk.
+        bare: seconds of the step alone, twice a round: after each of the loop's.
     """
 
     steps: int
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
     """Measures each case, and prints one table."""
     logging.set_verbosity(logging.FATAL)
     args = flags.FLAGS
-    made = []
+    lines = []
     for name in args.cases:
         file, changes, steps = CASES[name]
         config = recipes.load(file)
@@ -79,9 +79,9 @@ def main(argv: list[str]) -> None:
         except FileNotFoundError as error:
             print(f"{name} is left out: {error}")
             continue
-        found = measured(config, args.steps or steps, args.rounds if name == "digits" else min(args.rounds, 2))
-        made.append(row(f"loop of {file}, batch {config.train.batch_size}", found, args.every))
-    rows.report(made, f"jax {jax.__version__}, {jax.devices()[0].device_kind}", args.out)
+        stretches = measured(config, args.steps or steps, args.rounds if name == "digits" else min(args.rounds, 2))
+        lines.append(row(f"loop of {file}, batch {config.train.batch_size}", stretches, args.every))
+    rows.report(lines, f"jax {jax.__version__}, {jax.devices()[0].device_kind}", args.out)
 
 
 def row(what: str, found: Stretches, every: int) -> rows.Row:
@@ -102,16 +102,17 @@ def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
     """Runs the loop of a config with stretches of the bare step in between.
 
     Args:
-        config: the run's; its numbers of steps, its checkpoints and its evaluation are set here.
-        steps: of a stretch, at least 2.
-        rounds: of two stretches of the loop, the second with a save, each followed by one of the bare step.
+        config: the run's config; its numbers of steps, its checkpoints and its evaluation are set here.
+        steps: the steps of a stretch, at least 2.
+        rounds: how many rounds of two stretches of the loop, the second with a save, each followed by one of the bare
+            step.
     """
     # Stretches end between two multiples of `steps`, saves fall on every other multiple.
     bounds = [steps + steps // 2 + turn * steps for turn in range(2 * rounds + 1)]
     config.train.steps = bounds[-1] + 1
     config.checkpoint.every = 2 * steps
     config.evaluate.every, config.checkpoint.keep = 0, 1
-    found = Stretches(steps, [], [], [])
+    stretches = Stretches(steps, [], [], [])
     build = programs.build
     batches = pipeline.batches
     last = {}
@@ -137,7 +138,7 @@ def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
         for _ in range(steps):
             state, metrics = last["bare"](state, last["batch"], last["seed"])
         jax.block_until_ready(metrics)
-        found.bare.append(time.perf_counter() - began)
+        stretches.bare.append(time.perf_counter() - began)
         last["state"] = state
 
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +156,7 @@ def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
             while saved and checkpoints.latest(folder) != saved:
                 time.sleep(0.002)
             if at > bounds[0]:
-                (found.saving if at - saved < steps else found.loop).append(time.perf_counter() - last["began"])
+                (stretches.saving if at - saved < steps else stretches.loop).append(time.perf_counter() - last["began"])
                 bare()
             last["began"] = time.perf_counter()
 
@@ -165,7 +166,7 @@ def measured(config: ConfigDict, steps: int, rounds: int) -> Stretches:
             contextlib.redirect_stdout(io.StringIO()),
         ):
             train.run(config, folder)
-    return found
+    return stretches
 
 
 if __name__ == "__main__":

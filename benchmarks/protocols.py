@@ -65,13 +65,13 @@ def _figure(figure: dict) -> str:
 def _mixed(args, of_samples: str, of_reference: str) -> float:
     """The distance between features that do not compare."""
     net = inception.load(args.inception)
-    found = []
+    moments = []
     for spec, name in ((args.samples, of_samples), (args.reference, of_reference)):
         space = references.inception_space(net, protocols.PROTOCOLS[name])
         images = image_sets.open_set(spec, args.data_dir)
         gathered = references.gather(images, space, ("2048",), references.cache_folder())
-        found.append(gathered.statistics.moments["2048"])
-    return frechet.frechet_distance(*found)
+        moments.append(gathered.statistics.moments["2048"])
+    return frechet.frechet_distance(*moments)
 
 
 if __name__ == "__main__":

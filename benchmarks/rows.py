@@ -1,4 +1,5 @@
-"""What every benchmark measures, prints and writes: rows of (what, ours, peer, ratio, limit), taken in turn in one run.
+"""The rows that every benchmark measures, prints and writes: (what, ours, peer, ratio, limit), taken in turn in one
+run.
 
 One machine gives 200 and 500 GFLOP/s for the same matrix product within half an hour, so that a time alone says little:
 ours, the peer's and the limit's are measured one after the other, round after round, and the ratio is the median of the
@@ -23,14 +24,14 @@ class Row(NamedTuple):
     """One line of the table: the same quantity of ours, of a peer and of the limit, round by round.
 
     Attributes:
-        what: what was measured, with its sizes.
-        unit: "ms", "images/s", "GFLOP/s", "s", "%", "MB" ...
+        what: a phrase for what was measured, with its sizes.
+        unit: the unit, "ms", "images/s", "GFLOP/s", "s", "%", "MB" ...
         more: True where more is better (rates), False where less is (times, bytes).
-        ours: one number a round.
-        peer: what it is compared with, with its version; "" if with nothing.
-        theirs: the peer's, one number a round, or none.
-        limit: what the machine can do at most, in the same unit, one number a round, or none.
-        note: what a reader has to know, e.g. which micro-batch was chosen; "" if nothing.
+        ours: our numbers, one a round.
+        peer: the peer that it is compared with, with its version; "" if with nothing.
+        theirs: the peer's numbers, one a round, or none.
+        limit: the most that the machine can do, in the same unit, one number a round, or none.
+        note: a remark that a reader has to know, e.g. which micro-batch was chosen; "" if nothing.
     """
 
     what: str
@@ -60,18 +61,18 @@ def interleaved(
 
     Args:
         cases: {name: a function that measures itself and returns a number}; warm already.
-        rounds: how often.
-        rest: seconds before each.
+        rounds: how often each is called.
+        rest: the seconds of rest before each.
 
     Returns:
         {name: one number a round}.
     """
-    found = {name: [] for name in cases}
+    numbers_of = {name: [] for name in cases}
     for turn in range(rounds):
         for name in list(cases)[:: 1 if turn % 2 == 0 else -1]:
             time.sleep(rest)
-            found[name].append(cases[name]())
-    return {name: tuple(numbers) for name, numbers in found.items()}
+            numbers_of[name].append(cases[name]())
+    return {name: tuple(numbers) for name, numbers in numbers_of.items()}
 
 
 def seconds(run: Callable[[], object]) -> Callable[[], float]:
@@ -103,8 +104,8 @@ class Peer:
     """Another library's program, in the environment of `make fixtures`, that answers each line by one line.
 
     Args:
-        python: of that environment.
-        module: to run with -m; its first line says its versions (`about`).
+        python: the Python of that environment.
+        module: the module to run with -m; its first line says its versions (`about`).
         *words: its arguments.
     """
 
@@ -140,9 +141,9 @@ class Peer:
 
 def table(rows: Iterable[Row], title: str = "") -> Table:
     """The rows as people read them: medians with their range, how many times the peer, which share of the limit."""
-    made = Table("what", "ours", "peer's", "times the peer", "of the limit", "note", title=title)
+    lines = Table("what", "ours", "peer's", "times the peer", "of the limit", "note", title=title)
     for row in rows:
-        made.add_row(
+        lines.add_row(
             row.what,
             f"{_said(row.ours)} {row.unit}",
             f"{_said(row.theirs)} ({row.peer})" if row.theirs else "",
@@ -150,7 +151,7 @@ def table(rows: Iterable[Row], title: str = "") -> Table:
             f"{row.share:.0%}" if row.limit else "",
             row.note,
         )
-    return made
+    return lines
 
 
 def report(rows: list[Row], title: str, out: str | None) -> None:
@@ -159,9 +160,9 @@ def report(rows: list[Row], title: str, out: str | None) -> None:
     if out:
         path = pathlib.Path(out)
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_suffix(".part")
-        whole.write_text(json.dumps({"title": title, "rows": [row._asdict() for row in rows]}, indent=1) + "\n")
-        whole.replace(path)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({"title": title, "rows": [row._asdict() for row in rows]}, indent=1) + "\n")
+        part.replace(path)
 
 
 def read(path: pathlib.Path) -> tuple[str, list[Row]]:

@@ -1,4 +1,5 @@
-"""What each sampler costs beyond the network's own calls: the sampler, and as many calls in one compiled loop, in turn.
+"""The cost of each sampler beyond the network's own calls: the sampler, and as many calls in one compiled loop, in
+turn.
 
     python -m benchmarks.samplers
     python -m benchmarks.samplers --steps=10 --rounds=2 --width=64 --depth=2 --out=runs/samplers.json
@@ -37,9 +38,9 @@ def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
     args = flags.FLAGS
-    made = measured(args.samplers, args.steps, args.batch_size, args.width, args.depth, args.rounds)
+    lines = measured(args.samplers, args.steps, args.batch_size, args.width, args.depth, args.rounds)
     title = f"DiT of width {args.width} and depth {args.depth}, batch {args.batch_size}, {args.steps} steps"
-    rows.report(made, f"{title}, jax {jax.__version__}, {os.cpu_count()} cores", args.out)
+    rows.report(lines, f"{title}, jax {jax.__version__}, {os.cpu_count()} cores", args.out)
 
 
 def measured(names: list[str], steps: int, batch_size: int, width: int, depth: int, rounds: int) -> list[rows.Row]:
@@ -57,8 +58,8 @@ def measured(names: list[str], steps: int, batch_size: int, width: int, depth: i
             runs[f"{name} {part}"] = functools.partial(_wait, function, params, x, labels)
     for run in runs.values():
         run()
-    found = rows.interleaved({name: rows.seconds(run) for name, run in runs.items()}, rounds)
-    ms = {name: tuple(1e3 * seconds for seconds in numbers) for name, numbers in found.items()}
+    times = rows.interleaved({name: rows.seconds(run) for name, run in runs.items()}, rounds)
+    ms = {name: tuple(1e3 * seconds for seconds in numbers) for name, numbers in times.items()}
     return [
         rows.Row(f"{name}, {evaluations[name]} calls", "ms", False, ms[f"{name} loop"], limit=ms[f"{name} calls"])
         for name in names

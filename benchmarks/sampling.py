@@ -49,10 +49,10 @@ class Case(NamedTuple):
     """What is sampled.
 
     Attributes:
-        what: as the table says it.
-        network: the module.
-        shape: of one sample.
-        steps: of the loops that are measured, the least first.
+        what: a phrase for it, as the table says it.
+        network: the network's module.
+        shape: the shape of one sample.
+        steps: the steps of the loops that are measured, the least first.
     """
 
     what: str
@@ -99,20 +99,20 @@ def measured(case: Case, batch_size: int, rounds: int, torch_python: str | None)
         peer.ask(f"compiled {case.steps[0]}")  # which compiles it
         lines = (*(f"compiled {steps}" for steps in case.steps), f"eager {case.steps[0]}")
         timed |= {line: functools.partial(_answer, peer, line) for line in lines}
-    found = rows.interleaved(timed, rounds)
+    times = rows.interleaved(timed, rounds)
     if peer:
         peer.close()
-    return table(case, batch_size, found, operations(one_call(case), *start), peer.about if peer else "")
+    return table(case, batch_size, times, operations(one_call(case), *start), peer.about if peer else "")
 
 
 def table(case: Case, batch_size: int, found: dict[str, tuple[float, ...]], flops: float, about: str) -> list[rows.Row]:
     """A row for each loop, and the shortest once more beside the peer's without torch.compile.
 
     Args:
-        case: what was sampled.
-        batch_size: samples at once.
-        found: seconds of "ours STEPS", "compiled STEPS", "eager STEPS" and "product", one number a round.
-        flops: of one call of the network.
+        case: the case that was sampled.
+        batch_size: how many samples at once.
+        found: the seconds of "ours STEPS", "compiled STEPS", "eager STEPS" and "product", one number a round.
+        flops: the operations of one call of the network.
         about: the peer's versions.
     """
     least = [flops / (2 * SIDE**3) * seconds for seconds in found["product"]]  # of one call, round by round

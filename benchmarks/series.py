@@ -4,12 +4,11 @@
     python -m benchmarks.series --hide=gaps
     python -m benchmarks.series --hide=forecast --workdir=runs/series --number=25
 
-Draws what is hidden of test series by the ways of `diffusion.editing` and `diffusion.guidance`: replacement, RePaint,
+Draws the hidden part of test series by the ways of `diffusion.editing` and `diffusion.guidance`: replacement, RePaint,
 DPS, TSDiff's self-guidance by squares and by quantiles, and PiGDM. The denoiser is the exact one of the recipe's
-Gaussian process, so that what is left is the error of the way; with --workdir it is the network of a run of
-`series/unconditional`. Prints CRPS, coverage and network evaluations, beside those of the exact distribution
-and the marginal one; the figures are those of diffusion evaluate --metrics=crps, which scores a run that was trained
-with the condition.
+Gaussian process, so that only the error of the way is left; with --workdir it is the network of a run of and the
+marginal one; the figures are those of diffusion evaluate --metrics=crps, which scores a run that was trained with the
+condition.
 """
 
 from absl import flags
@@ -60,8 +59,8 @@ def exact_denoiser(process: GaussianProcess, schedule: NoiseSchedule) -> Denoise
             left_broadcast(part(jnp.broadcast_to(t, (len(x_t),))), flat) for part in (schedule.alpha, schedule.sigma)
         )
         shrunk = flat @ axes / (alpha**2 * values + sigma**2)
-        whole = lambda rows: (rows @ axes.T).reshape(x_t.shape)
-        return Prediction(whole(alpha * values * shrunk), whole(sigma * shrunk))
+        in_space = lambda rows: (rows @ axes.T).reshape(x_t.shape)
+        return Prediction(in_space(alpha * values * shrunk), in_space(sigma * shrunk))
 
     return denoise
 
@@ -115,7 +114,7 @@ def measure(workdir: str | None, hide: dict, number: int, steps: int) -> dict[st
         schedule = schedules.rectified_flow()
         denoise = exact_denoiser(test.process, schedule)
     closed, draws = series_scores.exact(test.process, part)
-    found: dict[str, dict[str, Any]] = {}
+    scores: dict[str, dict[str, Any]] = {}
     for name, (sampler, plan, guided, hook) in ways(schedule, steps).items():
 
         @jax.jit
@@ -135,23 +134,23 @@ def measure(workdir: str | None, hide: dict, number: int, steps: int) -> dict[st
             return np.concatenate(parts)[: len(seeds)]
 
         seeds = np.arange(series_scores.SAMPLES * len(part.given), dtype=np.uint32)
-        found[name] = series_scores.scores(series_scores.drawn(batches, part, seeds), part, closed=closed)
-        found[name]["nfe"] = {"value": sampler.nfe(plan.solved)}
-    found["exact, draws"] = series_scores.scores(draws, part, closed=closed)
-    found["exact"] = {"crps": series_scores.averaged(closed, part.real)}
-    found["marginal"] = {"crps": series_scores.of_marginal(source("train"), part)["crps_marginal"]}
-    return found
+        scores[name] = series_scores.scores(series_scores.drawn(batches, part, seeds), part, closed=closed)
+        scores[name]["nfe"] = {"value": sampler.nfe(plan.solved)}
+    scores["exact, draws"] = series_scores.scores(draws, part, closed=closed)
+    scores["exact"] = {"crps": series_scores.averaged(closed, part.real)}
+    scores["marginal"] = {"crps": series_scores.of_marginal(source("train"), part)["crps_marginal"]}
+    return scores
 
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
-    found = measure(values.workdir, HIDES[values.hide], values.number, values.steps)
+    scores = measure(values.workdir, HIDES[values.hide], values.number, values.steps)
     columns = ("crps", "crps_excess", "crps_quantile_form", "coverage_50", "coverage_90", "nfe")
-    rows = [(name, *(text(one[key]) if key in one else "" for key in columns)) for name, one in found.items()]
+    rows = [(name, *(text(one[key]) if key in one else "" for key in columns)) for name, one in scores.items()]
     report.show(f"{values.workdir or 'the exact denoiser'}: {values.hide}", ("", *columns), rows)
     if values.out:
-        pathlib.Path(values.out).write_text(json.dumps(found, indent=2) + "\n")
+        pathlib.Path(values.out).write_text(json.dumps(scores, indent=2) + "\n")
 
 
 def text(figure: dict[str, Any]) -> str:

@@ -3,8 +3,8 @@
     python -m benchmarks.soak --minutes=30 --workdir=/tmp/soak --figure=docs/images/soak.png
 
 The run is the digits recipe in a process of its own. Its resident memory, open files and threads are read from /proc
-every two seconds, its recompilations from timing.jsonl. The slope is that of the least squares line through the memory
-after the first fifth of the time, in which caches fill.
+every two seconds, its recompilations from timing.jsonl. The slope is the slope of the least squares line through the
+memory after the first fifth of the time, in which caches fill.
 """
 
 import argparse
@@ -26,7 +26,7 @@ FLAGS = ("config.train.steps=100000000", "config.train.log_every=20", "config.ev
 
 
 class Sample(NamedTuple):
-    """What /proc says of a process at one moment: seconds since its start, resident MiB, open files, threads."""
+    """The numbers of /proc for a process at one moment: seconds since its start, resident MiB, open files, threads."""
 
     seconds: float
     memory: float
@@ -35,15 +35,15 @@ class Sample(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a soak found.
+    """The results of a soak.
 
     Attributes:
-        minutes, steps, evaluations: how long and how much.
-        slope: of resident memory after the warm-up, MiB an hour.
-        memory: resident MiB, the median of the first and of the last tenth after the warm-up.
-        files: open files, the least number in the first and in the last tenth (a save holds some for a moment).
-        threads: likewise.
-        recompilations: programs that were compiled after the first time that their work was done.
+        minutes, steps, evaluations: the length of the run, and how much it did.
+        slope: the slope of resident memory after the warm-up, MiB an hour.
+        memory: the resident MiB, the median of the first and of the last tenth after the warm-up.
+        files: the open files, the least number in the first and in the last tenth (a save holds some for a moment).
+        threads: the threads, likewise.
+        recompilations: the programs that were compiled after the first time that their work was done.
     """
 
     minutes: float
@@ -65,7 +65,7 @@ def sample(pid: int, began: float) -> Sample:
 
 
 def watch(command: list[str], seconds: float) -> list[Sample]:
-    """Runs a command for so long, then stops it by SIGTERM.
+    """Runs a command for `seconds` seconds, then stops it by SIGTERM.
 
     Returns:
         The samples.
@@ -92,7 +92,7 @@ def watch(command: list[str], seconds: float) -> list[Sample]:
 
 def summary(samples: list[Sample], workdir: pathlib.Path) -> Report:
     """Reads the samples, and the lines that the run wrote."""
-    warm = [each for each in samples if each.seconds >= WARM_UP * samples[-1].seconds]
+    warm = [moment for moment in samples if moment.seconds >= WARM_UP * samples[-1].seconds]
     columns = Sample(*map(np.array, zip(*warm)))
     tenth = max(1, len(warm) // 10)
     ends = lambda of, values: (of(values[:tenth]).item(), of(values[-tenth:]).item())
@@ -140,10 +140,10 @@ def draw(samples: list[Sample], report: Report, path: pathlib.Path) -> None:
 
 
 def soak(minutes: float, workdir: pathlib.Path, flags: tuple[str, ...] = ()) -> tuple[Report, list[Sample]]:
-    """Trains for so long in a new folder.
+    """Trains for `minutes` minutes in a new folder.
 
     Args:
-        minutes: how long.
+        minutes: how long to train.
         workdir: the run folder; must not exist.
         flags: "config.FIELD=value", beside FLAGS.
 

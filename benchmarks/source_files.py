@@ -21,11 +21,11 @@ def written(folder: str, number: int) -> dict[str, tuple[Callable[[], sources.So
     """Writes the pictures.
 
     Args:
-        folder: an empty one.
-        number: of pictures.
+        folder: the folder, an empty one.
+        number: how many pictures.
 
     Returns:
-        {source: (a function that opens it, what the peer reads beside it: "files", "tar" or "array")}.
+        {source: (a function that opens it, the form that the peer reads beside it: "files", "tar" or "array")}.
     """
     root = pathlib.Path(folder)
     pictures = [_jpeg(k) for k in range(number)]

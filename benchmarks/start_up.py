@@ -1,4 +1,4 @@
-"""What comes before the first step: compilation of DiT-XL/2, scanned and unrolled, and a run's start with a cold and a
+"""The time before the first step: compilation of DiT-XL/2, scanned and unrolled, and a run's start with a cold and a
 warm cache.
 
     python -m benchmarks.start_up
@@ -31,16 +31,16 @@ PRINTED = re.compile(r"first step after ([0-9.]+) s")
 def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
     args = flags.FLAGS
-    found = {}
+    seconds = {}
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
             caches = {name: pathlib.Path(folder) / name for name in ("scanned", "unrolled", "digits")}
             for name, unroll in (("scanned", 1), ("unrolled", args.depth)):
-                found.setdefault(name, []).append(compiled(args.depth, unroll, caches[name]))
-            found.setdefault("scanned again", []).append(compiled(args.depth, 1, caches["scanned"]))
+                seconds.setdefault(name, []).append(compiled(args.depth, unroll, caches[name]))
+            seconds.setdefault("scanned again", []).append(compiled(args.depth, 1, caches["scanned"]))
             for name in ("digits", "digits again"):
                 run = pathlib.Path(folder) / name.replace(" ", "_")
-                found.setdefault(name, []).append(first_step("configs/digits.py", run, caches["digits"]))
+                seconds.setdefault(name, []).append(first_step("configs/digits.py", run, caches["digits"]))
     model = f"{RECIPE}" if args.depth == DEPTH else f"{RECIPE}, depth {args.depth}"
     rows.report(
         [
@@ -48,27 +48,27 @@ def main(argv: list[str]) -> None:
                 f"compile the step of {model}, scanned",
                 "s",
                 False,
-                tuple(found["scanned"]),
+                tuple(seconds["scanned"]),
                 peer="unrolled",
-                theirs=tuple(found["unrolled"]),
+                theirs=tuple(seconds["unrolled"]),
                 note="aim: 4 times",
             ),
             rows.Row(
                 f"compile the step of {model}, scanned, warm cache",
                 "s",
                 False,
-                tuple(found["scanned again"]),
+                tuple(seconds["scanned again"]),
                 peer="cold cache",
-                theirs=tuple(found["scanned"]),
+                theirs=tuple(seconds["scanned"]),
                 note="aim: 3 times",
             ),
             rows.Row(
                 "first step of configs/digits.py, warm cache",
                 "s",
                 False,
-                tuple(found["digits again"]),
+                tuple(seconds["digits again"]),
                 peer="cold cache",
-                theirs=tuple(found["digits"]),
+                theirs=tuple(seconds["digits"]),
                 note="as the run prints it; aim: 3 times",
             ),
         ],
@@ -81,9 +81,9 @@ def compiled(depth: int, unroll: int, cache: pathlib.Path) -> float:
     """Seconds that tracing and compiling the step takes in a new process.
 
     Args:
-        depth: blocks of the network.
-        unroll: blocks in one turn of the scan; `depth` leaves no scan.
-        cache: folder of the compilation cache, made if missing.
+        depth: the blocks of the network.
+        unroll: the blocks in one turn of the scan; `depth` leaves no scan.
+        cache: the folder of the compilation cache, made if missing.
     """
     words = ["--compile_only", f"--depth={depth}", f"--unroll={unroll}"]
     return json.loads(output(["benchmarks.start_up", *words], cache).splitlines()[-1])
@@ -97,7 +97,7 @@ def first_step(file: str, folder: pathlib.Path, cache: pathlib.Path) -> float:
 
 
 def output(words: list[str], cache: pathlib.Path) -> str:
-    """What a command of this project prints, with a compilation cache of its own; ends this program where it fails."""
+    """The output of a command of this project, with a compilation cache of its own; ends this program if it fails."""
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     done = subprocess.run([sys.executable, "-m", *words], env=environment, text=True, stdout=subprocess.PIPE)
     if done.returncode:
@@ -118,8 +118,8 @@ def compile_only(depth: int, unroll: int) -> None:
     compilation_cache.enable()
     mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
     began = time.perf_counter()
-    made = program.build(resolve.recipe(config, SHAPE), mesh)
-    made.step.lower(made.target, made.batch, made.seed).compile()
+    built = program.build(resolve.recipe(config, SHAPE), mesh)
+    built.step.lower(built.target, built.batch, built.seed).compile()
     print(json.dumps(time.perf_counter() - began))
 
 

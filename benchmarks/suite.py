@@ -58,8 +58,8 @@ def main(argv: list[str]) -> None:
         print(f"  {time.perf_counter() - began:.0f} s", flush=True)
         if ended.returncode:
             failed.append(name)
-    found = [row for name in BENCHMARKS if (file := out / f"{name}.json").exists() for row in rows.read(file)[1]]
-    Console(width=140).print(rows.table(found, "all"))
+    all_rows = [row for name in BENCHMARKS if (file := out / f"{name}.json").exists() for row in rows.read(file)[1]]
+    Console(width=140).print(rows.table(all_rows, "all"))
     print("Programs for GPUs and TPUs: make accelerators-env; .venv-accelerators/bin/python -m benchmarks.programs")
     if failed:
         sys.exit(f"These ended with an error, see above: {', '.join(failed)}")

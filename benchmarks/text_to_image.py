@@ -5,7 +5,7 @@
 
 The peer makes a small pipeline of 256 x 256 pixels, saves it as diffusers does, and both read that folder, start from
 the same noise and follow the same DPM-Solver++(2M) grid; they have to end in the same picture before anything is timed.
-A time is that of the whole call, from the prompt's text to bytes. The limit is the time that all matrix products and
+A time covers the whole call, from the prompt's text to bytes. The limit is the time that all matrix products and
 convolutions would take at the rate of a product of 2048^3 of the same round.
 """
 
@@ -43,10 +43,10 @@ def main(argv: list[str]) -> None:
     """Measures each kind, and prints one table."""
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
     args = flags.FLAGS
-    made = []
+    lines = []
     for kind in args.kinds:
-        made += measured(kind, args.steps, args.rounds, args.torch_python)
-    rows.report(made, f"text to image, jax {jax.__version__}, {os.cpu_count()} cores", args.out)
+        lines += measured(kind, args.steps, args.rounds, args.torch_python)
+    rows.report(lines, f"text to image, jax {jax.__version__}, {os.cpu_count()} cores", args.out)
 
 
 def measured(kind: str, steps: int, rounds: int, torch_python: str) -> list[rows.Row]:
@@ -73,18 +73,18 @@ def measured(kind: str, steps: int, rounds: int, torch_python: str) -> list[rows
         timed |= {how: lambda how=how: float(peer.ask(f"{how} {steps}")) for how in ("compiled", "eager")}
         for run in timed.values():
             run()
-        found = rows.interleaved(timed, rounds)
+        times = rows.interleaved(timed, rounds)
         peer.close()
         least = operations(model, steps) / (2 * sampling.SIDE**3)
-    limit = tuple(least * seconds for seconds in found["product"])
+    limit = tuple(least * seconds for seconds in times["product"])
     return [
         rows.Row(
             f"{WHAT[kind]}, from a prompt to 256x256 pixels, {steps} steps",
             "s",
             False,
-            found["ours"],
+            times["ours"],
             f"{peer.about}, {how}",
-            found[how],
+            times[how],
             limit,
         )
         for how in ("compiled", "eager")
@@ -93,9 +93,9 @@ def measured(kind: str, steps: int, rounds: int, torch_python: str) -> list[rows
 
 def start(model: text_to_image.TextToImage, folder: pathlib.Path) -> None:
     """Writes the initial noise of `generate`, and the settings of both."""
-    own = jax.random.split(jax.random.key(SEED), 3)[0]
+    noise_key = jax.random.split(jax.random.key(SEED), 3)[0]
     side = model.side // model.modules["vae"].factor
-    noise = np.asarray(jax.random.normal(own, (side, side, model.channels)))
+    noise = np.asarray(jax.random.normal(noise_key, (side, side, model.channels)))
     latents = np.ascontiguousarray(np.moveaxis(noise, -1, 0))[None]
     settings = {"prompt": PROMPT, "negative": NEGATIVE, "scale": str(SCALE)}
     safetensors.numpy.save_file({"latents": latents}, folder / "start.safetensors", metadata=settings)

@@ -4,7 +4,7 @@
     python -m benchmarks.train_step --torch_python=.venv-peers/bin/python --out=runs/bench/train_step.json
 
 Flow matching, AdamW and the moving average, float32. Ours, PyTorch's (eager and under torch.compile, the same network,
-written plainly: benchmarks/peers/dit.py) and the limit are measured in turn. FLOPs are those of the forward and
+written plainly: benchmarks/peers/dit.py) and the limit are measured in turn. FLOPs count the forward and
 backward pass, three times the forward pass's, by the formula of diffusion.models.budget.flops.
 """
 
@@ -56,12 +56,12 @@ def main(argv: list[str]) -> None:
     images = [name for name in ("compiled", "eager") if name in seconds]
     peak = rate("limit", limit_work / 1e9)
     what = f"train step, DiT-S/2, 32x32x4, batch {args.batch_size} in {parts} micro-batches"
-    made = [
+    lines = [
         rows.Row(what, "GFLOP/s", True, rate("ours", work / 1e9), limit=peak, note="limit: 2048^3 matrix product"),
         rows.Row("train step, digits DiT, 8x8x1, batch 64", "GFLOP/s", True, rate("demo", demo_work / 1e9), limit=peak),
     ]
     for form in images:
-        made.append(
+        lines.append(
             rows.Row(
                 what,
                 "images/s",
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
                 rate(form, args.batch_size),
             )
         )
-    rows.report(made, f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {args.rounds} rounds", args.out)
+    rows.report(lines, f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {args.rounds} rounds", args.out)
 
 
 def chosen(batch_size: int) -> int:

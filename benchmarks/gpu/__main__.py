@@ -5,7 +5,7 @@
     python -m benchmarks.gpu --out=/tmp/rehearsal --minutes=9 --tiny     # all of it, on a CPU
     python -m benchmarks.gpu --out=results --minutes=0                   # the table of what was measured
 
-Writes results.json and log.txt, after each stage anew. Exit status: 0 all done; 75 the same command goes on; 1 a stage
+Writes results.json and log.txt after each stage. Exit status: 0 all done; 75 the same command goes on; 1 a stage
 failed, and why stands below the table. README.md beside this file says how a lent machine is given all of it.
 """
 
@@ -38,21 +38,21 @@ PIPELINE = ("grain", "tensorflow_datasets", "benchmarks.input_pipeline")  # what
 
 
 def all_stages() -> list[stages.Stage]:
-    """Every stage, in order; that of the input pipeline only where Grain is installed."""
+    """Every stage, in order; the stage of the input pipeline only where Grain is installed."""
     python = (sys.executable, "-m")
     tiny = ("--tiny",) if TINY.value else ()
-    made = [
+    known_stages = [
         stages.Stage("environment", (*python, "benchmarks.gpu.environment"), 20, 60),
         stages.Stage("correctness", (*python, "benchmarks.gpu.correctness", *tiny), 60, 240),
     ]
     for name, what in plan.measurements().items():
         command = (*python, "benchmarks.gpu.measure", f"--stage={name}", f"--torch_python={TORCH_PYTHON.value}", *tiny)
-        made.append(stages.Stage(name, command, 10 if TINY.value else 0.7 * what.seconds, 3 * what.seconds))
+        known_stages.append(stages.Stage(name, command, 10 if TINY.value else 0.7 * what.seconds, 3 * what.seconds))
     missing = [name for name in PIPELINE if not importlib.util.find_spec(name)]
     if missing:
         print(f"input_pipeline: left out, no {' or '.join(missing)} there")
-        return made
-    return [*made, stages.Stage("input_pipeline", (*python, PIPELINE[-1], f"--data_dir={DATA.value}"), 60, 200)]
+        return known_stages
+    return [*known_stages, stages.Stage("input_pipeline", (*python, PIPELINE[-1], f"--data_dir={DATA.value}"), 60, 200)]
 
 
 def backend() -> str:
@@ -75,15 +75,15 @@ def main(argv: list[str]) -> None:
     done = [pathlib.Path(folder) for folder in DONE.value]
     results = stages.run(chosen, pathlib.Path(OUT.value), 60 * MINUTES.value, done)
     written = [results.get(stage.name, {}).get("result", {}) for stage in known]
-    found = [rows.Row(**row) for result in written for row in result.get("rows", ())]
+    all_rows = [rows.Row(**row) for result in written for row in result.get("rows", ())]
     devices = dict.fromkeys(
         result["result"]["title"]
         for name, result in results.items()
         if name in plan.measurements() and "result" in result
     )
-    measured = [row for row in found if math.isfinite(sum(row.ours))]
+    measured = [row for row in all_rows if math.isfinite(sum(row.ours))]
     Console(width=170).print(rows.table(measured, "; ".join(devices)))
-    print("".join(f"{row.what}: not measured, {row.note}\n" for row in found if row not in measured), end="")
+    print("".join(f"{row.what}: not measured, {row.note}\n" for row in all_rows if row not in measured), end="")
     sys.exit(stages.summary(chosen, results))
 
 

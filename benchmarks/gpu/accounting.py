@@ -1,4 +1,4 @@
-"""From what workers measured to rows: images a second, utilisation of the matmul and of the data sheet, ratios.
+"""From the workers' measurements to rows: images a second, utilisation of the matmul and of the data sheet, ratios.
 
 A worker that failed has NaN for its seconds, and becomes a row whose note says why.
 """
@@ -28,7 +28,7 @@ class Worker:
             self.about = {"failed": str(ended)[-200:]}
 
     def seconds(self) -> float:
-        """Those of one time, or NaN once it has failed."""
+        """The seconds of one time, or NaN once it has failed."""
         if "failed" not in self.about:
             try:
                 answer = json.loads(self._peer.ask("again"))
@@ -56,7 +56,7 @@ def about(workers: dict[str, Worker]) -> str:
 
 
 def data_sheet(kind: str) -> float:
-    """The dense bfloat16 operations a second of a device, by its maker's data sheet; NaN for one that is not known."""
+    """The dense bfloat16 operations a second of a device, by its maker's data sheet; NaN for an unknown device."""
     return next((machine.flops for name, machine in MACHINES.items() if name in kind.lower()), math.nan)
 
 
@@ -80,39 +80,39 @@ def beside_limit(title: str, workers: dict[str, Worker], found: dict[str, tuple[
     if torch is not None and not there:
         notes.append(f"PyTorch: {torch.about['failed']}")
     peer = f"torch {torch.about['torch']}, compiled, flash attention" if there else ""
-    made = [
+    lines = [
         rows.Row(title, "images/s", True, rates("ours"), peer, rates("torch") if there else (), limit, "; ".join(notes))
     ]
     if ours.peak:
         theirs = (torch.peak / 1e9,) if there and torch.peak else ()
-        made.append(rows.Row(f"{title}: peak memory", "GB", False, (ours.peak / 1e9,), peer if theirs else "", theirs))
-    return made
+        lines.append(rows.Row(f"{title}: peak memory", "GB", False, (ours.peak / 1e9,), peer if theirs else "", theirs))
+    return lines
 
 
 def beside_base(title: str, workers: dict[str, Worker], found: dict[str, tuple[float, ...]]) -> list[rows.Row]:
     """Milliseconds of each variant beside the base's, with its peak of memory; of a matrix product, TFLOP/s."""
-    made = []
+    lines = []
     base = workers["base"]
     if "failed" in base.about:
         return [rows.Row(title, "ms", False, (math.nan,), note=f"failed: {base.about['failed']}")]
-    of_base = f"base: attention {base.about['attention']}, {base.peak / 1e9:.1f} GB"
+    base_note = f"base: attention {base.about['attention']}, {base.peak / 1e9:.1f} GB"
     if base.spec["kind"] == "matmul":
         rate = tuple(base.about["flops"] / taken / 1e12 for taken in found["base"])
         peak = data_sheet(base.about["device"])
         limit = (peak / 1e12,) * len(rate) if math.isfinite(peak) else ()
         note = "limit: the data sheet's" if limit else ""
-        made.append(rows.Row(f"{title}, bfloat16", "TFLOP/s", True, rate, limit=limit, note=note))
-        of_base = "base: bfloat16"
+        lines.append(rows.Row(f"{title}, bfloat16", "TFLOP/s", True, rate, limit=limit, note=note))
+        base_note = "base: bfloat16"
     milliseconds = lambda name: tuple(1e3 * taken for taken in found[name])
     for name, worker in workers.items():
         if name == "base":
             continue
         if "failed" in worker.about:
             why = f"failed: {worker.about['failed']}"
-            made.append(rows.Row(f"{title}: {name}", "ms", False, (math.nan,), note=why))
+            lines.append(rows.Row(f"{title}: {name}", "ms", False, (math.nan,), note=why))
             continue
         memory = f"{worker.peak / 1e9:.1f} GB" if worker.peak else ""
-        made.append(
+        lines.append(
             rows.Row(
                 f"{title}: {name}",
                 "ms",
@@ -120,7 +120,7 @@ def beside_base(title: str, workers: dict[str, Worker], found: dict[str, tuple[f
                 milliseconds(name),
                 "base",
                 milliseconds("base"),
-                note="; ".join(filter(None, (memory, of_base))),
+                note="; ".join(filter(None, (memory, base_note))),
             )
         )
-    return made
+    return lines

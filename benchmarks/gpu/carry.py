@@ -32,8 +32,8 @@ def cut(paths: Mapping[str, pathlib.Path], out: pathlib.Path, size: int) -> list
 
     Args:
         paths: {name there: file or folder here}.
-        out: folder of the pieces; what an earlier cut left there is removed.
-        size: bytes of a piece, at most.
+        out: the folder of the pieces; what an earlier cut left there is removed.
+        size: the most bytes of a piece.
 
     Returns:
         The pieces, in order.
@@ -51,18 +51,18 @@ def cut(paths: Mapping[str, pathlib.Path], out: pathlib.Path, size: int) -> list
     for old in out.iterdir():
         if old.name.isdigit():
             old.unlink()
-    with tempfile.TemporaryFile(dir=out) as whole:
-        with tarfile.open(fileobj=whole, mode="w") as archive:
+    with tempfile.TemporaryFile(dir=out) as archive_file:
+        with tarfile.open(fileobj=archive_file, mode="w") as archive:
             for name, path in paths.items():
                 archive.add(path, arcname=name)
-        count = -(-whole.tell() // (size - HEADER))
-        whole.seek(0)
-        name = hashlib.file_digest(whole, "sha256").hexdigest()
-        whole.seek(0)
+        count = -(-archive_file.tell() // (size - HEADER))
+        archive_file.seek(0)
+        name = hashlib.file_digest(archive_file, "sha256").hexdigest()
+        archive_file.seek(0)
         for number in range(count):
-            part = whole.read(size - HEADER)
-            about = {"number": number, "count": count, "of": name, "sha256": hashlib.sha256(part).hexdigest()}
-            (out / str(number)).write_bytes(json.dumps(about).encode() + b"\n" + part)
+            part = archive_file.read(size - HEADER)
+            header = {"number": number, "count": count, "of": name, "sha256": hashlib.sha256(part).hexdigest()}
+            (out / str(number)).write_bytes(json.dumps(header).encode() + b"\n" + part)
     return [out / str(number) for number in range(count)]
 
 
@@ -71,8 +71,8 @@ def put(piece: pathlib.Path, store: pathlib.Path, into: pathlib.Path) -> list[in
 
     Args:
         piece: a file that `cut` made.
-        store: folder that keeps the pieces from call to call; pieces of another cut are removed.
-        into: folder to unpack into.
+        store: the folder that keeps the pieces from call to call; pieces of another cut are removed.
+        into: the folder to unpack into.
 
     Returns:
         The numbers of the pieces that are missing; none when everything is unpacked.
@@ -81,24 +81,24 @@ def put(piece: pathlib.Path, store: pathlib.Path, into: pathlib.Path) -> list[in
         ValueError: if a piece is damaged.
     """
     with open(piece, "rb") as file:
-        about = _about(file)
+        header = _about(file)
         part = file.read()
-    if hashlib.sha256(part).hexdigest() != about["sha256"]:
+    if hashlib.sha256(part).hexdigest() != header["sha256"]:
         raise ValueError(f"{piece} is damaged: carry it again")
-    place = store / about["of"]
+    place = store / header["of"]
     for other in store.iterdir() if store.is_dir() else ():
         if other != place:
             shutil.rmtree(other)
     place.mkdir(parents=True, exist_ok=True)
     (place / "part").write_bytes(part)
-    (place / "part").replace(place / str(about["number"]))  # whole, or not there
-    missing = [number for number in range(about["count"]) if not (place / str(number)).is_file()]
+    (place / "part").replace(place / str(header["number"]))  # whole, or not there
+    missing = [number for number in range(header["count"]) if not (place / str(number)).is_file()]
     if not missing:
-        with tempfile.TemporaryFile(dir=store) as whole:
-            for number in range(about["count"]):
-                whole.write((place / str(number)).read_bytes())
-            whole.seek(0)
-            with tarfile.open(fileobj=whole) as archive:
+        with tempfile.TemporaryFile(dir=store) as archive_file:
+            for number in range(header["count"]):
+                archive_file.write((place / str(number)).read_bytes())
+            archive_file.seek(0)
+            with tarfile.open(fileobj=archive_file) as archive:
                 archive.extractall(into, **SAFELY)
     return missing
 

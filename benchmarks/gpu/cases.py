@@ -1,4 +1,4 @@
-"""What a worker measures: a matrix product, a train step of a DiT or a U-Net, sampling with guidance."""
+"""The cases that a worker measures: a matrix product, a train step of a DiT or a U-Net, sampling with guidance."""
 
 import functools
 from collections.abc import Callable
@@ -26,13 +26,14 @@ class Case(NamedTuple):
     """One thing to measure; nothing of it is computed before `turn`, so that it can be compiled for a described device.
 
     Attributes:
-        program: what is measured, under `jit`: arguments -> a result; if `carries`, (the next first argument, metrics).
-        arguments: () -> its arguments, a function that JAX traces.
-        shardings: where the arguments lie: a sharding for each, or a pytree of shardings.
-        runs: of the program in one turn, dispatched without waiting in between.
-        carries: whether each run takes what the one before returned.
+        program: the measured program, under `jit`: arguments -> a result; if `carries`, (the next first argument,
+            metrics).
+        arguments: a function () -> its arguments, which JAX traces.
+        shardings: the place of the arguments: a sharding for each, or a pytree of shardings.
+        runs: how often the program runs in one turn, dispatched without waiting in between.
+        carries: whether each run takes the result of the one before.
         count: how often a turn does what is measured.
-        about: {"flops": of one time, "images": that one time makes or takes, ...}.
+        about: {"flops": the operations of one time, "images": how many one time makes or takes, ...}.
     """
 
     program: Any
@@ -114,14 +115,14 @@ def train(spec: dict, device: Any) -> Case:
         return state.create(params, optimizer, average)
 
     make = functools.partial(make_train_step, objective, model.apply, schedule, optimizer, average)
-    about = {"flops": 3 * batch_size * flops(model, shape), "images": batch_size}
+    amounts = {"flops": 3 * batch_size * flops(model, shape), "images": batch_size}
     if not spec.get("mesh"):
         step = jax.jit(make(), donate_argnums=0)
-        return _steps(step, init, (batch_size, shape), CLASSES, _on(device), spec, about)
+        return _steps(step, init, (batch_size, shape), CLASSES, _on(device), spec, amounts)
     mesh = sharding.make_mesh({"data": 1, "fsdp": -1, "sequence": 1, "tensor": 1}, [device])
     target = sharding.abstract(init, mesh, sharding.RULES)
     where = jax.tree.map(lambda leaf: leaf.sharding, target), sharding.batch_sharding(mesh), _on(device)
-    return _steps(parallel.jit(make, target, mesh), init, (batch_size, shape), CLASSES, where, spec, about)
+    return _steps(parallel.jit(make, target, mesh), init, (batch_size, shape), CLASSES, where, spec, amounts)
 
 
 def unet(spec: dict, device: Any) -> Case:
@@ -142,8 +143,8 @@ def unet(spec: dict, device: Any) -> Case:
     forward = counted_flops(model.apply, jax.eval_shape(init), *received)
     step = jax.jit(make_train_step(objective, model.apply, schedule, optimizer, average), donate_argnums=0)
     first = lambda: state.create(init(), optimizer, average)
-    about = {"flops": 3 * batch_size * forward, "images": batch_size}
-    return _steps(step, first, (batch_size, shape), 10, _on(device), spec, about)
+    amounts = {"flops": 3 * batch_size * forward, "images": batch_size}
+    return _steps(step, first, (batch_size, shape), 10, _on(device), spec, amounts)
 
 
 def _steps(
@@ -184,8 +185,8 @@ def sample(spec: dict, device: Any) -> Case:
         x = samplers.prior(schedule, keys, shape)
         return samplers.sample(samplers.euler(), guidance.classifier_free(branches, 1.5), schedule, x, plan, keys)
 
-    about = {"flops": 2 * spec["steps"] * batch_size * flops(model, shape), "images": batch_size}
-    return Case(jax.jit(make), arguments, _on(device), 1, False, 1, about)
+    amounts = {"flops": 2 * spec["steps"] * batch_size * flops(model, shape), "images": batch_size}
+    return Case(jax.jit(make), arguments, _on(device), 1, False, 1, amounts)
 
 
 def _on(device: Any) -> SingleDeviceSharding:
@@ -199,12 +200,12 @@ def first_that_works(spec: dict, device: Any, use: Callable[[Case], Any]) -> tup
     """The case with the first of its implementations of attention that can be used.
 
     Args:
-        spec: "kind", what that function of `KINDS` takes, and "attention", the names in order.
-        device: for which it is.
-        use: what is to work: it raises where that does not.
+        spec: "kind", the arguments of that function of `KINDS`, and "attention", the names in order.
+        device: the device that the case is for.
+        use: a function that is to work: it raises where the implementation does not.
 
     Returns:
-        (the case, what `use` returned, {"attention": the name, "refused": why not those before}).
+        (the case, the result of `use`, {"attention": the name, "refused": why not those before}).
     """
     choices = spec.get("attention", ["auto"])
     refused = []

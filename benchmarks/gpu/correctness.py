@@ -3,7 +3,7 @@
     python -m benchmarks.gpu.correctness --out=correctness.json
 
 Both run in this process, on the same draws: JAX's bits do not depend on the device. Ends with an error where a
-difference exceeds its tolerance, so that nothing is measured of what is not right.
+difference exceeds its tolerance, so that nothing is measured of a device that is not right.
 """
 
 import contextlib
@@ -41,13 +41,13 @@ class Check(NamedTuple):
     """One way to compute, and how far its losses and samples may be from the CPU's, relative to them.
 
     Attributes:
-        network: "dit" or "unet".
-        attention: implementation of attention.
-        dtype: compute type.
-        precision: of float32 matrix products and convolutions, "highest" or "default" (tf32 on NVIDIA's).
-        loss: relative tolerance of every loss. float32 differs by the order of its sums, tf32 rounds operands to 11
+        network: the network, "dit" or "unet".
+        attention: the implementation of attention.
+        dtype: the compute type.
+        precision: the precision of float32 matrix products and convolutions, "highest" or "default" (tf32 on NVIDIA's).
+        loss: the relative tolerance of every loss. float32 differs by the order of its sums, tf32 rounds operands to 11
             bits, bfloat16 to 8; a loss averages over many such errors, and Adam's updates feed them back.
-        sample: tolerance of |x - x_cpu| / |x_cpu|.
+        sample: the tolerance of |x - x_cpu| / |x_cpu|.
     """
 
     network: str
@@ -124,7 +124,7 @@ def _network(check: Check, tiny: bool):
 def main(argv: list[str]) -> None:
     """Compares, prints the table, writes it, and fails where a tolerance is exceeded."""
     cpu = jax.devices("cpu")[0]
-    references, made, wrong = {}, [], []
+    references, lines, wrong = {}, [], []
     for name, check in CHECKS.items():
         if check.network not in references:
             plain = Check(check.network, "xla", "float32", "highest", 0, 0)
@@ -138,21 +138,21 @@ def main(argv: list[str]) -> None:
             if check.attention != "cudnn":
                 raise
             print(f"{name}: {type(error).__name__}: {error}")
-            made.append(rows.Row(name, "ppm", False, (float("nan"),), note=f"failed: {str(error)[:200]}"))
+            lines.append(rows.Row(name, "ppm", False, (float("nan"),), note=f"failed: {str(error)[:200]}"))
             continue
         expected, wanted = references[check.network]
         loss = float(np.max(np.abs(losses / expected - 1)))
         sample = float(np.linalg.norm(samples - wanted) / np.linalg.norm(wanted))
-        for what, found, tolerance in (("losses", loss, check.loss), ("samples", sample, check.sample)):
+        for what, difference, tolerance in (("losses", loss, check.loss), ("samples", sample, check.sample)):
             note = f"tolerance {1e6 * tolerance:,.0f}"
-            made.append(rows.Row(f"{name}: {what}, beside the CPU's", "ppm", False, (1e6 * found,), note=note))
-            if not found <= tolerance:
-                wrong.append(f"{name}: {what} differ by {found:.2e}, tolerance {tolerance:.0e}")
+            lines.append(rows.Row(f"{name}: {what}, beside the CPU's", "ppm", False, (1e6 * difference,), note=note))
+            if not difference <= tolerance:
+                wrong.append(f"{name}: {what} differ by {difference:.2e}, tolerance {tolerance:.0e}")
         print(f"{name}: losses {loss:.2e} of {check.loss:.0e}, samples {sample:.2e} of {check.sample:.0e}", flush=True)
     if wrong:
         raise SystemExit("\n".join(wrong))
     title = f"first {STEPS} losses and samples beside the CPU's, {jax.devices()[0].device_kind}"
-    pathlib.Path(OUT.value).write_text(json.dumps({"title": title, "rows": [row._asdict() for row in made]}))
+    pathlib.Path(OUT.value).write_text(json.dumps({"title": title, "rows": [row._asdict() for row in lines]}))
 
 
 def on(where: Callable[[], contextlib.AbstractContextManager], check: Check) -> tuple[np.ndarray, np.ndarray]:

@@ -29,22 +29,24 @@ def main(argv: list[str]) -> None:
     """Measures, prints the table and writes it."""
     what = plan.measurements()[STAGE.value]
     specs = {name: plan.tiny(spec) if TINY.value else spec for name, spec in what.cases.items()}
-    found, workers = {}, {}
+    measured, workers = {}, {}
     for part in [{name: spec} for name, spec in specs.items()] if what.apart else [specs]:
         began = {}
         try:
             for name, spec in part.items():  # in turn: a compiler that measures kernels wants the device alone
                 began[name] = Worker(spec, TORCH_PYTHON.value)
-            found |= rows.interleaved({name: worker.seconds for name, worker in began.items()}, ROUNDS.value, rest=0.1)
+            measured |= rows.interleaved(
+                {name: worker.seconds for name, worker in began.items()}, ROUNDS.value, rest=0.1
+            )
         finally:
             for worker in began.values():
                 worker.close()
         workers |= began
     title = what.title + (" (tiny: a rehearsal, no result)" if TINY.value else "")
-    made = beside_limit(title, workers, found) if "ours" in workers else beside_base(title, workers, found)
-    if not any(math.isfinite(taken) for times in found.values() for taken in times):
+    lines = beside_limit(title, workers, measured) if "ours" in workers else beside_base(title, workers, measured)
+    if not any(math.isfinite(taken) for times in measured.values() for taken in times):
         raise SystemExit("; ".join(f"{name}: {worker.about.get('failed')}" for name, worker in workers.items()))
-    rows.report(made, about(workers), OUT.value)
+    rows.report(lines, about(workers), OUT.value)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What each stage measures: its cases, each measured by a worker of its own, in turn, and the rows that come of it.
+"""The measurements of each stage: its cases, each measured by a worker of its own, in turn, and their rows.
 
 Sizes are for a device of 80 GB or more; `tiny` ones rehearse all of it on a CPU.
 """
@@ -28,10 +28,10 @@ class Measurement(NamedTuple):
     """What one stage measures.
 
     Attributes:
-        title: of what, for its rows.
+        title: the title of its rows, which says what is measured.
         cases: {name: spec of a worker}. "ours" beside "torch" and "matmul", its peer and its limit; or "base" and its
             variants, each of which becomes a row beside it.
-        seconds: about what it takes, most of it to compile.
+        seconds: the approximate time that it takes, most of it to compile.
         apart: whether the cases take their rounds one after the other, each alone on the device, which has no room for
             all at once.
     """
@@ -133,16 +133,16 @@ def calls(seconds: float) -> list[list[str]]:
     """The stages of each call, if every stage takes what it is said to.
 
     Args:
-        seconds: of a call; what is left of it is not begun with a stage that takes longer.
+        seconds: the time of a call; a stage that takes longer than what is left of it is not begun.
     """
-    made, left = [], 0.0
+    parts, left = [], 0.0
     for name, takes in {**FIRST, **{name: what.seconds for name, what in measurements().items()}}.items():
-        if not made or takes > left:
-            made.append([])
+        if not parts or takes > left:
+            parts.append([])
             left = seconds
-        made[-1].append(name)
+        parts[-1].append(name)
         left -= takes
-    return made
+    return parts
 
 
 def tiny(spec: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""FIDs of a run's moving averages, made and measured in one process, each kept as soon as it is there."""
+"""FIDs of a run's moving averages, made and measured in one process, each kept as soon as it is measured."""
 
 import json
 import pathlib
@@ -19,17 +19,17 @@ MARGIN = 1.5  # times what a figure of as many samples took before: what must be
 
 
 class Size(NamedTuple):
-    """How much of everything.
+    """The size of everything.
 
     Attributes:
-        preset: of the config.
-        seconds: of training.
-        trial: steps to find the rate.
-        some, all: samples of a figure to choose by and of the curve, and of the published one.
-        widths: of the moving averages to choose from.
-        scales: of guidance to choose from.
-        points: of the curve.
-        reference: what the samples are compared with.
+        preset: the preset of the config.
+        seconds: the time of training.
+        trial: the steps that find the rate.
+        some, all: the samples of a figure to choose by and of the curve, and of the published one.
+        widths: the widths of the moving averages to choose from.
+        scales: the scales of guidance to choose from.
+        points: the number of points of the curve.
+        reference: the images that the samples are compared with.
     """
 
     preset: str = ""
@@ -64,14 +64,14 @@ class Measured:
         self.found = json.loads(self._file.read_text()) if self._file.is_file() else {"figures": {}}
 
     def figure(self, name: str, number: int, step: int, width: float, scale: float = 1.0) -> float:
-        """The FID of so many samples, measured or remembered.
+        """The FID of `number` samples, measured or remembered.
 
         Args:
-            name: under which it is kept.
-            number: of samples; the first `number` of the seeds of config.sample.seed.
-            step: training step at which the average ends.
-            width: of the average, a share of the steps.
-            scale: of classifier-free guidance.
+            name: the name under which it is kept.
+            number: how many samples; the first `number` of the seeds of config.sample.seed.
+            step: the training step at which the average ends.
+            width: the width of the average, a share of the steps.
+            scale: the scale of classifier-free guidance.
         """
         if name not in self.found["figures"]:
             began = time.monotonic()
@@ -100,8 +100,8 @@ class Measured:
         return self.found["figures"][name]["fid"]
 
     def seconds_for(self, number: int) -> float:
-        """What a figure of so many samples takes, from those that were measured: linear between them."""
-        taken = sorted((each["samples"], each["seconds"]) for each in self.found["figures"].values())
+        """The time of a figure of `number` samples, by linear interpolation between the measured ones."""
+        taken = sorted((figure["samples"], figure["seconds"]) for figure in self.found["figures"].values())
         if not taken:
             return 0.0
         most, seconds = taken[-1]
@@ -135,9 +135,9 @@ class Measured:
         return make.images(params, labels, generate.seeds(config, number)), labels, make.nfe
 
     def _keep(self) -> None:
-        whole = self._file.with_suffix(".part")
-        whole.write_text(json.dumps(self.found, indent=1))
-        whole.replace(self._file)
+        part = self._file.with_suffix(".part")
+        part.write_text(json.dumps(self.found, indent=1))
+        part.replace(self._file)
 
 
 def measure_all(measured: Measured, size: Size, stop: float) -> bool:
@@ -145,8 +145,8 @@ def measure_all(measured: Measured, size: Size, stop: float) -> bool:
 
     Args:
         measured: the figures so far.
-        size: how many samples of what.
-        stop: of the clock `time.monotonic`, when to have ended.
+        size: how many samples each figure takes.
+        stop: the time of the clock `time.monotonic` at which to have ended.
     """
     steps = checkpoints.steps(measured._run)
     last = steps[-1]
@@ -181,9 +181,9 @@ def measure_all(measured: Measured, size: Size, stop: float) -> bool:
 
 
 def points(steps: list[int], number: int) -> list[int]:
-    """So many of the kept steps, each about as many times the one before; not the last."""
+    """`number` of the kept steps, each about as many times the one before; not the last."""
     wanted = np.geomspace(steps[0], steps[-1], number + 1)[:-1]
-    return sorted({min(steps[:-1] or steps, key=lambda step: abs(step - each)) for each in wanted})
+    return sorted({min(steps[:-1] or steps, key=lambda step: abs(step - target)) for target in wanted})
 
 
 def draw(results: dict, path: pathlib.Path) -> None:
@@ -194,17 +194,21 @@ def draw(results: dict, path: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    found = results["measure"]["result"]
+    measured = results["measure"]["result"]
     rate = results["rate"]["result"]
-    names = found["figures"]
+    names = measured["figures"]
     best = names["best"]
-    points = sorted((each["step"], each["fid"], each["samples"]) for name, each in names.items() if "step " in name)
+    points = sorted(
+        (figure_of_step["step"], figure_of_step["fid"], figure_of_step["samples"])
+        for name, figure_of_step in names.items()
+        if "step " in name
+    )
     chosen = next(
-        each
-        for name, each in names.items()
+        figure_of_step
+        for name, figure_of_step in names.items()
         if name != "best"
-        and each["step"] == best["step"]
-        and (each["width"], each["scale"]) == (best["width"], best["scale"])
+        and figure_of_step["step"] == best["step"]
+        and (figure_of_step["width"], figure_of_step["scale"]) == (best["width"], best["scale"])
     )
     points.append((chosen["step"], chosen["fid"], chosen["samples"]))
     minutes = lambda step: step / rate["steps_per_second"] / 60

@@ -40,7 +40,7 @@ SMALL = 15.0  # MB of each piece of the small checkpoint
 
 
 def train_words(workdir: pathlib.Path, steps: int, every: int) -> list[str]:
-    """The command of a run of so many steps."""
+    """The command of a run of `steps` steps."""
     preset = f":{size().preset}" if size().preset else ""
     return [
         sys.executable,
@@ -62,7 +62,7 @@ def size() -> recipe_figures.Size:
 
 
 def home() -> pathlib.Path:
-    """The folder of what the stages make."""
+    """The folder of everything that the stages make."""
     return pathlib.Path(HOME.value)
 
 
@@ -70,8 +70,8 @@ def reference() -> dict[str, Any]:
     """The statistics of the training images, by the EDM protocol."""
     from diffusion.experiments.evaluation import comparison
 
-    made = comparison.make_reference(request(reference=size().reference), home() / "reference.safetensors")
-    return {"images": made.count, "of": size().reference}
+    statistics = comparison.make_reference(request(reference=size().reference), home() / "reference.safetensors")
+    return {"images": statistics.count, "of": size().reference}
 
 
 def rate() -> dict[str, Any]:
@@ -80,8 +80,8 @@ def rate() -> dict[str, Any]:
     trial = size().trial
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run(train_words(folder, trial, trial), check=True)
-    found = [json.loads(line)["steps_per_second"] for line in (folder / "timing.jsonl").read_text().splitlines()]
-    later = float(np.median(found[-2:]))  # once the images of the first epoch are decoded
+    rates = [json.loads(line)["steps_per_second"] for line in (folder / "timing.jsonl").read_text().splitlines()]
+    later = float(np.median(rates[-2:]))  # once the images of the first epoch are decoded
     steps = max(KEPT, int(later * size().seconds) // KEPT * KEPT)
     (home() / "steps.json").write_text(json.dumps(steps))
     shutil.rmtree(folder)
@@ -111,7 +111,7 @@ def train() -> dict[str, Any]:
 
 
 def measure() -> dict[str, Any]:
-    """FIDs: to choose the average's width and the guidance, the published one, and those of the curve."""
+    """FIDs: to choose the average's width and the guidance, the published one, and the curve's."""
     measured = recipe_figures.Measured(home(), DATA.value, INCEPTION.value)
     finished = recipe_figures.measure_all(measured, size(), stop=time.monotonic() + float(os.environ[SECONDS]))
     return measured.found | {"finished": finished}
@@ -128,14 +128,14 @@ def keep() -> dict[str, Any]:
 
 
 def request(**fields):
-    """What is requested of `diffusion.experiments.evaluation.comparison`."""
+    """The request to `diffusion.experiments.evaluation.comparison`."""
     from diffusion.experiments.evaluation import comparison
 
     return comparison.Request(protocol="edm", inception=INCEPTION.value, data_dir=DATA.value, **fields)
 
 
 def batch_size() -> int:
-    """Of the recipe."""
+    """The batch size of the recipe."""
     from diffusion.experiments.config import recipes
 
     return recipes.load(f"{CONFIG}:{size().preset}").train.batch_size

@@ -7,7 +7,7 @@
 
 No device is needed, and nothing is computed. Each case is compiled in a process of its own, with its XLA flags; its row
 stands in benchmarks/gpu/rehearsed.json at once, with the commit, so that the same command goes on; --again compiles
-anew. The table says in which call of nine minutes each stage runs, by the estimates of `plan`. A stage fits if the
+again. The table says in which call of nine minutes each stage runs, by the estimates of `plan`. A stage fits if the
 peaks of all programs that lie on the device at once do, with what each process holds beside. PyTorch's programs are not
 rehearsed. Exit status: 0 if every stage compiles and fits; 75 while some is not rehearsed; 1 if one does not.
 """
@@ -62,8 +62,8 @@ def compiled(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The row of a program, compiled in this process.
 
     Returns:
-        {"attention", "refused": as the worker says; "products": chosen by whom, "seconds": of compilation, "peak":
-        bytes, "least": seconds of one turn by the roofline of `benchmarks.programs`}.
+        {"attention", "refused": as the worker says; "products": how they were chosen, "seconds": the time of
+        compilation, "peak": bytes, "least": seconds of one turn by the roofline of `benchmarks.programs`}.
     """
     import jax
 
@@ -78,17 +78,17 @@ def compiled(spec: Mapping[str, Any]) -> dict[str, Any]:
     device = ahead_of_time.devices(machine, topology_name(machine, 1))[0]
     began = time.perf_counter()
     with estimate.as_on(machine.platform):
-        case, (executable, products), about = cases.first_that_works(
+        case, (executable, products), attention = cases.first_that_works(
             dict(spec), device, lambda case: finished(cases.lowered(case))
         )
     spent = time.perf_counter() - began
-    found = analysis.analyse(executable.as_text(), machine, 1, case.about["flops"])
+    figures = analysis.analyse(executable.as_text(), machine, 1, case.about["flops"])
     return {
-        **about,
+        **attention,
         "products": products,
         "seconds": round(spent, 1),
         "peak": analysis.memory(executable)["peak"],
-        "least": case.runs * found["roofline"]["seconds"],
+        "least": case.runs * figures["roofline"]["seconds"],
     }
 
 
@@ -105,19 +105,19 @@ def rehearsed(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verdict(what: plan.Measurement, rows: Mapping[str, Mapping[str, Any]], memory: float) -> dict[str, Any]:
-    """What is known of a stage.
+    """The state of a stage.
 
     Returns:
-        {"missing": cases without a row, "failed": {case: why}, "bytes": that lie on the device at once, "fits",
+        {"missing": cases without a row, "failed": {case: why}, "bytes": how many lie on the device at once, "fits",
         "least": seconds that its turns take at least: two to warm up, and five rounds}.
     """
-    of = {name: rows.get(key(spec)) for name, spec in what.cases.items() if spec["kind"] != "torch"}
-    there = [row for row in of.values() if row and "error" not in row]
+    row_of_case = {name: rows.get(key(spec)) for name, spec in what.cases.items() if spec["kind"] != "torch"}
+    there = [row for row in row_of_case.values() if row and "error" not in row]
     held = [row["peak"] + CONTEXT for row in there] or [0.0]
     together = max(held) if what.apart else sum(held)
     return {
-        "missing": [name for name, row in of.items() if not row],
-        "failed": {name: row["error"] for name, row in of.items() if row and "error" in row},
+        "missing": [name for name, row in row_of_case.items() if not row],
+        "failed": {name: row["error"] for name, row in row_of_case.items() if row and "error" in row},
         "bytes": together,
         "fits": together <= memory,
         "least": 7 * sum(row["least"] for row in there),
@@ -148,10 +148,10 @@ def main(argv: list[str]) -> None:
             file.write((json.dumps(rows, indent=1, sort_keys=True) + "\n").encode())
         print(name, rows[name], flush=True)
     memory = MACHINES[MACHINE].memory
-    found = {name: verdict(known[name], rows, memory) for name in names}
+    verdicts = {name: verdict(known[name], rows, memory) for name in names}
     call = {name: number for number, part in enumerate(plan.calls(CALL), 1) for name in part}
     table = Table("call", "stage", "programs", "on the device at once", "turns take at least", "attention", "says")
-    for name, stage in found.items():
+    for name, stage in verdicts.items():
         mine = [rows.get(key(spec), {}) for spec in known[name].cases.values()]
         said = [f"not rehearsed: {', '.join(stage['missing'])}"] if stage["missing"] else []
         said += [f"{case}: {why}" for case, why in stage["failed"].items()]
@@ -168,9 +168,9 @@ def main(argv: list[str]) -> None:
             "; ".join(said),
         )
     Console(width=170).print(table)
-    if any(stage["failed"] or not stage["fits"] for stage in found.values()):
+    if any(stage["failed"] or not stage["fits"] for stage in verdicts.values()):
         sys.exit(1)
-    sys.exit(stages.UNFINISHED if any(stage["missing"] for stage in found.values()) else 0)
+    sys.exit(stages.UNFINISHED if any(stage["missing"] for stage in verdicts.values()) else 0)
 
 
 if __name__ == "__main__":

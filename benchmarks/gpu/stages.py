@@ -1,7 +1,7 @@
 """Runs named stages in order, each a process with a time limit, and goes on where it was stopped.
 
 For a machine that is lent for minutes at a time: the results of all stages stand in one file, `results.json`, which is
-written anew, at once and whole, after each; a later call that finds it, in its own folder or in one that was carried
+written again, at once and whole, after each; a later call that finds it, in its own folder or in one that was carried
 back, leaves out what is done. A stage has two arguments: `--out=FILE`, where it writes its result as JSON, and the
 environment variable STAGE_SECONDS, after which it is ended. One that has more to do than fits ends with status 75
 (UNFINISHED), and is the first of the next call.
@@ -30,11 +30,11 @@ class Stage(NamedTuple):
     """One part of the work.
 
     Attributes:
-        name: under which its result stands.
-        command: words of its process; `--out=FILE` is added.
-        least: seconds that must be left for it to begin.
-        most: seconds after which it is ended.
-        makes: a file or folder that later stages read; where it is not there, as on another machine, what was done is
+        name: the name under which its result stands.
+        command: the words of its process; `--out=FILE` is added.
+        least: the seconds that must be left for it to begin.
+        most: the seconds after which it is ended.
+        makes: a file or folder that later stages read; where it is missing, as on another machine, the stage counts as
             not done.
     """
 
@@ -51,14 +51,14 @@ def run(
     """Runs what is not done, in order, while time is left; what failed before comes last.
 
     Args:
-        stages: in their order; each needs only what stands before it.
-        out: folder of results.json and log.txt.
-        seconds: that this call may take.
+        stages: the stages in their order; each needs only what stands before it.
+        out: the folder of results.json and log.txt.
+        seconds: the time that this call may take.
         done: folders with the results.json of earlier calls, the latest last.
 
     Returns:
-        {name: {"status": "done", "failed", "late" or "unfinished", "seconds": float, "at": UTC, "result": what it
-        wrote (where it is done), "said": the last lines that it printed (where it is not)}}.
+        {name: {"status": "done", "failed", "late" or "unfinished", "seconds": float, "at": UTC, "result": the JSON that
+        it wrote (where it is done), "said": the last lines that it printed (where it is not)}}.
     """
     ends = time.monotonic() + seconds
     out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def is_done(stage: Stage, results: dict[str, dict[str, Any]]) -> bool:
 
 
 def carry_out(stage: Stage, out: pathlib.Path, limit: float) -> dict[str, Any]:
-    """Runs one stage, with all processes that it starts, for so many seconds at most; its result as in `run`."""
+    """Runs one stage, with all processes that it starts, for `limit` seconds at most; its result as in `run`."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, open(out / "log.txt", "a+b") as log:
         file = pathlib.Path(scratch) / "result.json"
@@ -105,23 +105,23 @@ def carry_out(stage: Stage, out: pathlib.Path, limit: float) -> dict[str, Any]:
             status = None
         finally:
             _end(process)
-        found = {
+        times = {
             "seconds": round(time.monotonic() - began, 1),
             "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         if status == 0 and file.is_file():
-            return {"status": "done", **found, "result": json.loads(file.read_text())}
+            return {"status": "done", **times, "result": json.loads(file.read_text())}
         log.seek(start)
         said = log.read().decode(errors="replace").splitlines()[-LINES:]
         if status == 0:
             said.append("It ended with status 0, and wrote no result.")
         kind = {None: "late", UNFINISHED: "unfinished"}.get(status, "failed")
         partial = {"result": json.loads(file.read_text())} if kind == "unfinished" and file.is_file() else {}
-        return {"status": kind, **found, **partial, "exit": status, "said": said}
+        return {"status": kind, **times, **partial, "exit": status, "said": said}
 
 
 def gathered(folders: Iterable[pathlib.Path]) -> dict[str, dict[str, Any]]:
-    """The results in these folders, those of later folders in place of earlier ones that are not done."""
+    """The results in these folders; a later folder's replace earlier ones that are not done."""
     results = {}
     for folder in folders:
         file = pathlib.Path(folder) / "results.json"
@@ -133,9 +133,9 @@ def gathered(folders: Iterable[pathlib.Path]) -> dict[str, dict[str, Any]]:
 
 def keep(out: pathlib.Path, results: dict[str, dict[str, Any]]) -> None:
     """Writes results.json, at once and whole."""
-    whole = out / "results.part"
-    whole.write_text(json.dumps({"stages": results}, indent=1) + "\n")
-    whole.replace(out / "results.json")
+    part = out / "results.part"
+    part.write_text(json.dumps({"stages": results}, indent=1) + "\n")
+    part.replace(out / "results.json")
 
 
 def summary(stages: Sequence[Stage], results: dict[str, dict[str, Any]]) -> int:

@@ -31,15 +31,15 @@ def main(spec: dict) -> None:
 
     compilation_cache.enable()
     device = jax.devices()[0]
-    about = {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__}
+    description = {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__}
     try:
         began = time.perf_counter()
         case, turn, chosen = cases.first_that_works(spec, device, warm)
-        about |= {**case.about, **chosen, "first_seconds": time.perf_counter() - began}
+        description |= {**case.about, **chosen, "first_seconds": time.perf_counter() - began}
     except Exception as error:  # out of memory, a kernel that is not there ...: the other cases go on
-        say({**about, "failed": cases.reason(error)})
+        say({**description, "failed": cases.reason(error)})
         raise
-    say(about)
+    say(description)
     for _ in sys.stdin:
         try:
             began = time.perf_counter()

@@ -35,8 +35,8 @@ class DiT(nn.Module):
     """The DiT of Peebles & Xie (2023): images [B, H, H, C], times [B] in 0 .. 1000 and labels [B] -> [B, H, H, C].
 
     Args:
-        shape: (H, H, C) of an image.
-        width, depth, heads: as in the paper's table 1.
+        shape: the shape (H, H, C) of an image.
+        width, depth, heads: the sizes of the paper's table 1.
     """
 
     def __init__(self, shape: tuple[int, int, int], width: int, depth: int, heads: int):
@@ -70,10 +70,10 @@ def update(forward, x_0: torch.Tensor, label: torch.Tensor, optimizer, average: 
     """One update by flow matching, as ours: gradients, optimizer, moving average. Returns the loss, on the device.
 
     Args:
-        forward: (x_t, 1000 t, label) -> the velocity; the network in the form that is measured.
+        forward: the network in the measured form, (x_t, 1000 t, label) -> the velocity.
         x_0: images [B, H, H, C].
         label: [B].
-        optimizer: of the parameters.
+        optimizer: the optimizer of the parameters.
         average, params: lists of tensors.
     """
     t = torch.rand(len(x_0), device=x_0.device)

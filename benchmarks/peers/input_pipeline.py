@@ -81,9 +81,9 @@ def main(folder: str, side: str, batch: str, workers: str) -> None:
     loaders = {}
     print(f"torch {torch.__version__} DataLoader", flush=True)
     for line in sys.stdin:
-        *of_all, form = line.split()
-        data = Pictures(folder, form, int(side), augment=not of_all)
-        if of_all:
+        *sum_words, form = line.split()
+        data = Pictures(folder, form, int(side), augment=not sum_words)
+        if sum_words:
             print(sum(int(data.picture(row).astype(np.int64).sum()) for row in range(len(data))), flush=True)
             continue
         if form not in loaders:

@@ -126,7 +126,7 @@ def main(folder: str, kind: str, threads: str) -> None:
             latents = file.get_tensor("latents")
         more = {"clean_caption": False, "use_resolution_binning": False} if kind == "transformer" else {}
         began = time.perf_counter()
-        made = pipe(
+        images = pipe(
             settings["prompt"],
             negative_prompt=settings["negative"],
             num_inference_steps=steps,
@@ -138,7 +138,7 @@ def main(folder: str, kind: str, threads: str) -> None:
             **more,
         ).images
         if how == "write":
-            save_file({"pictures": made.contiguous()}, words[0])
+            save_file({"pictures": images.contiguous()}, words[0])
         print(time.perf_counter() - began, flush=True)
 
 

@@ -48,8 +48,8 @@ BEGIN, END = "<!-- begin: python -m benchmarks.programs --record -->", "<!-- end
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     args = flags.FLAGS
-    of = lambda case, part: case == part if part in CASES else part in case
-    chosen = [case for case in CASES if not args.cases or any(of(case, part) for part in args.cases)]
+    is_part_of = lambda case, part: case == part if part in CASES else part in case
+    chosen = [case for case in CASES if not args.cases or any(is_part_of(case, part) for part in args.cases)]
     named = [case for case in args.cases if "@" in case and case not in CASES]  # the small ones, and others
     if not chosen and not named:
         raise app.UsageError(f"--cases={','.join(args.cases)}: there is no such case. Valid: {', '.join(CASES)}.")
@@ -106,11 +106,11 @@ def write(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
 
 def record(rows: list[dict[str, Any]]) -> None:
     """Keeps the rows, and writes the table into the page."""
-    kept = merged(RECORDED, [page.kept(row) for row in rows])
-    write(RECORDED, kept)
+    merged_rows = merged(RECORDED, [page.kept(row) for row in rows])
+    write(RECORDED, merged_rows)
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{page.markdown(kept)}\n\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{page.markdown(merged_rows)}\n\n{END}{after}")
 
 
 def _git(*words: str) -> str:

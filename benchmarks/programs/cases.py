@@ -18,9 +18,9 @@ class Program(NamedTuple):
     """A program, traced for its devices.
 
     Attributes:
-        lowered: what XLA compiles.
-        flops: of the model in one run on all devices, without any that are computed again.
-        batch: examples of one run.
+        lowered: the program that XLA compiles.
+        flops: the operations of the model in one run on all devices, without any that are computed again.
+        batch: the examples of one run.
     """
 
     lowered: jax.stages.Lowered
@@ -29,12 +29,12 @@ class Program(NamedTuple):
 
 
 class Devices(NamedTuple):
-    """What a program is compiled for.
+    """The devices that a program is compiled for.
 
     Attributes:
         machine: a key of `MACHINES`.
-        number: of devices.
-        axes: sizes of the axes of their mesh.
+        number: the number of devices.
+        axes: the sizes of the axes of their mesh.
     """
 
     machine: str

@@ -41,24 +41,24 @@ def compiled(case: str) -> tuple[dict[str, Any], str]:
     executable, products = finished(program.lowered)
     ended = time.perf_counter()
     text = executable.as_text()
-    found = analysis.analyse(text, devices.of, devices.number, program.flops)
+    analysed = analysis.analyse(text, devices.of, devices.number, program.flops)
     memory = analysis.memory(executable)
-    about = {"case": case, "machine": devices.machine, "devices": devices.number, "batch": program.batch}
+    description = {"case": case, "machine": devices.machine, "devices": devices.number, "batch": program.batch}
     seconds = {"trace": traced - began, "compile": ended - traced}
     fits = memory["peak"] <= devices.of.memory
     return {
-        **about,
+        **description,
         "jax": jax.__version__,
         "products_run": products,
         "seconds": seconds,
         "memory": memory,
         "fits": fits,
-        **found,
+        **analysed,
     }, text
 
 
 def finished(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
-    """(what XLA makes of a program, "as XLA chooses" its products or "by cuBLAS")."""
+    """(the program as XLA compiles it, "as XLA chooses" its products or "by cuBLAS")."""
     try:
         return lowered.compile(), "as XLA chooses"
     except jax.errors.JaxRuntimeError as error:

@@ -1,4 +1,4 @@
-"""What a program in bfloat16 must not have: products in other types, and copies."""
+"""Gates of a program in bfloat16: the products in other types, and the copies, that it must not have."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,10 +8,10 @@ from benchmarks.programs.page import COPIES
 
 
 def broken(row: Mapping[str, Any], products: Iterable[str] = (), copies: Iterable[str] = ()) -> list[str]:
-    """What a row has beyond what is known.
+    """The faults of a row beyond those that are known.
 
     Args:
-        row: of a case, see `benchmarks.programs.compile`.
+        row: the row of a case, see `benchmarks.programs.compile`.
         products: patterns of the paths of products that may have other types than bfloat16.
         copies: patterns of the paths of transposes and copies of more than a megabyte that are known.
 
@@ -20,16 +20,16 @@ def broken(row: Mapping[str, Any], products: Iterable[str] = (), copies: Iterabl
     """
     known = lambda each, patterns: any(re.search(pattern, each["path"]) for pattern in patterns)
     said = [
-        f"a product of {' and '.join(each['kinds'])}, {each['flops']:.3g} operations, {_where(each)}"
-        for each in row["products"]
-        if not known(each, products)
+        f"a product of {' and '.join(entry['kinds'])}, {entry['flops']:.3g} operations, {_where(entry)}"
+        for entry in row["products"]
+        if not known(entry, products)
     ]
     said += [
-        f"a {each['kind']} of {each['type']}, {each['bytes'] / 1e6:.1f} MB in {each['times']} runs, {_where(each)}"
-        for each in row["copies"]
-        if each["kind"] in COPIES and not known(each, copies)
+        f"a {entry['kind']} of {entry['type']}, {entry['bytes'] / 1e6:.1f} MB in {entry['times']} runs, {_where(entry)}"
+        for entry in row["copies"]
+        if entry["kind"] in COPIES and not known(entry, copies)
     ]
-    return [f"{row['case']}: {each}" for each in said]
+    return [f"{row['case']}: {sentence}" for sentence in said]
 
 
 def _where(each: Mapping[str, Any]) -> str:

@@ -124,7 +124,7 @@ def _short(params: Any) -> Any:
 
 
 def _on(mesh: Mesh, *trees: Any) -> tuple[Any, ...]:
-    """What a program takes, whole on each device of a mesh."""
+    """The arguments of a program, whole on each device of a mesh."""
     where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), trees)
 

@@ -25,9 +25,9 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         return row["cells"]
     if "error" in row:
         return [row["case"], row["error"], *[""] * (len(HEAD) - 2)]
-    short = sum(each["flops"] for each in row["products"])
-    copied = [each for each in row["copies"] if each["kind"] in COPIES]
-    again = sum(each["flops"] for each in row["recomputed"])
+    short = sum(entry["flops"] for entry in row["products"])
+    copied = [entry for entry in row["copies"] if entry["kind"] in COPIES]
+    again = sum(entry["flops"] for entry in row["recomputed"])
     return [
         row["case"] + (f", products {how}" if (how := row["products_run"]) != "as XLA chooses" else ""),
         in_seconds(row["roofline"]["seconds"]),
@@ -38,8 +38,8 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         in_bytes(row["memory"]["peak"]) + ("" if row["fits"] else ", too much"),
         f"{row['kernels']:,}",
         f"{short / max(row['flops'], 1):.2%}",
-        in_bytes(sum(each["bytes"] for each in copied)),
-        in_bytes(sum(each["bytes"] for each in row["collectives"])),
+        in_bytes(sum(entry["bytes"] for entry in copied)),
+        in_bytes(sum(entry["bytes"] for entry in row["collectives"])),
         attention(row["attention"]),
         f"{again / max(row['flops'], 1):.0%}",
     ]
@@ -63,16 +63,16 @@ def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def details(row: Mapping[str, Any], most: int) -> str:
-    """What costs time in one program: of each list, the `most` largest entries, with their lines of Python."""
+    """The entries that cost time in one program: the `most` largest of each list, with their lines of Python."""
     said = [f"{row['case']}"]
     for name, (title, shown, unit) in LISTS.items():
         entries = row.get(name) or []
         if entries:
-            said.append(f"  {title}: {len(entries)}, {_amount(sum(each[unit] for each in entries), unit)}")
-        for each in entries[:most]:
-            what = " ".join(_text(each[field]) for field in shown)
-            where = " < ".join(each["lines"]) or "no line"
-            said.append(f"    {_amount(each[unit], unit):>9} in {each['times']:>5}  {what}  {where}  {each['path']}")
+            said.append(f"  {title}: {len(entries)}, {_amount(sum(entry[unit] for entry in entries), unit)}")
+        for entry in entries[:most]:
+            what = " ".join(_text(entry[field]) for field in shown)
+            where = " < ".join(entry["lines"]) or "no line"
+            said.append(f"    {_amount(entry[unit], unit):>9} in {entry['times']:>5}  {what}  {where}  {entry['path']}")
     return "\n".join(said)
 
 
@@ -91,13 +91,13 @@ def kept(row: Mapping[str, Any]) -> dict[str, Any]:
     cut = {name: value for name, value in row.items() if name != "slowest"} | {"cells": cells(row)}
     for name, (_, _, unit) in LISTS.items():
         if name in cut and unit == "bytes":
-            least = LEAST * sum(each["bytes"] for each in row[name])
-            cut[name] = [each for each in row[name] if each["bytes"] >= least]
+            least = LEAST * sum(entry["bytes"] for entry in row[name])
+            cut[name] = [entry for entry in row[name] if entry["bytes"] >= least]
     return cut
 
 
 def differences(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What changed in the programs that both have: a line for each figure of the table, and each entry that is kept."""
+    """The changes in the programs that both have: a line for each figure of the table, and each entry that is kept."""
     earlier = {row["case"]: kept(row) for row in before}
     said = []
     for row in map(kept, rows):
@@ -108,14 +108,16 @@ def differences(rows: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str,
         pairs = zip(HEAD[1:], cells(old)[1:], cells(row)[1:], strict=True)
         said += [f"{row['case']}: {name}: {was} -> {now}" for name, was, now in pairs if was != now]
         for name, (title, shown, unit) in LISTS.items():
-            said += [f"{row['case']}: {title}: {each}" for each in _changed(old.get(name), row.get(name), shown, unit)]
+            said += [
+                f"{row['case']}: {title}: {change}" for change in _changed(old.get(name), row.get(name), shown, unit)
+            ]
     return said
 
 
 def _changed(before: Any, after: Any, shown: tuple[str, ...], unit: str) -> list[str]:
-    """The entries that are new or gone; lines of Python may move, so that entries are told apart by their paths."""
+    """The entries that are new or gone; lines of Python may move, so that entries are distinguished by their paths."""
     key = lambda each: (*(_text(each[field]) for field in shown), each["path"])
-    old, new = ({key(each): each for each in entries or []} for entries in (before, after))
+    old, new = ({key(entry): entry for entry in entries or []} for entries in (before, after))
     said = [f"gone: {_amount(old[k][unit], unit)} {' '.join(k)}" for k in old.keys() - new.keys()]
     for k in new.keys() - old.keys():
         said.append(f"new: {_amount(new[k][unit], unit)} {' '.join(k)}  {' < '.join(new[k]['lines'])}")

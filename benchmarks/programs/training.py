@@ -71,7 +71,7 @@ def edm2() -> ConfigDict:
 
 
 def text() -> dict[str, np.ndarray]:
-    """What MM-DiT receives of no text."""
+    """The input of MM-DiT for no text."""
     return {"text": np.zeros((TOKENS, TEXT_WIDTH), np.float32), "pooled": np.zeros(POOLED, np.float32)}
 
 
@@ -85,11 +85,11 @@ def train_step(
     """The train step of a config in bfloat16 with a batch of 256.
 
     Args:
-        of: () -> the config.
-        small: fields of the small case.
-        changes: fields of both cases.
+        of: a function () -> the config.
+        small: the fields of the small case.
+        changes: the fields of both cases.
         null: the null condition of one example, where that is no class.
-        alone: fields of the large case on one device.
+        alone: the fields of the large case on one device.
     """
 
     def make(mesh: Mesh, is_small: bool) -> Program:
@@ -102,9 +102,9 @@ def train_step(
         recipe = resolve.recipe(config, shape)
         if null is not None:
             recipe = dataclasses.replace(recipe, null=null)
-        made = program.build(recipe, mesh)
-        once = flops_of(recipe.network, made.target.params, shape, recipe.null)
-        lowered = made.step.lower(made.target, made.batch, made.seed)
+        built = program.build(recipe, mesh)
+        once = flops_of(recipe.network, built.target.params, shape, recipe.null)
+        lowered = built.step.lower(built.target, built.batch, built.seed)
         passes = 4 if recipe.objective.forward_mode else 3  # forward, its tangent, and twice that for the gradient
         return Program(lowered, passes * config.train.batch_size * once, config.train.batch_size)
 
