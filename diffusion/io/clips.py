@@ -16,7 +16,7 @@ from PIL import GifImagePlugin, Image, ImageChops
 from diffusion.io import budgets, files, films, gif_blocks, limits, opener, pictures
 
 SHOWN = 8  # frames of `row`
-CANVAS = 4  # bytes of a pixel while an animation is put together
+CANVAS = 20  # bytes of a pixel while Pillow puts an animation together, copies among them
 
 
 class About(NamedTuple):

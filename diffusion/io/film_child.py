@@ -119,9 +119,40 @@ def _opened(content: Any, head: dict[str, Any]) -> Any:
     return film, stream
 
 
+class _Content:
+    """A film's bytes; once it is `described`, zeros stand for those that would be read, which nobody looks at."""
+
+    def __init__(self, content: Any):
+        self._content = content
+        self.described = False
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, as a file has it."""
+        if not self.described:
+            return self._content.read(size)
+        at = self._content.tell()
+        rest = max(self._content.seek(0, os.SEEK_END) - at, 0)
+        length = rest if size < 0 else min(size, rest)
+        self._content.seek(at + length)
+        return bytes(length)
+
+    def seek(self, *where: int) -> int:
+        """Goes to a position, as a file has it."""
+        return self._content.seek(*where)
+
+    def tell(self) -> int:
+        """The position, as a file has it."""
+        return self._content.tell()
+
+
 def _about(content: Any, head: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """The sizes, the rate and the times of the frames; packets are looked at one by one, and nothing is decoded."""
+    """The sizes, the rate and the times of the frames; packets are looked at one by one, and nothing is decoded.
+
+    Where the film has a table of all its frames, as MP4 does, their content is not read.
+    """
+    content = _Content(content)
     film, stream = _opened(content, head)
+    content.described = 0 < stream.frames == len(getattr(stream, "index_entries", ()))
     with film:
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         stamps, count = [], 0

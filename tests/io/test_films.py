@@ -184,6 +184,30 @@ def test_a_child_is_not_shared_with_a_forked_process(film):
     assert len(clips.read(film, np.arange(9))) == 9 and child().pid == before
 
 
+class Counted(io.BytesIO):
+    """Bytes that count how many of them are read."""
+
+    count = 0
+
+    def read(self, size=-1):
+        content = super().read(size)
+        self.count += len(content)
+        return content
+
+
+def test_the_frames_of_a_large_film_are_not_read_for_their_times(tmp_path):
+    """Their table is enough; the times are those that a film says whose frames are all read."""
+    from diffusion.io import film_child
+
+    frames = np.random.default_rng(0).integers(0, 256, (40, 128, 128, 3), np.uint8)
+    clips.write_mp4(tmp_path / "a.mp4", frames, 8)
+    content = Counted((tmp_path / "a.mp4").read_bytes())
+    ((said, _),) = film_child._about(content, {"length": 10**6, "frames": 100})
+    assert content.count < len(content.getvalue()) / 2
+    with av.open(str(tmp_path / "a.mp4")) as film:
+        assert said["stamps"] == [packet.pts for packet in film.demux(video=0) if packet.size]
+
+
 def test_small_films_declare_no_giant_frames(tmp_path):
     """A film of some kilobytes, whose frames have 8 times the pixels that a small file may declare."""
     with av.open(str(tmp_path / "a.mkv"), "w") as made:

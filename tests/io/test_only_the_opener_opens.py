@@ -122,7 +122,9 @@ def only_writes(node: ast.Call) -> bool:
 
 def openings(source: str) -> set[str]:
     """The calls in a module that open a file to read it."""
-    names = set()
+    names: set[str] = set()
+    if not any(f"{name.rpartition('.')[2]}(" in source for name in (*OPENS, *METHODS)) and "pq." not in source:
+        return names  # nothing to parse
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue

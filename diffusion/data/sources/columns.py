@@ -38,7 +38,7 @@ class PictureFile(NamedTuple):
     """The file of an encoded picture.
 
     Attributes:
-        path: of the file.
+        path: the encoded file.
         within: the folder that it must lie in; None where the user named the file itself.
     """
 
@@ -282,7 +282,10 @@ def class_numbers(
                     f"{', '.join(names[:10])}{' ...' if len(names) > 10 else ''}.{hint}"
                 )
         return names, np.array([number[str(value) if texts else value] for value in values], np.int64)
-    numbers = np.asarray(values)
+    try:
+        numbers = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        numbers = np.asarray(values, object)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iub":
         raise ValueError(
             f"{what} are {numbers.dtype} {numbers.shape[1:]}. Valid: texts, or integers from 0 on; numbers of another "

@@ -296,9 +296,9 @@ def parquet_records(file: pathlib.Path, first: int, within: pathlib.Path | None 
     """
     row = 0
     try:
-        about = parquet_batches.metadata(file, within)
-        for group in range(about.num_row_groups):
-            rows = about.row_group(group).num_rows
+        content = parquet_batches.metadata(file, within)
+        for group in range(content.num_row_groups):
+            rows = content.row_group(group).num_rows
             if row + rows <= first:
                 row += rows
                 continue

@@ -91,7 +91,7 @@ class _Rows(Stored):
     """The rows of a stream, whose pictures may be files that the dataset names."""
 
     def record(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        return super().record({name: _with_file(each) for name, each in value.items()})
+        return super().record({name: _with_file(item) for name, item in value.items()})
 
 
 def _with_file(value: Any) -> Any:

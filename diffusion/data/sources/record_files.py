@@ -74,7 +74,7 @@ class ArrayRecords:
             raise ValueError(f"{self.where} holds no records.")
         try:
             self.columns = tuple(self._values(0))
-        except (RuntimeError, limits.Refused) as error:
+        except (RuntimeError, ValueError) as error:
             raise ValueError(f"{self.place(0)} cannot be read: {error}") from error
 
     def __len__(self) -> int:

@@ -299,25 +299,38 @@ pq.write_table(pa.table({{"image": column}}), {str(data / "a.parquet")!r}, compr
 @pytest.mark.parametrize("name", ["parquet", "parquet_stream"])
 def test_a_page_that_unpacks_without_measure_is_refused(data, name):
     of_child(
-        f"""pq.write_table(pa.table({{"x": [bytes(2**28)]}}), {str(data / "a.parquet")!r}, compression="zstd",
+        f"""pq.write_table(pa.table({{"x": [bytes(2**27 + 1)]}}), {str(data / "a.parquet")!r}, compression="zstd",
         use_dictionary=False, write_statistics=False)"""
     )
     refused("unpacks to .* or more", lambda: read(name, data))
 
 
 def test_a_row_count_without_rows_is_refused(data):
-    """Run-length encoding holds 10^8 equal numbers in some bytes."""
-    of_child(f"pq.write_table(pa.table({{'x': np.zeros(10**8, np.int32)}}), {str(data / 'a.parquet')!r})")
+    """Run-length encoding holds 2 10^7 equal numbers in some bytes."""
+    of_child(f"pq.write_table(pa.table({{'x': np.zeros(2 * 10**7, np.int32)}}), {str(data / 'a.parquet')!r})")
     refused("unpacks to .* or more", lambda: read("parquet", data))
 
 
 def test_arrays_in_a_record_unpack_with_measure(data):
-    of_child(f"np.savez_compressed({str(data / 'a.npz')!r}, x=np.zeros(2**28, np.uint8))")
+    of_child(f"np.savez_compressed({str(data / 'a.npz')!r}, x=np.zeros(2**27 + 1, np.uint8))")
     array_record(data / "a.array_record", (data / "a.npz").read_bytes())
     refused("unpacks to .* or more", lambda: read("array_records", data))
 
 
 # ==== Damaged ====
+
+
+def test_labels_that_are_lists_of_different_lengths_are_refused(data):
+    rows = [{"file_name": f"{k}.png", "label": label} for k, label in enumerate((1, [2], {}))]
+    for row in rows:
+        (data / row["file_name"]).write_bytes(PICTURE)
+    (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    refused(r"data: the labels in column 'label' are object", lambda: read("picture_folder", data))
+
+
+def test_a_first_record_of_no_kind_is_named(data):
+    array_record(data / "a.array_record", b"some words")
+    refused(r"a\.array_record, record 0 cannot be read: a record begins with", lambda: read("array_records", data))
 
 
 def npy(shape, kind="<f4", data=b""):
