@@ -78,8 +78,8 @@ def layer_bytes(
         if remat == "elementwise":
             products += size * n * d + 4 * (h * n if fused else scores)
         return size * (3 * n * d / sequence + 6 * d) + products / (sequence * tensor)
-    of_tokens = size * (6 * n * d / sequence + 4 * d) + 4 * (2 * n * d + 4 * n) / sequence
-    of_heads = {
+    token_bytes = size * (6 * n * d / sequence + 4 * d) + 4 * (2 * n * d + 4 * n) / sequence
+    head_bytes = {
         "xla": size * (4 * n * d + scores) + 4 * (scores + 2 * h * n),
         "matmul": size * (5 * n * d + (scores if size < 4 else 0)) + 4 * scores,
         "cudnn": size * 4 * n * d + 4 * h * n,
@@ -87,12 +87,12 @@ def layer_bytes(
     }[attention]
     inside = 1 + _kept_by_gelu(model.dtype) if model.mlp == "gelu" else 6  # the second dense layer keeps its input
     normalised = 4 * (6 * n * d + 4 * h * n) if model.qk_norm else 0
-    return of_tokens + (size * inside * n * m + of_heads + normalised) / (sequence * tensor)
+    return token_bytes + (size * inside * n * m + head_bytes + normalised) / (sequence * tensor)
 
 
 @functools.cache
 def _kept_by_gelu(dtype: str) -> int:
     """The number of arrays of GELU's size that its backward pass needs, which depends on JAX's version in float32."""
     x = jax.ShapeDtypeStruct((2, 3), dtype)
-    kept = jax.eval_shape(lambda x: jax.vjp(gelu, x)[1], x)
-    return sum(leaf.shape == x.shape for leaf in jax.tree.leaves(kept))
+    residuals = jax.eval_shape(lambda x: jax.vjp(gelu, x)[1], x)
+    return sum(leaf.shape == x.shape for leaf in jax.tree.leaves(residuals))

@@ -83,10 +83,10 @@ def collectives(
 
     size = BYTES[model.dtype]
     parts = mesh.shape.get("fsdp", 1)
-    for leaf, of_average in zip(jax.tree.leaves(params), jax.tree.leaves(average), strict=True):
+    for leaf, average_leaf in zip(jax.tree.leaves(params), jax.tree.leaves(average), strict=True):
         split = "fsdp" in leaf.sharding.spec
-        split_after = "fsdp" in of_average.sharding.spec
-        elements = math.prod(of_average.sharding.shard_shape(leaf.shape)) * (parts if split_after else 1)
+        split_after = "fsdp" in average_leaf.sharding.spec
+        elements = math.prod(average_leaf.sharding.shard_shape(leaf.shape)) * (parts if split_after else 1)
         if split:
             add("all-gather", ("fsdp",), 2 * accumulate * size * elements)
         elif split_after:
@@ -97,18 +97,18 @@ def collectives(
         else:
             add("all-reduce", ("data", "fsdp", "sequence"), accumulate * size * elements)
     passes = 3 if model.remat == "full" else 2  # forward, backward, and forward again
-    of_tokens = rows * tokens(model, image_shape) * model.width * size / mesh.shape.get("sequence", 1)
-    add("all-reduce", ("tensor",), model.depth * passes * 2 * of_tokens)
-    of_heads = of_tokens / mesh.shape.get("tensor", 1)
+    token_bytes = rows * tokens(model, image_shape) * model.width * size / mesh.shape.get("sequence", 1)
+    add("all-reduce", ("tensor",), model.depth * passes * 2 * token_bytes)
+    head_bytes = token_bytes / mesh.shape.get("tensor", 1)
     with layout.over(mesh):
         in_a_ring = layout.in_a_ring(model.heads)
     n = mesh.shape.get("sequence", 1)
     if not in_a_ring:
-        add("all-to-all", ("sequence",), model.depth * passes * 4 * of_heads)
+        add("all-to-all", ("sequence",), model.depth * passes * 4 * head_bytes)
     elif model.attention == "auto":  # n - 1 turns, and one more brings the gradients home, which are sums in float32
         turns = passes * (n - 1) + n * BYTES["float32"] / size
-        bytes_by_kind["collective-permute", ("sequence",)] = model.depth * turns * 2 * of_heads
+        bytes_by_kind["collective-permute", ("sequence",)] = model.depth * turns * 2 * head_bytes
     else:
-        add("all-gather", ("sequence",), model.depth * passes * 2 * n * of_heads)
-        add("reduce-scatter", ("sequence",), model.depth * 2 * n * of_heads)
+        add("all-gather", ("sequence",), model.depth * passes * 2 * n * head_bytes)
+        add("reduce-scatter", ("sequence",), model.depth * 2 * n * head_bytes)
     return [Collective(kind, axes, total) for (kind, axes), total in bytes_by_kind.items()]

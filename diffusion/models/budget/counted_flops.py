@@ -47,7 +47,7 @@ def _of_equation(equation: Any) -> int:
         kernel = equation.invars[1].aval.shape
         outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
-    inner = [_of(each) for value in equation.params.values() for each in _jaxprs(value)]
+    inner = [_of(jaxpr) for value in equation.params.values() for jaxpr in _jaxprs(value)]
     if name == "scan":
         return equation.params["length"] * sum(inner)
     return max(inner, default=0) if name == "cond" else sum(inner)
@@ -56,4 +56,4 @@ def _of_equation(equation: Any) -> int:
 def _jaxprs(value: Any) -> list[Any]:
     """The traces in a parameter of an equation."""
     values = value if isinstance(value, (tuple, list)) else (value,)
-    return [getattr(each, "jaxpr", each) for each in values if hasattr(getattr(each, "jaxpr", each), "eqns")]
+    return [getattr(closed, "jaxpr", closed) for closed in values if hasattr(getattr(closed, "jaxpr", closed), "eqns")]

@@ -37,7 +37,7 @@ def train_flops(model: DiT, image_shape: tuple[int, int, int]) -> int:
     """Counts the operations that training on one image takes: three times the forward pass.
 
     The backward pass of a product Y = X W is two products of its size, dY W^T and X^T dY. Model utilisation counts
-    these operations (Chowdhery et al., "PaLM", 2022, appendix B), without those of rematerialisation.
+    these operations (Chowdhery et al., "PaLM", 2022, appendix B), without the operations of rematerialisation.
 
     Args:
         model: the network.

@@ -22,7 +22,7 @@ def peak(jaxpr: Any) -> int:
     array costs nothing. XLA fuses operations, and then needs less.
 
     Args:
-        jaxpr: of `jax.make_jaxpr(...)(...).jaxpr`, or of a traced `jax.jit`.
+        jaxpr: the jaxpr of `jax.make_jaxpr(...)(...).jaxpr`, or of a traced `jax.jit`.
     """
     last = {}
     for number, equation in enumerate(jaxpr.eqns):
@@ -34,12 +34,12 @@ def peak(jaxpr: Any) -> int:
     most = live
     for number, equation in enumerate(jaxpr.eqns):
         free = equation.primitive.name in FREE
-        made = {variable: 0 if free else _bytes(variable) for variable in equation.outvars}
+        outputs = {variable: 0 if free else _bytes(variable) for variable in equation.outvars}
         inside = [_beside_its_inputs(inner) for inner in jax.extend.core.jaxprs_in_params(equation.params)]
-        most = max(most, live + max([sum(made.values()), *inside]))
-        held |= made
-        live += sum(made.values())
-        over = {variable for variable in {*_variables(equation.invars), *made} if last.get(variable, -1) <= number}
+        most = max(most, live + max([sum(outputs.values()), *inside]))
+        held |= outputs
+        live += sum(outputs.values())
+        over = {variable for variable in {*_variables(equation.invars), *outputs} if last.get(variable, -1) <= number}
         live -= sum(held.pop(variable) for variable in over - inputs)
     return most
 

@@ -13,7 +13,7 @@ ROOT = math.sqrt(2 / math.pi)
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The tanh form of GELU; in bfloat16 with a derivative of its own.
+    """The tanh form of GELU; in bfloat16 with a derivative written for it.
 
         gelu(x) = x (1 + tanh(u)) / 2 = x s,     u = sqrt(2 / pi) (x + 0.044715 x^3),     s = 1 / (1 + exp(-2 u))
         gelu'(x) = s + 2 x s (1 - s) du/dx

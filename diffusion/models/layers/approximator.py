@@ -22,7 +22,7 @@ def numbered(count: int, size: int) -> np.ndarray:
     The angles are rounded to float32 as in training: they are as large as 344,000, where rounding is 0.02.
 
     Args:
-        count: vectors.
+        count: number of vectors.
         size: features, even.
     """
     exponents = np.float32(-math.log(10_000.0)) * np.arange(size // 2, dtype=np.float32) / np.float32(size // 2)
@@ -38,10 +38,10 @@ class Approximator(nn.Module):
         x_k = dense([sinusoid(t), sinusoid(0), numbered(k)]);   x <- x + mlp(scale * x / rms(x))   x depth;   dense(x)
 
     Attributes:
-        count: vectors.
-        width: of a vector.
-        features: of the input, of which the time, a strength that is 0, and the number have a quarter, a quarter and
-            a half.
+        count: number of vectors.
+        width: width of a vector.
+        features: number of features of the input: a quarter for the time, a quarter for a strength that is 0, and half
+            for the number.
         hidden: features inside.
         depth: residual layers.
         dtype: compute type, "float32" or "bfloat16".

@@ -101,7 +101,7 @@ def mask_bias(mask: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
 
     Args:
         mask: Bool [B, M] over keys, or [B or 1, N, M] over queries and keys.
-        dtype: of the bias.
+        dtype: dtype of the bias.
 
     Returns:
         [B, 1, 1, M] or [B or 1, 1, N, M].
@@ -114,7 +114,7 @@ def probabilities(q: jax.Array, k: jax.Array, bias: jax.Array | None = None) -> 
     """The maps of an attention, softmax_m(q . k / sqrt(D) + bias), [B, H, N, M] in float32 or wider.
 
     Args:
-        q, k, bias: as `attention`.
+        q, k, bias: queries, keys and bias of the scores, as in `attention`.
     """
     scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=_wide(q)) / q.shape[-1] ** 0.5
     return jax.nn.softmax(scores if bias is None else scores + bias)
@@ -195,7 +195,7 @@ def choice(q: jax.Array | jax.ShapeDtypeStruct, jvp: bool = False, keys: int = 0
     Args:
         q: queries [B, N, H, D].
         jvp: whether it is differentiated in forward mode, as by "auto_jvp".
-        keys: M; 0: as many as queries.
+        keys: number M of keys; 0: the number of queries.
     """
     backend = jax.default_backend()
     if backend == "cpu":

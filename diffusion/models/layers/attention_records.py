@@ -7,7 +7,7 @@
     output = network.apply({"params": params, **states}, x, t, condition)
 
 A layer writes a collection only where the caller makes it mutable, so that a program without a request has no trace of
-it. KEYS_VALUES are those of self-attention, for `models.frame_memory`. With the STATES of another picture,
+it. KEYS_VALUES are self-attention's keys and values, for `models.frame_memory`. With the STATES of another picture,
 self-attention has the tokens of both as keys and values. A scan stacks what its layers show along a first axis. A layer
 of one's own takes part by the same two functions.
 """
@@ -38,7 +38,7 @@ def show(module: nn.Module, collection: str, value: Any) -> None:
 
 
 def beside(module: nn.Module, tokens: jax.Array) -> jax.Array:
-    """The tokens [B, N, D] of a self-attention, followed by those of the caller's reference if there are any."""
+    """The tokens [B, N, D] of a self-attention, followed by the tokens of the caller's reference if there are any."""
     if module.is_mutable_collection(STATES) or not module.has_variable(STATES, LEAF):
         return tokens
     return jnp.concatenate([tokens, module.get_variable(STATES, LEAF).astype(tokens.dtype)], axis=1)

@@ -61,20 +61,20 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -
         scores = _scores(q, k, bias, turn)
         new = jnp.maximum(largest, scores.max(-1))
         p = jnp.exp(scores - new[..., None])
-        kept = jnp.exp(largest - new)
+        shrink = jnp.exp(largest - new)
         block = jnp.einsum("bhnm,bmhd->bnhd", p.astype(v.dtype), v, preferred_element_type=wide)
-        return out * _per_query(kept) + block, total * kept + p.sum(-1), new
+        return out * _per_query(shrink) + block, total * shrink + p.sum(-1), new
 
     def turn(carry, turn):
-        k, v, *found = carry
+        k, v, *sums = carry
         sent = _sent((k, v))  # before it is read, so that it travels meanwhile
-        return (*sent, *add(turn, k, v, *found)), None
+        return (*sent, *add(turn, k, v, *sums)), None
 
     shape = (batch, heads, queries)
-    found = jnp.zeros(q.shape, wide), jnp.zeros(shape, wide), jnp.full(shape, jnp.finfo(wide).min, wide)
+    sums = jnp.zeros(q.shape, wide), jnp.zeros(shape, wide), jnp.full(shape, jnp.finfo(wide).min, wide)
     last = jax.lax.axis_size(AXIS) - 1
-    (last_k, last_v, *found), _ = jax.lax.scan(turn, (k, v, *found), jnp.arange(last))
-    out, total, largest = add(last, last_k, last_v, *found)
+    (last_k, last_v, *sums), _ = jax.lax.scan(turn, (k, v, *sums), jnp.arange(last))
+    out, total, largest = add(last, last_k, last_v, *sums)
     out = checkpoint_name((out / _per_query(total)).astype(q.dtype), KEPT)
     total, largest = checkpoint_name((total, largest), KEPT)  # apart: beside a mask's bias a logarithm would vanish
     return out, (q, k, v, bias, out, total, largest)
@@ -91,8 +91,8 @@ def _backward(kept: tuple, d_out: jax.Array) -> tuple:
         p = jnp.exp(_scores(q, k, bias, turn) - largest[..., None]) / total[..., None]
         ds = p * (jnp.einsum("bnhd,bmhd->bhnm", d_out, v, preferred_element_type=wide) - mean[..., None])
         if bias is not None:
-            whole = tuple(axis for axis in range(3) if bias.shape[axis] == 1)
-            columns = ds.sum(whole, keepdims=True)
+            broadcast_axes = tuple(axis for axis in range(3) if bias.shape[axis] == 1)
+            columns = ds.sum(broadcast_axes, keepdims=True)
             d_bias = jax.lax.dynamic_update_slice_in_dim(d_bias, columns, _first(k, turn), axis=3)
         ds = (scale * ds).astype(q.dtype)
         dk = dk + jnp.einsum("bhnm,bnhd->bmhd", ds, q, preferred_element_type=wide)
@@ -101,16 +101,16 @@ def _backward(kept: tuple, d_out: jax.Array) -> tuple:
         return dk, dv, dq, d_bias
 
     def turn(carry, turn):
-        k, v, *found = carry
+        k, v, *gradients = carry
         sent = _sent((k, v))
-        dk, dv, dq, d_bias = add(turn, k, v, *found)
+        dk, dv, dq, d_bias = add(turn, k, v, *gradients)
         return (*sent, *_sent((dk, dv)), dq, d_bias), None
 
     zeros = lambda x: jnp.zeros(x.shape, wide)
-    found = (zeros(k), zeros(v), zeros(q), None if bias is None else zeros(bias))
+    gradients = (zeros(k), zeros(v), zeros(q), None if bias is None else zeros(bias))
     last = jax.lax.axis_size(AXIS) - 1
-    (last_k, last_v, *found), _ = jax.lax.scan(turn, (k, v, *found), jnp.arange(last))
-    dk, dv, dq, d_bias = add(last, last_k, last_v, *found)
+    (last_k, last_v, *gradients), _ = jax.lax.scan(turn, (k, v, *gradients), jnp.arange(last))
+    dk, dv, dq, d_bias = add(last, last_k, last_v, *gradients)
     dk, dv = _sent((dk, dv))  # home
     d_bias = None if bias is None else d_bias.astype(bias.dtype)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), d_bias

@@ -27,7 +27,7 @@ SPLIT = ("batch", None, "attended heads", None)
 
 
 def splash(q: jax.Array, k: jax.Array, v: jax.Array, interpret: bool = False) -> jax.Array:
-    """Attention by Splash kernels, with a reverse-mode derivative of its own; none in forward mode.
+    """Attention by Splash kernels, with a reverse-mode derivative; none in forward mode.
 
     Queries are divided by sqrt(D) in float32 and rounded to their dtype again before the kernel reads them.
 

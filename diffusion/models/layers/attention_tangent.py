@@ -31,8 +31,8 @@ SMALLEST = 16  # side of a product of the tensor cores
 def with_tangent(attend: Attend, interpret: bool = False) -> Attend:
     """Attention by `attend`, which JAX differentiates in forward mode too: by the kernel of `tangent`.
 
-    Value and reverse mode are those of `attend`, also of the value of a `jax.jvp`, as in the losses of MeanFlow and
-    sCM, which take no gradient through the tangent. Where one is taken, it is that of the plain product, with its
+    Value and reverse mode are `attend`'s, also for the value of a `jax.jvp`, as in the losses of MeanFlow and
+    sCM, which take no gradient through the tangent. Where one is taken, the plain product gives it, with its
     scores in memory. A second derivative in forward mode is not defined. Nor is any derivative
     under `jax.vmap`, of either mode: JAX's `linear_call` has no batching rule. Put the axis into the batch.
 
@@ -61,8 +61,8 @@ def with_tangent(attend: Attend, interpret: bool = False) -> Attend:
 
     @along.defjvp
     def _(primals, tangents):
-        of = lambda q, k, v, _, *moved: jax.jvp(_plain, (q, k, v), moved)[1]
-        return along(*primals), jax.jvp(of, primals, tangents)[1]
+        plain_tangent = lambda q, k, v, _, *moved: jax.jvp(_plain, (q, k, v), moved)[1]
+        return along(*primals), jax.jvp(plain_tangent, primals, tangents)[1]
 
     return attention
 
@@ -106,13 +106,13 @@ def _on_a_device(q, k, v, out, dq, dk, dv, interpret):
     keys = k.shape[1]
     power = lambda n, most=2**30: min(most, max(SMALLEST, pl.next_power_of_2(n)))
     rows, columns, features = power(queries, QUERIES), power(keys, KEYS), power(width)
-    of_queries = pl.BlockSpec((None, rows, None, features), lambda i, b, h: (b, i, h, 0))
-    of_keys = pl.BlockSpec((None, pl.cdiv(keys, columns) * columns, None, features), lambda i, b, h: (b, 0, h, 0))
+    query_block = pl.BlockSpec((None, rows, None, features), lambda i, b, h: (b, i, h, 0))
+    key_block = pl.BlockSpec((None, pl.cdiv(keys, columns) * columns, None, features), lambda i, b, h: (b, 0, h, 0))
     return pl.pallas_call(
         functools.partial(_kernel, queries=queries, keys=keys, columns=columns, width=width),
         grid=(pl.cdiv(queries, rows), examples, heads),
-        in_specs=[*[of_queries] * 3, *[of_keys] * 4],
-        out_specs=of_queries,
+        in_specs=[*[query_block] * 3, *[key_block] * 4],
+        out_specs=query_block,
         out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
         compiler_params=triton.CompilerParams(num_warps=4 if features <= 64 else 8, num_stages=2),
         interpret=interpret,
@@ -156,8 +156,8 @@ def _kernel(q_ref, dq_ref, out_ref, k_ref, dk_ref, v_ref, dv_ref, tangent_ref, *
     none = jnp.zeros(rows, jnp.float32)
     start = (none - jnp.inf, none, none, jnp.zeros((rows, features), jnp.float32))  # every block has a key
     _, weights, changes, moved = jax.lax.fori_loop(0, pl.cdiv(keys, columns), body, start)
-    found = (moved - changes[:, None] * out) / weights[:, None]
-    triton.store(tangent_ref, found.astype(tangent_ref.dtype), mask=present)
+    tangent = (moved - changes[:, None] * out) / weights[:, None]
+    triton.store(tangent_ref, tangent.astype(tangent_ref.dtype), mask=present)
 
 
 def _plain(q, k, v):

@@ -45,7 +45,7 @@ class Features:
         return tuple(sorted({block - self.done for block in self.blocks or ()} & set(range(1, length + 1))))
 
     def stack(self, length: int, kept: Sequence[jax.Array]) -> None:
-        """The next `length` blocks have run, and `kept` are the features after those of `among`."""
+        """The next `length` blocks have run, and `kept` are the features after the blocks of `among`."""
         self._after |= dict(zip((self.done + block for block in self.among(length)), kept, strict=True))
         self.done += length
 

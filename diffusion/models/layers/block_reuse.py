@@ -26,9 +26,10 @@ class Segment(NamedTuple):
             (carry, None).
         params: its parameters, with the layers as first axis; without, where `length` is 0.
         length: number of layers; 0 for a single one whose parameters have no such axis.
-        arguments: of each layer, beside the carry.
-        axes: for each argument: 0 if its first axis counts the layers, `nn.broadcast` if all layers share it.
-        enter: from the carry of the segment before to this one's.
+        arguments: arguments of each layer, beside the carry.
+        axes: axis of the layers in each argument: 0 if its first axis counts them, `nn.broadcast` if all layers share
+            it.
+        enter: function from the carry of the segment before to this one's.
     """
 
     block: nn.Module
@@ -40,10 +41,12 @@ class Segment(NamedTuple):
 
     def layer(self, carry: Any, index: Any, **how: Any) -> Any:
         """What layer `index`, which may be traced, makes of the carry."""
-        of = lambda tree: jax.tree.map(lambda leaf: leaf[index], tree)
-        params = of(self.params) if self.length else self.params
-        own = [of(argument) if axis == 0 else argument for argument, axis in zip(self.arguments, self.axes)]
-        return self.block.apply({"params": params}, carry, *own, **how)[0]
+        at_index = lambda tree: jax.tree.map(lambda leaf: leaf[index], tree)
+        params = at_index(self.params) if self.length else self.params
+        layer_arguments = [
+            at_index(argument) if axis == 0 else argument for argument, axis in zip(self.arguments, self.axes)
+        ]
+        return self.block.apply({"params": params}, carry, *layer_arguments, **how)[0]
 
     def run(self, carry: Any, first: int, last: int) -> Any:
         """The layers first .. last - 1. No parameters are copied: each turn of the loop reads its own layer's."""
@@ -116,7 +119,7 @@ def params_of(module: nn.Module) -> Mapping[str, Any]:
 
 
 def taken_by(branch: int | None, deep: jax.Array | None, length: int) -> int:
-    """The block of the way up, of `length`, that takes the skip connection `branch`; 0 where none is asked for.
+    """The block of the way up, of `length`, that takes the skip connection `branch`; 0 where `branch` is None.
 
     Raises:
         ValueError: for a branch that is not there, or deep features without their branch.

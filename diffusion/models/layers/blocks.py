@@ -27,11 +27,11 @@ BLOCK_NORMS = (*NORMS, "scaled_rmsnorm")
 def normalisation(kind: str, name: str, dtype: str) -> Callable[[jax.Array], jax.Array]:
     """The normalisation of a layer's input, [..., D] -> [..., D].
 
-    Called inside a module's `__call__`, where "scaled_rmsnorm" makes a module of its own, with D learned scales.
+    Called inside a module's `__call__`, where "scaled_rmsnorm" makes a module with D learned scales.
 
     Args:
         kind: a name in `BLOCK_NORMS`.
-        name: of the module, if it is one.
+        name: name of the module, if it is one.
         dtype: compute type.
     """
     return NORMS[kind] if kind in NORMS else nn.RMSNorm(dtype=dtype, name=name)
@@ -62,22 +62,25 @@ class Attention(nn.Module):
     ) -> jax.Array:
         head_size = x.shape[-1] // self.heads
         attention_records.show(self, attention_records.STATES, x)
-        seen = attention_records.beside(self, x)
-        q, k, v = Heads(self.heads, head_size, self.dtype, self.bias, name="qkv")(seen)
+        tokens = attention_records.beside(self, x)
+        q, k, v = Heads(self.heads, head_size, self.dtype, self.bias, name="qkv")(tokens)
         if self.qk_norm:  # Henry et al., 2020; Dehghani et al., 2023: keeps the scores bounded
             q = nn.RMSNorm(dtype=self.dtype, name="query_norm")(q)
             k = nn.RMSNorm(dtype=self.dtype, name="key_norm")(k)
         if angles is not None:  # a reference has the positions of the picture
-            angles = jnp.concatenate([angles] * (seen.shape[1] // x.shape[1])) if seen is not x else angles
+            angles = jnp.concatenate([angles] * (tokens.shape[1] // x.shape[1])) if tokens is not x else angles
             q = rotate(q, angles)
             k = rotate(k, angles)
-        q = q if seen is x else q[:, : x.shape[1]]
+        q = q if tokens is x else q[:, : x.shape[1]]
         if "borrow" in masks:  # the maps are softmax(q k^T)
             rows = jnp.arange(x.shape[0]) + masks["borrow"]
             q, k = (layout.attended(jnp.take(a, rows, axis=0)) for a in (q, k))
         attention_records.show(self, attention_records.KEYS_VALUES, (k, v))
         if before is not None:
-            k, v = (jnp.concatenate([kept.astype(own.dtype), own], axis=1) for kept, own in zip(before, (k, v)))
+            k, v = (
+                jnp.concatenate([earlier.astype(current.dtype), current], axis=1)
+                for earlier, current in zip(before, (k, v))
+            )
         out = attention(q, k, v, self.attention, bias)
         if "identity" in masks:
             out = jnp.where(masks["identity"][:, None, None, None], v[:, : x.shape[1]], out)
@@ -111,7 +114,7 @@ class Gelu(nn.Module):
 class SwiGlu(nn.Module):
     """out(silu(a) * b), [a, b] = hidden(x); two thirds of the hidden width keep the size equal (Shazeer, 2020).
 
-    `hidden` is the width of a and of b; 0: two thirds of `ratio` times that of x.
+    `hidden` is the width of a and of b; 0: two thirds of `ratio` times the width of x.
     """
 
     ratio: float

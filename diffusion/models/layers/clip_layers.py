@@ -58,7 +58,7 @@ class Layer(nn.Module):
     def __call__(
         self, carry: tuple[jax.Array, jax.Array], bias: jax.Array | None, here: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        x, kept = carry
+        x, chosen = carry
         size = x.shape[-1] // self.heads
         mixed = CrossAttention(
             self.heads, size, bias=True, attention=self.attention, dtype=self.dtype, name="attention"
@@ -67,7 +67,7 @@ class Layer(nn.Module):
         mlp = Mlp(self.hidden, self.activation, self.dtype, name="mlp")
         x = x + mlp(layer_norm(self.epsilon, self.dtype, "norm_2")(x))
         x = layout.split(x, "batch", "tokens", None)
-        return (x, jnp.where(here, x, kept)), None
+        return (x, jnp.where(here, x, chosen)), None
 
 
 class Layers(nn.Module):
@@ -89,8 +89,8 @@ class Layers(nn.Module):
         layers = scanned(Layer, self.depth, self.remat, self.is_initializing(), (nn.broadcast, 0))(
             self.heads, self.hidden, self.activation, self.epsilon, self.attention, self.dtype, name="layers"
         )
-        (x, kept), _ = layers((x, x), bias, jnp.arange(self.depth) == self.depth - 1 - skip)
-        return x, kept
+        (x, chosen), _ = layers((x, x), bias, jnp.arange(self.depth) == self.depth - 1 - skip)
+        return x, chosen
 
 
 def layer_norm(epsilon: float, dtype: str, name: str, affine: bool = True) -> nn.LayerNorm:

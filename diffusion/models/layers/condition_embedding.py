@@ -74,7 +74,7 @@ def check_fields(network: Any, positive: tuple[str, ...]) -> None:
     """Refuses fields of such a network that are out of range.
 
     Args:
-        network: with the fields `num_classes` and `vector_width`.
+        network: module with the fields `num_classes` and `vector_width`.
         positive: the names of the fields that have to be positive.
 
     Raises:
@@ -90,10 +90,10 @@ def check_example(network: Any, x: jax.Array, form: str, rank: int | None = None
     """Refuses an input of another rank, or of examples of another shape, than the network's.
 
     Args:
-        network: with the field `shape`: of one example, or None where any will do.
+        network: module with the field `shape`, the shape of one example, or None where any shape is valid.
         x: the network's input.
-        form: what it takes, in words.
-        rank: of x; None: any from 2.
+        form: the valid input, in words.
+        rank: number of axes of x; None: any from 2.
 
     Raises:
         ValueError: naming both shapes.

@@ -21,10 +21,10 @@
 | "residuals"    | tuple, [B, ..] | ControlNet's additions to the residual stream, in the order of the layers          |
 | "level_residuals" | tuple, [B, ..] | T2I-Adapter's additions at the end of each level of a U-Net                  |
 | "extra"        | tuple, nested  | image prompts (IP-Adapter): keys and values of each layer, see `extra_attention`   |
-| "extra_joint"  | tuple, nested  | those of SD 3, attended to beside the picture's own tokens, see `extra_attention`  |
+| "extra_joint"  | tuple, nested  | SD 3's image prompts, beside the picture's own tokens, see `extra_attention`       |
 | "extra_text"   | tuple, nested  | further tokens of the text, and which of them are seen (Redux)                     |
 | "picture"      | [B, h, w, C]   | latents of a picture that is edited, which are further tokens (Kontext)            |
-| "pictures"     | tuple, [B, ..] | latents of several such pictures, each of its own sides (FLUX.2)                   |
+| "pictures"     | tuple, [B, ..] | latents of several such pictures, which may differ in size (FLUX.2)                |
 | "patches"      | [B, K, P]      | patches of pictures as an encoder of pictures sees them (Wan)                      |
 
 The layer masks (`models.layers.layer_masks`) are entries of the same dict. The first axis of every leaf is the example,

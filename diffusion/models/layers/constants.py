@@ -19,8 +19,8 @@ def constant(module: nn.Module, name: str, initial: Callable[..., Any], *argumen
     """A parameter of a module that training leaves as it is.
 
     Args:
-        module: whose parameter it is.
-        name: of the leaf, one of `NAMES`, by which `training.optimizers.adamw` knows it.
+        module: module to which the parameter belongs.
+        name: name of the leaf, one of `NAMES`, by which `training.optimizers.adamw` knows it.
         initial: (key, *arguments) -> its value.
         *arguments: the shape.
 

@@ -21,7 +21,7 @@ class GroupNorm(nn.Module):
 
     Attributes:
         groups: number of groups, a divisor of the channels.
-        epsilon: that of the checkpoint's family, 1e-5 or 1e-6.
+        epsilon: epsilon of the checkpoint's family, 1e-5 or 1e-6.
         least: least number of channels in a group; if there are too few channels, there are fewer groups.
 
     Reference: Wu & He, "Group Normalization", 2018, equation 7.
@@ -73,10 +73,10 @@ def conv(
         features: D.
         size: side of the kernel, odd; the image is padded with zeros by its half on all sides.
         stride: s.
-        axes: of the input between batch and channels: 1 for series, 2 for images, 3 for volumes.
+        axes: number of axes of the input between batch and channels: 1 for series, 2 for images, 3 for volumes.
         zero: start with a kernel of zeros.
         dtype: compute type.
-        name: of its parameters.
+        name: name of its parameters.
     """
     start = nn.initializers.zeros_init() if zero else nn.initializers.lecun_normal()
     padding = [(size // 2, size // 2)] * axes
@@ -101,16 +101,16 @@ class ResnetBlock(nn.Module):
 
     Attributes:
         features: channels of the output; the input goes through a convolution of one pixel where it has others.
-        groups: of the norms.
-        epsilon: of the norms.
+        groups: number of groups of the norms.
+        epsilon: epsilon of the norms, > 0.
         scale_shift: see above.
         dropout: rate before the second convolution, drawn from the rng collection "dropout" when `train`.
         dtype: compute type.
         resample: "keep", or "down" or "up" to halve or double the side.
-        taps: of the filter that resamples, see `diffusion.models.layers.resampling`.
+        taps: taps of the filter that resamples, see `diffusion.models.layers.resampling`.
         project: a convolution of one pixel on x even if the number of channels does not change.
         gain: factor of the sum; sqrt(1/2) keeps its variance (Song et al., 2021).
-        least: of the norms, see `GroupNorm`.
+        least: least number of channels in a group of the norms, see `GroupNorm`.
 
     Reference: Ho et al., "Denoising Diffusion Probabilistic Models", 2020, appendix B; Dhariwal & Nichol, "Diffusion
     Models Beat GANs", 2021, section 3; Song et al., "Score-Based Generative Modeling through SDEs", 2021, appendix H.
@@ -132,7 +132,7 @@ class ResnetBlock(nn.Module):
     def __call__(self, x: jax.Array, embedding: jax.Array | None = None, train: bool = False) -> jax.Array:
         """Args:
         x: [B, H, W, C], or with another number of axes, such as [B, L, C].
-        embedding: of the time, [B, E], before its activation; None for a network without time.
+        embedding: embedding of the time, [B, E], before its activation; None for a network without time.
         train: draw dropout.
         """
         h = nn.silu(GroupNorm(self.groups, self.epsilon, self.least, name="norm_1")(x))

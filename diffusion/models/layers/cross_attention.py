@@ -18,7 +18,7 @@ class CrossAttention(nn.Module):
     Attributes:
         heads: number of heads.
         head_size: features of a head.
-        bias: of the projections to queries, keys and values; the output always has one.
+        bias: whether the projections to queries, keys and values have a bias; the output always has one.
         zero: whether the output starts at zero.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.

@@ -51,11 +51,11 @@ class TimestepEmbedding(nn.Module):
     Attributes:
         width: features of the output.
         dtype: compute type of the two layers; the sinusoid itself stays in float32.
-        shift: of the frequencies, see `sinusoid`.
-        max_period: of the frequencies, see `sinusoid`.
-        hidden: features between the two layers; 0: `width`.
-        bias: whether the two layers have one.
-        features: of the sinusoid, even.
+        shift: shift of the frequencies, see `sinusoid`.
+        max_period: largest period of the frequencies, see `sinusoid`.
+        hidden: number of features between the two layers; 0: `width`.
+        bias: whether the two layers have a bias.
+        features: number of features of the sinusoid, even.
 
     Reference: Peebles & Xie, 2023.
     """

@@ -47,7 +47,7 @@ def added(out: jax.Array, q: jax.Array, extra: tuple, implementation: str) -> ja
     Args:
         out: [B, N, H, D / H].
         q: its queries, of the same shape.
-        extra: for each image prompt this layer's (keys, values) or (keys, values, weight).
+        extra: this layer's (keys, values) or (keys, values, weight) of each image prompt.
         implementation: see `attention`.
     """
     split = lambda a: a.reshape(*a.shape[:2], *q.shape[2:]).astype(q.dtype)
@@ -63,8 +63,8 @@ def beside_own(q: jax.Array, k: jax.Array, v: jax.Array, extra: tuple, implement
     """What image prompts of the second form add to a picture's attention.
 
     Args:
-        q, k, v: of the picture's tokens, [B, N, H, D / H], before any norm.
-        extra: for each image prompt this layer's (keys, values, weight, query_scale, key_scale).
+        q, k, v: queries, keys and values of the picture's tokens, [B, N, H, D / H], before any norm.
+        extra: this layer's (keys, values, weight, query_scale, key_scale) of each image prompt.
         implementation: see `attention`.
 
     Returns:
@@ -102,7 +102,7 @@ def check(extra: Any, batch: int, layers: Sequence[ExtraLayer]) -> None:
     Args:
         extra: the entry "extra" of the condition; None: there is none.
         batch: B.
-        layers: of the network.
+        layers: number of layers of the network.
 
     Raises:
         ValueError: naming the first image prompt and layer that do not fit, the shapes, and those that are valid.

@@ -1,4 +1,4 @@
-"""Matrix products in 8-bit floating point (fp8) for training, with one scale an array, of its own largest value.
+"""Matrix products in 8-bit floating point (fp8) for training, with one scale for each array, from its largest value.
 
     Q_T(a) = round_T(a / s_a),  s_a = max|a| / max T         T = e4m3 (at most 448), for gradients e5m2 (at most 57344)
 
@@ -6,7 +6,7 @@
     dL/dx = s_g s_W  Q_e5m2(g) Q_e4m3(W)^T                   g = dL/d(x W)
     dL/dW = s_x s_g  Q_e4m3(x)^T Q_e5m2(g)
 
-The scales are those of the arrays at hand ("current scaling"), so that a run has no state of them to keep. Products are
+The scales come from the arrays at hand ("current scaling"), so that a run has no state of them to keep. Products are
 summed in float32; the backward pass keeps Q(x) and Q(W), a byte an element. Where a value is infinite or NaN, so is the
 output. No derivative in forward mode is defined.
 
@@ -108,17 +108,17 @@ def product(x: jax.Array, kernel: jax.Array, summed: int) -> jax.Array:
 def _forward(x: jax.Array, kernel: jax.Array, summed: int) -> tuple[jax.Array, Any]:
     q_x, s_x = quantised(x, FORWARD)
     q_k, s_k = quantised(kernel, FORWARD)
-    kept = x.ndim - summed
-    out = _dot(q_x, q_k, range(kept, x.ndim), range(summed), s_x * s_k, x.dtype)
+    rows = x.ndim - summed
+    out = _dot(q_x, q_k, range(rows, x.ndim), range(summed), s_x * s_k, x.dtype)
     return out, (q_x, s_x, q_k, s_k)
 
 
 def _backward(summed: int, saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     q_x, s_x, q_k, s_k = saved
     q_g, s_g = quantised(g, BACKWARD)
-    kept = q_x.ndim - summed
-    to_x = _dot(q_g, q_k, range(kept, g.ndim), range(summed, q_k.ndim), s_g * s_k, g.dtype)
-    to_kernel = _dot(q_x, q_g, range(kept), range(kept), s_x * s_g, g.dtype)
+    rows = q_x.ndim - summed
+    to_x = _dot(q_g, q_k, range(rows, g.ndim), range(summed, q_k.ndim), s_g * s_k, g.dtype)
+    to_kernel = _dot(q_x, q_g, range(rows), range(rows), s_x * s_g, g.dtype)
     return to_x, to_kernel
 
 

@@ -18,8 +18,8 @@ from diffusion.models.layers.scan import keep
 class Heads(nn.Module):
     """Queries, keys and values of tokens, [B, N, D] -> [q, k, v], each [B, N, H, S]; with `beside` one more output.
 
-    That is [B, N, beside, H, S]. The parameters are those of one dense layer: a kernel [D, P, H, S] and by choice a
-    bias [P, H, S], with P = 3 + beside. On a GPU each output is a product of its own. Fused attention reads queries,
+    That is [B, N, beside, H, S]. The parameters form one dense layer: a kernel [D, P, H, S] and by choice a
+    bias [P, H, S], with P = 3 + beside. On a GPU each output is a separate product. Fused attention reads queries,
     keys and values as three arrays: cut out of one product they would be copied in the forward pass, and their
     cotangents joined in the backward pass. Elsewhere there is one product.
 
@@ -55,9 +55,9 @@ class Heads(nn.Module):
                 *(keep(_attended(part(i, i + 1))).squeeze(2) for i in range(3)),
                 *([keep(part(3, shape[0]))] if self.beside else ()),
             ]
-        whole = part(0, shape[0])
-        q, k, v = (one.squeeze(2) for one in jnp.split(_attended(whole[:, :, :3]), 3, axis=2))
-        return [q, k, v, *([whole[:, :, 3:]] if self.beside else ())]
+        outputs = part(0, shape[0])
+        q, k, v = (one.squeeze(2) for one in jnp.split(_attended(outputs[:, :, :3]), 3, axis=2))
+        return [q, k, v, *([outputs[:, :, 3:]] if self.beside else ())]
 
 
 def norm_over_heads(x: jax.Array, name: str, dtype: str, epsilon: float = 1e-5) -> jax.Array:
@@ -67,9 +67,9 @@ def norm_over_heads(x: jax.Array, name: str, dtype: str, epsilon: float = 1e-5) 
 
     Args:
         x: [B, N, H, S].
-        name: of the module.
+        name: name of the module.
         dtype: compute type.
-        epsilon: of the norm, positive.
+        epsilon: epsilon of the norm, > 0.
     """
     axes = (-2, -1)
     return nn.RMSNorm(epsilon, dtype=dtype, reduction_axes=axes, feature_axes=axes, name=name)(x)

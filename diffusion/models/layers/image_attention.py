@@ -17,9 +17,9 @@ class ImageAttention(nn.Module):
 
     Attributes:
         heads: number of heads, a divisor of C.
-        groups: of the norm.
-        epsilon: of the norm.
-        least: of the norm, see `GroupNorm`.
+        groups: number of groups of the norm.
+        epsilon: epsilon of the norm, > 0.
+        least: least number of channels in a group of the norm, see `GroupNorm`.
         gain: factor of the sum; sqrt(1/2) keeps its variance (Song et al., 2021).
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.

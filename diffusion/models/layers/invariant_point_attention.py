@@ -58,8 +58,8 @@ class InvariantPointAttention(nn.Module):
 
         def points(name, number):
             """`[B, N, H, P, 3]` in the common space."""
-            own = linear(name, self.heads, number, 3)(s)
-            turned = jnp.einsum("bnij,bnhpj->bnhpi", rotations, own, precision=EXACT)
+            local = linear(name, self.heads, number, 3)(s)
+            turned = jnp.einsum("bnij,bnhpj->bnhpi", rotations, local, precision=EXACT)
             return turned + positions[:, :, None, None]
 
         q_points = points("query_points", self.query_points)
@@ -80,11 +80,11 @@ class InvariantPointAttention(nn.Module):
         scores = math.sqrt(1 / 3) * (scores - gamma[:, None, None] * w_c / 2 * squared)
         a = jax.nn.softmax(scores, -1)
 
-        of_pairs = jnp.einsum("bhnm,bnme->bnhe", a, z)
-        of_values = jnp.einsum("bhnm,bmhc->bnhc", a, v)
-        seen = jnp.einsum("bhnm,bmhpi->bnhpi", a, v_points, precision=EXACT) - positions[:, :, None, None]
-        seen = jnp.einsum("bnji,bnhpj->bnhpi", rotations, seen, precision=EXACT)
-        lengths = jnp.sqrt(jnp.sum(seen**2, -1) + 1e-8)  # has a derivative at zero too
-        parts = [of_pairs, of_values, seen, lengths]
+        from_pairs = jnp.einsum("bhnm,bnme->bnhe", a, z)
+        from_values = jnp.einsum("bhnm,bmhc->bnhc", a, v)
+        from_points = jnp.einsum("bhnm,bmhpi->bnhpi", a, v_points, precision=EXACT) - positions[:, :, None, None]
+        from_points = jnp.einsum("bnji,bnhpj->bnhpi", rotations, from_points, precision=EXACT)
+        lengths = jnp.sqrt(jnp.sum(from_points**2, -1) + 1e-8)  # has a derivative at zero too
+        parts = [from_pairs, from_values, from_points, lengths]
         flat = jnp.concatenate([part.reshape(*s.shape[:2], -1) for part in parts], -1)
         return nn.Dense(self.width, kernel_init=nn.initializers.zeros, name="out")(flat)

@@ -71,7 +71,7 @@ class Projections(nn.Module):
 
     With `beside`, the same two matrices also hold an MLP of beside * D hidden features, parallel to the attention:
     `enter` also returns [B, N, beside, H, D / H], and `leave` takes [B, N, 1 + beside, H, D / H]. `bias` is whether the
-    two have one, `epsilon` that of the norms.
+    two have a bias, `epsilon` is the norms'.
     """
 
     width: int
@@ -177,7 +177,7 @@ def modulated(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 class JointBlock(nn.Module):
-    """A layer of two streams with parameters of their own, whose tokens attend to all tokens of both.
+    """A layer of two streams, each with its parameters, whose tokens attend to all tokens of both.
 
         q, k, v = [enter(norm(stream) (1 + scale) + shift)]     of text and picture, side by side
         stream <- stream + gate * leave(attention(q, k, v))
@@ -191,7 +191,7 @@ class JointBlock(nn.Module):
         "extra"     image prompts: attentions of the picture's queries, before their rotation, whose output is added
                     to the picture after the layer, see `extra_attention`
         "extra_joint"  image prompts that the picture's tokens attend to beside themselves, whose output is added to
-                    that of the picture's attention, see `extra_attention`
+                    the picture's attention, see `extra_attention`
         "vectors"   of the picture's and the text's stream, each [B, 6, D], in place of those computed from c
         "seen"      Bool [B, M + N]: which tokens, the text's first, others attend to; without it all
 
@@ -228,33 +228,33 @@ class JointBlock(nn.Module):
     ) -> tuple[Any, None]:
         x, text = streams = jax.tree.map(layout.row_major, streams)
         width = x.shape[-1]
-        of_stream = (width, self.heads, self.qk_norm, self.dtype)
-        image = Stream(*of_stream, 9 if self.dual else 6, self.gated, name="image")
-        of_picture, of_text = inputs.get("vectors", (None, None))
+        stream = (width, self.heads, self.qk_norm, self.dtype)
+        image = Stream(*stream, 9 if self.dual else 6, self.gated, name="image")
+        picture_vectors, given_text_vectors = inputs.get("vectors", (None, None))
         if entering:
-            return modulated(x, *image.of(c, of_picture)[:2]), None
-        words = Stream(*of_stream, 2 if self.last else 6, self.gated, name="text")
+            return modulated(x, *image.of(c, picture_vectors)[:2]), None
+        words = Stream(*stream, 2 if self.last else 6, self.gated, name="text")
 
-        own, vectors = image.enter(x, c, of_picture)
-        theirs, text_vectors = words.enter(text, c, of_text)
-        q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(theirs, own))
-        mixed = attend(own[0] if self.last else q, k, v, angles, self.attention, inputs.get("seen"))
+        picture, vectors = image.enter(x, c, picture_vectors)
+        theirs, text_vectors = words.enter(text, c, given_text_vectors)
+        q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(theirs, picture))
+        mixed = attend(picture[0] if self.last else q, k, v, angles, self.attention, inputs.get("seen"))
 
         if self.dual:
             second = Projections(width, self.heads, self.qk_norm, self.dtype, name="self_attention")
             q, k, v = second.enter(modulated(x, *vectors[6:8]))
             x = x + vectors[8] * second.leave(to_tokens(attend(q, k, v, None, self.attention)))
-        of_image = mixed[:, -x.shape[1] :]
+        attended = mixed[:, -x.shape[1] :]
         if "extra_joint" in inputs:  # XLA makes one product of these and those of `enter`
             plain = image.projected(streams[0], vectors)
-            of_image = of_image + extra_attention.beside_own(*plain, inputs["extra_joint"], self.attention)
-        x = image.leave(x, of_image, vectors)
+            attended = attended + extra_attention.beside_own(*plain, inputs["extra_joint"], self.attention)
+        x = image.leave(x, attended, vectors)
         if not self.last:
             text = words.leave(text, mixed[:, : text.shape[1]], text_vectors)
 
         if "extra" in inputs:
-            seen = extra_attention.added(jnp.zeros_like(own[0]), own[0], inputs["extra"], self.attention)
-            x = x + seen.reshape(x.shape).astype(x.dtype)
+            prompted = extra_attention.added(jnp.zeros_like(picture[0]), picture[0], inputs["extra"], self.attention)
+            x = x + prompted.reshape(x.shape).astype(x.dtype)
         if "skip" in inputs:
             x, text = (jnp.where(inputs["skip"][:, None, None], *pair) for pair in zip(streams, (x, text)))
         if "residual" in inputs:
@@ -302,8 +302,8 @@ class SingleBlock(nn.Module):
     def __call__(self, x: jax.Array, c: Any, angles: jax.Array, inputs: dict[str, jax.Array]) -> tuple[jax.Array, None]:
         given = inputs.get("vectors")
         shift, scale, gate = Modulation(3, self.dtype, name="modulation")(c) if given is None else _each(given)
-        of_both = {"beside": 6 if self.gated else 4, "bias": not self.gated}
-        both = Projections(x.shape[-1], self.heads, True, self.dtype, **of_both, name="attention")
+        options = {"beside": 6 if self.gated else 4, "bias": not self.gated}
+        both = Projections(x.shape[-1], self.heads, True, self.dtype, **options, name="attention")
         q, k, v, hidden = both.enter(modulated(x, shift, scale))
         mixed = to_tokens(attend(q, k, v, angles, self.attention, inputs.get("seen")))
         hidden = nn.silu(hidden[:, :, :3]) * hidden[:, :, 3:] if self.gated else gelu(hidden)

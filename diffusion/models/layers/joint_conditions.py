@@ -49,18 +49,18 @@ def lengthened(
     Raises:
         ValueError: for further tokens of another shape.
     """
-    for tokens, seen in more:
+    for tokens, valid in more:
         fits = tokens.ndim == 3 and (tokens.shape[0], tokens.shape[2]) == (text.shape[0], text.shape[2])
-        if not fits or seen.shape != tokens.shape[:2] or seen.dtype != bool:
+        if not fits or valid.shape != tokens.shape[:2] or valid.dtype != bool:
             raise ValueError(
                 f"each of the condition's 'extra_text' is a pair of [B, K, E] = ({text.shape[0]}, K, {text.shape[2]}) "
-                f"and Bool [B, K]; got {tokens.shape} and {seen.dtype} {seen.shape}"
+                f"and Bool [B, K]; got {tokens.shape} and {valid.dtype} {valid.shape}"
             )
     if not more:
         return text, mask
     mask = jnp.ones(text.shape[:2], bool) if mask is None else mask
     tokens = [text, *(tokens.astype(text.dtype) for tokens, _ in more)]
-    return jnp.concatenate(tokens, axis=1), jnp.concatenate([mask, *(seen for _, seen in more)], axis=1)
+    return jnp.concatenate(tokens, axis=1), jnp.concatenate([mask, *(valid for _, valid in more)], axis=1)
 
 
 def check_strength(batch: int, inputs: dict[str, Any]) -> None:

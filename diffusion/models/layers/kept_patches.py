@@ -28,8 +28,8 @@ def check_keep(keep: jax.Array | None, batch: int, number: int) -> None:
 
     Args:
         keep: the entry.
-        batch: examples.
-        number: of patches of a picture.
+        batch: number of examples.
+        number: number of patches of a picture.
 
     Raises:
         ValueError: naming what is there and what is valid.
@@ -53,10 +53,10 @@ def completed(tokens: jax.Array, keep: jax.Array | None, mask_token: jax.Array, 
     """Puts tokens back where they were picked, and the mask's token everywhere else.
 
     Args:
-        tokens: of the kept patches [B, K, D].
-        keep: their numbers [B, K]; a token of the number -1 is left out. None: the tokens are those of all patches.
-        mask_token: [D].
-        number: of all patches, N.
+        tokens: tokens of the kept patches [B, K, D].
+        keep: their indices [B, K]; a token of index -1 is left out. None: the tokens belong to all patches in order.
+        mask_token: [D] token for the other patches.
+        number: number N of all patches.
 
     Returns:
         [B, N, D], of the dtype of the tokens.
@@ -64,6 +64,6 @@ def completed(tokens: jax.Array, keep: jax.Array | None, mask_token: jax.Array, 
     if keep is None:
         return tokens
     batch, _, width = tokens.shape
-    whole = jnp.broadcast_to(mask_token.astype(tokens.dtype), (batch, number, width))
+    masked = jnp.broadcast_to(mask_token.astype(tokens.dtype), (batch, number, width))
     places = jnp.where(keep < 0, number, keep)  # outside of the picture, where nothing is written
-    return whole.at[jnp.arange(batch)[:, None], places].set(tokens, mode="drop")
+    return masked.at[jnp.arange(batch)[:, None], places].set(tokens, mode="drop")

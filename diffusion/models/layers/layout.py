@@ -11,7 +11,7 @@ array over the axes that RULES give to the names:
 | "attended heads" | tensor, sequence | inside attention, each head with all tokens: "sequence" changes its side |
 | "hidden"         | tensor           | the inner features of an MLP, with their parameters                      |
 
-The axis tensor is that of Shoeybi et al. 2019, "Megatron-LM", section 3; sequence that of Jacobs et al. 2023,
+The axis tensor follows Shoeybi et al. 2019, "Megatron-LM", section 3; sequence follows Jacobs et al. 2023,
 "DeepSpeed Ulysses": an all-to-all before attention and one after. Where the heads do not divide over both axes, tokens
 stay split inside attention, too, and keys and values travel round a ring of the devices (`attention_ring`).
 """
@@ -42,7 +42,7 @@ def over(mesh: Mesh) -> Iterator[None]:
     """Splits activations over this mesh wherever a model calls `split`; enter it inside the function that `jit` traces.
 
     Args:
-        mesh: with any of the axes that RULES name; missing axes split nothing.
+        mesh: mesh with any of the axes that RULES name; missing axes split nothing.
     """
     token = _mesh.set(mesh)
     try:
@@ -71,7 +71,7 @@ def split(x: jax.Array, *names: str | None) -> jax.Array:
 
     Args:
         x: any array.
-        *names: for each dimension a name in RULES, or None where it stays whole.
+        *names: name in RULES of each dimension, or None where it stays whole.
 
     Returns:
         x, the same values.
@@ -103,7 +103,7 @@ def attended(x: jax.Array) -> jax.Array:
 
 
 def in_a_ring(heads: int) -> bool:
-    """Whether tokens stay split inside an attention of so many heads, which do not divide over tensor and sequence."""
+    """Whether tokens stay split inside an attention whose heads do not divide over tensor and sequence."""
     mesh = _devices()
     if mesh is None:
         return False
@@ -117,9 +117,9 @@ def on_each_device(
     """The function of whole arrays, of which each device computes its own part; for kernels that XLA cannot split.
 
     Args:
-        function: of arrays that all have dimensions of these names, as its output has.
-        *names: as of `split`, of every argument and of the output.
-        arguments: names of each argument's dimensions, where they are not those of the output.
+        function: function of arrays; all of them, and its output, have dimensions of these names.
+        *names: names of the dimensions of every argument and of the output, as for `split`.
+        arguments: names of each argument's dimensions, where they differ from the output's.
 
     Returns:
         The function itself where activations are not split.
@@ -131,12 +131,12 @@ def on_each_device(
     if mesh is None:
         return function
     spec = PartitionSpec(*_axes(mesh, names))
-    specs = spec if arguments is None else tuple(PartitionSpec(*_axes(mesh, each)) for each in arguments)
+    specs = spec if arguments is None else tuple(PartitionSpec(*_axes(mesh, dimensions)) for dimensions in arguments)
     mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)
 
     def checked(*given: jax.Array) -> jax.Array:
-        for x, each in zip(given, arguments or [names] * len(given), strict=True):
-            _check(mesh, x.shape, each)
+        for x, dimensions in zip(given, arguments or [names] * len(given), strict=True):
+            _check(mesh, x.shape, dimensions)
         return mapped(*given)
 
     return checked

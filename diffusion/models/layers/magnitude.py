@@ -1,7 +1,7 @@
 """EDM2's layers, which keep the magnitude (the root mean square) of their input.
 
 For independent inputs of magnitude 1 each output has magnitude 1, so that no layer needs a norm with learned scales.
-Equation numbers are those of Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models".
+Equation numbers refer to Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models".
 """
 
 __all__ = ["MPConv", "MPFourier", "forced", "forcing", "mp_cat", "mp_silu", "mp_sum", "unit"]
@@ -50,7 +50,7 @@ class MPFourier(nn.Module):
     """sqrt(2) cos(f t + phi), f ~ N(0, (2 pi)^2), phi ~ U(0, 2 pi), drawn once and kept: [B] -> [B, features] (eq. 75).
 
     Attributes:
-        features: of the output.
+        features: number of features of the output.
     """
 
     features: int
@@ -69,7 +69,7 @@ class MPConv(nn.Module):
 
     Attributes:
         features: channels of the output.
-        side: of the kernel, odd; 0 for a dense layer over the last axis.
+        side: side of the kernel, odd; 0 for a dense layer over the last axis.
         dtype: compute type; the weights are normalised in float32.
     """
 

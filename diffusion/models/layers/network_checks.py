@@ -45,7 +45,7 @@ def rotary_axes(network: Any, number: int) -> None:
 
     Args:
         network: the module, with `width`, `heads` and `axes`.
-        number: of the coordinates of a token.
+        number: number of a token's coordinates.
 
     Raises:
         ValueError: naming the field.
@@ -68,10 +68,10 @@ def classes(network: Any) -> None:
 
 
 def images(network: Any, x: jax.Array) -> None:
-    """Refuses what are no images, and images of other channels than those of the network's `shape`.
+    """Refuses arrays that are no images, and images of other channels than in the network's `shape`.
 
     Args:
-        network: with `shape`, (H, W, C) or None.
+        network: module with `shape`, (H, W, C) or None.
         x: its input.
 
     Raises:

@@ -28,9 +28,9 @@ def rows_first(
     Args:
         x: [..., *K], with the summed dimensions last.
         kernel: [*K, *F].
-        dimension_numbers: as `jax.lax.dot_general`, without batch dimensions.
-        precision: as `jax.lax.dot_general`.
-        **options: further ones of `jax.lax.dot_general`.
+        dimension_numbers: dimensions of `jax.lax.dot_general`, without batch dimensions.
+        precision: precision of `jax.lax.dot_general`.
+        **options: further options of `jax.lax.dot_general`.
 
     Returns:
         [..., *F].
@@ -39,8 +39,8 @@ def rows_first(
         ValueError: for other dimension numbers than the last of x over the first of the kernel.
     """
     (summed, over), _ = dimension_numbers
-    kept = x.ndim - len(summed)
-    if tuple(summed) != tuple(range(kept, x.ndim)) or tuple(over) != tuple(range(len(over))):
+    leading = x.ndim - len(summed)
+    if tuple(summed) != tuple(range(leading, x.ndim)) or tuple(over) != tuple(range(len(over))):
         raise ValueError(
             f"rows_first sums the last dimensions of x over the first of the kernel; got {dimension_numbers}"
         )
@@ -49,7 +49,7 @@ def rows_first(
         if in_fp8:
             return fp8.product(x, kernel, len(summed))
         return jax.lax.dot_general(x, kernel, dimension_numbers, precision, **options)
-    inner = math.prod(x.shape[kept:])
+    inner = math.prod(x.shape[leading:])
     outputs = kernel.shape[len(over) :]
     rows = x.reshape(-1, inner)
     columns = kernel.reshape(inner, -1)
@@ -59,7 +59,7 @@ def rows_first(
         out = bfloat16_products.product(rows, columns)
     else:
         out = jax.lax.dot_general(rows, columns, (((1,), (0,)), ((), ())), precision, **options)
-    return out.reshape(*x.shape[:kept], *outputs)
+    return out.reshape(*x.shape[:leading], *outputs)
 
 
 def _is_short(x: jax.Array) -> bool:

@@ -18,7 +18,7 @@ def halve(x: jax.Array, taps: tuple[int, ...] = (1, 1), padded: bool = True) -> 
 
     Args:
         x: H and W even; with the taps (1, 1) of any number of axes.
-        taps: of the filter along each axis, an even number; scaled to the sum 1.
+        taps: taps of the filter along each axis, an even number of them; scaled to the sum 1.
         padded: whether to pad with zeros, len(taps) / 2 - 1 on each side; False for an image that has this border.
 
     Returns:
@@ -36,7 +36,7 @@ def double(x: jax.Array, taps: tuple[int, ...] = (1, 1)) -> jax.Array:
 
     Args:
         x: any height and width; with the taps (1, 1) of any number of axes.
-        taps: of the filter along each axis, an even number; scaled to the sum 1.
+        taps: taps of the filter along each axis, an even number of them; scaled to the sum 1.
 
     Returns:
         Twice the side, of the dtype of x.
@@ -70,10 +70,10 @@ def _filter(taps: tuple[int, ...]) -> np.ndarray:
 def _convolve(x: jax.Array, kernel: np.ndarray, border: int, **how) -> jax.Array:
     """Each channel on its own."""
     channels = x.shape[-1]
-    each = jnp.broadcast_to(jnp.asarray(kernel, x.dtype)[:, :, None, None], (*kernel.shape, 1, channels))
+    kernels = jnp.broadcast_to(jnp.asarray(kernel, x.dtype)[:, :, None, None], (*kernel.shape, 1, channels))
     return jax.lax.conv_general_dilated(
         x,
-        each,
+        kernels,
         how.pop("strides", (1, 1)),
         [(border, border)] * 2,
         feature_group_count=channels,

@@ -59,13 +59,13 @@ class SandwichBlock(nn.Module):
     Returns (x, None), as a scan expects; with `entering` (what the attention reads of the last `picture` tokens, None).
 
     Attributes:
-        heads: H, attention heads.
-        epsilon: of the norms.
+        heads: number H of attention heads.
+        epsilon: epsilon of the norms, > 0.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.
-        hidden: features inside the MLP; 0: 8 / 3 D.
-        key_heads: of keys and values; 0: `heads`.
-        picture: tokens of the picture, the last ones.
+        hidden: number of features inside the MLP; 0: 8 / 3 D.
+        key_heads: number of heads of keys and values; 0: `heads`.
+        picture: number of the picture's tokens, which are the last ones.
 
     Reference: Qin et al., "Lumina-Image 2.0", 2025; Z-Image Team, "Z-Image", 2025.
     """

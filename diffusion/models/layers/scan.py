@@ -58,8 +58,8 @@ def scanned(
         initializing: whether the network makes its parameters, `self.is_initializing()`. Flax then traces the layer
             once more, to check that what all layers share depends on none; the initial parameters depend on that
             trace, and an application needs none of it.
-        in_axes: for each further argument: `nn.broadcast` if all layers share it, 0 if its first axis counts the
-            layers. The default is for (c, angles, the layer's entries of the condition).
+        in_axes: axis of the layers in each further argument: `nn.broadcast` if all layers share it, 0 if its first axis
+            counts the layers. The default is for (c, angles, the layer's entries of the condition).
         unroll: layers in one turn of the scan; 0: the number of `turn`.
         kept: layers, 1 .. length in order, whose features the stack returns in place of its outputs.
         pick: carry -> the features.
@@ -87,7 +87,7 @@ def scanned(
 
 
 def _kept_class(block: Any, pick: Callable[[Any], jax.Array]) -> type[nn.Module]:
-    """The block with a carry of its own carry and the kept features [K + 1, ...], of which it writes one.
+    """The block whose carry is its own carry and the kept features [K + 1, ...], of which it writes one.
 
     The carry has room for what is kept alone: an output of each layer would be an array of all layers.
     """
@@ -106,7 +106,7 @@ def _keeping(stack: Any, length: int, kept: Sequence[int], pick: Callable[[Any],
     row = np.full(length, len(kept), np.int32)  # the last row is for what nobody requested
     row[np.asarray(kept) - 1] = np.arange(len(kept))
 
-    def of(*fields: Any, **names: Any) -> Callable:
+    def build(*fields: Any, **names: Any) -> Callable:
         module = stack(*fields, **names)
 
         def call(carry: Any, *arguments: Any) -> tuple[Any, list[jax.Array]]:
@@ -117,7 +117,7 @@ def _keeping(stack: Any, length: int, kept: Sequence[int], pick: Callable[[Any],
 
         return call
 
-    return of
+    return build
 
 
 def turn(length: int, remat: str = "none") -> int:

@@ -31,14 +31,15 @@ def single_stack(
         carry <- block(carry, *arguments), depth times;    output(picture(carry))
 
     Args:
-        network: with `depth` and `remat`, in whose compact call this runs.
+        network: module with `depth` and `remat`, in whose compact call this runs.
         block: a layer, see `scan.scanned`.
-        fields: of the layer, in their order.
+        fields: fields of the layer, in their order.
         carry: tokens before the first layer.
-        arguments: of each layer, beside the carry.
-        axes: for each argument: 0 if its first axis counts the layers, `nn.broadcast` if all layers share it.
-        output: of the network, from the picture's tokens [B, N, D]; may make parameters.
-        features: layers, 1 .. depth, whose picture's tokens the call returns too; None: none.
+        arguments: arguments of each layer, beside the carry.
+        axes: axis of the layers in each argument: 0 if its first axis counts them, `nn.broadcast` if all layers share
+            it.
+        output: function from the picture's tokens [B, N, D] to the network's output; may make parameters.
+        features: indices 1 .. depth of layers whose picture's tokens the call returns too; None: none.
         through: evaluates the layers in the network's place, see `block_reuse`; None: all of them run.
         picture: carry -> the picture's tokens.
         unroll: see `scan.scanned`.
@@ -50,14 +51,14 @@ def single_stack(
         ValueError: for a layer that is not there.
     """
     depth = network.depth
-    seen = Features(features, depth)
+    recorded = Features(features, depth)
     if through is not None:
         segment = Segment(block(*fields, parent=None), params_of(network)["blocks"], depth, arguments, axes)
         tokens, more = through(Blocks(carry, (segment,), picture))
         return output(tokens), more
     stack = scanned(
-        block, depth, network.remat, network.is_initializing(), axes, unroll, kept=seen.among(depth), pick=picture
+        block, depth, network.remat, network.is_initializing(), axes, unroll, kept=recorded.among(depth), pick=picture
     )
-    carry, kept = stack(*fields, name="blocks")(carry, *arguments)
-    seen.stack(depth, kept or ())
-    return seen.beside(output(picture(carry)))
+    carry, states = stack(*fields, name="blocks")(carry, *arguments)
+    recorded.stack(depth, states or ())
+    return recorded.beside(output(picture(carry)))

@@ -61,12 +61,12 @@ class SpatialTransformer(nn.Module):
 
     Attributes:
         depth: number of blocks; they are scanned, their parameters stacked along a first axis.
-        heads: attention heads; they divide C.
-        groups: of the norm.
+        heads: number of attention heads, a divisor of C.
+        groups: number of groups of the norm.
         linear: `in` and `out` are dense layers (SD 2, XL), or convolutions of one pixel (SD 1), which are the same
             function with kernels of other shapes.
         attention: implementation, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type.
 
     Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, section 3.3 and
@@ -88,7 +88,7 @@ class SpatialTransformer(nn.Module):
         """Args:
         x: [B, H, W, C].
         text: [B, M, E].
-        bias: of the keys of the text, see `diffusion.models.layers.attention.mask_bias`.
+        bias: bias of the scores of the text's keys, see `diffusion.models.layers.attention.mask_bias`.
         extra: image prompts, their keys, values and weights stacked over the blocks, see `extra_attention`.
         """
         channels = x.shape[-1]

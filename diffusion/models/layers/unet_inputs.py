@@ -37,11 +37,11 @@ def checked(
             "residuals" and those that are `optional`.
         x: the network's input.
         t: the network's clock.
-        channels: of the network's input.
-        halvings: how often the network halves the side.
-        num_classes: of the network; 0 for an unconditional one.
-        axes: of the input between batch and channels.
-        vector_width: of the network; 0 for one that receives no vector.
+        channels: number of channels of the network's input.
+        halvings: number of times that the network halves the side.
+        num_classes: number of classes of the network; 0 for an unconditional one.
+        axes: number of axes of the input between batch and channels.
+        vector_width: width of the network's vector; 0 for one that receives no vector.
         optional: names of further entries.
 
     Returns:

@@ -60,11 +60,11 @@ class Patches(nn.Module):
 
 
 class Positions(nn.Module):
-    """Learned positions of a square grid, interpolated to that of the images.
+    """Learned positions of a square grid, interpolated to the images' grid.
 
     Attributes:
-        side: of the grid that was learned, in patches.
-        before: tokens before the patches that have a position too (the class token).
+        side: side of the grid that was learned, in patches.
+        before: number of tokens before the patches that have a position too (the class token).
         antialias: whether the filter grows where the grid shrinks, see `bicubic.antialiased`.
         offset: the step of the interpolation is side / (n + offset) for n patches, and not side / n.
     """
@@ -78,8 +78,8 @@ class Positions(nn.Module):
     def __call__(self, width: int, height: int, columns: int) -> jax.Array:
         """Args:
             width: features of a token.
-            height: rows of the images' grid, in patches.
-            columns: of the images' grid.
+            height: number of rows of the images' grid, in patches.
+            columns: number of columns of the images' grid.
 
         Returns:
             [before + height * columns, width].
@@ -174,10 +174,10 @@ class Layers(nn.Module):
     """A stack of scanned layers and the norm after them, [B, N, D] -> [B, N, D] float32, or the norm of several layers.
 
     Attributes:
-        depth: layers.
-        heads: of attention; they divide the width.
-        hidden: features inside the MLP.
-        epsilon: of the norms.
+        depth: number of layers.
+        heads: number of attention heads, a divisor of the width.
+        hidden: number of features inside the MLP.
+        epsilon: epsilon of the norms, > 0.
         mlp: its activation, "gelu" or "gelu_tanh"; "swiglu" for one that is gated.
         scale: whether each layer scales its changes, feature by feature.
         biased: the projections of attention with a bias, of PROJECTIONS.
@@ -211,13 +211,13 @@ class Layers(nn.Module):
             the last `skip` layers, not normalised).
 
         Raises:
-            ValueError: for as many layers to skip as there are, or beside those that are kept.
+            ValueError: if all layers are skipped, or layers are skipped beside kept ones.
         """
         if skip and (self.kept or not 0 < skip < self.depth):
             raise ValueError(f"skip={skip}: of {self.depth} layers 1 .. {self.depth - 1} can be skipped, and none kept")
-        kept = (self.depth - skip,) if skip else self.kept
+        kept_layers = (self.depth - skip,) if skip else self.kept
         x = layout.split(x.astype(self.dtype), "batch", "tokens", None)
-        layers = scanned(Layer, self.depth, "none", self.is_initializing(), (nn.broadcast,), kept=kept)(
+        layers = scanned(Layer, self.depth, "none", self.is_initializing(), (nn.broadcast,), kept=kept_layers)(
             self.heads,
             self.hidden,
             self.mlp,
@@ -228,9 +228,9 @@ class Layers(nn.Module):
             self.dtype,
             name="layers",
         )
-        x, seen = layers(x, angles)
-        out = layer_norm(self.epsilon, "float32", "norm", self.affine)(jnp.stack(seen) if self.kept else x)
-        return (out, seen[0].astype(jnp.float32)) if skip else out
+        x, tokens = layers(x, angles)
+        out = layer_norm(self.epsilon, "float32", "norm", self.affine)(jnp.stack(tokens) if self.kept else x)
+        return (out, tokens[0].astype(jnp.float32)) if skip else out
 
 
 class AttentionPool(nn.Module):

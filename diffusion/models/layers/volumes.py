@@ -22,9 +22,9 @@ def by_planes(
     Args:
         x: `[B, D, H, W, C]`.
         kernel: `[K_D, K_H, K_W, C, C']`.
-        strides: three; others than 1 are left to XLA.
-        padding: of the three axes.
-        options: of XLA's function; dilations other than 1 are left to it.
+        strides: three strides; others than 1 are left to XLA.
+        padding: padding of the three axes.
+        options: options of XLA's function; dilations other than 1 are left to it.
 
     Returns:
         `[B, D, H, W, C']`.

@@ -21,7 +21,7 @@ class WideAttention(nn.Module):
 
     Attributes:
         heads: number of heads, which divides D.
-        epsilon: of the norms.
+        epsilon: epsilon of the norms, > 0.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.
 
@@ -46,8 +46,8 @@ class WideAttention(nn.Module):
             x: tokens [B, N, D].
             context: [B, M, E]; None: x.
             bias: added to the scores, see `attention` and `mask_bias`.
-            angles: of the pairs of neighbouring features, see `rotary.turn`: [N, D / 2] or [B, N, D / 2], or half a
-                head's width where they are the same for all heads. None: no positions.
+            angles: angles of the pairs of neighbouring features, see `rotary.turn`: [N, D / 2] or [B, N, D / 2], or
+                half a head's width where they are the same for all heads. None: no positions.
 
         Returns:
             [B, N, D].
