@@ -47,7 +47,7 @@ class Levels(NamedTuple):
         blocks: "ResBlock" or "EfficientViTBlock".
         scales: sides of the neighbourhoods that attention reads beside pixels; () for none.
         norms: "rms_norm" or "batch_norm" (with fixed statistics).
-        activations: of the residual blocks, "silu" or "relu".
+        activations: activation of the residual blocks, "silu" or "relu".
     """
 
     widths: tuple[int, ...]
@@ -148,15 +148,16 @@ class AutoencoderDC(nn.Module):
         decoder_levels: the same number of levels.
         latent_channels: D.
         picture_channels: C.
-        head_size: of the linear attention.
+        head_size: number of features of a head of the linear attention.
         shuffle_down: how to halve, see `Halve`.
         shuffle_up: how to double, see `Double`.
         out_shortcut: add the mean of channels to the encoder's output.
-        in_shortcut: add the repeated channels of the latent after the decoder's first convolution.
-        last_activation: before the decoder's last convolution, "relu" or "silu".
-        scale: of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`.
-        shift: of the latents, likewise.
-        input_range: of the pixels inside the network; ours are in [-1, 1], and `encode` and `decode` convert them.
+        in_shortcut: whether to add the repeated channels of the latent after the decoder's first convolution.
+        last_activation: activation before the decoder's last convolution, "relu" or "silu".
+        scale: scale of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`.
+        shift: shift of the latents, likewise.
+        input_range: range of the pixels inside the network; ours are in [-1, 1], and `encode` and `decode` convert
+            them.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
 
     Raises:

@@ -38,15 +38,16 @@ class AutoencoderKL(nn.Module):
         layers: residual blocks of a level of the encoder; the decoder has one more.
         latent_channels: D; `packed`^2 divides it.
         picture_channels: C.
-        groups: of the norms.
+        groups: number of groups of the norms.
         attention_levels: levels, 0 at the picture's side, that have attention after each block.
         middle_attention: attention between the two blocks of the smallest side.
         quantization_convs: a 1x1 convolution after the encoder, and one before the decoder.
         decoder_conv: whether the decoder's is present; None: as `quantization_convs`.
-        decoded_channels: of the pictures that are decoded; None: C.
-        scale: of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
-        shift: of the latents, likewise.
-        input_range: of the pixels inside the network; ours are in [-1, 1], and `encode` and `decode` convert them.
+        decoded_channels: number of channels of the decoded pictures; None: C.
+        scale: scale of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
+        shift: shift of the latents, likewise.
+        input_range: range of the pixels inside the network; ours are in [-1, 1], and `encode` and `decode` convert
+            them.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
         packed: side p of the patches that become one value of the latent, channel by channel; f is p times as large.

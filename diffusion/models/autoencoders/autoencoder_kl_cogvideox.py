@@ -33,8 +33,8 @@ class ChunkNorm(nn.Module):
     """Group norm over the pixels of a chunk of frames, by choice scaled and shifted by the latent of each place.
 
     Attributes:
-        groups: of the channels.
-        chunk: frames in a chunk; the first chunk has one more.
+        groups: number of groups of the channels.
+        chunk: number of frames in a chunk; the first chunk has one more.
         dtype: compute type.
 
     `begins` of the call says whether its frames begin the video.
@@ -87,7 +87,7 @@ class GroupBlock(nn.Module):
 
     Attributes:
         features: channels of the output; the input goes through a convolution of one pixel where it has others.
-        groups, chunk: of the norms.
+        groups, chunk: numbers of groups and of frames in a chunk of the norms.
         dtype: compute type.
     """
 
@@ -179,12 +179,12 @@ class AutoencoderKLCogVideoX(nn.Module):
     Attributes:
         widths: channels of each level, from the picture's side on.
         layers: residual blocks of a level of the encoder; the decoder has one more.
-        halvings: of time, in the first levels of the encoder and of the decoder; f_t = 2^halvings.
+        halvings: number of halvings of time, in the first levels of the encoder and of the decoder; f_t = 2^halvings.
         latent_channels: D.
         picture_channels: C.
-        groups: of the norms; it divides each width.
-        scale: of the latents, see `latent_space.to_diffusion`.
-        shift: of the latents, likewise.
+        groups: number of groups of the norms, a divisor of each width.
+        scale: scale of the latents, see `latent_space.to_diffusion`.
+        shift: shift of the latents, likewise.
         inverted: whether the latents of a first frame that a denoiser is given are divided by the scale, and not
             multiplied (CogVideoX 1.5 from a picture).
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
@@ -223,12 +223,12 @@ class AutoencoderKLCogVideoX(nn.Module):
 
     @property
     def time_factor(self) -> int:
-        """f_t: so many frames, after the first, make one of the latent's."""
+        """f_t: the number of frames, after the first, that one frame of the latent stands for."""
         return 2**self.halvings
 
     @property
     def frame_step(self) -> int:
-        """Videos have so many frames more than one, or twice as many, ..."""
+        """A video has one frame and a multiple of this number."""
         return CHUNK * self.time_factor
 
     def setup(self):

@@ -36,7 +36,7 @@ class VideoBlock(nn.Module):
 
     Attributes:
         features: channels of the output; the input goes through a convolution of one pixel where it has others.
-        groups: of the norms, over all frames.
+        groups: number of groups of the norms, which are over all frames.
         dtype: compute type.
     """
 
@@ -56,7 +56,7 @@ class VideoBlock(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """x + project(attention(norm(x))): a pixel attends to those of its frame and of earlier ones, with one head."""
+    """x + project(attention(norm(x))): a pixel attends to its frame's and earlier frames' pixels, with one head."""
 
     groups: int
     attention: str
@@ -150,13 +150,14 @@ class AutoencoderKLHunyuanVideo(nn.Module):
     Attributes:
         widths: channels of each level, from the picture's side on.
         layers: residual blocks of a level of the encoder; the decoder has one more.
-        halvings: of time, with the encoder's last and the decoder's last changes of the sides; f_t = 2^halvings.
+        halvings: number of halvings of time, with the encoder's last and the decoder's last changes of the sides; f_t =
+            2^halvings.
         latent_channels: D.
         picture_channels: C.
-        groups: of the norms; it divides each width.
+        groups: number of groups of the norms, a divisor of each width.
         mixes: whether there is attention at the smallest side.
-        scale: of the latents, see `latent_space.to_diffusion`.
-        shift: of the latents, likewise.
+        scale: scale of the latents, see `latent_space.to_diffusion`.
+        shift: shift of the latents, likewise.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
 
@@ -196,7 +197,7 @@ class AutoencoderKLHunyuanVideo(nn.Module):
 
     @property
     def time_factor(self) -> int:
-        """f_t: so many frames, after the first, make one of the latent's."""
+        """f_t: the number of frames, after the first, that one frame of the latent stands for."""
         return 2**self.halvings
 
     def setup(self):

@@ -76,9 +76,9 @@ class ResidualBlock(nn.Module):
     Attributes:
         features: channels of the output; the input goes through a norm and a convolution of one pixel where it has
             others.
-        causal: of the convolutions.
+        causal: whether the convolutions are causal.
         noise: whether each of the two adds noise of a frame's pixels, times a learned scale of each channel.
-        timed: whether the call has a condition [B, 4, features], of the two shifts and scales.
+        timed: whether the call has a condition [B, 4, features], the two shifts and scales.
         dtype: compute type.
 
     With a `place` the call takes a chunk, and puts out that which begins two frames earlier.
@@ -100,8 +100,8 @@ class ResidualBlock(nn.Module):
         h = x
         for i in range(2):
             h = nn.silu(rms_norm(h, EPSILON) * (1 + scale[i]) + shift[i])
-            own = place and place.earlier(i)
-            h = EdgeConv(self.features, causal=self.causal, dtype=self.dtype, name=f"conv_{i + 1}")(h, own)
+            earlier = place and place.earlier(i)
+            h = EdgeConv(self.features, causal=self.causal, dtype=self.dtype, name=f"conv_{i + 1}")(h, earlier)
             if self.noise:
                 size = self.param(f"noise_{i + 1}", nn.initializers.zeros_init(), (self.features,)).astype(h.dtype)
                 if self.has_rng(NOISE):
@@ -120,7 +120,7 @@ class Halve(nn.Module):
 
     Attributes:
         features: channels of the output.
-        stride: of frames, rows and columns.
+        stride: stride of frames, rows and columns.
         dtype: compute type.
     """
 
@@ -144,7 +144,7 @@ class Double(nn.Module):
         residual: whether the input is added.
         dtype: compute type.
 
-    With a `place` the call takes a chunk, and puts out that of `_doubled`.
+    With a `place` the call takes a chunk, and puts out the chunk that `_doubled` gives.
     """
 
     features: int
@@ -261,19 +261,19 @@ class AutoencoderKLLTX(nn.Module):
     Attributes:
         widths: channels of each level of the encoder, from the picture's side on, and of its middle.
         layers: residual blocks of each level of the encoder, and of its middle.
-        halve: at the end of each level: "conv", "spatial", "temporal" or "spatiotemporal"; "" for none.
+        halve: kind of halving at the end of each level: "conv", "spatial", "temporal" or "spatiotemporal"; "" for none.
         decoder_widths: channels of each level of the decoder before they are divided, from the picture's side on.
         decoder_layers: residual blocks of each level of the decoder, and of its middle.
         double: whether a level of the decoder begins with twice the frames and sides.
-        narrowing: by which a level of the decoder divides its channels as it doubles the sides.
+        narrowing: factor by which a level of the decoder divides its channels as it doubles the sides.
         residual: whether the input is added where sides double.
         noise: whether the blocks of each level of the decoder, and of its middle, add noise.
         timed: whether the decoder receives a time.
         latent_channels: D.
         picture_channels: C.
         patch: side of the patches that are the outermost channels.
-        scale: of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
-        shift: of the latents, likewise.
+        scale: scale of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
+        shift: shift of the latents, likewise.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
 
     Raises:
@@ -359,7 +359,7 @@ class AutoencoderKLLTX(nn.Module):
 
     @property
     def time_factor(self) -> int:
-        """f_t: so many frames, after the first, make one of the latent's."""
+        """f_t: the number of frames, after the first, that one frame of the latent stands for."""
         return math.prod(STRIDES[how][0] for how in self.halve)
 
     @property
@@ -398,15 +398,15 @@ class AutoencoderKLLTX(nn.Module):
                 has f_t n frames.
 
         Returns:
-            mean and log variance, [B, 1 + n, H/f, W/f, D] each, float32; the log variance is that of all channels, and
-            lies in [-30, 20]. Of a later chunk n frames.
+            mean and log variance, [B, 1 + n, H/f, W/f, D] each, float32; all channels share the log variance, which
+            lies in [-30, 20]. A later chunk has n frames.
 
         Raises:
             ValueError: for a size that the factors do not divide.
         """
         check_video(self, x, later="encoder" in self.variables.get(STREAM, {}))
-        found = self.encoder(x)
-        mean, log_variance = found[..., :-1], found[..., -1:]
+        moments = self.encoder(x)
+        mean, log_variance = moments[..., :-1], moments[..., -1:]
         return Moments(mean, jnp.broadcast_to(log_variance.clip(*LOG_VARIANCE), mean.shape))
 
     def decode(self, z: jax.Array, t: jax.typing.ArrayLike | None = None, place: Place | None = None) -> jax.Array:
@@ -414,8 +414,8 @@ class AutoencoderKLLTX(nn.Module):
 
         Args:
             z: [B, 1 + n, h, w, D], as the encoder returns it, neither scaled nor shifted.
-            t: of a timed decoder, the time in [0, 1] of the noise that the latent has, [] or [B]; None: 0.
-            place: of n frames that are a chunk of a stream, where they stand in it; None: z is the clip's latent.
+            t: time in [0, 1] of the noise that the latent has, [] or [B], for a timed decoder; None: 0.
+            place: position in a stream of n frames that are a chunk of it; None: z is the clip's latent.
 
         Returns:
             [B, 1 + f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32. Of a chunk f_t n frames, which begin

@@ -15,7 +15,7 @@ of one frame. Norms are of single pixels, so that a video is coded chunk by chun
 | Wan 2.1   | 8 | 4   | 16 | of each channel           |
 | Wan 2.2, 5B | 16 | 4 | 48 | of each channel          |
 
-That of Wan 2.2 is residual: around each level is a shortcut of means or copies of channels, and it sees pixels in
+Wan 2.2's autoencoder is residual: around each level is a shortcut of means or copies of channels, and it sees pixels in
 patches of 2 x 2.
 """
 
@@ -130,13 +130,13 @@ class AutoencoderKLVideo(nn.Module):
     Attributes:
         widths: channels of each level, from the picture's side on.
         layers: residual blocks of a level of the encoder; the decoder has one more.
-        temporal: for each level but the last, whether time is halved with the sides; as many as there are halvings.
+        temporal: whether each level but the last halves time with the sides; one entry for each halving.
         latent_channels: D.
         picture_channels: C.
-        scale: of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
-        shift: of the latents, likewise.
+        scale: scale of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
+        shift: shift of the latents, likewise.
         residual: whether each level has a shortcut around it (Wan 2.2).
-        decoder_widths: channels of each level of the decoder; () for those of the encoder.
+        decoder_widths: channels of each level of the decoder; (): the encoder's.
         patch: side of the patches of pixels that the first level sees as channels.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
@@ -196,7 +196,7 @@ class AutoencoderKLVideo(nn.Module):
 
     @property
     def time_factor(self) -> int:
-        """f_t: so many frames, after the first, make one of the latent's."""
+        """f_t: the number of frames, after the first, that one frame of the latent stands for."""
         return 2 ** sum(self.temporal)
 
     def setup(self):

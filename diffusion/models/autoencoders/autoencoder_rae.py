@@ -35,11 +35,11 @@ class AutoencoderRAE(nn.Module):
 
     Attributes:
         encoder: an image encoder of `diffusion.models.image_encoders`, or one that is called and sized as they are.
-        decoder: that reads its features.
-        statistics: shape of the stored mean and standard deviation of the features: (h, w, C) for one of each position,
-            as published; (C,) for one of each channel; () for mean 0 and deviation 1.
-        scale: of the latents, see `latent_space.to_diffusion`.
-        shift: of the latents, likewise.
+        decoder: decoder that reads its features.
+        statistics: shape of the stored mean and standard deviation of the features: (h, w, C) for one at each position,
+            as published; (C,) for one in each channel; () for mean 0 and deviation 1.
+        scale: scale of the latents, see `latent_space.to_diffusion`.
+        shift: shift of the latents, likewise.
 
     Raises:
         ValueError: at construction, if encoder and decoder differ in their features, or the statistics are of another
@@ -160,7 +160,7 @@ def measured(features: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         features: batches [B, h, w, C], of any sizes.
 
     Returns:
-        (mean, std), each [h, w, C] float32; the deviation is that of the whole stream, without Bessel's correction.
+        (mean, std), each [h, w, C] float32; the deviation is taken over the whole stream, without Bessel's correction.
 
     Raises:
         ValueError: for a stream of fewer than two, or numbers that are not finite.
@@ -194,8 +194,8 @@ def with_statistics(
     Args:
         module: the autoencoder.
         params: its parameters.
-        mean: of the features, [h, w, C] or [C].
-        std: likewise.
+        mean: mean of the features, [h, w, C] or [C].
+        std: standard deviation of the features, likewise.
 
     Returns:
         (module, params).

@@ -84,15 +84,15 @@ class AutoencoderTiny(nn.Module):
         z = module.apply({"params": params}, x, method="encode")
         x = module.apply({"params": params}, z, method="decode")
 
-    Its latents are already those of the diffusion model, so its scale is 1.
+    The diffusion model takes its latents as they are, so its scale is 1.
 
     Attributes:
         width: channels inside, at every side.
-        encoder_layers: blocks of each level of the encoder, from the picture's side on.
-        decoder_layers: of the decoder, likewise from the picture's side on.
+        encoder_layers: number of blocks of each level of the encoder, from the picture's side on.
+        decoder_layers: number of blocks of each level of the decoder, likewise from the picture's side on.
         latent_channels: D.
         picture_channels: C.
-        scale: of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`.
+        scale: scale of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`.
         shift: likewise.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
 

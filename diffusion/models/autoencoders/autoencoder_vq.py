@@ -38,13 +38,15 @@ class VQModel(nn.Module):
         latent_channels: channels between the encoder or decoder and its 1x1 convolution.
         code_channels: d.
         picture_channels: C.
-        groups: of the norms.
+        groups: number of groups of the norms.
         attention_levels: levels, 0 at the picture's side, that have attention after each block.
         middle_attention: attention between the two blocks of the smallest side.
         finite_levels: d numbers of levels for finite scalar quantization, in place of a codebook.
-        scale: of the vectors for a diffusion model, see `diffusion.models.autoencoders.latent_space.to_diffusion`.
+        scale: scale of the vectors for a diffusion model, see
+            `diffusion.models.autoencoders.latent_space.to_diffusion`.
         shift: likewise.
-        input_range: of the pixels inside the network; ours are in [-1, 1], and `encode` and `decode` convert them.
+        input_range: range of the pixels inside the network; ours are in [-1, 1], and `encode` and `decode` convert
+            them.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
 

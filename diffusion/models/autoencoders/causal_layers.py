@@ -41,9 +41,9 @@ def with_past(module: nn.Module, x: jax.Array, frames: int, repeats: bool = Fals
     """An input behind the frames before it, which are zeros where a video begins, and whether it begins one.
 
     Args:
-        module: that keeps the last frames for its next call.
+        module: module that keeps the last frames for its next call.
         x: [B, F, ...].
-        frames: how many, n.
+        frames: number n of frames.
         repeats: whether the first frame stands before a video, in place of zeros.
 
     Returns:
@@ -70,11 +70,11 @@ class CausalConv(nn.Module):
 
         out[f] = sum_k K_k * x[f - 2 + k],   k = 0, 1, 2   (one k for kernels of one pixel)
 
-    It is computed as a convolution of pictures whose channels are those of three frames.
+    It is computed as a convolution of pictures whose channels hold three frames.
 
     Attributes:
         features: D.
-        size: of the kernel along each axis, 3 or 1.
+        size: size of the kernel along each axis, 3 or 1.
         zero: begin with a kernel of zeros.
         dtype: compute type.
 
@@ -94,9 +94,9 @@ class CausalConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         if self.size > 1:
             x = _windows(with_past(self, x, self.size - 1)[0], self.size)
-        of_frames = kernel.transpose(1, 2, 0, 3, 4).reshape(self.size, self.size, -1, self.features)
+        planes = kernel.transpose(1, 2, 0, 3, 4).reshape(self.size, self.size, -1, self.features)
         padding = [(self.size // 2, self.size // 2)] * 2
-        return _frames(lambda x: _conv(x, of_frames, bias, (1, 1), padding, self.dtype), x)
+        return _frames(lambda x: _conv(x, planes, bias, (1, 1), padding, self.dtype), x)
 
 
 class FrameConv(nn.Module):
@@ -122,8 +122,8 @@ class FrameConv(nn.Module):
 
 def _frames(function: Any, x: jax.Array) -> jax.Array:
     """A function of pictures, applied to all frames: [B, F, H, W, C] -> [B, F, ...]."""
-    made = function(x.reshape(-1, *x.shape[2:]))
-    return made.reshape(*x.shape[:2], *made.shape[1:])
+    outputs = function(x.reshape(-1, *x.shape[2:]))
+    return outputs.reshape(*x.shape[:2], *outputs.shape[1:])
 
 
 def _conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: tuple, padding: list, dtype: str) -> jax.Array:
@@ -205,8 +205,8 @@ class HalveTime(nn.Module):
             joined = x
         if joined.shape[1] < 3:
             return x
-        made = _windows(joined, 3, 2).astype(self.dtype) @ weight + bias
-        return jnp.concatenate([x[:, :1], made], axis=1) if begins else made
+        halved = _windows(joined, 3, 2).astype(self.dtype) @ weight + bias
+        return jnp.concatenate([x[:, :1], halved], axis=1) if begins else halved
 
 
 class DoubleTime(nn.Module):
@@ -231,9 +231,9 @@ class DoubleTime(nn.Module):
         joined, _ = with_past(self, later, 2)
         if not later.shape[1]:
             return first
-        made = _windows(joined, 3).astype(self.dtype) @ weight + bias
-        made = jnp.moveaxis(made.reshape(*later.shape[:-1], 2, channels), -2, 2)
-        return jnp.concatenate([first, made.reshape(len(x), -1, *x.shape[2:])], axis=1)
+        doubled = _windows(joined, 3).astype(self.dtype) @ weight + bias
+        doubled = jnp.moveaxis(doubled.reshape(*later.shape[:-1], 2, channels), -2, 2)
+        return jnp.concatenate([first, doubled.reshape(len(x), -1, *x.shape[2:])], axis=1)
 
 
 def _time_kernel(module: Any, inputs: int, outputs: int, taps: tuple[float, ...]) -> tuple[jax.Array, jax.Array]:
@@ -253,12 +253,12 @@ def averaged(x: jax.Array, features: int, time: int, space: int) -> jax.Array:
 
         [B, F, H, W, C] -> [B, F / time, H / space, W / space, features]
 
-    The values of a box, channel by channel, are cut into as many groups as there are features. Zeros stand before the
+    The values of a box, channel by channel, are cut into one group for each feature. Zeros stand before the
     first frame where the number of frames is odd and time is 2.
 
     Args:
         x: videos.
-        features: that divide the values of a box.
+        features: number of features of the output, a divisor of the number of values in a box.
         time: frames of a box, 1 or 2.
         space: pixels along each side of a box.
 
@@ -279,7 +279,7 @@ def repeated(x: jax.Array, features: int, time: int, space: int, begins: bool) -
 
     Args:
         x: videos.
-        features: of the output; C divides those of a box.
+        features: number of features of the output; C divides the number of values in a box.
         time: frames of a box, 1 or 2.
         space: pixels along each side of a box.
         begins: whether x begins a video.
@@ -289,8 +289,8 @@ def repeated(x: jax.Array, features: int, time: int, space: int, begins: bool) -
     batch, frames, height, width, channels = x.shape
     values = jnp.repeat(x, features * time * space**2 // channels, axis=-1)
     boxes = values.reshape(*x.shape[:-1], features, time, space, space).transpose(0, 1, 5, 2, 6, 3, 7, 4)
-    made = boxes.reshape(batch, frames * time, height * space, width * space, features)
-    return made[:, time - 1 :] if begins else made
+    video = boxes.reshape(batch, frames * time, height * space, width * space, features)
+    return video[:, time - 1 :] if begins else video
 
 
 def doubled(x: jax.Array) -> jax.Array:

@@ -2,8 +2,8 @@
 
 | function   | of autoencoders                             | its result                                    |
 |------------|---------------------------------------------|-----------------------------------------------|
-| `streamed` | whose frames see earlier ones alone         | that of the whole clip, up to rounding        |
-| `lagging`  | whose convolutions see as many later frames | that of the whole clip, up to rounding        |
+| `streamed` | whose frames see earlier ones alone         | the whole clip's result, up to rounding       |
+| `lagging`  | whose convolutions see later frames equally | the whole clip's result, up to rounding       |
 | `blended`  | whose norms are over a whole clip           | parts of four groups, coded apart and blended |
 
 An autoencoder says which is its own: `module.in_parts(module, params, "decode")`.
@@ -27,7 +27,7 @@ METHODS: dict[str, None] = dict.fromkeys(("encode", "decode"))
 def streamed(module: Any, params: Any, method: str, chunk: int | None = None) -> Callable[[jax.Array], Any]:
     """Encodes or decodes a video chunk by chunk along its frames, with the memory of one chunk.
 
-    The result is that of the whole video, up to rounding: each convolution keeps the last frames that it has seen.
+    The result equals the whole video's, up to rounding: each convolution keeps the last frames that it has seen.
 
         latents = streamed(vae, params, "encode")(x).mean
         video = tiles.tiled(streamed(vae, params, "decode"), tile=32, overlap=8)(latents)       # and by tiles
@@ -37,10 +37,10 @@ def streamed(module: Any, params: Any, method: str, chunk: int | None = None) ->
             sees after the first: 1 where norms are of single pixels.
         params: its parameters.
         method: "encode" or "decode".
-        chunk: frames of the latent in a chunk, a multiple of `together`; None: `together`.
+        chunk: number of the latent's frames in a chunk, a multiple of `together`; None: `together`.
 
     Returns:
-        A function of what the method takes, which returns what the method returns.
+        A function with the method's input and output.
 
     Raises:
         ValueError: for another method or chunk.
@@ -57,26 +57,26 @@ def streamed(module: Any, params: Any, method: str, chunk: int | None = None) ->
     begin = 1 if together == 1 else 1 + together * scale
 
     def part(stream: Any, x: jax.Array) -> tuple[Any, Any]:
-        made, kept = module.apply({"params": params, **stream}, x, method=method, mutable=[STREAM])
-        return kept, made
+        outputs, state = module.apply({"params": params, **stream}, x, method=method, mutable=[STREAM])
+        return state, outputs
 
-    def whole(x: jax.Array) -> Any:
+    def over_clip(x: jax.Array) -> Any:
         stream, first = part({}, x[:, :begin])
-        made = [first]
+        outputs = [first]
         full = (x.shape[1] - begin) // frames
         if full > 0:
             chunks = x[:, begin : begin + full * frames].reshape(len(x), full, frames, *x.shape[2:])
             stream, parts = jax.lax.scan(part, stream, jnp.moveaxis(chunks, 1, 0))
-            made.append(jax.tree.map(_joined, parts))
+            outputs.append(jax.tree.map(_joined, parts))
         if begin + max(full, 0) * frames < x.shape[1]:
-            made.append(part(stream, x[:, begin + full * frames :])[1])
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *made)
+            outputs.append(part(stream, x[:, begin + full * frames :])[1])
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *outputs)
 
-    return whole
+    return over_clip
 
 
 def lagging(module: Any, params: Any, method: str, chunk: int = 1) -> Callable[[jax.Array], Any]:
-    """As `streamed`, of an autoencoder whose decoder sees later frames too: it puts out frames that are complete.
+    """As `streamed`, for an autoencoder whose decoder sees later frames too: it puts out frames that are complete.
 
     A convolution over three frames puts out the frame before the last that it has seen, so that the decoder's output
     begins `module.lag` frames late. Clips that are no longer than that are decoded whole: they need no more memory.
@@ -85,10 +85,10 @@ def lagging(module: Any, params: Any, method: str, chunk: int = 1) -> Callable[[
         module: an autoencoder of videos with a causal encoder, and `lag`.
         params: its parameters.
         method: "encode" or "decode".
-        chunk: frames of the latent in a chunk.
+        chunk: number of the latent's frames in a chunk.
 
     Returns:
-        A function of what the method takes, which returns what the method returns.
+        A function with the method's input and output.
 
     Raises:
         ValueError: for another method or a chunk below 1.
@@ -100,10 +100,10 @@ def lagging(module: Any, params: Any, method: str, chunk: int = 1) -> Callable[[
     made_of_chunk = chunk * module.time_factor
 
     def part(stream: Any, z: jax.Array, place: Place) -> tuple[Any, jax.Array]:
-        made, kept = module.apply({"params": params, **stream}, z, place=place, method="decode", mutable=[STREAM])
-        return kept, made
+        outputs, state = module.apply({"params": params, **stream}, z, place=place, method="decode", mutable=[STREAM])
+        return state, outputs
 
-    def whole(z: jax.Array) -> jax.Array:
+    def over_clip(z: jax.Array) -> jax.Array:
         frames = 1 + (z.shape[1] - 1) * module.time_factor
         if frames <= module.lag:
             return module.apply({"params": params}, z, method="decode")
@@ -113,10 +113,10 @@ def lagging(module: Any, params: Any, method: str, chunk: int = 1) -> Callable[[
         one = lambda stream, given: part(stream, given[0], Place(given[1], z.shape[1]))
         empty = jax.eval_shape(one, {}, (chunks[0], jnp.zeros((), jnp.int32)))[0]
         stream = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), empty)
-        _, made = jax.lax.scan(one, stream, (chunks, chunk * jnp.arange(count)))
-        return _joined(made)[:, module.lag : module.lag + frames]
+        _, outputs = jax.lax.scan(one, stream, (chunks, chunk * jnp.arange(count)))
+        return _joined(outputs)[:, module.lag : module.lag + frames]
 
-    return whole
+    return over_clip
 
 
 def blended(module: Any, params: Any, method: str) -> Callable[[jax.Array], Any]:
@@ -131,13 +131,13 @@ def blended(module: Any, params: Any, method: str) -> Callable[[jax.Array], Any]
         method: "encode" or "decode".
 
     Returns:
-        A function of what the method takes, which returns what the method returns.
+        A function with the method's input and output.
 
     Raises:
         ValueError: for another method.
 
     Reference: Kong et al., "HunyuanVideo: A Systematic Framework For Large Video Generative Models", 2024, section on
-    spatial-temporal tiling; the sizes are those of its code.
+    spatial-temporal tiling; the sizes are taken from its code.
     """
     look_up(METHODS, method, "method")
     groups, step = 4, 3
@@ -152,7 +152,7 @@ def blended(module: Any, params: Any, method: str) -> Callable[[jax.Array], Any]
         blend = before * (1 - weight) + tile[:, :n] * weight
         return jnp.concatenate([blend, tile[:, n:]], axis=1)
 
-    def whole(x: jax.Array) -> Any:
+    def over_clip(x: jax.Array) -> Any:
         count = (x.shape[1] - 1) // unit  # groups behind the first frame
         if count < groups:
             return code(x)
@@ -161,24 +161,24 @@ def blended(module: Any, params: Any, method: str) -> Callable[[jax.Array], Any]
         size = 1 + groups * unit
 
         def part(last: Any, start: jax.Array) -> tuple[Any, Any]:
-            made = code(jax.lax.dynamic_slice_in_dim(x, start, size, axis=1))
-            tile = jax.tree.map(lambda before, leaf: mixed(before, leaf[:, 1:]), last, made)
-            kept = jax.tree.map(lambda leaf: leaf[:, : step * made_of_group], tile)
-            return jax.tree.map(lambda leaf: leaf[:, -made_of_group:], tile), kept
+            coded = code(jax.lax.dynamic_slice_in_dim(x, start, size, axis=1))
+            tile = jax.tree.map(lambda before, leaf: mixed(before, leaf[:, 1:]), last, coded)
+            finished = jax.tree.map(lambda leaf: leaf[:, : step * made_of_group], tile)
+            return jax.tree.map(lambda leaf: leaf[:, -made_of_group:], tile), finished
 
         first = code(x[:, :size])
-        made = [jax.tree.map(lambda leaf: leaf[:, : 1 + step * made_of_group], first)]
+        coded = [jax.tree.map(lambda leaf: leaf[:, : 1 + step * made_of_group], first)]
         last = jax.tree.map(lambda leaf: leaf[:, -made_of_group:], first)
         if full > 1:
             last, parts = jax.lax.scan(part, last, step * unit * jnp.arange(1, full))
-            made.append(jax.tree.map(_joined, parts))
+            coded.append(jax.tree.map(_joined, parts))
         for start in starts[full:]:
             tile = jax.tree.map(lambda before, leaf: mixed(before, leaf[:, 1:]), last, code(x[:, start * unit :]))
-            made.append(jax.tree.map(lambda leaf: leaf[:, : step * made_of_group], tile))
+            coded.append(jax.tree.map(lambda leaf: leaf[:, : step * made_of_group], tile))
         wanted = 1 + count * made_of_group
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1)[:, :wanted], *made)
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1)[:, :wanted], *coded)
 
-    return whole
+    return over_clip
 
 
 def _joined(parts: jax.Array) -> jax.Array:

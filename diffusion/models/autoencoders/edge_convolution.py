@@ -20,19 +20,19 @@ class Place(NamedTuple):
 
     Attributes:
         start: number of its first frame, [] or an integer; negative before the video.
-        frames: of the video.
+        frames: number of frames of the video.
     """
 
     start: Any
     frames: int
 
     def earlier(self, frames: int) -> "Place":
-        """The chunk of as many frames that begins so much earlier."""
+        """The chunk of the same length that begins `frames` frames earlier."""
         return Place(self.start - frames, self.frames)
 
 
 def delayed(module: nn.Module, x: jax.Array, frames: int) -> jax.Array:
-    """The chunk that begins so many frames before x; the module keeps the last ones for its next call."""
+    """The chunk that begins `frames` frames before x; the module keeps the last ones for its next call."""
     return with_past(module, x, frames)[0][:, : x.shape[1]]
 
 
@@ -64,7 +64,7 @@ class EdgeConv(nn.Module):
     def __call__(self, x: jax.Array, place: Place | None = None) -> jax.Array:
         """Args:
             x: [B, F, H, W, C], a video or a chunk of one.
-            place: of a convolution that is not causal, where the chunk stands; None: x is the video.
+            place: position of the chunk, for a convolution that is not causal; None: x is the video.
 
         Returns:
             [B, F', H', W', D]; with `place` the chunk that begins (T - 1) / 2 frames earlier.
@@ -93,6 +93,6 @@ class EdgeConv(nn.Module):
 
 def _within(x: jax.Array, place: Place) -> jax.Array:
     """A chunk whose frames outside the video are the video's first or last one, where the chunk has that."""
-    own = jnp.arange(x.shape[1])
+    indices = jnp.arange(x.shape[1])
     last = place.frames - 1 - place.start
-    return jnp.take(x, jnp.clip(jnp.clip(own, -place.start, last), 0, x.shape[1] - 1), axis=1)
+    return jnp.take(x, jnp.clip(jnp.clip(indices, -place.start, last), 0, x.shape[1] - 1), axis=1)

@@ -38,7 +38,7 @@ class PixelAttention(nn.Module):
     """x + project(attention(norm(x))): every pixel attends to all, with one head.
 
     Attributes:
-        groups: of the norm.
+        groups: number of groups of the norm.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.
     """
@@ -63,7 +63,7 @@ class Options(NamedTuple):
     Attributes:
         widths: channels of each level, from the picture's side on.
         layers: residual blocks of a level of the encoder; the decoder has one more.
-        groups: of the norms.
+        groups: number of groups of the norms.
         attention_levels: levels that have attention after each of their blocks.
         middle_attention: attention between the two blocks of the smallest side.
         attention: implementation, see `diffusion.models.layers.attention`.
@@ -176,8 +176,8 @@ def check_pictures(x: jax.Array, channels: int, factor: int) -> None:
 
     Args:
         x: [B, H, W, channels], height and width multiples of `factor`.
-        channels: of its pictures.
-        factor: by which it shrinks their sides.
+        channels: number of channels of its pictures.
+        factor: factor by which it shrinks their sides.
 
     Raises:
         ValueError: naming the size and the nearest valid one.

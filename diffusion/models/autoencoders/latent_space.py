@@ -69,7 +69,7 @@ def to_diffusion(z: jax.Array, scale: Factor, shift: Factor) -> jax.Array:
         out = scale (z - shift)
 
     Args:
-        z: of the autoencoder, [..., D].
+        z: latents of the autoencoder, [..., D].
         scale: one number or D.
         shift: one number or D.
 

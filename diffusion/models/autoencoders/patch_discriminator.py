@@ -22,7 +22,7 @@ class PatchDiscriminator(nn.Module):
     Attributes:
         width: channels of the first layer; they double up to eight times as many.
         layers: number of layers that halve the sides, >= 1.
-        groups: of the norms.
+        groups: number of groups of the norms.
         dtype: compute type; the logits are float32.
 
     Raises:

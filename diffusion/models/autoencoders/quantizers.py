@@ -144,7 +144,7 @@ def codebook_update(
         z: [..., D] of a batch; without gradient.
         indices: int [...], from `nearest`.
         decay: g, in [0, 1).
-        epsilon: of the Laplace smoothing N', >= 0.
+        epsilon: constant of the Laplace smoothing N', >= 0.
 
     Returns:
         The next state.
@@ -152,7 +152,7 @@ def codebook_update(
     Raises:
         ValueError: for a decay out of range.
 
-    Reference: van den Oord et al. 2017, appendix A.1; the smoothing is that of the authors' code and of Razavi et al.,
+    Reference: van den Oord et al. 2017, appendix A.1; the smoothing follows the authors' code and Razavi et al.,
     "Generating Diverse High-Fidelity Images with VQ-VAE-2", 2019.
     """
     if not 0 <= decay < 1:
@@ -164,8 +164,8 @@ def codebook_update(
     total = jnp.zeros((size, width)).at[assigned].add(rows)
     counts = decay * codebook.counts + (1 - decay) * n
     sums = decay * codebook.sums + (1 - decay) * total
-    whole = jnp.sum(counts)
-    smoothed = (counts + epsilon) / (whole + size * epsilon) * whole
+    count_sum = jnp.sum(counts)
+    smoothed = (counts + epsilon) / (count_sum + size * epsilon) * count_sum
     return Codebook(sums / smoothed[:, None], counts, sums)
 
 

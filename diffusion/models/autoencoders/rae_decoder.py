@@ -27,14 +27,14 @@ class RAEDecoder(nn.Module):
     Attributes:
         features: C, of the encoder.
         width: features of a token; four divides it.
-        depth: layers.
-        heads: of attention; they divide the width.
-        hidden: features inside the MLP.
+        depth: number of layers.
+        heads: number of attention heads, a divisor of the width.
+        hidden: number of features inside the MLP.
         patch: p, side of a decoded patch.
-        picture_channels: of the pictures.
-        mean: of each channel; ImageNet's for encoders of the DINO and MAE families, 1/2 for SigLIP; 0 in RAEv2.
-        std: likewise; 1/2 for SigLIP; 1 in RAEv2.
-        epsilon: of the norms.
+        picture_channels: number of channels of the pictures.
+        mean: mean of each channel; ImageNet's for encoders of the DINO and MAE families, 1/2 for SigLIP; 0 in RAEv2.
+        std: standard deviation of each channel; 1/2 for SigLIP; 1 in RAEv2.
+        epsilon: epsilon of the norms, > 0.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
 
@@ -42,7 +42,7 @@ class RAEDecoder(nn.Module):
         ValueError: at construction, for a field out of range or an unknown name.
 
     Reference: Zheng et al., "Diffusion Transformers with Representation Autoencoders", 2025, section 3.1; the layers
-    are those of MAE's decoder.
+    follow MAE's decoder.
     """
 
     features: int
@@ -116,8 +116,8 @@ def preset(name: str, features: int, **options: Any) -> RAEDecoder:
     """A decoder of a published size.
 
     Args:
-        name: of PRESETS.
-        features: of the encoder.
+        name: name in PRESETS.
+        features: number of features of the encoder.
         **options: other fields of `RAEDecoder`.
 
     Raises:

@@ -3,7 +3,7 @@
     decode = tiled(partial(vae.apply, {"params": params}, method="decode"), tile=64, overlap=16, margin=4)
     encode = tiled(partial(vae.apply, {"params": params}, method="encode"), tile=512, overlap=128, margin=32, step=8)
 
-The result equals that of the whole picture if the function is local: if an output depends on no input further away than
+The result equals the whole picture's if the function is local: if an output depends on no input further away than
 `margin`. Convolutions alone are local. Autoencoders with group norms or attention over all pixels are not. The
 statistics of their tiles differ: the colour changes slowly from tile to tile, less so for larger tiles, and the
 blending hides it.
@@ -24,8 +24,8 @@ class Cut(NamedTuple):
     """One side of a picture cut into tiles.
 
     Attributes:
-        size: of a tile.
-        starts: int [n], where each begins.
+        size: size of a tile.
+        starts: int [n], first index of each tile.
     """
 
     size: int
@@ -36,10 +36,10 @@ def cut(side: int, tile: int, overlap: int, step: int) -> Cut:
     """The fewest tiles that cover a side and overlap at least so much, spread evenly.
 
     Args:
-        side: of the picture, a multiple of `step`.
+        side: side of the picture, a multiple of `step`.
         tile: size of a tile; where the side is smaller, the side is the tile.
-        overlap: of neighbours, at least.
-        step: starts are multiples of it.
+        overlap: least overlap of neighbours.
+        step: number of which all starts are multiples.
     """
     if side <= tile:
         return Cut(side, np.zeros(1, np.int32))
@@ -56,11 +56,11 @@ def weights(size: int, starts: np.ndarray, side: int, overlap: int, margin: int)
         0 up to the margin, then linear to 1 at overlap - margin; divided by the sum over the tiles that cover a pixel
 
     Args:
-        size: of a tile.
-        starts: int [n].
-        side: of the picture.
-        overlap: of neighbours, at least.
-        margin: at each inner end that counts for nothing, less than half of the overlap.
+        size: size of a tile.
+        starts: int [n], first index of each tile.
+        side: side of the picture.
+        overlap: least overlap of neighbours.
+        margin: width at each inner end that counts for nothing, less than half of the overlap.
 
     Returns:
         float32 [n, size].
@@ -86,9 +86,9 @@ def tiled(
         function: pictures [B, h, w, C] -> a pytree of pictures [B, r h, r w, ...], the same r for all sizes, such as
             8 for a decoder and 1 / 8 for an encoder; or videos [B, F, h, w, C] -> [B, G, r h, r w, ...].
         tile: side of a tile.
-        overlap: of neighbouring tiles, at least; less than half of the tile.
-        margin: at the inner edges of a tile that is thrown away, less than half of the overlap: as far as the padding
-            at a tile's edge reaches, if it is to be exact.
+        overlap: least overlap of neighbouring tiles, less than half of the tile.
+        margin: width at the inner edges of a tile that is thrown away, less than half of the overlap: as far as the
+            padding at a tile's edge reaches, if it is to be exact.
         step: 1 / r for an encoder, its factor: tiles begin at multiples of it, and it divides all sizes.
 
     Returns:
@@ -107,7 +107,7 @@ def tiled(
     if step <= 0 or any(size % step for size in sizes.values()):
         raise ValueError(f"step={step} does not divide each of {sizes}")
 
-    def whole(x: jax.Array) -> Any:
+    def by_tiles(x: jax.Array) -> Any:
         sides = x.shape[-3:-1]
         if x.ndim not in (4, 5) or any(side % step or not side for side in sides):
             raise ValueError(
@@ -119,8 +119,8 @@ def tiled(
         if all(len(one.starts) == 1 for one in cuts):
             return function(x)
         one_tile = jax.ShapeDtypeStruct((*x.shape[:-3], cuts[0].size, cuts[1].size, x.shape[-1]), x.dtype)
-        made = jax.eval_shape(function, one_tile)
-        ratio = _ratio(made, one_tile, step)
+        output_shapes = jax.eval_shape(function, one_tile)
+        ratio = _ratio(output_shapes, one_tile, step)
 
         scaled = lambda size: size * ratio[0] // ratio[1]
         ramps = [
@@ -136,20 +136,20 @@ def tiled(
             outputs = function(jax.lax.dynamic_slice(x, (*before, top, left, 0), one_tile.shape))
             weight = rows[i][:, None, None] * columns[j][:, None]
 
-            def put(whole: jax.Array, part: jax.Array) -> jax.Array:
+            def put(total: jax.Array, part: jax.Array) -> jax.Array:
                 at = (*before, scaled(top), scaled(left), 0)
-                sum_before = jax.lax.dynamic_slice(whole, at, part.shape)
-                return jax.lax.dynamic_update_slice(whole, sum_before + weight.astype(part.dtype) * part, at)
+                sum_before = jax.lax.dynamic_slice(total, at, part.shape)
+                return jax.lax.dynamic_update_slice(total, sum_before + weight.astype(part.dtype) * part, at)
 
             return jax.tree.map(put, result, outputs), None
 
         empty = jax.tree.map(
-            lambda leaf: jnp.zeros((*leaf.shape[:-3], *map(scaled, sides), leaf.shape[-1]), leaf.dtype), made
+            lambda leaf: jnp.zeros((*leaf.shape[:-3], *map(scaled, sides), leaf.shape[-1]), leaf.dtype), output_shapes
         )
         positions = np.indices([len(one.starts) for one in cuts]).reshape(2, -1).T
         return jax.lax.scan(add, empty, jnp.asarray(positions))[0]
 
-    return whole
+    return by_tiles
 
 
 def _ratio(made: Any, tile: jax.ShapeDtypeStruct, step: int) -> tuple[int, int]:

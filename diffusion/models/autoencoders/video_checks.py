@@ -37,9 +37,9 @@ def check_video(module: Any, x: jax.Array, later: bool = False, together: int = 
             if later
             else f"valid are 1, {1 + f_t}, {1 + 2 * f_t} .."
         )
-        made = "one frame" if together == 1 else f"{together} frames"
+        result = "one frame" if together == 1 else f"{together} frames"
         raise ValueError(
-            f"this autoencoder makes {made} of each {f_t} after the first; a "
+            f"this autoencoder makes {result} of each {f_t} after the first; a "
             f"video of {frames} frames does not fit: {valid}"
         )
 
@@ -64,7 +64,7 @@ def check_levels(module: Any) -> None:
     """Refuses sizes of an autoencoder of levels that are out of range.
 
     Args:
-        module: with `widths`, `groups`, `layers`, `latent_channels`, `picture_channels` and `halvings`.
+        module: autoencoder with `widths`, `groups`, `layers`, `latent_channels`, `picture_channels` and `halvings`.
 
     Raises:
         ValueError: naming the field.
