@@ -20,10 +20,10 @@ class BLIP(nn.Module):
         size: side of the images whose grid of positions was learned, in pixels; other sides interpolate the grid.
         patch: side of a patch.
         width: features of a token.
-        depth: layers.
-        heads: of attention; they divide the width.
-        hidden: features inside the MLP.
-        epsilon: of the norms: 1e-6 in the authors' code, 1e-5 in transformers' configs.
+        depth: number of layers.
+        heads: number of attention heads, a divisor of the width.
+        hidden: number of features inside the MLP.
+        epsilon: epsilon of the norms: 1e-6 in the authors' code, 1e-5 in transformers' configs.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
 

@@ -64,7 +64,7 @@ class ConvNeXt(nn.Module):
         widths: channels of each stage, the last of which is `width`.
         depths: blocks of each stage.
         version: 1, or 2.
-        epsilon: of the last norm: 1e-12 in transformers' configs, 1e-6 in the authors' code and timm.
+        epsilon: epsilon of the last norm: 1e-12 in transformers' configs, 1e-6 in the authors' code and timm.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
 
     Raises:
@@ -142,7 +142,7 @@ def preset(name: str, **options: Any) -> ConvNeXt:
     """A ConvNeXt of a published size.
 
     Args:
-        name: of PRESETS.
+        name: name in PRESETS.
         **options: other fields of `ConvNeXt`.
 
     Raises:

@@ -34,14 +34,15 @@ class DINOv2(nn.Module):
             interpolate the grid, with antialiasing where there are registers, as published.
         patch: side of a patch.
         width: features of a token.
-        depth: layers.
-        heads: of attention; they divide the width.
-        hidden: features inside the MLP.
+        depth: number of layers.
+        heads: number of attention heads, a divisor of the width.
+        hidden: number of features inside the MLP.
         gated: whether the MLP is gated (SwiGLU), as in ViT-g/14.
         registers: further tokens without a position, 0 or 4 as published; they are left out of the features.
-        offset: of the interpolation, see `vision_layers.Positions`: 0.1 in the authors' code for networks without
-            registers (so that figures measured with it need it), 0 in transformers and in the authors' for those with.
-        epsilon: of the norms.
+        offset: offset of the interpolation, see `vision_layers.Positions`: 0.1 in the authors' code for networks
+            without registers (so that figures measured with it need it), 0 in transformers, and in the authors' code
+            for networks with them.
+        epsilon: epsilon of the norms, > 0.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
         affine: whether the last norm has a scale and a shift, as published; representation autoencoders leave them out.
@@ -126,7 +127,7 @@ def preset(name: str, **options: Any) -> DINOv2:
     """A DINOv2 of a published size.
 
     Args:
-        name: of PRESETS.
+        name: name in PRESETS.
         **options: other fields of `DINOv2`, such as registers=4.
 
     Raises:

@@ -26,14 +26,14 @@ class DINOv3(nn.Module):
     Attributes:
         patch: side of a patch.
         width: features of a token.
-        depth: layers.
-        heads: of attention; they divide the width, and four divides the features of a head.
-        hidden: features inside the MLP.
+        depth: number of layers.
+        heads: number of attention heads, a divisor of the width; four divides the features of a head.
+        hidden: number of features inside the MLP.
         gated: whether the MLP is gated (SwiGLU).
         registers: further tokens ("storage tokens"), left out of the features.
         biased: the projections of attention with a bias; keys have none.
         theta: base of the rotary frequencies.
-        epsilon: of the norms.
+        epsilon: epsilon of the norms, > 0.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
         affine: whether the last norm has a scale and a shift, as published; representation autoencoders leave them out.
@@ -120,9 +120,9 @@ def angles(height: int, columns: int, head_size: int, theta: float = 100.0) -> n
         out[row, column] = 2 pi [y w, x w],   y = (2 row + 1) / height - 1,   w_i = theta^(-4 i / head_size)
 
     Args:
-        height: rows of patches.
-        columns: of patches.
-        head_size: features of a head; 4 divides it.
+        height: number of rows of patches.
+        columns: number of columns of patches.
+        head_size: number of features of a head, a multiple of 4.
         theta: base of the frequencies.
 
     Returns:
@@ -149,7 +149,7 @@ def preset(name: str, **options: Any) -> DINOv3:
     """A DINOv3 of a published size.
 
     Args:
-        name: of PRESETS.
+        name: name in PRESETS.
         **options: other fields of `DINOv3`.
 
     Raises:

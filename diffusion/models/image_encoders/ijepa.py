@@ -29,10 +29,10 @@ class IJEPA(nn.Module):
         size: side of the images whose grid of positions was learned, in pixels; other sides interpolate the grid.
         patch: side of a patch.
         width: features of a token.
-        depth: layers.
-        heads: of attention; they divide the width.
-        hidden: features inside the MLP.
-        epsilon: of the norms.
+        depth: number of layers.
+        heads: number of attention heads, a divisor of the width.
+        hidden: number of features inside the MLP.
+        epsilon: epsilon of the norms, > 0.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
         affine: whether the last norm has a scale and a shift, as published; representation autoencoders leave them out.
@@ -99,7 +99,7 @@ def preset(name: str, **options: Any) -> IJEPA:
     """An I-JEPA encoder of a published size.
 
     Args:
-        name: of PRESETS.
+        name: name in PRESETS.
         **options: other fields of `IJEPA`.
 
     Raises:

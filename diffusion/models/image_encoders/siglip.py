@@ -1,4 +1,4 @@
-"""SigLIP 2's image tower: a vision transformer whose pooled vector is that of the space it shares with texts."""
+"""SigLIP 2's image tower: a vision transformer whose pooled vector lies in the space that it shares with texts."""
 
 __all__ = ["PRESETS", "SigLIP", "preset"]
 
@@ -15,7 +15,7 @@ from diffusion.models.layers.vision_layers import AttentionPool, Layers, Patches
 class SigLIP(nn.Module):
     """SigLIP's image tower: images [B, H, W, 3] in [-1, 1] -> `ImageFeatures`; pooled is what texts are compared with.
 
-    Its normalisation, mean and standard deviation 1/2 of each channel in [0, 1], is that of images in [-1, 1]. SigLIP
+    Its normalisation, mean and standard deviation 1/2 of each channel in [0, 1], gives images in [-1, 1]. SigLIP
     and the networks of SigLIP 2 for one resolution have this architecture (those for any aspect, "naflex", do not).
 
     Attributes:
@@ -23,10 +23,10 @@ class SigLIP(nn.Module):
         patch: side of a patch. What is left of a side after whole patches is cut off (of 384 pixels, 6 for patches of
             14), as published.
         width: features of a token, and of the pooled vector.
-        depth: layers.
-        heads: of attention; they divide the width.
+        depth: number of layers.
+        heads: number of attention heads, a divisor of the width.
         hidden: features inside the MLPs.
-        epsilon: of the norms.
+        epsilon: epsilon of the norms, > 0.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
         affine: whether the last norm has a scale and a shift, as published; representation autoencoders leave them out.
@@ -67,8 +67,8 @@ class SigLIP(nn.Module):
         Raises:
             ValueError: for images of another shape or of integers.
         """
-        whole = lambda side: side // self.patch * self.patch
-        images = images[:, : whole(images.shape[1]), : whole(images.shape[2])] if images.ndim == 4 else images
+        multiple = lambda side: side // self.patch * self.patch
+        images = images[:, : multiple(images.shape[1]), : multiple(images.shape[2])] if images.ndim == 4 else images
         grid = images_checked(images, self.patch)
         x = Patches(self.width, self.patch, self.dtype, name="patches")(images)
         positions = Positions(self.size // self.patch, name="positions")(self.width, *grid)
@@ -116,7 +116,7 @@ def preset(name: str, **options: Any) -> SigLIP:
     """A SigLIP 2 of a published size.
 
     Args:
-        name: of PRESETS, with the side of its images: "So400m/14@384".
+        name: name in PRESETS, with the side of its images: "So400m/14@384".
         **options: other fields of `SigLIP`.
 
     Raises:

@@ -27,17 +27,17 @@ class VideoMAE(nn.Module):
 
     Attributes:
         width: features of a token, D.
-        depth: layers.
-        heads: of attention; they divide the width.
-        hidden: features inside the MLP.
+        depth: number of layers.
+        heads: number of attention heads, a divisor of the width.
+        hidden: number of features inside the MLP.
         size: side S of the frames, in pixels.
         patch: side of a tubelet.
         frames: F of a clip.
         tubelet: frames of a tubelet.
-        last: of what the last norm is: "mean", of the mean of the tokens, in networks that were fine-tuned so;
-            "tokens", of each token, before the mean; "none", where the file has none.
-        epsilon: of the norms in the layers: 1e-12 in transformers' configs, 1e-6 in the authors' code.
-        last_epsilon: of the last norm: 1e-5 in transformers' classifier, elsewhere as the others.
+        last: place of the last norm: "mean", on the mean of the tokens, in networks that were fine-tuned so;
+            "tokens", on each token, before the mean; "none", where the file has none.
+        epsilon: epsilon of the norms in the layers: 1e-12 in transformers' configs, 1e-6 in the authors' code.
+        last_epsilon: epsilon of the last norm: 1e-5 in transformers' classifier, elsewhere as the others.
         biased: whether queries and values have a bias.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
@@ -133,7 +133,7 @@ def preset(name: str, **options: Any) -> VideoMAE:
     """A VideoMAE encoder of a published size.
 
     Args:
-        name: of PRESETS.
+        name: name in PRESETS.
         **options: other fields of `VideoMAE`.
 
     Raises:

@@ -63,14 +63,14 @@ class CLIPText(nn.Module):
     Attributes:
         vocabulary: number of token ids.
         width: features of a token.
-        depth: layers.
-        heads: of attention; they divide the width.
-        hidden: features inside the MLP.
+        depth: number of layers.
+        heads: number of attention heads, a divisor of the width.
+        hidden: number of features inside the MLP.
         positions: the longest text in tokens, 77.
         activation: "quick_gelu" (OpenAI's) or "gelu" (OpenCLIP's).
-        eos: id of the token that ends the text; the pooled vector is that of the first one. 2, as in old configs,
+        eos: id of the token that ends the text; the pooled vector is its first token's. 2, as in old configs,
             stands for the largest id of the text, since the end is the last id of the published vocabulary.
-        epsilon: of the norms.
+        epsilon: epsilon of the norms, > 0.
         token_std: standard deviation of the tokens' embeddings at the start, 0.02 as published. With 1 the words stay
             apart in the tower's output, also those that its loss has not yet needed.
         attention: implementation, see `diffusion.models.layers.attention`.
@@ -131,9 +131,9 @@ class CLIPText(nn.Module):
         start = nn.initializers.normal(self.token_std)
         x = nn.Embed(self.vocabulary, self.width, embedding_init=start, name="tokens")(ids) + positions[:length]
         x = layout.split(x.astype(self.dtype), "batch", "tokens", None)
-        seen = jnp.tri(length, dtype=bool)[None]
-        seen = seen if mask is None else seen & mask[:, None]
-        x, kept = Layers(
+        visible = jnp.tri(length, dtype=bool)[None]
+        visible = visible if mask is None else visible & mask[:, None]
+        x, chosen = Layers(
             self.depth,
             self.heads,
             self.hidden,
@@ -143,11 +143,11 @@ class CLIPText(nn.Module):
             self.remat,
             self.dtype,
             name="encoder",
-        )(x, mask_bias(seen), skip)
+        )(x, mask_bias(visible), skip)
         final = layer_norm(self.epsilon, jnp.float32, "final_norm")
         end = jnp.argmax(ids if self.eos == LEGACY_EOS else ids == self.eos, axis=1)
         pooled = final(x[jnp.arange(len(x)), end])
-        return Encoded(final(kept) if norm else kept.astype(jnp.float32), pooled)
+        return Encoded(final(chosen) if norm else chosen.astype(jnp.float32), pooled)
 
 
 class CLIPTextProjection(nn.Module):
@@ -174,7 +174,7 @@ class CLIPVision(nn.Module):
     Attributes:
         size: side of the images in pixels; the patch divides it.
         patch: side of a patch.
-        width, depth, heads, hidden, activation, epsilon, attention, remat, dtype: as `CLIPText`.
+        width, depth, heads, hidden, activation, epsilon, attention, remat, dtype: fields as in `CLIPText`.
 
     Raises:
         ValueError: at construction, for a field out of range or an unknown name.
@@ -222,7 +222,7 @@ class CLIPVision(nn.Module):
         first = jnp.broadcast_to(first.astype(x.dtype), (len(x), 1, self.width))
         x = jnp.concatenate([first, x], axis=1) + positions.astype(x.dtype)
         x = layout.split(layer_norm(self.epsilon, self.dtype, "first_norm")(x), "batch", "tokens", None)
-        x, kept = Layers(
+        x, chosen = Layers(
             self.depth,
             self.heads,
             self.hidden,
@@ -233,7 +233,7 @@ class CLIPVision(nn.Module):
             self.dtype,
             name="encoder",
         )(x, None, skip)
-        return Encoded(kept.astype(jnp.float32), layer_norm(self.epsilon, jnp.float32, "final_norm")(x[:, 0]))
+        return Encoded(chosen.astype(jnp.float32), layer_norm(self.epsilon, jnp.float32, "final_norm")(x[:, 0]))
 
 
 class CLIPVisionProjection(nn.Module):

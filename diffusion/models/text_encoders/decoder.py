@@ -55,9 +55,9 @@ def frequencies(size: int, theta: float, scaling: Sequence[float] = ()) -> np.nd
     Args:
         size: features of a head, even.
         theta: base of the frequencies.
-        scaling: for longer texts than those of the training: () none; (factor,) of all (Gemma 3 from 4 B on);
-            (factor, low, high, context), of those alone that turn fewer than `low` to `high` times in the first
-            context (Llama 3.1).
+        scaling: scaling for longer texts than in training: () none; (factor,) for all frequencies (Gemma 3 from 4 B
+            on); (factor, low, high, context) for the frequencies alone that turn fewer than `low` to `high` times in
+            the first context (Llama 3.1).
 
     Reference: Su et al., "RoFormer", 2021, equation 15; Chen et al., "Extending Context Window of Large Language Models
     via Positional Interpolation", 2023; the last of Llama 3.1's code (Meta, 2024).
@@ -69,8 +69,8 @@ def frequencies(size: int, theta: float, scaling: Sequence[float] = ()) -> np.nd
     if not bounds:
         return plain / factor
     low, high, context = bounds
-    kept = np.clip((context * plain / (2 * np.pi) - low) / (high - low), 0, 1)
-    return plain * ((1 - kept) / factor + kept)
+    share = np.clip((context * plain / (2 * np.pi) - low) / (high - low), 0, 1)
+    return plain * ((1 - share) / factor + share)
 
 
 def visible(length: int, mask: jax.Array | None = None, window: int = 0) -> jax.Array:
@@ -208,23 +208,23 @@ class DecoderEncoder(nn.Module):
     Attributes:
         vocabulary: number of token ids.
         width: features of a token.
-        depth: layers.
-        heads: of the queries.
-        key_heads: of keys and values; they divide `heads`.
+        depth: number of layers.
+        heads: number of heads of the queries.
+        key_heads: number of heads of keys and values, a divisor of `heads`.
         head_size: features of a head, even; heads * head_size need not be the width.
-        hidden: features inside the MLP.
+        hidden: number of features inside the MLP.
         activation: "silu" (SwiGLU) or "gelu" (GeGLU).
-        epsilon: of the norms.
+        epsilon: epsilon of the norms, > 0.
         theta: base of the rotary frequencies.
-        scaling: of these frequencies, see `frequencies`.
+        scaling: scaling of these frequencies, see `frequencies`.
         biased: whether queries, keys and values have biases.
         qk_norm: RMS-normalise queries and keys.
         gemma: norms also after attention and MLP, all scales as 1 + scale, and embeddings times sqrt(width).
         cap: c of c tanh(score / c); 0: none.
         score_size: the scores are divided by its root; 0: head_size.
-        window: tokens that a layer of `near` sees.
-        near: for each layer whether it sees a window alone; () is none.
-        near_theta: base of their frequencies; 0: as the others, scaling included.
+        window: number of tokens that a layer of `near` sees.
+        near: whether each layer sees a window alone; () for no layer.
+        near_theta: base of these layers' frequencies; 0: the others' frequencies, scaling included.
         attention: implementation, see `diffusion.models.layers.attention`; scores with a cap have their own.
         remat: see `diffusion.models.dit.DiT`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
@@ -282,10 +282,10 @@ class DecoderEncoder(nn.Module):
         """Args:
             ids: integers [B, N], 0 .. vocabulary - 1.
             mask: Bool [B, N], True where other tokens may attend to a token, with padding on the left or on the right;
-                None: to all. Positions count the padding, too.
-            layers: whose states are returned, their features one after the other, numbered as transformers' hidden
-                states: 0 is the embedding, i the state after layer i, `depth` that after the last one and the final
-                norm; -1 is that one too, -2 the one before.
+                None: True for all. Positions count the padding, too.
+            layers: indices of the states that are returned, their features one after the other, numbered as
+                transformers' hidden states: 0 is the embedding, i the state after layer i, `depth` or -1 the state
+                after the last layer and the final norm, -2 the state before it.
 
         Returns:
             `Encoded`: tokens [B, N, K width]; pooled is None.
@@ -308,19 +308,19 @@ class DecoderEncoder(nn.Module):
         states = {0: x}
 
         turns = [frequencies(self.head_size, self.theta, self.scaling)]
-        seen = [visible(length, mask)]
+        views = [visible(length, mask)]
         if any(self.near):
             turns.append(frequencies(self.head_size, self.near_theta) if self.near_theta else turns[0])
-            seen.append(visible(length, mask, self.window))
+            views.append(visible(length, mask, self.window))
         angles = tuple(jnp.asarray(np.outer(np.arange(length), turn), jnp.float32) for turn in turns)
-        kept = sorted({layer for layer in wanted if 0 < layer < self.depth})
-        stack = scanned(Layer, self.depth, self.remat, self.is_initializing(), (*(nn.broadcast,) * 3, 0), kept=kept)
+        inner = sorted({layer for layer in wanted if 0 < layer < self.depth})
+        stack = scanned(Layer, self.depth, self.remat, self.is_initializing(), (*(nn.broadcast,) * 3, 0), kept=inner)
         fields = (self.heads, self.key_heads, self.head_size, self.biased, self.qk_norm, self.gemma, self.cap,
                   self.score_size or self.head_size, self.epsilon, self.attention, self.dtype)  # fmt: skip
         stack = stack(self.hidden, self.activation, fields, self.epsilon, self.gemma, self.dtype, name="layers")
-        biases = tuple(mask_bias(tokens) for tokens in seen)
-        sighted = tuple(tokens.any(-1)[..., None] for tokens in seen)
+        biases = tuple(mask_bias(tokens) for tokens in views)
+        sighted = tuple(tokens.any(-1)[..., None] for tokens in views)
         x, features = stack(x, angles, biases, sighted, np.array(self.near or (False,) * self.depth))
-        states |= dict(zip(kept, features or ()))
+        states |= dict(zip(inner, features or ()))
         states[self.depth] = RmsNorm(self.epsilon, self.gemma, "float32", name="final_norm")(x)
         return Encoded(jnp.concatenate([states[layer] for layer in wanted], axis=-1), None)

@@ -61,11 +61,11 @@ class MEDText(nn.Module):
     Attributes:
         vocabulary: number of token ids.
         width: features of a token.
-        depth: layers.
-        heads: of attention; they divide the width.
-        hidden: features inside the MLP.
+        depth: number of layers.
+        heads: number of attention heads, a divisor of the width.
+        hidden: number of features inside the MLP.
         positions: the longest text in tokens.
-        epsilon: of the norms.
+        epsilon: epsilon of the norms, > 0.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
 

@@ -26,12 +26,12 @@ class SigLIPText(nn.Module):
     Attributes:
         vocabulary: number of token ids: 256,000 in SigLIP 2, whose vocabulary is Gemma's.
         width: features of a token.
-        depth: layers.
-        heads: of attention; they divide the width.
-        hidden: features inside the MLP.
-        features: P, those of the image tower's pooled vector.
+        depth: number of layers.
+        heads: number of attention heads, a divisor of the width.
+        hidden: number of features inside the MLP.
+        features: number P of features of the image tower's pooled vector.
         positions: the longest text in tokens.
-        epsilon: of the norms.
+        epsilon: epsilon of the norms, > 0.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
 

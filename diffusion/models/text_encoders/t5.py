@@ -114,8 +114,8 @@ class Layer(nn.Module):
     """x = x + attention(norm(x)); x = x + mlp(norm(x)).
 
     The sum stays float32 whatever the compute type: T5's states grow so large that bfloat16 would lose the summands.
-    With `buckets`, the rows of a table of positions of its own, `bias` [B, 1, 1, N] is of the mask alone, or None, and
-    `rows` [N, N] are those of `buckets`; otherwise it is that of the scores, and there are no rows.
+    With `buckets`, the size of its own table of positions, `bias` [B, 1, 1, N] comes from the mask alone, or is None,
+    and `rows` [N, N] are rows of the table; otherwise `bias` is the scores' bias, and there are no rows.
     """
 
     heads: int
@@ -149,14 +149,14 @@ class T5Encoder(nn.Module):
     Attributes:
         vocabulary: number of token ids.
         width: features of a token.
-        depth: layers.
-        heads: of attention.
+        depth: number of layers.
+        heads: number of attention heads.
         head_size: features of a head; heads * head_size need not be the width.
-        hidden: features inside the MLP.
+        hidden: number of features inside the MLP.
         mlp: "gated-gelu" (version 1.1) or "relu" (the first).
         buckets: rows of the table of positions.
         farthest: distance of tokens from which on all distances share a row.
-        own_positions: whether each layer has a table of positions of its own (umT5).
+        own_positions: whether each layer has its own table of positions (umT5).
         attention: implementation, see `diffusion.models.layers.attention`.
         remat: see `diffusion.models.dit.DiT`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
@@ -213,12 +213,12 @@ class T5Encoder(nn.Module):
         x = layout.split(embedding(ids).astype(jnp.float32), "batch", "tokens", None)
         rows = jnp.asarray(buckets(ids.shape[1], self.buckets, self.farthest))
         bias = None if mask is None else mask_bias(mask)
-        own = self.buckets if self.own_positions else 0
-        if not own:
+        own_buckets = self.buckets if self.own_positions else 0
+        if not own_buckets:
             bias = _of_positions(self, self.buckets, self.heads, rows, bias)
 
         layers = scanned(Layer, self.depth, self.remat, self.is_initializing(), (nn.broadcast,) * 2)(
-            self.heads, self.head_size, self.hidden, self.mlp, self.attention, self.dtype, own, name="layers"
+            self.heads, self.head_size, self.hidden, self.mlp, self.attention, self.dtype, own_buckets, name="layers"
         )
-        x, _ = layers(x, bias, rows if own else None)
+        x, _ = layers(x, bias, rows if own_buckets else None)
         return Encoded(RmsNorm("float32", name="final_norm")(x), None)
