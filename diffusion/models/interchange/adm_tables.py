@@ -21,7 +21,7 @@ NAME = "ADMUNet"
 
 
 def _rows(module: UNet, ones: int = 1) -> list[Row]:
-    """The table, where the 1 x 1 convolutions of attention have so many axes of length one."""
+    """The table, where the 1 x 1 convolutions of attention have `ones` axes of length one."""
     table = [
         *linear("time_embed.0", "time_hidden"),
         *linear("time_embed.2", "time_out"),

@@ -15,9 +15,9 @@ def fused(order: str, ones: int = 0) -> tuple[Layout, Layout]:
     """Layouts of the kernel and the bias of such a layer.
 
     Args:
-        order: of their rows from the outermost to the innermost: "ihd" as ours, "hid" if the queries, keys and
-            values of a head are adjacent, "hdi" if those of a feature are.
-        ones: axes of length 1 after theirs [3 C, C], for a 1x1 convolution.
+        order: order of their rows from the outermost to the innermost: "ihd" as ours, "hid" if the queries, keys and
+            values of a head are adjacent, "hdi" if the three of a feature are.
+        ones: number of axes of length 1 after theirs [3 C, C], for a 1x1 convolution.
 
     Returns:
         (kernel: theirs [3 C, C, 1, ...], ours [C, 3, heads, size]; bias: theirs [3 C], ours [3, heads, size]).
@@ -62,13 +62,13 @@ def point_out(ones: int) -> Layout:
 class Rotary(NamedTuple):
     """Layouts of queries and keys whose rotated pairs stand elsewhere in a head than ours; scores do not change.
 
-    Ours are those of `layers.embeddings.rotate`: the row's pairs, then the column's, the pair i of features i and
+    Ours stand as in `layers.embeddings.rotate`: the row's pairs, then the column's, the pair i of features i and
     i + D / 4 of its half.
 
     Attributes:
         kernel: theirs [heads D, C], ours [C, heads, D].
         bias: theirs [heads D], ours [heads, D].
-        scale: of a norm of queries or keys, [D].
+        scale: theirs and ours [D], the scale of a norm of queries or keys.
     """
 
     kernel: Layout

@@ -42,12 +42,12 @@ class Names(NamedTuple):
     """How a layout names the parts of the encoder and the decoder; {n} counts levels from the picture, {m} from below.
 
     Attributes:
-        encoder: of a level: its blocks, its attentions, the convolution that halves.
-        decoder: of a level: its blocks, its attentions, the convolution that doubles.
+        encoder: names in a level: its blocks, its attentions, the convolution that halves.
+        decoder: names in a level: its blocks, its attentions, the convolution that doubles.
         middle: the first block, the attention, the second block.
         norm_out: the last norm.
-        shortcut: of a block.
-        mixing: of an attention: norm, query, key, value, projection.
+        shortcut: the shortcut of a block.
+        mixing: names in an attention: norm, query, key, value, projection.
         point: layout of the attention's kernels.
     """
 
@@ -246,11 +246,11 @@ def describe_kl(module: AutoencoderKL) -> dict[str, Any]:
             f"AutoencoderKL: diffusers has latents of single pixels; this network has packed={module.packed}."
         )
     if isinstance(module.scale, tuple) or isinstance(module.shift, tuple):
-        each = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
+        per_channel = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
         scaling = {
             "scaling_factor": 1.0,
-            "latents_mean": each(module.shift).tolist(),
-            "latents_std": (1 / each(module.scale)).tolist(),
+            "latents_mean": per_channel(module.shift).tolist(),
+            "latents_std": (1 / per_channel(module.scale)).tolist(),
         }
     else:
         scaling = {"scaling_factor": module.scale, "shift_factor": module.shift or None}

@@ -1,4 +1,4 @@
-"""Chroma's transformer: Flux's names without those of modulation, and the network that makes its vectors."""
+"""Chroma's transformer: Flux's names without the modulation's, and the network that makes its vectors."""
 
 __all__ = ["build", "describe", "example", "table"]
 
@@ -26,11 +26,13 @@ def table(module: Flux, layout: str) -> list[Row]:
         if not row.ours.startswith(gone) and "/modulation/" not in row.ours
     ]
     first, second, scale = LAYER[layout]
-    own = linear("in_proj", "enter") + linear("out_proj", "leave")
+    approximator = linear("in_proj", "enter") + linear("out_proj", "leave")
     for i in range(module.approximator[2]):
-        own += linear(f"layers.{i}.{first}", f"layer_{i}/hidden") + linear(f"layers.{i}.{second}", f"layer_{i}/out")
-        own.append(Row(f"norms.{i}.{scale}", f"norm_{i}/scale"))
-    return rows + within(own, "distilled_guidance_layer.", "approximator/")
+        approximator += linear(f"layers.{i}.{first}", f"layer_{i}/hidden") + linear(
+            f"layers.{i}.{second}", f"layer_{i}/out"
+        )
+        approximator.append(Row(f"norms.{i}.{scale}", f"norm_{i}/scale"))
+    return rows + within(approximator, "distilled_guidance_layer.", "approximator/")
 
 
 def build(config: Mapping[str, Any]) -> Flux:

@@ -43,7 +43,7 @@ def original_layer(width: int) -> list[Row]:
     """A layer by OpenAI's and OpenCLIP's names: queries, keys and values are rows of one matrix.
 
     Args:
-        width: of the layer, a third of the rows.
+        width: width of the layer, a third of the rows.
     """
     table = _norm("ln_1", "norm_1") + _norm("ln_2", "norm_2")
     for i, ours in enumerate(("query", "key", "value")):

@@ -95,12 +95,12 @@ def _build(config: Mapping[str, Any]) -> CogVideoX:
     fields.only("timestep_activation_fn", "silu")
     fields.only("norm_elementwise_affine", True)
     fields.only("norm_eps", 1e-5)
-    seen = fields.take("in_channels", 16, SIZE)
-    channels = fields.take("out_channels", 16, MAYBE_SIZE) or seen
-    if seen not in (channels, 2 * channels):
+    inputs = fields.take("in_channels", 16, SIZE)
+    channels = fields.take("out_channels", 16, MAYBE_SIZE) or inputs
+    if inputs not in (channels, 2 * channels):
         raise Refusal(
             f"{NAME}: in_channels is supported as out_channels, {channels}, or twice as many, for the latents of a "
-            f"first frame; this one has {seen}."
+            f"first frame; this one has {inputs}."
         )
     rotary = fields.take("use_rotary_positional_embeddings", False)
     learned = fields.take("use_learned_positional_embeddings", False)
@@ -108,14 +108,14 @@ def _build(config: Mapping[str, Any]) -> CogVideoX:
         raise Refusal(f"{NAME}: learned positions are supported beside rotary ones alone, as they were published.")
     time_width = fields.take("time_embed_dim", 512, SIZE)
     offset = fields.only("ofs_embed_dim", None, time_width)
-    of_words = fields.take("max_text_seq_length", 226, SIZE)
-    of_frames = fields.take("sample_frames", 49, SIZE)
+    longest_text = fields.take("max_text_seq_length", 226, SIZE)
+    longest_video = fields.take("sample_frames", 49, SIZE)
     fields.only("temporal_compression_ratio", GROUP)
     heads = fields.take("num_attention_heads", 30, SIZE)
     try:
         module = CogVideoX(
             channels=channels,
-            in_channels=seen,
+            in_channels=inputs,
             width=heads * fields.take("attention_head_dim", 64, SIZE),
             depth=fields.take("num_layers", 30, DEPTH),
             heads=heads,
@@ -124,8 +124,8 @@ def _build(config: Mapping[str, Any]) -> CogVideoX:
             patch=fields.take("patch_size", 2, SIZE),
             frames=fields.take("patch_size_t", None, MAYBE_SIZE) or 1,
             positions="rope" if rotary else "sincos",
-            words=of_words if learned else 0,
-            learned=1 + (of_frames - 1) // GROUP if learned else 0,
+            words=longest_text if learned else 0,
+            learned=1 + (longest_video - 1) // GROUP if learned else 0,
             offset=offset is not None,
             grid=(fields.take("sample_height", 60, SIZE), fields.take("sample_width", 90, SIZE)),
             spacing=(

@@ -1,6 +1,6 @@
 """Stable Diffusion's U-Nets (1.x, 2.x, XL), by the names of diffusers and of the original repositories.
 
-The original names are those of latent diffusion's code (and of XL's, which added "label_emb"): `input_blocks`,
+The original names come from latent diffusion's code (and XL's, which added "label_emb"): `input_blocks`,
 `middle_block`, `output_blocks`, with one count for all levels; diffusers counts blocks level by level.
 """
 

@@ -1,6 +1,6 @@
 """ControlNets of Stable Diffusion 1.x, 2.x and XL, and unions for XL: the parameters of a U-Net and of a hint.
 
-Their names are diffusers', or those of the authors' single files (control_v11p_sd15_canny), which ComfyUI reads; of
+Their names are diffusers', or come from the authors' single files (control_v11p_sd15_canny), which ComfyUI reads; of
 unions diffusers' alone are known, for both.
 """
 
@@ -74,17 +74,17 @@ def build(config: Mapping[str, Any]) -> ControlNet:
 def _built(name: str, config: Mapping[str, Any]) -> ControlNet:
     """Our module for the fields that both classes have; the name is the class's, for messages."""
     fields = Fields(name, config)
-    own = {field: fields.take(field, default) for field, default in OWN.items()}
+    hint_fields = {field: fields.take(field, default) for field, default in OWN.items()}
     for field in ("controlnet_conditioning_channel_order", "global_pool_conditions"):
-        if own[field] != OWN[field]:
-            raise Refusal(f"{name}: {field} = {own[field]!r} is not supported; supported: {OWN[field]!r}.")
+        if hint_fields[field] != OWN[field]:
+            raise Refusal(f"{name}: {field} = {hint_fields[field]!r} is not supported; supported: {OWN[field]!r}.")
     unet = {field: value for field, value in config.items() if field not in OWN}
     down = fields.take("down_block_types", (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"))
     unet["up_block_types"] = [name.replace("Down", "Up") for name in reversed(down)]
     return ControlNet(
         conditional_unet_tables.build(unet),
-        tuple(own["conditioning_embedding_out_channels"]),
-        own["conditioning_channels"],
+        tuple(hint_fields["conditioning_embedding_out_channels"]),
+        hint_fields["conditioning_channels"],
     )
 
 
@@ -96,8 +96,8 @@ def build_union(config: Mapping[str, Any]) -> ControlNet:
             f"ControlNetUnionModel: addition_embed_type = {added!r} is not supported; supported: 'text_time'."
         )
     hints = {"conditioning_embedding_out_channels": UNION_HINTS}
-    of_net = {field: value for field, value in config.items() if field not in OF_UNIONS}
-    module = _built("ControlNetUnionModel", hints | of_net)
+    net_config = {field: value for field, value in config.items() if field not in OF_UNIONS}
+    module = _built("ControlNetUnionModel", hints | net_config)
     width = module.unet.widths[0]
     for field in ("num_trans_channel", "num_proj_channel"):
         if (value := fields.take(field, 320, SIZE)) != width:

@@ -48,7 +48,7 @@ def _rows(
         stem: its names of the first convolution and its norm.
         down: stage -> its name of the norm, 0, and the convolution, 1, before it.
         block: (stage, number, part) -> its name of a part of a block.
-        parts: of a block: the depthwise convolution, the norm, the two dense layers, GRN, and the scale.
+        parts: parts of a block: the depthwise convolution, the norm, the two dense layers, GRN, and the scale.
         vectors: layout of GRN's vectors, or of the scale.
         last: its name of the last norm.
     """

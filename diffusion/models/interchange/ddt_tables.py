@@ -27,8 +27,8 @@ def plain_block_rows(width: int, heads: int, theirs: str, ours: str) -> list[Row
     """The rows of a block of DDT's repository, and of those written after it.
 
     Args:
-        width: of the block.
-        heads: of its attention.
+        width: width of the block.
+        heads: number of heads of its attention.
         theirs: its name, "blocks.0".
         ours: its path, "blocks".
     """

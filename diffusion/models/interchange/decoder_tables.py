@@ -39,13 +39,13 @@ class Published(NamedTuple):
     """What one class of transformers has beside the sizes.
 
     Attributes:
-        model_type: in its configs.
-        whole: classes whose files hold it, too.
-        defaults: of its config's fields, where another value is meant than that of `SIZES`.
+        model_type: the field `model_type` of its configs.
+        whole: larger classes whose files hold it, too.
+        defaults: defaults of its config's fields, where they differ from `SIZES`.
         fixed: our fields that all its networks have.
-        near: (fields, depth) -> which layers see a window, where the config does not list them.
-        window: of those layers, where the config has none.
-        near_theta: base of their frequencies, where the config has none; 0: as all.
+        near: (fields, depth) -> whether each layer sees a window, where the config does not list them.
+        window: number of tokens that those layers see, where the config has none.
+        near_theta: base of their frequencies, where the config has none; 0: the base of all.
     """
 
     model_type: str

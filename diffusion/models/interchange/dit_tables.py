@@ -72,7 +72,7 @@ def _diffusers_rows(module: DiT) -> list[Row]:
 
 
 def _varied(module: DiT, tensors: Tensors) -> DiT:
-    """With own embeddings if those of the blocks differ; no config says so."""
+    """With own embeddings if the blocks' embeddings differ; no config says so."""
     for row in _diffusers_rows(module):
         if row.copies and {row.theirs, *row.copies} <= tensors.shapes.keys():
             first = tensors.read(row.theirs)
@@ -82,7 +82,7 @@ def _varied(module: DiT, tensors: Tensors) -> DiT:
 
 
 def _legacy_rows(module: DiT) -> list[Row]:
-    """REPA's first checkpoints: the blocks after the aligned one, the eighth, are a list of their own."""
+    """REPA's first checkpoints: the blocks after the aligned one, the eighth, are a separate list."""
     renamed = []
     for row in _original_rows(module):
         first, number, *rest = row.theirs.split(".")
@@ -123,7 +123,7 @@ def original_block_rows(theirs: str, ours: str) -> list[Row]:
 
 
 def _build_diffusers(config: Mapping[str, Any]) -> DiT:
-    # norm_eps is that of the second norm alone, and moves it by less than float32 resolves.
+    # norm_eps belongs to the second norm alone, and moves it by less than float32 resolves.
     fields = Fields("DiTTransformer2DModel", config, ("dropout", "norm_num_groups", "norm_eps", "upcast_attention"))
     heads = fields.take("num_attention_heads", 16)
     size = fields.take("sample_size", 32)

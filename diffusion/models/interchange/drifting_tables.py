@@ -25,7 +25,7 @@ VECTOR = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1))
 
 
 def _order(size: int) -> np.ndarray:
-    """For each feature of our head that of theirs: ours rotate in two halves, and theirs pair i and i + size / 2."""
+    """Their feature for each feature of our head: ours rotate in two halves, and theirs pair i and i + size / 2."""
     half, part, pair = np.meshgrid(np.arange(2), np.arange(2), np.arange(size // 4), indexing="ij")
     return (part * (size // 2) + half * (size // 4) + pair).reshape(-1)
 

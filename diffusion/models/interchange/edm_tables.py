@@ -24,8 +24,8 @@ class Named(NamedTuple):
     """A box with its name in their files.
 
     Attributes:
-        box: with our path, and the level of its output's side.
-        theirs: "enc.32x32_block0".
+        box: the box, with our path and the level of its output's side.
+        theirs: their name, "enc.32x32_block0".
     """
 
     box: Box

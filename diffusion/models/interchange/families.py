@@ -137,14 +137,14 @@ def find(name: str) -> Family:
 
 def describing(module: nn.Module) -> list[Family]:
     """All families that describe a module: several where one class serves several libraries, none if none does."""
-    found = []
+    matches = []
     for family in _of_class(module):
         try:
             family.describe(module)
         except Refusal:
             continue
-        found.append(family)
-    return found
+        matches.append(family)
+    return matches
 
 
 def of(module: nn.Module) -> Family:
@@ -154,8 +154,8 @@ def of(module: nn.Module) -> Family:
         ValueError: if none has its class.
         Refusal: if no family of its class can express it; the first family's refusal.
     """
-    if found := describing(module):
-        return found[0]
+    if matches := describing(module):
+        return matches[0]
     for family in _of_class(module):
         family.describe(module)  # raises its refusal
     known = ", ".join(sorted({family.module.__name__ for family in FAMILIES.values()}))

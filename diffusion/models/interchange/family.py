@@ -41,27 +41,27 @@ class Family(NamedTuple):
     """One architecture, in both directions.
 
     Attributes:
-        name: as the library that publishes it calls the class, e.g. "UNet2DConditionModel".
+        name: name of the class in the library that publishes it, e.g. "UNet2DConditionModel".
         module: our class.
         build: their config.json, as a mapping -> our module. Unknown or unsupported values are a `Refusal`.
         describe: our module -> their config.json; the inverse of `build` up to fields at their defaults.
         example: our module -> arguments of its call, as arrays or jax.ShapeDtypeStruct, small, to find its parameters.
-        tables: for each layout ("diffusers", "transformers", "original", ...) our module -> rows.
-        stem: of the weights' file in a folder.
-        library: that opens the folder: "diffusers" or "transformers".
+        tables: (our module -> rows) of each layout ("diffusers", "transformers", "original", ...).
+        stem: stem of the name of the weights' file in a folder.
+        library: library that opens the folder: "diffusers" or "transformers".
         ignored: regular expressions of whole names of tensors without information, such as position_ids.
-        dropped: regular expressions of whole names of tensors that a network needs in training alone, each with what
-            they are; a warning says so where a file has them.
+        dropped: regular expressions of whole names of tensors that a network needs in training alone, each with a text
+            that names them; a warning says so where a file has them.
         computed: our module -> their tensors that are computed, not learned; checked when read, written when written.
         published: configs of published checkpoints by name, so that its shapes identify a single file.
         prefixes: prefixes of the names in single files of several networks, "model.diffusion_model.", an average before
-            the weights that it is of: where several fit, the first is read.
-        beside: for published configs that names and shapes do not distinguish (the scale of latents): by config,
-            a regular expression of the beginning of a name that only files with this config have.
+            its weights; where several fit, the first is read.
+        beside: regular expressions by published config, for configs that names and shapes do not distinguish (the scale
+            of latents): the beginning of a name that only files with this config have.
         also: other classes under whose names its networks are published, each with the fields of its config
             that identify this one.
         varied: (our module, tensors of a file) -> our module, if the numbers determine a field that the config lacks.
-        other: our class for those of its configs that describe another network.
+        other: our class for the configs that describe another network.
         repeated: (our module, its parameters) -> fields of the config that repeat numbers of the tensors; they are
             written, and nothing is read from them but what `build` takes.
         kohya: the layout of `tables` whose names kohya's programs have in LoRA files; "" is the first.
@@ -107,7 +107,7 @@ class Fields:
         kinds: Mapping[str, schema.Valid] | None = None,
     ):
         """Args:
-        name: of the architecture, for messages.
+        name: name of the architecture, for messages.
         config: their config.json.
         without_effect: fields that do not change what the network computes, such as "sample_size".
         kinds: valid values of fields, if one table has them for all readers.

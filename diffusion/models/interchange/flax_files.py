@@ -31,7 +31,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint by their names; other leaves, such as a step or a name, are left out.
 
     Args:
-        path: of the file or folder.
+        path: the file or folder.
 
     Raises:
         limits.Refused: if it is damaged, of another layout, or larger than this machine's memory.
@@ -77,6 +77,6 @@ def _bytes(path: pathlib.Path, leaf: Any) -> int:
     if getattr(leaf, "shape", None) is None:
         return 0
     itemsize = np.dtype(leaf.dtype).itemsize
-    whole = limits.array_bytes(f"{path}, array {leaf.name!r},", leaf.shape, itemsize)
+    total = limits.array_bytes(f"{path}, array {leaf.name!r},", leaf.shape, itemsize)
     chunk = getattr(leaf.storage, "chunk_shape", None) or ()  # TensorStore allocates a whole one at a time
-    return max(whole, limits.array_bytes(f"{path}, chunk of {leaf.name!r},", chunk, itemsize))
+    return max(total, limits.array_bytes(f"{path}, chunk of {leaf.name!r},", chunk, itemsize))

@@ -76,11 +76,11 @@ def _varied(module: AutoencoderKL, tensors: Tensors) -> AutoencoderKL:
 
 
 def _statistics(module: AutoencoderKL) -> dict[str, Computed]:
-    each = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
+    per_channel = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
     channels = (module.latent_channels,)
     return {
-        "bn.running_mean": Computed(channels, lambda: each(module.shift).astype(np.float32)),
-        "bn.running_var": Computed(channels, lambda: (1 / each(module.scale) ** 2 - EPSILON).astype(np.float32)),
+        "bn.running_mean": Computed(channels, lambda: per_channel(module.shift).astype(np.float32)),
+        "bn.running_var": Computed(channels, lambda: (1 / per_channel(module.scale) ** 2 - EPSILON).astype(np.float32)),
     }
 
 

@@ -46,9 +46,9 @@ def build(config: Mapping[str, Any]) -> FluxControlNet:
     modes = fields.take("num_mode", None, MAYBE_SIZE) or 0
     pixels = fields.take("conditioning_embedding_channels", None, MAYBE_SIZE) or 0
     fields.only("patch_size", PATCH if pixels else 1)
-    own = ("num_mode", "conditioning_embedding_channels", "patch_size")
-    of_base = {name: value for name, value in config.items() if name not in own}
-    base = flux_tables.build({**of_base, "num_layers": depth, "num_single_layers": max(singles, 1)})
+    own_fields = ("num_mode", "conditioning_embedding_channels", "patch_size")
+    base_config = {name: value for name, value in config.items() if name not in own_fields}
+    base = flux_tables.build({**base_config, "num_layers": depth, "num_single_layers": max(singles, 1)})
     if pixels not in (0, base.channels):
         raise Refusal(
             f"{NAME}: conditioning_embedding_channels = {pixels} is not supported; supported: a quarter of "

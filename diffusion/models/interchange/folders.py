@@ -83,11 +83,11 @@ def load(
     Args:
         path: a folder with config.json and safetensors, as `save_pretrained` writes it, or a single file of the
             original repositories, which is recognised by its names and shapes.
-        family: the architecture, a name in `families.FAMILIES`; "" for that of the folder's config or of the file's
-            names. For a single file also with the published network's name, "AutoencoderKL, FLUX.1", where several
-            networks have its shapes.
+        family: the architecture, a name in `families.FAMILIES`; "" to find it by the folder's config or the
+            file's names. For a single file also with the published network's name, "AutoencoderKL, FLUX.1", where
+            several networks have its shapes.
         config: their config, in place of the folder's.
-        dtype: of the parameters: "float32", "bfloat16" or "float16", whatever the file's.
+        dtype: dtype of the parameters: "float32", "bfloat16" or "float16", whatever the file's.
         shardings: (pytree of shapes) -> pytree of shardings, e.g. `lambda shapes: sharding.shardings(shapes, mesh)`.
             Each leaf is placed before the next is read. By default all are on the first device.
         quantised: whether kernels that the file has as int8 (GGUF's Q8_0) or fp8 with scales stay so in memory
@@ -104,8 +104,8 @@ def load(
         limits.Refused: for files that are damaged or hostile.
     """
     look_up(dict.fromkeys(FLOATS), dtype, "dtype")
-    found = find(path, family, config)
-    return found.module, read(found, dtype, shardings, quantised)
+    network = find(path, family, config)
+    return network.module, read(network, dtype, shardings, quantised)
 
 
 class Found(NamedTuple):
@@ -113,9 +113,9 @@ class Found(NamedTuple):
 
     Attributes:
         family: its architecture.
-        module: ours, for its config.
-        layout: of its names, one of `layouts(family)`.
-        tensors: that belong to it.
+        module: our module for its config.
+        layout: layout of its names, one of `layouts(family)`.
+        tensors: tensors that belong to it.
     """
 
     family: Family
@@ -213,7 +213,7 @@ def built(family: Family, config: Mapping[str, Any]) -> nn.Module:
 
 
 def _check_sizes(name: str, value: Any) -> None:
-    """Refuses a module whose sizes, products of those of its config, are out of range."""
+    """Refuses a module whose sizes, products of its config's sizes, are out of range."""
     if isinstance(value, nn.Module):
         for field in dataclasses.fields(value):
             if field.name not in ("parent", "name"):
@@ -294,9 +294,9 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
     """Finds the published network that a single file holds, by its names and shapes.
 
     Args:
-        tensors: of the file.
-        name: of the family, if it is known, or "family, published network".
-        prefix: before the names, if it is known; else any of the family's.
+        tensors: tensors of the file.
+        name: name of the family, if it is known, or "family, published network".
+        prefix: prefix of the names, if it is known; else any of the family's.
 
     Raises:
         Mismatch: if no network fits (with the nearest one and its differences), or several different ones do.
@@ -324,17 +324,19 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
     # Shapes take seconds for a large network: they are computed only for those whose names are nearest.
     share = max(share for share, *_ in candidates)
     nearest, exact = None, []
-    for found, published in [(found, published) for s, found, published in candidates if s == share]:
-        leaves = leaves_of(shapes_of(found.family, found.module))
-        expected = expected_of(found.family, found.module, found.layout, leaves)
-        wrong = sum(found.tensors.shapes.get(name) != shape for name, shape in expected.items())
+    for candidate, published in [(candidate, published) for s, candidate, published in candidates if s == share]:
+        leaves = leaves_of(shapes_of(candidate.family, candidate.module))
+        expected = expected_of(candidate.family, candidate.module, candidate.layout, leaves)
+        wrong = sum(candidate.tensors.shapes.get(name) != shape for name, shape in expected.items())
         if not wrong and share == 1:
-            exact.append((published, found))
-            if not found.family.beside:  # nothing could distinguish another of its networks, whose shapes take seconds
+            exact.append((published, candidate))
+            if (
+                not candidate.family.beside
+            ):  # nothing could distinguish another of its networks, whose shapes take seconds
                 break
         if nearest is None or wrong < nearest[0]:
-            what = f"{found.family.name}, {published} ({found.layout} names)"
-            nearest = wrong, expected, found.tensors.shapes, what
+            what = f"{candidate.family.name}, {published} ({candidate.layout} names)"
+            nearest = wrong, expected, candidate.tensors.shapes, what
     if exact:
         one = _distinguished(exact, tensors)
         _warn_of_dropped(one.family, tensors)
@@ -348,11 +350,11 @@ def recognise(tensors: Tensors, name: str = "", prefix: str | None = None) -> Fo
 def _distinguished(exact: Sequence[tuple[str, Found]], tensors: Tensors) -> Found:
     """The one of several published networks with equal names and shapes that the file's other tensors indicate."""
     (_, first), family = exact[0], exact[0][1].family
-    exact = [(published, found) for published, found in exact if found.family is family]
-    if not family.beside or all(found.module == first.module for _, found in exact):
+    exact = [(published, candidate) for published, candidate in exact if candidate.family is family]
+    if not family.beside or all(candidate.module == first.module for _, candidate in exact):
         return first
     matches = lambda published: any(re.match(family.beside.get(published, "$^"), name) for name in tensors.shapes)
-    likely = [found for published, found in exact if matches(published)]
+    likely = [candidate for published, candidate in exact if matches(published)]
     if len(likely) == 1:
         return likely[0]
     names = [f"{family.name}, {published}" for published, _ in exact]
@@ -369,8 +371,8 @@ def read(
 
     Args:
         found: the network and its tensors.
-        dtype: of the parameters.
-        shardings, quantised: see `load`.
+        dtype: dtype of the parameters.
+        shardings, quantised: placement and storage, see `load`.
 
     Raises:
         Mismatch: if a tensor is missing, superfluous or misshapen, or a computed one differs.
@@ -394,9 +396,9 @@ def read(
 
     def leaf(path: str) -> Any:
         if quantised and path.endswith("kernel"):
-            if (kept := quantised_rows.assembled(by_leaf[path], tensors, leaves[path].shape)) is not None:
-                return jax.block_until_ready(_placed(kept, places[path]))
-        whole = np.empty(leaves[path].shape, dtype)
+            if (assembled := quantised_rows.assembled(by_leaf[path], tensors, leaves[path].shape)) is not None:
+                return jax.block_until_ready(_placed(assembled, places[path]))
+        array = np.empty(leaves[path].shape, dtype)
         for row in by_leaf[path]:
             theirs = tensors.read(row.theirs)
             for copy in row.copies:
@@ -406,9 +408,9 @@ def read(
                     )
             if row.rows is not None:
                 theirs = theirs[slice(*row.rows)]
-            whole[row.at] = row.layout.to_ours(theirs, rows.part_shape(whole.shape, row.at))
+            array[row.at] = row.layout.to_ours(theirs, rows.part_shape(array.shape, row.at))
         # Waited for, so that the host never holds two.
-        return jax.block_until_ready(jax.device_put(whole, places[path]))
+        return jax.block_until_ready(jax.device_put(array, places[path]))
 
     return jax.tree.unflatten(jax.tree.structure(target), [leaf(path) for path in leaves])
 
@@ -425,11 +427,11 @@ def write(
     """Yields their (name, array) pairs of our parameters, in the order of `expected_of`; the inverse of `read`.
 
     Args:
-        family: of the module.
-        module: ours.
-        layout: of their names.
-        params: ours.
-        dtype: of the arrays.
+        family: family of the module.
+        module: our module.
+        layout: layout of their names.
+        params: our parameters.
+        dtype: dtype of the arrays.
     """
     leaves = leaves_of(params)
     table = rows_of(family, module, layout)
@@ -461,11 +463,11 @@ def save(
     """Writes our network as a folder that the library it comes from opens with `from_pretrained`.
 
     Args:
-        folder: is made; must not hold a network yet.
-        module: of a class that a family describes.
+        folder: the folder, which is made and must not hold a network yet.
+        module: module of a class that a family describes.
         params: its parameters.
-        layout: of the names, one of `layouts(family)`; the family's first by default, which is its library's.
-        dtype: of the numbers.
+        layout: layout of the names, one of `layouts(family)`; the family's first by default, its library's.
+        dtype: dtype of the numbers.
         family: name of the architecture, where several describe the module; the first that does by default.
         metadata: texts for the header of each file of weights.
 

@@ -6,7 +6,7 @@
 | Q8_0                                            | int8 with a scale for 32 of them, or float32              |
 | Q4_0, Q4_1, Q5_0, Q5_1, Q2_K ... Q6_K, IQ...    | float32, by the functions of the package gguf             |
 
-Their names are those of the original repositories' single files.
+Their names are taken from the original repositories' single files.
 """
 
 __all__ = ["Stored", "read"]
@@ -32,13 +32,13 @@ class Stored(NamedTuple):
     """Where a tensor lies in a file.
 
     Attributes:
-        path: of the file.
-        name: in the file.
-        kind: its type, of gguf's.
+        path: the file.
+        name: its name in the file.
+        kind: its type, one of gguf's.
         shape: its sides, as PyTorch counts them.
-        sides: those that it is stored with.
-        begin: of its bytes in the file.
-        size: of them.
+        sides: sides that it is stored with.
+        begin: position of its first byte in the file.
+        size: number of its bytes.
     """
 
     path: pathlib.Path

@@ -1,6 +1,6 @@
 """ImageReward under the names of its authors' file: BLIP's names with "blip." before them, and the head's.
 
-The names are those of salesforce/BLIP, models/vit.py and models/med.py; the sizes of BLIP's ViT-L and med_config.json.
+The names come from salesforce/BLIP, models/vit.py and models/med.py; the sizes of BLIP's ViT-L and med_config.json.
 """
 
 __all__ = []

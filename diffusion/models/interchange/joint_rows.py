@@ -11,11 +11,10 @@ class StreamNames(NamedTuple):
     """Their names of one stream's part of a joint layer.
 
     Attributes:
-        modulation: of adaLN.
-        attention: the names of queries, keys and values, three of them or one of all together, and of the projection
-            out.
-        norms: of queries and keys, whole, with ".weight" or ".scale".
-        mlp: of both layers.
+        modulation: name of adaLN's layer.
+        attention: names of queries, keys and values, three of them or one of all together, and of the projection out.
+        norms: whole names of the norms of queries and keys, with ".weight" or ".scale".
+        mlp: names of both layers.
     """
 
     modulation: str

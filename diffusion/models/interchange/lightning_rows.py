@@ -18,8 +18,8 @@ def block_rows(module: Any, width: int, heads: int, theirs: str, ours: str) -> l
 
     Args:
         module: a network with the fields `norm`, `mlp` and `qk_norm`.
-        width: of the block.
-        heads: of its attention.
+        width: width of the block.
+        heads: number of heads of its attention.
         theirs: its name, "blocks.0".
         ours: its path, "blocks".
     """
@@ -53,7 +53,7 @@ def options(fields: Fields, default: bool) -> dict[str, Any]:
 
     Args:
         fields: the config.
-        default: of its switches for SwiGLU, rotary positions and RMSNorm.
+        default: default of its switches for SwiGLU, rotary positions and RMSNorm.
     """
     fields.only("wo_shift", False)
     scaled = fields.take("use_rmsnorm", default)
@@ -72,10 +72,10 @@ def rotary_tables(name: str, side: int, head_size: int, others: int = 0) -> dict
     """Their tables of rotary positions (`VisionRotaryEmbeddingFast`): cosines and sines, each twice side by side.
 
     Args:
-        name: of their module.
-        side: of a square grid, in tokens.
-        head_size: features of a head.
-        others: tokens before the grid's, which are not turned.
+        name: name of their module.
+        side: side of a square grid, in tokens.
+        head_size: number of features of a head.
+        others: number of tokens before the grid's, which are not turned.
     """
 
     def table(function: Callable[[np.ndarray], np.ndarray]) -> Computed:

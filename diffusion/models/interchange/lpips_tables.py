@@ -41,8 +41,10 @@ def _build(config: Mapping[str, Any]) -> LPIPS:
 def _computed(module: LPIPS) -> dict[str, Computed]:
     numbers = {"shift": SHIFT, "scale": SCALE}
     return {
-        f"scaling_layer.{name}": Computed((1, 3, 1, 1), lambda of=of: np.asarray(of, np.float32).reshape(1, 3, 1, 1))
-        for name, of in numbers.items()
+        f"scaling_layer.{name}": Computed(
+            (1, 3, 1, 1), lambda values=values: np.asarray(values, np.float32).reshape(1, 3, 1, 1)
+        )
+        for name, values in numbers.items()
     }
 
 

@@ -211,11 +211,11 @@ def _varied(module: AutoencoderKLLTX, tensors: Tensors) -> AutoencoderKLLTX:
 
 
 def _statistics(module: AutoencoderKLLTX) -> dict[str, Computed]:
-    each = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
+    per_channel = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
     channels = (module.latent_channels,)
     return {
-        "latents_mean": Computed(channels, lambda: each(module.shift).astype(np.float32)),
-        "latents_std": Computed(channels, lambda: (1 / each(module.scale)).astype(np.float32)),
+        "latents_mean": Computed(channels, lambda: per_channel(module.shift).astype(np.float32)),
+        "latents_std": Computed(channels, lambda: (1 / per_channel(module.scale)).astype(np.float32)),
     }
 
 

@@ -39,11 +39,14 @@ TEXT_NORM = {"diffusers": "time_caption_embed.caption_embedder.0.weight", "origi
 def _attention(module: Lumina2, layout: str) -> list[Row]:
     key_value = lambda i: {"ours": "attention/key_value/kernel", "layout": DENSE, "at": (slice(None), i)}
     if layout == "original":  # all three in one layer
-        queries, each = module.width, module.width // module.heads * module.key_heads
+        queries, key_width = module.width, module.width // module.heads * module.key_heads
         qkv = "attention.qkv.weight"
         return [
             Row(qkv, "attention/query/kernel", DENSE, rows=(0, queries)),
-            *(Row(qkv, **key_value(i), rows=(queries + i * each, queries + (i + 1) * each)) for i in range(2)),
+            *(
+                Row(qkv, **key_value(i), rows=(queries + i * key_width, queries + (i + 1) * key_width))
+                for i in range(2)
+            ),
             Row("attention.q_norm.weight", "attention/query_norm/scale"),
             Row("attention.k_norm.weight", "attention/key_norm/scale"),
             Row("attention.out.weight", "attention/out/kernel", DENSE_OUT),

@@ -69,7 +69,7 @@ def _build(config: Mapping[str, Any]) -> MaskDiT:
 
 def _describe(module: MaskDiT) -> dict[str, Any]:
     size, channels = _square(module)
-    own = {
+    decoder_fields = {
         "decoder_hidden_size": module.decoder_width,
         "decoder_depth": module.decoder_depth,
         "decoder_num_heads": module.decoder_heads,
@@ -85,7 +85,7 @@ def _describe(module: MaskDiT) -> dict[str, Any]:
         "num_classes": module.num_classes,
         "use_decoder": True,
         "mae_loss_coef": 0.1,
-        **({} if tuple(own.values()) == (512, 8, 16) else own),
+        **({} if tuple(decoder_fields.values()) == (512, 8, 16) else decoder_fields),
     }
 
 

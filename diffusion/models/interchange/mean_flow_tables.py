@@ -147,7 +147,7 @@ def _mit_rows(module: MiT) -> list[Row]:
 
 
 def _head(module: MiT) -> int:
-    """How many of the last blocks have names of their own: 8 of the published networks."""
+    """How many of the last blocks have separate names: 8 in the published networks."""
     return min(8, module.depth - 1)
 
 

@@ -46,13 +46,13 @@ def build(config: Mapping[str, Any]) -> MMDiTControlNet:
     words = fields.take("joint_attention_dim", 4096, MAYBE_SIZE)
     extra = fields.take("extra_conditioning_channels", 0, DEPTH)
     pooled = not fields.take("force_zeros_for_pooled_projection", True)
-    own = ("use_pos_embed", "pos_embed_type", "extra_conditioning_channels", "force_zeros_for_pooled_projection")
-    of_base = {name: value for name, value in config.items() if name not in own} | {
+    own_fields = ("use_pos_embed", "pos_embed_type", "extra_conditioning_channels", "force_zeros_for_pooled_projection")
+    base_config = {name: value for name, value in config.items() if name not in own_fields} | {
         "_class_name": mmdit_tables.NAME,
         "num_layers": max(depth, len(dual)) + 1,
         "joint_attention_dim": words or 4096,
     }
-    base = mmdit_tables.build(of_base)
+    base = mmdit_tables.build(base_config)
     if words is None and base.dual:
         raise Refusal(f"{NAME}: dual_attention_layers = {dual} have no effect without joint_attention_dim.")
     return MMDiTControlNet(base, depth, base.channels + extra, words is not None, embeds, pooled)

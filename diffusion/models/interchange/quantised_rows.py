@@ -22,8 +22,8 @@ def assembled(table: Sequence[Row], tensors: Tensors, shape: tuple[int, ...]) ->
 
     Args:
         table: the rows of the leaf.
-        tensors: of the file.
-        shape: of the leaf.
+        tensors: tensors of the file.
+        shape: shape of the leaf.
     """
     if any(row.copies or row.theirs not in tensors.shapes for row in table):
         return None

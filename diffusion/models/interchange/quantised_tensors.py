@@ -22,7 +22,7 @@ class Quantised(NamedTuple):
 
     Attributes:
         values: int8 or float8 [out, in ...].
-        scale: of the same number of axes; a side of it divides the one of `values`, or is 1.
+        scale: scales with the same number of axes; each of its sides divides that side of `values`, or is 1.
     """
 
     values: np.ndarray
@@ -83,19 +83,19 @@ def scaled(stored: Mapping[str, Stored]) -> dict[str, Stored | _Scaled]:
     """
     if not any(one.kind in (*EIGHT_BITS, "I8") for one in stored.values()):
         return dict(stored)
-    found: dict[str, Stored | _Scaled] = {}
+    tensors: dict[str, Stored | _Scaled] = {}
     for name, one in stored.items():
         layer, _, end = name.rpartition(".")
         if end == MARK or (end in (*SCALES, *IN_PRODUCTS) and f"{layer}.weight" in stored):
             continue
         scale = next((f"{layer}.{other}" for other in SCALES if f"{layer}.{other}" in stored), "")
         if end != "weight" or not scale:
-            found[name] = one
+            tensors[name] = one
             continue
         if one.kind == "U8":
             raise limits.Refused(
                 f"{one.path}: {name} is stored in 4 bits with scales, which is not read; take the file in fp8, float16 "
                 "or bfloat16."
             )
-        found[name] = _Scaled(one, stored[scale])
-    return found
+        tensors[name] = _Scaled(one, stored[scale])
+    return tensors

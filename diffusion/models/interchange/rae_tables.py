@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[type[nn.Module], Mapping[str, Any]]] = {  # as diffusers 
     "mae": (MAE, {"size": 224, "hidden": 3072}),
 }
 NORMALISATIONS: dict[type, tuple] = {SigLIP: HALF}  # of pictures in [0, 1]; ImageNet's for all others
-# The names inside transformers 5, which its files do not have, but those of an autoencoder around its networks do.
+# The names inside transformers 5, which its own files lack, and files of an autoencoder around its networks have.
 ATTENTION = (
     ("attention.attention.query", "attention.q_proj"),
     ("attention.attention.key", "attention.k_proj"),
@@ -94,10 +94,12 @@ def rows(module: AutoencoderRAE, transformers: int = 4) -> list[Row]:
         transformers: the version whose names the encoder has: 4, as published, or 5.
     """
     encoder = _family_of(module.encoder)
-    of_encoder = encoder.tables.get(f"transformers {transformers}", encoder.tables["transformers"])(module.encoder)
+    encoder_rows = encoder.tables.get(f"transformers {transformers}", encoder.tables["transformers"])(module.encoder)
     if transformers == 5:
-        of_encoder = [row._replace(theirs=_renamed(row.theirs, RENAMED.get(encoder.module, ()))) for row in of_encoder]
-    table = within(of_encoder, "encoder.", "encoder/")
+        encoder_rows = [
+            row._replace(theirs=_renamed(row.theirs, RENAMED.get(encoder.module, ()))) for row in encoder_rows
+        ]
+    table = within(encoder_rows, "encoder.", "encoder/")
     table += within(decoder_rows(module.decoder, "attention.to_{1}", "attention.to_out.0"), "decoder.", "decoder/")
     if module.statistics:
         layout = POSITIONS if len(module.statistics) == 3 else CHANNELS
@@ -222,7 +224,7 @@ def _describe(module: AutoencoderRAE) -> dict[str, Any]:
     # Without statistics of each position the network takes pictures of any size; diffusers of one.
     rows_of_patches = module.statistics[0] if len(module.statistics) == 3 else 16
     mean, std = _normalisation(encoder)
-    own = (
+    extra_fields = (
         {}
         if (decoder.mean, decoder.std) == (mean, std)
         else {"decoder_norm_mean": list(decoder.mean), "decoder_norm_std": list(decoder.std)}
@@ -242,7 +244,7 @@ def _describe(module: AutoencoderRAE) -> dict[str, Any]:
         "patch_size": decoder.patch,
         "num_channels": 3,
         "scaling_factor": module.scale,
-        **own,
+        **extra_fields,
         **({"_statistics": list(module.statistics)} if module.statistics else {}),
     }
 
@@ -277,12 +279,16 @@ def _repeated(module: AutoencoderRAE, params: Any) -> dict[str, Any]:
 def _computed(module: AutoencoderRAE) -> dict[str, Computed]:
     numbers = dict(zip(("mean", "std"), _normalisation(module.encoder)))
     tables = {
-        f"encoder_{name}": Computed((1, 3, 1, 1), lambda of=of: np.asarray(of, np.float32).reshape(1, 3, 1, 1))
-        for name, of in numbers.items()
+        f"encoder_{name}": Computed(
+            (1, 3, 1, 1), lambda values=values: np.asarray(values, np.float32).reshape(1, 3, 1, 1)
+        )
+        for name, values in numbers.items()
     }
     if not module.statistics:
         constants: dict[str, Callable] = {"mean": np.zeros, "std": np.ones}
-        tables |= {f"_latents_{name}": Computed((1,), lambda of=of: of(1)) for name, of in constants.items()}
+        tables |= {
+            f"_latents_{name}": Computed((1,), lambda values=values: values(1)) for name, values in constants.items()
+        }
     encoder = _family_of(module.encoder)
     if encoder.computed:
         tables |= {f"encoder.{name}": computed for name, computed in encoder.computed(module.encoder).items()}

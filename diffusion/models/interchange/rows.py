@@ -98,7 +98,7 @@ def stacked(rows: Iterable[Row], layer: int) -> list[Row]:
     """The same rows, for one layer of leaves whose first axis counts the layers of a scan.
 
     Args:
-        rows: of the layer, as if it were alone.
+        rows: rows of the layer, as if it were alone.
         layer: its index along the first axis of our leaves.
     """
     return [row._replace(at=(layer, *row.at)) for row in rows]
@@ -108,9 +108,9 @@ def within(rows: Iterable[Row], theirs: str = "", ours: str = "") -> list[Row]:
     """The same rows with a prefix before their names, ours, or both.
 
     Args:
-        rows: of a part of a network.
-        theirs: before each of their names, with its dot: "down_blocks.0.".
-        ours: before each of our paths, with its slash: "down_0/".
+        rows: rows of a part of a network.
+        theirs: prefix of each of their names, with its dot: "down_blocks.0.".
+        ours: prefix of each of our paths, with its slash: "down_0/".
     """
     longer = lambda names: tuple(theirs + name for name in names)
     return [row._replace(theirs=theirs + row.theirs, ours=ours + row.ours, copies=longer(row.copies)) for row in rows]

@@ -82,12 +82,12 @@ SINGLE = {
 def _embeddings(module: Sana, layout: str) -> dict[str, tuple[str, str]]:
     """The names of the two layers of the embeddings of the time and the strength, by ours."""
     if layout == "original":
-        of = lambda name: (f"{name}_embedder.mlp.0", f"{name}_embedder.mlp.2")
-        return {"timestep_embedding": of("t")} | ({"strength_embedding": of("cfg")} if module.strength else {})
-    of = lambda name: (f"time_embed.{name}_embedder.linear_1", f"time_embed.{name}_embedder.linear_2")
+        names = lambda name: (f"{name}_embedder.mlp.0", f"{name}_embedder.mlp.2")
+        return {"timestep_embedding": names("t")} | ({"strength_embedding": names("cfg")} if module.strength else {})
+    names = lambda name: (f"time_embed.{name}_embedder.linear_1", f"time_embed.{name}_embedder.linear_2")
     if module.strength:
-        return {"timestep_embedding": of("timestep"), "strength_embedding": of("guidance")}
-    return {"timestep_embedding": of("emb.timestep")}
+        return {"timestep_embedding": names("timestep"), "strength_embedding": names("guidance")}
+    return {"timestep_embedding": names("emb.timestep")}
 
 
 def table(module: Sana, layout: str) -> list[Row]:
@@ -117,14 +117,14 @@ def build(config: Mapping[str, Any]) -> Sana:
     heads = fields.take("num_attention_heads", 70)
     width = heads * fields.take("attention_head_dim", 32)
     text_heads = fields.take("num_cross_attention_heads", 20)
-    of_text = text_heads * fields.take("cross_attention_head_dim", 112)
-    for name, found, valid in (
+    text_width = text_heads * fields.take("cross_attention_head_dim", 112)
+    for name, value, valid in (
         ("out_channels", outputs, channels),
-        ("num_cross_attention_heads x cross_attention_head_dim", of_text, width),
+        ("num_cross_attention_heads x cross_attention_head_dim", text_width, width),
         ("cross_attention_dim", fields.take("cross_attention_dim", 2240), width),
     ):
-        if found != valid:
-            raise Refusal(f"{NAME}: {name} = {found} is not supported; supported: {valid}.")
+        if value != valid:
+            raise Refusal(f"{NAME}: {name} = {value} is not supported; supported: {valid}.")
     module = Sana(
         side=size,
         channels=channels,

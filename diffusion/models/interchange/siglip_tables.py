@@ -75,9 +75,9 @@ def text_rows(module: SigLIPText) -> list[Row]:
 
 def _build(config: Mapping[str, Any]) -> SigLIP:
     if "vision_config" in config:  # of a whole SiglipModel
-        whole = Fields("SiglipModel", config, (*WITHOUT_EFFECT, "text_config"))
-        config = whole.take("vision_config", None, TABLE)
-        whole.end()
+        both_towers = Fields("SiglipModel", config, (*WITHOUT_EFFECT, "text_config"))
+        config = both_towers.take("vision_config", None, TABLE)
+        both_towers.end()
     fields = Fields("SiglipVisionModel", config, WITHOUT_EFFECT)
     fields.only("num_channels", 3)
     fields.only("hidden_act", "gelu_pytorch_tanh")
@@ -165,7 +165,7 @@ def _describe_towers(module: SigLIPTowers) -> dict[str, Any]:
 
 
 def _published(name: str) -> dict[str, Any]:
-    """Both towers of SigLIP 2. The text tower has the size of the image tower; g-opt has that of So400m."""
+    """Both towers of SigLIP 2. The text tower has the size of the image tower; g-opt's has the size of So400m."""
     vision = preset(name)
     size = name.split("/")[0]
     text = SIZES["So400m" if size == "g-opt" else size]

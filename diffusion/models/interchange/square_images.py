@@ -15,9 +15,9 @@ def require(name: str, module: Any, required: Mapping[str, Any]) -> None:
     """Refuses a module with a field that a published class has at one value alone.
 
     Args:
-        name: of the published class.
-        module: to be written.
-        required: the values by field.
+        name: name of the published class.
+        module: module to be written.
+        required: required values by field.
 
     Raises:
         Refusal: naming the field.
@@ -41,9 +41,9 @@ def side_and_channels(name: str, module: Any, shape: tuple[int, int, int]) -> tu
     """The side and the channels of a module's images, which a published class takes square.
 
     Args:
-        name: of the published class.
-        module: to be written.
-        shape: of its images, for the message.
+        name: name of the published class.
+        module: module to be written.
+        shape: shape of its images, for the message.
 
     Raises:
         Refusal: for a module without a shape, or one of other images.
@@ -59,8 +59,8 @@ def example(module: Any, channels: int) -> tuple[jax.ShapeDtypeStruct, ...]:
     """The arguments of a call that shapes the parameters of a class-conditional network: one patch, a time, a label.
 
     Args:
-        module: with its `patch`.
-        channels: of its images.
+        module: module with its `patch`.
+        channels: number of channels of its images.
     """
     image = jax.ShapeDtypeStruct((1, module.patch, module.patch, channels), jnp.float32)
     return image, jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)

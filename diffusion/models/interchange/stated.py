@@ -23,7 +23,7 @@ def prediction(path: str | pathlib.Path) -> str:
     """The prediction type of a file's denoiser, a name in `schedulers.PREDICTIONS`; "" if the file states none.
 
     Args:
-        path: of a safetensors file, or a folder of them.
+        path: a safetensors file, or a folder of them.
 
     Raises:
         Refusal: if the file states two types, or an unknown one.

@@ -1,6 +1,6 @@
 """Tensors by name in files: safetensors, in one file or several with an index, GGUF, PyTorch's, and Flax's.
 
-Tensors of safetensors and GGUF are read on request, those of the others when the file is opened. Nothing in a file is
+Tensors of safetensors and GGUF are read on request, other tensors when the file is opened. Nothing in a file is
 executed.
 """
 
@@ -36,12 +36,12 @@ class Tensors(NamedTuple):
     """The tensors of a checkpoint: names, shapes and files.
 
     Attributes:
-        path: of the file or folder, for messages.
+        path: the file or folder, for messages.
         places: the file of each tensor, by its name.
         names: the tensor's name in that file, by its name here (they differ by a prefix).
-        shapes: by name.
+        shapes: shapes by name.
         readers: functions that read a tensor, by its name in the file.
-        quantised: functions that read one as values and scales, of those that are stored so.
+        quantised: functions that read a tensor as values and scales, for the tensors that are stored so.
     """
 
     path: pathlib.Path
@@ -89,7 +89,7 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
     name first, and a variant in shards last. A .gguf file is read where no .safetensors file lies.
 
     Args:
-        path: of the file or folder.
+        path: the file or folder.
 
     Returns:
         `Tensors`; of safetensors only the header is read, the other formats are read whole.
@@ -215,10 +215,10 @@ def write_tensors(
     Each file appears whole, and the index last: a reader finds all or nothing.
 
     Args:
-        folder: exists.
-        stem: of the file's name, "diffusion_pytorch_model".
-        shapes: of all tensors by their names, in the order of `tensors`.
-        dtype: of all.
+        folder: an existing folder.
+        stem: stem of the file's name, "diffusion_pytorch_model".
+        shapes: shapes of all tensors by their names, in the order of `tensors`.
+        dtype: dtype of all tensors.
         tensors: (name, array) pairs, read one by one, so that memory holds only one tensor.
         metadata: texts for each file's header.
     """

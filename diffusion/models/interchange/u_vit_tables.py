@@ -1,7 +1,7 @@
 """U-ViT: the names of the authors' repository (libs/uvit.py, libs/uvit_t2i.py); no library has adopted it.
 
 A config holds the arguments of its class there. In the networks trained for guidance (1001 rows) the last class is the
-null class. Those of ImageNet at 64 x 64 pixels have none, so that here their `num_classes` is 999.
+null class. The networks of ImageNet at 64 x 64 pixels have none, so that here their `num_classes` is 999.
 """
 
 __all__ = []

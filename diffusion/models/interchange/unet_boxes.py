@@ -19,8 +19,8 @@ class Box(NamedTuple):
     Attributes:
         ours: its path among our parameters.
         part: "down", "middle" or "up".
-        level: counted from the finest.
-        index: in its level; None for a change of side.
+        level: number of its level, counted from the finest.
+        index: index in its level; None for a change of side.
         shortcut: whether it has a convolution beside its branch.
         attends: whether attention follows, at `ours` + "_attention".
     """
@@ -38,9 +38,9 @@ def boxes(widths: tuple[int, ...], first: int, blocks: int, attends: tuple[bool,
 
     Args:
         widths: channels of each level.
-        first: channels of the first convolution.
-        blocks: of a level.
-        attends: whether the levels have attention, one for each.
+        first: number of channels of the first convolution.
+        blocks: number of blocks of a level.
+        attends: whether each level has attention.
     """
     channels = first
     skips = [first]
@@ -81,8 +81,8 @@ def only(name: str, module: nn.Module, **valid: tuple) -> None:
     """Refuses a module with a field that an architecture cannot express.
 
     Args:
-        name: of the architecture.
-        module: ours.
+        name: name of the architecture.
+        module: our module.
         **valid: the valid values of a field.
 
     Raises:

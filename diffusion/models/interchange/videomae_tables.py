@@ -1,4 +1,4 @@
-"""VideoMAE's encoder by transformers' names (VideoMAEModel, and within its classifier) and by those of the authors."""
+"""VideoMAE's encoder by transformers' names (VideoMAEModel, and within its classifier) and by the authors'."""
 
 __all__ = []
 

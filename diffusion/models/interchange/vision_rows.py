@@ -22,7 +22,7 @@ def patch_rows(theirs: str, side: int) -> list[Row]:
 
     Args:
         theirs: its name.
-        side: of a patch in pixels.
+        side: side of a patch in pixels.
     """
     return [Row(f"{theirs}.weight", "patches/dense/kernel", patches(side)), Row(f"{theirs}.bias", "patches/dense/bias")]
 
@@ -45,9 +45,9 @@ def layers(layer: list[Row], depth: int, theirs: str) -> list[Row]:
     """The rows of a stack of equal layers.
 
     Args:
-        layer: of one, by its own names.
-        depth: layers.
-        theirs: before the number of a layer, "encoder.layer.".
+        layer: rows of one layer, by its own names.
+        depth: number of layers.
+        theirs: prefix before the number of a layer, "encoder.layer.".
     """
     return [row for i in range(depth) for row in within(stacked(layer, i), f"{theirs}{i}.", "encoder/layers/")]
 
@@ -56,8 +56,8 @@ def sizes(fields: Fields, patch: int = 16) -> dict[str, Any]:
     """The sizes of a vision transformer, by our fields, out of a config of transformers.
 
     Args:
-        fields: of the config.
-        patch: the default of the class.
+        fields: fields of the config.
+        patch: the class's default patch.
     """
     return {
         "size": fields.take("image_size", 224),

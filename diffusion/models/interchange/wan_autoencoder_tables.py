@@ -162,7 +162,7 @@ def _describe(name: str, module: AutoencoderKLVideo) -> dict[str, Any]:
     base = module.widths[0]
     if any(width % base for width in module.widths):
         raise Refusal(f"{name}: diffusers has widths that are multiples of the first; these are {module.widths}.")
-    each = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
+    per_channel = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.latent_channels)
     return {
         "base_dim": base,
         "z_dim": module.latent_channels,
@@ -171,8 +171,8 @@ def _describe(name: str, module: AutoencoderKLVideo) -> dict[str, Any]:
         "attn_scales": [],
         "temperal_downsample": list(module.temporal),
         "dropout": 0.0,
-        "latents_mean": each(module.shift).tolist(),
-        "latents_std": (1 / each(module.scale)).tolist(),
+        "latents_mean": per_channel(module.shift).tolist(),
+        "latents_std": (1 / per_channel(module.scale)).tolist(),
         **dict.fromkeys(CHANNELS[name], module.picture_channels * module.patch**2),
     }
 

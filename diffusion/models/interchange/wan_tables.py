@@ -1,4 +1,4 @@
-"""Wan's transformer by the names of diffusers' WanTransformer3DModel, and by those of its authors' files."""
+"""Wan's transformer by the names of diffusers' WanTransformer3DModel, and by its authors' names."""
 
 __all__ = ["build", "describe", "example", "table"]
 

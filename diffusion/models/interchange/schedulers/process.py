@@ -107,12 +107,13 @@ class Process(NamedTuple):
 
     Attributes:
         schedule: the process that the network was trained with.
-        parameterization: what it predicts, and the clock that it receives, 0 .. T - 1 (0 .. T for a flow).
+        parameterization: the network's parameterization, and the clock that it receives, 0 .. T - 1 (0 .. T for a
+            flow).
         prediction: its name in diffusers: "epsilon", "v_prediction", "sample" or "flow_prediction".
         sampler: the name of the solver that the config names.
-        T: steps of the process.
-        fields: what the config sets beside (OPTIONS and a few numbers), or the shifts of a flow, or EDM's levels.
-        named: the schedule of a table of betas as our configs name it, {"name": "linear_beta", ...}; {} of others.
+        T: number of steps of the process.
+        fields: further fields of the config (OPTIONS and a few numbers), or the shifts of a flow, or EDM's levels.
+        named: the schedule of a table of betas as our configs name it, {"name": "linear_beta", ...}; {} for others.
     """
 
     schedule: NoiseSchedule
@@ -131,13 +132,13 @@ def read(
 
     Args:
         config: scheduler_config.json.
-        prediction: what the caller expects the network to predict, a name in PREDICTIONS; "" as the config says.
+        prediction: prediction that the caller expects of the network, a name in PREDICTIONS; "" as the config says.
         even: whether the pipeline lays the steps of a flow itself, evenly from 1 to 1 / steps before they are shifted,
             as Flux's does; otherwise its scheduler does.
         by_steps: whether a dynamic shift depends on the number of the steps too, and not on the config's numbers, as
-            that of FLUX.2's pipeline.
-        bent: whether the pipeline lays the steps of a flow itself, first slowly and then fast, as that of LTX-Video
-            0.9.5 and later.
+            in FLUX.2's pipeline.
+        bent: whether the pipeline lays the steps of a flow itself, first slowly and then fast, as the pipeline
+            of LTX-Video 0.9.5 and later.
 
     Raises:
         Refusal: for what is not supported, or a prediction that contradicts the config.

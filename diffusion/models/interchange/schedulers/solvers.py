@@ -23,7 +23,7 @@ class Solver(NamedTuple):
     Attributes:
         scheduler: its class in diffusers.
         make: (options, steps) -> sampler; a `Refusal` for options that ours does not have.
-        spacing: of the steps; "lcm", which no config can change, takes them from those of its training.
+        spacing: spacing of the steps; "lcm", which no config can change, takes them from the steps of its training.
         own_spacing: whether the class has no `timestep_spacing`, so that a config cannot change it.
         beyond: whether the grid has one step more, whose first is left out.
         exploding: whether the class integrates x / alpha, which starts at sigma(t) noise if the grid reaches T.

@@ -21,7 +21,7 @@ class Trajectory(NamedTuple):
     """How to sample.
 
     Attributes:
-        sampler: of the library.
+        sampler: a sampler of this library.
         plan: its steps.
         start: factor of N(0, I) for the sample at the first time.
     """
@@ -35,10 +35,10 @@ def trajectory(process: Process, sampler: str, steps: int, tokens: int = 0) -> T
     """A solver by name, and its steps.
 
     Args:
-        process: from `read`.
+        process: the result of `read`.
         sampler: a name in SOLVERS; "" for the config's own.
         steps: number of solver steps, at least 1.
-        tokens: of a picture in the network, for flows whose shift grows with them; 0 elsewhere.
+        tokens: number of a picture's tokens in the network, for flows whose shift grows with it; 0 elsewhere.
 
     Raises:
         ValueError: for an unknown sampler (names the nearest), or more steps than the process has.
@@ -56,8 +56,8 @@ def trajectory(process: Process, sampler: str, steps: int, tokens: int = 0) -> T
 
 def _of_flow(process: Process, name: str, solver: Solver, steps: int, tokens: int) -> Trajectory:
     in_t = {"euler": samplers.euler, "heun": samplers.heun}
-    made = in_t[name]() if name in in_t else solver.make(process.fields, steps)
-    return Trajectory(made, timesteps.plan(_flow_grid(process, steps, tokens)), 1.0)
+    sampler = in_t[name]() if name in in_t else solver.make(process.fields, steps)
+    return Trajectory(sampler, timesteps.plan(_flow_grid(process, steps, tokens)), 1.0)
 
 
 def _of_edm(process: Process, solver: Solver, steps: int) -> Trajectory:
@@ -72,7 +72,7 @@ def _of_edm(process: Process, solver: Solver, steps: int) -> Trajectory:
 def _of_table(process: Process, name: str, solver: Solver, steps: int) -> Trajectory:
     """Of a process whose steps are a table of betas."""
     fields = process.fields
-    made = solver.make(fields, steps)
+    sampler = solver.make(fields, steps)
     if solver.spacing == "lcm":
         spacing = "lcm"
         indices = lcm_indices(steps, fields["original_inference_steps"], process.T)
@@ -94,11 +94,11 @@ def _of_table(process: Process, name: str, solver: Solver, steps: int) -> Trajec
     scaled = solver.exploding and spacing != "leading"
     start = float(process.schedule.sigma(grid[0])) if scaled else 1.0
     # A scheduler's own default holds where the config names it, not where it stands in for the one that is named.
-    own = SOLVERS[process.sampler].scheduler == solver.scheduler and solver.clips
-    if solver.clips is not None and (own if fields["clip_sample"] is None else fields["clip_sample"]):
-        # Heun's method alone makes eps anew of the clipped x0.
-        made = samplers.clipped(made, fields["clip_sample_range"], keeps_eps=name != "heun")
-    return Trajectory(made, _ending(grid, end, solver.beyond), start)
+    clips_by_default = SOLVERS[process.sampler].scheduler == solver.scheduler and solver.clips
+    if solver.clips is not None and (clips_by_default if fields["clip_sample"] is None else fields["clip_sample"]):
+        # Only Heun's method recomputes eps from the clipped x0.
+        sampler = samplers.clipped(sampler, fields["clip_sample_range"], keeps_eps=name != "heun")
+    return Trajectory(sampler, _ending(grid, end, solver.beyond), start)
 
 
 def _ending(grid: np.ndarray, end: float, beyond: bool) -> Plan:
@@ -124,15 +124,15 @@ def _spread(
 
 def _times(process: Process, indices: np.ndarray) -> np.ndarray:
     """The times of indices; between two whole ones sigma / alpha is linear."""
-    whole = np.floor(indices)
+    lower = np.floor(indices)
     ratio = lambda index: np.exp(-np.asarray(process.schedule.log_snr((index + 1) / process.T), np.float64) / 2)
-    if (whole == indices).all():
+    if (lower == indices).all():
         return (indices + 1) / process.T
-    low = ratio(whole)
-    high = ratio(np.minimum(whole + 1, process.T - 1))
-    between = low + (indices - whole) * (high - low)
+    low = ratio(lower)
+    high = ratio(np.minimum(lower + 1, process.T - 1))
+    between = low + (indices - lower) * (high - low)
     times = np.asarray(process.schedule.inverse_log_snr(-2 * np.log(between)), np.float64)
-    return np.where(whole == indices, (indices + 1) / process.T, times)
+    return np.where(lower == indices, (indices + 1) / process.T, times)
 
 
 def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
@@ -184,10 +184,10 @@ def _bent(steps: int) -> np.ndarray:
 
 
 def _log_shift(tokens: int, steps: int) -> float:
-    """The logarithm of FLUX.2's shift: linear in the steps between those of 10 and of 200, of up to 4300 tokens."""
-    of_200 = 0.00016927 * tokens + 0.45666666
-    of_10 = 8.73809524e-05 * tokens + 1.89833333
-    return of_200 if tokens > 4300 else of_200 + (of_200 - of_10) / 190 * (steps - 200)
+    """The logarithm of FLUX.2's shift: up to 4300 tokens, linear in the steps between its values at 10 and at 200."""
+    at_200_steps = 0.00016927 * tokens + 0.45666666
+    at_10_steps = 8.73809524e-05 * tokens + 1.89833333
+    return at_200_steps if tokens > 4300 else at_200_steps + (at_200_steps - at_10_steps) / 190 * (steps - 200)
 
 
 def _stretched(grid: np.ndarray, terminal: float) -> np.ndarray:
