@@ -59,11 +59,11 @@ def same_size_to_inpaint(picture: np.ndarray, size: tuple[int, int]) -> np.ndarr
     """A picture uint8 [H, W, 4] with a mask, as `Attachment.inpaints` has it: in [-1, 1], black where it is painted.
 
     Returns:
-        [H, W, 4]: the fourth channel is 1 where the picture is kept, and 0 where it is painted anew.
+        [H, W, 4]: the fourth channel is 1 where the picture is kept, and 0 where it is repainted.
     """
-    kept = picture[..., 3:] < 128
-    shown = np.where(kept, same_size_in_range(picture[..., :3], size), np.float32(-1))
-    return np.concatenate([shown, kept.astype(np.float32)], axis=-1)
+    unpainted = picture[..., 3:] < 128
+    shown = np.where(unpainted, same_size_in_range(picture[..., :3], size), np.float32(-1))
+    return np.concatenate([shown, unpainted.astype(np.float32)], axis=-1)
 
 
 def both(params: Any, picture: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -99,7 +99,7 @@ class Attachment:
         reads_base: whether `entries` takes the denoiser's parameters as a last argument.
         modes: number of kinds of control among which a control names one; 0: it names none. Where there are some,
             `entries` receives (seen, the kind, int [B]).
-        inpaints: whether a control has a mask that says where the picture is painted anew; `read` then takes uint8
+        inpaints: whether a control has a mask that says where the picture is repainted; `read` then takes uint8
             [h, w, 4], with the mask as fourth channel, 255 where it is painted.
     """
 
@@ -131,8 +131,8 @@ def weighted_residuals(
 
     Args:
         module: a ControlNet, whose `residuals(params, denoiser, x, clock, condition, seen, *base)` are one for each
-            layer of the denoiser, so that those of ControlNets of other depths add up.
-        denoiser: that it is attached to.
+            layer of the denoiser, so that residuals of ControlNets of other depths add up.
+        denoiser: the denoiser that it is attached to.
         params, weight, seen, x, t, clock, condition, *base: see `Attachment.entries`.
     """
     residuals = module.residuals(params, denoiser, x, clock, condition, seen, *base)
@@ -178,8 +178,8 @@ def check_base(params: Any, base: Any, own: str, what: str, stacks: tuple[str, .
     """Refuses parameters that began as a copy of another base's; names the first leaf that differs.
 
     Args:
-        params: of the attachment.
-        base: of the denoiser.
+        params: parameters of the attachment.
+        base: parameters of the denoiser.
         own: regular expression of the beginnings of names that the base does not have.
         what: the attachment, with its article.
         stacks: beginnings of the names of leaves whose first axis counts layers, of which the attachment has others.

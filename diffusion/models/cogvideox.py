@@ -70,10 +70,10 @@ class CogVideoXBlock(nn.Module):
         def parts(name: str) -> list[jax.Array]:
             """Shift, scale and gate of each token, [B, M + N, D]."""
             vectors = Modulation(6, self.dtype, width, name=f"{name}_modulation")(c)
-            of_each = lambda video, text: jnp.concatenate(
+            spread = lambda video, text: jnp.concatenate(
                 [jnp.repeat(text, self.words, 1), jnp.repeat(video, x.shape[1] - self.words, 1)], axis=1
             )
-            return [of_each(*pair) for pair in zip(vectors[:3], vectors[3:])]
+            return [spread(*pair) for pair in zip(vectors[:3], vectors[3:])]
 
         shift, scale, gate = parts("attention")
         read = _norm(self.dtype, "attention_norm")(x) * (1 + scale) + shift
@@ -95,7 +95,7 @@ class CogVideoX(nn.Module):
 
     Attributes:
         channels: C of the latents.
-        in_channels: of what the network sees: the latents, and beside them those of a given first frame.
+        in_channels: number of channels of the network's input: the latents, and beside them a given first frame's.
         width: features of a token; `heads` divides it.
         depth: number of layers.
         heads: attention heads.
@@ -110,7 +110,7 @@ class CogVideoX(nn.Module):
         learned: F, likewise; x is then of the `grid`.
         offset: whether an embedding of the number 2 is added to the time's (CogVideoX 1.5 from a picture).
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -183,7 +183,7 @@ class CogVideoX(nn.Module):
         """
         inputs = entries(condition, ("text",))
         self._check(x, t, inputs)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, frames, height, width, _ = x.shape
         grid = (frames // self.frames, height // self.patch, width // self.patch)
         box = (self.frames, self.patch, self.patch)
@@ -211,11 +211,11 @@ class CogVideoX(nn.Module):
         only_video = lambda tokens: tokens[:, words:]
         axes = (nn.broadcast, nn.broadcast)
         init = self.is_initializing()
-        kept = seen.among(self.depth)
-        blocks = scanned(CogVideoXBlock, self.depth, self.remat, init, axes, kept=kept, pick=only_video)
+        wanted = recorded.among(self.depth)
+        blocks = scanned(CogVideoXBlock, self.depth, self.remat, init, axes, kept=wanted, pick=only_video)
         fields = (words, self.heads, self.attention, self.dtype)
-        tokens, found = blocks(*fields, name="blocks")(tokens, c, angles)
-        seen.stack(self.depth, found or ())
+        tokens, states = blocks(*fields, name="blocks")(tokens, c, angles)
+        recorded.stack(self.depth, states or ())
 
         shift, scale = Modulation(2, self.dtype, self.width, name="final_modulation")(c)
         tokens = _norm(self.dtype, "norm_out")(_norm(self.dtype, "norm")(only_video(tokens))) * (1 + scale) + shift
@@ -223,7 +223,7 @@ class CogVideoX(nn.Module):
         final = nn.Dense(
             np.prod(box) * self.channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final"
         )
-        return seen.beside(_pixels(final(tokens), grid, box))
+        return recorded.beside(_pixels(final(tokens), grid, box))
 
     def _start(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         """Where learned positions begin: zeros of the words, and sin-cos positions."""
@@ -286,9 +286,9 @@ def _pixels(tokens: jax.Array, grid: tuple[int, int, int], box: tuple[int, int, 
 
 def _fitted(sides: tuple[int, int], training: tuple[int, int]) -> list[np.ndarray]:
     """Positions of rows and columns of a picture that is fitted into one of another size, in whole patches of that."""
-    ratio = min(whole / side for whole, side in zip(training, sides))
+    ratio = min(trained / side for trained, side in zip(training, sides))
     fitted = [round(ratio * side) for side in sides]
-    starts = [round((whole - side) / 2) for whole, side in zip(training, fitted)]
+    starts = [round((trained - side) / 2) for trained, side in zip(training, fitted)]
     return [
         np.linspace(start, (start + side) * (count - 1) / count, count)
         for start, side, count in zip(starts, fitted, sides)

@@ -47,7 +47,7 @@ class ConditionalUNet(nn.Module):
     The condition is a dict (`models.layers.conditions`) with "text" [B, M, text_width], with "text_mask" by choice,
     with "pooled" and "size" if `added_width`, with "strength" if `strength_width`, with "label" or "pooled" as
     `class_embedding` selects, and optional entries for adapters: "residuals", as `residual_shapes` lists them,
-    "level_residuals", as `level_shapes` does, with or without that of the middle, and "extra", image prompts
+    "level_residuals", as `level_shapes` does, with or without the middle's, and "extra", image prompts
     (`layers.extra_attention`) for the cross-attentions that `extra_layers` lists.
 
     Attributes:
@@ -62,8 +62,8 @@ class ConditionalUNet(nn.Module):
         middle: transformer blocks in the middle; 0 for a network that has no middle (BK-SDM's small ones).
         bare_middle: the middle is a single residual block (SSD-1B); needs `middle=0`.
         in_channels: C of the input: 4, or 9 with the channels of a mask and a masked image (inpainting).
-        out_channels: of the output.
-        groups: of the group norms; it divides the widths.
+        out_channels: number of channels of the output.
+        groups: number of groups of the group norms, a divisor of the widths.
         linear: the transformers' projections are dense, see `SpatialTransformer`.
         added_width: numbers that "pooled" and the sinusoids of "size" make together (XL: 1280 + 6 * 256); 0 for a
             network that does not receive them.
@@ -75,7 +75,7 @@ class ConditionalUNet(nn.Module):
             "label" int [B] in 0 .. class_width - 1 (the level of noise of the x4 upscaler).
         class_width: see `class_embedding`; 0 for "" and "timestep".
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, of residual and transformer blocks alike: "none", "full", or
+        remat: parts to compute again in the backward pass, in residual and transformer blocks alike: "none", "full", or
             "dots" (all but matmuls).
         dtype: compute type, "float32" or "bfloat16".
 
@@ -152,8 +152,8 @@ class ConditionalUNet(nn.Module):
         ways += [("up_depths", self.up_depths or self.depths, self.layers + 1)]
         for field, depths, blocks in ways:
             for depth, down in zip(depths, self.depths):
-                each = depth if isinstance(depth, tuple) else (depth,) * blocks
-                if len(each) != blocks or min(each) < 0 or (0 in each and each != (0,) * blocks):
+                per_block = depth if isinstance(depth, tuple) else (depth,) * blocks
+                if len(per_block) != blocks or min(per_block) < 0 or (0 in per_block and per_block != (0,) * blocks):
                     raise ValueError(
                         f"{field}={depths}: {depth} must be 0 (none), positive, or a positive number for "
                         f"each of {blocks} residual blocks"
@@ -176,7 +176,7 @@ class ConditionalUNet(nn.Module):
         They have the order of the network: down, middle, up; block by block within a transformer.
 
         Args:
-            height, width: of x.
+            height, width: sides of x.
         """
         last = len(self.widths) - 1
         at = lambda level, number: [ExtraLayer(self.widths[level], height >> level, width >> level)] * number
@@ -208,8 +208,8 @@ class ConditionalUNet(nn.Module):
             features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
                 `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
                 middle as one, or on the way up; what changes the side alone is none.
-            branch: a skip connection, 0 the outermost; the call returns too what enters the block that takes it.
-            deep: that of an earlier call, in place of which nothing deeper than the branch runs; None: all runs.
+            branch: a skip connection, 0 the outermost; the call also returns the input of the block that takes it.
+            deep: the deep features of an earlier call, with which nothing deeper than the branch runs; None: all runs.
 
         Returns:
             [B, H, W, out_channels], float32; with `features`: (that, a tuple of the features); with `branch`: (that,
@@ -219,8 +219,8 @@ class ConditionalUNet(nn.Module):
             ValueError: for shapes that do not fit, or a missing or unknown entry of the condition.
         """
         inputs = self.checked(x, t, condition)
-        seen = Features(features, self.feature_blocks)
-        layers = Layers(self, jnp.broadcast_to(t, x.shape[:1]), inputs, seen)
+        recorded = Features(features, self.feature_blocks)
+        layers = Layers(self, jnp.broadcast_to(t, x.shape[:1]), inputs, recorded)
         first = taken_by(branch, deep, len(self.widths) * (self.layers + 1))
         h, skips = layers.down(x, number=None if deep is None else (branch or 0) + 1)
         if inputs["residuals"]:
@@ -229,7 +229,7 @@ class ConditionalUNet(nn.Module):
             h = layers.middle(h)
             if len(inputs["level_residuals"] or ()) > len(self.widths):
                 h = h + inputs["level_residuals"][-1].astype(h.dtype)
-            seen.block(h)
+            recorded.block(h)
             if inputs["residuals"]:
                 h = h + inputs["residuals"][-1].astype(h.dtype)
         else:
@@ -239,10 +239,10 @@ class ConditionalUNet(nn.Module):
         # In float32, since bfloat16 would round the output to 8 bits.
         out = conv(self.out_channels, zero=True, dtype="float32", name="conv_out")
         output = out(h.astype(jnp.float32))
-        return seen.beside(output) if branch is None else (output, Deep(deep, seen.done, self.feature_blocks))
+        return recorded.beside(output) if branch is None else (output, Deep(deep, recorded.done, self.feature_blocks))
 
     def checked(self, x: jax.Array, t: jax.Array, condition: dict) -> dict:
-        """The entries of a condition, after checks of all shapes; arguments and errors are those of the call."""
+        """The entries of a condition, after checks of all shapes; arguments and errors as in the call."""
         required = (
             "text",
             *("pooled", "size") * (self.added_width > 0),
@@ -283,8 +283,8 @@ class ConditionalUNet(nn.Module):
         if self.class_embedding == "projection" and inputs["pooled"].shape != (batch, self.class_width):
             raise ValueError(f"'pooled' is [B, P] = ({batch}, {self.class_width}); got shape {inputs['pooled'].shape}")
         if "label" in CLASS_EMBEDDINGS[self.class_embedding]:
-            whole = jnp.issubdtype(jnp.result_type(inputs["label"]), jnp.integer)
-            if jnp.shape(inputs["label"]) != (batch,) or not (whole or self.class_embedding == "timestep"):
+            integers = jnp.issubdtype(jnp.result_type(inputs["label"]), jnp.integer)
+            if jnp.shape(inputs["label"]) != (batch,) or not (integers or self.class_embedding == "timestep"):
                 raise ValueError(
                     f"'label' is {'int ' * (self.class_embedding == 'table')}[B] = ({batch},); got shape "
                     f"{jnp.shape(inputs['label'])}, dtype {jnp.result_type(inputs['label'])}"
@@ -293,8 +293,8 @@ class ConditionalUNet(nn.Module):
             _same_shapes("residuals", inputs["residuals"], [(batch, *s) for s in residual_shapes(self, *x.shape[1:3])])
         if inputs["level_residuals"]:
             shapes = [(batch, *s) for s in level_shapes(self, *x.shape[1:3])]
-            own = shapes if len(inputs["level_residuals"]) == len(shapes) else shapes[:-1]
-            _same_shapes("level_residuals", inputs["level_residuals"], own)
+            level_shapes_given = shapes if len(inputs["level_residuals"]) == len(shapes) else shapes[:-1]
+            _same_shapes("level_residuals", inputs["level_residuals"], level_shapes_given)
         extra_attention.check(inputs["extra"], batch, self.extra_layers(*x.shape[1:3]))
         return inputs
 
@@ -303,9 +303,9 @@ class Layers:
     """The three parts of a U-Net, built inside the current module: a U-Net, or a ControlNet with its fields.
 
     Attributes:
-        unet: whose fields describe the layers.
+        unet: the U-Net whose fields describe the layers.
         inputs: the entries of the condition.
-        embedding: of the clock and the condition, for the residual blocks, [B, 4 widths[0]].
+        embedding: embedding of the clock and the condition, for the residual blocks, [B, 4 widths[0]].
         seen: collects the features of the blocks on the way down and up.
     """
 
@@ -450,7 +450,7 @@ def residual_shapes(module: ConditionalUNet, height: int, width: int) -> tuple[t
 
     Args:
         module: the U-Net.
-        height, width: of its input.
+        height, width: sides of its input.
     """
     shapes = [(height, width, module.widths[0])]
     for i, channels in enumerate(module.widths):
@@ -467,7 +467,7 @@ def level_shapes(module: ConditionalUNet, height: int, width: int) -> tuple[tupl
 
     Args:
         module: the U-Net.
-        height, width: of its input.
+        height, width: sides of its input.
     """
     shapes = []
     for i, channels in enumerate(module.widths):

@@ -44,9 +44,9 @@ class ControlNet(nn.Module):
     Attributes:
         unet: the fields of the U-Net; it is not called, and has no parameters here.
         hint_widths: channels of the convolutions that read the hint; each after the first halves it.
-        hint_channels: of the hint.
+        hint_channels: number of channels of the hint.
         modes: number of kinds of control that a union ControlNet knows, or 0.
-        kind_depth, kind_heads: layers of a union's transformer, and heads of each.
+        kind_depth, kind_heads: numbers of layers and of heads of a union's transformer.
 
     Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, sections 3.1 and 3.2;
     for unions the code of diffusers' ControlNetUnionModel.
@@ -87,17 +87,17 @@ class ControlNet(nn.Module):
         if hint.shape != expected:
             raise ValueError(f"the hint has {factor} times the height and width of x, {expected}; got {hint.shape}")
         dtype, widths = self.unet.dtype, self.unet.widths
-        seen = nn.silu(conv(self.hint_widths[0], dtype=dtype, name="hint_in")(hint))
+        read = nn.silu(conv(self.hint_widths[0], dtype=dtype, name="hint_in")(hint))
         for i, (width, wider) in enumerate(zip(self.hint_widths, self.hint_widths[1:])):
-            seen = nn.silu(conv(width, dtype=dtype, name=f"hint_{i}_same")(seen))
-            seen = nn.silu(conv(wider, stride=2, dtype=dtype, name=f"hint_{i}_half")(seen))
-        seen = conv(widths[0], zero=True, dtype=dtype, name="hint_out")(seen)
+            read = nn.silu(conv(width, dtype=dtype, name=f"hint_{i}_same")(read))
+            read = nn.silu(conv(wider, stride=2, dtype=dtype, name=f"hint_{i}_half")(read))
+        read = conv(widths[0], zero=True, dtype=dtype, name="hint_out")(read)
 
         layers = Layers(self.unet, jnp.broadcast_to(t, x.shape[:1]), inputs)
         if mode is not None:
             layers.embedding = layers.embedding + self._embedded(mode)
-            seen = seen + self._of_kind(mode, seen)
-        h, skips = layers.down(x, seen)
+            read = read + self._of_kind(mode, read)
+        h, skips = layers.down(x, read)
         h = layers.middle(h)
         out = lambda h, name: conv(h.shape[-1], 1, zero=True, dtype="float32", name=name)(h.astype(jnp.float32))
         return (*(out(skip, f"residual_{i}") for i, skip in enumerate(skips)), out(h, "residual_middle"))
@@ -133,21 +133,21 @@ class ControlNet(nn.Module):
         """The U-Net's entry "residuals"; only a distilled ControlNet receives the guidance strength.
 
         Args:
-            params: of this module.
+            params: parameters of this module.
             denoiser: the U-Net, whose skips have a residual each already.
-            x, clock, condition: as the U-Net receives them, without residuals.
+            x, clock, condition: the U-Net's inputs, without residuals.
             seen: the picture, [B, s H, s W, 3] in [0, 1]; of a union (the picture, the kind int [B]).
         """
-        own = {name: entry for name, entry in condition.items() if name != "strength" or self.unet.strength_width}
+        read = {name: entry for name, entry in condition.items() if name != "strength" or self.unet.strength_width}
         hint = seen if isinstance(seen, tuple) else (seen,)
-        found: Any = self.apply({"params": params}, x, clock, own, *hint)
-        return tuple(found)
+        outputs: Any = self.apply({"params": params}, x, clock, read, *hint)
+        return tuple(outputs)
 
     def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
         """This ControlNet as what sampling attaches to a U-Net, with its compute type.
 
         Args:
-            params: of this module.
+            params: parameters of this module.
             denoiser: the U-Net.
             base: its parameters.
 

@@ -55,7 +55,7 @@ CHOICES = {
 class DDT(nn.Module):
     """The decoupled diffusion transformer: `apply(variables, x, t, condition)` is a `Network`.
 
-    The defaults are DDT's; `DIT_DH` has those of DiT^DH. Parameters are float32 whatever the compute type, and so is
+    The defaults are DDT's; `DIT_DH` holds DiT^DH's. Parameters are float32 whatever the compute type, and so is
     the output. Both stacks of layers are scanned.
 
     Attributes:
@@ -68,10 +68,10 @@ class DDT(nn.Module):
         decoder_heads: its attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         mlp_ratio: hidden features of the MLP over the width.
-        norm: of the blocks: "layernorm", "rmsnorm" or "scaled_rmsnorm", whose scales are learned.
-        final_norm: of the last layer, one of the same.
+        norm: norm of the blocks: "layernorm", "rmsnorm" or "scaled_rmsnorm", whose scales are learned.
+        final_norm: norm of the last layer, one of the same names.
         mlp: "gelu" or "swiglu".
-        bias: the layers of queries, keys and values and those of the MLP have biases.
+        bias: whether the layers of queries, keys and values, and of the MLP, have biases.
         qk_norm: RMS-normalise queries and keys, with a learned scale.
         positions: "rope" (rotary, in every attention) or "sincos_rope", also fixed ones added to the encoder's tokens.
         span: place of the last row and column for rotary positions, see `rope_angles`; 0: each row counts one.
@@ -79,11 +79,11 @@ class DDT(nn.Module):
             frequencies.
         silu_again: the blocks apply SiLU to their condition, which has passed one before.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, as `DiT`.
+        remat: parts to compute again in the backward pass, as `DiT`.
         unroll: blocks in one turn of a scan, as `DiT`.
         dtype: compute type, "float32" or "bfloat16".
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
-            too. None: that of the first images.
+            too. None: the shape of the first images.
 
     Raises:
         ValueError: from the constructor, for a field out of range or an unknown name.
@@ -167,7 +167,7 @@ class DDT(nn.Module):
         """
         label, masks = layer_masks.parted(condition, x.shape[0], self.feature_blocks)
         self._check(x, t, label)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -186,8 +186,8 @@ class DDT(nn.Module):
             angles = rope_angles(rows, columns, tokens.shape[-1] // heads, span=self.span or None)
             tokens = layout.split(tokens, "batch", "tokens", None)
             axes = (nn.broadcast, nn.broadcast, 0)
-            blocks = scanned(Block, depth, self.remat, init, axes, self.unroll, seen.among(depth))
-            tokens, kept = blocks(
+            blocks = scanned(Block, depth, self.remat, init, axes, self.unroll, recorded.among(depth))
+            tokens, states = blocks(
                 heads,
                 self.mlp_ratio,
                 self.norm,
@@ -198,7 +198,7 @@ class DDT(nn.Module):
                 self.bias,
                 name=name,
             )(tokens, c, jnp.asarray(angles), {kind: mask[first : first + depth] for kind, mask in masks.items()})
-            seen.stack(depth, kept or ())
+            recorded.stack(depth, states or ())
             return tokens
 
         dense = lambda size, name: nn.Dense(size, dtype=self.dtype, kernel_init=xavier, name=name)
@@ -215,7 +215,7 @@ class DDT(nn.Module):
         tokens = stack(tokens, s, "decoder_blocks", self.decoder_depth, self.decoder_heads, self.depth)
         norm = normalisation(self.final_norm, "final_norm", self.dtype)
         tokens = modulated_output(tokens, s, norm, self.patch**2 * channels, self.dtype)
-        return seen.beside(unpatchify(tokens, self.patch, height, width))
+        return recorded.beside(unpatchify(tokens, self.patch, height, width))
 
     def _check(self, x, t, label):
         network_checks.images(self, x)

@@ -107,10 +107,10 @@ class DiffWave(nn.Module):
         cycle: layers after which the dilation begins at 1 again; 10.
         mels: bands of the condition's "spectrogram" [B, F, M]; 0 for a network without one.
         hop: steps of x from one frame of it to the next: a product of two even numbers, or 1 for a frame at each step.
-        clock: what the network receives as its time: "steps" of a discrete process, 0 .. T, as DiffWave; or the noise
+        clock: kind of time that the network receives: "steps" of a discrete process, 0 .. T, as DiffWave; or the noise
             "level" alpha in [0, 1], as WaveGrad.
         dtype: compute type, "float32" or "bfloat16".
-        shape: (L, C) of the clips that it is made for; it takes other L too. None: that of the first.
+        shape: (L, C) of the clips that it is made for; it takes other L too. None: the shape of the first input.
 
     Raises:
         ValueError: at construction, for a field out of range or an unknown name.
@@ -160,7 +160,7 @@ class DiffWave(nn.Module):
             ValueError: for shapes that do not fit, and a superfluous or a missing spectrogram.
         """
         check_example(self, x, "waveforms [B, L, C]", rank=3)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, length, channels = x.shape
         if jnp.shape(t) not in ((), (batch,)):
             raise ValueError(f"one time for each example, t [B] = ({batch},); got shape {jnp.shape(t)}")
@@ -177,10 +177,10 @@ class DiffWave(nn.Module):
         for i in range(self.layers):
             h, skip = ResidualLayer(2 ** (i % self.cycle), self.dtype, name=f"layer_{i}")(h, time, levels)
             skips = skips + skip
-            seen.block(h)
+            recorded.block(h)
         h = nn.relu(dense(self.width, "skips")(skips / math.sqrt(self.layers)))
         last = nn.Dense(channels, kernel_init=nn.initializers.zeros_init(), name="out")
-        return seen.beside(last(h.astype(jnp.float32)))
+        return recorded.beside(last(h.astype(jnp.float32)))
 
     def _sinusoids(self, t: jax.Array) -> jax.Array:
         """sin(w t), then cos(w t), [B, 128], float32 or wider."""

@@ -77,7 +77,7 @@ class DiT(nn.Module):
             "sincos_rope", both.
         qk_norm: RMS-normalise queries and keys, with a learned scale.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass to save memory: "none"; "elementwise", all but products and
+        remat: parts to compute again in the backward pass to save memory: "none"; "elementwise", all but products and
             attention; "dots", attention too; "narrow", all but fused attention and the products that are added to the
             tokens; or "full".
         unroll: blocks in one turn of the scan; 0: the number of `layers.scan.turn`, on CPU all of up to 12.
@@ -86,11 +86,11 @@ class DiT(nn.Module):
             models); the sum of their embeddings conditions it.
         strength: the network receives, as "strength" [B] of its condition, the scale of the guidance (1: none) that it
             imitates; see `objectives.latent_consistency_distillation`.
-        frequency_shift: of the time's features, 0 (the paper) or 1, see `sinusoid`.
-        own_embeddings: every block has its own embeddings of the time and the class, and the last layers have those of
-            the first block, as diffusers trains a DiT; in the paper all share one.
+        frequency_shift: shift of the frequencies of the time's features, 0 (the paper) or 1, see `sinusoid`.
+        own_embeddings: whether every block has its own embeddings of the time and the class, and the last layers the
+            first block's, as diffusers trains a DiT; in the paper all share one.
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
-            too. None: that of the first images.
+            too. None: the shape of the first images.
 
     Raises:
         ValueError: from the constructor, for a field out of range or an unknown name.
@@ -187,7 +187,7 @@ class DiT(nn.Module):
         if self.positions != "sincos":
             angles = jnp.asarray(rope_angles(rows, columns, self.width // self.heads))
 
-        each: Any = functools.partial(
+        wrapped: Any = functools.partial(
             nn.vmap,
             variable_axes={"params": 0},
             split_rngs={"params": True},
@@ -195,18 +195,18 @@ class DiT(nn.Module):
             axis_size=self.depth,
         )
         if not self.own_embeddings:
-            each = lambda module: module
+            wrapped = lambda module: module
         embeddings = [
-            each(TimestepEmbedding)(self.width, self.dtype, self.frequency_shift, name=f"timestep_embedding{number}")(
-                jnp.broadcast_to(clock, (batch,))
-            )
+            wrapped(TimestepEmbedding)(
+                self.width, self.dtype, self.frequency_shift, name=f"timestep_embedding{number}"
+            )(jnp.broadcast_to(clock, (batch,)))
             for number, clock in zip(("", *(f"_{i}" for i in range(2, self.times + 1))), clocks)
         ]
         c = sum(embeddings[1:], embeddings[0])
         if strength is not None:
-            c = c + each(TimestepEmbedding)(self.width, self.dtype, name="strength_embedding")(1000 * (strength - 1))
+            c = c + wrapped(TimestepEmbedding)(self.width, self.dtype, name="strength_embedding")(1000 * (strength - 1))
         if self.num_classes:
-            c = c + each(LabelEmbedding)(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
+            c = c + wrapped(LabelEmbedding)(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
         c = nn.silu(c)
 
         tokens = layout.split(tokens, "batch", "tokens", None)

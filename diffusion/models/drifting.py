@@ -76,7 +76,7 @@ class DriftingDiT(nn.Module):
         mlp_ratio: hidden features of the MLP over `width`, of which SwiGLU has two thirds, up to a multiple of 32.
         default_strength: scale of the guidance that it imitates, of a condition without "strength"; 1: none.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -155,7 +155,7 @@ class DriftingDiT(nn.Module):
         entries = condition if isinstance(condition, Mapping) else {"label": condition}
         parts = conditions.entries(entries, (), ("label", "strength", "style"))
         self._check(x, t, parts)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -184,15 +184,15 @@ class DriftingDiT(nn.Module):
         angles = jnp.asarray(turns.reshape(-1, 2, size // 4), jnp.float32)
         picture = lambda tokens: tokens[:, self.class_tokens :]
         blocks = scanned(
-            Block, self.depth, self.remat, self.is_initializing(), kept=seen.among(self.depth), pick=picture
+            Block, self.depth, self.remat, self.is_initializing(), kept=recorded.among(self.depth), pick=picture
         )
         ratio = 1.5 * (self.hidden + 0.5) / self.width  # of which two thirds, rounded down, are `hidden`
         fields = (self.heads, ratio, "scaled_rmsnorm", "swiglu", True, self.attention, self.dtype)
-        tokens, kept = blocks(*fields, name="blocks")(tokens, nn.silu(c), angles, {})
-        seen.stack(self.depth, kept or ())
+        tokens, states = blocks(*fields, name="blocks")(tokens, nn.silu(c), angles, {})
+        recorded.stack(self.depth, states or ())
         norm = normalisation("scaled_rmsnorm", "final_norm", self.dtype)
         tokens = modulated_output(picture(tokens), nn.silu(c), norm, self.patch**2 * channels, self.dtype)
-        return seen.beside(unpatchify(tokens, self.patch, height, width))
+        return recorded.beside(unpatchify(tokens, self.patch, height, width))
 
     def _check(self, x, t, parts):
         network_checks.images(self, x)

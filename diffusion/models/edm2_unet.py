@@ -43,8 +43,8 @@ class EDM2Block(nn.Module):
         features: channels of the output.
         decoder: whether it is a box of the decoder, or of the encoder.
         resample: "keep", or "down" or "up" to halve or double the side of the input.
-        heads: of the attention behind it; 0 for none.
-        taps: of the filter that resamples.
+        heads: number of heads of the attention behind it; 0 for none.
+        taps: taps of the filter that resamples.
         dropout: rate in the branch, drawn from the rng collection "dropout" when `train`.
         residual_balance: share t of the branch in the sum.
         attention_balance: share t of the attention.
@@ -113,19 +113,19 @@ class EDM2UNet(nn.Module):
         multipliers: channels of each level over `width`, the finest first.
         blocks: boxes of a level on the way down; one more on the way up.
         attention_resolutions: sides with attention.
-        channels: of input and output.
+        channels: number of channels of input and output.
         num_classes: number of classes, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
-        noise_multiplier: Fourier features of the clock over `width`; None: those of the first level.
-        embedding_multiplier: features of the embedding over `width`; None: those of the widest level.
+        noise_multiplier: Fourier features of the clock over `width`; None: the first level's.
+        embedding_multiplier: features of the embedding over `width`; None: the widest level's.
         label_balance: share of the class in the embedding.
         concat_balance: share of the skip in the decoder's input.
         residual_balance, attention_balance: see `EDM2Block`.
         head_size: channels of a head.
-        taps: of the filter that resamples, see `diffusion.models.layers.resampling`.
+        taps: taps of the filter that resamples, see `diffusion.models.layers.resampling`.
         dropout: rate in the boxes, drawn from the rng collection "dropout" when `train`.
         clip: bound of the activations after each box; None for none.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass of the boxes: "none", "full", or "dots" (all but matmuls).
+        remat: parts to compute again in the backward pass of the boxes: "none", "full", or "dots" (all but matmuls).
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -226,7 +226,7 @@ class EDM2UNet(nn.Module):
         inputs = unet_inputs.checked(
             condition, x, t, channels=self.channels, halvings=len(self.widths) - 1, num_classes=self.num_classes
         )
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs["label"]).astype(self.dtype)
         block_class = EDM2Block
         if REMAT[self.remat]:
@@ -258,12 +258,12 @@ class EDM2UNet(nn.Module):
                 skips.append(h)
             for j in range(self.blocks):
                 h = box(h, channels, f"down_{i}_block_{j}", self.attends(i))
-                seen.block(h)
+                recorded.block(h)
                 skips.append(h)
 
         h = box(h, self.widths[-1], "middle_block_0", True, decoder=True)
         h = box(h, self.widths[-1], "middle_block_1", decoder=True)
-        seen.block(h)
+        recorded.block(h)
         skips, h = unet_inputs.with_residuals(skips, h, inputs["residuals"])
 
         for i, channels in reversed(list(enumerate(self.widths))):
@@ -272,10 +272,10 @@ class EDM2UNet(nn.Module):
             for j in range(self.blocks + 1):
                 h = mp_cat(h, skips.pop(), self.concat_balance)
                 h = box(h, channels, f"up_{i}_block_{j}", self.attends(i), decoder=True)
-                seen.block(h)
+                recorded.block(h)
         gain = self.param("gain", nn.initializers.zeros_init(), ())
         # In float32, since bfloat16 would round the output to 8 bits.
-        return seen.beside(MPConv(self.channels, 3, "float32", name="conv_out")(h.astype(jnp.float32), gain))
+        return recorded.beside(MPConv(self.channels, 3, "float32", name="conv_out")(h.astype(jnp.float32), gain))
 
     def _embedding(self, t: jax.Array, label: jax.Array | None) -> jax.Array:
         """The embedding of clock and class, [B, E], in float32."""

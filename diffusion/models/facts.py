@@ -9,8 +9,8 @@
 | `ranks`          | None       | of one example that it takes, 3 for pictures (H, W, C); None: any           |
 | `of_arrays`      | False      | whether it takes no pytrees; one with `ranks` takes none either             |
 | `of_frames`      | False      | whether the first axis counts frames, which neither patches nor levels part |
-| `feature_blocks` | 0          | blocks, 1 .. so many, whose outputs a call with `features=` returns too     |
-| `reuses`         | ()         | what of a call another one may take over: "blocks", "deep"; `caching` reads |
+| `feature_blocks` | 0          | N; the outputs of blocks 1 .. N a call with `features=` can return too      |
+| `reuses`         | ()         | parts of a call that another may reuse: "blocks", "deep"; for `caching`     |
 | `masks`          | 0          | side of the patches that "keep" of its condition leaves out; 0: it has none |
 | `masks_vary`     | False      | whether "keep" may have -1, where an example has fewer patches than others  |
 """
@@ -64,7 +64,7 @@ def of_frames(network: Any) -> bool:
 
 
 def takes_rank(network: Any, shape: tuple[int, ...]) -> bool:
-    """Whether a module, or one of its class, takes examples of as many axes as `shape` has."""
+    """Whether a module, or one of its class, takes examples with the number of axes of `shape`."""
     ranks = getattr(network, "ranks", None)
     return ranks is None or len(shape) in ranks
 

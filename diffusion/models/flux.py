@@ -15,7 +15,7 @@
                            [B, H, W, C]
 
 Chroma has neither the pooled text nor the strength: one network makes the vectors of all layers from t
-(`layers.approximator`), and of the text's tokens it sees those of "text_mask" alone (`text.chroma`).
+(`layers.approximator`), and it sees only the text's tokens in "text_mask" (`text.chroma`).
 
 Pictures and features are channels last.
 """
@@ -58,7 +58,7 @@ class Flux(nn.Module):
     patch of the picture that is edited (1, row, column).
 
     Attributes:
-        channels: C of the input: the 16 of the latents, and those of inputs concatenated to them (fill, depth).
+        channels: C of the input: the latents' 16, and the channels of inputs concatenated to them (fill, depth).
         out_channels: C of the output, the velocity.
         width: features of a token; `heads` divides it.
         depth: number of joint layers.
@@ -72,7 +72,7 @@ class Flux(nn.Module):
             without a strength and with a `pooled_width` of 0; (): each layer makes its own, of t, the pooled text and
             the strength.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -141,7 +141,7 @@ class Flux(nn.Module):
 
         Args:
             x: noised latents [B, H, W, C]; H and W even.
-            t: in [0, 1], [B] or [], float32 or wider.
+            t: times in [0, 1], [B] or [], float32 or wider.
             condition: see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "pooled": [B, pooled_width]; with an approximator "text_mask" in its place.
                 "strength": [B], required where the network receives it, refused elsewhere.
@@ -168,11 +168,11 @@ class Flux(nn.Module):
         required = ("text", "text_mask") if self.approximator else required
         inputs = entries(condition, required, ("residuals", "extra", "picture", "extra_text"))
         self._check(x, t, inputs)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         _, height, width, _ = x.shape
 
         patches = patchify(x, PATCH)
-        own = patches.shape[1]
+        picture_count = patches.shape[1]
         edited = inputs["picture"]
         if edited is not None:
             patches = jnp.concatenate([patches, patchify(edited, PATCH).astype(patches.dtype)], axis=1)
@@ -181,14 +181,14 @@ class Flux(nn.Module):
         text = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="text_embedding")(words)
         strength = 1000 * inputs["strength"] if self.strength else None
         t = jnp.asarray(t)
-        c, last, per_layer, of_single = None, None, {}, {}
+        c, last, per_layer, single_inputs = None, None, {}, {}
         if self.approximator:
-            last, per_layer["vectors"], of_single["vectors"] = self._vectors(jnp.broadcast_to(t, x.shape[:1]))
+            last, per_layer["vectors"], single_inputs["vectors"] = self._vectors(jnp.broadcast_to(t, x.shape[:1]))
         else:
             c = Conditioning(self.width, self.dtype, name="conditioning")(1000 * t, inputs["pooled"], strength)
         if words_seen is not None:
             seen_tokens = jnp.concatenate([words_seen, jnp.ones((x.shape[0], image.shape[1]), bool)], axis=1)
-            per_layer["seen"], of_single["seen"] = (
+            per_layer["seen"], single_inputs["seen"] = (
                 jnp.broadcast_to(seen_tokens, (depth, *seen_tokens.shape)) for depth in (self.depth, self.singles)
             )
         positions = self.token_positions(text.shape[1], height, width)
@@ -197,13 +197,13 @@ class Flux(nn.Module):
         angles = jnp.asarray(axis_angles(positions, self.axes))
 
         joint, single = self.spread(inputs["residuals"] or ((), ()))
-        further = ((0, 0), (0, 0), (0, image.shape[1] - own), (0, 0))  # zeros for the edited picture
+        further = ((0, 0), (0, 0), (0, image.shape[1] - picture_count), (0, 0))  # zeros for the edited picture
         per_layer |= {"residual": jnp.pad(jnp.stack(joint), further)} if joint else {}
         if inputs["extra"] is not None:
             extra = extra_attention.of_layers(inputs["extra"], 0, self.depth)
-            per_layer["extra"] = extra_attention.lengthened(extra, own, image.shape[1])
+            per_layer["extra"] = extra_attention.lengthened(extra, picture_count, image.shape[1])
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
-        of_single |= {"residual": jnp.pad(jnp.stack(single), further)} if single else {}
+        single_inputs |= {"residual": jnp.pad(jnp.stack(single), further)} if single else {}
         if through is not None:
             axes = (nn.broadcast, nn.broadcast, 0)
             params = params_of(self)
@@ -215,39 +215,44 @@ class Flux(nn.Module):
                     single_block,
                     params["single_blocks"],
                     self.singles,
-                    (c, angles, of_single),
+                    (c, angles, single_inputs),
                     axes,
                     lambda streams: jnp.concatenate(streams[::-1], axis=1),
                 ),
             )
             length = text.shape[1]
-            of_picture = lambda carry: carry[0] if isinstance(carry, tuple) else carry[:, length:]
-            tokens, more = through(Blocks(streams, segments, of_picture))
-            return self._output(tokens[:, :own], c, last, height, width), more
-        picture = lambda streams: streams[0][:, :own]
+            picture_tokens = lambda carry: carry[0] if isinstance(carry, tuple) else carry[:, length:]
+            tokens, more = through(Blocks(streams, segments, picture_tokens))
+            return self._output(tokens[:, :picture_count], c, last, height, width), more
+        picture = lambda streams: streams[0][:, :picture_count]
         blocks = scanned(
-            JointBlock, self.depth, self.remat, self.is_initializing(), kept=seen.among(self.depth), pick=picture
+            JointBlock, self.depth, self.remat, self.is_initializing(), kept=recorded.among(self.depth), pick=picture
         )
         blocks = blocks(self.heads, True, False, False, self.attention, self.dtype, name="blocks")
-        (image, text), kept = blocks(streams, c, angles, per_layer)
-        seen.stack(self.depth, kept or ())
+        (image, text), states = blocks(streams, c, angles, per_layer)
+        recorded.stack(self.depth, states or ())
 
-        picture = lambda tokens: tokens[:, text.shape[1] : text.shape[1] + own]
+        picture = lambda tokens: tokens[:, text.shape[1] : text.shape[1] + picture_count]
         blocks = scanned(
-            SingleBlock, self.singles, self.remat, self.is_initializing(), kept=seen.among(self.singles), pick=picture
+            SingleBlock,
+            self.singles,
+            self.remat,
+            self.is_initializing(),
+            kept=recorded.among(self.singles),
+            pick=picture,
         )
         blocks = blocks(self.heads, self.attention, self.dtype, name="single_blocks")
-        tokens, kept = blocks(jnp.concatenate([text, image], axis=1), c, angles, of_single)
-        seen.stack(self.singles, kept or ())
+        tokens, states = blocks(jnp.concatenate([text, image], axis=1), c, angles, single_inputs)
+        recorded.stack(self.singles, states or ())
 
-        return seen.beside(self._output(picture(tokens), c, last, height, width))
+        return recorded.beside(self._output(picture(tokens), c, last, height, width))
 
     def _output(self, tokens: jax.Array, c: Any, last: Any, height: int, width: int) -> jax.Array:
         tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.out_channels, self.dtype, last)
         return unpatchify(tokens, PATCH, height, width)
 
     def _vectors(self, t: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array], jax.Array]:
-        """(shift and scale of the output, those of the joint layers' streams [L, B, 6, D], of the single layers)."""
+        """(output's shift and scale, joint layers' vectors by stream [L, B, 6, D], single layers' vectors)."""
         count = 3 * self.singles + 12 * self.depth + 2
         features, hidden, layers = self.approximator
         network = Approximator(count, self.width, features, hidden, layers, self.dtype, name="approximator")
@@ -255,17 +260,17 @@ class Flux(nn.Module):
         single, picture, text, last = jnp.split(
             vectors, np.cumsum([3 * self.singles, 6 * self.depth, 6 * self.depth]), 1
         )
-        of_layers = lambda own, depth: own.reshape(len(t), depth, -1, self.width).swapaxes(0, 1)
-        both = of_layers(picture, self.depth), of_layers(text, self.depth)
-        return tuple(jnp.split(last, 2, axis=1)), both, of_layers(single, self.singles)
+        by_layers = lambda own, depth: own.reshape(len(t), depth, -1, self.width).swapaxes(0, 1)
+        both = by_layers(picture, self.depth), by_layers(text, self.depth)
+        return tuple(jnp.split(last, 2, axis=1)), both, by_layers(single, self.singles)
 
     def spread(self, residuals: Sequence[tuple[jax.Array, ...]]) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         """Residuals of joint and of single layers, K arrays each, over all layers, as evenly as diffusers does."""
-        each = [math.ceil(depth / max(len(own), 1)) for own, depth in zip(residuals, (self.depth, self.singles))]
+        repeats = [math.ceil(depth / max(len(group), 1)) for group, depth in zip(residuals, (self.depth, self.singles))]
         joint, single = residuals
         return (
-            tuple(joint[i // each[0]] for i in range(self.depth) if joint),
-            tuple(single[i // each[1]] for i in range(self.singles) if single),
+            tuple(joint[i // repeats[0]] for i in range(self.depth) if joint),
+            tuple(single[i // repeats[1]] for i in range(self.singles) if single),
         )
 
     def token_positions(self, words: int, height: int, width: int) -> np.ndarray:

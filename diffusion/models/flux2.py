@@ -62,7 +62,7 @@ class Flux2(nn.Module):
         theta: base of the rotary frequencies.
         strength: the network receives the guidance strength that it imitates (FLUX.2 dev).
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -110,7 +110,7 @@ class Flux2(nn.Module):
 
         Args:
             x: noised latents [B, H, W, C].
-            t: in [0, 1], [B] or [], float32 or wider.
+            t: times in [0, 1], [B] or [], float32 or wider.
             condition: see `diffusion.models.layers.conditions`: "text": [B, M, text_width]. "strength": [B], required
                 where the network receives it, refused elsewhere. "pictures": a tuple of latents [B, h, w, C], each of
                 its own h and w, of pictures that are edited or combined; they are further tokens.
@@ -127,7 +127,7 @@ class Flux2(nn.Module):
         """
         inputs = entries(condition, ("text", "strength") if self.strength else ("text",), ("pictures",))
         self._check(x, t, inputs)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, height, width, _ = x.shape
 
         dense = lambda name: nn.Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=xavier, name=name)
@@ -139,15 +139,15 @@ class Flux2(nn.Module):
         c = embedding("time")(1000 * jnp.broadcast_to(jnp.asarray(t), (batch,)))
         c = nn.silu(c + embedding("strength")(1000 * inputs["strength"]) if self.strength else c)
         vectors = lambda count, name: jnp.concatenate(Modulation(count, self.dtype, bias=False, name=name)(c), axis=1)
-        of_layers = lambda own, depth: jnp.broadcast_to(own, (depth, *own.shape))
+        for_layers = lambda stream, depth: jnp.broadcast_to(stream, (depth, *stream.shape))
         both = vectors(6, "image_modulation"), vectors(6, "text_modulation")
-        per_layer = {"vectors": tuple(of_layers(own, self.depth) for own in both)}
-        of_single = {"vectors": of_layers(vectors(3, "single_modulation"), self.singles)}
+        per_layer = {"vectors": tuple(for_layers(stream, self.depth) for stream in both)}
+        single_inputs = {"vectors": for_layers(vectors(3, "single_modulation"), self.singles)}
         sides = [latents.shape[1:3] for latents in (x, *pictures)]
         angles = jnp.asarray(axis_angles(_token_positions(text.shape[1], sides), self.axes, self.theta))
 
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
-        words, own = text.shape[1], height * width
+        words, pixels = text.shape[1], height * width
         joint = (self.heads, True, False, False, self.attention, self.dtype, True)
         single = (self.heads, self.attention, self.dtype, True)
         joined = lambda streams: jnp.concatenate(streams[::-1], axis=1)
@@ -160,26 +160,26 @@ class Flux2(nn.Module):
                     SingleBlock(*single, parent=None),
                     params["single_blocks"],
                     self.singles,
-                    (None, angles, of_single),
+                    (None, angles, single_inputs),
                     axes,
                     joined,
                 ),
             )
-            of_picture = lambda carry: carry[0] if isinstance(carry, tuple) else carry[:, words:]
-            tokens, more = through(Blocks(streams, segments, of_picture))
-            return self._output(tokens[:, :own], c, x.shape), more
+            picture_tokens = lambda carry: carry[0] if isinstance(carry, tuple) else carry[:, words:]
+            tokens, more = through(Blocks(streams, segments, picture_tokens))
+            return self._output(tokens[:, :pixels], c, x.shape), more
         initializing = self.is_initializing()
-        first = lambda streams: streams[0][:, :own]
-        stack = scanned(JointBlock, self.depth, self.remat, initializing, kept=seen.among(self.depth), pick=first)
-        streams, kept = stack(*joint, name="blocks")(streams, None, angles, per_layer)
-        seen.stack(self.depth, kept or ())
-        picture = lambda tokens: tokens[:, words : words + own]
+        first = lambda streams: streams[0][:, :pixels]
+        stack = scanned(JointBlock, self.depth, self.remat, initializing, kept=recorded.among(self.depth), pick=first)
+        streams, states = stack(*joint, name="blocks")(streams, None, angles, per_layer)
+        recorded.stack(self.depth, states or ())
+        picture = lambda tokens: tokens[:, words : words + pixels]
         stack = scanned(
-            SingleBlock, self.singles, self.remat, initializing, kept=seen.among(self.singles), pick=picture
+            SingleBlock, self.singles, self.remat, initializing, kept=recorded.among(self.singles), pick=picture
         )
-        tokens, kept = stack(*single, name="single_blocks")(joined(streams), None, angles, of_single)
-        seen.stack(self.singles, kept or ())
-        return seen.beside(self._output(picture(tokens), c, x.shape))
+        tokens, states = stack(*single, name="single_blocks")(joined(streams), None, angles, single_inputs)
+        recorded.stack(self.singles, states or ())
+        return recorded.beside(self._output(picture(tokens), c, x.shape))
 
     def _output(self, tokens: jax.Array, c: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return modulated_output(tokens, c, layer_norm, self.channels, self.dtype, bias=False).reshape(shape)

@@ -50,7 +50,7 @@ class FluxControlNet(nn.Module):
         residuals = control_net.apply(variables, x, t, condition, hint)
         output = flux.apply(flux_variables, x, t, {**condition, "residuals": flux.spread(residuals)})
 
-    All parameters but those of the hint, the kinds and the residuals have the names of Flux's, from which training
+    All parameters except the hint's, the kinds' and the residuals' have the names of Flux's, from which training
     begins.
 
     Attributes:
@@ -78,7 +78,7 @@ class FluxControlNet(nn.Module):
     ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         """Args:
             x: [B, H, W, channels], as the transformer's.
-            t: in [0, 1], [B] or [].
+            t: times in [0, 1], [B] or [].
             condition: "text" [B, M, text_width] and "pooled" [B, pooled_width]; "strength" [B] where it is received.
             hint: [B, H, W, channels] latents; with `pixels` [B, 8 H, 8 W, 3] in [-1, 1].
             mode: int [B], the kind of control; with `modes`.
@@ -95,9 +95,9 @@ class FluxControlNet(nn.Module):
         if hint.shape != expected:
             raise ValueError(f"the hint beside x {x.shape} is {expected}; got {hint.shape}")
         dense = lambda name, start=xavier: nn.Dense(base.width, dtype=base.dtype, kernel_init=start, name=name)
-        seen = self._seen(hint) if self.pixels else hint
+        read = self._seen(hint) if self.pixels else hint
         start = xavier if self.pixels else zeros  # of pixels the last convolution is zero
-        image = dense("patch_embedding")(patchify(x, PATCH)) + dense("hint_embedding", start)(patchify(seen, PATCH))
+        image = dense("patch_embedding")(patchify(x, PATCH)) + dense("hint_embedding", start)(patchify(read, PATCH))
         text = dense("text_embedding")(condition["text"])
         if self.modes:
             kinds = nn.Embed(self.modes, base.width, dtype=base.dtype, name="mode_embedding")
@@ -115,8 +115,8 @@ class FluxControlNet(nn.Module):
         (image, text), joint = blocks((image, text), c, angles, {})
         single: list[jax.Array] = []
         if self.singles:
-            of_picture = lambda tokens: tokens[:, words:]
-            blocks = stack(SingleBlock, self.singles, kept=range(1, self.singles + 1), pick=of_picture)
+            picture_tokens = lambda tokens: tokens[:, words:]
+            blocks = stack(SingleBlock, self.singles, kept=range(1, self.singles + 1), pick=picture_tokens)
             blocks = blocks(base.heads, base.attention, base.dtype, name="single_blocks")
             _, single = blocks(jnp.concatenate([text, image], axis=1), c, angles, {})
         return (
@@ -127,11 +127,11 @@ class FluxControlNet(nn.Module):
     def _seen(self, hint: jax.Array) -> jax.Array:
         """[B, 8 H, 8 W, 3] -> [B, H, W, pixels]."""
         dtype = self.base.dtype
-        seen = nn.silu(conv(HINT_WIDTH, dtype=dtype, name="hint_in")(hint))
+        h = nn.silu(conv(HINT_WIDTH, dtype=dtype, name="hint_in")(hint))
         for i in range(FACTOR.bit_length() - 1):
-            seen = nn.silu(conv(HINT_WIDTH, dtype=dtype, name=f"hint_{i}_same")(seen))
-            seen = nn.silu(conv(HINT_WIDTH, stride=2, dtype=dtype, name=f"hint_{i}_half")(seen))
-        return conv(self.pixels, zero=True, dtype=dtype, name="hint_out")(seen)
+            h = nn.silu(conv(HINT_WIDTH, dtype=dtype, name=f"hint_{i}_same")(h))
+            h = nn.silu(conv(HINT_WIDTH, stride=2, dtype=dtype, name=f"hint_{i}_half")(h))
+        return conv(self.pixels, zero=True, dtype=dtype, name="hint_out")(h)
 
     @classmethod
     def beside(cls, base: Flux, depth: int = 0) -> "FluxControlNet":
@@ -171,24 +171,24 @@ class FluxControlNet(nn.Module):
         """The base's entry "residuals": of pixels, joint layer i has residual i mod K, as diffusers does for XLabs's.
 
         Args:
-            params: of this module.
+            params: parameters of this module.
             denoiser: the transformer.
-            x, clock, condition: as the base receives them, without residuals.
-            seen: what `__call__` takes as the hint; of a union (the hint, the kind int [B]).
+            x, clock, condition: the base's inputs, without residuals.
+            seen: the hint, as `__call__` takes it; of a union (the hint, the kind int [B]).
         """
-        own = {name: entry for name, entry in condition.items() if name != "strength" or self.base.strength}
+        received = {name: entry for name, entry in condition.items() if name != "strength" or self.base.strength}
         hint = seen if isinstance(seen, tuple) else (seen,)
-        found: Any = self.apply({"params": params}, x, clock, own, *hint)
-        joint, single = denoiser.spread(found)
+        outputs: Any = self.apply({"params": params}, x, clock, received, *hint)
+        joint, single = denoiser.spread(outputs)
         if self.pixels:
-            joint = tuple(found[0][i % self.depth] for i in range(denoiser.depth))
+            joint = tuple(outputs[0][i % self.depth] for i in range(denoiser.depth))
         return joint, single
 
     def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
         """This ControlNet as what sampling attaches to a Flux, with its compute type.
 
         Args:
-            params: of this module.
+            params: parameters of this module.
             denoiser: the transformer.
             base: its parameters.
 

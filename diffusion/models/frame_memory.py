@@ -43,7 +43,7 @@ def empty(network: Any, shape: tuple[int, ...]) -> FrameMemory:
 
     Args:
         network: a `VideoDiT` with `causal`.
-        shape: of the clips, (B, F, H, W, C): it has room for F frames.
+        shape: shape of the clips, (B, F, H, W, C): the memory has room for F frames.
 
     Raises:
         ValueError: for a network that is not causal.
@@ -58,12 +58,12 @@ def empty(network: Any, shape: tuple[int, ...]) -> FrameMemory:
 
 
 def reading(network: Any, variables: Any, memory: FrameMemory) -> Network:
-    """The network of frames `[B, n, ...]` that follow those of the memory.
+    """The network of frames `[B, n, ...]` that follow the memory's frames.
 
     Args:
         network: a `VideoDiT` with `causal`.
         variables: its variables.
-        memory: of earlier frames, a multiple of `causal`.
+        memory: memory of earlier frames, a multiple of `causal`.
     """
     return lambda x, clock, condition: network.apply(variables, x, clock, condition, memory=memory)
 
@@ -83,10 +83,10 @@ def remembered(
         network: a `VideoDiT` with `causal`.
         variables: its variables.
         schedule: the process.
-        parameterization: what the network predicts.
+        parameterization: the network's parameterization.
         x_0: `[B, n, ...]` frames, a multiple of `causal` for which there is room.
         condition: passed to the network as it is.
-        memory: of earlier frames.
+        memory: memory of earlier frames.
 
     Raises:
         ValueError: for frames that are no whole chunks, or more than the memory has room for at all. Where it is full
@@ -103,12 +103,12 @@ def remembered(
     clock = parameterization.clock(schedule, t)
     collection = attention_records.KEYS_VALUES
     _, shown = network.apply(variables, x, clock, condition, memory=memory, mutable=[collection])
-    own = shown[collection]["blocks"]["temporal_attention"][attention_records.LEAF]
+    keys_values = shown[collection]["blocks"]["temporal_attention"][attention_records.LEAF]
 
     def written(kept: Array, new: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(kept, new.astype(kept.dtype), memory.frames, axis=2)
 
-    return FrameMemory(*map(written, memory[:2], own), memory.frames + x_0.shape[1])
+    return FrameMemory(*map(written, memory[:2], keys_values), memory.frames + x_0.shape[1])
 
 
 def seen(frames: int, chunk: int, memory: FrameMemory | None = None) -> Array:
@@ -116,8 +116,8 @@ def seen(frames: int, chunk: int, memory: FrameMemory | None = None) -> Array:
 
     Args:
         frames: n, of a call.
-        chunk: frames that see each other.
-        memory: of M frames; None for none.
+        chunk: number of frames that see each other.
+        memory: memory of M frames; None for none.
 
     Returns:
         [1, 1, n, n], or [1, 1, n, M + n], see `attention.mask_bias`.
@@ -126,6 +126,6 @@ def seen(frames: int, chunk: int, memory: FrameMemory | None = None) -> Array:
     mask = jnp.asarray(place[:, None] >= place)
     if memory is not None:
         room = memory.keys.shape[2]
-        kept = jnp.broadcast_to(jnp.arange(room) < memory.frames, (frames, room))
-        mask = jnp.concatenate([kept, mask], axis=1)
+        remembered_frames = jnp.broadcast_to(jnp.arange(room) < memory.frames, (frames, room))
+        mask = jnp.concatenate([remembered_frames, mask], axis=1)
     return mask_bias(mask[None])

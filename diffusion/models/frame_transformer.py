@@ -43,7 +43,7 @@ class FrameTransformer(nn.Module):
     """The transformer of frames: `apply(variables, x, t, condition)` is a `Network` that predicts a velocity.
 
     It is equivariant under rigid motions: its output turns with its input, and does not see a common translation.
-    Residues are told apart by their places in the chain. Its clock is t itself, `parameterizations.time()`.
+    Their positions in the chain distinguish the residues. Its clock is t itself, `parameterizations.time()`.
 
     Attributes:
         width: features of a residue, even.
@@ -53,8 +53,9 @@ class FrameTransformer(nn.Module):
         query_points: points of a head's queries and keys.
         value_points: points of a head's values.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
-        longest: residues of the longest chain that it takes.
-        shape: (N, 3, 4) of the chains that it is made for; it takes other N too. None: that of the first.
+        longest: number of residues of the longest chain that it takes.
+        shape: shape (N, 3, 4) of the chains that it is made for; it takes other N too. None: the shape of the first
+            input.
 
     Raises:
         ValueError: at construction, for a field out of range.
@@ -113,8 +114,8 @@ class FrameTransformer(nn.Module):
             x, STEPS * jnp.asarray(t, jnp.float32), condition
         )
         places = sinusoid(jnp.arange(number, dtype=jnp.float32), self.width)
-        own = jnp.einsum("bnji,bnj->bni", rotations, positions, precision=EXACT)
-        s = nn.Dense(self.width, name="place")(places) + nn.Dense(self.width, name="position")(own) + c[:, None]
+        local = jnp.einsum("bnji,bnj->bni", rotations, positions, precision=EXACT)
+        s = nn.Dense(self.width, name="place")(places) + nn.Dense(self.width, name="position")(local) + c[:, None]
         z = self._pairs(rotations, positions) + nn.Dense(self.pair_width, name="pair_condition")(c)[:, None, None]
         z = nn.LayerNorm(name="pair_norm")(z)
 
@@ -147,12 +148,12 @@ class FrameTransformer(nn.Module):
         """`[B, N, N, E]` of what residue i sees of j from its frame: offset, distance, direction and turn."""
         number = positions.shape[1]
         apart = positions[:, None] - positions[:, :, None]
-        seen = jnp.einsum("bnji,bnmj->bnmi", rotations, apart, precision=EXACT)
-        distance = jnp.sqrt(jnp.sum(seen**2, -1, keepdims=True) + 1e-8)
+        local = jnp.einsum("bnji,bnmj->bnmi", rotations, apart, precision=EXACT)
+        distance = jnp.sqrt(jnp.sum(local**2, -1, keepdims=True) + 1e-8)
         centres = jnp.linspace(0.0, FARTHEST, BINS)
         near = jnp.exp(-(((distance - centres) * BINS / FARTHEST) ** 2))
         turn = jnp.einsum("bnji,bmjk->bnmik", rotations, rotations, precision=EXACT)
-        parts = jnp.concatenate([seen, near, turn.reshape(*turn.shape[:3], 9)], -1)
+        parts = jnp.concatenate([local, near, turn.reshape(*turn.shape[:3], 9)], -1)
         places = jnp.arange(number)
         offset = jnp.clip(places - places[:, None], -OFFSETS, OFFSETS) + OFFSETS
         table = self.param("offsets", nn.initializers.normal(0.02), (2 * OFFSETS + 1, self.pair_width))
@@ -174,14 +175,14 @@ def neighbours(rotations: jax.Array, positions: jax.Array) -> jax.Array:
     for step in (1, -1):
         other, place = jnp.roll(rotations, step, 1), jnp.roll(positions, step, 1)
         turn = jnp.einsum("bnji,bnjk->bnik", rotations, other, precision=EXACT)
-        seen = jnp.einsum("bnji,bnj->bni", rotations, place - positions, precision=EXACT)
-        each = jnp.concatenate([turn.reshape(*turn.shape[:2], 9), seen / ONE_BOND], -1)
+        local = jnp.einsum("bnji,bnj->bni", rotations, place - positions, precision=EXACT)
+        features = jnp.concatenate([turn.reshape(*turn.shape[:2], 9), local / ONE_BOND], -1)
         ends = jnp.arange(positions.shape[1]) == (0 if step == 1 else positions.shape[1] - 1)
-        parts.append(jnp.where(ends[:, None], 0.0, each))
+        parts.append(jnp.where(ends[:, None], 0.0, features))
     return jnp.concatenate(parts, -1)
 
 
 def tangents(rotations: jax.Array, u: jax.Array) -> jax.Array:
     """Tangents `[..., 3, 4]` of velocities (w, v) `[..., 6]` in the frames themselves: R hat(w), and beside it R v."""
-    own = jnp.concatenate([hat(u[..., :3]), u[..., 3:, None]], -1)
-    return jnp.einsum("...ij,...jk->...ik", rotations, own, precision=EXACT)
+    generators = jnp.concatenate([hat(u[..., :3]), u[..., 3:, None]], -1)
+    return jnp.einsum("...ij,...jk->...ik", rotations, generators, precision=EXACT)

@@ -99,7 +99,7 @@ class HunyuanVideo(nn.Module):
         axes: features of a head that rotate with frame, row and column; they sum to width / heads.
         strength: the network receives the guidance strength that it imitates.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -144,7 +144,7 @@ class HunyuanVideo(nn.Module):
 
         Args:
             x: noised latents [B, F, H, W, C]; H and W even.
-            t: in [0, 1], [B] or [], float32 or wider.
+            t: times in [0, 1], [B] or [], float32 or wider.
             condition: see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of Llama. "text_mask": Bool [B, M]. "pooled": [B, pooled_width], of CLIP.
                 "strength": [B], required where the network receives it, refused elsewhere.
@@ -159,7 +159,7 @@ class HunyuanVideo(nn.Module):
         """
         inputs = entries(condition, ("text", "text_mask", "pooled", *("strength",) * self.strength))
         self._check(x, t, inputs)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, frames, height, width, channels = x.shape
         t = 1000 * jnp.broadcast_to(jnp.asarray(t), (batch,))
 
@@ -177,21 +177,23 @@ class HunyuanVideo(nn.Module):
 
         init = self.is_initializing()
         streams = layout.split(video, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
-        kept = seen.among(self.depth)
-        blocks = scanned(JointBlock, self.depth, self.remat, init, kept=kept, pick=lambda streams: streams[0])
+        wanted = recorded.among(self.depth)
+        blocks = scanned(JointBlock, self.depth, self.remat, init, kept=wanted, pick=lambda streams: streams[0])
         blocks = blocks(self.heads, True, False, False, self.attention, self.dtype, name="blocks")
-        (video, text), found = blocks(streams, c, angles, per_layer(self.depth))
-        seen.stack(self.depth, found or ())
+        (video, text), states = blocks(streams, c, angles, per_layer(self.depth))
+        recorded.stack(self.depth, states or ())
 
         only_video = lambda tokens: tokens[:, words:]
-        blocks = scanned(SingleBlock, self.singles, self.remat, init, kept=seen.among(self.singles), pick=only_video)
+        blocks = scanned(
+            SingleBlock, self.singles, self.remat, init, kept=recorded.among(self.singles), pick=only_video
+        )
         blocks = blocks(self.heads, self.attention, self.dtype, name="single_blocks")
-        tokens, found = blocks(jnp.concatenate([text, video], axis=1), c, angles, per_layer(self.singles))
-        seen.stack(self.singles, found or ())
+        tokens, states = blocks(jnp.concatenate([text, video], axis=1), c, angles, per_layer(self.singles))
+        recorded.stack(self.singles, states or ())
 
         tokens = modulated_output(only_video(tokens), c, layer_norm, PATCH**2 * channels, self.dtype)
         pictures = unpatchify(tokens.reshape(batch * frames, -1, tokens.shape[-1]), PATCH, height, width)
-        return seen.beside(pictures.reshape(x.shape))
+        return recorded.beside(pictures.reshape(x.shape))
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         if x.ndim != 5 or x.shape[-1] != self.channels:

@@ -50,9 +50,9 @@ class GlobalProjection(nn.Module):
     """norm(dense(pooled)) as K tokens: [B, P] -> [B, K, E].
 
     Attributes:
-        features: P, of the image encoder's pooled vector.
-        width: E, of a token: that of the prompt's tokens.
-        tokens: K.
+        features: number P of features of the image encoder's pooled vector.
+        width: number E of features of a token, as of the prompt's tokens.
+        tokens: number K of tokens.
     """
 
     features: int
@@ -99,13 +99,13 @@ class ResamplerLayer(nn.Module):
     @nn.compact
     def __call__(self, y: jax.Array, x: jax.Array, c: jax.Array | None = None) -> jax.Array:
         vectors = None if c is None else Modulation(4, "float32", name="modulation")(c)
-        own = norm("norm_own")(y)
-        own = own if vectors is None else own * (1 + vectors[1]) + vectors[0]
-        both = jnp.concatenate([norm("norm_seen")(x), own], axis=1)
+        latents = norm("norm_own")(y)
+        latents = latents if vectors is None else latents * (1 + vectors[1]) + vectors[0]
+        both = jnp.concatenate([norm("norm_seen")(x), latents], axis=1)
         dense = lambda name: nn.DenseGeneral(
             (self.heads, self.head_size), use_bias=False, kernel_init=xavier, name=name
         )
-        out = attention(dense("query")(own), dense("key")(both), dense("value")(both), "xla")
+        out = attention(dense("query")(latents), dense("key")(both), dense("value")(both), "xla")
         width = y.shape[-1]
         y = y + nn.DenseGeneral(width, axis=(-2, -1), use_bias=False, kernel_init=xavier, name="out")(out)
         h = norm("norm_mlp")(y)
@@ -123,7 +123,7 @@ class Resampler(nn.Module):
         tokens: K.
         inner: width of the layers.
         depth: number of layers.
-        heads, head_size: of their attention.
+        heads, head_size: number of heads of their attention, and features of a head.
         ratio: features inside their MLPs over `inner`.
     """
 

@@ -73,10 +73,10 @@ class JiT(nn.Module):
         class_start: blocks that the picture's tokens pass alone.
         mlp_ratio: hidden features of the MLP over `width`, of which SwiGLU has two thirds.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
-            too. None: that of the first images.
+            too. None: the shape of the first images.
 
     Raises:
         ValueError: from the constructor, for a field out of range or an unknown name.
@@ -150,7 +150,7 @@ class JiT(nn.Module):
         """
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
         self._check(x, t, label)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -164,26 +164,26 @@ class JiT(nn.Module):
         angles = jnp.asarray(rope_angles(rows, columns, self.width // self.heads))
 
         c = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
-        of_class = None
+        label_vector = None
         if self.num_classes:
-            of_class = LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
-            c = c + of_class
+            label_vector = LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
+            c = c + label_vector
         c = nn.silu(c)
 
         picture = lambda tokens: tokens[:, -rows * columns :]
         early = c, angles, jax.tree.map(lambda mask: mask[: self.class_start], masks)
         join = lambda tokens: tokens
-        if of_class is not None and self.class_tokens:
+        if label_vector is not None and self.class_tokens:
             positions = self.param("class_positions", nn.initializers.normal(0.02), (self.class_tokens, self.width))
-            first = of_class[:, None] + positions.astype(tokens.dtype)
+            first = label_vector[:, None] + positions.astype(tokens.dtype)
             join = lambda tokens: jnp.concatenate([first, tokens], axis=1)
             angles = jnp.concatenate([jnp.zeros((self.class_tokens, *angles.shape[1:])), angles])
         late = c, angles, jax.tree.map(lambda mask: mask[self.class_start :], masks)
         more: Any = None
         if through is None:
             if self.class_start:
-                tokens = self._blocks("early_blocks", self.class_start, seen, picture, tokens, *early)
-            tokens = self._blocks("blocks", self.depth - self.class_start, seen, picture, join(tokens), *late)
+                tokens = self._blocks("early_blocks", self.class_start, recorded, picture, tokens, *early)
+            tokens = self._blocks("blocks", self.depth - self.class_start, recorded, picture, join(tokens), *late)
         else:
             params, block = params_of(self), Block(*self._fields, parent=None)
             axes = nn.broadcast, nn.broadcast, 0
@@ -195,7 +195,7 @@ class JiT(nn.Module):
         norm = normalisation(self.norm, "final_norm", self.dtype)
         tokens = modulated_output(picture(tokens), c, norm, self.patch**2 * channels, self.dtype)
         output = unpatchify(tokens, self.patch, height, width)
-        return seen.beside(output) if through is None else (output, more)
+        return recorded.beside(output) if through is None else (output, more)
 
     @property
     def _fields(self):
@@ -205,8 +205,8 @@ class JiT(nn.Module):
     def _blocks(self, name, length, seen, picture, *arguments):
         """The tokens after a stack of blocks; `seen` keeps what is requested of them."""
         stack = scanned(Block, length, self.remat, self.is_initializing(), kept=seen.among(length), pick=picture)
-        tokens, kept = stack(*self._fields, name=name)(*arguments)
-        seen.stack(length, kept or ())
+        tokens, states = stack(*self._fields, name=name)(*arguments)
+        seen.stack(length, states or ())
         return tokens
 
     def _check(self, x, t, label):
@@ -229,6 +229,6 @@ def jit_preset(size: str, num_classes: int = 1000, **options: Any) -> JiT:
     Raises:
         ValueError: for an unknown size, and as `JiT`.
 
-    Reference: Li & He, 2025, appendix A; the numbers are those of the authors' model_jit.py.
+    Reference: Li & He, 2025, appendix A; the numbers come from the authors' model_jit.py.
     """
     return JiT(num_classes=num_classes, **look_up(PRESETS, size, "size"), **options)

@@ -32,7 +32,7 @@ class TimedResampler(nn.Module):
         tokens: K.
         inner: I, width of the layers.
         depth: number of layers.
-        heads, head_size: of their attention.
+        heads, head_size: number of heads of their attention, and features of a head.
         ratio: features inside their MLPs over `inner`.
         time_features: sinusoidal features of the time, an even number.
     """
@@ -67,9 +67,9 @@ class JointIPAdapter(nn.Module):
         layers = adapter.apply(variables, features, clock)     # without a weight, see `adapters.ip_adapter`
 
     Attributes:
-        projection: from features and the time to tokens.
+        projection: module from features and the time to tokens.
         widths: D of each layer, as the denoiser's `extra_layers` has them.
-        heads: of the denoiser.
+        heads: number of heads of the denoiser.
     """
 
     projection: TimedResampler
@@ -103,9 +103,10 @@ class JointIPAdapter(nn.Module):
 
     def _layer(self, i: int, width: int, tokens: jax.Array, c: jax.Array) -> tuple[jax.Array, ...]:
         shift, scale = Modulation(2, "float32", width, name=f"modulation_{i}")(c)
-        seen = layer_norm(tokens) * (1 + scale) + shift
+        modulated = layer_norm(tokens) * (1 + scale) + shift
         keys, values = (
-            nn.Dense(width, use_bias=False, kernel_init=xavier, name=f"{name}_{i}")(seen) for name in ("key", "value")
+            nn.Dense(width, use_bias=False, kernel_init=xavier, name=f"{name}_{i}")(modulated)
+            for name in ("key", "value")
         )
         ones = lambda name: self.param(f"{name}_scale_{i}", nn.initializers.ones, (width // self.heads,))
         split = keys.reshape(*keys.shape[:2], self.heads, -1)

@@ -56,12 +56,12 @@ def ltx_angles(seconds: jax.Array, rows: int, columns: int, width: int) -> jax.A
         p = (seconds_f / 20, 32 i / 2048, 32 j / 2048),   w_k = (pi / 2) 10000^(k / (K - 1)),   k < K = floor(D / 6)
         out[n] = [0, .., w_0 (2 p_0 - 1), w_0 (2 p_1 - 1), w_0 (2 p_2 - 1), w_1 (2 p_0 - 1), ..]
 
-    The zeros are as many as D / 2 - 3 K. The arithmetic is float32's, as in training: the largest angles, of 15,708
+    There are D / 2 - 3 K zeros. The arithmetic is float32's, as in training: the largest angles, of 15,708
     radians, are rounded there.
 
     Args:
         seconds: time in the video of each frame of the latents, [B, F].
-        rows, columns: of a frame of the latents.
+        rows, columns: numbers of rows and columns of a frame of the latents.
         width: D, even and at least 12.
 
     Returns:
@@ -132,7 +132,7 @@ class LTXVideo(nn.Module):
         heads: attention heads.
         text_width: E, features of the text's tokens.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -190,7 +190,7 @@ class LTXVideo(nn.Module):
         """
         inputs = entries(condition, ("text",), ("text_mask", "rate", "seconds"))
         self._check(x, t, inputs)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, *grid, channels = x.shape
         dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
 
@@ -211,16 +211,18 @@ class LTXVideo(nn.Module):
         c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
 
         axes = (nn.broadcast,) * 4
-        blocks = scanned(LTXBlock, self.depth, self.remat, self.is_initializing(), axes, kept=seen.among(self.depth))
-        tokens, kept = blocks(self.heads, self.attention, self.dtype, name="blocks")(tokens, c, text, bias, angles)
-        seen.stack(self.depth, kept or ())
+        blocks = scanned(
+            LTXBlock, self.depth, self.remat, self.is_initializing(), axes, kept=recorded.among(self.depth)
+        )
+        tokens, states = blocks(self.heads, self.attention, self.dtype, name="blocks")(tokens, c, text, bias, angles)
+        recorded.stack(self.depth, states or ())
 
         final = embedding[:, :, None] + self.param("final_table", _table, (2, self.width)).astype(embedding.dtype)
         shift, scale = (_each(final[:, :, i], tokens) for i in range(2))
         tokens = layer_norm(tokens) * (1 + scale) + shift
         # In float32: bfloat16 would round the output to 8 bits.
         tokens = nn.Dense(channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
-        return seen.beside(tokens.reshape(x.shape))
+        return recorded.beside(tokens.reshape(x.shape))
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         if x.ndim != 5 or x.shape[-1] != self.channels:

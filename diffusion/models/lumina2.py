@@ -58,15 +58,15 @@ class Lumina2(nn.Module):
         channels: C of the latents.
         width: features of a token; `heads` divides it.
         depth: layers of the whole sequence.
-        refiners: layers of the text alone, and of the picture alone.
-        heads: of the queries.
-        key_heads: of keys and values; they divide `heads`.
+        refiners: number of layers of the text alone, and of the picture alone.
+        heads: number of heads of the queries.
+        key_heads: number of heads of keys and values, a divisor of `heads`.
         hidden: features inside the gated MLPs.
         text_width: E, features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
-        epsilon: of the norms of tokens.
+        epsilon: epsilon of the norms of tokens.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -119,7 +119,7 @@ class Lumina2(nn.Module):
 
         Args:
             x: noised latents [B, H, W, C]; H and W even.
-            t: in [0, 1], [B] or [], float32 or wider.
+            t: times in [0, 1], [B] or [], float32 or wider.
             condition: see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": [B, M], True for the text's tokens, which stand first; without
                 it all are.
@@ -149,9 +149,9 @@ class Lumina2(nn.Module):
         shown = jnp.ones(text.shape[:2], bool) if shown is None else jnp.asarray(shown)
 
         angles = self._angles(shown.sum(1), text.shape[1], height // PATCH, width // PATCH)
-        of_text, of_image = jnp.split(angles, [text.shape[1]], axis=1)
-        text = self._refined("text_refiners", text, None, of_text, shown)
-        image = self._refined("picture_refiners", image, c, of_image, None)
+        text_angles, image_angles = jnp.split(angles, [text.shape[1]], axis=1)
+        text = self._refined("text_refiners", text, None, text_angles, shown)
+        image = self._refined("picture_refiners", image, c, image_angles, None)
         number = image.shape[1]
         tokens = layout.split(jnp.concatenate([text, image], axis=1), "batch", "tokens", None)
         arguments = (c, angles, jnp.concatenate([shown, jnp.ones((batch, number), bool)], axis=1))
@@ -176,9 +176,9 @@ class Lumina2(nn.Module):
         # Computed in float64 for every place that a text can end at, and looked up.
         table = jnp.asarray(axis_angles(np.arange(words + 1)[:, None], self.axes[:1]))
         batch = len(length)
-        of_text = jnp.broadcast_to(jnp.arange(words), (batch, words))
+        text_places = jnp.broadcast_to(jnp.arange(words), (batch, words))
         behind = jnp.broadcast_to(length[:, None], (batch, rows * columns))
-        along = table[jnp.concatenate([of_text, behind], axis=1)]
+        along = table[jnp.concatenate([text_places, behind], axis=1)]
         return jnp.concatenate([along, jnp.broadcast_to(flat, (batch, *flat.shape))], axis=-1)
 
     def _output(self, tokens: jax.Array, c: jax.Array, height: int, width: int) -> jax.Array:

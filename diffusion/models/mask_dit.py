@@ -66,10 +66,10 @@ class MaskDiT(nn.Module):
         decoder_heads: attention heads of the decoder.
         mlp_ratio: hidden features of the MLP over the width.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
-            too. None: that of the first images.
+            too. None: the shape of the first images.
 
     Raises:
         ValueError: from the constructor, for a field out of range or an unknown name.
@@ -144,7 +144,7 @@ class MaskDiT(nn.Module):
         condition, keep = parted_keep(condition)
         label, masks = layer_masks.parted(condition, x.shape[0], self.feature_blocks)
         self._check(x, t, label)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -164,12 +164,12 @@ class MaskDiT(nn.Module):
         c = nn.silu(c)
 
         def stack(tokens: jax.Array, name: str, depth: int, heads: int, first: int) -> jax.Array:
-            blocks = scanned(Block, depth, self.remat, init, kept=seen.among(depth))
+            blocks = scanned(Block, depth, self.remat, init, kept=recorded.among(depth))
             fields = (heads, self.mlp_ratio, "layernorm", "gelu", False, self.attention, self.dtype)
-            own = {kind: mask[first : first + depth] for kind, mask in masks.items()}
+            part_masks = {kind: mask[first : first + depth] for kind, mask in masks.items()}
             tokens = layout.split(tokens, "batch", "tokens", None)
-            tokens, kept = blocks(*fields, name=name)(tokens, c, None, own)
-            seen.stack(depth, kept or ())
+            tokens, states = blocks(*fields, name=name)(tokens, c, None, part_masks)
+            recorded.stack(depth, states or ())
             return tokens
 
         tokens = stack(tokens, "blocks", self.depth, self.heads, 0)
@@ -180,7 +180,7 @@ class MaskDiT(nn.Module):
         tokens = completed(tokens, keep, mask_token, rows * columns) + positions(self.decoder_width)
         tokens = stack(tokens, "decoder_blocks", self.decoder_depth, self.decoder_heads, self.depth)
         tokens = modulated_output(tokens, c, layer_norm, self.patch**2 * channels, self.dtype)
-        return seen.beside(unpatchify(tokens, self.patch, height, width))
+        return recorded.beside(unpatchify(tokens, self.patch, height, width))
 
     def _check(self, x, t, label):
         network_checks.images(self, x)

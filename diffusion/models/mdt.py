@@ -122,14 +122,14 @@ class MDT(nn.Module):
         shape: (H, W, C) of the images.
         patch: side of a patch in pixels; it divides H and W.
         width: features of a token; 4 divides it, and so does `heads`.
-        depth: number of blocks, those of the decoder included.
+        depth: number of blocks, the decoder's included.
         heads: attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         decoder_depth: blocks behind the place where masked patches are completed; depth - decoder_depth is even.
         learn_sigma: the output has 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
         mlp_ratio: hidden features of the MLP over `width`.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -208,7 +208,7 @@ class MDT(nn.Module):
         condition, keep = parted_keep(condition)
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
         self._check(x, t, label)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -221,7 +221,7 @@ class MDT(nn.Module):
         tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(
             patchify(x, self.patch)
         )
-        whole = layout.split(tokens + positions("positions"), "batch", "tokens", None)
+        all_tokens = layout.split(tokens + positions("positions"), "batch", "tokens", None)
         c = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
         if self.num_classes:
             c = c + LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
@@ -229,12 +229,12 @@ class MDT(nn.Module):
 
         between = jnp.asarray(distances(rows, columns))[None]
         fields = (self.heads, self.mlp_ratio, (2 * rows - 1) * (2 * columns - 1) + 3, self.attention, self.dtype)
-        of = lambda first, length: {name: mask[first : first + length] for name, mask in masks.items()}
+        part_masks = lambda first, length: {name: mask[first : first + length] for name, mask in masks.items()}
         every = nn.broadcast
 
-        def stack(skips: Any, length: int, name: str, kept: Sequence[int] = ()) -> Any:
+        def stack(skips: Any, length: int, name: str, read: Sequence[int] = ()) -> Any:
             axes = (skips, every, every, every, 0)
-            return scanned(MDTBlock, length, self.remat, init, axes, kept=kept)(*fields, name=name)
+            return scanned(MDTBlock, length, self.remat, init, axes, kept=read)(*fields, name=name)
 
         distance = between
         absent = None
@@ -242,11 +242,13 @@ class MDT(nn.Module):
             places = keep % (rows * columns)
             distance = between[0][places[:, :, None], places[:, None, :]]
             absent = jnp.where(keep < 0, -1e9, 0.0)[:, None, None]
-        tokens, skips = stack(every, half, "in_blocks")(picked(whole, keep), None, c, distance, absent, of(0, half))
-        seen.stack(half, [skips[layer - 1] for layer in seen.among(half)])
-        out_blocks = stack(0, half, "out_blocks", seen.among(half))
-        tokens, kept = out_blocks(tokens, skips[::-1], c, distance, absent, of(half, half))
-        seen.stack(half, kept if seen.among(half) else ())
+        tokens, skips = stack(every, half, "in_blocks")(
+            picked(all_tokens, keep), None, c, distance, absent, part_masks(0, half)
+        )
+        recorded.stack(half, [skips[layer - 1] for layer in recorded.among(half)])
+        out_blocks = stack(0, half, "out_blocks", recorded.among(half))
+        tokens, states = out_blocks(tokens, skips[::-1], c, distance, absent, part_masks(half, half))
+        recorded.stack(half, states if recorded.among(half) else ())
 
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.width,))
         tokens = completed(tokens, keep, mask_token, rows * columns) + positions("decoder_positions")
@@ -255,12 +257,12 @@ class MDT(nn.Module):
             if keep is not None:
                 there = completed(jnp.ones((*keep.shape, 1)), keep, jnp.zeros(1), rows * columns)
                 tokens = jnp.where(there > 0, tokens, side)
-        decoder = stack(every, self.decoder_depth, "decoder_blocks", seen.among(self.decoder_depth))
-        tokens, kept = decoder(tokens, whole, c, between, None, of(2 * half, self.decoder_depth))
-        seen.stack(self.decoder_depth, kept if seen.among(self.decoder_depth) else ())
+        decoder = stack(every, self.decoder_depth, "decoder_blocks", recorded.among(self.decoder_depth))
+        tokens, states = decoder(tokens, all_tokens, c, between, None, part_masks(2 * half, self.decoder_depth))
+        recorded.stack(self.decoder_depth, states if recorded.among(self.decoder_depth) else ())
         outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
         tokens = modulated_output(tokens, c, layer_norm, outputs, self.dtype)
-        return seen.beside(unpatchify(tokens, self.patch, height, width))
+        return recorded.beside(unpatchify(tokens, self.patch, height, width))
 
     def _check(self, x, t, label):
         if x.shape[1:] != tuple(self.shape):

@@ -120,10 +120,10 @@ class MiT(nn.Module):
         default_strength: scale > 0 of the guidance that it imitates, of a condition without "strength"; 1: none.
         default_interval: times from and to which it is guided, of a condition without "interval".
         clean: pixel MeanFlow: the last layer gives the picture, and the output is (x - picture) / clip(t, 0.05, 1);
-            rotary positions are those of the picture's rows and columns, and a learned table is added to all tokens.
+            rotary positions are the picture's rows and columns, and a learned table is added to all tokens.
             False: the last layer gives the output, and rotary positions count along the sequence.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, as `DiT`.
+        remat: parts to compute again in the backward pass, as `DiT`.
         unroll: blocks in one turn of the scan, as `DiT`.
         dtype: compute type, "float32" or "bfloat16".
         shape: (H, W, C) of its images; with `clean` it takes no others.
@@ -205,7 +205,7 @@ class MiT(nn.Module):
         parts = conditions.entries(entries, (), ("label", "strength", "interval"))
         clocks = t if isinstance(t, tuple) else (t, jnp.zeros_like(t))
         self._check(x, clocks, parts)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         _, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -249,12 +249,12 @@ class MiT(nn.Module):
             self.is_initializing(),
             nn.broadcast,
             self.unroll,
-            seen.among(self.depth),
+            recorded.among(self.depth),
             picture,
         )
         angles = jnp.asarray(self._angles(rows, columns))
-        tokens, kept = blocks(self.heads, self.hidden, self.attention, self.dtype, name="blocks")(tokens, angles)
-        seen.stack(self.depth, kept or ())
+        tokens, states = blocks(self.heads, self.hidden, self.attention, self.dtype, name="blocks")(tokens, angles)
+        recorded.stack(self.depth, states or ())
         tokens = nn.RMSNorm(dtype=self.dtype, name="final_norm")(picture(tokens))
         out = nn.Dense(self.patch**2 * channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(
             tokens
@@ -263,7 +263,7 @@ class MiT(nn.Module):
         if self.clean:
             time = jnp.broadcast_to(clocks[0], (batch,)).astype(out.dtype)
             out = (x - out) / jnp.clip(time, SHORTEST, 1.0)[:, None, None, None]
-        return seen.beside(out)
+        return recorded.beside(out)
 
     def _angles(self, rows: int, columns: int) -> np.ndarray:
         """[PREFIX + N, size / 2]: along the sequence, or of the picture's rows and columns alone."""

@@ -63,7 +63,7 @@ class MLP(nn.Module):
         dtype: compute type, "float32" or "bfloat16".
         times: numbers that the network receives as its clock, as DiT.
         periodic: whether the numbers of an example are angles, of which it receives the cosine and the sine.
-        shape: of one example; None: that of the first.
+        shape: shape of one example; None: the shape of the first input.
 
     Raises:
         ValueError: at construction, for a field out of range or an unknown name.
@@ -116,7 +116,7 @@ class MLP(nn.Module):
             ValueError: for shapes that do not fit, and a superfluous or a missing condition.
         """
         check_example(self, x, "examples [B, ...]")
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         c = ConditionEmbedding(
             self.width, self.num_classes, self.vector_width, self.times, self.dtype, name="condition"
         )(x, t, condition)
@@ -124,9 +124,15 @@ class MLP(nn.Module):
         h = jnp.concatenate([jnp.cos(h), jnp.sin(h)], -1) if self.periodic else h
         h = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="embedding")(h)
         blocks = scanned(
-            MLPBlock, self.depth, "none", self.is_initializing(), (nn.broadcast,), self.unroll, seen.among(self.depth)
+            MLPBlock,
+            self.depth,
+            "none",
+            self.is_initializing(),
+            (nn.broadcast,),
+            self.unroll,
+            recorded.among(self.depth),
         )
-        h, kept = blocks(self.mlp_ratio, self.norm, self.mlp, self.dtype, name="blocks")(h, c)
-        seen.stack(self.depth, kept or ())
+        h, states = blocks(self.mlp_ratio, self.norm, self.mlp, self.dtype, name="blocks")(h, c)
+        recorded.stack(self.depth, states or ())
         out = modulated_output(h, c, NORMS[self.norm], math.prod(x.shape[1:]), self.dtype)
-        return seen.beside(out.reshape(x.shape))
+        return recorded.beside(out.reshape(x.shape))

@@ -61,7 +61,7 @@ class MMDiT(nn.Module):
         dual: number of layers, from the first, in which the picture has a second attention to itself (SD3.5-medium).
         qk_norm: RMS-normalise queries and keys, with a learned scale (SD3.5).
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -157,7 +157,7 @@ class MMDiT(nn.Module):
         """
         inputs = entries(condition, ("text", "pooled"), ("skip", "residuals", "extra", "extra_joint"))
         self._check(x, t, inputs)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, height, width, _ = x.shape
 
         tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(
@@ -183,9 +183,9 @@ class MMDiT(nn.Module):
                 for name, start, stop, dual in stacks
                 if stop > start
             ]
-            of_last = jax.tree.map(lambda entry: entry[last], per_layer)
+            last_inputs = jax.tree.map(lambda entry: entry[last], per_layer)
             segments.append(
-                Segment(block(False, True), params["last_block"], 0, (c, None, of_last), (*shared, nn.broadcast))
+                Segment(block(False, True), params["last_block"], 0, (c, None, last_inputs), (*shared, nn.broadcast))
             )
             tokens, more = through(Blocks(streams, segments, _picture))
             return self._output(tokens, c, height, width), more
@@ -196,17 +196,17 @@ class MMDiT(nn.Module):
                     stop - start,
                     self.remat,
                     self.is_initializing(),
-                    kept=seen.among(stop - start),
+                    kept=recorded.among(stop - start),
                     pick=_picture,
                 )
                 blocks = stack(self.heads, self.qk_norm, dual, False, self.attention, self.dtype, name=name)
-                streams, kept = blocks(streams, c, None, part(start, stop))
-                seen.stack(stop - start, kept or ())
+                streams, states = blocks(streams, c, None, part(start, stop))
+                recorded.stack(stop - start, states or ())
         final = JointBlock(self.heads, self.qk_norm, False, True, self.attention, self.dtype, name="last_block")
         (tokens, _), _ = final(streams, c, None, jax.tree.map(lambda entry: entry[last], per_layer))
-        seen.block(tokens)
+        recorded.block(tokens)
 
-        return seen.beside(self._output(tokens, c, height, width))
+        return recorded.beside(self._output(tokens, c, height, width))
 
     def _output(self, tokens: jax.Array, c: jax.Array, height: int, width: int) -> jax.Array:
         tokens = modulated_output(tokens, c, layer_norm, self.patch**2 * self.out_channels, self.dtype)
@@ -228,8 +228,8 @@ class MMDiT(nn.Module):
         positions = jnp.arange(self.positions) * (self.sample_size // self.patch / self.positions)
         angles = positions[:, None] * 10_000.0 ** (-jnp.arange(self.width // 4) / (self.width // 4))
         e = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
-        whole = (self.positions, *e.shape)
-        return jnp.concatenate([jnp.broadcast_to(e, whole), jnp.broadcast_to(e[:, None], whole)], axis=-1)
+        grid_shape = (self.positions, *e.shape)
+        return jnp.concatenate([jnp.broadcast_to(e, grid_shape), jnp.broadcast_to(e[:, None], grid_shape)], axis=-1)
 
     def _per_layer(self, inputs: dict[str, Any], batch: int) -> dict[str, Any]:
         """The entries of the condition that belong to single layers, each with the layers as first axis."""

@@ -45,14 +45,15 @@ class MMDiTControlNet(nn.Module):
         residuals = control_net.apply(variables, x, t, condition, hint)
         output = mmdit.apply(mmdit_variables, x, t, {**condition, "residuals": residuals})
 
-    All parameters but those of the hint and the residuals have the names of the MM-DiT's, from which training begins.
+    All parameters except the hint's and the residuals' have the names of the MM-DiT's, from which training begins.
 
     Attributes:
         base: the fields of the transformer; it is not called, and has no parameters here.
         depth: number of layers; the first `base.dual` have a second attention.
-        hint_channels: of the hint: those of the latents, and one more for the mask of a ControlNet that inpaints.
-        text: the layers are MM-DiT's, of picture and text; without, they are of the picture alone (SD3.5-large's).
-        embeds: patches and positions of x have an embedding of their own; without, the base's (SD3.5-large's).
+        hint_channels: number of channels of the hint: the latents', and one more for the mask of a ControlNet that
+            inpaints.
+        text: whether the layers are MM-DiT's, of picture and text; else they are of the picture alone (SD3.5-large's).
+        embeds: whether patches and positions of x have their own embedding; else the base's (SD3.5-large's).
         pooled: it receives the pooled text; without, zeros, and the hint's latents without the autoencoder's shift.
 
     Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, section 3, for
@@ -96,7 +97,7 @@ class MMDiTControlNet(nn.Module):
         pooled = condition["pooled"] if self.pooled else jnp.zeros((len(x), base.pooled_width))
         c = Conditioning(base.width, base.dtype, name="conditioning")(t, pooled)
 
-        kept: list[jax.Array] = []
+        states: list[jax.Array] = []
         stack = functools.partial(scanned, remat=base.remat, initializing=self.is_initializing())
         if self.text:
             streams = tokens, dense("text_embedding")(condition["text"])
@@ -105,13 +106,15 @@ class MMDiTControlNet(nn.Module):
                 if length:
                     every = range(1, length + 1)
                     blocks = stack(JointBlock, length, kept=every, pick=lambda streams: streams[0])
-                    made = blocks(base.heads, base.qk_norm, second, False, base.attention, base.dtype, name=name)
-                    streams, after = made(streams, c, None, {})
-                    kept += after
+                    joint_layers = blocks(
+                        base.heads, base.qk_norm, second, False, base.attention, base.dtype, name=name
+                    )
+                    streams, after = joint_layers(streams, c, None, {})
+                    states += after
         else:
             blocks = stack(PictureBlock, self.depth, in_axes=nn.broadcast, kept=range(1, self.depth + 1))
-            _, kept = blocks(base.heads, base.attention, base.dtype, name="blocks")(tokens, c)
-        return tuple(dense(f"residual_{k}", zeros)(h) for k, h in enumerate(kept))
+            _, states = blocks(base.heads, base.attention, base.dtype, name="blocks")(tokens, c)
+        return tuple(dense(f"residual_{k}", zeros)(h) for k, h in enumerate(states))
 
     @classmethod
     def beside(cls, base: MMDiT, depth: int = 0) -> "MMDiTControlNet":
@@ -122,12 +125,12 @@ class MMDiTControlNet(nn.Module):
             depth: number of layers; 0 for diffusers' 12, or all but the last of a base with fewer.
 
         Raises:
-            ValueError: for a base without as many layers before its last.
+            ValueError: for a base that has fewer layers before its last.
         """
         depth = depth or max(min(12, base.depth - 1), 1)
         check_layers(depth, base.depth - 1, "the layers of its base but the last")
-        own = base.clone(depth=depth + 1, dual=min(base.dual, depth))
-        return cls(own, depth, base.channels)
+        shortened = base.clone(depth=depth + 1, dual=min(base.dual, depth))
+        return cls(shortened, depth, base.channels)
 
     def residuals(
         self, params: Any, denoiser: MMDiT, x: jax.Array, clock: jax.Array, condition: dict, seen: jax.Array, base: Any
@@ -135,24 +138,24 @@ class MMDiTControlNet(nn.Module):
         """The base's entry "residuals".
 
         Args:
-            params: of this module.
+            params: parameters of this module.
             denoiser: the transformer.
-            x, clock, condition: as the base receives them, without residuals.
+            x, clock, condition: the base's inputs, without residuals.
             seen: [B, H, W, hint_channels], the latents of the picture.
             base: parameters of the transformer, which a ControlNet without embedding reads.
         """
         if not self.embeds:
-            of_picture = lambda blocks: (blocks.start[0], blocks.start[0])
-            entered: Any = denoiser.apply({"params": base}, x, clock, condition, through=of_picture)
+            picture_tokens = lambda blocks: (blocks.start[0], blocks.start[0])
+            entered: Any = denoiser.apply({"params": base}, x, clock, condition, through=picture_tokens)
             x = entered[1]
-        found: Any = self.apply({"params": params}, x, clock, condition, seen)
-        return denoiser.spread(found)
+        outputs: Any = self.apply({"params": params}, x, clock, condition, seen)
+        return denoiser.spread(outputs)
 
     def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
         """This ControlNet as what sampling attaches to an MM-DiT, with its compute type.
 
         Args:
-            params: of this module.
+            params: parameters of this module.
             denoiser: the transformer.
             base: its parameters.
 

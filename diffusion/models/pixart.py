@@ -108,7 +108,7 @@ class PixArt(nn.Module):
         strength: the network receives the scale of the guidance (1: none) that it imitates, as in DiT.
         span: the positions of the patches of a picture of any size go from 0 to this along each side.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -231,7 +231,7 @@ class PixArt(nn.Module):
         """The text as the cross-attention reads it: gelu(text W_hidden + b_hidden) W_out + b_out.
 
         Args:
-            params: of the network.
+            params: parameters of the network.
             text: [..., text_width], the text encoder's states.
 
         Returns:

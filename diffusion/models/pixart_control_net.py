@@ -47,7 +47,7 @@ class PixArtControlNet(nn.Module):
         width: features of a token, the base's.
         heads: attention heads, the base's.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -80,7 +80,7 @@ class PixArtControlNet(nn.Module):
             seen: [B, N, width], the embedded latents of the picture.
             c: [B, 6, width], the base's vectors of the time.
             text: [B, M, width], the prompt as the base's layers read it.
-            bias: what they add to the scores of its tokens, or None.
+            bias: bias that the layers add to the scores of its tokens, or None.
 
         Returns:
             `depth` arrays [B, N, width], float32: the base's entry "residuals".
@@ -90,8 +90,8 @@ class PixArtControlNet(nn.Module):
         every = tuple(range(1, self.depth + 1))
         axes = (nn.broadcast, nn.broadcast, nn.broadcast, 0)
         stack = scanned(PixArtBlock, self.depth, self.remat, self.is_initializing(), axes, kept=every)
-        _, kept = stack(self.heads, 4.0, self.attention, self.dtype, name="blocks")(h, c, text, bias, {})
-        return tuple(dense(f"residual_{k}", jnp.float32)(h.astype(jnp.float32)) for k, h in enumerate(kept))
+        _, states = stack(self.heads, 4.0, self.attention, self.dtype, name="blocks")(h, c, text, bias, {})
+        return tuple(dense(f"residual_{k}", jnp.float32)(h.astype(jnp.float32)) for k, h in enumerate(states))
 
     @classmethod
     def beside(cls, base: PixArt, depth: int = 0) -> "PixArtControlNet":
@@ -120,9 +120,9 @@ class PixArtControlNet(nn.Module):
         """The base's entry "residuals".
 
         Args:
-            params: of this module.
+            params: parameters of this module.
             denoiser: the transformer.
-            x, clock, condition: as the base receives them, without residuals.
+            x, clock, condition: the base's inputs, without residuals.
             seen: [B, H, W, C], the latents of the picture.
             base: parameters of the transformer.
         """
@@ -134,14 +134,14 @@ class PixArtControlNet(nn.Module):
         through = functools.partial(denoiser.apply, {"params": base})
         _, (tokens, *shared) = through(x, clock, condition, through=entered)
         _, embedded = through(seen, clock, condition, through=lambda blocks: (blocks.start, blocks.start))
-        found: Any = self.apply({"params": params}, tokens, embedded, *shared)
-        return denoiser.spread(found)
+        outputs: Any = self.apply({"params": params}, tokens, embedded, *shared)
+        return denoiser.spread(outputs)
 
     def attachment(self, params: Any, denoiser: nn.Module, base: Any) -> Attachment:
         """This ControlNet as what sampling attaches to a PixArt, with its compute type.
 
         Args:
-            params: of this module.
+            params: parameters of this module.
             denoiser: the transformer.
             base: its parameters.
 

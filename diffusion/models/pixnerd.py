@@ -12,7 +12,7 @@
                                                               |
                                                         [B, H, W, C]
 
-Every patch has MLPs of its own, whose weights are what the transformer puts out; they are functions of the place in the
+Every patch has its own MLPs, whose weights the transformer puts out; they are functions of the place in the
 patch, so that detail costs no tokens. Pictures and features are channels last.
 """
 
@@ -50,8 +50,8 @@ def place_features(side: int, frequencies: int) -> np.ndarray:
     where the f are evenly spaced from 0 to `frequencies`.
 
     Args:
-        side: of a patch in pixels.
-        frequencies: their number.
+        side: side of a patch in pixels.
+        frequencies: number of frequencies.
 
     Returns:
         [side^2, frequencies^2], float32 (computed in float64).
@@ -106,14 +106,14 @@ class PixNerd(nn.Module):
         field_width: features of a pixel in the neural field.
         field_depth: MLPs of the neural field, one after the other.
         field_ratio: hidden features of such an MLP over `field_width`.
-        frequencies: of the place of a pixel along each side, see `place_features`.
+        frequencies: number of frequencies of a pixel's position along each side, see `place_features`.
         mlp_ratio: hidden features of the transformer's MLP over `width`, of which SwiGLU has two thirds.
         span: place of the last row and column for rotary positions, see `rope_angles`.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
-            too. None: that of the first images.
+            too. None: the shape of the first images.
 
     Raises:
         ValueError: from the constructor, for a field out of range or an unknown name.
@@ -179,7 +179,7 @@ class PixNerd(nn.Module):
         """
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
         self._check(x, t, label)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
@@ -194,10 +194,10 @@ class PixNerd(nn.Module):
         dense = lambda size, name: nn.Dense(size, dtype=self.dtype, kernel_init=xavier, name=name)
         tokens = layout.split(dense(self.width, "patch_embedding")(patches), "batch", "tokens", None)
         angles = jnp.asarray(rope_angles(rows, columns, self.width // self.heads, span=self.span))
-        blocks = scanned(Block, self.depth, self.remat, init, kept=seen.among(self.depth))
+        blocks = scanned(Block, self.depth, self.remat, init, kept=recorded.among(self.depth))
         fields = (self.heads, self.mlp_ratio, "scaled_rmsnorm", "swiglu", True, self.attention, self.dtype, False)
-        tokens, kept = blocks(*fields, name="blocks")(tokens, nn.silu(c), angles, masks)
-        seen.stack(self.depth, kept or ())
+        tokens, states = blocks(*fields, name="blocks")(tokens, nn.silu(c), angles, masks)
+        recorded.stack(self.depth, states or ())
         tokens = nn.silu(time[:, None] + tokens)
 
         pixels = patches.reshape(batch, rows * columns, self.patch**2, channels)
@@ -210,7 +210,7 @@ class PixNerd(nn.Module):
         h = normalisation("scaled_rmsnorm", "final_norm", self.dtype)(h)
         # In float32: bfloat16 would round the output to 8 bits.
         h = nn.Dense(channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(h)
-        return seen.beside(unpatchify(h.reshape(batch, rows * columns, -1), self.patch, height, width))
+        return recorded.beside(unpatchify(h.reshape(batch, rows * columns, -1), self.patch, height, width))
 
     def _check(self, x, t, label):
         network_checks.images(self, x)

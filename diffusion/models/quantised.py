@@ -50,7 +50,7 @@ class Stored(NamedTuple):
 
     Attributes:
         before, after: bytes of all parameters.
-        error: root mean square of the kernels' error over that of the kernels.
+        error: root mean square of the kernels' error over the kernels' root mean square.
         largest: largest error of a value, as a share of the largest value of its channel.
         kernels: number of arrays that are quantised.
     """
@@ -80,7 +80,7 @@ def quantised(params: Any, kind: str) -> Any:
     layer of a stack has its own. Only storage changes: activations and products stay in the network's compute type.
 
     Args:
-        params: of a Linen network, a tree with "kernel" leaves.
+        params: parameters of a Linen network, a tree with "kernel" leaves.
         kind: "int8" or "fp8".
 
     Returns:
@@ -104,7 +104,7 @@ def stored(before: Any, after: Any) -> Stored:
 
     Args:
         before: the parameters.
-        after: what `quantised` made of them.
+        after: the result of `quantised` for them.
     """
     size = lambda tree: int(sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))
     square, error, largest, number = 0.0, 0.0, 0.0, 0
@@ -161,7 +161,7 @@ def _is_stack(tree: Mapping[str, Any]) -> bool:
 
 
 def _summed(kernel: tuple[int, ...], bias: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes of a layer's kernel that its product sums over: all but those of its bias.
+    """The axes of a layer's kernel that its product sums over: all but its bias's axes.
 
     Without a bias the last is the output's, or all but the first where that is wider than the next: [D, heads, size],
     [D, 3, heads, size].

@@ -56,7 +56,7 @@ class QwenImage(nn.Module):
         text_width: E, features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -101,7 +101,7 @@ class QwenImage(nn.Module):
 
         Args:
             x: noised latents [B, H, W, C]; H and W even.
-            t: in [0, 1], [B] or [], float32 or wider.
+            t: times in [0, 1], [B] or [], float32 or wider.
             condition: see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": Bool [B, M].
             features: layers, 1 .. depth, whose tokens of the picture [B, N, width] the call returns too, see

@@ -16,7 +16,7 @@ class Redux(nn.Module):
 
     Attributes:
         features: F, of the image encoder's tokens.
-        text_width: E, features of the text's tokens; those between the layers are three times as many.
+        text_width: number E of features of the text's tokens; there are three times as many between the layers.
 
     Raises:
         ValueError: from the constructor, for a field below 1.

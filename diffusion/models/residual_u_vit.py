@@ -40,26 +40,27 @@ class ResidualUViT(nn.Module):
     """The residual U-ViT: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
-        widths: channels of each level, from the finest; the last is that of the middle.
-        blocks: blocks of each level but the last, on the way down and as many on the way up.
+        widths: channels of each level, from the finest; the last is the middle's.
+        blocks: number of blocks of each level but the last, on the way down and again on the way up.
         middle: transformer layers of the last level.
         transformers: number of the coarsest levels whose blocks are transformer layers, at least 1: the last.
         head_size: features of an attention head; 4 divides it, and it divides the widths of transformer layers.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         patch: side of the patches that are the pixels of the first level.
         embedding: features of the embedding of the time and the class.
-        groups: of the group norms of residual blocks.
+        groups: number of groups of the group norms of residual blocks.
         mlp_ratio: hidden features of the MLP of a transformer layer over its width.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass of transformer layers, see `DiT`.
+        remat: parts to compute again in the backward pass of transformer layers, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
-        shape: (H, W, C) of the images for which it is made; it takes other H and W too. None: that of the first images.
+        shape: (H, W, C) of the images for which it is made; it takes other H and W too. None: the shape of the first
+            images.
 
     Raises:
         ValueError: from the constructor, for a field out of range or an unknown name.
 
     Reference: Hoogeboom et al., "Simpler Diffusion (SiD2)", 2024, section 3.2; "simple diffusion", 2023, section 3.4.
-    No code of theirs is public: the layers are those of this library's DiT and U-Net.
+    Their code is not public: the layers come from this library's DiT and U-Net.
     """
 
     widths: tuple[int, ...]
@@ -136,7 +137,7 @@ class ResidualUViT(nn.Module):
         """
         label, masks = layer_masks.parted(condition, x.shape[0], self.middle)
         self._check(x, t, label)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         init = self.is_initializing()
         dense = lambda size, name: nn.Dense(size, dtype=self.dtype, kernel_init=xavier, name=name)
@@ -145,15 +146,15 @@ class ResidualUViT(nn.Module):
         if self.num_classes:
             c = c + LabelEmbedding(self.num_classes, self.embedding, self.dtype, name="label_embedding")(label)
 
-        def layers(h: jax.Array, number: int, name: str, masks: dict[str, jax.Array], kept: Sequence[int] = ()) -> Any:
+        def layers(h: jax.Array, number: int, name: str, masks: dict[str, jax.Array], read: Sequence[int] = ()) -> Any:
             """(the map after transformer layers over its pixels, the tokens after those that are kept)."""
             _, rows, columns, size = h.shape
             tokens = layout.split(h.reshape(batch, rows * columns, size), "batch", "tokens", None)
-            stack = scanned(Block, number, self.remat, init, kept=kept)
+            stack = scanned(Block, number, self.remat, init, kept=read)
             fields = (size // self.head_size, self.mlp_ratio, "layernorm", "gelu", True, self.attention, self.dtype)
             angles = jnp.asarray(rope_angles(rows, columns, self.head_size))
-            tokens, seen = stack(*fields, name=name)(tokens, nn.silu(c), angles, masks)
-            return tokens.reshape(h.shape), seen
+            tokens, states = stack(*fields, name=name)(tokens, nn.silu(c), angles, masks)
+            return tokens.reshape(h.shape), states
 
         def level_blocks(h: jax.Array, level: int, side: str) -> jax.Array:
             number = self.blocks[level]
@@ -172,15 +173,15 @@ class ResidualUViT(nn.Module):
             high = level_blocks(h, level, "down")
             h = halve(dense(self.widths[level + 1], f"down_{level}_dense")(high))
             skips.append((high, h))
-        h, kept = layers(h, self.middle, "middle_layers", masks, seen.among(self.middle))
-        seen.stack(self.middle, kept or ())
+        h, states = layers(h, self.middle, "middle_layers", masks, recorded.among(self.middle))
+        recorded.stack(self.middle, states or ())
         for level in reversed(range(len(self.blocks))):
             high, low = skips[level]
             h = high + double(dense(self.widths[level], f"up_{level}_dense")(h - low))
             h = level_blocks(h, level, "up")
         tokens = h.reshape(batch, -1, self.widths[0])
         tokens = modulated_output(tokens, nn.silu(c), layer_norm, self.patch**2 * channels, self.dtype)
-        return seen.beside(unpatchify(tokens, self.patch, height, width))
+        return recorded.beside(unpatchify(tokens, self.patch, height, width))
 
     def _check(self, x, t, label):
         least = self.patch * 2 ** len(self.blocks)

@@ -67,7 +67,7 @@ class MixFfn(nn.Module):
     """The gated convolution of a picture's tokens, [B, N, D] -> [B, N, D].
 
     Attributes:
-        rows, columns: of the tokens, N = rows x columns.
+        rows, columns: numbers of rows and columns of the tokens, N = rows x columns.
         hidden: channels, see `gated_convolution`.
         dtype: compute type.
     """
@@ -93,10 +93,10 @@ class SanaBlock(nn.Module):
     reads, None).
 
     Attributes:
-        rows, columns: of the tokens.
-        heads, text_heads: of the two attentions.
+        rows, columns: numbers of rows and columns of the tokens.
+        heads, text_heads: numbers of heads of the two attentions.
         mlp_ratio: channels of the gated convolution over D.
-        qk_norm: of both attentions, see `norm_over_heads`.
+        qk_norm: whether the queries and keys of both attentions are normalised, see `norm_over_heads`.
         attention: implementation of the attention to the text.
         dtype: compute type.
     """
@@ -121,8 +121,8 @@ class SanaBlock(nn.Module):
         if entering:
             return read, None
         x = x + gate_a * LinearSelfAttention(self.heads, self.qk_norm, self.dtype, name="attention")(read)
-        of_text = (self.text_heads, width // self.text_heads, True, True, self.attention, self.dtype, self.qk_norm)
-        x = x + CrossAttention(*of_text, name="cross_attention")(x, text, bias)
+        options = (self.text_heads, width // self.text_heads, True, True, self.attention, self.dtype, self.qk_norm)
+        x = x + CrossAttention(*options, name="cross_attention")(x, text, bias)
         mlp = MixFfn(self.rows, self.columns, int(self.mlp_ratio * width), self.dtype, name="mlp")
         x = x + gate_m * mlp(layer_norm(x) * (1 + scale_m) + shift_m)
         return layout.split(x, "batch", "tokens", None), None
@@ -132,13 +132,13 @@ class Sana(nn.Module):
     """The transformer of SANA, SANA 1.5 and SANA-Sprint: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
-        side: of the latents of its training; others are valid too.
+        side: side of the latents of its training; other sides are valid too.
         channels: C of the latents.
         patch: side of a patch in pixels of the latents.
         width: features of a token; `heads` and `text_heads` divide it, and 4 with `span`.
         depth: number of layers.
-        heads: of the linear attention.
-        text_heads: of the attention to the text.
+        heads: number of heads of the linear attention.
+        text_heads: number of heads of the attention to the text.
         text_width: E, features of the text's tokens.
         mlp_ratio: channels of the gated convolution over `width`.
         qk_norm: RMS-normalise the queries and keys of both attentions over all heads together (SANA 1.5).
@@ -147,7 +147,7 @@ class Sana(nn.Module):
         span: the positions of the patches of a picture of any size go from 0 to this along each side; 0: there are no
             positions.
         attention: implementation of the attention to the text, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:

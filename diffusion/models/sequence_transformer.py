@@ -94,11 +94,11 @@ class SequenceTransformer(nn.Module):
             distances alone count, for data that are alike along the line).
         qk_norm: RMS-normalise queries and keys, with a learned scale.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, as DiT.
+        remat: parts to compute again in the backward pass, as DiT.
         unroll: blocks in one turn of the scan; 0: as DiT.
         dtype: compute type, "float32" or "bfloat16".
         times: numbers that the network receives as its clock, as DiT.
-        shape: (L, C) of the sequences that it is made for; it takes other L too. None: that of the first.
+        shape: (L, C) of the sequences that it is made for; it takes other L too. None: the shape of the first input.
 
     Raises:
         ValueError: at construction, for a field out of range or an unknown name.
@@ -167,7 +167,7 @@ class SequenceTransformer(nn.Module):
             ValueError: for shapes that do not fit, and a superfluous or a missing condition.
         """
         check_example(self, x, "sequences [B, L, C]", rank=3)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, length, channels = x.shape
         if length % self.patch:
             raise ValueError(f"patch={self.patch} does not divide the length {length}; choose a patch that does")
@@ -188,11 +188,11 @@ class SequenceTransformer(nn.Module):
             angles = jnp.asarray(line_angles(length // self.patch, self.width // self.heads))
         tokens = layout.split(tokens, "batch", "tokens", None)
         blocks = scanned(
-            Block, self.depth, self.remat, self.is_initializing(), unroll=self.unroll, kept=seen.among(self.depth)
+            Block, self.depth, self.remat, self.is_initializing(), unroll=self.unroll, kept=recorded.among(self.depth)
         )
-        tokens, kept = blocks(
+        tokens, states = blocks(
             self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype, name="blocks"
         )(tokens, c, angles, {})
-        seen.stack(self.depth, kept or ())
+        recorded.stack(self.depth, states or ())
         out = modulated_output(tokens, c, NORMS[self.norm], self.patch * channels, self.dtype)
-        return seen.beside(out.reshape(x.shape))
+        return recorded.beside(out.reshape(x.shape))

@@ -62,7 +62,7 @@ class SummaryBlock(nn.Module):
 
         Args:
             x: elements [B, N, D].
-            c: what shifts, scales and gates follow from, as `Block` receives it.
+            c: embedding from which shifts, scales and gates follow, as `Block` receives it.
             bias: added to the scores of the elements where seeds attend to them, such as `mask_bias`; None: nothing.
 
         Returns:
@@ -100,11 +100,11 @@ class SetTransformer(nn.Module):
         norm: "layernorm" or "rmsnorm".
         mlp: "gelu" or "swiglu".
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, as DiT.
+        remat: parts to compute again in the backward pass, as DiT.
         unroll: blocks in one turn of the scan; 0: as DiT.
         dtype: compute type, "float32" or "bfloat16".
         times: numbers that the network receives as its clock, as DiT.
-        shape: (N, C) of the sets that it is made for; it takes other N too. None: that of the first.
+        shape: (N, C) of the sets that it is made for; it takes other N too. None: the shape of the first input.
 
     Raises:
         ValueError: at construction, for a field out of range or an unknown name.
@@ -167,7 +167,7 @@ class SetTransformer(nn.Module):
             ValueError: for shapes that do not fit, and a superfluous or a missing condition.
         """
         check_example(self, x, "sets [B, N, C]", rank=3)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         condition, real = _parted(condition, x)
         x = padding.zeroed(x, real)
         bias = None if real is None else mask_bias(real)
@@ -176,7 +176,7 @@ class SetTransformer(nn.Module):
         )(x, t, condition)
         tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="embedding")(x)
         tokens = layout.split(tokens, "batch", "tokens", None)
-        asked = seen.among(self.depth)
+        indices = recorded.among(self.depth)
         if self.summaries:
             blocks = scanned(
                 SummaryBlock,
@@ -185,18 +185,18 @@ class SetTransformer(nn.Module):
                 self.is_initializing(),
                 (nn.broadcast, nn.broadcast),
                 self.unroll,
-                asked,
+                indices,
             )
             fields = (self.summaries, self.heads, self.mlp_ratio, self.norm, self.mlp, self.attention, self.dtype)
-            tokens, kept = blocks(*fields, name="blocks")(tokens, c, bias)
+            tokens, states = blocks(*fields, name="blocks")(tokens, c, bias)
         else:
             shared = (nn.broadcast, nn.broadcast, 0, nn.broadcast, nn.broadcast)
-            blocks = scanned(Block, self.depth, self.remat, self.is_initializing(), shared, self.unroll, asked)
+            blocks = scanned(Block, self.depth, self.remat, self.is_initializing(), shared, self.unroll, indices)
             fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, False, self.attention, self.dtype)
-            tokens, kept = blocks(*fields, name="blocks")(tokens, c, None, {}, False, bias)
-        seen.stack(self.depth, kept or ())
+            tokens, states = blocks(*fields, name="blocks")(tokens, c, None, {}, False, bias)
+        recorded.stack(self.depth, states or ())
         output = modulated_output(tokens, c, NORMS[self.norm], x.shape[-1], self.dtype)
-        return seen.beside(padding.zeroed(output, real))
+        return recorded.beside(padding.zeroed(output, real))
 
 
 def _parted(condition: Any, x: jax.Array) -> tuple[Any, jax.Array | None]:

@@ -68,16 +68,16 @@ class SongUNet(nn.Module):
         attention_resolutions: sides with attention.
         num_classes: number of classes, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
         augmentations: numbers that describe the augmentation of an example (EDM: 9); 0 for none.
-        in_channels, out_channels: of input and output.
+        in_channels, out_channels: numbers of channels of input and output.
         clock: "positional" or "fourier" features of the time; the frequencies of the latter are random constants.
         clock_multiplier: number of these features over `width`.
         encoder: "standard", or the copy of the image that each level adds: "skip" a filtered one, "residual" the
             filtered sum of the level before.
         decoder: "standard", or "skip": every level adds to the output.
-        taps: of the resampling filter, see `diffusion.models.layers.resampling`.
+        taps: taps of the resampling filter, see `diffusion.models.layers.resampling`.
         dropout: rate in the blocks, drawn from the rng collection "dropout" when `train`.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what of the blocks to compute again in the backward pass: "none"; "elementwise", all but products,
+        remat: parts of the blocks to compute again in the backward pass: "none"; "elementwise", all but products,
             convolutions and attention; "dots", all but products without batch dimensions; or "full".
         dtype: compute type, "float32" or "bfloat16".
 
@@ -181,7 +181,7 @@ class SongUNet(nn.Module):
             num_classes=self.num_classes,
             optional=optional,
         )
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs)
         again = lambda module, *static: (
             nn.remat(module, policy=REMAT[self.remat], static_argnums=static) if REMAT[self.remat] else module
@@ -218,12 +218,12 @@ class SongUNet(nn.Module):
                 skips.append(h)
             for j in range(self.blocks):
                 h = box(h, channels, f"down_{i}_block_{j}", attend=self.attends(i))
-                seen.block(h)
+                recorded.block(h)
                 skips.append(h)
 
         h = box(h, self.widths[-1], "middle_block_0", attend=True)
         h = box(h, self.widths[-1], "middle_block_1")
-        seen.block(h)
+        recorded.block(h)
         skips, h = unet_inputs.with_residuals(skips, h, inputs["residuals"])
 
         output = None
@@ -233,14 +233,14 @@ class SongUNet(nn.Module):
             for j in range(self.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = box(h, channels, f"up_{i}_block_{j}", attend=j == self.blocks and self.attends(i))
-                seen.block(h)
+                recorded.block(h)
             if self.decoder == "skip" or i == 0:
                 # In float32: bfloat16 would round the output to 8 bits.
                 part = nn.silu(GroupNorm(**NORM, name=f"norm_out_{i}")(h)).astype(jnp.float32)
                 part = conv(self.out_channels, zero=True, dtype="float32", name=f"conv_out_{i}")(part)
                 output = part if output is None else part + double(output, self.taps)
         assert output is not None  # there is at least one level
-        return seen.beside(output)
+        return recorded.beside(output)
 
     def _embedding(self, t: jax.Array, inputs: dict) -> jax.Array:
         """The embedding of clock, class and augmentation, [B, 4 width], before its last silu."""
@@ -306,7 +306,7 @@ def song_unet_preset(name: str, num_classes: int = 0, **options: Any) -> SongUNe
     Args:
         name: "ddpmpp-cifar10", "ncsnpp-cifar10", and, for FFHQ and AFHQ, "ddpmpp-64" and "ncsnpp-64" of Karras et al.
             (2022); "ncsnpp-256" of Song et al. (2021).
-        num_classes: of a class-conditional network.
+        num_classes: number of classes of a class-conditional network.
         **options: other fields of `SongUNet`.
 
     Returns:

@@ -29,15 +29,15 @@ class T2IAdapter(nn.Module):
     """The features of a picture, one array for each level of a U-Net; they do not depend on x_t or the time.
 
     Attributes:
-        widths: channels of the features; those of the U-Net's levels ("full_xl": and of its middle).
+        widths: channels of the features: the U-Net's levels' ("full_xl": and its middle's).
         blocks: residual blocks of each.
         factor: side of the squares whose pixels become channels.
-        channels: of the picture: 3, or 1 for a grey one.
+        channels: number of channels of the picture: 3, or 1 for a grey one.
         kind: "full" halves the side before each feature but the first; "full_xl" before the third alone; "light"
             halves as "full", and its blocks have a quarter of the width.
 
     Reference: Mou et al., "T2I-Adapter: Learning Adapters to Dig out More Controllable Ability for Text-to-Image
-    Diffusion Models", 2023, section 3.3; the two other kinds are those of the authors' code.
+    Diffusion Models", 2023, section 3.3; the two other kinds come from the authors' code.
     """
 
     widths: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -100,7 +100,7 @@ class T2IAdapter(nn.Module):
         """This adapter as what sampling attaches to a U-Net.
 
         Args:
-            params: of this module.
+            params: parameters of this module.
             denoiser: the U-Net.
             base: its parameters.
 

@@ -33,7 +33,7 @@ def merged(network: Callable[..., Any], ratio: float) -> Callable[..., Any]:
     Facts:
         skips: a share of the tokens of each self-attention, at the finest level
         number: ratio, 0.25 to 0.5; 0 merges nothing
-        paper: Bolya and Hoffman 2023, "Token Merging for Fast Stable Diffusion"; the matching is that of the
+        paper: Bolya and Hoffman 2023, "Token Merging for Fast Stable Diffusion"; the matching follows the
             authors' code
 
     Args:
@@ -73,7 +73,7 @@ class _Interception:
     Attributes:
         size: (H, W) of its input.
         finest: pixels that a token of the finest level stands for, along a side; 0 before the first.
-        tokens: of the block that is being traced.
+        tokens: tokens of the block that is being traced.
         merges: attentions that merge, so far.
     """
 
@@ -120,9 +120,9 @@ def matching(
     these is merged, each into its nearest, as their mean.
 
     Args:
-        metric: `[B, N, D]` by which tokens are alike.
-        height, width: of the grid of tokens, N = height width, row by row.
-        number: tokens to merge.
+        metric: `[B, N, D]` features by which tokens are compared.
+        height, width: sides of the grid of tokens, N = height width, row by row.
+        number: number of tokens to merge.
 
     Returns:
         (merge, `[B, N, D]` -> `[B, N - number, D]`; unmerge, back, where a merged token has the value of its mean).
@@ -136,7 +136,7 @@ def matching(
     nearest = jnp.argmax(alike, axis=-1)
     order = jnp.argsort(-jnp.max(alike, axis=-1), axis=-1)
     number = min(number, len(source))
-    gone, kept = order[:, :number], order[:, number:]
+    gone, remaining = order[:, :number], order[:, number:]
     into = jnp.take_along_axis(nearest, gone, axis=1)
     take = lambda x, index: jnp.take_along_axis(x, index[..., None], axis=1)
     batch = jnp.arange(metric.shape[0])[:, None]
@@ -144,14 +144,14 @@ def matching(
     def merge(x: jax.Array) -> jax.Array:
         sums = x[:, target].at[batch, into].add(take(x[:, source], gone))
         count = jnp.ones(sums.shape[:2], x.dtype).at[batch, into].add(1)
-        return jnp.concatenate([take(x[:, source], kept), sums / count[..., None]], axis=1)
+        return jnp.concatenate([take(x[:, source], remaining), sums / count[..., None]], axis=1)
 
     def unmerge(x: jax.Array) -> jax.Array:
-        rest, means = jnp.split(x, [kept.shape[1]], axis=1)
+        rest, means = jnp.split(x, [remaining.shape[1]], axis=1)
         out = jnp.zeros((x.shape[0], height * width, *x.shape[2:]), x.dtype)
         places = jnp.asarray(source)
         out = out.at[:, target].set(means)
-        out = out.at[batch, places[kept]].set(rest)
+        out = out.at[batch, places[remaining]].set(rest)
         return out.at[batch, places[gone]].set(take(means, into))
 
     return merge, unmerge

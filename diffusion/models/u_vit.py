@@ -101,11 +101,11 @@ class UViT(nn.Module):
         text_width: E, features of the text's tokens; 0 for a network without text.
         text_tokens: M, the number of the text's tokens.
         mlp_ratio: hidden features of the MLP over `width`.
-        qkv_bias: of the projections to queries, keys and values.
-        time_mlp: two layers between the sinusoids of the time and its token.
-        last_conv: a convolution of 3 x 3 pixels on the output.
+        qkv_bias: whether the projections to queries, keys and values have a bias.
+        time_mlp: whether there are two layers between the sinusoids of the time and its token.
+        last_conv: whether there is a convolution of 3 x 3 pixels on the output.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -178,7 +178,7 @@ class UViT(nn.Module):
             ValueError: for shapes that do not fit, and a missing or an unknown entry of the condition.
         """
         inputs = self._inputs(x, t, condition)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         batch, height, width, channels = x.shape
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=small, name=name)
 
@@ -202,18 +202,18 @@ class UViT(nn.Module):
         tokens, skips = self._stack(nn.broadcast)(*fields, name="in_blocks")(tokens, None, part(0, half))
         middle = jax.tree.map(lambda entry: entry[half], per_layer)
         patches = lambda tokens: tokens[:, -(height // self.patch) * (width // self.patch) :]
-        seen.stack(half, [patches(skips[layer - 1]) for layer in seen.among(half)])
+        recorded.stack(half, [patches(skips[layer - 1]) for layer in recorded.among(half)])
         tokens, _ = UViTBlock(*fields, name="middle_block")(tokens, None, middle)
-        seen.block(patches(tokens))
-        out_blocks = self._stack(0, seen.among(half), patches)(*fields, name="out_blocks")
-        tokens, kept = out_blocks(tokens, skips[::-1], part(half + 1, None))
-        seen.stack(half, kept if seen.among(half) else ())
+        recorded.block(patches(tokens))
+        out_blocks = self._stack(0, recorded.among(half), patches)(*fields, name="out_blocks")
+        tokens, states = out_blocks(tokens, skips[::-1], part(half + 1, None))
+        recorded.stack(half, states if recorded.among(half) else ())
 
         tokens = _norm(self.dtype, "norm")(patches(tokens))
         # In float32: bfloat16 would round the output to 8 bits.
         last = nn.Dense(self.patch**2 * channels, dtype=jnp.float32, kernel_init=small, name="final")
         out = unpatchify(last(tokens), self.patch, height, width)
-        return seen.beside(conv(channels, name="final_conv")(out) if self.last_conv else out)
+        return recorded.beside(conv(channels, name="final_conv")(out) if self.last_conv else out)
 
     def _stack(self, skips: Any, kept: Sequence[int] = (), pick: Any = None) -> Any:
         """Half of the layers as a scan; `skips`: the axis of the layers in the second argument."""

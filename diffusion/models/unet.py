@@ -1,4 +1,4 @@
-"""The U-Net of DDPM and that of ADM (guided diffusion): one network with options for both.
+"""The U-Nets of DDPM and ADM (guided diffusion): one network with options for both.
 
     x_t -- conv_in ------------------------------------------------- conv_out(silu(norm_out)) -- output
               |            skips, one after each box                      |
@@ -61,25 +61,26 @@ class UNet(nn.Module):
         attention_levels: levels that have attention behind each of their blocks; the middle always has.
         num_classes: number of classes, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
         in_channels: C of the input.
-        out_channels: of the output; 2 C for a learned variance (Nichol & Dhariwal, 2021).
+        out_channels: number of channels of the output; 2 C for a learned variance (Nichol & Dhariwal, 2021).
         heads: attention heads of every level; None where `head_size` decides.
         head_size: channels of a head; None where `heads` decides.
         scale_shift: the embedding scales and shifts the norm (ADM); else it is added (DDPM).
         resample: the operation that changes the side, "conv" or "block", see the table above.
-        padding: of the convolutions that halve: zeros on "both" sides, or at the "end" alone (DDPM's code).
+        padding: padding of the convolutions that halve: zeros on "both" sides, or at the "end" alone (DDPM's code).
         features: number of sinusoids of the time, a quarter of the embedding's width; None: widths[0].
-        frequency_shift: of the sinusoids, 0 or 1 (DDPM), see `embeddings.sinusoid`.
+        frequency_shift: shift of the sinusoids' frequencies, 0 or 1 (DDPM), see `embeddings.sinusoid`.
         sines_first: order of the sinusoids; cosines first if False.
-        groups: of the norms; it divides the widths.
-        epsilon: of the norms.
+        groups: number of groups of the norms, a divisor of the widths.
+        epsilon: epsilon of the norms, > 0.
         dropout: rate in the blocks, drawn from the rng collection "dropout" when `train`.
         resolution: side of the pictures of its training, if known; does not change the network.
-        axes: of x between batch and channels: 1 for series [B, L, C], 2 for images, 3 for volumes [B, D, H, W, C].
+        axes: number of axes of x between batch and channels: 1 for series [B, L, C], 2 for images, 3 for volumes [B, D,
+            H, W, C].
         vector_width: numbers of the condition's "vector", which is added to the embedding; 0 for none.
-        qkv_per_head: in files of ADM's layout the queries, keys and values of a head are adjacent (in all files of the
-            authors but ImageNet 64); does not change the network.
+        qkv_per_head: whether the queries, keys and values of a head are adjacent in files of ADM's layout (in all files
+            of the authors but ImageNet 64); does not change the network.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what of the blocks to compute again in the backward pass: "none"; "elementwise", all but products,
+        remat: parts of the blocks to compute again in the backward pass: "none"; "elementwise", all but products,
             convolutions and attention; "dots", all but products without batch dimensions; or "full".
         dtype: compute type, "float32" or "bfloat16".
 
@@ -184,8 +185,8 @@ class UNet(nn.Module):
             features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
                 `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
                 middle as one, or on the way up; what changes the side alone is none.
-            branch: a skip connection, 0 the outermost; the call returns too what enters the block that takes it.
-            deep: that of an earlier call, in place of which nothing deeper than the branch runs; None: all runs.
+            branch: a skip connection, 0 the outermost; the call also returns the input of the block that takes it.
+            deep: the deep features of an earlier call, with which nothing deeper than the branch runs; None: all runs.
 
         Returns:
             [B, H, W, out_channels], float32, with the sides of x; with `features`: (that, a tuple of the features);
@@ -204,7 +205,7 @@ class UNet(nn.Module):
             axes=self.axes,
             vector_width=self.vector_width,
         )
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         embedding = self._embedding(jnp.broadcast_to(t, x.shape[:1]), inputs["label"], inputs["vector"])
         again = lambda module, *static: (
             nn.remat(module, policy=REMAT[self.remat], static_argnums=static) if REMAT[self.remat] else module
@@ -237,7 +238,7 @@ class UNet(nn.Module):
         def row(h: jax.Array, level: int, name: str) -> jax.Array:
             h = block(h, level, name)
             h = attend(h, f"{name}_attention") if level in self.attention_levels else h
-            seen.block(h)
+            recorded.block(h)
             return h
 
         first = taken_by(branch, deep, len(self.widths) * (self.blocks + 1))
@@ -258,7 +259,7 @@ class UNet(nn.Module):
         if deep is None:
             h = attend(block(h, last, "middle_block_0"), "middle_attention")
             h = block(h, last, "middle_block_1")
-            seen.block(h)
+            recorded.block(h)
         residuals = inputs["residuals"]
         if deep is not None and residuals is not None:
             residuals = (*residuals[: len(skips)], jnp.zeros_like(h))
@@ -285,7 +286,7 @@ class UNet(nn.Module):
         # In float32: bfloat16 would round the output to 8 bits.
         last = conv(self.out_channels, axes=self.axes, zero=True, dtype="float32", name="conv_out")
         output = last(h.astype(jnp.float32))
-        return seen.beside(output) if branch is None else (output, Deep(start, seen.done, self.feature_blocks))
+        return recorded.beside(output) if branch is None else (output, Deep(start, recorded.done, self.feature_blocks))
 
     def _embedding(self, t: jax.Array, label: jax.Array | None, vector: jax.Array | None) -> jax.Array:
         """The embedding of clock, class and vector, [B, 4 features]."""
@@ -370,7 +371,7 @@ def unet_preset(name: str, num_classes: int = 0, **options: Any) -> UNet:
     Args:
         name: "ddpm-cifar10" and "ddpm-256" of Ho et al. (2020); "adm-64" to "adm-512" of Dhariwal & Nichol (2021),
             with a learned variance.
-        num_classes: of a class-conditional network; the ImageNet networks of the latter have 1000.
+        num_classes: number of classes of a class-conditional network; the ImageNet networks of the latter have 1000.
         **options: other fields of `UNet`.
 
     Returns:

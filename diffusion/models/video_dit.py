@@ -105,9 +105,9 @@ class VideoBlock(nn.Module):
 
     All gates and the output of the attention to the text start at zero. Its parameters are those of DiT's `Block`,
     "temporal_modulation", "temporal_attention" and "cross_attention". Arguments of the call: tokens x [B, F S, D]; the
-    condition c [B, F or 1, D]; (the angles within a frame or None, those along the frames), or (those of all patches,
-    None); the text [B, M, D] or None; what is added to the scores of its tokens, or None; what is added to those along
-    the frames, or None; keys and values of earlier frames, or None. Returns (x, None), as a scan expects.
+    condition c [B, F or 1, D]; (the angles within a frame or None, the angles along the frames), or (those of all
+    patches, None); the text [B, M, D] or None; what is added to the scores of its tokens, or None; what is added to
+    those along the frames, or None; keys and values of earlier frames, or None. Returns (x, None), as a scan expects.
 
     Reference: Ma et al., "Latte: Latent Diffusion Transformer for Video Generation", 2024, section 3.2.
     """
@@ -137,8 +137,8 @@ class VideoBlock(nn.Module):
         grid = (batch, self.frames, tokens // self.frames, width)
 
         def vectors(count: int, name: str) -> list[jax.Array]:
-            of_each = Modulation(count, self.dtype, width, name=name)(c.reshape(-1, width))
-            return [vector.reshape(batch, -1, 1, width) for vector in of_each]
+            modulation = Modulation(count, self.dtype, width, name=name)(c.reshape(-1, width))
+            return [vector.reshape(batch, -1, 1, width) for vector in modulation]
 
         def entering(scale: jax.Array, shift: jax.Array, norm: str) -> jax.Array:
             return normalisation(self.norm, norm, self.dtype)(x) * (1 + scale) + shift
@@ -187,11 +187,12 @@ class VideoDiT(nn.Module):
         causal: frames of a chunk, which see each other and earlier chunks alone, so that a chunk can be evaluated with
             what `frame_memory` keeps of these; 0: all frames see each other. With "factorised" alone.
         mlp_ratio: hidden features of the MLP over `width`.
-        learn_sigma: the output has 2 C channels, as DiT.
-        norm, mlp, qk_norm, attention, remat, unroll, dtype: as DiT.
+        learn_sigma: whether the output has 2 C channels, as DiT.
+        norm, mlp, qk_norm, attention, remat, unroll, dtype: fields as in DiT.
         positions: within a frame, as DiT: "sincos", "rope" or "sincos_rope". Along the frames they are rotary; a
             network of full attention is rotary on three axes, "rope" or "sincos_rope".
-        shape: (F, H, W, C) of the videos for which it is made; it takes other F, H and W too. None: that of the first.
+        shape: (F, H, W, C) of the videos for which it is made; it takes other F, H and W too. None: the shape of the
+            first input.
 
     Raises:
         ValueError: at construction, for a field out of range or an unknown name.
@@ -266,7 +267,7 @@ class VideoDiT(nn.Module):
             condition: class labels int [B], vectors [B, P], None, or a dict, see `diffusion.models.layers.conditions`:
                 "label": int [B], with `num_classes`. "vector": [B, P], with `vector_width`.
                 "text": [B, M, E], with `text_width`. "text_mask": Bool [B, M].
-            memory: of earlier frames, behind which those of x are; needs `causal`.
+            memory: memory of earlier frames, which the frames of x follow; needs `causal`.
             features: blocks whose tokens [B, F S, width] the call returns too, see `layers.block_features`; None: none.
 
         Returns:
@@ -281,7 +282,7 @@ class VideoDiT(nn.Module):
             raise ValueError("a memory of earlier frames needs a network with causal, whose frames see no later ones")
         batch, frames, height, width, channels = x.shape
         inputs = self._entries(condition, batch)
-        seen = Features(features, self.feature_blocks)
+        recorded = Features(features, self.feature_blocks)
         rows, columns = height // self.patch, width // self.patch
         dense = lambda name: nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name=name)
 
@@ -301,22 +302,22 @@ class VideoDiT(nn.Module):
             self.is_initializing(),
             (*(nn.broadcast,) * 5, 0),
             self.unroll,
-            seen.among(self.depth),
+            recorded.among(self.depth),
         )
         fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype)
         angles = self._angles(frames, rows, columns, memory)
         along = frame_memory.seen(frames, self.causal, memory) if self.causal else None
         before = None if memory is None else memory[:2]
         stack = blocks(frames, self.mixing, *fields, name="blocks")
-        tokens, kept = stack(tokens, c, angles, text, bias, along, before)
-        seen.stack(self.depth, kept or ())
+        tokens, states = stack(tokens, c, angles, text, bias, along, before)
+        recorded.stack(self.depth, states or ())
 
         c = jnp.broadcast_to(c, (batch, frames, self.width)).reshape(-1, self.width)
         outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
         norm = normalisation(self.norm, "final_norm", self.dtype)
         tokens = modulated_output(tokens.reshape(batch * frames, -1, self.width), c, norm, outputs, self.dtype)
         output = unpatchify(tokens, self.patch, height, width)
-        return seen.beside(output.reshape(*x.shape[:-1], -1))
+        return recorded.beside(output.reshape(*x.shape[:-1], -1))
 
     def _embedding(self, t: jax.Array, inputs: dict[str, Any], batch: int) -> jax.Array:
         """silu of the sum of what is learned of the times, the class and the vector: [B, F or 1, width]."""
@@ -371,9 +372,9 @@ def with_frames(
     The layers along the frames are new, and add exact zeros at first; the other parameters are the given ones.
 
     Args:
-        network: of pictures.
+        network: network of pictures.
         params: its parameters.
-        key: of the new parameters.
+        key: random key of the new parameters.
         **options: fields of `VideoDiT` that `DiT` has not: `text_width`, `vector_width`, `shape`.
 
     Returns:
@@ -408,12 +409,14 @@ def with_frames(
 
 
 def _check_parameters(network: DiT, params: Mapping[str, Any], shape: tuple[int, ...], label: Any) -> None:
-    """Refuses parameters that are not those of the network, naming the first."""
-    made = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(1), label)["params"]
-    own, given = ({name: jnp.shape(leaf) for name, leaf in leaves_of(tree).items()} for tree in (made, params))
-    for name in [*own, *given]:
-        if own.get(name) != given.get(name):
+    """Refuses parameters that do not belong to the network, naming the first."""
+    expected = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(shape), jnp.zeros(1), label)["params"]
+    expected_shapes, given = (
+        {name: jnp.shape(leaf) for name, leaf in leaves_of(tree).items()} for tree in (expected, params)
+    )
+    for name in [*expected_shapes, *given]:
+        if expected_shapes.get(name) != given.get(name):
             raise ValueError(
                 f"the parameters {name!r} of shape {given.get(name, 'none')} are not those of the network, of shape "
-                f"{own.get(name, 'none')}"
+                f"{expected_shapes.get(name, 'none')}"
             )

@@ -53,7 +53,7 @@ class WanAttention(nn.Module):
 
         out(attention(norm(q), norm(k), v) + attention(norm(q), norm(k'), v'))
 
-    k and v are of the context, by default the tokens, and k' and v' of pictures where there are some.
+    k and v come from the context, by default the tokens, and k' and v' from pictures where there are some.
     """
 
     heads: int
@@ -88,8 +88,8 @@ class WanAttention(nn.Module):
             k = turn(k, angles)
         out = attention(q, k, v, self.attention)
         if pictures is not None:
-            own = project(pictures, "picture_key", "picture_norm"), project(pictures, "picture_value")
-            out = out + attention(q, *own, self.attention)
+            keys_values = project(pictures, "picture_key", "picture_norm"), project(pictures, "picture_value")
+            out = out + attention(q, *keys_values, self.attention)
         out = layout.split(layout.attended(out), "batch", "tokens", "heads", None)
         out = nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, name="out")(out)
         return layout.split(out, "batch", "tokens", None)
@@ -176,17 +176,18 @@ class Wan(nn.Module):
 
     Attributes:
         channels: C of the latents.
-        in_channels: of what the network sees: the latents, and beside them a mask and the latents of given frames.
+        in_channels: number of channels of the network's input: the latents, and beside them a mask and the latents of
+            given frames.
         width: features of a token; `heads` divides it.
         depth: number of layers.
         heads: attention heads.
-        hidden: features inside the MLP.
+        hidden: number of features inside the MLP.
         text_width: E, features of the text's tokens.
         picture_width: P, features of the patches of pictures; 0 for a network that receives none.
         picture_tokens: K, where these patches have learned positions; 0: they have none, and any number is valid.
-        text_norm: whether the attention to the text has a norm of its own.
+        text_norm: whether the attention to the text has its own norm.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:

@@ -65,9 +65,9 @@ class ZImage(nn.Module):
         text_width: E, features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         theta: base of the rotary frequencies.
-        epsilon: of the norms of tokens.
+        epsilon: epsilon of the norms of tokens.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
-        remat: what to compute again in the backward pass, see `DiT`.
+        remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".
 
     Raises:
@@ -118,7 +118,7 @@ class ZImage(nn.Module):
 
         Args:
             x: noised latents [B, H, W, C]; H and W even.
-            t: in [0, 1], [B] or [], float32 or wider.
+            t: times in [0, 1], [B] or [], float32 or wider.
             condition: see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": [B, M], True for the text's tokens, which stand first.
             features: layers of the whole sequence, 1 .. depth, whose tokens of the picture [B, N, width] the call
@@ -141,9 +141,9 @@ class ZImage(nn.Module):
 
         text, shown, length = self._text(inputs["text"], inputs["text_mask"])
         image, angles = self._picture(x, length, text.shape[1])
-        of_text, of_image = jnp.split(angles, [text.shape[1]], axis=1)
-        text = self._refined("text_refiners", text, None, of_text, shown)
-        image = self._refined("picture_refiners", image, c, of_image, None)
+        text_angles, image_angles = jnp.split(angles, [text.shape[1]], axis=1)
+        text = self._refined("text_refiners", text, None, text_angles, shown)
+        image = self._refined("picture_refiners", image, c, image_angles, None)
         number = height * width // PATCH**2
         tokens = layout.split(jnp.concatenate([text, image], axis=1), "batch", "tokens", None)
         shown = jnp.concatenate([shown, jnp.ones(image.shape[:2], bool)], axis=1)
