@@ -108,6 +108,7 @@ def open_cache(folder: str | pathlib.Path) -> tuple["Latents", DataSpec]:
         path = pathlib.Path(folder) / name
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; the command that wrote the cache of latents writes it again.")
+        opener.check(path, within=folder)
         if path.stat().st_size != size:
             raise CacheError(
                 f"{path} has {path.stat().st_size:,} bytes, not the {size:,} that were written; the "

@@ -112,7 +112,7 @@ class Signer:
                     f"{folder / name}: there is no such file; a signer's folder has {CHAIN} and {KEY}, and "
                     "diffusion credentials --make=FOLDER makes one for tests."
                 )
-            texts.append((folder / name).read_bytes())
+            texts.append(opener.read(folder / name))
         chain, key = texts
         info = c2pa.C2paSignerInfo(alg=c2pa.C2paSigningAlg.ES256, sign_cert=chain, private_key=key, ta_url=None)
         pixel = io.BytesIO()
@@ -157,7 +157,7 @@ class Signer:
         c2pa = library()
         path = pathlib.Path(path)
         try:
-            signed = self._signed(path.read_bytes(), path.name, about, version)
+            signed = self._signed(opener.read(path), path.name, about, version)
         except c2pa.C2paError as error:
             raise ValueError(f"{path}: it cannot be signed: {error}") from None
         with files.whole(path) as file:
@@ -189,7 +189,7 @@ def read(path: str | pathlib.Path, root: str | pathlib.Path | None = None) -> Cr
         settings["trust"] = {"user_anchors": _certificates(root)}
     try:
         context = c2pa.Context(settings=c2pa.Settings.from_dict(settings))
-        store = json.loads(c2pa.Reader(FORMAT, io.BytesIO(path.read_bytes()), context=context).json())
+        store = json.loads(c2pa.Reader(FORMAT, io.BytesIO(opener.read(path)), context=context).json())
     except c2pa.C2paError.ManifestNotFound:
         raise ValueError(f"{path} carries no content credentials: it was never signed, or they were removed.") from None
     except c2pa.C2paError as error:

@@ -11,7 +11,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from diffusion.io import failures
+from diffusion.io import failures, npy
 
 
 def cache(name: str) -> pathlib.Path:
@@ -24,13 +24,14 @@ def array(path: pathlib.Path, mmap_mode: Literal["r"] | None = None) -> np.ndarr
 
     Args:
         path: of the file.
-        mmap_mode: as `np.load` takes it.
+        mmap_mode: "r" for an array that is mapped into memory, None for one in memory.
 
     Raises:
         failures.Unreadable: if this machine could not read it, so that it may be sound.
     """
     try:
-        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        mapped = npy.mapped(path)
+        return mapped if mmap_mode else np.array(mapped)
     except (OSError, ValueError, EOFError) as error:
         if failures.of_machine(error):
             raise failures.Unreadable(f"{path} could not be read: {error}.") from error

@@ -7,7 +7,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from diffusion.io import files, limits
+from diffusion.io import files, limits, opener
 
 
 def append(path: pathlib.Path, row: Mapping) -> None:
@@ -34,7 +34,7 @@ def rows(path: pathlib.Path) -> list[dict]:
         OSError: if a line before the torn one is no JSON object; the message has its number.
     """
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = opener.read(path).splitlines(keepends=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
     objects = []
@@ -62,7 +62,7 @@ def rewind(path: pathlib.Path, step: int) -> None:
     """
     if not path.exists():
         return
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = opener.read(path).splitlines(keepends=True)
     kept = []
     for line in lines:
         try:
@@ -83,7 +83,7 @@ def mend(path: pathlib.Path) -> None:
     """
     if not path.exists():
         return
-    content = path.read_bytes()
+    content = opener.read(path)
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         os.truncate(path, whole)

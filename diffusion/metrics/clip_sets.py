@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.data.sources import clip_files
-from diffusion.io import clips, limits, npz, pictures
+from diffusion.io import clips, limits, npz, opener, pictures
 from diffusion.metrics.image_sets import ARRAYS, ImageSet, ImageSetError
 
 _BLOCK = 2**20
@@ -137,7 +137,7 @@ def _digest(files: Sequence[pathlib.Path]) -> str:
     total = hashlib.sha256()
     for path in files:
         total.update(f"{path.name} {path.stat().st_size}\n".encode())
-        with open(path, "rb") as file:
+        with opener.open_file(path) as file:
             while block := file.read(_BLOCK):
                 total.update(block)
     return total.hexdigest()

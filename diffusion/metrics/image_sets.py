@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.data import catalog, sources
-from diffusion.io import failures, limits, npz, pictures
+from diffusion.io import failures, limits, npz, opener, pictures
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 ARRAYS = ("arr_0", "images", "samples")  # names of images in .npz files: ADM's, ours, and others'
@@ -158,7 +158,7 @@ def _file_digest(*paths: pathlib.Path) -> str:
     total = hashlib.sha256()
     for path in paths:
         total.update(f"{path.name} {path.stat().st_size}\n".encode() if len(paths) > 1 else b"")
-        with open(path, "rb") as file:
+        with opener.open_file(path) as file:
             while block := file.read(_BLOCK):
                 total.update(block)
     return total.hexdigest()
@@ -171,10 +171,10 @@ def _folder(spec: str, path: pathlib.Path) -> ImageSet:
     files = files_of(path)
     if not files:
         raise ImageSetError(f"{spec} holds no pictures ({', '.join(PICTURES)}).")
-    first = _decode(str(files[0]), files[0].read_bytes(), None)
+    first = _decode(str(files[0]), opener.read(files[0], within=path), None)
 
     def read(start, stop):
-        return np.stack([_decode(str(file), file.read_bytes(), first.shape) for file in files[start:stop]])
+        return np.stack([_decode(str(file), opener.read(file, within=path), first.shape) for file in files[start:stop]])
 
     return ImageSet(len(files), first.shape, read, _file_digest(*files), _record(spec, "folder", np.uint8))
 
@@ -184,7 +184,7 @@ def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
         # imported here: few sets are of this format
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        records = ArrayRecordDataSource(str(path))
+        records = ArrayRecordDataSource(str(opener.check(path)))
         count = len(records)
         head = records[0] if count else b""
     except Exception as error:  # the error of a damaged file depends on where the damage is
@@ -257,7 +257,7 @@ def _dataset(spec: str, data_dir: str, side: int) -> ImageSet:
             [name.partition(":")[0], description.version, split, description.size, list(description.shape), files]
         )
     ]
-    described += [(folder / file).read_text() for file in ("dataset_info.json", "features.json")]
+    described += [opener.read_text(folder / file) for file in ("dataset_info.json", "features.json")]
     digest = hashlib.sha256("\n".join(described).encode()).hexdigest()
     return ImageSet(
         description.size,

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from diffusion.io import array_pickles, files, limits, npz, safetensors_files, schema
+from diffusion.io import array_pickles, files, limits, npz, opener, safetensors_files, schema
 from diffusion.metrics import frechet
 from diffusion.metrics.inception_weights import digest
 
@@ -208,7 +208,7 @@ def _read_npz(path: pathlib.Path) -> Statistics:
     for name in wanted:
         if arrays_in_file[name].dtype.kind != "f":
             raise StatisticsError(f"{path}: {name} is {arrays_in_file[name].dtype}, not floating.")
-    with open(path, "rb") as file:
+    with opener.open_file(path) as file:
         total = hashlib.file_digest(file, "sha256").hexdigest()
     description = {"space": _space_of(path, there), "images": None, "file": str(path), "sha256": total}
     if "mu" not in pairs:
@@ -252,7 +252,7 @@ def _read_pickle(path: pathlib.Path) -> Statistics:
         moments[str(mean.size)] = frechet.Moments(count or 2, mean, covariance * ((count or 2) - 1))
     if not moments:
         raise StatisticsError(f"{path} holds no statistics; those of EDM2 are named fid and fd_dinov2.")
-    with open(path, "rb") as file:
+    with opener.open_file(path) as file:
         total = hashlib.file_digest(file, "sha256").hexdigest()
     return Statistics(moments, count, {"space": None, "images": None, "file": str(path), "sha256": total})
 

@@ -23,7 +23,8 @@ from PIL import Image
 
 from diffusion.data import image_folder, sources
 from diffusion.data.sources import DamagedRecord
-from diffusion.io import limits
+from diffusion.io import files, json_lines, limits
+from diffusion.metrics import image_sets
 from tests.data.made import png
 from tests.data.sources import stored
 from tests.reliability.hostile import little_memory  # noqa: F401
@@ -53,24 +54,29 @@ def read(name, path, **options):
     return source[0]
 
 
-def refused(words, call):
-    """The call raises such an error, and does not wait for ever."""
-    raised: list[BaseException | None] = []
+def ended(call):
+    """What the call returns, or the error that it raises; it does not wait for ever."""
+    results = []
 
     def run():
         try:
-            call()
-            raised.append(None)
+            results.append(call())
         except BaseException as error:
-            raised.append(error)
+            results.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(60)
-    assert raised, "it waits"
+    assert results, "it waits"
+    return results[0]
+
+
+def refused(words, call):
+    """The call raises such an error."""
+    result = ended(call)
     with pytest.raises(REFUSALS, match=words):
-        if raised[0] is not None:
-            raise raised[0]
+        if isinstance(result, BaseException):
+            raise result
 
 
 def tar(path, members, mode="w"):
@@ -473,3 +479,23 @@ def test_what_is_sound_is_read_as_before(data):
     assert record["image"].shape == (1500, 1500, 3) and record["label"] == 999
     with contextlib.suppress(DamagedRecord):
         assert limits.memory()
+
+
+# ==== What is read beside sources ====
+
+
+def test_pictures_to_compare_with_lie_in_their_folder(data):
+    (data / "a.png").symlink_to("../secret.png")
+    refused("leads out of its folder", lambda: image_sets.open_set(str(data)))
+
+
+def test_lines_are_read_from_a_plain_file(data):
+    os.mkfifo(data / "metrics.jsonl")
+    refused("is not a file, but a named pipe", lambda: json_lines.rows(data / "metrics.jsonl"))
+
+
+def test_an_array_that_is_kept_is_a_plain_file_of_its_size(data):
+    os.mkfifo(data / "a.npy")
+    assert ended(lambda: files.array(data / "a.npy")) is None
+    (data / "b.npy").write_bytes(npy((10**12,)))
+    assert files.array(data / "b.npy") is None
