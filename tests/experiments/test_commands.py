@@ -1,5 +1,6 @@
 """Every command explains itself, with an example, and keeps the arguments that it was started with."""
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from diffusion.commands import as_process, current, line, name_of, purposes
+from diffusion.commands import as_process, current, line, module, name_of, purposes
 from diffusion.experiments.config import recipes
 from diffusion.experiments.evaluation import comparison, image_metrics, model_metrics
 from diffusion.metrics import protocols
@@ -34,9 +35,17 @@ FAST = (
 @pytest.mark.parametrize("command", slow_but([(name,) for name in FAST], [(name,) for name in COMMANDS]))
 def test_help_holds_an_example(command):
     found = commands.run(*command.removeprefix("python ").split(), "--help")
-    playground = command == "diffusion playground"  # it has an environment of its own
-    assert f"{'python -m ' * playground}{command} " in found.stdout, found.stderr
+    assert f"{command} " in found.stdout, found.stderr
     assert found.returncode == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_begins_with_commands_for_those_without_a_clone(name):
+    """`make` and its environments are in a clone alone; what stands first works after `pip install`."""
+    file = pathlib.Path(importlib.util.find_spec(module(name)).origin)
+    text = (file.parent / "__main__.py" if file.name == "__init__.py" else file).read_text()
+    examples = re.findall(r"^    (\S.*)$", text.split('"""')[1], re.MULTILINE)
+    assert not [line for line in examples if line.startswith(("make ", ".venv"))]
 
 
 @pytest.mark.parametrize("words", [["--help"], []])
@@ -153,8 +162,7 @@ def test_help_is_answered_without_the_libraries_and_holds_an_example():
     shown, said = started(*((*name.split(), "--help") for name in COMMANDS))
     assert said == {f"{name} --help": "" for name in COMMANDS}
     for name in COMMANDS:
-        playground = name == "diffusion playground"  # it has an environment of its own
-        assert f"{'python -m ' * playground}{name} " in shown[f"{name} --help"], name
+        assert f"{name} " in shown[f"{name} --help"], name
     examples = ("diffusion sample", "diffusion playground", "python -m benchmarks.gpu.recipe_stage")
     assert {f"{name} --help" for name in examples} <= said.keys()
 

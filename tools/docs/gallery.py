@@ -350,7 +350,8 @@ def sweep(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     return Shown(
         _shell("sweep", *words),
         f"[Samplers by their steps](../../configs/sweeps/{SWEEP}.py) of the run above: the report "
-        "that a sweep writes while it runs, one file that works offline: [sweeps](../sweeps.md).",
+        "that a sweep writes while it runs, one file that works offline: [sweeps](../sweeps.md). The picture was taken "
+        "when the command was `python -m experiments.sweep`.",
     )
 
 

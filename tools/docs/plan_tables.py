@@ -4,7 +4,8 @@
     python -m tools.docs.plan_tables --check
 
 The first command rewrites the text after each marker, `<!-- diffusion plan ARGUMENTS -->`, and the table of what XLA
-takes for compiled steps (docs/programs.json) beside the plan's. The second prints what is outdated and ends with status 1.
+takes for compiled steps (docs/programs.json) beside the plan's. The second prints what is outdated, and ends with
+status 1 where something is.
 """
 
 import json
@@ -40,7 +41,7 @@ def printed(arguments: str) -> str:
 
 
 def memory(case: str) -> tuple[float, float, float, float]:
-    """Bytes of a compiled step on one device: temporaries by XLA and by the plan, the most at once by XLA and the plan."""
+    """Bytes of a compiled step on one device: temporaries by XLA and by the plan, the peak by XLA and by the plan."""
     compiled = next(row["memory"] for row in json.loads(PROGRAMS.read_text()) if row["case"] == case)
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         printed(f"--config=imagenet256_dit {COMPILED[case]} --out={file.name}")

@@ -1,8 +1,11 @@
 """Opens a page to try a model on, on this machine alone unless --host says otherwise.
 
-    make playground-env
-    .venv-playground/bin/python -m diffusion playground --model=stable-diffusion-v1-5
-    .venv-playground/bin/python -m diffusion playground --workdir=runs/digits
+    python3 -m venv page && page/bin/pip install 'jax-diffusion[playground]'
+    page/bin/diffusion playground --model=stable-diffusion-v1-5
+    page/bin/diffusion playground --workdir=runs/digits
+
+The page has an environment of its own, since gradio needs an older Pillow than the rest. In a clone it is made from
+locked versions by `make playground-env`, and `.venv-playground/bin/python -m diffusion playground` starts the page.
 
 A text-to-image model is a folder with model_index.json. A trained run of classes makes the one that is chosen from its
 list; it reads no prompt. Pictures are written to --out, each with the settings that it was made with. See
@@ -48,8 +51,9 @@ def main(argv: list[str]) -> None:
         from diffusion.experiments.playground import page
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{error.name} is not installed here. `make playground-env` makes the page's environment; "
-            "start the page with .venv-playground/bin/python."
+            f"{error.name} is not installed here. Give the page an environment of its own: python3 -m venv page && "
+            "page/bin/pip install 'jax-diffusion[playground]', and start it by page/bin/diffusion playground. In a "
+            "clone: make playground-env, and .venv-playground/bin/python -m diffusion playground."
         ) from error
     source = opened(MODEL.value, values.workdir)
     out = pathlib.Path(values.out or "playground")
