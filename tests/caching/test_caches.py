@@ -202,6 +202,26 @@ def test_the_measures_of_a_trajectory_are_its_ratios_and_its_changes():
     np.testing.assert_allclose(memory.output, [0, *(F[1:] / F[:-1] - 1)], rtol=1e-4)
     exact = memory._replace(output=3 * memory.read**2 - memory.read + 0.5)
     np.testing.assert_allclose(caching.fitted(exact, degree=2), (3, -1, 0.5), rtol=1e-3)
+    apart = exact._replace(output=exact.output.at[0].set(9.0))  # no step before it: it is not fitted
+    np.testing.assert_allclose(caching.fitted(apart, degree=2), (3, -1, 0.5), rtol=1e-3)
+    few = exact._replace(read=memory.read[:3], output=memory.output[:3])
+    with pytest.raises(ValueError, match="degree 2 needs 4 steps; got 3"):
+        caching.fitted(few, degree=2)
+
+
+def test_a_network_that_offers_something_else_is_refused_with_what_offers_it():
+    cache = caching.measured(STEPS)
+    for offered, message in [
+        ((), "reads a network's blocks, as DiT, JiT, .* offer them; this network offers nothing"),
+        (("deep",), "reads a network's blocks, as DiT, JiT, .* offer them; this network offers its deep"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            cache.check(offered)
+    notes = cache._replace(reads="notes")
+    with pytest.raises(ValueError, match="reads a network's notes; this network offers its blocks, deep"):
+        notes.check(("blocks", "deep"))
+    cache.check(("deep", "blocks"))
+    notes._replace(idle=True).check(())
 
 
 def test_ratios_are_those_of_the_steps_that_a_part_of_a_trajectory_takes():

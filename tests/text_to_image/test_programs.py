@@ -5,6 +5,7 @@ The networks are stand-ins that a test can read: an autoencoder of single pixels
 
 import dataclasses
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,12 @@ import pytest
 from diffusion import guidance, text_to_image
 from diffusion.adapters import lora, lora_files
 from diffusion.io import limits
+from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
 from diffusion.models.budget import peak_memory
+from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.interchange import schedulers
-from diffusion.text_to_image import attached, pipelines, programs, timed_loras
+from diffusion.text_to_image import attached, model_folder, pipelines, programs, prompt_conditions, timed_loras
 from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.places import Places
@@ -99,6 +102,60 @@ def test_a_plain_request_joins_its_conditions_before_the_steps(model):
         return str(jax.make_jaxpr(scanned)(jnp.zeros((1, 8, 8, 3)), jnp.ones(3)))
 
     assert program(lambda: text_to_image.denoise(model, params, *both, 2.0)) == program(plain)
+
+
+def test_patches_of_a_picture_are_its_tokens_once_for_each(model):
+    """Without an image encoder's width or a picture there are none."""
+
+    class Reader:
+        size = 8
+
+        def apply(self, variables, images):
+            return ImageFeatures(images.reshape(1, 64, 3)[:, :5], images[:, 0, 0])
+
+    picture = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    sees = dataclasses.replace(
+        model, modules={**model.modules, "image_encoder": Reader()}, params={**model.params, "image_encoder": {}}
+    )
+    assert sees.patches(picture, 2) == {}
+    sees.denoiser.picture_width = 3
+    assert sees.patches(None, 2) == {}
+    rows = picture.reshape(64, 3)[:5] / 127.5 - 1
+    np.testing.assert_allclose(sees.patches(picture, 2)["patches"], [rows, rows], atol=1e-6)
+
+
+def test_instructed_prompts_and_negative_ones_are_as_long(model):
+    """A prompt stands behind an instruction of two tokens, a negative one alone; masks end where the text does."""
+
+    def condition(texts, instructed=True, **how):
+        rows = ["II" * instructed + text for text in texts]
+        longest = max(map(len, rows))
+        numbers = jnp.asarray([[float(ord(letter)) for letter in row.ljust(longest, chr(0))] for row in rows])
+        return {"text": jnp.stack([numbers] * 3, axis=-1), "mask": numbers > 0}
+
+    made = dataclasses.replace(model, kind=model.kind._replace(condition=condition, instructed=True))
+    both = prompt_conditions.conditions(made, ["ab", "c", "ab"], "d", 2.0, 8, 8)
+    letters = lambda text: "".join(chr(int(value)) if value else "." for value in text[:, 0])
+    assert [letters(text) for text in both[0]["text"]] == ["IIab", "IIc.", "IIab"]
+    assert [letters(text) for text in both[1]["text"]] == ["d..."] * 3
+    np.testing.assert_array_equal(both[1]["mask"], [[True, False, False, False]] * 3)
+    np.testing.assert_array_equal(both[0]["mask"], [[True] * 4, [True, True, True, False], [True] * 4])
+
+
+def test_the_network_of_a_new_folder_keeps_the_usual_side(tmp_path, monkeypatch):
+    """In the folder of its part; a side of our own stays."""
+
+    def save(folder, module, params, **how):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"ours": 1, **how}))
+
+    monkeypatch.setattr(interchange, "save", save)
+    (tmp_path / "base" / "unet").mkdir(parents=True)
+    (tmp_path / "base" / "unet" / "config.json").write_text(json.dumps({"sample_size": 64, "theirs": 2}))
+    for name, how, expected in [("new", {}, 64), ("other", {"sample_size": 32}, 32)]:
+        model_folder.save(tmp_path / name, tmp_path / "base", "unet", None, {}, **how)
+        written = json.loads((tmp_path / name / "unet" / "config.json").read_text())
+        assert written == {"ours": 1, "sample_size": expected}
 
 
 def test_a_reference_is_seen_without_what_attachments_add(model):
@@ -214,7 +271,8 @@ def test_loras_act_in_their_intervals(model, monkeypatch):
     numbers = 2 * (WIDTH + 3) + 1  # of the factors and the scale: arrays of float32, whose bytes count
     assert peak_memory.held([(one.adapter, one.scale) for one in last.timed]) == 4 * numbers
     np.testing.assert_array_equal(found(last.weights, 0.999), found(model.params["unet"], 0.999))
-    for wrong in ((0.5, (0.7, 0.2)), (0.5, (0, 2)), "much", (1, 2, 3)):
+    assert LoraWeight.of([0.5, [0.25, 1]]) == LoraWeight.of((0.5, (0.25, 1))) == LoraWeight(0.5, (0.25, 1.0))
+    for wrong in ((0.5, (0.7, 0.2)), (0.5, (0, 2)), (0.5, 3), "much", (1, 2, 3)):
         with pytest.raises(ValueError, match=r"(times|weight) of a LoRA|a LoRA has"):
             LoraWeight.of(wrong)
 

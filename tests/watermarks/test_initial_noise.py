@@ -34,3 +34,22 @@ def test_the_noise_of_a_sample_is_found_and_its_bits_are_read(schedule):
     reading = mark.read(np.asarray(found))
     np.testing.assert_array_equal(reading.bits, np.tile(mark.message, (6, 1)))
     assert reading.p_value.max() < 1e-20
+
+
+def test_noise_of_any_scale_comes_back_on_that_of_the_standard_normal():
+    """Of exploding variances the flow of N(0, s^2) is x(t) = x(0) sqrt(s^2 + sigma(t)^2) / s, exactly."""
+    schedule = schedules.variance_exploding(sigma_min=0.01, sigma_max=3.0)
+    deviation = 0.7
+
+    def denoise(x, t):
+        sigma = schedule.sigma(t)
+        variance = deviation**2 + sigma**2
+        return Prediction(deviation**2 * x / variance, sigma * x / variance)
+
+    x = np.random.default_rng(0).standard_normal((2, 3, 1)).astype(np.float32)
+    grid = np.linspace(float(schedule.t_max), 0.0, 301)
+    keys = jax.random.split(jax.random.key(0), 2)
+    last = float(schedule.sigma(grid[0]))
+    expected = x * np.sqrt(deviation**2 + last**2) / deviation / np.hypot(1, last)
+    found = watermarks.initial_noise(denoise, schedule, jnp.asarray(x), grid, keys, iterations=3)
+    np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.01)

@@ -40,6 +40,14 @@ def test_gaussian_shading_leaves_noise_normal_and_independent_over_the_keys():
     assert np.abs(correlation).max() < 4.5 / np.sqrt(80)  # values 0 and 4 carry the same bit
 
 
+def test_a_channel_of_the_rings_is_any_of_an_array_of_4096_from_either_end():
+    for channel in (-4096, 4095):
+        watermarks.tree_ring(KEY, channel=channel)
+    for channel in (-4097, 4096, 0.5, True):
+        with pytest.raises(ValueError, match=r"channel = .* must be a whole number, -4096 \.\. 4095"):
+            watermarks.tree_ring(KEY, channel=channel)
+
+
 @pytest.mark.parametrize("mark", [watermarks.gaussian_shading(KEY, 16, 8), watermarks.tree_ring(KEY, 0.5, 0)])
 def test_p_values_of_noise_without_the_watermark_are_uniform(mark):
     noise = 3 * np.random.default_rng(3).standard_normal((2000, 8, 8, 2))  # of any scale

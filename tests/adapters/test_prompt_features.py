@@ -1,0 +1,133 @@
+"""What an image prompt reads of a picture: tokens or the pooled vector of each encoder, at the encoder's size."""
+
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.adapters import image_prompt, ip_adapter_files, prompt_features, redux_prompt
+from diffusion.adapters.instruct_pix2pix import instruct_pix2pix
+from diffusion.models import interchange
+from diffusion.models.flux import Flux
+from diffusion.models.image_encoders.image_features import ImageFeatures
+from diffusion.models.image_encoders.siglip import SigLIP
+from diffusion.models.interchange import folders
+from diffusion.models.redux import Redux
+from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
+
+CLIP = CLIPVision(width=8, depth=2, heads=2, hidden=16, size=8, patch=4)
+
+
+class Mean:
+    """An encoder whose tokens are its picture's two halves, and whose pooled vector is the mean colour."""
+
+    size, width = 8, 3
+
+    def init(self, key, images):
+        return {"params": {}}
+
+    def apply(self, variables, images, **how):
+        halves = images.reshape(len(images), 2, -1, 3).mean(2)
+        return ImageFeatures(halves, images.mean((1, 2)))
+
+
+def params_of(module, *inputs):
+    """Random parameters of a module, without compiling how it begins."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.standard_normal(leaf.shape), jnp.float32), shapes)
+
+
+def images(number=2, side=8):
+    return jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (number, side, side, 3)), jnp.float32)
+
+
+def test_tokens_and_the_pooled_vector_of_any_encoder():
+    x = images()
+    np.testing.assert_allclose(prompt_features.of(Mean(), {}, x, whole=False), np.mean(x, (1, 2)), atol=1e-6)
+    tokens = np.stack([np.mean(x[:, :4], (1, 2)), np.mean(x[:, 4:], (1, 2))], axis=1)
+    np.testing.assert_allclose(prompt_features.of(Mean(), {}, x, whole=True), tokens, atol=1e-6)
+    nothing = 2 * np.array([0.485, 0.456, 0.406]) - 1  # the mean colour of ImageNet
+    np.testing.assert_allclose(prompt_features.absent(Mean(), {}, whole=True), [[nothing, nothing]], atol=1e-6)
+    np.testing.assert_array_equal(prompt_features.absent(Mean(), {}, whole=False), np.zeros((1, 3)))
+
+
+def test_tokens_of_clip_are_those_before_its_last_layer():
+    """With its projection too, whose pooled vector it is; the last layer's parameters change the pooled one alone."""
+    projected = CLIPVisionProjection(CLIP, 6)
+    x = images()
+    params = params_of(projected, x)
+    whole, pooled = (prompt_features.of(projected, params, x, whole=whole) for whole in (True, False))
+    assert whole.shape == (2, 1 + 2 * 2, 8) and pooled.shape == (2, 6)
+    assert prompt_features.width(projected, True) == 8 and prompt_features.width(projected, False) == 6
+    last = jax.tree.map(lambda leaf: leaf.at[-1].mul(2.0) if leaf.shape[:1] == (2,) else leaf, params)
+    np.testing.assert_array_equal(prompt_features.of(projected, last, x, whole=True), whole)
+    assert np.abs(prompt_features.of(projected, last, x, whole=False) - pooled).max() > 1e-3
+
+
+def test_images_come_to_the_size_of_the_encoder():
+    x = images(side=8)
+    assert prompt_features.resized(Mean(), x) is x
+    constant = jnp.full((1, 20, 20, 3), 0.25)
+    np.testing.assert_allclose(prompt_features.resized(Mean(), constant), np.full((1, 8, 8, 3), 0.25), atol=1e-6)
+    for shape in ((1, 8, 9, 3), (1, 9, 8, 3), (1, 20, 8, 3)):
+        with pytest.raises(ValueError, match=f"square; got {shape[1]} x {shape[2]} pixels"):
+            prompt_features.resized(Mean(), jnp.zeros(shape))
+    assert prompt_features.side(CLIP) == 8 and prompt_features.side(SigLIP(12, 1, 2, 8, size=512, patch=16)) == 512
+    assert prompt_features.side(types.SimpleNamespace(size=518)) == 224
+
+
+def test_a_dropped_image_prompt_is_no_picture_and_one_of_few_features_is_one(monkeypatch):
+    """Rows of zeros alone are replaced; a picture whose features are zero but for one stays as it is."""
+    monkeypatch.setattr(folders, "find", lambda folder: types.SimpleNamespace(module=Mean()))
+    monkeypatch.setattr(interchange, "load", lambda folder: (Mean(), {}))
+    monkeypatch.setattr(ip_adapter_files, "fresh", lambda *_, **how: None)
+    monkeypatch.setattr(image_prompt.at_work, "prompt", lambda module, weights, features, weight: features)
+    denoiser = types.SimpleNamespace(apply=lambda variables, x, clock, condition: condition["extra"][0])
+    base = types.SimpleNamespace(denoiser=denoiser, kind=types.SimpleNamespace(denoiser="unet"))
+    tuning = image_prompt.ip_adapter(base, "folder", kind="plus")
+    features = np.zeros((3, 2, 3), np.float32)
+    features[1, 1, 2] = 0.5
+    features[2] = 1
+    extra = tuning.apply({"unet": {}}, {}, jnp.zeros((3, 4)), jnp.zeros(3), {image_prompt.ENTRY: jnp.array(features)})
+    nothing = 2 * np.array([0.485, 0.456, 0.406]) - 1
+    np.testing.assert_allclose(extra, [[nothing, nothing], features[1], features[2]], atol=1e-6)
+
+
+def test_redux_reads_the_tokens_after_the_last_norm():
+    encoder = SigLIP(width=12, depth=1, heads=2, hidden=8, size=14, patch=7)
+    x = images(side=14)
+    of = params_of(encoder, x)
+    redux = Redux(12, 8)
+    params = params_of(redux, jnp.zeros((1, 4, 12)))
+    denoiser = Flux(4, 4, 24, 1, 1, 2, 8, 6, (4, 4, 4), strength=True)
+    one = redux_prompt.attachment(redux, params, denoiser, encoder, of)
+    tokens, none = one.encode(one.params, x)
+    np.testing.assert_allclose(
+        tokens, redux.apply({"params": params}, encoder.apply({"params": of}, x).patches), atol=1e-5
+    )
+    assert tokens.shape == (2, 4, 8)
+    np.testing.assert_array_equal(none, np.zeros((2, 4, 8)))
+
+
+def test_the_original_is_seen_without_the_scale_of_latents_and_a_dropped_one_is_zeros(monkeypatch):
+    """Of latents (z - shift) scale, z; zeros stay zeros, which are no latents of a picture."""
+    module = sys.modules[instruct_pix2pix.__module__]
+    monkeypatch.setattr(module, "widened", lambda *arguments, **how: (*arguments, how))
+    vae = types.SimpleNamespace(scale=0.5, shift=0.25)
+    kind = types.SimpleNamespace(edits="Editing")
+    base = types.SimpleNamespace(sees_picture=False, kind=kind, channels=4, modules={"vae": vae})
+    _, pipeline, channels, seen, how = instruct_pix2pix(base)
+    assert pipeline == "Editing" and channels == 4 and how["apart"] == ("captioned", "original")
+    assert how["latents"] == how["reads"] == ("original",)
+    z = np.random.default_rng(0).standard_normal((3, 2, 2, 4)).astype(np.float32)
+    latents = (z - 0.25) * 0.5
+    latents[1] = 0
+    latents[2, 0, 0, 0] = 0  # one value is no picture's absence
+    condition = {"original": jnp.asarray(latents), "tokens": 1}
+    expected = np.stack([z[0], 0 * z[1], np.where(latents[2] == 0, 0.25, z[2])])
+    np.testing.assert_allclose(seen({}, condition, None), expected, atol=1e-6)
+    assert condition == {"tokens": 1}
