@@ -249,7 +249,7 @@ def bits_per_dim(log_density: Array, dims: ArrayLike) -> Array:
 
     Args:
         log_density: `[B]` in nats, of `dequantise`d images.
-        dims: D, numbers in an image; `[B]` where images are padded, see `padding.count`.
+        dims: how many numbers D an image has; `[B]` where images are padded, see `padding.count`.
     """
     return -log_density / (dims * math.log(2)) + 7
 

@@ -103,7 +103,7 @@ def min_snr(gamma: float = 5.0) -> Weighting:
         paper: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", section 3.4
 
     Args:
-        gamma: > 0; 5 in the paper.
+        gamma: largest weight, > 0; 5 in the paper.
 
     Raises:
         ValueError: if gamma is not positive.
@@ -121,7 +121,8 @@ def soft_min_snr(gamma: float = 4.0) -> Weighting:
             Transformers", section 3.3
 
     Args:
-        gamma: > 0; 4 in the paper, which is 1 / sigma_data^2 for EDM's sigma_data = 0.5, as in the authors' code.
+        gamma: limit of the weight, > 0; 4 in the paper, which is 1 / sigma_data^2 for EDM's sigma_data = 0.5, as in the
+            authors' code.
 
     Raises:
         ValueError: if gamma is not positive.
@@ -141,8 +142,8 @@ def at_most(weighting: Weighting, most: float) -> Weighting:
         paper: Yim et al. 2023, "Fast protein backbone generation with SE(3) flow matching"
 
     Args:
-        weighting: w.
-        most: > 0.
+        weighting: weighting w.
+        most: largest weight, > 0.
 
     Raises:
         ValueError: if most is not positive.
@@ -159,8 +160,8 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
         paper: Choi et al. 2022, "Perception Prioritized Training of Diffusion Models"
 
     Args:
-        k: > 0; 1 in the paper.
-        gamma: >= 0, 0 for no change; 1 or 0.5 in the paper.
+        k: constant k, > 0; 1 in the paper.
+        gamma: exponent gamma, >= 0, 0 for no change; 1 or 0.5 in the paper.
 
     Raises:
         ValueError: if k <= 0 or gamma < 0.

@@ -52,8 +52,8 @@ class CogVideoXBlock(nn.Module):
     [M + N, D / (2 H)], zeros for the text, or None. Returns (tokens, None), as a scan expects.
 
     Attributes:
-        words: M.
-        heads: H.
+        words: number M of the text's tokens.
+        heads: number H of heads.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type.
     """
@@ -99,15 +99,15 @@ class CogVideoX(nn.Module):
         width: features of a token; `heads` divides it.
         depth: number of layers.
         heads: attention heads.
-        text_width: E, features of the text's tokens.
-        time_width: T, features of the condition.
+        text_width: number E of features of the text's tokens.
+        time_width: number T of features of the condition.
         patch: side of a patch in pixels of the latents.
         frames: frames of the latents in a patch; 1 (CogVideoX) or 2 (CogVideoX 1.5).
         positions: "sincos" (2b), added to the video's tokens, or "rope" (5b), rotary in each head.
         grid: rows and columns of latents of the training. Rotary positions of one frame in a patch are scaled to it.
         spacing: (of frames, of rows and columns): sin-cos positions are divided by them.
-        words: M, where positions of all tokens are learned, too; 0: they are not.
-        learned: F, likewise; x is then of the `grid`.
+        words: number M of the text's tokens, where positions of all tokens are learned, too; 0: they are not.
+        learned: number F of frames, likewise; x then has the sides of `grid`.
         offset: whether an embedding of the number 2 is added to the time's (CogVideoX 1.5 from a picture).
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass, see `DiT`.

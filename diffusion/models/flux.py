@@ -64,8 +64,8 @@ class Flux(nn.Module):
         depth: number of joint layers.
         singles: number of single layers.
         heads: attention heads.
-        text_width: E, features of the text's tokens.
-        pooled_width: P, features of the pooled text.
+        text_width: number E of features of the text's tokens.
+        pooled_width: number P of features of the pooled text.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         strength: the network receives the guidance strength that it imitates (Flux-dev).
         approximator: (features, hidden features, layers) of the network that makes the vectors of all layers (Chroma),

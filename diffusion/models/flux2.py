@@ -57,7 +57,7 @@ class Flux2(nn.Module):
         depth: number of joint layers.
         singles: number of single layers.
         heads: attention heads.
-        text_width: E, features of the text's tokens.
+        text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the four coordinates; they sum to width / heads.
         theta: base of the rotary frequencies.
         strength: the network receives the guidance strength that it imitates (FLUX.2 dev).

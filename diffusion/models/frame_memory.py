@@ -29,7 +29,7 @@ class FrameMemory(NamedTuple):
 
     Attributes:
         keys: `[layers, B S, M, heads, D]`, S the patches of a frame and M the frames for which there is room.
-        values: likewise.
+        values: values in the same form.
         frames: int32 `[]`, how many frames are kept.
     """
 

@@ -94,8 +94,8 @@ class HunyuanVideo(nn.Module):
         singles: number of single layers.
         refiners: layers of the text alone.
         heads: attention heads.
-        text_width: E, features of the text's tokens.
-        pooled_width: P, features of the pooled text.
+        text_width: number E of features of the text's tokens.
+        pooled_width: number P of features of the pooled text.
         axes: features of a head that rotate with frame, row and column; they sum to width / heads.
         strength: the network receives the guidance strength that it imitates.
         attention: implementation of attention, see `diffusion.models.layers.attention`.

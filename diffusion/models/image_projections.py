@@ -70,8 +70,8 @@ class FullProjection(nn.Module):
     """norm(out(gelu(hidden(x)))) of each token by itself: [B, N, F] -> [B, N, E].
 
     Attributes:
-        features: F, of the image encoder's tokens.
-        width: E.
+        features: number F of features of the image encoder's tokens.
+        width: number E of features of a token.
     """
 
     features: int
@@ -118,9 +118,9 @@ class Resampler(nn.Module):
     """K learned queries that attend to the tokens of a picture: [B, N, F] -> [B, K, E].
 
     Attributes:
-        features: F, of the image encoder's tokens.
-        width: E.
-        tokens: K.
+        features: number F of features of the image encoder's tokens.
+        width: number E of features of a token.
+        tokens: number K of tokens.
         inner: width of the layers.
         depth: number of layers.
         heads, head_size: number of heads of their attention, and features of a head.

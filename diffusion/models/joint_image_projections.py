@@ -27,10 +27,10 @@ class TimedResampler(nn.Module):
     """K learned queries that attend to the tokens of a picture, at a time: [B, N, F], [B] -> [B, K, D], [B, I].
 
     Attributes:
-        features: F, of the image encoder's tokens, those before its last layer.
-        width: D, of the denoiser's tokens.
-        tokens: K.
-        inner: I, width of the layers.
+        features: number F of features of the image encoder's tokens before its last layer.
+        width: number D of features of the denoiser's tokens.
+        tokens: number K of tokens.
+        inner: width I of the layers.
         depth: number of layers.
         heads, head_size: number of heads of their attention, and features of a head.
         ratio: features inside their MLPs over `inner`.

@@ -62,7 +62,7 @@ def ltx_angles(seconds: jax.Array, rows: int, columns: int, width: int) -> jax.A
     Args:
         seconds: time in the video of each frame of the latents, [B, F].
         rows, columns: numbers of rows and columns of a frame of the latents.
-        width: D, even and at least 12.
+        width: number D of features, even and at least 12.
 
     Returns:
         [B, F * rows * columns, D / 2] in radians, float32.
@@ -130,7 +130,7 @@ class LTXVideo(nn.Module):
         width: features of a token; `heads` divides it.
         depth: number of layers.
         heads: attention heads.
-        text_width: E, features of the text's tokens.
+        text_width: number E of features of the text's tokens.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass, see `DiT`.
         dtype: compute type, "float32" or "bfloat16".

@@ -62,7 +62,7 @@ class Lumina2(nn.Module):
         heads: number of heads of the queries.
         key_heads: number of heads of keys and values, a divisor of `heads`.
         hidden: features inside the gated MLPs.
-        text_width: E, features of the text's tokens.
+        text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         epsilon: epsilon of the norms of tokens.
         attention: implementation of attention, see `diffusion.models.layers.attention`.

@@ -54,8 +54,8 @@ class MMDiT(nn.Module):
         width: features of a token; `heads` divides it.
         depth: number of joint layers. The last one does not update the text.
         heads: attention heads.
-        text_width: E, features of the text's tokens.
-        pooled_width: P, features of the pooled text.
+        text_width: number E of features of the text's tokens.
+        pooled_width: number P of features of the pooled text.
         positions: side of the table of positions, in tokens.
         sample_size: side of the latents whose neighbouring tokens have positions one apart in the initial table.
         dual: number of layers, from the first, in which the picture has a second attention to itself (SD3.5-medium).

@@ -101,7 +101,7 @@ class PixArt(nn.Module):
         width: features of a token; 4, 3 with `sized`, and `heads` divide it.
         depth: number of layers.
         heads: attention heads.
-        text_width: E, features of the text's tokens.
+        text_width: number E of features of the text's tokens.
         mlp_ratio: hidden features of the MLP over `width`.
         learn_sigma: return 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
         sized: the network receives the size of the picture (PixArt-alpha of 1024 pixels).

@@ -53,7 +53,7 @@ class QwenImage(nn.Module):
         width: features of a token; `heads` divides it.
         depth: number of layers.
         heads: attention heads.
-        text_width: E, features of the text's tokens.
+        text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass, see `DiT`.

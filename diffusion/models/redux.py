@@ -15,7 +15,7 @@ class Redux(nn.Module):
         y = down(silu(up(x)))
 
     Attributes:
-        features: F, of the image encoder's tokens.
+        features: number F of features of the image encoder's tokens.
         text_width: number E of features of the text's tokens; there are three times as many between the layers.
 
     Raises:

@@ -139,7 +139,7 @@ class Sana(nn.Module):
         depth: number of layers.
         heads: number of heads of the linear attention.
         text_heads: number of heads of the attention to the text.
-        text_width: E, features of the text's tokens.
+        text_width: number E of features of the text's tokens.
         mlp_ratio: channels of the gated convolution over `width`.
         qk_norm: RMS-normalise the queries and keys of both attentions over all heads together (SANA 1.5).
         strength: the network receives the scale of the guidance that it was distilled with (SANA-Sprint).

@@ -93,7 +93,7 @@ class SetTransformer(nn.Module):
         width: features of an element; `heads` divides it.
         depth: number of blocks.
         heads: attention heads.
-        summaries: M, see above; 0: every element attends to every other.
+        summaries: number M of summaries, see above; 0: every element attends to every other.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         vector_width: numbers of the condition's "vector"; 0 for a network that receives none.
         mlp_ratio: hidden features of the MLP over `width`.

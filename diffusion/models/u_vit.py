@@ -98,8 +98,8 @@ class UViT(nn.Module):
         depth: number of layers beside the one in the middle; even.
         heads: attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for a network without classes.
-        text_width: E, features of the text's tokens; 0 for a network without text.
-        text_tokens: M, the number of the text's tokens.
+        text_width: number E of features of the text's tokens; 0 for a network without text.
+        text_tokens: number M of the text's tokens.
         mlp_ratio: hidden features of the MLP over `width`.
         qkv_bias: whether the projections to queries, keys and values have a bias.
         time_mlp: whether there are two layers between the sinusoids of the time and its token.

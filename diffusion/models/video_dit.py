@@ -75,7 +75,7 @@ def video_angles(frames: int, rows: int, columns: int, head_size: int, theta: fl
 
     Args:
         frames, rows, columns: the grid, in patches.
-        head_size: D, features of a head; 4 divides it, and it is at least 8.
+        head_size: number D of features of a head, a multiple of 4 and at least 8.
         theta: base of the frequencies.
 
     Returns:
@@ -179,9 +179,9 @@ class VideoDiT(nn.Module):
         depth: number of layers.
         heads: attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for a network without classes.
-        text_width: E, features of the text's tokens; 0 for a network that receives no text.
-        vector_width: P, numbers of the condition's "vector", for example of the frame rate and the amount of motion; 0
-            for a network that receives none.
+        text_width: number E of features of the text's tokens; 0 for a network that receives no text.
+        vector_width: number P of values in the condition's "vector", for example the frame rate and the amount of
+            motion; 0 for a network that receives none.
         mixing: "factorised" (attention within each frame, then along the frames at each place; cost F S (F + S)) or
             "full" (attention over the patches of all frames; cost (F S)^2).
         causal: frames of a chunk, which see each other and earlier chunks alone, so that a chunk can be evaluated with

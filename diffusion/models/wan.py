@@ -182,9 +182,10 @@ class Wan(nn.Module):
         depth: number of layers.
         heads: attention heads.
         hidden: number of features inside the MLP.
-        text_width: E, features of the text's tokens.
-        picture_width: P, features of the patches of pictures; 0 for a network that receives none.
-        picture_tokens: K, where these patches have learned positions; 0: they have none, and any number is valid.
+        text_width: number E of features of the text's tokens.
+        picture_width: number P of features of the patches of pictures; 0 for a network that receives none.
+        picture_tokens: number K of these patches, where they have learned positions; 0: they have none, and any number
+            is valid.
         text_norm: whether the attention to the text has its own norm.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass, see `DiT`.

@@ -62,7 +62,7 @@ class ZImage(nn.Module):
         depth: layers of the whole sequence.
         refiners: layers of the text alone, and of the picture alone.
         heads: attention heads.
-        text_width: E, features of the text's tokens.
+        text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         theta: base of the rotary frequencies.
         epsilon: epsilon of the norms of tokens.

@@ -19,7 +19,7 @@ class Augmentation:
 
     Attributes:
         change: (key, x [...]) -> (x [...], numbers [A]); the numbers are zero where x did not change.
-        numbers: A.
+        numbers: number A of values that describe an augmentation.
     """
 
     change: Callable[[Array, Array], tuple[Array, Array]]

@@ -58,7 +58,7 @@ def square_root_curriculum(total: int, first: int = 2, last: int = 150) -> Curri
         paper: Song et al. 2023, "Consistency Models", appendix C
 
     Args:
-        total: K, number of training steps.
+        total: number K of training steps.
         first: s_0; 2 in the paper.
         last: s_1; 150 in the paper.
     """
@@ -78,7 +78,7 @@ def doubling_curriculum(total: int, first: int = 10, last: int = 1280) -> Curric
         paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", eq. 11
 
     Args:
-        total: K, number of training steps.
+        total: number K of training steps.
         first: s_0; 10 in the paper.
         last: s_1; 1280 in the paper.
     """

@@ -123,7 +123,8 @@ def pseudo_huber(c: float | None = None) -> Distance:
         paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", eq. 7
 
     Args:
-        c: >= 0; 0.00054 sqrt(D) for data of D numbers if None, as in the paper; 0 gives the distance itself.
+        c: constant of the distance, >= 0; 0.00054 sqrt(D) for data of D numbers if None, as in the paper; 0 gives the
+            distance itself.
     """
     if c is not None and not c >= 0:
         raise ValueError(f"pseudo_huber: c = {c} must not be negative; None for the paper's 0.00054 sqrt(D)")

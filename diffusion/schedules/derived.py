@@ -29,7 +29,7 @@ def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
 
     Args:
         schedule: any schedule.
-        factor: > 0; above 1 for larger pictures.
+        factor: factor of sigma / alpha, > 0; above 1 for larger pictures.
 
     Raises:
         ValueError: if factor is not positive and finite.

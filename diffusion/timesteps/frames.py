@@ -19,7 +19,7 @@ def staggered(grid: ArrayLike, frames: int, delay: int, chunk: int = 1) -> Plan:
 
     Args:
         grid: `[N + 1]` times, strictly decreasing.
-        frames: F, >= 1.
+        frames: number F of frames, >= 1.
         delay: steps between the starts of two chunks, >= 0.
         chunk: frames that go together, >= 1; it divides F.
 

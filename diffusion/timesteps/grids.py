@@ -55,7 +55,7 @@ def polynomial(schedule: NoiseSchedule, steps: int, rho: float = 2.0) -> np.ndar
     Args:
         schedule: gives t_max.
         steps: number of solver steps N, >= 1.
-        rho: > 0; 1 is uniform, larger values put more steps near the data.
+        rho: exponent, > 0; 1 is uniform, larger values put more steps near the data.
     """
     check_positive("polynomial", "rho", rho)
     return schedule.t_max * np.linspace(1.0, 0.0, at_least_one(steps) + 1) ** rho
@@ -73,8 +73,8 @@ def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) ->
     Args:
         schedule: gives t_max.
         steps: number of solver steps N, >= 1.
-        a: > 0; smaller values put more steps near the data.
-        b: > 0; smaller values put more steps near the noise.
+        a: first parameter of Beta(a, b), > 0; smaller values put more steps near the data.
+        b: second parameter of Beta(a, b), > 0; smaller values put more steps near the noise.
     """
     check_positive("beta", "a", a)
     check_positive("beta", "b", b)
@@ -145,7 +145,7 @@ def exponential(
         steps: number of solver steps N, >= 1.
         sigma_min: smallest sigma / alpha before the end.
         sigma_max: sigma / alpha at the start, at most its value at t_max.
-        rho: > 0; larger values put more steps near the data.
+        rho: exponent, > 0; larger values put more steps near the data.
     """
     check_sigmas(schedule, sigma_min, sigma_max)
     check_positive("exponential", "rho", rho)
@@ -168,7 +168,7 @@ def karras(
         steps: number of solver steps N, >= 1.
         sigma_min: smallest sigma / alpha before the end.
         sigma_max: sigma / alpha at the start, at most its value at t_max.
-        rho: > 0; larger values put more steps near the data.
+        rho: exponent, > 0; larger values put more steps near the data.
     """
     check_sigmas(schedule, sigma_min, sigma_max)
     check_positive("karras", "rho", rho)
@@ -197,8 +197,8 @@ def karras_levels(
         steps: number of solver steps, in [1, levels].
         sigma_min: smallest sigma / alpha of the levels.
         sigma_max: the largest, where to start; at most sigma / alpha at t_max.
-        rho: > 0; larger values put more levels near the data.
-        levels: N, of the discretisation of training.
+        rho: exponent, > 0; larger values put more levels near the data.
+        levels: number N of levels of the discretisation of training.
         chosen: increasing indices of `steps` levels, the first 0; () for evenly spaced ones.
 
     Raises:

@@ -146,8 +146,8 @@ class AutoencoderDC(nn.Module):
     Attributes:
         encoder_levels: see `Levels`.
         decoder_levels: the same number of levels.
-        latent_channels: D.
-        picture_channels: C.
+        latent_channels: number D of the latents' channels.
+        picture_channels: number C of the pictures' channels.
         head_size: number of features of a head of the linear attention.
         shuffle_down: how to halve, see `Halve`.
         shuffle_up: how to double, see `Double`.

@@ -36,8 +36,8 @@ class AutoencoderKL(nn.Module):
     Attributes:
         widths: channels of each level, from the picture's side on.
         layers: residual blocks of a level of the encoder; the decoder has one more.
-        latent_channels: D; `packed`^2 divides it.
-        picture_channels: C.
+        latent_channels: number D of the latents' channels, a multiple of `packed`^2.
+        picture_channels: number C of the pictures' channels.
         groups: number of groups of the norms.
         attention_levels: levels, 0 at the picture's side, that have attention after each block.
         middle_attention: attention between the two blocks of the smallest side.

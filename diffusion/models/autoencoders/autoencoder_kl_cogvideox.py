@@ -180,8 +180,8 @@ class AutoencoderKLCogVideoX(nn.Module):
         widths: channels of each level, from the picture's side on.
         layers: residual blocks of a level of the encoder; the decoder has one more.
         halvings: number of halvings of time, in the first levels of the encoder and of the decoder; f_t = 2^halvings.
-        latent_channels: D.
-        picture_channels: C.
+        latent_channels: number D of the latents' channels.
+        picture_channels: number C of the pictures' channels.
         groups: number of groups of the norms, a divisor of each width.
         scale: scale of the latents, see `latent_space.to_diffusion`.
         shift: shift of the latents, likewise.

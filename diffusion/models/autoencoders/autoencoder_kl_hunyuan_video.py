@@ -152,8 +152,8 @@ class AutoencoderKLHunyuanVideo(nn.Module):
         layers: residual blocks of a level of the encoder; the decoder has one more.
         halvings: number of halvings of time, with the encoder's last and the decoder's last changes of the sides; f_t =
             2^halvings.
-        latent_channels: D.
-        picture_channels: C.
+        latent_channels: number D of the latents' channels.
+        picture_channels: number C of the pictures' channels.
         groups: number of groups of the norms, a divisor of each width.
         mixes: whether there is attention at the smallest side.
         scale: scale of the latents, see `latent_space.to_diffusion`.

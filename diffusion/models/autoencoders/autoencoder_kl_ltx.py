@@ -269,8 +269,8 @@ class AutoencoderKLLTX(nn.Module):
         residual: whether the input is added where sides double.
         noise: whether the blocks of each level of the decoder, and of its middle, add noise.
         timed: whether the decoder receives a time.
-        latent_channels: D.
-        picture_channels: C.
+        latent_channels: number D of the latents' channels.
+        picture_channels: number C of the pictures' channels.
         patch: side of the patches that are the outermost channels.
         scale: scale of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
         shift: shift of the latents, likewise.

@@ -131,8 +131,8 @@ class AutoencoderKLVideo(nn.Module):
         widths: channels of each level, from the picture's side on.
         layers: residual blocks of a level of the encoder; the decoder has one more.
         temporal: whether each level but the last halves time with the sides; one entry for each halving.
-        latent_channels: D.
-        picture_channels: C.
+        latent_channels: number D of the latents' channels.
+        picture_channels: number C of the pictures' channels.
         scale: scale of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
         shift: shift of the latents, likewise.
         residual: whether each level has a shortcut around it (Wan 2.2).

@@ -90,10 +90,10 @@ class AutoencoderTiny(nn.Module):
         width: channels inside, at every side.
         encoder_layers: number of blocks of each level of the encoder, from the picture's side on.
         decoder_layers: number of blocks of each level of the decoder, likewise from the picture's side on.
-        latent_channels: D.
-        picture_channels: C.
+        latent_channels: number D of the latents' channels.
+        picture_channels: number C of the pictures' channels.
         scale: scale of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`.
-        shift: likewise.
+        shift: shift of the latents, likewise.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
 
     Raises:

@@ -32,19 +32,19 @@ class VQModel(nn.Module):
     a gradient (`quantizers.codebook_update`), the codes of that state replace it.
 
     Attributes:
-        codes: K, of the codebook; 0 with `finite_levels`.
+        codes: number K of vectors in the codebook; 0 with `finite_levels`.
         widths: channels of each level, from the picture's side on.
         layers: residual blocks of a level of the encoder; the decoder has one more.
         latent_channels: channels between the encoder or decoder and its 1x1 convolution.
         code_channels: d.
-        picture_channels: C.
+        picture_channels: number C of the pictures' channels.
         groups: number of groups of the norms.
         attention_levels: levels, 0 at the picture's side, that have attention after each block.
         middle_attention: attention between the two blocks of the smallest side.
         finite_levels: d numbers of levels for finite scalar quantization, in place of a codebook.
         scale: scale of the vectors for a diffusion model, see
             `diffusion.models.autoencoders.latent_space.to_diffusion`.
-        shift: likewise.
+        shift: shift of the vectors, likewise.
         input_range: range of the pixels inside the network; ours are in [-1, 1], and `encode` and `decode` convert
             them.
         attention: implementation, see `diffusion.models.layers.attention`.

@@ -73,7 +73,7 @@ class CausalConv(nn.Module):
     It is computed as a convolution of pictures whose channels hold three frames.
 
     Attributes:
-        features: D.
+        features: number D of output channels.
         size: size of the kernel along each axis, 3 or 1.
         zero: begin with a kernel of zeros.
         dtype: compute type.
@@ -103,7 +103,7 @@ class FrameConv(nn.Module):
     """A convolution within each frame, 3 x 3, that keeps the sides, or halves them with `halve`.
 
     Attributes:
-        features: D.
+        features: number D of output channels.
         halve: whether the sides become half; zeros stand below and on the right alone then.
         dtype: compute type.
     """

@@ -156,7 +156,7 @@ class Halve(nn.Module):
     """A convolution that halves the sides, plus the mean of channels after `space_to_channels`.
 
     Attributes:
-        features: D.
+        features: number D of output channels.
         shuffle: convolve to D / 4 channels, then `space_to_channels`; else convolve with stride 2.
         shortcut: add the mean.
         dtype: compute type.
@@ -180,7 +180,7 @@ class Double(nn.Module):
     """A convolution that doubles the sides, plus `channels_to_space` of repeated channels.
 
     Attributes:
-        features: D.
+        features: number D of output channels.
         shuffle: convolve to 4 D channels, then `channels_to_space`; else convolve the nearest neighbours.
         shortcut: add the repeated channels.
         dtype: compute type.

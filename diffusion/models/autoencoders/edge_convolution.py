@@ -45,8 +45,8 @@ class EdgeConv(nn.Module):
     Rows and columns are padded by half the kernel, with zeros or with the pixels at the edge.
 
     Attributes:
-        features: D.
-        size: T, rows and columns of the kernel, odd.
+        features: number D of output channels.
+        size: frames T, rows and columns of the kernel, odd.
         stride: s, of frames, rows and columns.
         causal: whether a frame sees itself and earlier ones alone.
         repeats: whether pixels at the edge are repeated; else zeros stand around a frame.

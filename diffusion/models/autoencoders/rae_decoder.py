@@ -25,7 +25,7 @@ class RAEDecoder(nn.Module):
     The last layer predicts pixels as the encoder's normalisation leaves them, (y - mean) / std for y in [0, 1].
 
     Attributes:
-        features: C, of the encoder.
+        features: number C of features of the encoder.
         width: features of a token; four divides it.
         depth: number of layers.
         heads: number of attention heads, a divisor of the width.

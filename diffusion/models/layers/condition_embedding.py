@@ -18,7 +18,7 @@ class ConditionEmbedding(nn.Module):
     Attributes:
         width: features.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for a network without classes.
-        vector_width: P, numbers of the condition's "vector"; 0 for a network that receives none.
+        vector_width: number P of values in the condition's "vector"; 0 for a network that receives none.
         times: numbers that the network receives as its clock.
         dtype: compute type.
     """

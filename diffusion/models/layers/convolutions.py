@@ -70,11 +70,11 @@ def conv(
     """A convolution that keeps the size of the image, or divides it by its stride: [B, H, W, C] -> [B, H/s, W/s, D].
 
     Args:
-        features: D.
+        features: number D of output channels.
         size: side of the kernel, odd; the image is padded with zeros by its half on all sides.
-        stride: s.
+        stride: stride s.
         axes: number of axes of the input between batch and channels: 1 for series, 2 for images, 3 for volumes.
-        zero: start with a kernel of zeros.
+        zero: whether to start with a kernel of zeros.
         dtype: compute type.
         name: name of its parameters.
     """

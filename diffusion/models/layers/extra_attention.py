@@ -32,7 +32,7 @@ class ExtraLayer(NamedTuple):
     """A layer of a network that attends to image prompts.
 
     Attributes:
-        width: D, of its keys and values.
+        width: number D of features of its keys and values.
         rows, columns: the grid of its N = rows * columns queries.
     """
 
@@ -101,7 +101,7 @@ def check(extra: Any, batch: int, layers: Sequence[ExtraLayer]) -> None:
 
     Args:
         extra: the entry "extra" of the condition; None: there is none.
-        batch: B.
+        batch: number B of examples.
         layers: number of layers of the network.
 
     Raises:

@@ -24,11 +24,11 @@ class Heads(nn.Module):
     cotangents joined in the backward pass. Elsewhere there is one product.
 
     Attributes:
-        heads: H.
-        head_size: S.
+        heads: number H of heads.
+        head_size: number S of features of a head.
         dtype: compute type.
-        bias: whether the layer has one.
-        beside: parts of an output beside q, k and v; with 0 there is none.
+        bias: whether the layer has a bias.
+        beside: number of parts of an output beside q, k and v; with 0 there is none.
         kernel_init: initializer of the kernel as a matrix [D, P H S].
     """
 

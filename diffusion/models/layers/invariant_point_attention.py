@@ -27,7 +27,7 @@ class InvariantPointAttention(nn.Module):
         width: features that it puts out.
         heads: number of heads.
         channels: c, of a head's queries, keys and values.
-        query_points: P, points of a head's queries and keys.
+        query_points: number P of points of a head's queries and keys.
         value_points: points of a head's values.
     """
 

@@ -13,7 +13,7 @@ def check_text(batch: int, text_width: int, inputs: dict[str, Any], pooled_width
     """Refuses a text, its mask or a pooled text of other shapes than the network's.
 
     Args:
-        batch: B.
+        batch: number B of examples.
         text_width: features of the text's tokens.
         inputs: entries of the condition: "text", and "text_mask" and "pooled" where there are some.
         pooled_width: features of the pooled text.
@@ -67,7 +67,7 @@ def check_strength(batch: int, inputs: dict[str, Any]) -> None:
     """Refuses a strength of the guidance that is not one number for each example, if there is one.
 
     Args:
-        batch: B.
+        batch: number B of examples.
         inputs: entries of the condition.
 
     Raises:
