@@ -95,7 +95,7 @@ def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
     Args:
         grid: `[N + 1]` decreasing times.
         jump: length of a jump in levels, >= 1; 10 in the paper.
-        resamplings: how often each jump is sampled, >= 1; 10 in the paper.
+        resamplings: number of times that each jump is sampled, >= 1; 10 in the paper.
 
     Raises:
         ValueError: if jump or resamplings is below 1.

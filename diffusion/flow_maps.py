@@ -81,8 +81,9 @@ def consistency(
     Args:
         network: (x `[B, ...]`, clock `[B]`, condition) -> output.
         schedule: the process.
-        parameterization: how f is read from the output: its x0. `consistency_boundary()`, `latent_consistency()`, or
-            any that returns x_t where sigma = 0: `edm()` (TrigFlow's, and ECT's), `v()`, `velocity()`.
+        parameterization: the network's parameterization, whose x0 is f: `consistency_boundary()`,
+            `latent_consistency()`, or any that returns x_t where sigma = 0: `edm()` (TrigFlow's, and ECT's), `v()`,
+            `velocity()`.
         condition: passed to the network as it is.
 
     Raises:
@@ -295,7 +296,7 @@ def latent_consistency(
     Args:
         parameterization: the network's parameterization, with alpha(t) > 0 where it needs that.
         sigma_data: 0.5 in the paper.
-        scaling: how fast the boundary is left; 10 in the authors' code.
+        scaling: factor of the steps in n: the larger it is, the faster f leaves the boundary; 10 in the authors' code.
         T: number of steps of the discrete process.
     """
 

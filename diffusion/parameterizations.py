@@ -86,7 +86,7 @@ class Parameterization(NamedTuple):
         target: (schedule, t, x0, eps) -> the output that a perfect network would have for this pair.
         defined: (schedule, t) -> Bool, whether `to_prediction` divides by nothing that vanishes at t.
         needs: the condition that `defined` checks, in words.
-        channels: how many times x's channels the network returns: 1, or 2 where it learns a variance too.
+        channels: number of the network's channels over x's: 1, or 2 where it learns a variance too.
     """
 
     name: str
@@ -180,7 +180,7 @@ def read_output(output: Any, x: Array, channels: int = 1) -> Array:
     Args:
         output: `[B, ..., channels C]`.
         x: `[B, ..., C]`.
-        channels: how many times x's channels it has.
+        channels: number of its channels over x's.
 
     Raises:
         ValueError: naming both shapes.

@@ -133,7 +133,7 @@ def weighted_residuals(
         module: a ControlNet, whose `residuals(params, denoiser, x, clock, condition, seen, *base)` are one for each
             layer of the denoiser, so that residuals of ControlNets of other depths add up.
         denoiser: the denoiser that it is attached to.
-        params, weight, seen, x, t, clock, condition, *base: see `Attachment.entries`.
+        params, weight, seen, x, t, clock, condition, *base: arguments of `Attachment.entries`.
     """
     residuals = module.residuals(params, denoiser, x, clock, condition, seen, *base)
     scale = lambda residual: weight.reshape(-1, *[1] * (residual.ndim - 1)).astype(residual.dtype) * residual

@@ -171,7 +171,7 @@ class CogVideoX(nn.Module):
         Args:
             x: noised latents [B, F, H, W, in_channels]; `frames` divides F, and `patch` H and W.
             t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
-            condition: see `diffusion.models.layers.conditions`: "text": [B, M, text_width], of T5.
+            condition: inputs by name, see `diffusion.models.layers.conditions`: "text": [B, M, text_width], of T5.
             features: blocks whose tokens of the video [B, N, width] the call returns too, see `layers.block_features`;
                 None: none.
 

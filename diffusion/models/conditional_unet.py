@@ -73,7 +73,7 @@ class ConditionalUNet(nn.Module):
         class_embedding: an addition to the embedding of the time: "" none; "timestep" two layers on the sinusoids of
             "label" [B], any number; "projection" two layers on "pooled" [B, class_width] (unCLIP); "table" a row for
             "label" int [B] in 0 .. class_width - 1 (the level of noise of the x4 upscaler).
-        class_width: see `class_embedding`; 0 for "" and "timestep".
+        class_width: width of the input of `class_embedding`; 0 for "" and "timestep".
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass, in residual and transformer blocks alike: "none", "full", or
             "dots" (all but matmuls).
@@ -204,7 +204,7 @@ class ConditionalUNet(nn.Module):
         Args:
             x: [B, H, W, in_channels]; 2^(levels - 1) divides H and W.
             t: the network's clock, [B] or [], float32 or wider; 0 .. 999 for the published networks.
-            condition: see above.
+            condition: the entries above, by name.
             features: blocks, 1 .. `feature_blocks`, whose [B, H', W', width] the call returns too, see
                 `layers.block_features`; None: none. A block is a residual block with its attention on the way down, the
                 middle as one, or on the way up; what changes the side alone is none.

@@ -103,8 +103,8 @@ class DiffWave(nn.Module):
 
     Attributes:
         width: channels of the residual stream; 64 in the paper.
-        layers: their number; 30.
-        cycle: layers after which the dilation begins at 1 again; 10.
+        layers: number of layers; 30.
+        cycle: number of layers after which the dilation begins at 1 again; 10.
         mels: bands of the condition's "spectrogram" [B, F, M]; 0 for a network without one.
         hop: steps of x from one frame of it to the next: a product of two even numbers, or 1 for a frame at each step.
         clock: kind of time that the network receives: "steps" of a discrete process, 0 .. T, as DiffWave; or the noise

@@ -82,8 +82,8 @@ class DiT(nn.Module):
             tokens; or "full".
         unroll: blocks in one turn of the scan; 0: the number of `layers.scan.turn`, on CPU all of up to 12.
         dtype: compute type, "float32" or "bfloat16".
-        times: how many times the network receives as its clock: 1, or 2 for a network of two times (MeanFlow, shortcut
-            models); the sum of their embeddings conditions it.
+        times: number of times that the network receives as its clock: 1, or 2 for a network of two times (MeanFlow,
+            shortcut models); the sum of their embeddings conditions it.
         strength: the network receives, as "strength" [B] of its condition, the scale of the guidance (1: none) that it
             imitates; see `objectives.latent_consistency_distillation`.
         frequency_shift: shift of the frequencies of the time's features, 0 (the paper) or 1, see `sinusoid`.

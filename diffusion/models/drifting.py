@@ -50,7 +50,7 @@ def styles_of(x: jax.Array, codes: int, styles: int) -> jax.Array:
 
     Args:
         x: noise `[B, ...]`, float32, of at least `codes` numbers each.
-        codes: how many.
+        codes: number of codes.
         styles: a power of two.
     """
     bits = jax.lax.bitcast_convert_type(x.reshape(len(x), -1)[:, :codes].astype(jnp.float32), jnp.uint32)

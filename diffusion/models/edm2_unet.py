@@ -119,7 +119,7 @@ class EDM2UNet(nn.Module):
         embedding_multiplier: features of the embedding over `width`; None: the widest level's.
         label_balance: share of the class in the embedding.
         concat_balance: share of the skip in the decoder's input.
-        residual_balance, attention_balance: see `EDM2Block`.
+        residual_balance, attention_balance: shares of the branches in the sums, see `EDM2Block`.
         head_size: channels of a head.
         taps: taps of the filter that resamples, see `diffusion.models.layers.resampling`.
         dropout: rate in the boxes, drawn from the rng collection "dropout" when `train`.

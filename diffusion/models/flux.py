@@ -142,7 +142,7 @@ class Flux(nn.Module):
         Args:
             x: noised latents [B, H, W, C]; H and W even.
             t: times in [0, 1], [B] or [], float32 or wider.
-            condition: see `diffusion.models.layers.conditions`:
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "pooled": [B, pooled_width]; with an approximator "text_mask" in its place.
                 "strength": [B], required where the network receives it, refused elsewhere.
                 "residuals": a pair of tuples, for the joint and for the single layers, either of them empty or of K

@@ -145,7 +145,7 @@ class HunyuanVideo(nn.Module):
         Args:
             x: noised latents [B, F, H, W, C]; H and W even.
             t: times in [0, 1], [B] or [], float32 or wider.
-            condition: see `diffusion.models.layers.conditions`:
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of Llama. "text_mask": Bool [B, M]. "pooled": [B, pooled_width], of CLIP.
                 "strength": [B], required where the network receives it, refused elsewhere.
             features: layers, joint and then single ones, 1 .. depth + singles, whose tokens of the video [B, N, width]

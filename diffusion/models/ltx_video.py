@@ -175,7 +175,7 @@ class LTXVideo(nn.Module):
         Args:
             x: noised latents [B, F, H, W, C].
             t: the network's clock in [0, 1000], [], [B], or [B, F] with a time for each frame; float32 or wider.
-            condition: see `diffusion.models.layers.conditions`:
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of T5. "text_mask": Bool [B, M].
                 "rate": frames of the video in a second, [B]; without it 25, so that frame f of x is of 8 f / rate.
                 "seconds": the time of each frame of x in seconds, [B, F], in place of the rate.

@@ -120,7 +120,7 @@ class Lumina2(nn.Module):
         Args:
             x: noised latents [B, H, W, C]; H and W even.
             t: times in [0, 1], [B] or [], float32 or wider.
-            condition: see `diffusion.models.layers.conditions`:
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": [B, M], True for the text's tokens, which stand first; without
                 it all are.
             features: layers of the whole sequence, 1 .. depth, whose tokens of the picture [B, N, width] the call

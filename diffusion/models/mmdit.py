@@ -138,7 +138,7 @@ class MMDiT(nn.Module):
         Args:
             x: noised latents [B, H, W, C].
             t: the network's clock [B] or [], float32 or wider; the published networks receive 1000 t for t in [0, 1].
-            condition: see `diffusion.models.layers.conditions`:
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "pooled": [B, pooled_width].
                 "skip": Bool [B, depth], layers to leave out for an example (`diffusion.models.layers.layer_masks`).
                 "residuals": tuple of K <= depth arrays [B, N, width] over the N patches, row by row; the k-th is added

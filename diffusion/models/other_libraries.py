@@ -47,9 +47,9 @@ class NNX:
 
     Attributes:
         make: `nnx.Rngs` -> the module.
-        num_classes: see `Functions`.
-        times: see `Functions`.
-        feature_blocks: see `Functions`.
+        num_classes: number of classes, see `Functions`.
+        times: number of times that the network receives, see `Functions`.
+        feature_blocks: number of blocks with features, see `Functions`.
     """
 
     make: Callable[[nnx.Rngs], nnx.Module]
@@ -99,9 +99,9 @@ class Equinox:
 
     Attributes:
         make: key -> the module.
-        num_classes: see `Functions`.
-        times: see `Functions`.
-        feature_blocks: see `Functions`.
+        num_classes: number of classes, see `Functions`.
+        times: number of times that the network receives, see `Functions`.
+        feature_blocks: number of blocks with features, see `Functions`.
     """
 
     make: Callable[[jax.Array], Callable[..., Any]]

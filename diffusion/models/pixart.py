@@ -172,7 +172,7 @@ class PixArt(nn.Module):
         Args:
             x: noised latents [B, H, W, C].
             t: the network's clock [B] or [], float32 or wider; 0 .. 999 for the published ones.
-            condition: see `diffusion.models.layers.conditions`:
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of T5. "text_mask": Bool [B, M].
                 "size": [B, 6], with `sized`, of which the original height and width are used, and the requested ratio
                 height / width. "strength": [B], with `strength`.

@@ -102,7 +102,7 @@ class QwenImage(nn.Module):
         Args:
             x: noised latents [B, H, W, C]; H and W even.
             t: times in [0, 1], [B] or [], float32 or wider.
-            condition: see `diffusion.models.layers.conditions`:
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": Bool [B, M].
             features: layers, 1 .. depth, whose tokens of the picture [B, N, width] the call returns too, see
                 `layers.block_features`; None: none.

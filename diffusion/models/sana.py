@@ -211,7 +211,7 @@ class Sana(nn.Module):
             x: noised latents [B, H, W, C].
             t: the network's clock [B] or [], float32 or wider; 0 .. 1000 for the published ones, in [0, 1] for
                 SANA-Sprint.
-            condition: see `diffusion.models.layers.conditions`:
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": Bool [B, M]. "strength": [B], with `strength`.
             features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.
             through: evaluates the blocks in the network's place, see `layers.block_reuse`; None: all of them run.

@@ -253,7 +253,7 @@ class Wan(nn.Module):
         Args:
             x: noised latents [B, F, H, W, in_channels], H and W even.
             t: the clock, [], [B], or [B, F] with a time for each frame; float32 or wider.
-            condition: see `diffusion.models.layers.conditions`:
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], all of whose tokens are attended to.
                 "patches": [B, K, picture_width], with `picture_width`.
             features: blocks whose tokens [B, N, width] the call returns too, see `layers.block_features`; None: none.

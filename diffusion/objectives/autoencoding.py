@@ -207,7 +207,7 @@ def kl_autoencoder(
         perceptual: weight of the distance of features, used where there is a network "features".
         adversarial: weight beside lambda, used where there is a network "critic".
         start: step from which the adversarial term counts.
-        channel_weights: see `perceptual_distance`; the weights of "features" itself where it has some.
+        channel_weights: weights for `perceptual_distance`; None: the weights of "features" itself where it has some.
         aligned: the alignment of the latents with a frozen encoder's features (VA-VAE); None: none.
         equivariance: transformations of pictures and latents (EQ-VAE); None: none.
 

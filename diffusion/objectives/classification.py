@@ -31,7 +31,7 @@ def noisy_classification(density: Density, parameterization: Parameterization, n
 
     Args:
         density: distribution of t.
-        parameterization: how the network is fed: its clock, and the scale of its input.
+        parameterization: the network's inputs: its clock, and the scale of its input.
         null: the null class, K; the classes are 0 .. K - 1.
 
     Returns:

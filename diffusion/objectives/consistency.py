@@ -65,7 +65,7 @@ def consistency_training(
         paper: Song et al. 2023, "Consistency Models", algorithm 3
 
     Args:
-        parameterization: how f is read from the output; see `flow_maps.consistency`.
+        parameterization: the network's parameterization, whose x0 is f; see `flow_maps.consistency`.
         density: distribution of t.
         pairs: (schedule, t, step) -> (t, s).
         distance: d of two batches -> `[B]`; the mean square if None.
@@ -113,7 +113,7 @@ def consistency_distillation(
         paper: Song et al. 2023, "Consistency Models", algorithm 2
 
     Args:
-        parameterization: how f is read from the output; see `flow_maps.consistency`.
+        parameterization: the network's parameterization, whose x0 is f; see `flow_maps.consistency`.
         teacher: parameterization of the network "teacher".
         density: distribution of t.
         pairs: (schedule, t, step) -> (t, s); `discretised` of a fixed number, 18 for Heun in the paper.
@@ -156,10 +156,11 @@ def ct(schedule: NoiseSchedule, parameterization: Parameterization, total: int, 
         paper: Song et al. 2023, "Consistency Models", algorithm 3, with the squared distance instead of LPIPS
 
     Args:
-        schedule: turns sigma / alpha in [0.002, 80] into t.
-        parameterization: see `consistency_training`; `flow_maps.consistency_boundary()` in the paper.
+        schedule: the process, which turns sigma / alpha in [0.002, 80] into t.
+        parameterization: parameterization as in `consistency_training`; `flow_maps.consistency_boundary()` in the
+            paper.
         total: number of training steps K.
-        strata: see `timesteps.from_quantile`.
+        strata: number of strata or None, see `timesteps.from_quantile`.
     """
     pairs = discretised(square_root_curriculum(total))
     return consistency_training(parameterization, ramp_density(schedule, strata=strata), pairs)
@@ -178,10 +179,11 @@ def ict(
         paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", table 1
 
     Args:
-        schedule: turns sigma / alpha in [0.002, 80] into t.
-        parameterization: see `consistency_training`; `flow_maps.consistency_boundary()` in the paper.
+        schedule: the process, which turns sigma / alpha in [0.002, 80] into t.
+        parameterization: parameterization as in `consistency_training`; `flow_maps.consistency_boundary()` in the
+            paper.
         total: number of training steps K.
-        strata: see `timesteps.from_quantile`.
+        strata: number of strata or None, see `timesteps.from_quantile`.
     """
     return consistency_training(
         parameterization,
@@ -209,11 +211,12 @@ def cd(
         paper: Song et al. 2023, "Consistency Models", algorithm 2, with the squared distance instead of LPIPS
 
     Args:
-        schedule: turns sigma / alpha in [0.002, 80] into t.
-        parameterization: see `consistency_training`; `flow_maps.consistency_boundary()` in the paper.
+        schedule: the process, which turns sigma / alpha in [0.002, 80] into t.
+        parameterization: parameterization as in `consistency_training`; `flow_maps.consistency_boundary()` in the
+            paper.
         teacher: parameterization of the network "teacher".
         N: number of times, >= 2; 18 in the paper.
-        strata: see `timesteps.from_quantile`.
+        strata: number of strata or None, see `timesteps.from_quantile`.
 
     Raises:
         ValueError: if N < 2.
@@ -245,12 +248,13 @@ def ect(
 
     Args:
         schedule: the process.
-        parameterization: see `consistency_training`; `edm()` in the paper, whose boundary is at s = 0.
+        parameterization: parameterization as in `consistency_training`; `edm()` in the paper, whose boundary is at s =
+            0.
         stage: training steps of one stage.
-        q: see `shrinking`.
+        q: factor of `shrinking`.
         sigma_data: standard deviation of the data.
-        c: see `pseudo_huber`; 0 in the authors' code.
-        strata: see `timesteps.from_quantile`.
+        c: constant of `pseudo_huber`; 0 in the authors' code.
+        strata: number of strata or None, see `timesteps.from_quantile`.
     """
     weight = weightings.edm(sigma_data)
     return consistency_training(

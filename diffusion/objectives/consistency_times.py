@@ -127,11 +127,11 @@ def ramp_density(
         paper: Song et al. 2023, "Consistency Models", algorithm 3 (n uniform)
 
     Args:
-        schedule: turns sigma / alpha into t.
+        schedule: the process, which turns sigma / alpha into t.
         sigma_min: smallest sigma / alpha, as in `discretised`.
         sigma_max: largest sigma / alpha, as in `discretised`.
         rho: spacing of the times, as in `discretised`.
-        strata: see `timesteps.from_quantile`.
+        strata: number of strata or None, see `timesteps.from_quantile`.
     """
     check_one_schedule("ramp_density", schedule)
     low, high = _ramp(schedule, sigma_min, sigma_max, rho)
@@ -149,8 +149,8 @@ def shrinking(stage: int, q: float = 4.0, k: float = 8.0, b: float = 1.0) -> Pai
     Args:
         stage: training steps of one stage.
         q: factor by which a stage brings the times closer, > 1; 4 for ImageNet and 256 for CIFAR-10 in the paper.
-        k: how much wider the gap is near the data.
-        b: how fast that falls off with r.
+        k: factor k, by which the gap is wider near the data.
+        b: rate b at which this widening falls off with r.
 
     Raises:
         ValueError: if stage < 1 or q <= 1.

@@ -51,7 +51,8 @@ def distribution_matching(
         fake: parameterization of the network "fake".
         density: distribution of t, within [0.02, 0.98] of the range in the paper.
         normalise: whether to divide by the distance of the sample to the teacher's estimate, as published.
-        samples: how the generator makes them: `backward_simulation` (DMD2), `self_forcing`; `one_step` if None.
+        samples: simulation by which the generator makes them: `backward_simulation` (DMD2), `self_forcing`; `one_step`
+            if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`.
@@ -106,7 +107,7 @@ def fake_score(
         fake: parameterization of the network "fake".
         weighting: (schedule, t) -> weight on the squared error of x0; `edm(0.5)` in the authors' code for EDM.
         density: distribution of t.
-        samples: how the generator makes them, as in its own objective.
+        samples: simulation by which the generator makes them, as in its own objective.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`.

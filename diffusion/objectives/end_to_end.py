@@ -130,7 +130,7 @@ def end_to_end(
         epsilon: constant added to the variance in both norms.
         condition_dropout: share of the examples that the model is trained on with the null condition; the autoencoder
             is aligned with all conditions, as in the authors' code.
-        null: see `objectives.with_condition_dropout`.
+        null: the null condition, see `objectives.with_condition_dropout`.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: the objective's, and "autoencoder_term",

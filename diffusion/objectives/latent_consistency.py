@@ -43,7 +43,8 @@ def latent_consistency_distillation(
         paper: Luo et al. 2023, "Latent Consistency Models", algorithm 1, with the Huber distance of the authors' code
 
     Args:
-        parameterization: how f is read from the student's output; `flow_maps.latent_consistency(...)` in the paper.
+        parameterization: the student's parameterization, whose x0 is f; `flow_maps.latent_consistency(...)` in the
+            paper.
         teacher: parameterization of the network "teacher".
         null: the null condition of one example.
         guidance: least and largest w; 2 and 14 in the paper.

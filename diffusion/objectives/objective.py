@@ -174,7 +174,7 @@ class Objective:
 
     Attributes:
         loss: (networks, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics); see `objectives.inputs`.
-        reads: how the trained network is read when it makes samples; None: it makes none.
+        reads: meaning of the trained network when it makes samples; None: it makes none.
         density: density of the training times, whose state the training carries; None: it carries none.
         channels: number of the network's output channels for each channel of the data; None: the number that the run's
             parameterization reads.
@@ -183,7 +183,7 @@ class Objective:
             does not have.
         trains: name of the network that the gradient goes to.
         kind: kind of that network: "backbone", "autoencoder", "decoder", or "towers" of images and texts.
-        teacher: how it learns from a trained network; None: it has no teacher.
+        teacher: its use of a trained network; None: it has no teacher.
         second: the second player; None: the model trains alone.
         shares: the settings that this objective and the second player's must have alike; None, of a second player's
             objective: it goes with any.
@@ -207,7 +207,7 @@ class Objective:
         autoencoder: whether an autoencoder trains with the model, as its head of that name: the model reads latents,
             and the batch holds pictures.
         perceptual: whether it compares pictures by the frozen network "features", where there is one.
-        judges: how the trained network is read as a classifier, (network, schedule, labels `[B]`) -> the function
+        judges: the trained network as a classifier: (network, schedule, labels `[B]`) -> the function
             (x_t, t) -> log p(y | x_t) `[B]`; None: it is none.
         score: whether the trained denoiser determines the score, as it does where x and its noise are independent.
         prompts: texts by name, whose conditions the run adds to each batch as its "prompts"; beside them the objective

@@ -94,7 +94,7 @@ def learned(params: Mapping[str, Array]) -> NoiseSchedule:
         paper: Kingma et al. 2021, "Variational Diffusion Models", section 4.1 and appendix H
 
     Args:
-        params: see `init_learned`.
+        params: parameters as `init_learned` makes them.
     """
 
     def shape(p, t):

@@ -51,7 +51,7 @@ def align_your_steps(schedule: NoiseSchedule, steps: int, network: str) -> np.nd
         paper: Sabour et al. 2024, "Align Your Steps: Optimizing Sampling Schedules in Diffusion Models"
 
     Args:
-        schedule: turns sigma / alpha into t; it must reach the table's first value, 14.6 or 700.
+        schedule: the process, which turns sigma / alpha into t; it must reach the table's first value, 14.6 or 700.
         steps: number of solver steps, >= 1.
         network: "stable_diffusion_1.5", "stable_diffusion_xl" or "stable_video_diffusion".
 

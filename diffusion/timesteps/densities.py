@@ -88,8 +88,8 @@ def uniform_density(schedule: NoiseSchedule, strata: int | None = None, t_min: f
         range: (t_min, t_max)
 
     Args:
-        schedule: gives the range.
-        strata: see `from_quantile`.
+        schedule: the process, which gives the range.
+        strata: number of strata or None, see `from_quantile`.
         t_min: a later first time, such as the t_start of `objectives.variational_bound`; the schedule's if None.
 
     Raises:
@@ -113,7 +113,7 @@ def discrete_density(schedule: NoiseSchedule, T: int = 1000, strata: int | None 
     Args:
         schedule: the discrete process; its t_max must be 1.
         T: number of its steps.
-        strata: see `from_quantile`.
+        strata: number of strata or None, see `from_quantile`.
         shift: moves the times to noisier ones, see `timesteps.shift`; for a model that samples in T steps so shifted.
 
     Raises:
@@ -136,10 +136,10 @@ def logit_normal(schedule: NoiseSchedule, mean: float = 0.0, std: float = 1.0, s
         range: (t_min, t_max)
 
     Args:
-        schedule: gives the range.
+        schedule: the process, which gives the range.
         mean: location, on the scale of logits.
         std: scale, > 0.
-        strata: see `from_quantile`.
+        strata: number of strata or None, see `from_quantile`.
     """
     check_positive("logit_normal", "std", std)
     return _of_fraction(schedule, lambda u: jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(u)), strata)
@@ -155,10 +155,10 @@ def mode(schedule: NoiseSchedule, scale: float = 1.29, strata: int | None = None
         range: (t_min, t_max)
 
     Args:
-        schedule: gives the range.
+        schedule: the process, which gives the range.
         scale: strength of the mode, in [-1, 2 / (pi - 2)], where the function of u is monotone: 0 is uniform, positive
             values favour the middle and negative ones the ends; 1.29 in the paper's best setting.
-        strata: see `from_quantile`.
+        strata: number of strata or None, see `from_quantile`.
 
     Raises:
         ValueError: if scale is out of its range.
@@ -178,8 +178,8 @@ def cosmap(schedule: NoiseSchedule, strata: int | None = None) -> Density:
         range: (t_min, t_max)
 
     Args:
-        schedule: gives the range.
-        strata: see `from_quantile`.
+        schedule: the process, which gives the range.
+        strata: number of strata or None, see `from_quantile`.
     """
 
     def fraction(u):
@@ -199,10 +199,10 @@ def beta_density(schedule: NoiseSchedule, a: float, b: float, strata: int | None
         range: (t_min, t_max)
 
     Args:
-        schedule: gives the range.
+        schedule: the process, which gives the range.
         a: exponent of t plus 1, > 0.
         b: exponent of 1 - t plus 1, > 0.
-        strata: see `from_quantile`.
+        strata: number of strata or None, see `from_quantile`.
 
     Raises:
         ValueError: if a or b is not positive.
@@ -225,10 +225,10 @@ def log_normal(schedule: NoiseSchedule, mean: float = -1.2, std: float = 1.2, st
         range: [t_min, t_max]
 
     Args:
-        schedule: gives the range and turns sigma / alpha into t.
+        schedule: the process, which gives the range and turns sigma / alpha into t.
         mean: P_mean of the paper.
         std: P_std of the paper, > 0.
-        strata: see `from_quantile`.
+        strata: number of strata or None, see `from_quantile`.
     """
     check_positive("log_normal", "std", std)
     check_one_schedule("log_normal", schedule)
@@ -257,10 +257,10 @@ def laplace(schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, stra
         range: [t_min, t_max]
 
     Args:
-        schedule: gives the range and turns the log-SNR into t.
+        schedule: the process, which gives the range and turns the log-SNR into t.
         mean: log-SNR of the peak; 0 in the paper.
         scale: b of the paper, > 0; 0.5 there.
-        strata: see `from_quantile`.
+        strata: number of strata or None, see `from_quantile`.
 
     Raises:
         ValueError: if scale is not positive.
@@ -297,7 +297,7 @@ def dimension_shifted_density(
         schedule: the process.
         density: density of the times before the shift.
         dimension: how many numbers an example has; a config fills it in from its data.shape.
-        base: see `timesteps.dimension_shift`.
+        base: dimension for which the schedule was made, see `timesteps.dimension_shift`.
 
     Raises:
         ValueError: as `timesteps.dimension_shift`.

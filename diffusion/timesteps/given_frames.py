@@ -93,8 +93,8 @@ def given_frames(
     Args:
         schedule: the process.
         density: density of one time for each example, or one for each frame (`per_frame`); it does not adapt.
-        patterns: see `given_pattern`, of one length, the number of frames of the data.
-        shares: how often each of them is drawn; () for alike.
+        patterns: patterns as for `given_pattern`, all as long as the data has frames.
+        shares: relative frequencies of the patterns; () for equal ones.
 
     Raises:
         ValueError: for patterns of several lengths, none, another number of shares, or a density that adapts.

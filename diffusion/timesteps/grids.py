@@ -30,7 +30,7 @@ def uniform(schedule: NoiseSchedule, steps: int, last: float | None = None) -> n
             D.4
 
     Args:
-        schedule: gives t_max.
+        schedule: the process, which gives t_max.
         steps: number of solver steps, >= 1.
         last: length of the last step, in (0, t_max), 0.04 in SiT's stochastic sampler; the other steps are equal. If
             None, all steps are equal.
@@ -53,7 +53,7 @@ def polynomial(schedule: NoiseSchedule, steps: int, rho: float = 2.0) -> np.ndar
             discrete process); Lu et al. 2022, "DPM-Solver", appendix, "time_quadratic" of the authors' code
 
     Args:
-        schedule: gives t_max.
+        schedule: the process, which gives t_max.
         steps: number of solver steps N, >= 1.
         rho: exponent, > 0; 1 is uniform, larger values put more steps near the data.
     """
@@ -71,7 +71,7 @@ def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) ->
         paper: Lee et al. 2024, "Beta Sampling is All You Need"
 
     Args:
-        schedule: gives t_max.
+        schedule: the process, which gives t_max.
         steps: number of solver steps N, >= 1.
         a: first parameter of Beta(a, b), > 0; smaller values put more steps near the data.
         b: second parameter of Beta(a, b), > 0; smaller values put more steps near the noise.
@@ -94,7 +94,7 @@ def sigmoid(schedule: NoiseSchedule, steps: int, start: float = -3.0, end: float
             the steps
 
     Args:
-        schedule: gives t_max.
+        schedule: the process, which gives t_max.
         steps: number of solver steps N, >= 1.
         start: argument at the data.
         end: argument at the noise, > start.
@@ -120,7 +120,7 @@ def uniform_log_snr(schedule: NoiseSchedule, steps: int, sigma_min: float, sigma
         paper: Lu et al. 2022, "DPM-Solver", section 3.3, with the last step to the clean sample
 
     Args:
-        schedule: turns sigma / alpha into t.
+        schedule: the process, which turns sigma / alpha into t.
         steps: number of solver steps, >= 1.
         sigma_min: smallest sigma / alpha before the end.
         sigma_max: sigma / alpha at the start, at most its value at t_max.
@@ -141,7 +141,7 @@ def exponential(
         paper: none; k-diffusion's `get_sigmas_exponential`, and with rho `get_sigmas_polyexponential`
 
     Args:
-        schedule: turns sigma / alpha into t.
+        schedule: the process, which turns sigma / alpha into t.
         steps: number of solver steps N, >= 1.
         sigma_min: smallest sigma / alpha before the end.
         sigma_max: sigma / alpha at the start, at most its value at t_max.
@@ -164,7 +164,7 @@ def karras(
         paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", eq. 5
 
     Args:
-        schedule: turns sigma / alpha into t.
+        schedule: the process, which turns sigma / alpha into t.
         steps: number of solver steps N, >= 1.
         sigma_min: smallest sigma / alpha before the end.
         sigma_max: sigma / alpha at the start, at most its value at t_max.
@@ -193,7 +193,7 @@ def karras_levels(
         paper: Song et al. 2023, "Consistency Models", section 7 and the authors' code
 
     Args:
-        schedule: turns sigma / alpha into t.
+        schedule: the process, which turns sigma / alpha into t.
         steps: number of solver steps, in [1, levels].
         sigma_min: smallest sigma / alpha of the levels.
         sigma_max: the largest, where to start; at most sigma / alpha at t_max.
@@ -225,7 +225,7 @@ def kl_optimal(
         paper: Sabour et al. 2024, "Align Your Steps", theorem 3.1
 
     Args:
-        schedule: turns sigma / alpha into t.
+        schedule: the process, which turns sigma / alpha into t.
         steps: number of solver steps, >= 1.
         sigma_min: smallest sigma / alpha before the end.
         sigma_max: sigma / alpha at the start, at most its value at t_max.

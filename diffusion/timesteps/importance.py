@@ -27,7 +27,7 @@ def loss_second_moment(
         range: (t_min, t_max), or 1 / bins .. 1 if discrete
 
     Args:
-        schedule: gives the range.
+        schedule: the process, which gives the range.
         bins: number of bins of t; if discrete, the number of steps of the process.
         discrete: whether t is (i + 1) / bins, as in the paper, or uniform within bin i of (t_min, t_max).
         history: losses that each bin remembers; 10 in the paper.

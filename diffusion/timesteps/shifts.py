@@ -77,7 +77,7 @@ def dimension_shifted(schedule: NoiseSchedule, grid: ArrayLike, dimension: int |
         schedule: the process.
         grid: `[N + 1]` times.
         dimension: how many numbers an example has; a config fills it in from its data.shape.
-        base: see `dimension_shift`.
+        base: dimension for which the schedule was made, see `dimension_shift`.
 
     Raises:
         ValueError: as `dimension_shift` and `shift`.

@@ -144,14 +144,14 @@ class AutoencoderDC(nn.Module):
         x = module.apply({"params": params}, z, method="decode")
 
     Attributes:
-        encoder_levels: see `Levels`.
-        decoder_levels: the same number of levels.
+        encoder_levels: `Levels` of the encoder.
+        decoder_levels: `Levels` of the decoder, the same number of levels.
         latent_channels: number D of the latents' channels.
         picture_channels: number C of the pictures' channels.
         head_size: number of features of a head of the linear attention.
-        shuffle_down: how to halve, see `Halve`.
-        shuffle_up: how to double, see `Double`.
-        out_shortcut: add the mean of channels to the encoder's output.
+        shuffle_down: whether to halve by shuffling, see `Halve`.
+        shuffle_up: whether to double by shuffling, see `Double`.
+        out_shortcut: whether to add the mean of channels to the encoder's output.
         in_shortcut: whether to add the repeated channels of the latent after the decoder's first convolution.
         last_activation: activation before the decoder's last convolution, "relu" or "silu".
         scale: scale of the latents, see `diffusion.models.autoencoders.latent_space.to_diffusion`.

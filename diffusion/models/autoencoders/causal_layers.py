@@ -75,7 +75,7 @@ class CausalConv(nn.Module):
     Attributes:
         features: number D of output channels.
         size: size of the kernel along each axis, 3 or 1.
-        zero: begin with a kernel of zeros.
+        zero: whether to begin with a kernel of zeros.
         dtype: compute type.
 
     Reference: Yu et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation", 2023, section 3.

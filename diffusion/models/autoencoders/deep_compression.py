@@ -157,8 +157,8 @@ class Halve(nn.Module):
 
     Attributes:
         features: number D of output channels.
-        shuffle: convolve to D / 4 channels, then `space_to_channels`; else convolve with stride 2.
-        shortcut: add the mean.
+        shuffle: whether to convolve to D / 4 channels, then `space_to_channels`; else convolve with stride 2.
+        shortcut: whether to add the mean.
         dtype: compute type.
     """
 
@@ -181,8 +181,8 @@ class Double(nn.Module):
 
     Attributes:
         features: number D of output channels.
-        shuffle: convolve to 4 D channels, then `channels_to_space`; else convolve the nearest neighbours.
-        shortcut: add the repeated channels.
+        shuffle: whether to convolve to 4 D channels, then `channels_to_space`; else convolve the nearest neighbours.
+        shortcut: whether to add the repeated channels.
         dtype: compute type.
     """
 

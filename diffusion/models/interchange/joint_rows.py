@@ -44,8 +44,8 @@ def projection_rows(attention: tuple[str, ...], norms: tuple[str, ...], ours: st
     """The rows of `Projections`.
 
     Args:
-        attention: see `StreamNames`.
-        norms: see `StreamNames`; () if queries and keys are not normalised.
+        attention: names as in `StreamNames`.
+        norms: names as in `StreamNames`; () if queries and keys are not normalised.
         ours: path of our module.
         out: whether it has a projection out.
     """

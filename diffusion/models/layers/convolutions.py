@@ -103,7 +103,7 @@ class ResnetBlock(nn.Module):
         features: channels of the output; the input goes through a convolution of one pixel where it has others.
         groups: number of groups of the norms.
         epsilon: epsilon of the norms, > 0.
-        scale_shift: see above.
+        scale_shift: whether the embedding gives a scale and a shift, see above.
         dropout: rate before the second convolution, drawn from the rng collection "dropout" when `train`.
         dtype: compute type.
         resample: "keep", or "down" or "up" to halve or double the side.

@@ -48,7 +48,7 @@ def added(out: jax.Array, q: jax.Array, extra: tuple, implementation: str) -> ja
         out: [B, N, H, D / H].
         q: its queries, of the same shape.
         extra: this layer's (keys, values) or (keys, values, weight) of each image prompt.
-        implementation: see `attention`.
+        implementation: implementation of attention, see `attention`.
     """
     split = lambda a: a.reshape(*a.shape[:2], *q.shape[2:]).astype(q.dtype)
     for keys, values, *weight in extra:
@@ -65,7 +65,7 @@ def beside_own(q: jax.Array, k: jax.Array, v: jax.Array, extra: tuple, implement
     Args:
         q, k, v: queries, keys and values of the picture's tokens, [B, N, H, D / H], before any norm.
         extra: this layer's (keys, values, weight, query_scale, key_scale) of each image prompt.
-        implementation: see `attention`.
+        implementation: implementation of attention, see `attention`.
 
     Returns:
         [B, N, H, D / H].

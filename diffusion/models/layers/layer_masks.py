@@ -33,7 +33,7 @@ def mask(batch: int, depth: int, layers: Sequence[int]) -> np.ndarray:
     Args:
         batch: number of examples B.
         depth: number of layers L.
-        layers: their numbers, 0 .. depth - 1, from the input; () for a mask that is False everywhere.
+        layers: indices of the masked layers, 0 .. depth - 1, from the input; () for a mask that is False everywhere.
 
     Raises:
         ValueError: if a layer does not exist.

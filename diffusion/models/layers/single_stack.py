@@ -42,7 +42,7 @@ def single_stack(
         features: indices 1 .. depth of layers whose picture's tokens the call returns too; None: none.
         through: evaluates the layers in the network's place, see `block_reuse`; None: all of them run.
         picture: carry -> the picture's tokens.
-        unroll: see `scan.scanned`.
+        unroll: number of layers in one turn of the scan, see `scan.scanned`.
 
     Returns:
         The output; with `features`: (that, a tuple of the features); with `through`: (that, what it returns beside).

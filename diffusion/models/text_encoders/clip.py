@@ -74,7 +74,7 @@ class CLIPText(nn.Module):
         token_std: standard deviation of the tokens' embeddings at the start, 0.02 as published. With 1 the words stay
             apart in the tower's output, also those that its loss has not yet needed.
         attention: implementation, see `diffusion.models.layers.attention`.
-        remat: see `diffusion.models.dit.DiT`.
+        remat: parts to compute again in the backward pass, see `diffusion.models.dit.DiT`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
 
     Raises:

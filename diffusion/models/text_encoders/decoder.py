@@ -226,7 +226,7 @@ class DecoderEncoder(nn.Module):
         near: whether each layer sees a window alone; () for no layer.
         near_theta: base of these layers' frequencies; 0: the others' frequencies, scaling included.
         attention: implementation, see `diffusion.models.layers.attention`; scores with a cap have their own.
-        remat: see `diffusion.models.dit.DiT`.
+        remat: parts to compute again in the backward pass, see `diffusion.models.dit.DiT`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
 
     Raises:

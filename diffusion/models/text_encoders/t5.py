@@ -158,7 +158,7 @@ class T5Encoder(nn.Module):
         farthest: distance of tokens from which on all distances share a row.
         own_positions: whether each layer has its own table of positions (umT5).
         attention: implementation, see `diffusion.models.layers.attention`.
-        remat: see `diffusion.models.dit.DiT`.
+        remat: parts to compute again in the backward pass, see `diffusion.models.dit.DiT`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.
 
     Raises:
