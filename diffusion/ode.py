@@ -116,7 +116,7 @@ def dormand_prince(start: float, end: float, rtol: float = 1e-5, atol: float = 1
 def dormand_prince_between(
     flow: Flow, first: Array, last: Array, state: Any, rtol: ArrayLike, atol: ArrayLike, most: int
 ) -> tuple[Any, Array]:
-    """What `dormand_prince` does between two values of its variable, first < last.
+    """The steps of `dormand_prince` between two values of its variable, first < last.
 
     Returns:
         (state at the end, NaN for an example that has not arrived; attempts of each example `[B]`, six evaluations each

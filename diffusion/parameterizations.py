@@ -1,4 +1,4 @@
-"""What a network's output means, and the one place where it becomes a `Prediction(x0, eps)`.
+"""The meaning of a network's output, and the one place where it becomes a `Prediction(x0, eps)`.
 
 Each parameterization is a tuple of functions of (schedule, t). Samplers, guidance, likelihood and editing see only
 predictions, in which alpha(t) x0 + sigma(t) eps = x_t holds.
@@ -76,7 +76,7 @@ Denoiser = Callable[[Array, ArrayLike], Prediction]
 
 
 class Parameterization(NamedTuple):
-    """How to feed a network at time t and how to read its output.
+    """The input of a network at time t, and the meaning of its output.
 
     Attributes:
         name: its name in the tables of names.

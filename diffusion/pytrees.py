@@ -49,7 +49,7 @@ def shapes_of(example: Any) -> Any:
 
 
 def sizes_of(shape: Any) -> tuple[int, ...]:
-    """How many numbers each leaf of an example has, of the pytree of its shapes."""
+    """The number of values in each leaf of an example, from the pytree of its shapes."""
     return tuple(math.prod(leaf) for leaf in jax.tree.leaves(shape, is_leaf=is_shape))
 
 

@@ -12,7 +12,7 @@ from diffusion.caching.remembered_calls import Cache, Call
 
 
 class Deep(NamedTuple):
-    """What DeepCache carries.
+    """The memory of DeepCache.
 
     Attributes:
         features: `[B, H', W', C']` features that enter the branch's block in the last whole evaluation.

@@ -1,4 +1,4 @@
-"""Where the evaluations of a plan lie along a whole trajectory, for the caches whose rule knows the step."""
+"""Positions of a plan's evaluations along a whole trajectory, for the caches whose rule knows the step."""
 
 __all__ = ["evaluations"]
 

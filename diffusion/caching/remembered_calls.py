@@ -156,5 +156,5 @@ def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache
 
 
 def work(memory: Any) -> Work | None:
-    """What a trajectory has run, from its last memory; None where no cache has been at work."""
+    """The work of a trajectory, from its last memory; None where no cache was used."""
     return memory.work if isinstance(memory, Remembered) else None

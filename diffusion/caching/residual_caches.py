@@ -14,7 +14,7 @@ from diffusion.caching.remembered_calls import Cache, Call
 
 
 class Kept(NamedTuple):
-    """What a residual cache carries.
+    """The memory of a residual cache.
 
     Attributes:
         begun: Bool `[]`, whether there has been an evaluation.
@@ -225,7 +225,7 @@ def _runs(ratios: np.ndarray, always: np.ndarray, threshold: float, longest: int
 
 
 def _again(kept: Kept, first: Kept) -> Kept:
-    """What is kept after a step that renoises: nothing but the number of evaluations."""
+    """The memory after a step that renoises: only the number of evaluations stays."""
     return first._replace(steps=kept.steps)
 
 

@@ -13,7 +13,7 @@ from diffusion.caching.remembered_calls import Cache, Call
 
 
 class Forecast(NamedTuple):
-    """What TaylorSeer carries.
+    """The memory of TaylorSeer.
 
     Attributes:
         factors: `[order + 1, B, N, D]` the residual at the last whole evaluation, and its finite differences.

@@ -78,7 +78,7 @@ def both(params: Any, picture: jax.Array) -> tuple[jax.Array, jax.Array]:
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Attachment:
-    """What is added to a denoiser's condition at each step; a pytree whose leaves are its parameters.
+    """An addition to a denoiser's condition at each step; a pytree whose leaves are its parameters.
 
     Attributes:
         params: pytree of arrays.

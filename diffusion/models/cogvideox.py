@@ -226,7 +226,7 @@ class CogVideoX(nn.Module):
         return recorded.beside(_pixels(final(tokens), grid, box))
 
     def _start(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-        """Where learned positions begin: zeros of the words, and sin-cos positions."""
+        """Initial values of the learned positions: zeros of the words, and sin-cos positions."""
         rows, columns = (side // self.patch for side in self.grid)
         video = self._added((self.learned // self.frames, rows, columns))
         return jnp.asarray(np.pad(video, [(shape[0] - len(video), 0), (0, 0)]), jnp.float32)

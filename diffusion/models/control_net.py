@@ -111,7 +111,7 @@ class ControlNet(nn.Module):
         return dense("kind_out")(nn.silu(dense("kind_hidden")(features)))
 
     def _of_kind(self, mode: jax.Array, seen: jax.Array) -> jax.Array:
-        """What the kind adds to the hint [B, H, W, D]: [B, 1, 1, D], zero at the start."""
+        """The vector [B, 1, 1, D] that the kind adds to the hint [B, H, W, D], zero at the start."""
         dtype, width = self.unet.dtype, seen.shape[-1]
         task = nn.Embed(self.modes, width, dtype=dtype, name="kind_embedding")(mode)
         layers = Tokens(

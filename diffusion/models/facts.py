@@ -80,5 +80,5 @@ def feature_blocks(network: Any) -> int:
 
 
 def reuses(network: Any) -> tuple[str, ...]:
-    """What of a call of a module, or of one of its class, a later call may take over, see `layers.block_reuse`."""
+    """The parts of a module's call, or of one of its class, that a later call may reuse, see `layers.block_reuse`."""
     return getattr(network, "reuses", ())

@@ -15,7 +15,7 @@ from diffusion.models.image_encoders.blip import BLIP
 from diffusion.models.text_encoders.med import MEDText
 
 MEAN = 0.16717362830052426
-"""Of the raw rewards (THUDM/ImageReward, ImageReward/ImageReward.py)."""
+"""Mean of the raw rewards (THUDM/ImageReward, ImageReward/ImageReward.py)."""
 STD = 1.0333394966054072
 """Their standard deviation."""
 

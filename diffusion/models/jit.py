@@ -199,7 +199,7 @@ class JiT(nn.Module):
 
     @property
     def _fields(self):
-        """Of a block."""
+        """The fields of a block."""
         return self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype
 
     def _blocks(self, name, length, seen, picture, *arguments):

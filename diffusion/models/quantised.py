@@ -46,7 +46,7 @@ class Quantised:
 
 
 class Stored(NamedTuple):
-    """What quantisation has done to parameters.
+    """The effect of quantisation on parameters: bytes and errors.
 
     Attributes:
         before, after: bytes of all parameters.

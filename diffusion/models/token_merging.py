@@ -68,7 +68,7 @@ def merged(network: Callable[..., Any], ratio: float) -> Callable[..., Any]:
 
 
 class _Interception:
-    """What is known of a network while its call is traced.
+    """The state of a network's call while it is traced.
 
     Attributes:
         size: (H, W) of its input.

@@ -334,7 +334,7 @@ class VideoDiT(nn.Module):
     def _angles(
         self, frames: int, rows: int, columns: int, memory: frame_memory.FrameMemory | None
     ) -> tuple[jax.Array | None, jax.Array | None]:
-        """Of the attention within frames and along them, or of that over all patches."""
+        """The angles of the attention within frames and along them, or of the attention over all patches."""
         head_size = self.width // self.heads
         if self.mixing == "full":
             return jnp.asarray(video_angles(frames, rows, columns, head_size)), None

@@ -338,7 +338,7 @@ NOISES = {
 
 
 def _noised_decoding(tau: float, noise: str) -> Callable[..., Coded]:
-    """What the decoder makes of the noised features of pictures."""
+    """The decoder's reconstructions from the noised features of pictures."""
     draw = choice(NOISES, noise, "noise")
     if not tau >= 0:
         raise ValueError(f"tau = {tau} must not be negative (0.8 in the paper)")
@@ -355,7 +355,7 @@ def _noised_decoding(tau: float, noise: str) -> Callable[..., Coded]:
 
 
 def _encoding(networks, x, keys, condition, transform=None) -> Coded:
-    """What an autoencoder makes of pictures."""
+    """An autoencoder's code and reconstructions of pictures."""
     if transform is None:
         return player(networks, "model")(x, keys, condition)
     return player(networks, "model")(x, keys, condition, transform=transform)

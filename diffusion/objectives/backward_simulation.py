@@ -1,4 +1,4 @@
-"""How a generator makes the samples that it is trained on: as it will make them when it is sampled.
+"""Simulations: samples that a generator is trained on, made as it will make them when it is sampled.
 
 | samples                   | what they are                         | how the generator is sampled                  |
 |---------------------------|---------------------------------------|-----------------------------------------------|
@@ -30,7 +30,7 @@ from diffusion.timesteps import clean_time, plan
 
 
 class Simulation(NamedTuple):
-    """How a generator makes the samples that it is trained on.
+    """A way to make the samples that a generator is trained on.
 
     Attributes:
         draw: (network, schedule, its parameterization, keys `[B]`, batch) -> x `[B, ...]`, of the shape of the

@@ -21,7 +21,7 @@ def concept_direction(
     negative: str,
     scale: float = 1.0,
 ) -> Objective:
-    """What the network makes of one prompt moves along the difference of two others, as the base sees them.
+    """Moves the output for one prompt along the difference of two other prompts, as the base predicts them.
 
         loss = mean |f(x_t, target) - (b(x_t, neutral) + scale (b(x_t, positive) - b(x_t, negative)))|^2
 

@@ -47,7 +47,7 @@ class Latents(NamedTuple):
 
 
 class Tuned(NamedTuple):
-    """What the head "autoencoder" returns.
+    """The result of the head "autoencoder".
 
     Attributes:
         coded: code of the pictures.

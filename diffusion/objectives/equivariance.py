@@ -12,7 +12,7 @@ from jax import Array
 
 
 class Equivariance(NamedTuple):
-    """What `kl_autoencoder` and `patch_critic` do to the pictures and latents of a step.
+    """Transformations by which `kl_autoencoder` and `patch_critic` change the pictures and latents of a step.
 
         with probability p:            loss(T x, decode(T z)),    T = turn by 90, 180 or 270 degrees after scaling by s
         of the rest, with share q:     loss(S x, decode(z(S x))),    S = scaling by s

@@ -30,7 +30,7 @@ from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
 class Seen(NamedTuple):
-    """What a term is computed from.
+    """The inputs of a term.
 
     Attributes:
         features: features of the network's blocks that the term names, in their order.

@@ -166,7 +166,7 @@ def _check(name: str, patch: int, least: float, most: float) -> None:
 
 
 def _number(x: Array, patch: int) -> int:
-    """How many patches a picture of x [B, H, W, C] has."""
+    """The number of patches of a picture in x [B, H, W, C]."""
     if x.ndim != 4 or x.shape[1] % patch or x.shape[2] % patch:
         raise ValueError(
             f"masks of patches need pictures [B, H, W, C] whose sides patch = {patch} divides; got {x.shape}"

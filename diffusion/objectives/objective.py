@@ -94,7 +94,7 @@ class Stages(NamedTuple):
 
 
 class Teacher(NamedTuple):
-    """How an objective learns from the frozen network "teacher".
+    """An objective's use of the frozen network "teacher".
 
     Attributes:
         pairs: whether it learns from pairs of a noise and the teacher's sample of it, the batch's "noise" and "x". The

@@ -29,7 +29,7 @@ from diffusion.weightings import Weighting
 
 
 class Recipe(NamedTuple):
-    """What a paper trains with.
+    """The schedule and losses that a paper trains with.
 
     Attributes:
         schedule: the process.

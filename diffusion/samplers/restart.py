@@ -14,7 +14,7 @@ from diffusion.timesteps import Plan, plan
 
 
 class Restart(NamedTuple):
-    """Where to restart.
+    """One restart: a place on the trajectory, and its steps and repetitions.
 
     Attributes:
         steps: solver steps from sigma_max back down, >= 1; the authors' N_Restart counts times, which are one more.

@@ -232,6 +232,6 @@ def _complement(schedule, t):
 
 
 def _trained(schedule: NoiseSchedule, change: Callable[[NoiseSchedule], NoiseSchedule]) -> Trained | None:
-    """How the changed schedule trains: it is the change of what the schedule is with these parameters."""
+    """The training of the changed schedule: the same parameters, and the change of the schedule that they give."""
     base = schedule.trained
     return None if base is None else base._replace(of=lambda params: change(base.of(params)))

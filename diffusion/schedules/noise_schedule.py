@@ -25,7 +25,7 @@ from diffusion.arguments import require
 
 
 class Trained(NamedTuple):
-    """How a schedule trains with the model.
+    """The training of a schedule with the model.
 
     Attributes:
         init: () -> initial parameters.

@@ -25,7 +25,7 @@ LEAST = 2 * 256 + 2  # ids without any merge: the bytes, those that end a word, 
 
 
 class BytePairs(NamedTuple):
-    """What was learned: the ids of the tokens, and pairs of tokens that become one, the most frequent first."""
+    """A learned vocabulary: the ids of its tokens, and pairs of tokens that become one, the most frequent first."""
 
     ids: dict[str, int]
     merges: Sequence[tuple[str, str]]

@@ -60,6 +60,6 @@ def all_windows(parts: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> Win
 
 
 def _end(row: Sequence[tuple[int, float]], comma: int) -> int:
-    """Where a full window ends: after its last comma, if that is near."""
+    """The end of a full window: after its last comma, if that is near."""
     after = max((i + 1 for i, (token, _) in enumerate(row) if token == comma), default=0)
     return after if len(row) - after < NEAR and after else len(row)

@@ -193,7 +193,7 @@ def _config(path: pathlib.Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _refusing(what: str) -> Iterator[None]:
-    """What a library of vocabularies raises becomes a refusal: it has one class of errors, and panics in Rust."""
+    """Turns the errors of a library of vocabularies into refusals: it has one class of errors, and panics in Rust."""
     try:
         yield
     except limits.Refused:

@@ -30,7 +30,7 @@ class Plan(NamedTuple):
 
     @property
     def solved(self) -> int:
-        """How many steps the network takes part in: those that do not renoise."""
+        """The number of steps that evaluate the network: all that do not renoise."""
         return int(np.sum(~np.asarray(self.renoise)))
 
 

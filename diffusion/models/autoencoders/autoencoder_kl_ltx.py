@@ -163,7 +163,7 @@ class Double(nn.Module):
 
 
 def _doubled(place: Place) -> Place:
-    """Of the chunk that `Double` makes: it begins a frame earlier, and the video's first frame is left out."""
+    """The place of the chunk that `Double` makes: it begins a frame earlier, without the video's first frame."""
     return Place(2 * (place.start - 1) - 1, 2 * place.frames - 1)
 
 
@@ -217,7 +217,7 @@ class Decoder(nn.Module):
         clock = self.param("clock", nn.initializers.constant(1000.0), ()) if self.timed else 1.0
 
         def vectors(count: int, width: int, name: str) -> jax.Array | None:
-            """Of the time, [B, count, width]."""
+            """Vectors of the time, [B, count, width]."""
             if t is None:
                 return None
             return TimestepEmbedding(count * width, self.dtype, name=name)(clock * t).reshape(len(z), count, width)

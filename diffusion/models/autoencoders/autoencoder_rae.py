@@ -74,7 +74,7 @@ class AutoencoderRAE(nn.Module):
 
     @property
     def picture_channels(self) -> int:
-        """Of the pictures."""
+        """The number of channels of the pictures."""
         return self.decoder.picture_channels
 
     @property

@@ -16,7 +16,7 @@ from diffusion.models.autoencoders.causal_layers import with_past
 
 
 class Place(NamedTuple):
-    """Where a chunk of a video stands in it; frames before the first and behind the last have any values.
+    """The place of a chunk in its video; frames before the first and behind the last have any values.
 
     Attributes:
         start: number of its first frame, [] or an integer; negative before the video.

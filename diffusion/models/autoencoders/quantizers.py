@@ -200,7 +200,7 @@ def restart_dead(codebook: Codebook, z: Array, key: Array, threshold: float = 1.
 
 
 def histogram(indices: Array, size: int) -> Array:
-    """How often each code is used: int [...] -> float32 [size]; counts of batches add up."""
+    """Number of uses of each code: int [...] -> float32 [size]; counts of batches add up."""
     return jnp.zeros(size).at[indices.reshape(-1)].add(1.0)
 
 

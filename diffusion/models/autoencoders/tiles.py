@@ -51,7 +51,7 @@ def cut(side: int, tile: int, overlap: int, step: int) -> Cut:
 
 
 def weights(size: int, starts: np.ndarray, side: int, overlap: int, margin: int) -> np.ndarray:
-    """Of each tile at each of its pixels, along one side: ramps at the inner ends, whose sum over tiles is one.
+    """Weight of each tile at each of its pixels, along one side: ramps at the inner ends, with the sum one over tiles.
 
         0 up to the margin, then linear to 1 at overlap - margin; divided by the sum over the tiles that cover a pixel
 

@@ -1,4 +1,4 @@
-"""What every image encoder of this folder takes and returns.
+"""The input and the output of every image encoder of this folder.
 
     features = encoder.apply({"params": params}, images)     # images [B, H, W, 3] in [-1, 1]
     features.patches                                         # [B, H W / patch^2, width]

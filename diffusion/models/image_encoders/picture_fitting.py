@@ -1,4 +1,4 @@
-"""How published image encoders, and the scores of prompts that read them, bring a picture to the size that they see.
+"""Resizing of pictures for published image encoders, and for the scores of prompts that read them.
 
 Each is a function of a picture, uint8 [H, W, 1 or 3], and the side of the result; it returns bytes [side, side, 3], or
 floats in about [-1, 1] where the published code does not round. They give the same picture other scores.

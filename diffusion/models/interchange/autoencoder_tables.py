@@ -39,7 +39,7 @@ Autoencoder = AutoencoderKL | VQModel
 
 
 class Names(NamedTuple):
-    """How a layout names the parts of the encoder and the decoder; {n} counts levels from the picture, {m} from below.
+    """A layout's names of the parts of the encoder and the decoder; {n} counts levels from the picture, {m} from below.
 
     Attributes:
         encoder: names in a level: its blocks, its attentions, the convolution that halves.

@@ -36,7 +36,7 @@ BEFORE = {  # by layout: what stands before the names
 
 
 class Published(NamedTuple):
-    """What one class of transformers has beside the sizes.
+    """The facts of one class of transformers beside its sizes.
 
     Attributes:
         model_type: the field `model_type` of its configs.

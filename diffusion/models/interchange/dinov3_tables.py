@@ -99,7 +99,7 @@ def _describe(module: DINOv3) -> dict[str, Any]:
 
 
 def _no_registers(module: DINOv3) -> dict[str, Computed]:
-    """Where there are no registers, a file has their table all the same, without a number in it."""
+    """The empty table of registers that a file has where there are none."""
     shape = (1, 0, module.width)
     return {} if module.registers else {"embeddings.register_tokens": Computed(shape, lambda: np.zeros(shape))}
 

@@ -29,7 +29,7 @@ BLOCK = 32  # values of a block of Q8_0, behind a float16
 
 
 class Stored(NamedTuple):
-    """Where a tensor lies in a file.
+    """The place of a tensor in a file.
 
     Attributes:
         path: the file.

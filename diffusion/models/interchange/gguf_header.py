@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a file declares.
+    """The header of a file.
 
     Attributes:
         fields: the numbers of each field that holds at most `KEPT` of them, by its name.

@@ -157,7 +157,7 @@ def example(module: MMDiT) -> tuple:
 
 
 def _published(heads: int, positions: int, dual: int = 0, qk_norm: str | None = "rms_norm") -> dict[str, Any]:
-    """As many layers as heads, of 64 features each."""
+    """A published config: one layer for each head, and 64 features in a head."""
     return {
         "sample_size": 128,
         "patch_size": 2,

@@ -1,4 +1,4 @@
-"""What published classes of networks on square images share: the values that they fix, and the arguments of a call."""
+"""Common parts of published networks on square images: the values that they fix, and the arguments of a call."""
 
 __all__ = ["example", "require", "require_classes", "side_and_channels"]
 

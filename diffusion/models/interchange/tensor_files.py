@@ -169,7 +169,7 @@ def _held(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> Tensors:
 
 
 def _main(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of the networks in a file of torch.save the moving average, or else the one that it calls the model's."""
+    """The moving average among the networks in a file of torch.save, or else the one that it calls the model's."""
     for part in ("ema.", "model.", "state_dict."):
         mine = {name.removeprefix(part): array for name, array in tensors.items() if name.startswith(part)}
         # "model.diffusion_model.0.weight" is a name in a file of one network.

@@ -1,4 +1,4 @@
-"""What the tables of several image encoders share: rows of patches, layers and norms, and the fields of sizes."""
+"""Common parts of the tables of several image encoders: rows of patches, layers and norms, and the fields of sizes."""
 
 __all__ = ["as_published", "attention", "described_sizes", "layers", "norm", "patch_rows", "sizes"]
 

@@ -48,7 +48,7 @@ def _block(theirs: str, ours: str, shortcut: bool) -> list[Row]:
 
 
 def _ends(side: str) -> list[Row]:
-    """What the encoder and the decoder share: the first and the last convolution, and the middle."""
+    """Rows that the encoder and the decoder share: the first and the last convolution, and the middle."""
     mixing, ours = f"{side}.mid_block.attentions.0", f"{side}/middle/mixing_0"
     return [
         *linear(f"{side}.conv_in", f"{side}/conv_in", VIDEO),
@@ -63,7 +63,7 @@ def _ends(side: str) -> list[Row]:
 
 
 def _residual_rows(module: AutoencoderKLVideo) -> list[Row]:
-    """Of Wan 2.2's, whose encoder has a list for each level, as the decoder."""
+    """Rows of Wan 2.2's autoencoder, whose encoder has a list for each level, as the decoder."""
     levels = len(module.widths)
     rows = []
     for side, widths, extra in (("encoder", module.widths, 0), ("decoder", module.decoder_widths or module.widths, 1)):

@@ -147,7 +147,7 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = Non
 
 
 def cudnn_jvp(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """As `cudnn`, and in forward mode a kernel of our own, which takes no bias; arguments as `attention`."""
+    """`cudnn`, with our own kernel in forward mode, which takes no bias; arguments as `attention`."""
     _check_cudnn(q, "cudnn_jvp")
     if bias is not None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What attention shows to a caller who asks for it, and takes from one: collections of variables beside the parameters.
+"""Records of attention for a caller, and inputs from one: collections of variables beside the parameters.
 
     output, seen = network.apply({"params": params}, x, t, condition, mutable=[MAPS])
     maps = of_layers(seen)                                     # probabilities [B, heads, N, M] of each cross-attention
@@ -45,7 +45,7 @@ def beside(module: nn.Module, tokens: jax.Array) -> jax.Array:
 
 
 def of_layers(seen: Any) -> tuple[jax.Array, ...]:
-    """What the layers have shown, [B, ...] each, with the layers of a scan one by one; by the order of their names.
+    """The layers' records, [B, ...] each, with the layers of a scan one by one, in the order of their names.
 
     Args:
         seen: the second output of `apply`, with one collection of values of the rank 4.

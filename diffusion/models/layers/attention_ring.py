@@ -47,7 +47,7 @@ def ring(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None
 
 @jax.custom_vjp
 def _ring(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """Of one device: its q [B, N/P, H, D] and k, v [B, M/P, H, D]; the bias [.., .., N/P or 1, M] has all keys."""
+    """The ring on one device: q [B, N/P, H, D] and k, v [B, M/P, H, D]; the bias [.., .., N/P or 1, M] has all keys."""
     return _forward(q, k, v, bias)[0]
 
 

@@ -23,7 +23,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 NAME = "dot_general_bfloat16"
-"""Of the primitive, whose parameter `dimension_numbers` is that of `jax.lax.dot_general`."""
+"""Name of the primitive; its parameter `dimension_numbers` is as in `jax.lax.dot_general`."""
 COPIED = 16  # rows of zeros behind a transposed operand: XLA drops a bare transpose, or a barrier after it
 
 

@@ -50,5 +50,5 @@ class Features:
         self.done += length
 
     def beside(self, output: jax.Array) -> Any:
-        """What the call returns: the output, or (output, features in the order of the request)."""
+        """The result of the call: the output, or (output, features in the order of the request)."""
         return output if self.blocks is None else (output, tuple(self._after[block] for block in self.blocks))

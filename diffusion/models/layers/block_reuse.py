@@ -40,7 +40,7 @@ class Segment(NamedTuple):
     enter: Callable[[Any], Any] = lambda carry: carry
 
     def layer(self, carry: Any, index: Any, **how: Any) -> Any:
-        """What layer `index`, which may be traced, makes of the carry."""
+        """The carry after layer `index`, which may be traced."""
         at_index = lambda tree: jax.tree.map(lambda leaf: leaf[index], tree)
         params = at_index(self.params) if self.length else self.params
         layer_arguments = [
@@ -88,7 +88,7 @@ class Blocks:
         return carry
 
     def attended(self) -> jax.Array:
-        """What the attention of the first block reads of the picture: its normalised, shifted and scaled features."""
+        """The input of the first block's attention: the picture's normalised, shifted and scaled features."""
         first = self.segments[0]
         return first.layer(first.enter(self.start), 0, entering=True)
 

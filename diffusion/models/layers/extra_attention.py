@@ -60,7 +60,7 @@ def added(out: jax.Array, q: jax.Array, extra: tuple, implementation: str) -> ja
 
 
 def beside_own(q: jax.Array, k: jax.Array, v: jax.Array, extra: tuple, implementation: str) -> jax.Array:
-    """What image prompts of the second form add to a picture's attention.
+    """The sum that image prompts of the second form add to a picture's attention.
 
     Args:
         q, k, v: queries, keys and values of the picture's tokens, [B, N, H, D / H], before any norm.

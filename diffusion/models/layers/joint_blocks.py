@@ -93,7 +93,7 @@ class Projections(nn.Module):
             self.key_norm = nn.RMSNorm(self.epsilon, dtype=self.dtype)
 
     def projected(self, x: jax.Array) -> list[jax.Array]:
-        """As `enter`, before the norms."""
+        """The result of `enter` before the norms."""
         return self.qkv(x)
 
     def enter(self, x: jax.Array) -> list[jax.Array]:

@@ -16,7 +16,7 @@ OF_HEADS = 1e-5  # epsilon of the norms of queries and keys
 
 
 class GroupedProjections(nn.Module):
-    """As `joint_blocks.Projections` without biases, with keys and values that each serve several heads.
+    """`joint_blocks.Projections` without biases, and with keys and values that each serve several heads.
 
         enter: [B, N, D] -> q, k, v, each [B, N, H, D / H], keys and values repeated
         leave: [B, N, H, D / H] -> [B, N, D]

@@ -74,7 +74,7 @@ def frequencies(size: int, theta: float, scaling: Sequence[float] = ()) -> np.nd
 
 
 def visible(length: int, mask: jax.Array | None = None, window: int = 0) -> jax.Array:
-    """Which tokens (rows) see which (columns), Bool [B or 1, N, N].
+    """The mask of the tokens (columns) that each token (row) sees, Bool [B or 1, N, N].
 
     Token i sees the tokens j <= i that the mask shows, of a window w those with i - j < w. For padding on the left that
     is none.

@@ -103,7 +103,7 @@ KINDS = {  # what the fields of a config may hold
 
 
 class Process(NamedTuple):
-    """What a config says.
+    """The process and the options of a config.
 
     Attributes:
         schedule: the process that the network was trained with.

@@ -14,7 +14,7 @@ from diffusion.samplers import Sampler
 
 SPACINGS = ("leading", "linspace", "trailing")
 Options = Mapping[str, Any]
-"""What a config sets beside the process, by its fields; a field that it leaves out, or sets to null, is None."""
+"""Options of a config beside the process, by its fields; a field that it leaves out, or sets to null, is None."""
 
 
 class Solver(NamedTuple):
@@ -48,7 +48,7 @@ class Solver(NamedTuple):
 
 
 def _plain(make: Callable[[], Sampler]) -> Callable[[Options, int], Sampler]:
-    """Of a scheduler whose solver has no options."""
+    """The `make` of a scheduler whose solver has no options."""
     return lambda options, steps: make()
 
 

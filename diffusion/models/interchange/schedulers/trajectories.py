@@ -18,7 +18,7 @@ NEAR = 1e-6  # to t = 1
 
 
 class Trajectory(NamedTuple):
-    """How to sample.
+    """A sampler with its plan and its start.
 
     Attributes:
         sampler: a sampler of this library.
@@ -70,7 +70,7 @@ def _of_edm(process: Process, solver: Solver, steps: int) -> Trajectory:
 
 
 def _of_table(process: Process, name: str, solver: Solver, steps: int) -> Trajectory:
-    """Of a process whose steps are a table of betas."""
+    """The trajectory of a process whose steps are a table of betas."""
     fields = process.fields
     sampler = solver.make(fields, steps)
     if solver.spacing == "lcm":
