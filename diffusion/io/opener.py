@@ -10,6 +10,8 @@ by name. `budgets` bounds what a file unpacks to.
 
 __all__ = ["check", "open_file", "read", "read_json", "read_table", "read_text", "text_of"]
 
+import contextlib
+import functools
 import os
 import pathlib
 import stat
@@ -38,17 +40,15 @@ def open_file(path: str | os.PathLike, *, within: str | os.PathLike | None = Non
         OSError: if there is no such file, it is a folder, or this user may not read it.
         limits.Refused: if it is no plain file, lies elsewhere, or is larger.
     """
-    name = path
-    if within is not None:
-        path = _resolved(path, within)
-    _require_plain(name, os.stat(path))  # first, for to open a device can act on it
-    no_link = os.O_NOFOLLOW if within is not None else 0
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | no_link)
+    _require_plain(path, os.stat(path))  # first, for to open a device can act on it
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
         status = os.fstat(descriptor)
-        _require_plain(name, status)  # again: what is open may be another file than the one before
+        _require_plain(path, status)  # again: what is open may be another file than the one before
+        if within is not None:
+            _require_inside(path, _place(descriptor, path, status), within)
         if most is not None and status.st_size > most:
-            raise limits.Refused(f"{name} has {limits.size(status.st_size)}; at most {limits.size(most)} are read.")
+            raise limits.Refused(f"{path} has {limits.size(status.st_size)}; at most {limits.size(most)} are read.")
         os.set_blocking(descriptor, True)
         return open(descriptor, "rb")
     except BaseException:
@@ -163,16 +163,29 @@ def _require_plain(path: str | os.PathLike, status: os.stat_result) -> None:
         raise limits.Refused(f"{path} is not a file, but {KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}.")
 
 
-def _resolved(path: str | os.PathLike, within: str | os.PathLike) -> str:
-    """The path without links, which must lie in the folder without links."""
+def _place(descriptor: int, path: str | os.PathLike, status: os.stat_result) -> str:
+    """Where an open file lies, without links."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    place = os.path.realpath(path)  # on systems without /proc
+    if not os.path.samestat(os.lstat(place), status):
+        raise limits.Refused(f"{path} was replaced while it was opened.")
+    return place
+
+
+def _require_inside(path: str | os.PathLike, place: str, within: str | os.PathLike) -> None:
+    if not place.startswith(_root(os.fspath(within))):
+        raise limits.Refused(
+            f"{path} leads out of its folder {within}, to {place}: the folder is damaged or hostile. If you trust "
+            "the link, replace it by the file that it names (cp -rL copies links as files)."
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _root(within: str) -> str:
+    """The beginning of the paths of all files in a folder."""
     folder = pathlib.Path(os.path.realpath(within))
     for parent in folder.parents:
         if parent.name == SNAPSHOTS and (parent.parent / BLOBS).is_dir():
             folder = parent.parent
-    resolved = os.path.realpath(path)
-    if not pathlib.Path(resolved).is_relative_to(folder):
-        raise limits.Refused(
-            f"{path} leads out of its folder {within}, to {resolved}: the folder is damaged or hostile. If you trust "
-            "the link, replace it by the file that it names (cp -rL copies links as files)."
-        )
-    return resolved
+    return os.path.join(folder, "")

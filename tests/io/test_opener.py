@@ -115,8 +115,14 @@ def test_a_snapshot_of_hugging_faces_cache_leads_to_its_blobs_and_no_further(tmp
         assert opener.read(place / "a.txt", within=within) == b"blob"
         with pytest.raises(limits.Refused, match="leads out"):
             opener.read(place / "b.txt", within=within)
-    (repository / "blobs").rename(repository / "others")  # no cache: a folder that is called so
-    (place / "c.txt").symlink_to("../../../others/0f")
+
+
+def test_a_folder_that_is_called_so_is_no_cache(tmp_path):
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "0f").write_bytes(b"outside")
+    place = tmp_path / "snapshots" / "main"
+    place.mkdir(parents=True)
+    (place / "c.txt").symlink_to("../../others/0f")
     with pytest.raises(limits.Refused, match="leads out"):
         opener.read(place / "c.txt", within=place)
 
@@ -165,8 +171,23 @@ def test_a_link_in_the_place_of_a_checked_file_is_not_followed(folder, monkeypat
         return opens(path, flags, *more, **others)
 
     monkeypatch.setattr(os, "open", swapped)
-    with pytest.raises(OSError, match="symbolic link"):
+    with pytest.raises(limits.Refused, match="leads out"):
         opener.open_file(folder / "a.txt", within=folder)
+
+
+def test_links_are_followed_alike_on_systems_without_proc(folder, monkeypatch):
+    readlink = os.readlink
+
+    def lacking(path, *more, **others):
+        if os.fspath(path).startswith("/proc"):
+            raise FileNotFoundError(path)
+        return readlink(path, *more, **others)
+
+    monkeypatch.setattr(os, "readlink", lacking)
+    assert opener.read(folder / "a.txt", within=folder) == b"inside"
+    (folder / "link.txt").symlink_to("../outside.txt")
+    with pytest.raises(limits.Refused, match="leads out"):
+        opener.open_file(folder / "link.txt", within=folder)
 
 
 def test_no_descriptor_is_left_open(folder):
