@@ -112,8 +112,9 @@ class Flux2(nn.Module):
             x: noised latents [B, H, W, C].
             t: times in [0, 1], [B] or [], float32 or wider.
             condition: inputs by name, see `diffusion.models.layers.conditions`: "text": [B, M, text_width]. "strength":
-                [B], required where the network receives it, refused elsewhere. "pictures": a tuple of latents [B, h, w,
-                C], each of its own h and w, of pictures that are edited or combined; they are further tokens.
+                [B], required where the network receives it, refused elsewhere. "pictures": a tuple of latents
+                [B, h, w, C], which may differ in h and w, of pictures that are edited or combined; they are further
+                tokens.
             features: layers, joint and then single ones, 1 .. depth + singles, whose tokens of the picture
                 [B, N, width] the call returns too, see `layers.block_features`; None: none.
             through: evaluates the layers in the network's place, see `layers.block_reuse`; None: all of them run.
