@@ -96,9 +96,9 @@ class CogVideoX(nn.Module):
     Attributes:
         channels: C of the latents.
         in_channels: number of channels of the network's input: the latents, and beside them a given first frame's.
-        width: features of a token; `heads` divides it.
+        width: number of features of a token, a multiple of `heads`.
         depth: number of layers.
-        heads: attention heads.
+        heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         time_width: number T of features of the condition.
         patch: side of a patch in pixels of the latents.

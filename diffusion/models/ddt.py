@@ -60,7 +60,7 @@ class DDT(nn.Module):
 
     Attributes:
         patch: side of a patch in pixels; it divides height and width.
-        width: features of a token of the encoder.
+        width: number of features of a token of the encoder.
         depth: number of its blocks.
         heads: its attention heads.
         decoder_width: features of a token of the decoder; if it is another, a dense layer leads there.
@@ -80,7 +80,7 @@ class DDT(nn.Module):
         silu_again: the blocks apply SiLU to their condition, which has passed one before.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass, as `DiT`.
-        unroll: blocks in one turn of a scan, as `DiT`.
+        unroll: number of blocks in one turn of a scan, as `DiT`.
         dtype: compute type, "float32" or "bfloat16".
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
             too. None: the shape of the first images.

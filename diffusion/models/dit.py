@@ -65,9 +65,9 @@ class DiT(nn.Module):
 
     Attributes:
         patch: side of a patch in pixels; it divides height and width.
-        width: features of a token; 4 divides it, and so does `heads`.
+        width: number of features of a token; 4 divides it, and so does `heads`.
         depth: number of blocks.
-        heads: attention heads.
+        heads: number of attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         mlp_ratio: hidden features of the MLP over `width`.
         learn_sigma: the output has 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).
@@ -80,7 +80,7 @@ class DiT(nn.Module):
         remat: parts to compute again in the backward pass to save memory: "none"; "elementwise", all but products and
             attention; "dots", attention too; "narrow", all but fused attention and the products that are added to the
             tokens; or "full".
-        unroll: blocks in one turn of the scan; 0: the number of `layers.scan.turn`, on CPU all of up to 12.
+        unroll: number of blocks in one turn of the scan; 0: the number of `layers.scan.turn`, on CPU all of up to 12.
         dtype: compute type, "float32" or "bfloat16".
         times: number of times that the network receives as its clock: 1, or 2 for a network of two times (MeanFlow,
             shortcut models); the sum of their embeddings conditions it.

@@ -66,9 +66,9 @@ class DriftingDiT(nn.Module):
     Attributes:
         shape: (H, W, C) of the images.
         patch: side of a patch in pixels; it divides H and W.
-        width: features of a token; 4 `heads` divide it.
+        width: number of features of a token; 4 `heads` divide it.
         depth: number of blocks.
-        heads: attention heads.
+        heads: number of attention heads.
         num_classes: number of classes, whose null class is label `num_classes`.
         class_tokens: tokens of the condition that join the picture's, at least 1.
         codes: codes of style of a picture; 0 for none.

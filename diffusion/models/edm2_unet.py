@@ -40,7 +40,7 @@ class EDM2Block(nn.Module):
     """A box of EDM2's U-Net, see above.
 
     Attributes:
-        features: channels of the output.
+        features: number of channels of the output.
         decoder: whether it is a box of the decoder, or of the encoder.
         resample: "keep", or "down" or "up" to halve or double the side of the input.
         heads: number of heads of the attention behind it; 0 for none.

@@ -60,10 +60,10 @@ class Flux(nn.Module):
     Attributes:
         channels: C of the input: the latents' 16, and the channels of inputs concatenated to them (fill, depth).
         out_channels: C of the output, the velocity.
-        width: features of a token; `heads` divides it.
+        width: number of features of a token, a multiple of `heads`.
         depth: number of joint layers.
         singles: number of single layers.
-        heads: attention heads.
+        heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         pooled_width: number P of features of the pooled text.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.

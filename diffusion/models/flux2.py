@@ -53,10 +53,10 @@ class Flux2(nn.Module):
 
     Attributes:
         channels: C of the latents.
-        width: features of a token; `heads` divides it.
+        width: number of features of a token, a multiple of `heads`.
         depth: number of joint layers.
         singles: number of single layers.
-        heads: attention heads.
+        heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the four coordinates; they sum to width / heads.
         theta: base of the rotary frequencies.

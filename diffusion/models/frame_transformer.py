@@ -46,9 +46,9 @@ class FrameTransformer(nn.Module):
     Their positions in the chain distinguish the residues. Its clock is t itself, `parameterizations.time()`.
 
     Attributes:
-        width: features of a residue, even.
+        width: number of features of a residue, even.
         depth: number of blocks.
-        heads: attention heads.
+        heads: number of attention heads.
         pair_width: features of a pair.
         query_points: points of a head's queries and keys.
         value_points: points of a head's values.

@@ -89,11 +89,11 @@ class HunyuanVideo(nn.Module):
 
     Attributes:
         channels: C of the latents.
-        width: features of a token; `heads` divides it.
+        width: number of features of a token, a multiple of `heads`.
         depth: number of joint layers.
         singles: number of single layers.
         refiners: layers of the text alone.
-        heads: attention heads.
+        heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         pooled_width: number P of features of the pooled text.
         axes: features of a head that rotate with frame, row and column; they sum to width / heads.

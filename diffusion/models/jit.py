@@ -64,9 +64,9 @@ class JiT(nn.Module):
 
     Attributes:
         patch: side of a patch in pixels; it divides height and width.
-        width: features of a token; 4 `heads` divide it.
+        width: number of features of a token; 4 `heads` divide it.
         depth: number of blocks.
-        heads: attention heads.
+        heads: number of attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         bottleneck: features of a patch between the two layers that embed it.
         class_tokens: tokens of the class that join the picture's; 0 for an unconditional network.

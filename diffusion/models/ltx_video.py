@@ -127,9 +127,9 @@ class LTXVideo(nn.Module):
 
     Attributes:
         channels: C of the latents.
-        width: features of a token; `heads` divides it.
+        width: number of features of a token, a multiple of `heads`.
         depth: number of layers.
-        heads: attention heads.
+        heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass, see `DiT`.

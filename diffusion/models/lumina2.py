@@ -56,12 +56,12 @@ class Lumina2(nn.Module):
 
     Attributes:
         channels: C of the latents.
-        width: features of a token; `heads` divides it.
+        width: number of features of a token, a multiple of `heads`.
         depth: layers of the whole sequence.
         refiners: number of layers of the text alone, and of the picture alone.
         heads: number of heads of the queries.
         key_heads: number of heads of keys and values, a divisor of `heads`.
-        hidden: features inside the gated MLPs.
+        hidden: number of features inside the gated MLPs.
         text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         epsilon: epsilon of the norms of tokens.

@@ -57,9 +57,9 @@ class MaskDiT(nn.Module):
 
     Attributes:
         patch: side of a patch in pixels; it divides height and width.
-        width: features of a token; 4 divides it, and so does `heads`.
+        width: number of features of a token; 4 divides it, and so does `heads`.
         depth: number of blocks.
-        heads: attention heads.
+        heads: number of attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         decoder_width: features of a token in the decoder; 4 divides it, and so does `decoder_heads`.
         decoder_depth: number of blocks of the decoder.

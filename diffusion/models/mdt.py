@@ -121,9 +121,9 @@ class MDT(nn.Module):
     Attributes:
         shape: (H, W, C) of the images.
         patch: side of a patch in pixels; it divides H and W.
-        width: features of a token; 4 divides it, and so does `heads`.
+        width: number of features of a token; 4 divides it, and so does `heads`.
         depth: number of blocks, the decoder's included.
-        heads: attention heads.
+        heads: number of attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         decoder_depth: blocks behind the place where masked patches are completed; depth - decoder_depth is even.
         learn_sigma: the output has 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).

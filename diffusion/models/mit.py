@@ -112,9 +112,9 @@ class MiT(nn.Module):
 
     Attributes:
         patch: side of a patch in pixels; it divides height and width.
-        width: features of a token.
+        width: number of features of a token.
         depth: number of blocks.
-        heads: attention heads.
+        heads: number of attention heads.
         num_classes: number of classes, whose null class is label `num_classes`.
         bottleneck: features between the two dense layers that embed a patch; 0: one layer.
         default_strength: scale > 0 of the guidance that it imitates, of a condition without "strength"; 1: none.
@@ -124,7 +124,7 @@ class MiT(nn.Module):
             False: the last layer gives the output, and rotary positions count along the sequence.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass, as `DiT`.
-        unroll: blocks in one turn of the scan, as `DiT`.
+        unroll: number of blocks in one turn of the scan, as `DiT`.
         dtype: compute type, "float32" or "bfloat16".
         shape: (H, W, C) of its images; with `clean` it takes no others.
 

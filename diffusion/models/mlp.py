@@ -52,16 +52,16 @@ class MLP(nn.Module):
     Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT.
 
     Attributes:
-        width: features.
+        width: number of features.
         depth: number of blocks.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
-        vector_width: numbers of the condition's "vector"; 0 for a network that receives none.
+        vector_width: number of values in the condition's "vector"; 0 for a network that receives none.
         mlp_ratio: hidden features of a block over `width`.
         norm: "layernorm" or "rmsnorm".
         mlp: "gelu" or "swiglu".
-        unroll: blocks in one turn of the scan; 0: as DiT.
+        unroll: number of blocks in one turn of the scan; 0: as DiT.
         dtype: compute type, "float32" or "bfloat16".
-        times: numbers that the network receives as its clock, as DiT.
+        times: number of times that the network receives as its clock, as DiT.
         periodic: whether the numbers of an example are angles, of which it receives the cosine and the sine.
         shape: shape of one example; None: the shape of the first input.
 

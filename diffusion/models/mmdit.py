@@ -51,9 +51,9 @@ class MMDiT(nn.Module):
         channels: C of the input.
         out_channels: C of the output, the velocity.
         patch: side of a patch in pixels of the latents.
-        width: features of a token; `heads` divides it.
+        width: number of features of a token, a multiple of `heads`.
         depth: number of joint layers. The last one does not update the text.
-        heads: attention heads.
+        heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         pooled_width: number P of features of the pooled text.
         positions: side of the table of positions, in tokens.

@@ -29,7 +29,7 @@ class Functions:
         init: (key, x [1, ...], clock, condition) -> parameters, any pytree of arrays.
         apply: (parameters, x [B, ...], clock, condition) -> output, of the shape of x.
         num_classes: number of classes that it is trained on; 0 for an unconditional network.
-        times: numbers that it receives as its clock, a tuple of them if more than one.
+        times: number of times that it receives as its clock, a tuple of them if more than one.
         feature_blocks: blocks whose features it returns beside the output where it is called with `features`, a tuple
             of their numbers; 0 for a network without.
     """

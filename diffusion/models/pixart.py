@@ -98,9 +98,9 @@ class PixArt(nn.Module):
     Attributes:
         shape: (H, W, C) of the latents of its training; other H and W are valid too.
         patch: side of a patch in pixels of the latents.
-        width: features of a token; 4, 3 with `sized`, and `heads` divide it.
+        width: number of features of a token; 4, 3 with `sized`, and `heads` divide it.
         depth: number of layers.
-        heads: attention heads.
+        heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         mlp_ratio: hidden features of the MLP over `width`.
         learn_sigma: return 2 C channels, the last C for the variance (Nichol & Dhariwal, 2021).

@@ -44,7 +44,7 @@ class PixArtControlNet(nn.Module):
 
     Attributes:
         depth: number of layers; the base has more.
-        width: features of a token, the base's.
+        width: number of features of a token, the base's.
         heads: attention heads, the base's.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass, see `DiT`.

@@ -99,9 +99,9 @@ class PixNerd(nn.Module):
 
     Attributes:
         patch: side of a patch in pixels; it divides height and width.
-        width: features of a token; 4 `heads` divide it.
+        width: number of features of a token; 4 `heads` divide it.
         depth: number of the transformer's blocks.
-        heads: attention heads.
+        heads: number of attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         field_width: features of a pixel in the neural field.
         field_depth: MLPs of the neural field, one after the other.

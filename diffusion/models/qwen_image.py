@@ -50,9 +50,9 @@ class QwenImage(nn.Module):
 
     Attributes:
         channels: C of the latents.
-        width: features of a token; `heads` divides it.
+        width: number of features of a token, a multiple of `heads`.
         depth: number of layers.
-        heads: attention heads.
+        heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         attention: implementation of attention, see `diffusion.models.layers.attention`.

@@ -135,7 +135,7 @@ class Sana(nn.Module):
         side: side of the latents of its training; other sides are valid too.
         channels: C of the latents.
         patch: side of a patch in pixels of the latents.
-        width: features of a token; `heads` and `text_heads` divide it, and 4 with `span`.
+        width: number of features of a token; `heads` and `text_heads` divide it, and 4 with `span`.
         depth: number of layers.
         heads: number of heads of the linear attention.
         text_heads: number of heads of the attention to the text.

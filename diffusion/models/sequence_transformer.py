@@ -61,7 +61,7 @@ def line_angles(length: int, head_size: int, theta: float = 10_000.0) -> np.ndar
 
     Args:
         length: number of tokens.
-        head_size: features of a head; 4 divides it.
+        head_size: number of features of a head, a multiple of 4.
         theta: base of the frequencies.
 
     Returns:
@@ -79,12 +79,12 @@ class SequenceTransformer(nn.Module):
     Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT.
 
     Attributes:
-        width: features of a token, even; `heads` divides it.
+        width: number of features of a token, even; `heads` divides it.
         depth: number of blocks.
-        heads: attention heads.
+        heads: number of attention heads.
         patch: steps of a token; it divides the length.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
-        vector_width: numbers of the condition's "vector"; 0 for a network that receives none.
+        vector_width: number of values in the condition's "vector"; 0 for a network that receives none.
         given: whether the condition has "given", "mask" and "real" [B, L, C], a series of which a part is given, which
             stand beside x as further channels (CSDI); see `diffusion.data.given_series`.
         mlp_ratio: hidden features of the MLP over `width`.
@@ -95,9 +95,9 @@ class SequenceTransformer(nn.Module):
         qk_norm: RMS-normalise queries and keys, with a learned scale.
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass, as DiT.
-        unroll: blocks in one turn of the scan; 0: as DiT.
+        unroll: number of blocks in one turn of the scan; 0: as DiT.
         dtype: compute type, "float32" or "bfloat16".
-        times: numbers that the network receives as its clock, as DiT.
+        times: number of times that the network receives as its clock, as DiT.
         shape: (L, C) of the sequences that it is made for; it takes other L too. None: the shape of the first input.
 
     Raises:

@@ -90,20 +90,20 @@ class SetTransformer(nn.Module):
     Parameters are float32 whatever the compute type, and so is the output. Blocks are scanned, as in DiT.
 
     Attributes:
-        width: features of an element; `heads` divides it.
+        width: number of features of an element; `heads` divides it.
         depth: number of blocks.
-        heads: attention heads.
+        heads: number of attention heads.
         summaries: number M of summaries, see above; 0: every element attends to every other.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
-        vector_width: numbers of the condition's "vector"; 0 for a network that receives none.
+        vector_width: number of values in the condition's "vector"; 0 for a network that receives none.
         mlp_ratio: hidden features of the MLP over `width`.
         norm: "layernorm" or "rmsnorm".
         mlp: "gelu" or "swiglu".
         attention: implementation of attention, see `diffusion.models.layers.attention`.
         remat: parts to compute again in the backward pass, as DiT.
-        unroll: blocks in one turn of the scan; 0: as DiT.
+        unroll: number of blocks in one turn of the scan; 0: as DiT.
         dtype: compute type, "float32" or "bfloat16".
-        times: numbers that the network receives as its clock, as DiT.
+        times: number of times that the network receives as its clock, as DiT.
         shape: (N, C) of the sets that it is made for; it takes other N too. None: the shape of the first input.
 
     Raises:

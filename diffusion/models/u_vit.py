@@ -94,9 +94,9 @@ class UViT(nn.Module):
     Attributes:
         shape: (H, W, C) of the images.
         patch: side of a patch in pixels; it divides H and W.
-        width: features of a token; `heads` divides it.
+        width: number of features of a token, a multiple of `heads`.
         depth: number of layers beside the one in the middle; even.
-        heads: attention heads.
+        heads: number of attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for a network without classes.
         text_width: number E of features of the text's tokens; 0 for a network without text.
         text_tokens: number M of the text's tokens.

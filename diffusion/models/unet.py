@@ -76,7 +76,7 @@ class UNet(nn.Module):
         resolution: side of the pictures of its training, if known; does not change the network.
         axes: number of axes of x between batch and channels: 1 for series [B, L, C], 2 for images, 3 for volumes
             [B, D, H, W, C].
-        vector_width: numbers of the condition's "vector", which is added to the embedding; 0 for none.
+        vector_width: number of values in the condition's "vector", which is added to the embedding; 0 for none.
         qkv_per_head: whether the queries, keys and values of a head are adjacent in files of ADM's layout (in all files
             of the authors but ImageNet 64); does not change the network.
         attention: implementation of attention, see `diffusion.models.layers.attention`.

@@ -175,9 +175,9 @@ class VideoDiT(nn.Module):
 
     Attributes:
         patch: side of a patch in pixels; it divides height and width.
-        width: features of a token; `heads` divides it.
+        width: number of features of a token, a multiple of `heads`.
         depth: number of layers.
-        heads: attention heads.
+        heads: number of attention heads.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for a network without classes.
         text_width: number E of features of the text's tokens; 0 for a network that receives no text.
         vector_width: number P of values in the condition's "vector", for example the frame rate and the amount of

@@ -178,9 +178,9 @@ class Wan(nn.Module):
         channels: C of the latents.
         in_channels: number of channels of the network's input: the latents, and beside them a mask and the latents of
             given frames.
-        width: features of a token; `heads` divides it.
+        width: number of features of a token, a multiple of `heads`.
         depth: number of layers.
-        heads: attention heads.
+        heads: number of attention heads.
         hidden: number of features inside the MLP.
         text_width: number E of features of the text's tokens.
         picture_width: number P of features of the patches of pictures; 0 for a network that receives none.

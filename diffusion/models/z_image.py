@@ -58,10 +58,10 @@ class ZImage(nn.Module):
 
     Attributes:
         channels: C of the latents.
-        width: features of a token; `heads` divides it.
+        width: number of features of a token, a multiple of `heads`.
         depth: layers of the whole sequence.
         refiners: layers of the text alone, and of the picture alone.
-        heads: attention heads.
+        heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         theta: base of the rotary frequencies.

@@ -86,7 +86,8 @@ class GroupBlock(nn.Module):
     """x + conv(silu(norm(h))), h = conv(silu(norm(x))), with causal convolutions; norms as `ChunkNorm`.
 
     Attributes:
-        features: channels of the output; the input goes through a convolution of one pixel where it has others.
+        features: number of channels of the output; the input goes through a convolution of one pixel where it has
+            others.
         groups, chunk: numbers of groups and of frames in a chunk of the norms.
         dtype: compute type.
     """

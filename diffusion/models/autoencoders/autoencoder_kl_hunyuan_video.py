@@ -35,7 +35,8 @@ class VideoBlock(nn.Module):
     """x + conv(silu(norm(h))), h = conv(silu(norm(x))).
 
     Attributes:
-        features: channels of the output; the input goes through a convolution of one pixel where it has others.
+        features: number of channels of the output; the input goes through a convolution of one pixel where it has
+            others.
         groups: number of groups of the norms, which are over all frames.
         dtype: compute type.
     """

@@ -74,8 +74,8 @@ class ResidualBlock(nn.Module):
     """x + conv(f(h)), h = conv(f(x)), f(x) = silu(rms_norm(x) (1 + scale) + shift).
 
     Attributes:
-        features: channels of the output; the input goes through a norm and a convolution of one pixel where it has
-            others.
+        features: number of channels of the output; the input goes through a norm and a convolution of one pixel where
+            it has others.
         causal: whether the convolutions are causal.
         noise: whether each of the two adds noise of a frame's pixels, times a learned scale of each channel.
         timed: whether the call has a condition [B, 4, features], the two shifts and scales.
@@ -119,7 +119,7 @@ class Halve(nn.Module):
     `begins` of the call says whether its frames begin the video.
 
     Attributes:
-        features: channels of the output.
+        features: number of channels of the output.
         stride: stride of frames, rows and columns.
         dtype: compute type.
     """
@@ -140,7 +140,7 @@ class Double(nn.Module):
     """unfold(conv(x)), without the first frame; by choice + unfold(x), whose channels are repeated.
 
     Attributes:
-        features: channels of the output.
+        features: number of channels of the output.
         residual: whether the input is added.
         dtype: compute type.
 

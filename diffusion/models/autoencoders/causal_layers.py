@@ -149,7 +149,8 @@ class CausalBlock(nn.Module):
     """x + conv(silu(norm(h))), h = conv(silu(norm(x))), with causal convolutions.
 
     Attributes:
-        features: channels of the output; the input goes through a convolution of one pixel where it has others.
+        features: number of channels of the output; the input goes through a convolution of one pixel where it has
+            others.
         dtype: compute type.
     """
 

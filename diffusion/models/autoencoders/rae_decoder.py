@@ -26,7 +26,7 @@ class RAEDecoder(nn.Module):
 
     Attributes:
         features: number C of features of the encoder.
-        width: features of a token; four divides it.
+        width: number of features of a token; four divides it.
         depth: number of layers.
         heads: number of attention heads, a divisor of the width.
         hidden: number of features inside the MLP.

@@ -33,7 +33,7 @@ class DINOv2(nn.Module):
         size: side of the images whose grid of positions was learned, in pixels; the patch divides it. Other sides
             interpolate the grid, with antialiasing where there are registers, as published.
         patch: side of a patch.
-        width: features of a token.
+        width: number of features of a token.
         depth: number of layers.
         heads: number of attention heads, a divisor of the width.
         hidden: number of features inside the MLP.

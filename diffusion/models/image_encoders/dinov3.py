@@ -25,7 +25,7 @@ class DINOv3(nn.Module):
 
     Attributes:
         patch: side of a patch.
-        width: features of a token.
+        width: number of features of a token.
         depth: number of layers.
         heads: number of attention heads, a divisor of the width; four divides the features of a head.
         hidden: number of features inside the MLP.

@@ -28,7 +28,7 @@ class IJEPA(nn.Module):
     Attributes:
         size: side of the images whose grid of positions was learned, in pixels; other sides interpolate the grid.
         patch: side of a patch.
-        width: features of a token.
+        width: number of features of a token.
         depth: number of layers.
         heads: number of attention heads, a divisor of the width.
         hidden: number of features inside the MLP.

@@ -22,10 +22,10 @@ class SigLIP(nn.Module):
         size: side of the images whose grid of positions was learned, in pixels. Other sides interpolate the grid.
         patch: side of a patch. What is left of a side after whole patches is cut off (of 384 pixels, 6 for patches of
             14), as published.
-        width: features of a token, and of the pooled vector.
+        width: number of features of a token, and of the pooled vector.
         depth: number of layers.
         heads: number of attention heads, a divisor of the width.
-        hidden: features inside the MLPs.
+        hidden: number of features inside the MLPs.
         epsilon: epsilon of the norms, > 0.
         attention: implementation, see `diffusion.models.layers.attention`.
         dtype: compute type, "float32" or "bfloat16"; parameters and outputs are float32.

@@ -26,7 +26,7 @@ class VideoMAE(nn.Module):
     clips have the frames and the side of the training alone. Queries and values have a bias, keys none.
 
     Attributes:
-        width: features of a token, D.
+        width: number of features of a token, D.
         depth: number of layers.
         heads: number of attention heads, a divisor of the width.
         hidden: number of features inside the MLP.

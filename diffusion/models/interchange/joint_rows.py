@@ -79,7 +79,7 @@ def shift_and_scale(theirs: str, ours: str, width: int, scale_first: bool) -> li
     Args:
         theirs: name of the dense layer.
         ours: path of our `Modulation`.
-        width: features of a vector.
+        width: number of features of a vector.
         scale_first: whether theirs begins with the scale.
     """
     if not scale_first:

@@ -42,7 +42,7 @@ class Approximator(nn.Module):
         width: width of a vector.
         features: number of features of the input: a quarter for the time, a quarter for a strength that is 0, and half
             for the number.
-        hidden: features inside.
+        hidden: number of features inside.
         depth: residual layers.
         dtype: compute type, "float32" or "bfloat16".
 

@@ -16,10 +16,10 @@ class ConditionEmbedding(nn.Module):
     """silu of the sum of what is learned of each time, of the class and of the vector: [B, width].
 
     Attributes:
-        width: features.
+        width: number of features.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for a network without classes.
         vector_width: number P of values in the condition's "vector"; 0 for a network that receives none.
-        times: numbers that the network receives as its clock.
+        times: number of times that the network receives as its clock.
         dtype: compute type.
     """
 

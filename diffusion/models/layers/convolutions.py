@@ -100,7 +100,8 @@ class ResnetBlock(nn.Module):
     norm): norm(h) (1 + scale) + shift. Where it resamples, both branches do, before their first convolution.
 
     Attributes:
-        features: channels of the output; the input goes through a convolution of one pixel where it has others.
+        features: number of channels of the output; the input goes through a convolution of one pixel where it has
+            others.
         groups: number of groups of the norms.
         epsilon: epsilon of the norms, > 0.
         scale_shift: whether the embedding gives a scale and a shift, see above.

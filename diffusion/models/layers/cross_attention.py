@@ -17,7 +17,7 @@ class CrossAttention(nn.Module):
 
     Attributes:
         heads: number of heads.
-        head_size: features of a head.
+        head_size: number of features of a head.
         bias: whether the projections to queries, keys and values have a bias; the output always has one.
         zero: whether the output starts at zero.
         attention: implementation, see `diffusion.models.layers.attention`.

@@ -49,7 +49,7 @@ class TimestepEmbedding(nn.Module):
     """A two-layer network (SiLU between) on sinusoidal features of the time: [B] -> [B, width].
 
     Attributes:
-        width: features of the output.
+        width: number of features of the output.
         dtype: compute type of the two layers; the sinusoid itself stays in float32.
         shift: shift of the frequencies, see `sinusoid`.
         max_period: largest period of the frequencies, see `sinusoid`.
@@ -84,7 +84,7 @@ class FourierEmbedding(nn.Module):
     The frequencies w are constants: a leaf of the parameters, as in the files, without a gradient.
 
     Attributes:
-        width: features of the output.
+        width: number of features of the output.
         dtype: compute type of the two layers; the features themselves are computed in float32 or wider.
 
     Reference: Zheng et al., "Diffusion Transformers with Representation Autoencoders", 2025: its code; after Tancik et
@@ -112,7 +112,7 @@ class LabelEmbedding(nn.Module):
 
     Attributes:
         num_classes: number of real classes; labels are 0 .. num_classes. Any other label gives NaN, not a wrong row.
-        width: features of the output.
+        width: number of features of the output.
         dtype: type of the output.
 
     Reference: Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022.
@@ -168,7 +168,7 @@ def rope_angles(
 
     Args:
         height, width: the grid, in tokens.
-        head_size: features of a head; 4 divides it.
+        head_size: number of features of a head, a multiple of 4.
         theta: base of the frequencies.
         span: place of the last row and of the last column, the same for pictures of any size; None: each counts one.
 

@@ -198,7 +198,7 @@ class JointBlock(nn.Module):
     Returns (streams, None), as a scan expects; with `entering` (what the attention reads of the picture, None).
 
     Attributes:
-        heads: attention heads.
+        heads: number of attention heads.
         qk_norm: RMS-normalise queries and keys.
         dual: the picture has a second attention, to itself alone (SD3.5-medium).
         last: no later layer needs the text; this one only attends to it.

@@ -68,7 +68,7 @@ class MPConv(nn.Module):
         out = gain * conv(x, unit(w)) / sqrt(fan-in)
 
     Attributes:
-        features: channels of the output.
+        features: number of channels of the output.
         side: side of the kernel, odd; 0 for a dense layer over the last axis.
         dtype: compute type; the weights are normalised in float32.
     """

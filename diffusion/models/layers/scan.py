@@ -60,7 +60,7 @@ def scanned(
             trace, and an application needs none of it.
         in_axes: axis of the layers in each further argument: `nn.broadcast` if all layers share it, 0 if its first axis
             counts the layers. The default is for (c, angles, the layer's entries of the condition).
-        unroll: layers in one turn of the scan; 0: the number of `turn`.
+        unroll: number of layers in one turn of the scan; 0: the number of `turn`.
         kept: layers, 1 .. length in order, whose features the stack returns in place of its outputs.
         pick: carry -> the features.
 

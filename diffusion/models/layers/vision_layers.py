@@ -77,7 +77,7 @@ class Positions(nn.Module):
     @nn.compact
     def __call__(self, width: int, height: int, columns: int) -> jax.Array:
         """Args:
-            width: features of a token.
+            width: number of features of a token.
             height: number of rows of the images' grid, in patches.
             columns: number of columns of the images' grid.
 

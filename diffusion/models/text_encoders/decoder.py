@@ -207,11 +207,11 @@ class DecoderEncoder(nn.Module):
 
     Attributes:
         vocabulary: number of token ids.
-        width: features of a token.
+        width: number of features of a token.
         depth: number of layers.
         heads: number of heads of the queries.
         key_heads: number of heads of keys and values, a divisor of `heads`.
-        head_size: features of a head, even; heads * head_size need not be the width.
+        head_size: number of features of a head, even; heads * head_size need not be the width.
         hidden: number of features inside the MLP.
         activation: "silu" (SwiGLU) or "gelu" (GeGLU).
         epsilon: epsilon of the norms, > 0.

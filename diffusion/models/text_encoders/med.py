@@ -60,7 +60,7 @@ class MEDText(nn.Module):
 
     Attributes:
         vocabulary: number of token ids.
-        width: features of a token.
+        width: number of features of a token.
         depth: number of layers.
         heads: number of attention heads, a divisor of the width.
         hidden: number of features inside the MLP.

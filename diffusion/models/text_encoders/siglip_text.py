@@ -25,7 +25,7 @@ class SigLIPText(nn.Module):
 
     Attributes:
         vocabulary: number of token ids: 256,000 in SigLIP 2, whose vocabulary is Gemma's.
-        width: features of a token.
+        width: number of features of a token.
         depth: number of layers.
         heads: number of attention heads, a divisor of the width.
         hidden: number of features inside the MLP.

@@ -148,10 +148,10 @@ class T5Encoder(nn.Module):
 
     Attributes:
         vocabulary: number of token ids.
-        width: features of a token.
+        width: number of features of a token.
         depth: number of layers.
         heads: number of attention heads.
-        head_size: features of a head; heads * head_size need not be the width.
+        head_size: number of features of a head; heads * head_size need not be the width.
         hidden: number of features inside the MLP.
         mlp: "gated-gelu" (version 1.1) or "relu" (the first).
         buckets: rows of the table of positions.
