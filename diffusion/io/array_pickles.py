@@ -3,16 +3,16 @@
 __all__ = ["read", "write"]
 
 import io
+import os
 import pathlib
 import pickle
-import stat
 import struct
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from diffusion.io import files, limits
+from diffusion.io import files, limits, opener
 from diffusion.io.pickles import Kind, Name, only, run
 
 LIMIT = 2**32  # bytes of a file
@@ -48,14 +48,11 @@ def read(path: pathlib.Path) -> dict[str, Any]:
         OSError: if it cannot be read.
         limits.Refused: if it is damaged, too large, or holds something else.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise limits.Refused(f"{path} is not a file.")
-    if found.st_size > LIMIT:
-        raise limits.Refused(f"{path} has {limits.size(found.st_size)}; at most {limits.size(LIMIT)} are read.")
-    limits.fits(str(path), 2 * found.st_size)
+    with opener.open_file(path, most=LIMIT) as file:
+        limits.fits(str(path), 2 * os.fstat(file.fileno()).st_size)
+        content = file.read()
     try:
-        return _table(run(io.BytesIO(path.read_bytes()), ARRAYS), set())
+        return _table(run(io.BytesIO(content), ARRAYS), set())
     except limits.Refused as refused:
         raise limits.Refused(f"{path} is refused: {refused}") from refused
     except (ValueError, LookupError, TypeError, OverflowError, struct.error, EOFError, MemoryError) as error:
@@ -90,7 +87,7 @@ def _table(value: Any, seen: set[int], depth: int = 0) -> Any:
     """The value with its arrays in place of what stood for them; `seen` are the tables above and beside."""
     if depth > DEPTH:
         raise TypeError(f"it holds tables in tables, more than {DEPTH} deep")
-    if isinstance(value, _Array):
+    if isinstance(value, _Array) and depth:
         if value.value is None:
             raise TypeError("it holds an array without content")
         return value.value

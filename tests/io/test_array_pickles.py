@@ -85,3 +85,9 @@ def test_a_damaged_file_is_refused(tmp_path):
         (tmp_path / "a.pkl").write_bytes(content)
         with pytest.raises(limits.Refused):
             array_pickles.read(tmp_path / "a.pkl")
+
+
+def test_an_array_where_the_table_belongs_is_refused(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(np.ones(3), 4))
+    with pytest.raises(limits.Refused, match="it holds a array where a table or an array belongs"):
+        array_pickles.read(tmp_path / "a.pkl")

@@ -85,7 +85,6 @@ NOT_YET = {
     "diffusion/experiments/text_demo.py",
     "diffusion/experiments/video/clip_judge.py",
     "diffusion/experiments/video/demo_stages.py",
-    "diffusion/io/array_pickles.py",
     "diffusion/io/torch_files.py",
     "diffusion/models/interchange/flax_files.py",
     "diffusion/proteins/pdb.py",
