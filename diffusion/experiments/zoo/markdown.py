@@ -15,10 +15,9 @@ from diffusion.experiments.zoo.row import DTYPE, Row
 HEAD = """\
 # The zoo
 
-Published networks, where their authors put them, and what is known of each here. `diffusion zoo --page=docs/zoo.md`
-writes this page from the rows in `diffusion/experiments/zoo/`; parameters, evaluations and hours are computed from
-the networks. A figure of ours stands here with its standard error where it was measured, and "not measured" where it
-was not.
+This page lists published networks: where their authors publish them, and their figures there and here. `diffusion zoo
+--page=docs/zoo.md` writes it from the rows in `diffusion/experiments/zoo/`. Parameters, evaluations and hours are
+computed from the networks. A figure of ours has its standard error if it was measured, and is "not measured" if not.
 
 ```
 diffusion zoo                                   # this table, in the terminal
@@ -28,9 +27,9 @@ diffusion zoo --row=dit_xl_2_256                # one row: its files, its comman
 """
 MEASURING = """\
 
-"Hours" are those of one H100 for all samples of the row, by the operations of the network at SHARE of the peak:
-that of bfloat16, or half of it for a network that computes in float32, whose products are TensorFloat-32. The share is
-an assumption, and the decoder and the features come on top.
+"Hours" is the time of one H100 for all samples of the row, computed from the network's operations at SHARE of the
+peak. The peak is bfloat16's, or half of it for a network that computes in float32, whose products are TensorFloat-32.
+The share is an assumption, and the decoder and the features come on top.
 
 ## From a file to its figure
 
@@ -38,21 +37,21 @@ an assumption, and the decoder and the features come on top.
 diffusion zoo --row=NAME --weights=FILE --reference=STATISTICS --inception=INCEPTION --autoencoder=VAE --out=FOLDER
 ```
 
-FILE is the published file, or what the row's program made of it, or a folder of `diffusion convert`. STATISTICS is
-the authors' file of the reference. INCEPTION is FID's network ([where to get it](evaluation.md)), and VAE the folder
-of the autoencoder, for rows on latents. Nothing is downloaded, and nothing in a file is executed.
+FILE is the published file, the file that the row's program wrote from it, or a folder that `diffusion convert` wrote.
+STATISTICS is the authors' file of the reference. INCEPTION is FID's network ([where to get it](evaluation.md)), and
+VAE the folder of the autoencoder, for rows on latents. Nothing is downloaded, and nothing in a file is executed.
 
 1. **Checks.** The names and shapes of the weights, the statistics' protocol, the network of the features and the
-   config are looked at before anything is compiled. An error is one sentence: it names the first tensor that differs.
+   config are checked before anything is compiled. An error is one sentence: it names the first tensor that differs.
 2. **Weights.** They become the parameters of the row's network.
-3. **Samples.** Each batch is on the disk when it is made. The same command goes on after a kill, with the same
-   pictures bit for bit, so that a row may take several hours of a device, one after another.
+3. **Samples.** Each batch is on the disk when it is made. After a kill the same command goes on, with the same
+   pictures bit for bit, so that a row may take several separate hours of a device.
 4. **Figures.** The features are kept as they are computed. FOLDER/record.json is the record that `diffusion evaluate
    --verify=FOLDER/record.json` measures again; FOLDER/row.json has the figure beside the published one, the digest of
    the weights, the config, the seeds and the seconds of each stage.
 
-`--number`, `--batch_size` and `--seed` change the samples; a figure of another number of samples does not compare,
-and the record says so.
+`--number`, `--batch_size` and `--seed` change the samples. A figure of another number of samples does not compare with
+the published one, and the record says so.
 
 ## A row of your own
 
@@ -76,26 +75,25 @@ published_rows.add(
 )
 ```
 
-`family` names the spelling of the tensors ([models](models.md)). `Checkpoint.stored` and `Checkpoint.taken` say how
-the network in the file differs from that of the recipe, where it does.
+`family` names the spelling of the tensors ([models](models.md)). If the network in the file differs from the recipe's,
+`Checkpoint.stored` and `Checkpoint.taken` say how.
 
 ## Files that are pickles
 
-The networks of EDM and EDM2 are pickles of their authors' classes, and to read one is to run what is in it. This
-library runs nothing. Where you trust a file, its authors' environment writes the numbers as safetensors. These are
-the programs.
+The networks of EDM and EDM2 are pickles of their authors' classes, and reading a pickle runs the code in it. This
+library runs none. If you trust a file, these programs write its numbers as safetensors, in its authors' environment.
 
 """
 
 OTHER_OUTPUT = (
     "- The network in the file, and in a folder that `diffusion convert` makes of it, returns another output than the "
-    "config's: a velocity of the other sign. `diffusion zoo` turns its last layer; who samples with the folder in "
-    "another way has to."
+    "config's: a velocity of the other sign. `diffusion zoo` adapts its last layer; whoever samples with the "
+    "folder in another way has to do the same."
 )
 
 
 class Facts(NamedTuple):
-    """What is computed of a row's network, not written.
+    """The facts of a row that are computed from its network, and not written.
 
     Attributes:
         parameters: how many parameters the network has.
@@ -167,14 +165,14 @@ def _programs(rows: Iterable[Row]) -> str:
         if row.checkpoint.export:
             rows_by_program.setdefault(row.checkpoint.export, []).append(row.name)
     parts = [
-        f"Of {', '.join(f'`{name}`' for name in names)}:\n\n```python\n{text}```\n\n"
+        f"For {', '.join(f'`{name}`' for name in names)}:\n\n```python\n{text}```\n\n"
         for text, names in rows_by_program.items()
     ]
     return "".join(parts)
 
 
 def section(row: Row, known: Facts) -> str:
-    """What the page and the command say of one row."""
+    """The section of one row, as the page and the command show it."""
     config = row.config()
     cost = known.cost
     evaluations = _count(cost.evaluations, "evaluation")
@@ -193,7 +191,9 @@ def section(row: Row, known: Facts) -> str:
         lines.append(f"- Latents: decoded by {row.autoencoder}.")
     if row.autoencoder_config:
         fields = json.dumps(dict(row.autoencoder_config))
-        lines.append(f"- The config.json in the autoencoder's folder has, in place of its own: `{fields[1:-1]}`.")
+        lines.append(
+            f"- The config.json in the autoencoder's folder has these fields in place of its own: `{fields[1:-1]}`."
+        )
     lines += [
         f"- Published: {published(row)}. {row.published.source}. Reference: `{row.reference}`.",
         f"- Ours: {ours(row)}.",
@@ -228,7 +228,7 @@ def _entry(entry: Mapping[str, Any]) -> str:
 
 
 def _changed(changes: Mapping[str, Any]) -> str:
-    """The changes of a recipe, those of the network and the process; those of the samples are said beside."""
+    """The changes of a recipe's network and process; the changes of its samples are said beside."""
     mine = {
         field: value
         for field, value in changes.items()
@@ -240,7 +240,7 @@ def _changed(changes: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value of a config; of an entry its name and arguments."""
+    """A value of a config; an entry by its name and arguments."""
     return _entry(value) if isinstance(value, Mapping) else f"{value}"
 
 

@@ -73,7 +73,7 @@ def _lsun(kind: str, what: str, fid: float) -> Row:
 
 
 VAE = "stabilityai/sd-vae-ft-mse"
-OF_VAE = "The autoencoder is that of the code of drifting models, which took over this one's evaluation."
+OF_VAE = "The autoencoder is the one in the code of drifting models, which took over this method's evaluation."
 FLAX = "The archive holds a checkpoint of Flax: --weights is its file or folder."
 FLOW_MAP = {
     "parameterization": {"name": "velocity"},
@@ -155,8 +155,8 @@ def _drifting(size: str, space: str, strength: float, fid: float) -> Row:
         Published("fid", fid, "lambertae/drifting, README (of the repository's own samples)"),
         VAE if latent else "",
         notes=(
-            "The codes of style are read from the noise's last bits, in place of draws of their own.",
-            "The classes are those of the validation set's pictures for the authors, and as many of each here.",
+            "The style codes are read from the noise's last bits; they have no draws of their own.",
+            "The authors take the classes of the validation set's pictures; here every class has equally many samples.",
             "The objective is a placeholder: the network is sampled alone, by one step from the noise.",
         ),
     )

@@ -90,7 +90,7 @@ def _ddt(side: int, preset: str, fid: float, reference: str) -> Row:
         reference,
         Published("fid", fid, "MCG-NJU/DDT, README"),
         VAE,
-        notes=(BALANCED, "The name of the file is that in programs that use it."),
+        notes=(BALANCED, "The file's name is taken from programs that use it."),
     )
 
 
@@ -254,7 +254,7 @@ ROWS = (
         Published("fid", 2.28, "Anima-Lab/MaskDiT, README (guidance of 1.5)"),
         VAE,
         notes=(
-            "The README names two programs for the figure, ADM's and one after EDM's, and not which of them made it.",
+            "The README names two programs for the figure, ADM's and one after EDM's, but not which of them made it.",
         ),
     ),
     Row(
