@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
     @property
     def share(self) -> float | None:
-        """Which share of the limit ours reaches, 0 to 1: the median of the rounds' shares."""
+        """The share of the limit that ours reaches, 0 to 1: the median of the rounds' shares."""
         return _spread(_better(self.more, self.ours, self.limit))[0] if self.limit else None
 
 
@@ -87,7 +87,7 @@ def seconds(run: Callable[[], object]) -> Callable[[], float]:
 
 
 def second(case: Callable[[], float]) -> Callable[[], float]:
-    """The case as it goes on: measured twice, of which the second counts.
+    """The case as it goes on: measured twice, and only the second counts.
 
     After a rest, or another program's turn, the memory that a step gave back has gone back to the system, or to the
     host of a virtual machine; in a loop, the next step finds it again.

@@ -32,7 +32,7 @@ class Case(NamedTuple):
         shardings: the place of the arguments: a sharding for each, or a pytree of shardings.
         runs: how often the program runs in one turn, dispatched without waiting in between.
         carries: whether each run takes the result of the one before.
-        count: how often a turn does what is measured.
+        count: how many times one turn repeats the measured work.
         about: {"flops": the operations of one time, "images": how many one time makes or takes, ...}.
     """
 

@@ -125,7 +125,7 @@ def verdict(what: plan.Measurement, rows: Mapping[str, Mapping[str, Any]], memor
 
 
 def main(argv: list[str]) -> None:
-    """Compiles what is left, and prints a line for each stage."""
+    """Compiles the programs that are left, and prints a line for each stage."""
     args = flags.FLAGS
     if args.case:
         print(json.dumps(compiled(json.loads(args.case))))

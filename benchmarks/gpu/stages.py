@@ -48,7 +48,7 @@ class Stage(NamedTuple):
 def run(
     stages: Sequence[Stage], out: pathlib.Path, seconds: float, done: Iterable[pathlib.Path] = ()
 ) -> dict[str, dict[str, Any]]:
-    """Runs what is not done, in order, while time is left; what failed before comes last.
+    """Runs the stages that are not done, in order, while time is left; a stage that failed before comes last.
 
     Args:
         stages: the stages in their order; each needs only what stands before it.
@@ -139,7 +139,7 @@ def keep(out: pathlib.Path, results: dict[str, dict[str, Any]]) -> None:
 
 
 def summary(stages: Sequence[Stage], results: dict[str, dict[str, Any]]) -> int:
-    """Prints what is not done, and why; returns 0 if all is, UNFINISHED if a later call has something to do, else 1."""
+    """Prints what is not done, and why; returns 0 if all is, UNFINISHED if a later call is needed, else 1."""
     begun = lambda stage: is_done(stage, results) or results.get(stage.name, {}).get("status", "done") != "done"
     statuses = [results[stage.name] if begun(stage) else {"status": "not begun"} for stage in stages]
     for stage, result in zip(stages, statuses):

@@ -160,7 +160,7 @@ def measured_once(source: Any, threads: int = 2) -> np.ndarray:
 
 
 class Order(NamedTuple):
-    """Which pictures each step of a run reads.
+    """The order of a run: the pictures that each step reads.
 
     Attributes:
         members: the rows of the pictures of each bucket, int64 [n_k].

@@ -288,7 +288,7 @@ def _failure(path: pathlib.Path, error: Exception) -> Exception:
 
 
 def require(folder: str | pathlib.Path, name: str, split: str, size: int) -> None:
-    """Refuses captions of other pictures than those of a run.
+    """Refuses captions of other pictures than the run's.
 
     Args:
         folder: the folder of the captions.

@@ -1,4 +1,4 @@
-"""Which datasets there are, where they lie on disk, and whether their folders are safe to open."""
+"""The catalog of datasets: which there are, where they lie on disk, and whether their folders are safe to open."""
 
 __all__ = ["available", "bundled", "check_folder", "find", "root_of"]
 

@@ -1,4 +1,4 @@
-"""Which stored records the records of a source are, by numbers that stay the same however a source is cut.
+"""The identities of a source's records: numbers that stay the same however the source is cut.
 
 A source says it by `identities() -> int64 [N, 3] | None`: for each record the set of stored records that it is of, the
 part of that set, and its number there.

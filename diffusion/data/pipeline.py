@@ -257,7 +257,7 @@ def augmented(
 
 
 def sound(source: Source, rows: Sequence[int]) -> list[dict[str, Any] | None]:
-    """Reads records, with None in place of those that are damaged; each of these gives one warning.
+    """Reads records, with None in place of damaged ones; each damaged record gives one warning.
 
     Args:
         source: the records.

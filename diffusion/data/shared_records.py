@@ -1,4 +1,4 @@
-"""Which records two sources have in common: by their numbers, by the ends of their splits, or by their content."""
+"""The records that two sources share: by their numbers, by the ends of their splits, or by their content."""
 
 __all__ = ["Known", "Part", "by_content", "by_number", "identify"]
 
@@ -21,7 +21,7 @@ class Part(NamedTuple):
     Attributes:
         of: the place that the stream comes from, and the name of the split whose part it is.
         first: the number of its first record.
-        last: the number after that of its last; `BEYOND` where it has none.
+        last: the number after its last record's; `BEYOND` where it has none.
     """
 
     of: tuple[str, str]
@@ -34,7 +34,7 @@ Known = np.ndarray | Part | None
 
 
 def identify(source: Source | Stream) -> Known:
-    """Which stored records a source reads, as far as it says so."""
+    """The stored records that a source reads, as far as it says so."""
     if not isinstance(source, Stream):
         said = getattr(source, "identities", None)
         return said() if said else None

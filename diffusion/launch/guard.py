@@ -2,7 +2,7 @@
 
 Its standard input is a pipe that the launcher holds, and each process of it until it runs its command: "+N" adds the
 process group N, "-N" says that it ended. At the end of the input whoever held it is gone, and every group that is left
-is killed, grandchildren and all. Of what SIGKILL leaves a launcher no chance to do, this does the most important.
+is killed, grandchildren and all. SIGKILL leaves a launcher no chance to clean up; this does the most important part.
 """
 
 import contextlib

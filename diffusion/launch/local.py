@@ -146,8 +146,8 @@ def exit_status(returncode: int) -> int:
 def wait(processes: list[Process], signals: queue.Queue, grace: float, guard: Guard) -> int:
     """Waits for all processes; when one fails, ends the others, after `grace` seconds by SIGKILL.
 
-    `signals` are those that the launcher got, to pass on; the second kills, but for `NOTICES`. Returns the exit status
-    of the process that failed first, or 0.
+    `signals` are the signals that the launcher received, to pass on; the second kills, but for `NOTICES`. Returns the
+    exit status of the process that failed first, or 0.
     """
     running = dict(enumerate(processes))
     failed = None

@@ -78,7 +78,7 @@ def seconds(text: str) -> int:
 
 
 def directive(text: str) -> str:
-    """An argument that is one more option of sbatch; those that this launcher writes itself are refused."""
+    """An argument that is one more option of sbatch; the options that this launcher writes itself are refused."""
     if OWN.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r}: the launcher sees to this itself; --help lists its options")
     return argument(r"--[a-z][^\n\r]*", "an option of sbatch in its long form, for example --mem=200G")(text)

@@ -34,7 +34,7 @@ project = argument("([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", "a project's i
 
 
 def flag(text: str) -> str:
-    """An argument that is one more flag of gcloud; those that this launcher writes itself are refused."""
+    """An argument that is one more flag of gcloud; the flags that this launcher writes itself are refused."""
     if not re.fullmatch(r"--[a-z].*", text) or OWN.fullmatch(text):
         raise argparse.ArgumentTypeError(
             f"{text!r}: must be a flag of `gcloud compute tpus tpu-vm ssh`, e.g. "

@@ -1,4 +1,4 @@
-"""Which training examples a model's output comes from: TRAK's scores from projected gradients.
+"""The training examples that a model's output comes from: TRAK's scores from projected gradients.
 
 project = attribution.sketch(key, params, 2048)
 of_train = features(params, x_i, key_i)         # `Features`, one for each example

@@ -1,7 +1,7 @@
 """Sets of clips to measure: an `image_sets.ImageSet` whose images are clips [F, H, W, C] of one length.
 
-Of each film one clip is measured. It begins at a frame that is drawn by (seed, number of the film) among those from
-which it fits, so that a film of just its length is taken whole.
+One clip is measured from each film. It begins at a frame that is drawn by (seed, number of the film) among the frames
+from which it fits, so that a film of just its length is taken whole.
 """
 
 __all__ = ["from_array", "of_records", "open_set"]

@@ -273,7 +273,7 @@ def _chain(params, tower, names, x):
 
 
 def _pixel_convs(params, block, x, names, pool=None):
-    """Several 1 x 1 convolutions of one input as one matrix product; an average pool follows that of index `pool`."""
+    """Several 1 x 1 convolutions of one input as one matrix product; an average pool follows number `pool`."""
     kernels = [params[f"{block}.{name}.kernel"][0, 0] for name in names]
     y = jnp.dot(x, jnp.concatenate(kernels, axis=1), precision="highest")
     branches = jnp.split(y, np.cumsum([kernel.shape[1] for kernel in kernels])[:-1], axis=-1)

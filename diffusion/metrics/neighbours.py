@@ -57,7 +57,7 @@ def _squared_distances(a, b):
 
 
 def copying(samples: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> dict:
-    """Compares the distances of samples to the training set with those of held-out images.
+    """Compares the distances of samples to the training set with the distances of held-out images.
 
     Samples of the data's distribution are as far from the training images as new data is: about 1 % of them fall below
     the first percentile of the held-out images. If a model copies, many more do.

@@ -173,7 +173,7 @@ def open_reference(
 
 
 def in_space(reference: Reference, space: Space) -> Reference:
-    """The reference, its statistics under the names of the space; refuses those of other features.
+    """The reference, its statistics under the names of the space; refuses statistics of other features.
 
     Args:
         reference: the reference, with or without statistics.
@@ -388,7 +388,7 @@ def _check_range(name: str, chunk: np.ndarray, start: int) -> None:
 
 @contextlib.contextmanager
 def _alone(path: pathlib.Path) -> Iterator[None]:
-    """Holds a file's lock, so that of two processes one writes the features and the other finds them."""
+    """Holds a file's lock: the first of two processes writes the features, and the other finds them."""
     with open(path, "w") as file:
         with contextlib.suppress(OSError):  # on a file system without locks, no process waits
             fcntl.flock(file, fcntl.LOCK_EX)

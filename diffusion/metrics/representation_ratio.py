@@ -1,4 +1,4 @@
-"""FDr^k: a Frechet distance in each of k feature spaces, as a multiple of that of real images, averaged."""
+"""FDr^k: a Frechet distance in each of k feature spaces, as a multiple of the real images' distance, averaged."""
 
 __all__ = ["FLOORS", "representation_ratio"]
 

@@ -1,4 +1,4 @@
-"""Files of statistics of the features of a set of images: ours, and those that others publish.
+"""Files of statistics of the features of a set of images: ours, and the files that others publish.
 
 Ours is safetensors: TAP.mean and TAP.m2 in float64 for each tap of the network, and a description of their making as
 JSON. Others' have no description; of them these arrays are read and written:
@@ -284,7 +284,7 @@ def _of_rows(path: pathlib.Path, shape: tuple[int, ...], about: dict) -> Statist
 
 
 def _check(name: str, moments: frechet.Moments) -> None:
-    """Refuses values that are not a mean and a covariance, of which a distance would be a meaningless number."""
+    """Refuses values that are not a mean and a covariance, whose distance would be a meaningless number."""
     mean, m2 = moments.mean, moments.m2
     _check_shapes(name, mean.shape, m2.shape)
     if not (np.isfinite(mean).all() and np.isfinite(m2).all()):

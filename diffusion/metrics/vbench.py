@@ -103,7 +103,7 @@ def flickering(clips: np.ndarray) -> np.ndarray:
 
 
 def motion_smoothness(clips: np.ndarray, interpolate: Interpolate) -> np.ndarray:
-    """How near the odd frames are to those that are interpolated between the even ones.
+    """How near the odd frames are to the frames that are interpolated between the even ones.
 
         (255 - mean_k mean |x_{2k + 1} - I(x_{2k}, x_{2k + 2})|) / 255
 

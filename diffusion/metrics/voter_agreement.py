@@ -9,7 +9,7 @@ NO_VOTE = -1
 
 
 def krippendorff_alpha(votes: np.ndarray) -> float:
-    """Returns the agreement of voters on items, of which each voter may have seen a part.
+    """Returns the agreement of voters on items; each voter may have seen a part of them.
 
     alpha = 1 - D_o / D_e: D_o is the share of disagreeing pairs of votes on one item, in which an item with m votes has
     the weight m, and D_e is the same share of all pairs of votes. 1 is full agreement, 0 the agreement of votes at

@@ -199,14 +199,14 @@ def visible(arrangement: Arrangement) -> np.ndarray:
 
 
 def centres(arrangement: Arrangement) -> np.ndarray:
-    """(x, y) of the mean of what is seen of each shape, float64 [K, 2] in pixels."""
+    """(x, y) of the mean of the visible part of each shape, float64 [K, 2] in pixels."""
     along = np.arange(SIDE) + 0.5
     mean = lambda mask: ((mask.sum(0) @ along) / mask.sum(), (mask.sum(1) @ along) / mask.sum())
     return np.array([mean(mask) for mask in visible(arrangement)])
 
 
 def outlines(arrangement: Arrangement, lot: Lot | None = None) -> np.ndarray:
-    """Edges two pixels wide of what is seen of each shape, white on black; uint8 [64, 64, 3]."""
+    """Edges two pixels wide of the visible part of each shape, white on black; uint8 [64, 64, 3]."""
     canvas = np.zeros((SIDE, SIDE))
     for thing in arrangement.things:
         distance = _distance(thing)

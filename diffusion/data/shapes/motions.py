@@ -303,7 +303,7 @@ def _phrase(mover: Mover) -> str:
 
 
 def words(caption: str) -> np.ndarray:
-    """Which of `WORDS` stand in a caption of one shape: float32 [P] of 0 and 1; their order says nothing more.
+    """The words of `WORDS` in a caption of one shape: float32 [P] of 0 and 1; their order says nothing more.
 
     Raises:
         ValueError: for a word that no caption of one shape has.

@@ -171,7 +171,7 @@ def caption(scene: Scene, lot: Lot) -> str:
 
 
 def phrase(scene: Scene) -> str:
-    """The caption that states exactly these attributes, without those that are `NONE`: the inverse of `parsed`.
+    """The caption that states exactly these attributes, without `NONE` ones: the inverse of `parsed`.
 
     Args:
         scene: the scene, with `colour` or `shape` or both; its style "plain" is not stated.

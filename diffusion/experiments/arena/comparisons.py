@@ -1,4 +1,4 @@
-"""Which pictures an arena compares: drawn once, kept in its folder, the same for every voter in another order."""
+"""The pictures that an arena compares: drawn once, kept in its folder, the same for every voter in another order."""
 
 import hashlib
 import itertools

@@ -26,7 +26,7 @@ class Base:
 
     Attributes:
         path: its folder, a whole path.
-        model: `text_to_image.described` of it.
+        model: the model's description by `text_to_image.described`.
         null: the condition that stands for no caption, {entry: array}; None before the text encoders have run.
     """
 

@@ -88,7 +88,7 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
 
 
 def _check_hidden(config: Mapping) -> None:
-    """Refuses series of which only what is missing is hidden, whose examples nobody knows."""
+    """Refuses series of which only missing values are hidden, whose examples nobody knows."""
     hide = plain(config["data"]["source"]).get("hide")
     if isinstance(hide, Mapping) and names.HIDINGS.get(hide.get("name")) is given_series.missing:
         why = "what is missing has no values to learn from"

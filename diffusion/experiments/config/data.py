@@ -71,7 +71,7 @@ def _opened(
 
 
 def of_recipe(recipe: Recipe) -> sources.Source | Stream:
-    """The records of a recipe: its own, or those of its config at config.data.split.
+    """The records of a recipe: its own, or the records that its config names at config.data.split.
 
     Raises:
         ConfigError, DamagedRecord: as `source`.

@@ -1,4 +1,4 @@
-"""Which fields a config may have, of which types, in which ranges: what can be said of each field by itself."""
+"""The fields that a config may have, their types and their ranges: the conditions on each field by itself."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""Which parts of a recipe fit each other: the checks are the parts' own, and errors name the fields of the config."""
+"""Checks that the parts of a recipe fit each other: they are the parts' own, and errors name the config's fields."""
 
 import contextlib
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Which fields a request to the page's HTTP interface may have: others are refused by name before gradio reads them."""
+"""The fields of a request to the page's HTTP interface: others are refused by name before gradio reads them."""
 
 import json
 from collections.abc import Collection

@@ -54,7 +54,7 @@ EMPTY = {
 
 
 def read(values: Mapping[str, Any]) -> PageRequest:
-    """The request of the inputs' values; what is left out has its default.
+    """The request of the inputs' values; an input that is left out has its default.
 
     Raises:
         ValueError: for a value of another type, or out of range, or values that do not fit together.

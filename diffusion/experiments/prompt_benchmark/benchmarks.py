@@ -34,7 +34,7 @@ class Item(NamedTuple):
 
 
 class Readers(NamedTuple):
-    """What sees pictures and prompts; None for what is not named."""
+    """The readers of pictures and prompts; None for a reader that is not named."""
 
     detector: readers.Detector | None = None
     answerer: readers.Answerer | None = None
@@ -160,7 +160,7 @@ def of_geneval() -> Benchmark:
 
 
 def _grid(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """One picture, or two by two, where black ones stand for those that are missing."""
+    """One picture, or two by two; black ones stand for missing pictures."""
     if len(pictures) == 1:
         return list(pictures)
     blank = np.zeros_like(pictures[0])
@@ -242,7 +242,7 @@ class Measured(NamedTuple):
 
 
 def _compbench_items(path: pathlib.Path, categories: Sequence[str]) -> tuple[list[Item], str]:
-    """The prompts of CATEGORY_val.txt, or of all those of a folder."""
+    """The prompts of CATEGORY_val.txt, or of all such files in a folder."""
     files = [path] if path.is_file() else [path / f"{category}_val.txt" for category in categories]
     files = [file for file in files if file.is_file()]
     if not files:

@@ -65,7 +65,7 @@ def require_readers(benchmark: Benchmark, items: Sequence[Item], named: Readers)
 
 
 def begin(folder: pathlib.Path, request: Mapping[str, Any]) -> None:
-    """Writes down what is judged, and by what; or refuses to go on with the results of another request.
+    """Writes down the request and its readers; or refuses to go on with the results of another request.
 
     Raises:
         ConfigError: names the first field that differs.

@@ -1,4 +1,4 @@
-"""Which code of a user's own a run has used: its path, SHA-256 and commit, in WORKDIR/extensions.jsonl.
+"""The user's own code that a run has used: its path, SHA-256 and commit, in WORKDIR/extensions.jsonl.
 
 A line is added where a start of the run finds other code than the line before says.
 """
@@ -65,7 +65,7 @@ def _git(path: pathlib.Path, *words: str) -> str | None:
 
 
 def changes(before: Iterable[Mapping], now: Iterable[Mapping], step: int) -> list[str]:
-    """How the code of a run differs from that of its start at a step, a sentence for each extension."""
+    """How the code of a run differs from its code at the start at a step, a sentence for each extension."""
     old = {extension["name"]: extension for extension in before}
     new = {extension["name"]: extension for extension in now}
     sentences = []

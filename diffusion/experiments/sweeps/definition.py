@@ -1,4 +1,4 @@
-"""What a sweep file returns, and the runs that come of it, each checked before anything starts."""
+"""The value that a sweep file returns, and the runs that follow from it, each checked before anything starts."""
 
 import itertools
 import pathlib

@@ -14,7 +14,7 @@ SAME = "base"  # the name of a run that changes nothing
 def varying(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
     """The fields that are not the same in all runs, or that one lacks, in the order in which the runs set them.
 
-    A field whose values follow from those of `titles`, which stand for it, is left out.
+    A field is left out if its values follow from the values of `titles`, which stand for it.
     """
     fields = dict.fromkeys(field for run in runs for field in run)
     value = lambda run, *some: identity({field: run[field] for field in some if field in run})
@@ -60,7 +60,7 @@ def names(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
 
 
 def texts(run: Overrides, fields: Iterable[str]) -> list[str]:
-    """The values of some fields as parts of a name; "" for those that the run lacks."""
+    """The values of some fields as parts of a name; "" for a field that the run lacks."""
     return [text(run[field]) if field in run else "" for field in fields]
 
 

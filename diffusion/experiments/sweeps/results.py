@@ -13,7 +13,7 @@ from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, Plan
 
 
 class Run(NamedTuple):
-    """A run of the sweep; curves and images are those of `figures.Measured`.
+    """A run of the sweep; curves and images are as in `figures.Measured`.
 
     Attributes:
         name: unique in the sweep, made of what differs, e.g. "parameterization=v,weighting=min_snr,seed=0".

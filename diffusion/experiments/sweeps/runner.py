@@ -54,7 +54,7 @@ def run(
     signals: queue.SimpleQueue,
     stop: int = signal.SIGTERM,
 ) -> dict[str, int]:
-    """Runs what is not done yet, one run in each slot at a time.
+    """Carries out the runs that are not done yet, one in each slot at a time.
 
     Args:
         directory: the sweep's folder.

@@ -1,4 +1,4 @@
-"""What a sweep's folder holds: DIR/sweep.json (what the sweep is) and in each run's folder what became of it.
+"""The content of a sweep's folder: DIR/sweep.json, which defines the sweep, and in each run's folder its events.
 
 Each run has a file of events of its own, DIR/NAME/sweep.jsonl, so that tasks on several machines, which share a file
 system on which appending is not atomic, never write the same file. A run is held by a lock that its commands inherit:
@@ -168,7 +168,7 @@ def held(folder: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def hold(path: pathlib.Path) -> Iterator[int | None]:
-    """Holds the lock file `path` for this process and those that inherit it.
+    """Holds the lock file `path` for this process and the processes that inherit it.
 
     Yields:
         The file's descriptor, to be passed on; None if another process holds it.

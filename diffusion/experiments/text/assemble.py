@@ -73,7 +73,7 @@ def pipeline(
 
     Raises:
         FileExistsError: if `out` exists.
-        Refusal: if the two contradict each other on what is predicted.
+        Refusal: if the two contradict each other on the denoiser's prediction.
         Mismatch: if a network of the file is in no part of the base.
     """
     if out.exists():

@@ -56,7 +56,7 @@ def image_to_image(model: TextToImage, reader: Reader, number: int, **settings: 
 
 
 def style(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
-    """A plain picture and a style word, by SDEdit: how often the style is there, and what is shown stays."""
+    """A plain picture and a style word, by SDEdit: how often the style is there, and the content stays."""
     images, shown = starts(number, size="large")
     figures = {}
     rows = [("before", images[:SHOWN])]

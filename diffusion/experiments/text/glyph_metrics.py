@@ -56,7 +56,7 @@ def galleries(reader: Reader, requested: Sequence[Scene], each: int = EACH) -> l
 
 
 def others(scene: Scene) -> tuple[str, ...]:
-    """The dataset's shapes that can stand in the glyph's place: not that of a second object."""
+    """The dataset's shapes that can stand in the glyph's place, without the shape of a second object."""
     return tuple(name for name in SHAPES if name not in (scene.shape, scene.second_shape))
 
 

@@ -100,7 +100,7 @@ def seen(judge: Reader, images: np.ndarray) -> list[Scene]:
 
 
 def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:
-    """Which of the requested attributes are shown.
+    """Says for each requested attribute whether it is shown.
 
     Two objects are matched so that as many as possible of their colours and shapes agree; the relation is then that of
     the matched objects. "plain" is not requested, since no caption says it.
@@ -136,7 +136,7 @@ def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:
 
 
 def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, Any]:
-    """Shares of what is right in pictures, by their verdicts, with Wilson's 95 % intervals.
+    """Shares of right attributes and pictures, by the verdicts, with Wilson's 95 % intervals.
 
     Returns:
         {"attributes": the share of all requested attributes of `EASY` that are right, "pictures": the share of pictures

@@ -49,7 +49,7 @@ def paper(images: np.ndarray) -> np.ndarray:
 
 
 def agreement(reader: Reader, images: np.ndarray, wanted: References, names: Sequence[str]) -> dict[str, Any]:
-    """How often pictures show what the references of the same rows do: {attribute: share}, of those that have it.
+    """How often pictures show the attributes that the references of the same rows have: {attribute: share}.
 
     A number counts where several shapes are alike, a size and a place where there is one, a relation and the second
     shape where there are two.
@@ -72,7 +72,7 @@ def agreement(reader: Reader, images: np.ndarray, wanted: References, names: Seq
 
 
 def alone(make: Make, reader: Reader, number: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A prompt that says nothing, and the reference: what of it comes back.
+    """A prompt that says nothing, and the reference: how much of the reference comes back.
 
     Returns:
         ({"reference": shares with the reference, "none": shares without it from the same noise, "chance": shares

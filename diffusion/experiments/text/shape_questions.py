@@ -81,7 +81,7 @@ def _clauses(tag: str, scene: Scene) -> tuple[tuple[Clause, ...], tuple[Clause, 
 
 
 def changed(tag: str, scene: Scene, lot: Lot) -> Scene:
-    """A scene that differs from that of a prompt in one requested attribute."""
+    """A scene that differs from a prompt's scene in one requested attribute."""
     other = lambda values, *own: lot.pick([value for value in values if value not in own])
     match tag:
         case "single_object":
@@ -194,7 +194,7 @@ def _share(found: Corrected) -> dict[str, Any] | None:
 
 
 def _overall(figures: Mapping[str, Mapping]) -> dict[str, Any]:
-    """The mean over tasks, which are independent; the judge's error rates are those of the tasks."""
+    """The mean over tasks, which are independent; the judge's error rates are the tasks'."""
 
     def mean(shares: Sequence[Mapping | None]) -> dict[str, Any] | None:
         known = [share for share in shares if share is not None]

@@ -118,7 +118,7 @@ def looked_at(clips: np.ndarray, found: Tracks) -> tuple[np.ndarray, np.ndarray]
 
 
 def whole(truth: Sequence[Clip]) -> np.ndarray:
-    """Which frames should show a thing in full, Bool [N, F]."""
+    """The frames that should show a thing in full, Bool [N, F]."""
     return np.stack([clip.seen[:, 0] for clip in truth]) >= moving_objects.WHOLE
 
 
@@ -157,7 +157,7 @@ def seen(
 
 
 def verdicts(captions: Sequence[str], shown: Sequence[dict[str, str]]) -> list[dict[str, bool]]:
-    """Which of the attributes that each caption states are shown."""
+    """Says for each attribute that a caption states whether it is shown."""
     stated = [motions.said(caption) for caption in captions]
     return [
         {name: value == attributes[name] for name, value in wanted.items()} for wanted, attributes in zip(stated, shown)
@@ -165,7 +165,7 @@ def verdicts(captions: Sequence[str], shown: Sequence[dict[str, str]]) -> list[d
 
 
 def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, dict]:
-    """Shares of what is right, with 95 % intervals: of all attributes, whole clips, and each attribute.
+    """Shares of right attributes and clips, with 95 % intervals: of all attributes, whole clips, and each attribute.
 
     The attributes of a clip are no independent draws: see `clustered.share`.
     """

@@ -94,7 +94,7 @@ def _motion(found, complete: np.ndarray, kind: np.ndarray, captions: Sequence[st
 
 
 def _median(values: np.ndarray, lacking: np.ndarray | bool = False) -> float:
-    """The median over clips, in which those that lack what is measured are infinitely far off."""
+    """The median over clips; a clip that lacks the measured quantity counts as infinitely far off."""
     return float(np.median(np.where(lacking | np.isnan(values), np.inf, values)))
 
 
@@ -126,7 +126,7 @@ def distances(networks: Judge, clips: np.ndarray, real: np.ndarray, others: np.n
 def text_to_video(
     networks: Judge, make: Make, split: str, number: int
 ) -> tuple[dict[str, Any], np.ndarray, list[Clip]]:
-    """Figures of clips made of a split's captions, with those of its real clips: (figures, clips, truth)."""
+    """Figures of clips made of a split's captions, with the figures of its real clips: (figures, clips, truth)."""
     real, truth = clip_judge.real(split, range(number))
     clips = make([clip.caption for clip in truth], range(SEEDS[split], SEEDS[split] + number))
     return {"made": measured(networks, clips, truth), "real": measured(networks, real, truth)}, clips, truth
@@ -146,7 +146,7 @@ def decoded(networks: Judge, code: Callable[[np.ndarray], np.ndarray], frames: i
 
     Args:
         networks: the judge.
-        code: clips uint8 [N, frames, 32, 32, 3] -> what is decoded of their latents.
+        code: a function clips uint8 [N, frames, 32, 32, 3] -> the clips decoded from their latents.
         frames: how many frames it takes, at least 8; the first 8 are judged.
         number: how many clips of the test split.
     """

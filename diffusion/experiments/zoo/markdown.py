@@ -220,7 +220,7 @@ def sampling(config: ConfigDict) -> str:
 
 
 def _entry(entry: Mapping[str, Any]) -> str:
-    """An entry of a config: its name and arguments, without those that are None."""
+    """An entry of a config: its name and arguments, without the arguments that are None."""
     values = {name: value for name, value in plain(entry).items() if value is not None}
     name = values.pop("name")
     arguments = ", ".join(f"{key} = {_value(value)}" for key, value in values.items())

@@ -1,6 +1,6 @@
-"""DPG-Bench: questions about dense prompts, of which one counts only if those that it depends on are answered by yes.
+"""DPG-Bench: questions about dense prompts; a question counts only if its parents are answered by yes.
 
-The rules are those of TencentQQGYLab/ELLA, dpg_bench/compute_dpg_bench.py.
+The rules are taken from TencentQQGYLab/ELLA, dpg_bench/compute_dpg_bench.py.
 
 Paper: Hu et al. 2024, "ELLA: Equip Diffusion Models with LLM for Enhanced Semantic Alignment".
 """

@@ -229,7 +229,7 @@ def judged(
 ) -> tuple[bool, str]:
     """Whether a picture shows what its prompt requests.
 
-    Colours and places are those of the surest objects, as many as requested.
+    Colours and places are tested for the surest objects, as many as requested.
 
     Args:
         prompt: the picture's prompt.

@@ -1,4 +1,4 @@
-"""The memory that a run holds: how much it is, and how to give back what is no longer used."""
+"""The memory that a run holds: how much it is, and how to give back memory that is no longer used."""
 
 __all__ = ["of_machine", "release", "used"]
 

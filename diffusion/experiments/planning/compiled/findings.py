@@ -108,7 +108,7 @@ def copies(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> lis
 
 
 def movement(kernel: Kernel) -> str:
-    """Which move of `MOVES` a kernel is; "" if it computes, "transpose, fused" if it transposes besides."""
+    """The move of `MOVES` that a kernel is; "" if it computes, "transpose, fused" if it transposes besides."""
     operations = {
         instruction.operation
         for instruction, _ in kernel.inside

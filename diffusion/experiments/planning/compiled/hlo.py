@@ -190,7 +190,7 @@ def _frames(tables: Mapping[str, Mapping[int, str]]) -> dict[int, tuple[str, ...
 
 
 def turns(module: Module, loop: Instruction) -> int:
-    """How often a loop turns, by what XLA knows of it, else by the constant that its counter is compared with."""
+    """How often a loop turns, by XLA's own count, else by the constant that its counter is compared with."""
     if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known.group(1))
     condition = module.computations[loop_parts(loop)[0]].instructions.values()

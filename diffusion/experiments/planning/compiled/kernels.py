@@ -33,8 +33,8 @@ class Kernel(NamedTuple):
 def kernels(module: Module) -> list[Kernel]:
     """The kernels in the order of the text: a loop's as often as it turns, each branch's once.
 
-    Each operand is read once and each result written once. Of an operand that is sliced or gathered from, the slice
-    counts; of an array that is updated in its place, the update.
+    Each operand is read once and each result written once. If an operand is sliced or gathered from, only the slice
+    counts; if an array is updated in its place, only the update.
     """
     return [
         Kernel(

@@ -83,5 +83,5 @@ def roofline(
 
 
 def _links(machine: Machine, devices: int, group: int) -> float:
-    """The bytes a second that a device sends to those of its group, which are its nearest neighbours."""
+    """The bytes a second that a device sends to the devices of its group, which are its nearest neighbours."""
     return ring_bandwidth(machine, {"others": math.ceil(devices / group), "group": group}, ("group",))

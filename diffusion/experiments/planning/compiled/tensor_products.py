@@ -45,7 +45,7 @@ def product(instruction: Instruction, computation: Computation) -> Product | Non
 
 
 def target(instruction: Instruction) -> str:
-    """Which library's function an instruction calls; "" if it calls none."""
+    """The library function that an instruction calls; "" if it calls none."""
     match = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
     return match.group(1) if match else ""
 
