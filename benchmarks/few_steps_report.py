@@ -158,7 +158,7 @@ def _verdict(expected: str, baseline: float | None, figures: dict[str, float | N
 
 
 def _of(rows: list[dict], stems: tuple[str, ...]) -> list[str]:
-    """The samplers that are one of these with any arguments, without those of order 1."""
+    """The samplers that are one of these with any arguments and have an order above 1."""
     names = dict.fromkeys(row["sampler"] for row in rows)
     return [name for name in names if name.split("(")[0] in stems and not name.split("(")[-1].startswith("1")]
 

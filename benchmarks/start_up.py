@@ -7,7 +7,7 @@ warm cache.
 The train step of configs/imagenet256_dit.py, in float32, is traced and compiled without being run, each time in a
 process of its own: its blocks in one scan, or written out one after the other; with an empty compilation cache, and
 once more with the cache of the time before. Then `diffusion train` starts the digits recipe twice, in new run
-folders, with one cache: the seconds are those that it prints with its first step.
+folders, with one cache: the seconds are printed by the run with its first step.
 """
 
 import json

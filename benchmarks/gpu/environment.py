@@ -1,4 +1,4 @@
-"""What is there: the device, the versions, and what is missing; JSON as `benchmarks.rows` writes it.
+"""The environment: the device, the versions, and what is missing; JSON as `benchmarks.rows` writes it.
 
 The command:
 

@@ -30,7 +30,7 @@ class Measurement(NamedTuple):
     Attributes:
         title: the title of its rows, which says what is measured.
         cases: {name: spec of a worker}. "ours" beside "torch" and "matmul", its peer and its limit; or "base" and its
-            variants, each of which becomes a row beside it.
+            variants; each variant becomes a row beside it.
         seconds: the approximate time that it takes, most of it to compile.
         apart: whether the cases take their rounds one after the other, each alone on the device, which has no room for
             all at once.

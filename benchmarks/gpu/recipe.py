@@ -52,7 +52,7 @@ def all_stages(home: pathlib.Path, carried: pathlib.Path, tiny: bool) -> list[st
 
 
 def main(argv: list[str]) -> None:
-    """Runs what is left; or draws."""
+    """Runs the stages that are left; or draws."""
     stages.stoppable()
     out = pathlib.Path(OUT.value)
     home = pathlib.Path(HOME.value)

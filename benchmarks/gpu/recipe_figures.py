@@ -141,7 +141,7 @@ class Measured:
 
 
 def measure_all(measured: Measured, size: Size, stop: float) -> bool:
-    """Measures what is left, in the order of what matters; returns whether all of it is there.
+    """Measures the missing figures, the most important first; returns whether all are there.
 
     Args:
         measured: the figures so far.

@@ -2,7 +2,7 @@
 
 It runs where the training step runs, each example with its own key, and is one matrix product, one interpolation, one
 matrix product: the image is made twice as fine, read at the moved positions, and made coarse again, by the low-pass
-filter of a wavelet (so that what is not moved comes back as it was).
+filter of a wavelet (so that an unmoved picture comes back as it was).
 
     fine = U x U^T,    moved[p] = fine(G^-1 p),    out = D moved D^T
 

@@ -43,7 +43,7 @@ class Description(NamedTuple):
         dataset: {"name", "version", "split", "size", "num_classes", "shape"} of the pictures.
         autoencoder: {"family", "config", "sha256"}: its architecture, its fields, and the hash of its weights.
         shape: the shape of a latent, (h, w, D), or (f, h, w, D) of a clip.
-        kind: the kind of a record: "moments" of a posterior, of which each epoch takes a new draw, or its "mean" alone.
+        kind: the kind of a record: "moments" of a posterior, from which each epoch draws again, or its "mean" alone.
         views: the views of each picture: "plain", and "flipped", its mirror image, where flips are wanted.
         dtype: the type of the numbers on disk: "float32", or "float16" of half the size.
         scale: the scale of the latents, one number or D: training reads scale (z - shift), of about unit variance.

@@ -1,7 +1,7 @@
 """The batches of a stream: which of its records come when, and to which process.
 
 The records of a stream are the examples 0, 1, 2, ... of the run, in their order; a batch takes the next ones, and its
-augmentation draws depend on (seed, global example index) as those of `pipeline.batches` do.
+augmentation draws depend on (seed, global example index), as in `pipeline.batches`.
 """
 
 __all__ = ["StreamBatches"]

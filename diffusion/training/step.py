@@ -164,7 +164,7 @@ def make_train_step(
     average follows the new parameters. If the loss or the gradient's norm is not finite, the state does not change
     except for `failed_at`, which records the step; every later call returns the same state.
 
-    The objective receives the networks "model", "target" (the moving average before the update) and those of `frozen`;
+    The objective receives the networks "model", "target" (the moving average before the update) and the `frozen` ones;
     gradients go to "model" alone.
 
     Compile it by `jax.jit(step, donate_argnums=0)`.

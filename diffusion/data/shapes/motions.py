@@ -130,7 +130,7 @@ def example(split: str, number: int, frames: int = 16, seed: int = SEED, setting
     """Clip `number` of a split, the same whatever others are made.
 
     Args:
-        split: "train", "test" (both without what is withheld) or "withheld".
+        split: the split, "train", "test" (both without withheld pairs) or "withheld".
         number: the clip's number, >= 0.
         frames: F, at least 8.
         seed: the seed of all clips.

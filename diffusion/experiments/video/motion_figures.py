@@ -142,7 +142,7 @@ def image_to_video(networks: Judge, make: Make, number: int) -> tuple[dict[str, 
 
 
 def decoded(networks: Judge, code: Callable[[np.ndarray], np.ndarray], frames: int, number: int) -> dict[str, Any]:
-    """What an autoencoder leaves of real clips: {"psnr" in dB, "asked"}, the best that a model of its latents can show.
+    """The figures of real clips after an autoencoder, which bound a model of its latents: {"psnr" in dB, "asked"}.
 
     Args:
         networks: the judge.

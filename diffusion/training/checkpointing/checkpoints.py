@@ -371,7 +371,7 @@ def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple
         workdir: the run folder.
         step: the step of the checkpoint to read.
         target: a TrainState of arrays, or of jax.ShapeDtypeStruct with shardings: what to restore into. The mesh and
-            the shardings may differ from those that saved it.
+            the shardings may differ from the ones that saved it.
 
     Returns:
         (state, about); its `unsaved` are None, or the networks that a checkpoint of an earlier version holds.
