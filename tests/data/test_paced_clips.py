@@ -1,5 +1,7 @@
 """Clips at several rates: what is cut out, and the rate and the motion that the condition says."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,13 @@ def test_clips_that_do_not_fit_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             sources.paced(of, **how)
+    for spec in (
+        of.spec._replace(dtype="float32"),
+        of.spec._replace(shape=of.spec.shape[1:]),
+        of.spec._replace(shape={"a": (8, 8, 8, 3)}),
+    ):
+        with pytest.raises(ValueError, match=r"holds no clips uint8 \[T, H, W, C\]"):
+            sources.paced(types.SimpleNamespace(spec=spec, where="memory"), 4)
     with pytest.raises(ValueError, match="without 'vector'"):
         sources.paced(sources.paced(of, frames=4), frames=2)
     with pytest.raises(ValueError, match="holds no clips"):

@@ -41,3 +41,11 @@ def test_fewer_samples_than_features():
 def test_other_features_are_refused():
     with pytest.raises(ValueError, match="3 against 2"):
         frechet_error.standard_error(np.zeros((4, 3)), frechet.init(2))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_the_error_has_the_square_of_the_features_units(scale):
+    rng = np.random.default_rng(5)
+    x, real = rng.normal(size=(60, 3)), rng.normal(size=(200, 3)) * [1.0, 2.0, 0.5]
+    error = lambda factor: frechet_error.standard_error(factor * x, frechet.update(frechet.init(3), factor * real))
+    assert error(scale) == pytest.approx(scale**2 * error(1.0), rel=1e-6)

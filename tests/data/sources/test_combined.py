@@ -50,3 +50,18 @@ def test_a_filter_keeps_records_and_decodes_no_picture(tmp_path):
     assert kept.fingerprint() != of.fingerprint() and len(kept.sizes([0, 1])) == 2
     with pytest.raises(ValueError, match="keeps none of the 6 records of data"):
         sources.filtered(of, lambda record: False)
+
+
+def test_sizes_of_a_mixture_are_those_of_its_records():
+    """Of rows of both parts in any order, a part's records again where it is repeated."""
+
+    class Sized(Records):
+        def sizes(self, rows):
+            return np.array([self[row]["x"].repeat(2) + [0, 50] for row in rows], np.int64)
+
+    parts = [Sized([{"x": np.float32([first + k])} for k in range(number)]) for first, number in ((0, 3), (100, 2))]
+    mixture = sources.mixture(parts, (1, 1))  # the two of the second come again
+    assert len(mixture) == 6
+    rows = [5, 0, 3, 2, 4]
+    values = [int(mixture[row]["x"][0]) for row in rows]
+    np.testing.assert_array_equal(mixture.sizes(rows), [[value, value + 50] for value in values])

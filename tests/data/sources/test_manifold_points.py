@@ -37,3 +37,24 @@ def test_mistakes_are_refused():
         sources.torsion_mixture("valid")
     with pytest.raises(ValueError, match="number = 0"):
         sources.torsion_mixture(number=0)
+
+
+def test_torsions_lie_in_the_published_basins_and_splits_share_no_point():
+    """Of each: its share of the points within three deviations of its angles, and their deviation."""
+    number = 3000
+    train, test = (sources.torsion_mixture(split, number=number) for split in ("train", "test"))
+    points = np.degrees([train[row]["x"] for row in range(number)])
+    assert not np.isin(np.degrees([test[row]["x"] for row in range(20)]), points).any()
+    near_all = np.zeros(number, bool)
+    for mean, deviation, share in [
+        ((-63.0, -42.0), 12.0, 0.45), ((57.0, 45.0), 12.0, 0.05),  # helices
+        ((-120.0, 130.0), 20.0, None), ((-70.0, 150.0), 15.0, None),  # which overlap
+    ]:  # fmt: skip
+        apart = (points - mean + 180) % 360 - 180
+        near = (np.abs(apart) < 3.5 * deviation).all(1)
+        near_all |= near
+        if share is not None:
+            assert abs(near.mean() - share) < 4 * np.sqrt(share * (1 - share) / number)
+            np.testing.assert_allclose(apart[near].std(0), deviation, rtol=4 / np.sqrt(2 * near.sum()))
+            np.testing.assert_allclose(apart[near].mean(0), 0, atol=4 * deviation / np.sqrt(near.sum()))
+    assert near_all.mean() > 0.995

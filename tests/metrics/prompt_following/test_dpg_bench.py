@@ -50,6 +50,9 @@ def test_a_file_is_a_grid():
     grid = np.zeros((4, 4, 3), np.uint8)
     grid[:2, :2], grid[:2, 2:], grid[2:, :2] = 1, 2, 3
     assert [cell.max() for cell in dpg_bench.cells(grid, 4)] == [1, 2, 3, 0]
+    numbered = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    for cell, (top, left) in zip(dpg_bench.cells(numbered, 4), ((0, 0), (0, 2), (2, 0), (2, 2))):
+        np.testing.assert_array_equal(cell, numbered[top : top + 2, left : left + 2])
     assert len(dpg_bench.cells(grid, 2)) == 2 and dpg_bench.cells(grid, 1)[0] is grid
     with pytest.raises(ValueError, match=r"two by two squares, and this has \[3, 4\]"):
         dpg_bench.cells(grid[:3], 4)

@@ -123,3 +123,18 @@ def test_prompts_without_their_answers_are_refused(tmp_path, line, message):
     )
     with pytest.raises(PromptsError, match=message):
         geneval.read(path)
+
+
+@pytest.mark.parametrize(
+    ("box", "rows", "columns"),
+    [
+        ((0.0, 0.0, 5.0, 4.0), slice(0, 4), slice(0, 5)),
+        ((-3.0, -2.0, 2.0, 3.0), slice(0, 3), slice(0, 2)),  # begins outside
+        ((1.4, 2.6, 3.6, 4.4), slice(3, 4), slice(1, 4)),  # rounded
+        ((9.0, 9.0, 12.0, 12.0), slice(3, 4), slice(4, 5)),  # outside: the last pixel
+        ((2.0, 1.0, 2.0, 1.0), slice(1, 2), slice(2, 3)),  # empty: one pixel
+    ],
+)
+def test_a_crop_is_what_lies_in_the_box(box, rows, columns):
+    picture = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    np.testing.assert_array_equal(geneval.crop(picture, Detection("cat", 0.5, box, None)), picture[rows, columns])

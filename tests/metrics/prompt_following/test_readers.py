@@ -34,6 +34,8 @@ def test_a_detector_that_returns_another_form(answer):
 def test_an_answerer_that_returns_another_form(answer):
     with pytest.raises(ReaderError, match=r"the answerer answers .*not with for each question a table \{answer"):
         readers.answered(lambda pictures, questions: answer, [PICTURE], ["is it?"])
+    ends = {"yes": 0.0, "no": 1}
+    assert readers.answered(lambda pictures, questions: [ends], [PICTURE], ["is it?"]) == [ends]
 
 
 def test_an_embedder_and_a_grammar_that_return_another_form():

@@ -8,6 +8,7 @@ import types
 
 import pytest
 
+from diffusion.training.runtime import huge_pages
 from diffusion.training.runtime.huge_pages import TUNABLES, start_anew
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -96,3 +97,19 @@ def test_a_prompt_is_left_alone(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES")
     start_anew()
     assert "GLIBC_TUNABLES" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["python", "-m", "diffusion.experiments.train", "--config=digits"], True),
+        (["python", "-m", "diffusion", "train"], True),
+        (["python", "/usr/bin/diffusion", "train"], True),
+        (["/usr/bin/diffusion", "script.py"], False),
+        (["python", "script.py", "diffusion"], False),
+        (["python", "-m", "pytest", "diffusion"], False),
+    ],
+)
+def test_only_commands_start_anew(words, expected, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", words)
+    assert huge_pages._is_command("diffusion.experiments.train") is expected
