@@ -201,6 +201,6 @@ def test_the_source_of_one_shape_has_words_for_its_condition():
     with pytest.raises(ValueError, match=r"span = 9\. Valid: 0, or 8 to frames = 8"):
         sources.moving_drawings(frames=8, span=9)
     for radii in ((4, 9), (4, 4)):
-        assert len(sources.moving_drawings(frames=2, side=32, number=1, radii=radii, alone=True)) == 1
+        assert len(sources.moving_drawings(frames=8, side=32, number=1, radii=radii, alone=True)) == 1
     with pytest.raises(ValueError, match=r"radii = \(2, 3\)\. Valid: two numbers from 4 to 9"):
         sources.moving_drawings(radii=(2, 3))
