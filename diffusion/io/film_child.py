@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import av
+import av.error
 import numpy  # noqa: F401  # by which PyAV returns pixels
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"  # FFmpeg's names of .mp4, .mov, .mkv, .webm, .avi

@@ -151,7 +151,7 @@ def decoded(content: bytes, what: str) -> dict[str, np.ndarray]:
 def _array(archive: zipfile.ZipFile, name: str, declared: Header) -> np.ndarray:
     """An array whose header has been checked."""
     array = np.empty(declared.shape, declared.dtype)
-    rest = memoryview(array.reshape(-1).view(np.uint8)) if array.nbytes else memoryview(b"")
+    rest = memoryview(array.reshape(-1).view(np.uint8)) if array.nbytes else memoryview(b"")  # type: ignore[arg-type]
     with archive.open(_entries(archive)[name]) as file:
         _skip(file, declared.start)
         while rest:

@@ -58,6 +58,7 @@ def opened(
             raise
         except OSError:  # also for a name that is too long, and for a folder
             raise FileNotFoundError(f"{name}: there is no such file.") from None
+    assert file is not None
     try:
         picture = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats)
     except UnidentifiedImageError:

@@ -152,7 +152,7 @@ class _Films:
         if any(there) and not all(there):
             raise ValueError(f"{texts[there.index(False)]} is missing: either all clips have a caption or none has.")
         self._texts = [opener.read_text(text, within=self._within).strip() for text in texts] if all(there) else []
-        self.columns = ("x", "caption") if self._texts else ("x",)
+        self.columns: tuple[str, ...] = ("x", "caption") if self._texts else ("x",)
 
     def __len__(self) -> int:
         return len(self._clips)
