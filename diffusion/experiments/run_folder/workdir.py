@@ -31,11 +31,23 @@ from diffusion.io.files import whole
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement
 
-# Fields that a run may change when it goes on: they do not alter what its past steps computed.
-MAY_CHANGE = (
-    "train.steps", "train.log_every", "checkpoint.*", "evaluate.*", "sample.*", "mesh.*", "data.dir", "data.threads",
-    "data.source.path", "data.damaged", "data.changed", "data.latents.*", "data.text.*", "base.path",
-)  # fmt: skip
+# Fields that a run may change when it goes on, each with the reason: none alters what its past steps computed.
+MAY_CHANGE = {
+    "train.steps": "where the run ends; a decay that ends with the run is longer or shorter from there on",
+    "train.log_every": "which steps have a line in metrics.jsonl",
+    "checkpoint.*": "which steps are saved, and which of them stay",
+    "evaluate.*": "an evaluation reads the moving average and changes nothing of the run",
+    "sample.*": "samples are made of the moving average",
+    "mesh.*": "draws depend on the step and the example alone; losses agree within 1e-4, on one mesh bit for bit",
+    "data.dir": "where the data lie; a run goes on with the same examples alone",
+    "data.source.path": "where the data lie; a run goes on with the same examples alone",
+    "data.latents.*": "where the latents lie, and what decodes samples; their digest has to be that of before",
+    "data.text.*": "where texts and tokens lie; their digest has to be that of before",
+    "data.threads": "how many threads read; batches are a function of the seed and the place in the run",
+    "data.damaged": "what becomes of a record that cannot be read, from here on",
+    "data.changed": "whether other examples than before are accepted, from here on",
+    "base.path": "where the frozen model lies; its weights are compared",
+}
 
 
 SHARED = 60.0  # seconds: as long as NFS may remember that a file was not there
