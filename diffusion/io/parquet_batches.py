@@ -4,12 +4,12 @@ Some bytes of a file can stand for thousands of millions: a page that is compres
 of a dictionary that each row names. The headers of the pages say how much each unpacks to, so they are read first.
 """
 
-__all__ = ["batches", "metadata"]
+__all__ = ["batches", "metadata", "unpacked"]
 
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from diffusion.io import budgets, failures, limits, opener
 
@@ -106,17 +106,16 @@ def _check_pages(
     size = os.fstat(file.fileno()).st_size
     budget = budgets.Budget(str(path), budgets.unpacked(size))
     longest = 1
+    chunks = _chunks(file, path)
     for group in groups:
-        part = about.row_group(group)
-        for number in range(part.num_columns):
-            column = part.column(number)
-            if columns is not None and column.path_in_schema.split(".")[0] not in columns:
+        if len(chunks[group]) != about.num_columns:
+            raise limits.Refused(f"{path} is damaged: a group of rows has {len(chunks[group])} columns")
+        for number, chunk in enumerate(chunks[group]):
+            if columns is not None and chunk.name not in columns:
                 continue
             schema = about.schema.column(number)
-            width = FIXED.get(column.physical_type, schema.length or 0)
-            at = column.dictionary_page_offset if column.has_dictionary_page else None
-            at = column.data_page_offset if at is None else min(at, column.data_page_offset)
-            end = at + column.total_compressed_size
+            width = FIXED.get(schema.physical_type, max(schema.length or 0, 0))
+            at, end = chunk.start, chunk.end
             if not 0 <= at <= end <= size:
                 raise limits.Refused(f"{path} is damaged: a column lies at bytes {at} to {end} of {size}")
             biggest = 0
@@ -130,6 +129,50 @@ def _check_pages(
                     budget.spend(values * biggest)
             longest = max(longest, width or biggest)
     return longest
+
+
+class _Chunk(NamedTuple):
+    """Where a column of a group of rows lies, and the bytes that it says it unpacks to."""
+
+    name: str
+    start: int
+    end: int
+    unpacked: int
+
+
+def unpacked(path: pathlib.Path, name: str, within: Any = None) -> int:
+    """The bytes that a column of a file unpacks to, as the file says.
+
+    Args:
+        path, within: as in `opener.open_file`.
+        name: of the column.
+
+    Raises:
+        limits.Refused, OSError: as `metadata`.
+    """
+    with opener.open_file(path, within=within) as file:
+        return sum(chunk.unpacked for group in _chunks(file, path) for chunk in group if chunk.name == name)
+
+
+def _chunks(file: BinaryIO, path: pathlib.Path) -> list[list[_Chunk]]:
+    """The columns of each group of rows, as the end of the file has them.
+
+    pyarrow's own (`RowGroupMetaData.column`) ends the process where their statistics are damaged.
+    """
+    size = os.fstat(file.fileno()).st_size
+    file.seek(max(size - 8, 0))
+    length = int.from_bytes(file.read(4), "little")
+    file.seek(max(size - 8 - length, 0))
+    try:
+        footer, _ = _struct(file.read(length), 0, 0)
+        return [[_chunk(column[3]) for column in group[1]] for group in footer.get(4, [])]
+    except (IndexError, KeyError, TypeError, UnicodeDecodeError, AttributeError) as error:
+        raise limits.Refused(f"{path} is damaged: its columns have no description") from error
+
+
+def _chunk(about: dict[int, Any]) -> _Chunk:
+    start = min(about[9], about.get(11) or about[9])  # of the dictionary, where there is one
+    return _Chunk(about[3][0].decode(), start, start + about[7], max(about[6], 0))
 
 
 def _page(content: bytes, path: pathlib.Path) -> tuple[int, int, int, int]:
@@ -172,15 +215,19 @@ def _value(content: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
         return None, at + 8
     if kind == 8:
         length, at = _varint(content, at)
-        return None, at + length
+        if at + length > len(content):
+            raise IndexError(length)
+        return content[at : at + length], at + length
     if kind in (9, 10):
         head, at = content[at], at + 1
         length = head >> 4
         if length == 15:
             length, at = _varint(content, at)
+        items = []
         for _ in range(length):
-            _, at = (None, at + 1) if head & 15 in (1, 2) else _value(content, at, head & 15, depth + 1)
-        return None, at
+            item, at = (content[at] == 1, at + 1) if head & 15 in (1, 2) else _value(content, at, head & 15, depth + 1)
+            items.append(item)
+        return items, at
     if kind == 12:
         return _struct(content, at, depth + 1)
     raise IndexError(kind)

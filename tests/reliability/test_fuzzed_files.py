@@ -37,3 +37,11 @@ def test_many_altered_files_are_read_or_refused_in_little_memory_and_time(name, 
     assert not [json.loads(line.partition(" ")[2]) for line in lines if line.startswith("fault")]
     assert lines and lines[-1] == "end", f"{lines[-1:]} ended with {done.returncode}: {done.stderr[-2000:]}"
     assert sum(line.startswith("seed") for line in lines) == PART
+
+
+@pytest.mark.parametrize("seed", [1165, 1648])
+def test_statistics_of_parquet_that_are_damaged_do_not_end_the_process(seed, tmp_path, monkeypatch):
+    """pyarrow 26 ends the process where one asks it for the columns of such a file."""
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+    kind = fuzzing.kinds()["parquet"]
+    assert not fuzzing.fault(kind, kind.prepare(tmp_path), seed)

@@ -103,7 +103,7 @@ class Parquet:
             raise self._damaged[name]
         if name not in self._tables:
             try:
-                size = sum(_bytes_of(parquet_batches.metadata(file, self._within), name) for file in self._paths)
+                size = sum(parquet_batches.unpacked(file, name, self._within) for file in self._paths)
                 column = self._whole(name) if size <= IN_MEMORY else None
                 column = self._mapped(name) if column is None else column
                 if len(column) != len(self):
@@ -153,14 +153,3 @@ def _schema(metadata: Any, file: pathlib.Path) -> Any:
         return metadata.schema.to_arrow_schema()
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
         raise ValueError(f"{file} is no sound Parquet file: {limits.reason(error)}") from error
-
-
-def _bytes_of(metadata: Any, name: str) -> int:
-    """Bytes of a column of a file, unpacked."""
-    total = 0
-    for group in range(metadata.num_row_groups):
-        for k in range(metadata.num_columns):
-            column = metadata.row_group(group).column(k)
-            if pathlib.PurePosixPath(column.path_in_schema.replace(".", "/")).parts[0] == name:
-                total += column.total_uncompressed_size
-    return total
