@@ -79,7 +79,10 @@ class TarShards:
                     f"{self.place(row)}: its members are {', '.join(sorted(members))}, and the first record "
                     f"has {', '.join(sorted(suffixes))}: all have to have the same."
                 )
-        first = self._value(0, "json") if "json" in suffixes else {}
+        try:
+            first = self._value(0, "json") if "json" in suffixes else {}
+        except ValueError as error:
+            raise ValueError(f"{self.place(0)}: {error}") from error
         keys = [f"json.{key}" for key in first] if isinstance(first, dict) else []
         self.columns = (*(name for name in suffixes if name != "json"), *keys)
 

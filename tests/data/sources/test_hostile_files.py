@@ -334,6 +334,11 @@ def test_labels_that_are_lists_of_different_lengths_are_refused(data):
     refused(r"data: the labels in column 'label' are object", lambda: read("picture_folder", data))
 
 
+def test_the_json_of_a_first_record_that_is_none_is_named(data):
+    tar(data / "a.tar", {"0.png": PICTURE, "0.json": b"{"})
+    refused(r"a\.tar, record '0' at byte \d+: its json .*is not valid JSON", lambda: read("tar_shards", data))
+
+
 def test_a_first_record_of_no_kind_is_named(data):
     array_record(data / "a.array_record", b"some words")
     refused(r"a\.array_record, record 0 cannot be read: a record begins with", lambda: read("array_records", data))
