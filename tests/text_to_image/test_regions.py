@@ -166,3 +166,9 @@ def test_a_reference_changes_the_picture_and_its_own_size_is_needed():
         ValueError, match=r"the reference has 8 x 16 pixels \(height x width\), and the pictures have 16 x 16"
     ):
         made(reference=reference[:8])
+
+
+@pytest.mark.parametrize("value", [7, None, {"prompt": "a"}, ["a"], ("a", (0, 0, 1, 1), 3), ("", (0, 0, 1, 1)), "ab"])
+def test_what_is_no_region_is_refused_in_words(value):
+    with pytest.raises(ValueError, match=r"regions: .*valid: a prompt and where it holds|regions: the box"):
+        Region.of(value)

@@ -146,3 +146,12 @@ def test_what_is_too_small_for_a_watermark_is_refused():
             mark.read(np.full((1, 64, 64, 3), np.nan))
     with pytest.raises(FileNotFoundError, match="diffusion watermark make"):
         watermarks.load("nowhere.json")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_one_value_that_is_not_finite_is_refused(value):
+    noise = NOISE[:2].copy()
+    noise[1, 0, 0, 0] = value
+    for mark in (watermarks.gaussian_shading(KEY, 16, 8), watermarks.tree_ring(KEY, 0.5, 0)):
+        with pytest.raises(ValueError, match="values that are not finite"):
+            mark.read(noise)
