@@ -340,10 +340,10 @@ KINDS = {
 
 
 def kinds() -> dict[str, Kind]:
-    """The kinds of files, those of data among them."""
-    from tests.reliability import fuzzed_data  # which are made of what is above
+    """The kinds of files, those of data and of other readers among them."""
+    from tests.reliability import fuzzed_data, fuzzed_readers  # which are made of what is above
 
-    return {**KINDS, **fuzzed_data.KINDS}
+    return {**KINDS, **fuzzed_data.KINDS, **fuzzed_readers.KINDS}
 
 
 def fault(kind: Kind, reader: Reader, seed: int) -> str:

@@ -19,11 +19,27 @@ from diffusion import commands as command_lines
 from diffusion.experiments.config import recipes
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
-from diffusion.io import file_systems, limits, opener
+from diffusion.io import file_systems, limits, opener, schema
 from diffusion.io.json_lines import append, rows
 
 FORMAT = 1  # raised when a change makes older readers wrong
 QUEUED, RUNNING, DONE, FAILED, STOPPED = STATUSES = ("queued", "running", "done", "failed", "stopped")
+MOST = 10**5  # runs, and words of a command
+WORD = schema.text(10**5)
+RECORD = {
+    "name": schema.text(),
+    "file": schema.text(),
+    "varies": schema.several(schema.text(), most=MOST),
+    "seeds": schema.several(schema.text(), most=MOST),
+    "bases": schema.table(schema.table(schema.Valid("any value", lambda value: True))),
+    "runs": schema.several(schema.Valid("a table", lambda value: isinstance(value, dict)), most=MOST),
+}
+PLAN = {
+    "name": schema.text(255),
+    "overrides": schema.table(schema.Valid("any value", lambda value: True)),
+    "commands": schema.several(schema.several(WORD, 1, MOST)),
+}
+EVENT = {"attempt": schema.whole(), "command": schema.whole(), "seconds": schema.number(), "reason": schema.text(10**6)}
 PATIENCE = 0.2  # seconds for which a lock is tried: a reader that looks at it holds it for an instant
 
 
@@ -73,7 +89,11 @@ def read(directory: pathlib.Path) -> Record:
     try:
         content = opener.read_json(path)
         if content["format"] != FORMAT:
-            raise WorkdirError(f"{path} has format {content['format']!r}; this version reads {FORMAT}.")
+            raise WorkdirError(f"{path} has format {limits.short(content['format'])}; this version reads {FORMAT}.")
+        schema.check(RECORD, content, str(path))
+        for run in content["runs"]:
+            schema.check(PLAN, run, f"{path}: a run")
+        limits.inside(str(path), [run["name"] for run in content["runs"]])
         content["runs"] = [Plan(**run) for run in content["runs"]]
         record = Record(**{name: content[name] for name in Record._fields})
         runs = [run._replace(commands=[current(words) for words in run.commands]) for run in record.runs]
@@ -84,7 +104,7 @@ def read(directory: pathlib.Path) -> Record:
             f"{printed('sweep', '--sweep=FILE', f'--workdir={directory}')}"
         ) from error
     except (OSError, limits.Refused, ValueError, KeyError, TypeError) as error:
-        raise WorkdirError(f"{path} cannot be read: {error}") from error
+        raise WorkdirError(f"{path} cannot be read: {limits.reason(error)}") from error
 
 
 def current(words: Sequence[str]) -> list[str]:
@@ -109,8 +129,19 @@ def log_event(folder: pathlib.Path, status: str, **about: Any) -> None:
 
 
 def events(folder: pathlib.Path) -> list[dict]:
-    """The lines of a run's sweep.jsonl, without one that was cut off."""
-    return [event for event in rows(folder / "sweep.jsonl") if event.get("status") in STATUSES]
+    """The lines of a run's sweep.jsonl, without one that was cut off, or of a status of another version.
+
+    Raises:
+        WorkdirError: if a line before the last is damaged.
+    """
+    path = folder / "sweep.jsonl"
+    try:
+        known = [event for event in rows(path) if event.get("status") in STATUSES]
+        for event in known:
+            schema.check(EVENT, event, str(path))
+    except (OSError, limits.Refused) as error:
+        raise WorkdirError(str(error)) from error
+    return known
 
 
 def logged_status(folder: pathlib.Path, commands: int) -> Status:

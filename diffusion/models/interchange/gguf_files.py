@@ -76,8 +76,6 @@ class Stored(NamedTuple):
         plain = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
         if self.kind.name in plain:
             return self._bytes().view(plain[self.kind.name]).reshape(self.shape)
-        if not self.size:
-            return np.zeros(self.shape, np.float32)
         rows = self._bytes().reshape(-1, self.size // max(1, int(np.prod(self.sides[:-1]))))
         try:
             return gguf.dequantize(rows, self.kind).reshape(self.shape)
@@ -116,6 +114,8 @@ def read(path: pathlib.Path) -> dict[str, Stored]:
         kind = GGMLQuantizationType(entry.kind)
         block, size = GGML_QUANT_SIZES[kind]
         number = math.prod(entry.sides)
+        if number == 0:
+            raise limits.Refused(f"{what} has the sides {list(entry.sides)}, and holds no number.")
         if (entry.sides and entry.sides[-1] % block) or (not entry.sides and block > 1):
             raise limits.Refused(f"{what} has the sides {list(entry.sides)}, which blocks of {block} do not fill.")
         begin, size = header.begin + entry.offset, number // block * size

@@ -82,6 +82,7 @@ def test_a_header_without_end_is_refused(content, words):
     [
         (tensor("a", [2**40]), "ends at .* bytes, and byte .* is to be read"),
         (tensor("a", [2**63, 2**63, 2**63]), "ends at"),
+        (tensor("a", [2**40, 0], kind=8), r"a\.gguf: a has the sides \[0, 1099511627776\], and holds no number"),
         (tensor("a", [33], kind=8), r"a\.gguf: a has the sides \[33\], which blocks of 32 do not fill"),
         (tensor("a", [2], kind=4_000), "a has the type 4000, which the package gguf does not know"),
     ],
