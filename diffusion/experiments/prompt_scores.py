@@ -48,7 +48,7 @@ from diffusion.experiments.arena.competitors import Competitor
 from diffusion.experiments.config import ConfigError, names, unknown
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
-from diffusion.io import files
+from diffusion.io import files, opener
 from diffusion.metrics import picture_scores
 from diffusion.metrics.picture_scores import Columns, Scorer, Source
 from diffusion.metrics.preference import preferred
@@ -87,7 +87,7 @@ def fingerprint(path: str) -> str:
     place = pathlib.Path(path).expanduser()
     if place.is_dir():
         return model_index.fingerprint(place)
-    with open(place, "rb") as file:
+    with opener.open_file(place) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -176,7 +176,7 @@ def main(argv: list[str]) -> None:
     if values.prompts:
         if not pathlib.Path(values.prompts).is_file():
             raise ConfigError(f"--prompts={values.prompts}: there is no such file.")
-        prompts = pathlib.Path(values.prompts).read_text().splitlines()
+        prompts = opener.read_text(values.prompts).splitlines()
     sets = [opened(name, prompts) for name in values.images]
     if len({pictures.name for pictures in sets}) < len(sets):
         raise ConfigError(f"--images={','.join(values.images)}: a set comes twice.")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion.io import limits
+from diffusion.io import limits, opener
 from diffusion.io.pickles import Kind, Name, only, run
 
 LIMIT = 2**32  # bytes of a file
@@ -86,7 +86,7 @@ def read(path: pathlib.Path | str) -> dict[str, np.ndarray]:
     if found.st_size > LIMIT:
         raise limits.Refused(f"{path} has {limits.size(found.st_size)}; at most {limits.size(LIMIT)} are read.")
     limits.fits(str(path), found.st_size)
-    content = path.read_bytes()
+    content = opener.read(path, most=LIMIT)
     try:
         tree, storage = (_archive if content.startswith(b"PK") else _stream)(content)
         return {name: _array(name, tensor, storage(tensor.key)) for name, tensor in _tensors(tree)}

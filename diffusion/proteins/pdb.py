@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from diffusion.io import files
+from diffusion.io import files, opener
 from diffusion.proteins.backbone import ATOMS
 
 MOST_RESIDUES = 9999  # four columns
@@ -77,11 +77,12 @@ def load(path: str | os.PathLike) -> np.ndarray:
         raise ValueError(
             f"{path} has {path.stat().st_size} bytes; a chain of {MOST_RESIDUES} residues has {MOST_BYTES} at most"
         )
+    text = opener.read(path, most=MOST_BYTES).decode("ascii", "replace")
     atoms_by_residue: dict[
         tuple[int, str], dict[str, list[float]]
     ] = {}  # by number and insertion code, in the file's order
     chain = None
-    for number, line in enumerate(path.read_text(encoding="ascii", errors="replace").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if line.startswith(("TER", "ENDMDL")) and atoms_by_residue:
             break
         if not line.startswith("ATOM  ") or (name := line[12:16].strip()) not in ATOMS:

@@ -299,9 +299,9 @@ def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -
 def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
     path = folder / "spiece.model"
     library = sentencepiece.SentencePieceProcessor()
-    limits.fits(str(path), path.stat().st_size)
+    content = opener.read(path, most=limits.TEXT)
     with _refusing(f"{path} is not a model of sentencepiece"):
-        library.LoadFromSerializedProto(path.read_bytes())
+        library.LoadFromSerializedProto(content)
         size = library.get_piece_size()
         library.encode("a")
     if library.eos_id() < 0:

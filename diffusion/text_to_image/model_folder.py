@@ -30,7 +30,7 @@ def save(folder: pathlib.Path, base: pathlib.Path, part: str, module: nn.Module,
     """
     interchange.save(folder / part, module, params, **how)
     config = folder / part / "config.json"
-    ours = json.loads(config.read_text())
+    ours = opener.read_table(config)
     theirs = opener.read_table(base / part / "config.json")
     if "sample_size" in theirs and "sample_size" not in ours:
         config.write_text(json.dumps({**ours, "sample_size": theirs["sample_size"]}, indent=2) + "\n")
@@ -52,7 +52,7 @@ def complete(
             shutil.copytree(path, folder / path.name)
         elif path.name in (INDEX, model_index.SAMPLING):
             shutil.copyfile(path, folder / path.name)
-    index = json.loads((folder / INDEX).read_text())
+    index = opener.read_table(folder / INDEX)
     if pipeline and index["_class_name"] != pipeline:
         (folder / INDEX).write_text(json.dumps({**index, "_class_name": pipeline}, indent=2) + "\n")
     if about is not None:

@@ -21,7 +21,7 @@ def fingerprint(folder: str | pathlib.Path) -> str:
     folder = pathlib.Path(folder).expanduser()
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in CONTENT):
-        with open(path, "rb") as file:
+        with opener.open_file(path) as file:
             total.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()
 

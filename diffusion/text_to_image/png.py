@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from diffusion.io import pictures, schema
+from diffusion.io import opener, pictures, schema
 from diffusion.models.quantised import KINDS
 from diffusion.text_to_image import model_index, requests
 from diffusion.text_to_image.lora_weights import LoraWeight
@@ -197,5 +197,5 @@ def checksum(name: str) -> str:
         return model_index.fingerprint(name)
     if not os.path.isfile(name):
         raise FileNotFoundError(f"{name}: there is no such file.")
-    with open(name, "rb") as file:
+    with opener.open_file(name) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

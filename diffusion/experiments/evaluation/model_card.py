@@ -84,7 +84,7 @@ def write_beside(file: str | pathlib.Path, card: Card) -> pathlib.Path:
         Its path.
     """
     path = pathlib.Path(file).with_suffix(".md")
-    if not path.is_file() or is_ours(path.read_bytes()):
+    if not path.is_file() or is_ours(opener.read(path)):
         workdir.write_text(path, text(card))
     return path
 
@@ -102,7 +102,7 @@ def write(folder: str | pathlib.Path, card: Card, before: str | pathlib.Path | N
     """
     path = pathlib.Path(folder) / NAME
     for old in (path, *([pathlib.Path(before) / NAME] if before is not None else [])):
-        if old.is_file() and not is_ours(content := old.read_bytes()):
+        if old.is_file() and not is_ours(content := opener.read(old)):
             if old != path:
                 path.write_bytes(content)
             return path
@@ -190,7 +190,7 @@ def stated_license(folder: pathlib.Path) -> dict[str, str]:
     path = folder / NAME
     if not path.is_file():
         return {}
-    front = re.match(r"---\r?\n(.*?)\n---", path.read_bytes().decode(errors="replace"), re.DOTALL)
+    front = re.match(r"---\r?\n(.*?)\n---", opener.read(path).decode(errors="replace"), re.DOTALL)
     lines = re.findall(r"^(license(?:_name|_link)?): *[\"']?([^\s\"'#]+)", front[1], re.MULTILINE) if front else []
     return dict(lines)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.experiments.config import ConfigError
-from diffusion.io import limits
+from diffusion.io import limits, opener
 from diffusion.metrics.prompt_following import clustered, dpg_bench, geneval, readers, t2i_compbench, t2i_compbench_plus
 from diffusion.metrics.prompt_following.clustered import Mean
 from diffusion.metrics.prompt_following.readers import PromptsError
@@ -86,8 +86,8 @@ class Benchmark(NamedTuple):
 def _digest(paths: Sequence[pathlib.Path]) -> str:
     """sha256 of a file as sha256sum prints it; of several, of their names and contents."""
     if len(paths) == 1:
-        return hashlib.sha256(paths[0].read_bytes()).hexdigest()
-    return hashlib.sha256(b"".join(path.name.encode() + b"\n" + path.read_bytes() for path in paths)).hexdigest()
+        return hashlib.sha256(opener.read(paths[0])).hexdigest()
+    return hashlib.sha256(b"".join(path.name.encode() + b"\n" + opener.read(path) for path in paths)).hexdigest()
 
 
 def _mean(rows: Sequence[Mapping], scale: float = 1.0) -> Mean:

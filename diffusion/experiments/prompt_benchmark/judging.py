@@ -137,7 +137,7 @@ def _pictures(
     """The pictures of a file, each with the beginning of its line."""
     path = images / file.path
     try:
-        content = path.read_bytes()
+        content = opener.read(path, within=images)
         cells = benchmark.cells(pictures.read(content, str(path)), per_prompt)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--images: {path}: {error}") from error

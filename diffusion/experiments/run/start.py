@@ -13,6 +13,7 @@ from diffusion.experiments.run import examples, tuned_base
 from diffusion.experiments.run.players import ENCODER, FEATURES
 from diffusion.experiments.run.program import Program
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
+from diffusion.io import opener
 from diffusion.training import sharding, state, training_means, warm_start
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.sharding import leaf_name
@@ -188,7 +189,7 @@ def _with_teacher(config: ConfigDict, train_state: state.TrainState) -> state.Tr
     A second player starts from the same weights.
     """
     path = pathlib.Path(config.teacher.path).expanduser()
-    theirs = versions.read((path / "config.json").read_text())
+    theirs = versions.read(opener.read_text(path / "config.json"))
     ours = {"schedule": config.schedule, "parameterization": config.teacher.parameterization, "model": config.model}
     for field, part in ours.items() if built_in_python(config) == built_in_python(theirs) else ():
         if plain(part) != plain(theirs[field]):

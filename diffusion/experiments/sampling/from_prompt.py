@@ -32,7 +32,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import model_flags, prompt_flags, tuned_run
 from diffusion.experiments.sampling.model_flags import DROP_TEXT, DTYPE, MODEL, QUANTISED
 from diffusion.experiments.sampling.prompt_flags import AGAIN
-from diffusion.io import clips, pictures
+from diffusion.io import clips, opener, pictures
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
 from diffusion.text_to_image import jobs, model_index, png
@@ -187,7 +187,7 @@ def make(
 
 def verdict(path: pathlib.Path, target: pathlib.Path, about: Mapping[str, Any], device: str) -> str:
     """Whether two files are the same, in words."""
-    if path.read_bytes() == target.read_bytes():
+    if opener.read(path) == opener.read(target):
         return "the same bytes"
     difference = np.abs(pictures.read(path).astype(int) - pictures.read(target)).max()
     if not difference:

@@ -20,7 +20,7 @@ from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.config import ConfigError, data, guides, names
 from diffusion.experiments.config.recipe import Recipe
 from diffusion.experiments.sampling import autoencoder_folders
-from diffusion.io import npz
+from diffusion.io import npy, npz
 from diffusion.models import facts, token_merging
 from diffusion.models.layers import conditions, layout
 from diffusion.objectives import Jumps, Moves, projectors
@@ -213,9 +213,7 @@ def measured_pictures(recipe: Recipe) -> np.ndarray | None:
     path = pathlib.Path(recipe.measured.pictures).expanduser()
     if path.suffix in (".npz", ".npy"):
         try:
-            pictures = (
-                npz.load(path, ("images",))["images"] if path.suffix == ".npz" else np.load(path, allow_pickle=False)
-            )
+            pictures = npz.load(path, ("images",))["images"] if path.suffix == ".npz" else np.array(npy.mapped(path))
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"config.sample.measurement.pictures = {str(path)!r}: {error}") from error
     else:

@@ -9,7 +9,7 @@ import numpy as np
 from diffusion.data import given_series
 from diffusion.experiments.config import ConfigError, as_config_errors
 from diffusion.experiments.config.recipe import Recipe
-from diffusion.io import npz
+from diffusion.io import npy, npz
 
 
 def conditions(text: str, recipe: Recipe) -> Any:
@@ -44,7 +44,7 @@ def conditions(text: str, recipe: Recipe) -> Any:
             entries = npz.load(path, names)
             rows = entries if isinstance(null, dict) else entries["condition"]
         elif path.suffix == ".npy":
-            rows = structure.unflatten([np.load(path, allow_pickle=False)])
+            rows = structure.unflatten([np.array(npy.mapped(path))])
         else:
             rows = structure.unflatten([np.array([[float(number) for number in text.split(",")]])])
         arrays = jax.tree.leaves(rows)

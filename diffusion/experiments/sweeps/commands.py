@@ -13,6 +13,7 @@ from diffusion import commands as command_lines
 from diffusion.experiments.config import ConfigError, checks, command_line, extensions, recipes, versions
 from diffusion.experiments.config.differences import differences
 from diffusion.experiments.config.values import config_hash, from_json, plain, to_json
+from diffusion.io import opener
 
 
 class Setting(NamedTuple):
@@ -119,7 +120,7 @@ def _with_existing(config: ConfigDict, trained: Mapping[str, str]) -> ConfigDict
 
 def _saved(folder: str, words: Sequence[str]) -> str:
     try:
-        return (pathlib.Path(folder) / "config.json").read_text()
+        return opener.read_text(pathlib.Path(folder) / "config.json")
     except OSError as error:
         raise ConfigError(
             f"{shlex.join(words)}: there is no run in {folder} ({error.strerror}). Train it first; or a "

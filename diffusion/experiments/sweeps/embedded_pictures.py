@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from diffusion.io import pictures
+from diffusion.io import opener, pictures
 
 ROOM = 16_000_000  # bytes for all pictures of a page
 LARGEST = 80_000  # bytes for one
@@ -35,7 +35,7 @@ def _address(path: pathlib.Path, share: int) -> str | None:
 
 @functools.lru_cache(maxsize=4096)  # a report that follows a sweep meets the same files again and again
 def _encoded(path: pathlib.Path, changed: int, size: int, share: int) -> str:
-    content = path.read_bytes()
+    content = opener.read(path)
     with pictures.opened(content, str(path)) as image:
         image.load()
         kind = Image.MIME[image.format]

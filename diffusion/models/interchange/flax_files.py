@@ -14,7 +14,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from diffusion.io import limits
+from diffusion.io import limits, opener
 
 LIMIT = 2**35  # bytes of a file
 MARKS = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")  # files of a folder of Orbax
@@ -41,7 +41,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise limits.Refused(f"{path} has {limits.size(size)}; at most {limits.size(LIMIT)} are read.")
     limits.fits(str(path), size)
     try:
-        tree = _orbax(path) if path.is_dir() else flax.serialization.msgpack_restore(path.read_bytes())
+        tree = _orbax(path) if path.is_dir() else flax.serialization.msgpack_restore(opener.read(path, most=LIMIT))
     except limits.Refused:
         raise
     except (
