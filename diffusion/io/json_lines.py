@@ -24,11 +24,13 @@ def append(path: pathlib.Path, row: Mapping) -> None:
         raise OSError(f"{path}: a line could only be written in part: the disk is full.")
 
 
-def rows(path: pathlib.Path) -> list[dict]:
+def rows(path: pathlib.Path, followed: bool = False) -> list[dict]:
     """The lines of a .jsonl file that a run is perhaps writing; a torn last one is left out.
 
     Args:
         path: metrics.jsonl or its like; may be missing.
+        followed: whether the next writer may have gone on behind a torn line; a line that is no JSON is then left out
+            wherever it stands.
 
     Raises:
         OSError: if a line before the torn one is no JSON object; the message has its number.
@@ -44,7 +46,7 @@ def rows(path: pathlib.Path) -> list[dict]:
         try:
             row = limits.parse_json(line, f"{path}: line {number}")
         except limits.Refused as error:
-            if line.endswith(b"\n"):
+            if line.endswith(b"\n") and not followed:
                 raise OSError(f"{error} Mend the line or remove it.") from error
             continue
         if not isinstance(row, dict):

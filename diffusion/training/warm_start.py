@@ -38,7 +38,7 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
         try:
             return {name.replace(".", "/"): leaf for name, leaf in safetensors_files.load(path).items()}
         except limits.Refused as error:
-            raise ValueError(f"init_from = {str(path)!r}: {error}") from error
+            raise ValueError(f"init_from = {str(path)!r} is not a safetensors file: {error}") from error
     if path.parent.name == "checkpoints" and checkpoints.STEP.fullmatch(path.name):
         params, _ = checkpoints.load_ema(path.parent.parent, int(path.name))
     else:

@@ -19,7 +19,7 @@ from diffusion import commands as command_lines
 from diffusion.experiments.config import recipes
 from diffusion.experiments.config.extensions import printed
 from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
-from diffusion.io import file_systems, limits, opener, schema
+from diffusion.io import failures, file_systems, limits, opener, schema
 from diffusion.io.json_lines import append, rows
 
 FORMAT = 1  # raised when a change makes older readers wrong
@@ -129,17 +129,20 @@ def log_event(folder: pathlib.Path, status: str, **about: Any) -> None:
 
 
 def events(folder: pathlib.Path) -> list[dict]:
-    """The lines of a run's sweep.jsonl, without one that was cut off, or of a status of another version.
+    """The lines of a run's sweep.jsonl, without those that were cut off, or of a status of another version.
 
     Raises:
-        WorkdirError: if a line before the last is damaged.
+        OSError: if this machine cannot read the file.
+        WorkdirError: if a line is JSON and no event.
     """
     path = folder / "sweep.jsonl"
     try:
-        known = [event for event in rows(path) if event.get("status") in STATUSES]
+        known = [event for event in rows(path, followed=True) if event.get("status") in STATUSES]
         for event in known:
             schema.check(EVENT, event, str(path))
     except (OSError, limits.Refused) as error:
+        if failures.of_machine(error):
+            raise
         raise WorkdirError(str(error)) from error
     return known
 
