@@ -5,6 +5,7 @@
 Each text of a table stays in memory, so that a run grows with its saves; see docs/reliability.md.
 """
 
+import argparse
 import gc
 import importlib.metadata
 import sys
@@ -46,6 +47,7 @@ def calls() -> dict[str, Callable[[], Any]]:
 
 def main() -> None:
     """Prints the numbers."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(f"tensorstore {importlib.metadata.version('tensorstore')}")
     for name, call in calls().items():
         print(f"{name}: {left_behind(call):.1f} objects a call")
