@@ -23,11 +23,12 @@ from diffusion import public
 from diffusion.manifolds.manifold import Manifold, norm, scaled
 from diffusion.manifolds.rotations import so3 as so3_of
 from diffusion.manifolds.sphere import sphere as sphere_of
+from diffusion.manifolds.spherical_heat import log_heat
 from diffusion.manifolds.torus import torus as torus_of
 from diffusion.schedules import left_broadcast
 
 ANGLES = 2048  # of the table whose inverse draws the distance from the start
-MOST = 5  # dimensions of a sphere, up to which both forms are measured
+MOST = 5  # dimensions of a sphere, up to which both forms are written
 NEAR = 1e-2  # below this distance log K is a parabola to float32's accuracy
 
 
@@ -52,65 +53,28 @@ def sphere(dimension: int = 2) -> HeatKernel:
 
         K_v(theta) = sum_l exp(-l (l + n - 1) v / 2) (2 l + n - 1) / (n - 1) C_l(cos theta) / vol(S^n)
 
-    with the Gegenbauer polynomials C_l of index (n - 1) / 2, those of Legendre on S^2. For v < 1 / (2 n) the
-    expansion to the first order
-
-        (2 pi v)^(-n/2) exp(-theta^2 / (2 v)) (theta / sin theta)^((n - 1) / 2) exp(v u(theta)),
-        u = (n - 1)^2 / 8 - (n - 1) (n - 3) (1 - theta cot theta) / (8 theta^2)
-
-    is within 2e-3 of its logarithm on S^2, 6e-3 on S^5, and exact on S^3, but for the last 0.6 before the antipode, the
-    cut locus, where a Brownian motion of such a variance does not come: there the density is smaller than exp(-10) of
-    its maximum. It also stands, up to the antipode, where v < 1 / n and theta^2 > 16 v: the density is smaller than
-    exp(-8) of its maximum there, and the terms of the series cancel.
+    with the Gegenbauer polynomials C_l of index (n - 1) / 2, those of Legendre on S^2. For v <= 1 the sum is over the
+    geodesics that wind about the sphere, which is exactly the same, see `spherical_heat`. In float32 the logarithm and
+    its slope are within 2e-6 and 5e-4 of theirs, up to the antipode, the cut locus.
 
     Facts:
-        series: zonal harmonics; the expansion of Minakshisundaram and Pleijel for v < 1 / (2 n)
-        paper: De Bortoli et al. 2022, "Riemannian Score-Based Generative Modelling"
+        series: zonal harmonics; images for v <= 1
+        paper: De Bortoli et al. 2022, "Riemannian Score-Based Generative Modelling"; Camporesi 1990, "Harmonic analysis
+            and propagators on homogeneous spaces"
 
     Args:
         dimension: n = 2 ... 5; the circle is `torus(1)`.
 
     Raises:
-        ValueError: if dimension < 2, or > 5, where float32 loses the series and the expansion its accuracy.
+        ValueError: if dimension < 2, or > 5, whose images are not written.
     """
     if not 2 <= dimension <= MOST:
         raise ValueError(
             f"heat_kernels.sphere: dimension = {dimension} must be in 2 ... {MOST}; the circle is torus(1), and "
             "varadhan(manifold) an approximation in any number"
         )
-    n = dimension
-    terms = math.ceil(math.sqrt(130 * n))
-    log_volume = math.log(2) + (n + 1) / 2 * math.log(math.pi) - math.lgamma((n + 1) / 2)
-
-    def series(theta, v):
-        c = jnp.cos(theta)
-
-        def term(carry, l):
-            last, this, total = carry
-            total += jnp.exp(-l * (l + n - 1) * v / 2) * (2 * l + n - 1) / (n - 1) * this
-            return (this, (2 * c * (l + (n - 1) / 2) * this - (l + n - 2) * last) / (l + 1), total), None
-
-        begin = (jnp.ones_like(c), (n - 1) * c, jnp.ones_like(c))
-        (_, _, total), _ = jax.lax.scan(term, begin, jnp.arange(1, terms, dtype=c.dtype))
-        return jnp.log(jnp.maximum(total, 1e-30)) - log_volume
-
-    def expansion(theta, v):
-        small = theta < 0.05
-        safe = jnp.clip(jnp.where(small, 1.0, theta), max=math.pi - 1e-3)
-        spread = jnp.where(small, theta**2 / 6 + theta**4 / 180, jnp.log(safe / jnp.sin(safe)))
-        bend = jnp.where(small, 1 / 3 + theta**2 / 45, (1 - safe / jnp.tan(safe)) / safe**2)
-        u = (n - 1) ** 2 / 8 - (n - 1) * (n - 3) / 8 * bend
-        return -n / 2 * jnp.log(2 * math.pi * v) - theta**2 / (2 * v) + (n - 1) / 2 * spread + v * u
-
-    def log_radial(theta, v):
-        short = v < 0.5 / n
-        far = (theta**2 > 16 * v) & (v < 1 / n)  # where the terms of the series cancel
-        early = expansion(theta, jnp.where(short | far, v, 0.5 / n))
-        return jnp.where(short | far, early, series(theta, jnp.where(short, 0.5 / n, v)))
-
-    return _isotropic(
-        sphere_of(n), math.pi, log_radial, lambda theta: (n - 1) * jnp.log(jnp.maximum(jnp.sin(theta), 1e-9))
-    )
+    log_area = lambda theta: (dimension - 1) * jnp.log(jnp.maximum(jnp.sin(theta), 1e-9))
+    return _isotropic(sphere_of(dimension), math.pi, log_heat(dimension), log_area, ANGLES // 4)
 
 
 def so3() -> HeatKernel:
@@ -233,7 +197,11 @@ def varadhan(manifold: Manifold, steps: int = 20) -> HeatKernel:
 
 
 def _isotropic(
-    manifold: Manifold, reach: float, log_radial: Callable[[Array, Array], Array], log_area: Callable[[Array], Array]
+    manifold: Manifold,
+    reach: float,
+    log_radial: Callable[[Array, Array], Array],
+    log_area: Callable[[Array], Array],
+    angles: int = ANGLES,
 ) -> HeatKernel:
     """The kernel whose density depends on the distance alone.
 
@@ -242,6 +210,7 @@ def _isotropic(
         reach: its largest distance.
         log_radial: (distance, v) -> log K.
         log_area: distance -> log of the area of the sphere of that radius, up to a constant.
+        angles: number of entries of the table whose inverse draws the distance.
     """
 
     def log_density(x, y, v):
@@ -258,7 +227,7 @@ def _isotropic(
         v = jnp.asarray(v, x.dtype)
         # A normal distribution of these many dimensions goes no further than this.
         width = jnp.minimum(reach, jnp.sqrt(v) * (6 + math.sqrt(manifold.dimension)))
-        distances = jnp.linspace(0, 1, ANGLES, dtype=x.dtype) * width
+        distances = jnp.linspace(0, 1, angles, dtype=x.dtype) * width
         log_density = log_radial(distances, _like(v, distances))
         density = jnp.exp(log_density - log_density[0] + log_area(distances))
         below = jnp.concatenate([jnp.zeros(1, x.dtype), jnp.cumsum((density[1:] + density[:-1]) / 2)])

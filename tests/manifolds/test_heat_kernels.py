@@ -22,6 +22,17 @@ def sphere_series(n, theta, v):
     return total / (2 * math.pi ** ((n + 1) / 2) / math.gamma((n + 1) / 2))
 
 
+def sphere_slope(n, theta, v):
+    """The derivative of the logarithm of `sphere_series` in theta: that of C_l^a is 2 a C_(l - 1)^(a + 1)."""
+    index = (n - 1) / 2
+    total = sum(
+        math.exp(-l * (l + n - 1) * v / 2) * (2 * l + n - 1) * eval_gegenbauer(l - 1, index + 1, np.cos(theta))
+        for l in range(1, 200)
+    )
+    volume = 2 * math.pi ** ((n + 1) / 2) / math.gamma((n + 1) / 2)
+    return -np.sin(theta) * total / volume / sphere_series(n, theta, v)
+
+
 def rotation_series(omega, v):
     """The kernel of SO(3) by 200 characters."""
     l = np.arange(200)[:, None]
@@ -48,8 +59,8 @@ def circles(n):
 
 SLOW = pytest.mark.slow  # kernels whose programs take seconds to compile
 CASES = {  # kernel, angles -> points, density by angle in float64, largest error of the logarithm
-    "sphere2": (heat_kernels.sphere(2), circles(2), lambda a, v: sphere_series(2, a, v), 2e-3),
-    "sphere5": (heat_kernels.sphere(5), circles(5), lambda a, v: sphere_series(5, a, v), 6e-3),
+    "sphere2": (heat_kernels.sphere(2), circles(2), lambda a, v: sphere_series(2, a, v), 2e-5),
+    "sphere5": (heat_kernels.sphere(5), circles(5), lambda a, v: sphere_series(5, a, v), 2e-5),
     "so3": (heat_kernels.so3(), rotations, rotation_series, 2e-5),
     "torus": (heat_kernels.torus(1), lambda a: a[:, None], circle_series, 2e-5),
 }
@@ -90,6 +101,42 @@ def test_draws_have_the_mean_of_the_first_eigenfunction(name):
         kernel.manifold.check(x)
         values = function(x)
         assert abs(values.mean() - mean(v)) < 4 * values.std() / math.sqrt(len(values)), v
+
+
+FROM_THE_ANTIPODE = np.array([0.0, 0.002, 0.01, 0.05, 0.2, 0.6])
+
+
+@pytest.mark.parametrize(
+    "n", [pytest.param(2, marks=SLOW), 3, pytest.param(4, marks=SLOW), pytest.param(5, marks=SLOW)]
+)
+def test_density_and_score_of_the_sphere_up_to_the_antipode(n):
+    """Against the harmonics in float64, which hold a density of exp(-16) of its maximum; the score vanishes there."""
+    angles = math.pi - FROM_THE_ANTIPODE
+    both = jax.jit(lambda x, y, v: (heat_kernels.sphere(n).log_density(x, y, v), heat_kernels.sphere(n).score(x, y, v)))
+    ends = jnp.asarray(circles(n)(angles), jnp.float32)
+    starts = jnp.broadcast_to(jnp.eye(n + 1, dtype=jnp.float32)[0], ends.shape)
+    away = circles(n)(angles + math.pi / 2)
+    for v in (0.3, 0.45, 0.7, 0.99, 1.01, 2.0):
+        density, score = both(starts, ends, jnp.full(angles.shape, v, jnp.float32))
+        np.testing.assert_allclose(density, np.log(sphere_series(n, angles, v)), rtol=3e-6, atol=1e-6)
+        slope = np.sum(np.asarray(score, np.float64) * away, -1)
+        np.testing.assert_allclose(slope, sphere_slope(n, angles, v), rtol=3e-4, atol=1e-5, err_msg=f"v = {v}")
+
+
+def test_the_score_near_the_antipode_is_that_of_images_for_small_variances():
+    """S^3 in closed form: K ~ N(a) / sin a, N = (pi - a) exp(pi a / v) - (pi + a) exp(-pi a / v), by its derivative."""
+    kernel = heat_kernels.sphere(3)
+    a = np.array([1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0])
+    ends = jnp.asarray(circles(3)(math.pi - a), jnp.float32)
+    starts = jnp.broadcast_to(jnp.eye(4, dtype=jnp.float32)[0], ends.shape)
+    score = jax.jit(kernel.score)
+    for v in (0.005, 0.02, 0.1):
+        z = math.pi * a / v
+        value = (math.pi - a) - (math.pi + a) * np.exp(-2 * z)
+        slope = math.pi / v * ((math.pi - a) + (math.pi + a) * np.exp(-2 * z)) - 1 - np.exp(-2 * z)
+        exact = a / v - slope / value + 1 / np.tan(a)  # away from the start a falls
+        found = np.asarray(score(starts, ends, jnp.full(a.shape, v, jnp.float32)), np.float64)
+        np.testing.assert_allclose(np.sum(found * circles(3)(1.5 * math.pi - a), -1), exact, rtol=5e-4)
 
 
 @SLOW

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import eval_legendre
 
 from diffusion import schedules
 from diffusion.manifolds import (
@@ -94,6 +95,24 @@ def test_bits_of_diffused_mixtures_are_reproduced(name):
     measured = jax.jit(lambda x: riemannian_log_likelihood(field, x, times, log_prior).log_density)(x)
     bits = np.abs(measured - at(times[0]).log_density(x)) / math.log(2)
     assert bits.max() < 1e-2
+
+
+@pytest.mark.slow
+def test_the_likelihood_of_a_diffused_point_is_exact_up_to_its_antipode():
+    """The density of Brownian motion from one point, by the harmonics in float64."""
+    kernel = heat_kernels.sphere(2)
+    pole = jnp.array([[1.0, 0.0, 0.0]])
+    schedule = schedules.variance_exploding(0.02, 2.0)
+    field = mixtures.exact_field(kernel, pole, (0.3,), (1.0,), schedule)
+    last = mixtures.diffused(kernel, pole[0], 0.3 + float(schedule.sigma(1.0)) ** 2)
+    angles = math.pi - np.array([0.002, 0.01, 0.05, 0.3, 1.5])
+    x = jnp.asarray(np.stack([np.cos(angles), np.sin(angles), 0 * angles], -1), jnp.float32)
+    times = np.linspace(schedule.t_min, 1.0, 41)
+    measured = jax.jit(lambda x: riemannian_log_likelihood(field, x, times, last.log_density).log_density)(x)
+    l = np.arange(60)[:, None]
+    decay = (2 * l + 1) / (4 * math.pi) * np.exp(-l * (l + 1) * (0.3 + float(schedule.sigma(times[0])) ** 2) / 2)
+    exact = np.log(np.sum(decay * eval_legendre(l, np.cos(angles)), 0))
+    np.testing.assert_allclose(measured, exact, atol=1e-2)
 
 
 def test_mistakes_are_refused():
