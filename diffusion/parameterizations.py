@@ -373,9 +373,8 @@ def clipped_x0(floor: float = 0.05, clock: Clock | None = None) -> Parameterizat
 
     def scaled(schedule, t, x_t):
         """sigma' / w x_t, and max(sigma / w, floor)."""
-        alpha, sigma = _coefficients(schedule, t, x_t)
-        alpha_dot, sigma_dot = derivatives(schedule, t, x_t)
-        w = alpha * sigma_dot - sigma * alpha_dot
+        _, sigma = _coefficients(schedule, t, x_t)
+        _, sigma_dot, w, _ = _rates(schedule, t, x_t)
         return sigma_dot / w * x_t, jnp.maximum(sigma / w, floor)
 
     def to_prediction(schedule, t, x_t, output):
@@ -446,8 +445,9 @@ def velocity(clock: Clock | None = None) -> Parameterization:
 
         x0 = (sigma' x_t - sigma u) / w,    eps = (alpha u - alpha' x_t) / w,    w = alpha sigma' - sigma alpha'
 
-    For the rectified flow u = eps - x0 and w = 1 at every t. Lipman et al. 2023, "Flow Matching for Generative
-    Modeling", eq. 23; Ma et al. 2024, "SiT".
+    For the rectified flow u = eps - x0 and w = 1 at every t. Where sigma leaves 0 with an infinite slope, as that of
+    `schedules.cosine`, u is infinite at t = 0, and the prediction is the limit for any finite output: x0 = x_t / alpha
+    and eps = 0. Lipman et al. 2023, "Flow Matching for Generative Modeling", eq. 23; Ma et al. 2024, "SiT".
 
     Args:
         clock: the network's time.
@@ -455,9 +455,9 @@ def velocity(clock: Clock | None = None) -> Parameterization:
 
     def to_prediction(schedule, t, x_t, output):
         alpha, sigma = _coefficients(schedule, t, x_t)
-        alpha_dot, sigma_dot = derivatives(schedule, t, x_t)
-        w = alpha * sigma_dot - sigma * alpha_dot
-        return Prediction((sigma_dot * x_t - sigma * output) / w, (alpha * output - alpha_dot * x_t) / w)
+        alpha_dot, sigma_dot, w, rising = _rates(schedule, t, x_t)
+        noise = (alpha * output - alpha_dot * x_t) / w
+        return Prediction((sigma_dot * x_t - sigma * output) / w, jnp.where(rising, 0, noise))
 
     def target(schedule, t, x0, eps):
         alpha_dot, sigma_dot = derivatives(schedule, t, x0)
@@ -544,6 +544,18 @@ def derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array,
     one = jnp.ones_like(t)
     rate = lambda f: left_broadcast(jax.jvp(f, (t,), (one,))[1], x)
     return rate(schedule.alpha), rate(schedule.sigma)
+
+
+def _rates(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array, Array, Array]:
+    """alpha', sigma' and w = alpha sigma' - sigma alpha', up to a common factor; and whether sigma' is infinite there.
+
+    The factor is 1 but at the data, sigma = 0, where w may be infinite.
+    """
+    alpha, sigma = _coefficients(schedule, t, x)
+    alpha_dot, sigma_dot = derivatives(schedule, t, x)
+    w = alpha * sigma_dot - sigma * alpha_dot
+    rising = (sigma == 0) & ~jnp.isfinite(w)
+    return jnp.where(rising, 0, alpha_dot), jnp.where(rising, 1, sigma_dot), jnp.where(rising, alpha, w), rising
 
 
 def _coefficients(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal
+from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal, with_data_end
 
 
 def cosine(s: float = 0.008) -> NoiseSchedule:
@@ -60,7 +60,7 @@ def cosine(s: float = 0.008) -> NoiseSchedule:
 
     return NoiseSchedule(
         alpha,
-        sigma,
+        with_data_end(sigma, 0.0, math.inf),
         log_snr,
         inverse_log_snr,
         drift=drift,
@@ -131,7 +131,7 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
 
     return NoiseSchedule(
         alpha,
-        sigma,
+        with_data_end(sigma, 0.0, math.inf),
         log_snr,
         inverse_log_snr,
         drift=drift,

@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
 
 from diffusion.schedules.bisection import bisect
 from diffusion.schedules.leaves import joined
-from diffusion.schedules.noise_schedule import NoiseSchedule, Trained, as_float, preserves_variance
+from diffusion.schedules.noise_schedule import NoiseSchedule, Trained, as_float, preserves_variance, with_data_end
 
 
 def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
@@ -43,7 +45,10 @@ def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
         return schedule.norm(schedule.alpha(t), factor * schedule.sigma(t))
 
     def sigma(t):
-        return factor * schedule.sigma(t) / norm(t)
+        return factor * schedule.sigma(t) / with_data_end(norm, 1.0, 0.0)(t)  # sigma = 0 at t = 0, whatever norm' is
+
+    def alpha(t):
+        return with_data_end(lambda t: schedule.alpha(t) / norm(t), 1.0, drift(_data(t)))(t)
 
     def drift(t):
         # d sigma / dt may be infinite at the data itself, where the norm does not depend on sigma.
@@ -56,7 +61,7 @@ def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
         return scale * schedule.prior(key, shape)
 
     return schedule._replace(
-        alpha=lambda t: schedule.alpha(t) / norm(t),
+        alpha=alpha,
         sigma=sigma,
         log_snr=lambda t: schedule.log_snr(t) - 2 * math.log(factor),
         inverse_log_snr=lambda log_snr: schedule.inverse_log_snr(as_float(log_snr) + 2 * math.log(factor)),
@@ -102,7 +107,10 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
         return schedule.norm(schedule.alpha(t), factor(t) * schedule.sigma(t))
 
     def sigma(t):
-        return factor(t) * schedule.sigma(t) / norm(t)
+        return factor(t) * schedule.sigma(t) / with_data_end(norm, 1.0, 0.0)(t)  # as in `shifted`
+
+    def alpha(t):
+        return with_data_end(lambda t: schedule.alpha(t) / norm(t), 1.0, drift(_data(t)))(t)
 
     def log_snr(t):
         return schedule.log_snr(t) - 2 * (math.log(first) + growth * as_float(t))
@@ -132,7 +140,7 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
         return scale * schedule.prior(key, shape)
 
     return schedule._replace(
-        alpha=lambda t: schedule.alpha(t) / norm(t),
+        alpha=alpha,
         sigma=sigma,
         log_snr=log_snr,
         inverse_log_snr=inverse_log_snr,
@@ -186,12 +194,19 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
         rescaled = k * jnp.maximum(schedule.alpha(t) - alpha_last, 0)
         return jnp.where(t < schedule.t_min, schedule.alpha(t), rescaled)
 
-    def sigma(t):
-        t = as_float(t)
+    def changed(t):
+        before = t < schedule.t_min
         _, k, c = constants(t)
-        squared = (k * _complement(schedule, t) + c) * (1 + alpha(t))
         # Inside the root too, so that no derivative is taken of the root of a negative number.
-        return jnp.where(t < schedule.t_min, schedule.sigma(t), jnp.sqrt(jnp.where(t < schedule.t_min, 1, squared)))
+        later = jnp.where(before, schedule.t_max, t)
+        squared = (k * _complement(schedule, later) + c) * (1 + alpha(later))
+        return jnp.where(before, schedule.sigma(t), jnp.sqrt(jnp.where(before, 1, squared)))
+
+    def sigma(t):
+        data = _data(t)
+        rate = jax.jvp(schedule.sigma, (data,), (jnp.ones_like(data),))[1]
+        scale = jnp.sqrt(constants(data)[1]) if schedule.t_min == 0 else 1
+        return with_data_end(changed, 0.0, rate * scale)(t)
 
     def inverse_log_snr(log_snr):
         log_snr = as_float(log_snr)
@@ -229,6 +244,11 @@ def _each(schedule: NoiseSchedule, change: Callable[[NoiseSchedule], NoiseSchedu
 def _complement(schedule, t):
     """1 - alpha(t) without cancellation, where the variance is preserved."""
     return schedule.sigma(t) ** 2 / (1 + schedule.alpha(t))
+
+
+def _data(t: ArrayLike) -> Array:
+    """The time of the data, 0, in the precision of t."""
+    return jnp.zeros([], as_float(t).dtype)
 
 
 def _trained(schedule: NoiseSchedule, change: Callable[[NoiseSchedule], NoiseSchedule]) -> Trained | None:

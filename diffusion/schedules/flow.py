@@ -70,7 +70,7 @@ def trigonometric() -> NoiseSchedule:
     rate = math.pi / 2
     alpha = lambda t: jnp.sin(rate * (1 - as_float(t)))  # exact at the end where it vanishes
     sigma = lambda t: jnp.sin(rate * as_float(t))
-    drift = lambda t: -rate / jnp.tan(rate * (1 - as_float(t)))
+    drift = lambda t: -rate * sigma(t) / alpha(t)  # exact at both ends
     return NoiseSchedule(
         alpha,
         sigma,

@@ -11,6 +11,7 @@ __all__ = [
     "of_each_leaf",
     "preserves_variance",
     "variance_preserving_from",
+    "with_data_end",
 ]
 
 from collections.abc import Callable
@@ -178,6 +179,37 @@ def variance_preserving_from(
         prior=normal(1.0),
         norm=jnp.hypot,
     )
+
+
+def with_data_end(
+    function: Callable[[Array], Array], value: ArrayLike, rate: ArrayLike
+) -> Callable[[ArrayLike], Array]:
+    """A coefficient with its value and its derivative at t = 0, where its formula has none: the root of zero.
+
+    Args:
+        function: the coefficient, of t > 0.
+        value: the coefficient at t = 0.
+        rate: limit of its derivative as t falls to 0; it may be infinite.
+    """
+
+    def ended(t):
+        t = as_float(t)
+        data = t == 0
+        return jnp.where(data, value, function(jnp.where(data, 0.5, t))) + _rising(t, rate)
+
+    return ended
+
+
+@jax.custom_jvp
+def _rising(t: Array, rate: ArrayLike) -> Array:
+    """0, whose derivative is the rate at t = 0."""
+    return jnp.zeros_like(t)
+
+
+@_rising.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    t, rate = primals
+    return jnp.zeros_like(t), jnp.where(t == 0, rate, 0) * tangents[0]
 
 
 def as_float(t: ArrayLike) -> Array:

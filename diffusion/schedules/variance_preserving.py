@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal
+from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal, with_data_end
 
 # Both papers' codes train down to this time, where sigma is 1e-3 and 1e-6.
 T_MIN = 1e-5
@@ -38,7 +38,7 @@ def variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseS
     beta, integral = _linear_beta("variance_preserving", beta_min, beta_max)
     return NoiseSchedule(
         alpha=lambda t: jnp.exp(-integral(t) / 2),
-        sigma=lambda t: jnp.sqrt(-jnp.expm1(-integral(t))),
+        sigma=with_data_end(lambda t: jnp.sqrt(-jnp.expm1(-integral(t))), 0.0, math.inf),
         log_snr=lambda t: -jnp.log(jnp.expm1(integral(t))),
         inverse_log_snr=lambda log_snr: _time(beta_min, beta_max, jax.nn.softplus(-as_float(log_snr))),
         drift=lambda t: -beta(t) / 2,

@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from diffusion import schedules
+from diffusion import parameterizations, schedules
 from diffusion.schedules import bisection
 from tests.conformance import slow_but
 from tests.schedules import schedule_cases
@@ -182,6 +182,61 @@ def test_float32_is_finite_near_both_ends(made, name):
             assert np.isfinite(function(argument)), (t, function)
         assert schedule.sigma(t) > 0
         assert schedule.alpha(t) > 0
+
+
+@every_schedule
+@pytest.mark.parametrize("x64", [False, True])
+def test_the_data_end_has_the_limits_of_the_derivatives(made, name, x64):
+    """At t = 0, by differences of the definition: sigma' is infinite where sigma(h) / h grows without end.
+
+    A process with t_min > 0 may jump there; then alpha and sigma stay, and nothing is NaN.
+    """
+    schedule, h = made[name], 1e-9
+    with jax.enable_x64(x64):
+        t = jnp.zeros([])
+        slopes = [jax.jvp(f, (t,), (jnp.ones_like(t),))[1] for f in (schedule.alpha, schedule.sigma)]
+        for f, slope in zip((schedule.alpha, schedule.sigma), slopes):
+            np.testing.assert_allclose(jax.grad(f)(t), slope, rtol=1e-6)
+        drift, diffusion = schedule.drift(t), schedule.diffusion(t)
+        assert np.isfinite([drift, diffusion, slopes[0]]).all() and diffusion >= 0 and not np.isnan(slopes[1])
+        if schedule.t_min > 0:
+            return
+        sigma = lambda h: float(np.sqrt(SCHEDULES[name].squares(np.float64(h))[1]))
+        alpha_rate = (np.sqrt(SCHEDULES[name].squares(np.float64(1e-6))[0]) - 1) / 1e-6
+        np.testing.assert_allclose([slopes[0], drift], alpha_rate, rtol=1e-3, atol=1e-5)
+        if sigma(h) > 1e3 * h:
+            assert slopes[1] == np.inf
+            np.testing.assert_allclose(diffusion, sigma(h) / np.sqrt(h), rtol=1e-3)  # sigma^2 = g^2 t
+        else:
+            np.testing.assert_allclose(slopes[1], sigma(h) / h, rtol=1e-3)
+            np.testing.assert_allclose(diffusion, 0, atol=1e-6)
+
+
+@every_schedule
+@pytest.mark.parametrize("parameterization", [parameterizations.velocity(), parameterizations.clipped_x0()])
+def test_velocities_are_read_at_the_data(made, name, parameterization):
+    """x0 is x itself, whatever a finite output says; at the smallest times it is near x.
+
+    Where sigma jumps from the data, there is no velocity, and the first time is t_min.
+    """
+    schedule = made[name]._replace(t_max=0.999)  # where a velocity is defined
+    network = lambda x, t, condition: 0.3 * x + 1
+    denoise = parameterizations.denoiser(network, schedule, parameterization)
+    x = jnp.array([[0.5, -2.0]])
+    if schedule.t_min > 0 and jax.grad(schedule.sigma)(0.0) == 0:
+        assert all(np.isfinite(part).all() for part in denoise(x, schedule.t_min)[:2])
+        return
+    at_data = denoise(x, 0.0)
+    np.testing.assert_allclose(at_data.x0, x, rtol=1e-6)
+    assert np.isfinite(at_data.eps).all()
+    gradient = jax.jacobian(lambda x: denoise(x, 0.0).x0[0])(x)[:, 0]
+    np.testing.assert_allclose(gradient, np.eye(2), atol=1e-6)
+    if made[name].t_min == 0:
+        near = denoise(x, 1e-12)
+        np.testing.assert_allclose(near.x0, x, atol=2e-3)
+        alpha, sigma = made[name].alpha(1e-12), made[name].sigma(1e-12)
+        np.testing.assert_allclose(alpha * near.x0 + sigma * near.eps, x, rtol=1e-5)
+        np.testing.assert_allclose(near.eps, at_data.eps, atol=0.01)
 
 
 @each_kind
