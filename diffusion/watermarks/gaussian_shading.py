@@ -67,7 +67,7 @@ def gaussian_shading(key: str, bits: int = 64, nonces: int = 64) -> Watermark:
         number = positive.shape[1]
         streams, signs = tables(number)
         pm = lambda table: np.where(table, 1.0, -1.0).astype(np.float32)
-        agree = np.rint((pm(positive) @ pm(signs).T + number) / 2)  # [B, nonces]
+        agree = np.rint((np.float64(pm(positive) @ pm(signs).T) + number) / 2)  # [B, nonces]
         best = agree.argmax(1)
         most = agree.max(1)
         single = scipy.special.betainc(np.maximum(most, 1), number - most + 1, 0.5)  # P(Binomial(n, 1/2) >= most)

@@ -1,6 +1,7 @@
 """Watermarks: what is embedded is read back, the noise keeps its law, and p-values hold for what has no watermark."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,20 @@ def test_gaussian_shading_reads_every_bit_of_the_noise_and_keeps_its_magnitudes(
     assert (reading.score == 1).all()
     np.testing.assert_allclose(reading.p_value, 1 - (1 - 2.0**-128) ** 8, atol=1e-15)  # all 128 signs agree
     assert len(np.unique(marked.reshape(64, -1) > 0, axis=0)) == 8  # pictures of different nonces differ
+
+
+@pytest.mark.parametrize("flipped", [0, 7])
+def test_the_p_value_of_gaussian_shading_is_that_of_the_binomial_in_float64(flipped):
+    """Of 600 signs all but a few agree: sums of binomial coefficients over 2^600, times the nonces."""
+    mark = watermarks.gaussian_shading("ab" * 32, 8, 4)
+    noise = np.array(
+        mark.embed(jax.random.normal(jax.random.key(0), (1, 10, 20, 3)), jax.random.split(jax.random.key(1), 1))
+    )
+    noise.reshape(-1)[:flipped] *= -1
+    reading = mark.read(noise)
+    assert reading.p_value.dtype == reading.score.dtype == np.float64
+    exact = 4 * sum(math.comb(600, k) for k in range(flipped + 1)) / 2**600
+    np.testing.assert_allclose(reading.p_value, exact, rtol=1e-9)
 
 
 def test_gaussian_shading_leaves_noise_normal_and_independent_over_the_keys():
