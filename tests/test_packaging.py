@@ -49,6 +49,8 @@ EXTRAS = {  # modules that need an extra of their own, and say so where it is mi
     "diffusion.io.content_credentials": "provenance",
     "diffusion.io.local_certificates": "provenance",
     "diffusion.io.clips": "video",
+    "diffusion.io.film_child": "video",
+    "diffusion.io.parquet_batches": "eval",
     "diffusion.models.interchange.gguf_files": "gguf",
 }
 DISTRIBUTIONS = {

@@ -6,7 +6,7 @@ FFmpeg reads files of many kinds in C, and some kinds name other files or hosts.
 no protocol, and can open nothing: the process may have no further descriptor. It imports nothing of the package.
 """
 
-__all__ = ["main"]
+__all__ = ["Ended", "main"]
 
 import array
 import importlib

@@ -13,7 +13,7 @@ from diffusion.models.dit import DiT
 from diffusion.models.interchange import schedulers
 from diffusion.text_to_image import jobs, pipelines
 from diffusion.text_to_image.requests import Request
-from tests.text_to_image.test_programs import CONFIG, Pixels
+from tests.text_to_image.stand_ins import CONFIG, Pixels
 
 
 @pytest.fixture(scope="module")

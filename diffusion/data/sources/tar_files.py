@@ -6,7 +6,7 @@ The headers of a shard are read once, and where its members lie is kept in DIFFU
 that a record needs, so that the order of a run is the same as from any other source.
 """
 
-__all__ = ["DAMAGED", "Strict", "TarShards", "tar_shards", "value_of"]
+__all__ = ["Strict", "TarShards", "tar_shards", "value_of"]
 
 import functools
 import hashlib
