@@ -1,6 +1,6 @@
 """Films (MP4, WebM ...) by a child process that decodes them, one for each process that reads; see `film_child`."""
 
-__all__ = ["INSTALL", "about", "has_library", "read"]
+__all__ = ["Frames", "about", "has_library", "read"]
 
 import atexit
 import importlib.util
