@@ -1,6 +1,6 @@
 """Arrays in NumPy's own format, .npy: no larger than the bytes that hold them, and never by pickle."""
 
-__all__ = ["DAMAGED", "Header", "decoded", "mapped", "read_header"]
+__all__ = ["Header", "decoded", "mapped", "read_header"]
 
 import io
 import os
