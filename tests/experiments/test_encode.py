@@ -113,7 +113,7 @@ def test_a_run_on_latents_resumes_repeats_its_steps_and_decodes_its_samples(vae,
     assert train.run(stopped, tmp_path / "resumed") == 0
     assert train.run(config, tmp_path / "resumed") == 0
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "resumed/metrics.jsonl").read_bytes()
-    assert reproduce.repeat(config, tmp_path / "whole", 2).finite
+    assert reproduce.repeat(resolve.recipe(config), tmp_path / "whole", 2).finite
 
     params, _ = checkpoints.load_ema(tmp_path / "whole")
     seeds = generate.seeds(config, 3)

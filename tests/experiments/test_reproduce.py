@@ -14,7 +14,7 @@ import pytest
 from configs import digits
 from diffusion.commands import as_process
 from diffusion.experiments import reproduce, train
-from diffusion.experiments.config import checks
+from diffusion.experiments.config import checks, resolve
 from diffusion.experiments.run import failure
 from diffusion.training import state
 from diffusion.training.checkpointing import checkpoints
@@ -97,7 +97,7 @@ def test_the_state_that_is_kept_is_the_one_before_the_step(exploded):
 @pytest.mark.slow
 def test_a_change_of_the_config_is_tried_on_the_step(exploded):
     changed = checks.validate(tiny(**EXPLODES | {"parameterization.clock": {"name": "time"}}))
-    repeated = reproduce.repeat(changed, exploded)
+    repeated = reproduce.repeat(resolve.recipe(changed), exploded)
     assert repeated.step == 1 and not repeated.finite
 
 
@@ -109,7 +109,7 @@ def test_a_healthy_step_has_the_loss_of_the_metrics_and_of_its_examples(healthy,
         folder = tmp_path
         assert train.run(tiny(**changes), folder) == 0
     rows = {row["step"]: row for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())}
-    repeated = reproduce.repeat(checks.validate(tiny(**changes)), folder, 3)
+    repeated = reproduce.repeat(resolve.recipe(checks.validate(tiny(**changes))), folder, 3)
     assert repeated.finite and repeated.origins == []
     for name in ("loss", "grad_norm"):
         assert float(f"{repeated.metrics[name]:.8g}") == rows[4][name]
@@ -123,9 +123,9 @@ def test_a_healthy_step_has_the_loss_of_the_metrics_and_of_its_examples(healthy,
 
 def test_where_no_step_has_failed(healthy):
     with pytest.raises(checkpoints.CheckpointError, match=r"no step that has failed; --step takes .*: 3, 6"):
-        reproduce.repeat(tiny(), healthy)
+        reproduce.repeat(resolve.recipe(tiny()), healthy)
     with pytest.raises(checkpoints.CheckpointError, match=r"no checkpoint of step 4; --step takes .*: 3, 6"):
-        reproduce.repeat(tiny(), healthy, 4)
+        reproduce.repeat(resolve.recipe(tiny()), healthy, 4)
 
 
 def test_a_later_failure_takes_the_place_of_an_earlier_one(tmp_path):

@@ -167,7 +167,7 @@ def test_a_step_of_players_is_repeated_alone(teacher, tmp_path):
     """What experiments.reproduce computes from a checkpoint is the gradient of that run's next step."""
     config = student("dmd", teacher, **{"train.steps": 5, "second_player.updates": 5})
     assert train.run(config, tmp_path) == 0
-    repeated = reproduce.repeat(config, tmp_path, step=5)
+    repeated = reproduce.repeat(resolve.recipe(config), tmp_path, step=5)
     assert repeated.finite and len(repeated.losses) == 8 and set(repeated.gradient.values()) == {0}
 
 

@@ -15,7 +15,7 @@ from safetensors.flax import save_file
 from configs import digits
 from diffusion import objectives
 from diffusion.experiments import reproduce, train
-from diffusion.experiments.config import ConfigError, checks, names
+from diffusion.experiments.config import ConfigError, checks, names, resolve
 from diffusion.experiments.run import program, start
 from diffusion.experiments.sampling import encoder_features, generate, of_run
 from diffusion.models import Functions
@@ -106,7 +106,7 @@ def test_a_run_trains_its_projectors_beside_a_frozen_encoder_and_resumes(weights
     assert about["encoder"] == {"path": str(weights), "sha256": encoder_features.digest(encoder)}
     restored, _ = start.with_encoder(config, made, end, about["encoder"])
     jax.tree.map(np.testing.assert_array_equal, restored.unsaved["encoder"], encoder)
-    assert reproduce.repeat(config, tmp_path, 2).finite
+    assert reproduce.repeat(resolve.recipe(config), tmp_path, 2).finite
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(-1 <= row["term"] <= 1 and row["term_2"] <= 0 for row in rows)
     samples = of_run.sample(checks.on_its_data(checks.validate(config)), tmp_path)

@@ -219,7 +219,7 @@ def test_samples_have_the_shape_of_the_config(pictures, straight):
             params, np.arange(6) % 2, generate.seeds(config, 6)
         )
         assert images.shape == (6, *shape)
-    repeated = reproduce.repeat(config_of(pictures), straight, 10)  # the next step, of whichever size
+    repeated = reproduce.repeat(resolve.recipe(config_of(pictures)), straight, 10)  # the next step, of whichever size
     assert repeated.finite and repeated.step == 10
 
 

@@ -13,7 +13,7 @@ import pytest
 from diffusion.data.sources import of_python
 from diffusion.experiments import reproduce
 from diffusion.experiments import train as training
-from diffusion.experiments.config import ConfigError, checks, names
+from diffusion.experiments.config import ConfigError, checks, names, resolve
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run.examples import open_examples
 from diffusion.experiments.train import train
@@ -130,12 +130,12 @@ def test_a_step_of_a_run_on_a_stream_is_repeated(tmp_path, monkeypatch):
     config = test_every_source.config_of(points(tmp_path / "points"), **{"train.steps": 4})
     assert training.run(config, tmp_path / "run") == 0
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    repeated = reproduce.repeat(config, tmp_path / "run", 2)
+    repeated = reproduce.repeat(resolve.recipe(config), tmp_path / "run", 2)
     assert repeated.metrics["loss"] == pytest.approx(rows[2]["loss"], rel=1e-6)
     assert repeated.index.tolist() == [8, 9, 10, 11]
     monkeypatch.setattr("diffusion.experiments.reproduce.checkpoints.restore", without_stream(checkpoints.restore))
     with pytest.raises(checkpoints.CheckpointError, match=r"points is a stream, and this state does not say where"):
-        reproduce.repeat(config, tmp_path / "run", 2)
+        reproduce.repeat(resolve.recipe(config), tmp_path / "run", 2)
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_a_step_on_a_stream_that_failed_is_repeated(tmp_path):
     assert training.run(config, tmp_path / "failed") == 1
     about = checkpoints.read_about(tmp_path / "failed/failed", 1)
     assert about["stream"]["read"] == about["examples"] == 4
-    again = reproduce.repeat(config, tmp_path / "failed")
+    again = reproduce.repeat(resolve.recipe(config), tmp_path / "failed")
     expected = open_examples(checks.validate(config)).batches(config, 0, np.arange(4), 0)
     next(expected)
     assert not again.finite and again.labels.tolist() == next(expected)["label"].tolist()
@@ -174,7 +174,7 @@ def test_a_step_on_a_stream_that_begins_anew_is_not_repeated(tmp_path, monkeypat
     with pytest.raises(
         checkpoints.CheckpointError, match="is a stream that begins anew at each start, so that no step"
     ):
-        reproduce.repeat(config, tmp_path / "run", 2)
+        reproduce.repeat(resolve.recipe(config), tmp_path / "run", 2)
 
 
 def test_a_split_that_is_not_there_is_refused_before_the_first_step(tmp_path, capsys):

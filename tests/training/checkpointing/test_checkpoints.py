@@ -319,7 +319,7 @@ MACHINE = {
 def fail(monkeypatch, part, error, steps):
     """Makes a part of the reading fail at some steps, as a disk, a server or a device would."""
     owner, name = {
-        "about": (checkpoints.limits, "read_json"),
+        "about": (checkpoints.opener, "read_json"),
         "validation": (checkpoints.validation, "check_item"),
         "restore": (ocp.Checkpointer, "restore"),
     }[part]
