@@ -37,8 +37,14 @@ def launch(tmp_path, script: str, *options: str, **environment: str) -> subproce
 
 
 def start(tmp_path, script: str, *options: str) -> subprocess.Popen:
+    """Starts the launcher as a terminal does; under `nohup make test` it would inherit that SIGHUP is ignored."""
     return subprocess.Popen(
-        command(tmp_path, script, *options), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(tmp_path, script, *options),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
 
 
