@@ -37,7 +37,7 @@ TABLES = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def file(tmp_path_factory):
     """All examples of the page, as one file of a user."""
     path = tmp_path_factory.mktemp("extend") / "my_ideas.py"
@@ -45,15 +45,33 @@ def file(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ideas(file):
-    """The module of that file; afterwards the tables are again what they were."""
+@pytest.fixture(scope="session")
+def extended(file):
+    """The tables with the examples, whose file a process can run once: TFDS registers its dataset for good."""
     before = [dict(table) for table in TABLES]
-    extensions.extend(str(file))
+    try:
+        extensions.extend(str(file))
+        return [dict(table) for table in TABLES]
+    finally:
+        _fill(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ideas(extended):
+    """The module of that file; afterwards the tables are again what they were.
+
+    xdist may run this file in two parts with others between them, so that this begins twice in a process.
+    """
+    before = [dict(table) for table in TABLES]
+    _fill(extended)
     yield sys.modules["extension_my_ideas"]
-    for table, old in zip(TABLES, before):
+    _fill(before)
+
+
+def _fill(contents):
+    for table, content in zip(TABLES, contents):
         table.clear()
-        table.update(old)
+        table.update(content)
 
 
 def changed(**entries):
