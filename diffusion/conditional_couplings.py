@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion import public
-from diffusion.couplings import Cost, Coupling, assignment, in_blocks, same_condition
+from diffusion.couplings import Cost, Coupling, assignment, in_blocks, within_conditions
 
 ConditionDistance = Callable[[Array, Array], Array]
 """(a `[n, D]`, b `[m, D]`) -> the distance of each pair of conditions `[n, m]`, zero for equal ones."""
@@ -40,9 +40,9 @@ def conditional_optimal_transport(
     Args:
         ratio: r of the paper, in (1 / block, 1]; in the authors' code 0.05 for points in the plane, 0.2 for ImageNet.
         block: number of examples that are matched among themselves, >= 2; the work grows as its cube.
-        distance: of the conditions, all leaves of floating-point numbers as one vector; `squared` if None. The authors
-            have `cosine` for CLIP's features.
-        cost: of a pair; the squared distance if None.
+        distance: the distance of two conditions, all leaves of floating-point numbers as one vector; `squared` if None.
+            The authors have `cosine` for CLIP's features.
+        cost: the cost of a pair; the squared distance if None.
 
     Raises:
         ValueError: if ratio or block is out of range, or, when called, if block does not divide the batch.
@@ -57,7 +57,7 @@ def conditional_optimal_transport(
             costs = cost(x, e)
         if condition is not None:
             exact, continuous = _parts(condition, block)
-            costs = jnp.where(same_condition(exact), costs, jnp.inf) if exact else costs
+            costs = within_conditions(costs, exact or None)
             if continuous is not None:
                 apart = between(continuous, continuous)
                 costs = costs + _weighted(condition_weight(costs, apart, ratio), apart)

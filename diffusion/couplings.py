@@ -27,6 +27,7 @@ __all__ = [
     "same_condition",
     "schroedinger_bridge",
     "sinkhorn",
+    "within_conditions",
 ]
 
 import dataclasses
@@ -145,9 +146,7 @@ def optimal_transport(block: int = 64, cost: Cost | None = None) -> Coupling:
     def match(keys, x, e, condition):
         # |x - e|^2 = |x|^2 + |e|^2 - 2 x.e, of which only the last term depends on the pairing.
         costs = -2 * x.reshape(block, -1) @ e.reshape(block, -1).T if cost is None else cost(x, e)
-        if condition is not None:
-            costs = jnp.where(same_condition(condition), costs, jnp.inf)
-        return e[assignment(costs)], jnp.zeros([])
+        return e[assignment(within_conditions(costs, condition))], jnp.zeros([])
 
     couple = in_blocks("optimal_transport", block, match)
     return Coupling(lambda *batch: couple(*batch)[0], block, condition="seen")
@@ -285,6 +284,19 @@ def entropic_plan(
         return normalized(normalized(log_plan, 0), 1), step + 1
 
     return jax.lax.while_loop(unfinished, sweep, (normalized(scores, 1), 0))[0]
+
+
+def within_conditions(costs: Array, condition: Any) -> Array:
+    """`[n, n]` the costs of pairs, infinite between unequal conditions; as they are without a condition.
+
+    Args:
+        costs: `[n, n]` costs.
+        condition: pytree of arrays `[n, ...]`, as in `same_condition`, or None.
+
+    Raises:
+        ValueError: as `same_condition`.
+    """
+    return costs if condition is None else jnp.where(same_condition(condition), costs, jnp.inf)
 
 
 def same_condition(condition: Any) -> Array:

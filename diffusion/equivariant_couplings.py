@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion import public
-from diffusion.couplings import Coupling, assignment, in_blocks, same_condition
+from diffusion.couplings import Coupling, assignment, in_blocks, within_conditions
 
 ROUNDS = 3  # of a matching and a rotation in turn, each of which can only shorten the distance
 
@@ -71,9 +71,7 @@ def equivariant_optimal_transport(block: int = 16, permutation: bool = True, rot
     def match(keys, x, e, condition):
         nearest = jax.vmap(lambda x: jax.vmap(lambda e: _nearest(x, e, permutation, rotation))(e))(x)
         costs = jnp.sum((nearest - x[:, None]) ** 2, axis=(2, 3))
-        if condition is not None:
-            costs = jnp.where(same_condition(condition), costs, jnp.inf)
-        return nearest[jnp.arange(block), assignment(costs)], jnp.zeros([])
+        return nearest[jnp.arange(block), assignment(within_conditions(costs, condition))], jnp.zeros([])
 
     couple = in_blocks("equivariant_optimal_transport", block, match)
 
