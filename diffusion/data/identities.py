@@ -4,7 +4,7 @@ A source says it by `identities() -> int64 [N, 3] | None`: for each record the s
 part of that set, and its number there.
 """
 
-__all__ = ["count_common", "have_common_set", "numbered"]
+__all__ = ["count_common", "have_common_set", "numbered", "stated"]
 
 import json
 from collections.abc import Iterable
@@ -25,6 +25,16 @@ def numbered(stored: Any, part: Any, numbers: Iterable[int] | np.ndarray) -> np.
     """
     numbers = np.fromiter(numbers, np.int64) if not isinstance(numbers, np.ndarray) else numbers.astype(np.int64)
     return np.stack([np.full_like(numbers, _digest(stored)), np.full_like(numbers, _digest(part)), numbers], axis=1)
+
+
+def stated(source: Any) -> np.ndarray | None:
+    """The identities `[N, 3]` that a source says; None where it has no such method, or does not know them.
+
+    Args:
+        source: any sequence of records, such as a `data.sources.Source`.
+    """
+    method = getattr(source, "identities", None)
+    return method() if method else None
 
 
 def _digest(value: Any) -> int:

@@ -36,8 +36,7 @@ Known = np.ndarray | Part | None
 def identify(source: Source | Stream) -> Known:
     """The stored records that a source reads, as far as it says so."""
     if not isinstance(source, Stream):
-        said = getattr(source, "identities", None)
-        return said() if said else None
+        return identities.stated(source)
     try:
         part = splits.parse(source.spec.split)
         first, last = splits.numbers((part.first, part.last), source.spec.split)

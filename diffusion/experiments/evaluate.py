@@ -248,9 +248,9 @@ def require_pictures(config: Mapping, metrics: Sequence[str], protocol: str = ""
     """Refuses what is of pictures alone for a run on other examples; a protocol of clips is none for a run on clips.
 
     Args:
-        config: of the run.
+        config: the run's config.
         metrics: the names of --metrics.
-        protocol: that of --protocol; "" where there is none.
+        protocol: the name of --protocol; "" where there is none.
         networks: the flags that name a network of pictures, such as "inception".
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.data import fingerprints
+from diffusion.data import fingerprints, identities
 from diffusion.data.sources.combined_streams import FilteredStream, MixedStream
 from diffusion.data.sources.spec import DataSpec, Source
 from diffusion.data.sources.streams import Stream
@@ -139,12 +139,13 @@ class Mixture:
         return found
 
     def identities(self) -> np.ndarray | None:
-        """Those of the sources, see `data.identities`; None if one does not know them."""
-        said = [getattr(source, "identities", lambda: None)() for source in self._of]
-        if any(own is None for own in said):
+        """The identities of the sources' records, see `data.identities`; None if one source does not know them."""
+        parts = [identities.stated(source) for source in self._of]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
             return None
         sizes = np.diff([0, *self._ends])
-        return np.concatenate([own[np.arange(size) % len(own)] for own, size in zip(said, sizes)])
+        return np.concatenate([part[np.arange(size) % len(part)] for part, size in zip(known, sizes)])
 
     def stamp(self) -> str:
         """Those of the sources, and where each ends."""
@@ -196,9 +197,9 @@ class Filtered:
         return self._of.sizes(self._rows[list(rows)].tolist())  # type: ignore[attr-defined]
 
     def identities(self) -> np.ndarray | None:
-        """Those of the records that are kept, see `data.identities`."""
-        said = getattr(self._of, "identities", lambda: None)()
-        return None if said is None else said[self._rows]
+        """The identities of the records that are kept, see `data.identities`."""
+        stated = identities.stated(self._of)
+        return None if stated is None else stated[self._rows]
 
     def stamp(self) -> str:
         """That of the source, and of which rows are kept."""

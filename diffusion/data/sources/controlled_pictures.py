@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.data import identities
 from diffusion.data.sources.spec import DamagedRecord, Leaf, Source
 from diffusion.data.sources.streams import Stream
 
@@ -119,8 +120,7 @@ class Controlled:
 
     def identities(self) -> np.ndarray | None:
         """Those of the source, see `data.identities`."""
-        said = getattr(self._of, "identities", None)
-        return said() if said else None
+        return identities.stated(self._of)
 
     def stamp(self) -> str:
         """That of the source."""

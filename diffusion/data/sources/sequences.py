@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from diffusion import pytrees
-from diffusion.data import fingerprints
+from diffusion.data import fingerprints, identities
 from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, class_of, number_type
 
 
@@ -62,8 +62,7 @@ class Records:
 
     def identities(self) -> np.ndarray | None:
         """Which stored records they are, see `data.identities`, where the sequence says it."""
-        said = getattr(self._records, "identities", None)
-        return said() if said else None
+        return identities.stated(self._records)
 
     def fingerprint(self) -> dict[str, int | str]:
         """How many records there are, and a digest of some of them."""

@@ -5,7 +5,7 @@ __all__ = ["ExactSeries", "SeriesWindows", "StandardSeries", "gaussian_series", 
 import csv
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -157,8 +157,8 @@ class StandardSeries(Records):
 
     def identities(self) -> np.ndarray:
         """Which windows of the file they are, see `data.identities`."""
-        own = [identities.numbered(["series", self.where, *self.columns], name, [first]) for name, first in self.places]
-        return np.concatenate(own)
+        file = ["series", self.where, *self.columns]
+        return np.concatenate([identities.numbered(file, name, [first]) for name, first in self.places])
 
     def filled(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         """The file's series, with the mean of all samples of a value where it is missing.
@@ -318,7 +318,7 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
 
 
 def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
-    rows = _rows(file)
+    rows = list(_rows(file))
     width = len(next(filter(None, rows), []))
     if not width:
         raise ValueError(f"{file} holds no rows")
@@ -348,11 +348,11 @@ def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
     return values
 
 
-def _rows(file: pathlib.Path) -> list[list[str]]:
+def _rows(file: pathlib.Path) -> Iterator[list[str]]:
     """The cells of each line of a .csv file."""
     text = opener.text_of(opener.read(file), file)
     try:
-        return list(csv.reader(io.StringIO(text, newline="")))
+        yield from csv.reader(io.StringIO(text, newline=""))
     except csv.Error as error:
         raise ValueError(f"{file} is no CSV: {error}.") from None
 
@@ -362,7 +362,7 @@ def _header(path: str) -> tuple[str, ...]:
     file = pathlib.Path(path).expanduser()
     if file.suffix != ".csv":
         return ()
-    first = _rows(file)[0]
+    first = next(_rows(file))
     return () if all(_number(cell) is not None for cell in first) else tuple(first)
 
 

@@ -49,7 +49,7 @@ def trained_on(train: Split, real: Split) -> TrainedOn:
 
     Args:
         train: the records of the training.
-        real: those that samples are compared with.
+        real: the records that samples are compared with.
     """
     of = len(real.images)
     count = shared_records.by_number(real.stored, train.stored)
@@ -63,8 +63,8 @@ def require(config: Mapping, train: Split, real: Split) -> TrainedOn:
     far as their folders and their data are still there.
 
     Args:
-        config: of the run.
-        train, real: as in `trained_on`.
+        config: the run's config.
+        train, real: the records, as in `trained_on`.
 
     Returns:
         How many they are; of several trainings, the most.
@@ -136,7 +136,7 @@ def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
     """What a run says, before it trains, of the records that its samples will be compared with.
 
     Args:
-        recipe: of the run.
+        recipe: the run's recipe.
         source: the records that it trains on.
 
     Returns:
