@@ -15,6 +15,8 @@ ENV PATH=/opt/diffusion/bin:$PATH
 FROM environment AS installed
 COPY pyproject.toml README.md LICENSE /source/
 COPY configs /source/configs
+COPY experiments /source/experiments
+COPY launch /source/launch
 COPY diffusion /source/diffusion
 RUN pip install --no-cache-dir --no-deps --no-build-isolation /source
 

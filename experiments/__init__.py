@@ -1,5 +1,1 @@
-"""The commands of a clone: `python -m experiments.train` runs `diffusion/experiments/train.py`."""
-
-from diffusion import experiments
-
-__path__ = experiments.__path__
+"""What one runs: train, sample, evaluate."""

@@ -1,5 +1,1 @@
-"""The launchers of a clone: `python -m launch.local` runs `diffusion/launch/local.py`."""
-
-from diffusion import launch
-
-__path__ = launch.__path__
+"""Launchers: the same command on several processes."""

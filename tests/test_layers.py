@@ -9,6 +9,9 @@ import ast
 import collections
 import functools
 import pathlib
+from collections.abc import Iterable
+
+from tests.library_files import library_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (  # from the bottom to the top
@@ -56,15 +59,15 @@ SAME_CONCEPT = {  # files of one name, and why
 }
 
 
-def modules(package: str) -> dict[str, pathlib.Path]:
-    """The modules of a package by name."""
+def modules(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
+    """The modules in these files by name."""
     return {
         ".".join(part for part in path.relative_to(ROOT).with_suffix("").parts if part != "__init__"): path
-        for path in (ROOT / package).rglob("*.py")
+        for path in paths
     }
 
 
-MODULES = modules("diffusion")
+MODULES = modules(library_files())
 
 
 @functools.cache
@@ -164,7 +167,7 @@ def test_the_mathematics_imports_no_networks_data_or_files_of_runs():
 
 def test_files_of_one_name_are_of_one_concept():
     files = collections.defaultdict(list)
-    for module, path in (MODULES | modules("tools")).items():
+    for module, path in (MODULES | modules((ROOT / "tools").rglob("*.py"))).items():
         if not path.name.startswith("__"):
             files[path.stem].append(module)
     assert {name: found for name, found in files.items() if len(found) > 1 and name not in SAME_CONCEPT} == {}

@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+from tests.library_files import library_files
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 # Calls that open a file to read it, or may; by the last two parts of their names.
@@ -142,9 +144,7 @@ def test_what_counts_as_opening_a_file(source, calls):
 
 
 def test_no_reader_opens_a_file_by_itself():
-    by_module = {
-        path.relative_to(ROOT).as_posix(): openings(path.read_text()) for path in ROOT.glob("diffusion/**/*.py")
-    }
+    by_module = {path.relative_to(ROOT).as_posix(): openings(path.read_text()) for path in library_files()}
     others = {module: calls - ALLOWED.get(module, {}).keys() for module, calls in by_module.items()}
     others = {module: calls for module, calls in others.items() if calls}
     assert others == {}

@@ -109,6 +109,22 @@ def test_an_instrumented_module_does_the_same_and_says_which_lines_run(monkeypat
     assert [line for _, line in seen] == [8, 11, 11]  # the condition, the return, the lambda
 
 
+@pytest.mark.parametrize("in_git", [True, False])
+def test_a_copy_has_the_links_to_folders_and_what_lies_in_them(tmp_path, in_git):
+    """`diffusion/configs` is such a link: without it, the tests that read a recipe by its name fail in every copy."""
+    root = tmp_path / "root"
+    for name in ("library/core.py", "recipes/digits.py"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_text("1")
+    (root / "library/recipes").symlink_to("../recipes")
+    if in_git:
+        subprocess.run(["git", "init", "-q", root], check=True)
+    copied = forks.copy(root, tmp_path / "copy")
+    assert (copied / "library/recipes").is_symlink()
+    (copied / "library/recipes/digits.py").write_text("2")
+    assert (copied / "recipes/digits.py").read_text() == "2" and (root / "recipes/digits.py").read_text() == "1"
+
+
 def test_a_child_that_does_not_end_is_killed_with_what_it_started(tmp_path):
     """Pieces of work in children: one answers, one raises, one waits with a process of its own, one turns round."""
 

@@ -88,10 +88,12 @@ def copy(root: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
     if (root / ".git").exists():
         names = [name for name in subprocess.check_output(listed, text=True).split("\0") if name]
     else:
-        names = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
+        names = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() or path.is_symlink()]
     for name in names:
-        if (root / name).is_file():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        if (root / name).is_symlink():
+            (to / name).symlink_to(os.readlink(root / name))
+        elif (root / name).is_file():
             shutil.copyfile(root / name, to / name)
     return to.resolve()
 

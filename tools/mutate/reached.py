@@ -4,6 +4,7 @@ import ast
 import builtins
 import collections.abc
 import functools
+import glob
 import inspect
 import json
 import pathlib
@@ -206,7 +207,8 @@ def find(
     if stale:
         copies = [copy(root, folder.parent / f"map_{k}") for k in range(jobs)]
         for place in copies:
-            for path in (place / library).rglob("*.py"):
+            files = glob.glob(f"{place}/{library}/**/*.py", recursive=True)  # links are followed
+            for path in map(pathlib.Path, files):
                 path.write_text(instrumented(str(path.relative_to(place)), path.read_text()))
         for done in run_all(stale, _trace, copies, lambda _: limit):
             if done.found is None:

@@ -16,7 +16,7 @@ HEAD = """\
 # The zoo
 
 This page lists published networks: where their authors publish them, and their figures there and here. `diffusion zoo
---page=docs/zoo.md` writes it from the rows in `diffusion/experiments/zoo/`. Parameters, evaluations and hours are
+--page=docs/zoo.md` writes it from the rows in `experiments/zoo/`. Parameters, evaluations and hours are
 computed from the networks. A figure of ours has its standard error if it was measured, and is "not measured" if not.
 
 ```

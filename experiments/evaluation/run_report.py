@@ -27,7 +27,7 @@ VECTORS = [
     "- **Intervals** (95 %) are percentile bootstrap intervals over the samples, the real examples held fixed, shifted "
     "by the bias of resampling with replacement. They do not hold the variation between training runs.",
 ]
-MODEL_METRICS = {  # how they were measured, for the table; see diffusion/experiments/evaluation/model_metrics.py
+MODEL_METRICS = {  # how they were measured, for the table; see experiments/evaluation/model_metrics.py
     "cas": "classifier accuracy score: a classifier trained on samples alone, tested on real held-out images",
     "cas_of_real_images": "the same, trained on as many real training images: the ceiling",
     "data_copying": "C_T: below -3, samples lie nearer to the training images than held-out images do",

@@ -1,7 +1,7 @@
 """The fields that every config has, with their defaults: recipes change values, and no other field is known.
 
 An entry with a "name" names a function of the library and its arguments, e.g. {"name": "cosine", "s": 0.008};
-diffusion/experiments/config/names.py lists the names.
+experiments/config/names.py lists the names.
 """
 
 from ml_collections import ConfigDict

@@ -21,7 +21,7 @@ of diffusion sample.
 Takes the config of a run as diffusion train does, and any mesh of --devices devices, by default of those that JAX
 finds on this machine. Bytes of the state are exact; every other figure is an estimate by formulas, and times are those
 of the makers' data sheets, which no program reaches. --compile compiles the step itself for a TPU or for H100s, and
-shows what XLA says of it (diffusion/experiments/planning/ahead_of_time.py says how to install its compilers).
+shows what XLA says of it (experiments/planning/ahead_of_time.py says how to install its compilers).
 
 Exit status: 0, also where the run would not fit; 1 without the compiler where it is needed; 2 a mistake in the config.
 """

@@ -1,1 +1,0 @@
-"""What one runs: train, sample, evaluate."""

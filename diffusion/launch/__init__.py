@@ -1,1 +1,0 @@
-"""Launchers: the same command on several processes."""
