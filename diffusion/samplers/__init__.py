@@ -21,6 +21,7 @@ from diffusion.samplers.pndm import plms, pndm
 from diffusion.samplers.restart import Restart, restart_plan
 from diffusion.samplers.runge_kutta import euler, heun, midpoint, rk4
 from diffusion.samplers.sample import (
+    Clip,
     Loop,
     Sampler,
     State,
@@ -37,6 +38,7 @@ from diffusion.samplers.unipc import unipc
 
 __all__ = [
     "AdaptiveStats",
+    "Clip",
     "Loop",
     "PicardStats",
     "Restart",

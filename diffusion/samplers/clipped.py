@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from diffusion.flow_maps import FlowMap
 from diffusion.guidance.prediction_changes import replace_x0
+from diffusion.samplers.sample import Clip
 
 AnySampler = TypeVar("AnySampler")
 
@@ -43,4 +44,4 @@ def clipped(sampler: AnySampler, largest: float = 1.0, keeps_eps: bool = True) -
 
         return sampler.step(state, within, schedule, plan, i, noise)  # type: ignore[attr-defined]
 
-    return sampler._replace(step=step)  # type: ignore[attr-defined]
+    return sampler._replace(step=step, clip=Clip(largest, keeps_eps))  # type: ignore[attr-defined]

@@ -25,6 +25,10 @@ def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
     further iteration evaluates it at the last x_s, and the fixed point is the exact inverse of `ddim`'s step; the
     iterations converge where the step is not too long.
 
+    A `ddim` that clips, and whose eps follows the clipped estimate, is inverted by `clipped(ddim_inversion(iterations),
+    largest, keeps_eps=False)`. Where eps stays as it was predicted, as in diffusers, `clip` gives that library's
+    inversion; no inversion recovers what such a step has cut off.
+
     Facts:
         kind: deterministic
         order: 1 in sigma / alpha; the exact inverse of ddim as the iterations grow

@@ -2,6 +2,7 @@
 
 __all__ = [
     "AfterStep",
+    "Clip",
     "Loop",
     "Sampler",
     "State",
@@ -59,6 +60,19 @@ class State(NamedTuple):
     x0: Array
 
 
+class Clip(NamedTuple):
+    """How a sampler keeps its estimates of the data within a range, see `samplers.clipped`.
+
+    Attributes:
+        largest: largest absolute value of an estimate, > 0.
+        keeps_eps: whether eps stays as it was predicted; otherwise it follows the clipped estimate, so that alpha x0 +
+            sigma eps = x_t, and a deterministic step can be inverted.
+    """
+
+    largest: float
+    keeps_eps: bool
+
+
 class Sampler(NamedTuple):
     """A sampler.
 
@@ -74,6 +88,7 @@ class Sampler(NamedTuple):
         frames: whether each frame of a sample has its own times, and plans have t and s `[N, F]`.
         reads_variance: whether a step reads `Prediction.variance`, which a network with learned variance predicts.
         real: mask of the samples without their padding, see `samplers.padded`; None: all is real.
+        clip: how the estimates of the data are clipped; None: they are not.
     """
 
     init: Callable[[Array, NoiseSchedule, Plan], Any]
@@ -84,6 +99,7 @@ class Sampler(NamedTuple):
     reads_variance: bool = False
     frames: bool = False
     real: Array | None = None
+    clip: Clip | None = None
 
 
 class Trajectory(NamedTuple):

@@ -10,11 +10,18 @@ from jax.typing import ArrayLike
 
 from diffusion import samplers, timesteps
 from diffusion.parameterizations import Denoiser
+from diffusion.samplers import Clip
 from diffusion.schedules import NoiseSchedule
 
 
 def initial_noise(
-    denoise: Denoiser, schedule: NoiseSchedule, x: Array, grid: ArrayLike, keys: Array, iterations: int = 1
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    x: Array,
+    grid: ArrayLike,
+    keys: Array,
+    iterations: int = 1,
+    clip: Clip | None = None,
 ) -> Array:
     """The noise of which a deterministic sampler would make x, on the scale of N(0, 1): DDIM's inversion.
 
@@ -29,6 +36,8 @@ def initial_noise(
         grid: `[N + 1]` decreasing times, as they were sampled on.
         keys: `[B]`.
         iterations: see `samplers.ddim_inversion`.
+        clip: the fact of the sampler that made x, `sampler.clip`. If that sampler keeps eps, the noise of values that
+            it has cut off is not found.
 
     Returns:
         `[B, ...]`.
@@ -37,7 +46,11 @@ def initial_noise(
     with jax.ensure_compile_time_eval():
         alpha = np.asarray(schedule.alpha(jnp.asarray(up)))
     within = up[alpha > 0]
-    noisy = samplers.sample(samplers.ddim_inversion(iterations), denoise, schedule, x, timesteps.plan(within), keys)
+    if clip is None or clip.keeps_eps:
+        inversion = samplers.ddim_inversion(iterations, clip and clip.largest)
+    else:
+        inversion = samplers.clipped(samplers.ddim_inversion(iterations), clip.largest, keeps_eps=False)
+    noisy = samplers.sample(inversion, denoise, schedule, x, timesteps.plan(within), keys)
     if len(within) < len(up):
         return denoise(noisy, within[-1]).eps
     last = within[-1]

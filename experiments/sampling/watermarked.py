@@ -67,7 +67,7 @@ def of_run(run: Trained, name: str, steps: int = STEPS) -> Maker:
 
     @jax.jit
     def invert(pictures, keys):
-        return initial_noise(denoise, run.schedule, to_model(pictures), grid, keys)
+        return initial_noise(denoise, run.schedule, to_model(pictures), grid, keys, clip=run.sampler.clip)
 
     @functools.partial(jax.jit, static_argnums=1)
     def again(pictures, t, keys):
@@ -102,7 +102,7 @@ def of_model(model: TextToImage, name: str, prompts: Sequence[str], batch: int =
 
     @jax.jit
     def invert(pictures, keys):
-        return initial_noise(denoise, model.process.schedule, encoded(pictures), plan.grid, keys)
+        return initial_noise(denoise, model.process.schedule, encoded(pictures), plan.grid, keys, clip=sampler.clip)
 
     @functools.partial(jax.jit, static_argnums=1)
     def again(pictures, t, keys):
