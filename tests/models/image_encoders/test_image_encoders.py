@@ -11,7 +11,6 @@ from safetensors.numpy import save_file
 
 from diffusion.models import image_encoders, interchange
 from diffusion.models.image_encoders import convnext, dinov2, dinov3
-from diffusion.models.image_encoders.blip import BLIP
 from diffusion.models.image_encoders.dinov2 import DINOv2
 from diffusion.models.interchange import folders
 from diffusion.models.layers import bicubic
@@ -140,27 +139,6 @@ def test_convnext_by_the_names_of_timm_and_torchvision(tmp_path):
         convnext.ConvNeXt(version=3)
     with pytest.raises(ValueError, match="as many of both"):
         convnext.ConvNeXt((8, 12), (1,))
-
-
-@pytest.mark.parametrize("module", [DINOv2(**SMALL, registers=2), BLIP(**SMALL)], ids=["dinov2", "blip"])
-def test_the_class_token_is_pooled_and_patches_are_what_follows(module):
-    """Layers whose parameters are zero add nothing: what comes out is the norm of what goes in, token by token."""
-    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 28, 28, 3)), jnp.float32)
-    rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
-    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), shapes)
-    final = next(name for name in params["encoder"] if name.startswith("norm"))
-    dead = jax.tree.map(np.zeros_like, params["encoder"])
-    dead[final] = {"scale": np.ones(32, np.float32), "bias": np.zeros(32, np.float32)}
-    params["encoder"] = dead
-    seen = module.apply({"params": params}, images)
-    assert seen.patches.shape == (2, 16, 32)
-    (positions,) = jax.tree.leaves(params["positions"])
-    token = (params["class_token"].reshape(32) + positions.reshape(-1, 32)[0]).astype(np.float64)
-    normal = (token - token.mean()) / np.sqrt(token.var() + module.epsilon)
-    np.testing.assert_allclose(seen.pooled, [normal, normal], atol=1e-5)
-    np.testing.assert_allclose(np.mean(seen.patches, -1), 0, atol=1e-5)
-    np.testing.assert_allclose(np.std(seen.patches, -1), 1, atol=1e-3)
 
 
 def test_angles_of_dinov3_are_those_of_its_paper():
