@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from diffusion.models.image_encoders import convnext, dinov2, dinov3, ijepa, mae, siglip, videomae
+from diffusion.models.image_encoders.blip import BLIP
 
 LAYERS = {  # width, depth, heads, hidden
     "small": (384, 12, 6, 1536),
@@ -93,6 +94,12 @@ def test_every_convnext_is_its_published_network():
         assert (module.version, module.widths, module.depths) == expected, name
         assert module.epsilon == 1e-12 and module.dtype == "float32"  # of the norm in transformers' configs
         assert (module.patch, module.width) == (32, expected[1][-1])
+
+
+def test_blip_has_the_fields_of_its_authors_code():
+    module = BLIP(*LAYERS["base"])
+    assert (module.size, module.patch, module.epsilon) == (224, 16, 1e-6)
+    assert (module.attention, module.dtype) == ("auto", "float32")
 
 
 def test_a_preset_takes_further_fields():
