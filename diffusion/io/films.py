@@ -4,6 +4,7 @@ __all__ = ["Frames", "about", "has_library", "read"]
 
 import atexit
 import importlib.util
+import io
 import json
 import math
 import os
@@ -14,11 +15,11 @@ import struct
 import subprocess
 import sys
 import threading
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from diffusion.io import limits, opener
+from diffusion.io import film_lengths, limits, opener
 
 INSTALL = "pip install 'jax-diffusion[video]'"
 PROGRAM = pathlib.Path(__file__).with_name("film_child.py")
@@ -165,14 +166,23 @@ def _asked(
     if not has_library():
         raise ValueError(f"{name} needs PyAV, which is not installed. Install it: {INSTALL}; or use GIF")
     if isinstance(source, bytes):
+        _require_whole(io.BytesIO(source), len(source), name)
         said = _answered({**request, "length": len(source)}, source, [], name, frames)
     else:
         with opener.open_file(source, within=within) as file:
             length = os.fstat(file.fileno()).st_size
+            _require_whole(file, length, name)
+            file.seek(0)
             said = _answered({**request, "length": length}, b"", [file.fileno()], name, frames)
     if "error" in said:
         raise ValueError(f"{name} {said['error']}")
     return said
+
+
+def _require_whole(file: BinaryIO, length: int, name: str) -> None:
+    missing = film_lengths.missing_bytes(file, length)
+    if missing:
+        raise ValueError(f"{name} is cut short: {missing:,} bytes are missing at its end, by the sizes that it states")
 
 
 def _answered(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from diffusion.data import sources
-from diffusion.io import clips, films, limits
+from diffusion.io import clips, film_lengths, films, limits
 
 av = pytest.importorskip("av")
 
@@ -57,6 +57,57 @@ def test_frames_are_those_that_pyav_decodes(tmp_path, ending, options):
         about = clips.about(source)
         assert (about.height, about.width, len(about.times)) == (32, 48, 12)
         np.testing.assert_allclose(about.times, np.arange(12) / 10, atol=2e-3)
+
+
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec", "options"),
+    [("webm", "libvpx", {}), ("mkv", "libx264", {}), ("avi", "libx264", {}), ("mp4", "libx264", FRAGMENTED)],
+    ids=["webm", "mkv", "avi", "fragmented"],
+)
+def test_a_film_that_is_cut_short_is_an_error_wherever_the_cut_is(tmp_path, ending, codec, options):
+    path = tmp_path / f"a.{ending}"
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w", options=options) as film:
+        stream = film.add_stream(codec, rate=10, options={"g": "4"})
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        for _ in range(12):
+            frame = av.VideoFrame.from_ndarray(rng.integers(0, 256, (32, 48, 3), np.uint8), format="rgb24")
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode())
+    whole = path.read_bytes()
+    assert len(clips.about(path).times) == len(clips.about(whole).times) == 12
+    for share in (0.3, 0.5, 0.7, 0.9, 0.99):
+        cut = whole[: int(share * len(whole))]
+        path.write_bytes(cut)
+        for source in (path, cut):
+            with pytest.raises(ValueError, match=r"is cut short: [\d,]+ bytes are missing|is no film, or is cut short"):
+                clips.about(source)
+
+
+def test_a_film_may_leave_its_size_open():
+    """Streams do: every bit of Matroska's size is set, or an MP4's last box has none."""
+    segment = film_lengths.SEGMENT
+    opened = film_lengths.EBML + b"\x84abcd" + segment
+    for size, missing in (
+        (b"\x85", 3),
+        (b"\xff", 0),
+        (b"\x01" + 7 * b"\xff", 0),
+        (b"\x40\x02", 0),
+        (b"\x10\0\0\x0c", 10),
+    ):
+        content = opened + size + b"ab"
+        assert film_lengths.missing_bytes(io.BytesIO(content), len(content)) == missing
+    box = lambda size, kind, content: size.to_bytes(4, "big") + kind + content
+    for last, missing in ((0, 0), (10, 0), (30, 20)):
+        content = box(12, b"ftyp", b"isom") + box(last, b"mdat", b"ab")
+        assert film_lengths.missing_bytes(io.BytesIO(content), len(content)) == missing
+    content = box(12, b"ftyp", b"isom") + box(1, b"mdat", (40).to_bytes(8, "big") + b"ab")
+    assert film_lengths.missing_bytes(io.BytesIO(content), len(content)) == 22
+    for content in (b"", b"RIFF", film_lengths.EBML, film_lengths.EBML + b"\0", opened):
+        assert film_lengths.missing_bytes(io.BytesIO(content), len(content)) == 0
 
 
 def tar(path, content):
