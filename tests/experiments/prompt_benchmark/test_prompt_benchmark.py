@@ -249,6 +249,53 @@ def test_pictures_are_made_in_the_published_layout(geneval, monkeypatch):
     assert request.prompts == ("a photo of a dog",) and tuple(request.seeds) == (12, 13) and request.steps == 3
 
 
+def test_what_lies_beside_missing_pictures_is_written_and_what_is_there_stays(geneval, monkeypatch):
+    """GenEval's metadata.jsonl holds the prompt's line of the published file."""
+    for prompt in ("00000", "00001"):
+        for path in (geneval / "images" / prompt / "samples").iterdir():
+            path.unlink()
+    (geneval / "images" / "00000" / "metadata.jsonl").unlink()
+    theirs = geneval / "images" / "00001" / "metadata.jsonl"
+    before = theirs.read_bytes()  # without the line break that ours has
+    monkeypatch.setattr(making.text_to_image, "load", lambda folder, **source: "model")
+    monkeypatch.setattr(making.text_to_image, "make", lambda model, request: np.zeros((2, 4, 4, 3), np.uint8))
+    monkeypatch.setattr(making.png, "model", lambda folder, **source: {"model": folder})
+    monkeypatch.setattr(making.Request, "resolved", lambda self, model: self)
+    items, _ = benchmarks.opened(BENCHMARKS["geneval"], geneval / "prompts.jsonl")
+    assert making.make(BENCHMARKS["geneval"], items, geneval / "images", "m", 2) == 2
+    assert json.loads((geneval / "images" / "00000" / "metadata.jsonl").read_text()) == GENEVAL[0]
+    assert theirs.read_bytes() == before
+    written = [
+        making.png.read(geneval / "images" / f"{i:05}" / "samples" / f"{k:04}.png") for i in (0, 1) for k in (0, 1)
+    ]
+    assert [content["seed"] for content in written] == [0, 1, 2, 3]
+    assert making.make(BENCHMARKS["geneval"], items, geneval / "images", "m", 2) == 0
+
+
+def test_makers_are_told_apart_by_their_settings_and_count_their_files(tmp_path):
+    written = [("a", 3, 4), ("b", 9, 4), ("a", 1, 4), ("a", 2, 5)]
+    paths = []
+    for model, seed, steps in written:
+        paths.append(tmp_path / f"{len(paths)}.png")
+        pictures.write(
+            paths[-1], np.zeros((2, 2, 3), np.uint8), {"model": model, "seed": seed, "steps": steps, "x": seed}
+        )
+    paths.append(tmp_path / "grid.png")
+    pictures.write(paths[-1], np.zeros((2, 2, 3), np.uint8), {"model": "b", "steps": 4, "seeds": [5, 6, 7]})
+    picture(tmp_path / "theirs.png", 1)  # of another program, without settings
+    assert making.makers([*paths, tmp_path / "theirs.png"]) == [
+        {"model": "a", "steps": 4, "seeds": [1, 3], "files": 2},
+        {"model": "b", "steps": 4, "seeds": [5, 9], "files": 2},
+        {"model": "a", "steps": 5, "seeds": [2, 2], "files": 1},
+    ]
+
+
+def test_a_model_that_cannot_be_read_is_refused_by_its_flag(geneval):
+    (geneval / "images" / "00001" / "samples" / "0000.png").unlink()
+    with pytest.raises(ConfigError, match=f"--model={geneval / 'none'}: "):
+        run(geneval, model=str(geneval / "none"))
+
+
 @pytest.mark.slow
 def test_a_model_makes_grids_whose_pictures_are_those_of_its_seeds(tmp_path):
     """A tiny Stable Diffusion; a machine that is lost after the first prompt costs nothing of it."""
