@@ -57,6 +57,27 @@ def test_what_only_speaks_is_left_alone(line):
     assert not any(changes(line, kind=kind) for kind in ("swap", "order", "off by one", "sign", "condition"))
 
 
+def test_the_looks_of_a_chart_are_left_alone_and_what_it_shows_is_not():
+    line = "axes.plot(x, y + 1, color=INK, linewidth=1.5, alpha=a / 2, zorder=3)"
+    changed = [now for now in changes(line) if now.count(line[-41:]) == 0]
+    assert changed == ["axes.plot(x, y + 1, linewidth=1.5, alpha=a / 2, zorder=3)"]  # without its colour
+    assert {"axes.plot(x, y - 1" + line[18:], "axes.plot(x, y + 2" + line[18:]} <= set(changes(line))
+
+
+@pytest.mark.parametrize(
+    "line, first, second",
+    [
+        ("a = b.reshape(-1, 3)", "a = b.reshape(-1, 4)", "a = b.reshape(-1, 2)"),
+        ("a = np.reshape(b, (2, -1))", "a = np.reshape(b, (3, -1))", "a = np.reshape(b, (1, -1))"),
+        ("a = b.mean(-1).reshape(n)", "a = b.mean(-2).reshape(n)", "a = b.mean(-0).reshape(n)"),
+        ("a = b.reshape(c[-1])", "a = b.reshape(c[-2])", "a = b.reshape(c[-0])"),
+    ],
+)
+def test_the_rest_of_a_reshape_is_left_alone(line, first, second):
+    """-1 is the rest; numpy takes -2 for the same."""
+    assert set(changes(line, kind="off by one")) == {first, second}
+
+
 SOURCE = b'''"""A module."""
 
 import math

@@ -54,11 +54,13 @@ FOLDERS = (
     "experiments/run",
     "experiments/sampling",
     "experiments/evaluation",
+    "experiments/prompt_benchmark",
 )
 FILES = (
     "parameterizations.py",
     "weightings.py",
     "couplings.py",
+    "conditional_couplings.py",
     "conversions.py",
     "flow_maps.py",
     "ode.py",

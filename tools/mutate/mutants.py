@@ -2,7 +2,8 @@
 
 Signs, factors, off-by-one constants, comparisons, `min` for `max`, `sin` for `cos`, a dropped `stop_gradient`, swapped
 arguments, dropped keywords (`axis=`, `keepdims=`), swapped branches. What only speaks is left alone: docstrings,
-annotations, imports, decorators, assertions, texts, and all of a `raise`.
+annotations, imports, decorators, assertions, texts, and all of a `raise`; so is how thick and how large a chart's lines
+and letters are, and the 1 of -1 in the arguments of `reshape`.
 """
 
 import ast
@@ -88,6 +89,7 @@ OTHER = {**dict(PAIRS), **{b: a for a, b in PAIRS}}
 DROPPED = {"stop_gradient", "frozen", "sqrt", "square", "abs", "round", "flip", "exp", "log", "cumsum", "clip"}
 COMMUTE = {"maximum", "minimum", "max", "min", "hypot", "add", "multiply", "allclose", "logaddexp", "promote_types",
            "gcd", "union"}  # fmt: skip
+LOOKS = {"linewidth", "linewidths", "markersize", "s", "fontsize", "labelsize", "pad", "alpha", "zorder"}  # of charts
 SPEECH = {"warn", "print", "info", "warning", "isinstance", "issubclass", "getattr", "hasattr", "cast", "TypeVar"}
 
 
@@ -228,16 +230,27 @@ def _body(node) -> tuple[int, int]:
 
 
 def _expressions(
-    node: ast.AST, of_lambda: tuple[int, int] | None = None
+    node: ast.AST, of_lambda: tuple[int, int] | None = None, sizes: bool = False
 ) -> Iterator[tuple[ast.AST, tuple[int, int] | None]]:
-    """A node and those within it, with the lines of the lambda around them; without texts and what only speaks."""
+    """A node and those within it, with the lines of the lambda around them; without texts, speech and looks.
+
+    Args:
+        node: the expression.
+        of_lambda: the lines of the lambda around it.
+        sizes: whether it is an argument of `reshape`, where -1 is the rest, and numpy takes -2 for the same.
+    """
     if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Call) and _called(node) in SPEECH):
         return
     if isinstance(node, ast.Lambda):
         of_lambda = (node.lineno, node.end_lineno or node.lineno)
     yield node, of_lambda
+    if sizes and isinstance(node, ast.UnaryOp):
+        return
+    reshapes = isinstance(node, ast.Call) and _called(node) == "reshape"
     for child in ast.iter_child_nodes(node):
-        yield from _expressions(child, of_lambda)
+        if not (isinstance(child, ast.keyword) and child.arg in LOOKS):
+            in_reshape = child is not node.func if reshapes else sizes and isinstance(node, (ast.Tuple, ast.Starred))
+            yield from _expressions(child, of_lambda, in_reshape)
 
 
 def _is_type(node: ast.AST) -> bool:
@@ -327,7 +340,7 @@ def _calls(node: ast.Call, whole) -> Iterator[tuple[str, int, int, str]]:
             kind = "swap" if name == "where" else "order"
             yield whole(kind, ast.unparse(ast.Call(node.func, swapped, node.keywords)))
     for i, keyword in enumerate(node.keywords):
-        if keyword.arg is not None:
+        if keyword.arg is not None and keyword.arg not in LOOKS:
             rest = [*node.keywords[:i], *node.keywords[i + 1 :]]
             yield whole("dropped", ast.unparse(ast.Call(node.func, arguments, rest)))
 
