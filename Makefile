@@ -55,12 +55,12 @@ demo: setup
 # The autoencoder has two simulated devices with a core each, since XLA's convolutions hardly use a second core. The text
 # encoder has one: its loss gathers twice, for which XLA's CPU backend was seen to wait for ever with two threads.
 demo-text: setup
-	$(RUN) -m diffusion text_demo --config=text/shapes --workdir=$(TEXT) --until=encoder
+	$(RUN) -m examples.text.demo --config=text/shapes --workdir=$(TEXT) --until=encoder
 	XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=2" \
-	  $(RUN) -m diffusion text_demo --config=text/shapes --workdir=$(TEXT) --until=autoencoder
-	$(RUN) -m diffusion text_demo --config=text/shapes --workdir=$(TEXT)
+	  $(RUN) -m examples.text.demo --config=text/shapes --workdir=$(TEXT) --until=autoencoder
+	$(RUN) -m examples.text.demo --config=text/shapes --workdir=$(TEXT)
 	$(RUN) -m diffusion sample --workdir=$(TEXT) --prompt="a red circle above a blue square" -n 4 --out=$(TEXT)
-	$(RUN) -m diffusion text_report --model=$(TEXT)/model --out=$(TEXT)/report
+	$(RUN) -m examples.text.report --model=$(TEXT)/model --out=$(TEXT)/report
 
 demo-video: setup
 	$(RUN) -m diffusion video_demo --config=video/drawings --workdir=$(VIDEO)

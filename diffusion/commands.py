@@ -1,7 +1,8 @@
 """The commands of an installation: their names, what each is for, and the words that start one.
 
 A command is a module of `diffusion.experiments` with `main(argv)` that runs as a program, and a launcher one of
-`diffusion.launch`. Both are read from the files, so that a new one needs no entry here, and none is imported.
+`diffusion.launch`. Both are read from the files, so that a new one needs no entry here, and none is imported. An
+example of a clone, `examples.text.demo`, is started as a module of Python, and is no command of an installation.
 """
 
 __all__ = ["as_process", "current", "line", "module", "name_of", "purposes"]
@@ -16,6 +17,15 @@ PACKAGE = pathlib.Path(__file__).parent
 FOLDERS = {"": PACKAGE / "experiments", "launch ": PACKAGE / "launch"}  # by what stands before the command's name
 PURPOSE = re.compile(r'r?"""(.*?)(?:\.?"""|\.?\n\n)', re.DOTALL)  # the first sentence of a docstring
 PROGRAM = "diffusion"
+EXAMPLES = "examples."
+MOVED = {  # commands of before version 0.2, and the example of a clone that each is now
+    "control_report": "examples.control.report",
+    "glyph_pictures": "examples.glyph.pictures",
+    "glyph_report": "examples.glyph.report",
+    "text_demo": "examples.text.demo",
+    "text_few_steps": "examples.text.few_steps",
+    "text_report": "examples.text.report",
+}
 
 
 def purposes() -> dict[str, str]:
@@ -41,10 +51,11 @@ def line(name: str, *words: str) -> str:
     """A command line for a user to paste, quoted for a shell.
 
     Args:
-        name: of the command, e.g. "sample".
+        name: of the command, e.g. "sample", or of an example, "examples.text.demo".
         *words: its arguments, e.g. "--workdir=runs/my digits".
     """
-    return shlex.join([PROGRAM, *name.split(), *words])
+    program = ["python", "-m", name] if name.startswith(EXAMPLES) else [PROGRAM, *name.split()]
+    return shlex.join([*program, *words])
 
 
 def name_of(words: Sequence[str]) -> str:

@@ -34,13 +34,12 @@ import numpy as np
 
 from diffusion import text_to_image
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.evaluation import report
+from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.evaluation.held_out import trained_on
 from diffusion.experiments.evaluation.real_images import captioned
 from diffusion.experiments.evaluation.sample_metrics import FULL, distance
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.text import prompt_metrics, report_pictures
-from diffusion.experiments.text.shapes_report import copies_row, frechet_row, table_of
+from diffusion.experiments.text.model import load
 from diffusion.metrics import caption_retrieval, neighbours
 from diffusion.metrics.features import Extractor
 from diffusion.text_to_image import model_index
@@ -132,8 +131,8 @@ def run(
     captions = [texts[row] for row in some]
     nearest = similar(images[some], texts).argmax(1)
     right = [texts[best] == caption for best, caption in zip(nearest, captions)]
-    report_pictures.gallery(images[some], captions, right, out / "requested.png")
-    report_pictures.gallery(real.images[rows[some]], captions, [True] * len(some), out / "real.png")
+    plots.captioned(images[some], captions, right, out / "requested.png")
+    plots.captioned(real.images[rows[some]], captions, [True] * len(some), out / "real.png")
     report.write(out, content, markdown(content, out))
     return content
 
@@ -150,14 +149,14 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
     )
     rows = [
         (f"the requested caption is the nearest of {retrieval['pictures']['among']}", share["pictures"], beside),
-        frechet_row("the towers' space", figures["frechet"], ".3g"),
-        copies_row("held-out ones", figures["copies"]),
+        report.frechet_row("the towers' space", figures["frechet"], ".3g"),
+        report.copies_row("held-out ones", figures["copies"]),
     ]
     parts = [
         f"# Text to image: {protocol['model']}",
         f"{protocol['number']} pictures of captions of {protocol['data']}; guidance {protocol['guidance']:g}, "
         f"{protocol['steps']} steps.",
-        table_of(rows),
+        report.beside_table(rows),
         *report.pictures(folder, PICTURES),
         report.table(("", ""), protocol.items()),
         report.IN_FULL,
@@ -171,7 +170,7 @@ def main(argv: list[str]) -> None:
     folder = pathlib.Path(values.model)
     out = pathlib.Path(values.out)
     settings = {name: values[name].value for name in ("data_dir", "number", "guidance", "steps", "batch_size")}
-    content = run(prompt_metrics.load(folder), folder, out, values.data, values.held_out, **settings)
+    content = run(load(folder), folder, out, values.data, values.held_out, **settings)
     print(markdown(content, out))
 
 

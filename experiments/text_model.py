@@ -4,7 +4,7 @@
     diffusion sample --workdir=runs/text_students/turbo --prompt="a red circle above a blue square"
 
 The run is a few-step student, or a denoiser by another recipe. The folder's other parts lie beside the captions that
-it learned from, where diffusion text_demo put them; `diffusion.experiments.text.model` lists them.
+it learned from, where examples.text put them; `diffusion.experiments.text.model` lists them.
 """
 
 from absl import flags

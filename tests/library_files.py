@@ -1,4 +1,4 @@
-"""The files of the library. `experiments/` and `launch/` stand at the top of a clone; `diffusion/` links to them."""
+"""The files of the library, whose `diffusion/` links to `experiments/` and `launch/`; and of the examples."""
 
 import glob
 import pathlib
@@ -14,3 +14,8 @@ def library_files() -> list[pathlib.Path]:
     """
     paths = map(pathlib.Path, glob.glob(f"{ROOT}/diffusion/**/*.py", recursive=True))
     return sorted(path for path in paths if RECIPES not in path.parents)
+
+
+def example_files() -> list[pathlib.Path]:
+    """Every Python file below examples/, in order."""
+    return sorted((ROOT / "examples").rglob("*.py"))

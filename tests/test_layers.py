@@ -11,7 +11,8 @@ import functools
 import pathlib
 from collections.abc import Iterable
 
-from tests.library_files import library_files
+from diffusion import commands
+from tests.library_files import example_files, library_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (  # from the bottom to the top
@@ -153,10 +154,78 @@ def test_an_arrow_up_and_a_circle_are_found():
 
 
 def test_the_library_imports_nothing_that_is_built_on_it():
-    foreign = {"experiments", "configs", "benchmarks", "launch", "tools", "tests"}
+    foreign = {"examples", "experiments", "configs", "benchmarks", "launch", "tools", "tests"}
     roots = {name: {each.partition(".")[0] for each in imports(path)} for name, path in MODULES.items()}
     found = {name: sorted(others & foreign) for name, others in roots.items() if others & foreign}
     assert found == {}
+
+
+EXAMPLES = modules(example_files())
+BUILT_ON = {"control": {"text"}, "glyph": {"text"}}  # examples of the model of another, which its judge reads
+
+
+@functools.cache
+def listed_names(module: str) -> tuple[str, ...] | None:
+    """The `__all__` of a module of the library, as its file states it; None where it has none."""
+    for node in ast.parse(MODULES[module].read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return tuple(ast.literal_eval(node.value))
+    return None
+
+
+def not_public(source: str) -> list[str]:
+    """What a file takes of the library beside its public names.
+
+    Public are the names that a module lists in its `__all__`, and the commands. Of a module of `diffusion.experiments`
+    that its package lists, whatever has no underscore is public.
+    """
+    tree = ast.parse(source)
+    wrong, known = [], {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "diffusion":
+            valid = commands.purposes() if node.module == "diffusion.experiments" else listed_names(node.module) or ()
+            wrong += [f"{node.module}.{alias.name}" for alias in node.names if alias.name not in valid]
+            known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            wrong += [alias.name for alias in node.names if alias.name.startswith("diffusion.")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in known:
+            module = known[node.value.id]
+            names = listed_names(module) if module in MODULES else None
+            if node.attr != "__file__" and (node.attr.startswith("_") or (names and node.attr not in names)):
+                wrong.append(f"{module}.{node.attr}")
+    return wrong
+
+
+def test_examples_use_public_names_of_the_library_alone():
+    wrong = {name: found for name, path in EXAMPLES.items() if (found := not_public(path.read_text()))}
+    assert len(EXAMPLES) > 20 and wrong == {}
+
+
+def test_an_example_stands_alone_or_says_on_which_it_is_built():
+    for name, path in EXAMPLES.items():
+        others = {each.split(".")[1] for each in imports(path) if each.startswith("examples.")}
+        folder = path.relative_to(ROOT).parts[1]
+        assert others <= {folder} | BUILT_ON.get(folder, set()), name
+
+
+def test_names_that_are_not_public_are_found():
+    source = """
+from diffusion.metrics import bootstrap, features
+from diffusion.experiments import train, run
+from diffusion.experiments.config import ConfigError, fits
+from diffusion.experiments.sampling.generate import keys
+import diffusion.samplers.runge_kutta
+bootstrap.share([]), bootstrap._wilson, train.unless_finished, ConfigError.args, features.Extractor, features.np
+"""
+    assert not_public(source) == [
+        "diffusion.experiments.run",
+        "diffusion.experiments.config.fits",
+        "diffusion.experiments.sampling.generate.keys",
+        "diffusion.samplers.runge_kutta",
+        "diffusion.metrics.bootstrap._wilson",
+        "diffusion.metrics.features.np",
+    ]
 
 
 def test_the_mathematics_imports_no_networks_data_or_files_of_runs():

@@ -95,9 +95,9 @@ def test_every_module_imports_what_its_installation_has():
 
 
 def test_experiments_import_what_the_extras_have():
-    for path in (ROOT / "diffusion" / "experiments").rglob("*.py"):
+    for path in [*(ROOT / "diffusion" / "experiments").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]:
         more = ["playground"] * ("playground" in path.parts) + ["docs"] * (path.name == "site_pages.py")
-        assert imported(path) - {"wandb", "libtpu"} <= required("train", *more), path
+        assert imported(path) - {"wandb", "libtpu", "examples"} <= required("train", *more), path
 
 
 ACCELERATORS = ("cuda12", "cuda13", "tpu")
@@ -257,6 +257,7 @@ def test_the_wheel_is_to_hold_every_file_of_the_package_and_no_other(monkeypatch
     command.ensure_finalized()
     outputs = {os.path.relpath(path, command.build_lib) for path in command.get_outputs(include_bytecode=False)}
     assert outputs == files_of_the_package()
+    assert not [path for path in outputs if not path.startswith("diffusion/")]  # no example, no test
     assert {"diffusion/configs/digits.py", "diffusion/configs/students/lcm.py", "diffusion/py.typed"} <= outputs
 
 

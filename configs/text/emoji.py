@@ -1,6 +1,6 @@
 """Text to image on 3,786 captioned emoji: `configs/text/shapes.py` on real drawings.
 
-    diffusion text_demo --config=text/emoji --workdir=runs/emoji --config.data.dir=DIR
+    python -m examples.text.demo --config=text/emoji --workdir=runs/emoji --config.data.dir=DIR
     diffusion sample --model=runs/emoji/model --prompt="smiling face with sunglasses" -n 4
 
 DIR holds `noto_emoji` as TFDS prepares it: pictures of 64x64 pixels, each with a caption. Captions like "woman pilot,

@@ -1,6 +1,6 @@
 """Text to image on the bundled pictures of coloured shapes: the run of `make demo-text`.
 
-    diffusion text_demo --config=text/shapes --workdir=runs/text
+    python -m examples.text.demo --config=text/shapes --workdir=runs/text
     diffusion sample --model=runs/text/model --prompt="a red circle above a blue square" -n 4
 
 Three trainings, each a run of its own in the folder: a text encoder that learns which caption belongs to which picture

@@ -3,7 +3,7 @@
     diffusion train --config=tuning/drawings_control:outlines --workdir=runs/outlines
     diffusion train --config=tuning/drawings_control:layers --workdir=runs/layers
     diffusion train --config=tuning/drawings_control:sketch --workdir=runs/sketch
-    diffusion control_report --runs=runs/outlines,runs/layers,runs/sketch --out=runs/control
+    python -m examples.control.report --runs=runs/outlines,runs/layers,runs/sketch --out=runs/control
 
 The base is runs/text/model, or another by --config.base.path. It has drawn shapes at nine places alone; the pictures of
 this training have them at 25 and over each other, with captions that do not say where (`shapes.arrangements`), and

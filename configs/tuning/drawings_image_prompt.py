@@ -1,7 +1,7 @@
 """IP-Adapter of the drawings' model (docs/text_demo.md): a reference drawing as a prompt.
 
     diffusion train --config=tuning/drawings_image_prompt --workdir=runs/reference
-    diffusion control_report --reference=runs/reference --out=runs/control
+    python -m examples.control.report --reference=runs/reference --out=runs/control
 
 The base is runs/text/model, or another by --config.base.path; the image encoder is the image tower that was trained
 with its text encoder, runs/text/image_encoder. Half of the captions say nothing ("a picture"), so that the reference

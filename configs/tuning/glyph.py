@@ -1,6 +1,6 @@
 """A glyph from five pictures, for the model of `make demo-text`, in three ways: docs/tuning.md#a-glyph-in-three-ways.
 
-    diffusion glyph_pictures --out=runs/glyph/pictures
+    python -m examples.glyph.pictures --out=runs/glyph/pictures
     diffusion train --config=tuning/glyph:lora --workdir=runs/glyph/lora
     diffusion sample --workdir=runs/glyph/lora --prompt="a red ghost above a blue square" -n 4
 

@@ -1,6 +1,6 @@
 """Tunings by a second picture of each record: a ControlNet beside any frozen denoiser, a T2I-Adapter beside a U-Net."""
 
-__all__ = ["control_net", "t2i_adapter"]
+__all__ = ["NAME", "control_net", "t2i_adapter"]
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -23,7 +23,8 @@ from diffusion.models.t2i_adapter import T2IAdapter
 
 HINT_WIDTHS = (16, 32, 96, 256)  # of the published ControlNets, whose autoencoder divides a side by 8
 FOLDER = "controlnet"
-NAME = "control"  # of the attachment, and of the entry of a record
+NAME = "control"
+"""Name of the attachment, and of the entry of a record."""
 OF_TRANSFORMERS = (PixArtControlNet, MMDiTControlNet, FluxControlNet)  # each knows of which transformer
 
 

@@ -3,7 +3,7 @@
 The image encoder reads each picture once, before the training; a run keeps what it makes of them (`Tuning.see`).
 """
 
-__all__ = ["ip_adapter"]
+__all__ = ["NAME", "ip_adapter"]
 
 import dataclasses
 import functools
@@ -25,7 +25,8 @@ from diffusion.models.layers.choices import look_up
 
 FILE = "ip_adapter.safetensors"
 ENTRY = "image_prompt"  # of a record's condition: the features of its picture
-NAME = "image"  # of the attachment, for controls
+NAME = "image"
+"""Name of the attachment, for controls."""
 
 
 def ip_adapter(

@@ -8,6 +8,7 @@ run once for each distinct caption of a dataset, and not in training.
 """
 
 __all__ = [
+    "INDEX",
     "Captioned",
     "Entries",
     "Table",
@@ -43,7 +44,9 @@ from diffusion.io import failures, files, opener
 from diffusion.text import Tokenizer, fingerprint
 
 FORMAT = 1
-INDEX, ARRAYS = "captions.json", "captions.safetensors"
+INDEX = "captions.json"
+"""File of a folder of captions that describes it, which is written last."""
+ARRAYS = "captions.safetensors"
 ROW = "row"
 READING = {"masked": True}  # how a text encoder reads captions: without the padding, as PixArt's does
 

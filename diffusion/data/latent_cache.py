@@ -9,7 +9,18 @@ posterior. Moments, not draws, so that training draws another latent of a pictur
 the encoder itself; `scale` and `shift` are applied when a record is read, and stored beside it.
 """
 
-__all__ = ["CacheError", "Description", "Latents", "describe", "differences", "named", "open_cache", "parse", "require"]
+__all__ = [
+    "INDEX",
+    "CacheError",
+    "Description",
+    "Latents",
+    "describe",
+    "differences",
+    "named",
+    "open_cache",
+    "parse",
+    "require",
+]
 
 import json
 import pathlib
@@ -29,7 +40,9 @@ PARTS = {"moments": 2, "mean": 1}  # arrays of a view: the mean, and the log var
 VIEWS = ("plain", "flipped")
 DTYPES = ("float32", "float16")
 LABEL = np.dtype("<i4")  # before the arrays of a record
-INDEX, BEGUN = "latents.json", "encoding.json"  # what a cache holds, and what one that is not finished will
+INDEX = "latents.json"
+"""File of a cache that describes it, which is written last."""
+BEGUN = "encoding.json"  # what a cache that is not finished will hold
 
 
 class CacheError(ValueError):

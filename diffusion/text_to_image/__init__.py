@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from diffusion import public
 
 if TYPE_CHECKING:
-    from diffusion.text_to_image import pipelines, png, requests
+    from diffusion.text_to_image import model_index, pipelines, png, requests
     from diffusion.text_to_image.additions import with_attachments, with_loras, with_quantised, with_words
     from diffusion.text_to_image.guided_denoiser import denoise
+    from diffusion.text_to_image.interpolation import between
     from diffusion.text_to_image.jobs import Frame, frames, generate, make, watch
     from diffusion.text_to_image.loading import described, load
     from diffusion.text_to_image.model import TextToImage
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from diffusion.text_to_image.requests import Request
 
 __all__ = [
-    "Control", "Frame", "Region", "Request", "TextToImage", "Word", "check_words", "conditions", "denoise", "described",
-    "frames", "generate", "load", "make", "noised", "pipelines", "png", "requests", "watch", "with_attachments",
-    "with_loras", "with_quantised", "with_words",
+    "Control", "Frame", "Region", "Request", "TextToImage", "Word", "between", "check_words", "conditions", "denoise",
+    "described", "frames", "generate", "load", "make", "model_index", "noised", "pipelines", "png", "requests", "watch",
+    "with_attachments", "with_loras", "with_quantised", "with_words",
 ]  # fmt: skip
 
 public.declare(
@@ -30,6 +31,7 @@ public.declare(
         "prompt_conditions": ("check_words", "conditions"),
         "picture_controls": ("Control",),
         "guided_denoiser": ("denoise",),
+        "interpolation": ("between",),
         "jobs": ("Frame", "frames", "generate", "make", "watch"),
         "loading": ("described", "load"),
         "model": ("TextToImage",),

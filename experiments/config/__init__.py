@@ -6,6 +6,12 @@ from typing import Any
 
 from diffusion import public
 
+# What projects outside of this library import.
+__all__ = [
+    "ConfigError", "as_config_errors", "check_stages", "checks", "command_line", "data", "extensions", "fields",
+    "names", "recipes", "resolve", "unknown",
+]  # fmt: skip
+
 
 class ConfigError(ValueError):
     """A mistake in a config: the message names the field, its value and what is valid."""

@@ -18,7 +18,7 @@ def defaults() -> ConfigDict:
                 "include": ".*",  # regular expression: the leaves to take, e.g. "blocks"
             },
             "base": {  # a text-to-image model that the run tunes: its folder has process, network and latents
-                "path": "",  # a folder with model_index.json, as diffusers or diffusion text_demo wrote it
+                "path": "",  # a folder with model_index.json, as diffusers or examples.text wrote it
                 "dtype": "float32",  # of its weights, which stay as they are; or "bfloat16"
             },
             "prior": {  # pictures of a class, made by the base before the training, so that what it knows stays

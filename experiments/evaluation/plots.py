@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ COLOURS = ("#1f5fa8", "#d9822b", "#3a8a4d", "#8e5ea2", "#c0392b", "#7a4a12", "#4
 FRAME = 225  # grey of the line around an image
 SHOWN_CLASSES = 20
 SHOWN_TIMES = 8
+CAPTIONED = 8  # pictures in a row, where captions stand below them
 
 
 def sample_grid(images: np.ndarray, labels: np.ndarray, path: str | os.PathLike, columns: int = 10) -> None:
@@ -180,6 +182,21 @@ def mosaic(
             write(left(b, 0), 16, titles[b], 12, "left")
         for c, text in enumerate(texts):
             write(left(b, c) + width / 2, top - 10 - 8 * more, text, 9)
+    save(figure, path)
+
+
+def captioned(images: np.ndarray, captions: Sequence[str], right: Sequence[bool], path: str | os.PathLike) -> None:
+    """Writes a PNG of the first pictures with their captions below, orange where something requested is missing."""
+    count = min(len(images), 6 * CAPTIONED)
+    lines = -(-count // CAPTIONED)
+    figure = blank(1.3 * CAPTIONED, 1.72 * lines, layout="constrained")
+    panels = np.ravel(figure.subplots(lines, CAPTIONED, squeeze=False))
+    for panel in panels:
+        panel.axis("off")
+    for panel, image, caption, well in zip(panels, images[:count], captions, right):
+        panel.imshow(image, interpolation="nearest")
+        text = "\n".join(textwrap.wrap(caption, 21))
+        panel.set_title(text, y=-0.05, pad=-2, va="top", fontsize=7, color=INK if well else ORANGE)
     save(figure, path)
 
 

@@ -21,6 +21,9 @@ WIDE = 200  # letters in a line of a log, where nothing is cut off
 PACKAGES = ("jax", "flax", "optax", "grain", "numpy")
 IN_FULL = "Every number in full: [report.json](report.json)."
 
+Row = tuple[str, str, str]
+"""What, its figure, the reference beside it."""
+
 
 def write(folder: pathlib.Path, content: Mapping, markdown: str) -> None:
     """Writes report.json, of content from `plain`, and report.md, the same for people; each whole or not at all."""
@@ -125,3 +128,22 @@ def metric_rows(metrics: Mapping[str, Mapping]) -> list[tuple[str, str, str]]:
         space = f", {metric['space']}" if metric.get("space") else ""
         rows.append((name, value, f"{metric['samples']:,} samples{against}{size}{space}"))
     return rows
+
+
+def beside_table(rows: Iterable[Row]) -> str:
+    """Figures and their references as a Markdown table."""
+    return table(("", "model", "beside"), ((what, f"**{value}**", beside) for what, value, beside in rows))
+
+
+def frechet_row(space: str, frechet: Mapping, form: str) -> Row:
+    """A Frechet distance from `sample_metrics.distance` beside its floor and noise, numbers in this form."""
+    floor = f"floor {frechet['floor']['mean']:{form}} ± {frechet['floor']['std']:.2g}, {frechet['ratio']:.2f} times"
+    beside = f"{floor}; noise {frechet['noise']:{form}}"
+    return f"Frechet distance ({space})", f"{frechet['distance']:{form}}", beside
+
+
+def copies_row(others: str, copies: Mapping) -> Row:
+    """How often samples are nearer to training pictures than 1 % and 5 % of others are, from `neighbours.copying`."""
+    near = copies["share_below_held_out_percentile"]
+    exact = f"exact copies {copies['samples']['exact_duplicates']}"
+    return f"nearer to training pictures than 1 % / 5 % of {others}", f"{near['1']:.1%} / {near['5']:.1%}", exact

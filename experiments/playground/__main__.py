@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
 
 
 def opened(model: str | None, run: str | None) -> Source:
-    """What the flags name: a published model, one that diffusion text_demo left in its folder, or a trained run.
+    """What the flags name: a published model, one that examples.text left in its folder, or a trained run.
 
     Raises:
         ConfigError, FAILURES: for a folder that makes no pictures.

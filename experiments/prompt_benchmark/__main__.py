@@ -9,7 +9,7 @@
         --grammar=spacy --clip=clip-vit-base-patch32 --out=runs/compbench
 
 --prompts is the published file, and --images the folder of pictures in the published layout, whose missing pictures
---model, or a run of diffusion text_demo by --workdir, makes. What sees the pictures are functions of your own that
+--model, or a run of examples.text by --workdir, makes. What sees the pictures are functions of your own that
 --extend adds (docs/evaluation.md). Every picture is a line of OUT/results.jsonl once it is judged, and the same command
 goes on. Writes OUT/benchmark.json, the figures with their standard errors and all that they depend on.
 """
@@ -24,7 +24,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("prompts", None, "evaluation_metadata.jsonl; dpg_bench.csv; CATEGORY_val.txt, or their folder")
     flags.DEFINE_string("images", None, "folder of the pictures, in the published layout")
     flags.DEFINE_string("model", None, "folder of a text-to-image model, which makes the pictures that are missing")
-    flags.DEFINE_string("workdir", None, "the same of a run of diffusion text_demo")
+    flags.DEFINE_string("workdir", None, "the same of a run of examples.text")
     flags.DEFINE_string("detector", None, "name of what finds objects, which --extend adds")
     flags.DEFINE_string("answerer", None, "likewise of what answers questions about pictures")
     flags.DEFINE_string("grammar", None, "likewise of what parses prompts")

@@ -1,1 +1,4 @@
 """The parts of a training run."""
+
+# What projects outside of this library import.
+__all__ = ["tuned_files"]

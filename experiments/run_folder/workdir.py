@@ -192,7 +192,7 @@ def example_shape(config: Mapping) -> Any:
 
 
 def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
-    """The folder of the text-to-image model that diffusion text_demo has put together in a folder.
+    """The folder of the text-to-image model that examples.text has put together in a folder.
 
     Raises:
         ConfigError: if there is none.
@@ -204,7 +204,7 @@ def text_model(workdir: str | pathlib.Path) -> pathlib.Path:
             f"is made of a run that learns from captions by: {printed('text_model', here)}; one of "
             "classes is sampled without --prompt"
             if (folder.parent / "config.json").is_file()
-            else f"is put together at the end of: {printed('text_demo', '--config=text/shapes', here)}"
+            else f"is put together at the end of: {printed('examples.text.demo', '--config=text/shapes', here)}"
             if folder.parent.is_dir()
             else "is no folder"
         )

@@ -8,7 +8,7 @@
     diffusion sample --workdir=runs/lora --prompt="a photo of sks dog"
     diffusion sample --again=pictures/42.png
 
---workdir is a folder of diffusion text_demo, or a run that tunes a model (docs/tuning.md). Writes OUT/<seed>.png; of a
+--workdir is a folder of examples.text, or a run that tunes a model (docs/tuning.md). Writes OUT/<seed>.png; of a
 clip these are some of its frames, and OUT/<seed>.mp4 is the clip, or .gif without PyAV. Each PNG
 file carries all that it was made from: settings, checksums of the model and of what was edited, versions, and the kind
 of the device. `--again` makes it anew from that: the same bytes on the same kind of device with the same versions,
@@ -50,7 +50,7 @@ def main(
 
     Args:
         out: the folder to write to; "pictures", or that of the picture that is made again, by default.
-        work: the folder of diffusion text_demo, or of a run that tunes a model, in place of --model.
+        work: the folder of examples.text, or of a run that tunes a model, in place of --model.
         signer: of content credentials for the pictures; None for none.
         requested_step: of the checkpoint of a run that tunes a model; the latest if None.
 
@@ -74,7 +74,7 @@ def main(
         if work is None and MODEL.value is None:
             raise ConfigError(
                 "--prompt is for a text-to-image model: name its folder by --model, or by --workdir "
-                "that of diffusion text_demo."
+                "that of examples.text."
             )
         request = prompt_flags.request()
         source = {"dtype": DTYPE.value, "loras": model_flags.loras()}

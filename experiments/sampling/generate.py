@@ -345,7 +345,7 @@ def generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | N
     if not recipe.makes_samples:
         raise ConfigError(
             f"config.model.name = {recipe.config.model.name!r} makes no samples of classes. Pictures of "
-            "prompts are made by the model that diffusion text_demo puts together: "
+            "prompts are made by a text-to-image model: "
             "diffusion sample --model=FOLDER --prompt=..."
         )
     return of_conditions(recipe, mesh, watermark)

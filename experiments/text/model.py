@@ -21,6 +21,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion import text_to_image
 from diffusion.data import captions
 from diffusion.experiments.config import ConfigError, data, null_condition, resolve
 from diffusion.experiments.evaluation import model_card
@@ -58,6 +59,14 @@ INDEX = {
     "transformer": ["diffusers", "PixArtTransformer2DModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+
+
+def load(folder: pathlib.Path) -> text_to_image.TextToImage:
+    """The model of a folder; a `ConfigError` where there is none."""
+    try:
+        return text_to_image.load(folder)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"--model={folder}: {error}") from error
 
 
 def trained(run: str | pathlib.Path) -> tuple[Any, Any, Mapping[str, Any]]:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from diffusion.commands import as_process, current, line, module, name_of, purposes
+from diffusion.commands import MOVED, as_process, current, line, module, name_of, purposes
 from diffusion.experiments.config import recipes
 from diffusion.experiments.evaluation import comparison, image_metrics, model_metrics
 from diffusion.metrics import protocols
@@ -22,10 +22,15 @@ MAINS = (
     for path in (ROOT / "benchmarks").rglob("*.py")
     if '__name__ == "__main__"' in path.read_text()
 )
+EXAMPLES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "examples").rglob("*.py"))
+    if '__name__ == "__main__"' in path.read_text()
+]
 # What a benchmark starts, in another environment, is no command of a user.
 BENCHMARKS = [name for name in MAINS if not (name.startswith("benchmarks.peers.") or name.endswith("worker"))]
 NAMES = sorted(purposes())
-COMMANDS = [f"diffusion {name}" for name in NAMES] + [f"python -m {name}" for name in BENCHMARKS]
+COMMANDS = [f"diffusion {name}" for name in NAMES] + [f"python -m {name}" for name in (*BENCHMARKS, *EXAMPLES)]
 FAST = (
     "diffusion train", "diffusion sample", "diffusion evaluate", "diffusion launch local",
     "python -m benchmarks.train_step",
@@ -68,6 +73,14 @@ def test_an_unknown_command_is_answered_with_the_nearest(words, nearest):
     assert done.returncode == 2 and f"Did you mean {nearest}?" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", sorted(MOVED))
+def test_a_command_that_is_an_example_now_is_answered_with_its_line(name):
+    done = commands.run("diffusion", name, "--workdir=runs/a b")
+    line = f"python -m {MOVED[name]} '--workdir=runs/a b'"
+    assert done.returncode == 2 and f"It is an example of the clone: {line}\n" in done.stderr
+    assert MOVED[name] in EXAMPLES
+
+
 def test_without_the_extra_that_commands_need_its_installation_is_the_answer():
     code = "import runpy, sys\nsys.modules['absl'] = None\nsys.argv = ['diffusion', 'train', '--help']\n"
     code += "runpy.run_module('diffusion', run_name='__main__')"
@@ -86,6 +99,7 @@ def test_a_command_line_is_known_in_every_spelling():
         assert current([*spelling, *words]) == ["diffusion", "train", *words]
         assert name_of([*spelling, *words]) == "train"
     assert line("launch local", *words) == "diffusion launch local '--workdir=runs/a b'"
+    assert line("examples.text.demo", *words) == "python -m examples.text.demo '--workdir=runs/a b'"
     for other in (["python", "-m", "mypaper.train"], ["python", "experiments.py"], ["./diffusion.sh", "train"]):
         assert current(other) == other and name_of(other) == ""
 
@@ -163,7 +177,12 @@ def test_help_is_answered_without_the_libraries_and_holds_an_example():
     assert said == {f"{name} --help": "" for name in COMMANDS}
     for name in COMMANDS:
         assert f"{name} " in shown[f"{name} --help"], name
-    examples = ("diffusion sample", "diffusion playground", "python -m benchmarks.gpu.recipe_stage")
+    examples = (
+        "diffusion sample",
+        "diffusion playground",
+        "python -m benchmarks.gpu.recipe_stage",
+        "python -m examples.text.demo",
+    )
     assert {f"{name} --help" for name in examples} <= said.keys()
 
 

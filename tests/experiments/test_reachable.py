@@ -62,7 +62,7 @@ def read(module: str) -> tuple[dict[str, list[ast.stmt]], dict[str, Place], list
 
 def origin(module: str, name: str) -> Place | None:
     """Where a name of a module is defined; (module, "") for a module; None outside of the library."""
-    if not module.startswith("diffusion") or file_of(module) is None:
+    if not module.startswith(("diffusion", "examples")) or file_of(module) is None:
         return None
     if not name:
         return module, ""
@@ -102,7 +102,7 @@ def members() -> dict[Place, tuple[str, int]]:
 
 @functools.cache
 def reached() -> set[Place]:
-    files = sorted((ROOT / "diffusion" / "experiments").rglob("*.py"))
+    files = sorted([*(ROOT / "diffusion" / "experiments").rglob("*.py"), *(ROOT / "examples").rglob("*.py")])
     modules = [".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in files]
     found: set[Place] = set()
     new: list[Place] = []

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from tests.library_files import library_files
+from tests.library_files import example_files, library_files
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -80,10 +80,10 @@ ALLOWED: dict[str, dict[str, str]] = {
     "diffusion/experiments/sweeps/runner.py": {"open": "the log that this sweep writes"},
     "diffusion/experiments/sweeps/sweep_folder.py": {"open": "a lock", "os.open": "a lock, which it makes"},
     "diffusion/experiments/sweeps/terminal.py": {"open": "the log that this sweep writes"},
-    "diffusion/experiments/text/judge.py": {".read_bytes": "its own code, whose digest names what is kept"},
-    "diffusion/experiments/text_demo.py": {".read_text": "a note that this command wrote"},
     "diffusion/experiments/video/clip_judge.py": {".read_bytes": "its own code, whose digest names what is kept"},
     "diffusion/experiments/video/demo_stages.py": {".read_text": "a note that this command wrote"},
+    "examples/text/demo.py": {".read_text": "a note that this command wrote"},
+    "examples/text/judge.py": {".read_bytes": "its own code, whose digest names what is kept"},
     "diffusion/io/torch_files.py": {"zipfile.ZipFile": "bytes that the opener has read"},
     "diffusion/training/runtime/compilation_cache.py": {"open": "what the system says of its processor, in /proc"},
     "diffusion/training/runtime/preemption.py": {"os.open": "the null device, to write to"},
@@ -144,7 +144,9 @@ def test_what_counts_as_opening_a_file(source, calls):
 
 
 def test_no_reader_opens_a_file_by_itself():
-    by_module = {path.relative_to(ROOT).as_posix(): openings(path.read_text()) for path in library_files()}
+    by_module = {
+        path.relative_to(ROOT).as_posix(): openings(path.read_text()) for path in (*library_files(), *example_files())
+    }
     others = {module: calls - ALLOWED.get(module, {}).keys() for module, calls in by_module.items()}
     others = {module: calls for module, calls in others.items() if calls}
     assert others == {}

@@ -26,7 +26,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage
 DDS = b"DDS " + struct.pack("<7I44x2I4s5I", 124, 0x1007, 8, 8, 32, 0, 1, 32, 4, b"????", 0, 0, 0, 0, 0) + bytes(64)
 GIF = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0) + b";"
 PPM = b"P6 8 8 255\n" + bytes(192)
-PROGRAMS = ("diffusion", "experiments", "launch", "configs", "benchmarks")
+PROGRAMS = ("diffusion", "experiments", "launch", "configs", "benchmarks", "examples")
 
 
 def coded(kind, size=(8, 8), **options):

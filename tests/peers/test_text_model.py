@@ -1,4 +1,4 @@
-"""A text-to-image model as experiments.text_demo writes it, opened by diffusers: the same pictures of the noise."""
+"""A text-to-image model as examples.text writes it, opened by diffusers: the same pictures of the noise."""
 
 import dataclasses
 import os

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from diffusion.io import json_lines
 from diffusion.training.checkpointing import checkpoints
-from tests.library_files import library_files
+from tests.library_files import example_files, library_files
 from tests.reliability.driver import ROOT, train_command, until
 
 YEAR = 365 * 24 * 3600
@@ -178,7 +178,7 @@ def test_a_clock_that_jumps(driver, straight, tmp_path, jump):
 def test_the_clock_on_the_wall_is_read_for_the_record_alone():
     """Durations come from a clock that never jumps; nothing that a run computes depends on either."""
     readers = {}
-    for path in library_files():
+    for path in (*library_files(), *example_files()):
         text = path.read_text()
         if not re.search(r"\btime\s*\.\s*time\b|\bdatetime\s*\.\s*now\b", text):
             continue

@@ -405,7 +405,7 @@ A ghost, which no training picture of `make demo-text` holds. Each row has the s
 last prompt names another shape. [Figures](glyph/report.md), and [what they mean](../tuning.md#a-glyph-in-three-ways).
 
 ```sh
-diffusion glyph_pictures --out=runs/glyph/pictures
+python -m examples.glyph.pictures --out=runs/glyph/pictures
 diffusion train --config=tuning/glyph:lora --workdir=runs/glyph/lora
 diffusion sample --workdir=runs/glyph/lora --prompt="a red ghost above a blue square" -n 4
 ```

@@ -1,7 +1,7 @@
 """Writes the sections of the gallery that show what lies in a folder of its own: docs/gallery/FOLDER/report.md.
 
-    diffusion control_report --runs=runs/outlines,runs/layers,runs/sketch --out=docs/gallery/control
-    diffusion control_report --reference=runs/reference --out=docs/gallery/image_prompt
+    python -m examples.control.report --runs=runs/outlines,runs/layers,runs/sketch --out=docs/gallery/control
+    python -m examples.control.report --reference=runs/reference --out=docs/gallery/image_prompt
     python -m tools.docs.gallery_reports
     python -m tools.docs.gallery_reports runs/video/report    # that of diffusion video_demo, with its clips as WebP
 
@@ -38,7 +38,7 @@ REPORTS = {
         "[its report](control/report.md), [how it is trained](../control.md#on-the-drawings-model).",
         (
             "diffusion train --config=tuning/drawings_control:outlines --workdir=runs/outlines",
-            "diffusion control_report --runs=runs/outlines,runs/layers,runs/sketch --out=runs/control",
+            "python -m examples.control.report --runs=runs/outlines,runs/layers,runs/sketch --out=runs/control",
         ),
     ),
     "image_prompt": Report(
@@ -49,7 +49,7 @@ REPORTS = {
         "[its report](image_prompt/report.md), [how it is trained](../image_prompts.md#on-the-drawings-model).",
         (
             "diffusion train --config=tuning/drawings_image_prompt --workdir=runs/reference",
-            "diffusion control_report --reference=runs/reference --out=runs/image_prompt",
+            "python -m examples.control.report --reference=runs/reference --out=runs/image_prompt",
         ),
     ),
     "video": Report(

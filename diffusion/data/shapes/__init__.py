@@ -10,7 +10,7 @@ from PIL import Image
 from diffusion import public
 from diffusion.data.shapes import drawing, scenes
 
-__all__ = ["SEED", "SIZES", "TRAIN_SHARES", "Shapes", "drawing", "example", "scenes"]
+__all__ = ["SEED", "SIZES", "TRAIN_SHARES", "Shapes", "arrangements", "drawing", "example", "motions", "scenes"]
 
 public.declare(__name__)
 

@@ -12,6 +12,7 @@ A picture has the style, the colours and the sizes of `scenes`. Its shapes stand
 """
 
 __all__ = [
+    "ANYWHERE",
     "CONTROLS",
     "Arrangement",
     "Control",
@@ -48,7 +49,8 @@ GAP = 6.0  # pixels between shapes of neon, whose glow would join
 TRIED = 100  # draws of two given places until the shapes are set apart
 SEEN = 0.5  # of a shape, at least, that none lies over
 FARTHER = 48  # grey values from a shape to the next farther one
-ANYWHERE: tuple[float, ...] = ()  # places of shapes that keep to none
+ANYWHERE: tuple[float, ...] = ()
+"""Places of shapes that keep to none."""
 GREY = 60  # of a sketch's lines
 WAVES = 1.0  # pixels by which a sketch departs from the outline
 GAPS = 0.3  # of a sketch's outline that is left out, about

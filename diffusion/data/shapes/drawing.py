@@ -3,7 +3,7 @@
 A signed distance is negative inside a shape; a pixel is covered by clip(1/2 - distance, 0, 1) of it.
 """
 
-__all__ = ["Distance", "draw", "paint"]
+__all__ = ["NIGHT", "PALETTE", "PAPERS", "SIDE", "Distance", "draw", "paint"]
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from diffusion.data.shapes.scenes import POSITIONS, RELATIONS, Lot, Scene
 
 SIDE = 64
+"""Pixels of a picture's side."""
 PALETTE = {
     "red": (214, 40, 40),
     "orange": (240, 125, 20),
@@ -25,8 +26,11 @@ PALETTE = {
     "purple": (125, 55, 170),
     "pink": (240, 110, 175),
 }
-PAPERS = ((250, 247, 240), (240, 244, 250), (243, 249, 241), (248, 242, 247))  # captions do not name it
-NIGHT = (20, 18, 36)  # behind neon
+"""Red, green and blue of each colour, 0 to 255."""
+PAPERS = ((250, 247, 240), (240, 244, 250), (243, 249, 241), (248, 242, 247))
+"""Tints of the paper, of which a picture has one; captions do not name it."""
+NIGHT = (20, 18, 36)
+"""Colour behind neon."""
 PLACES = (16.0, 32.0, 48.0)  # of centres, along each side: a step is a whole number of patches
 RADII = {"small": (6.0, 6.6), "medium": (9.3, 9.9), "large": (13.0, 13.6)}
 RADIUS_OF_MANY = (6.0, 6.6)  # neighbours stand 16 pixels apart, and the widest shapes reach 1.2 radii

@@ -8,15 +8,36 @@ colour and a shape are withheld from training: one for each colour and one for e
 trained with.
 """
 
-__all__ = ["Lot", "Scene", "Shares", "caption", "completed", "draw", "parsed", "phrase", "withheld"]
+__all__ = [
+    "ATTRIBUTES",
+    "COLOURS",
+    "NONE",
+    "POSITIONS",
+    "RELATIONS",
+    "SHAPES",
+    "SIZES",
+    "WITHHELD",
+    "Lot",
+    "Scene",
+    "Shares",
+    "caption",
+    "completed",
+    "draw",
+    "parsed",
+    "phrase",
+    "withheld",
+]
 
 from typing import NamedTuple
 
 import numpy as np
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+"""Colours that a caption may name."""
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "cross", "moon")
+"""Shapes that a caption may name."""
 SIZES = ("small", "medium", "large")
+"""Sizes of one object."""
 POSITIONS = {
     "top left": "in the top left corner",
     "top": "at the top",
@@ -28,14 +49,17 @@ POSITIONS = {
     "bottom": "at the bottom",
     "bottom right": "in the bottom right corner",
 }
+"""Places of one object, and the words of a caption for each."""
 NUMBERS = ("a", "two", "three", "four", "five")
 RELATIONS = ("left of", "right of", "above", "below")
+"""Relations of the first object to the second."""
 STYLES = ("plain", "outlined", "neon")  # a caption never names "plain"
 WORDS = ("cat", "dog", "sun", "sky", "sea", "ice", "tea", "map", "key", "box", "car", "bus", "hat", "cup", "pen", "egg",
          "bee", "fox", "owl", "cow", "ant", "jam", "oak", "zoo", "tree", "fish", "bird", "lamp", "rain", "snow", "wind",
          "fire", "gold", "king", "love", "milk", "rose", "ship", "wolf", "yarn")  # fmt: skip
 
 WITHHELD = frozenset(zip(COLOURS, (SHAPES[3:] + SHAPES[:3])))  # ("red", "diamond"), ("orange", "star"), ..
+"""Pairs of a colour and a shape that no training picture has."""
 WITHHELD_WORDS = frozenset({"bus", "owl", "snow", "lamp", "hat", "key", "rain", "tea"})
 
 KINDS = ("one", "several", "pair", "word")
@@ -46,7 +70,8 @@ STATED = {
     "position": 0.7,
     "relation": 0.75,
 }  # how often a caption states it
-NONE = "none"  # the value of an attribute that a kind of scene does not have
+NONE = "none"
+"""Value of an attribute that a kind of scene does not have."""
 
 
 class Scene(NamedTuple):
@@ -89,6 +114,7 @@ ATTRIBUTES = {
     "position": (*POSITIONS, NONE), "count": (0, 1, 2, 3, 4, 5), "relation": (*RELATIONS, NONE),
     "second_colour": (*COLOURS, NONE), "second_shape": (*SHAPES, NONE), "word": (*WORDS, NONE),
 }  # fmt: skip
+"""Values of each attribute of a scene, by its name."""
 
 
 class Lot:

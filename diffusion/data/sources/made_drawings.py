@@ -1,6 +1,6 @@
 """Drawings of shapes, made when they are asked for: with exact controls, with silent captions, or in motion."""
 
-__all__ = ["Described", "Drawings", "arranged_drawings", "drawings", "moving_drawings"]
+__all__ = ["SILENT", "Described", "Drawings", "arranged_drawings", "drawings", "moving_drawings"]
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,7 +13,8 @@ from diffusion.data.sources.sequences import Records
 
 SEED = 2028  # of `drawings`; that of the dataset is another
 SPLITS = ("train", "test")
-SILENT = "a picture"  # the caption that says nothing
+SILENT = "a picture"
+"""Caption that says nothing of its picture."""
 
 
 class Drawings(Sequence):

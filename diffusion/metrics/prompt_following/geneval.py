@@ -6,7 +6,7 @@ djghosh13/geneval, evaluation/evaluate_images.py and summary_scores.py, whose fi
 Paper: Ghosh et al. 2023, "GenEval: An Object-Focused Framework for Evaluating Text-to-Image Alignment".
 """
 
-__all__ = ["Clause", "Prompt", "Rules", "colours", "crop", "judged", "kept", "parse", "read", "relations"]
+__all__ = ["TAGS", "Clause", "Prompt", "Rules", "colours", "crop", "judged", "kept", "parse", "read", "relations"]
 
 import math
 import pathlib
@@ -25,6 +25,7 @@ from diffusion.metrics.prompt_following.readers import (
 )
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+"""Tasks of the benchmark, by the names that its file of prompts gives them."""
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
 TEMPLATES = ("a photo of a {colour} {label}", "a photo of a {colour}-colored {label}", "a photo of a {colour} object")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.data import captions, sources
-from diffusion.experiments import text_demo, train
+from diffusion.data import captions
+from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, data, names
 from diffusion.experiments.config.defaults import defaults
 from diffusion.experiments.run.examples import open_examples
@@ -18,10 +18,8 @@ from diffusion.models.layers import conditions
 from diffusion.text import Tokenizer, byte_pairs
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.step import prepare
-from tests import commands
 from tests.data.made import png
 from tests.data.sources import stored
-from tests.experiments.text import test_text_demo
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -175,36 +173,3 @@ def test_a_command_names_a_source_by_its_entry(tmp_path):
     ):
         with pytest.raises(ConfigError, match=words):
             data.named(text)
-
-
-@pytest.mark.slow
-def test_a_folder_of_captioned_pictures_becomes_a_model_of_prompts(tmp_path, compilation_cache):
-    """All stages by one command, one of them stopped and gone on with; then a picture of a prompt."""
-    source = drawings(tmp_path / "drawings", side=16, number=18)
-    made = {}
-    for folder, steps in (("twice", (2, 4)), ("once", (4,))):
-        for number in steps:
-            config = test_text_demo.recipe(
-                "", **{"denoiser.train.steps": number, "denoiser.optimizer.decay": "constant"}
-            )
-            config.data.source = source
-            assert text_demo.run(config, tmp_path / folder) == 0
-        made[folder] = checkpoints.load_ema(tmp_path / folder / "denoiser", 4)[0]
-    jax.tree.map(np.testing.assert_array_equal, made["once"], made["twice"])
-    done = commands.run(
-        *(
-            "-m",
-            "experiments.sample",
-            f"--workdir={tmp_path / 'once'}",
-            "--prompt=a red square",
-            "--steps=2",
-            "-n",
-            "1",
-        ),
-        f"--out={tmp_path / 'out'}",
-        timeout=600,
-    )
-    assert done.returncode == 0 and (tmp_path / "out/0.png").is_file(), done.stderr
-    table = captions.read(tmp_path / "once/captions")
-    records = sources.picture_folder(source["path"])
-    assert len(table.row) == len(records) == 18 and len(set(table.row.tolist())) == 3

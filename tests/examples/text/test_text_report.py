@@ -9,13 +9,13 @@ import pytest
 from diffusion.data import shapes
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import Lot, Scene
-from diffusion.experiments import text_report
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.text import judge, shape_questions
-from diffusion.experiments.text_report import Settings
 from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.text_to_image import model_index
+from examples.text import judge, shape_questions
+from examples.text import report as text_report
+from examples.text.report import Settings
 from tests import commands
 
 MODEL = types.SimpleNamespace(side=64)
@@ -86,7 +86,7 @@ def test_a_model_of_other_pictures_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_mistakes_of_the_command_line_are_sentences(tmp_path):
-    flags = ["-m", "experiments.text_report", f"--model={tmp_path}", f"--out={tmp_path / 'out'}"]
+    flags = ["-m", "examples.text.report", f"--model={tmp_path}", f"--out={tmp_path / 'out'}"]
     for more, message in (
         ([], "model_index.json: there is no such file"),
         (["--parts=swep"], "sweep"),

@@ -10,16 +10,18 @@ from configs.students import lcm, reflow
 from configs.text import shapes
 from diffusion import samplers
 from diffusion.data import shapes as data
-from diffusion.experiments import few_steps, text_demo, text_few_steps, train
+from diffusion.experiments import few_steps, train
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.config.values import config_hash
 from diffusion.experiments.run import examples, noise_pairs
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
-from diffusion.experiments.text import judge
 from diffusion.metrics import attribute_reader
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
+from examples.text import demo as text_demo
+from examples.text import few_steps as text_few_steps
+from examples.text import judge
 
 
 def test_other_runs_are_sent_to_the_other_command():

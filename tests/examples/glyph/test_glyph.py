@@ -15,13 +15,16 @@ from diffusion import text_to_image
 from diffusion.data import shapes
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import NONE, SHAPES, Lot, Scene
-from diffusion.experiments import glyph_report, text_demo, train
+from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, recipes
-from diffusion.experiments.text import glyph, glyph_metrics, judge
-from diffusion.experiments.text.glyph_metrics import Gallery
 from diffusion.io import json_lines
 from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
+from examples.glyph import glyph, glyph_metrics
+from examples.glyph import report as glyph_report
+from examples.glyph.glyph_metrics import Gallery
+from examples.text import demo as text_demo
+from examples.text import judge
 from tests.data.made import image_feature, png, write
 
 ALONE = Scene("one", "plain", "red", glyph.NAME, "large", "top")
@@ -110,7 +113,7 @@ def test_real_pictures_have_the_glyph_and_others_have_not(knowing):
     known = glyph_metrics.galleries(NOBODY, requested, each=2)
     assert [len(gallery.names) for gallery in known] == [18, 16, 16]
     assert "star" not in known[1].names and "moon" not in known[2].names
-    real = glyph_metrics.of_real(NOBODY, requested, known, lambda images: np.roll(images, 1, 0))
+    real = glyph_metrics.real_figures(NOBODY, requested, known, lambda images: np.roll(images, 1, 0))
     assert {name: found["share"] for name, found in real["right"].items()} == {
         "subject": 1.0, "prompt": 1.0, "pictures": 1.0,
     }  # fmt: skip
@@ -198,7 +201,7 @@ def test_three_tunings_and_their_report(base, tmp_path, monkeypatch):
             }
         )
         assert train.run(config, tmp_path / name) == 0
-        runs.append(glyph_report.of_run(tmp_path / name))
+        runs.append(glyph_report.tuned(tmp_path / name))
     taught = [glyph_report.Taught("no tuning", text_to_image.load(base)), *runs]
     content = glyph_report.run(taught, tmp_path / "report", 8, 8, {"model": "tiny"})
     assert content == json.loads((tmp_path / "report" / "report.json").read_text())
@@ -211,4 +214,4 @@ def test_three_tunings_and_their_report(base, tmp_path, monkeypatch):
     assert "glyph.png" in (tmp_path / "report" / "report.md").read_text()
     assert (tmp_path / "report" / "glyph.png").is_file()
     with pytest.raises(ConfigError, match="tunes no model"):
-        glyph_report.of_run(base.parent / "denoiser")
+        glyph_report.tuned(base.parent / "denoiser")

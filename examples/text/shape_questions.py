@@ -14,13 +14,12 @@ import numpy as np
 
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import COLOURS, NONE, RELATIONS, SHAPES, Lot, Scene
-from diffusion.experiments.text import judge
-from diffusion.experiments.text.prompt_metrics import Subject
-from diffusion.metrics import bootstrap, judge_error
-from diffusion.metrics.judge_error import Corrected
+from diffusion.metrics import bootstrap
 from diffusion.metrics.prompt_following import geneval
 from diffusion.metrics.prompt_following.geneval import TAGS, Clause, Prompt
 from diffusion.metrics.prompt_following.readers import Detection
+from examples.text import judge, judge_error
+from examples.text.prompt_metrics import Subject
 
 SEED = 3_001  # of the prompts and of the pictures of known content
 FIRST_SEED = 20_000  # of the model's pictures
@@ -189,7 +188,7 @@ def _counts(share: Mapping) -> tuple[int, int]:
     return round(share["share"] * share["count"]), share["count"]
 
 
-def _share(found: Corrected) -> dict[str, Any] | None:
+def _share(found: judge_error.Corrected) -> dict[str, Any] | None:
     return None if math.isnan(found.value) else {"share": found.value, "interval": list(found.interval)}
 
 

@@ -1,13 +1,13 @@
-"""Compares tunings that taught a glyph from five pictures to the model of `text_demo`: a table, and pictures.
+"""Compares tunings that taught a glyph from five pictures to the model of `examples.text`: a table, and pictures.
 
-    diffusion glyph_pictures --out=runs/glyph/pictures
+    python -m examples.glyph.pictures --out=runs/glyph/pictures
     diffusion train --config=tuning/glyph:textual_inversion --workdir=runs/glyph/textual_inversion
     diffusion train --config=tuning/glyph:lora --workdir=runs/glyph/lora
     diffusion train --config=tuning/glyph:dreambooth --workdir=runs/glyph/dreambooth
-    diffusion glyph_report --model=runs/text/model --out=runs/glyph/report \\
+    python -m examples.glyph.report --model=runs/text/model --out=runs/glyph/report \\
         --runs=runs/glyph/textual_inversion,runs/glyph/lora,runs/glyph/dreambooth
 
-The judge of `diffusion text_report`, trained apart from the model (minutes, once), says whether pictures of prompts
+The judge of `examples.text`, trained apart from the model (minutes, once), says whether pictures of prompts
 with the glyph show it, and what else they were to show. Captions without the glyph, from the same noise, say what has
 changed beside it. The first row is the model before any tuning; the last ones are real pictures, of which those through
 the autoencoder bound what the model could reach. Writes report.json, report.md and glyph.png.
@@ -40,14 +40,15 @@ from diffusion.data.shapes.scenes import Scene
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.config import ConfigError, resolve
 from diffusion.experiments.evaluation import report
-from diffusion.experiments.evaluation.report import percent
 from diffusion.experiments.run import tuned_files
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import tuned_run
-from diffusion.experiments.text import glyph, glyph_metrics, judge, prompt_metrics, report_pictures
+from diffusion.experiments.text import model as model_folder
 from diffusion.io import json_lines
 from diffusion.metrics import chunks
 from diffusion.text_to_image import TextToImage, model_index
+from examples.glyph import glyph, glyph_metrics, report_pictures
+from examples.text import judge
 
 SHOWN = (
     Scene("one", "plain", "cyan", glyph.NAME, "large", "top right"),
@@ -89,7 +90,7 @@ class Taught(NamedTuple):
     about: Mapping[str, float] = {}
 
 
-def of_run(run: pathlib.Path) -> Taught:
+def tuned(run: pathlib.Path) -> Taught:
     """The model that a run has tuned.
 
     Raises:
@@ -126,7 +127,7 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
     if taught[0].model.side != 64:
         raise ConfigError(
             f"--model makes pictures of {taught[0].model.side} pixels, and the shapes have 64. Train on shapes: "
-            "diffusion text_demo --config=text/shapes."
+            "python -m examples.text.demo --config=text/shapes."
         )
     out.mkdir(parents=True, exist_ok=True)
     reader = judge.reader()
@@ -147,7 +148,7 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
             **each.about,
         }
         tiles.append(make(SHOWN, range(len(SHOWN))))
-    report_pictures.glyph_rows(
+    report_pictures.draw(
         [glyph.picture(scene, 0, i) for i, scene in enumerate(glyph.TAUGHT)],
         [glyph.word(scene) for scene in glyph.TAUGHT],
         tiles,
@@ -155,7 +156,7 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
         [glyph.word(scene) for scene in SHOWN],
         out / "glyph.png",
     )
-    figures = {"models": rows, "real": glyph_metrics.of_real(reader, requested, known, coder(taught[0].model))}
+    figures = {"models": rows, "real": glyph_metrics.real_figures(reader, requested, known, coder(taught[0].model))}
     settings = {"prompts": number, "captions": number, "seeds": "0..", "judge": judge.name()}
     content = report.plain({"figures": figures, "protocol": {**protocol, **settings, **report.software()}})
     report.write(out, content, markdown(content))
@@ -192,8 +193,8 @@ def table(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
         made.append(
             (
                 name,
-                *(percent(row[key]) for key in ("subject", "prompt", "pictures")),
-                percent(drift["attributes"]),
+                *(report.percent(row[key]) for key in ("subject", "prompt", "pictures")),
+                report.percent(drift["attributes"]),
                 f"{drift['difference']:.2f}",
                 f"{row['minutes']:.1f}" if "minutes" in row else "—",
                 f"{row['bytes']:,}" if "bytes" in row else "—",
@@ -201,7 +202,7 @@ def table(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
         )
     for name, row in (("real pictures, by the autoencoder", "coded"), ("real pictures", "right")):
         shares = figures["real"][row]
-        made.append((name, *(percent(shares[key]) for key in ("subject", "prompt", "pictures")), *["—"] * 4))
+        made.append((name, *(report.percent(shares[key]) for key in ("subject", "prompt", "pictures")), *["—"] * 4))
     return made
 
 
@@ -212,7 +213,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         "# A glyph from five pictures",
         report.table(HEADER, table(figures)),
         "![The five pictures, and each model's pictures of the same prompts from the same noise](glyph.png)",
-        f"The retriever takes {percent(figures['real']['mistaken'])} of real pictures of other shapes for the glyph.",
+        f"The retriever takes {report.percent(figures['real']['mistaken'])} of real pictures of other shapes for the "
+        "glyph.",
         "## Protocol",
         report.table(("", ""), content["protocol"].items()),
         report.IN_FULL,
@@ -224,7 +226,7 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     base = pathlib.Path(values.model)
-    taught = [Taught("no tuning", prompt_metrics.load(base)), *(of_run(pathlib.Path(run)) for run in values.runs)]
+    taught = [Taught("no tuning", model_folder.load(base)), *(tuned(pathlib.Path(run)) for run in values.runs)]
     protocol = {"model": str(base), "checkpoint": model_index.fingerprint(base), "runs": ", ".join(values.runs)}
     content = run(taught, pathlib.Path(values.out), values.number, values.batch_size, protocol)
     report.show("A glyph from five pictures", HEADER, table(content["figures"]))

@@ -1,7 +1,7 @@
 """Trains a text-to-image model from captioned pictures: text encoder, autoencoder, denoiser, and one folder of all.
 
-    diffusion text_demo --config=text/shapes --workdir=runs/text
-    diffusion text_demo --config=text/shapes:tiny --workdir=runs/text_tiny
+    python -m examples.text.demo --config=text/shapes --workdir=runs/text
+    python -m examples.text.demo --config=text/shapes:tiny --workdir=runs/text_tiny
     diffusion sample --model=runs/text/model --prompt="a red circle above a blue square"
 
     WORKDIR/tokenizer                         byte pairs of the captions' words
@@ -46,8 +46,7 @@ from ml_collections import ConfigDict
 
 from diffusion.data import captions, latent_cache, sources
 from diffusion.experiments import encode, encode_text, train
-from diffusion.experiments.config import ConfigError, check_stages, checks, data, fields, resolve
-from diffusion.experiments.config.extensions import printed
+from diffusion.experiments.config import ConfigError, check_stages, checks, data, extensions, fields, resolve
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.text import model
@@ -106,7 +105,7 @@ def run(
     model.pipeline(folder / "denoiser", folder / "model", parts)
     print(
         f"== done after {(time.monotonic() - began) / 60:.1f} min: {folder / 'model'}. Next: "
-        f'{printed("sample", f"--model={folder}/model")} --prompt="..."',
+        f'{extensions.printed("sample", f"--model={folder}/model")} --prompt="..."',
         flush=True,
     )
     return 0
@@ -189,12 +188,8 @@ def _encode(config: ConfigDict, folder: pathlib.Path, source: sources.Source) ->
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
-    sys.exit(run(values.config, values.workdir, workdir.command("diffusion text_demo"), values.until))
+    sys.exit(run(values.config, values.workdir, workdir.command("python -m examples.text.demo"), values.until))
 
 
 if __name__ == "__main__":
-    command_line.run(
-        main,
-        (*workdir.FAILURES, *autoencoder_folders.FAILURES, captions.CacheError, latent_cache.CacheError),
-        compiles=True,
-    )
+    command_line.run(main, (*workdir.FAILURES, *autoencoder_folders.FAILURES, latent_cache.CacheError), compiles=True)

@@ -9,10 +9,12 @@ from diffusion.configs.tuning import drawings_control, drawings_image_prompt
 from diffusion.data.shapes import arrangements, drawing, scenes
 from diffusion.data.shapes.arrangements import Arrangement, Thing
 from diffusion.data.shapes.scenes import Lot
-from diffusion.experiments import control_report, train
+from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError
-from diffusion.experiments.text import control_metrics, judge, reference_metrics, shape_finder
 from diffusion.metrics.attribute_reader import Reader
+from examples.control import control_metrics, reference_metrics, shape_finder
+from examples.control import report as control_report
+from examples.text import judge
 from tests.experiments.run.test_image_prompt_tuning import encoder
 from tests.text_to_image import made_pipelines
 

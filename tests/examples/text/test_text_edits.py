@@ -6,8 +6,8 @@ import pytest
 from diffusion import text_to_image
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import Lot
-from diffusion.experiments.text import edits, judge
 from diffusion.metrics.attribute_reader import Reader
+from examples.text import edits, judge
 from tests.text_to_image import made_pipelines
 
 NOBODY = Reader({}, {}, "")
@@ -93,15 +93,3 @@ def test_the_autoencoder_gives_pictures_back_one_by_one(tmp_path):
     assert coded.shape == images.shape and coded.dtype == np.uint8
     assert np.abs(edits.through_autoencoder(model, images[1:2])[0].astype(int) - coded[1]).max() <= 1
     assert (coded[0] != coded[1]).mean() > 0.5
-
-
-@pytest.mark.slow
-def test_the_way_between_prompts_begins_and_ends_at_their_pictures(tmp_path):
-    model = text_to_image.load(made_pipelines.folder("sd", tmp_path / "sd"))
-    ends = [
-        text_to_image.generate(model, prompt, seeds=seed, guidance=3.0, steps=4)[0]
-        for prompt, seed in (("a cat", 3), ("a dog", 5))
-    ]
-    way = edits.between(model, ["a cat", "a dog"], (3, 5), np.array([0.0, 0.5, 1.0]), guidance=3.0, steps=4)
-    assert np.abs(way[0].astype(int) - ends[0]).max() <= 1 and np.abs(way[2].astype(int) - ends[1]).max() <= 1
-    assert np.abs(way[1].astype(int) - ends[0]).max() > 1

@@ -1,6 +1,6 @@
-"""Writes five pictures of a glyph that `shapes` does not have, with captions, to teach to the model of `text_demo`.
+"""Writes five pictures of a glyph that `shapes` does not have, with captions, to teach to the model of `examples.text`.
 
-diffusion glyph_pictures --out=runs/glyph/pictures
+python -m examples.glyph.pictures --out=runs/glyph/pictures
 diffusion train --config=tuning/glyph:lora --workdir=runs/glyph/lora
 """
 
@@ -14,7 +14,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.begin()
 
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.text import glyph
+from examples.glyph import glyph
 
 
 def main(argv: list[str]) -> None:

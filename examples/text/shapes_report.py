@@ -1,12 +1,11 @@
 """The report of a text-to-image model on the captioned shapes: its rows, each beside its reference, and as Markdown."""
 
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diffusion.experiments.evaluation import report
-from diffusion.experiments.evaluation.report import percent
-from diffusion.experiments.text import judge
+from examples.text import judge
 
 PICTURES = {
     "guidance.png": "Guidance: from varied and loose to literal and fried",
@@ -52,66 +51,49 @@ HOW_TO_READ = (
     "and decoded, with the other half put back."
 )
 
-Row = tuple[str, str, str]
-"""What, its figure, the reference beside it."""
 
-
-def rows(figures: Mapping[str, Any]) -> list[Row]:
+def rows(figures: Mapping[str, Any]) -> list[report.Row]:
     """The figures of a report as text, in the order in which they are measured."""
-    lines: list[Row] = []
+    lines: list[report.Row] = []
     prompts = figures.get("prompts", {})
     for split, words in (("test", "trained combinations"), ("withheld", "withheld combinations")):
         for name in (*HEADINGS, *judge.EASY):
             if share := prompts.get(split, {}).get(name):
                 real = figures["judge"][split].get(name)
-                beside = f"judge on real pictures {percent(real)}" if real else ""
-                lines.append((f"{HEADINGS.get(name, f'… {name}')}, {words}", percent(share), beside))
+                beside = f"judge on real pictures {report.percent(real)}" if real else ""
+                lines.append((f"{HEADINGS.get(name, f'… {name}')}, {words}", report.percent(share), beside))
     lines += geneval_rows(figures.get("geneval", {}))
     for name, share in figures.get("negative", {}).items():
         what = f"shows the {name} that the negative prompt names"
-        lines.append((what, percent(share["after"]), f"before {percent(share['before'])}"))
+        lines.append((what, report.percent(share["after"]), f"before {report.percent(share['before'])}"))
     if frechet := figures.get("frechet"):
-        lines.append(frechet_row("judge's features", frechet, ".4g"))
+        lines.append(report.frechet_row("judge's features", frechet, ".4g"))
     if copies := figures.get("copies"):
-        what, value, exact = copies_row("real ones", copies)
+        what, value, exact = report.copies_row("real ones", copies)
         lines.append((what, value, f"{exact}, of held-out pictures {copies['held_out']['exact_duplicates']}"))
     for edit, metrics in figures.get("edits", {}).items():
         lines += [(f"{edit}: {what}", value, beside) for what, value, beside in _leaves(metrics)]
     return lines
 
 
-def geneval_rows(figures: Mapping[str, Any]) -> list[Row]:
+def geneval_rows(figures: Mapping[str, Any]) -> list[report.Row]:
     """The figures of `shape_questions.measured`: as the judge sees them, and beside them as they are corrected."""
     lines = []
     for name, part in figures.items():
         truth = part["corrected"]
-        beside = f"corrected {percent(truth)}" if truth else "the judge does not tell right from wrong"
+        beside = f"corrected {report.percent(truth)}" if truth else "the judge does not tell right from wrong"
         if known := part.get("known"):
             share = {kind: f"{known[kind]['share']:.1%}" for kind in ("right", "wrong")}
             beside += f"; the judge accepts {share['right']} of right pictures and {share['wrong']} of wrong ones"
-        lines.append((f"GenEval: {GENEVAL[name]}", percent(part["seen"]), beside))
+        lines.append((f"GenEval: {GENEVAL[name]}", report.percent(part["seen"]), beside))
     return lines
 
 
-def frechet_row(space: str, frechet: Mapping, form: str) -> Row:
-    """A Frechet distance from `sample_metrics.distance` beside its floor and noise, numbers in this form."""
-    floor = f"floor {frechet['floor']['mean']:{form}} ± {frechet['floor']['std']:.2g}, {frechet['ratio']:.2f} times"
-    beside = f"{floor}; noise {frechet['noise']:{form}}"
-    return f"Frechet distance ({space})", f"{frechet['distance']:{form}}", beside
-
-
-def copies_row(others: str, copies: Mapping) -> Row:
-    """How often samples are nearer to training pictures than 1 % and 5 % of others are, from `neighbours.copying`."""
-    near = copies["share_below_held_out_percentile"]
-    exact = f"exact copies {copies['samples']['exact_duplicates']}"
-    return f"nearer to training pictures than 1 % / 5 % of {others}", f"{near['1']:.1%} / {near['5']:.1%}", exact
-
-
-def _leaves(metrics: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[Row]:
+def _leaves(metrics: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[report.Row]:
     """Shares and seams anywhere in nested metrics: (where, figure, reference)."""
     where = " ".join(path).replace("_", " ")
     if "share" in metrics:
-        yield where, percent(metrics), f"of {metrics['count']}"
+        yield where, report.percent(metrics), f"of {metrics['count']}"
     elif "real_mean" in metrics:
         beside = (
             f"of 255; the autoencoder's {metrics['coded_mean']:.2g}, at worst {metrics['coded_worst']:.2g}; of real "
@@ -130,7 +112,7 @@ def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
     by_guidance = [
         (
             f"{row['guidance']:g}",
-            percent(row["scores"]["attributes"]),
+            report.percent(row["scores"]["attributes"]),
             f"{row['scores']['pictures']['share']:.1%}",
             f"{row['variety']:.2f}",
             f"{row['saturation']:.1%}",
@@ -141,7 +123,7 @@ def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
     parts = [
         f"# Text to image: {protocol['model']}",
         f"Guidance {figures['guidance']:g}, {protocol['steps']} steps.",
-        table_of(rows(figures)),
+        report.beside_table(rows(figures)),
         *([report.table(header, by_guidance)] if by_guidance else ()),
         *report.pictures(folder, PICTURES),
         "## How to read the figures",
@@ -151,8 +133,3 @@ def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
         report.IN_FULL,
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def table_of(rows: Iterable[Row]) -> str:
-    """Figures and their references as a Markdown table."""
-    return report.table(("", "model", "beside"), ((what, f"**{value}**", beside) for what, value, beside in rows))

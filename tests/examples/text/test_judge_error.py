@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from diffusion.metrics import judge_error
+from examples.text import judge_error
 
 
 @pytest.mark.parametrize("truth, s, c", [(0.6, 0.9, 0.8), (0.25, 0.75, 1.0), (1.0, 0.8, 0.6), (0.0, 1.0, 0.7)])

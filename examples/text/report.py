@@ -1,7 +1,7 @@
 """Measures a text-to-image model on the captioned shapes that it was trained on: report.json, report.md and pictures.
 
-    diffusion text_report --model=runs/text/model --out=runs/text/report
-    diffusion text_report --model=runs/text/model --out=runs/text/report --number=50 --parts=sweep,prompts
+    python -m examples.text.report --model=runs/text/model --out=runs/text/report
+    python -m examples.text.report --model=runs/text/model --out=runs/text/report --number=50 --parts=sweep,prompts
 
 A judge reads the attributes of the pictures: a network that was trained apart from the model, on pictures of its own.
 Its accuracy on real pictures stands beside every figure. The guidance is chosen on validation captions, all else is
@@ -50,10 +50,11 @@ from diffusion.data import shapes
 from diffusion.experiments.config import ConfigError, unknown
 from diffusion.experiments.evaluation import plots, real_images, report
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.text import edits, judge, prompt_metrics, report_pictures, shape_questions, shapes_report
-from diffusion.experiments.text.prompt_metrics import Subject
+from diffusion.experiments.text import model as model_folder
 from diffusion.metrics import neighbours
 from diffusion.text_to_image import model_index
+from examples.text import edits, judge, prompt_metrics, report_pictures, shape_questions, shapes_report
+from examples.text.prompt_metrics import Subject
 
 PARTS = ("sweep", "prompts", "geneval", "negative", "distances", "edits")
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
@@ -80,7 +81,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     if model.side != 64:
         raise ConfigError(
             f"{folder} makes pictures of {model.side} pixels, and the shapes have 64: the judge does not "
-            "read others. Train on shapes: diffusion text_demo --config=text/shapes."
+            "read others. Train on shapes: python -m examples.text.demo --config=text/shapes."
         )
     out.mkdir(parents=True, exist_ok=True)
     reader = judge.reader()
@@ -113,7 +114,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
             verdicts = prompt_metrics.verdicts(reader, captions, made[name])
             figures["prompts"][name] = judge.score(verdicts)
             right = [all(each.values()) for each in verdicts]
-            report_pictures.gallery(made[name], captions, right, out / f"{name}.png")
+            plots.captioned(made[name], captions, right, out / f"{name}.png")
     if "geneval" in settings.parts:
         with _timed("GenEval's questions"):
             figures["geneval"] = shape_questions.measured(subject, guidance, max(8, settings.number // 4))
@@ -184,7 +185,7 @@ def main(argv: list[str]) -> None:
     settings = Settings(values.number, values.steps, values.guidance, scales, values.batch_size, tuple(values.parts))
     folder = pathlib.Path(values.model)
     out = pathlib.Path(values.out)
-    content = run(prompt_metrics.load(folder), folder, out, settings)
+    content = run(model_folder.load(folder), folder, out, settings)
     for what, value, beside in shapes_report.rows(content["figures"]):
         print(f"{what:48} {value:24} {beside}")
     print(f"{out / 'report.md'}")

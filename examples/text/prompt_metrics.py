@@ -1,27 +1,23 @@
-"""Figures of a text-to-image model on the captioned shapes; `diffusion text_report` writes them.
+"""Figures of a text-to-image model on the captioned shapes; `examples.text.report` writes them.
 
 Each is a function of a `Subject`, whose `make` is all that is known of the model: the real pictures themselves, or
 pictures of other captions, can stand in its place, which is how the figures are tested.
 """
 
 import math
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion import text_to_image
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, Lot, Scene
 from diffusion.data.sources import DataSpec
-from diffusion.experiments.config import ConfigError
-from diffusion.experiments.evaluation.real_images import Split
-from diffusion.experiments.evaluation.sample_metrics import FULL, Effort, distance
-from diffusion.experiments.text import judge
+from diffusion.experiments.evaluation import real_images, sample_metrics
 from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.metrics.features import Extractor
+from examples.text import judge
 
 SEED = 0  # of what is chosen by lot, so that the same model gives the same report
 SEEDS = 4  # pictures of a prompt where their variety is measured
@@ -35,14 +31,6 @@ class Subject(NamedTuple):
 
     make: Make
     judge: Reader
-
-
-def load(folder: pathlib.Path) -> text_to_image.TextToImage:
-    """The model of a folder; a `ConfigError` where there is none."""
-    try:
-        return text_to_image.load(folder)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"--model={folder}: {error}") from error
 
 
 def verdicts(reader: Reader, captions: Sequence[str], images: np.ndarray) -> list[dict[str, bool]]:
@@ -135,7 +123,11 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
 
 
 def distance_to(
-    subject: Subject, images: np.ndarray, real: np.ndarray, others: np.ndarray, effort: Effort = FULL
+    subject: Subject,
+    images: np.ndarray,
+    real: np.ndarray,
+    others: np.ndarray,
+    effort: sample_metrics.Effort = sample_metrics.FULL,
 ) -> dict[str, Any]:
     """Frechet distance to real pictures in the judge's features, beside the floor and noise: `sample_metrics.distance`.
 
@@ -145,7 +137,10 @@ def distance_to(
     record = {"features": "last hidden layer of the judge", "unit": "its activations", "sha256": subject.judge.digest}
     extractor = Extractor(lambda batch: attribute_reader.features(subject.judge, batch), record)
     none = lambda rows: np.zeros(len(rows), np.int64)
-    sets = (Split(rows, none(rows), DataSpec("shapes", "", (64, 64, 3), 0, len(rows))) for rows in (others, real))
-    return distance(
+    sets = (
+        real_images.Split(rows, none(rows), DataSpec("shapes", "", (64, 64, 3), 0, len(rows)))
+        for rows in (others, real)
+    )
+    return sample_metrics.distance(
         extractor, images, none(images), *sets, count=min(len(images), len(real)), balanced=False, effort=effort
     )

@@ -1,12 +1,12 @@
 """Measures ControlNets and an IP-Adapter of the drawings' model: position error, what a reference gives; and pictures.
 
-    diffusion control_report --runs=runs/outlines,runs/layers,runs/sketch --out=runs/control
-    diffusion control_report --reference=runs/reference --out=runs/image_prompt
+    python -m examples.control.report --runs=runs/outlines,runs/layers,runs/sketch --out=runs/control
+    python -m examples.control.report --reference=runs/reference --out=runs/image_prompt
 
 The runs are those of `tuning/drawings_control` and `tuning/drawings_image_prompt`. The controls are of drawings that
 no training has seen, and known exactly: where the shapes of a picture stand is compared with where they should, in
 pixels, with the control and without it from the same noise; real pictures of the same plans give the error of the
-measure itself. What a reference drawing gives to a picture is read by the judge of `diffusion text_report`, beside no
+measure itself. What a reference drawing gives to a picture is read by the judge of `examples.text`, beside no
 reference and chance. A picture for each run shows the first examples.
 """
 
@@ -40,9 +40,10 @@ from diffusion.experiments.config import ConfigError
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import tuned_run
-from diffusion.experiments.text import control_metrics, judge, reference_metrics
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.training.runtime import progress
+from examples.control import control_metrics, reference_metrics
+from examples.text import judge
 
 SHOWN = 8  # examples in a picture
 BESIDE = {"with": "with the control", "without": "without it, the same noise", "real": "real pictures of the plans"}

@@ -5,10 +5,10 @@ import pytest
 
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import Lot, Scene
-from diffusion.experiments.text import judge, shape_questions, shapes_report
-from diffusion.experiments.text.prompt_metrics import Subject
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.metrics.prompt_following.geneval import TAGS
+from examples.text import judge, shape_questions, shapes_report
+from examples.text.prompt_metrics import Subject
 
 FORMS = {
     "single_object": "a {shape}", "two_object": "a {shape} and a {second_shape}", "colors": "a {colour} {shape}",

@@ -15,9 +15,10 @@ from diffusion.data import shapes
 from diffusion.data.shapes import drawing
 from diffusion.data.shapes.scenes import NONE, Scene, phrase
 from diffusion.data.sources.made_drawings import SILENT
-from diffusion.experiments.text import judge, shape_finder
 from diffusion.metrics import bootstrap
 from diffusion.metrics.attribute_reader import Reader
+from examples.control import shape_finder
+from examples.text import judge
 
 CONTENT = ("kind", "count", "colour", "shape", "size", "position", "relation", "second_colour", "second_shape")
 STYLE = ("style", "paper")

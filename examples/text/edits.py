@@ -9,19 +9,16 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from diffusion import editing, text_to_image
+from diffusion import text_to_image
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, WITHHELD, Lot, Scene
 from diffusion.experiments.sampling import autoencoder_folders
-from diffusion.experiments.text import judge
 from diffusion.metrics import bootstrap
 from diffusion.metrics.attribute_reader import Reader
-from diffusion.text_to_image import Request, TextToImage, programs
-from diffusion.text_to_image.jobs import Job, program
+from diffusion.text_to_image import TextToImage
+from examples.text import judge
 
 STREAM = 50  # of the pictures that are edited
 SHOWN = 6  # edits in a picture
@@ -166,11 +163,11 @@ def interpolation(model: TextToImage, reader: Reader, number: int, **settings: A
     ends = [(scene, _recoloured(scene, 4)) for scene in shown]
     weights = np.linspace(0, 1, ALONG)
     prompts = [
-        between(model, [scenes.phrase(a), scenes.phrase(b)], (seed, seed), weights, **settings)
+        text_to_image.between(model, [scenes.phrase(a), scenes.phrase(b)], (seed, seed), weights, **settings)
         for seed, (a, b) in enumerate(ends)
     ]
     seeds = [
-        between(model, [scenes.phrase(a)] * 2, (seed, seed + number), weights, **settings)
+        text_to_image.between(model, [scenes.phrase(a)] * 2, (seed, seed + number), weights, **settings)
         for seed, (a, _) in enumerate(ends)
     ]
     right = lambda scene, images: [
@@ -187,36 +184,6 @@ def interpolation(model: TextToImage, reader: Reader, number: int, **settings: A
     }
     rows = [("prompt to prompt", images) for images in prompts[:3]] + [("seed to seed", images) for images in seeds[:3]]
     return {"figures": figures, "rows": rows}
-
-
-def between(
-    model: TextToImage, prompts: list[str], seeds: tuple[int, int], weights: np.ndarray, *, guidance: float, steps: int
-) -> np.ndarray:
-    """Pictures on the way between two prompts and two seeds, uint8 [N, H, W, 3], by N weights in 0..1 of the second.
-
-    Embeddings lie on a line, noises on a sphere (`slerp`); equal seeds are one noise.
-    """
-    job = Job.of(model, Request.of(prompts, guidance=guidance, steps=steps))
-    weight = jnp.asarray(weights, jnp.float32)
-    conditions = [
-        jax.tree.map(lambda ends: _mixed(ends, weight), branch) for branch in job.conditions(model, len(weights))
-    ]
-    begin = program(model, job.course, "begin", programs.compiled(programs.begin))
-    noise, *_ = begin(model.params["vae"], jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), None, None)
-    one, other = (jnp.repeat(noise[i : i + 1], len(weights), axis=0) for i in (0, 1))
-    x = one if seeds[0] == seeds[1] else editing.slerp(one, other, weight)
-    keys = jax.random.split(jax.random.key(seeds[0]), len(weights))
-    sampled = program(model, job.course, "sampled", programs.compiled(programs.sampled))
-    params = {model.kind.denoiser: model.weights, "vae": model.params["vae"]}
-    return np.asarray(sampled(params, x, *conditions, guidance, keys, None, None)[0])
-
-
-def _mixed(ends: jax.Array, weight: jax.Array) -> jax.Array:
-    """[N, ...] between the two rows of an array; an entry that is no number (a mask) has the value of either row."""
-    if ends.dtype == bool:
-        return jnp.repeat(ends.any(0, keepdims=True), len(weight), axis=0)
-    weight = weight.reshape(-1, *[1] * (ends.ndim - 1))
-    return ((1 - weight) * ends[:1] + weight * ends[1:]).astype(ends.dtype)
 
 
 EDITS = {

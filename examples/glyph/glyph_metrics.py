@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.data.shapes.scenes import SHAPES, Scene
-from diffusion.experiments.text import glyph, judge, prompt_metrics
 from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
+from examples.glyph import glyph
+from examples.text import judge, prompt_metrics
 
 EACH = 16  # real pictures of a prompt with each shape
 GALLERY, RIGHT, WRONG = 10, 11, 12  # streams of real pictures: to compare with, and of known content
@@ -85,7 +86,7 @@ def fidelity(reader: Reader, requested: Sequence[Scene], images: np.ndarray, kno
     }
 
 
-def of_real(
+def real_figures(
     reader: Reader, requested: Sequence[Scene], known: Sequence[Gallery], coded: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, Any]:
     """What the measures say of real pictures, which bounds what they can say of a model's.

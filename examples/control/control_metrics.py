@@ -14,9 +14,10 @@ import numpy as np
 from diffusion.data.shapes import arrangements
 from diffusion.data.shapes.arrangements import Arrangement, Example
 from diffusion.data.shapes.scenes import COLOURS
-from diffusion.experiments.text import judge, shape_finder
 from diffusion.metrics import bootstrap
 from diffusion.metrics.attribute_reader import Reader
+from examples.control import shape_finder
+from examples.text import judge
 
 CLOSE = 4.0  # pixels, a sixteenth of a side: a shape that stands nearer than this is where it should be
 LEAST = 12  # pixels that two shapes share, where their order is judged

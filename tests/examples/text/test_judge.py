@@ -7,10 +7,11 @@ from scipy import ndimage
 from diffusion.data import shapes
 from diffusion.data.shapes import scenes
 from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, Scene
-from diffusion.experiments.text import judge, prompt_metrics
-from diffusion.experiments.text.prompt_metrics import Subject
+from diffusion.experiments.evaluation import sample_metrics
 from diffusion.metrics import attribute_reader, neighbours
 from diffusion.metrics.attribute_reader import Reader
+from examples.text import judge, prompt_metrics
+from examples.text.prompt_metrics import Subject
 
 ONE = Scene("one", "plain", "red", "circle", "small", "top")
 PAIR = Scene("pair", "plain", "red", "circle", count=2, relation="left of", second_colour="blue", second_shape="star")
@@ -179,7 +180,7 @@ def test_distance_to_real_pictures_is_nothing_for_the_same_and_beside_its_floor_
     monkeypatch.setattr(attribute_reader, "features", lambda _, images: images[:, ::16, ::16].reshape(len(images), -1))
     images = real[0][:40]
     others = real[0][40:80]
-    effort = prompt_metrics.Effort(0, 2)
+    effort = sample_metrics.Effort(0, 2)
     distance = lambda made: prompt_metrics.distance_to(Subject(None, NOBODY), made, images, others, effort)
     same = distance(images)
     different = distance(others)

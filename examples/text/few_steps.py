@@ -1,12 +1,12 @@
 """Compares few-step students of a text-to-image run with it: prompt adherence and distances, by network evaluations.
 
     diffusion train --config=students/lcm:runs/text/denoiser --workdir=runs/text_students/lcm
-    diffusion text_few_steps --teacher=runs/text/denoiser --students="runs/text_students/*" \\
+    python -m examples.text.few_steps --teacher=runs/text/denoiser --students="runs/text_students/*" \\
         --out=runs/text_few_steps
 
 As `diffusion few_steps`, for runs on the captioned shapes: the prompts are the captions of the first training
-pictures, the judge of `diffusion text_report` reads the attributes that they request, and the Frechet distance, in
-the judge's features, is to new pictures that are drawn as the training pictures are. Each run samples as its own config
+pictures, the judge of `examples.text.report` reads the attributes that they request, and the Frechet distance, in the
+judge's features, is to new pictures that are drawn as the training pictures are. Each run samples as its own config
 says, but for the number of steps. Writes table.md, few_steps.json, plot.png and samples.png (the same prompts and
 seeds, one below the other) into --out, and goes on where it was interrupted.
 """
@@ -24,15 +24,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.data import captions, shapes
+from diffusion.data import captions, latent_cache, shapes
 from diffusion.experiments import few_steps
 from diffusion.experiments.config import ConfigError, data, resolve
 from diffusion.experiments.evaluation import sample_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
-from diffusion.experiments.text import judge, prompt_metrics
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.training.checkpointing import checkpoints
+from examples.text import judge, prompt_metrics
 
 EFFORT = sample_metrics.Effort(0, 10)
 SHARE = ("attributes", "attributes right")
@@ -56,7 +56,7 @@ def prompts(config, number: int) -> Prompts:
     if config.model.name != "pixart" or config.data.name != "shapes":
         raise ConfigError(
             f"this run trains {config.model.name!r} on {config.data.name!r}; the judge reads pictures of "
-            "shapes alone. Valid: the denoiser of diffusion text_demo --config=text/shapes, "
+            "shapes alone. Valid: the denoiser of python -m examples.text.demo --config=text/shapes, "
             "and its students. Runs of classes are compared by diffusion few_steps."
         )
     table = captions.read(config.data.text.dir)
@@ -97,8 +97,8 @@ def _new() -> tuple[np.ndarray, np.ndarray]:
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     reader = functools.cache(judge.reader)
-    few_steps.compare(lambda row: measured(row, reader), "", SHARE, "diffusion text_few_steps", judge.name())
+    few_steps.compare(lambda row: measured(row, reader), "", SHARE, "python -m examples.text.few_steps", judge.name())
 
 
 if __name__ == "__main__":
-    command_line.run(main, (*workdir.FAILURES, captions.CacheError), compiles=True)
+    command_line.run(main, (*workdir.FAILURES, latent_cache.CacheError), compiles=True)

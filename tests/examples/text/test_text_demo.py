@@ -13,8 +13,8 @@ import tensorflow_datasets as tfds
 from configs.students import lcm, progressive, turbo
 from configs.text import emoji, shapes
 from diffusion import flow_maps, text_to_image
-from diffusion.data import captions, latent_cache
-from diffusion.experiments import text_demo, train
+from diffusion.data import captions, latent_cache, sources
+from diffusion.experiments import train
 from diffusion.experiments.config import ConfigError, checks, resolve
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
@@ -26,8 +26,10 @@ from diffusion.models.autoencoders.latent_space import Scaling
 from diffusion.models.interchange import schedulers
 from diffusion.text import Tokenizer, byte_pairs
 from diffusion.training.checkpointing import checkpoints
+from examples.text import demo as text_demo
 from tests import commands
 from tests.data.made import image_feature, png, write
+from tests.experiments.run import test_text_of_own_pictures
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 STAGES = ("encoder", "autoencoder", "denoiser")
@@ -333,7 +335,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_read(tmp_path)
 def test_a_folder_without_a_model_raises_an_error_of_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no text-to-image model .* is no folder"):
         workdir.text_model(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"put together at the end of: diffusion text_demo"):
+    with pytest.raises(ConfigError, match=r"put together at the end of: python -m examples\.text\.demo"):
         workdir.text_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({}))
     with pytest.raises(ConfigError, match=r"diffusion text_model --workdir=.*; one of classes is"):
@@ -351,3 +353,34 @@ def test_a_folder_without_a_model_raises_an_error_of_one_sentence(tmp_path):
 def test_the_command_says_what_is_missing(flags, message):
     done = commands.run("-m", "experiments.sample", *flags)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_of_captioned_pictures_becomes_a_model_of_prompts(tmp_path, compilation_cache):
+    """All stages by one command, one of them stopped and gone on with; then a picture of a prompt."""
+    source = test_text_of_own_pictures.drawings(tmp_path / "drawings", side=16, number=18)
+    made = {}
+    for folder, steps in (("twice", (2, 4)), ("once", (4,))):
+        for number in steps:
+            config = recipe("", **{"denoiser.train.steps": number, "denoiser.optimizer.decay": "constant"})
+            config.data.source = source
+            assert text_demo.run(config, tmp_path / folder) == 0
+        made[folder] = checkpoints.load_ema(tmp_path / folder / "denoiser", 4)[0]
+    jax.tree.map(np.testing.assert_array_equal, made["once"], made["twice"])
+    done = commands.run(
+        *(
+            "-m",
+            "experiments.sample",
+            f"--workdir={tmp_path / 'once'}",
+            "--prompt=a red square",
+            "--steps=2",
+            "-n",
+            "1",
+        ),
+        f"--out={tmp_path / 'out'}",
+        timeout=600,
+    )
+    assert done.returncode == 0 and (tmp_path / "out/0.png").is_file(), done.stderr
+    table = captions.read(tmp_path / "once/captions")
+    records = sources.picture_folder(source["path"])
+    assert len(table.row) == len(records) == 18 and len(set(table.row.tolist())) == 3
