@@ -63,8 +63,8 @@ demo-text: setup
 	$(RUN) -m examples.text.report --model=$(TEXT)/model --out=$(TEXT)/report
 
 demo-video: setup
-	$(RUN) -m diffusion video_demo --config=video/drawings --workdir=$(VIDEO)
-	$(RUN) -m diffusion video_demo --config=video/drawings --workdir=$(VIDEO) --prompt="a red star turns clockwise slowly"
+	$(RUN) -m examples.video.demo --config=video/drawings --workdir=$(VIDEO)
+	$(RUN) -m examples.video.demo --config=video/drawings --workdir=$(VIDEO) --prompt="a red star turns clockwise slowly"
 
 gallery: setup
 	$(RUN) -m diffusion train --config=digits --workdir=$(DIGITS)

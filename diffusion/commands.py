@@ -25,6 +25,7 @@ MOVED = {  # commands of before version 0.2, and the example of a clone that eac
     "text_demo": "examples.text.demo",
     "text_few_steps": "examples.text.few_steps",
     "text_report": "examples.text.report",
+    "video_demo": "examples.video.demo",
 }
 
 

@@ -1,7 +1,7 @@
 """Runs on clips: a causal autoencoder of moving drawings, and a denoiser of their pixels.
 
     diffusion train --config=video/autoencoder --workdir=runs/video_autoencoder
-    diffusion video_demo --config=video/drawings --workdir=runs/video
+    python -m examples.video.demo --config=video/drawings --workdir=runs/video
 
 docs/video.md and docs/video_demo.md have what they are for.
 """

@@ -1,6 +1,6 @@
 """Text to video on the bundled clips of moving shapes: the denoiser of `make demo-video`.
 
-    diffusion video_demo --config=video/drawings --workdir=runs/video
+    python -m examples.video.demo --config=video/drawings --workdir=runs/video
     diffusion train --config=video/drawings --workdir=runs/clips        # the denoiser alone
 
 Clips of 8 frames of 32 x 32 pixels with one shape each. A space-time transformer reads which words the caption has, and

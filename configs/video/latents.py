@@ -1,6 +1,6 @@
 """Text to video on latents of the bundled clips of moving shapes: an autoencoder, and a denoiser of what it makes.
 
-    diffusion video_demo --config=video/latents --workdir=runs/video_latents
+    python -m examples.video.demo --config=video/latents --workdir=runs/video_latents
 
 The demo of `video/drawings`, with the autoencoder of `video/autoencoder` before it: clips of 9 frames of 32 x 32 pixels
 are 5 frames of 8 x 8 latents with 8 channels, 80 tokens for the denoiser in place of 128. The first 8 frames of a clip

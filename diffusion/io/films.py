@@ -1,6 +1,6 @@
 """Films (MP4, WebM ...) by a child process that decodes them, one for each process that reads; see `film_child`."""
 
-__all__ = ["Frames", "about", "has_library", "read"]
+__all__ = ["INSTALL", "Frames", "about", "has_library", "read"]
 
 import atexit
 import importlib.util
@@ -22,6 +22,7 @@ import numpy as np
 from diffusion.io import film_lengths, limits, opener
 
 INSTALL = "pip install 'jax-diffusion[video]'"
+"""Command that installs what reads and writes films."""
 PROGRAM = pathlib.Path(__file__).with_name("film_child.py")
 WAIT = 3600.0  # s for an answer; the child's own limit, of computing, is shorter
 FRAMES = 10**6  # of a film: nine hours at 30 a second

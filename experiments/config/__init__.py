@@ -9,7 +9,7 @@ from diffusion import public
 # What projects outside of this library import.
 __all__ = [
     "ConfigError", "as_config_errors", "check_stages", "checks", "command_line", "data", "extensions", "fields",
-    "names", "recipes", "resolve", "unknown",
+    "names", "recipe", "recipes", "resolve", "unknown",
 ]  # fmt: skip
 
 

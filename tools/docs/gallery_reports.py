@@ -3,7 +3,7 @@
     python -m examples.control.report --runs=runs/outlines,runs/layers,runs/sketch --out=docs/gallery/control
     python -m examples.control.report --reference=runs/reference --out=docs/gallery/image_prompt
     python -m tools.docs.gallery_reports
-    python -m tools.docs.gallery_reports runs/video/report    # that of diffusion video_demo, with its clips as WebP
+    python -m tools.docs.gallery_reports runs/video/report    # that of examples.video, with its clips as WebP
 
 `tools.docs.gallery` writes the rest of docs/gallery/README.md, of another run; this comes after it.
 """
@@ -61,7 +61,7 @@ REPORTS = {
         "[its report](video/report.md), "
         "[how it is trained](../video_demo.md).",
         (
-            "diffusion video_demo --config=video/drawings --workdir=runs/video --number=48",
+            "python -m examples.video.demo --config=video/drawings --workdir=runs/video --number=48",
             "python -m tools.docs.gallery_reports runs/video/report",
         ),
     ),

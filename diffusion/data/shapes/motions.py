@@ -14,7 +14,11 @@ and a shape that `scenes` withholds, stand in no clip of training; each clip of 
 """
 
 __all__ = [
+    "DIRECTIONS",
     "MOTIONS",
+    "SEED",
+    "SPEEDS",
+    "STREAMS",
     "WORDS",
     "Clip",
     "Mover",
@@ -37,9 +41,12 @@ from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.drawing import DISTANCES, SIDE
 from diffusion.data.shapes.scenes import Lot
 
-SEED = 2029  # those of the other drawings are others
+SEED = 2029
+"""Seed of all clips; those of the other drawings are others."""
 STREAMS = {"train": 0, "test": 1, "withheld": 2}
+"""Stream of draws of each split, by its name."""
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+"""Unit vectors (x right, y down) of the directions that a caption may name."""
 MOTIONS = {
     "moves": tuple(DIRECTIONS),
     "bounces": ("",),
@@ -48,7 +55,8 @@ MOTIONS = {
 }
 """The motions, and the directions that each may have."""
 WITHHELD = frozenset({("square", "bounces"), ("star", "moves"), ("heart", "turns"), ("moon", "hides")})
-SPEEDS = {"slowly": (12.0, 18.0), "quickly": (30.0, 40.0)}  # pixels from the first to the last frame
+SPEEDS = {"slowly": (12.0, 18.0), "quickly": (30.0, 40.0)}
+"""Range of the pixels from the first frame to the last, by the word for it."""
 TURNS = {"slowly": (0.15, 0.25), "quickly": (0.5, 0.9)}  # of a whole turn, in the same time
 SYMMETRY = {"star": 5, "square": 4, "cross": 4, "diamond": 2}  # turns of 1 / n look the same
 CLEAR = 0.4  # of such a turn from one frame to the next, at most: beyond a half it would seem to turn the other way

@@ -17,6 +17,7 @@ from jax import Array
 from diffusion.metrics import attribute_reader, chunks
 from diffusion.metrics.attribute_reader import Reader
 
+DIM = 128  # features, as many as `attribute_reader.fitted` takes
 CHUNK = 50  # clips in one call of the compiled forward pass
 
 
@@ -102,7 +103,7 @@ def _check(clips: np.ndarray, beside: np.ndarray) -> None:
 def _init(key: Array, shape: tuple[int, ...], numbers: int, classes: Mapping[str, int]) -> dict[str, Array]:
     """The weights of the layers of a frame, of that of all frames, and of a linear layer for each attribute."""
     frames, height, width, channels = shape
-    size = attribute_reader.DIM
+    size = DIM
     normal = lambda number, *shape: attribute_reader.he_normal(jax.random.fold_in(key, number), shape)
     params = attribute_reader.init_hidden(key, (height, width, 3 * channels))
     params["frames"] = normal(300, frames * size, size)

@@ -9,15 +9,15 @@ import pytest
 from diffusion import samplers
 from diffusion.data.shapes import drawing, motions, scenes
 from diffusion.data.transforms import to_uint8
-from diffusion.experiments import video_demo
 from diffusion.experiments.config import ConfigError
 from diffusion.experiments.config.recipes import load
 from diffusion.experiments.run import examples
 from diffusion.experiments.sampling import trained_run
-from diffusion.experiments.video import clip_judge, clip_maker, motion_figures, video_report
 from diffusion.metrics import bootstrap
 from diffusion.parameterizations import Prediction
 from diffusion.schedules import rectified_flow
+from examples.video import clip_judge, clip_maker, motion_figures, video_report
+from examples.video import demo as video_demo
 
 
 @pytest.fixture(scope="module")

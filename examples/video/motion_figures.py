@@ -10,12 +10,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.data.shapes import motions
+from diffusion.data.shapes import drawing, motions
 from diffusion.data.shapes.motions import Clip
-from diffusion.experiments.video import clip_judge
-from diffusion.experiments.video.clip_judge import Judge
-from diffusion.metrics import bootstrap, chunks, clip_reader, frechet, moving_objects, neighbours, reconstruction_error
+from diffusion.metrics import bootstrap, chunks, frechet, neighbours, reconstruction_error
 from diffusion.metrics.prompt_following import clustered
+from examples.video import clip_judge, clip_reader, moving_objects
+from examples.video.clip_judge import Judge
 
 Make = Callable[..., np.ndarray]
 SEEDS = {"test": 0, "withheld": 10_000, "picture": 20_000, "longer": 30_000}
@@ -58,7 +58,7 @@ def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: i
     }
     hides = kind == "hides"
     if hides.any() and clips.shape[1] == clip_judge.FRAMES:
-        scale = clip_judge.SIDE / motions.SIDE
+        scale = clip_judge.SIDE / drawing.SIDE
         places = scale * np.stack([clip.movers[0].places for clip in truth])
         back = moving_objects.returns(tracks, places, np.stack([clip.seen[:, 0] for clip in truth]))
         figures["permanence"] = bootstrap.share(list(back[hides]))
@@ -80,7 +80,7 @@ def _motion(found, complete: np.ndarray, kind: np.ndarray, captions: Sequence[st
     if moves.any():
         figures["line_error"] = _median(moving_objects.line_error(places)[moves], lacking[moves])
         speed = np.linalg.norm(moving_objects.velocity(places), axis=-1)[moves]
-        scale = clip_judge.SIDE / motions.SIDE / (clip_judge.FRAMES - 1)
+        scale = clip_judge.SIDE / drawing.SIDE / (clip_judge.FRAMES - 1)
         stated = [motions.said(caption)["speed"] for caption, is_moving in zip(captions, moves) if is_moving]
         ranges = scale * np.array([motions.SPEEDS[word] for word in stated])
         off = np.maximum(np.maximum(ranges[:, 0] - speed, speed - ranges[:, 1]), 0) / ranges.mean(1)

@@ -15,11 +15,12 @@ import numpy as np
 
 from diffusion.data.shapes import motions, scenes
 from diffusion.data.shapes.motions import Clip, Setting
-from diffusion.metrics import attribute_reader, bootstrap, clip_reader, moving_objects
+from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
-from diffusion.metrics.moving_objects import Tracks
 from diffusion.metrics.prompt_following import clustered
 from diffusion.training.runtime import progress
+from examples.video import clip_reader, moving_objects
+from examples.video.moving_objects import Tracks
 
 SEED = 7_002  # of its clips; that of the data is another
 CLIPS = 3_000  # it learns from; each eighth has a withheld combination

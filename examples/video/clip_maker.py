@@ -10,15 +10,14 @@ from jax import Array
 from diffusion import samplers, videos
 from diffusion.data.shapes import motions
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.experiments.config.recipe import Recipe
-from diffusion.experiments.sampling import clip_coding, generate
-from diffusion.experiments.sampling.trained_run import Trained
-from diffusion.experiments.video.clip_judge import FRAMES
+from diffusion.experiments.config import recipe as recipes
+from diffusion.experiments.sampling import clip_coding, generate, trained_run
 from diffusion.metrics import chunks
 from diffusion.timesteps import plan
+from examples.video.clip_judge import FRAMES
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: recipes.Recipe) -> None:
     """Refuses a sampler and a guidance that do not go on from given frames.
 
     Args:
@@ -30,12 +29,12 @@ def check(recipe: Recipe) -> None:
     generate.check_given_frames(recipe, {"vector": jnp.zeros((1, len(motions.WORDS)))})
 
 
-def context(run: Trained) -> int:
+def context(run: trained_run.Trained) -> int:
     """K, the frames from which a clip is extended: half of a window, of a run on latents in whole frames of these."""
     return 1 + clip_coding.of_recipe(run.recipe).step * ((run.shape[0] + 1) // 2 - 1)
 
 
-def maker(run: Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
+def maker(run: trained_run.Trained, batch_size: int = 32) -> Callable[..., np.ndarray]:
     """What makes clips: (captions, seeds, first frames [N, K, H, W, C] or None, frames T) -> [N, T, H, W, C], uint8.
 
     The first frames stand unchanged at the beginning. Windows of the run's clips see the last K before them

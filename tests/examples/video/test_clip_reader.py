@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion.metrics import clip_reader
+from examples.video import clip_reader
 
 RNG = np.random.default_rng(0)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion.metrics import moving_objects
+from examples.video import moving_objects
 
 PAPER, RED, GREY = (250, 247, 240), (214, 40, 40), (120, 120, 128)
 

@@ -1,9 +1,9 @@
 """Trains a model of moving drawings, and measures clips of captions, of pictures, and longer ones, by a judge.
 
-    diffusion video_demo --config=video/drawings --workdir=runs/video
-    diffusion video_demo --config=video/drawings:tiny --workdir=runs/video_tiny --number=4
-    diffusion video_demo --config=video/drawings --workdir=runs/video --prompt="a red star turns clockwise slowly"
-    diffusion video_demo --config=video/latents --workdir=runs/video_latents    # an autoencoder first, and its latents
+    python -m examples.video.demo --config=video/drawings --workdir=runs/video
+    python -m examples.video.demo --config=video/drawings:tiny --workdir=runs/video_tiny --number=4
+    python -m examples.video.demo --config=video/drawings --workdir=runs/video --prompt="a red star bounces"
+    python -m examples.video.demo --config=video/latents --workdir=runs/video_latents    # an autoencoder first
 
     WORKDIR/denoiser    a run of diffusion train
     WORKDIR/report      report.json, report.md, and the clips as GIF (and MP4, where PyAV is installed)
@@ -46,10 +46,10 @@ from diffusion.experiments.config import ConfigError, checks, fields
 from diffusion.experiments.evaluation import clip_pictures, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, trained_run
-from diffusion.experiments.video import clip_judge, clip_maker, demo_stages, motion_figures, video_report
 from diffusion.io import clips as clip_files
 from diffusion.io import films
 from diffusion.training.checkpointing import checkpoints
+from examples.video import clip_judge, clip_maker, demo_stages, motion_figures, video_report
 
 RATE = 4.0  # frames a second of what is written
 SHOWN = 16  # clips in an animation
@@ -212,7 +212,8 @@ def main(argv: list[str]) -> None:
         for path in sample(values.config, pathlib.Path(values.workdir), values.prompt, values.n):
             print(path)
         return
-    sys.exit(run(values.config, values.workdir, workdir.command("diffusion video_demo"), values.until, values.number))
+    command = workdir.command("python -m examples.video.demo")
+    sys.exit(run(values.config, values.workdir, command, values.until, values.number))
 
 
 if __name__ == "__main__":
