@@ -5,11 +5,12 @@ __all__ = ["declare", "nearest"]
 import difflib
 import importlib
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-NONE: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | None:
@@ -17,7 +18,7 @@ def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | Non
 
     Args:
         name: the misspelt name.
-        names: those that exist.
+        names: the names that exist.
         alike: share of letters that the two must have in common, in [0, 1].
 
     Returns:
@@ -28,21 +29,26 @@ def nearest(name: object, names: Iterable[str], alike: float = 0.5) -> str | Non
     return max(close, key=lambda each: sorted(each) == sorted(misspelt), default=None)
 
 
-def declare(module: str, origins: Mapping[str, tuple[str, ...]] = NONE) -> None:
+def declare(module: str, origins: Mapping[str, tuple[str, ...]] = NONE, renamed: Mapping[str, str] = NONE) -> None:
     """Makes the names of a module's `__all__` its public ones: `dir()` shows them; a misspelt one gives the nearest.
 
-    Those that the module neither defines nor imports are imported when they are first used; the module lists these
+    Names that the module neither defines nor imports are imported when they are first used; the module lists these
     imports under `TYPE_CHECKING`, for editors and type checkers.
 
     Args:
-        module: its `__name__`; `__all__` stands above the call.
+        module: the module's `__name__`; `__all__` stands above the call.
         origins: {submodule: the names of `__all__` that it defines}; the other names are submodules.
+        renamed: {deprecated name: present name}; a deprecated name warns, and goes with the next minor version.
     """
     namespace = vars(sys.modules[module])
     listed = namespace["__all__"]
     submodule = {name: origin for origin, names in origins.items() for name in names}
 
     def __getattr__(name: str) -> Any:
+        if name in renamed:
+            present = renamed[name]
+            warnings.warn(f"{module}.{name} is now called {present}", DeprecationWarning, stacklevel=2)
+            return getattr(sys.modules[module], present)
         if name not in listed:
             near = None if name.startswith("__") else nearest(name, listed)  # hasattr(module, "__wrapped__") is common
             hint = f"did you mean {near!r}?" if near else f"dir({module}) lists its names"

@@ -91,3 +91,19 @@ def test_a_misspelt_name_gives_the_nearest_one():
 )
 def test_the_nearest_name(name, nearest):
     assert public.nearest(name, ["euler", "heun", "ddpm", "ddim"]) == nearest
+
+
+def test_a_renamed_name_warns_and_is_the_new_one():
+    """Every `renamed` of the library: the old name is not listed, and gives the object of the new one."""
+    for path in sorted((ROOT / "diffusion").rglob("*.py")):
+        if "renamed={" not in (source := path.read_text()):
+            continue
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        module = importlib.import_module(name)
+        calls = [
+            node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.keyword) and node.arg == "renamed"
+        ]
+        for old, new in (pair for call in calls for pair in ast.literal_eval(call.value).items()):
+            with pytest.warns(DeprecationWarning, match=rf"^{name}\.{old} is now called {new}$"):
+                assert getattr(module, old) is getattr(module, new)
+            assert new in module.__all__ and old not in {*module.__all__, *dir(module)}, (name, old)
